@@ -1,0 +1,196 @@
+"""Settings: defaults < config.toml < SLM_* environment < flags, and every path that slm may write to.
+
+Knows: the keys of `config.toml`, the environment variables, where data, config and cache live.
+Refuses to know: what the values do. Nothing here opens a model, a terminal or the network.
+"""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from slmchat.errors import ExitCode, SlmError
+
+KV_TYPES = ("f16", "q8_0", "q4_0")
+
+SAMPLER_KEYS = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The three directories of slm. Everything below them is owner-only: 0700 directories, 0600 files."""
+
+    data: Path
+    config: Path
+    cache: Path
+
+    @property
+    def models(self) -> Path:
+        """Weights fetched from a package index, and one small record for each installed model."""
+        return self.data / "models"
+
+    @property
+    def config_file(self) -> Path:
+        return self.config / "config.toml"
+
+    @property
+    def user_registry(self) -> Path:
+        return self.config / "models.toml"
+
+    @property
+    def input_history(self) -> Path:
+        return self.data / "input-history"
+
+    @property
+    def last_model(self) -> Path:
+        return self.data / "last-model"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the user has set, resolved once at the door. None means: not set, slm decides."""
+
+    paths: Paths
+    model: str | None = None
+    is_offline: bool = False
+    is_private: bool = False
+    threads: int | None = None
+    n_ctx: int | None = None
+    gpu_layers: int | None = None
+    kv_type: str = "f16"
+    sampler: Mapping[str, float] = field(default_factory=dict)
+    is_debug: bool = False
+
+
+class _Wrong(ValueError):
+    """A value that a setting cannot take; the message is the reason."""
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _Wrong("must be a non-empty string")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("1", "true", "yes", "on"):
+        return True
+    if isinstance(value, str) and value.lower() in ("0", "false", "no", "off", ""):
+        return False
+    raise _Wrong("must be true or false")
+
+
+def _count(minimum: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        if isinstance(value, str) and value.strip().isdecimal():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            raise _Wrong(f"must be a whole number of at least {minimum}")
+        return value
+
+    return parse
+
+
+def _gpu_layers(value: object) -> int | None:
+    return None if value == "auto" else _count(0)(value)
+
+
+def _kv_type(value: object) -> str:
+    if value not in KV_TYPES:
+        raise _Wrong(f"must be one of {', '.join(KV_TYPES)}")
+    return str(value)
+
+
+def _sampler(value: object) -> dict[str, float]:
+    if not isinstance(value, dict):
+        raise _Wrong("must be a table such as { temperature = 0.7 }")
+    for key, number in value.items():
+        if key not in SAMPLER_KEYS:
+            raise _Wrong(f"has no setting '{key}' (it has {', '.join(SAMPLER_KEYS)})")
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise _Wrong(f"{key} must be a number")
+    return {key: float(number) for key, number in value.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of `config.toml`: the field of `Settings` it sets, its environment variable, what it means."""
+
+    name: str
+    field: str
+    parse: Callable[[object], Any]
+    variable: str | None
+    meaning: str
+
+
+KEYS = (
+    Key("model", "model", _text, "SLM_MODEL", "the model used when a command names none"),
+    Key("offline", "is_offline", _flag, "SLM_OFFLINE", "never use the network, not even in `slm pull`"),
+    Key("private", "is_private", _flag, "SLM_PRIVATE", "write nothing about conversations to the disk"),
+    Key("threads", "threads", _count(1), "SLM_THREADS", "threads for generation; unset: the physical cores"),
+    Key("ctx", "n_ctx", _count(16), None, "context window in tokens; unset: up to 4096, less if the model has less"),
+    Key("gpu-layers", "gpu_layers", _gpu_layers, None, 'layers offloaded to a GPU, or "auto"'),
+    Key("kv-type", "kv_type", _kv_type, None, "type of the KV cache: " + ", ".join(KV_TYPES)),
+    Key("sampler", "sampler", _sampler, None, "table of sampler settings laid over the model's own: " + ", ".join(SAMPLER_KEYS)),
+)
+
+
+def load(environ: Mapping[str, str], **flags: object) -> Settings:
+    """Resolve the settings of this call.
+
+    `flags` are fields of `Settings` given on the command line; None means: not given.
+    Raises `SlmError` (usage) that names the file or variable, the key and the reason.
+    """
+    paths = _paths(environ)
+    settings = Settings(paths=paths, is_debug=bool(environ.get("SLM_DEBUG")))
+    values = {**_from_file(paths.config_file), **_from_environment(environ)}
+    values.update({name: value for name, value in flags.items() if value is not None})
+    return replace(settings, **values)
+
+
+def _paths(environ: Mapping[str, str]) -> Paths:
+    home = environ.get("SLM_HOME")
+    if home:
+        root = Path(home).expanduser().absolute()
+        return Paths(data=root / "data", config=root / "config", cache=root / "cache")
+    import platformdirs
+
+    dirs = platformdirs.PlatformDirs("slm", appauthor=False)
+    return Paths(data=dirs.user_data_path, config=dirs.user_config_path, cache=dirs.user_cache_path)
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise SlmError(f"{file} cannot be read: {reason}.", exit_code=ExitCode.USAGE) from error
+    by_name = {key.name: key for key in KEYS}
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        key = by_name.get(name)
+        if key is None:
+            known = ", ".join(by_name)
+            raise SlmError(f"{file}: there is no setting '{name}'.", hint=f"the settings are {known}", exit_code=ExitCode.USAGE)
+        values[key.field] = _parsed(key, value, f"{file}: '{name}'")
+    return values
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        key.field: _parsed(key, environ[key.variable], key.variable)
+        for key in KEYS
+        if key.variable and environ.get(key.variable)
+    }
+
+
+def _parsed(key: Key, value: object, where: str) -> Any:
+    try:
+        return key.parse(value)
+    except _Wrong as wrong:
+        raise SlmError(f"{where} {wrong}.", exit_code=ExitCode.USAGE) from wrong

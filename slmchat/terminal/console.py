@@ -1,0 +1,159 @@
+"""Streams: stdout carries the completion (or the asked-for listing), stderr everything else.
+
+Knows: what is a terminal, how wide, whether colour is wanted; decided once, here.
+Refuses to know: models, conversations, commands. The only file besides markdown.py that uses `rich`,
+and only when a table or a progress bar is drawn.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol, TextIO
+
+from slmchat.errors import SlmError
+from slmchat.terminal.sanitize import Sanitizer, sanitize
+
+
+class Progress(Protocol):
+    """A bar that is moved: `done` of `total` bytes (None: not known)."""
+
+    def __call__(self, done: int, total: int | None) -> None: ...
+
+
+class Console:
+    """The three streams of this process and what they can show. Tests pass their own."""
+
+    def __init__(
+        self,
+        stdin: TextIO | None = None,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.stdin = stdin if stdin is not None else sys.stdin
+        self.stdout = stdout if stdout is not None else sys.stdout
+        self.stderr = stderr if stderr is not None else sys.stderr
+        self.environ = environ if environ is not None else os.environ
+        self.is_quiet = False
+        self.is_verbose = False
+        self.is_dumb = self.environ.get("TERM") == "dumb"
+        self.is_interactive = _is_tty(self.stdin) and _is_tty(self.stdout)
+
+    @property
+    def is_stdout_tty(self) -> bool:
+        return _is_tty(self.stdout)
+
+    @property
+    def is_stderr_tty(self) -> bool:
+        return _is_tty(self.stderr)
+
+    @property
+    def has_color(self) -> bool:
+        """Styles on stderr and stdout: a terminal, not dumb, and NO_COLOR unset (no-color.org)."""
+        return self.is_stdout_tty and not self.is_dumb and not self.environ.get("NO_COLOR")
+
+    def sanitizer(self) -> Sanitizer:
+        """A filter for one completion: a terminal also shows invisible controls, a pipe keeps them as data."""
+        return Sanitizer(show_invisible=self.is_stdout_tty)
+
+    def write(self, text: str) -> None:
+        """Part of the answer, as it comes. Raises BrokenPipeError when the reader has gone."""
+        self.stdout.write(text)
+        self.stdout.flush()
+
+    def print(self, text: str = "") -> None:
+        """One line of an asked-for listing on stdout."""
+        self.write(sanitize(text) + "\n")
+
+    def print_json(self, value: object) -> None:
+        self.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+    def note(self, text: str) -> None:
+        """A line about what is happening, on stderr; `-q` leaves it out."""
+        if not self.is_quiet:
+            self._err(text)
+
+    def detail(self, text: str) -> None:
+        """A line that only `-v` shows."""
+        if self.is_verbose and not self.is_quiet:
+            self._err(text)
+
+    def warn(self, text: str) -> None:
+        if not self.is_quiet:
+            self._err(f"slm: {text}")
+
+    def error(self, error: SlmError) -> None:
+        self._err(f"slm: {error.message}")
+        if error.hint:
+            self._err(f"hint: {error.hint}")
+
+    def status(self, text: str) -> None:
+        """A line on a terminal's stderr that the next status (or an empty one) replaces."""
+        if self.is_stderr_tty and not self.is_dumb and not self.is_quiet:
+            self.stderr.write("\r\x1b[K" + sanitize(text, one_line=True))
+            self.stderr.flush()
+
+    def ask(self, question: str) -> bool:
+        """A yes-or-no question on the terminal; False when nobody can answer."""
+        if not (_is_tty(self.stdin) and self.is_stderr_tty):
+            return False
+        self.stderr.write(sanitize(question) + " [y/N] ")
+        self.stderr.flush()
+        return self.stdin.readline().strip().lower() in ("y", "yes")
+
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Columns on stdout, aligned by display width; never cut when stdout is a pipe."""
+        from rich import box
+        from rich.console import Console as RichConsole
+        from rich.table import Table
+        from rich.text import Text
+
+        rich = RichConsole(
+            file=self.stdout,
+            width=None if self.is_stdout_tty else 10_000,
+            no_color=not self.has_color,
+            highlight=False,
+            soft_wrap=not self.is_stdout_tty,
+        )
+        drawn = Table(box=box.SIMPLE_HEAD if self.has_color else None, pad_edge=False, padding=(0, 2, 0, 0))
+        for header in headers:
+            drawn.add_column(header, overflow="fold")
+        for row in rows:
+            drawn.add_row(*(Text(sanitize(cell, one_line=True)) for cell in row))
+        rich.print(drawn)
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[Progress]:
+        """A byte progress bar with speed and time left on a terminal's stderr; silent elsewhere."""
+        if not self.is_stderr_tty or self.is_quiet or self.is_dumb:
+            yield lambda done, total: None
+            return
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        console = RichConsole(file=self.stderr, no_color=bool(self.environ.get("NO_COLOR")))
+        with RichProgress(*columns, console=console) as bar:
+            task = bar.add_task(sanitize(label, one_line=True), total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    def _err(self, text: str) -> None:
+        self.status("")
+        self.stderr.write(sanitize(text) + "\n")
+        self.stderr.flush()
+
+
+def _is_tty(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except ValueError:  # closed
+        return False
