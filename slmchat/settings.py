@@ -134,7 +134,13 @@ KEYS = (
     Key("ctx", "n_ctx", _count(16), None, "context window in tokens; unset: up to 4096, less if the model has less"),
     Key("gpu-layers", "gpu_layers", _gpu_layers, None, 'layers offloaded to a GPU, or "auto"'),
     Key("kv-type", "kv_type", _kv_type, None, "type of the KV cache: " + ", ".join(KV_TYPES)),
-    Key("sampler", "sampler", _sampler, None, "table of sampler settings laid over the model's own: " + ", ".join(SAMPLER_KEYS)),
+    Key(
+        "sampler",
+        "sampler",
+        _sampler,
+        None,
+        "table of sampler settings laid over the model's own: " + ", ".join(SAMPLER_KEYS),
+    ),
 )
 
 
@@ -176,7 +182,9 @@ def _from_file(file: Path) -> dict[str, Any]:
         key = by_name.get(name)
         if key is None:
             known = ", ".join(by_name)
-            raise SlmError(f"{file}: there is no setting '{name}'.", hint=f"the settings are {known}", exit_code=ExitCode.USAGE)
+            raise SlmError(
+                f"{file}: there is no setting '{name}'.", hint=f"the settings are {known}", exit_code=ExitCode.USAGE
+            )
         values[key.field] = _parsed(key, value, f"{file}: '{name}'")
     return values
 

@@ -1,12 +1,24 @@
 """The catalog: `models.toml` (and the user's own, laid over it) as records, and the meaning of model names.
 
-Knows: the schema of `models.toml`, every mistake one can make in it, catalog names, `hf:` names, paths, near misses.
-Refuses to know: how bytes are fetched (sources.py), what is installed (library.py), what fits (fit.py).
+Knows: catalog names, `hf:` names, paths, near misses, how the user's file is laid over the catalog and written.
+Refuses to know: which values a file may hold (schema.py), how bytes are fetched (sources.py), what is installed
+(library.py), what fits (fit.py).
 """
 
+import os
+import re
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from slmchat.catalog import schema
+from slmchat.errors import ExitCode, SlmError
+
+_HUB_HINT = "write hf:OWNER/REPO, hf:OWNER/REPO@Q4_K_M or hf:OWNER/REPO/FILE.gguf, then #REVISION if you like"
+_MOST_NEAR = 8  # names in one hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +108,7 @@ class Reference:
 
     Exactly one of `spec`, `hub` and `path` is set. `name` is the canonical name without the quantization
     (`gemma3:1b`, `hf:owner/repo`, an absolute path, or the user's own name from `slm add`);
-    `quantization` is what stood after `@`.
+    `quantization` is what stood after `@`. `hub.file` is empty when the name leaves the file open.
     """
 
     name: str
@@ -104,3 +116,366 @@ class Reference:
     spec: ModelSpec | None = None
     hub: HubFile | None = None
     path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UserName:
+    """What the user's own file says about one name.
+
+    `target` is what the name stands for; None: the entry is a model, or is laid over one of the catalog.
+    `sampler` is empty when the entry gives none.
+    """
+
+    name: str
+    target: Reference | None = None
+    sampler: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Every model that has a name: the catalog with the user's file laid over it, in the order of the files.
+
+    `names` holds every entry of the user's file. A name that stands for a target is not in `models`.
+    """
+
+    models: Mapping[str, ModelSpec]
+    licenses: Mapping[str, License]
+    names: Mapping[str, UserName] = field(default_factory=dict)
+
+    def resolve(self, text: str) -> Reference:
+        """What `text` stands for: a name with optional `@QUANT`, an `hf:` name, or a path that ends in `.gguf`.
+
+        Nothing is looked at on the disk or the network. Raises `SlmError`: usage when the name is malformed,
+        no-model with the nearest names when there is no such model or quantization.
+        """
+        reference = resolve_without_catalog(text, self.names)
+        if reference:
+            return reference
+        name, quantization = _split(text)
+        spec = self.models.get(name)
+        if spec is None:
+            text = schema.shown(text.strip())
+            raise SlmError(f"there is no model '{text}'.", hint=self._near(text), exit_code=ExitCode.NO_MODEL)
+        if quantization is None:
+            return Reference(name, spec=spec)
+        there_are = [variant.quantization for variant in spec.variants]
+        if quantization not in there_are:
+            raise SlmError(
+                f"{name} has no quantization '{schema.shown(quantization)}'; there are {', '.join(there_are)}.",
+                hint=f"slm pull {name}@{there_are[0]}",
+                exit_code=ExitCode.NO_MODEL,
+            )
+        return Reference(name, quantization, spec=spec)
+
+    def _near(self, text: str) -> str:
+        """A hint with the names nearest to `text`: its own family if there is one, else what is spelled alike."""
+        if schema.REPO.fullmatch(text):
+            return f"did you mean hf:{text}?"
+        name = _split(text)[0]
+        names = dict.fromkeys([*self.models, *(own.name for own in self.names.values() if own.target)])
+        prefix = name.partition(":")[0]
+        near = [known for known in names if known.partition(":")[0] == prefix]
+        near += [known for known, spec in self.models.items() if spec.family == name and known not in near]
+        if not near:
+            import difflib
+
+            letters = {_letters(known): known for known in names}
+            near = [letters[match] for match in difflib.get_close_matches(_letters(name)[:80], letters, 3)]
+        if not near:
+            return "`slm list --available` shows the catalog; hf:OWNER/REPO names any GGUF on the Hub"
+        *some, last = near[:_MOST_NEAR]
+        return f"did you mean {', '.join(some) + ' or ' if some else ''}{last}? `slm list --available` shows all"
+
+
+def resolve_without_catalog(text: str, names: Mapping[str, UserName]) -> Reference | None:
+    """What `text` stands for if the built-in catalog is not needed to say so, else None.
+
+    That is a path, an `hf:` name, or a name of the user's own from `load_user_names` that has a target.
+    Raises `SlmError` (usage) when `text` is empty or malformed.
+    """
+    text = text.strip()
+    if not text:
+        raise SlmError(
+            "the name of a model is empty.", hint="`slm list --available` shows the catalog", exit_code=ExitCode.USAGE
+        )
+    if text.lower().startswith("hf:"):
+        return _hub_reference(text)
+    if text.lower().endswith(".gguf"):
+        path = _absolute(text)
+        return Reference(str(path), path=path)
+    name, quantization = _split(text)
+    target = names[name].target if name in names else None
+    if target is None or quantization is None:
+        return target
+    if target.path or (target.hub and target.hub.file):
+        raise SlmError(f"{name} is one file, so '@' cannot pick a quantization.", hint=name, exit_code=ExitCode.USAGE)
+    return replace(target, quantization=quantization)
+
+
+def quick_resolve(text: str, user_file: Path) -> Reference:
+    """What `text` stands for, as far as the user's own file says so: the built-in catalog is not parsed.
+
+    For any other name only `name` and `quantization` are set; whether there is such a model is then for the
+    library to say. Raises `SlmError` as `load_user_names` and `resolve_without_catalog` do.
+    """
+    names = load_user_names(user_file)
+    return resolve_without_catalog(text, names) or Reference(*_split(text))
+
+
+def builtin_file() -> Path:
+    """The catalog that comes with slm: inside the package when installed, at the project root in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "models.toml"
+    return installed if installed.exists() else package.parent / "models.toml"
+
+
+def load(user_file: Path | None = None) -> Registry:
+    """The built-in catalog with the user's file, if there is one, laid over it.
+
+    An entry of the user's file replaces the keys that it gives; `variant` and `sampler` are replaced as a whole.
+    Raises `SlmError`: usage for mistakes in the user's file (all of them, up to ten), storage when it cannot be read.
+    """
+    built_in = _built_in()
+    document = schema.read(user_file) if user_file else {}
+    tables = {table["name"]: table for table in built_in["model"]}
+    if user_file and document:
+        schema.check(document, user_file, licenses=built_in["licenses"], catalog=tables)
+    licenses = {
+        id: License(id, table["title"], table["link"], table.get("accept", False))
+        for id, table in {**built_in["licenses"], **document.get("licenses", {})}.items()
+    }
+    for entry in document.get("model", []):
+        if "target" in entry:
+            tables.pop(entry["name"], None)  # the user's own meaning of a name wins
+            continue
+        table = {**tables.get(entry["name"], {}), **entry}
+        if "sampler" in entry and "sampler_source" not in entry:
+            table["sampler_source"] = str(user_file)
+        tables[entry["name"]] = table
+    models = {name: _spec(table, licenses) for name, table in tables.items()}
+    return Registry(models, licenses, _user_names(document))
+
+
+def load_user_names(user_file: Path) -> dict[str, UserName]:
+    """The names in the user's own file, without parsing the catalog (`slm run` has no time for it).
+
+    With `resolve_without_catalog` this answers for every name that does not stand in the catalog. Licence ids and
+    names laid over the catalog are not checked here; `load` does. Raises the same errors.
+    """
+    document = schema.read(user_file)
+    schema.check(document, user_file)
+    return _user_names(document)
+
+
+def add_target(user_file: Path, name: str, target: str) -> str:
+    """Write `name` for `target` (an `hf:` name or a path to a GGUF) into the user's file; return the name as written.
+
+    An earlier target of the same name is replaced; comments in the file survive. Raises `SlmError`: usage for a
+    name of the catalog, a malformed name or target; storage when the file cannot be written.
+    """
+    name, target = name.strip().lower(), target.strip()
+    if not schema.NAME.fullmatch(name):
+        reason = "a name is family:size or one word, of letters, digits, '.', '_' and '-'"
+        raise SlmError(f"'{schema.shown(name)}' cannot be a name: {reason}.", exit_code=ExitCode.USAGE)
+    if target.lower().endswith(".gguf") and not target.lower().startswith("hf:"):
+        target = str(_absolute(target))
+    if not schema.is_target(target):
+        raise SlmError(
+            f"'{schema.shown(target)}' is neither a path that ends in .gguf nor an hf: name.",
+            hint=_HUB_HINT,
+            exit_code=ExitCode.USAGE,
+        )
+    own = load_user_names(user_file).get(name)
+    if own.target is None if own else any(table["name"] == name for table in _built_in()["model"]):
+        raise SlmError(f"{name} is a model already.", hint=f"slm add my-{name} {target}", exit_code=ExitCode.USAGE)
+
+    expected = schema.read(user_file)
+    entries = expected.setdefault("model", [])
+    entry = next((entry for entry in entries if entry["name"] == name), None)
+    if entry is None:
+        entries.append({"name": name, "target": target})
+    else:
+        entry["target"] = target
+    _edit(user_file, name, target, expected)
+    return name
+
+
+def remove_name(user_file: Path, name: str) -> bool:
+    """Take a name that stands for a target out of the user's file; False when it has no such name.
+
+    Entries without a target are the user's own work and stay. Raises `SlmError` as `add_target` does.
+    """
+    name = name.strip().lower()
+    own = load_user_names(user_file).get(name)
+    if own is None or own.target is None:
+        return False
+    expected = schema.read(user_file)
+    expected["model"] = [entry for entry in expected["model"] if entry["name"] != name]
+    _edit(user_file, name, None, expected)
+    return True
+
+
+def _edit(user_file: Path, name: str, target: str | None, expected: dict[str, Any]) -> None:
+    """Set the target of `name` (None: take the entry out) and leave the rest of the file as it is written.
+
+    `expected` is what the file must mean afterwards: a layout that cannot be edited safely is refused.
+    """
+    import tomlkit
+    from tomlkit.items import AoT
+
+    text = user_file.read_text(encoding="utf-8-sig") if user_file.exists() else ""
+    document = tomlkit.parse(text)
+    entries: Any = document.setdefault("model", tomlkit.aot())
+    entry: Any = next((entry for entry in entries if entry["name"] == name), None)
+    if target is None and isinstance(entries, AoT):
+        text = _without(text, entry.as_string())
+    else:
+        if target is None:
+            entries.remove(entry)
+        elif entry is not None:
+            entry["target"] = target
+        else:
+            entry = tomlkit.table() if isinstance(entries, AoT) else tomlkit.inline_table()
+            entry.update({"name": name, "target": target})
+            entries.append(entry)
+        text = tomlkit.dumps(document)
+    after = tomllib.loads(text)
+    if after.get("model", []) != expected.pop("model") or {k: v for k, v in after.items() if k != "model"} != expected:
+        raise SlmError(
+            f"{user_file} is laid out in a way that slm cannot change safely.",
+            hint=f'change the entry by hand: [[model]] name = "{name}"',
+            exit_code=ExitCode.USAGE,
+        )
+    _write(user_file, text)
+
+
+def _without(text: str, body: str) -> str:
+    """`text` without the `[[model]]` entry of this `body`.
+
+    tomlkit counts the comments above the next entry as part of this one; they stay.
+    """
+    start = text.index(body)
+    lines = body.splitlines(keepends=True)
+    end = len(lines)
+    while end and (not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#")):
+        end -= 1
+    return text[: text.rindex("[[", 0, start)] + "".join(lines[end:]).lstrip("\n") + text[start + len(body) :]
+
+
+def _write(file: Path, text: str) -> None:
+    """Replace `file` in one step, owner-only. A link stays a link: the file that it points to is replaced."""
+    import tempfile
+
+    file = Path(os.path.realpath(file))
+    try:
+        for directory in reversed([parent for parent in file.parents if not parent.exists()]):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".models-", suffix=".toml")  # 0600
+        try:
+            with open(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, file)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise SlmError(f"{file} cannot be written: {error.strerror}.", exit_code=ExitCode.STORAGE) from error
+
+
+@cache
+def _built_in() -> dict[str, Any]:
+    """The built-in catalog, read and checked once. Nobody may change it."""
+    file = builtin_file()
+    document = schema.read(file)
+    schema.check(document, file, licenses=(), catalog=())
+    if not document:
+        raise SlmError(f"the catalog {file} is missing; install slm again.", exit_code=ExitCode.STORAGE)
+    return document
+
+
+def _user_names(document: Mapping[str, Any]) -> dict[str, UserName]:
+    names = {}
+    for entry in document.get("model", []):
+        target = resolve_without_catalog(entry["target"], {}) if "target" in entry else None
+        target = replace(target, name=entry["name"]) if target else None
+        names[entry["name"]] = UserName(entry["name"], target, _sampler(entry))
+    return names
+
+
+def _spec(table: Mapping[str, Any], licenses: Mapping[str, License]) -> ModelSpec:
+    name = table["name"]
+    return ModelSpec(
+        name=name,
+        title=table.get("title", name),
+        family=table.get("family", name.partition(":")[0]),
+        variants=tuple(
+            Variant(variant["quantization"].upper(), tuple(_source(source) for source in variant["source"]))
+            for variant in table["variant"]
+        ),
+        parameters=table.get("parameters"),
+        parameters_text=table.get("parameters_text"),
+        context_length=table.get("context"),
+        architecture=table.get("architecture"),
+        license=licenses[table["license"]] if "license" in table else None,
+        is_gated=table.get("gated", False),
+        tags=tuple(table.get("tags", ())),
+        sampler=_sampler(table),
+        sampler_source=table.get("sampler_source"),
+        base_model=table.get("base_model"),
+        note=table.get("note"),
+    )
+
+
+def _source(table: Mapping[str, Any]) -> SourceSpec:
+    if "index" in table:
+        members = (IndexMember(part["package"], part["version"], part["member"]) for part in table["index"])
+        return IndexFile(tuple(members), table["size"], table["sha256"].lower())
+    return HubFile(
+        repo=table["hub"],
+        file=table["file"],
+        revision=table["revision"].lower() if "revision" in table else None,
+        size=table.get("size"),
+        sha256=table["sha256"].lower() if "sha256" in table else None,
+        is_gated=table.get("gated", False),
+    )
+
+
+def _sampler(table: Mapping[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in table.get("sampler", {}).items()}
+
+
+def _hub_reference(text: str) -> Reference:
+    parts = schema.hub_name(text)
+    if parts is None:
+        raise SlmError(
+            f"'{schema.shown(text)}' does not name a file on the Hub.", hint=_HUB_HINT, exit_code=ExitCode.USAGE
+        )
+    repo, file, revision, quantization = (parts[key] for key in ("repo", "file", "revision", "quantization"))
+    name = f"hf:{repo}{f'/{file}' if file else ''}{f'#{revision}' if revision else ''}"
+    hub = HubFile(str(repo), file or "", revision)
+    return Reference(name, quantization.upper() if quantization else None, hub=hub)
+
+
+def _absolute(text: str) -> Path:
+    try:
+        if "\0" in text:
+            raise ValueError("a path cannot hold a null character")
+        return Path(text).expanduser().absolute()
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, no current directory, not encodable
+        message = f"the path '{schema.shown(text)}' cannot be used: {schema.shown(str(error))}."
+        raise SlmError(message, exit_code=ExitCode.USAGE) from error
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    """The canonical forms of name and quantization."""
+    name, at, quantization = text.strip().partition("@")
+    if not name or (at and not quantization):
+        hint = "write NAME@QUANT, as in gemma3:1b@Q8_0"
+        raise SlmError(f"'{schema.shown(text)}' is not a name.", hint=hint, exit_code=ExitCode.USAGE)
+    return name.lower(), quantization.upper() if at else None
+
+
+def _letters(name: str) -> str:
+    return re.sub("[^a-z0-9]", "", name)

@@ -1,0 +1,179 @@
+"""From a plan to files that can be trusted: the lock, the disk space, the workspace, the sha256, the GGUF header.
+
+Knows: that two pulls may run at once, that a pull may be killed at any moment, that bytes may be wrong.
+Refuses to know: which source it is, what the files are called in the end, what a terminal looks like.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from slmchat.catalog.gguf import Header, read_header
+from slmchat.catalog.private_files import make_private
+from slmchat.catalog.sources import FetchedFile, Move, Plan, Source, sha256_of
+from slmchat.errors import ExitCode, SlmError
+
+_PREFIX = ".partial-"
+
+
+class Reporter(Protocol):
+    """Who is told what happens: the console."""
+
+    def note(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def progress(self, label: str) -> AbstractContextManager[Move]: ...
+
+
+@contextmanager
+def locked(plan: Plan, name: str, reporter: Reporter) -> Iterator[None]:
+    """Be the only pull of these files; another one is waited for. Raises `OSError` when there can be no lock."""
+    if plan.lock_file is None:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    if plan.is_shared:  # the Hub's cache may belong to a group: its client goes by the umask, and so does slm there
+        plan.lock_file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(plan.lock_file, mode=0o664)
+    else:
+        make_private(plan.lock_file.parent)
+        lock = FileLock(plan.lock_file, mode=0o600)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        reporter.note(f"another slm is pulling {name}; waiting for it.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_space(plan: Plan, name: str) -> None:
+    """Refuse a fetch that the disk cannot hold. Raises `SlmError` (storage)."""
+    need, free = space_needed(plan), space_free(plan)
+    if need is not None and need > free:
+        raise SlmError(
+            f"{name} needs {in_bytes(need)} on the disk of {plan.place}, and {in_bytes(free)} are free.",
+            hint="slm rm NAME frees the space of a model; a smaller quantization needs less",
+            exit_code=ExitCode.STORAGE,
+        )
+
+
+def space_needed(plan: Plan) -> int | None:
+    """Bytes that the fetch will still put on the disk of `plan.place`; None when the size is not known."""
+    return None if plan.size is None else max(plan.size - plan.present, 0) + plan.scratch
+
+
+def space_free(plan: Plan) -> int:
+    """Free bytes on the disk where the files will lie."""
+    place = next((folder for folder in (plan.place, *plan.place.parents) if folder.exists()), Path("/"))
+    return shutil.disk_usage(place).free
+
+
+def in_bytes(size: int | None) -> str:
+    """Bytes for people: `98.4 MB`, powers of ten as disks are sold."""
+    if size is None:
+        return "unknown size"
+    if size < 1000:
+        return f"{size} bytes"
+    number = float(size)
+    for unit in ("kB", "MB", "GB"):
+        number /= 1000
+        if number < 999.95:
+            return f"{number:.1f} {unit}"
+    return f"{number / 1000:.1f} TB"
+
+
+@contextmanager
+def workspace(plan: Plan, models: Path) -> Iterator[Path]:
+    """A directory of this pull's own below `models`, gone afterwards. Call it with the lock held.
+
+    Workspaces of pulls that were killed are removed on the way: a workspace whose lock is free has no owner.
+    """
+    make_private(models)
+    key = plan.lock_file.stem if plan.lock_file is not None else "local"
+    _clean_up(models, key)
+    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{key}-", dir=models))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _clean_up(models: Path, held: str) -> None:
+    from filelock import FileLock, Timeout
+
+    for leftover in models.glob(f"{_PREFIX}*"):
+        key = leftover.name.removeprefix(_PREFIX).rpartition("-")[0]
+        if key == held:
+            shutil.rmtree(leftover, ignore_errors=True)
+            continue
+        lock_file = models / ".locks" / f"{key}.lock"
+        if not lock_file.exists():  # a Hub file's: its lock and its bytes lie in the Hub's cache, this one is empty
+            continue
+        lock = FileLock(lock_file, mode=0o600)
+        try:
+            with lock.acquire(timeout=0):
+                shutil.rmtree(leftover, ignore_errors=True)
+        except (Timeout, OSError):  # its owner is alive
+            continue
+
+
+def checked(
+    source: Source, plan: Plan, directory: Path, name: str, reporter: Reporter
+) -> tuple[tuple[FetchedFile, ...], tuple[Header, ...]]:
+    """Fetch, and return files whose sha256 and GGUF header are right, with the headers.
+
+    A damaged copy that lay in the Hub's cache before is thrown away and fetched again, once. Wrong bytes are thrown
+    away. Raises `SlmError`, and `OSError` when this disk refuses.
+    """
+    fetched = _fetch(source, plan, directory, name, reporter)
+    wrong = _first_wrong(fetched, reporter)
+    if wrong is not None and wrong[0].was_there:
+        source.discard((wrong[0],))
+        reporter.warn(f"the copy of {wrong[0].planned.name} that was here is damaged; fetching it again.")
+        fetched = _fetch(source, plan, directory, name, reporter)
+        wrong = _first_wrong(fetched, reporter)
+    if wrong is not None:
+        file, found = wrong
+        source.discard((file,))
+        raise SlmError(
+            f"{file.planned.name} is damaged: its sha256 is {found}, expected {file.planned.sha256}.",
+            hint=f"the damaged copy is deleted; try again: slm pull {name}",
+            exit_code=ExitCode.DAMAGED,
+        )
+    try:
+        return fetched, tuple(read_header(file.path) for file in fetched)
+    except SlmError as error:
+        source.discard(tuple(file for file in fetched if not file.was_there))
+        if error.exit_code is not ExitCode.DAMAGED or plan.lock_file is None:
+            raise
+        raise SlmError(
+            f"{plan.files[0].name} came as its source states it, and it is no usable GGUF: {error.message}",
+            exit_code=ExitCode.DAMAGED,
+        ) from error
+
+
+def _fetch(source: Source, plan: Plan, directory: Path, name: str, reporter: Reporter) -> tuple[FetchedFile, ...]:
+    with reporter.progress(name) as move:
+        return source.fetch(plan, directory, move)
+
+
+def _first_wrong(fetched: tuple[FetchedFile, ...], reporter: Reporter) -> tuple[FetchedFile, str] | None:
+    """The first file whose sha256 is not the expected one, and the one it has."""
+    for file in fetched:
+        if file.planned.sha256 is None:
+            continue
+        found = file.sha256
+        if found is None:
+            with reporter.progress(f"checking {file.planned.name}") as move:
+                found = sha256_of(file.path, move)
+        if found != file.planned.sha256:
+            return file, found
+    return None

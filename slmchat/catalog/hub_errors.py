@@ -1,0 +1,92 @@
+"""What the errors of the Hub's client mean for the person who pulls.
+
+Knows: the exception classes of huggingface_hub, and what to do about each.
+Refuses to know: how they came about (hub.py).
+"""
+
+from slmchat.catalog.registry import HubFile
+from slmchat.catalog.sources import Unreachable
+from slmchat.errors import ExitCode, SlmError
+
+
+def translated(
+    error: Exception, spec: HubFile, host: str, command: str, transport: tuple[type[Exception], ...]
+) -> SlmError | None:
+    """The sentence for an error of the Hub's client, or None when it is not one (a full disk, a bug).
+
+    `transport`: the base classes of the errors of the HTTP library below the client.
+    """
+    from huggingface_hub import errors as hub
+
+    if isinstance(error, hub.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        return translated(error.__cause__, spec, host, command, transport)
+    known = _access(error, spec, host, command) or _missing(error, spec, host, command)
+    if known is not None:
+        return known
+    status = _status(error)
+    if status is not None and status >= 500:
+        return Unreachable(f"{host} answers with an error ({status}).", hint=f"later: {command}")
+    if status is not None:
+        return SlmError(f"{host} answers {status} for {spec.repo}.", exit_code=ExitCode.NETWORK)
+    if isinstance(error, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled):
+        return Unreachable(
+            f"the Hub's client may not use the network for {spec.repo}.", hint="unset HF_HUB_OFFLINE if it is set"
+        )
+    if isinstance(error, (*transport, ConnectionError, TimeoutError)):
+        return Unreachable(f"{host} cannot be reached: {_reason(error)}.", hint=f"when the network is back: {command}")
+    if isinstance(error, hub.FileMetadataError):
+        return SlmError(f"{host} does not answer like a Hub: {error}", exit_code=ExitCode.NETWORK)
+    return None
+
+
+def _access(error: Exception, spec: HubFile, host: str, command: str) -> SlmError | None:
+    """A repository that wants to know who asks."""
+    from huggingface_hub import errors as hub
+
+    if isinstance(error, hub.GatedRepoError):
+        return SlmError(
+            f"{spec.repo} is gated: its authors want their terms accepted before anyone downloads it.",
+            hint=f"accept the terms at https://huggingface.co/{spec.repo}, create a token at "
+            f"https://huggingface.co/settings/tokens, then: HF_TOKEN=<token> {command}",
+            exit_code=ExitCode.NETWORK,
+        )
+    if _status(error) in (401, 403) and not isinstance(error, hub.RepositoryNotFoundError):
+        return SlmError(
+            f"{host} refuses access to {spec.repo} ({_status(error)}).",
+            hint=f"check the token: HF_TOKEN=<token> {command}",
+            exit_code=ExitCode.NETWORK,
+        )
+    return None
+
+
+def _missing(error: Exception, spec: HubFile, host: str, command: str) -> SlmError | None:
+    """A repository, revision or file that is not there."""
+    from huggingface_hub import errors as hub
+
+    if isinstance(error, hub.RevisionNotFoundError):
+        return SlmError(f"{spec.repo} has no revision {spec.revision}.", exit_code=ExitCode.NO_MODEL)
+    if isinstance(error, hub.RemoteEntryNotFoundError):
+        where = f"{spec.repo} at revision {spec.revision}" if spec.revision else spec.repo
+        return SlmError(f"{where} has no file {spec.file}.", exit_code=ExitCode.NO_MODEL)
+    if isinstance(error, hub.RepositoryNotFoundError):
+        return SlmError(
+            f"{host} has no repository {spec.repo}, or your token may not see it.",
+            hint=f"if it is private: HF_TOKEN=<token> {command}",
+            exit_code=ExitCode.NO_MODEL,
+        )
+    if isinstance(error, hub.HFValidationError):
+        return SlmError(f"{spec.repo} is not the name of a repository: {error}", exit_code=ExitCode.NO_MODEL)
+    return None
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status that an error of the client carries."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _reason(error: Exception) -> str:
+    """The system's own words, in one line: `Name or service not known`, `Connection refused`."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    _, bracket, words = text.rpartition("] ")
+    return (words if bracket else text).rstrip(".")

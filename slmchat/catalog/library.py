@@ -1,0 +1,286 @@
+"""What is installed on this device: one small JSON record for each variant, beside slm's own weights.
+
+Knows: the records, where the files are, whether they are still there and unchanged, how to free their space.
+Refuses to know: the network, how the files were fetched, what the catalog offers. It never parses `models.toml`,
+because `slm run` reads it before every completion.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from slmchat.catalog.private_files import storage_error, write_private
+from slmchat.catalog.records import Installed, InstalledFile, from_json, to_json
+from slmchat.catalog.registry import License, Reference
+from slmchat.catalog.sources import Move, sha256_of
+from slmchat.errors import ExitCode, SlmError
+from slmchat.settings import Paths
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What `Library.remove` did: bytes freed, and the files that were left because they are not slm's alone."""
+
+    freed: int
+    kept: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A file hashed again: the sha256 it was installed with, and the one it has now (None: the file is gone)."""
+
+    path: Path
+    expected: str | None
+    found: str | None
+
+    @property
+    def is_intact(self) -> bool:
+        return self.found is not None and self.found == self.expected
+
+
+class Library:
+    """The installed models below `paths.models`. `warn` hears about records that cannot be read."""
+
+    def __init__(self, paths: Paths, warn: Callable[[str], None] = lambda text: None) -> None:
+        self._paths = paths
+        self._warn = warn
+
+    def all(self) -> tuple[Installed, ...]:
+        """Every installed variant, by name. A damaged record is skipped with a warning. Raises `SlmError` (storage)."""
+        try:
+            files = sorted(self._paths.models.glob("*.json"))
+        except OSError as error:
+            raise storage_error(error, self._paths.models) from error
+        records = []
+        for file in files:
+            try:
+                records.append(from_json(file.read_text(encoding="utf-8")))
+            except OSError as error:
+                self._warn(f"{file} cannot be read: {error.strerror}.")
+            except (ValueError, KeyError, TypeError) as error:
+                self._warn(f"{file} is damaged and left out ({type(error).__name__}); `slm pull` writes it again.")
+        return tuple(sorted(records, key=lambda record: (record.name, record.quantization)))
+
+    def find(self, reference: Reference) -> Installed:
+        """The installed model that a name stands for, with its files in place.
+
+        Without a quantization: the one installed last. A path (also one named by `slm add`) is read in place.
+        Raises `SlmError`: not installed, its file is gone (both exit 3), or not a GGUF (exit 6).
+        """
+        if reference.path is not None:
+            return replace(from_path(reference.path), name=reference.name)
+        named = [record for record in self.all() if record.name == reference.name]
+        asked = _wanted(named, reference.quantization)
+        if asked is None:
+            wanted = _key(reference.name, reference.quantization)
+            others = ", ".join(record.quantization for record in named)
+            raise SlmError(
+                f"{wanted} is not installed" + (f"; {reference.name} is here as {others}." if others else "."),
+                hint=f"slm pull {wanted}",
+                exit_code=ExitCode.NO_MODEL,
+            )
+        return self._current(asked)
+
+    def lookup(self, text: str) -> Installed | None:
+        """What `text` names among the installed models, without the catalog; None: ask the registry what it means."""
+        asked = _wanted(self.matching(text), None)
+        return self._current(asked) if asked is not None else None
+
+    def matching(self, asked: Reference | str) -> list[Installed]:
+        """The records that a name (with or without `@QUANT`) covers, whatever has become of their files."""
+        if isinstance(asked, Reference):
+            name, quantization = asked.name, asked.quantization or ""
+        else:
+            name, _, quantization = asked.strip().partition("@")
+        return [
+            record
+            for record in self.all()
+            if record.name.casefold() == name.casefold()
+            and quantization.casefold() in ("", record.quantization.casefold())
+        ]
+
+    def installed_as(self, name: str, quantization: str | None) -> Installed | None:
+        """The intact record of this name (and quantization), or None: nothing here, or its files are not as pulled."""
+        record = _wanted([record for record in self.all() if record.name == name], quantization)
+        return record if record is not None and not record.missing() and not record.changed() else None
+
+    def admit(self, installed: Installed) -> None:
+        """Write the record: from here on the model is installed. Raises `SlmError` (storage)."""
+        write_private(self._record_file(installed), to_json(installed).encode())
+
+    def destination(self, name: str, quantization: str) -> Path:
+        """Where slm's own copy of the weights of this variant lies."""
+        return self._paths.models / f"{_slug(name, quantization)}.gguf"
+
+    def remove(self, installed: Installed) -> Removed:
+        """Forget the model and delete its weights, unless another record or another tool uses them.
+
+        Raises `SlmError` (storage).
+        """
+        used = {file.path for record in self.all() if record.key != installed.key for file in record.files}
+        freed = 0
+        kept = []
+        try:
+            self._record_file(installed).unlink(missing_ok=True)
+            for file in installed.files:
+                if file.path in used or not installed.is_fetched:
+                    kept.append(file.path)
+                elif installed.is_shared:
+                    from slmchat.catalog.hub_cache import delete_cached
+
+                    freed += delete_cached(file.path)
+                elif file.path.parent == self._paths.models:
+                    freed += file.size if file.path.exists() else 0
+                    file.path.unlink(missing_ok=True)
+                else:
+                    kept.append(file.path)
+        except OSError as error:
+            raise storage_error(error, self._paths.models) from error
+        return Removed(freed, tuple(kept))
+
+    def verify(
+        self, installed: Installed, progress: Callable[[str], AbstractContextManager[Move]]
+    ) -> tuple[Verdict, ...]:
+        """Hash every file again. The record learns the result: a damaged file is fetched again by the next pull.
+
+        Files that are gone have `found` None. Raises `SlmError` (storage).
+        """
+        verdicts = []
+        stamped = []
+        for file in installed.files:
+            found = None
+            try:
+                if file.path.is_file():
+                    with progress(file.path.name) as move:
+                        found = sha256_of(file.path, move)
+                    stamped.append(InstalledFile.of(file.path, file.sha256))
+            except OSError as error:
+                raise storage_error(error, file.path) from error
+            verdicts.append(Verdict(file.path, file.sha256, found))
+        if all(verdict.is_intact for verdict in verdicts) and installed.changed():
+            self.admit(replace(installed, files=tuple(stamped)))
+        elif any(verdict.found and not verdict.is_intact for verdict in verdicts):
+            self.admit(replace(installed, files=tuple(replace(file, mtime_ns=0) for file in installed.files)))
+        return tuple(verdicts)
+
+    def accepted_licenses(self) -> set[str]:
+        """Ids of the licences that the user has accepted. A damaged file counts as none: slm asks again."""
+        try:
+            accepted = json.loads(self._accepted_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return set()
+        return set(accepted) if isinstance(accepted, dict) else set()
+
+    def accept_license(self, license: License) -> None:
+        """Remember that the user has accepted a licence, and when. Raises `SlmError` (storage)."""
+        accepted = {id: now() for id in self.accepted_licenses() | {license.id}}
+        write_private(self._accepted_file, json.dumps(accepted, indent=2).encode() + b"\n")
+
+    @property
+    def _accepted_file(self) -> Path:
+        return self._paths.data / "accepted-licenses.json"
+
+    def default_model(self) -> str | None:
+        """The model used last, else the only one installed, as `NAME@QUANT` or a path; None: the user has to say."""
+        try:
+            last = self._paths.last_model.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            last = ""
+        records = self.all()
+        if last and (Path(last).is_file() or any(last in (record.key, record.name) for record in records)):
+            return last
+        return records[0].key if len(records) == 1 else None
+
+    def remember(self, name: str) -> None:
+        """Note the model used last. A disk that refuses is no reason to fail: the next command just asks."""
+        try:
+            if self._paths.last_model.read_text(encoding="utf-8").strip() == name:
+                return
+        except (OSError, UnicodeDecodeError):
+            pass
+        try:
+            write_private(self._paths.last_model, name.encode() + b"\n")
+        except SlmError as error:
+            self._warn(error.message)
+
+    def _current(self, record: Installed) -> Installed:
+        """The record, checked against the disk: its files are there; when one has changed, the header is read again."""
+        gone = record.missing()
+        if gone:
+            raise SlmError(
+                f"{record.key} was installed, but its file {gone[0]} is gone.",
+                hint=f"slm pull {record.key}",
+                exit_code=ExitCode.NO_MODEL,
+            )
+        if record.changed():
+            self._warn(f"{record.path} has changed since it was installed; `slm verify {record.key}` checks it.")
+            found = from_path(record.path)
+            record = replace(
+                record,
+                architecture=found.architecture,
+                context_length=found.context_length,
+                parameters=found.parameters,
+            )
+        return record
+
+    def _record_file(self, installed: Installed) -> Path:
+        return self._paths.models / f"{_slug(installed.name, installed.quantization)}.json"
+
+
+def from_path(path: Path) -> Installed:
+    """A GGUF used in place, as if it were installed; its name is its path.
+
+    Raises `SlmError`: there is no such file (exit 3), it cannot be read (10), it is not a GGUF (6).
+    """
+    from slmchat.catalog.gguf import read_header, split_parts
+
+    path = path.expanduser().absolute()
+    if not path.is_file():
+        what = "is not a file" if path.exists() else "does not exist"
+        raise SlmError(f"{path} {what}.", exit_code=ExitCode.NO_MODEL)
+    try:
+        header = read_header(path)
+        files = tuple(InstalledFile.of(part, None) for part in split_parts(path))
+    except OSError as error:
+        raise storage_error(error, path) from error
+    return Installed(
+        name=str(path),
+        quantization=header.quantization or "unknown",
+        files=files,
+        source=str(path),
+        title=header.name,
+        license=License(header.license, header.license, "") if header.license else None,
+        architecture=header.architecture,
+        context_length=header.context_length,
+        parameters=header.parameters,
+        admitted_at="",
+        is_fetched=False,
+    )
+
+
+def now() -> str:
+    """The current time as records carry it: UTC, ISO 8601, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _wanted(named: list[Installed], quantization: str | None) -> Installed | None:
+    """The record of a quantization, or without one the record admitted last."""
+    if quantization is not None:
+        named = [record for record in named if record.quantization.casefold() == quantization.casefold()]
+    return max(named, key=lambda record: record.admitted_at, default=None)
+
+
+def _key(name: str, quantization: str | None) -> str:
+    return f"{name}@{quantization}" if quantization else name
+
+
+def _slug(name: str, quantization: str) -> str:
+    """A file name for a variant on any file system; the hash keeps names apart that look the same without case."""
+    key = _key(name, quantization)
+    readable = re.sub(r"[^A-Za-z0-9._@-]+", "-", key)[:80].strip(".-")
+    return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"

@@ -1,0 +1,129 @@
+"""The record of one installed model, and its JSON.
+
+Knows: every field that `slm run` needs before it opens the weights, and how the record is written down.
+Refuses to know: where records are kept (library.py), how files are fetched.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slmchat.catalog.registry import License
+
+FORMAT = 1
+"""Version of the JSON; a reader refuses versions it does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledFile:
+    """A file as it was when it was checked. `sha256` None: nobody has stated one (a file used in place)."""
+
+    path: Path
+    sha256: str | None
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path, sha256: str | None) -> "InstalledFile":
+        """The file as it is now. Raises `OSError`."""
+        stat = path.stat()
+        return cls(path, sha256, stat.st_size, stat.st_mtime_ns)
+
+    def is_unchanged(self) -> bool:
+        try:
+            stat = self.path.stat()
+        except OSError:
+            return False
+        return (stat.st_size, stat.st_mtime_ns) == (self.size, self.mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """One quantization of one model on this device.
+
+    `is_shared`: the files lie in the cache of the Hub's client. `is_fetched`: slm brought the files; False for files
+    used in place and for those that another tool had put into the Hub's cache before.
+    `admitted_at` is UTC in ISO 8601, empty for a file used in place.
+    """
+
+    name: str
+    quantization: str
+    files: tuple[InstalledFile, ...]
+    source: str
+    admitted_at: str
+    revision: str | None = None
+    title: str | None = None
+    license: License | None = None
+    tags: tuple[str, ...] = ()
+    is_gated: bool = False
+    sampler: Mapping[str, float] = field(default_factory=dict)
+    sampler_source: str | None = None
+    architecture: str | None = None
+    context_length: int | None = None
+    parameters: int | None = None
+    is_shared: bool = False
+    is_fetched: bool = True
+
+    @property
+    def key(self) -> str:
+        """`NAME@QUANT`; the path alone for a file used in place."""
+        return f"{self.name}@{self.quantization}" if self.admitted_at else self.name
+
+    @property
+    def path(self) -> Path:
+        """The file to load; llama.cpp finds the other parts of a split one by itself."""
+        return self.files[0].path
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the (first) file."""
+        return self.files[0].sha256
+
+    def missing(self) -> tuple[Path, ...]:
+        """Files that are no longer there."""
+        return tuple(file.path for file in self.files if not file.path.is_file())
+
+    def changed(self) -> tuple[Path, ...]:
+        """Files whose size or time of change is another than when they were checked."""
+        return tuple(file.path for file in self.files if not file.is_unchanged())
+
+
+def to_json(installed: Installed) -> str:
+    """The record as it is kept on the disk."""
+    fields = asdict(installed)
+    fields["sampler"] = dict(installed.sampler)
+    return json.dumps({"format": FORMAT, **fields}, indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def from_json(text: str) -> Installed:
+    """Read a record back. Raises ValueError, KeyError or TypeError when it is not one."""
+    fields = json.loads(text)
+    if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
+        raise ValueError("not a record of this version")
+    for name in ("name", "quantization", "source", "admitted_at"):
+        if not isinstance(fields[name], str) or not fields[name]:
+            raise ValueError(f"{name} is not a text")
+    fields["files"] = tuple(_file(entry) for entry in fields["files"])
+    if not fields["files"]:
+        raise ValueError("no files")
+    fields["license"] = License(**fields["license"]) if fields.get("license") else None
+    fields["tags"] = tuple(str(tag) for tag in fields.get("tags", ()))
+    fields["sampler"] = {str(name): float(value) for name, value in fields.get("sampler", {}).items()}
+    return Installed(**fields)
+
+
+def _file(entry: Mapping[str, Any]) -> InstalledFile:
+    sha256 = entry["sha256"]
+    return InstalledFile(
+        path=Path(entry["path"]),
+        sha256=str(sha256) if sha256 is not None else None,
+        size=int(entry["size"]),
+        mtime_ns=int(entry["mtime_ns"]),
+    )

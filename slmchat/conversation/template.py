@@ -1,0 +1,211 @@
+"""Messages to a prompt through the GGUF's own chat template.
+
+Knows: Jinja in an immutable sandbox, the helpers that templates of the field expect, models without a system role,
+and where in the rendered text every message ended up, so that no message is ever read as control tokens.
+Refuses to know: tokens and vocabularies (engine/vocabulary.py), where the template comes from.
+
+How the provenance of every character is kept: the template never sees a message. It is given a marker (a random word)
+between the white space that the message begins and ends with, so that a template that trims its messages trims the
+right thing; in the rendered text the markers are then replaced by the messages, as parts of their own.
+"""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from slmchat.conversation.messages import Message, Role
+from slmchat.engine.api import Part, Prompt
+from slmchat.errors import ExitCode, SlmError
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+# A template longer than this is not a template (the longest known one, with tools, has about 20 KiB).
+MAX_TEMPLATE_LENGTH = 256 * 1024
+# A template that renders to more than this besides the messages themselves is hostile.
+MAX_RENDERED_LENGTH = 4 * 1024 * 1024
+
+
+class ChatTemplate:
+    """The chat template of one model."""
+
+    def __init__(self, source: str | None, *, bos_text: str, eos_text: str) -> None:
+        """Raises `SlmError`: USAGE when the model has no template, DAMAGED when it is not valid Jinja."""
+        if not source:
+            raise SlmError(
+                "this model has no chat template: it completes text, it was not made to chat.",
+                hint='complete text with it: slm run --raw "Once upon a time"; chat models: slm list --available',
+                exit_code=ExitCode.USAGE,
+            )
+        self._template = _compiled(source)
+        self._bos_text = bos_text
+        self._eos_text = eos_text
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> Prompt:
+        """The prompt for these messages.
+
+        With `add_generation_prompt` it ends where the assistant speaks. A system message that the template refuses or
+        drops goes to the beginning of the first user message, as the makers of Gemma 1 and 2 recommend.
+        Raises `SlmError` (DAMAGED) with the template's own words when it refuses the conversation.
+        """
+        messages = list(messages)
+        try:
+            parts = self._parts(messages, add_generation_prompt)
+        except _Refused as refused:
+            parts = None
+            reason = refused
+        if parts is None and _has_system(messages):
+            messages = _with_system_folded(messages)
+            try:
+                parts = self._parts(messages, add_generation_prompt)
+            except _Refused as refused:
+                reason = refused
+        if parts is None:
+            raise SlmError(
+                f"the model's chat template cannot render this conversation: {reason}.",
+                hint="plain completion does without it: slm run --raw; slm show MODEL prints the template",
+                exit_code=ExitCode.DAMAGED,
+            )
+        return Prompt(parts=tuple(parts))
+
+    def _parts(self, messages: list[Message], add_generation_prompt: bool) -> list[Part] | None:
+        """Parts of the rendered text, None when a system message is missing from it."""
+        marked = [_Marked(message) for message in messages]
+        text = self._rendered([item.for_template() for item in marked], add_generation_prompt)
+        if _has_system(messages) and marked[0].marker not in text:
+            return None
+        return list(_split(text, marked))
+
+    def _rendered(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        from jinja2 import TemplateError
+
+        pieces: list[str] = []
+        length = 0
+        try:
+            for piece in self._template.generate(
+                messages=messages,
+                bos_token=self._bos_text,
+                eos_token=self._eos_text,
+                add_generation_prompt=add_generation_prompt,
+                tools=None,
+            ):
+                pieces.append(piece)
+                length += len(piece)
+                if length > MAX_RENDERED_LENGTH:
+                    raise _Refused("it writes without end")
+        except _Refused:
+            raise
+        except TemplateError as error:
+            raise _Refused(str(error.message or type(error).__name__)) from error
+        except Exception as error:  # a template is foreign code: whatever it raises is its refusal
+            raise _Refused(f"{type(error).__name__}: {error}") from error
+        return "".join(pieces)
+
+
+def raw_prompt(messages: Sequence[Message]) -> Prompt:
+    """The bare texts one after the other, for a model (or a user) that wants no chat template."""
+    return Prompt(tuple(Part(message.text, tokens=message.tokens) for message in messages))
+
+
+class _Refused(Exception):
+    """The template would not render; the message is its reason."""
+
+
+class _Marked:
+    """A message and the word that stands for it while the template runs."""
+
+    def __init__(self, message: Message) -> None:
+        self.message = message
+        core = message.text.strip()
+        self.core = message.text if message.tokens is not None or not core else core
+        self.lead = "" if self.core is message.text else message.text[: message.text.index(core)]
+        self.tail = "" if self.core is message.text else message.text[len(self.lead) + len(core) :]
+        self.marker = f"slm{secrets.token_hex(12)}" if core else ""
+
+    def for_template(self) -> dict[str, str]:
+        content = f"{self.lead}{self.marker}{self.tail}" if self.marker else self.message.text
+        return {"role": self.message.role.value, "content": content}
+
+    def part(self) -> Part:
+        return Part(self.core, tokens=self.message.tokens)
+
+
+def _split(text: str, marked: Sequence[_Marked]) -> Iterator[Part]:
+    """The rendered text as parts. White space around a message stays with the template's text: it spells no token."""
+    by_marker = {item.marker: item for item in marked if item.marker}
+    while text:
+        places = [(place, marker) for marker in by_marker if (place := text.find(marker)) >= 0]
+        if not places:
+            yield Part(text, is_template=True)
+            return
+        place, marker = min(places)
+        if place:
+            yield Part(text[:place], is_template=True)
+        yield by_marker[marker].part()
+        text = text[place + len(marker) :]
+
+
+def _has_system(messages: Sequence[Message]) -> bool:
+    return bool(messages) and messages[0].role is Role.SYSTEM and bool(messages[0].text.strip())
+
+
+def _with_system_folded(messages: list[Message]) -> list[Message]:
+    """The system text at the head of the first user message, a blank line between."""
+    system, *rest = messages
+    for index, message in enumerate(rest):
+        if message.role is Role.USER:
+            rest[index] = Message(Role.USER, f"{system.text}\n\n{message.text}")
+            return rest
+    return [Message(Role.USER, system.text), *rest]
+
+
+@lru_cache(maxsize=8)
+def _compiled(source: str) -> "Template":
+    from jinja2 import TemplateError, nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}`: marks what the assistant said for training (SmolLM3's template); here its body only."""
+
+        tags = {"generation"}  # noqa: RUF012 - jinja2's own convention
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    if len(source) > MAX_TEMPLATE_LENGTH:
+        raise SlmError("the model's chat template is absurdly long.", exit_code=ExitCode.DAMAGED)
+    # The options and helpers of transformers' apply_chat_template, which templates are written for.
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation], autoescape=False
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    try:
+        return environment.from_string(source)
+    except (TemplateError, RecursionError, ValueError) as error:
+        raise SlmError(
+            f"the model's chat template is not valid Jinja: {error}.",
+            hint="plain completion does without it: slm run --raw",
+            exit_code=ExitCode.DAMAGED,
+        ) from error
+
+
+def _raise_exception(message: str) -> None:
+    raise _Refused(str(message))
+
+
+def _strftime_now(format: str) -> str:
+    return datetime.now().strftime(format)
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
+    # Unlike Jinja's own filter: no HTML escapes (transformers, utils/chat_template_utils.py)
+    import json
+
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)

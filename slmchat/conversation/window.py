@@ -1,0 +1,37 @@
+"""Fitting a conversation into the context window; never silently.
+
+Knows: which messages may go (the oldest exchanges) and that dropping happens in large steps.
+Refuses to know: tokens (a counting function is passed in), how it is told to the user.
+"""
+
+from collections.abc import Callable, Sequence
+
+from slmchat.conversation.messages import Message, Role
+
+# When something must go, go down to this share of the window: the cached prefix then survives the next turns.
+TRIMMED_SHARE = 0.5
+
+# A completion needs some room to be worth starting, in tokens.
+MIN_COMPLETION_TOKENS = 16
+
+
+def fits(n_prompt: int, n_ctx: int) -> bool:
+    """Whether a prompt of this many tokens leaves room for a completion."""
+    return n_prompt + MIN_COMPLETION_TOKENS <= n_ctx
+
+
+def drop_oldest(messages: Sequence[Message], count: Callable[[Sequence[Message]], int], n_ctx: int) -> int:
+    """How many of the oldest messages (without the system message) must go so that the rest fits.
+
+    Whole exchanges go, so that the conversation still begins with a user message; 0 when everything fits already,
+    and as many as there are exchanges before the last message when nothing less helps.
+    """
+    if fits(count(messages), n_ctx):
+        return 0
+    start = 1 if messages and messages[0].role is Role.SYSTEM else 0
+    head, rest = list(messages[:start]), list(messages[start:])
+    ends = [place for place in range(1, len(rest)) if rest[place].role is Role.USER]
+    for place in ends:
+        if count(head + rest[place:]) <= n_ctx * TRIMMED_SHARE:
+            return place
+    return ends[-1] if ends else 0

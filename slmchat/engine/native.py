@@ -1,0 +1,86 @@
+"""The door to llama.cpp: its low-level bindings, and its log lines kept off the terminal.
+
+Knows: how to import the bindings alone, what the library last said.
+Refuses to know: models and sessions (llama.py).
+"""
+
+import ctypes
+import importlib
+import importlib.util
+import sys
+import threading
+import types
+from collections import deque
+from typing import Any
+
+from slmchat.errors import ExitCode, SlmError
+
+# Lines of the library's log kept for `-v` and for error messages: one load prints about 150.
+LOG_LINES = 400
+
+# enum ggml_log_level { GGML_LOG_LEVEL_NONE = 0, DEBUG = 1, INFO = 2, WARN = 3, ERROR = 4, CONT = 5 };  (ggml.h)
+_CONTINUED = 5
+
+_lock = threading.Lock()
+_bindings: types.ModuleType | None = None
+_log: deque[str] = deque(maxlen=LOG_LINES)
+_log_callback: Any = None  # referenced for as long as the library may call it
+
+
+def bindings() -> types.ModuleType:
+    """`llama_cpp.llama_cpp`, the ctypes declarations, imported once and without the package around them.
+
+    `llama_cpp/__init__.py` imports its own high-level `Llama`, and with it numpy, jinja2 and diskcache: 160-320 ms
+    in which a sentence could have been answered. The declarations alone take 30-45 ms. Raises `SlmError` (BUG) when
+    llama-cpp-python is missing or cannot be loaded on this machine.
+    """
+    global _bindings
+    with _lock:
+        if _bindings is None:
+            module = _import_declarations()
+            _capture_log(module)
+            module.llama_backend_init()
+            _bindings = module
+        return _bindings
+
+
+def _import_declarations() -> types.ModuleType:
+    try:
+        if "llama_cpp" not in sys.modules:
+            spec = importlib.util.find_spec("llama_cpp")
+            if spec is None or spec.submodule_search_locations is None:
+                raise ModuleNotFoundError("No module named 'llama_cpp'")
+            package = types.ModuleType("llama_cpp")
+            package.__path__ = list(spec.submodule_search_locations)
+            package.__spec__ = spec
+            sys.modules["llama_cpp"] = package
+        return importlib.import_module("llama_cpp.llama_cpp")
+    except (ImportError, OSError, RuntimeError) as error:
+        raise SlmError(
+            f"llama.cpp cannot be loaded on this machine: {error}.",
+            hint="reinstall it: pip install --force-reinstall --no-cache-dir llama-cpp-python",
+            exit_code=ExitCode.BUG,
+        ) from error
+
+
+def _capture_log(module: types.ModuleType) -> None:
+    # typedef void (*llama_log_callback)(enum llama_log_level level, const char * text, void * user_data);
+    def keep(level: int, text: bytes | None, _user_data: int | None) -> None:
+        line = (text or b"").decode("utf-8", "replace")
+        if level == _CONTINUED and _log:
+            _log[-1] += line
+        else:
+            _log.append(line)
+
+    global _log_callback
+    _log_callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(keep)
+    module.llama_log_set(_log_callback, None)
+
+
+def log_lines() -> list[str]:
+    """What the library has said so far, oldest first, without line ends. Untrusted: it quotes the model file."""
+    return [line.rstrip("\n") for line in list(_log) if line.strip()]
+
+
+def clear_log() -> None:
+    _log.clear()

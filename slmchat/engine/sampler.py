@@ -1,0 +1,69 @@
+"""Sampler settings (the only defaults) and the llama.cpp sampler chain made from them.
+
+Knows: temperature, top-k, top-p, min-p, repeat penalty, seed, and the order in which llama.cpp applies them.
+Refuses to know: where the settings come from.
+"""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from types import ModuleType
+from typing import Any
+
+# llama.cpp looks back over this many tokens for the repeat penalty (common/common.h: penalty_last_n).
+PENALTY_LAST_N = 64
+
+MAX_SEED = 2**32 - 2  # LLAMA_DEFAULT_SEED is 2**32 - 1 and means "random"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerSettings:
+    """How the next token is chosen. The defaults are llama.cpp's own (common/common.h, common_params_sampling).
+
+    `temperature` 0 is greedy: the most probable token, always; top-k, top-p and min-p then change nothing.
+    `top_k` 0, `top_p` 1, `min_p` 0 and `repeat_penalty` 1 switch the respective sampler off.
+    `seed` None: a new one for each generation (reported in `Finish`).
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    seed: int | None = None
+
+    def with_values(self, values: Mapping[str, float | int | None]) -> "SamplerSettings":
+        """These settings with the given ones laid over; None means: not given. Unknown keys raise TypeError."""
+        given = {key: value for key, value in values.items() if value is not None}
+        types = {field.name: int if field.name in ("top_k", "seed") else float for field in fields(self)}
+        return replace(self, **{key: types[key](value) if key in types else value for key, value in given.items()})  # type: ignore[arg-type]
+
+    def with_seed(self) -> "SamplerSettings":
+        """The same settings with a definite seed."""
+        return self if self.seed is not None else replace(self, seed=secrets.randbelow(MAX_SEED))
+
+
+def build_chain(api: ModuleType, n_vocab: int, settings: SamplerSettings) -> Any:
+    """A llama.cpp sampler chain; the caller frees it with `llama_sampler_free`.
+
+    Order as in llama.cpp's own tools: penalties, top-k, top-p, min-p, temperature, draw.
+    """
+    chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
+
+    def add(sampler: Any) -> None:
+        api.llama_sampler_chain_add(chain, sampler)
+
+    if settings.repeat_penalty != 1.0:
+        add(api.llama_sampler_init_penalties(n_vocab, PENALTY_LAST_N, settings.repeat_penalty, 0.0, 0.0))
+    if settings.temperature <= 0:
+        add(api.llama_sampler_init_greedy())
+        return chain
+    if settings.top_k > 0:
+        add(api.llama_sampler_init_top_k(settings.top_k))
+    if settings.top_p < 1.0:
+        add(api.llama_sampler_init_top_p(settings.top_p, 1))
+    if settings.min_p > 0.0:
+        add(api.llama_sampler_init_min_p(settings.min_p, 1))
+    add(api.llama_sampler_init_temp(settings.temperature))
+    add(api.llama_sampler_init_dist(settings.seed))
+    return chain

@@ -1,0 +1,187 @@
+"""Prompts to tokens, tokens to bytes, with one rule: only template text may spell control tokens.
+
+Knows: the vocabulary of a loaded model. Refuses to know: what the parts of a prompt mean.
+
+Tokenizing every part by itself would be safe but wrong: "[INST] " + "Hello" are other tokens than "[INST] Hello".
+So control tokens are looked for in the template's text only, and what stands between two of them, template and user
+text together, is tokenized as one run in which no control token is recognised.
+"""
+
+import ctypes
+import re
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from slmchat.engine.api import Prompt
+
+# The longest piece of a token, in bytes; longer ones (rare) take a second call.
+_PIECE_BYTES = 64
+
+# What markers of turns look like: <start_of_turn>, [INST], <|user|>; not the "\n\n" and "<h1>" of other tokens.
+_MARKER = re.compile(r"^[<\[].*[A-Za-z].*[>\]]$")
+
+
+@dataclass(slots=True)
+class _Run:
+    """Text between two control tokens, and the ids of earlier completions that stand in its place."""
+
+    text: str = ""
+    strips_start: bool = False
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class _Control:
+    token: int
+    attributes: int
+
+
+@dataclass(slots=True)
+class _Layout:
+    """A prompt as control tokens and the runs between them."""
+
+    items: list[_Run | _Control] = field(default_factory=list)
+
+    def add_text(self, text: str) -> None:
+        last = self.items[-1] if self.items else None
+        if isinstance(last, _Run) and not last.tokens:
+            last.text += text
+        else:
+            self.items.append(_Run(text))
+
+
+class Vocabulary:
+    """The tokenizer of one model."""
+
+    def __init__(self, api: ModuleType, model: Any) -> None:
+        self._api = api
+        self._vocab = api.llama_model_get_vocab(model)
+        self.n_tokens: int = api.llama_vocab_n_tokens(self._vocab)
+        self._bos: int = api.llama_vocab_bos(self._vocab)
+        self._adds_bos: bool = api.llama_vocab_get_add_bos(self._vocab)
+        self._buffer = ctypes.create_string_buffer(_PIECE_BYTES)
+        self._guarded = self._find_guarded(model)
+        self._guard = re.compile("|".join(map(re.escape, self._guarded))) if self._guarded else None
+
+    def text_of(self, token: int) -> str:
+        """The spelling of a token in the vocabulary; empty where the model has no such token (-1)."""
+        if token < 0:
+            return ""
+        text: bytes | None = self._api.llama_vocab_get_text(self._vocab, token)
+        return (text or b"").decode("utf-8", "replace")
+
+    @property
+    def bos_text(self) -> str:
+        return self.text_of(self._bos)
+
+    @property
+    def eos_text(self) -> str:
+        return self.text_of(self._api.llama_vocab_eos(self._vocab))
+
+    def is_end(self, token: int) -> bool:
+        """True for end-of-generation tokens (end of sequence, end of turn, ...)."""
+        return bool(self._api.llama_vocab_is_eog(self._vocab, token))
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for; control tokens stand for none."""
+        # int32_t llama_token_to_piece(vocab, token, char * buf, int32_t length, int32_t lstrip, bool special);
+        size = self._api.llama_token_to_piece(self._vocab, token, self._buffer, _PIECE_BYTES, 0, False)
+        if size >= 0:
+            return self._buffer.raw[:size]
+        buffer = ctypes.create_string_buffer(-size)
+        return buffer.raw[: self._api.llama_token_to_piece(self._vocab, token, buffer, -size, 0, False)]
+
+    def tokenize(self, prompt: Prompt) -> list[int]:
+        """The prompt's tokens: control tokens from template text only, never two beginning-of-sequence tokens."""
+        tokens: list[int] = []
+        for item in self._lay_out(prompt).items:
+            if isinstance(item, _Control):
+                tokens.append(item.token)
+            elif item.tokens:
+                tokens.extend(item.tokens)
+            else:
+                tokens.extend(self._tokenize_plain(item.text))
+        if self._adds_bos and self._bos >= 0 and tokens[:1] != [self._bos]:
+            tokens.insert(0, self._bos)
+        return tokens
+
+    def _lay_out(self, prompt: Prompt) -> _Layout:
+        layout = _Layout()
+        for part in prompt.parts:
+            if part.tokens:
+                layout.items.append(_Run(tokens=part.tokens))
+            elif part.is_template:
+                self._lay_out_template(layout, part.text)
+            else:
+                layout.add_text(part.text)
+        self._strip_around_controls(layout)
+        return layout
+
+    def _lay_out_template(self, layout: _Layout, text: str) -> None:
+        for token in self._raw_tokens(text, parse_special=True):
+            attributes = self._api.llama_vocab_get_attr(self._vocab, token)
+            spelling = self.text_of(token)
+            if not attributes & self._api.LLAMA_TOKEN_ATTR_CONTROL and spelling not in self._guarded:
+                continue
+            place = text.find(spelling)
+            if place < 0:
+                continue
+            if place:
+                layout.add_text(text[:place])
+            layout.items.append(_Control(token, attributes))
+            text = text[place + len(spelling) :]
+        if text:
+            layout.add_text(text)
+
+    def _strip_around_controls(self, layout: _Layout) -> None:
+        """LSTRIP and RSTRIP tokens swallow the white space beside them (llama-vocab.cpp, tokenizer_st_partition)."""
+        items = layout.items
+        for index, item in enumerate(items):
+            if not isinstance(item, _Control):
+                continue
+            before = items[index - 1] if index else None
+            after = items[index + 1] if index + 1 < len(items) else None
+            if item.attributes & self._api.LLAMA_TOKEN_ATTR_LSTRIP and isinstance(before, _Run):
+                before.text = before.text.rstrip(" \t\n\v\f\r")
+            if item.attributes & self._api.LLAMA_TOKEN_ATTR_RSTRIP and isinstance(after, _Run):
+                after.text = after.text.lstrip(" \t\n\v\f\r")
+
+    def _tokenize_plain(self, text: str) -> list[int]:
+        """Tokens of a run without control tokens.
+
+        llama.cpp recognises user-defined tokens even where control tokens are switched off, and some files mark their
+        turn markers as user-defined. Where a guarded one appears, its spelling is broken after the first character.
+        """
+        if not self._guard:
+            return self._raw_tokens(text, parse_special=False)
+        tokens: list[int] = []
+        begin = 0
+        while match := self._guard.search(text, begin):
+            tokens += self._raw_tokens(text[begin : match.start() + 1], parse_special=False)
+            begin = match.start() + 1
+        return tokens + self._raw_tokens(text[begin:], parse_special=False)
+
+    def _raw_tokens(self, text: str, *, parse_special: bool) -> list[int]:
+        if not text:
+            return []
+        data = text.encode("utf-8", "replace")
+        capacity = len(data) + 8
+        # int32_t llama_tokenize(vocab, text, text_len, tokens, n_tokens_max, bool add_special, bool parse_special);
+        while True:
+            buffer = (self._api.llama_token * capacity)()
+            count = self._api.llama_tokenize(self._vocab, data, len(data), buffer, capacity, False, parse_special)
+            if count >= 0:
+                return list(buffer[:count])
+            capacity = -count
+
+    def _find_guarded(self, model: Any) -> frozenset[str]:
+        """Spellings of user-defined tokens that the chat template writes as markers of turns."""
+        template: bytes | None = self._api.llama_model_chat_template(model, None)
+        text = (template or b"").decode("utf-8", "replace")
+        spellings = {
+            self.text_of(token)
+            for token in self._raw_tokens(text, parse_special=True)
+            if self._api.llama_vocab_get_attr(self._vocab, token) & self._api.LLAMA_TOKEN_ATTR_USER_DEFINED
+        }
+        return frozenset(text for text in spellings if _MARKER.search(text))
