@@ -283,7 +283,9 @@ def run_cli(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return int(ExitCode.INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the last net: a bug becomes a sentence too
-        return _failed(console, _bug(error))
+        bug = _bug(error)
+        bug.__cause__ = error
+        return _failed(console, bug)
 
 
 def _failed(console: Console, error: SlmError) -> int:

@@ -73,9 +73,9 @@ def test_catalog_has_the_models_it_promises(catalog: Registry) -> None:
         "gemma:2b", "gemma2:2b", "gemma3:270m", "gemma3:270m-pt", "gemma3:1b", "gemma3:4b", "gemma3n:e2b",
         "gemma4:e2b", "codegemma:2b", "codegemma:7b", "phi2", "phi3:mini", "phi3.5-mini", "phi4-mini",
         "phi4-mini-reasoning", "phi4", "llama2:7b", "llama2:70b", "mixtral:8x7b", "smollm2:135m", "smollm2:360m",
-        "smollm2:1.7b", "smollm3:3b", "smolvlm:256m", "smolvlm2:500m", "qwen2.5:0.5b", "qwen2.5-coder:1.5b", "qwen3:0.6b",
-        "qwen3:4b-2507", "qwen3.5:0.8b", "llama3.2:1b", "tinyllama:1.1b", "lfm2:350m", "lfm2.5:1.2b", "granite3.1:2b",
-        "granite4:350m", "granite4:h-350m",
+        "smollm2:1.7b", "smollm3:3b", "smolvlm:256m", "smolvlm2:500m", "qwen2.5:0.5b", "qwen2.5-coder:1.5b",
+        "qwen3:0.6b", "qwen3:4b-2507", "qwen3.5:0.8b", "llama3.2:1b", "tinyllama:1.1b", "lfm2:350m", "lfm2.5:1.2b",
+        "granite3.1:2b", "granite4:350m", "granite4:h-350m",
     }  # fmt: skip
     assert promised <= set(catalog.models)
     assert len(catalog.models) >= 40
@@ -313,13 +313,14 @@ def test_own_names(user_file: Path) -> None:
     assert "mine" not in names.models
 
 
-def test_quick_resolve_does_not_read_the_catalog(user_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_names_do_not_need_the_catalog(user_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_built_in", lambda: pytest.fail("the catalog was read"))
     write(user_file, EVERY_KIND_OF_NAME)
-    assert registry.quick_resolve("mine", user_file).path == Path("/models/mine.gguf")
-    assert registry.quick_resolve("hf:a/b@q8_0", user_file).quantization == "Q8_0"
-    assert registry.quick_resolve("Gemma3:1b@q8_0", user_file) == Reference("gemma3:1b", "Q8_0")
     names = registry.load_user_names(user_file)
+    assert registry.resolve_without_catalog("Mine", names) == Reference("mine", path=Path("/models/mine.gguf"))
+    assert registry.resolve_without_catalog("hf:a/b", names) == Reference("hf:a/b", hub=HubFile("a/b", ""))
+    assert registry.resolve_without_catalog("gemma3:1b", names) is None
+    assert registry.resolve_without_catalog("unknown", names) is None
     assert {name: dict(own.sampler) for name, own in names.items()} == {
         "mine": {"temperature": 0.5},
         "repo:any": {},
@@ -600,6 +601,12 @@ def test_add_keeps_comments_and_layout(user_file: Path) -> None:
     assert sorted(os.listdir(user_file.parent)) == ["models.toml"]
 
 
+def test_add_behind_a_last_line_without_an_end(user_file: Path) -> None:
+    write(user_file, COMMENTED.rstrip("\n"))
+    registry.add_target(user_file, "new", "hf:a/b")
+    assert list(registry.load_user_names(user_file)) == ["quick", "slow", "new"]
+
+
 def test_add_replaces_an_earlier_target_in_place(user_file: Path) -> None:
     write(user_file, COMMENTED)
     registry.add_target(user_file, "quick", "/m/quicker.gguf")
@@ -611,8 +618,19 @@ def test_add_to_an_inline_array(user_file: Path) -> None:
     registry.add_target(user_file, "b", "hf:b/b")
     assert list(registry.load_user_names(user_file)) == ["a", "b"]
     assert registry.remove_name(user_file, "a")
-    assert list(registry.load_user_names(user_file)) == ["b"]
+    assert registry.remove_name(user_file, "b")
+    assert registry.load_user_names(user_file) == {}
     assert "# short" in user_file.read_text()
+
+
+def test_layouts_that_cannot_be_edited_safely_are_refused(user_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(user_file, COMMENTED)
+    for edited in (COMMENTED, "", "broken"):
+        monkeypatch.setattr(registry, "_edited", lambda *_, edited=edited: edited)
+        error = error_of(registry.add_target, user_file, "x", "hf:a/b")
+        assert error.exit_code == ExitCode.USAGE
+        assert str(user_file) in error.message
+        assert user_file.read_text() == COMMENTED
 
 
 @pytest.mark.parametrize(
@@ -735,4 +753,4 @@ def test_the_example_on_the_page_is_right(user_file: Path) -> None:
     example = page.partition("```toml\n")[2].partition("```")[0]
     loaded = registry.load(write(user_file, example))
     assert loaded.resolve("house:1b-chat").spec is not None
-    assert loaded.resolve("mine").path == Path("/home/me/models/mine.gguf")
+    assert loaded.resolve("mine").path == Path.home() / "models" / "mine.gguf"

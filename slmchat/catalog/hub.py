@@ -31,9 +31,6 @@ WAITS = (0.2, 1.0, 3.0, 6.0)
 
 FRESH_START = 8 * BLOCK
 
-TIMEOUT = 30
-"""Seconds without a byte before a connection counts as cut."""
-
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -99,7 +96,10 @@ class HubSource:
     def _info(self) -> "ModelInfo":
         hub = _hub()
         info: ModelInfo = hub.HfApi().model_info(
-            self._spec.repo, revision=self._spec.revision, files_metadata=True, timeout=TIMEOUT
+            self._spec.repo,
+            revision=self._spec.revision,
+            files_metadata=True,
+            timeout=hub.constants.HF_HUB_ETAG_TIMEOUT,
         )
         return info
 
@@ -179,7 +179,7 @@ class HubSource:
         """Ask the Hub about the file at the pinned revision, before its bytes: it may have been replaced."""
         hub = _hub()
         url = hub.hf_hub_url(self._spec.repo, file.name, revision=plan.revision)
-        metadata = hub.get_hf_file_metadata(url, timeout=TIMEOUT)
+        metadata = hub.get_hf_file_metadata(url, timeout=hub.constants.HF_HUB_ETAG_TIMEOUT)
         etag = metadata.etag or ""
         if _SHA256.fullmatch(etag) and etag != file.sha256:
             raise SlmError(
@@ -229,7 +229,10 @@ class HubSource:
         if start:
             headers["Range"] = f"bytes={start}-"
         url = hub.hf_hub_url(self._spec.repo, file.name, revision=plan.revision)
-        request = hub.get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=TIMEOUT)
+        timeout = (
+            hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
+        )  # seconds without a byte; users set it as HF_HUB_DOWNLOAD_TIMEOUT
+        request = hub.get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout)
         with request as response, partial.open("ab") as out:
             if response.status_code >= 500:
                 raise _Cut(f"HTTP {response.status_code}")
@@ -237,7 +240,7 @@ class HubSource:
             if start and response.status_code == 200:  # the server does not do ranges: the whole file comes again
                 out.truncate(0)
                 start = 0
-            for block in response.iter_bytes(BLOCK):
+            for block in response.iter_bytes():  # as they come: nothing that has arrived is lost to a cut
                 start += len(block)
                 if file.size is not None and start > file.size:
                     raise SlmError(f"{self._host} sent more bytes than {file.name} has.", exit_code=ExitCode.DAMAGED)

@@ -13,13 +13,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slmchat.catalog.private_files import storage_error, write_private
 from slmchat.catalog.records import Installed, InstalledFile, from_json, to_json
 from slmchat.catalog.registry import License, Reference
-from slmchat.catalog.sources import Move, sha256_of
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Paths
+
+if TYPE_CHECKING:
+    from slmchat.catalog.sources import Move
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +147,14 @@ class Library:
         return Removed(freed, tuple(kept))
 
     def verify(
-        self, installed: Installed, progress: Callable[[str], AbstractContextManager[Move]]
+        self, installed: Installed, progress: Callable[[str], AbstractContextManager["Move"]]
     ) -> tuple[Verdict, ...]:
         """Hash every file again. The record learns the result: a damaged file is fetched again by the next pull.
 
         Files that are gone have `found` None. Raises `SlmError` (storage).
         """
+        from slmchat.catalog.sources import sha256_of
+
         verdicts = []
         stamped = []
         for file in installed.files:

@@ -95,6 +95,12 @@ class Installed:
         return tuple(file.path for file in self.files if not file.is_unchanged())
 
 
+_OPTIONAL = {
+    **dict.fromkeys(("revision", "title", "sampler_source", "architecture"), str),
+    **dict.fromkeys(("context_length", "parameters", "is_gated", "is_shared", "is_fetched"), int),
+}
+
+
 def to_json(installed: Installed) -> str:
     """The record as it is kept on the disk."""
     fields = asdict(installed)
@@ -115,7 +121,10 @@ def from_json(text: str) -> Installed:
         raise ValueError("no files")
     fields["license"] = License(**fields["license"]) if fields.get("license") else None
     fields["tags"] = tuple(str(tag) for tag in fields.get("tags", ()))
-    fields["sampler"] = {str(name): float(value) for name, value in fields.get("sampler", {}).items()}
+    fields["sampler"] = {str(name): float(value) for name, value in dict(fields.get("sampler") or {}).items()}
+    for name, kind in _OPTIONAL.items():
+        if not isinstance(fields.get(name), kind | None):
+            raise TypeError(f"{name} is not {kind.__name__}")
     return Installed(**fields)
 
 

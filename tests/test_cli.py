@@ -1,0 +1,126 @@
+"""The door: help, usage errors, what is imported, settings."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Outcome, environment
+
+HEAVY = ("llama_cpp", "numpy", "jinja2", "huggingface_hub", "prompt_toolkit", "rich", "psutil", "tomlkit", "pygments")
+
+
+def test_nothing_heavy_is_imported_by_the_door(home: Path) -> None:
+    code = "import sys, slmchat.cli; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(home), check=True
+    )
+    assert not set(HEAVY) & set(done.stdout.split())
+
+
+def test_the_bindings_come_without_the_package_around_them(home: Path) -> None:
+    code = "import sys; from slmchat.engine import native; native.bindings(); print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(home), check=True
+    )
+    assert "llama_cpp.llama_cpp" in done.stdout.split()
+    assert not {"numpy", "jinja2", "llama_cpp.llama"} & set(done.stdout.split())
+
+
+def test_version(slm: Callable[..., Outcome]) -> None:
+    from slmchat import __version__
+
+    assert slm("--version") == Outcome(0, f"slm {__version__}\n", "")
+
+
+def test_without_arguments_in_a_pipe_help_and_exit_2(slm: Callable[..., Outcome]) -> None:
+    done = slm()
+    assert done.code == 2
+    assert done.out.startswith("Usage: slm ")
+
+
+def test_chat_in_a_pipe_is_a_usage_error(slm: Callable[..., Outcome]) -> None:
+    done = slm("chat", stdin="hello")
+    assert (done.code, done.out) == (2, "")
+    assert "slm run" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "hint"),
+    [
+        (["fly"], "slm: no such command 'fly'.", "hint: slm --help"),
+        (["pull"], "slm: missing argument", "hint: slm pull --help"),
+        (["run", "--ctx", "x"], "slm: invalid value for '--ctx'", "hint: slm run --help"),
+    ],
+)
+def test_usage_errors_are_a_sentence_and_a_hint(
+    slm: Callable[..., Outcome], arguments: list[str], says: str, hint: str
+) -> None:
+    done = slm(*arguments)
+    first, second = done.err.splitlines()
+    assert (done.code, done.out, second) == (2, "", hint)
+    assert first.lower().startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("temperature = 1", "there is no setting 'temperature'"),
+        ("ctx = 'many'", "'ctx' must be a whole number of at least 16"),
+        ("threads = 0", "'threads' must be a whole number of at least 1"),
+        ("kv-type = 'f64'", "'kv-type' must be one of f16, q8_0, q4_0"),
+        ("sampler = { heat = 1 }", "'sampler' has no setting 'heat'"),
+        ("offline = 'perhaps'", "'offline' must be true or false"),
+        ("= 1", "cannot be read"),
+    ],
+)
+def test_mistakes_in_the_config_name_file_key_and_reason(
+    slm: Callable[..., Outcome], home: Path, content: str, says: str
+) -> None:
+    file = home / "config" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    done = slm("list")
+    assert done.code == 2
+    assert str(file) in done.err
+    assert says in done.err
+
+
+def test_environment_over_config_over_defaults(home: Path) -> None:
+    from slmchat import settings
+
+    home.joinpath("config").mkdir(parents=True)
+    home.joinpath("config", "config.toml").write_text('model = "a"\nthreads = 3\nsampler = { top_k = 5 }\n')
+    environ = {"SLM_HOME": str(home), "SLM_MODEL": "b", "SLM_OFFLINE": "1"}
+    found = settings.load(environ, threads=4, n_ctx=None)
+    assert (found.model, found.threads, found.is_offline, found.n_ctx) == ("b", 4, True, None)
+    assert found.sampler == {"top_k": 5.0}
+    with pytest.raises(Exception, match="SLM_THREADS must be a whole number"):
+        settings.load({**environ, "SLM_THREADS": "two"})
+
+
+def test_a_bug_is_a_sentence_and_only_debug_shows_the_traceback(home: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, slmchat.commands.models as models\n"
+        "def broken(*a, **k): raise RuntimeError('boom')\n"
+        "models.list_models = broken\n"
+        "from slmchat.cli import run_cli; sys.exit(run_cli(['list']))"
+    )
+
+    def run(**env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment(home, env), check=False
+        )
+
+    quiet, loud = run(), run(SLM_DEBUG="1")
+    assert quiet.returncode == loud.returncode == 1
+    assert quiet.stderr.startswith("slm: an error of slm's own: RuntimeError: boom")
+    assert "Traceback" not in quiet.stderr
+    assert "Traceback" in loud.stderr
+
+
+def test_global_options_before_and_after_the_command(slm: Callable[..., Outcome]) -> None:
+    for arguments in (["-q", "list"], ["list", "-q"]):
+        assert slm(*arguments) == Outcome(0, "", "")
+    assert "slm pull" in slm("list").err

@@ -1,0 +1,93 @@
+"""The project itself: the wheel carries the catalog, the house keeps its floors."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "slmchat"
+
+# Libraries with one door each (docs/decisions.md).
+DOORS = {
+    "llama_cpp": {"engine/native.py"},
+    "huggingface_hub": {"catalog/hub.py", "catalog/hub_errors.py"},
+    "prompt_toolkit": {"terminal/line_editor.py"},
+    "rich": {"terminal/console.py"},
+    "sqlite3": {"conversation/archive.py", "conversation/archive_schema.py"},
+    "tomlkit": {"catalog/registry.py", "catalog/user_file.py"},
+    "typer": {"cli.py"},
+    "jinja2": {"conversation/template.py"},
+}
+# Lower floors first: a package imports from itself and from those it names here.
+FLOORS = {
+    "errors": set(),
+    "settings": {"errors"},
+    "hardware": {"errors", "settings"},
+    "engine": {"errors", "settings"},
+    "catalog": {"errors", "settings"},
+    "privacy": {"errors", "settings"},
+    "terminal": {"errors", "settings"},
+    "conversation": {"errors", "settings", "engine"},
+    "commands": {"errors", "settings", "hardware", "engine", "catalog", "privacy", "terminal", "conversation"},
+    "cli": {"errors", "settings", "commands", "terminal"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+
+
+def _imports(file: Path) -> list[str]:
+    """Every module that a file imports, inside functions too."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def _files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def test_the_wheel_carries_the_catalog_and_nothing_else_beside_the_package(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        assert archive.read("slmchat/models.toml") == (ROOT / "models.toml").read_bytes()
+        entry = next(name for name in names if name.endswith("entry_points.txt"))
+        assert b"slm = slmchat.__main__:main" in archive.read(entry)
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"slmchat"}
+
+
+@pytest.mark.parametrize("file", _files(), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_go_down_and_libraries_have_one_door(file: Path) -> None:
+    place = file.relative_to(PACKAGE)
+    room = place.parts[0].removesuffix(".py")
+    for name in _imports(file):
+        library, _, rest = name.partition(".")
+        if library in DOORS:
+            assert str(place) in DOORS[library], f"{place} imports {name}"
+        if library == "slmchat" and rest and rest != "__version__":
+            target = rest.partition(".")[0]
+            assert target == room or target in FLOORS[room], f"{place} imports {name}"
+
+
+def test_modules_say_what_they_know() -> None:
+    for file in _files():
+        assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))), file
+
+
+def test_lint_and_types_are_configured_for_the_package() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    assert "strict = true" in text
+    assert 'files = ["slmchat"]' in text
