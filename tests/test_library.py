@@ -92,6 +92,17 @@ def test_lookup_knows_installed_names_without_a_catalog(library: Library, instal
     assert library.lookup("other") is None
 
 
+def test_names_that_mean_one_variant(library: Library, install: Callable[..., Installed]) -> None:
+    for name, facts, key in (
+        ("hf:o/r/m.gguf", {"is_one_file": True}, "hf:o/r/m.gguf"),
+        ("hf:o/r#v1", {}, "hf:o/r@Q4_K_M#v1"),
+        ("mine", {}, "mine@Q4_K_M"),
+    ):
+        installed = install(name, **facts)
+        assert installed.key == key
+        assert library.lookup(key) == library.lookup(name) == installed
+
+
 def test_a_file_that_is_gone(library: Library, install: Callable[..., Installed]) -> None:
     installed = install()
     installed.path.unlink()

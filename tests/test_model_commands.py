@@ -91,7 +91,7 @@ def test_show_what_is_installed(slm: Callable[..., Outcome], repo: Repo) -> None
     assert facts["metadata"]["general.name"] == "Noise 1"
     told = slm("show", NAME)
     assert told.code == 0
-    for text in (f"{NAME}@Q4_K_M", repo.sha256(FILE), "2,048 tokens", "general.name = Noise 1", "message.content"):
+    for text in (NAME, "Q4_K_M", repo.sha256(FILE), "2,048 tokens", "general.name = Noise 1", "message.content"):
         assert text in told.out
 
 

@@ -296,7 +296,14 @@ def test_a_quantization_that_is_not_there_lists_what_is(slm: Callable[..., Outco
 def test_a_named_file_and_a_revision(slm: Callable[..., Outcome], repo: Repo) -> None:
     assert slm("pull", f"hf:{REPO}/nothing.gguf").code == 3
     assert slm("pull", f"hf:{REPO}#nowhere").code == 3
-    assert slm("pull", f"hf:{REPO}/{FILE}#{repo.commit}").code == 0
+    name = f"hf:{REPO}/{FILE}#{repo.commit}"
+    assert slm("pull", name).code == 0
+    assert slm("pull", name, "--quant", "Q8_0").code == 2
+    pulled = slm("pull", f"hf:{REPO}@q4_k_m#main")
+    assert f"installed hf:{REPO}@Q4_K_M#main" in pulled.err
+    for text in (name, f"hf:{REPO}@Q4_K_M#main", f"hf:{REPO}#main"):
+        assert slm("show", text).code == 0
+    assert slm("verify").out.splitlines() == [f"hf:{REPO}@Q4_K_M#main: intact", f"{name}: intact"]
 
 
 def test_a_split_file_is_fetched_whole(slm: Callable[..., Outcome], hub: HubServer) -> None:

@@ -18,7 +18,7 @@ QUANTIZATIONS = [
     ("SmolLM2-135M-Instruct-Q4_K_M.gguf", "Q4_K_M"),
     ("SmolLM2-135M-Instruct.Q8_0.gguf", "Q8_0"),
     ("gemma-2b-it-q4_k_m.gguf", "Q4_K_M"),
-    ("gemma-3-4b-it-UD-Q4_K_XL.gguf", "Q4_K_XL"),
+    ("gemma-3-4b-it-UD-Q4_K_XL.gguf", "UD-Q4_K_XL"),
     ("model-IQ4_XS.gguf", "IQ4_XS"),
     ("Q8_0/big-Q8_0-00001-of-00003.gguf", "Q8_0"),
     ("BF16/big-00002-of-00003.gguf", "BF16"),
@@ -67,6 +67,8 @@ def test_only_language_models_count_and_special_builds_come_last() -> None:
         (("Q8_0", "Q4_K_M"), "q8_0", "Q8_0"),
         (("Q8_0", "Q4_K_M"), "Q6_K", None),
         (("Q4_K_XL",), "UD-Q4_K_XL", "Q4_K_XL"),
+        (("UD-Q4_K_XL", "Q2_K"), "q4_k_xl", "UD-Q4_K_XL"),
+        (("UD-Q4_K_XL", "Q2_K"), None, "UD-Q4_K_XL"),
         ((), None, None),
     ],
 )

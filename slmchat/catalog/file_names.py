@@ -14,9 +14,9 @@ PREFERRED = (
 """Without a quantization in the name: Q4_K_M (small, little is lost), then what is nearest to it."""
 
 _QUANTIZATION = re.compile(
-    r"(?:^|[-._/ ])(?:UD-)?("
-    r"I?Q[1-8](?:_[0-9A-Z]+)*|TQ[12]_0|MXFP4(?:_MOE)?|NVFP4|BF16|F16|F32|FP16|FP32"
-    r")(?=$|[-._/ ])",
+    r"(?:^|[-._/ ])((?:UD-)?"
+    r"(?:I?Q[1-8](?:_[0-9A-Z]+)*|TQ[12]_0|MXFP4(?:_MOE)?|NVFP4|BF16|F16|F32|FP16|FP32))(?="
+    r"$|[-._/ ])",
     re.IGNORECASE,
 )
 
@@ -60,9 +60,11 @@ def models_in(names: Iterable[str]) -> dict[str, str]:
 def choose(models: dict[str, str], quantization: str | None) -> str | None:
     """The quantization to take of those in `models_in`: the one asked for, else the preferred one. None: not there."""
     if quantization is not None:
-        wanted = quantization.upper().removeprefix("UD-")
-        return next((found for found in models if found.upper() == wanted), None)
+        wanted = quantization.upper()
+        named = (found for found in models if found.upper() in (wanted, f"UD-{wanted}", wanted.removeprefix("UD-")))
+        return wanted if wanted in models else next(named, None)
     for name in PREFERRED:
-        if name in models:
-            return name
+        for found in (name, f"UD-{name}"):  # UD: Unsloth's dynamic variant of the same
+            if found in models:
+                return found
     return min(models, key=lambda found: (len(models[found]), found), default=None)

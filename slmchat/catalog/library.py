@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slmchat.catalog.private_files import storage_error, write_private
-from slmchat.catalog.records import Installed, InstalledFile, from_json, to_json
+from slmchat.catalog.records import Installed, InstalledFile, from_json, to_json, with_quantization
 from slmchat.catalog.registry import License, Reference
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Paths
@@ -80,7 +80,7 @@ class Library:
         named = [record for record in self.all() if record.name == reference.name]
         asked = _wanted(named, reference.quantization)
         if asked is None:
-            wanted = _key(reference.name, reference.quantization)
+            wanted = with_quantization(reference.name, reference.quantization)
             others = ", ".join(record.quantization for record in named)
             raise SlmError(
                 f"{wanted} is not installed" + (f"; {reference.name} is here as {others}." if others else "."),
@@ -96,16 +96,8 @@ class Library:
 
     def matching(self, asked: Reference | str) -> list[Installed]:
         """The records that a name (with or without `@QUANT`) covers, whatever has become of their files."""
-        if isinstance(asked, Reference):
-            name, quantization = asked.name, asked.quantization or ""
-        else:
-            name, _, quantization = asked.strip().partition("@")
-        return [
-            record
-            for record in self.all()
-            if record.name.casefold() == name.casefold()
-            and quantization.casefold() in ("", record.quantization.casefold())
-        ]
+        text = with_quantization(asked.name, asked.quantization) if isinstance(asked, Reference) else asked.strip()
+        return [record for record in self.all() if text.casefold() in (record.name.casefold(), record.key.casefold())]
 
     def installed_as(self, name: str, quantization: str | None) -> Installed | None:
         """The intact record of this name (and quantization), or None: nothing here, or its files are not as pulled."""
@@ -280,12 +272,8 @@ def _wanted(named: list[Installed], quantization: str | None) -> Installed | Non
     return max(named, key=lambda record: record.admitted_at, default=None)
 
 
-def _key(name: str, quantization: str | None) -> str:
-    return f"{name}@{quantization}" if quantization else name
-
-
 def _slug(name: str, quantization: str) -> str:
     """A file name for a variant on any file system; the hash keeps names apart that look the same without case."""
-    key = _key(name, quantization)
+    key = with_quantization(name, quantization)
     readable = re.sub(r"[^A-Za-z0-9._@-]+", "-", key)[:80].strip(".-")
     return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"

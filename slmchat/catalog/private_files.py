@@ -12,15 +12,18 @@ from pathlib import Path
 from slmchat.errors import ExitCode, SlmError
 
 
-def storage_error(error: OSError, path: Path) -> SlmError:
-    """The sentence for a disk that refuses: permissions, no space, a file where a directory should be."""
+def storage_error(error: OSError, path: Path, variable: str = "SLM_HOME") -> SlmError:
+    """The sentence for a disk that refuses: permissions, no space, a file where a directory should be.
+
+    `variable` is the environment variable that chooses another place.
+    """
     where = error.filename or path
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         message = f"{where} cannot be written: the disk is full ({error.strerror})."
         return SlmError(message, hint="free some space (slm rm NAME) and try again", exit_code=ExitCode.STORAGE)
     return SlmError(
         f"{where} cannot be used: {error.strerror or error}.",
-        hint="SLM_HOME chooses another directory for everything that slm writes",
+        hint=f"{variable} chooses another directory",
         exit_code=ExitCode.STORAGE,
     )
 

@@ -44,7 +44,8 @@ class Installed:
     """One quantization of one model on this device.
 
     `is_shared`: the files lie in the cache of the Hub's client. `is_fetched`: slm brought the files; False for files
-    used in place and for those that another tool had put into the Hub's cache before.
+    used in place and for those that another tool had put into the Hub's cache before. `is_one_file`: the name stands
+    for one file of a repository, so that no quantization can follow it.
     `admitted_at` is UTC in ISO 8601, empty for a file used in place.
     """
 
@@ -65,11 +66,13 @@ class Installed:
     parameters: int | None = None
     is_shared: bool = False
     is_fetched: bool = True
+    is_one_file: bool = False
 
     @property
     def key(self) -> str:
-        """`NAME@QUANT`; the path alone for a file used in place."""
-        return f"{self.name}@{self.quantization}" if self.admitted_at else self.name
+        """The name that means this variant and no other: `NAME@QUANT`, or the name alone where it names one file."""
+        has_variants = self.admitted_at and not self.is_one_file
+        return with_quantization(self.name, self.quantization if has_variants else None)
 
     @property
     def path(self) -> Path:
@@ -97,8 +100,16 @@ class Installed:
 
 _OPTIONAL = {
     **dict.fromkeys(("revision", "title", "sampler_source", "architecture"), str),
-    **dict.fromkeys(("context_length", "parameters", "is_gated", "is_shared", "is_fetched"), int),
+    **dict.fromkeys(("context_length", "parameters", "is_gated", "is_shared", "is_fetched", "is_one_file"), int),
 }
+
+
+def with_quantization(name: str, quantization: str | None) -> str:
+    """`NAME@QUANT`; in an `hf:` name with a revision the quantization stands before it: `hf:OWNER/REPO@QUANT#REV`."""
+    if quantization is None:
+        return name
+    base, mark, revision = name.partition("#")
+    return f"{base}@{quantization}{mark}{revision}"
 
 
 def to_json(installed: Installed) -> str:

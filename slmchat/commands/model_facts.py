@@ -132,7 +132,8 @@ def _metadata(header: Header) -> dict[str, Any]:
 
 def in_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """The facts of `slm show` for people: a label and its text."""
-    yield "name", f"{facts['name']}@{facts['quantization']}"
+    yield "name", facts["name"]
+    yield "quantization", facts["quantization"]
     if facts["title"]:
         yield "title", facts["title"]
     yield "file", facts["path"] or "not installed"
@@ -153,7 +154,7 @@ def in_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         values = ", ".join(f"{name} {value:g}" for name, value in facts["sampler"].items())
         yield "sampler", values + (f" (from {facts['sampler_source']})" if facts["sampler_source"] else "")
     for variant in facts.get("variants", ()):
-        yield "quantization", f"{variant['quantization']} {in_bytes(variant['size'])}"
+        yield "can be pulled", f"{variant['quantization']} {in_bytes(variant['size'])}"
     if "metadata" in facts:
         yield from _header_lines(facts)
 

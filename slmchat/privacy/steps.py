@@ -1,0 +1,43 @@
+"""The words that the seal and its mechanisms share.
+
+Refuses to know: how any system does it.
+"""
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+
+class Step(Enum):
+    """The seal closes in two steps where a GPU driver needs local sockets to start, else in one."""
+
+    NETWORK = "network"  # every family of sockets but AF_UNIX, and the ways around sockets
+    LOCAL = "local"  # AF_UNIX as well
+
+
+class NotOffered(Exception):  # noqa: N818 - a fact about the system, not a mistake
+    """The system does not have this mechanism, or does not let this process use it; the message is the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What a mechanism has done. `writable` None: files can be written anywhere."""
+
+    name: str
+    details: tuple[str, ...]
+    landlock_abi: int | None = None
+    writable: tuple[Path, ...] | None = None
+
+
+class Mechanism(Protocol):
+    """One way of closing the network on one system."""
+
+    @property
+    def is_enforced_by_kernel(self) -> bool: ...
+
+    def close(self, steps: AbstractSet[Step], writable: Sequence[Path]) -> Closed:
+        """Close these steps for the whole process. Raises `NotOffered`."""
+        ...
