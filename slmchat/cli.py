@@ -9,12 +9,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from slmchat import __version__, settings
-from slmchat.commands.options import GenerationOptions, GlobalOptions, PullOptions
+from slmchat.commands.options import ChatOptions, GenerationOptions, GlobalOptions, PullOptions
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.console import Console
 
@@ -68,6 +69,8 @@ def _takes(*records: type[Any]) -> Callable[[Callable[..., ExitCode]], Callable[
             context = values.pop("context")
             console, resolved = _world(context, made.pop(GlobalOptions))
             given = {_keyword(record): value for record, value in made.items()}
+            if resolved.is_offline:
+                _seal_offline(context, resolved)
             try:
                 code = int(function(**values, **given, settings=resolved, console=console))
             except BrokenPipeError:  # before typer sees it, which would make it exit code 1
@@ -89,6 +92,15 @@ def _takes(*records: type[Any]) -> Callable[[Callable[..., ExitCode]], Callable[
         return command
 
     return decorate
+
+
+def _seal_offline(context: typer.Context, resolved: settings.Settings) -> None:
+    """`--offline` seals every command; those that always run sealed do it themselves, `privacy` tries it on a child."""
+    if context.info_name in ("run", "chat", "privacy"):
+        return
+    from slmchat.commands.opening import seal
+
+    seal(resolved)
 
 
 def _keyword(record: type[Any]) -> str:
@@ -136,7 +148,7 @@ def _root(
         raise typer.Exit(int(ExitCode.USAGE))
     from slmchat.commands.chat import chat as errand
 
-    raise typer.Exit(int(errand(None, GenerationOptions(), resolved, console)))
+    raise typer.Exit(int(errand(None, GenerationOptions(), ChatOptions(), resolved, console)))
 
 
 @app.command("pull")
@@ -175,10 +187,11 @@ def _run(
 
 
 @app.command("chat")
-@_takes(GenerationOptions)
+@_takes(ChatOptions, GenerationOptions)
 def _chat(
     name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
     *,
+    chat: ChatOptions,
     generation: GenerationOptions,
     settings: settings.Settings,
     console: Console,
@@ -186,7 +199,7 @@ def _chat(
     """Have a conversation in the terminal."""
     from slmchat.commands.chat import chat as errand
 
-    return errand(name, generation, settings, console)
+    return errand(name, generation, chat, settings, console)
 
 
 _Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
@@ -262,6 +275,130 @@ def _verify(
     from slmchat.commands.models import verify
 
     return verify(names or [], settings, console, is_json=json)
+
+
+sessions = typer.Typer(
+    help="Saved conversations: list, show, search, export, import, rename, remove.", rich_markup_mode=None
+)
+app.add_typer(sessions, name="sessions")
+
+_Session = Annotated[str, typer.Argument(metavar="ID|TITLE", help="An id (4 characters are enough) or a title.")]
+
+
+@sessions.command("list")
+@_takes()
+def _sessions_list(
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the newest N.")] = None,
+    json: _Json = False,
+    *,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """List saved conversations, the newest first."""
+    from slmchat.commands.sessions import list_sessions
+
+    return list_sessions(settings, console, limit=limit, is_json=json)
+
+
+@sessions.command("show")
+@_takes()
+def _sessions_show(
+    name: _Session, json: _Json = False, *, settings: settings.Settings, console: Console
+) -> ExitCode:
+    """Print a conversation."""
+    from slmchat.commands.sessions import show
+
+    return show(name, settings, console, is_json=json)
+
+
+@sessions.command("search")
+@_takes()
+def _sessions_search(
+    words: Annotated[list[str], typer.Argument(metavar="WORDS...")],
+    json: _Json = False,
+    *,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Search all conversations for all of the words; "a quoted phrase" stays together."""
+    from slmchat.commands.sessions import search
+
+    return search(words, settings, console, is_json=json)
+
+
+@sessions.command("export")
+@_takes()
+def _sessions_export(
+    name: _Session,
+    format: Annotated[str, typer.Option("--format", metavar="md|json", help="Markdown or JSON.")] = "md",
+    file: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Instead of stdout.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+    *,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Write a conversation as Markdown (the current branch) or JSON (everything)."""
+    from slmchat.commands.sessions import export
+
+    return export(name, settings, console, format=format, file=file, is_forced=force)
+
+
+@sessions.command("import")
+@_takes()
+def _sessions_import(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A JSON export; - is stdin.")],
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Read a JSON export back in."""
+    from slmchat.commands.sessions import import_
+
+    return import_(file, settings, console)
+
+
+@sessions.command("rename")
+@_takes()
+def _sessions_rename(
+    name: _Session,
+    title: Annotated[str, typer.Argument(metavar="TITLE")],
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Give a conversation another title."""
+    from slmchat.commands.sessions import rename
+
+    return rename(name, title, settings, console)
+
+
+@sessions.command("rm")
+@_takes()
+def _sessions_rm(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[ID|TITLE]...")] = None,
+    all: Annotated[bool, typer.Option("--all", help="Remove every conversation.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    *,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Remove conversations for good."""
+    from slmchat.commands.sessions import rm
+
+    return rm(names or [], settings, console, is_all=all, is_yes=yes)
+
+
+@app.command("privacy")
+@_takes()
+def _privacy(
+    check: Annotated[bool, typer.Option("--check", help="Try to get out of the seal in every way known.")] = False,
+    json: _Json = False,
+    *,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Show what is written where and what may use the network; with --check, the proof that nothing can."""
+    from slmchat.commands.privacy import privacy
+
+    return privacy(settings, console, is_check=check, is_json=json)
 
 
 # typer vendors click: its usage errors are the vendored ones, which only typer itself names.

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 _CPUS = Path("/sys/devices/system/cpu")
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def physical_cores() -> int:
@@ -37,15 +38,29 @@ def cpu_quota() -> float | None:
         quota, _, period = (_text(group / "cpu.max") or "max").partition(" ")
         if quota.isdecimal() and period.isdecimal() and int(period):
             quotas.append(int(quota) / int(period))
-        group = group.parent if group != Path("/sys/fs/cgroup") else None
+        group = group.parent if group != _CGROUPS else None
     return min(quotas, default=None)
+
+
+def total_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or less in a container (cgroup v2 `memory.max`)."""
+    limits = []
+    group = _own_cgroup()
+    while group is not None:
+        limit = _text(group / "memory.max") or "max"
+        if limit.isdecimal():
+            limits.append(int(limit))
+        group = group.parent if group != _CGROUPS else None
+    import psutil
+
+    return min([int(psutil.virtual_memory().total), *limits])
 
 
 def _own_cgroup() -> Path | None:
     line = next(
         (line for line in (_text(Path("/proc/self/cgroup")) or "").splitlines() if line.startswith("0::")), None
     )
-    return Path("/sys/fs/cgroup") / line[3:].lstrip("/") if line else None
+    return _CGROUPS / line[3:].lstrip("/") if line else None
 
 
 def _text(file: Path) -> str | None:

@@ -43,6 +43,11 @@ class Paths:
         return self.data / "input-history"
 
     @property
+    def sessions(self) -> Path:
+        """The saved conversations."""
+        return self.data / "sessions.db"
+
+    @property
     def last_model(self) -> Path:
         return self.data / "last-model"
 
@@ -60,6 +65,7 @@ class Settings:
     gpu_layers: int | None = None
     kv_type: str = "f16"
     sampler: Mapping[str, float] = field(default_factory=dict)
+    personas: Mapping[str, object] = field(default_factory=dict)
     is_debug: bool = False
 
 
@@ -115,6 +121,12 @@ def _sampler(value: object) -> dict[str, float]:
     return {key: float(number) for key, number in value.items()}
 
 
+def _table(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise _Wrong("must be a table")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """One key of `config.toml`: the field of `Settings` it sets, its environment variable, what it means."""
@@ -141,6 +153,7 @@ KEYS = (
         None,
         "table of sampler settings laid over the model's own: " + ", ".join(SAMPLER_KEYS),
     ),
+    Key("personas", "personas", _table, None, "named system prompts with their settings (docs/personas.md)"),
 )
 
 
@@ -173,9 +186,14 @@ def _from_file(file: Path) -> dict[str, Any]:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise SlmError(f"{file} cannot be read: {reason}.", exit_code=ExitCode.USAGE) from error
+    except OSError as error:
+        raise SlmError(
+            f"{file} cannot be read: {error.strerror}.",
+            hint="set SLM_HOME to a directory of yours",
+            exit_code=ExitCode.STORAGE,
+        ) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SlmError(f"{file} cannot be read: {error}.", exit_code=ExitCode.USAGE) from error
     by_name = {key.name: key for key in KEYS}
     values: dict[str, Any] = {}
     for name, value in table.items():

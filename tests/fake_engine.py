@@ -60,6 +60,9 @@ class FakeSession:
 
     def generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
         self.is_cancelled = False
+        return self._generate(prompt, sampler, limits)
+
+    def _generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
         self.engine.prompts.append("".join(part.text for part in prompt.parts))
         total = self.engine.count(prompt)
         yield Prefill(0, total, 0)

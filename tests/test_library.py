@@ -11,7 +11,7 @@ import pytest
 from hub_server import gguf_bytes
 
 from slmchat.catalog.library import Library, from_path
-from slmchat.catalog.private_files import make_private, write_private
+from slmchat.private_files import make_private, write_private
 from slmchat.catalog.records import Installed, InstalledFile, from_json, to_json
 from slmchat.catalog.registry import License, Reference
 from slmchat.catalog.sources import sha256_of

@@ -235,6 +235,7 @@ class TestModels:
 
         from slmchat.commands import answering
         from slmchat.engine.api import Chunk, Finish, FinishReason, Timings, Usage
+        from slmchat.terminal.answer_view import PlainView
         from slmchat.terminal.console import Console
 
         finish = Finish(FinishReason.STOP, Usage(1, 0, 3), Timings(1, 1, 1), 1, ())
@@ -242,7 +243,7 @@ class TestModels:
         for raw, expected in ((False, "safe  red end"), (True, "".join(pieces))):
             console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
             events = [*(Chunk(piece, ()) for piece in pieces), finish]
-            answering.show(events, console, is_raw_output=raw, keeps_space=False)
+            answering.follow(events, PlainView(console), sanitizer=None if raw else console.sanitizer())
             assert isinstance(console.stdout, io.StringIO)
             assert console.stdout.getvalue() == expected
 

@@ -1,91 +1,104 @@
-"""Showing one generation: prefill progress, the completion as it comes, statistics.
+"""Following one generation: prefill progress, thinking, the answer as it comes, how it ended.
 
-`run` and `chat` loop over the same records here. Knows: which stream gets what.
-Refuses to know: how the prompt was made.
+`run` and `chat` loop over the same records here; a `View` decides what each of them looks like.
+Knows: the order of the records, what is an answer and what only thinking.
+Refuses to know: how the prompt was made, how anything is drawn.
 """
 
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
+from slmchat.conversation.thinking import ThinkingSplitter
 from slmchat.engine.api import Chunk, Event, Finish, Prefill
-from slmchat.terminal.console import Console
+from slmchat.terminal.sanitize import Sanitizer
 
-# A prefill shorter than this is not worth a progress line, in seconds.
-_QUIET_PREFILL_S = 0.5
+
+class View(Protocol):
+    """What shows a generation."""
+
+    def prefill(self, event: Prefill) -> None:
+        """The prompt is being evaluated."""
+        ...
+
+    def thinking(self, text: str) -> None:
+        """Part of what a reasoning model says before its answer."""
+        ...
+
+    def answer(self, text: str) -> None:
+        """Part of the answer. Raises BrokenPipeError when the reader has gone."""
+        ...
+
+    def close(self) -> None:
+        """The generation has ended, one way or another."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole completion and how it ended."""
+    """A completion so far, or whole when `finish` is set. `tokens` are those of thinking and answer together."""
 
-    text: str
-    finish: Finish
-
-
-class _PrefillLine:
-    """Percent, tokens per second and time left of a prompt that takes a while; on a terminal's stderr only."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._start = time.perf_counter()
-        self._is_shown = False
-
-    def update(self, event: Prefill) -> None:
-        elapsed = time.perf_counter() - self._start
-        evaluated = event.done - event.cached
-        if event.done >= event.total or not evaluated or elapsed < _QUIET_PREFILL_S:
-            return
-        rate = evaluated / elapsed
-        left = (event.total - event.done) / rate
-        self._is_shown = True
-        self._console.status(
-            f"reading the prompt: {100 * event.done // event.total} % of {event.total:,} tokens, "
-            f"{rate:.0f} tokens/s, {left:.0f} s left"
-        )
-
-    def clear(self) -> None:
-        if self._is_shown:
-            self._console.status("")
-            self._is_shown = False
-
-
-def show(
-    events: Iterable[Event], console: Console, *, is_raw_output: bool, keeps_space: bool, is_silent: bool = False
-) -> Answer:
-    """Write the completion to stdout as it comes and return it whole.
-
-    Unless `keeps_space`, leading white space is left out: templates end in a line break, models add another.
-    `is_silent`: nothing is written (for `--json`). Control sequences are removed from what is written and returned,
-    unless `is_raw_output`. Raises BrokenPipeError when the reader has gone.
-    """
-    line = _PrefillLine(console)
-    sanitizer = None if is_raw_output else console.sanitizer()
-    written: list[str] = []
+    text: str = ""
+    thinking: str = ""
+    tokens: tuple[int, ...] = ()
     finish: Finish | None = None
 
-    def put(text: str) -> None:
-        if not written and not keeps_space:
-            text = text.lstrip()
-        if not text:
-            return
-        written.append(text)
-        if not is_silent:
-            console.write(text)
 
-    for event in events:
-        if isinstance(event, Prefill):
-            line.update(event)
-        elif isinstance(event, Chunk):
-            line.clear()
-            put(sanitizer.feed(event.text) if sanitizer else event.text)
-        else:
-            finish = event
-    line.clear()
-    if sanitizer:
-        put(sanitizer.flush())
-    assert finish is not None, "a generation ends with a Finish"
-    return Answer("".join(written), finish)
+def follow(
+    events: Iterable[Event],
+    view: View,
+    *,
+    sanitizer: Sanitizer | None,
+    keeps_space: bool = False,
+    is_thinking: bool = False,
+    on_growth: Callable[[Answer], None] = lambda answer: None,
+) -> Answer:
+    """Show a generation and return it whole.
+
+    Unless `keeps_space`, white space at the beginning is left out: templates end in a line break, models add another.
+    `is_thinking`: the template has opened a thought already. Control sequences are removed by `sanitizer`, before they
+    are shown and before they are kept; None leaves them. `on_growth` hears of the answer at every chunk, so that
+    nothing said is lost. The view is closed in any case.
+    """
+    splitter = None if keeps_space else ThinkingSplitter(opened=is_thinking)
+    text, thinking = "", ""
+    tokens: tuple[int, ...] = ()
+    finish: Finish | None = None
+
+    def put(piece: str) -> None:
+        nonlocal text, thinking
+        for part in splitter.feed(piece) if splitter else ():
+            show(part.text, is_thought=part.is_thinking)
+        if splitter is None:
+            show(piece, is_thought=False)
+
+    def show(piece: str, *, is_thought: bool) -> None:
+        nonlocal text, thinking
+        if is_thought:
+            thinking += piece
+            view.thinking(piece)
+            return
+        piece = piece if text or keeps_space else piece.lstrip()
+        if piece:
+            text += piece
+            view.answer(piece)
+
+    try:
+        for event in events:
+            if isinstance(event, Prefill):
+                view.prefill(event)
+            elif isinstance(event, Chunk):
+                put(sanitizer.feed(event.text) if sanitizer else event.text)
+                tokens += event.tokens
+                on_growth(Answer(text, thinking, tokens))
+            else:
+                finish = event
+        put(sanitizer.flush() if sanitizer else "")
+        for part in splitter.flush() if splitter else ():
+            show(part.text, is_thought=part.is_thinking)
+    finally:
+        view.close()
+    return Answer(text, thinking, tokens, finish)
 
 
 def describe(finish: Finish) -> str:

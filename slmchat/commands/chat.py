@@ -1,28 +1,41 @@
 """`slm chat`: a conversation in the terminal.
 
-The story: the prompt opens at once while the model loads behind it; each message goes through the chat template, the
-answer streams, Ctrl-C keeps what came of it; an error leaves you in the chat with the conversation as it was.
+The story: the prompt opens at once while the model loads behind it; each message goes to the model and its answer
+streams; slash commands do the rest (chat_commands.py). Ctrl-C stops an answer and keeps what came of it; an error
+leaves you in the chat with the conversation as it was and your message back in the line.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
 
-from slmchat.catalog.library import Installed, Library
-from slmchat.commands import answering, opening
-from slmchat.commands.options import GenerationOptions
+from slmchat.catalog.records import Installed
+from slmchat.commands import opening
+from slmchat.commands.answering import Answer, View, describe
+from slmchat.commands.options import ChatOptions, GenerationOptions
 from slmchat.commands.run import overflow_choice, read_text, system_text
-from slmchat.conversation import window
-from slmchat.conversation.attachments import Attachment, compose
-from slmchat.conversation.messages import Conversation, Message, Role
-from slmchat.conversation.template import ChatTemplate, raw_prompt
-from slmchat.engine.api import Engine, Finish, FinishReason, Limits, Prompt, Session
+from slmchat.commands.talk import Overflow, Talk
+from slmchat.conversation.archive import Archive
+from slmchat.conversation.attachments import Attachment
+from slmchat.conversation.messages import Conversation, Role
+from slmchat.conversation.recorder import ArchiveRecorder
+from slmchat.engine.api import FinishReason, Session
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
+from slmchat.terminal.answer_view import ChatView
 from slmchat.terminal.console import Console
 from slmchat.terminal.line_editor import LineEditor
-from slmchat.terminal.slash_commands import CommandTable, SlashCommand, message_of
+from slmchat.terminal.slash_commands import CommandTable, message_of
 
 
-def chat(name: str | None, options: GenerationOptions, settings: Settings, console: Console) -> ExitCode:
+def chat(
+    name: str | None,
+    options: GenerationOptions,
+    chat_options: ChatOptions,
+    settings: Settings,
+    console: Console,
+) -> ExitCode:
     """Open a conversation and stay in it until Ctrl-D or /exit."""
     if not console.is_interactive:
         raise SlmError(
@@ -32,204 +45,223 @@ def chat(name: str | None, options: GenerationOptions, settings: Settings, conso
         )
     if name and options.model and name != options.model:
         raise SlmError(f"which model: '{name}' or '{options.model}'?", exit_code=ExitCode.USAGE)
-    installed = opening.find(name or options.model, settings, console)
-    talk = _Chat(installed, options, settings, console)
+    options = opening.with_persona(replace(options, model=name or options.model), settings)
+    if options.model is None and opening.is_first_run(settings):
+        from slmchat.commands.first_run import offer
+
+        options = replace(options, model=offer(settings, console))
+    opening.seal(settings)
+    room = Chat(options, chat_options, settings, console)
     try:
-        talk.run()
+        room.loop()
     finally:
-        talk.close()
+        room.close()
     return ExitCode.DONE
 
 
-class _Chat:
-    """The state of one chat."""
+class Chat:
+    """What the loop and the commands share. Implements `Host` for its `Talk`."""
 
-    def __init__(self, installed: Installed, options: GenerationOptions, settings: Settings, console: Console) -> None:
+    def __init__(
+        self, options: GenerationOptions, chat_options: ChatOptions, settings: Settings, console: Console
+    ) -> None:
         self.console = console
-        self.conversation = Conversation(system=system_text(options.system))
-        self._is_trimming = overflow_choice(options) == "trim"
-        self._installed = installed
-        self._options = options
-        self._settings = settings
-        self._sampler = opening.sampler_settings(installed, settings, options)
-        self._limits = Limits(options.max_tokens, tuple(options.stop))
-        self._attachments = [Attachment(read_text(file), file) for file in options.files]
+        self.settings = settings
+        self.options = options
+        self.is_plain = chat_options.plain or console.is_dumb or not console.has_color
+        self.shows_thinking = True
+        self.shows_stats = console.is_verbose
+        self.is_private = settings.is_private
+        self.next_text = ""
+        self._editing_mode = "vi" if chat_options.vi else "emacs"
+        self._overflow = overflow_choice(options) if options.on_overflow else None
         self._is_leaving = False
-        self._tokens_used = 0
-        self._n_ctx = 0
-        self._engine: Engine | None = None
-        self._session: Session | None = None
-        self._template: ChatTemplate | None = None
-        self._loading = opening.start_loading(installed, options, settings)
-        self._editor = LineEditor(
-            None if settings.is_private else settings.paths.input_history,
-            [(command.name, command.help) for command in COMMANDS.commands],
-            self._toolbar,
-            is_over=lambda: self._loading.is_failed,
-        )
-        self._loading.when_done(self._editor.refresh)
+        self.archive = Archive(settings.paths.sessions)
+        self.recorder: ArchiveRecorder | None = None
+        if not self.is_private:
+            self.recorder = ArchiveRecorder(self.archive, console.warn)
+        conversation = self._first_conversation(chat_options)
+        self.talk = Talk(self._model_of(conversation), conversation, options, settings, console, self)
+        self.talk.examples = opening.example_messages(opening.persona_of(options, settings))
+        self.talk.attachments = [Attachment(read_text(file), Path(file).name) for file in options.files]
+        self.editor = self._new_editor()
+        self.talk.loading.when_done(self.editor.refresh)
 
-    def run(self) -> None:
-        """The loop: read, dispatch, answer. Ctrl-C empties the line, Ctrl-D leaves."""
-        self.console.note(f"{self._installed.title or self._installed.key}. /help lists the commands, Ctrl-D leaves.")
+    # The loop
+
+    def loop(self) -> None:
+        """Read, dispatch, answer. Ctrl-C empties the line, Ctrl-D leaves."""
+        from slmchat.commands.chat_commands import COMMANDS, greet
+
+        greet(self)
         while not self._is_leaving:
+            text, self.next_text = self.next_text, ""
             try:
-                line = self._editor.read()
+                line = self.editor.read(default=text)
             except KeyboardInterrupt:
+                self.console.note("(Ctrl-D or /exit leaves)")
                 continue
             except EOFError:
                 break
-            try:
-                self._handle(line)
-            except SlmError as error:
-                if self._loading.is_failed:
-                    raise
-                self.console.error(error)
-        if self._loading.is_failed:
-            self._loading.engine()  # raises what went wrong
+            self._handle(line, COMMANDS)
+        if self.talk.loading.is_failed:
+            self.talk.loading.engine()  # raises what went wrong
+
+    def _handle(self, line: str, table: "CommandTable[Chat]") -> None:
+        if not line.strip():
+            return
+        try:
+            parsed = table.parse(line)
+            if parsed is None:
+                self.send(message_of(line))
+            else:
+                command, arguments = parsed
+                command.run(self, arguments)
+        except SlmError as error:
+            if self.talk.loading.is_failed:
+                raise
+            self.console.error(error)
+
+    def send(self, text: str) -> None:
+        """A message to the model. When nothing comes of it, the text is back in the line."""
+        try:
+            answer = self.talk.say(text)
+        except SlmError:
+            self.next_text = text
+            raise
+        if answer is None:
+            self.next_text = text
+            self.console.note("(cancelled; your message is back in the line)")
+        self.told(answer)
+
+    def told(self, answer: Answer | None) -> None:
+        """Say how an answer ended, when the user should know."""
+        if answer is None or answer.finish is None:
+            return
+        reasons = {
+            FinishReason.LENGTH: "cut at the limit of tokens; /continue goes on",
+            FinishReason.CONTEXT: f"the context window of {self.talk.n_ctx:,} tokens is full; /continue makes room",
+            FinishReason.INTERRUPTED: "stopped; /continue goes on",
+        }
+        if answer.finish.reason in reasons:
+            self.console.note(f"({reasons[answer.finish.reason]})")
+        elif not answer.text:
+            self.console.note("(the model said nothing)")
+        if self.shows_stats:
+            self.console.note(describe(answer.finish))
 
     def leave(self) -> None:
         self._is_leaving = True
 
     def close(self) -> None:
-        if self._session is not None:
-            self._session.close()
-        if self._engine is not None:
-            self._engine.close()
+        """Write down what is left, free everything."""
+        self.talk.close()
+        if self.recorder is not None:
+            self.recorder.close()
+        else:
+            self.archive.close()
 
-    def _handle(self, line: str) -> None:
-        if not line.strip():
-            return
-        parsed = COMMANDS.parse(line)
-        if parsed is not None:
-            command, arguments = parsed
-            command.run(self, arguments)
-            return
-        self._answer(message_of(line))
+    # Conversations and models
 
-    def _answer(self, text: str) -> None:
-        session = self._open_session()
-        question = Message(Role.USER, compose(text, self._attachments))
-        messages = [*self.conversation.as_messages(self._installed.key), question]
-        prompt, dropped = self._fitted(messages)
-        with opening.cancelled_by_ctrl_c(session), self._editor.echo_off():
-            answer = answering.show(
-                session.generate(prompt, self._sampler, self._limits),
-                self.console,
-                is_raw_output=self._options.raw_output,
-                keeps_space=self._options.raw,
-            )
-        self.console.write("\n" if answer.text else "")
-        self._told_how_it_ended(answer.finish)
-        if dropped:
-            self.conversation.see_from(self.conversation.visible()[dropped])
-        if answer.text:
-            self._attachments = []
-            is_cut = answer.finish.reason is not FinishReason.STOP
-            self.conversation.add(question)
-            self.conversation.add(
-                Message(Role.ASSISTANT, answer.text, answer.finish.tokens, is_cut, model=self._installed.key)
-            )
-        usage = answer.finish.usage
-        self._tokens_used = usage.prompt_tokens + usage.completion_tokens
+    def _first_conversation(self, chosen: ChatOptions) -> Conversation:
+        if chosen.session:
+            return self.resumed(self.archive.find(chosen.session).id)
+        if chosen.goes_on:
+            latest = self.archive.latest()
+            if latest is None:
+                raise SlmError("there is no saved conversation to go on with.", exit_code=ExitCode.USAGE)
+            return self.resumed(latest.id)
+        return Conversation(system_text(self.options.system), self.recorder)
 
-    def _open_session(self) -> Session:
-        """The session, after waiting for the model if it is still loading."""
-        if self._session is None:
-            if not self._loading.is_done:
-                self.console.status("loading the model …")
-            self._engine = self._loading.engine()
-            self.console.status("")
-            opening.report_native_log(self.console)
-            if not self._options.raw:
-                info = self._engine.info
-                self._template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
-            asked = self._options.ctx or self._settings.n_ctx
-            self._n_ctx = asked or min(opening.DEFAULT_N_CTX, self._engine.info.trained_context_length)
-            self._session = self._engine.open_session(
-                opening.session_settings(self._options, self._settings, self._n_ctx)
-            )
-            if not self._settings.is_private:
-                Library(self._settings.paths).remember(self._installed.key)
-        return self._session
+    def resumed(self, id: str) -> Conversation:
+        """A saved conversation, recorded from now on unless this chat is private."""
+        conversation = self.archive.load(id) if self.recorder is None else self.recorder.resume(id)
+        given = system_text(self.options.system)
+        if given is not None:
+            conversation.system = given
+        return conversation
 
-    def _fitted(self, messages: Sequence[Message]) -> tuple[Prompt, int]:
-        """The prompt, and how many of the oldest messages had to go; raises `SlmError` (CONTEXT) unless trimming."""
-        assert self._engine is not None
-        engine = self._engine
-        n_prompt = engine.count(self._prompt(messages))
-        if window.fits(n_prompt, self._n_ctx):
-            return self._prompt(messages), 0
-        if self._is_trimming:
-            dropped = window.drop_oldest(messages, lambda kept: engine.count(self._prompt(kept)), self._n_ctx)
-            start = 1 if messages[0].role is Role.SYSTEM else 0
-            kept = [*messages[:start], *messages[start + dropped :]]
-            if dropped and window.fits(engine.count(self._prompt(kept)), self._n_ctx):
-                self.console.warn(
-                    f"the conversation is {n_prompt:,} tokens and the context window holds {self._n_ctx:,}: "
-                    f"the oldest {dropped} messages were dropped."
-                )
-                return self._prompt(kept), dropped
-        raise SlmError(
-            f"with this message the conversation is {n_prompt:,} tokens; the context window holds {self._n_ctx:,}.",
-            hint="/clear starts afresh; a larger window: slm chat --ctx N; or let the oldest go: --on-overflow trim",
-            exit_code=ExitCode.CONTEXT,
+    def _model_of(self, conversation: Conversation) -> Installed:
+        """The model asked for, else the one that answered last in this conversation if it is still installed."""
+        if not self.options.model:
+            answered = conversation.last(Role.ASSISTANT)
+            if answered is not None and answered.message.model:
+                try:
+                    return opening.find(answered.message.model, self.settings, self.console)
+                except SlmError as error:
+                    self.console.warn(error.message)
+        return opening.find(self.options.model, self.settings, self.console)
+
+    def go_private(self) -> None:
+        """From now on nothing is written: the conversation goes on without its recorder, the history in memory."""
+        self.is_private = True
+        if self.recorder is not None:
+            self.recorder.flush()
+        self.recorder = self.talk.conversation.recorder = None
+        self.settings = self.talk.settings = replace(self.settings, is_private=True)
+        self.editor = self._new_editor()
+
+    def _new_editor(self) -> LineEditor:
+        from slmchat.commands.chat_commands import COMMANDS
+
+        return LineEditor(
+            history_file=None if self.is_private else self.settings.paths.input_history,
+            table=COMMANDS,
+            state=self,
+            toolbar=self.toolbar,
+            is_over=lambda: self.talk.loading.is_failed,
+            editing_mode=self._editing_mode,
         )
 
-    def _prompt(self, messages: Sequence[Message]) -> Prompt:
-        return raw_prompt(messages) if self._template is None else self._template.render(messages)
+    # The host of the talk
 
-    def _told_how_it_ended(self, finish: Finish) -> None:
-        reasons = {
-            FinishReason.LENGTH: "the answer was cut at the limit of -n",
-            FinishReason.CONTEXT: f"the context window of {self._n_ctx:,} tokens is full; /clear starts afresh",
-            FinishReason.INTERRUPTED: "stopped",
-        }
-        if finish.reason in reasons:
-            self.console.note(f"({reasons[finish.reason]})")
-        self.console.detail(answering.describe(finish))
+    def view(self) -> View:
+        return ChatView(
+            self.console, is_plain=self.is_plain, shows_thinking=self.shows_thinking, status=self.toolbar
+        )
 
-    def _toolbar(self) -> str:
-        state = [self._installed.key]
-        if self._loading.is_failed:
+    @contextmanager
+    def _quiet(self, session: Session) -> Iterator[None]:
+        with opening.cancelled_by_ctrl_c(session), self.editor.echo_off():
+            yield
+
+    def cancellable(self, session: Session) -> AbstractContextManager[None]:
+        return self._quiet(session)
+
+    def on_overflow(self, overflow: Overflow) -> str:
+        numbers = (
+            f"The conversation with this message is {overflow.n_prompt:,} tokens; "
+            f"the context window holds {overflow.n_ctx:,}."
+        )
+        if self._overflow == "trim":
+            self.console.note(numbers)
+            return "drop"
+        if self._overflow == "fail":
+            raise SlmError(numbers, hint="/clear starts afresh; /set ctx N makes it larger", exit_code=ExitCode.CONTEXT)
+        choices = [
+            ("d", "drop the oldest exchanges (the model forgets them, you keep them)"),
+            ("s", "summarise them with the model, and let the summary stand for them"),
+            ("f", "start a fresh conversation with this message"),
+            ("c", "cancel"),
+        ]
+        chosen = self.editor.ask(numbers, choices)
+        return {"d": "drop", "s": "summarise", "f": "fresh"}.get(chosen or "c", "cancel")
+
+    def toolbar(self) -> str:
+        """The line below the prompt: model, window, what is attached, whether anything is written."""
+        talk = self.talk
+        state = [talk.installed.key]
+        if talk.loading.is_failed:
             state.append("could not be loaded")
-        elif not self._loading.is_done:
+        elif not talk.loading.is_done:
             state.append("loading …")
-        elif self._n_ctx:
-            state.append(f"{self._tokens_used:,} of {self._n_ctx:,} tokens")
-        if self._settings.is_private:
+        if talk.n_ctx:
+            share = 100 * talk.tokens_used // talk.n_ctx
+            state.append(f"{talk.tokens_used:,} of {talk.n_ctx:,} tokens ({share} %)")
+        if talk.attachments:
+            state.append(f"{len(talk.attachments)} file{'s' if len(talk.attachments) > 1 else ''} attached")
+        if self.is_private:
             state.append("private: nothing is written")
+        elif self.recorder is not None and self.recorder.error:
+            state.append("NOT SAVED")
         return " · ".join(state)
-
-
-def _help(chat: _Chat, _arguments: str) -> None:
-    for line in COMMANDS.help_lines():
-        chat.console.note(line)
-    chat.console.note("Enter sends; Alt-Enter or Ctrl-J makes a new line; Ctrl-C stops an answer; Ctrl-D leaves.")
-
-
-def _exit(chat: _Chat, _arguments: str) -> None:
-    chat.leave()
-
-
-def _clear(chat: _Chat, _arguments: str) -> None:
-    chat.conversation.go_to(None)
-    chat.console.note("The conversation is empty; the system message stays.")
-
-
-def _system(chat: _Chat, arguments: str) -> None:
-    if not arguments:
-        chat.console.note(chat.conversation.system or "There is no system message; /system TEXT sets one.")
-        return
-    chat.conversation.system = None if arguments == '""' else arguments
-    chat.console.note("The system message is set." if chat.conversation.system else "The system message is removed.")
-
-
-COMMANDS: CommandTable[_Chat] = CommandTable(
-    (
-        SlashCommand("help", "", "show the commands", _help),
-        SlashCommand("exit", "", "leave (also Ctrl-D)", _exit),
-        SlashCommand("clear", "", "start the conversation afresh", _clear),
-        SlashCommand("system", "[TEXT]", 'show or set the system message; "" removes it', _system),
-    )
-)

@@ -14,16 +14,39 @@ from types import FrameType
 
 from slmchat import hardware
 from slmchat.catalog import registry
-from slmchat.catalog.library import Installed, Library
+from slmchat.catalog.library import Library
+from slmchat.catalog.records import Installed
 from slmchat.commands.options import GenerationOptions
+from slmchat.conversation.messages import Message, Role
 from slmchat.engine.api import Engine, Session, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.personas import Persona
+from slmchat.personas import find as find_persona
+from slmchat.personas import load as load_personas
 from slmchat.settings import KV_TYPES, Settings
 from slmchat.terminal.console import Console
 
 # The context window of a chat when nobody asks for another: long conversations, and a KV cache that small devices hold.
 DEFAULT_N_CTX = 4096
+
+
+def seal(settings: Settings) -> None:
+    """Close the process to the network before anything untrusted is read. Raises `SlmError` (UNSEALED) if it must be.
+
+    A GPU backend needs local sockets while it starts, so that the seal then closes in two steps, both before a model
+    file is opened. With `--private` only the current and the temporary directory stay writable.
+    """
+    from slmchat.engine import native
+    from slmchat.privacy.seal import Seal, own_directories
+
+    closing = Seal(
+        is_required=settings.is_offline, writable=() if settings.is_private else own_directories(settings.paths)
+    )
+    closing.close_network()
+    if native.has_gpu_backend():
+        native.start_devices()
+    closing.close_local()
 
 
 def find(name: str | None, settings: Settings, console: Console) -> Installed:
@@ -34,9 +57,10 @@ def find(name: str | None, settings: Settings, console: Console) -> Installed:
     library = Library(settings.paths, warn=console.warn)
     name = name or settings.model or library.default_model()
     if name is None:
+        is_empty = not library.all()
         raise SlmError(
-            "no model is installed." if not library.all() else "several models are installed and none is chosen.",
-            hint="slm pull smollm2:135m" if not library.all() else "name one with -m; slm list shows them",
+            "no model is installed." if is_empty else "several models are installed and none is chosen.",
+            hint="slm pull smollm2:135m" if is_empty else "name one with -m; slm list shows them",
             exit_code=ExitCode.NO_MODEL,
         )
     names = registry.load_user_names(settings.paths.user_registry)
@@ -48,12 +72,55 @@ def find(name: str | None, settings: Settings, console: Console) -> Installed:
     return replace(found, sampler=own.sampler) if own is not None and own.sampler else found
 
 
+def is_first_run(settings: Settings) -> bool:
+    """Nothing is installed and no model is named anywhere."""
+    library = Library(settings.paths)
+    return settings.model is None and library.default_model() is None and not library.all()
+
+
+def personas(settings: Settings) -> dict[str, Persona]:
+    """The built-in personas and the user's own, by name."""
+    return load_personas(settings.personas, settings.paths.config_file)
+
+
+def with_persona(options: GenerationOptions, settings: Settings) -> GenerationOptions:
+    """The options with what the persona of `-p` gives where nothing else was given."""
+    if options.persona is None:
+        return options
+    persona = find_persona(options.persona, personas(settings))
+    return replace(
+        options,
+        model=options.model or persona.model,
+        system=options.system if options.system is not None else persona.system,
+        max_tokens=options.max_tokens or persona.max_tokens,
+        stop=options.stop or list(persona.stop),
+    )
+
+
+def persona_of(options: GenerationOptions, settings: Settings) -> Persona | None:
+    """The persona of `-p`, if one was given."""
+    return find_persona(options.persona, personas(settings)) if options.persona else None
+
+
+def example_messages(persona: Persona | None) -> list[Message]:
+    """The few-shot examples of a persona as messages."""
+    if persona is None:
+        return []
+    return [
+        message
+        for user, assistant in persona.examples
+        for message in (Message(Role.USER, user), Message(Role.ASSISTANT, assistant))
+    ]
+
+
 def sampler_settings(installed: Installed, settings: Settings, options: GenerationOptions) -> SamplerSettings:
-    """The sampler: slm's defaults < the model's recommended ones < the config's < the flags."""
+    """The sampler: slm's defaults < the model's recommended ones < the config's < the persona's < the flags."""
+    persona = persona_of(options, settings)
     return (
         SamplerSettings()
         .with_values(installed.sampler)
         .with_values(settings.sampler)
+        .with_values(persona.sampler if persona else {})
         .with_values(options.sampler_values())
     )
 

@@ -37,6 +37,7 @@ class GenerationOptions:
         "-m", "--model", help="Model: a name of the catalog, hf:OWNER/REPO or a .gguf file.", metavar="NAME"
     )
     system: str | None = option("-s", "--system", help="System message, or @FILE that holds it.", metavar="TEXT")
+    persona: str | None = option("-p", "--persona", help="A named system prompt with its settings.", metavar="NAME")
     files: list[str] = option(
         "-f", "--file", help="Text file put before the prompt (repeatable; - is stdin).", metavar="PATH", default=[]
     )
@@ -86,3 +87,13 @@ class PullOptions:
     dry_run: bool = option("--dry-run", help="Show what would be fetched, from where, and stop.", default=False)
     accept_license: bool = option("--accept-license", help="Accept the model's licence (for scripts).", default=False)
     json: bool = option("--json", help="JSON on stdout.", default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """The options of `slm chat` alone."""
+
+    goes_on: bool = option("-c", "--continue", help="Go on with the last conversation.", default=False)
+    session: str | None = option("--session", help="Go on with a saved conversation.", metavar="ID|TITLE")
+    plain: bool = option("--plain", help="Plain text: no Markdown, no status line (for screen readers).", default=False)
+    vi: bool = option("--vi", help="Edit lines with vi's keys instead of emacs'.", default=False)

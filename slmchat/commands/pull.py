@@ -11,7 +11,7 @@ from typing import Any
 from slmchat.catalog.fetching import check_space, checked, in_bytes, locked, space_free, space_needed, workspace
 from slmchat.catalog.gguf import Header
 from slmchat.catalog.library import Library, from_path, now
-from slmchat.catalog.private_files import make_private, storage_error
+from slmchat.private_files import make_private, storage_error
 from slmchat.catalog.records import Installed, InstalledFile, with_quantization
 from slmchat.catalog.registry import HubFile, License, Reference, Registry, Variant, load
 from slmchat.catalog.sources import Plan, Source, Unreachable, open_source

@@ -9,15 +9,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from slmchat.catalog.library import Installed, Library
+from slmchat.catalog.library import Library
+from slmchat.catalog.records import Installed
 from slmchat.commands import answering, opening
 from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose, trim
 from slmchat.conversation.messages import Message, Role
-from slmchat.engine.api import Engine, FinishReason, Limits, Part, Prompt
+from slmchat.conversation.template import ChatTemplate
+from slmchat.conversation.thinking import opens_thinking
+from slmchat.engine.api import Engine, Finish, FinishReason, Limits, Part, Prompt
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
+from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
 
 # Room for a completion without -n, in tokens, and the step in which context windows are made.
@@ -31,12 +35,12 @@ def run(
     """Answer one prompt. Raises `SlmError`; the exit code tells how the completion ended."""
     start = time.perf_counter()
     on_overflow = overflow_choice(options)
+    options = opening.with_persona(options, settings)
+    opening.seal(settings)
     installed = opening.find(options.model, settings, console)
     sampler = opening.sampler_settings(installed, settings, options)
     loading = opening.start_loading(installed, options, settings)
-    question = _Question(
-        " ".join(words), _attachments(words, options, console), system_text(options.system), options.raw
-    )
+    question = _Question(" ".join(words), _attachments(words, options, console), _head(options, settings), options.raw)
     engine = loading.engine()
     opening.report_native_log(console)
     prompt = _prompt(question, engine)
@@ -50,16 +54,18 @@ def run(
     load_s = time.perf_counter() - start
     console.detail(f"context window: {n_ctx:,} tokens; loaded after {load_s:.2f} s")
     limits = Limits(options.max_tokens, tuple(options.stop))
+    events = session.generate(prompt, sampler, limits)  # before the handler: what it cancels must have begun
     with opening.cancelled_by_ctrl_c(session):
-        answer = answering.show(
-            session.generate(prompt, sampler, limits),
-            console,
-            is_raw_output=options.raw_output,
+        answer = answering.follow(
+            events,
+            PlainView(console, is_silent=is_json),
+            sanitizer=None if options.raw_output else console.sanitizer(),
             keeps_space=options.raw,
-            is_silent=is_json,
+            is_thinking=opens_thinking(prompt.parts[-1].text),
         )
+    assert answer.finish is not None
     if is_json:
-        console.print_json(_as_json(installed, answer, load_s))
+        console.print_json(_as_json(installed, answer.text, answer.finish, load_s))
     elif not answer.text.endswith("\n"):
         console.write("\n")
     console.detail(answering.describe(answer.finish))
@@ -82,10 +88,13 @@ def overflow_choice(options: GenerationOptions) -> str:
 class _Question:
     """What was asked, before it becomes a prompt."""
 
-    def __init__(self, instruction: str, attachments: list[Attachment], system: str | None, is_raw: bool) -> None:
+    def __init__(
+        self, instruction: str, attachments: list[Attachment], head: list[Message], is_raw: bool
+    ) -> None:
+        """`head`: the system message and the examples of a persona, which stand before the question."""
         self.instruction = instruction
         self.attachments = attachments
-        self.system = system
+        self.head = head
         self.is_raw = is_raw
         if not self.text(attachments).strip():
             raise SlmError(
@@ -113,6 +122,12 @@ def _attachments(words: Sequence[str], options: GenerationOptions, console: Cons
         if piped.strip():
             found.append(Attachment(piped))
     return found
+
+
+def _head(options: GenerationOptions, settings: Settings) -> list[Message]:
+    system = system_text(options.system)
+    examples = opening.example_messages(opening.persona_of(options, settings))
+    return [*([Message(Role.SYSTEM, system)] if system else []), *examples]
 
 
 def read_text(name: str) -> str:
@@ -145,12 +160,10 @@ def _decoded(data: bytes, what: str) -> str:
 def _prompt(question: _Question, engine: Engine, attachments: Sequence[Attachment] | None = None) -> Prompt:
     text = question.text(question.attachments if attachments is None else attachments)
     if question.is_raw:
-        return Prompt((Part(f"{question.system}\n\n{text}" if question.system else text),))
-    from slmchat.conversation.template import ChatTemplate
-
-    template = ChatTemplate(engine.info.chat_template, bos_text=engine.info.bos_text, eos_text=engine.info.eos_text)
-    messages = [Message(Role.SYSTEM, question.system)] if question.system else []
-    return template.render([*messages, Message(Role.USER, text)])
+        return Prompt((Part("\n\n".join([*(message.text for message in question.head), text])),))
+    info = engine.info
+    template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
+    return template.render([*question.head, Message(Role.USER, text)])
 
 
 def _window(n_prompt: int, engine: Engine, options: GenerationOptions, settings: Settings) -> int:
@@ -194,13 +207,12 @@ def _trimmed(question: _Question, engine: Engine, n_ctx: int, n_prompt: int, con
     return _prompt(question, engine, kept)
 
 
-def _as_json(installed: Installed, answer: answering.Answer, load_s: float) -> dict[str, object]:
-    finish = answer.finish
+def _as_json(installed: Installed, completion: str, finish: Finish, load_s: float) -> dict[str, object]:
     usage, timings = finish.usage, finish.timings
     evaluated = usage.prompt_tokens - usage.cached_tokens
     return {
         "model": installed.key,
-        "completion": answer.text,
+        "completion": completion,
         "finish_reason": finish.reason.value,
         "usage": {
             "prompt_tokens": usage.prompt_tokens,

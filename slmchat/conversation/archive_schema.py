@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmchat.errors import ExitCode, SlmError
+from slmchat.private_files import create_private
 
 if TYPE_CHECKING:  # sqlite3 takes 5 to 10 ms to import: only when an archive is really used
     import sqlite3
@@ -126,8 +127,10 @@ class Database:
             if self.rows("SELECT 1") == []:
                 return True
             try:
+                self.run(f"PRAGMA busy_timeout = {round(WAIT_S * 1000)}")
                 self.run("VACUUM")
-                return self.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 0
+                (is_busy, *_), *_ = self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+                return bool(is_busy == 0)
             except SlmError:
                 return False
 
@@ -151,7 +154,7 @@ class Database:
     def _open(self) -> "sqlite3.Connection":
         import sqlite3
 
-        _make_private(self.file)
+        create_private(self.file)
         connection = sqlite3.connect(
             f"{self.file.as_uri()}?mode=rw", uri=True, timeout=WAIT_S, isolation_level=None, check_same_thread=False
         )
@@ -190,43 +193,32 @@ def _identity(file: Path) -> tuple[int, int] | None:
     return stat.st_dev, stat.st_ino
 
 
-def _make_private(file: Path) -> None:
-    """Directory 0700 and file 0600 whatever the umask; SQLite gives `-wal` and `-shm` the mode of the file."""
-    for folder in reversed(file.parents):
-        if not folder.exists():
-            folder.mkdir(mode=0o700, exist_ok=True)
-            folder.chmod(0o700)
-    try:
-        descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        if os.name == "posix" and file.stat().st_mode & 0o077:
-            file.chmod(0o600)
-        return
-    try:
-        if os.name == "posix":
-            os.fchmod(descriptor, 0o600)
-    finally:
-        os.close(descriptor)
-
-
 def _refuse_foreign(connection: "sqlite3.Connection", file: Path) -> None:
     """A database that is not slm's, or of a newer slm, is refused before anything in it is touched."""
+    connection.execute("BEGIN")  # one view of both: another slm may be creating the tables
     version = _version(connection)
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    connection.execute("ROLLBACK")
     if version > len(STEPS):
         raise SlmError(
             f"{file} was written by a newer slm (schema {version}; this slm knows {len(STEPS)}).",
             hint="update slm, or use another SLM_HOME",
             exit_code=ExitCode.STORAGE,
         )
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     if (version == 0 and tables) or (version > 0 and not {"sessions", "messages", "unindexed"} <= tables):
         raise _damaged(file, "it is a database, but not one of slm's")
 
 
 def _use_wal(connection: "sqlite3.Connection") -> None:
     """Write-ahead log. A file system that cannot do it leaves the rollback journal: slower, as safe."""
-    if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-        connection.execute("PRAGMA journal_mode = WAL")
+    import sqlite3
+
+    try:
+        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in (_BUSY, _LOCKED):
+            raise  # busy: another slm is creating the file and does this itself
 
 
 def _migrate(connection: "sqlite3.Connection") -> None:

@@ -18,12 +18,15 @@ _MOST_TERMS = 32
 _MOST_PER_SESSION = 3
 _PAGE = 200  # messages looked at in one go
 _PAGES = 10
+_WAIT_S = 0.5  # for another slm that is writing, before the index is left as it is
 _CONTEXT = 60  # characters on each side of a hit, where slm cuts it out itself
 _OPEN, _CLOSE = "\x02", "\x03"  # stand around the words in a snippet of FTS5; no text to show contains them
 
 # Scripts that put no spaces between words: the index takes a whole phrase for one word, so they are scanned for.
 # Thai, Lao, Myanmar, Khmer, kana, Han with its extensions.
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +72,11 @@ def search(database: Database, query: str, limit: int, *, may_write: bool) -> li
     if not terms or not database.rows("SELECT 1 FROM sessions LIMIT 1"):
         return []
     hits = _titles(database, terms, limit)
-    if all(term.is_indexed for term in terms) and database.has_fts5():
+    if may_write:
+        refresh(database)
+    if all(term.is_indexed for term in terms) and database.has_fts5() and _is_usable(database):
         try:
-            if may_write:
-                refresh(database)
-            if _is_usable(database):
-                return hits + _indexed(database, terms, limit - len(hits))
+            return hits + _indexed(database, terms, limit - len(hits))
         except SlmError as error:
             if error.exit_code is not ExitCode.DAMAGED or not may_write:
                 raise
@@ -83,12 +85,19 @@ def search(database: Database, query: str, limit: int, *, may_write: bool) -> li
 
 
 def refresh(database: Database) -> None:
-    """Bring the index up to date. Raises `SlmError`."""
+    """Bring the index up to date, if nobody else is writing; what cannot be done now is done by a later call."""
+    try:
+        _refresh(database)
+    except SlmError:
+        return
+
+
+def _refresh(database: Database) -> None:
     if not database.has_fts5() or not (_has_index(database) or database.rows("SELECT 1 FROM messages LIMIT 1")):
         return
     if _is_usable(database) and not database.rows("SELECT 1 FROM unindexed LIMIT 1"):
         return
-    with database.transaction(is_synced=False):
+    with database.transaction(is_synced=False, wait_s=_WAIT_S):
         if _is_usable(database):
             database.run(
                 "INSERT INTO search (rowid, text)"
@@ -110,7 +119,7 @@ def forget(database: Database, where: str, value: int) -> None:
     `where` is a condition on `messages` of ours, `value` its parameter. What the index cannot forget makes it stale.
     """
     wanted = f"FROM messages WHERE {where} AND key NOT IN (SELECT key FROM unindexed)"
-    if not _has_index(database) or not database.rows(f"SELECT 1 {wanted} LIMIT 1", (value,)):
+    if not _is_usable(database) or not database.rows(f"SELECT 1 {wanted} LIMIT 1", (value,)):
         return
     if not database.has_fts5():
         mark_stale(database)

@@ -61,40 +61,45 @@ class Recorder(Protocol):
         """Another node is current, or the title, the system message, or what the model sees has changed."""
         ...
 
+    def flush(self) -> None:
+        """All that was told is complete: keep it now."""
+        ...
+
 
 class Conversation:
     """A tree of messages with one current path from the first message to `current`.
 
     `system` stands before all messages. `seen_from` is the first message of the path that the model still sees
-    (None: all of them); `summary` stands for those before it, if they were summarised.
+    (None: all of them); `summary` stands for those before it, if they were summarised. `recorder` is told of every
+    change from now on (None: nothing is kept).
     """
 
     def __init__(self, system: str | None = None, recorder: Recorder | None = None, id: str | None = None) -> None:
-        self.id = id or uuid.uuid4().hex
+        self.id = id or new_id()
         self.title = ""
         self.system = system
         self.summary: str | None = None
         self.roots: list[Node] = []
         self.current: Node | None = None
         self.seen_from: Node | None = None
-        self._recorder = recorder
+        self.recorder = recorder
 
     def add(self, message: Message) -> Node:
         """A new child of the current message; it becomes current. The first user message gives the title."""
-        node = Node(message, self.current, uuid.uuid4().hex, now())
+        node = Node(message, self.current, new_id(), now())
         self.siblings_below(self.current).append(node)
         self.current = node
         if not self.title and message.role is Role.USER:
             self.title = title_of(message.text)
-        if self._recorder:
-            self._recorder.added(self, node)
+        if self.recorder:
+            self.recorder.added(self, node)
         return node
 
     def update(self, node: Node, message: Message) -> None:
         """Replace the message of a node: an answer grows while it is generated."""
         node.message = message
-        if self._recorder:
-            self._recorder.updated(self, node)
+        if self.recorder:
+            self.recorder.updated(self, node)
 
     def go_to(self, node: Node | None) -> None:
         """Make `node` the end of the current path (None: the empty beginning)."""
@@ -105,8 +110,8 @@ class Conversation:
 
     def changed(self) -> None:
         """Tell the recorder that title, system message or the visible part have been set anew."""
-        if self._recorder:
-            self._recorder.moved(self)
+        if self.recorder:
+            self.recorder.moved(self)
 
     def see_from(self, node: Node | None, summary: str | None = None) -> None:
         """From now on the model sees only `node` and what follows, and the summary of what came before."""
@@ -177,6 +182,11 @@ def title_of(text: str) -> str:
     if len(line) <= 60:
         return line
     return line[:60].rsplit(" ", 1)[0].rstrip(" ,;:") + " …"
+
+
+def new_id() -> str:
+    """An id for a conversation or a message that no other has: 32 hexadecimal digits."""
+    return uuid.uuid4().hex
 
 
 def now() -> str:

@@ -17,10 +17,13 @@ from slmchat.errors import SlmError
 
 # Seconds between two writes of a growing answer: the most that `kill -9` can lose.
 INTERVAL_S = 0.5
-# Seconds between two tries while writing fails, and how long such a try may hold up an answer.
-_RETRY_S = 5.0
+# Seconds that a write waits for another slm: while an answer grows, which it would hold up, and otherwise.
 _SHORT_WAIT_S = 0.1
 _WAIT_S = 2.0
+# Seconds without a write before a growing answer that finds the archive busy is worth a warning.
+_PATIENCE_S = 3.0
+# Seconds between two tries once writing has failed.
+_RETRY_S = 5.0
 
 
 @dataclass(slots=True)
@@ -42,7 +45,7 @@ class ArchiveRecorder:
     """A `Recorder` that writes into the archive. A session is kept from its first message on.
 
     A write that fails never ends the chat: `warn` is told once, `error` holds the reason until all is saved again,
-    and every later change tries again with all that is missing.
+    and every later change tries again with all that is missing. For one thread: the one that talks.
     """
 
     def __init__(
@@ -54,10 +57,12 @@ class ArchiveRecorder:
         self._clock = clock
         self._unsaved: dict[str, _Unsaved] = {}
         self._titles: dict[str, str] = {}  # as the archive has them, as far as this recorder knows
-        self._tried_at = float("-inf")
+        self._tried_at = self._saved_at = float("-inf")
 
     def resume(self, id: str) -> Conversation:
         """The conversation with this id, from now on recorded here. Raises `SlmError`."""
+        if id in self._unsaved:  # left while it could not be saved: here is more of it than in the archive
+            return self._unsaved[id].conversation
         conversation = self.archive.load(id)
         conversation.recorder = self
         self._titles[id] = conversation.title
@@ -69,13 +74,13 @@ class ArchiveRecorder:
         unsaved.nodes[node.id] = node
         if node.message.role is Role.ASSISTANT:
             unsaved.growing[node.id] = node
-        self._write(is_synced=True, wait_s=_WAIT_S)
+        self._write()
 
     def updated(self, conversation: Conversation, node: Node) -> None:
         unsaved = self._of(conversation)
         unsaved.nodes[node.id] = unsaved.growing[node.id] = node
         if self._clock() - self._tried_at >= (_RETRY_S if self.error else INTERVAL_S):
-            self._write(is_synced=False, wait_s=_SHORT_WAIT_S)
+            self._write(is_growing=True)
 
     def moved(self, conversation: Conversation) -> None:
         if conversation.roots:
@@ -86,7 +91,7 @@ class ArchiveRecorder:
         """All that was told is complete: write what is missing now, whatever the interval."""
         for unsaved in self._unsaved.values():
             unsaved.settle()
-        self._write(is_synced=True, wait_s=_WAIT_S)
+        self._write()
         if not self.error:
             self.archive.refresh_index()
 
@@ -98,7 +103,9 @@ class ArchiveRecorder:
     def _of(self, conversation: Conversation) -> _Unsaved:
         return self._unsaved.setdefault(conversation.id, _Unsaved(conversation))
 
-    def _write(self, *, is_synced: bool, wait_s: float) -> None:
+    def _write(self, *, is_growing: bool = False) -> None:
+        """All that is unsaved. `is_growing`: in the middle of an answer, so be quick; kill -9 is survived all the same,
+        a power cut only by what comes at the end."""
         self._tried_at = self._clock()
         for unsaved in list(self._unsaved.values()):
             if not unsaved.nodes and not unsaved.is_moved:
@@ -110,11 +117,12 @@ class ArchiveRecorder:
                     list(unsaved.nodes.values()),
                     growing=unsaved.growing.keys(),
                     is_title_new=conversation.title != self._titles.get(conversation.id),
-                    is_synced=is_synced,
-                    wait_s=wait_s,
+                    is_synced=not is_growing,
+                    wait_s=_SHORT_WAIT_S if is_growing else _WAIT_S,
                 )
             except SlmError as error:
-                self._failed(error)
+                if not is_growing or self._tried_at - self._saved_at > _PATIENCE_S:
+                    self._failed(error)
                 return
             self._titles[conversation.id] = conversation.title
             unsaved.nodes.clear()
@@ -122,6 +130,7 @@ class ArchiveRecorder:
             if not unsaved.growing:
                 del self._unsaved[conversation.id]
         self.error = None
+        self._saved_at = self._tried_at
 
     def _failed(self, error: SlmError) -> None:
         if self.error is None:

@@ -43,23 +43,23 @@ class ChatTemplate:
         self._bos_text = bos_text
         self._eos_text = eos_text
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> Prompt:
-        """The prompt for these messages.
+    def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
+        """The prompt for these messages: it ends where the assistant speaks.
 
-        With `add_generation_prompt` it ends where the assistant speaks. A system message that the template refuses or
+        `goes_on`: it ends inside the last message, an answer that was cut and goes on. A system message that the template refuses or
         drops goes to the beginning of the first user message, as the makers of Gemma 1 and 2 recommend.
         Raises `SlmError` (DAMAGED) with the template's own words when it refuses the conversation.
         """
         messages = list(messages)
         try:
-            parts = self._parts(messages, add_generation_prompt)
+            parts = self._parts(messages, goes_on)
         except _Refused as refused:
             parts = None
             reason = refused
         if parts is None and _has_system(messages):
             messages = _with_system_folded(messages)
             try:
-                parts = self._parts(messages, add_generation_prompt)
+                parts = self._parts(messages, goes_on)
             except _Refused as refused:
                 reason = refused
         if parts is None:
@@ -70,12 +70,17 @@ class ChatTemplate:
             )
         return Prompt(parts=tuple(parts))
 
-    def _parts(self, messages: list[Message], add_generation_prompt: bool) -> list[Part] | None:
+    def _parts(self, messages: list[Message], goes_on: bool) -> list[Part] | None:
         """Parts of the rendered text, None when a system message is missing from it."""
         marked = [_Marked(message) for message in messages]
-        text = self._rendered([item.for_template() for item in marked], add_generation_prompt)
+        text = self._rendered([item.for_template() for item in marked], not goes_on)
         if _has_system(messages) and marked[0].marker not in text:
             return None
+        if goes_on:
+            last = marked[-1].marker
+            if not last or last not in text:
+                raise _Refused("it leaves out the answer that is to go on")
+            text = text[: text.rindex(last) + len(last)]
         return list(_split(text, marked))
 
     def _rendered(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:

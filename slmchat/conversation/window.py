@@ -20,18 +20,20 @@ def fits(n_prompt: int, n_ctx: int) -> bool:
     return n_prompt + MIN_COMPLETION_TOKENS <= n_ctx
 
 
-def drop_oldest(messages: Sequence[Message], count: Callable[[Sequence[Message]], int], n_ctx: int) -> int:
-    """How many of the oldest messages (without the system message) must go so that the rest fits.
+def drop_oldest(
+    messages: Sequence[Message], head: int, count: Callable[[Sequence[Message]], int], n_ctx: int
+) -> int:
+    """How many of the oldest messages behind the first `head` must go so that the rest fits.
 
-    Whole exchanges go, so that the conversation still begins with a user message; 0 when everything fits already,
-    and as many as there are exchanges before the last message when nothing less helps.
+    `head` messages (the system message, examples) always stay. Whole exchanges go, so that the conversation still
+    begins with a user message; 0 when everything fits already, and all exchanges before the last message when nothing
+    less helps.
     """
     if fits(count(messages), n_ctx):
         return 0
-    start = 1 if messages and messages[0].role is Role.SYSTEM else 0
-    head, rest = list(messages[:start]), list(messages[start:])
+    kept, rest = list(messages[:head]), list(messages[head:])
     ends = [place for place in range(1, len(rest)) if rest[place].role is Role.USER]
     for place in ends:
-        if count(head + rest[place:]) <= n_ctx * TRIMMED_SHARE:
+        if count(kept + rest[place:]) <= n_ctx * TRIMMED_SHARE:
             return place
     return ends[-1] if ends else 0

@@ -141,6 +141,7 @@ class Session(Protocol):
     def generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
         """Evaluate the prompt (the cached prefix is not evaluated again) and sample until an end.
 
+        A `cancel` counts from this call on.
         Raises `SlmError` (CONTEXT) when the prompt leaves no room for a completion; the session stays usable.
         """
         ...

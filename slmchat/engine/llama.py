@@ -214,11 +214,15 @@ class LlamaSession:
     def generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
         """Evaluate the prompt and sample: `Prefill`* -> `Chunk`* -> `Finish`.
 
-        Raises `SlmError`: CONTEXT when the prompt leaves no room for a completion, USAGE when it is empty,
-        NO_FIT or BUG when llama.cpp fails; the session stays usable.
+        A `cancel` counts from this call on, not only from the first record. Raises `SlmError`: CONTEXT when the
+        prompt leaves no room for a completion, USAGE when it is empty, BUG when llama.cpp fails; the session stays
+        usable.
         """
-        start = time.perf_counter()
         self._is_cancelled = False
+        return self._generate(prompt, sampler, limits)
+
+    def _generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
+        start = time.perf_counter()
         tokens = self._vocabulary.tokenize(prompt)
         self._check_room(tokens)
         cached = self._reuse(tokens)

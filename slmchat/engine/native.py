@@ -11,6 +11,7 @@ import sys
 import threading
 import types
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 from slmchat.errors import ExitCode, SlmError
@@ -21,6 +22,8 @@ LOG_LINES = 400
 # enum ggml_log_level { GGML_LOG_LEVEL_NONE = 0, DEBUG = 1, INFO = 2, WARN = 3, ERROR = 4, CONT = 5 };  (ggml.h)
 # Debug lines (one for each tensor) are not kept. CONT goes on with the line before.
 _DEBUG, _CONTINUED = 1, 5
+
+_GPU_BACKENDS = ("cuda", "vulkan", "metal", "hip", "sycl", "opencl", "musa", "cann")
 
 _lock = threading.Lock()
 _bindings: types.ModuleType | None = None
@@ -83,6 +86,19 @@ def _capture_log(module: types.ModuleType) -> None:
     global _log_callback
     _log_callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(keep)
     module.llama_log_set(_log_callback, None)
+
+
+def has_gpu_backend() -> bool:
+    """Whether the installed llama.cpp was built with a GPU backend, told from its libraries without loading them."""
+    spec = importlib.util.find_spec("llama_cpp")
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    names = (file.name.lower() for place in places for file in Path(place, "lib").glob("*ggml-*"))
+    return any(backend in name for name in names for backend in _GPU_BACKENDS)
+
+
+def start_devices() -> None:
+    """Let the GPU backends start: they look for their devices when llama.cpp is first asked about them."""
+    bindings().llama_supports_gpu_offload()
 
 
 def log_lines() -> list[str]:

@@ -38,8 +38,10 @@ class Guard:
 
     def close(self, steps: AbstractSet[Step], writable: Sequence[Path]) -> Closed:
         """Install the hook; local sockets are refused with the rest, files are not protected."""
-        # Python makes a socket pair out of a connection to itself where the system has none (Windows); asyncio needs it.
-        is_pair_emulated = not hasattr(sys.modules.get("_socket") or __import__("_socket"), "socketpair")
+        import _socket
+
+        # Where the system has no socket pairs (Windows), Python connects to itself to make one; asyncio needs it.
+        is_pair_emulated = not hasattr(_socket, "socketpair")
 
         def refuse(event: str, arguments: tuple[object, ...]) -> None:
             if event in _REFUSED and not (is_pair_emulated and _is_to_itself(event, arguments)):

@@ -1,4 +1,4 @@
-"""Sockets that were open before the seal: found, and put out of use.
+"""Sockets, and descriptors as good as sockets, that were open before the seal: found, and put out of use.
 
 Knows: how to find a process's open descriptors, and that the standard streams are a case of their own.
 Refuses to know: why the seal is closed.
@@ -17,17 +17,21 @@ import stat
 
 _STANDARD_STREAMS = (0, 1, 2)
 
+# By the name that /proc gives them: an io_uring, whose polling thread sends without a system call of this process;
+# a network device of user space, into which whole packets are written.
+_LIKE_SOCKETS = ("anon_inode:[io_uring]", "/dev/net/tun", "/dev/tun")
+
 # Where /proc is not mounted, descriptors are looked for below this number.
 _PROBED = 4096
 
 
 def replace_sockets() -> int:
-    """Replace every socket but the standard streams by /dev/null; the number of sockets replaced."""
+    """Replace every socket and its like, but not the standard streams, by /dev/null; the number replaced."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     replaced = 0
     try:
         for descriptor in open_descriptors():
-            if descriptor not in _STANDARD_STREAMS and is_socket(descriptor):
+            if descriptor not in _STANDARD_STREAMS and (is_socket(descriptor) or _is_like_one(descriptor)):
                 os.dup2(null, descriptor, inheritable=False)
                 replaced += 1
     finally:
@@ -53,5 +57,12 @@ def open_descriptors() -> list[int]:
 def is_socket(descriptor: int) -> bool:
     try:
         return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False
+
+
+def _is_like_one(descriptor: int) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}") in _LIKE_SOCKETS
     except OSError:
         return False

@@ -36,7 +36,7 @@ class Linux:
         seccomp.install(steps)
         unsealed = _threads_without_filter()
         if unsealed:
-            raise NotOffered(f"{len(unsealed)} threads did not take the filter")
+            raise NotOffered(f"{_counted(len(unsealed), 'thread')} did not take the filter")
         details = ["seccomp refuses new sockets and the ways around them, in every thread and child"]
         if Step.NETWORK in steps:
             details += _of_inherited(inherited.replace_sockets())
@@ -52,6 +52,10 @@ class Linux:
         return Closed("seccomp and Landlock", tuple(details), abi, places)
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _landlock(steps: AbstractSet[Step], places: Sequence[Path]) -> int:
     if Step.NETWORK in steps:
         return landlock.restrict(places, has_scopes=Step.LOCAL in steps)
@@ -59,7 +63,7 @@ def _landlock(steps: AbstractSet[Step], places: Sequence[Path]) -> int:
 
 
 def _of_inherited(replaced: int) -> list[str]:
-    details = [f"{replaced} sockets that were open before are closed"] if replaced else []
+    details = [f"closed, because they were open before: {_counted(replaced, 'socket')}"] if replaced else []
     streams = inherited.standard_sockets()
     if streams:
         names = ", ".join(("standard input", "standard output", "standard error")[number] for number in streams)
@@ -77,7 +81,7 @@ def _of_landlock(abi: int, steps: AbstractSet[Step]) -> list[str]:
         details.append("Landlock denies signals and abstract sockets to programs outside")
     others = _thread_count() - 1
     if others > 0:
-        details.append(f"{others} threads were running before: seccomp covers them, Landlock does not")
+        details.append(f"running before: {_counted(others, 'thread')}, covered by seccomp and not by Landlock")
     return details
 
 
@@ -87,6 +91,8 @@ def _places(writable: Sequence[Path], *, has_gpu: bool) -> tuple[Path, ...]:
     for place in (tempfile.gettempdir, os.getcwd):
         with suppress(OSError):  # none can be written; the directory has been deleted
             named.append(Path(place()))
+    # A service runs in the root directory without meaning it; allowing that would allow everything.
+    named = [path for path in named if path != Path("/") or path in writable]
     found = [Path(os.path.realpath(path if os.path.exists(path) else path.parent)) for path in named]
     found += [Path(name) for name in _DEVICES if os.path.exists(name)]
     found += _own_terminals()

@@ -36,7 +36,7 @@ class MacOS:
             _sandbox_init(PROFILE)
             replaced = inherited.replace_sockets()
             if replaced:
-                details.append(f"{replaced} sockets that were open before are closed")
+                details.append(f"sockets that were open before, now closed: {replaced}")
         return Closed("macOS sandbox", tuple(details))
 
 

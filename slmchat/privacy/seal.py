@@ -7,12 +7,13 @@ It never claims more than it has: without a mechanism of the kernel the in-proce
 says that it stops Python code only.
 """
 
+import errno
 import os
 import sys
 import threading
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slmchat.errors import ExitCode, SlmError
@@ -152,14 +153,9 @@ def _closed_further(mechanism: Mechanism, steps: AbstractSet[Step], is_required:
         done = mechanism.close(steps, ())
     except NotOffered as reason:
         _refuse_if(is_required, (str(reason),))
-        note = f"local sockets stay open: {reason}"
-        return SealStatus(
-            _status.mechanism, True, False, (*_status.details, note), _status.landlock_abi, _status.writable
-        )
-    kept = tuple(line for line in _status.details if line not in done.details and not line.startswith("local sockets"))
-    return SealStatus(
-        _status.mechanism, True, True, tuple(dict.fromkeys((*kept, *done.details))), _status.landlock_abi, _status.writable
-    )
+        return replace(_status, details=(*_status.details, f"local sockets stay open: {reason}"))
+    kept = [line for line in _status.details if not line.startswith("local sockets")]
+    return replace(_status, is_local_closed=True, details=tuple(dict.fromkeys((*kept, *done.details))))
 
 
 def _refuse_if(is_required: bool, reasons: Sequence[str]) -> None:
@@ -187,8 +183,6 @@ def own_directories(paths: Paths) -> tuple[Path, ...]:
 
 def is_refusal(error: OSError, path: Path) -> bool:
     """Whether it is the seal that keeps this process from writing to `path`."""
-    import errno
-
     places = _status.writable
     if places is None or error.errno not in (errno.EACCES, errno.EPERM, errno.EXDEV):
         return False

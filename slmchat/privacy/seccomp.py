@@ -10,7 +10,6 @@ second step can only refuse more. No root, no shell, no other program.
 import ctypes
 import errno
 import os
-import platform
 import struct
 import sys
 from collections.abc import Iterable
@@ -161,7 +160,7 @@ CALLS: tuple[Call, ...] = (
 
 def machine() -> str:
     """The ABI of this process by its name in `CALLS`. Raises `NotOffered` where the numbers are not known."""
-    name = platform.machine()
+    name = os.uname().machine
     if name not in _AUDIT_ARCH or sys.maxsize < 2**32:
         raise NotOffered(f"the filter knows 64-bit x86-64 and aarch64, and this is {name}")
     return name
@@ -184,7 +183,8 @@ def program(steps: Iterable[Step], machine: str) -> bytes:
     if machine == "x86_64":
         code += [(_IF_AT_LEAST, 0, 1, _X32_BIT), refusal]
     wanted = set(steps)
-    rules = {call.name: call for call in CALLS if call.step in wanted}  # of two rules for one call the later is stricter
+    # Of two rules for one call the later is the stricter one.
+    rules = {call.name: call for call in CALLS if call.step in wanted}
     for call in rules.values():
         body = call.allowed or (refusal,)
         code += [(_IF_EQUAL, 0, len(body), call.number(machine)), *body]

@@ -18,7 +18,7 @@ class Step(Enum):
     LOCAL = "local"  # AF_UNIX as well
 
 
-class NotOffered(Exception):  # noqa: N818 - a fact about the system, not a mistake
+class NotOffered(Exception):
     """The system does not have this mechanism, or does not let this process use it; the message is the reason."""
 
 

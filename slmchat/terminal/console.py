@@ -63,6 +63,10 @@ class Console:
         self.stdout.write(text)
         self.stdout.flush()
 
+    def put(self, text: str) -> None:
+        """Part of the answer that a later `write` or flush sends."""
+        self.stdout.write(text)
+
     def print(self, text: str = "") -> None:
         """One line of an asked-for listing on stdout."""
         self.write(sanitize(text) + "\n")
@@ -89,6 +93,13 @@ class Console:
         if error.hint:
             self._err(f"hint: {error.hint}")
 
+    def aside(self, text: str) -> None:
+        """Part of a text that is not the answer (thinking), on stderr as it comes; `-q` leaves it out."""
+        if not self.is_quiet:
+            is_dim = self.is_stderr_tty and not self.is_dumb and not self.environ.get("NO_COLOR")
+            self.stderr.write(f"\x1b[2m{text}\x1b[22m" if is_dim else text)
+            self.stderr.flush()
+
     def status(self, text: str) -> None:
         """A line on a terminal's stderr that the next status (or an empty one) replaces."""
         if self.is_stderr_tty and not self.is_dumb and not self.is_quiet:
@@ -99,9 +110,13 @@ class Console:
         """A yes-or-no question on the terminal; False when nobody can answer."""
         if not (_is_tty(self.stdin) and self.is_stderr_tty):
             return False
-        self.stderr.write(sanitize(question) + " [y/N] ")
+        return self.ask_text(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+    def ask_text(self, question: str) -> str:
+        """A line typed by the user after the question on stderr; empty at the end of the input."""
+        self.stderr.write(sanitize(question))
         self.stderr.flush()
-        return self.stdin.readline().strip().lower() in ("y", "yes")
+        return self.stdin.readline()
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Columns on stdout, aligned by display width; never cut when stdout is a pipe."""

@@ -54,8 +54,10 @@ _TARGET = re.compile(
 )
 _MAYBE_TARGET = re.compile(r"\([ \t]*(?:<[^<>]*>?|[^\s<]\S*)?(?:[ \t]+(?:[\"'(].{0,200})?)?")
 _ADDRESS = re.compile(r"https?://[!-;=?-_a-{}~]+")  # printable ASCII without < > ` |
-_BRACKETED = re.compile(r"<((?:https?://|mailto:)[!-;=?-~]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+)>")
-_MAYBE_BRACKETED = re.compile(r"<(?:https?://[!-;=?-~]*|mailto:[!-;=?-~]*|[\w.+-]+(?:@[\w.-]*)?)?")
+_BRACKETED = re.compile(r"<((?:https?://|mailto:)[!-;=?-~]+|[A-Za-z0-9_.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+)>")
+_MAYBE_BRACKETED = re.compile(
+    r"<(?:https?:/?|https?://[!-;=?-~]*|mailto:[!-;=?-~]*|[A-Za-z0-9_.+-]+(?:@[A-Za-z0-9.-]*)?)?"
+)
 _DUNDER = re.compile(r"[a-z0-9_]+")
 _MATH = {"\\(": "\\)", "\\[": "\\]", "$$": "$$"}
 _SAFE = ("http://", "https://", "mailto:")
@@ -177,13 +179,15 @@ class Inline:
         run_match = _RUN.match(self._raw[:HOLD_LIMIT])
         assert run_match is not None, "called at a delimiter"
         run = run_match[0]
-        if len(run) == len(self._raw) and not is_end and len(run) < HOLD_LIMIT:
-            return 0
+        if len(run) == HOLD_LIMIT:
+            return self._text(HOLD_LIMIT)
+        if len(run) == len(self._raw) and not is_end:
+            return 0  # it may grow, and the character behind it counts
         following = self._raw[len(run)] if len(self._raw) > len(run) else " "
         can_open, can_close = _flanking(run, self._previous, following)
         if can_close:
             run = self._close(run, can_open=can_open)
-        if run and can_open and len(run) < HOLD_LIMIT:
+        if run and can_open:
             node = _Node(run, self._style, "", can_open=True, can_close=can_close)
             self._nodes.append(node)
             self._openers.append(node)
@@ -222,21 +226,23 @@ class Inline:
         opener.text = opener.text[used:]
         self._held -= used
         if char == "~" and not self._has_color:  # without the stroke the text would say the opposite
-            opener.text += "~~"
+            self._nodes.insert(self._nodes.index(opener) + 1, _Node("~~", self._style, ""))
             self._nodes.append(_Node("~~", self._style, ""))
             self._held += 4
 
     def _read_address(self, is_end: bool) -> int:
         """A bare address, or just a word with an h."""
         window = self._raw[:_ADDRESS_LIMIT]
-        if self._previous.isalnum() or not _may_start(window, _SAFE[:2]):
+        found = None if self._previous.isalnum() else _ADDRESS.match(window)
+        if not found:
+            is_open = not is_end and any(start.startswith(window) for start in _SAFE[:2])
+            return 0 if is_open and not self._previous.isalnum() else self._text(1)
+        if found.end() == _ADDRESS_LIMIT:
             return self._text(1)
-        found = _ADDRESS.match(window)
-        end = found.end() if found else len(window)
-        if end == len(self._raw) and not is_end and end < _ADDRESS_LIMIT:
+        if found.end() == len(self._raw) and not is_end:
             return 0
-        address = _without_punctuation(found[0]) if found else ""
-        if not found or end == _ADDRESS_LIMIT:
+        address = _without_punctuation(found[0])
+        if not _ADDRESS.fullmatch(address):
             return self._text(1)
         self._add_link([(address, NONE, "")], address)
         return len(address)
@@ -285,7 +291,7 @@ class Inline:
             self._add_whole(text, restyled(self._style, restyled(style, _LINK if shows_address else NONE)), target)
         is_same = shown in (address, address.removeprefix("mailto:"), address.removesuffix("/"))
         is_claim = "://" in shown or shown.startswith("www.")
-        if shows_address and not is_same and (not target or is_claim):
+        if shows_address and address and not is_same and (not target or is_claim):
             self._add_whole(f" ({address})", self._style)
 
     def _add(self, text: str) -> None:
@@ -371,20 +377,13 @@ def _is_mark(char: str) -> bool:
     return unicodedata.category(char)[0] in "PS"
 
 
-def _may_start(text: str, starts: tuple[str, ...]) -> bool:
-    return any(text.startswith(start) or start.startswith(text) for start in starts)
-
-
 def _closing_bracket(text: str, opening: int) -> int:
-    """Where the bracket that opens there is closed, or -1. Escaped brackets and those in code spans do not count."""
+    """Where the bracket that opens there is closed, or -1. Escaped brackets do not count."""
     depth, position = 0, opening
     while position < len(text):
         char = text[position]
         if char == "\\":
             position += 1
-        elif char == "`":
-            end = text.find("`", position + 1)
-            position = end if end > 0 else position
         elif char == "[":
             depth += 1
         elif char == "]":

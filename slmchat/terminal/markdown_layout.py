@@ -22,7 +22,9 @@ Piece = tuple[str, int, str]
 _CLUSTER_LIMIT = 32
 _ZWJ = "\u200d"
 # Closing marks do not start a line and opening marks do not end one, where text breaks between characters.
-_NO_START = frozenset("、。，．！？：；）」』】》〉〕〗’”…ー々〜ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶ・％,.!?:;)]}%")
+_NO_START = frozenset(
+    "、。，．！？：；）」』】》〉〕〗’”…ー々〜ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶ・％,.!?:;)]}%"
+)
 _NO_END = frozenset("（「『【《〈〔〖‘“([{")
 
 
@@ -45,7 +47,7 @@ def sgr(style: int) -> str:
 def cluster_width(cluster: str) -> int:
     """Columns of one grapheme cluster: the most that any terminal gives it.
 
-    Old terminals draw the parts of a joined emoji side by side. Lines that are wrapped by the larger number hold on both.
+    Old terminals draw the parts of a joined emoji side by side. Lines wrapped by the larger number fit on both.
     """
     if cluster.isascii():
         return len(cluster)
@@ -174,12 +176,16 @@ class Wrapper:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._width = 80
-        self._clear()
+        self._column = 0  # columns written on this line
+        self._spaces: list[Piece] = []  # seen, not yet written
+        self._word: list[Piece] = []  # the clusters of the word that is being read
+        self._word_width = 0
+        self._cluster, self._style, self._link = "", NONE, ""
 
     def begin(self, width: int) -> None:
         """A new paragraph in a column of `width`, at the start of a line."""
         self._width = max(width, 2)  # a wide character needs two
-        self._clear()
+        self._column = 0
 
     def feed(self, text: str, style: int = NONE, link: str = "") -> None:
         for char in text:
@@ -198,14 +204,7 @@ class Wrapper:
         """The paragraph's last word, without the line end."""
         self._push()
         self._flush_word()
-        self._clear()
-
-    def _clear(self) -> None:
-        self._column = 0  # columns written on this line
-        self._spaces: list[Piece] = []  # seen, not yet written
-        self._word: list[Piece] = []  # the clusters of the word that is being read
-        self._word_width = 0
-        self._cluster, self._style, self._link = "", NONE, ""
+        self._spaces.clear()
 
     def _push(self) -> None:
         """The cluster is whole: it joins the word."""

@@ -1,9 +1,11 @@
-"""The commands of the chat: one table with name, arguments, help and function.
+"""What a line that was typed stands for: a command of the chat, or a message.
 
-Knows: how a line becomes a command (exact names only), which names are near an unknown one.
+Knows: the table of commands with name, arguments, help and function; that only exact names count; which names are near
+an unknown one; `//` for a leading slash and the marks of a block.
 Refuses to know: what the commands do; the errand that owns them brings the functions.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -12,15 +14,23 @@ from slmchat.errors import ExitCode, SlmError
 
 State = TypeVar("State")
 
+BLOCK_MARK = '"""'
+# A name in an error is cut here, in characters: a pasted path is not repeated in full.
+_SHOWN_NAME = 40
+
 
 @dataclass(frozen=True, slots=True)
 class SlashCommand(Generic[State]):
-    """`/name arguments`: the function gets the state of the chat and the text after the name."""
+    """`/name arguments`: the function gets the state of the chat and the text after the name.
+
+    `complete` gets the argument text so far and gives (replacement for the whole argument text, description) pairs.
+    """
 
     name: str
     arguments: str
     help: str
     run: Callable[[State, str], None]
+    complete: Callable[[State, str], Iterable[tuple[str, str]]] | None = None
 
 
 class CommandTable(Generic[State]):
@@ -30,26 +40,24 @@ class CommandTable(Generic[State]):
         self.commands: Sequence[SlashCommand[State]] = tuple(commands)
         self._by_name = {command.name: command for command in self.commands}
 
+    def find(self, name: str) -> SlashCommand[State] | None:
+        """The command with exactly this name."""
+        return self._by_name.get(name)
+
     def parse(self, line: str) -> tuple[SlashCommand[State], str] | None:
         """The command of a line and its argument text; None when the line is a message (see `message_of`).
 
-        Raises `SlmError` with the nearest names for a `/word` that is no command: it is never sent to the model.
+        Raises `SlmError` with the nearest names for a `/word` that is no command, a path among them: what looks like
+        a command is never sent to the model by accident, blanks before the slash included.
         """
-        if not line.startswith("/") or line.startswith("//"):
+        text = line.lstrip()
+        if not text.startswith("/") or text.startswith("//"):
             return None
-        name, _, rest = line[1:].partition(" ")
+        name = text[1:].split(maxsplit=1)[0] if text[1:2].strip() else ""
         command = self._by_name.get(name)
         if command is None:
-            import difflib
-
-            near = difflib.get_close_matches(name, self._by_name, 3)
-            also = f"did you mean {' or '.join('/' + item for item in near)}? " if near else ""
-            raise SlmError(
-                f"there is no command /{name}; nothing was sent to the model.",
-                hint=f"{also}/help lists the commands; a message that begins with a slash: //{name}",
-                exit_code=ExitCode.USAGE,
-            )
-        return command, rest.strip()
+            raise self._unknown(name)
+        return command, text[1 + len(name) :].strip()
 
     def help_lines(self) -> list[str]:
         """One line for each command, aligned."""
@@ -57,7 +65,61 @@ class CommandTable(Generic[State]):
         width = max(map(len, heads))
         return [f"{head:<{width}}  {command.help}" for head, command in zip(heads, self.commands, strict=True)]
 
+    def _unknown(self, name: str) -> SlmError:
+        near = self._near(name)
+        also = f"did you mean {' or '.join('/' + item for item in near)}? " if near else ""
+        shown = name if len(name) <= _SHOWN_NAME else name[: _SHOWN_NAME - 1] + "…"
+        return SlmError(
+            f"there is no command /{shown}; nothing was sent to the model.",
+            hint=f"{also}/help lists the commands; a message that begins with a slash: //{shown}",
+            exit_code=ExitCode.USAGE,
+        )
+
+    def _near(self, name: str) -> list[str]:
+        """At most three names: those that go on where `name` stops, then those that are spelled alike."""
+        import difflib
+
+        small = name.casefold()
+        longer = [item for item in self._by_name if small and item.startswith(small)]
+        alike = difflib.get_close_matches(small, self._by_name, 3)
+        return list(dict.fromkeys([*longer, *alike]))[:3]
+
 
 def message_of(line: str) -> str:
     """The message that a line stands for: `//` at its beginning means one slash."""
-    return line[1:] if line.startswith("//") else line
+    at = _first_visible(line)
+    return line[:at] + line[at + 1 :] if line.startswith("//", at) else line
+
+
+def literal(text: str) -> str:
+    """The line that stands for `text` as a message: the inverse of `message_of`."""
+    at = _first_visible(text)
+    return text[:at] + "/" + text[at:] if text.startswith("/", at) else text
+
+
+def as_typed(text: str) -> str:
+    """What has to stand in the line editor so that `text` is sent as a message, whatever it begins with."""
+    return f"{BLOCK_MARK}\n{text}\n{BLOCK_MARK}" if text.startswith(BLOCK_MARK) else literal(text)
+
+
+def is_open_block(typed: str) -> bool:
+    '''Whether the text begins with `"""` and its last line does not end with it yet.'''
+    return typed.startswith(BLOCK_MARK) and not _is_closed(typed)
+
+
+def line_of(typed: str) -> str:
+    '''What was typed without the marks of a `"""` block; the inside of a block is a message, never a command.'''
+    if not typed.startswith(BLOCK_MARK) or not _is_closed(typed):
+        return typed
+    inside = typed.rstrip()[len(BLOCK_MARK) : -len(BLOCK_MARK)]
+    # The line ends next to the marks belong to the marks.
+    return literal(re.sub(r"\A[ \t]*\n|\n[ \t]*\Z", "", inside))
+
+
+def _is_closed(typed: str) -> bool:
+    text = typed.rstrip()
+    return len(text) >= 2 * len(BLOCK_MARK) and text.endswith(BLOCK_MARK)
+
+
+def _first_visible(text: str) -> int:
+    return len(text) - len(text.lstrip())

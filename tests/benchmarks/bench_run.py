@@ -8,11 +8,11 @@ Peers: llama-bench and llama-completion when they are on the PATH, and always th
 import argparse
 import json
 import os
-import re
 import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -38,18 +38,29 @@ class Row:
     other: list[float]
 
 
-def run(command: Sequence[str]) -> tuple[float, float, subprocess.CompletedProcess[str]]:
-    """Seconds of wall time, peak resident memory in MiB, and the finished process."""
-    code = (
-        "import resource, subprocess, sys; p = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL);"
-        "print('PEAK', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr); sys.exit(p.returncode)"
-    )
-    start = time.perf_counter()
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - start
-    probe = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
-    peak = int(re.findall(r"PEAK (\d+)", probe.stderr)[-1]) / 1024
-    return seconds, peak, done
+@dataclass(frozen=True)
+class Ran:
+    """A finished process: wall seconds, peak resident memory in MiB, output."""
+
+    seconds: float
+    peak_mib: float
+    out: str
+    err: str
+
+
+def run(command: Sequence[str]) -> Ran:
+    """Run to the end and measure (POSIX: the memory comes from wait4)."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        out.seek(0)
+        err.seek(0)
+        done = Ran(seconds, usage.ru_maxrss / 1024, out.read(), err.read())
+    if os.waitstatus_to_exitcode(status):
+        raise SystemExit(f"{' '.join(command)} failed: {done.err}")
+    return done
 
 
 def pairs(n: int, ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[list[float], list[float]]:
@@ -74,7 +85,7 @@ def slm_run(model: str, n: int, *more: str) -> list[str]:
 
 
 def slm_rate(model: str) -> float:
-    return float(json.loads(run(slm_run(model, N_RATE, "--json"))[2].stdout)["timings"]["generation_tps"])
+    return float(json.loads(run(slm_run(model, N_RATE, "--json")).out)["timings"]["generation_tps"])
 
 
 def bare(path: str, n: int) -> list[str]:
@@ -82,12 +93,12 @@ def bare(path: str, n: int) -> list[str]:
 
 
 def bare_rate(path: str) -> float:
-    return float(json.loads(run(bare(path, N_RATE))[2].stderr.splitlines()[-1])["tps"])
+    return float(json.loads(run(bare(path, N_RATE)).err.splitlines()[-1])["tps"])
 
 
 def llama_bench_rate(program: str, path: str) -> float:
     command = [program, "-m", path, "-p", "0", "-n", str(N_RATE), "-t", str(THREADS), "-r", "1", "-o", "json"]
-    return float(json.loads(run(command)[2].stdout)[0]["avg_ts"])
+    return float(json.loads(run(command).out)[0]["avg_ts"])
 
 
 def measure(model: str, n: int) -> list[Row]:
@@ -112,16 +123,18 @@ def measure(model: str, n: int) -> list[Row]:
             *("-no-cnv", "-p", PROMPT),
         ]
     for peer, command in peers.items():
-        measured = pairs(n, lambda: run(slm_run(model, N_PROCESS))[0], lambda command=command: run(command)[0])  # type: ignore[misc]
+        measured = pairs(
+            n, lambda: run(slm_run(model, N_PROCESS)).seconds, lambda command=command: run(command).seconds
+        )  # type: ignore[misc]
         rows.append(row(f"{model} whole process, {N_PROCESS} tokens", peer, 1.25, measured, least=False))
-    memory = pairs(2, lambda: run(slm_run(model, N_PROCESS))[1], lambda: run(bare(path, N_PROCESS))[1])
+    memory = pairs(2, lambda: run(slm_run(model, N_PROCESS)).peak_mib, lambda: run(bare(path, N_PROCESS)).peak_mib)
     over = statistics.median(a - b for a, b in zip(*memory, strict=True))
     rows.append(Row(f"{model} peak MiB over", "bare loop", round(over, 1), "<= 60", over <= 60, *memory))
     return rows
 
 
 def version(n: int) -> Row:
-    seconds = [run([*SLM, "--version"])[0] for _ in range(n)]
+    seconds = [run([*SLM, "--version"]).seconds for _ in range(n)]
     middle = statistics.median(seconds)
     return Row("slm --version, seconds", "-", round(middle, 3), "<= 0.12", middle <= 0.12, seconds, [])
 

@@ -31,13 +31,34 @@ def storage_error(error: OSError, path: Path, variable: str = "SLM_HOME") -> Slm
 def make_private(directory: Path) -> None:
     """Make a directory and its missing parents, for the owner alone. Raises `SlmError` (storage)."""
     try:
-        for folder in reversed((directory, *directory.parents)):
-            if not folder.exists():
-                folder.mkdir(mode=0o700, exist_ok=True)
-        if not directory.is_dir():
-            raise NotADirectoryError(20, "Not a directory", str(directory))
+        _make_directories(directory)
     except OSError as error:
         raise storage_error(error, directory) from error
+
+
+def _make_directories(directory: Path) -> None:
+    for folder in reversed((directory, *directory.parents)):
+        if not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
+            folder.chmod(0o700)  # whatever the umask
+    if not directory.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
+
+
+def create_private(file: Path) -> None:
+    """Make an empty file (and its directories) for the owner alone; one that is there becomes so. Raises `OSError`."""
+    _make_directories(file.parent)
+    try:
+        descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        if os.name == "posix" and file.stat().st_mode & 0o077:
+            file.chmod(0o600)
+        return
+    try:
+        if os.name == "posix":
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
 
 
 def write_private(path: Path, content: bytes) -> None:

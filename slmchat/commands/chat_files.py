@@ -1,0 +1,82 @@
+"""Files that go into a chat and come out of it: text files for the next message, exports, lines of a search.
+
+Knows: globs and quoting in `/file`, what is no text, which format an export gets from its name.
+Refuses to know: how the contents are used.
+"""
+
+import glob
+import os
+import shlex
+from pathlib import Path
+
+from slmchat.commands.run import read_text
+from slmchat.conversation import exchange
+from slmchat.conversation.archive_search import Hit
+from slmchat.conversation.attachments import Attachment
+from slmchat.conversation.messages import Conversation
+from slmchat.errors import ExitCode, SlmError
+
+# More files than this by one glob are a mistake more often than a wish.
+MOST_FILES = 100
+# Bytes of one file; a context window of a million tokens holds about four times as many characters.
+MOST_BYTES = 16 * 1024 * 1024
+
+
+def read_all(arguments: str) -> list[Attachment]:
+    """The text files that `/file` names: paths with `~`, quotes and globs. Raises `SlmError` (USAGE)."""
+    try:
+        words = shlex.split(arguments)
+    except ValueError as error:
+        raise SlmError(f"the quotes in '{arguments}' do not match.", exit_code=ExitCode.USAGE) from error
+    paths = [path for word in words for path in _matching(word)]
+    if len(paths) > MOST_FILES:
+        raise SlmError(
+            f"{len(paths):,} files are more than {MOST_FILES}.", hint="a narrower pattern", exit_code=ExitCode.USAGE
+        )
+    for path in paths:
+        if path.is_file() and path.stat().st_size > MOST_BYTES:
+            raise SlmError(f"{path} has more than {MOST_BYTES:,} bytes.", exit_code=ExitCode.USAGE)
+    return [Attachment(read_text(str(path)), path.name) for path in paths]
+
+
+def _matching(word: str) -> list[Path]:
+    name = os.path.expanduser(word)
+    if Path(name).exists() or not glob.has_magic(name):
+        return [Path(name)]
+    found = sorted(Path(path) for path in glob.glob(name, recursive=True) if Path(path).is_file())
+    if not found:
+        raise SlmError(f"no file matches {word}.", exit_code=ExitCode.USAGE)
+    return found
+
+
+def export(conversation: Conversation, arguments: str) -> Path:
+    """Write a conversation to a file: Markdown (the current path), or JSON (everything) when it ends in `.json`.
+
+    Without a name: the title in the current directory. Raises `SlmError`: USAGE when the file exists, STORAGE.
+    """
+    name = os.path.expanduser(arguments.strip().strip("\"'")) or f"{_file_name(conversation)}.md"
+    file = Path(name)
+    write = exchange.to_json if file.suffix == ".json" else exchange.to_markdown
+    times = [node.created_at for node in conversation.nodes()]
+    text = write(conversation, exchange.Times(min(times), max(times)))
+    try:
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
+            out.write(text)
+    except FileExistsError as error:
+        raise SlmError(
+            f"{file} exists already.", hint="another name: /export FILE", exit_code=ExitCode.USAGE
+        ) from error
+    except OSError as error:
+        raise SlmError(f"{file} cannot be written: {error.strerror}.", exit_code=ExitCode.STORAGE) from error
+    return file.absolute()
+
+
+def _file_name(conversation: Conversation) -> str:
+    letters = "".join(letter if letter.isalnum() else "-" for letter in conversation.title.lower())
+    return "-".join(part for part in letters.split("-") if part)[:60] or f"conversation-{conversation.id[:8]}"
+
+
+def hit_line(hit: Hit) -> str:
+    """One line of a search result."""
+    found = "".join(text for text, _ in hit.parts)
+    return f"{hit.session[:8]}  {hit.title}" + (f"  {hit.role}: {found}" if hit.role else "")

@@ -1,0 +1,187 @@
+"""`slm privacy`: what keeps what you type on this device, what is written where, and with `--check` the proof.
+
+Knows: which command may reach what, every place where slm writes.
+Refuses to know: how the seal works (privacy/), how the proof is carried out (privacy/attempts.py).
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from slmchat.catalog.fetching import in_bytes
+from slmchat.errors import ExitCode, SlmError
+from slmchat.privacy.seal import SealStatus, seal
+from slmchat.settings import Settings
+from slmchat.terminal.console import Console
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What a command may reach beyond this device, and whether it is sealed without being asked."""
+
+    command: str
+    network: str
+    is_sealed: bool
+
+
+_NOTHING = "nothing"
+COMMANDS = (
+    Reach("pull", "the sources of the model asked for: the Hub or a package index; nothing with --offline", False),
+    Reach("run", _NOTHING, True),
+    Reach("chat", _NOTHING, True),
+    Reach("list", _NOTHING, False),
+    Reach("show", _NOTHING, False),
+    Reach("add", _NOTHING, False),
+    Reach("rm", _NOTHING, False),
+    Reach("verify", _NOTHING, False),
+    Reach("privacy", "nothing; --check talks to itself on the loopback device", True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place where slm writes, how big it is now, and what `--private` changes. Size 0: nothing is there."""
+
+    what: str
+    path: Path
+    size: int
+    with_private: str
+
+
+def privacy(settings: Settings, console: Console, *, is_check: bool, is_json: bool, is_sealed: bool = True) -> ExitCode:
+    """Show the report, or carry out the check. Returns UNSEALED when the check finds a way out.
+
+    The check starts a sealed child and listens for it, so this process must not be sealed before it. `is_sealed`
+    False leaves the child open: tests see with it that the check can fail.
+    Raises `SlmError` (UNSEALED) when `--offline` asks for what the kernel does not offer.
+    """
+    return _check(console, is_json, is_sealed) if is_check else _report(settings, console, is_json)
+
+
+def _report(settings: Settings, console: Console, is_json: bool) -> ExitCode:
+    own = (settings.paths.data, settings.paths.config, settings.paths.cache)
+    status = seal(is_required=settings.is_offline, writable=[path for path in own if path.exists()])
+    places = _places(settings, console)
+    if is_json:
+        console.print_json(
+            {
+                "seal": asdict(status),
+                "is_offline": settings.is_offline,
+                "is_private": settings.is_private,
+                "commands": [asdict(reach) for reach in COMMANDS],
+                "places": [asdict(place) for place in places],
+            }
+        )
+        return ExitCode.DONE
+    _print_status(status, console)
+    console.print("\nWhat each command may reach (--offline seals every command)")
+    console.table(
+        ("COMMAND", "SEALED", "MAY REACH"),
+        [(f"slm {reach.command}", "always" if reach.is_sealed else "--offline", reach.network) for reach in COMMANDS],
+    )
+    console.print("\nWhere slm writes" + (" (--private is on)" if settings.is_private else ""))
+    console.table(
+        ("WHAT", "SIZE", "WITH --private", "WHERE"),
+        [
+            (place.what, in_bytes(place.size) if place.size else "-", place.with_private, str(place.path))
+            for place in places
+        ],
+    )
+    console.print("\nThe proof: slm privacy --check")
+    return ExitCode.DONE
+
+
+def _print_status(status: SealStatus, console: Console) -> None:
+    by = "enforced by the kernel" if status.is_enforced_by_kernel else "NOT enforced by the kernel"
+    console.print(f"The seal on this device: {status.mechanism or 'none'}, {by}")
+    for line in status.details:
+        console.print(f"  {line}")
+    if status.writable is not None:
+        console.print(f"  writable: {', '.join(str(place) for place in status.writable)}")
+
+
+def _places(settings: Settings, console: Console) -> list[Place]:
+    """Every place where slm writes. What no line names is in the line for the rest of slm's data."""
+    paths = settings.paths
+    named = [
+        Place("models", paths.models, _size(paths.models), "as without: pulled models stay"),
+        Place("messages typed in chat", paths.input_history, _size(paths.input_history), "not written"),
+        Place("the model used last", paths.last_model, _size(paths.last_model), "not written"),
+    ]
+    rest = _size(paths.data) - sum(place.size for place in named)
+    return [
+        *named,
+        Place("the rest of slm's data", paths.data, rest, "as without: accepted licences"),
+        Place("configuration", paths.config, _size(paths.config), "as without: written only on request"),
+        Place("cache", paths.cache, _size(paths.cache), "as without"),
+        *(
+            Place(what, path, _size(path), "as without: only slm pull writes there")
+            for what, path in _hub_places(console)
+        ),
+    ]
+
+
+def _hub_places(console: Console) -> Iterator[tuple[str, Path]]:
+    """The caches of the Hub's client, found as its documentation says; other tools use them too."""
+    environ = console.environ
+    cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache")
+    home = Path(environ.get("HF_HOME") or cache / "huggingface")
+    yield "the Hub's cache", Path(environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    yield "the Hub's transfer cache", Path(environ.get("HF_XET_CACHE") or home / "xet").expanduser()
+
+
+def _size(path: Path) -> int:
+    """Bytes of the files below a path; links are not followed, what cannot be read counts nothing."""
+    if path.is_file():
+        return path.stat().st_size
+    total = 0
+    for folder, _folders, files in os.walk(path):
+        for name in files:
+            try:
+                total += Path(folder, name).lstat().st_size
+            except OSError:  # gone meanwhile
+                continue
+    return total
+
+
+def _check(console: Console, is_json: bool, is_sealed: bool) -> ExitCode:
+    from slmchat.privacy.attempts import Proof, prove
+    from slmchat.privacy.world import Outcome
+
+    proof: Proof = prove(is_sealed=is_sealed)
+    counts = Counter(result.outcome for result in proof.results)
+    if is_json:
+        attempts: list[dict[str, Any]] = [
+            {**asdict(result), "outcome": result.outcome.name.lower()} for result in proof.results
+        ]
+        console.print_json({"is_tight": proof.is_tight, "seal": asdict(proof.status), "attempts": attempts})
+    else:
+        _print_status(proof.status, console)
+        console.print()
+        console.table(
+            ("ATTEMPT", "OUTCOME", "HOW"),
+            [(result.title, result.outcome.value, result.how) for result in proof.results],
+        )
+        told = ", ".join(f"{count} {outcome.value}" for outcome, count in counts.items())
+        console.print(f"\n{len(proof.results)} attempts: {told}")
+    if proof.is_tight:
+        return ExitCode.DONE
+    console.error(_leaking(proof.status, counts[Outcome.OUT], len(proof.results)))
+    return ExitCode.UNSEALED
+
+
+def _leaking(status: SealStatus, n_out: int, n_attempts: int) -> SlmError:
+    if not status.is_enforced_by_kernel:
+        return SlmError(
+            "the kernel of this system does not enforce the seal; only Python code is stopped.",
+            hint="docs/privacy.md says which systems have a mechanism",
+            exit_code=ExitCode.UNSEALED,
+        )
+    return SlmError(
+        f"{n_out} of {n_attempts} attempts to get out were not refused.",
+        hint="please report it with the output of: slm privacy --check --json",
+        exit_code=ExitCode.UNSEALED,
+    )

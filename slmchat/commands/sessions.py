@@ -1,0 +1,294 @@
+"""`slm sessions list|show|search|export|import|rename|rm`: the conversations that were saved.
+
+Every function prints what was asked for on stdout and returns the exit code; errors leave as `SlmError`. Nothing is
+written but by `import_`, `rename`, `rm` and `export` to a file; with `--private` a search leaves the index alone, too.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from slmchat.private_files import storage_error, write_private
+from slmchat.conversation.archive import Archive, SessionSummary
+from slmchat.conversation.archive_search import Hit
+from slmchat.conversation.exchange import MOST_CHARACTERS
+from slmchat.conversation.messages import Conversation, Node, Role
+from slmchat.errors import ExitCode, SlmError
+from slmchat.settings import Settings
+from slmchat.terminal.console import Console
+from slmchat.terminal.sanitize import Sanitizer, sanitize
+
+_SHOWN = 50  # sessions that fit a terminal; a table of 10,000 takes seconds to lay out
+_BOLD, _NOT_BOLD = "\x1b[1m", "\x1b[22m"
+
+
+@contextmanager
+def _archive(settings: Settings) -> Iterator[Archive]:
+    archive = Archive(settings.paths.sessions)
+    try:
+        yield archive
+    finally:
+        archive.close()
+
+
+def list_sessions(settings: Settings, console: Console, *, limit: int | None = None, is_json: bool = False) -> ExitCode:
+    """The sessions, the last one written to first.
+
+    Without a `limit` a terminal gets the newest 50. A pipe gets all: one line each, with tabs between the columns.
+    """
+    with _archive(settings) as archive:
+        sessions = archive.list(limit)
+    if is_json:
+        console.print_json([_as_json(session) for session in sessions])
+    elif not sessions:
+        console.note("no session is saved.")
+        console.note("next: slm chat")
+    elif console.is_stdout_tty:
+        shown = sessions if limit is not None else sessions[:_SHOWN]
+        console.table(("ID", "TITLE", "MODEL", "MESSAGES", "WHEN"), [_columns(session, console) for session in shown])
+        if len(shown) < len(sessions):
+            console.note(f"{_counted(len(sessions) - len(shown))} more: slm sessions list --limit N")
+    else:
+        lines = ("\t".join(sanitize(cell, one_line=True) for cell in _columns(one, console)) for one in sessions)
+        console.write("\n".join(lines) + "\n")
+    return ExitCode.DONE
+
+
+def _columns(session: SessionSummary, console: Console) -> tuple[str, ...]:
+    when = _when(session.updated_at, console)
+    return session.short_id, session.title, session.model or "", str(session.message_count), when
+
+
+def _as_json(session: SessionSummary) -> dict[str, Any]:
+    return {
+        "id": session.id,
+        "title": session.title,
+        "model": session.model,
+        "messages": session.message_count,
+        "created_at": session.created_at,
+        "updated_at": session.updated_at,
+    }
+
+
+def show(name: str, settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
+    """The current path of a session; as JSON the whole tree, as `export` gives it."""
+    with _archive(settings) as archive:
+        session = archive.find(name)
+        if is_json:
+            console.write(archive.export_json(session.id))
+            return ExitCode.DONE
+        conversation = archive.load(session.id)
+    when = _when(session.updated_at, console)
+    console.print(_one_line(session.title))
+    console.print(
+        _one_line(f"{session.id} · {session.message_count} messages · {session.model or 'no answer'} · {when}")
+    )
+    if conversation.system:
+        _print_message(console, "System", conversation.system)
+    for node in conversation.path():
+        if node is conversation.seen_from:
+            console.print("\n--- the model no longer sees what stands above ---")
+            if conversation.summary:
+                _print_message(console, "It sees this summary of it", conversation.summary)
+        _print_message(console, _speaker(conversation, node), node.message.text)
+    return ExitCode.DONE
+
+
+def _print_message(console: Console, speaker: str, text: str) -> None:
+    heading = sanitize(_one_line(speaker), one_line=True)
+    if console.has_color:
+        heading = f"{_BOLD}{heading}{_NOT_BOLD}"
+    console.write(f"\n{heading}\n")
+    console.print(text.strip("\n"))
+
+
+def _speaker(conversation: Conversation, node: Node) -> str:
+    """Who speaks, and in brackets what there is to know about the message."""
+    message = node.message
+    name = {Role.USER: "You", Role.SYSTEM: "System"}.get(message.role) or message.model or "Assistant"
+    alternatives = conversation.alternatives(node)
+    facts = [f"{alternatives.index(node) + 1} of {len(alternatives)}"] if len(alternatives) > 1 else []
+    facts += ["cut off"] if message.is_cut else []
+    return f"{name} ({', '.join(facts)})" if facts else name
+
+
+def search(words: Sequence[str], settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
+    """Where all these words were said, with what stands around them. Finding nothing is no error."""
+    query = " ".join(words)
+    if not query.strip():
+        raise SlmError("search for what?", hint="slm sessions search WORDS", exit_code=ExitCode.USAGE)
+    with _archive(settings) as archive:
+        hits = archive.search(query, may_write=not settings.is_private)
+        if not archive.has_index():
+            console.warn("this Python's SQLite has no full-text index (FTS5); every message was read instead.")
+    if is_json:
+        console.print_json([_hit_as_json(hit) for hit in hits])
+        return ExitCode.DONE
+    if not hits:
+        console.note(f"nothing is saved with {query}.")
+    previous = ""
+    for hit in hits:
+        if hit.session != previous:
+            console.write("\n" if previous else "")
+            title = hit.parts if hit.role is None else ((hit.title, False),)
+            console.write(f"{hit.session[:8]}  {_highlighted(title, console)}  ({_when(hit.created_at, console)})\n")
+            previous = hit.session
+        if hit.role is not None:
+            console.write(f"    {hit.role}: {_highlighted(hit.parts, console)}\n")
+    return ExitCode.DONE
+
+
+def _hit_as_json(hit: Hit) -> dict[str, Any]:
+    return {
+        "id": hit.session,
+        "title": hit.title,
+        "role": hit.role,
+        "created_at": hit.created_at,
+        "snippet": "".join(text for text, _ in hit.parts),
+        "found": [text for text, is_found in hit.parts if is_found],
+    }
+
+
+def _when(time: str, console: Console) -> str:
+    """For people how long ago, for programs ISO 8601 to the second."""
+    return ago(time) if console.is_stdout_tty else datetime.fromisoformat(time).isoformat(timespec="seconds")
+
+
+def _highlighted(parts: Sequence[tuple[str, bool]], console: Console) -> str:
+    """One line, safe to show; what was found is bold where the terminal can do it."""
+    shown = []
+    for text, is_found in parts:
+        safe = sanitize(text, one_line=True)
+        shown.append(f"{_BOLD}{safe}{_NOT_BOLD}" if is_found and console.has_color else safe)
+    return "".join(shown)
+
+
+def export(
+    name: str,
+    settings: Settings,
+    console: Console,
+    *,
+    format: str = "md",
+    file: Path | None = None,
+    is_forced: bool = False,
+) -> ExitCode:
+    """A session as Markdown (the current path) or JSON (the whole tree), on stdout or in a file of the owner's own.
+
+    Raises `SlmError`: usage (no such session, an unknown format, a file that exists and not `is_forced`), storage.
+    """
+    if format not in ("md", "json"):
+        raise SlmError(f"there is no format '{format}': md or json.", exit_code=ExitCode.USAGE)
+    if file is not None:
+        _refuse_overwriting(file, is_forced)
+    with _archive(settings) as archive:
+        session = archive.find(name)
+        text = archive.export_json(session.id) if format == "json" else archive.export_markdown(session.id)
+    if format == "md":
+        sanitizer = console.sanitizer() if file is None else Sanitizer(show_invisible=False)
+        text = sanitizer.feed(text) + sanitizer.flush()
+    if file is None:
+        console.write(text)
+    else:
+        write_private(file, text.encode())
+        console.note(f"written to {file}.")
+    return ExitCode.DONE
+
+
+def _refuse_overwriting(file: Path, is_forced: bool) -> None:
+    if not file.absolute().parent.is_dir():
+        raise SlmError(f"there is no directory {file.parent}.", exit_code=ExitCode.USAGE)
+    if file.exists() and not file.is_file():
+        raise SlmError(f"{file} is not a file.", exit_code=ExitCode.USAGE)
+    if file.exists() and not is_forced:
+        raise SlmError(f"{file} exists.", hint="--force overwrites it", exit_code=ExitCode.USAGE)
+
+
+def import_(file: str, settings: Settings, console: Console) -> ExitCode:
+    """Take in an export (JSON); `-` is stdin. The new session's id goes to stdout."""
+    text = console.stdin.read(MOST_CHARACTERS + 1) if file == "-" else _read(Path(file))
+    with _archive(settings) as archive:
+        id = archive.import_json(text)
+    console.print(id)
+    console.note(f"imported. next: slm chat --session {id[:8]}")
+    return ExitCode.DONE
+
+
+def _read(file: Path) -> str:
+    try:
+        with file.open(encoding="utf-8") as stream:
+            return stream.read(MOST_CHARACTERS + 1)
+    except FileNotFoundError:
+        raise SlmError(f"there is no file {file}.", exit_code=ExitCode.USAGE) from None
+    except UnicodeDecodeError as error:
+        raise SlmError(f"{file} is not text (UTF-8).", exit_code=ExitCode.DAMAGED) from error
+    except OSError as error:
+        raise storage_error(error, file) from error
+
+
+def rename(name: str, title: str, settings: Settings, console: Console) -> ExitCode:
+    """Another title for a session."""
+    title = _one_line(title)
+    if not title:
+        raise SlmError("a title cannot be empty.", exit_code=ExitCode.USAGE)
+    with _archive(settings) as archive:
+        session = archive.find(name)
+        archive.rename(session.id, title)
+    console.note(f"{session.short_id} is now '{title}'.")
+    return ExitCode.DONE
+
+
+def rm(
+    names: Sequence[str], settings: Settings, console: Console, *, is_all: bool = False, is_yes: bool = False
+) -> ExitCode:
+    """Remove sessions for good: all that are named, or none if one is not there.
+
+    `is_all` asks first, unless `is_yes`. A title counts only when it is given whole.
+    """
+    if bool(names) == is_all:
+        raise SlmError("remove which sessions?", hint="slm sessions rm ID..., or --all", exit_code=ExitCode.USAGE)
+    with _archive(settings) as archive:
+        sessions = archive.list() if is_all else [archive.find(name, is_exact=True) for name in names]
+        if is_all and sessions and not is_yes:
+            _ask_for_all(len(sessions), console)
+        is_erased = archive.remove([session.id for session in sessions])
+    if is_all:
+        console.note(f"removed {_counted(len(sessions))}.")
+    for session in () if is_all else dict.fromkeys(sessions):
+        console.note(f"removed {session.short_id} '{_one_line(session.title)}'.")
+    if not is_erased:
+        console.warn("traces may stay in the archive's file: another slm is using it, or the disk is full.")
+        console.note("the next slm sessions rm clears them.")
+    return ExitCode.DONE
+
+
+def _ask_for_all(count: int, console: Console) -> None:
+    if console.ask(f"Remove {_counted(count)} for good?"):
+        return
+    raise SlmError("nothing was removed.", hint="--yes removes all without asking", exit_code=ExitCode.USAGE)
+
+
+def _counted(count: int) -> str:
+    return f"{count:,} session" + ("" if count == 1 else "s")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def ago(time: str, now: datetime | None = None) -> str:
+    """How long ago a moment (ISO 8601) was, as people say it; from a month on the date."""
+    then = datetime.fromisoformat(time)
+    passed = (now or datetime.now(UTC)) - then
+    if passed < timedelta(minutes=1):
+        return "just now"
+    if passed < timedelta(hours=1):
+        return f"{passed // timedelta(minutes=1)} min ago"
+    if passed < timedelta(days=1):
+        return f"{passed // timedelta(hours=1)} h ago"
+    if passed < timedelta(days=2):
+        return "yesterday"
+    if passed < timedelta(days=30):
+        return f"{passed.days} days ago"
+    return then.astimezone().date().isoformat()

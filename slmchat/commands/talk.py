@@ -1,0 +1,349 @@
+"""A conversation with a model: what is said, by which model, in which window.
+
+Knows: loading behind the prompt, one exchange from question to answer, what happens when the window is full, another
+model or another session for the same chat. Refuses to know: keys, commands and the loop (chat.py, chat_commands.py);
+what must be shown or asked goes through a `Host`.
+
+Nothing said is lost: a question is in the tree (and so in the archive) before the model sees it, the answer grows there
+as it comes, and an error or Ctrl-C leaves everything in place.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from slmchat.catalog.library import Library
+from slmchat.catalog.records import Installed
+from slmchat.commands import answering, opening
+from slmchat.commands.answering import Answer, View
+from slmchat.commands.options import GenerationOptions
+from slmchat.conversation import window
+from slmchat.conversation.attachments import Attachment, compose
+from slmchat.conversation.messages import Conversation, Message, Node, Role, title_of
+from slmchat.conversation.template import ChatTemplate, raw_prompt
+from slmchat.conversation.thinking import opens_thinking
+from slmchat.engine.api import Engine, Event, Finish, FinishReason, Limits, Prompt, Session
+from slmchat.engine.sampler import SamplerSettings
+from slmchat.errors import ExitCode, SlmError
+from slmchat.settings import Settings
+from slmchat.terminal.console import Console
+
+# Tokens that a summary of what was said before may take.
+SUMMARY_TOKENS = 256
+_SUMMARY_REQUEST = (
+    "Summarise our conversation so far in a few short sentences. Keep names, numbers and decisions. "
+    "Write only the summary."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Overflow:
+    """A prompt that does not fit: its tokens and those of the context window."""
+
+    n_prompt: int
+    n_ctx: int
+
+
+class Host(Protocol):
+    """The world around a talk: what shows an answer, and what asks the user."""
+
+    def view(self) -> View:
+        """A new view for one generation."""
+        ...
+
+    def on_overflow(self, overflow: Overflow) -> str:
+        """What to do: "drop" the oldest exchanges, "summarise" them, start "fresh", or "cancel"."""
+        ...
+
+    def cancellable(self, session: Session) -> AbstractContextManager[None]:
+        """While this lasts, Ctrl-C cancels the generation."""
+        ...
+
+
+class Talk:
+    """The state of one chat."""
+
+    def __init__(
+        self,
+        installed: Installed,
+        conversation: Conversation,
+        options: GenerationOptions,
+        settings: Settings,
+        console: Console,
+        host: Host,
+    ) -> None:
+        self.conversation = conversation
+        self.options = options
+        self.settings = settings
+        self.console = console
+        self.attachments: list[Attachment] = []
+        self.examples: list[Message] = []
+        self.sampler_changes: dict[str, float] = {}
+        self.limits = Limits(options.max_tokens, tuple(options.stop))
+        self.asked_ctx = options.ctx or settings.n_ctx
+        self.threads = options.threads
+        self._host = host
+        self._session: Session | None = None
+        self._engine: Engine | None = None
+        self._template: ChatTemplate | None = None
+        self._begin(installed)
+
+    def _begin(self, installed: Installed) -> None:
+        self.installed = installed
+        self._model_sampler = opening.sampler_settings(installed, self.settings, self.options)
+        self.last: Finish | None = None
+        self.loading = opening.start_loading(installed, self.options, self.settings)
+
+    # The model
+
+    @property
+    def n_ctx(self) -> int:
+        """The context window in tokens; 0 while the model is not loaded."""
+        return self._session.n_ctx if self._session else 0
+
+    @property
+    def tokens_used(self) -> int:
+        """Tokens of the window that the last exchange left in use."""
+        return self.last.usage.prompt_tokens + self.last.usage.completion_tokens if self.last else 0
+
+    @property
+    def sampler(self) -> SamplerSettings:
+        """The sampler settings in force, /set included."""
+        return self._model_sampler.with_values(self.sampler_changes)
+
+    def ready(self) -> Session:
+        """The session, after waiting for the model if it is still loading. Raises what the loading raised."""
+        if self._engine is None:
+            if not self.loading.is_done:
+                self.console.status("loading the model …")
+            self._engine = self.loading.engine()
+            self.console.status("")
+            opening.report_native_log(self.console)
+            if not self.settings.is_private:
+                Library(self.settings.paths).remember(self.installed.key)
+        info = self._engine.info
+        if self._template is None and not self.options.raw:
+            self._template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
+        if self._session is None:
+            n_ctx = self.asked_ctx or min(opening.DEFAULT_N_CTX, info.trained_context_length)
+            options = replace(self.options, threads=self.threads)
+            self._session = self._engine.open_session(opening.session_settings(options, self.settings, n_ctx))
+        return self._session
+
+    def switch_model(self, installed: Installed) -> None:
+        """Let another model go on with the conversation; the present one is freed first."""
+        self.close()
+        self._begin(installed)
+
+    def reopen(self) -> None:
+        """Make the context window anew (another size, other threads) before the next exchange."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def close(self) -> None:
+        """Free the KV cache and the weights."""
+        self.reopen()
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = self._template = None
+
+    # Prompts
+
+    def prompt(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
+        """The prompt for these messages; `goes_on`: it ends inside the last one, an answer that was cut."""
+        self.ready()
+        return self._template.render(messages, goes_on=goes_on) if self._template else raw_prompt(messages)
+
+    def count(self, messages: Sequence[Message], *, goes_on: bool = False) -> int:
+        """Exact tokens of the prompt for these messages, template included; 0 for none."""
+        if not messages:
+            return 0
+        prompt = self.prompt(messages, goes_on=goes_on)
+        assert self._engine is not None
+        return self._engine.count(prompt)
+
+    def set_max_tokens(self, max_tokens: int) -> None:
+        """Limit the answers from now on."""
+        self.limits = replace(self.limits, max_tokens=max_tokens)
+
+    def count_text(self, text: str) -> int:
+        """Tokens of a text by itself."""
+        self.ready()
+        assert self._engine is not None
+        return self._engine.count(raw_prompt([Message(Role.USER, text)]))
+
+    def messages(self) -> list[Message]:
+        """What the model sees: the system message, the examples of a persona, the visible part of the path."""
+        said = self.conversation.as_messages(self.installed.key)
+        head = 1 if said and said[0].role is Role.SYSTEM else 0
+        return [*said[:head], *self.examples, *said[head:]]
+
+    # Exchanges
+
+    def say(self, text: str) -> Answer | None:
+        """A new user message and its answer.
+
+        None when it was cancelled before anything came of it: then the question has left the current path (it stays
+        in the tree), as it has when `SlmError` is raised.
+        """
+        self.ready()
+        self.conversation.title = self.conversation.title or title_of(text)  # without what is attached
+        self.conversation.add(Message(Role.USER, compose(text, self.attachments)))
+        try:
+            answer = self.answer()
+        finally:
+            end = self.conversation.current
+            if end is not None and end.message.role is Role.USER:
+                self.conversation.go_to(end.parent)
+        if answer is not None:
+            self.attachments = []
+        return answer
+
+    def answer(self) -> Answer | None:
+        """An answer to the question at the end of the path, as a new child of it; None when cancelled."""
+        session = self.ready()
+        if not self._make_room():
+            return None
+        question = self.conversation.current
+        sampler = self.sampler
+        if sampler.seed is not None and question is not None:  # a retry with a fixed seed is another answer
+            sampler = replace(sampler, seed=(sampler.seed + len(question.children)) % 2**32)
+        prompt = self.prompt(self.messages())
+        return self._follow(session.generate(prompt, sampler, self.limits), prompt, _Growing(self))
+
+    def go_on(self) -> Answer | None:
+        """Let the last answer go on where it stopped; None when cancelled before anything came."""
+        session = self.ready()
+        node = self.conversation.current
+        if node is None or node.message.role is not Role.ASSISTANT:
+            raise SlmError("there is no answer to continue.", exit_code=ExitCode.USAGE)
+        if not self._make_room(goes_on=True):
+            return None
+        prompt = self.prompt(self.messages(), goes_on=True)
+        events = session.generate(prompt, self.sampler, self.limits)
+        return self._follow(events, prompt, _Growing(self, node, node.message), goes_on=True)
+
+    def _follow(
+        self, events: Iterator[Event], prompt: Prompt, growing: "_Growing", *, goes_on: bool = False
+    ) -> Answer | None:
+        with self._host.cancellable(self.ready()):
+            answer = answering.follow(
+                events,
+                self._host.view(),
+                sanitizer=None if self.options.raw_output else self.console.sanitizer(),
+                keeps_space=goes_on or self.options.raw,
+                is_thinking=opens_thinking(prompt.parts[-1].text) and not goes_on,
+                on_growth=growing.grow,
+            )
+        assert answer.finish is not None
+        self.last = answer.finish
+        return answer if growing.complete(answer) else None
+
+    # The window
+
+    def _make_room(self, *, goes_on: bool = False) -> bool:
+        """See that the conversation fits into the window, asking what to do when it does not; False: cancelled."""
+        n_ctx = self.ready().n_ctx
+        n_prompt = self.count(self.messages(), goes_on=goes_on)
+        if window.fits(n_prompt, n_ctx):
+            return True
+        choice = self._host.on_overflow(Overflow(n_prompt, n_ctx))
+        if choice == "cancel":
+            return False
+        if choice == "fresh":
+            self._start_fresh()
+        else:
+            self._shorten(is_summarising=choice == "summarise")
+        n_left = self.count(self.messages(), goes_on=goes_on)
+        if not window.fits(n_left, n_ctx):
+            raise SlmError(
+                f"what is left is still {n_left:,} tokens and the context window holds {n_ctx:,}.",
+                hint="a larger window: /set ctx N; or a shorter message",
+                exit_code=ExitCode.CONTEXT,
+            )
+        return True
+
+    def _shorten(self, *, is_summarising: bool) -> None:
+        """Let the model see only the newest exchanges, and a summary of the others if asked for."""
+        visible = self.conversation.visible()
+        messages = self.messages()
+        room = SUMMARY_TOKENS if is_summarising else 0
+        head = len(messages) - len(visible)
+        place = window.drop_oldest(messages, head, lambda kept: self.count(kept) + room, self.ready().n_ctx)
+        if not place:
+            return
+        summary = self._summary(messages[: head + place], head) if is_summarising else self.conversation.summary
+        self.conversation.see_from(visible[place], summary)
+        instead = "; a summary stands for them" if summary else ""
+        self.console.note(f"(the model no longer sees the oldest {place} of {len(visible)} messages{instead})")
+
+    def _summary(self, messages: Sequence[Message], head: int) -> str:
+        """What was said before, in the model's own words; of more than fits, the newest part."""
+        session = self.ready()
+        request = Message(Role.USER, _SUMMARY_REQUEST)
+        asked = [*messages, request]
+        dropped = window.drop_oldest(asked, head, lambda kept: self.count(kept) + SUMMARY_TOKENS, session.n_ctx)
+        prompt = self.prompt([*asked[:head], *asked[head + dropped :]])
+        events = session.generate(prompt, replace(self.sampler, temperature=0.0), Limits(SUMMARY_TOKENS))
+        self.console.note("(a summary of what was said before:)")
+        with self._host.cancellable(session):
+            answer = answering.follow(events, self._host.view(), sanitizer=self.console.sanitizer())
+        if answer.finish is not None and answer.finish.reason is FinishReason.INTERRUPTED:
+            raise SlmError("the summary was cancelled; nothing has changed.", exit_code=ExitCode.INTERRUPTED)
+        return answer.text.strip()
+
+    def _start_fresh(self) -> None:
+        """The question moves to a conversation of its own; the old one stays as it was."""
+        question = self.conversation.current
+        assert question is not None
+        old = self.conversation
+        old.go_to(question.parent)
+        self.conversation = Conversation(old.system, old.recorder)
+        self.conversation.add(question.message)
+
+
+class _Growing:
+    """An answer in the tree while it is generated: a new node, or one that goes on."""
+
+    def __init__(self, talk: Talk, node: Node | None = None, before: Message | None = None) -> None:
+        self._talk = talk
+        self._node = node
+        self._before = before
+
+    def grow(self, answer: Answer) -> None:
+        """Called at every chunk; the node is made with the first one."""
+        if answer.text or answer.thinking:
+            self._put(self._message(answer, answer.tokens, is_cut=True))
+
+    def complete(self, answer: Answer) -> bool:
+        """The generation has ended; False when it was cancelled before anything came."""
+        finish = answer.finish
+        assert finish is not None
+        has_said = bool(answer.text or answer.thinking)
+        if has_said or finish.reason is not FinishReason.INTERRUPTED:
+            self._put(self._message(answer, finish.tokens, is_cut=finish.reason is not FinishReason.STOP))
+        if self._talk.conversation.recorder is not None:
+            self._talk.conversation.recorder.flush()
+        return has_said or finish.reason is not FinishReason.INTERRUPTED
+
+    def _put(self, message: Message) -> None:
+        if self._node is None:
+            self._node = self._talk.conversation.add(message)
+        else:
+            self._talk.conversation.update(self._node, message)
+
+    def _message(self, answer: Answer, tokens: tuple[int, ...] | None, *, is_cut: bool) -> Message:
+        before = self._before or Message(Role.ASSISTANT, "", tokens=())
+        thinking = before.thinking + answer.thinking
+        # later prompts leave the thinking out: the tokens of both together are of no use to them
+        is_exact = tokens is not None and before.tokens is not None and not thinking
+        return Message(
+            Role.ASSISTANT,
+            before.text + answer.text,
+            (before.tokens or ()) + (tokens or ()) if is_exact else None,
+            is_cut,
+            thinking,
+            self._talk.installed.key,
+        )

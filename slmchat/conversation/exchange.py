@@ -1,0 +1,203 @@
+"""A session as a file for others: Markdown to read, JSON to take in again.
+
+Knows: both formats, and everything that may be wrong with a JSON file from somewhere.
+Refuses to know: SQL, files, streams.
+
+Token ids are not part of the format: an engine would take them as they are, control tokens included, so a file from
+somewhere could speak as the system. What is imported is tokenized again, like anything that somebody typed.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from slmchat.conversation.messages import Conversation, Message, Node, Role, new_id
+from slmchat.errors import ExitCode, SlmError
+
+FORMAT = "slm session"
+VERSION = 1
+
+# Limits of what is taken in; far above what a model can read. Characters, or messages.
+MOST_CHARACTERS = 256 * 1024 * 1024
+_MOST_MESSAGES = 100_000
+_MOST_TEXT = 16 * 1024 * 1024
+_MOST_TITLE = 1_000
+
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When a session began (to the second) and was last written to (to the microsecond): UTC, ISO 8601."""
+
+    created_at: str
+    updated_at: str
+
+
+def to_json(conversation: Conversation, times: Times) -> str:
+    """The whole tree. Messages are numbered from 1, parents before children; `parent` null: a first message.
+
+    Characters that a terminal would obey, or that nobody would see, are escaped: the text is safe to show and equal.
+    """
+    nodes = list(conversation.nodes())
+    numbers = {node: number for number, node in enumerate(nodes, 1)}
+    value = {
+        "format": FORMAT,
+        "version": VERSION,
+        "id": conversation.id,
+        "title": conversation.title,
+        "created_at": times.created_at,
+        "updated_at": times.updated_at,
+        "system": conversation.system,
+        "summary": conversation.summary,
+        "current": conversation.current and numbers[conversation.current],
+        "seen_from": conversation.seen_from and numbers[conversation.seen_from],
+        "messages": [_message_as_json(node, numbers) for node in nodes],
+    }
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    hidden = {char for char in set(text) - {"\n"} if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")}
+    return text.translate({ord(char): json.dumps(char)[1:-1] if char != "\x7f" else "\\u007f" for char in hidden})
+
+
+def _message_as_json(node: Node, numbers: Mapping[Node, int]) -> dict[str, Any]:
+    message = node.message
+    return {
+        "number": numbers[node],
+        "parent": node.parent and numbers[node.parent],
+        "role": str(message.role),
+        "model": message.model,
+        "created_at": node.created_at,
+        "is_cut": message.is_cut,
+        "thinking": message.thinking,
+        "text": message.text,
+    }
+
+
+def to_markdown(conversation: Conversation, times: Times) -> str:
+    """The current path, a heading for each message. Thinking is left out; a fence left open is closed."""
+    path = conversation.path()
+    models = list(dict.fromkeys(node.message.model for node in path if node.message.model))
+    facts = [times.created_at[:16].replace("T", " ") + " UTC", *models, f"session {conversation.id[:8]}"]
+    parts = [f"# {_one_line(conversation.title) or 'Untitled'}", " · ".join(map(_one_line, facts))]
+    if conversation.system:
+        parts += ["## System", _closed(conversation.system)]
+    for node in path:
+        message = node.message
+        speaker = {Role.USER: "You", Role.SYSTEM: "System"}.get(message.role) or message.model or "Assistant"
+        parts += [f"## {_one_line(speaker)}", _closed(message.text)]
+        if message.is_cut:
+            parts.append("*(interrupted)*")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _closed(text: str) -> str:
+    """The text with the fence closed that it leaves open (CommonMark 4.5), so that it ends where the message ends."""
+    fence = ""
+    for line in text.splitlines():
+        found = _FENCE.match(line)
+        if found is None:
+            continue
+        marks, rest = found.groups()
+        if not fence:
+            is_code_span = marks[0] == "`" and "`" in rest
+            fence = "" if is_code_span else marks
+        elif marks.startswith(fence) and not rest.strip():
+            fence = ""
+    return f"{text.rstrip()}\n{fence}" if fence else text.strip("\n")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def from_json(text: str) -> tuple[Conversation, Times]:
+    """The session in an export. Raises `SlmError` (damaged) that says what is wrong with it."""
+    if len(text) > MOST_CHARACTERS:
+        raise _wrong("it is too large")
+    try:
+        value = json.loads(text.removeprefix("\ufeff"))
+    except (ValueError, RecursionError) as error:
+        raise _wrong("it is not JSON") from error
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise _wrong(f'it has no "format": "{FORMAT}"')
+    if value.get("version") != VERSION:
+        raise _wrong(f"its version is {str(value.get('version'))[:20]}, this slm reads version {VERSION}")
+    id = _text(value, "id", 64)
+    conversation = Conversation(
+        system=_text_or_none(value, "system"), id=id if re.fullmatch("[0-9a-f]{32}", id) else None
+    )
+    conversation.title = _text(value, "title", _MOST_TITLE)
+    nodes = _tree(value, conversation)
+    conversation.current = _node(value, "current", nodes)
+    conversation.seen_from = _node(value, "seen_from", nodes)
+    conversation.summary = _text_or_none(value, "summary")
+    if conversation.seen_from is not None and conversation.seen_from not in conversation.path():
+        raise _wrong('"seen_from" is not on the way to "current"')
+    return conversation, Times(_time(value, "created_at", "seconds"), _time(value, "updated_at", "microseconds"))
+
+
+def _tree(value: Mapping[str, Any], conversation: Conversation) -> dict[int, Node]:
+    """The messages, each below one that came before it: then they are a tree."""
+    messages = value.get("messages")
+    if not isinstance(messages, list) or not 0 < len(messages) <= _MOST_MESSAGES:
+        raise _wrong(f'"messages" is not a list of 1 to {_MOST_MESSAGES:,}')
+    nodes: dict[int, Node] = {}
+    for number, said in enumerate(messages, 1):
+        if not isinstance(said, dict) or type(said.get("number")) is not int or said["number"] != number:
+            raise _wrong(f"message {number} does not have this number")
+        parent = _node(said, "parent", nodes)
+        created_at = _time(said, "created_at", "seconds")
+        node = Node(_message(said), parent, new_id(), created_at)
+        conversation.siblings_below(parent).append(node)
+        nodes[number] = node
+    return nodes
+
+
+def _message(said: Mapping[str, Any]) -> Message:
+    role, is_cut = said.get("role"), said.get("is_cut", False)
+    if role not in list(Role):
+        raise _wrong(f'"role" is not one of {", ".join(Role)}')
+    if not isinstance(is_cut, bool):
+        raise _wrong('"is_cut" is not true or false')
+    thinking = _text_or_none(said, "thinking") or ""
+    return Message(Role(role), _text(said, "text"), None, is_cut, thinking, _text_or_none(said, "model"))
+
+
+def _node(value: Mapping[str, Any], name: str, nodes: Mapping[int, Node]) -> Node | None:
+    number = value.get(name)
+    if number is None:
+        return None
+    if type(number) is not int or number not in nodes:
+        raise _wrong(f'"{name}" is not the number of a message before it')
+    return nodes[number]
+
+
+def _text(value: Mapping[str, Any], name: str, most: int = _MOST_TEXT) -> str:
+    text = value.get(name)
+    if not isinstance(text, str) or len(text) > most:
+        raise _wrong(f'"{name}" is not a text of at most {most:,} characters')
+    return text
+
+
+def _text_or_none(value: Mapping[str, Any], name: str) -> str | None:
+    return None if value.get(name) is None else _text(value, name)
+
+
+def _time(value: Mapping[str, Any], name: str, timespec: str) -> str:
+    try:
+        time = datetime.fromisoformat(_text(value, name, 64))
+        return time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC).isoformat(timespec=timespec)
+    except (ValueError, OverflowError) as error:
+        raise _wrong(f'"{name}" is not a time in ISO 8601') from error
+
+
+def _wrong(reason: str) -> SlmError:
+    return SlmError(
+        f"this is not an exported session: {reason}.",
+        hint="slm sessions export ID --format json writes one",
+        exit_code=ExitCode.DAMAGED,
+    )

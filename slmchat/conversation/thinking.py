@@ -1,0 +1,201 @@
+"""Telling what a reasoning model thinks from what it answers, while the text streams in.
+
+Knows: how the families mark a thought, where in a completion a mark counts, what white space belongs to it.
+Refuses to know: tokens, terminals, whether anybody wants to see the thought.
+
+A mark counts only where models put it: an opening at the beginning of the completion, what closes the answer at its
+very end. A `<think>` in the middle of an answer about HTML is text. The result does not depend on where the text is
+split into chunks.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text of one kind; never empty."""
+
+    text: str
+    is_thinking: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Marks:
+    """How one family writes: an opening, the thought, a closing, the answer, which may be wrapped once more.
+
+    No opening is the beginning of another one, and no closing of another one.
+    """
+
+    openings: tuple[str, ...]
+    closings: tuple[str, ...]
+    answer: tuple[str, str] | None = None
+
+
+# Where llama.cpp's own sources say so (models/templates and common/ at the version that pyproject.toml pins):
+_FAMILIES = (
+    # Qwen3 and 3.5 (Qwen-Qwen3-0.6B.jinja, Qwen3.5-4B.jinja), SmolLM3 (HuggingFaceTB-SmolLM3-3B.jinja), LFM2
+    # (parsers/lfm2.cpp), DeepSeek R1 (llama-cpp-deepseek-r1.jinja), MiniCPM5 (parsers/minicpm5.cpp). Granite 3.3 wraps
+    # its answer too (chat-diff-analyzer.cpp, "Granite 3.3"). Phi-4-mini-reasoning writes
+    # these too, though its prompt format does not name them.
+    _Marks(("<think>",), ("</think>",), ("<response>", "</response>")),
+    # Magistral and Ministral 3 Reasoning (parsers/ministral3.cpp)
+    _Marks(("[THINK]",), ("[/THINK]",)),
+    # Gemma 4 (parsers/gemma4.cpp); the doubled opening is in tests/test-chat.cpp
+    _Marks(("<|channel>thought", "<|channel><|channel>thought"), ("<channel|>",)),
+    # gpt-oss (parsers/gpt-oss.cpp). llama.cpp renders <|end|> there, other engines may not.
+    _Marks(
+        ("<|channel|>analysis<|message|>",),
+        ("<|end|><|start|>assistant<|channel|>final<|message|>", "<|start|>assistant<|channel|>final<|message|>"),
+    ),
+    # gpt-oss that answers at once: a thought without a word, closed where it opens
+    _Marks(("<|channel|>final<|message|>",), ("",)),
+)
+
+# Marks that are one control token in some vocabularies. An engine that renders control tokens as nothing has to spell
+# these out, or no thought is ever recognised. ("[THINK]" is one in Mistral's; older Gemma 4 files mark theirs so.)
+TOKENS = ("<think>", "</think>", "<response>", "</response>", "[THINK]", "[/THINK]", "<|channel>", "<channel|>")
+
+# Gemma 4 may end its answer with an empty thought or a lone closing (parsers/gemma4.cpp says so).
+_STRAYS = ("<|channel>thought", "<channel|>")
+
+
+def _beginnings(mark: str) -> str:
+    """A pattern for what `mark` may have come to so far, the longest first."""
+    return "|".join(re.escape(mark[:length]) for length in range(len(mark) - 1, 0, -1))
+
+
+@dataclass(frozen=True, slots=True)
+class _Tail:
+    """What is no part of an answer when it stands at its very end. Both patterns take white space around it."""
+
+    complete: re.Pattern[str]
+    possible: re.Pattern[str]
+
+
+def _tail(marks: tuple[str, ...]) -> _Tail:
+    whole = "|".join(map(re.escape, marks))
+    cut = "|".join(map(_beginnings, marks))
+    return _Tail(re.compile(rf"(?:\s*(?:{whole}))+\s*"), re.compile(rf"(?:\s|{whole})*(?:{cut})?\Z"))
+
+
+_PLAIN_TAIL = _tail(_STRAYS)
+
+
+class ThinkingSplitter:
+    """Text of a completion in, thinking and answer out.
+
+    White space around a thought is left out. A completion without a thought comes out as it went in. A thought that
+    never closes goes on to the end. `opened`: the prompt has opened the thought already (see `opens_thinking`).
+    """
+
+    def __init__(self, opened: bool = False) -> None:
+        self._held = ""
+        # which family opened the thought in the prompt is not known here: any closing ends it
+        self._closings = tuple(closing for marks in _FAMILIES for closing in marks.closings if closing)
+        self._wrapping: tuple[str, str] | None = None
+        self._is_opened = opened
+        self._is_begun = False
+        self._tail = _PLAIN_TAIL
+        self._state: Callable[[bool], list[Piece]] = self._before
+
+    def feed(self, text: str) -> list[Piece]:
+        """What is certain after this text, in order. Text that may become a mark is held back until it is decided."""
+        self._held += text
+        return self._advance(is_end=False)
+
+    def flush(self) -> list[Piece]:
+        """What was held back, at the end of the completion. What only looked like a mark is text."""
+        return self._advance(is_end=True)
+
+    def _advance(self, is_end: bool) -> list[Piece]:
+        pieces: list[Piece] = []
+        while True:
+            state = self._state
+            pieces += state(is_end)
+            if self._state is state:  # else the rest is for the next one
+                return [piece for piece in pieces if piece.text]
+
+    def _before(self, is_end: bool) -> list[Piece]:
+        """At the beginning: is there an opening?"""
+        text = self._held.lstrip()
+        for marks in _FAMILIES:
+            for opening in marks.openings:
+                if text.startswith(opening):
+                    self._closings, self._wrapping = marks.closings, marks.answer
+                    self._held = text[len(opening) :]
+                    self._state = self._thinking
+                    return []
+                if opening.startswith(text) and not is_end:
+                    return []
+        self._state = self._thinking if self._is_opened else self._answering
+        return []
+
+    def _thinking(self, is_end: bool) -> list[Piece]:
+        text = self._held if self._is_begun else self._held.lstrip()
+        found = min(((place, mark) for mark in self._closings if (place := text.find(mark)) >= 0), default=None)
+        if found:
+            place, mark = found
+            thought, self._held = text[:place].rstrip(), text[place + len(mark) :]
+            self._state = self._after
+        elif is_end:
+            thought, self._held = text.rstrip(), ""
+        else:
+            keep = max(_overlap(text, mark) for mark in self._closings)
+            thought = text[: len(text) - keep].rstrip()
+            self._held = text[len(thought) :]
+        self._is_begun = self._is_begun or bool(thought)
+        return [Piece(thought, is_thinking=True)]
+
+    def _after(self, is_end: bool) -> list[Piece]:
+        """Between thought and answer: white space, and what the answer is wrapped in."""
+        text = self._held = self._held.lstrip()
+        if not text and not is_end:
+            return []
+        if self._wrapping:
+            opening, closing = self._wrapping
+            if text.startswith(opening):
+                self._wrapping = None
+                self._tail = _tail((closing,))
+                self._held = text[len(opening) :]
+                return self._after(is_end)
+            if opening.startswith(text) and not is_end:
+                return []
+        self._state = self._answering
+        return []
+
+    def _answering(self, is_end: bool) -> list[Piece]:
+        text = self._held
+        found = self._tail.possible.search(text)
+        place = found.start() if found else len(text)
+        if not is_end:
+            self._held = text[place:]
+            return [Piece(text[:place], is_thinking=False)]
+        self._held = ""
+        return [Piece(text[:place] if self._tail.complete.fullmatch(text, place) else text, is_thinking=False)]
+
+
+def opens_thinking(prompt_tail: str) -> bool:
+    """Whether a prompt that ends like this has begun the thought, as templates do that end in `<think>` and a break.
+
+    For the text of the template only: what a user says at the end of a bare prompt opens nothing.
+    """
+    openings = tuple(opening for marks in _FAMILIES if marks.closings != ("",) for opening in marks.openings)
+    return prompt_tail.rstrip().endswith(openings)
+
+
+def without_thinking(text: str) -> str:
+    """The answer alone, from an assistant's message that may still hold the thought (imported conversations).
+
+    A thought that was opened in the prompt has lost its opening: there a closing on a line of its own ends it.
+    """
+    before, closing, after = text.partition("</think>")
+    is_alone = before.endswith("\n") and (not after or after.startswith("\n"))
+    splitter = ThinkingSplitter(opened=bool(closing) and is_alone and "<think>" not in before)
+    return "".join(piece.text for piece in (*splitter.feed(text), *splitter.flush()) if not piece.is_thinking)
+
+
+def _overlap(text: str, mark: str) -> int:
+    """Length of the longest end of `text` that is a beginning of `mark` (but not all of it)."""
+    return next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:n])), 0)

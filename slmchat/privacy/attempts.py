@@ -1,0 +1,175 @@
+"""The proof: a sealed child that tries to get out in every way we can think of, and a parent that watches.
+
+Knows: how the child is started, what counts as refused, and that the parent's witness overrules the child's word.
+Refuses to know: the ways themselves (ways_out.py, ways_around.py), how the result is shown (commands/privacy.py).
+
+The same attempts run without a seal too (`is_sealed=False`, for the tests): a check that cannot fail proves nothing.
+Every attempt goes to the loopback device or to local sockets of our own.
+"""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from slmchat.errors import ExitCode, SlmError
+from slmchat.privacy import seal, ways_around, ways_out
+from slmchat.privacy.landlock import SCOPE_ABI
+from slmchat.privacy.seal import SealStatus
+from slmchat.privacy.witness import Witness
+from slmchat.privacy.world import Outcome, Promise, Refused, Result, Unavailable, Way, World
+
+_TIMEOUT_S = 60.0
+_IS_LINUX = sys.platform.startswith(("linux", "android"))
+
+# A replaced socket is no socket any more (ENOTSOCK), a closed one no descriptor (EBADF).
+_REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOTSOCK, errno.EBADF)
+_ABSENCES = (errno.ENOSYS, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EADDRNOTAVAIL)
+
+# The child imports slmchat from where the parent has it, whatever its current directory is.
+_CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from slmchat.privacy.attempts import child; child()"
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the child had in force, and what became of each attempt."""
+
+    status: SealStatus
+    results: tuple[Result, ...]
+
+    @property
+    def is_tight(self) -> bool:
+        """Nothing got out, behind a seal that the kernel enforces."""
+        return self.status.is_enforced_by_kernel and all(result.outcome is not Outcome.OUT for result in self.results)
+
+
+def prove(*, is_sealed: bool = True) -> Proof:
+    """Run every attempt in a child. Raises `SlmError` (UNSEALED) when the check itself cannot be carried out."""
+    try:
+        with Witness(is_sealed) as witness:
+            answers = _answers(witness)
+            witness.settle()
+            results = [_witnessed(_result(answer), witness) for answer in answers[1:]]
+    except OSError as error:
+        raise _not_possible(f"the listeners that it tries to reach cannot be opened: {error.strerror}") from error
+    names = [way.name for way in _ways(ways_out.EarlyThread())]
+    missing = [name for name in names if name not in {result.name for result in results}]
+    results += [Result(name, name, Outcome.OUT, "no answer: the child ended before") for name in missing]
+    return Proof(_status(answers[0]), tuple(results))
+
+
+def _not_possible(why: str) -> SlmError:
+    return SlmError(
+        f"the check cannot be made: {why}.",
+        hint="run slm privacy --check outside of other sandboxes, without --offline",
+        exit_code=ExitCode.UNSEALED,
+    )
+
+
+def _answers(witness: Witness) -> list[dict[str, Any]]:
+    """The child's lines: its status, then one for each attempt."""
+    root = str(Path(seal.__file__).parents[2])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _CHILD, root],
+            input=json.dumps(asdict(witness.world)),
+            capture_output=True,
+            encoding="utf-8",
+            cwd=witness.world.allowed,
+            env=_environment(witness.world),
+            timeout=_TIMEOUT_S,
+            check=False,
+            pass_fds=witness.inherited if os.name == "posix" else (),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _not_possible(f"the child did not end within {_TIMEOUT_S:.0f} s") from error
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if not answers:
+        said = done.stderr.strip().splitlines()
+        raise _not_possible(f"the child ended with {done.returncode}" + (f" ({said[-1]})" if said else ""))
+    return answers
+
+
+def _environment(world: World) -> dict[str, str]:
+    """The temporary directory of the child is its own, so that the one of the attempts is outside."""
+    return {**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), world.allowed)}
+
+
+def _witnessed(result: Result, witness: Witness) -> Result:
+    """The child's word, overruled when something has arrived all the same."""
+    if not witness.has_heard(result.name):
+        return result
+    how = result.how if result.outcome is Outcome.OUT else f"it arrived, although the child saw {result.how}"
+    return Result(result.name, result.title, Outcome.OUT, how, is_witnessed=True)
+
+
+def _result(answer: dict[str, Any]) -> Result:
+    return Result(answer["name"], answer["title"], Outcome(answer["outcome"]), answer["how"])
+
+
+def _status(answer: dict[str, Any]) -> SealStatus:
+    writable = answer.pop("writable")
+    return SealStatus(
+        **{**answer, "details": tuple(answer["details"])},
+        writable=None if writable is None else tuple(Path(place) for place in writable),
+    )
+
+
+def child() -> None:
+    """The child: seal, try, tell. Reads the world from stdin, writes a line of JSON for each answer."""
+    values = json.load(sys.stdin)
+    world = World(**{**values, "cells": tuple(values["cells"])})
+    early = ways_out.EarlyThread()
+    status = seal.seal(is_required=False, writable=(Path(world.allowed),)) if world.is_sealed else seal.status()
+    _tell(asdict(status))
+    for result in _tried(world, status, early):
+        _tell({"name": result.name, "title": result.title, "outcome": result.outcome.value, "how": result.how})
+
+
+def _tell(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def _ways(early: ways_out.EarlyThread) -> tuple[Way, ...]:
+    return (*ways_out.ways(early), *ways_around.WAYS)
+
+
+def _tried(world: World, status: SealStatus, early: ways_out.EarlyThread) -> Iterator[Result]:
+    for way in _ways(early):
+        outcome, how = _judged(way, world)
+        if outcome is Outcome.OUT and world.is_sealed and not _is_promised(way.promise, status):
+            outcome = Outcome.NOT_PROMISED
+        yield Result(way.name, way.title, outcome, how)
+
+
+def _judged(way: Way, world: World) -> tuple[Outcome, str]:
+    """What became of one attempt. An error that is no refusal means that something outside has answered: it got out."""
+    if way.is_linux_only and not _IS_LINUX:
+        return Outcome.NOT_OFFERED, "only Linux has it"
+    try:
+        return Outcome.OUT, way.attempt(world, way.name)
+    except Unavailable as reason:
+        return Outcome.NOT_OFFERED, str(reason)
+    except Refused as reason:
+        return Outcome.REFUSED, str(reason)
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, str(error))
+        if error.errno in _REFUSALS:
+            return Outcome.REFUSED, name
+        if error.errno in _ABSENCES:
+            return Outcome.NOT_OFFERED, name
+        return Outcome.OUT, f"not refused: {name}"
+    except Exception as error:  # noqa: BLE001 - a broken attempt proves nothing, and must not end the others
+        return Outcome.OUT, f"the attempt failed by itself: {type(error).__name__}: {error}"
+
+
+def _is_promised(promise: Promise, status: SealStatus) -> bool:
+    if promise is Promise.SEAL:
+        return True
+    return status.landlock_abi is not None and (promise is Promise.LANDLOCK_FILES or status.landlock_abi >= SCOPE_ABI)

@@ -1,0 +1,110 @@
+"""What the attempts of the proof are made of: the world they run in, one way out, what became of it.
+
+Refuses to know: any particular way (ways_out.py, ways_around.py), how the child is run (attempts.py).
+"""
+
+import ctypes
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from slmchat.privacy import seccomp
+
+TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the parent holds out for the child to reach, as plain values; None: this system does not have it.
+
+    Ports are on the loopback device, paths in a fresh temporary directory, descriptors inherited by the child.
+    """
+
+    is_sealed: bool
+    parent: int
+    tcp4: int
+    tcp6: int | None
+    udp4: int
+    udp6: int | None
+    dns: int
+    allowed: str
+    outside: str
+    unix_stream: str | None
+    unix_datagram: str | None
+    abstract: str | None
+    fifo: str | None
+    inherited_stream: int
+    inherited_datagram: int
+    ring: int | None
+    terminal: int | None
+    listener: int
+    cells: tuple[int, int]
+
+
+class Unavailable(Exception):
+    """This system does not have what the attempt needs; the message says what."""
+
+
+class Refused(Exception):
+    """The attempt was refused in another form than an `OSError`; the message is how."""
+
+
+class Promise(Enum):
+    """What keeps the seal's word about an attempt. Files and signals are Landlock's alone."""
+
+    SEAL = "seal"
+    LANDLOCK_FILES = "files"
+    LANDLOCK_SCOPES = "scopes"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way out. `attempt` returns what it reached, or raises `OSError`, `Refused` or `Unavailable`."""
+
+    name: str
+    title: str
+    attempt: Callable[[World, str], str]
+    is_linux_only: bool = False
+    promise: Promise = Promise.SEAL
+
+
+class Outcome(Enum):
+    """What became of an attempt."""
+
+    REFUSED = "refused"
+    OUT = "got out"
+    NOT_OFFERED = "not offered by this system"
+    NOT_PROMISED = "not covered by the seal on this system"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One attempt, and how it was refused (the name of the error) or what it reached.
+
+    `is_witnessed`: something of it arrived at the parent.
+    """
+
+    name: str
+    title: str
+    outcome: Outcome
+    how: str
+    is_witnessed: bool = False
+
+
+def call(name: str, *arguments: object) -> int:
+    """A system call by its number, past the C library's function for it. Raises `OSError`."""
+    numbers = {entry.name: entry.number(seccomp.machine()) for entry in seccomp.CALLS}
+    return call_number({"pidfd_open": 434, **numbers}[name], *arguments)  # pidfd_open: the same everywhere
+
+
+def call_number(number: int, *arguments: object) -> int:
+    # long syscall(long number, ...);
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    widened = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
+    result = int(libc.syscall(ctypes.c_long(number), *widened))
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result

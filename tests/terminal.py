@@ -1,0 +1,127 @@
+"""A terminal for tests: the real program on a pty, its screen kept by an emulator (pyte).
+
+Tests ask what is on the screen, not what was written. Nothing here waits for a time: `wait_for` reads until the screen
+says what is expected, or the program ends, or the deadline passes.
+"""
+
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pexpect
+import pyte
+from conftest import environment
+
+
+class _Screen(pyte.HistoryScreen):  # type: ignore[misc]
+    """Answers the questions that programs ask a terminal (where is the cursor?)."""
+
+    def __init__(self, columns: int, lines: int, answer: Callable[[str], None]) -> None:
+        super().__init__(columns, lines, history=5000, ratio=0.5)
+        self._answer = answer
+
+    def write_process_input(self, data: str) -> None:
+        self._answer(data)
+
+
+class Terminal:
+    """A running `slm` (or another program) and what its user sees."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str | Path],
+        *,
+        home: Path,
+        env: Mapping[str, str] | None = None,
+        columns: int = 100,
+        lines: int = 30,
+        program: Sequence[str] = (sys.executable, "-m", "slmchat"),
+        cwd: Path | None = None,
+    ) -> None:
+        command, *rest = [*program, *map(str, arguments)]
+        self.child = pexpect.spawn(
+            command,
+            rest,
+            env=environment(home, {"EDITOR": "", "VISUAL": "", **(env or {})}),
+            dimensions=(lines, columns),
+            cwd=str(cwd) if cwd else None,
+            encoding="utf-8",
+            codec_errors="replace",
+            echo=False,
+        )
+        self.screen = _Screen(columns, lines, self._write)
+        self._stream = pyte.Stream(self.screen)
+        self.raw = ""
+
+    def _write(self, data: str) -> None:
+        if self.child.isalive():
+            self.child.send(data)
+
+    @property
+    def text(self) -> str:
+        """What is on the screen, line by line."""
+        return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
+
+    @property
+    def everything(self) -> str:
+        """Scrollback and screen."""
+        top = ["".join(line[x].data for x in range(self.screen.columns)).rstrip() for line in self.screen.history.top]
+        return "\n".join([*top, self.text])
+
+    def wait_for(self, expected: str | Callable[[], bool], timeout: float = 60) -> None:
+        """Read until the pattern (a regular expression over scrollback and screen) or the condition holds."""
+        holds = (lambda: re.search(expected, self.everything)) if isinstance(expected, str) else expected
+        deadline = time.monotonic() + timeout
+        while not holds():
+            left = deadline - time.monotonic()
+            assert left > 0, f"{expected!r} did not come; the screen says:\n{self.everything[-3000:]}"
+            try:
+                data = self.child.read_nonblocking(65536, timeout=min(left, 1))
+            except pexpect.TIMEOUT:
+                continue
+            except pexpect.EOF:
+                assert holds(), f"the program ended before {expected!r} came:\n{self.everything[-3000:]}"
+                return
+            self.raw += data
+            self._stream.feed(data)
+
+    def wait_for_count(self, pattern: str, count: int, timeout: float = 60) -> None:
+        """Read until the pattern stands there `count` times."""
+        self.wait_for(lambda: len(re.findall(pattern, self.everything)) >= count, timeout)
+
+    def type(self, text: str) -> None:
+        """Send keys as they are."""
+        self.child.send(text)
+
+    def enter(self, text: str) -> None:
+        """Type a line and press Enter."""
+        self.child.send(text + "\r")
+
+    def interrupt(self) -> None:
+        """Ctrl-C as the terminal sends it."""
+        self.child.send("\x03")
+
+    def kill(self) -> None:
+        """kill -9: the program gets no chance to tidy up."""
+        os.kill(self.child.pid, signal.SIGKILL)
+        self.child.wait()
+
+    def resize(self, columns: int, lines: int) -> None:
+        self.screen.resize(lines, columns)
+        self.child.setwinsize(lines, columns)
+
+    def end(self, timeout: float = 60) -> int:
+        """Read to the end of the program; its exit code."""
+        self.wait_for(lambda: not self.child.isalive(), timeout)
+        self.child.close()
+        return int(self.child.exitstatus if self.child.exitstatus is not None else -self.child.signalstatus)
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.child.close(force=True)

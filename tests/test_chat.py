@@ -1,0 +1,299 @@
+"""`slm chat` as its user sees it: the real program on a pty, real weights, a terminal emulator's screen."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import run_slm
+from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
+from terminal import Terminal
+
+COLORS = "Name three primary colors."
+STORY = "Tell me a very long story about a fox, a river and a mountain."
+
+Open = Callable[..., Terminal]
+
+
+@pytest.fixture
+def chat(home: Path, smollm2: Path) -> Iterator[Open]:
+    """`chat(*options)` opens a chat with the real model, greedy; closed at the end of the test."""
+    opened: list[Terminal] = []
+
+    def call(*options: str | Path, model: Path | None = None, **more: object) -> Terminal:
+        terminal = Terminal(["chat", model or smollm2, "--temp", "0", *options], home=home, **more)  # type: ignore[arg-type]
+        opened.append(terminal)
+        terminal.wait_for(r"^> ?$|\n> ?(\n|$)")
+        return terminal
+
+    yield call
+    for terminal in opened:
+        terminal.__exit__()
+
+
+def _sessions(home: Path) -> list[dict[str, object]]:
+    done = run_slm("sessions", "list", "--json", home=home)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert isinstance(found, list)
+    return found
+
+
+def _exported(home: Path) -> dict[str, object]:
+    done = run_slm("sessions", "export", str(_sessions(home)[0]["id"]), "--format", "json", home=home)
+    assert done.code == 0, done.err
+    value = json.loads(done.out)
+    assert isinstance(value, dict)
+    return value
+
+
+@pytest.mark.model
+class TestConversation:
+    def test_an_answer_streams_and_the_toolbar_counts(self, chat: Open, home: Path) -> None:
+        terminal = chat()
+        terminal.enter(COLORS)
+        terminal.wait_for(r"Yellow \(Y\)[\s\S]*\d+ of 4,096 tokens \(1 %\)")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+        (session,) = _sessions(home)
+        assert session["title"] == COLORS
+        assert run_slm("sessions", "show", str(session["id"]), home=home).out.count("Yellow (Y)") == 1
+
+    def test_ctrl_c_keeps_the_part_and_continue_goes_on(self, chat: Open, home: Path) -> None:
+        terminal = chat("-n", "400")
+        terminal.enter(STORY)
+        terminal.wait_for(r"fox[\s\S]{60}")
+        terminal.interrupt()
+        terminal.wait_for(r"\(stopped; /continue goes on\)")
+        before = len(terminal.everything)
+        terminal.enter("/continue")
+        terminal.wait_for(lambda: len(terminal.everything) > before + 150)
+        terminal.interrupt()
+        terminal.wait_for_count(r"\(stopped", 2)
+        terminal.enter("/exit")
+        assert terminal.end() == 0
+        messages = _exported(home)["messages"]
+        assert isinstance(messages, list)
+        assert [message["role"] for message in messages] == ["user", "assistant"]
+        assert messages[1]["is_cut"] is True
+
+    def test_continue_gives_the_text_that_would_have_come(self, chat: Open, home: Path, smollm2: Path) -> None:
+        whole = run_slm("run", "-m", smollm2, "--temp", "0", "-n", "40", STORY, home=home)
+        terminal = chat("-n", "20")
+        terminal.enter(STORY)
+        terminal.wait_for(r"cut at the limit of tokens")
+        terminal.enter("/continue")
+        terminal.wait_for_count(r"cut at the limit of tokens", 2)
+        terminal.enter("/exit")
+        terminal.end()
+        messages = _exported(home)["messages"]
+        assert isinstance(messages, list)
+        assert messages[1]["text"].strip() == whole.out.strip()
+
+    def test_kill_9_in_an_answer_keeps_what_was_said(self, chat: Open, home: Path) -> None:
+        terminal = chat()
+        terminal.enter(COLORS)
+        terminal.wait_for(r"Yellow \(Y\)")
+        terminal.enter(STORY)
+        terminal.wait_for(r"fox[\s\S]{400}")
+        shown = re.sub(r"\s+", " ", terminal.everything.partition(STORY)[2])
+        terminal.kill()
+        resumed = chat("-c")
+        resumed.wait_for(r"\(cut; /continue goes on\)")
+        resumed.enter("/exit")
+        resumed.end()
+        messages = _exported(home)["messages"]
+        assert isinstance(messages, list)
+        assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant"]
+        saved = re.sub(r"\s+", " ", messages[3]["text"])
+        assert messages[3]["is_cut"] is True
+        assert len(saved) > 150  # the pauses between two writes are half a second, about 60 tokens here
+        assert saved[:100].strip() in shown
+
+    def test_retry_keeps_the_old_answer_and_branch_goes_back(self, chat: Open, home: Path) -> None:
+        terminal = chat("--temp", "1.3", "--seed", "5", "-n", "12")
+        terminal.enter("Say something about rivers.")
+        terminal.wait_for(r"cut at the limit")
+        terminal.enter("/retry")
+        terminal.wait_for(r"\(answer 2 of 2; /branch shows the others\)")
+        terminal.enter("/branch")
+        terminal.wait_for(r"\* 2  2 messages")
+        terminal.enter("/branch 1")
+        terminal.wait_for_count(r"\(cut; /continue goes on\)", 1)
+        terminal.enter("/exit")
+        terminal.end()
+        messages = _exported(home)["messages"]
+        assert isinstance(messages, list)
+        assert [message["parent"] for message in messages] == [None, 1, 1]
+        assert messages[1]["text"] != messages[2]["text"]
+        resumed = chat("-c")
+        resumed.enter("/branch")
+        resumed.wait_for(r"\* 1  2 messages")
+
+    def test_undo_and_edit_make_branches(self, chat: Open, home: Path) -> None:
+        terminal = chat("-n", "8")
+        terminal.enter("What is a river?")
+        terminal.wait_for(r"cut at the limit")
+        terminal.enter("/edit")
+        terminal.wait_for(r"edit> What is a river\?")
+        terminal.type("\x15")
+        terminal.enter("What is a mountain?")
+        terminal.wait_for_count(r"cut at the limit", 2)
+        terminal.enter("/undo")
+        terminal.wait_for(r"Undone: What is a mountain\?")
+        terminal.enter("What is a lake?")
+        terminal.wait_for_count(r"cut at the limit", 3)
+        terminal.enter("/exit")
+        terminal.end()
+        messages = _exported(home)["messages"]
+        assert isinstance(messages, list)
+        first = [message["text"] for message in messages if message["parent"] is None]
+        assert first == ["What is a river?", "What is a mountain?", "What is a lake?"]
+
+    def test_ctrl_c_in_the_prefill_gives_the_message_back(self, chat: Open, home: Path, tmp_path: Path) -> None:
+        long = tmp_path / "long.txt"
+        long.write_text("The river flows to the sea. " * 900)
+        terminal = chat("--ctx", "8192", "-f", long)
+        terminal.wait_for(r"1 file attached")
+        terminal.enter("Sum up.")
+        terminal.wait_for(r"reading the prompt: \d+ % of \d,\d+ tokens, [\d,]+ tokens/s, \d+ s left")
+        terminal.interrupt()
+        terminal.wait_for(r"cancelled; your message is back in the line[\s\S]*> Sum up\.")
+
+    def test_a_full_window_asks_and_dropping_is_said(self, chat: Open, home: Path) -> None:
+        terminal = chat("--ctx", "256", "-n", "30")
+        for number in range(4):
+            terminal.enter(f"Question {number}: tell me about the number {number} please, in a few words.")
+            terminal.wait_for(lambda: "drop the oldest" in terminal.everything or "> " in terminal.text.split("\n")[-3])
+            if "drop the oldest" in terminal.everything:
+                break
+            terminal.wait_for_count(r"\d+ of 256 tokens", 1)
+            terminal.wait_for_count(r"\(cut at|\(the context", number + 1) if "(cut at" in terminal.everything else None
+        else:
+            terminal.enter("And the last one: tell me about rivers, mountains, lakes, seas and the sky. " * 3)
+        terminal.wait_for(r"tokens; the context window holds 256")
+        terminal.type("d")
+        terminal.wait_for(r"the model no longer sees the oldest \d+ of \d+ messages")
+
+    def test_private_writes_nothing_at_all(self, chat: Open, home: Path) -> None:
+        def disk() -> dict[str, bytes]:
+            return {str(path): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+
+        before = disk()
+        terminal = chat("--private")
+        terminal.enter("My secret is a purple elephant.")
+        terminal.wait_for(r"\d+ of 4,096 tokens.*private: nothing is written")
+        terminal.enter("/exit")
+        assert terminal.end() == 0
+        assert disk() == before
+
+
+class TestCommands:
+    """On a tiny model: what the commands say, not what the model says."""
+
+    @pytest.fixture
+    def tiny(self, home: Path, tmp_path: Path) -> Iterator[Open]:
+        model = write_tiny_llama(
+            tmp_path / "tiny.gguf", chat_template=CHATML_TEMPLATE, extra_control_tokens=("<|im_start|>", "<|im_end|>")
+        )
+        opened: list[Terminal] = []
+
+        def call(*options: str) -> Terminal:
+            terminal = Terminal(["chat", model, "-n", "4", *options], home=home, cwd=tmp_path)
+            opened.append(terminal)
+            terminal.wait_for(r"\n> ?(\n|$)")
+            return terminal
+
+        yield call
+        for terminal in opened:
+            terminal.__exit__()
+
+    def test_an_unknown_command_is_never_sent(self, tiny: Open, home: Path) -> None:
+        terminal = tiny()
+        terminal.enter("/hlep me")
+        terminal.wait_for(r"there is no command /hlep; nothing was sent to the model[\s\S]*did you mean /help")
+        terminal.enter("/clearly")
+        terminal.wait_for(r"there is no command /clearly")
+        terminal.enter("q")
+        terminal.wait_for(r"cut at the limit")  # a one-letter message is a message
+        terminal.enter("//usr/bin is a path")
+        terminal.wait_for_count(r"cut at the limit", 2)
+        terminal.enter("/exit")
+        terminal.end()
+        messages = _exported(home)["messages"]
+        assert isinstance(messages, list)
+        assert [m["text"] for m in messages if m["role"] == "user"] == ["q", "/usr/bin is a path"]
+
+    def test_system_set_context_prompt_title_export(self, tiny: Open, tmp_path: Path) -> None:
+        terminal = tiny()
+        terminal.enter("/system Be brief.")
+        terminal.wait_for("The system message is set")
+        terminal.enter("/set temperature 99")
+        terminal.wait_for(r"temperature must be a number from 0 to 10")
+        terminal.enter("/set temperature 0.5")
+        terminal.wait_for(r"temperature is now 0\.5")
+        terminal.enter("hello")
+        terminal.wait_for("cut at the limit")
+        terminal.enter("/context")
+        terminal.wait_for(r"system +Be brief\.[\s\S]*user +hello[\s\S]*of \d+ tokens")
+        terminal.enter("/prompt")
+        terminal.wait_for(r"<\|im_start\|>system\s+Be brief\.<\|im_end\|>")
+        terminal.enter("/title My talk")
+        terminal.wait_for("The title is now: My talk")
+        terminal.enter("/export")
+        terminal.wait_for("Written to .*my-talk.md")
+        assert "hello" in (tmp_path / "my-talk.md").read_text()
+        terminal.enter("/export my-talk.md")
+        terminal.wait_for("exists already")
+
+    def test_files_are_counted_and_binary_ones_refused(self, tiny: Open, tmp_path: Path) -> None:
+        (tmp_path / "a b.txt").write_text("some text")
+        (tmp_path / "c.bin").write_bytes(b"a\0b")
+        terminal = tiny()
+        terminal.enter('/file "a b.txt"')
+        terminal.wait_for(r"a b\.txt: 9 characters, \d+ tokens[\s\S]*1 file attached")
+        terminal.enter("/file c.bin")
+        terminal.wait_for("c.bin is a binary file")
+        terminal.enter("/file *.nothing")
+        terminal.wait_for(r"no file matches")
+
+    def test_two_chats_at_once_do_not_harm_each_other(self, tiny: Open, home: Path) -> None:
+        first, second = tiny(), tiny()
+        for number in range(3):
+            first.enter(f"first {number}")
+            second.enter(f"second {number}")
+            first.wait_for_count("cut at the limit", number + 1)
+            second.wait_for_count("cut at the limit", number + 1)
+        first.enter("/exit")
+        second.enter("/exit")
+        assert first.end() == second.end() == 0
+        assert sorted(str(session["message_count"]) for session in _sessions(home)) == ["6", "6"]
+
+    def test_sessions_switches_and_search_finds(self, tiny: Open) -> None:
+        terminal = tiny()
+        terminal.enter("about elephants")
+        terminal.wait_for("cut at the limit")
+        terminal.enter("/clear")
+        terminal.wait_for(r"A new conversation.*The old one is saved")
+        terminal.enter("about giraffes")
+        terminal.wait_for_count("cut at the limit", 2)
+        terminal.enter("/search eleph")
+        terminal.wait_for(r"1 found\.")
+        terminal.enter("/sessions about elephants")
+        terminal.wait_for(r"about elephants \(2 messages\)")
+
+    def test_a_model_without_template_ends_with_the_sentence_and_its_code(self, home: Path, tmp_path: Path) -> None:
+        model = write_tiny_llama(tmp_path / "base.gguf", chat_template=None)
+        with Terminal(["chat", model], home=home) as terminal:
+            terminal.wait_for(r"\n> ?(\n|$)")
+            terminal.enter("hello")
+            terminal.wait_for(r"this model has no chat template[\s\S]*> hello")
+            terminal.type("\x15\x04")
+            assert terminal.end() == 0
+
+    def test_a_file_that_is_no_model_ends_the_chat(self, home: Path, tmp_path: Path) -> None:
+        (tmp_path / "bad.gguf").write_text("hello")
+        with Terminal(["chat", tmp_path / "bad.gguf"], home=home) as terminal:
+            assert terminal.end() == 6
+            assert "is not a GGUF" in terminal.everything
