@@ -302,9 +302,7 @@ def _sessions_list(
 
 @sessions.command("show")
 @_takes()
-def _sessions_show(
-    name: _Session, json: _Json = False, *, settings: settings.Settings, console: Console
-) -> ExitCode:
+def _sessions_show(name: _Session, json: _Json = False, *, settings: settings.Settings, console: Console) -> ExitCode:
     """Print a conversation."""
     from slmchat.commands.sessions import show
 

@@ -163,18 +163,34 @@ class TestConversation:
 
     def test_a_full_window_asks_and_dropping_is_said(self, chat: Open, home: Path) -> None:
         terminal = chat("--ctx", "256", "-n", "30")
-        for number in range(4):
-            terminal.enter(f"Question {number}: tell me about the number {number} please, in a few words.")
-            terminal.wait_for(lambda: "drop the oldest" in terminal.everything or "> " in terminal.text.split("\n")[-3])
-            if "drop the oldest" in terminal.everything:
-                break
-            terminal.wait_for_count(r"\d+ of 256 tokens", 1)
-            terminal.wait_for_count(r"\(cut at|\(the context", number + 1) if "(cut at" in terminal.everything else None
-        else:
-            terminal.enter("And the last one: tell me about rivers, mountains, lakes, seas and the sky. " * 3)
-        terminal.wait_for(r"tokens; the context window holds 256")
+        ended = r"\(cut at|\(the context window|drop the oldest"
+        asked = 0
+        while "drop the oldest" not in terminal.everything:
+            asked += 1
+            assert asked < 8
+            terminal.enter(f"Question {asked}: tell me something about the number {asked}, please.")
+            terminal.wait_for_count(ended, asked)
+        assert re.search(r"is \d+ tokens; the context window holds 256", terminal.everything)
         terminal.type("d")
         terminal.wait_for(r"the model no longer sees the oldest \d+ of \d+ messages")
+        terminal.wait_for_count(r"\(cut at", asked)
+        terminal.enter("/context")
+        terminal.wait_for(r"The model no longer sees the first \d+ messages")
+
+    def test_a_full_window_can_be_summarised(self, chat: Open, home: Path) -> None:
+        terminal = chat("--ctx", "512", "-n", "60")
+        ended = r"\(cut at|\(the context window|drop the oldest|\d+ of 512 tokens.*\n*$"
+        asked = 0
+        while "drop the oldest" not in terminal.everything:
+            asked += 1
+            assert asked < 12
+            terminal.enter(f"Question {asked}: tell me a long story about the number {asked}, please.")
+            terminal.wait_for_count(ended.partition("|\\d")[0], asked)
+        terminal.type("s")
+        terminal.wait_for(r"a summary stands for them")
+        terminal.enter("/exit")
+        terminal.end()
+        assert _exported(home)["summary"]
 
     def test_private_writes_nothing_at_all(self, chat: Open, home: Path) -> None:
         def disk() -> dict[str, bytes]:
@@ -268,7 +284,7 @@ class TestCommands:
         first.enter("/exit")
         second.enter("/exit")
         assert first.end() == second.end() == 0
-        assert sorted(str(session["message_count"]) for session in _sessions(home)) == ["6", "6"]
+        assert sorted(str(session["messages"]) for session in _sessions(home)) == ["6", "6"]
 
     def test_sessions_switches_and_search_finds(self, tiny: Open) -> None:
         terminal = tiny()
@@ -279,7 +295,7 @@ class TestCommands:
         terminal.enter("about giraffes")
         terminal.wait_for_count("cut at the limit", 2)
         terminal.enter("/search eleph")
-        terminal.wait_for(r"1 found\.")
+        terminal.wait_for(r"2 found\.")
         terminal.enter("/sessions about elephants")
         terminal.wait_for(r"about elephants \(2 messages\)")
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 from itertools import pairwise
 
 import pyte
@@ -208,6 +209,7 @@ def test_an_answer_of_a_small_model() -> None:
         # quotes
         ("> a\n>\n> > b\n\nc", "│ a\n│\n│ │ b\n\nc\n"),
         ("> - a\n>   b\n> ```\n> x\n> ```\nout", "│ • a\n│   b\n│\n│ x\n\nout\n"),
+        ("```\nx\n```\n> a\n> ```\n> y\n> ```\n> b", "x\n\n│ a\n│\n│ y\n│\n│ b\n"),
         ("> ```\n> x\nout", "│ x\n\nout\n"),
         # code
         ("```\nnever closed\n\n  **x**", "never closed\n\n  **x**\n"),
@@ -345,6 +347,16 @@ def test_an_interrupted_answer_ends_clean() -> None:
         assert screen.cursor.attrs == screen.default_char
         assert not written or written.endswith("\n")
         assert written.count("\x1b]8;id") == written.count("\x1b]8;;\x1b")
+
+
+def test_a_token_costs_the_same_in_a_long_answer() -> None:
+    """A wide margin around the budget of 1 ms a token; the numbers are in benchmarks/bench_markdown.py."""
+    text = SMALL_MODEL_ANSWER * (20_000 // len(SMALL_MODEL_ANSWER) + 1)
+    stream = MarkdownStream(lambda text: None, width=lambda: 80)
+    start = time.perf_counter()
+    for place in range(0, 20_000, 4):
+        stream.feed(text[place : place + 4])
+    assert time.perf_counter() - start < 5.0
 
 
 # --- links ---------------------------------------------------------------------------------------------------------

@@ -100,6 +100,17 @@ def test_text_is_not_held_back_longer_than_needed() -> None:
     assert splitter.feed(" four")[0].text == " four"
 
 
+@pytest.mark.parametrize(
+    ("completion", "has_marks"),
+    [("Four.", False), ("<think>\n\n</think>\n\nFour.", True), ("Four.<channel|>", True), ("a <think> b", False)],
+)
+def test_it_is_known_whether_the_completion_is_all_answer(completion: str, has_marks: bool) -> None:
+    splitter = ThinkingSplitter()
+    splitter.feed(completion)
+    splitter.flush()
+    assert splitter.has_marks is has_marks
+
+
 WORDS = st.sampled_from(
     [
         *(mark for marks in thinking._FAMILIES for mark in (*marks.openings, *marks.closings)),

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 from slmchat.catalog.gguf import Header, read_header
-from slmchat.private_files import make_private
 from slmchat.catalog.sources import FetchedFile, Move, Plan, Source, sha256_of
 from slmchat.errors import ExitCode, SlmError
+from slmchat.private_files import make_private
 
 _PREFIX = ".partial-"
 

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slmchat.private_files import storage_error, write_private
 from slmchat.catalog.records import Installed, InstalledFile, from_json, to_json, with_quantization
 from slmchat.catalog.registry import License, Reference
 from slmchat.errors import ExitCode, SlmError
+from slmchat.private_files import storage_error, write_private
 from slmchat.settings import Paths
 
 if TYPE_CHECKING:

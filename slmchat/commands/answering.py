@@ -36,11 +36,15 @@ class View(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A completion so far, or whole when `finish` is set. `tokens` are those of thinking and answer together."""
+    """A completion so far, or whole when `finish` is set.
+
+    `has_marks`: the text lacks the marks of a thought that the tokens hold, so that they are of no use to a later
+    prompt, which leaves thoughts out.
+    """
 
     text: str = ""
     thinking: str = ""
-    tokens: tuple[int, ...] = ()
+    has_marks: bool = False
     finish: Finish | None = None
 
 
@@ -62,7 +66,6 @@ def follow(
     """
     splitter = None if keeps_space else ThinkingSplitter(opened=is_thinking)
     text, thinking = "", ""
-    tokens: tuple[int, ...] = ()
     finish: Finish | None = None
 
     def put(piece: str) -> None:
@@ -89,8 +92,7 @@ def follow(
                 view.prefill(event)
             elif isinstance(event, Chunk):
                 put(sanitizer.feed(event.text) if sanitizer else event.text)
-                tokens += event.tokens
-                on_growth(Answer(text, thinking, tokens))
+                on_growth(Answer(text, thinking))
             else:
                 finish = event
         put(sanitizer.flush() if sanitizer else "")
@@ -98,7 +100,7 @@ def follow(
             show(part.text, is_thought=part.is_thinking)
     finally:
         view.close()
-    return Answer(text, thinking, tokens, finish)
+    return Answer(text, thinking, splitter is not None and splitter.has_marks, finish)
 
 
 def describe(finish: Finish) -> str:

@@ -216,9 +216,7 @@ class Chat:
     # The host of the talk
 
     def view(self) -> View:
-        return ChatView(
-            self.console, is_plain=self.is_plain, shows_thinking=self.shows_thinking, status=self.toolbar
-        )
+        return ChatView(self.console, is_plain=self.is_plain, shows_thinking=self.shows_thinking, status=self.toolbar)
 
     @contextmanager
     def _quiet(self, session: Session) -> Iterator[None]:
@@ -250,7 +248,7 @@ class Chat:
     def toolbar(self) -> str:
         """The line below the prompt: model, window, what is attached, whether anything is written."""
         talk = self.talk
-        state = [talk.installed.key]
+        state = [talk.label]
         if talk.loading.is_failed:
             state.append("could not be loaded")
         elif not talk.loading.is_done:

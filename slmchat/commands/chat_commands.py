@@ -8,6 +8,7 @@ import base64
 from collections.abc import Iterable
 from dataclasses import fields
 
+from slmchat import personas
 from slmchat.catalog.library import Library
 from slmchat.commands import chat_files, opening
 from slmchat.commands.answering import describe
@@ -33,7 +34,7 @@ def _usage(message: str, hint: str | None = None) -> SlmError:
 def greet(chat: Chat) -> None:
     """The first lines: which model, how to get help, and where a resumed conversation stopped."""
     talk = chat.talk
-    chat.console.note(f"{talk.installed.title or talk.installed.key}. /help lists the commands, Ctrl-D leaves.")
+    chat.console.note(f"{talk.installed.title or talk.label}. /help lists the commands, Ctrl-D leaves.")
     if chat.is_private:
         chat.console.note("Private: no session, no history, nothing of this chat is written to the disk.")
     if talk.conversation.path():
@@ -329,7 +330,7 @@ def _persona(chat: Chat, arguments: str) -> None:
         for name, persona in known.items():
             chat.console.note(f"{name:14} {persona.description}")
         return
-    persona = opening.find_persona(arguments, known)
+    persona = personas.find(arguments, known)
     talk = chat.talk
     talk.conversation.system = persona.system
     talk.conversation.changed()
@@ -374,7 +375,7 @@ def _file(chat: Chat, arguments: str) -> None:
     chat.talk.attachments += read
     chat.console.note(
         f"{total:,} tokens go along with your next message ({free:,} of {chat.talk.n_ctx:,} are free"
-        + ('; that will not fit). /file "" detaches them.' if total > free else ').')
+        + ('; that will not fit). /file "" detaches them.' if total > free else ").")
     )
 
 
@@ -457,4 +458,3 @@ COMMANDS: CommandTable[Chat] = CommandTable(
         SlashCommand("private", "", "write nothing from now on", _private),
     )
 )
-

@@ -17,8 +17,9 @@ from slmchat.catalog import registry
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.commands.options import GenerationOptions
+from slmchat.conversation import thinking
 from slmchat.conversation.messages import Message, Role
-from slmchat.engine.api import Engine, Session, SessionSettings
+from slmchat.engine.api import Engine, Limits, Session, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.personas import Persona
@@ -123,6 +124,11 @@ def sampler_settings(installed: Installed, settings: Settings, options: Generati
         .with_values(persona.sampler if persona else {})
         .with_values(options.sampler_values())
     )
+
+
+def limits(options: GenerationOptions) -> Limits:
+    """Where a completion ends; the marks around a thought are shown to whoever tells thought and answer apart."""
+    return Limits(options.max_tokens, tuple(options.stop), shown=() if options.raw else thinking.TOKENS)
 
 
 def session_settings(options: GenerationOptions, settings: Settings, n_ctx: int) -> SessionSettings:

@@ -11,13 +11,13 @@ from typing import Any
 from slmchat.catalog.fetching import check_space, checked, in_bytes, locked, space_free, space_needed, workspace
 from slmchat.catalog.gguf import Header
 from slmchat.catalog.library import Library, from_path, now
-from slmchat.private_files import make_private, storage_error
 from slmchat.catalog.records import Installed, InstalledFile, with_quantization
 from slmchat.catalog.registry import HubFile, License, Reference, Registry, Variant, load
 from slmchat.catalog.sources import Plan, Source, Unreachable, open_source
 from slmchat.commands.model_facts import of_license
 from slmchat.commands.options import PullOptions
 from slmchat.errors import ExitCode, SlmError
+from slmchat.private_files import make_private, storage_error
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 

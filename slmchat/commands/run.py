@@ -18,7 +18,7 @@ from slmchat.conversation.attachments import Attachment, compose, trim
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import ChatTemplate
 from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Engine, Finish, FinishReason, Limits, Part, Prompt
+from slmchat.engine.api import Engine, Finish, FinishReason, Part, Prompt
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
@@ -53,7 +53,7 @@ def run(
     session = engine.open_session(opening.session_settings(options, settings, n_ctx))
     load_s = time.perf_counter() - start
     console.detail(f"context window: {n_ctx:,} tokens; loaded after {load_s:.2f} s")
-    limits = Limits(options.max_tokens, tuple(options.stop))
+    limits = opening.limits(options)
     events = session.generate(prompt, sampler, limits)  # before the handler: what it cancels must have begun
     with opening.cancelled_by_ctrl_c(session):
         answer = answering.follow(
@@ -88,9 +88,7 @@ def overflow_choice(options: GenerationOptions) -> str:
 class _Question:
     """What was asked, before it becomes a prompt."""
 
-    def __init__(
-        self, instruction: str, attachments: list[Attachment], head: list[Message], is_raw: bool
-    ) -> None:
+    def __init__(self, instruction: str, attachments: list[Attachment], head: list[Message], is_raw: bool) -> None:
         """`head`: the system message and the examples of a persona, which stand before the question."""
         self.instruction = instruction
         self.attachments = attachments

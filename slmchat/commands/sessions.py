@@ -10,12 +10,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from slmchat.private_files import storage_error, write_private
 from slmchat.conversation.archive import Archive, SessionSummary
 from slmchat.conversation.archive_search import Hit
 from slmchat.conversation.exchange import MOST_CHARACTERS
 from slmchat.conversation.messages import Conversation, Node, Role
 from slmchat.errors import ExitCode, SlmError
+from slmchat.private_files import storage_error, write_private
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.sanitize import Sanitizer, sanitize

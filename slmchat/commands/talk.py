@@ -80,7 +80,7 @@ class Talk:
         self.attachments: list[Attachment] = []
         self.examples: list[Message] = []
         self.sampler_changes: dict[str, float] = {}
-        self.limits = Limits(options.max_tokens, tuple(options.stop))
+        self.limits = opening.limits(options)
         self.asked_ctx = options.ctx or settings.n_ctx
         self.threads = options.threads
         self._host = host
@@ -101,6 +101,11 @@ class Talk:
     def n_ctx(self) -> int:
         """The context window in tokens; 0 while the model is not loaded."""
         return self._session.n_ctx if self._session else 0
+
+    @property
+    def label(self) -> str:
+        """The model's name as it is shown: of a file used in place, only the file's name."""
+        return self.installed.path.name if self.installed.name.endswith(".gguf") else self.installed.key
 
     @property
     def tokens_used(self) -> int:
@@ -219,6 +224,8 @@ class Talk:
         node = self.conversation.current
         if node is None or node.message.role is not Role.ASSISTANT:
             raise SlmError("there is no answer to continue.", exit_code=ExitCode.USAGE)
+        if not node.message.text:
+            raise SlmError("the answer was cut before it began.", hint="/retry asks again", exit_code=ExitCode.USAGE)
         if not self._make_room(goes_on=True):
             return None
         prompt = self.prompt(self.messages(), goes_on=True)
@@ -315,7 +322,7 @@ class _Growing:
     def grow(self, answer: Answer) -> None:
         """Called at every chunk; the node is made with the first one."""
         if answer.text or answer.thinking:
-            self._put(self._message(answer, answer.tokens, is_cut=True))
+            self._put(self._message(answer, None, is_cut=True))
 
     def complete(self, answer: Answer) -> bool:
         """The generation has ended; False when it was cancelled before anything came."""
@@ -323,7 +330,8 @@ class _Growing:
         assert finish is not None
         has_said = bool(answer.text or answer.thinking)
         if has_said or finish.reason is not FinishReason.INTERRUPTED:
-            self._put(self._message(answer, finish.tokens, is_cut=finish.reason is not FinishReason.STOP))
+            tokens = None if answer.has_marks else finish.tokens
+            self._put(self._message(answer, tokens, is_cut=finish.reason is not FinishReason.STOP))
         if self._talk.conversation.recorder is not None:
             self._talk.conversation.recorder.flush()
         return has_said or finish.reason is not FinishReason.INTERRUPTED
@@ -337,8 +345,7 @@ class _Growing:
     def _message(self, answer: Answer, tokens: tuple[int, ...] | None, *, is_cut: bool) -> Message:
         before = self._before or Message(Role.ASSISTANT, "", tokens=())
         thinking = before.thinking + answer.thinking
-        # later prompts leave the thinking out: the tokens of both together are of no use to them
-        is_exact = tokens is not None and before.tokens is not None and not thinking
+        is_exact = tokens is not None and before.tokens is not None
         return Message(
             Role.ASSISTANT,
             before.text + answer.text,

@@ -9,7 +9,6 @@ may be missing, newest first, but the file is whole. Nothing but this file and i
 keeps its temporary tables in memory, and all three files are the owner's alone.
 """
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -88,6 +88,9 @@ class ThinkingSplitter:
 
     White space around a thought is left out. A completion without a thought comes out as it went in. A thought that
     never closes goes on to the end. `opened`: the prompt has opened the thought already (see `opens_thinking`).
+
+    `has_marks`: something was taken out of the completion or told apart in it, were it only an empty thought. Then
+    the tokens of the completion are not those of its answer.
     """
 
     def __init__(self, opened: bool = False) -> None:
@@ -95,6 +98,7 @@ class ThinkingSplitter:
         # which family opened the thought in the prompt is not known here: any closing ends it
         self._closings = tuple(closing for marks in _FAMILIES for closing in marks.closings if closing)
         self._wrapping: tuple[str, str] | None = None
+        self.has_marks = opened
         self._is_opened = opened
         self._is_begun = False
         self._tail = _PLAIN_TAIL
@@ -123,6 +127,7 @@ class ThinkingSplitter:
         for marks in _FAMILIES:
             for opening in marks.openings:
                 if text.startswith(opening):
+                    self.has_marks = True
                     self._closings, self._wrapping = marks.closings, marks.answer
                     self._held = text[len(opening) :]
                     self._state = self._thinking
@@ -173,7 +178,10 @@ class ThinkingSplitter:
             self._held = text[place:]
             return [Piece(text[:place], is_thinking=False)]
         self._held = ""
-        return [Piece(text[:place] if self._tail.complete.fullmatch(text, place) else text, is_thinking=False)]
+        if self._tail.complete.fullmatch(text, place):
+            self.has_marks = True
+            text = text[:place]
+        return [Piece(text, is_thinking=False)]
 
 
 def opens_thinking(prompt_tail: str) -> bool:

@@ -45,10 +45,13 @@ class Limits:
     """Where a generation ends, besides the model's own end-of-generation tokens.
 
     `max_tokens` None means: until the context window is full. `stop` sequences are not part of the completion.
+    `shown`: spellings of control tokens that are text of the completion all the same (marks around a thought); every
+    other control token stands for no text.
     """
 
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
 
 
 class FinishReason(StrEnum):

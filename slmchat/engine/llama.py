@@ -246,6 +246,7 @@ class LlamaSession:
         text = CompletionText(limits.stop)
         completion: list[int] = []
         pending: list[int] = []
+        shown = vocabulary.tokens_of(limits.shown)
         single = (api.llama_token * 1)()
         batch = api.llama_batch_get_one(single, 1)
         n_ctx = self._n_ctx
@@ -270,7 +271,7 @@ class LlamaSession:
                 break
             completion.append(token)
             pending.append(token)
-            piece = text.feed(vocabulary.piece(token))
+            piece = text.feed(vocabulary.piece(token, is_shown=token in shown))
             if piece:
                 yield Chunk(piece, tuple(pending))
                 pending.clear()
@@ -288,7 +289,7 @@ class LlamaSession:
         if len(tokens) >= self.n_ctx:
             raise SlmError(
                 f"the prompt is {len(tokens):,} tokens and the context window holds {self.n_ctx:,}.",
-hint="a larger window: --ctx N; or a shorter prompt",
+                hint="a larger window: --ctx N; or a shorter prompt",
                 exit_code=ExitCode.CONTEXT,
             )
 

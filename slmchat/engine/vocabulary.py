@@ -9,6 +9,7 @@ text together, is tokenized as one run in which no control token is recognised.
 
 import ctypes
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -83,14 +84,19 @@ class Vocabulary:
         """True for end-of-generation tokens (end of sequence, end of turn, ...)."""
         return bool(self._api.llama_vocab_is_eog(self._vocab, token))
 
-    def piece(self, token: int) -> bytes:
-        """The bytes a token stands for; control tokens stand for none."""
+    def tokens_of(self, spellings: Sequence[str]) -> frozenset[int]:
+        """The ids of those spellings that are one token of this vocabulary."""
+        found = (self._raw_tokens(spelling, parse_special=True) for spelling in spellings)
+        return frozenset(ids[0] for ids in found if len(ids) == 1)
+
+    def piece(self, token: int, *, is_shown: bool = False) -> bytes:
+        """The bytes a token stands for; control tokens stand for none unless `is_shown`."""
         # int32_t llama_token_to_piece(vocab, token, char * buf, int32_t length, int32_t lstrip, bool special);
-        size = self._api.llama_token_to_piece(self._vocab, token, self._buffer, _PIECE_BYTES, 0, False)
+        size = self._api.llama_token_to_piece(self._vocab, token, self._buffer, _PIECE_BYTES, 0, is_shown)
         if size >= 0:
             return self._buffer.raw[:size]
         buffer = ctypes.create_string_buffer(-size)
-        return buffer.raw[: self._api.llama_token_to_piece(self._vocab, token, buffer, -size, 0, False)]
+        return buffer.raw[: self._api.llama_token_to_piece(self._vocab, token, buffer, -size, 0, is_shown)]
 
     def tokenize(self, prompt: Prompt) -> list[int]:
         """The prompt's tokens: control tokens from template text only, never two beginning-of-sequence tokens."""

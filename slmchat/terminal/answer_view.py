@@ -151,6 +151,4 @@ class ChatView:
             return None
         from slmchat.terminal.markdown import MarkdownStream
 
-        return MarkdownStream(
-            self._console.put, width=lambda: terminal_size()[0], has_color=self._console.has_color
-        )
+        return MarkdownStream(self._console.put, width=lambda: terminal_size()[0], has_color=self._console.has_color)

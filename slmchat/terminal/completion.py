@@ -79,19 +79,28 @@ def command_completer(table: CommandTable[Any], state: Any) -> "Completer":
 
 
 def _arguments(table: CommandTable[Any], state: Any, name: str, argument: str) -> Iterator[tuple[str, str, str]]:
-    """(replacement, what the menu shows of it, description). The menu leaves out the words that are typed already."""
+    """(replacement, what the menu shows of it, description)."""
     command = table.find(name)
     if command is None or command.complete is None or not _can_be_typed(argument):
         return  # the last: a folded paste
-    head = argument[: last_word(argument)[0]]
     try:
         offers = list(itertools.islice(command.complete(state, argument), _MOST))
     except Exception:  # noqa: BLE001  whatever a completer stumbles over, typing must go on
         return
     for replacement, description in offers:
-        if replacement.isascii() or _can_be_typed(replacement):
-            shown = replacement[len(head) :] if replacement.startswith(head) else replacement
+        if _can_be_typed(replacement):
+            shown = _new_part(argument, replacement)
             yield replacement, sanitize(shown, one_line=True), sanitize(description, one_line=True)
+
+
+def _new_part(typed: str, replacement: str) -> str:
+    """What a menu shows: the replacement without the words, and without the directories, that are typed already."""
+    start, word = last_word(typed)
+    folder = word[: word.rfind("/") + 1]
+    name = last_word(replacement)[1]
+    if folder and name.startswith(folder) and name != folder:
+        return name[len(folder) :]
+    return replacement[start:] if replacement.startswith(typed[:start]) else replacement
 
 
 def _can_be_typed(text: str) -> bool:

@@ -7,6 +7,7 @@ in a sentence what is wrong, and the entries of this chat stay in memory.
 An entry may have any number of lines: JSON writes a line end as two characters, so a line of the file is an entry.
 """
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,8 @@ class InputHistory:
         self._lines = 0  # lines of the file, damaged ones included
         if file is not None:
             try:
+                if file.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
                 create_private(file)
             except OSError as error:
                 self._give_up(error)

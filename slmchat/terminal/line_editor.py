@@ -49,10 +49,12 @@ KEYS: Sequence[tuple[str, str]] = (
 # A paste from this size on is folded in the display (the whole text is sent).
 FOLD_LINES, FOLD_CHARACTERS = 8, 1000
 _FIRST_FOLD, _FOLDS = 0xD800, 0x400  # high surrogates
-# Keys closer together than this were not typed one by one, in seconds. Key repeat is 25 ms at its fastest.
-_BURST_S = 0.008
-# How long more of a paste is waited for: at 9600 baud a character takes one millisecond.
+# How long more of a paste is waited for after Enter, in seconds: nobody types that fast, and nobody notices the pause.
 _MORE_S = 0.015
+# How long the rest of a key that begins with Esc may take, in seconds.
+_REST_OF_KEY_S = 0.05
+# Between the parts in which one paste is read, in seconds.
+_PASTE_S = 0.05
 # How often a dumb terminal's prompt looks whether the chat is over, in seconds.
 _LOOK_S = 0.2
 
@@ -116,7 +118,10 @@ class LineEditor:
 
     @contextlib.contextmanager
     def echo_off(self) -> Iterator[None]:
-        """While an answer streams: keys are not echoed into it; what was typed ahead appears in the next prompt."""
+        """While an answer streams: keys are not echoed into it; what was typed ahead appears in the next prompt.
+
+        Enter stays a carriage return (ICRNL off): the terminal would make it the line feed that Ctrl-J is.
+        """
         try:
             import termios
         except ImportError:  # Windows: the console echoes nothing unless asked to
@@ -125,6 +130,7 @@ class LineEditor:
         descriptor = sys.stdin.fileno()
         before = termios.tcgetattr(descriptor)
         quiet = [*before]
+        quiet[0] &= ~termios.ICRNL
         quiet[3] &= ~termios.ECHO
         termios.tcsetattr(descriptor, termios.TCSADRAIN, quiet)
         try:
@@ -140,9 +146,7 @@ class LineEditor:
         keys = [key for key, _ in choices]
         lines = [sanitize(question), *(f"  {key}  {sanitize(text, one_line=True)}" for key, text in choices)]
         while True:
-            sys.stdout.write("\n".join(lines) + f"\n[{'/'.join(keys)}, Esc] ")
-            sys.stdout.flush()
-            pressed = _pressed_key()
+            pressed = _pressed_key("\n".join(lines) + f"\n[{'/'.join(keys)}, Esc] ")
             chosen = next((key for key in keys if pressed in (key, key.upper())), None) if pressed else None
             sys.stdout.write(f"{chosen or ''}\n")
             sys.stdout.flush()
@@ -189,8 +193,8 @@ class LineEditor:
         session.app.key_processor.before_key_press += burst.note_key
         # Esc is a key of its own sooner than by default (half a second and a whole one). In vi mode it is so common,
         # and so often followed by Enter, that Alt-Enter has to be pressed as one key there.
-        session.app.ttimeoutlen = 0.05
-        session.app.timeoutlen = 0.05 if is_vi else 0.5
+        session.app.ttimeoutlen = _REST_OF_KEY_S
+        session.app.timeoutlen = _REST_OF_KEY_S if is_vi else 0.5
         return session
 
     def _typed(self, text: str) -> str:
@@ -296,22 +300,32 @@ class _Burst:
     """Tells a paste from typing where the terminal does not (no bracketed paste): its keys come all at once."""
 
     def __init__(self) -> None:
-        self._previous = self._last = 0.0
+        self._at = 0.0  # when the last key was handled
+        self._is_alone = True  # whether the key that is handled now was the first of what was read
+        self._has_read = False
         self._has_lines = False
 
     def note_key(self, _processor: object) -> None:
         """Called before each key is handled."""
-        self._previous, self._last = self._last, time.monotonic()
-        if self._last - self._previous > _BURST_S:
+        import asyncio
+
+        before, self._at = self._at, time.monotonic()
+        if self._at - before > _PASTE_S:
             self._has_lines = False
+        self._is_alone = not self._has_read
+        if self._is_alone:
+            self._has_read = True
+            asyncio.get_running_loop().call_soon(self._end_of_read)
 
     def goes_on(self, event: "KeyPressEvent") -> bool:
         """Whether this Enter or Tab belongs to a paste. An Enter at the very end of pasted lines does not send them."""
-        is_fast = self._last - self._previous <= _BURST_S
-        if _has_keys(event) or (is_fast and (self._has_lines or _more_arrives(event))):
+        if _has_keys(event) or (self._has_lines and not self._is_alone) or _more_arrives(event):
             self._has_lines = True
             return True
         return False
+
+    def _end_of_read(self) -> None:
+        self._has_read = False
 
 
 def _has_keys(event: "KeyPressEvent") -> bool:
@@ -524,30 +538,32 @@ def _is_waiting(seconds: float) -> bool:
     return sys.platform != "win32" and bool(select.select([sys.stdin.fileno()], [], [], seconds)[0])
 
 
-def _pressed_key() -> str | None:
+def _pressed_key(question: str) -> str | None:
     """One key, not shown; "" for one that is no character. None for Esc, Ctrl-C, Ctrl-D and the end of input."""
     try:
         import termios
     except ImportError:  # Windows
-        try:
-            return input().strip()[:1]
-        except (EOFError, KeyboardInterrupt):
-            return None
+        with contextlib.suppress(EOFError, KeyboardInterrupt):
+            return input(question).strip()[:1]
+        return None
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     raw = [*before]
     raw[3] &= ~(termios.ICANON | termios.ECHO | termios.ISIG)
     raw[6] = [*before[6]]
     raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0
-    termios.tcsetattr(descriptor, termios.TCSAFLUSH, raw)  # FLUSH: what was typed before the question is dropped
+    # FLUSH: what was typed before the question is dropped. So this comes before the question, not after.
+    termios.tcsetattr(descriptor, termios.TCSAFLUSH, raw)
     try:
+        sys.stdout.write(question)
+        sys.stdout.flush()
         data = os.read(descriptor, 64)
-        if data == b"\x1b" and _is_waiting(0.05):  # the rest of an arrow key
+        if data == b"\x1b" and _is_waiting(_REST_OF_KEY_S):  # an arrow key begins with Esc
             data += os.read(descriptor, 64)
     except KeyboardInterrupt:  # a signal from outside
         return None
     finally:
-        termios.tcsetattr(descriptor, termios.TCSAFLUSH, before)
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
     if data in (b"", b"\x1b", b"\x03", b"\x04"):
         return None
     text = data.decode("utf-8", "replace").rstrip("\r\n")  # a dumb terminal sends whole lines

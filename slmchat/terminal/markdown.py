@@ -33,10 +33,9 @@ from slmchat.terminal.markdown_layout import (
     MAGENTA,
     NONE,
     UNDERLINE,
-    Pen,
     Piece,
-    Wrapper,
 )
+from slmchat.terminal.markdown_page import Page
 from slmchat.terminal.markdown_table import Table, alignments, split_row
 
 # Rows and characters of a table that are held back to find the widths of its columns.
@@ -45,7 +44,6 @@ _RULE_WIDTH = 40  # a longer rule wraps when the window gets smaller
 _NESTING_LIMIT = 12
 _HEADINGS = (BOLD | UNDERLINE | MAGENTA, BOLD | MAGENTA, BOLD | CYAN, BOLD | GREEN, BOLD, BOLD)
 _BULLETS = "•◦-"
-_BAR: Piece = ("│ ", DIM, "")
 _PLAIN_CODE = CYAN  # code in a language without colours
 
 # The caller has sanitised the text; this is the second lock on the door.
@@ -87,13 +85,11 @@ class MarkdownStream:
         has_links: bool = False,
     ) -> None:
         self._write = write
-        self._width = width
         self._has_color = has_color
         self._has_links = has_links
         self._out: list[str] = []
-        self._pen = Pen(self._out.append, has_color=has_color, has_links=has_links)
-        self._wrapper = Wrapper(self._pen)
-        self._inline = Inline(self._wrapper.feed, has_color=has_color, has_links=has_links)
+        self._page = Page(self._out.append, width, has_color=has_color, has_links=has_links)
+        self._inline = Inline(self._page.wrapper.feed, has_color=has_color, has_links=has_links)
         # What is open over several lines.
         self._levels: list[_Level] = []
         self._code: _Code | None = None
@@ -102,10 +98,6 @@ class MarkdownStream:
         self._row: str | None = None  # what may be the header of a table
         self._table: Table | None = None
         self._table_place = (0, 0)  # depth and indent
-        # Between blocks.
-        self._has_output = False
-        self._blank: int | None = None  # a blank line is due, with so many quote bars
-        self._owes_gap = False  # code or a table stands above
         self._last_depth = 0
         self._start_line()
 
@@ -134,6 +126,7 @@ class MarkdownStream:
     def _start_line(self) -> None:
         self._is_mid_line = False
         self._line = ""  # what is not yet decided about
+        self._is_space = True  # nothing but white space in it
         self._depth = 0  # quote marks taken from it
         self._column = 0  # where `_line` starts in the source
         self._markers: list[Piece] = []  # list markers taken from it
@@ -142,15 +135,16 @@ class MarkdownStream:
 
     def _take(self, text: str) -> None:
         self._line += text
-        self._read(is_end=False)
+        self._is_space = self._is_space and text.isspace()
+        if not self._is_space:
+            self._read(is_end=False)
 
     def _end_line(self) -> None:
         if self._sink == self._take:
             self._read(is_end=True)
         if self._sink != self._take:
             self._inline.end()
-            self._wrapper.end()
-            self._pen.newline()
+            self._page.end()
         self._start_line()
 
     def _read(self, *, is_end: bool) -> None:
@@ -163,15 +157,15 @@ class MarkdownStream:
             return
         while True:
             text = self._line.lstrip(" \t")
+            self._is_space = not text
             indent = _columns(self._line[: len(self._line) - len(text)], self._column)
             if self._is_indented_code and text and not self._depth:
                 self._is_indented_code = indent >= 4
                 if self._is_indented_code:
                     self._stream_verbatim(self._line, _PLAIN_CODE)
                     return
-                self._owes_gap = True
-            is_item = bool(self._markers)
-            block = recognise(text, is_end=is_end, is_item=is_item)
+                self._page.set_apart()
+            block = recognise(text, is_end=is_end, is_item=bool(self._markers))
             if block is None or (
                 block.kind is Kind.PARAGRAPH and not is_end and len(text) <= HOLD_LIMIT and self._may_be_code(indent)
             ):
@@ -197,7 +191,7 @@ class MarkdownStream:
             self._outer = self._indent()
         mark = block.groups[0] if block.kind is Kind.ORDERED else _BULLETS[min(len(self._levels), 2)]
         self._markers.append((mark + " ", CYAN, ""))
-        self._levels.append(_Level(indent, self._outer + sum(len(marker) for marker, _, _ in self._markers)))
+        self._levels.append(_Level(indent, self._outer + self._markers_width()))
 
     def _take_task(self, block: Block, text: str) -> str:
         """A box behind a list marker; it takes the place of a bullet. Returns the rest of the line."""
@@ -205,10 +199,11 @@ class MarkdownStream:
         if self._markers[-1][0][0] in _BULLETS:
             self._markers.pop()
         self._markers.append(box)
-        self._levels[-1] = _Level(
-            self._levels[-1].marker, self._outer + sum(len(marker) for marker, _, _ in self._markers)
-        )
+        self._levels[-1] = _Level(self._levels[-1].marker, self._outer + self._markers_width())
         return text[block.length :]
+
+    def _markers_width(self) -> int:
+        return sum(len(text) for text, _, _ in self._markers)
 
     def _settle(self, indent: int) -> None:
         """A line whose quote marks are known, at this indent: end what does not go on in it."""
@@ -224,7 +219,10 @@ class MarkdownStream:
         if block.kind is not Kind.ROW:
             self._end_table()
         if block.kind is Kind.BLANK:
-            self._read_blank()
+            if self._markers:
+                self._show_empty_item()
+            else:
+                self._page.blank(self._depth)
             return
         if not self._markers:
             self._settle(indent)
@@ -236,76 +234,47 @@ class MarkdownStream:
             self._sink = self._inline.feed
         elif block.kind is Kind.RULE:
             columns = self._begin()
-            self._wrapper.end()
-            if not self._pen.is_line_start:  # a list marker that found no room in the prefix
-                self._pen.newline()
-            self._pen.put("─" * min(columns, _RULE_WIDTH), DIM, "")
-            self._pen.newline()
+            self._page.wrapper.end()
+            if not self._page.pen.is_line_start:  # a list marker that found no room in the prefix
+                self._page.pen.newline()
+            self._page.line([("─" * min(columns, _RULE_WIDTH), DIM, "")])
         elif block.kind is Kind.FENCE:
             self._open_fence(block, text, indent)
         elif block.kind is Kind.ROW:
             self._add_row(text)
         elif block.kind is Kind.MATH and not (self._depth or self._markers):
             self._math = _MATH_CLOSE[block.groups[0]]
-            self._begin()
-            self._sink = self._wrapper.feed
-            self._wrapper.feed(text)
+            self._stream_words(text)
         else:
             self._start_paragraph(text, indent, is_end)
 
-    def _read_blank(self) -> None:
-        if self._markers:
-            self._show_empty_item()
-        else:
-            self._blank = self._depth if self._blank is None else min(self._blank, self._depth)
-
     def _show_empty_item(self) -> None:
         self._begin()
-        self._wrapper.end()
-        self._pen.newline()
+        self._page.end()
 
     def _start_paragraph(self, text: str, indent: int, is_end: bool) -> None:
         if self._may_be_code(indent) and is_end and len(text) <= HOLD_LIMIT and _CODE_LIKE.match(text.rstrip()):
             self._is_indented_code = True
             self._stream_verbatim(self._line, _PLAIN_CODE)
             return
-        keeps_indent = indent >= 4 and not self._levels
-        self._begin(indent=indent if keeps_indent else None)
+        if indent >= 4 and not self._levels:
+            self._page.begin(self._depth, indent)
+        else:
+            self._begin()
         self._inline.begin()
         self._inline.feed(text)
         self._sink = self._inline.feed
 
     def _may_be_code(self, indent: int) -> bool:
-        is_first = self._blank is not None or not self._has_output
-        return indent >= 4 and is_first and not (self._levels or self._markers or self._depth)
+        is_outside = not (self._levels or self._markers or self._depth)
+        return indent >= 4 and is_outside and self._page.is_after_gap
 
     def _indent(self) -> int:
         return self._levels[-1].indent if self._levels else 0
 
-    def _begin(self, *, needs_gap: bool = False, indent: int | None = None, depth: int | None = None) -> int:
-        """Start a block: the blank line it is due, its prefix. Returns the columns it may use."""
-        depth = self._depth if depth is None else depth
-        if self._has_output and (needs_gap or self._owes_gap or self._blank is not None):
-            bars = depth if self._blank is None else min(depth, self._blank)
-            self._pen.begin([_BAR] * bars, ())
-            self._pen.newline()
-        self._has_output, self._owes_gap, self._blank = True, False, None
-        width = max(self._width() or 80, 2)
-        limit = (width - 2) // 2  # a prefix never takes more than half of the line
-        bars = min(depth, limit // 2)
-        wanted = self._indent() if indent is None else indent
-        left = min(wanted, limit - 2 * bars)
-        rest: list[Piece] = [_BAR] * bars + [(" " * left, NONE, "")] * (left > 0)
-        first: list[Piece] = rest
-        if self._markers and left == wanted:
-            first = [_BAR] * bars + [(" " * self._outer, NONE, "")] * (self._outer > 0) + self._markers
-        self._pen.begin(first, rest)
-        columns = width - 2 * bars - left
-        self._wrapper.begin(columns)
-        if self._markers and left != wanted:  # no room: the markers are words of the text
-            for marker in self._markers:
-                self._wrapper.feed(*marker)
-        return columns
+    def _begin(self, *, needs_gap: bool = False) -> int:
+        """Start a block where this line stands."""
+        return self._page.begin(self._depth, self._indent(), self._markers, self._outer, needs_gap=needs_gap)
 
     # Code and mathematics: lines shown as they are.
 
@@ -317,7 +286,7 @@ class MarkdownStream:
         language = re.split(r"[\s,{:]", info.strip().lstrip("{."), maxsplit=1)[0].rstrip("}")
         colors = highlighter(language) if self._has_color else None
         self._code = _Code(fence, indent, self._depth, colors)
-        self._owes_gap = True
+        self._page.set_apart()
         if not self._has_color:  # nothing else would show that it is code
             self._show_code([(text, NONE, "")])
 
@@ -348,20 +317,24 @@ class MarkdownStream:
 
     def _close_fence(self) -> None:
         self._code = None
-        self._owes_gap = True
+        self._page.set_apart()
 
     def _show_code(self, pieces: list[Piece]) -> None:
-        self._begin(indent=0)
-        for piece in pieces:
-            self._pen.put(*piece)
-        self._pen.newline()
+        self._page.begin(self._depth, 0)
+        self._page.line(pieces)
 
     def _stream_verbatim(self, text: str, style: int) -> None:
         """A line that is not wrapped and has no markup, from here to its end."""
-        self._begin(indent=0)
-        self._sink = lambda part: self._pen.put(part, style, "")
+        self._page.begin(self._depth, 0)
+        self._sink = lambda part: self._page.pen.put(part, style, "")
         if text:
             self._sink(text)
+
+    def _stream_words(self, text: str) -> None:
+        """A line that is wrapped but has no markup, from here to its end."""
+        self._begin()
+        self._sink = self._page.wrapper.feed
+        self._sink(text)
 
     def _read_math(self, is_end: bool) -> None:
         """A line of mathematics; a blank line ends it too, in case it is never closed."""
@@ -373,9 +346,7 @@ class MarkdownStream:
             return
         if len(text) <= LINE_LIMIT and text.rstrip(" \t").endswith(self._math):
             self._math = ""
-        self._begin()
-        self._sink = self._wrapper.feed
-        self._wrapper.feed(text)
+        self._stream_words(text)
 
     # Tables.
 
@@ -398,12 +369,9 @@ class MarkdownStream:
         self._table_place = (self._depth, self._indent())
 
     def _draw_table(self, table: Table) -> None:
-        depth, indent = self._table_place
-        columns = self._begin(needs_gap=not table.is_drawn, depth=depth, indent=indent)
+        columns = self._page.begin(*self._table_place, needs_gap=not table.is_drawn)
         for line in table.draw(columns):
-            for piece in line:
-                self._pen.put(*piece)
-            self._pen.newline()
+            self._page.line(line)
 
     def _end_table(self) -> None:
         """The table is complete, or what looked like its header is just a line."""
@@ -411,15 +379,13 @@ class MarkdownStream:
         if table:
             if table.waiting:
                 self._draw_table(table)
-            self._owes_gap = True
+            self._page.set_apart()
         elif row is not None:
-            depth, indent = self._table_place
-            self._begin(depth=depth, indent=indent)
+            self._page.begin(*self._table_place)
             self._inline.begin()
             self._inline.feed(row)
             self._inline.end()
-            self._wrapper.end()
-            self._pen.newline()
+            self._page.end()
 
 
 def _columns(space: str, start: int) -> int:

@@ -18,7 +18,6 @@ Where we leave CommonMark, because of what small models write:
 import re
 import unicodedata
 from collections.abc import Callable
-from urllib.parse import quote
 
 from slmchat.terminal.markdown_layout import (
     BLUE,
@@ -33,11 +32,21 @@ from slmchat.terminal.markdown_layout import (
     merged,
     restyled,
 )
+from slmchat.terminal.markdown_links import (
+    ADDRESS,
+    ADDRESS_LIMIT,
+    BRACKETED,
+    MAYBE_BRACKETED,
+    MAYBE_TARGET,
+    SCHEMES,
+    TARGET,
+    closing_bracket,
+    safe_target,
+    without_punctuation,
+)
 
 # Most characters that an open delimiter holds back. About forty tokens; longer bold text is rare.
 HOLD_LIMIT = 200
-# Longest address that becomes a link, in characters; the limit of VTE is 2,083 bytes.
-_ADDRESS_LIMIT = 2000
 
 _CODE = CYAN
 _LINK = UNDERLINE | BLUE
@@ -47,20 +56,8 @@ _PLAIN = re.compile(r"[^\\`*_~\[!<h$]+")
 _ESCAPABLE = frozenset("\\`*_~#+-.!|<>$&\"'^@=?/%")
 _TICKS = re.compile(r"`+")
 _RUN = re.compile(r"\*+|_+|~+")
-# What follows `[text]`: a destination without spaces (parentheses paired) or in <>, and perhaps a title.
-_TARGET = re.compile(
-    r"\([ \t]*(<[^<>]*>|[^\s()<][^\s()]*(?:\([^\s()]*\)[^\s()]*)*|)"
-    r"(?:[ \t]+(?:\"[^\"]{0,200}\"|'[^']{0,200}'|\([^()]{0,200}\)))?[ \t]*\)"
-)
-_MAYBE_TARGET = re.compile(r"\([ \t]*(?:<[^<>]*>?|[^\s<]\S*)?(?:[ \t]+(?:[\"'(].{0,200})?)?")
-_ADDRESS = re.compile(r"https?://[!-;=?-_a-{}~]+")  # printable ASCII without < > ` |
-_BRACKETED = re.compile(r"<((?:https?://|mailto:)[!-;=?-~]+|[A-Za-z0-9_.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+)>")
-_MAYBE_BRACKETED = re.compile(
-    r"<(?:https?:/?|https?://[!-;=?-~]*|mailto:[!-;=?-~]*|[A-Za-z0-9_.+-]+(?:@[A-Za-z0-9.-]*)?)?"
-)
 _DUNDER = re.compile(r"[a-z0-9_]+")
 _MATH = {"\\(": "\\)", "\\[": "\\]", "$$": "$$"}
-_SAFE = ("http://", "https://", "mailto:")
 
 
 class _Node:
@@ -232,29 +229,29 @@ class Inline:
 
     def _read_address(self, is_end: bool) -> int:
         """A bare address, or just a word with an h."""
-        window = self._raw[:_ADDRESS_LIMIT]
-        found = None if self._previous.isalnum() else _ADDRESS.match(window)
+        window = self._raw[:ADDRESS_LIMIT]
+        found = None if self._previous.isalnum() else ADDRESS.match(window)
         if not found:
-            is_open = not is_end and any(start.startswith(window) for start in _SAFE[:2])
+            is_open = not is_end and any(start.startswith(window) for start in SCHEMES[:2])
             return 0 if is_open and not self._previous.isalnum() else self._text(1)
-        if found.end() == _ADDRESS_LIMIT:
+        if found.end() == ADDRESS_LIMIT:
             return self._text(1)
         if found.end() == len(self._raw) and not is_end:
             return 0
-        address = _without_punctuation(found[0])
-        if not _ADDRESS.fullmatch(address):
+        address = without_punctuation(found[0])
+        if not ADDRESS.fullmatch(address):
             return self._text(1)
         self._add_link([(address, NONE, "")], address)
         return len(address)
 
     def _read_bracketed(self, is_end: bool) -> int:
-        window = self._raw[:_ADDRESS_LIMIT]
-        found = _BRACKETED.match(window)
+        window = self._raw[:ADDRESS_LIMIT]
+        found = BRACKETED.match(window)
         if found:
             address = found[1]
             self._add_link([(address, NONE, "")], address if ":" in address else "mailto:" + address)
             return found.end()
-        if is_end or len(window) == _ADDRESS_LIMIT or not _MAYBE_BRACKETED.fullmatch(window):
+        if is_end or len(window) == ADDRESS_LIMIT or not MAYBE_BRACKETED.fullmatch(window):
             return self._text(1)
         return 0
 
@@ -267,13 +264,13 @@ class Inline:
             if raw[1:2] != "[":
                 return self._text(1)
         opening = 1 if is_image else 0
-        closing = _closing_bracket(raw[: opening + HOLD_LIMIT], opening)
+        closing = closing_bracket(raw[: opening + HOLD_LIMIT], opening)
         if closing < 0:
             return self._text(opening + 1) if is_end or len(raw) >= opening + HOLD_LIMIT else 0
-        rest = raw[closing + 1 : closing + 1 + _ADDRESS_LIMIT]
-        found = _TARGET.match(rest)
+        rest = raw[closing + 1 : closing + 1 + ADDRESS_LIMIT]
+        found = TARGET.match(rest)
         if not found:
-            is_open = not is_end and len(rest) < _ADDRESS_LIMIT and (not rest or _MAYBE_TARGET.fullmatch(rest))
+            is_open = not is_end and len(rest) < ADDRESS_LIMIT and (not rest or MAYBE_TARGET.fullmatch(rest))
             return 0 if is_open else self._text(opening + 1)
         label, address = raw[opening + 1 : closing], found[1].removeprefix("<").removesuffix(">")
         if is_image:
@@ -285,7 +282,7 @@ class Inline:
 
     def _add_link(self, pieces: list[Piece], address: str, *, shows_address: bool = True) -> None:
         """A link. Its address is shown too where the terminal cannot, or where the text claims another one."""
-        target = _safe_target(address) if self._has_links else ""
+        target = safe_target(address) if self._has_links else ""
         shown = "".join(text for text, _, _ in pieces)
         for text, style, _ in pieces:
             self._add_whole(text, restyled(self._style, restyled(style, _LINK if shows_address else NONE)), target)
@@ -375,39 +372,3 @@ def _is_ascii_word(char: str) -> bool:
 
 def _is_mark(char: str) -> bool:
     return unicodedata.category(char)[0] in "PS"
-
-
-def _closing_bracket(text: str, opening: int) -> int:
-    """Where the bracket that opens there is closed, or -1. Escaped brackets do not count."""
-    depth, position = 0, opening
-    while position < len(text):
-        char = text[position]
-        if char == "\\":
-            position += 1
-        elif char == "[":
-            depth += 1
-        elif char == "]":
-            depth -= 1
-            if not depth:
-                return position
-        position += 1
-    return -1
-
-
-def _without_punctuation(address: str) -> str:
-    """An address in a sentence does not end with the sentence's marks, nor with a bracket it did not open."""
-    while address:
-        last = address[-1]
-        if last in ".,:;!?'\"*_~" or (last in ")]}" and address.count(last) > address.count("([{"[")]}".index(last)])):
-            address = address[:-1]
-        else:
-            break
-    return address
-
-
-def _safe_target(address: str) -> str:
-    """The address as OSC 8 may carry it (printable ASCII), or empty: the text alone must do."""
-    if not address.lower().startswith(_SAFE):
-        return ""
-    target = quote(address, safe="%!#$&'()*+,/:;=?@[]~-._", errors="replace")
-    return target if len(target) <= _ADDRESS_LIMIT else ""

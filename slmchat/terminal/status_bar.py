@@ -20,7 +20,9 @@ _PAUSE_S = 0.2
 class StatusBar:
     """The line; `close` gives the terminal back as it was."""
 
-    def __init__(self, stream: TextIO, *, is_enabled: bool, has_color: bool, size: Callable[[], tuple[int, int]]) -> None:
+    def __init__(
+        self, stream: TextIO, *, is_enabled: bool, has_color: bool, size: Callable[[], tuple[int, int]]
+    ) -> None:
         """`size` answers (columns, lines) of the terminal, asked at every drawing: resizing does no harm."""
         self._stream = stream
         self._size = size
