@@ -24,6 +24,8 @@ from slmchat.conversation.messages import Conversation, Message, Node, Role
 from slmchat.conversation.recorder import ArchiveRecorder
 from slmchat.errors import ExitCode, SlmError
 
+pytestmark = pytest.mark.real
+
 ROOT = Path(__file__).resolve().parent.parent
 posix_only = pytest.mark.skipif(os.name != "posix", reason="modes, signals and limits of POSIX")
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import Outcome, environment
 
+pytestmark = pytest.mark.real
+
 HEAVY = ("llama_cpp", "numpy", "jinja2", "huggingface_hub", "prompt_toolkit", "rich", "psutil", "tomlkit", "pygments")
 
 

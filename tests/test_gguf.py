@@ -179,7 +179,9 @@ def test_llama_cpp_decodes_the_tiny_phi3(phi3: Path) -> None:
 
 def _decode(path: Path, prompt: str, *, steps: int) -> list[int]:
     """Greedy tokens of the real llama.cpp, on the low-level bindings."""
-    import llama_cpp as llama
+    from slmchat.engine import native
+
+    llama = native.bindings()
 
     params = llama.llama_model_default_params()
     params.n_gpu_layers = 0

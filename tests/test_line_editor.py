@@ -6,6 +6,7 @@ that answers as a real one does; nothing here sleeps, every step waits for a tex
 
 import json
 import os
+import signal
 import stat
 import sys
 import time
@@ -20,7 +21,7 @@ from slmchat.terminal.line_editor import KEYS, Pastes, cut_to_width
 
 pexpect = pytest.importorskip("pexpect", reason="needs a pseudo-terminal")
 pyte = pytest.importorskip("pyte")
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+pytestmark = [pytest.mark.real, pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")]
 
 DRIVER = r"""
 import os, sys, threading
@@ -53,10 +54,14 @@ editor = LineEditor(history_file=Path(history) if history else None, table=table
 if editor.history_problem:
     print("PROBLEM", editor.history_problem)
 
+answered = threading.Event()
+
 def listen():
     for line in open(control):
         key, _, value = line.rstrip("\n").partition("=")
         state[key] = value
+        if key == "answered":
+            answered.set()
         editor.refresh()
 
 if control:
@@ -83,6 +88,10 @@ while True:
             default = text[8:]
         elif text == "ask!":
             print("CHOSE", repr(editor.ask("Too long: 9,000 tokens.", [("d", "drop the oldest"), ("s", "summarise")])))
+        elif text == "answer!":
+            with editor.echo_off():
+                print("ANSWERING")
+                answered.wait()
         elif text.startswith("edit!"):
             print("EDITED", repr(editor.edit_text(text[5:])))
         else:
@@ -257,6 +266,29 @@ class TestLines:
         terminal.send(CTRL_D)
         terminal.see("EOF")
 
+    def test_a_signal_is_as_good_as_ctrl_c(self, start: Callable[..., Terminal]) -> None:
+        terminal = start()
+        terminal.send("text")
+        terminal.see("> text")
+        terminal.child.kill(signal.SIGINT)
+        terminal.see(gone="text")
+        terminal.child.kill(signal.SIGINT)
+        terminal.see("CTRL-C")
+
+    def test_what_is_typed_during_an_answer_appears_in_the_next_prompt(
+        self, start: Callable[..., Terminal], tmp_path: Path
+    ) -> None:
+        control = tmp_path / "control"
+        os.mkfifo(control)
+        terminal = start(control=control)
+        terminal.send("answer!" + ENTER)
+        terminal.see("ANSWERING")
+        terminal.send("next" + ENTER + "one" + ENTER)
+        with control.open("w") as out:
+            out.write("answered=yes\n")
+        shown = terminal.see("> next\n  one")
+        assert shown.count("next") == 1 and "GOT" not in shown  # neither echoed into the answer nor sent
+
     def test_ctrl_z_suspends_and_fg_comes_back(self, start: Callable[..., Terminal]) -> None:
         terminal = start(shell=True)
         terminal.send("half a")
@@ -329,6 +361,18 @@ class TestPaste:
         terminal.see("\n  7", gone="pasted text]")
         terminal.send(ENTER)
         terminal.until(lambda shown: shown.count(f"GOT {text!r}") == 2)
+
+    def test_small_paste_with_block_marks_is_no_block(self, start: Callable[..., Terminal]) -> None:
+        terminal = start()
+        terminal.send(pasted('"""x"""\ny') + ENTER)
+        terminal.see("> [pasted text: 2 lines, 9 characters]", 'GOT \'"""x"""\\ny\'')
+
+    def test_paste_of_a_megabyte(self, start: Callable[..., Terminal]) -> None:
+        terminal = start()
+        terminal.send(pasted("0123456789abcde\n" * 65536))
+        terminal.see("> [pasted text: 65,536 lines, 1,048,576 characters]")
+        terminal.send(ENTER)
+        terminal.see("GOT (1048576, 65536, '01234', 'bcde\\n')")
 
     def test_paste_without_brackets_does_not_send_line_by_line(self, start: Callable[..., Terminal]) -> None:
         terminal = start()
@@ -561,8 +605,10 @@ class TestCompletion:
         terminal.see("> see /he")
         terminal.send(TAB)
         with control.open("w") as out:
-            out.write("toolbar=Tab was read\n")
-        terminal.see("Tab was read")
+            for count in ("once", "twice"):  # the second time round, the event loop has read the Tab
+                out.write(f"toolbar=drawn {count}\n")
+                out.flush()
+                terminal.see(f"drawn {count}")
         terminal.send("x")
         terminal.see("> see /hex", gone="show the commands")
         terminal.send(ENTER)

@@ -8,6 +8,8 @@ import pytest
 from conftest import Outcome, run_slm
 from hub_server import HubServer, Repo, gguf_bytes
 
+pytestmark = pytest.mark.real
+
 NAME = "hf:owner/small-GGUF"
 FILE = "small-Q4_K_M.gguf"
 

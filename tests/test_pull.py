@@ -16,6 +16,8 @@ import pytest
 from conftest import Outcome, environment, run_slm
 from hub_server import HubServer, Repo, gguf_bytes, write_wheel
 
+pytestmark = pytest.mark.real
+
 REPO = "owner/small-GGUF"
 FILE = "small-Q4_K_M.gguf"
 SIZE = 1_500_000

@@ -12,6 +12,8 @@ import pytest
 from conftest import Outcome, environment, run_slm
 from gguf_samples import BROKEN_TEMPLATE, CHATML_TEMPLATE, hostile, write_tiny_llama
 
+pytestmark = pytest.mark.real
+
 COLORS = "The primary colors are:\n\nRed (R)\nBlue (B)\nYellow (Y)\n"
 
 

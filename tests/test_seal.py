@@ -22,6 +22,8 @@ from slmchat.privacy.attempts import Proof, prove
 from slmchat.privacy.steps import NotOffered, Step
 from slmchat.privacy.world import Outcome, Promise
 
+pytestmark = pytest.mark.real
+
 REPOSITORY = Path(__file__).parents[1]
 
 

@@ -20,6 +20,8 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 
+pytestmark = pytest.mark.real
+
 NASTY = "title \x1b]0;owned\x07\x1b[2J end"
 
 

@@ -14,6 +14,8 @@ from slmchat.catalog.registry import HubFile, IndexFile, IndexMember
 from slmchat.catalog.sources import IndexSource, Unreachable, _pip_error, open_source, sha256_of
 from slmchat.errors import ExitCode, SlmError
 
+pytestmark = pytest.mark.real
+
 QUANTIZATIONS = [
     ("SmolLM2-135M-Instruct-Q4_K_M.gguf", "Q4_K_M"),
     ("SmolLM2-135M-Instruct.Q8_0.gguf", "Q8_0"),

@@ -73,6 +73,7 @@ class Chat:
         self.shows_stats = console.is_verbose
         self.is_private = settings.is_private
         self.next_text = ""
+        self._told_problem: str | None = None
         self._editing_mode = "vi" if chat_options.vi else "emacs"
         self._overflow = overflow_choice(options) if options.on_overflow else None
         self._is_leaving = False
@@ -103,9 +104,17 @@ class Chat:
                 continue
             except EOFError:
                 break
+            self._warn_of_history()
             self._handle(line, COMMANDS)
         if self.talk.loading.is_failed:
             self.talk.loading.engine()  # raises what went wrong
+
+    def _warn_of_history(self) -> None:
+        """Once: the history of what is typed cannot be kept."""
+        problem = self.editor.history_problem
+        if problem and problem != self._told_problem:
+            self._told_problem = problem
+            self.console.warn(problem)
 
     def _handle(self, line: str, table: "CommandTable[Chat]") -> None:
         if not line.strip():

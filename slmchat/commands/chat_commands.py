@@ -16,8 +16,8 @@ from slmchat.commands.chat import Chat
 from slmchat.conversation.messages import Conversation, Node, Role, title_of
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
-from slmchat.terminal.line_editor import complete_path
-from slmchat.terminal.slash_commands import CommandTable, SlashCommand
+from slmchat.terminal.line_editor import KEYS, complete_path
+from slmchat.terminal.slash_commands import CommandTable, SlashCommand, as_typed, message_of
 
 # A terminal need not take more through OSC 52 (xterm's limit is about 100,000 bytes of base64).
 _MOST_COPIED = 74_000
@@ -44,10 +44,10 @@ def greet(chat: Chat) -> None:
 def _help(chat: Chat, _arguments: str) -> None:
     for line in COMMANDS.help_lines():
         chat.console.note(line)
-    chat.console.note(
-        'Enter sends; Alt-Enter or Ctrl-J makes a new line, """ opens a block; Ctrl-R searches; Ctrl-G opens $EDITOR; '
-        "Ctrl-C stops an answer; Ctrl-D leaves. A message that begins with a slash: //…"
-    )
+    width = max(len(keys) for keys, _ in KEYS)
+    for keys, what in KEYS:
+        chat.console.note(f"{keys:<{width}}  {what}")
+    chat.console.note("A message that begins with a slash: //…")
 
 
 def _exit(chat: Chat, _arguments: str) -> None:
@@ -111,7 +111,7 @@ def _edit(chat: Chat, _arguments: str) -> None:
     if question is None:
         raise _usage("there is no question to edit.")
     try:
-        text = chat.editor.read(default=question.message.text, prompt="edit> ")
+        text = message_of(chat.editor.read(default=as_typed(question.message.text), prompt="edit> "))
     except (KeyboardInterrupt, EOFError):
         chat.console.note("(not changed)")
         return

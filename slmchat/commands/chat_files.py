@@ -6,7 +6,6 @@ Refuses to know: how the contents are used.
 
 import glob
 import os
-import shlex
 from pathlib import Path
 
 from slmchat.commands.run import read_text
@@ -15,6 +14,7 @@ from slmchat.conversation.archive_search import Hit
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Conversation
 from slmchat.errors import ExitCode, SlmError
+from slmchat.terminal.completion import split_words
 
 # More files than this by one glob are a mistake more often than a wish.
 MOST_FILES = 100
@@ -24,11 +24,7 @@ MOST_BYTES = 16 * 1024 * 1024
 
 def read_all(arguments: str) -> list[Attachment]:
     """The text files that `/file` names: paths with `~`, quotes and globs. Raises `SlmError` (USAGE)."""
-    try:
-        words = shlex.split(arguments)
-    except ValueError as error:
-        raise SlmError(f"the quotes in '{arguments}' do not match.", exit_code=ExitCode.USAGE) from error
-    paths = [path for word in words for path in _matching(word)]
+    paths = [path for word in split_words(arguments) for path in _matching(word)]
     if len(paths) > MOST_FILES:
         raise SlmError(
             f"{len(paths):,} files are more than {MOST_FILES}.", hint="a narrower pattern", exit_code=ExitCode.USAGE

@@ -37,6 +37,7 @@ COMMANDS = (
     Reach("add", _NOTHING, False),
     Reach("rm", _NOTHING, False),
     Reach("verify", _NOTHING, False),
+    Reach("sessions", _NOTHING, False),
     Reach("privacy", "nothing; --check talks to itself on the loopback device", True),
 )
 
@@ -108,6 +109,7 @@ def _places(settings: Settings, console: Console) -> list[Place]:
     paths = settings.paths
     named = [
         Place("models", paths.models, _size(paths.models), "as without: pulled models stay"),
+        Place("saved conversations", paths.sessions, _archive_size(paths.sessions), "not written"),
         Place("messages typed in chat", paths.input_history, _size(paths.input_history), "not written"),
         Place("the model used last", paths.last_model, _size(paths.last_model), "not written"),
     ]
@@ -122,6 +124,11 @@ def _places(settings: Settings, console: Console) -> list[Place]:
             for what, path in _hub_places(console)
         ),
     ]
+
+
+def _archive_size(file: Path) -> int:
+    """The archive with its write-ahead log and shared memory."""
+    return sum(_size(Path(f"{file}{end}")) for end in ("", "-wal", "-shm"))
 
 
 def _hub_places(console: Console) -> Iterator[tuple[str, Path]]:

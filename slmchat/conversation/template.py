@@ -46,8 +46,9 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
         """The prompt for these messages: it ends where the assistant speaks.
 
-        `goes_on`: it ends inside the last message, an answer that was cut and goes on. A system message that the template refuses or
-        drops goes to the beginning of the first user message, as the makers of Gemma 1 and 2 recommend.
+        `goes_on`: it ends inside the last message, an answer that was cut and goes on. A system message that the
+        template refuses or drops goes to the beginning of the first user message, as the makers of Gemma 1 and 2
+        recommend.
         Raises `SlmError` (DAMAGED) with the template's own words when it refuses the conversation.
         """
         messages = list(messages)

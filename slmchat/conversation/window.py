@@ -20,9 +20,7 @@ def fits(n_prompt: int, n_ctx: int) -> bool:
     return n_prompt + MIN_COMPLETION_TOKENS <= n_ctx
 
 
-def drop_oldest(
-    messages: Sequence[Message], head: int, count: Callable[[Sequence[Message]], int], n_ctx: int
-) -> int:
+def drop_oldest(messages: Sequence[Message], head: int, count: Callable[[Sequence[Message]], int], n_ctx: int) -> int:
     """How many of the oldest messages behind the first `head` must go so that the rest fits.
 
     `head` messages (the system message, examples) always stay. Whole exchanges go, so that the conversation still

@@ -1,8 +1,8 @@
 """Streams: stdout carries the completion (or the asked-for listing), stderr everything else.
 
 Knows: what is a terminal, how wide, whether colour is wanted; decided once, here.
-Refuses to know: models, conversations, commands. The only file besides markdown.py that uses `rich`,
-and only when a table or a progress bar is drawn.
+Refuses to know: models, conversations, commands. The only file that uses `rich`, and only when a table or a progress
+bar is drawn.
 """
 
 import json

@@ -193,8 +193,8 @@ class LineEditor:
         session.app.key_processor.before_key_press += burst.note_key
         # Esc is a key of its own sooner than by default (half a second and a whole one). In vi mode it is so common,
         # and so often followed by Enter, that Alt-Enter has to be pressed as one key there.
-        session.app.ttimeoutlen = _REST_OF_KEY_S
-        session.app.timeoutlen = _REST_OF_KEY_S if is_vi else 0.5
+        session.app.ttimeoutlen = _REST_OF_KEY_S / 2 if is_vi else _REST_OF_KEY_S
+        session.app.timeoutlen = _REST_OF_KEY_S / 2 if is_vi else 0.5
         return session
 
     def _typed(self, text: str) -> str:
