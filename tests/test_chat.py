@@ -322,3 +322,24 @@ class TestCommands:
         with Terminal(["chat", tmp_path / "bad.gguf"], home=home) as terminal:
             assert terminal.end() == 6
             assert "is not a GGUF" in terminal.everything
+
+
+@pytest.mark.model
+def test_the_first_run_offers_a_model_pulls_it_and_the_chat_begins(home: Path) -> None:
+    with Terminal([], home=home) as terminal:
+        terminal.wait_for(r"Nothing is installed yet\. This device has .* of memory")
+        terminal.wait_for(r"Pull which one\? \[1-(\d), Enter leaves\]")
+        offered = re.findall(r"^ +(\d)  (\S+) ", terminal.everything, flags=re.M)
+        assert offered[-1][1] == "smollm2:135m"
+        terminal.enter(offered[-1][0])
+        terminal.wait_for(r"installed smollm2:135m[\s\S]*\n> ?(\n|$)", timeout=110)
+        terminal.enter("/exit")
+        assert terminal.end() == 0
+
+
+def test_the_first_run_can_be_left(home: Path) -> None:
+    with Terminal([], home=home) as terminal:
+        terminal.wait_for(r"Pull which one\?")
+        terminal.enter("")
+        assert terminal.end() == 3
+        assert "hint: slm pull" in terminal.everything

@@ -1,6 +1,7 @@
 """The project itself: the wheel carries the catalog, the house keeps its floors."""
 
 import ast
+import re
 import subprocess
 import sys
 import zipfile
@@ -89,3 +90,18 @@ def test_lint_and_types_are_configured_for_the_package() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     assert "strict = true" in text
     assert 'files = ["slmchat"]' in text
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    """No hidden dependency: what happens to come along with another library today may not come tomorrow."""
+    import sys
+    import tomllib
+
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[<>=~!\[; ]", entry)[0].lower().replace("-", "_") for entry in declared}
+    modules = {"llama_cpp": "llama_cpp_python"}
+    used = {name.partition(".")[0] for file in _files() for name in _imports(file)}
+    foreign = {modules.get(name, name).lower() for name in used - set(sys.stdlib_module_names) - {"slmchat"}}
+    # the transport of huggingface_hub 1.x and 2.x: its exceptions are caught where the Hub's client lets them through
+    assert foreign - {"httpx", "httpx2"} <= names
+    assert names <= foreign

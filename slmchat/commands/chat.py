@@ -158,6 +158,7 @@ class Chat:
             self.console.note("(the model said nothing)")
         if self.shows_stats:
             self.console.note(describe(answer.finish))
+        self.console.note("")
 
     def leave(self) -> None:
         self._is_leaving = True

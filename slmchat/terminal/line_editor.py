@@ -102,7 +102,9 @@ class LineEditor:
             self._history.append(typed)
         else:
             # prompt_toolkit keeps what is typed in the history by itself (see _kept_history)
-            typed = self._typed(self._session.prompt(shown, default=default, pre_run=self._end_if_over))
+            typed = self._typed(
+                self._session.prompt([("class:prompt", shown)], default=default, pre_run=self._end_if_over)
+            )
         return line_of(typed)
 
     def refresh(self) -> None:
@@ -493,6 +495,7 @@ def _style() -> dict[str, str]:
     """Attributes instead of colours: right on light and dark terminals. NO_COLOR (no-color.org) leaves dim out too."""
     dim = "" if os.environ.get("NO_COLOR") else "dim"
     return {
+        "prompt": "" if os.environ.get("NO_COLOR") else "ansicyan bold",
         "bottom-toolbar": f"noreverse {dim}",
         "completion-menu": "bg:default fg:default",
         "completion-menu.completion.current": "bg:default fg:default reverse",
