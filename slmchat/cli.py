@@ -239,13 +239,15 @@ def _show(
 @_takes()
 def _rm(
     names: Annotated[list[str], typer.Argument(metavar="NAME...")],
+    json: _Json = False,
+    *,
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
     """Remove installed models, or names given with `slm add`."""
     from slmchat.commands.models import rm
 
-    return rm(names, settings, console)
+    return rm(names, settings, console, is_json=json)
 
 
 @app.command("add")
@@ -253,13 +255,15 @@ def _rm(
 def _add(
     name: Annotated[str, typer.Argument(metavar="NAME")],
     target: Annotated[str, typer.Argument(metavar="TARGET", help="A .gguf file or hf:OWNER/REPO[@QUANT].")],
+    json: _Json = False,
+    *,
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
     """Give a file or a Hub repository a name of its own."""
     from slmchat.commands.models import add
 
-    return add(name, target, settings, console)
+    return add(name, target, settings, console, is_json=json)
 
 
 @app.command("verify")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Outcome, run_slm
+from gguf_samples import write_tiny_llama
 from hub_server import HubServer, Repo, gguf_bytes
 
 pytestmark = pytest.mark.real
@@ -247,3 +248,12 @@ class TestVerify:
         Path(json.loads(slm("show", NAME, "--json").out)["path"]).resolve().unlink()
         assert slm("verify").code == 3
         assert slm("verify", "no-such-model").code == 3
+
+
+def test_add_and_rm_tell_in_json_what_they_did(home: Path, slm: Callable[..., Outcome], tmp_path: Path) -> None:
+    model = write_tiny_llama(tmp_path / "mine.gguf", chat_template=None)
+    added = slm("add", "my:model", model, "--json")
+    assert json.loads(added.out) == {"name": "my:model", "target": str(model)}
+    gone = slm("rm", "my:model", "--json")
+    assert json.loads(gone.out) == [{"name": "my:model", "freed": 0, "kept": [str(model)]}]
+    assert model.exists()

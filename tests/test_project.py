@@ -104,4 +104,4 @@ def test_every_library_that_is_imported_is_declared() -> None:
     foreign = {modules.get(name, name).lower() for name in used - set(sys.stdlib_module_names) - {"slmchat"}}
     # the transport of huggingface_hub 1.x and 2.x: its exceptions are caught where the Hub's client lets them through
     assert foreign - {"httpx", "httpx2"} <= names
-    assert names <= foreign
+    assert names - {"llama_cpp_python"} <= foreign  # imported by name, in engine/native.py

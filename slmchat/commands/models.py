@@ -3,7 +3,7 @@
 Every function prints what was asked for on stdout and returns the exit code; errors leave as `SlmError`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from slmchat.catalog.fetching import in_bytes
@@ -120,15 +120,17 @@ def _print_facts(facts: dict[str, Any], console: Console, is_json: bool) -> None
         console.print(f"{label + ':':17}{text}")
 
 
-def rm(names: Sequence[str], settings: Settings, console: Console) -> ExitCode:
+def rm(names: Sequence[str], settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
     """Remove models, and names that `slm add` gave. Raises `SlmError` (no model) at the first that is not here."""
     library = Library(settings.paths, console.warn)
-    for name in names:
-        _rm_one(name, library, settings, console)
+    gone = [entry for name in names for entry in _rm_one(name, library, settings, console)]
+    if is_json:
+        console.print_json(gone)
     return ExitCode.DONE
 
 
-def _rm_one(name: str, library: Library, settings: Settings, console: Console) -> None:
+def _rm_one(name: str, library: Library, settings: Settings, console: Console) -> Iterator[dict[str, object]]:
+    """Remove what a name stands for; yields a record of each thing that went: name, bytes freed, files left."""
     own_names = load_user_names(settings.paths.user_registry)
     reference = resolve_without_catalog(name, own_names)
     own = own_names.get(reference.name) if reference is not None else None
@@ -147,13 +149,15 @@ def _rm_one(name: str, library: Library, settings: Settings, console: Console) -
         if removed.kept:
             kept = ", ".join(str(path) for path in removed.kept)
             console.note(f"left in place, because others use it or another tool fetched it: {kept}")
+        yield {"name": record.key, "freed": removed.freed, "kept": [str(path) for path in removed.kept]}
     if own is not None and own.target is not None and reference is not None and reference.quantization is None:
         remove_name(settings.paths.user_registry, own.name)
         stays = f" ({own.target.path} stays)" if own.target.path else ""
         console.note(f"forgot the name {own.name}{stays}.")
+        yield {"name": own.name, "freed": 0, "kept": [str(own.target.path)] if own.target.path else []}
 
 
-def add(name: str, target: str, settings: Settings, console: Console) -> ExitCode:
+def add(name: str, target: str, settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
     """Give a path or an `hf:` name a name of its own. A path must be a readable GGUF now. Raises `SlmError`."""
     library = Library(settings.paths, console.warn)
     if library.matching(name.strip().lower()):
@@ -163,7 +167,10 @@ def add(name: str, target: str, settings: Settings, console: Console) -> ExitCod
         from_path(reference.path)
     added = add_target(settings.paths.user_registry, name, target)
     is_path = reference is not None and reference.path is not None
-    console.note(f"{added} stands for {reference.path if reference is not None and is_path else target}.")
+    meant = str(reference.path) if reference is not None and is_path else target
+    if is_json:
+        console.print_json({"name": added, "target": meant})
+    console.note(f"{added} stands for {meant}.")
     console.note(f"next: slm {'chat' if is_path else 'pull'} {added}")
     return ExitCode.DONE
 

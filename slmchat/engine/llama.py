@@ -107,7 +107,7 @@ def _load_error(path: Path) -> SlmError:
         architecture = said.rpartition("architecture:")[2].strip(" '\"")
         return SlmError(
             f"{path.name} has the architecture '{architecture}', which the installed llama.cpp does not know.",
-            hint="a newer one may: pip install --upgrade llama-cpp-python",
+            hint="a newer slm may: update it",
             exit_code=ExitCode.DAMAGED,
         )
     if _is_out_of_memory(lines):

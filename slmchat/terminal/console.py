@@ -137,7 +137,9 @@ class Console:
             drawn.add_column(header, overflow="fold")
         for row in rows:
             drawn.add_row(*(Text(sanitize(cell, one_line=True)) for cell in row))
-        rich.print(drawn)
+        with rich.capture() as captured:
+            rich.print(drawn)
+        self.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Progress]:

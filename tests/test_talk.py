@@ -1,0 +1,253 @@
+"""One chat without a terminal: the fake engine behind the real talk, tree and recorder."""
+
+import io
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from fake_engine import FakeEngine, FakeSession
+
+from slmchat import settings as settings_module
+from slmchat.catalog.records import Installed, InstalledFile
+from slmchat.commands import opening
+from slmchat.commands.options import GenerationOptions
+from slmchat.commands.talk import Overflow, Talk
+from slmchat.conversation.archive import Archive
+from slmchat.conversation.messages import Conversation, Role
+from slmchat.conversation.recorder import ArchiveRecorder
+from slmchat.engine.api import Chunk, Event, Limits, Prefill, Prompt, Session
+from slmchat.engine.sampler import SamplerSettings
+from slmchat.errors import ExitCode, SlmError
+from slmchat.terminal.console import Console
+
+
+@dataclass
+class Ready:
+    """A model that is loaded already."""
+
+    loaded: FakeEngine
+    is_done: bool = True
+    is_failed: bool = False
+
+    def engine(self) -> FakeEngine:
+        return self.loaded
+
+    def when_done(self, callback: object) -> None:
+        pass
+
+
+@dataclass
+class Heard:
+    """The host: keeps what is shown, answers what is asked."""
+
+    choice: str = "cancel"
+    answers: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    overflows: list[Overflow] = field(default_factory=list)
+
+    def view(self) -> "Heard":
+        return self
+
+    def prefill(self, event: Prefill) -> None:
+        pass
+
+    def thinking(self, text: str) -> None:
+        self.thoughts.append(text)
+
+    def answer(self, text: str) -> None:
+        self.answers.append(text)
+
+    def close(self) -> None:
+        pass
+
+    def on_overflow(self, overflow: Overflow) -> str:
+        self.overflows.append(overflow)
+        return self.choice
+
+    def cancellable(self, session: Session) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def host() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+def talk(engine: FakeEngine, host: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Talk]:
+    monkeypatch.setattr(opening, "start_loading", lambda *_: Ready(engine))
+    settings = settings_module.load({"SLM_HOME": str(tmp_path)})
+    console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
+    file = InstalledFile(tmp_path / "m.gguf", None, 1, 1)
+    installed = Installed("fake:1b", "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z")
+    recorder = ArchiveRecorder(Archive(settings.paths.sessions), console.warn)
+    made = Talk(installed, Conversation("Be brief.", recorder), GenerationOptions(ctx=400), settings, console, host)
+    yield made
+    made.close()
+    recorder.close()
+
+
+def _said(talk: Talk) -> list[tuple[str, str]]:
+    return [(node.message.role.value, node.message.text) for node in talk.conversation.path()]
+
+
+def test_an_exchange_is_in_the_tree_and_in_the_archive(talk: Talk, tmp_path: Path) -> None:
+    answer = talk.say("Hi")
+    assert answer and answer.text == "Hello."
+    assert _said(talk) == [("user", "Hi"), ("assistant", "Hello.")]
+    saved = Archive(tmp_path / "data" / "sessions.db").load(talk.conversation.id)
+    assert [node.message.text for node in saved.path()] == ["Hi", "Hello."]
+    assert saved.path()[1].message.tokens == (1, 2)
+    assert talk.tokens_used > 0
+
+
+def test_only_the_model_that_said_it_gets_its_tokens(talk: Talk, engine: FakeEngine) -> None:
+    talk.say("Hi")
+    assert talk.messages()[-1].tokens == (1, 2)
+    assert talk.conversation.as_messages("other:1b@Q8_0")[-1].tokens is None
+
+
+def test_a_thought_is_kept_apart_and_out_of_later_prompts(talk: Talk, engine: FakeEngine, host: Heard) -> None:
+    engine.replies = [("<thi", "nk>deep ", "thought</th", "ink>\n\nFour."), ("Five.",)]
+    answer = talk.say("2+2?")
+    assert answer and (answer.text, answer.thinking.strip()) == ("Four.", "deep thought")
+    assert "".join(host.answers) == "Four."
+    talk.say("And 2+3?")
+    assert "deep thought" not in engine.prompts[1]
+    assert "Four." in engine.prompts[1]
+    assert talk.conversation.path()[1].message.tokens is None  # they hold the thought
+
+
+def test_cancelled_before_anything_came_leaves_no_question_on_the_path(talk: Talk, engine: FakeEngine) -> None:
+    class Cancelled(FakeSession):
+        def generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
+            events = super().generate(prompt, sampler, limits)
+            self.cancel()
+            return events
+
+    engine.open_session = lambda settings: Cancelled(engine, settings)  # type: ignore[method-assign]
+    assert talk.say("Hi") is None
+    assert _said(talk) == []
+    assert [node.message.text for node in talk.conversation.nodes()] == ["Hi"]  # kept in the tree
+
+
+def test_an_error_in_the_middle_keeps_what_was_said(talk: Talk, engine: FakeEngine) -> None:
+    class Broken(FakeSession):
+        def _generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
+            yield Prefill(1, 1, 0)
+            yield Chunk("Once upon", (1,))
+            raise SlmError("llama.cpp failed while computing.", exit_code=ExitCode.BUG)
+
+    engine.open_session = lambda settings: Broken(engine, settings)  # type: ignore[method-assign]
+    with pytest.raises(SlmError):
+        talk.say("Hi")
+    assert _said(talk) == [("user", "Hi"), ("assistant", "Once upon")]
+    assert talk.conversation.path()[1].message.is_cut
+
+
+def test_continue_joins_text_and_tokens(talk: Talk, engine: FakeEngine) -> None:
+    engine.replies = [("One", " two"), (" three", ".")]
+    talk.say("Count")
+    talk.go_on()
+    last = talk.conversation.path()[-1].message
+    assert (last.text, last.tokens) == ("One two three.", (1, 2, 1, 2))
+    assert engine.prompts[1].endswith("assistant\nOne two")
+
+
+def test_a_retry_is_a_sibling_and_another_seed(talk: Talk, engine: FakeEngine) -> None:
+    seeds: list[int | None] = []
+
+    class Seeds(FakeSession):
+        def generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
+            seeds.append(sampler.seed)
+            return super().generate(prompt, sampler, limits)
+
+    engine.open_session = lambda settings: Seeds(engine, settings)  # type: ignore[method-assign]
+    engine.replies = [("One",), ("Two",)]
+    talk.sampler_changes["seed"] = 5
+    talk.say("Say a number")
+    question = talk.conversation.last(Role.USER)
+    assert question is not None
+    talk.conversation.go_to(question)
+    talk.answer()
+    assert [node.message.text for node in question.children] == ["One", "Two"]
+    assert seeds == [5, 6]
+
+
+class TestFullWindow:
+    """400 characters are 400 tokens of the fake engine."""
+
+    @pytest.fixture
+    def full(self, talk: Talk, engine: FakeEngine) -> Talk:
+        engine.replies = [("a" * 20,) for _ in range(20)]
+        for number in range(3):
+            talk.say(f"question {number} " + "x" * 20)
+        return talk
+
+    def test_cancel_changes_nothing(self, full: Talk, host: Heard) -> None:
+        before = _said(full)
+        assert full.say("y" * 120) is None
+        assert _said(full) == before
+        (overflow,) = host.overflows
+        assert overflow.n_ctx == 400 < overflow.n_prompt
+
+    def test_drop_goes_down_to_half_and_is_marked(self, full: Talk, host: Heard, engine: FakeEngine) -> None:
+        host.choice = "drop"
+        answer = full.say("y" * 60)
+        assert answer
+        assert len(engine.prompts[-1]) <= 400 * 0.5 + 20
+        assert "question 0" not in engine.prompts[-1]
+        assert "Be brief." in engine.prompts[-1]
+        assert len(full.conversation.visible()) < len(full.conversation.path())
+        assert any("question 0" in text for _, text in _said(full))  # the user still has it
+
+    def test_summarise_puts_a_summary_into_the_system_message(
+        self, full: Talk, host: Heard, engine: FakeEngine
+    ) -> None:
+        host.choice = "summarise"
+        full.asked_ctx = 900
+        full.reopen()
+        for _ in range(3):
+            full.say("z" * 60)
+        engine.replies = [("they spoke of x",), ("fine",)]
+        assert full.say("w" * 250)
+        assert full.conversation.summary == "they spoke of x"
+        assert "they spoke of x" in engine.prompts[-1]
+
+    def test_fresh_moves_the_question_to_a_new_conversation(self, full: Talk, host: Heard) -> None:
+        host.choice = "fresh"
+        old = full.conversation
+        before = _said(full)
+        assert full.say("y" * 120)
+        assert full.conversation is not old
+        assert [role for role, _ in _said(full)] == ["user", "assistant"]
+        assert [(n.message.role.value, n.message.text) for n in old.path()] == before
+
+    def test_a_message_that_is_too_long_by_itself_is_an_error_with_numbers(self, full: Talk, host: Heard) -> None:
+        host.choice = "drop"
+        before = _said(full)
+        with pytest.raises(SlmError, match=r"still [\d,]+ tokens and the context window holds 400") as caught:
+            full.say("y" * 900)
+        assert caught.value.exit_code is ExitCode.CONTEXT
+        assert _said(full) == before
+
+
+def test_examples_of_a_persona_stand_before_the_conversation(talk: Talk, engine: FakeEngine) -> None:
+    from slmchat.personas import BUILT_IN
+
+    talk.examples = opening.example_messages(next(it for it in BUILT_IN if it.name == "sentiment"))[:2]
+    talk.say("Great!")
+    first = talk.examples[0].text
+    assert engine.prompts[0].index("Be brief.") < engine.prompts[0].index(first) < engine.prompts[0].index("Great!")
+
+
+def test_counts_are_those_of_the_prompt(talk: Talk, engine: FakeEngine) -> None:
+    talk.say("Hi")
+    assert talk.count(talk.messages()) == len("".join(part.text for part in talk.prompt(talk.messages()).parts))
