@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from terminal import Terminal  # noqa: E402
+from terminal import Terminal
 
 
 def prompt_opens(home: Path) -> float:
