@@ -17,7 +17,8 @@ import pytest
 
 from slmchat.terminal.completion import complete_path, split_words
 from slmchat.terminal.input_history import MAX_ENTRIES, InputHistory
-from slmchat.terminal.line_editor import KEYS, Pastes, cut_to_width
+from slmchat.terminal.line_editor import KEYS, cut_to_width
+from slmchat.terminal.pastes import Pastes
 
 pexpect = pytest.importorskip("pexpect", reason="needs a pseudo-terminal")
 pyte = pytest.importorskip("pyte")

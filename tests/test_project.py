@@ -18,7 +18,12 @@ PACKAGE = ROOT / "slmchat"
 DOORS = {
     "llama_cpp": {"engine/native.py"},
     "huggingface_hub": {"catalog/hub.py", "catalog/hub_errors.py"},
-    "prompt_toolkit": {"terminal/line_editor.py", "terminal/completion.py", "terminal/input_history.py"},
+    "prompt_toolkit": {
+        "terminal/line_editor.py",
+        "terminal/completion.py",
+        "terminal/input_history.py",
+        "terminal/pastes.py",
+    },
     "rich": {"terminal/console.py"},
     "sqlite3": {"conversation/archive.py", "conversation/archive_schema.py"},
     "tomlkit": {"catalog/registry.py"},

@@ -2,9 +2,6 @@
 
 Knows: how keys become the text of a message or a command, on a terminal and on a dumb one.
 Refuses to know: what the text means (slash_commands.py says what it stands for, the errand does it).
-
-A large paste is one character of the text while it is edited: a high surrogate, which no terminal can send, shown as
-`[pasted text: 120 lines, 4,800 characters]`. So it is moved over, deleted and undone as one, and sent in full.
 """
 
 import contextlib
@@ -16,10 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError
 from slmchat.terminal.completion import command_completer
 from slmchat.terminal.completion import complete_path as complete_path
+from slmchat.terminal.external_editor import edited, editor_command
 from slmchat.terminal.input_history import InputHistory
+from slmchat.terminal.pastes import Pastes, is_fold, processor
+from slmchat.terminal.plain_input import MORE_S, REST_OF_KEY_S, clean, pressed_key, read_plainly
 from slmchat.terminal.sanitize import sanitize
 from slmchat.terminal.slash_commands import CommandTable, as_typed, is_open_block, line_of
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from prompt_toolkit.buffer import Buffer
     from prompt_toolkit.history import History
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-    from prompt_toolkit.layout.processors import Processor
 
 # What /help shows about typing.
 KEYS: Sequence[tuple[str, str]] = (
@@ -46,17 +45,8 @@ KEYS: Sequence[tuple[str, str]] = (
     ("Ctrl-Z", "suspend; fg comes back"),
 )
 
-# A paste from this size on is folded in the display (the whole text is sent).
-FOLD_LINES, FOLD_CHARACTERS = 8, 1000
-_FIRST_FOLD, _FOLDS = 0xD800, 0x400  # high surrogates
-# How long more of a paste is waited for after Enter, in seconds: nobody types that fast, and nobody notices the pause.
-_MORE_S = 0.015
-# How long the rest of a key that begins with Esc may take, in seconds.
-_REST_OF_KEY_S = 0.05
 # Between the parts in which one paste is read, in seconds.
 _PASTE_S = 0.05
-# How often a dumb terminal's prompt looks whether the chat is over, in seconds.
-_LOOK_S = 0.2
 
 
 class LineEditor:
@@ -98,7 +88,7 @@ class LineEditor:
         """
         shown = sanitize(prompt, one_line=True)
         if self._session is None:
-            typed = _clean(_read_plainly(shown, default, self._is_over))
+            typed = clean(read_plainly(shown, default, self._is_over))
             self._history.append(typed)
         else:
             # prompt_toolkit keeps what is typed in the history by itself (see _kept_history)
@@ -148,7 +138,7 @@ class LineEditor:
         keys = [key for key, _ in choices]
         lines = [sanitize(question), *(f"  {key}  {sanitize(text, one_line=True)}" for key, text in choices)]
         while True:
-            pressed = _pressed_key("\n".join(lines) + f"\n[{'/'.join(keys)}, Esc] ")
+            pressed = pressed_key("\n".join(lines) + f"\n[{'/'.join(keys)}, Esc] ")
             chosen = next((key for key in keys if pressed in (key, key.upper())), None) if pressed else None
             sys.stdout.write(f"{chosen or ''}\n")
             sys.stdout.flush()
@@ -161,7 +151,7 @@ class LineEditor:
         Raises `SlmError` when there is no editor or it fails. The temporary file is 0600 in a directory of its own,
         which is removed; without a history file it lies in memory where the system offers that.
         """
-        changed = _edited(text, _editor_command(), in_memory=self._is_private)
+        changed = edited(text, editor_command(), in_memory=self._is_private)
         return changed if changed != text.removesuffix("\n") and changed.strip() else None
 
     # Inside
@@ -186,7 +176,7 @@ class LineEditor:
             prompt_continuation=lambda width, _line, _wraps: " " * width,
             bottom_toolbar=self._toolbar_line,
             style=Style.from_dict(_style()),
-            input_processors=[_processor(self._pastes)],
+            input_processors=[processor(self._pastes)],
             enable_history_search=True,
             enable_suspend=True,
         )
@@ -195,13 +185,13 @@ class LineEditor:
         session.app.key_processor.before_key_press += burst.note_key
         # Esc is a key of its own sooner than by default (half a second and a whole one). In vi mode it is so common,
         # and so often followed by Enter, that Alt-Enter has to be pressed as one key there.
-        session.app.ttimeoutlen = _REST_OF_KEY_S / 2 if is_vi else _REST_OF_KEY_S
-        session.app.timeoutlen = _REST_OF_KEY_S / 2 if is_vi else 0.5
+        session.app.ttimeoutlen = REST_OF_KEY_S / 2 if is_vi else REST_OF_KEY_S
+        session.app.timeoutlen = REST_OF_KEY_S / 2 if is_vi else 0.5
         return session
 
     def _typed(self, text: str) -> str:
         """The text with folded pastes in full, written so that typing it again would give the same message."""
-        whole = _clean(self._pastes.expand(text))
+        whole = clean(self._pastes.expand(text))
         return as_typed(whole) if is_fold(text[:1]) else whole
 
     def _toolbar_line(self) -> str:
@@ -233,58 +223,6 @@ class LineEditor:
         if changed is not None:
             buffer.save_to_undo_stack()
             buffer.document = Document(changed, len(changed))
-
-
-class Pastes:
-    """Pasted texts that are folded: one character each in the text that is edited."""
-
-    def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
-        self._count = 0
-
-    def fold(self, text: str) -> str:
-        """What goes into the edited text for a paste: itself when it is small, else one character.
-
-        A paste with block marks is folded too: they are part of what was pasted, not of what was typed.
-        """
-        is_small = text.count("\n") + 1 < FOLD_LINES and len(text) < FOLD_CHARACTERS
-        if is_small and '"""' not in text:
-            return text
-        char = chr(_FIRST_FOLD + self._count % _FOLDS)
-        self._count += 1
-        self._texts[char] = text
-        return char
-
-    def expand(self, text: str) -> str:
-        """The text with every folded paste in full."""
-        return "".join(map(self._whole, text)) if any(map(is_fold, text)) else text
-
-    def expand_at(self, text: str, cursor: int) -> tuple[str, int]:
-        """The text and the cursor with the paste at the cursor in full, or the one before it, or else all of them."""
-        before, after = text[:cursor], text[cursor:]
-        if is_fold(after[:1]):
-            after = self._whole(after[0]) + after[1:]
-        elif is_fold(before[-1:]):
-            before = before[:-1] + self._whole(before[-1])
-        else:
-            before, after = self.expand(before), self.expand(after)
-        return before + after, len(before)
-
-    def label(self, char: str) -> str:
-        """What the display shows for one character of the edited text."""
-        if not is_fold(char):
-            return char if char != "\t" else "    "
-        text = self._whole(char)
-        lines = text.removesuffix("\n").count("\n") + 1
-        return f"[pasted text: {lines:,} line{'s' if lines != 1 else ''}, {len(text):,} characters]"
-
-    def _whole(self, char: str) -> str:
-        return self._texts.get(char, char)
-
-
-def is_fold(char: str) -> bool:
-    """Whether this character stands for a folded paste."""
-    return len(char) == 1 and _FIRST_FOLD <= ord(char) < _FIRST_FOLD + _FOLDS
 
 
 def cut_to_width(text: str, columns: int) -> str:
@@ -342,7 +280,7 @@ def _more_arrives(event: "KeyPressEvent") -> bool:
     if sys.platform == "win32":
         return False
     source = event.app.input
-    if select.select([source.fileno()], [], [], _MORE_S)[0]:
+    if select.select([source.fileno()], [], [], MORE_S)[0]:
         event.key_processor.feed_multiple(source.read_keys())
     return _has_keys(event)
 
@@ -413,7 +351,7 @@ def _text_keys(pastes: Pastes, open_editor: Callable[["Buffer"], Any]) -> "KeyBi
     @keys.add(Keys.BracketedPaste, filter=in_message)
     def _paste(event: "KeyPressEvent") -> None:
         text = event.data.replace("\r\n", "\n").replace("\r", "\n")
-        event.current_buffer.insert_text(pastes.fold(_clean(text)))
+        event.current_buffer.insert_text(pastes.fold(clean(text)))
 
     @Condition
     def has_folds() -> bool:
@@ -447,31 +385,6 @@ def _text_keys(pastes: Pastes, open_editor: Callable[["Buffer"], Any]) -> "KeyBi
     return keys
 
 
-def _processor(pastes: Pastes) -> "Processor":
-    """Shows folded pastes by their label and tabs as spaces."""
-    from bisect import bisect_right
-    from itertools import accumulate
-
-    from prompt_toolkit.formatted_text.utils import fragment_list_to_text
-    from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
-    from prompt_toolkit.layout.utils import explode_text_fragments
-
-    class Folds(Processor):
-        def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
-            fragments = transformation_input.fragments
-            if not any(char == "\t" or is_fold(char) for char in fragment_list_to_text(fragments)):
-                return Transformation(fragments)
-            shown = [(style, pastes.label(char)) for style, char, *_ in explode_text_fragments(fragments)]
-            starts = list(accumulate((len(text) for _, text in shown), initial=0))
-            return Transformation(
-                [*shown],
-                source_to_display=lambda position: starts[min(position, len(starts) - 1)],
-                display_to_source=lambda position: bisect_right(starts, position) - 1,
-            )
-
-    return Folds()
-
-
 def _kept_history(kept: InputHistory, typed: Callable[[str], str]) -> "History":
     """The history in the form in which prompt_toolkit asks for it: newest first."""
     from prompt_toolkit.history import History
@@ -502,157 +415,3 @@ def _style() -> dict[str, str]:
         "completion-menu.meta.completion": f"bg:default fg:default {dim}",
         "completion-menu.meta.completion.current": "bg:default fg:default reverse",
     }
-
-
-def _clean(text: str) -> str:
-    """Bytes that are not UTF-8 arrive as lone surrogates; nothing behind the editor can use those."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _read_plainly(prompt: str, default: str, is_over: Callable[[], bool]) -> str:
-    """A line on a dumb terminal, which edits by itself. Pasted lines and `\"\"\"` blocks are read as one text."""
-    if default:
-        sys.stdout.write(f"{sanitize(default)}\n(Enter alone sends this text)\n")
-    sys.stdout.write(prompt)
-    sys.stdout.flush()
-    lines = [_plain_line(is_over)]
-    while is_open_block("\n".join(lines)) or _is_waiting(_MORE_S):
-        lines.append(_plain_line(is_over))
-    return "\n".join(lines) or default
-
-
-def _plain_line(is_over: Callable[[], bool]) -> str:
-    if sys.platform == "win32":
-        return input()
-    data = b""
-    while not data.endswith(b"\n"):
-        while not _is_waiting(_LOOK_S):
-            if is_over():
-                raise EOFError
-        part = os.read(sys.stdin.fileno(), 4096)
-        if not part and not data:
-            raise EOFError
-        data += part
-    return data[:-1].decode("utf-8", "replace")
-
-
-def _is_waiting(seconds: float) -> bool:
-    """Whether something can be read from the terminal."""
-    return sys.platform != "win32" and bool(select.select([sys.stdin.fileno()], [], [], seconds)[0])
-
-
-def _pressed_key(question: str) -> str | None:
-    """One key, not shown; "" for one that is no character. None for Esc, Ctrl-C, Ctrl-D and the end of input."""
-    try:
-        import termios
-    except ImportError:  # Windows
-        with contextlib.suppress(EOFError, KeyboardInterrupt):
-            return input(question).strip()[:1]
-        return None
-    descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
-    raw = [*before]
-    raw[3] &= ~(termios.ICANON | termios.ECHO | termios.ISIG)
-    raw[6] = [*before[6]]
-    raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0
-    # FLUSH: what was typed before the question is dropped. So this comes before the question, not after.
-    termios.tcsetattr(descriptor, termios.TCSAFLUSH, raw)
-    try:
-        sys.stdout.write(question)
-        sys.stdout.flush()
-        data = os.read(descriptor, 64)
-        if data == b"\x1b" and _is_waiting(_REST_OF_KEY_S):  # an arrow key begins with Esc
-            data += os.read(descriptor, 64)
-    except KeyboardInterrupt:  # a signal from outside
-        return None
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-    if data in (b"", b"\x1b", b"\x03", b"\x04"):
-        return None
-    text = data.decode("utf-8", "replace").rstrip("\r\n")  # a dumb terminal sends whole lines
-    return text if len(text) == 1 and text.isprintable() else ""
-
-
-def _editor_command() -> list[str]:
-    """The words of the command that edits a file. Raises `SlmError` when there is none."""
-    import shlex
-    import shutil
-
-    for variable in ("VISUAL", "EDITOR"):
-        value = os.environ.get(variable, "").strip()
-        if not value:
-            continue
-        with contextlib.suppress(ValueError):  # an open quote
-            command = shlex.split(value, posix=os.name == "posix")
-            if shutil.which(command[0]):
-                return [*command, *_without_traces(command[0])]
-        raise SlmError(
-            f"${variable} names an editor that cannot be run: {value}",
-            hint=f"export {variable}=nano (or another editor that is installed)",
-            exit_code=ExitCode.USAGE,
-        )
-    for name in ("nano", "vim", "vi") if os.name == "posix" else ("notepad",):
-        if shutil.which(name):
-            return [name, *_without_traces(name)]
-    raise SlmError(
-        "there is no editor: $VISUAL and $EDITOR are not set, and none of nano, vim and vi is installed.",
-        hint="export EDITOR=NAME; Alt-Enter makes new lines without an editor",
-        exit_code=ExitCode.USAGE,
-    )
-
-
-def _without_traces(program: str) -> list[str]:
-    """Options that keep Vim from copying the text into its own files (swap file, viminfo or shada)."""
-    import shutil
-
-    name = os.path.basename(os.path.realpath(shutil.which(program) or program))
-    return ["-n", "-i", "NONE"] if name.startswith(("vim", "nvim")) else []
-
-
-def _edited(text: str, command: Sequence[str], *, in_memory: bool) -> str:
-    """What the editor leaves of `text`, without the line end that editors add."""
-    import shutil
-    import subprocess
-    import tempfile
-
-    memory = "/dev/shm" if in_memory and os.access("/dev/shm", os.W_OK) else None
-    folder = None
-    try:
-        folder = tempfile.mkdtemp(prefix="slm-", dir=memory)  # 0700
-        file = os.path.join(folder, "message.md")
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
-            out.write(text if not text or text.endswith("\n") else text + "\n")
-        with _ctrl_c_is_the_editors():
-            code = subprocess.call([*command, file])
-        if code != 0:
-            raise SlmError(
-                f"the editor {command[0]} ended with code {code}; the text is as it was.", exit_code=ExitCode.USAGE
-            )
-        with open(file, encoding="utf-8", errors="replace") as back:
-            return back.read().removesuffix("\n")
-    except OSError as error:
-        raise SlmError(
-            f"the text could not be edited: {error.strerror or error}.",
-            hint="TMPDIR chooses another directory for the file",
-            exit_code=ExitCode.STORAGE,
-        ) from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _ctrl_c_is_the_editors() -> Iterator[None]:
-    """Ctrl-C goes to every program on the terminal; while the editor has it, slm does nothing."""
-    import signal
-    import threading
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # A handler, not SIG_IGN: the editor would inherit that.
-    before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,95 @@
+"""$VISUAL or $EDITOR on a text that slm owns.
+
+Knows: which editor, a file for it that nobody else can read, how to leave no copies. Refuses to know: what is written.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+
+from slmchat.errors import ExitCode, SlmError
+
+
+def editor_command() -> list[str]:
+    """The words of the command that edits a file. Raises `SlmError` when there is none."""
+    import shlex
+    import shutil
+
+    for variable in ("VISUAL", "EDITOR"):
+        value = os.environ.get(variable, "").strip()
+        if not value:
+            continue
+        with contextlib.suppress(ValueError):  # an open quote
+            command = shlex.split(value, posix=os.name == "posix")
+            if shutil.which(command[0]):
+                return [*command, *_without_traces(command[0])]
+        raise SlmError(
+            f"${variable} names an editor that cannot be run: {value}",
+            hint=f"export {variable}=nano (or another editor that is installed)",
+            exit_code=ExitCode.USAGE,
+        )
+    for name in ("nano", "vim", "vi") if os.name == "posix" else ("notepad",):
+        if shutil.which(name):
+            return [name, *_without_traces(name)]
+    raise SlmError(
+        "there is no editor: $VISUAL and $EDITOR are not set, and none of nano, vim and vi is installed.",
+        hint="export EDITOR=NAME; Alt-Enter makes new lines without an editor",
+        exit_code=ExitCode.USAGE,
+    )
+
+
+def _without_traces(program: str) -> list[str]:
+    """Options that keep Vim from copying the text into its own files (swap file, viminfo or shada)."""
+    import shutil
+
+    name = os.path.basename(os.path.realpath(shutil.which(program) or program))
+    return ["-n", "-i", "NONE"] if name.startswith(("vim", "nvim")) else []
+
+
+def edited(text: str, command: Sequence[str], *, in_memory: bool) -> str:
+    """What the editor leaves of `text`, without the line end that editors add."""
+    import shutil
+    import subprocess
+    import tempfile
+
+    memory = "/dev/shm" if in_memory and os.access("/dev/shm", os.W_OK) else None
+    folder = None
+    try:
+        folder = tempfile.mkdtemp(prefix="slm-", dir=memory)  # 0700
+        file = os.path.join(folder, "message.md")
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
+            out.write(text if not text or text.endswith("\n") else text + "\n")
+        with _ctrl_c_is_the_editors():
+            code = subprocess.call([*command, file])
+        if code != 0:
+            raise SlmError(
+                f"the editor {command[0]} ended with code {code}; the text is as it was.", exit_code=ExitCode.USAGE
+            )
+        with open(file, encoding="utf-8", errors="replace") as back:
+            return back.read().removesuffix("\n")
+    except OSError as error:
+        raise SlmError(
+            f"the text could not be edited: {error.strerror or error}.",
+            hint="TMPDIR chooses another directory for the file",
+            exit_code=ExitCode.STORAGE,
+        ) from error
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _ctrl_c_is_the_editors() -> Iterator[None]:
+    """Ctrl-C goes to every program on the terminal; while the editor has it, slm does nothing."""
+    import signal
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # A handler, not SIG_IGN: the editor would inherit that.
+    before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
