@@ -272,6 +272,66 @@ class TestCommands:
         terminal.enter("/export my-talk.md")
         terminal.wait_for("exists already")
 
+    def test_another_model_goes_on_with_the_conversation(self, tiny: Open, home: Path, tmp_path: Path) -> None:
+        other = write_tiny_llama(
+            tmp_path / "other.gguf",
+            chat_template=CHATML_TEMPLATE,
+            extra_control_tokens=("<|im_start|>", "<|im_end|>"),
+            seed=7,
+        )
+        terminal = tiny()
+        terminal.enter("the first question")
+        terminal.wait_for("cut at the limit")
+        terminal.enter("/model nosuch:1b")
+        terminal.wait_for(r"there is no model 'nosuch:1b'")
+        terminal.enter(f"/model {other}")
+        terminal.wait_for(r"answers; the conversation goes on")
+        terminal.enter("the second question")
+        terminal.wait_for_count("cut at the limit", 2)
+        terminal.enter("/prompt")
+        terminal.wait_for(r"the first question[\s\S]*the second question[\s\S]*the first question")
+        terminal.enter("/exit")
+        terminal.end()
+        messages = _exported(home)["messages"]
+        assert isinstance(messages, list)
+        assert len({message["model"] for message in messages if message["role"] == "assistant"}) == 2
+
+    def test_a_persona_gives_the_system_message(self, tiny: Open) -> None:
+        terminal = tiny("-p", "translator", "--ctx", "512")
+        terminal.enter("/system")
+        terminal.wait_for(r"[Tt]ranslat")
+        terminal.enter("hello")
+        terminal.wait_for("cut at the limit")
+        terminal.enter("/persona nosuch")
+        terminal.wait_for(r"no persona")
+
+    def test_the_seal_is_named_when_it_refuses_an_export(
+        self, tiny: Open, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        terminal = tiny()
+        terminal.enter("hello")
+        terminal.wait_for("cut at the limit")
+        terminal.enter("/export /usr/x.md")
+        terminal.wait_for(r"/usr/x\.md[\s\S]*(seal|writ)")
+
+    def test_a_saved_conversation_goes_out_and_in_again(self, tiny: Open, home: Path, tmp_path: Path) -> None:
+        terminal = tiny()
+        terminal.enter("about elephants")
+        terminal.wait_for("cut at the limit")
+        terminal.enter("/exit")
+        terminal.end()
+        first = _exported(home)
+        file = tmp_path / "chat.json"
+        done = run_slm("sessions", "export", "about elephants", "--format", "json", "-o", file, home=home)
+        assert done.code == 0, done.err
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert run_slm("sessions", "rm", str(first["id"]), home=home).code == 0
+        assert _sessions(home) == []
+        assert run_slm("sessions", "import", file, home=home).code == 0
+        assert _exported(home)["messages"] == first["messages"]
+        found = run_slm("sessions", "search", "eleph", home=home)
+        assert "about elephants" in found.out
+
     def test_files_are_counted_and_binary_ones_refused(self, tiny: Open, tmp_path: Path) -> None:
         (tmp_path / "a b.txt").write_text("some text")
         (tmp_path / "c.bin").write_bytes(b"a\0b")

@@ -248,7 +248,7 @@ def _model(chat: Chat, arguments: str) -> None:
     installed = opening.find(arguments, chat.settings, chat.console)
     talk.switch_model(installed)
     talk.loading.when_done(chat.editor.refresh)
-    chat.console.note(f"From here on {installed.key} answers; the conversation goes on.")
+    chat.console.note(f"From here on {talk.label} answers; the conversation goes on.")
 
 
 def _complete_model(chat: Chat, text: str) -> Iterable[tuple[str, str]]:

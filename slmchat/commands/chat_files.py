@@ -14,6 +14,7 @@ from slmchat.conversation.archive_search import Hit
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Conversation
 from slmchat.errors import ExitCode, SlmError
+from slmchat.privacy.seal import explain
 from slmchat.terminal.completion import split_words
 
 # More files than this by one glob are a mistake more often than a wish.
@@ -63,7 +64,7 @@ def export(conversation: Conversation, arguments: str) -> Path:
             f"{file} exists already.", hint="another name: /export FILE", exit_code=ExitCode.USAGE
         ) from error
     except OSError as error:
-        raise SlmError(f"{file} cannot be written: {error.strerror}.", exit_code=ExitCode.STORAGE) from error
+        raise explain(error, file.absolute()) from error
     return file.absolute()
 
 
