@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from slmchat.catalog import registry, schema
+from slmchat.catalog import user_file as user_file_module
 from slmchat.catalog.registry import HubFile, IndexFile, IndexMember, Reference, Registry
 from slmchat.errors import ExitCode, SlmError
 
@@ -580,7 +581,7 @@ target = "/m/slow.gguf"
 
 
 def test_add_to_no_file(user_file: Path) -> None:
-    assert registry.add_target(user_file, "Mine", " hf:a/b@Q8_0 ") == "mine"
+    assert user_file_module.add_target(user_file, "Mine", " hf:a/b@Q8_0 ") == "mine"
     assert tomllib.loads(user_file.read_text()) == {"model": [{"name": "mine", "target": "hf:a/b@Q8_0"}]}
     assert registry.load(user_file).resolve("mine").hub == HubFile("a/b", "")
     if os.name == "posix":
@@ -590,35 +591,35 @@ def test_add_to_no_file(user_file: Path) -> None:
 
 def test_add_makes_paths_absolute(user_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    registry.add_target(user_file, "mine", "sub/x.gguf")
+    user_file_module.add_target(user_file, "mine", "sub/x.gguf")
     assert registry.load_user_names(user_file)["mine"].target == Reference("mine", path=tmp_path / "sub" / "x.gguf")
 
 
 def test_add_keeps_comments_and_layout(user_file: Path) -> None:
     write(user_file, COMMENTED)
-    registry.add_target(user_file, "new", "hf:a/b")
+    user_file_module.add_target(user_file, "new", "hf:a/b")
     assert user_file.read_text().startswith(COMMENTED)
     assert sorted(os.listdir(user_file.parent)) == ["models.toml"]
 
 
 def test_add_behind_a_last_line_without_an_end(user_file: Path) -> None:
     write(user_file, COMMENTED.rstrip("\n"))
-    registry.add_target(user_file, "new", "hf:a/b")
+    user_file_module.add_target(user_file, "new", "hf:a/b")
     assert list(registry.load_user_names(user_file)) == ["quick", "slow", "new"]
 
 
 def test_add_replaces_an_earlier_target_in_place(user_file: Path) -> None:
     write(user_file, COMMENTED)
-    registry.add_target(user_file, "quick", "/m/quicker.gguf")
+    user_file_module.add_target(user_file, "quick", "/m/quicker.gguf")
     assert user_file.read_text() == COMMENTED.replace("quick.gguf", "quicker.gguf")
 
 
 def test_add_to_an_inline_array(user_file: Path) -> None:
     write(user_file, 'model = [ { name = "a", target = "hf:a/b" } ]  # short\n')
-    registry.add_target(user_file, "b", "hf:b/b")
+    user_file_module.add_target(user_file, "b", "hf:b/b")
     assert list(registry.load_user_names(user_file)) == ["a", "b"]
-    assert registry.remove_name(user_file, "a")
-    assert registry.remove_name(user_file, "b")
+    assert user_file_module.remove_name(user_file, "a")
+    assert user_file_module.remove_name(user_file, "b")
     assert registry.load_user_names(user_file) == {}
     assert "# short" in user_file.read_text()
 
@@ -626,8 +627,8 @@ def test_add_to_an_inline_array(user_file: Path) -> None:
 def test_layouts_that_cannot_be_edited_safely_are_refused(user_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(user_file, COMMENTED)
     for edited in (COMMENTED, "", "broken"):
-        monkeypatch.setattr(registry, "_edited", lambda *_, edited=edited: edited)
-        error = error_of(registry.add_target, user_file, "x", "hf:a/b")
+        monkeypatch.setattr(user_file_module, "_edited", lambda *_, edited=edited: edited)
+        error = error_of(user_file_module.add_target, user_file, "x", "hf:a/b")
         assert error.exit_code == ExitCode.USAGE
         assert str(user_file) in error.message
         assert user_file.read_text() == COMMENTED
@@ -653,7 +654,7 @@ def test_layouts_that_cannot_be_edited_safely_are_refused(user_file: Path, monke
 def test_add_refuses(user_file: Path, name: str, target: str, reason: str) -> None:
     own = f'[[model]]\nname = "own:1b"\n{VARIANT}'
     write(user_file, own)
-    error = error_of(registry.add_target, user_file, name, target)
+    error = error_of(user_file_module.add_target, user_file, name, target)
     assert error.exit_code == ExitCode.USAGE
     assert reason in error.message
     assert user_file.read_text() == own
@@ -661,7 +662,7 @@ def test_add_refuses(user_file: Path, name: str, target: str, reason: str) -> No
 
 def test_add_leaves_a_file_with_mistakes_alone(user_file: Path) -> None:
     write(user_file, "wrong = 1\n")
-    assert "wrong" in error_of(registry.add_target, user_file, "x", "hf:a/b").message
+    assert "wrong" in error_of(user_file_module.add_target, user_file, "x", "hf:a/b").message
     assert user_file.read_text() == "wrong = 1\n"
 
 
@@ -671,7 +672,7 @@ def test_add_that_fails_leaves_the_old_file_and_nothing_else(user_file: Path, mo
 
     write(user_file, COMMENTED)
     monkeypatch.setattr(os, "fsync", full)
-    error = error_of(registry.add_target, user_file, "x", "hf:a/b")
+    error = error_of(user_file_module.add_target, user_file, "x", "hf:a/b")
     assert error.exit_code == ExitCode.STORAGE
     assert "No space left" in error.message
     assert user_file.read_text() == COMMENTED
@@ -683,19 +684,19 @@ def test_add_through_a_link_keeps_the_link(user_file: Path, tmp_path: Path) -> N
     real = write(tmp_path / "dotfiles" / "models.toml", COMMENTED)
     user_file.parent.mkdir()
     user_file.symlink_to(real)
-    registry.add_target(user_file, "x", "hf:a/b")
+    user_file_module.add_target(user_file, "x", "hf:a/b")
     assert user_file.is_symlink()
     assert "x" in registry.load_user_names(real)
 
 
 def test_remove_keeps_comments(user_file: Path) -> None:
     write(user_file, COMMENTED)
-    assert registry.remove_name(user_file, "Quick")
+    assert user_file_module.remove_name(user_file, "Quick")
     text = user_file.read_text()
     assert list(registry.load_user_names(user_file)) == ["slow"]
     for comment in ("# what I use", "# ours", "# the quick one", "# the slow one", "# the end"):
         assert comment in text
-    assert registry.remove_name(user_file, "slow")
+    assert user_file_module.remove_name(user_file, "slow")
     assert registry.load_user_names(user_file) == {}
     assert "# the end" in user_file.read_text()
     assert sorted(os.listdir(user_file.parent)) == ["models.toml"]
@@ -705,17 +706,17 @@ def test_remove_between_other_tables(user_file: Path) -> None:
     mixed = '[[model]]\nname = "a"\ntarget = "hf:a/b"\n[model.sampler]\ntop_k = 1\n'
     rest = '[licenses.x]\ntitle = "x"\nlink = "https://x"\n[[model]]\nname = "b"\ntarget = "hf:a/b"\n'
     write(user_file, mixed + rest)
-    assert registry.remove_name(user_file, "a")
+    assert user_file_module.remove_name(user_file, "a")
     assert user_file.read_text() == rest
-    registry.add_target(user_file, "c", "hf:a/b")
+    user_file_module.add_target(user_file, "c", "hf:a/b")
     assert list(registry.load_user_names(user_file)) == ["b", "c"]
 
 
 def test_remove_leaves_other_entries_alone(user_file: Path) -> None:
-    assert not registry.remove_name(user_file, "mine")
+    assert not user_file_module.remove_name(user_file, "mine")
     write(user_file, EVERY_KIND_OF_NAME)
-    assert not registry.remove_name(user_file, "gemma3:1b")
-    assert not registry.remove_name(user_file, "nothing")
+    assert not user_file_module.remove_name(user_file, "gemma3:1b")
+    assert not user_file_module.remove_name(user_file, "nothing")
     assert user_file.read_text() == EVERY_KIND_OF_NAME
 
 
@@ -726,10 +727,10 @@ def test_adding_and_removing_in_any_order(
     file = tmp_path_factory.mktemp("own") / "models.toml"
     there: list[str] = []
     for name in order:
-        registry.add_target(file, name, f"hf:a/{name}")
+        user_file_module.add_target(file, name, f"hf:a/{name}")
         there.append(name)
     for name in then:
-        assert registry.remove_name(file, name) == (name in there)
+        assert user_file_module.remove_name(file, name) == (name in there)
         there = [other for other in there if other != name]
     assert list(registry.load_user_names(file)) == there
 

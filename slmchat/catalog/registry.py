@@ -5,19 +5,16 @@ Refuses to know: which values a file may hold (schema.py), how bytes are fetched
 (library.py), what fits (fit.py).
 """
 
-import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from slmchat.catalog import schema
 from slmchat.errors import ExitCode, SlmError
 
-_HUB_HINT = "write hf:OWNER/REPO, hf:OWNER/REPO@Q4_K_M or hf:OWNER/REPO/FILE.gguf, then #REVISION if you like"
+HUB_HINT = "write hf:OWNER/REPO, hf:OWNER/REPO@Q4_K_M or hf:OWNER/REPO/FILE.gguf, then #REVISION if you like"
 _MOST_NEAR = 8  # names in one hint
 
 
@@ -201,7 +198,7 @@ def resolve_without_catalog(text: str, names: Mapping[str, UserName]) -> Referen
     if text.lower().startswith("hf:"):
         return _hub_reference(text)
     if text.lower().endswith(".gguf"):
-        path = _absolute(text)
+        path = absolute(text)
         return Reference(str(path), path=path)
     name, quantization = _split(text)
     target = names[name].target if name in names else None
@@ -257,134 +254,11 @@ def load_user_names(user_file: Path) -> dict[str, UserName]:
     return _user_names(document)
 
 
-def add_target(user_file: Path, name: str, target: str) -> str:
-    """Write `name` for `target` (an `hf:` name or a path to a GGUF) into the user's file; return the name as written.
-
-    An earlier target of the same name is replaced; comments in the file survive. Raises `SlmError`: usage for a
-    name of the catalog, a malformed name or target; storage when the file cannot be written.
-    """
-    name, target = name.strip().lower(), target.strip()
-    if not schema.NAME.fullmatch(name):
-        reason = "a name is family:size or one word, of letters, digits, '.', '_' and '-'"
-        raise SlmError(f"'{schema.shown(name)}' cannot be a name: {reason}.", exit_code=ExitCode.USAGE)
-    if target.lower().endswith(".gguf") and not target.lower().startswith("hf:"):
-        target = str(_absolute(target))
-    if not schema.is_target(target):
-        raise SlmError(
-            f"'{schema.shown(target)}' is neither a path that ends in .gguf nor an hf: name.",
-            hint=_HUB_HINT,
-            exit_code=ExitCode.USAGE,
-        )
-    own = load_user_names(user_file).get(name)
-    if own.target is None if own else any(table["name"] == name for table in _built_in()["model"]):
-        raise SlmError(f"{name} is a model already.", hint=f"slm add my-{name} {target}", exit_code=ExitCode.USAGE)
-
-    expected = schema.read(user_file)
-    entries = expected.setdefault("model", [])
-    entry = next((entry for entry in entries if entry["name"] == name), None)
-    if entry is None:
-        entries.append({"name": name, "target": target})
-    else:
-        entry["target"] = target
-    _edit(user_file, name, target, expected)
-    return name
+def is_in_catalog(name: str) -> bool:
+    """Whether the catalog that comes with slm has a model of this name."""
+    return any(table["name"] == name for table in _built_in()["model"])
 
 
-def remove_name(user_file: Path, name: str) -> bool:
-    """Take a name that stands for a target out of the user's file; False when it has no such name.
-
-    Entries without a target are the user's own work and stay. Raises `SlmError` as `add_target` does.
-    """
-    name = name.strip().lower()
-    own = load_user_names(user_file).get(name)
-    if own is None or own.target is None:
-        return False
-    expected = schema.read(user_file)
-    expected["model"] = [entry for entry in expected["model"] if entry["name"] != name]
-    _edit(user_file, name, None, expected)
-    return True
-
-
-def _edit(user_file: Path, name: str, target: str | None, expected: dict[str, Any]) -> None:
-    """Set the target of `name` (None: take the entry out) and leave the rest of the file as it is written.
-
-    `expected` is what the file must mean afterwards: a layout that cannot be edited safely is refused.
-    """
-    from tomlkit.exceptions import TOMLKitError
-
-    before = user_file.read_text(encoding="utf-8-sig") if user_file.exists() else ""
-    try:
-        text = _edited(before, name, target)
-        is_safe = {"model": [], **tomllib.loads(text)} == expected
-    except (ValueError, TOMLKitError):
-        is_safe = False
-    if not is_safe:
-        raise SlmError(
-            f"{user_file} is laid out in a way that slm cannot change safely.",
-            hint=f'change it by hand: a [[model]] with name = "{name}"',
-            exit_code=ExitCode.USAGE,
-        )
-    _write(user_file, text)
-
-
-def _edited(text: str, name: str, target: str | None) -> str:
-    import tomlkit
-    from tomlkit.items import AoT
-
-    if text and not text.endswith("\n"):  # tomlkit would write the next table onto the last line
-        text += "\n"
-    document = tomlkit.parse(text)
-    entries: Any = document.setdefault("model", tomlkit.aot())
-    entry: Any = next((entry for entry in entries if entry["name"] == name), None)
-    if target is None and isinstance(entries, AoT):
-        return _without(text, entry.as_string())
-    if target is None:
-        entries.remove(entry)
-    elif entry is not None:
-        entry["target"] = target
-    else:
-        entry = tomlkit.table() if isinstance(entries, AoT) else tomlkit.inline_table()
-        entry.update({"name": name, "target": target})
-        entries.append(entry)
-    return tomlkit.dumps(document)
-
-
-def _without(text: str, body: str) -> str:
-    """`text` without the `[[model]]` entry of this `body`.
-
-    tomlkit counts the comments above the next entry as part of this one; they stay.
-    """
-    start = text.index(body)
-    lines = body.splitlines(keepends=True)
-    end = len(lines)
-    while end and (not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#")):
-        end -= 1
-    return text[: text.rindex("[[", 0, start)] + "".join(lines[end:]).lstrip("\n") + text[start + len(body) :]
-
-
-def _write(file: Path, text: str) -> None:
-    """Replace `file` in one step, owner-only. A link stays a link: the file that it points to is replaced."""
-    import tempfile
-
-    file = Path(os.path.realpath(file))
-    try:
-        for directory in reversed([parent for parent in file.parents if not parent.exists()]):
-            directory.mkdir(mode=0o700, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".models-", suffix=".toml")  # 0600
-        try:
-            with open(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, file)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise SlmError(f"{file} cannot be written: {error.strerror}.", exit_code=ExitCode.STORAGE) from error
-
-
-@cache
 def _built_in() -> dict[str, Any]:
     """The built-in catalog, read and checked once. Nobody may change it."""
     file = builtin_file()
@@ -450,7 +324,7 @@ def _hub_reference(text: str) -> Reference:
     parts = schema.hub_name(text)
     if parts is None:
         raise SlmError(
-            f"'{schema.shown(text)}' does not name a file on the Hub.", hint=_HUB_HINT, exit_code=ExitCode.USAGE
+            f"'{schema.shown(text)}' does not name a file on the Hub.", hint=HUB_HINT, exit_code=ExitCode.USAGE
         )
     repo, file, revision, quantization = (parts[key] for key in ("repo", "file", "revision", "quantization"))
     name = f"hf:{repo}{f'/{file}' if file else ''}{f'#{revision}' if revision else ''}"
@@ -458,7 +332,8 @@ def _hub_reference(text: str) -> Reference:
     return Reference(name, quantization.upper() if quantization else None, hub=hub)
 
 
-def _absolute(text: str) -> Path:
+def absolute(text: str) -> Path:
+    """A path as it was typed (`~` too), made absolute. Raises `SlmError` (usage)."""
     try:
         if "\0" in text:
             raise ValueError("a path cannot hold a null character")

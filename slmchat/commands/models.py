@@ -12,12 +12,11 @@ from slmchat.catalog.records import Installed
 from slmchat.catalog.registry import (
     Reference,
     UserName,
-    add_target,
     load,
     load_user_names,
-    remove_name,
     resolve_without_catalog,
 )
+from slmchat.catalog.user_file import add_target, remove_name
 from slmchat.commands import model_facts
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
