@@ -161,7 +161,7 @@ def in_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _header_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in facts["metadata"].items():
-        text = str(value)
+        text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
         yield "header", f"{key} = {text if len(text) <= 100 else text[:99] + '…'}"
     template = facts["chat_template"]
     if template is None:
