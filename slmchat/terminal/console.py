@@ -159,7 +159,7 @@ class Console:
             TimeRemainingColumn(),
         )
         console = RichConsole(file=self.stderr, no_color=bool(self.environ.get("NO_COLOR")))
-        with RichProgress(*columns, console=console) as bar:
+        with RichProgress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(sanitize(label, one_line=True), total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
