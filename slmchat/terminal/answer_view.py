@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # A prefill shorter than this is not worth a line, in seconds.
 _QUIET_PREFILL_S = 0.5
+# Between two lines of progress where no line can be rewritten, in seconds.
+_TELL_S = 5.0
 
 
 class PrefillProgress:
@@ -90,6 +92,7 @@ class ChatView:
         self._progress = PrefillProgress()
         self._first: float | None = None
         self._tokens = 0
+        self._told_at = 0.0
         self._stage = "waiting"  # then "thinking", "answer"
         self._ends_line = True
         self._markdown = self._new_markdown()
@@ -102,8 +105,11 @@ class ChatView:
 
     def prefill(self, event: Prefill) -> None:
         line = self._progress.line(event)
-        if line:
+        if line and self._bar.is_enabled:
             self._bar.draw(line, is_now=True)
+        elif line and time.perf_counter() - self._told_at > _TELL_S:  # a screen reader gets a line now and then
+            self._told_at = time.perf_counter()
+            self._console.note(f"({line})")
 
     def thinking(self, text: str) -> None:
         self._tick()

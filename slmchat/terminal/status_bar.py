@@ -29,12 +29,12 @@ class StatusBar:
         self._dim = ("\x1b[2m", "\x1b[22m") if has_color else ("", "")
         self._lines = 0
         self._drawn_at = 0.0
-        self._is_enabled = is_enabled
+        self.is_enabled = is_enabled
 
     def draw(self, text: str, *, is_now: bool = False) -> None:
         """Show a line (already sanitised, of single-width characters), cut to the width; not more often than needed."""
         now = time.monotonic()
-        if not self._is_enabled or (now - self._drawn_at < _PAUSE_S and not is_now):
+        if not self.is_enabled or (now - self._drawn_at < _PAUSE_S and not is_now):
             return
         columns, lines = self._size()
         if lines < MIN_LINES:
