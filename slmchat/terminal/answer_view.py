@@ -109,7 +109,7 @@ class ChatView:
             self._bar.draw(line, is_now=True)
         elif line and time.perf_counter() - self._told_at > _TELL_S:  # a screen reader gets a line now and then
             self._told_at = time.perf_counter()
-            self._console.note(f"({line})")
+            self._console.note(line)
 
     def thinking(self, text: str) -> None:
         self._tick()
