@@ -113,11 +113,16 @@ def _world(context: typer.Context, given: GlobalOptions) -> tuple[Console, setti
     console = Console()
     console.is_quiet = before.quiet or given.quiet
     console.is_verbose = before.verbose or given.verbose
-    return console, settings.load(
+    resolved = settings.load(
         os.environ,
         is_offline=True if before.offline or given.offline else None,
         is_private=True if before.private or given.private else None,
     )
+    from slmchat.private_files import narrow
+
+    for path in narrow(resolved.paths.private()):
+        console.detail(f"{path} could be read by others; now it is yours alone")
+    return console, resolved
 
 
 def _show_version(wanted: bool) -> None:
@@ -431,7 +436,9 @@ def _failed(console: Console, error: SlmError) -> int:
     if os.environ.get("SLM_DEBUG"):
         import traceback
 
-        console.stderr.write("".join(traceback.format_exception(error)))
+        from slmchat.redaction import redacted
+
+        console.stderr.write(redacted("".join(traceback.format_exception(error))))
     try:
         console.error(error)
     except BrokenPipeError:

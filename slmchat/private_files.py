@@ -1,12 +1,16 @@
 """Small files and directories that are the owner's alone, written whole or not at all.
 
-Knows: 0700, 0600, temporary file + fsync + replace, and the sentence for a disk that refuses.
+Knows: 0700, 0600, temporary file + fsync + replace, how to narrow what was too wide, and the sentence for a disk that
+refuses.
 Refuses to know: what is in the files.
 """
 
 import errno
 import os
+import stat
 import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from slmchat.errors import ExitCode, SlmError
@@ -76,3 +80,20 @@ def write_private(path: Path, content: bytes) -> None:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         raise storage_error(error, path) from error
+
+
+def narrow(paths: Iterable[Path]) -> list[Path]:
+    """Take from everybody else what they may do with these files and directories; those that were too wide.
+
+    Links, and what belongs to somebody else, stay as they are: they were not made by slm. So does what the disk refuses
+    to change. Where there are no such permissions (Windows), nothing is done.
+    """
+    narrowed = []
+    for path in paths if os.name == "posix" else ():
+        with suppress(OSError):
+            found = path.lstat()
+            is_ours = found.st_uid == os.geteuid() and (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode))
+            if is_ours and found.st_mode & 0o077:
+                path.chmod(stat.S_IMODE(found.st_mode) & 0o700)
+                narrowed.append(path)
+    return narrowed

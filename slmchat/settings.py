@@ -5,7 +5,7 @@ Refuses to know: what the values do. Nothing here opens a model, a terminal or t
 """
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,12 @@ class Paths:
     @property
     def last_model(self) -> Path:
         return self.data / "last-model"
+
+    def private(self) -> Iterator[Path]:
+        """What must be the owner's alone and exists: the directories, the files of the data directory, the records."""
+        yield from (self.data, self.config, self.cache, self.models)
+        for directory, pattern in ((self.data, "*"), (self.config, "*.toml"), (self.models, "*.json")):
+            yield from (path for path in directory.glob(pattern) if path.is_file())
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,15 +93,22 @@ def write_tiny_llama(
     chat_template: str | None,
     tokenizer: Literal["bpe", "spm"] = "spm",
     extra_control_tokens: Sequence[str] = (),
+    user_defined_tokens: Sequence[str] = (),
     seed: int = 0,
     context_length: int = 256,
 ) -> Path:
-    """A Llama in small (grouped-query attention) with any chat template, to try templates on the real llama.cpp."""
+    """A Llama in small (grouped-query attention) with any chat template, to try templates on the real llama.cpp.
+
+    `user_defined_tokens` (spm only): markers that the file declares as user-defined, as some real files do.
+    """
     kv_heads = HEADS // 2
     writer = GGUFWriter(path, "llama")
     _add_facts(writer, "Tiny Llama", context_length, kv_heads=kv_heads)
     if tokenizer == "spm":
         tokens, scores, types = _spm_vocabulary(extra_control_tokens)
+        tokens += user_defined_tokens
+        scores += [0.0] * len(user_defined_tokens)
+        types += [TokenType.USER_DEFINED] * len(user_defined_tokens)
         _add_spm(writer, tokens, scores, types, eos=tokens.index("</s>"))
     else:
         types = _add_bpe(writer, extra_control_tokens)

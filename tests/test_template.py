@@ -1,9 +1,14 @@
 """Chat templates: messages never become control tokens, trimming is exact, system messages always arrive."""
 
+import contextlib
+import re
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slmchat.conversation import template_sandbox
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import ChatTemplate
 from slmchat.engine.api import Prompt
@@ -136,6 +141,127 @@ def test_a_bad_template_is_a_sentence_with_its_reason(source: str, reason: str) 
         _template(source).render([Message(Role.USER, "hi")])
     assert caught.value.exit_code is ExitCode.DAMAGED
     assert reason in caught.value.message
+
+
+QUICKLY = [
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{% for a in range(99999) if false %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    "{% for a in range(99999) %}{% for b in range(99999) if a > b %}{% endfor %}{% endfor %}",
+    "{% for a in [range(99999)] recursive %}{% if a is iterable %}{{ loop(a) }}{% else %}{{ loop(range(99999)) }}{% endif %}"
+    "{% endfor %}",
+    "{% set x = 'a' * 10**9 %}",
+    "{% set x = ['a'] * 10**9 %}",
+    "{% set x = 10 ** 10 ** 10 %}",
+    "{% set x = 10 ** -10 ** 10 %}{% set x = 2 ** 64 ** 9 %}",
+    "{% set x = '%999999999d' % 1 %}",
+    "{% set x = '%*d' % (999999999, 1) %}",
+    "{% set x = '%999999999d' | format(1) %}",
+    "{% set x = '{:999999999}'.format(1) %}",
+    "{% set x = '{:{}}'.format(1, 999999999) %}",
+    "{% set x = 'a'.ljust(999999999) %}",
+    "{% set x = 'a' | center(999999999) %}",
+    "{% set x = 'a' | indent(999999999, true) %}",
+    "{% set x = [[1]] | tojson(indent=999999999) %}",
+    "{% set x = ('a' * 999999).replace('a', 'b' * 999999) %}",
+    "{% set x = ('a' * 999999) | replace('a', 'b' * 999999) %}",
+    "{% set x = ('a' * 999999).join(range(99999) | map('string')) %}",
+    "{% set x = range(99999) | map('center', 99999) | list %}",
+    "{% set x = strftime_now('%999999999Y') %}",
+    "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+    "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = {1: ns.x, 2: ns.x} %}{% endfor %}{{ ns.x }}",
+    "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = dict(a=ns.x, b=ns.x) %}{% endfor %}{{ ns.x }}",
+    "{% set ns = namespace(x=9) %}{% for i in range(60) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+    "{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}",
+    "{% macro m(n) %}{% if n %}{% set x = m(n - 1) %}{% set x = m(n - 1) %}{% endif %}{% endmacro %}{{ m(60) }}",
+    "{% macro m() %}" + "a" * 9999 + "{% endmacro %}{% for i in range(9999) %}{% set x = m() %}{% endfor %}",
+    "{% set x %}{% for i in range(99999) %}{{ 'a' * 999 }}{% endfor %}{% endset %}",
+    "{% for i in range(99999) %}" + "a" * 9999 + "{% endfor %}",
+    "{{ lipsum(n=99999) }}",
+    "{% set x = range(99999) | batch(1) | sum(start=[]) %}",
+    "{% for i in range(9) %}" * 30 + "{% endfor %}" * 30,
+    "{{ " + "(" * 9999 + ")" * 9999 + " }}",
+    "{{ " + "-" * 9999 + "1 }}",
+    "{{ " + "[" * 300 + "]" * 300 + " }}",
+    "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{% for c in r %}{% endfor %}{% endfor %}{% endfor %}",
+]
+
+
+@pytest.mark.parametrize("source", QUICKLY, ids=range(len(QUICKLY)))
+def test_a_template_that_wants_all_time_or_memory_is_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_sandbox, "MAX_SECONDS", 2.0)
+    start = time.monotonic()
+    with pytest.raises(SlmError) as caught:
+        _template("{{ messages[0].content }}" + source).render([Message(Role.USER, "hi")])
+    assert caught.value.exit_code is ExitCode.DAMAGED
+    assert "\n" not in caught.value.message
+    assert time.monotonic() - start < 6
+
+
+@pytest.mark.parametrize(
+    "reach",
+    [
+        "messages.__class__",
+        "messages[0].content.__class__.__mro__",
+        "messages.__class__.__base__.__subclasses__()",
+        "raise_exception.__globals__",
+        "strftime_now.__globals__['re']",
+        "strftime_now.__code__",
+        "cycler.__init__.__globals__",
+        "namespace.__init__.__globals__",
+        "joiner.__init__.__globals__.os",
+        "self.__init__.__globals__",
+        "self._TemplateReference__context",
+        "messages | attr('__class__')",
+        "'{0.__class__}'.format(messages)",
+        "'{0.__class__}' | format(messages)",
+        "['__class__'] | map('attr') | list",
+        "[messages] | map(attribute='__class__') | list",
+        "('%s' | attr('format'))('{0.__class__}')",
+        "bos_token.format_map.__self__.__class__",
+        "messages.mro",
+        "().__class__.__bases__[0]",
+    ],
+)
+def test_python_stays_out_of_reach(reach: str) -> None:
+    with contextlib.suppress(SlmError):  # refused, or empty
+        text = _text(_template("{{ messages[0].content }}{{ " + reach + " }}").render([Message(Role.USER, "hi")]))
+        assert not re.search("class|module|function|code|object", text)
+
+
+def test_a_template_may_not_change_the_conversation() -> None:
+    for change in (
+        "messages.append(1)",
+        "messages[0].update(role='system')",
+        "messages.clear()",
+        "messages[0].pop('role')",
+    ):
+        with pytest.raises(SlmError, match="unsafe"):
+            _template("{{ " + change + " }}").render([Message(Role.USER, "hi")])
+
+
+def test_a_long_conversation_is_rendered_in_a_blink() -> None:
+    messages = [Message(Role.USER if i % 2 == 0 else Role.ASSISTANT, f"message {i} " * 20) for i in range(2001)]
+    for source in (CHATML, GEMMA2, PHI3):
+        start = time.monotonic()
+        prompt = _template(source).render(messages)
+        assert time.monotonic() - start < 3
+        assert sum(not part.is_template for part in prompt.parts) == 2001
+
+
+def test_loops_know_their_places_as_in_jinja() -> None:
+    source = (
+        "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ ',' if not loop.last }}{{ loop.revindex0 }}"
+        "{{ loop.previtem.role if loop.previtem }}{{ loop.nextitem.role if loop.nextitem is defined }}{{ m.content }}"
+        "{% else %}none{% endfor %}{% for a, b in [(1, 2), (3, 4)] %}{{ a ~ b ~ none }}{% endfor %}"
+        "{% set x, y = 1, 2 %}{{ x + y }}{{ (messages | length) % 2 }}{{ '%s-%d' % ('a', 3) }}{{ {'a': [1]} }}"
+        "{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% endfor %}{{ [3, 1] | sort | join('+') }}"
+        "{% for n in [1, [2, [3]]] recursive %}{% if n is iterable %}{{ loop(n) }}{% else %}{{ n }}{% endif %}{% endfor %}"
+        "{% macro f(x, y=2) %}{{ x }}{{ y }}{% endmacro %}{{ f(1) }}{% macro g() %}{{ caller() }}{% endmacro %}"
+        "{% call g() %}x{% endcall %}"
+    )
+    assert _text(_template(source).render(CONVERSATION[1:])) == _reference(source, CONVERSATION[1:])
 
 
 def test_the_helpers_that_templates_expect() -> None:

@@ -500,8 +500,8 @@ def _tensor_sizes(tensors: list[_Tensor], alignment: int, data_offset: int, file
 
 
 def _quote(name: str) -> str:
-    """A name of a hostile file, short enough for one sentence."""
-    return f"'{name[:64]}'"
+    """A name of a hostile file, short enough for one sentence, and without a line end that would make it two."""
+    return "'" + "".join(character if character.isprintable() else "?" for character in name[:64]) + "'"
 
 
 # How a file that is no GGUF starts, what it is, and what to do about it. The old formats: llama.h and ggml.h of 2023,

@@ -45,11 +45,13 @@ class HubSource:
         self._spec = spec
         self._command = command
         self._quantization = quantization
-        endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-        self._host = urlsplit(endpoint).netloc.rpartition("@")[2] or endpoint
+        self._endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+        self._host = urlsplit(self._endpoint).netloc.rpartition("@")[2] or self._endpoint
         self.label = f"{self._host} {spec.repo}" + (f" {spec.file}" if spec.file else "")
 
     def plan(self) -> Plan:
+        if not _is_safe(self._endpoint):
+            raise _not_safe(f"HF_ENDPOINT is {_without_login(self._endpoint)}", "HF_ENDPOINT=https://…, or unset it")
         spec = self._spec
         names = file_names.parts_of(spec.file) if spec.file else ()
         is_pinned = spec.revision is not None and _COMMIT.fullmatch(spec.revision)
@@ -289,11 +291,53 @@ class _Cut(Exception):
 
 
 def _hub() -> Any:
-    """The huggingface_hub package, imported late (0.2 s) and without telemetry."""
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    """The huggingface_hub package, imported late (0.2 s), without telemetry, and with nothing but TLS."""
+    for variable in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_UPDATE_CHECK"):
+        os.environ[variable] = "1"
     import huggingface_hub
 
+    hooks = huggingface_hub.get_session().event_hooks
+    if _refuse_plain_http not in hooks["request"]:
+        huggingface_hub.get_session().event_hooks = {**hooks, "request": [*hooks["request"], _refuse_plain_http]}
     return huggingface_hub
+
+
+def _refuse_plain_http(request: Any) -> None:
+    """Called by the client before every request, also before each one that follows a redirect. Raises `SlmError`."""
+    url = str(request.url)
+    if not _is_safe(url):
+        raise _not_safe(f"the Hub's answer leads to {urlsplit(url).scheme}://{urlsplit(url).hostname}")
+
+
+def _is_safe(url: str) -> bool:
+    """Whether nobody between here and there can read or change what is sent: TLS, or this very device."""
+    try:
+        scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
+    except ValueError:  # brackets that hold no IPv6 address
+        return False
+    return bool(host) and (scheme == "https" or (scheme == "http" and _is_loopback(host or "")))
+
+
+def _is_loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _without_login(url: str) -> str:
+    scheme, slashes, rest = url.rpartition("://")
+    return scheme + slashes + rest.rpartition("@")[2]
+
+
+def _not_safe(what: str, hint: str | None = None) -> SlmError:
+    return SlmError(
+        f"{what}, and slm fetches over TLS (https) only; plain http is for this device itself.",
+        hint=hint,
+        exit_code=ExitCode.NETWORK,
+    )
 
 
 def _cache() -> Path:

@@ -1,12 +1,13 @@
 """What the errors of the Hub's client mean for the person who pulls.
 
-Knows: the exception classes of huggingface_hub, and what to do about each.
+Knows: the exception classes of huggingface_hub, what to do about each, and that their words may carry a token.
 Refuses to know: how they came about (hub.py).
 """
 
 from slmchat.catalog.registry import HubFile
 from slmchat.catalog.sources import Unreachable
 from slmchat.errors import ExitCode, SlmError
+from slmchat.redaction import redacted
 
 
 def translated(
@@ -20,6 +21,12 @@ def translated(
 
     if isinstance(error, hub.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         return translated(error.__cause__, spec, host, command, transport)
+    if isinstance(error, UnicodeEncodeError):  # only a header must be ASCII, and only the token comes from outside
+        return SlmError(
+            f"the access token for {host} has a character that cannot be sent.",
+            hint=f"check the token: HF_TOKEN=<token> {command}",
+            exit_code=ExitCode.NETWORK,
+        )
     known = _access(error, spec, host, command) or _missing(error, spec, host, command)
     if known is not None:
         return known
@@ -35,7 +42,7 @@ def translated(
     if isinstance(error, (*transport, ConnectionError, TimeoutError)):
         return Unreachable(f"{host} cannot be reached: {_reason(error)}.", hint=f"when the network is back: {command}")
     if isinstance(error, hub.FileMetadataError):
-        return SlmError(f"{host} does not answer like a Hub: {error}", exit_code=ExitCode.NETWORK)
+        return SlmError(f"{host} does not answer like a Hub: {redacted(str(error))}", exit_code=ExitCode.NETWORK)
     return None
 
 
@@ -75,7 +82,9 @@ def _missing(error: Exception, spec: HubFile, host: str, command: str) -> SlmErr
             exit_code=ExitCode.NO_MODEL,
         )
     if isinstance(error, hub.HFValidationError):
-        return SlmError(f"{spec.repo} is not the name of a repository: {error}", exit_code=ExitCode.NO_MODEL)
+        return SlmError(
+            f"{spec.repo} is not the name of a repository: {redacted(str(error))}", exit_code=ExitCode.NO_MODEL
+        )
     return None
 
 
@@ -87,6 +96,6 @@ def _status(error: Exception) -> int | None:
 
 def _reason(error: Exception) -> str:
     """The system's own words, in one line: `Name or service not known`, `Connection refused`."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = redacted(" ".join(str(error).split())) or type(error).__name__
     _, bracket, words = text.rpartition("] ")
     return (words if bracket else text).rstrip(".")

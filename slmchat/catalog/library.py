@@ -24,6 +24,9 @@ from slmchat.settings import Paths
 if TYPE_CHECKING:
     from slmchat.catalog.sources import Move
 
+# What Windows takes for a device, whatever follows the first dot.
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9]|lpt[0-9])[ ]*(?:\.|$)", re.IGNORECASE)
+
 
 @dataclass(frozen=True, slots=True)
 class Removed:
@@ -276,4 +279,6 @@ def _slug(name: str, quantization: str) -> str:
     """A file name for a variant on any file system; the hash keeps names apart that look the same without case."""
     key = with_quantization(name, quantization)
     readable = re.sub(r"[^A-Za-z0-9._@-]+", "-", key)[:80].strip(".-")
+    if _DEVICE.match(readable):
+        readable = f"_{readable}"
     return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"

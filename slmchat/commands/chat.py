@@ -203,7 +203,10 @@ class Chat:
         return opening.find(self.options.model, self.settings, self.console)
 
     def go_private(self) -> None:
-        """From now on nothing is written: the conversation goes on without its recorder, the history in memory."""
+        """From now on nothing is written: no recorder, the history in memory, no core dump."""
+        from slmchat.privacy import dumps
+
+        dumps.switch_off()
         self.is_private = True
         if self.recorder is not None:
             self.recorder.flush()

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from slmchat import hardware
-from slmchat.catalog import registry
+from slmchat.catalog import registry, suspects
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.commands.options import GenerationOptions
@@ -36,7 +36,7 @@ def seal(settings: Settings) -> None:
     """Close the process to the network before anything untrusted is read. Raises `SlmError` (UNSEALED) if it must be.
 
     A GPU backend needs local sockets while it starts, so that the seal then closes in two steps, both before a model
-    file is opened. With `--private` only the current and the temporary directory stay writable.
+    file is opened. With `--private` only the current and the temporary directory stay writable, and core dumps are off.
     """
     from slmchat.engine import native
     from slmchat.privacy.seal import Seal, own_directories
@@ -48,6 +48,10 @@ def seal(settings: Settings) -> None:
     if native.has_gpu_backend():
         native.start_devices()
     closing.close_local()
+    if settings.is_private:
+        from slmchat.privacy import dumps
+
+        dumps.switch_off()
 
 
 def find(name: str | None, settings: Settings, console: Console) -> Installed:
@@ -69,6 +73,11 @@ def find(name: str | None, settings: Settings, console: Console) -> Installed:
     found = library.lookup(name) if reference is None else library.find(reference)
     if found is None:
         found = library.find(registry.load(settings.paths.user_registry).resolve(name))
+    if not settings.is_private and suspects.take(settings.paths.data, found.path):
+        console.warn(
+            f"the last time, slm ended while it was loading {found.key}; "
+            f"the file may be damaged: slm verify {found.key}"
+        )
     own = names.get(found.name)
     return replace(found, sampler=own.sampler) if own is not None and own.sampler else found
 
@@ -164,7 +173,11 @@ class _Outcome:
 class Loading:
     """A model that is being loaded in a thread, so that the prompt can be read (or typed) meanwhile."""
 
-    def __init__(self, path: Path, layers: int | None) -> None:
+    def __init__(self, path: Path, layers: int | None, mark: suspects.Mark | None = None) -> None:
+        """`mark` says on the disk that the model is being loaded, for as long as that takes."""
+        self._mark = mark
+        if mark is not None:
+            mark.set()
         self._outcome = _Outcome()
         self._callbacks: list[Callable[[], None]] = []
         # daemon: Ctrl-C while the weights are read ends slm at once
@@ -178,6 +191,8 @@ class Loading:
             self._outcome.engine = llama.load(path, gpu_layers=layers)
         except BaseException as error:  # noqa: BLE001 - raised again where the engine is asked for
             self._outcome.error = error
+        if self._mark is not None:
+            self._mark.clear()
         for callback in self._callbacks:
             callback()
 
@@ -204,7 +219,8 @@ class Loading:
 
 def start_loading(installed: Installed, options: GenerationOptions, settings: Settings) -> Loading:
     """Begin to load an installed model."""
-    return Loading(installed.path, gpu_layers(options, settings))
+    mark = None if settings.is_private else suspects.Mark(settings.paths.data, installed.path)
+    return Loading(installed.path, gpu_layers(options, settings), mark)
 
 
 @contextlib.contextmanager

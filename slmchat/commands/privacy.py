@@ -116,7 +116,7 @@ def _places(settings: Settings, console: Console) -> list[Place]:
     rest = _size(paths.data) - sum(place.size for place in named)
     return [
         *named,
-        Place("the rest of slm's data", paths.data, rest, "as without: accepted licences"),
+        Place("the rest of slm's data", paths.data, rest, "accepted licences as without; no marks of loading models"),
         Place("configuration", paths.config, _size(paths.config), "as without: written only on request"),
         Place("cache", paths.cache, _size(paths.cache), "as without"),
         *(

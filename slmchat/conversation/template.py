@@ -9,6 +9,7 @@ between the white space that the message begins and ends with, so that a templat
 right thing; in the rendered text the markers are then replaced by the messages, as parts of their own.
 """
 
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -22,10 +23,13 @@ from slmchat.errors import ExitCode, SlmError
 if TYPE_CHECKING:
     from jinja2 import Template
 
+    from slmchat.conversation.template_sandbox import TemplateSandbox
+
 # A template longer than this is not a template (the longest known one, with tools, has about 20 KiB).
 MAX_TEMPLATE_LENGTH = 256 * 1024
-# A template that renders to more than this besides the messages themselves is hostile.
-MAX_RENDERED_LENGTH = 4 * 1024 * 1024
+
+# The word that stands for a message while the template runs.
+_MARKER = re.compile("slm[0-9a-f]{24}")
 
 
 class ChatTemplate:
@@ -39,7 +43,7 @@ class ChatTemplate:
                 hint='complete text with it: slm run --raw "Once upon a time"; chat models: slm list --available',
                 exit_code=ExitCode.USAGE,
             )
-        self._template = _compiled(source)
+        self._sandbox, self._template = _compiled(source)
         self._bos_text = bos_text
         self._eos_text = eos_text
 
@@ -87,8 +91,10 @@ class ChatTemplate:
     def _rendered(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         from jinja2 import TemplateError
 
+        from slmchat.conversation.template_sandbox import TooMuch
+
         pieces: list[str] = []
-        length = 0
+        self._sandbox.begin()
         try:
             for piece in self._template.generate(
                 messages=messages,
@@ -98,11 +104,10 @@ class ChatTemplate:
                 tools=None,
             ):
                 pieces.append(piece)
-                length += len(piece)
-                if length > MAX_RENDERED_LENGTH:
-                    raise _Refused("it writes without end")
         except _Refused:
             raise
+        except TooMuch as error:
+            raise _Refused(str(error)) from error
         except TemplateError as error:
             raise _Refused(str(error.message or type(error).__name__)) from error
         except Exception as error:  # a template is foreign code: whatever it raises is its refusal
@@ -141,16 +146,17 @@ class _Marked:
 def _split(text: str, marked: Sequence[_Marked]) -> Iterator[Part]:
     """The rendered text as parts. White space around a message stays with the template's text: it spells no token."""
     by_marker = {item.marker: item for item in marked if item.marker}
-    while text:
-        places = [(place, marker) for marker in by_marker if (place := text.find(marker)) >= 0]
-        if not places:
-            yield Part(text, is_template=True)
-            return
-        place, marker = min(places)
-        if place:
-            yield Part(text[:place], is_template=True)
-        yield by_marker[marker].part()
-        text = text[place + len(marker) :]
+    begin = 0
+    for match in _MARKER.finditer(text):
+        item = by_marker.get(match[0])
+        if item is None:
+            continue
+        if match.start() > begin:
+            yield Part(text[begin : match.start()], is_template=True)
+        yield item.part()
+        begin = match.end()
+    if begin < len(text):
+        yield Part(text[begin:], is_template=True)
 
 
 def _has_system(messages: Sequence[Message]) -> bool:
@@ -168,33 +174,19 @@ def _with_system_folded(messages: list[Message]) -> list[Message]:
 
 
 @lru_cache(maxsize=8)
-def _compiled(source: str) -> "Template":
-    from jinja2 import TemplateError, nodes
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}`: marks what the assistant said for training (SmolLM3's template); here its body only."""
-
-        tags = {"generation"}  # noqa: RUF012 - jinja2's own convention
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+def _compiled(source: str) -> "tuple[TemplateSandbox, Template]":
+    from slmchat.conversation.template_sandbox import TemplateSandbox
 
     if len(source) > MAX_TEMPLATE_LENGTH:
         raise SlmError("the model's chat template is absurdly long.", exit_code=ExitCode.DAMAGED)
-    # The options and helpers of transformers' apply_chat_template, which templates are written for.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation], autoescape=False
-    )
-    environment.filters["tojson"] = _tojson
+    # The helpers of transformers' apply_chat_template, which templates are written for.
+    environment = TemplateSandbox()
+    environment.add_filter("tojson", _tojson)
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     try:
-        return environment.from_string(source)
-    except (TemplateError, RecursionError, ValueError) as error:
+        return environment, environment.from_string(source)
+    except Exception as error:  # also what Python's compiler says: SyntaxError (loops too deep), MemoryError
         raise SlmError(
             f"the model's chat template is not valid Jinja: {error}.",
             hint="plain completion does without it: slm run --raw",
@@ -207,6 +199,8 @@ def _raise_exception(message: str) -> None:
 
 
 def _strftime_now(format: str) -> str:
+    if len(format) > 200 or re.search(r"\d{3}", format):  # glibc writes '%9999d' as wide as it says
+        raise _Refused("it asks for an absurd date")
     return datetime.now().strftime(format)
 
 

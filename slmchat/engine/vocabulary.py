@@ -22,6 +22,9 @@ _PIECE_BYTES = 64
 # What markers of turns look like: <start_of_turn>, [INST], <|user|>; not the "\n\n" and "<h1>" of other tokens.
 _MARKER = re.compile(r"^[<\[].*[A-Za-z].*[>\]]$")
 
+# Markers that templates put together ('<|' + role + '|>', as Phi-4-mini does), so that their text does not spell them.
+_COMPOSED = "<|system|><|user|><|assistant|>"
+
 
 @dataclass(slots=True)
 class _Run:
@@ -164,9 +167,18 @@ class Vocabulary:
         tokens: list[int] = []
         begin = 0
         while match := self._guard.search(text, begin):
-            tokens += self._raw_tokens(text[begin : match.start() + 1], parse_special=False)
+            tokens += self._continued(text[begin : match.start() + 1], is_first=begin == 0)
             begin = match.start() + 1
-        return tokens + self._raw_tokens(text[begin:], parse_special=False)
+        return tokens + self._continued(text[begin:], is_first=begin == 0)
+
+    def _continued(self, text: str, *, is_first: bool) -> list[int]:
+        """Tokens of text that goes on; SentencePiece would put a space before it, so a line end stands there first."""
+        if not is_first:
+            line_end = self._raw_tokens("\n", parse_special=False)
+            tokens = self._raw_tokens("\n" + text, parse_special=False)
+            if tokens[: len(line_end)] == line_end:
+                return tokens[len(line_end) :]
+        return self._raw_tokens(text, parse_special=False)
 
     def _raw_tokens(self, text: str, *, parse_special: bool) -> list[int]:
         if not text:
@@ -187,7 +199,7 @@ class Vocabulary:
         text = (template or b"").decode("utf-8", "replace")
         spellings = {
             self.text_of(token)
-            for token in self._raw_tokens(text, parse_special=True)
+            for token in self._raw_tokens(text + _COMPOSED, parse_special=True)
             if self._api.llama_vocab_get_attr(self._vocab, token) & self._api.LLAMA_TOKEN_ATTR_USER_DEFINED
         }
         return frozenset(text for text in spellings if _MARKER.search(text))

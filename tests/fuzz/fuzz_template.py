@@ -1,0 +1,54 @@
+"""Chat templates of any content: a prompt in which every message is a part of its own, or one error and exit 6."""
+
+# ruff: noqa: PT017 - a target raises, pytest is not there
+import random
+import time
+
+import runner
+
+from slmchat.conversation import template_sandbox
+from slmchat.conversation.messages import Message, Role
+from slmchat.conversation.template import ChatTemplate
+from slmchat.errors import ExitCode, SlmError
+
+_PIECES = (
+    "{% for m in messages %}", "{% for a in range(99999) %}", "{% for k, v in messages[0].items() %}", "{% endfor %}", "{% else %}",
+    "{% if m.role == 'user' %}", "{% if loop.first %}", "{% elif x is defined %}", "{% endif %}", "{{ m.content }}", "{{ m['content'] | trim }}",
+    "{{ messages[-1].content }}", "{{ bos_token + 'x' }}", "{{ x }}", "{% set x = 'a' * 999 %}", "{% set x = x ~ x %}", "{% set x = [x, x] %}",
+    "{% set ns = namespace(x=[]) %}", "{% set ns.x = [ns.x, ns.x] %}", "{{ ns.x }}", "{% set ns.x = ns.x + ns.x %}", "{{ x | tojson }}",
+    "{% macro f(n) %}", "{% endmacro %}", "{{ f(1) }}", "{% set x = f(2) %}", "{{ loop(messages) }}", "{% break %}", "{% continue %}",
+    "{% generation %}", "{% endgeneration %}", "{{ raise_exception('no') }}", "{{ strftime_now('%Y') }}", "{{ x.__class__ }}",
+    "{{ messages | map(attribute='content') | list }}", "{{ '%9d' % 3 }}", "{{ x | center(9999) }}", "{{ 2 ** 99 }}", "{{ x | attr('y') }}",
+    "{{ messages | length }}", "{%- set loop_messages = messages[1:] -%}", "{{ {'a': x} }}", "{{ 1 / 0 }}", "{% call f(1) %}", "{% endcall %}",
+    "{% filter upper %}", "{% endfilter %}", "{# c #}", "{% raw %}{{", "{% endraw %}", "{{ (1, 2) | join }}", "<|im_start|>", "\n", " ",
+    "{% include 'x' %}", "{% import 'x' as y %}", "{% extends 'x' %}", "{% block b %}", "{% endblock %}", "{{ self.b() }}", "{{ caller() }}",
+    "{% set x %}", "{% endset %}", "{{ x.format(x) }}", "{{ cycler(1, 2).next() }}", "{{ joiner() }}", "{{ dict(a=x) }}", "{% with a = 1 %}", "{% endwith %}",
+)  # fmt: skip
+
+
+def target(random: random.Random) -> None:
+    template_sandbox.MAX_SECONDS = 1.0  # thousands of inputs: the limits themselves are tested elsewhere
+    template_sandbox.MAX_STEPS = 5_000
+    source = runner.mixed(random, _PIECES, 14) or " "  # no template at all is a usage error
+    messages = [
+        Message(Role.SYSTEM, "s" + runner.text(random)),
+        Message(Role.USER, "u" + runner.text(random)),
+        Message(Role.ASSISTANT, "a" + runner.text(random)),
+        Message(Role.USER, "v" + runner.text(random)),
+    ][random.randrange(2) :]
+    start = time.monotonic()
+    try:
+        prompt = ChatTemplate(source, bos_text="<s>", eos_text="</s>").render(messages)
+    except SlmError as error:
+        assert error.exit_code is ExitCode.DAMAGED
+    else:
+        said = {text for message in messages for text in (message.text, message.text.strip())}
+        folded = any(text.startswith("s") for text in said)
+        for part in prompt.parts:
+            assert part.is_template or folded or part.text in said, source
+            assert not (part.is_template and "slm" in part.text and len(part.text) < 30), source
+    assert time.monotonic() - start < 4, source
+
+
+if __name__ == "__main__":
+    raise SystemExit(runner.main(target))

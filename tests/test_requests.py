@@ -1,0 +1,274 @@
+"""No surprise requests: what every command reaches, counted twice.
+
+A proxy on the loopback device records the host names that anything asks it for, and refuses; an audit hook in the
+program itself records every address and name, also of what would go past the proxy.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+import pytest
+from conftest import Outcome, environment
+from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
+from hub_server import HubServer, gguf_bytes
+from terminal import Terminal
+
+pytestmark = pytest.mark.real
+
+REPO = "owner/small-GGUF"
+FILE = "small-Q4_K_M.gguf"
+
+# The program with the hook. The record is opened first: a sealed process may not open it later.
+_HOOKED = """
+import json, os, sys
+record = os.open(os.environ["TEST_RECORD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+reaching = ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo",
+            "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
+def note(event, arguments):
+    if event in reaching:
+        plain = [list(item) if isinstance(item, tuple) else item for item in arguments]
+        os.write(record, (json.dumps([event, [item for item in plain if isinstance(item, (str, int, list))]])
+                          + chr(10)).encode())
+sys.addaudithook(note)
+from slmchat.__main__ import main
+sys.exit(main())
+"""
+PROGRAM = (sys.executable, "-c", _HOOKED)
+
+
+class Proxy:
+    """Records `host:port` of everything that it is asked for, and refuses it."""
+
+    def __init__(self) -> None:
+        self.hosts: list[str] = []
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def refuse(self) -> None:
+                proxy.hosts.append(urlsplit(self.path).netloc or self.path)
+                self.send_error(403)
+
+            do_CONNECT = do_GET = do_HEAD = do_POST = refuse
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+        return {**dict.fromkeys(names, url), "NO_PROXY": "", "no_proxy": ""}
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    with Proxy() as server:
+        yield server
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    return tmp_path / "record"
+
+
+def _reached(record: Path) -> list[list[object]]:
+    return [json.loads(line) for line in record.read_text().splitlines()]
+
+
+@pytest.fixture
+def slm(home: Path, proxy: Proxy, record: Path, tmp_path: Path) -> Callable[..., Outcome]:
+    def call(*arguments: str | Path, stdin: str = "", **extra: str) -> Outcome:
+        done = subprocess.run(
+            [*PROGRAM, *map(str, arguments)],
+            input=stdin,
+            env=environment(home, {**proxy.environment, "TEST_RECORD": str(record), **extra}),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return write_tiny_llama(
+        tmp_path / "tiny.gguf", chat_template=CHATML_TEMPLATE, extra_control_tokens=("<|im_start|>", "<|im_end|>")
+    )
+
+
+# Every command that must not use the network; TINY stands for a model file. In this order, in one home.
+QUIET = (
+    (0, "--version"),
+    (0, "--help"),
+    (2,),
+    (0, "list"),
+    (0, "list", "--available"),
+    (0, "list", "--available", "--json"),
+    (3, "show", "smollm2:135m"),
+    (0, "show", "TINY"),
+    (0, "add", "mine", "TINY"),
+    (0, "add", "theirs", "hf:owner/repo@Q4_K_M"),
+    (0, "run", "-m", "TINY", "-n", "3", "hello"),
+    (0, "run", "-m", "mine", "-n", "3", "--json", "hello"),
+    (3, "run", "-m", "smollm2:135m", "hello"),
+    (3, "run", "-m", "hf:owner/repo", "hello"),
+    (2, "chat", "TINY"),
+    (0, "pull", "TINY"),
+    (5, "pull", "smollm2:135m", "--offline"),
+    (5, "pull", "hf:owner/repo", "--offline"),
+    (0, "verify"),
+    (0, "verify", "TINY"),
+    (0, "rm", "mine"),
+    (0, "sessions", "list"),
+    (6, "sessions", "import", "-"),
+    (0, "sessions", "search", "word"),
+    (2, "sessions", "show", "none"),
+    (2, "sessions", "export", "none"),
+    (2, "sessions", "rename", "none", "other"),
+    (2, "sessions", "rm", "none"),
+    (0, "privacy"),
+)
+
+
+def test_no_command_but_pull_reaches_anything(
+    slm: Callable[..., Outcome], proxy: Proxy, record: Path, tiny: Path
+) -> None:
+    for code, *arguments in QUIET:
+        words = [str(tiny) if word == "TINY" else str(word) for word in arguments]
+        done = slm(*words)
+        assert (words, _reached(record), proxy.hosts) == (words, [], [])
+        assert done.code == code, (words, done)
+
+
+def test_the_list_of_commands_is_whole() -> None:
+    from slmchat import cli
+
+    def names(app: object) -> set[str]:
+        return {str(command.name) for command in app.registered_commands}  # type: ignore[attr-defined]
+
+    tried = {arguments[1] for arguments in QUIET if len(arguments) > 1 and not str(arguments[1]).startswith("-")}
+    groups = {str(group.name or group.typer_instance.info.name) for group in cli.app.registered_groups}
+    assert tried == names(cli.app) | {"sessions"}
+    assert len(cli.app.registered_groups) == 1, groups
+    assert {arguments[2] for arguments in QUIET if arguments[1:2] == ("sessions",)} == names(cli.sessions)
+
+
+def test_the_proof_of_the_seal_asks_no_proxy(slm: Callable[..., Outcome], proxy: Proxy) -> None:
+    done = slm("privacy", "--check")
+    assert done.code in (0, 9), done.err
+    assert proxy.hosts == []
+
+
+def test_a_chat_reaches_nothing(home: Path, proxy: Proxy, record: Path, tiny: Path) -> None:
+    env = {**proxy.environment, "TEST_RECORD": str(record)}
+    with Terminal(["chat", tiny, "-n", "3"], home=home, env=env, program=PROGRAM) as terminal:
+        terminal.wait_for(r"\n> ?(\n|$)")
+        terminal.enter("hello")
+        terminal.wait_for("cut at the limit")
+        terminal.enter("/exit")
+        assert terminal.end() == 0
+    assert (_reached(record), proxy.hosts) == ([], [])
+
+
+def _kind(path: str) -> str:
+    path = path.replace(REPO, "REPO").replace(FILE, "FILE")
+    return re.sub(r"[0-9a-f]{40}", "COMMIT", path)
+
+
+def test_a_pull_talks_to_the_endpoint_and_nobody_else(slm: Callable[..., Outcome], proxy: Proxy, record: Path) -> None:
+    direct = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    with HubServer() as hub:
+        hub.add(REPO, {FILE: gguf_bytes(seed=5, size=300_000), "README.md": b"# small"})
+        done = slm("pull", f"hf:{REPO}@Q4_K_M", HF_ENDPOINT=hub.endpoint, **direct)
+        assert done.code == 0, done.err
+        asked = {(request.place, request.method, _kind(request.path)) for request in hub.requests}
+        agents = {request.user_agent for request in hub.requests}
+        ports = {urlsplit(hub.endpoint).port, urlsplit(hub.storage).port}
+    assert asked == {
+        ("hub", "GET", "/api/models/REPO"),
+        ("hub", "HEAD", "/REPO/resolve/COMMIT/FILE"),
+        ("hub", "GET", "/REPO/resolve/COMMIT/FILE"),
+        ("storage", "GET", "/REPO/COMMIT/FILE"),
+    }
+    assert proxy.hosts == []
+    connected = [arguments for event, arguments in _reached(record) if event == "socket.connect"]
+    assert {tuple(arguments[-1]) for arguments in connected} == {("127.0.0.1", port) for port in ports}  # type: ignore[index, misc]
+    named = [arguments[0] for event, arguments in _reached(record) if event != "socket.connect"]  # type: ignore[index]
+    assert set(named) <= {"127.0.0.1"}
+    assert not [agent for agent in agents if "session" in agent.lower() or "agent/" in agent.lower()], agents
+
+
+def test_a_pull_asks_the_hub_of_the_name_and_nobody_else(slm: Callable[..., Outcome], proxy: Proxy) -> None:
+    """Without HF_ENDPOINT, refused by the proxy: the hosts that it would have reached."""
+    done = slm("pull", f"hf:{REPO}@Q4_K_M")
+    assert done.code == 5, done.err
+    assert set(proxy.hosts) == {"huggingface.co:443"}
+
+
+def test_a_pull_from_the_index_asks_the_index_of_pip_and_nobody_else(slm: Callable[..., Outcome], proxy: Proxy) -> None:
+    index = {"PIP_INDEX_URL": "https://index.invalid/simple", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": "/dev/null"}
+    done = slm("pull", "smollm2:135m", "--source", "index", "--accept-license", **index)
+    assert done.code == 5, done.err
+    assert set(proxy.hosts) == {"index.invalid:443"}
+
+
+def test_pip_gets_no_token_and_does_not_look_for_a_newer_pip(slm: Callable[..., Outcome], tmp_path: Path) -> None:
+    """A module called pip that writes down how it was called."""
+    module = tmp_path / "modules" / "pip"
+    module.mkdir(parents=True)
+    (module / "__init__.py").touch()
+    (module / "__main__.py").write_text(
+        "import json, os, sys\n"
+        f"open({str(tmp_path / 'called.json')!r}, 'w').write(json.dumps([sys.argv[1:], dict(os.environ)]))\n"
+        "sys.exit(1)\n"
+    )
+    modules = f"{module.parent}:{Path(__file__).parents[1]}"
+    more = {"PYTHONPATH": modules, "HF_TOKEN": "hf_secretsecret", "PIP_DISABLE_PIP_VERSION_CHECK": "0"}
+    done = slm("pull", "smollm2:135m", "--source", "index", "--accept-license", **more)
+    assert done.code == 5, done.err
+    arguments, environ = json.loads((tmp_path / "called.json").read_text())
+    assert arguments[0] == "download" and "--no-input" in arguments and "--no-deps" in arguments
+    assert environ["PIP_DISABLE_PIP_VERSION_CHECK"] == "1"
+    assert "HF_TOKEN" not in environ
+
+
+def test_telemetry_is_off_before_the_library_is_imported(home: Path) -> None:
+    code = (
+        "import os\n"
+        "from slmchat.catalog.hub import _hub\n"
+        "constants = _hub().constants\n"
+        "print(constants.HF_HUB_DISABLE_TELEMETRY, getattr(constants, 'HF_HUB_DISABLE_UPDATE_CHECK', True), "
+        "os.environ['DO_NOT_TRACK'], os.environ['HF_HUB_DISABLE_TELEMETRY'])"
+    )
+    given = {"HF_HUB_DISABLE_TELEMETRY": "0", "DO_NOT_TRACK": "0", "HF_HUB_DISABLE_UPDATE_CHECK": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(home, {**given, "PYTHONPATH": str(Path(__file__).parents[1])}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.strip() == "True True 1 1", done.stderr
