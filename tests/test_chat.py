@@ -54,7 +54,7 @@ def _is_idle(terminal: Terminal) -> bool:
     """The prompt is open and empty, and nothing is being generated."""
     lines = terminal.text.splitlines()
     prompts = [line.strip() for line in lines if line.startswith(">")]
-    return "Ctrl-C stops" not in lines[-1] and prompts[-1:] == [">"]
+    return bool(lines) and "Ctrl-C stops" not in lines[-1] and prompts[-1:] == [">"]
 
 
 def _ask_until_full(terminal: Terminal, request: str) -> None:
@@ -83,7 +83,7 @@ class TestConversation:
     def test_ctrl_c_keeps_the_part_and_continue_goes_on(self, chat: Open, home: Path) -> None:
         terminal = chat("-n", "400")
         terminal.enter(STORY)
-        terminal.wait_for(r"fox[\s\S]{60}")
+        terminal.wait_for(r"Ctrl-C stops")
         terminal.interrupt()
         terminal.wait_for(r"\(stopped; /continue goes on\)")
         before = len(terminal.everything)
@@ -170,6 +170,19 @@ class TestConversation:
         assert isinstance(messages, list)
         first = [message["text"] for message in messages if message["parent"] is None]
         assert first == ["What is a river?", "What is a mountain?", "What is a lake?"]
+
+    def test_resizing_in_the_middle_of_an_answer_does_no_harm(self, chat: Open) -> None:
+        terminal = chat("-n", "120")
+        terminal.enter(STORY)
+        terminal.wait_for("Ctrl-C stops")
+        terminal.resize(60, 20)
+        terminal.wait_for(lambda: _is_idle(terminal))
+        terminal.enter("What is a river?")
+        terminal.wait_for(r"> What is a river\?")
+        terminal.wait_for(lambda: _is_idle(terminal))
+        answer = terminal.text.partition("What is a river?")[2]
+        assert "river" in answer.lower()
+        assert all(len(line) <= 60 for line in terminal.text.splitlines())
 
     def test_ctrl_c_in_the_prefill_gives_the_message_back(self, chat: Open, home: Path, tmp_path: Path) -> None:
         long = tmp_path / "long.txt"

@@ -137,6 +137,23 @@ class TestRealWeights:
         assert event.reason is FinishReason.INTERRUPTED
         assert 20 < len(text) < 60
 
+    def test_an_interrupt_inside_a_decode_does_not_spoil_the_session(
+        self, session: llama.LlamaSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fresh = Heard.of(session.generate(_plain("The river flows"), GREEDY, Limits(12))).text
+        real = session._evaluated
+
+        def interrupted(status: int, tokens: list[int]) -> None:
+            if len(session._tokens) > 6:
+                raise KeyboardInterrupt  # after the native call, before its tokens are written down
+            real(status, tokens)
+
+        monkeypatch.setattr(session, "_evaluated", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(session.generate(_plain("The river flows"), GREEDY, Limits(12)))
+        monkeypatch.undo()
+        assert Heard.of(session.generate(_plain("The river flows"), GREEDY, Limits(12))).text == fresh
+
     def test_limits(self, session: llama.LlamaSession) -> None:
         heard = Heard.of(session.generate(_plain("Once upon a time"), GREEDY, Limits(5)))
         assert heard.finish and heard.finish.reason is FinishReason.LENGTH

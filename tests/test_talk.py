@@ -251,3 +251,24 @@ def test_examples_of_a_persona_stand_before_the_conversation(talk: Talk, engine:
 def test_counts_are_those_of_the_prompt(talk: Talk, engine: FakeEngine) -> None:
     talk.say("Hi")
     assert talk.count(talk.messages()) == len("".join(part.text for part in talk.prompt(talk.messages()).parts))
+
+
+def test_ctrl_c_while_the_model_loads_gives_the_message_back(
+    talk: Talk, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from slmchat.commands.chat import Chat
+    from slmchat.commands.chat_commands import COMMANDS
+    from slmchat.commands.options import ChatOptions
+
+    class Interrupted(Ready):
+        def engine(self) -> FakeEngine:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(opening, "start_loading", lambda *_: Interrupted(engine, is_done=False))
+    monkeypatch.setattr(opening, "find", lambda *_: talk.installed)
+    monkeypatch.setattr(Chat, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
+    room = Chat(GenerationOptions(), ChatOptions(), talk.settings, talk.console)
+    room._handle("my question", COMMANDS)
+    assert room.next_text == "my question"
+    assert isinstance(talk.console.stderr, io.StringIO)
+    assert "(cancelled)" in talk.console.stderr.getvalue()

@@ -82,10 +82,11 @@ class Chat:
         if not self.is_private:
             self.recorder = ArchiveRecorder(self.archive, console.warn)
         conversation = self._first_conversation(chat_options)
+        # before the model: its loading would share the interpreter with the imports that the prompt waits for
+        self.editor = self._new_editor()
         self.talk = Talk(self._model_of(conversation), conversation, options, settings, console, self)
         self.talk.examples = opening.example_messages(opening.persona_of(options, settings))
         self.talk.attachments = [Attachment(read_text(file), Path(file).name) for file in options.files]
-        self.editor = self._new_editor()
         self.talk.loading.when_done(self.editor.refresh)
 
     # The loop
@@ -130,12 +131,15 @@ class Chat:
             if self.talk.loading.is_failed:
                 raise
             self.console.error(error)
+        except KeyboardInterrupt:  # while the model is loading, or a second one while an answer stops
+            self.console.status("")
+            self.console.note("(cancelled)")
 
     def send(self, text: str) -> None:
         """A message to the model. When nothing comes of it, the text is back in the line."""
         try:
             answer = self.talk.say(text)
-        except SlmError:
+        except (SlmError, KeyboardInterrupt):
             self.next_text = text
             raise
         if answer is None:

@@ -168,6 +168,7 @@ class LlamaSession:
         self._is_cancelled = False
         self._n_ctx = settings.n_ctx
         self._tokens: list[int] = []  # what the KV cache holds, position by position
+        self._is_unsure = False  # a llama_decode was left (KeyboardInterrupt) before `_tokens` followed
         self._n_swa: int = api.llama_model_n_swa(model)
         # bool (*ggml_abort_callback)(void * data);  kept here for as long as the context may call it
         self._abort = api.ggml_abort_callback(lambda _data: self._is_cancelled)
@@ -262,6 +263,7 @@ class LlamaSession:
                 break
             if completion:
                 single[0] = completion[-1]
+                self._is_unsure = True
                 self._evaluated(api.llama_decode(context, batch), completion[-1:])
             token = api.llama_sampler_sample(chain, context, -1)
             if run.first_token is None:
@@ -300,6 +302,10 @@ class LlamaSession:
         cells before its window, and says so only through the smallest position it still holds; recurrent and hybrid
         models refuse to go back. Then everything is evaluated afresh.
         """
+        if self._is_unsure:
+            self._api.llama_memory_clear(self._memory, True)
+            self._tokens.clear()
+            self._is_unsure = False
         shared = 0
         for old, new in zip(self._tokens, tokens[:-1], strict=False):
             if old != new:
@@ -327,6 +333,7 @@ class LlamaSession:
             for begin in range(0, len(tokens), step):
                 piece = tokens[begin : begin + step]
                 array = (api.llama_token * len(piece))(*piece)
+                self._is_unsure = True
                 self._evaluated(api.llama_decode(self._context, api.llama_batch_get_one(array, len(piece))), piece)
                 if self._is_cancelled:
                     return
@@ -336,6 +343,7 @@ class LlamaSession:
 
     def _evaluated(self, status: int, tokens: list[int]) -> None:
         """Keep `_tokens` equal to what the KV cache holds after a llama_decode of `tokens`."""
+        self._is_unsure = False
         if status == 0:
             self._tokens.extend(tokens)
             return
