@@ -339,6 +339,7 @@ def test_the_width_is_asked_again_for_every_block() -> None:
     assert "".join(written) == "word word word word\nword word\nword word\nword word word word word word\n"
 
 
+@pytest.mark.slow
 def test_an_interrupted_answer_ends_clean() -> None:
     for end in range(len(SMALL_MODEL_ANSWER)):
         written = render(SMALL_MODEL_ANSWER[:end], has_links=True)

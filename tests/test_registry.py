@@ -282,6 +282,7 @@ NAMES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(NAMES)
 @example("~\ud800/x.gguf")
 @example("gemma3:1b@" + "x" * 10_000)
@@ -720,6 +721,7 @@ def test_remove_leaves_other_entries_alone(user_file: Path) -> None:
     assert user_file.read_text() == EVERY_KIND_OF_NAME
 
 
+@pytest.mark.slow
 @given(st.permutations(["a", "b", "c"]), st.lists(st.sampled_from("abc"), max_size=6))
 def test_adding_and_removing_in_any_order(
     tmp_path_factory: pytest.TempPathFactory, order: list[str], then: list[str]

@@ -188,6 +188,7 @@ QUICKLY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", QUICKLY, ids=range(len(QUICKLY)))
 def test_a_template_that_wants_all_time_or_memory_is_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_sandbox, "MAX_SECONDS", 2.0)
