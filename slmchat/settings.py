@@ -72,7 +72,6 @@ class Settings:
     kv_type: str = "f16"
     sampler: Mapping[str, float] = field(default_factory=dict)
     personas: Mapping[str, object] = field(default_factory=dict)
-    is_debug: bool = False
 
 
 class _Wrong(ValueError):
@@ -170,7 +169,7 @@ def load(environ: Mapping[str, str], **flags: object) -> Settings:
     Raises `SlmError` (usage) that names the file or variable, the key and the reason.
     """
     paths = _paths(environ)
-    settings = Settings(paths=paths, is_debug=bool(environ.get("SLM_DEBUG")))
+    settings = Settings(paths=paths)
     values = {**_from_file(paths.config_file), **_from_environment(environ)}
     values.update({name: value for name, value in flags.items() if value is not None})
     return replace(settings, **values)

@@ -303,9 +303,7 @@ class LlamaSession:
         models refuse to go back. Then everything is evaluated afresh.
         """
         if self._is_unsure:
-            self._api.llama_memory_clear(self._memory, True)
-            self._tokens.clear()
-            self._is_unsure = False
+            self._forget()
         shared = 0
         for old, new in zip(self._tokens, tokens[:-1], strict=False):
             if old != new:
@@ -315,10 +313,16 @@ class LlamaSession:
             first = self._api.llama_memory_seq_pos_min(self._memory, _SEQUENCE)
             has_window = not self._n_swa or 0 <= first <= max(0, shared - self._n_swa)
             if not (shared and has_window and self._api.llama_memory_seq_rm(self._memory, _SEQUENCE, shared, -1)):
-                self._api.llama_memory_clear(self._memory, True)
+                self._forget()
                 shared = 0
             del self._tokens[shared:]
         return shared
+
+    def _forget(self) -> None:
+        """Empty the KV cache."""
+        self._api.llama_memory_clear(self._memory, True)
+        self._tokens.clear()
+        self._is_unsure = False
 
     def _prefill(self, tokens: list[int]) -> Iterator[int]:
         """Evaluate tokens in batches; yields how many are done. Ends early when cancelled.
@@ -348,8 +352,7 @@ class LlamaSession:
             self._tokens.extend(tokens)
             return
         if not self._api.llama_memory_seq_rm(self._memory, _SEQUENCE, len(self._tokens), -1):
-            self._api.llama_memory_clear(self._memory, True)
-            self._tokens.clear()
+            self._forget()
         if status == _DECODE_ABORTED:
             return
         if status == _DECODE_NO_PLACE:

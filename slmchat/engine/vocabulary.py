@@ -31,7 +31,6 @@ class _Run:
     """Text between two control tokens, and the ids of earlier completions that stand in its place."""
 
     text: str = ""
-    strips_start: bool = False
     tokens: tuple[int, ...] = ()
 
 
