@@ -46,7 +46,7 @@ def _succeeded(log: Path) -> list[str]:
         if resumed := re.match(r"<\.\.\. \w+ resumed>", call):
             call = begun.pop(pid) + call[resumed.end() :]
         if not call.startswith(("+++", "---")) and not re.search(r"\) += -1 E", call):
-            calls.append(re.sub(r" {2,}=", " =", call))
+            calls.append(re.sub(r" +(?=\)? +=)", "", re.sub(r" {2,}", " ", call)))
     return calls
 
 
@@ -104,6 +104,23 @@ def test_a_chat_makes_no_socket_and_starts_no_program(home: Path, tiny: Path, tm
     calls = _succeeded(log)
     assert len(_programs(calls)) == 1
     assert _reaching(calls) == []
+
+
+def test_calls_that_the_log_has_cut_in_two_are_read_whole(tmp_path: Path) -> None:
+    """Another thread's call in between cuts a line, and leaves a space where it was cut."""
+    log = tmp_path / "log"
+    log.write_text(
+        '7 sendto(5, "\\0", 1, 0, NULL, 0 <unfinished ...>\n'
+        "8 socket(AF_INET, SOCK_STREAM, 0) = -1 EPERM (Operation not permitted)\n"
+        "7 <... sendto resumed>)             = 1\n"
+        "7 socketpair(AF_UNIX, SOCK_STREAM|SOCK_CLOEXEC, 0,  <unfinished ...>\n"
+        "8 connect(3, {sa_family=AF_INET}, 16) = 0\n"
+        "7 <... socketpair resumed>[3, 4])   = 0\n"
+        "7 +++ exited with 0 +++\n"
+    )
+    calls = _succeeded(log)
+    assert len(calls) == 3
+    assert _reaching(calls) == ["connect(3, {sa_family=AF_INET}, 16) = 0"]
 
 
 def test_the_same_look_finds_a_program_that_does_reach_out(tmp_path: Path, tiny: Path) -> None:
