@@ -1,6 +1,6 @@
 """The real engine on real weights: text, prefix reuse, cancelling, limits, control tokens."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from slmchat.conversation.template import ChatTemplate
 from slmchat.engine import llama, native
 from slmchat.engine.api import Chunk, Event, Finish, FinishReason, Limits, Part, Prefill, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.session import LlamaSession
 from slmchat.errors import ExitCode, SlmError
 
 GREEDY = SamplerSettings(temperature=0)
@@ -65,7 +66,7 @@ def gemma(gemma3_base: Path) -> Iterator[llama.LlamaEngine]:
 
 
 @pytest.fixture
-def session(smol: llama.LlamaEngine) -> Iterator[llama.LlamaSession]:
+def session(smol: llama.LlamaEngine) -> Iterator[LlamaSession]:
     made = smol.open_session(SessionSettings(n_ctx=2048, threads=2, threads_batch=2))
     yield made
     made.close()
@@ -73,7 +74,7 @@ def session(smol: llama.LlamaEngine) -> Iterator[llama.LlamaSession]:
 
 @pytest.mark.model
 class TestRealWeights:
-    def test_greedy_text(self, smol: llama.LlamaEngine, session: llama.LlamaSession) -> None:
+    def test_greedy_text(self, smol: llama.LlamaEngine, session: LlamaSession) -> None:
         prompt = _chat(smol, Message(Role.USER, "Name three primary colors."))
         heard = Heard.of(session.generate(prompt, GREEDY, Limits(60)))
         assert heard.text == "The primary colors are:\n\nRed (R)\nBlue (B)\nYellow (Y)"
@@ -81,7 +82,7 @@ class TestRealWeights:
         assert sum((chunk.tokens for chunk in heard.chunks), ()) == heard.finish.tokens
         assert heard.finish.usage.completion_tokens == len(heard.finish.tokens or ())
 
-    def test_the_same_seed_gives_the_same_text(self, smol: llama.LlamaEngine, session: llama.LlamaSession) -> None:
+    def test_the_same_seed_gives_the_same_text(self, smol: llama.LlamaEngine, session: LlamaSession) -> None:
         prompt = _chat(smol, Message(Role.USER, "Tell me about rivers."))
         sampler = SamplerSettings(temperature=1.2, seed=11)
         first, again = (Heard.of(session.generate(prompt, sampler, Limits(24))) for _ in range(2))
@@ -89,14 +90,14 @@ class TestRealWeights:
         assert first.text == again.text != other.text
         assert first.finish and first.finish.seed == 11
 
-    def test_no_seed_means_another_text_and_the_seed_is_told(self, session: llama.LlamaSession) -> None:
+    def test_no_seed_means_another_text_and_the_seed_is_told(self, session: LlamaSession) -> None:
         sampler = SamplerSettings(temperature=1.5)
         first, second = (Heard.of(session.generate(_plain("Once upon"), sampler, Limits(24))) for _ in range(2))
         assert first.finish and second.finish and first.finish.seed != second.finish.seed
         same = SamplerSettings(temperature=1.5, seed=first.finish.seed)
         assert Heard.of(session.generate(_plain("Once upon"), same, Limits(24))).text == first.text
 
-    def test_a_conversation_is_not_evaluated_again(self, smol: llama.LlamaEngine, session: llama.LlamaSession) -> None:
+    def test_a_conversation_is_not_evaluated_again(self, smol: llama.LlamaEngine, session: LlamaSession) -> None:
         question = Message(Role.USER, "Name three primary colors.")
         first = Heard.of(session.generate(_chat(smol, question), GREEDY, Limits(60)))
         assert first.finish
@@ -110,12 +111,12 @@ class TestRealWeights:
         assert Heard.of(fresh.generate(prompt, GREEDY, Limits(8))).text == heard.text
         fresh.close()
 
-    def test_going_back_gives_the_same_as_a_fresh_session(self, session: llama.LlamaSession) -> None:
+    def test_going_back_gives_the_same_as_a_fresh_session(self, session: LlamaSession) -> None:
         once = Heard.of(session.generate(_plain("The river flows"), GREEDY, Limits(12))).text
         Heard.of(session.generate(_plain("The river flows to the sea and"), GREEDY, Limits(12)))
         assert Heard.of(session.generate(_plain("The river flows"), GREEDY, Limits(12))).text == once
 
-    def test_cancel_in_the_prefill_stops_inside_it(self, session: llama.LlamaSession) -> None:
+    def test_cancel_in_the_prefill_stops_inside_it(self, session: LlamaSession) -> None:
         events = session.generate(_plain("word " * 1900), GREEDY, Limits(4))
         assert isinstance(next(events), Prefill)
         assert isinstance(next(events), Prefill)
@@ -126,7 +127,7 @@ class TestRealWeights:
         assert finish.usage.completion_tokens == 0
         assert Heard.of(session.generate(_plain("The sky"), GREEDY, Limits(3))).text  # still usable
 
-    def test_cancel_while_generating_keeps_what_came(self, session: llama.LlamaSession) -> None:
+    def test_cancel_while_generating_keeps_what_came(self, session: LlamaSession) -> None:
         text = ""
         for event in session.generate(_plain("Once upon a time"), GREEDY, Limits(200)):
             if isinstance(event, Chunk):
@@ -138,28 +139,28 @@ class TestRealWeights:
         assert 20 < len(text) < 60
 
     def test_an_interrupt_inside_a_decode_does_not_spoil_the_session(
-        self, session: llama.LlamaSession, monkeypatch: pytest.MonkeyPatch
+        self, session: LlamaSession, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         fresh = Heard.of(session.generate(_plain("The river flows"), GREEDY, Limits(12))).text
-        real = session._evaluated
+        real = session._context._evaluated
 
-        def interrupted(status: int, tokens: list[int]) -> None:
-            if len(session._tokens) > 6:
+        def interrupted(status: int, tokens: Sequence[int]) -> None:
+            if len(session._context.tokens) > 6:
                 raise KeyboardInterrupt  # after the native call, before its tokens are written down
             real(status, tokens)
 
-        monkeypatch.setattr(session, "_evaluated", interrupted)
+        monkeypatch.setattr(session._context, "_evaluated", interrupted)
         with pytest.raises(KeyboardInterrupt):
             list(session.generate(_plain("The river flows"), GREEDY, Limits(12)))
         monkeypatch.undo()
         assert Heard.of(session.generate(_plain("The river flows"), GREEDY, Limits(12))).text == fresh
 
-    def test_limits(self, session: llama.LlamaSession) -> None:
+    def test_limits(self, session: LlamaSession) -> None:
         heard = Heard.of(session.generate(_plain("Once upon a time"), GREEDY, Limits(5)))
         assert heard.finish and heard.finish.reason is FinishReason.LENGTH
         assert heard.finish.usage.completion_tokens == 5
 
-    def test_a_stop_sequence_ends_the_completion_before_it(self, session: llama.LlamaSession) -> None:
+    def test_a_stop_sequence_ends_the_completion_before_it(self, session: LlamaSession) -> None:
         whole = Heard.of(session.generate(_plain("One, two, three, four,"), GREEDY, Limits(20))).text
         assert " six" in whole
         heard = Heard.of(session.generate(_plain("One, two, three, four,"), GREEDY, Limits(20, stop=(" six",))))

@@ -43,11 +43,24 @@ class SamplerSettings:
         return self if self.seed is not None else replace(self, seed=secrets.randbelow(MAX_SEED))
 
 
-def build_chain(api: ModuleType, n_vocab: int, settings: SamplerSettings) -> Any:
-    """A llama.cpp sampler chain; the caller frees it with `llama_sampler_free`.
+class Sampler:
+    """A llama.cpp sampler chain at work: it picks one token after another and remembers them."""
 
-    Order as in llama.cpp's own tools: penalties, top-k, top-p, min-p, temperature, draw.
-    """
+    def __init__(self, api: ModuleType, n_vocab: int, settings: SamplerSettings) -> None:
+        self._api = api
+        self._chain = _chain(api, n_vocab, settings)
+
+    def pick(self, context: Any, index: int = -1) -> int:
+        """The next token, from the logits of the batch's token `index` (-1: the last one)."""
+        return int(self._api.llama_sampler_sample(self._chain, context, index))
+
+    def close(self) -> None:
+        """Free the chain."""
+        self._api.llama_sampler_free(self._chain)
+
+
+def _chain(api: ModuleType, n_vocab: int, settings: SamplerSettings) -> Any:
+    """The chain, in the order of llama.cpp's own tools: penalties, top-k, top-p, min-p, temperature, draw."""
     chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
 
     def add(sampler: Any) -> None:
