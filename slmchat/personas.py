@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slmchat import ranges
 from slmchat.errors import ExitCode, SlmError
 
 
@@ -81,14 +82,6 @@ BUILT_IN = (
     ),
 )
 
-# As in models.toml: what each sampler setting can be.
-_SAMPLER_RANGES = {
-    "temperature": (0.0, 10.0),
-    "top_k": (0, 1_000_000),
-    "top_p": (0.0, 1.0),
-    "min_p": (0.0, 1.0),
-    "repeat_penalty": (0.1, 10.0),
-}
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
@@ -163,14 +156,10 @@ def _stop(value: Any, where: str) -> tuple[str, ...]:
 
 
 def _sampler(value: Any, where: str) -> dict[str, float]:
-    table = _table(value, where, _SAMPLER_RANGES)
+    table = _table(value, where, ranges.SAMPLER)
     for key, number in table.items():
-        low, high = _SAMPLER_RANGES[key]
-        # a range of whole numbers is one for whole numbers; NaN is in no range
-        is_kind = isinstance(number, int | float if isinstance(low, float) else int) and not isinstance(number, bool)
-        if not is_kind or not low <= number <= high:
-            kind = "number" if isinstance(low, float) else "whole number"
-            raise _Wrong(f"{where}.{key}", f"must be a {kind} from {low:g} to {high:g}")
+        if not ranges.SAMPLER[key].holds(number):
+            raise _Wrong(f"{where}.{key}", f"must be {ranges.SAMPLER[key]}")
     return {key: float(number) for key, number in table.items()}
 
 

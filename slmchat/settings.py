@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from slmchat import ranges
 from slmchat.errors import ExitCode, SlmError
 
 KV_TYPES = ("f16", "q8_0", "q4_0")
-
-SAMPLER_KEYS = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +118,10 @@ def _sampler(value: object) -> dict[str, float]:
     if not isinstance(value, dict):
         raise _Wrong("must be a table such as { temperature = 0.7 }")
     for key, number in value.items():
-        if key not in SAMPLER_KEYS:
-            raise _Wrong(f"has no setting '{key}' (it has {', '.join(SAMPLER_KEYS)})")
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            raise _Wrong(f"{key} must be a number")
+        if key not in ranges.SAMPLER:
+            raise _Wrong(f"has no setting '{key}' (it has {', '.join(ranges.SAMPLER)})")
+        if not ranges.SAMPLER[key].holds(number):
+            raise _Wrong(f"{key} must be {ranges.SAMPLER[key]}")
     return {key: float(number) for key, number in value.items()}
 
 
@@ -156,7 +155,7 @@ KEYS = (
         "sampler",
         _sampler,
         None,
-        "table of sampler settings laid over the model's own: " + ", ".join(SAMPLER_KEYS),
+        "table of sampler settings laid over the model's own: " + ", ".join(ranges.SAMPLER),
     ),
     Key("personas", "personas", _table, None, "named system prompts with their settings (docs/personas.md)"),
 )

@@ -219,9 +219,9 @@ class TestConversation:
             return {str(path): path.read_bytes() for path in home.rglob("*") if path.is_file()}
 
         before = disk()
-        terminal = chat("--private")
+        terminal = chat("--private", "-n", "12")
         terminal.enter("My secret is a purple elephant.")
-        terminal.wait_for(r"\d+ of 4,096 tokens.*private: nothing is written")
+        terminal.wait_for(r"[1-9]\d* of [\d,]+ tokens.*private: nothing is written")
         terminal.enter("/exit")
         assert terminal.end() == 0
         assert disk() == before

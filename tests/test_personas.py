@@ -9,7 +9,6 @@ import pytest
 from slmchat import personas
 from slmchat.errors import ExitCode, SlmError
 from slmchat.personas import BUILT_IN, Persona
-from slmchat.settings import SAMPLER_KEYS
 
 FILE = Path("/home/me/.config/slm/config.toml")
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "personas.md"
@@ -154,10 +153,6 @@ def test_a_name_like_no_other_is_answered_with_all() -> None:
     with pytest.raises(SlmError, match="no persona 'q'") as caught:
         personas.find("q", personas.load({}, FILE))
     assert (caught.value.hint or "").startswith("the personas are assistant, ")
-
-
-def test_the_sampler_settings_are_those_of_the_config() -> None:
-    assert tuple(personas._SAMPLER_RANGES) == SAMPLER_KEYS
 
 
 def _rows(heading: str) -> list[list[str]]:

@@ -31,7 +31,7 @@ DOORS = {
     "jinja2": {"conversation/template.py", "conversation/template_sandbox.py"},
 }
 # A room imports from itself and from what stands here for it. Records are what siblings meet through.
-GROUND = {"errors", "settings", "personas", "private_files", "hardware", "redaction"}
+GROUND = {"errors", "settings", "ranges", "personas", "private_files", "hardware", "redaction"}
 RECORDS = ("slmchat.engine.api", "slmchat.engine.sampler")
 FLOORS: dict[str, set[str]] = {
     **{room: GROUND for room in (*GROUND, "engine", "catalog", "privacy", "terminal", "conversation")},

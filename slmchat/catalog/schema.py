@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slmchat import ranges
 from slmchat.errors import ExitCode, SlmError
 
 TAGS = ("chat", "code", "vision", "base", "reasoning")
@@ -107,13 +108,6 @@ def _whole(value: object) -> bool:
 
 def _count(unit: str) -> _Check:
     return _value(lambda value: _whole(value) and 0 < value < 2**63, f"must be a whole number of {unit} above 0")
-
-
-def _number(low: float, high: float) -> _Check:
-    return _value(
-        lambda value: (_whole(value) or isinstance(value, float)) and low <= value <= high,  # NaN fails both
-        f"must be a number from {low:g} to {high:g}",
-    )
 
 
 def _array(item: _Check, unique: str | None = None, least: int = 1) -> _Check:
@@ -263,15 +257,7 @@ _VARIANT = _table(
     },
     required=("quantization", "source"),
 )
-_SAMPLER = _table(
-    {
-        "temperature": _number(0, 10),
-        "top_k": _value(lambda value: _whole(value) and 0 <= value <= 1_000_000, "must be a whole number, 0 for off"),
-        "top_p": _number(0, 1),
-        "min_p": _number(0, 1),
-        "repeat_penalty": _number(0.1, 10),
-    }
-)
+_SAMPLER = _table({name: _value(allowed.holds, f"must be {allowed}") for name, allowed in ranges.SAMPLER.items()})
 _TARGET_KEYS = {
     "name": _name,
     "target": _value(is_target, "must be hf:OWNER/REPO, or an absolute path that ends in .gguf"),

@@ -5,17 +5,16 @@ Knows: what each command does to the chat. Refuses to know: keys and the loop (c
 """
 
 import base64
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
 
-from slmchat import personas
+from slmchat import personas, ranges
 from slmchat.catalog.library import Library
 from slmchat.commands import chat_files, opening
 from slmchat.commands.answering import describe
 from slmchat.commands.chat import Chat
 from slmchat.conversation.messages import Conversation, Node, Role, title_of
-from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.ranges import Range
 from slmchat.terminal.line_editor import KEYS, complete_path
 from slmchat.terminal.slash_commands import CommandTable, SlashCommand, as_typed, message_of
 
@@ -267,17 +266,12 @@ def _system(chat: Chat, arguments: str) -> None:
     chat.console.note("The system message is set." if conversation.system else "The system message is removed.")
 
 
-_SAMPLER = tuple(item.name for item in fields(SamplerSettings))
-_RANGES = {
-    "temperature": (0.0, 10.0),
-    "top_k": (0, 1_000_000),
-    "top_p": (0.0, 1.0),
-    "min_p": (0.0, 1.0),
-    "repeat_penalty": (0.1, 10.0),
-    "seed": (0, 2**32 - 2),
-    "ctx": (64, 10_000_000),
-    "threads": (1, 512),
-    "max_tokens": (1, 10_000_000),
+_SAMPLER: Mapping[str, Range] = {**ranges.SAMPLER, "seed": ranges.SEED}
+_RANGES: Mapping[str, Range] = {
+    **_SAMPLER,
+    "ctx": ranges.CTX,
+    "threads": ranges.THREADS,
+    "max_tokens": ranges.MAX_TOKENS,
 }
 
 
@@ -306,22 +300,19 @@ def _set(chat: Chat, arguments: str) -> None:
 
 
 def _number(name: str, text: str) -> float:
-    low, high = _RANGES[name]
+    allowed = _RANGES[name]
     try:
         value = float(text)
     except ValueError:
         raise _usage(f"{name} must be a number, not '{text}'.", f"/set {name} VALUE") from None
-    is_whole = isinstance(low, int)
-    if not low <= value <= high or (is_whole and value != int(value)):
-        kind = "a whole number" if is_whole else "a number"
-        raise _usage(f"{name} must be {kind} from {low:g} to {high:g}.")
-    return int(value) if is_whole else value
+    number = int(value) if allowed.is_whole and value.is_integer() else value
+    if not allowed.holds(number):
+        raise _usage(f"{name} must be {allowed}.")
+    return number
 
 
 def _complete_setting(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
-    for name, (low, high) in _RANGES.items():
-        if name.startswith(text):
-            yield f"{name} ", f"{low:g} to {high:g}"
+    return ((f"{name} ", str(allowed)) for name, allowed in _RANGES.items() if name.startswith(text))
 
 
 def _persona(chat: Chat, arguments: str) -> None:

@@ -8,9 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from slmchat import ranges
+from slmchat.ranges import Range
 
-def option(*flags: str, help: str, default: Any = None, metavar: str | None = None, **limits: Any) -> Any:
-    """A field of an options record: its flags, its help and (through `min`, `max`) what it accepts."""
+
+def option(*flags: str, help: str, default: Any = None, metavar: str | None = None, within: Range | None = None) -> Any:
+    """A field of an options record: its flags, its help and the numbers that it accepts."""
+    limits = {} if within is None else {"min": within.low, "max": within.high}
     made: dict[str, Any] = {"metadata": {"flags": flags, "help": help, "metavar": metavar, **limits}}
     return (
         field(default_factory=lambda: list(default), **made)
@@ -42,25 +46,29 @@ class GenerationOptions:
         "-f", "--file", help="Text file put before the prompt (repeatable; - is stdin).", metavar="PATH", default=[]
     )
     temperature: float | None = option(
-        "--temp", help="Temperature; 0 always takes the most probable token.", min=0.0, max=10.0
+        "--temp", help="Temperature; 0 always takes the most probable token.", within=ranges.SAMPLER["temperature"]
     )
-    top_k: int | None = option("--top-k", help="Sample from the K most probable tokens; 0: all.", min=0)
+    top_k: int | None = option(
+        "--top-k", help="Sample from the K most probable tokens; 0: all.", within=ranges.SAMPLER["top_k"]
+    )
     top_p: float | None = option(
-        "--top-p", help="Sample from the most probable tokens that sum up to P.", min=0.0, max=1.0
+        "--top-p", help="Sample from the most probable tokens that sum up to P.", within=ranges.SAMPLER["top_p"]
     )
     min_p: float | None = option(
-        "--min-p", help="Leave out tokens less probable than P times the most probable.", min=0.0, max=1.0
+        "--min-p", help="Leave out tokens less probable than P times the most probable.", within=ranges.SAMPLER["min_p"]
     )
     repeat_penalty: float | None = option(
-        "--repeat-penalty", help="Penalty on tokens of the last 64; 1: none.", min=0.1, max=10.0
+        "--repeat-penalty", help="Penalty on tokens of the last 64; 1: none.", within=ranges.SAMPLER["repeat_penalty"]
     )
     seed: int | None = option(
-        "--seed", help="Seed of the sampler; the same seed gives the same text.", min=0, max=2**32 - 2
+        "--seed", help="Seed of the sampler; the same seed gives the same text.", within=ranges.SEED
     )
-    max_tokens: int | None = option("-n", "--max-tokens", help="At most N tokens of completion.", min=1, metavar="N")
+    max_tokens: int | None = option(
+        "-n", "--max-tokens", help="At most N tokens of completion.", within=ranges.MAX_TOKENS, metavar="N"
+    )
     stop: list[str] = option("--stop", help="Stop sequence (repeatable).", metavar="TEXT", default=[])
-    ctx: int | None = option("--ctx", help="Context window in tokens.", min=16, metavar="N")
-    threads: int | None = option("--threads", help="Threads that compute.", min=1, max=512, metavar="N")
+    ctx: int | None = option("--ctx", help="Context window in tokens.", within=ranges.CTX, metavar="N")
+    threads: int | None = option("--threads", help="Threads that compute.", within=ranges.THREADS, metavar="N")
     gpu_layers: str | None = option("--gpu-layers", help="Layers on the GPU: auto or a number.", metavar="auto|N")
     kv_type: str | None = option("--kv-type", help="Type of the KV cache: f16, q8_0 or q4_0.", metavar="TYPE")
     on_overflow: str | None = option(

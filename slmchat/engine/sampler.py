@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields, replace
 from types import ModuleType
 from typing import Any
 
+from slmchat.ranges import SEED
+
 # llama.cpp looks back over this many tokens for the repeat penalty (common/common.h: penalty_last_n).
 PENALTY_LAST_N = 64
-
-MAX_SEED = 2**32 - 2  # LLAMA_DEFAULT_SEED is 2**32 - 1 and means "random"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class SamplerSettings:
 
     def with_seed(self) -> "SamplerSettings":
         """The same settings with a definite seed."""
-        return self if self.seed is not None else replace(self, seed=secrets.randbelow(MAX_SEED))
+        return self if self.seed is not None else replace(self, seed=secrets.randbelow(int(SEED.high)))
 
 
 class Sampler:
