@@ -100,6 +100,22 @@ def test_every_model_is_well_formed(catalog: Registry) -> None:
             assert len(set(variant.sources)) == len(variant.sources) >= 1
 
 
+def test_every_model_that_sees_has_its_projector(catalog: Registry) -> None:
+    known = {name for name, spec in catalog.models.items() if spec.projector}
+    assert {"gemma3:4b", "gemma4:e2b", "gemma4:e4b", "smolvlm:256m", "smolvlm2:2.2b"} <= known
+    assert known == {name for name, spec in catalog.models.items() if "vision" in spec.tags}
+    for name in known:
+        for source in catalog.models[name].projector:
+            assert isinstance(source, HubFile)
+            assert "mmproj" in source.file.lower()
+            assert source.sha256 and len(source.sha256) == 64
+
+
+def test_code_models_that_fill_in_are_tagged(catalog: Registry) -> None:
+    tagged = {name for name, spec in catalog.models.items() if "infill" in spec.tags}
+    assert tagged == {"codegemma:2b", "qwen2.5-coder:0.5b", "qwen2.5-coder:1.5b", "qwen2.5-coder:3b"}
+
+
 def test_every_hub_file_is_well_formed(catalog: Registry) -> None:
     for spec in catalog.models.values():
         for source in (source for variant in spec.variants for source in variant.sources):

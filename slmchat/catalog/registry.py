@@ -80,7 +80,10 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model of the catalog. Variants are in order of preference: the first is what `slm pull NAME` takes."""
+    """A model of the catalog. Variants are in order of preference: the first is what `slm pull NAME` takes.
+
+    `projector`: the places of the image encoder (mmproj) that goes with every variant, best first; empty: no images.
+    """
 
     name: str
     title: str
@@ -97,6 +100,7 @@ class ModelSpec:
     sampler_source: str | None = None
     base_model: str | None = None
     note: str | None = None
+    projector: tuple[SourceSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +303,7 @@ def _spec(table: Mapping[str, Any], licenses: Mapping[str, License]) -> ModelSpe
         sampler_source=table.get("sampler_source"),
         base_model=table.get("base_model"),
         note=table.get("note"),
+        projector=tuple(_source(source) for source in table.get("projector", ())),
     )
 
 

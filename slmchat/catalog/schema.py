@@ -14,7 +14,7 @@ from typing import Any
 from slmchat import ranges
 from slmchat.errors import ExitCode, SlmError
 
-TAGS = ("chat", "code", "vision", "base", "reasoning")
+TAGS = ("chat", "code", "infill", "vision", "base", "reasoning")
 MOST_MISTAKES = 10  # more than this in one message helps nobody
 
 # `hf:` and `.gguf` are how the other two kinds of name are told apart, so no name may look like them.
@@ -278,6 +278,7 @@ _MODEL_KEYS = {
     "sampler_source": _text(500),
     "base_model": _repo,
     "note": _text(500),
+    "projector": _array(_source),
     "variant": _array(_VARIANT, unique="quantization"),
 }
 _MODEL = _table(_MODEL_KEYS, required=("name",))
