@@ -98,6 +98,7 @@ class Header:
     tensor_bytes: int  # of all tensors whose type is known
     tensor_type: str | None  # the type that most bytes are in
     unknown_types: tuple[int, ...]  # ggml types newer than this table: the size check left their tensors out
+    tensors: tuple["Tensor", ...] = ()
 
     @property
     def architecture(self) -> str | None:
@@ -318,6 +319,7 @@ class _Parser:
             tensor_bytes=sum(sizes.values()),
             tensor_type=max(sizes, key=lambda name: sizes[name], default=None),
             unknown_types=tuple(sorted({tensor.type for tensor in tensors} - GGML_TYPES.keys())),
+            tensors=tuple(tensors),
         )
 
     def version(self) -> int:
@@ -413,8 +415,8 @@ class _Parser:
         except UnicodeDecodeError:
             raise _Damaged(f"{what} in its header is not valid UTF-8") from None
 
-    def tensors(self, count: int) -> list["_Tensor"]:
-        tensors: list[_Tensor] = []
+    def tensors(self, count: int) -> list["Tensor"]:
+        tensors: list[Tensor] = []
         names: set[str] = set()
         for _ in range(count):
             name = self.name("a tensor name", MAX_TENSOR_NAME_BYTES)
@@ -430,7 +432,7 @@ class _Parser:
                 elements *= side
             if not 0 < elements <= MAX_ELEMENTS:
                 raise _Damaged(f"the tensor {_quote(name)} has an impossible shape")
-            tensors.append(_Tensor(name, shape[0], elements, self.u32(), self.u64()))
+            tensors.append(Tensor(name, shape, elements, self.u32(), self.u64()))
         return tensors
 
     def string_length(self) -> int:
@@ -464,15 +466,30 @@ class _Parser:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tensor:
+class Tensor:
+    """One entry of the tensor table. `shape` in ggml's order: the row, which blocks may not cross, comes first."""
+
     name: str
-    row: int  # elements of the first dimension, which blocks may not cross
+    shape: tuple[int, ...]
     elements: int
     type: int
     offset: int
 
+    @property
+    def type_name(self) -> str | None:
+        """ggml's name of the type, None for one newer than the table."""
+        return GGML_TYPES[self.type][0] if self.type in GGML_TYPES else None
 
-def _tensor_sizes(tensors: list[_Tensor], alignment: int, data_offset: int, file_size: int) -> dict[str, int]:
+    @property
+    def size(self) -> int | None:
+        """Bytes of the data, None for a type newer than the table."""
+        if self.type not in GGML_TYPES:
+            return None
+        _, block, block_bytes = GGML_TYPES[self.type]
+        return self.elements // block * block_bytes
+
+
+def _tensor_sizes(tensors: list[Tensor], alignment: int, data_offset: int, file_size: int) -> dict[str, int]:
     """Bytes of each tensor type. gguf.cpp wants every tensor to start exactly where the one before it ends, padded."""
     sizes: dict[str, int] = {}
     expected: int | None = 0  # None behind a tensor whose size is not known
@@ -488,7 +505,7 @@ def _tensor_sizes(tensors: list[_Tensor], alignment: int, data_offset: int, file
             expected, end = None, tensor.offset + 1
             continue
         type_name, block, block_bytes = GGML_TYPES[tensor.type]
-        if tensor.row % block:
+        if tensor.shape[0] % block:
             raise _Damaged(f"the rows of the tensor {_quote(tensor.name)} are not whole blocks of {type_name}")
         size = tensor.elements // block * block_bytes
         sizes[type_name] = sizes.get(type_name, 0) + size
