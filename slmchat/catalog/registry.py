@@ -8,6 +8,7 @@ Refuses to know: which values a file may hold (schema.py), how bytes are fetched
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,7 @@ def is_in_catalog(name: str) -> bool:
     return any(table["name"] == name for table in _built_in()["model"])
 
 
+@cache
 def _built_in() -> dict[str, Any]:
     """The built-in catalog, read and checked once. Nobody may change it."""
     file = builtin_file()

@@ -13,7 +13,7 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from slmchat.conversation.messages import Message, Role
@@ -175,15 +175,10 @@ def _with_system_folded(messages: list[Message]) -> list[Message]:
 
 @lru_cache(maxsize=8)
 def _compiled(source: str) -> "tuple[TemplateSandbox, Template]":
-    from slmchat.conversation.template_sandbox import TemplateSandbox
-
     if len(source) > MAX_TEMPLATE_LENGTH:
         raise SlmError("the model's chat template is absurdly long.", exit_code=ExitCode.DAMAGED)
-    # The helpers of transformers' apply_chat_template, which templates are written for.
-    environment = TemplateSandbox()
-    environment.add_filter("tojson", _tojson)
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
+    environment = _environment()
+    environment.begin()  # what is constant is computed here
     try:
         return environment, environment.from_string(source)
     except Exception as error:  # also what Python's compiler says: SyntaxError (loops too deep), MemoryError
@@ -192,6 +187,19 @@ def _compiled(source: str) -> "tuple[TemplateSandbox, Template]":
             hint="plain completion does without it: slm run --raw",
             exit_code=ExitCode.DAMAGED,
         ) from error
+
+
+@cache
+def _environment() -> "TemplateSandbox":
+    """The one sandbox of this process. It keeps nothing of a template, and only one is rendered at a time."""
+    from slmchat.conversation.template_sandbox import TemplateSandbox
+
+    environment = TemplateSandbox()
+    # The helpers of transformers' apply_chat_template, which templates are written for.
+    environment.add_filter("tojson", _tojson)
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
 
 
 def _raise_exception(message: str) -> None:

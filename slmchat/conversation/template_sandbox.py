@@ -58,7 +58,7 @@ class _Generation(Extension):
 
 
 class TemplateSandbox(ImmutableSandboxedEnvironment):
-    """An environment for one template. `begin` comes before each rendering."""
+    """An environment for templates, one rendering at a time. `begin` comes before each."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 

@@ -2,6 +2,7 @@
 
 # ruff: noqa: PT017 - a target raises, pytest is not there
 import random
+import re
 import time
 
 import runner
@@ -26,10 +27,26 @@ _PIECES = (
 )  # fmt: skip
 
 
+_OPENING = re.compile(r"{%-? *(end)?(for|if|macro|call|filter|generation|block|with|raw|set (?=x %))")
+
+
+def _closed(source: str) -> str:
+    """The blocks that are open at the end closed: most of what is thrown together would end as a syntax error."""
+    is_open: list[str] = []
+    for is_end, name in _OPENING.findall(source):
+        if not is_end:
+            is_open.append(name.strip())
+        elif name in is_open:
+            is_open.remove(name)
+    return source + "".join(f"{{% end{name} %}}" for name in reversed(is_open))
+
+
 def target(random: random.Random) -> None:
     template_sandbox.MAX_SECONDS = 1.0  # thousands of inputs: the limits themselves are tested elsewhere
     template_sandbox.MAX_STEPS = 5_000
     source = runner.mixed(random, _PIECES, 14) or " "  # no template at all is a usage error
+    if random.random() < 0.5:
+        source = _closed(source)
     messages = [
         Message(Role.SYSTEM, "s" + runner.text(random)),
         Message(Role.USER, "u" + runner.text(random)),
