@@ -1,6 +1,7 @@
 """A native abort while a model is loaded: told once at the next start, and never blamed on anything else."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,19 +14,44 @@ from slmchat.catalog import suspects
 
 pytestmark = pytest.mark.real
 
-# The real program, in which llama.cpp's loading does what the name says.
+# The real program, in which a step of llama.cpp's does what `how` says.
 DIES = """
-import os, signal, sys, threading, time
+import contextlib, os, signal, sys, threading, time
 from slmchat.engine import llama
-def load(path, *, gpu_layers=None):
-    {how}
-llama.load = load
-sys.argv = ["slm", "run", "-m", {model!r}, *{flags!r}, "hi"]
+load = llama.load
+class Session:
+    def __init__(self, session):
+        self.session = session
+    def generate(self, *given):
+        events = self.session.generate(*given)
+        yield next(events)
+        {decoding}
+        yield from events
+        {afterwards}
+    def __getattr__(self, name):
+        return getattr(self.session, name)
+class Engine:
+    def __init__(self, engine):
+        self.engine = engine
+    def open_session(self, *given):
+        {opening}
+        return Session(self.engine.open_session(*given))
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+def loads(path, *, gpu_layers=None):
+    {loading}
+    return Engine(load(path, gpu_layers=gpu_layers))
+llama.load = loads
+sys.argv = ["slm", "run", "-m", {model!r}, *{flags!r}, "-n", "2", "hi"]
 from slmchat.__main__ import main
 sys.exit(main())
 """
 KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
 ABORTED = "os.abort()"
+FAULT = "import ctypes; ctypes.string_at(8)"
+# At once, although the main thread is inside a call of the C library: as in a decode that takes long.
+TERMINATED = "os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)"
+HUNG_UP = "os.kill(os.getpid(), signal.SIGHUP); time.sleep(9)"
 CTRL_C = "signal.pthread_kill(threading.main_thread().ident, signal.SIGINT); time.sleep(9)"
 
 
@@ -34,8 +60,9 @@ def model(tmp_path: Path) -> Path:
     return write_tiny_llama(tmp_path / "tiny.gguf", chat_template=CHATML_TEMPLATE, context_length=2048)
 
 
-def _dies(model: Path, home: Path, how: str, *flags: str) -> int:
-    script = DIES.format(how=how, model=str(model), flags=flags)
+def _dies(model: Path, home: Path, how: str, *flags: str, at: str = "loading") -> int:
+    steps = {"loading": "pass", "opening": "pass", "decoding": "pass", "afterwards": "pass"}
+    script = DIES.format(**{**steps, at: how}, model=str(model), flags=flags)
     return subprocess.run(
         [sys.executable, "-c", script], env=environment(home), capture_output=True, stdin=subprocess.DEVNULL, timeout=60
     ).returncode
@@ -45,9 +72,11 @@ def _marks(home: Path) -> list[Path]:
     return [file for file in home.rglob("*") if file.parent.name == "loading"]
 
 
-@pytest.mark.parametrize("how", [KILLED, ABORTED])
-def test_it_is_told_once_and_the_next_run_goes_on(model: Path, home: Path, how: str) -> None:
-    assert _dies(model, home, how) < 0
+@pytest.mark.parametrize(
+    ("how", "at"), [(KILLED, "loading"), (ABORTED, "loading"), (ABORTED, "opening"), (FAULT, "decoding")]
+)
+def test_it_is_told_once_and_the_next_run_goes_on(model: Path, home: Path, how: str, at: str) -> None:
+    assert _dies(model, home, how, at=at) < 0
     (mark,) = _marks(home)
     assert mark.stat().st_mode & 0o777 == 0o600
     assert mark.parent.stat().st_mode & 0o777 == 0o700
@@ -68,6 +97,43 @@ def test_another_model_is_not_suspect(model: Path, home: Path, tmp_path: Path) -
 def test_ctrl_c_while_loading_leaves_no_mark(model: Path, home: Path) -> None:
     assert _dies(model, home, CTRL_C) == 130
     assert _marks(home) == []
+
+
+@pytest.mark.parametrize(("how", "at"), [(TERMINATED, "loading"), (HUNG_UP, "loading"), (TERMINATED, "decoding")])
+def test_an_end_that_somebody_wished_is_not_told(model: Path, home: Path, how: str, at: str) -> None:
+    assert _dies(model, home, how, at=at) == -(signal.SIGHUP if how == HUNG_UP else signal.SIGTERM)
+    assert run_slm("run", "-m", model, "-n", "1", "hi", home=home).err == ""
+    assert _marks(home) == []
+
+
+def test_a_signal_that_is_ignored_stays_ignored_and_spoils_no_mark(model: Path, home: Path) -> None:
+    """As under nohup: what ends slm afterwards is told."""
+    ignored = "os.kill(os.getpid(), signal.SIGHUP); os.abort()"
+    script = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + DIES.format(
+        loading=ignored, opening="pass", decoding="pass", afterwards="pass", model=str(model), flags=()
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment(home), capture_output=True, timeout=60)
+    assert done.returncode == -signal.SIGABRT
+    assert "crashed" in run_slm("run", "-m", model, "-n", "1", "hi", home=home).err
+
+
+def test_after_the_first_token_the_model_is_not_suspect(model: Path, home: Path) -> None:
+    assert _dies(model, home, ABORTED, at="afterwards") == -signal.SIGABRT
+    assert _marks(home) == []
+
+
+def test_private_in_the_middle_of_a_chat_leaves_no_mark_from_there_on(tmp_path: Path) -> None:
+    from slmchat.commands.opening import Loading
+
+    model = write_tiny_llama(tmp_path / "tiny.gguf", chat_template=CHATML_TEMPLATE)
+    loading = Loading(model, 0, suspects.Mark(tmp_path, model))
+    loading.engine()
+    folder = suspects.directory(tmp_path)
+    with loading.on_trial():
+        assert list(folder.iterdir()) != []
+    loading.go_private()
+    with loading.on_trial():
+        assert list(folder.iterdir()) == []
 
 
 def test_private_leaves_no_mark(model: Path, home: Path) -> None:

@@ -30,12 +30,22 @@ class Ready:
     loaded: FakeEngine
     is_done: bool = True
     is_failed: bool = False
+    is_private: bool = False
 
     def engine(self) -> FakeEngine:
         return self.loaded
 
     def when_done(self, callback: object) -> None:
         pass
+
+    def on_trial(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def go_private(self) -> None:
+        self.is_private = True
+
+    def tried(self, events: Iterator[Event]) -> Iterator[Event]:
+        return events
 
 
 @dataclass
@@ -272,3 +282,21 @@ def test_ctrl_c_while_the_model_loads_gives_the_message_back(
     assert room.next_text == "my question"
     assert isinstance(talk.console.stderr, io.StringIO)
     assert "(cancelled)" in talk.console.stderr.getvalue()
+
+
+def test_private_in_the_middle_of_a_chat_reaches_the_loading(
+    talk: Talk, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from slmchat.commands.chat import Chat
+    from slmchat.commands.options import ChatOptions
+    from slmchat.privacy import dumps
+
+    ready = Ready(engine)
+    monkeypatch.setattr(opening, "start_loading", lambda *_: ready)
+    monkeypatch.setattr(opening, "find", lambda *_: talk.installed)
+    monkeypatch.setattr(Chat, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
+    monkeypatch.setattr(dumps, "switch_off", lambda: None)
+    room = Chat(GenerationOptions(), ChatOptions(), talk.settings, talk.console)
+    assert not ready.is_private
+    room.go_private()
+    assert ready.is_private

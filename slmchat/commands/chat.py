@@ -216,6 +216,7 @@ class Chat:
             self.recorder.flush()
         self.recorder = self.talk.conversation.recorder = None
         self.settings = self.talk.settings = replace(self.settings, is_private=True)
+        self.talk.loading.go_private()
         self.editor = self._new_editor()
 
     def _new_editor(self) -> LineEditor:

@@ -19,7 +19,7 @@ from slmchat.catalog.records import Installed
 from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import thinking
 from slmchat.conversation.messages import Message, Role
-from slmchat.engine.api import Engine, Limits, Session, SessionSettings
+from slmchat.engine.api import Chunk, Engine, Event, Finish, Limits, Session, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.personas import Persona
@@ -75,8 +75,8 @@ def find(name: str | None, settings: Settings, console: Console) -> Installed:
         found = library.find(registry.load(settings.paths.user_registry).resolve(name))
     if not settings.is_private and suspects.take(settings.paths.data, found.path):
         console.warn(
-            f"the last time, slm ended while it was loading {found.key}; "
-            f"the file may be damaged: slm verify {found.key}"
+            f"the last time, slm crashed or was killed while it was loading {found.key} or beginning its first answer; "
+            f"the file may be damaged, or too large for the memory that was free: slm verify {found.key}"
         )
     own = names.get(found.name)
     return replace(found, sampler=own.sampler) if own is not None and own.sampler else found
@@ -174,27 +174,58 @@ class Loading:
     """A model that is being loaded in a thread, so that the prompt can be read (or typed) meanwhile."""
 
     def __init__(self, path: Path, layers: int | None, mark: suspects.Mark | None = None) -> None:
-        """`mark` says on the disk that the model is being loaded, for as long as that takes."""
+        """`mark` says on the disk that the model is on trial: while it is loaded, and until its first token."""
         self._mark = mark
         if mark is not None:
             mark.set()
         self._outcome = _Outcome()
         self._callbacks: list[Callable[[], None]] = []
         # daemon: Ctrl-C while the weights are read ends slm at once
-        self._thread = threading.Thread(target=self._load, args=(path, layers), daemon=True, name="model loading")
+        self._thread = threading.Thread(target=self._load, args=(path, layers, mark), daemon=True, name="model loading")
         self._thread.start()
 
-    def _load(self, path: Path, layers: int | None) -> None:
+    def _load(self, path: Path, layers: int | None, mark: suspects.Mark | None) -> None:
         try:
             from slmchat.engine import llama
 
             self._outcome.engine = llama.load(path, gpu_layers=layers)
         except BaseException as error:  # noqa: BLE001 - raised again where the engine is asked for
             self._outcome.error = error
-        if self._mark is not None:
-            self._mark.clear()
+        if mark is not None:
+            mark.clear()
         for callback in self._callbacks:
             callback()
+
+    @contextlib.contextmanager
+    def on_trial(self) -> Iterator[None]:
+        """What happens in here, llama.cpp has not yet done with this model: an abort is told at the next start."""
+        mark = self._mark
+        if mark is not None:
+            mark.set()
+        try:
+            yield
+        finally:
+            if mark is not None:
+                mark.clear()
+
+    def tried(self, events: Iterator[Event]) -> Iterator[Event]:
+        """The events of a generation; up to the first token of this model they are on trial."""
+        with self.on_trial():
+            for event in events:
+                if isinstance(event, Chunk | Finish):
+                    self._mark = None  # `on_trial` takes it away
+                    break
+                yield event
+            else:
+                return
+        yield event
+        yield from events
+
+    def go_private(self) -> None:
+        """From now on no mark is left on the disk."""
+        mark, self._mark = self._mark, None
+        if mark is not None:
+            mark.clear()
 
     def when_done(self, callback: Callable[[], None]) -> None:
         """Call this from the loading thread at its end; not at all when it has ended already."""

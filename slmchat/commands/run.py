@@ -50,11 +50,13 @@ def run(
         if on_overflow == "fail":
             raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)
         prompt = _trimmed(question, engine, n_ctx, n_prompt, console)
-    session = engine.open_session(opening.session_settings(options, settings, n_ctx))
+    with loading.on_trial():
+        session = engine.open_session(opening.session_settings(options, settings, n_ctx))
     load_s = time.perf_counter() - start
     console.detail(f"context window: {n_ctx:,} tokens; loaded after {load_s:.2f} s")
     limits = opening.limits(options)
-    events = session.generate(prompt, sampler, limits)  # before the handler: what it cancels must have begun
+    # before the handler: what it cancels must have begun
+    events = loading.tried(session.generate(prompt, sampler, limits))
     with opening.cancelled_by_ctrl_c(session):
         answer = answering.follow(
             events,

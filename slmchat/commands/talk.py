@@ -133,7 +133,8 @@ class Talk:
         if self._session is None:
             n_ctx = self.asked_ctx or min(opening.DEFAULT_N_CTX, info.trained_context_length)
             options = replace(self.options, threads=self.threads)
-            self._session = self._engine.open_session(opening.session_settings(options, self.settings, n_ctx))
+            with self.loading.on_trial():
+                self._session = self._engine.open_session(opening.session_settings(options, self.settings, n_ctx))
         return self._session
 
     def switch_model(self, installed: Installed) -> None:
@@ -237,7 +238,7 @@ class Talk:
     ) -> Answer | None:
         with self._host.cancellable(self.ready()):
             answer = answering.follow(
-                events,
+                self.loading.tried(events),
                 self._host.view(),
                 sanitizer=None if self.options.raw_output else self.console.sanitizer(),
                 keeps_space=goes_on or self.options.raw,
