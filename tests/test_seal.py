@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -73,9 +74,9 @@ ATTEMPTS = (
     *("unix", "unix-abstract", "unix-pair", "netlink", "raw-ip", "packet", "vsock", "every-family"),
     *("child", "thread", "inherited-stream", "inherited-datagram", "io-uring", "io-uring-inherited"),
     *("abi32-socket", "abi32-socketcall", "x32", "ptrace", "process-vm", "proc-mem", "pidfd-getfd", "keys"),
-    *("typing", "mounting", "file", "link", "moved", "fifo", "signal"),
+    *("typing", "mounting", "file", "link", "moved", "fifo", "proc-fd", "signal"),
 )
-LANDLOCKED = ("file", "link", "moved", "fifo", "signal")
+LANDLOCKED = ("file", "link", "moved", "fifo", "proc-fd", "signal")
 # What a kernel or a container may not have, and what it may keep for root, whether there is a seal or not.
 SOMETIMES_ABSENT = ("tcp6", "udp6", "tcp6-calls", "udp6-calls", "vsock", "io-uring", "io-uring-inherited", "x32")
 SOMETIMES_ABSENT_32 = ("abi32-socket", "abi32-socketcall")
@@ -83,7 +84,7 @@ ROOT_ONLY = ("raw-ip", "packet", "typing", "mounting", "ptrace", "process-vm", "
 # These send something that the parent must have received; the others only open what should be closed.
 SENDING = (
     *("tcp4", "udp4", "tcp4-calls", "udp4-calls", "unix", "unix-abstract", "unix-pair", "child", "thread"),
-    *("inherited-stream", "inherited-datagram", "fifo"),
+    *("inherited-stream", "inherited-datagram", "fifo", "proc-fd"),
 )
 
 
@@ -456,6 +457,61 @@ except PermissionError:
     )
     done = in_python(code, tmp_path / "file", cwd=REPOSITORY, env={**os.environ, "TMPDIR": "/dev/shm"})
     assert told(done).splitlines() == ["seccomp None None True", "refused"]
+
+
+# Android's filter for apps, made of this kernel: calls that are not on its list end the process with SIGSYS.
+ANDROID = (
+    OLDER_KERNEL.replace("0x50000 | errno.ENOSYS", "0x30000").replace(
+        '"landlock": 444', '"landlock": 444, "io_uring": 425'
+    )
+    + """
+import os
+os.environ["ANDROID_ROOT"] = "/system"
+"""
+)
+
+
+@needs_seccomp
+def test_android_ends_nobody_for_asking(tmp_path: Path) -> None:
+    """As in Termux: Landlock is not on Android's list, and asking for it would be the end of every `slm run`."""
+    asked = ANDROID + 'without("landlock")\nfrom slmchat.privacy import landlock\nlandlock._version()'
+    assert in_python(asked).returncode == -signal.SIGSYS
+    code = (
+        ANDROID
+        + """
+without("landlock")
+import socket
+from slmchat.privacy.seal import seal
+status = seal(is_required=True)
+print(status.mechanism, status.landlock_abi, any("Android does not let" in line for line in status.details))
+try:
+    socket.socket()
+except PermissionError:
+    print("refused")
+"""
+    )
+    assert told(in_python(code)).splitlines() == ["seccomp None True", "refused"]
+    code = (
+        ANDROID + 'without("seccomp")\nfrom slmchat.privacy.seal import seal\nprint(seal(is_required=False).mechanism)'
+    )
+    assert told(in_python(code)) == "in-process guard"
+
+
+@needs_seccomp
+def test_the_check_survives_android() -> None:
+    code = (
+        ANDROID
+        + """
+without("io_uring")
+from slmchat.privacy.attempts import prove
+for result in prove().results:
+    print(result.name, result.outcome.value, result.how, sep="|")
+"""
+    )
+    results = [line.split("|") for line in told(in_python(code)).splitlines()]
+    assert [name for name, *_ in results] == list(ATTEMPTS)
+    assert [how for *_, how in results if how.startswith("no answer")] == []
+    assert ["io-uring", "refused", "EPERM"] in results
 
 
 @needs_seccomp

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from slmchat.errors import ExitCode, SlmError
-from slmchat.privacy import seal, ways_around, ways_out
+from slmchat.privacy import android, seal, ways_around, ways_out
 from slmchat.privacy.landlock import SCOPE_ABI
 from slmchat.privacy.seal import SealStatus
 from slmchat.privacy.witness import Witness
@@ -125,6 +125,7 @@ def child() -> None:
     values = json.load(sys.stdin)
     world = World(**{**values, "cells": tuple(values["cells"])})
     early = ways_out.EarlyThread()
+    android.raise_instead_of_ending()
     status = seal.seal(is_required=False, writable=(Path(world.allowed),)) if world.is_sealed else seal.status()
     _tell(asdict(status))
     for result in _tried(world, status, early):

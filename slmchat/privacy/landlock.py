@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from slmchat.privacy import android
 from slmchat.privacy.steps import NotOffered
 
 # asm-generic/unistd.h; the same numbers on every architecture
@@ -66,9 +67,10 @@ class _PathBeneathAttr(ctypes.Structure):
 
 
 def abi() -> int:
-    """The version of Landlock in this kernel. Raises `NotOffered`: older than 5.13, or switched off at boot."""
-    # int landlock_create_ruleset(const struct landlock_ruleset_attr *attr, size_t size, __u32 flags);
-    version = _call(_NR_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)
+    """The version of Landlock in this kernel. Raises `NotOffered`: before 5.13, switched off at boot, or Android."""
+    if not android.is_survived(_version):
+        raise NotOffered("Android does not let apps use it")
+    version = _version()
     if version < 1:
         number = ctypes.get_errno()
         reason = {
@@ -77,6 +79,11 @@ def abi() -> int:
         }.get(number, os.strerror(number))
         raise NotOffered(reason)
     return version
+
+
+def _version() -> int:
+    # int landlock_create_ruleset(const struct landlock_ruleset_attr *attr, size_t size, __u32 flags);
+    return _call(_NR_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)
 
 
 def restrict(places: Iterable[Path], *, has_scopes: bool) -> int:

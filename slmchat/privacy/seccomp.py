@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from slmchat.privacy import android
 from slmchat.privacy.steps import NotOffered, Step
 
 # linux/audit.h: EM_X86_64 62 and EM_AARCH64 183 | __AUDIT_ARCH_64BIT | __AUDIT_ARCH_LE
@@ -208,6 +209,9 @@ def install(steps: Iterable[Step]) -> None:
     buffer = ctypes.create_string_buffer(code, len(code))
     fprog = _SockFprog(len(code) // 8, ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
+    # long syscall(long number, ...);  asked with an operation that does not exist, it is answered with EINVAL
+    if not android.is_survived(lambda: libc.syscall(ctypes.c_long(_SECCOMP_NUMBER[name]), ctypes.c_ulong(99), 0, 0)):
+        raise NotOffered("Android does not let apps use seccomp(2)")
     # int prctl(int op, unsigned long arg2, unsigned long arg3, unsigned long arg4, unsigned long arg5);
     libc.prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:

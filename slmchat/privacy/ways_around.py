@@ -211,6 +211,15 @@ def _fifo(world: World, name: str) -> str:
     return "sent"
 
 
+def _pipe_of_another(world: World, name: str) -> str:
+    descriptor = os.open(f"/proc/{world.parent}/fd/{world.pipe}", os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        os.write(descriptor, f"{name};".encode())
+    finally:
+        os.close(descriptor)
+    return "sent"
+
+
 def _signal(world: World, _name: str) -> str:
     os.kill(world.parent, 0)
     return "the parent can be signalled"
@@ -235,5 +244,12 @@ WAYS = (
     Way("link", "a file outside, through a link", _link, promise=Promise.LANDLOCK_FILES),
     Way("moved", "a file moved outside", _moved, promise=Promise.LANDLOCK_FILES),
     Way("fifo", "a named pipe that another program reads", _fifo, promise=Promise.LANDLOCK_FILES),
+    Way(
+        "proc-fd",
+        "a pipe of another process (/proc/PID/fd)",
+        _pipe_of_another,
+        is_linux_only=True,
+        promise=Promise.LANDLOCK_FILES,
+    ),
     Way("signal", "a signal to another process", _signal, promise=Promise.LANDLOCK_SCOPES),
 )

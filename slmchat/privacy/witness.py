@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from slmchat.privacy import android
 from slmchat.privacy.world import World, call_number
 
 _NR_IO_URING_SETUP = 425  # asm-generic/unistd.h; the same everywhere
@@ -105,6 +106,7 @@ class Witness:
             if family and _IS_LINUX and self._optional(family, socket.SOCK_STREAM, "\0" + abstract)
             else None,
             fifo=self._fifo(outside / "fifo"),
+            pipe=self._pipe(),
             inherited_stream=self._connected(_port(tcp4)),
             inherited_datagram=self._kept(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)).fileno(),
             ring=self._ring(),
@@ -146,9 +148,17 @@ class Witness:
         self._selector.register(reader, selectors.EVENT_READ, "fifo")
         return str(path)
 
+    def _pipe(self) -> int:
+        """The writing end of a pipe of the parent's own, which the child does not inherit."""
+        reader, writer = os.pipe()
+        self._descriptors += (reader, writer)
+        if os.name == "posix":  # elsewhere only sockets can be waited for
+            self._selector.register(reader, selectors.EVENT_READ, "fifo")
+        return writer
+
     def _ring(self) -> int | None:
         """An io_uring that the child inherits; None where the kernel or a container does not offer it."""
-        if _IS_LINUX:
+        if _IS_LINUX and not android.is_here():
             with suppress(OSError):
                 # int io_uring_setup(u32 entries, struct io_uring_params *p);
                 parameters = ctypes.create_string_buffer(_PARAMS_SIZE)

@@ -18,7 +18,8 @@ TIMEOUT_S = 2.0
 class World:
     """What the parent holds out for the child to reach, as plain values; None: this system does not have it.
 
-    Ports are on the loopback device, paths in a fresh temporary directory, descriptors inherited by the child.
+    Ports are on the loopback device, paths in a fresh temporary directory, descriptors inherited by the child, but for
+    `listener` and `pipe`, which are the parent's own.
     """
 
     is_sealed: bool
@@ -34,6 +35,7 @@ class World:
     unix_datagram: str | None
     abstract: str | None
     fifo: str | None
+    pipe: int
     inherited_stream: int
     inherited_datagram: int
     ring: int | None
