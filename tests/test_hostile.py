@@ -146,6 +146,7 @@ def test_nothing_that_a_terminal_obeys_comes_out(tmp_path: Path, home: Path) -> 
     record.admit(from_path(sound))
     for command in (
         ("show", sound), ("show", link), ("show", "mine"), ("show", bad), ("show", f"no{HOSTILE_TEXT}"), ("list",),
+        ("show", sound, "--json"), ("show", "mine", "--json"), ("list", "--json"), ("add", "third", link, "--json"),
         ("run", "-m", sound, "hi"), ("run", "-m", bad, "hi"), ("add", "other", bad), ("add", f"o{HOSTILE_TEXT}", link),
         ("verify", bad), ("rm", bad), ("run", "-f", bad, "hi", "-m", link), ("run", f"--{HOSTILE_TEXT}"), (HOSTILE_TEXT,),
     ):  # fmt: skip

@@ -349,3 +349,24 @@ def test_rm_while_another_is_reading_says_that_traces_may_stay(
 def test_how_long_ago(passed: timedelta, said: str) -> None:
     now = datetime(2026, 3, 11, 12, tzinfo=UTC)
     assert sessions.ago((now - passed).isoformat(), now) == said
+
+
+def test_json_holds_nothing_that_a_terminal_obeys(settings: Settings, recorder: ArchiveRecorder) -> None:
+    text = f"word {NASTY} \x9b2J \x7f \u202e \u200b \U000e0041 é 東"
+    nasty = Conversation(recorder=recorder)
+    nasty.title = text
+    nasty.add(Message(Role.USER, text))
+    recorder.close()
+    for show in (
+        lambda console: sessions.list_sessions(settings, console, is_json=True),
+        lambda console: sessions.search(["word"], settings, console, is_json=True),
+        lambda console: sessions.show(nasty.id, settings, console, is_json=True),
+        lambda console: sessions.export(nasty.id, settings, console, format="json"),
+    ):
+        told = world()
+        show(told.console)
+        assert told.out().replace("\n", "").isprintable()
+        assert "é 東" in told.out()
+    told = world()
+    sessions.list_sessions(settings, told.console, is_json=True)
+    assert json.loads(told.out())[0]["title"] == text

@@ -9,12 +9,12 @@ somewhere could speak as the system. What is imported is tokenized again, like a
 
 import json
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from slmchat import safe_json
 from slmchat.conversation.messages import Conversation, Message, Node, Role, new_id
 from slmchat.errors import ExitCode, SlmError
 
@@ -58,9 +58,7 @@ def to_json(conversation: Conversation, times: Times) -> str:
         "seen_from": conversation.seen_from and numbers[conversation.seen_from],
         "messages": [_message_as_json(node, numbers) for node in nodes],
     }
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    hidden = {char for char in set(text) - {"\n"} if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")}
-    return text.translate({ord(char): json.dumps(char)[1:-1] if char != "\x7f" else "\\u007f" for char in hidden})
+    return safe_json.encode(value)
 
 
 def _message_as_json(node: Node, numbers: Mapping[Node, int]) -> dict[str, Any]:

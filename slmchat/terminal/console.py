@@ -5,7 +5,6 @@ Refuses to know: models, conversations, commands. The only file that uses `rich`
 bar is drawn.
 """
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,7 +71,10 @@ class Console:
         self.write(sanitize(text) + "\n")
 
     def print_json(self, value: object) -> None:
-        self.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+        """A value on stdout. What a terminal would obey is escaped: names and titles come from anywhere."""
+        from slmchat import safe_json
+
+        self.write(safe_json.encode(value))
 
     def note(self, text: str) -> None:
         """A line about what is happening, on stderr; `-q` leaves it out."""
