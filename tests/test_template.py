@@ -3,6 +3,7 @@
 import contextlib
 import re
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -271,3 +272,36 @@ def test_the_helpers_that_templates_expect() -> None:
         "{% generation %}{{ messages[0].content }}{% endgeneration %}{% for i in [1, 2] %}{% break %}{% endfor %}"
     )
     assert _text(_template(source).render([Message(Role.USER, "hi")])) == '4 ["<é>"] hi'
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ " + "(" * 9000,
+        "{% if a %}" + "{% elif a %}" * 9000 + "{% endif %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+def test_a_template_nested_too_deeply_says_so(source: str) -> None:
+    with pytest.raises(SlmError, match="it is nested too deeply") as caught:
+        ChatTemplate(source, bos_text="", eos_text="").render([Message(Role.USER, "hi")])
+    assert caught.value.exit_code is ExitCode.DAMAGED
+
+
+def test_the_page_about_models_tells_the_limits_that_hold() -> None:
+    from slmchat.catalog import gguf
+    from slmchat.conversation import template, template_sandbox
+
+    page = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
+    limits = page[page.index("## Limits of a model file") :]
+    for number in (
+        gguf.MAX_KEYS, gguf.MAX_TENSORS, gguf.MAX_STRINGS, gguf.MAX_KEY_BYTES, template.MAX_TEMPLATE_LENGTH,
+        template_sandbox.MAX_STEPS, template_sandbox.MAX_WRITTEN, template_sandbox.MAX_VALUE,
+    ):  # fmt: skip
+        assert f"{number:,}" in limits
+    assert f"{gguf.MAX_HEADER_BYTES >> 20} MiB" in limits
+    assert f"{gguf.MAX_TEMPLATE_BYTES >> 20} MiB;" in limits
+    assert f"{gguf.MAX_TEXT_BYTES >> 10} KiB" in limits
+    assert f"{gguf.MAX_TENSOR_NAME_BYTES} bytes, {gguf.MAX_DIMS} " in limits
+    assert f"{template_sandbox.MAX_SECONDS:g} seconds" in limits
+    assert all(f"`{name}`" in limits for name in template_sandbox._LEFT_OUT)

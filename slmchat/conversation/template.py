@@ -111,7 +111,7 @@ class ChatTemplate:
         except TemplateError as error:
             raise _Refused(str(error.message or type(error).__name__)) from error
         except Exception as error:  # a template is foreign code: whatever it raises is its refusal
-            raise _Refused(f"{type(error).__name__}: {error}") from error
+            raise _Refused(_reason(error)) from error
         return "".join(pieces)
 
 
@@ -183,7 +183,7 @@ def _compiled(source: str) -> "tuple[TemplateSandbox, Template]":
         return environment, environment.from_string(source)
     except Exception as error:  # also what Python's compiler says: SyntaxError (loops too deep), MemoryError
         raise SlmError(
-            f"the model's chat template is not valid Jinja: {error}.",
+            f"the model's chat template is not valid Jinja: {_reason(error)}.",
             hint="plain completion does without it: slm run --raw",
             exit_code=ExitCode.DAMAGED,
         ) from error
@@ -200,6 +200,14 @@ def _environment() -> "TemplateSandbox":
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong inside a template, without Python's words for a stack or a memory that is full."""
+    if isinstance(error, RecursionError | MemoryError):
+        return "it is nested too deeply"
+    text = str(error).strip().rstrip(".")
+    return f"{type(error).__name__}: {text}" if not hasattr(error, "message") else text or type(error).__name__
 
 
 def _raise_exception(message: str) -> None:
