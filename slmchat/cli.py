@@ -4,7 +4,9 @@ Knows: typer, which command does which errand, settings and console of this proc
 Refuses to know: how any errand is done. A command body is one lazy import and one call.
 """
 
+import copy
 import inspect
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from slmchat import __version__, settings
-from slmchat.commands.options import ChatOptions, GenerationOptions, GlobalOptions, PullOptions
+from slmchat.commands.options import BenchOptions, ChatOptions, GenerationOptions, GlobalOptions, PullOptions
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.console import Console
 
@@ -96,7 +98,7 @@ def _takes(*records: type[Any]) -> Callable[[Callable[..., ExitCode]], Callable[
 
 def _seal_offline(context: typer.Context, resolved: settings.Settings) -> None:
     """`--offline` seals every command; those that always run sealed do it themselves, `privacy` tries it on a child."""
-    if context.info_name in ("run", "chat", "privacy"):
+    if context.info_name in ("run", "chat", "bench", "privacy"):
         return
     from slmchat.commands.opening import seal
 
@@ -393,6 +395,21 @@ def _sessions_rm(
     return rm(names or [], settings, console, is_all=all, is_yes=yes)
 
 
+@app.command("bench")
+@_takes(BenchOptions)
+def _bench(
+    name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
+    *,
+    bench: BenchOptions,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Measure how fast a model is on this device."""
+    from slmchat.commands.bench import bench as errand
+
+    return errand(name, bench, settings, console)
+
+
 @app.command("privacy")
 @_takes()
 def _privacy(
@@ -412,6 +429,21 @@ def _privacy(
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
+def _app_for(arguments: Sequence[str]) -> typer.Typer:
+    """The app with nothing but the command that is called: typer prepares all options of all commands otherwise, 10 ms.
+
+    The whole app where help is asked for before a name, or the name is that of a group or unknown.
+    """
+    before = list(itertools.takewhile(lambda word: word.startswith("-"), arguments))
+    name = arguments[len(before)] if len(before) < len(arguments) else None
+    called = [command for command in app.registered_commands if command.name == name]
+    if (not called and "--version" not in before) or {"-h", "--help"} & set(before):
+        return app
+    one = copy.copy(app)
+    one.registered_commands, one.registered_groups = called, []
+    return one
+
+
 def run_cli(arguments: Sequence[str]) -> int:
     """Run one command line; the exit code. Every error ends here as a sentence on stderr, never as a traceback."""
     for stream in (sys.stdout, sys.stderr):
@@ -419,7 +451,7 @@ def run_cli(arguments: Sequence[str]) -> int:
             stream.reconfigure(encoding="utf-8", errors="replace")
     console = Console()
     try:
-        return int(app(list(arguments), prog_name="slm", standalone_mode=False) or 0)
+        return int(_app_for(arguments)(list(arguments), prog_name="slm", standalone_mode=False) or 0)
     except SlmError as error:
         return _failed(console, error)
     except _UsageError as error:

@@ -6,6 +6,7 @@ Knows: a copy on several threads, larger than the caches. Refuses to know: what 
 import ctypes
 import threading
 import time
+from collections.abc import Sequence
 
 from slmchat import hardware
 
@@ -15,6 +16,8 @@ _BLOCK = 64 << 20
 _MAX_THREADS = 8  # a few cores fill any memory bus; more of them cost memory only
 _MEMORY_SHARE = 8  # at most this part of the memory that the process may use, for source and copy together
 _SECONDS = 0.3
+
+_Buffer = ctypes.Array[ctypes.c_char]
 
 
 def measure_copy_bandwidth() -> float:
@@ -26,35 +29,31 @@ def measure_copy_bandwidth() -> float:
     """
     n_threads = max(1, min(hardware.physical_cores(), _MAX_THREADS))
     block = min(_BLOCK, hardware.total_memory() // (_MEMORY_SHARE * 2 * n_threads))
-    begin = threading.Barrier(n_threads + 1)
-    end = threading.Barrier(n_threads + 1)
-    is_over = threading.Event()
-
-    def copy(source: ctypes.Array[ctypes.c_char], target: ctypes.Array[ctypes.c_char]) -> None:
-        # without this the pages are all the one page of zeros, which the cache holds
-        ctypes.memset(source, 1, block)
-        ctypes.memset(target, 1, block)
-        while True:
-            begin.wait()
-            if is_over.is_set():
-                return
-            ctypes.memmove(target, source, block)  # without the interpreter's lock
-            end.wait()
-
     blocks = [(ctypes.create_string_buffer(block), ctypes.create_string_buffer(block)) for _ in range(n_threads)]
-    workers = [threading.Thread(target=copy, args=pair, daemon=True, name="bandwidth") for pair in blocks]
-    for worker in workers:
-        worker.start()
-    best = float("inf")
-    first = None
-    while first is None or time.perf_counter() - first < _SECONDS:
-        begin.wait()
-        start = time.perf_counter()
-        end.wait()
-        best = min(best, time.perf_counter() - start)
-        first = first or start
-    is_over.set()
-    begin.wait()
-    for worker in workers:
-        worker.join()
-    return 2 * block * n_threads / best
+    for pair in blocks:  # else the pages are all the one page of zeros, which the cache holds
+        for buffer in pair:
+            ctypes.memset(buffer, 1, block)
+    best = 0.0
+    until = time.perf_counter() + _SECONDS
+    while not best or time.perf_counter() < until:
+        best = max(best, 2 * block * n_threads / _round(blocks, block))
+    return best
+
+
+def _round(blocks: Sequence[tuple[_Buffer, _Buffer]], size: int) -> float:
+    """Seconds from the first thread's beginning to the last one's end."""
+    barrier = threading.Barrier(len(blocks))
+    clocks: list[float] = []
+
+    def copy(source: _Buffer, target: _Buffer) -> None:
+        barrier.wait()
+        clocks.append(time.perf_counter())
+        ctypes.memmove(target, source, size)  # without the interpreter's lock
+        clocks.append(time.perf_counter())
+
+    threads = [threading.Thread(target=copy, args=pair, daemon=True, name="bandwidth") for pair in blocks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return max(clocks) - min(clocks)

@@ -4,7 +4,6 @@ Knows: the keys of `config.toml`, the environment variables, where data, config 
 Refuses to know: what the values do. Nothing here opens a model, a terminal or the network.
 """
 
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -51,10 +50,25 @@ class Paths:
         return self.data / "last-model"
 
     def private(self) -> Iterator[Path]:
-        """What must be the owner's alone and exists: the directories, the files of the data directory, the records."""
+        """What must be the owner's alone and exists: the directories, the files of the data directory, the records.
+
+        Records in a directory that only the owner may enter are left out: nobody reaches them, there may be a thousand,
+        and every command asks.
+        """
+        places = [(self.data, "*"), (self.config, "*.toml")]
+        if _is_open(self.models):
+            places.append((self.models, "*.json"))
         yield from (self.data, self.config, self.cache, self.models)
-        for directory, pattern in ((self.data, "*"), (self.config, "*.toml"), (self.models, "*.json")):
+        for directory, pattern in places:
             yield from (path for path in directory.glob(pattern) if path.is_file())
+
+
+def _is_open(directory: Path) -> bool:
+    """Whether others than the owner may enter or read it; False where it does not exist."""
+    try:
+        return bool(directory.stat().st_mode & 0o077)
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +201,7 @@ def _paths(environ: Mapping[str, str]) -> Paths:
 
 def _from_file(file: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        data = file.read_bytes()
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -196,6 +210,10 @@ def _from_file(file: Path) -> dict[str, Any]:
             hint="set SLM_HOME to a directory of yours",
             exit_code=ExitCode.STORAGE,
         ) from error
+    import tomllib  # 4 ms that most starts do without
+
+    try:
+        table = tomllib.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SlmError(f"{file} cannot be read: {error}.", exit_code=ExitCode.USAGE) from error
     by_name = {key.name: key for key in KEYS}

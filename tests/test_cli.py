@@ -126,3 +126,25 @@ def test_global_options_before_and_after_the_command(slm: Callable[..., Outcome]
     for arguments in (["-q", "list"], ["list", "-q"]):
         assert slm(*arguments) == Outcome(0, "", "")
     assert "slm pull" in slm("list").err
+
+
+def test_only_the_command_that_is_called_is_prepared() -> None:
+    """typer prepares the options of all commands otherwise, at every start."""
+    from slmchat.cli import _app_for, app
+
+    def names(*arguments: str) -> list[str | None]:
+        return [command.name for command in _app_for(arguments).registered_commands]
+
+    assert names("--version") == []
+    assert names("run", "list", "--help") == ["run"]
+    assert names("-q", "--offline", "list") == ["list"]
+    for arguments in ((), ("--help",), ("-h", "run"), ("fly",), ("sessions", "list"), ("-q",)):
+        assert _app_for(arguments) is app
+    assert len(app.registered_commands) > 5 and app.registered_groups
+
+
+def test_help_names_every_command_and_a_near_miss_is_answered(slm: Callable[..., Outcome]) -> None:
+    shown = slm("-h", "run").out
+    assert "chat" in shown and "sessions" in shown
+    assert slm("-q", "--version").out.startswith("slm ")
+    assert slm("sessions", "--help").code == 0

@@ -267,3 +267,38 @@ def test_licences_are_remembered(library: Library, paths: Paths) -> None:
     assert library.accepted_licenses() == {"gemma", "llama2"}
     (paths.data / "accepted-licenses.json").write_text("{")
     assert library.accepted_licenses() == set()
+
+
+def test_one_model_among_many_is_found_without_reading_the_others(
+    library: Library, install: Callable[..., Installed], paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`slm run` looks a name up before the model can load: a thousand models may not cost more than one."""
+    for number in range(30):
+        install(f"family{number}:1b")
+    wanted = install("hf:Owner/Repo#v1", "Q8_0")
+    paths.last_model.write_text(wanted.key)
+    read: list[str] = []
+    original = Path.read_text
+
+    def counted(self: Path, *arguments: Any, **named: Any) -> str:
+        read.append(self.name)
+        return original(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "read_text", counted)
+    for name in ("family7:1b", "FAMILY7:1b@q4_k_m", "hf:owner/repo@Q8_0#v1", "hf:Owner/Repo#v1"):
+        read.clear()
+        assert library.lookup(name) is not None, name
+        assert len(read) == 1, name
+    read.clear()
+    assert library.default_model() == wanted.key
+    assert len([name for name in read if name.endswith(".json")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"), [("straße:1b", "STRASSE:1b"), ("con:1b", "CON:1b"), ("x" * 100, "X" * 100), ("a!#r", "A!#r")]
+)
+def test_names_that_become_other_file_names_are_found(
+    library: Library, install: Callable[..., Installed], name: str, asked: str
+) -> None:
+    found = install(name)
+    assert library.lookup(asked) == found

@@ -207,3 +207,19 @@ def test_a_link_and_a_model_file_keep_their_permissions(home: Path, tmp_path: Pa
     (home / "data" / "last-model").symlink_to(elsewhere)
     assert run_slm("list", home=home).code == 0
     assert (_mode(elsewhere), _mode(weights)) == (0o644, 0o644)
+
+
+@needs_modes
+def test_records_that_nobody_can_reach_are_not_looked_at_one_by_one(home: Path) -> None:
+    """Every command asks, and there may be a thousand."""
+    from slmchat import settings
+
+    models = home / "data" / "models"
+    models.mkdir(parents=True)
+    record = models / "tiny.json"
+    record.touch()
+    paths = settings.load({"SLM_HOME": str(home)}).paths
+    models.chmod(0o750)
+    assert record in set(paths.private())
+    models.chmod(0o700)
+    assert record not in set(paths.private())

@@ -7,8 +7,9 @@ because `slm run` reads it before every completion.
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -58,12 +59,21 @@ class Library:
 
     def all(self) -> tuple[Installed, ...]:
         """Every installed variant, by name. A damaged record is skipped with a warning. Raises `SlmError` (storage)."""
+        return self._read(self._record_names())
+
+    def _record_names(self) -> list[str]:
+        """File names of all records. Raises `SlmError` (storage)."""
         try:
-            files = sorted(self._paths.models.glob("*.json"))
+            return sorted(name for name in os.listdir(self._paths.models) if name.endswith(".json"))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
         except OSError as error:
             raise storage_error(error, self._paths.models) from error
+
+    def _read(self, file_names: Iterable[str]) -> tuple[Installed, ...]:
         records = []
-        for file in files:
+        for file_name in file_names:
+            file = self._paths.models / file_name
             try:
                 records.append(from_json(file.read_text(encoding="utf-8")))
             except OSError as error:
@@ -100,7 +110,14 @@ class Library:
     def matching(self, asked: Reference | str) -> list[Installed]:
         """The records that a name (with or without `@QUANT`) covers, whatever has become of their files."""
         text = with_quantization(asked.name, asked.quantization) if isinstance(asked, Reference) else asked.strip()
-        return [record for record in self.all() if text.casefold() in (record.name.casefold(), record.key.casefold())]
+        beginning = _beginning(text)
+        names = self._record_names()
+        near = [name for name in names if name.casefold().startswith(beginning)]
+        return self._named(text, near) or self._named(text, names)
+
+    def _named(self, text: str, file_names: Iterable[str]) -> list[Installed]:
+        records = self._read(file_names)
+        return [record for record in records if text.casefold() in (record.name.casefold(), record.key.casefold())]
 
     def installed_as(self, name: str, quantization: str | None) -> Installed | None:
         """The intact record of this name (and quantization), or None: nothing here, or its files are not as pulled."""
@@ -191,9 +208,9 @@ class Library:
             last = self._paths.last_model.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):
             last = ""
-        records = self.all()
-        if last and (Path(last).is_file() or any(last in (record.key, record.name) for record in records)):
+        if last and (Path(last).is_file() or any(last in (record.key, record.name) for record in self.matching(last))):
             return last
+        records = self.all()
         return records[0].key if len(records) == 1 else None
 
     def remember(self, name: str) -> None:
@@ -278,7 +295,18 @@ def _wanted(named: list[Installed], quantization: str | None) -> Installed | Non
 def _slug(name: str, quantization: str) -> str:
     """A file name for a variant on any file system; the hash keeps names apart that look the same without case."""
     key = with_quantization(name, quantization)
-    readable = re.sub(r"[^A-Za-z0-9._@-]+", "-", key)[:80].strip(".-")
-    if _DEVICE.match(readable):
-        readable = f"_{readable}"
-    return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    return f"{_readable(key)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+
+
+def _readable(text: str) -> str:
+    readable = re.sub(r"[^A-Za-z0-9._@-]+", "-", text)[:80].strip(".-")
+    return f"_{readable}" if _DEVICE.match(readable) else readable
+
+
+def _beginning(text: str) -> str:
+    """How the file names of the records begin that `text` can name, whatever quantization or revision follows.
+
+    With it one record is read instead of a thousand. A name that folds to other letters is not found by it; then all
+    records are read.
+    """
+    return _readable(re.split("[@#]", text)[0]).casefold()

@@ -105,3 +105,28 @@ class ChatOptions:
     session: str | None = option("--session", help="Go on with a saved conversation.", metavar="ID|TITLE")
     plain: bool = option("--plain", help="Plain text: no Markdown, no status line (for screen readers).", default=False)
     vi: bool = option("--vi", help="Edit lines with vi's keys instead of emacs'.", default=False)
+
+
+def _same(name: str) -> Any:
+    """The option of this name just as `GenerationOptions` declares it."""
+    declared = GenerationOptions.__dataclass_fields__[name]
+    return field(default=declared.default, metadata=declared.metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """The options of `slm bench`."""
+
+    depths: list[int] = option(
+        "--depth",
+        help="Measure behind N tokens of context (repeatable).",
+        metavar="N",
+        default=[],
+        within=Range(0, ranges.CTX.high),
+    )
+    repeat: int = option("--repeat", help="Passes; the median counts.", metavar="N", default=3, within=Range(1, 100))
+    ctx: int | None = _same("ctx")
+    threads: int | None = _same("threads")
+    gpu_layers: str | None = _same("gpu_layers")
+    kv_type: str | None = _same("kv_type")
+    json: bool = option("--json", help="JSON on stdout.", default=False)
