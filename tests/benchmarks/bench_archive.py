@@ -1,14 +1,10 @@
 """Measure the archive at the size of years of chatting: 10,000 sessions with 200,000 messages.
 
-Usage: python tests/benchmarks/bench_archive.py [--json] [--sessions 10000]
-Prints milliseconds: the best of five, in one process, beyond Python's start. The issue's limit for `list` and `search`
-is 200 ms; the commands as a whole (`slm sessions list`) are measured against `slm --version`.
+Milliseconds: the best of five, in one process, beyond Python's start; the commands as a whole (`slm sessions list`) too.
 """
 
-import argparse
 import io
 import itertools
-import json
 import os
 import random
 import subprocess
@@ -18,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from targets import Target
+
 from slmchat import settings
 from slmchat.commands import sessions
 from slmchat.conversation.archive import Archive
@@ -26,24 +24,24 @@ from slmchat.conversation.recorder import ArchiveRecorder
 from slmchat.terminal.console import Console
 
 EACH = 20  # messages of a session
+SESSIONS = 10_000
+# The figures with a target; the other ones explain them.
+LIMITED = ("command: list, all, piped", "command: list --json", "command: search")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--sessions", type=int, default=10_000)
-    options = parser.parse_args()
+def measure(repeat: int) -> list[Target]:
+    """What must answer at once; the raw numbers hold everything else that was measured."""
     with tempfile.TemporaryDirectory() as directory:
         home = Path(directory)
         archive = Archive(home / "data" / "sessions.db")
-        words = _fill(archive, options.sessions)
+        words = _fill(archive, SESSIONS)
         results = _measure(archive, words, home)
         archive.close()
-    if options.json:
-        print(json.dumps(results, indent=2))
-        return
-    for what, milliseconds in results.items():
-        print(f"{what:55} {milliseconds:10.1f} ms")
+    raw = {f"{what} ms": [milliseconds] for what, milliseconds in results.items()}
+    return [
+        Target(f"{SESSIONS:,} sessions, {what}", 200, [results[what]], raw if what == LIMITED[0] else {}, False, "ms")
+        for what in LIMITED
+    ]
 
 
 def _fill(archive: Archive, count: int) -> list[str]:
@@ -124,7 +122,3 @@ def _once(function: Callable[[], object]) -> float:
 
 def _best(function: Callable[[], object]) -> float:
     return min(_once(function) for _ in range(5))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,26 +1,26 @@
-"""How soon the chat is there: from the start of the program to an open prompt, and to the first token of turn N.
+"""How soon the chat is there: from the start of the program to an open prompt, and to the first token of turn N."""
 
-Usage: python tests/benchmarks/bench_chat.py [--runs 5] [--turns 12]; smollm2:135m must be installed in SLM_HOME.
-"""
-
-import argparse
 import os
 import re
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
+
+import programs
+from targets import Target
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from terminal import Terminal
 
+TURNS = 12
+
 
 def prompt_opens(home: Path) -> float:
     """Seconds until the prompt stands there."""
     start = time.perf_counter()
-    with Terminal(["chat", "smollm2:135m", "--private"], home=home) as terminal:
+    with Terminal(["chat", "smollm2:135m", "--private"], home=home, env=programs.python_environment()) as terminal:
         terminal.wait_for(r"(^|\n)> ?(\n|$)")
         return time.perf_counter() - start
 
@@ -28,7 +28,10 @@ def prompt_opens(home: Path) -> float:
 def first_tokens(home: Path, turns: int) -> list[float]:
     """Seconds to the first token of every turn, as the chat itself reports them (-v)."""
     with Terminal(
-        ["chat", "smollm2:135m", "--private", "-v", "--temp", "0", "-n", "40", "--ctx", "8192"], home=home, lines=60
+        ["chat", "smollm2:135m", "--private", "-v", "--temp", "0", "-n", "40", "--ctx", "8192"],
+        home=home,
+        lines=60,
+        env=programs.python_environment(),
     ) as terminal:
         terminal.wait_for(r"(^|\n)> ?(\n|$)")
         for turn in range(turns):
@@ -41,19 +44,16 @@ def _reported(text: str) -> list[float]:
     return [float(found) for found in re.findall(r"first token after ([\d.]+) s", text)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--turns", type=int, default=12)
-    options = parser.parse_args()
-    home = Path(os.environ.get("SLM_HOME") or tempfile.gettempdir())
-    opened = [prompt_opens(home) for _ in range(options.runs)]
-    print(f"prompt open after {statistics.median(opened):.3f} s (median of {options.runs}; target 0.4)")
-    turns = first_tokens(home, options.turns)
-    print(f"first token of each turn: {', '.join(f'{value:.2f}' for value in turns)} s")
-    first, last = statistics.median(turns[1:4]), statistics.median(turns[-3:])
-    print(f"turns {options.turns - 2} to {options.turns} against turns 2 to 4: {last / first:.2f}")
-
-
-if __name__ == "__main__":
-    main()
+def measure(repeat: int) -> list[Target]:
+    home = Path(os.environ["SLM_HOME"])
+    opened = [prompt_opens(home) for _ in range(repeat)]
+    found = [Target("slm chat: the prompt is open", 0.4, opened, {"slm chat s": opened}, False, "s")]
+    early, late = [], []
+    for _ in range(min(repeat, 3)):
+        turns = first_tokens(home, TURNS)
+        early.append(statistics.median(turns[1:4]))
+        late.append(statistics.median(turns[-3:]))
+    ratios = [b / a for a, b in zip(early, late, strict=True)]
+    raw = {"turns 2 to 4 s": early, f"turns {TURNS - 2} to {TURNS} s": late}
+    # 1,000 tokens later attention has more to read: only what is new may be evaluated, which would be 8 times without
+    return [*found, Target("slm chat: first token late over early in a conversation", 2.0, ratios, raw, False)]

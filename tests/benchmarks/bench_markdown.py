@@ -1,4 +1,4 @@
-"""What Markdown costs per token: `python tests/benchmarks/bench_markdown.py`.
+"""What Markdown costs per token.
 
 Feeds an answer of 5,000 tokens (chunks of four characters) and prints the time of each call of `feed`. The budget is
 1 ms a token; the last tenth of the answer must not cost more than the first.
@@ -6,13 +6,15 @@ Feeds an answer of 5,000 tokens (chunks of four characters) and prints the time 
 
 import random
 import statistics
-import sys
 import time
+
+from targets import Target
 
 from slmchat.terminal.markdown import MarkdownStream
 
 TOKENS = 5000
 CHUNK = 4
+KINDS = ("mixed", "prose", "lists", "tables", "fences", "one fence", "one paragraph", "open markup")
 PASSES = 3  # the best of them for each token: what else the machine does is not ours
 SENTENCE = (
     "the model runs here, *never* sends `data` away, **which is good** for you; see [docs](https://a.b/c) 模型 🙂"
@@ -59,7 +61,7 @@ def document(kind: str) -> str:
     return section(kind) * 10
 
 
-def measure(text: str) -> list[float]:
+def time_calls(text: str) -> list[float]:
     """Seconds of each call."""
     stream = MarkdownStream(lambda text: None, width=lambda: 80, has_links=True)
     times = []
@@ -71,20 +73,18 @@ def measure(text: str) -> list[float]:
     return times
 
 
-def main() -> None:
-    write = sys.stdout.write
-    write(f"{TOKENS} tokens of {CHUNK} characters; microseconds per token\n")
-    write(f"{'document':<14}{'mean':>8}{'p99':>8}{'max':>9}{'last/first tenth':>18}\n")
-    kinds = ("mixed", "prose", "lists", "tables", "fences", "one fence", "one paragraph", "open markup")
-    measure(document("mixed"))  # imports and caches: once in a process, not once a token
-    for kind in kinds:
+def measure(repeat: int) -> list[Target]:
+    """The mean of every kind of document in microseconds, and the last tenth of its time over the first."""
+    time_calls(document("mixed"))  # imports and caches: once in a process, not once a token
+    means: dict[str, list[float]] = {}
+    growths: dict[str, list[float]] = {}
+    for kind in KINDS:
         text = document(kind)
-        times = [min(same) for same in zip(*(measure(text) for _ in range(PASSES)), strict=True)]
+        times = [min(same) for same in zip(*(time_calls(text) for _ in range(max(PASSES, repeat))), strict=True)]
         tenth = len(times) // 10
-        ratio = statistics.fmean(times[-tenth:]) / statistics.fmean(times[:tenth])
-        mean, p99 = statistics.fmean(times) * 1e6, statistics.quantiles(times, n=100)[-1] * 1e6
-        write(f"{kind:<14}{mean:>8.1f}{p99:>8.0f}{max(times) * 1e6:>9.0f}{ratio:>18.2f}\n")
-
-
-if __name__ == "__main__":
-    main()
+        means[kind] = [statistics.fmean(times) * 1e6]
+        growths[kind] = [statistics.fmean(times[-tenth:]) / statistics.fmean(times[:tenth])]
+    return [
+        Target("Markdown, per token, the slowest kind of text", 1000, max(means.values()), means, False, "us"),
+        Target("Markdown, last tenth over first, the worst kind", 1.5, max(growths.values()), growths, False),
+    ]

@@ -1,159 +1,66 @@
-"""Measure `slm run` against llama.cpp's own programs and the bare loop, side by side, as ratios.
+"""`slm run` against everything else that runs a GGUF with llama.cpp here: generation rate and whole process.
 
-Usage: python tests/benchmarks/bench_run.py [--json] [--pairs 5] [MODEL ...]
-Models are names or files; by default the two real models of the tests, which must be installed in SLM_HOME.
-Peers: llama-bench and llama-completion when they are on the PATH, and always the bare loop of bare_loop.py.
+Peers: the bare loop always; llama-cpp-python's own chat; llama-bench, llama-server and llama-completion when they are on
+the PATH. Chat models are also asked through the chat template, as llama-cpp-python's own chat does it.
 """
 
-import argparse
-import json
-import os
 import shutil
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-PROMPT = "Once upon a time there was a fox who wanted to cross the river."
+import programs
+import server_peer
+from targets import Target, pairs
+
 N_RATE, N_PROCESS = 128, 32
-THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-SLM = [sys.executable, "-m", "slmchat"]
+N_CHAT = 256  # long enough to see that the high-level chat detokenizes its whole answer again at every token
+QUESTION = "Write a long story about a fox who wants to cross the river."
 
 
-@dataclass(frozen=True)
-class Row:
-    """One comparison: the ratio of slm to the peer, its target, and the raw pairs."""
-
-    what: str
-    peer: str
-    ratio: float
-    target: str
-    is_met: bool
-    slm: list[float]
-    other: list[float]
+def measure(repeat: int) -> list[Target]:
+    return [target for model in programs.MODELS for target in (*_rates(model, repeat), *_processes(model, repeat))]
 
 
-@dataclass(frozen=True)
-class Ran:
-    """A finished process: wall seconds, peak resident memory in MiB, output."""
+def _rates(model: str, repeat: int) -> list[Target]:
+    def ours() -> float:
+        return programs.slm_rate(model, N_RATE, "--raw")
 
-    seconds: float
-    peak_mib: float
-    out: str
-    err: str
-
-
-def run(command: Sequence[str]) -> Ran:
-    """Run to the end and measure (POSIX: the memory comes from wait4)."""
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        start = time.perf_counter()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        out.seek(0)
-        err.seek(0)
-        done = Ran(seconds, usage.ru_maxrss / 1024, out.read(), err.read())
-    if os.waitstatus_to_exitcode(status):
-        raise SystemExit(f"{' '.join(command)} failed: {done.err}")
-    return done
-
-
-def pairs(n: int, ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[list[float], list[float]]:
-    """Measured alternately, so that what disturbs one disturbs the other."""
-    mine: list[float] = []
-    others: list[float] = []
-    for _ in range(n):
-        mine.append(ours())
-        others.append(theirs())
-    return mine, others
-
-
-def row(what: str, peer: str, target: float, measured: tuple[list[float], list[float]], *, least: bool) -> Row:
-    """The median of pairwise ratios against a target that it must reach (`least`) or not exceed."""
-    ratio = statistics.median(a / b for a, b in zip(*measured, strict=True))
-    is_met = ratio >= target if least else ratio <= target
-    return Row(what, peer, round(ratio, 3), f"{'>=' if least else '<='} {target}", is_met, *measured)
-
-
-def slm_run(model: str, n: int, *more: str) -> list[str]:
-    return [*SLM, "run", "-m", model, "--raw", "--temp", "0", "-n", str(n), "--threads", str(THREADS), *more, PROMPT]
-
-
-def slm_rate(model: str) -> float:
-    return float(json.loads(run(slm_run(model, N_RATE, "--json")).out)["timings"]["generation_tps"])
-
-
-def bare(path: str, n: int) -> list[str]:
-    return [sys.executable, str(HERE / "bare_loop.py"), path, str(n), str(THREADS), PROMPT]
-
-
-def bare_rate(path: str) -> float:
-    return float(json.loads(run(bare(path, N_RATE)).err.splitlines()[-1])["tps"])
-
-
-def llama_bench_rate(program: str, path: str) -> float:
-    command = [program, "-m", path, "-p", "0", "-n", str(N_RATE), "-t", str(THREADS), "-r", "1", "-o", "json"]
-    return float(json.loads(run(command).out)[0]["avg_ts"])
-
-
-def measure(model: str, n: int) -> list[Row]:
-    shown = subprocess.run([*SLM, "show", model, "--json"], capture_output=True, text=True, check=True)
-    path = json.loads(shown.stdout)["path"]
-    rows = [
-        row(
-            f"{model} generation rate",
-            "bare loop",
-            0.97,
-            pairs(n, lambda: slm_rate(model), lambda: bare_rate(path)),
-            least=True,
+    def against(peer: str, goal: float, measured: tuple[list[float], list[float], list[float]]) -> Target:
+        ratios, mine, theirs = measured
+        return Target(
+            f"{model}: generation rate against {peer}", goal, ratios, {"slm tok/s": mine, f"{peer} tok/s": theirs}, True
         )
-    ]
+
+    found = [against("the bare loop", 0.98, pairs(repeat, ours, lambda: programs.bare_rate(model, N_RATE)))]
     if program := shutil.which("llama-bench"):
-        measured = pairs(n, lambda: slm_rate(model), lambda: llama_bench_rate(program, path))
-        rows.append(row(f"{model} generation rate", "llama-bench tg128", 0.97, measured, least=True))
-    peers = {"bare loop": bare(path, N_PROCESS)}
+        measured = pairs(repeat, ours, lambda: programs.llama_bench_rate(program, model, N_RATE))
+        found.append(against("llama-bench tg128", 0.97, measured))
+    if program := shutil.which("llama-server"):
+        with server_peer.served(program, model, 512) as rate:
+            found.append(against("llama-server", 0.98, pairs(repeat, ours, lambda: rate(N_RATE))))
+    if model == programs.MODELS[0]:  # the other one is a base model without a chat template
+        measured = pairs(
+            repeat,
+            lambda: programs.slm_rate(model, N_CHAT, "--ctx", "512"),
+            lambda: programs.high_level_rate(model, N_CHAT, QUESTION, 512),
+        )
+        found.append(against("create_chat_completion(stream=True)", 1.0, measured))
+    return found
+
+
+def _processes(model: str, repeat: int) -> list[Target]:
+    """The whole program, from its start to its end, for a short answer."""
+    peers = {"the bare loop": programs.bare_loop(model, N_PROCESS)}
     if program := shutil.which("llama-completion"):
         peers["llama-completion"] = [
-            *(program, "-m", path, "--temp", "0", "-n", str(N_PROCESS), "-t", str(THREADS), "-c", "512"),
-            *("-no-cnv", "-p", PROMPT),
+            *(program, "-m", programs.path_of(model), "--temp", "0", "-n", str(N_PROCESS)),
+            *("-t", str(programs.THREADS), "-c", "512", "-no-cnv", "-p", programs.PROMPT),
         ]
+    found = []
     for peer, command in peers.items():
-        measured = pairs(
-            n, lambda: run(slm_run(model, N_PROCESS)).seconds, lambda command=command: run(command).seconds
-        )  # type: ignore[misc]
-        rows.append(row(f"{model} whole process, {N_PROCESS} tokens", peer, 1.25, measured, least=False))
-    memory = pairs(2, lambda: run(slm_run(model, N_PROCESS)).peak_mib, lambda: run(bare(path, N_PROCESS)).peak_mib)
-    over = statistics.median(a - b for a, b in zip(*memory, strict=True))
-    rows.append(Row(f"{model} peak MiB over", "bare loop", round(over, 1), "<= 60", over <= 60, *memory))
-    return rows
-
-
-def version(n: int) -> Row:
-    seconds = [run([*SLM, "--version"]).seconds for _ in range(n)]
-    middle = statistics.median(seconds)
-    return Row("slm --version, seconds", "-", round(middle, 3), "<= 0.12", middle <= 0.12, seconds, [])
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("models", nargs="*", default=["smollm2:135m@Q4_1", "gemma3:270m-pt@Q4_K_M"])
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    rows = [version(options.pairs), *(row for model in options.models for row in measure(model, options.pairs))]
-    if options.json:
-        print(json.dumps([asdict(item) for item in rows], indent=2))
-    else:
-        print("| what | against | measured | target | met |\n|---|---|---|---|---|")
-        for item in rows:
-            print(f"| {item.what} | {item.peer} | {item.ratio} | {item.target} | {'yes' if item.is_met else 'NO'} |")
-    return 0 if all(item.is_met for item in rows) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        ratios, mine, theirs = pairs(
+            repeat,
+            lambda: programs.run(programs.slm_run(model, N_PROCESS, "--raw")).seconds,
+            lambda command=command: programs.run(command).seconds,  # type: ignore[misc]
+        )
+        raw = {"slm s": mine, f"{peer} s": theirs}
+        found.append(Target(f"{model}: whole process, {N_PROCESS} tokens, against {peer}", 1.25, ratios, raw, False))
+    return found

@@ -1,0 +1,31 @@
+"""The registry: which program measures which part, in the order in which they run.
+
+Every module has `measure(repeat: int) -> list[Target]`. One that does not exist yet is reported as missing.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the benchmark: the name that `--only` takes, the module, what it measures."""
+
+    name: str
+    module: str
+    what: str
+
+
+SECTIONS = (
+    Section("startup", "bench_startup", "slm --version, slm run until the model loads, and that nothing grows"),
+    Section("memory", "bench_memory", "peak resident memory against the bare loop"),
+    Section("run", "bench_run", "slm run against the bare loop, llama-bench, llama-server, llama-completion"),
+    Section("limit", "bench_limit", "2,000 tokens end to end, and no cost that grows with the answer"),
+    Section("chat", "bench_chat", "how soon the prompt is open, and first tokens late in a conversation"),
+    Section("threads", "bench_threads", "threads that follow what other programs take"),
+    Section("resume", "bench_resume", "conversations and documents whose KV state was kept"),
+    Section("speculation", "bench_speculation", "drafts looked up in the conversation"),
+    Section("batch", "bench_batch", "many inputs with one model load"),
+    Section("choices", "bench_choices", "answers held to a grammar, a schema or a choice"),
+    Section("archive", "bench_archive", "sessions: list and search over 10,000 of them"),
+    Section("markdown", "bench_markdown", "rendering, per token"),
+)
