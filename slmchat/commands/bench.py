@@ -235,19 +235,18 @@ def _show(report: dict[str, Any], console: Console) -> None:
         f"context window {report['n_ctx']:,}, KV cache {report['kv_type']}"
     )
     console.print(f"loaded in {load['median']:.2f} s ({load['low']:.2f} to {load['high']:.2f}){peak}")
-    console.print()
     depths = report["depths"]
     top = max((entry["generation_tps"]["median"] for entry in depths if entry["generation_tps"]), default=0.0)
     first = depths[0]
+    gap = "" if console.has_color else "\n"  # the frame of a table in colour has empty lines of its own
+    console.write(gap)
     console.table(
         ("DEPTH", "PROMPT tok/s", "FIRST TOKEN", "GENERATION tok/s", "", ""),
         [_row(entry, top, is_plain=console.is_dumb or not console.is_stdout_tty) for entry in depths],
     )
-    console.print()
-    console.print(
-        f"depth: tokens of the conversation before; first token: of the answer to a message of "
-        f"{first['prompt_tokens']} tokens; medians of {first['passes']}, in brackets the lowest and the highest"
-    )
+    console.write(gap)
+    console.print(f"depth: tokens of the conversation before a message of {first['prompt_tokens']} tokens")
+    console.print(f"medians of {first['passes']}, in brackets the lowest and the highest")
     _show_share(report, console)
 
 
@@ -270,6 +269,6 @@ def _show_share(report: dict[str, Any], console: Console) -> None:
         return
     rate = first["generation_tps"]["median"]
     console.print(
-        f"every token reads {in_bytes(weights)} of weights: {in_bytes(round(weights * rate))}/s, {share:.0%} of the "
-        f"{in_bytes(report['copy_bandwidth'])}/s that this memory moves when it copies"
+        f"every token reads {in_bytes(weights)} of weights: {in_bytes(round(weights * rate))}/s, {share:.0%} of the memory "
+        f"bandwidth ({in_bytes(report['copy_bandwidth'])}/s, copying)"
     )
