@@ -269,6 +269,6 @@ def _show_share(report: dict[str, Any], console: Console) -> None:
         return
     rate = first["generation_tps"]["median"]
     console.print(
-        f"every token reads {in_bytes(weights)} of weights: {in_bytes(round(weights * rate))}/s, {share:.0%} of the memory "
-        f"bandwidth ({in_bytes(report['copy_bandwidth'])}/s, copying)"
+        f"every token reads {in_bytes(weights)} of weights: {in_bytes(round(weights * rate))}/s, {share:.0%} of the "
+        f"memory bandwidth ({in_bytes(report['copy_bandwidth'])}/s, copying)"
     )
