@@ -5,6 +5,7 @@ Knows: the order of the records, what is an answer and what only thinking.
 Refuses to know: how the prompt was made, how anything is drawn.
 """
 
+import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -55,7 +56,7 @@ def follow(
     sanitizer: Sanitizer | None,
     keeps_space: bool = False,
     is_thinking: bool = False,
-    on_growth: Callable[[Answer], None] = lambda answer: None,
+    on_growth: Callable[[Answer], None] | None = None,
 ) -> Answer:
     """Show a generation and return it whole.
 
@@ -65,25 +66,24 @@ def follow(
     nothing said is lost. The view is closed in any case.
     """
     splitter = None if keeps_space else ThinkingSplitter(opened=is_thinking)
-    text, thinking = "", ""
+    # a str would be copied at every chunk: a cost per token that grows with the answer
+    text, thinking = io.StringIO(), io.StringIO()
     finish: Finish | None = None
 
     def put(piece: str) -> None:
-        nonlocal text, thinking
         for part in splitter.feed(piece) if splitter else ():
             show(part.text, is_thought=part.is_thinking)
         if splitter is None:
             show(piece, is_thought=False)
 
     def show(piece: str, *, is_thought: bool) -> None:
-        nonlocal text, thinking
         if is_thought:
-            thinking += piece
+            thinking.write(piece)
             view.thinking(piece)
             return
-        piece = piece if text or keeps_space else piece.lstrip()
+        piece = piece if text.tell() or keeps_space else piece.lstrip()
         if piece:
-            text += piece
+            text.write(piece)
             view.answer(piece)
 
     try:
@@ -92,7 +92,8 @@ def follow(
                 view.prefill(event)
             elif isinstance(event, Chunk):
                 put(sanitizer.feed(event.text) if sanitizer else event.text)
-                on_growth(Answer(text, thinking))
+                if on_growth is not None:
+                    on_growth(Answer(text.getvalue(), thinking.getvalue()))
             else:
                 finish = event
         put(sanitizer.flush() if sanitizer else "")
@@ -100,7 +101,7 @@ def follow(
             show(part.text, is_thought=part.is_thinking)
     finally:
         view.close()
-    return Answer(text, thinking, splitter is not None and splitter.has_marks, finish)
+    return Answer(text.getvalue(), thinking.getvalue(), splitter is not None and splitter.has_marks, finish)
 
 
 def describe(finish: Finish) -> str:
