@@ -24,8 +24,6 @@ SLM = (sys.executable, "-m", "slmchat")
 PROMPT = "Once upon a time there was a fox who wanted to cross the river."
 MODELS = ("smollm2:135m@Q4_1", "gemma3:270m-pt@Q4_K_M")
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-# Plain generation is measured: what saves work by other means has benchmarks of its own.
-PLAIN: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -89,10 +87,16 @@ def path_of(model: str) -> str:
     return str(json.loads(run([*SLM, "show", model, "--json"]).out)["path"])
 
 
+@functools.cache
+def _plain() -> tuple[str, ...]:
+    """Options for one token at a time, where slm can do otherwise: speculation has a benchmark of its own."""
+    return tuple(option for option in ("--no-speculation",) if option in run([*SLM, "run", "--help"]).out)
+
+
 def slm_run(model: str, n_tokens: int, *more: str, prompt: str = PROMPT) -> list[str]:
     """`slm run`, greedy and with every core, so that all programs do the same work."""
     fixed = ("--temp", "0", "-n", str(n_tokens), "--threads", str(THREADS))
-    return [*SLM, "run", "-m", model, *fixed, *PLAIN, *more, prompt]
+    return [*SLM, "run", "-m", model, *fixed, *_plain(), *more, prompt]
 
 
 def slm_rate(model: str, n_tokens: int, *more: str) -> float:

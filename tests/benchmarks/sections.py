@@ -25,7 +25,7 @@ SECTIONS = (
     Section("resume", "bench_resume", "conversations and documents whose KV state was kept"),
     Section("speculation", "bench_speculation", "drafts looked up in the conversation"),
     Section("batch", "bench_batch", "many inputs with one model load"),
-    Section("choices", "bench_choices", "answers held to a grammar, a schema or a choice"),
+    Section("grammar", "bench_grammar", "answers held to a grammar, a schema or a choice"),
     Section("archive", "bench_archive", "sessions: list and search over 10,000 of them"),
     Section("markdown", "bench_markdown", "rendering, per token"),
 )
