@@ -10,9 +10,11 @@ import argparse
 import datetime
 import importlib
 import json
+import os
 import platform
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,14 +28,19 @@ from targets import Target  # noqa: E402
 # Raw figures in a row of the table; the JSON has all of them.
 _RAW_SHOWN = 4
 
+# Above this part of all processors' time, other programs have disturbed a measurement.
+_BUSY_SHARE = 0.1
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     chosen = [section for section in SECTIONS if not options.only or section.name in options.only]
     measured: dict[str, list[Target]] = {}
     problems: dict[str, str] = {}
+    shares: dict[str, float] = {}
     for section in chosen:
         print(f"{section.name}: {section.what}", file=sys.stderr, flush=True)
+        before = _clocks()
         try:
             measured[section.name] = _measure(section, options.repeat)
         except KeyboardInterrupt:
@@ -41,18 +48,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
             break
         except (Exception, SystemExit) as error:  # noqa: BLE001 - one broken benchmark must not hide the others
             problems[section.name] = f"{type(error).__name__}: {error}"
+        shares[section.name] = _others_share(before)
         for target in measured.get(section.name, []):
             print(f"    {_line(target)}", file=sys.stderr, flush=True)
     print(_table(measured, problems))
     if options.json:
-        Path(options.json).write_text(json.dumps(_as_json(measured, problems, options.repeat), indent=2) + "\n")
+        Path(options.json).write_text(
+            json.dumps(_as_json(measured, problems, options.repeat) | {"others_share": shares}, indent=2) + "\n"
+        )
     short = [target for targets in measured.values() for target in targets if not target.is_met]
     print(f"\n{len(short)} targets fall short, {len(problems)} benchmarks did not run.")
     for target in short:
         print(f"- {_line(target)}")
     for name, problem in problems.items():
         print(f"- {name}: {problem}")
+    for name, share in shares.items():
+        if share > _BUSY_SHARE:
+            print(f"- {name}: other programs used {share:.0%} of the processors meanwhile; do not trust it")
     return 1 if short or problems else 0
+
+
+def _clocks() -> tuple[float, float, float]:
+    """Seconds: the clock, all processors' busy time, and processor time of this program and what it has started."""
+    import psutil
+
+    times = psutil.cpu_times()
+    busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
+    return time.perf_counter(), busy, sum(os.times()[:4])
+
+
+def _others_share(before: tuple[float, float, float]) -> float:
+    """The part of all processors' time that other programs have used since."""
+    wall, busy, own = (now - then for then, now in zip(before, _clocks(), strict=True))
+    return max(0.0, busy - own) / (wall * (os.cpu_count() or 1))
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
