@@ -41,6 +41,7 @@ def main(model_path: str, n_tokens: int, threads: int, prompt: str, n_ctx: int) 
         token = api.llama_sampler_sample(chain, context, -1)
         size = api.llama_token_to_piece(vocab, token, piece, 64, 0, False)
         sys.stdout.buffer.write(piece[: max(0, size)])
+        sys.stdout.buffer.flush()  # somebody reads along
         if number * 10 // n_tokens >= len(marks):
             marks.append(time.perf_counter())
         if number < n_tokens:

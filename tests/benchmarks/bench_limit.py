@@ -6,7 +6,6 @@ The smaller model is the harder one: what slm does between two tokens is a large
 import itertools
 import os
 import subprocess
-import sys
 import tempfile
 import time
 
@@ -48,26 +47,35 @@ def _end_to_end(model: str, repeat: int) -> list[Target]:
 
 
 def _read_slm(model: str) -> tuple[float, float]:
-    """Tokens a second from the first to the last piece of the answer; time of the last tenth over that of the first."""
-    command = programs.slm_run(model, N_TOKENS, "--raw", "--ctx", str(N_CTX))
+    return _read(programs.slm_run(model, N_TOKENS, "--raw", "--ctx", str(N_CTX)))
+
+
+def _read_bare(model: str) -> tuple[float, float]:
+    return _read(programs.bare_loop(model, N_TOKENS, N_CTX))
+
+
+def _read(command: list[str]) -> tuple[float, float]:
+    """Tokens a second from the first to the last piece of the text; time of the last tenth over that of the first.
+
+    The reader takes a core from the generation for a moment at every token, from both programs alike.
+    """
     times: list[float] = []
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=sys.stderr, env=programs.environment()
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=programs.environment(),
     ) as process:
         assert process.stdout is not None
         while os.read(process.stdout.fileno(), 65_536):
             times.append(time.perf_counter())
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed")
-    times = times[:-1]  # the line end comes with the end of the program
+    # slm writes a line end at its end; a token that is no text of its own comes with the next one
     tenth = len(times) // 10
     growth = (times[-1] - times[-1 - tenth]) / (times[tenth] - times[0])
     return (N_TOKENS - 1) / (times[-1] - times[0]), growth
-
-
-def _read_bare(model: str) -> tuple[float, float]:
-    result = programs.run(programs.bare_loop(model, N_TOKENS, N_CTX)).result
-    return float(result["tps"]), float(result["tenths"][-1] / result["tenths"][0])
 
 
 def _growth(repeat: int) -> list[Target]:
