@@ -158,9 +158,7 @@ def repacked_bytes(matrices: Collection[Matrix], load: Load) -> int:
             if name in load.instruction_sets:
                 rules = types | rules
     return sum(
-        matrix.bytes
-        for matrix in matrices
-        if matrix.type_name in rules and matrix.rows % rules[matrix.type_name] == 0
+        matrix.bytes for matrix in matrices if matrix.type_name in rules and matrix.rows % rules[matrix.type_name] == 0
     )
 
 

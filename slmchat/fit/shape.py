@@ -54,10 +54,14 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A tensor that is multiplied with: its type, rows, and bytes (`active_bytes` of them are read for one token)."""
+    """A tensor that is multiplied with: its type, rows, and bytes (`active_bytes` of them are read for one token).
+
+    `rows` of each of its matrices (ggml's second dimension), `all_rows` of all experts together.
+    """
 
     type_name: str
     rows: int
+    all_rows: int
     bytes: int
     active_bytes: int
     is_output: bool
@@ -130,8 +134,10 @@ def _matrices(tensors: Iterable[Tensor], expert_share: float, *, is_tied: bool) 
         if len(tensor.shape) < 2 or (tensor.name in _EMBEDDINGS and not is_output) or not tensor.size:
             continue
         share = expert_share if _EXPERTS.search(tensor.name) else 1.0
-        rows = tensor.shape[1]
-        yield Matrix(tensor.type_name or "", rows, tensor.size, round(tensor.size * share), is_output)
+        all_rows = tensor.elements // tensor.shape[0]
+        yield Matrix(
+            tensor.type_name or "", tensor.shape[1], all_rows, tensor.size, round(tensor.size * share), is_output
+        )
 
 
 class _Reader:
@@ -229,7 +235,9 @@ class _Reader:
         if self.architecture in _RECURRENT or self.architecture == "falcon-h1":
             return True
         if self.architecture in _RECURRENT_WITHOUT_KV_HEADS:
-            is_mixer = not self.architecture.startswith("nemotron") or not self.per_layer("feed_forward_length", 0)[index]
+            is_mixer = (
+                not self.architecture.startswith("nemotron") or not self.per_layer("feed_forward_length", 0)[index]
+            )
             return self.kv_heads[index] == 0 and is_mixer
         if self.architecture not in _RECURRENT_BY_INTERVAL:
             return False
@@ -241,7 +249,11 @@ class _Reader:
 
     def _state(self) -> int:
         """Bytes of one recurrent layer's state: n_embd_r and n_embd_s of llama-hparams.cpp, both in f32."""
-        embedding, inner, size = self.number("embedding_length"), self.number("ssm.inner_size"), self.number("ssm.state_size")
+        embedding, inner, size = (
+            self.number("embedding_length"),
+            self.number("ssm.inner_size"),
+            self.number("ssm.state_size"),
+        )
         if head := self.number("wkv.head_size"):
             return F32 * (self.number("token_shift_count", 2) * embedding + embedding * head)
         if short := self.number("shortconv.l_cache"):
