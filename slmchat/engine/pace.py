@@ -18,9 +18,14 @@ from typing import Any
 from slmchat.engine import native
 from slmchat.errors import ExitCode, SlmError
 
-# Tokens timed for each model; of their times the lower quartile counts: another process can only slow some down.
+# Tokens timed for each model, and seconds after which there are no more; the fastest counts.
 _TOKENS = 8
 _TINY_TOKENS = 24
+_SECONDS = 0.15
+
+# llama.cpp's threads wait by spinning: undisturbed they use all of the time of as many processors. The share of it below
+# which another process was in the way.
+_QUIET_SHARE = 0.85
 _VOCABULARY = 256
 _HEAD = 64
 
@@ -52,6 +57,7 @@ class Measured:
 
     layer_seconds: float
     rates: dict[str, tuple[float, float]]
+    is_quiet: bool  # no other process took the processors away meanwhile
 
 
 def measure(threads: int, directory: Path) -> Measured:
@@ -63,15 +69,18 @@ def measure(threads: int, directory: Path) -> Measured:
         file = Path(place, "zeros.gguf")
         tiny_layers = 32
         _write(file, _Type(8, 32, 34), layers=tiny_layers, embedding=64, feed_forward=128)
-        layer = _token_seconds(file, threads, _TINY_TOKENS) / tiny_layers
+        tiny = _token(file, threads, _TINY_TOKENS)
+        layer = tiny.seconds / tiny_layers
+        tokens = [tiny]
         rates = {}
         for name, (kind, short_layers, long_layers) in _MEASURED.items():
             points = []
             for embedding, layers in ((_SHORT, short_layers), (_LONG, long_layers)):
                 size, rows = _write(file, kind, layers=layers, embedding=embedding, feed_forward=4 * embedding)
-                points.append((size, rows, max(1e-6, _token_seconds(file, threads, _TOKENS) - layers * layer)))
+                tokens.append(_token(file, threads, _TOKENS))
+                points.append((size, rows, max(1e-6, tokens[-1].seconds - layers * layer)))
             rates[name] = solved(points[0], points[1])
-    return Measured(layer, rates)
+    return Measured(layer, rates, all(token.share >= _QUIET_SHARE for token in tokens[1:]))
 
 
 def solved(short: tuple[int, int, float], long: tuple[int, int, float]) -> tuple[float, float]:
@@ -89,8 +98,16 @@ def solved(short: tuple[int, int, float], long: tuple[int, int, float]) -> tuple
     return 1 / inverse, cost
 
 
-def _token_seconds(file: Path, threads: int, tokens: int) -> float:
-    """Seconds of a single token, the lower quartile of some."""
+@dataclass(frozen=True, slots=True, order=True)
+class _Token:
+    """The time of one token, and which share of `threads` processors' time the process had meanwhile."""
+
+    seconds: float
+    share: float
+
+
+def _token(file: Path, threads: int, tokens: int) -> _Token:
+    """The fastest single token of some."""
     api = native.bindings()
     params = api.llama_model_default_params()
     params.n_gpu_layers = 0
@@ -106,21 +123,26 @@ def _token_seconds(file: Path, threads: int, tokens: int) -> float:
         if not context:
             raise _refused()
         try:
-            return sorted(_timed(api, context) for _ in range(tokens))[tokens // 4]
+            end = time.perf_counter() + _SECONDS
+            found = [_timed(api, context, threads) for _ in range(2)]
+            while len(found) < tokens and time.perf_counter() < end:
+                found.append(_timed(api, context, threads))
+            return min(found)
         finally:
             api.llama_free(context)
     finally:
         api.llama_model_free(model)
 
 
-def _timed(api: Any, context: Any) -> float:
+def _timed(api: Any, context: Any, threads: int) -> _Token:
     token = (api.llama_token * 1)(1)
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     status = api.llama_decode(context, api.llama_batch_get_one(token, 1))
     api.llama_synchronize(context)
     if status != 0:
         raise _refused()
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    return _Token(seconds, (time.process_time() - used) / (seconds * threads))
 
 
 def _refused() -> SlmError:

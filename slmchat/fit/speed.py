@@ -5,10 +5,10 @@ Knows: the formula and which weight types go at which pace. Refuses to know: how
     seconds a token = sum over matrices of (bytes / rate + rows * row cost) + layers * layer cost + sampling
 
 `rate` and `row cost` are measured once per device with llama.cpp's own kernels for three kinds of weight types, on
-matrices of zeros with short and with long rows; `layer cost` on a model whose matrices are too small to count. Sampling and the loop around it cost `_LOOP_SECONDS` and
-`_CANDIDATE_SECONDS` for each entry of the vocabulary. Large
-models are bound by the rate (memory bandwidth), small ones by rows and layers. Of a mixture of experts only those that
-a token uses count. A KV cache of 512 tokens is read along.
+matrices of zeros with short and with long rows; `layer cost` on a model whose matrices are too small to count. Sampling
+and the loop around it cost `_LOOP_SECONDS` and `_CANDIDATE_SECONDS` for each entry of the vocabulary. Large models are
+bound by the rate (memory bandwidth), small ones by rows and layers. Of a mixture of experts only those that a token
+uses count. A KV cache of 512 tokens is read along.
 """
 
 from collections.abc import Mapping
