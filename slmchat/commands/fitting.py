@@ -76,7 +76,7 @@ def expected_shape(spec: ModelSpec | None, quantization: str | None, size: int |
 def pace(settings: Settings, console: Console) -> Pace | None:
     """What this device manages: kept in the data directory, measured when there is none (half a second).
 
-    Measured while other programs compute, it holds for this call and is not kept. None, with the reason for `-v`, when it cannot be measured.
+    None, with the reason for `-v`, when it cannot be measured, as while other programs compute.
     """
     key = _key(settings)
     kept = _kept(_file(settings), key)
@@ -89,7 +89,7 @@ def pace(settings: Settings, console: Console) -> Pace | None:
         make_private(settings.paths.cache)
         found = measuring.measure(int(key["threads"]), settings.paths.cache)
         made = Pace({name: Rate(*rate) for name, rate in found.rates.items()}, found.layer_seconds, int(key["threads"]))
-        if found.is_quiet and not settings.is_private:
+        if not settings.is_private:
             write_private(_file(settings), json.dumps({"key": key, "pace": asdict(made)}, indent=2).encode())
     except (SlmError, OSError) as error:
         console.detail(f"no speed can be predicted: {error}")
@@ -159,13 +159,13 @@ class Outlook:
 
     def in_words(self) -> str:
         """One line: the verdict and its numbers."""
-        need, found = self.plan.memory, self.plan
+        need, found, largest = self.plan.memory, self.plan, self.plan.largest_ctx
         told = (
             f"{found.verdict}: {'an estimated ' if self.is_estimate else ''}{in_bytes(need.needed)} "
             f"at {found.load.n_ctx:,} tokens of context, {in_bytes(self.room.available)} available"
         )
-        if found.largest_ctx:
-            told += f"; up to {found.largest_ctx:,} tokens fit"
+        if largest:
+            told += f"; up to {largest:,} tokens fit"
         return told
 
     def rows(self) -> list[tuple[str, str]]:
@@ -211,13 +211,14 @@ class ForDevice:
     def pace(self) -> Pace | None:
         return pace(self._settings, self._console)
 
-    def load(self, n_ctx: int = 0) -> Load:
-        """A load with the settings in force."""
-        return load(self._settings, n_ctx)
+    @cached_property
+    def load(self) -> Load:
+        """A load with the settings in force and no context window yet."""
+        return load(self._settings, 0)
 
     def outlook(self, shape: ModelShape, *, is_estimate: bool = False) -> Outlook:
         """What becomes of a model here, with the window that a chat would take."""
-        base = self.load()
+        base = self.load
         n_ctx = self._settings.n_ctx or choose_ctx(shape, base, self.room)
         found = plan(shape, replace(base, n_ctx=n_ctx), self.room)
         speed = self.pace.tokens_per_second(shape) if self.pace else None
@@ -271,9 +272,9 @@ def opening_of(
 def refusal(name: str, found: Opening, others: Sequence[str] = ()) -> SlmError:
     """NO_FIT with the numbers, and what would fit instead: a smaller window, or these other variants."""
     told = plan(found.shape, found.load, found.room)
-    instead = []
-    if told.largest_ctx:
-        instead.append(f"--ctx {told.largest_ctx} fits")
+    instead, largest = [], told.largest_ctx
+    if largest:
+        instead.append(f"--ctx {largest} fits")
     if others:
         instead.append(f"slm pull {others[0]} fits")
     instead.append("--force goes on all the same")

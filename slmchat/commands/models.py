@@ -98,7 +98,7 @@ def _best(spec: ModelSpec, device: fitting.ForDevice) -> _Best:
     options = [option for variant in spec.variants if (option := fitting.catalog_option(spec, variant)) is not None]
     if not options:
         return None
-    chosen = choose(options, device.load(), device.room, device.pace).option
+    chosen = choose(options, device.load, device.room, device.pace).option
     return chosen.quantization, device.outlook(chosen.shape, is_estimate=True)
 
 

@@ -142,7 +142,7 @@ def _with_best_first(reference: Reference, spec: ModelSpec, pulling: Pulling) ->
     options = [option for variant in spec.variants if (option := fitting.catalog_option(spec, variant)) is not None]
     if len(spec.variants) < 2 or not options or spec.variants[0].size is None:
         return reference
-    chosen = choose(options, pulling.device.load(), pulling.device.room, pulling.device.pace)
+    chosen = choose(options, pulling.device.load, pulling.device.room, pulling.device.pace)
     quantization = chosen.option.quantization
     pulling.console.note(f"{with_quantization(reference.name, quantization)}: {chosen.reason}.")
     variants = sorted(spec.variants, key=lambda variant: variant.quantization != quantization)

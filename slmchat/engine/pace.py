@@ -23,8 +23,8 @@ _TOKENS = 8
 _TINY_TOKENS = 24
 _SECONDS = 0.15
 
-# llama.cpp's threads wait by spinning: undisturbed they use all of the time of as many processors. The share of it below
-# which another process was in the way.
+# llama.cpp's threads wait by spinning: undisturbed they use all of the time of as many processors. The share of it
+# below which another process was in the way: then two threads may wait a hundred times longer than they compute.
 _QUIET_SHARE = 0.85
 _VOCABULARY = 256
 _HEAD = 64
@@ -57,30 +57,27 @@ class Measured:
 
     layer_seconds: float
     rates: dict[str, tuple[float, float]]
-    is_quiet: bool  # no other process took the processors away meanwhile
 
 
 def measure(threads: int, directory: Path) -> Measured:
     """Time llama.cpp on this device. Files of up to 130 MB, mostly holes, are written to `directory` and removed.
 
-    Raises `SlmError` when llama.cpp is missing or refuses, `OSError` when the directory cannot be written.
+    Raises `SlmError` when llama.cpp is missing or refuses and when other programs compute meanwhile, `OSError` when the
+    directory cannot be written.
     """
     with tempfile.TemporaryDirectory(dir=directory, prefix="pace-") as place:
         file = Path(place, "zeros.gguf")
         tiny_layers = 32
         _write(file, _Type(8, 32, 34), layers=tiny_layers, embedding=64, feed_forward=128)
-        tiny = _token(file, threads, _TINY_TOKENS)
-        layer = tiny.seconds / tiny_layers
-        tokens = [tiny]
+        layer = _token(file, threads, _TINY_TOKENS) / tiny_layers
         rates = {}
         for name, (kind, short_layers, long_layers) in _MEASURED.items():
             points = []
             for embedding, layers in ((_SHORT, short_layers), (_LONG, long_layers)):
                 size, rows = _write(file, kind, layers=layers, embedding=embedding, feed_forward=4 * embedding)
-                tokens.append(_token(file, threads, _TOKENS))
-                points.append((size, rows, max(1e-6, tokens[-1].seconds - layers * layer)))
+                points.append((size, rows, max(1e-6, _token(file, threads, _TOKENS) - layers * layer)))
             rates[name] = solved(points[0], points[1])
-    return Measured(layer, rates, all(token.share >= _QUIET_SHARE for token in tokens[1:]))
+    return Measured(layer, rates)
 
 
 def solved(short: tuple[int, int, float], long: tuple[int, int, float]) -> tuple[float, float]:
@@ -98,7 +95,7 @@ def solved(short: tuple[int, int, float], long: tuple[int, int, float]) -> tuple
     return 1 / inverse, cost
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class _Token:
     """The time of one token, and which share of `threads` processors' time the process had meanwhile."""
 
@@ -106,8 +103,8 @@ class _Token:
     share: float
 
 
-def _token(file: Path, threads: int, tokens: int) -> _Token:
-    """The fastest single token of some."""
+def _token(file: Path, threads: int, tokens: int) -> float:
+    """Seconds of the fastest undisturbed single token of some. Raises `SlmError` when every one was disturbed."""
     api = native.bindings()
     params = api.llama_model_default_params()
     params.n_gpu_layers = 0
@@ -127,7 +124,10 @@ def _token(file: Path, threads: int, tokens: int) -> _Token:
             found = [_timed(api, context, threads) for _ in range(2)]
             while len(found) < tokens and time.perf_counter() < end:
                 found.append(_timed(api, context, threads))
-            return min(found)
+            quiet = [token.seconds for token in found if token.share >= _QUIET_SHARE]
+            if not quiet:
+                raise SlmError("other programs keep the processor busy.", exit_code=ExitCode.BUG)
+            return min(quiet)
         finally:
             api.llama_free(context)
     finally:

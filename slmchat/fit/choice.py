@@ -59,7 +59,8 @@ def loss(quantization: str) -> float:
 def choose(options: Sequence[Option], load: Load, room: Room, pace: Pace | None) -> Choice:
     """The variant with the least loss that fits with a useful context and generates at reading speed.
 
-    Where none is that quick: the quickest with no more loss than Q4_K_M has, or the quickest. Where none fits with a
+    Where none is that quick: the quickest with no more loss than Q4_K_M has, or the quickest. Where the speed is not
+    known: the smallest with no more loss than Q4_K_M. Where none fits with a
     useful context: the one that needs the least memory.
     """
     ordered = sorted(options, key=lambda option: (option.quantization in _WASTEFUL, loss(option.quantization)))
@@ -85,15 +86,16 @@ def choose(options: Sequence[Option], load: Load, room: Room, pace: Pace | None)
 def _quick_enough(fitting: list[Choice]) -> Choice:
     verdict = fitting[0].plan.verdict
     words = {Verdict.FITS: "fits", Verdict.TIGHT: "just fits", Verdict.PAGES: "works, reading from disk"}[verdict]
-    quick = [choice for choice in fitting if choice.speed is None or choice.speed >= READING_SPEED]
+    good = [choice for choice in fitting if loss(choice.option.quantization) <= LOSS["Q4_K_M"]] or fitting
+    if any(choice.speed is None for choice in fitting):
+        smallest = min(good, key=lambda choice: choice.option.shape.weight_bytes)
+        return replace(smallest, reason=f"a good one that {words}; its speed is not known")
+    quick = [choice for choice in fitting if (choice.speed or 0.0) >= READING_SPEED]
     if quick:
         chosen = quick[0]
         better = [choice.option.quantization for choice in fitting[: fitting.index(chosen)]]
-        told = f"the best quality that {words}"
-        if chosen.speed is not None:
-            told += f", {in_words(chosen.speed)}"
+        told = f"the best quality that {words}, {in_words(chosen.speed or 0.0)}"
         return replace(chosen, reason=told + (f" ({', '.join(better)} would be slower)" if better else ""))
-    good = [choice for choice in fitting if loss(choice.option.quantization) <= LOSS["Q4_K_M"]] or fitting
     chosen = max(good, key=lambda choice: choice.speed or 0.0)
     assert chosen.speed is not None
     return replace(chosen, reason=f"the quickest good one that {words}, {in_words(chosen.speed)}")

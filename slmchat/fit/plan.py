@@ -47,12 +47,18 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A verdict with its numbers. `largest_ctx`: the largest context that fits, 0 when none does."""
+    """A verdict with its numbers."""
 
     verdict: Verdict
     load: Load
     memory: Memory
-    largest_ctx: int
+    shape: ModelShape
+    room: Room
+
+    @property
+    def largest_ctx(self) -> int:
+        """The largest context that fits, 0 when none does. Searched for at every call."""
+        return largest_ctx(self.shape, self.load, self.room)
 
     @property
     def is_possible(self) -> bool:
@@ -62,7 +68,7 @@ class Plan:
 def plan(shape: ModelShape, load: Load, room: Room) -> Plan:
     """The verdict on one load. A mixture of experts that only fits by paging is planned without repacked copies."""
     verdict, chosen = _judged(shape, load, room)
-    return Plan(verdict, chosen, memory(shape, chosen), largest_ctx(shape, chosen, room))
+    return Plan(verdict, chosen, memory(shape, chosen), shape, room)
 
 
 def _judged(shape: ModelShape, load: Load, room: Room) -> tuple[Verdict, Load]:
