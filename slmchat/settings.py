@@ -161,7 +161,13 @@ KEYS = (
     Key("offline", "is_offline", _flag, "SLM_OFFLINE", "never use the network, not even in `slm pull`"),
     Key("private", "is_private", _flag, "SLM_PRIVATE", "write nothing about conversations to the disk"),
     Key("threads", "threads", _count(1), "SLM_THREADS", "threads for generation; unset: the physical cores"),
-    Key("ctx", "n_ctx", _count(16), None, "context window in tokens; unset: up to 4096, less if the model has less"),
+    Key(
+        "ctx",
+        "n_ctx",
+        _count(16),
+        None,
+        "context window in tokens; unset: up to 8192, less if the model or the memory has less",
+    ),
     Key("gpu-layers", "gpu_layers", _gpu_layers, None, 'layers offloaded to a GPU, or "auto"'),
     Key("kv-type", "kv_type", _kv_type, None, "type of the KV cache: " + ", ".join(KV_TYPES)),
     Key(

@@ -211,9 +211,11 @@ class _Handler(BaseHTTPRequestHandler):
         content = repo.sent.get(file, repo.contents[file])
         start, status, headers = 0, 200, {"ETag": f'"{repo.sha256(file)}"'}
         if self.headers["Range"] and hub.has_ranges:
-            start = int(re.fullmatch(r"bytes=(\d+)-", self.headers["Range"])[1])  # type: ignore[index]
-            status = 206
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers["Range"])
+            assert asked is not None
+            start, status, whole = int(asked[1]), 206, len(content)
+            content = content[: int(asked[2]) + 1] if asked[2] else content
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{whole}"
         self._head(status, len(content) - start, headers)
         if self.command == "HEAD":
             return

@@ -36,7 +36,8 @@ GROUND |= {"hardware_bandwidth", "hardware_usage", "safe_json"}
 RECORDS = ("slmchat.engine.api", "slmchat.engine.sampler")
 FLOORS: dict[str, set[str]] = {
     **{room: GROUND for room in (*GROUND, "engine", "catalog", "privacy", "terminal", "conversation")},
-    "commands": {*GROUND, "engine", "catalog", "privacy", "terminal", "conversation"},
+    "fit": {*GROUND, "catalog"},  # a GGUF header is its only input
+    "commands": {*GROUND, "fit", "engine", "catalog", "privacy", "terminal", "conversation"},
     "cli": {*GROUND, "commands", "terminal"},
     "__main__": {"cli"},
     "__init__": set(),

@@ -461,7 +461,10 @@ class TestDryRun:
         for text in ("mine@Q4_K_M", REPO, "1.5 MB", repo.sha256(FILE), "Gemma Terms of Use", "free at"):
             assert text in told.out
         assert "--accept-license" in told.err
-        assert hub.asked("storage", "GET") == []
+        (header,) = hub.asked("storage", "GET")  # of the file, the header and no more
+        assert header.range == "bytes=0-1048575"
+        assert "fit:" in told.out
+        assert "an estimated" not in told.out
         assert listed(slm) == []
 
     def test_json(self, slm: Callable[..., Outcome], repo: Repo) -> None:

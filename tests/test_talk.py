@@ -31,6 +31,7 @@ class Ready:
     is_done: bool = True
     is_failed: bool = False
     is_private: bool = False
+    opening: None = None
 
     def engine(self) -> FakeEngine:
         return self.loaded

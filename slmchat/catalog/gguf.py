@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -35,6 +35,8 @@ MAX_TOKENIZER_ARRAY = 64  # longer arrays under `tokenizer.` are counted, not ke
 MAX_ARRAY = 1024  # arrays elsewhere are per layer (head_count_kv) or short lists (tags)
 MAX_KEPT_ELEMENTS = 1 << 16  # of all kept arrays together; those behind it are only counted
 FIRST_READ = 8 << 20  # most headers whole, so that few are parsed twice
+FIRST_REMOTE_READ = 1 << 20  # vocabularies of 32k to 50k tokens; doubled until the header is there
+MAX_REMOTE_BYTES = 8 << 20  # 262k tokens of SentencePiece; what is longer is estimated until it has been fetched
 
 _UINT32, _STRING, _ARRAY = 4, 8, 9
 # gguf.h, enum gguf_type -> the letter of `struct`; 8 (string) and 9 (array) have no fixed size.
@@ -236,6 +238,25 @@ def read_header(path: Path) -> Header:
             exit_code=ExitCode.STORAGE,
             hint="check the permissions of the file and of its directory",
         ) from error
+
+
+def read_remote_header(read: Callable[[int, int], bytes], file_size: int, *, name: str) -> Header | None:
+    """The header of a file elsewhere; `read(start, end)` brings a part of it, or fewer bytes when it cannot.
+
+    None when it is longer than `MAX_REMOTE_BYTES`, or when the part did not come. Raises SlmError (DAMAGED).
+    """
+    data = read(0, min(FIRST_REMOTE_READ, file_size))
+    while True:
+        try:
+            return read_header_bytes(data, file_size, name=name)
+        except NeedMore as more:
+            wanted = min(max(more.at_least, 2 * len(data)), file_size)
+            if more.at_least > MAX_REMOTE_BYTES:
+                return None
+            fresh = read(len(data), min(wanted, MAX_REMOTE_BYTES))
+            if not fresh:
+                return None
+            data += fresh
 
 
 def _check_regular(path: Path) -> None:

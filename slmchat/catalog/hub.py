@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from slmchat.catalog import file_names
+from slmchat.catalog.gguf import Header, read_header, read_remote_header
 from slmchat.catalog.hub_cache import delete_cached, size_of
 from slmchat.catalog.registry import HubFile, License
 from slmchat.catalog.sources import BLOCK, FetchedFile, Move, Plan, PlannedFile, Unreachable
@@ -78,6 +79,38 @@ class HubSource:
             fetched.append(self._fetched(plan, file, before, move))
             before += file.size or 0
         return tuple(fetched)
+
+    def header(self, plan: Plan) -> Header | None:
+        (file, *others) = plan.files
+        if others or file.size is None:  # the tensors of the other parts stand in the other parts
+            return None
+        cached = self._cached(file, plan.revision)
+        if cached is not None:
+            return read_header(cached)
+        with self._door():
+            return read_remote_header(lambda start, end: self._part(plan, file, start, end), file.size, name=self.label)
+
+    def _part(self, plan: Plan, file: PlannedFile, start: int, end: int) -> bytes:
+        """Bytes of the file from `start` to before `end`; none when the server does not do ranges."""
+        hub = _hub()
+        import huggingface_hub.utils
+
+        utils: Any = huggingface_hub.utils
+        headers = {**utils.build_hf_headers(library_name="slm"), "Accept-Encoding": "identity"}
+        headers["Range"] = f"bytes={start}-{end - 1}"
+        url = hub.hf_hub_url(self._spec.repo, file.name, revision=plan.revision)
+        timeout = hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
+        request = hub.get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout)
+        with request as response:
+            utils.hf_raise_for_status(response)
+            if response.status_code != 206 and start:
+                return b""
+            data = bytearray()
+            for block in response.iter_bytes():
+                data += block
+                if len(data) >= end - start:
+                    break
+            return bytes(data[: end - start])
 
     def keep(self, plan: Plan, fetched: tuple[FetchedFile, ...], destination: Path) -> tuple[Path, ...]:
         """Publish the files in the Hub's cache; `destination` is not used, the cache has its own names."""

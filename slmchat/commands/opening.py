@@ -16,20 +16,20 @@ from slmchat import hardware
 from slmchat.catalog import registry, suspects
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
+from slmchat.commands import fitting
+from slmchat.commands.fitting import Opening
 from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import thinking
 from slmchat.conversation.messages import Message, Role
 from slmchat.engine.api import Chunk, Engine, Event, Finish, Limits, Session, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.fit.plan import Verdict
 from slmchat.personas import Persona
 from slmchat.personas import find as find_persona
 from slmchat.personas import load as load_personas
 from slmchat.settings import KV_TYPES, Settings
 from slmchat.terminal.console import Console
-
-# The context window of a chat when nobody asks for another: long conversations, and a KV cache that small devices hold.
-DEFAULT_N_CTX = 4096
 
 
 def seal(settings: Settings) -> None:
@@ -145,12 +145,17 @@ def session_settings(options: GenerationOptions, settings: Settings, n_ctx: int)
     from slmchat.engine import threads
 
     chosen = options.threads or settings.threads or threads.choose(hardware.physical_cores(), hardware.cpu_quota())
+    kv_type = _kv_type(options, settings)
+    return SessionSettings(n_ctx=n_ctx, threads=chosen, threads_batch=chosen, kv_type=kv_type)
+
+
+def _kv_type(options: GenerationOptions, settings: Settings) -> str:
     kv_type = options.kv_type or settings.kv_type
     if kv_type not in KV_TYPES:
         raise SlmError(
             f"--kv-type cannot be '{kv_type}'.", hint=f"one of {', '.join(KV_TYPES)}", exit_code=ExitCode.USAGE
         )
-    return SessionSettings(n_ctx=n_ctx, threads=chosen, threads_batch=chosen, kv_type=kv_type)
+    return kv_type
 
 
 def gpu_layers(options: GenerationOptions, settings: Settings) -> int | None:
@@ -173,22 +178,26 @@ class _Outcome:
 class Loading:
     """A model that is being loaded in a thread, so that the prompt can be read (or typed) meanwhile."""
 
-    def __init__(self, path: Path, layers: int | None, mark: suspects.Mark | None = None) -> None:
-        """`mark` says on the disk that the model is on trial: while it is loaded, and until its first token."""
+    def __init__(self, path: Path, decide: Callable[[], Opening], mark: suspects.Mark | None = None) -> None:
+        """`decide` says how; `mark` says on the disk that the model is on trial: until its first token."""
         self._mark = mark
+        self.opening: Opening | None = None  # how it is opened, once that is decided
         if mark is not None:
             mark.set()
         self._outcome = _Outcome()
         self._callbacks: list[Callable[[], None]] = []
         # daemon: Ctrl-C while the weights are read ends slm at once
-        self._thread = threading.Thread(target=self._load, args=(path, layers, mark), daemon=True, name="model loading")
+        self._thread = threading.Thread(target=self._load, args=(path, decide, mark), daemon=True, name="model loading")
         self._thread.start()
 
-    def _load(self, path: Path, layers: int | None, mark: suspects.Mark | None) -> None:
+    def _load(self, path: Path, decide: Callable[[], Opening], mark: suspects.Mark | None) -> None:
         try:
             from slmchat.engine import llama
 
-            self._outcome.engine = llama.load(path, gpu_layers=layers)
+            self.opening = decide()
+            self._outcome.engine = llama.load(
+                path, gpu_layers=self.opening.gpu_layers, is_repacked=self.opening.is_repacked
+            )
         except BaseException as error:  # noqa: BLE001 - raised again where the engine is asked for
             self._outcome.error = error
         if mark is not None:
@@ -249,9 +258,37 @@ class Loading:
 
 
 def start_loading(installed: Installed, options: GenerationOptions, settings: Settings) -> Loading:
-    """Begin to load an installed model."""
+    """Begin to load an installed model, if it fits; with `--force` in any case."""
+    asked, layers, kv_type = options.ctx or settings.n_ctx, gpu_layers(options, settings), _kv_type(options, settings)
+
+    def decide() -> Opening:
+        found = fitting.opening_of(installed, settings, n_ctx=asked, kv_type=kv_type, gpu_layers=layers)
+        if found.verdict is Verdict.NO and not options.force:
+            raise fitting.refusal(installed.key, found)
+        return found
+
     mark = None if settings.is_private else suspects.Mark(settings.paths.data, installed.path)
-    return Loading(installed.path, gpu_layers(options, settings), mark)
+    return Loading(installed.path, decide, mark)
+
+
+def window(loading: Loading, wanted: int | None, options: GenerationOptions, *, least: int | None = None) -> int | None:
+    """The context window in tokens to open: `wanted` (None: what suits this device) if it fits.
+
+    One that does not fit becomes as large as fits, but not smaller than `least` (None: not smaller at all). Raises
+    `SlmError` (NO_FIT). None only when nothing is known of the model and nothing is wanted.
+    """
+    found = loading.opening
+    if found is None or options.force:
+        return wanted or (found.load.n_ctx if found else None)
+    if wanted is None:
+        return found.load.n_ctx
+    told = found.with_window(wanted)
+    if told.verdict is not Verdict.NO:
+        return wanted
+    largest = told.largest_ctx
+    if least is not None and largest >= least:
+        return largest
+    raise fitting.refusal("this model", told)
 
 
 @contextlib.contextmanager

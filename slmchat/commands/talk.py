@@ -131,7 +131,7 @@ class Talk:
         if self._template is None and not self.options.raw:
             self._template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
         if self._session is None:
-            n_ctx = self.asked_ctx or min(opening.DEFAULT_N_CTX, info.trained_context_length)
+            n_ctx = opening.window(self.loading, self.asked_ctx, self.options) or info.trained_context_length
             options = replace(self.options, threads=self.threads)
             with self.loading.on_trial():
                 self._session = self._engine.open_session(opening.session_settings(options, self.settings, n_ctx))

@@ -54,10 +54,12 @@ class LlamaEngine:
         return buffer.value.decode("utf-8", "replace") if size >= 0 else ""
 
 
-def load(path: Path, *, gpu_layers: int | None = None) -> LlamaEngine:
+def load(path: Path, *, gpu_layers: int | None = None, is_repacked: bool = True) -> LlamaEngine:
     """Map the weights of a GGUF (the first part of a split one) into memory.
 
-    `gpu_layers` None: as many as llama.cpp thinks fit. The header must have been checked before (catalog/gguf.py).
+    `gpu_layers` None: as many as llama.cpp thinks fit. `is_repacked` False: no weights are copied into a layout that
+    computes faster, so that all of them can be dropped from memory and read from the file again.
+    The header must have been checked before (catalog/gguf.py).
     Raises `SlmError`: DAMAGED for a file that llama.cpp refuses, NO_FIT when memory runs out.
     """
     api = native.bindings()
@@ -65,6 +67,7 @@ def load(path: Path, *, gpu_layers: int | None = None) -> LlamaEngine:
     params = api.llama_model_default_params()
     if gpu_layers is not None:
         params.n_gpu_layers = gpu_layers
+    params.use_extra_bufts = is_repacked
     model = api.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         raise _load_error(path)

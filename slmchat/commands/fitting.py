@@ -1,0 +1,286 @@
+"""What suits this device: its facts brought together with a model's shape, for every errand that asks.
+
+Knows: where the facts come from (hardware, llama.cpp's devices, the file that keeps the measured pace) and how a
+verdict is told. Refuses to know: the arithmetic (fit/), what is done with a verdict.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from slmchat import hardware
+from slmchat.catalog.fetching import in_bytes
+from slmchat.catalog.gguf import read_header
+from slmchat.catalog.records import Installed
+from slmchat.catalog.registry import ModelSpec, Variant
+from slmchat.errors import ExitCode, SlmError
+from slmchat.fit.choice import Option
+from slmchat.fit.estimate import guessed_shape
+from slmchat.fit.memory import Load
+from slmchat.fit.plan import Plan, Room, Verdict, choose_ctx, choose_gpu_layers, plan
+from slmchat.fit.shape import ModelShape, shape_of
+from slmchat.fit.speed import Pace, Rate, in_words
+from slmchat.settings import Settings
+from slmchat.terminal.console import Console
+
+_FORMAT = 1
+
+
+def room() -> Room:
+    """The memory that models may use now."""
+    from slmchat.engine import devices
+    from slmchat.hardware import memory
+
+    available, total = memory.available().value, memory.total().value
+    assert available is not None
+    assert total is not None
+    return Room(available, total, memory.address_space().value, devices.free_gpu_memory())
+
+
+def load(settings: Settings, n_ctx: int, kv_type: str | None = None) -> Load:
+    """A load on this device's processor with these settings."""
+    return Load(n_ctx, kv_type or settings.kv_type, hardware.cores.instruction_sets().value or ())
+
+
+def installed_shape(installed: Installed) -> ModelShape:
+    """The shape of a model that is here, from the headers of all its parts. Raises `SlmError` for an unreadable one."""
+    return shape_of([read_header(file.path) for file in installed.files])
+
+
+def catalog_option(spec: ModelSpec, variant: Variant) -> Option | None:
+    """A variant of the catalog as the choice wants it; None when the catalog states no size."""
+    shape = expected_shape(spec, variant.quantization, variant.size)
+    return Option(variant.quantization, shape) if shape else None
+
+
+def expected_shape(spec: ModelSpec | None, quantization: str | None, size: int | None) -> ModelShape | None:
+    """The shape that a variant probably has, from its size and what the catalog states; None without a size."""
+    if size is None:
+        return None
+    return guessed_shape(
+        size=size,
+        parameters=spec.parameters if spec else None,
+        parameters_text=spec.parameters_text if spec else None,
+        context_length=spec.context_length if spec else None,
+        quantization=quantization or "Q4_K_M",
+        architecture=spec.architecture if spec else None,
+    )
+
+
+# The pace of this device
+
+
+def pace(settings: Settings, console: Console) -> Pace | None:
+    """What this device manages: kept in the data directory, measured when there is none (half a second).
+
+    None, with the reason for `-v`, when it cannot be measured, as while other programs compute.
+    """
+    key = _key(settings)
+    kept = _kept(_file(settings), key)
+    if kept is not None:
+        return kept
+    from slmchat.engine import pace as measuring
+    from slmchat.private_files import make_private, write_private
+
+    try:
+        make_private(settings.paths.cache)
+        found = measuring.measure(int(key["threads"]), settings.paths.cache)
+        made = Pace({name: Rate(*rate) for name, rate in found.rates.items()}, found.layer_seconds, int(key["threads"]))
+        if not settings.is_private:
+            write_private(_file(settings), json.dumps({"key": key, "pace": asdict(made)}, indent=2).encode())
+    except (SlmError, OSError) as error:
+        console.detail(f"no speed can be predicted: {error}")
+        return None
+    return made
+
+
+def _file(settings: Settings) -> Path:
+    return settings.paths.data / "pace.json"
+
+
+def _key(settings: Settings) -> dict[str, Any]:
+    """What the pace depends on: another processor, build or number of threads is measured again."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from slmchat.engine import threads
+
+    try:
+        build = version("llama-cpp-python")
+    except PackageNotFoundError:
+        build = "unknown"
+    chosen = settings.threads or threads.choose(hardware.physical_cores(), hardware.cpu_quota())
+    sets = hardware.cores.instruction_sets().value or ()
+    processor = hardware.cores.processor().value
+    return {"format": _FORMAT, "processor": processor, "sets": list(sets), "build": build, "threads": chosen}
+
+
+def _kept(file: Path, key: dict[str, Any]) -> Pace | None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found["key"] != key:
+            return None
+        kept = found["pace"]
+        rates = {
+            name: Rate(float(rate["bytes_per_second"]), float(rate["row_seconds"]))
+            for name, rate in kept["rates"].items()
+        }
+        return (
+            Pace(rates, float(kept["layer_seconds"]), int(kept["threads"]))
+            if {"Q8_0", "Q4_K", "Q5_0"} <= set(rates)
+            else None
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged: it is measured again
+        return None
+
+
+# Verdicts
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is told of a model on this device. `is_estimate`: its header has not been read."""
+
+    plan: Plan
+    speed: float | None
+    room: Room
+    is_estimate: bool = False
+
+    @property
+    def mark(self) -> str:
+        """A word or two for a table."""
+        return str(self.plan.verdict)
+
+    @property
+    def speed_in_words(self) -> str:
+        return in_words(self.speed) if self.speed is not None and self.plan.is_possible else ""
+
+    def in_words(self) -> str:
+        """One line: the verdict and its numbers."""
+        need, found, largest = self.plan.memory, self.plan, self.plan.largest_ctx
+        told = (
+            f"{found.verdict}: {'an estimated ' if self.is_estimate else ''}{in_bytes(need.needed)} "
+            f"at {found.load.n_ctx:,} tokens of context, {in_bytes(self.room.available)} available"
+        )
+        if largest:
+            told += f"; up to {largest:,} tokens fit"
+        return told
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Lines for people: a label and its text."""
+        rows = [("fit", self.in_words())]
+        return [*rows, ("speed", self.speed_in_words)] if self.speed_in_words else rows
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys of `fit` in JSON; sizes in bytes."""
+        memory, verdict = self.plan.memory, self.plan.verdict
+        return {
+            "verdict": verdict.name.lower(),
+            "is_estimate": self.is_estimate,
+            "n_ctx": self.plan.load.n_ctx,
+            "largest_ctx": self.plan.largest_ctx,
+            "needed": memory.needed,
+            "resident": memory.resident,
+            "available": self.room.available,
+            "weights": memory.weights,
+            "repacked": memory.repacked,
+            "kv": memory.kv,
+            "compute": memory.compute,
+            "vocabulary": memory.vocabulary,
+            "tokens_per_second": None if self.speed is None else round(self.speed, 1),
+        }
+
+
+class ForDevice:
+    """Outlooks of many models on this device, whose facts are asked for once and only when needed."""
+
+    def __init__(self, settings: Settings, console: Console, *, is_lasting: bool = False) -> None:
+        """`is_lasting`: for what stays here. Then what other programs use now counts only up to a quarter."""
+        self._settings = settings
+        self._console = console
+        self._is_lasting = is_lasting
+
+    @cached_property
+    def room(self) -> Room:
+        now = room()
+        return replace(now, available=max(now.available, now.total * 3 // 4)) if self._is_lasting else now
+
+    @cached_property
+    def pace(self) -> Pace | None:
+        return pace(self._settings, self._console)
+
+    @cached_property
+    def load(self) -> Load:
+        """A load with the settings in force and no context window yet."""
+        return load(self._settings, 0)
+
+    def outlook(self, shape: ModelShape, *, is_estimate: bool = False) -> Outlook:
+        """What becomes of a model here, with the window that a chat would take."""
+        base = self.load
+        n_ctx = self._settings.n_ctx or choose_ctx(shape, base, self.room)
+        found = plan(shape, replace(base, n_ctx=n_ctx), self.room)
+        speed = self.pace.tokens_per_second(shape) if self.pace else None
+        return Outlook(found, speed, self.room, is_estimate)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How a model is to be opened. `gpu_layers` None: there is no GPU to decide about."""
+
+    shape: ModelShape
+    room: Room
+    verdict: Verdict
+    load: Load
+    gpu_layers: int | None
+
+    @property
+    def is_repacked(self) -> bool:
+        return self.load.is_repacked
+
+    @property
+    def largest_ctx(self) -> int:
+        return plan(self.shape, self.load, self.room).largest_ctx
+
+    def with_window(self, n_ctx: int) -> "Opening":
+        """The same with another context window, judged again."""
+        found = plan(self.shape, replace(self.load, n_ctx=n_ctx), self.room)
+        return replace(self, load=found.load, verdict=found.verdict)
+
+
+def opening_of(
+    installed: Installed, settings: Settings, *, n_ctx: int | None, kv_type: str | None, gpu_layers: int | None
+) -> Opening:
+    """How an installed model is to be opened on this device: GPU layers, repacking, and the verdict on the window.
+
+    `n_ctx` None: the one that is chosen. Raises `SlmError` for a file whose header cannot be read.
+    """
+    shape = installed_shape(installed)
+    space = room()
+    base = load(settings, n_ctx or 0, kv_type)
+    if n_ctx is None:
+        base = replace(base, n_ctx=choose_ctx(shape, base, space))
+    layers = gpu_layers
+    if layers is None and space.gpu:
+        layers = choose_gpu_layers(shape, base, max(0, space.gpu - space.headroom))
+    base = replace(base, gpu_layers=layers if layers is not None and space.gpu else 0)
+    found = plan(shape, base, space)
+    return Opening(shape, space, found.verdict, found.load, layers if space.gpu or gpu_layers is not None else None)
+
+
+def refusal(name: str, found: Opening, others: Sequence[str] = ()) -> SlmError:
+    """NO_FIT with the numbers, and what would fit instead: a smaller window, or these other variants."""
+    told = plan(found.shape, found.load, found.room)
+    instead, largest = [], told.largest_ctx
+    if largest:
+        instead.append(f"--ctx {largest} fits")
+    if others:
+        instead.append(f"slm pull {others[0]} fits")
+    instead.append("--force goes on all the same")
+    return SlmError(
+        f"{name} with a context window of {found.load.n_ctx:,} tokens needs {in_bytes(told.memory.needed)} of memory, "
+        f"and {in_bytes(found.room.available)} are available.",
+        hint="; ".join(instead),
+        exit_code=ExitCode.NO_FIT,
+    )

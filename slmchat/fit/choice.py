@@ -1,0 +1,101 @@
+"""Which quantization of a model suits this device.
+
+Knows: how good each quantization is, with the source of that, and the rule of choice.
+Refuses to know: where variants come from.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from slmchat.fit.memory import Load
+from slmchat.fit.plan import USEFUL_CTX, Plan, Room, Verdict, largest_ctx, plan
+from slmchat.fit.shape import ModelShape
+from slmchat.fit.speed import Pace, in_words
+
+READING_SPEED = 10.0
+"""Tokens a second that keep up with a reader (240 words a minute are about 5); twice that for hurried ones."""
+
+# What a quantization costs: more perplexity than the unquantized Llama 3 8B, from llama.cpp's own table
+# (tools/quantize/quantize.cpp, QUANT_OPTIONS). Not in it, so set by what is published or lies beside it:
+# - Q4_0-QAT: Google says that training for it takes away 54 % of what Q4_0 costs (blog post on Gemma 3 QAT, 2025);
+# - UD-Q4_K_XL (Unsloth's own mixture): counts as Q4_K_M; IQ types: in the order of their bits a weight.
+LOSS: Mapping[str, float] = {
+    "F32": 0.0, "BF16": 0.0, "F16": 0.002, "Q8_0": 0.0026, "Q6_K": 0.0217, "Q5_K_M": 0.0569, "Q5_K": 0.0569,
+    "Q5_K_S": 0.1049, "Q5_1": 0.1062, "Q5_0": 0.1316, "UD-Q4_K_XL-QAT": 0.1754, "UD-Q4_K_XL": 0.1754, "Q4_K_M": 0.1754,
+    "Q4_K": 0.1754, "Q4": 0.1754, "Q4_0-QAT": 0.2155, "IQ4_NL": 0.26, "Q4_K_S": 0.2689, "IQ4_XS": 0.27,
+    "MXFP4_MOE": 0.3, "Q4_1": 0.4511, "Q4_0": 0.4685, "Q3_K_L": 0.5562, "Q3_K_M": 0.6569, "IQ3_M": 0.7, "IQ3_S": 0.9,
+    "Q3_K_S": 1.6321,
+    "IQ3_XXS": 1.7, "Q2_K_S": 3.1836, "Q2_K": 3.5199, "IQ2_M": 3.6, "IQ2_XXS": 6.0, "IQ1_M": 10.0, "IQ1_S": 12.0,
+}  # fmt: skip
+_UNKNOWN_LOSS = 0.3
+
+# Twice the bytes of Q8_0 for a difference that no one has found in an answer: only when there is nothing else.
+_WASTEFUL = ("F32", "BF16", "F16")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One variant that could be had."""
+
+    quantization: str
+    shape: ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A variant with the plan for it and its predicted speed; `reason` says in words why this one."""
+
+    option: Option
+    plan: Plan
+    speed: float | None
+    reason: str
+
+
+def loss(quantization: str) -> float:
+    """What a quantization costs in perplexity; unknown ones count as something like 4 bits."""
+    return LOSS.get(quantization.upper(), _UNKNOWN_LOSS)
+
+
+def choose(options: Sequence[Option], load: Load, room: Room, pace: Pace | None) -> Choice:
+    """The variant with the least loss that fits with a useful context and generates at reading speed.
+
+    Where none is that quick: the quickest with no more loss than Q4_K_M has, or the quickest. Where the speed is not
+    known: the smallest with no more loss than Q4_K_M. Where none fits with a
+    useful context: the one that needs the least memory.
+    """
+    ordered = sorted(options, key=lambda option: (option.quantization in _WASTEFUL, loss(option.quantization)))
+    useful = replace(load, n_ctx=USEFUL_CTX)
+    tried = [
+        Choice(
+            option,
+            plan(option.shape, replace(useful, n_ctx=min(USEFUL_CTX, option.shape.context_length or USEFUL_CTX)), room),
+            pace.tokens_per_second(option.shape) if pace else None,
+            "",
+        )
+        for option in ordered
+    ]
+    for wanted in ((Verdict.FITS,), (Verdict.TIGHT,), (Verdict.PAGES,)):
+        fitting = [choice for choice in tried if choice.plan.verdict in wanted]
+        if fitting:
+            return _quick_enough(fitting)
+    least = min(tried, key=lambda choice: choice.plan.memory.needed)
+    has_window = largest_ctx(least.option.shape, load, room) > 0
+    return replace(least, reason="only with a small context window" if has_window else "none fits; the smallest")
+
+
+def _quick_enough(fitting: list[Choice]) -> Choice:
+    verdict = fitting[0].plan.verdict
+    words = {Verdict.FITS: "fits", Verdict.TIGHT: "just fits", Verdict.PAGES: "works, reading from disk"}[verdict]
+    good = [choice for choice in fitting if loss(choice.option.quantization) <= LOSS["Q4_K_M"]] or fitting
+    if any(choice.speed is None for choice in fitting):
+        smallest = min(good, key=lambda choice: choice.option.shape.weight_bytes)
+        return replace(smallest, reason=f"a good one that {words}; its speed is not known")
+    quick = [choice for choice in fitting if (choice.speed or 0.0) >= READING_SPEED]
+    if quick:
+        chosen = quick[0]
+        better = [choice.option.quantization for choice in fitting[: fitting.index(chosen)]]
+        told = f"the best quality that {words}, {in_words(chosen.speed or 0.0)}"
+        return replace(chosen, reason=told + (f" ({', '.join(better)} would be slower)" if better else ""))
+    chosen = max(good, key=lambda choice: choice.speed or 0.0)
+    assert chosen.speed is not None
+    return replace(chosen, reason=f"the quickest good one that {words}, {in_words(chosen.speed)}")

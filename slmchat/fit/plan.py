@@ -1,0 +1,134 @@
+"""The verdict: whether a model fits, how large its context window can be, how many layers go to a GPU.
+
+Knows: arithmetic over a shape and amounts of memory. Refuses to know: where those numbers come from.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from slmchat.fit.memory import CTX_STEP, MIB, Load, Memory, memory
+from slmchat.fit.shape import ModelShape
+
+USEFUL_CTX = 2048
+"""A context window worth having, in tokens: a page of text and an answer to it."""
+
+SMALLEST_CTX = 512
+"""Below this no conversation gets anywhere; a window is not made smaller to make a model fit."""
+
+DEFAULT_LARGEST_CTX = 8192
+"""What a chat takes when nobody asks for another and memory allows it; `--ctx` goes further."""
+
+_LARGEST_CTX = 1 << 20  # where a header states no trained length
+
+
+class Verdict(StrEnum):
+    """What becomes of a model on this device."""
+
+    FITS = "fits"
+    TIGHT = "tight"  # fits, with nothing to spare for other programs
+    PAGES = "pages from disk"  # works, slowly: experts that do not fit are read again
+    NO = "does not fit"
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Memory of a device in bytes. `address_space`: what RLIMIT_AS leaves, None without one; `gpu`: free there."""
+
+    available: int
+    total: int
+    address_space: int | None = None
+    gpu: int = 0
+
+    @property
+    def headroom(self) -> int:
+        """What stays free for the system and other programs: a sixteenth of all, 128 MiB to 1 GiB."""
+        return min(max(self.total // 16, 128 * MIB), 1024 * MIB)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A verdict with its numbers."""
+
+    verdict: Verdict
+    load: Load
+    memory: Memory
+    shape: ModelShape
+    room: Room
+
+    @property
+    def largest_ctx(self) -> int:
+        """The largest context that fits, 0 when none does. Searched for at every call."""
+        return largest_ctx(self.shape, self.load, self.room)
+
+    @property
+    def is_possible(self) -> bool:
+        return self.verdict is not Verdict.NO
+
+
+def plan(shape: ModelShape, load: Load, room: Room) -> Plan:
+    """The verdict on one load. A mixture of experts that only fits by paging is planned without repacked copies."""
+    verdict, chosen = _judged(shape, load, room)
+    return Plan(verdict, chosen, memory(shape, chosen), shape, room)
+
+
+def _judged(shape: ModelShape, load: Load, room: Room) -> tuple[Verdict, Load]:
+    need = memory(shape, load)
+    has_address_space = room.address_space is None or need.address_space <= room.address_space
+    if has_address_space and need.gpu <= room.gpu:
+        if need.needed + room.headroom <= room.available:
+            return Verdict.FITS, load
+        if need.needed <= room.available:
+            return Verdict.TIGHT, load
+    in_file = replace(load, is_repacked=False)
+    if shape.is_mixture and has_address_space and need.gpu <= room.gpu:
+        # what every token reads has to stay; of the weights that is at least the part of the experts it uses
+        paged = memory(shape, in_file)
+        active = min(shape.active_bytes, paged.weights)
+        if paged.anonymous + active <= room.available:
+            return Verdict.PAGES, in_file
+    return Verdict.NO, load
+
+
+def largest_ctx(shape: ModelShape, load: Load, room: Room, *, limit: int | None = None) -> int:
+    """The largest context window, in steps of 256 tokens and up to the trained length, with which it fits; 0: none."""
+    top = min(limit or _LARGEST_CTX, shape.context_length or _LARGEST_CTX)
+    if _is_possible(shape, replace(load, n_ctx=top), room):
+        return top
+    low, high = 0, -(-top // CTX_STEP)
+    while high - low > 1:  # low fits (or is 0), high does not
+        middle = (low + high) // 2
+        if _is_possible(shape, replace(load, n_ctx=middle * CTX_STEP), room):
+            low = middle
+        else:
+            high = middle
+    return low * CTX_STEP
+
+
+def _is_possible(shape: ModelShape, load: Load, room: Room) -> bool:
+    return _judged(shape, load, room)[0] is not Verdict.NO
+
+
+def choose_ctx(shape: ModelShape, load: Load, room: Room, *, limit: int = DEFAULT_LARGEST_CTX) -> int:
+    """The window to take when nobody asks: as large as is comfortable, else as fits, at least `SMALLEST_CTX`."""
+    top = min(limit, shape.context_length or limit)
+    comfortable = replace(room, available=max(0, room.available - room.headroom))
+    for space in (comfortable, room):
+        found = largest_ctx(shape, load, space, limit=top)
+        if found >= min(SMALLEST_CTX, top):
+            return found
+    return min(SMALLEST_CTX, top)
+
+
+def choose_gpu_layers(shape: ModelShape, load: Load, free: int) -> int:
+    """How many layers fit into `free` bytes of GPU memory; one more than there are: the output matrix too.
+
+    The buffers of a GPU are really taken, so that the whole reserve of the compute buffer counts.
+    """
+    low, high = 0, len(shape.layers) + 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        if memory(shape, replace(load, gpu_layers=middle)).gpu <= free:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,0 +1,107 @@
+"""The memory of a model from its header, against what llama.cpp itself plans and allocates."""
+
+from pathlib import Path
+
+import pytest
+from gguf_shapes import ALL, GEMMA3_4B, LLAMA_1B, MIXTRAL, Shape, write_shape
+from llama_plan import MIB, planned
+
+from slmchat.catalog.gguf import read_header
+from slmchat.engine import devices, native
+from slmchat.fit.memory import Load, compute_reserved, kv_bytes, memory, repacked_bytes
+from slmchat.fit.shape import ModelShape, shape_of
+
+pytestmark = pytest.mark.real
+
+
+def shape_at(path: Path) -> ModelShape:
+    return shape_of([read_header(path)])
+
+
+@pytest.mark.parametrize("shape", ALL.values(), ids=ALL.keys())
+def test_header_alone_gives_the_kv_cache_exactly_and_the_buffers_within_ten_percent(
+    shape: Shape, tmp_path: Path
+) -> None:
+    path = write_shape(tmp_path / "x.gguf", shape)
+    for n_ctx, kv_type, outputs in ((700, "f16", 0), (4096, "q8_0", 1), (32768, "f16", 1)):
+        found = planned(path, n_ctx, kv_type, outputs)
+        load = Load(n_ctx, kv_type, outputs=outputs or 512)
+        kv = kv_bytes(shape_at(path).layers, load) / MIB
+        assert kv == pytest.approx(sum(found.caches), abs=0.011 * len(found.caches))  # the log has two decimals
+        assert compute_reserved(shape_at(path), load) / MIB == pytest.approx(found.compute, rel=0.1)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("n_ctx", [512, 4096, 32768])
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+def test_kv_cache_of_the_real_models(n_ctx: int, kv_type: str, smollm2: Path, gemma3_base: Path) -> None:
+    for path in (smollm2, gemma3_base):
+        found = planned(path, n_ctx, kv_type)
+        kv = kv_bytes(shape_at(path).layers, Load(n_ctx, kv_type)) / MIB
+        assert kv == pytest.approx(sum(found.caches), abs=0.011 * len(found.caches))
+
+
+@pytest.mark.parametrize("type_name", ["Q4_0", "Q4_K", "Q6_K", "Q8_0", "Q4_1", "IQ4_NL", "Q2_K"])
+@pytest.mark.parametrize("experts", [0, 4])
+def test_repacked_copies_are_those_that_llama_cpp_makes(type_name: str, experts: int, tmp_path: Path) -> None:
+    shape = Shape(
+        "llama", 2, 512, 1024, 8, 4, 64, 4096, type_name, type_name, is_tied=not experts, experts=experts, used=2
+    )
+    path = write_shape(tmp_path / "x.gguf", shape)
+    api = native.bindings()
+    native.clear_log()
+    model = api.llama_model_load_from_file(str(path).encode(), api.llama_model_default_params())
+    assert model
+    said = [line for line in native.log_lines() if "CPU_REPACK model buffer size" in line]
+    api.llama_model_free(model)
+    real = float(said[0].split("=")[1].split("MiB")[0]) if said else 0.0
+    load = Load(512, instruction_sets=devices.build_features() or ())
+    assert repacked_bytes(shape_at(path).matrices, load) / MIB == pytest.approx(real, abs=0.02)
+
+
+def test_a_sliding_window_keeps_only_its_window(tmp_path: Path) -> None:
+    shape = shape_at(write_shape(tmp_path / "x.gguf", GEMMA3_4B))
+    assert [layer.window for layer in shape.layers[:6]] == [1024] * 5 + [None]
+    windowed = [layer for layer in shape.layers if layer.window]
+    assert kv_bytes(windowed, Load(4096)) == kv_bytes(windowed, Load(32768))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more", "with_kv", "with_state"),
+    [
+        ("lfm2", {"shortconv.l_cache": 3, "attention.head_count_kv": [0, 8, 0, 8]}, 2, 2),
+        ("qwen35", {"ssm.conv_kernel": 4, "ssm.inner_size": 512, "ssm.state_size": 128, "ssm.group_count": 2}, 1, 3),
+        ("falcon-h1", {"ssm.conv_kernel": 4, "ssm.inner_size": 512, "ssm.state_size": 128}, 4, 4),
+        ("mamba", {"ssm.conv_kernel": 4, "ssm.inner_size": 512, "ssm.state_size": 16}, 0, 4),
+        ("gemma4", {"attention.sliding_window": 512, "attention.shared_kv_layers": 1}, 3, 0),
+        ("deepseek2", {"attention.key_length_mla": 192, "attention.value_length_mla": 128}, 4, 0),
+        ("phi3", {"attention.sliding_window": 2048}, 4, 0),
+    ],
+)
+def test_layers_without_a_kv_cache_and_layers_with_a_state(
+    architecture: str, more: dict[str, int | list[int]], with_kv: int, with_state: int, tmp_path: Path
+) -> None:
+    shape = shape_at(
+        write_shape(tmp_path / "x.gguf", Shape(architecture, 4, 512, 1024, 8, 8, 64, 1024, more=dict(more)))
+    )
+    assert sum(layer.key > 0 for layer in shape.layers) == with_kv
+    assert sum(layer.state_bytes > 0 for layer in shape.layers) == with_state
+    if architecture == "deepseek2":
+        assert all(layer.value == 0 for layer in shape.layers)
+    if architecture == "phi3":  # llama.cpp has switched that off
+        assert all(layer.window is None for layer in shape.layers)
+
+
+def test_only_the_experts_in_use_are_read(tmp_path: Path) -> None:
+    shape = shape_at(write_shape(tmp_path / "x.gguf", MIXTRAL))
+    assert shape.is_mixture
+    assert 0.25 < shape.active_bytes / shape.weight_bytes < 0.32  # 12.9 of 46.7 billion parameters
+
+
+def test_layers_on_a_gpu_leave_the_processors_memory(tmp_path: Path) -> None:
+    shape = shape_at(write_shape(tmp_path / "x.gguf", LLAMA_1B))
+    none, half, all_ = (memory(shape, Load(4096, gpu_layers=layers)) for layers in (0, 8, 17))
+    assert none.gpu == 0
+    assert none.weights > half.weights > all_.weights
+    assert half.kv == none.kv / 2
+    assert half.weights + sum(layer.weight_bytes for layer in shape.layers[8:]) == none.weights
