@@ -3,7 +3,8 @@
 Knows: context parameters, evaluating tokens, going back to a shared prefix for every kind of memory, aborting inside a
 prefill, what native failures mean. Refuses to know: text, sampling, when a generation ends (session.py).
 
-`tokens` always equals what the KV cache holds, position by position: every call of llama_decode goes through here.
+`tokens` always equals what the KV cache holds, token by token: every call of llama_decode goes through here. An image
+is there as the tokens that stand for it (vision.py), so that a shared prefix is found across images as across text.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ from typing import Any
 
 from slmchat.engine import native
 from slmchat.engine.api import SessionSettings
+from slmchat.engine.vision import Vision, batches, is_image_token
 from slmchat.errors import ExitCode, SlmError
 
 # Tokens evaluated by one llama_decode of a prefill; also how often progress is reported.
@@ -29,11 +31,17 @@ class Context:
     """A KV cache and the tokens in it, on a loaded model. Not for two threads at once."""
 
     def __init__(
-        self, api: ModuleType, model: Any, settings: SessionSettings, is_cancelled: Callable[[], bool]
+        self,
+        api: ModuleType,
+        model: Any,
+        settings: SessionSettings,
+        is_cancelled: Callable[[], bool],
+        vision: Vision | None = None,
     ) -> None:
-        """`is_cancelled` is asked inside a prefill. Raises `SlmError` (NO_FIT) when the memory cannot be had."""
+        """`is_cancelled` is asked inside a prefill; `vision` knows which tokens stand for images. Raises `SlmError` (NO_FIT) when the memory cannot be had."""
         self._api = api
         self._is_cancelled = is_cancelled
+        self._vision = vision
         self.n_ctx = settings.n_ctx
         self.tokens: list[int] = []
         self._is_unsure = False  # a llama_decode was left (KeyboardInterrupt) before `tokens` followed
@@ -73,10 +81,12 @@ class Context:
             if old != new:
                 break
             shared += 1
+        if self._vision is not None:
+            shared = self._vision.whole(tokens, shared)
         if shared < len(self.tokens):
             first = self._api.llama_memory_seq_pos_min(self._memory, _SEQUENCE)
             has_window = not self._n_swa or 0 <= first <= max(0, shared - self._n_swa)
-            if not (shared and has_window and self._api.llama_memory_seq_rm(self._memory, _SEQUENCE, shared, -1)):
+            if not (shared and has_window and self._remove_from(shared)):
                 self.forget()
                 shared = 0
             del self.tokens[shared:]
@@ -88,8 +98,19 @@ class Context:
         self.tokens.clear()
         self._is_unsure = False
 
+    def _remove_from(self, n_tokens: int) -> bool:
+        """Take everything behind the first `n_tokens` out of the KV cache; False when that cannot be done."""
+        return bool(self._api.llama_memory_seq_rm(self._memory, _SEQUENCE, self._position(n_tokens), -1))
+
+    def _position(self, n_tokens: int) -> int:
+        """The position of the token behind the first `n_tokens`: an image may take fewer positions than tokens."""
+        return n_tokens if self._vision is None else n_tokens - self._vision.surplus(self.tokens[:n_tokens])
+
     def evaluate_one(self, token: int) -> None:
         """Evaluate one more token; its logits are those of index -1. Raises `SlmError` as `evaluate`."""
+        if self.tokens and is_image_token(self.tokens[-1]):  # llama.cpp cannot know at which position an image ended
+            self.evaluate((token,))
+            return
         self._single[0] = token
         self._is_unsure = True
         self._evaluated(self._api.llama_decode(self.handle, self._single_batch), (token,))
@@ -100,13 +121,15 @@ class Context:
         The abort callback is set only here: llama.cpp asks it before every node of the graph, about 600 calls into
         Python a token, which a prefill of hundreds of tokens does not notice and single-token decoding would.
         """
-        step = min(BATCH_TOKENS, self.n_ctx)
         with self._abortable():
-            for begin in range(0, len(tokens), step):
-                self.evaluate(tokens[begin : begin + step])
+            for begin, end in batches(tokens, min(BATCH_TOKENS, self.n_ctx)):
+                if is_image_token(tokens[begin]):
+                    self._evaluate_image(tokens[begin:end])
+                else:
+                    self.evaluate(tokens[begin:end])
                 if self._is_cancelled():
                     return
-                yield min(begin + step, len(tokens))
+                yield end
 
     def evaluate(self, tokens: Sequence[int]) -> None:
         """Evaluate up to a batch of tokens; the logits of the last one are those of index -1.
@@ -114,8 +137,39 @@ class Context:
         Raises `SlmError`: CONTEXT when the window is full, BUG when llama.cpp fails; `tokens` stays true in any case.
         """
         array = (self._api.llama_token * len(tokens))(*tokens)
+        batch = self._api.llama_batch_get_one(array, len(tokens))
+        first = self._position(len(self.tokens))
+        if first != len(self.tokens):
+            batch.pos = (self._api.llama_pos * len(tokens))(*range(first, first + len(tokens)))
         self._is_unsure = True
-        self._evaluated(self._api.llama_decode(self.handle, self._api.llama_batch_get_one(array, len(tokens))), tokens)
+        self._evaluated(self._api.llama_decode(self.handle, batch), tokens)
+
+    def _evaluate_image(self, tokens: Sequence[int]) -> None:
+        """Evaluate what the projector makes of the image that these tokens stand for; nothing when cancelled.
+
+        Raises `SlmError` as `evaluate`, and what the projector raises.
+        """
+        assert self._vision is not None
+        seen = self._vision.see(tokens[0], self._position(len(self.tokens)), self._is_cancelled)
+        if seen is None:
+            return
+        step = min(BATCH_TOKENS, self.n_ctx)
+        if seen.is_non_causal and len(tokens) > step:  # llama.cpp would end the process
+            raise SlmError(
+                f"an image takes {len(tokens):,} tokens at once, and this context window evaluates at most {step:,}.",
+                hint="a larger window: --ctx N; or a smaller image",
+                exit_code=ExitCode.CONTEXT,
+            )
+        self._api.llama_set_causal_attn(self.handle, not seen.is_non_causal)
+        try:
+            for begin in range(0, len(tokens), step):
+                piece = tokens[begin : begin + step]
+                self._is_unsure = True
+                self._evaluated(self._api.llama_decode(self.handle, seen.batch(begin, len(piece))), piece)
+                if self._is_cancelled():
+                    return
+        finally:
+            self._api.llama_set_causal_attn(self.handle, True)
 
     @contextlib.contextmanager
     def _abortable(self) -> Iterator[None]:
@@ -131,7 +185,7 @@ class Context:
         if status == 0:
             self.tokens.extend(tokens)
             return
-        if not self._api.llama_memory_seq_rm(self._memory, _SEQUENCE, len(self.tokens), -1):
+        if not self._remove_from(len(self.tokens)):
             self.forget()
         if status == _DECODE_ABORTED:
             return

@@ -13,6 +13,7 @@ from typing import Any
 from slmchat.engine import native
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
 from slmchat.engine.session import LlamaSession
+from slmchat.engine.vision import Projector, Vision
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
 
@@ -20,17 +21,19 @@ from slmchat.errors import ExitCode, SlmError
 class LlamaEngine:
     """A loaded model. Implements `Engine`."""
 
-    def __init__(self, api: ModuleType, model: Any, path: Path) -> None:
+    def __init__(self, api: ModuleType, model: Any, path: Path, vision: Vision | None = None) -> None:
         self._api = api
         self._model = model
+        self._vision = vision
         self.path = path
-        self.vocabulary = Vocabulary(api, model)
+        self.vocabulary = Vocabulary(api, model, vision)
         self.info = ModelInfo(
             architecture=self._metadata("general.architecture"),
             trained_context_length=api.llama_model_n_ctx_train(model),
             chat_template=_decoded(api.llama_model_chat_template(model, None)),
             bos_text=self.vocabulary.bos_text,
             eos_text=self.vocabulary.eos_text,
+            has_projector=vision is not None,
         )
 
     def count(self, prompt: Prompt) -> int:
@@ -43,6 +46,8 @@ class LlamaEngine:
 
     def close(self) -> None:
         """Free the weights. Sessions must be closed before."""
+        if self._vision is not None:
+            self._vision.close()
         if self._model is not None:
             self._api.llama_model_free(self._model)
             self._model = None
@@ -54,10 +59,11 @@ class LlamaEngine:
         return buffer.value.decode("utf-8", "replace") if size >= 0 else ""
 
 
-def load(path: Path, *, gpu_layers: int | None = None) -> LlamaEngine:
+def load(path: Path, *, gpu_layers: int | None = None, projector: Projector | None = None) -> LlamaEngine:
     """Map the weights of a GGUF (the first part of a split one) into memory.
 
-    `gpu_layers` None: as many as llama.cpp thinks fit. The header must have been checked before (catalog/gguf.py).
+    `gpu_layers` None: as many as llama.cpp thinks fit. `projector`: the file that lets the model see; it is read when
+    the first image comes. The header must have been checked before (catalog/gguf.py).
     Raises `SlmError`: DAMAGED for a file that llama.cpp refuses, NO_FIT when memory runs out.
     """
     api = native.bindings()
@@ -68,7 +74,7 @@ def load(path: Path, *, gpu_layers: int | None = None) -> LlamaEngine:
     model = api.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         raise _load_error(path)
-    return LlamaEngine(api, model, path)
+    return LlamaEngine(api, model, path, Vision(api, model, projector) if projector else None)
 
 
 def _load_error(path: Path) -> SlmError:

@@ -48,7 +48,16 @@ def bindings() -> types.ModuleType:
         return _bindings
 
 
-def _import_declarations() -> types.ModuleType:
+def multimodal() -> types.ModuleType:
+    """`llama_cpp.mtmd_cpp`, the declarations of libmtmd (images), imported once. Raises as `bindings`."""
+    bindings()
+    module = _import_declarations("llama_cpp.mtmd_cpp")
+    # MTMD_API void mtmd_log_set(ggml_log_callback log_callback, void * user_data);
+    module.mtmd_log_set(_log_callback, None)
+    return module
+
+
+def _import_declarations(name: str = "llama_cpp.llama_cpp") -> types.ModuleType:
     try:
         if "llama_cpp" not in sys.modules:
             spec = importlib.util.find_spec("llama_cpp")
@@ -58,7 +67,7 @@ def _import_declarations() -> types.ModuleType:
             package.__path__ = list(spec.submodule_search_locations)
             package.__spec__ = spec
             sys.modules["llama_cpp"] = package
-        return importlib.import_module("llama_cpp.llama_cpp")
+        return importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:
         raise SlmError(
             f"llama.cpp cannot be loaded on this machine: {error}.",

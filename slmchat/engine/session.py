@@ -67,7 +67,7 @@ class LlamaSession:
         self._api = api
         self._vocabulary = vocabulary
         self._is_cancelled = False
-        self._context = Context(api, model, settings, lambda: self._is_cancelled)
+        self._context = Context(api, model, settings, lambda: self._is_cancelled, vocabulary.vision)
 
     @property
     def n_ctx(self) -> int:
