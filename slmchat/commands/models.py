@@ -93,7 +93,13 @@ def _listed_name(own: UserName) -> dict[str, Any]:
         facts = model_facts.listed(from_path(own.target.path))
     except SlmError:
         facts = dict.fromkeys(("quantization", "size", "parameters", "context_length", "license"))
-        facts |= {"tags": [], "path": str(own.target.path), "source": str(own.target.path), "is_present": False}
+        facts |= {
+            "tags": [],
+            "projector": None,
+            "path": str(own.target.path),
+            "source": str(own.target.path),
+            "is_present": False,
+        }
     return {**facts, "name": own.name}
 
 

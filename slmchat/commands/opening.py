@@ -142,15 +142,19 @@ def limits(options: GenerationOptions) -> Limits:
 
 def session_settings(options: GenerationOptions, settings: Settings, n_ctx: int) -> SessionSettings:
     """Threads and KV cache: flags over settings over what this device has."""
-    from slmchat.engine import threads
-
-    chosen = options.threads or settings.threads or threads.choose(hardware.physical_cores(), hardware.cpu_quota())
+    chosen = _threads(options, settings)
     kv_type = options.kv_type or settings.kv_type
     if kv_type not in KV_TYPES:
         raise SlmError(
             f"--kv-type cannot be '{kv_type}'.", hint=f"one of {', '.join(KV_TYPES)}", exit_code=ExitCode.USAGE
         )
     return SessionSettings(n_ctx=n_ctx, threads=chosen, threads_batch=chosen, kv_type=kv_type)
+
+
+def _threads(options: GenerationOptions, settings: Settings) -> int:
+    from slmchat.engine import threads
+
+    return options.threads or settings.threads or threads.choose(hardware.physical_cores(), hardware.cpu_quota())
 
 
 def gpu_layers(options: GenerationOptions, settings: Settings) -> int | None:
@@ -173,22 +177,30 @@ class _Outcome:
 class Loading:
     """A model that is being loaded in a thread, so that the prompt can be read (or typed) meanwhile."""
 
-    def __init__(self, path: Path, layers: int | None, mark: suspects.Mark | None = None) -> None:
-        """`mark` says on the disk that the model is on trial: while it is loaded, and until its first token."""
+    def __init__(
+        self, path: Path, layers: int | None, mark: suspects.Mark | None = None, sight: tuple[Path, int] | None = None
+    ) -> None:
+        """`sight`: the projector of the model and the threads that it computes with.
+
+        `mark` says on the disk that the model is on trial: while it is loaded, and until its first token.
+        """
         self._mark = mark
         if mark is not None:
             mark.set()
         self._outcome = _Outcome()
         self._callbacks: list[Callable[[], None]] = []
         # daemon: Ctrl-C while the weights are read ends slm at once
-        self._thread = threading.Thread(target=self._load, args=(path, layers, mark), daemon=True, name="model loading")
+        self._thread = threading.Thread(
+            target=self._load, args=(path, layers, mark, sight), daemon=True, name="model loading"
+        )
         self._thread.start()
 
-    def _load(self, path: Path, layers: int | None, mark: suspects.Mark | None) -> None:
+    def _load(self, path: Path, layers: int | None, mark: suspects.Mark | None, sight: tuple[Path, int] | None) -> None:
         try:
             from slmchat.engine import llama
+            from slmchat.engine.vision import Projector
 
-            self._outcome.engine = llama.load(path, gpu_layers=layers)
+            self._outcome.engine = llama.load(path, gpu_layers=layers, projector=Projector(*sight) if sight else None)
         except BaseException as error:  # noqa: BLE001 - raised again where the engine is asked for
             self._outcome.error = error
         if mark is not None:
@@ -251,7 +263,9 @@ class Loading:
 def start_loading(installed: Installed, options: GenerationOptions, settings: Settings) -> Loading:
     """Begin to load an installed model."""
     mark = None if settings.is_private else suspects.Mark(settings.paths.data, installed.path)
-    return Loading(installed.path, gpu_layers(options, settings), mark)
+    projector = installed.projector
+    sight = (projector.path, _threads(options, settings)) if projector is not None else None
+    return Loading(installed.path, gpu_layers(options, settings), mark, sight)
 
 
 @contextlib.contextmanager

@@ -38,7 +38,10 @@ class Context:
         is_cancelled: Callable[[], bool],
         vision: Vision | None = None,
     ) -> None:
-        """`is_cancelled` is asked inside a prefill; `vision` knows which tokens stand for images. Raises `SlmError` (NO_FIT) when the memory cannot be had."""
+        """`is_cancelled` is asked inside a prefill; `vision` knows which tokens stand for images.
+
+        Raises `SlmError` (NO_FIT) when the memory cannot be had.
+        """
         self._api = api
         self._is_cancelled = is_cancelled
         self._vision = vision

@@ -356,5 +356,7 @@ class Vision:
 def _said() -> str:
     """The last thing that the library said of an error."""
     lines = native.log_lines()
-    told = next((line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else "no reason given")
-    return told.rpartition("error: ")[2].strip(" .\n")
+    told = next(
+        (line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else "no reason given"
+    )
+    return told.rpartition("error: ")[2].partition("\n")[0].strip(" .")
