@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from slmchat.catalog.records import Installed
-from slmchat.commands import opening
+from slmchat.commands import opening, picture_files
 from slmchat.commands.answering import Answer, View, describe
 from slmchat.commands.options import ChatOptions, GenerationOptions
 from slmchat.commands.run import overflow_choice, read_text, system_text
 from slmchat.commands.talk import Overflow, Talk
+from slmchat.conversation import pictures
 from slmchat.conversation.archive import Archive
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Conversation, Role
@@ -84,9 +85,16 @@ class Chat:
         conversation = self._first_conversation(chat_options)
         # before the model: its loading would share the interpreter with the imports that the prompt waits for
         self.editor = self._new_editor()
-        self.talk = Talk(self._model_of(conversation), conversation, options, settings, console, self)
+        installed = picture_files.with_projector(self._model_of(conversation), options.mmproj)
+        self.talk = Talk(installed, conversation, options, settings, console, self)
         self.talk.examples = opening.example_messages(opening.persona_of(options, settings))
-        self.talk.attachments = [Attachment(read_text(file), Path(file).name) for file in options.files]
+        for file in map(Path, options.files):
+            if pictures.is_picture(file.expanduser()):
+                self.talk.pictures.append(pictures.read(file.expanduser()))
+            else:
+                self.talk.attachments.append(Attachment(read_text(str(file)), file.name))
+        if self.talk.pictures:
+            picture_files.check_sees(self.talk.installed, settings)
         self.talk.loading.when_done(self.editor.refresh)
 
     # The loop
@@ -276,6 +284,8 @@ class Chat:
             state.append(f"{talk.tokens_used:,} of {talk.n_ctx:,} tokens ({share} %)")
         if talk.attachments:
             state.append(f"{len(talk.attachments)} file{'s' if len(talk.attachments) > 1 else ''} attached")
+        if talk.pictures:
+            state.append(f"{len(talk.pictures)} picture{'s' if len(talk.pictures) > 1 else ''} attached")
         if self.is_private:
             state.append("private: nothing is written")
         elif self.recorder is not None and self.recorder.error:

@@ -209,6 +209,10 @@ def import_(file: str, settings: Settings, console: Console) -> ExitCode:
     """Take in an export (JSON); `-` is stdin. The new session's id goes to stdout."""
     text = console.stdin.read(MOST_CHARACTERS + 1) if file == "-" else _read(Path(file))
     with _archive(settings) as archive:
+        if '"pictures"' in text:  # an untrusted picture is decoded behind the seal only
+            from slmchat.commands import opening
+
+            opening.seal(settings)
         id = archive.import_json(text)
     console.print(id)
     console.note(f"imported. next: slm chat --session {id[:8]}")

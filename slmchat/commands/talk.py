@@ -15,12 +15,13 @@ from typing import Protocol
 
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
-from slmchat.commands import answering, opening
+from slmchat.commands import answering, opening, picture_files
 from slmchat.commands.answering import Answer, View
 from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose
 from slmchat.conversation.messages import Conversation, Message, Node, Role, title_of
+from slmchat.conversation.pictures import Picture
 from slmchat.conversation.template import ChatTemplate, raw_prompt
 from slmchat.conversation.thinking import opens_thinking
 from slmchat.engine.api import Engine, Event, Finish, FinishReason, Limits, Prompt, Session
@@ -78,6 +79,7 @@ class Talk:
         self.settings = settings
         self.console = console
         self.attachments: list[Attachment] = []
+        self.pictures: list[Picture] = []
         self.examples: list[Message] = []
         self.sampler_changes: dict[str, float] = {}
         self.limits = opening.limits(options)
@@ -93,6 +95,7 @@ class Talk:
         self.installed = installed
         self._model_sampler = opening.sampler_settings(installed, self.settings, self.options)
         self.last: Finish | None = None
+        self._has_told_of_pictures = False
         self.loading = opening.start_loading(installed, self.options, self.settings)
 
     # The model
@@ -180,9 +183,25 @@ class Talk:
         assert self._engine is not None
         return self._engine.count(raw_prompt([Message(Role.USER, text)]))
 
+    def cost_of(self, picture: Picture) -> int:
+        """Tokens that a picture takes. Raises `SlmError` when this model cannot be shown it."""
+        picture_files.check_sees(self.installed, self.settings)
+        self.ready()
+        assert self._engine is not None
+        with self.loading.on_trial():  # the first picture opens the projector
+            return picture_files.cost(picture, self._engine)
+
     def messages(self) -> list[Message]:
-        """What the model sees: the system message, the examples of a persona, the visible part of the path."""
+        """What the model sees: the system message, the examples of a persona, the visible part of the path.
+
+        A model that cannot be shown pictures gets the messages without them; the user is told so once.
+        """
         said = self.conversation.as_messages(self.installed.key)
+        if self.installed.projector is None and any(message.pictures for message in said):
+            if not self._has_told_of_pictures:
+                self._has_told_of_pictures = True
+                self.console.note(f"({self.label} does not see the pictures of this conversation)")
+            said = [replace(message, pictures=()) for message in said]
         head = 1 if said and said[0].role is Role.SYSTEM else 0
         return [*said[:head], *self.examples, *said[head:]]
 
@@ -195,8 +214,10 @@ class Talk:
         in the tree), as it has when `SlmError` is raised.
         """
         self.ready()
+        if self.pictures:
+            picture_files.check_sees(self.installed, self.settings)
         self.conversation.title = self.conversation.title or title_of(text)  # without what is attached
-        self.conversation.add(Message(Role.USER, compose(text, self.attachments)))
+        self.conversation.add(Message(Role.USER, compose(text, self.attachments), pictures=tuple(self.pictures)))
         try:
             answer = self.answer()
         finally:
@@ -204,7 +225,7 @@ class Talk:
             if end is not None and end.message.role is Role.USER:
                 self.conversation.go_to(end.parent)
         if answer is not None:
-            self.attachments = []
+            self.attachments, self.pictures = [], []
         return answer
 
     def answer(self) -> Answer | None:
