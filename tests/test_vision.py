@@ -265,7 +265,7 @@ def test_images_beyond_the_window_are_refused_before_they_are_encoded(gemma: lla
     assert encodings(gemma) == before
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 100), (100, 1), (3, 2000), (2048, 2048)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 100), (100, 1), (20, 2000), (2048, 2048)])
 @pytest.mark.parametrize("kind", ["gemma", "smolvlm", "qwen"])
 def test_images_of_odd_sizes_do_not_end_the_process(seeing: Path, kind: str, size: tuple[int, int]) -> None:
     engine = loaded(seeing / kind)
@@ -280,6 +280,18 @@ def test_images_of_odd_sizes_do_not_end_the_process(seeing: Path, kind: str, siz
 
 
 # What is refused
+
+
+def test_an_image_that_the_library_refuses_is_a_sentence(seeing: Path) -> None:
+    engine = loaded(seeing / "smolvlm")
+    session = engine.open_session(SessionSettings(512, 1, 1))
+    line = Prompt((Part("", image=Image.of(3, 2000, bytes(18_000))), Part("what")))
+    with pytest.raises(SlmError, match="cannot take in an image of 3 x 2000 pixels: resize target") as caught:
+        answer(session, line)
+    assert caught.value.exit_code is ExitCode.DAMAGED
+    assert answer(session, Prompt((Part("what is this"),)))[0]  # the session is as good as before
+    session.close()
+    engine.close()
 
 
 def test_a_model_without_a_projector_refuses_an_image(seeing: Path) -> None:

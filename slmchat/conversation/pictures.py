@@ -138,6 +138,8 @@ def decode(data: bytes, name: str) -> Image:
                 decoded = _plain(_upright(opened))
     except SlmError:
         raise
+    except pillow.DecompressionBombError as error:  # more than twice Pillow's own limit, seen in the header
+        raise _refused(name, f"it has more pixels than slm decodes ({MOST_PIXELS // 10**6} million)") from error
     except MemoryError as error:
         raise SlmError(f"{name} does not fit into the memory of this device.", exit_code=ExitCode.NO_FIT) from error
     except Exception as error:  # decoders of foreign bytes: whatever they raise is their refusal
