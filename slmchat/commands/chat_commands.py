@@ -388,6 +388,8 @@ def _image(chat: Chat, arguments: str) -> None:
     picture_files.check_sees(talk.installed, chat.settings)
     counted = [(picture, talk.cost_of(picture)) for picture in chat_files.read_pictures(arguments)]
     for picture, tokens in counted:
+        if not chat.is_plain:
+            picture_files.draw(picture, chat.console)
         chat.console.note(f"{picture.describe()}, {tokens:,} tokens")
     talk.pictures += [picture for picture, _ in counted]
     total = sum(tokens for _, tokens in counted)
