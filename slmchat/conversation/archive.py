@@ -122,7 +122,7 @@ class Archive:
         conversation, times = exchange.from_json(text)
         for node in conversation.nodes():
             for picture in node.message.pictures:
-                picture.image()  # a wrong one must not stand where a right one will be looked for
+                picture.purify()  # a wrong one must not stand where a right one will be looked for
         if self._key(conversation.id) is not None:
             conversation.id = new_id()
         with self._database.transaction():

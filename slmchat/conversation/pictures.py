@@ -70,6 +70,11 @@ class Picture:
             self._image = image
         return self._image
 
+    def purify(self) -> None:
+        """See that what was kept elsewhere is this picture, and keep only its pixels. Raises `SlmError` (DAMAGED)."""
+        self.image()
+        self._png = None
+
     def png(self) -> bytes:
         """The pixels as a PNG, without anything else in it."""
         if self._png is None:
