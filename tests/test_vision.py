@@ -21,7 +21,7 @@ from gguf_vision import (
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import Picture
 from slmchat.conversation.template import ChatTemplate
-from slmchat.engine import llama
+from slmchat.engine import llama, native
 from slmchat.engine.api import Chunk, Finish, Image, Limits, Part, Prefill, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.vision import Projector, is_image_token
@@ -216,6 +216,28 @@ def test_going_on_after_an_image_is_the_same_as_beginning_anew(seeing: Path, kin
         assert tokens == fresh(engine, prompt(question))
     session.close()
     engine.close()
+
+
+@pytest.mark.parametrize(("kind", "is_non_causal"), [("gemma", True), ("smolvlm", False), ("qwen", False)])
+def test_only_gemma_s_image_tokens_see_each_other(
+    seeing: Path, kind: str, is_non_causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = loaded(seeing / kind)
+    before = fresh(engine, asked("what is this", image()))
+    monkeypatch.setattr(native.bindings(), "llama_set_causal_attn", lambda _context, _is_causal: None)
+    assert (fresh(engine, asked("what is this", image())) != before) == is_non_causal
+    engine.close()
+
+
+def test_a_shared_prefix_never_ends_inside_an_image(gemma: llama.LlamaEngine) -> None:
+    session = gemma.open_session(SessionSettings(512, 1, 1))
+    prompt = asked("what is this", image())
+    answer(session, prompt)
+    tokens = gemma.vocabulary.tokenize(prompt)
+    begin = next(place for place, token in enumerate(tokens) if is_image_token(token))
+    like_it = [*tokens[: begin + 5], *(number ^ 2 for number in tokens[begin + 5 : begin + IMAGE_TOKENS]), 5, 6]
+    assert session._context.reuse(like_it) == begin  # another image whose first numbers happen to be the same
+    session.close()
 
 
 def test_a_prompt_that_ends_in_an_image(gemma: llama.LlamaEngine) -> None:
