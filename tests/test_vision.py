@@ -223,9 +223,20 @@ def test_only_gemma_s_image_tokens_see_each_other(
     seeing: Path, kind: str, is_non_causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = loaded(seeing / kind)
-    before = fresh(engine, asked("what is this", image()))
-    monkeypatch.setattr(native.bindings(), "llama_set_causal_attn", lambda _context, _is_causal: None)
-    assert (fresh(engine, asked("what is this", image())) != before) == is_non_causal
+    api = native.bindings()
+
+    def logits() -> list[float]:
+        session = engine.open_session(SessionSettings(512, 1, 1))
+        answer(session, asked("what is this", image()), n=1)
+        row = api.llama_get_logits_ith(session._context.handle, -1)
+        values = row[: engine.vocabulary.n_tokens]
+        session.close()
+        return list(values)
+
+    before = logits()
+    assert logits() == before
+    monkeypatch.setattr(api, "llama_set_causal_attn", lambda _context, _is_causal: None)
+    assert (logits() != before) == is_non_causal
     engine.close()
 
 
