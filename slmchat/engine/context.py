@@ -4,7 +4,7 @@ Knows: context parameters, evaluating tokens, going back to a shared prefix for 
 prefill, what native failures mean. Refuses to know: text, sampling, when a generation ends (session.py).
 
 `tokens` always equals what the KV cache holds, token by token: every call of llama_decode goes through here. An image
-is there as the tokens that stand for it (vision.py), so that a shared prefix is found across images as across text.
+is there as the numbers that stand for it (image_tokens.py), so that a shared prefix is found across images, too.
 """
 
 import contextlib
@@ -14,7 +14,8 @@ from typing import Any
 
 from slmchat.engine import native
 from slmchat.engine.api import SessionSettings
-from slmchat.engine.vision import Vision, batches, is_image_token
+from slmchat.engine.image_tokens import batches, is_image_token, whole
+from slmchat.engine.vision import Vision
 from slmchat.errors import ExitCode, SlmError
 
 # Tokens evaluated by one llama_decode of a prefill; also how often progress is reported.
@@ -84,8 +85,7 @@ class Context:
             if old != new:
                 break
             shared += 1
-        if self._vision is not None:
-            shared = self._vision.whole(tokens, shared)
+        shared = whole(tokens, shared)
         if shared < len(self.tokens):
             first = self._api.llama_memory_seq_pos_min(self._memory, _SEQUENCE)
             has_window = not self._n_swa or 0 <= first <= max(0, shared - self._n_swa)
