@@ -4,11 +4,13 @@ import base64
 import json
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import run_slm
+from conftest import environment, run_slm
 from gguf_vision import IMAGE_TOKENS, write_tiny_gemma3, write_tiny_siglip
 from terminal import Terminal
 from test_archive import VERSION_1, answer, hand_made, user
@@ -294,8 +296,38 @@ def test_a_model_that_cannot_see_goes_on_without_the_pictures(home: Path, model:
         assert terminal.end() == 0
 
 
-def test_import_of_pictures_happens_behind_the_seal(home: Path, model: Path, png: Path, tmp_path: Path) -> None:
-    """An exported session with its picture goes through the commands, and a wrong one ends in exit 6."""
+_SPY = """
+import socket, sys
+import slmchat.conversation.pictures as pictures
+decode = pictures.decode
+def spy(data, name):
+    try:
+        socket.socket()
+        print("OPEN", file=sys.stderr)
+    except OSError:
+        print("SEALED", file=sys.stderr)
+    return decode(data, name)
+pictures.decode = spy
+from slmchat.__main__ import main
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own refusal")
+def test_pictures_are_decoded_behind_the_seal(home: Path, model: Path, png: Path, tmp_path: Path) -> None:
+    export = tmp_path / "export.json"
+    archive = Archive(tmp_path / "else" / "sessions.db")
+    export.write_text(archive.export_json(shown(archive, picture()).id))
+    archive.close()
+    for arguments in (["run", "-m", model, "-n", "1", "-f", png, "what"], ["sessions", "import", export]):
+        command = [sys.executable, "-c", _SPY, *map(str, arguments)]
+        done = subprocess.run(command, env=environment(home), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "SEALED" in done.stderr
+        assert "OPEN" not in done.stderr
+
+
+def test_an_export_with_pictures_goes_through_the_commands(home: Path, tmp_path: Path) -> None:
     archive = Archive(tmp_path / "else" / "sessions.db")
     text = archive.export_json(shown(archive, picture()).id)
     archive.close()

@@ -87,6 +87,7 @@ def test_a_model_comes_with_its_projector_and_goes_with_it(
     assert its["sha256"] == repo.sha256(MMPROJ)
     assert json.loads(slm("list", "--json").out)[0]["projector"] == its
     assert "(it sees pictures)" in slm("show", "seer").out
+    assert f" kB + {len(projector) / 1000:.1f} kB" in slm("list").out
     hub.requests.clear()
     assert json.loads(slm("pull", "seer", "--json").out)["status"] == "already-installed"
     assert hub.requests == []

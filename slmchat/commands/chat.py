@@ -226,6 +226,7 @@ class Chat:
         self.recorder = self.talk.conversation.recorder = None
         self.talk.go_private()
         self.settings = self.talk.settings
+        self.talk.loading.go_private()
         self.editor = self._new_editor()
 
     def _new_editor(self) -> LineEditor:

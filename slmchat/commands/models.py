@@ -41,7 +41,7 @@ def list_models(settings: Settings, console: Console, *, is_available: bool = Fa
                 (
                     entry["name"],
                     entry["quantization"] or "",
-                    in_bytes(entry["size"]) if entry["size"] is not None else "",
+                    _sizes(entry),
                     model_facts.in_millions(entry["parameters"]),
                     " ".join(entry["tags"]),
                     entry["path"] if entry["is_present"] else f"{entry['path']} (its file is gone)",
@@ -53,6 +53,12 @@ def list_models(settings: Settings, console: Console, *, is_available: bool = Fa
         console.note("no model is installed.")
         console.note("next: slm pull smollm2:135m, or slm list --available for the catalog")
     return ExitCode.DONE
+
+
+def _sizes(entry: dict[str, Any]) -> str:
+    """The weights, and what the model sees with."""
+    parts = [entry["size"], (entry["projector"] or {}).get("size")]
+    return " + ".join(in_bytes(size) for size in parts if size is not None)
 
 
 def _list_catalog(settings: Settings, library: Library, console: Console, is_json: bool) -> ExitCode:

@@ -4,7 +4,7 @@ Knows: context parameters, evaluating tokens, going back to a shared prefix, its
 prefill, what native failures mean. Refuses to know: text, sampling, when a generation ends (session.py).
 
 `tokens` always equals what the KV cache holds, token by token: every call of llama_decode goes through here. An image
-is there as the tokens that stand for it (vision.py), so that a shared prefix is found across images as across text.
+is there as the numbers that stand for it (image_tokens.py), so that a shared prefix is found across images, too.
 """
 
 import contextlib
@@ -17,9 +17,10 @@ from typing import Any
 
 from slmchat.engine import native
 from slmchat.engine.api import SessionSettings
+from slmchat.engine.image_tokens import batches, is_image_token, whole
 from slmchat.engine.kvstore import shared_length
 from slmchat.engine.snapshots import Snapshots
-from slmchat.engine.vision import Vision, batches, is_image_token
+from slmchat.engine.vision import Vision
 from slmchat.errors import ExitCode, SlmError
 
 # Tokens evaluated by one llama_decode of a prefill; also how often progress is reported.
@@ -84,7 +85,7 @@ class Context:
         if self.is_unsure:
             self.forget()
         same = shared_length(self.tokens, tokens)
-        shared = self.whole(tokens, min(same, len(tokens) - 1))
+        shared = whole(tokens, min(same, len(tokens) - 1))
         if shared < len(self.tokens):
             self.snapshots.drop_beyond(same)
             if not self.snapshots.cut(shared):
@@ -93,10 +94,6 @@ class Context:
                 self.forget()
             del self.tokens[shared:]
         return shared
-
-    def whole(self, tokens: Sequence[int], length: int) -> int:
-        """`length`, or less where it would cut through an image of these tokens."""
-        return length if self._vision is None else self._vision.whole(tokens, length)
 
     def forget(self) -> None:
         """Empty the KV cache."""

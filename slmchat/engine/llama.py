@@ -5,7 +5,6 @@ Refuses to know: conversations, chat templates' meaning, terminals, where files 
 """
 
 import ctypes
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -100,7 +99,7 @@ def _load_error(path: Path) -> SlmError:
             hint="a newer slm may: update it",
             exit_code=ExitCode.DAMAGED,
         )
-    if _is_out_of_memory(lines):
+    if native.is_out_of_memory():
         return SlmError(
             f"{path.name} does not fit into the memory of this device.",
             hint="a smaller quantization or model may: slm list --available",
@@ -111,11 +110,6 @@ def _load_error(path: Path) -> SlmError:
         hint=f"check the file: slm verify, or pull it again; slm show {path} tells what its header says",
         exit_code=ExitCode.DAMAGED,
     )
-
-
-def _is_out_of_memory(lines: Sequence[str]) -> bool:
-    words = ("unable to allocate", "failed to allocate", "cannot allocate memory", "out of memory", "bad_alloc")
-    return any(word in line.lower() for line in lines for word in words)
 
 
 def _decoded(text: bytes | None) -> str | None:

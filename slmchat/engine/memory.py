@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from slmchat.engine.context import Context
+from slmchat.engine.image_tokens import whole
 from slmchat.engine.kvstore import MIN_TOKENS, SHARED, KvStore, StateKey, shared_length
 
 # Between two messages only what nobody notices is written (30 ms for 60 MB), and only when there is so much more to
@@ -63,9 +64,9 @@ class Memory:
         `alike`: other prompts that may come; what they share with this one is kept for them. A prefill always stops
         there, store or not, so that the same prompt is evaluated in the same batches whatever is known.
         """
-        shared = sorted({self._context.whole(tokens, shared_length(tokens, other) - _MARGIN) for other in alike})
+        shared = sorted({whole(tokens, shared_length(tokens, other) - _MARGIN) for other in alike})
         shared = [length for length in shared if len(self._context.tokens) < length < len(tokens)]
-        stops = [*shared, *self._last_stops(self._context.whole(tokens, len(tokens) - 1), shared), len(tokens)]
+        stops = [*shared, *self._last_stops(whole(tokens, len(tokens) - 1), shared), len(tokens)]
         for stop in stops:
             missing = tokens[len(self._context.tokens) : stop]
             begin = len(self._context.tokens)

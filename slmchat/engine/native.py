@@ -121,5 +121,11 @@ def log_lines() -> list[str]:
     return [line.rstrip("\n") for line in list(_log) if line.strip()]
 
 
+def is_out_of_memory() -> bool:
+    """Whether the library has said, since the log was cleared, that memory could not be had."""
+    words = ("unable to allocate", "failed to allocate", "cannot allocate memory", "out of memory", "bad_alloc")
+    return any(word in line.lower() for line in log_lines() for word in words)
+
+
 def clear_log() -> None:
     _log.clear()

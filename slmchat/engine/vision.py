@@ -1,18 +1,12 @@
 """Images as tokens: llama.cpp's multimodal library (libmtmd) with one projector file.
 
-Knows: which tokens stand for an image, how its pixels become embeddings, which of them are known already.
+Knows: what an image becomes (slices and the marks around them), how its pixels become embeddings, which are known.
 Refuses to know: files of images and their formats, templates, when anything is evaluated (context.py).
-
-Every token that an image takes in the KV cache gets a number of its own, far above all vocabularies and made from the
-hashes of the image and of the projector. Whoever compares tokens, in memory or on the disk, then treats images like
-text: the same image is the same prefix, another one is not. Only evaluation looks behind the numbers.
 """
 
 import ctypes
-import hashlib
-import struct
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,11 +14,8 @@ from typing import Any
 
 from slmchat.engine import native
 from slmchat.engine.api import Image
+from slmchat.engine.image_tokens import is_first, numbers
 from slmchat.errors import ExitCode, SlmError
-
-# Numbers from here on stand for images; the largest vocabularies have some 300,000 tokens. They stay below 2^31, so
-# that they are good llama_tokens in files of KV states, too.
-_FIRST = 1 << 30
 
 # Embeddings kept, so that a second question does not encode an image again: 2.6 MB for one of Gemma 3 4B.
 _EMBEDDING_BYTES = 128 * 1024**2
@@ -88,30 +79,6 @@ class Seen:
         return batch
 
 
-def is_image_token(token: int) -> bool:
-    """Whether this number stands for a part of an image."""
-    return token >= _FIRST
-
-
-def batches(tokens: Sequence[int], step: int) -> Iterator[tuple[int, int]]:
-    """Begin and end of stretches that are evaluated together: text up to `step` tokens, or one image slice whole."""
-    begin = 0
-    while begin < len(tokens):
-        is_image = is_image_token(tokens[begin])
-        end = begin + 1
-        while end < len(tokens) and is_image_token(tokens[end]) == is_image:
-            if _is_first(tokens[end]) or (not is_image and end - begin == step):
-                break
-            end += 1
-        yield begin, end
-        begin = end
-
-
-def _is_first(token: int) -> bool:
-    """Whether an image slice begins with this token: of each slice only the first number is even."""
-    return is_image_token(token) and not token & 1
-
-
 class Vision:
     """What a model sees with. The projector is read when the first image comes. Not for two threads at once."""
 
@@ -131,7 +98,6 @@ class Vision:
         self._chunks: tuple[str, Any] | None = None  # the image that was cut into slices last
         stat = projector.path.stat()
         self._key = f"{projector.path.name}:{stat.st_size}:{stat.st_mtime_ns}"
-        self.n_encoded = 0
 
     def close(self) -> None:
         """Free the projector."""
@@ -153,7 +119,7 @@ class Vision:
         number = 0
         for piece in self._layout(image.width, image.height):
             if isinstance(piece, _Slice):
-                ids = self._ids(image.id, number, piece.n_tokens)
+                ids = numbers(f"{self._key}|{image.id}|{number}", piece.n_tokens)
                 self._places[ids[0]] = _Place(image.id, image.width, image.height, number, piece)
                 tokens += ids
                 number += 1
@@ -161,23 +127,12 @@ class Vision:
                 tokens += piece
         return tuple(tokens)
 
-    def whole(self, tokens: Sequence[int], length: int) -> int:
-        """`length`, or less where it would cut through an image slice: that has to be evaluated whole."""
-        while 0 < length < len(tokens) and is_image_token(tokens[length]) and not _is_first(tokens[length]):
-            length -= 1
-        return length
-
     def surplus(self, tokens: Sequence[int]) -> int:
         """How many more tokens than positions the images among these tokens take (0 for most models)."""
         if not self._places or not self._uses_mrope():
             return 0
-        places = (self._places.get(token) for token in tokens if _is_first(token))
+        places = (self._places.get(token) for token in tokens if is_first(token))
         return sum(place.slice.n_tokens - place.slice.n_positions for place in places if place)
-
-    def _ids(self, image: str, number: int, count: int) -> tuple[int, ...]:
-        seed = f"{self._key}|{image}|{number}".encode()
-        raw = struct.unpack(f"<{count}I", hashlib.shake_256(seed).digest(4 * count))
-        return tuple(_FIRST | (value & (_FIRST - 1)) & ~1 | (place > 0) for place, value in enumerate(raw))
 
     def _layout(self, width: int, height: int) -> list[_Slice | tuple[int, ...]]:
         """What an image of this size becomes: slices, and tokens between them. It needs no pixels."""
@@ -231,7 +186,6 @@ class Vision:
             return None
         if status != 0:
             raise SlmError(f"llama.cpp failed while reading an image: {_said()}.", exit_code=ExitCode.BUG)
-        self.n_encoded += 1
         length = self._api.llama_model_n_embd_inp(self._model) * place.slice.n_tokens
         embedding = (ctypes.c_float * length)()
         # float * mtmd_get_output_embd(mtmd_context * ctx);
@@ -308,6 +262,12 @@ class Vision:
             said = _said() if not context else "it has no image encoder"
             if context:
                 mtmd.mtmd_free(context)
+            if native.is_out_of_memory():
+                raise SlmError(
+                    f"{path.name} does not fit into the memory of this device.",
+                    hint="a smaller model that sees: slm list --available",
+                    exit_code=ExitCode.NO_FIT,
+                )
             raise SlmError(
                 f"llama.cpp cannot see with {path.name}: {said}.",
                 hint="the projector (mmproj) must be the one made for this model",
