@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from slmchat import hardware_usage
-from slmchat.hardware_usage import OthersWatch, peak_memory
+from slmchat.hardware import usage
+from slmchat.hardware.usage import OthersWatch, peak_memory
 
 
 def test_the_peak_holds_what_was_once_there() -> None:
@@ -22,8 +22,8 @@ def test_the_peak_holds_what_was_once_there() -> None:
 
 def test_what_others_take_is_the_busy_time_less_the_own(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([(10.0, 100.0, 5.0), (20.0, 118.0, 13.0)])  # seconds: clock, all processors busy, own
-    monkeypatch.setattr(hardware_usage, "_counted", lambda: next(readings))
-    monkeypatch.setattr(hardware_usage.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(usage, "_counted", lambda: next(readings))
+    monkeypatch.setattr(usage.os, "cpu_count", lambda: 4)
     assert OthersWatch().share() == pytest.approx((18 - 8) / 40)
 
 
@@ -32,10 +32,10 @@ def test_an_idle_processor_and_one_that_waits_for_a_disk_are_not_busy(monkeypatc
         return SimpleNamespace(**{"user": 1.0, "system": 1.0, "idle": 50.0, "iowait": 7.0, "guest": 0.5, **more})
 
     monkeypatch.setattr(psutil, "cpu_times", times)
-    assert hardware_usage._counted() is not None
-    assert hardware_usage._counted()[1] == 2.0  # type: ignore[index]
+    assert usage._counted() is not None
+    assert usage._counted()[1] == 2.0  # type: ignore[index]
     monkeypatch.setattr(psutil, "cpu_times", lambda: times(steal=3.0))
-    assert hardware_usage._counted()[1] == 5.0  # type: ignore[index]
+    assert usage._counted()[1] == 5.0  # type: ignore[index]
 
 
 def test_a_system_that_hides_it_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

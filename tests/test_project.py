@@ -28,11 +28,12 @@ DOORS = {
     "sqlite3": {"conversation/archive.py", "conversation/archive_schema.py"},
     "tomlkit": {"catalog/user_file.py"},
     "typer": {"cli.py"},
+    "PIL": {"conversation/pictures.py"},
     "jinja2": {"conversation/template.py", "conversation/template_sandbox.py"},
 }
 # A room imports from itself and from what stands here for it. Records are what siblings meet through.
 GROUND = {"errors", "settings", "ranges", "personas", "private_files", "hardware", "redaction"}
-GROUND |= {"hardware_bandwidth", "hardware_usage", "safe_json"}
+GROUND |= {"safe_json"}
 RECORDS = ("slmchat.engine.api", "slmchat.engine.sampler")
 FLOORS: dict[str, set[str]] = {
     **{room: GROUND for room in (*GROUND, "engine", "catalog", "privacy", "terminal", "conversation")},
@@ -106,7 +107,7 @@ def test_every_library_that_is_imported_is_declared() -> None:
 
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     names = {re.split(r"[<>=~!\[; ]", entry)[0].lower().replace("-", "_") for entry in declared}
-    modules = {"llama_cpp": "llama_cpp_python"}
+    modules = {"llama_cpp": "llama_cpp_python", "PIL": "pillow"}
     used = {name.partition(".")[0] for file in _files() for name in _imports(file)}
     foreign = {modules.get(name, name).lower() for name in used - set(sys.stdlib_module_names) - {"slmchat"}}
     # the transport of huggingface_hub 1.x and 2.x: its exceptions are caught where the Hub's client lets them through

@@ -38,9 +38,9 @@ class Engine:
         return Session(self.engine.open_session(*given))
     def __getattr__(self, name):
         return getattr(self.engine, name)
-def loads(path, *, gpu_layers=None, is_repacked=True):
+def loads(path, **options):
     {loading}
-    return Engine(load(path, gpu_layers=gpu_layers, is_repacked=is_repacked))
+    return Engine(load(path, **options))
 llama.load = loads
 sys.argv = ["slm", "run", "-m", {model!r}, *{flags!r}, "-n", "2", "hi"]
 from slmchat.__main__ import main

@@ -25,6 +25,8 @@ _PART = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$"
 _NO_MODEL = re.compile(r"(?:^|[-._/])(?:mmproj|imatrix|vocab|draft|mtp)(?=$|[-._/])", re.IGNORECASE)
 """GGUF files that are not a language model by themselves: an image encoder, a calibration matrix, a helper."""
 
+_PROJECTOR = re.compile(r"(?:^|[-._/])mmproj(?=$|[-._/])", re.IGNORECASE)
+
 
 def quantization_of(name: str) -> str | None:
     """The quantization that a file name (or the folder it lies in) states, in upper case; None when it states none."""
@@ -55,6 +57,13 @@ def models_in(names: Iterable[str]) -> dict[str, str]:
             continue
         found.setdefault(quantization_of(name) or name, name)
     return found
+
+
+def projector_in(names: Iterable[str]) -> str | None:
+    """The image encoder (mmproj) among the files of a repository: F16 is as good as larger ones, then Q8_0."""
+    found = [name for name in names if name.lower().endswith(".gguf") and _PROJECTOR.search(name)]
+    order = {"F16": 0, "Q8_0": 1, "BF16": 2, "F32": 3}
+    return min(found, key=lambda name: (order.get(quantization_of(name) or "", 4), len(name), name), default=None)
 
 
 def choose(models: dict[str, str], quantization: str | None) -> str | None:

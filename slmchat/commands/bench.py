@@ -21,8 +21,8 @@ from slmchat.engine.api import Engine, Finish, Limits, Prompt, Session, SessionS
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.hardware.power import power
-from slmchat.hardware_bandwidth import measure_copy_bandwidth
-from slmchat.hardware_usage import OthersWatch, peak_memory
+from slmchat.hardware.bandwidth import measure_copy_bandwidth
+from slmchat.hardware.usage import OthersWatch, peak_memory
 from slmchat.settings import Settings
 from slmchat.terminal.bars import bar
 from slmchat.terminal.console import Console
@@ -31,6 +31,8 @@ from slmchat.terminal.console import Console
 _BUSY_SHARE = 0.1
 
 _BAR_WIDTH = 24
+# Tokens of context that are measured when nobody asks for another window: as deep as most conversations go.
+_N_CTX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,7 @@ def bench(name: str | None, options: BenchOptions, settings: Settings, console: 
 
 
 def _prepared(installed: Installed, generation: GenerationOptions, options: BenchOptions, settings: Settings) -> Bench:
-    trained = installed.context_length or opening.DEFAULT_N_CTX
-    n_ctx = options.ctx or settings.n_ctx or min(opening.DEFAULT_N_CTX, trained)
+    n_ctx = options.ctx or settings.n_ctx or min(_N_CTX, installed.context_length or _N_CTX)
     return Bench(
         installed=installed,
         options=generation,

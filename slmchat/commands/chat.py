@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from slmchat.catalog.records import Installed
-from slmchat.commands import opening
+from slmchat.commands import opening, picture_files
 from slmchat.commands.answering import Answer, View, describe
 from slmchat.commands.options import ChatOptions, GenerationOptions
 from slmchat.commands.run import overflow_choice, read_text, system_text
 from slmchat.commands.talk import Overflow, Talk
+from slmchat.conversation import pictures
 from slmchat.conversation.archive import Archive
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Conversation, Role
@@ -84,9 +85,16 @@ class Chat:
         conversation = self._first_conversation(chat_options)
         # before the model: its loading would share the interpreter with the imports that the prompt waits for
         self.editor = self._new_editor()
-        self.talk = Talk(self._model_of(conversation), conversation, options, settings, console, self)
+        installed = picture_files.with_projector(self._model_of(conversation), options.mmproj)
+        self.talk = Talk(installed, conversation, options, settings, console, self)
         self.talk.examples = opening.example_messages(opening.persona_of(options, settings))
-        self.talk.attachments = [Attachment(read_text(file), Path(file).name) for file in options.files]
+        for file in map(Path, options.files):
+            if pictures.is_picture(file.expanduser()):
+                self.talk.pictures.append(pictures.read(file.expanduser()))
+            else:
+                self.talk.attachments.append(Attachment(read_text(str(file)), file.name))
+        if self.talk.pictures:
+            picture_files.check_sees(self.talk.installed, settings)
         self.talk.loading.when_done(self.editor.refresh)
 
     # The loop
@@ -148,7 +156,7 @@ class Chat:
         self.told(answer)
 
     def told(self, answer: Answer | None) -> None:
-        """Say how an answer ended, when the user should know."""
+        """Say how an answer ended, when the user should know; the chat rests until the next message."""
         if answer is None or answer.finish is None:
             return
         reasons = {
@@ -163,6 +171,7 @@ class Chat:
         if self.shows_stats:
             self.console.note(describe(answer.finish))
         self.console.note("")
+        self.talk.keep(is_resting=True)
 
     def leave(self) -> None:
         self._is_leaving = True
@@ -215,7 +224,8 @@ class Chat:
         if self.recorder is not None:
             self.recorder.flush()
         self.recorder = self.talk.conversation.recorder = None
-        self.settings = self.talk.settings = replace(self.settings, is_private=True)
+        self.talk.go_private()
+        self.settings = self.talk.settings
         self.talk.loading.go_private()
         self.editor = self._new_editor()
 
@@ -243,6 +253,9 @@ class Chat:
 
     def cancellable(self, session: Session) -> AbstractContextManager[None]:
         return self._quiet(session)
+
+    def is_saved(self, id: str) -> bool:
+        return self.recorder is not None and self.archive.has(id)
 
     def on_overflow(self, overflow: Overflow) -> str:
         numbers = (
@@ -276,6 +289,8 @@ class Chat:
             state.append(f"{talk.tokens_used:,} of {talk.n_ctx:,} tokens ({share} %)")
         if talk.attachments:
             state.append(f"{len(talk.attachments)} file{'s' if len(talk.attachments) > 1 else ''} attached")
+        if talk.pictures:
+            state.append(f"{len(talk.pictures)} picture{'s' if len(talk.pictures) > 1 else ''} attached")
         if self.is_private:
             state.append("private: nothing is written")
         elif self.recorder is not None and self.recorder.error:

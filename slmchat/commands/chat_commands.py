@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from slmchat import personas, ranges
 from slmchat.catalog.library import Library
-from slmchat.commands import chat_files, opening
+from slmchat.commands import chat_files, opening, picture_files
 from slmchat.commands.answering import describe
 from slmchat.commands.chat import Chat
 from slmchat.conversation.messages import Conversation, Node, Role, title_of
@@ -119,10 +119,11 @@ def _edit(chat: Chat, _arguments: str) -> None:
     before = conversation.current
     conversation.go_to(question.parent)
     attachments, chat.talk.attachments = chat.talk.attachments, []
+    attached, chat.talk.pictures = chat.talk.pictures, list(question.message.pictures)
     try:
         chat.send(text)
     finally:
-        chat.talk.attachments = attachments
+        chat.talk.attachments, chat.talk.pictures = attachments, attached
         if chat.talk.conversation is conversation and conversation.current is question.parent:
             conversation.go_to(before)
 
@@ -178,6 +179,8 @@ def _show_where_we_are(chat: Chat) -> None:
         chat.console.note(f"(the model no longer sees the first {len(path) - len(visible)} messages)")
     for node in path[-2:]:
         if node.message.role is Role.USER:
+            for picture in node.message.pictures:
+                chat.console.note(f"[{picture.describe()}]")
             chat.console.note(f"> {node.message.text}")
         else:
             view = chat.view()
@@ -370,6 +373,33 @@ def _file(chat: Chat, arguments: str) -> None:
     )
 
 
+def _image(chat: Chat, arguments: str) -> None:
+    talk = chat.talk
+    if not arguments:
+        for picture in talk.pictures:
+            chat.console.note(f"{picture.describe()}, {talk.cost_of(picture):,} tokens, with the next message")
+        if not talk.pictures:
+            raise _usage("which picture?", "/image PATH… (globs too); with the next message the model sees it")
+        return
+    if arguments == '""':
+        talk.pictures = []
+        chat.console.note("No picture is attached any more.")
+        return
+    picture_files.check_sees(talk.installed, chat.settings)
+    counted = [(picture, talk.cost_of(picture)) for picture in chat_files.read_pictures(arguments)]
+    for picture, tokens in counted:
+        if not chat.is_plain:
+            picture_files.draw(picture, chat.console)
+        chat.console.note(f"{picture.describe()}, {tokens:,} tokens")
+    talk.pictures += [picture for picture, _ in counted]
+    total = sum(tokens for _, tokens in counted)
+    free = talk.n_ctx - talk.tokens_used
+    chat.console.note(
+        f"{total:,} tokens go along with your next message ({free:,} of {talk.n_ctx:,} are free"
+        + ('; that will not fit). /image "" detaches them.' if total > free else ").")
+    )
+
+
 def _complete_file(_chat: Chat, text: str) -> Iterable[tuple[str, str]]:
     return complete_path(text)
 
@@ -403,7 +433,7 @@ def _context(chat: Chat, _arguments: str) -> None:
     talk = chat.talk
     n_ctx = talk.ready().n_ctx
     messages = talk.messages()
-    counted = [talk.count_text(message.text) for message in messages]
+    counted = [talk.count_text(message.text) + sum(map(talk.cost_of, message.pictures)) for message in messages]
     for message, tokens in zip(messages, counted, strict=True):
         chat.console.note(f"{tokens:7,}  {message.role:9}  {title_of(message.text)}")
     total = talk.count(messages)
@@ -418,7 +448,9 @@ def _prompt(chat: Chat, _arguments: str) -> None:
     messages = chat.talk.messages()
     if not messages:
         raise _usage("there is no prompt yet.")
-    chat.console.note("".join(part.text for part in chat.talk.prompt(messages).parts))
+    parts = chat.talk.prompt(messages).parts
+    images = (f"[picture, {part.image.width} × {part.image.height}]" if part.image else part.text for part in parts)
+    chat.console.note("".join(images))
 
 
 COMMANDS: CommandTable[Chat] = CommandTable(
@@ -432,6 +464,7 @@ COMMANDS: CommandTable[Chat] = CommandTable(
         SlashCommand("branch", "[N]", "list the branches of the conversation, or go to one", _branch),
         SlashCommand("clear", "", "start a new conversation", _clear),
         SlashCommand("file", "PATH…", 'attach text files to the next message; "" detaches', _file, _complete_file),
+        SlashCommand("image", "PATH…", 'show pictures with the next message; "" detaches', _image, _complete_file),
         SlashCommand("editor", "[TEXT]", "write the next message in $EDITOR", _editor),
         SlashCommand("model", "[NAME]", "let another model go on", _model, _complete_model),
         SlashCommand("system", "[TEXT]", 'show or set the system message; "" removes it', _system),

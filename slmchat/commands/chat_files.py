@@ -9,16 +9,18 @@ import os
 from pathlib import Path
 
 from slmchat.commands.run import read_text
-from slmchat.conversation import exchange
+from slmchat.conversation import exchange, pictures
 from slmchat.conversation.archive_search import Hit
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Conversation
+from slmchat.conversation.pictures import Picture
 from slmchat.errors import ExitCode, SlmError
 from slmchat.privacy.seal import explain
 from slmchat.terminal.completion import split_words
 
 # More files than this by one glob are a mistake more often than a wish.
 MOST_FILES = 100
+MOST_PICTURES = 16
 # Bytes of one file; a context window of a million tokens holds about four times as many characters.
 MOST_BYTES = 16 * 1024 * 1024
 
@@ -34,6 +36,18 @@ def read_all(arguments: str) -> list[Attachment]:
         if path.is_file() and path.stat().st_size > MOST_BYTES:
             raise SlmError(f"{path} has more than {MOST_BYTES:,} bytes.", exit_code=ExitCode.USAGE)
     return [Attachment(read_text(str(path)), path.name) for path in paths]
+
+
+def read_pictures(arguments: str) -> list[Picture]:
+    """The pictures that `/image` names: paths with `~`, quotes and globs. Raises `SlmError` (USAGE, DAMAGED)."""
+    paths = [path for word in split_words(arguments) for path in _matching(word)]
+    if len(paths) > MOST_PICTURES:
+        raise SlmError(
+            f"{len(paths):,} pictures are more than {MOST_PICTURES}.",
+            hint="a narrower pattern",
+            exit_code=ExitCode.USAGE,
+        )
+    return [pictures.read(path) for path in paths]
 
 
 def _matching(word: str) -> list[Path]:

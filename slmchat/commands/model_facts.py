@@ -9,7 +9,7 @@ from typing import Any
 
 from slmchat.catalog.fetching import in_bytes
 from slmchat.catalog.gguf import Header, SkippedArray, read_header
-from slmchat.catalog.records import Installed
+from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.catalog.registry import License, ModelSpec, Variant
 
 TEMPLATE_LINES = 12
@@ -32,6 +32,11 @@ def of_license(license: License | None) -> dict[str, Any]:
     }
 
 
+def of_projector(file: InstalledFile | None) -> dict[str, Any] | None:
+    """The projector that a model sees with, None when it has none."""
+    return {"path": str(file.path), "size": file.size, "sha256": file.sha256} if file else None
+
+
 def listed(installed: Installed) -> dict[str, Any]:
     """One entry of `slm list --json`."""
     return {
@@ -45,6 +50,7 @@ def listed(installed: Installed) -> dict[str, Any]:
         "path": str(installed.path),
         "source": installed.source,
         "is_present": not installed.missing(),
+        "projector": of_projector(installed.projector),
     }
 
 
@@ -87,6 +93,9 @@ def not_installed(spec: ModelSpec, quantization: str | None) -> dict[str, Any]:
         "sampler": dict(spec.sampler),
         "sampler_source": spec.sampler_source,
         "variants": [_variant(each) for each in spec.variants],
+        "projector": {"path": None, "size": spec.projector[0].size, "sha256": spec.projector[0].sha256}
+        if spec.projector
+        else None,
     }
 
 
@@ -116,6 +125,7 @@ def of_installed(installed: Installed) -> dict[str, Any]:
         "sampler_source": installed.sampler_source,
         "installed_at": installed.admitted_at or None,
         "files": [{"path": str(file.path), "size": file.size, "sha256": file.sha256} for file in installed.files],
+        "projector": of_projector(installed.projector),
         "chat_template": header.chat_template,
         "metadata": _metadata(header),
     }
@@ -142,6 +152,9 @@ def in_lines(facts: dict[str, Any], fit: Iterable[tuple[str, str]] = ()) -> Iter
         in_bytes(facts["size"]) + (f" in {len(facts['files'])} files" if len(facts.get("files", ())) > 1 else ""),
     )
     yield "sha256", facts["sha256"] or "not known"
+    if facts.get("projector"):
+        its = facts["projector"]
+        yield "projector", f"{in_bytes(its['size'])}, {its['path'] or 'pulled with the model'} (it sees pictures)"
     yield "source", " at ".join(part for part in (facts["source"], facts["revision"]) if part) or "the catalog"
     yield "architecture", facts["architecture"] or "not known"
     yield "parameters", in_millions(facts["parameters"]) or "not known"

@@ -22,6 +22,7 @@ from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import thinking
 from slmchat.conversation.messages import Message, Role
 from slmchat.engine.api import Chunk, Engine, Event, Finish, Limits, Session, SessionSettings
+from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import Verdict
@@ -30,6 +31,10 @@ from slmchat.personas import find as find_persona
 from slmchat.personas import load as load_personas
 from slmchat.settings import KV_TYPES, Settings
 from slmchat.terminal.console import Console
+
+# Stands for another question or input in prompts that are only compared with the one that was given, to see what they
+# share. No text begins with it, so that it shares nothing itself.
+OTHER = "\u00b6"
 
 
 def seal(settings: Settings) -> None:
@@ -140,13 +145,26 @@ def limits(options: GenerationOptions) -> Limits:
     return Limits(options.max_tokens, tuple(options.stop), shown=() if options.raw else thinking.TOKENS)
 
 
-def session_settings(options: GenerationOptions, settings: Settings, n_ctx: int) -> SessionSettings:
+def kv_store(settings: Settings) -> KvStore | None:
+    """The states on disk; None with `--private`, and where the user has switched them off."""
+    if settings.is_private or not settings.has_kv_cache:
+        return None
+    return KvStore(settings.paths.kv_states, settings.kv_cache_limit)
+
+
+def session_settings(
+    options: GenerationOptions, settings: Settings, n_ctx: int, store: KvStore | None = None
+) -> SessionSettings:
     """Threads and KV cache: flags over settings over what this device has."""
+    chosen = _threads(options, settings)
+    kv_type = _kv_type(options, settings)
+    return SessionSettings(n_ctx=n_ctx, threads=chosen, threads_batch=chosen, kv_type=kv_type, store=store)
+
+
+def _threads(options: GenerationOptions, settings: Settings) -> int:
     from slmchat.engine import threads
 
-    chosen = options.threads or settings.threads or threads.choose(hardware.physical_cores(), hardware.cpu_quota())
-    kv_type = _kv_type(options, settings)
-    return SessionSettings(n_ctx=n_ctx, threads=chosen, threads_batch=chosen, kv_type=kv_type)
+    return options.threads or settings.threads or threads.choose(hardware.physical_cores(), hardware.cpu_quota())
 
 
 def _kv_type(options: GenerationOptions, settings: Settings) -> str:
@@ -178,8 +196,17 @@ class _Outcome:
 class Loading:
     """A model that is being loaded in a thread, so that the prompt can be read (or typed) meanwhile."""
 
-    def __init__(self, path: Path, decide: Callable[[], Opening], mark: suspects.Mark | None = None) -> None:
-        """`decide` says how; `mark` says on the disk that the model is on trial: until its first token."""
+    def __init__(
+        self,
+        path: Path,
+        decide: Callable[[], Opening],
+        mark: suspects.Mark | None = None,
+        sight: tuple[Path, int] | None = None,
+    ) -> None:
+        """`decide` says how; `sight`: the projector of the model and the threads that it computes with.
+
+        `mark` says on the disk that the model is on trial: while it is loaded, and until its first token.
+        """
         self._mark = mark
         self.opening: Opening | None = None  # how it is opened, once that is decided
         if mark is not None:
@@ -187,16 +214,28 @@ class Loading:
         self._outcome = _Outcome()
         self._callbacks: list[Callable[[], None]] = []
         # daemon: Ctrl-C while the weights are read ends slm at once
-        self._thread = threading.Thread(target=self._load, args=(path, decide, mark), daemon=True, name="model loading")
+        self._thread = threading.Thread(
+            target=self._load, args=(path, decide, mark, sight), daemon=True, name="model loading"
+        )
         self._thread.start()
 
-    def _load(self, path: Path, decide: Callable[[], Opening], mark: suspects.Mark | None) -> None:
+    def _load(
+        self,
+        path: Path,
+        decide: Callable[[], Opening],
+        mark: suspects.Mark | None,
+        sight: tuple[Path, int] | None,
+    ) -> None:
         try:
             from slmchat.engine import llama
+            from slmchat.engine.vision import Projector
 
             self.opening = decide()
             self._outcome.engine = llama.load(
-                path, gpu_layers=self.opening.gpu_layers, is_repacked=self.opening.is_repacked
+                path,
+                gpu_layers=self.opening.gpu_layers,
+                is_repacked=self.opening.is_repacked,
+                projector=Projector(*sight) if sight else None,
             )
         except BaseException as error:  # noqa: BLE001 - raised again where the engine is asked for
             self._outcome.error = error
@@ -268,7 +307,9 @@ def start_loading(installed: Installed, options: GenerationOptions, settings: Se
         return found
 
     mark = None if settings.is_private else suspects.Mark(settings.paths.data, installed.path)
-    return Loading(installed.path, decide, mark)
+    projector = installed.projector
+    sight = (projector.path, _threads(options, settings)) if projector is not None else None
+    return Loading(installed.path, decide, mark, sight)
 
 
 def window(loading: Loading, wanted: int | None, options: GenerationOptions, *, least: int | None = None) -> int | None:

@@ -43,7 +43,14 @@ class GenerationOptions:
     system: str | None = option("-s", "--system", help="System message, or @FILE that holds it.", metavar="TEXT")
     persona: str | None = option("-p", "--persona", help="A named system prompt with its settings.", metavar="NAME")
     files: list[str] = option(
-        "-f", "--file", help="Text file put before the prompt (repeatable; - is stdin).", metavar="PATH", default=[]
+        "-f",
+        "--file",
+        help="Text or picture put before the prompt (repeatable; - is stdin).",
+        metavar="PATH",
+        default=[],
+    )
+    mmproj: str | None = option(
+        "--mmproj", help="Projector (mmproj) with which a local .gguf sees pictures.", metavar="PATH"
     )
     temperature: float | None = option(
         "--temp", help="Temperature; 0 always takes the most probable token.", within=ranges.SAMPLER["temperature"]

@@ -14,8 +14,8 @@ from slmchat.catalog.library import Library, from_path, now
 from slmchat.catalog.records import Installed, InstalledFile, with_quantization
 from slmchat.catalog.registry import HubFile, License, ModelSpec, Reference, Registry, Variant, load
 from slmchat.catalog.sources import Plan, Source, Unreachable, open_source
-from slmchat.commands import fitting
-from slmchat.commands.model_facts import of_license
+from slmchat.commands import fitting, pull_projector
+from slmchat.commands.model_facts import of_license, of_projector
 from slmchat.commands.options import PullOptions
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import choose
@@ -90,7 +90,8 @@ def _pull_name(name: str, pulling: Pulling) -> dict[str, Any]:
         return _in_place(reference, pulling)
     quantization = _quantization(reference, options)
     here = library.installed_as(reference.name, quantization)
-    if here is not None and not options.dry_run:
+    stated = pull_projector.sources(reference, name, pulling)
+    if here is not None and not options.dry_run and (here.projector is not None or not stated):
         console.note(f"{here.key} is already installed ({in_bytes(here.size)} at {here.path}).")
         return _as_json(here, status="already-installed")
     if pulling.settings.is_offline:
@@ -99,6 +100,8 @@ def _pull_name(name: str, pulling: Pulling) -> dict[str, Any]:
             hint=f"without --offline: slm pull {name}",
             exit_code=ExitCode.NETWORK,
         )
+    if here is not None and not options.dry_run:  # pulled when slm did not know of its projector, or had no luck
+        return _as_json(pull_projector.add(here, stated, name, pulling), status="installed")
     if quantization is None and reference.spec is not None:
         reference = _with_best_first(reference, reference.spec, pulling)
     candidates = _candidates(reference, quantization, name, pulling)
@@ -106,11 +109,12 @@ def _pull_name(name: str, pulling: Pulling) -> dict[str, Any]:
         return _dry_run(name, reference, candidates, here, pulling)
     if reference.spec is not None and reference.spec.license is not None:
         _agree(reference.spec.license, name, pulling)
-    installed, is_new = _from_first_that_works(name, reference, candidates, pulling)
+    installed, is_new, source = _from_first_that_works(name, reference, candidates, pulling)
     if not is_new:
         console.note(f"{installed.key} is already installed ({in_bytes(installed.size)} at {installed.path}).")
         return _as_json(installed, status="already-installed")
     console.note(f"installed {installed.key} ({in_bytes(installed.size)}) from {installed.source}")
+    installed = pull_projector.add(installed, pull_projector.of(source, stated), name, pulling)
     console.note(f"next: slm chat {installed.name}")
     return _as_json(installed, status="installed")
 
@@ -228,8 +232,11 @@ def _agree(license: License, name: str, pulling: Pulling) -> None:
 
 def _from_first_that_works(
     name: str, reference: Reference, candidates: list[Candidate], pulling: Pulling
-) -> tuple[Installed, bool]:
-    """Try the places in order; say why one failed before the next is tried. Raises the most telling `SlmError`."""
+) -> tuple[Installed, bool, Source]:
+    """Try the places in order; say why one failed before the next is tried. The last value is the one that worked.
+
+    Raises the most telling `SlmError`.
+    """
     failures: list[SlmError] = []
     for number, candidate in enumerate(candidates):
         if candidate.is_hub and pulling.is_hub_down:
@@ -238,7 +245,7 @@ def _from_first_that_works(
             what = f"{candidate.quantization} from " if candidate.quantization else ""
             pulling.console.note(f"trying {what}{candidate.source.label}")
         try:
-            return _install(name, reference, candidate, pulling)
+            return *_install(name, reference, candidate, pulling), candidate.source
         except SlmError as error:
             if error.exit_code in (ExitCode.STORAGE, ExitCode.USAGE, ExitCode.NO_FIT):
                 raise
@@ -330,6 +337,8 @@ def _dry_run(
     """What a pull would do. The network is asked only for what the catalog does not state."""
     console, library = pulling.console, pulling.library
     plan, candidate = _first_plan(candidates, pulling)
+    places = pull_projector.of(candidate.source, pull_projector.sources(reference, name, pulling))
+    projector = pull_projector.planned(places, pulling)
     license = reference.spec.license if reference.spec else plan.license
     license = pulling.registry.licenses.get(license.id, license) if license else None
     outlook = _outlook(reference, candidate, plan, pulling)
@@ -340,12 +349,17 @@ def _dry_run(
         "other_sources": [other.source.label for other in candidates if other is not candidate],
         "files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in plan.files],
         "size": plan.size,
+        "projector": {"name": projector.files[0].name, "size": projector.size, "sha256": projector.files[0].sha256}
+        if projector
+        else None,
         "revision": plan.revision,
         **of_license(license),
         "is_license_accepted": not license or not license.needs_acceptance or license.id in library.accepted_licenses(),
         "installed": here.key if here else None,
         "place": str(plan.place),
-        "disk_needed": space_needed(plan),
+        "disk_needed": (space_needed(plan) or 0) + ((space_needed(projector) if projector else 0) or 0)
+        if plan.size is not None
+        else None,
         "disk_free": space_free(plan),
         "fit": outlook.as_json() if outlook else None,
     }
@@ -359,9 +373,10 @@ def _dry_run(
         ),
         ("from", plan.label),
         ("size", in_bytes(plan.size) + f" in {len(plan.files)} file" + ("s" if len(plan.files) > 1 else "")),
+        *([("pictures", f"{in_bytes(projector.size)} more, {projector.label}")] if projector else []),
         ("sha256", plan.files[0].sha256 or "not known before the fetch"),
         ("licence", f"{license.title} {license.link}".strip() if license else "not stated"),
-        ("disk", f"{in_bytes(space_needed(plan))} needed, {in_bytes(space_free(plan))} free at {plan.place}"),
+        ("disk", f"{in_bytes(facts['disk_needed'])} needed, {in_bytes(space_free(plan))} free at {plan.place}"),
         *(outlook.rows() if outlook else [("fit", "not known: nobody states its size")]),
     ]
     for label, text in rows:
@@ -405,6 +420,7 @@ def _as_json(installed: Installed, status: str) -> dict[str, Any]:
         "files": [{"path": str(file.path), "size": file.size, "sha256": file.sha256} for file in installed.files],
         "sha256": installed.sha256,
         "size": installed.size,
+        "projector": of_projector(installed.projector),
         "source": installed.source,
         "revision": installed.revision,
         **of_license(installed.license),

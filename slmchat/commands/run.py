@@ -6,19 +6,21 @@ size that it needs, show what comes, and leave with an exit code that a script c
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
-from slmchat.commands import answering, opening
+from slmchat.commands import answering, opening, picture_files
 from slmchat.commands.options import GenerationOptions
-from slmchat.conversation import window
+from slmchat.conversation import pictures, window
 from slmchat.conversation.attachments import Attachment, compose, trim
 from slmchat.conversation.messages import Message, Role
-from slmchat.conversation.template import ChatTemplate
+from slmchat.conversation.pictures import Picture
+from slmchat.conversation.template import ChatTemplate, raw_prompt
 from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Engine, Finish, FinishReason, Part, Prompt
+from slmchat.engine.api import Engine, Finish, FinishReason, Prompt
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
@@ -37,22 +39,29 @@ def run(
     on_overflow = overflow_choice(options)
     options = opening.with_persona(options, settings)
     opening.seal(settings)
-    installed = opening.find(options.model, settings, console)
+    installed = picture_files.with_projector(opening.find(options.model, settings, console), options.mmproj)
     sampler = opening.sampler_settings(installed, settings, options)
     loading = opening.start_loading(installed, options, settings)
-    question = _Question(" ".join(words), _attachments(words, options, console), _head(options, settings), options.raw)
+    attachments, shown = _inputs(options, console)
+    if shown:
+        picture_files.check_sees(installed, settings)
+    question = _Question(" ".join(words), attachments, _head(options, settings), options.raw, shown)
     engine = loading.engine()
     opening.report_native_log(console)
     prompt = _prompt(question, engine)
-    n_prompt = engine.count(prompt)
+    with loading.on_trial():  # the first picture opens the projector
+        for line in picture_files.describe(shown, engine):
+            console.note(line)
+        n_prompt = engine.count(prompt)
     wanted = _window(n_prompt, engine, options, settings)
     n_ctx = opening.window(loading, wanted, options, least=None if options.ctx else n_prompt + 1) or wanted
     if not window.fits(n_prompt, n_ctx):
         if on_overflow == "fail":
             raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)
         prompt = _trimmed(question, engine, n_ctx, n_prompt, console)
+    made = opening.session_settings(options, settings, n_ctx, opening.kv_store(settings))
     with loading.on_trial():
-        session = engine.open_session(opening.session_settings(options, settings, n_ctx))
+        session = engine.open_session(replace(made, goes_back=False))
     load_s = time.perf_counter() - start
     console.detail(f"context window: {n_ctx:,} tokens; loaded after {load_s:.2f} s")
     limits = opening.limits(options)
@@ -91,16 +100,26 @@ def overflow_choice(options: GenerationOptions) -> str:
 class _Question:
     """What was asked, before it becomes a prompt."""
 
-    def __init__(self, instruction: str, attachments: list[Attachment], head: list[Message], is_raw: bool) -> None:
+    def __init__(
+        self,
+        instruction: str,
+        attachments: list[Attachment],
+        head: list[Message],
+        is_raw: bool,
+        shown: Sequence[Picture] = (),
+    ) -> None:
         """`head`: the system message and the examples of a persona, which stand before the question."""
         self.instruction = instruction
         self.attachments = attachments
         self.head = head
         self.is_raw = is_raw
+        self.pictures = tuple(shown)
         if not self.text(attachments).strip():
             raise SlmError(
                 "the prompt is empty.",
-                hint='slm run "Why is the sky blue?", or pipe text into it',
+                hint='slm run -f PICTURE "What does it show?"'
+                if shown
+                else 'slm run "Why is the sky blue?", or pipe text into it',
                 exit_code=ExitCode.USAGE,
             )
 
@@ -108,21 +127,34 @@ class _Question:
         return compose(self.instruction, attachments)
 
 
-def _attachments(words: Sequence[str], options: GenerationOptions, console: Console) -> list[Attachment]:
+def _inputs(options: GenerationOptions, console: Console) -> tuple[list[Attachment], list[Picture]]:
     """Files in the order given, then what is piped in. Standard input is read once, and only when it is no terminal."""
     found: list[Attachment] = []
+    shown: list[Picture] = []
     is_stdin_read = False
     for name in options.files:
+        path = Path(name).expanduser()
         if name == "-":
             is_stdin_read = True
-            found.append(Attachment(_decoded(sys.stdin.buffer.read(), "standard input")))
+            _take_piped(found, shown, is_named=True)
+        elif pictures.is_picture(path):
+            shown.append(pictures.read(path))
         else:
-            found.append(Attachment(read_text(name), Path(name).name))
+            found.append(Attachment(read_text(name), path.name))
     if not is_stdin_read and not console.stdin.isatty():
-        piped = _decoded(sys.stdin.buffer.read(), "standard input")
-        if piped.strip():
-            found.append(Attachment(piped))
-    return found
+        _take_piped(found, shown, is_named=False)
+    return found, shown
+
+
+def _take_piped(found: list[Attachment], shown: list[Picture], *, is_named: bool) -> None:
+    """Standard input, a picture or text. `is_named`: asked for with `-f -`, so that it counts even when it is empty."""
+    data = sys.stdin.buffer.read()
+    if pictures.looks_like_picture(data):
+        shown.append(Picture.of("standard input", pictures.decode(data, "standard input")))
+        return
+    text = _decoded(data, "standard input")
+    if is_named or text.strip():
+        found.append(Attachment(text))
 
 
 def _head(options: GenerationOptions, settings: Settings) -> list[Message]:
@@ -159,12 +191,30 @@ def _decoded(data: bytes, what: str) -> str:
 
 
 def _prompt(question: _Question, engine: Engine, attachments: Sequence[Attachment] | None = None) -> Prompt:
-    text = question.text(question.attachments if attachments is None else attachments)
+    attachments = question.attachments if attachments is None else attachments
+    prompt = _rendered(question, engine, question.text(attachments))
+    others = _alike(question.instruction, attachments, has_head=bool(question.head))
+    return replace(prompt, alike=tuple(_rendered(question, engine, text) for text in others))
+
+
+def _rendered(question: _Question, engine: Engine, text: str) -> Prompt:
     if question.is_raw:
-        return Prompt((Part("\n\n".join([*(message.text for message in question.head), text])),))
+        whole = "\n\n".join([*(message.text for message in question.head), text])
+        return raw_prompt([Message(Role.USER, whole, pictures=question.pictures)])
     info = engine.info
     template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
-    return template.render([*question.head, Message(Role.USER, text)])
+    return template.render([*question.head, Message(Role.USER, text, pictures=question.pictures)])
+
+
+def _alike(instruction: str, attachments: Sequence[Attachment], *, has_head: bool) -> Iterator[str]:
+    """What may be asked next: something else of the same system message, another question about the same input, the
+    same about another input."""
+    if has_head:
+        yield opening.OTHER
+    if attachments and "{}" in instruction:
+        yield compose(instruction, [Attachment(opening.OTHER)])
+    elif attachments and instruction:
+        yield compose(opening.OTHER, attachments)
 
 
 def _window(n_prompt: int, engine: Engine, options: GenerationOptions, settings: Settings) -> int:

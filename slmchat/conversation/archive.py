@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from slmchat.conversation import archive_search, exchange
+from slmchat.conversation import archive_pictures, archive_search, exchange
 from slmchat.conversation.archive_schema import WAIT_S, Database
 from slmchat.conversation.archive_search import Hit
 from slmchat.conversation.messages import Conversation, Message, Node, Role, new_id
@@ -84,6 +84,13 @@ class Archive:
         """Bring the search index up to date; what cannot be done now is done by a later call."""
         archive_search.refresh(self._database)
 
+    def has(self, id: str) -> bool:
+        """Whether the session is here; False also where the archive cannot be read just now."""
+        try:
+            return bool(self._database.rows("SELECT 1 FROM sessions WHERE id = ?", (id,)))
+        except SlmError:
+            return False
+
     def rename(self, id: str, title: str) -> None:
         """Another title. Raises `SlmError` (usage) when there is no such session."""
         if not self._database.rows("SELECT 1 FROM sessions WHERE id = ?", (id,)):
@@ -108,6 +115,7 @@ class Archive:
             for key in keys:
                 archive_search.forget(database, "session = ?", key)
                 database.run("DELETE FROM unindexed WHERE key IN (SELECT key FROM messages WHERE session = ?)", (key,))
+                archive_pictures.forget(database, key)
                 database.run("DELETE FROM messages WHERE session = ?", (key,))
                 database.run("DELETE FROM sessions WHERE key = ?", (key,))
             is_purged = archive_search.purge(database, is_everything=is_everything)
@@ -119,6 +127,9 @@ class Archive:
         An id that is taken is replaced by a new one. Raises `SlmError` (damaged) when it is not such an export.
         """
         conversation, times = exchange.from_json(text)
+        for node in conversation.nodes():
+            for picture in node.message.pictures:
+                picture.purify()  # a wrong one must not stand where a right one will be looked for
         if self._key(conversation.id) is not None:
             conversation.id = new_id()
         with self._database.transaction():
@@ -274,6 +285,7 @@ class Archive:
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (session, node.id, parent, message.role, node.created_at, is_cut, model, text, thinking, tokens),
             )
+            archive_pictures.put(self._database, key, message.pictures)
         else:
             archive_search.forget(self._database, "key = ?", key)
             self._database.run(
@@ -285,6 +297,7 @@ class Archive:
     def _attach_nodes(self, session: int, conversation: Conversation) -> dict[str, Node]:
         """Build the tree; keys grow with time, so a parent comes before its children, and they come in their order."""
         by_key: dict[int, Node] = {}
+        pictures = archive_pictures.of_session(self._database, session)
         for key, id, parent_key, role, text, thinking, tokens, model, is_cut, created_at in self._database.rows(
             "SELECT key, id, parent, role, text, thinking, tokens, model, is_cut, created_at"
             " FROM messages WHERE session = ? ORDER BY key",
@@ -292,7 +305,7 @@ class Archive:
         ):
             parent = by_key.get(parent_key)
             ids = None if tokens is None else struct.unpack(f"<{len(tokens) // 4}I", tokens)
-            message = Message(Role(role), text, ids, bool(is_cut), thinking, model)
+            message = Message(Role(role), text, ids, bool(is_cut), thinking, model, pictures.get(key, ()))
             by_key[key] = node = Node(message, parent, id, created_at)
             conversation.siblings_below(parent).append(node)
         return {node.id: node for node in by_key.values()}

@@ -60,6 +60,23 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX messages_by_parent ON messages (parent) WHERE parent IS NOT NULL",
         "CREATE TABLE unindexed (key INTEGER PRIMARY KEY)",
     ),
+    (  # a picture is there once, whoever shows it (archive_pictures.py)
+        """CREATE TABLE pictures (
+            key INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            width INTEGER NOT NULL,
+            height INTEGER NOT NULL,
+            png BLOB NOT NULL
+        )""",
+        """CREATE TABLE message_pictures (
+            message INTEGER NOT NULL REFERENCES messages (key) DEFERRABLE INITIALLY DEFERRED,
+            place INTEGER NOT NULL,
+            picture INTEGER NOT NULL REFERENCES pictures (key) DEFERRABLE INITIALLY DEFERRED,
+            name TEXT NOT NULL,
+            PRIMARY KEY (message, place)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX message_pictures_by_picture ON message_pictures (picture)",
+    ),
 )
 
 _SETUP = (

@@ -5,17 +5,22 @@ Refuses to know: SQL, files, streams.
 
 Token ids are not part of the format: an engine would take them as they are, control tokens included, so a file from
 somewhere could speak as the system. What is imported is tokenized again, like anything that somebody typed.
+
+Pictures are in the JSON as PNG files in base64, each once; the messages name them. Readers that know no pictures find
+the text as before.
 """
 
+import base64
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from slmchat import safe_json
 from slmchat.conversation.messages import Conversation, Message, Node, Role, new_id
+from slmchat.conversation.pictures import MOST_BYTES, MOST_SIDE, Picture, format_of
 from slmchat.errors import ExitCode, SlmError
 
 FORMAT = "slm session"
@@ -26,6 +31,7 @@ MOST_CHARACTERS = 256 * 1024 * 1024
 _MOST_MESSAGES = 100_000
 _MOST_TEXT = 16 * 1024 * 1024
 _MOST_TITLE = 1_000
+_MOST_PICTURES = 1_000
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 
@@ -58,11 +64,15 @@ def to_json(conversation: Conversation, times: Times) -> str:
         "seen_from": conversation.seen_from and numbers[conversation.seen_from],
         "messages": [_message_as_json(node, numbers) for node in nodes],
     }
+    pictures = {picture.id: picture for node in nodes for picture in node.message.pictures}
+    if pictures:
+        value["pictures"] = {id: _picture_as_json(picture) for id, picture in pictures.items()}
     return safe_json.encode(value)
 
 
 def _message_as_json(node: Node, numbers: Mapping[Node, int]) -> dict[str, Any]:
     message = node.message
+    shown = [{"name": picture.name, "id": picture.id} for picture in message.pictures]
     return {
         "number": numbers[node],
         "parent": node.parent and numbers[node.parent],
@@ -72,7 +82,13 @@ def _message_as_json(node: Node, numbers: Mapping[Node, int]) -> dict[str, Any]:
         "is_cut": message.is_cut,
         "thinking": message.thinking,
         "text": message.text,
+        **({"pictures": shown} if shown else {}),
     }
+
+
+def _picture_as_json(picture: Picture) -> dict[str, Any]:
+    png = base64.b64encode(picture.png()).decode()
+    return {"width": picture.width, "height": picture.height, "png": png}
 
 
 def to_markdown(conversation: Conversation, times: Times) -> str:
@@ -86,7 +102,8 @@ def to_markdown(conversation: Conversation, times: Times) -> str:
     for node in path:
         message = node.message
         speaker = {Role.USER: "You", Role.SYSTEM: "System"}.get(message.role) or message.model or "Assistant"
-        parts += [f"## {_one_line(speaker)}", _closed(message.text)]
+        shown = [f"*(picture: {_one_line(picture.describe())})*" for picture in message.pictures]
+        parts += [f"## {_one_line(speaker)}", *shown, _closed(message.text)]
         if message.is_cut:
             parts.append("*(interrupted)*")
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -143,26 +160,61 @@ def _tree(value: Mapping[str, Any], conversation: Conversation) -> dict[int, Nod
     messages = value.get("messages")
     if not isinstance(messages, list) or not 0 < len(messages) <= _MOST_MESSAGES:
         raise _wrong(f'"messages" is not a list of 1 to {_MOST_MESSAGES:,}')
+    pictures = _pictures(value)
     nodes: dict[int, Node] = {}
     for number, said in enumerate(messages, 1):
         if not isinstance(said, dict) or type(said.get("number")) is not int or said["number"] != number:
             raise _wrong(f"message {number} does not have this number")
         parent = _node(said, "parent", nodes)
         created_at = _time(said, "created_at", "seconds")
-        node = Node(_message(said), parent, new_id(), created_at)
+        node = Node(_message(said, pictures), parent, new_id(), created_at)
         conversation.siblings_below(parent).append(node)
         nodes[number] = node
     return nodes
 
 
-def _message(said: Mapping[str, Any]) -> Message:
+def _pictures(value: Mapping[str, Any]) -> dict[str, Picture]:
+    """The pictures by id, not decoded yet: an export may hold what it likes, and the archive's door looks at it."""
+    given = value.get("pictures", {})
+    if not isinstance(given, dict) or len(given) > _MOST_PICTURES:
+        raise _wrong(f'"pictures" is not a table of at most {_MOST_PICTURES:,}')
+    found = {}
+    for id, one in given.items():
+        if not re.fullmatch("[0-9a-f]{64}", id) or not isinstance(one, dict):
+            raise _wrong("a picture does not have the id that pictures have")
+        width, height = one.get("width"), one.get("height")
+        if not (isinstance(width, int) and isinstance(height, int) and 0 < min(width, height) <= max(width, height)):
+            raise _wrong("a picture does not say how large it is")
+        try:
+            png = base64.b64decode(_text(one, "png", MOST_BYTES), validate=True)
+        except ValueError as error:
+            raise _wrong("a picture is not in base64") from error
+        if format_of(png) != "PNG":
+            raise _wrong("a picture is no PNG")
+        found[id] = Picture.kept("", min(width, MOST_SIDE), min(height, MOST_SIDE), id, png)
+    return found
+
+
+def _shown(said: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Iterator[Picture]:
+    shown = said.get("pictures", [])
+    if not isinstance(shown, list) or len(shown) > _MOST_PICTURES:
+        raise _wrong(f'the "pictures" of a message are not a list of at most {_MOST_PICTURES:,}')
+    for one in shown:
+        known = pictures.get(str(one.get("id"))) if isinstance(one, dict) else None
+        if known is None:
+            raise _wrong("a message shows a picture that is not there")
+        yield replace(known, name=_text(one, "name", _MOST_TITLE))
+
+
+def _message(said: Mapping[str, Any], pictures: Mapping[str, Picture]) -> Message:
     role, is_cut = said.get("role"), said.get("is_cut", False)
     if role not in list(Role):
         raise _wrong(f'"role" is not one of {", ".join(Role)}')
     if not isinstance(is_cut, bool):
         raise _wrong('"is_cut" is not true or false')
     thinking = _text_or_none(said, "thinking") or ""
-    return Message(Role(role), _text(said, "text"), None, is_cut, thinking, _text_or_none(said, "model"))
+    model, shown = _text_or_none(said, "model"), tuple(_shown(said, pictures))
+    return Message(Role(role), _text(said, "text"), None, is_cut, thinking, model, shown)
 
 
 def _node(value: Mapping[str, Any], name: str, nodes: Mapping[int, Node]) -> Node | None:

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Protocol
 
+from slmchat.conversation.pictures import Picture
+
 
 class Role(StrEnum):
     """Who speaks."""
@@ -27,6 +29,7 @@ class Message:
     `tokens`: the ids an assistant message was sampled as by `model` (its key); no other model may use them.
     `thinking`: what a reasoning model said before its answer; shown, kept, never part of a later prompt.
     `is_cut`: ended by Ctrl-C, a limit or a failure, not by the model.
+    `pictures`: what a user message shows; they stand before its text.
     """
 
     role: Role
@@ -35,6 +38,7 @@ class Message:
     is_cut: bool = False
     thinking: str = ""
     model: str | None = None
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +94,7 @@ class Conversation:
         self.siblings_below(self.current).append(node)
         self.current = node
         if not self.title and message.role is Role.USER:
-            self.title = title_of(message.text)
+            self.title = title_of(message.text) or ", ".join(picture.name for picture in message.pictures)
         if self.recorder:
             self.recorder.added(self, node)
         return node

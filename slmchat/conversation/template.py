@@ -7,12 +7,18 @@ Refuses to know: tokens and vocabularies (engine/vocabulary.py), where the templ
 How the provenance of every character is kept: the template never sees a message. It is given a marker (a random word)
 between the white space that the message begins and ends with, so that a template that trims its messages trims the
 right thing; in the rendered text the markers are then replaced by the messages, as parts of their own.
+
+Images: the template says where they go, too. It gets them as items of a message (`{"type": "image"}`), writes its own
+mark for each, and that mark is looked for in the template's own text only. What a user types can spell such a mark as
+often as it likes. A template that knows no images gets words in their place, before the text, as llama.cpp does it.
 """
 
 import re
 import secrets
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
+from enum import Enum
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +36,12 @@ MAX_TEMPLATE_LENGTH = 256 * 1024
 
 # The word that stands for a message while the template runs.
 _MARKER = re.compile("slm[0-9a-f]{24}")
+
+# What templates write where an image goes: Qwen, Gemma 4, Gemma 3, SmolVLM and LFM2-VL. libmtmd puts the model's own
+# marks around the image (mtmd.cpp: img_beg, img_end), so that the template's are left out.
+_IMAGE_MARK = re.compile(
+    r"<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image\|>|<start_of_image>|<image>|<\|image_pad\|>"
+)
 
 
 class ChatTemplate:
@@ -56,39 +68,42 @@ class ChatTemplate:
         Raises `SlmError` (DAMAGED) with the template's own words when it refuses the conversation.
         """
         messages = list(messages)
-        try:
-            parts = self._parts(messages, goes_on)
-        except _Refused as refused:
-            parts = None
-            reason = refused
-        if parts is None and _has_system(messages):
-            messages = _with_system_folded(messages)
-            try:
-                parts = self._parts(messages, goes_on)
-            except _Refused as refused:
-                reason = refused
-        if parts is None:
-            raise SlmError(
-                f"the model's chat template cannot render this conversation: {reason}.",
-                hint="plain completion does without it: slm run --raw; slm show MODEL prints the template",
-                exit_code=ExitCode.DAMAGED,
-            )
-        return Prompt(parts=tuple(parts))
+        reason: Exception = _Refused("it leaves out what was said")
+        foldings = [messages, _with_system_folded(messages)] if _has_system(messages) else [messages]
+        has_pictures = any(message.pictures for message in messages)
+        for said in foldings:
+            for form in (_Form.ITEMS, _Form.MIXED, _Form.TEXT) if has_pictures else (_Form.TEXT, _Form.ITEMS):
+                try:
+                    parts = self._parts(said, goes_on, form)
+                except _Refused as refused:
+                    reason = refused
+                    if has_pictures:
+                        continue
+                    break
+                if parts is not None:
+                    return Prompt(parts=tuple(parts))
+        raise SlmError(
+            f"the model's chat template cannot render this conversation: {reason}.",
+            hint="plain completion does without it: slm run --raw; slm show MODEL prints the template",
+            exit_code=ExitCode.DAMAGED,
+        )
 
-    def _parts(self, messages: list[Message], goes_on: bool) -> list[Part] | None:
-        """Parts of the rendered text, None when a system message is missing from it."""
-        marked = [_Marked(message) for message in messages]
+    def _parts(self, messages: list[Message], goes_on: bool, form: "_Form") -> list[Part] | None:
+        """Parts of the rendered text, None when the system message, the question or an image is missing from it."""
+        marked = [_Marked(message, form) for message in messages]
         text = self._rendered([item.for_template() for item in marked], not goes_on)
-        if _has_system(messages) and marked[0].marker not in text:
+        asked = [item for item in marked if item.message.role is Role.USER][-1:]
+        needed = [*marked[:1], *asked] if _has_system(messages) else asked
+        if any(item.marker not in text for item in needed):
             return None
         if goes_on:
             last = marked[-1].marker
             if not last or last not in text:
                 raise _Refused("it leaves out the answer that is to go on")
             text = text[: text.rindex(last) + len(last)]
-        return list(_split(text, marked))
+        return _split(text, marked)
 
-    def _rendered(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+    def _rendered(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
         from jinja2 import TemplateError
 
         from slmchat.conversation.template_sandbox import TooMuch
@@ -117,46 +132,84 @@ class ChatTemplate:
 
 def raw_prompt(messages: Sequence[Message]) -> Prompt:
     """The bare texts one after the other, for a model (or a user) that wants no chat template."""
-    return Prompt(tuple(Part(message.text, tokens=message.tokens) for message in messages))
+    parts: list[Part] = []
+    for message in messages:
+        parts += [Part("", image=picture.image()) for picture in message.pictures]
+        parts.append(Part(message.text, tokens=message.tokens))
+    return Prompt(tuple(parts))
 
 
 class _Refused(Exception):
     """The template would not render; the message is its reason."""
 
 
-class _Marked:
-    """A message and the word that stands for it while the template runs."""
+class _Form(Enum):
+    """How a template gets messages: as texts, as lists of items, or as a list only where there are images."""
 
-    def __init__(self, message: Message) -> None:
+    TEXT = 1
+    ITEMS = 2
+    MIXED = 3
+
+
+class _Marked:
+    """A message and the words that stand for it and its images while the template runs."""
+
+    def __init__(self, message: Message, form: _Form) -> None:
         self.message = message
+        self.is_items = form is _Form.ITEMS or (form is _Form.MIXED and bool(message.pictures))
+        self.picture_markers = [] if self.is_items else [f"slm{secrets.token_hex(12)}" for _ in message.pictures]
         core = message.text.strip()
         self.core = message.text if message.tokens is not None or not core else core
         self.lead = "" if self.core is message.text else message.text[: message.text.index(core)]
         self.tail = "" if self.core is message.text else message.text[len(self.lead) + len(core) :]
         self.marker = f"slm{secrets.token_hex(12)}" if core else ""
 
-    def for_template(self) -> dict[str, str]:
-        content = f"{self.lead}{self.marker}{self.tail}" if self.marker else self.message.text
+    def for_template(self) -> dict[str, Any]:
+        text = f"{self.lead}{self.marker}{self.tail}" if self.marker else self.message.text
+        content: Any = "".join(self.picture_markers) + text
+        if self.is_items:
+            images: list[dict[str, str]] = [{"type": "image"} for _ in self.message.pictures]
+            content = [*images, {"type": "text", "text": text}]
         return {"role": self.message.role.value, "content": content}
 
     def part(self) -> Part:
         return Part(self.core, tokens=self.message.tokens)
 
 
-def _split(text: str, marked: Sequence[_Marked]) -> Iterator[Part]:
-    """The rendered text as parts. White space around a message stays with the template's text: it spells no token."""
-    by_marker = {item.marker: item for item in marked if item.marker}
+def _split(text: str, marked: Sequence[_Marked]) -> list[Part] | None:
+    """The rendered text as parts, None when an image has no place in it.
+
+    White space around a message stays with the template's text: it spells no token.
+    """
+    by_marker = {item.marker: item.part() for item in marked if item.marker}
+    for item in marked:
+        images = (Part("", image=picture.image()) for picture in item.message.pictures)
+        by_marker.update(zip(item.picture_markers, images, strict=False))
+    placed = [Part("", image=picture.image()) for item in marked if item.is_items for picture in item.message.pictures]
+    parts: list[Part] = []
     begin = 0
     for match in _MARKER.finditer(text):
-        item = by_marker.get(match[0])
-        if item is None:
-            continue
-        if match.start() > begin:
-            yield Part(text[begin : match.start()], is_template=True)
-        yield item.part()
-        begin = match.end()
-    if begin < len(text):
-        yield Part(text[begin:], is_template=True)
+        if match[0] in by_marker:
+            parts += [Part(text[begin : match.start()], is_template=True), by_marker[match[0]]]
+            begin = match.end()
+    parts.append(Part(text[begin:], is_template=True))
+    n_places = sum(len(_IMAGE_MARK.findall(part.text)) for part in parts if part.is_template) if placed else 0
+    if n_places != len(placed):
+        return None
+    parts = list(_with_images(parts, placed)) if placed else parts
+    return [part for part in parts if part.text or part.tokens or part.image]
+
+
+def _with_images(parts: Sequence[Part], images: Sequence[Part]) -> Iterator[Part]:
+    """The images in the places that the template's own text marks; there is one for each."""
+    waiting = iter(images)
+    for part in parts:
+        begin = 0
+        for match in _IMAGE_MARK.finditer(part.text) if part.is_template else ():
+            yield Part(part.text[begin : match.start()], is_template=True)
+            yield next(waiting)
+            begin = match.end()
+        yield Part(part.text[begin:], part.is_template, part.tokens, part.image)
 
 
 def _has_system(messages: Sequence[Message]) -> bool:
@@ -168,7 +221,7 @@ def _with_system_folded(messages: list[Message]) -> list[Message]:
     system, *rest = messages
     for index, message in enumerate(rest):
         if message.role is Role.USER:
-            rest[index] = Message(Role.USER, f"{system.text}\n\n{message.text}")
+            rest[index] = replace(message, text=f"{system.text}\n\n{message.text}")
             return rest
     return [Message(Role.USER, system.text), *rest]
 

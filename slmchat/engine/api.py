@@ -8,12 +8,34 @@ Knows: prompts as parts with their provenance, limits, progress, chunks, why a g
 Refuses to know: conversations, terminals, model names, llama.cpp. Imports nothing heavy.
 """
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Pixels, decoded and bounded by whoever read them: 3 bytes (red, green, blue) a pixel, row by row from the top.
+
+    `id`: SHA-256 of size and pixels in lower-case hex, by which caches and archives know the image again.
+    """
+
+    width: int
+    height: int
+    rgb: bytes = field(repr=False)
+    id: str
+
+    @classmethod
+    def of(cls, width: int, height: int, rgb: bytes) -> "Image":
+        """The image with its id. Raises ValueError when the pixels are not those of an image of this size."""
+        if width < 1 or height < 1 or len(rgb) != 3 * width * height:
+            raise ValueError("the pixels do not make an image of this size")
+        return cls(width, height, rgb, hashlib.sha256(b"%dx%d:" % (width, height) + rgb).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +45,13 @@ class Part:
     `tokens`: the ids this text was generated as, when it is an earlier completion of the same model. They are used
     as they are, because a text tokenized again need not give the tokens it was sampled as, and then the KV cache of
     the whole rest of the conversation would be lost.
+    `image`: an image that stands here; such a part has no text. Nothing that a text spells ever becomes an image.
     """
 
     text: str
     is_template: bool = False
     tokens: tuple[int, ...] | None = None
+    image: Image | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +59,12 @@ class Prompt:
     """What a session evaluates: parts in order.
 
     The model's beginning-of-sequence token is added where the model wants one and the template has not put it.
+    `alike`: other prompts that may be asked later (another question about the same document, say). What they have in
+    common with this one is worth keeping; a session need not heed it.
     """
 
     parts: tuple[Part, ...]
+    alike: "tuple[Prompt, ...]" = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,23 +141,34 @@ Event = Prefill | Chunk | Finish
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a loaded model says of itself. Texts are untrusted (they come from the file)."""
+    """What a loaded model says of itself. Texts are untrusted (they come from the file).
+
+    `has_projector`: it was loaded with a file that lets it see images.
+    """
 
     architecture: str
     trained_context_length: int
     chat_template: str | None
     bos_text: str
     eos_text: str
+    has_projector: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """How much a session may hold and how it computes. `n_ctx` in tokens; `threads` for decode and prefill."""
+    """How much a session may hold and how it computes. `n_ctx` in tokens; `threads` for decode and prefill.
+
+    `flash_attention` None: as llama.cpp thinks best for the device. `store`: states on disk, None for nothing on disk.
+    `goes_back`: more than one generation will follow; then states in memory are kept to go back to.
+    """
 
     n_ctx: int
     threads: int
     threads_batch: int
     kv_type: str = "f16"
+    flash_attention: bool | None = None
+    store: KvStore | None = None
+    goes_back: bool = True
 
 
 class Session(Protocol):
@@ -151,6 +189,13 @@ class Session(Protocol):
 
     def cancel(self) -> None:
         """End the generation that is running, in prefill too; from any thread or signal handler."""
+        ...
+
+    def keep(self, owner: str, *, is_resting: bool = False) -> None:
+        """Store on disk, for the conversation `owner`, what has been evaluated, as far as it is worth it.
+
+        `is_resting`: only what nobody would notice. Nothing happens without a store, or where the state is elsewhere.
+        """
         ...
 
     def close(self) -> None: ...

@@ -5,14 +5,15 @@ Refuses to know: conversations, chat templates' meaning, terminals, where files 
 """
 
 import ctypes
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from slmchat.engine import native
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
+from slmchat.engine.kvstore import StateKey
 from slmchat.engine.session import LlamaSession
+from slmchat.engine.vision import Projector, Vision
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
 
@@ -20,17 +21,21 @@ from slmchat.errors import ExitCode, SlmError
 class LlamaEngine:
     """A loaded model. Implements `Engine`."""
 
-    def __init__(self, api: ModuleType, model: Any, path: Path) -> None:
+    def __init__(self, api: ModuleType, model: Any, path: Path, vision: Vision | None = None) -> None:
         self._api = api
         self._model = model
+        self._vision = vision
         self.path = path
-        self.vocabulary = Vocabulary(api, model)
+        file = path.stat()
+        self._stamp = (file.st_size, file.st_mtime_ns, api.llama_model_size(model))
+        self.vocabulary = Vocabulary(api, model, vision)
         self.info = ModelInfo(
             architecture=self._metadata("general.architecture"),
             trained_context_length=api.llama_model_n_ctx_train(model),
             chat_template=_decoded(api.llama_model_chat_template(model, None)),
             bos_text=self.vocabulary.bos_text,
             eos_text=self.vocabulary.eos_text,
+            has_projector=vision is not None,
         )
 
     def count(self, prompt: Prompt) -> int:
@@ -39,10 +44,20 @@ class LlamaEngine:
 
     def open_session(self, settings: SessionSettings) -> LlamaSession:
         """A new, empty session; raises `SlmError` (NO_FIT) when its memory cannot be had."""
-        return LlamaSession(self._api, self._model, self.vocabulary, settings)
+        return LlamaSession(self._api, self._model, self.vocabulary, settings, self._state_key(settings))
+
+    def _state_key(self, settings: SessionSettings) -> StateKey:
+        """The file, the library's build and everything about a context that its state depends on.
+
+        Not the size of the context window: a state is valid in any that holds it.
+        """
+        cells = (settings.kv_type, settings.flash_attention)
+        return StateKey(self.path, repr((self._stamp, native.build(), cells)))
 
     def close(self) -> None:
         """Free the weights. Sessions must be closed before."""
+        if self._vision is not None:
+            self._vision.close()
         if self._model is not None:
             self._api.llama_model_free(self._model)
             self._model = None
@@ -54,11 +69,14 @@ class LlamaEngine:
         return buffer.value.decode("utf-8", "replace") if size >= 0 else ""
 
 
-def load(path: Path, *, gpu_layers: int | None = None, is_repacked: bool = True) -> LlamaEngine:
+def load(
+    path: Path, *, gpu_layers: int | None = None, is_repacked: bool = True, projector: Projector | None = None
+) -> LlamaEngine:
     """Map the weights of a GGUF (the first part of a split one) into memory.
 
     `gpu_layers` None: as many as llama.cpp thinks fit. `is_repacked` False: no weights are copied into a layout that
-    computes faster, so that all of them can be dropped from memory and read from the file again.
+    computes faster, so that all of them can be dropped from memory and read from the file again. `projector`: the file
+    that lets the model see; it is read when the first image comes.
     The header must have been checked before (catalog/gguf.py).
     Raises `SlmError`: DAMAGED for a file that llama.cpp refuses, NO_FIT when memory runs out.
     """
@@ -71,7 +89,7 @@ def load(path: Path, *, gpu_layers: int | None = None, is_repacked: bool = True)
     model = api.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         raise _load_error(path)
-    return LlamaEngine(api, model, path)
+    return LlamaEngine(api, model, path, Vision(api, model, projector) if projector else None)
 
 
 def _load_error(path: Path) -> SlmError:
@@ -86,7 +104,7 @@ def _load_error(path: Path) -> SlmError:
             hint="a newer slm may: update it",
             exit_code=ExitCode.DAMAGED,
         )
-    if _is_out_of_memory(lines):
+    if native.is_out_of_memory():
         return SlmError(
             f"{path.name} does not fit into the memory of this device.",
             hint="a smaller quantization or model may: slm list --available",
@@ -97,11 +115,6 @@ def _load_error(path: Path) -> SlmError:
         hint=f"check the file: slm verify, or pull it again; slm show {path} tells what its header says",
         exit_code=ExitCode.DAMAGED,
     )
-
-
-def _is_out_of_memory(lines: Sequence[str]) -> bool:
-    words = ("unable to allocate", "failed to allocate", "cannot allocate memory", "out of memory", "bad_alloc")
-    return any(word in line.lower() for line in lines for word in words)
 
 
 def _decoded(text: bytes | None) -> str | None:

@@ -48,7 +48,16 @@ def bindings() -> types.ModuleType:
         return _bindings
 
 
-def _import_declarations() -> types.ModuleType:
+def multimodal() -> types.ModuleType:
+    """`llama_cpp.mtmd_cpp`, the declarations of libmtmd (images), imported once. Raises as `bindings`."""
+    bindings()
+    module = _import_declarations("llama_cpp.mtmd_cpp")
+    # MTMD_API void mtmd_log_set(ggml_log_callback log_callback, void * user_data);
+    module.mtmd_log_set(_log_callback, None)
+    return module
+
+
+def _import_declarations(name: str = "llama_cpp.llama_cpp") -> types.ModuleType:
     try:
         if "llama_cpp" not in sys.modules:
             spec = importlib.util.find_spec("llama_cpp")
@@ -58,7 +67,7 @@ def _import_declarations() -> types.ModuleType:
             package.__path__ = list(spec.submodule_search_locations)
             package.__spec__ = spec
             sys.modules["llama_cpp"] = package
-        return importlib.import_module("llama_cpp.llama_cpp")
+        return importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:
         raise SlmError(
             f"llama.cpp cannot be loaded on this machine: {error}.",
@@ -96,6 +105,12 @@ def has_gpu_backend() -> bool:
     return any(backend in name for name in names for backend in _GPU_BACKENDS)
 
 
+def build() -> tuple[int, int]:
+    """What tells one build of the library from another: size and time (ns) of its file. Raises `OSError`."""
+    file = Path(bindings()._lib._name).stat()
+    return file.st_size, file.st_mtime_ns
+
+
 def start_devices() -> None:
     """Let the GPU backends start: they look for their devices when llama.cpp is first asked about them."""
     bindings().llama_supports_gpu_offload()
@@ -104,6 +119,12 @@ def start_devices() -> None:
 def log_lines() -> list[str]:
     """What the library has said so far, oldest first, without line ends. Untrusted: it quotes the model file."""
     return [line.rstrip("\n") for line in list(_log) if line.strip()]
+
+
+def is_out_of_memory() -> bool:
+    """Whether the library has said, since the log was cleared, that memory could not be had."""
+    words = ("unable to allocate", "failed to allocate", "cannot allocate memory", "out of memory", "bad_alloc")
+    return any(word in line.lower() for line in log_lines() for word in words)
 
 
 def clear_log() -> None:

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from slmchat.engine.api import Prompt
+from slmchat.engine.api import Image, Prompt
+from slmchat.engine.vision import Vision
+from slmchat.errors import ExitCode, SlmError
 
 # The longest piece of a token, in bytes; longer ones (rare) take a second call.
 _PIECE_BYTES = 64
@@ -28,7 +30,7 @@ _COMPOSED = "<|system|><|user|><|assistant|>"
 
 @dataclass(slots=True)
 class _Run:
-    """Text between two control tokens, and the ids of earlier completions that stand in its place."""
+    """Text between two control tokens, or the ids that stand in its place (of an earlier completion, of an image)."""
 
     text: str = ""
     tokens: tuple[int, ...] = ()
@@ -57,8 +59,10 @@ class _Layout:
 class Vocabulary:
     """The tokenizer of one model."""
 
-    def __init__(self, api: ModuleType, model: Any) -> None:
+    def __init__(self, api: ModuleType, model: Any, vision: Vision | None = None) -> None:
+        """`vision`: what turns images into tokens; None: this model gets none."""
         self._api = api
+        self.vision = vision
         self._vocab = api.llama_model_get_vocab(model)
         self.n_tokens: int = api.llama_vocab_n_tokens(self._vocab)
         self._bos: int = api.llama_vocab_bos(self._vocab)
@@ -101,7 +105,10 @@ class Vocabulary:
         return buffer.raw[: self._api.llama_token_to_piece(self._vocab, token, buffer, -size, 0, is_shown)]
 
     def tokenize(self, prompt: Prompt) -> list[int]:
-        """The prompt's tokens: control tokens from template text only, never two beginning-of-sequence tokens."""
+        """The prompt's tokens: control tokens from template text only, never two beginning-of-sequence tokens.
+
+        Raises `SlmError`: USAGE when the prompt has an image and the model cannot see, and what reading images raises.
+        """
         tokens: list[int] = []
         for item in self._lay_out(prompt).items:
             if isinstance(item, _Control):
@@ -117,7 +124,9 @@ class Vocabulary:
     def _lay_out(self, prompt: Prompt) -> _Layout:
         layout = _Layout()
         for part in prompt.parts:
-            if part.tokens:
+            if part.image is not None:
+                layout.items.append(_Run(tokens=self._image_tokens(part.image)))
+            elif part.tokens:
                 layout.items.append(_Run(tokens=part.tokens))
             elif part.is_template:
                 self._lay_out_template(layout, part.text)
@@ -125,6 +134,11 @@ class Vocabulary:
                 layout.add_text(part.text)
         self._strip_around_controls(layout)
         return layout
+
+    def _image_tokens(self, image: Image) -> tuple[int, ...]:
+        if self.vision is None:
+            raise SlmError("this model does not see images.", exit_code=ExitCode.USAGE)
+        return self.vision.tokens_of(image)
 
     def _lay_out_template(self, layout: _Layout, text: str) -> None:
         for token in self._raw_tokens(text, parse_special=True):

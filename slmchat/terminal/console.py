@@ -95,6 +95,13 @@ class Console:
         if error.hint:
             self._err(f"hint: {error.hint}")
 
+    def draw(self, sequence: str) -> None:
+        """Pixels for a terminal that draws them, on stderr beside the other notes; nothing elsewhere."""
+        if self.is_stderr_tty and not self.is_dumb and not self.is_quiet:
+            self.status("")
+            self.stderr.write(sequence)
+            self.stderr.flush()
+
     def aside(self, text: str) -> None:
         """Part of a text that is not the answer (thinking), on stderr as it comes; `-q` leaves it out."""
         if not self.is_quiet:
