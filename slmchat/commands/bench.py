@@ -20,8 +20,8 @@ from slmchat.engine import native
 from slmchat.engine.api import Engine, Finish, Limits, Prompt, Session, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
-from slmchat.hardware.power import power
 from slmchat.hardware.bandwidth import measure_copy_bandwidth
+from slmchat.hardware.power import power
 from slmchat.hardware.usage import OthersWatch, peak_memory
 from slmchat.settings import Settings
 from slmchat.terminal.bars import bar
