@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
 
 
@@ -35,9 +36,12 @@ class Prompt:
     """What a session evaluates: parts in order.
 
     The model's beginning-of-sequence token is added where the model wants one and the template has not put it.
+    `alike`: other prompts that may be asked later (another question about the same document, say). What they have in
+    common with this one is worth keeping; a session need not heed it.
     """
 
     parts: tuple[Part, ...]
+    alike: "tuple[Prompt, ...]" = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +129,19 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """How much a session may hold and how it computes. `n_ctx` in tokens; `threads` for decode and prefill."""
+    """How much a session may hold and how it computes. `n_ctx` in tokens; `threads` for decode and prefill.
+
+    `flash_attention` None: as llama.cpp thinks best for the device. `store`: states on disk, None for nothing on disk.
+    `goes_back`: more than one generation will follow; then states in memory are kept to go back to.
+    """
 
     n_ctx: int
     threads: int
     threads_batch: int
     kv_type: str = "f16"
+    flash_attention: bool | None = None
+    store: KvStore | None = None
+    goes_back: bool = True
 
 
 class Session(Protocol):
@@ -151,6 +162,13 @@ class Session(Protocol):
 
     def cancel(self) -> None:
         """End the generation that is running, in prefill too; from any thread or signal handler."""
+        ...
+
+    def keep(self, owner: str, *, is_resting: bool = False) -> None:
+        """Store on disk, for the conversation `owner`, what has been evaluated, as far as it is worth it.
+
+        `is_resting`: only what nobody would notice. Nothing happens without a store, or where the state is elsewhere.
+        """
         ...
 
     def close(self) -> None: ...

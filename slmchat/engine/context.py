@@ -1,18 +1,23 @@
 """One llama.cpp context: what it computes with, and which tokens its KV cache holds.
 
-Knows: context parameters, evaluating tokens, going back to a shared prefix for every kind of memory, aborting inside a
+Knows: context parameters, evaluating tokens, going back to a shared prefix, its state in a file, aborting inside a
 prefill, what native failures mean. Refuses to know: text, sampling, when a generation ends (session.py).
 
 `tokens` always equals what the KV cache holds, position by position: every call of llama_decode goes through here.
 """
 
 import contextlib
+import ctypes
+import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from slmchat.engine import native
 from slmchat.engine.api import SessionSettings
+from slmchat.engine.kvstore import shared_length
+from slmchat.engine.snapshots import Snapshots
 from slmchat.errors import ExitCode, SlmError
 
 # Tokens evaluated by one llama_decode of a prefill; also how often progress is reported.
@@ -36,8 +41,7 @@ class Context:
         self._is_cancelled = is_cancelled
         self.n_ctx = settings.n_ctx
         self.tokens: list[int] = []
-        self._is_unsure = False  # a llama_decode was left (KeyboardInterrupt) before `tokens` followed
-        self._n_swa: int = api.llama_model_n_swa(model)
+        self.is_unsure = False  # a llama_decode was left (KeyboardInterrupt) before `tokens` followed
         # bool (*ggml_abort_callback)(void * data);  kept here for as long as the context may call it
         self._abort = api.ggml_abort_callback(lambda _data: is_cancelled())
         self._no_abort = api.ggml_abort_callback()
@@ -52,6 +56,7 @@ class Context:
                 exit_code=ExitCode.NO_FIT,
             )
         self._memory = api.llama_get_memory(self.handle)
+        self.snapshots = Snapshots(api, model, self.handle, _SEQUENCE)
 
     def close(self) -> None:
         """Free the KV cache."""
@@ -62,36 +67,59 @@ class Context:
     def reuse(self, tokens: Sequence[int]) -> int:
         """Cut the KV cache back to what it shares with `tokens`; the number of tokens that need no evaluation.
 
-        The last token is always evaluated again: its logits are needed. A sliding-window cache has forgotten the
-        cells before its window, and says so only through the smallest position it still holds; recurrent and hybrid
-        models refuse to go back. Then everything is evaluated afresh.
+        The last token is always evaluated again: its logits are needed. Where the memory cannot be cut there, the
+        longest snapshot before it is restored; without one, everything is evaluated afresh.
         """
-        if self._is_unsure:
+        if self.is_unsure:
             self.forget()
-        shared = 0
-        for old, new in zip(self.tokens, tokens[:-1], strict=False):
-            if old != new:
-                break
-            shared += 1
+        same = shared_length(self.tokens, tokens)
+        shared = min(same, len(tokens) - 1)
         if shared < len(self.tokens):
-            first = self._api.llama_memory_seq_pos_min(self._memory, _SEQUENCE)
-            has_window = not self._n_swa or 0 <= first <= max(0, shared - self._n_swa)
-            if not (shared and has_window and self._api.llama_memory_seq_rm(self._memory, _SEQUENCE, shared, -1)):
+            self.snapshots.drop_beyond(same)
+            if not self.snapshots.cut(shared):
+                shared = self.snapshots.go_back(shared)
+            if not shared:
                 self.forget()
-                shared = 0
             del self.tokens[shared:]
         return shared
 
     def forget(self) -> None:
         """Empty the KV cache."""
         self._api.llama_memory_clear(self._memory, True)
+        self.snapshots.drop_beyond(0)
         self.tokens.clear()
-        self._is_unsure = False
+        self.is_unsure = False
+
+    def state_size(self) -> int:
+        """Bytes of the state as `save` writes it, without the tokens."""
+        return int(self._api.llama_state_seq_get_size(self.handle, _SEQUENCE))
+
+    def save(self, path: Path) -> bool:
+        """Write the state with its tokens to an existing file, without a copy in memory; False when that fails."""
+        array = (self._api.llama_token * len(self.tokens))(*self.tokens)
+        # size_t llama_state_seq_save_file(ctx, const char * filepath, llama_seq_id, const llama_token *, size_t);
+        name = os.fsencode(path)
+        return bool(self._api.llama_state_seq_save_file(self.handle, name, _SEQUENCE, array, len(self.tokens)))
+
+    def load(self, path: Path, tokens: Sequence[int]) -> bool:
+        """Take over a state that was saved with these tokens; False, and an empty KV cache, when it does not fit."""
+        self.forget()
+        held = (self._api.llama_token * len(tokens))()
+        count = ctypes.c_size_t()
+        # size_t llama_state_seq_load_file(ctx, filepath, dest_seq_id, tokens_out, n_token_capacity, n_token_count_out);
+        read = self._api.llama_state_seq_load_file(
+            self.handle, os.fsencode(path), _SEQUENCE, held, len(held), ctypes.byref(count)
+        )
+        if not read or held[: count.value] != list(tokens):
+            self.forget()
+            return False
+        self.tokens.extend(tokens)
+        return True
 
     def evaluate_one(self, token: int) -> None:
         """Evaluate one more token; its logits are those of index -1. Raises `SlmError` as `evaluate`."""
         self._single[0] = token
-        self._is_unsure = True
+        self.is_unsure = True
         self._evaluated(self._api.llama_decode(self.handle, self._single_batch), (token,))
 
     def prefill(self, tokens: Sequence[int]) -> Iterator[int]:
@@ -114,7 +142,7 @@ class Context:
         Raises `SlmError`: CONTEXT when the window is full, BUG when llama.cpp fails; `tokens` stays true in any case.
         """
         array = (self._api.llama_token * len(tokens))(*tokens)
-        self._is_unsure = True
+        self.is_unsure = True
         self._evaluated(self._api.llama_decode(self.handle, self._api.llama_batch_get_one(array, len(tokens))), tokens)
 
     @contextlib.contextmanager
@@ -127,7 +155,7 @@ class Context:
 
     def _evaluated(self, status: int, tokens: Sequence[int]) -> None:
         """Keep `tokens` equal to what the KV cache holds after a llama_decode."""
-        self._is_unsure = False
+        self.is_unsure = False
         if status == 0:
             self.tokens.extend(tokens)
             return
@@ -155,6 +183,11 @@ def _params(api: ModuleType, settings: SessionSettings) -> Any:
     params.n_threads = settings.threads
     params.n_threads_batch = settings.threads_batch
     params.type_k = params.type_v = kv_type
-    params.swa_full = False  # a sliding window is kept small; reuse() checks that what it needs is still there
+    params.flash_attn_type = {
+        None: api.LLAMA_FLASH_ATTN_TYPE_AUTO,
+        True: api.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        False: api.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    }[settings.flash_attention]
+    params.swa_full = False  # a sliding window is kept small; snapshots.py keeps what going back needs
     params.no_perf = True
     return params

@@ -12,6 +12,7 @@ from typing import Any
 
 from slmchat.engine import native
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
+from slmchat.engine.kvstore import StateKey
 from slmchat.engine.session import LlamaSession
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
@@ -24,6 +25,8 @@ class LlamaEngine:
         self._api = api
         self._model = model
         self.path = path
+        file = path.stat()
+        self._stamp = (file.st_size, file.st_mtime_ns, api.llama_model_size(model))
         self.vocabulary = Vocabulary(api, model)
         self.info = ModelInfo(
             architecture=self._metadata("general.architecture"),
@@ -39,7 +42,15 @@ class LlamaEngine:
 
     def open_session(self, settings: SessionSettings) -> LlamaSession:
         """A new, empty session; raises `SlmError` (NO_FIT) when its memory cannot be had."""
-        return LlamaSession(self._api, self._model, self.vocabulary, settings)
+        return LlamaSession(self._api, self._model, self.vocabulary, settings, self._state_key(settings))
+
+    def _state_key(self, settings: SessionSettings) -> StateKey:
+        """The file, the library's build and everything about a context that its state depends on.
+
+        Not the size of the context window: a state is valid in any that holds it.
+        """
+        cells = (settings.kv_type, settings.flash_attention)
+        return StateKey(self.path, repr((self._stamp, native.build(), cells)))
 
     def close(self) -> None:
         """Free the weights. Sessions must be closed before."""

@@ -96,6 +96,12 @@ def has_gpu_backend() -> bool:
     return any(backend in name for name in names for backend in _GPU_BACKENDS)
 
 
+def build() -> tuple[int, int]:
+    """What tells one build of the library from another: size and time (ns) of its file. Raises `OSError`."""
+    file = Path(bindings()._lib._name).stat()
+    return file.st_size, file.st_mtime_ns
+
+
 def start_devices() -> None:
     """Let the GPU backends start: they look for their devices when llama.cpp is first asked about them."""
     bindings().llama_supports_gpu_offload()

@@ -26,6 +26,8 @@ from slmchat.engine.api import (
     Usage,
 )
 from slmchat.engine.context import Context
+from slmchat.engine.kvstore import StateKey
+from slmchat.engine.memory import Memory
 from slmchat.engine.sampler import Sampler, SamplerSettings
 from slmchat.engine.text import CompletionText
 from slmchat.engine.vocabulary import Vocabulary
@@ -62,12 +64,17 @@ class _Run:
 class LlamaSession:
     """One inference timeline. Implements `Session`."""
 
-    def __init__(self, api: ModuleType, model: Any, vocabulary: Vocabulary, settings: SessionSettings) -> None:
-        """Raises `SlmError` (NO_FIT) when the memory of the KV cache cannot be had."""
+    def __init__(
+        self, api: ModuleType, model: Any, vocabulary: Vocabulary, settings: SessionSettings, key: StateKey
+    ) -> None:
+        """`key`: what the states of this session depend on.
+
+        Raises `SlmError` (NO_FIT) when the memory of the KV cache cannot be had."""
         self._api = api
         self._vocabulary = vocabulary
         self._is_cancelled = False
         self._context = Context(api, model, settings, lambda: self._is_cancelled)
+        self._memory = Memory(self._context, settings.store, key, goes_back=settings.goes_back)
 
     @property
     def n_ctx(self) -> int:
@@ -77,6 +84,10 @@ class LlamaSession:
     def cancel(self) -> None:
         """End the generation that is running; from any thread or a signal handler."""
         self._is_cancelled = True
+
+    def keep(self, owner: str, *, is_resting: bool = False) -> None:
+        """Store the state of the KV cache for `owner`, as far as that is worth it."""
+        self._memory.keep(owner, is_resting=is_resting)
 
     def close(self) -> None:
         """Free the KV cache."""
@@ -96,12 +107,13 @@ class LlamaSession:
         start = time.perf_counter()
         tokens = self._vocabulary.tokenize(prompt)
         self._check_room(tokens)
-        cached = self._context.reuse(tokens)
+        cached = self._memory.reuse(tokens)
         settings = sampler.with_seed()
         run = _Run(start, len(tokens), cached, settings.seed or 0)
         yield Prefill(cached, len(tokens), cached)
-        for done in self._context.prefill(tokens[cached:]):
-            yield Prefill(cached + done, len(tokens), cached)
+        alike = [self._vocabulary.tokenize(other) for other in prompt.alike]
+        for done in self._memory.prefill(tokens, alike):
+            yield Prefill(done, len(tokens), cached)
         run.prompt_end = time.perf_counter()
         if self._is_cancelled:
             yield run.finish(FinishReason.INTERRUPTED, [], is_cut=False)
