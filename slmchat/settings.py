@@ -4,6 +4,7 @@ Knows: the keys of `config.toml`, the environment variables, where data, config 
 Refuses to know: what the values do. Nothing here opens a model, a terminal or the network.
 """
 
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -47,6 +48,11 @@ class Paths:
         return self.data / "sessions.db"
 
     @property
+    def kv_states(self) -> Path:
+        """States of the KV cache: what was evaluated before. They hold the tokens of what was said."""
+        return self.cache / "kv"
+
+    @property
     def last_model(self) -> Path:
         return self.data / "last-model"
 
@@ -69,6 +75,8 @@ class Settings:
     n_ctx: int | None = None
     gpu_layers: int | None = None
     kv_type: str = "f16"
+    has_kv_cache: bool = True
+    kv_cache_limit: int | None = None
     sampler: Mapping[str, float] = field(default_factory=dict)
     personas: Mapping[str, object] = field(default_factory=dict)
 
@@ -114,6 +122,16 @@ def _kv_type(value: object) -> str:
     return str(value)
 
 
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def _bytes(value: object) -> int:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([KMG]i?B)?", str(value).strip())
+    if match is None or isinstance(value, bool):
+        raise _Wrong('must be a size such as "2 GiB" or "500 MB"')
+    return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
 def _sampler(value: object) -> dict[str, float]:
     if not isinstance(value, dict):
         raise _Wrong("must be a table such as { temperature = 0.7 }")
@@ -150,6 +168,14 @@ KEYS = (
     Key("ctx", "n_ctx", _count(16), None, "context window in tokens; unset: up to 4096, less if the model has less"),
     Key("gpu-layers", "gpu_layers", _gpu_layers, None, 'layers offloaded to a GPU, or "auto"'),
     Key("kv-type", "kv_type", _kv_type, None, "type of the KV cache: " + ", ".join(KV_TYPES)),
+    Key("kv-cache", "has_kv_cache", _flag, None, "keep states of the KV cache on disk, so that nothing is read twice"),
+    Key(
+        "kv-cache-limit",
+        "kv_cache_limit",
+        _bytes,
+        None,
+        'how much disk they may take, as "2 GiB"; unset: a tenth of the free disk, at most 4 GiB',
+    ),
     Key(
         "sampler",
         "sampler",

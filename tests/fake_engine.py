@@ -33,6 +33,7 @@ class FakeEngine:
     trained: int = 100_000
     prompts: list[str] = field(default_factory=list)
     is_closed: bool = False
+    kept: list[str] = field(default_factory=list)
 
     @property
     def info(self) -> ModelInfo:
@@ -85,6 +86,9 @@ class FakeSession:
 
     def cancel(self) -> None:
         self.is_cancelled = True
+
+    def keep(self, owner: str, *, is_resting: bool = False) -> None:
+        self.engine.kept.append(owner)
 
     def close(self) -> None:
         pass

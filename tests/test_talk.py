@@ -56,6 +56,7 @@ class Heard:
     answers: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     overflows: list[Overflow] = field(default_factory=list)
+    unsaved: set[str] = field(default_factory=set)
 
     def view(self) -> "Heard":
         return self
@@ -78,6 +79,9 @@ class Heard:
 
     def cancellable(self, session: Session) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def is_saved(self, id: str) -> bool:
+        return id not in self.unsaved
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ class Chat:
         self.told(answer)
 
     def told(self, answer: Answer | None) -> None:
-        """Say how an answer ended, when the user should know."""
+        """Say how an answer ended, when the user should know; the chat rests until the next message."""
         if answer is None or answer.finish is None:
             return
         reasons = {
@@ -163,6 +163,7 @@ class Chat:
         if self.shows_stats:
             self.console.note(describe(answer.finish))
         self.console.note("")
+        self.talk.keep(is_resting=True)
 
     def leave(self) -> None:
         self._is_leaving = True
@@ -215,8 +216,8 @@ class Chat:
         if self.recorder is not None:
             self.recorder.flush()
         self.recorder = self.talk.conversation.recorder = None
-        self.settings = self.talk.settings = replace(self.settings, is_private=True)
-        self.talk.loading.go_private()
+        self.talk.go_private()
+        self.settings = self.talk.settings
         self.editor = self._new_editor()
 
     def _new_editor(self) -> LineEditor:
@@ -243,6 +244,9 @@ class Chat:
 
     def cancellable(self, session: Session) -> AbstractContextManager[None]:
         return self._quiet(session)
+
+    def is_saved(self, id: str) -> bool:
+        return self.recorder is not None and self.archive.has(id)
 
     def on_overflow(self, overflow: Overflow) -> str:
         numbers = (

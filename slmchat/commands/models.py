@@ -18,7 +18,9 @@ from slmchat.catalog.registry import (
 )
 from slmchat.catalog.user_file import add_target, remove_name
 from slmchat.commands import model_facts
+from slmchat.engine.kvstore import KvStore
 from slmchat.errors import ExitCode, SlmError
+from slmchat.private_files import storage_error
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 
@@ -144,16 +146,25 @@ def _rm_one(name: str, library: Library, settings: Settings, console: Console) -
         raise SlmError(f"{asked.name} is not installed.", hint="slm list", exit_code=ExitCode.NO_MODEL)
     for record in records:
         removed = library.remove(record)
-        console.note(f"removed {record.key}; {in_bytes(removed.freed)} are free again.")
+        states = _forget_states(record, settings)
+        console.note(f"removed {record.key}; {in_bytes(removed.freed + states)} are free again.")
         if removed.kept:
             kept = ", ".join(str(path) for path in removed.kept)
             console.note(f"left in place, because others use it or another tool fetched it: {kept}")
-        yield {"name": record.key, "freed": removed.freed, "kept": [str(path) for path in removed.kept]}
+        yield {"name": record.key, "freed": removed.freed + states, "kept": [str(path) for path in removed.kept]}
     if own is not None and own.target is not None and reference is not None and reference.quantization is None:
         remove_name(settings.paths.user_registry, own.name)
         stays = f" ({own.target.path} stays)" if own.target.path else ""
         console.note(f"forgot the name {own.name}{stays}.")
         yield {"name": own.name, "freed": 0, "kept": [str(own.target.path)] if own.target.path else []}
+
+
+def _forget_states(record: Installed, settings: Settings) -> int:
+    """Delete what this model has evaluated from the disk; the bytes that are free again."""
+    try:
+        return KvStore(settings.paths.kv_states).forget_model(record.path)
+    except OSError as error:
+        raise storage_error(error, settings.paths.kv_states) from error
 
 
 def add(name: str, target: str, settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:

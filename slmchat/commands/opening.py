@@ -20,6 +20,7 @@ from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import thinking
 from slmchat.conversation.messages import Message, Role
 from slmchat.engine.api import Chunk, Engine, Event, Finish, Limits, Session, SessionSettings
+from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.personas import Persona
@@ -30,6 +31,10 @@ from slmchat.terminal.console import Console
 
 # The context window of a chat when nobody asks for another: long conversations, and a KV cache that small devices hold.
 DEFAULT_N_CTX = 4096
+
+# Stands for another question or input in prompts that are only compared with the one that was given, to see what they
+# share. No text begins with it, so that it shares nothing itself.
+OTHER = "\u00b6"
 
 
 def seal(settings: Settings) -> None:
@@ -140,7 +145,16 @@ def limits(options: GenerationOptions) -> Limits:
     return Limits(options.max_tokens, tuple(options.stop), shown=() if options.raw else thinking.TOKENS)
 
 
-def session_settings(options: GenerationOptions, settings: Settings, n_ctx: int) -> SessionSettings:
+def kv_store(settings: Settings) -> KvStore | None:
+    """The states on disk; None with `--private`, and where the user has switched them off."""
+    if settings.is_private or not settings.has_kv_cache:
+        return None
+    return KvStore(settings.paths.kv_states, settings.kv_cache_limit)
+
+
+def session_settings(
+    options: GenerationOptions, settings: Settings, n_ctx: int, store: KvStore | None = None
+) -> SessionSettings:
     """Threads and KV cache: flags over settings over what this device has."""
     from slmchat.engine import threads
 
@@ -150,7 +164,7 @@ def session_settings(options: GenerationOptions, settings: Settings, n_ctx: int)
         raise SlmError(
             f"--kv-type cannot be '{kv_type}'.", hint=f"one of {', '.join(KV_TYPES)}", exit_code=ExitCode.USAGE
         )
-    return SessionSettings(n_ctx=n_ctx, threads=chosen, threads_batch=chosen, kv_type=kv_type)
+    return SessionSettings(n_ctx=n_ctx, threads=chosen, threads_batch=chosen, kv_type=kv_type, store=store)
 
 
 def gpu_layers(options: GenerationOptions, settings: Settings) -> int | None:

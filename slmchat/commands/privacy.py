@@ -113,12 +113,14 @@ def _places(settings: Settings, console: Console) -> list[Place]:
         Place("messages typed in chat", paths.input_history, _size(paths.input_history), "not written"),
         Place("the model used last", paths.last_model, _size(paths.last_model), "not written"),
     ]
+    states = Place("what was evaluated (KV states)", paths.kv_states, _size(paths.kv_states), "not written, not read")
     rest = _size(paths.data) - sum(place.size for place in named)
     return [
         *named,
+        states,
         Place("the rest of slm's data", paths.data, rest, "accepted licences as without; no marks of loading models"),
         Place("configuration", paths.config, _size(paths.config), "as without: written only on request"),
-        Place("cache", paths.cache, _size(paths.cache), "as without"),
+        Place("the rest of the cache", paths.cache, _size(paths.cache) - states.size, "as without"),
         *(
             Place(what, path, _size(path), "as without: only slm pull writes there")
             for what, path in _hub_places(console)

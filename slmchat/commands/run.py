@@ -6,7 +6,8 @@ size that it needs, show what comes, and leave with an exit code that a script c
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from slmchat.catalog.library import Library
@@ -50,8 +51,9 @@ def run(
         if on_overflow == "fail":
             raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)
         prompt = _trimmed(question, engine, n_ctx, n_prompt, console)
+    made = opening.session_settings(options, settings, n_ctx, opening.kv_store(settings))
     with loading.on_trial():
-        session = engine.open_session(opening.session_settings(options, settings, n_ctx))
+        session = engine.open_session(replace(made, goes_back=False))
     load_s = time.perf_counter() - start
     console.detail(f"context window: {n_ctx:,} tokens; loaded after {load_s:.2f} s")
     limits = opening.limits(options)
@@ -158,12 +160,29 @@ def _decoded(data: bytes, what: str) -> str:
 
 
 def _prompt(question: _Question, engine: Engine, attachments: Sequence[Attachment] | None = None) -> Prompt:
-    text = question.text(question.attachments if attachments is None else attachments)
+    attachments = question.attachments if attachments is None else attachments
+    prompt = _rendered(question, engine, question.text(attachments))
+    others = _alike(question.instruction, attachments, has_head=bool(question.head))
+    return replace(prompt, alike=tuple(_rendered(question, engine, text) for text in others))
+
+
+def _rendered(question: _Question, engine: Engine, text: str) -> Prompt:
     if question.is_raw:
         return Prompt((Part("\n\n".join([*(message.text for message in question.head), text])),))
     info = engine.info
     template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
     return template.render([*question.head, Message(Role.USER, text)])
+
+
+def _alike(instruction: str, attachments: Sequence[Attachment], *, has_head: bool) -> Iterator[str]:
+    """What may be asked next: something else of the same system message, another question about the same input, the
+    same about another input."""
+    if has_head:
+        yield opening.OTHER
+    if attachments and "{}" in instruction:
+        yield compose(instruction, [Attachment(opening.OTHER)])
+    elif attachments and instruction:
+        yield compose(opening.OTHER, attachments)
 
 
 def _window(n_prompt: int, engine: Engine, options: GenerationOptions, settings: Settings) -> int:

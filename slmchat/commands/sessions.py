@@ -14,6 +14,7 @@ from slmchat.conversation.archive import Archive, SessionSummary
 from slmchat.conversation.archive_search import Hit
 from slmchat.conversation.exchange import MOST_CHARACTERS
 from slmchat.conversation.messages import Conversation, Node, Role
+from slmchat.engine.kvstore import KvStore
 from slmchat.errors import ExitCode, SlmError
 from slmchat.private_files import storage_error, write_private
 from slmchat.settings import Settings
@@ -253,6 +254,7 @@ def rm(
         if is_all and sessions and not is_yes:
             _ask_for_all(len(sessions), console)
         is_erased = archive.remove([session.id for session in sessions])
+    _forget_states(settings, None if is_all else [session.id for session in sessions])
     if is_all:
         console.note(f"removed {_counted(len(sessions))}.")
     for session in () if is_all else dict.fromkeys(sessions):
@@ -261,6 +263,18 @@ def rm(
         console.warn("traces may stay in the archive's file: another slm is using it, or the disk is full.")
         console.note("the next slm sessions rm clears them.")
     return ExitCode.DONE
+
+
+def _forget_states(settings: Settings, ids: Sequence[str] | None) -> None:
+    """Delete what was said in these sessions from the states of the KV cache; None: all states, documents too."""
+    store = KvStore(settings.paths.kv_states)
+    try:
+        if ids is None:
+            store.forget_all()
+        else:
+            store.forget_owners(ids)
+    except OSError as error:
+        raise storage_error(error, settings.paths.kv_states) from error
 
 
 def _ask_for_all(count: int, console: Console) -> None:

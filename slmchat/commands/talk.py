@@ -60,6 +60,10 @@ class Host(Protocol):
         """While this lasts, Ctrl-C cancels the generation."""
         ...
 
+    def is_saved(self, id: str) -> bool:
+        """Whether the conversation with this id is on the disk; only then its KV state may be, too."""
+        ...
+
 
 class Talk:
     """The state of one chat."""
@@ -87,6 +91,8 @@ class Talk:
         self._session: Session | None = None
         self._engine: Engine | None = None
         self._template: ChatTemplate | None = None
+        self._store = opening.kv_store(settings)
+        self._held_by: str | None = None  # the conversation whose words the KV cache holds
         self._begin(installed)
 
     def _begin(self, installed: Installed) -> None:
@@ -133,8 +139,9 @@ class Talk:
         if self._session is None:
             n_ctx = self.asked_ctx or min(opening.DEFAULT_N_CTX, info.trained_context_length)
             options = replace(self.options, threads=self.threads)
+            made = opening.session_settings(options, self.settings, n_ctx, self._store)
             with self.loading.on_trial():
-                self._session = self._engine.open_session(opening.session_settings(options, self.settings, n_ctx))
+                self._session = self._engine.open_session(made)
         return self._session
 
     def switch_model(self, installed: Installed) -> None:
@@ -142,11 +149,27 @@ class Talk:
         self.close()
         self._begin(installed)
 
+    def keep(self, *, is_resting: bool = False) -> None:
+        """Store the KV state with the conversation whose words it holds, so that it goes on at once when it is resumed.
+
+        `is_resting`: more is to come, so only what is worth it and what nobody notices.
+        """
+        if self._session is not None and self._held_by is not None and self._host.is_saved(self._held_by):
+            self._session.keep(self._held_by, is_resting=is_resting)
+
+    def go_private(self) -> None:
+        """From now on nothing is written and nothing that was written is looked at."""
+        self.settings = replace(self.settings, is_private=True)
+        self.loading.go_private()
+        if self._store is not None:
+            self._store.close()
+
     def reopen(self) -> None:
         """Make the context window anew (another size, other threads) before the next exchange."""
         if self._session is not None:
+            self.keep()
             self._session.close()
-            self._session = None
+            self._session = self._held_by = None
 
     def close(self) -> None:
         """Free the KV cache and the weights."""
@@ -209,19 +232,19 @@ class Talk:
 
     def answer(self) -> Answer | None:
         """An answer to the question at the end of the path, as a new child of it; None when cancelled."""
-        session = self.ready()
+        self.ready()
         if not self._make_room():
             return None
         question = self.conversation.current
         sampler = self.sampler
         if sampler.seed is not None and question is not None:  # a retry with a fixed seed is another answer
             sampler = replace(sampler, seed=(sampler.seed + len(question.children)) % 2**32)
-        prompt = self.prompt(self.messages())
-        return self._follow(session.generate(prompt, sampler, self.limits), prompt, _Growing(self))
+        prompt = self._with_alike(self.prompt(self.messages()))
+        return self._follow(self._generate(prompt, sampler, self.limits), prompt, _Growing(self))
 
     def go_on(self) -> Answer | None:
         """Let the last answer go on where it stopped; None when cancelled before anything came."""
-        session = self.ready()
+        self.ready()
         node = self.conversation.current
         if node is None or node.message.role is not Role.ASSISTANT:
             raise SlmError("there is no answer to continue.", exit_code=ExitCode.USAGE)
@@ -230,8 +253,23 @@ class Talk:
         if not self._make_room(goes_on=True):
             return None
         prompt = self.prompt(self.messages(), goes_on=True)
-        events = session.generate(prompt, self.sampler, self.limits)
+        events = self._generate(prompt, self.sampler, self.limits)
         return self._follow(events, prompt, _Growing(self, node, node.message), goes_on=True)
+
+    def _generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
+        """A generation for the present conversation; what another one has left in the KV cache is stored before."""
+        session = self.ready()
+        if self._held_by != self.conversation.id:
+            self.keep()
+            self._held_by = self.conversation.id
+        return session.generate(prompt, sampler, limits)
+
+    def _with_alike(self, prompt: Prompt) -> Prompt:
+        """For the first message: another chat may begin with the same system message and examples."""
+        said = self.messages()
+        if len(self.conversation.visible()) > 1 or len(said) < 2:
+            return prompt
+        return replace(prompt, alike=(self.prompt([*said[:-1], Message(Role.USER, opening.OTHER)]),))
 
     def _follow(
         self, events: Iterator[Event], prompt: Prompt, growing: "_Growing", *, goes_on: bool = False
@@ -294,7 +332,7 @@ class Talk:
         asked = [*messages, request]
         dropped = window.drop_oldest(asked, head, lambda kept: self.count(kept) + SUMMARY_TOKENS, session.n_ctx)
         prompt = self.prompt([*asked[:head], *asked[head + dropped :]])
-        events = session.generate(prompt, replace(self.sampler, temperature=0.0), Limits(SUMMARY_TOKENS))
+        events = self._generate(prompt, replace(self.sampler, temperature=0.0), Limits(SUMMARY_TOKENS))
         self.console.note("(a summary of what was said before:)")
         with self._host.cancellable(session):
             answer = answering.follow(events, self._host.view(), sanitizer=self.console.sanitizer())

@@ -84,6 +84,13 @@ class Archive:
         """Bring the search index up to date; what cannot be done now is done by a later call."""
         archive_search.refresh(self._database)
 
+    def has(self, id: str) -> bool:
+        """Whether the session is here; False also where the archive cannot be read just now."""
+        try:
+            return bool(self._database.rows("SELECT 1 FROM sessions WHERE id = ?", (id,)))
+        except SlmError:
+            return False
+
     def rename(self, id: str, title: str) -> None:
         """Another title. Raises `SlmError` (usage) when there is no such session."""
         if not self._database.rows("SELECT 1 FROM sessions WHERE id = ?", (id,)):
