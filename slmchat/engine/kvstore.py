@@ -265,7 +265,7 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
-def _hashes(tokens: Sequence[int]) -> list[str]:
+def _hashes(tokens: "Sequence[int] | array[int]") -> list[str]:
     """CRC-32 of the first tokens, for every level that they reach. They only rank files; the tokens decide."""
     data = array("i", tokens).tobytes()
     return [f"{zlib.crc32(data[: level * 4]):08x}" for level in _LEVELS if level <= len(tokens)]
@@ -298,7 +298,7 @@ def _read_tokens(name: _Name) -> list[int]:
         return []
     except (OSError, struct.error, ValueError):
         tokens = array("i")
-    if len(tokens) != name.n_tokens:
+    if len(tokens) != name.n_tokens or tuple(_hashes(tokens)) != name.hashes:
         _remove(name.path)
         return []
     return tokens.tolist()

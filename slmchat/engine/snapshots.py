@@ -60,7 +60,7 @@ class Snapshots:
         """Cut the sequence back to `n_tokens`, if what evaluation needs there is still held."""
         if not n_tokens:
             return False
-        if self._n_swa:
+        if self._n_swa and not self._has_state:  # beside a recurrent state, that one decides
             # the next token sees the positions behind n_tokens - n_swa (llama_hparams::is_masked_swa)
             first = self._api.llama_memory_seq_pos_min(self._memory, self._sequence)
             if not 0 <= first <= max(0, n_tokens - self._n_swa + 1):

@@ -1,0 +1,220 @@
+"""What is not evaluated again, for every kind of memory: the same logits as a fresh evaluation, and how much is reused."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf_memories import MEMORIES
+
+from slmchat.engine import llama
+from slmchat.engine.api import Event, Finish, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.kvstore import KvStore
+from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.session import LlamaSession
+
+pytestmark = pytest.mark.real
+
+GREEDY = SamplerSettings(temperature=0)
+# A turn of more tokens than a window and its spare cells hold (64 + 512, rounded up), so that they are gone after it.
+LONG = 900
+
+
+class Timeline:
+    """A session, driven by tokens."""
+
+    def __init__(self, engine: llama.LlamaEngine, **settings: object) -> None:
+        values = {"n_ctx": 4096, "threads": 1, "threads_batch": 1, "flash_attention": False, **settings}
+        self.engine = engine
+        self.session = engine.open_session(SessionSettings(**values))  # type: ignore[arg-type]
+
+    def ask(self, tokens: Sequence[int], alike: Sequence[Sequence[int]] = ()) -> tuple[int, np.ndarray]:
+        """Bring the session to these tokens; how many were known, and the logits behind the last."""
+        cached = self.session._memory.reuse(tokens)
+        assert list(self.session._memory.prefill(tokens, alike))[-1] == len(tokens)
+        return cached, self.logits()
+
+    def answer(self, tokens: Sequence[int]) -> None:
+        """Tokens one by one, as they are generated."""
+        for token in tokens:
+            self.session._context.evaluate_one(token)
+
+    def logits(self) -> np.ndarray:
+        row = self.session._api.llama_get_logits_ith(self.session._context.handle, -1)
+        return np.ctypeslib.as_array(row, (self.engine.vocabulary.n_tokens,)).copy()
+
+
+def _tokens(seed: int, length: int) -> list[int]:
+    return [int(token) for token in np.random.default_rng(seed).integers(300, 500, length)]
+
+
+def _assert_same(found: np.ndarray, wanted: np.ndarray) -> None:
+    """Equal but for the rounding of other batches; a cell too few or too many moves logits by a good part of this."""
+    assert np.abs(found - wanted).max() < 0.05 * wanted.std()
+
+
+@pytest.fixture(params=MEMORIES, scope="module")
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[llama.LlamaEngine]:
+    made = llama.load(MEMORIES[request.param](tmp_path_factory.mktemp("tiny") / "m.gguf"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def timeline(engine: llama.LlamaEngine) -> Iterator[Callable[..., Timeline]]:
+    made: list[Timeline] = []
+
+    def open_one(**settings: object) -> Timeline:
+        made.append(Timeline(engine, **settings))
+        return made[-1]
+
+    yield open_one
+    for one in made:
+        one.session.close()
+
+
+QUESTION, ANSWER, NEXT, OTHER = _tokens(1, LONG), _tokens(2, LONG), _tokens(3, 30), _tokens(4, 30)
+
+
+def test_every_turn_evaluates_only_what_is_new(timeline: Callable[..., Timeline]) -> None:
+    chat, fresh = timeline(), timeline()
+    chat.ask(QUESTION)
+    chat.answer(ANSWER)
+    said = QUESTION + ANSWER
+    cached, logits = chat.ask(said + NEXT)
+    assert cached == len(said)
+    _assert_same(logits, fresh.ask(said + NEXT)[1])
+
+
+def test_retry_evaluates_nothing_that_was_known(timeline: Callable[..., Timeline]) -> None:
+    chat = timeline()
+    logits = chat.ask(QUESTION)[1]
+    for _retry in range(2):
+        chat.answer(ANSWER)
+        cached, again = chat.ask(QUESTION)
+        assert cached == len(QUESTION) - 1  # the last token's logits are needed again
+        _assert_same(again, logits)
+
+
+def test_undo_evaluates_nothing_that_was_known(timeline: Callable[..., Timeline]) -> None:
+    chat, fresh = timeline(), timeline()
+    chat.ask(QUESTION)
+    chat.answer(ANSWER)
+    said = QUESTION + ANSWER
+    chat.ask(said + NEXT)
+    chat.answer(ANSWER)
+    cached, logits = chat.ask(said + OTHER)
+    assert cached == len(said)
+    _assert_same(logits, fresh.ask(said + OTHER)[1])
+
+
+@pytest.mark.parametrize("length", [10, LONG // 2, LONG - 1, LONG + 5])
+def test_going_back_anywhere_gives_what_a_fresh_evaluation_gives(
+    timeline: Callable[..., Timeline], length: int
+) -> None:
+    chat, fresh = timeline(), timeline()
+    chat.ask(QUESTION)
+    chat.answer(ANSWER)
+    wanted = (QUESTION + ANSWER)[:length] + OTHER
+    _assert_same(chat.ask(wanted)[1], fresh.ask(wanted)[1])
+
+
+def test_a_state_from_the_disk_goes_on_as_if_nothing_had_been(
+    timeline: Callable[..., Timeline], tmp_path: Path
+) -> None:
+    chat = timeline(store=KvStore(tmp_path))
+    chat.ask(QUESTION)
+    chat.answer(ANSWER)
+    chat.session.keep("a")
+    said = QUESTION + ANSWER
+    resumed = timeline(store=KvStore(tmp_path), n_ctx=len(said) + 256)  # another window: the state is valid in it
+    cached, logits = resumed.ask(said + NEXT)
+    assert cached == len(said)
+    assert (logits == chat.ask(said + NEXT)[1]).all()  # not only close
+    assert resumed.ask(said + NEXT)[0] == len(said + NEXT) - 1
+
+
+def test_a_shared_beginning_is_evaluated_once(timeline: Callable[..., Timeline], tmp_path: Path) -> None:
+    first = timeline(store=KvStore(tmp_path), goes_back=False)
+    alike = [[*QUESTION, 7]]
+    assert first.ask(QUESTION + NEXT, alike)[0] == 0
+    second = timeline(store=KvStore(tmp_path), goes_back=False)
+    cached, logits = second.ask(QUESTION + OTHER, alike)
+    assert len(QUESTION) - 4 <= cached <= len(QUESTION)
+    without = timeline(goes_back=False)
+    assert (logits == without.ask(QUESTION + OTHER, alike)[1]).all()  # no store: the same batches all the same
+
+
+def test_the_same_prompt_again_from_the_disk(timeline: Callable[..., Timeline], tmp_path: Path) -> None:
+    chat = timeline(store=KvStore(tmp_path))
+    logits = chat.ask(QUESTION)[1]
+    chat.session.keep("a")
+    again = timeline(store=KvStore(tmp_path))
+    cached, found = again.ask(QUESTION)
+    assert cached in (0, len(QUESTION) - 1)  # 0: a recurrent state cannot go back by the one token
+    _assert_same(found, logits)
+
+
+def test_a_state_that_does_not_fit_the_context_is_not_used(timeline: Callable[..., Timeline], tmp_path: Path) -> None:
+    chat = timeline(store=KvStore(tmp_path))
+    chat.ask(QUESTION + ANSWER)
+    chat.session.keep("a")
+    small, fresh = timeline(store=KvStore(tmp_path), n_ctx=1024), timeline()
+    cached, logits = small.ask(QUESTION + NEXT)
+    assert cached == 0
+    _assert_same(logits, fresh.ask(QUESTION + NEXT)[1])
+
+
+def test_a_state_of_other_cells_is_not_used(timeline: Callable[..., Timeline], tmp_path: Path) -> None:
+    chat = timeline(store=KvStore(tmp_path), flash_attention=True)
+    chat.ask(QUESTION)
+    chat.session.keep("a")
+    assert timeline(store=KvStore(tmp_path), flash_attention=False).ask(QUESTION + NEXT)[0] == 0
+    assert timeline(store=KvStore(tmp_path), flash_attention=True).ask(QUESTION + NEXT)[0] == len(QUESTION)
+
+
+def test_what_a_state_depends_on_is_in_its_key(engine: llama.LlamaEngine) -> None:
+    def folder(**settings: object) -> str:
+        values = {"n_ctx": 512, "threads": 1, "threads_batch": 1, **settings}
+        return engine._state_key(SessionSettings(**values)).folder  # type: ignore[arg-type]
+
+    assert folder(n_ctx=1024, threads=2) == folder()
+    assert len({folder(), folder(kv_type="q8_0"), folder(flash_attention=True), folder(flash_attention=False)}) == 4
+
+
+def _last(events: Iterator[Event]) -> Finish:
+    finish = list(events)[-1]
+    assert isinstance(finish, Finish)
+    return finish
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("model", "flash_attention"), [("smollm2", None), ("gemma3_base", None), ("gemma3_base", False)]
+)
+def test_real_weights_resume_with_the_same_text(
+    model: str, flash_attention: bool | None, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Longer than Gemma's window of 512 tokens, over its spare cells, too."""
+    engine = llama.load(request.getfixturevalue(model))
+
+    def opened() -> LlamaSession:
+        settings = SessionSettings(1536, 2, 2, flash_attention=flash_attention, store=KvStore(tmp_path))
+        return engine.open_session(settings)
+
+    def asked(session: LlamaSession, prompt: Prompt, n: int) -> Finish:
+        return _last(session.generate(prompt, GREEDY, Limits(n)))
+
+    begin = Part(" ".join(f"item {n} is {n * n}," for n in range(30 if model == "smollm2" else 135)))
+    chat = opened()
+    first = asked(chat, Prompt((begin,)), 8)
+    chat.keep("a")
+    more = Prompt((begin, Part("", tokens=first.tokens), Part(" and then item 9 was")))
+    going_on = asked(chat, more, 12)
+    chat.close()
+    resumed = opened()
+    finish = asked(resumed, more, 12)
+    assert finish.usage.cached_tokens == first.usage.prompt_tokens + first.usage.completion_tokens - 1
+    assert finish.tokens == going_on.tokens
+    resumed.close()
+    engine.close()
