@@ -304,3 +304,42 @@ def test_private_in_the_middle_of_a_chat_reaches_the_loading(
     assert not ready.is_private
     room.go_private()
     assert ready.is_private
+
+
+def test_a_kv_state_is_kept_for_the_conversation_whose_words_it_holds(talk: Talk, engine: FakeEngine) -> None:
+    engine.replies = [("One.",), ("Two.",)]
+    talk.say("Hi")
+    first = talk.conversation
+    talk.conversation = Conversation(None, first.recorder)
+    talk.keep()
+    assert engine.kept == [first.id]
+    talk.say("Ho")
+    assert engine.kept == [first.id, first.id]  # before its words go
+    talk.close()
+    assert engine.kept == [first.id, first.id, talk.conversation.id]
+
+
+def test_no_kv_state_without_the_conversation_on_the_disk(talk: Talk, engine: FakeEngine, host: Heard) -> None:
+    talk.say("Hi")
+    host.unsaved.add(talk.conversation.id)  # removed in another terminal
+    talk.close()
+    assert engine.kept == []
+
+
+def test_the_first_message_shares_its_beginning_with_other_chats(talk: Talk, engine: FakeEngine) -> None:
+    seen: list[Prompt] = []
+
+    class Watched(FakeSession):
+        def generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
+            seen.append(prompt)
+            return super().generate(prompt, sampler, limits)
+
+    engine.open_session = lambda settings: Watched(engine, settings)  # type: ignore[method-assign]
+    engine.replies = [("One.",), ("Two.",)]
+    talk.say("Hi")
+    (other,) = seen[0].alike
+    text = "".join(part.text for part in other.parts)
+    assert "Be brief." in text
+    assert "Hi" not in text
+    talk.say("Ho")
+    assert seen[1].alike == ()
