@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 from conftest import Outcome, environment, run_slm
+from fake_engine import FakeEngine
 from gguf_samples import BROKEN_TEMPLATE, CHATML_TEMPLATE, hostile, write_tiny_llama
+
+from slmchat.commands.options import GenerationOptions
+from slmchat.commands.run import _window
+from slmchat.conversation.window import fits
+from slmchat.settings import load
 
 pytestmark = pytest.mark.real
 
@@ -258,3 +264,9 @@ class TestModels:
         assert modes
         assert all(mode == (0o700 if path.is_dir() else 0o600) for path, mode in modes.items())
         assert os.stat(home).st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("n_prompt", [240, 250, 255, 256])
+def test_a_short_completion_fits_the_window_that_is_made_for_it(n_prompt: int, tmp_path: Path) -> None:
+    settings = load({"SLM_HOME": str(tmp_path)})
+    assert fits(n_prompt, _window(n_prompt, FakeEngine(), GenerationOptions(max_tokens=1), settings))

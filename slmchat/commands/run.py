@@ -222,7 +222,7 @@ def _window(n_prompt: int, engine: Engine, options: GenerationOptions, settings:
     asked = options.ctx or settings.n_ctx
     if asked:
         return asked
-    needed = n_prompt + (options.max_tokens or _COMPLETION_ROOM)
+    needed = n_prompt + max(options.max_tokens or _COMPLETION_ROOM, window.MIN_COMPLETION_TOKENS)
     return min(engine.info.trained_context_length, -(-needed // _CTX_STEP) * _CTX_STEP)
 
 

@@ -163,6 +163,7 @@ class Talk:
     def go_private(self) -> None:
         """From now on nothing is written and nothing that was written is looked at."""
         self.settings = replace(self.settings, is_private=True)
+        self.loading.go_private()
         if self._store is not None:
             self._store.close()
 

@@ -88,7 +88,7 @@ class Snapshots:
         order in which flash attention adds them up: after this, what is computed is the same whether or not the state
         has been on the disk meanwhile.
         """
-        is_settled = is_settled or self._has_state or n_tokens <= self._n_swa
+        is_settled = is_settled or not self._n_swa or n_tokens <= self._n_swa
         if not self.are_needed or not n_tokens or (is_settled and not is_kept):
             return True
         snapshot = self._taken(n_tokens)
