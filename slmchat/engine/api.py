@@ -82,11 +82,16 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts. `prompt_tokens` includes the `cached_tokens` that were not evaluated again."""
+    """Token counts. `prompt_tokens` includes the `cached_tokens` that were not evaluated again.
+
+    `drafted_tokens` were guessed and verified in batches; `accepted_tokens` of them are part of the completion.
+    """
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +130,18 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """How much a session may hold and how it computes. `n_ctx` in tokens; `threads` for decode and prefill."""
+    """How much a session may hold and how it computes. `n_ctx` in tokens; `threads` for decode and prefill.
+
+    `adapts_threads`: `threads` are the most, and fewer compute while other programs need the processors.
+    `speculates`: drafts looked up in the conversation are verified in one batch where that pays.
+    """
 
     n_ctx: int
     threads: int
     threads_batch: int
     kv_type: str = "f16"
+    adapts_threads: bool = False
+    speculates: bool = True
 
 
 class Session(Protocol):

@@ -13,6 +13,7 @@ from typing import Any
 
 from slmchat.engine import native
 from slmchat.engine.api import SessionSettings
+from slmchat.engine.speculation import SIZES
 from slmchat.errors import ExitCode, SlmError
 
 # Tokens evaluated by one llama_decode of a prefill; also how often progress is reported.
@@ -35,6 +36,7 @@ class Context:
         self._api = api
         self._is_cancelled = is_cancelled
         self.n_ctx = settings.n_ctx
+        self._step = min(BATCH_TOKENS, settings.n_ctx)
         self.tokens: list[int] = []
         self._is_unsure = False  # a llama_decode was left (KeyboardInterrupt) before `tokens` followed
         self._n_swa: int = api.llama_model_n_swa(model)
@@ -43,6 +45,10 @@ class Context:
         self._no_abort = api.ggml_abort_callback()
         self._single = (api.llama_token * 1)()
         self._single_batch = api.llama_batch_get_one(self._single, 1)
+        self._draft_batch: Any = None  # made when the first draft is verified
+        self._threads = settings.threads
+        # a recurrent or hybrid model cannot take tokens back
+        self.can_take_back = not (api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
         native.clear_log()
         self.handle = api.llama_init_from_model(model, _params(api, settings))
         if not self.handle:
@@ -55,6 +61,9 @@ class Context:
 
     def close(self) -> None:
         """Free the KV cache."""
+        if self._draft_batch is not None:
+            self._api.llama_batch_free(self._draft_batch)
+            self._draft_batch = None
         if self.handle is not None:
             self._api.llama_free(self.handle)
             self.handle = None
@@ -94,19 +103,60 @@ class Context:
         self._is_unsure = True
         self._evaluated(self._api.llama_decode(self.handle, self._single_batch), (token,))
 
+    def evaluate_draft(self, tokens: Sequence[int]) -> None:
+        """Evaluate some tokens, at most `speculation.SIZES[-1]`; the logits of each have its index.
+
+        Raises `SlmError` as `evaluate`.
+        """
+        if self._draft_batch is None:
+            # struct llama_batch llama_batch_init(int32_t n_tokens, int32_t embd, int32_t n_seq_max);
+            self._draft_batch = self._api.llama_batch_init(SIZES[-1], 0, 1)
+        batch, begin = self._draft_batch, len(self.tokens)
+        batch.n_tokens = len(tokens)
+        for index, token in enumerate(tokens):
+            batch.token[index] = token
+            batch.pos[index] = begin + index
+            batch.n_seq_id[index] = 1
+            batch.seq_id[index][0] = _SEQUENCE
+            batch.logits[index] = True
+        self._is_unsure = True
+        self._evaluated(self._api.llama_decode(self.handle, batch), tokens)
+
+    def take_back(self, n_kept: int) -> None:
+        """Let the KV cache hold only the first `n_kept` tokens; those taken back must be ones just evaluated.
+
+        A sliding window has lost nothing by them: llama.cpp reuses only cells outside the window of the first of them.
+        """
+        if n_kept >= len(self.tokens):
+            return
+        kept = self.tokens[:n_kept]
+        if self._api.llama_memory_seq_rm(self._memory, _SEQUENCE, n_kept, -1):
+            self.tokens = kept
+        else:
+            self.forget()
+            self.can_take_back = False
+            for begin in range(0, n_kept, self._step):
+                self.evaluate(kept[begin : begin + self._step])
+
+    def set_threads(self, threads: int) -> None:
+        """Compute with so many threads from the next evaluation on."""
+        if threads != self._threads:
+            # void llama_set_n_threads(struct llama_context * ctx, int32_t n_threads, int32_t n_threads_batch);
+            self._api.llama_set_n_threads(self.handle, threads, threads)
+            self._threads = threads
+
     def prefill(self, tokens: Sequence[int]) -> Iterator[int]:
         """Evaluate tokens in batches; yields how many are done. Ends early when cancelled.
 
         The abort callback is set only here: llama.cpp asks it before every node of the graph, about 600 calls into
         Python a token, which a prefill of hundreds of tokens does not notice and single-token decoding would.
         """
-        step = min(BATCH_TOKENS, self.n_ctx)
         with self._abortable():
-            for begin in range(0, len(tokens), step):
-                self.evaluate(tokens[begin : begin + step])
+            for begin in range(0, len(tokens), self._step):
+                self.evaluate(tokens[begin : begin + self._step])
                 if self._is_cancelled():
                     return
-                yield min(begin + step, len(tokens))
+                yield min(begin + self._step, len(tokens))
 
     def evaluate(self, tokens: Sequence[int]) -> None:
         """Evaluate up to a batch of tokens; the logits of the last one are those of index -1.

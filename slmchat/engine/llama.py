@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from slmchat.engine import native
+from slmchat.engine import native, threads
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
 from slmchat.engine.session import LlamaSession
 from slmchat.engine.vocabulary import Vocabulary
@@ -20,7 +20,9 @@ from slmchat.errors import ExitCode, SlmError
 class LlamaEngine:
     """A loaded model. Implements `Engine`."""
 
-    def __init__(self, api: ModuleType, model: Any, path: Path) -> None:
+    def __init__(self, api: ModuleType, model: Any, path: Path, started: threads.Sample) -> None:
+        """`started`: processor time before the model was loaded, by which sessions tell who else computes."""
+        self._started = started
         self._api = api
         self._model = model
         self.path = path
@@ -39,7 +41,7 @@ class LlamaEngine:
 
     def open_session(self, settings: SessionSettings) -> LlamaSession:
         """A new, empty session; raises `SlmError` (NO_FIT) when its memory cannot be had."""
-        return LlamaSession(self._api, self._model, self.vocabulary, settings)
+        return LlamaSession(self._api, self._model, self.vocabulary, settings, self._started)
 
     def close(self) -> None:
         """Free the weights. Sessions must be closed before."""
@@ -60,6 +62,7 @@ def load(path: Path, *, gpu_layers: int | None = None) -> LlamaEngine:
     `gpu_layers` None: as many as llama.cpp thinks fit. The header must have been checked before (catalog/gguf.py).
     Raises `SlmError`: DAMAGED for a file that llama.cpp refuses, NO_FIT when memory runs out.
     """
+    started = threads.sample()
     api = native.bindings()
     native.clear_log()
     params = api.llama_model_default_params()
@@ -68,7 +71,7 @@ def load(path: Path, *, gpu_layers: int | None = None) -> LlamaEngine:
     model = api.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         raise _load_error(path)
-    return LlamaEngine(api, model, path)
+    return LlamaEngine(api, model, path, started)
 
 
 def _load_error(path: Path) -> SlmError:

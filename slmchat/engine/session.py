@@ -7,9 +7,10 @@ The decode loop is our own: one `llama_decode`, one sample and one piece per tok
 detokenized twice. The high-level `Llama` class is not used (docs/decisions.md says what it costs).
 """
 
+import contextlib
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -27,7 +28,9 @@ from slmchat.engine.api import (
 )
 from slmchat.engine.context import Context
 from slmchat.engine.sampler import Sampler, SamplerSettings
+from slmchat.engine.speculation import LookupDrafts, Tally
 from slmchat.engine.text import CompletionText
+from slmchat.engine.threads import Sample, Watch
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
 
@@ -42,13 +45,14 @@ class _Run:
     seed: int
     prompt_end: float | None = None
     first_token: float | None = None
+    tally: Tally = field(default_factory=Tally)
 
     def finish(self, reason: FinishReason, tokens: list[int], *, is_cut: bool) -> Finish:
         now = time.perf_counter()
         prompt_end = self.prompt_end if self.prompt_end is not None else now
         return Finish(
             reason=reason,
-            usage=Usage(self.prompt_tokens, self.cached, len(tokens)),
+            usage=Usage(self.prompt_tokens, self.cached, len(tokens), self.tally.drafted, self.tally.accepted),
             timings=Timings(
                 prompt_s=prompt_end - self.start,
                 generation_s=now - prompt_end,
@@ -62,12 +66,16 @@ class _Run:
 class LlamaSession:
     """One inference timeline. Implements `Session`."""
 
-    def __init__(self, api: ModuleType, model: Any, vocabulary: Vocabulary, settings: SessionSettings) -> None:
-        """Raises `SlmError` (NO_FIT) when the memory of the KV cache cannot be had."""
+    def __init__(
+        self, api: ModuleType, model: Any, vocabulary: Vocabulary, settings: SessionSettings, started: Sample
+    ) -> None:
+        """`started`: processor time before the model was loaded. Raises `SlmError` (NO_FIT) when memory runs out."""
         self._api = api
         self._vocabulary = vocabulary
         self._is_cancelled = False
         self._context = Context(api, model, settings, lambda: self._is_cancelled)
+        self._watch = Watch(settings.threads, started) if settings.adapts_threads else None
+        self._drafts = LookupDrafts() if settings.speculates and self._context.can_take_back else None
 
     @property
     def n_ctx(self) -> int:
@@ -100,7 +108,9 @@ class LlamaSession:
         settings = sampler.with_seed()
         run = _Run(start, len(tokens), cached, settings.seed or 0)
         yield Prefill(cached, len(tokens), cached)
+        self._adapt_threads(is_computing=False)
         for done in self._context.prefill(tokens[cached:]):
+            self._adapt_threads()
             yield Prefill(cached + done, len(tokens), cached)
         run.prompt_end = time.perf_counter()
         if self._is_cancelled:
@@ -113,44 +123,101 @@ class LlamaSession:
             chosen.close()
 
     def _decode(self, run: _Run, sampler: Sampler, limits: Limits) -> Iterator[Event]:
-        context, vocabulary = self._context, self._vocabulary
+        vocabulary = self._vocabulary
         text = CompletionText(limits.stop)
         completion: list[int] = []
         pending: list[int] = []
         shown = vocabulary.tokens_of(limits.shown)
-        while True:
-            reason = self._end_before_next(len(completion), limits)
-            if reason is not None:
-                break
-            if completion:
-                context.evaluate_one(completion[-1])
-            token = sampler.pick(context.handle)
-            if run.first_token is None:
-                run.first_token = time.perf_counter()
-            if vocabulary.is_end(token):
-                reason = FinishReason.STOP
-                break
-            completion.append(token)
-            pending.append(token)
-            piece = text.feed(vocabulary.piece(token, is_shown=token in shown))
-            if piece:
-                yield Chunk(piece, tuple(pending))
-                pending.clear()
-            if text.is_stopped:
-                reason = FinishReason.STOP
-                break
+        with contextlib.closing(self._tokens(run, sampler, limits)) as tokens:
+            while True:
+                reason = self._end_before_next(run, len(completion), limits)
+                if reason is not None:
+                    break
+                token = next(tokens)
+                if run.first_token is None:
+                    run.first_token = time.perf_counter()
+                if vocabulary.is_end(token):
+                    reason = FinishReason.STOP
+                    break
+                completion.append(token)
+                pending.append(token)
+                piece = text.feed(vocabulary.piece(token, is_shown=token in shown))
+                if piece:
+                    yield Chunk(piece, tuple(pending))
+                    pending.clear()
+                if text.is_stopped:
+                    reason = FinishReason.STOP
+                    break
         rest = text.flush()
         if rest or pending:
             yield Chunk(rest, tuple(pending))
         yield run.finish(reason, completion, is_cut=text.is_stopped)
 
-    def _end_before_next(self, n_completion: int, limits: Limits) -> FinishReason | None:
+    def _tokens(self, run: _Run, sampler: Sampler, limits: Limits) -> Generator[int, None, None]:
+        """One token after another. Whenever it is left, the KV cache holds all of them but the last."""
+        context, drafts = self._context, self._drafts
+        n_room = min(self.n_ctx, run.prompt_tokens + (limits.max_tokens or self.n_ctx))
+        if drafts is not None:
+            drafts.start(context.tokens)
+        token = sampler.pick(context.handle)
+        while True:
+            if drafts is not None:
+                drafts.add(token)
+            yield token
+            self._adapt_threads()
+            start = time.perf_counter()
+            guesses = drafts.draft(n_room - len(context.tokens) - 1) if drafts is not None else []
+            if guesses:
+                token = yield from self._verified(run, sampler, token, guesses)
+                continue
+            context.evaluate_one(token)
+            token = sampler.pick(context.handle)
+            if drafts is not None:
+                drafts.measured(1, time.perf_counter() - start)
+
+    def _verified(self, run: _Run, sampler: Sampler, token: int, guesses: list[int]) -> Generator[int, None, int]:
+        """Evaluate `token` and the guesses in one batch; yields those guesses that the sampler would have picked.
+
+        Returns the token that it picked instead of the first wrong guess, or behind the last one. Every position is
+        picked from its own logits, so that the distribution is that of single tokens, whatever the sampler does.
+        """
+        context, drafts = self._context, self._drafts
+        assert drafts is not None
+        start = time.perf_counter()
+        n_right = len(context.tokens) + 1  # tokens of the cache that are the completion's
+        context.evaluate_draft([token, *guesses])
+        run.tally.drafted += len(guesses)
+        elapsed = time.perf_counter() - start
+        try:
+            for index, guess in enumerate(guesses):
+                start = time.perf_counter()
+                token = sampler.pick(context.handle, index)
+                elapsed += time.perf_counter() - start
+                if token != guess:
+                    break
+                drafts.add(token)
+                run.tally.accepted += 1
+                yield token
+                n_right += 1
+            else:
+                token = sampler.pick(context.handle, len(guesses))
+        finally:
+            context.take_back(n_right)
+        drafts.measured(len(guesses) + 1, elapsed)
+        return token
+
+    def _adapt_threads(self, *, is_computing: bool = True) -> None:
+        """Compute with as many threads as there are free processors now, where that was not settled by the user."""
+        if self._watch is not None:
+            self._context.set_threads(self._watch.look(is_computing=is_computing))
+
+    def _end_before_next(self, run: _Run, n_completion: int, limits: Limits) -> FinishReason | None:
         """Why no further token may be evaluated, None when one may."""
         if self._is_cancelled:
             return FinishReason.INTERRUPTED
         if limits.max_tokens is not None and n_completion >= limits.max_tokens:
             return FinishReason.LENGTH
-        if len(self._context.tokens) >= self.n_ctx:
+        if run.prompt_tokens + max(0, n_completion - 1) >= self.n_ctx:
             return FinishReason.CONTEXT
         return None
 

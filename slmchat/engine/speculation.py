@@ -1,0 +1,184 @@
+"""Drafts: guesses at the next tokens, to be verified by the model in one batch.
+
+Knows: looking guesses up in the conversation itself, how often they were right, what batches have cost, and from both
+how many tokens to guess now (mostly none). Refuses to know: llama.cpp, sampling, when a generation ends (session.py).
+
+Whether a guess would have been right is known at every token, whether it was made or not, because the lookup follows
+the text in any case. So text that does not repeat itself costs nothing but the lookup: about 2 us a token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+# Tokens that must agree before what followed them last time is a guess.
+NGRAM = 3
+
+# Sizes of batches (the token that is due, and the draft): few, so that the cost of each is soon known.
+SIZES = (2, 3, 4, 6, 8, 12, 16, 24)
+MOST_DRAFTED = SIZES[-1] - 1
+
+# What a draft must promise against single tokens. Below it the estimates are not good enough to bet on them.
+WORTHWHILE = 1.08
+
+# A batch of n costs 1 + _SLOPE (n - 1) single tokens, until it has been measured (2 cores: 0.6 SmolLM2, 0.4 Gemma 3).
+_SLOPE = 0.5
+_COST_WEIGHT = 0.25  # of a new measurement
+
+# Agreement so far -> how likely the next token agrees too, until it has been observed. By the longest agreement of each
+# class; class 0 is a lookup that goes on behind a token that differed (an edited word).
+_CLASSES = (0, 4, 8, 16)
+_FIRST_RATES = (0.3, 0.4, 0.5, 0.7, 0.85)
+_RATE_WEIGHT = 0.06  # of a new observation
+_LONGEST_AGREEMENT = 17
+
+
+def _class_of(agreement: int) -> int:
+    return sum(agreement > longest for longest in _CLASSES)
+
+
+class Lookup:
+    """Where the last tokens stood before, and what followed them there. One dictionary entry a token."""
+
+    def __init__(self) -> None:
+        self._tokens: list[int] = []
+        self._places: dict[tuple[int, ...], int] = {}
+        self._source: int | None = None  # the place of the token that is expected next
+        self.agreement = 0  # tokens before it that agree, at most _LONGEST_AGREEMENT
+
+    def start(self, tokens: Sequence[int]) -> None:
+        """Hold exactly these tokens. What was held already and only goes on is not read again."""
+        held = len(self._tokens)
+        if list(tokens[:held]) != self._tokens:
+            self._tokens.clear()
+            self._places.clear()
+            held = 0
+        self._source, self.agreement = None, 0
+        for token in tokens[held:]:
+            self._append(token)
+        self._find()
+
+    def expected(self) -> int | None:
+        """The next token if the text repeats itself, None where there is no sign of that."""
+        return None if self._source is None else self._tokens[self._source]
+
+    def add(self, token: int) -> None:
+        """The token that came."""
+        is_agreed = self._source is not None and self._tokens[self._source] == token
+        had_agreed = self.agreement > 0
+        self._append(token)
+        if is_agreed and self._source is not None:
+            self._source += 1
+            self.agreement = min(self.agreement + 1, _LONGEST_AGREEMENT)
+            return
+        behind = None if self._source is None or not had_agreed else self._source + 1
+        self._source, self.agreement = None, 0
+        self._find()
+        if self._source is None and behind is not None and behind < len(self._tokens):
+            self._source = behind
+
+    def draft(self, most: int) -> list[int]:
+        """Up to `most` tokens that would follow if the text goes on repeating itself (a loop goes round and round)."""
+        if self._source is None:
+            return []
+        found = self._tokens[self._source : self._source + most]
+        period = len(found)
+        while len(found) < most:
+            found.append(found[-period])
+        return found
+
+    def _append(self, token: int) -> None:
+        self._tokens.append(token)
+        if len(self._tokens) > NGRAM:  # the n-gram that this token follows
+            self._places[tuple(self._tokens[-NGRAM - 1 : -1])] = len(self._tokens) - 1
+
+    def _find(self) -> None:
+        tokens = self._tokens
+        place = self._places.get(tuple(tokens[-NGRAM:])) if len(tokens) >= NGRAM else None
+        if place is None:
+            return
+        length = NGRAM
+        while length < min(_LONGEST_AGREEMENT, place) and tokens[place - 1 - length] == tokens[-1 - length]:
+            length += 1
+        self._source, self.agreement = place, length
+
+
+class Costs:
+    """What batches have taken, in units of a single token. It stays with the model when the text changes."""
+
+    def __init__(self) -> None:
+        self._single: float | None = None
+        self._batch: dict[int, float] = {}
+
+    def measured(self, size: int, seconds: float) -> None:
+        """A batch of `size` tokens took so long. One hiccup counts for no more than twice what was known."""
+        known = self._single if size == 1 else self._batch.get(size)
+        if known is not None:
+            seconds = known + _COST_WEIGHT * (min(seconds, 2 * known) - known)
+        if size == 1:
+            self._single = seconds
+        else:
+            self._batch[size] = seconds
+
+    def of(self, size: int) -> float:
+        """The cost of a batch of `size` tokens; one never measured is estimated from the nearest that was."""
+        guess = 1 + _SLOPE * (size - 1)
+        if self._single is None or not self._batch:
+            return guess
+        near = min(self._batch, key=lambda other: abs(other - size))
+        return guess * self._batch[near] / self._single / (1 + _SLOPE * (near - 1))
+
+
+@dataclass(slots=True)
+class Tally:
+    """Tokens drafted, and those of them that the model would have chosen itself."""
+
+    drafted: int = 0
+    accepted: int = 0
+
+
+@dataclass(slots=True)
+class LookupDrafts:
+    """Drafts from the conversation, as long as they pay. Keeps its experience from one generation to the next."""
+
+    lookup: Lookup = field(default_factory=Lookup)
+    costs: Costs = field(default_factory=Costs)
+    rates: list[float] = field(default_factory=lambda: list(_FIRST_RATES))
+
+    def start(self, tokens: Sequence[int]) -> None:
+        """A generation begins behind these tokens."""
+        self.lookup.start(tokens)
+
+    def add(self, token: int) -> None:
+        """The token that came, drafted or not."""
+        expected = self.lookup.expected()
+        if expected is not None:
+            kind = _class_of(self.lookup.agreement)
+            self.rates[kind] += _RATE_WEIGHT * ((expected == token) - self.rates[kind])
+        self.lookup.add(token)
+
+    def draft(self, most: int) -> list[int]:
+        """The guesses to verify now, at most `most`; none when single tokens are expected to be as fast."""
+        if most < 1 or self.lookup.expected() is None:
+            return []
+        length = self._length(min(most, MOST_DRAFTED))
+        return self.lookup.draft(length) if length else []
+
+    def measured(self, size: int, seconds: float) -> None:
+        """A batch of `size` tokens took so long, with choosing its tokens."""
+        self.costs.measured(size, seconds)
+
+    def _length(self, most: int) -> int:
+        """The number of guesses that promises most tokens for the time, 0 when one at a time is best."""
+        best, best_gain = 0, WORTHWHILE
+        tokens, likely, size = 1.0, 1.0, 1
+        for goal in SIZES:
+            if goal - 1 > most:
+                break
+            while size < goal:
+                likely *= self.rates[_class_of(self.lookup.agreement + size - 1)]
+                tokens += likely
+                size += 1
+            gain = tokens / self.costs.of(goal)
+            if gain > best_gain:
+                best, best_gain = goal - 1, gain
+        return best
