@@ -69,6 +69,7 @@ class Settings:
     n_ctx: int | None = None
     gpu_layers: int | None = None
     kv_type: str = "f16"
+    speculates: bool = True
     sampler: Mapping[str, float] = field(default_factory=dict)
     personas: Mapping[str, object] = field(default_factory=dict)
 
@@ -146,10 +147,17 @@ KEYS = (
     Key("model", "model", _text, "SLM_MODEL", "the model used when a command names none"),
     Key("offline", "is_offline", _flag, "SLM_OFFLINE", "never use the network, not even in `slm pull`"),
     Key("private", "is_private", _flag, "SLM_PRIVATE", "write nothing about conversations to the disk"),
-    Key("threads", "threads", _count(1), "SLM_THREADS", "threads for generation; unset: the physical cores"),
+    Key(
+        "threads",
+        "threads",
+        _count(1),
+        "SLM_THREADS",
+        "exactly so many threads; unset: as many as there are free cores",
+    ),
     Key("ctx", "n_ctx", _count(16), None, "context window in tokens; unset: up to 4096, less if the model has less"),
     Key("gpu-layers", "gpu_layers", _gpu_layers, None, 'layers offloaded to a GPU, or "auto"'),
     Key("kv-type", "kv_type", _kv_type, None, "type of the KV cache: " + ", ".join(KV_TYPES)),
+    Key("speculation", "speculates", _flag, None, "drafts from the conversation, where they make it faster; true"),
     Key(
         "sampler",
         "sampler",

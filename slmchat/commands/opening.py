@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from slmchat import hardware
 from slmchat.catalog import registry, suspects
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
@@ -140,17 +139,39 @@ def limits(options: GenerationOptions) -> Limits:
     return Limits(options.max_tokens, tuple(options.stop), shown=() if options.raw else thinking.TOKENS)
 
 
-def session_settings(options: GenerationOptions, settings: Settings, n_ctx: int) -> SessionSettings:
-    """Threads and KV cache: flags over settings over what this device has."""
+def session_settings(
+    options: GenerationOptions, settings: Settings, n_ctx: int, draft_model: Path | None = None
+) -> SessionSettings:
+    """Threads, KV cache and drafts: flags over settings over what this device has."""
     from slmchat.engine import threads
 
-    chosen = options.threads or settings.threads or threads.choose(hardware.physical_cores(), hardware.cpu_quota())
+    asked = options.threads or settings.threads
+    chosen = asked or threads.of_this_device()
     kv_type = options.kv_type or settings.kv_type
     if kv_type not in KV_TYPES:
         raise SlmError(
             f"--kv-type cannot be '{kv_type}'.", hint=f"one of {', '.join(KV_TYPES)}", exit_code=ExitCode.USAGE
         )
-    return SessionSettings(n_ctx=n_ctx, threads=chosen, threads_batch=chosen, kv_type=kv_type)
+    return SessionSettings(
+        n_ctx=n_ctx,
+        threads=chosen,
+        threads_batch=chosen,
+        kv_type=kv_type,
+        adapts_threads=not asked,
+        speculates=settings.speculates and not options.no_speculation,
+        draft_model=draft_model,
+    )
+
+
+def draft_model(options: GenerationOptions, settings: Settings, console: Console) -> Path | None:
+    """The file of the model of `--draft`. Raises `SlmError`: NO_MODEL, or USAGE together with `--no-speculation`."""
+    if options.draft is None:
+        return None
+    if options.no_speculation:
+        raise SlmError(
+            "--draft and --no-speculation contradict each other.", hint="leave one out", exit_code=ExitCode.USAGE
+        )
+    return find(options.draft, settings, console).path
 
 
 def gpu_layers(options: GenerationOptions, settings: Settings) -> int | None:

@@ -39,6 +39,7 @@ def run(
     opening.seal(settings)
     installed = opening.find(options.model, settings, console)
     sampler = opening.sampler_settings(installed, settings, options)
+    draft = opening.draft_model(options, settings, console)
     loading = opening.start_loading(installed, options, settings)
     question = _Question(" ".join(words), _attachments(words, options, console), _head(options, settings), options.raw)
     engine = loading.engine()
@@ -51,7 +52,7 @@ def run(
             raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)
         prompt = _trimmed(question, engine, n_ctx, n_prompt, console)
     with loading.on_trial():
-        session = engine.open_session(opening.session_settings(options, settings, n_ctx))
+        session = engine.open_session(opening.session_settings(options, settings, n_ctx, draft))
     load_s = time.perf_counter() - start
     console.detail(f"context window: {n_ctx:,} tokens; loaded after {load_s:.2f} s")
     limits = opening.limits(options)

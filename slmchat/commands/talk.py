@@ -87,6 +87,7 @@ class Talk:
         self._session: Session | None = None
         self._engine: Engine | None = None
         self._template: ChatTemplate | None = None
+        self._draft = opening.draft_model(options, settings, console)
         self._begin(installed)
 
     def _begin(self, installed: Installed) -> None:
@@ -134,7 +135,9 @@ class Talk:
             n_ctx = self.asked_ctx or min(opening.DEFAULT_N_CTX, info.trained_context_length)
             options = replace(self.options, threads=self.threads)
             with self.loading.on_trial():
-                self._session = self._engine.open_session(opening.session_settings(options, self.settings, n_ctx))
+                self._session = self._engine.open_session(
+                    opening.session_settings(options, self.settings, n_ctx, self._draft)
+                )
         return self._session
 
     def switch_model(self, installed: Installed) -> None:

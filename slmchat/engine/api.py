@@ -11,6 +11,7 @@ Refuses to know: conversations, terminals, model names, llama.cpp. Imports nothi
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 from slmchat.engine.sampler import SamplerSettings
@@ -133,7 +134,8 @@ class SessionSettings:
     """How much a session may hold and how it computes. `n_ctx` in tokens; `threads` for decode and prefill.
 
     `adapts_threads`: `threads` are the most, and fewer compute while other programs need the processors.
-    `speculates`: drafts looked up in the conversation are verified in one batch where that pays.
+    `speculates`: drafts looked up in the conversation are verified in one batch where that pays; `draft_model`: they
+    come from this small model instead.
     """
 
     n_ctx: int
@@ -142,6 +144,7 @@ class SessionSettings:
     kv_type: str = "f16"
     adapts_threads: bool = False
     speculates: bool = True
+    draft_model: Path | None = None
 
 
 class Session(Protocol):

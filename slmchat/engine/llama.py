@@ -5,14 +5,16 @@ Refuses to know: conversations, chat templates' meaning, terminals, where files 
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from slmchat.engine import native, threads
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
+from slmchat.engine.context import Context
 from slmchat.engine.session import LlamaSession
+from slmchat.engine.speculation import Drafts, LookupDrafts
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
 
@@ -23,7 +25,7 @@ class LlamaEngine:
     def __init__(self, api: ModuleType, model: Any, path: Path, started: threads.Sample) -> None:
         """`started`: processor time before the model was loaded, by which sessions tell who else computes."""
         self._started = started
-        self._api = api
+        self.api = api
         self._model = model
         self.path = path
         self.vocabulary = Vocabulary(api, model)
@@ -41,18 +43,42 @@ class LlamaEngine:
 
     def open_session(self, settings: SessionSettings) -> LlamaSession:
         """A new, empty session; raises `SlmError` (NO_FIT) when its memory cannot be had."""
-        return LlamaSession(self._api, self._model, self.vocabulary, settings, self._started)
+        drafts = self._drafts(settings)
+        try:
+            return LlamaSession(self.api, self._model, self.vocabulary, settings, self._started, drafts)
+        except SlmError:
+            if drafts is not None:
+                drafts.close()
+            raise
+
+    def open_context(self, settings: SessionSettings, is_cancelled: Callable[[], bool]) -> Context:
+        """A KV cache of its own without a session, for drafts; raises `SlmError` (NO_FIT)."""
+        return Context(self.api, self._model, settings, is_cancelled)
+
+    def _drafts(self, settings: SessionSettings) -> Drafts | None:
+        """Where guesses come from: the small model that was asked for, else the conversation; None: nowhere."""
+        if settings.draft_model is None:
+            return LookupDrafts() if settings.speculates else None
+        from slmchat.engine import draft_model
+
+        small = load(settings.draft_model)
+        try:
+            draft_model.check_vocabulary(self, small)
+            return draft_model.ModelDrafts(small, small.open_context(settings, lambda: False))
+        except SlmError:
+            small.close()
+            raise
 
     def close(self) -> None:
         """Free the weights. Sessions must be closed before."""
         if self._model is not None:
-            self._api.llama_model_free(self._model)
+            self.api.llama_model_free(self._model)
             self._model = None
 
     def _metadata(self, key: str) -> str:
         buffer = ctypes.create_string_buffer(256)
         # int32_t llama_model_meta_val_str(model, const char * key, char * buf, size_t buf_size);
-        size = self._api.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        size = self.api.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace") if size >= 0 else ""
 
 

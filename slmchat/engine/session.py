@@ -28,7 +28,7 @@ from slmchat.engine.api import (
 )
 from slmchat.engine.context import Context
 from slmchat.engine.sampler import Sampler, SamplerSettings
-from slmchat.engine.speculation import LookupDrafts, Tally
+from slmchat.engine.speculation import Drafts, Tally
 from slmchat.engine.text import CompletionText
 from slmchat.engine.threads import Sample, Watch
 from slmchat.engine.vocabulary import Vocabulary
@@ -67,15 +67,24 @@ class LlamaSession:
     """One inference timeline. Implements `Session`."""
 
     def __init__(
-        self, api: ModuleType, model: Any, vocabulary: Vocabulary, settings: SessionSettings, started: Sample
+        self,
+        api: ModuleType,
+        model: Any,
+        vocabulary: Vocabulary,
+        settings: SessionSettings,
+        started: Sample,
+        drafts: Drafts | None,
     ) -> None:
-        """`started`: processor time before the model was loaded. Raises `SlmError` (NO_FIT) when memory runs out."""
+        """`started`: processor time before the model was loaded; `drafts`: where guesses come from, closed with this.
+
+        Raises `SlmError` (NO_FIT) when memory runs out.
+        """
         self._api = api
         self._vocabulary = vocabulary
         self._is_cancelled = False
         self._context = Context(api, model, settings, lambda: self._is_cancelled)
         self._watch = Watch(settings.threads, started) if settings.adapts_threads else None
-        self._drafts = LookupDrafts() if settings.speculates and self._context.can_take_back else None
+        self._drafts = drafts
 
     @property
     def n_ctx(self) -> int:
@@ -87,8 +96,11 @@ class LlamaSession:
         self._is_cancelled = True
 
     def close(self) -> None:
-        """Free the KV cache."""
+        """Free the KV cache, and what the drafts hold."""
         self._context.close()
+        if self._drafts is not None:
+            self._drafts.close()
+            self._drafts = None
 
     def generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
         """Evaluate the prompt and sample: `Prefill`* -> `Chunk`* -> `Finish`.
@@ -155,7 +167,8 @@ class LlamaSession:
 
     def _tokens(self, run: _Run, sampler: Sampler, limits: Limits) -> Generator[int, None, None]:
         """One token after another. Whenever it is left, the KV cache holds all of them but the last."""
-        context, drafts = self._context, self._drafts
+        context = self._context
+        drafts = self._drafts if context.can_take_back else None
         n_room = min(self.n_ctx, run.prompt_tokens + (limits.max_tokens or self.n_ctx))
         if drafts is not None:
             drafts.start(context.tokens)
@@ -209,7 +222,10 @@ class LlamaSession:
     def _adapt_threads(self, *, is_computing: bool = True) -> None:
         """Compute with as many threads as there are free processors now, where that was not settled by the user."""
         if self._watch is not None:
-            self._context.set_threads(self._watch.look(is_computing=is_computing))
+            threads = self._watch.look(is_computing=is_computing)
+            self._context.set_threads(threads)
+            if self._drafts is not None:
+                self._drafts.set_threads(threads)
 
     def _end_before_next(self, run: _Run, n_completion: int, limits: Limits) -> FinishReason | None:
         """Why no further token may be evaluated, None when one may."""

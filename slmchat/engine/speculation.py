@@ -1,7 +1,8 @@
 """Drafts: guesses at the next tokens, to be verified by the model in one batch.
 
-Knows: looking guesses up in the conversation itself, how often they were right, what batches have cost, and from both
-how many tokens to guess now (mostly none). Refuses to know: llama.cpp, sampling, when a generation ends (session.py).
+Knows: looking guesses up in the conversation itself, what a source of guesses is (`Drafts`), how often they were
+right, what batches have cost, and from both how many tokens to guess now (mostly none).
+Refuses to know: llama.cpp, sampling, when a generation ends (session.py).
 
 Whether a guess would have been right is known at every token, whether it was made or not, because the lookup follows
 the text in any case. So text that does not repeat itself costs nothing but the lookup: about 2 us a token.
@@ -9,6 +10,7 @@ the text in any case. So text that does not repeat itself costs nothing but the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 # Tokens that must agree before what followed them last time is a guess.
 NGRAM = 3
@@ -34,6 +36,34 @@ _LONGEST_AGREEMENT = 17
 
 def _class_of(agreement: int) -> int:
     return sum(agreement > longest for longest in _CLASSES)
+
+
+class Drafts(Protocol):
+    """A source of guesses that decides itself how many are worth verifying."""
+
+    def start(self, tokens: Sequence[int]) -> None:
+        """A generation begins behind these tokens."""
+        ...
+
+    def add(self, token: int) -> None:
+        """The token that came, drafted or not."""
+        ...
+
+    def draft(self, most: int) -> list[int]:
+        """The guesses to verify now, at most `most`; none when single tokens are expected to be as fast."""
+        ...
+
+    def measured(self, size: int, seconds: float) -> None:
+        """A batch of `size` tokens took so long, with choosing its tokens."""
+        ...
+
+    def set_threads(self, threads: int) -> None:
+        """Compute with so many threads from here on."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
 
 
 class Lookup:
@@ -107,25 +137,30 @@ class Costs:
 
     def __init__(self) -> None:
         self._single: float | None = None
-        self._batch: dict[int, float] = {}
+        self._batch: dict[int, tuple[float, int]] = {}  # seconds, and how often measured
 
     def measured(self, size: int, seconds: float) -> None:
-        """A batch of `size` tokens took so long. One hiccup counts for no more than twice what was known."""
-        known = self._single if size == 1 else self._batch.get(size)
-        if known is not None:
-            seconds = known + _COST_WEIGHT * (min(seconds, 2 * known) - known)
+        """A batch of `size` tokens took so long. One hiccup counts for no more than twice what was expected."""
         if size == 1:
-            self._single = seconds
-        else:
-            self._batch[size] = seconds
+            self._single = seconds if self._single is None else _moved(self._single, seconds)
+        elif self._single is not None:
+            known, times = self._batch.get(size, (self._single * self.of(size), 0))
+            self._batch[size] = _moved(known, seconds), times + 1
 
     def of(self, size: int) -> float:
-        """The cost of a batch of `size` tokens; one never measured is estimated from the nearest that was."""
-        guess = 1 + _SLOPE * (size - 1)
-        if self._single is None or not self._batch:
-            return guess
-        near = min(self._batch, key=lambda other: abs(other - size))
-        return guess * self._batch[near] / self._single / (1 + _SLOPE * (near - 1))
+        """The cost of a batch of `size` tokens: what it took, leaning on all other sizes while it was seldom tried."""
+        if self._single is None:
+            return 1 + _SLOPE * (size - 1)
+        slopes = [((seconds / self._single - 1) / (n - 1), times) for n, (seconds, times) in self._batch.items()]
+        total = sum(times for _, times in slopes)
+        slope = (2 * _SLOPE + sum(slope * times for slope, times in slopes)) / (2 + total)
+        guess = 1 + max(0.0, slope) * (size - 1)
+        seconds, times = self._batch.get(size, (0.0, 0))
+        return (2 * guess + times * seconds / self._single) / (2 + times)
+
+
+def _moved(known: float, seconds: float) -> float:
+    return known + _COST_WEIGHT * (min(seconds, 2 * known) - known)
 
 
 @dataclass(slots=True)
@@ -138,18 +173,16 @@ class Tally:
 
 @dataclass(slots=True)
 class LookupDrafts:
-    """Drafts from the conversation, as long as they pay. Keeps its experience from one generation to the next."""
+    """`Drafts` from the conversation, as long as they pay. Keeps its experience from one generation to the next."""
 
     lookup: Lookup = field(default_factory=Lookup)
     costs: Costs = field(default_factory=Costs)
     rates: list[float] = field(default_factory=lambda: list(_FIRST_RATES))
 
     def start(self, tokens: Sequence[int]) -> None:
-        """A generation begins behind these tokens."""
         self.lookup.start(tokens)
 
     def add(self, token: int) -> None:
-        """The token that came, drafted or not."""
         expected = self.lookup.expected()
         if expected is not None:
             kind = _class_of(self.lookup.agreement)
@@ -157,15 +190,19 @@ class LookupDrafts:
         self.lookup.add(token)
 
     def draft(self, most: int) -> list[int]:
-        """The guesses to verify now, at most `most`; none when single tokens are expected to be as fast."""
         if most < 1 or self.lookup.expected() is None:
             return []
         length = self._length(min(most, MOST_DRAFTED))
         return self.lookup.draft(length) if length else []
 
     def measured(self, size: int, seconds: float) -> None:
-        """A batch of `size` tokens took so long, with choosing its tokens."""
         self.costs.measured(size, seconds)
+
+    def set_threads(self, threads: int) -> None:
+        """A lookup needs none."""
+
+    def close(self) -> None:
+        """Nothing is held but memory."""
 
     def _length(self, most: int) -> int:
         """The number of guesses that promises most tokens for the time, 0 when one at a time is best."""
