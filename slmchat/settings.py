@@ -14,6 +14,7 @@ from slmchat import ranges
 from slmchat.errors import ExitCode, SlmError
 
 KV_TYPES = ("f16", "q8_0", "q4_0")
+SPECULATION = ("auto", "always", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Settings:
     n_ctx: int | None = None
     gpu_layers: int | None = None
     kv_type: str = "f16"
-    speculates: bool = True
+    speculation: str = "auto"
     sampler: Mapping[str, float] = field(default_factory=dict)
     personas: Mapping[str, object] = field(default_factory=dict)
 
@@ -115,6 +116,12 @@ def _kv_type(value: object) -> str:
     return str(value)
 
 
+def _speculation(value: object) -> str:
+    if value not in SPECULATION:
+        raise _Wrong(f"must be one of {', '.join(SPECULATION)}")
+    return str(value)
+
+
 def _sampler(value: object) -> dict[str, float]:
     if not isinstance(value, dict):
         raise _Wrong("must be a table such as { temperature = 0.7 }")
@@ -157,7 +164,13 @@ KEYS = (
     Key("ctx", "n_ctx", _count(16), None, "context window in tokens; unset: up to 4096, less if the model has less"),
     Key("gpu-layers", "gpu_layers", _gpu_layers, None, 'layers offloaded to a GPU, or "auto"'),
     Key("kv-type", "kv_type", _kv_type, None, "type of the KV cache: " + ", ".join(KV_TYPES)),
-    Key("speculation", "speculates", _flag, None, "drafts from the conversation, where they make it faster; true"),
+    Key(
+        "speculation",
+        "speculation",
+        _speculation,
+        None,
+        "drafts from the conversation, where they make it faster: " + ", ".join(SPECULATION),
+    ),
     Key(
         "sampler",
         "sampler",

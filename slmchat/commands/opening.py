@@ -24,7 +24,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.personas import Persona
 from slmchat.personas import find as find_persona
 from slmchat.personas import load as load_personas
-from slmchat.settings import KV_TYPES, Settings
+from slmchat.settings import KV_TYPES, SPECULATION, Settings
 from slmchat.terminal.console import Console
 
 # The context window of a chat when nobody asks for another: long conversations, and a KV cache that small devices hold.
@@ -152,24 +152,31 @@ def session_settings(
         raise SlmError(
             f"--kv-type cannot be '{kv_type}'.", hint=f"one of {', '.join(KV_TYPES)}", exit_code=ExitCode.USAGE
         )
+    speculation = options.speculation or settings.speculation
+    if speculation not in SPECULATION:
+        raise SlmError(
+            f"--speculation cannot be '{speculation}'.",
+            hint=f"one of {', '.join(SPECULATION)}",
+            exit_code=ExitCode.USAGE,
+        )
     return SessionSettings(
         n_ctx=n_ctx,
         threads=chosen,
         threads_batch=chosen,
         kv_type=kv_type,
         adapts_threads=not asked,
-        speculates=settings.speculates and not options.no_speculation,
+        speculation=speculation,
         draft_model=draft_model,
     )
 
 
 def draft_model(options: GenerationOptions, settings: Settings, console: Console) -> Path | None:
-    """The file of the model of `--draft`. Raises `SlmError`: NO_MODEL, or USAGE together with `--no-speculation`."""
+    """The file of the model of `--draft`. Raises `SlmError`: NO_MODEL, or USAGE together with `--speculation off`."""
     if options.draft is None:
         return None
-    if options.no_speculation:
+    if options.speculation == "off":
         raise SlmError(
-            "--draft and --no-speculation contradict each other.", hint="leave one out", exit_code=ExitCode.USAGE
+            "--draft and --speculation off contradict each other.", hint="leave one out", exit_code=ExitCode.USAGE
         )
     return find(options.draft, settings, console).path
 

@@ -77,8 +77,11 @@ class GenerationOptions:
     draft: str | None = option(
         "--draft", help="A small model of the same vocabulary that drafts what the model verifies.", metavar="NAME"
     )
-    no_speculation: bool = option(
-        "--no-speculation", help="One token at a time: no drafts, not even from the conversation.", default=False
+    speculation: str | None = option(
+        "--speculation",
+        help="Drafts from the conversation, verified in batches: auto (with --temp 0 or --seed only where the text "
+        "stays the same to the letter), always or off.",
+        metavar="auto|always|off",
     )
     gpu_layers: str | None = option("--gpu-layers", help="Layers on the GPU: auto or a number.", metavar="auto|N")
     kv_type: str | None = option("--kv-type", help="Type of the KV cache: f16, q8_0 or q4_0.", metavar="TYPE")

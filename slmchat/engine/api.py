@@ -134,8 +134,9 @@ class SessionSettings:
     """How much a session may hold and how it computes. `n_ctx` in tokens; `threads` for decode and prefill.
 
     `adapts_threads`: `threads` are the most, and fewer compute while other programs need the processors.
-    `speculates`: drafts looked up in the conversation are verified in one batch where that pays; `draft_model`: they
-    come from this small model instead.
+    `speculation`: drafts looked up in the conversation are verified in one batch where that pays: "auto" (with
+    temperature 0 or a seed only in batches proved to give the very same text), "always" (in any batch) or "off". With
+    a `draft_model` they come from that small model instead.
     """
 
     n_ctx: int
@@ -143,7 +144,7 @@ class SessionSettings:
     threads_batch: int
     kv_type: str = "f16"
     adapts_threads: bool = False
-    speculates: bool = True
+    speculation: str = "auto"
     draft_model: Path | None = None
 
 

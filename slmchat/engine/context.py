@@ -7,6 +7,7 @@ prefill, what native failures mean. Refuses to know: text, sampling, when a gene
 """
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -46,7 +47,9 @@ class Context:
         self._single = (api.llama_token * 1)()
         self._single_batch = api.llama_batch_get_one(self._single, 1)
         self._draft_batch: Any = None  # made when the first draft is verified
-        self._threads = settings.threads
+        self.threads = settings.threads
+        vocab = api.llama_model_get_vocab(model)
+        self._row_bytes = ctypes.sizeof(ctypes.c_float) * api.llama_vocab_n_tokens(vocab)
         # a recurrent or hybrid model cannot take tokens back
         self.can_take_back = not (api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
         native.clear_log()
@@ -122,6 +125,11 @@ class Context:
         self._is_unsure = True
         self._evaluated(self._api.llama_decode(self.handle, batch), tokens)
 
+    def logits(self, index: int) -> bytes:
+        """The logits of the last batch's token `index`, as they lie in memory."""
+        # float * llama_get_logits_ith(struct llama_context * ctx, int32_t i);
+        return ctypes.string_at(self._api.llama_get_logits_ith(self.handle, index), self._row_bytes)
+
     def take_back(self, n_kept: int) -> None:
         """Let the KV cache hold only the first `n_kept` tokens; those taken back must be ones just evaluated.
 
@@ -140,10 +148,10 @@ class Context:
 
     def set_threads(self, threads: int) -> None:
         """Compute with so many threads from the next evaluation on."""
-        if threads != self._threads:
+        if threads != self.threads:
             # void llama_set_n_threads(struct llama_context * ctx, int32_t n_threads, int32_t n_threads_batch);
             self._api.llama_set_n_threads(self.handle, threads, threads)
-            self._threads = threads
+            self.threads = threads
 
     def prefill(self, tokens: Sequence[int]) -> Iterator[int]:
         """Evaluate tokens in batches; yields how many are done. Ends early when cancelled.

@@ -10,16 +10,15 @@ from collections.abc import Sequence
 from slmchat.engine.context import Context
 from slmchat.engine.llama import LlamaEngine
 from slmchat.engine.sampler import Sampler, SamplerSettings
-from slmchat.engine.speculation import MOST_DRAFTED, SIZES, WORTHWHILE, Costs
+from slmchat.engine.speculation import WORTHWHILE, Costs
 from slmchat.errors import ExitCode, SlmError
 
 # Weight of a new observation in the rate of right guesses and in the cost of making one.
 _WEIGHT = 0.1
-_FIRST_RATE = 0.7
+_FIRST_RATE, _SURE_RATE = 0.7, 0.6
 
-# Tokens without guesses after they did not pay, twice as many each time, and the guesses of a new try.
+# Tokens without guesses after they did not pay, twice as many each time.
 _FIRST_REST, _LONGEST_REST = 16, 256
-_TRIED = 2
 
 
 class ModelDrafts:
@@ -39,6 +38,10 @@ class ModelDrafts:
         self._rest = 0
         self._next_rest = _FIRST_REST
 
+    @property
+    def is_sure(self) -> bool:
+        return self._rate > _SURE_RATE
+
     def start(self, tokens: Sequence[int]) -> None:
         self._tokens = list(tokens)
         self._guesses = []
@@ -52,16 +55,14 @@ class ModelDrafts:
             if not is_right:
                 self._guesses = []
 
-    def draft(self, most: int) -> list[int]:
-        if self._rest:
+    def draft(self, most: int, sizes: Sequence[int]) -> list[int]:
+        if self._rest or not sizes:
             return []
-        most = min(most, MOST_DRAFTED, self._context.n_ctx - len(self._tokens))
-        length = self._length(most)
+        most = min(most, self._context.n_ctx - len(self._tokens))
+        length = self._length(most, sizes)
         if not length:
-            if self._next_rest > _FIRST_REST or self._own is not None:
-                self._rest = self._next_rest
-                self._next_rest = min(_LONGEST_REST, 2 * self._next_rest)
-            length = min(_TRIED, most)
+            self._rest, self._next_rest = self._next_rest, min(_LONGEST_REST, 2 * self._next_rest)
+            length = min(sizes[0] - 1, most)
         else:
             self._next_rest = _FIRST_REST
         self._guesses = self._guess(length) if length > 0 else []
@@ -94,11 +95,11 @@ class ModelDrafts:
             self._own = each if self._own is None else self._own + _WEIGHT * (min(each, 2 * self._own) - self._own)
         return guesses
 
-    def _length(self, most: int) -> int:
+    def _length(self, most: int, sizes: Sequence[int]) -> int:
         """The number of guesses that promises most tokens for the time of making and verifying them; 0: none."""
         own = 0.0 if self._own is None or not self._single else self._own / self._single
         best, best_gain = 0, WORTHWHILE
-        for size in SIZES:
+        for size in sizes:
             if size - 1 > most:
                 break
             tokens = sum(self._rate**power for power in range(size))

@@ -57,8 +57,10 @@ class LlamaEngine:
 
     def _drafts(self, settings: SessionSettings) -> Drafts | None:
         """Where guesses come from: the small model that was asked for, else the conversation; None: nowhere."""
+        if settings.speculation == "off":
+            return None
         if settings.draft_model is None:
-            return LookupDrafts() if settings.speculates else None
+            return LookupDrafts()
         from slmchat.engine import draft_model
 
         small = load(settings.draft_model)

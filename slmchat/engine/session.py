@@ -28,7 +28,7 @@ from slmchat.engine.api import (
 )
 from slmchat.engine.context import Context
 from slmchat.engine.sampler import Sampler, SamplerSettings
-from slmchat.engine.speculation import Drafts, Tally
+from slmchat.engine.speculation import SIZES, Drafts, Proof, Tally
 from slmchat.engine.text import CompletionText
 from slmchat.engine.threads import Sample, Watch
 from slmchat.engine.vocabulary import Vocabulary
@@ -45,6 +45,7 @@ class _Run:
     seed: int
     prompt_end: float | None = None
     first_token: float | None = None
+    is_exact: bool = True  # the text must be the one that single tokens give
     tally: Tally = field(default_factory=Tally)
 
     def finish(self, reason: FinishReason, tokens: list[int], *, is_cut: bool) -> Finish:
@@ -85,6 +86,8 @@ class LlamaSession:
         self._context = Context(api, model, settings, lambda: self._is_cancelled)
         self._watch = Watch(settings.threads, started) if settings.adapts_threads else None
         self._drafts = drafts
+        self._proof = Proof()
+        self._is_always_exact = settings.speculation != "always"
 
     @property
     def n_ctx(self) -> int:
@@ -118,7 +121,8 @@ class LlamaSession:
         self._check_room(tokens)
         cached = self._context.reuse(tokens)
         settings = sampler.with_seed()
-        run = _Run(start, len(tokens), cached, settings.seed or 0)
+        is_exact = self._is_always_exact and (sampler.temperature <= 0 or sampler.seed is not None)
+        run = _Run(start, len(tokens), cached, settings.seed or 0, is_exact=is_exact)
         yield Prefill(cached, len(tokens), cached)
         self._adapt_threads(is_computing=False)
         for done in self._context.prefill(tokens[cached:]):
@@ -179,7 +183,7 @@ class LlamaSession:
             yield token
             self._adapt_threads()
             start = time.perf_counter()
-            guesses = drafts.draft(n_room - len(context.tokens) - 1) if drafts is not None else []
+            guesses = self._guesses(run, n_room) if drafts is not None else []
             if guesses:
                 token = yield from self._verified(run, sampler, token, guesses)
                 continue
@@ -187,6 +191,13 @@ class LlamaSession:
             token = sampler.pick(context.handle)
             if drafts is not None:
                 drafts.measured(1, time.perf_counter() - start)
+
+    def _guesses(self, run: _Run, n_room: int) -> list[int]:
+        context, drafts = self._context, self._drafts
+        place = len(context.tokens)
+        assert drafts is not None
+        sizes = self._proof.sizes(place, context.threads, is_sure=drafts.is_sure) if run.is_exact else SIZES
+        return drafts.draft(n_room - place - 1, sizes)
 
     def _verified(self, run: _Run, sampler: Sampler, token: int, guesses: list[int]) -> Generator[int, None, int]:
         """Evaluate `token` and the guesses in one batch; yields those guesses that the sampler would have picked.
@@ -197,10 +208,14 @@ class LlamaSession:
         context, drafts = self._context, self._drafts
         assert drafts is not None
         start = time.perf_counter()
-        n_right = len(context.tokens) + 1  # tokens of the cache that are the completion's
+        place = len(context.tokens)
         context.evaluate_draft([token, *guesses])
         run.tally.drafted += len(guesses)
         elapsed = time.perf_counter() - start
+        if run.is_exact and not self._proof.holds(place, context.threads, len(guesses) + 1):
+            drafts.measured(len(guesses) + 1, elapsed)
+            return (yield from self._proved(sampler, token, guesses))
+        n_right = place + 1  # tokens of the cache that are the completion's
         try:
             for index, guess in enumerate(guesses):
                 start = time.perf_counter()
@@ -217,6 +232,25 @@ class LlamaSession:
         finally:
             context.take_back(n_right)
         drafts.measured(len(guesses) + 1, elapsed)
+        return token
+
+    def _proved(self, sampler: Sampler, token: int, guesses: list[int]) -> Generator[int, None, int]:
+        """The tokens one by one after all, compared with the batch just evaluated; otherwise as `_verified`."""
+        context, drafts, proof = self._context, self._drafts, self._proof
+        assert drafts is not None
+        size, threads = len(guesses) + 1, context.threads
+        rows = [context.logits(index) for index in range(size)]
+        place = len(context.tokens) - size
+        context.take_back(place)
+        for row, guess in zip(rows, [*guesses, None], strict=True):
+            context.evaluate_one(token)
+            is_equal = context.logits(-1) == row
+            proof.observed(place, threads, size, is_equal=is_equal)
+            token = sampler.pick(context.handle)
+            if token != guess or not is_equal:
+                break
+            drafts.add(token)
+            yield token
         return token
 
     def _adapt_threads(self, *, is_computing: bool = True) -> None:

@@ -1,7 +1,8 @@
 """Drafts: guesses at the next tokens, to be verified by the model in one batch.
 
 Knows: looking guesses up in the conversation itself, what a source of guesses is (`Drafts`), how often they were
-right, what batches have cost, and from both how many tokens to guess now (mostly none).
+right, what batches have cost, and from both how many tokens to guess now (mostly none); which batches have been proved
+to compute exactly what single tokens do.
 Refuses to know: llama.cpp, sampling, when a generation ends (session.py).
 
 Whether a guess would have been right is known at every token, whether it was made or not, because the lookup follows
@@ -17,10 +18,16 @@ NGRAM = 3
 
 # Sizes of batches (the token that is due, and the draft): few, so that the cost of each is soon known.
 SIZES = (2, 3, 4, 6, 8, 12, 16, 24)
-MOST_DRAFTED = SIZES[-1] - 1
+
+# The sizes where the text must be the same to the last bit: fewer still, because each has to be proved.
+EXACT_SIZES = (3, 6, 16)
+_PROVED_ROWS = 18
+# Flash attention works through a cache of more cells than this (it is filled in steps of 256) in one part for each
+# thread when one token is evaluated, and in one part otherwise (ggml-cpu/ops.cpp: use_split_kv_path, 512 cells).
+_LONG_CACHE = 256
 
 # What a draft must promise against single tokens. Below it the estimates are not good enough to bet on them.
-WORTHWHILE = 1.08
+WORTHWHILE = 1.12
 
 # A batch of n costs 1 + _SLOPE (n - 1) single tokens, until it has been measured (2 cores: 0.6 SmolLM2, 0.4 Gemma 3).
 _SLOPE = 0.5
@@ -32,6 +39,7 @@ _CLASSES = (0, 4, 8, 16)
 _FIRST_RATES = (0.3, 0.4, 0.5, 0.7, 0.85)
 _RATE_WEIGHT = 0.06  # of a new observation
 _LONGEST_AGREEMENT = 17
+_SURE_AGREEMENT = 8
 
 
 def _class_of(agreement: int) -> int:
@@ -41,6 +49,11 @@ def _class_of(agreement: int) -> int:
 class Drafts(Protocol):
     """A source of guesses that decides itself how many are worth verifying."""
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether the next guesses are almost certainly right: then a batch may be spent on proving its size."""
+        ...
+
     def start(self, tokens: Sequence[int]) -> None:
         """A generation begins behind these tokens."""
         ...
@@ -49,8 +62,11 @@ class Drafts(Protocol):
         """The token that came, drafted or not."""
         ...
 
-    def draft(self, most: int) -> list[int]:
-        """The guesses to verify now, at most `most`; none when single tokens are expected to be as fast."""
+    def draft(self, most: int, sizes: Sequence[int]) -> list[int]:
+        """The guesses to verify now, at most `most`; none when single tokens are expected to be as fast.
+
+        `sizes`: those of the batches (a token that is due, and the guesses) that may be used.
+        """
         ...
 
     def measured(self, size: int, seconds: float) -> None:
@@ -163,6 +179,35 @@ def _moved(known: float, seconds: float) -> float:
     return known + _COST_WEIGHT * (min(seconds, 2 * known) - known)
 
 
+class Proof:
+    """Which batches give the same logits as single tokens, bit for bit: found out by computing both, never assumed.
+
+    Kernels differ by model, quantization, processor and length of the cache, and what they round differently changes
+    a greedy text sooner or later.
+    """
+
+    def __init__(self) -> None:
+        self._equal: dict[tuple[int, int], int] = {}  # rows that were equal; -1: one was not
+
+    def sizes(self, place: int, threads: int, *, is_sure: bool) -> tuple[int, ...]:
+        """The sizes proved for a batch behind `place` tokens, and with `is_sure` those that are not refuted yet."""
+        least = 0 if is_sure else _PROVED_ROWS
+        return tuple(size for size in EXACT_SIZES if self._equal.get(self._key(place, threads, size), 0) >= least)
+
+    def holds(self, place: int, threads: int, size: int) -> bool:
+        """Whether batches of this size have been equal often enough to be trusted."""
+        return self._equal.get(self._key(place, threads, size), 0) >= _PROVED_ROWS
+
+    def observed(self, place: int, threads: int, size: int, *, is_equal: bool) -> None:
+        """A row of logits of such a batch was compared."""
+        key = self._key(place, threads, size)
+        known = self._equal.get(key, 0)
+        self._equal[key] = known + 1 if is_equal and known >= 0 else -1
+
+    def _key(self, place: int, threads: int, size: int) -> tuple[int, int]:
+        return size, threads if place + size > _LONG_CACHE else 0
+
+
 @dataclass(slots=True)
 class Tally:
     """Tokens drafted, and those of them that the model would have chosen itself."""
@@ -179,6 +224,10 @@ class LookupDrafts:
     costs: Costs = field(default_factory=Costs)
     rates: list[float] = field(default_factory=lambda: list(_FIRST_RATES))
 
+    @property
+    def is_sure(self) -> bool:
+        return self.lookup.agreement > _SURE_AGREEMENT
+
     def start(self, tokens: Sequence[int]) -> None:
         self.lookup.start(tokens)
 
@@ -189,10 +238,10 @@ class LookupDrafts:
             self.rates[kind] += _RATE_WEIGHT * ((expected == token) - self.rates[kind])
         self.lookup.add(token)
 
-    def draft(self, most: int) -> list[int]:
+    def draft(self, most: int, sizes: Sequence[int]) -> list[int]:
         if most < 1 or self.lookup.expected() is None:
             return []
-        length = self._length(min(most, MOST_DRAFTED))
+        length = self._length(most, sizes)
         return self.lookup.draft(length) if length else []
 
     def measured(self, size: int, seconds: float) -> None:
@@ -204,11 +253,11 @@ class LookupDrafts:
     def close(self) -> None:
         """Nothing is held but memory."""
 
-    def _length(self, most: int) -> int:
+    def _length(self, most: int, sizes: Sequence[int]) -> int:
         """The number of guesses that promises most tokens for the time, 0 when one at a time is best."""
         best, best_gain = 0, WORTHWHILE
         tokens, likely, size = 1.0, 1.0, 1
-        for goal in SIZES:
+        for goal in sizes:
             if goal - 1 > most:
                 break
             while size < goal:
