@@ -14,6 +14,7 @@ from slmchat import ranges
 from slmchat.errors import ExitCode, SlmError
 
 KV_TYPES = ("f16", "q8_0", "q4_0")
+SPECULATION = ("auto", "always", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class Settings:
     kv_type: str = "f16"
     has_kv_cache: bool = True
     kv_cache_limit: int | None = None
+    speculation: str = "auto"
     sampler: Mapping[str, float] = field(default_factory=dict)
     personas: Mapping[str, object] = field(default_factory=dict)
 
@@ -146,6 +148,12 @@ def _bytes(value: object) -> int:
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
+def _speculation(value: object) -> str:
+    if value not in SPECULATION:
+        raise _Wrong(f"must be one of {', '.join(SPECULATION)}")
+    return str(value)
+
+
 def _sampler(value: object) -> dict[str, float]:
     if not isinstance(value, dict):
         raise _Wrong("must be a table such as { temperature = 0.7 }")
@@ -178,7 +186,13 @@ KEYS = (
     Key("model", "model", _text, "SLM_MODEL", "the model used when a command names none"),
     Key("offline", "is_offline", _flag, "SLM_OFFLINE", "never use the network, not even in `slm pull`"),
     Key("private", "is_private", _flag, "SLM_PRIVATE", "write nothing about conversations to the disk"),
-    Key("threads", "threads", _count(1), "SLM_THREADS", "threads for generation; unset: the physical cores"),
+    Key(
+        "threads",
+        "threads",
+        _count(1),
+        "SLM_THREADS",
+        "exactly so many threads; unset: as many as there are free cores",
+    ),
     Key(
         "ctx",
         "n_ctx",
@@ -195,6 +209,13 @@ KEYS = (
         _bytes,
         None,
         'how much disk they may take, as "2 GiB"; unset: a tenth of the free disk, at most 4 GiB',
+    ),
+    Key(
+        "speculation",
+        "speculation",
+        _speculation,
+        None,
+        "drafts from the conversation, where they make it faster: " + ", ".join(SPECULATION),
     ),
     Key(
         "sampler",

@@ -114,6 +114,9 @@ def describe(finish: Finish) -> str:
     if evaluated and timings.prompt_s > 0:
         parts.append(f"{evaluated / timings.prompt_s:.0f} prompt tok/s")
     parts.append(f"{usage.completion_tokens:,} completion tokens")
+    if usage.drafted_tokens:
+        share = usage.accepted_tokens / usage.drafted_tokens
+        parts.append(f"{usage.accepted_tokens:,} of {usage.drafted_tokens:,} drafted tokens accepted ({share:.0%})")
     if usage.completion_tokens and timings.generation_s > 0:
         parts.append(f"{usage.completion_tokens / timings.generation_s:.1f} generation tok/s")
     if timings.ttft_s is not None:

@@ -285,7 +285,7 @@ def _set(chat: Chat, arguments: str) -> None:
             value = getattr(talk.sampler, name)
             chat.console.note(f"{name:15} {'a new one each time' if value is None else value}")
         chat.console.note(f"{'ctx':15} {talk.n_ctx or talk.asked_ctx or 'chosen when the model is loaded'}")
-        chat.console.note(f"{'threads':15} {talk.threads or 'the physical cores'}")
+        chat.console.note(f"{'threads':15} {talk.threads or 'as many as there are free cores'}")
         chat.console.note(f"{'max_tokens':15} {talk.limits.max_tokens or 'no limit'}")
         return
     name, _, text = arguments.partition(" ")

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from slmchat import hardware
 from slmchat.catalog import registry, suspects
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
@@ -29,7 +28,7 @@ from slmchat.fit.plan import Verdict
 from slmchat.personas import Persona
 from slmchat.personas import find as find_persona
 from slmchat.personas import load as load_personas
-from slmchat.settings import KV_TYPES, Settings
+from slmchat.settings import KV_TYPES, SPECULATION, Settings
 from slmchat.terminal.console import Console
 
 # Stands for another question or input in prompts that are only compared with the one that was given, to see what they
@@ -153,18 +152,37 @@ def kv_store(settings: Settings) -> KvStore | None:
 
 
 def session_settings(
-    options: GenerationOptions, settings: Settings, n_ctx: int, store: KvStore | None = None
+    options: GenerationOptions,
+    settings: Settings,
+    n_ctx: int,
+    store: KvStore | None = None,
+    draft_model: Path | None = None,
 ) -> SessionSettings:
-    """Threads and KV cache: flags over settings over what this device has."""
+    """Threads, KV cache and drafts: flags over settings over what this device has."""
+    speculation = options.speculation or settings.speculation
+    if speculation not in SPECULATION:
+        raise SlmError(
+            f"--speculation cannot be '{speculation}'.",
+            hint=f"one of {', '.join(SPECULATION)}",
+            exit_code=ExitCode.USAGE,
+        )
     chosen = _threads(options, settings)
-    kv_type = _kv_type(options, settings)
-    return SessionSettings(n_ctx=n_ctx, threads=chosen, threads_batch=chosen, kv_type=kv_type, store=store)
+    return SessionSettings(
+        n_ctx=n_ctx,
+        threads=chosen,
+        threads_batch=chosen,
+        kv_type=_kv_type(options, settings),
+        store=store,
+        adapts_threads=not (options.threads or settings.threads),
+        speculation=speculation,
+        draft_model=draft_model,
+    )
 
 
 def _threads(options: GenerationOptions, settings: Settings) -> int:
     from slmchat.engine import threads
 
-    return options.threads or settings.threads or threads.choose(hardware.physical_cores(), hardware.cpu_quota())
+    return options.threads or settings.threads or threads.of_this_device()
 
 
 def _kv_type(options: GenerationOptions, settings: Settings) -> str:
@@ -174,6 +192,17 @@ def _kv_type(options: GenerationOptions, settings: Settings) -> str:
             f"--kv-type cannot be '{kv_type}'.", hint=f"one of {', '.join(KV_TYPES)}", exit_code=ExitCode.USAGE
         )
     return kv_type
+
+
+def draft_model(options: GenerationOptions, settings: Settings, console: Console) -> Path | None:
+    """The file of the model of `--draft`. Raises `SlmError`: NO_MODEL, or USAGE together with `--speculation off`."""
+    if options.draft is None:
+        return None
+    if options.speculation == "off":
+        raise SlmError(
+            "--draft and --speculation off contradict each other.", hint="leave one out", exit_code=ExitCode.USAGE
+        )
+    return find(options.draft, settings, console).path
 
 
 def gpu_layers(options: GenerationOptions, settings: Settings) -> int | None:

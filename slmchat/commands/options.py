@@ -75,7 +75,21 @@ class GenerationOptions:
     )
     stop: list[str] = option("--stop", help="Stop sequence (repeatable).", metavar="TEXT", default=[])
     ctx: int | None = option("--ctx", help="Context window in tokens.", within=ranges.CTX, metavar="N")
-    threads: int | None = option("--threads", help="Threads that compute.", within=ranges.THREADS, metavar="N")
+    threads: int | None = option(
+        "--threads",
+        help="Exactly so many threads; without it, as many as there are free cores.",
+        within=ranges.THREADS,
+        metavar="N",
+    )
+    draft: str | None = option(
+        "--draft", help="A small model of the same vocabulary that drafts what the model verifies.", metavar="NAME"
+    )
+    speculation: str | None = option(
+        "--speculation",
+        help="Drafts from the conversation, verified in batches: auto (with --temp 0 or --seed only where the text "
+        "stays the same to the letter), always or off.",
+        metavar="auto|always|off",
+    )
     gpu_layers: str | None = option("--gpu-layers", help="Layers on the GPU: auto or a number.", metavar="auto|N")
     force: bool = option("--force", help="Go on although the model does not fit this device's memory.", default=False)
     kv_type: str | None = option("--kv-type", help="Type of the KV cache: f16, q8_0 or q4_0.", metavar="TYPE")

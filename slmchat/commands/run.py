@@ -41,6 +41,7 @@ def run(
     opening.seal(settings)
     installed = picture_files.with_projector(opening.find(options.model, settings, console), options.mmproj)
     sampler = opening.sampler_settings(installed, settings, options)
+    draft = opening.draft_model(options, settings, console)
     loading = opening.start_loading(installed, options, settings)
     attachments, shown = _inputs(options, console)
     if shown:
@@ -59,7 +60,7 @@ def run(
         if on_overflow == "fail":
             raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)
         prompt = _trimmed(question, engine, n_ctx, n_prompt, console)
-    made = opening.session_settings(options, settings, n_ctx, opening.kv_store(settings))
+    made = opening.session_settings(options, settings, n_ctx, opening.kv_store(settings), draft)
     with loading.on_trial():
         session = engine.open_session(replace(made, goes_back=False))
     load_s = time.perf_counter() - start

@@ -95,6 +95,7 @@ class Talk:
         self._template: ChatTemplate | None = None
         self._store = opening.kv_store(settings)
         self._held_by: str | None = None  # the conversation whose words the KV cache holds
+        self._draft = opening.draft_model(options, settings, console)
         self._begin(installed)
 
     def _begin(self, installed: Installed) -> None:
@@ -142,7 +143,7 @@ class Talk:
         if self._session is None:
             n_ctx = opening.window(self.loading, self.asked_ctx, self.options) or info.trained_context_length
             options = replace(self.options, threads=self.threads)
-            made = opening.session_settings(options, self.settings, n_ctx, self._store)
+            made = opening.session_settings(options, self.settings, n_ctx, self._store, self._draft)
             with self.loading.on_trial():
                 self._session = self._engine.open_session(made)
         return self._session

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 from slmchat.engine.kvstore import KvStore
@@ -109,11 +110,16 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts. `prompt_tokens` includes the `cached_tokens` that were not evaluated again."""
+    """Token counts. `prompt_tokens` includes the `cached_tokens` that were not evaluated again.
+
+    `drafted_tokens` were guessed and verified in batches; `accepted_tokens` of them are part of the completion.
+    """
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +166,10 @@ class SessionSettings:
 
     `flash_attention` None: as llama.cpp thinks best for the device. `store`: states on disk, None for nothing on disk.
     `goes_back`: more than one generation will follow; then states in memory are kept to go back to.
+    `adapts_threads`: `threads` are the most, and fewer compute while other programs need the processors.
+    `speculation`: drafts looked up in the conversation are verified in one batch where that pays: "auto" (with
+    temperature 0 or a seed only in batches proved to give the very same text), "always" (in any batch) or "off". With
+    a `draft_model` they come from that small model instead.
     """
 
     n_ctx: int
@@ -169,6 +179,9 @@ class SessionSettings:
     flash_attention: bool | None = None
     store: KvStore | None = None
     goes_back: bool = True
+    adapts_threads: bool = False
+    speculation: str = "auto"
+    draft_model: Path | None = None
 
 
 class Session(Protocol):

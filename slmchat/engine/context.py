@@ -20,6 +20,7 @@ from slmchat.engine.api import SessionSettings
 from slmchat.engine.image_tokens import batches, is_image_token, whole
 from slmchat.engine.kvstore import shared_length
 from slmchat.engine.snapshots import Snapshots
+from slmchat.engine.speculation import SIZES
 from slmchat.engine.vision import Vision
 from slmchat.errors import ExitCode, SlmError
 
@@ -52,6 +53,7 @@ class Context:
         self._is_cancelled = is_cancelled
         self._vision = vision
         self.n_ctx = settings.n_ctx
+        self._step = min(BATCH_TOKENS, settings.n_ctx)
         self.tokens: list[int] = []
         self.is_unsure = False  # a llama_decode was left (KeyboardInterrupt) before `tokens` followed
         # bool (*ggml_abort_callback)(void * data);  kept here for as long as the context may call it
@@ -59,6 +61,12 @@ class Context:
         self._no_abort = api.ggml_abort_callback()
         self._single = (api.llama_token * 1)()
         self._single_batch = api.llama_batch_get_one(self._single, 1)
+        self._draft_batch: Any = None  # made when the first draft is verified
+        self.threads = settings.threads
+        vocab = api.llama_model_get_vocab(model)
+        self._row_bytes = ctypes.sizeof(ctypes.c_float) * api.llama_vocab_n_tokens(vocab)
+        # a recurrent or hybrid model cannot take tokens back
+        self.can_take_back = not (api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
         native.clear_log()
         self.handle = api.llama_init_from_model(model, _params(api, settings))
         if not self.handle:
@@ -72,6 +80,9 @@ class Context:
 
     def close(self) -> None:
         """Free the KV cache."""
+        if self._draft_batch is not None:
+            self._api.llama_batch_free(self._draft_batch)
+            self._draft_batch = None
         if self.handle is not None:
             self._api.llama_free(self.handle)
             self.handle = None
@@ -145,6 +156,53 @@ class Context:
         self.is_unsure = True
         self._evaluated(self._api.llama_decode(self.handle, self._single_batch), (token,))
 
+    def evaluate_draft(self, tokens: Sequence[int]) -> None:
+        """Evaluate some tokens, at most `speculation.SIZES[-1]`; the logits of each have its index.
+
+        Raises `SlmError` as `evaluate`.
+        """
+        if self._draft_batch is None:
+            # struct llama_batch llama_batch_init(int32_t n_tokens, int32_t embd, int32_t n_seq_max);
+            self._draft_batch = self._api.llama_batch_init(SIZES[-1], 0, 1)
+        batch, begin = self._draft_batch, self._position(len(self.tokens))
+        batch.n_tokens = len(tokens)
+        for index, token in enumerate(tokens):
+            batch.token[index] = token
+            batch.pos[index] = begin + index
+            batch.n_seq_id[index] = 1
+            batch.seq_id[index][0] = _SEQUENCE
+            batch.logits[index] = True
+        self.is_unsure = True
+        self._evaluated(self._api.llama_decode(self.handle, batch), tokens)
+
+    def logits(self, index: int) -> bytes:
+        """The logits of the last batch's token `index`, as they lie in memory."""
+        # float * llama_get_logits_ith(struct llama_context * ctx, int32_t i);
+        return ctypes.string_at(self._api.llama_get_logits_ith(self.handle, index), self._row_bytes)
+
+    def take_back(self, n_kept: int) -> None:
+        """Let the KV cache hold only the first `n_kept` tokens; those taken back must be ones just evaluated.
+
+        A sliding window has lost nothing by them: llama.cpp reuses only cells outside the window of the first of them.
+        """
+        if n_kept >= len(self.tokens):
+            return
+        kept = self.tokens[:n_kept]
+        if self._remove_from(n_kept):
+            self.tokens = kept
+        else:
+            self.forget()
+            self.can_take_back = False
+            for _ in self._evaluate_all(kept):
+                pass
+
+    def set_threads(self, threads: int) -> None:
+        """Compute with so many threads from the next evaluation on."""
+        if threads != self.threads:
+            # void llama_set_n_threads(struct llama_context * ctx, int32_t n_threads, int32_t n_threads_batch);
+            self._api.llama_set_n_threads(self.handle, threads, threads)
+            self.threads = threads
+
     def prefill(self, tokens: Sequence[int]) -> Iterator[int]:
         """Evaluate tokens in batches; yields how many are done. Ends early when cancelled.
 
@@ -152,14 +210,18 @@ class Context:
         Python a token, which a prefill of hundreds of tokens does not notice and single-token decoding would.
         """
         with self._abortable():
-            for begin, end in batches(tokens, min(BATCH_TOKENS, self.n_ctx)):
-                if is_image_token(tokens[begin]):
-                    self._evaluate_image(tokens[begin:end])
-                else:
-                    self.evaluate(tokens[begin:end])
+            for done in self._evaluate_all(tokens):
                 if self._is_cancelled():
                     return
-                yield end
+                yield done
+
+    def _evaluate_all(self, tokens: Sequence[int]) -> Iterator[int]:
+        for begin, end in batches(tokens, self._step):
+            if is_image_token(tokens[begin]):
+                self._evaluate_image(tokens[begin:end])
+            else:
+                self.evaluate(tokens[begin:end])
+            yield end
 
     def evaluate(self, tokens: Sequence[int]) -> None:
         """Evaluate up to a batch of tokens; the logits of the last one are those of index -1.
@@ -183,7 +245,7 @@ class Context:
         seen = self._vision.see(tokens[0], self._position(len(self.tokens)), self._is_cancelled)
         if seen is None:
             return
-        step = min(BATCH_TOKENS, self.n_ctx)
+        step = self._step
         if seen.is_non_causal and len(tokens) > step:  # llama.cpp would end the process
             raise SlmError(
                 f"an image takes {len(tokens):,} tokens at once, and this context window evaluates at most {step:,}.",

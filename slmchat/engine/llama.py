@@ -5,14 +5,17 @@ Refuses to know: conversations, chat templates' meaning, terminals, where files 
 """
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from slmchat.engine import native
+from slmchat.engine import native, threads
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
+from slmchat.engine.context import Context
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.session import LlamaSession
+from slmchat.engine.speculation import Drafts, LookupDrafts
 from slmchat.engine.vision import Projector, Vision
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
@@ -21,8 +24,12 @@ from slmchat.errors import ExitCode, SlmError
 class LlamaEngine:
     """A loaded model. Implements `Engine`."""
 
-    def __init__(self, api: ModuleType, model: Any, path: Path, vision: Vision | None = None) -> None:
-        self._api = api
+    def __init__(
+        self, api: ModuleType, model: Any, path: Path, started: threads.Sample, vision: Vision | None = None
+    ) -> None:
+        """`started`: processor time before the model was loaded, by which sessions tell who else computes."""
+        self._started = started
+        self.api = api
         self._model = model
         self._vision = vision
         self.path = path
@@ -44,7 +51,35 @@ class LlamaEngine:
 
     def open_session(self, settings: SessionSettings) -> LlamaSession:
         """A new, empty session; raises `SlmError` (NO_FIT) when its memory cannot be had."""
-        return LlamaSession(self._api, self._model, self.vocabulary, settings, self._state_key(settings))
+        drafts = self._drafts(settings)
+        try:
+            return LlamaSession(
+                self.api, self._model, self.vocabulary, settings, self._state_key(settings), self._started, drafts
+            )
+        except SlmError:
+            if drafts is not None:
+                drafts.close()
+            raise
+
+    def open_context(self, settings: SessionSettings, is_cancelled: Callable[[], bool]) -> Context:
+        """A KV cache of its own without a session, for drafts; raises `SlmError` (NO_FIT)."""
+        return Context(self.api, self._model, settings, is_cancelled)
+
+    def _drafts(self, settings: SessionSettings) -> Drafts | None:
+        """Where guesses come from: the small model that was asked for, else the conversation; None: nowhere."""
+        if settings.speculation == "off":
+            return None
+        if settings.draft_model is None:
+            return LookupDrafts()
+        from slmchat.engine import draft_model
+
+        small = load(settings.draft_model)
+        try:
+            draft_model.check_vocabulary(self, small)
+            return draft_model.ModelDrafts(small, small.open_context(settings, lambda: False))
+        except SlmError:
+            small.close()
+            raise
 
     def _state_key(self, settings: SessionSettings) -> StateKey:
         """The file, the library's build and everything about a context that its state depends on.
@@ -59,13 +94,13 @@ class LlamaEngine:
         if self._vision is not None:
             self._vision.close()
         if self._model is not None:
-            self._api.llama_model_free(self._model)
+            self.api.llama_model_free(self._model)
             self._model = None
 
     def _metadata(self, key: str) -> str:
         buffer = ctypes.create_string_buffer(256)
         # int32_t llama_model_meta_val_str(model, const char * key, char * buf, size_t buf_size);
-        size = self._api.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        size = self.api.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace") if size >= 0 else ""
 
 
@@ -80,6 +115,7 @@ def load(
     The header must have been checked before (catalog/gguf.py).
     Raises `SlmError`: DAMAGED for a file that llama.cpp refuses, NO_FIT when memory runs out.
     """
+    started = threads.sample()
     api = native.bindings()
     native.clear_log()
     params = api.llama_model_default_params()
@@ -89,7 +125,7 @@ def load(
     model = api.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         raise _load_error(path)
-    return LlamaEngine(api, model, path, Vision(api, model, projector) if projector else None)
+    return LlamaEngine(api, model, path, started, Vision(api, model, projector) if projector else None)
 
 
 def _load_error(path: Path) -> SlmError:

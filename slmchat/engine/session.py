@@ -7,9 +7,10 @@ The decode loop is our own: one `llama_decode`, one sample and one piece per tok
 detokenized twice. The high-level `Llama` class is not used (docs/decisions.md says what it costs).
 """
 
+import contextlib
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -26,10 +27,13 @@ from slmchat.engine.api import (
     Usage,
 )
 from slmchat.engine.context import Context
+from slmchat.engine.image_tokens import is_image_token
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.memory import Memory
 from slmchat.engine.sampler import Sampler, SamplerSettings
+from slmchat.engine.speculation import SIZES, Drafts, Proof, Tally
 from slmchat.engine.text import CompletionText
+from slmchat.engine.threads import Sample, Watch
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
 
@@ -44,13 +48,15 @@ class _Run:
     seed: int
     prompt_end: float | None = None
     first_token: float | None = None
+    is_exact: bool = True  # the text must be the one that single tokens give
+    tally: Tally = field(default_factory=Tally)
 
     def finish(self, reason: FinishReason, tokens: list[int], *, is_cut: bool) -> Finish:
         now = time.perf_counter()
         prompt_end = self.prompt_end if self.prompt_end is not None else now
         return Finish(
             reason=reason,
-            usage=Usage(self.prompt_tokens, self.cached, len(tokens)),
+            usage=Usage(self.prompt_tokens, self.cached, len(tokens), self.tally.drafted, self.tally.accepted),
             timings=Timings(
                 prompt_s=prompt_end - self.start,
                 generation_s=now - prompt_end,
@@ -65,16 +71,28 @@ class LlamaSession:
     """One inference timeline. Implements `Session`."""
 
     def __init__(
-        self, api: ModuleType, model: Any, vocabulary: Vocabulary, settings: SessionSettings, key: StateKey
+        self,
+        api: ModuleType,
+        model: Any,
+        vocabulary: Vocabulary,
+        settings: SessionSettings,
+        key: StateKey,
+        started: Sample,
+        drafts: Drafts | None,
     ) -> None:
-        """`key`: what the states of this session depend on.
+        """`key`: what the states of this session depend on; `started`: processor time before the model was loaded.
 
-        Raises `SlmError` (NO_FIT) when the memory of the KV cache cannot be had."""
+        `drafts`: where guesses come from, closed with this. Raises `SlmError` (NO_FIT) when memory runs out.
+        """
         self._api = api
         self._vocabulary = vocabulary
         self._is_cancelled = False
         self._context = Context(api, model, settings, lambda: self._is_cancelled, vocabulary.vision)
         self._memory = Memory(self._context, settings.store, key, goes_back=settings.goes_back)
+        self._watch = Watch(settings.threads, started) if settings.adapts_threads else None
+        self._drafts = drafts
+        self._proof = Proof()
+        self._is_always_exact = settings.speculation != "always"
 
     @property
     def n_ctx(self) -> int:
@@ -90,8 +108,11 @@ class LlamaSession:
         self._memory.keep(owner, is_resting=is_resting)
 
     def close(self) -> None:
-        """Free the KV cache."""
+        """Free the KV cache, and what the drafts hold."""
         self._context.close()
+        if self._drafts is not None:
+            self._drafts.close()
+            self._drafts = None
 
     def generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
         """Evaluate the prompt and sample: `Prefill`* -> `Chunk`* -> `Finish`.
@@ -109,10 +130,13 @@ class LlamaSession:
         self._check_room(tokens)
         cached = self._memory.reuse(tokens)
         settings = sampler.with_seed()
-        run = _Run(start, len(tokens), cached, settings.seed or 0)
+        is_exact = self._is_always_exact and (sampler.temperature <= 0 or sampler.seed is not None)
+        run = _Run(start, len(tokens), cached, settings.seed or 0, is_exact=is_exact)
         yield Prefill(cached, len(tokens), cached)
         alike = [self._vocabulary.tokenize(other) for other in prompt.alike]
+        self._adapt_threads(is_computing=False)
         for done in self._memory.prefill(tokens, alike):
+            self._adapt_threads()
             yield Prefill(done, len(tokens), cached)
         run.prompt_end = time.perf_counter()
         if self._is_cancelled:
@@ -125,44 +149,136 @@ class LlamaSession:
             chosen.close()
 
     def _decode(self, run: _Run, sampler: Sampler, limits: Limits) -> Iterator[Event]:
-        context, vocabulary = self._context, self._vocabulary
+        vocabulary = self._vocabulary
         text = CompletionText(limits.stop)
         completion: list[int] = []
         pending: list[int] = []
         shown = vocabulary.tokens_of(limits.shown)
-        while True:
-            reason = self._end_before_next(len(completion), limits)
-            if reason is not None:
-                break
-            if completion:
-                context.evaluate_one(completion[-1])
-            token = sampler.pick(context.handle)
-            if run.first_token is None:
-                run.first_token = time.perf_counter()
-            if vocabulary.is_end(token):
-                reason = FinishReason.STOP
-                break
-            completion.append(token)
-            pending.append(token)
-            piece = text.feed(vocabulary.piece(token, is_shown=token in shown))
-            if piece:
-                yield Chunk(piece, tuple(pending))
-                pending.clear()
-            if text.is_stopped:
-                reason = FinishReason.STOP
-                break
+        with contextlib.closing(self._tokens(run, sampler, limits)) as tokens:
+            while True:
+                reason = self._end_before_next(run, len(completion), limits)
+                if reason is not None:
+                    break
+                token = next(tokens)
+                if run.first_token is None:
+                    run.first_token = time.perf_counter()
+                if vocabulary.is_end(token):
+                    reason = FinishReason.STOP
+                    break
+                completion.append(token)
+                pending.append(token)
+                piece = text.feed(vocabulary.piece(token, is_shown=token in shown))
+                if piece:
+                    yield Chunk(piece, tuple(pending))
+                    pending.clear()
+                if text.is_stopped:
+                    reason = FinishReason.STOP
+                    break
         rest = text.flush()
         if rest or pending:
             yield Chunk(rest, tuple(pending))
         yield run.finish(reason, completion, is_cut=text.is_stopped)
 
-    def _end_before_next(self, n_completion: int, limits: Limits) -> FinishReason | None:
+    def _tokens(self, run: _Run, sampler: Sampler, limits: Limits) -> Generator[int, None, None]:
+        """One token after another. Whenever it is left, the KV cache holds all of them but the last."""
+        context = self._context
+        drafts = self._drafts if context.can_take_back else None
+        n_room = min(self.n_ctx, run.prompt_tokens + (limits.max_tokens or self.n_ctx))
+        if drafts is not None:
+            drafts.start(context.tokens)
+        token = sampler.pick(context.handle)
+        while True:
+            if drafts is not None:
+                drafts.add(token)
+            yield token
+            self._adapt_threads()
+            start = time.perf_counter()
+            guesses = self._guesses(run, n_room) if drafts is not None else []
+            if guesses:
+                token = yield from self._verified(run, sampler, token, guesses)
+                continue
+            context.evaluate_one(token)
+            token = sampler.pick(context.handle)
+            if drafts is not None:
+                drafts.measured(1, time.perf_counter() - start)
+
+    def _guesses(self, run: _Run, n_room: int) -> list[int]:
+        context, drafts = self._context, self._drafts
+        place = len(context.tokens)
+        assert drafts is not None
+        sizes = self._proof.sizes(place, context.threads, is_sure=drafts.is_sure) if run.is_exact else SIZES
+        guesses = drafts.draft(n_room - place - 1, sizes)
+        return [] if any(map(is_image_token, guesses)) else guesses  # a model does not write images
+
+    def _verified(self, run: _Run, sampler: Sampler, token: int, guesses: list[int]) -> Generator[int, None, int]:
+        """Evaluate `token` and the guesses in one batch; yields those guesses that the sampler would have picked.
+
+        Returns the token that it picked instead of the first wrong guess, or behind the last one. Every position is
+        picked from its own logits, so that the distribution is that of single tokens, whatever the sampler does.
+        """
+        context, drafts = self._context, self._drafts
+        assert drafts is not None
+        start = time.perf_counter()
+        place = len(context.tokens)
+        context.evaluate_draft([token, *guesses])
+        run.tally.drafted += len(guesses)
+        elapsed = time.perf_counter() - start
+        if run.is_exact and not self._proof.holds(place, context.threads, len(guesses) + 1):
+            drafts.measured(len(guesses) + 1, elapsed)
+            return (yield from self._proved(sampler, token, guesses))
+        n_right = place + 1  # tokens of the cache that are the completion's
+        try:
+            for index, guess in enumerate(guesses):
+                start = time.perf_counter()
+                token = sampler.pick(context.handle, index)
+                elapsed += time.perf_counter() - start
+                if token != guess:
+                    break
+                drafts.add(token)
+                run.tally.accepted += 1
+                yield token
+                n_right += 1
+            else:
+                token = sampler.pick(context.handle, len(guesses))
+        finally:
+            context.take_back(n_right)
+        drafts.measured(len(guesses) + 1, elapsed)
+        return token
+
+    def _proved(self, sampler: Sampler, token: int, guesses: list[int]) -> Generator[int, None, int]:
+        """The tokens one by one after all, compared with the batch just evaluated; otherwise as `_verified`."""
+        context, drafts, proof = self._context, self._drafts, self._proof
+        assert drafts is not None
+        size, threads = len(guesses) + 1, context.threads
+        rows = [context.logits(index) for index in range(size)]
+        place = len(context.tokens) - size
+        context.take_back(place)
+        for row, guess in zip(rows, [*guesses, None], strict=True):
+            context.evaluate_one(token)
+            is_equal = context.logits(-1) == row
+            proof.observed(place, threads, size, is_equal=is_equal)
+            token = sampler.pick(context.handle)
+            if token != guess or not is_equal:
+                break
+            drafts.add(token)
+            yield token
+        return token
+
+    def _adapt_threads(self, *, is_computing: bool = True) -> None:
+        """Compute with as many threads as there are free processors now, where that was not settled by the user."""
+        if self._watch is not None:
+            threads = self._watch.look(is_computing=is_computing)
+            self._context.set_threads(threads)
+            if self._drafts is not None:
+                self._drafts.set_threads(threads)
+
+    def _end_before_next(self, run: _Run, n_completion: int, limits: Limits) -> FinishReason | None:
         """Why no further token may be evaluated, None when one may."""
         if self._is_cancelled:
             return FinishReason.INTERRUPTED
         if limits.max_tokens is not None and n_completion >= limits.max_tokens:
             return FinishReason.LENGTH
-        if len(self._context.tokens) >= self.n_ctx:
+        if run.prompt_tokens + max(0, n_completion - 1) >= self.n_ctx:
             return FinishReason.CONTEXT
         return None
 
