@@ -111,7 +111,7 @@ def _key(settings: Settings) -> dict[str, Any]:
         build = version("llama-cpp-python")
     except PackageNotFoundError:
         build = "unknown"
-    chosen = settings.threads or threads.choose(hardware.physical_cores(), hardware.cpu_quota())
+    chosen = settings.threads or threads.of_this_device()
     sets = hardware.cores.instruction_sets().value or ()
     processor = hardware.cores.processor().value
     return {"format": _FORMAT, "processor": processor, "sets": list(sets), "build": build, "threads": chosen}
