@@ -105,3 +105,18 @@ class ChatOptions:
     session: str | None = option("--session", help="Go on with a saved conversation.", metavar="ID|TITLE")
     plain: bool = option("--plain", help="Plain text: no Markdown, no status line (for screen readers).", default=False)
     vi: bool = option("--vi", help="Edit lines with vi's keys instead of emacs'.", default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeOptions:
+    """What the answer has to look like; `run` and `batch` share it. At most one of them."""
+
+    json_output: bool = option("--json-output", help="The answer is JSON: an object or an array.", default=False)
+    schema: str | None = option(
+        "--schema", help="The answer is JSON of this JSON Schema: a file, - (stdin) or the schema.", metavar="SCHEMA"
+    )
+    fields: str | None = option(
+        "--fields", help='A schema in short: "name, age int, tags[], mood enum(good|bad)?".', metavar="FIELDS"
+    )
+    grammar: str | None = option("--grammar", help="The answer follows the GBNF grammar in FILE.", metavar="FILE")
+    regex: str | None = option("--regex", help="The answer matches PATTERN as a whole.", metavar="PATTERN")

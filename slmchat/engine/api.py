@@ -40,18 +40,36 @@ class Prompt:
     parts: tuple[Part, ...]
 
 
+class ConstraintKind(StrEnum):
+    """In which language the text of a `Constraint` is written."""
+
+    JSON = "json"  # any JSON object or array; the text is empty
+    SCHEMA = "schema"  # JSON Schema
+    GRAMMAR = "grammar"  # GBNF (llama.cpp, grammars/README.md), beginning at `root`
+    REGEX = "regex"  # a regular expression that the whole completion matches
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What a completion has to look like. The session lets the model choose only tokens that keep to it."""
+
+    kind: ConstraintKind
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Where a generation ends, besides the model's own end-of-generation tokens.
 
     `max_tokens` None means: until the context window is full. `stop` sequences are not part of the completion.
     `shown`: spellings of control tokens that are text of the completion all the same (marks around a thought); every
-    other control token stands for no text.
+    other control token stands for no text. `constraint`: what the completion has to look like, from its first token on.
     """
 
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
+    constraint: Constraint | None = None
 
 
 class FinishReason(StrEnum):

@@ -25,6 +25,7 @@ from slmchat.engine.api import (
     Timings,
     Usage,
 )
+from slmchat.engine.constraint import ConstrainedSampler, open_sampler
 from slmchat.engine.context import Context
 from slmchat.engine.sampler import Sampler, SamplerSettings
 from slmchat.engine.text import CompletionText
@@ -106,13 +107,13 @@ class LlamaSession:
         if self._is_cancelled:
             yield run.finish(FinishReason.INTERRUPTED, [], is_cut=False)
             return
-        chosen = Sampler(self._api, self._vocabulary.n_tokens, settings)
+        chosen = open_sampler(self._api, self._vocabulary, settings, limits.constraint)
         try:
             yield from self._decode(run, chosen, limits)
         finally:
             chosen.close()
 
-    def _decode(self, run: _Run, sampler: Sampler, limits: Limits) -> Iterator[Event]:
+    def _decode(self, run: _Run, sampler: Sampler | ConstrainedSampler, limits: Limits) -> Iterator[Event]:
         context, vocabulary = self._context, self._vocabulary
         text = CompletionText(limits.stop)
         completion: list[int] = []
