@@ -71,9 +71,7 @@ def shape_of(options: ShapeOptions, *, is_stdin_taken: bool = False) -> Shape | 
     if not given:
         return None
     if len(given) > 1:
-        raise SlmError(
-            f"{' and '.join(given)} cannot be combined: an answer has one shape.", exit_code=ExitCode.USAGE
-        )
+        raise SlmError(f"{' and '.join(given)} cannot be combined: an answer has one shape.", exit_code=ExitCode.USAGE)
     from slmchat.schemas import fields
 
     ((flag, value),) = given.items()
@@ -171,6 +169,4 @@ def _told(schema: Any) -> str:
 
 
 def _unsatisfied(problem: str, hint: str | None = None) -> SlmError:
-    return SlmError(
-        f"the answer is not what was asked for: {problem}.", hint=hint, exit_code=ExitCode.UNSATISFIED
-    )
+    return SlmError(f"the answer is not what was asked for: {problem}.", hint=hint, exit_code=ExitCode.UNSATISFIED)

@@ -23,7 +23,7 @@ class Check:
         self._refusal = fastjsonschema.JsonSchemaValueException
         try:
             self._validate = fastjsonschema.compile(_as_draft_2019(schema), use_default=False)
-        except Exception as error:  # noqa: BLE001 - it raises what Python raises for whatever it did not expect
+        except Exception as error:
             raise SlmError(
                 f"this schema cannot be used: {error}.",
                 hint="what is supported: docs/structured.md",

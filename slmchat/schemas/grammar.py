@@ -130,10 +130,7 @@ def without(ranges: Ranges, removed: Iterable[tuple[int, int]]) -> Ranges:
     left = list(ranges)
     for low, high in removed:
         left = [
-            piece
-            for a, b in left
-            for piece in ((a, min(b, low - 1)), (max(a, high + 1), b))
-            if piece[0] <= piece[1]
+            piece for a, b in left for piece in ((a, min(b, low - 1)), (max(a, high + 1), b)) if piece[0] <= piece[1]
         ]
     return joined(left)
 

@@ -352,7 +352,9 @@ class _Converter:
         fixed = [self.schema(one, f"{place}/prefixItems/{n}") for n, one in enumerate(first[:most])]
         # without a prefix the first one more has no comma before it
         is_open = most is None or most > len(fixed)
-        item = self.named(self.any_rule() if items is True else self.schema(items, f"{place}/items")) if is_open else EMPTY
+        item = (
+            self.named(self.any_rule() if items is True else self.schema(items, f"{place}/items")) if is_open else EMPTY
+        )
         return chain(Text("["), _listed(fixed, item, least, most), Text("]"))
 
     def named(self, node: Node) -> Node:

@@ -68,7 +68,8 @@ def _scaled(
 ) -> tuple[int, int]:
     """The bounds as whole numbers of steps of 10^-decimals, inside what is allowed."""
     step = Decimal(10) ** decimals
-    widest = max(Decimal(10) ** _MOST_DIGITS, *(abs(bound) * 10 for bound in (low, high) if bound is not None), 0)
+    bounds = [abs(bound) * 10 for bound in (low, high) if bound is not None]
+    widest = max([Decimal(10) ** _MOST_DIGITS, *bounds])
     first = int((low * step).to_integral_value(ROUND_CEILING)) if low is not None else -int(widest * step)
     last = int((high * step).to_integral_value(ROUND_FLOOR)) if high is not None else int(widest * step)
     if low is not None and opens_low and first == low * step:
@@ -108,7 +109,9 @@ def _between(low: int, high: int, decimals: int, rest: Node) -> list[Node]:
         last = min(high, 10**length - 1)
         if first <= last:
             spans = _spans(_digits(first, length), _digits(last, length))
-            found += [chain(_written(span, decimals), rest) if rest != EMPTY else _written(span, decimals) for span in spans]
+            found += [
+                chain(_written(span, decimals), rest) if rest != EMPTY else _written(span, decimals) for span in spans
+            ]
     return found
 
 
