@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from slmchat import __version__, settings
-from slmchat.commands.options import ChatOptions, GenerationOptions, GlobalOptions, PullOptions
+from slmchat.commands.options import ChatOptions, GenerationOptions, GlobalOptions, PullOptions, ShapeOptions
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.console import Console
 
@@ -171,7 +171,7 @@ def _pull(
 
 
 @app.command("run")
-@_takes(GenerationOptions)
+@_takes(GenerationOptions, ShapeOptions)
 def _run(
     words: Annotated[
         list[str] | None,
@@ -182,13 +182,14 @@ def _run(
     ] = False,
     *,
     generation: GenerationOptions,
+    shape: ShapeOptions,
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
     """Answer one prompt on stdout."""
     from slmchat.commands.run import run as errand
 
-    return errand(words or [], generation, settings, console, is_json=json)
+    return errand(words or [], generation, shape, settings, console, is_json=json)
 
 
 @app.command("chat")

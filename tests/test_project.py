@@ -28,11 +28,12 @@ DOORS = {
     "sqlite3": {"conversation/archive.py", "conversation/archive_schema.py"},
     "tomlkit": {"catalog/user_file.py"},
     "typer": {"cli.py"},
+    "fastjsonschema": {"schemas/check.py"},
     "jinja2": {"conversation/template.py", "conversation/template_sandbox.py"},
 }
 # A room imports from itself and from what stands here for it. Records are what siblings meet through.
 GROUND = {"errors", "settings", "ranges", "personas", "private_files", "hardware", "redaction"}
-GROUND |= {"hardware_bandwidth", "hardware_usage", "safe_json"}
+GROUND |= {"hardware_bandwidth", "hardware_usage", "safe_json", "schemas"}
 RECORDS = ("slmchat.engine.api", "slmchat.engine.sampler")
 FLOORS: dict[str, set[str]] = {
     **{room: GROUND for room in (*GROUND, "engine", "catalog", "privacy", "terminal", "conversation")},

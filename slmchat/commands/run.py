@@ -11,14 +11,15 @@ from pathlib import Path
 
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
-from slmchat.commands import answering, opening
-from slmchat.commands.options import GenerationOptions
+from slmchat.commands import answering, opening, shaping
+from slmchat.commands.options import GenerationOptions, ShapeOptions
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose, trim
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import ChatTemplate
 from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Engine, Finish, FinishReason, Part, Prompt
+from slmchat.engine.api import Engine, Finish, FinishReason, Limits, Part, Prompt, Session
+from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
@@ -30,22 +31,32 @@ _CTX_STEP = 256
 
 
 def run(
-    words: Sequence[str], options: GenerationOptions, settings: Settings, console: Console, *, is_json: bool
+    words: Sequence[str],
+    options: GenerationOptions,
+    shape_options: ShapeOptions,
+    settings: Settings,
+    console: Console,
+    *,
+    is_json: bool,
 ) -> ExitCode:
     """Answer one prompt. Raises `SlmError`; the exit code tells how the completion ended."""
     start = time.perf_counter()
     on_overflow = overflow_choice(options)
     options = opening.with_persona(options, settings)
     opening.seal(settings)
+    shape = shaping.shape_of(shape_options, is_stdin_taken="-" in options.files)
     installed = opening.find(options.model, settings, console)
     sampler = opening.sampler_settings(installed, settings, options)
     loading = opening.start_loading(installed, options, settings)
     question = _Question(" ".join(words), _attachments(words, options, console), _head(options, settings), options.raw)
+    if shape is not None:
+        question.closing = shape.instruction
     engine = loading.engine()
     opening.report_native_log(console)
     prompt = _prompt(question, engine)
     n_prompt = engine.count(prompt)
-    n_ctx = _window(n_prompt, engine, options, settings)
+    room = shaping.room_for(options.max_tokens) if shape else options.max_tokens or _COMPLETION_ROOM
+    n_ctx = _window(n_prompt, room, engine, options, settings)
     if not window.fits(n_prompt, n_ctx):
         if on_overflow == "fail":
             raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)
@@ -54,28 +65,70 @@ def run(
         session = engine.open_session(opening.session_settings(options, settings, n_ctx))
     load_s = time.perf_counter() - start
     console.detail(f"context window: {n_ctx:,} tokens; loaded after {load_s:.2f} s")
+    asking = _Asking(session, prompt, options, loading, console, is_shaped=shape is not None, is_json=is_json)
     limits = opening.limits(options)
-    # before the handler: what it cancels must have begun
-    events = loading.tried(session.generate(prompt, sampler, limits))
-    with opening.cancelled_by_ctrl_c(session):
-        answer = answering.follow(
-            events,
-            PlainView(console, is_silent=is_json),
-            sanitizer=None if options.raw_output else console.sanitizer(),
-            keeps_space=options.raw,
-            is_thinking=opens_thinking(prompt.parts[-1].text),
-        )
+    value: object = None
+    if shape is None:
+        answer = asking.once(sampler, limits)
+    else:
+        answer, value = shaping.satisfied(shape, sampler, limits, asking.once, on_retry=asking.warn)
     assert answer.finish is not None
     if is_json:
-        console.print_json(_as_json(installed, answer.text, answer.finish, load_s))
-    elif not answer.text.endswith("\n"):
-        console.write("\n")
+        shaped = {"value": value} if shape else {}
+        console.print_json({**_as_json(installed, answer.text, answer.finish, load_s), **shaped})
+    else:
+        console.write("" if asking.is_shown else answer.text)
+        console.write("" if answer.text.endswith("\n") else "\n")
     console.detail(answering.describe(answer.finish))
     if not settings.is_private:
         Library(settings.paths).remember(installed.key)
     session.close()
     engine.close()
     return _exit_code(answer.finish.reason, console, n_ctx)
+
+
+class _Asking:
+    """One prompt, asked as often as it takes.
+
+    A shaped answer is shown while it comes only on a terminal: what reads a pipe gets it whole and right, or nothing.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        prompt: Prompt,
+        options: GenerationOptions,
+        loading: opening.Loading,
+        console: Console,
+        *,
+        is_shaped: bool,
+        is_json: bool,
+    ) -> None:
+        self._session = session
+        self._prompt = shaping.thought_closed(prompt) if is_shaped else prompt
+        self._options = options
+        self._loading = loading
+        self._console = console
+        self._is_shaped = is_shaped
+        self.is_shown = not is_json and (not is_shaped or console.stdout.isatty())
+
+    def once(self, sampler: SamplerSettings, limits: Limits) -> answering.Answer:
+        """One generation, followed to its end."""
+        # before the handler: what it cancels must have begun
+        events = self._loading.tried(self._session.generate(self._prompt, sampler, limits))
+        with opening.cancelled_by_ctrl_c(self._session):
+            return answering.follow(
+                events,
+                PlainView(self._console, is_silent=not self.is_shown),
+                sanitizer=None if self._options.raw_output else self._console.sanitizer(),
+                keeps_space=self._options.raw or self._is_shaped,
+                is_thinking=opens_thinking(self._prompt.parts[-1].text),
+            )
+
+    def warn(self, error: SlmError) -> None:
+        """The first answer is not of the shape; there will be a second one."""
+        self._console.write("\n" if self.is_shown else "")
+        self._console.warn(f"{error.message.rstrip('.')}; trying once more, with more room.")
 
 
 def overflow_choice(options: GenerationOptions) -> str:
@@ -96,6 +149,7 @@ class _Question:
         self.attachments = attachments
         self.head = head
         self.is_raw = is_raw
+        self.closing = ""  # what the model is told last, after everything of the user's
         if not self.text(attachments).strip():
             raise SlmError(
                 "the prompt is empty.",
@@ -163,15 +217,16 @@ def _prompt(question: _Question, engine: Engine, attachments: Sequence[Attachmen
         return Prompt((Part("\n\n".join([*(message.text for message in question.head), text])),))
     info = engine.info
     template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
+    text = f"{text}\n\n{question.closing}" if question.closing else text
     return template.render([*question.head, Message(Role.USER, text)])
 
 
-def _window(n_prompt: int, engine: Engine, options: GenerationOptions, settings: Settings) -> int:
+def _window(n_prompt: int, room: int, engine: Engine, options: GenerationOptions, settings: Settings) -> int:
     """A context window of the size asked for, else just large enough for this prompt and its completion."""
     asked = options.ctx or settings.n_ctx
     if asked:
         return asked
-    needed = n_prompt + (options.max_tokens or _COMPLETION_ROOM)
+    needed = n_prompt + room
     return min(engine.info.trained_context_length, -(-needed // _CTX_STEP) * _CTX_STEP)
 
 

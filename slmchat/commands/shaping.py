@@ -7,14 +7,18 @@ Refuses to know: how tokens are chosen, streams, retries' bookkeeping (run.py, b
 import json
 import re
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from slmchat.commands.answering import Answer
 from slmchat.commands.options import ShapeOptions
-from slmchat.engine.api import Constraint, ConstraintKind, FinishReason
+from slmchat.conversation.thinking import closing_of
+from slmchat.engine.api import Constraint, ConstraintKind, FinishReason, Limits, Part, Prompt
+from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.ranges import SEED
 from slmchat.schemas.check import Check
 
 # Room for an answer without -n, in tokens, and how much more the second attempt gets.
@@ -58,6 +62,50 @@ class Shape:
         if problem:
             raise _unsatisfied(problem)
         return value
+
+
+def room_for(max_tokens: int | None) -> int:
+    """Tokens that the context window has to hold behind the prompt, for both attempts; `max_tokens`: what -n says."""
+    return (max_tokens or ROOM) * MORE_ROOM
+
+
+def thought_closed(prompt: Prompt) -> Prompt:
+    """The prompt with the thought closed that its template has opened: a shaped answer begins at once."""
+    closing = closing_of(prompt.parts[-1].text) if prompt.parts[-1].is_template else None
+    return Prompt((*prompt.parts, Part(f"\n{closing}\n\n", is_template=True))) if closing else prompt
+
+
+def satisfied(
+    shape: Shape,
+    sampler: SamplerSettings,
+    limits: Limits,
+    ask: Callable[[SamplerSettings, Limits], Answer],
+    *,
+    on_retry: Callable[[SlmError], None],
+) -> tuple[Answer, object]:
+    """An answer of the shape and its value; the value of an interrupted one is None.
+
+    `ask` generates once. When its answer is cut off or not right, `on_retry` hears why and it is asked a second time:
+    with twice the room and, where it samples at all, the next seed. Stop sequences do not count, they would cut
+    through. Raises `SlmError` (UNSATISFIED) when the second answer is not right either.
+    """
+    sampler = sampler.with_seed()
+    limits = replace(limits, max_tokens=limits.max_tokens or ROOM, stop=(), shown=(), constraint=shape.constraint)
+    try:
+        return _asked(shape, ask(sampler, limits))
+    except SlmError as error:
+        if error.exit_code is not ExitCode.UNSATISFIED:
+            raise
+        on_retry(error)
+    again = replace(sampler, seed=((sampler.seed or 0) + 1) % int(SEED.high))
+    return _asked(shape, ask(again, replace(limits, max_tokens=room_for(limits.max_tokens))))
+
+
+def _asked(shape: Shape, answer: Answer) -> tuple[Answer, object]:
+    assert answer.finish is not None
+    if answer.finish.reason is FinishReason.INTERRUPTED:
+        return answer, None
+    return answer, shape.value(answer.text, answer.finish.reason)
 
 
 def shape_of(options: ShapeOptions, *, is_stdin_taken: bool = False) -> Shape | None:

@@ -35,7 +35,9 @@ SCHEMA = fields.parse("name, age int, tags[], mood enum(good|bad), born date")
 N_TOKENS = 120
 
 
-def generated(session: llama.LlamaSession, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> tuple[str, Finish]:
+def generated(
+    session: llama.LlamaSession, prompt: Prompt, sampler: SamplerSettings, limits: Limits
+) -> tuple[str, Finish]:
     text = ""
     finish = None
     for event in session.generate(prompt, sampler, limits):
@@ -92,7 +94,7 @@ def schemas(model: str, runs: int, seed: int) -> int:
 
 
 def one_run(session: llama.LlamaSession, schema: object, seed: int) -> str:
-    """"right", "cut off" or "wrong"."""
+    """ "right", "cut off" or "wrong"."""
     shape = shaping.of_schema(schema)
     sampler = SamplerSettings(temperature=1.0, top_k=(0, 40)[seed % 2], min_p=(0.0, 0.05)[seed // 2 % 2], seed=seed)
     prompt = Prompt((Part("Answer in JSON:"),))
