@@ -76,7 +76,7 @@ def run(
     if is_json:
         shaped = {"value": value} if shape else {}
         console.print_json({**_as_json(installed, answer.text, answer.finish, load_s), **shaped})
-    else:
+    elif asking.is_shown or answer.finish.reason is not FinishReason.INTERRUPTED:  # half a value is none
         console.write("" if asking.is_shown else answer.text)
         console.write("" if answer.text.endswith("\n") else "\n")
     console.detail(answering.describe(answer.finish))

@@ -212,8 +212,23 @@ def _parsed(text: str) -> Any:
 
 
 def _told(schema: Any) -> str:
-    """What the model hears of the schema."""
-    return f"Answer with JSON of this schema: {json.dumps(schema, ensure_ascii=False)}"
+    """What the model hears of the schema: the names of the fields, their descriptions, the values to choose from.
+
+    The whole schema makes small models copy it (docs/decisions.md has the figures).
+    """
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    if not isinstance(properties, dict) or not properties:
+        return ""
+    told = [name + _remark(value if isinstance(value, dict) else {}) for name, value in properties.items()]
+    return f"Answer with JSON that has these fields: {', '.join(told)}."
+
+
+def _remark(schema: Mapping[str, Any]) -> str:
+    about = [schema["description"]] if isinstance(schema.get("description"), str) else []
+    values = schema.get("enum")
+    if isinstance(values, list):
+        about.append(" or ".join(map(str, values)))
+    return f" ({'; '.join(about)})" if about else ""
 
 
 def _unsatisfied(problem: str, hint: str | None = None) -> SlmError:
