@@ -170,7 +170,15 @@ def _pull(
     return errand(names, pull, settings, console)
 
 
-@app.command("run")
+_RUN_EXAMPLES = """\b
+Examples:
+  slm run "Why is the sky blue?"
+  cat mail.txt | slm run --fields "name, age int, tags[]" "Who wrote this?"
+  slm run --regex "(yes|no)" -f report.txt "Is it finished?"
+"""
+
+
+@app.command("run", epilog=_RUN_EXAMPLES)
 @_takes(GenerationOptions, ShapeOptions)
 def _run(
     words: Annotated[
