@@ -284,3 +284,8 @@ class TestShape:
         with pytest.raises(SlmError) as caught:
             self._shape(schema=text)
         assert caught.value.exit_code is ExitCode.USAGE
+
+    def test_the_model_is_told_the_names_of_the_fields(self) -> None:
+        shape = self._shape(fields="name, mood enum(good|bad): how they feel")
+        assert shape.instruction == "Answer with JSON that has these fields: name, mood (how they feel; good or bad)."
+        assert self._shape(schema='{"enum": ["a"]}').instruction == ""
