@@ -221,8 +221,8 @@ class TestFields:
             "properties": {
                 "name": {"type": "string"},
                 "age": {"type": "integer"},
-                "tags": {"type": "array", "items": {"type": "string"}},
-                "scores": {"type": "array", "items": {"type": "number"}},
+                "tags": {"type": "array", "items": {"type": "string"}, "maxItems": 20},
+                "scores": {"type": "array", "items": {"type": "number"}, "maxItems": 20},
                 "mood": {"enum": ["good", "so so"]},
                 "born": {"type": "string", "format": "date"},
                 "ok": {"type": "boolean", "description": "is it?"},

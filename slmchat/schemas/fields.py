@@ -17,6 +17,9 @@ _TYPES: dict[str, dict[str, Any]] = {
     "bool": {"type": "boolean"},
     "date": {"type": "string", "format": "date"},
 }
+# Small models go on with a list until the room is used up.
+MOST_ITEMS = 20
+
 _FIELD = re.compile(
     r"(?P<name>[^\W\d][\w-]*)(?P<marks>(?:\[\]|\?)*)"
     r"(?:\s+(?P<type>[A-Za-z]+)(?:\s*\((?P<values>[^()]*)\))?(?P<more>(?:\[\]|\?)*))?"
@@ -29,7 +32,7 @@ def parse(text: str) -> dict[str, Any]:
     """The schema of an object with these fields, in this order. Raises `SlmError` (USAGE) that quotes what is wrong.
 
     NAME [TYPE][[]][?][: description], with commas or line ends between the fields. TYPE is str (when left out), int,
-    float, bool, date or enum(a|b|c). `?`: the field may be missing. `[]`: a list of such values.
+    float, bool, date or enum(a|b|c). `?`: the field may be missing. `[]`: a list of at most `MOST_ITEMS` such values.
     """
     properties: dict[str, Any] = {}
     required: list[str] = []
@@ -44,7 +47,7 @@ def parse(text: str) -> dict[str, Any]:
         if marks.count("[]") > 1 or marks.count("?") > 1:
             raise _wrong(f"'{entry}' has a mark twice")
         value = _type(found["type"] or "str", found["values"], entry)
-        value = {"type": "array", "items": value} if "[]" in marks else value
+        value = {"type": "array", "items": value, "maxItems": MOST_ITEMS} if "[]" in marks else value
         about = (found["about"] or "").strip()
         properties[name] = {**value, "description": about} if about else value
         if "?" not in marks:
