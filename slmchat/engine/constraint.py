@@ -11,6 +11,7 @@ choice: all of the vocabulary in the end.
 
 import codecs
 import ctypes
+import functools
 import math
 import os
 import sys
@@ -45,6 +46,7 @@ def open_sampler(
     return ConstrainedSampler(api, vocabulary, settings, to_gbnf(constraint))
 
 
+@functools.lru_cache(maxsize=8)  # a batch asks for each of its rows
 def to_gbnf(constraint: Constraint) -> str:
     """The constraint as a grammar of llama.cpp's. Raises `SlmError` (USAGE) when it cannot be one."""
     from slmchat.schemas import grammar, json_schema, regex

@@ -45,9 +45,9 @@ def main(path: str) -> None:
     template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
     told = shaping.of_schema(fields.parse("name, age int, city"))
     tellings = {
-        "the schema": told,
+        "the names (slm's way)": told,
         "nothing": replace(told, instruction=""),
-        "the names": replace(told, instruction="Answer with JSON that has these fields: name, age, city."),
+        "the schema": replace(told, instruction=f"Answer with JSON of this schema: {told.constraint.text}"),
     }
     for telling, shape in tellings.items():
         n_right = n_failed = 0
