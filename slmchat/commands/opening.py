@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 from slmchat import hardware
 from slmchat.catalog import registry, suspects
@@ -19,7 +20,7 @@ from slmchat.catalog.records import Installed
 from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import thinking
 from slmchat.conversation.messages import Message, Role
-from slmchat.engine.api import Chunk, Engine, Event, Finish, Limits, Session, SessionSettings
+from slmchat.engine.api import Chunk, Engine, Event, Finish, Limits, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.personas import Persona
@@ -254,8 +255,14 @@ def start_loading(installed: Installed, options: GenerationOptions, settings: Se
     return Loading(installed.path, gpu_layers(options, settings), mark)
 
 
+class Cancellable(Protocol):
+    """What Ctrl-C may end: a session, a pool, or what stands for one."""
+
+    def cancel(self) -> None: ...
+
+
 @contextlib.contextmanager
-def cancelled_by_ctrl_c(session: Session) -> Iterator[None]:
+def cancelled_by_ctrl_c(session: Cancellable) -> Iterator[None]:
     """While this lasts, Ctrl-C ends the generation and keeps what came; a second one is a KeyboardInterrupt."""
 
     def cancel(_number: int, _frame: FrameType | None) -> None:

@@ -6,7 +6,7 @@ size that it needs, show what comes, and leave with an exit code that a script c
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slmchat.catalog.library import Library
@@ -40,7 +40,9 @@ def run(
     installed = opening.find(options.model, settings, console)
     sampler = opening.sampler_settings(installed, settings, options)
     loading = opening.start_loading(installed, options, settings)
-    question = _Question(" ".join(words), _attachments(words, options, console), _head(options, settings), options.raw)
+    question = _Question(
+        " ".join(words), _attachments(words, options, console), head_messages(options, settings), options.raw
+    )
     engine = loading.engine()
     opening.report_native_log(console)
     prompt = _prompt(question, engine)
@@ -124,7 +126,8 @@ def _attachments(words: Sequence[str], options: GenerationOptions, console: Cons
     return found
 
 
-def _head(options: GenerationOptions, settings: Settings) -> list[Message]:
+def head_messages(options: GenerationOptions, settings: Settings) -> list[Message]:
+    """What stands before the question: the system message, and the examples of a persona."""
     system = system_text(options.system)
     examples = opening.example_messages(opening.persona_of(options, settings))
     return [*([Message(Role.SYSTEM, system)] if system else []), *examples]
@@ -159,11 +162,19 @@ def _decoded(data: bytes, what: str) -> str:
 
 def _prompt(question: _Question, engine: Engine, attachments: Sequence[Attachment] | None = None) -> Prompt:
     text = question.text(question.attachments if attachments is None else attachments)
-    if question.is_raw:
-        return Prompt((Part("\n\n".join([*(message.text for message in question.head), text])),))
+    return layout(engine, is_raw=question.is_raw)([*question.head, Message(Role.USER, text)])
+
+
+def layout(engine: Engine, *, is_raw: bool) -> Callable[[Sequence[Message]], Prompt]:
+    """How messages become a prompt: through the model's chat template, or bare.
+
+    Raises `SlmError` (USAGE) when the model has no template; what is returned raises it (DAMAGED) when the template
+    refuses the messages.
+    """
+    if is_raw:
+        return lambda messages: Prompt((Part("\n\n".join(message.text for message in messages)),))
     info = engine.info
-    template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
-    return template.render([*question.head, Message(Role.USER, text)])
+    return ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text).render
 
 
 def _window(n_prompt: int, engine: Engine, options: GenerationOptions, settings: Settings) -> int:

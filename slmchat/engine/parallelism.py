@@ -32,7 +32,8 @@ class CellPlan:
 def plan_cells(n_ctx: int, parallel: int | None, cell_bytes: float, memory: int | None) -> CellPlan:
     """The size of the KV cache for completions with a context window of `n_ctx` tokens each.
 
-    `cell_bytes`: bytes of a token in the cache; `memory`: bytes that could be had, None when nobody knows. One whole window is always there.
+    `cell_bytes`: bytes of a token in the cache; `memory`: bytes that could be had, None when nobody knows.
+    One whole window is always there.
     """
     most = parallel or MOST_AT_ONCE
     wanted = min(n_ctx * most, n_ctx + _CELLS_EACH * most)

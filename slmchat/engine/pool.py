@@ -59,6 +59,7 @@ class LlamaPool:
         )
         self._feed: Feed[Work] | None = None
         self._trunk: list[int] = []
+        self._n_planted = 0  # length of the last trunk
         self._misses = 0  # prompts in a row that did not begin with the trunk
         self._last: list[int] = []  # tokens of the prompt that came last
         self._waiting: deque[Work] = deque()
@@ -69,7 +70,7 @@ class LlamaPool:
     @property
     def report(self) -> str:
         """How many completions at once and why, and how much their prompts share."""
-        shared = f"; {len(self._trunk):,} tokens of every prompt are shared" if self._trunk else ""
+        shared = f"; {self._n_planted:,} tokens of every prompt were evaluated once" if self._n_planted else ""
         return f"{self._growth.allowed} rows at once of at most {self._plan.most} ({self._plan.why}){shared}"
 
     def cancel(self) -> None:
@@ -183,6 +184,7 @@ class LlamaPool:
                 self._sequences.forget(_TRUNK)
                 return 0
         self._trunk = tokens
+        self._n_planted = len(tokens)
         return len(tokens)
 
     def _step(self) -> Iterator[Done]:
