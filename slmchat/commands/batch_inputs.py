@@ -223,7 +223,7 @@ def _from_csv(lines: Iterator[Line]) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield _csv_row(source, header, None, f"is not CSV ({error})")
+            yield _csv_row(source, header, None, f"not CSV ({error})")
         else:
             yield _csv_row(source, header, values, None)
 
@@ -249,18 +249,17 @@ def _csv_row(source: _CsvLines, header: list[str], values: list[str] | None, rea
     assert first is not None
     assert last is not None
     if source.is_too_long:
-        reason = f"is longer than {MAX_BYTES // 2**20} MiB"
-    text, wrong = _text("\n".join(values or []).encode("utf-8", "surrogateescape"))
-    reason = reason or wrong
-    if reason is None and len(values or []) != len(header):
-        reason = f"has {len(values or []):,} values, the header names {len(header):,}"
+        reason = f"longer than {MAX_BYTES // 2**20} MiB"
+    if reason is None and values is not None and len(values) != len(header):
+        reason = f"{len(values):,} values, the header names {len(header):,}"
+    fields = dict(zip(header, values or [], strict=False))
+    for name, value in fields.items() if reason is None else ():
+        _, wrong = _text(value.encode("utf-8", "surrogateescape"))
+        reason = f"'{name}' {wrong}" if wrong else reason
     if reason is None:
-        assert values is not None
-        fields = dict(zip(header, values, strict=True))
         return Row(_own_id(fields, first.number), "", last.end, fields=fields)
     where = f"line {first.number:,}" if first is last else f"lines {first.number:,} to {last.number:,}"
-    kept = text or first.data.decode("utf-8", "replace")
-    return Row(first.number, kept[:_KEPT], last.end, error=f"{where} {reason}")
+    return Row(first.number, first.data.decode("utf-8", "replace")[:_KEPT], last.end, error=f"{where}: {reason}")
 
 
 def _from_files(files: Sequence[str], stdin: TextIO) -> Iterator[Row]:

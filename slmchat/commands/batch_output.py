@@ -9,7 +9,7 @@ import json
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +81,7 @@ class RecordWriter:
         What a full disk has taken of the record is taken back where that is possible.
         """
         self._before()
-        begin = self._position()
+        begin = self._end()
         data = memoryview(record)
         try:
             while data:
@@ -99,13 +99,11 @@ class RecordWriter:
                 exit_code=ExitCode.STORAGE,
             ) from error
 
-    def _position(self) -> int | None:
-        try:
-            if stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-                return os.lseek(self._descriptor, 0, os.SEEK_END)
-        except OSError:
-            pass
-        return None
+    def _end(self) -> int | None:
+        """Where a regular file ends: there the record goes, and back to there it is cut when the disk is full."""
+        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            return None
+        return os.lseek(self._descriptor, 0, os.SEEK_END)
 
 
 def encoded(record: dict[str, Any]) -> bytes:
@@ -118,22 +116,28 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(safe_json.encode(value, indent=None).encode()).hexdigest()[:16]
 
 
-def open_output(path: Path, *, goes_on: bool, is_forced: bool) -> int:
-    """A descriptor of the file, for the owner alone. Raises `SlmError` when it is there already, or cannot be written.
+def open_output(path: Path, inputs: Sequence[Path | int], *, may_exist: bool) -> int:
+    """A descriptor of the file, for the owner alone; what is in it stays for now.
 
-    Opened before the seal closes: the file may lie where a sealed process cannot open it.
+    Opened before the seal closes: the file may lie where a sealed process cannot open it. `inputs`: what will be read.
+    Raises `SlmError`: USAGE when something is in the file and it must not exist, or it is one of the inputs; STORAGE.
     """
-    flags = os.O_RDWR | os.O_CREAT | (0 if goes_on or is_forced else os.O_EXCL) | (os.O_TRUNC if is_forced else 0)
     try:
-        return os.open(path, flags, 0o600)
-    except FileExistsError as error:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+        found = os.fstat(descriptor)
+    except OSError as error:
+        raise storage_error(error, path) from error
+    for source in inputs:
+        with suppress(OSError):
+            if stat.S_ISREG(found.st_mode) and os.path.samestat(found, os.stat(source)):
+                raise SlmError(f"{path} cannot be input and output at once.", exit_code=ExitCode.USAGE)
+    if found.st_size and not may_exist:
         raise SlmError(
             f"{path} is there already.",
             hint=f"go on with it: --resume {path}; or overwrite it: --force",
             exit_code=ExitCode.USAGE,
-        ) from error
-    except OSError as error:
-        raise storage_error(error, path) from error
+        )
+    return descriptor
 
 
 @dataclass(frozen=True, slots=True)
