@@ -66,6 +66,7 @@ class LlamaPool:
         self._busy: list[Slot] = []
         self._free: list[int] = []
         self._is_crowded = False  # something had to make room: nothing new before something ends
+        self._alone: Work | None = None  # did not fit beside the trunk: it gets the whole cache
 
     @property
     def report(self) -> str:
@@ -111,6 +112,7 @@ class LlamaPool:
         self._waiting.clear()
         self._busy = []
         self._free = list(range(self._plan.most, _TRUNK, -1))
+        self._alone = None
         self._is_crowded = False
 
     def _prepare(self, job: Job) -> Work | Done:
@@ -139,12 +141,12 @@ class LlamaPool:
             if self._is_crowded and self._busy:
                 return
             work = self._waiting.popleft()
-            n_shared = self._share(work.tokens)
+            n_shared = 0 if work is self._alone else self._share(work.tokens)
             self._last = work.tokens
             if self._busy and len(work.tokens) - n_shared >= self._plan.cells - self._n_held():
                 self._waiting.appendleft(work)
                 return
-            self._is_crowded = False
+            self._is_crowded = work is self._alone
             sequence = self._free.pop()
             if n_shared:
                 self._sequences.copy(_TRUNK, sequence, n_shared)
@@ -234,6 +236,7 @@ class LlamaPool:
             self._is_crowded = True
         elif self._trunk:
             self._waiting.appendleft(slot.work)
+            self._alone = slot.work
             self._sequences.forget_all()
             self._trunk, self._last = [], []
         else:
