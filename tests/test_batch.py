@@ -50,7 +50,7 @@ class _Desk:
             writer = RecordWriter(descriptor, str(self.file), lambda: None)
             pool = self.engine.open_pool(SessionSettings(1000, 1, 1))
             work = BatchWork(made, pool, writer, console, begun)
-            work.run()
+            work.run(lambda done: done)
             return work.tell(str(self.file))
         finally:
             os.close(descriptor)

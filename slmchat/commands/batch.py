@@ -64,10 +64,11 @@ def batch(
         f"inputs: {source.format}{f', the first {begun.records:,} are done already' if begun else ''}; "
         f"context window of each: {n_ctx:,} tokens"
     )
-    pool = engine.open_pool(opening.session_settings(options, settings, n_ctx), n_parallel)
+    with loading.on_trial():
+        pool = engine.open_pool(opening.session_settings(options, settings, n_ctx), n_parallel)
     writer = _writer(descriptor, batch, console)
     work = BatchWork(rows, pool, writer, console, begun)
-    work.run()
+    work.run(loading.tried)
     code = work.tell(batch.resume or batch.output)
     _close(pool, engine, descriptor)
     if not settings.is_private:
