@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from targets import Target, pairs  # noqa: E402
+from targets import Target, pairs
 
 MODELS = ("smollm2:135m@Q4_1", "gemma3:270m-pt@Q4_K_M")
 SLM = (sys.executable, "-m", "slmchat")
