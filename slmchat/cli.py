@@ -206,7 +206,7 @@ def _batch(
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
-    """Answer many inputs with one model load: lines, JSONL, CSV or files in, one JSON object a line out."""
+    """Answer many inputs with one model load, each with a line of JSON."""
     from slmchat.commands.batch import batch as errand
 
     return errand(words or [], batch, generation, settings, console)

@@ -36,13 +36,13 @@ class Feed(Generic[Prepared]):
         self._is_stopped = False
         threading.Thread(target=self._fetch, daemon=True, name="jobs").start()
 
-    def take(self, *, is_waiting: bool) -> Prepared | Done | None:
-        """The next one; None when there is none yet (or `wake` was called), or no more (`is_ended`).
+    def take(self, wait_s: float | None) -> Prepared | Done | None:
+        """The next one; None when there is none after `wait_s` seconds (None: as long as it takes), or no more.
 
-        Raises what the iterator raised.
+        `is_ended` tells the two apart; `wake` ends the wait. Raises what the iterator raised.
         """
         try:
-            item = self._ready.get(block=is_waiting)
+            item = self._ready.get(timeout=wait_s) if wait_s != 0 else self._ready.get(block=False)
         except Empty:
             return None
         if isinstance(item, _End):

@@ -27,6 +27,9 @@ from slmchat.errors import ExitCode, SlmError
 
 _TRUNK = 0  # its sequence; the slots are 1, 2, ...
 
+# How long the first prompt waits for a second one, in seconds: what they share is then evaluated once.
+_SECOND_S = 0.05
+
 # A shared beginning shorter than this is not worth a sequence of its own, in tokens.
 _MIN_SHARED = 8
 
@@ -128,7 +131,9 @@ class LlamaPool:
     def _take(self, feed: Feed[Work]) -> Iterator[Done]:
         """Take what is ready, as much as could be begun now; wait only when there is nothing else to do."""
         while len(self._waiting) + len(self._busy) < self._growth.allowed and not feed.is_ended:
-            item = feed.take(is_waiting=not (self._waiting or self._busy))
+            is_idle = not (self._waiting or self._busy)
+            is_first = len(self._waiting) == 1 and not self._last  # a second prompt shows what is shared
+            item = feed.take(None if is_idle else _SECOND_S if is_first else 0)
             if item is None:
                 return
             if isinstance(item, Done):

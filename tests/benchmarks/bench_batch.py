@@ -3,7 +3,7 @@
 Usage: python tests/benchmarks/bench_batch.py [--repeat 3] [MODEL ...]
 Models are names; by default the two real models of the tests, which must be installed in SLM_HOME.
 
-The rows are short reviews under a shared instruction of about 300 tokens, completions of 24 tokens at most, greedy.
+The rows are names of things under a shared instruction of about 300 tokens, completions of 20 tokens, greedy.
 """
 
 import argparse
@@ -24,14 +24,14 @@ SLM = (sys.executable, "-m", "slmchat")
 N_ROWS = 200
 N_RUNS = 5  # calls of `slm run` that are timed; each is like every other
 N_LOOP = 64  # rows inside one process
-MAX_TOKENS = 24
-INSTRUCTION = "Read the review and say in one short sentence what the customer liked or disliked about it. " * 15
+MAX_TOKENS = 20
+INSTRUCTION = "You are given a thing. Write a long story about it with many details, at least two hundred words. " * 14
 THINGS = ("coffee", "phone", "lamp", "chair", "jacket", "book", "radio", "bicycle", "kettle", "blanket")
-WORDS = ("great and cheap", "broken after a week", "too small for me", "exactly what I wanted", "much too loud")
+WORDS = ("cheap", "red", "small", "old", "loud", "new", "light", "warm", "good", "large")
 
 
 def _rows(count: int) -> list[str]:
-    return [f"The {THINGS[n % 10]} is {WORDS[n // 10 % 5]} ({n})." for n in range(count)]
+    return [f"a {WORDS[n // 10 % 10]} {THINGS[n % 10]}" for n in range(count)]
 
 
 def _options(model: str) -> list[str]:
@@ -41,7 +41,7 @@ def _options(model: str) -> list[str]:
 
 
 def _prompt(model: str) -> list[str]:
-    return [] if "-pt" not in model else [f"{INSTRUCTION}\nReview: {{}}\nAnswer:"]
+    return [] if "-pt" not in model else [f"{INSTRUCTION}\nThing: {{}}\nSentence:"]
 
 
 def batch_rate(model: str) -> float:
@@ -74,7 +74,7 @@ def in_process(model: str) -> tuple[Callable[[], float], Callable[[], float]]:
     engine = llama.load(Path(json.loads(shown.stdout)["path"]))
     is_raw = "-pt" in model
     lay_out = layout(engine, is_raw=is_raw)
-    texts = [f"\nReview: {text}\nAnswer:" if is_raw else text for text in _rows(N_LOOP)]
+    texts = [f"\nThing: {text}\nSentence:" if is_raw else text for text in _rows(N_LOOP)]
     prompts = [lay_out([Message(Role.SYSTEM, INSTRUCTION), Message(Role.USER, text)]) for text in texts]
     settings, greedy, limits = SessionSettings(4096, 2, 2), SamplerSettings(temperature=0), Limits(MAX_TOKENS)
     pool, session = engine.open_pool(settings), engine.open_session(settings)
