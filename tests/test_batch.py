@@ -202,6 +202,24 @@ class TestResume:
             open_output(desk.file, [desk.file], may_exist=True)
 
 
+def test_a_full_disk_keeps_whole_records_only(tmp_path: Path) -> None:
+    file = tmp_path / "out"
+    descriptor = open_output(file, [], may_exist=False)
+    writer = RecordWriter(descriptor, str(file), lambda: None)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # as a disk with 100 bytes left
+    try:
+        writer.write(b"a" * 59 + b"\n")
+        with pytest.raises(SlmError, match="the disk is full") as caught:
+            writer.write(b"b" * 59 + b"\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        os.close(descriptor)
+    assert caught.value.exit_code is ExitCode.STORAGE
+    assert caught.value.hint and "--resume" in caught.value.hint
+    assert file.read_bytes() == b"a" * 59 + b"\n"
+
+
 def test_progress_tells_rate_and_time_left() -> None:
     now = [0.0]
     progress = Progress(Console(io.StringIO(), io.StringIO(), io.StringIO(), {}), 1000, clock=lambda: now[0])
