@@ -15,7 +15,14 @@ from typing import Annotated, Any
 import typer
 
 from slmchat import __version__, settings
-from slmchat.commands.options import ChatOptions, GenerationOptions, GlobalOptions, PullOptions, ShapeOptions
+from slmchat.commands.options import (
+    BatchOptions,
+    ChatOptions,
+    GenerationOptions,
+    GlobalOptions,
+    PullOptions,
+    ShapeOptions,
+)
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.console import Console
 
@@ -96,7 +103,7 @@ def _takes(*records: type[Any]) -> Callable[[Callable[..., ExitCode]], Callable[
 
 def _seal_offline(context: typer.Context, resolved: settings.Settings) -> None:
     """`--offline` seals every command; those that always run sealed do it themselves, `privacy` tries it on a child."""
-    if context.info_name in ("run", "chat", "privacy"):
+    if context.info_name in ("run", "chat", "batch", "privacy"):
         return
     from slmchat.commands.opening import seal
 
@@ -198,6 +205,27 @@ def _run(
     from slmchat.commands.run import run as errand
 
     return errand(words or [], generation, shape, settings, console, is_json=json)
+
+
+@app.command("batch")
+@_takes(BatchOptions, GenerationOptions)
+def _batch(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PROMPT]...", help="The instruction for every input; {} or {field} says where the input goes."
+        ),
+    ] = None,
+    *,
+    batch: BatchOptions,
+    generation: GenerationOptions,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Answer many inputs with one model load, each with a line of JSON."""
+    from slmchat.commands.batch import batch as errand
+
+    return errand(words or [], batch, generation, settings, console)
 
 
 @app.command("chat")

@@ -135,6 +135,7 @@ QUIET = (
     (3, "run", "-m", "smollm2:135m", "hello"),
     (3, "run", "-m", "hf:owner/repo", "hello"),
     (2, "chat", "TINY"),
+    (0, "batch", "-m", "TINY", "-n", "3", "What is it?"),
     (0, "pull", "TINY"),
     (5, "pull", "smollm2:135m", "--offline"),
     (5, "pull", "hf:owner/repo", "--offline"),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
+from typing import Protocol, TypeVar
 
 from slmchat import hardware
 from slmchat.catalog import registry, suspects
@@ -19,7 +20,7 @@ from slmchat.catalog.records import Installed
 from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import thinking
 from slmchat.conversation.messages import Message, Role
-from slmchat.engine.api import Chunk, Engine, Event, Finish, Limits, Session, SessionSettings
+from slmchat.engine.api import Done, Engine, Event, Limits, Prefill, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.personas import Persona
@@ -27,6 +28,8 @@ from slmchat.personas import find as find_persona
 from slmchat.personas import load as load_personas
 from slmchat.settings import KV_TYPES, Settings
 from slmchat.terminal.console import Console
+
+Record = TypeVar("Record", Event, Done)
 
 # The context window of a chat when nobody asks for another: long conversations, and a KV cache that small devices hold.
 DEFAULT_N_CTX = 4096
@@ -208,11 +211,12 @@ class Loading:
             if mark is not None:
                 mark.clear()
 
-    def tried(self, events: Iterator[Event]) -> Iterator[Event]:
-        """The events of a generation; up to the first token of this model they are on trial."""
+    def tried(self, events: Iterator[Record]) -> Iterator[Record]:
+        """The events of a generation, or what a pool has done; up to the first token of this model it is on trial."""
         with self.on_trial():
             for event in events:
-                if isinstance(event, Chunk | Finish):
+                is_failure = isinstance(event, Done) and event.error is not None
+                if not isinstance(event, Prefill) and not is_failure:
                     self._mark = None  # `on_trial` takes it away
                     break
                 yield event
@@ -254,8 +258,14 @@ def start_loading(installed: Installed, options: GenerationOptions, settings: Se
     return Loading(installed.path, gpu_layers(options, settings), mark)
 
 
+class Cancellable(Protocol):
+    """What Ctrl-C may end: a session, a pool, or what stands for one."""
+
+    def cancel(self) -> None: ...
+
+
 @contextlib.contextmanager
-def cancelled_by_ctrl_c(session: Session) -> Iterator[None]:
+def cancelled_by_ctrl_c(session: Cancellable) -> Iterator[None]:
     """While this lasts, Ctrl-C ends the generation and keeps what came; a second one is a KeyboardInterrupt."""
 
     def cancel(_number: int, _frame: FrameType | None) -> None:

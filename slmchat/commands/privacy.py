@@ -32,6 +32,7 @@ COMMANDS = (
     Reach("pull", "the sources of the model asked for: the Hub or a package index; nothing with --offline", False),
     Reach("run", _NOTHING, True),
     Reach("chat", _NOTHING, True),
+    Reach("batch", _NOTHING, True),
     Reach("list", _NOTHING, False),
     Reach("show", _NOTHING, False),
     Reach("add", _NOTHING, False),

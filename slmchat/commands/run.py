@@ -6,13 +6,14 @@ size that it needs, show what comes, and leave with an exit code that a script c
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.commands import answering, opening, shaping
 from slmchat.commands.options import GenerationOptions, ShapeOptions
+from slmchat.commands.shaping import Shape
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose, trim
 from slmchat.conversation.messages import Message, Role
@@ -24,6 +25,8 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
+
+Layout = Callable[[Sequence[Message]], Prompt]
 
 # Room for a completion without -n, in tokens, and the step in which context windows are made.
 _COMPLETION_ROOM = 2048
@@ -48,19 +51,18 @@ def run(
     installed = opening.find(options.model, settings, console)
     sampler = opening.sampler_settings(installed, settings, options)
     loading = opening.start_loading(installed, options, settings)
-    question = _Question(" ".join(words), _attachments(words, options, console), _head(options, settings), options.raw)
-    if shape is not None:
-        question.closing = shape.instruction
+    question = _Question(" ".join(words), _attachments(words, options, console), head_messages(options, settings))
     engine = loading.engine()
     opening.report_native_log(console)
-    prompt = _prompt(question, engine)
+    lay_out = layout(engine, is_raw=options.raw, shape=shape)
+    prompt = question.prompt(lay_out)
     n_prompt = engine.count(prompt)
     room = shaping.room_for(options.max_tokens) if shape else options.max_tokens or _COMPLETION_ROOM
     n_ctx = _window(n_prompt, room, engine, options, settings)
     if not window.fits(n_prompt, n_ctx):
         if on_overflow == "fail":
             raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)
-        prompt = _trimmed(question, engine, n_ctx, n_prompt, console)
+        prompt = _trimmed(question, engine, lay_out, n_ctx, console)
     with loading.on_trial():
         session = engine.open_session(opening.session_settings(options, settings, n_ctx))
     load_s = time.perf_counter() - start
@@ -105,7 +107,7 @@ class _Asking:
         is_json: bool,
     ) -> None:
         self._session = session
-        self._prompt = shaping.thought_closed(prompt) if is_shaped else prompt
+        self._prompt = prompt
         self._options = options
         self._loading = loading
         self._console = console
@@ -143,13 +145,11 @@ def overflow_choice(options: GenerationOptions) -> str:
 class _Question:
     """What was asked, before it becomes a prompt."""
 
-    def __init__(self, instruction: str, attachments: list[Attachment], head: list[Message], is_raw: bool) -> None:
+    def __init__(self, instruction: str, attachments: list[Attachment], head: list[Message]) -> None:
         """`head`: the system message and the examples of a persona, which stand before the question."""
         self.instruction = instruction
         self.attachments = attachments
         self.head = head
-        self.is_raw = is_raw
-        self.closing = ""  # what the model is told last, after everything of the user's
         if not self.text(attachments).strip():
             raise SlmError(
                 "the prompt is empty.",
@@ -159,6 +159,11 @@ class _Question:
 
     def text(self, attachments: Sequence[Attachment]) -> str:
         return compose(self.instruction, attachments)
+
+    def prompt(self, lay_out: Layout, attachments: Sequence[Attachment] | None = None) -> Prompt:
+        """The prompt with these attachments; None: with all of them."""
+        text = self.text(self.attachments if attachments is None else attachments)
+        return lay_out([*self.head, Message(Role.USER, text)])
 
 
 def _attachments(words: Sequence[str], options: GenerationOptions, console: Console) -> list[Attachment]:
@@ -178,7 +183,8 @@ def _attachments(words: Sequence[str], options: GenerationOptions, console: Cons
     return found
 
 
-def _head(options: GenerationOptions, settings: Settings) -> list[Message]:
+def head_messages(options: GenerationOptions, settings: Settings) -> list[Message]:
+    """What stands before the question: the system message, and the examples of a persona."""
     system = system_text(options.system)
     examples = opening.example_messages(opening.persona_of(options, settings))
     return [*([Message(Role.SYSTEM, system)] if system else []), *examples]
@@ -211,14 +217,20 @@ def _decoded(data: bytes, what: str) -> str:
     return text.replace("\r\n", "\n")
 
 
-def _prompt(question: _Question, engine: Engine, attachments: Sequence[Attachment] | None = None) -> Prompt:
-    text = question.text(question.attachments if attachments is None else attachments)
-    if question.is_raw:
-        return Prompt((Part("\n\n".join([*(message.text for message in question.head), text])),))
+def layout(engine: Engine, *, is_raw: bool, shape: Shape | None = None) -> Layout:
+    """How messages become a prompt: through the model's chat template, or bare.
+
+    What the model is told of the `shape` stands last, behind everything of the user's (not in a bare prompt).
+    Raises `SlmError` (USAGE) when the model has no template; what is returned raises it (DAMAGED) when the template
+    refuses the messages.
+    """
+    if is_raw:
+        return lambda messages: Prompt((Part("\n\n".join(message.text for message in messages)),))
     info = engine.info
     template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
-    text = f"{text}\n\n{question.closing}" if question.closing else text
-    return template.render([*question.head, Message(Role.USER, text)])
+    if shape is None:
+        return template.render
+    return lambda messages: shaping.thought_closed(template.render(shape.told(messages)))
 
 
 def _window(n_prompt: int, room: int, engine: Engine, options: GenerationOptions, settings: Settings) -> int:
@@ -240,11 +252,12 @@ def _too_long(n_prompt: int, n_ctx: int, n_trained: int) -> SlmError:
     )
 
 
-def _trimmed(question: _Question, engine: Engine, n_ctx: int, n_prompt: int, console: Console) -> Prompt:
+def _trimmed(question: _Question, engine: Engine, lay_out: Layout, n_ctx: int, console: Console) -> Prompt:
     """The prompt with the end of the longest input cut off; says what was cut."""
+    n_prompt = engine.count(question.prompt(lay_out))
 
     def fits(attachments: Sequence[Attachment]) -> bool:
-        return window.fits(engine.count(_prompt(question, engine, attachments)), n_ctx)
+        return window.fits(engine.count(question.prompt(lay_out, attachments)), n_ctx)
 
     kept = trim(question.attachments, fits)
     if kept is None:
@@ -259,7 +272,7 @@ def _trimmed(question: _Question, engine: Engine, n_ctx: int, n_prompt: int, con
         f"the prompt is {n_prompt:,} tokens and the context window holds {n_ctx:,}: "
         f"the last {before - after:,} of {before:,} characters of the input were left out."
     )
-    return _prompt(question, engine, kept)
+    return question.prompt(lay_out, kept)
 
 
 def _as_json(installed: Installed, completion: str, finish: Finish, load_s: float) -> dict[str, object]:

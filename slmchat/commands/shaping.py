@@ -7,13 +7,14 @@ Refuses to know: how tokens are chosen, streams, retries' bookkeeping (run.py, b
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from slmchat.commands.answering import Answer
 from slmchat.commands.options import ShapeOptions
+from slmchat.conversation.messages import Message
 from slmchat.conversation.thinking import closing_of
 from slmchat.engine.api import Constraint, ConstraintKind, FinishReason, Limits, Part, Prompt
 from slmchat.engine.sampler import SamplerSettings
@@ -43,6 +44,12 @@ class Shape:
     def is_json(self) -> bool:
         """Whether the answer is JSON: `value` then gives what it says, else the text itself."""
         return self.constraint.kind in (ConstraintKind.JSON, ConstraintKind.SCHEMA)
+
+    def told(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages with the instruction behind the last one."""
+        *before, last = messages
+        text = f"{last.text}\n\n{self.instruction}" if self.instruction else last.text
+        return [*before, replace(last, text=text)]
 
     def value(self, text: str, reason: FinishReason) -> object:
         """The finished answer as a value. Raises `SlmError` (UNSATISFIED) when it is cut off or not right."""

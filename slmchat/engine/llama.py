@@ -12,9 +12,12 @@ from typing import Any
 
 from slmchat.engine import native
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
+from slmchat.engine.parallelism import KV_BYTES, plan_cells
+from slmchat.engine.pool import LlamaPool
 from slmchat.engine.session import LlamaSession
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
+from slmchat.hardware import memory
 
 
 class LlamaEngine:
@@ -41,11 +44,26 @@ class LlamaEngine:
         """A new, empty session; raises `SlmError` (NO_FIT) when its memory cannot be had."""
         return LlamaSession(self._api, self._model, self.vocabulary, settings)
 
+    def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> LlamaPool:
+        """Up to `parallel` completions at once; raises `SlmError` (NO_FIT) when their memory cannot be had."""
+        plan = plan_cells(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), memory.available().value)
+        return LlamaPool(self._api, self._model, self.vocabulary, settings, plan)
+
     def close(self) -> None:
         """Free the weights. Sessions must be closed before."""
         if self._model is not None:
             self._api.llama_model_free(self._model)
             self._model = None
+
+    def _cell_bytes(self, kv_type: str) -> float:
+        """Bytes that one token takes in the KV cache: keys and values of every layer (0 where there are none)."""
+        api, model = self._api, self._model
+        heads = max(1, api.llama_model_n_head(model))
+        plain = api.llama_model_n_embd(model) // heads
+        architecture = self.info.architecture
+        lengths = (self._metadata(f"{architecture}.attention.{kind}_length") for kind in ("key", "value"))
+        per_head = sum(int(length) if length.isdecimal() else plain for length in lengths)
+        return float(api.llama_model_n_layer(model) * api.llama_model_n_head_kv(model) * per_head * KV_BYTES[kv_type])
 
     def _metadata(self, key: str) -> str:
         buffer = ctypes.create_string_buffer(256)

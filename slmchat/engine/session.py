@@ -26,11 +26,10 @@ from slmchat.engine.api import (
     Usage,
 )
 from slmchat.engine.constraint import ConstrainedSampler, open_sampler
-from slmchat.engine.context import Context
+from slmchat.engine.context import Context, check_room
 from slmchat.engine.sampler import Sampler, SamplerSettings
 from slmchat.engine.text import CompletionText
 from slmchat.engine.vocabulary import Vocabulary
-from slmchat.errors import ExitCode, SlmError
 
 
 @dataclass(slots=True)
@@ -96,7 +95,7 @@ class LlamaSession:
     def _generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
         start = time.perf_counter()
         tokens = self._vocabulary.tokenize(prompt)
-        self._check_room(tokens)
+        check_room(len(tokens), self.n_ctx)
         cached = self._context.reuse(tokens)
         settings = sampler.with_seed()
         run = _Run(start, len(tokens), cached, settings.seed or 0)
@@ -154,13 +153,3 @@ class LlamaSession:
         if len(self._context.tokens) >= self.n_ctx:
             return FinishReason.CONTEXT
         return None
-
-    def _check_room(self, tokens: list[int]) -> None:
-        if not tokens:
-            raise SlmError("the prompt is empty.", exit_code=ExitCode.USAGE)
-        if len(tokens) >= self.n_ctx:
-            raise SlmError(
-                f"the prompt is {len(tokens):,} tokens and the context window holds {self.n_ctx:,}.",
-                hint="a larger window: --ctx N; or a shorter prompt",
-                exit_code=ExitCode.CONTEXT,
-            )
