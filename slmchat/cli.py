@@ -17,7 +17,15 @@ from typing import Annotated, Any
 import typer
 
 from slmchat import __version__, settings
-from slmchat.commands.options import BenchOptions, ChatOptions, GenerationOptions, GlobalOptions, PullOptions
+from slmchat.commands.options import (
+    BatchOptions,
+    BenchOptions,
+    ChatOptions,
+    GenerationOptions,
+    GlobalOptions,
+    PullOptions,
+    ShapeOptions,
+)
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.console import Console
 
@@ -98,7 +106,7 @@ def _takes(*records: type[Any]) -> Callable[[Callable[..., ExitCode]], Callable[
 
 def _seal_offline(context: typer.Context, resolved: settings.Settings) -> None:
     """`--offline` seals every command; those that always run sealed do it themselves, `privacy` tries it on a child."""
-    if context.info_name in ("run", "chat", "bench", "privacy"):
+    if context.info_name in ("run", "chat", "batch", "bench", "privacy"):
         return
     from slmchat.commands.opening import seal
 
@@ -172,8 +180,16 @@ def _pull(
     return errand(names, pull, settings, console)
 
 
-@app.command("run")
-@_takes(GenerationOptions)
+_RUN_EXAMPLES = """\b
+Examples:
+  slm run "Why is the sky blue?"
+  cat mail.txt | slm run --fields "name, age int, tags[]" "Who wrote this?"
+  slm run --regex "(yes|no)" -f report.txt "Is it finished?"
+"""
+
+
+@app.command("run", epilog=_RUN_EXAMPLES)
+@_takes(GenerationOptions, ShapeOptions)
 def _run(
     words: Annotated[
         list[str] | None,
@@ -184,13 +200,35 @@ def _run(
     ] = False,
     *,
     generation: GenerationOptions,
+    shape: ShapeOptions,
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
     """Answer one prompt on stdout."""
     from slmchat.commands.run import run as errand
 
-    return errand(words or [], generation, settings, console, is_json=json)
+    return errand(words or [], generation, shape, settings, console, is_json=json)
+
+
+@app.command("batch")
+@_takes(BatchOptions, GenerationOptions)
+def _batch(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PROMPT]...", help="The instruction for every input; {} or {field} says where the input goes."
+        ),
+    ] = None,
+    *,
+    batch: BatchOptions,
+    generation: GenerationOptions,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Answer many inputs with one model load, each with a line of JSON."""
+    from slmchat.commands.batch import batch as errand
+
+    return errand(words or [], batch, generation, settings, console)
 
 
 @app.command("chat")

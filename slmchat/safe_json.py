@@ -11,8 +11,11 @@ import unicodedata
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
-def encode(value: object) -> str:
-    """`value` as indented JSON with a line break at the end; what JSON does not know is written as its text."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
+def encode(value: object, indent: int | None = 2) -> str:
+    """`value` as JSON with a line break at the end, on one line without `indent`.
+
+    What JSON does not know is written as its text.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str) + "\n"
     hidden = {char for char in set(text) - {"\n"} if unicodedata.category(char) in _HIDDEN}
     return text.translate({ord(char): json.dumps(char)[1:-1] if char != "\x7f" else "\\u007f" for char in hidden})

@@ -1,13 +1,15 @@
 """An engine without weights: it implements the public Protocols and says what it was told to say."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from slmchat.engine.api import (
     Chunk,
+    Done,
     Event,
     Finish,
     FinishReason,
+    Job,
     Limits,
     ModelInfo,
     Prefill,
@@ -17,6 +19,7 @@ from slmchat.engine.api import (
     Usage,
 )
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.errors import SlmError
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -34,6 +37,10 @@ class FakeEngine:
     prompts: list[str] = field(default_factory=list)
     is_closed: bool = False
     kept: list[str] = field(default_factory=list)
+    # what a pool says to a prompt, and in which order it is done with the jobs that it holds
+    answer: Callable[[str], str | SlmError] = lambda prompt: "yes"
+    n_held: int = 1
+    pick: Callable[[int], int] = lambda n_held: 0
 
     @property
     def info(self) -> ModelInfo:
@@ -44,6 +51,9 @@ class FakeEngine:
 
     def open_session(self, settings: SessionSettings) -> "FakeSession":
         return FakeSession(self, settings)
+
+    def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> "FakePool":
+        return FakePool(self, settings)
 
     def close(self) -> None:
         self.is_closed = True
@@ -89,6 +99,45 @@ class FakeSession:
 
     def keep(self, owner: str, *, is_resting: bool = False) -> None:
         self.engine.kept.append(owner)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class FakePool:
+    """Holds up to `n_held` jobs and is done with them in the order of `pick`."""
+
+    engine: FakeEngine
+    settings: SessionSettings
+    is_cancelled: bool = False
+    most_held: int = 0
+    report: str = "fake"
+
+    def run(self, jobs: Iterator[Job | Done]) -> Iterator[Done]:
+        self.is_cancelled = False
+        return self._run(jobs)
+
+    def _run(self, jobs: Iterator[Job | Done]) -> Iterator[Done]:
+        held: list[Job | Done] = []
+        while not self.is_cancelled:
+            while len(held) < self.engine.n_held and (job := next(jobs, None)) is not None:
+                held.append(job)
+            if not held:
+                return
+            job = held.pop(self.engine.pick(len(held)))
+            yield job if isinstance(job, Done) else self._done(job)
+
+    def _done(self, job: Job) -> Done:
+        prompt = "".join(part.text for part in job.prompt.parts)
+        said = self.engine.answer(prompt)
+        if isinstance(said, SlmError):
+            return Done(job.id, error=said)
+        usage = Usage(len(prompt), 0, len(said.split()))
+        return Done(job.id, said, Finish(FinishReason.STOP, usage, Timings(0.1, 0.1, 0.1), job.sampler.seed or 1, ()))
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
 
     def close(self) -> None:
         pass

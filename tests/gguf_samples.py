@@ -128,6 +128,60 @@ def write_tiny_llama(
     return _finish(writer, path)
 
 
+def write_tiny_gemma3(path: Path, *, window: int = 16, seed: int = 0, context_length: int = 512) -> Path:
+    """A Gemma 3 in small: every second layer sees only the last `window` tokens."""
+    writer = GGUFWriter(path, "gemma3")
+    _add_facts(writer, "Tiny Gemma 3", context_length, kv_heads=HEADS // 2)
+    writer.add_key_length(EMBEDDING // HEADS)
+    writer.add_value_length(EMBEDDING // HEADS)
+    writer.add_sliding_window(window)
+    writer.add_array("gemma3.attention.sliding_window_pattern", [block % 2 == 0 for block in range(BLOCKS)])
+    tokens, scores, types = _spm_vocabulary(())
+    _add_spm(writer, tokens, scores, types, eos=tokens.index("</s>"))
+    weights = _Weights(writer, seed)
+    weights.outside(types)
+    head = EMBEDDING // HEADS
+    for block in range(BLOCKS):
+        weights.matrix(f"blk.{block}.attn_q.weight", EMBEDDING, EMBEDDING)
+        weights.matrix(f"blk.{block}.attn_k.weight", HEADS // 2 * head, EMBEDDING)
+        weights.matrix(f"blk.{block}.attn_v.weight", HEADS // 2 * head, EMBEDDING)
+        weights.matrix(f"blk.{block}.ffn_gate.weight", FEED_FORWARD, EMBEDDING)
+        weights.matrix(f"blk.{block}.ffn_up.weight", FEED_FORWARD, EMBEDDING)
+        weights.rest_of_block(block)
+        weights.norm(f"blk.{block}.post_attention_norm.weight")
+        weights.norm(f"blk.{block}.post_ffw_norm.weight")
+        weights.norm(f"blk.{block}.attn_q_norm.weight", head)
+        weights.norm(f"blk.{block}.attn_k_norm.weight", head)
+    return _finish(writer, path)
+
+
+def write_tiny_mamba(path: Path, *, seed: int = 0, context_length: int = 512) -> Path:
+    """A Mamba in small: a recurrent state instead of a KV cache."""
+    kernel, inner, state, rank = 4, 2 * EMBEDDING, 8, 4
+    writer = GGUFWriter(path, "mamba")
+    _add_facts(writer, "Tiny Mamba", context_length, kv_heads=0)
+    writer.add_ssm_conv_kernel(kernel)
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(state)
+    writer.add_ssm_time_step_rank(rank)
+    tokens, scores, types = _spm_vocabulary(())
+    _add_spm(writer, tokens, scores, types, eos=tokens.index("</s>"))
+    weights = _Weights(writer, seed)
+    weights.outside(types)
+    for block in range(BLOCKS):
+        weights.norm(f"blk.{block}.attn_norm.weight")
+        weights.matrix(f"blk.{block}.ssm_in.weight", 2 * inner, EMBEDDING)
+        weights.floats(f"blk.{block}.ssm_conv1d.weight", inner, kernel)
+        weights.floats(f"blk.{block}.ssm_conv1d.bias", inner)
+        weights.matrix(f"blk.{block}.ssm_x.weight", rank + 2 * state, inner)
+        weights.matrix(f"blk.{block}.ssm_dt.weight", inner, rank)
+        weights.floats(f"blk.{block}.ssm_dt.bias", inner)
+        writer.add_tensor(f"blk.{block}.ssm_a", -np.ones((inner, state), dtype=np.float32))  # it must forget
+        weights.norm(f"blk.{block}.ssm_d", inner)
+        weights.matrix(f"blk.{block}.ssm_out.weight", EMBEDDING, inner)
+    return _finish(writer, path)
+
+
 class _Weights:
     """Random matrices in F16, norms of ones in F32."""
 
@@ -138,8 +192,11 @@ class _Weights:
     def matrix(self, name: str, rows: int, columns: int) -> None:
         self.writer.add_tensor(name, self.random.normal(0, 0.2, (rows, columns)).astype(np.float16))
 
-    def norm(self, name: str) -> None:
-        self.writer.add_tensor(name, np.ones(EMBEDDING, dtype=np.float32))
+    def floats(self, name: str, *shape: int) -> None:
+        self.writer.add_tensor(name, self.random.normal(0, 0.2, shape).astype(np.float32))
+
+    def norm(self, name: str, length: int = EMBEDDING) -> None:
+        self.writer.add_tensor(name, np.ones(length, dtype=np.float32))
 
     def outside(self, types: Sequence[TokenType]) -> None:
         """Embedding and output. Control and byte tokens have zero rows, logit 0: greedy never picks one of them."""

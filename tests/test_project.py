@@ -29,11 +29,12 @@ DOORS = {
     "tomlkit": {"catalog/user_file.py"},
     "typer": {"cli.py"},
     "PIL": {"conversation/pictures.py"},
+    "fastjsonschema": {"schemas/check.py"},
     "jinja2": {"conversation/template.py", "conversation/template_sandbox.py"},
 }
 # A room imports from itself and from what stands here for it. Records are what siblings meet through.
 GROUND = {"errors", "settings", "ranges", "personas", "private_files", "hardware", "redaction"}
-GROUND |= {"safe_json"}
+GROUND |= {"safe_json", "schemas"}
 RECORDS = ("slmchat.engine.api", "slmchat.engine.sampler")
 FLOORS: dict[str, set[str]] = {
     **{room: GROUND for room in (*GROUND, "engine", "catalog", "privacy", "terminal", "conversation")},

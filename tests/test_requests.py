@@ -136,6 +136,7 @@ QUIET = (
     (3, "run", "-m", "hf:owner/repo", "hello"),
     (2, "chat", "TINY"),
     (0, "bench", "TINY", "--repeat", "1", "--json"),
+    (0, "batch", "-m", "TINY", "-n", "3", "What is it?"),
     (0, "pull", "TINY"),
     (5, "pull", "smollm2:135m", "--offline"),
     (5, "pull", "hf:owner/repo", "--offline"),

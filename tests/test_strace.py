@@ -92,6 +92,36 @@ def test_a_run_makes_no_socket_and_starts_no_program(
     assert _reaching(calls) == []
 
 
+def test_a_batch_makes_no_socket_and_starts_no_program(home: Path, tiny: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    done = subprocess.run(
+        [
+            *_strace(log),
+            sys.executable,
+            "-m",
+            "slmchat",
+            "batch",
+            "-m",
+            str(tiny),
+            "-n",
+            "5",
+            "-o",
+            str(tmp_path / "o"),
+        ],
+        input="a word\nand another one\n",
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "o").read_text().splitlines()) == 2
+    calls = _succeeded(log)
+    assert len(_programs(calls)) == 1
+    assert _reaching(calls) == []
+
+
 def test_a_chat_makes_no_socket_and_starts_no_program(home: Path, tiny: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     program = (*_strace(log), sys.executable, "-m", "slmchat")

@@ -14,7 +14,8 @@ from slmchat.catalog.records import Installed
 from slmchat.commands import opening, picture_files
 from slmchat.commands.answering import Answer, View, describe
 from slmchat.commands.options import ChatOptions, GenerationOptions
-from slmchat.commands.run import overflow_choice, read_text, system_text
+from slmchat.commands.question import read_text, system_text
+from slmchat.commands.run import overflow_choice
 from slmchat.commands.talk import Overflow, Talk
 from slmchat.conversation import pictures
 from slmchat.conversation.archive import Archive

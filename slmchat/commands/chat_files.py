@@ -8,7 +8,7 @@ import glob
 import os
 from pathlib import Path
 
-from slmchat.commands.run import read_text
+from slmchat.commands.question import read_text
 from slmchat.conversation import exchange, pictures
 from slmchat.conversation.archive_search import Hit
 from slmchat.conversation.attachments import Attachment

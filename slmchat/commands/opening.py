@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
+from typing import Protocol, TypeVar
 
 from slmchat.catalog import registry, suspects
 from slmchat.catalog.library import Library
@@ -20,7 +21,7 @@ from slmchat.commands.fitting import Opening
 from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import thinking
 from slmchat.conversation.messages import Message, Role
-from slmchat.engine.api import Chunk, Engine, Event, Finish, Limits, Session, SessionSettings
+from slmchat.engine.api import Done, Engine, Event, Limits, Prefill, SessionSettings
 from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
@@ -31,9 +32,7 @@ from slmchat.personas import load as load_personas
 from slmchat.settings import KV_TYPES, SPECULATION, Settings
 from slmchat.terminal.console import Console
 
-# Stands for another question or input in prompts that are only compared with the one that was given, to see what they
-# share. No text begins with it, so that it shares nothing itself.
-OTHER = "\u00b6"
+Record = TypeVar("Record", Event, Done)
 
 
 def seal(settings: Settings) -> None:
@@ -285,11 +284,12 @@ class Loading:
             if mark is not None:
                 mark.clear()
 
-    def tried(self, events: Iterator[Event]) -> Iterator[Event]:
-        """The events of a generation; up to the first token of this model they are on trial."""
+    def tried(self, events: Iterator[Record]) -> Iterator[Record]:
+        """The events of a generation, or what a pool has done; up to the first token of this model it is on trial."""
         with self.on_trial():
             for event in events:
-                if isinstance(event, Chunk | Finish):
+                is_failure = isinstance(event, Done) and event.error is not None
+                if not isinstance(event, Prefill) and not is_failure:
                     self._mark = None  # `on_trial` takes it away
                     break
                 yield event
@@ -361,8 +361,14 @@ def window(loading: Loading, wanted: int | None, options: GenerationOptions, *, 
     raise fitting.refusal("this model", told)
 
 
+class Cancellable(Protocol):
+    """What Ctrl-C may end: a session, a pool, or what stands for one."""
+
+    def cancel(self) -> None: ...
+
+
 @contextlib.contextmanager
-def cancelled_by_ctrl_c(session: Session) -> Iterator[None]:
+def cancelled_by_ctrl_c(session: Cancellable) -> Iterator[None]:
     """While this lasts, Ctrl-C ends the generation and keeps what came; a second one is a KeyboardInterrupt."""
 
     def cancel(_number: int, _frame: FrameType | None) -> None:

@@ -35,7 +35,7 @@ class GlobalOptions:
 
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
-    """What `run` and `chat` share. None means: not given."""
+    """What `run`, `chat` and `batch` share. None means: not given."""
 
     model: str | None = option(
         "-m", "--model", help="Model: a name of the catalog, hf:OWNER/REPO or a .gguf file.", metavar="NAME"
@@ -153,3 +153,41 @@ class BenchOptions:
     gpu_layers: str | None = _same("gpu_layers")
     kv_type: str | None = _same("kv_type")
     json: bool = option("--json", help="JSON on stdout.", default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeOptions:
+    """What the answer has to look like; `run` and `batch` share it. At most one of them."""
+
+    json_output: bool = option("--json-output", help="The answer is JSON: an object or an array.", default=False)
+    schema: str | None = option(
+        "--schema", help="The answer is JSON of this JSON Schema: a file, - (stdin) or the schema.", metavar="SCHEMA"
+    )
+    fields: str | None = option(
+        "--fields", help='A schema in short: "name, age int, tags[], mood enum(good|bad)?".', metavar="FIELDS"
+    )
+    grammar: str | None = option("--grammar", help="The answer follows the GBNF grammar in FILE.", metavar="FILE")
+    regex: str | None = option("--regex", help="The answer matches PATTERN as a whole.", metavar="PATTERN")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """The options of `slm batch` alone."""
+
+    format: str | None = option(
+        "--format",
+        help="What the input is: lines, jsonl or csv (with a header); without it slm looks at the first line.",
+        metavar="lines|jsonl|csv",
+    )
+    input_field: str | None = option(
+        "--input-field", help="The field of a JSON or CSV row that is the input.", metavar="NAME"
+    )
+    no_echo: bool = option("--no-echo", help="Leave the input out of the records.", default=False)
+    parallel: str | None = option(
+        "--parallel", help="Rows worked on at once: auto, or a number.", metavar="auto|N", default="auto"
+    )
+    output: str | None = option("-o", "--output", help="Write the records to FILE.", metavar="FILE")
+    force: bool = option("--force", help="Overwrite FILE.", default=False)
+    resume: str | None = option(
+        "--resume", help="Go on with FILE: what it has is not done again, the rest is appended.", metavar="FILE"
+    )

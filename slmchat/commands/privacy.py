@@ -33,6 +33,7 @@ COMMANDS = (
     Reach("run", _NOTHING, True),
     Reach("chat", _NOTHING, True),
     Reach("bench", _NOTHING, True),
+    Reach("batch", _NOTHING, True),
     Reach("list", _NOTHING, False),
     Reach("show", _NOTHING, False),
     Reach("add", _NOTHING, False),

@@ -4,23 +4,19 @@ The story: read the prompt while the model loads, lay it out through the chat te
 size that it needs, show what comes, and leave with an exit code that a script can trust.
 """
 
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
-from slmchat.commands import answering, opening, picture_files
-from slmchat.commands.options import GenerationOptions
-from slmchat.conversation import pictures, window
-from slmchat.conversation.attachments import Attachment, compose, trim
-from slmchat.conversation.messages import Message, Role
-from slmchat.conversation.pictures import Picture
-from slmchat.conversation.template import ChatTemplate, raw_prompt
+from slmchat.commands import answering, opening, picture_files, shaping
+from slmchat.commands.options import GenerationOptions, ShapeOptions
+from slmchat.commands.question import Question, head_messages, layout, read_inputs
+from slmchat.conversation import window
 from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Engine, Finish, FinishReason, Prompt
+from slmchat.engine.api import Engine, Finish, FinishReason, Limits, Prompt, Session
+from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
@@ -32,61 +28,112 @@ _CTX_STEP = 256
 
 
 def run(
-    words: Sequence[str], options: GenerationOptions, settings: Settings, console: Console, *, is_json: bool
+    words: Sequence[str],
+    options: GenerationOptions,
+    shape_options: ShapeOptions,
+    settings: Settings,
+    console: Console,
+    *,
+    is_json: bool,
 ) -> ExitCode:
     """Answer one prompt. Raises `SlmError`; the exit code tells how the completion ended."""
     start = time.perf_counter()
     on_overflow = overflow_choice(options)
     options = opening.with_persona(options, settings)
     opening.seal(settings)
+    shape = shaping.shape_of(shape_options, is_stdin_taken="-" in options.files)
     installed = picture_files.with_projector(opening.find(options.model, settings, console), options.mmproj)
     sampler = opening.sampler_settings(installed, settings, options)
     draft = opening.draft_model(options, settings, console)
     loading = opening.start_loading(installed, options, settings)
-    attachments, shown = _inputs(options, console)
+    attachments, shown = read_inputs(options, console)
     if shown:
         picture_files.check_sees(installed, settings)
-    question = _Question(" ".join(words), attachments, _head(options, settings), options.raw, shown)
+    question = Question(" ".join(words), attachments, head_messages(options, settings), shown)
     engine = loading.engine()
     opening.report_native_log(console)
-    prompt = _prompt(question, engine)
+    lay_out = layout(engine, is_raw=options.raw, shape=shape)
+    prompt = question.prompt(lay_out)
     with loading.on_trial():  # the first picture opens the projector
         for line in picture_files.describe(shown, engine):
             console.note(line)
         n_prompt = engine.count(prompt)
-    wanted = _window(n_prompt, engine, options, settings)
+    room = shaping.room_for(options.max_tokens) if shape else options.max_tokens or _COMPLETION_ROOM
+    wanted = _window(n_prompt, room, engine, options, settings)
     n_ctx = opening.window(loading, wanted, options, least=None if options.ctx else n_prompt + 1) or wanted
     if not window.fits(n_prompt, n_ctx):
         if on_overflow == "fail":
             raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)
-        prompt = _trimmed(question, engine, n_ctx, n_prompt, console)
+        prompt = question.trimmed(lay_out, engine, n_ctx, console)
     made = opening.session_settings(options, settings, n_ctx, opening.kv_store(settings), draft)
     with loading.on_trial():
-        session = engine.open_session(replace(made, goes_back=False))
+        session = engine.open_session(replace(made, goes_back=shape is not None))
     load_s = time.perf_counter() - start
     console.detail(f"context window: {n_ctx:,} tokens; loaded after {load_s:.2f} s")
+    asking = _Asking(session, prompt, options, loading, console, is_shaped=shape is not None, is_json=is_json)
     limits = opening.limits(options)
-    # before the handler: what it cancels must have begun
-    events = loading.tried(session.generate(prompt, sampler, limits))
-    with opening.cancelled_by_ctrl_c(session):
-        answer = answering.follow(
-            events,
-            PlainView(console, is_silent=is_json),
-            sanitizer=None if options.raw_output else console.sanitizer(),
-            keeps_space=options.raw,
-            is_thinking=opens_thinking(prompt.parts[-1].text),
-        )
+    value: object = None
+    if shape is None:
+        answer = asking.once(sampler, limits)
+    else:
+        answer, value = shaping.satisfied(shape, sampler, limits, asking.once, on_retry=asking.warn)
     assert answer.finish is not None
     if is_json:
-        console.print_json(_as_json(installed, answer.text, answer.finish, load_s))
-    elif not answer.text.endswith("\n"):
-        console.write("\n")
+        shaped = {"value": value} if shape else {}
+        console.print_json({**_as_json(installed, answer.text, answer.finish, load_s), **shaped})
+    elif asking.is_shown or answer.finish.reason is not FinishReason.INTERRUPTED:  # half a value is none
+        console.write("" if asking.is_shown else answer.text)
+        console.write("" if answer.text.endswith("\n") else "\n")
     console.detail(answering.describe(answer.finish))
     if not settings.is_private:
         Library(settings.paths).remember(installed.key)
     session.close()
     engine.close()
     return _exit_code(answer.finish.reason, console, n_ctx)
+
+
+class _Asking:
+    """One prompt, asked as often as it takes.
+
+    A shaped answer is shown while it comes only on a terminal: what reads a pipe gets it whole and right, or nothing.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        prompt: Prompt,
+        options: GenerationOptions,
+        loading: opening.Loading,
+        console: Console,
+        *,
+        is_shaped: bool,
+        is_json: bool,
+    ) -> None:
+        self._session = session
+        self._prompt = prompt
+        self._options = options
+        self._loading = loading
+        self._console = console
+        self._is_shaped = is_shaped
+        self.is_shown = not is_json and (not is_shaped or console.stdout.isatty())
+
+    def once(self, sampler: SamplerSettings, limits: Limits) -> answering.Answer:
+        """One generation, followed to its end."""
+        # before the handler: what it cancels must have begun
+        events = self._loading.tried(self._session.generate(self._prompt, sampler, limits))
+        with opening.cancelled_by_ctrl_c(self._session):
+            return answering.follow(
+                events,
+                PlainView(self._console, is_silent=not self.is_shown),
+                sanitizer=None if self._options.raw_output else self._console.sanitizer(),
+                keeps_space=self._options.raw or self._is_shaped,
+                is_thinking=opens_thinking(self._prompt.parts[-1].text),
+            )
+
+    def warn(self, error: SlmError) -> None:
+        """The first answer is not of the shape; there will be a second one."""
+        self._console.write("\n" if self.is_shown else "")
+        self._console.warn(f"{error.message.rstrip('.')}; trying once more, with more room.")
 
 
 def overflow_choice(options: GenerationOptions) -> str:
@@ -98,132 +145,12 @@ def overflow_choice(options: GenerationOptions) -> str:
     return options.on_overflow or "fail"
 
 
-class _Question:
-    """What was asked, before it becomes a prompt."""
-
-    def __init__(
-        self,
-        instruction: str,
-        attachments: list[Attachment],
-        head: list[Message],
-        is_raw: bool,
-        shown: Sequence[Picture] = (),
-    ) -> None:
-        """`head`: the system message and the examples of a persona, which stand before the question."""
-        self.instruction = instruction
-        self.attachments = attachments
-        self.head = head
-        self.is_raw = is_raw
-        self.pictures = tuple(shown)
-        if not self.text(attachments).strip():
-            raise SlmError(
-                "the prompt is empty.",
-                hint='slm run -f PICTURE "What does it show?"'
-                if shown
-                else 'slm run "Why is the sky blue?", or pipe text into it',
-                exit_code=ExitCode.USAGE,
-            )
-
-    def text(self, attachments: Sequence[Attachment]) -> str:
-        return compose(self.instruction, attachments)
-
-
-def _inputs(options: GenerationOptions, console: Console) -> tuple[list[Attachment], list[Picture]]:
-    """Files in the order given, then what is piped in. Standard input is read once, and only when it is no terminal."""
-    found: list[Attachment] = []
-    shown: list[Picture] = []
-    is_stdin_read = False
-    for name in options.files:
-        path = Path(name).expanduser()
-        if name == "-":
-            is_stdin_read = True
-            _take_piped(found, shown, is_named=True)
-        elif pictures.is_picture(path):
-            shown.append(pictures.read(path))
-        else:
-            found.append(Attachment(read_text(name), path.name))
-    if not is_stdin_read and not console.stdin.isatty():
-        _take_piped(found, shown, is_named=False)
-    return found, shown
-
-
-def _take_piped(found: list[Attachment], shown: list[Picture], *, is_named: bool) -> None:
-    """Standard input, a picture or text. `is_named`: asked for with `-f -`, so that it counts even when it is empty."""
-    data = sys.stdin.buffer.read()
-    if pictures.looks_like_picture(data):
-        shown.append(Picture.of("standard input", pictures.decode(data, "standard input")))
-        return
-    text = _decoded(data, "standard input")
-    if is_named or text.strip():
-        found.append(Attachment(text))
-
-
-def _head(options: GenerationOptions, settings: Settings) -> list[Message]:
-    system = system_text(options.system)
-    examples = opening.example_messages(opening.persona_of(options, settings))
-    return [*([Message(Role.SYSTEM, system)] if system else []), *examples]
-
-
-def read_text(name: str) -> str:
-    """A text file of the user's; `SlmError` (USAGE) when it cannot be read as one."""
-    try:
-        return _decoded(Path(name).expanduser().read_bytes(), name)
-    except OSError as error:
-        raise SlmError(f"{name} cannot be read: {error.strerror}.", exit_code=ExitCode.USAGE) from error
-
-
-def system_text(given: str | None) -> str | None:
-    """The system message of `-s`: the text itself, or what @FILE holds."""
-    return read_text(given[1:]).strip() if given and given.startswith("@") and len(given) > 1 else given
-
-
-def _decoded(data: bytes, what: str) -> str:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SlmError(
-            f"{what} is not UTF-8 text (byte 0x{data[error.start]:02x} at position {error.start:,}).",
-            hint="convert it first, for example: iconv -f latin1 -t utf-8",
-            exit_code=ExitCode.USAGE,
-        ) from error
-    if "\0" in text:
-        raise SlmError(f"{what} is a binary file, not text.", exit_code=ExitCode.USAGE)
-    return text.replace("\r\n", "\n")
-
-
-def _prompt(question: _Question, engine: Engine, attachments: Sequence[Attachment] | None = None) -> Prompt:
-    attachments = question.attachments if attachments is None else attachments
-    prompt = _rendered(question, engine, question.text(attachments))
-    others = _alike(question.instruction, attachments, has_head=bool(question.head))
-    return replace(prompt, alike=tuple(_rendered(question, engine, text) for text in others))
-
-
-def _rendered(question: _Question, engine: Engine, text: str) -> Prompt:
-    if question.is_raw:
-        whole = "\n\n".join([*(message.text for message in question.head), text])
-        return raw_prompt([Message(Role.USER, whole, pictures=question.pictures)])
-    info = engine.info
-    template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
-    return template.render([*question.head, Message(Role.USER, text, pictures=question.pictures)])
-
-
-def _alike(instruction: str, attachments: Sequence[Attachment], *, has_head: bool) -> Iterator[str]:
-    """What may be asked next: something else of the same system message, another question about the same input, the
-    same about another input."""
-    if has_head:
-        yield opening.OTHER
-    if attachments and "{}" in instruction:
-        yield compose(instruction, [Attachment(opening.OTHER)])
-    elif attachments and instruction:
-        yield compose(opening.OTHER, attachments)
-
-
-def _window(n_prompt: int, engine: Engine, options: GenerationOptions, settings: Settings) -> int:
+def _window(n_prompt: int, room: int, engine: Engine, options: GenerationOptions, settings: Settings) -> int:
     """A context window of the size asked for, else just large enough for this prompt and its completion."""
     asked = options.ctx or settings.n_ctx
     if asked:
         return asked
-    needed = n_prompt + max(options.max_tokens or _COMPLETION_ROOM, window.MIN_COMPLETION_TOKENS)
+    needed = n_prompt + max(room, window.MIN_COMPLETION_TOKENS)
     return min(engine.info.trained_context_length, -(-needed // _CTX_STEP) * _CTX_STEP)
 
 
@@ -235,28 +162,6 @@ def _too_long(n_prompt: int, n_ctx: int, n_trained: int) -> SlmError:
         hint=f"{larger or 'a shorter input'}; or leave out the end of the input: --on-overflow trim",
         exit_code=ExitCode.CONTEXT,
     )
-
-
-def _trimmed(question: _Question, engine: Engine, n_ctx: int, n_prompt: int, console: Console) -> Prompt:
-    """The prompt with the end of the longest input cut off; says what was cut."""
-
-    def fits(attachments: Sequence[Attachment]) -> bool:
-        return window.fits(engine.count(_prompt(question, engine, attachments)), n_ctx)
-
-    kept = trim(question.attachments, fits)
-    if kept is None:
-        raise SlmError(
-            f"the prompt is {n_prompt:,} tokens, the context window holds {n_ctx:,}, and there is no input to trim.",
-            hint="a larger window: --ctx N, or a shorter prompt",
-            exit_code=ExitCode.CONTEXT,
-        )
-    before = sum(len(item.text) for item in question.attachments)
-    after = sum(len(item.text) for item in kept)
-    console.warn(
-        f"the prompt is {n_prompt:,} tokens and the context window holds {n_ctx:,}: "
-        f"the last {before - after:,} of {before:,} characters of the input were left out."
-    )
-    return _prompt(question, engine, kept)
 
 
 def _as_json(installed: Installed, completion: str, finish: Finish, load_s: float) -> dict[str, object]:

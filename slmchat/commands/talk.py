@@ -18,6 +18,7 @@ from slmchat.catalog.records import Installed
 from slmchat.commands import answering, opening, picture_files
 from slmchat.commands.answering import Answer, View
 from slmchat.commands.options import GenerationOptions
+from slmchat.commands.question import OTHER
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose
 from slmchat.conversation.messages import Conversation, Message, Node, Role, title_of
@@ -291,7 +292,7 @@ class Talk:
         said = self.messages()
         if len(self.conversation.visible()) > 1 or len(said) < 2:
             return prompt
-        return replace(prompt, alike=(self.prompt([*said[:-1], Message(Role.USER, opening.OTHER)]),))
+        return replace(prompt, alike=(self.prompt([*said[:-1], Message(Role.USER, OTHER)]),))
 
     def _follow(
         self, events: Iterator[Event], prompt: Prompt, growing: "_Growing", *, goes_on: bool = False

@@ -193,6 +193,14 @@ def opens_thinking(prompt_tail: str) -> bool:
     return prompt_tail.rstrip().endswith(openings)
 
 
+def closing_of(prompt_tail: str) -> str | None:
+    """What closes the thought that a prompt ending like this has begun; None when it has begun none."""
+    tail = prompt_tail.rstrip()
+    return next(
+        (marks.closings[0] for marks in _FAMILIES if marks.closings != ("",) and tail.endswith(marks.openings)), None
+    )
+
+
 def without_thinking(text: str) -> str:
     """The answer alone, from an assistant's message that may still hold the thought (imported conversations).
 

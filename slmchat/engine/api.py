@@ -1,8 +1,9 @@
 """What an engine is: two Protocols and the small records that pass through them.
 
 An `Engine` is a loaded model; a `Session` is one mutable inference timeline on it (one KV cache with its tokens).
-`Session.generate` is one generator: `Prefill`* -> `Chunk`* -> `Finish`. Local, remote and fake engines emit the same
-records, and `run`, `chat` and `batch` are loops over them.
+`Session.generate` is one generator: `Prefill`* -> `Chunk`* -> `Finish`. A `Pool` works on many prompts at once:
+`Job`s in, `Done`s out. Local, remote and fake engines emit the same records, and `run`, `chat` and `batch` are loops
+over them.
 
 Knows: prompts as parts with their provenance, limits, progress, chunks, why a generation ended.
 Refuses to know: conversations, terminals, model names, llama.cpp. Imports nothing heavy.
@@ -17,6 +18,7 @@ from typing import Protocol
 
 from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.errors import SlmError
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +70,36 @@ class Prompt:
     alike: "tuple[Prompt, ...]" = ()
 
 
+class ConstraintKind(StrEnum):
+    """In which language the text of a `Constraint` is written."""
+
+    JSON = "json"  # any JSON object or array; the text is empty
+    SCHEMA = "schema"  # JSON Schema
+    GRAMMAR = "grammar"  # GBNF (llama.cpp, grammars/README.md), beginning at `root`
+    REGEX = "regex"  # a regular expression that the whole completion matches
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What a completion has to look like. The session lets the model choose only tokens that keep to it."""
+
+    kind: ConstraintKind
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Where a generation ends, besides the model's own end-of-generation tokens.
 
     `max_tokens` None means: until the context window is full. `stop` sequences are not part of the completion.
     `shown`: spellings of control tokens that are text of the completion all the same (marks around a thought); every
-    other control token stands for no text.
+    other control token stands for no text. `constraint`: what the completion has to look like, from its first token on.
     """
 
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
+    constraint: Constraint | None = None
 
 
 class FinishReason(StrEnum):
@@ -184,6 +204,26 @@ class SessionSettings:
     draft_model: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One of many completions. `id` is the caller's own and comes back in `Done`."""
+
+    id: int
+    prompt: Prompt
+    sampler: SamplerSettings
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The whole text of a job and how it ended, or the error that it ended with (then `finish` is None)."""
+
+    id: int
+    text: str = ""
+    finish: Finish | None = None
+    error: SlmError | None = None
+
+
 class Session(Protocol):
     """One inference timeline: a KV cache and the tokens in it. Not for two threads at once, except `cancel`."""
 
@@ -214,6 +254,32 @@ class Session(Protocol):
     def close(self) -> None: ...
 
 
+class Pool(Protocol):
+    """Many completions at once on one model. Not for two threads at once, except `cancel`."""
+
+    @property
+    def report(self) -> str:
+        """One line about how it works now (how many at once and why), for `-v`."""
+        ...
+
+    def run(self, jobs: Iterator[Job | Done]) -> Iterator[Done]:
+        """Work on the jobs; each comes out as soon as it is done, in no particular order.
+
+        Jobs are taken as there is room for them, never all at once, and on another thread: an iterator that waits for
+        its next job holds up nothing that has begun. A `Done` among the jobs (something that failed before it could
+        become one) comes out as it is. A job that fails is a `Done` with an error. When the caller does not ask for
+        the next record, no work is done. A `cancel` counts from this call on.
+        Raises what the iterator raises, and `SlmError` (BUG) when the engine itself fails.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """End `run` soon, without the jobs that are not done; from any thread or signal handler."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Engine(Protocol):
     """A loaded model."""
 
@@ -226,6 +292,13 @@ class Engine(Protocol):
 
     def open_session(self, settings: SessionSettings) -> Session:
         """A new, empty session. Raises `SlmError` (NO_FIT) when its memory cannot be had."""
+        ...
+
+    def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> Pool:
+        """A pool for up to `parallel` jobs at once; None: as many as memory allows and measured speed rewards.
+
+        `settings.n_ctx` is the context window of each job. Raises `SlmError` (NO_FIT) as `open_session`.
+        """
         ...
 
     def close(self) -> None: ...

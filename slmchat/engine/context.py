@@ -28,8 +28,8 @@ from slmchat.errors import ExitCode, SlmError
 BATCH_TOKENS = 512
 
 # llama_decode: 0 done, 1 no place in the KV cache, 2 aborted by the callback, below 0 an error (llama.h)
-_DECODE_NO_PLACE = 1
-_DECODE_ABORTED = 2
+DECODE_NO_PLACE = 1
+DECODE_ABORTED = 2
 
 _SEQUENCE = 0
 
@@ -68,7 +68,7 @@ class Context:
         # a recurrent or hybrid model cannot take tokens back
         self.can_take_back = not (api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
         native.clear_log()
-        self.handle = api.llama_init_from_model(model, _params(api, settings))
+        self.handle = api.llama_init_from_model(model, context_params(api, settings))
         if not self.handle:
             raise SlmError(
                 f"a context window of {settings.n_ctx:,} tokens does not fit into the memory of this device.",
@@ -279,19 +279,36 @@ class Context:
             return
         if not self._remove_from(len(self.tokens)):
             self.forget()
-        if status == _DECODE_ABORTED:
+        if status == DECODE_ABORTED:
             return
-        if status == _DECODE_NO_PLACE:
+        if status == DECODE_NO_PLACE:
             raise SlmError(
                 f"the context window of {self.n_ctx:,} tokens is full.",
                 hint="a larger window: --ctx N",
                 exit_code=ExitCode.CONTEXT,
             )
-        said = next(iter(reversed(native.log_lines())), "no reason given")
-        raise SlmError(f"llama.cpp failed while computing (status {status}): {said}.", exit_code=ExitCode.BUG)
+        raise decode_failed(status)
 
 
-def _params(api: ModuleType, settings: SessionSettings) -> Any:
+def check_room(n_tokens: int, n_ctx: int) -> None:
+    """Raises `SlmError` when a prompt of this many tokens leaves no room for a completion: CONTEXT, USAGE if empty."""
+    if not n_tokens:
+        raise SlmError("the prompt is empty.", exit_code=ExitCode.USAGE)
+    if n_tokens >= n_ctx:
+        raise SlmError(
+            f"the prompt is {n_tokens:,} tokens and the context window holds {n_ctx:,}.",
+            hint="a larger window: --ctx N; or a shorter prompt",
+            exit_code=ExitCode.CONTEXT,
+        )
+
+
+def decode_failed(status: int) -> SlmError:
+    """The sentence for a llama_decode that answered with an error."""
+    said = next(iter(reversed(native.log_lines())), "no reason given")
+    return SlmError(f"llama.cpp failed while computing (status {status}): {said}.", exit_code=ExitCode.BUG)
+
+
+def context_params(api: ModuleType, settings: SessionSettings) -> Any:
     """struct llama_context_params for these settings; one sequence."""
     kv_type = {"f16": api.GGML_TYPE_F16, "q8_0": api.GGML_TYPE_Q8_0, "q4_0": api.GGML_TYPE_Q4_0}[settings.kv_type]
     params = api.llama_context_default_params()

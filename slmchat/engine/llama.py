@@ -14,11 +14,14 @@ from slmchat.engine import native, threads
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
 from slmchat.engine.context import Context
 from slmchat.engine.kvstore import StateKey
+from slmchat.engine.parallelism import KV_BYTES, plan_cells
+from slmchat.engine.pool import LlamaPool
 from slmchat.engine.session import LlamaSession
 from slmchat.engine.speculation import Drafts, LookupDrafts
 from slmchat.engine.vision import Projector, Vision
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
+from slmchat.hardware import memory
 
 
 class LlamaEngine:
@@ -89,6 +92,11 @@ class LlamaEngine:
         cells = (settings.kv_type, settings.flash_attention)
         return StateKey(self.path, repr((self._stamp, native.build(), cells)))
 
+    def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> LlamaPool:
+        """Up to `parallel` completions at once; raises `SlmError` (NO_FIT) when their memory cannot be had."""
+        plan = plan_cells(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), memory.available().value)
+        return LlamaPool(self.api, self._model, self.vocabulary, settings, plan)
+
     def close(self) -> None:
         """Free the weights. Sessions must be closed before."""
         if self._vision is not None:
@@ -96,6 +104,16 @@ class LlamaEngine:
         if self._model is not None:
             self.api.llama_model_free(self._model)
             self._model = None
+
+    def _cell_bytes(self, kv_type: str) -> float:
+        """Bytes that one token takes in the KV cache: keys and values of every layer (0 where there are none)."""
+        api, model = self.api, self._model
+        heads = max(1, api.llama_model_n_head(model))
+        plain = api.llama_model_n_embd(model) // heads
+        architecture = self.info.architecture
+        lengths = (self._metadata(f"{architecture}.attention.{kind}_length") for kind in ("key", "value"))
+        per_head = sum(int(length) if length.isdecimal() else plain for length in lengths)
+        return float(api.llama_model_n_layer(model) * api.llama_model_n_head_kv(model) * per_head * KV_BYTES[kv_type])
 
     def _metadata(self, key: str) -> str:
         buffer = ctypes.create_string_buffer(256)

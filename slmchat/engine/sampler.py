@@ -61,22 +61,30 @@ class Sampler:
 
 def _chain(api: ModuleType, n_vocab: int, settings: SamplerSettings) -> Any:
     """The chain, in the order of llama.cpp's own tools: penalties, top-k, top-p, min-p, temperature, draw."""
-    chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
-
-    def add(sampler: Any) -> None:
+    chain = penalties(api, n_vocab, settings)
+    for sampler in choosers(api, settings):
         api.llama_sampler_chain_add(chain, sampler)
-
-    if settings.repeat_penalty != 1.0:
-        add(api.llama_sampler_init_penalties(n_vocab, PENALTY_LAST_N, settings.repeat_penalty, 0.0, 0.0))
-    if settings.temperature <= 0:
-        add(api.llama_sampler_init_greedy())
-        return chain
-    if settings.top_k > 0:
-        add(api.llama_sampler_init_top_k(settings.top_k))
-    if settings.top_p < 1.0:
-        add(api.llama_sampler_init_top_p(settings.top_p, 1))
-    if settings.min_p > 0.0:
-        add(api.llama_sampler_init_min_p(settings.min_p, 1))
-    add(api.llama_sampler_init_temp(settings.temperature))
-    add(api.llama_sampler_init_dist(settings.seed))
     return chain
+
+
+def penalties(api: ModuleType, n_vocab: int, settings: SamplerSettings) -> Any:
+    """A chain with what changes the logits before anything is chosen; the caller frees it."""
+    chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
+    if settings.repeat_penalty != 1.0:
+        penalty = api.llama_sampler_init_penalties(n_vocab, PENALTY_LAST_N, settings.repeat_penalty, 0.0, 0.0)
+        api.llama_sampler_chain_add(chain, penalty)
+    return chain
+
+
+def choosers(api: ModuleType, settings: SamplerSettings) -> list[Any]:
+    """The samplers that narrow the candidates down to one, in order; who adds them to a chain hands them over."""
+    if settings.temperature <= 0:
+        return [api.llama_sampler_init_greedy()]
+    made = []
+    if settings.top_k > 0:
+        made.append(api.llama_sampler_init_top_k(settings.top_k))
+    if settings.top_p < 1.0:
+        made.append(api.llama_sampler_init_top_p(settings.top_p, 1))
+    if settings.min_p > 0.0:
+        made.append(api.llama_sampler_init_min_p(settings.min_p, 1))
+    return [*made, api.llama_sampler_init_temp(settings.temperature), api.llama_sampler_init_dist(settings.seed)]

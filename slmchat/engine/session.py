@@ -26,7 +26,8 @@ from slmchat.engine.api import (
     Timings,
     Usage,
 )
-from slmchat.engine.context import Context
+from slmchat.engine.constraint import ConstrainedSampler, open_sampler
+from slmchat.engine.context import Context, check_room
 from slmchat.engine.image_tokens import is_image_token
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.memory import Memory
@@ -35,7 +36,6 @@ from slmchat.engine.speculation import SIZES, Drafts, Proof, Tally
 from slmchat.engine.text import CompletionText
 from slmchat.engine.threads import Sample, Watch
 from slmchat.engine.vocabulary import Vocabulary
-from slmchat.errors import ExitCode, SlmError
 
 
 @dataclass(slots=True)
@@ -127,7 +127,7 @@ class LlamaSession:
     def _generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
         start = time.perf_counter()
         tokens = self._vocabulary.tokenize(prompt)
-        self._check_room(tokens)
+        check_room(len(tokens), self.n_ctx)
         cached = self._memory.reuse(tokens)
         settings = sampler.with_seed()
         is_exact = self._is_always_exact and (sampler.temperature <= 0 or sampler.seed is not None)
@@ -142,13 +142,13 @@ class LlamaSession:
         if self._is_cancelled:
             yield run.finish(FinishReason.INTERRUPTED, [], is_cut=False)
             return
-        chosen = Sampler(self._api, self._vocabulary.n_tokens, settings)
+        chosen = open_sampler(self._api, self._vocabulary, settings, limits.constraint)
         try:
             yield from self._decode(run, chosen, limits)
         finally:
             chosen.close()
 
-    def _decode(self, run: _Run, sampler: Sampler, limits: Limits) -> Iterator[Event]:
+    def _decode(self, run: _Run, sampler: Sampler | ConstrainedSampler, limits: Limits) -> Iterator[Event]:
         vocabulary = self._vocabulary
         text = CompletionText(limits.stop)
         completion: list[int] = []
@@ -179,7 +179,7 @@ class LlamaSession:
             yield Chunk(rest, tuple(pending))
         yield run.finish(reason, completion, is_cut=text.is_stopped)
 
-    def _tokens(self, run: _Run, sampler: Sampler, limits: Limits) -> Generator[int, None, None]:
+    def _tokens(self, run: _Run, sampler: Sampler | ConstrainedSampler, limits: Limits) -> Generator[int, None, None]:
         """One token after another. Whenever it is left, the KV cache holds all of them but the last."""
         context = self._context
         drafts = self._drafts if context.can_take_back else None
@@ -210,7 +210,9 @@ class LlamaSession:
         guesses = drafts.draft(n_room - place - 1, sizes)
         return [] if any(map(is_image_token, guesses)) else guesses  # a model does not write images
 
-    def _verified(self, run: _Run, sampler: Sampler, token: int, guesses: list[int]) -> Generator[int, None, int]:
+    def _verified(
+        self, run: _Run, sampler: Sampler | ConstrainedSampler, token: int, guesses: list[int]
+    ) -> Generator[int, None, int]:
         """Evaluate `token` and the guesses in one batch; yields those guesses that the sampler would have picked.
 
         Returns the token that it picked instead of the first wrong guess, or behind the last one. Every position is
@@ -245,7 +247,9 @@ class LlamaSession:
         drafts.measured(len(guesses) + 1, elapsed)
         return token
 
-    def _proved(self, sampler: Sampler, token: int, guesses: list[int]) -> Generator[int, None, int]:
+    def _proved(
+        self, sampler: Sampler | ConstrainedSampler, token: int, guesses: list[int]
+    ) -> Generator[int, None, int]:
         """The tokens one by one after all, compared with the batch just evaluated; otherwise as `_verified`."""
         context, drafts, proof = self._context, self._drafts, self._proof
         assert drafts is not None
@@ -281,13 +285,3 @@ class LlamaSession:
         if run.prompt_tokens + max(0, n_completion - 1) >= self.n_ctx:
             return FinishReason.CONTEXT
         return None
-
-    def _check_room(self, tokens: list[int]) -> None:
-        if not tokens:
-            raise SlmError("the prompt is empty.", exit_code=ExitCode.USAGE)
-        if len(tokens) >= self.n_ctx:
-            raise SlmError(
-                f"the prompt is {len(tokens):,} tokens and the context window holds {self.n_ctx:,}.",
-                hint="a larger window: --ctx N; or a shorter prompt",
-                exit_code=ExitCode.CONTEXT,
-            )

@@ -63,7 +63,7 @@ class Vocabulary:
         """`vision`: what turns images into tokens; None: this model gets none."""
         self._api = api
         self.vision = vision
-        self._vocab = api.llama_model_get_vocab(model)
+        self.handle = self._vocab = api.llama_model_get_vocab(model)
         self.n_tokens: int = api.llama_vocab_n_tokens(self._vocab)
         self._bos: int = api.llama_vocab_bos(self._vocab)
         self._adds_bos: bool = api.llama_vocab_get_add_bos(self._vocab)

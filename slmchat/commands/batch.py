@@ -1,0 +1,123 @@
+"""`slm batch`: many inputs, one model load, one record for each input in input order.
+
+The story: open what is read and written, load the model, find out what an earlier run has done, then let rows in as
+there is room, many of them at once through the engine's pool, and write each record as soon as it is its turn.
+A row that fails is a record with an error; the exit code tells that there were some.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from slmchat.catalog.library import Library
+from slmchat.commands import opening
+from slmchat.commands.batch_answers import Completions
+from slmchat.commands.batch_inputs import open_source
+from slmchat.commands.batch_output import RecordWriter, open_output
+from slmchat.commands.batch_prompts import PromptMaker, has_fields
+from slmchat.commands.batch_work import BatchWork, Rows
+from slmchat.commands.options import BatchOptions, GenerationOptions
+from slmchat.commands.question import head_messages, layout
+from slmchat.commands.run import overflow_choice
+from slmchat.conversation import window
+from slmchat.engine.api import Engine, Pool, Prompt
+from slmchat.errors import ExitCode, SlmError
+from slmchat.settings import Settings
+from slmchat.terminal.console import Console
+
+# Tokens that one row and its completion may take when nobody says so: enough for a page or two.
+_N_CTX = 4096
+
+_MOST_PARALLEL = 255  # llama.cpp has 256 sequences (LLAMA_MAX_SEQ), and one of them holds what the prompts share
+
+
+def batch(
+    words: Sequence[str], batch: BatchOptions, options: GenerationOptions, settings: Settings, console: Console
+) -> ExitCode:
+    """Answer every input. Raises `SlmError` when the batch as a whole cannot go on; what is written stays whole."""
+    on_overflow = overflow_choice(options)
+    n_parallel = _parallel(batch)
+    options = opening.with_persona(options, settings)
+    descriptor = _open_output(
+        batch, options.files, console
+    )  # before the seal: it may lie where a sealed process cannot open it
+    opening.seal(settings)
+    instruction = " ".join(words)
+    wants_fields = batch.input_field is not None or has_fields(instruction)
+    source = open_source(options.files, batch.format, wants_fields, console.stdin)
+    installed = opening.find(options.model, settings, console)
+    sampler = opening.sampler_settings(installed, settings, options)
+    head = head_messages(options, settings)
+    loading = opening.start_loading(installed, options, settings)
+    engine = loading.engine()
+    opening.report_native_log(console)
+    wanted = options.ctx or settings.n_ctx or min(engine.info.trained_context_length, _N_CTX)
+    n_ctx = opening.window(loading, wanted, options, least=None if options.ctx else window.MIN_COMPLETION_TOKENS)
+    n_ctx = n_ctx or wanted
+    lay_out = layout(engine, is_raw=options.raw)
+
+    def fits(prompt: Prompt) -> bool:
+        return window.fits(engine.count(prompt), n_ctx)
+
+    prompts = PromptMaker(instruction, batch.input_field, head, lay_out, fits if on_overflow == "trim" else None)
+    answers = Completions(sampler, opening.limits(options), is_raw=options.raw, is_sanitized=not options.raw_output)
+    rows = Rows(source, prompts, answers, is_echoed=not batch.no_echo)
+    begun = None
+    if descriptor is not None:
+        begun = rows.skip_begun(descriptor, Path(batch.resume)) if batch.resume else None
+        os.ftruncate(descriptor, begun.end if begun else 0)
+    console.detail(
+        f"inputs: {source.format}{f', the first {begun.records:,} are done already' if begun else ''}; "
+        f"context window of each: {n_ctx:,} tokens"
+    )
+    with loading.on_trial():
+        pool = engine.open_pool(opening.session_settings(options, settings, n_ctx), n_parallel)
+    writer = _writer(descriptor, batch, console)
+    work = BatchWork(rows, pool, writer, console, begun)
+    work.run(loading.tried)
+    code = work.tell(batch.resume or batch.output)
+    _close(pool, engine, descriptor)
+    if not settings.is_private:
+        Library(settings.paths).remember(installed.key)
+    return code
+
+
+def _parallel(options: BatchOptions) -> int | None:
+    """`--parallel`: None for auto."""
+    given = options.parallel or "auto"
+    if given == "auto":
+        return None
+    if not given.isdecimal() or not 1 <= int(given) <= _MOST_PARALLEL:
+        raise SlmError(
+            f"--parallel cannot be '{given}'.", hint=f"auto, or 1 to {_MOST_PARALLEL}", exit_code=ExitCode.USAGE
+        )
+    return int(given)
+
+
+def _open_output(options: BatchOptions, files: Sequence[str], console: Console) -> int | None:
+    if options.resume and options.output:
+        raise SlmError(
+            "--resume FILE and -o FILE cannot stand together.",
+            hint="--resume FILE alone: it appends to FILE, and begins it when it is not there",
+            exit_code=ExitCode.USAGE,
+        )
+    name = options.resume or options.output
+    if name is None:
+        return None
+    inputs = [console.stdin.fileno() if file == "-" else Path(file).expanduser() for file in files or ["-"]]
+    return open_output(Path(name).expanduser(), inputs, may_exist=options.resume is not None or options.force)
+
+
+def _writer(descriptor: int | None, options: BatchOptions, console: Console) -> RecordWriter:
+    if descriptor is not None:
+        return RecordWriter(descriptor, options.resume or options.output or "", lambda: None)
+    clears = console.is_stdout_tty
+    console.stdout.flush()
+    return RecordWriter(console.stdout.fileno(), "standard output", lambda: console.status("") if clears else None)
+
+
+def _close(pool: Pool, engine: Engine, descriptor: int | None) -> None:
+    pool.close()
+    engine.close()
+    if descriptor is not None:
+        os.close(descriptor)

@@ -1,0 +1,184 @@
+"""What is asked, before it becomes a prompt: words, files, pictures, what is piped in, what stands before them.
+
+Knows: where inputs come from, how messages become a prompt, how an input is cut to fit. Refuses to know: how a model is
+opened and what becomes of its answer (run.py, batch.py).
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from slmchat.commands import opening, shaping
+from slmchat.commands.options import GenerationOptions
+from slmchat.commands.shaping import Shape
+from slmchat.conversation import pictures, window
+from slmchat.conversation.attachments import Attachment, compose, trim
+from slmchat.conversation.messages import Message, Role
+from slmchat.conversation.pictures import Picture
+from slmchat.conversation.template import ChatTemplate, raw_prompt
+from slmchat.engine.api import Engine, Prompt
+from slmchat.errors import ExitCode, SlmError
+from slmchat.settings import Settings
+from slmchat.terminal.console import Console
+
+Layout = Callable[[Sequence[Message]], Prompt]
+
+# Stands for another question or input in prompts that are only compared with the one that was given, to see what they
+# share. No text begins with it, so that it shares nothing itself.
+OTHER = "\u00b6"
+
+
+class Question:
+    """What was asked."""
+
+    def __init__(
+        self,
+        instruction: str,
+        attachments: Sequence[Attachment],
+        head: Sequence[Message],
+        shown: Sequence[Picture] = (),
+    ) -> None:
+        """`head`: the system message and the examples of a persona, which stand before the question.
+
+        Raises `SlmError` (USAGE) when there is no text.
+        """
+        self.instruction = instruction
+        self.attachments = attachments
+        self.head = head
+        self.pictures = tuple(shown)
+        if not compose(instruction, attachments).strip():
+            raise SlmError(
+                "the prompt is empty.",
+                hint='slm run -f PICTURE "What does it show?"'
+                if shown
+                else 'slm run "Why is the sky blue?", or pipe text into it',
+                exit_code=ExitCode.USAGE,
+            )
+
+    def prompt(self, lay_out: Layout, attachments: Sequence[Attachment] | None = None) -> Prompt:
+        """The prompt with these attachments; None: with all of them."""
+        attachments = self.attachments if attachments is None else attachments
+        prompt = self._laid_out(lay_out, compose(self.instruction, attachments))
+        return replace(prompt, alike=tuple(self._laid_out(lay_out, text) for text in self._others(attachments)))
+
+    def _laid_out(self, lay_out: Layout, text: str) -> Prompt:
+        return lay_out([*self.head, Message(Role.USER, text, pictures=self.pictures)])
+
+    def _others(self, attachments: Sequence[Attachment]) -> Iterator[str]:
+        """What may be asked next: something else of the same system message, another question about the same input,
+        the same about another input."""
+        if self.head:
+            yield OTHER
+        if attachments and "{}" in self.instruction:
+            yield compose(self.instruction, [Attachment(OTHER)])
+        elif attachments and self.instruction:
+            yield compose(OTHER, attachments)
+
+    def trimmed(self, lay_out: Layout, engine: Engine, n_ctx: int, console: Console) -> Prompt:
+        """The prompt with the end of the longest input cut off; says what was cut. Raises `SlmError` (CONTEXT)."""
+        n_prompt = engine.count(self.prompt(lay_out))
+
+        def fits(attachments: Sequence[Attachment]) -> bool:
+            return window.fits(engine.count(self.prompt(lay_out, attachments)), n_ctx)
+
+        kept = trim(self.attachments, fits)
+        if kept is None:
+            raise SlmError(
+                f"the prompt is {n_prompt:,} tokens, the context window holds {n_ctx:,}, and there is no input to "
+                "trim.",
+                hint="a larger window: --ctx N, or a shorter prompt",
+                exit_code=ExitCode.CONTEXT,
+            )
+        before = sum(len(item.text) for item in self.attachments)
+        after = sum(len(item.text) for item in kept)
+        console.warn(
+            f"the prompt is {n_prompt:,} tokens and the context window holds {n_ctx:,}: "
+            f"the last {before - after:,} of {before:,} characters of the input were left out."
+        )
+        return self.prompt(lay_out, kept)
+
+
+def layout(engine: Engine, *, is_raw: bool, shape: Shape | None = None) -> Layout:
+    """How messages become a prompt: through the model's chat template, or bare.
+
+    What the model is told of the `shape` stands last, behind everything of the user's (not in a bare prompt).
+    Raises `SlmError` (USAGE) when the model has no template; what is returned raises it (DAMAGED) when the template
+    refuses the messages.
+    """
+    if is_raw:
+        return _bare
+    info = engine.info
+    template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
+    if shape is None:
+        return template.render
+    return lambda messages: shaping.thought_closed(template.render(shape.told(messages)))
+
+
+def _bare(messages: Sequence[Message]) -> Prompt:
+    shown = tuple(picture for message in messages for picture in message.pictures)
+    return raw_prompt([Message(Role.USER, "\n\n".join(message.text for message in messages), pictures=shown)])
+
+
+def read_inputs(options: GenerationOptions, console: Console) -> tuple[list[Attachment], list[Picture]]:
+    """Files in the order given, then what is piped in. Standard input is read once, and only when it is no terminal."""
+    found: list[Attachment] = []
+    shown: list[Picture] = []
+    is_stdin_read = False
+    for name in options.files:
+        path = Path(name).expanduser()
+        if name == "-":
+            is_stdin_read = True
+            _take_piped(found, shown, is_named=True)
+        elif pictures.is_picture(path):
+            shown.append(pictures.read(path))
+        else:
+            found.append(Attachment(read_text(name), path.name))
+    if not is_stdin_read and not console.stdin.isatty():
+        _take_piped(found, shown, is_named=False)
+    return found, shown
+
+
+def _take_piped(found: list[Attachment], shown: list[Picture], *, is_named: bool) -> None:
+    """Standard input, a picture or text. `is_named`: asked for with `-f -`, so that it counts even when it is empty."""
+    data = sys.stdin.buffer.read()
+    if pictures.looks_like_picture(data):
+        shown.append(Picture.of("standard input", pictures.decode(data, "standard input")))
+        return
+    text = _decoded(data, "standard input")
+    if is_named or text.strip():
+        found.append(Attachment(text))
+
+
+def head_messages(options: GenerationOptions, settings: Settings) -> list[Message]:
+    """What stands before the question: the system message, and the examples of a persona."""
+    system = system_text(options.system)
+    examples = opening.example_messages(opening.persona_of(options, settings))
+    return [*([Message(Role.SYSTEM, system)] if system else []), *examples]
+
+
+def read_text(name: str) -> str:
+    """A text file of the user's; `SlmError` (USAGE) when it cannot be read as one."""
+    try:
+        return _decoded(Path(name).expanduser().read_bytes(), name)
+    except OSError as error:
+        raise SlmError(f"{name} cannot be read: {error.strerror}.", exit_code=ExitCode.USAGE) from error
+
+
+def system_text(given: str | None) -> str | None:
+    """The system message of `-s`: the text itself, or what @FILE holds."""
+    return read_text(given[1:]).strip() if given and given.startswith("@") and len(given) > 1 else given
+
+
+def _decoded(data: bytes, what: str) -> str:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SlmError(
+            f"{what} is not UTF-8 text (byte 0x{data[error.start]:02x} at position {error.start:,}).",
+            hint="convert it first, for example: iconv -f latin1 -t utf-8",
+            exit_code=ExitCode.USAGE,
+        ) from error
+    if "\0" in text:
+        raise SlmError(f"{what} is a binary file, not text.", exit_code=ExitCode.USAGE)
+    return text.replace("\r\n", "\n")

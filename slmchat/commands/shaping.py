@@ -1,0 +1,242 @@
+"""What the answer has to look like: from the options to a constraint of the engine and a check of the finished text.
+
+Knows: `--json-output`, `--schema`, `--fields`, `--grammar`, `--regex`; what the model is told of them.
+Refuses to know: how tokens are chosen, streams, retries' bookkeeping (run.py, batch.py).
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from slmchat.commands.answering import Answer
+from slmchat.commands.options import ShapeOptions
+from slmchat.conversation.messages import Message
+from slmchat.conversation.thinking import closing_of
+from slmchat.engine.api import Constraint, ConstraintKind, FinishReason, Limits, Part, Prompt
+from slmchat.engine.sampler import SamplerSettings
+from slmchat.errors import ExitCode, SlmError
+from slmchat.ranges import SEED
+from slmchat.schemas.check import Check
+
+# Room for an answer without -n, in tokens, and how much more the second attempt gets.
+ROOM = 1024
+MORE_ROOM = 2
+
+_MOST_SCHEMA = 1 << 20  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What was asked for. One for a whole batch: nothing in it changes.
+
+    `constraint` goes into `Limits.constraint`, `instruction` (empty: none) behind the user's text.
+    """
+
+    constraint: Constraint
+    instruction: str = ""
+    _check: Check | None = field(default=None, repr=False)
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the answer is JSON: `value` then gives what it says, else the text itself."""
+        return self.constraint.kind in (ConstraintKind.JSON, ConstraintKind.SCHEMA)
+
+    def told(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages with the instruction behind the last one."""
+        *before, last = messages
+        text = f"{last.text}\n\n{self.instruction}" if self.instruction else last.text
+        return [*before, replace(last, text=text)]
+
+    def value(self, text: str, reason: FinishReason) -> object:
+        """The finished answer as a value. Raises `SlmError` (UNSATISFIED) when it is cut off or not right."""
+        if reason in (FinishReason.LENGTH, FinishReason.CONTEXT):
+            raise _unsatisfied("it was cut off: the room for it is used up", "more room: -n N, or --ctx N")
+        if self.constraint.kind is ConstraintKind.REGEX:
+            if re.fullmatch(self.constraint.text, text, re.ASCII) is None:
+                raise _unsatisfied("it does not match the regular expression")
+            return text
+        if self.constraint.kind is ConstraintKind.GRAMMAR:
+            return text
+        try:
+            value: object = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise _unsatisfied("it is no JSON") from error
+        problem = self._check.problem(value) if self._check else None
+        if problem:
+            raise _unsatisfied(problem)
+        return value
+
+
+def room_for(max_tokens: int | None) -> int:
+    """Tokens that the context window has to hold behind the prompt, for both attempts; `max_tokens`: what -n says."""
+    return (max_tokens or ROOM) * MORE_ROOM
+
+
+def thought_closed(prompt: Prompt) -> Prompt:
+    """The prompt with the thought closed that its template has opened: a shaped answer begins at once."""
+    closing = closing_of(prompt.parts[-1].text) if prompt.parts[-1].is_template else None
+    return Prompt((*prompt.parts, Part(f"\n{closing}\n\n", is_template=True))) if closing else prompt
+
+
+def satisfied(
+    shape: Shape,
+    sampler: SamplerSettings,
+    limits: Limits,
+    ask: Callable[[SamplerSettings, Limits], Answer],
+    *,
+    on_retry: Callable[[SlmError], None],
+) -> tuple[Answer, object]:
+    """An answer of the shape and its value; the value of an interrupted one is None.
+
+    `ask` generates once. When its answer is cut off or not right, `on_retry` hears why and it is asked a second time:
+    with twice the room and, where it samples at all, the next seed. Stop sequences do not count, they would cut
+    through. Raises `SlmError` (UNSATISFIED) when the second answer is not right either.
+    """
+    sampler = sampler.with_seed()
+    limits = replace(limits, max_tokens=limits.max_tokens or ROOM, stop=(), shown=(), constraint=shape.constraint)
+    try:
+        return _asked(shape, ask(sampler, limits))
+    except SlmError as error:
+        if error.exit_code is not ExitCode.UNSATISFIED:
+            raise
+        on_retry(error)
+    again = replace(sampler, seed=((sampler.seed or 0) + 1) % int(SEED.high))
+    return _asked(shape, ask(again, replace(limits, max_tokens=room_for(limits.max_tokens))))
+
+
+def _asked(shape: Shape, answer: Answer) -> tuple[Answer, object]:
+    assert answer.finish is not None
+    if answer.finish.reason is FinishReason.INTERRUPTED:
+        return answer, None
+    return answer, shape.value(answer.text, answer.finish.reason)
+
+
+def shape_of(options: ShapeOptions, *, is_stdin_taken: bool = False) -> Shape | None:
+    """The shape that the options ask for, None when they ask for none.
+
+    Reads the files that they name, and standard input for `--schema -` unless that `is_stdin_taken`. Everything that
+    can be wrong with a schema, its grammar or a regular expression is found here, before a model is loaded. Raises
+    `SlmError` (USAGE).
+    """
+    given = {flag: value for flag, value in _flags(options).items() if value is not None and value is not False}
+    if not given:
+        return None
+    if len(given) > 1:
+        raise SlmError(f"{' and '.join(given)} cannot be combined: an answer has one shape.", exit_code=ExitCode.USAGE)
+    from slmchat.schemas import fields
+
+    ((flag, value),) = given.items()
+    if flag == "--regex":
+        return _of_regex(str(value))
+    if flag == "--grammar":
+        return Shape(Constraint(ConstraintKind.GRAMMAR, _read(str(value), flag)))
+    if flag == "--json-output":
+        return Shape(Constraint(ConstraintKind.JSON, ""), "Answer with JSON.")
+    if flag == "--fields":
+        return of_schema(fields.parse(str(value)))
+    return of_schema(_parsed(_schema_text(str(value), is_stdin_taken=is_stdin_taken)))
+
+
+def of_schema(schema: Any) -> Shape:
+    """The shape of a JSON Schema. Raises `SlmError` (USAGE) for what is not supported in it."""
+    from slmchat.schemas import json_schema
+
+    json_schema.to_grammar(schema)
+    text = json.dumps(schema, ensure_ascii=False)
+    return Shape(Constraint(ConstraintKind.SCHEMA, text), _told(schema), Check(schema))
+
+
+def _flags(options: ShapeOptions) -> Mapping[str, str | bool | None]:
+    return {
+        "--json-output": options.json_output,
+        "--schema": options.schema,
+        "--fields": options.fields,
+        "--grammar": options.grammar,
+        "--regex": options.regex,
+    }
+
+
+def _of_regex(pattern: str) -> Shape:
+    from slmchat.schemas import regex
+
+    regex.parse(pattern)
+    try:
+        re.compile(pattern, re.ASCII)
+    except re.error as error:
+        raise SlmError(
+            f"this regular expression cannot be read: {error}.",
+            hint="what is understood: docs/structured.md",
+            exit_code=ExitCode.USAGE,
+        ) from error
+    return Shape(Constraint(ConstraintKind.REGEX, pattern))
+
+
+def _schema_text(given: str, *, is_stdin_taken: bool) -> str:
+    """The schema itself where it begins with a brace, else what the file (- is stdin) holds."""
+    if given.lstrip().startswith("{"):
+        return given
+    if given != "-":
+        return _read(given, "--schema")
+    if is_stdin_taken:
+        raise SlmError("standard input cannot be the schema and the input.", exit_code=ExitCode.USAGE)
+    return _decoded(sys.stdin.buffer.read(_MOST_SCHEMA * 4), "standard input")
+
+
+def _read(name: str, flag: str) -> str:
+    try:
+        with Path(name).expanduser().open("rb") as file:
+            return _decoded(file.read(_MOST_SCHEMA * 4), name)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not the name of a file"
+        raise SlmError(f"{flag}: {name} cannot be read: {reason}.", exit_code=ExitCode.USAGE) from error
+
+
+def _decoded(data: bytes, what: str) -> str:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SlmError(f"{what} is not UTF-8 text.", exit_code=ExitCode.USAGE) from error
+    if len(text) > _MOST_SCHEMA:
+        raise SlmError(f"{what} is larger than 1 MiB.", exit_code=ExitCode.USAGE)
+    return text
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SlmError(
+            f"the schema is no JSON: {error.msg} in line {error.lineno}, column {error.colno}.",
+            hint="--schema takes a file, - for standard input, or the schema itself",
+            exit_code=ExitCode.USAGE,
+        ) from error
+    except RecursionError as error:
+        raise SlmError("the schema is nested too deep.", exit_code=ExitCode.USAGE) from error
+
+
+def _told(schema: Any) -> str:
+    """What the model hears of the schema: the names of the fields, their descriptions, the values to choose from.
+
+    The whole schema makes small models copy it (docs/decisions.md has the figures).
+    """
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    if not isinstance(properties, dict) or not properties:
+        return ""
+    told = [name + _remark(value if isinstance(value, dict) else {}) for name, value in properties.items()]
+    return f"Answer with JSON that has these fields: {', '.join(told)}."
+
+
+def _remark(schema: Mapping[str, Any]) -> str:
+    about = [schema["description"]] if isinstance(schema.get("description"), str) else []
+    values = schema.get("enum")
+    if isinstance(values, list):
+        about.append(" or ".join(map(str, values)))
+    return f" ({'; '.join(about)})" if about else ""
+
+
+def _unsatisfied(problem: str, hint: str | None = None) -> SlmError:
+    return SlmError(f"the answer is not what was asked for: {problem}.", hint=hint, exit_code=ExitCode.UNSATISFIED)

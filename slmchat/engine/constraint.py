@@ -1,0 +1,245 @@
+"""Choosing tokens that keep to a grammar.
+
+Knows: llama.cpp's grammar sampler, how few candidates it has to look at, what no grammar of llama.cpp's refuses though
+it should. Refuses to know: where a constraint comes from, and whether the finished text is right.
+
+The grammar stands where llama.cpp's tools put it when they are exact: behind the penalties, before top-k, top-p, min-p
+and temperature. Looking at the whole vocabulary costs 36 ms a token with Gemma's 262,144 tokens. So the grammar sees
+only the most probable candidates, and more of them only where those that it leaves would not be enough for the same
+choice: all of the vocabulary in the end.
+"""
+
+import codecs
+import ctypes
+import functools
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, BinaryIO
+
+from slmchat.engine import native
+from slmchat.engine.api import Constraint, ConstraintKind
+from slmchat.engine.sampler import Sampler, SamplerSettings, choosers, penalties
+from slmchat.engine.vocabulary import Vocabulary
+from slmchat.errors import ExitCode, SlmError
+
+# How many of the most probable tokens are looked at, before all of them are.
+_WIDTHS = (64, 2048)
+
+# Grammars larger or deeper than any that people write: llama.cpp parses them recursively.
+_MOST_GRAMMAR = 1 << 20
+_MOST_NESTED = 200
+
+_NEVER = -math.inf
+
+
+def open_sampler(
+    api: ModuleType, vocabulary: Vocabulary, settings: SamplerSettings, constraint: Constraint | None
+) -> "Sampler | ConstrainedSampler":
+    """What picks the tokens of one generation. Raises `SlmError` (USAGE) when the constraint cannot be used."""
+    if constraint is None:
+        return Sampler(api, vocabulary.n_tokens, settings)
+    return ConstrainedSampler(api, vocabulary, settings, to_gbnf(constraint))
+
+
+@functools.lru_cache(maxsize=8)  # a batch asks for each of its rows
+def to_gbnf(constraint: Constraint) -> str:
+    """The constraint as a grammar of llama.cpp's. Raises `SlmError` (USAGE) when it cannot be one."""
+    from slmchat.schemas import grammar, json_schema, regex
+
+    if constraint.kind is ConstraintKind.GRAMMAR:
+        return constraint.text
+    if constraint.kind is ConstraintKind.REGEX:
+        return grammar.Grammar({"root": regex.parse(constraint.text)}).gbnf()
+    if constraint.kind is ConstraintKind.JSON:
+        return json_schema.any_json().gbnf()
+    import json
+
+    return json_schema.to_grammar(json.loads(constraint.text)).gbnf()
+
+
+class ConstrainedSampler:
+    """A `Sampler` that picks only tokens which the grammar allows, or an end where the grammar may end.
+
+    Penalties first, then the grammar, then the rest of the chain, as if the grammar had seen every token. One
+    exception: where fewer candidates than `top_k` are left and min-p would cut everything not looked at, top-p counts
+    probabilities among those looked at.
+    """
+
+    def __init__(self, api: ModuleType, vocabulary: Vocabulary, settings: SamplerSettings, gbnf: str) -> None:
+        """Raises `SlmError` (USAGE) when llama.cpp cannot read the grammar."""
+        self._api = api
+        self._vocabulary = vocabulary
+        self._settings = settings
+        self._grammar = _compiled(api, vocabulary, gbnf)
+        self._text = codecs.getincrementaldecoder("utf-8")("strict")
+        self._failure: BaseException | None = None
+        self._tail = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
+        for sampler in choosers(api, settings):
+            api.llama_sampler_chain_add(self._tail, sampler)
+        self._top = {width: api.llama_sampler_init_top_k(width) for width in _WIDTHS}
+        self._chain = penalties(api, vocabulary.n_tokens, settings)
+        # struct llama_sampler_i { name, accept, apply, ... };  kept here for as long as the chain may call it
+        self._interface = api.llama_sampler_i(
+            name=api.llama_sampler_i_name(lambda _sampler: b"grammar"), apply=api.llama_sampler_i_apply(self._apply)
+        )
+        api.llama_sampler_chain_add(self._chain, api.llama_sampler_init(ctypes.byref(self._interface), None))
+
+    def pick(self, context: Any, index: int = -1) -> int:
+        """The next token, from the logits of the batch's token `index` (-1: the last one).
+
+        Raises `SlmError` (UNSATISFIED) when the model has no token with which the grammar could go on.
+        """
+        token = int(self._api.llama_sampler_sample(self._chain, context, index))
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        if not self._vocabulary.is_end(token):
+            self._api.llama_sampler_accept(self._grammar, token)
+            self._text.decode(self._vocabulary.piece(token))
+        return token
+
+    def close(self) -> None:
+        """Free the chains and the grammar."""
+        for sampler in (self._chain, self._tail, self._grammar, *self._top.values()):
+            self._api.llama_sampler_free(sampler)
+
+    def _apply(self, _sampler: Any, pointer: Any) -> None:
+        """void (*apply)(struct llama_sampler * smpl, llama_token_data_array * cur_p);  called by the chain."""
+        try:
+            token = self._choose(pointer)
+        except BaseException as error:  # noqa: BLE001 - C is above us: pick() raises it again
+            self._failure = error
+            token = 0
+        array = pointer.contents
+        array.data[0].id = token
+        array.selected = 0
+
+    def _choose(self, pointer: Any) -> int:
+        array = pointer.contents
+        data = ctypes.addressof(array.data.contents)
+        n_all = array.size
+        kept: Any = None
+        for width in (*_WIDTHS, n_all):
+            if width > n_all or (kept is None and width == _WIDTHS[0] == n_all):
+                continue
+            if width == _WIDTHS[1]:  # this sort overwrites what does not fit
+                kept = self._copied(data, n_all)
+            if width < n_all:
+                array.size, array.sorted = n_all, False
+                self._api.llama_sampler_apply(self._top[width], pointer)
+            elif kept is not None:
+                data = ctypes.addressof(kept)
+            candidates = self._copied(data, width)
+            token = self._chosen(candidates, is_all=width == n_all)
+            if token is not None:
+                return token
+        raise SlmError(
+            "this model has no token with which the text could go on as it has to.",
+            hint="a grammar that asks for characters which the model cannot write, or a contradiction in it",
+            exit_code=ExitCode.UNSATISFIED,
+        )
+
+    def _copied(self, data: int, count: int) -> Any:
+        made = (self._api.llama_token_data * count)()
+        ctypes.memmove(made, data, ctypes.sizeof(made))
+        return made
+
+    def _chosen(self, candidates: Any, *, is_all: bool) -> int | None:
+        """The token chosen among these; None when that would not be the choice among all."""
+        lowest = candidates[len(candidates) - 1].logit
+        array = self._api.llama_token_data_array(data=candidates, size=len(candidates), selected=-1, sorted=False)
+        self._api.llama_sampler_apply(self._grammar, ctypes.byref(array))
+        logits = memoryview(candidates).cast("B").cast("f")[1::3].tolist()
+        allowed = [place for place, logit in enumerate(logits) if logit != _NEVER]
+        while allowed and (is_all or self._is_enough([logits[place] for place in allowed], lowest)):
+            left = (self._api.llama_token_data * len(allowed))(*(candidates[place] for place in allowed))
+            array = self._api.llama_token_data_array(data=left, size=len(left), selected=-1, sorted=False)
+            self._api.llama_sampler_apply(self._tail, ctypes.byref(array))
+            token = int(array.data[array.selected].id)
+            if self._is_text(token):
+                return token
+            allowed = [place for place in allowed if candidates[place].id != token]
+        return None
+
+    def _is_enough(self, logits: list[float], lowest: float) -> bool:
+        """Whether nothing beyond these candidates could be chosen; `lowest`: the logit of the last one looked at."""
+        settings = self._settings
+        if settings.temperature <= 0 or 0 < settings.top_k <= len(logits):
+            return True
+        return settings.min_p > 0 and lowest - max(logits) < math.log(settings.min_p)
+
+    def _is_text(self, token: int) -> bool:
+        """Whether the token writes what the grammar takes it for.
+
+        To the grammar a control token is its spelling, and an incomplete character may be followed by anything of the
+        right length. The text would then be another one.
+        """
+        if self._vocabulary.is_end(token):
+            return True
+        state = self._text.getstate()
+        try:
+            self._text.decode(piece := self._vocabulary.piece(token))
+        except UnicodeDecodeError:
+            return False
+        finally:
+            self._text.setstate(state)
+        return bool(piece)
+
+
+def _compiled(api: ModuleType, vocabulary: Vocabulary, gbnf: str) -> Any:
+    """llama.cpp's grammar sampler. Raises `SlmError` (USAGE) with the line where it could not go on reading."""
+    if len(gbnf) > _MOST_GRAMMAR or "\0" in gbnf or not gbnf.strip() or _nesting(gbnf) > _MOST_NESTED:
+        raise _unreadable("it is empty, larger than 1 MiB, nested too deep or not text")
+    native.clear_log()
+    with tempfile.TemporaryFile() as said:
+        with _native_stderr_to(said):
+            sampler = api.llama_sampler_init_grammar(vocabulary.handle, gbnf.encode(), b"root")
+        if sampler:
+            return sampler
+        said.seek(0)
+        raise _unreadable(_reason(said.read().decode("utf-8", "replace"), gbnf))
+
+
+def _nesting(gbnf: str) -> int:
+    depth = deepest = 0
+    for char in gbnf:
+        depth += (char == "(") - (char == ")")
+        deepest = max(deepest, depth)
+    return deepest
+
+
+@contextmanager
+def _native_stderr_to(file: BinaryIO) -> Iterator[None]:
+    """llama.cpp's grammar parser writes its complaints to the process's stderr and nowhere else."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
+def _reason(said: str, gbnf: str) -> str:
+    """What is wrong, from "parse: error parsing grammar: REASON at REST\\n\\nGRAMMAR\\n" or from the log."""
+    reason = said.partition("error parsing grammar: ")[2].removesuffix(f"\n\n{gbnf}\n")
+    what, at, rest = reason.partition(" at ")
+    if at and gbnf.endswith(rest):
+        line = gbnf[: len(gbnf) - len(rest)].count("\n") + 1
+        return f"{what} in line {line}, at {rest.splitlines()[0][:40]!r}" if rest.strip() else f"{what} at its end"
+    logged = " ".join(line.strip() for line in native.log_lines() if "grammar" in line and "failed to" not in line)
+    return reason.strip() or logged or "llama.cpp does not say why"
+
+
+def _unreadable(reason: str) -> SlmError:
+    return SlmError(
+        f"the grammar cannot be read: {reason}.",
+        hint="GBNF is described in docs/structured.md; the first rule is called root",
+        exit_code=ExitCode.USAGE,
+    )

@@ -1,0 +1,78 @@
+"""Jobs taken from an iterator on a thread of its own, a few ahead.
+
+Knows: threads and waiting. Refuses to know: what a job is.
+
+An iterator may wait for a pipe or render a template; meanwhile the completions that have begun go on. The thread stays
+behind when the iterator never comes back: it is a daemon, and nothing waits for it.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar
+
+from slmchat.engine.api import Done, Job
+
+Prepared = TypeVar("Prepared")
+
+
+class _End:
+    """The iterator has ended, with this error or without one."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+
+class Feed(Generic[Prepared]):
+    """What `prepare` makes of each job, at most `ahead` of them waiting to be taken. A `Done` passes as it is."""
+
+    def __init__(self, jobs: Iterator[Job | Done], prepare: Callable[[Job], Prepared | Done], ahead: int) -> None:
+        self.is_ended = False
+        self._jobs = jobs
+        self._prepare = prepare
+        # its put() may be called from a signal handler that interrupts its get(); that of queue.Queue may not
+        self._ready: SimpleQueue[Prepared | Done | _End | None] = SimpleQueue()
+        self._room = threading.Semaphore(ahead)
+        self._is_stopped = False
+        threading.Thread(target=self._fetch, daemon=True, name="jobs").start()
+
+    def take(self, wait_s: float | None) -> Prepared | Done | None:
+        """The next one; None when there is none after `wait_s` seconds (None: as long as it takes), or no more.
+
+        `is_ended` tells the two apart; `wake` ends the wait. Raises what the iterator raised.
+        """
+        try:
+            item = self._ready.get(timeout=wait_s) if wait_s != 0 else self._ready.get(block=False)
+        except Empty:
+            return None
+        if isinstance(item, _End):
+            self.is_ended = True
+            if item.error is not None:
+                raise item.error
+            return None
+        if item is not None:
+            self._room.release()
+        return item
+
+    def wake(self) -> None:
+        """Let a `take` that waits come back; from any thread or signal handler."""
+        self._ready.put(None)
+
+    def stop(self) -> None:
+        """Take no more from the iterator."""
+        self._is_stopped = True
+        self._room.release()
+
+    def _fetch(self) -> None:
+        try:
+            while True:
+                self._room.acquire()
+                if self._is_stopped:
+                    return
+                job = next(self._jobs, None)
+                if job is None:
+                    break
+                self._ready.put(job if isinstance(job, Done) else self._prepare(job))
+            self._ready.put(_End())
+        except BaseException as error:  # noqa: BLE001 - raised again where the jobs are taken
+            self._ready.put(_End(error))

@@ -1,0 +1,85 @@
+"""How many completions at once: what memory allows, and what measured speed rewards.
+
+Knows: sizes of KV caches, rates. Refuses to know: llama.cpp, jobs, texts.
+"""
+
+from dataclasses import dataclass
+
+# Bytes of one number in the KV cache: f16; blocks of 32 with a 2-byte scale (ggml-common.h: block_q8_0, block_q4_0).
+KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
+
+# No more at once than this when nobody asks: on two cores nothing is gained beyond 16 (docs/performance.md).
+MOST_AT_ONCE = 32
+
+# Cells of the KV cache for each completion, besides one whole context window that any of them may use. Rows of a batch
+# are short; where they are not, fewer of them run at once.
+_CELLS_EACH = 256
+
+# Share of the memory that could be had now which the KV cache may take.
+_MEMORY_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class CellPlan:
+    """`cells` of one KV cache shared by up to `most` completions; `is_fixed`: the number was asked for."""
+
+    cells: int
+    most: int
+    is_fixed: bool
+    why: str
+
+
+def plan_cells(n_ctx: int, parallel: int | None, cell_bytes: float, memory: int | None) -> CellPlan:
+    """The size of the KV cache for completions with a context window of `n_ctx` tokens each.
+
+    `cell_bytes`: bytes of a token in the cache; `memory`: bytes that could be had, None when nobody knows.
+    One whole window is always there.
+    """
+    most = parallel or MOST_AT_ONCE
+    wanted = min(n_ctx * most, n_ctx + _CELLS_EACH * most)
+    affordable = int(memory * _MEMORY_SHARE / cell_bytes) if cell_bytes and memory is not None else wanted
+    cells = max(n_ctx, min(wanted, affordable))
+    if parallel is not None:
+        return CellPlan(cells, most, True, "as asked for")
+    fitting = max(1, min(most, cells // _CELLS_EACH))
+    size = cells * cell_bytes / 2**20
+    return CellPlan(cells, fitting, False, f"a KV cache of {cells:,} tokens, {size:,.0f} MiB")
+
+
+class Growth:
+    """Doubles the number of completions at once for as long as all of them together get faster.
+
+    What is compared is the time that full steps take for each token. A prompt token counts as a fraction of a generated
+    one, because it costs about that, so that steps with new prompts do not look fast. The quicker quarter of the steps
+    counts: other programs on the device only ever make a step slower.
+    """
+
+    _PROMPT_WEIGHT = 0.3
+    _FIRST = 8
+    _STEPS = 16  # full steps that are compared
+    _GAIN = 1.05  # a doubling must bring this to be kept
+
+    def __init__(self, plan: CellPlan) -> None:
+        self._most = plan.most
+        self.allowed = plan.most if plan.is_fixed else min(self._FIRST, plan.most)
+        self._is_settled = self.allowed == plan.most
+        self._best: tuple[float, int] | None = None  # seconds for each token, and with how many at once
+        self._costs: list[float] = []
+
+    def note(self, n_generated: int, n_prompt: int, n_busy: int, seconds: float) -> None:
+        """One step: tokens generated, tokens of prompts evaluated, completions that it was for."""
+        if self._is_settled or n_busy < self.allowed:
+            return
+        self._costs.append(seconds / (n_generated + self._PROMPT_WEIGHT * n_prompt))
+        if len(self._costs) == self._STEPS:
+            self._decide(sorted(self._costs)[self._STEPS // 4])
+            self._costs.clear()
+
+    def _decide(self, cost: float) -> None:
+        if self._best is not None and cost * self._GAIN > self._best[0]:
+            self.allowed = self._best[1]
+            self._is_settled = True
+            return
+        self._best = (cost, self.allowed)
+        self._is_settled = self.allowed == self._most
+        self.allowed = min(self._most, 2 * self.allowed)

@@ -1,0 +1,129 @@
+"""One llama.cpp context whose KV cache several sequences share; cells of a common beginning are held once.
+
+Knows: batches of tokens of many sequences, copying a beginning from one sequence to another, aborting.
+Refuses to know: what the sequences are, how many there should be (parallelism.py), sampling.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from slmchat.engine import native
+from slmchat.engine.api import SessionSettings
+from slmchat.engine.context import BATCH_TOKENS, DECODE_ABORTED, DECODE_NO_PLACE, context_params, decode_failed
+from slmchat.errors import ExitCode, SlmError
+
+# From this many tokens on, a batch can be aborted while it is computed: the callback costs about a millisecond.
+_ABORTABLE_FROM = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Tokens of one sequence that stand one after the other from `position` on."""
+
+    sequence: int
+    position: int
+    tokens: Sequence[int]
+    needs_logits: bool = True  # of the last token
+
+
+class Sequences:
+    """A KV cache of `n_cells` tokens for sequences 0 to `n_sequences` - 1. Not for two threads at once."""
+
+    def __init__(
+        self,
+        api: ModuleType,
+        model: Any,
+        settings: SessionSettings,
+        *,
+        n_sequences: int,
+        n_cells: int,
+        is_cancelled: Callable[[], bool],
+    ) -> None:
+        """`is_cancelled` is asked inside long batches. Raises `SlmError` (NO_FIT) when the memory cannot be had."""
+        self._api = api
+        self._n_sequences = n_sequences
+        # A sliding window has forgotten what lies before it, a recurrent state cannot go back: of these only a whole
+        # sequence can be copied (llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp).
+        is_plain = not (
+            api.llama_model_n_swa(model) or api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model)
+        )
+        self.can_copy_part: bool = is_plain
+        self._abort = api.ggml_abort_callback(lambda _data: is_cancelled())
+        self._no_abort = api.ggml_abort_callback()
+        params = context_params(api, settings)
+        params.n_ctx = n_cells
+        params.n_batch = params.n_ubatch = self.batch_tokens = min(BATCH_TOKENS, n_cells)
+        params.n_seq_max = n_sequences
+        params.kv_unified = True  # one buffer: without it a copy is a copy of the whole cache
+        native.clear_log()
+        self.handle = api.llama_init_from_model(model, params)
+        if not self.handle:
+            raise SlmError(
+                f"a KV cache of {n_cells:,} tokens does not fit into the memory of this device.",
+                hint="fewer at once: --parallel 1; or a smaller window: --ctx N",
+                exit_code=ExitCode.NO_FIT,
+            )
+        self._memory = api.llama_get_memory(self.handle)
+        # struct llama_batch llama_batch_init(int32_t n_tokens, int32_t embd, int32_t n_seq_max);
+        self._batch = api.llama_batch_init(self.batch_tokens, 0, 1)
+
+    def close(self) -> None:
+        """Free the KV cache."""
+        if self.handle is not None:
+            self._api.llama_batch_free(self._batch)
+            self._api.llama_free(self.handle)
+            self.handle = None
+
+    def forget_all(self) -> None:
+        """Empty the KV cache."""
+        self._api.llama_memory_clear(self._memory, False)
+
+    def forget(self, sequence: int) -> None:
+        """Take one sequence out of the KV cache; cells that others share stay."""
+        self._api.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def copy(self, source: int, target: int, n_tokens: int) -> None:
+        """Let `target`, which is empty, begin with the first tokens of `source`: all of them, unless `can_copy_part`.
+
+        No numbers are copied: the cells belong to both from now on.
+        """
+        self._api.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens if self.can_copy_part else -1)
+
+    def evaluate(self, stretches: Sequence[Stretch]) -> list[int] | None:
+        """Evaluate these tokens in one batch: for each stretch the index of its logits; None when there is no place.
+
+        Together at most `batch_tokens`. When `is_cancelled` says so inside, what the cache holds is no longer known:
+        the caller must `forget_all`. Raises `SlmError` (BUG) when llama.cpp fails.
+        """
+        batch, index, places = self._batch, 0, []
+        token, pos, sequence, logits = batch.token, batch.pos, batch.seq_id, batch.logits
+        for stretch in stretches:
+            position = stretch.position
+            for value in stretch.tokens:
+                token[index] = value
+                pos[index] = position
+                batch.n_seq_id[index] = 1
+                sequence[index][0] = stretch.sequence
+                logits[index] = 0
+                position += 1
+                index += 1
+            logits[index - 1] = stretch.needs_logits
+            places.append(index - 1)
+        batch.n_tokens = index
+        status = self._decode(index)
+        if status == DECODE_NO_PLACE:
+            return None
+        if status not in (0, DECODE_ABORTED):
+            raise decode_failed(status)
+        return places
+
+    def _decode(self, n_tokens: int) -> int:
+        if n_tokens < _ABORTABLE_FROM:
+            return int(self._api.llama_decode(self.handle, self._batch))
+        self._api.llama_set_abort_callback(self.handle, self._abort, None)
+        try:
+            return int(self._api.llama_decode(self.handle, self._batch))
+        finally:
+            self._api.llama_set_abort_callback(self.handle, self._no_abort, None)

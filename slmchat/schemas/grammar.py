@@ -1,0 +1,259 @@
+"""A context-free grammar as a small tree, and its spelling as GBNF (llama.cpp, grammars/README.md).
+
+Knows: literals, character ranges, sequences, choices, repetitions, named rules; which rules can never end.
+Refuses to know: what the grammar is for, tokens, llama.cpp.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+# llama.cpp copies a repeated item once for each time and refuses more than 2,000 (llama-grammar.cpp,
+# MAX_REPETITION_THRESHOLD). Longer repetitions are made of blocks of this many.
+_BLOCK = 100
+_MOST_PLAIN = 500
+# Beyond this a repetition has no upper limit in the grammar; the check of the finished text has it all the same.
+MOST_REPEATS = 100_000
+
+Ranges = tuple[tuple[int, int], ...]
+
+# What a grammar of slm's lets a model write where any character may stand: no control characters but tab and line
+# feed, no surrogates, nothing that reorders or hides text: the terminal's filter would change that.
+PRINTABLE: Ranges = (
+    (0x09, 0x0A),
+    (0x20, 0x7E),
+    (0xA0, 0xAC),
+    (0xAE, 0x200A),
+    (0x200C, 0x200D),  # joiners, which Persian and emoji need
+    (0x2010, 0x2027),
+    (0x202F, 0x205F),
+    (0x2070, 0xD7FF),
+    (0xE000, 0xFEFE),
+    (0xFF00, 0xDFFFF),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Exactly these characters."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chars:
+    """One character out of these ranges of code points, both ends included; sorted, not overlapping."""
+
+    ranges: Ranges
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One after the other; empty: nothing."""
+
+    items: tuple["Node", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of these."""
+
+    options: tuple["Node", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """`least` to `most` times; `most` None: without a limit."""
+
+    item: "Node"
+    least: int = 0
+    most: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What the rule of this name says."""
+
+    name: str
+
+
+Node = Text | Chars | Chain | Choice | Repeat | Rule
+
+EMPTY = Chain(())
+
+
+def chain(*items: Node) -> Node:
+    """One after the other; chains inside are opened up, texts joined."""
+    made: list[Node] = []
+    for item in items:
+        for part in item.items if isinstance(item, Chain) else (item,):
+            last = made[-1] if made else None
+            if isinstance(part, Text) and isinstance(last, Text):
+                made[-1] = Text(last.text + part.text)
+            else:
+                made.append(part)
+    return made[0] if len(made) == 1 else Chain(tuple(made))
+
+
+def choice(options: Iterable[Node]) -> Node:
+    """One of these, each counted once."""
+    made = tuple(dict.fromkeys(options))
+    return made[0] if len(made) == 1 else Choice(made)
+
+
+def chars(text: str) -> Chars:
+    """One of the characters in `text`; `a-z` is a range."""
+    ranges: list[tuple[int, int]] = []
+    place = 0
+    while place < len(text):
+        if text[place + 1 : place + 2] == "-" and place + 2 < len(text):
+            ranges.append((ord(text[place]), ord(text[place + 2])))
+            place += 3
+        else:
+            ranges.append((ord(text[place]), ord(text[place])))
+            place += 1
+    return Chars(joined(ranges))
+
+
+def joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """The same code points as sorted ranges that do not touch."""
+    made: list[tuple[int, int]] = []
+    for low, high in sorted(ranges):
+        if made and low <= made[-1][1] + 1:
+            made[-1] = (made[-1][0], max(made[-1][1], high))
+        else:
+            made.append((low, high))
+    return tuple(made)
+
+
+def without(ranges: Ranges, removed: Iterable[tuple[int, int]]) -> Ranges:
+    """`ranges` less `removed`."""
+    left = list(ranges)
+    for low, high in removed:
+        left = [
+            piece for a, b in left for piece in ((a, min(b, low - 1)), (max(a, high + 1), b)) if piece[0] <= piece[1]
+        ]
+    return joined(left)
+
+
+@dataclass(slots=True)
+class Grammar:
+    """Rules by name; `root` is where it begins."""
+
+    rules: dict[str, Node] = field(default_factory=dict)
+
+    def endless(self) -> list[str]:
+        """The rules that no finite text satisfies, in order of their definition."""
+        ending: set[str] = set()
+        while True:
+            more = {name for name, node in self.rules.items() if name not in ending and _ends(node, ending)}
+            if not more:
+                return [name for name in self.rules if name not in ending]
+            ending |= more
+
+    def gbnf(self) -> str:
+        """The grammar in GBNF, `root` first."""
+        writer = _Writer()
+        for name in ("root", *(name for name in self.rules if name != "root")):
+            writer.rule(name, self.rules[name])
+        return "\n".join(writer.lines) + "\n"
+
+
+def _ends(node: Node, ending: set[str]) -> bool:
+    if isinstance(node, Rule):
+        return node.name in ending
+    if isinstance(node, Chain):
+        return all(_ends(item, ending) for item in node.items)
+    if isinstance(node, Choice):
+        return any(_ends(option, ending) for option in node.options)
+    if isinstance(node, Repeat):
+        return node.least == 0 or _ends(node.item, ending)
+    return isinstance(node, Text) or bool(node.ranges)
+
+
+class _Writer:
+    """GBNF, line by line. Everything that is repeated gets a rule of its own: llama.cpp counts it as one then."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._helpers: dict[Node, str] = {}
+
+    def rule(self, name: str, node: Node) -> None:
+        place = len(self.lines)
+        self.lines.append("")
+        self.lines[place] = f"{name} ::= {self._alternatives(node)}"
+
+    def _alternatives(self, node: Node) -> str:
+        options = node.options if isinstance(node, Choice) else (node,)
+        return " | ".join(self._sequence(option) for option in options)
+
+    def _sequence(self, node: Node) -> str:
+        items = node.items if isinstance(node, Chain) else (node,)
+        return " ".join(self._item(item) for item in items) or '""'
+
+    def _item(self, node: Node) -> str:
+        if isinstance(node, Text):
+            return '"' + "".join(map(_escaped, node.text)) + '"'
+        if isinstance(node, Chars):
+            return _class(node.ranges)
+        if isinstance(node, Rule):
+            return node.name
+        if isinstance(node, Repeat):
+            return self._repeat(node)
+        return f"({self._alternatives(node)})"
+
+    def _repeat(self, node: Repeat) -> str:
+        least, most = node.least, node.most
+        if most is not None and most > MOST_REPEATS:
+            most = None
+        if max(least, most or 0) > _MOST_PLAIN:
+            return self._item(_in_blocks(node.item, least, most))
+        if most == 0:
+            return '""'
+        item = self._atom(node.item)
+        if most is None:
+            return f"{item}*" if least == 0 else f"{item}+" if least == 1 else f"{item}{{{least},}}"
+        return f"{item}{{{least}}}" if least == most else f"{item}{{{least},{most}}}"
+
+    def _atom(self, node: Node) -> str:
+        """A spelling of the node to which a repetition applies as a whole."""
+        if isinstance(node, Rule | Chars):
+            return self._item(node)
+        if node not in self._helpers:
+            name = self._helpers[node] = f"part-{len(self._helpers)}"
+            self.rule(name, node)
+        return self._helpers[node]
+
+
+def _in_blocks(item: Node, least: int, most: int | None) -> Node:
+    """The same repetition out of repetitions that llama.cpp takes."""
+    block = Repeat(item, _BLOCK, _BLOCK)
+    blocks, rest = divmod(min(least, MOST_REPEATS), _BLOCK)
+    required = (Repeat(block, blocks, blocks), Repeat(item, rest, rest))
+    if most is None:
+        return chain(*required, Repeat(item))
+    blocks, rest = divmod(most - least, _BLOCK)
+    if not blocks:
+        return chain(*required, Repeat(item, 0, rest))
+    fewer = chain(Repeat(block, 0, blocks - 1), Repeat(item, 0, _BLOCK - 1))
+    all_of_them = chain(Repeat(block, blocks, blocks), Repeat(item, 0, rest))
+    return chain(*required, choice((fewer, all_of_them)))
+
+
+def _class(ranges: Sequence[tuple[int, int]]) -> str:
+    return "[" + "".join(_code(a) if a == b else f"{_code(a)}-{_code(b)}" for a, b in ranges) + "]"
+
+
+def _code(point: int) -> str:
+    """A character in a class: plain where that cannot be misread."""
+    char = chr(point)
+    if char.isascii() and char.isalnum():
+        return char
+    if point <= 0xFF:
+        return f"\\x{point:02X}"
+    return f"\\u{point:04X}" if point <= 0xFFFF else f"\\U{point:08X}"
+
+
+def _escaped(char: str) -> str:
+    return {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(char) or (
+        char if char.isprintable() else _code(ord(char))
+    )

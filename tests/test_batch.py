@@ -1,0 +1,392 @@
+"""`slm batch`: order, bounded memory, what goes on after an interruption, exit codes; the real program on tiny models."""
+
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Outcome, environment
+from fake_engine import FakeEngine
+from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
+
+from slmchat.commands.batch_answers import Completions
+from slmchat.commands.batch_inputs import Row, Source
+from slmchat.commands.batch_output import RecordWriter, Window, open_output
+from slmchat.commands.batch_progress import Progress
+from slmchat.commands.batch_prompts import PromptMaker
+from slmchat.commands.batch_work import BatchWork, Rows
+from slmchat.commands.run import layout
+from slmchat.engine.api import Limits, SessionSettings
+from slmchat.engine.sampler import SamplerSettings
+from slmchat.errors import ExitCode, SlmError
+from slmchat.terminal.console import Console
+
+
+class _Desk:
+    """A batch on the fake engine, its records in a file."""
+
+    def __init__(self, tmp_path: Path, engine: FakeEngine | None = None, is_echoed: bool = True) -> None:
+        self.engine = engine or FakeEngine()
+        self.file = tmp_path / "out.jsonl"
+        self.errors = io.StringIO()
+        self.is_echoed = is_echoed
+
+    def run(self, rows: Iterator[Row], *, goes_on: bool = False, instruction: str = "") -> ExitCode:
+        console = Console(io.StringIO(), io.StringIO(), self.errors, {})
+        prompts = PromptMaker(instruction, None, [], layout(self.engine, is_raw=True), None)
+        answers = Completions(SamplerSettings(seed=5), Limits(), is_raw=True, is_sanitized=True)
+        made = Rows(Source(rows, None, "lines"), prompts, answers, is_echoed=self.is_echoed)
+        descriptor = open_output(self.file, [], may_exist=goes_on)
+        try:
+            begun = made.skip_begun(descriptor, self.file) if goes_on else None
+            os.ftruncate(descriptor, begun.end if begun else 0)
+            writer = RecordWriter(descriptor, str(self.file), lambda: None)
+            pool = self.engine.open_pool(SessionSettings(1000, 1, 1))
+            work = BatchWork(made, pool, writer, console, begun)
+            work.run(lambda done: done)
+            return work.tell(str(self.file))
+        finally:
+            os.close(descriptor)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.file.read_text().splitlines()]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> _Desk:
+    return _Desk(tmp_path)
+
+
+def _rows(*texts: str) -> Iterator[Row]:
+    return (Row(number, text, number) for number, text in enumerate(texts, 1))
+
+
+class TestOrder:
+    def test_records_stand_in_input_order_whatever_is_done_first(self, desk: _Desk) -> None:
+        desk.engine = FakeEngine(answer=lambda prompt: f"<{prompt}>", n_held=20, pick=lambda held: held - 1)
+        assert desk.run(_rows(*(f"t{n}" for n in range(100)))) is ExitCode.DONE
+        assert [record["id"] for record in desk.records] == list(range(1, 101))
+        assert all(record["completion"] == f"<{record['input']}>" for record in desk.records)
+
+    def test_a_record_is_written_as_soon_as_it_is_its_turn(self, desk: _Desk) -> None:
+        seen: list[int] = []
+
+        def rows() -> Iterator[Row]:
+            for number in range(1, 6):
+                seen.append(len(desk.file.read_text().splitlines()))
+                yield Row(number, "x", number)
+
+        desk.run(rows())
+        assert seen == [0, 1, 2, 3, 4]
+
+    def test_nothing_new_is_taken_while_the_oldest_is_slow(self) -> None:
+        window = Window(3)
+        assert [window.enter(1) for _ in range(3)] == [0, 1, 2]
+        assert not window._has_room(1)
+        assert list(window.leave(2, b"c")) == []
+        assert list(window.leave(1, b"b")) == []
+        assert not window._has_room(1)  # finished rows count until they are written
+        leaving = window.leave(0, b"a")
+        assert next(leaving) == (0, b"a")
+        assert not window._has_room(1)  # it is being written
+        assert list(leaving) == [(1, b"b"), (2, b"c")]
+        assert window._has_room(1)
+
+    def test_large_rows_are_fewer_at_once(self) -> None:
+        window = Window(100)
+        window.enter(10**9)  # one is let in, however large
+        assert not window._has_room(1)
+
+
+class TestRecords:
+    def test_a_record(self, desk: _Desk) -> None:
+        desk.engine.answer = lambda prompt: "fine\x1b[31m\u202e"
+        desk.run(_rows("a\u202eb"))
+        assert desk.records == [
+            {
+                "id": 1,
+                "input": "a\u202eb",
+                "completion": "fine\u202e",
+                "finish_reason": "stop",
+                "usage": {"prompt_tokens": 3, "cached_tokens": 0, "completion_tokens": 1},
+                "seed": 5,
+                "error": None,
+            }
+        ]
+        assert "\u202e" not in desk.file.read_text()  # escaped: safe to look at
+
+    def test_a_row_that_fails_is_a_record(self, desk: _Desk) -> None:
+        too_long = SlmError("the prompt is too long.", exit_code=ExitCode.CONTEXT)
+        desk.engine.answer = lambda prompt: too_long if prompt == "b" else "yes"
+        rows = iter([Row(1, "a", 1), Row(2, "b", 2), Row(3, "{", 3, error="line 3 is not JSON"), Row(4, "d", 4)])
+        assert desk.run(rows) is ExitCode.ROWS_FAILED
+        assert [record["error"] for record in desk.records] == [
+            None,
+            "the prompt is too long.",
+            "line 3 is not JSON.",
+            None,
+        ]
+        assert desk.records[2] == {
+            **{"id": 3, "input": "{", "completion": None, "finish_reason": None, "usage": None},
+            "error": "line 3 is not JSON.",
+        }
+        assert "2 of 4 rows failed" in desk.errors.getvalue()
+
+    def test_an_exit_code_of_their_own_when_all_failed_alike(self, desk: _Desk) -> None:
+        desk.engine.answer = lambda prompt: SlmError("too long.", exit_code=ExitCode.CONTEXT)
+        assert desk.run(_rows("a", "b")) is ExitCode.CONTEXT
+
+    def test_without_echo_a_fingerprint_stands_for_the_input(self, tmp_path: Path) -> None:
+        desk = _Desk(tmp_path, is_echoed=False)
+        desk.run(_rows("secret", "other", "secret"))
+        marks = [record["input_sha256"] for record in desk.records]
+        assert marks[0] == marks[2] != marks[1]
+        assert "secret" not in desk.file.read_text()
+
+
+class TestResume:
+    TEXTS = tuple(f"text {n}" for n in range(10))
+
+    @pytest.mark.parametrize("cut", [0, 1, 30, 200, 201, 500, 10_000])
+    @pytest.mark.parametrize("is_echoed", [True, False])
+    def test_nothing_is_lost_or_repeated_wherever_it_was_cut(self, tmp_path: Path, cut: int, is_echoed: bool) -> None:
+        whole = _Desk(tmp_path, is_echoed=is_echoed)
+        whole.run(_rows(*self.TEXTS))
+        expected = whole.file.read_bytes()
+        whole.file.write_bytes(expected[:cut])
+        asked: list[str] = []
+
+        def answer(prompt: str) -> str:
+            asked.append(prompt)
+            return "yes"
+
+        whole.engine = FakeEngine(answer=answer)
+        assert whole.run(_rows(*self.TEXTS), goes_on=True) is ExitCode.DONE
+        assert whole.file.read_bytes() == expected
+        assert len(asked) == 10 - expected[:cut].count(b"\n")
+
+    def test_other_inputs_are_refused_and_the_file_stays(self, desk: _Desk) -> None:
+        desk.run(_rows("a", "b"))
+        before = desk.file.read_bytes()
+        for texts, says in (
+            (("a", "x", "c"), "record 2 is not for input 2"),
+            (("a",), "more records than there are inputs"),
+        ):
+            with pytest.raises(SlmError, match=says):
+                desk.run(_rows(*texts), goes_on=True)
+        assert desk.file.read_bytes() == before
+        desk.file.write_bytes(b"no record\n" + before)
+        with pytest.raises(SlmError, match="line 1 is not a record"):
+            desk.run(_rows("a", "b"), goes_on=True)
+
+    def test_failures_of_the_first_part_count(self, desk: _Desk) -> None:
+        desk.run(iter([Row(1, "", 1, error="line 1 is broken")]))
+        rows = iter([Row(1, "", 1, error="line 1 is broken"), Row(2, "b", 2)])
+        assert desk.run(rows, goes_on=True) is ExitCode.ROWS_FAILED
+        assert [record["error"] for record in desk.records] == ["line 1 is broken.", None]
+
+    def test_a_file_is_not_overwritten_unasked(self, desk: _Desk) -> None:
+        desk.run(_rows("a"))
+        with pytest.raises(SlmError, match="is there already"):
+            desk.run(_rows("b"))
+        assert desk.records[0]["input"] == "a"
+        with pytest.raises(SlmError, match="input and output at once"):
+            open_output(desk.file, [desk.file], may_exist=True)
+
+
+def test_a_full_disk_keeps_whole_records_only(tmp_path: Path) -> None:
+    file = tmp_path / "out"
+    descriptor = open_output(file, [], may_exist=False)
+    writer = RecordWriter(descriptor, str(file), lambda: None)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # as a disk with 100 bytes left
+    try:
+        writer.write(b"a" * 59 + b"\n")
+        with pytest.raises(SlmError, match="the disk is full") as caught:
+            writer.write(b"b" * 59 + b"\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        os.close(descriptor)
+    assert caught.value.exit_code is ExitCode.STORAGE
+    assert caught.value.hint and "--resume" in caught.value.hint
+    assert file.read_bytes() == b"a" * 59 + b"\n"
+
+
+def test_progress_tells_rate_and_time_left() -> None:
+    now = [0.0]
+    progress = Progress(Console(io.StringIO(), io.StringIO(), io.StringIO(), {}), 1000, clock=lambda: now[0])
+    for row in range(1, 11):
+        now[0] += 1
+        progress.add(row * 10, is_failed=row == 3)
+    assert progress.line(100) == "10 rows, 1.0 rows/s, 1 failed, 1:30 left"
+    now[0] = 3600 * 2
+    assert progress.line(100) == "10 rows, 0.0014 rows/s, 1 failed, 18:00:00 left"
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_many_rows(tmp_path: Path) -> None:
+    desk = _Desk(tmp_path)
+    rows = (Row(number, f"row {number} " + "x" * 200, number) for number in range(1, 40_001))
+    desk.run(_until(rows, 2_000))
+    os.unlink(desk.file)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    desk.run(rows)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8_000  # KiB; the records have 16 MiB
+    assert desk.file.stat().st_size > 14_000_000
+
+
+def _until(rows: Iterator[Row], count: int) -> Iterator[Row]:
+    for _ in range(count):
+        yield next(rows)
+
+
+# The real program.
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return write_tiny_llama(
+        tmp_path / "tiny.gguf", chat_template=CHATML_TEMPLATE, extra_control_tokens=("<|im_start|>", "<|im_end|>")
+    )
+
+
+def _arguments(tiny: Path, *more: str | Path) -> list[str]:
+    return ["batch", "-m", str(tiny), "--temp", "0", "-n", "5", *map(str, more)]
+
+
+def _records(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.mark.real
+class TestProgram:
+    def test_rows_say_what_run_says(self, slm: Callable[..., Outcome], tiny: Path) -> None:
+        texts = ["hello world", "the people", "", "water and oil"]
+        done = slm(*_arguments(tiny, "--parallel", "2"), "What is it?", stdin="\r\n".join(texts))
+        assert (done.code, done.err) == (0, "")
+        records = _records(done.out)
+        assert [(record["id"], record["input"]) for record in records] == [(1, texts[0]), (2, texts[1]), (4, texts[3])]
+        alone = slm("run", "-m", tiny, "--temp", "0", "-n", "5", "--json", "What is it?", stdin=texts[0])
+        said = json.loads(alone.out)
+        assert records[0]["completion"] == said["completion"]
+        assert records[0]["usage"]["prompt_tokens"] == said["usage"]["prompt_tokens"]
+
+    def test_fields_of_csv_and_json(self, slm: Callable[..., Outcome], tiny: Path) -> None:
+        done = slm(*_arguments(tiny), "{a} or {b}?", stdin='a,b\none,two\n"broken\n')
+        assert done.code == 11
+        first, second = _records(done.out)
+        assert (first["id"], first["input"], first["error"]) == (2, {"a": "one", "b": "two"}, None)
+        assert (second["id"], second["error"]) == (3, "line 3: not CSV (unexpected end of data).")
+        done = slm(*_arguments(tiny, "--input-field", "q"), stdin='{"id": "x", "q": "hello"}\n{"z": 1}\n')
+        assert done.code == 11
+        first, second = _records(done.out)
+        assert (first["id"], first["input"]) == ("x", "hello")
+        assert second["error"] == "there is no field 'q' (fields: z)."
+
+    def test_files_are_inputs(self, slm: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").write_text("hello")
+        done = slm(*_arguments(tiny, "-f", tmp_path / "a.txt", "-f", tmp_path / "none.txt"), "Sum up.")
+        assert done.code == 11
+        assert [record["id"] for record in _records(done.out)] == [str(tmp_path / "a.txt"), str(tmp_path / "none.txt")]
+
+    def test_rows_that_do_not_fit(self, slm: Callable[..., Outcome], tiny: Path) -> None:
+        rows = "hello\n" + "word " * 400 + "\n"
+        done = slm(*_arguments(tiny), stdin=rows)
+        assert done.code == 7
+        assert "the context window holds 256" in _records(done.out)[1]["error"]
+        done = slm(*_arguments(tiny, "--on-overflow", "trim"), stdin=rows)
+        assert done.code == 0, done.err
+        assert _records(done.out)[1]["trimmed_characters"] > 500
+        assert "1 row did not fit" in done.err
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["--parallel", "0"], "--parallel cannot be '0'"),
+            (["--format", "xml"], "--format cannot be 'xml'"),
+            (["-o", "a", "--resume", "b"], "cannot stand together"),
+            (["--on-overflow", "explode"], "--on-overflow cannot be"),
+        ],
+    )
+    def test_bad_options(self, slm: Callable[..., Outcome], tiny: Path, arguments: list[str], says: str) -> None:
+        done = slm(*_arguments(tiny, *arguments), stdin="x\n")
+        assert (done.code, done.out) == (2, "")
+        assert done.err.startswith("slm: ")
+        assert says in done.err
+
+    def test_nothing_comes_of_nothing(self, slm: Callable[..., Outcome], tiny: Path) -> None:
+        done = slm(*_arguments(tiny), "What?", stdin="")
+        assert (done.code, done.out) == (0, "")
+
+    def test_a_disk_that_is_full(self, home: Path, tiny: Path) -> None:
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "slmchat", *_arguments(tiny)],
+                input=b"hello\n",
+                stdout=full,
+                stderr=subprocess.PIPE,
+                env=environment(home),
+                timeout=60,
+                check=False,
+            )
+        assert done.returncode == 10
+        assert b"slm: standard output cannot be written: the disk is full" in done.stderr
+        assert b"Traceback" not in done.stderr
+
+    def test_a_reader_that_goes_ends_it_quietly(self, home: Path, tiny: Path) -> None:
+        with self._begun(home, tiny) as program:
+            assert program.stdin and program.stdout and program.stderr
+            program.stdin.write(b"hello\n")
+            program.stdin.flush()
+            assert json.loads(program.stdout.readline())["id"] == 1  # before the input has ended
+            program.stdout.close()
+            program.stdin.write(b"the people\n" * 20)
+            program.stdin.flush()
+            assert program.wait(60) == 0
+            assert program.stderr.read() == b""
+
+    def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(self, home: Path, tiny: Path, tmp_path: Path) -> None:
+        inputs = [f"hello {n}" for n in range(30)]
+        file = tmp_path / "out.jsonl"
+        with self._begun(home, tiny, "--resume", file) as program:
+            assert program.stdin and program.stderr
+            program.stdin.write("".join(f"{text}\n" for text in inputs[:3]).encode())
+            program.stdin.flush()
+            while not file.exists() or file.read_bytes().count(b"\n") < 3:
+                assert program.poll() is None
+            program.send_signal(signal.SIGINT)  # it waits for more input now
+            assert program.wait(60) == 130
+            said = program.stderr.read().decode()
+        assert "interrupted; 3 rows are written" in said
+        assert f"--resume {file}" in said
+        with file.open("ab") as out:
+            out.write(b'{"id": 4, "inp')  # as if it had been killed in the middle of a record
+        done = subprocess.run(
+            [sys.executable, "-m", "slmchat", *_arguments(tiny, "--resume", file)],
+            input="".join(f"{text}\n" for text in inputs).encode(),
+            capture_output=True,
+            env=environment(home),
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+        assert [record["input"] for record in _records(file.read_text())] == inputs
+        assert file.stat().st_mode & 0o777 == 0o600
+
+    @staticmethod
+    def _begun(home: Path, tiny: Path, *more: str | Path) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "slmchat", *_arguments(tiny, *more)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(home),
+        )
