@@ -105,7 +105,7 @@ def _open_output(options: BatchOptions, files: Sequence[str], console: Console) 
     if name is None:
         return None
     inputs = [console.stdin.fileno() if file == "-" else Path(file).expanduser() for file in files or ["-"]]
-    return open_output(Path(name).expanduser(), inputs, may_exist=options.resume is not None or options.force)
+    return open_output(Path(name).expanduser(), inputs, may_exist=options.resume is not None or options.overwrite)
 
 
 def _writer(descriptor: int | None, options: BatchOptions, console: Console) -> RecordWriter:

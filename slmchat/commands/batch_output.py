@@ -134,7 +134,7 @@ def open_output(path: Path, inputs: Sequence[Path | int], *, may_exist: bool) ->
     if found.st_size and not may_exist:
         raise SlmError(
             f"{path} is there already.",
-            hint=f"go on with it: --resume {path}; or overwrite it: --force",
+            hint=f"go on with it: --resume {path}; or overwrite it: --overwrite",
             exit_code=ExitCode.USAGE,
         )
     return descriptor

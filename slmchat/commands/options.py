@@ -187,7 +187,7 @@ class BatchOptions:
         "--parallel", help="Rows worked on at once: auto, or a number.", metavar="auto|N", default="auto"
     )
     output: str | None = option("-o", "--output", help="Write the records to FILE.", metavar="FILE")
-    force: bool = option("--force", help="Overwrite FILE.", default=False)
+    overwrite: bool = option("--overwrite", help="Overwrite FILE.", default=False)
     resume: str | None = option(
         "--resume", help="Go on with FILE: what it has is not done again, the rest is appended.", metavar="FILE"
     )
