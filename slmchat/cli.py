@@ -211,7 +211,7 @@ def _run(
 
 
 @app.command("batch")
-@_takes(BatchOptions, GenerationOptions)
+@_takes(BatchOptions, GenerationOptions, ShapeOptions)
 def _batch(
     words: Annotated[
         list[str] | None,
@@ -222,13 +222,14 @@ def _batch(
     *,
     batch: BatchOptions,
     generation: GenerationOptions,
+    shape: ShapeOptions,
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
     """Answer many inputs with one model load, each with a line of JSON."""
     from slmchat.commands.batch import batch as errand
 
-    return errand(words or [], batch, generation, settings, console)
+    return errand(words or [], batch, generation, shape, settings, console)
 
 
 @app.command("chat")

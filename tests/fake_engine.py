@@ -1,5 +1,7 @@
 """An engine without weights: it implements the public Protocols and says what it was told to say."""
 
+import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -35,6 +37,7 @@ class FakeEngine:
     template: str | None = CHATML
     trained: int = 100_000
     prompts: list[str] = field(default_factory=list)
+    jobs: deque[Job] = field(default_factory=lambda: deque(maxlen=100))  # the last ones that a pool was given
     is_closed: bool = False
     kept: list[str] = field(default_factory=list)
     # what a pool says to a prompt, and in which order it is done with the jobs that it holds
@@ -112,6 +115,7 @@ class FakePool:
     settings: SessionSettings
     is_cancelled: bool = False
     most_held: int = 0
+    held: list[Job | Done] = field(default_factory=list)
     report: str = "fake"
 
     def run(self, jobs: Iterator[Job | Done]) -> Iterator[Done]:
@@ -119,7 +123,7 @@ class FakePool:
         return self._run(jobs)
 
     def _run(self, jobs: Iterator[Job | Done]) -> Iterator[Done]:
-        held: list[Job | Done] = []
+        held = self.held
         while not self.is_cancelled:
             while len(held) < self.engine.n_held and (job := next(jobs, None)) is not None:
                 held.append(job)
@@ -129,12 +133,19 @@ class FakePool:
             yield job if isinstance(job, Done) else self._done(job)
 
     def _done(self, job: Job) -> Done:
+        self.engine.jobs.append(job)
         prompt = "".join(part.text for part in job.prompt.parts)
         said = self.engine.answer(prompt)
         if isinstance(said, SlmError):
             return Done(job.id, error=said)
-        usage = Usage(len(prompt), 0, len(said.split()))
-        return Done(job.id, said, Finish(FinishReason.STOP, usage, Timings(0.1, 0.1, 0.1), job.sampler.seed or 1, ()))
+        room = job.limits.max_tokens
+        words = re.findall(r"\s*\S+", said)[:room]
+        reason = FinishReason.STOP if "".join(words) == said.rstrip() else FinishReason.LENGTH
+        finish = Finish(reason, Usage(len(prompt), 0, len(words)), Timings(0.1, 0.1, 0.1), job.sampler.seed or 1, ())
+        return Done(job.id, said if reason is FinishReason.STOP else "".join(words), finish)
+
+    def again(self, job: Job) -> None:
+        self.held.insert(0, job)
 
     def cancel(self) -> None:
         self.is_cancelled = True

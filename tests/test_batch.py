@@ -12,57 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from batch_desk import Desk
 from conftest import Outcome, environment
 from fake_engine import FakeEngine
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
-from slmchat.commands.batch_answers import Completions
-from slmchat.commands.batch_inputs import Row, Source
+from slmchat.commands.batch_inputs import Row
 from slmchat.commands.batch_output import RecordWriter, Window, open_output
 from slmchat.commands.batch_progress import Progress
-from slmchat.commands.batch_prompts import PromptMaker
-from slmchat.commands.batch_work import BatchWork, Rows
-from slmchat.commands.run import layout
-from slmchat.engine.api import Limits, SessionSettings
-from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.console import Console
 
 
-class _Desk:
-    """A batch on the fake engine, its records in a file."""
-
-    def __init__(self, tmp_path: Path, engine: FakeEngine | None = None, is_echoed: bool = True) -> None:
-        self.engine = engine or FakeEngine()
-        self.file = tmp_path / "out.jsonl"
-        self.errors = io.StringIO()
-        self.is_echoed = is_echoed
-
-    def run(self, rows: Iterator[Row], *, goes_on: bool = False, instruction: str = "") -> ExitCode:
-        console = Console(io.StringIO(), io.StringIO(), self.errors, {})
-        prompts = PromptMaker(instruction, None, [], layout(self.engine, is_raw=True), None)
-        answers = Completions(SamplerSettings(seed=5), Limits(), is_raw=True, is_sanitized=True)
-        made = Rows(Source(rows, None, "lines"), prompts, answers, is_echoed=self.is_echoed)
-        descriptor = open_output(self.file, [], may_exist=goes_on)
-        try:
-            begun = made.skip_begun(descriptor, self.file) if goes_on else None
-            os.ftruncate(descriptor, begun.end if begun else 0)
-            writer = RecordWriter(descriptor, str(self.file), lambda: None)
-            pool = self.engine.open_pool(SessionSettings(1000, 1, 1))
-            work = BatchWork(made, pool, writer, console, begun)
-            work.run(lambda done: done)
-            return work.tell(str(self.file))
-        finally:
-            os.close(descriptor)
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.file.read_text().splitlines()]
-
-
 @pytest.fixture
-def desk(tmp_path: Path) -> _Desk:
-    return _Desk(tmp_path)
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
 
 
 def _rows(*texts: str) -> Iterator[Row]:
@@ -70,13 +34,13 @@ def _rows(*texts: str) -> Iterator[Row]:
 
 
 class TestOrder:
-    def test_records_stand_in_input_order_whatever_is_done_first(self, desk: _Desk) -> None:
+    def test_records_stand_in_input_order_whatever_is_done_first(self, desk: Desk) -> None:
         desk.engine = FakeEngine(answer=lambda prompt: f"<{prompt}>", n_held=20, pick=lambda held: held - 1)
         assert desk.run(_rows(*(f"t{n}" for n in range(100)))) is ExitCode.DONE
         assert [record["id"] for record in desk.records] == list(range(1, 101))
         assert all(record["completion"] == f"<{record['input']}>" for record in desk.records)
 
-    def test_a_record_is_written_as_soon_as_it_is_its_turn(self, desk: _Desk) -> None:
+    def test_a_record_is_written_as_soon_as_it_is_its_turn(self, desk: Desk) -> None:
         seen: list[int] = []
 
         def rows() -> Iterator[Row]:
@@ -107,7 +71,7 @@ class TestOrder:
 
 
 class TestRecords:
-    def test_a_record(self, desk: _Desk) -> None:
+    def test_a_record(self, desk: Desk) -> None:
         desk.engine.answer = lambda prompt: "fine\x1b[31m\u202e"
         desk.run(_rows("a\u202eb"))
         assert desk.records == [
@@ -123,7 +87,7 @@ class TestRecords:
         ]
         assert "\u202e" not in desk.file.read_text()  # escaped: safe to look at
 
-    def test_a_row_that_fails_is_a_record(self, desk: _Desk) -> None:
+    def test_a_row_that_fails_is_a_record(self, desk: Desk) -> None:
         too_long = SlmError("the prompt is too long.", exit_code=ExitCode.CONTEXT)
         desk.engine.answer = lambda prompt: too_long if prompt == "b" else "yes"
         rows = iter([Row(1, "a", 1), Row(2, "b", 2), Row(3, "{", 3, error="line 3 is not JSON"), Row(4, "d", 4)])
@@ -140,12 +104,12 @@ class TestRecords:
         }
         assert "2 of 4 rows failed" in desk.errors.getvalue()
 
-    def test_an_exit_code_of_their_own_when_all_failed_alike(self, desk: _Desk) -> None:
+    def test_an_exit_code_of_their_own_when_all_failed_alike(self, desk: Desk) -> None:
         desk.engine.answer = lambda prompt: SlmError("too long.", exit_code=ExitCode.CONTEXT)
         assert desk.run(_rows("a", "b")) is ExitCode.CONTEXT
 
     def test_without_echo_a_fingerprint_stands_for_the_input(self, tmp_path: Path) -> None:
-        desk = _Desk(tmp_path, is_echoed=False)
+        desk = Desk(tmp_path, is_echoed=False)
         desk.run(_rows("secret", "other", "secret"))
         marks = [record["input_sha256"] for record in desk.records]
         assert marks[0] == marks[2] != marks[1]
@@ -158,7 +122,7 @@ class TestResume:
     @pytest.mark.parametrize("cut", [0, 1, 30, 200, 201, 500, 10_000])
     @pytest.mark.parametrize("is_echoed", [True, False])
     def test_nothing_is_lost_or_repeated_wherever_it_was_cut(self, tmp_path: Path, cut: int, is_echoed: bool) -> None:
-        whole = _Desk(tmp_path, is_echoed=is_echoed)
+        whole = Desk(tmp_path, is_echoed=is_echoed)
         whole.run(_rows(*self.TEXTS))
         expected = whole.file.read_bytes()
         whole.file.write_bytes(expected[:cut])
@@ -173,7 +137,7 @@ class TestResume:
         assert whole.file.read_bytes() == expected
         assert len(asked) == 10 - expected[:cut].count(b"\n")
 
-    def test_other_inputs_are_refused_and_the_file_stays(self, desk: _Desk) -> None:
+    def test_other_inputs_are_refused_and_the_file_stays(self, desk: Desk) -> None:
         desk.run(_rows("a", "b"))
         before = desk.file.read_bytes()
         for texts, says in (
@@ -187,13 +151,13 @@ class TestResume:
         with pytest.raises(SlmError, match="line 1 is not a record"):
             desk.run(_rows("a", "b"), goes_on=True)
 
-    def test_failures_of_the_first_part_count(self, desk: _Desk) -> None:
+    def test_failures_of_the_first_part_count(self, desk: Desk) -> None:
         desk.run(iter([Row(1, "", 1, error="line 1 is broken")]))
         rows = iter([Row(1, "", 1, error="line 1 is broken"), Row(2, "b", 2)])
         assert desk.run(rows, goes_on=True) is ExitCode.ROWS_FAILED
         assert [record["error"] for record in desk.records] == ["line 1 is broken.", None]
 
-    def test_a_file_is_not_overwritten_unasked(self, desk: _Desk) -> None:
+    def test_a_file_is_not_overwritten_unasked(self, desk: Desk) -> None:
         desk.run(_rows("a"))
         with pytest.raises(SlmError, match="is there already"):
             desk.run(_rows("b"))
@@ -233,7 +197,7 @@ def test_progress_tells_rate_and_time_left() -> None:
 
 @pytest.mark.slow
 def test_memory_stays_flat_over_many_rows(tmp_path: Path) -> None:
-    desk = _Desk(tmp_path)
+    desk = Desk(tmp_path)
     rows = (Row(number, f"row {number} " + "x" * 200, number) for number in range(1, 40_001))
     desk.run(_until(rows, 2_000))
     os.unlink(desk.file)

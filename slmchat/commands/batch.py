@@ -10,17 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slmchat.catalog.library import Library
-from slmchat.commands import opening
-from slmchat.commands.batch_answers import Completions
+from slmchat.commands import opening, shaping
+from slmchat.commands.batch_answers import Answers, Completions, ShapedCompletions
 from slmchat.commands.batch_inputs import open_source
 from slmchat.commands.batch_output import RecordWriter, open_output
 from slmchat.commands.batch_prompts import PromptMaker, has_fields
 from slmchat.commands.batch_work import BatchWork, Rows
-from slmchat.commands.options import BatchOptions, GenerationOptions
+from slmchat.commands.options import BatchOptions, GenerationOptions, ShapeOptions
 from slmchat.commands.question import head_messages, layout
 from slmchat.commands.run import overflow_choice
+from slmchat.commands.shaping import Shape
 from slmchat.conversation import window
 from slmchat.engine.api import Engine, Pool, Prompt
+from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -32,7 +34,12 @@ _MOST_PARALLEL = 255  # llama.cpp has 256 sequences (LLAMA_MAX_SEQ), and one of 
 
 
 def batch(
-    words: Sequence[str], batch: BatchOptions, options: GenerationOptions, settings: Settings, console: Console
+    words: Sequence[str],
+    batch: BatchOptions,
+    options: GenerationOptions,
+    shape_options: ShapeOptions,
+    settings: Settings,
+    console: Console,
 ) -> ExitCode:
     """Answer every input. Raises `SlmError` when the batch as a whole cannot go on; what is written stays whole."""
     on_overflow = overflow_choice(options)
@@ -42,6 +49,7 @@ def batch(
         batch, options.files, console
     )  # before the seal: it may lie where a sealed process cannot open it
     opening.seal(settings)
+    shape = shaping.shape_of(shape_options, is_stdin_taken=not options.files or "-" in options.files)
     instruction = " ".join(words)
     wants_fields = batch.input_field is not None or has_fields(instruction)
     source = open_source(options.files, batch.format, wants_fields, console.stdin)
@@ -54,13 +62,13 @@ def batch(
     wanted = options.ctx or settings.n_ctx or min(engine.info.trained_context_length, _N_CTX)
     n_ctx = opening.window(loading, wanted, options, least=None if options.ctx else window.MIN_COMPLETION_TOKENS)
     n_ctx = n_ctx or wanted
-    lay_out = layout(engine, is_raw=options.raw)
+    lay_out = layout(engine, is_raw=options.raw, shape=shape)
 
     def fits(prompt: Prompt) -> bool:
         return window.fits(engine.count(prompt), n_ctx)
 
     prompts = PromptMaker(instruction, batch.input_field, head, lay_out, fits if on_overflow == "trim" else None)
-    answers = Completions(sampler, opening.limits(options), is_raw=options.raw, is_sanitized=not options.raw_output)
+    answers = _answers(sampler, options, shape)
     rows = Rows(source, prompts, answers, is_echoed=not batch.no_echo)
     begun = None
     if descriptor is not None:
@@ -80,6 +88,13 @@ def batch(
     if not settings.is_private:
         Library(settings.paths).remember(installed.key)
     return code
+
+
+def _answers(sampler: SamplerSettings, options: GenerationOptions, shape: Shape | None) -> Answers:
+    limits, is_sanitized = opening.limits(options), not options.raw_output
+    if shape is not None:
+        return ShapedCompletions(shape, sampler, limits, is_sanitized=is_sanitized)
+    return Completions(sampler, limits, is_raw=options.raw, is_sanitized=is_sanitized)
 
 
 def _parallel(options: BatchOptions) -> int | None:

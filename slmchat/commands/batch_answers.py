@@ -5,11 +5,12 @@ Knows: records of completions. Refuses to know: rows, order, files. Another kind
 
 from typing import Any, Protocol
 
-from slmchat.commands import answering
+from slmchat.commands import answering, shaping
+from slmchat.commands.shaping import Shape
 from slmchat.conversation.thinking import opens_thinking
 from slmchat.engine.api import Chunk, Done, Job, Limits, Prefill, Prompt
 from slmchat.engine.sampler import SamplerSettings
-from slmchat.errors import SlmError
+from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.sanitize import Sanitizer
 
 
@@ -25,14 +26,19 @@ class Unsuitable(Exception):
 class Answers(Protocol):
     """How the rows of a batch are answered."""
 
+    @property
+    def nothing(self) -> dict[str, Any]:
+        """The fields of a record where there is no answer."""
+        ...
+
     def job(self, number: int, prompt: Prompt) -> Job:
         """What the engine is asked for row `number`."""
         ...
 
-    def record(self, done: Done, prompt: Prompt) -> dict[str, Any]:
-        """The fields of a record for a job that the engine has done.
+    def record(self, done: Done, prompt: Prompt) -> dict[str, Any] | Job:
+        """The fields of a record for a job that the engine has done, or the job with which the row is asked again.
 
-        Raises `Unsuitable` when the row failed after all: the fields then stand beside the error.
+        Raises `Unsuitable` when the row failed: its fields then stand beside the error.
         """
         ...
 
@@ -47,12 +53,19 @@ class Completions:
         self._is_raw = is_raw
         self._is_sanitized = is_sanitized
 
+    @property
+    def nothing(self) -> dict[str, Any]:
+        """No completion."""
+        return {"completion": None, "finish_reason": None, "usage": None}
+
     def job(self, number: int, prompt: Prompt) -> Job:
         """The row's own completion; with `--seed` every row has the same seed."""
         return Job(number, prompt, self._sampler, self._limits)
 
     def record(self, done: Done, prompt: Prompt) -> dict[str, Any]:
         """Completion, finish reason, usage and seed; the thinking of a reasoning model where there was one."""
+        if done.error is not None:
+            raise Unsuitable(done.error, {})
         assert done.finish is not None
         answer = answering.follow(
             (Chunk(done.text, ()), done.finish),
@@ -73,6 +86,41 @@ class Completions:
             },
             "seed": done.finish.seed,
         }
+
+
+class ShapedCompletions:
+    """Completions of a given shape, checked; one that is cut off or not right is asked for once more."""
+
+    def __init__(self, shape: Shape, sampler: SamplerSettings, limits: Limits, *, is_sanitized: bool) -> None:
+        self._shape = shape
+        self._sampler = sampler
+        self._limits = shape.limits(limits)
+        self._completions = Completions(sampler, self._limits, is_raw=True, is_sanitized=is_sanitized)
+        self._first: dict[int, Job] = {}  # first attempts that are under way
+
+    @property
+    def nothing(self) -> dict[str, Any]:
+        """No completion, no value."""
+        return {**self._completions.nothing, "value": None}
+
+    def job(self, number: int, prompt: Prompt) -> Job:
+        """The first attempt. Its seed is settled here, because the second one takes the next."""
+        job = self._first[number] = Job(number, prompt, self._sampler.with_seed(), self._limits)
+        return job
+
+    def record(self, done: Done, prompt: Prompt) -> dict[str, Any] | Job:
+        """As for free text, with the `value`; the second attempt when the first was not right."""
+        first = self._first.pop(done.id, None)
+        fields: dict[str, Any] = {}
+        try:
+            if done.error is not None:
+                raise done.error
+            fields = self._completions.record(done, prompt)
+            return {**fields, "value": self._shape.value(fields["completion"], fields["finish_reason"])}
+        except SlmError as error:
+            if first is None or error.exit_code is not ExitCode.UNSATISFIED:
+                raise Unsuitable(error, fields) from error
+        return Job(done.id, prompt, *shaping.second_attempt(first.sampler, first.limits))
 
 
 class _Unseen:

@@ -40,6 +40,15 @@ class _UnderWay:
     asked: Asked | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """A row with its record, and what it failed with."""
+
+    record: dict[str, Any]
+    row: Row
+    error: SlmError | None
+
+
 class Rows:
     """The rows of a batch as jobs, and records of what came of them."""
 
@@ -71,21 +80,27 @@ class Rows:
                 self._under_way[number] = _UnderWay(row, asked)
                 yield self._answers.job(number, asked.prompt)
 
-    def record(self, done: Done) -> tuple[dict[str, Any], Row, SlmError | None]:
-        """The record of a row, the row, and what it failed with."""
+    def record(self, done: Done) -> _Recorded | Job:
+        """The record of a row, or the job with which it is asked again."""
         under_way = self._under_way.pop(done.id)
         row, asked, error = under_way.row, under_way.asked, done.error
-        fields: dict[str, Any] = {"completion": None, "finish_reason": None, "usage": None}
-        if error is None and asked is not None:
+        fields = self._answers.nothing
+        if asked is not None:
             try:
-                fields = self._answers.record(done, asked.prompt)
+                answered = self._answers.record(done, asked.prompt)
             except Unsuitable as unsuitable:
-                fields, error = unsuitable.fields, unsuitable.error
+                fields |= unsuitable.fields
+                error = unsuitable.error
+            else:
+                if isinstance(answered, Job):
+                    self._under_way[done.id] = under_way
+                    return answered
+                fields = answered
             if asked.n_trimmed:
                 fields["trimmed_characters"] = asked.n_trimmed
         shown = self._prompts.shown_input(row)
         head = {"id": row.id, **({"input": shown} if self._is_echoed else {"input_sha256": fingerprint(shown)})}
-        return {**head, **fields, "error": error and error.message}, row, error
+        return _Recorded({**head, **fields, "error": error and error.message}, row, error)
 
 
 class BatchWork:
@@ -101,7 +116,7 @@ class BatchWork:
         self._progress = Progress(console, rows.total, begun.end_of_input if begun else 0)
         self._window = Window(_MOST_UNDER_WAY)
         self._is_interrupted = False
-        self._n_tokens = self._n_trimmed = self._n_without_end = 0
+        self._n_tokens = self._n_trimmed = self._n_without_end = self._n_again = 0
 
     def cancel(self) -> None:
         """Ctrl-C: what is written stays, what is under way is dropped."""
@@ -116,10 +131,14 @@ class BatchWork:
         try:
             with opening.cancelled_by_ctrl_c(self):
                 for done in done_rows:
-                    record, row, error = self._rows.record(done)
-                    self._count(record, error)
-                    ends[done.id] = (row.end, error is not None)
-                    for number, line in self._window.leave(done.id, encoded(record)):
+                    made = self._rows.record(done)
+                    if isinstance(made, Job):
+                        self._pool.again(made)
+                        self._n_again += 1
+                        continue
+                    self._count(made.record, made.error)
+                    ends[done.id] = (made.row.end, made.error is not None)
+                    for number, line in self._window.leave(done.id, encoded(made.record)):
                         self._writer.write(line)
                         end, is_failed = ends.pop(number)
                         self._progress.add(end, is_failed=is_failed)
@@ -129,6 +148,8 @@ class BatchWork:
             self._console.status("")
             self._console.detail(self._progress.summary(self._n_tokens))
             self._console.detail(self._pool.report)
+            if self._n_again:
+                self._console.detail(f"{_counted(self._n_again)} had to be asked a second time, with more room")
 
     def _count(self, record: dict[str, Any], error: SlmError | None) -> None:
         if error is not None:

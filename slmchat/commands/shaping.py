@@ -51,6 +51,10 @@ class Shape:
         text = f"{last.text}\n\n{self.instruction}" if self.instruction else last.text
         return [*before, replace(last, text=text)]
 
+    def limits(self, limits: Limits) -> Limits:
+        """These limits for a first attempt. Stop sequences do not count, they would cut through."""
+        return replace(limits, max_tokens=limits.max_tokens or ROOM, stop=(), shown=(), constraint=self.constraint)
+
     def value(self, text: str, reason: FinishReason) -> object:
         """The finished answer as a value. Raises `SlmError` (UNSATISFIED) when it is cut off or not right."""
         if reason in (FinishReason.LENGTH, FinishReason.CONTEXT):
@@ -92,20 +96,24 @@ def satisfied(
 ) -> tuple[Answer, object]:
     """An answer of the shape and its value; the value of an interrupted one is None.
 
-    `ask` generates once. When its answer is cut off or not right, `on_retry` hears why and it is asked a second time:
-    with twice the room and, where it samples at all, the next seed. Stop sequences do not count, they would cut
-    through. Raises `SlmError` (UNSATISFIED) when the second answer is not right either.
+    `ask` generates once. When its answer is cut off or not right, `on_retry` hears why and it is asked a second time.
+    Raises `SlmError` (UNSATISFIED) when the second answer is not right either.
     """
     sampler = sampler.with_seed()
-    limits = replace(limits, max_tokens=limits.max_tokens or ROOM, stop=(), shown=(), constraint=shape.constraint)
+    limits = shape.limits(limits)
     try:
         return _asked(shape, ask(sampler, limits))
     except SlmError as error:
         if error.exit_code is not ExitCode.UNSATISFIED:
             raise
         on_retry(error)
+    return _asked(shape, ask(*second_attempt(sampler, limits)))
+
+
+def second_attempt(sampler: SamplerSettings, limits: Limits) -> tuple[SamplerSettings, Limits]:
+    """With twice the room of the first one and, where it samples at all, the next seed."""
     again = replace(sampler, seed=((sampler.seed or 0) + 1) % int(SEED.high))
-    return _asked(shape, ask(again, replace(limits, max_tokens=room_for(limits.max_tokens))))
+    return again, replace(limits, max_tokens=room_for(limits.max_tokens))
 
 
 def _asked(shape: Shape, answer: Answer) -> tuple[Answer, object]:

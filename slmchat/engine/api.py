@@ -269,8 +269,13 @@ class Pool(Protocol):
         its next job holds up nothing that has begun. A `Done` among the jobs (something that failed before it could
         become one) comes out as it is. A job that fails is a `Done` with an error. When the caller does not ask for
         the next record, no work is done. A `cancel` counts from this call on.
-        Raises what the iterator raises, and `SlmError` (BUG) when the engine itself fails.
+        Raises what the iterator raises, and `SlmError`: USAGE when a constraint cannot be used, BUG when the engine
+        itself fails.
         """
+        ...
+
+    def again(self, job: Job) -> None:
+        """Work on this job too, before those that wait: for the caller of `run`, between two of its records."""
         ...
 
     def cancel(self) -> None:

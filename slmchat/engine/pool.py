@@ -1,8 +1,8 @@
 """Many completions at once on one llama.cpp context (`LlamaPool`).
 
 Knows: which completions are worked on, the beginning that their prompts share, what happens when the cache is full.
-Refuses to know: how tokens are evaluated (sequences.py), chosen (sampler.py) or spelled (vocabulary.py), what the
-completions are for, in which order they are wanted.
+Refuses to know: how tokens are evaluated (sequences.py), chosen (sampler.py, constraint.py) or spelled (vocabulary.py),
+what the completions are for, in which order they are wanted.
 
 The shared beginning of the prompts (the trunk) is evaluated once, in a sequence of its own, and every completion begins
 as a copy of it. A completion that ends makes room at once: the prompt of the next one is evaluated in the same batches
@@ -16,10 +16,10 @@ from types import ModuleType
 from typing import Any
 
 from slmchat.engine.api import Done, Job, SessionSettings
+from slmchat.engine.constraint import open_sampler
 from slmchat.engine.context import check_room
 from slmchat.engine.feed import Feed
 from slmchat.engine.parallelism import CellPlan, Growth
-from slmchat.engine.sampler import Sampler
 from slmchat.engine.sequences import Sequences, Stretch
 from slmchat.engine.slot import Slot, Work
 from slmchat.engine.vocabulary import Vocabulary
@@ -65,6 +65,7 @@ class LlamaPool:
         self._n_planted = 0  # length of the last trunk
         self._misses = 0  # prompts in a row that did not begin with the trunk
         self._last: list[int] = []  # tokens of the prompt that came last
+        self._again: deque[Job] = deque()
         self._waiting: deque[Work] = deque()
         self._busy: list[Slot] = []
         self._free: list[int] = []
@@ -82,6 +83,10 @@ class LlamaPool:
         self._is_cancelled = True
         if self._feed is not None:
             self._feed.wake()
+
+    def again(self, job: Job) -> None:
+        """Work on this job too, before those that wait."""
+        self._again.append(job)
 
     def close(self) -> None:
         """Free the KV cache."""
@@ -101,7 +106,7 @@ class LlamaPool:
                 self._place_waiting()
                 if self._busy and not self._is_cancelled:
                     yield from self._step()
-                elif feed.is_ended and not self._waiting:
+                elif feed.is_ended and not (self._waiting or self._again):
                     return
         finally:
             feed.stop()
@@ -113,6 +118,7 @@ class LlamaPool:
         self._sequences.forget_all()
         self._trunk, self._last, self._misses = [], [], 0
         self._waiting.clear()
+        self._again.clear()
         self._busy = []
         self._free = list(range(self._plan.most, _TRUNK, -1))
         self._alone = None
@@ -130,8 +136,14 @@ class LlamaPool:
 
     def _take(self, feed: Feed[Work]) -> Iterator[Done]:
         """Take what is ready, as much as could be begun now; wait only when there is nothing else to do."""
+        while self._again:
+            again = self._prepare(self._again.popleft())
+            if isinstance(again, Done):
+                yield again
+            else:
+                self._waiting.appendleft(again)
         while len(self._waiting) + len(self._busy) < self._growth.allowed and not feed.is_ended:
-            is_idle = not (self._waiting or self._busy)
+            is_idle = not (self._waiting or self._busy or self._again)
             is_first = len(self._waiting) == 1 and not self._last  # a second prompt shows what is shared
             item = feed.take(None if is_idle else _SECOND_S if is_first else 0)
             if item is None:
@@ -155,7 +167,7 @@ class LlamaPool:
             sequence = self._free.pop()
             if n_shared:
                 self._sequences.copy(_TRUNK, sequence, n_shared)
-            sampler = Sampler(self._api, self._vocabulary.n_tokens, work.sampler)
+            sampler = open_sampler(self._api, self._vocabulary, work.sampler, work.job.limits.constraint)
             self._busy.append(Slot(sequence, work, sampler, n_shared, self._vocabulary))
 
     def _n_held(self) -> int:
@@ -216,7 +228,7 @@ class LlamaPool:
             n_prompt += len(stretch.tokens) if slot.is_in_prompt else 0
             n_generated += not slot.is_in_prompt
             slot.evaluated(stretch, self._n_ctx, self._sequences.handle, place)
-            if slot.reason is not None:
+            if slot.is_ended:
                 ended.append(slot)
         for slot in ended:
             self._leave(slot)

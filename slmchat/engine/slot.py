@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slmchat.engine.api import Done, Finish, FinishReason, Job, Timings, Usage
+from slmchat.engine.constraint import ConstrainedSampler
 from slmchat.engine.sampler import Sampler, SamplerSettings
 from slmchat.engine.sequences import Stretch
 from slmchat.engine.text import CompletionText
 from slmchat.engine.vocabulary import Vocabulary
+from slmchat.errors import SlmError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +31,13 @@ class Work:
 class Slot:
     """A completion that is being worked on, in a sequence of its own that already holds `n_shared` tokens."""
 
-    def __init__(self, sequence: int, work: Work, sampler: Sampler, n_shared: int, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, sequence: int, work: Work, sampler: Sampler | ConstrainedSampler, n_shared: int, vocabulary: Vocabulary
+    ) -> None:
         self.sequence = sequence
         self.work = work
         self.reason: FinishReason | None = None
+        self._error: SlmError | None = None
         self._sampler = sampler
         self._vocabulary = vocabulary
         self._n_shared = n_shared
@@ -42,6 +47,11 @@ class Slot:
         self._completion: list[int] = []
         self._begin = time.perf_counter()
         self._first_token: float | None = None
+
+    @property
+    def is_ended(self) -> bool:
+        """It has come to an end, or it failed."""
+        return self.reason is not None or self._error is not None
 
     @property
     def is_in_prompt(self) -> bool:
@@ -70,7 +80,11 @@ class Slot:
             return
         limit = self.work.job.limits.max_tokens
         if limit is None or limit > 0:
-            token = self._sampler.pick(context, place)
+            try:
+                token = self._sampler.pick(context, place)
+            except SlmError as error:  # the constraint leaves it no token
+                self._error = error
+                return
             if self._first_token is None:
                 self._first_token = time.perf_counter()
             self._heard(token)
@@ -89,7 +103,9 @@ class Slot:
             self.reason = FinishReason.STOP
 
     def done(self) -> Done:
-        """The whole completion, after its end."""
+        """The whole completion, after its end; or what it failed with."""
+        if self._error is not None:
+            return Done(self.work.job.id, error=self._error)
         assert self.reason is not None
         now = time.perf_counter()
         first = self._first_token if self._first_token is not None else now

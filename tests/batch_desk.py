@@ -1,0 +1,52 @@
+"""A batch without weights: the rows, records and files of `slm batch` on the fake engine."""
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fake_engine import FakeEngine
+
+from slmchat.commands.batch_answers import Answers, Completions
+from slmchat.commands.batch_inputs import Row, Source
+from slmchat.commands.batch_output import RecordWriter, open_output
+from slmchat.commands.batch_prompts import PromptMaker
+from slmchat.commands.batch_work import BatchWork, Rows
+from slmchat.commands.run import layout
+from slmchat.engine.api import Limits, SessionSettings
+from slmchat.engine.sampler import SamplerSettings
+from slmchat.errors import ExitCode
+from slmchat.terminal.console import Console
+
+
+class Desk:
+    """A batch on the fake engine, its records in a file."""
+
+    def __init__(self, tmp_path: Path, engine: FakeEngine | None = None, is_echoed: bool = True) -> None:
+        self.engine = engine or FakeEngine()
+        self.file = tmp_path / "out.jsonl"
+        self.errors = io.StringIO()
+        self.is_echoed = is_echoed
+        self.answers: Answers = Completions(SamplerSettings(seed=5), Limits(), is_raw=True, is_sanitized=True)
+
+    def run(self, rows: Iterator[Row], *, goes_on: bool = False, instruction: str = "") -> ExitCode:
+        console = Console(io.StringIO(), io.StringIO(), self.errors, {})
+        prompts = PromptMaker(instruction, None, [], layout(self.engine, is_raw=True), None)
+        made = Rows(Source(rows, None, "lines"), prompts, self.answers, is_echoed=self.is_echoed)
+        descriptor = open_output(self.file, [], may_exist=goes_on)
+        try:
+            begun = made.skip_begun(descriptor, self.file) if goes_on else None
+            os.ftruncate(descriptor, begun.end if begun else 0)
+            writer = RecordWriter(descriptor, str(self.file), lambda: None)
+            pool = self.engine.open_pool(SessionSettings(1000, 1, 1))
+            work = BatchWork(made, pool, writer, console, begun)
+            work.run(lambda done: done)
+            return work.tell(str(self.file))
+        finally:
+            os.close(descriptor)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.file.read_text().splitlines()]
