@@ -9,14 +9,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from slmchat.catalog.library import Library
-from slmchat.catalog.records import Installed
-from slmchat.commands import answering, opening
+from slmchat.commands import answering, chosen, opening
+from slmchat.commands.chosen import Model
 from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose, trim
 from slmchat.conversation.messages import Message, Role
-from slmchat.conversation.template import ChatTemplate
+from slmchat.conversation.template import layout_of
 from slmchat.conversation.thinking import opens_thinking
 from slmchat.engine.api import Engine, Finish, FinishReason, Part, Prompt
 from slmchat.errors import ExitCode, SlmError
@@ -36,24 +35,24 @@ def run(
     start = time.perf_counter()
     on_overflow = overflow_choice(options)
     options = opening.with_persona(options, settings)
-    opening.seal(settings)
-    installed = opening.find(options.model, settings, console)
-    sampler = opening.sampler_settings(installed, settings, options)
-    loading = opening.start_loading(installed, options, settings)
+    model = chosen.enter(options, settings, console).find(options.model, settings, console)
+    sampler = opening.sampler_settings(model, settings, options)
+    loading = model.start(options, settings)
     question = _Question(" ".join(words), _attachments(words, options, console), _head(options, settings), options.raw)
     engine = loading.engine()
-    opening.report_native_log(console)
+    model.report(console)
     prompt = _prompt(question, engine)
     n_prompt = engine.count(prompt)
     n_ctx = _window(n_prompt, engine, options, settings)
     if not window.fits(n_prompt, n_ctx):
-        if on_overflow == "fail":
+        if on_overflow == "trim":
+            prompt = _trimmed(question, engine, n_ctx, n_prompt, console)
+        elif engine.info.has_exact_counts:  # else it is the engine that knows, and says so
             raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)
-        prompt = _trimmed(question, engine, n_ctx, n_prompt, console)
     with loading.on_trial():
         session = engine.open_session(opening.session_settings(options, settings, n_ctx))
     load_s = time.perf_counter() - start
-    console.detail(f"context window: {n_ctx:,} tokens; loaded after {load_s:.2f} s")
+    console.detail(f"context window: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}; loaded after {load_s:.2f} s")
     limits = opening.limits(options)
     # before the handler: what it cancels must have begun
     events = loading.tried(session.generate(prompt, sampler, limits))
@@ -67,12 +66,12 @@ def run(
         )
     assert answer.finish is not None
     if is_json:
-        console.print_json(_as_json(installed, answer.text, answer.finish, load_s))
+        console.print_json(_as_json(model, answer.text, answer.finish, load_s))
     elif not answer.text.endswith("\n"):
         console.write("\n")
     console.detail(answering.describe(answer.finish))
     if not settings.is_private:
-        Library(settings.paths).remember(installed.key)
+        model.remember(settings)
     session.close()
     engine.close()
     return _exit_code(answer.finish.reason, console, n_ctx)
@@ -161,13 +160,13 @@ def _prompt(question: _Question, engine: Engine, attachments: Sequence[Attachmen
     text = question.text(question.attachments if attachments is None else attachments)
     if question.is_raw:
         return Prompt((Part("\n\n".join([*(message.text for message in question.head), text])),))
-    info = engine.info
-    template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
-    return template.render([*question.head, Message(Role.USER, text)])
+    return layout_of(engine.info, is_raw=False).render([*question.head, Message(Role.USER, text)])
 
 
 def _window(n_prompt: int, engine: Engine, options: GenerationOptions, settings: Settings) -> int:
     """A context window of the size asked for, else just large enough for this prompt and its completion."""
+    if not engine.info.has_exact_counts:
+        return engine.info.trained_context_length  # it has the window that it has
     asked = options.ctx or settings.n_ctx
     if asked:
         return asked
@@ -207,17 +206,18 @@ def _trimmed(question: _Question, engine: Engine, n_ctx: int, n_prompt: int, con
     return _prompt(question, engine, kept)
 
 
-def _as_json(installed: Installed, completion: str, finish: Finish, load_s: float) -> dict[str, object]:
+def _as_json(model: Model, completion: str, finish: Finish, load_s: float) -> dict[str, object]:
     usage, timings = finish.usage, finish.timings
     evaluated = usage.prompt_tokens - usage.cached_tokens
     return {
-        "model": installed.key,
+        "model": model.key,
         "completion": completion,
         "finish_reason": finish.reason.value,
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
             "cached_tokens": usage.cached_tokens,
             "completion_tokens": usage.completion_tokens,
+            **({"is_estimate": True} if usage.is_estimate else {}),
         },
         "timings": {
             "load_s": round(load_s, 4),
@@ -237,8 +237,7 @@ def _exit_code(reason: FinishReason, console: Console, n_ctx: int) -> ExitCode:
     if reason is FinishReason.INTERRUPTED:
         return ExitCode.INTERRUPTED
     if reason is FinishReason.CONTEXT:
-        console.warn(
-            f"the completion ran into the end of the context window of {n_ctx:,} tokens (a larger one: --ctx N)."
-        )
+        size = f"context window of {n_ctx:,} tokens (a larger one: --ctx N)" if n_ctx else "context window"
+        console.warn(f"the completion ran into the end of the {size}.")
         return ExitCode.CONTEXT
     return ExitCode.DONE
