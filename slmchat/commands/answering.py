@@ -68,8 +68,10 @@ def follow(
     text, thinking = "", ""
     finish: Finish | None = None
 
-    def put(piece: str) -> None:
-        nonlocal text, thinking
+    def put(piece: str, *, is_thought: bool = False) -> None:
+        if is_thought:
+            show(piece, is_thought=True)
+            return
         for part in splitter.feed(piece) if splitter else ():
             show(part.text, is_thought=part.is_thinking)
         if splitter is None:
@@ -91,7 +93,7 @@ def follow(
             if isinstance(event, Prefill):
                 view.prefill(event)
             elif isinstance(event, Chunk):
-                put(sanitizer.feed(event.text) if sanitizer else event.text)
+                put(sanitizer.feed(event.text) if sanitizer else event.text, is_thought=event.is_thinking)
                 on_growth(Answer(text, thinking))
             else:
                 finish = event
@@ -107,12 +109,13 @@ def describe(finish: Finish) -> str:
     """One line of statistics for `-v` and the chat."""
     usage, timings = finish.usage, finish.timings
     evaluated = usage.prompt_tokens - usage.cached_tokens
-    parts = [f"{usage.prompt_tokens:,} prompt tokens"]
+    about = "about " if usage.is_estimate else ""
+    parts = [f"{about}{usage.prompt_tokens:,} prompt tokens"]
     if usage.cached_tokens:
         parts[0] += f" ({usage.cached_tokens:,} cached)"
     if evaluated and timings.prompt_s > 0:
         parts.append(f"{evaluated / timings.prompt_s:.0f} prompt tok/s")
-    parts.append(f"{usage.completion_tokens:,} completion tokens")
+    parts.append(f"{about}{usage.completion_tokens:,} completion tokens")
     if usage.completion_tokens and timings.generation_s > 0:
         parts.append(f"{usage.completion_tokens / timings.generation_s:.1f} generation tok/s")
     if timings.ttft_s is not None:

@@ -7,9 +7,8 @@ Refuses to know: what is then said to the model.
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import FrameType
 from typing import Protocol, TypeVar
 
@@ -103,7 +102,7 @@ def with_persona(options: GenerationOptions, settings: Settings) -> GenerationOp
     persona = find_persona(options.persona, personas(settings))
     return replace(
         options,
-        model=options.model or persona.model,
+        model=options.model or (None if options.endpoint else persona.model),
         system=options.system if options.system is not None else persona.system,
         max_tokens=options.max_tokens or persona.max_tokens,
         stop=options.stop or list(persona.stop),
@@ -126,12 +125,19 @@ def example_messages(persona: Persona | None) -> list[Message]:
     ]
 
 
-def sampler_settings(installed: Installed, settings: Settings, options: GenerationOptions) -> SamplerSettings:
+class Recommended(Protocol):
+    """A model with the sampler settings that its makers recommend."""
+
+    @property
+    def sampler(self) -> Mapping[str, float]: ...
+
+
+def sampler_settings(model: Recommended, settings: Settings, options: GenerationOptions) -> SamplerSettings:
     """The sampler: slm's defaults < the model's recommended ones < the config's < the persona's < the flags."""
     persona = persona_of(options, settings)
     return (
         SamplerSettings()
-        .with_values(installed.sampler)
+        .with_values(model.sampler)
         .with_values(settings.sampler)
         .with_values(persona.sampler if persona else {})
         .with_values(options.sampler_values())
@@ -176,22 +182,21 @@ class _Outcome:
 class Loading:
     """A model that is being loaded in a thread, so that the prompt can be read (or typed) meanwhile."""
 
-    def __init__(self, path: Path, layers: int | None, mark: suspects.Mark | None = None) -> None:
-        """`mark` says on the disk that the model is on trial: while it is loaded, and until its first token."""
+    def __init__(self, load: Callable[[], Engine], mark: suspects.Mark | None = None) -> None:
+        """`load` is called in the thread. `mark` says on the disk that a model is on trial: while it is loaded, and
+        until its first token."""
         self._mark = mark
         if mark is not None:
             mark.set()
         self._outcome = _Outcome()
         self._callbacks: list[Callable[[], None]] = []
         # daemon: Ctrl-C while the weights are read ends slm at once
-        self._thread = threading.Thread(target=self._load, args=(path, layers, mark), daemon=True, name="model loading")
+        self._thread = threading.Thread(target=self._load, args=(load, mark), daemon=True, name="model loading")
         self._thread.start()
 
-    def _load(self, path: Path, layers: int | None, mark: suspects.Mark | None) -> None:
+    def _load(self, load: Callable[[], Engine], mark: suspects.Mark | None) -> None:
         try:
-            from slmchat.engine import llama
-
-            self._outcome.engine = llama.load(path, gpu_layers=layers)
+            self._outcome.engine = load()
         except BaseException as error:  # noqa: BLE001 - raised again where the engine is asked for
             self._outcome.error = error
         if mark is not None:
@@ -254,8 +259,15 @@ class Loading:
 
 def start_loading(installed: Installed, options: GenerationOptions, settings: Settings) -> Loading:
     """Begin to load an installed model."""
+
+    def load() -> Engine:
+        from slmchat.engine import llama
+
+        return llama.load(installed.path, gpu_layers=layers)
+
+    layers = gpu_layers(options, settings)
     mark = None if settings.is_private else suspects.Mark(settings.paths.data, installed.path)
-    return Loading(installed.path, gpu_layers(options, settings), mark)
+    return Loading(load, mark)
 
 
 class Cancellable(Protocol):

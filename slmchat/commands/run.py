@@ -9,15 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from slmchat.catalog.library import Library
-from slmchat.catalog.records import Installed
-from slmchat.commands import answering, opening, shaping
+from slmchat.commands import answering, chosen, opening, shaping
+from slmchat.commands.chosen import Model
 from slmchat.commands.options import GenerationOptions, ShapeOptions
 from slmchat.commands.shaping import Shape
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose, trim
 from slmchat.conversation.messages import Message, Role
-from slmchat.conversation.template import ChatTemplate
+from slmchat.conversation.template import layout_of
 from slmchat.conversation.thinking import opens_thinking
 from slmchat.engine.api import Engine, Finish, FinishReason, Limits, Part, Prompt, Session
 from slmchat.engine.sampler import SamplerSettings
@@ -46,27 +45,28 @@ def run(
     start = time.perf_counter()
     on_overflow = overflow_choice(options)
     options = opening.with_persona(options, settings)
-    opening.seal(settings)
+    place = chosen.enter(options, settings, console)
     shape = shaping.shape_of(shape_options, is_stdin_taken="-" in options.files)
-    installed = opening.find(options.model, settings, console)
-    sampler = opening.sampler_settings(installed, settings, options)
-    loading = opening.start_loading(installed, options, settings)
+    model = place.find(options.model, settings, console)
+    sampler = opening.sampler_settings(model, settings, options)
+    loading = model.start(options, settings)
     question = _Question(" ".join(words), _attachments(words, options, console), head_messages(options, settings))
     engine = loading.engine()
-    opening.report_native_log(console)
+    model.report(console)
     lay_out = layout(engine, is_raw=options.raw, shape=shape)
     prompt = question.prompt(lay_out)
     n_prompt = engine.count(prompt)
     room = shaping.room_for(options.max_tokens) if shape else options.max_tokens or _COMPLETION_ROOM
     n_ctx = _window(n_prompt, room, engine, options, settings)
     if not window.fits(n_prompt, n_ctx):
-        if on_overflow == "fail":
+        if on_overflow == "trim":
+            prompt = _trimmed(question, engine, lay_out, n_ctx, console)
+        elif engine.info.has_exact_counts:  # else it is the engine that knows, and says so
             raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)
-        prompt = _trimmed(question, engine, lay_out, n_ctx, console)
     with loading.on_trial():
         session = engine.open_session(opening.session_settings(options, settings, n_ctx))
     load_s = time.perf_counter() - start
-    console.detail(f"context window: {n_ctx:,} tokens; loaded after {load_s:.2f} s")
+    console.detail(f"context window: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}; loaded after {load_s:.2f} s")
     asking = _Asking(session, prompt, options, loading, console, is_shaped=shape is not None, is_json=is_json)
     limits = opening.limits(options)
     value: object = None
@@ -77,13 +77,13 @@ def run(
     assert answer.finish is not None
     if is_json:
         shaped = {"value": value} if shape else {}
-        console.print_json({**_as_json(installed, answer.text, answer.finish, load_s), **shaped})
+        console.print_json({**_as_json(model, answer.text, answer.finish, load_s), **shaped})
     elif asking.is_shown or answer.finish.reason is not FinishReason.INTERRUPTED:  # half a value is none
         console.write("" if asking.is_shown else answer.text)
         console.write("" if answer.text.endswith("\n") else "\n")
     console.detail(answering.describe(answer.finish))
     if not settings.is_private:
-        Library(settings.paths).remember(installed.key)
+        model.remember(settings)
     session.close()
     engine.close()
     return _exit_code(answer.finish.reason, console, n_ctx)
@@ -218,7 +218,7 @@ def _decoded(data: bytes, what: str) -> str:
 
 
 def layout(engine: Engine, *, is_raw: bool, shape: Shape | None = None) -> Layout:
-    """How messages become a prompt: through the model's chat template, or bare.
+    """How messages become a prompt: through the model's chat template, by the engine itself, or bare.
 
     What the model is told of the `shape` stands last, behind everything of the user's (not in a bare prompt).
     Raises `SlmError` (USAGE) when the model has no template; what is returned raises it (DAMAGED) when the template
@@ -226,15 +226,16 @@ def layout(engine: Engine, *, is_raw: bool, shape: Shape | None = None) -> Layou
     """
     if is_raw:
         return lambda messages: Prompt((Part("\n\n".join(message.text for message in messages)),))
-    info = engine.info
-    template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
+    render = layout_of(engine.info, is_raw=False).render
     if shape is None:
-        return template.render
-    return lambda messages: shaping.thought_closed(template.render(shape.told(messages)))
+        return render
+    return lambda messages: shaping.thought_closed(render(shape.told(messages)))
 
 
 def _window(n_prompt: int, room: int, engine: Engine, options: GenerationOptions, settings: Settings) -> int:
     """A context window of the size asked for, else just large enough for this prompt and its completion."""
+    if not engine.info.has_exact_counts:
+        return engine.info.trained_context_length  # it has the window that it has
     asked = options.ctx or settings.n_ctx
     if asked:
         return asked
@@ -275,17 +276,18 @@ def _trimmed(question: _Question, engine: Engine, lay_out: Layout, n_ctx: int, c
     return question.prompt(lay_out, kept)
 
 
-def _as_json(installed: Installed, completion: str, finish: Finish, load_s: float) -> dict[str, object]:
+def _as_json(model: Model, completion: str, finish: Finish, load_s: float) -> dict[str, object]:
     usage, timings = finish.usage, finish.timings
     evaluated = usage.prompt_tokens - usage.cached_tokens
     return {
-        "model": installed.key,
+        "model": model.key,
         "completion": completion,
         "finish_reason": finish.reason.value,
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
             "cached_tokens": usage.cached_tokens,
             "completion_tokens": usage.completion_tokens,
+            **({"is_estimate": True} if usage.is_estimate else {}),
         },
         "timings": {
             "load_s": round(load_s, 4),
@@ -305,8 +307,7 @@ def _exit_code(reason: FinishReason, console: Console, n_ctx: int) -> ExitCode:
     if reason is FinishReason.INTERRUPTED:
         return ExitCode.INTERRUPTED
     if reason is FinishReason.CONTEXT:
-        console.warn(
-            f"the completion ran into the end of the context window of {n_ctx:,} tokens (a larger one: --ctx N)."
-        )
+        size = f"context window of {n_ctx:,} tokens (a larger one: --ctx N)" if n_ctx else "context window"
+        console.warn(f"the completion ran into the end of the {size}.")
         return ExitCode.CONTEXT
     return ExitCode.DONE

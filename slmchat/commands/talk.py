@@ -13,15 +13,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from slmchat.catalog.library import Library
-from slmchat.catalog.records import Installed
 from slmchat.commands import answering, opening
 from slmchat.commands.answering import Answer, View
+from slmchat.commands.chosen import Model
 from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose
 from slmchat.conversation.messages import Conversation, Message, Node, Role, title_of
-from slmchat.conversation.template import ChatTemplate, raw_prompt
+from slmchat.conversation.template import Layout, layout_of, raw_prompt
 from slmchat.conversation.thinking import opens_thinking
 from slmchat.engine.api import Engine, Event, Finish, FinishReason, Limits, Prompt, Session
 from slmchat.engine.sampler import SamplerSettings
@@ -66,7 +65,7 @@ class Talk:
 
     def __init__(
         self,
-        installed: Installed,
+        model: Model,
         conversation: Conversation,
         options: GenerationOptions,
         settings: Settings,
@@ -86,14 +85,14 @@ class Talk:
         self._host = host
         self._session: Session | None = None
         self._engine: Engine | None = None
-        self._template: ChatTemplate | None = None
-        self._begin(installed)
+        self._layout: Layout | None = None
+        self._begin(model)
 
-    def _begin(self, installed: Installed) -> None:
-        self.installed = installed
-        self._model_sampler = opening.sampler_settings(installed, self.settings, self.options)
+    def _begin(self, model: Model) -> None:
+        self.model = model
+        self._model_sampler = opening.sampler_settings(model, self.settings, self.options)
         self.last: Finish | None = None
-        self.loading = opening.start_loading(installed, self.options, self.settings)
+        self.loading = model.start(self.options, self.settings)
 
     # The model
 
@@ -104,8 +103,18 @@ class Talk:
 
     @property
     def label(self) -> str:
-        """The model's name as it is shown: of a file used in place, only the file's name."""
-        return self.installed.path.name if self.installed.name.endswith(".gguf") else self.installed.key
+        """The model's name as it is shown."""
+        return self.model.label
+
+    @property
+    def about(self) -> str:
+        """What stands before a number of tokens: "about " where it is a guess, "" where it is counted."""
+        return "" if self._engine is None or self._engine.info.has_exact_counts else "about "
+
+    @property
+    def has_own_layout(self) -> bool:
+        """Whether the engine lays the conversation out by itself; then nobody here knows the exact prompt."""
+        return self._engine is not None and self._engine.info.has_own_layout
 
     @property
     def tokens_used(self) -> int:
@@ -124,12 +133,12 @@ class Talk:
                 self.console.status("loading the model …")
             self._engine = self.loading.engine()
             self.console.status("")
-            opening.report_native_log(self.console)
+            self.model.report(self.console)
             if not self.settings.is_private:
-                Library(self.settings.paths).remember(self.installed.key)
+                self.model.remember(self.settings)
         info = self._engine.info
-        if self._template is None and not self.options.raw:
-            self._template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
+        if self._layout is None:
+            self._layout = layout_of(info, is_raw=self.options.raw)
         if self._session is None:
             n_ctx = self.asked_ctx or min(opening.DEFAULT_N_CTX, info.trained_context_length)
             options = replace(self.options, threads=self.threads)
@@ -137,10 +146,10 @@ class Talk:
                 self._session = self._engine.open_session(opening.session_settings(options, self.settings, n_ctx))
         return self._session
 
-    def switch_model(self, installed: Installed) -> None:
+    def switch_model(self, model: Model) -> None:
         """Let another model go on with the conversation; the present one is freed first."""
         self.close()
-        self._begin(installed)
+        self._begin(model)
 
     def reopen(self) -> None:
         """Make the context window anew (another size, other threads) before the next exchange."""
@@ -153,17 +162,18 @@ class Talk:
         self.reopen()
         if self._engine is not None:
             self._engine.close()
-        self._engine = self._template = None
+        self._engine = self._layout = None
 
     # Prompts
 
     def prompt(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
         """The prompt for these messages; `goes_on`: it ends inside the last one, an answer that was cut."""
         self.ready()
-        return self._template.render(messages, goes_on=goes_on) if self._template else raw_prompt(messages)
+        assert self._layout is not None
+        return self._layout.render(messages, goes_on=goes_on)
 
     def count(self, messages: Sequence[Message], *, goes_on: bool = False) -> int:
-        """Exact tokens of the prompt for these messages, template included; 0 for none."""
+        """Tokens of the prompt for these messages, template included; 0 for none. A guess where `about` says so."""
         if not messages:
             return 0
         prompt = self.prompt(messages, goes_on=goes_on)
@@ -182,7 +192,7 @@ class Talk:
 
     def messages(self) -> list[Message]:
         """What the model sees: the system message, the examples of a persona, the visible part of the path."""
-        said = self.conversation.as_messages(self.installed.key)
+        said = self.conversation.as_messages(self.model.key)
         head = 1 if said and said[0].role is Role.SYSTEM else 0
         return [*said[:head], *self.examples, *said[head:]]
 
@@ -267,7 +277,7 @@ class Talk:
         n_left = self.count(self.messages(), goes_on=goes_on)
         if not window.fits(n_left, n_ctx):
             raise SlmError(
-                f"what is left is still {n_left:,} tokens and the context window holds {n_ctx:,}.",
+                f"what is left is still {self.about}{n_left:,} tokens and the context window holds {n_ctx:,}.",
                 hint="a larger window: /set ctx N; or a shorter message",
                 exit_code=ExitCode.CONTEXT,
             )
@@ -353,5 +363,5 @@ class _Growing:
             (before.tokens or ()) + (tokens or ()) if is_exact else None,
             is_cut,
             thinking,
-            self._talk.installed.key,
+            self._talk.model.key,
         )

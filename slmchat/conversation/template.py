@@ -14,10 +14,10 @@ import secrets
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from slmchat.conversation.messages import Message, Role
-from slmchat.engine.api import Part, Prompt
+from slmchat.engine.api import ModelInfo, Part, Prompt, Turn
 from slmchat.errors import ExitCode, SlmError
 
 if TYPE_CHECKING:
@@ -30,6 +30,42 @@ MAX_TEMPLATE_LENGTH = 256 * 1024
 
 # The word that stands for a message while the template runs.
 _MARKER = re.compile("slm[0-9a-f]{24}")
+
+
+class Layout(Protocol):
+    """How messages become a prompt."""
+
+    def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
+        """The prompt for these messages; `goes_on`: it ends inside the last one, an answer that was cut."""
+        ...
+
+
+def layout_of(info: ModelInfo, *, is_raw: bool) -> Layout:
+    """How prompts for this model are made: as bare text, by the engine itself, or by the model's chat template.
+
+    Raises `SlmError` as `ChatTemplate` does.
+    """
+    if is_raw:
+        return BareText()
+    if info.has_own_layout:
+        return TurnsOnly()
+    return ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
+
+
+class BareText:
+    """The texts one after the other, for a model (or a user) that wants no chat template."""
+
+    def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
+        return raw_prompt(messages)
+
+
+class TurnsOnly:
+    """For an engine that lays turns out itself. The parts are the bare texts: to be counted, and to be looked at."""
+
+    def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
+        parts = [Part(message.text) for message in messages]
+        # what stands at the end is no text of the user's: it opens no thought, whatever a message ends with
+        return Prompt((*parts, Part("", is_template=True)), _turns(messages))
 
 
 class ChatTemplate:
@@ -73,7 +109,7 @@ class ChatTemplate:
                 hint="plain completion does without it: slm run --raw; slm show MODEL prints the template",
                 exit_code=ExitCode.DAMAGED,
             )
-        return Prompt(parts=tuple(parts))
+        return Prompt(tuple(parts), _turns(messages))
 
     def _parts(self, messages: list[Message], goes_on: bool) -> list[Part] | None:
         """Parts of the rendered text, None when a system message is missing from it."""
@@ -118,6 +154,10 @@ class ChatTemplate:
 def raw_prompt(messages: Sequence[Message]) -> Prompt:
     """The bare texts one after the other, for a model (or a user) that wants no chat template."""
     return Prompt(tuple(Part(message.text, tokens=message.tokens) for message in messages))
+
+
+def _turns(messages: Sequence[Message]) -> tuple[Turn, ...]:
+    return tuple(Turn(message.role.value, message.text) for message in messages)
 
 
 class _Refused(Exception):

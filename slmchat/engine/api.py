@@ -33,13 +33,25 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """What a session evaluates: parts in order.
+class Turn:
+    """What one side said. `role`: system, user or assistant."""
 
-    The model's beginning-of-sequence token is added where the model wants one and the template has not put it.
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a session evaluates: parts in order, and the same as the turns of a conversation.
+
+    An engine with a model in its hands evaluates the parts; the model's beginning-of-sequence token is added where the
+    model wants one and the template has not put it. An engine that lays conversations out itself
+    (`ModelInfo.has_own_layout`) takes the turns. No turns: a bare text, to be completed as it is. Turns that end with
+    the assistant's: the completion goes on with that text.
     """
 
     parts: tuple[Part, ...]
+    turns: tuple[Turn, ...] = ()
 
 
 class ConstraintKind(StrEnum):
@@ -94,19 +106,27 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Whole characters of the completion, and the tokens since the last chunk (text may lag behind its tokens)."""
+    """Whole characters of the completion, and the tokens since the last chunk (text may lag behind its tokens).
+
+    `tokens` is empty where they are not known. `is_thinking`: the engine itself has told a thought from the answer.
+    """
 
     text: str
     tokens: tuple[int, ...]
+    is_thinking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts. `prompt_tokens` includes the `cached_tokens` that were not evaluated again."""
+    """Token counts. `prompt_tokens` includes the `cached_tokens` that were not evaluated again.
+
+    `is_estimate`: nobody who could has counted them.
+    """
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    is_estimate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +154,19 @@ Event = Prefill | Chunk | Finish
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a loaded model says of itself. Texts are untrusted (they come from the file)."""
+    """What a loaded model says of itself. Texts are untrusted (they come from the file).
+
+    `trained_context_length` 0: not known. `has_own_layout`: the engine lays a conversation out by itself, from the
+    turns of a prompt; there is no template here. `has_exact_counts`: `Engine.count` counts and does not guess.
+    """
 
     architecture: str
     trained_context_length: int
     chat_template: str | None
     bos_text: str
     eos_text: str
+    has_own_layout: bool = False
+    has_exact_counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +204,7 @@ class Session(Protocol):
 
     @property
     def n_ctx(self) -> int:
-        """The context window in tokens."""
+        """The context window in tokens; 0: not known, and the engine says when a prompt does not fit."""
         ...
 
     def generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
@@ -234,7 +260,7 @@ class Engine(Protocol):
     def info(self) -> ModelInfo: ...
 
     def count(self, prompt: Prompt) -> int:
-        """Exact number of tokens of the prompt as it would be evaluated."""
+        """Number of tokens of the prompt as it would be evaluated; exact unless `info` says otherwise."""
         ...
 
     def open_session(self, settings: SessionSettings) -> Session:
