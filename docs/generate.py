@@ -48,13 +48,19 @@ Defaults < `config.toml` < environment < command line. The file lies in slm's co
 
 CONFIG_TAIL = """
 Also read: `SLM_HOME` (data, config and cache below one directory), `SLM_DEBUG=1` (tracebacks), `HF_TOKEN`, `HF_HOME`,
-`HF_ENDPOINT` (as the Hub's own client reads them), `NO_COLOR`, `TERM=dumb`.
+`HF_ENDPOINT` (as the Hub's own client reads them), `SLM_ENDPOINT_KEY` (the key for an `--endpoint` given as a URL),
+`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`, `SSL_CERT_FILE` (for endpoints), `NO_COLOR`, `TERM=dumb`.
 
 Example:
 
     model = "smollm2:135m"
     threads = 4
     sampler = { temperature = 0.7, top_p = 0.9 }
+
+    [endpoints.work]                        # docs/remote.md
+    url = "https://models.example.org/v1"
+    model = "qwen3-32b"
+    key_env = "WORK_KEY"                    # the name of a variable; never the key itself
 """
 
 

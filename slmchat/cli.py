@@ -105,8 +105,11 @@ def _takes(*records: type[Any]) -> Callable[[Callable[..., ExitCode]], Callable[
 
 
 def _seal_offline(context: typer.Context, resolved: settings.Settings) -> None:
-    """`--offline` seals every command; those that always run sealed do it themselves, `privacy` tries it on a child."""
-    if context.info_name in ("run", "chat", "batch", "bench", "privacy"):
+    """`--offline` seals every command; those that always run sealed do it themselves, `privacy` tries it on a child.
+
+    With `--endpoint` one way stays open, if it does not leave this device: the command sees to that.
+    """
+    if context.info_name in ("run", "chat", "batch", "bench", "privacy") or context.params.get("endpoint"):
         return
     from slmchat.commands.opening import seal
 
@@ -255,12 +258,19 @@ _Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 @_takes()
 def _list(
     available: Annotated[bool, typer.Option("--available", help="The catalog instead of what is installed.")] = False,
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", metavar="URL|NAME", help="The models of an endpoint instead.")
+    ] = None,
     json: _Json = False,
     *,
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
     """Show installed models, or what could be pulled."""
+    if endpoint is not None:
+        from slmchat.commands.remote_models import list_remote
+
+        return list_remote(endpoint, settings, console, is_json=json)
     from slmchat.commands.models import list_models
 
     return list_models(settings, console, is_available=available, is_json=json)

@@ -95,6 +95,7 @@ class Settings:
     speculation: str = "auto"
     sampler: Mapping[str, float] = field(default_factory=dict)
     personas: Mapping[str, object] = field(default_factory=dict)
+    endpoints: Mapping[str, object] = field(default_factory=dict)
 
 
 class _Wrong(ValueError):
@@ -225,6 +226,7 @@ KEYS = (
         "table of sampler settings laid over the model's own: " + ", ".join(ranges.SAMPLER),
     ),
     Key("personas", "personas", _table, None, "named system prompts with their settings (docs/personas.md)"),
+    Key("endpoints", "endpoints", _table, None, "named endpoints for `--endpoint`, without keys (docs/remote.md)"),
 )
 
 
@@ -238,7 +240,12 @@ def load(environ: Mapping[str, str], **flags: object) -> Settings:
     settings = Settings(paths=paths)
     values = {**_from_file(paths.config_file), **_from_environment(environ)}
     values.update({name: value for name, value in flags.items() if value is not None})
-    return replace(settings, **values)
+    settings = replace(settings, **values)
+    if settings.endpoints:
+        from slmchat import endpoints
+
+        endpoints.named(settings.endpoints, paths.config_file)  # a key in the file is told at once
+    return settings
 
 
 def _paths(environ: Mapping[str, str]) -> Paths:

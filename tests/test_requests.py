@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from conftest import Outcome, environment
+from endpoint_server import EndpointServer
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from hub_server import HubServer, gguf_bytes
 from terminal import Terminal
@@ -126,6 +127,9 @@ QUIET = (
     (0, "list"),
     (0, "list", "--available"),
     (0, "list", "--available", "--json"),
+    (2, "list", "--endpoint", "nobody"),
+    (5, "list", "--endpoint", "https://example.org/v1", "--offline"),
+    (5, "run", "--endpoint", "https://example.org/v1", "--offline", "hello"),
     (3, "show", "smollm2:135m"),
     (0, "show", "TINY"),
     (0, "add", "mine", "TINY"),
@@ -192,6 +196,17 @@ def test_a_chat_reaches_nothing(home: Path, proxy: Proxy, record: Path, tiny: Pa
         terminal.enter("/exit")
         assert terminal.end() == 0
     assert (_reached(record), proxy.hosts) == ([], [])
+
+
+@pytest.mark.parametrize("arguments", [("run", "-m", "small", "hello"), ("list",)], ids=["run", "list"])
+def test_with_an_endpoint_that_endpoint_is_reached_and_nobody_else(
+    slm: Callable[..., Outcome], proxy: Proxy, record: Path, arguments: tuple[str, ...]
+) -> None:
+    with EndpointServer() as server:
+        done = slm(*arguments, "--endpoint", server.url)
+    assert done.code == 0, done.err
+    assert _reached(record) == [["socket.connect", [["127.0.0.1", server.port]]]]
+    assert proxy.hosts == []
 
 
 def _kind(path: str) -> str:

@@ -124,9 +124,10 @@ def test_after_the_first_token_the_model_is_not_suspect(model: Path, home: Path)
 
 def test_private_in_the_middle_of_a_chat_leaves_no_mark_from_there_on(tmp_path: Path) -> None:
     from slmchat.commands.opening import Loading
+    from slmchat.engine import llama
 
     model = write_tiny_llama(tmp_path / "tiny.gguf", chat_template=CHATML_TEMPLATE)
-    loading = Loading(model, 0, suspects.Mark(tmp_path, model))
+    loading = Loading(lambda: (llama.load(model, gpu_layers=0), None), suspects.Mark(tmp_path, model))
     loading.engine()
     folder = suspects.directory(tmp_path)
     with loading.on_trial():

@@ -12,6 +12,7 @@ from fake_engine import FakeEngine, FakeSession
 from slmchat import settings as settings_module
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.commands import opening
+from slmchat.commands.chosen import Here, LocalModel
 from slmchat.commands.options import GenerationOptions
 from slmchat.commands.talk import Overflow, Talk
 from slmchat.conversation.archive import Archive
@@ -101,9 +102,9 @@ def talk(engine: FakeEngine, host: Heard, tmp_path: Path, monkeypatch: pytest.Mo
     settings = settings_module.load({"SLM_HOME": str(tmp_path)})
     console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
     file = InstalledFile(tmp_path / "m.gguf", None, 1, 1)
-    installed = Installed("fake:1b", "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z")
+    model = LocalModel(Installed("fake:1b", "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z"))
     recorder = ArchiveRecorder(Archive(settings.paths.sessions), console.warn)
-    made = Talk(installed, Conversation("Be brief.", recorder), GenerationOptions(ctx=400), settings, console, host)
+    made = Talk(model, Conversation("Be brief.", recorder), GenerationOptions(ctx=400), settings, console, host)
     yield made
     made.close()
     recorder.close()
@@ -280,9 +281,10 @@ def test_ctrl_c_while_the_model_loads_gives_the_message_back(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(opening, "start_loading", lambda *_: Interrupted(engine, is_done=False))
-    monkeypatch.setattr(opening, "find", lambda *_: talk.installed)
+    assert isinstance(talk.model, LocalModel)
+    monkeypatch.setattr(opening, "find", lambda *_: talk.model.installed)
     monkeypatch.setattr(Chat, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
-    room = Chat(GenerationOptions(), ChatOptions(), talk.settings, talk.console)
+    room = Chat(Here(), GenerationOptions(), ChatOptions(), talk.settings, talk.console)
     room._handle("my question", COMMANDS)
     assert room.next_text == "my question"
     assert isinstance(talk.console.stderr, io.StringIO)
@@ -298,10 +300,10 @@ def test_private_in_the_middle_of_a_chat_reaches_the_loading(
 
     ready = Ready(engine)
     monkeypatch.setattr(opening, "start_loading", lambda *_: ready)
-    monkeypatch.setattr(opening, "find", lambda *_: talk.installed)
+    monkeypatch.setattr(opening, "find", lambda *_: talk.model.installed)
     monkeypatch.setattr(Chat, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
     monkeypatch.setattr(dumps, "switch_off", lambda: None)
-    room = Chat(GenerationOptions(), ChatOptions(), talk.settings, talk.console)
+    room = Chat(Here(), GenerationOptions(), ChatOptions(), talk.settings, talk.console)
     assert not ready.is_private
     room.go_private()
     assert ready.is_private

@@ -65,55 +65,71 @@ def follow(
     are shown and before they are kept; None leaves them. `on_growth` hears of the answer at every chunk, so that
     nothing said is lost. The view is closed in any case.
     """
-    splitter = None if keeps_space else ThinkingSplitter(opened=is_thinking)
-    # a str would be copied at every chunk: a cost per token that grows with the answer
-    text, thinking = io.StringIO(), io.StringIO()
+    heard = _Heard(view, None if keeps_space else ThinkingSplitter(opened=is_thinking))
     finish: Finish | None = None
-
-    def put(piece: str) -> None:
-        for part in splitter.feed(piece) if splitter else ():
-            show(part.text, is_thought=part.is_thinking)
-        if splitter is None:
-            show(piece, is_thought=False)
-
-    def show(piece: str, *, is_thought: bool) -> None:
-        if is_thought:
-            thinking.write(piece)
-            view.thinking(piece)
-            return
-        piece = piece if text.tell() or keeps_space else piece.lstrip()
-        if piece:
-            text.write(piece)
-            view.answer(piece)
-
     try:
         for event in events:
             if isinstance(event, Prefill):
                 view.prefill(event)
             elif isinstance(event, Chunk):
-                put(sanitizer.feed(event.text) if sanitizer else event.text)
+                heard.put(sanitizer.feed(event.text) if sanitizer else event.text, is_thought=event.is_thinking)
                 if on_growth is not None:
-                    on_growth(Answer(text.getvalue(), thinking.getvalue()))
+                    on_growth(heard.answer())
             else:
                 finish = event
-        put(sanitizer.flush() if sanitizer else "")
-        for part in splitter.flush() if splitter else ():
-            show(part.text, is_thought=part.is_thinking)
+        heard.put(sanitizer.flush() if sanitizer else "")
+        heard.flush()
     finally:
         view.close()
-    return Answer(text.getvalue(), thinking.getvalue(), splitter is not None and splitter.has_marks, finish)
+    return heard.answer(finish)
+
+
+class _Heard:
+    """What has come so far, thoughts apart from the answer where there is a `splitter`."""
+
+    def __init__(self, view: View, splitter: ThinkingSplitter | None) -> None:
+        self._view = view
+        self._splitter = splitter
+        # a str would be copied at every chunk: a cost per token that grows with the answer
+        self._text, self._thinking = io.StringIO(), io.StringIO()
+
+    def put(self, piece: str, *, is_thought: bool = False) -> None:
+        if is_thought or self._splitter is None:
+            self._show(piece, is_thought=is_thought)
+            return
+        for part in self._splitter.feed(piece):
+            self._show(part.text, is_thought=part.is_thinking)
+
+    def flush(self) -> None:
+        for part in self._splitter.flush() if self._splitter else ():
+            self._show(part.text, is_thought=part.is_thinking)
+
+    def answer(self, finish: Finish | None = None) -> Answer:
+        has_marks = finish is not None and self._splitter is not None and self._splitter.has_marks
+        return Answer(self._text.getvalue(), self._thinking.getvalue(), has_marks, finish)
+
+    def _show(self, piece: str, *, is_thought: bool) -> None:
+        if is_thought:
+            self._thinking.write(piece)
+            self._view.thinking(piece)
+            return
+        piece = piece.lstrip() if self._splitter is not None and not self._text.tell() else piece
+        if piece:
+            self._text.write(piece)
+            self._view.answer(piece)
 
 
 def describe(finish: Finish) -> str:
     """One line of statistics for `-v` and the chat."""
     usage, timings = finish.usage, finish.timings
     evaluated = usage.prompt_tokens - usage.cached_tokens
-    parts = [f"{usage.prompt_tokens:,} prompt tokens"]
+    about = "about " if usage.is_estimate else ""
+    parts = [f"{about}{usage.prompt_tokens:,} prompt tokens"]
     if usage.cached_tokens:
         parts[0] += f" ({usage.cached_tokens:,} cached)"
     if evaluated and timings.prompt_s > 0:
         parts.append(f"{evaluated / timings.prompt_s:.0f} prompt tok/s")
-    parts.append(f"{usage.completion_tokens:,} completion tokens")
+    parts.append(f"{about}{usage.completion_tokens:,} completion tokens")
     if usage.drafted_tokens:
         share = usage.accepted_tokens / usage.drafted_tokens
         parts.append(f"{usage.accepted_tokens:,} of {usage.drafted_tokens:,} drafted tokens accepted ({share:.0%})")

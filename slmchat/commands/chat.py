@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from slmchat.catalog.records import Installed
-from slmchat.commands import opening, picture_files
+from slmchat.commands import chosen, opening
 from slmchat.commands.answering import Answer, View, describe
+from slmchat.commands.chosen import Model, Place
 from slmchat.commands.options import ChatOptions, GenerationOptions
 from slmchat.commands.question import read_text, system_text
 from slmchat.commands.run import overflow_choice
@@ -48,12 +48,12 @@ def chat(
     if name and options.model and name != options.model:
         raise SlmError(f"which model: '{name}' or '{options.model}'?", exit_code=ExitCode.USAGE)
     options = opening.with_persona(replace(options, model=name or options.model), settings)
-    if options.model is None and opening.is_first_run(settings):
+    if options.model is None and options.endpoint is None and opening.is_first_run(settings):
         from slmchat.commands.first_run import offer
 
         options = replace(options, model=offer(settings, console))
-    opening.seal(settings)
-    room = Chat(options, chat_options, settings, console)
+    place = chosen.enter(options, settings, console)
+    room = Chat(place, options, chat_options, settings, console)
     try:
         room.loop()
     finally:
@@ -65,8 +65,15 @@ class Chat:
     """What the loop and the commands share. Implements `Host` for its `Talk`."""
 
     def __init__(
-        self, options: GenerationOptions, chat_options: ChatOptions, settings: Settings, console: Console
+        self,
+        place: Place,
+        options: GenerationOptions,
+        chat_options: ChatOptions,
+        settings: Settings,
+        console: Console,
     ) -> None:
+        """`place`: where the models are. Raises `SlmError` (interrupted) when a conversation may not leave for it."""
+        self.place = place
         self.console = console
         self.settings = settings
         self.options = options
@@ -86,8 +93,10 @@ class Chat:
         conversation = self._first_conversation(chat_options)
         # before the model: its loading would share the interpreter with the imports that the prompt waits for
         self.editor = self._new_editor()
-        installed = picture_files.with_projector(self._model_of(conversation), options.mmproj)
-        self.talk = Talk(installed, conversation, options, settings, console, self)
+        if not self.may_send(conversation):
+            raise SlmError("nothing of the conversation has been sent.", exit_code=ExitCode.INTERRUPTED)
+        model = self._model_of(conversation).with_projector(options.mmproj)
+        self.talk = Talk(model, conversation, options, settings, console, self)
         self.talk.examples = opening.example_messages(opening.persona_of(options, settings))
         for file in map(Path, options.files):
             if pictures.is_picture(file.expanduser()):
@@ -95,7 +104,7 @@ class Chat:
             else:
                 self.talk.attachments.append(Attachment(read_text(str(file)), file.name))
         if self.talk.pictures:
-            picture_files.check_sees(self.talk.installed, settings)
+            self.talk.model.check_sees(settings)
         self.talk.loading.when_done(self.editor.refresh)
 
     # The loop
@@ -162,7 +171,7 @@ class Chat:
             return
         reasons = {
             FinishReason.LENGTH: "cut at the limit of tokens; /continue goes on",
-            FinishReason.CONTEXT: f"the context window of {self.talk.n_ctx:,} tokens is full; /continue makes room",
+            FinishReason.CONTEXT: f"{self._window()} is full; /continue makes room",
             FinishReason.INTERRUPTED: "stopped; /continue goes on",
         }
         if answer.finish.reason in reasons:
@@ -173,6 +182,9 @@ class Chat:
             self.console.note(describe(answer.finish))
         self.console.note("")
         self.talk.keep(is_resting=True)
+
+    def _window(self) -> str:
+        return f"the context window of {self.talk.n_ctx:,} tokens" if self.talk.n_ctx else "the context window"
 
     def leave(self) -> None:
         self._is_leaving = True
@@ -205,16 +217,25 @@ class Chat:
             conversation.system = given
         return conversation
 
-    def _model_of(self, conversation: Conversation) -> Installed:
-        """The model asked for, else the one that answered last in this conversation if it is still installed."""
+    def may_send(self, conversation: Conversation) -> bool:
+        """Whether this conversation may leave for where the models are: the user is asked if it is not here."""
+        if self.place.host is None or not conversation.roots:
+            return True
+        number = len(conversation.as_messages())
+        messages = "1 message" if number == 1 else f"{number:,} messages"
+        question = f"To go on at {self.place.host}, {messages} of this conversation would {self.place.what_happens}."
+        return self.editor.ask(question, [("y", "send them"), ("n", "keep them here")]) == "y"
+
+    def _model_of(self, conversation: Conversation) -> Model:
+        """The model asked for, else the one that answered last in this conversation if it can answer here."""
         if not self.options.model:
             answered = conversation.last(Role.ASSISTANT)
             if answered is not None and answered.message.model:
                 try:
-                    return opening.find(answered.message.model, self.settings, self.console)
+                    return self.place.find_again(answered.message.model, self.settings, self.console)
                 except SlmError as error:
                     self.console.warn(error.message)
-        return opening.find(self.options.model, self.settings, self.console)
+        return self.place.find(self.options.model, self.settings, self.console)
 
     def go_private(self) -> None:
         """From now on nothing is written: no recorder, the history in memory, no core dump."""
@@ -260,7 +281,7 @@ class Chat:
 
     def on_overflow(self, overflow: Overflow) -> str:
         numbers = (
-            f"The conversation with this message is {overflow.n_prompt:,} tokens; "
+            f"The conversation with this message is {self.talk.about}{overflow.n_prompt:,} tokens; "
             f"the context window holds {overflow.n_ctx:,}."
         )
         if self._overflow == "trim":
@@ -285,9 +306,12 @@ class Chat:
             state.append("could not be loaded")
         elif not talk.loading.is_done:
             state.append("loading …")
+        used = f"{'about ' if talk.last and talk.last.usage.is_estimate else ''}{talk.tokens_used:,}"
         if talk.n_ctx:
             share = 100 * talk.tokens_used // talk.n_ctx
-            state.append(f"{talk.tokens_used:,} of {talk.n_ctx:,} tokens ({share} %)")
+            state.append(f"{used} of {talk.n_ctx:,} tokens ({share} %)")
+        elif talk.tokens_used:
+            state.append(f"{used} tokens")
         if talk.attachments:
             state.append(f"{len(talk.attachments)} file{'s' if len(talk.attachments) > 1 else ''} attached")
         if talk.pictures:

@@ -12,6 +12,7 @@ from slmchat.catalog.library import Library
 from slmchat.commands import chat_files, opening, picture_files
 from slmchat.commands.answering import describe
 from slmchat.commands.chat import Chat
+from slmchat.commands.chosen import REMOTE_MARK
 from slmchat.conversation.messages import Conversation, Node, Role, title_of
 from slmchat.errors import ExitCode, SlmError
 from slmchat.ranges import Range
@@ -33,7 +34,7 @@ def _usage(message: str, hint: str | None = None) -> SlmError:
 def greet(chat: Chat) -> None:
     """The first lines: which model, how to get help, and where a resumed conversation stopped."""
     talk = chat.talk
-    chat.console.note(f"{talk.installed.title or talk.label}. /help lists the commands, Ctrl-D leaves.")
+    chat.console.note(f"{talk.model.title or talk.label}. /help lists the commands, Ctrl-D leaves.")
     if chat.is_private:
         chat.console.note("Private: no session, no history, nothing of this chat is written to the disk.")
     if talk.conversation.path():
@@ -202,8 +203,11 @@ def _sessions(chat: Chat, arguments: str) -> None:
             chat.console.note(f"{mark} {item.short_id}  {item.title}  ({item.message_count} messages)")
         chat.console.note("/sessions ID-or-title goes there.")
         return
-    found = chat.archive.find(arguments)
-    chat.talk.conversation = chat.resumed(found.id)
+    found = chat.resumed(chat.archive.find(arguments).id)
+    if not chat.may_send(found):
+        chat.console.note("(nothing of it has been sent)")
+        return
+    chat.talk.conversation = found
     chat.talk.last = None
     _show_where_we_are(chat)
 
@@ -245,15 +249,32 @@ def _export(chat: Chat, arguments: str) -> None:
 def _model(chat: Chat, arguments: str) -> None:
     talk = chat.talk
     if not arguments:
-        chat.console.note(f"{talk.installed.key}: {talk.installed.title or talk.installed.path}")
+        chat.console.note(f"{talk.model.key}: {talk.model.title}")
         return
-    installed = opening.find(arguments, chat.settings, chat.console)
-    talk.switch_model(installed)
+    if arguments.startswith(REMOTE_MARK):
+        raise _other_place(chat)
+    model = chat.place.find(arguments, chat.settings, chat.console)
+    model.check()
+    talk.switch_model(model)
     talk.loading.when_done(chat.editor.refresh)
     chat.console.note(f"From here on {talk.label} answers; the conversation goes on.")
 
 
+def _other_place(chat: Chat) -> SlmError:
+    """A chat cannot move: what is sealed stays sealed."""
+    id = chat.talk.conversation.id[:8]
+    number = len(chat.talk.conversation.visible())
+    again = "slm chat" if chat.is_private or not number else f"slm chat --session {id}"
+    where = "at its endpoint" if chat.place.host else "sealed on this device"
+    return _usage(
+        f"this chat stays {where}: what keeps it there cannot be taken off again.",
+        f"leave, and: {again} --endpoint URL|NAME -m MODEL (it asks before the {number} messages leave this device)",
+    )
+
+
 def _complete_model(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
+    if chat.place.host is not None:
+        return
     for item in Library(chat.settings.paths).all():
         if item.key.startswith(text):
             yield item.key, item.title or ""
@@ -284,11 +305,14 @@ def _set(chat: Chat, arguments: str) -> None:
         for name in _SAMPLER:
             value = getattr(talk.sampler, name)
             chat.console.note(f"{name:15} {'a new one each time' if value is None else value}")
-        chat.console.note(f"{'ctx':15} {talk.n_ctx or talk.asked_ctx or 'chosen when the model is loaded'}")
-        chat.console.note(f"{'threads':15} {talk.threads or 'as many as there are free cores'}")
+        if chat.place.host is None:
+            chat.console.note(f"{'ctx':15} {talk.n_ctx or talk.asked_ctx or 'chosen when the model is loaded'}")
+            chat.console.note(f"{'threads':15} {talk.threads or 'as many as there are free cores'}")
         chat.console.note(f"{'max_tokens':15} {talk.limits.max_tokens or 'no limit'}")
         return
     name, _, text = arguments.partition(" ")
+    if name in ("ctx", "threads") and chat.place.host is not None:
+        raise _usage(f"{name} is decided at {chat.place.host}, not here.")
     if name not in _RANGES:
         raise _usage(f"there is no setting '{name}'.", f"/set KEY VALUE with one of {', '.join(_RANGES)}")
     value = _number(name, text.strip())
@@ -332,7 +356,7 @@ def _persona(chat: Chat, arguments: str) -> None:
     talk.examples = opening.example_messages(persona)
     if persona.max_tokens:
         talk.set_max_tokens(persona.max_tokens)
-    if persona.model and persona.model != talk.installed.name:
+    if persona.model and chat.place.host is None and not talk.model.is_called(persona.model):
         _model(chat, persona.model)
     chat.console.note(f"From here on: {persona.name}, {persona.description}")
 
@@ -352,7 +376,8 @@ def _think(chat: Chat, _arguments: str) -> None:
 def _file(chat: Chat, arguments: str) -> None:
     if not arguments:
         for item in chat.talk.attachments:
-            chat.console.note(f"{item.name}: {chat.talk.count_text(item.text):,} tokens, with the next message")
+            tokens = chat.talk.count_text(item.text)
+            chat.console.note(f"{item.name}: {chat.talk.about}{tokens:,} tokens, with the next message")
         if not chat.talk.attachments:
             raise _usage("which file?", "/file PATH… (globs too); with the next message it goes to the model")
         return
@@ -363,12 +388,16 @@ def _file(chat: Chat, arguments: str) -> None:
     read = chat_files.read_all(arguments)
     counted = [(item, chat.talk.count_text(item.text)) for item in read]
     for item, tokens in counted:
-        chat.console.note(f"{item.name}: {len(item.text):,} characters, {tokens:,} tokens")
+        chat.console.note(f"{item.name}: {len(item.text):,} characters, {chat.talk.about}{tokens:,} tokens")
     total = sum(tokens for _, tokens in counted)
     free = chat.talk.n_ctx - chat.talk.tokens_used
     chat.talk.attachments += read
+    told = f"{chat.talk.about}{total:,} tokens go along with your next message"
+    if not chat.talk.n_ctx:
+        chat.console.note(f"{told}.")
+        return
     chat.console.note(
-        f"{total:,} tokens go along with your next message ({free:,} of {chat.talk.n_ctx:,} are free"
+        f"{told} ({free:,} of {chat.talk.n_ctx:,} are free"
         + ('; that will not fit). /file "" detaches them.' if total > free else ").")
     )
 
@@ -385,7 +414,7 @@ def _image(chat: Chat, arguments: str) -> None:
         talk.pictures = []
         chat.console.note("No picture is attached any more.")
         return
-    picture_files.check_sees(talk.installed, chat.settings)
+    talk.model.check_sees(chat.settings)
     counted = [(picture, talk.cost_of(picture)) for picture in chat_files.read_pictures(arguments)]
     for picture, tokens in counted:
         if not chat.is_plain:
@@ -438,7 +467,9 @@ def _context(chat: Chat, _arguments: str) -> None:
         chat.console.note(f"{tokens:7,}  {message.role:9}  {title_of(message.text)}")
     total = talk.count(messages)
     chat.console.note(f"{total - sum(counted):7,}  the chat template's own marks")
-    chat.console.note(f"{total:7,}  of {n_ctx:,} tokens ({100 * total // n_ctx} %)")
+    share = f"of {n_ctx:,} tokens ({100 * total // n_ctx} %)" if n_ctx else "tokens; the size of the window is not told"
+    guessed = ". All of these are guesses: the tokens are counted over there" if talk.about else ""
+    chat.console.note(f"{total:7,}  {share}{guessed}")
     hidden = len(talk.conversation.path()) - len(talk.conversation.visible())
     if hidden:
         chat.console.note(f"The model no longer sees the first {hidden} messages of this conversation.")
@@ -448,9 +479,16 @@ def _prompt(chat: Chat, _arguments: str) -> None:
     messages = chat.talk.messages()
     if not messages:
         raise _usage("there is no prompt yet.")
-    parts = chat.talk.prompt(messages).parts
-    images = (f"[picture, {part.image.width} × {part.image.height}]" if part.image else part.text for part in parts)
-    chat.console.note("".join(images))
+    prompt = chat.talk.prompt(messages)
+    if not chat.talk.has_own_layout or not prompt.turns:
+        images = (
+            f"[picture, {part.image.width} × {part.image.height}]" if part.image else part.text for part in prompt.parts
+        )
+        chat.console.note("".join(images))
+        return
+    for turn in prompt.turns:
+        chat.console.note(f"[{turn.role}]\n{turn.text}")
+    chat.console.note(f"(how {chat.place.host} lays this out for the model is not known here)")
 
 
 COMMANDS: CommandTable[Chat] = CommandTable(

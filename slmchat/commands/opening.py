@@ -7,7 +7,7 @@ Refuses to know: what is then said to the model.
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -103,7 +103,7 @@ def with_persona(options: GenerationOptions, settings: Settings) -> GenerationOp
     persona = find_persona(options.persona, personas(settings))
     return replace(
         options,
-        model=options.model or persona.model,
+        model=options.model or (None if options.endpoint else persona.model),
         system=options.system if options.system is not None else persona.system,
         max_tokens=options.max_tokens or persona.max_tokens,
         stop=options.stop or list(persona.stop),
@@ -126,12 +126,19 @@ def example_messages(persona: Persona | None) -> list[Message]:
     ]
 
 
-def sampler_settings(installed: Installed, settings: Settings, options: GenerationOptions) -> SamplerSettings:
+class Recommended(Protocol):
+    """A model with the sampler settings that its makers recommend."""
+
+    @property
+    def sampler(self) -> Mapping[str, float]: ...
+
+
+def sampler_settings(model: Recommended, settings: Settings, options: GenerationOptions) -> SamplerSettings:
     """The sampler: slm's defaults < the model's recommended ones < the config's < the persona's < the flags."""
     persona = persona_of(options, settings)
     return (
         SamplerSettings()
-        .with_values(installed.sampler)
+        .with_values(model.sampler)
         .with_values(settings.sampler)
         .with_values(persona.sampler if persona else {})
         .with_values(options.sampler_values())
@@ -224,16 +231,10 @@ class _Outcome:
 class Loading:
     """A model that is being loaded in a thread, so that the prompt can be read (or typed) meanwhile."""
 
-    def __init__(
-        self,
-        path: Path,
-        decide: Callable[[], Opening],
-        mark: suspects.Mark | None = None,
-        sight: tuple[Path, int] | None = None,
-    ) -> None:
-        """`decide` says how; `sight`: the projector of the model and the threads that it computes with.
+    def __init__(self, load: Callable[[], tuple[Engine, Opening | None]], mark: suspects.Mark | None = None) -> None:
+        """`load` is called in the thread: it gives the engine, and how it was opened where that was settled here.
 
-        `mark` says on the disk that the model is on trial: while it is loaded, and until its first token.
+        `mark` says on the disk that a model is on trial: while it is loaded, and until its first token.
         """
         self._mark = mark
         self.opening: Opening | None = None  # how it is opened, once that is decided
@@ -242,29 +243,12 @@ class Loading:
         self._outcome = _Outcome()
         self._callbacks: list[Callable[[], None]] = []
         # daemon: Ctrl-C while the weights are read ends slm at once
-        self._thread = threading.Thread(
-            target=self._load, args=(path, decide, mark, sight), daemon=True, name="model loading"
-        )
+        self._thread = threading.Thread(target=self._load, args=(load, mark), daemon=True, name="model loading")
         self._thread.start()
 
-    def _load(
-        self,
-        path: Path,
-        decide: Callable[[], Opening],
-        mark: suspects.Mark | None,
-        sight: tuple[Path, int] | None,
-    ) -> None:
+    def _load(self, load: Callable[[], tuple[Engine, Opening | None]], mark: suspects.Mark | None) -> None:
         try:
-            from slmchat.engine import llama
-            from slmchat.engine.vision import Projector
-
-            self.opening = decide()
-            self._outcome.engine = llama.load(
-                path,
-                gpu_layers=self.opening.gpu_layers,
-                is_repacked=self.opening.is_repacked,
-                projector=Projector(*sight) if sight else None,
-            )
+            self._outcome.engine, self.opening = load()
         except BaseException as error:  # noqa: BLE001 - raised again where the engine is asked for
             self._outcome.error = error
         if mark is not None:
@@ -328,17 +312,25 @@ class Loading:
 def start_loading(installed: Installed, options: GenerationOptions, settings: Settings) -> Loading:
     """Begin to load an installed model, if it fits; with `--force` in any case."""
     asked, layers, kv_type = options.ctx or settings.n_ctx, gpu_layers(options, settings), _kv_type(options, settings)
+    projector = installed.projector
 
-    def decide() -> Opening:
+    def load() -> tuple[Engine, Opening]:
+        from slmchat.engine import llama
+        from slmchat.engine.vision import Projector
+
         found = fitting.opening_of(installed, settings, n_ctx=asked, kv_type=kv_type, gpu_layers=layers)
         if found.verdict is Verdict.NO and not options.force:
             raise fitting.refusal(installed.key, found)
-        return found
+        engine = llama.load(
+            installed.path,
+            gpu_layers=found.gpu_layers,
+            is_repacked=found.is_repacked,
+            projector=Projector(projector.path, _threads(options, settings)) if projector else None,
+        )
+        return engine, found
 
     mark = None if settings.is_private else suspects.Mark(settings.paths.data, installed.path)
-    projector = installed.projector
-    sight = (projector.path, _threads(options, settings)) if projector is not None else None
-    return Loading(installed.path, decide, mark, sight)
+    return Loading(load, mark)
 
 
 def window(loading: Loading, wanted: int | None, options: GenerationOptions, *, least: int | None = None) -> int | None:

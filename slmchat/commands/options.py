@@ -40,6 +40,11 @@ class GenerationOptions:
     model: str | None = option(
         "-m", "--model", help="Model: a name of the catalog, hf:OWNER/REPO or a .gguf file.", metavar="NAME"
     )
+    endpoint: str | None = option(
+        "--endpoint",
+        help="Ask a model elsewhere: an OpenAI-compatible URL, or a name of the config. What you say goes there.",
+        metavar="URL|NAME",
+    )
     system: str | None = option("-s", "--system", help="System message, or @FILE that holds it.", metavar="TEXT")
     persona: str | None = option("-p", "--persona", help="A named system prompt with its settings.", metavar="NAME")
     files: list[str] = option(

@@ -20,21 +20,32 @@ from slmchat.terminal.console import Console
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What a command may reach beyond this device, and whether it is sealed without being asked."""
+    """What a command may reach beyond this device, and whether it is sealed without being asked.
+
+    `takes_endpoint`: with `--endpoint` it is not sealed; then one way stays open, to that endpoint.
+    """
 
     command: str
     network: str
     is_sealed: bool
+    takes_endpoint: bool = False
+
+    @property
+    def when_sealed(self) -> str:
+        if not self.is_sealed:
+            return "--offline"
+        return "without --endpoint" if self.takes_endpoint else "always"
 
 
 _NOTHING = "nothing"
+_NOTHING_ELSE = "nothing; with --endpoint that endpoint, and with --offline only if it is on this device"
 COMMANDS = (
     Reach("pull", "the sources of the model asked for: the Hub or a package index; nothing with --offline", False),
-    Reach("run", _NOTHING, True),
-    Reach("chat", _NOTHING, True),
+    Reach("run", _NOTHING_ELSE, True, takes_endpoint=True),
+    Reach("chat", _NOTHING_ELSE, True, takes_endpoint=True),
+    Reach("batch", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("bench", _NOTHING, True),
-    Reach("batch", _NOTHING, True),
-    Reach("list", _NOTHING, False),
+    Reach("list", _NOTHING_ELSE, False, takes_endpoint=True),
     Reach("show", _NOTHING, False),
     Reach("add", _NOTHING, False),
     Reach("rm", _NOTHING, False),
@@ -52,6 +63,16 @@ class Place:
     path: Path
     size: int
     with_private: str
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An endpoint of the config."""
+
+    name: str
+    url: str
+    is_here: bool
+    key_from: str
 
 
 def privacy(settings: Settings, console: Console, *, is_check: bool, is_json: bool, is_sealed: bool = True) -> ExitCode:
@@ -75,6 +96,7 @@ def _report(settings: Settings, console: Console, is_json: bool) -> ExitCode:
                 "is_offline": settings.is_offline,
                 "is_private": settings.is_private,
                 "commands": [asdict(reach) for reach in COMMANDS],
+                "endpoints": [asdict(one) for one in _endpoints(settings)],
                 "places": [asdict(place) for place in places],
             }
         )
@@ -83,8 +105,15 @@ def _report(settings: Settings, console: Console, is_json: bool) -> ExitCode:
     console.print("\nWhat each command may reach (--offline seals every command)")
     console.table(
         ("COMMAND", "SEALED", "MAY REACH"),
-        [(f"slm {reach.command}", "always" if reach.is_sealed else "--offline", reach.network) for reach in COMMANDS],
+        [(f"slm {reach.command}", reach.when_sealed, reach.network) for reach in COMMANDS],
     )
+    known = _endpoints(settings)
+    if known:
+        console.print("\nEndpoints of the config: reached only with --endpoint NAME")
+        console.table(
+            ("NAME", "WHERE", "ON THIS DEVICE", "ITS KEY COMES FROM"),
+            [(one.name, one.url, "yes" if one.is_here else "no", one.key_from) for one in known],
+        )
     console.print("\nWhere slm writes" + (" (--private is on)" if settings.is_private else ""))
     console.table(
         ("WHAT", "SIZE", "WITH --private", "WHERE"),
@@ -95,6 +124,23 @@ def _report(settings: Settings, console: Console, is_json: bool) -> ExitCode:
     )
     console.print("\nThe proof: slm privacy --check")
     return ExitCode.DONE
+
+
+def _endpoints(settings: Settings) -> list[Known]:
+    if not settings.endpoints:
+        return []
+    from slmchat import endpoints
+
+    found = endpoints.named(settings.endpoints, settings.paths.config_file)
+    return [
+        Known(
+            name,
+            one.url,
+            one.is_loopback,
+            f"the variable {one.key_env}" if one.key_env else "the keyring" if one.key_keyring else "it has none",
+        )
+        for name, one in found.items()
+    ]
 
 
 def _print_status(status: SealStatus, console: Console) -> None:

@@ -16,7 +16,7 @@ from slmchat.conversation import pictures, window
 from slmchat.conversation.attachments import Attachment, compose, trim
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import Picture
-from slmchat.conversation.template import ChatTemplate, raw_prompt
+from slmchat.conversation.template import layout_of, raw_prompt
 from slmchat.engine.api import Engine, Prompt
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
@@ -100,7 +100,7 @@ class Question:
 
 
 def layout(engine: Engine, *, is_raw: bool, shape: Shape | None = None) -> Layout:
-    """How messages become a prompt: through the model's chat template, or bare.
+    """How messages become a prompt: through the model's chat template, by the engine itself, or bare.
 
     What the model is told of the `shape` stands last, behind everything of the user's (not in a bare prompt).
     Raises `SlmError` (USAGE) when the model has no template; what is returned raises it (DAMAGED) when the template
@@ -108,11 +108,10 @@ def layout(engine: Engine, *, is_raw: bool, shape: Shape | None = None) -> Layou
     """
     if is_raw:
         return _bare
-    info = engine.info
-    template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
+    render = layout_of(engine.info, is_raw=False).render
     if shape is None:
-        return template.render
-    return lambda messages: shaping.thought_closed(template.render(shape.told(messages)))
+        return render
+    return lambda messages: shaping.thought_closed(render(shape.told(messages)))
 
 
 def _bare(messages: Sequence[Message]) -> Prompt:

@@ -8,9 +8,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from slmchat.catalog.library import Library
-from slmchat.catalog.records import Installed
-from slmchat.commands import answering, opening, picture_files, shaping
+from slmchat.commands import answering, chosen, opening, picture_files, shaping
+from slmchat.commands.chosen import Model
 from slmchat.commands.options import GenerationOptions, ShapeOptions
 from slmchat.commands.question import Question, head_messages, layout, read_inputs
 from slmchat.conversation import window
@@ -40,18 +39,18 @@ def run(
     start = time.perf_counter()
     on_overflow = overflow_choice(options)
     options = opening.with_persona(options, settings)
-    opening.seal(settings)
+    place = chosen.enter(options, settings, console)
     shape = shaping.shape_of(shape_options, is_stdin_taken="-" in options.files)
-    installed = picture_files.with_projector(opening.find(options.model, settings, console), options.mmproj)
-    sampler = opening.sampler_settings(installed, settings, options)
+    model = place.find(options.model, settings, console).with_projector(options.mmproj)
+    sampler = opening.sampler_settings(model, settings, options)
     draft = opening.draft_model(options, settings, console)
-    loading = opening.start_loading(installed, options, settings)
+    loading = model.start(options, settings)
     attachments, shown = read_inputs(options, console)
     if shown:
-        picture_files.check_sees(installed, settings)
+        model.check_sees(settings)
     question = Question(" ".join(words), attachments, head_messages(options, settings), shown)
     engine = loading.engine()
-    opening.report_native_log(console)
+    model.report(console)
     lay_out = layout(engine, is_raw=options.raw, shape=shape)
     prompt = question.prompt(lay_out)
     with loading.on_trial():  # the first picture opens the projector
@@ -62,14 +61,15 @@ def run(
     wanted = _window(n_prompt, room, engine, options, settings)
     n_ctx = opening.window(loading, wanted, options, least=None if options.ctx else n_prompt + 1) or wanted
     if not window.fits(n_prompt, n_ctx):
-        if on_overflow == "fail":
+        if on_overflow == "trim":
+            prompt = question.trimmed(lay_out, engine, n_ctx, console)
+        elif engine.info.has_exact_counts:  # else it is the engine that knows, and says so
             raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)
-        prompt = question.trimmed(lay_out, engine, n_ctx, console)
     made = opening.session_settings(options, settings, n_ctx, opening.kv_store(settings), draft)
     with loading.on_trial():
         session = engine.open_session(replace(made, goes_back=shape is not None))
     load_s = time.perf_counter() - start
-    console.detail(f"context window: {n_ctx:,} tokens; loaded after {load_s:.2f} s")
+    console.detail(f"context window: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}; loaded after {load_s:.2f} s")
     asking = _Asking(session, prompt, options, loading, console, is_shaped=shape is not None, is_json=is_json)
     limits = opening.limits(options)
     value: object = None
@@ -80,13 +80,13 @@ def run(
     assert answer.finish is not None
     if is_json:
         shaped = {"value": value} if shape else {}
-        console.print_json({**_as_json(installed, answer.text, answer.finish, load_s), **shaped})
+        console.print_json({**_as_json(model, answer.text, answer.finish, load_s), **shaped})
     elif asking.is_shown or answer.finish.reason is not FinishReason.INTERRUPTED:  # half a value is none
         console.write("" if asking.is_shown else answer.text)
         console.write("" if answer.text.endswith("\n") else "\n")
     console.detail(answering.describe(answer.finish))
     if not settings.is_private:
-        Library(settings.paths).remember(installed.key)
+        model.remember(settings)
     session.close()
     engine.close()
     return _exit_code(answer.finish.reason, console, n_ctx)
@@ -147,6 +147,8 @@ def overflow_choice(options: GenerationOptions) -> str:
 
 def _window(n_prompt: int, room: int, engine: Engine, options: GenerationOptions, settings: Settings) -> int:
     """A context window of the size asked for, else just large enough for this prompt and its completion."""
+    if not engine.info.has_exact_counts:
+        return engine.info.trained_context_length  # it has the window that it has
     asked = options.ctx or settings.n_ctx
     if asked:
         return asked
@@ -164,17 +166,18 @@ def _too_long(n_prompt: int, n_ctx: int, n_trained: int) -> SlmError:
     )
 
 
-def _as_json(installed: Installed, completion: str, finish: Finish, load_s: float) -> dict[str, object]:
+def _as_json(model: Model, completion: str, finish: Finish, load_s: float) -> dict[str, object]:
     usage, timings = finish.usage, finish.timings
     evaluated = usage.prompt_tokens - usage.cached_tokens
     return {
-        "model": installed.key,
+        "model": model.key,
         "completion": completion,
         "finish_reason": finish.reason.value,
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
             "cached_tokens": usage.cached_tokens,
             "completion_tokens": usage.completion_tokens,
+            **({"is_estimate": True} if usage.is_estimate else {}),
         },
         "timings": {
             "load_s": round(load_s, 4),
@@ -194,8 +197,7 @@ def _exit_code(reason: FinishReason, console: Console, n_ctx: int) -> ExitCode:
     if reason is FinishReason.INTERRUPTED:
         return ExitCode.INTERRUPTED
     if reason is FinishReason.CONTEXT:
-        console.warn(
-            f"the completion ran into the end of the context window of {n_ctx:,} tokens (a larger one: --ctx N)."
-        )
+        size = f"context window of {n_ctx:,} tokens (a larger one: --ctx N)" if n_ctx else "context window"
+        console.warn(f"the completion ran into the end of the {size}.")
         return ExitCode.CONTEXT
     return ExitCode.DONE

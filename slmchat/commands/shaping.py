@@ -83,7 +83,9 @@ def room_for(max_tokens: int | None) -> int:
 def thought_closed(prompt: Prompt) -> Prompt:
     """The prompt with the thought closed that its template has opened: a shaped answer begins at once."""
     closing = closing_of(prompt.parts[-1].text) if prompt.parts[-1].is_template else None
-    return Prompt((*prompt.parts, Part(f"\n{closing}\n\n", is_template=True))) if closing else prompt
+    if closing is None:
+        return prompt
+    return replace(prompt, parts=(*prompt.parts, Part(f"\n{closing}\n\n", is_template=True)))
 
 
 def satisfied(

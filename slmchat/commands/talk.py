@@ -13,17 +13,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from slmchat.catalog.library import Library
-from slmchat.catalog.records import Installed
 from slmchat.commands import answering, opening, picture_files
 from slmchat.commands.answering import Answer, View
+from slmchat.commands.chosen import Model
 from slmchat.commands.options import GenerationOptions
 from slmchat.commands.question import OTHER
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose
 from slmchat.conversation.messages import Conversation, Message, Node, Role, title_of
 from slmchat.conversation.pictures import Picture
-from slmchat.conversation.template import ChatTemplate, raw_prompt
+from slmchat.conversation.template import Layout, layout_of, raw_prompt
 from slmchat.conversation.thinking import opens_thinking
 from slmchat.engine.api import Engine, Event, Finish, FinishReason, Limits, Prompt, Session
 from slmchat.engine.sampler import SamplerSettings
@@ -72,7 +71,7 @@ class Talk:
 
     def __init__(
         self,
-        installed: Installed,
+        model: Model,
         conversation: Conversation,
         options: GenerationOptions,
         settings: Settings,
@@ -93,18 +92,18 @@ class Talk:
         self._host = host
         self._session: Session | None = None
         self._engine: Engine | None = None
-        self._template: ChatTemplate | None = None
+        self._layout: Layout | None = None
         self._store = opening.kv_store(settings)
         self._held_by: str | None = None  # the conversation whose words the KV cache holds
         self._draft = opening.draft_model(options, settings, console)
-        self._begin(installed)
+        self._begin(model)
 
-    def _begin(self, installed: Installed) -> None:
-        self.installed = installed
-        self._model_sampler = opening.sampler_settings(installed, self.settings, self.options)
+    def _begin(self, model: Model) -> None:
+        self.model = model
+        self._model_sampler = opening.sampler_settings(model, self.settings, self.options)
         self.last: Finish | None = None
         self._has_told_of_pictures = False
-        self.loading = opening.start_loading(installed, self.options, self.settings)
+        self.loading = model.start(self.options, self.settings)
 
     # The model
 
@@ -115,8 +114,18 @@ class Talk:
 
     @property
     def label(self) -> str:
-        """The model's name as it is shown: of a file used in place, only the file's name."""
-        return self.installed.path.name if self.installed.name.endswith(".gguf") else self.installed.key
+        """The model's name as it is shown."""
+        return self.model.label
+
+    @property
+    def about(self) -> str:
+        """What stands before a number of tokens: "about " where it is a guess, "" where it is counted."""
+        return "" if self._engine is None or self._engine.info.has_exact_counts else "about "
+
+    @property
+    def has_own_layout(self) -> bool:
+        """Whether the engine lays the conversation out by itself; then nobody here knows the exact prompt."""
+        return self._engine is not None and self._engine.info.has_own_layout
 
     @property
     def tokens_used(self) -> int:
@@ -135,12 +144,12 @@ class Talk:
                 self.console.status("loading the model …")
             self._engine = self.loading.engine()
             self.console.status("")
-            opening.report_native_log(self.console)
+            self.model.report(self.console)
             if not self.settings.is_private:
-                Library(self.settings.paths).remember(self.installed.key)
+                self.model.remember(self.settings)
         info = self._engine.info
-        if self._template is None and not self.options.raw:
-            self._template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
+        if self._layout is None:
+            self._layout = layout_of(info, is_raw=self.options.raw)
         if self._session is None:
             n_ctx = opening.window(self.loading, self.asked_ctx, self.options) or info.trained_context_length
             options = replace(self.options, threads=self.threads)
@@ -149,10 +158,10 @@ class Talk:
                 self._session = self._engine.open_session(made)
         return self._session
 
-    def switch_model(self, installed: Installed) -> None:
+    def switch_model(self, model: Model) -> None:
         """Let another model go on with the conversation; the present one is freed first."""
         self.close()
-        self._begin(installed)
+        self._begin(model)
 
     def keep(self, *, is_resting: bool = False) -> None:
         """Store the KV state with the conversation whose words it holds, so that it goes on at once when it is resumed.
@@ -181,17 +190,18 @@ class Talk:
         self.reopen()
         if self._engine is not None:
             self._engine.close()
-        self._engine = self._template = None
+        self._engine = self._layout = None
 
     # Prompts
 
     def prompt(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
         """The prompt for these messages; `goes_on`: it ends inside the last one, an answer that was cut."""
         self.ready()
-        return self._template.render(messages, goes_on=goes_on) if self._template else raw_prompt(messages)
+        assert self._layout is not None
+        return self._layout.render(messages, goes_on=goes_on)
 
     def count(self, messages: Sequence[Message], *, goes_on: bool = False) -> int:
-        """Exact tokens of the prompt for these messages, template included; 0 for none."""
+        """Tokens of the prompt for these messages, template included; 0 for none. A guess where `about` says so."""
         if not messages:
             return 0
         prompt = self.prompt(messages, goes_on=goes_on)
@@ -210,7 +220,7 @@ class Talk:
 
     def cost_of(self, picture: Picture) -> int:
         """Tokens that a picture takes. Raises `SlmError` when this model cannot be shown it."""
-        picture_files.check_sees(self.installed, self.settings)
+        self.model.check_sees(self.settings)
         self.ready()
         assert self._engine is not None
         with self.loading.on_trial():  # the first picture opens the projector
@@ -221,8 +231,8 @@ class Talk:
 
         A model that cannot be shown pictures gets the messages without them; the user is told so once.
         """
-        said = self.conversation.as_messages(self.installed.key)
-        if self.installed.projector is None and any(message.pictures for message in said):
+        said = self.conversation.as_messages(self.model.key)
+        if not self.model.sees and any(message.pictures for message in said):
             if not self._has_told_of_pictures:
                 self._has_told_of_pictures = True
                 self.console.note(f"({self.label} does not see the pictures of this conversation)")
@@ -240,7 +250,7 @@ class Talk:
         """
         self.ready()
         if self.pictures:
-            picture_files.check_sees(self.installed, self.settings)
+            self.model.check_sees(self.settings)
         self.conversation.title = self.conversation.title or title_of(text)  # without what is attached
         self.conversation.add(Message(Role.USER, compose(text, self.attachments), pictures=tuple(self.pictures)))
         try:
@@ -328,7 +338,7 @@ class Talk:
         n_left = self.count(self.messages(), goes_on=goes_on)
         if not window.fits(n_left, n_ctx):
             raise SlmError(
-                f"what is left is still {n_left:,} tokens and the context window holds {n_ctx:,}.",
+                f"what is left is still {self.about}{n_left:,} tokens and the context window holds {n_ctx:,}.",
                 hint="a larger window: /set ctx N; or a shorter message",
                 exit_code=ExitCode.CONTEXT,
             )
@@ -414,5 +424,5 @@ class _Growing:
             (before.tokens or ()) + (tokens or ()) if is_exact else None,
             is_cut,
             thinking,
-            self._talk.installed.key,
+            self._talk.model.key,
         )

@@ -20,10 +20,10 @@ from dataclasses import replace
 from datetime import datetime
 from enum import Enum
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from slmchat.conversation.messages import Message, Role
-from slmchat.engine.api import Part, Prompt
+from slmchat.engine.api import ModelInfo, Part, Prompt, Turn
 from slmchat.errors import ExitCode, SlmError
 
 if TYPE_CHECKING:
@@ -42,6 +42,42 @@ _MARKER = re.compile("slm[0-9a-f]{24}")
 _IMAGE_MARK = re.compile(
     r"<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image\|>|<start_of_image>|<image>|<\|image_pad\|>"
 )
+
+
+class Layout(Protocol):
+    """How messages become a prompt."""
+
+    def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
+        """The prompt for these messages; `goes_on`: it ends inside the last one, an answer that was cut."""
+        ...
+
+
+def layout_of(info: ModelInfo, *, is_raw: bool) -> Layout:
+    """How prompts for this model are made: as bare text, by the engine itself, or by the model's chat template.
+
+    Raises `SlmError` as `ChatTemplate` does.
+    """
+    if is_raw:
+        return BareText()
+    if info.has_own_layout:
+        return TurnsOnly()
+    return ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
+
+
+class BareText:
+    """The texts one after the other, for a model (or a user) that wants no chat template."""
+
+    def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
+        return raw_prompt(messages)
+
+
+class TurnsOnly:
+    """For an engine that lays turns out itself. The parts are the bare texts: to be counted, and to be looked at."""
+
+    def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
+        parts = [Part(message.text) for message in messages]
+        # what stands at the end is no text of the user's: it opens no thought, whatever a message ends with
+        return Prompt((*parts, Part("", is_template=True)), _turns(messages))
 
 
 class ChatTemplate:
@@ -81,7 +117,7 @@ class ChatTemplate:
                         continue
                     break
                 if parts is not None:
-                    return Prompt(parts=tuple(parts))
+                    return Prompt(tuple(parts), _turns(said))
         raise SlmError(
             f"the model's chat template cannot render this conversation: {reason}.",
             hint="plain completion does without it: slm run --raw; slm show MODEL prints the template",
@@ -137,6 +173,10 @@ def raw_prompt(messages: Sequence[Message]) -> Prompt:
         parts += [Part("", image=picture.image()) for picture in message.pictures]
         parts.append(Part(message.text, tokens=message.tokens))
     return Prompt(tuple(parts))
+
+
+def _turns(messages: Sequence[Message]) -> tuple[Turn, ...]:
+    return tuple(Turn(message.role.value, message.text) for message in messages)
 
 
 class _Refused(Exception):

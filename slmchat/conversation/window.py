@@ -16,8 +16,8 @@ MIN_COMPLETION_TOKENS = 16
 
 
 def fits(n_prompt: int, n_ctx: int) -> bool:
-    """Whether a prompt of this many tokens leaves room for a completion."""
-    return n_prompt + MIN_COMPLETION_TOKENS <= n_ctx
+    """Whether a prompt of this many tokens leaves room for a completion; a window of 0 is not known, and holds all."""
+    return not n_ctx or n_prompt + MIN_COMPLETION_TOKENS <= n_ctx
 
 
 def drop_oldest(messages: Sequence[Message], head: int, count: Callable[[Sequence[Message]], int], n_ctx: int) -> int:

@@ -58,15 +58,27 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """What a session evaluates: parts in order.
+class Turn:
+    """What one side said. `role`: system, user or assistant."""
 
-    The model's beginning-of-sequence token is added where the model wants one and the template has not put it.
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a session evaluates: parts in order, and the same as the turns of a conversation.
+
+    An engine with a model in its hands evaluates the parts; the model's beginning-of-sequence token is added where the
+    model wants one and the template has not put it. An engine that lays conversations out itself
+    (`ModelInfo.has_own_layout`) takes the turns. No turns: a bare text, to be completed as it is. Turns that end with
+    the assistant's: the completion goes on with that text.
     `alike`: other prompts that may be asked later (another question about the same document, say). What they have in
     common with this one is worth keeping; a session need not heed it.
     """
 
     parts: tuple[Part, ...]
+    turns: tuple[Turn, ...] = ()
     alike: "tuple[Prompt, ...]" = ()
 
 
@@ -122,10 +134,14 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Whole characters of the completion, and the tokens since the last chunk (text may lag behind its tokens)."""
+    """Whole characters of the completion, and the tokens since the last chunk (text may lag behind its tokens).
+
+    `tokens` is empty where they are not known. `is_thinking`: the engine itself has told a thought from the answer.
+    """
 
     text: str
     tokens: tuple[int, ...]
+    is_thinking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +149,7 @@ class Usage:
     """Token counts. `prompt_tokens` includes the `cached_tokens` that were not evaluated again.
 
     `drafted_tokens` were guessed and verified in batches; `accepted_tokens` of them are part of the completion.
+    `is_estimate`: nobody who could has counted them.
     """
 
     prompt_tokens: int
@@ -140,6 +157,7 @@ class Usage:
     completion_tokens: int
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    is_estimate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +188,8 @@ class ModelInfo:
     """What a loaded model says of itself. Texts are untrusted (they come from the file).
 
     `has_projector`: it was loaded with a file that lets it see images.
+    `trained_context_length` 0: not known. `has_own_layout`: the engine lays a conversation out by itself, from the
+    turns of a prompt; there is no template here. `has_exact_counts`: `Engine.count` counts and does not guess.
     """
 
     architecture: str
@@ -178,6 +198,8 @@ class ModelInfo:
     bos_text: str
     eos_text: str
     has_projector: bool = False
+    has_own_layout: bool = False
+    has_exact_counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +251,7 @@ class Session(Protocol):
 
     @property
     def n_ctx(self) -> int:
-        """The context window in tokens."""
+        """The context window in tokens; 0: not known, and the engine says when a prompt does not fit."""
         ...
 
     def generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
@@ -292,7 +314,7 @@ class Engine(Protocol):
     def info(self) -> ModelInfo: ...
 
     def count(self, prompt: Prompt) -> int:
-        """Exact number of tokens of the prompt as it would be evaluated."""
+        """Number of tokens of the prompt as it would be evaluated; exact unless `info` says otherwise."""
         ...
 
     def open_session(self, settings: SessionSettings) -> Session:

@@ -22,7 +22,7 @@ _NR_CREATE_RULESET, _NR_ADD_RULE, _NR_RESTRICT_SELF = 444, 445, 446
 
 # linux/landlock.h
 _CREATE_RULESET_VERSION = 1 << 0
-_RULE_PATH_BENEATH = 1
+_RULE_PATH_BENEATH, _RULE_NET_PORT = 1, 2
 
 _FS_WRITE_FILE = 1 << 1
 _FS_REMOVE_DIR = 1 << 4
@@ -66,6 +66,11 @@ class _PathBeneathAttr(ctypes.Structure):
     _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
 
 
+class _NetPortAttr(ctypes.Structure):
+    # struct landlock_net_port_attr { __u64 allowed_access; __u64 port; };
+    _fields_ = (("allowed_access", ctypes.c_uint64), ("port", ctypes.c_uint64))
+
+
 def abi() -> int:
     """The version of Landlock in this kernel. Raises `NotOffered`: before 5.13, switched off at boot, or Android."""
     if not android.is_survived(_version):
@@ -86,9 +91,10 @@ def _version() -> int:
     return _call(_NR_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)
 
 
-def restrict(places: Iterable[Path], *, has_scopes: bool) -> int:
+def restrict(places: Iterable[Path], *, has_scopes: bool, port: int | None = None) -> int:
     """Deny writing outside `places` and all of TCP; with `has_scopes` also signals and abstract sockets outside.
 
+    `port`: connections to this TCP port stay allowed, whatever the host.
     A place that does not exist is left out. Returns the version used. Raises `NotOffered`.
     """
     version = abi()
@@ -105,6 +111,8 @@ def restrict(places: Iterable[Path], *, has_scopes: bool) -> int:
     try:
         for place in places:
             _allow(ruleset, place, handled & ~_NEVER)
+        if port is not None and version >= TCP_ABI:
+            _allow_port(ruleset, port)
         _restrict_self(ruleset)
     finally:
         os.close(ruleset)
@@ -149,6 +157,12 @@ def _allow(ruleset: int, place: Path, access: int) -> None:
             raise NotOffered(f"no rule for {place}: {os.strerror(ctypes.get_errno())}")
     finally:
         os.close(beneath)
+
+
+def _allow_port(ruleset: int, port: int) -> None:
+    rule = _NetPortAttr(_NET_CONNECT_TCP, port)
+    if _call(_NR_ADD_RULE, ruleset, _RULE_NET_PORT, ctypes.byref(rule), 0) != 0:
+        raise NotOffered(f"no rule for port {port}: {os.strerror(ctypes.get_errno())}")
 
 
 def _restrict_self(ruleset: int) -> None:

@@ -42,7 +42,7 @@ class Linux:
             details += _of_inherited(inherited.replace_sockets())
         if Step.LOCAL not in steps:
             details.append(_LOCAL_OPEN)
-        places = _places(writable, has_gpu=Step.LOCAL not in steps) if Step.NETWORK in steps else ()
+        places = allowed_places(writable, has_gpu=Step.LOCAL not in steps) if Step.NETWORK in steps else ()
         try:
             abi = _landlock(steps, places)
         except NotOffered as reason:
@@ -85,7 +85,7 @@ def _of_landlock(abi: int, steps: AbstractSet[Step]) -> list[str]:
     return details
 
 
-def _places(writable: Sequence[Path], *, has_gpu: bool) -> tuple[Path, ...]:
+def allowed_places(writable: Sequence[Path], *, has_gpu: bool) -> tuple[Path, ...]:
     """Where the sealed process may write. A path that does not exist yet stands for the directory it will be in."""
     named = list(writable)
     for place in (tempfile.gettempdir, os.getcwd):

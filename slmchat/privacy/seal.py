@@ -102,6 +102,14 @@ class Seal:
         return _close(_BOTH, self._is_required, self._writable, self._mechanisms)
 
 
+def adopt(status: SealStatus) -> SealStatus:
+    """What is in force has been settled elsewhere (outlet.py): the process is told, and not called sealed."""
+    global _status
+    with _lock:
+        _status = status
+        return status
+
+
 def _close(
     steps: AbstractSet[Step], is_required: bool, writable: Sequence[Path], mechanisms: Sequence[Mechanism] | None
 ) -> SealStatus:
@@ -117,7 +125,7 @@ def _close(
                 except NotOffered as reason:
                     reasons.append(str(reason))
             else:
-                _refuse_if(is_required, reasons)
+                refuse_if(is_required, reasons)
                 from slmchat.privacy.guard import Guard
 
                 _mechanism = Guard(reasons)
@@ -125,7 +133,7 @@ def _close(
         elif missing and _mechanism is not None:
             _status = _closed_further(_mechanism, missing, is_required)
         if not _status.is_enforced_by_kernel:
-            _refuse_if(is_required, _status.details)
+            refuse_if(is_required, _status.details)
         return _status
 
 
@@ -152,13 +160,14 @@ def _closed_further(mechanism: Mechanism, steps: AbstractSet[Step], is_required:
     try:
         done = mechanism.close(steps, ())
     except NotOffered as reason:
-        _refuse_if(is_required, (str(reason),))
+        refuse_if(is_required, (str(reason),))
         return replace(_status, details=(*_status.details, f"local sockets stay open: {reason}"))
     kept = [line for line in _status.details if not line.startswith("local sockets")]
     return replace(_status, is_local_closed=True, details=tuple(dict.fromkeys((*kept, *done.details))))
 
 
-def _refuse_if(is_required: bool, reasons: Sequence[str]) -> None:
+def refuse_if(is_required: bool, reasons: Sequence[str]) -> None:
+    """Give up where `--offline` asks for what the kernel does not do here. Raises `SlmError` (UNSEALED)."""
     if is_required:
         why = "; ".join(reasons) or f"there is none for {sys.platform}"
         raise SlmError(

@@ -12,7 +12,7 @@ import errno
 import os
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from slmchat.privacy import android
@@ -167,8 +167,31 @@ def machine() -> str:
     return name
 
 
-def program(steps: Iterable[Step], machine: str) -> bytes:
-    """The filter of these steps, as an array of `struct sock_filter`.
+# What a connection over IP needs (socket families of linux/socket.h): AF_INET, AF_INET6; to look a name up, also
+# AF_UNIX (a resolver of the system) and AF_NETLINK (which addresses this device has).
+_FAMILIES_IP, _FAMILIES_OF_NAMES = (2, 10), (1, 16)
+
+
+def _outlet_sockets(is_loopback: bool) -> tuple[_Instruction, ...]:
+    """The sockets of a process that may ask an endpoint: on this device, TCP and nothing else."""
+    families = _FAMILIES_IP if is_loopback else (*_FAMILIES_IP, *_FAMILIES_OF_NAMES)
+    only_streams = ((_low(1)), (_AND, 0, 0, _SOCK_TYPE_MASK), (_IF_EQUAL, 1, 0, _SOCK_STREAM), (_RETURN, 0, 0, _EPERM))
+    tests = tuple(part for family in families for part in ((_IF_EQUAL, 0, 1, family), (_RETURN, 0, 0, _ALLOW)))
+    return (*(only_streams if is_loopback else ()), _low(0), *tests, (_RETURN, 0, 0, _EPERM))
+
+
+def install_outlet(*, is_loopback: bool) -> None:
+    """Refuse what the seal's first step refuses, but leave sockets for one connection (outlet.py).
+
+    Seccomp sees the kind of a socket, never the address that it is connected to. Raises `NotOffered`.
+    """
+    _install(program({Step.NETWORK}, machine(), {"socket": _outlet_sockets(is_loopback)}))
+
+
+def program(
+    steps: Iterable[Step], machine: str, instead: Mapping[str, tuple[_Instruction, ...]] | None = None
+) -> bytes:
+    """The filter of these steps, as an array of `struct sock_filter`; `instead` has other rules for some calls.
 
     A call of another ABI (32-bit x86 or ARM by the architecture, x32 by its bit) is refused whatever it is: slm and
     its children have no use for it, and a second table of numbers would be a second place for mistakes. A 32-bit
@@ -187,7 +210,7 @@ def program(steps: Iterable[Step], machine: str) -> bytes:
     # Of two rules for one call the later is the stricter one.
     rules = {call.name: call for call in CALLS if call.step in wanted}
     for call in rules.values():
-        body = call.allowed or (refusal,)
+        body = (instead or {}).get(call.name) or call.allowed or (refusal,)
         code += [(_IF_EQUAL, 0, len(body), call.number(machine)), *body]
     code.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
@@ -204,8 +227,11 @@ def install(steps: Iterable[Step]) -> None:
     Raises `NotOffered` when the kernel does not take it; then nothing has changed but that no program started from
     here on gains privileges.
     """
+    _install(program(steps, machine()))
+
+
+def _install(code: bytes) -> None:
     name = machine()
-    code = program(steps, name)
     buffer = ctypes.create_string_buffer(code, len(code))
     fprog = _SockFprog(len(code) // 8, ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,0 +1,348 @@
+"""A model of an OpenAI-compatible endpoint (`RemoteEngine`) and one conversation with it (`RemoteSession`).
+
+Knows: which model is meant, how an answer becomes the records of every engine, what can only be guessed from here.
+Refuses to know: conversations, terminals, where the endpoint and its key are kept (endpoints.py).
+
+The model is laid out and counted over there: messages are sent as turns, and token counts are estimates until the
+endpoint tells its own. A session has a connection of its own, so that many can ask at once.
+"""
+
+import difflib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from slmchat.endpoints import Endpoint
+from slmchat.engine.api import (
+    Chunk,
+    Event,
+    Finish,
+    FinishReason,
+    Limits,
+    ModelInfo,
+    Prefill,
+    Prompt,
+    SessionSettings,
+    Timings,
+    Usage,
+)
+from slmchat.engine.remote import dialect, errors
+from slmchat.engine.remote.cancel import Cancelled
+from slmchat.engine.remote.client import Client
+from slmchat.engine.remote.dialect import Counted, Listed, Said
+from slmchat.engine.remote.route import Route
+from slmchat.engine.sampler import SamplerSettings
+from slmchat.errors import ExitCode, SlmError
+
+# Bytes of UTF-8 for one token of English text, before the endpoint has told better; tokens around a message.
+_BYTES_PER_TOKEN = 4.0
+_TOKENS_PER_TURN = 4
+# What a guess may be off by before it is believed.
+_SANE = (0.5, 16.0)
+
+_DONE = "[DONE]"
+# Seconds for the end of a stream after its last event: long enough for a packet, too short to notice.
+_END_S = 0.02
+
+
+class RemoteEngine:
+    """A model over there. Implements `Engine`."""
+
+    def __init__(self, client: Client, new_client: Callable[[], Client], model: Listed) -> None:
+        """`client` has asked for the models; the first session goes on with its connection."""
+        self.endpoint = client.endpoint
+        self.model = model
+        self.left_out: frozenset[str] = frozenset()  # fields that this endpoint refuses
+        self._new_client = new_client
+        self._spare: Client | None = client
+        self._n_ctx = model.n_ctx or 0
+        self._bytes_per_token = _BYTES_PER_TOKEN
+
+    @property
+    def info(self) -> ModelInfo:
+        return ModelInfo(
+            architecture="remote",
+            trained_context_length=self._n_ctx,
+            chat_template=None,
+            bos_text="",
+            eos_text="",
+            has_own_layout=True,
+            has_exact_counts=False,
+        )
+
+    @property
+    def n_ctx(self) -> int:
+        """The context window in tokens, 0 while the endpoint has not told it."""
+        return self._n_ctx
+
+    def count(self, prompt: Prompt) -> int:
+        """About how many tokens the prompt has; better once the endpoint has counted one itself."""
+        size = sum(len(part.text.encode()) for part in prompt.parts)
+        return round(size / self._bytes_per_token) + _TOKENS_PER_TURN * len(prompt.turns)
+
+    def open_session(self, settings: SessionSettings) -> "RemoteSession":
+        """A new conversation. The endpoint decides how it computes: `settings` have no say."""
+        client, self._spare = self._spare or self._new_client(), None
+        return RemoteSession(self, client)
+
+    def close(self) -> None:
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
+
+    def learn(self, prompt: Prompt, counted: Counted) -> None:
+        """The endpoint has counted a prompt: later guesses follow it."""
+        size = sum(len(part.text.encode()) for part in prompt.parts)
+        tokens = counted.prompt - _TOKENS_PER_TURN * len(prompt.turns)
+        if size >= 200 and tokens > 0:
+            self._bytes_per_token = min(max(size / tokens, _SANE[0]), _SANE[1])
+
+    def learn_window(self, n_ctx: int) -> None:
+        """The endpoint has told its context window, in an error for example."""
+        self._n_ctx = n_ctx
+
+
+def load(
+    endpoint: Endpoint, key: str | None, name: str | None, route: Route, tell: Callable[[str], None]
+) -> RemoteEngine:
+    """The model of this name on an endpoint, or its only one. `tell` hears what the user should know meanwhile.
+
+    Raises `SlmError`: NETWORK when the endpoint cannot be asked, NO_MODEL with the closest names.
+    """
+
+    def new_client() -> Client:
+        return Client(endpoint, key, route, tell)
+
+    client = new_client()
+    name = name or endpoint.model
+    models = _models(client, must_tell=name is None)
+    return RemoteEngine(client, new_client, Listed(name) if models is None and name else choose(models, name, endpoint))
+
+
+def list_models(endpoint: Endpoint, key: str | None, route: Route, tell: Callable[[str], None]) -> tuple[Listed, ...]:
+    """The models of an endpoint. Raises `SlmError` (network)."""
+    client = Client(endpoint, key, route, tell)
+    try:
+        return _models(client, must_tell=True) or ()
+    finally:
+        client.close()
+
+
+def _models(client: Client, *, must_tell: bool) -> tuple[Listed, ...] | None:
+    """What `/models` lists; None where an endpoint has no such list, unless it `must_tell`."""
+    try:
+        found = dialect.listed(client.get("/models"))
+    except errors.Refusal as refusal:
+        if must_tell or refusal.status not in (404, 405, 501):
+            raise
+        return None
+    if found is None and must_tell:
+        raise errors.garbled(client.endpoint, "it is not a list of models")
+    return found
+
+
+def choose(models: tuple[Listed, ...] | None, name: str | None, endpoint: Endpoint) -> Listed:
+    """The model that is meant. Raises `SlmError` (no model)."""
+    models = models or ()
+    where = endpoint.address
+    hint = f"slm list --endpoint {endpoint.asked_as}"
+    if name is None:
+        if len(models) == 1:
+            return models[0]
+        what = "has no model" if not models else f"has {len(models):,} models and none is chosen"
+        raise SlmError(f"{where} {what}.", hint=f"name one with -m; {hint}", exit_code=ExitCode.NO_MODEL)
+    for spelled in (name, f"{name}:latest"):  # as Ollama reads a name without a tag
+        for model in models:
+            if spelled in (model.id, *model.aliases):
+                return model
+    same = [model for model in models if model.id.casefold() == name.casefold()]
+    if len(same) == 1:
+        return same[0]
+    near = _near(name, [model.id for model in models])
+    hint = f"did you mean {', '.join(near)}?" if near else hint
+    raise SlmError(f"{where} has no model '{name}'.", hint=hint, exit_code=ExitCode.NO_MODEL)
+
+
+def _near(name: str, ids: list[str]) -> list[str]:
+    folded = {id.casefold(): id for id in ids}
+    for id in ids:  # llama-server names a model by its file
+        folded.setdefault(id.rpartition("/")[2].casefold().removesuffix(".gguf"), id)
+    close = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.6)
+    parts = [low for low in folded if name.casefold() in low]
+    return list(dict.fromkeys(folded[low] for low in [*close, *parts]))[:3]
+
+
+@dataclass(slots=True)
+class _Run:
+    """Counts and clocks of one generation."""
+
+    start: float
+    n_estimated: int
+    seed: int
+    first: float | None = None
+    pieces: int = 0
+    counted: Counted | None = None
+    reason: str | None = None
+    progress: tuple[int, int, int] | None = None
+    has_choice: bool = False
+    is_done: bool = False
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def finish(self, reason: FinishReason) -> Finish:
+        now = time.perf_counter()
+        first = self.first if self.first is not None else now
+        counted = self.counted or Counted(self.n_estimated, self.pieces, 0)
+        return Finish(
+            reason=reason,
+            usage=Usage(counted.prompt, counted.cached, counted.completion, is_estimate=self.counted is None),
+            timings=Timings(
+                prompt_s=first - self.start,
+                generation_s=now - first,
+                ttft_s=None if self.first is None else first - self.start,
+            ),
+            seed=self.seed,
+            tokens=None,
+        )
+
+
+class RemoteSession:
+    """One conversation over a connection of its own. Implements `Session`."""
+
+    def __init__(self, engine: RemoteEngine, client: Client) -> None:
+        self._engine = engine
+        self._client = client
+
+    @property
+    def n_ctx(self) -> int:
+        """The context window in tokens; 0: the endpoint does not say."""
+        return self._engine.n_ctx
+
+    def cancel(self) -> None:
+        """Close the stream that is read (or awaited); from any thread or a signal handler."""
+        self._client.cancel.set()
+
+    def keep(self, owner: str, *, is_resting: bool = False) -> None:
+        """Nothing: the state is the endpoint's."""
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
+        """Ask, and pass the answer on as it comes: `Prefill`* -> `Chunk`* -> `Finish`.
+
+        A `cancel` counts from this call on. Raises `SlmError`: NETWORK for whatever happens on the way, CONTEXT when
+        the endpoint says that the prompt does not fit, USAGE for what it does not take; the session stays usable.
+        """
+        self._client.cancel.reset()
+        if dialect.goes_on(prompt) and not self._engine.model.kind.can_go_on:
+            raise SlmError(
+                f"{self._engine.endpoint.address} cannot go on with an answer that was cut, as far as slm knows.",
+                hint="/retry asks the question again",
+                exit_code=ExitCode.USAGE,
+            )
+        return self._generate(prompt, sampler.with_seed(), limits)
+
+    def _generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
+        run = _Run(time.perf_counter(), self._engine.count(prompt), sampler.seed or 0)
+        run.fields = dialect.body(self._engine.model, prompt, sampler, limits)
+        yield Prefill(0, run.n_estimated, 0)
+        try:
+            yield from self._answer(prompt, run)
+        except Cancelled:
+            self._client.close()
+            yield run.finish(FinishReason.INTERRUPTED)
+            return
+        if run.counted is not None:
+            self._engine.learn(prompt, run.counted)
+        yield run.finish(self._reason(run, limits))
+
+    def _answer(self, prompt: Prompt, run: _Run) -> Iterator[Event]:
+        path = "/chat/completions" if prompt.turns else "/completions"
+        for name in self._engine.left_out:
+            run.fields.pop(name, None)
+        while True:
+            try:
+                yield from self._read(path, run)
+                return
+            except errors.Refusal as refusal:
+                if refusal.said.n_ctx:
+                    self._engine.learn_window(refusal.said.n_ctx)
+                if run.first is not None or not self._is_taken_without(run, refusal):
+                    raise
+
+    def _is_taken_without(self, run: _Run, refusal: errors.Refusal) -> bool:
+        """Leave a field out that the endpoint refuses, and say so; False when that is not what it refuses."""
+        if refusal.status not in (400, 422):
+            return False
+        fewer = dialect.without_refused(run.fields, refusal.said.text, refusal.said.param)
+        if fewer is None:
+            return False
+        name, run.fields = fewer
+        if name != "max_tokens":
+            self._engine.left_out |= {name}
+            if name in ("temperature", "top_p", "top_k", "min_p", "seed", "repeat_penalty", "repetition_penalty"):
+                self._client.tell(f"{self._engine.endpoint.address} does not take {name}: it is left out")
+        return True
+
+    def _read(self, path: str, run: _Run) -> Iterator[Event]:
+        endpoint = self._engine.endpoint
+        stream = self._client.events(path, run.fields)
+        try:
+            for data in stream:
+                if data.strip() == _DONE:
+                    run.is_done = True
+                    self._client.expect_end(_END_S)
+                    continue
+                if run.is_done:
+                    continue
+                yield from self._records(self._said(data, endpoint), run)
+        except errors.Truncated:
+            if run.reason is None:  # else all has been said, and only the usage may be missing
+                raise
+        finally:
+            stream.close()
+        if not run.has_choice:
+            hint = "a prompt that is too long for it ends so on some servers; its log says why"
+            raise errors.garbled(endpoint, "there is no completion in it", hint)
+        if run.reason is None and not run.is_done:
+            raise errors.truncated(endpoint)
+
+    @staticmethod
+    def _said(data: str, endpoint: Endpoint) -> Said:
+        try:
+            return dialect.read(data)
+        except dialect.Malformed as error:
+            raise errors.garbled(endpoint, str(error)) from error
+        except dialect.ErrorEvent as error:
+            raise errors.of_event(endpoint, str(error)) from error
+
+    def _records(self, said: Said, run: _Run) -> Iterator[Event]:
+        run.counted = said.counted or run.counted
+        run.reason = said.reason or run.reason
+        run.has_choice = run.has_choice or said.has_choice
+        if said.progress and run.first is None:
+            run.progress = said.progress
+            done, total, cached = said.progress
+            yield Prefill(done, total, cached)
+        if not (said.text or said.thinking):
+            return
+        if run.first is None:
+            run.first = time.perf_counter()
+            if run.progress is None:
+                yield Prefill(run.n_estimated, run.n_estimated, 0)
+        run.pieces += 1
+        for text, is_thinking in ((said.thinking, True), (said.text, False)):
+            if text:
+                yield Chunk(text, (), is_thinking)
+
+    def _reason(self, run: _Run, limits: Limits) -> FinishReason:
+        """The finish reason in slm's words. `length` is the limit that was asked for, else the window's end."""
+        if run.reason not in ("length", "max_tokens"):
+            if run.reason == "content_filter":
+                self._client.tell(f"{self._engine.endpoint.address} ended the answer: its content filter stepped in")
+            return FinishReason.STOP
+        if run.counted is None or limits.max_tokens is None:
+            return FinishReason.LENGTH if limits.max_tokens is not None else FinishReason.CONTEXT
+        return FinishReason.LENGTH if run.counted.completion >= limits.max_tokens else FinishReason.CONTEXT

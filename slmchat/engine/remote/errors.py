@@ -1,0 +1,300 @@
+"""What goes wrong between slm and an endpoint, one sentence each.
+
+Knows: the exceptions of sockets, TLS and http.client, status codes, how servers of the field word their refusals.
+Refuses to know: what was asked. What a server says is untrusted: it is cut, put on one line, and keys are taken out.
+"""
+
+import http.client
+import json
+import re
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from slmchat.endpoints import KEY_VARIABLE, Endpoint
+from slmchat.engine.remote.cancel import Cancelled
+from slmchat.engine.remote.events import TooLarge
+from slmchat.engine.remote.wire import NoSuchHost, ProxyRefused, TimedOut
+from slmchat.errors import ExitCode, SlmError
+from slmchat.redaction import redacted
+
+_PLAIN_HINT = "it may speak plain http:// there"
+_MOST_QUOTED = 240  # characters of a server's own words
+
+# "maximum context length is 4096 tokens" (OpenAI, vLLM, llama-cpp-python); "exceeds the available context size (4096
+# tokens)" (llama-server); "context window of 4096" (llama-cpp-python)
+_CONTEXT = re.compile(
+    r"context[ _-]?(?:length|size|window)|exceed_context|prompt is too long|too many (?:input )?tokens", re.IGNORECASE
+)
+_CONTEXT_SIZE = re.compile(
+    r"(?:maximum|available) (?:model )?context (?:length|size|window)(?: is| of)?:? \(?(\d+)|"
+    r"context window of (\d+)|max_model_len\D{1,20}(\d+)",
+    re.IGNORECASE,
+)
+_NO_MODEL = re.compile(r"model.{0,200}(?:not found|does not exist|not exist|unknown|not supported)", re.IGNORECASE)
+
+
+class Refusal(SlmError):
+    """The endpoint answered, and refused. `said`: its own words; `param`: the field of the request that it names."""
+
+    def __init__(self, message: str, *, exit_code: ExitCode, hint: str | None, status: int, said: "Said") -> None:
+        super().__init__(message, exit_code=exit_code, hint=hint)
+        self.status = status
+        self.said = said
+
+
+class Truncated(SlmError):
+    """The stream ended without saying that the completion did."""
+
+
+class Said:
+    """The words of a refusal, from the JSON that OpenAI's API made a habit, or from whatever else came."""
+
+    def __init__(self, body: bytes | str) -> None:
+        text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
+        self.is_page = bool(re.match(r"\s*<(?:!doctype|html|head|\?xml)", text, re.IGNORECASE))
+        self.param: str | None = None
+        self.code = ""
+        self.n_ctx: int | None = None
+        if self.is_page:
+            title = re.search(r"<title[^>]*>(.{1,200}?)</title>", text, re.IGNORECASE | re.DOTALL)
+            self.text = _quoted(title[1]) if title else ""
+            return
+        fields = _error_fields(text)
+        self.text = _quoted(str(fields.get("message") or fields.get("detail") or (text if not fields else "")))
+        self.code = " ".join(str(fields[name]) for name in ("code", "type") if fields.get(name))
+        self.param = fields["param"] if isinstance(fields.get("param"), str) else None
+        size = fields.get("n_ctx")
+        found = _CONTEXT_SIZE.search(self.text)
+        if isinstance(size, int) and size > 0:
+            self.n_ctx = size
+        elif found:
+            self.n_ctx = int(next(number for number in found.groups() if number))
+
+    @property
+    def is_about_context(self) -> bool:
+        return bool(_CONTEXT.search(f"{self.text} {self.code}"))
+
+    @property
+    def is_about_model(self) -> bool:
+        return "model_not_found" in self.code or bool(_NO_MODEL.search(self.text))
+
+
+def _error_fields(text: str) -> dict[str, Any]:
+    """`{"error": {"message", "type", "param", "code"}}`, `{"error": "…"}`, `{"detail": …}`, `{"message": …}`."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if isinstance(value, list) and value:  # Vertex AI wraps it
+        value = value[0]
+    if not isinstance(value, dict):
+        return {}
+    error = value.get("error", value)
+    return error if isinstance(error, dict) else {"message": error}
+
+
+def _quoted(text: str) -> str:
+    words = redacted(" ".join(text.split()))
+    return (words if len(words) <= _MOST_QUOTED else f"{words[:_MOST_QUOTED]} …").rstrip(".")
+
+
+def meaning(status: int) -> str:
+    """`Too Many Requests` for 429."""
+    return http.client.responses.get(status, "overloaded" if status == 529 else "no meaning known")
+
+
+def of_status(endpoint: Endpoint, status: int, body: bytes | str, has_key: bool) -> SlmError:
+    """The sentence for an answer with a bad status."""
+    said = Said(body)
+    where = endpoint.address
+    words = f": {said.text}" if said.text else ""
+    page = " with a web page" if said.is_page else ""
+
+    def refusal(message: str, code: ExitCode, hint: str | None = None) -> Refusal:
+        return Refusal(message, exit_code=code, hint=hint, status=status, said=said)
+
+    if status in (401, 403):
+        what = "the key" if has_key else "a request without a key"
+        return refusal(f"{where} refuses {what} ({status}{words}).", ExitCode.NETWORK, _key_hint(endpoint, has_key))
+    if said.is_about_context and status in (400, 413, 422, 500):
+        return refusal(
+            f"{where} says that the conversation does not fit its context window ({status}{words}).",
+            ExitCode.CONTEXT,
+            "a shorter input; in a chat: /undo, /clear",
+        )
+    if said.is_about_model and status in (400, 404):
+        return refusal(f"{where} does not have this model ({status}{words}).", ExitCode.NO_MODEL, _list_hint(endpoint))
+    if status == 404:
+        return refusal(
+            f"{where} has nothing at {endpoint.path} ({status}{page}{words}).",
+            ExitCode.NETWORK,
+            "is it an OpenAI-compatible endpoint? most have /v1 in their address",
+        )
+    if status in (400, 413, 415, 422):
+        return refusal(f"{where} does not take this request ({status}{words}).", ExitCode.USAGE)
+    if status in (429, 500, 502, 503, 504, 529):
+        return refusal(
+            f"{where} answers {status} ({meaning(status)}){page}{words}.", ExitCode.NETWORK, "try again later"
+        )
+    return refusal(f"{where} answers {status} ({meaning(status)}){page}{words}.", ExitCode.NETWORK)
+
+
+def of_event(endpoint: Endpoint, data: str) -> SlmError:
+    """The sentence for an error that comes inside of a stream."""
+    said = Said(data)
+    if said.is_about_context:
+        return of_status(endpoint, 400, data, has_key=False)
+    words = f": {said.text}" if said.text else ""
+    return _network(f"{endpoint.address} broke off with an error{words}.")
+
+
+def _key_hint(endpoint: Endpoint, has_key: bool) -> str:
+    if endpoint.key_env:
+        return f"check the key in the variable {endpoint.key_env}"
+    if endpoint.key_keyring:
+        return "check the key in the keyring"
+    if has_key:
+        return f"check the key in the variable {KEY_VARIABLE}"
+    if endpoint.name:
+        return f"name where its key is: key_env or key_keyring in the config's table for '{endpoint.name}'"
+    return f"put its key into the variable {KEY_VARIABLE}, or give the endpoint a name in the config"
+
+
+def _list_hint(endpoint: Endpoint) -> str:
+    return f"slm list --endpoint {endpoint.asked_as}"
+
+
+def asks_too_long(endpoint: Endpoint, status: int, seconds: float, body: bytes) -> SlmError:
+    """The endpoint wants slm to wait longer than anybody would."""
+    said = Said(body)
+    words = f": {said.text}" if said.text else ""
+    return _network(
+        f"{endpoint.address} answers {status} ({meaning(status)}) and wants {seconds:,.0f} seconds of patience{words}.",
+        "try again after that",
+    )
+
+
+def redirected(endpoint: Endpoint, place: str) -> SlmError:
+    """The endpoint sends slm to somebody else."""
+    there = _quoted(place)[:120] or "nowhere"
+    return _network(
+        f"{endpoint.address} redirects to {there}, and slm follows nobody to another place with what you say.",
+        "if that is where you want to go, give its address with --endpoint",
+    )
+
+
+def wrong_type(endpoint: Endpoint, kind: str, body: bytes) -> SlmError:
+    """An answer that is neither a stream of events nor JSON."""
+    said = Said(body)
+    if said.is_page:
+        title = f" ('{said.text}')" if said.text else ""
+        return _network(
+            f"{endpoint.address} answers with a web page{title} instead of a completion.",
+            "is it an OpenAI-compatible endpoint, and does this network want a login first?",
+        )
+    return garbled(endpoint, f"its type is '{_quoted(kind)[:60] or 'not said'}', not a stream of events")
+
+
+def garbled(endpoint: Endpoint, why: str, hint: str | None = None) -> SlmError:
+    """An answer that makes no sense; `why` completes "the answer of … cannot be used: "."""
+    return _network(f"the answer of {endpoint.address} cannot be used: {why}.", hint)
+
+
+def truncated(endpoint: Endpoint) -> Truncated:
+    """The sentence for a stream that ends too early."""
+    return Truncated(
+        f"the answer of {endpoint.address} broke off in the middle.",
+        hint="what came of it is shown; ask again",
+        exit_code=ExitCode.NETWORK,
+    )
+
+
+def as_json(body: bytes, endpoint: Endpoint) -> Any:
+    """A document that should be JSON. Raises `SlmError` (network)."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        if Said(body).is_page:
+            raise wrong_type(endpoint, "text/html", body) from error
+        raise garbled(endpoint, "it is not JSON") from error
+
+
+@contextmanager
+def translated(
+    endpoint: Endpoint, on_failure: Callable[[], None] = lambda: None, *, is_begun: bool = False
+) -> Iterator[None]:
+    """Turn what sockets, TLS and http.client raise into sentences; a wish to stop passes.
+
+    `is_begun`: the answer has begun, so that a connection that is gone has cut it.
+    """
+    try:
+        yield
+    except (SlmError, Cancelled):
+        on_failure()
+        raise
+    except Exception as error:
+        on_failure()
+        is_cut = is_begun and isinstance(error, ConnectionError | ssl.SSLEOFError | http.client.HTTPException)
+        sentence = truncated(endpoint) if is_cut else _sentence(endpoint, error)
+        if sentence is None:
+            raise
+        raise sentence from error
+
+
+def _sentence(endpoint: Endpoint, error: Exception) -> SlmError | None:
+    where = endpoint.address
+    if isinstance(error, TimedOut):
+        return _of_timeout(where, error)
+    if isinstance(error, NoSuchHost):
+        return _network(f"{endpoint.host} cannot be found: {_quoted(str(error))}.", "check the address and the network")
+    if isinstance(error, ProxyRefused):
+        return _network(f"the proxy does not let slm through to {where}: {_quoted(str(error))}.")
+    if isinstance(error, TooLarge):
+        return garbled(endpoint, str(error))
+    if isinstance(error, ssl.SSLError):
+        return _of_tls(endpoint, error)
+    if isinstance(error, http.client.IncompleteRead):
+        return truncated(endpoint)
+    if isinstance(error, http.client.RemoteDisconnected | ConnectionResetError | BrokenPipeError):
+        return _network(f"{where} closed the connection without an answer.")
+    if isinstance(error, http.client.HTTPException):
+        return garbled(endpoint, f"it is not HTTP as it should be ({type(error).__name__})")
+    if isinstance(error, ConnectionRefusedError):
+        hint = "is the server running?" if endpoint.is_loopback else "check the address"
+        return _network(f"{where} cannot be reached: nobody listens there (connection refused).", hint)
+    if isinstance(error, PermissionError):
+        return _network(f"{where} cannot be reached: this process may not use the network for it.", "slm privacy")
+    if isinstance(error, OSError):
+        return _network(f"{where} cannot be reached: {_quoted(error.strerror or str(error))}.")
+    return None
+
+
+def _of_timeout(where: str, error: TimedOut) -> SlmError:
+    what = {
+        "connect": f"{where} cannot be reached: no connection after {error.seconds:.0f} seconds.",
+        "answer": f"{where} took the request and has not answered for {error.seconds:.0f} seconds.",
+        "rest": f"{where} fell silent in the middle of its answer, for {error.seconds:.0f} seconds.",
+    }[error.phase]
+    hint = None if error.phase == "connect" else "a slower server: timeout = SECONDS in its table of the config"
+    return _network(what, hint)
+
+
+def _of_tls(endpoint: Endpoint, error: ssl.SSLError) -> SlmError:
+    where = endpoint.address
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = _quoted(error.verify_message or str(error))
+        hint = "a certificate of your own: SSL_CERT_FILE=FILE names who signed it"
+        return _network(f"{where} cannot prove that it is {endpoint.host}: {reason}.", hint)
+    if isinstance(error, ssl.SSLEOFError):
+        return _network(f"{where} closed the connection while it was being secured.")
+    is_plain = "WRONG_VERSION_NUMBER" in str(error) or "HTTP_REQUEST" in str(error)
+    reason = (error.reason or "").replace("_", " ").lower() or _quoted(str(error))
+    return _network(
+        f"there is no secure connection to {where}: {reason}.", "it may speak plain http:// there" if is_plain else None
+    )
+
+
+def _network(message: str, hint: str | None = None) -> SlmError:
+    return SlmError(message, hint=hint, exit_code=ExitCode.NETWORK)
