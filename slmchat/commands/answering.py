@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from slmchat.conversation.thinking import ThinkingSplitter
-from slmchat.engine.api import Chunk, Event, Finish, Prefill
+from slmchat.engine.api import Chunk, Event, Finish, Prefill, Usage
 from slmchat.terminal.sanitize import Sanitizer
 
 
@@ -103,6 +103,16 @@ def follow(
     finally:
         view.close()
     return Answer(text, thinking, splitter is not None and splitter.has_marks, finish)
+
+
+def usage_fields(usage: Usage) -> dict[str, object]:
+    """The token counts as `--json` and the records of a batch have them."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "completion_tokens": usage.completion_tokens,
+        **({"is_estimate": True} if usage.is_estimate else {}),
+    }
 
 
 def describe(finish: Finish) -> str:
