@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from slmchat import __version__, settings
-from slmchat.commands.options import ChatOptions, GenerationOptions, GlobalOptions, PullOptions
+from slmchat.commands.options import ChatOptions, GenerationOptions, GlobalOptions, InfillOptions, PullOptions
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.console import Console
 
@@ -171,7 +171,7 @@ def _pull(
 
 
 @app.command("run")
-@_takes(GenerationOptions)
+@_takes(GenerationOptions, InfillOptions)
 def _run(
     words: Annotated[
         list[str] | None,
@@ -182,10 +182,15 @@ def _run(
     ] = False,
     *,
     generation: GenerationOptions,
+    infill: InfillOptions,
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
-    """Answer one prompt on stdout."""
+    """Answer one prompt on stdout, or fill in code with --infill."""
+    if infill.is_asked:
+        from slmchat.commands.infill import fill
+
+        return fill(words or [], generation, infill, settings, console, is_json=json)
     from slmchat.commands.run import run as errand
 
     return errand(words or [], generation, settings, console, is_json=json)

@@ -7,7 +7,7 @@ Refuses to know: what is then said to the model.
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -32,17 +32,19 @@ from slmchat.terminal.console import Console
 DEFAULT_N_CTX = 4096
 
 
-def seal(settings: Settings) -> None:
+def seal(settings: Settings, *, writable: Sequence[Path] = ()) -> None:
     """Close the process to the network before anything untrusted is read. Raises `SlmError` (UNSEALED) if it must be.
 
     A GPU backend needs local sockets while it starts, so that the seal then closes in two steps, both before a model
     file is opened. With `--private` only the current and the temporary directory stay writable, and core dumps are off.
+    `writable`: what else this errand has to write.
     """
     from slmchat.engine import native
     from slmchat.privacy.seal import Seal, own_directories
 
     closing = Seal(
-        is_required=settings.is_offline, writable=() if settings.is_private else own_directories(settings.paths)
+        is_required=settings.is_offline,
+        writable=(*(() if settings.is_private else own_directories(settings.paths)), *writable),
     )
     closing.close_network()
     if native.has_gpu_backend():

@@ -105,3 +105,23 @@ class ChatOptions:
     session: str | None = option("--session", help="Go on with a saved conversation.", metavar="ID|TITLE")
     plain: bool = option("--plain", help="Plain text: no Markdown, no status line (for screen readers).", default=False)
     vi: bool = option("--vi", help="Edit lines with vi's keys instead of emacs'.", default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class InfillOptions:
+    """The options of `slm run` that fill in code between two ends. None means: not given."""
+
+    place: str | None = option(
+        "--infill", help="Fill in code at this place of a file (- is stdin).", metavar="FILE:LINE[:COL]"
+    )
+    prefix: str | None = option("--prefix", help="Fill in what follows this text, or @FILE.", metavar="TEXT")
+    suffix: str | None = option("--suffix", help="Fill in what stands before this text, or @FILE.", metavar="TEXT")
+    order: str | None = option(
+        "--infill-order", help="Prefix or suffix first; default: as the model was trained.", metavar="psm|spm"
+    )
+    write: bool = option("--write", help="Insert what was filled in into the file of --infill.", default=False)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether any of them was given."""
+        return self != InfillOptions()

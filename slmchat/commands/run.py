@@ -67,7 +67,7 @@ def run(
         )
     assert answer.finish is not None
     if is_json:
-        console.print_json(_as_json(installed, answer.text, answer.finish, load_s))
+        console.print_json(as_json(installed, answer.text, answer.finish, load_s))
     elif not answer.text.endswith("\n"):
         console.write("\n")
     console.detail(answering.describe(answer.finish))
@@ -75,7 +75,7 @@ def run(
         Library(settings.paths).remember(installed.key)
     session.close()
     engine.close()
-    return _exit_code(answer.finish.reason, console, n_ctx)
+    return exit_code(answer.finish.reason, console, n_ctx)
 
 
 def overflow_choice(options: GenerationOptions) -> str:
@@ -144,6 +144,11 @@ def system_text(given: str | None) -> str | None:
 
 
 def _decoded(data: bytes, what: str) -> str:
+    return decode(data, what).replace("\r\n", "\n")
+
+
+def decode(data: bytes, what: str) -> str:
+    """UTF-8 text, its line ends as they are; `SlmError` (USAGE) when it is none."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -154,7 +159,7 @@ def _decoded(data: bytes, what: str) -> str:
         ) from error
     if "\0" in text:
         raise SlmError(f"{what} is a binary file, not text.", exit_code=ExitCode.USAGE)
-    return text.replace("\r\n", "\n")
+    return text
 
 
 def _prompt(question: _Question, engine: Engine, attachments: Sequence[Attachment] | None = None) -> Prompt:
@@ -207,7 +212,8 @@ def _trimmed(question: _Question, engine: Engine, n_ctx: int, n_prompt: int, con
     return _prompt(question, engine, kept)
 
 
-def _as_json(installed: Installed, completion: str, finish: Finish, load_s: float) -> dict[str, object]:
+def as_json(installed: Installed, completion: str, finish: Finish, load_s: float) -> dict[str, object]:
+    """The object of `--json`: docs/commands.md has its keys."""
     usage, timings = finish.usage, finish.timings
     evaluated = usage.prompt_tokens - usage.cached_tokens
     return {
@@ -233,7 +239,8 @@ def _as_json(installed: Installed, completion: str, finish: Finish, load_s: floa
     }
 
 
-def _exit_code(reason: FinishReason, console: Console, n_ctx: int) -> ExitCode:
+def exit_code(reason: FinishReason, console: Console, n_ctx: int) -> ExitCode:
+    """The exit code of a completion that ended so; warns when the context window was full."""
     if reason is FinishReason.INTERRUPTED:
         return ExitCode.INTERRUPTED
     if reason is FinishReason.CONTEXT:

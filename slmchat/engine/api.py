@@ -22,7 +22,7 @@ class Part:
 
     `tokens`: the ids this text was generated as, when it is an earlier completion of the same model. They are used
     as they are, because a text tokenized again need not give the tokens it was sampled as, and then the KV cache of
-    the whole rest of the conversation would be lost.
+    the whole rest of the conversation would be lost. Ids without text are control tokens (`InfillTokens`).
     """
 
     text: str
@@ -113,14 +113,34 @@ Event = Prefill | Chunk | Finish
 
 
 @dataclass(frozen=True, slots=True)
+class InfillTokens:
+    """The ids with which a model was trained to fill in a gap: before the prefix, the suffix and the middle.
+
+    `separator` stands between files and `repository` before the name of the project, None where the model has no such
+    token. `is_suffix_first`: it was trained to read the suffix before the prefix.
+    """
+
+    prefix: int
+    suffix: int
+    middle: int
+    separator: int | None = None
+    repository: int | None = None
+    is_suffix_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a loaded model says of itself. Texts are untrusted (they come from the file)."""
+    """What a loaded model says of itself. Texts are untrusted (they come from the file).
+
+    `infill` None: the model was not trained to fill in gaps.
+    """
 
     architecture: str
     trained_context_length: int
     chat_template: str | None
     bos_text: str
     eos_text: str
+    infill: InfillTokens | None = None
 
 
 @dataclass(frozen=True, slots=True)

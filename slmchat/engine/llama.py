@@ -24,13 +24,14 @@ class LlamaEngine:
         self._api = api
         self._model = model
         self.path = path
-        self.vocabulary = Vocabulary(api, model)
+        self.vocabulary = Vocabulary(api, model, tokenizer=self._metadata("tokenizer.ggml.pre"))
         self.info = ModelInfo(
             architecture=self._metadata("general.architecture"),
             trained_context_length=api.llama_model_n_ctx_train(model),
             chat_template=_decoded(api.llama_model_chat_template(model, None)),
             bos_text=self.vocabulary.bos_text,
             eos_text=self.vocabulary.eos_text,
+            infill=self.vocabulary.infill,
         )
 
     def count(self, prompt: Prompt) -> int:
