@@ -30,6 +30,8 @@ from slmchat.terminal.sanitize import Sanitizer
 # Room for a fill without -n, in tokens: some 20 lines. Base models do not always know where to stop.
 _FILL_ROOM = 256
 _CTX_STEP = 256
+# What is read around the cursor without --ctx, in tokens, as in llama.cpp's server (n_batch); as much for other files.
+_NEAR = 2048
 
 
 def fill(
@@ -170,7 +172,7 @@ def _fitted(
     """What fits around the cursor, the most tokens of the fill and the context window. Raises `SlmError` (CONTEXT)."""
     most = options.ctx or settings.n_ctx
     if not most:
-        wanted = max(opening.DEFAULT_N_CTX, 2 * (options.max_tokens or 0))
+        wanted = _NEAR * (2 if whole.others else 1) + (options.max_tokens or _FILL_ROOM)
         most = min(engine.info.trained_context_length, wanted)
     max_tokens = options.max_tokens or min(_FILL_ROOM, most // 2)
     kept = infill.fit(whole, lambda gap: engine.count(infill.lay_out(gap, tokens)), most - max_tokens)
@@ -217,9 +219,9 @@ def _write(target: Target, text: str, reason: FinishReason, console: Console) ->
         replace_content(target.place.path, target.data, target.with_text(text))
     except SlmError as error:
         return error
-    console.note(f"{file}: {len(text):,} characters inserted at line {target.place.line}")
+    console.note(f"{file}: {infill.counted(text)} inserted at line {target.place.line}, column {target.column}")
     if reason is not FinishReason.STOP:
-        console.warn("the fill was cut off, it may be incomplete (a longer one: -n N).")
+        console.warn("the fill was cut off and may be incomplete (a longer one: -n N).")
     return None
 
 

@@ -69,32 +69,41 @@ def _control(token: int) -> Part:
 def fit(gap: Gap, count: Callable[[Gap], int], most: int) -> Gap | None:
     """The gap without what is farthest from the cursor, so that it is at most `most` tokens; None if nothing helps.
 
-    The ends of the file come first, in whole lines unless not even the cursor's own fits, and more of the prefix than
-    of the suffix. Other files take what is left; one that does not fit is left out whole.
+    Of the ends whole lines stay, unless not even the cursor's own fits, and more of the prefix than of the suffix.
+    Other files may take half of the room from them; one that does not fit is left out whole.
     """
     bare = replace(gap, prefix="", suffix="", others=())
-    room = most - count(bare)
+    empty = count(bare)
+    limit = max(0, most - empty) * _MOST_CHARACTERS
+    others = [other for other in gap.others if len(other.text) <= limit]
+    needed = count(replace(bare, others=tuple(others))) - empty
+    room = max((most - empty) // 2, most - empty - needed)
     if room <= 0:
         return None
-    limit = room * _MOST_CHARACTERS
+
+    def length(text: str) -> int:
+        return count(replace(bare, prefix=text)) - empty
+
+    prefix, suffix = _near(gap, limit)
+    wanted = length(prefix)
+    suffix = _first(suffix, lambda text: length(text) <= max(room // _SUFFIX_SHARE, room - wanted))
+    prefix = _last(prefix, lambda text: length(text) <= room - length(suffix))
+    fitted = replace(bare, prefix=prefix, suffix=suffix)
+    for other in others:
+        more = replace(fitted, others=(*fitted.others, other))
+        if count(more) <= most:
+            fitted = more
+    return fitted
+
+
+def _near(gap: Gap, limit: int) -> tuple[str, str]:
+    """At most so many characters on each side, in whole lines if there is more than one."""
     prefix, suffix = gap.prefix[-limit:], gap.suffix[:limit]
     if len(prefix) < len(gap.prefix):
         prefix = prefix.partition("\n")[2] or prefix
     if len(suffix) < len(gap.suffix):
         suffix = suffix[: suffix.rfind("\n") + 1] or suffix
-
-    def length(text: str) -> int:
-        return count(replace(bare, prefix=text)) - (most - room)
-
-    wanted = length(prefix)
-    suffix = _first(suffix, lambda text: length(text) <= max(room // _SUFFIX_SHARE, room - wanted))
-    prefix = _last(prefix, lambda text: length(text) <= room - length(suffix))
-    fitted = replace(bare, prefix=prefix, suffix=suffix)
-    for other in gap.others:
-        more = replace(fitted, others=(*fitted.others, other))
-        if count(more) <= most:
-            fitted = more
-    return fitted if count(fitted) <= most else None
+    return prefix, suffix
 
 
 def _first(text: str, fits: Callable[[str], bool]) -> str:
@@ -137,10 +146,11 @@ def left_out(whole: Gap, kept: Gap) -> Sequence[str]:
     """What `fit` has left out, in words; empty when nothing."""
     before = whole.prefix[: len(whole.prefix) - len(kept.prefix)]
     after = whole.suffix[len(kept.suffix) :]
-    ends = [f"the {which} {_counted(text)}" for which, text in (("first", before), ("last", after)) if text]
+    ends = [f"the {which} {counted(text)}" for which, text in (("first", before), ("last", after)) if text]
     return [*ends, *(other.name for other in whole.others if other not in kept.others)]
 
 
-def _counted(text: str) -> str:
-    lines = len(_lines(text))
-    return f"{lines:,} lines" if lines > 1 else f"{len(text):,} characters"
+def counted(text: str) -> str:
+    """How much text that is, in words: lines if there are several."""
+    number, noun = (lines, "line") if (lines := len(_lines(text))) > 1 else (len(text), "character")
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
