@@ -464,24 +464,24 @@ class TestCommand:
 class TestWriting:
     @pytest.mark.parametrize("more", [[], ["--private"]])
     def test_the_fill_is_inserted_inside_the_seal(
-        self, slm: Callable[..., Outcome], qwen: Path, more: list[str]
+        self, slm: Callable[..., Outcome], qwen: Path, file: Path, tmp_path: Path, more: list[str]
     ) -> None:
-        """In a directory that the seal would otherwise not let slm write: below the home, not the temporary one."""
-        with _outside() as directory:
-            file = directory / "code.txt"
-            file.write_bytes(CODE.replace("\n", "\r\n").encode())
-            file.chmod(0o640)
-            link = directory / "link"
-            link.symlink_to(file)
-            done = slm(*more, *_fill(qwen, "--infill", f"{link}:2:5", "--write"))
-            assert done.code == 0, done.err
-            assert f"{link}: " in done.err and "inserted at line 2, column 5" in done.err
-            assert "cut off" in done.err  # -n 6
-            fill = done.out[:-1].replace("\n", "\r\n")
-            assert file.read_bytes().decode() == f"the first line\r\nthe {fill}" + CODE[19:].replace("\n", "\r\n")
-            assert stat.S_IMODE(file.stat().st_mode) == 0o640
-            assert link.is_symlink()
-            assert {path.name for path in directory.iterdir()} == {"code.txt", "link"}
+        """In a directory that the seal would not let slm write otherwise: not below the temporary one."""
+        (tmp_path / "temporary").mkdir()
+        file.write_bytes(CODE.replace("\n", "\r\n").encode())
+        file.chmod(0o640)
+        link = tmp_path / "link"
+        link.symlink_to(file)
+        arguments = _fill(qwen, "--infill", f"{link}:2:5", "--write")
+        done = slm(*more, *arguments, env={"TMPDIR": str(tmp_path / "temporary")})
+        assert done.code == 0, done.err
+        assert f"{link}: " in done.err and "inserted at line 2, column 5" in done.err
+        assert "cut off" in done.err  # -n 6
+        fill = done.out[:-1].replace("\n", "\r\n")
+        assert file.read_bytes().decode() == f"the first line\r\nthe {fill}" + CODE[19:].replace("\n", "\r\n")
+        assert stat.S_IMODE(file.stat().st_mode) == 0o640
+        assert link.is_symlink()
+        assert [path.name for path in file.parent.iterdir()] == ["code.txt"]
 
     def test_json_says_that_it_was_written(self, slm: Callable[..., Outcome], qwen: Path, file: Path) -> None:
         answer = json.loads(slm(*_fill(qwen, "--infill", f"{file}:4", "--write", "--json")).out)
@@ -529,15 +529,6 @@ def _started(arguments: Sequence[str], home: Path) -> "subprocess.Popen[bytes]":
         env=environment(home),
         bufsize=0,
     )
-
-
-@contextlib.contextmanager
-def _outside() -> Iterator[Path]:
-    """A directory that is neither below the temporary nor the current one."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(dir=Path.home(), prefix=".slm-test-") as name:
-        yield Path(name)
 
 
 @pytest.mark.skipif(SERVER is None, reason="no llama-server on the PATH or in SLM_LLAMA_SERVER")
