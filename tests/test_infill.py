@@ -147,19 +147,22 @@ class TestLayout:
             assert engine.info.infill is None
 
 
+def _choosing(model: Path, spelling: str, instead_of: int, path: Path) -> Path:
+    """A copy of a model to which this token is a little more probable than that one."""
+    shutil.copy(model, path)
+    reader = GGUFReader(path, "r+")
+    tokens = reader.fields["tokenizer.ggml.tokens"].contents()
+    output = next(tensor for tensor in reader.tensors if tensor.name == "output.weight")
+    output.data[tokens.index(spelling)] = 1.01 * output.data[instead_of]
+    output.data.flush()
+    return path
+
+
 def test_generation_stops_at_the_file_separator(gemma: Path, tmp_path: Path) -> None:
-    """The token that would be chosen third is made a little less probable than `<|file_separator|>`."""
     gap = Gap("the first", "the last")
     before = generated(gemma, gap, 8)
     assert len(before) == 8
-    changed = tmp_path / "changed.gguf"
-    shutil.copy(gemma, changed)
-    reader = GGUFReader(changed, "r+")
-    tokens = reader.fields["tokenizer.ggml.tokens"].contents()
-    output = next(tensor for tensor in reader.tensors if tensor.name == "output.weight")
-    output.data[tokens.index("<|file_separator|>")] = 1.01 * output.data[before[2]]
-    output.data.flush()
-    del reader, output
+    changed = _choosing(gemma, "<|file_separator|>", before[2], tmp_path / "changed.gguf")
     assert generated(changed, gap, 8) == before[: before.index(before[2])]
 
 
@@ -443,6 +446,8 @@ class TestCommand:
             (["--infill", "{file}"], "is not a place in a file"),
             (["--infill", "{file}:9"], "has no line 9"),
             (["--infill", "/nonexistent/file:9"], "/nonexistent/file cannot be read: No such file"),
+            (["--infill", "~no-such-user/file:9"], "~no-such-user/file leads nowhere"),
+            (["--infill", "/:9", "--write"], "/ cannot be read: Is a directory"),
             (["--prefix", "@/nonexistent/file"], "/nonexistent/file cannot be read: No such file"),
             (["--infill", "{latin}:1"], "is not UTF-8 text"),
             (["--infill", "{binary}:1"], "is a binary file"),
@@ -482,6 +487,18 @@ class TestWriting:
         assert stat.S_IMODE(file.stat().st_mode) == 0o640
         assert link.is_symlink()
         assert [path.name for path in file.parent.iterdir()] == ["code.txt"]
+
+    def test_what_a_model_hides_is_visible_in_the_file(
+        self, slm: Callable[..., Outcome], gemma: Path, file: Path, tmp_path: Path
+    ) -> None:
+        model = write_tiny_llama(
+            tmp_path / "bidi.gguf", chat_template=None, user_defined_tokens=(*GEMMA_INFILL, "\u202e")
+        )
+        first = generated(model, Gap("the", "", "code.txt", "project"), 1)[0]
+        model = _choosing(model, "\u202e", first, tmp_path / "hostile.gguf")
+        file.write_text("the")
+        assert slm("run", "-m", model, "-n", "1", "--infill", f"{file}:1", "--write").code == 0
+        assert file.read_text() == "the<U+202E>"
 
     def test_json_says_that_it_was_written(self, slm: Callable[..., Outcome], qwen: Path, file: Path) -> None:
         answer = json.loads(slm(*_fill(qwen, "--infill", f"{file}:4", "--write", "--json")).out)

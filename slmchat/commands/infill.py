@@ -15,7 +15,7 @@ from slmchat.catalog import registry
 from slmchat.catalog.library import Library
 from slmchat.commands import answering, opening, run
 from slmchat.commands.options import GenerationOptions, InfillOptions
-from slmchat.commands.places import Target, named, place_of, read, read_target, with_line_feeds
+from slmchat.commands.places import Target, named, place_of, read, read_target, resolved, with_line_feeds
 from slmchat.conversation import infill
 from slmchat.conversation.infill import Gap, Source
 from slmchat.engine.api import Engine, FinishReason, InfillTokens, Limits
@@ -129,7 +129,7 @@ def _gap(target: Target | None, options: GenerationOptions, asked: InfillOptions
 def _others(files: Sequence[str], root: Path) -> tuple[Source, ...]:
     return tuple(
         Source(
-            "stdin" if file == "-" else _name_in(root, Path(file).expanduser().resolve()),
+            "stdin" if file == "-" else _name_in(root, resolved(file)),
             with_line_feeds(run.decode(read(file), named(file))),
         )
         for file in files

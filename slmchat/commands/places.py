@@ -26,8 +26,8 @@ class Place:
 
     @property
     def path(self) -> Path:
-        """The file itself, links followed."""
-        return Path(self.file).expanduser().resolve()
+        """The file itself, links followed. Raises `SlmError` (USAGE)."""
+        return resolved(self.file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +102,17 @@ def read(file: str) -> bytes:
     if file == "-":
         return sys.stdin.buffer.read()
     try:
-        return Path(file).expanduser().read_bytes()
+        return resolved(file).read_bytes()
     except OSError as error:
         raise SlmError(f"{file} cannot be read: {error.strerror}.", exit_code=ExitCode.USAGE) from error
+
+
+def resolved(file: str) -> Path:
+    """The path of a file as the user wrote it, ~ and links followed. Raises `SlmError` (USAGE)."""
+    try:
+        return Path(file).expanduser().resolve()
+    except RuntimeError as error:  # no such user, links in a circle
+        raise SlmError(f"{file} leads nowhere: {error}.", exit_code=ExitCode.USAGE) from error
 
 
 def named(file: str) -> str:
