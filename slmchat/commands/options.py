@@ -196,3 +196,23 @@ class BatchOptions:
     resume: str | None = option(
         "--resume", help="Go on with FILE: what it has is not done again, the rest is appended.", metavar="FILE"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class InfillOptions:
+    """The options of `slm run` that fill in code between two ends. None means: not given."""
+
+    place: str | None = option(
+        "--infill", help="Fill in code at this place of a file (- is stdin).", metavar="FILE:LINE[:COL]"
+    )
+    prefix: str | None = option("--prefix", help="Fill in what follows this text, or @FILE.", metavar="TEXT")
+    suffix: str | None = option("--suffix", help="Fill in what stands before this text, or @FILE.", metavar="TEXT")
+    order: str | None = option(
+        "--infill-order", help="Prefix or suffix first; default: as the model was trained.", metavar="psm|spm"
+    )
+    write: bool = option("--write", help="Insert what was filled in into the file of --infill.", default=False)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether any of them was given."""
+        return self != InfillOptions()

@@ -80,7 +80,7 @@ def run(
     assert answer.finish is not None
     if is_json:
         shaped = {"value": value} if shape else {}
-        console.print_json({**_as_json(model, answer.text, answer.finish, load_s), **shaped})
+        console.print_json({**as_json(model, answer.text, answer.finish, load_s), **shaped})
     elif asking.is_shown or answer.finish.reason is not FinishReason.INTERRUPTED:  # half a value is none
         console.write("" if asking.is_shown else answer.text)
         console.write("" if answer.text.endswith("\n") else "\n")
@@ -89,7 +89,7 @@ def run(
         model.remember(settings)
     session.close()
     engine.close()
-    return _exit_code(answer.finish.reason, console, n_ctx)
+    return exit_code(answer.finish.reason, console, n_ctx)
 
 
 class _Asking:
@@ -166,7 +166,8 @@ def _too_long(n_prompt: int, n_ctx: int, n_trained: int) -> SlmError:
     )
 
 
-def _as_json(model: Model, completion: str, finish: Finish, load_s: float) -> dict[str, object]:
+def as_json(model: Model, completion: str, finish: Finish, load_s: float) -> dict[str, object]:
+    """The object of `--json`: docs/commands.md has its keys."""
     usage, timings = finish.usage, finish.timings
     evaluated = usage.prompt_tokens - usage.cached_tokens
     return {
@@ -188,7 +189,8 @@ def _as_json(model: Model, completion: str, finish: Finish, load_s: float) -> di
     }
 
 
-def _exit_code(reason: FinishReason, console: Console, n_ctx: int) -> ExitCode:
+def exit_code(reason: FinishReason, console: Console, n_ctx: int) -> ExitCode:
+    """The exit code of a completion that ended so; warns when the context window was full."""
     if reason is FinishReason.INTERRUPTED:
         return ExitCode.INTERRUPTED
     if reason is FinishReason.CONTEXT:

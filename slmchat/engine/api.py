@@ -47,7 +47,7 @@ class Part:
 
     `tokens`: the ids this text was generated as, when it is an earlier completion of the same model. They are used
     as they are, because a text tokenized again need not give the tokens it was sampled as, and then the KV cache of
-    the whole rest of the conversation would be lost.
+    the whole rest of the conversation would be lost. Ids without text are control tokens (`InfillTokens`).
     `image`: an image that stands here; such a part has no text. Nothing that a text spells ever becomes an image.
     """
 
@@ -184,12 +184,29 @@ Event = Prefill | Chunk | Finish
 
 
 @dataclass(frozen=True, slots=True)
+class InfillTokens:
+    """The ids with which a model was trained to fill in a gap: before the prefix, the suffix and the middle.
+
+    `separator` stands between files and `repository` before the name of the project, None where the model has no such
+    token. `is_suffix_first`: it was trained to read the suffix before the prefix.
+    """
+
+    prefix: int
+    suffix: int
+    middle: int
+    separator: int | None = None
+    repository: int | None = None
+    is_suffix_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a loaded model says of itself. Texts are untrusted (they come from the file).
 
     `has_projector`: it was loaded with a file that lets it see images.
     `trained_context_length` 0: not known. `has_own_layout`: the engine lays a conversation out by itself, from the
     turns of a prompt; there is no template here. `has_exact_counts`: `Engine.count` counts and does not guess.
+    `infill` None: the model was not trained to fill in gaps.
     """
 
     architecture: str
@@ -200,6 +217,7 @@ class ModelInfo:
     has_projector: bool = False
     has_own_layout: bool = False
     has_exact_counts: bool = True
+    infill: InfillTokens | None = None
 
 
 @dataclass(frozen=True, slots=True)

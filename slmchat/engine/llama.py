@@ -38,7 +38,7 @@ class LlamaEngine:
         self.path = path
         file = path.stat()
         self._stamp = (file.st_size, file.st_mtime_ns, api.llama_model_size(model))
-        self.vocabulary = Vocabulary(api, model, vision)
+        self.vocabulary = Vocabulary(api, model, vision, tokenizer=self._metadata("tokenizer.ggml.pre"))
         self.info = ModelInfo(
             architecture=self._metadata("general.architecture"),
             trained_context_length=api.llama_model_n_ctx_train(model),
@@ -46,6 +46,7 @@ class LlamaEngine:
             bos_text=self.vocabulary.bos_text,
             eos_text=self.vocabulary.eos_text,
             has_projector=vision is not None,
+            infill=self.vocabulary.infill,
         )
 
     def count(self, prompt: Prompt) -> int:
