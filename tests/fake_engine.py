@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from slmchat.engine.api import (
+    Adapter,
     Chunk,
     Event,
     Finish,
@@ -53,6 +54,7 @@ class FakeSession:
     engine: FakeEngine
     settings: SessionSettings
     is_cancelled: bool = False
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def n_ctx(self) -> int:
@@ -85,6 +87,9 @@ class FakeSession:
 
     def cancel(self) -> None:
         self.is_cancelled = True
+
+    def set_adapters(self, adapters: Sequence[Adapter]) -> None:
+        self.adapters = tuple(adapters)
 
     def close(self) -> None:
         pass

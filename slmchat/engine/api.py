@@ -8,9 +8,10 @@ Knows: prompts as parts with their provenance, limits, progress, chunks, why a g
 Refuses to know: conversations, terminals, model names, llama.cpp. Imports nothing heavy.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 from slmchat.engine.sampler import SamplerSettings
@@ -124,6 +125,14 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter (a GGUF of its own) laid over the weights. `scale` 1 is as it was trained, 0 is without it."""
+
+    path: Path
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class SessionSettings:
     """How much a session may hold and how it computes. `n_ctx` in tokens; `threads` for decode and prefill."""
 
@@ -131,6 +140,7 @@ class SessionSettings:
     threads: int
     threads_batch: int
     kv_type: str = "f16"
+    adapters: tuple[Adapter, ...] = ()
 
 
 class Session(Protocol):
@@ -151,6 +161,13 @@ class Session(Protocol):
 
     def cancel(self) -> None:
         """End the generation that is running, in prefill too; from any thread or signal handler."""
+        ...
+
+    def set_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """Let these LoRA adapters count from the next generation on; what was computed with others is forgotten.
+
+        Raises `SlmError` (DAMAGED) when one does not belong to this model; then the session is as it was.
+        """
         ...
 
     def close(self) -> None: ...

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from slmchat.engine import native
+from slmchat.engine.adapters import Adapters
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
 from slmchat.engine.session import LlamaSession
 from slmchat.engine.vocabulary import Vocabulary
@@ -25,6 +26,7 @@ class LlamaEngine:
         self._model = model
         self.path = path
         self.vocabulary = Vocabulary(api, model)
+        self._adapters = Adapters(api, model)
         self.info = ModelInfo(
             architecture=self._metadata("general.architecture"),
             trained_context_length=api.llama_model_n_ctx_train(model),
@@ -38,8 +40,14 @@ class LlamaEngine:
         return len(self.vocabulary.tokenize(prompt))
 
     def open_session(self, settings: SessionSettings) -> LlamaSession:
-        """A new, empty session; raises `SlmError` (NO_FIT) when its memory cannot be had."""
-        return LlamaSession(self._api, self._model, self.vocabulary, settings)
+        """A new, empty session; raises `SlmError`: NO_FIT when its memory cannot be had, DAMAGED for an adapter."""
+        session = LlamaSession(self._api, self._model, self.vocabulary, self._adapters, settings)
+        try:
+            session.set_adapters(settings.adapters)
+        except SlmError:
+            session.close()
+            raise
+        return session
 
     def close(self) -> None:
         """Free the weights. Sessions must be closed before."""

@@ -8,12 +8,14 @@ detokenized twice. The high-level `Llama` class is not used (docs/decisions.md s
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from slmchat.engine.adapters import Adapters
 from slmchat.engine.api import (
+    Adapter,
     Chunk,
     Event,
     Finish,
@@ -62,8 +64,12 @@ class _Run:
 class LlamaSession:
     """One inference timeline. Implements `Session`."""
 
-    def __init__(self, api: ModuleType, model: Any, vocabulary: Vocabulary, settings: SessionSettings) -> None:
+    def __init__(
+        self, api: ModuleType, model: Any, vocabulary: Vocabulary, adapters: Adapters, settings: SessionSettings
+    ) -> None:
         """Raises `SlmError` (NO_FIT) when the memory of the KV cache cannot be had."""
+        self._known_adapters = adapters
+        self._adapters: tuple[Adapter, ...] = ()
         self._api = api
         self._vocabulary = vocabulary
         self._is_cancelled = False
@@ -77,6 +83,16 @@ class LlamaSession:
     def cancel(self) -> None:
         """End the generation that is running; from any thread or a signal handler."""
         self._is_cancelled = True
+
+    def set_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """Let these LoRA adapters count from the next generation on; the KV cache is emptied when they change.
+
+        Raises `SlmError` (DAMAGED) when one does not belong to this model; then the session is as it was.
+        """
+        if tuple(adapters) != self._adapters:
+            self._known_adapters.apply(self._context.handle, adapters)
+            self._adapters = tuple(adapters)
+            self._context.forget()
 
     def close(self) -> None:
         """Free the KV cache."""
