@@ -36,7 +36,7 @@ MAX_ARRAY = 1024  # arrays elsewhere are per layer (head_count_kv) or short list
 MAX_KEPT_ELEMENTS = 1 << 16  # of all kept arrays together; those behind it are only counted
 FIRST_READ = 8 << 20  # most headers whole, so that few are parsed twice
 
-_UINT32, _STRING, _ARRAY = 4, 8, 9
+_UINT32, _FLOAT32, _STRING, _ARRAY = 4, 6, 8, 9
 # gguf.h, enum gguf_type -> the letter of `struct`; 8 (string) and 9 (array) have no fixed size.
 _LETTERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _VALUES = {kind: struct.Struct("<" + letter) for kind, letter in _LETTERS.items()}
@@ -352,6 +352,8 @@ class _Parser:
             return key, self.array(key)
         if key == "general.alignment" and kind != _UINT32:
             raise _Damaged("its alignment is not a power of two")
+        if key == "adapter.lora.alpha" and kind != _FLOAT32:  # llama.cpp aborts on any other type
+            raise _Damaged("its adapter.lora.alpha is not a 32-bit float")
         return key, self.scalar(key, kind)
 
     def scalar(self, key: str, kind: int) -> Scalar:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from slmchat.catalog.records import Installed
-from slmchat.commands import opening
+from slmchat.commands import adapters, opening
 from slmchat.commands.answering import Answer, View, describe
 from slmchat.commands.options import ChatOptions, GenerationOptions
 from slmchat.commands.run import overflow_choice, read_text, system_text
@@ -274,6 +274,8 @@ class Chat:
         if talk.n_ctx:
             share = 100 * talk.tokens_used // talk.n_ctx
             state.append(f"{talk.tokens_used:,} of {talk.n_ctx:,} tokens ({share} %)")
+        if any(adapter.scale for adapter in talk.adapters):
+            state.append(f"lora {adapters.labels(adapter for adapter in talk.adapters if adapter.scale)}")
         if talk.attachments:
             state.append(f"{len(talk.attachments)} file{'s' if len(talk.attachments) > 1 else ''} attached")
         if self.is_private:

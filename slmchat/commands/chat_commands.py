@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from slmchat import personas, ranges
 from slmchat.catalog.library import Library
-from slmchat.commands import chat_files, opening
+from slmchat.commands import chat_adapters, chat_files, opening
 from slmchat.commands.answering import describe
 from slmchat.commands.chat import Chat
 from slmchat.conversation.messages import Conversation, Node, Role, title_of
@@ -245,14 +245,17 @@ def _model(chat: Chat, arguments: str) -> None:
         chat.console.note(f"{talk.installed.key}: {talk.installed.title or talk.installed.path}")
         return
     installed = opening.find(arguments, chat.settings, chat.console)
+    had_adapters = bool(talk.adapters)
     talk.switch_model(installed)
     talk.loading.when_done(chat.editor.refresh)
     chat.console.note(f"From here on {talk.label} answers; the conversation goes on.")
+    if had_adapters and not talk.adapters:
+        chat.console.note("The adapters belonged to the model before; /lora lays others over this one.")
 
 
 def _complete_model(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
     for item in Library(chat.settings.paths).all():
-        if item.key.startswith(text):
+        if item.key.startswith(text) and not item.is_adapter:
             yield item.key, item.title or ""
 
 
@@ -434,6 +437,13 @@ COMMANDS: CommandTable[Chat] = CommandTable(
         SlashCommand("file", "PATH…", 'attach text files to the next message; "" detaches', _file, _complete_file),
         SlashCommand("editor", "[TEXT]", "write the next message in $EDITOR", _editor),
         SlashCommand("model", "[NAME]", "let another model go on", _model, _complete_model),
+        SlashCommand(
+            "lora",
+            "[PATH=SCALE]",
+            "list adapters, add or rescale one; none drops",
+            chat_adapters.command,
+            chat_adapters.complete,
+        ),
         SlashCommand("system", "[TEXT]", 'show or set the system message; "" removes it', _system),
         SlashCommand("persona", "[NAME]", "list personas, or take one on", _persona, _complete_persona),
         SlashCommand("set", "[KEY VALUE]", "sampler, ctx, threads, max_tokens", _set, _complete_setting),

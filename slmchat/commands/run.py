@@ -7,11 +7,12 @@ size that it needs, show what comes, and leave with an exit code that a script c
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
-from slmchat.commands import answering, opening
+from slmchat.commands import adapters, answering, opening
 from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose, trim
@@ -39,6 +40,7 @@ def run(
     opening.seal(settings)
     installed = opening.find(options.model, settings, console)
     sampler = opening.sampler_settings(installed, settings, options)
+    laid = adapters.laid(installed, options.lora, settings)
     loading = opening.start_loading(installed, options, settings)
     question = _Question(" ".join(words), _attachments(words, options, console), _head(options, settings), options.raw)
     engine = loading.engine()
@@ -51,9 +53,12 @@ def run(
             raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)
         prompt = _trimmed(question, engine, n_ctx, n_prompt, console)
     with loading.on_trial():
-        session = engine.open_session(opening.session_settings(options, settings, n_ctx))
+        made = opening.session_settings(options, settings, n_ctx)
+        session = engine.open_session(replace(made, adapters=laid))
     load_s = time.perf_counter() - start
     console.detail(f"context window: {n_ctx:,} tokens; loaded after {load_s:.2f} s")
+    if laid:
+        console.detail(f"adapters: {adapters.labels(laid)}")
     limits = opening.limits(options)
     # before the handler: what it cancels must have begun
     events = loading.tried(session.generate(prompt, sampler, limits))

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
-from slmchat.commands import answering, opening
+from slmchat.commands import adapters, answering, opening
 from slmchat.commands.answering import Answer, View
 from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import window
@@ -23,7 +23,7 @@ from slmchat.conversation.attachments import Attachment, compose
 from slmchat.conversation.messages import Conversation, Message, Node, Role, title_of
 from slmchat.conversation.template import ChatTemplate, raw_prompt
 from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Engine, Event, Finish, FinishReason, Limits, Prompt, Session
+from slmchat.engine.api import Adapter, Engine, Event, Finish, FinishReason, Limits, Prompt, Session
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
@@ -87,10 +87,11 @@ class Talk:
         self._session: Session | None = None
         self._engine: Engine | None = None
         self._template: ChatTemplate | None = None
-        self._begin(installed)
+        self._begin(installed, options.lora)
 
-    def _begin(self, installed: Installed) -> None:
+    def _begin(self, installed: Installed, lora: Sequence[str] = ()) -> None:
         self.installed = installed
+        self.adapters = adapters.laid(installed, lora, self.settings)
         self._model_sampler = opening.sampler_settings(installed, self.settings, self.options)
         self.last: Finish | None = None
         self.loading = opening.start_loading(installed, self.options, self.settings)
@@ -134,13 +135,20 @@ class Talk:
             n_ctx = self.asked_ctx or min(opening.DEFAULT_N_CTX, info.trained_context_length)
             options = replace(self.options, threads=self.threads)
             with self.loading.on_trial():
-                self._session = self._engine.open_session(opening.session_settings(options, self.settings, n_ctx))
+                made = opening.session_settings(options, self.settings, n_ctx)
+                self._session = self._engine.open_session(replace(made, adapters=self.adapters))
         return self._session
 
     def switch_model(self, installed: Installed) -> None:
-        """Let another model go on with the conversation; the present one is freed first."""
+        """Let another model go on with the conversation, with its own adapters; the present one is freed first."""
         self.close()
         self._begin(installed)
+
+    def set_adapters(self, chosen: Sequence[Adapter]) -> None:
+        """Let these LoRA adapters count from the next exchange on. Raises `SlmError`; then all is as it was."""
+        if self._session is not None:
+            self._session.set_adapters(chosen)
+        self.adapters = tuple(chosen)
 
     def reopen(self) -> None:
         """Make the context window anew (another size, other threads) before the next exchange."""

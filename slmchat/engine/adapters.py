@@ -5,6 +5,7 @@ Refuses to know: where adapters come from, and whether a file is a GGUF at all (
 """
 
 import ctypes
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -21,14 +22,14 @@ class Adapters:
     def __init__(self, api: ModuleType, model: Any) -> None:
         self._api = api
         self._model = model
-        self._loaded: dict[Path, Any] = {}
+        self._loaded: dict[tuple[Path, tuple[int, int]], Any] = {}
 
     def apply(self, context: Any, adapters: Sequence[Adapter]) -> None:
         """Let exactly these adapters count in a context from its next evaluation on.
 
         Raises `SlmError`: DAMAGED when a file is no adapter for this model. Then the context is as it was.
         """
-        handles = [self._load(adapter.path) for adapter in adapters]
+        handles = [self._load(adapter) for adapter in adapters]
         if handles:
             array = (self._api.llama_adapter_lora_p_ctypes * len(handles))(
                 *[ctypes.cast(handle, self._api.llama_adapter_lora_p_ctypes) for handle in handles]
@@ -40,23 +41,28 @@ class Adapters:
         if status != 0:
             raise SlmError(f"llama.cpp refused the adapters (status {status}).", exit_code=ExitCode.BUG)
 
-    def _load(self, path: Path) -> Any:
-        if path not in self._loaded:
+    def _load(self, adapter: Adapter) -> Any:
+        known = (adapter.path, adapter.stamp)
+        if known not in self._loaded:
             native.clear_log()
-            handle = self._api.llama_adapter_lora_init(self._model, str(path).encode())
+            handle = self._api.llama_adapter_lora_init(self._model, os.fsencode(adapter.path))
             if not handle:
-                raise _load_error(path)
-            self._loaded[path] = handle
-        return self._loaded[path]
+                raise _load_error(adapter.path)
+            self._loaded[known] = handle
+        return self._loaded[known]
 
 
 def _load_error(path: Path) -> SlmError:
-    said = next((line for line in reversed(native.log_lines()) if "failed" in line or "error" in line.lower()), "")
-    reason = said.rpartition("failed to apply lora adapter: ")[2].strip() or "no reason given"
-    if "mismatch" in reason or "wrong base model" in reason:
+    said = next((line for line in reversed(native.log_lines()) if "failed" in line), "")
+    reason = said.rpartition("failed to apply lora adapter: ")[2].strip().partition(" (hint")[0] or "no reason given"
+    if "failed to allocate" in reason:
         return SlmError(
-            f"the adapter {path.name} was made for another model: {reason.partition(' (hint')[0]}.",
-            hint="its own page says which base model it needs",
-            exit_code=ExitCode.DAMAGED,
+            f"the adapter {path.name} does not fit into the memory of this device beside the model.",
+            hint="a smaller quantization of the model leaves more room",
+            exit_code=ExitCode.NO_FIT,
         )
-    return SlmError(f"llama.cpp cannot use the adapter {path.name}: {reason}.", exit_code=ExitCode.DAMAGED)
+    return SlmError(
+        f"llama.cpp cannot use the adapter {path.name} with this model: {reason}.",
+        hint="its own page says which model it needs",
+        exit_code=ExitCode.DAMAGED,
+    )

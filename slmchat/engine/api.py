@@ -126,10 +126,15 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter (a GGUF of its own) laid over the weights. `scale` 1 is as it was trained, 0 is without it."""
+    """A LoRA adapter (a GGUF of its own) laid over the weights. `scale` 1 is as it was trained, 0 is without it.
+
+    `stamp`: bytes and time of change (ns) of the file when it was looked at; another stamp is another adapter. What is
+    computed with an adapter depends on all three, so the whole record belongs into the key of a stored state.
+    """
 
     path: Path
-    scale: float = 1.0
+    scale: float
+    stamp: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)

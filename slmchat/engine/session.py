@@ -89,9 +89,10 @@ class LlamaSession:
 
         Raises `SlmError` (DAMAGED) when one does not belong to this model; then the session is as it was.
         """
-        if tuple(adapters) != self._adapters:
-            self._known_adapters.apply(self._context.handle, adapters)
-            self._adapters = tuple(adapters)
+        counting = tuple(adapter for adapter in adapters if adapter.scale)
+        if counting != self._adapters:
+            self._known_adapters.apply(self._context.handle, counting)
+            self._adapters = counting
             self._context.forget()
 
     def close(self) -> None:
