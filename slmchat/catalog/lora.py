@@ -62,7 +62,11 @@ class Base:
         except SlmError as error:
             if error.exit_code is not ExitCode.NO_MODEL:
                 raise
-            raise SlmError(f"there is no adapter {path}.", exit_code=ExitCode.NO_MODEL) from error
+            raise SlmError(
+                f"there is no adapter {path}.",
+                hint="the path of a .gguf file, or the hf: name of one that was pulled",
+                exit_code=ExitCode.NO_MODEL,
+            ) from error
         reason = _no_lora(header)
         if reason:
             raise SlmError(f"{path.name} {reason}.", exit_code=ExitCode.DAMAGED)
