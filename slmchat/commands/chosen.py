@@ -7,16 +7,16 @@ One process reaches one place: a chat of this device cannot open the seal again,
 that endpoint and no other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
-from slmchat.commands import opening, picture_files
+from slmchat.commands import adapters, opening, picture_files
 from slmchat.commands.opening import Loading
 from slmchat.commands.options import GenerationOptions
-from slmchat.engine.api import Engine
+from slmchat.engine.api import Adapter, Engine
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -64,6 +64,15 @@ class Model(Protocol):
 
     def check_sees(self, settings: Settings) -> None:
         """Raises `SlmError` with what to do instead when it cannot be shown pictures."""
+        ...
+
+    def laid(
+        self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
+    ) -> tuple[Adapter, ...]:
+        """The LoRA adapters that count when these were named beside `present` (None: those of its own name).
+
+        Raises `SlmError`.
+        """
         ...
 
     def is_called(self, name: str) -> bool:
@@ -251,6 +260,11 @@ class LocalModel:
     def check_sees(self, settings: Settings) -> None:
         picture_files.check_sees(self.installed, settings)
 
+    def laid(
+        self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
+    ) -> tuple[Adapter, ...]:
+        return adapters.laid(self.installed, texts, settings, present)
+
     def is_called(self, name: str) -> bool:
         return name in (self.installed.name, self.installed.key)
 
@@ -305,6 +319,16 @@ class RemoteModel:
             hint="without --endpoint; slm list --available shows the models that see (tag vision)",
             exit_code=ExitCode.USAGE,
         )
+
+    def laid(
+        self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
+    ) -> tuple[Adapter, ...]:
+        if texts:
+            raise SlmError(
+                "adapters are laid over models on this device only: an endpoint has its own.",
+                exit_code=ExitCode.USAGE,
+            )
+        return ()
 
     def is_called(self, name: str) -> bool:
         return name in (self._name, self.key)

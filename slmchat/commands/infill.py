@@ -60,7 +60,8 @@ def fill(
     n_ctx = opening.window(loading, n_ctx, options) or n_ctx
     _tell_left_out(infill.left_out(whole, kept), n_ctx, options, console)
     with loading.on_trial():
-        session = engine.open_session(opening.session_settings(options, settings, n_ctx))
+        made = opening.session_settings(options, settings, n_ctx)
+        session = engine.open_session(replace(made, adapters=model.laid(options.lora, settings)))
     load_s = time.perf_counter() - start
     sampler = SamplerSettings(temperature=0).with_values(options.sampler_values())
     limits = Limits(max_tokens, tuple(options.stop))

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol, TypeVar
 
-from slmchat.catalog import registry, suspects
+from slmchat.catalog import suspects
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
-from slmchat.commands import fitting
+from slmchat.commands import adapters, fitting
 from slmchat.commands.fitting import Opening
 from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import thinking
@@ -68,26 +68,22 @@ def find(name: str | None, settings: Settings, console: Console) -> Installed:
     The catalog is parsed only when the name is not that of an installed model: `slm run` has no time for it.
     """
     library = Library(settings.paths, warn=console.warn)
-    name = name or settings.model or library.default_model()
+    finder = adapters.finder(settings, library)
+    name = name or settings.model or library.default_model(finder.names)
     if name is None:
-        is_empty = not library.all()
+        is_empty = not any(not record.is_adapter for record in library.all())
         raise SlmError(
             "no model is installed." if is_empty else "several models are installed and none is chosen.",
             hint="slm pull smollm2:135m" if is_empty else "name one with -m; slm list shows them",
             exit_code=ExitCode.NO_MODEL,
         )
-    names = registry.load_user_names(settings.paths.user_registry)
-    reference = registry.resolve_without_catalog(name, names)
-    found = library.lookup(name) if reference is None else library.find(reference)
-    if found is None:
-        found = library.find(registry.load(settings.paths.user_registry).resolve(name))
+    found = finder.find(name)
     if not settings.is_private and suspects.take(settings.paths.data, found.path):
         console.warn(
             f"the last time, slm crashed or was killed while it was loading {found.key} or beginning its first answer; "
             f"the file may be damaged, or too large for the memory that was free: slm verify {found.key}"
         )
-    own = names.get(found.name)
-    return replace(found, sampler=own.sampler) if own is not None and own.sampler else found
+    return found
 
 
 def is_first_run(settings: Settings) -> bool:

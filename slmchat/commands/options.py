@@ -47,6 +47,9 @@ class GenerationOptions:
     )
     system: str | None = option("-s", "--system", help="System message, or @FILE that holds it.", metavar="TEXT")
     persona: str | None = option("-p", "--persona", help="A named system prompt with its settings.", metavar="NAME")
+    lora: list[str] = option(
+        "--lora", help="LoRA adapter over the model (repeatable).", metavar="PATH[=SCALE]", default=[]
+    )
     files: list[str] = option(
         "-f",
         "--file",

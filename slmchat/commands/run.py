@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from slmchat.commands import answering, chosen, opening, picture_files, shaping
+from slmchat.commands import adapters, answering, chosen, opening, picture_files, shaping
 from slmchat.commands.chosen import Model
 from slmchat.commands.options import GenerationOptions, ShapeOptions
 from slmchat.commands.question import Question, head_messages, layout, read_inputs
@@ -44,6 +44,7 @@ def run(
     model = place.find(options.model, settings, console).with_projector(options.mmproj)
     sampler = opening.sampler_settings(model, settings, options)
     draft = opening.draft_model(options, settings, console)
+    laid = model.laid(options.lora, settings)
     loading = model.start(options, settings)
     attachments, shown = read_inputs(options, console)
     if shown:
@@ -67,9 +68,11 @@ def run(
             raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)
     made = opening.session_settings(options, settings, n_ctx, opening.kv_store(settings), draft)
     with loading.on_trial():
-        session = engine.open_session(replace(made, goes_back=shape is not None))
+        session = engine.open_session(replace(made, goes_back=shape is not None, adapters=laid))
     load_s = time.perf_counter() - start
     console.detail(f"context window: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}; loaded after {load_s:.2f} s")
+    if laid:
+        console.detail(f"adapters: {adapters.labels(laid)}")
     asking = _Asking(session, prompt, options, loading, console, is_shaped=shape is not None, is_json=is_json)
     limits = opening.limits(options)
     value: object = None

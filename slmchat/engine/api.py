@@ -10,7 +10,7 @@ Refuses to know: conversations, terminals, model names, llama.cpp. Imports nothi
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -221,6 +221,19 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter (a GGUF of its own) laid over the weights. `scale` 1 is as it was trained, 0 is without it.
+
+    `stamp`: bytes and time of change (ns) of the file when it was looked at; another stamp is another adapter. What is
+    computed with an adapter depends on all three, so the whole record belongs into the key of a stored state.
+    """
+
+    path: Path
+    scale: float
+    stamp: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class SessionSettings:
     """How much a session may hold and how it computes. `n_ctx` in tokens; `threads` for decode and prefill.
 
@@ -242,6 +255,7 @@ class SessionSettings:
     adapts_threads: bool = False
     speculation: str = "auto"
     draft_model: Path | None = None
+    adapters: tuple[Adapter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +306,13 @@ class Session(Protocol):
         """Store on disk, for the conversation `owner`, what has been evaluated, as far as it is worth it.
 
         `is_resting`: only what nobody would notice. Nothing happens without a store, or where the state is elsewhere.
+        """
+        ...
+
+    def set_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """Let these LoRA adapters count from the next generation on; what was computed with others is forgotten.
+
+        Raises `SlmError` (DAMAGED) when one does not belong to this model; then the session is as it was.
         """
         ...
 

@@ -11,9 +11,11 @@ from types import ModuleType
 from typing import Any
 
 from slmchat.engine import native, threads
+from slmchat.engine.adapters import Adapters
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
 from slmchat.engine.context import Context
 from slmchat.engine.kvstore import StateKey
+from slmchat.engine.loaded import Loaded
 from slmchat.engine.parallelism import KV_BYTES, plan_cells
 from slmchat.engine.pool import LlamaPool
 from slmchat.engine.session import LlamaSession
@@ -39,6 +41,7 @@ class LlamaEngine:
         file = path.stat()
         self._stamp = (file.st_size, file.st_mtime_ns, api.llama_model_size(model))
         self.vocabulary = Vocabulary(api, model, vision, tokenizer=self._metadata("tokenizer.ggml.pre"))
+        self._adapters = Adapters(api, model)
         self.info = ModelInfo(
             architecture=self._metadata("general.architecture"),
             trained_context_length=api.llama_model_n_ctx_train(model),
@@ -54,12 +57,11 @@ class LlamaEngine:
         return len(self.vocabulary.tokenize(prompt))
 
     def open_session(self, settings: SessionSettings) -> LlamaSession:
-        """A new, empty session; raises `SlmError` (NO_FIT) when its memory cannot be had."""
+        """A new, empty session; raises `SlmError`: NO_FIT when its memory cannot be had, DAMAGED for an adapter."""
+        loaded = Loaded(self.api, self._model, self.vocabulary, self._adapters)
         drafts = self._drafts(settings)
         try:
-            return LlamaSession(
-                self.api, self._model, self.vocabulary, settings, self._state_key(settings), self._started, drafts
-            )
+            return LlamaSession(loaded, settings, self._state_key(settings), self._started, drafts)
         except SlmError:
             if drafts is not None:
                 drafts.close()
@@ -96,7 +98,13 @@ class LlamaEngine:
     def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> LlamaPool:
         """Up to `parallel` completions at once; raises `SlmError` (NO_FIT) when their memory cannot be had."""
         plan = plan_cells(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), memory.available().value)
-        return LlamaPool(self.api, self._model, self.vocabulary, settings, plan)
+        pool = LlamaPool(self.api, self._model, self.vocabulary, settings, plan)
+        try:
+            pool.lay(self._adapters, settings.adapters)
+        except SlmError:
+            pool.close()
+            raise
+        return pool
 
     def close(self) -> None:
         """Free the weights. Sessions must be closed before."""
