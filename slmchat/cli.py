@@ -113,7 +113,7 @@ def _seal_offline(context: typer.Context, resolved: settings.Settings) -> None:
         return
     from slmchat.commands.opening import seal
 
-    seal(resolved)
+    seal(resolved, configures=True)
 
 
 def _keyword(record: type[Any]) -> str:

@@ -130,6 +130,7 @@ QUIET = (
     (2, "list", "--endpoint", "nobody"),
     (5, "list", "--endpoint", "https://example.org/v1", "--offline"),
     (5, "run", "--endpoint", "https://example.org/v1", "--offline", "hello"),
+    (5, "batch", "--endpoint", "https://example.org/v1", "--offline", "hello"),
     (3, "show", "smollm2:135m"),
     (0, "show", "TINY"),
     (0, "add", "mine", "TINY"),

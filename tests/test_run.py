@@ -269,4 +269,4 @@ class TestModels:
 @pytest.mark.parametrize("n_prompt", [240, 250, 255, 256])
 def test_a_short_completion_fits_the_window_that_is_made_for_it(n_prompt: int, tmp_path: Path) -> None:
     settings = load({"SLM_HOME": str(tmp_path)})
-    assert fits(n_prompt, _window(n_prompt, FakeEngine(), GenerationOptions(max_tokens=1), settings))
+    assert fits(n_prompt, _window(n_prompt, 1, FakeEngine(), GenerationOptions(max_tokens=1), settings))

@@ -35,17 +35,19 @@ from slmchat.terminal.console import Console
 Record = TypeVar("Record", Event, Done)
 
 
-def seal(settings: Settings) -> None:
+def seal(settings: Settings, *, configures: bool = False) -> None:
     """Close the process to the network before anything untrusted is read. Raises `SlmError` (UNSEALED) if it must be.
 
     A GPU backend needs local sockets while it starts, so that the seal then closes in two steps, both before a model
-    file is opened. With `--private` only the current and the temporary directory stay writable, and core dumps are off.
+    file is opened. `configures`: this command may change the configuration. With `--private` only the current and the
+    temporary directory stay writable, and core dumps are off.
     """
     from slmchat.engine import native
     from slmchat.privacy.seal import Seal, own_directories
 
     closing = Seal(
-        is_required=settings.is_offline, writable=() if settings.is_private else own_directories(settings.paths)
+        is_required=settings.is_offline,
+        writable=() if settings.is_private else own_directories(settings.paths, configures=configures),
     )
     closing.close_network()
     if native.has_gpu_backend():

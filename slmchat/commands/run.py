@@ -123,12 +123,7 @@ def _as_json(model: Model, completion: str, finish: Finish, load_s: float) -> di
         "model": model.key,
         "completion": completion,
         "finish_reason": finish.reason.value,
-        "usage": {
-            "prompt_tokens": usage.prompt_tokens,
-            "cached_tokens": usage.cached_tokens,
-            "completion_tokens": usage.completion_tokens,
-            **({"is_estimate": True} if usage.is_estimate else {}),
-        },
+        "usage": answering.usage_fields(usage),
         "timings": {
             "load_s": round(load_s, 4),
             "prompt_s": round(timings.prompt_s, 4),

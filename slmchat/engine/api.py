@@ -238,12 +238,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The whole text of a job and how it ended, or the error that it ended with (then `finish` is None)."""
+    """The whole text of a job and how it ended, or the error that it ended with (then `finish` is None).
+
+    `thinking`: what the engine itself has told apart from the answer.
+    """
 
     id: int
     text: str = ""
     finish: Finish | None = None
     error: SlmError | None = None
+    thinking: str = ""
 
 
 class Session(Protocol):
@@ -291,8 +295,8 @@ class Pool(Protocol):
         its next job holds up nothing that has begun. A `Done` among the jobs (something that failed before it could
         become one) comes out as it is. A job that fails is a `Done` with an error. When the caller does not ask for
         the next record, no work is done. A `cancel` counts from this call on.
-        Raises what the iterator raises, and `SlmError`: USAGE when a constraint cannot be used, BUG when the engine
-        itself fails.
+        Raises what the iterator raises, and `SlmError`: USAGE when a constraint cannot be used, NETWORK when an
+        endpoint fails for good, BUG when the engine itself fails.
         """
         ...
 

@@ -148,6 +148,7 @@ class LlamaPool:
             item = feed.take(None if is_idle else _SECOND_S if is_first else 0)
             if item is None:
                 return
+            feed.make_room()
             if isinstance(item, Done):
                 yield item
             else:
