@@ -236,7 +236,7 @@ def load(environ: Mapping[str, str], **flags: object) -> Settings:
     `flags` are fields of `Settings` given on the command line; None means: not given.
     Raises `SlmError` (usage) that names the file or variable, the key and the reason.
     """
-    paths = _paths(environ)
+    paths = paths_of(environ)
     settings = Settings(paths=paths)
     values = {**_from_file(paths.config_file), **_from_environment(environ)}
     values.update({name: value for name, value in flags.items() if value is not None})
@@ -248,7 +248,8 @@ def load(environ: Mapping[str, str], **flags: object) -> Settings:
     return settings
 
 
-def _paths(environ: Mapping[str, str]) -> Paths:
+def paths_of(environ: Mapping[str, str]) -> Paths:
+    """Where slm's files are: below SLM_HOME, or where this system keeps such files."""
     home = environ.get("SLM_HOME")
     if home:
         root = Path(home).expanduser().absolute()

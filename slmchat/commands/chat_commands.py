@@ -97,12 +97,10 @@ def _retry(chat: Chat, _arguments: str) -> None:
 
 
 def _undo(chat: Chat, _arguments: str) -> None:
-    conversation = chat.talk.conversation
-    question = conversation.last(Role.USER)
+    question = chat.talk.conversation.undo()
     if question is None:
         raise _usage("there is nothing to undo.")
-    conversation.go_to(question.parent)
-    chat.console.note(f"Undone: {title_of(question.message.text)} (it is kept; /branch goes back to it)")
+    chat.console.note(f"Undone: {title_of(question.text)} (it is kept; /branch goes back to it)")
 
 
 def _edit(chat: Chat, _arguments: str) -> None:

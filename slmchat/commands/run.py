@@ -6,23 +6,21 @@ size that it needs, show what comes, and leave with an exit code that a script c
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager
 
-from slmchat.commands import adapters, answering, chosen, opening, picture_files, shaping
+from slmchat.commands import adapters, answering, chosen, opening, shaping
+from slmchat.commands.asking import COMPLETION_ROOM, Asker
 from slmchat.commands.chosen import Model
 from slmchat.commands.options import GenerationOptions, ShapeOptions
-from slmchat.commands.question import Question, head_messages, layout, read_inputs
+from slmchat.commands.question import Question, head_messages, read_inputs
 from slmchat.conversation import window
-from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Engine, Finish, FinishReason, Limits, Prompt, Session
-from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.api import Engine, Finish, FinishReason, Session
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
 
-# Room for a completion without -n, in tokens, and the step in which context windows are made.
-_COMPLETION_ROOM = 2048
+# The step in which context windows are made, in tokens.
 _CTX_STEP = 256
 
 
@@ -50,91 +48,53 @@ def run(
     if shown:
         model.check_sees(settings)
     question = Question(" ".join(words), attachments, head_messages(options, settings), shown)
-    engine = loading.engine()
+    asker = Asker(loading, options, settings, console)
     model.report(console)
-    lay_out = layout(engine, is_raw=options.raw, shape=shape)
-    prompt = question.prompt(lay_out)
-    with loading.on_trial():  # the first picture opens the projector
-        for line in picture_files.describe(shown, engine):
-            console.note(line)
-        n_prompt = engine.count(prompt)
-    room = shaping.room_for(options.max_tokens) if shape else options.max_tokens or _COMPLETION_ROOM
-    wanted = _window(n_prompt, room, engine, options, settings)
-    n_ctx = opening.window(loading, wanted, options, least=None if options.ctx else n_prompt + 1) or wanted
-    if not window.fits(n_prompt, n_ctx):
-        if on_overflow == "trim":
-            prompt = question.trimmed(lay_out, engine, n_ctx, console)
-        elif engine.info.has_exact_counts:  # else it is the engine that knows, and says so
-            raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)
-    made = opening.session_settings(options, settings, n_ctx, opening.kv_store(settings), draft)
-    with loading.on_trial():
-        session = engine.open_session(replace(made, goes_back=shape is not None, adapters=laid))
+    for line in asker.describe(shown):
+        console.note(line)
+    request = asker.request(question, is_raw=options.raw, shape=shape)
+    room = shaping.room_for(options.max_tokens) if shape else options.max_tokens or COMPLETION_ROOM
+    wanted = _window(request.n_prompt, room, asker.engine, options, settings)
+    n_ctx = opening.window(loading, wanted, options, least=None if options.ctx else request.n_prompt + 1) or wanted
+    request = asker.fitted(request, n_ctx, is_trimmed=on_overflow == "trim")
+    asker.open(n_ctx, draft=draft, goes_back=shape is not None, laid=laid)
     load_s = time.perf_counter() - start
     console.detail(f"context window: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}; loaded after {load_s:.2f} s")
     if laid:
         console.detail(f"adapters: {adapters.labels(laid)}")
-    asking = _Asking(session, prompt, options, loading, console, is_shaped=shape is not None, is_json=is_json)
-    limits = opening.limits(options)
-    value: object = None
-    if shape is None:
-        answer = asking.once(sampler, limits)
-    else:
-        answer, value = shaping.satisfied(shape, sampler, limits, asking.once, on_retry=asking.warn)
+    shown_on = _Shown(console, is_shaped=shape is not None, is_json=is_json)
+    answer, value = asker.ask(request, sampler, opening.limits(options), shown_on)
     assert answer.finish is not None
     if is_json:
         shaped = {"value": value} if shape else {}
         console.print_json({**as_json(model, answer.text, answer.finish, load_s), **shaped})
-    elif asking.is_shown or answer.finish.reason is not FinishReason.INTERRUPTED:  # half a value is none
-        console.write("" if asking.is_shown else answer.text)
+    elif shown_on.is_shown or answer.finish.reason is not FinishReason.INTERRUPTED:  # half a value is none
+        console.write("" if shown_on.is_shown else answer.text)
         console.write("" if answer.text.endswith("\n") else "\n")
     console.detail(answering.describe(answer.finish))
     if not settings.is_private:
         model.remember(settings)
-    session.close()
-    engine.close()
+    asker.close()
     return exit_code(answer.finish.reason, console, n_ctx)
 
 
-class _Asking:
-    """One prompt, asked as often as it takes.
+class _Shown:
+    """The answer on stdout, and Ctrl-C. Implements `Listener`.
 
     A shaped answer is shown while it comes only on a terminal: what reads a pipe gets it whole and right, or nothing.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        prompt: Prompt,
-        options: GenerationOptions,
-        loading: opening.Loading,
-        console: Console,
-        *,
-        is_shaped: bool,
-        is_json: bool,
-    ) -> None:
-        self._session = session
-        self._prompt = prompt
-        self._options = options
-        self._loading = loading
+    def __init__(self, console: Console, *, is_shaped: bool, is_json: bool) -> None:
         self._console = console
-        self._is_shaped = is_shaped
         self.is_shown = not is_json and (not is_shaped or console.stdout.isatty())
 
-    def once(self, sampler: SamplerSettings, limits: Limits) -> answering.Answer:
-        """One generation, followed to its end."""
-        # before the handler: what it cancels must have begun
-        events = self._loading.tried(self._session.generate(self._prompt, sampler, limits))
-        with opening.cancelled_by_ctrl_c(self._session):
-            return answering.follow(
-                events,
-                PlainView(self._console, is_silent=not self.is_shown),
-                sanitizer=None if self._options.raw_output else self._console.sanitizer(),
-                keeps_space=self._options.raw or self._is_shaped,
-                is_thinking=opens_thinking(self._prompt.parts[-1].text),
-            )
+    def view(self) -> PlainView:
+        return PlainView(self._console, is_silent=not self.is_shown)
 
-    def warn(self, error: SlmError) -> None:
-        """The first answer is not of the shape; there will be a second one."""
+    def cancellable(self, session: Session) -> AbstractContextManager[None]:
+        return opening.cancelled_by_ctrl_c(session)
+
+    def on_retry(self, error: SlmError) -> None:
         self._console.write("\n" if self.is_shown else "")
         self._console.warn(f"{error.message.rstrip('.')}; trying once more, with more room.")
 
@@ -157,16 +117,6 @@ def _window(n_prompt: int, room: int, engine: Engine, options: GenerationOptions
         return asked
     needed = n_prompt + max(room, window.MIN_COMPLETION_TOKENS)
     return min(engine.info.trained_context_length, -(-needed // _CTX_STEP) * _CTX_STEP)
-
-
-def _too_long(n_prompt: int, n_ctx: int, n_trained: int) -> SlmError:
-    larger = f"a larger one: --ctx {n_prompt + _COMPLETION_ROOM}" if n_prompt < n_trained else None
-    return SlmError(
-        f"the prompt is {n_prompt:,} tokens and the context window holds {n_ctx:,}"
-        + ("." if larger else f"; this model was trained for {n_trained:,}."),
-        hint=f"{larger or 'a shorter input'}; or leave out the end of the input: --on-overflow trim",
-        exit_code=ExitCode.CONTEXT,
-    )
 
 
 def as_json(model: Model, completion: str, finish: Finish, load_s: float) -> dict[str, object]:

@@ -30,7 +30,8 @@ _COMPOSED = "<|system|><|user|><|assistant|>"
 # Tokens between files that llama.cpp has no name for; behind a fill they mean that it is over (CodeGemma, StarCoder 2).
 _FILE_SEPARATORS = ("<|file_separator|>", "<file_sep>")
 
-# Pre-tokenizers (`tokenizer.ggml.pre`) of models that read the suffix first: the model cards of Mellum and Seed-Coder.
+# Pre-tokenizers (`tokenizer.ggml.pre`) of models that were trained to read the suffix first: Mellum and Seed-Coder, as
+# far as is known; no file says it. `--infill-order` has the last word.
 _SUFFIX_FIRST = frozenset(("mellum", "seed-coder"))
 
 
