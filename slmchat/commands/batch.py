@@ -59,7 +59,7 @@ def batch(
     laid = model.laid(options.lora, settings)
     loading = model.start(options, settings)
     engine = loading.engine()
-    model.report(console)
+    model.report(loading, console)
     n_ctx = _window(loading, engine, options, settings)
     lay_out = layout(engine, is_raw=options.raw, shape=shape)
 

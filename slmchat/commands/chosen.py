@@ -87,8 +87,8 @@ class Model(Protocol):
         """Begin to load it."""
         ...
 
-    def report(self, console: Console) -> None:
-        """What was said while it was loaded, for `-v`."""
+    def report(self, loading: Loading, console: Console) -> None:
+        """What the user has to know of the loading, and for `-v` everything that was said."""
         ...
 
     def remember(self, settings: Settings) -> None:
@@ -168,6 +168,7 @@ def _refuse_local_options(options: GenerationOptions) -> None:
         "--ctx": options.ctx,
         "--threads": options.threads,
         "--gpu-layers": options.gpu_layers,
+        "--device": options.device,
         "--kv-type": options.kv_type,
         "--mmproj": options.mmproj,
         "--draft": options.draft,
@@ -274,7 +275,9 @@ class LocalModel:
     def start(self, options: GenerationOptions, settings: Settings) -> Loading:
         return opening.start_loading(self.installed, options, settings)
 
-    def report(self, console: Console) -> None:
+    def report(self, loading: Loading, console: Console) -> None:
+        for notice in loading.notices:
+            console.warn(notice)
         opening.report_native_log(console)
 
     def remember(self, settings: Settings) -> None:
@@ -351,7 +354,7 @@ class RemoteModel:
         self._name = engine.model.id
         return engine, None
 
-    def report(self, console: Console) -> None:
+    def report(self, loading: Loading, console: Console) -> None:
         console.detail(f"{self._name} at {self._place.endpoint.url}")
 
     def remember(self, settings: Settings) -> None:

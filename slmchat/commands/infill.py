@@ -54,7 +54,7 @@ def fill(
     model = LocalModel(opening.find(options.model, settings, console))
     loading = model.start(options, settings)
     engine = loading.engine()
-    model.report(console)
+    model.report(loading, console)
     tokens = _tokens(engine, asked.order, model.key, settings)
     kept, max_tokens, n_ctx = _fitted(whole, tokens, engine, options, settings)
     n_ctx = opening.window(loading, n_ctx, options) or n_ctx

@@ -232,13 +232,19 @@ class _Outcome:
 class Loading:
     """A model that is being loaded in a thread, so that the prompt can be read (or typed) meanwhile."""
 
-    def __init__(self, load: Callable[[], tuple[Engine, Opening | None]], mark: suspects.Mark | None = None) -> None:
+    def __init__(
+        self,
+        load: Callable[[], tuple[Engine, Opening | None]],
+        mark: suspects.Mark | None = None,
+        notices: Sequence[str] = (),
+    ) -> None:
         """`load` is called in the thread: it gives the engine, and how it was opened where that was settled here.
 
-        `mark` says on the disk that a model is on trial: while it is loaded, and until its first token.
+        `notices`: what the user has to know of it then, in sentences. `mark` says on the disk that a model is on trial: while it is loaded, and until its first token.
         """
         self._mark = mark
         self.opening: Opening | None = None  # how it is opened, once that is decided
+        self.notices = notices
         if mark is not None:
             mark.set()
         self._outcome = _Outcome()
@@ -312,26 +318,50 @@ class Loading:
 
 def start_loading(installed: Installed, options: GenerationOptions, settings: Settings) -> Loading:
     """Begin to load an installed model, if it fits; with `--force` in any case."""
-    asked, layers, kv_type = options.ctx or settings.n_ctx, gpu_layers(options, settings), _kv_type(options, settings)
-    projector = installed.projector
-
-    def load() -> tuple[Engine, Opening]:
-        from slmchat.engine import llama
-        from slmchat.engine.vision import Projector
-
-        found = fitting.opening_of(installed, settings, n_ctx=asked, kv_type=kv_type, gpu_layers=layers)
-        if found.verdict is Verdict.NO and not options.force:
-            raise fitting.refusal(installed.key, found)
-        engine = llama.load(
-            installed.path,
-            gpu_layers=found.gpu_layers,
-            is_repacked=found.is_repacked,
-            projector=Projector(projector.path, _threads(options, settings)) if projector else None,
-        )
-        return engine, found
-
+    gpu_layers(options, settings), _kv_type(options, settings)  # what is wrong with them is said at once
+    notices: list[str] = []
     mark = None if settings.is_private else suspects.Mark(settings.paths.data, installed.path)
-    return Loading(load, mark)
+    return Loading(lambda: _load(installed, options, settings, notices), mark, notices)
+
+
+def _load(
+    installed: Installed, options: GenerationOptions, settings: Settings, notices: list[str]
+) -> tuple[Engine, Opening]:
+    """Weights in memory, on the GPU as far as its memory goes. Raises `SlmError`, NO_FIT before anything is loaded."""
+    from slmchat.engine import llama
+    from slmchat.engine.vision import Projector
+
+    layers, device = gpu_layers(options, settings), options.device or settings.device
+    found = fitting.opening_of(
+        installed,
+        settings,
+        n_ctx=options.ctx or settings.n_ctx,
+        kv_type=_kv_type(options, settings),
+        gpu_layers=layers,
+        device=device,
+    )
+    if found.verdict is Verdict.NO and not options.force:
+        raise fitting.refusal(installed.key, found)
+    file = installed.projector
+    projector = Projector(file.path, _threads(options, settings)) if file is not None else None
+
+    def on_gpu(layers: int | None) -> Engine:
+        return llama.load(
+            installed.path, gpu_layers=layers, device=device, is_repacked=found.is_repacked, projector=projector
+        )
+
+    if layers and not found.room.gpu:
+        notices.append("the installed llama.cpp finds no GPU to put layers on; slm doctor tells why.")
+    try:
+        return on_gpu(found.gpu_layers), found
+    except SlmError as error:
+        if error.exit_code is not ExitCode.NO_FIT or not (found.gpu_layers and found.room.gpu):
+            raise
+    notices.append(
+        f"{found.gpu_layers} layers do not fit into the free memory of the GPU, so the processor computes everything "
+        "(fewer may fit: --gpu-layers N)."
+    )
+    return on_gpu(0), replace(found, gpu_layers=0)
 
 
 def window(loading: Loading, wanted: int | None, options: GenerationOptions, *, least: int | None = None) -> int | None:

@@ -99,6 +99,9 @@ class GenerationOptions:
         metavar="auto|always|off",
     )
     gpu_layers: str | None = option("--gpu-layers", help="Layers on the GPU: auto or a number.", metavar="auto|N")
+    device: str | None = option(
+        "--device", help="GPUs to use, as slm doctor names them, separated by commas; none: no GPU.", metavar="NAME"
+    )
     force: bool = option("--force", help="Go on although the model does not fit this device's memory.", default=False)
     kv_type: str | None = option("--kv-type", help="Type of the KV cache: f16, q8_0 or q4_0.", metavar="TYPE")
     on_overflow: str | None = option(
@@ -159,6 +162,7 @@ class BenchOptions:
     ctx: int | None = _same("ctx")
     threads: int | None = _same("threads")
     gpu_layers: str | None = _same("gpu_layers")
+    device: str | None = _same("device")
     kv_type: str | None = _same("kv_type")
     json: bool = option("--json", help="JSON on stdout.", default=False)
 

@@ -49,7 +49,7 @@ def run(
         model.check_sees(settings)
     question = Question(" ".join(words), attachments, head_messages(options, settings), shown)
     asker = Asker(loading, options, settings, console)
-    model.report(console)
+    model.report(loading, console)
     for line in asker.describe(shown):
         console.note(line)
     request = asker.request(question, is_raw=options.raw, shape=shape)

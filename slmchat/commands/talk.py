@@ -145,7 +145,7 @@ class Talk:
                 self.console.status("loading the model …")
             self._engine = self.loading.engine()
             self.console.status("")
-            self.model.report(self.console)
+            self.model.report(self.loading, self.console)
             if not self.settings.is_private:
                 self.model.remember(self.settings)
         info = self._engine.info

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from slmchat.engine import native, threads
+from slmchat.engine import devices, native, threads
 from slmchat.engine.adapters import Adapters
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
 from slmchat.engine.context import Context
@@ -132,14 +132,19 @@ class LlamaEngine:
 
 
 def load(
-    path: Path, *, gpu_layers: int | None = None, is_repacked: bool = True, projector: Projector | None = None
+    path: Path,
+    *,
+    gpu_layers: int | None = None,
+    device: str | None = None,
+    is_repacked: bool = True,
+    projector: Projector | None = None,
 ) -> LlamaEngine:
     """Map the weights of a GGUF (the first part of a split one) into memory.
 
-    `gpu_layers` None: as many as llama.cpp thinks fit. `is_repacked` False: no weights are copied into a layout that
-    computes faster, so that all of them can be dropped from memory and read from the file again. `projector`: the file
-    that lets the model see; it is read when the first image comes.
-    The header must have been checked before (catalog/gguf.py).
+    `gpu_layers` None: as many as llama.cpp thinks fit. `device`: on these GPUs only, as `devices.choose` takes them.
+    `is_repacked` False: no weights are copied into a layout that computes faster, so that all of them can be dropped
+    from memory and read from the file again. `projector`: the file that lets the model see; it is read when the first
+    image comes. The header must have been checked before (catalog/gguf.py).
     Raises `SlmError`: DAMAGED for a file that llama.cpp refuses, NO_FIT when memory runs out.
     """
     started = threads.sample()
@@ -148,6 +153,9 @@ def load(
     params = api.llama_model_default_params()
     if gpu_layers is not None:
         params.n_gpu_layers = gpu_layers
+    if device is not None:
+        chosen = devices.choose(device)  # kept until the load has read it
+        params.devices = ctypes.cast(chosen, ctypes.c_void_p)
     params.use_extra_bufts = is_repacked
     model = api.llama_model_load_from_file(str(path).encode(), params)
     if not model:
