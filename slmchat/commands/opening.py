@@ -240,7 +240,8 @@ class Loading:
     ) -> None:
         """`load` is called in the thread: it gives the engine, and how it was opened where that was settled here.
 
-        `notices`: what the user has to know of it then, in sentences. `mark` says on the disk that a model is on trial: while it is loaded, and until its first token.
+        `notices`: what the user has to know of it then, in sentences. `mark` says on the disk that a model is on trial:
+        while it is loaded, and until its first token.
         """
         self._mark = mark
         self.opening: Opening | None = None  # how it is opened, once that is decided
