@@ -63,7 +63,13 @@ class TestRealWeights:
         assert answer["completion"] == COLORS.strip()
         assert answer["finish_reason"] == "stop"
         assert answer["seed"] == 7
-        assert answer["usage"] == {"prompt_tokens": 35, "cached_tokens": 0, "completion_tokens": 21}
+        assert answer["usage"] == {
+            "prompt_tokens": 35,
+            "cached_tokens": 0,
+            "completion_tokens": 21,
+            "drafted_tokens": 0,
+            "accepted_tokens": 0,
+        }
         timings = answer["timings"]
         assert set(timings) == {"load_s", "prompt_s", "generation_s", "prompt_tps", "generation_tps", "ttft_s"}
         assert all(value > 0 for value in timings.values())

@@ -270,6 +270,8 @@ def _as_json(installed: Installed, completion: str, finish: Finish, load_s: floa
             "prompt_tokens": usage.prompt_tokens,
             "cached_tokens": usage.cached_tokens,
             "completion_tokens": usage.completion_tokens,
+            "drafted_tokens": usage.drafted_tokens,
+            "accepted_tokens": usage.accepted_tokens,
         },
         "timings": {
             "load_s": round(load_s, 4),

@@ -151,6 +151,9 @@ class Talk:
     def switch_model(self, installed: Installed) -> None:
         """Let another model go on with the conversation; the present one is freed first."""
         self.close()
+        if self._draft is not None:
+            self.console.note(f"{self._draft.name} no longer drafts: it was chosen for the model before")
+            self._draft = None
         self._begin(installed)
 
     def keep(self, *, is_resting: bool = False) -> None:
