@@ -133,7 +133,7 @@ class TestProof:
             assert tuple(known) == trusted == proof.sizes(99, 4, is_sure=False)
             proof.observed(10, 2, trying, is_equal=True)
             tried.append(trying)
-        assert [tried.count(size) for size in EXACT_SIZES] == [6, 6, 16]
+        assert [tried.count(size) for size in EXACT_SIZES] == [4 * size for size in EXACT_SIZES]
 
     def test_one_unequal_row_is_enough_for_ever(self) -> None:
         proof = Proof()
@@ -327,7 +327,9 @@ class TestTinyModel:
         usage = heard.finish.usage
         assert usage.drafted_tokens >= 45
         assert usage.accepted_tokens >= 0.9 * usage.drafted_tokens
-        again = Heard.of(helped.generate(_plain("abc abc abd"), GREEDY, Limits(60))).finish  # another text: it goes back
+        again = Heard.of(
+            helped.generate(_plain("abc abc abd"), GREEDY, Limits(60))
+        ).finish  # another text: it goes back
         assert again and again.usage.accepted_tokens >= 0.9 * again.usage.drafted_tokens > 40
         helped.close()
 
