@@ -322,7 +322,10 @@ class TestTinyModel:
     ) -> None:
         helped = tiny.open_session(_settings(draft_model=tiny.path, speculation="always"))
         monkeypatch.setattr(helped._drafts, "_length", lambda most, _sizes: min(most, 5))  # as if it cost nothing
+        plain = tiny.open_session(_settings(speculation="off"))
         heard = Heard.of(helped.generate(_plain("abc abc abc"), GREEDY, Limits(60)))
+        assert heard.text == Heard.of(plain.generate(_plain("abc abc abc"), GREEDY, Limits(60))).text
+        plain.close()
         assert heard.finish
         usage = heard.finish.usage
         assert usage.drafted_tokens >= 45
