@@ -33,6 +33,7 @@ class Ready:
     is_failed: bool = False
     is_private: bool = False
     opening: None = None
+    notices: tuple[str, ...] = ()
 
     def engine(self) -> FakeEngine:
         return self.loaded
@@ -322,7 +323,7 @@ def test_adapters_count_before_and_after_the_model_is_loaded(talk: Talk, tmp_pat
     again = talk.ready()
     assert isinstance(again, FakeSession)
     assert again.settings.adapters == (first, second)
-    talk.switch_model(talk.installed)
+    talk.switch_model(talk.model)
     assert talk.adapters == ()
 
 
