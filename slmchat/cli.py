@@ -98,7 +98,7 @@ def _takes(*records: type[Any]) -> Callable[[Callable[..., ExitCode]], Callable[
 
 def _seal_offline(context: typer.Context, resolved: settings.Settings) -> None:
     """`--offline` seals every command; those that always run sealed do it themselves, `privacy` tries it on a child."""
-    if context.info_name in ("run", "chat", "bench", "privacy"):
+    if context.info_name in ("run", "chat", "bench", "doctor", "privacy"):
         return
     from slmchat.commands.opening import seal
 
@@ -408,6 +408,21 @@ def _bench(
     from slmchat.commands.bench import bench as errand
 
     return errand(name, bench, settings, console)
+
+
+@app.command("doctor")
+@_takes()
+def _doctor(
+    name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
+    json: _Json = False,
+    *,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Find what is wrong with this device or with a model, and what to do about it."""
+    from slmchat.commands.doctor import doctor
+
+    return doctor(name, settings, console, is_json=json)
 
 
 @app.command("privacy")

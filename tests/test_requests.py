@@ -136,6 +136,8 @@ QUIET = (
     (3, "run", "-m", "hf:owner/repo", "hello"),
     (2, "chat", "TINY"),
     (0, "bench", "TINY", "--repeat", "1", "--json"),
+    (None, "doctor"),  # what is wrong with the device of the tests is not asked here
+    (1, "doctor", "TINY"),
     (0, "pull", "TINY"),
     (5, "pull", "smollm2:135m", "--offline"),
     (5, "pull", "hf:owner/repo", "--offline"),
@@ -160,7 +162,7 @@ def test_no_command_but_pull_reaches_anything(
         words = [str(tiny) if word == "TINY" else str(word) for word in arguments]
         done = slm(*words)
         assert (words, _reached(record), proxy.hosts) == (words, [], [])
-        assert done.code == code, (words, done)
+        assert code is None or done.code == code, (words, done)
 
 
 def test_the_list_of_commands_is_whole() -> None:
