@@ -122,16 +122,9 @@ class Desk:
         return Listening(self, view)
 
     def streamed(self, work: Callable[[View], Completion]) -> Stream:
-        """A stream of what `work` shows. The turn, which the caller has taken, is given back at its end."""
-
-        def whole(view: View) -> Completion:
-            try:
-                return work(view)
-            finally:
-                self.turns.give_back()
-
+        """A stream of what `work` shows. The turn, which the caller has taken, is given back when it is over."""
         try:
-            stream = Stream(whole)
+            stream = Stream(work, self.turns.give_back)
         except BaseException:  # no thread could be started
             self.turns.give_back()
             raise

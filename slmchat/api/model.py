@@ -31,8 +31,10 @@ from slmchat.commands.chosen import LocalModel
 from slmchat.commands.options import GenerationOptions
 from slmchat.commands.question import Question
 from slmchat.commands.shaping import Shape
+from slmchat.conversation import window
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import raw_prompt
+from slmchat.errors import ExitCode, SlmError
 from slmchat.privacy.seal import SealStatus, status
 from slmchat.settings import Settings
 
@@ -225,8 +227,16 @@ class Model:
         if shown:
             self._desk.model.check_sees(self._desk.settings)
         head = [Message(Role.SYSTEM, system)] if system else []
+        if not prompt.strip():
+            raise SlmError("the prompt is empty.", exit_code=ExitCode.USAGE)
         request = asker.request(Question(prompt, [], head, shown), is_raw=asked.raw, shape=shape)
-        return asker.fitted(request, asker.n_ctx, is_trimmed=False)
+        if not window.fits(request.n_prompt, asker.n_ctx):
+            raise SlmError(
+                f"the prompt is {request.n_prompt:,} tokens and the context window holds {asker.n_ctx:,}.",
+                hint="a larger window: load(..., ctx=N); or a shorter prompt",
+                exit_code=ExitCode.CONTEXT,
+            )
+        return request
 
     def _answer(self, request: Request, asked: GenerationOptions, view: View) -> Completion:
         sampler = opening.sampler_settings(self._desk.model, self._desk.settings, asked)
