@@ -23,6 +23,7 @@ from slmchat.commands.options import (
     ChatOptions,
     GenerationOptions,
     GlobalOptions,
+    InfillOptions,
     PullOptions,
     ShapeOptions,
 )
@@ -192,7 +193,7 @@ Examples:
 
 
 @app.command("run", epilog=_RUN_EXAMPLES)
-@_takes(GenerationOptions, ShapeOptions)
+@_takes(GenerationOptions, ShapeOptions, InfillOptions)
 def _run(
     words: Annotated[
         list[str] | None,
@@ -204,10 +205,15 @@ def _run(
     *,
     generation: GenerationOptions,
     shape: ShapeOptions,
+    infill: InfillOptions,
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
-    """Answer one prompt on stdout."""
+    """Answer one prompt on stdout, or fill in code with --infill."""
+    if infill.is_asked:
+        from slmchat.commands.infill import fill
+
+        return fill(words or [], generation, shape, infill, settings, console, is_json=json)
     from slmchat.commands.run import run as errand
 
     return errand(words or [], generation, shape, settings, console, is_json=json)

@@ -1,4 +1,4 @@
-"""Small files and directories that are the owner's alone, written whole or not at all.
+"""Small files and directories that are the owner's alone, and files of the user's own, written whole or not at all.
 
 Knows: 0700, 0600, temporary file + fsync + replace, how to narrow what was too wide, and the sentence for a disk that
 refuses.
@@ -9,9 +9,10 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from slmchat.errors import ExitCode, SlmError
 
@@ -68,18 +69,51 @@ def create_private(file: Path) -> None:
 def write_private(path: Path, content: bytes) -> None:
     """Write a small file whole or not at all, for the owner alone. Raises `SlmError` (storage)."""
     make_private(path.parent)
-    temporary: str | None = None
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mkstemp makes it 0600
-        with os.fdopen(descriptor, "wb") as out:
+        with _replacing(path) as out:
             out.write(content)
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+def replace_content(path: Path, before: bytes, after: bytes) -> None:
+    """Give a file of the user's own another content, whole or not at all; its owner and permissions stay.
+
+    Raises `SlmError` (storage) when it no longer holds `before`, or cannot be written; it is then as it was.
+    """
+    try:
+        found = path.stat()
+        with _replacing(path) as out:
+            out.write(after)
+            if os.name == "posix":
+                if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(out.fileno(), found.st_uid, found.st_gid)
+                os.fchmod(out.fileno(), stat.S_IMODE(found.st_mode))
+            if path.read_bytes() != before:
+                raise SlmError(
+                    f"{path} has changed meanwhile; it was left as it is.",
+                    hint="run the command again",
+                    exit_code=ExitCode.STORAGE,
+                )
+    except OSError as error:
+        raise SlmError(
+            f"{path} cannot be written: {error.strerror or error}; it was left as it is.", exit_code=ExitCode.STORAGE
+        ) from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file for the owner alone (mkstemp makes it 0600) that takes the place of `path` when all went well."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            yield out
             out.flush()
             os.fsync(out.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise storage_error(error, path) from error
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def narrow(paths: Iterable[Path]) -> list[Path]:

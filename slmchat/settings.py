@@ -89,6 +89,7 @@ class Settings:
     threads: int | None = None
     n_ctx: int | None = None
     gpu_layers: int | None = None
+    device: str | None = None
     kv_type: str = "f16"
     has_kv_cache: bool = True
     kv_cache_limit: int | None = None
@@ -202,6 +203,9 @@ KEYS = (
         "context window in tokens; unset: up to 8192, less if the model or the memory has less",
     ),
     Key("gpu-layers", "gpu_layers", _gpu_layers, None, 'layers offloaded to a GPU, or "auto"'),
+    Key(
+        "device", "device", _text, None, 'GPUs to use, as `slm doctor` names them, separated by commas; "none": no GPU'
+    ),
     Key("kv-type", "kv_type", _kv_type, None, "type of the KV cache: " + ", ".join(KV_TYPES)),
     Key("kv-cache", "has_kv_cache", _flag, None, "keep states of the KV cache on disk, so that nothing is read twice"),
     Key(

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from slmchat.engine.api import (
+    Adapter,
     Chunk,
     Done,
     Event,
@@ -97,6 +98,7 @@ class FakeSession:
     engine: FakeEngine
     settings: SessionSettings
     is_cancelled: bool = False
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def n_ctx(self) -> int:
@@ -130,6 +132,9 @@ class FakeSession:
 
     def cancel(self) -> None:
         self.is_cancelled = True
+
+    def set_adapters(self, adapters: Sequence[Adapter]) -> None:
+        self.adapters = tuple(adapters)
 
     def keep(self, owner: str, *, is_resting: bool = False) -> None:
         self.engine.kept.append(owner)

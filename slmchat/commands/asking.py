@@ -20,7 +20,7 @@ from slmchat.commands.shaping import Shape
 from slmchat.conversation import window
 from slmchat.conversation.pictures import Picture
 from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Limits, Prompt, Session
+from slmchat.engine.api import Adapter, Limits, Prompt, Session
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
@@ -101,12 +101,17 @@ class Asker:
             raise _too_long(request.n_prompt, n_ctx, self.engine.info.trained_context_length)
         return request
 
-    def open(self, n_ctx: int, *, draft: Path | None = None, goes_back: bool = True) -> None:
-        """Make the context window. `goes_back`: more than one question will follow. Raises `SlmError` (NO_FIT)."""
+    def open(
+        self, n_ctx: int, *, draft: Path | None = None, goes_back: bool = True, laid: Sequence[Adapter] = ()
+    ) -> None:
+        """Make the context window. `goes_back`: more than one question will follow. `laid`: LoRA adapters that count.
+
+        Raises `SlmError` (NO_FIT, and DAMAGED for an adapter).
+        """
         store = opening.kv_store(self._settings)
         made = opening.session_settings(self._options, self._settings, n_ctx, store, draft)
         with self._loading.on_trial():
-            self._session = self.engine.open_session(replace(made, goes_back=goes_back))
+            self._session = self.engine.open_session(replace(made, goes_back=goes_back, adapters=tuple(laid)))
 
     def ask(
         self, request: Request, sampler: SamplerSettings, limits: Limits, listener: Listener

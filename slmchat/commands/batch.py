@@ -7,6 +7,7 @@ A row that fails is a record with an error; the exit code tells that there were 
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from slmchat.commands import chosen, opening, shaping
@@ -55,9 +56,10 @@ def batch(
     model = place.find(options.model, settings, console)
     sampler = opening.sampler_settings(model, settings, options)
     head = head_messages(options, settings)
+    laid = model.laid(options.lora, settings)
     loading = model.start(options, settings)
     engine = loading.engine()
-    model.report(console)
+    model.report(loading, console)
     n_ctx = _window(loading, engine, options, settings)
     lay_out = layout(engine, is_raw=options.raw, shape=shape)
 
@@ -76,7 +78,8 @@ def batch(
         f"context window of each: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}"
     )
     with loading.on_trial():
-        pool = engine.open_pool(opening.session_settings(options, settings, n_ctx), n_parallel)
+        made = opening.session_settings(options, settings, n_ctx)
+        pool = engine.open_pool(replace(made, adapters=laid), n_parallel)
     writer = _writer(descriptor, batch, console)
     work = BatchWork(rows, pool, writer, console, begun)
     try:

@@ -79,7 +79,12 @@ def bench(name: str | None, options: BenchOptions, settings: Settings, console: 
     """Measure a model. Ctrl-C shows what has been measured so far. Raises `SlmError`."""
     opening.seal(settings)
     generation = GenerationOptions(
-        model=name, ctx=options.ctx, threads=options.threads, gpu_layers=options.gpu_layers, kv_type=options.kv_type
+        model=name,
+        ctx=options.ctx,
+        threads=options.threads,
+        gpu_layers=options.gpu_layers,
+        device=options.device,
+        kv_type=options.kv_type,
     )
     installed = opening.find(name, settings, console)
     made = _prepared(installed, generation, options, settings)

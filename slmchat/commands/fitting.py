@@ -29,15 +29,15 @@ from slmchat.terminal.console import Console
 _FORMAT = 1
 
 
-def room() -> Room:
-    """The memory that models may use now."""
+def room(device: str | None = None) -> Room:
+    """The memory that models may use now; `device`: on these GPUs."""
     from slmchat.engine import devices
     from slmchat.hardware import memory
 
     available, total = memory.available().value, memory.total().value
     assert available is not None
     assert total is not None
-    return Room(available, total, memory.address_space().value, devices.free_gpu_memory())
+    return Room(available, total, memory.address_space().value, devices.free_gpu_memory(device))
 
 
 def load(settings: Settings, n_ctx: int, kv_type: str | None = None) -> Load:
@@ -250,14 +250,20 @@ class Opening:
 
 
 def opening_of(
-    installed: Installed, settings: Settings, *, n_ctx: int | None, kv_type: str | None, gpu_layers: int | None
+    installed: Installed,
+    settings: Settings,
+    *,
+    n_ctx: int | None,
+    kv_type: str | None,
+    gpu_layers: int | None,
+    device: str | None = None,
 ) -> Opening:
     """How an installed model is to be opened on this device: GPU layers, repacking, and the verdict on the window.
 
     `n_ctx` None: the one that is chosen. Raises `SlmError` for a file whose header cannot be read.
     """
     shape = installed_shape(installed)
-    space = room()
+    space = room(device)
     base = load(settings, n_ctx or 0, kv_type)
     if n_ctx is None:
         base = replace(base, n_ctx=choose_ctx(shape, base, space))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from slmchat.commands import answering, chosen, opening, shaping
+from slmchat.commands import adapters, answering, chosen, opening, shaping
 from slmchat.commands.asking import COMPLETION_ROOM, Asker
 from slmchat.commands.chosen import Model
 from slmchat.commands.options import GenerationOptions, ShapeOptions
@@ -42,13 +42,14 @@ def run(
     model = place.find(options.model, settings, console).with_projector(options.mmproj)
     sampler = opening.sampler_settings(model, settings, options)
     draft = opening.draft_model(options, settings, console)
+    laid = model.laid(options.lora, settings)
     loading = model.start(options, settings)
     attachments, shown = read_inputs(options, console)
     if shown:
         model.check_sees(settings)
     question = Question(" ".join(words), attachments, head_messages(options, settings), shown)
     asker = Asker(loading, options, settings, console)
-    model.report(console)
+    model.report(loading, console)
     for line in asker.describe(shown):
         console.note(line)
     request = asker.request(question, is_raw=options.raw, shape=shape)
@@ -56,15 +57,17 @@ def run(
     wanted = _window(request.n_prompt, room, asker.engine, options, settings)
     n_ctx = opening.window(loading, wanted, options, least=None if options.ctx else request.n_prompt + 1) or wanted
     request = asker.fitted(request, n_ctx, is_trimmed=on_overflow == "trim")
-    asker.open(n_ctx, draft=draft, goes_back=shape is not None)
+    asker.open(n_ctx, draft=draft, goes_back=shape is not None, laid=laid)
     load_s = time.perf_counter() - start
     console.detail(f"context window: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}; loaded after {load_s:.2f} s")
+    if laid:
+        console.detail(f"adapters: {adapters.labels(laid)}")
     shown_on = _Shown(console, is_shaped=shape is not None, is_json=is_json)
     answer, value = asker.ask(request, sampler, opening.limits(options), shown_on)
     assert answer.finish is not None
     if is_json:
         shaped = {"value": value} if shape else {}
-        console.print_json({**_as_json(model, answer.text, answer.finish, load_s), **shaped})
+        console.print_json({**as_json(model, answer.text, answer.finish, load_s), **shaped})
     elif shown_on.is_shown or answer.finish.reason is not FinishReason.INTERRUPTED:  # half a value is none
         console.write("" if shown_on.is_shown else answer.text)
         console.write("" if answer.text.endswith("\n") else "\n")
@@ -72,7 +75,7 @@ def run(
     if not settings.is_private:
         model.remember(settings)
     asker.close()
-    return _exit_code(answer.finish.reason, console, n_ctx)
+    return exit_code(answer.finish.reason, console, n_ctx)
 
 
 class _Shown:
@@ -116,7 +119,8 @@ def _window(n_prompt: int, room: int, engine: Engine, options: GenerationOptions
     return min(engine.info.trained_context_length, -(-needed // _CTX_STEP) * _CTX_STEP)
 
 
-def _as_json(model: Model, completion: str, finish: Finish, load_s: float) -> dict[str, object]:
+def as_json(model: Model, completion: str, finish: Finish, load_s: float) -> dict[str, object]:
+    """The object of `--json`: docs/commands.md has its keys."""
     usage, timings = finish.usage, finish.timings
     evaluated = usage.prompt_tokens - usage.cached_tokens
     return {
@@ -138,7 +142,8 @@ def _as_json(model: Model, completion: str, finish: Finish, load_s: float) -> di
     }
 
 
-def _exit_code(reason: FinishReason, console: Console, n_ctx: int) -> ExitCode:
+def exit_code(reason: FinishReason, console: Console, n_ctx: int) -> ExitCode:
+    """The exit code of a completion that ended so; warns when the context window was full."""
     if reason is FinishReason.INTERRUPTED:
         return ExitCode.INTERRUPTED
     if reason is FinishReason.CONTEXT:

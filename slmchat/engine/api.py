@@ -10,7 +10,7 @@ Refuses to know: conversations, terminals, model names, llama.cpp. Imports nothi
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -47,7 +47,7 @@ class Part:
 
     `tokens`: the ids this text was generated as, when it is an earlier completion of the same model. They are used
     as they are, because a text tokenized again need not give the tokens it was sampled as, and then the KV cache of
-    the whole rest of the conversation would be lost.
+    the whole rest of the conversation would be lost. Ids without text are control tokens (`InfillTokens`).
     `image`: an image that stands here; such a part has no text. Nothing that a text spells ever becomes an image.
     """
 
@@ -184,12 +184,29 @@ Event = Prefill | Chunk | Finish
 
 
 @dataclass(frozen=True, slots=True)
+class InfillTokens:
+    """The ids with which a model was trained to fill in a gap: before the prefix, the suffix and the middle.
+
+    `separator` stands between files and `repository` before the name of the project, None where the model has no such
+    token. `is_suffix_first`: it was trained to read the suffix before the prefix.
+    """
+
+    prefix: int
+    suffix: int
+    middle: int
+    separator: int | None = None
+    repository: int | None = None
+    is_suffix_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a loaded model says of itself. Texts are untrusted (they come from the file).
 
     `has_projector`: it was loaded with a file that lets it see images.
     `trained_context_length` 0: not known. `has_own_layout`: the engine lays a conversation out by itself, from the
     turns of a prompt; there is no template here. `has_exact_counts`: `Engine.count` counts and does not guess.
+    `infill` None: the model was not trained to fill in gaps.
     """
 
     architecture: str
@@ -200,6 +217,20 @@ class ModelInfo:
     has_projector: bool = False
     has_own_layout: bool = False
     has_exact_counts: bool = True
+    infill: InfillTokens | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter (a GGUF of its own) laid over the weights. `scale` 1 is as it was trained, 0 is without it.
+
+    `stamp`: bytes and time of change (ns) of the file when it was looked at; another stamp is another adapter. What is
+    computed with an adapter depends on all three, so the whole record belongs into the key of a stored state.
+    """
+
+    path: Path
+    scale: float
+    stamp: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +255,7 @@ class SessionSettings:
     adapts_threads: bool = False
     speculation: str = "auto"
     draft_model: Path | None = None
+    adapters: tuple[Adapter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +306,13 @@ class Session(Protocol):
         """Store on disk, for the conversation `owner`, what has been evaluated, as far as it is worth it.
 
         `is_resting`: only what nobody would notice. Nothing happens without a store, or where the state is elsewhere.
+        """
+        ...
+
+    def set_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """Let these LoRA adapters count from the next generation on; what was computed with others is forgotten.
+
+        Raises `SlmError` (DAMAGED) when one does not belong to this model; then the session is as it was.
         """
         ...
 

@@ -67,6 +67,10 @@ class StateKey:
     model: Path
     rest: str
 
+    def with_more(self, rest: str) -> "StateKey":
+        """The key of states that depend on `rest` as well."""
+        return StateKey(self.model, self.rest + rest)
+
     @property
     def folder(self) -> str:
         """The name of the key's directory; it begins with the same letters for every key of a model."""

@@ -9,12 +9,13 @@ endpoint tells its own. A session has a connection of its own, so that many can 
 
 import difflib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from slmchat.endpoints import Endpoint
 from slmchat.engine.api import (
+    Adapter,
     Chunk,
     Event,
     Finish,
@@ -233,6 +234,11 @@ class RemoteSession:
     def cancel(self) -> None:
         """Close the stream that is read (or awaited), end a pause; from any thread or a signal handler."""
         self._client.cancel.set()
+
+    def set_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """Raises `SlmError` (USAGE) for any: an endpoint has its own."""
+        if adapters:
+            raise SlmError("an endpoint takes no adapters from here.", exit_code=ExitCode.USAGE)
 
     def keep(self, owner: str, *, is_resting: bool = False) -> None:
         """Nothing: the state is the endpoint's."""
