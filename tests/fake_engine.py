@@ -76,6 +76,7 @@ class Ready:
     is_failed: bool = False
     is_private: bool = False
     opening: None = None
+    notices: tuple[str, ...] = ()
 
     def engine(self) -> FakeEngine:
         return self.loaded

@@ -55,6 +55,9 @@ class Loaded(LocalModel):
     def start(self, options: GenerationOptions, settings: Settings) -> Loading:
         return self.loading
 
+    def report(self, loading: Loading, console: Console) -> None:
+        """It was told when it was loaded."""
+
 
 class Turns:
     """The turns with one model. One may be given back by another thread than the one that took it."""
