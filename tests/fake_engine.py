@@ -3,6 +3,7 @@
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from slmchat.engine.api import (
@@ -41,6 +42,8 @@ class FakeEngine:
     jobs: deque[Job] = field(default_factory=lambda: deque(maxlen=100))  # the last ones that a pool was given
     is_closed: bool = False
     kept: list[str] = field(default_factory=list)
+    n_sessions: int = 0  # open ones
+    samplers: list[SamplerSettings] = field(default_factory=list)  # those of the sessions' generations
     # what a pool says to a prompt, and in which order it is done with the jobs that it holds
     answer: Callable[[str], str | SlmError] = lambda prompt: "yes"
     n_held: int = 1
@@ -54,6 +57,7 @@ class FakeEngine:
         return sum(len(part.text) for part in prompt.parts)
 
     def open_session(self, settings: SessionSettings) -> "FakeSession":
+        self.n_sessions += 1
         return FakeSession(self, settings)
 
     def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> "FakePool":
@@ -61,6 +65,33 @@ class FakeEngine:
 
     def close(self) -> None:
         self.is_closed = True
+
+
+@dataclass
+class Ready:
+    """A model that is loaded already."""
+
+    loaded: FakeEngine
+    is_done: bool = True
+    is_failed: bool = False
+    is_private: bool = False
+    opening: None = None
+    notices: tuple[str, ...] = ()
+
+    def engine(self) -> FakeEngine:
+        return self.loaded
+
+    def when_done(self, callback: object) -> None:
+        pass
+
+    def on_trial(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def go_private(self) -> None:
+        self.is_private = True
+
+    def tried(self, events: Iterator[Event]) -> Iterator[Event]:
+        return events
 
 
 @dataclass
@@ -80,6 +111,7 @@ class FakeSession:
 
     def _generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
         self.engine.prompts.append("".join(part.text for part in prompt.parts))
+        self.engine.samplers.append(sampler)
         total = self.engine.count(prompt)
         yield Prefill(0, total, 0)
         yield Prefill(total, total, 0)
@@ -109,7 +141,7 @@ class FakeSession:
         self.engine.kept.append(owner)
 
     def close(self) -> None:
-        pass
+        self.engine.n_sessions -= 1
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from fake_engine import FakeEngine, FakeSession
+from fake_engine import FakeEngine, FakeSession, Ready
 
 from slmchat import settings as settings_module
 from slmchat.catalog.records import Installed, InstalledFile
@@ -22,33 +22,6 @@ from slmchat.engine.api import Adapter, Chunk, Event, Limits, Prefill, Prompt, S
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.console import Console
-
-
-@dataclass
-class Ready:
-    """A model that is loaded already."""
-
-    loaded: FakeEngine
-    is_done: bool = True
-    is_failed: bool = False
-    is_private: bool = False
-    opening: None = None
-    notices: tuple[str, ...] = ()
-
-    def engine(self) -> FakeEngine:
-        return self.loaded
-
-    def when_done(self, callback: object) -> None:
-        pass
-
-    def on_trial(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def go_private(self) -> None:
-        self.is_private = True
-
-    def tried(self, events: Iterator[Event]) -> Iterator[Event]:
-        return events
 
 
 @dataclass

@@ -55,6 +55,9 @@ class Loaded(LocalModel):
     def start(self, options: GenerationOptions, settings: Settings) -> Loading:
         return self.loading
 
+    def report(self, loading: Loading, console: Console) -> None:
+        """It was told when it was loaded."""
+
 
 class Turns:
     """The turns with one model. One may be given back by another thread than the one that took it."""
@@ -122,16 +125,9 @@ class Desk:
         return Listening(self, view)
 
     def streamed(self, work: Callable[[View], Completion]) -> Stream:
-        """A stream of what `work` shows. The turn, which the caller has taken, is given back at its end."""
-
-        def whole(view: View) -> Completion:
-            try:
-                return work(view)
-            finally:
-                self.turns.give_back()
-
+        """A stream of what `work` shows. The turn, which the caller has taken, is given back when it is over."""
         try:
-            stream = Stream(whole)
+            stream = Stream(work, self.turns.give_back)
         except BaseException:  # no thread could be started
             self.turns.give_back()
             raise

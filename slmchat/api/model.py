@@ -15,12 +15,13 @@ from slmchat.api.desk import Desk, Loaded, LogConsole, Unseen
 from slmchat.api.options import (
     CompletionOptions,
     ImageSource,
+    LoadOptions,
     SamplingOptions,
     pictures_of,
     refuse_unknown,
     shape_of,
+    with_loading,
     with_sampling,
-    with_values,
 )
 from slmchat.api.records import Completion, completion_of
 from slmchat.api.stream import Stream
@@ -31,8 +32,10 @@ from slmchat.commands.chosen import LocalModel
 from slmchat.commands.options import GenerationOptions
 from slmchat.commands.question import Question
 from slmchat.commands.shaping import Shape
+from slmchat.conversation import window
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import raw_prompt
+from slmchat.errors import ExitCode, SlmError
 from slmchat.privacy.seal import SealStatus, status
 from slmchat.settings import Settings
 
@@ -44,39 +47,39 @@ def load(
     threads: int | None = None,
     gpu_layers: int | Literal["auto"] | None = None,
     seed: int | None = None,
-    mmproj: str | os.PathLike[str] | None = None,
-    force: bool = False,
     reads_config: bool = False,
+    **rare: Unpack[LoadOptions],
 ) -> "Model":
     """Load an installed model (`slm pull NAME`) or a GGUF file; None: the only installed model.
 
     `ctx`: the context window in tokens; None: what suits this device, at most 8,192. `threads`: exactly so many; None:
     as many as there are free cores. `gpu_layers`: None: as suits the GPU, if there is one. `seed`: for every answer
-    that is not given another. `mmproj`: the projector with which a GGUF file sees pictures. `force`: load it although
-    it does not fit into memory.
+    that is not given another. `rare`: see `LoadOptions`.
     `reads_config`: settings that are not given here are those of config.toml and the SLM_* variables, and states of the
     KV cache are kept on the disk as the commands keep them. Without it only SLM_HOME counts, and nothing is written.
     Raises `SlmError`: USAGE for a value out of its range, NO_MODEL, NO_FIT, DAMAGED.
     """
+    refuse_unknown(rare, LoadOptions, "load")
     settings = _settings(reads_config=reads_config)
-    options = with_values(
-        GenerationOptions(force=force),
+    console = LogConsole()
+    options = with_loading(
         {
             "ctx": ctx,
             "threads": threads,
             "gpu_layers": None if gpu_layers is None else str(gpu_layers),
             "seed": seed,
-            "mmproj": None if mmproj is None else os.fspath(mmproj),
-        },
+            **rare,
+        }
     )
-    console = LogConsole()
     found = opening.find(None if name is None else os.fspath(name), settings, console)
     local = LocalModel(found).with_projector(options.mmproj)
+    laid = local.laid(options.lora, settings)
     loaded = Loaded(local.installed, loading=local.start(options, settings))
     asker = Asker(loaded.loading, options, settings, console)
+    local.report(loaded.loading, console)
     try:
         n_ctx = opening.window(loaded.loading, options.ctx or settings.n_ctx, options)
-        asker.open(n_ctx or asker.engine.info.trained_context_length)
+        asker.open(n_ctx or asker.engine.info.trained_context_length, laid=laid)
     except BaseException:
         asker.close()
         raise
@@ -225,8 +228,16 @@ class Model:
         if shown:
             self._desk.model.check_sees(self._desk.settings)
         head = [Message(Role.SYSTEM, system)] if system else []
+        if not prompt.strip():
+            raise SlmError("the prompt is empty.", exit_code=ExitCode.USAGE)
         request = asker.request(Question(prompt, [], head, shown), is_raw=asked.raw, shape=shape)
-        return asker.fitted(request, asker.n_ctx, is_trimmed=False)
+        if not window.fits(request.n_prompt, asker.n_ctx):
+            raise SlmError(
+                f"the prompt is {request.n_prompt:,} tokens and the context window holds {asker.n_ctx:,}.",
+                hint="a larger window: load(..., ctx=N); or a shorter prompt",
+                exit_code=ExitCode.CONTEXT,
+            )
+        return request
 
     def _answer(self, request: Request, asked: GenerationOptions, view: View) -> Completion:
         sampler = opening.sampler_settings(self._desk.model, self._desk.settings, asked)

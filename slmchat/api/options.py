@@ -23,6 +23,21 @@ from slmchat.ranges import Range
 ImageSource = str | os.PathLike[str] | bytes
 
 
+class LoadOptions(TypedDict, total=False):
+    """What `load` takes besides the usual.
+
+    `kv_type`: type of the KV cache, "f16", "q8_0" or "q4_0". `mmproj`: the projector with which a GGUF file sees
+    images. `lora`: LoRA adapters over the model, PATH or PATH=SCALE each. `device`: GPUs by the names of `slm doctor`,
+    separated by commas, or "none". `force`: load it although it does not fit into memory.
+    """
+
+    kv_type: str | None
+    mmproj: str | os.PathLike[str] | None
+    lora: Sequence[str]
+    device: str | None
+    force: bool
+
+
 class SamplingOptions(TypedDict, total=False):
     """How tokens are chosen and where an answer ends. What is not given is as the model's makers recommend.
 
@@ -67,7 +82,29 @@ def refuse_unknown(given: Mapping[str, object], known: type, function: str) -> N
             raise TypeError(f"{function}() got an unexpected keyword argument '{name}'")
 
 
-def with_values(options: GenerationOptions, given: Mapping[str, Any]) -> GenerationOptions:
+def with_loading(given: Mapping[str, Any]) -> GenerationOptions:
+    """The options of `load`. Raises `SlmError` (USAGE)."""
+    mmproj, adapters = given.get("mmproj"), given.get("lora", ())
+    return _with_values(
+        GenerationOptions(),
+        {
+            **given,
+            "mmproj": None if mmproj is None else os.fspath(mmproj),
+            "lora": [adapters] if isinstance(adapters, str) else list(adapters),
+        },
+    )
+
+
+def with_sampling(options: GenerationOptions, given: Mapping[str, Any]) -> GenerationOptions:
+    """The options with these `SamplingOptions` (others are left out). Raises `SlmError` (USAGE)."""
+    values = {name: value for name, value in given.items() if name in SamplingOptions.__annotations__}
+    stop = values.get("stop")
+    if stop is not None:
+        values["stop"] = [stop] if isinstance(stop, str) else list(stop)
+    return _with_values(options, values)
+
+
+def _with_values(options: GenerationOptions, given: Mapping[str, Any]) -> GenerationOptions:
     """The options with these values; None means: not given. Raises `SlmError` (USAGE) that names the limits."""
     values = {name: value for name, value in given.items() if value is not None}
     for field in fields(options):
@@ -77,15 +114,6 @@ def with_values(options: GenerationOptions, given: Mapping[str, Any]) -> Generat
             if not within.holds(values[field.name]):
                 raise SlmError(f"{field.name} must be {within}.", exit_code=ExitCode.USAGE)
     return replace(options, **values)
-
-
-def with_sampling(options: GenerationOptions, given: Mapping[str, Any]) -> GenerationOptions:
-    """The options with these `SamplingOptions` (others are left out). Raises `SlmError` (USAGE)."""
-    values = {name: value for name, value in given.items() if name in SamplingOptions.__annotations__}
-    stop = values.get("stop")
-    if stop is not None:
-        values["stop"] = [stop] if isinstance(stop, str) else list(stop)
-    return with_values(options, values)
 
 
 def shape_of(given: Mapping[str, Any]) -> Shape | None:

@@ -63,10 +63,14 @@ class Stream(Iterator[str]):
     A stream that is not read to its end keeps its model busy until it is closed (or deleted).
     """
 
-    def __init__(self, work: Callable[[View], Completion]) -> None:
-        """`work` generates, in a thread of its own, and shows the answer to the view that it is given."""
+    def __init__(self, work: Callable[[View], Completion], when_over: Callable[[], None]) -> None:
+        """`work` generates, in a thread of its own, and shows the answer to the view that it is given.
+
+        `when_over` is called once, when all has been read or the stream has been closed.
+        """
         self._pipe = _Pipe()
         self._is_over = False
+        self._when_over = when_over
         # it holds the pipe and not the stream, so that a forgotten stream can be deleted; daemon: it may outlive main
         self._thread = threading.Thread(target=self._pipe.run, args=(work,), daemon=True, name="slm stream")
         self._thread.start()
@@ -93,6 +97,14 @@ class Stream(Iterator[str]):
         if self._is_over:
             return
         self._pipe.is_closed = True
+        if (
+            threading.current_thread() is self._thread
+        ):  # deleted by a garbage collection there; it cannot wait for itself
+            threading.Thread(target=self._drain, daemon=True, name="slm stream end").start()
+        else:
+            self._drain()
+
+    def _drain(self) -> None:
         while self._pipe.pieces.get() is not None:
             pass
         self._end()
@@ -100,6 +112,7 @@ class Stream(Iterator[str]):
     def _end(self) -> None:
         self._is_over = True
         self._thread.join()
+        self._when_over()
 
     def __enter__(self) -> "Stream":
         return self
