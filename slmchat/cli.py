@@ -23,6 +23,7 @@ from slmchat.commands.options import (
     ChatOptions,
     GenerationOptions,
     GlobalOptions,
+    OutputOptions,
     PullOptions,
     ShapeOptions,
 )
@@ -192,16 +193,14 @@ Examples:
 
 
 @app.command("run", epilog=_RUN_EXAMPLES)
-@_takes(GenerationOptions, ShapeOptions)
+@_takes(OutputOptions, GenerationOptions, ShapeOptions)
 def _run(
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[PROMPT]...", help="The prompt, or an instruction about what comes on stdin."),
     ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON object: completion, finish reason, usage, timings.")
-    ] = False,
     *,
+    output: OutputOptions,
     generation: GenerationOptions,
     shape: ShapeOptions,
     settings: settings.Settings,
@@ -210,7 +209,7 @@ def _run(
     """Answer one prompt on stdout."""
     from slmchat.commands.run import run as errand
 
-    return errand(words or [], generation, shape, settings, console, is_json=json)
+    return errand(words or [], generation, shape, output, settings, console)
 
 
 @app.command("batch")

@@ -68,18 +68,36 @@ def create_private(file: Path) -> None:
 def write_private(path: Path, content: bytes) -> None:
     """Write a small file whole or not at all, for the owner alone. Raises `SlmError` (storage)."""
     make_private(path.parent)
-    temporary: str | None = None
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mkstemp makes it 0600
+        _replace(path, content, like=None)
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file of the user's whole or not at all. Raises `OSError`, and then the file is as it was.
+
+    One that is there keeps its mode, its owner and its group (as far as they may be given), a new one is the owner's
+    alone. Its directory must exist.
+    """
+    _replace(path, content, like=path.stat() if path.exists() else None)
+
+
+def _replace(path: Path, content: bytes, *, like: os.stat_result | None) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mkstemp makes it 0600
+    try:
         with os.fdopen(descriptor, "wb") as out:
+            if like is not None and os.name == "posix":
+                with suppress(OSError):
+                    os.fchown(descriptor, like.st_uid, like.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
             out.write(content)
             out.flush()
             os.fsync(out.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise storage_error(error, path) from error
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def narrow(paths: Iterable[Path]) -> list[Path]:

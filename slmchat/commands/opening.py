@@ -7,7 +7,7 @@ Refuses to know: what is then said to the model.
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -35,18 +35,18 @@ from slmchat.terminal.console import Console
 Record = TypeVar("Record", Event, Done)
 
 
-def seal(settings: Settings) -> None:
+def seal(settings: Settings, named: Sequence[Path] = ()) -> None:
     """Close the process to the network before anything untrusted is read. Raises `SlmError` (UNSEALED) if it must be.
 
     A GPU backend needs local sockets while it starts, so that the seal then closes in two steps, both before a model
     file is opened. With `--private` only the current and the temporary directory stay writable, and core dumps are off.
+    `named`: what the user has named to be written.
     """
     from slmchat.engine import native
     from slmchat.privacy.seal import Seal, own_directories
 
-    closing = Seal(
-        is_required=settings.is_offline, writable=() if settings.is_private else own_directories(settings.paths)
-    )
+    own = () if settings.is_private else own_directories(settings.paths)
+    closing = Seal(is_required=settings.is_offline, writable=(*own, *named))
     closing.close_network()
     if native.has_gpu_backend():
         native.start_devices()

@@ -176,6 +176,18 @@ class ShapeOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """What of the answer of `slm run` is given, and where."""
+
+    json: bool = option("--json", help="One JSON object: completion, finish reason, usage, timings.", default=False)
+    extract: bool = option("-x", "--extract", help="Only the first fenced code block of the answer.", default=False)
+    extract_last: bool = option("--extract-last", help="Only the last fenced code block of the answer.", default=False)
+    output: str | None = option(
+        "-o", "--output", help="Write the answer to FILE, whole or not at all; - is stdout.", metavar="FILE"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class BatchOptions:
     """The options of `slm batch` alone."""
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from slmchat.commands import answering, chosen, opening, picture_files, shaping
 from slmchat.commands.chosen import Model
-from slmchat.commands.options import GenerationOptions, ShapeOptions
+from slmchat.commands.delivery import Delivery
+from slmchat.commands.options import GenerationOptions, OutputOptions, ShapeOptions
 from slmchat.commands.question import Question, head_messages, layout, read_inputs
 from slmchat.conversation import window
 from slmchat.conversation.thinking import opens_thinking
@@ -30,16 +31,17 @@ def run(
     words: Sequence[str],
     options: GenerationOptions,
     shape_options: ShapeOptions,
+    output: OutputOptions,
     settings: Settings,
     console: Console,
-    *,
-    is_json: bool,
 ) -> ExitCode:
     """Answer one prompt. Raises `SlmError`; the exit code tells how the completion ended."""
     start = time.perf_counter()
     on_overflow = overflow_choice(options)
     options = opening.with_persona(options, settings)
-    place = chosen.enter(options, settings, console)
+    is_shaped = shape_options != ShapeOptions()
+    delivery = Delivery(output, console, is_shaped=is_shaped, is_raw_output=options.raw_output)
+    place = chosen.enter(options, settings, console, delivery.places)
     shape = shaping.shape_of(shape_options, is_stdin_taken="-" in options.files)
     model = place.find(options.model, settings, console).with_projector(options.mmproj)
     sampler = opening.sampler_settings(model, settings, options)
@@ -70,7 +72,7 @@ def run(
         session = engine.open_session(replace(made, goes_back=shape is not None))
     load_s = time.perf_counter() - start
     console.detail(f"context window: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}; loaded after {load_s:.2f} s")
-    asking = _Asking(session, prompt, options, loading, console, is_shaped=shape is not None, is_json=is_json)
+    asking = _Asking(session, prompt, options, loading, console, delivery, is_shaped=is_shaped)
     limits = opening.limits(options)
     value: object = None
     if shape is None:
@@ -78,12 +80,12 @@ def run(
     else:
         answer, value = shaping.satisfied(shape, sampler, limits, asking.once, on_retry=asking.warn)
     assert answer.finish is not None
-    if is_json:
-        shaped = {"value": value} if shape else {}
-        console.print_json({**_as_json(model, answer.text, answer.finish, load_s), **shaped})
-    elif asking.is_shown or answer.finish.reason is not FinishReason.INTERRUPTED:  # half a value is none
-        console.write("" if asking.is_shown else answer.text)
+    if asking.is_shown:
         console.write("" if answer.text.endswith("\n") else "\n")
+    else:
+        shaped = {"value": value} if shape else {}
+        record = {**_as_json(model, answer.text, answer.finish, load_s), **shaped}
+        delivery.give(answer, record, is_half_nothing=is_shaped)
     console.detail(answering.describe(answer.finish))
     if not settings.is_private:
         model.remember(settings)
@@ -105,17 +107,18 @@ class _Asking:
         options: GenerationOptions,
         loading: opening.Loading,
         console: Console,
+        delivery: Delivery,
         *,
         is_shaped: bool,
-        is_json: bool,
     ) -> None:
         self._session = session
         self._prompt = prompt
         self._options = options
         self._loading = loading
         self._console = console
+        self._delivery = delivery
         self._is_shaped = is_shaped
-        self.is_shown = not is_json and (not is_shaped or console.stdout.isatty())
+        self.is_shown = delivery.is_streamed and (not is_shaped or console.stdout.isatty())
 
     def once(self, sampler: SamplerSettings, limits: Limits) -> answering.Answer:
         """One generation, followed to its end."""
@@ -125,7 +128,7 @@ class _Asking:
             return answering.follow(
                 events,
                 PlainView(self._console, is_silent=not self.is_shown),
-                sanitizer=None if self._options.raw_output else self._console.sanitizer(),
+                sanitizer=self._delivery.sanitizer(),
                 keeps_space=self._options.raw or self._is_shaped,
                 is_thinking=opens_thinking(self._prompt.parts[-1].text),
             )
