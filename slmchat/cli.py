@@ -26,6 +26,7 @@ from slmchat.commands.options import (
     OutputOptions,
     PullOptions,
     ShapeOptions,
+    TemplateOptions,
 )
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.console import Console
@@ -193,7 +194,7 @@ Examples:
 
 
 @app.command("run", epilog=_RUN_EXAMPLES)
-@_takes(OutputOptions, GenerationOptions, ShapeOptions)
+@_takes(OutputOptions, TemplateOptions, GenerationOptions, ShapeOptions)
 def _run(
     words: Annotated[
         list[str] | None,
@@ -203,17 +204,18 @@ def _run(
     output: OutputOptions,
     generation: GenerationOptions,
     shape: ShapeOptions,
+    template: TemplateOptions,
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
     """Answer one prompt on stdout."""
     from slmchat.commands.run import run as errand
 
-    return errand(words or [], generation, shape, output, settings, console)
+    return errand(words or [], generation, shape, output, template, settings, console)
 
 
 @app.command("batch")
-@_takes(BatchOptions, GenerationOptions, ShapeOptions)
+@_takes(BatchOptions, TemplateOptions, GenerationOptions, ShapeOptions)
 def _batch(
     words: Annotated[
         list[str] | None,
@@ -225,13 +227,14 @@ def _batch(
     batch: BatchOptions,
     generation: GenerationOptions,
     shape: ShapeOptions,
+    template: TemplateOptions,
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
     """Answer many inputs with one model load, each with a line of JSON."""
     from slmchat.commands.batch import batch as errand
 
-    return errand(words or [], batch, generation, shape, settings, console)
+    return errand(words or [], batch, generation, shape, template, settings, console)
 
 
 @app.command("chat")

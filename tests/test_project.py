@@ -31,7 +31,7 @@ DOORS = {
     "PIL": {"conversation/pictures.py"},
     "markdown_it": {"conversation/code_blocks.py"},
     "fastjsonschema": {"schemas/check.py"},
-    "jinja2": {"conversation/template.py", "conversation/template_sandbox.py"},
+    "jinja2": {"conversation/template.py", "conversation/template_sandbox.py", "conversation/prompt_template.py"},
 }
 # A room imports from itself and from what stands here for it. Records are what siblings meet through.
 GROUND = {"errors", "settings", "ranges", "personas", "private_files", "hardware", "redaction"}

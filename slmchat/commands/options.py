@@ -188,6 +188,18 @@ class OutputOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class TemplateOptions:
+    """A prompt from a file; `run` and `batch` share it."""
+
+    template_file: str | None = option(
+        "--template-file", help="The prompt is in FILE, with {{ variables }}; {{ input }} is the input.", metavar="FILE"
+    )
+    variables: list[str] = option(
+        "--var", help="A value for {{ NAME }} (repeatable); @FILE: what is in it.", metavar="NAME=VALUE", default=[]
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class BatchOptions:
     """The options of `slm batch` alone."""
 

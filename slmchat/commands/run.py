@@ -11,8 +11,9 @@ from dataclasses import replace
 from slmchat.commands import answering, chosen, opening, picture_files, shaping
 from slmchat.commands.chosen import Model
 from slmchat.commands.delivery import Delivery
-from slmchat.commands.options import GenerationOptions, OutputOptions, ShapeOptions
-from slmchat.commands.question import Question, head_messages, layout, read_inputs
+from slmchat.commands.options import GenerationOptions, OutputOptions, ShapeOptions, TemplateOptions
+from slmchat.commands.prompt_files import prompt_file
+from slmchat.commands.question import Question, head_messages, layout, read_inputs, read_text
 from slmchat.conversation import window
 from slmchat.conversation.thinking import opens_thinking
 from slmchat.engine.api import Engine, Finish, FinishReason, Limits, Prompt, Session
@@ -32,6 +33,7 @@ def run(
     options: GenerationOptions,
     shape_options: ShapeOptions,
     output: OutputOptions,
+    template_options: TemplateOptions,
     settings: Settings,
     console: Console,
 ) -> ExitCode:
@@ -42,6 +44,7 @@ def run(
     is_shaped = shape_options != ShapeOptions()
     delivery = Delivery(output, console, is_shaped=is_shaped, is_raw_output=options.raw_output)
     place = chosen.enter(options, settings, console, delivery.places)
+    template = prompt_file(template_options, words, read_text)
     shape = shaping.shape_of(shape_options, is_stdin_taken="-" in options.files)
     model = place.find(options.model, settings, console).with_projector(options.mmproj)
     sampler = opening.sampler_settings(model, settings, options)
@@ -50,7 +53,7 @@ def run(
     attachments, shown = read_inputs(options, console)
     if shown:
         model.check_sees(settings)
-    question = Question(" ".join(words), attachments, head_messages(options, settings), shown)
+    question = Question(" ".join(words), attachments, head_messages(options, settings), shown, template)
     engine = loading.engine()
     model.report(console)
     lay_out = layout(engine, is_raw=options.raw, shape=shape)
