@@ -98,7 +98,7 @@ def _takes(*records: type[Any]) -> Callable[[Callable[..., ExitCode]], Callable[
 
 def _seal_offline(context: typer.Context, resolved: settings.Settings) -> None:
     """`--offline` seals every command; those that always run sealed do it themselves, `privacy` tries it on a child."""
-    if context.info_name in ("run", "chat", "bench", "doctor", "privacy"):
+    if context.info_name in ("run", "chat", "bench", "doctor", "tune", "privacy"):
         return
     from slmchat.commands.opening import seal
 
@@ -423,6 +423,22 @@ def _doctor(
     from slmchat.commands.doctor import doctor
 
     return doctor(name, settings, console, is_json=json)
+
+
+@app.command("tune")
+@_takes()
+def _tune(
+    name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Forget what was measured (without MODEL: for all).")] = False,
+    json: _Json = False,
+    *,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Measure with which settings a model is fastest on this device, and keep them."""
+    from slmchat.commands.tune import tune
+
+    return tune(name, settings, console, is_reset=reset, is_json=json)
 
 
 @app.command("privacy")

@@ -89,7 +89,7 @@ class Settings:
     threads: int | None = None
     n_ctx: int | None = None
     gpu_layers: int | None = None
-    kv_type: str = "f16"
+    kv_type: str | None = None
     has_kv_cache: bool = True
     kv_cache_limit: int | None = None
     speculation: str = "auto"

@@ -138,6 +138,7 @@ QUIET = (
     (0, "bench", "TINY", "--repeat", "1", "--json"),
     (None, "doctor"),  # what is wrong with the device of the tests is not asked here
     (1, "doctor", "TINY"),
+    (0, "tune", "TINY"),
     (0, "pull", "TINY"),
     (5, "pull", "smollm2:135m", "--offline"),
     (5, "pull", "hf:owner/repo", "--offline"),

@@ -19,7 +19,7 @@ from slmchat.catalog.registry import ModelSpec, Variant
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import Option
 from slmchat.fit.estimate import guessed_shape
-from slmchat.fit.memory import Load
+from slmchat.fit.memory import DEFAULT_KV_TYPE, Load
 from slmchat.fit.plan import Plan, Room, Verdict, choose_ctx, choose_gpu_layers, plan
 from slmchat.fit.shape import ModelShape, shape_of
 from slmchat.fit.speed import Pace, Rate, in_words
@@ -42,7 +42,7 @@ def room() -> Room:
 
 def load(settings: Settings, n_ctx: int, kv_type: str | None = None) -> Load:
     """A load on this device's processor with these settings."""
-    return Load(n_ctx, kv_type or settings.kv_type, hardware.cores.instruction_sets().value or ())
+    return Load(n_ctx, kv_type or settings.kv_type or DEFAULT_KV_TYPE, hardware.cores.instruction_sets().value or ())
 
 
 def installed_shape(installed: Installed) -> ModelShape:

@@ -15,15 +15,16 @@ from types import FrameType
 from slmchat.catalog import registry, suspects
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
-from slmchat.commands import fitting
+from slmchat.commands import fitting, tuning
 from slmchat.commands.fitting import Opening
 from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import thinking
 from slmchat.conversation.messages import Message, Role
-from slmchat.engine.api import Chunk, Engine, Event, Finish, Limits, Session, SessionSettings
+from slmchat.engine.api import BATCH_TOKENS, Chunk, Engine, Event, Finish, Limits, Session, SessionSettings
 from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.fit.memory import DEFAULT_KV_TYPE
 from slmchat.fit.plan import Verdict
 from slmchat.personas import Persona
 from slmchat.personas import find as find_persona
@@ -157,8 +158,12 @@ def session_settings(
     n_ctx: int,
     store: KvStore | None = None,
     draft_model: Path | None = None,
+    model: Path | None = None,
 ) -> SessionSettings:
-    """Threads, KV cache and drafts: flags over settings over what this device has."""
+    """Threads, KV cache and drafts: flags over settings over what `slm tune` measured over what this device has.
+
+    `model`: the file whose measurements count.
+    """
     speculation = options.speculation or settings.speculation
     if speculation not in SPECULATION:
         raise SlmError(
@@ -166,12 +171,16 @@ def session_settings(
             hint=f"one of {', '.join(SPECULATION)}",
             exit_code=ExitCode.USAGE,
         )
-    chosen = _threads(options, settings)
+    tuned = tuning.of(model, settings) if model is not None else tuning.UNTUNED
+    chosen = options.threads or settings.threads
+    usual = chosen or _threads(options, settings)
     return SessionSettings(
         n_ctx=n_ctx,
-        threads=chosen,
-        threads_batch=chosen,
-        kv_type=_kv_type(options, settings),
+        threads=chosen or tuned.threads or usual,
+        threads_batch=chosen or tuned.threads_batch or usual,
+        kv_type=_kv_type(options, settings) or tuned.kv_type or DEFAULT_KV_TYPE,
+        flash_attention=tuned.flash_attention,
+        batch_tokens=tuned.batch_tokens or BATCH_TOKENS,
         store=store,
         adapts_threads=not (options.threads or settings.threads),
         speculation=speculation,
@@ -185,9 +194,10 @@ def _threads(options: GenerationOptions, settings: Settings) -> int:
     return options.threads or settings.threads or threads.of_this_device()
 
 
-def _kv_type(options: GenerationOptions, settings: Settings) -> str:
+def _kv_type(options: GenerationOptions, settings: Settings) -> str | None:
+    """What was asked for; None: nothing."""
     kv_type = options.kv_type or settings.kv_type
-    if kv_type not in KV_TYPES:
+    if kv_type is not None and kv_type not in KV_TYPES:
         raise SlmError(
             f"--kv-type cannot be '{kv_type}'.", hint=f"one of {', '.join(KV_TYPES)}", exit_code=ExitCode.USAGE
         )
@@ -330,7 +340,8 @@ def start_loading(installed: Installed, options: GenerationOptions, settings: Se
     asked, layers, kv_type = options.ctx or settings.n_ctx, gpu_layers(options, settings), _kv_type(options, settings)
 
     def decide() -> Opening:
-        found = fitting.opening_of(installed, settings, n_ctx=asked, kv_type=kv_type, gpu_layers=layers)
+        kept = kv_type or tuning.of(installed.path, settings).kv_type
+        found = fitting.opening_of(installed, settings, n_ctx=asked, kv_type=kept, gpu_layers=layers)
         if found.verdict is Verdict.NO and not options.force:
             raise fitting.refusal(installed.key, found)
         return found

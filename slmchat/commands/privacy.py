@@ -34,6 +34,7 @@ COMMANDS = (
     Reach("chat", _NOTHING, True),
     Reach("bench", _NOTHING, True),
     Reach("doctor", _NOTHING, True),
+    Reach("tune", _NOTHING, True),
     Reach("list", _NOTHING, False),
     Reach("show", _NOTHING, False),
     Reach("add", _NOTHING, False),

@@ -60,7 +60,7 @@ def run(
         if on_overflow == "fail":
             raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)
         prompt = _trimmed(question, engine, n_ctx, n_prompt, console)
-    made = opening.session_settings(options, settings, n_ctx, opening.kv_store(settings), draft)
+    made = opening.session_settings(options, settings, n_ctx, opening.kv_store(settings), draft, installed.path)
     with loading.on_trial():
         session = engine.open_session(replace(made, goes_back=False))
     load_s = time.perf_counter() - start
