@@ -193,6 +193,15 @@ class Outlook:
         }
 
 
+def lasting(total: int, *, is_phone: bool | None = None) -> int:
+    """What models may count on of a device's memory whatever runs now: three quarters; of a phone's half.
+
+    Android ends apps that leave it less, beginning with those in the background, and Termux with them.
+    """
+    is_phone = hardware.power.is_android().value if is_phone is None else is_phone
+    return total // 2 if is_phone else total * 3 // 4
+
+
 class ForDevice:
     """Outlooks of many models on this device, whose facts are asked for once and only when needed."""
 
@@ -205,7 +214,7 @@ class ForDevice:
     @cached_property
     def room(self) -> Room:
         now = room()
-        return replace(now, available=max(now.available, now.total * 3 // 4)) if self._is_lasting else now
+        return replace(now, available=max(now.available, lasting(now.total))) if self._is_lasting else now
 
     @cached_property
     def pace(self) -> Pace | None:
