@@ -114,7 +114,7 @@ class Asker:
         Raises `SlmError` (NO_FIT, and DAMAGED for an adapter).
         """
         store = opening.kv_store(self._settings)
-        made = opening.session_settings(self._options, self._settings, n_ctx, store, draft)
+        made = opening.session_settings(self._options, self._settings, n_ctx, store, draft, self._loading.path)
         with self._loading.on_trial():
             self._session = self.engine.open_session(replace(made, goes_back=goes_back, adapters=tuple(laid)))
 

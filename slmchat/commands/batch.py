@@ -84,7 +84,7 @@ def batch(
         f"context window of each: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}"
     )
     with loading.on_trial():
-        made = opening.session_settings(options, settings, n_ctx)
+        made = opening.session_settings(options, settings, n_ctx, model=loading.path)
         pool = engine.open_pool(replace(made, adapters=laid), n_parallel)
     writer = _writer(descriptor, batch, console)
     work = BatchWork(rows, pool, writer, console, begun)

@@ -119,7 +119,7 @@ def _prepared(installed: Installed, generation: GenerationOptions, options: Benc
         installed=installed,
         options=generation,
         settings=settings,
-        session=opening.session_settings(generation, settings, n_ctx),
+        session=opening.session_settings(generation, settings, n_ctx, model=installed.path),
         steps=bench_walk.plan(n_ctx, options.depths),
         sampler=opening.sampler_settings(installed, settings, generation).with_values({"seed": 1}),
         repeat=options.repeat,
