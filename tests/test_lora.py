@@ -317,6 +317,8 @@ class TestRefusals:
         with pytest.raises(SlmError, match="architecture 'gemma3', and the model has 'llama'") as caught:
             base.adapter(gemma, 1.0)
         assert caught.value.hint == "its file says that it was made for Gemma 3 1B"
+        long = write_lora(tmp_path / "l.gguf", {DOWN: ONE}, architecture="x\n" * 9999, kind="y" * 9999)
+        assert len(self.refused(base, long)) < 300
         assert "kind 'cvec'" in self.refused(base, write_lora(tmp_path / "k.gguf", {DOWN: ONE}, kind="cvec"))
         model = write_tiny_phi3(tmp_path / "phi.gguf")
         assert "is not a LoRA adapter" in self.refused(base, model)
