@@ -185,6 +185,7 @@ class Talk:
     def set_adapters(self, chosen: Sequence[Adapter]) -> None:
         """Let these LoRA adapters count from the next exchange on. Raises `SlmError`; then all is as it was."""
         if self._session is not None:
+            self.keep()
             self._session.set_adapters(chosen)
         self.adapters = tuple(chosen)
 
