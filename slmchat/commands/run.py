@@ -56,6 +56,7 @@ def run(
         n_prompt = engine.count(prompt)
     wanted = _window(n_prompt, engine, options, settings)
     n_ctx = opening.window(loading, wanted, options, least=None if options.ctx else n_prompt + 1) or wanted
+    opening.tell_of_small_window(n_ctx, wanted, console)
     if not window.fits(n_prompt, n_ctx):
         if on_overflow == "fail":
             raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)

@@ -17,6 +17,7 @@ from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.commands import answering, opening, picture_files
 from slmchat.commands.answering import Answer, View
+from slmchat.commands.model_file import ModelFile
 from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose
@@ -27,6 +28,7 @@ from slmchat.conversation.thinking import opens_thinking
 from slmchat.engine.api import Engine, Event, Finish, FinishReason, Limits, Prompt, Session
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.fit.plan import DEFAULT_LARGEST_CTX
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 
@@ -103,6 +105,7 @@ class Talk:
         self._model_sampler = opening.sampler_settings(installed, self.settings, self.options)
         self.last: Finish | None = None
         self._has_told_of_pictures = False
+        self._file = ModelFile(installed)
         self.loading = opening.start_loading(installed, self.options, self.settings)
 
     # The model
@@ -137,11 +140,14 @@ class Talk:
             opening.report_native_log(self.console)
             if not self.settings.is_private:
                 Library(self.settings.paths).remember(self.installed.key)
+        self._file.check(self.console)
         info = self._engine.info
         if self._template is None and not self.options.raw:
             self._template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
         if self._session is None:
             n_ctx = opening.window(self.loading, self.asked_ctx, self.options) or info.trained_context_length
+            usual = min(DEFAULT_LARGEST_CTX, info.trained_context_length)
+            opening.tell_of_small_window(n_ctx, self.asked_ctx or usual, self.console)
             options = replace(self.options, threads=self.threads)
             made = opening.session_settings(
                 options, self.settings, n_ctx, self._store, self._draft, self.installed.path

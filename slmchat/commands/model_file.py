@@ -1,0 +1,47 @@
+"""The file of a loaded model while a chat goes on: whether it is still what was loaded.
+
+Knows: that weights are mapped from the file, so that a change in place changes the weights under the model, and a file
+cut short ends the process (SIGBUS, which nothing can catch) at the next token; that a removed or replaced file stays
+whole for whoever has it open. Refuses to know: what is in the file.
+"""
+
+from pathlib import Path
+
+from slmchat.catalog.records import Installed
+from slmchat.errors import ExitCode, SlmError
+from slmchat.terminal.console import Console
+
+_Stamp = tuple[int, int, int, int]
+
+
+class ModelFile:
+    """The files of a model as they were when it was made. `check` before each answer."""
+
+    def __init__(self, installed: Installed) -> None:
+        self._key = installed.key
+        self._before = {file.path: _stamp(file.path) for file in installed.files}
+
+    def check(self, console: Console) -> None:
+        """Say once when a file was removed or replaced. Raises `SlmError` (DAMAGED) when it was changed in place."""
+        for path, before in list(self._before.items()):
+            now = _stamp(path)
+            if now == before:
+                continue
+            if now is not None and before is not None and now[:2] == before[:2]:
+                raise SlmError(
+                    f"{path} was changed while it was in use: the model in memory is no longer what it was.",
+                    hint=f"/exit and start again; slm verify {self._key} checks the file",
+                    exit_code=ExitCode.DAMAGED,
+                )
+            del self._before[path]
+            what = "removed" if now is None else "replaced"
+            console.warn(f"{path} was {what} meanwhile; this chat goes on with what it has open.")
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    """Device, inode, size and time of change of a file, None when it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
