@@ -62,6 +62,7 @@ def run(
     room = shaping.room_for(options.max_tokens) if shape else options.max_tokens or COMPLETION_ROOM
     wanted = _window(request.n_prompt, room, asker.engine, options, settings)
     n_ctx = opening.window(loading, wanted, options, least=None if options.ctx else request.n_prompt + 1) or wanted
+    opening.tell_of_small_window(n_ctx, wanted, console)
     request = asker.fitted(request, n_ctx, is_trimmed=on_overflow == "trim")
     asker.open(n_ctx, draft=draft, goes_back=shape is not None, laid=laid)
     load_s = time.perf_counter() - start
