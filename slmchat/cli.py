@@ -10,7 +10,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ from slmchat.commands.options import (
     ChatOptions,
     GenerationOptions,
     GlobalOptions,
+    InfillOptions,
     OutputOptions,
     PullOptions,
     ShapeOptions,
@@ -111,11 +112,13 @@ def _seal_offline(context: typer.Context, resolved: settings.Settings) -> None:
 
     With `--endpoint` one way stays open, if it does not leave this device: the command sees to that.
     """
-    if context.info_name in ("run", "chat", "batch", "bench", "privacy") or context.params.get("endpoint"):
+    if context.info_name in ("run", "chat", "batch", "bench", "doctor", "tune", "privacy") or context.params.get(
+        "endpoint"
+    ):
         return
     from slmchat.commands.opening import seal
 
-    seal(resolved)
+    seal(resolved, configures=True)
 
 
 def _keyword(record: type[Any]) -> str:
@@ -194,7 +197,7 @@ Examples:
 
 
 @app.command("run", epilog=_RUN_EXAMPLES)
-@_takes(OutputOptions, TemplateOptions, GenerationOptions, ShapeOptions)
+@_takes(OutputOptions, TemplateOptions, GenerationOptions, ShapeOptions, InfillOptions)
 def _run(
     words: Annotated[
         list[str] | None,
@@ -204,11 +207,17 @@ def _run(
     output: OutputOptions,
     generation: GenerationOptions,
     shape: ShapeOptions,
+    infill: InfillOptions,
     template: TemplateOptions,
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
-    """Answer one prompt on stdout."""
+    """Answer one prompt on stdout, or fill in code with --infill."""
+    if infill.is_asked:
+        from slmchat.commands.infill import fill
+
+        beside = (shape, template, replace(output, json=False))
+        return fill(words or [], generation, beside, infill, settings, console, is_json=output.json)
     from slmchat.commands.run import run as errand
 
     return errand(words or [], generation, shape, output, template, settings, console)
@@ -459,6 +468,37 @@ def _bench(
     from slmchat.commands.bench import bench as errand
 
     return errand(name, bench, settings, console)
+
+
+@app.command("doctor")
+@_takes()
+def _doctor(
+    name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
+    json: _Json = False,
+    *,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Find what is wrong with this device or with a model, and what to do about it."""
+    from slmchat.commands.doctor import doctor
+
+    return doctor(name, settings, console, is_json=json)
+
+
+@app.command("tune")
+@_takes()
+def _tune(
+    name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Forget what was measured (without MODEL: for all).")] = False,
+    json: _Json = False,
+    *,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Measure with which settings a model is fastest on this device, and keep them."""
+    from slmchat.commands.tune import tune
+
+    return tune(name, settings, console, is_reset=reset, is_json=json)
 
 
 @app.command("privacy")

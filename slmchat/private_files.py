@@ -1,4 +1,4 @@
-"""Small files and directories that are the owner's alone, written whole or not at all.
+"""Small files and directories that are the owner's alone, and files of the user's own, written whole or not at all.
 
 Knows: 0700, 0600, temporary file + fsync + replace, how to narrow what was too wide, and the sentence for a disk that
 refuses.
@@ -9,9 +9,10 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from slmchat.errors import ExitCode, SlmError
 
@@ -69,7 +70,8 @@ def write_private(path: Path, content: bytes) -> None:
     """Write a small file whole or not at all, for the owner alone. Raises `SlmError` (storage)."""
     make_private(path.parent)
     try:
-        _replace(path, content, like=None)
+        with _replacing(path, None) as out:
+            out.write(content)
     except OSError as error:
         raise storage_error(error, path) from error
 
@@ -80,18 +82,42 @@ def replace_file(path: Path, content: bytes) -> None:
     One that is there keeps its mode, its owner and its group (as far as they may be given), a new one is the owner's
     alone. Its directory must exist.
     """
-    _replace(path, content, like=path.stat() if path.exists() else None)
+    with _replacing(path, path.stat() if path.exists() else None) as out:
+        out.write(content)
 
 
-def _replace(path: Path, content: bytes, *, like: os.stat_result | None) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mkstemp makes it 0600
+def replace_content(path: Path, before: bytes, after: bytes) -> None:
+    """Give a file of the user's own another content, whole or not at all; its owner and permissions stay.
+
+    Raises `SlmError` (storage) when it no longer holds `before`, or cannot be written; it is then as it was.
+    """
+    try:
+        with _replacing(path, path.stat()) as out:
+            out.write(after)
+            if path.read_bytes() != before:
+                raise SlmError(
+                    f"{path} has changed meanwhile; it was left as it is.",
+                    hint="run the command again",
+                    exit_code=ExitCode.STORAGE,
+                )
+    except OSError as error:
+        raise SlmError(
+            f"{path} cannot be written: {error.strerror or error}; it was left as it is.", exit_code=ExitCode.STORAGE
+        ) from error
+
+
+@contextmanager
+def _replacing(path: Path, like: os.stat_result | None) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of `path` when all went well: the owner's alone (mkstemp makes it 0600), or
+    with the mode, the owner and the group of `like` (as far as they may be given)."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
         with os.fdopen(descriptor, "wb") as out:
             if like is not None and os.name == "posix":
                 with suppress(OSError):
                     os.fchown(descriptor, like.st_uid, like.st_gid)
                 os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
-            out.write(content)
+            yield out
             out.flush()
             os.fsync(out.fileno())
         os.replace(temporary, path)

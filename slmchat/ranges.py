@@ -24,7 +24,9 @@ class Range:
         return isinstance(value, kinds) and not isinstance(value, bool) and self.low <= value <= self.high
 
     def __str__(self) -> str:
-        return f"a {'whole ' if self.is_whole else ''}number from {self.low:,g} to {self.high:,g}"
+        if self.is_whole:
+            return f"a whole number from {int(self.low):,} to {int(self.high):,}"
+        return f"a number from {self.low:g} to {self.high:g}"
 
 
 # The sampler settings of config.toml, models.toml and personas, by the names of `SamplerSettings`.

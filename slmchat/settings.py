@@ -89,7 +89,8 @@ class Settings:
     threads: int | None = None
     n_ctx: int | None = None
     gpu_layers: int | None = None
-    kv_type: str = "f16"
+    device: str | None = None
+    kv_type: str | None = None
     has_kv_cache: bool = True
     kv_cache_limit: int | None = None
     speculation: str = "auto"
@@ -202,6 +203,9 @@ KEYS = (
         "context window in tokens; unset: up to 8192, less if the model or the memory has less",
     ),
     Key("gpu-layers", "gpu_layers", _gpu_layers, None, 'layers offloaded to a GPU, or "auto"'),
+    Key(
+        "device", "device", _text, None, 'GPUs to use, as `slm doctor` names them, separated by commas; "none": no GPU'
+    ),
     Key("kv-type", "kv_type", _kv_type, None, "type of the KV cache: " + ", ".join(KV_TYPES)),
     Key("kv-cache", "has_kv_cache", _flag, None, "keep states of the KV cache on disk, so that nothing is read twice"),
     Key(
@@ -236,7 +240,7 @@ def load(environ: Mapping[str, str], **flags: object) -> Settings:
     `flags` are fields of `Settings` given on the command line; None means: not given.
     Raises `SlmError` (usage) that names the file or variable, the key and the reason.
     """
-    paths = _paths(environ)
+    paths = paths_of(environ)
     settings = Settings(paths=paths)
     values = {**_from_file(paths.config_file), **_from_environment(environ)}
     values.update({name: value for name, value in flags.items() if value is not None})
@@ -248,7 +252,8 @@ def load(environ: Mapping[str, str], **flags: object) -> Settings:
     return settings
 
 
-def _paths(environ: Mapping[str, str]) -> Paths:
+def paths_of(environ: Mapping[str, str]) -> Paths:
+    """Where slm's files are: below SLM_HOME, or where this system keeps such files."""
     home = environ.get("SLM_HOME")
     if home:
         root = Path(home).expanduser().absolute()

@@ -14,7 +14,7 @@ from slmchat.commands.batch_inputs import Row, Source
 from slmchat.commands.batch_output import RecordWriter, open_output
 from slmchat.commands.batch_prompts import PromptMaker
 from slmchat.commands.batch_work import BatchWork, Rows
-from slmchat.commands.run import layout
+from slmchat.commands.question import layout
 from slmchat.engine.api import Limits, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode

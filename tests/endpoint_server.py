@@ -154,12 +154,13 @@ class Handler(BaseHTTPRequestHandler):
         answer(self)
 
     def _record(self, body: bytes) -> None:
+        self.body: dict[str, Any] = json.loads(body) if body else {}
         self.server.owner.requests.append(
             Request(
                 self.command,
                 self.path,
                 {name.lower(): value for name, value in self.headers.items()},
-                json.loads(body) if body else {},
+                self.body,
                 self.client_address[1],
             )
         )

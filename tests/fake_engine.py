@@ -3,9 +3,11 @@
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from slmchat.engine.api import (
+    Adapter,
     Chunk,
     Done,
     Event,
@@ -40,6 +42,8 @@ class FakeEngine:
     jobs: deque[Job] = field(default_factory=lambda: deque(maxlen=100))  # the last ones that a pool was given
     is_closed: bool = False
     kept: list[str] = field(default_factory=list)
+    n_sessions: int = 0  # open ones
+    samplers: list[SamplerSettings] = field(default_factory=list)  # those of the sessions' generations
     # what a pool says to a prompt, and in which order it is done with the jobs that it holds
     answer: Callable[[str], str | SlmError] = lambda prompt: "yes"
     n_held: int = 1
@@ -53,6 +57,7 @@ class FakeEngine:
         return sum(len(part.text) for part in prompt.parts)
 
     def open_session(self, settings: SessionSettings) -> "FakeSession":
+        self.n_sessions += 1
         return FakeSession(self, settings)
 
     def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> "FakePool":
@@ -63,10 +68,39 @@ class FakeEngine:
 
 
 @dataclass
+class Ready:
+    """A model that is loaded already."""
+
+    loaded: FakeEngine
+    is_done: bool = True
+    is_failed: bool = False
+    is_private: bool = False
+    opening: None = None
+    notices: tuple[str, ...] = ()
+    path: None = None
+
+    def engine(self) -> FakeEngine:
+        return self.loaded
+
+    def when_done(self, callback: object) -> None:
+        pass
+
+    def on_trial(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def go_private(self) -> None:
+        self.is_private = True
+
+    def tried(self, events: Iterator[Event]) -> Iterator[Event]:
+        return events
+
+
+@dataclass
 class FakeSession:
     engine: FakeEngine
     settings: SessionSettings
     is_cancelled: bool = False
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def n_ctx(self) -> int:
@@ -78,6 +112,7 @@ class FakeSession:
 
     def _generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
         self.engine.prompts.append("".join(part.text for part in prompt.parts))
+        self.engine.samplers.append(sampler)
         total = self.engine.count(prompt)
         yield Prefill(0, total, 0)
         yield Prefill(total, total, 0)
@@ -100,11 +135,14 @@ class FakeSession:
     def cancel(self) -> None:
         self.is_cancelled = True
 
+    def set_adapters(self, adapters: Sequence[Adapter]) -> None:
+        self.adapters = tuple(adapters)
+
     def keep(self, owner: str, *, is_resting: bool = False) -> None:
         self.engine.kept.append(owner)
 
     def close(self) -> None:
-        pass
+        self.engine.n_sessions -= 1
 
 
 @dataclass

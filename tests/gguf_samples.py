@@ -47,6 +47,9 @@ CHATML_TEMPLATE = (
     "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+# As in Qwen2.5-Coder, and as in CodeGemma.
+QWEN_INFILL = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
+GEMMA_INFILL = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|file_separator|>")
 BROKEN_TEMPLATE = "{% for message in messages %}{{ message['content'] }"
 
 # The order in Microsoft's Phi-3 vocabulary (there 32000 to 32010, with placeholders between).
@@ -96,10 +99,12 @@ def write_tiny_llama(
     user_defined_tokens: Sequence[str] = (),
     seed: int = 0,
     context_length: int = 256,
+    bpe_pre: str = "gpt-2",
 ) -> Path:
     """A Llama in small (grouped-query attention) with any chat template, to try templates on the real llama.cpp.
 
     `user_defined_tokens` (spm only): markers that the file declares as user-defined, as some real files do.
+    `bpe_pre`: the pre-tokenizer that the file names, by which some models are known.
     """
     kv_heads = HEADS // 2
     writer = GGUFWriter(path, "llama")
@@ -111,7 +116,7 @@ def write_tiny_llama(
         types += [TokenType.USER_DEFINED] * len(user_defined_tokens)
         _add_spm(writer, tokens, scores, types, eos=tokens.index("</s>"))
     else:
-        types = _add_bpe(writer, extra_control_tokens)
+        types = _add_bpe(writer, extra_control_tokens, bpe_pre)
     writer.add_vocab_size(len(types))
     if chat_template is not None:
         writer.add_chat_template(chat_template)
@@ -254,7 +259,7 @@ def _add_spm(writer: GGUFWriter, tokens: list[str], scores: list[float], types: 
     writer.add_add_eos_token(False)
 
 
-def _add_bpe(writer: GGUFWriter, control: Sequence[str]) -> list[TokenType]:
+def _add_bpe(writer: GGUFWriter, control: Sequence[str], pre: str) -> list[TokenType]:
     """GPT-2's byte letters, and merges that build each word from left to right."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -271,7 +276,7 @@ def _add_bpe(writer: GGUFWriter, control: Sequence[str]) -> list[TokenType]:
     for index in (0, *range(len(tokens) - len(control), len(tokens))):
         types[index] = TokenType.CONTROL
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges([f"{left} {right}" for left, right in merges])

@@ -15,7 +15,7 @@ from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from slmchat.commands import shaping
 from slmchat.commands.batch_answers import ShapedCompletions
 from slmchat.commands.batch_inputs import Row
-from slmchat.engine import constraint, llama
+from slmchat.engine import llama
 from slmchat.engine.api import (
     Constraint,
     ConstraintKind,
@@ -27,6 +27,7 @@ from slmchat.engine.api import (
     Prompt,
     SessionSettings,
 )
+from slmchat.engine.gbnf import to_gbnf
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 
@@ -121,7 +122,7 @@ class TestPool:
         parsed: list[str] = []
         before = regex.parse
         monkeypatch.setattr(regex, "parse", lambda pattern: (parsed.append(pattern), before(pattern))[1])
-        constraint.to_gbnf.cache_clear()
+        to_gbnf.cache_clear()
         done = self._done(engine, Constraint(ConstraintKind.REGEX, "[a-f]{5}(x|yz)"))
         texts = [each.text for each in done]
         assert all(each.finish and each.finish.reason is FinishReason.STOP for each in done)

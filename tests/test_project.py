@@ -42,8 +42,9 @@ FLOORS: dict[str, set[str]] = {
     "fit": {*GROUND, "catalog"},  # a GGUF header is its only input
     "commands": {*GROUND, "fit", "engine", "catalog", "privacy", "terminal", "conversation"},
     "cli": {*GROUND, "commands", "terminal"},
+    "api": {*GROUND, "commands", "terminal", "conversation", "privacy"},
     "__main__": {"cli"},
-    "__init__": set(),
+    "__init__": {"api"},
 }
 
 

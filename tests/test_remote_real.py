@@ -113,6 +113,17 @@ def test_a_bare_prompt_and_a_stop_sequence(server: str, model_home: Path, home: 
     assert there.out == here.out and there.out.strip()
 
 
+def test_rows_of_a_shape_are_those_of_the_local_engine(server: str, model_home: Path, home: Path) -> None:
+    asked = ("batch", "--temp", "0", "--fields", "name, age int", "Who is it?")
+    rows = "Ann Miller is 34.\nBob Stone is 7 years old.\n"
+    here = run_slm(*asked, "-m", SMOLLM2, "--parallel", "1", home=model_home, stdin=rows)
+    there = run_slm(*asked, "--endpoint", server, "--parallel", "2", home=home, stdin=rows)
+    assert (here.code, there.code) == (0, 0), there.err
+    values = [[json.loads(line)["value"] for line in done.out.splitlines()] for done in (here, there)]
+    assert values[0] == values[1]
+    assert [value["age"] for value in values[1]] == [34, 7]
+
+
 def test_what_does_not_fit_is_said(server: str, home: Path) -> None:
     done = run_slm("run", "--endpoint", server, "-n", "4", "x", stdin="word " * 3000, home=home)
     if done.code == 5:  # llama_cpp.server ends the stream without a word when it was asked for one

@@ -630,8 +630,33 @@ def test_the_seal_is_not_blamed_for_other_failures(tmp_path: Path) -> None:
 def test_own_directories_are_made_for_the_owner_alone(tmp_path: Path) -> None:
     from slmchat.settings import load
 
-    made = seal_module.own_directories(load({"SLM_HOME": str(tmp_path / "home")}).paths)
+    made = seal_module.own_directories(load({"SLM_HOME": str(tmp_path / "home")}).paths, configures=True)
     assert [path.stat().st_mode & 0o777 for path in made] == [0o700] * 3
+
+
+@needs_landlock
+@needs_seccomp
+def test_what_talks_to_a_model_cannot_change_the_configuration(tmp_path: Path) -> None:
+    """Whoever takes a sealed chat over must not be able to name an endpoint for the next one."""
+    code = """
+    import os
+    from slmchat.commands.opening import seal
+    from slmchat.settings import load
+    settings = load(os.environ)
+    settings.paths.config.mkdir(parents=True)
+    seal(settings, configures=sys.argv[1] == "add")
+    for place in (settings.paths.config, settings.paths.data):
+        try:
+            (place / "config.toml").write_text("")
+            print("written")
+        except OSError:
+            print("refused")
+    """
+    (tmp_path / "cwd").mkdir()
+    (tmp_path / "tmp").mkdir()
+    for command, expected in (("chat", ["refused", "written"]), ("add", ["written", "written"])):
+        env = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "SLM_HOME": str(tmp_path / command)}
+        assert told(in_python(code, command, cwd=tmp_path / "cwd", env=env)).split() == expected
 
 
 # What has to go on working.

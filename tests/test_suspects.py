@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from conftest import environment, run_slm
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
+from terminal import Terminal
 
 from slmchat.catalog import suspects
 
@@ -42,7 +44,7 @@ def loads(path, **options):
     {loading}
     return Engine(load(path, **options))
 llama.load = loads
-sys.argv = ["slm", "run", "-m", {model!r}, *{flags!r}, "-n", "2", "hi"]
+sys.argv = ["slm", *{arguments!r}]
 from slmchat.__main__ import main
 sys.exit(main())
 """
@@ -60,9 +62,13 @@ def model(tmp_path: Path) -> Path:
     return write_tiny_llama(tmp_path / "tiny.gguf", chat_template=CHATML_TEMPLATE, context_length=2048)
 
 
-def _dies(model: Path, home: Path, how: str, *flags: str, at: str = "loading") -> int:
+def _script(arguments: Sequence[str], how: str, at: str) -> str:
     steps = {"loading": "pass", "opening": "pass", "decoding": "pass", "afterwards": "pass"}
-    script = DIES.format(**{**steps, at: how}, model=str(model), flags=flags)
+    return DIES.format(**{**steps, at: how}, arguments=arguments)
+
+
+def _dies(model: Path, home: Path, how: str, *flags: str, at: str = "loading") -> int:
+    script = _script(["run", "-m", str(model), *flags, "-n", "2", "hi"], how, at)
     return subprocess.run(
         [sys.executable, "-c", script], env=environment(home), capture_output=True, stdin=subprocess.DEVNULL, timeout=60
     ).returncode
@@ -88,6 +94,19 @@ def test_it_is_told_once_and_the_next_run_goes_on(model: Path, home: Path, how: 
     assert _marks(home) == []
 
 
+@pytest.mark.parametrize(("at", "is_told"), [("decoding", True), ("afterwards", False)])
+def test_a_chat_that_dies_before_its_first_token_is_told(model: Path, home: Path, at: str, is_told: bool) -> None:
+    script = _script(["chat", "-n", "2", str(model)], ABORTED, at)
+    terminal = Terminal([], home=home, program=(sys.executable, "-c", script))
+    terminal.wait_for(r"\n> ?(\n|$)")
+    terminal.enter("hi")
+    terminal.end()
+    assert terminal.child.signalstatus == signal.SIGABRT
+    assert len(_marks(home)) == is_told
+    told = run_slm("run", "-m", model, "-n", "1", "hi", home=home).err
+    assert ("beginning its first answer" in told) == is_told
+
+
 def test_another_model_is_not_suspect(model: Path, home: Path, tmp_path: Path) -> None:
     _dies(model, home, KILLED)
     other = write_tiny_llama(tmp_path / "other.gguf", chat_template=CHATML_TEMPLATE, context_length=2048)
@@ -110,7 +129,7 @@ def test_a_signal_that_is_ignored_stays_ignored_and_spoils_no_mark(model: Path, 
     """As under nohup: what ends slm afterwards is told."""
     ignored = "os.kill(os.getpid(), signal.SIGHUP); os.abort()"
     script = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + DIES.format(
-        loading=ignored, opening="pass", decoding="pass", afterwards="pass", model=str(model), flags=()
+        loading=ignored, opening="pass", decoding="pass", afterwards="pass", arguments=["run", "-m", str(model), "hi"]
     )
     done = subprocess.run([sys.executable, "-c", script], env=environment(home), capture_output=True, timeout=60)
     assert done.returncode == -signal.SIGABRT

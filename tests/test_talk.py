@@ -1,13 +1,13 @@
 """One chat without a terminal: the fake engine behind the real talk, tree and recorder."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from fake_engine import FakeEngine, FakeSession
+from fake_engine import FakeEngine, FakeSession, Ready
 
 from slmchat import settings as settings_module
 from slmchat.catalog.records import Installed, InstalledFile
@@ -18,36 +18,10 @@ from slmchat.commands.talk import Overflow, Talk
 from slmchat.conversation.archive import Archive
 from slmchat.conversation.messages import Conversation, Role
 from slmchat.conversation.recorder import ArchiveRecorder
-from slmchat.engine.api import Chunk, Event, Limits, Prefill, Prompt, Session
+from slmchat.engine.api import Adapter, Chunk, Event, Limits, Prefill, Prompt, Session
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.console import Console
-
-
-@dataclass
-class Ready:
-    """A model that is loaded already."""
-
-    loaded: FakeEngine
-    is_done: bool = True
-    is_failed: bool = False
-    is_private: bool = False
-    opening: None = None
-
-    def engine(self) -> FakeEngine:
-        return self.loaded
-
-    def when_done(self, callback: object) -> None:
-        pass
-
-    def on_trial(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def go_private(self) -> None:
-        self.is_private = True
-
-    def tried(self, events: Iterator[Event]) -> Iterator[Event]:
-        return events
 
 
 @dataclass
@@ -307,3 +281,39 @@ def test_private_in_the_middle_of_a_chat_reaches_the_loading(
     assert not ready.is_private
     room.go_private()
     assert ready.is_private
+
+
+def test_adapters_count_before_and_after_the_model_is_loaded(talk: Talk, engine: FakeEngine, tmp_path: Path) -> None:
+    first = Adapter(tmp_path / "first.gguf", 0.5, (1, 1))
+    talk.set_adapters([first])
+    session = talk.ready()
+    assert isinstance(session, FakeSession)
+    assert session.settings.adapters == (first,)
+    talk.say("Hi")
+    kept = len(engine.kept)
+    second = Adapter(tmp_path / "second.gguf", 1.0, (1, 1))
+    talk.set_adapters([first, second])
+    assert session.adapters == (first, second)
+    assert engine.kept[kept:] == [talk.conversation.id]  # what was computed with the others is stored before it goes
+    talk.reopen()  # /set ctx
+    again = talk.ready()
+    assert isinstance(again, FakeSession)
+    assert again.settings.adapters == (first, second)
+    talk.switch_model(talk.model)
+    assert talk.adapters == ()
+
+
+def test_an_adapter_that_is_refused_leaves_the_others(talk: Talk, engine: FakeEngine, tmp_path: Path) -> None:
+    class Refusing(FakeSession):
+        def set_adapters(self, adapters: Sequence[Adapter]) -> None:
+            if len(adapters) > 1:
+                raise SlmError("not for this model.", exit_code=ExitCode.DAMAGED)
+            super().set_adapters(adapters)
+
+    engine.open_session = lambda settings: Refusing(engine, settings)  # type: ignore[method-assign]
+    first = Adapter(tmp_path / "first.gguf", 0.5, (1, 1))
+    talk.ready()
+    talk.set_adapters([first])
+    with pytest.raises(SlmError, match="not for this model"):
+        talk.set_adapters([first, Adapter(tmp_path / "second.gguf", 1.0, (1, 1))])
+    assert talk.adapters == (first,)

@@ -38,7 +38,7 @@ FIRST_READ = 8 << 20  # most headers whole, so that few are parsed twice
 FIRST_REMOTE_READ = 1 << 20  # vocabularies of 32k to 50k tokens; doubled until the header is there
 MAX_REMOTE_BYTES = 8 << 20  # 262k tokens of SentencePiece; what is longer is estimated until it has been fetched
 
-_UINT32, _STRING, _ARRAY = 4, 8, 9
+_UINT32, _FLOAT32, _STRING, _ARRAY = 4, 6, 8, 9
 # gguf.h, enum gguf_type -> the letter of `struct`; 8 (string) and 9 (array) have no fixed size.
 _LETTERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _VALUES = {kind: struct.Struct("<" + letter) for kind, letter in _LETTERS.items()}
@@ -373,6 +373,8 @@ class _Parser:
             return key, self.array(key)
         if key == "general.alignment" and kind != _UINT32:
             raise _Damaged("its alignment is not a power of two")
+        if key == "adapter.lora.alpha" and kind != _FLOAT32:  # llama.cpp aborts on any other type
+            raise _Damaged("its adapter.lora.alpha is not a 32-bit float")
         return key, self.scalar(key, kind)
 
     def scalar(self, key: str, kind: int) -> Scalar:

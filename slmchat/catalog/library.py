@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -215,15 +215,21 @@ class Library:
     def _accepted_file(self) -> Path:
         return self._paths.data / "accepted-licenses.json"
 
-    def default_model(self) -> str | None:
-        """The model used last, else the only one installed, as `NAME@QUANT` or a path; None: the user has to say."""
+    def default_model(self, names: Collection[str] = ()) -> str | None:
+        """The model used last, else the only one installed, as `NAME@QUANT` or a path; None: the user has to say.
+
+        `names`: those in the user's own file.
+        """
         try:
             last = self._paths.last_model.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):
             last = ""
-        if last and (Path(last).is_file() or any(last in (record.key, record.name) for record in self.matching(last))):
+        known = [record for record in self.matching(last) if not record.is_adapter] if last else []
+        if last and (
+            last in names or Path(last).is_file() or any(last in (record.key, record.name) for record in known)
+        ):
             return last
-        records = self.all()
+        records = [record for record in self.all() if not record.is_adapter]
         return records[0].key if len(records) == 1 else None
 
     def remember(self, name: str) -> None:
@@ -249,6 +255,8 @@ class Library:
             )
         if record.changed():
             self._warn(f"{record.path} has changed since it was installed; `slm verify {record.key}` checks it.")
+            if record.is_adapter:
+                return record
             found = from_path(record.path)
             record = replace(
                 record,
@@ -265,8 +273,9 @@ class Library:
 def from_path(path: Path) -> Installed:
     """A GGUF used in place, as if it were installed; its name is its path.
 
-    Raises `SlmError`: there is no such file (exit 3), it cannot be read (10), it is not a GGUF (6).
+    Raises `SlmError`: there is no such file (exit 3), it cannot be read (10), it is not a GGUF or no model (6).
     """
+    from slmchat.catalog import lora
     from slmchat.catalog.gguf import read_header, split_parts
     from slmchat.catalog.projectors import beside
 
@@ -276,6 +285,8 @@ def from_path(path: Path) -> Installed:
         raise SlmError(f"{path} {what}.", exit_code=ExitCode.NO_MODEL)
     try:
         header = read_header(path)
+        if lora.is_adapter(header):
+            raise lora.not_a_model(path, header)
         files = tuple(InstalledFile.of(part, None) for part in split_parts(path))
         projector = beside(path, header)
     except OSError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from slmchat.catalog.registry import License
+from slmchat.engine.api import Adapter
 
 FORMAT = 1
 """Version of the JSON; a reader refuses versions it does not know."""
@@ -45,8 +46,10 @@ class Installed:
 
     `is_shared`: the files lie in the cache of the Hub's client. `is_fetched`: slm brought the files; False for files
     used in place and for those that another tool had put into the Hub's cache before. `is_one_file`: the name stands
-    for one file of a repository, so that no quantization can follow it.
+    for one file of a repository, so that no quantization can follow it. `is_adapter`: no model, but a LoRA adapter.
     `projector`: the image encoder (mmproj) that goes with the weights; `is_projector_fetched`: slm brought it.
+    `base`: the model below the `adapters` of a name that stands for both; such a record is made when it is asked for
+    and never written down.
     `admitted_at` is UTC in ISO 8601, empty for a file used in place.
     """
 
@@ -70,6 +73,9 @@ class Installed:
     is_one_file: bool = False
     projector: InstalledFile | None = None
     is_projector_fetched: bool = False
+    is_adapter: bool = False
+    base: str | None = None
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def key(self) -> str:
@@ -109,6 +115,7 @@ _OPTIONAL = {
     **dict.fromkeys(("revision", "title", "sampler_source", "architecture"), str),
     **dict.fromkeys(("context_length", "parameters", "is_gated", "is_shared", "is_fetched", "is_one_file"), int),
     "is_projector_fetched": int,
+    "is_adapter": int,
 }
 
 
@@ -124,6 +131,7 @@ def to_json(installed: Installed) -> str:
     """The record as it is kept on the disk."""
     fields = asdict(installed)
     fields["sampler"] = dict(installed.sampler)
+    del fields["base"], fields["adapters"]
     return json.dumps({"format": FORMAT, **fields}, indent=2, ensure_ascii=False, default=str) + "\n"
 
 

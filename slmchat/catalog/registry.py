@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from slmchat.catalog import schema
+from slmchat.catalog import adapter_names, schema
 from slmchat.errors import ExitCode, SlmError
 
 HUB_HINT = "write hf:OWNER/REPO, hf:OWNER/REPO@Q4_K_M or hf:OWNER/REPO/FILE.gguf, then #REVISION if you like"
@@ -106,10 +106,19 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapted:
+    """Another model with LoRA adapters. `base` is its name as it was written; `lora` are `hf:` names or paths with
+    their scales, in order."""
+
+    base: str
+    lora: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Reference:
     """What a name given by the user stands for.
 
-    Exactly one of `spec`, `hub` and `path` is set. `name` is the canonical name without the quantization
+    Exactly one of `spec`, `hub`, `path` and `adapted` is set. `name` is the canonical name without the quantization
     (`gemma3:1b`, `hf:owner/repo`, an absolute path, or the user's own name from `slm add`);
     `quantization` is what stood after `@`. `hub.file` is empty when the name leaves the file open.
     """
@@ -119,6 +128,7 @@ class Reference:
     spec: ModelSpec | None = None
     hub: HubFile | None = None
     path: Path | None = None
+    adapted: Adapted | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +220,10 @@ def resolve_without_catalog(text: str, names: Mapping[str, UserName]) -> Referen
     target = names[name].target if name in names else None
     if target is None or quantization is None:
         return target
+    if target.adapted is not None:
+        base = target.adapted.base
+        message = f"{name} has the quantization of its base {base}, so '@' cannot pick another."
+        raise SlmError(message, hint=name, exit_code=ExitCode.USAGE)
     if target.path or (target.hub and target.hub.file):
         raise SlmError(f"{name} is one file, so '@' cannot pick a quantization.", hint=name, exit_code=ExitCode.USAGE)
     return replace(target, quantization=quantization)
@@ -238,7 +252,7 @@ def load(user_file: Path | None = None) -> Registry:
         for id, table in {**built_in["licenses"], **document.get("licenses", {})}.items()
     }
     for entry in document.get("model", []):
-        if "target" in entry:
+        if "target" in entry or "base" in entry:
             tables.pop(entry["name"], None)  # the user's own meaning of a name wins
             continue
         table = {**tables.get(entry["name"], {}), **entry}
@@ -284,10 +298,16 @@ def _built_in() -> dict[str, Any]:
 def _user_names(document: Mapping[str, Any]) -> dict[str, UserName]:
     names = {}
     for entry in document.get("model", []):
-        target = resolve_without_catalog(entry["target"], {}) if "target" in entry else None
-        target = replace(target, name=entry["name"]) if target else None
-        names[entry["name"]] = UserName(entry["name"], target, _sampler(entry))
+        names[entry["name"]] = UserName(entry["name"], _target(entry), _sampler(entry))
     return names
+
+
+def _target(entry: Mapping[str, Any]) -> Reference | None:
+    if "base" in entry:
+        lora = tuple(adapter_names.parse(text) for text in entry["lora"])
+        return Reference(entry["name"], adapted=Adapted(entry["base"], lora))
+    target = resolve_without_catalog(entry["target"], {}) if "target" in entry else None
+    return replace(target, name=entry["name"]) if target else None
 
 
 def _spec(table: Mapping[str, Any], licenses: Mapping[str, License]) -> ModelSpec:

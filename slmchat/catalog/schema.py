@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from slmchat import ranges
+from slmchat.catalog import adapter_names
 from slmchat.errors import ExitCode, SlmError
 
 TAGS = ("chat", "code", "infill", "vision", "base", "reasoning")
@@ -182,6 +183,9 @@ def _model(value: Any, where: str, report: _Report) -> None:
     name = value.get("name") if isinstance(value, dict) else None
     if isinstance(name, str):
         where = f'{where} "{shown(name)}" '
+    if isinstance(value, dict) and {"base", "lora"} & value.keys():
+        _adapted(value, where, report)
+        return
     if not isinstance(value, dict) or "target" not in value:
         _MODEL(value, where, report)
         is_new = isinstance(name, str) and report.catalog is not None and name not in report.catalog
@@ -192,6 +196,31 @@ def _model(value: Any, where: str, report: _Report) -> None:
     for key in misplaced:
         report.add(_join(where, key), "does not go together with target")
     _TARGET({key: entry for key, entry in value.items() if key not in misplaced}, where, report)
+
+
+def _adapted(value: Mapping[str, Any], where: str, report: _Report) -> None:
+    """An entry that is another model with adapters."""
+    misplaced = [key for key in value if key in _MODEL_KEYS | _TARGET_KEYS and key not in _ADAPTED_KEYS]
+    for key in misplaced:
+        report.add(_join(where, key), "does not go together with base and lora")
+    _ADAPTED({key: entry for key, entry in value.items() if key not in misplaced}, where, report)
+    if value.get("base") == value.get("name"):
+        report.add(_join(where, "base"), "must be another name")
+
+
+def _is_base(value: object) -> bool:
+    """Whether `value` can name the model below adapters: a name with or without a quantization, or a target."""
+    if not isinstance(value, str):
+        return False
+    name, at, quantization = value.partition("@")
+    return is_target(value) or bool(NAME.fullmatch(name) and (not at or QUANTIZATION.fullmatch(quantization)))
+
+
+def _is_adapter(value: object) -> bool:
+    try:
+        return isinstance(value, str) and is_target(adapter_names.parse(value)[0])
+    except SlmError:
+        return False
 
 
 def is_target(value: object) -> bool:
@@ -281,6 +310,15 @@ _MODEL_KEYS = {
     "projector": _array(_source),
     "variant": _array(_VARIANT, unique="quantization"),
 }
+_ADAPTED_KEYS = {
+    "name": _name,
+    "base": _value(_is_base, "must be the name of a model, hf:OWNER/REPO, or an absolute path that ends in .gguf"),
+    "lora": _array(
+        _value(_is_adapter, "must be an absolute path that ends in .gguf, or hf:OWNER/REPO/FILE.gguf, then =SCALE")
+    ),
+    "sampler": _SAMPLER,
+}
+_ADAPTED = _table(_ADAPTED_KEYS, required=("name", "base", "lora"))
 _MODEL = _table(_MODEL_KEYS, required=("name",))
 _TARGET = _table(_TARGET_KEYS, required=("name", "target"))
 _FILE = _table({"licenses": _licenses, "model": _array(_model, unique="name", least=0)})

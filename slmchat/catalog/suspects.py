@@ -15,6 +15,7 @@ import faulthandler
 import hashlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,19 @@ def take(data: Path, model: Path) -> bool:
     return found
 
 
+def left(data: Path, model: Path | None = None) -> list[Path]:
+    """The marks of crashes that nobody has been told of, of one model or of all. They stay."""
+    try:
+        marks = sorted(directory(data).glob(f"{_stem(model)}-*" if model is not None else "*-*"))
+        return [
+            mark
+            for mark in marks
+            if mark not in _own and not _is_running(mark.name.rpartition("-")[2]) and mark.stat().st_size == 0
+        ]
+    except OSError:
+        return []
+
+
 def _marks(data: Path, model: Path) -> Iterator[Path]:
     try:
         yield from directory(data).glob(f"{_stem(model)}-*")
@@ -93,6 +107,14 @@ def _stem(model: Path) -> str:
 def _is_running(pid: str) -> bool:
     if not pid.isdecimal() or int(pid) == os.getpid():
         return False
-    import psutil
+    if sys.platform == "win32":  # there os.kill ends a process
+        import psutil
 
-    return psutil.pid_exists(int(pid))
+        return psutil.pid_exists(int(pid))
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:  # somebody else's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True

@@ -33,7 +33,7 @@ def add_target(user_file: Path, name: str, target: str) -> str:
             exit_code=ExitCode.USAGE,
         )
     own = load_user_names(user_file).get(name)
-    if own.target is None if own else is_in_catalog(name):
+    if own.target is None or own.target.adapted is not None if own else is_in_catalog(name):
         raise SlmError(f"{name} is a model already.", hint=f"slm add my-{name} {target}", exit_code=ExitCode.USAGE)
 
     expected = schema.read(user_file)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from slmchat.conversation.thinking import ThinkingSplitter
-from slmchat.engine.api import Chunk, Event, Finish, Prefill
+from slmchat.engine.api import Chunk, Event, Finish, Prefill, Usage
 from slmchat.terminal.sanitize import Sanitizer
 
 
@@ -117,6 +117,21 @@ class _Heard:
         if piece:
             self._text.write(piece)
             self._view.answer(piece)
+
+
+def usage_fields(usage: Usage) -> dict[str, object]:
+    """The token counts as `--json` and the records of a batch have them."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "completion_tokens": usage.completion_tokens,
+        **(
+            {"drafted_tokens": usage.drafted_tokens, "accepted_tokens": usage.accepted_tokens}
+            if usage.drafted_tokens
+            else {}
+        ),
+        **({"is_estimate": True} if usage.is_estimate else {}),
+    }
 
 
 def describe(finish: Finish) -> str:

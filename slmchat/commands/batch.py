@@ -7,10 +7,10 @@ A row that fails is a record with an error; the exit code tells that there were 
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from slmchat.catalog.library import Library
-from slmchat.commands import opening, shaping
+from slmchat.commands import chosen, opening, shaping
 from slmchat.commands.batch_answers import Answers, Completions, ShapedCompletions
 from slmchat.commands.batch_inputs import open_source
 from slmchat.commands.batch_output import RecordWriter, open_output
@@ -50,7 +50,7 @@ def batch(
     descriptor = _open_output(
         batch, options.files, console
     )  # before the seal: it may lie where a sealed process cannot open it
-    opening.seal(settings)
+    place = chosen.enter(options, settings, console)
     shape = shaping.shape_of(shape_options, is_stdin_taken=not options.files or "-" in options.files)
     instruction = " ".join(words)
     template = prompt_file(template_options, words, read_text)
@@ -58,15 +58,14 @@ def batch(
     source = open_source(options.files, batch.format, wants_fields, console.stdin)
     if template and not source.has_fields:
         template.check()
-    installed = opening.find(options.model, settings, console)
-    sampler = opening.sampler_settings(installed, settings, options)
+    model = place.find(options.model, settings, console)
+    sampler = opening.sampler_settings(model, settings, options)
     head = head_messages(options, settings)
-    loading = opening.start_loading(installed, options, settings)
+    laid = model.laid(options.lora, settings)
+    loading = model.start(options, settings)
     engine = loading.engine()
-    opening.report_native_log(console)
-    wanted = options.ctx or settings.n_ctx or min(engine.info.trained_context_length, _N_CTX)
-    n_ctx = opening.window(loading, wanted, options, least=None if options.ctx else window.MIN_COMPLETION_TOKENS)
-    n_ctx = n_ctx or wanted
+    model.report(loading, console)
+    n_ctx = _window(loading, engine, options, settings)
     lay_out = layout(engine, is_raw=options.raw, shape=shape)
 
     def fits(prompt: Prompt) -> bool:
@@ -82,17 +81,21 @@ def batch(
         os.ftruncate(descriptor, begun.end if begun else 0)
     console.detail(
         f"inputs: {source.format}{f', the first {begun.records:,} are done already' if begun else ''}; "
-        f"context window of each: {n_ctx:,} tokens"
+        f"context window of each: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}"
     )
     with loading.on_trial():
-        pool = engine.open_pool(opening.session_settings(options, settings, n_ctx), n_parallel)
+        made = opening.session_settings(options, settings, n_ctx, model=loading.path)
+        pool = engine.open_pool(replace(made, adapters=laid), n_parallel)
     writer = _writer(descriptor, batch, console)
     work = BatchWork(rows, pool, writer, console, begun)
-    work.run(loading.tried)
+    try:
+        work.run(loading.tried)
+    except SlmError as error:
+        raise _resumable(error, batch.resume or batch.output) from error
     code = work.tell(batch.resume or batch.output)
     _close(pool, engine, descriptor)
     if not settings.is_private:
-        Library(settings.paths).remember(installed.key)
+        model.remember(settings)
     return code
 
 
@@ -101,6 +104,15 @@ def _answers(sampler: SamplerSettings, options: GenerationOptions, shape: Shape 
     if shape is not None:
         return ShapedCompletions(shape, sampler, limits, is_sanitized=is_sanitized)
     return Completions(sampler, limits, is_raw=options.raw, is_sanitized=is_sanitized)
+
+
+def _window(loading: opening.Loading, engine: Engine, options: GenerationOptions, settings: Settings) -> int:
+    """The context window of each row in tokens; 0: the endpoint does not tell its own."""
+    if not engine.info.has_exact_counts:
+        return engine.info.trained_context_length
+    wanted = options.ctx or settings.n_ctx or min(engine.info.trained_context_length, _N_CTX)
+    least = None if options.ctx else window.MIN_COMPLETION_TOKENS
+    return opening.window(loading, wanted, options, least=least) or wanted
 
 
 def _parallel(options: BatchOptions) -> int | None:
@@ -135,6 +147,14 @@ def _writer(descriptor: int | None, options: BatchOptions, console: Console) -> 
     clears = console.is_stdout_tty
     console.stdout.flush()
     return RecordWriter(console.stdout.fileno(), "standard output", lambda: console.status("") if clears else None)
+
+
+def _resumable(error: SlmError, file: str | None) -> SlmError:
+    """An endpoint that fails ends the batch, not its rows: the hint says how to go on."""
+    if error.exit_code is not ExitCode.NETWORK:
+        return error
+    hint = f"all records written are whole; go on with the same command and --resume {file or 'FILE'}"
+    return SlmError(error.message, hint=hint, exit_code=error.exit_code)
 
 
 def _close(pool: Pool, engine: Engine, descriptor: int | None) -> None:

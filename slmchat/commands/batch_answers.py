@@ -68,22 +68,17 @@ class Completions:
             raise Unsuitable(done.error, {})
         assert done.finish is not None
         answer = answering.follow(
-            (Chunk(done.text, ()), done.finish),
+            (Chunk(done.thinking, (), is_thinking=True), Chunk(done.text, ()), done.finish),
             _Unseen(),
             sanitizer=Sanitizer(show_invisible=False) if self._is_sanitized else None,
             keeps_space=self._is_raw,
             is_thinking=not self._is_raw and opens_thinking(prompt.parts[-1].text),
         )
-        usage = done.finish.usage
         return {
             "completion": answer.text,
             **({"thinking": answer.thinking} if answer.thinking else {}),
             "finish_reason": done.finish.reason.value,
-            "usage": {
-                "prompt_tokens": usage.prompt_tokens,
-                "cached_tokens": usage.cached_tokens,
-                "completion_tokens": usage.completion_tokens,
-            },
+            "usage": answering.usage_fields(done.finish.usage),
             "seed": done.finish.seed,
         }
 
@@ -101,7 +96,7 @@ class ShapedCompletions:
     @property
     def nothing(self) -> dict[str, Any]:
         """No completion, no value."""
-        return {**self._completions.nothing, "value": None}
+        return {"completion": None, "value": None} | self._completions.nothing
 
     def job(self, number: int, prompt: Prompt) -> Job:
         """The first attempt. Its seed is settled here, because the second one takes the next."""
@@ -116,7 +111,8 @@ class ShapedCompletions:
             if done.error is not None:
                 raise done.error
             fields = self._completions.record(done, prompt)
-            return {**fields, "value": self._shape.value(fields["completion"], fields["finish_reason"])}
+            value = self._shape.value(fields["completion"], fields["finish_reason"])
+            return {"completion": None, "value": value} | fields
         except SlmError as error:
             if first is None or error.exit_code is not ExitCode.UNSATISFIED:
                 raise Unsuitable(error, fields) from error

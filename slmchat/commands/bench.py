@@ -7,7 +7,7 @@ Refuses to know: how a session computes; how the walk through the context window
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from slmchat.catalog.fetching import in_bytes
@@ -79,7 +79,12 @@ def bench(name: str | None, options: BenchOptions, settings: Settings, console: 
     """Measure a model. Ctrl-C shows what has been measured so far. Raises `SlmError`."""
     opening.seal(settings)
     generation = GenerationOptions(
-        model=name, ctx=options.ctx, threads=options.threads, gpu_layers=options.gpu_layers, kv_type=options.kv_type
+        model=name,
+        ctx=options.ctx,
+        threads=options.threads,
+        gpu_layers=options.gpu_layers,
+        device=options.device,
+        kv_type=options.kv_type,
     )
     installed = opening.find(name, settings, console)
     made = _prepared(installed, generation, options, settings)
@@ -114,7 +119,9 @@ def _prepared(installed: Installed, generation: GenerationOptions, options: Benc
         installed=installed,
         options=generation,
         settings=settings,
-        session=opening.session_settings(generation, settings, n_ctx),
+        session=replace(
+            opening.session_settings(generation, settings, n_ctx, model=installed.path), adapters=installed.adapters
+        ),
         steps=bench_walk.plan(n_ctx, options.depths),
         sampler=opening.sampler_settings(installed, settings, generation).with_values({"seed": 1}),
         repeat=options.repeat,

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from slmchat.commands import chosen, opening
+from slmchat.commands import adapters, chosen, opening
 from slmchat.commands.answering import Answer, View, describe
 from slmchat.commands.chosen import Model, Place
 from slmchat.commands.options import ChatOptions, GenerationOptions
@@ -312,6 +312,8 @@ class Chat:
             state.append(f"{used} of {talk.n_ctx:,} tokens ({share} %)")
         elif talk.tokens_used:
             state.append(f"{used} tokens")
+        if any(adapter.scale for adapter in talk.adapters):
+            state.append(f"lora {adapters.labels(adapter for adapter in talk.adapters if adapter.scale)}")
         if talk.attachments:
             state.append(f"{len(talk.attachments)} file{'s' if len(talk.attachments) > 1 else ''} attached")
         if talk.pictures:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from slmchat import personas, ranges
 from slmchat.catalog.library import Library
-from slmchat.commands import chat_files, opening, picture_files
+from slmchat.commands import chat_adapters, chat_files, opening, picture_files
 from slmchat.commands.answering import describe
 from slmchat.commands.chat import Chat
 from slmchat.commands.chosen import REMOTE_MARK
@@ -97,12 +97,10 @@ def _retry(chat: Chat, _arguments: str) -> None:
 
 
 def _undo(chat: Chat, _arguments: str) -> None:
-    conversation = chat.talk.conversation
-    question = conversation.last(Role.USER)
+    question = chat.talk.conversation.undo()
     if question is None:
         raise _usage("there is nothing to undo.")
-    conversation.go_to(question.parent)
-    chat.console.note(f"Undone: {title_of(question.message.text)} (it is kept; /branch goes back to it)")
+    chat.console.note(f"Undone: {title_of(question.text)} (it is kept; /branch goes back to it)")
 
 
 def _edit(chat: Chat, _arguments: str) -> None:
@@ -255,9 +253,12 @@ def _model(chat: Chat, arguments: str) -> None:
         raise _other_place(chat)
     model = chat.place.find(arguments, chat.settings, chat.console)
     model.check()
+    had_adapters = bool(talk.adapters)
     talk.switch_model(model)
     talk.loading.when_done(chat.editor.refresh)
     chat.console.note(f"From here on {talk.label} answers; the conversation goes on.")
+    if had_adapters and not talk.adapters:
+        chat.console.note("The adapters belonged to the model before; /lora lays others over this one.")
 
 
 def _other_place(chat: Chat) -> SlmError:
@@ -276,7 +277,7 @@ def _complete_model(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
     if chat.place.host is not None:
         return
     for item in Library(chat.settings.paths).all():
-        if item.key.startswith(text):
+        if item.key.startswith(text) and not item.is_adapter:
             yield item.key, item.title or ""
 
 
@@ -505,6 +506,13 @@ COMMANDS: CommandTable[Chat] = CommandTable(
         SlashCommand("image", "PATH…", 'show pictures with the next message; "" detaches', _image, _complete_file),
         SlashCommand("editor", "[TEXT]", "write the next message in $EDITOR", _editor),
         SlashCommand("model", "[NAME]", "let another model go on", _model, _complete_model),
+        SlashCommand(
+            "lora",
+            "[PATH=SCALE]",
+            "list adapters, add or rescale one; none drops",
+            chat_adapters.command,
+            chat_adapters.complete,
+        ),
         SlashCommand("system", "[TEXT]", 'show or set the system message; "" removes it', _system),
         SlashCommand("persona", "[NAME]", "list personas, or take one on", _persona, _complete_persona),
         SlashCommand("set", "[KEY VALUE]", "sampler, ctx, threads, max_tokens", _set, _complete_setting),

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
-from slmchat.commands import opening, picture_files
+from slmchat.commands import adapters, opening, picture_files
 from slmchat.commands.opening import Loading
 from slmchat.commands.options import GenerationOptions
-from slmchat.engine.api import Engine
+from slmchat.engine.api import Adapter, Engine
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -67,6 +67,15 @@ class Model(Protocol):
         """Raises `SlmError` with what to do instead when it cannot be shown pictures."""
         ...
 
+    def laid(
+        self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
+    ) -> tuple[Adapter, ...]:
+        """The LoRA adapters that count when these were named beside `present` (None: those of its own name).
+
+        Raises `SlmError`.
+        """
+        ...
+
     def is_called(self, name: str) -> bool:
         """Whether this name means it."""
         ...
@@ -79,8 +88,8 @@ class Model(Protocol):
         """Begin to load it."""
         ...
 
-    def report(self, console: Console) -> None:
-        """What was said while it was loaded, for `-v`."""
+    def report(self, loading: Loading, console: Console) -> None:
+        """What the user has to know of the loading, and for `-v` everything that was said."""
         ...
 
     def remember(self, settings: Settings) -> None:
@@ -115,7 +124,7 @@ def enter(options: GenerationOptions, settings: Settings, console: Console, name
     Raises `SlmError`: USAGE, NETWORK for an endpoint that `--offline` forbids, UNSEALED.
     """
     if options.endpoint is None:
-        opening.seal(settings, named)
+        opening.seal(settings, writable=named)
         return Here()
     _refuse_local_options(options)
     return reach(options.endpoint, settings, console, named)
@@ -164,6 +173,7 @@ def _refuse_local_options(options: GenerationOptions) -> None:
         "--ctx": options.ctx,
         "--threads": options.threads,
         "--gpu-layers": options.gpu_layers,
+        "--device": options.device,
         "--kv-type": options.kv_type,
         "--mmproj": options.mmproj,
         "--draft": options.draft,
@@ -256,6 +266,11 @@ class LocalModel:
     def check_sees(self, settings: Settings) -> None:
         picture_files.check_sees(self.installed, settings)
 
+    def laid(
+        self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
+    ) -> tuple[Adapter, ...]:
+        return adapters.laid(self.installed, texts, settings, present)
+
     def is_called(self, name: str) -> bool:
         return name in (self.installed.name, self.installed.key)
 
@@ -265,7 +280,9 @@ class LocalModel:
     def start(self, options: GenerationOptions, settings: Settings) -> Loading:
         return opening.start_loading(self.installed, options, settings)
 
-    def report(self, console: Console) -> None:
+    def report(self, loading: Loading, console: Console) -> None:
+        for notice in loading.notices:
+            console.warn(notice)
         opening.report_native_log(console)
 
     def remember(self, settings: Settings) -> None:
@@ -311,6 +328,16 @@ class RemoteModel:
             exit_code=ExitCode.USAGE,
         )
 
+    def laid(
+        self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
+    ) -> tuple[Adapter, ...]:
+        if texts:
+            raise SlmError(
+                "adapters are laid over models on this device only: an endpoint has its own.",
+                exit_code=ExitCode.USAGE,
+            )
+        return ()
+
     def is_called(self, name: str) -> bool:
         return name in (self._name, self.key)
 
@@ -332,7 +359,7 @@ class RemoteModel:
         self._name = engine.model.id
         return engine, None
 
-    def report(self, console: Console) -> None:
+    def report(self, loading: Loading, console: Console) -> None:
         console.detail(f"{self._name} at {self._place.endpoint.url}")
 
     def remember(self, settings: Settings) -> None:

@@ -19,7 +19,7 @@ from slmchat.catalog.registry import ModelSpec, Variant
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import Option
 from slmchat.fit.estimate import guessed_shape
-from slmchat.fit.memory import Load
+from slmchat.fit.memory import DEFAULT_KV_TYPE, Load
 from slmchat.fit.plan import Plan, Room, Verdict, choose_ctx, choose_gpu_layers, plan
 from slmchat.fit.shape import ModelShape, shape_of
 from slmchat.fit.speed import Pace, Rate, in_words
@@ -29,20 +29,20 @@ from slmchat.terminal.console import Console
 _FORMAT = 1
 
 
-def room() -> Room:
-    """The memory that models may use now."""
+def room(device: str | None = None) -> Room:
+    """The memory that models may use now; `device`: on these GPUs."""
     from slmchat.engine import devices
     from slmchat.hardware import memory
 
     available, total = memory.available().value, memory.total().value
     assert available is not None
     assert total is not None
-    return Room(available, total, memory.address_space().value, devices.free_gpu_memory())
+    return Room(available, total, memory.address_space().value, devices.free_gpu_memory(device))
 
 
 def load(settings: Settings, n_ctx: int, kv_type: str | None = None) -> Load:
     """A load on this device's processor with these settings."""
-    return Load(n_ctx, kv_type or settings.kv_type, hardware.cores.instruction_sets().value or ())
+    return Load(n_ctx, kv_type or settings.kv_type or DEFAULT_KV_TYPE, hardware.cores.instruction_sets().value or ())
 
 
 def installed_shape(installed: Installed) -> ModelShape:
@@ -193,6 +193,15 @@ class Outlook:
         }
 
 
+def lasting(total: int, *, is_phone: bool | None = None) -> int:
+    """What models may count on of a device's memory whatever runs now: three quarters; of a phone's half.
+
+    Android ends apps that leave it less, beginning with those in the background, and Termux with them.
+    """
+    is_phone = hardware.power.is_android().value if is_phone is None else is_phone
+    return total // 2 if is_phone else total * 3 // 4
+
+
 class ForDevice:
     """Outlooks of many models on this device, whose facts are asked for once and only when needed."""
 
@@ -205,7 +214,7 @@ class ForDevice:
     @cached_property
     def room(self) -> Room:
         now = room()
-        return replace(now, available=max(now.available, now.total * 3 // 4)) if self._is_lasting else now
+        return replace(now, available=max(now.available, lasting(now.total))) if self._is_lasting else now
 
     @cached_property
     def pace(self) -> Pace | None:
@@ -250,14 +259,20 @@ class Opening:
 
 
 def opening_of(
-    installed: Installed, settings: Settings, *, n_ctx: int | None, kv_type: str | None, gpu_layers: int | None
+    installed: Installed,
+    settings: Settings,
+    *,
+    n_ctx: int | None,
+    kv_type: str | None,
+    gpu_layers: int | None,
+    device: str | None = None,
 ) -> Opening:
     """How an installed model is to be opened on this device: GPU layers, repacking, and the verdict on the window.
 
     `n_ctx` None: the one that is chosen. Raises `SlmError` for a file whose header cannot be read.
     """
     shape = installed_shape(installed)
-    space = room()
+    space = room(device)
     base = load(settings, n_ctx or 0, kv_type)
     if n_ctx is None:
         base = replace(base, n_ctx=choose_ctx(shape, base, space))

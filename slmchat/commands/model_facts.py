@@ -4,9 +4,10 @@ Knows: the keys of the contract, and how numbers are written for people.
 Refuses to know: where the facts are printed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from slmchat.catalog import adapter_names
 from slmchat.catalog.fetching import in_bytes
 from slmchat.catalog.gguf import Header, SkippedArray, read_header
 from slmchat.catalog.records import Installed, InstalledFile
@@ -46,12 +47,40 @@ def listed(installed: Installed) -> dict[str, Any]:
         "parameters": installed.parameters,
         "context_length": installed.context_length,
         "license": installed.license.id if installed.license else None,
-        "tags": list(installed.tags),
+        "tags": _tags(installed),
         "path": str(installed.path),
         "source": installed.source,
         "is_present": not installed.missing(),
         "projector": of_projector(installed.projector),
+        **_adapted(installed),
     }
+
+
+def not_complete(name: str, base: str, lora: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    """The entry of `slm list --json` for a name with adapters whose base, or one of them, is not here."""
+    facts: dict[str, Any] = dict.fromkeys(("quantization", "size", "parameters", "context_length", "license", "path"))
+    return {
+        "name": name,
+        **facts,
+        "tags": ["adapted"],
+        "source": base,
+        "is_present": False,
+        "projector": None,
+        "base": base,
+        "adapters": [{"path": target, "scale": scale} for target, scale in lora],
+    }
+
+
+def _adapted(installed: Installed) -> dict[str, Any]:
+    """What a model consists of: its base (None: it is no name for a base with adapters) and its adapters."""
+    return {
+        "base": installed.base,
+        "adapters": [{"path": str(adapter.path), "scale": adapter.scale} for adapter in installed.adapters],
+    }
+
+
+def _tags(installed: Installed) -> list[str]:
+    return [*installed.tags, *(["adapter"] if installed.is_adapter else []), *(["adapted"] if installed.base else [])]
 
 
 def of_catalog(spec: ModelSpec) -> dict[str, Any]:
@@ -119,7 +148,7 @@ def of_installed(installed: Installed) -> dict[str, Any]:
         "title": installed.title,
         "source": installed.source,
         "revision": installed.revision,
-        "tags": list(installed.tags),
+        "tags": _tags(installed),
         "gated": installed.is_gated,
         "sampler": dict(installed.sampler),
         "sampler_source": installed.sampler_source,
@@ -127,6 +156,7 @@ def of_installed(installed: Installed) -> dict[str, Any]:
         "files": [{"path": str(file.path), "size": file.size, "sha256": file.sha256} for file in installed.files],
         "projector": of_projector(installed.projector),
         "chat_template": header.chat_template,
+        **_adapted(installed),
         "metadata": _metadata(header),
     }
 
@@ -146,6 +176,10 @@ def in_lines(facts: dict[str, Any], fit: Iterable[tuple[str, str]] = ()) -> Iter
     yield "quantization", facts["quantization"]
     if facts["title"]:
         yield "title", facts["title"]
+    if facts.get("base"):
+        yield "base", facts["base"]
+    for adapter in facts.get("adapters", ()):
+        yield "adapter", adapter_names.labelled(adapter["path"], adapter["scale"])
     yield "file", facts["path"] or "not installed"
     yield (
         "size",

@@ -4,9 +4,12 @@ Every function prints what was asked for on stdout and returns the exit code; er
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from slmchat.catalog import adapter_names
 from slmchat.catalog.fetching import in_bytes
+from slmchat.catalog.finding import Finder
 from slmchat.catalog.library import Library, from_path
 from slmchat.catalog.records import Installed
 from slmchat.catalog.registry import (
@@ -18,7 +21,7 @@ from slmchat.catalog.registry import (
     resolve_without_catalog,
 )
 from slmchat.catalog.user_file import add_target, remove_name
-from slmchat.commands import fitting, model_facts
+from slmchat.commands import adapters, fitting, model_facts
 from slmchat.engine.kvstore import KvStore
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import choose
@@ -33,7 +36,9 @@ def list_models(settings: Settings, console: Console, *, is_available: bool = Fa
     if is_available:
         return _list_catalog(settings, library, console, is_json)
     entries = [model_facts.listed(record) for record in library.all()]
-    entries += [_listed_name(own) for own in load_user_names(settings.paths.user_registry).values() if _path_of(own)]
+    finder = adapters.finder(settings, library)
+    entries += [_listed_name(own) for own in finder.names.values() if _path_of(own)]
+    entries += [_listed_adapted(own, finder) for own in finder.names.values() if _adapted_of(own)]
     if is_json:
         console.print_json(entries)
     elif entries:
@@ -46,7 +51,7 @@ def list_models(settings: Settings, console: Console, *, is_available: bool = Fa
                     _sizes(entry),
                     model_facts.in_millions(entry["parameters"]),
                     " ".join(entry["tags"]),
-                    entry["path"] if entry["is_present"] else f"{entry['path']} (its file is gone)",
+                    _where(entry),
                 )
                 for entry in entries
             ],
@@ -126,6 +131,29 @@ def _path_of(own: UserName) -> bool:
     return own.target is not None and own.target.path is not None
 
 
+def _adapted_of(own: UserName) -> bool:
+    return own.target is not None and own.target.adapted is not None
+
+
+def _where(entry: dict[str, Any]) -> str:
+    """Where a model is, or what it is made of and what has become of that."""
+    if entry["base"] is None:
+        return str(entry["path"]) if entry["is_present"] else f"{entry['path']} (its file is gone)"
+    names = ", ".join(adapter_names.labelled(Path(each["path"]).name, each["scale"]) for each in entry["adapters"])
+    missing = "" if entry["is_present"] else f" (not complete: slm show {entry['name']})"
+    return f"{entry['base']} with {names}{missing}"
+
+
+def _listed_adapted(own: UserName, finder: Finder) -> dict[str, Any]:
+    """The entry of a name for a base with adapters; what it needs may not be here, or not go together."""
+    assert own.target is not None
+    assert own.target.adapted is not None
+    try:
+        return model_facts.listed(finder.find(own.name))
+    except SlmError:
+        return model_facts.not_complete(own.name, own.target.adapted.base, own.target.adapted.lora)
+
+
 def _listed_name(own: UserName) -> dict[str, Any]:
     """The entry of a name that `slm add` gave to a path; the file may have gone or changed since."""
     assert own.target is not None
@@ -133,10 +161,11 @@ def _listed_name(own: UserName) -> dict[str, Any]:
     try:
         facts = model_facts.listed(from_path(own.target.path))
     except SlmError:
-        facts = dict.fromkeys(("quantization", "size", "parameters", "context_length", "license"))
+        facts = dict.fromkeys(("quantization", "size", "parameters", "context_length", "license", "base"))
         facts |= {
             "tags": [],
             "projector": None,
+            "adapters": [],
             "path": str(own.target.path),
             "source": str(own.target.path),
             "is_present": False,
@@ -147,8 +176,10 @@ def _listed_name(own: UserName) -> dict[str, Any]:
 def show(name: str, settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
     """Everything known of one model. Not installed: what the catalog knows, then `SlmError` (no model)."""
     reference = load(settings.paths.user_registry).resolve(name)
+    library = Library(settings.paths, console.warn)
     try:
-        installed = Library(settings.paths, console.warn).find(reference)
+        is_adapted = reference.adapted is not None
+        installed = adapters.finder(settings, library).find(name) if is_adapted else library.find(reference)
     except SlmError as error:
         if error.exit_code is ExitCode.NO_MODEL and reference.spec is not None:
             facts = model_facts.not_installed(reference.spec, reference.quantization)
@@ -200,10 +231,16 @@ def _rm_one(name: str, library: Library, settings: Settings, console: Console) -
         if removed.kept:
             kept = ", ".join(str(path) for path in removed.kept)
             console.note(f"left in place, because others use it or another tool fetched it: {kept}")
-        yield {"name": record.key, "freed": removed.freed + states, "kept": [str(path) for path in removed.kept]}
+        needing = adapters.finder(settings, library).needing(record)
+        if needing:
+            console.warn(f"{', '.join(needing)} needed it; `slm pull {needing[0]}` fetches it again.")
+        kept_paths = [str(path) for path in removed.kept]
+        yield {"name": record.key, "freed": removed.freed + states, "kept": kept_paths, "needed_by": needing}
     if own is not None and own.target is not None and reference is not None and reference.quantization is None:
         remove_name(settings.paths.user_registry, own.name)
         stays = f" ({own.target.path} stays)" if own.target.path else ""
+        if own.target.adapted:
+            stays = f" ({own.target.adapted.base} and the adapters stay)"
         console.note(f"forgot the name {own.name}{stays}.")
         yield {"name": own.name, "freed": 0, "kept": [str(own.target.path)] if own.target.path else []}
 
@@ -260,11 +297,19 @@ def _to_verify(names: Sequence[str], settings: Settings, library: Library) -> li
         return list(library.all())
     registry = load(settings.paths.user_registry)
     models: list[Installed] = []
-    for name in names:
-        reference: Reference = registry.resolve(name)
+    for part in [part for name in names for part in _fetched_parts(registry.resolve(name), name)]:
+        reference: Reference = registry.resolve(part)
         # a record whose file is gone or changed is verified too: `find` would refuse it
         models += library.matching(reference) or [library.find(reference)]
     return models
+
+
+def _fetched_parts(reference: Reference, name: str) -> list[str]:
+    """What a name stands for that can have a sha256: itself, or its base and the adapters that came from the Hub."""
+    if reference.adapted is None:
+        return [name]
+    from_hub = [target for target, _scale in reference.adapted.lora if target.lower().startswith("hf:")]
+    return [reference.adapted.base, *from_hub]
 
 
 def _verify_one(installed: Installed, library: Library, console: Console) -> tuple[dict[str, Any], SlmError | None]:

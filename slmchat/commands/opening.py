@@ -13,18 +13,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol, TypeVar
 
-from slmchat.catalog import registry, suspects
+from slmchat.catalog import suspects
+from slmchat.catalog.gguf import read_header
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
-from slmchat.commands import fitting
+from slmchat.commands import adapters, fitting, tuning
 from slmchat.commands.fitting import Opening
 from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import thinking
 from slmchat.conversation.messages import Message, Role
-from slmchat.engine.api import Done, Engine, Event, Limits, Prefill, SessionSettings
+from slmchat.engine.api import BATCH_TOKENS, Done, Engine, Event, Limits, Prefill, SessionSettings
 from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.fit.memory import DEFAULT_KV_TYPE
 from slmchat.fit.plan import Verdict
 from slmchat.personas import Persona
 from slmchat.personas import find as find_persona
@@ -35,18 +37,23 @@ from slmchat.terminal.console import Console
 Record = TypeVar("Record", Event, Done)
 
 
-def seal(settings: Settings, named: Sequence[Path] = ()) -> None:
+def seal(settings: Settings, *, configures: bool = False, writable: Sequence[Path] = ()) -> None:
     """Close the process to the network before anything untrusted is read. Raises `SlmError` (UNSEALED) if it must be.
 
     A GPU backend needs local sockets while it starts, so that the seal then closes in two steps, both before a model
-    file is opened. With `--private` only the current and the temporary directory stay writable, and core dumps are off.
-    `named`: what the user has named to be written.
+    file is opened. `configures`: this command may change the configuration. With `--private` only the current and the
+    temporary directory stay writable, and core dumps are off. `writable`: what else this errand has to write.
     """
     from slmchat.engine import native
     from slmchat.privacy.seal import Seal, own_directories
 
-    own = () if settings.is_private else own_directories(settings.paths)
-    closing = Seal(is_required=settings.is_offline, writable=(*own, *named))
+    closing = Seal(
+        is_required=settings.is_offline,
+        writable=(
+            *(() if settings.is_private else own_directories(settings.paths, configures=configures)),
+            *writable,
+        ),
+    )
     closing.close_network()
     if native.has_gpu_backend():
         native.start_devices()
@@ -63,26 +70,22 @@ def find(name: str | None, settings: Settings, console: Console) -> Installed:
     The catalog is parsed only when the name is not that of an installed model: `slm run` has no time for it.
     """
     library = Library(settings.paths, warn=console.warn)
-    name = name or settings.model or library.default_model()
+    finder = adapters.finder(settings, library)
+    name = name or settings.model or library.default_model(finder.names)
     if name is None:
-        is_empty = not library.all()
+        is_empty = not any(not record.is_adapter for record in library.all())
         raise SlmError(
             "no model is installed." if is_empty else "several models are installed and none is chosen.",
             hint="slm pull smollm2:135m" if is_empty else "name one with -m; slm list shows them",
             exit_code=ExitCode.NO_MODEL,
         )
-    names = registry.load_user_names(settings.paths.user_registry)
-    reference = registry.resolve_without_catalog(name, names)
-    found = library.lookup(name) if reference is None else library.find(reference)
-    if found is None:
-        found = library.find(registry.load(settings.paths.user_registry).resolve(name))
+    found = finder.find(name)
     if not settings.is_private and suspects.take(settings.paths.data, found.path):
         console.warn(
             f"the last time, slm crashed or was killed while it was loading {found.key} or beginning its first answer; "
             f"the file may be damaged, or too large for the memory that was free: slm verify {found.key}"
         )
-    own = names.get(found.name)
-    return replace(found, sampler=own.sampler) if own is not None and own.sampler else found
+    return found
 
 
 def is_first_run(settings: Settings) -> bool:
@@ -163,8 +166,12 @@ def session_settings(
     n_ctx: int,
     store: KvStore | None = None,
     draft_model: Path | None = None,
+    model: Path | None = None,
 ) -> SessionSettings:
-    """Threads, KV cache and drafts: flags over settings over what this device has."""
+    """Threads, KV cache and drafts: flags over settings over what `slm tune` measured over what this device has.
+
+    `model`: the file whose measurements count.
+    """
     speculation = options.speculation or settings.speculation
     if speculation not in SPECULATION:
         raise SlmError(
@@ -172,12 +179,16 @@ def session_settings(
             hint=f"one of {', '.join(SPECULATION)}",
             exit_code=ExitCode.USAGE,
         )
-    chosen = _threads(options, settings)
+    tuned = tuning.of(model, settings) if model is not None else tuning.UNTUNED
+    chosen = options.threads or settings.threads
+    usual = chosen or _threads(options, settings)
     return SessionSettings(
         n_ctx=n_ctx,
-        threads=chosen,
-        threads_batch=chosen,
-        kv_type=_kv_type(options, settings),
+        threads=chosen or tuned.threads or usual,
+        threads_batch=chosen or tuned.threads_batch or usual,
+        kv_type=_kv_type(options, settings) or tuned.kv_type or DEFAULT_KV_TYPE,
+        flash_attention=tuned.flash_attention,
+        batch_tokens=tuned.batch_tokens or BATCH_TOKENS,
         store=store,
         adapts_threads=not (options.threads or settings.threads),
         speculation=speculation,
@@ -191,9 +202,10 @@ def _threads(options: GenerationOptions, settings: Settings) -> int:
     return options.threads or settings.threads or threads.of_this_device()
 
 
-def _kv_type(options: GenerationOptions, settings: Settings) -> str:
+def _kv_type(options: GenerationOptions, settings: Settings) -> str | None:
+    """What was asked for; None: nothing."""
     kv_type = options.kv_type or settings.kv_type
-    if kv_type not in KV_TYPES:
+    if kv_type is not None and kv_type not in KV_TYPES:
         raise SlmError(
             f"--kv-type cannot be '{kv_type}'.", hint=f"one of {', '.join(KV_TYPES)}", exit_code=ExitCode.USAGE
         )
@@ -201,14 +213,20 @@ def _kv_type(options: GenerationOptions, settings: Settings) -> str:
 
 
 def draft_model(options: GenerationOptions, settings: Settings, console: Console) -> Path | None:
-    """The file of the model of `--draft`. Raises `SlmError`: NO_MODEL, or USAGE together with `--speculation off`."""
+    """The file of the model of `--draft`, its header checked.
+
+    Raises `SlmError`: NO_MODEL, DAMAGED, or USAGE together with `--speculation off`.
+    """
     if options.draft is None:
         return None
     if options.speculation == "off":
         raise SlmError(
             "--draft and --speculation off contradict each other.", hint="leave one out", exit_code=ExitCode.USAGE
         )
-    return find(options.draft, settings, console).path
+    found = find(options.draft, settings, console)
+    for file in found.files:
+        read_header(file.path)
+    return found.path
 
 
 def gpu_layers(options: GenerationOptions, settings: Settings) -> int | None:
@@ -231,13 +249,24 @@ class _Outcome:
 class Loading:
     """A model that is being loaded in a thread, so that the prompt can be read (or typed) meanwhile."""
 
-    def __init__(self, load: Callable[[], tuple[Engine, Opening | None]], mark: suspects.Mark | None = None) -> None:
+    def __init__(
+        self,
+        load: Callable[[], tuple[Engine, Opening | None]],
+        mark: suspects.Mark | None = None,
+        notices: Sequence[str] = (),
+        path: Path | None = None,
+    ) -> None:
         """`load` is called in the thread: it gives the engine, and how it was opened where that was settled here.
 
-        `mark` says on the disk that a model is on trial: while it is loaded, and until its first token.
+        `path`: the file of a model on this device.
+
+        `notices`: what the user has to know of it then, in sentences. `mark` says on the disk that a model is on trial:
+        while it is loaded, and until its first token.
         """
         self._mark = mark
         self.opening: Opening | None = None  # how it is opened, once that is decided
+        self.notices = notices
+        self.path = path
         if mark is not None:
             mark.set()
         self._outcome = _Outcome()
@@ -311,26 +340,50 @@ class Loading:
 
 def start_loading(installed: Installed, options: GenerationOptions, settings: Settings) -> Loading:
     """Begin to load an installed model, if it fits; with `--force` in any case."""
-    asked, layers, kv_type = options.ctx or settings.n_ctx, gpu_layers(options, settings), _kv_type(options, settings)
-    projector = installed.projector
-
-    def load() -> tuple[Engine, Opening]:
-        from slmchat.engine import llama
-        from slmchat.engine.vision import Projector
-
-        found = fitting.opening_of(installed, settings, n_ctx=asked, kv_type=kv_type, gpu_layers=layers)
-        if found.verdict is Verdict.NO and not options.force:
-            raise fitting.refusal(installed.key, found)
-        engine = llama.load(
-            installed.path,
-            gpu_layers=found.gpu_layers,
-            is_repacked=found.is_repacked,
-            projector=Projector(projector.path, _threads(options, settings)) if projector else None,
-        )
-        return engine, found
-
+    gpu_layers(options, settings), _kv_type(options, settings)  # what is wrong with them is said at once
+    notices: list[str] = []
     mark = None if settings.is_private else suspects.Mark(settings.paths.data, installed.path)
-    return Loading(load, mark)
+    return Loading(lambda: _load(installed, options, settings, notices), mark, notices, installed.path)
+
+
+def _load(
+    installed: Installed, options: GenerationOptions, settings: Settings, notices: list[str]
+) -> tuple[Engine, Opening]:
+    """Weights in memory, on the GPU as far as its memory goes. Raises `SlmError`, NO_FIT before anything is loaded."""
+    from slmchat.engine import llama
+    from slmchat.engine.vision import Projector
+
+    layers, device = gpu_layers(options, settings), options.device or settings.device
+    found = fitting.opening_of(
+        installed,
+        settings,
+        n_ctx=options.ctx or settings.n_ctx,
+        kv_type=_kv_type(options, settings) or tuning.of(installed.path, settings).kv_type,
+        gpu_layers=layers,
+        device=device,
+    )
+    if found.verdict is Verdict.NO and not options.force:
+        raise fitting.refusal(installed.key, found)
+    file = installed.projector
+    projector = Projector(file.path, _threads(options, settings)) if file is not None else None
+
+    def on_gpu(layers: int | None) -> Engine:
+        return llama.load(
+            installed.path, gpu_layers=layers, device=device, is_repacked=found.is_repacked, projector=projector
+        )
+
+    if layers and not found.room.gpu:
+        notices.append("the installed llama.cpp finds no GPU to put layers on; slm doctor tells why.")
+    try:
+        return on_gpu(found.gpu_layers), found
+    except SlmError as error:
+        if error.exit_code is not ExitCode.NO_FIT or not (found.gpu_layers and found.room.gpu):
+            raise
+    notices.append(
+        f"{found.gpu_layers} layers do not fit into the free memory of the GPU, so the processor computes everything "
+        "(fewer may fit: --gpu-layers N)."
+    )
+    return on_gpu(0), replace(found, gpu_layers=0)
 
 
 def window(loading: Loading, wanted: int | None, options: GenerationOptions, *, least: int | None = None) -> int | None:

@@ -47,6 +47,9 @@ class GenerationOptions:
     )
     system: str | None = option("-s", "--system", help="System message, or @FILE that holds it.", metavar="TEXT")
     persona: str | None = option("-p", "--persona", help="A named system prompt with its settings.", metavar="NAME")
+    lora: list[str] = option(
+        "--lora", help="LoRA adapter over the model (repeatable).", metavar="PATH[=SCALE]", default=[]
+    )
     files: list[str] = option(
         "-f",
         "--file",
@@ -96,6 +99,9 @@ class GenerationOptions:
         metavar="auto|always|off",
     )
     gpu_layers: str | None = option("--gpu-layers", help="Layers on the GPU: auto or a number.", metavar="auto|N")
+    device: str | None = option(
+        "--device", help="GPUs to use, as slm doctor names them, separated by commas; none: no GPU.", metavar="NAME"
+    )
     force: bool = option("--force", help="Go on although the model does not fit this device's memory.", default=False)
     kv_type: str | None = option("--kv-type", help="Type of the KV cache: f16, q8_0 or q4_0.", metavar="TYPE")
     on_overflow: str | None = option(
@@ -156,6 +162,7 @@ class BenchOptions:
     ctx: int | None = _same("ctx")
     threads: int | None = _same("threads")
     gpu_layers: str | None = _same("gpu_layers")
+    device: str | None = _same("device")
     kv_type: str | None = _same("kv_type")
     json: bool = option("--json", help="JSON on stdout.", default=False)
 
@@ -220,3 +227,23 @@ class BatchOptions:
     resume: str | None = option(
         "--resume", help="Go on with FILE: what it has is not done again, the rest is appended.", metavar="FILE"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class InfillOptions:
+    """The options of `slm run` that fill in code between two ends. None means: not given."""
+
+    place: str | None = option(
+        "--infill", help="Fill in code at this place of a file (- is stdin).", metavar="FILE:LINE[:COL]"
+    )
+    prefix: str | None = option("--prefix", help="Fill in what follows this text, or @FILE.", metavar="TEXT")
+    suffix: str | None = option("--suffix", help="Fill in what stands before this text, or @FILE.", metavar="TEXT")
+    order: str | None = option(
+        "--infill-order", help="Prefix or suffix first; default: as the model was trained.", metavar="psm|spm"
+    )
+    write: bool = option("--write", help="Insert what was filled in into the file of --infill.", default=False)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether any of them was given."""
+        return self != InfillOptions()

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from slmchat.catalog import lora
 from slmchat.catalog.fetching import check_space, checked, in_bytes, locked, space_free, space_needed, workspace
 from slmchat.catalog.gguf import Header
 from slmchat.catalog.library import Library, from_path, now
 from slmchat.catalog.records import Installed, InstalledFile, with_quantization
-from slmchat.catalog.registry import HubFile, License, ModelSpec, Reference, Registry, Variant, load
+from slmchat.catalog.registry import Adapted, HubFile, License, ModelSpec, Reference, Registry, Variant, load
 from slmchat.catalog.sources import Plan, Source, Unreachable, open_source
-from slmchat.commands import fitting, pull_projector
+from slmchat.commands import adapters, fitting, pull_projector
 from slmchat.commands.model_facts import of_license, of_projector
 from slmchat.commands.options import PullOptions
 from slmchat.errors import ExitCode, SlmError
@@ -86,6 +87,8 @@ def _pull_name(name: str, pulling: Pulling) -> dict[str, Any]:
     """One name, from its meaning to its record. Raises `SlmError`."""
     options, console, library = pulling.options, pulling.console, pulling.library
     reference = pulling.registry.resolve(name)
+    if reference.adapted is not None:
+        return _pull_adapted(reference, reference.adapted, pulling)
     if reference.path is not None:
         return _in_place(reference, pulling)
     quantization = _quantization(reference, options)
@@ -115,8 +118,39 @@ def _pull_name(name: str, pulling: Pulling) -> dict[str, Any]:
         return _as_json(installed, status="already-installed")
     console.note(f"installed {installed.key} ({in_bytes(installed.size)}) from {installed.source}")
     installed = pull_projector.add(installed, pull_projector.of(source, stated), name, pulling)
-    console.note(f"next: slm chat {installed.name}")
+    console.note(_next(installed))
     return _as_json(installed, status="installed")
+
+
+def _next(installed: Installed) -> str:
+    if installed.is_adapter:
+        return f"next: slm chat -m MODEL --lora {installed.name}, with the model that it was made for"
+    return f"next: slm chat {installed.name}"
+
+
+def _pull_adapted(reference: Reference, adapted: Adapted, pulling: Pulling) -> dict[str, Any]:
+    """A base and its adapters: what is missing is fetched, then they are put together. Raises `SlmError`."""
+    if pulling.options.quantization:
+        raise SlmError(
+            f"{reference.name} names its base itself, so --quant cannot pick another.",
+            hint=f"slm pull {reference.name}",
+            exit_code=ExitCode.USAGE,
+        )
+    parts = [_pull_name(adapted.base, pulling)]
+    for target, _scale in adapted.lora:
+        if target.lower().startswith("hf:"):
+            parts.append(_pull_name(target, pulling))
+    facts: dict[str, Any] = {"name": reference.name, "base": parts[0], "adapters": parts[1:]}
+    if pulling.options.dry_run:
+        return facts
+    found = adapters.finder(pulling.settings, pulling.library).find(reference.name)
+    pulling.console.note(f"{found.title} is complete.")
+    pulling.console.note(f"next: slm chat {found.name}")
+    is_new = any(part["status"] == "installed" for part in parts)
+    return facts | {
+        "status": "installed" if is_new else "already-installed",
+        "lora": [{"path": str(adapter.path), "scale": adapter.scale} for adapter in found.adapters],
+    }
 
 
 def _in_place(reference: Reference, pulling: Pulling) -> dict[str, Any]:
@@ -328,6 +362,7 @@ def _record(
         parameters=(spec.parameters if spec else None) or header.parameters,
         is_shared=plan.is_shared,
         is_one_file=bool(reference.hub and reference.hub.file),
+        is_adapter=lora.is_adapter(header),
     )
 
 

@@ -181,6 +181,11 @@ def system_text(given: str | None) -> str | None:
 
 
 def _decoded(data: bytes, what: str) -> str:
+    return decode(data, what).replace("\r\n", "\n")
+
+
+def decode(data: bytes, what: str) -> str:
+    """UTF-8 text, its line ends as they are; `SlmError` (USAGE) when it is none."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -191,4 +196,4 @@ def _decoded(data: bytes, what: str) -> str:
         ) from error
     if "\0" in text:
         raise SlmError(f"{what} is a binary file, not text.", exit_code=ExitCode.USAGE)
-    return text.replace("\r\n", "\n")
+    return text

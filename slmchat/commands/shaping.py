@@ -132,23 +132,48 @@ def shape_of(options: ShapeOptions, *, is_stdin_taken: bool = False) -> Shape | 
     can be wrong with a schema, its grammar or a regular expression is found here, before a model is loaded. Raises
     `SlmError` (USAGE).
     """
-    given = {flag: value for flag, value in _flags(options).items() if value is not None and value is not False}
-    if not given:
+    given = only_one(_flags(options))
+    if given is None:
         return None
+    flag, value = given
+    if flag == "--regex":
+        return of_regex(str(value))
+    if flag == "--grammar":
+        return of_grammar(_read(str(value), flag))
+    if flag == "--json-output":
+        return of_any_json()
+    if flag == "--fields":
+        return of_fields(str(value))
+    return of_schema(parsed(_schema_text(str(value), is_stdin_taken=is_stdin_taken)))
+
+
+def only_one(asked: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """The name and value of the one shape that is asked for (not None, not False); None when there is none.
+
+    Raises `SlmError` (USAGE) when there are several.
+    """
+    given = [(name, value) for name, value in asked.items() if value is not None and value is not False]
     if len(given) > 1:
-        raise SlmError(f"{' and '.join(given)} cannot be combined: an answer has one shape.", exit_code=ExitCode.USAGE)
+        names = " and ".join(name for name, _ in given)
+        raise SlmError(f"{names} cannot be combined: an answer has one shape.", exit_code=ExitCode.USAGE)
+    return given[0] if given else None
+
+
+def of_any_json() -> Shape:
+    """A JSON object or array."""
+    return Shape(Constraint(ConstraintKind.JSON, ""), "Answer with JSON.")
+
+
+def of_grammar(text: str) -> Shape:
+    """What follows a GBNF grammar; the engine finds what is wrong with it."""
+    return Shape(Constraint(ConstraintKind.GRAMMAR, text))
+
+
+def of_fields(text: str) -> Shape:
+    """The shape of a schema in short (schemas/fields.py). Raises `SlmError` (USAGE)."""
     from slmchat.schemas import fields
 
-    ((flag, value),) = given.items()
-    if flag == "--regex":
-        return _of_regex(str(value))
-    if flag == "--grammar":
-        return Shape(Constraint(ConstraintKind.GRAMMAR, _read(str(value), flag)))
-    if flag == "--json-output":
-        return Shape(Constraint(ConstraintKind.JSON, ""), "Answer with JSON.")
-    if flag == "--fields":
-        return of_schema(fields.parse(str(value)))
-    return of_schema(_parsed(_schema_text(str(value), is_stdin_taken=is_stdin_taken)))
+    return of_schema(fields.parse(text))
 
 
 def of_schema(schema: Any) -> Shape:
@@ -170,7 +195,8 @@ def _flags(options: ShapeOptions) -> Mapping[str, str | bool | None]:
     }
 
 
-def _of_regex(pattern: str) -> Shape:
+def of_regex(pattern: str) -> Shape:
+    """What matches a regular expression as a whole. Raises `SlmError` (USAGE) for one that is not understood."""
     from slmchat.schemas import regex
 
     regex.parse(pattern)
@@ -215,7 +241,8 @@ def _decoded(data: bytes, what: str) -> str:
     return text
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
+    """A JSON Schema that somebody wrote. Raises `SlmError` (USAGE) when it is no JSON."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -24,7 +24,7 @@ from slmchat.conversation.messages import Conversation, Message, Node, Role, tit
 from slmchat.conversation.pictures import Picture
 from slmchat.conversation.template import Layout, layout_of, raw_prompt
 from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Engine, Event, Finish, FinishReason, Limits, Prompt, Session
+from slmchat.engine.api import Adapter, Engine, Event, Finish, FinishReason, Limits, Prompt, Session
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
@@ -96,10 +96,11 @@ class Talk:
         self._store = opening.kv_store(settings)
         self._held_by: str | None = None  # the conversation whose words the KV cache holds
         self._draft = opening.draft_model(options, settings, console)
-        self._begin(model)
+        self._begin(model, options.lora)
 
-    def _begin(self, model: Model) -> None:
+    def _begin(self, model: Model, lora: Sequence[str] = ()) -> None:
         self.model = model
+        self.adapters = model.laid(lora, self.settings)
         self._model_sampler = opening.sampler_settings(model, self.settings, self.options)
         self.last: Finish | None = None
         self._has_told_of_pictures = False
@@ -144,7 +145,7 @@ class Talk:
                 self.console.status("loading the model …")
             self._engine = self.loading.engine()
             self.console.status("")
-            self.model.report(self.console)
+            self.model.report(self.loading, self.console)
             if not self.settings.is_private:
                 self.model.remember(self.settings)
         info = self._engine.info
@@ -153,14 +154,17 @@ class Talk:
         if self._session is None:
             n_ctx = opening.window(self.loading, self.asked_ctx, self.options) or info.trained_context_length
             options = replace(self.options, threads=self.threads)
-            made = opening.session_settings(options, self.settings, n_ctx, self._store, self._draft)
+            made = opening.session_settings(options, self.settings, n_ctx, self._store, self._draft, self.loading.path)
             with self.loading.on_trial():
-                self._session = self._engine.open_session(made)
+                self._session = self._engine.open_session(replace(made, adapters=self.adapters))
         return self._session
 
     def switch_model(self, model: Model) -> None:
-        """Let another model go on with the conversation; the present one is freed first."""
+        """Let another model go on with the conversation, with its own adapters; the present one is freed first."""
         self.close()
+        if self._draft is not None:
+            self.console.note(f"{self._draft.name} no longer drafts: it was chosen for the model before")
+            self._draft = None
         self._begin(model)
 
     def keep(self, *, is_resting: bool = False) -> None:
@@ -177,6 +181,13 @@ class Talk:
         self.loading.go_private()
         if self._store is not None:
             self._store.close()
+
+    def set_adapters(self, chosen: Sequence[Adapter]) -> None:
+        """Let these LoRA adapters count from the next exchange on. Raises `SlmError`; then all is as it was."""
+        if self._session is not None:
+            self.keep()
+            self._session.set_adapters(chosen)
+        self.adapters = tuple(chosen)
 
     def reopen(self) -> None:
         """Make the context window anew (another size, other threads) before the next exchange."""

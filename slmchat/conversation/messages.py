@@ -112,6 +112,14 @@ class Conversation:
             self.seen_from, self.summary = None, None
         self.changed()
 
+    def undo(self) -> Message | None:
+        """Leave the last question and all that followed it; gives the question, None when there is none."""
+        question = self.last(Role.USER)
+        if question is None:
+            return None
+        self.go_to(question.parent)
+        return question.message
+
     def changed(self) -> None:
         """Tell the recorder that title, system message or the visible part have been set anew."""
         if self.recorder:

@@ -10,7 +10,7 @@ Refuses to know: conversations, terminals, model names, llama.cpp. Imports nothi
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +19,9 @@ from typing import Protocol
 from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import SlmError
+
+BATCH_TOKENS = 512
+"""Tokens of a prompt that are evaluated at once, and how often progress is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Part:
 
     `tokens`: the ids this text was generated as, when it is an earlier completion of the same model. They are used
     as they are, because a text tokenized again need not give the tokens it was sampled as, and then the KV cache of
-    the whole rest of the conversation would be lost.
+    the whole rest of the conversation would be lost. Ids without text are control tokens (`InfillTokens`).
     `image`: an image that stands here; such a part has no text. Nothing that a text spells ever becomes an image.
     """
 
@@ -184,12 +187,29 @@ Event = Prefill | Chunk | Finish
 
 
 @dataclass(frozen=True, slots=True)
+class InfillTokens:
+    """The ids with which a model was trained to fill in a gap: before the prefix, the suffix and the middle.
+
+    `separator` stands between files and `repository` before the name of the project, None where the model has no such
+    token. `is_suffix_first`: it was trained to read the suffix before the prefix.
+    """
+
+    prefix: int
+    suffix: int
+    middle: int
+    separator: int | None = None
+    repository: int | None = None
+    is_suffix_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a loaded model says of itself. Texts are untrusted (they come from the file).
 
     `has_projector`: it was loaded with a file that lets it see images.
     `trained_context_length` 0: not known. `has_own_layout`: the engine lays a conversation out by itself, from the
     turns of a prompt; there is no template here. `has_exact_counts`: `Engine.count` counts and does not guess.
+    `infill` None: the model was not trained to fill in gaps.
     """
 
     architecture: str
@@ -200,12 +220,27 @@ class ModelInfo:
     has_projector: bool = False
     has_own_layout: bool = False
     has_exact_counts: bool = True
+    infill: InfillTokens | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter (a GGUF of its own) laid over the weights. `scale` 1 is as it was trained, 0 is without it.
+
+    `stamp`: bytes and time of change (ns) of the file when it was looked at; another stamp is another adapter. What is
+    computed with an adapter depends on all three, so the whole record belongs into the key of a stored state.
+    """
+
+    path: Path
+    scale: float
+    stamp: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """How much a session may hold and how it computes. `n_ctx` in tokens; `threads` for decode and prefill.
+    """How much a session may hold and how it computes. `n_ctx` in tokens.
 
+    `threads` generate and `threads_batch` read the prompt, of which `batch_tokens` are evaluated at once.
     `flash_attention` None: as llama.cpp thinks best for the device. `store`: states on disk, None for nothing on disk.
     `goes_back`: more than one generation will follow; then states in memory are kept to go back to.
     `adapts_threads`: `threads` are the most, and fewer compute while other programs need the processors.
@@ -219,11 +254,13 @@ class SessionSettings:
     threads_batch: int
     kv_type: str = "f16"
     flash_attention: bool | None = None
+    batch_tokens: int = BATCH_TOKENS
     store: KvStore | None = None
     goes_back: bool = True
     adapts_threads: bool = False
     speculation: str = "auto"
     draft_model: Path | None = None
+    adapters: tuple[Adapter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,12 +275,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The whole text of a job and how it ended, or the error that it ended with (then `finish` is None)."""
+    """The whole text of a job and how it ended, or the error that it ended with (then `finish` is None).
+
+    `thinking`: what the engine itself has told apart from the answer.
+    """
 
     id: int
     text: str = ""
     finish: Finish | None = None
     error: SlmError | None = None
+    thinking: str = ""
 
 
 class Session(Protocol):
@@ -273,6 +314,13 @@ class Session(Protocol):
         """
         ...
 
+    def set_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """Let these LoRA adapters count from the next generation on; what was computed with others is forgotten.
+
+        Raises `SlmError` (DAMAGED) when one does not belong to this model; then the session is as it was.
+        """
+        ...
+
     def close(self) -> None: ...
 
 
@@ -291,8 +339,8 @@ class Pool(Protocol):
         its next job holds up nothing that has begun. A `Done` among the jobs (something that failed before it could
         become one) comes out as it is. A job that fails is a `Done` with an error. When the caller does not ask for
         the next record, no work is done. A `cancel` counts from this call on.
-        Raises what the iterator raises, and `SlmError`: USAGE when a constraint cannot be used, BUG when the engine
-        itself fails.
+        Raises what the iterator raises, and `SlmError`: USAGE when a constraint cannot be used, NETWORK when an
+        endpoint fails for good, BUG when the engine itself fails.
         """
         ...
 

@@ -11,7 +11,6 @@ choice: all of the vocabulary in the end.
 
 import codecs
 import ctypes
-import functools
 import math
 import os
 import sys
@@ -22,7 +21,8 @@ from types import ModuleType
 from typing import Any, BinaryIO
 
 from slmchat.engine import native
-from slmchat.engine.api import Constraint, ConstraintKind
+from slmchat.engine.api import Constraint
+from slmchat.engine.gbnf import to_gbnf
 from slmchat.engine.sampler import Sampler, SamplerSettings, choosers, penalties
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
@@ -44,22 +44,6 @@ def open_sampler(
     if constraint is None:
         return Sampler(api, vocabulary.n_tokens, settings)
     return ConstrainedSampler(api, vocabulary, settings, to_gbnf(constraint))
-
-
-@functools.lru_cache(maxsize=8)  # a batch asks for each of its rows
-def to_gbnf(constraint: Constraint) -> str:
-    """The constraint as a grammar of llama.cpp's. Raises `SlmError` (USAGE) when it cannot be one."""
-    from slmchat.schemas import grammar, json_schema, regex
-
-    if constraint.kind is ConstraintKind.GRAMMAR:
-        return constraint.text
-    if constraint.kind is ConstraintKind.REGEX:
-        return grammar.Grammar({"root": regex.parse(constraint.text)}).gbnf()
-    if constraint.kind is ConstraintKind.JSON:
-        return json_schema.any_json().gbnf()
-    import json
-
-    return json_schema.to_grammar(json.loads(constraint.text)).gbnf()
 
 
 class ConstrainedSampler:

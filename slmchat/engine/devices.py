@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from slmchat.engine import native
+from slmchat.errors import ExitCode, SlmError
 
 # enum ggml_backend_dev_type { CPU, GPU, IGPU, ACCEL, META };  (ggml-backend.h)
 _KINDS = ("cpu", "gpu", "igpu", "accelerator", "meta")
+
+# `--device`: on no GPU.
+NO_DEVICE = "none"
 
 # int ggml_cpu_has_NAME(void);  (ggml-cpu.h) -> the name as hardware.instruction_sets has it
 _CPU_FUNCTIONS = {
@@ -43,6 +47,28 @@ class ComputeDevice:
 
 def devices() -> tuple[ComputeDevice, ...]:
     """Every device that the backends of the installed llama.cpp report. Raises `SlmError` without llama.cpp."""
+    return tuple(device for _, device in _listed())
+
+
+def choose(given: str) -> Any:
+    """The devices named in `given` (separated by commas) as llama_model_params takes them: an array that ends in NULL.
+
+    "none" alone is no GPU at all. Raises `SlmError` (USAGE) with the names that there are.
+    """
+    wanted = [] if given == NO_DEVICE else [name.strip() for name in given.split(",")]
+    gpus = {device.name: handle for handle, device in _listed() if device.is_gpu}
+    unknown = next((name for name in wanted if name not in gpus), None)
+    if unknown is not None:
+        raise SlmError(
+            f"there is no GPU called '{unknown}' for the installed llama.cpp.",
+            hint=f"--device {' or '.join([*gpus, NO_DEVICE])}; slm doctor tells what is missing",
+            exit_code=ExitCode.USAGE,
+        )
+    return (ctypes.c_void_p * (len(wanted) + 1))(*(gpus[name] for name in wanted), None)
+
+
+def _listed() -> list[tuple[int, ComputeDevice]]:
+    """llama.cpp's devices with their handles (ggml_backend_dev_t)."""
     # size_t ggml_backend_dev_count(void);  ggml_backend_dev_t ggml_backend_dev_get(size_t index);
     count = _function("ggml_backend_dev_count", ctypes.c_size_t)
     get = _function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
@@ -53,30 +79,34 @@ def devices() -> tuple[ComputeDevice, ...]:
     # void ggml_backend_dev_memory(ggml_backend_dev_t device, size_t * free, size_t * total);
     memory = _function("ggml_backend_dev_memory", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
     if not (count and get and name and description and kind and memory):
-        return ()
+        return []
     found = []
     for index in range(count()):
         device = get(index)
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         memory(device, ctypes.byref(free), ctypes.byref(total))
         number = kind(device)
-        found.append(
-            ComputeDevice(
-                name=(name(device) or b"").decode("utf-8", "replace"),
-                description=(description(device) or b"").decode("utf-8", "replace"),
-                kind=_KINDS[number] if 0 <= number < len(_KINDS) else "unknown",
-                free_memory=free.value if total.value else None,
-                total_memory=total.value or None,
-            )
+        known = ComputeDevice(
+            name=(name(device) or b"").decode("utf-8", "replace"),
+            description=(description(device) or b"").decode("utf-8", "replace"),
+            kind=_KINDS[number] if 0 <= number < len(_KINDS) else "unknown",
+            free_memory=free.value if total.value else None,
+            total_memory=total.value or None,
         )
-    return tuple(found)
+        found.append((device, known))
+    return found
 
 
-def free_gpu_memory() -> int:
-    """Bytes that are free on all GPUs together; 0 without one, or when the installed build has no backend for it."""
+def free_gpu_memory(chosen: str | None = None) -> int:
+    """Bytes that are free on all GPUs (or on those of `--device`) together.
+
+    0 without one, or when the installed build has no backend for it.
+    """
     if not native.has_gpu_backend():
         return 0
-    return sum(device.free_memory or 0 for device in devices() if device.is_gpu)
+    names = None if chosen is None else [name.strip() for name in chosen.split(",")]
+    gpus = (device for device in devices() if device.is_gpu)
+    return sum(device.free_memory or 0 for device in gpus if names is None or device.name in names)
 
 
 def build_features() -> tuple[str, ...] | None:

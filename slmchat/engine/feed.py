@@ -1,6 +1,6 @@
 """Jobs taken from an iterator on a thread of its own, a few ahead.
 
-Knows: threads and waiting. Refuses to know: what a job is.
+Knows: threads and waiting. Refuses to know: what a job is, and who works on it.
 
 An iterator may wait for a pipe or render a template; meanwhile the completions that have begun go on. The thread stays
 behind when the iterator never comes back: it is a daemon, and nothing waits for it.
@@ -24,7 +24,7 @@ class _End:
 
 
 class Feed(Generic[Prepared]):
-    """What `prepare` makes of each job, at most `ahead` of them waiting to be taken. A `Done` passes as it is."""
+    """What `prepare` makes of each job, at most `ahead` of them before `make_room`. A `Done` passes as it is."""
 
     def __init__(self, jobs: Iterator[Job | Done], prepare: Callable[[Job], Prepared | Done], ahead: int) -> None:
         self.is_ended = False
@@ -50,9 +50,19 @@ class Feed(Generic[Prepared]):
             if item.error is not None:
                 raise item.error
             return None
-        if item is not None:
-            self._room.release()
         return item
+
+    def make_room(self) -> None:
+        """One more may be fetched: call it once for each that was taken, now or when it is done."""
+        self._room.release()
+
+    def add(self, done: Done) -> None:
+        """Let `take` return this too; from any thread."""
+        self._ready.put(done)
+
+    def fail(self, error: BaseException) -> None:
+        """Let `take` raise this; from any thread."""
+        self._ready.put(_End(error))
 
     def wake(self) -> None:
         """Let a `take` that waits come back; from any thread or signal handler."""

@@ -67,6 +67,10 @@ class StateKey:
     model: Path
     rest: str
 
+    def with_more(self, rest: str) -> "StateKey":
+        """The key of states that depend on `rest` as well."""
+        return StateKey(self.model, self.rest + rest)
+
     @property
     def folder(self) -> str:
         """The name of the key's directory; it begins with the same letters for every key of a model."""
@@ -205,6 +209,16 @@ class KvStore:
             freed += sum(path.stat().st_size for path in folder.iterdir())
             shutil.rmtree(folder)
         return freed
+
+    def without_model(self, models: Sequence[Path]) -> dict[Path, int]:
+        """Directories with states of no model among these, and the bytes in each."""
+        known = {_model_prefix(model) for model in models}
+        found: dict[Path, int] = {}
+        for folder in _entries(self._directory):
+            if not any(folder.name.startswith(prefix) for prefix in known):
+                with suppress(OSError):
+                    found[Path(folder.path)] = sum(entry.stat().st_size for entry in _entries(Path(folder.path)))
+        return found
 
     def forget_all(self) -> None:
         """Delete every state. Raises `OSError`."""

@@ -10,10 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from slmchat.engine import native, threads
+from slmchat.engine import devices, native, threads
+from slmchat.engine.adapters import Adapters
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
 from slmchat.engine.context import Context
 from slmchat.engine.kvstore import StateKey
+from slmchat.engine.loaded import Loaded
 from slmchat.engine.parallelism import KV_BYTES, plan_cells
 from slmchat.engine.pool import LlamaPool
 from slmchat.engine.session import LlamaSession
@@ -38,7 +40,8 @@ class LlamaEngine:
         self.path = path
         file = path.stat()
         self._stamp = (file.st_size, file.st_mtime_ns, api.llama_model_size(model))
-        self.vocabulary = Vocabulary(api, model, vision)
+        self.vocabulary = Vocabulary(api, model, vision, tokenizer=self._metadata("tokenizer.ggml.pre"))
+        self._adapters = Adapters(api, model)
         self.info = ModelInfo(
             architecture=self._metadata("general.architecture"),
             trained_context_length=api.llama_model_n_ctx_train(model),
@@ -46,6 +49,7 @@ class LlamaEngine:
             bos_text=self.vocabulary.bos_text,
             eos_text=self.vocabulary.eos_text,
             has_projector=vision is not None,
+            infill=self.vocabulary.infill,
         )
 
     def count(self, prompt: Prompt) -> int:
@@ -53,12 +57,11 @@ class LlamaEngine:
         return len(self.vocabulary.tokenize(prompt))
 
     def open_session(self, settings: SessionSettings) -> LlamaSession:
-        """A new, empty session; raises `SlmError` (NO_FIT) when its memory cannot be had."""
+        """A new, empty session; raises `SlmError`: NO_FIT when its memory cannot be had, DAMAGED for an adapter."""
+        loaded = Loaded(self.api, self._model, self.vocabulary, self._adapters)
         drafts = self._drafts(settings)
         try:
-            return LlamaSession(
-                self.api, self._model, self.vocabulary, settings, self._state_key(settings), self._started, drafts
-            )
+            return LlamaSession(loaded, settings, self._state_key(settings), self._started, drafts)
         except SlmError:
             if drafts is not None:
                 drafts.close()
@@ -95,7 +98,13 @@ class LlamaEngine:
     def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> LlamaPool:
         """Up to `parallel` completions at once; raises `SlmError` (NO_FIT) when their memory cannot be had."""
         plan = plan_cells(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), memory.available().value)
-        return LlamaPool(self.api, self._model, self.vocabulary, settings, plan)
+        pool = LlamaPool(self.api, self._model, self.vocabulary, settings, plan)
+        try:
+            pool.lay(self._adapters, settings.adapters)
+        except SlmError:
+            pool.close()
+            raise
+        return pool
 
     def close(self) -> None:
         """Free the weights. Sessions must be closed before."""
@@ -123,14 +132,19 @@ class LlamaEngine:
 
 
 def load(
-    path: Path, *, gpu_layers: int | None = None, is_repacked: bool = True, projector: Projector | None = None
+    path: Path,
+    *,
+    gpu_layers: int | None = None,
+    device: str | None = None,
+    is_repacked: bool = True,
+    projector: Projector | None = None,
 ) -> LlamaEngine:
     """Map the weights of a GGUF (the first part of a split one) into memory.
 
-    `gpu_layers` None: as many as llama.cpp thinks fit. `is_repacked` False: no weights are copied into a layout that
-    computes faster, so that all of them can be dropped from memory and read from the file again. `projector`: the file
-    that lets the model see; it is read when the first image comes.
-    The header must have been checked before (catalog/gguf.py).
+    `gpu_layers` None: as many as llama.cpp thinks fit. `device`: on these GPUs only, as `devices.choose` takes them.
+    `is_repacked` False: no weights are copied into a layout that computes faster, so that all of them can be dropped
+    from memory and read from the file again. `projector`: the file that lets the model see; it is read when the first
+    image comes. The header must have been checked before (catalog/gguf.py).
     Raises `SlmError`: DAMAGED for a file that llama.cpp refuses, NO_FIT when memory runs out.
     """
     started = threads.sample()
@@ -139,6 +153,9 @@ def load(
     params = api.llama_model_default_params()
     if gpu_layers is not None:
         params.n_gpu_layers = gpu_layers
+    if device is not None:
+        chosen = devices.choose(device)  # kept until the load has read it
+        params.devices = ctypes.cast(chosen, ctypes.c_void_p)
     params.use_extra_bufts = is_repacked
     model = api.llama_model_load_from_file(str(path).encode(), params)
     if not model:

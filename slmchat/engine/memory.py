@@ -40,6 +40,11 @@ class Memory:
         self._goes_back = goes_back
         self._kept = _Kept()
 
+    def depend_on(self, key: StateKey) -> None:
+        """From now on what is computed depends on this, and nothing of it is on the disk yet."""
+        self._key = key
+        self._kept = _Kept()
+
     def reuse(self, tokens: Sequence[int]) -> int:
         """Bring the context to the longest known beginning of `tokens`; how many of them need no evaluation."""
         context = self._context

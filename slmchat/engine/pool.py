@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
-from slmchat.engine.api import Done, Job, SessionSettings
+from slmchat.engine.adapters import Adapters
+from slmchat.engine.api import Adapter, Done, Job, SessionSettings
 from slmchat.engine.constraint import open_sampler
 from slmchat.engine.context import check_room
 from slmchat.engine.feed import Feed
@@ -77,6 +78,10 @@ class LlamaPool:
         """How many completions at once and why, and how much their prompts share."""
         shared = f"; {self._n_planted:,} tokens of every prompt were evaluated once" if self._n_planted else ""
         return f"{self._growth.allowed} rows at once of at most {self._plan.most} ({self._plan.why}){shared}"
+
+    def lay(self, known: Adapters, chosen: Sequence[Adapter]) -> None:
+        """Let these LoRA adapters count. Raises `SlmError` (DAMAGED) when one does not belong to this model."""
+        known.apply(self._sequences.handle, [adapter for adapter in chosen if adapter.scale])
 
     def cancel(self) -> None:
         """End the `run` that goes on; from any thread or a signal handler."""
@@ -148,6 +153,7 @@ class LlamaPool:
             item = feed.take(None if is_idle else _SECOND_S if is_first else 0)
             if item is None:
                 return
+            feed.make_room()
             if isinstance(item, Done):
                 yield item
             else:

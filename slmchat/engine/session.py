@@ -9,12 +9,11 @@ detokenized twice. The high-level `Llama` class is not used (docs/decisions.md s
 
 import contextlib
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
-from typing import Any
 
 from slmchat.engine.api import (
+    Adapter,
     Chunk,
     Event,
     Finish,
@@ -30,12 +29,13 @@ from slmchat.engine.constraint import ConstrainedSampler, open_sampler
 from slmchat.engine.context import Context, check_room
 from slmchat.engine.image_tokens import is_image_token
 from slmchat.engine.kvstore import StateKey
+from slmchat.engine.loaded import Loaded
 from slmchat.engine.memory import Memory
 from slmchat.engine.sampler import Sampler, SamplerSettings
 from slmchat.engine.speculation import SIZES, Drafts, Proof, Tally
 from slmchat.engine.text import CompletionText
 from slmchat.engine.threads import Sample, Watch
-from slmchat.engine.vocabulary import Vocabulary
+from slmchat.errors import SlmError
 
 
 @dataclass(slots=True)
@@ -72,9 +72,7 @@ class LlamaSession:
 
     def __init__(
         self,
-        api: ModuleType,
-        model: Any,
-        vocabulary: Vocabulary,
+        loaded: Loaded,
         settings: SessionSettings,
         key: StateKey,
         started: Sample,
@@ -82,17 +80,27 @@ class LlamaSession:
     ) -> None:
         """`key`: what the states of this session depend on; `started`: processor time before the model was loaded.
 
-        `drafts`: where guesses come from, closed with this. Raises `SlmError` (NO_FIT) when memory runs out.
+        `drafts`: where guesses come from, closed with this.
+        Raises `SlmError`: NO_FIT when memory runs out, DAMAGED for an adapter that does not belong to this model.
         """
+        api, vocabulary = loaded.api, loaded.vocabulary
+        self._known_adapters = loaded.adapters
+        self._adapters: tuple[Adapter, ...] = ()
+        self._key = key
         self._api = api
         self._vocabulary = vocabulary
         self._is_cancelled = False
-        self._context = Context(api, model, settings, lambda: self._is_cancelled, vocabulary.vision)
+        self._context = Context(api, loaded.model, settings, lambda: self._is_cancelled, vocabulary.vision)
         self._memory = Memory(self._context, settings.store, key, goes_back=settings.goes_back)
         self._watch = Watch(settings.threads, started) if settings.adapts_threads else None
         self._drafts = drafts
         self._proof = Proof()
         self._is_always_exact = settings.speculation != "always"
+        try:
+            self.set_adapters(settings.adapters)
+        except SlmError:
+            self._context.close()
+            raise
 
     @property
     def n_ctx(self) -> int:
@@ -106,6 +114,19 @@ class LlamaSession:
     def keep(self, owner: str, *, is_resting: bool = False) -> None:
         """Store the state of the KV cache for `owner`, as far as that is worth it."""
         self._memory.keep(owner, is_resting=is_resting)
+
+    def set_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """Let these LoRA adapters count from the next generation on; the KV cache is emptied when they change.
+
+        Raises `SlmError` (DAMAGED) when one does not belong to this model; then the session is as it was.
+        """
+        counting = tuple(adapter for adapter in adapters if adapter.scale)
+        if counting != self._adapters:
+            self._known_adapters.apply(self._context.handle, counting)
+            self._adapters = counting
+            self._context.forget()
+            self._memory.depend_on(self._key.with_more(repr(counting)) if counting else self._key)
+            self._proof = Proof()  # an adapter's matrices have kernels of their own
 
     def close(self) -> None:
         """Free the KV cache, and what the drafts hold."""
@@ -192,11 +213,11 @@ class LlamaSession:
                 drafts.add(token)
             yield token
             self._adapt_threads()
-            start = time.perf_counter()
             guesses = self._guesses(run, n_room) if drafts is not None else []
             if guesses:
                 token = yield from self._verified(run, sampler, token, guesses)
                 continue
+            start = time.perf_counter()
             context.evaluate_one(token)
             token = sampler.pick(context.handle)
             if drafts is not None:
@@ -223,11 +244,11 @@ class LlamaSession:
         start = time.perf_counter()
         place = len(context.tokens)
         context.evaluate_draft([token, *guesses])
-        run.tally.drafted += len(guesses)
         elapsed = time.perf_counter() - start
         if run.is_exact and not self._proof.holds(place, context.threads, len(guesses) + 1):
             drafts.measured(len(guesses) + 1, elapsed)
-            return (yield from self._proved(sampler, token, guesses))
+            return (yield from self._proved(run, sampler, token, guesses))
+        run.tally.drafted += len(guesses)
         n_right = place + 1  # tokens of the cache that are the completion's
         try:
             for index, guess in enumerate(guesses):
@@ -248,7 +269,7 @@ class LlamaSession:
         return token
 
     def _proved(
-        self, sampler: Sampler | ConstrainedSampler, token: int, guesses: list[int]
+        self, run: _Run, sampler: Sampler | ConstrainedSampler, token: int, guesses: list[int]
     ) -> Generator[int, None, int]:
         """The tokens one by one after all, compared with the batch just evaluated; otherwise as `_verified`."""
         context, drafts, proof = self._context, self._drafts, self._proof
@@ -262,6 +283,8 @@ class LlamaSession:
             is_equal = context.logits(-1) == row
             proof.observed(place, threads, size, is_equal=is_equal)
             token = sampler.pick(context.handle)
+            run.tally.drafted += guess is not None
+            run.tally.accepted += token == guess
             if token != guess or not is_equal:
                 break
             drafts.add(token)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from slmchat.engine.api import Image, Prompt
+from slmchat.engine.api import Image, InfillTokens, Prompt
 from slmchat.engine.vision import Vision
 from slmchat.errors import ExitCode, SlmError
 
@@ -26,6 +26,13 @@ _MARKER = re.compile(r"^[<\[].*[A-Za-z].*[>\]]$")
 
 # Markers that templates put together ('<|' + role + '|>', as Phi-4-mini does), so that their text does not spell them.
 _COMPOSED = "<|system|><|user|><|assistant|>"
+
+# Tokens between files that llama.cpp has no name for; behind a fill they mean that it is over (CodeGemma, StarCoder 2).
+_FILE_SEPARATORS = ("<|file_separator|>", "<file_sep>")
+
+# Pre-tokenizers (`tokenizer.ggml.pre`) of models that were trained to read the suffix first: Mellum and Seed-Coder, as
+# far as is known; no file says it. `--infill-order` has the last word.
+_SUFFIX_FIRST = frozenset(("mellum", "seed-coder"))
 
 
 @dataclass(slots=True)
@@ -59,8 +66,9 @@ class _Layout:
 class Vocabulary:
     """The tokenizer of one model."""
 
-    def __init__(self, api: ModuleType, model: Any, vision: Vision | None = None) -> None:
-        """`vision`: what turns images into tokens; None: this model gets none."""
+    def __init__(self, api: ModuleType, model: Any, vision: Vision | None = None, *, tokenizer: str = "") -> None:
+        """`vision`: what turns images into tokens; None: this model gets none. `tokenizer`: what the file names its
+        pre-tokenizer."""
         self._api = api
         self.vision = vision
         self.handle = self._vocab = api.llama_model_get_vocab(model)
@@ -68,6 +76,8 @@ class Vocabulary:
         self._bos: int = api.llama_vocab_bos(self._vocab)
         self._adds_bos: bool = api.llama_vocab_get_add_bos(self._vocab)
         self._buffer = ctypes.create_string_buffer(_PIECE_BYTES)
+        self.infill = self._find_infill(is_suffix_first=tokenizer in _SUFFIX_FIRST)
+        self._ends = self._find_ends()
         self._guarded = self._find_guarded(model)
         self._guard = re.compile("|".join(map(re.escape, self._guarded))) if self._guarded else None
 
@@ -86,9 +96,23 @@ class Vocabulary:
     def eos_text(self) -> str:
         return self.text_of(self._api.llama_vocab_eos(self._vocab))
 
+    @property
+    def eos(self) -> int:
+        """The end-of-sequence token that the file names; -1 when it names none."""
+        return int(self._api.llama_vocab_eos(self._vocab))
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """All end-of-generation tokens."""
+        return tuple(token for token in range(self.n_tokens) if self.is_end(token))
+
+    def is_plain_text(self, token: int) -> bool:
+        """Whether a token is an ordinary piece of text, neither control nor user-defined nor a byte."""
+        return bool(self._api.llama_vocab_get_attr(self._vocab, token) & self._api.LLAMA_TOKEN_ATTR_NORMAL)
+
     def is_end(self, token: int) -> bool:
-        """True for end-of-generation tokens (end of sequence, end of turn, ...)."""
-        return bool(self._api.llama_vocab_is_eog(self._vocab, token))
+        """True for end-of-generation tokens (end of sequence, end of turn, end of a fill, ...)."""
+        return token in self._ends or bool(self._api.llama_vocab_is_eog(self._vocab, token))
 
     def tokens_of(self, spellings: Sequence[str]) -> frozenset[int]:
         """The ids of those spellings that are one token of this vocabulary."""
@@ -206,10 +230,46 @@ class Vocabulary:
                 return list(buffer[:count])
             capacity = -count
 
+    def _find_infill(self, *, is_suffix_first: bool) -> InfillTokens | None:
+        """The model's fill-in-the-middle tokens; None unless it has one for prefix, suffix and middle."""
+        api, vocab = self._api, self._vocab
+        prefix, suffix, middle, separator, repository = (
+            int(find(vocab))
+            for find in (
+                api.llama_vocab_fim_pre,
+                api.llama_vocab_fim_suf,
+                api.llama_vocab_fim_mid,
+                api.llama_vocab_fim_sep,
+                api.llama_vocab_fim_rep,
+            )
+        )
+        if min(prefix, suffix, middle) < 0:
+            return None
+        if separator < 0:
+            separator = max(self.tokens_of(_FILE_SEPARATORS), default=-1)
+        return InfillTokens(
+            prefix,
+            suffix,
+            middle,
+            separator if separator >= 0 else None,
+            repository if repository >= 0 else None,
+            is_suffix_first,
+        )
+
+    def _find_ends(self) -> frozenset[int]:
+        """What ends a fill besides llama.cpp's own end-of-generation tokens (there: padding, repository, separator).
+
+        A model that begins another gap or another file has said what it had to say (CodeGemma's model card).
+        """
+        if self.infill is None:
+            return frozenset()
+        tokens = (self.infill.prefix, self.infill.suffix, self.infill.middle, self.infill.separator)
+        return frozenset(token for token in tokens if token is not None)
+
     def _find_guarded(self, model: Any) -> frozenset[str]:
-        """Spellings of user-defined tokens that the chat template writes as markers of turns."""
+        """Spellings of user-defined tokens that the chat template writes as markers of turns, or that end a fill."""
         template: bytes | None = self._api.llama_model_chat_template(model, None)
-        text = (template or b"").decode("utf-8", "replace")
+        text = (template or b"").decode("utf-8", "replace") + "".join(map(self.text_of, self._ends))
         spellings = {
             self.text_of(token)
             for token in self._raw_tokens(text + _COMPOSED, parse_special=True)

@@ -29,7 +29,7 @@ MOST_OF_AN_ANSWER = 16 << 20
 MOST_OF_AN_ERROR = 64 << 10
 
 # Too many requests; a server or gateway that is ill, loading or overloaded (529 is Anthropic's and Cloudflare's).
-_PASSING = frozenset({429, 500, 502, 503, 504, 529})
+PASSING = frozenset({429, 500, 502, 503, 504, 529})
 MOST_TRIES = 5
 # Seconds before the second try, doubled before every other one; the most that a server may ask slm to wait.
 _FIRST_PAUSE_S = 0.5
@@ -117,7 +117,7 @@ class Client:
                     raise errors.garbled(self.endpoint, f"it is compressed ({encoding[:20]}), which nobody asked for")
                 return response
             text = self._whole(response, MOST_OF_AN_ERROR, is_cut=True)
-            if response.status not in _PASSING or number == MOST_TRIES:
+            if response.status not in PASSING or number == MOST_TRIES:
                 raise errors.of_status(self.endpoint, response.status, text, self._key is not None)
             self._pause(number, response, text)
         raise AssertionError("the last try returns or raises")

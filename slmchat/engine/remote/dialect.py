@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from slmchat.engine.api import Limits, Prompt, Turn
+from slmchat.engine.api import Constraint, ConstraintKind, Limits, Prompt, Turn
+from slmchat.engine.gbnf import to_gbnf
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.errors import ExitCode, SlmError
 
 
 class Kind(Enum):
@@ -30,6 +32,11 @@ class Kind(Enum):
     def can_go_on(self) -> bool:
         """Whether it can go on with an answer that was cut."""
         return self in (Kind.LLAMA_SERVER, Kind.VLLM)
+
+    @property
+    def answers_one(self) -> bool:
+        """Whether a second request ends the stream of the first one (llama_cpp.server: `interrupt_requests`)."""
+        return self is Kind.LLAMA_PYTHON
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +105,53 @@ def body(model: Listed, prompt: Prompt, sampler: SamplerSettings, limits: Limits
         fields["max_tokens"] = _ROOM  # else 16, as OpenAI's API has it
     if limits.stop:
         fields["stop"] = list(limits.stop)
+    if limits.constraint is not None:
+        fields |= constrained(model.kind, limits.constraint, is_bare=not prompt.turns)
     if model.kind is Kind.LLAMA_SERVER:
         fields |= {"return_progress": True, "cache_prompt": True}
     return fields
+
+
+def constrained(kind: Kind, constraint: Constraint, *, is_bare: bool) -> dict[str, Any]:
+    """The fields that hold an answer to a constraint. `is_bare`: the request is for a plain completion.
+
+    llama.cpp's servers take its grammars: their answers are held to what a local model is held to. Others take JSON
+    Schema in `response_format`, vLLM regular expressions too (0.11 and later). Raises `SlmError` (USAGE) for what a
+    server is not known to take: a field that it ignores would let any answer through.
+    """
+    if kind in (Kind.LLAMA_SERVER, Kind.LLAMA_PYTHON):
+        return {"grammar": to_gbnf(constraint)}
+    if kind is Kind.VLLM and constraint.kind is ConstraintKind.REGEX:
+        return {"structured_outputs": {"regex": constraint.text}}
+    is_json = constraint.kind in (ConstraintKind.JSON, ConstraintKind.SCHEMA)
+    if not is_json or (is_bare and kind is not Kind.VLLM):
+        what = "JSON in plain completions (--raw)" if is_json else f"a {_CALLED[constraint.kind]}"
+        raise SlmError(
+            f"this endpoint is not known to hold answers to {what}.",
+            hint="llama-server does; most others do for JSON without --raw: --schema, --fields, --json-output",
+            exit_code=ExitCode.USAGE,
+        )
+    if constraint.kind is ConstraintKind.JSON:
+        return {"response_format": {"type": "json_object"}}
+    schema = json.loads(constraint.text)
+    asked = {"name": "answer", "schema": schema, **({"strict": True} if _is_strict(schema) else {})}
+    return {"response_format": {"type": "json_schema", "json_schema": asked}}
+
+
+_CALLED = {ConstraintKind.REGEX: "regular expression", ConstraintKind.GRAMMAR: "grammar"}
+
+
+def _is_strict(schema: object) -> bool:
+    """Whether OpenAI's API takes it as a strict one: every object is closed and every property of it required."""
+    if isinstance(schema, list):
+        return all(map(_is_strict, schema))
+    if not isinstance(schema, dict):
+        return True
+    if schema.get("type") == "object":
+        is_closed = schema.get("additionalProperties") is False
+        if not is_closed or set(schema.get("required", ())) != set(schema.get("properties", ())):
+            return False
+    return all(map(_is_strict, schema.values()))
 
 
 # Tokens of a plain completion that nobody limited.

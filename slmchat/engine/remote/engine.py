@@ -9,12 +9,13 @@ endpoint tells its own. A session has a connection of its own, so that many can 
 
 import difflib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmchat.endpoints import Endpoint
 from slmchat.engine.api import (
+    Adapter,
     Chunk,
     Event,
     Finish,
@@ -34,6 +35,9 @@ from slmchat.engine.remote.dialect import Counted, Listed, Said
 from slmchat.engine.remote.route import Route
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+
+if TYPE_CHECKING:
+    from slmchat.engine.remote.pool import RemotePool
 
 # Bytes of UTF-8 for one token of English text, before the endpoint has told better; tokens around a message.
 _BYTES_PER_TOKEN = 4.0
@@ -85,6 +89,15 @@ class RemoteEngine:
         """A new conversation. The endpoint decides how it computes: `settings` have no say."""
         client, self._spare = self._spare or self._new_client(), None
         return RemoteSession(self, client)
+
+    def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> "RemotePool":
+        """Up to `parallel` requests at once; the endpoint decides how it computes them."""
+        from slmchat.engine.remote.pool import AT_ONCE, RemotePool
+
+        most, why = parallel or AT_ONCE, "as asked for" if parallel else "more: --parallel N"
+        if self.model.kind.answers_one:
+            most, why = 1, "a second one would end the first on this server"
+        return RemotePool(lambda: self.open_session(settings), most, why)
 
     def close(self) -> None:
         if self._spare is not None:
@@ -219,11 +232,24 @@ class RemoteSession:
         return self._engine.n_ctx
 
     def cancel(self) -> None:
-        """Close the stream that is read (or awaited); from any thread or a signal handler."""
+        """Close the stream that is read (or awaited), end a pause; from any thread or a signal handler."""
         self._client.cancel.set()
+
+    def set_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """Raises `SlmError` (USAGE) for any: an endpoint has its own."""
+        if adapters:
+            raise SlmError("an endpoint takes no adapters from here.", exit_code=ExitCode.USAGE)
 
     def keep(self, owner: str, *, is_resting: bool = False) -> None:
         """Nothing: the state is the endpoint's."""
+
+    def pause(self, seconds: float) -> bool:
+        """Wait before asking again; False as soon as somebody cancels."""
+        try:
+            self._client.cancel.sleep(seconds)
+        except Cancelled:
+            return False
+        return True
 
     def close(self) -> None:
         """Close the connection."""
@@ -306,7 +332,7 @@ class RemoteSession:
         if not run.has_choice:
             hint = "a prompt that is too long for it ends so on some servers; its log says why"
             raise errors.garbled(endpoint, "there is no completion in it", hint)
-        if run.reason is None and not run.is_done:
+        if run.reason is None and (not run.is_done or self._engine.model.kind.answers_one):
             raise errors.truncated(endpoint)
 
     @staticmethod

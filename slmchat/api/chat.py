@@ -1,0 +1,179 @@
+"""A conversation in a Python program.
+
+Knows: what a program may do with a conversation. Refuses to know: how one goes on (commands/talk.py) and what is
+done when its window is full.
+"""
+
+import sys
+import weakref
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Literal
+
+from slmchat.api.desk import Desk, Unseen
+from slmchat.api.options import ImageSource, pictures_of
+from slmchat.api.records import Completion, completion_of
+from slmchat.api.stream import Stream
+from slmchat.commands.answering import Answer, View
+from slmchat.commands.options import GenerationOptions
+from slmchat.commands.talk import Overflow, Talk
+from slmchat.conversation.messages import Conversation, Message, Role
+from slmchat.conversation.pictures import Picture
+from slmchat.engine.api import Session
+from slmchat.errors import ExitCode, SlmError
+
+# What to do when a conversation no longer fits into its window.
+Overflowing = Literal["fail", "drop", "summarise"]
+
+
+class Chat:
+    """A conversation with a model, in a context window of its own. Also a context manager, closed at its end.
+
+    What has been read and said is kept in the window, so that a new message costs only itself. Threads wait for one
+    another as they do with the model.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        options: GenerationOptions,
+        system: str | None,
+        messages: Sequence[tuple[Literal["user", "assistant"], str]],
+        on_overflow: Overflowing,
+    ) -> None:
+        """Programs use `Model.chat`. Raises `SlmError` (USAGE)."""
+        n_ctx = desk.asker.n_ctx
+        self._desk = desk
+        self._host = _Host(desk, on_overflow)
+        self._conversation = Conversation(system)
+        for role, text in messages:
+            self._conversation.add(Message(_role(role), text))
+        # of the size of the model's own window, whatever suits the device by now
+        options = replace(options, ctx=n_ctx)
+        self._talk = Talk(desk.model, self._conversation, options, desk.settings, desk.console, self._host)
+        self._stream: weakref.ref[Stream] | None = None
+        self._is_closed = False
+        desk.chats.add(self)
+
+    @property
+    def messages(self) -> list[Message]:
+        """What has been said, oldest first, without the system message.
+
+        `role` ("user" or "assistant"), `text`, `thinking`, and `is_cut` where an answer was ended by something else
+        than the model.
+        """
+        return [node.message for node in self._conversation.path()]
+
+    def say(self, text: str, *, images: Sequence[ImageSource] = ()) -> Completion:
+        """The answer to a new message.
+
+        Raises `SlmError`: CONTEXT when the conversation does not fit into the window any more, USAGE for an empty
+        message, or a closed chat. After an error the message has not been said.
+        """
+        shown = self._checked(text, images)
+        with self._desk.turns:
+            return self._said(text, shown, Unseen())
+
+    def stream(self, text: str, *, images: Sequence[ImageSource] = ()) -> Stream:
+        """As `say`, but piece by piece. Of an answer that is not read to its end, what was read is kept (`is_cut`)."""
+        shown = self._checked(text, images)
+        self._desk.turns.take()
+        stream = self._desk.streamed(lambda view: self._said(text, shown, view))
+        self._stream = weakref.ref(stream)
+        return stream
+
+    def undo(self) -> Message:
+        """Take the last message and its answer back; gives the message. Raises `SlmError` (USAGE) if there is none."""
+        with self._desk.turns:
+            taken = self._conversation.undo()
+        if taken is None:
+            raise SlmError("there is nothing to undo.", exit_code=ExitCode.USAGE)
+        return taken
+
+    def close(self) -> None:
+        """End its open stream and free its context window; `messages` stay. A second call does nothing."""
+        stream = self._stream() if self._stream is not None else None
+        if stream is not None:
+            stream.close()
+        with self._desk.turns:
+            self._is_closed = True
+            self._talk.reopen()
+
+    def __enter__(self) -> "Chat":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # nobody else can be using it: no turn is taken, which another thread may have
+        if not sys.is_finalizing() and hasattr(self, "_talk"):
+            self._talk.reopen()
+
+    def _checked(self, text: str, images: Sequence[ImageSource]) -> list[Picture]:
+        self._desk.asker  # noqa: B018 - raises when the model has been closed
+        if self._is_closed:
+            raise SlmError("this chat has been closed.", hint="Model.chat() begins another", exit_code=ExitCode.USAGE)
+        if not text.strip():
+            raise SlmError("the message is empty.", exit_code=ExitCode.USAGE)
+        return pictures_of(images)
+
+    def _said(self, text: str, shown: list[Picture], view: View) -> Completion:
+        talk = self._talk
+        talk.pictures = shown
+        self._host.listens(view)
+        answer = talk.say(text)
+        assert talk.last is not None  # the host never cancels before a generation has begun
+        return completion_of(answer or Answer(), None, talk.last)
+
+
+class _Host:
+    """The world of a chat without a user: the program decides beforehand. Implements `Host`."""
+
+    def __init__(self, desk: Desk, on_overflow: Overflowing) -> None:
+        if on_overflow not in ("fail", "drop", "summarise"):
+            raise SlmError(
+                f"on_overflow cannot be '{on_overflow}'.", hint="fail, drop or summarise", exit_code=ExitCode.USAGE
+            )
+        self._desk = desk
+        self._on_overflow = on_overflow
+        self._view: View = Unseen()
+        self._is_summing_up = False
+
+    def listens(self, view: View) -> None:
+        """From now on this view is shown the answers."""
+        self._view = view
+        self._is_summing_up = False
+
+    def view(self) -> View:
+        """The summary comes before the answer and is no part of it."""
+        is_summary, self._is_summing_up = self._is_summing_up, False
+        return Unseen() if is_summary else self._view
+
+    def on_overflow(self, overflow: Overflow) -> str:
+        if self._on_overflow == "fail":
+            raise SlmError(
+                f"the conversation is {overflow.n_prompt:,} tokens and the context window holds {overflow.n_ctx:,}.",
+                hint='chat(on_overflow="drop") leaves the oldest exchanges out; or a larger window: load(..., ctx=N)',
+                exit_code=ExitCode.CONTEXT,
+            )
+        self._is_summing_up = self._on_overflow == "summarise"
+        return self._on_overflow
+
+    def cancellable(self, session: Session) -> AbstractContextManager[None]:
+        return self._desk.running(session)
+
+    def is_saved(self, id: str) -> bool:
+        """Never: what a program says is kept nowhere."""
+        return False
+
+
+def _role(name: str) -> Role:
+    if name not in (Role.USER, Role.ASSISTANT):
+        raise SlmError(
+            f"a message cannot be of the role '{name}'.",
+            hint="user or assistant; a system message: chat(system=...)",
+            exit_code=ExitCode.USAGE,
+        )
+    return Role(name)

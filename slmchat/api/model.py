@@ -1,0 +1,247 @@
+"""A model in a Python program: loaded once, asked as often as one likes.
+
+Knows: what a program may ask of a model, and that only one thing at a time is asked of it.
+Refuses to know: how a question becomes an answer (commands/asking.py) and how a chat goes on (commands/talk.py).
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, Unpack
+
+from slmchat import settings as settings_module
+from slmchat.api.chat import Chat, Overflowing
+from slmchat.api.desk import Desk, Loaded, LogConsole, Unseen
+from slmchat.api.options import (
+    CompletionOptions,
+    ImageSource,
+    LoadOptions,
+    SamplingOptions,
+    pictures_of,
+    refuse_unknown,
+    shape_of,
+    with_loading,
+    with_sampling,
+)
+from slmchat.api.records import Completion, completion_of
+from slmchat.api.stream import Stream
+from slmchat.commands import opening
+from slmchat.commands.answering import View
+from slmchat.commands.asking import Asker, Request
+from slmchat.commands.chosen import LocalModel
+from slmchat.commands.options import GenerationOptions
+from slmchat.commands.question import Question
+from slmchat.commands.shaping import Shape
+from slmchat.conversation import window
+from slmchat.conversation.messages import Message, Role
+from slmchat.conversation.template import raw_prompt
+from slmchat.errors import ExitCode, SlmError
+from slmchat.privacy.seal import SealStatus, status
+from slmchat.settings import Settings
+
+
+def load(
+    name: str | os.PathLike[str] | None = None,
+    *,
+    ctx: int | None = None,
+    threads: int | None = None,
+    gpu_layers: int | Literal["auto"] | None = None,
+    seed: int | None = None,
+    reads_config: bool = False,
+    **rare: Unpack[LoadOptions],
+) -> "Model":
+    """Load an installed model (`slm pull NAME`) or a GGUF file; None: the only installed model.
+
+    `ctx`: the context window in tokens; None: what suits this device, at most 8,192. `threads`: exactly so many; None:
+    as many as there are free cores. `gpu_layers`: None: as suits the GPU, if there is one. `seed`: for every answer
+    that is not given another. `rare`: see `LoadOptions`.
+    `reads_config`: settings that are not given here are those of config.toml and the SLM_* variables, and states of the
+    KV cache are kept on the disk as the commands keep them. Without it only SLM_HOME counts, and nothing is written.
+    Raises `SlmError`: USAGE for a value out of its range, NO_MODEL, NO_FIT, DAMAGED.
+    """
+    refuse_unknown(rare, LoadOptions, "load")
+    settings = _settings(reads_config=reads_config)
+    console = LogConsole()
+    options = with_loading(
+        {
+            "ctx": ctx,
+            "threads": threads,
+            "gpu_layers": None if gpu_layers is None else str(gpu_layers),
+            "seed": seed,
+            **rare,
+        }
+    )
+    found = opening.find(None if name is None else os.fspath(name), settings, console)
+    local = LocalModel(found).with_projector(options.mmproj)
+    laid = local.laid(options.lora, settings)
+    loaded = Loaded(local.installed, loading=local.start(options, settings))
+    asker = Asker(loaded.loading, options, settings, console)
+    local.report(loaded.loading, console)
+    try:
+        n_ctx = opening.window(loaded.loading, options.ctx or settings.n_ctx, options)
+        asker.open(n_ctx or asker.engine.info.trained_context_length, laid=laid)
+    except BaseException:
+        asker.close()
+        raise
+    return Model(Desk(loaded, asker, settings, console), options)
+
+
+def seal(*, is_private: bool = False) -> SealStatus:
+    """Close this process to the network, for good: its threads and the children that it will have, too.
+
+    Do it before anything is loaded. From then on files can be written only in the current directory, in the temporary
+    one and in slm's own (with `is_private` not there, and no core dump is made). Returns what is in force. Raises
+    `SlmError` (UNSEALED) where the kernel of this system cannot enforce it.
+    """
+    opening.seal(replace(_settings(reads_config=False), is_offline=True, is_private=is_private))
+    return status()
+
+
+def _settings(*, reads_config: bool) -> Settings:
+    if reads_config:
+        return settings_module.load(os.environ)
+    return Settings(settings_module.paths_of(os.environ), is_private=True)
+
+
+class Model:
+    """A loaded model with one context window. Also a context manager, closed at its end.
+
+    Any thread may call it: calls wait for one another, as one answer takes all processors anyway. A thread that has
+    a stream open gets an `SlmError` (USAGE) instead of waiting for itself.
+    """
+
+    def __init__(self, desk: Desk, options: GenerationOptions) -> None:
+        """Programs use `load`."""
+        self._desk = desk
+        self._options = options
+
+    @property
+    def name(self) -> str:
+        """The model's full name, as `smollm2:135m@Q4_1`."""
+        return self._desk.model.key
+
+    @property
+    def n_ctx(self) -> int:
+        """The context window in tokens: of every question with its answer, and of every chat."""
+        return self._desk.asker.n_ctx
+
+    @property
+    def sees(self) -> bool:
+        """Whether it can be shown images."""
+        return self._desk.model.sees
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens a text is by itself, without a chat template."""
+        with self._desk.turns:
+            return self._desk.asker.engine.count(raw_prompt([Message(Role.USER, text)]))
+
+    def complete(
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        images: Sequence[ImageSource] = (),
+        raw: bool = False,
+        **options: Unpack[CompletionOptions],
+    ) -> Completion:
+        """The answer to one prompt, by itself: nothing of it is remembered, though what prompts share is read once.
+
+        `system`: a system message. `images`: files, or the bytes of files, that a model with a projector is shown.
+        `raw`: the prompt is continued as it is, without the chat template.
+        Raises `SlmError`: USAGE for options that cannot be used, CONTEXT when the prompt does not fit into the window,
+        UNSATISFIED when neither of two answers has the shape that was asked for; TypeError for an unknown keyword.
+        """
+        refuse_unknown(options, CompletionOptions, "complete")
+        asked = with_sampling(replace(self._options, raw=raw), options)
+        shape = shape_of(options)
+        with self._desk.turns:
+            request = self._request(prompt, system, images, asked, shape)
+            return self._answer(request, asked, Unseen())
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        images: Sequence[ImageSource] = (),
+        raw: bool = False,
+        **options: Unpack[SamplingOptions],
+    ) -> Stream:
+        """As `complete`, but piece by piece as they come. An answer with a shape comes whole: use `complete`.
+
+        Raises as `complete` does; what goes wrong later is raised where the stream is read.
+        """
+        refuse_unknown(options, SamplingOptions, "stream")
+        asked = with_sampling(replace(self._options, raw=raw), options)
+        self._desk.turns.take()
+        try:
+            request = self._request(prompt, system, images, asked, None)
+        except BaseException:
+            self._desk.turns.give_back()
+            raise
+        return self._desk.streamed(lambda view: self._answer(request, asked, view))
+
+    def chat(
+        self,
+        *,
+        system: str | None = None,
+        messages: Sequence[tuple[Literal["user", "assistant"], str]] = (),
+        on_overflow: Overflowing = "fail",
+        **options: Unpack[SamplingOptions],
+    ) -> Chat:
+        """A conversation with a context window of its own (close it to free that).
+
+        `messages`: what has been said before, as (role, text). `on_overflow`: what to do when the conversation no
+        longer fits: "fail" with `SlmError` (CONTEXT), "drop" the oldest exchanges or "summarise" them.
+        """
+        refuse_unknown(options, SamplingOptions, "chat")
+        return Chat(self._desk, with_sampling(self._options, options), system, messages, on_overflow)
+
+    def cancel(self) -> None:
+        """End what is being generated, if anything is, from any thread: its `finish_reason` is "interrupted"."""
+        self._desk.cancel()
+
+    def close(self) -> None:
+        """End an open stream, then free the chats, the context window and the weights. A second call does nothing."""
+        self._desk.close()
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<slmchat.Model {self.name}{', closed' if self._desk.is_closed else ''}>"
+
+    def _request(
+        self,
+        prompt: str,
+        system: str | None,
+        images: Sequence[ImageSource],
+        asked: GenerationOptions,
+        shape: Shape | None,
+    ) -> Request:
+        """The prompt laid out and known to fit. Raises `SlmError`."""
+        asker = self._desk.asker
+        shown = pictures_of(images)
+        if shown:
+            self._desk.model.check_sees(self._desk.settings)
+        head = [Message(Role.SYSTEM, system)] if system else []
+        if not prompt.strip():
+            raise SlmError("the prompt is empty.", exit_code=ExitCode.USAGE)
+        request = asker.request(Question(prompt, [], head, shown), is_raw=asked.raw, shape=shape)
+        if not window.fits(request.n_prompt, asker.n_ctx):
+            raise SlmError(
+                f"the prompt is {request.n_prompt:,} tokens and the context window holds {asker.n_ctx:,}.",
+                hint="a larger window: load(..., ctx=N); or a shorter prompt",
+                exit_code=ExitCode.CONTEXT,
+            )
+        return request
+
+    def _answer(self, request: Request, asked: GenerationOptions, view: View) -> Completion:
+        sampler = opening.sampler_settings(self._desk.model, self._desk.settings, asked)
+        listener = self._desk.listener(view)
+        answer, value = self._desk.asker.ask(request, sampler, opening.limits(asked), listener)
+        assert answer.finish is not None
+        return completion_of(answer, value, answer.finish)

@@ -1,0 +1,150 @@
+"""The keywords of the public interface, and how they become the options that the commands understand.
+
+Knows: their names, types and limits (those of the command line's options of the same name).
+Refuses to know: what they do.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+from slmchat.commands import shaping
+from slmchat.commands.options import GenerationOptions
+from slmchat.commands.shaping import Shape
+from slmchat.conversation import pictures
+from slmchat.conversation.pictures import Picture
+from slmchat.errors import ExitCode, SlmError
+from slmchat.ranges import Range
+
+# A picture: its file, or the bytes of a PNG, JPEG, WebP, GIF or BMP file.
+ImageSource = str | os.PathLike[str] | bytes
+
+
+class LoadOptions(TypedDict, total=False):
+    """What `load` takes besides the usual.
+
+    `kv_type`: type of the KV cache, "f16", "q8_0" or "q4_0". `mmproj`: the projector with which a GGUF file sees
+    images. `lora`: LoRA adapters over the model, PATH or PATH=SCALE each. `device`: GPUs by the names of `slm doctor`,
+    separated by commas, or "none". `force`: load it although it does not fit into memory.
+    """
+
+    kv_type: str | None
+    mmproj: str | os.PathLike[str] | None
+    lora: Sequence[str]
+    device: str | None
+    force: bool
+
+
+class SamplingOptions(TypedDict, total=False):
+    """How tokens are chosen and where an answer ends. What is not given is as the model's makers recommend.
+
+    `temperature` 0 always takes the most probable token. `top_k`: a number of tokens, 0 for all; `top_p`, `min_p`:
+    probabilities; `repeat_penalty`: 1 for none. `seed` as a whole number below 2**32 - 1, None for a new one each time.
+    `max_tokens`: at most so many tokens, None for as many as the context window holds. `stop`: sequences that end the
+    answer and are no part of it.
+    """
+
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repeat_penalty: float | None
+    seed: int | None
+    max_tokens: int | None
+    stop: str | Sequence[str]
+
+
+class ShapeOptions(TypedDict, total=False):
+    """What the answer has to look like; at most one of them (docs/structured.md).
+
+    `schema`: a JSON Schema, as a mapping or as JSON text. `fields`: a schema in short. `regex`: the answer matches it
+    as a whole. `grammar`: the text of a GBNF grammar. `json`: any JSON object or array.
+    """
+
+    schema: Mapping[str, Any] | str | None
+    fields: str | None
+    regex: str | None
+    grammar: str | None
+    json: bool
+
+
+class CompletionOptions(SamplingOptions, ShapeOptions, total=False):
+    """The keywords of `complete`."""
+
+
+def refuse_unknown(given: Mapping[str, object], known: type, function: str) -> None:
+    """Raises TypeError for a keyword that `function` does not have, as Python itself does."""
+    for name in given:
+        if name not in known.__annotations__:
+            raise TypeError(f"{function}() got an unexpected keyword argument '{name}'")
+
+
+def with_loading(given: Mapping[str, Any]) -> GenerationOptions:
+    """The options of `load`. Raises `SlmError` (USAGE)."""
+    mmproj, adapters = given.get("mmproj"), given.get("lora", ())
+    return _with_values(
+        GenerationOptions(),
+        {
+            **given,
+            "mmproj": None if mmproj is None else os.fspath(mmproj),
+            "lora": [adapters] if isinstance(adapters, str) else list(adapters),
+        },
+    )
+
+
+def with_sampling(options: GenerationOptions, given: Mapping[str, Any]) -> GenerationOptions:
+    """The options with these `SamplingOptions` (others are left out). Raises `SlmError` (USAGE)."""
+    values = {name: value for name, value in given.items() if name in SamplingOptions.__annotations__}
+    stop = values.get("stop")
+    if stop is not None:
+        values["stop"] = [stop] if isinstance(stop, str) else list(stop)
+    return _with_values(options, values)
+
+
+def _with_values(options: GenerationOptions, given: Mapping[str, Any]) -> GenerationOptions:
+    """The options with these values; None means: not given. Raises `SlmError` (USAGE) that names the limits."""
+    values = {name: value for name, value in given.items() if value is not None}
+    for field in fields(options):
+        low, high = field.metadata.get("min"), field.metadata.get("max")
+        if field.name in values and low is not None and high is not None:
+            within = Range(low, high)
+            if not within.holds(values[field.name]):
+                raise SlmError(f"{field.name} must be {within}.", exit_code=ExitCode.USAGE)
+    return replace(options, **values)
+
+
+def shape_of(given: Mapping[str, Any]) -> Shape | None:
+    """The shape that these `ShapeOptions` ask for (others are left out). Raises `SlmError` (USAGE)."""
+    asked = shaping.only_one({name: given.get(name) for name in ShapeOptions.__annotations__})
+    if asked is None:
+        return None
+    name, value = asked
+    if name == "schema":
+        return shaping.of_schema(shaping.parsed(value if isinstance(value, str) else _as_json(value)))
+    if name == "json":
+        return shaping.of_any_json()
+    return {"fields": shaping.of_fields, "regex": shaping.of_regex, "grammar": shaping.of_grammar}[name](value)
+
+
+def _as_json(schema: object) -> str:
+    try:
+        return json.dumps(schema)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SlmError(f"the schema is no JSON: {error}.", exit_code=ExitCode.USAGE) from error
+
+
+def pictures_of(images: Sequence[ImageSource]) -> list[Picture]:
+    """The pictures, decoded. Raises `SlmError`: USAGE for a file that cannot be read, DAMAGED for one that is none."""
+    if isinstance(images, (str, bytes, os.PathLike)):
+        images = [images]
+    return [_picture(source, number) for number, source in enumerate(images, 1)]
+
+
+def _picture(source: ImageSource, number: int) -> Picture:
+    if isinstance(source, bytes):
+        name = f"image {number}"
+        return Picture.of(name, pictures.decode(source, name))
+    return pictures.read(Path(source).expanduser())

@@ -1,0 +1,114 @@
+"""What is installed under a name: a model, or a model with adapters, as the user's own file puts them together.
+
+Knows: that a name of the user's own may stand for a base and its adapters, and what is missing then.
+Refuses to know: how anything is fetched, llama.cpp.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from slmchat.catalog import adapter_names, registry
+from slmchat.catalog.library import Library
+from slmchat.catalog.records import Installed
+from slmchat.catalog.registry import Reference, UserName
+from slmchat.errors import ExitCode, SlmError
+
+
+@dataclass(frozen=True, slots=True)
+class Finder:
+    """The library and the names of the user's own file, together."""
+
+    library: Library
+    names: Mapping[str, UserName]
+    user_file: Path
+
+    def find(self, name: str) -> Installed:
+        """The installed model of this name, with the sampler settings that the user's own file gives it.
+
+        The catalog is parsed only when the name is not that of an installed model: `slm run` has no time for it.
+        Raises `SlmError`: NO_MODEL when it, its base or one of its adapters is not here, DAMAGED when it is an adapter
+        or its adapters do not belong to its base.
+        """
+        reference = registry.resolve_without_catalog(name, self.names)
+        if reference is not None and reference.adapted is not None:
+            return self._adapted(reference)
+        found = self.library.lookup(name) if reference is None else self.library.find(reference)
+        if found is None:
+            found = self.library.find(registry.load(self.user_file).resolve(name))
+        if found.is_adapter:
+            from slmchat.catalog import lora
+
+            raise lora.not_a_model(found.key)
+        own = self.names.get(found.name)
+        return replace(found, sampler=own.sampler) if own is not None and own.sampler else found
+
+    def adapter_file(self, target: str) -> Path:
+        """The file of an adapter, given as a path or as the `hf:` name of one that was pulled.
+
+        Raises `SlmError`: NO_MODEL when it is not here, USAGE for a malformed name.
+        """
+        if not target.lower().startswith("hf:"):
+            return registry.absolute(target)
+        reference = registry.resolve_without_catalog(target, {})
+        assert reference is not None
+        return self.library.find(reference).path
+
+    def needing(self, record: Installed) -> list[str]:
+        """The user's names that cannot be used while nothing is installed for what `record` was installed for."""
+        return [
+            own.name
+            for own in self.names.values()
+            if own.target is not None and own.target.adapted is not None and self._needs(own.target, record)
+        ]
+
+    def _needs(self, reference: Reference, record: Installed) -> bool:
+        assert reference.adapted is not None
+        for text in (reference.adapted.base, *(target for target, _scale in reference.adapted.lora)):
+            meant = registry.resolve_without_catalog(text, self.names)
+            name, at, quantization = text.partition("@")
+            is_meant = (
+                (meant.name, meant.quantization or record.quantization) == (record.name, record.quantization)
+                if meant is not None
+                else name == record.name and (not at or quantization.upper() == record.quantization)
+            )
+            if is_meant and not self.library.matching(meant or text):
+                return True
+        return False
+
+    def _adapted(self, reference: Reference) -> Installed:
+        adapted = reference.adapted
+        assert adapted is not None
+        own = self.names.get(adapted.base)
+        if own is not None and own.target is not None and own.target.adapted is not None:
+            raise SlmError(
+                f"the base of {reference.name} is {adapted.base}, which has adapters itself.",
+                hint=f"in {self.user_file}: name the base {own.target.adapted.base}, and all adapters in one list",
+                exit_code=ExitCode.USAGE,
+            )
+        try:
+            below = self.find(adapted.base)
+            files = [(self.adapter_file(target), scale) for target, scale in adapted.lora]
+        except SlmError as error:
+            if error.exit_code is not ExitCode.NO_MODEL:
+                raise
+            raise SlmError(
+                f"{reference.name} is not complete: {error.message}",
+                hint=f"slm pull {reference.name}",
+                exit_code=error.exit_code,
+            ) from error
+        from slmchat.catalog import lora  # with the parser of headers, which most starts need not wait for
+
+        base = lora.Base([file.path for file in below.files])
+        sampler = self.names[reference.name].sampler
+        labels = [adapter_names.labelled(path.name, scale) for path, scale in files]
+        return replace(
+            below,
+            name=reference.name,
+            title=f"{reference.name}: {below.key} with {', '.join(labels)}",
+            sampler=sampler or below.sampler,
+            sampler_source=str(self.user_file) if sampler else below.sampler_source,
+            is_one_file=True,
+            base=below.key,
+            adapters=tuple(base.adapter(path, scale) for path, scale in files),
+        )

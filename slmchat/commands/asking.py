@@ -1,0 +1,171 @@
+"""Questions to a loaded model, one after the other in one context window: laid out, checked for room, answered.
+
+`slm run` asks once, in a window made for its question; the Python API (api/) keeps the window open.
+Knows: what stands between a question and its answer of the right shape.
+Refuses to know: where a question comes from, who listens to the answer, exit codes.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from slmchat.commands import answering, opening, picture_files, shaping
+from slmchat.commands.answering import Answer, View
+from slmchat.commands.opening import Loading
+from slmchat.commands.options import GenerationOptions
+from slmchat.commands.question import Layout, Question, layout
+from slmchat.commands.shaping import Shape
+from slmchat.conversation import window
+from slmchat.conversation.pictures import Picture
+from slmchat.conversation.thinking import opens_thinking
+from slmchat.engine.api import Adapter, Limits, Prompt, Session
+from slmchat.engine.sampler import SamplerSettings
+from slmchat.errors import ExitCode, SlmError
+from slmchat.settings import Settings
+from slmchat.terminal.console import Console
+from slmchat.terminal.sanitize import Sanitizer
+
+# Room for a completion when nobody says how long it may become, in tokens.
+COMPLETION_ROOM = 2048
+
+
+class Listener(Protocol):
+    """Who hears an answer."""
+
+    def view(self) -> View:
+        """A new view for one generation."""
+        ...
+
+    def sanitizer(self) -> Sanitizer | None:
+        """What removes control sequences from the answer; None leaves them."""
+        ...
+
+    def cancellable(self, session: Session) -> AbstractContextManager[None]:
+        """While this lasts, the generation can be cancelled."""
+        ...
+
+    def on_retry(self, error: SlmError) -> None:
+        """The first answer is not of the shape (why: `error`); there will be a second one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A question laid out for one model: its prompt, and how many tokens that is."""
+
+    question: Question
+    lay_out: Layout
+    prompt: Prompt
+    n_prompt: int
+    is_raw: bool
+    shape: Shape | None
+
+    @property
+    def keeps_space(self) -> bool:
+        """Whether white space at the beginning of the answer counts, and nothing in it is taken for a thought."""
+        return self.is_raw or self.shape is not None
+
+
+class Asker:
+    """A loaded model and one context window of it."""
+
+    def __init__(self, loading: Loading, options: GenerationOptions, settings: Settings, console: Console) -> None:
+        """Waits for the model. Raises what its loading raised."""
+        self.engine = loading.engine()
+        self._loading = loading
+        self._options = options
+        self._settings = settings
+        self._console = console
+        self._session: Session | None = None
+
+    def describe(self, shown: Sequence[Picture]) -> list[str]:
+        """A line for each picture: name, size, tokens. Raises `SlmError` for one that cannot be taken in."""
+        with self._loading.on_trial():  # the first picture opens the projector
+            return picture_files.describe(shown, self.engine)
+
+    def request(self, question: Question, *, is_raw: bool, shape: Shape | None) -> Request:
+        """The question as this model is asked it. Raises `SlmError` as `layout` does."""
+        lay_out = layout(self.engine, is_raw=is_raw, shape=shape)
+        prompt = question.prompt(lay_out)
+        with self._loading.on_trial():
+            n_prompt = self.engine.count(prompt)
+        return Request(question, lay_out, prompt, n_prompt, is_raw, shape)
+
+    def fitted(self, request: Request, n_ctx: int, *, is_trimmed: bool) -> Request:
+        """The request, or when it does not fit into a window of `n_ctx` tokens one with less of its input.
+
+        Raises `SlmError` (CONTEXT) when nothing may or can be trimmed.
+        """
+        if window.fits(request.n_prompt, n_ctx):
+            return request
+        if is_trimmed:
+            return replace(request, prompt=request.question.trimmed(request.lay_out, self.engine, n_ctx, self._console))
+        if self.engine.info.has_exact_counts:  # else it is the engine that knows, and says so
+            raise _too_long(request.n_prompt, n_ctx, self.engine.info.trained_context_length)
+        return request
+
+    def open(
+        self, n_ctx: int, *, draft: Path | None = None, goes_back: bool = True, laid: Sequence[Adapter] = ()
+    ) -> None:
+        """Make the context window. `goes_back`: more than one question will follow. `laid`: LoRA adapters that count.
+
+        Raises `SlmError` (NO_FIT, and DAMAGED for an adapter).
+        """
+        store = opening.kv_store(self._settings)
+        made = opening.session_settings(self._options, self._settings, n_ctx, store, draft, self._loading.path)
+        with self._loading.on_trial():
+            self._session = self.engine.open_session(replace(made, goes_back=goes_back, adapters=tuple(laid)))
+
+    def ask(
+        self, request: Request, sampler: SamplerSettings, limits: Limits, listener: Listener
+    ) -> tuple[Answer, object]:
+        """The answer, and its value where it has a shape (None without one, and when it was cancelled).
+
+        Raises `SlmError`: CONTEXT when the prompt leaves no room, UNSATISFIED when a second attempt is not right
+        either. The window stays usable.
+        """
+
+        def once(sampler: SamplerSettings, limits: Limits) -> Answer:
+            session = self._opened()
+            # before the handler: what it cancels must have begun
+            events = self._loading.tried(session.generate(request.prompt, sampler, limits))
+            with listener.cancellable(session):
+                return answering.follow(
+                    events,
+                    listener.view(),
+                    sanitizer=listener.sanitizer(),
+                    keeps_space=request.keeps_space,
+                    is_thinking=opens_thinking(request.prompt.parts[-1].text),
+                )
+
+        if request.shape is None:
+            return once(sampler, limits), None
+        return shaping.satisfied(request.shape, sampler, limits, once, on_retry=listener.on_retry)
+
+    @property
+    def n_ctx(self) -> int:
+        """The context window in tokens."""
+        return self._opened().n_ctx
+
+    def close(self) -> None:
+        """Free the window and the weights."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        self.engine.close()
+
+    def _opened(self) -> Session:
+        assert self._session is not None
+        return self._session
+
+
+def _too_long(n_prompt: int, n_ctx: int, n_trained: int) -> SlmError:
+    larger = f"a larger one: --ctx {n_prompt + COMPLETION_ROOM}" if n_prompt < n_trained else None
+    return SlmError(
+        f"the prompt is {n_prompt:,} tokens and the context window holds {n_ctx:,}"
+        + ("." if larger else f"; this model was trained for {n_trained:,}."),
+        hint=f"{larger or 'a shorter input'}; or leave out the end of the input: --on-overflow trim",
+        exit_code=ExitCode.CONTEXT,
+    )

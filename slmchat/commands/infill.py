@@ -1,0 +1,247 @@
+"""`slm run --infill FILE:LINE[:COL]`: code between two ends, on stdout and, with `--write`, in the file.
+
+The story: find the cursor, cut the file in two there, keep what fits around it, let the model fill the gap, insert it.
+
+Knows: which options make sense together, the names of files inside their project, when a file is written.
+Refuses to know: how a gap becomes a prompt (conversation/infill.py), where a place in a file is (places.py).
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from slmchat.catalog import registry
+from slmchat.commands import answering, opening, question, run
+from slmchat.commands.chosen import LocalModel
+from slmchat.commands.options import GenerationOptions, InfillOptions
+from slmchat.commands.places import Target, named, place_of, read, read_target, resolved, with_line_feeds
+from slmchat.conversation import infill
+from slmchat.conversation.infill import Gap, Source
+from slmchat.engine.api import Engine, FinishReason, InfillTokens, Limits
+from slmchat.engine.sampler import SamplerSettings
+from slmchat.errors import ExitCode, SlmError
+from slmchat.private_files import replace_content
+from slmchat.settings import Settings
+from slmchat.terminal.answer_view import PlainView
+from slmchat.terminal.console import Console
+from slmchat.terminal.sanitize import Sanitizer
+
+# Room for a fill without -n, in tokens: some 20 lines. Base models do not always know where to stop.
+_FILL_ROOM = 256
+_CTX_STEP = 256
+# What is read around the cursor without --ctx, in tokens, as in llama.cpp's server (n_batch); as much for other files.
+_NEAR = 2048
+
+
+def fill(
+    words: Sequence[str],
+    options: GenerationOptions,
+    beside: Sequence[object],
+    asked: InfillOptions,
+    settings: Settings,
+    console: Console,
+    *,
+    is_json: bool,
+) -> ExitCode:
+    """Fill in one gap; `beside`: the records of options that do not apply, to be refused when something was given.
+
+    Raises `SlmError`; the exit code tells how the completion ended.
+    """
+    start = time.perf_counter()
+    _check(words, options, beside, asked)
+    place = place_of(asked.place) if asked.place is not None else None
+    opening.seal(settings, writable=(place.path.parent,) if place and asked.write else ())
+    target = read_target(place, is_written=asked.write) if place else None
+    whole = _gap(target, options, asked)
+    model = LocalModel(opening.find(options.model, settings, console))
+    loading = model.start(options, settings)
+    engine = loading.engine()
+    model.report(loading, console)
+    tokens = _tokens(engine, asked.order, model.key, settings)
+    kept, max_tokens, n_ctx = _fitted(whole, tokens, engine, options, settings)
+    n_ctx = opening.window(loading, n_ctx, options) or n_ctx
+    _tell_left_out(infill.left_out(whole, kept), n_ctx, options, console)
+    with loading.on_trial():
+        made = opening.session_settings(options, settings, n_ctx, model=loading.path)
+        session = engine.open_session(replace(made, adapters=model.laid(options.lora, settings)))
+    load_s = time.perf_counter() - start
+    sampler = SamplerSettings(temperature=0).with_values(options.sampler_values())
+    limits = Limits(max_tokens, tuple(options.stop))
+    events = loading.tried(session.generate(infill.lay_out(kept, tokens), sampler, limits))
+    with opening.cancelled_by_ctrl_c(session):
+        answer = answering.follow(
+            events,
+            PlainView(console, is_silent=is_json),
+            sanitizer=_sanitizer(options, asked, console),
+            keeps_space=True,
+        )
+    assert answer.finish is not None
+    if not is_json and not answer.text.endswith("\n"):
+        console.write("\n")
+    error = _write(target, answer.text, answer.finish.reason, console) if target and asked.write else None
+    if is_json:
+        about = _as_json(target, tokens, whole, kept)
+        about["is_written"] = bool(asked.write and answer.text and error is None)
+        console.print_json({**run.as_json(model, answer.text, answer.finish, load_s), "infill": about})
+    console.detail(answering.describe(answer.finish))
+    if not settings.is_private:
+        model.remember(settings)
+    session.close()
+    engine.close()
+    if error is not None:
+        raise error
+    return run.exit_code(answer.finish.reason, console, n_ctx)
+
+
+def _check(words: Sequence[str], options: GenerationOptions, beside: Sequence[object], asked: InfillOptions) -> None:
+    """Refuse what makes no sense together. Raises `SlmError` (USAGE)."""
+    has_texts = asked.prefix is not None or asked.suffix is not None
+    inputs = (asked.place or "").startswith("-:"), asked.prefix == "@-", asked.suffix == "@-", "-" in options.files
+    problems = {
+        "--infill fills in between the two ends of the file: --prefix and --suffix have no place beside it": (
+            asked.place is not None and has_texts
+        ),
+        "--write and --infill-order need a place to fill in: --infill FILE:LINE, or --prefix and --suffix": (
+            asked.place is None and not has_texts
+        ),
+        "--write needs the file to write into: --infill FILE:LINE": (
+            asked.write and (asked.place is None or asked.place.startswith("-:"))
+        ),
+        "a fill has no place for an instruction: say it in a comment before the cursor": bool(
+            words or options.system or options.persona
+        ),
+        "models of this device fill in code, --endpoint has no place beside --infill": options.endpoint is not None,
+        "a fill is code: the options for the shape, the file and the prompt of an answer do not apply": (
+            any(record != type(record)() for record in beside)
+        ),
+        "standard input can be only one of the inputs": sum(inputs) > 1,
+        f"--infill-order cannot be '{asked.order}': psm or spm": asked.order not in (None, "psm", "spm"),
+    }
+    run.overflow_choice(options)
+    for problem, is_there in problems.items():
+        if is_there:
+            raise SlmError(f"{problem}.", hint="slm run --infill main.py:12", exit_code=ExitCode.USAGE)
+
+
+def _gap(target: Target | None, options: GenerationOptions, asked: InfillOptions) -> Gap:
+    """What is around the cursor, with the other files of `-f`."""
+    if target is None:
+        return Gap(_end(asked.prefix), _end(asked.suffix), "", Path.cwd().name, _others(options.files, Path.cwd()))
+    prefix, suffix = with_line_feeds(target.text[: target.offset]), with_line_feeds(target.text[target.offset :])
+    if target.place.file == "-":
+        return Gap(prefix, suffix, "", Path.cwd().name, _others(options.files, Path.cwd()))
+    path = target.place.path
+    root = _project(path)
+    return Gap(prefix, suffix, _name_in(root, path), root.name, _others(options.files, root))
+
+
+def _others(files: Sequence[str], root: Path) -> tuple[Source, ...]:
+    return tuple(
+        Source(
+            "stdin" if file == "-" else _name_in(root, resolved(file)),
+            with_line_feeds(question.decode(read(file), named(file))),
+        )
+        for file in files
+    )
+
+
+def _project(path: Path) -> Path:
+    """The directory of the repository that the file is in, or the file's own."""
+    return next((folder for folder in path.parents if (folder / ".git").exists()), path.parent)
+
+
+def _name_in(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def _end(given: str | None) -> str:
+    """The text of `--prefix` or `--suffix`: itself, or what @FILE holds."""
+    if given is None or not given.startswith("@") or given == "@":
+        return given or ""
+    return with_line_feeds(question.decode(read(given[1:]), named(given[1:])))
+
+
+def _tokens(engine: Engine, order: str | None, key: str, settings: Settings) -> InfillTokens:
+    """The infill tokens of the model, in the order asked for. Raises `SlmError` (USAGE) when it has none."""
+    tokens = engine.info.infill
+    if tokens is None:
+        models = registry.load(settings.paths.user_registry).models
+        names = sorted(name for name, spec in models.items() if "infill" in spec.tags)
+        raise SlmError(
+            f"{key} has no tokens for filling in code.",
+            hint=f"models that have them: {', '.join(names)}; slm pull NAME",
+            exit_code=ExitCode.USAGE,
+        )
+    return tokens if order is None else replace(tokens, is_suffix_first=order == "spm")
+
+
+def _fitted(
+    whole: Gap, tokens: InfillTokens, engine: Engine, options: GenerationOptions, settings: Settings
+) -> tuple[Gap, int, int]:
+    """What fits around the cursor, the most tokens of the fill and the context window. Raises `SlmError` (CONTEXT)."""
+    most = options.ctx or settings.n_ctx
+    if not most:
+        wanted = _NEAR * (2 if whole.others else 1) + (options.max_tokens or _FILL_ROOM)
+        most = min(engine.info.trained_context_length, wanted)
+    max_tokens = options.max_tokens or min(_FILL_ROOM, most // 2)
+    kept = infill.fit(whole, lambda gap: engine.count(infill.lay_out(gap, tokens)), most - max_tokens)
+    if kept is None:
+        raise SlmError(
+            f"a context window of {most:,} tokens has no room for code beside a fill of {max_tokens:,} tokens.",
+            hint="a larger window: --ctx N, or a shorter fill: -n N",
+            exit_code=ExitCode.CONTEXT,
+        )
+    if options.ctx or settings.n_ctx:
+        return kept, max_tokens, most
+    needed = engine.count(infill.lay_out(kept, tokens)) + max_tokens
+    return kept, max_tokens, min(most, -(-needed // _CTX_STEP) * _CTX_STEP)
+
+
+def _tell_left_out(said: Sequence[str], n_ctx: int, options: GenerationOptions, console: Console) -> None:
+    if not said:
+        return
+    if options.on_overflow == "fail":
+        raise SlmError(
+            f"the code does not fit a context window of {n_ctx:,} tokens.",
+            hint="a larger window: --ctx N; or leave out what is far from the cursor: --on-overflow trim",
+            exit_code=ExitCode.CONTEXT,
+        )
+    console.warn(f"left out, to fit a context window of {n_ctx:,} tokens (a larger one: --ctx N): {', '.join(said)}.")
+
+
+def _sanitizer(options: GenerationOptions, asked: InfillOptions, console: Console) -> Sanitizer | None:
+    """What goes into a file must not hide anything in it, even when it is not shown on a terminal."""
+    if options.raw_output:
+        return None
+    return Sanitizer(show_invisible=True) if asked.write else console.sanitizer()
+
+
+def _write(target: Target, text: str, reason: FinishReason, console: Console) -> SlmError | None:
+    """Insert the fill into its file; the error for the caller to raise when the completion has been put out."""
+    file = target.place.file
+    if reason is FinishReason.INTERRUPTED:
+        return SlmError(f"interrupted: {file} was left as it is.", exit_code=ExitCode.INTERRUPTED)
+    if not text:
+        console.note(f"the model filled in nothing; {file} was left as it is")
+        return None
+    try:
+        replace_content(target.place.path, target.data, target.with_text(text))
+    except SlmError as error:
+        return error
+    console.note(f"{file}: {infill.counted(text)} inserted at line {target.place.line}, column {target.column}")
+    if reason is not FinishReason.STOP:
+        console.warn("the fill was cut off and may be incomplete (a longer one: -n N).")
+    return None
+
+
+def _as_json(target: Target | None, tokens: InfillTokens, whole: Gap, kept: Gap) -> dict[str, object]:
+    return {
+        "file": target.place.file if target else None,
+        "line": target.place.line if target else None,
+        "column": target.column if target else None,
+        "order": "spm" if tokens.is_suffix_first else "psm",
+        "prefix_characters": len(kept.prefix),
+        "suffix_characters": len(kept.suffix),
+        "left_out": list(infill.left_out(whole, kept)),
+    }

@@ -1,0 +1,125 @@
+"""Places in files, as FILE:LINE[:COL], and inserting text there without touching another byte.
+
+Knows: that lines and columns count from 1, columns in characters, that only a line feed ends a line (with or without a
+carriage return before it), byte order marks. Refuses to know: what is inserted and why.
+"""
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from slmchat.commands.question import decode
+from slmchat.errors import ExitCode, SlmError
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A cursor in a file. `column` None: at the end of the line."""
+
+    file: str
+    line: int
+    column: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file itself, links followed. Raises `SlmError` (USAGE)."""
+        return resolved(self.file)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A file as it was read. `text` is without a byte order mark, `offset` the cursor in it."""
+
+    place: Place
+    data: bytes
+    text: str
+    offset: int
+
+    @property
+    def column(self) -> int:
+        """The cursor's column, from 1."""
+        return self.offset - self.text.rfind("\n", 0, self.offset)
+
+    def with_text(self, text: str) -> bytes:
+        """The file with `text` at the cursor, in the file's own line ends; every other byte as it was."""
+        if 2 * self.text.count("\r\n") > self.text.count("\n"):
+            text = with_line_feeds(text).replace("\n", "\r\n")
+        whole = self.text[: self.offset] + text + self.text[self.offset :]
+        return (_BOM if self.data.startswith(_BOM) else b"") + whole.encode()
+
+
+def place_of(text: str) -> Place:
+    """FILE:LINE or FILE:LINE:COL, where FILE may have colons itself. Raises `SlmError` (USAGE)."""
+    found = re.fullmatch(r"(.+?):([0-9]+)(?::([0-9]+))?", text, re.DOTALL)
+    if found is None:
+        raise SlmError(
+            f"'{text}' is not a place in a file.",
+            hint="FILE:LINE or FILE:LINE:COL, as in main.py:12",
+            exit_code=ExitCode.USAGE,
+        )
+    file, line, column = found.groups()
+    if column is not None and not Path(file).exists() and Path(f"{file}:{line}").exists():
+        return Place(f"{file}:{line}", int(column))
+    return Place(file, int(line), int(column) if column is not None else None)
+
+
+def read_target(place: Place, *, is_written: bool) -> Target:
+    """The file and where the cursor is in it. Raises `SlmError`: USAGE for no such text or place, STORAGE for a file
+    that is to be written and may not be."""
+    path = place.path
+    if is_written and path.is_file() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        raise SlmError(f"{place.file} cannot be written: permission denied.", exit_code=ExitCode.STORAGE)
+    data = read(place.file)
+    text = decode(data, named(place.file))
+    return Target(place, data, text, _offset(text, place))
+
+
+def _offset(text: str, place: Place) -> int:
+    """Characters before the cursor."""
+    lines = text.split("\n")
+    if not 1 <= place.line <= len(lines):
+        raise SlmError(
+            f"{named(place.file)} has no line {place.line}: lines count from 1 to {len(lines):,} here.",
+            exit_code=ExitCode.USAGE,
+        )
+    length = len(lines[place.line - 1].removesuffix("\r"))
+    column = length + 1 if place.column is None else place.column
+    if not 1 <= column <= length + 1:
+        raise SlmError(
+            f"line {place.line} of {named(place.file)} has no column {column}: "
+            f"columns count from 1 to {length + 1:,} there.",
+            exit_code=ExitCode.USAGE,
+        )
+    return sum(len(line) + 1 for line in lines[: place.line - 1]) + column - 1
+
+
+def read(file: str) -> bytes:
+    """What a file holds; - is standard input. Raises `SlmError` (USAGE)."""
+    if file == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return resolved(file).read_bytes()
+    except OSError as error:
+        raise SlmError(f"{file} cannot be read: {error.strerror}.", exit_code=ExitCode.USAGE) from error
+
+
+def resolved(file: str) -> Path:
+    """The path of a file as the user wrote it, ~ and links followed. Raises `SlmError` (USAGE)."""
+    try:
+        return Path(file).expanduser().resolve()
+    except RuntimeError as error:  # no such user, links in a circle
+        raise SlmError(f"{file} leads nowhere: {error}.", exit_code=ExitCode.USAGE) from error
+
+
+def named(file: str) -> str:
+    """What to call it in a sentence."""
+    return "standard input" if file == "-" else file
+
+
+def with_line_feeds(text: str) -> str:
+    """The text as models read it."""
+    return text.replace("\r\n", "\n")

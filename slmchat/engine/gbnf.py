@@ -1,0 +1,23 @@
+"""Constraints in the notation of llama.cpp's grammars, for the model in this process and for servers that take it.
+
+Knows: which translator a constraint needs. Refuses to know: sampling, requests, where a constraint comes from.
+"""
+
+import functools
+import json
+
+from slmchat.engine.api import Constraint, ConstraintKind
+
+
+@functools.lru_cache(maxsize=8)  # a batch asks for each of its rows
+def to_gbnf(constraint: Constraint) -> str:
+    """The constraint as a grammar of llama.cpp's. Raises `SlmError` (USAGE) when it cannot be one."""
+    from slmchat.schemas import grammar, json_schema, regex
+
+    if constraint.kind is ConstraintKind.GRAMMAR:
+        return constraint.text
+    if constraint.kind is ConstraintKind.REGEX:
+        return grammar.Grammar({"root": regex.parse(constraint.text)}).gbnf()
+    if constraint.kind is ConstraintKind.JSON:
+        return json_schema.any_json().gbnf()
+    return json_schema.to_grammar(json.loads(constraint.text)).gbnf()

@@ -1,0 +1,202 @@
+"""Many completions of an endpoint at once, one connection for each that is under way (`RemotePool`).
+
+Knows: threads, how many requests are open, when a failure is that of a row and when that of the endpoint.
+Refuses to know: what is sent, what a status means, how often one request is tried (client.py), the order of records.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+
+from slmchat.engine.api import Chunk, Done, Finish, FinishReason, Job
+from slmchat.engine.feed import Feed
+from slmchat.engine.remote.client import PASSING
+from slmchat.engine.remote.engine import RemoteSession
+from slmchat.engine.remote.errors import Refusal
+from slmchat.errors import ExitCode, SlmError
+
+# Requests at once when nobody asks: servers that batch gain from them, one that does not has them in its queue.
+AT_ONCE = 8
+
+# A row whose answer is lost on the way (after the client's own tries for a busy server) is asked this often, with a
+# pause before each further time that grows; in seconds.
+_TRIES = 3
+_PAUSE_S = 1.0
+
+# An endpoint is given up when this many rows more than there are requests at once fail on the way, and none succeeds.
+_MORE_THAN_AT_ONCE = 2
+
+_Task = tuple[Job, Feed[Job]]
+
+
+class RemotePool:
+    """Completions of an endpoint side by side. Implements `Pool`.
+
+    A row that fails on the way waits until another one succeeds: then the failure was its own, and it comes out with
+    its error. When none does, the endpoint is to blame, and `run` raises what it said.
+    """
+
+    def __init__(self, open_session: Callable[[], RemoteSession], most: int, why: str) -> None:
+        """`most` requests at once; `why` says in words where that number comes from."""
+        self._open_session = open_session
+        self._most = most
+        self._why = why
+        self._is_cancelled = False
+        self._feed: Feed[Job] | None = None
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._workers: list[_Worker] = []
+        self._waiting: deque[Job] = deque()
+        self._working: set[int] = set()  # ids of the jobs that workers have
+        self._doubtful: list[Done] = []  # failures that may be the endpoint's
+        self._has_succeeded = False
+
+    @property
+    def report(self) -> str:
+        """How many requests at once."""
+        return f"{self._most} request{'s' if self._most > 1 else ''} at once ({self._why})"
+
+    def run(self, jobs: Iterator[Job | Done]) -> Iterator[Done]:
+        """Work on the jobs, as `Pool` says. Raises `SlmError` (NETWORK, USAGE, NO_MODEL) when it is the endpoint's."""
+        self._is_cancelled = False
+        self._feed = Feed(jobs, lambda job: job, ahead=self._most)
+        return self._run(self._feed)
+
+    def again(self, job: Job) -> None:
+        """Work on this job too, before those that wait."""
+        self._waiting.appendleft(job)
+
+    def cancel(self) -> None:
+        """Close what is open and end `run`; from any thread or a signal handler."""
+        self._is_cancelled = True
+        for worker in self._workers:
+            worker.session.cancel()
+        if self._feed is not None:
+            self._feed.wake()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.cancel()
+        for _ in self._workers:
+            self._tasks.put(None)
+        for worker in self._workers:
+            worker.join(timeout=2)
+
+    def _run(self, feed: Feed[Job]) -> Iterator[Done]:
+        self._waiting.clear()
+        self._working.clear()
+        self._doubtful.clear()
+        self._has_succeeded = False
+        try:
+            while not self._is_cancelled:
+                while self._waiting and len(self._working) < self._most:
+                    self._give(self._waiting.popleft(), feed)
+                if feed.is_ended and not (self._working or self._waiting):
+                    yield from self._last_doubts()
+                    if not self._waiting:
+                        return
+                    continue
+                item = feed.take(None)
+                if isinstance(item, Job):
+                    self._waiting.append(item)
+                elif item is not None:
+                    feed.make_room()
+                    is_own = item.id in self._working
+                    self._working.discard(item.id)
+                    yield from self._judged(item) if is_own else (item,)
+        finally:
+            feed.stop()
+
+    def _give(self, job: Job, feed: Feed[Job]) -> None:
+        self._working.add(job.id)
+        if len(self._working) > len(self._workers):
+            worker = _Worker(self._tasks, self._open_session(), lambda: self._is_cancelled)
+            self._workers.append(worker)
+            worker.start()
+        self._tasks.put((job, feed))
+
+    def _judged(self, done: Done) -> Iterator[Done]:
+        """The records that this one settles. Raises the error when it is the endpoint's."""
+        error = done.error
+        if error is None:
+            self._has_succeeded = True
+            settled, self._doubtful = [*self._doubtful, done], []
+            yield from settled
+            return
+        is_lost = error.exit_code is ExitCode.NETWORK
+        is_refused = error.exit_code is ExitCode.USAGE and not self._has_succeeded
+        if error.exit_code is ExitCode.NO_MODEL:
+            raise error
+        if not (is_lost or is_refused):
+            yield done
+            return
+        self._doubtful.append(done)
+        if len(self._doubtful) >= self._most + _MORE_THAN_AT_ONCE:
+            raise error
+
+    def _last_doubts(self) -> Iterator[Done]:
+        if self._doubtful and not self._has_succeeded:
+            assert self._doubtful[0].error is not None
+            raise self._doubtful[0].error
+        doubtful, self._doubtful = self._doubtful, []
+        yield from doubtful
+
+
+def _may_pass(error: SlmError) -> bool:
+    """Whether the same request may succeed later: it was lost on the way, or the server was busy for long."""
+    if isinstance(error, Refusal):
+        return error.status in PASSING
+    return error.exit_code is ExitCode.NETWORK
+
+
+class _Worker(threading.Thread):
+    """Asks for one job after the other, on a connection of its own."""
+
+    def __init__(
+        self, tasks: "SimpleQueue[_Task | None]", session: RemoteSession, is_cancelled: Callable[[], bool]
+    ) -> None:
+        super().__init__(daemon=True, name="requests")
+        self.session = session
+        self._tasks = tasks
+        self._is_cancelled = is_cancelled
+
+    def run(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            job, feed = task
+            try:
+                done = self._done(job)
+            except BaseException as error:  # noqa: BLE001 - raised again where the records are taken
+                feed.fail(error)
+                continue
+            if done is not None:
+                feed.add(done)
+        self.session.close()
+
+    def _done(self, job: Job) -> Done | None:
+        """What came of the job; None when it was cancelled."""
+        for number in range(1, _TRIES + 1):
+            try:
+                return self._asked(job)
+            except SlmError as error:
+                if number == _TRIES or not _may_pass(error):
+                    return Done(job.id, error=error)
+            if not self.session.pause(_PAUSE_S * number):
+                return None
+        raise AssertionError("the last try returns")
+
+    def _asked(self, job: Job) -> Done | None:
+        events = self.session.generate(job.prompt, job.sampler, job.limits)
+        if self._is_cancelled():  # before generate() took notice of it
+            return None
+        text, thinking = "", ""
+        finish: Finish | None = None
+        for event in events:
+            if isinstance(event, Chunk) and event.is_thinking:
+                thinking += event.text
+            elif isinstance(event, Chunk):
+                text += event.text
+            elif isinstance(event, Finish):
+                finish = event
+        if finish is None or finish.reason is FinishReason.INTERRUPTED:
+            return None
+        return Done(job.id, text, finish, thinking=thinking)
