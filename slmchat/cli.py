@@ -110,7 +110,7 @@ def _seal_offline(context: typer.Context, resolved: settings.Settings) -> None:
 
     With `--endpoint` one way stays open, if it does not leave this device: the command sees to that.
     """
-    if context.info_name in ("run", "chat", "batch", "bench", "privacy") or context.params.get("endpoint"):
+    if context.info_name in ("run", "chat", "batch", "bench", "doctor", "privacy") or context.params.get("endpoint"):
         return
     from slmchat.commands.opening import seal
 
@@ -463,6 +463,21 @@ def _bench(
     from slmchat.commands.bench import bench as errand
 
     return errand(name, bench, settings, console)
+
+
+@app.command("doctor")
+@_takes()
+def _doctor(
+    name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
+    json: _Json = False,
+    *,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Find what is wrong with this device or with a model, and what to do about it."""
+    from slmchat.commands.doctor import doctor
+
+    return doctor(name, settings, console, is_json=json)
 
 
 @app.command("privacy")

@@ -12,7 +12,8 @@ class ExitCode(IntEnum):
     """Exit codes of every command. Scripts rely on them: `docs/exit-codes.md` is generated from this table."""
 
     DONE = 0, "done"
-    BUG = 1, "an error of slm's own (a bug; `SLM_DEBUG=1` shows the traceback)"
+    BUG = 1, "an error of slm's own (a bug; `SLM_DEBUG=1` shows the traceback); of `slm doctor`: something is wrong"
+    WRONG = BUG  # the same number, by the name that `slm doctor` means
     USAGE = 2, "usage: an option, a name or an input that cannot be used"
     NO_MODEL = 3, "no such model, or not installed (the hint names the command that installs it)"
     NO_FIT = 4, "does not fit this device's memory"

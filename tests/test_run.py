@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -63,7 +64,13 @@ class TestRealWeights:
         assert answer["completion"] == COLORS.strip()
         assert answer["finish_reason"] == "stop"
         assert answer["seed"] == 7
-        assert answer["usage"] == {"prompt_tokens": 35, "cached_tokens": 0, "completion_tokens": 21}
+        assert answer["usage"] == {
+            "prompt_tokens": 35,
+            "cached_tokens": 0,
+            "completion_tokens": 21,
+            "drafted_tokens": 0,
+            "accepted_tokens": 0,
+        }
         timings = answer["timings"]
         assert set(timings) == {"load_s", "prompt_s", "generation_s", "prompt_tps", "generation_tps", "ttft_s"}
         assert all(value > 0 for value in timings.values())
@@ -96,6 +103,26 @@ class TestRealWeights:
         done = run_slm(*_greedy("smollm2:135m", "-v", "-n", "3"), "hi", home=model_home)
         assert "generation tok/s" in done.err
         assert "llama_model_loader" in done.err
+
+    def test_a_second_model_drafts_and_v_tells_how_often_it_was_right(self, model_home: Path) -> None:
+        drafted = run_slm(
+            *_greedy("smollm2:135m", "-v", "--draft", "smollm2:135m"), "Name three primary colors.", home=model_home
+        )
+        assert (drafted.code, drafted.out) == (0, COLORS)
+        assert re.search(r"[1-9]\d* of [1-9]\d* drafted tokens accepted \([1-9]\d*%\)", drafted.err)
+
+    def test_a_draft_model_that_cannot_be_used_is_refused(self, model_home: Path, tmp_path: Path) -> None:
+        (tmp_path / "broken.gguf").write_bytes(b"GGUF" + b"\xff" * 64)
+        for draft, code, said in (
+            ("gemma3:270m-pt", 2, "their vocabularies differ"),
+            ("nosuch:1b", 3, "nosuch:1b"),
+            (str(tmp_path / "broken.gguf"), 6, "broken.gguf"),
+        ):
+            done = run_slm(*_greedy("smollm2:135m", "--draft", draft), "hi", home=model_home)
+            assert (done.code, done.out) == (code, "")
+            assert said in done.err
+        both = run_slm(*_greedy("smollm2:135m", "--draft", "smollm2:135m", "--speculation", "off"), home=model_home)
+        assert both.code == 2
 
     def test_a_closed_pipe_ends_quietly(self, model_home: Path) -> None:
         program = subprocess.Popen(

@@ -296,7 +296,7 @@ def test_adapters_count_before_and_after_the_model_is_loaded(talk: Talk, tmp_pat
     again = talk.ready()
     assert isinstance(again, FakeSession)
     assert again.settings.adapters == (first, second)
-    talk.switch_model(talk.installed)
+    talk.switch_model(talk.model)
     assert talk.adapters == ()
 
 

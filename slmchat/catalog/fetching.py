@@ -106,6 +106,22 @@ def workspace(plan: Plan, models: Path) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def abandoned(models: Path) -> list[Path]:
+    """Workspaces of pulls that were killed. They stay; the next pull removes them."""
+    from filelock import FileLock, Timeout
+
+    found = []
+    for leftover in sorted(models.glob(f"{_PREFIX}*")):
+        lock_file = models / ".locks" / f"{leftover.name.removeprefix(_PREFIX).rpartition('-')[0]}.lock"
+        try:
+            if lock_file.exists():
+                FileLock(lock_file, mode=0o600).acquire(timeout=0).lock.release()
+            found.append(leftover)
+        except (Timeout, OSError):  # its owner is alive
+            continue
+    return found
+
+
 def _clean_up(models: Path, held: str) -> None:
     from filelock import FileLock, Timeout
 

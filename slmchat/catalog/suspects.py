@@ -79,6 +79,19 @@ def take(data: Path, model: Path) -> bool:
     return found
 
 
+def left(data: Path, model: Path | None = None) -> list[Path]:
+    """The marks of crashes that nobody has been told of, of one model or of all. They stay."""
+    try:
+        marks = sorted(directory(data).glob(f"{_stem(model)}-*" if model is not None else "*-*"))
+        return [
+            mark
+            for mark in marks
+            if mark not in _own and not _is_running(mark.name.rpartition("-")[2]) and mark.stat().st_size == 0
+        ]
+    except OSError:
+        return []
+
+
 def _marks(data: Path, model: Path) -> Iterator[Path]:
     try:
         yield from directory(data).glob(f"{_stem(model)}-*")

@@ -125,6 +125,11 @@ def usage_fields(usage: Usage) -> dict[str, object]:
         "prompt_tokens": usage.prompt_tokens,
         "cached_tokens": usage.cached_tokens,
         "completion_tokens": usage.completion_tokens,
+        **(
+            {"drafted_tokens": usage.drafted_tokens, "accepted_tokens": usage.accepted_tokens}
+            if usage.drafted_tokens
+            else {}
+        ),
         **({"is_estimate": True} if usage.is_estimate else {}),
     }
 

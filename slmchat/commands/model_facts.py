@@ -65,6 +65,7 @@ def not_complete(name: str, base: str, lora: Sequence[tuple[str, float]]) -> dic
         "tags": ["adapted"],
         "source": base,
         "is_present": False,
+        "projector": None,
         "base": base,
         "adapters": [{"path": target, "scale": scale} for target, scale in lora],
     }

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Protocol, TypeVar
 
 from slmchat.catalog import suspects
+from slmchat.catalog.gguf import read_header
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.commands import adapters, fitting
@@ -202,14 +203,20 @@ def _kv_type(options: GenerationOptions, settings: Settings) -> str:
 
 
 def draft_model(options: GenerationOptions, settings: Settings, console: Console) -> Path | None:
-    """The file of the model of `--draft`. Raises `SlmError`: NO_MODEL, or USAGE together with `--speculation off`."""
+    """The file of the model of `--draft`, its header checked.
+
+    Raises `SlmError`: NO_MODEL, DAMAGED, or USAGE together with `--speculation off`.
+    """
     if options.draft is None:
         return None
     if options.speculation == "off":
         raise SlmError(
             "--draft and --speculation off contradict each other.", hint="leave one out", exit_code=ExitCode.USAGE
         )
-    return find(options.draft, settings, console).path
+    found = find(options.draft, settings, console)
+    for file in found.files:
+        read_header(file.path)
+    return found.path
 
 
 def gpu_layers(options: GenerationOptions, settings: Settings) -> int | None:

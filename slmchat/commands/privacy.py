@@ -6,7 +6,7 @@ Refuses to know: how the seal works (privacy/), how the proof is carried out (pr
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ COMMANDS = (
     Reach("chat", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("batch", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("bench", _NOTHING, True),
+    Reach("doctor", _NOTHING, True),
     Reach("list", _NOTHING_ELSE, False, takes_endpoint=True),
     Reach("show", _NOTHING, False),
     Reach("add", _NOTHING, False),
@@ -171,7 +172,7 @@ def _places(settings: Settings, console: Console) -> list[Place]:
         Place("the rest of the cache", paths.cache, _size(paths.cache) - states.size, "as without"),
         *(
             Place(what, path, _size(path), "as without: only slm pull writes there")
-            for what, path in _hub_places(console)
+            for what, path in hub_places(console.environ)
         ),
     ]
 
@@ -181,9 +182,8 @@ def _archive_size(file: Path) -> int:
     return sum(_size(Path(f"{file}{end}")) for end in ("", "-wal", "-shm"))
 
 
-def _hub_places(console: Console) -> Iterator[tuple[str, Path]]:
+def hub_places(environ: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
     """The caches of the Hub's client, found as its documentation says; other tools use them too."""
-    environ = console.environ
     cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache")
     home = Path(environ.get("HF_HOME") or cache / "huggingface")
     yield "the Hub's cache", Path(environ.get("HF_HUB_CACHE") or home / "hub").expanduser()

@@ -162,6 +162,9 @@ class Talk:
     def switch_model(self, model: Model) -> None:
         """Let another model go on with the conversation, with its own adapters; the present one is freed first."""
         self.close()
+        if self._draft is not None:
+            self.console.note(f"{self._draft.name} no longer drafts: it was chosen for the model before")
+            self._draft = None
         self._begin(model)
 
     def keep(self, *, is_resting: bool = False) -> None:

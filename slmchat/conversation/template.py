@@ -124,6 +124,17 @@ class ChatTemplate:
             exit_code=ExitCode.DAMAGED,
         )
 
+    def written(self, messages: Sequence[Message], *, adds_generation_prompt: bool = True) -> str:
+        """The text that the template makes of these messages, to look at: a prompt is made by `render`.
+
+        Raises `SlmError` (DAMAGED) with the template's own words when it refuses them.
+        """
+        said = [{"role": message.role.value, "content": message.text} for message in messages]
+        try:
+            return self._rendered(said, adds_generation_prompt)
+        except _Refused as refused:
+            raise SlmError(f"the chat template refuses: {refused}.", exit_code=ExitCode.DAMAGED) from refused
+
     def _parts(self, messages: list[Message], goes_on: bool, form: "_Form") -> list[Part] | None:
         """Parts of the rendered text, None when the system message, the question or an image is missing from it."""
         marked = [_Marked(message, form) for message in messages]

@@ -7,7 +7,7 @@ Refuses to know: verifying them (session.py).
 import time
 from collections.abc import Sequence
 
-from slmchat.engine.context import Context
+from slmchat.engine.context import BATCH_TOKENS, Context
 from slmchat.engine.image_tokens import is_image_token
 from slmchat.engine.llama import LlamaEngine
 from slmchat.engine.sampler import Sampler, SamplerSettings
@@ -16,7 +16,7 @@ from slmchat.errors import ExitCode, SlmError
 
 # Weight of a new observation in the rate of right guesses and in the cost of making one.
 _WEIGHT = 0.1
-_FIRST_RATE, _SURE_RATE = 0.7, 0.6
+_FIRST_RATE, _SURE_RATE = 0.8, 0.6
 
 # Tokens without guesses after they did not pay, twice as many each time.
 _FIRST_REST, _LONGEST_REST = 16, 256
@@ -59,16 +59,16 @@ class ModelDrafts:
                 self._guesses = []
 
     def draft(self, most: int, sizes: Sequence[int]) -> list[int]:
-        if self._rest or not sizes or self._has_images:
-            return []
         most = min(most, self._context.n_ctx - len(self._tokens))
+        if self._rest or not sizes or most < 1 or self._has_images or not self._catches_up():
+            return []
         length = self._length(most, sizes)
         if not length:
             self._rest, self._next_rest = self._next_rest, min(_LONGEST_REST, 2 * self._next_rest)
             length = min(sizes[0] - 1, most)
         else:
             self._next_rest = _FIRST_REST
-        self._guesses = self._guess(length) if length > 0 else []
+        self._guesses = self._guess(length)
         return list(self._guesses)
 
     def measured(self, size: int, seconds: float) -> None:
@@ -85,9 +85,17 @@ class ModelDrafts:
         self._context.close()
         self._engine.close()
 
+    def _catches_up(self) -> bool:
+        """Evaluate what is new, at most a batch of it; whether that was all.
+
+        So a long prompt is read between tokens: the answer goes on meanwhile, and can be interrupted.
+        """
+        new = self._tokens[self._context.reuse(self._tokens) :]
+        self._context.evaluate(new[:BATCH_TOKENS])
+        return len(new) <= BATCH_TOKENS
+
     def _guess(self, length: int) -> list[int]:
         context = self._context
-        list(context.prefill(self._tokens[context.reuse(self._tokens) :]))
         start = time.perf_counter()
         guesses = [self._sampler.pick(context.handle)]
         while len(guesses) < length:

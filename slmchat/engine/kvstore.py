@@ -210,6 +210,16 @@ class KvStore:
             shutil.rmtree(folder)
         return freed
 
+    def without_model(self, models: Sequence[Path]) -> dict[Path, int]:
+        """Directories with states of no model among these, and the bytes in each."""
+        known = {_model_prefix(model) for model in models}
+        found: dict[Path, int] = {}
+        for folder in _entries(self._directory):
+            if not any(folder.name.startswith(prefix) for prefix in known):
+                with suppress(OSError):
+                    found[Path(folder.path)] = sum(entry.stat().st_size for entry in _entries(Path(folder.path)))
+        return found
+
     def forget_all(self) -> None:
         """Delete every state. Raises `OSError`."""
         if self._directory.exists():

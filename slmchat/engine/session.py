@@ -212,11 +212,11 @@ class LlamaSession:
                 drafts.add(token)
             yield token
             self._adapt_threads()
-            start = time.perf_counter()
             guesses = self._guesses(run, n_room) if drafts is not None else []
             if guesses:
                 token = yield from self._verified(run, sampler, token, guesses)
                 continue
+            start = time.perf_counter()
             context.evaluate_one(token)
             token = sampler.pick(context.handle)
             if drafts is not None:
@@ -243,11 +243,11 @@ class LlamaSession:
         start = time.perf_counter()
         place = len(context.tokens)
         context.evaluate_draft([token, *guesses])
-        run.tally.drafted += len(guesses)
         elapsed = time.perf_counter() - start
         if run.is_exact and not self._proof.holds(place, context.threads, len(guesses) + 1):
             drafts.measured(len(guesses) + 1, elapsed)
-            return (yield from self._proved(sampler, token, guesses))
+            return (yield from self._proved(run, sampler, token, guesses))
+        run.tally.drafted += len(guesses)
         n_right = place + 1  # tokens of the cache that are the completion's
         try:
             for index, guess in enumerate(guesses):
@@ -268,7 +268,7 @@ class LlamaSession:
         return token
 
     def _proved(
-        self, sampler: Sampler | ConstrainedSampler, token: int, guesses: list[int]
+        self, run: _Run, sampler: Sampler | ConstrainedSampler, token: int, guesses: list[int]
     ) -> Generator[int, None, int]:
         """The tokens one by one after all, compared with the batch just evaluated; otherwise as `_verified`."""
         context, drafts, proof = self._context, self._drafts, self._proof
@@ -282,6 +282,8 @@ class LlamaSession:
             is_equal = context.logits(-1) == row
             proof.observed(place, threads, size, is_equal=is_equal)
             token = sampler.pick(context.handle)
+            run.tally.drafted += guess is not None
+            run.tally.accepted += token == guess
             if token != guess or not is_equal:
                 break
             drafts.add(token)

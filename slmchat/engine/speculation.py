@@ -9,6 +9,7 @@ Whether a guess would have been right is known at every token, whether it was ma
 the text in any case. So text that does not repeat itself costs nothing but the lookup: about 2 us a token.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,8 +21,8 @@ NGRAM = 3
 SIZES = (2, 3, 4, 6, 8, 12, 16, 24)
 
 # The sizes where the text must be the same to the last bit: fewer still, because each has to be proved.
-EXACT_SIZES = (3, 6, 16)
-_PROVED_ROWS = 18
+EXACT_SIZES = (3, 6)
+_PROVED_BATCHES = 4  # whole batches may be equal by chance: quantized activations swallow most differences (Gemma 3)
 # Flash attention works through a cache of more cells than this (it is filled in steps of 256) in one part for each
 # thread when one token is evaluated, and in one part otherwise (ggml-cpu/ops.cpp: use_split_kv_path, 512 cells).
 _LONG_CACHE = 256
@@ -183,20 +184,24 @@ class Proof:
     """Which batches give the same logits as single tokens, bit for bit: found out by computing both, never assumed.
 
     Kernels differ by model, quantization, processor and length of the cache, and what they round differently changes
-    a greedy text sooner or later.
+    a greedy text sooner or later. The smallest size comes first: it costs least, and where it is refuted larger
+    ones are not tried.
     """
 
     def __init__(self) -> None:
         self._equal: dict[tuple[int, int], int] = {}  # rows that were equal; -1: one was not
 
     def sizes(self, place: int, threads: int, *, is_sure: bool) -> tuple[int, ...]:
-        """The sizes proved for a batch behind `place` tokens, and with `is_sure` those that are not refuted yet."""
-        least = 0 if is_sure else _PROVED_ROWS
-        return tuple(size for size in EXACT_SIZES if self._equal.get(self._key(place, threads, size), 0) >= least)
+        """The sizes proved for a batch behind `place` tokens, and with `is_sure` the next one unless it is refuted."""
+        proved = list(itertools.takewhile(lambda size: self.holds(place, threads, size), EXACT_SIZES))
+        for size in EXACT_SIZES[len(proved) : len(proved) + is_sure]:
+            if self._equal.get(self._key(place, threads, size), 0) >= 0:
+                proved.append(size)
+        return tuple(proved)
 
     def holds(self, place: int, threads: int, size: int) -> bool:
         """Whether batches of this size have been equal often enough to be trusted."""
-        return self._equal.get(self._key(place, threads, size), 0) >= _PROVED_ROWS
+        return self._equal.get(self._key(place, threads, size), 0) >= _PROVED_BATCHES * size
 
     def observed(self, place: int, threads: int, size: int, *, is_equal: bool) -> None:
         """A row of logits of such a batch was compared."""

@@ -102,7 +102,7 @@ class Controller:
         free = self._processors - taken
         let_be = LET_BE + UNSURE * self._processors
         if free < self.threads - let_be:
-            self.threads = max(1, math.floor(free + let_be))
+            self.threads = max(1, math.floor(free + LET_BE))  # rather one too few: one too many costs more
         elif self.threads < self.most and free >= self.threads + COMES_FREE:
             self.threads = min(self.most, max(self.threads + 1, math.floor(free + 1 - COMES_FREE)))
 

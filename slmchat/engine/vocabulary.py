@@ -96,6 +96,20 @@ class Vocabulary:
     def eos_text(self) -> str:
         return self.text_of(self._api.llama_vocab_eos(self._vocab))
 
+    @property
+    def eos(self) -> int:
+        """The end-of-sequence token that the file names; -1 when it names none."""
+        return int(self._api.llama_vocab_eos(self._vocab))
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """All end-of-generation tokens."""
+        return tuple(token for token in range(self.n_tokens) if self.is_end(token))
+
+    def is_plain_text(self, token: int) -> bool:
+        """Whether a token is an ordinary piece of text, neither control nor user-defined nor a byte."""
+        return bool(self._api.llama_vocab_get_attr(self._vocab, token) & self._api.LLAMA_TOKEN_ATTR_NORMAL)
+
     def is_end(self, token: int) -> bool:
         """True for end-of-generation tokens (end of sequence, end of turn, end of a fill, ...)."""
         return token in self._ends or bool(self._api.llama_vocab_is_eog(self._vocab, token))

@@ -90,7 +90,7 @@ def path_of(model: str) -> str:
 @functools.cache
 def _plain() -> tuple[str, ...]:
     """Options for one token at a time, where slm can do otherwise: speculation has a benchmark of its own."""
-    return tuple(option for option in ("--no-speculation",) if option in run([*SLM, "run", "--help"]).out)
+    return ("--speculation", "off") if "--speculation" in run([*SLM, "run", "--help"]).out else ()
 
 
 def slm_run(model: str, n_tokens: int, *more: str, prompt: str = PROMPT) -> list[str]:

@@ -1,0 +1,215 @@
+"""The checks of `slm doctor` that need no model: processor, build of llama.cpp, GPU, memory, power, seal.
+
+Knows: which facts about a device are faults for slm, and the command that mends each.
+Refuses to know: how facts are gathered (hardware/, engine/devices.py, privacy/); files below slm's directories
+(place_checks.py).
+"""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from slmchat.catalog.fetching import in_bytes
+from slmchat.commands.findings import Check, Finding, fine, note, wrong
+from slmchat.engine.devices import ComputeDevice
+from slmchat.hardware import Device
+from slmchat.hardware.facts import Fact
+from slmchat.hardware.graphics import Graphics
+from slmchat.privacy.seal import SealStatus
+
+_LIBRARY = "llama-cpp-python"
+
+# Without these llama.cpp's kernels take several times as long; without the others some tens of percent.
+_ESSENTIAL = ("AVX", "AVX2", "FMA", "F16C", "NEON", "DOTPROD")
+
+# The build option of llama.cpp for each maker's devices (docs/install.md).
+_BACKENDS = {
+    "NVIDIA": "-DGGML_CUDA=on",
+    "AMD": "-DGGML_VULKAN=on",
+    "Intel": "-DGGML_VULKAN=on",
+    "Apple": "-DGGML_METAL=on",
+}
+
+# The smallest models of the catalog need about this much; a comfortable one of a billion parameters this much.
+_LEAST_MEMORY, _GOOD_MEMORY = 400_000_000, 1_500_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that the checks look at. `features`: instruction sets that llama.cpp's build uses, None: not told.
+
+    `library`: the installed version of llama-cpp-python, None: none; `wanted` the one that slm was made for.
+    """
+
+    device: Device
+    graphics: Fact[tuple[Graphics, ...]]
+    library: str | None
+    wanted: str | None
+    features: tuple[str, ...] | None
+    has_gpu_backend: bool
+    compute: tuple[ComputeDevice, ...]
+    threads: int
+    seal: SealStatus
+
+
+def library_version() -> str | None:
+    """The installed version of llama-cpp-python; None when it is not installed."""
+    try:
+        return version(_LIBRARY)
+    except PackageNotFoundError:
+        return None
+
+
+def wanted_version() -> str | None:
+    """The version that slm's own package asks for; None where slm runs without being installed."""
+    try:
+        asked = requires("slmchat") or []
+    except PackageNotFoundError:
+        return None
+    pinned = [entry.partition("==")[2] for entry in asked if entry.startswith(f"{_LIBRARY}==")]
+    return pinned[0].partition(";")[0].strip() if pinned else None
+
+
+def rebuild(options: str, wanted: str | None) -> str:
+    """The command that builds llama-cpp-python again with these options of cmake."""
+    pip = f"{shlex.quote(sys.executable)} -m pip install --force-reinstall --no-cache-dir --no-deps"
+    package = f"{_LIBRARY}=={wanted}" if wanted else _LIBRARY
+    if sys.platform == "win32":
+        return f'$env:CMAKE_ARGS="{options}"; & {pip} {package}'
+    return f'CMAKE_ARGS="{options}" {pip} {package}'
+
+
+def _library(facts: Facts) -> Iterator[Finding]:
+    if facts.library is None:
+        why = "nothing can be answered without it"
+        yield wrong("llama-cpp-python is not installed as a package", why, rebuild("-DGGML_NATIVE=on", facts.wanted))
+    elif facts.wanted is not None and facts.library != facts.wanted:
+        yield wrong(
+            f"llama-cpp-python is {facts.library}, and this slm was made for {facts.wanted}",
+            "its low-level functions change from version to version: wrong calls can crash",
+            rebuild("-DGGML_NATIVE=on", facts.wanted),
+        )
+    else:
+        yield fine(f"llama-cpp-python {facts.library}")
+
+
+def _instructions(facts: Facts) -> Iterator[Finding]:
+    here, built = facts.device.instruction_sets.value, facts.features
+    if here is None or built is None:
+        unknown = "which instruction sets the processor has" if here is None else "what the build of llama.cpp uses"
+        yield note(
+            f"{unknown} is not known", "a build without them is several times slower", "slm bench shows the speed"
+        )
+        return
+    missing = [name for name in here if name not in built]
+    essential = [name for name in missing if name in _ESSENTIAL]
+    mend = rebuild("-DGGML_NATIVE=on", facts.wanted)
+    if essential:
+        why = "prompts and answers take several times as long as they could"
+        yield wrong(f"the build of llama.cpp does without {', '.join(essential)}, which the processor has", why, mend)
+    elif missing:
+        why = "a build for this very processor can be some tens of percent faster"
+        yield note(f"the build of llama.cpp does without {', '.join(missing)}, which the processor has", why, mend)
+    else:
+        yield fine(f"the build uses what the processor has: {', '.join(here) or 'nothing special'}")
+
+
+def _gpu(facts: Facts) -> Iterator[Finding]:
+    found = [device for device in facts.compute if device.is_gpu]
+    for device in found:
+        free = f", {in_bytes(device.free_memory)} of its memory free" if device.free_memory else ""
+        yield fine(f"{device.description or device.name}{free}")
+    if found:
+        return
+    if facts.graphics.value is None:
+        yield note("whether there is a GPU is not known", "one would make answers faster", "docs/install.md, GPU")
+    elif facts.has_gpu_backend:
+        yield wrong(
+            "llama.cpp was built for a GPU and finds none",
+            "everything is computed by the processor",
+            "check the GPU's driver (nvidia-smi, vulkaninfo); in a container, pass the device in",
+        )
+    elif not facts.graphics.value:
+        yield fine("none, and none is needed")
+    for card in facts.graphics.value or () if not facts.has_gpu_backend else ():
+        mend = rebuild(_BACKENDS[card.maker], facts.wanted)
+        if card.is_fast:
+            why = "the processor computes everything, many times slower than the GPU would"
+            yield wrong(f"{card.name} is here, and the build of llama.cpp cannot use it", why, mend)
+        else:
+            why = "it shares the processor's memory: prompts may be read faster, answers hardly"
+            yield note(f"{card.name} is here, and the build of llama.cpp cannot use it", why, mend)
+
+
+def _processor(facts: Facts) -> Iterator[Finding]:
+    device = facts.device
+    cores = f"{device.physical_cores.value} cores"
+    if device.performance_cores.value and device.efficiency_cores.value:
+        cores += f" ({device.performance_cores.value} of them fast)"
+    yield fine(f"{device.processor.value or 'not named'}: {cores}, of which slm uses at most {facts.threads}")
+    quota = device.cpu_quota.value
+    if quota is not None and quota < 2:
+        yield note(
+            f"a control group allows {quota:.2g} processors' worth of time",
+            "answers come at the pace of that share",
+            "give the container more: docker run --cpus N",
+        )
+
+
+def _memory(facts: Facts) -> Iterator[Finding]:
+    free, total = facts.device.available_memory.value or 0, facts.device.total_memory.value or 0
+    what = f"{in_bytes(total)}, {in_bytes(free)} available"
+    if facts.device.address_space.value is not None:
+        what += f"; ulimit -v leaves {in_bytes(facts.device.address_space.value)}"
+        free = min(free, facts.device.address_space.value)
+    do = "close other programs; slm list --available marks what fits"
+    if free < _LEAST_MEMORY:
+        yield wrong(what, "that is too little even for the smallest models", do)
+    elif free < _GOOD_MEMORY:
+        yield note(what, "only models of some hundred million parameters fit now", do)
+    else:
+        yield fine(what)
+
+
+def _power(facts: Facts) -> Iterator[Finding]:
+    on_battery, percent = facts.device.is_on_battery.value, facts.device.battery_percent.value
+    if on_battery:
+        charge = f" ({percent} %)" if percent is not None else ""
+        yield note(
+            f"this device runs on its battery{charge}",
+            "slm computes with half of the cores then, for a little less speed and much less power",
+            "plug it in, or ask for more: --threads N",
+        )
+    elif on_battery is False:
+        yield fine("mains")
+
+
+def _seal(facts: Facts) -> Iterator[Finding]:
+    seal = facts.seal
+    if not seal.is_enforced_by_kernel:
+        yield wrong(
+            "the kernel does not enforce the seal: " + "; ".join(seal.details),
+            "only Python code is kept from the network; llama.cpp, which reads foreign files, is not",
+            "docs/privacy.md says which systems have a mechanism; slm privacy shows what is in force",
+        )
+        return
+    yield fine(f"{seal.mechanism}, enforced by the kernel")
+    if sys.platform == "linux" and seal.landlock_abi is None:
+        yield note(
+            "this kernel has no Landlock",
+            "the network is closed all the same; files elsewhere can be written by a program that breaks out",
+            "a kernel from 5.13 on has it (docs/privacy.md)",
+        )
+
+
+CHECKS: tuple[Check[Facts], ...] = (
+    Check("library", _library),
+    Check("instruction sets", _instructions),
+    Check("gpu", _gpu),
+    Check("processor", _processor),
+    Check("memory", _memory),
+    Check("power", _power),
+    Check("seal", _seal),
+)
