@@ -44,6 +44,7 @@ class FakeEngine:
     kept: list[str] = field(default_factory=list)
     n_sessions: int = 0  # open ones
     samplers: list[SamplerSettings] = field(default_factory=list)  # those of the sessions' generations
+    limits: list[Limits] = field(default_factory=list)  # theirs, too
     # what a pool says to a prompt, and in which order it is done with the jobs that it holds
     answer: Callable[[str], str | SlmError] = lambda prompt: "yes"
     n_held: int = 1
@@ -112,6 +113,7 @@ class FakeSession:
     def _generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
         self.engine.prompts.append("".join(part.text for part in prompt.parts))
         self.engine.samplers.append(sampler)
+        self.engine.limits.append(limits)
         total = self.engine.count(prompt)
         yield Prefill(0, total, 0)
         yield Prefill(total, total, 0)
