@@ -10,7 +10,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,8 +24,10 @@ from slmchat.commands.options import (
     GenerationOptions,
     GlobalOptions,
     InfillOptions,
+    OutputOptions,
     PullOptions,
     ShapeOptions,
+    TemplateOptions,
 )
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.console import Console
@@ -193,19 +195,18 @@ Examples:
 
 
 @app.command("run", epilog=_RUN_EXAMPLES)
-@_takes(GenerationOptions, ShapeOptions, InfillOptions)
+@_takes(OutputOptions, TemplateOptions, GenerationOptions, ShapeOptions, InfillOptions)
 def _run(
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[PROMPT]...", help="The prompt, or an instruction about what comes on stdin."),
     ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON object: completion, finish reason, usage, timings.")
-    ] = False,
     *,
+    output: OutputOptions,
     generation: GenerationOptions,
     shape: ShapeOptions,
     infill: InfillOptions,
+    template: TemplateOptions,
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
@@ -213,14 +214,15 @@ def _run(
     if infill.is_asked:
         from slmchat.commands.infill import fill
 
-        return fill(words or [], generation, shape, infill, settings, console, is_json=json)
+        beside = (shape, template, replace(output, json=False))
+        return fill(words or [], generation, beside, infill, settings, console, is_json=output.json)
     from slmchat.commands.run import run as errand
 
-    return errand(words or [], generation, shape, settings, console, is_json=json)
+    return errand(words or [], generation, shape, output, template, settings, console)
 
 
 @app.command("batch")
-@_takes(BatchOptions, GenerationOptions, ShapeOptions)
+@_takes(BatchOptions, TemplateOptions, GenerationOptions, ShapeOptions)
 def _batch(
     words: Annotated[
         list[str] | None,
@@ -232,13 +234,14 @@ def _batch(
     batch: BatchOptions,
     generation: GenerationOptions,
     shape: ShapeOptions,
+    template: TemplateOptions,
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
     """Answer many inputs with one model load, each with a line of JSON."""
     from slmchat.commands.batch import batch as errand
 
-    return errand(words or [], batch, generation, shape, settings, console)
+    return errand(words or [], batch, generation, shape, template, settings, console)
 
 
 @app.command("chat")

@@ -70,10 +70,20 @@ def write_private(path: Path, content: bytes) -> None:
     """Write a small file whole or not at all, for the owner alone. Raises `SlmError` (storage)."""
     make_private(path.parent)
     try:
-        with _replacing(path) as out:
+        with _replacing(path, None) as out:
             out.write(content)
     except OSError as error:
         raise storage_error(error, path) from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file of the user's whole or not at all. Raises `OSError`, and then the file is as it was.
+
+    One that is there keeps its mode, its owner and its group (as far as they may be given), a new one is the owner's
+    alone. Its directory must exist.
+    """
+    with _replacing(path, path.stat() if path.exists() else None) as out:
+        out.write(content)
 
 
 def replace_content(path: Path, before: bytes, after: bytes) -> None:
@@ -82,13 +92,8 @@ def replace_content(path: Path, before: bytes, after: bytes) -> None:
     Raises `SlmError` (storage) when it no longer holds `before`, or cannot be written; it is then as it was.
     """
     try:
-        found = path.stat()
-        with _replacing(path) as out:
+        with _replacing(path, path.stat()) as out:
             out.write(after)
-            if os.name == "posix":
-                if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(out.fileno(), found.st_uid, found.st_gid)
-                os.fchmod(out.fileno(), stat.S_IMODE(found.st_mode))
             if path.read_bytes() != before:
                 raise SlmError(
                     f"{path} has changed meanwhile; it was left as it is.",
@@ -102,11 +107,16 @@ def replace_content(path: Path, before: bytes, after: bytes) -> None:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file for the owner alone (mkstemp makes it 0600) that takes the place of `path` when all went well."""
+def _replacing(path: Path, like: os.stat_result | None) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of `path` when all went well: the owner's alone (mkstemp makes it 0600), or
+    with the mode, the owner and the group of `like` (as far as they may be given)."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
         with os.fdopen(descriptor, "wb") as out:
+            if like is not None and os.name == "posix":
+                with suppress(OSError):
+                    os.fchown(descriptor, like.st_uid, like.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
             yield out
             out.flush()
             os.fsync(out.fileno())

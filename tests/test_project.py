@@ -29,8 +29,9 @@ DOORS = {
     "tomlkit": {"catalog/user_file.py"},
     "typer": {"cli.py"},
     "PIL": {"conversation/pictures.py"},
+    "markdown_it": {"conversation/code_blocks.py"},
     "fastjsonschema": {"schemas/check.py"},
-    "jinja2": {"conversation/template.py", "conversation/template_sandbox.py"},
+    "jinja2": {"conversation/template.py", "conversation/template_sandbox.py", "conversation/prompt_template.py"},
 }
 # A room imports from itself and from what stands here for it. Records are what siblings meet through.
 GROUND = {"errors", "settings", "ranges", "personas", "private_files", "hardware", "redaction"}
@@ -109,7 +110,7 @@ def test_every_library_that_is_imported_is_declared() -> None:
 
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     names = {re.split(r"[<>=~!\[; ]", entry)[0].lower().replace("-", "_") for entry in declared}
-    modules = {"llama_cpp": "llama_cpp_python", "PIL": "pillow"}
+    modules = {"llama_cpp": "llama_cpp_python", "PIL": "pillow", "markdown_it": "markdown_it_py"}
     used = {name.partition(".")[0] for file in _files() for name in _imports(file)}
     foreign = {modules.get(name, name).lower() for name in used - set(sys.stdlib_module_names) - {"slmchat"}}
     # the transport of huggingface_hub 1.x and 2.x: its exceptions are caught where the Hub's client lets them through

@@ -25,6 +25,7 @@ from slmchat.engine.api import Prefill, Session
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
+from slmchat.terminal.sanitize import Sanitizer
 
 _logger = logging.getLogger("slmchat")
 
@@ -182,6 +183,9 @@ class Listening:
 
     def view(self) -> View:
         return self._view
+
+    def sanitizer(self) -> Sanitizer:
+        return self._desk.console.sanitizer()
 
     def cancellable(self, session: Session) -> AbstractContextManager[None]:
         return self._desk.running(session)

@@ -25,6 +25,7 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
+from slmchat.terminal.sanitize import Sanitizer
 
 # Room for a completion when nobody says how long it may become, in tokens.
 COMPLETION_ROOM = 2048
@@ -35,6 +36,10 @@ class Listener(Protocol):
 
     def view(self) -> View:
         """A new view for one generation."""
+        ...
+
+    def sanitizer(self) -> Sanitizer | None:
+        """What removes control sequences from the answer; None leaves them."""
         ...
 
     def cancellable(self, session: Session) -> AbstractContextManager[None]:
@@ -130,7 +135,7 @@ class Asker:
                 return answering.follow(
                     events,
                     listener.view(),
-                    sanitizer=None if self._options.raw_output else self._console.sanitizer(),
+                    sanitizer=listener.sanitizer(),
                     keeps_space=request.keeps_space,
                     is_thinking=opens_thinking(request.prompt.parts[-1].text),
                 )

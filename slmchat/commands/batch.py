@@ -16,8 +16,9 @@ from slmchat.commands.batch_inputs import open_source
 from slmchat.commands.batch_output import RecordWriter, open_output
 from slmchat.commands.batch_prompts import PromptMaker, has_fields
 from slmchat.commands.batch_work import BatchWork, Rows
-from slmchat.commands.options import BatchOptions, GenerationOptions, ShapeOptions
-from slmchat.commands.question import head_messages, layout
+from slmchat.commands.options import BatchOptions, GenerationOptions, ShapeOptions, TemplateOptions
+from slmchat.commands.prompt_files import prompt_file
+from slmchat.commands.question import head_messages, layout, read_text
 from slmchat.commands.run import overflow_choice
 from slmchat.commands.shaping import Shape
 from slmchat.conversation import window
@@ -38,6 +39,7 @@ def batch(
     batch: BatchOptions,
     options: GenerationOptions,
     shape_options: ShapeOptions,
+    template_options: TemplateOptions,
     settings: Settings,
     console: Console,
 ) -> ExitCode:
@@ -51,8 +53,11 @@ def batch(
     place = chosen.enter(options, settings, console)
     shape = shaping.shape_of(shape_options, is_stdin_taken=not options.files or "-" in options.files)
     instruction = " ".join(words)
-    wants_fields = batch.input_field is not None or has_fields(instruction)
+    template = prompt_file(template_options, words, read_text)
+    wants_fields = batch.input_field is not None or (bool(template.fields) if template else has_fields(instruction))
     source = open_source(options.files, batch.format, wants_fields, console.stdin)
+    if template and not source.has_fields:
+        template.check()
     model = place.find(options.model, settings, console)
     sampler = opening.sampler_settings(model, settings, options)
     head = head_messages(options, settings)
@@ -66,7 +71,8 @@ def batch(
     def fits(prompt: Prompt) -> bool:
         return window.fits(engine.count(prompt), n_ctx)
 
-    prompts = PromptMaker(instruction, batch.input_field, head, lay_out, fits if on_overflow == "trim" else None)
+    trims = fits if on_overflow == "trim" else None
+    prompts = PromptMaker(instruction, batch.input_field, head, lay_out, trims, template)
     answers = _answers(sampler, options, shape)
     rows = Rows(source, prompts, answers, is_echoed=not batch.no_echo)
     begun = None

@@ -54,6 +54,10 @@ class Source:
     total: int | None
     format: str
 
+    @property
+    def has_fields(self) -> bool:
+        return self.format in ("jsonl", "csv")
+
 
 def open_source(files: Sequence[str], format: str | None, wants_fields: bool, stdin: TextIO) -> Source:
     """Where the rows come from. `wants_fields`: the prompt or an option names a field.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slmchat.commands.batch_inputs import Row
+from slmchat.commands.prompt_files import PromptFile
 from slmchat.conversation.attachments import Attachment, compose, trim
 from slmchat.conversation.messages import Message, Role
 from slmchat.engine.api import Prompt
@@ -46,11 +47,16 @@ class PromptMaker:
         head: Sequence[Message],
         lay_out: Callable[[Sequence[Message]], Prompt],
         fits: Callable[[Prompt], bool] | None,
+        template: PromptFile | None = None,
     ) -> None:
-        """`head` stands before every question. `fits` None: what does not fit is not trimmed."""
+        """`head` stands before every question. `fits` None: what does not fit is not trimmed.
+
+        `template` stands for the instruction where there is one.
+        """
         self._instruction = instruction
+        self._template = template
         self._field = field
-        self._has_fields = has_fields(instruction)
+        self._has_fields = bool(template.fields) if template else has_fields(instruction)
         self._head = list(head)
         self._lay_out = lay_out
         self._fits = fits
@@ -60,12 +66,12 @@ class PromptMaker:
         if row.error is not None:
             raise SlmError(f"{row.error}.", exit_code=ExitCode.USAGE)
         if row.fields is not None and self._has_fields:
-            return Asked(self._asking(self._filled(row.fields)))
+            return Asked(self._asking(self._filled(row, row.fields)))
         text = self.input_text(row)
         if not text.strip():
             raise SlmError("the input is empty.", exit_code=ExitCode.USAGE)
-        whole = [Attachment(text, row.name if self._instruction else None)]
-        prompt = self._asking(compose(self._instruction, whole))
+        whole = [Attachment(text, row.name if self._instruction or self._template else None)]
+        prompt = self._asking(self._composed(whole))
         if self._fits is None or self._fits(prompt):
             return Asked(prompt)
         kept = trim(whole, lambda cut: self._trimmed_fits(cut))
@@ -75,12 +81,14 @@ class PromptMaker:
                 hint="a larger window: --ctx N",
                 exit_code=ExitCode.CONTEXT,
             )
-        return Asked(self._asking(compose(self._instruction, kept)), len(text) - len(kept[0].text))
+        return Asked(self._asking(self._composed(kept)), len(text) - len(kept[0].text))
 
     def shown_input(self, row: Row) -> Any:
         """What the record has as `input`: the text, or the fields that the instruction names."""
         if row.fields is None:
             return row.text
+        if self._has_fields and self._template:
+            return self._template.shown(row.fields, lambda: self.input_text(row))
         if self._has_fields:
             names = dict.fromkeys(match[2] for match in _PLACE.finditer(self._instruction) if match[2])
             return {name: row.fields[name] for name in names if name in row.fields}
@@ -106,13 +114,18 @@ class PromptMaker:
 
     def _trimmed_fits(self, kept: Sequence[Attachment]) -> bool:
         assert self._fits is not None
-        return self._fits(self._asking(compose(self._instruction, kept)))
+        return self._fits(self._asking(self._composed(kept)))
 
     def _asking(self, text: str) -> Prompt:
         return self._lay_out([*self._head, Message(Role.USER, text)])
 
-    def _filled(self, fields: dict[str, Any]) -> str:
+    def _composed(self, attachments: Sequence[Attachment]) -> str:
+        return self._template.compose(attachments) if self._template else compose(self._instruction, attachments)
+
+    def _filled(self, row: Row, fields: dict[str, Any]) -> str:
         """The instruction with the values in it; what stands in a value is never filled in again."""
+        if self._template:
+            return self._template.of_row(fields, lambda: self.input_text(row))
 
         def value(match: re.Match[str]) -> str:
             if match[1]:

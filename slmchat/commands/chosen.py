@@ -9,6 +9,7 @@ that endpoint and no other.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from slmchat.catalog.library import Library
@@ -116,22 +117,24 @@ class Place(Protocol):
         ...
 
 
-def enter(options: GenerationOptions, settings: Settings, console: Console) -> Place:
+def enter(options: GenerationOptions, settings: Settings, console: Console, named: Sequence[Path] = ()) -> Place:
     """Settle where this process looks for models, and close every other way out of it.
 
+    `named`: what the user has named to be written, besides slm's own places.
     Raises `SlmError`: USAGE, NETWORK for an endpoint that `--offline` forbids, UNSEALED.
     """
     if options.endpoint is None:
-        opening.seal(settings)
+        opening.seal(settings, writable=named)
         return Here()
     _refuse_local_options(options)
-    return reach(options.endpoint, settings, console)
+    return reach(options.endpoint, settings, console, named)
 
 
-def reach(asked: str, settings: Settings, console: Console) -> "There":
+def reach(asked: str, settings: Settings, console: Console, named: Sequence[Path] = ()) -> "There":
     """The endpoint of `--endpoint`, after closing every other way. Raises `SlmError` as `enter` does."""
     from slmchat import endpoints
     from slmchat.engine.remote.route import route_to
+    from slmchat.privacy.seal import own_directories
 
     endpoint = endpoints.find(asked, settings.endpoints, settings.paths.config_file)
     if settings.is_offline and not endpoint.is_loopback:
@@ -142,18 +145,20 @@ def reach(asked: str, settings: Settings, console: Console) -> "There":
         )
     key = endpoint.key()  # before the outlet: a keyring is asked over local sockets
     route = route_to(endpoint)
-    _narrow(endpoint, route, settings, console)
+    own = () if settings.is_private else own_directories(settings.paths)
+    _narrow(endpoint, route, settings, console, writable=(*own, *named))
     return There(endpoint, key, route)
 
 
-def _narrow(endpoint: "Endpoint", route: "Route", settings: Settings, console: Console) -> None:
+def _narrow(
+    endpoint: "Endpoint", route: "Route", settings: Settings, console: Console, *, writable: Sequence[Path]
+) -> None:
     from slmchat.privacy.outlet import Outlet, narrow
-    from slmchat.privacy.seal import own_directories
 
     status = narrow(
         Outlet(route.host, route.port, is_loopback=endpoint.is_loopback),
         is_required=settings.is_offline,
-        writable=() if settings.is_private else own_directories(settings.paths),
+        writable=writable,
     )
     for line in status.details:
         console.detail(line)

@@ -14,7 +14,7 @@ from pathlib import Path
 from slmchat.catalog import registry
 from slmchat.commands import answering, opening, question, run
 from slmchat.commands.chosen import LocalModel
-from slmchat.commands.options import GenerationOptions, InfillOptions, ShapeOptions
+from slmchat.commands.options import GenerationOptions, InfillOptions
 from slmchat.commands.places import Target, named, place_of, read, read_target, resolved, with_line_feeds
 from slmchat.conversation import infill
 from slmchat.conversation.infill import Gap, Source
@@ -37,16 +37,19 @@ _NEAR = 2048
 def fill(
     words: Sequence[str],
     options: GenerationOptions,
-    shape: ShapeOptions,
+    beside: Sequence[object],
     asked: InfillOptions,
     settings: Settings,
     console: Console,
     *,
     is_json: bool,
 ) -> ExitCode:
-    """Fill in one gap. Raises `SlmError`; the exit code tells how the completion ended."""
+    """Fill in one gap; `beside`: the records of options that do not apply, to be refused when something was given.
+
+    Raises `SlmError`; the exit code tells how the completion ended.
+    """
     start = time.perf_counter()
-    _check(words, options, shape, asked)
+    _check(words, options, beside, asked)
     place = place_of(asked.place) if asked.place is not None else None
     opening.seal(settings, writable=(place.path.parent,) if place and asked.write else ())
     target = read_target(place, is_written=asked.write) if place else None
@@ -91,7 +94,7 @@ def fill(
     return run.exit_code(answer.finish.reason, console, n_ctx)
 
 
-def _check(words: Sequence[str], options: GenerationOptions, shape: ShapeOptions, asked: InfillOptions) -> None:
+def _check(words: Sequence[str], options: GenerationOptions, beside: Sequence[object], asked: InfillOptions) -> None:
     """Refuse what makes no sense together. Raises `SlmError` (USAGE)."""
     has_texts = asked.prefix is not None or asked.suffix is not None
     inputs = (asked.place or "").startswith("-:"), asked.prefix == "@-", asked.suffix == "@-", "-" in options.files
@@ -109,8 +112,8 @@ def _check(words: Sequence[str], options: GenerationOptions, shape: ShapeOptions
             words or options.system or options.persona
         ),
         "models of this device fill in code, --endpoint has no place beside --infill": options.endpoint is not None,
-        "a fill has the shape that the code around it asks for: leave --schema and the like out": (
-            shape != ShapeOptions()
+        "a fill is code: the options for the shape, the file and the prompt of an answer do not apply": (
+            any(record != type(record)() for record in beside)
         ),
         "standard input can be only one of the inputs": sum(inputs) > 1,
         f"--infill-order cannot be '{asked.order}': psm or spm": asked.order not in (None, "psm", "spm"),

@@ -183,6 +183,30 @@ class ShapeOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """What of the answer of `slm run` is given, and where."""
+
+    json: bool = option("--json", help="One JSON object: completion, finish reason, usage, timings.", default=False)
+    extract: bool = option("-x", "--extract", help="Only the first fenced code block of the answer.", default=False)
+    extract_last: bool = option("--extract-last", help="Only the last fenced code block of the answer.", default=False)
+    output: str | None = option(
+        "-o", "--output", help="Write the answer to FILE, whole or not at all; - is stdout.", metavar="FILE"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateOptions:
+    """A prompt from a file; `run` and `batch` share it."""
+
+    template_file: str | None = option(
+        "--template-file", help="The prompt is in FILE, with {{ variables }}; {{ input }} is the input.", metavar="FILE"
+    )
+    variables: list[str] = option(
+        "--var", help="A value for {{ NAME }} (repeatable); @FILE: what is in it.", metavar="NAME=VALUE", default=[]
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class BatchOptions:
     """The options of `slm batch` alone."""
 

@@ -6,11 +6,13 @@ opened and what becomes of its answer (run.py, batch.py).
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from slmchat.commands import opening, shaping
 from slmchat.commands.options import GenerationOptions
+from slmchat.commands.prompt_files import PromptFile
 from slmchat.commands.shaping import Shape
 from slmchat.conversation import pictures, window
 from slmchat.conversation.attachments import Attachment, compose, trim
@@ -38,16 +40,19 @@ class Question:
         attachments: Sequence[Attachment],
         head: Sequence[Message],
         shown: Sequence[Picture] = (),
+        template: PromptFile | None = None,
     ) -> None:
-        """`head`: the system message and the examples of a persona, which stand before the question.
+        """`template` stands for the instruction where there is one. `head`: the system message and the examples of a
+        persona, which stand before the question.
 
-        Raises `SlmError` (USAGE) when there is no text.
+        Raises `SlmError` (USAGE) when there is no text, or a value for the template is missing.
         """
         self.instruction = instruction
+        self._template = template
         self.attachments = attachments
         self.head = head
         self.pictures = tuple(shown)
-        if not compose(instruction, attachments).strip():
+        if not self._composed(attachments).strip():
             raise SlmError(
                 "the prompt is empty.",
                 hint='slm run -f PICTURE "What does it show?"'
@@ -59,7 +64,7 @@ class Question:
     def prompt(self, lay_out: Layout, attachments: Sequence[Attachment] | None = None) -> Prompt:
         """The prompt with these attachments; None: with all of them."""
         attachments = self.attachments if attachments is None else attachments
-        prompt = self._laid_out(lay_out, compose(self.instruction, attachments))
+        prompt = self._laid_out(lay_out, self._composed(attachments))
         return replace(prompt, alike=tuple(self._laid_out(lay_out, text) for text in self._others(attachments)))
 
     def _laid_out(self, lay_out: Layout, text: str) -> Prompt:
@@ -70,10 +75,16 @@ class Question:
         the same about another input."""
         if self.head:
             yield OTHER
-        if attachments and "{}" in self.instruction:
-            yield compose(self.instruction, [Attachment(OTHER)])
-        elif attachments and self.instruction:
+        if not attachments or not (self._template or self.instruction):
+            return
+        if self._template.uses_input if self._template else "{}" in self.instruction:
+            with suppress(SlmError):  # a template that looks for something in its input
+                yield self._composed([Attachment(OTHER)])
+        else:
             yield compose(OTHER, attachments)
+
+    def _composed(self, attachments: Sequence[Attachment]) -> str:
+        return self._template.compose(attachments) if self._template else compose(self.instruction, attachments)
 
     def trimmed(self, lay_out: Layout, engine: Engine, n_ctx: int, console: Console) -> Prompt:
         """The prompt with the end of the longest input cut off; says what was cut. Raises `SlmError` (CONTEXT)."""

@@ -11,14 +11,17 @@ from contextlib import AbstractContextManager
 from slmchat.commands import adapters, answering, chosen, opening, shaping
 from slmchat.commands.asking import COMPLETION_ROOM, Asker
 from slmchat.commands.chosen import Model
-from slmchat.commands.options import GenerationOptions, ShapeOptions
-from slmchat.commands.question import Question, head_messages, read_inputs
+from slmchat.commands.delivery import Delivery
+from slmchat.commands.options import GenerationOptions, OutputOptions, ShapeOptions, TemplateOptions
+from slmchat.commands.prompt_files import prompt_file
+from slmchat.commands.question import Question, head_messages, read_inputs, read_text
 from slmchat.conversation import window
 from slmchat.engine.api import Engine, Finish, FinishReason, Session
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
+from slmchat.terminal.sanitize import Sanitizer
 
 # The step in which context windows are made, in tokens.
 _CTX_STEP = 256
@@ -28,16 +31,19 @@ def run(
     words: Sequence[str],
     options: GenerationOptions,
     shape_options: ShapeOptions,
+    output: OutputOptions,
+    template_options: TemplateOptions,
     settings: Settings,
     console: Console,
-    *,
-    is_json: bool,
 ) -> ExitCode:
     """Answer one prompt. Raises `SlmError`; the exit code tells how the completion ended."""
     start = time.perf_counter()
     on_overflow = overflow_choice(options)
     options = opening.with_persona(options, settings)
-    place = chosen.enter(options, settings, console)
+    is_shaped = shape_options != ShapeOptions()
+    delivery = Delivery(output, console, is_shaped=is_shaped, is_raw_output=options.raw_output)
+    place = chosen.enter(options, settings, console, delivery.places)
+    template = prompt_file(template_options, words, read_text)
     shape = shaping.shape_of(shape_options, is_stdin_taken="-" in options.files)
     model = place.find(options.model, settings, console).with_projector(options.mmproj)
     sampler = opening.sampler_settings(model, settings, options)
@@ -47,7 +53,7 @@ def run(
     attachments, shown = read_inputs(options, console)
     if shown:
         model.check_sees(settings)
-    question = Question(" ".join(words), attachments, head_messages(options, settings), shown)
+    question = Question(" ".join(words), attachments, head_messages(options, settings), shown, template)
     asker = Asker(loading, options, settings, console)
     model.report(loading, console)
     for line in asker.describe(shown):
@@ -62,15 +68,15 @@ def run(
     console.detail(f"context window: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}; loaded after {load_s:.2f} s")
     if laid:
         console.detail(f"adapters: {adapters.labels(laid)}")
-    shown_on = _Shown(console, is_shaped=shape is not None, is_json=is_json)
+    shown_on = _Shown(console, delivery, is_shaped=is_shaped)
     answer, value = asker.ask(request, sampler, opening.limits(options), shown_on)
     assert answer.finish is not None
-    if is_json:
-        shaped = {"value": value} if shape else {}
-        console.print_json({**as_json(model, answer.text, answer.finish, load_s), **shaped})
-    elif shown_on.is_shown or answer.finish.reason is not FinishReason.INTERRUPTED:  # half a value is none
-        console.write("" if shown_on.is_shown else answer.text)
+    if shown_on.is_shown:
         console.write("" if answer.text.endswith("\n") else "\n")
+    else:
+        shaped = {"value": value} if shape else {}
+        record = {**as_json(model, answer.text, answer.finish, load_s), **shaped}
+        delivery.give(answer, record, is_half_nothing=is_shaped)
     console.detail(answering.describe(answer.finish))
     if not settings.is_private:
         model.remember(settings)
@@ -84,12 +90,16 @@ class _Shown:
     A shaped answer is shown while it comes only on a terminal: what reads a pipe gets it whole and right, or nothing.
     """
 
-    def __init__(self, console: Console, *, is_shaped: bool, is_json: bool) -> None:
+    def __init__(self, console: Console, delivery: Delivery, *, is_shaped: bool) -> None:
         self._console = console
-        self.is_shown = not is_json and (not is_shaped or console.stdout.isatty())
+        self._delivery = delivery
+        self.is_shown = delivery.is_streamed and (not is_shaped or console.stdout.isatty())
 
     def view(self) -> PlainView:
         return PlainView(self._console, is_silent=not self.is_shown)
+
+    def sanitizer(self) -> Sanitizer | None:
+        return self._delivery.sanitizer()
 
     def cancellable(self, session: Session) -> AbstractContextManager[None]:
         return opening.cancelled_by_ctrl_c(session)

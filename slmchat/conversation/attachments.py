@@ -26,7 +26,19 @@ def compose(instruction: str, attachments: Sequence[Attachment]) -> str:
     if not attachments:
         return instruction
     if "{}" in instruction:
-        return instruction.replace("{}", "\n\n".join(item.text.strip("\n") for item in attachments))
+        return instruction.replace("{}", joined(attachments))
+    return fenced_before(instruction, attachments)
+
+
+def joined(attachments: Sequence[Attachment]) -> str:
+    """The texts alone, a blank line between them."""
+    return "\n\n".join(item.text.strip("\n") for item in attachments)
+
+
+def fenced_before(instruction: str, attachments: Sequence[Attachment]) -> str:
+    """The input inside fences, then the instruction, which is taken as it is."""
+    if not attachments:
+        return instruction
     if not instruction:
         only = attachments[0]
         return only.text.strip("\n") if len(attachments) == 1 and only.name is None else _fenced_all(attachments)

@@ -300,7 +300,7 @@ def _environment() -> "TemplateSandbox":
 
     environment = TemplateSandbox()
     # The helpers of transformers' apply_chat_template, which templates are written for.
-    environment.add_filter("tojson", _tojson)
+    environment.add_filter("tojson", to_json)
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment
@@ -324,7 +324,8 @@ def _strftime_now(format: str) -> str:
     return datetime.now().strftime(format)
 
 
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
+def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
+    """The filter `tojson`."""
     # Unlike Jinja's own filter: no HTML escapes (transformers, utils/chat_template_utils.py)
     import json
 
