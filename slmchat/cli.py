@@ -18,6 +18,7 @@ from slmchat import __version__, settings
 from slmchat.commands.options import (
     BatchOptions,
     ChatOptions,
+    ChoiceOptions,
     GenerationOptions,
     GlobalOptions,
     PullOptions,
@@ -185,11 +186,12 @@ Examples:
   slm run "Why is the sky blue?"
   cat mail.txt | slm run --fields "name, age int, tags[]" "Who wrote this?"
   slm run --regex "(yes|no)" -f report.txt "Is it finished?"
+  slm run --choices positive,negative -f review.txt "What is the sentiment?"
 """
 
 
 @app.command("run", epilog=_RUN_EXAMPLES)
-@_takes(GenerationOptions, ShapeOptions)
+@_takes(GenerationOptions, ShapeOptions, ChoiceOptions)
 def _run(
     words: Annotated[
         list[str] | None,
@@ -201,17 +203,18 @@ def _run(
     *,
     generation: GenerationOptions,
     shape: ShapeOptions,
+    choice: ChoiceOptions,
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
     """Answer one prompt on stdout."""
     from slmchat.commands.run import run as errand
 
-    return errand(words or [], generation, shape, settings, console, is_json=json)
+    return errand(words or [], generation, (shape, choice), settings, console, is_json=json)
 
 
 @app.command("batch")
-@_takes(BatchOptions, GenerationOptions, ShapeOptions)
+@_takes(BatchOptions, GenerationOptions, ShapeOptions, ChoiceOptions)
 def _batch(
     words: Annotated[
         list[str] | None,
@@ -223,13 +226,14 @@ def _batch(
     batch: BatchOptions,
     generation: GenerationOptions,
     shape: ShapeOptions,
+    choice: ChoiceOptions,
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
     """Answer many inputs with one model load, each with a line of JSON."""
     from slmchat.commands.batch import batch as errand
 
-    return errand(words or [], batch, generation, shape, settings, console)
+    return errand(words or [], batch, generation, (shape, choice), settings, console)
 
 
 @app.command("chat")

@@ -29,6 +29,7 @@ DOORS = {
     "tomlkit": {"catalog/user_file.py"},
     "typer": {"cli.py"},
     "fastjsonschema": {"schemas/check.py"},
+    "numpy": {"engine/probabilities.py"},
     "jinja2": {"conversation/template.py", "conversation/template_sandbox.py"},
 }
 # A room imports from itself and from what stands here for it. Records are what siblings meet through.

@@ -7,18 +7,22 @@ size that it needs, show what comes, and leave with an exit code that a script c
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from slmchat.commands import answering, chosen, opening, shaping
+from slmchat.commands import choosing as choose
+from slmchat.commands.choosing import Choosing
 from slmchat.commands.chosen import Model
-from slmchat.commands.options import GenerationOptions, ShapeOptions
+from slmchat.commands.options import ChoiceOptions, GenerationOptions, ShapeOptions
 from slmchat.commands.shaping import Shape
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose, trim
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import layout_of
 from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Engine, Finish, FinishReason, Limits, Part, Prompt, Session
+from slmchat.engine.api import Engine, Finish, FinishReason, Job, Limits, Part, Prompt, Session, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
@@ -35,34 +39,38 @@ _CTX_STEP = 256
 def run(
     words: Sequence[str],
     options: GenerationOptions,
-    shape_options: ShapeOptions,
+    wanted: tuple[ShapeOptions, ChoiceOptions],
     settings: Settings,
     console: Console,
     *,
     is_json: bool,
 ) -> ExitCode:
-    """Answer one prompt. Raises `SlmError`; the exit code tells how the completion ended."""
+    """Answer one prompt; `wanted`: what the answer has to be. Raises `SlmError`; the exit code tells how it ended."""
     start = time.perf_counter()
     on_overflow = overflow_choice(options)
     options = opening.with_persona(options, settings)
     place = chosen.enter(options, settings, console)
-    shape = shaping.shape_of(shape_options, is_stdin_taken="-" in options.files)
+    shape, choosing = wanted_of(*wanted, is_stdin_taken="-" in options.files)
     model = place.find(options.model, settings, console)
     sampler = opening.sampler_settings(model, settings, options)
     loading = model.start(options, settings)
     question = _Question(" ".join(words), _attachments(words, options, console), head_messages(options, settings))
     engine = loading.engine()
     model.report(console)
-    lay_out = layout(engine, is_raw=options.raw, shape=shape)
+    lay_out = layout(engine, is_raw=options.raw, told=(shape or choosing))
     prompt = question.prompt(lay_out)
     n_prompt = engine.count(prompt)
     room = shaping.room_for(options.max_tokens) if shape else options.max_tokens or _COMPLETION_ROOM
+    room = choose.ROOM if choosing else room
     n_ctx = _window(n_prompt, room, engine, options, settings)
     if not window.fits(n_prompt, n_ctx):
         if on_overflow == "trim":
             prompt = _trimmed(question, engine, lay_out, n_ctx, console)
         elif engine.info.has_exact_counts:  # else it is the engine that knows, and says so
             raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)
+    if choosing is not None:
+        opened = _Opened(model, engine, loading, opening.session_settings(options, settings, n_ctx), start)
+        return _chosen(choosing, opened, prompt, question.empty_prompt(lay_out), console, is_json=is_json)
     with loading.on_trial():
         session = engine.open_session(opening.session_settings(options, settings, n_ctx))
     load_s = time.perf_counter() - start
@@ -87,6 +95,58 @@ def run(
     session.close()
     engine.close()
     return _exit_code(answer.finish.reason, console, n_ctx)
+
+
+def wanted_of(
+    shape_options: ShapeOptions, choice_options: ChoiceOptions, *, is_stdin_taken: bool
+) -> tuple[Shape | None, Choosing | None]:
+    """What the answer has to be: of a shape, one of some choices, or neither. Raises `SlmError` (USAGE)."""
+    choosing = choose.choosing_of(choice_options)
+    shape = shaping.shape_of(shape_options, is_stdin_taken=is_stdin_taken)
+    if choosing is not None and shape is not None:
+        raise SlmError("an answer cannot be one of --choices and of a shape.", exit_code=ExitCode.USAGE)
+    return shape, choosing
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A model that is loaded; `start`: when the command began (time.perf_counter)."""
+
+    model: Model
+    engine: Engine
+    loading: opening.Loading
+    settings: SessionSettings
+    start: float
+
+
+def _chosen(
+    choosing: Choosing, opened: _Opened, prompt: Prompt, empty: Prompt, console: Console, *, is_json: bool
+) -> ExitCode:
+    """Answer with one of the choices. Raises `SlmError`."""
+    with opened.loading.on_trial():
+        pool = opened.engine.open_scorer(opened.settings)
+    load_s = time.perf_counter() - opened.start
+    done = None
+    with opening.cancelled_by_ctrl_c(pool):
+        prior = choose.prior_of(choosing, pool, empty)
+        is_going = prior is not None or not choosing.is_calibrated
+        jobs = iter([Job(0, prompt, choices=choosing.choices(prompt))] if is_going else [])
+        for done in opened.loading.tried(pool.run(jobs)):
+            if done.error is not None:
+                raise done.error
+    pool.close()
+    opened.engine.close()
+    if done is None or done.finish is None:
+        return ExitCode.INTERRUPTED
+    verdict = choosing.verdict(done.scores, prior)
+    if is_json:
+        fields = _as_json(opened.model, verdict.choice, done.finish, load_s)
+        console.print_json({**fields, "probabilities": verdict.probabilities})
+    else:
+        console.write(f"{verdict.choice}\n")
+    shares = (f"{text} {share:.3f}" for text, share in verdict.probabilities.items())
+    console.detail(f"{', '.join(shares)}; {answering.describe(done.finish)}")
+    return ExitCode.DONE
 
 
 class _Asking:
@@ -160,6 +220,12 @@ class _Question:
     def text(self, attachments: Sequence[Attachment]) -> str:
         return compose(self.instruction, attachments)
 
+    def empty_prompt(self, lay_out: Layout) -> Prompt:
+        """The prompt without its input: the text of every attachment, or the question where there is none."""
+        if not self.attachments:
+            return lay_out([*self.head, Message(Role.USER, "")])
+        return self.prompt(lay_out, [replace(item, text="") for item in self.attachments])
+
     def prompt(self, lay_out: Layout, attachments: Sequence[Attachment] | None = None) -> Prompt:
         """The prompt with these attachments; None: with all of them."""
         text = self.text(self.attachments if attachments is None else attachments)
@@ -217,19 +283,27 @@ def _decoded(data: bytes, what: str) -> str:
     return text.replace("\r\n", "\n")
 
 
-def layout(engine: Engine, *, is_raw: bool, shape: Shape | None = None) -> Layout:
+class Told(Protocol):
+    """What the model is told of the answer that is wanted."""
+
+    def told(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages with it."""
+        ...
+
+
+def layout(engine: Engine, *, is_raw: bool, told: Told | None = None) -> Layout:
     """How messages become a prompt: through the model's chat template, by the engine itself, or bare.
 
-    What the model is told of the `shape` stands last, behind everything of the user's (not in a bare prompt).
+    What the model is `told` stands last, behind everything of the user's (not in a bare prompt).
     Raises `SlmError` (USAGE) when the model has no template; what is returned raises it (DAMAGED) when the template
     refuses the messages.
     """
     if is_raw:
         return lambda messages: Prompt((Part("\n\n".join(message.text for message in messages)),))
     render = layout_of(engine.info, is_raw=False).render
-    if shape is None:
+    if told is None:
         return render
-    return lambda messages: shaping.thought_closed(render(shape.told(messages)))
+    return lambda messages: shaping.thought_closed(render(told.told(messages)))
 
 
 def _window(n_prompt: int, room: int, engine: Engine, options: GenerationOptions, settings: Settings) -> int:

@@ -14,6 +14,7 @@ from slmchat.engine import native
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
 from slmchat.engine.parallelism import KV_BYTES, plan_cells
 from slmchat.engine.pool import LlamaPool
+from slmchat.engine.scoring import LlamaScorer
 from slmchat.engine.session import LlamaSession
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
@@ -48,6 +49,10 @@ class LlamaEngine:
         """Up to `parallel` completions at once; raises `SlmError` (NO_FIT) when their memory cannot be had."""
         plan = plan_cells(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), memory.available().value)
         return LlamaPool(self._api, self._model, self.vocabulary, settings, plan)
+
+    def open_scorer(self, settings: SessionSettings) -> LlamaScorer:
+        """A pool for jobs with choices; raises `SlmError` (NO_FIT) when its memory cannot be had."""
+        return LlamaScorer(self._api, self._model, self.vocabulary, settings)
 
     def close(self) -> None:
         """Free the weights. Sessions must be closed before."""
