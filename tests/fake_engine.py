@@ -18,6 +18,7 @@ from slmchat.engine.api import (
     ModelInfo,
     Prefill,
     Prompt,
+    Score,
     SessionSettings,
     Timings,
     Usage,
@@ -47,6 +48,7 @@ class FakeEngine:
     limits: list[Limits] = field(default_factory=list)  # theirs, too
     # what a pool says to a prompt, and in which order it is done with the jobs that it holds
     answer: Callable[[str], str | SlmError] = lambda prompt: "yes"
+    score: Callable[[str, str], Score] = lambda prompt, text: Score((-1.0,) * len(text.split()))
     n_held: int = 1
     pick: Callable[[int], int] = lambda n_held: 0
 
@@ -62,6 +64,9 @@ class FakeEngine:
         return FakeSession(self, settings)
 
     def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> "FakePool":
+        return FakePool(self, settings)
+
+    def open_scorer(self, settings: SessionSettings) -> "FakePool":
         return FakePool(self, settings)
 
     def close(self) -> None:
@@ -177,6 +182,10 @@ class FakePool:
         said = self.engine.answer(prompt)
         if isinstance(said, SlmError):
             return Done(job.id, error=said)
+        if job.choices is not None:
+            scores = tuple(self.engine.score(prompt, text) for text in job.choices.texts)
+            finish = Finish(FinishReason.STOP, Usage(len(prompt), 0, 0), Timings(0.1, 0.0, None), 0, ())
+            return Done(job.id, finish=finish, scores=scores)
         room = job.limits.max_tokens
         words = re.findall(r"\s*\S+", said)[:room]
         reason = FinishReason.STOP if "".join(words) == said.rstrip() else FinishReason.LENGTH

@@ -83,6 +83,17 @@ class PromptMaker:
             )
         return Asked(self._asking(self._composed(kept)), len(text) - len(kept[0].text))
 
+    def empty(self) -> Prompt:
+        """The prompt of a row without input: what its fields say, or its text, left out.
+
+        Raises `SlmError` (USAGE) for a template that cannot do without.
+        """
+        if self._template and self._has_fields:
+            return self._asking(self._template.of_row(dict.fromkeys(self._template.fields, ""), lambda: ""))
+        if self._has_fields:
+            return self._asking(_PLACE.sub(lambda match: f"{{{match[1]}}}" if match[1] else "", self._instruction))
+        return self._asking(self._composed([Attachment("")]))
+
     def shown_input(self, row: Row) -> Any:
         """What the record has as `input`: the text, or the fields that the instruction names."""
         if row.fields is None:

@@ -18,6 +18,7 @@ from slmchat.engine.kvstore import StateKey
 from slmchat.engine.loaded import Loaded
 from slmchat.engine.parallelism import KV_BYTES, plan_cells
 from slmchat.engine.pool import LlamaPool
+from slmchat.engine.scoring import LlamaScorer
 from slmchat.engine.session import LlamaSession
 from slmchat.engine.speculation import Drafts, LookupDrafts
 from slmchat.engine.vision import Projector, Vision
@@ -105,6 +106,16 @@ class LlamaEngine:
             pool.close()
             raise
         return pool
+
+    def open_scorer(self, settings: SessionSettings) -> LlamaScorer:
+        """A pool for jobs with choices; raises `SlmError` (NO_FIT) when its memory cannot be had."""
+        scorer = LlamaScorer(self.api, self._model, self.vocabulary, settings)
+        try:
+            scorer.lay(self._adapters, settings.adapters)
+        except SlmError:
+            scorer.close()
+            raise
+        return scorer
 
     def close(self) -> None:
         """Free the weights. Sessions must be closed before."""
