@@ -113,7 +113,9 @@ def _seal_offline(context: typer.Context, resolved: settings.Settings) -> None:
 
     With `--endpoint` one way stays open, if it does not leave this device: the command sees to that.
     """
-    if context.info_name in ("run", "chat", "batch", "bench", "doctor", "privacy") or context.params.get("endpoint"):
+    if context.info_name in ("run", "chat", "batch", "bench", "doctor", "tune", "privacy") or context.params.get(
+        "endpoint"
+    ):
         return
     from slmchat.commands.opening import seal
 
@@ -485,6 +487,22 @@ def _doctor(
     from slmchat.commands.doctor import doctor
 
     return doctor(name, settings, console, is_json=json)
+
+
+@app.command("tune")
+@_takes()
+def _tune(
+    name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Forget what was measured (without MODEL: for all).")] = False,
+    json: _Json = False,
+    *,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Measure with which settings a model is fastest on this device, and keep them."""
+    from slmchat.commands.tune import tune
+
+    return tune(name, settings, console, is_reset=reset, is_json=json)
 
 
 @app.command("privacy")

@@ -90,7 +90,7 @@ class Settings:
     n_ctx: int | None = None
     gpu_layers: int | None = None
     device: str | None = None
-    kv_type: str = "f16"
+    kv_type: str | None = None
     has_kv_cache: bool = True
     kv_cache_limit: int | None = None
     speculation: str = "auto"

@@ -83,6 +83,7 @@ class Ready:
     is_private: bool = False
     opening: None = None
     notices: tuple[str, ...] = ()
+    path: None = None
 
     def engine(self) -> FakeEngine:
         return self.loaded

@@ -19,6 +19,7 @@ from slmchat.catalog import adapter_names, lora
 from slmchat.engine import llama
 from slmchat.engine.adapters import Adapters
 from slmchat.engine.api import Adapter, Chunk, Finish, Limits, Part, Prompt, SessionSettings, Usage
+from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.session import LlamaSession
 from slmchat.errors import ExitCode, SlmError
@@ -129,6 +130,37 @@ class TestRealWeights:
         _text(session)
         session.set_adapters([_adapter(pusher, 0)])
         assert _text(session)[1].cached_tokens > 0
+
+    def test_states_on_disk_are_of_the_same_adapters(
+        self, smol: llama.LlamaEngine, pusher: Path, tmp_path: Path
+    ) -> None:
+        text = "The sky over the sea was grey, and the wind came from the north. " * 8
+
+        def opened(*adapters: Adapter) -> LlamaSession:
+            store = KvStore(tmp_path / "states")
+            return smol.open_session(SessionSettings(512, 2, 2, adapters=adapters, store=store))
+
+        first = opened(_adapter(pusher))
+        _text(first, text, 2)
+        first.keep("conversation")
+        first.close()
+        for adapters, is_known in (((_adapter(pusher),), True), ((), False), ((_adapter(pusher, 0.5),), False)):
+            again = opened(*adapters)
+            assert (_text(again, text, 2)[1].cached_tokens > 0) is is_known
+            again.close()
+        switched = opened()
+        switched.set_adapters([_adapter(pusher)])
+        assert _text(switched, text, 2)[1].cached_tokens > 0
+        switched.set_adapters([])
+        assert _text(switched, text, 2)[1].cached_tokens == 0
+        switched.close()
+
+    def test_what_batches_were_proved_to_compute_is_proved_anew(self, session: LlamaSession, pusher: Path) -> None:
+        before = session._proof
+        session.set_adapters([])
+        assert session._proof is before
+        session.set_adapters([_adapter(pusher)])
+        assert session._proof is not before
 
     def test_rescaled_in_a_session_is_as_in_a_fresh_one(
         self, smol: llama.LlamaEngine, session: LlamaSession, pusher: Path
@@ -317,6 +349,8 @@ class TestRefusals:
         with pytest.raises(SlmError, match="architecture 'gemma3', and the model has 'llama'") as caught:
             base.adapter(gemma, 1.0)
         assert caught.value.hint == "its file says that it was made for Gemma 3 1B"
+        long = write_lora(tmp_path / "l.gguf", {DOWN: ONE}, architecture="x\n" * 9999, kind="y" * 9999)
+        assert len(self.refused(base, long)) < 300
         assert "kind 'cvec'" in self.refused(base, write_lora(tmp_path / "k.gguf", {DOWN: ONE}, kind="cvec"))
         model = write_tiny_phi3(tmp_path / "phi.gguf")
         assert "is not a LoRA adapter" in self.refused(base, model)

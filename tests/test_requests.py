@@ -144,6 +144,7 @@ QUIET = (
     (0, "batch", "-m", "TINY", "-n", "3", "What is it?"),
     (None, "doctor"),  # what is wrong with the device of the tests is not asked here
     (1, "doctor", "TINY"),
+    (0, "tune", "TINY"),
     (0, "pull", "TINY"),
     (5, "pull", "smollm2:135m", "--offline"),
     (5, "pull", "hf:owner/repo", "--offline"),

@@ -68,8 +68,6 @@ class TestRealWeights:
             "prompt_tokens": 35,
             "cached_tokens": 0,
             "completion_tokens": 21,
-            "drafted_tokens": 0,
-            "accepted_tokens": 0,
         }
         timings = answer["timings"]
         assert set(timings) == {"load_s", "prompt_s", "generation_s", "prompt_tps", "generation_tps", "ttft_s"}

@@ -283,15 +283,18 @@ def test_private_in_the_middle_of_a_chat_reaches_the_loading(
     assert ready.is_private
 
 
-def test_adapters_count_before_and_after_the_model_is_loaded(talk: Talk, tmp_path: Path) -> None:
+def test_adapters_count_before_and_after_the_model_is_loaded(talk: Talk, engine: FakeEngine, tmp_path: Path) -> None:
     first = Adapter(tmp_path / "first.gguf", 0.5, (1, 1))
     talk.set_adapters([first])
     session = talk.ready()
     assert isinstance(session, FakeSession)
     assert session.settings.adapters == (first,)
+    talk.say("Hi")
+    kept = len(engine.kept)
     second = Adapter(tmp_path / "second.gguf", 1.0, (1, 1))
     talk.set_adapters([first, second])
     assert session.adapters == (first, second)
+    assert engine.kept[kept:] == [talk.conversation.id]  # what was computed with the others is stored before it goes
     talk.reopen()  # /set ctx
     again = talk.ready()
     assert isinstance(again, FakeSession)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from slmchat.catalog import adapter_names, lora, registry
+from slmchat.catalog import adapter_names, registry
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.catalog.registry import Reference, UserName
@@ -37,6 +37,8 @@ class Finder:
         if found is None:
             found = self.library.find(registry.load(self.user_file).resolve(name))
         if found.is_adapter:
+            from slmchat.catalog import lora
+
             raise lora.not_a_model(found.key)
         own = self.names.get(found.name)
         return replace(found, sampler=own.sampler) if own is not None and own.sampler else found
@@ -95,6 +97,8 @@ class Finder:
                 hint=f"slm pull {reference.name}",
                 exit_code=error.exit_code,
             ) from error
+        from slmchat.catalog import lora  # with the parser of headers, which most starts need not wait for
+
         base = lora.Base([file.path for file in below.files])
         sampler = self.names[reference.name].sampler
         labels = [adapter_names.labelled(path.name, scale) for path, scale in files]

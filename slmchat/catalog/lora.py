@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from slmchat.catalog.gguf import Header, Tensor, read_header
+from slmchat.catalog.schema import shown
 from slmchat.engine.api import Adapter
 from slmchat.errors import ExitCode, SlmError
 
@@ -26,7 +27,7 @@ def is_adapter(header: Header) -> bool:
 
 def not_a_model(path: Path | str, header: Header | None = None) -> SlmError:
     """The error for an adapter that is given where a model belongs."""
-    made_for = f"; it was made for {header.base_model_names[0]}" if header and header.base_model_names else ""
+    made_for = f"; it was made for {shown(header.base_model_names[0])}" if header and header.base_model_names else ""
     return SlmError(
         f"{path} is a LoRA adapter, not a model{made_for}.",
         hint=f"slm run -m MODEL --lora {path}, with the model that it was made for",
@@ -93,7 +94,9 @@ class Base:
 
 def _made_for(header: Header) -> str:
     names = header.base_model_names
-    return f"its file says that it was made for {names[0]}" if names else "its own page says which model it needs"
+    return (
+        f"its file says that it was made for {shown(names[0])}" if names else "its own page says which model it needs"
+    )
 
 
 def _no_lora(header: Header) -> str | None:
@@ -101,7 +104,7 @@ def _no_lora(header: Header) -> str | None:
     if not is_adapter(header):
         return "is not a LoRA adapter but a whole model or a part of one"
     if header.metadata.get("adapter.type") != "lora":
-        return f"is an adapter of the kind '{header.metadata.get('adapter.type')}', and slm knows LoRA"
+        return f"is an adapter of the kind '{shown(str(header.metadata.get('adapter.type')))}', and slm knows LoRA"
     if _ACTIVATED in header.metadata:
         return "is an activated LoRA, which counts only behind certain tokens; slm knows those that count everywhere"
     if not isinstance(header.metadata.get("adapter.lora.alpha", 0.0), float):
@@ -114,7 +117,7 @@ def _no_lora(header: Header) -> str | None:
 def _mismatch(header: Header, architecture: str | None, base: Mapping[str, Tensor]) -> str | None:
     """Why the adapter cannot be laid over a model of these tensors, as the end of a sentence."""
     if header.architecture != architecture:
-        return f"it is for the architecture '{header.architecture}', and the model has '{architecture}'"
+        return f"it is for the architecture '{shown(str(header.architecture))}', and the model has '{architecture}'"
     adapter = {tensor.name: tensor for tensor in header.tensors}
     for name, tensor in adapter.items():
         stem, _, half = name.rpartition(".")

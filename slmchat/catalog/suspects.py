@@ -15,6 +15,7 @@ import faulthandler
 import hashlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +107,14 @@ def _stem(model: Path) -> str:
 def _is_running(pid: str) -> bool:
     if not pid.isdecimal() or int(pid) == os.getpid():
         return False
-    import psutil
+    if sys.platform == "win32":  # there os.kill ends a process
+        import psutil
 
-    return psutil.pid_exists(int(pid))
+        return psutil.pid_exists(int(pid))
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:  # somebody else's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True

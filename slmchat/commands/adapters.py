@@ -7,7 +7,7 @@ Refuses to know: what the header of an adapter must hold (catalog/lora.py), how 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from slmchat.catalog import adapter_names, lora, registry
+from slmchat.catalog import adapter_names, registry
 from slmchat.catalog.finding import Finder
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
@@ -29,7 +29,12 @@ def laid(
     They join `present` (None: those of the model's own name); one that is there already gets the new scale. Raises
     `SlmError`: NO_MODEL when there is no such file, DAMAGED when it does not belong to this model.
     """
-    adapters = {adapter.path: adapter for adapter in (installed.adapters if present is None else present)}
+    before = installed.adapters if present is None else tuple(present)
+    if not texts:
+        return before
+    from slmchat.catalog import lora  # with the parser of headers, which most starts need not wait for
+
+    adapters = {adapter.path: adapter for adapter in before}
     base = lora.Base([file.path for file in installed.files])
     for text in texts:
         target, scale = adapter_names.parse(text)

@@ -121,7 +121,7 @@ class Asker:
         Raises `SlmError` (NO_FIT, and DAMAGED for an adapter).
         """
         store = opening.kv_store(self._settings)
-        made = opening.session_settings(self._options, self._settings, n_ctx, store, draft)
+        made = opening.session_settings(self._options, self._settings, n_ctx, store, draft, self._loading.path)
         with self._loading.on_trial():
             self._session = self.engine.open_session(replace(made, goes_back=goes_back, adapters=tuple(laid)))
 
@@ -129,7 +129,7 @@ class Asker:
         """Make a context window for choices, if there is none. Raises `SlmError` as `open` does, and USAGE where the
         engine has no probabilities."""
         if self._scorer is None:
-            made = opening.session_settings(self._options, self._settings, n_ctx)
+            made = opening.session_settings(self._options, self._settings, n_ctx, model=self._loading.path)
             with self._loading.on_trial():
                 self._scorer = self.engine.open_scorer(replace(made, adapters=tuple(laid)))
 

@@ -84,7 +84,7 @@ def batch(
         f"context window of each: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}"
     )
     with loading.on_trial():
-        how = replace(opening.session_settings(options, settings, n_ctx), adapters=laid)
+        how = replace(opening.session_settings(options, settings, n_ctx, model=loading.path), adapters=laid)
         pool = engine.open_scorer(how) if choosing else engine.open_pool(how, n_parallel)
         if isinstance(answers, ChosenTexts):
             answers.calibrate(pool, prompts.empty())

@@ -7,7 +7,7 @@ Refuses to know: how a session computes; how the walk through the context window
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from slmchat.catalog.fetching import in_bytes
@@ -119,7 +119,9 @@ def _prepared(installed: Installed, generation: GenerationOptions, options: Benc
         installed=installed,
         options=generation,
         settings=settings,
-        session=opening.session_settings(generation, settings, n_ctx),
+        session=replace(
+            opening.session_settings(generation, settings, n_ctx, model=installed.path), adapters=installed.adapters
+        ),
         steps=bench_walk.plan(n_ctx, options.depths),
         sampler=opening.sampler_settings(installed, settings, generation).with_values({"seed": 1}),
         repeat=options.repeat,

@@ -13,7 +13,7 @@ from typing import Any
 from slmchat import hardware
 from slmchat.catalog.gguf import read_header
 from slmchat.catalog.records import Installed
-from slmchat.commands import device_checks, fitting, model_checks, model_trial, opening, place_checks
+from slmchat.commands import device_checks, fitting, model_checks, model_trial, opening, place_checks, tuning
 from slmchat.commands.findings import Finding, Level, examine, is_wrong, wrong
 from slmchat.commands.options import GenerationOptions
 from slmchat.engine.llama import LlamaEngine
@@ -94,6 +94,7 @@ def _of_model(installed: Installed, settings: Settings, console: Console) -> Ite
         read_header(installed.path),
         plan(opened.shape, opened.load, opened.room),
         opening.sampler_settings(installed, settings, options),
+        tuning.kept(installed.path, settings),
     )
     yield from examine(model_checks.FILE_CHECKS, patient)
     if opened.verdict is Verdict.NO:
@@ -112,7 +113,7 @@ def _of_model(installed: Installed, settings: Settings, console: Console) -> Ite
     try:
         loaded = model_checks.Loaded(patient, engine)
         yield from examine(model_checks.LOADED_CHECKS, loaded)
-        session = opening.session_settings(options, settings, opened.load.n_ctx)
+        session = opening.session_settings(options, settings, opened.load.n_ctx, model=installed.path)
         with loading.on_trial():
             console.status(f"trying {installed.key}")
             yield from examine(model_trial.CHECKS, model_trial.Trial(loaded, session))

@@ -19,7 +19,7 @@ from slmchat.catalog.registry import ModelSpec, Variant
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import Option
 from slmchat.fit.estimate import guessed_shape
-from slmchat.fit.memory import Load
+from slmchat.fit.memory import DEFAULT_KV_TYPE, Load
 from slmchat.fit.plan import Plan, Room, Verdict, choose_ctx, choose_gpu_layers, plan
 from slmchat.fit.shape import ModelShape, shape_of
 from slmchat.fit.speed import Pace, Rate, in_words
@@ -42,7 +42,7 @@ def room(device: str | None = None) -> Room:
 
 def load(settings: Settings, n_ctx: int, kv_type: str | None = None) -> Load:
     """A load on this device's processor with these settings."""
-    return Load(n_ctx, kv_type or settings.kv_type, hardware.cores.instruction_sets().value or ())
+    return Load(n_ctx, kv_type or settings.kv_type or DEFAULT_KV_TYPE, hardware.cores.instruction_sets().value or ())
 
 
 def installed_shape(installed: Installed) -> ModelShape:
@@ -193,6 +193,15 @@ class Outlook:
         }
 
 
+def lasting(total: int, *, is_phone: bool | None = None) -> int:
+    """What models may count on of a device's memory whatever runs now: three quarters; of a phone's half.
+
+    Android ends apps that leave it less, beginning with those in the background, and Termux with them.
+    """
+    is_phone = hardware.power.is_android().value if is_phone is None else is_phone
+    return total // 2 if is_phone else total * 3 // 4
+
+
 class ForDevice:
     """Outlooks of many models on this device, whose facts are asked for once and only when needed."""
 
@@ -205,7 +214,7 @@ class ForDevice:
     @cached_property
     def room(self) -> Room:
         now = room()
-        return replace(now, available=max(now.available, now.total * 3 // 4)) if self._is_lasting else now
+        return replace(now, available=max(now.available, lasting(now.total))) if self._is_lasting else now
 
     @cached_property
     def pace(self) -> Pace | None:

@@ -63,7 +63,7 @@ def fill(
     n_ctx = opening.window(loading, n_ctx, options) or n_ctx
     _tell_left_out(infill.left_out(whole, kept), n_ctx, options, console)
     with loading.on_trial():
-        made = opening.session_settings(options, settings, n_ctx)
+        made = opening.session_settings(options, settings, n_ctx, model=loading.path)
         session = engine.open_session(replace(made, adapters=model.laid(options.lora, settings)))
     load_s = time.perf_counter() - start
     sampler = SamplerSettings(temperature=0).with_values(options.sampler_values())

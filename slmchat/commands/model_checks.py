@@ -12,6 +12,7 @@ from slmchat import ranges
 from slmchat.catalog.gguf import Header, is_projector
 from slmchat.catalog.records import Installed
 from slmchat.commands.findings import Check, Finding, fine, note, wrong
+from slmchat.commands.tuning import Tuning
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import ChatTemplate
 from slmchat.engine.llama import LlamaEngine
@@ -35,12 +36,16 @@ _OTHER_CONVERSION = "pull another conversion of the model (slm list --available)
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """A model under examination. `sampler`: the settings that a chat with it would take."""
+    """A model under examination.
+
+    `sampler`: the settings that a chat with it would take; `tuning`: what `slm tune` found, None: nothing yet.
+    """
 
     installed: Installed
     header: Header
     plan: Plan
     sampler: SamplerSettings
+    tuning: Tuning | None = None
 
     @property
     def is_base(self) -> bool:
@@ -149,12 +154,24 @@ def _is_valid(name: str, value: object) -> bool:
     return limits is not None and limits.holds(value)
 
 
+def _tuned(patient: Patient) -> Iterator[Finding]:
+    found, command = patient.tuning, f"slm tune {patient.installed.key}"
+    if found is None:
+        yield fine(f"not measured yet: {command} looks for faster settings")
+    elif found.is_disturbed:
+        why = "what was the fastest then need not be it on an idle machine"
+        yield note("tuned while other programs computed: " + (found.in_words() or "as usual"), why, f"{command}, again")
+    else:
+        yield fine(f"{found.in_words() or 'the usual settings are the fastest'} (measured {found.measured_at[:10]})")
+
+
 FILE_CHECKS: tuple[Check[Patient], ...] = (
     Check("file", _files),
     Check("kind", _kind),
     Check("context", _context),
     Check("memory", _memory),
     Check("sampler", _sampler),
+    Check("tuning", _tuned),
 )
 
 

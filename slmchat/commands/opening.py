@@ -17,15 +17,16 @@ from slmchat.catalog import suspects
 from slmchat.catalog.gguf import read_header
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
-from slmchat.commands import adapters, fitting
+from slmchat.commands import adapters, fitting, tuning
 from slmchat.commands.fitting import Opening
 from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import thinking
 from slmchat.conversation.messages import Message, Role
-from slmchat.engine.api import Done, Engine, Event, Limits, Prefill, SessionSettings
+from slmchat.engine.api import BATCH_TOKENS, Done, Engine, Event, Limits, Prefill, SessionSettings
 from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.fit.memory import DEFAULT_KV_TYPE
 from slmchat.fit.plan import Verdict
 from slmchat.personas import Persona
 from slmchat.personas import find as find_persona
@@ -165,8 +166,12 @@ def session_settings(
     n_ctx: int,
     store: KvStore | None = None,
     draft_model: Path | None = None,
+    model: Path | None = None,
 ) -> SessionSettings:
-    """Threads, KV cache and drafts: flags over settings over what this device has."""
+    """Threads, KV cache and drafts: flags over settings over what `slm tune` measured over what this device has.
+
+    `model`: the file whose measurements count.
+    """
     speculation = options.speculation or settings.speculation
     if speculation not in SPECULATION:
         raise SlmError(
@@ -174,12 +179,16 @@ def session_settings(
             hint=f"one of {', '.join(SPECULATION)}",
             exit_code=ExitCode.USAGE,
         )
-    chosen = _threads(options, settings)
+    tuned = tuning.of(model, settings) if model is not None else tuning.UNTUNED
+    chosen = options.threads or settings.threads
+    usual = chosen or _threads(options, settings)
     return SessionSettings(
         n_ctx=n_ctx,
-        threads=chosen,
-        threads_batch=chosen,
-        kv_type=_kv_type(options, settings),
+        threads=chosen or tuned.threads or usual,
+        threads_batch=chosen or tuned.threads_batch or usual,
+        kv_type=_kv_type(options, settings) or tuned.kv_type or DEFAULT_KV_TYPE,
+        flash_attention=tuned.flash_attention,
+        batch_tokens=tuned.batch_tokens or BATCH_TOKENS,
         store=store,
         adapts_threads=not (options.threads or settings.threads),
         speculation=speculation,
@@ -193,9 +202,10 @@ def _threads(options: GenerationOptions, settings: Settings) -> int:
     return options.threads or settings.threads or threads.of_this_device()
 
 
-def _kv_type(options: GenerationOptions, settings: Settings) -> str:
+def _kv_type(options: GenerationOptions, settings: Settings) -> str | None:
+    """What was asked for; None: nothing."""
     kv_type = options.kv_type or settings.kv_type
-    if kv_type not in KV_TYPES:
+    if kv_type is not None and kv_type not in KV_TYPES:
         raise SlmError(
             f"--kv-type cannot be '{kv_type}'.", hint=f"one of {', '.join(KV_TYPES)}", exit_code=ExitCode.USAGE
         )
@@ -244,8 +254,11 @@ class Loading:
         load: Callable[[], tuple[Engine, Opening | None]],
         mark: suspects.Mark | None = None,
         notices: Sequence[str] = (),
+        path: Path | None = None,
     ) -> None:
         """`load` is called in the thread: it gives the engine, and how it was opened where that was settled here.
+
+        `path`: the file of a model on this device.
 
         `notices`: what the user has to know of it then, in sentences. `mark` says on the disk that a model is on trial:
         while it is loaded, and until its first token.
@@ -253,6 +266,7 @@ class Loading:
         self._mark = mark
         self.opening: Opening | None = None  # how it is opened, once that is decided
         self.notices = notices
+        self.path = path
         if mark is not None:
             mark.set()
         self._outcome = _Outcome()
@@ -329,7 +343,7 @@ def start_loading(installed: Installed, options: GenerationOptions, settings: Se
     gpu_layers(options, settings), _kv_type(options, settings)  # what is wrong with them is said at once
     notices: list[str] = []
     mark = None if settings.is_private else suspects.Mark(settings.paths.data, installed.path)
-    return Loading(lambda: _load(installed, options, settings, notices), mark, notices)
+    return Loading(lambda: _load(installed, options, settings, notices), mark, notices, installed.path)
 
 
 def _load(
@@ -344,7 +358,7 @@ def _load(
         installed,
         settings,
         n_ctx=options.ctx or settings.n_ctx,
-        kv_type=_kv_type(options, settings),
+        kv_type=_kv_type(options, settings) or tuning.of(installed.path, settings).kv_type,
         gpu_layers=layers,
         device=device,
     )

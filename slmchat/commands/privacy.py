@@ -46,6 +46,7 @@ COMMANDS = (
     Reach("batch", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("bench", _NOTHING, True),
     Reach("doctor", _NOTHING, True),
+    Reach("tune", _NOTHING, True),
     Reach("list", _NOTHING_ELSE, False, takes_endpoint=True),
     Reach("show", _NOTHING, False),
     Reach("add", _NOTHING, False),

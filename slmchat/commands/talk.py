@@ -154,7 +154,7 @@ class Talk:
         if self._session is None:
             n_ctx = opening.window(self.loading, self.asked_ctx, self.options) or info.trained_context_length
             options = replace(self.options, threads=self.threads)
-            made = opening.session_settings(options, self.settings, n_ctx, self._store, self._draft)
+            made = opening.session_settings(options, self.settings, n_ctx, self._store, self._draft, self.loading.path)
             with self.loading.on_trial():
                 self._session = self._engine.open_session(replace(made, adapters=self.adapters))
         return self._session
@@ -185,6 +185,7 @@ class Talk:
     def set_adapters(self, chosen: Sequence[Adapter]) -> None:
         """Let these LoRA adapters count from the next exchange on. Raises `SlmError`; then all is as it was."""
         if self._session is not None:
+            self.keep()
             self._session.set_adapters(chosen)
         self.adapters = tuple(chosen)
 

@@ -20,6 +20,9 @@ from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import SlmError
 
+BATCH_TOKENS = 512
+"""Tokens of a prompt that are evaluated at once, and how often progress is reported."""
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
@@ -235,8 +238,9 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """How much a session may hold and how it computes. `n_ctx` in tokens; `threads` for decode and prefill.
+    """How much a session may hold and how it computes. `n_ctx` in tokens.
 
+    `threads` generate and `threads_batch` read the prompt, of which `batch_tokens` are evaluated at once.
     `flash_attention` None: as llama.cpp thinks best for the device. `store`: states on disk, None for nothing on disk.
     `goes_back`: more than one generation will follow; then states in memory are kept to go back to.
     `adapts_threads`: `threads` are the most, and fewer compute while other programs need the processors.
@@ -250,6 +254,7 @@ class SessionSettings:
     threads_batch: int
     kv_type: str = "f16"
     flash_attention: bool | None = None
+    batch_tokens: int = BATCH_TOKENS
     store: KvStore | None = None
     goes_back: bool = True
     adapts_threads: bool = False

@@ -24,8 +24,8 @@ from slmchat.engine.speculation import SIZES
 from slmchat.engine.vision import Vision
 from slmchat.errors import ExitCode, SlmError
 
-# Tokens evaluated by one llama_decode of a prefill; also how often progress is reported.
-BATCH_TOKENS = 512
+# Tokens evaluated by one llama_decode of a prefill when images may come: some models see a whole one at once.
+_IMAGE_BATCH_TOKENS = 512
 
 # llama_decode: 0 done, 1 no place in the KV cache, 2 aborted by the callback, below 0 an error (llama.h)
 DECODE_NO_PLACE = 1
@@ -53,7 +53,8 @@ class Context:
         self._is_cancelled = is_cancelled
         self._vision = vision
         self.n_ctx = settings.n_ctx
-        self._step = min(BATCH_TOKENS, settings.n_ctx)
+        batch = settings.batch_tokens if vision is None else max(settings.batch_tokens, _IMAGE_BATCH_TOKENS)
+        self.batch_tokens = min(batch, settings.n_ctx)
         self.tokens: list[int] = []
         self.is_unsure = False  # a llama_decode was left (KeyboardInterrupt) before `tokens` followed
         # bool (*ggml_abort_callback)(void * data);  kept here for as long as the context may call it
@@ -63,12 +64,13 @@ class Context:
         self._single_batch = api.llama_batch_get_one(self._single, 1)
         self._draft_batch: Any = None  # made when the first draft is verified
         self.threads = settings.threads
+        self._most_threads = (settings.threads, settings.threads_batch)
         vocab = api.llama_model_get_vocab(model)
         self._row_bytes = ctypes.sizeof(ctypes.c_float) * api.llama_vocab_n_tokens(vocab)
         # a recurrent or hybrid model cannot take tokens back
         self.can_take_back = not (api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
         native.clear_log()
-        self.handle = api.llama_init_from_model(model, context_params(api, settings))
+        self.handle = api.llama_init_from_model(model, context_params(api, settings, self.batch_tokens))
         if not self.handle:
             raise SlmError(
                 f"a context window of {settings.n_ctx:,} tokens does not fit into the memory of this device.",
@@ -197,10 +199,11 @@ class Context:
                 pass
 
     def set_threads(self, threads: int) -> None:
-        """Compute with so many threads from the next evaluation on."""
+        """Generate with so many threads from here on, and read prompts with as large a part of theirs."""
         if threads != self.threads:
+            most, most_batch = self._most_threads
             # void llama_set_n_threads(struct llama_context * ctx, int32_t n_threads, int32_t n_threads_batch);
-            self._api.llama_set_n_threads(self.handle, threads, threads)
+            self._api.llama_set_n_threads(self.handle, threads, max(1, round(most_batch * threads / most)))
             self.threads = threads
 
     def prefill(self, tokens: Sequence[int]) -> Iterator[int]:
@@ -216,7 +219,7 @@ class Context:
                 yield done
 
     def _evaluate_all(self, tokens: Sequence[int]) -> Iterator[int]:
-        for begin, end in batches(tokens, self._step):
+        for begin, end in batches(tokens, self.batch_tokens):
             if is_image_token(tokens[begin]):
                 self._evaluate_image(tokens[begin:end])
             else:
@@ -245,7 +248,7 @@ class Context:
         seen = self._vision.see(tokens[0], self._position(len(self.tokens)), self._is_cancelled)
         if seen is None:
             return
-        step = self._step
+        step = self.batch_tokens
         if seen.is_non_causal and len(tokens) > step:  # llama.cpp would end the process
             raise SlmError(
                 f"an image takes {len(tokens):,} tokens at once, and this context window evaluates at most {step:,}.",
@@ -308,12 +311,12 @@ def decode_failed(status: int) -> SlmError:
     return SlmError(f"llama.cpp failed while computing (status {status}): {said}.", exit_code=ExitCode.BUG)
 
 
-def context_params(api: ModuleType, settings: SessionSettings) -> Any:
-    """struct llama_context_params for these settings; one sequence."""
+def context_params(api: ModuleType, settings: SessionSettings, batch: int) -> Any:
+    """struct llama_context_params for these settings; one sequence, `batch` tokens of a prefill at once."""
     kv_type = {"f16": api.GGML_TYPE_F16, "q8_0": api.GGML_TYPE_Q8_0, "q4_0": api.GGML_TYPE_Q4_0}[settings.kv_type]
     params = api.llama_context_default_params()
     params.n_ctx = settings.n_ctx
-    params.n_batch = params.n_ubatch = min(BATCH_TOKENS, settings.n_ctx)
+    params.n_batch = params.n_ubatch = batch
     params.n_seq_max = 1
     params.n_threads = settings.threads
     params.n_threads_batch = settings.threads_batch

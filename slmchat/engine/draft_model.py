@@ -7,7 +7,7 @@ Refuses to know: verifying them (session.py).
 import time
 from collections.abc import Sequence
 
-from slmchat.engine.context import BATCH_TOKENS, Context
+from slmchat.engine.context import Context
 from slmchat.engine.image_tokens import is_image_token
 from slmchat.engine.llama import LlamaEngine
 from slmchat.engine.sampler import Sampler, SamplerSettings
@@ -91,8 +91,8 @@ class ModelDrafts:
         So a long prompt is read between tokens: the answer goes on meanwhile, and can be interrupted.
         """
         new = self._tokens[self._context.reuse(self._tokens) :]
-        self._context.evaluate(new[:BATCH_TOKENS])
-        return len(new) <= BATCH_TOKENS
+        self._context.evaluate(new[: self._context.batch_tokens])
+        return len(new) <= self._context.batch_tokens
 
     def _guess(self, length: int) -> list[int]:
         context = self._context

@@ -16,7 +16,7 @@ from typing import Any
 
 from slmchat.engine.adapters import Adapters
 from slmchat.engine.api import Adapter, Done, Finish, FinishReason, Job, Score, SessionSettings, Timings, Usage
-from slmchat.engine.context import BATCH_TOKENS, check_room
+from slmchat.engine.context import check_room
 from slmchat.engine.feed import Feed
 from slmchat.engine.probabilities import LogProbabilities
 from slmchat.engine.sequences import Sequences, Stretch
@@ -63,9 +63,10 @@ class LlamaScorer:
             model,
             settings,
             n_sequences=1 + self._most + self._copies,
-            n_cells=settings.n_ctx + 2 * BATCH_TOKENS,
+            n_cells=settings.n_ctx + 2 * settings.batch_tokens,
             is_cancelled=lambda: self._is_cancelled,
         )
+        self._step = self._sequences.batch_tokens  # tokens that are evaluated at once
         self._probabilities = LogProbabilities(api, vocabulary.n_tokens)
         self._feed: Feed[_Row] | None = None
         self._again: list[Job] = []
@@ -152,7 +153,7 @@ class LlamaScorer:
                 passed.append(item)
                 continue
             own = len(item.tokens) - _n_common(self._trunk, item.tokens)
-            if group and size + own > BATCH_TOKENS:
+            if group and size + own > self._step:
                 return group, passed, item
             size += own
             group.append(item)
@@ -187,12 +188,12 @@ class LlamaScorer:
         ends: list[tuple[Stretch, _Row | None]] = []
         for row in group:
             own = row.tokens[row.n_shared :]
-            for begin in range(0, len(own), BATCH_TOKENS):
-                piece = own[begin : begin + BATCH_TOKENS]
+            for begin in range(0, len(own), self._step):
+                piece = own[begin : begin + self._step]
                 is_last = begin + len(piece) == len(own)
                 stretch = Stretch(row.sequence, row.n_shared + begin, piece, needs_logits=is_last)
                 ends.append((stretch, row if is_last else None))
-        for batch in _packed(ends):
+        for batch in _packed(ends, self._step):
             places = self._sequences.evaluate([stretch for stretch, _ in batch])
             if places is None:
                 return False
@@ -220,7 +221,7 @@ class LlamaScorer:
                 self._sequences.forget(number)
                 self._sequences.copy(row.sequence, number, len(row.tokens))
                 asked.append((Stretch(number, len(row.tokens), tokens, needs_all_logits=True), (row, which)))
-            for batch in _packed(asked):
+            for batch in _packed(asked, self._step):
                 places = self._sequences.evaluate([stretch for stretch, _ in batch])
                 if places is None:
                     return False
@@ -253,8 +254,8 @@ class LlamaScorer:
     def _plant(self, tokens: list[int]) -> None:
         self._sequences.forget_all()
         self._trunk = []
-        for begin in range(0, len(tokens), BATCH_TOKENS):
-            piece = Stretch(_TRUNK, begin, tokens[begin : begin + BATCH_TOKENS], needs_logits=False)
+        for begin in range(0, len(tokens), self._step):
+            piece = Stretch(_TRUNK, begin, tokens[begin : begin + self._step], needs_logits=False)
             if self._sequences.evaluate([piece]) is None or self._is_cancelled:
                 self._sequences.forget_all()
                 return
@@ -271,12 +272,12 @@ class LlamaScorer:
         self._trunk = []
 
 
-def _packed(stretches: "Sequence[tuple[Stretch, Any]]") -> "Iterator[list[tuple[Stretch, Any]]]":
-    """These in order, as many in each batch as it takes."""
+def _packed(stretches: "Sequence[tuple[Stretch, Any]]", most: int) -> "Iterator[list[tuple[Stretch, Any]]]":
+    """These in order, as many in each batch as make `most` tokens."""
     batch: list[tuple[Stretch, Any]] = []
     size = 0
     for item in stretches:
-        if batch and size + len(item[0].tokens) > BATCH_TOKENS:
+        if batch and size + len(item[0].tokens) > most:
             yield batch
             batch, size = [], 0
         batch.append(item)

@@ -11,7 +11,7 @@ from typing import Any
 
 from slmchat.engine import native
 from slmchat.engine.api import SessionSettings
-from slmchat.engine.context import BATCH_TOKENS, DECODE_ABORTED, DECODE_NO_PLACE, context_params, decode_failed
+from slmchat.engine.context import DECODE_ABORTED, DECODE_NO_PLACE, context_params, decode_failed
 from slmchat.errors import ExitCode, SlmError
 
 # From this many tokens on, a batch can be aborted while it is computed: the callback costs about a millisecond.
@@ -53,9 +53,9 @@ class Sequences:
         self.can_copy_part: bool = is_plain
         self._abort = api.ggml_abort_callback(lambda _data: is_cancelled())
         self._no_abort = api.ggml_abort_callback()
-        params = context_params(api, settings)
+        self.batch_tokens = min(settings.batch_tokens, n_cells)
+        params = context_params(api, settings, self.batch_tokens)
         params.n_ctx = n_cells
-        params.n_batch = params.n_ubatch = self.batch_tokens = min(BATCH_TOKENS, n_cells)
         params.n_seq_max = n_sequences
         params.kv_unified = True  # one buffer: without it a copy is a copy of the whole cache
         native.clear_log()

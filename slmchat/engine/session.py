@@ -126,6 +126,7 @@ class LlamaSession:
             self._adapters = counting
             self._context.forget()
             self._memory.depend_on(self._key.with_more(repr(counting)) if counting else self._key)
+            self._proof = Proof()  # an adapter's matrices have kernels of their own
 
     def close(self) -> None:
         """Free the KV cache, and what the drafts hold."""

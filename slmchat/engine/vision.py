@@ -22,7 +22,7 @@ _EMBEDDING_BYTES = 128 * 1024**2
 # Pixels of images in prompts; an image that a prompt needs beyond this is refused.
 _PIXEL_BYTES = 256 * 1024**2
 
-# A model that sees a whole image at once must evaluate it in one batch (context.py: BATCH_TOKENS).
+# A model that sees a whole image at once must evaluate it in one batch (context.py: _IMAGE_BATCH_TOKENS).
 _MOST_AT_ONCE = 512
 
 # While an image is encoded (seconds on a small device), Ctrl-C is looked for after so many nodes of the graph.

@@ -17,6 +17,9 @@ BATCH_TOKENS = 512
 CTX_STEP = 256
 """llama-context.cpp: n_ctx is rounded up to a multiple of this; llama-kv-cache-iswa.cpp: the window's cache too."""
 
+DEFAULT_KV_TYPE = "f16"
+"""What the KV cache is made of when nobody says otherwise: llama.cpp's own default."""
+
 # Bytes of one element in the KV cache (ggml-common.h: q8_0 is 34 bytes for 32 elements, q4_0 18).
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 
@@ -52,7 +55,7 @@ class Load:
     """
 
     n_ctx: int
-    kv_type: str = "f16"
+    kv_type: str = DEFAULT_KV_TYPE
     instruction_sets: Collection[str] = ()
     is_repacked: bool = True
     gpu_layers: int = 0

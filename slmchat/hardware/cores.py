@@ -43,10 +43,16 @@ def physical_cores(root: Path = ROOT) -> int:
     cores = {_siblings(root, cpu) for cpu in usable}
     if usable and None not in cores:
         return len(cores)
-    import psutil
-
-    counted = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    counted = _counted_cores() or os.cpu_count() or 1
     return max(1, min(counted, len(usable) or counted))
+
+
+def _counted_cores() -> int | None:
+    try:
+        import psutil
+    except ImportError:  # Android
+        return None
+    return psutil.cpu_count(logical=False)
 
 
 def usable_cpus() -> frozenset[int]:

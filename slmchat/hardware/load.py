@@ -21,7 +21,7 @@ def busy_seconds(cpus: Collection[int], root: Path = ROOT) -> float | None:
 
     `cpus` empty: all processors. The counters move in ticks of 10 ms (Linux, Windows: 15 ms).
     """
-    if sys.platform != "linux":
+    if not sys.platform.startswith(("linux", "android")):  # Python 3.13 tells them apart
         return _by_psutil()
     try:
         with (root / "proc/stat").open("rb") as file:

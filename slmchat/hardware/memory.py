@@ -1,9 +1,11 @@
 """How much memory this process may use: the machine's, less where a control group (a container) or a limit says so.
 
-Knows: psutil, control groups of versions 1 and 2, RLIMIT_AS. Refuses to know: what needs the memory.
+Knows: /proc/meminfo, control groups of versions 1 and 2, RLIMIT_AS; elsewhere psutil, which Android does without.
+Refuses to know: what needs the memory.
 All sizes are bytes.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,9 +26,7 @@ def total_memory(root: Path = ROOT) -> int:
 
 def total(root: Path = ROOT) -> Fact[int]:
     """The machine's memory, or the smallest limit of the control groups that this process is in."""
-    import psutil
-
-    machine = int(psutil.virtual_memory().total)
+    machine = _of_machine(root)[0]
     limits = [limit for group in _groups(root) if (limit := group.limit) is not None]
     if limits and min(limits) < machine:
         return Fact(min(limits), "the limit of its control group")
@@ -39,9 +39,7 @@ def available(root: Path = ROOT) -> Fact[int]:
     In a control group with a limit: the limit, less what the group uses, and the file cache among that counts as
     free, because the kernel takes it back first. The smallest of all wins.
     """
-    import psutil
-
-    machine = int(psutil.virtual_memory().available)
+    machine = _of_machine(root)[1]
     rooms = [room for group in _groups(root) if (room := group.room) is not None]
     if rooms and min(rooms) < machine:
         return Fact(max(0, min(rooms)), "the limit of its control group, less what the group uses")
@@ -57,9 +55,33 @@ def address_space() -> Fact[int]:
     soft = resource.getrlimit(resource.RLIMIT_AS)[0]
     if soft == resource.RLIM_INFINITY:
         return Fact(None, "RLIMIT_AS is not set")
+    return Fact(max(0, soft - _mapped()), "RLIMIT_AS, less what is mapped")
+
+
+def _of_machine(root: Path) -> tuple[int, int]:
+    """The machine's memory, and what of it can be had now (proc_meminfo(5): MemTotal, MemAvailable, in KiB)."""
+    found = {}
+    for line in (text_of(root / "proc/meminfo") or "").splitlines():
+        name, _, rest = line.partition(":")
+        number = rest.strip().partition(" ")[0]
+        if number.isdecimal():
+            found[name] = int(number) * 1024
+    if {"MemTotal", "MemAvailable"} <= found.keys():
+        return found["MemTotal"], found["MemAvailable"]
     import psutil
 
-    return Fact(max(0, soft - int(psutil.Process().memory_info().vms)), "RLIMIT_AS, less what is mapped")
+    told = psutil.virtual_memory()
+    return int(told.total), int(told.available)
+
+
+def _mapped() -> int:
+    """Bytes of address space that this process uses (proc_pid_statm(5): the first number, in pages)."""
+    pages = (text_of(ROOT / "proc/self/statm") or "").partition(" ")[0]
+    if pages.isdecimal():
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    import psutil
+
+    return int(psutil.Process().memory_info().vms)
 
 
 class _Group:

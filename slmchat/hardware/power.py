@@ -40,12 +40,12 @@ def _is_battery(supply: Path) -> bool:
 
 
 def _by_psutil() -> tuple[Fact[bool], Fact[int]]:
-    import psutil
-
     source = "psutil.sensors_battery"
     try:
+        import psutil
+
         battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
-    except (OSError, RuntimeError, NotImplementedError):  # Android keeps these files to itself
+    except (ImportError, OSError, RuntimeError, NotImplementedError):  # Android: no psutil, or hidden files
         battery = None
     if battery is None:
         return Fact(None, source), Fact(None, source)

@@ -44,11 +44,11 @@ class OthersWatch:
 
 def _counted() -> tuple[float, float, float] | None:
     """Seconds: the clock, busy time of all processors together, processor time of this process."""
-    import psutil
-
     try:
+        import psutil
+
         times = psutil.cpu_times()
-    except (OSError, RuntimeError):
+    except (ImportError, OSError, RuntimeError):  # Android: no psutil, and a hidden /proc/stat
         return None
     # guest time is part of user time already, and waiting for a disk keeps no processor busy (proc_stat(5))
     busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))

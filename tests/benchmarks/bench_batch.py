@@ -1,26 +1,17 @@
-"""Measure `slm batch` against calls of `slm run` and against a loop that answers each row alone.
+"""`slm batch` against calls of `slm run` and against a loop that answers each row alone.
 
-Usage: python tests/benchmarks/bench_batch.py [--repeat 3] [MODEL ...]
-Models are names; by default the two real models of the tests, which must be installed in SLM_HOME.
-
-The rows are names of things under a shared instruction of about 300 tokens, completions of 20 tokens, greedy.
+The rows are names of things under a shared instruction of about 300 tokens, completions of 20 tokens, greedy. A whole
+batch takes half a minute and more, so that only the first model runs it; both are measured inside one process.
 """
 
-import argparse
-import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
+import programs
 from targets import Target, pairs
 
-MODELS = ("smollm2:135m@Q4_1", "gemma3:270m-pt@Q4_K_M")
-SLM = (sys.executable, "-m", "slmchat")
 N_ROWS = 200
 N_RUNS = 5  # calls of `slm run` that are timed; each is like every other
 N_LOOP = 64  # rows inside one process
@@ -46,9 +37,11 @@ def _prompt(model: str) -> list[str]:
 
 def batch_rate(model: str) -> float:
     """Rows a second of the whole process, loading included."""
-    command = [*SLM, "batch", *_options(model), *_prompt(model)]
+    command = [*programs.SLM, "batch", *_options(model), *_prompt(model)]
     start = time.perf_counter()
-    done = subprocess.run(command, input="\n".join(_rows(N_ROWS)), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, input="\n".join(_rows(N_ROWS)), capture_output=True, text=True, check=True, env=programs.environment()
+    )
     assert len(done.stdout.splitlines()) == N_ROWS
     return N_ROWS / (time.perf_counter() - start)
 
@@ -57,8 +50,8 @@ def run_rate(model: str) -> float:
     """Rows a second of single calls."""
     start = time.perf_counter()
     for text in _rows(N_RUNS):
-        command = [*SLM, "run", *_options(model), *_prompt(model)]
-        subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+        command = [*programs.SLM, "run", *_options(model), *_prompt(model)]
+        subprocess.run(command, input=text, capture_output=True, text=True, check=True, env=programs.environment())
     return N_RUNS / (time.perf_counter() - start)
 
 
@@ -70,13 +63,16 @@ def in_process(model: str) -> tuple[Callable[[], float], Callable[[], float]]:
     from slmchat.engine.api import Job, Limits, SessionSettings
     from slmchat.engine.sampler import SamplerSettings
 
-    shown = subprocess.run([*SLM, "show", model, "--json"], capture_output=True, text=True, check=True)
-    engine = llama.load(Path(json.loads(shown.stdout)["path"]))
+    engine = llama.load(Path(programs.path_of(model)))
     is_raw = "-pt" in model
     lay_out = layout(engine, is_raw=is_raw)
     texts = [f"\nThing: {text}\nSentence:" if is_raw else text for text in _rows(N_LOOP)]
     prompts = [lay_out([Message(Role.SYSTEM, INSTRUCTION), Message(Role.USER, text)]) for text in texts]
-    settings, greedy, limits = SessionSettings(4096, 2, 2), SamplerSettings(temperature=0), Limits(MAX_TOKENS)
+    settings, greedy, limits = (
+        SessionSettings(4096, programs.THREADS, programs.THREADS),
+        SamplerSettings(temperature=0),
+        Limits(MAX_TOKENS),
+    )
     pool, session = engine.open_pool(settings), engine.open_session(settings)
     for _ in session.generate(prompts[0], greedy, Limits(1)):
         pass  # the shared beginning is in its cache from now on
@@ -97,30 +93,14 @@ def in_process(model: str) -> tuple[Callable[[], float], Callable[[], float]]:
     return together, alone
 
 
-def measure(repeat: int, models: tuple[str, ...] = MODELS) -> list[Target]:
-    """Both targets for each model: against calls of `slm run`, and against a loop with the prefix cached."""
-    found = []
-    for model in models:
-        ratios, ours, theirs = pairs(repeat, lambda model=model: batch_rate(model), lambda model=model: run_rate(model))
-        raw = {"slm batch rows/s": ours, "slm run rows/s": theirs}
-        found.append(Target(f"{model}: slm batch against calls of slm run", 10, ratios, raw, is_at_least=True))
+def measure(repeat: int) -> list[Target]:
+    """Against calls of `slm run`, and against a loop with the prefix cached."""
+    model = programs.MODELS[0]
+    ratios, ours, theirs = pairs(repeat, lambda: batch_rate(model), lambda: run_rate(model))
+    raw = {"slm batch rows/s": ours, "slm run rows/s": theirs}
+    found = [Target(f"{model}: slm batch against calls of slm run", 10, ratios, raw, is_at_least=True)]
+    for model in programs.MODELS:
         ratios, ours, theirs = pairs(repeat, *in_process(model))
         raw = {"pool rows/s": ours, "loop rows/s": theirs}
         found.append(Target(f"{model}: many at once against one by one", 1.7, ratios, raw, is_at_least=True))
     return found
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("models", nargs="*", default=MODELS)
-    parser.add_argument("--repeat", type=int, default=3)
-    options = parser.parse_args()
-    found = measure(options.repeat, tuple(options.models))
-    for target in found:
-        raw = {name: [round(value, 2) for value in values] for name, values in target.raw.items()}
-        print(f"{target.name}: {target.median:.2f} (wanted {target.wanted}) {raw}")
-    return 0 if all(target.is_met for target in found) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import programs
-from targets import Target
+from targets import Target, rounds
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -46,10 +46,10 @@ def _reported(text: str) -> list[float]:
 
 def measure(repeat: int) -> list[Target]:
     home = Path(os.environ["SLM_HOME"])
-    opened = [prompt_opens(home) for _ in range(repeat)]
+    opened = [prompt_opens(home) for _ in rounds(repeat)]
     found = [Target("slm chat: the prompt is open", 0.4, opened, {"slm chat s": opened}, False, "s")]
     early, late = [], []
-    for _ in range(min(repeat, 3)):
+    for _ in rounds(min(repeat, 3)):
         turns = first_tokens(home, TURNS)
         early.append(statistics.median(turns[1:4]))
         late.append(statistics.median(turns[-3:]))

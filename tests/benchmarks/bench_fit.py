@@ -1,34 +1,35 @@
 """Predicted against measured: resident memory at contexts and KV types, the buffers that llama.cpp plans, the speed.
 
-    python tests/benchmarks/bench_fit.py [MODEL.gguf ...]     # the two real models of the tests without arguments
-
 Every measurement is a process of its own. Resident memory is that of the process less that of a bare Python, after a
-prompt of about 1,000 tokens (or as many as fit) and 8 tokens of answer; predicted for as many tokens in the window.
+prompt of about 1,000 tokens (or as many as fit) and 8 tokens of answer; predicted for as many tokens in the window. It
+is the same every time, so each setting is measured once and the farthest of them counts; the speed is repeated.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gguf_shapes import ALL, write_shape  # noqa: E402
-from llama_plan import planned  # noqa: E402
+import programs
+from gguf_shapes import ALL, write_shape
+from llama_plan import planned
+from targets import Target, rounds
 
-from slmchat import hardware  # noqa: E402
-from slmchat.catalog.gguf import read_header  # noqa: E402
-from slmchat.engine import threads  # noqa: E402
-from slmchat.fit.memory import Load, compute_reserved, kv_bytes, memory  # noqa: E402
-from slmchat.fit.shape import shape_of  # noqa: E402
-from slmchat.fit.speed import Pace, Rate  # noqa: E402
+from slmchat import hardware
+from slmchat.catalog.gguf import read_header
+from slmchat.engine import threads
+from slmchat.fit.memory import Load, compute_reserved, kv_bytes, memory
+from slmchat.fit.shape import ModelShape, shape_of
+from slmchat.fit.speed import Pace, Rate
 
 MIB = 1 << 20
 CONTEXTS = (512, 4096, 32768)
 KV_TYPES = ("f16", "q8_0")
+SETTINGS = tuple((n_ctx, kv_type) for n_ctx in CONTEXTS for kv_type in KV_TYPES)
 
 # argv: path, n_ctx, kv type, threads, tokens of answer. Prints resident MiB over a bare Python, tokens used, tokens/s.
 CHILD = """
@@ -51,20 +52,74 @@ print(json.dumps([resident() - bare, used, finish.usage.completion_tokens / fini
 """
 
 
-def measured(path: Path, n_ctx: int, kv_type: str, answer: int = 8) -> tuple[float, int, float]:
+def measure(repeat: int) -> list[Target]:
+    found = [_as_planned()]
+    with tempfile.TemporaryDirectory() as place:
+        pace = _pace(Path(place))
+    for model in programs.MODELS:
+        path = Path(programs.path_of(model))
+        shape = shape_of([read_header(path)])
+        found += [_resident(model, path, shape), _speed(model, path, pace.tokens_per_second(shape), repeat)]
+    return found
+
+
+def _as_planned() -> Target:
+    """Headers without weights: KV cache, compute buffers and weights as llama.cpp itself plans the load."""
+    guessed, real = [], []
+    with tempfile.TemporaryDirectory() as place:
+        for header in ALL.values():
+            path = write_shape(Path(place, "x.gguf"), header)
+            shape = shape_of([read_header(path)])
+            for n_ctx, kv_type in SETTINGS:
+                plan, load = planned(path, n_ctx, kv_type), Load(n_ctx, kv_type)
+                sizes = kv_bytes(shape.layers, load), compute_reserved(shape, load), shape.weight_bytes
+                guessed.append(sum(sizes) / MIB)
+                real.append(sum(plan.caches) + plan.compute + shape.weight_bytes / MIB)
+    raw = {"predicted MiB": guessed, "llama.cpp plans MiB": real}
+    name = f"{len(ALL)} headers without weights: memory, farthest from what llama.cpp plans"
+    return Target(name, 0.1, [_farthest(guessed, real)], raw, is_at_least=False)
+
+
+def _resident(model: str, path: Path, shape: ModelShape) -> Target:
+    sets = hardware.cores.instruction_sets().value or ()
+    guessed, real = [], []
+    for n_ctx, kv_type in SETTINGS:
+        resident, used, _ = _measured(path, n_ctx, kv_type)
+        guessed.append(memory(shape, Load(n_ctx, kv_type, sets), used=used).resident / MIB)
+        real.append(resident)
+    raw = {"predicted MiB": guessed, "measured MiB": real}
+    name = f"{model}: predicted resident memory, farthest of {len(SETTINGS)} settings"
+    return Target(name, 0.1, [_farthest(guessed, real)], raw, is_at_least=False)
+
+
+def _speed(model: str, path: Path, predicted: float | None, repeat: int) -> Target:
+    if predicted is None:
+        raise RuntimeError(f"no speed is predicted for {model}")
+    rates = [_measured(path, 512, "f16", answer=96)[2] for _ in rounds(repeat)]
+    raw = {"predicted tok/s": [predicted], "measured tok/s": rates}
+    off = [abs(predicted / rate - 1) for rate in rates]
+    return Target(f"{model}: predicted speed, off by", 0.3, off, raw, is_at_least=False)
+
+
+def _farthest(guessed: Sequence[float], real: Sequence[float]) -> float:
+    """The largest part of a real value by which its prediction is off."""
+    return max(abs(guess / value - 1) for guess, value in zip(guessed, real, strict=True))
+
+
+def _measured(path: Path, n_ctx: int, kv_type: str, answer: int = 8) -> tuple[float, int, float]:
     """Resident MiB, tokens in the window, tokens a second."""
-    code = CHILD.format(root=str(ROOT))
+    code = CHILD.format(root=str(programs.ROOT))
     command = [sys.executable, "-c", code, str(path), str(n_ctx), kv_type, str(_threads()), str(answer)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     resident, used, speed = json.loads(done.stdout.splitlines()[-1])
     return resident, used, speed
 
 
-def _pace(place: Path) -> Pace | None:
+def _pace(place: Path) -> Pace:
     """The pace, in processes of their own: one whose threads share a processor cannot measure it."""
     code = f"""
 import json, sys
-sys.path.insert(0, {str(ROOT)!r})
+sys.path.insert(0, {str(programs.ROOT)!r})
 from pathlib import Path
 from slmchat.engine import pace
 found = pace.measure({_threads()}, Path({str(place)!r}))
@@ -75,52 +130,8 @@ print(json.dumps([found.layer_seconds, found.rates]))
         if done.returncode == 0:
             layer, rates = json.loads(done.stdout.splitlines()[-1])
             return Pace({name: Rate(*rate) for name, rate in rates.items()}, layer, _threads())
-    print("no pace: other programs keep the processor busy", file=sys.stderr)
-    return None
+    raise RuntimeError(f"the pace of this device cannot be measured: {done.stderr.strip().splitlines()[-1:]}")
 
 
 def _threads() -> int:
     return threads.choose(hardware.physical_cores(), hardware.cpu_quota())
-
-
-def _row(what: str, predicted: float, found: float, unit: str) -> None:
-    print(f"| {what} | {predicted:.1f} | {found:.1f} {unit} | {predicted / found:.3f} |")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", type=Path)
-    models = parser.parse_args().models or _real_models()
-    sets = hardware.cores.instruction_sets().value or ()
-    print("| what | predicted | measured | ratio |\n|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as place:
-        speed = _pace(Path(place))
-        for name, shape in ALL.items():
-            path = write_shape(Path(place, "x.gguf"), shape)
-            known = shape_of([read_header(path)])
-            for n_ctx in CONTEXTS:
-                for kv_type in KV_TYPES:
-                    plan, load = planned(path, n_ctx, kv_type), Load(n_ctx, kv_type)
-                    sizes = kv_bytes(known.layers, load), compute_reserved(known, load), known.weight_bytes
-                    real = sum(plan.caches) + plan.compute + known.weight_bytes / MIB
-                    _row(f"{name} {n_ctx} {kv_type}, as llama.cpp plans it", sum(sizes) / MIB, real, "MiB")
-    for path in models:
-        known = shape_of([read_header(path)])
-        for n_ctx in CONTEXTS:
-            for kv_type in KV_TYPES:
-                resident, used, _ = measured(path, n_ctx, kv_type)
-                predicted = memory(known, Load(n_ctx, kv_type, sets), used=used).resident / MIB
-                _row(f"{path.stem} {n_ctx} {kv_type}, resident", predicted, resident, "MiB")
-        rates = sorted(measured(path, 512, "f16", answer=96)[2] for _ in range(5))
-        if speed is not None:
-            _row(f"{path.stem} generation", speed.tokens_per_second(known) or 0.0, rates[2], "tokens/s")
-
-
-def _real_models() -> list[Path]:
-    from conftest import GEMMA3_BASE, SMOLLM2, _cache, _path_of
-
-    return [_path_of(name, _cache() / "home") for name in (SMOLLM2, GEMMA3_BASE)]
-
-
-if __name__ == "__main__":
-    main()

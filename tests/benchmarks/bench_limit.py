@@ -10,7 +10,7 @@ import tempfile
 import time
 
 import programs
-from targets import Target
+from targets import Target, rounds
 
 N_TOKENS, N_CTX = 2_000, 2_304
 N_LONG = 20_000  # chunks of a faked answer; the tenths of it show what a long answer costs at its end
@@ -27,7 +27,7 @@ def _end_to_end(model: str, repeat: int) -> list[Target]:
     """
     mine: list[tuple[float, float]] = []
     theirs: list[tuple[float, float]] = []
-    for number in range(repeat):
+    for number in rounds(repeat):
         for is_ours in (True, False) if number % 2 == 0 else (False, True):
             (mine if is_ours else theirs).append(_read_slm(model) if is_ours else _read_bare(model))
     what = (
@@ -81,7 +81,7 @@ def _read(command: list[str]) -> tuple[float, float]:
 def _growth(repeat: int) -> list[Target]:
     """What slm itself does with a chunk, at the end of a long answer against its beginning, without an engine."""
     ratios, first_us, last_us = [], [], []
-    for _ in range(repeat):
+    for _ in rounds(repeat):
         first, last = _followed()
         ratios.append(last / first)
         first_us.append(first * 1e6)

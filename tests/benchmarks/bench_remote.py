@@ -1,24 +1,23 @@
-"""Measure what the remote engine adds: to the first token, to every token, and to a process.
+"""What the remote engine adds: to the first token, to every token, and to a process.
 
-Usage: python tests/benchmarks/bench_remote.py [--json] [--runs 40]
 A server of our own on the loopback device answers; it is another process, so that nothing is shared.
-- first token: seconds from generate() to the first chunk, less what a bare socket takes for the same request (target:
-  at most 5 ms more), medians of alternating pairs; the server answers at once, so that nothing hides behind it;
-- rate: tokens a second from a server that sends as fast as it can (target: at least 1,000), and the share of one core
-  that 1,000 tokens a second need;
-- process: `slm run --endpoint` as a whole, beyond `slm --version`.
+- first token: from generate() to the first chunk, less what a bare socket takes for the same request, alternating; the
+  server answers at once, so that nothing hides behind it. One measurement is the median of many requests;
+- rate: tokens a second from a server that sends as fast as it can, and the share of a core that 1,000 a second need;
+- process: `slm run --endpoint` as a whole, and `slm --version` beside it.
 """
 
-import argparse
-import json
-import os
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import programs
+from targets import Target, rounds
 
 from slmchat import endpoints
 from slmchat.engine.api import Chunk, Limits, Part, Prompt, SessionSettings, Turn
@@ -28,6 +27,7 @@ from slmchat.engine.sampler import SamplerSettings
 
 PROMPT = Prompt((Part("Hi"),), (Turn("user", "Hi"),))
 MANY = 20_000
+REQUESTS = 40
 
 _SERVER = r"""
 import json, socket, sys, threading
@@ -63,44 +63,43 @@ while True:
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--runs", type=int, default=40)
-    options = parser.parse_args()
+def measure(repeat: int) -> list[Target]:
+    with _served() as port:
+        endpoint = endpoints.from_url(f"http://127.0.0.1:{port}", "bench")
+        session = load(endpoint, None, None, route_to(endpoint, {}), print).open_session(SessionSettings(1, 1, 1))
+        return [_first_token(session, port, repeat), _many_tokens(session, repeat), _process(endpoint.url, repeat)]
+
+
+@contextmanager
+def _served() -> Iterator[int]:
+    """The port of a server that answers until this ends."""
     with subprocess.Popen([sys.executable, "-c", _SERVER], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        port = int(server.stdout.readline())
         try:
-            results = _measured(port, options.runs)
+            yield int(server.stdout.readline())
         finally:
             server.kill()
-    if options.json:
-        print(json.dumps(results, indent=2))
-        return
-    for what, value in results.items():
-        print(f"{what:60} {value:12,.2f}")
 
 
-def _measured(port: int, runs: int) -> dict[str, float]:
-    endpoint = endpoints.from_url(f"http://127.0.0.1:{port}", "bench")
-    session = load(endpoint, None, None, route_to(endpoint, {}), print).open_session(SessionSettings(1, 1, 1))
-    bare = socket.create_connection(("127.0.0.1", port))
-    bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    _first(session), _bare_first(bare)
-    pairs = [(_first(session), _bare_first(bare)) for _ in range(runs)]
-    ours, theirs = (statistics.median(times) * 1000 for times in zip(*pairs, strict=True))
-    rate, cpu = _rate(session)
-    process, version = _processes(endpoint.url)
-    return {
-        "first token, slm (ms)": ours,
-        "first token, a bare socket (ms)": theirs,
-        "added to the first token (ms; target 5)": ours - theirs,
-        "tokens a second, as fast as it comes (target 1,000)": rate,
-        "share of a core at 1,000 tokens a second (%)": 100 * cpu * 1000,
-        "slm run --endpoint, whole process (ms)": process * 1000,
-        "slm --version, whole process (ms)": version * 1000,
-    }
+def _first_token(session: RemoteSession, port: int, repeat: int) -> Target:
+    mine, theirs = [], []
+    with socket.create_connection(("127.0.0.1", port)) as bare:
+        bare.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _first(session), _bare_first(bare)
+        for _ in rounds(repeat):
+            both = [(_first(session), _bare_first(bare)) for _ in range(REQUESTS)]
+            for times, seconds in zip((mine, theirs), zip(*both, strict=True), strict=True):
+                times.append(1000 * statistics.median(seconds))
+    added = [a - b for a, b in zip(mine, theirs, strict=True)]
+    raw = {"slm ms": mine, "a bare socket ms": theirs}
+    return Target("remote engine: added to the first token", 5, added, raw, is_at_least=False, unit="ms")
+
+
+def _many_tokens(session: RemoteSession, repeat: int) -> Target:
+    found = [_rate(session) for _ in rounds(repeat)]
+    rates = [rate for rate, _cpu in found]
+    raw = {"tok/s": rates, "% of a core at 1,000 tok/s": [100 * 1000 * cpu for _rate, cpu in found]}
+    return Target("remote engine: as fast as tokens come", 1000, rates, raw, is_at_least=True, unit="tok/s")
 
 
 def _first(session: RemoteSession) -> float:
@@ -134,21 +133,15 @@ def _rate(session: RemoteSession) -> tuple[float, float]:
     return MANY / (time.perf_counter() - start), (time.process_time() - cpu) / MANY
 
 
-def _processes(url: str) -> tuple[float, float]:
+def _process(url: str, repeat: int) -> Target:
+    """No target of an issue; ours: not slower than `slm run` may be before its model loads."""
+    asked = [*programs.SLM, "run", "--endpoint", url, "-n", "3", "Hi"]
+    taken, version = [], []
     with tempfile.TemporaryDirectory() as home:
-        environ = {**os.environ, "SLM_HOME": home, "PYTHONPATH": str(Path(__file__).parents[2])}
-        asked = ["run", "--endpoint", url, "-n", "3", "Hi"]
-        times = [(_timed(asked, environ), _timed(["--version"], environ)) for _ in range(7)]
-    process, version = (statistics.median(column) for column in zip(*times, strict=True))
-    return process, version
-
-
-def _timed(arguments: list[str], environ: dict[str, str]) -> float:
-    start = time.perf_counter()
-    command = [sys.executable, "-m", "slmchat", *arguments]
-    subprocess.run(command, check=True, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
-
-
-if __name__ == "__main__":
-    main()
+        for command in (asked, [*programs.SLM, "--version"]):
+            programs.run(command, {"SLM_HOME": home})  # the bytecode
+        for _ in rounds(repeat):
+            taken.append(1000 * programs.run(asked, {"SLM_HOME": home}).seconds)
+            version.append(1000 * programs.run([*programs.SLM, "--version"], {"SLM_HOME": home}).seconds)
+    raw = {"slm run --endpoint ms": taken, "slm --version ms": version}
+    return Target("slm run --endpoint, three tokens, whole process", 400, taken, raw, is_at_least=False, unit="ms")

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import programs
-from targets import Target, pairs
+from targets import Target, pairs, rounds
 
 N_MANY = 1_000
 
@@ -29,8 +29,8 @@ _PATIENCE_S = 30.0
 
 def measure(repeat: int) -> list[Target]:
     programs.run([*programs.SLM, "--version"])  # the bytecode
-    seconds = [programs.run([*programs.SLM, "--version"]).seconds * 1000 for _ in range(repeat)]
-    python = [programs.run([sys.executable, "-c", "pass"]).seconds * 1000 for _ in range(repeat)]
+    seconds = [programs.run([*programs.SLM, "--version"]).seconds * 1000 for _ in rounds(repeat)]
+    python = [programs.run([sys.executable, "-c", "pass"]).seconds * 1000 for _ in rounds(repeat)]
     raw = {"slm --version ms": seconds, "python alone ms": python}
     found = [Target("slm --version", 90, seconds, raw, False, "ms")]
     if sys.platform == "linux":
@@ -40,7 +40,7 @@ def measure(repeat: int) -> list[Target]:
 
 def _until_loading(model: str, repeat: int) -> Target:
     _milliseconds_until_loading(model, Path(os.environ["SLM_HOME"]))
-    taken = [_milliseconds_until_loading(model, Path(os.environ["SLM_HOME"])) for _ in range(repeat)]
+    taken = [_milliseconds_until_loading(model, Path(os.environ["SLM_HOME"])) for _ in rounds(repeat)]
     return Target(f"{model}: slm run until the model loads", 250, taken, {"slm run ms": taken}, False, "ms")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import programs
-from targets import Target, pairs
+from targets import Target, pairs, rounds
 
 from slmchat.engine import llama
 from slmchat.engine.api import Limits, Part, Prompt, SessionSettings
@@ -31,7 +31,7 @@ def measure(repeat: int) -> list[Target]:
         idle = _against_best(engine, repeat, "idle", 0.98)
         with _busy(max(1, MOST // 2)):
             disturbed = _against_best(engine, repeat, f"{max(1, MOST // 2)} of {MOST} processors taken", 0.8)
-        back = [_recovery(engine) for _ in range(repeat)]
+        back = [_recovery(engine) for _ in rounds(repeat)]
     finally:
         engine.close()
     name = "all threads again after the others have left"

@@ -25,7 +25,12 @@ SECTIONS = (
     Section("resume", "bench_resume", "conversations and documents whose KV state was kept"),
     Section("speculation", "bench_speculation", "drafts looked up in the conversation"),
     Section("batch", "bench_batch", "many inputs with one model load"),
-    Section("grammar", "bench_grammar", "answers held to a grammar, a schema or a choice"),
+    Section("grammar", "bench_grammar", "answers held to a schema"),
+    Section("fields", "bench_fields", "what a small model should be told of the schema"),
+    Section("fit", "bench_fit", "predicted memory and speed against what is measured"),
+    Section("adapters", "bench_adapters", "LoRA adapters: switching a scale"),
+    Section("images", "bench_images", "second questions about an image"),
+    Section("remote", "bench_remote", "what the remote engine adds"),
     Section("archive", "bench_archive", "sessions: list and search over 10,000 of them"),
     Section("markdown", "bench_markdown", "rendering, per token"),
 )

@@ -4,8 +4,12 @@ Every `bench_*.py` has `measure(repeat: int) -> list[Target]`; `sections.py` lis
 """
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+# Seconds after which a target is not measured once more (`--patience`): a section should take about a minute.
+patience_s = 15.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,15 @@ class Target:
         return f"{'>=' if self.is_at_least else '<='} {self.target:g}{' ' + self.unit if self.unit else ''}"
 
 
+def rounds(repeat: int) -> Iterator[int]:
+    """0, 1, ... for each measurement of a target: at most `repeat`, at least one, none after `patience_s`."""
+    end = time.perf_counter() + patience_s
+    for number in range(repeat):
+        if number and time.perf_counter() > end:
+            return
+        yield number
+
+
 def pairs(
     repeat: int, ours: Callable[[], float], theirs: Callable[[], float]
 ) -> tuple[list[float], list[float], list[float]]:
@@ -51,7 +64,7 @@ def pairs(
     """
     mine: list[float] = []
     others: list[float] = []
-    for number in range(repeat):
+    for number in rounds(repeat):
         for is_ours in (True, False) if number % 2 == 0 else (False, True):
             (mine if is_ours else others).append(ours() if is_ours else theirs())
     return [a / b for a, b in zip(mine, others, strict=True)], mine, others

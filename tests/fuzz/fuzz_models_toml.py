@@ -21,6 +21,7 @@ _PIECES = (
     'variant = [{ quantization = "Q4_0", source = [{ hub = "a/b", file = "../x.gguf" }] }]\n',
     'variant = [{ quantization = "q", source = [{ index = [{ package = "p", version = "1", member = "../m" }], size = 1, sha256 = "0" }] }]\n',
     '[licenses.x]\ntitle = "X"\nlink = "https://x.y"\n', 'license = "x"\n', 'license = "mit"\n', "tags = ['chat', 'x']\n",
+    'base = "a:b"\n', 'base = "m"\n', 'base = "hf:a/b@Q4_0"\n', 'lora = ["/x.gguf=0.5"]\n', 'lora = ["hf:a/b/x.gguf=nan", "=1"]\n',
     "context = 99999999999999999999\n", "parameters = -1\n", "note = '''\n", "\"\"\"", "[", "]", "{", "}", "=", ".", "[[", "name", "model",
     "[model]\n", "x = nan\n", "x = 1979-05-27\n", "[[model.variant]]\n", "gated = true\n", "[" * 200 + "\n", "'", '"\\u0000"', "\\ud800",
 )  # fmt: skip

@@ -1,0 +1,64 @@
+"""Write the table of models for phones in docs/termux.md from the catalog and `fit`: `python docs/make_phone_table.py`.
+
+A phone is planted: half of its memory for models, the instruction sets of 64-bit Arm, a speed that is not known.
+tests/test_phones.py fails when the page and this differ.
+"""
+
+import io
+import os
+from pathlib import Path
+
+from slmchat import settings
+from slmchat.catalog import registry
+from slmchat.catalog.fetching import in_bytes
+from slmchat.commands.first_run import Suggestion, suggestions
+from slmchat.commands.fitting import ForDevice, lasting
+from slmchat.fit.memory import Load
+from slmchat.fit.plan import Room
+from slmchat.terminal.console import Console
+
+PAGE = Path(__file__).parent / "termux.md"
+BEGIN = "<!-- begin: written by docs/make_phone_table.py -->\n"
+END = "<!-- end -->\n"
+HEAD = "| memory of the phone | for models | the first choice | also |\n|---|---|---|---|\n"
+GIB = 1 << 30
+PHONES = (4, 6, 8)
+
+# What phones since about 2018 have (Armv8.2).
+_SETS = ("NEON", "FP16", "DOTPROD")
+
+
+def phone(memory: int) -> ForDevice:
+    """A phone with this much memory in bytes."""
+    made = ForDevice(settings.load(os.environ), Console(io.StringIO(), io.StringIO(), io.StringIO(), {}))
+    made.room = Room(lasting(memory, is_phone=True), memory)
+    made.load = Load(0, instruction_sets=_SETS)
+    made.pace = None
+    return made
+
+
+def chosen(gigabytes: int) -> list[Suggestion]:
+    """What slm suggests there, the first choice first."""
+    return suggestions(phone(gigabytes * GIB), registry.load())
+
+
+def table() -> str:
+    return HEAD + "".join(_row(size) for size in PHONES)
+
+
+def with_table(page: str) -> str:
+    """`page` with the part between the two markers replaced by the table."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + BEGIN + "\n" + table() + "\n" + END + after
+
+
+def _row(size: int) -> str:
+    first, *others = (
+        f"`{one.spec.name}@{one.variant.quantization}` ({in_bytes(one.variant.size)})" for one in chosen(size)
+    )
+    return f"| {size} GB | {in_bytes(lasting(size * GIB, is_phone=True))} | {first} | {', '.join(others)} |\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
