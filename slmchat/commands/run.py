@@ -70,7 +70,8 @@ def run(
             raise _too_long(n_prompt, n_ctx, engine.info.trained_context_length)
     if choosing is not None:
         opened = _Opened(model, engine, loading, opening.session_settings(options, settings, n_ctx), start)
-        return _chosen(choosing, opened, prompt, question.empty_prompt(lay_out), console, is_json=is_json)
+        empty = [question.without_input(lay_out, text) for text in choose.CONTENT_FREE]
+        return _chosen(choosing, opened, prompt, empty, console, is_json=is_json)
     with loading.on_trial():
         session = engine.open_session(opening.session_settings(options, settings, n_ctx))
     load_s = time.perf_counter() - start
@@ -120,7 +121,7 @@ class _Opened:
 
 
 def _chosen(
-    choosing: Choosing, opened: _Opened, prompt: Prompt, empty: Prompt, console: Console, *, is_json: bool
+    choosing: Choosing, opened: _Opened, prompt: Prompt, empty: Sequence[Prompt], console: Console, *, is_json: bool
 ) -> ExitCode:
     """Answer with one of the choices. Raises `SlmError`."""
     with opened.loading.on_trial():
@@ -220,11 +221,11 @@ class _Question:
     def text(self, attachments: Sequence[Attachment]) -> str:
         return compose(self.instruction, attachments)
 
-    def empty_prompt(self, lay_out: Layout) -> Prompt:
-        """The prompt without its input: the text of every attachment, or the question where there is none."""
+    def without_input(self, lay_out: Layout, text: str) -> Prompt:
+        """The prompt with this text instead of its input: every attachment, or the question where there is none."""
         if not self.attachments:
-            return lay_out([*self.head, Message(Role.USER, "")])
-        return self.prompt(lay_out, [replace(item, text="") for item in self.attachments])
+            return lay_out([*self.head, Message(Role.USER, text)])
+        return self.prompt(lay_out, [replace(item, text=text) for item in self.attachments])
 
     def prompt(self, lay_out: Layout, attachments: Sequence[Attachment] | None = None) -> Prompt:
         """The prompt with these attachments; None: with all of them."""
