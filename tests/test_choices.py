@@ -22,7 +22,7 @@ from gguf_samples import (
 from slmchat.commands.batch_answers import ChosenTexts
 from slmchat.commands.batch_inputs import Row
 from slmchat.commands.batch_prompts import PromptMaker
-from slmchat.commands.choosing import Choosing, choosing_of
+from slmchat.commands.choosing import Choosing, choosing_of, prior_of
 from slmchat.commands.options import ChoiceOptions
 from slmchat.engine import llama
 from slmchat.engine.api import Choices, Done, Job, Part, Prompt, Score, SessionSettings
@@ -160,7 +160,7 @@ class TestChoosing:
         choosing = Choosing(("a", "b c"), None, is_calibrated=True)
         scores = (Score((math.log(0.2),)), Score((math.log(0.5), math.log(0.8))))
         assert choosing.verdict(scores, None).probabilities == {"a": 0.333333, "b c": 0.666667}
-        prior = (Score((math.log(0.1),)), Score((math.log(0.8), math.log(0.8))))
+        prior = (math.log(0.1), math.log(0.64))
         verdict = choosing.verdict(scores, prior)
         assert verdict.choice == "a"
         assert verdict.probabilities["a"] == pytest.approx(2 / (2 + 0.4 / 0.64), abs=1e-5)
@@ -192,7 +192,7 @@ def _desk(tmp_path: Path, **more: object) -> Desk:
     assert choosing is not None
     answers = ChosenTexts(choosing)
     prompts = PromptMaker("", None, [], lambda messages: _prompt(messages[-1].text), None)
-    answers.calibrate(desk.engine.open_scorer(SETTINGS), prompts.empty())
+    answers.calibrate(desk.engine.open_scorer(SETTINGS), [prompts.without_input("")])
     desk.answers = answers
     return desk
 
@@ -202,6 +202,13 @@ def _rows(*texts: str) -> Iterator[Row]:
 
 
 class TestRows:
+    def test_the_prior_is_the_mean_over_inputs_that_say_nothing(self) -> None:
+        engine = FakeEngine(score=lambda prompt, text: Score((-1.0 if prompt == text.strip() else -3.0,)))
+        choosing = Choosing(("a", "b"), None, is_calibrated=True)
+        prior = prior_of(choosing, engine.open_scorer(SETTINGS), [_prompt("a"), _prompt("x")])
+        assert prior == (-2.0, -3.0)
+        assert prior_of(Choosing(("a", "b"), None, False), engine.open_scorer(SETTINGS), [_prompt("a")]) is None
+
     def test_calibration_takes_away_what_is_liked_without_input(self, tmp_path: Path) -> None:
         desk = _desk(tmp_path)
         assert desk.run(_rows("so good", "so bad")) is ExitCode.DONE
@@ -226,14 +233,14 @@ class TestRows:
         record = desk.records[0]
         assert (record["completion"], record["probabilities"], record["error"]) == (None, None, "too long.")
 
-    def test_the_empty_prompt_keeps_what_is_not_input(self) -> None:
+    def test_without_input_the_rest_of_the_prompt_stays(self) -> None:
         def made(instruction: str) -> str:
             prompts = PromptMaker(instruction, None, [], lambda messages: _prompt(messages[-1].text), None)
-            return prompts.empty().parts[0].text
+            return prompts.without_input("N/A").parts[0].text
 
-        assert made("{title}: {{x}} of {body}?") == ": {x} of ?"
-        assert made("Review: {}\nMood:") == "Review: \nMood:"
-        assert made("How is it?") == '"""\n\n"""\n\nHow is it?'
+        assert made("{title}: {{x}} of {body}?") == "N/A: {x} of N/A?"
+        assert made("Review: {}\nMood:") == "Review: N/A\nMood:"
+        assert made("How is it?") == '"""\nN/A\n"""\n\nHow is it?'
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from slmchat.commands import answering, opening, picture_files, shaping
 from slmchat.commands.answering import Answer, View
-from slmchat.commands.choosing import Choosing, Verdict, prior_of
+from slmchat.commands.choosing import CONTENT_FREE, Choosing, Verdict, prior_of
 from slmchat.commands.opening import Cancellable, Loading
 from slmchat.commands.options import GenerationOptions
 from slmchat.commands.question import Layout, Question, layout
@@ -70,6 +70,15 @@ class Request:
         return self.is_raw or self.shape is not None
 
 
+@dataclass(frozen=True, slots=True)
+class _Prior:
+    """How probable these texts are behind prompts whose input says nothing."""
+
+    empty: Sequence[Prompt]
+    texts: tuple[str, ...]
+    values: tuple[float, ...]
+
+
 class Asker:
     """A loaded model and one context window of it."""
 
@@ -82,6 +91,7 @@ class Asker:
         self._console = console
         self._session: Session | None = None
         self._scorer: Pool | None = None
+        self._known: _Prior | None = None
 
     def describe(self, shown: Sequence[Picture]) -> list[str]:
         """A line for each picture: name, size, tokens. Raises `SlmError` for one that cannot be taken in."""
@@ -141,7 +151,7 @@ class Asker:
         assert choosing is not None
         assert scorer is not None
         with cancellable(scorer):
-            prior = prior_of(choosing, scorer, request.question.empty_prompt(request.lay_out))
+            prior = self._prior_of(request, choosing, scorer)
             if prior is None and choosing.is_calibrated:
                 return None
             job = Job(0, request.prompt, choices=choosing.choices(request.prompt))
@@ -151,6 +161,16 @@ class Asker:
                 if done.finish is not None:
                     return choosing.verdict(done.scores, prior), done.finish
         return None
+
+    def _prior_of(self, request: Request, choosing: Choosing, scorer: Pool) -> tuple[float, ...] | None:
+        """As `choosing.prior_of`, but not again for another input to the same question."""
+        empty = [request.question.without_input(request.lay_out, text) for text in CONTENT_FREE]
+        if self._known is None or self._known.empty != empty or self._known.texts != choosing.texts:
+            values = prior_of(choosing, scorer, empty)
+            if values is None:
+                return None
+            self._known = _Prior(empty, choosing.texts, values)
+        return self._known.values if choosing.is_calibrated else None
 
     def ask(
         self, request: Request, sampler: SamplerSettings, limits: Limits, listener: Listener

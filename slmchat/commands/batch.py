@@ -16,6 +16,7 @@ from slmchat.commands.batch_inputs import open_source
 from slmchat.commands.batch_output import RecordWriter, open_output
 from slmchat.commands.batch_prompts import PromptMaker, has_fields
 from slmchat.commands.batch_work import BatchWork, Rows
+from slmchat.commands.choosing import CONTENT_FREE
 from slmchat.commands.options import BatchOptions, ChoiceOptions, GenerationOptions, ShapeOptions, TemplateOptions
 from slmchat.commands.prompt_files import prompt_file
 from slmchat.commands.question import head_messages, layout, read_text
@@ -87,7 +88,7 @@ def batch(
         how = replace(opening.session_settings(options, settings, n_ctx, model=loading.path), adapters=laid)
         pool = engine.open_scorer(how) if choosing else engine.open_pool(how, n_parallel)
         if isinstance(answers, ChosenTexts):
-            answers.calibrate(pool, prompts.empty())
+            answers.calibrate(pool, [prompts.without_input(text) for text in CONTENT_FREE])
     writer = _writer(descriptor, batch, console)
     work = BatchWork(rows, pool, writer, console, begun)
     try:

@@ -3,13 +3,14 @@
 Knows: records of completions. Refuses to know: rows, order, files. Another kind of answer is another `Answers`.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from slmchat.commands import answering, shaping
 from slmchat.commands.choosing import Choosing, prior_of
 from slmchat.commands.shaping import Shape
 from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Chunk, Done, Job, Limits, Pool, Prefill, Prompt, Score
+from slmchat.engine.api import Chunk, Done, Job, Limits, Pool, Prefill, Prompt
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.sanitize import Sanitizer
@@ -125,9 +126,9 @@ class ChosenTexts:
 
     def __init__(self, choosing: Choosing) -> None:
         self._choosing = choosing
-        self._prior: tuple[Score, ...] | None = None
+        self._prior: tuple[float, ...] | None = None
 
-    def calibrate(self, pool: Pool, empty: Prompt) -> None:
+    def calibrate(self, pool: Pool, empty: Sequence[Prompt]) -> None:
         """Find out what the model prefers without any input, before the first row. Raises `SlmError` as a pool does."""
         self._prior = prior_of(self._choosing, pool, empty)
 

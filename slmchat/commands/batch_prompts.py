@@ -83,16 +83,16 @@ class PromptMaker:
             )
         return Asked(self._asking(self._composed(kept)), len(text) - len(kept[0].text))
 
-    def empty(self) -> Prompt:
-        """The prompt of a row without input: what its fields say, or its text, left out.
+    def without_input(self, text: str) -> Prompt:
+        """The prompt of a row with this text instead of its input, and of every field that stands in the prompt.
 
-        Raises `SlmError` (USAGE) for a template that cannot do without.
+        Raises `SlmError` (USAGE) for a template that looks for something in its fields.
         """
         if self._template and self._has_fields:
-            return self._asking(self._template.of_row(dict.fromkeys(self._template.fields, ""), lambda: ""))
+            return self._asking(self._template.of_row(dict.fromkeys(self._template.fields, text), lambda: text))
         if self._has_fields:
-            return self._asking(_PLACE.sub(lambda match: f"{{{match[1]}}}" if match[1] else "", self._instruction))
-        return self._asking(self._composed([Attachment("")]))
+            return self._asking(_PLACE.sub(lambda match: f"{{{match[1]}}}" if match[1] else text, self._instruction))
+        return self._asking(self._composed([Attachment(text)]))
 
     def shown_input(self, row: Row) -> Any:
         """What the record has as `input`: the text, or the fields that the instruction names."""

@@ -17,6 +17,10 @@ from slmchat.errors import ExitCode, SlmError
 # The answer when no choice is probable enough (`--threshold`).
 UNSURE = "unsure"
 
+# Inputs that say nothing: what the model prefers behind them is about no input. The mean over several is steadier than
+# the empty one alone (Zhao et al. 2021, "Calibrate Before Use", section 5; docs/decisions.md has what was measured).
+CONTENT_FREE = ("", "N/A", "This is a text.")
+
 # Room that a context window has to have behind the prompt, in tokens: more than any choice takes.
 _MOST_CHOICES = 100
 _MOST_CHARACTERS = 400
@@ -54,11 +58,11 @@ class Choosing:
         has_prefix = any(a != b and b.startswith(a) for a in self.texts for b in self.texts)
         return Choices(tuple(f" {text}" if is_bare else text for text in self.texts), has_end=has_prefix)
 
-    def verdict(self, scores: Sequence[Score], prior: Sequence[Score] | None) -> Verdict:
-        """The answer. `prior`: the scores for the same prompt without its input, taken away from these."""
+    def verdict(self, scores: Sequence[Score], prior: Sequence[float] | None) -> Verdict:
+        """The answer. `prior`: log-probabilities of the choices without input, taken away from these."""
         values = [_value(score) for score in scores]
         if prior is not None:
-            values = [value - _value(before) for value, before in zip(values, prior, strict=True)]
+            values = [value - before for value, before in zip(values, prior, strict=True)]
         highest = max(values)
         weights = [math.exp(value - highest) for value in values]
         shares = [weight / sum(weights) for weight in weights]
@@ -68,18 +72,21 @@ class Choosing:
         return Verdict(self.texts[best] if is_sure else UNSURE, rounded)
 
 
-def prior_of(choosing: Choosing, pool: Pool, empty: Prompt) -> tuple[Score, ...] | None:
-    """The scores for a prompt without input, once for all rows; None where nothing is calibrated or it was cancelled.
+def prior_of(choosing: Choosing, pool: Pool, empty: Sequence[Prompt]) -> tuple[float, ...] | None:
+    """The mean log-probability of each choice behind prompts whose input says nothing, once for all rows.
 
-    Raises `SlmError` as the pool does.
+    None where nothing is calibrated or it was cancelled. Raises `SlmError` as the pool does.
     """
     if not choosing.is_calibrated:
         return None
-    for done in pool.run(iter([Job(0, empty, choices=choosing.choices(empty))])):
+    found: list[tuple[Score, ...]] = []
+    for done in pool.run(Job(n, prompt, choices=choosing.choices(prompt)) for n, prompt in enumerate(empty)):
         if done.error is not None:
             raise done.error
-        return done.scores
-    return None
+        found.append(done.scores)
+    if len(found) < len(empty):
+        return None
+    return tuple(sum(map(_value, scores)) / len(scores) for scores in zip(*found, strict=True))
 
 
 def choosing_of(options: ChoiceOptions) -> Choosing | None:

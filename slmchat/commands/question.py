@@ -67,11 +67,11 @@ class Question:
         prompt = self._laid_out(lay_out, self._composed(attachments))
         return replace(prompt, alike=tuple(self._laid_out(lay_out, text) for text in self._others(attachments)))
 
-    def empty_prompt(self, lay_out: Layout) -> Prompt:
-        """The prompt without its input: the text of every attachment, or the question where there is none."""
+    def without_input(self, lay_out: Layout, text: str) -> Prompt:
+        """The prompt with this text instead of its input: every attachment, or the question where there is none."""
         if not self.attachments:
-            return self._laid_out(lay_out, "")
-        return self.prompt(lay_out, [replace(item, text="") for item in self.attachments])
+            return self._laid_out(lay_out, text)
+        return self._laid_out(lay_out, self._composed([replace(item, text=text) for item in self.attachments]))
 
     def _laid_out(self, lay_out: Layout, text: str) -> Prompt:
         return lay_out([*self.head, Message(Role.USER, text, pictures=self.pictures)])
