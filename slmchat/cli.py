@@ -21,6 +21,7 @@ from slmchat.commands.options import (
     BatchOptions,
     BenchOptions,
     ChatOptions,
+    ChoiceOptions,
     GenerationOptions,
     GlobalOptions,
     InfillOptions,
@@ -193,11 +194,12 @@ Examples:
   slm run "Why is the sky blue?"
   cat mail.txt | slm run --fields "name, age int, tags[]" "Who wrote this?"
   slm run --regex "(yes|no)" -f report.txt "Is it finished?"
+  slm run --choices positive,negative -f review.txt "What is the sentiment?"
 """
 
 
 @app.command("run", epilog=_RUN_EXAMPLES)
-@_takes(OutputOptions, TemplateOptions, GenerationOptions, ShapeOptions, InfillOptions)
+@_takes(OutputOptions, TemplateOptions, GenerationOptions, ShapeOptions, ChoiceOptions, InfillOptions)
 def _run(
     words: Annotated[
         list[str] | None,
@@ -207,6 +209,7 @@ def _run(
     output: OutputOptions,
     generation: GenerationOptions,
     shape: ShapeOptions,
+    choice: ChoiceOptions,
     infill: InfillOptions,
     template: TemplateOptions,
     settings: settings.Settings,
@@ -216,15 +219,15 @@ def _run(
     if infill.is_asked:
         from slmchat.commands.infill import fill
 
-        beside = (shape, template, replace(output, json=False))
+        beside = (shape, choice, template, replace(output, json=False))
         return fill(words or [], generation, beside, infill, settings, console, is_json=output.json)
     from slmchat.commands.run import run as errand
 
-    return errand(words or [], generation, shape, output, template, settings, console)
+    return errand(words or [], generation, (shape, choice), output, template, settings, console)
 
 
 @app.command("batch")
-@_takes(BatchOptions, TemplateOptions, GenerationOptions, ShapeOptions)
+@_takes(BatchOptions, TemplateOptions, GenerationOptions, ShapeOptions, ChoiceOptions)
 def _batch(
     words: Annotated[
         list[str] | None,
@@ -236,6 +239,7 @@ def _batch(
     batch: BatchOptions,
     generation: GenerationOptions,
     shape: ShapeOptions,
+    choice: ChoiceOptions,
     template: TemplateOptions,
     settings: settings.Settings,
     console: Console,
@@ -243,7 +247,7 @@ def _batch(
     """Answer many inputs with one model load, each with a line of JSON."""
     from slmchat.commands.batch import batch as errand
 
-    return errand(words or [], batch, generation, shape, template, settings, console)
+    return errand(words or [], batch, generation, (shape, choice), template, settings, console)
 
 
 @app.command("chat")

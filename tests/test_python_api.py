@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import SMOLLM2, environment
 from fake_engine import FakeEngine, Ready
+from gguf_samples import write_tiny_llama
 
 import slmchat
 from slmchat import Model, SlmError
@@ -103,6 +104,12 @@ class TestComplete:
         engine.replies = [("a", "b", "c")]
         done = model.complete("Hi", max_tokens=2)
         assert (done.text, done.finish_reason) == ("ab", slmchat.FinishReason.LENGTH)
+
+    def test_one_stop_sequence_or_several(self, model: Model, engine: FakeEngine) -> None:
+        engine.replies = [("a",), ("b",)]
+        model.complete("Hi", stop="END")
+        model.complete("Hi", stop=("a", "b"))
+        assert [limits.stop for limits in engine.limits] == [("END",), ("a", "b")]
 
     def test_the_sampler_is_the_makers_then_that_of_load_then_that_of_the_call(
         self, load: Loader, engine: FakeEngine
@@ -397,10 +404,16 @@ class TestClosing:
 
 
 class TestWorld:
-    def test_nothing_is_written_without_the_config(self, load: Loader, tmp_path: Path) -> None:
-        with load() as model:
-            model.complete("Hi")
-        assert not (tmp_path / "home").exists()
+    def test_nothing_is_written_without_the_config(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        home, text = tmp_path / "home", "word " * 300
+        monkeypatch.setenv("SLM_HOME", str(home))
+        file = write_tiny_llama(tmp_path / "tiny.gguf", context_length=1024, chat_template=None)
+        with slmchat.load(file, threads=1) as model:
+            model.complete(text, raw=True, max_tokens=2)
+        assert not home.exists()
+        with slmchat.load(file, threads=1, reads_config=True) as model:
+            model.complete(text, raw=True, max_tokens=2)
+        assert home.exists()
 
     def test_the_config_counts_only_when_it_is_asked_for(
         self, load: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -207,6 +207,21 @@ class TemplateOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ChoiceOptions:
+    """One of some given texts; `run` and `batch` share it. None means: not given."""
+
+    choices: str | None = option(
+        "--choices", help="Answer with one of these, by the model's own probabilities.", metavar="A,B,..."
+    )
+    threshold: float | None = option(
+        "--threshold", help="Answer 'unsure' when no choice is as probable as P.", within=ranges.SHARE, metavar="P"
+    )
+    calibrate: bool | None = option(
+        "--calibrate/--no-calibrate", help="Take away what the model prefers without any input (it is done)."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class BatchOptions:
     """The options of `slm batch` alone."""
 

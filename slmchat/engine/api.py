@@ -264,20 +264,43 @@ class SessionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Choices:
+    """Texts of which one is to be the answer. `has_end`: that the answer ends behind it counts too."""
+
+    texts: tuple[str, ...]
+    has_end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How probable a text is as the answer: the natural logarithms of the probability of each of its tokens.
+
+    `end`: the same for an end of the answer behind them, None where it was not asked for.
+    """
+
+    logprobs: tuple[float, ...]
+    end: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """One of many completions. `id` is the caller's own and comes back in `Done`."""
+    """One of many completions. `id` is the caller's own and comes back in `Done`.
+
+    `choices`: nothing is generated, and `Done` has the scores of these texts instead (`Engine.open_scorer`).
+    """
 
     id: int
     prompt: Prompt
-    sampler: SamplerSettings
-    limits: Limits
+    sampler: SamplerSettings = field(default_factory=SamplerSettings)
+    limits: Limits = field(default_factory=Limits)
+    choices: Choices | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
     """The whole text of a job and how it ended, or the error that it ended with (then `finish` is None).
 
-    `thinking`: what the engine itself has told apart from the answer.
+    `thinking`: what the engine itself has told apart from the answer. `scores`: one for each of the job's choices.
     """
 
     id: int
@@ -285,6 +308,7 @@ class Done:
     finish: Finish | None = None
     error: SlmError | None = None
     thinking: str = ""
+    scores: tuple[Score, ...] = ()
 
 
 class Session(Protocol):
@@ -374,6 +398,10 @@ class Engine(Protocol):
 
         `settings.n_ctx` is the context window of each job. Raises `SlmError` (NO_FIT) as `open_session`.
         """
+        ...
+
+    def open_scorer(self, settings: SessionSettings) -> Pool:
+        """A pool whose jobs have choices. Raises `SlmError`: NO_FIT, USAGE where the engine has no probabilities."""
         ...
 
     def close(self) -> None: ...
