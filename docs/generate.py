@@ -83,6 +83,8 @@ def command_names() -> list[tuple[str, ...]]:
 
     found: list[tuple[str, ...]] = []
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        if command.hidden:
+            continue
         found.append((name,))
         found.extend((name, sub) for sub in getattr(command, "commands", {}))
     return found

@@ -520,6 +520,38 @@ def _privacy(
     return privacy(settings, console, is_check=check, is_json=json)
 
 
+@app.command("completion")
+@_takes()
+def _completion(
+    shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh, fish or powershell.")],
+    *,
+    settings: settings.Settings,
+    console: Console,
+) -> ExitCode:
+    """Print the script with which a shell completes commands, options and names; it says where to put it."""
+    from slmchat.commands.completion_scripts import completion
+
+    return completion(shell, console)
+
+
+@app.command("__complete", hidden=True)
+def _complete(
+    words: Annotated[list[str] | None, typer.Argument()] = None,
+    line: Annotated[str | None, typer.Option("--line")] = None,
+) -> None:
+    """What could stand next: asked by the scripts of `slm completion`, with the words or the line up to the cursor."""
+    import typer.main
+
+    from slmchat.commands.completion import complete, lines, split_line
+
+    *before, incomplete = words or [""]
+    if line is not None:
+        before, incomplete = split_line(line)
+    program = typer.main.get_command(_app_for(before))
+    found = complete(program, before, incomplete, lambda: settings.load(os.environ))
+    Console().write("".join(f"{each}\n" for each in lines(found)))
+
+
 # typer vendors click: its usage errors are the vendored ones, which only typer itself names.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 

@@ -158,6 +158,9 @@ QUIET = (
     (2, "sessions", "export", "none"),
     (2, "sessions", "rename", "none", "other"),
     (2, "sessions", "rm", "none"),
+    (0, "completion", "bash"),
+    (0, "__complete", "--", "chat", ""),
+    (0, "__complete", "--", "pull", ""),
     (0, "privacy"),
 )
 

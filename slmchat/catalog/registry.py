@@ -17,6 +17,7 @@ from slmchat.errors import ExitCode, SlmError
 
 HUB_HINT = "write hf:OWNER/REPO, hf:OWNER/REPO@Q4_K_M or hf:OWNER/REPO/FILE.gguf, then #REVISION if you like"
 _MOST_NEAR = 8  # names in one hint
+_HEAD = re.compile(r'^\[\[model\]\]\nname = "([^"]+)"\ntitle = "([^"]*)"$', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +277,11 @@ def load_user_names(user_file: Path) -> dict[str, UserName]:
 def is_in_catalog(name: str) -> bool:
     """Whether the catalog that comes with slm has a model of this name."""
     return any(table["name"] == name for table in _built_in()["model"])
+
+
+def catalog_titles() -> dict[str, str]:
+    """Names and titles of the catalog that comes with slm, without parsing it: what waits for them is a key press."""
+    return dict(_HEAD.findall(builtin_file().read_text(encoding="utf-8")))
 
 
 @cache

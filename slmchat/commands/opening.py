@@ -406,6 +406,12 @@ def window(loading: Loading, wanted: int | None, options: GenerationOptions, *, 
     raise fitting.refusal("this model", told)
 
 
+def tell_of_small_window(n_ctx: int, usual: int, console: Console) -> None:
+    """Say that memory leaves less of a context window than there would be otherwise."""
+    if n_ctx < usual:
+        console.note(f"memory is short: a context window of {n_ctx:,} tokens instead of {usual:,}.")
+
+
 class Cancellable(Protocol):
     """What Ctrl-C may end: a session, a pool, or what stands for one."""
 

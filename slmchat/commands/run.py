@@ -66,6 +66,7 @@ def run(
     request = asker.request(question, is_raw=options.raw, shape=shape, choosing=choosing)
     n_wanted = _window(request.n_prompt, _room(request, options), asker.engine, options, settings)
     n_ctx = opening.window(loading, n_wanted, options, least=None if options.ctx else request.n_prompt + 1) or n_wanted
+    opening.tell_of_small_window(n_ctx, n_wanted, console)
     request = asker.fitted(request, n_ctx, is_trimmed=on_overflow == "trim")
     if choosing:
         asker.open_scorer(n_ctx, laid=laid)
