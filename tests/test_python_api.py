@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -156,6 +157,10 @@ class TestComplete:
         error = _refused(lambda: model.complete("x" * 500))
         assert error.exit_code is ExitCode.CONTEXT
         assert error.hint is not None and "load(..., ctx=N)" in error.hint
+
+    def test_a_traceback_has_the_hint(self, model: Model) -> None:
+        error = _refused(lambda: model.complete("x" * 500))
+        assert f"hint: {error.hint}" in "".join(traceback.format_exception(error))
 
     def test_images_need_a_model_that_sees(self, model: Model, tmp_path: Path) -> None:
         import io
