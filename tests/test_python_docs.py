@@ -43,12 +43,19 @@ def test_the_examples_do_what_the_page_says(model_home: Path, tmp_path: Path) ->
 def test_every_parameter_and_every_name_is_on_the_page() -> None:
     text = re.sub(r"```.*?```", "", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     words = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", text))))
-    functions = (slmchat.load, slmchat.seal, slmchat.Model.complete, slmchat.Model.stream, slmchat.Model.chat)
+    functions = (
+        slmchat.load,
+        slmchat.seal,
+        slmchat.Model.complete,
+        slmchat.Model.stream,
+        slmchat.Model.chat,
+        slmchat.Model.classify,
+    )
     parameters = {name for function in functions for name in inspect.signature(function).parameters}
     wanted = parameters - {"self", "rare", "options"} | set(CompletionOptions.__annotations__)
     wanted |= set(LoadOptions.__annotations__)
     wanted |= {name for kind in (slmchat.Model, slmchat.Chat, slmchat.Stream) for name in vars(kind) if name[0] != "_"}
-    wanted |= set(slmchat.Completion.__dataclass_fields__)
+    wanted |= set(slmchat.Completion.__dataclass_fields__) | set(slmchat.Classification.__dataclass_fields__)
     assert wanted <= words, sorted(wanted - words)
 
 

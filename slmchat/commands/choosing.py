@@ -97,18 +97,25 @@ def choosing_of(options: ChoiceOptions) -> Choosing | None:
                 raise _wrong(f"{flag} says how one of --choices is found, and there are none")
         return None
     texts = tuple(re.sub(r"\\(.)", r"\1", text.strip()) for text in re.split(r"(?<!\\),", options.choices))
-    if not all(texts):
-        raise _wrong("a choice is empty")
-    if len(set(texts)) < len(texts):
-        twice = next(text for text in texts if texts.count(text) > 1)
-        raise _wrong(f"'{twice}' stands there twice")
-    if not 2 <= len(texts) <= _MOST_CHOICES:
-        raise _wrong(f"there must be 2 to {_MOST_CHOICES} of them, not {len(texts)}")
-    if max(map(len, texts)) > _MOST_CHARACTERS:
-        raise _wrong(f"one of them is longer than {_MOST_CHARACTERS} characters")
-    if options.threshold is not None and UNSURE in texts:
-        raise _wrong(f"'{UNSURE}' is what --threshold answers")
+    problem = problem_of(texts, options.threshold)
+    if problem:
+        raise _wrong(problem)
     return Choosing(texts, options.threshold, is_calibrated=options.calibrate is not False)
+
+
+def problem_of(texts: Sequence[str], threshold: float | None) -> str | None:
+    """Why these texts cannot be choices; None when they can."""
+    if not all(text.strip() for text in texts):
+        return "a choice is empty"
+    if len(set(texts)) < len(texts):
+        return f"'{next(text for text in texts if texts.count(text) > 1)}' stands there twice"
+    if not 2 <= len(texts) <= _MOST_CHOICES:
+        return f"there must be 2 to {_MOST_CHOICES} of them, not {len(texts)}"
+    if max(map(len, texts)) > _MOST_CHARACTERS:
+        return f"one of them is longer than {_MOST_CHARACTERS} characters"
+    if threshold is not None and UNSURE in texts:
+        return f"'{UNSURE}' is what --threshold answers"
+    return None
 
 
 def _value(score: Score) -> float:
