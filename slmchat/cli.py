@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from slmchat import __version__, settings
+from slmchat.commands.examples import epilog
 from slmchat.commands.options import (
     BatchOptions,
     BenchOptions,
@@ -174,7 +175,7 @@ def _root(
     raise typer.Exit(int(errand(None, GenerationOptions(), ChatOptions(), resolved, console)))
 
 
-@app.command("pull")
+@app.command("pull", epilog=epilog("pull"))
 @_takes(PullOptions)
 def _pull(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="gemma3:1b, smollm2:135m@Q4_1, hf:OWNER/REPO")],
@@ -188,15 +189,7 @@ def _pull(
     return errand(names, pull, settings, console)
 
 
-_RUN_EXAMPLES = """\b
-Examples:
-  slm run "Why is the sky blue?"
-  cat mail.txt | slm run --fields "name, age int, tags[]" "Who wrote this?"
-  slm run --regex "(yes|no)" -f report.txt "Is it finished?"
-"""
-
-
-@app.command("run", epilog=_RUN_EXAMPLES)
+@app.command("run", epilog=epilog("run"))
 @_takes(OutputOptions, TemplateOptions, GenerationOptions, ShapeOptions, InfillOptions)
 def _run(
     words: Annotated[
@@ -223,7 +216,7 @@ def _run(
     return errand(words or [], generation, shape, output, template, settings, console)
 
 
-@app.command("batch")
+@app.command("batch", epilog=epilog("batch"))
 @_takes(BatchOptions, TemplateOptions, GenerationOptions, ShapeOptions)
 def _batch(
     words: Annotated[
@@ -246,7 +239,7 @@ def _batch(
     return errand(words or [], batch, generation, shape, template, settings, console)
 
 
-@app.command("chat")
+@app.command("chat", epilog=epilog("chat"))
 @_takes(ChatOptions, GenerationOptions)
 def _chat(
     name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
@@ -265,7 +258,7 @@ def _chat(
 _Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 
-@app.command("list")
+@app.command("list", epilog=epilog("list"))
 @_takes()
 def _list(
     available: Annotated[bool, typer.Option("--available", help="The catalog instead of what is installed.")] = False,
@@ -287,7 +280,7 @@ def _list(
     return list_models(settings, console, is_available=available, is_json=json)
 
 
-@app.command("show")
+@app.command("show", epilog=epilog("show"))
 @_takes()
 def _show(
     name: Annotated[str, typer.Argument(metavar="NAME")],
@@ -302,7 +295,7 @@ def _show(
     return show(name, settings, console, is_json=json)
 
 
-@app.command("rm")
+@app.command("rm", epilog=epilog("rm"))
 @_takes()
 def _rm(
     names: Annotated[list[str], typer.Argument(metavar="NAME...")],
@@ -317,7 +310,7 @@ def _rm(
     return rm(names, settings, console, is_json=json)
 
 
-@app.command("add")
+@app.command("add", epilog=epilog("add"))
 @_takes()
 def _add(
     name: Annotated[str, typer.Argument(metavar="NAME")],
@@ -333,7 +326,7 @@ def _add(
     return add(name, target, settings, console, is_json=json)
 
 
-@app.command("verify")
+@app.command("verify", epilog=epilog("verify"))
 @_takes()
 def _verify(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")] = None,
@@ -351,12 +344,12 @@ def _verify(
 sessions = typer.Typer(
     help="Saved conversations: list, show, search, export, import, rename, remove.", rich_markup_mode=None
 )
-app.add_typer(sessions, name="sessions")
+app.add_typer(sessions, name="sessions", epilog=epilog("sessions"))
 
 _Session = Annotated[str, typer.Argument(metavar="ID|TITLE", help="An id (4 characters are enough) or a title.")]
 
 
-@sessions.command("list")
+@sessions.command("list", epilog=epilog("sessions list"))
 @_takes()
 def _sessions_list(
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the newest N.")] = None,
@@ -371,7 +364,7 @@ def _sessions_list(
     return list_sessions(settings, console, limit=limit, is_json=json)
 
 
-@sessions.command("show")
+@sessions.command("show", epilog=epilog("sessions show"))
 @_takes()
 def _sessions_show(name: _Session, json: _Json = False, *, settings: settings.Settings, console: Console) -> ExitCode:
     """Print a conversation."""
@@ -380,7 +373,7 @@ def _sessions_show(name: _Session, json: _Json = False, *, settings: settings.Se
     return show(name, settings, console, is_json=json)
 
 
-@sessions.command("search")
+@sessions.command("search", epilog=epilog("sessions search"))
 @_takes()
 def _sessions_search(
     words: Annotated[list[str], typer.Argument(metavar="WORDS...")],
@@ -395,7 +388,7 @@ def _sessions_search(
     return search(words, settings, console, is_json=json)
 
 
-@sessions.command("export")
+@sessions.command("export", epilog=epilog("sessions export"))
 @_takes()
 def _sessions_export(
     name: _Session,
@@ -412,7 +405,7 @@ def _sessions_export(
     return export(name, settings, console, format=format, file=file, is_forced=force)
 
 
-@sessions.command("import")
+@sessions.command("import", epilog=epilog("sessions import"))
 @_takes()
 def _sessions_import(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A JSON export; - is stdin.")],
@@ -425,7 +418,7 @@ def _sessions_import(
     return import_(file, settings, console)
 
 
-@sessions.command("rename")
+@sessions.command("rename", epilog=epilog("sessions rename"))
 @_takes()
 def _sessions_rename(
     name: _Session,
@@ -439,7 +432,7 @@ def _sessions_rename(
     return rename(name, title, settings, console)
 
 
-@sessions.command("rm")
+@sessions.command("rm", epilog=epilog("sessions rm"))
 @_takes()
 def _sessions_rm(
     names: Annotated[list[str] | None, typer.Argument(metavar="[ID|TITLE]...")] = None,
@@ -455,7 +448,7 @@ def _sessions_rm(
     return rm(names or [], settings, console, is_all=all, is_yes=yes)
 
 
-@app.command("bench")
+@app.command("bench", epilog=epilog("bench"))
 @_takes(BenchOptions)
 def _bench(
     name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
@@ -470,7 +463,7 @@ def _bench(
     return errand(name, bench, settings, console)
 
 
-@app.command("doctor")
+@app.command("doctor", epilog=epilog("doctor"))
 @_takes()
 def _doctor(
     name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
@@ -485,7 +478,7 @@ def _doctor(
     return doctor(name, settings, console, is_json=json)
 
 
-@app.command("tune")
+@app.command("tune", epilog=epilog("tune"))
 @_takes()
 def _tune(
     name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
@@ -501,7 +494,7 @@ def _tune(
     return tune(name, settings, console, is_reset=reset, is_json=json)
 
 
-@app.command("privacy")
+@app.command("privacy", epilog=epilog("privacy"))
 @_takes()
 def _privacy(
     check: Annotated[bool, typer.Option("--check", help="Try to get out of the seal in every way known.")] = False,
@@ -516,7 +509,7 @@ def _privacy(
     return privacy(settings, console, is_check=check, is_json=json)
 
 
-@app.command("completion")
+@app.command("completion", epilog=epilog("completion"))
 @_takes()
 def _completion(
     shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh, fish or powershell.")],
