@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from slmchat import __version__, settings
+from slmchat.commands.examples import epilog
 from slmchat.commands.options import (
     BatchOptions,
     BenchOptions,
@@ -175,7 +176,7 @@ def _root(
     raise typer.Exit(int(errand(None, GenerationOptions(), ChatOptions(), resolved, console)))
 
 
-@app.command("pull")
+@app.command("pull", epilog=epilog("pull"))
 @_takes(PullOptions)
 def _pull(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="gemma3:1b, smollm2:135m@Q4_1, hf:OWNER/REPO")],
@@ -189,16 +190,7 @@ def _pull(
     return errand(names, pull, settings, console)
 
 
-_RUN_EXAMPLES = """\b
-Examples:
-  slm run "Why is the sky blue?"
-  cat mail.txt | slm run --fields "name, age int, tags[]" "Who wrote this?"
-  slm run --regex "(yes|no)" -f report.txt "Is it finished?"
-  slm run --choices positive,negative -f review.txt "What is the sentiment?"
-"""
-
-
-@app.command("run", epilog=_RUN_EXAMPLES)
+@app.command("run", epilog=epilog("run"))
 @_takes(OutputOptions, TemplateOptions, GenerationOptions, ShapeOptions, ChoiceOptions, InfillOptions)
 def _run(
     words: Annotated[
@@ -226,7 +218,7 @@ def _run(
     return errand(words or [], generation, (shape, choice), output, template, settings, console)
 
 
-@app.command("batch")
+@app.command("batch", epilog=epilog("batch"))
 @_takes(BatchOptions, TemplateOptions, GenerationOptions, ShapeOptions, ChoiceOptions)
 def _batch(
     words: Annotated[
@@ -244,13 +236,13 @@ def _batch(
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
-    """Answer many inputs with one model load, each with a line of JSON."""
+    """Answer many inputs with one model load. Each of them gets a line of JSON."""
     from slmchat.commands.batch import batch as errand
 
     return errand(words or [], batch, generation, (shape, choice), template, settings, console)
 
 
-@app.command("chat")
+@app.command("chat", epilog=epilog("chat"))
 @_takes(ChatOptions, GenerationOptions)
 def _chat(
     name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
@@ -269,7 +261,7 @@ def _chat(
 _Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 
-@app.command("list")
+@app.command("list", epilog=epilog("list"))
 @_takes()
 def _list(
     available: Annotated[bool, typer.Option("--available", help="The catalog instead of what is installed.")] = False,
@@ -291,7 +283,7 @@ def _list(
     return list_models(settings, console, is_available=available, is_json=json)
 
 
-@app.command("show")
+@app.command("show", epilog=epilog("show"))
 @_takes()
 def _show(
     name: Annotated[str, typer.Argument(metavar="NAME")],
@@ -300,13 +292,13 @@ def _show(
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
-    """Show what is known of a model: file, header, licence, template, sampler defaults."""
+    """Show what is known of a model. That is its file, header, licence, template and sampler defaults."""
     from slmchat.commands.models import show
 
     return show(name, settings, console, is_json=json)
 
 
-@app.command("rm")
+@app.command("rm", epilog=epilog("rm"))
 @_takes()
 def _rm(
     names: Annotated[list[str], typer.Argument(metavar="NAME...")],
@@ -321,7 +313,7 @@ def _rm(
     return rm(names, settings, console, is_json=json)
 
 
-@app.command("add")
+@app.command("add", epilog=epilog("add"))
 @_takes()
 def _add(
     name: Annotated[str, typer.Argument(metavar="NAME")],
@@ -337,7 +329,7 @@ def _add(
     return add(name, target, settings, console, is_json=json)
 
 
-@app.command("verify")
+@app.command("verify", epilog=epilog("verify"))
 @_takes()
 def _verify(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")] = None,
@@ -353,14 +345,14 @@ def _verify(
 
 
 sessions = typer.Typer(
-    help="Saved conversations: list, show, search, export, import, rename, remove.", rich_markup_mode=None
+    help="Saved conversations. List, show, search, export, import, rename or remove them.", rich_markup_mode=None
 )
-app.add_typer(sessions, name="sessions")
+app.add_typer(sessions, name="sessions", epilog=epilog("sessions"))
 
 _Session = Annotated[str, typer.Argument(metavar="ID|TITLE", help="An id (4 characters are enough) or a title.")]
 
 
-@sessions.command("list")
+@sessions.command("list", epilog=epilog("sessions list"))
 @_takes()
 def _sessions_list(
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the newest N.")] = None,
@@ -375,7 +367,7 @@ def _sessions_list(
     return list_sessions(settings, console, limit=limit, is_json=json)
 
 
-@sessions.command("show")
+@sessions.command("show", epilog=epilog("sessions show"))
 @_takes()
 def _sessions_show(name: _Session, json: _Json = False, *, settings: settings.Settings, console: Console) -> ExitCode:
     """Print a conversation."""
@@ -384,7 +376,7 @@ def _sessions_show(name: _Session, json: _Json = False, *, settings: settings.Se
     return show(name, settings, console, is_json=json)
 
 
-@sessions.command("search")
+@sessions.command("search", epilog=epilog("sessions search"))
 @_takes()
 def _sessions_search(
     words: Annotated[list[str], typer.Argument(metavar="WORDS...")],
@@ -399,7 +391,7 @@ def _sessions_search(
     return search(words, settings, console, is_json=json)
 
 
-@sessions.command("export")
+@sessions.command("export", epilog=epilog("sessions export"))
 @_takes()
 def _sessions_export(
     name: _Session,
@@ -416,7 +408,7 @@ def _sessions_export(
     return export(name, settings, console, format=format, file=file, is_forced=force)
 
 
-@sessions.command("import")
+@sessions.command("import", epilog=epilog("sessions import"))
 @_takes()
 def _sessions_import(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A JSON export; - is stdin.")],
@@ -429,7 +421,7 @@ def _sessions_import(
     return import_(file, settings, console)
 
 
-@sessions.command("rename")
+@sessions.command("rename", epilog=epilog("sessions rename"))
 @_takes()
 def _sessions_rename(
     name: _Session,
@@ -443,7 +435,7 @@ def _sessions_rename(
     return rename(name, title, settings, console)
 
 
-@sessions.command("rm")
+@sessions.command("rm", epilog=epilog("sessions rm"))
 @_takes()
 def _sessions_rm(
     names: Annotated[list[str] | None, typer.Argument(metavar="[ID|TITLE]...")] = None,
@@ -459,7 +451,7 @@ def _sessions_rm(
     return rm(names or [], settings, console, is_all=all, is_yes=yes)
 
 
-@app.command("bench")
+@app.command("bench", epilog=epilog("bench"))
 @_takes(BenchOptions)
 def _bench(
     name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
@@ -474,7 +466,7 @@ def _bench(
     return errand(name, bench, settings, console)
 
 
-@app.command("doctor")
+@app.command("doctor", epilog=epilog("doctor"))
 @_takes()
 def _doctor(
     name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
@@ -483,13 +475,13 @@ def _doctor(
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
-    """Find what is wrong with this device or with a model, and what to do about it."""
+    """Find what is wrong here or with a model. It says why it matters and what to do."""
     from slmchat.commands.doctor import doctor
 
     return doctor(name, settings, console, is_json=json)
 
 
-@app.command("tune")
+@app.command("tune", epilog=epilog("tune"))
 @_takes()
 def _tune(
     name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
@@ -499,13 +491,13 @@ def _tune(
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
-    """Measure with which settings a model is fastest on this device, and keep them."""
+    """Find a model's fastest settings. They are measured on this device, kept and used from then on."""
     from slmchat.commands.tune import tune
 
     return tune(name, settings, console, is_reset=reset, is_json=json)
 
 
-@app.command("privacy")
+@app.command("privacy", epilog=epilog("privacy"))
 @_takes()
 def _privacy(
     check: Annotated[bool, typer.Option("--check", help="Try to get out of the seal in every way known.")] = False,
@@ -514,13 +506,13 @@ def _privacy(
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
-    """Show what is written where and what may use the network; with --check, the proof that nothing can."""
+    """Show what may leave this device. Also what is written where; with --check, the proof that nothing leaves."""
     from slmchat.commands.privacy import privacy
 
     return privacy(settings, console, is_check=check, is_json=json)
 
 
-@app.command("completion")
+@app.command("completion", epilog=epilog("completion"))
 @_takes()
 def _completion(
     shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh, fish or powershell.")],
@@ -528,7 +520,7 @@ def _completion(
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
-    """Print the script with which a shell completes commands, options and names; it says where to put it."""
+    """Print the completion script of a shell. It says where to put it."""
     from slmchat.commands.completion_scripts import completion
 
     return completion(shell, console)

@@ -24,6 +24,7 @@ from slmchat.commands.options import OutputOptions
 from slmchat.conversation.code_blocks import code_blocks
 from slmchat.engine.api import Finish, FinishReason, Timings, Usage
 from slmchat.errors import ExitCode, SlmError
+from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
 
 TWO = "Here:\n\n```python title\nprint(1)\n```\n\nor\n\n~~~sh\necho 2\n~~~\nDone."
@@ -194,6 +195,19 @@ def tiny(tmp_path: Path) -> Path:
     return write_tiny_llama(
         tmp_path / "tiny.gguf", chat_template=CHATML_TEMPLATE, extra_control_tokens=("<|im_start|>", "<|im_end|>")
     )
+
+
+def test_a_terminal_sees_how_long_an_answer_is_that_is_not_shown() -> None:
+    class Tty(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    out, err = io.StringIO(), Tty()
+    view = PlainView(Console(io.StringIO(), out, err, environ={}), is_silent=True)
+    view.answer("one")
+    assert "answering: 1 token " in err.getvalue()
+    view.close()
+    assert err.getvalue().endswith("\r\x1b[K") and out.getvalue() == ""
 
 
 @pytest.mark.real

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _QUIET_PREFILL_S = 0.5
 # Between two lines of progress where no line can be rewritten, in seconds.
 _TELL_S = 5.0
+# Between two counts of an answer that is not shown while it comes, in seconds.
+_COUNT_S = 0.25
 
 
 class PrefillProgress:
@@ -45,9 +47,11 @@ class PlainView:
     """The answer as it comes on stdout; thinking and progress on stderr (progress only on a terminal)."""
 
     def __init__(self, console: Console, *, is_silent: bool = False) -> None:
-        """`is_silent`: nothing of the answer is written (for `--json`)."""
+        """`is_silent`: nothing of the answer is written, a terminal sees how long it is by now."""
         self._console = console
         self._is_silent = is_silent
+        self._n_pieces = 0
+        self._told_at = 0.0
         self._progress = PrefillProgress()
         self._has_status = False
         self._is_thinking = False
@@ -64,15 +68,28 @@ class PlainView:
         self._console.aside(text)
 
     def answer(self, text: str) -> None:
-        self._clear_status()
+        if self._is_thinking or not self._is_silent:
+            self._clear_status()
         if self._is_thinking:
             self._is_thinking = False
             self._console.aside("\n")
         if not self._is_silent:
             self._console.write(text)
+        else:
+            self._count()
 
     def close(self) -> None:
         self._clear_status()
+
+    def _count(self) -> None:
+        self._n_pieces += 1
+        now = time.perf_counter()
+        if now - self._told_at >= _COUNT_S:
+            self._told_at = now
+            self._has_status = True
+            self._console.status(
+                f"answering: {self._n_pieces:,} token{'' if self._n_pieces == 1 else 's'} (Ctrl-C stops)"
+            )
 
     def _clear_status(self) -> None:
         if self._has_status:

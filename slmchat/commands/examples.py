@@ -1,0 +1,52 @@
+"""The examples at the end of each command's help: what people copy first.
+
+Knows: command lines that work as they stand, given the files that they name.
+Refuses to know: how help is laid out. A test reads each of them with the options as they are.
+"""
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "pull": (
+        "slm pull smollm2:135m",
+        "slm pull --dry-run gemma3:4b@Q8_0",
+        "slm pull hf:bartowski/Llama-3.2-1B-Instruct-GGUF@Q4_K_M",
+    ),
+    "run": (
+        'slm run "Why is the sky blue?"',
+        'git diff | slm run "Write a commit message for this change."',
+        'slm run -x -o sort.py "Write a Python program that sorts the lines of stdin."',
+        'cat mail.txt | slm run --fields "name, age int, tags[]" "Who wrote this?"',
+        'slm run --regex "(yes|no)" -f report.txt "Is it finished?"',
+        'slm run --choices positive,negative -f review.txt "What is the sentiment?"',
+        "slm run --template-file review.txt --var tone=kind -f main.py",
+    ),
+    "batch": (
+        'slm batch --choices positive,negative "What is the sentiment?" < reviews.txt > answers.jsonl',
+        'slm batch --resume out.jsonl -f people.csv --format csv "Write to {name} in {city}."',
+        'slm batch --fields "topic, urgent bool" -f a.txt -f b.txt "What is this mail about?"',
+    ),
+    "chat": ("slm chat", "slm chat gemma3:1b -p translator", "slm chat -c", "slm chat -f notes.txt --private"),
+    "list": ("slm list", "slm list --available", "slm list --json | jq -r .[].name"),
+    "show": ("slm show smollm2:135m", "slm show --json ~/models/own.gguf"),
+    "rm": ("slm rm smollm2:135m gemma3:4b@Q8_0",),
+    "add": ("slm add mine ~/models/own.gguf", "slm add coder hf:Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF@Q4_K_M"),
+    "verify": ("slm verify", "slm verify smollm2:135m"),
+    "sessions": ("slm sessions list", "slm sessions search rayleigh scattering"),
+    "sessions list": ("slm sessions list --limit 10", "slm sessions list --json"),
+    "sessions show": ("slm sessions show 3f2a", 'slm sessions show "Trip to Rome"'),
+    "sessions search": ("slm sessions search rayleigh scattering", "slm sessions search '\"blue sky\"'"),
+    "sessions export": ("slm sessions export 3f2a > chat.md", "slm sessions export 3f2a --format json -o chat.json"),
+    "sessions import": ("slm sessions import chat.json",),
+    "sessions rename": ('slm sessions rename 3f2a "Trip to Rome"',),
+    "sessions rm": ("slm sessions rm 3f2a", "slm sessions rm --all --yes"),
+    "bench": ("slm bench", "slm bench smollm2:135m --depth 0 --depth 4096 --json"),
+    "doctor": ("slm doctor", "slm doctor smollm2:135m"),
+    "tune": ("slm tune", "slm tune smollm2:135m", "slm tune --reset"),
+    "privacy": ("slm privacy", "slm privacy --check"),
+    "completion": ('eval "$(slm completion bash)"', "slm completion fish > ~/.config/fish/completions/slm.fish"),
+}
+
+
+def epilog(command: str) -> str | None:
+    """The examples of a command as the end of its help; click leaves the lines behind `\\b` as they are."""
+    lines = EXAMPLES.get(command)
+    return "\b\nExamples:\n" + "".join(f"  {line}\n" for line in lines) if lines else None
