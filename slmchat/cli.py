@@ -22,6 +22,7 @@ from slmchat.commands.options import (
     GenerationOptions,
     GlobalOptions,
     PullOptions,
+    RunOptions,
     ShapeOptions,
 )
 from slmchat.errors import ExitCode, SlmError
@@ -191,16 +192,14 @@ Examples:
 
 
 @app.command("run", epilog=_RUN_EXAMPLES)
-@_takes(GenerationOptions, ShapeOptions, ChoiceOptions)
+@_takes(RunOptions, GenerationOptions, ShapeOptions, ChoiceOptions)
 def _run(
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[PROMPT]...", help="The prompt, or an instruction about what comes on stdin."),
     ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON object: completion, finish reason, usage, timings.")
-    ] = False,
     *,
+    run: RunOptions,
     generation: GenerationOptions,
     shape: ShapeOptions,
     choice: ChoiceOptions,
@@ -210,7 +209,7 @@ def _run(
     """Answer one prompt on stdout."""
     from slmchat.commands.run import run as errand
 
-    return errand(words or [], generation, (shape, choice), settings, console, is_json=json)
+    return errand(words or [], generation, (shape, choice), settings, console, output=run)
 
 
 @app.command("batch")

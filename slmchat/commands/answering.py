@@ -5,12 +5,12 @@ Knows: the order of the records, what is an answer and what only thinking.
 Refuses to know: how the prompt was made, how anything is drawn.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from slmchat.conversation.thinking import ThinkingSplitter
-from slmchat.engine.api import Chunk, Event, Finish, Prefill, Usage
+from slmchat.engine.api import Chance, Chunk, Event, Finish, Prefill, Usage
 from slmchat.terminal.sanitize import Sanitizer
 
 
@@ -23,6 +23,10 @@ class View(Protocol):
 
     def thinking(self, text: str) -> None:
         """Part of what a reasoning model says before its answer."""
+        ...
+
+    def doubt(self, logprob: float) -> None:
+        """The next part of the answer has a token with this log-probability (0: as sure as can be, or not told)."""
         ...
 
     def answer(self, text: str) -> None:
@@ -39,13 +43,14 @@ class Answer:
     """A completion so far, or whole when `finish` is set.
 
     `has_marks`: the text lacks the marks of a thought that the tokens hold, so that they are of no use to a later
-    prompt, which leaves thoughts out.
+    prompt, which leaves thoughts out. `chances`: of all tokens, where they were asked for.
     """
 
     text: str = ""
     thinking: str = ""
     has_marks: bool = False
     finish: Finish | None = None
+    chances: tuple[Chance, ...] = ()
 
 
 def follow(
@@ -67,6 +72,7 @@ def follow(
     splitter = None if keeps_space else ThinkingSplitter(opened=is_thinking)
     text, thinking = "", ""
     finish: Finish | None = None
+    chances: list[Chance] = []
 
     def put(piece: str, *, is_thought: bool = False) -> None:
         if is_thought:
@@ -93,6 +99,8 @@ def follow(
             if isinstance(event, Prefill):
                 view.prefill(event)
             elif isinstance(event, Chunk):
+                chances += event.chances
+                view.doubt(min((chance.logprob for chance in event.chances), default=0.0))
                 put(sanitizer.feed(event.text) if sanitizer else event.text, is_thought=event.is_thinking)
                 on_growth(Answer(text, thinking))
             else:
@@ -102,7 +110,7 @@ def follow(
             show(part.text, is_thought=part.is_thinking)
     finally:
         view.close()
-    return Answer(text, thinking, splitter is not None and splitter.has_marks, finish)
+    return Answer(text, thinking, splitter is not None and splitter.has_marks, finish, tuple(chances))
 
 
 def usage_fields(usage: Usage) -> dict[str, object]:
@@ -113,6 +121,18 @@ def usage_fields(usage: Usage) -> dict[str, object]:
         "completion_tokens": usage.completion_tokens,
         **({"is_estimate": True} if usage.is_estimate else {}),
     }
+
+
+def chance_fields(chances: Sequence[Chance]) -> list[dict[str, object]]:
+    """The chances of all tokens as `--logprobs` has them in JSON."""
+    return [
+        {
+            "token": chance.text,
+            "logprob": round(chance.logprob, 6),
+            "top": [{"token": text, "logprob": round(logprob, 6)} for text, logprob in chance.alternatives],
+        }
+        for chance in chances
+    ]
 
 
 def describe(finish: Finish) -> str:

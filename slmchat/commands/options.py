@@ -137,8 +137,21 @@ class ChoiceOptions:
     threshold: float | None = option(
         "--threshold", help="Answer 'unsure' when no choice is as probable as P.", within=ranges.SHARE, metavar="P"
     )
+    logprobs: bool = option(
+        "--logprobs", help="JSON has the probability of each token, and the likeliest ones at its place.", default=False
+    )
     calibrate: bool | None = option(
         "--calibrate/--no-calibrate", help="Take away what the model prefers without any input (it is done)."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The options of `slm run` alone."""
+
+    json: bool = option("--json", help="One JSON object: completion, finish reason, usage, timings.", default=False)
+    confidence: bool = option(
+        "--confidence", help="On a terminal, underline the tokens of which the model was unsure.", default=False
     )
 
 

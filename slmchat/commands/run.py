@@ -15,7 +15,7 @@ from slmchat.commands import answering, chosen, opening, shaping
 from slmchat.commands import choosing as choose
 from slmchat.commands.choosing import Choosing
 from slmchat.commands.chosen import Model
-from slmchat.commands.options import ChoiceOptions, GenerationOptions, ShapeOptions
+from slmchat.commands.options import ChoiceOptions, GenerationOptions, RunOptions, ShapeOptions
 from slmchat.commands.shaping import Shape
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose, trim
@@ -28,6 +28,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
+from slmchat.terminal.doubt import LEGEND
 
 Layout = Callable[[Sequence[Message]], Prompt]
 
@@ -43,12 +44,14 @@ def run(
     settings: Settings,
     console: Console,
     *,
-    is_json: bool,
+    output: RunOptions,
 ) -> ExitCode:
     """Answer one prompt; `wanted`: what the answer has to be. Raises `SlmError`; the exit code tells how it ended."""
     start = time.perf_counter()
+    is_json = output.json
     on_overflow = overflow_choice(options)
     options = opening.with_persona(options, settings)
+    n_alternatives = _alternatives(wanted[1], output, console)
     place = chosen.enter(options, settings, console)
     shape, choosing = wanted_of(*wanted, is_stdin_taken="-" in options.files)
     model = place.find(options.model, settings, console)
@@ -76,16 +79,20 @@ def run(
         session = engine.open_session(opening.session_settings(options, settings, n_ctx))
     load_s = time.perf_counter() - start
     console.detail(f"context window: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}; loaded after {load_s:.2f} s")
-    asking = _Asking(session, prompt, options, loading, console, is_shaped=shape is not None, is_json=is_json)
-    limits = opening.limits(options)
+    asking = _Asking(session, prompt, options, loading, console, is_shaped=shape is not None, output=output)
+    limits = opening.limits(options, n_alternatives)
     value: object = None
     if shape is None:
         answer = asking.once(sampler, limits)
     else:
         answer, value = shaping.satisfied(shape, sampler, limits, asking.once, on_retry=asking.warn)
     assert answer.finish is not None
+    if n_alternatives is not None and answer.finish.usage.completion_tokens and not answer.chances:
+        console.warn(f"{model.label} does not tell the probabilities of its tokens.")
     if is_json:
-        shaped = {"value": value} if shape else {}
+        shaped: dict[str, object] = {"value": value} if shape else {}
+        if n_alternatives is not None:
+            shaped["logprobs"] = answering.chance_fields(answer.chances)
         console.print_json({**_as_json(model, answer.text, answer.finish, load_s), **shaped})
     elif asking.is_shown or answer.finish.reason is not FinishReason.INTERRUPTED:  # half a value is none
         console.write("" if asking.is_shown else answer.text)
@@ -98,6 +105,25 @@ def run(
     return _exit_code(answer.finish.reason, console, n_ctx)
 
 
+# How many of the most probable tokens stand beside each one (`--logprobs`).
+ALTERNATIVES = 5
+
+
+def _alternatives(choice: ChoiceOptions, output: RunOptions, console: Console) -> int | None:
+    """How many alternatives of each token are wanted; None: no chances at all. Raises `SlmError` (USAGE)."""
+    if choice.logprobs and not output.json:
+        raise SlmError(
+            "--logprobs are part of --json.", hint="--json --logprobs; or --confidence", exit_code=ExitCode.USAGE
+        )
+    if not output.confidence:
+        return ALTERNATIVES if choice.logprobs else None
+    if not console.is_stdout_tty or console.is_dumb:
+        console.note("--confidence underlines on a terminal only; elsewhere: --json --logprobs")
+    elif not output.json:
+        console.stderr.write(f"{LEGEND}\n" if console.is_stderr_tty and not console.is_quiet else "")
+    return ALTERNATIVES if choice.logprobs else 0
+
+
 def wanted_of(
     shape_options: ShapeOptions, choice_options: ChoiceOptions, *, is_stdin_taken: bool
 ) -> tuple[Shape | None, Choosing | None]:
@@ -106,6 +132,8 @@ def wanted_of(
     shape = shaping.shape_of(shape_options, is_stdin_taken=is_stdin_taken)
     if choosing is not None and shape is not None:
         raise SlmError("an answer cannot be one of --choices and of a shape.", exit_code=ExitCode.USAGE)
+    if choosing is not None and choice_options.logprobs:
+        raise SlmError("--choices have probabilities of their own, without --logprobs.", exit_code=ExitCode.USAGE)
     return shape, choosing
 
 
@@ -165,7 +193,7 @@ class _Asking:
         console: Console,
         *,
         is_shaped: bool,
-        is_json: bool,
+        output: RunOptions,
     ) -> None:
         self._session = session
         self._prompt = prompt
@@ -173,7 +201,8 @@ class _Asking:
         self._loading = loading
         self._console = console
         self._is_shaped = is_shaped
-        self.is_shown = not is_json and (not is_shaped or console.stdout.isatty())
+        self._shows_doubt = output.confidence and console.is_stdout_tty and not console.is_dumb
+        self.is_shown = not output.json and (not is_shaped or console.stdout.isatty())
 
     def once(self, sampler: SamplerSettings, limits: Limits) -> answering.Answer:
         """One generation, followed to its end."""
@@ -182,7 +211,7 @@ class _Asking:
         with opening.cancelled_by_ctrl_c(self._session):
             return answering.follow(
                 events,
-                PlainView(self._console, is_silent=not self.is_shown),
+                PlainView(self._console, is_silent=not self.is_shown, shows_doubt=self._shows_doubt),
                 sanitizer=None if self._options.raw_output else self._console.sanitizer(),
                 keeps_space=self._options.raw or self._is_shaped,
                 is_thinking=opens_thinking(self._prompt.parts[-1].text),

@@ -27,6 +27,7 @@ from slmchat.engine.api import (
 )
 from slmchat.engine.constraint import ConstrainedSampler, open_sampler
 from slmchat.engine.context import Context, check_room
+from slmchat.engine.probabilities import ChanceReader
 from slmchat.engine.sampler import Sampler, SamplerSettings
 from slmchat.engine.text import CompletionText
 from slmchat.engine.vocabulary import Vocabulary
@@ -118,6 +119,7 @@ class LlamaSession:
         completion: list[int] = []
         pending: list[int] = []
         shown = vocabulary.tokens_of(limits.shown)
+        chances = ChanceReader(self._api, vocabulary, limits.n_alternatives)
         while True:
             reason = self._end_before_next(len(completion), limits)
             if reason is not None:
@@ -130,18 +132,19 @@ class LlamaSession:
             if vocabulary.is_end(token):
                 reason = FinishReason.STOP
                 break
+            chances.note(context.handle, -1, token)
             completion.append(token)
             pending.append(token)
             piece = text.feed(vocabulary.piece(token, is_shown=token in shown))
             if piece:
-                yield Chunk(piece, tuple(pending))
+                yield Chunk(piece, tuple(pending), chances=chances.taken())
                 pending.clear()
             if text.is_stopped:
                 reason = FinishReason.STOP
                 break
         rest = text.flush()
         if rest or pending:
-            yield Chunk(rest, tuple(pending))
+            yield Chunk(rest, tuple(pending), chances=chances.taken())
         yield run.finish(reason, completion, is_cut=text.is_stopped)
 
     def _end_before_next(self, n_completion: int, limits: Limits) -> FinishReason | None:
