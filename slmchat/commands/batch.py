@@ -20,7 +20,7 @@ from slmchat.commands.choosing import CONTENT_FREE
 from slmchat.commands.options import BatchOptions, ChoiceOptions, GenerationOptions, ShapeOptions, TemplateOptions
 from slmchat.commands.prompt_files import prompt_file
 from slmchat.commands.question import head_messages, layout, read_text
-from slmchat.commands.run import overflow_choice, wanted_of
+from slmchat.commands.run import ALTERNATIVES, overflow_choice, wanted_of
 from slmchat.commands.shaping import Shape
 from slmchat.conversation import window
 from slmchat.engine.api import Engine, Pool, Prompt
@@ -74,7 +74,8 @@ def batch(
 
     trims = fits if on_overflow == "trim" else None
     prompts = PromptMaker(instruction, batch.input_field, head, lay_out, trims, template)
-    answers = ChosenTexts(choosing) if choosing else _answers(sampler, options, shape)
+    n_alternatives = ALTERNATIVES if wanted[1].logprobs else None
+    answers = ChosenTexts(choosing) if choosing else _answers(sampler, options, shape, n_alternatives)
     rows = Rows(source, prompts, answers, is_echoed=not batch.no_echo)
     begun = None
     if descriptor is not None:
@@ -102,8 +103,10 @@ def batch(
     return code
 
 
-def _answers(sampler: SamplerSettings, options: GenerationOptions, shape: Shape | None) -> Answers:
-    limits, is_sanitized = opening.limits(options), not options.raw_output
+def _answers(
+    sampler: SamplerSettings, options: GenerationOptions, shape: Shape | None, n_alternatives: int | None
+) -> Answers:
+    limits, is_sanitized = opening.limits(options, n_alternatives), not options.raw_output
     if shape is not None:
         return ShapedCompletions(shape, sampler, limits, is_sanitized=is_sanitized)
     return Completions(sampler, limits, is_raw=options.raw, is_sanitized=is_sanitized)

@@ -81,6 +81,7 @@ class Completions:
             **({"thinking": answer.thinking} if answer.thinking else {}),
             "finish_reason": done.finish.reason.value,
             "usage": answering.usage_fields(done.finish.usage),
+            **({} if self._limits.n_alternatives is None else {"logprobs": answering.chance_fields(done.chances)}),
             "seed": done.finish.seed,
         }
 
@@ -161,6 +162,8 @@ class _Unseen:
     def prefill(self, event: Prefill) -> None: ...
 
     def thinking(self, text: str) -> None: ...
+
+    def doubt(self, logprob: float) -> None: ...
 
     def answer(self, text: str) -> None: ...
 

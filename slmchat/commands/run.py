@@ -26,6 +26,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
+from slmchat.terminal.doubt import LEGEND
 from slmchat.terminal.sanitize import Sanitizer
 
 # The step in which context windows are made, in tokens.
@@ -47,6 +48,7 @@ def run(
     options = opening.with_persona(options, settings)
     is_shaped = wanted != (ShapeOptions(), ChoiceOptions())
     delivery = Delivery(output, console, is_shaped=is_shaped, is_raw_output=options.raw_output)
+    n_alternatives = _alternatives(wanted[1], output, delivery, console)
     place = chosen.enter(options, settings, console, delivery.places)
     template = prompt_file(template_options, words, read_text)
     shape, choosing = wanted_of(*wanted, is_stdin_taken="-" in options.files)
@@ -76,9 +78,16 @@ def run(
     console.detail(f"context window: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}; loaded after {load_s:.2f} s")
     if laid:
         console.detail(f"adapters: {adapters.labels(laid)}")
-    shown_on = _Shown(console, delivery, is_shaped=is_shaped, is_chosen=choosing is not None)
-    answer, besides = _answered(asker, request, sampler, opening.limits(options), shown_on)
+    shown_on = _Shown(
+        console,
+        delivery,
+        is_growing=choosing is None and (not is_shaped or console.stdout.isatty()),
+        shows_doubt=output.confidence and console.is_stdout_tty and not console.is_dumb,
+    )
+    answer, besides = _answered(asker, request, sampler, opening.limits(options, n_alternatives), shown_on)
     assert answer.finish is not None
+    if n_alternatives is not None and answer.finish.usage.completion_tokens and not answer.chances:
+        console.warn(f"{model.label} does not tell the probabilities of its tokens.")
     if shown_on.is_shown:
         console.write("" if answer.text.endswith("\n") else "\n")
     else:
@@ -91,6 +100,25 @@ def run(
     return exit_code(answer.finish.reason, console, n_ctx)
 
 
+# How many of the most probable tokens stand beside each one (`--logprobs`).
+ALTERNATIVES = 5
+
+
+def _alternatives(choice: ChoiceOptions, output: OutputOptions, delivery: Delivery, console: Console) -> int | None:
+    """How many alternatives of each token are wanted; None: no chances at all. Raises `SlmError` (USAGE)."""
+    if choice.logprobs and not output.json:
+        raise SlmError(
+            "--logprobs are part of --json.", hint="--json --logprobs; or --confidence", exit_code=ExitCode.USAGE
+        )
+    if not output.confidence:
+        return ALTERNATIVES if choice.logprobs else None
+    if not console.is_stdout_tty or console.is_dumb:
+        console.note("--confidence underlines on a terminal only; elsewhere: --json --logprobs")
+    elif delivery.is_streamed:
+        console.stderr.write(f"{LEGEND}\n" if console.is_stderr_tty and not console.is_quiet else "")
+    return ALTERNATIVES if choice.logprobs else 0
+
+
 def wanted_of(
     shape_options: ShapeOptions, choice_options: ChoiceOptions, *, is_stdin_taken: bool
 ) -> tuple[Shape | None, Choosing | None]:
@@ -99,6 +127,8 @@ def wanted_of(
     shape = shaping.shape_of(shape_options, is_stdin_taken=is_stdin_taken)
     if choosing is not None and shape is not None:
         raise SlmError("an answer cannot be one of --choices and of a shape.", exit_code=ExitCode.USAGE)
+    if choosing is not None and choice_options.logprobs:
+        raise SlmError("--choices have probabilities of their own, without --logprobs.", exit_code=ExitCode.USAGE)
     return shape, choosing
 
 
@@ -108,7 +138,10 @@ def _answered(
     """The answer, and what `--json` says besides."""
     if request.choosing is None:
         answer, value = asker.ask(request, sampler, limits, shown_on)
-        return answer, {"value": value} if request.shape else {}
+        shaped: dict[str, object] = {"value": value} if request.shape else {}
+        if limits.n_alternatives:
+            shaped["logprobs"] = answering.chance_fields(answer.chances)
+        return answer, shaped
     found = asker.choose(request, opening.cancelled_by_ctrl_c)
     if found is None:
         usage, timings = Usage(request.n_prompt, 0, 0), Timings(0.0, 0.0, None)
@@ -125,14 +158,15 @@ class _Shown:
     A choice comes at once.
     """
 
-    def __init__(self, console: Console, delivery: Delivery, *, is_shaped: bool, is_chosen: bool) -> None:
+    def __init__(self, console: Console, delivery: Delivery, *, is_growing: bool, shows_doubt: bool) -> None:
+        """`is_growing`: the answer may be shown while it comes."""
         self._console = console
         self._delivery = delivery
-        is_growing = not is_chosen and (not is_shaped or console.stdout.isatty())
+        self._shows_doubt = shows_doubt
         self.is_shown = delivery.is_streamed and is_growing
 
     def view(self) -> PlainView:
-        return PlainView(self._console, is_silent=not self.is_shown)
+        return PlainView(self._console, is_silent=not self.is_shown, shows_doubt=self._shows_doubt)
 
     def sanitizer(self) -> Sanitizer | None:
         return self._delivery.sanitizer()

@@ -109,12 +109,14 @@ class Limits:
     `max_tokens` None means: until the context window is full. `stop` sequences are not part of the completion.
     `shown`: spellings of control tokens that are text of the completion all the same (marks around a thought); every
     other control token stands for no text. `constraint`: what the completion has to look like, from its first token on.
+    `n_alternatives` not None: the chances of every token are told, with so many of the most probable ones at its place.
     """
 
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
     constraint: Constraint | None = None
+    n_alternatives: int | None = None
 
 
 class FinishReason(StrEnum):
@@ -136,15 +138,29 @@ class Prefill:
 
 
 @dataclass(frozen=True, slots=True)
+class Chance:
+    """A token of a completion and how probable the model found it, before any sampler or constraint had a say.
+
+    `logprob`: the natural logarithm. `alternatives`: the most probable tokens at its place with theirs, best first.
+    """
+
+    text: str
+    logprob: float
+    alternatives: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """Whole characters of the completion, and the tokens since the last chunk (text may lag behind its tokens).
 
     `tokens` is empty where they are not known. `is_thinking`: the engine itself has told a thought from the answer.
+    `chances`: of the same tokens, where `Limits` asks for them.
     """
 
     text: str
     tokens: tuple[int, ...]
     is_thinking: bool = False
+    chances: tuple[Chance, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +325,7 @@ class Done:
     error: SlmError | None = None
     thinking: str = ""
     scores: tuple[Score, ...] = ()
+    chances: tuple[Chance, ...] = ()
 
 
 class Session(Protocol):

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+from slmchat.engine.api import Chance
+from slmchat.engine.vocabulary import Vocabulary
+
 
 class LogProbabilities:
     """Reads the logits of a context."""
@@ -30,6 +33,33 @@ class LogProbabilities:
         return Follows(logits, highest + math.log(float(numpy.exp(logits - highest).sum())))
 
 
+class ChanceReader:
+    """Collects the chances of the tokens of one completion, where somebody wants them."""
+
+    def __init__(self, api: ModuleType, vocabulary: Vocabulary, n_alternatives: int | None) -> None:
+        """`n_alternatives` None: nobody wants them, and nothing is read."""
+        self._vocabulary = vocabulary
+        self._n_alternatives = n_alternatives
+        self._read = None if n_alternatives is None else LogProbabilities(api, vocabulary.n_tokens)
+        self._found: list[Chance] = []
+
+    def note(self, context: Any, index: int, token: int) -> None:
+        """This token was picked from the logits at `index`; call it before the next batch."""
+        if self._read is None or self._n_alternatives is None:
+            return
+        follows = self._read.after(context, index)
+        others = tuple((self._text(other), follows.of(other)) for other in follows.best(self._n_alternatives))
+        self._found.append(Chance(self._text(token), follows.of(token), others))
+
+    def taken(self) -> tuple[Chance, ...]:
+        """Those that were noted since the last call."""
+        found, self._found = tuple(self._found), []
+        return found
+
+    def _text(self, token: int) -> str:
+        return self._vocabulary.piece(token, is_shown=True).decode("utf-8", "replace")
+
+
 class Follows:
     """Log-probabilities (natural logarithm) of every token at one place."""
 
@@ -41,6 +71,16 @@ class Follows:
     def of(self, token: int) -> float:
         """The log-probability of this token."""
         return float(self._logits[token]) - self._total
+
+    def best(self, count: int) -> list[int]:
+        """The most probable tokens, best first."""
+        import numpy
+
+        count = min(count, len(self._logits))
+        if count < 1:
+            return []
+        found = numpy.argpartition(self._logits, -count)[-count:]
+        return [int(token) for token in found[numpy.argsort(-self._logits[found])]]
 
     def of_any(self, tokens: Sequence[int]) -> float:
         """The log-probability that one of these comes; negative infinity when there are none."""

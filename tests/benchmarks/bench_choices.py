@@ -28,7 +28,7 @@ from slmchat.engine.api import Chunk, Engine, Job, Limits, Prompt, SessionSettin
 from slmchat.engine.sampler import SamplerSettings
 
 LABELS = ("positive", "negative")
-QUESTION = "What is the sentiment?"
+QUESTION = "What is the sentiment of this text? {}"
 LINES = "Review: {}\nSentiment:"
 MAX_TOKENS = 16
 ROWS = [json.loads(line) for line in (Path(__file__).parents[1] / "data" / "sentiment.jsonl").read_text().splitlines()]

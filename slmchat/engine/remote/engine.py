@@ -370,7 +370,7 @@ class RemoteSession:
         run.pieces += 1
         for text, is_thinking in ((said.thinking, True), (said.text, False)):
             if text:
-                yield Chunk(text, (), is_thinking)
+                yield Chunk(text, (), is_thinking, chances=said.chances if not is_thinking else ())
 
     def _reason(self, run: _Run, limits: Limits) -> FinishReason:
         """The finish reason in slm's words. `length` is the limit that was asked for, else the window's end."""
