@@ -219,7 +219,7 @@ def test_a_session_computes_as_it_is_told(tiny: Path) -> None:
 
 @pytest.fixture
 def slm(home: Path) -> Callable[..., Outcome]:
-    return lambda *arguments: run_slm(*arguments, home=home)
+    return lambda *arguments: run_slm(*arguments, home=home, env={"SLM_THREADS": "1"})  # this machine is shared
 
 
 def test_the_command_measures_keeps_shows_and_forgets(slm: Callable[..., Outcome], home: Path, tiny: Path) -> None:
