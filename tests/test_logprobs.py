@@ -12,7 +12,7 @@ from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from terminal import Terminal
 
 from slmchat.engine import llama
-from slmchat.engine.api import Choices, Chunk, Finish, Job, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.api import Chunk, Constraint, ConstraintKind, Finish, Job, Limits, Part, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.terminal.doubt import marked
 
