@@ -14,7 +14,7 @@ import programs
 from targets import Target, pairs
 
 from slmchat.commands.choosing import CONTENT_FREE, Choosing, prior_of
-from slmchat.commands.run import layout
+from slmchat.commands.question import layout
 from slmchat.conversation.attachments import Attachment, compose
 from slmchat.conversation.messages import Message, Role
 from slmchat.engine import llama
