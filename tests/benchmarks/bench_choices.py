@@ -1,26 +1,20 @@
-"""Measure `--choices` against generating the label, in one process, and how often either is right.
-
-Usage: python tests/benchmarks/bench_choices.py [--repeat 1] [--threads 2] MODEL.gguf ...
+"""`--choices` against generating the label, in one process, and how often either is right.
 
 The rows are the 204 labelled sentences of tests/data/sentiment.jsonl. The generated label is the first of the two words
-that stands in 16 tokens of text, sampled as `slm run` does. Instruction-tuned models get a question
-through their chat template, base models a text to complete.
+that stands in 16 tokens of text, sampled as `slm run` does. Instruction-tuned models get a question through their chat
+template, base models a text to complete. Generating takes most of a minute, so that only the first model is measured.
 """
 
-import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from targets import Target
+import programs
+from targets import Target, pairs
 
 from slmchat.commands.choosing import CONTENT_FREE, Choosing, prior_of
-from slmchat.commands.run import layout
+from slmchat.commands.question import layout
 from slmchat.conversation.attachments import Attachment, compose
 from slmchat.conversation.messages import Message, Role
 from slmchat.engine import llama
@@ -37,9 +31,9 @@ ROWS = [json.loads(line) for line in (Path(__file__).parents[1] / "data" / "sent
 class Bench:
     """One model, one form of the question."""
 
-    def __init__(self, path: str, threads: int) -> None:
-        self.engine: Engine = llama.load(Path(path))
-        self.settings = SessionSettings(1024, threads, threads)
+    def __init__(self, model: str) -> None:
+        self.engine: Engine = llama.load(Path(programs.path_of(model)))
+        self.settings = SessionSettings(1024, programs.THREADS, programs.THREADS)
         is_base = self.engine.info.chat_template is None
         self._lay_out = layout(self.engine, is_raw=is_base)
         self._instruction = LINES if is_base else QUESTION
@@ -83,31 +77,29 @@ def _accuracy(said: Sequence[str]) -> float:
     return sum(one == row["label"] for one, row in zip(said, ROWS, strict=True)) / len(ROWS)
 
 
-def measure(path: str, repeat: int, threads: int) -> Target:
-    """The rate of `--choices` against that of generating, side by side; tells how often either is right."""
-    bench = Bench(path, threads)
-    ours, theirs = [], []
-    for _ in range(repeat):
-        rate, chosen = bench.chosen(is_calibrated=True)
-        ours.append(rate)
-        rate, generated = bench.generated(SamplerSettings(seed=1))
-        theirs.append(rate)
-    print(f"{Path(path).name}: right {chosen:.2f}, generated {generated:.2f}")
+def measure(repeat: int) -> list[Target]:
+    """The rate of `--choices` against that of generating, and how often it is right against how often generating is."""
+    model = programs.MODELS[0]
+    bench = Bench(model)
+    chosen, generated = [], []
+
+    def choosing() -> float:
+        rate, right = bench.chosen(is_calibrated=True)
+        chosen.append(right)
+        return rate
+
+    def generating() -> float:
+        rate, right = bench.generated(SamplerSettings(seed=1))
+        generated.append(right)
+        return rate
+
+    ratios, ours, theirs = pairs(repeat, choosing, generating)
+    _, uncalibrated = bench.chosen(is_calibrated=False)
+    bench.engine.close()
     raw = {"choices rows/s": ours, "generated rows/s": theirs}
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return Target(f"--choices against generating, {Path(path).name}", 3.0, ratios, raw, is_at_least=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--repeat", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("models", nargs="+")
-    given = parser.parse_args()
-    for model in given.models:
-        target = measure(model, given.repeat, given.threads)
-        print(f"{target.name}: {target.median:.2f} (wanted {target.wanted}); {dict(target.raw)}")
-
-
-if __name__ == "__main__":
-    main()
+    right = [a / b for a, b in zip(chosen, generated, strict=True)]
+    shares = {"right by choices": chosen, "right by generating": generated, "right without prior": [uncalibrated]}
+    return [
+        Target(f"{model}: --choices against generating the label", 3.0, ratios, raw, is_at_least=True),
+        Target(f"{model}: --choices right, over generating", 1.0, right, shares, is_at_least=True),
+    ]
