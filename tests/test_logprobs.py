@@ -61,20 +61,15 @@ class TestEngine:
         assert all(chunk.chances == () for chunk in _generated(engine, Limits(5)))
 
     def test_they_are_the_models_own_whatever_the_sampler_does(self, engine: llama.LlamaEngine) -> None:
-        """The first token's chance is that of a choice which is this token (some texts are spelled otherwise)."""
-        scorer = engine.open_scorer(SETTINGS)
-        compared = 0
-        for seed in range(8):
-            sampler = SamplerSettings(temperature=5.0, top_k=0, top_p=1.0, min_p=0.0, seed=seed)
-            (chunk,) = _generated(engine, Limits(1, n_alternatives=0), sampler)
-            (first,) = chunk.chances
-            assert first.alternatives == ()
-            (done,) = scorer.run(iter([Job(0, PROMPT, choices=Choices((first.text,)))]))
-            if engine.vocabulary.tokenize(Prompt((*PROMPT.parts, Part(first.text))))[-1:] == list(chunk.tokens):
-                assert done.scores[0].logprobs[0] == pytest.approx(first.logprob, abs=0.1)
-                compared += 1
-        scorer.close()
-        assert compared
+        hot = SamplerSettings(temperature=5.0, top_k=0, top_p=1.0, min_p=0.0, repeat_penalty=2.0, seed=3)
+        held = Constraint(ConstraintKind.REGEX, "x+")
+        greedy, sampled, shaped = (
+            _generated(engine, Limits(1, n_alternatives=3, constraint=constraint), sampler)[0].chances[0]
+            for sampler, constraint in ((GREEDY, None), (hot, None), (GREEDY, held))
+        )
+        assert len({greedy.text, sampled.text, shaped.text}) == 3
+        assert greedy.alternatives == sampled.alternatives == shaped.alternatives
+        assert sampled.logprob < greedy.logprob and shaped.logprob < greedy.logprob
 
     def test_of_a_pool_as_of_a_session(self, engine: llama.LlamaEngine) -> None:
         limits = Limits(8, n_alternatives=2)
