@@ -9,6 +9,7 @@ TYPE_CHECKING = False  # as typing has it, whose import would cost more than eve
 if TYPE_CHECKING:
     from slmchat.api import (
         Chat,
+        Classification,
         Completion,
         ExitCode,
         FinishReason,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Chat",
+    "Classification",
     "Completion",
     "ExitCode",
     "FinishReason",

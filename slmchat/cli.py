@@ -22,6 +22,7 @@ from slmchat.commands.options import (
     BatchOptions,
     BenchOptions,
     ChatOptions,
+    ChoiceOptions,
     GenerationOptions,
     GlobalOptions,
     InfillOptions,
@@ -190,7 +191,7 @@ def _pull(
 
 
 @app.command("run", epilog=epilog("run"))
-@_takes(OutputOptions, TemplateOptions, GenerationOptions, ShapeOptions, InfillOptions)
+@_takes(OutputOptions, TemplateOptions, GenerationOptions, ShapeOptions, ChoiceOptions, InfillOptions)
 def _run(
     words: Annotated[
         list[str] | None,
@@ -200,6 +201,7 @@ def _run(
     output: OutputOptions,
     generation: GenerationOptions,
     shape: ShapeOptions,
+    choice: ChoiceOptions,
     infill: InfillOptions,
     template: TemplateOptions,
     settings: settings.Settings,
@@ -209,15 +211,15 @@ def _run(
     if infill.is_asked:
         from slmchat.commands.infill import fill
 
-        beside = (shape, template, replace(output, json=False))
+        beside = (shape, choice, template, replace(output, json=False))
         return fill(words or [], generation, beside, infill, settings, console, is_json=output.json)
     from slmchat.commands.run import run as errand
 
-    return errand(words or [], generation, shape, output, template, settings, console)
+    return errand(words or [], generation, (shape, choice), output, template, settings, console)
 
 
 @app.command("batch", epilog=epilog("batch"))
-@_takes(BatchOptions, TemplateOptions, GenerationOptions, ShapeOptions)
+@_takes(BatchOptions, TemplateOptions, GenerationOptions, ShapeOptions, ChoiceOptions)
 def _batch(
     words: Annotated[
         list[str] | None,
@@ -229,14 +231,15 @@ def _batch(
     batch: BatchOptions,
     generation: GenerationOptions,
     shape: ShapeOptions,
+    choice: ChoiceOptions,
     template: TemplateOptions,
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
-    """Answer many inputs with one model load, each with a line of JSON."""
+    """Answer many inputs with one model load. Each of them gets a line of JSON."""
     from slmchat.commands.batch import batch as errand
 
-    return errand(words or [], batch, generation, shape, template, settings, console)
+    return errand(words or [], batch, generation, (shape, choice), template, settings, console)
 
 
 @app.command("chat", epilog=epilog("chat"))
@@ -289,7 +292,7 @@ def _show(
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
-    """Show what is known of a model: file, header, licence, template, sampler defaults."""
+    """Show what is known of a model. That is its file, header, licence, template and sampler defaults."""
     from slmchat.commands.models import show
 
     return show(name, settings, console, is_json=json)
@@ -342,7 +345,7 @@ def _verify(
 
 
 sessions = typer.Typer(
-    help="Saved conversations: list, show, search, export, import, rename, remove.", rich_markup_mode=None
+    help="Saved conversations. List, show, search, export, import, rename or remove them.", rich_markup_mode=None
 )
 app.add_typer(sessions, name="sessions", epilog=epilog("sessions"))
 
@@ -472,7 +475,7 @@ def _doctor(
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
-    """Find what is wrong with this device or with a model, and what to do about it."""
+    """Find what is wrong here or with a model. It says why it matters and what to do."""
     from slmchat.commands.doctor import doctor
 
     return doctor(name, settings, console, is_json=json)
@@ -488,7 +491,7 @@ def _tune(
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
-    """Measure with which settings a model is fastest on this device, and keep them."""
+    """Find a model's fastest settings. They are measured on this device, kept and used from then on."""
     from slmchat.commands.tune import tune
 
     return tune(name, settings, console, is_reset=reset, is_json=json)
@@ -503,7 +506,7 @@ def _privacy(
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
-    """Show what is written where and what may use the network; with --check, the proof that nothing can."""
+    """Show what may leave this device. Also what is written where; with --check, the proof that nothing leaves."""
     from slmchat.commands.privacy import privacy
 
     return privacy(settings, console, is_check=check, is_json=json)
@@ -517,7 +520,7 @@ def _completion(
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
-    """Print the script with which a shell completes commands, options and names; it says where to put it."""
+    """Print the completion script of a shell. It says where to put it."""
     from slmchat.commands.completion_scripts import completion
 
     return completion(shell, console)

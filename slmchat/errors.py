@@ -43,3 +43,5 @@ class SlmError(Exception):
         self.message = message
         self.hint = hint
         self.exit_code = exit_code
+        if hint:
+            self.add_note(f"hint: {hint}")  # where a program lets it become a traceback

@@ -37,6 +37,7 @@ SAMPLER: Mapping[str, Range] = {
     "min_p": Range(0.0, 1.0),
     "repeat_penalty": Range(0.1, 10.0),
 }
+SHARE = Range(0.0, 1.0)
 SEED = Range(0, 2**32 - 2)  # LLAMA_DEFAULT_SEED is 2**32 - 1 and means "random"
 CTX = Range(16, 10_000_000)
 THREADS = Range(1, 512)

@@ -18,6 +18,7 @@ from slmchat.engine.api import (
     ModelInfo,
     Prefill,
     Prompt,
+    Score,
     SessionSettings,
     Timings,
     Usage,
@@ -44,8 +45,10 @@ class FakeEngine:
     kept: list[str] = field(default_factory=list)
     n_sessions: int = 0  # open ones
     samplers: list[SamplerSettings] = field(default_factory=list)  # those of the sessions' generations
+    limits: list[Limits] = field(default_factory=list)  # theirs, too
     # what a pool says to a prompt, and in which order it is done with the jobs that it holds
     answer: Callable[[str], str | SlmError] = lambda prompt: "yes"
+    score: Callable[[str, str], Score] = lambda prompt, text: Score((-1.0,) * len(text.split()))
     n_held: int = 1
     pick: Callable[[int], int] = lambda n_held: 0
 
@@ -61,6 +64,9 @@ class FakeEngine:
         return FakeSession(self, settings)
 
     def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> "FakePool":
+        return FakePool(self, settings)
+
+    def open_scorer(self, settings: SessionSettings) -> "FakePool":
         return FakePool(self, settings)
 
     def close(self) -> None:
@@ -113,6 +119,7 @@ class FakeSession:
     def _generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
         self.engine.prompts.append("".join(part.text for part in prompt.parts))
         self.engine.samplers.append(sampler)
+        self.engine.limits.append(limits)
         total = self.engine.count(prompt)
         yield Prefill(0, total, 0)
         yield Prefill(total, total, 0)
@@ -176,6 +183,10 @@ class FakePool:
         said = self.engine.answer(prompt)
         if isinstance(said, SlmError):
             return Done(job.id, error=said)
+        if job.choices is not None:
+            scores = tuple(self.engine.score(prompt, text) for text in job.choices.texts)
+            finish = Finish(FinishReason.STOP, Usage(len(prompt), 0, 0), Timings(0.1, 0.0, None), 0, ())
+            return Done(job.id, finish=finish, scores=scores)
         room = job.limits.max_tokens
         words = re.findall(r"\s*\S+", said)[:room]
         reason = FinishReason.STOP if "".join(words) == said.rstrip() else FinishReason.LENGTH

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tests" / "benchmarks"))
 
+import targets  # noqa: E402
 from targets import Target, pairs  # noqa: E402
 
 
@@ -24,6 +25,14 @@ def test_the_median_of_pairwise_ratios_counts() -> None:
     assert not Target("rate", 3.1, ratios, {}, True).is_met
     assert not Target("time", 2.9, ratios, {}, False, "s").is_met
     assert Target("time", 3.0, ratios, {}, False, "s").wanted == "<= 3 s"
+
+
+def test_a_target_is_measured_as_often_as_patience_lets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(targets.rounds(3)) == [0, 1, 2]
+    monkeypatch.setattr(targets, "patience_s", -1.0)
+    assert list(targets.rounds(3)) == [0]  # once at least
+    ratios, mine, theirs = pairs(3, lambda: 4.0, lambda: 2.0)
+    assert (ratios, mine, theirs) == ([2.0], [4.0], [2.0])
 
 
 def run_benchmarks(tmp_path: Path, sections: str, *arguments: str) -> tuple[int, str, dict[str, object]]:
@@ -57,10 +66,10 @@ def test_it_says_what_falls_short_what_failed_and_what_is_missing(tmp_path: Path
     assert "- slow: 0.5" in out and "- fast" not in out
     assert "slm run failed" in out
     assert "there is no bench_nowhere.py" in out
-    targets = report["targets"]
-    assert isinstance(targets, list)
-    assert [(entry["name"], entry["is_met"]) for entry in targets] == [("fast", True), ("slow", False)]
-    assert targets[0]["ratios"] == [1.5] * 5 and targets[0]["raw"] == {"a ms": [3.0], "b ms": []}
+    told = report["targets"]
+    assert isinstance(told, list)
+    assert [(entry["name"], entry["is_met"]) for entry in told] == [("fast", True), ("slow", False)]
+    assert told[0]["ratios"] == [1.5] * 5 and told[0]["raw"] == {"a ms": [3.0], "b ms": []}
 
 
 @pytest.mark.real
@@ -72,13 +81,21 @@ def test_when_everything_is_met_it_exits_0(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_the_benchmarks_that_are_registered_have_one_function() -> None:
+def test_every_benchmark_is_a_part_of_the_one_program() -> None:
     import importlib
 
     from sections import SECTIONS
 
-    assert len({section.name for section in SECTIONS}) == len(SECTIONS)
-    here = [section for section in SECTIONS if (ROOT / "tests" / "benchmarks" / f"{section.module}.py").exists()]
-    assert {"startup", "memory", "run", "limit"} <= {section.name for section in here}
-    for section in here:
-        assert callable(importlib.import_module(section.module).measure)
+    there = {file.stem for file in (ROOT / "tests" / "benchmarks").glob("bench_*.py")}
+    assert {section.module for section in SECTIONS} == there
+    assert len({section.name for section in SECTIONS}) == len(SECTIONS) == len(there)
+    for section in SECTIONS:
+        assert callable(importlib.import_module(section.module).measure), section.module
+
+
+def test_the_page_names_every_part() -> None:
+    from sections import SECTIONS
+
+    page = (ROOT / "docs" / "performance.md").read_text()
+    assert [section.name for section in SECTIONS if f"| `{section.name}` |" not in page] == []
+    assert "tests/benchmarks/bench_" not in page.replace("tests/benchmarks/bench_grammar.py", "")  # no other command

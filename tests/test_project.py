@@ -31,6 +31,7 @@ DOORS = {
     "PIL": {"conversation/pictures.py"},
     "markdown_it": {"conversation/code_blocks.py"},
     "fastjsonschema": {"schemas/check.py"},
+    "numpy": {"engine/probabilities.py"},
     "jinja2": {"conversation/template.py", "conversation/template_sandbox.py", "conversation/prompt_template.py"},
 }
 # A room imports from itself and from what stands here for it. Records are what siblings meet through.

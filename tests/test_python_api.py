@@ -1,21 +1,25 @@
 """`from slmchat import load`: what a Python program gets, sees and may do. The fake engine first, real weights last."""
 
 import gc
+import json
 import logging
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from conftest import SMOLLM2, environment
+from conftest import SMOLLM2, environment, run_slm
 from fake_engine import FakeEngine, Ready
+from gguf_samples import write_tiny_llama
 
 import slmchat
 from slmchat import Model, SlmError
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.commands import opening
+from slmchat.engine.api import Score
 from slmchat.errors import ExitCode
 
 HEAVY = {"llama_cpp", "numpy", "jinja2", "huggingface_hub", "prompt_toolkit", "rich", "psutil", "typer", "PIL"}
@@ -104,6 +108,12 @@ class TestComplete:
         done = model.complete("Hi", max_tokens=2)
         assert (done.text, done.finish_reason) == ("ab", slmchat.FinishReason.LENGTH)
 
+    def test_one_stop_sequence_or_several(self, model: Model, engine: FakeEngine) -> None:
+        engine.replies = [("a",), ("b",)]
+        model.complete("Hi", stop="END")
+        model.complete("Hi", stop=("a", "b"))
+        assert [limits.stop for limits in engine.limits] == [("END",), ("a", "b")]
+
     def test_the_sampler_is_the_makers_then_that_of_load_then_that_of_the_call(
         self, load: Loader, engine: FakeEngine
     ) -> None:
@@ -147,6 +157,10 @@ class TestComplete:
         error = _refused(lambda: model.complete("x" * 500))
         assert error.exit_code is ExitCode.CONTEXT
         assert error.hint is not None and "load(..., ctx=N)" in error.hint
+
+    def test_a_traceback_has_the_hint(self, model: Model) -> None:
+        error = _refused(lambda: model.complete("x" * 500))
+        assert f"hint: {error.hint}" in "".join(traceback.format_exception(error))
 
     def test_images_need_a_model_that_sees(self, model: Model, tmp_path: Path) -> None:
         import io
@@ -357,6 +371,66 @@ class TestChat:
         assert _refused(lambda: model.chat().say(" ")).exit_code is ExitCode.USAGE
 
 
+class TestClassify:
+    @pytest.fixture(autouse=True)
+    def scores(self, engine: FakeEngine) -> None:
+        """The model likes "bad" whatever it reads, and texts with a heart are good."""
+
+        def score(prompt: str, text: str) -> Score:
+            return Score((-1.0 + (3 if text == "good" and "♥" in prompt else 0) + (1 if text == "bad" else 0),))
+
+        engine.score = score
+
+    def test_the_label_and_the_probabilities(self, model: Model) -> None:
+        found = model.classify("♥ it", ["good", "bad"], instruction="How is it?")
+        assert (found.label, str(found)) == ("good", "good")
+        assert found.probabilities == {"good": pytest.approx(0.9526, abs=1e-3), "bad": pytest.approx(0.0474, abs=1e-3)}
+
+    def test_what_the_model_likes_anyway_is_taken_away_unless_asked_not_to(self, model: Model) -> None:
+        calibrated = model.classify("fine", ["good", "bad"])
+        assert calibrated.probabilities == {"good": 0.5, "bad": 0.5}
+        assert model.classify("fine", ["good", "bad"], calibrate=False).label == "bad"
+
+    def test_below_the_threshold_there_is_no_label(self, model: Model) -> None:
+        found = model.classify("fine", ["good", "bad"], threshold=0.9)
+        assert (found.label, str(found)) == (None, "unsure")
+
+    def test_the_text_goes_where_the_instruction_says(self, model: Model, engine: FakeEngine) -> None:
+        model.classify("my text", ["a", "b"], instruction="<{}> is?", raw=True)
+        assert "".join(part.text for part in engine.jobs[-1].prompt.parts) == "<my text> is?"
+
+    def test_the_prior_is_found_once_for_a_question(self, model: Model, engine: FakeEngine) -> None:
+        model.classify("one", ["a", "b"], instruction="Which?")
+        n_jobs = len(engine.jobs)
+        model.classify("two", ["a", "b"], instruction="Which?")
+        assert len(engine.jobs) == n_jobs + 1
+        model.classify("two", ["a", "c"], instruction="Which?")
+        assert len(engine.jobs) == 2 * n_jobs + 1
+
+    @pytest.mark.parametrize(
+        ("choices", "options", "said"),
+        [
+            (["a"], {}, "there must be 2 to 100 of them, not 1"),
+            ("ab", {}, "there must be 2 to 100 of them, not 0"),
+            (["a", "a"], {}, "'a' stands there twice"),
+            (["a", " "], {}, "a choice is empty"),
+            (["a", "b"], {"threshold": 2}, "threshold must be a number from 0 to 1"),
+        ],
+    )
+    def test_what_cannot_be_chosen_from(
+        self, model: Model, choices: list[str], options: dict[str, float], said: str
+    ) -> None:
+        error = _refused(lambda: model.classify("x", choices, **options))  # type: ignore[arg-type]
+        assert (error.exit_code, said in error.message) == (ExitCode.USAGE, True)
+
+    def test_a_text_that_does_not_fit_or_is_none(self, model: Model) -> None:
+        assert _refused(lambda: model.classify("x" * 500, ["a", "b"])).exit_code is ExitCode.CONTEXT
+        assert _refused(lambda: model.classify(" ", ["a", "b"])).exit_code is ExitCode.USAGE
+
+    def test_a_generator_of_choices(self, model: Model) -> None:
+        assert model.classify("♥", (text for text in ("good", "bad"))).label == "good"  # type: ignore[arg-type]
+
+
 class TestClosing:
     def test_everything_is_freed(self, load: Loader, engine: FakeEngine) -> None:
         model = load()
@@ -397,10 +471,16 @@ class TestClosing:
 
 
 class TestWorld:
-    def test_nothing_is_written_without_the_config(self, load: Loader, tmp_path: Path) -> None:
-        with load() as model:
-            model.complete("Hi")
-        assert not (tmp_path / "home").exists()
+    def test_nothing_is_written_without_the_config(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        home, text = tmp_path / "home", "word " * 300
+        monkeypatch.setenv("SLM_HOME", str(home))
+        file = write_tiny_llama(tmp_path / "tiny.gguf", context_length=1024, chat_template=None)
+        with slmchat.load(file, threads=1) as model:
+            model.complete(text, raw=True, max_tokens=2)
+        assert not home.exists()
+        with slmchat.load(file, threads=1, reads_config=True) as model:
+            model.complete(text, raw=True, max_tokens=2)
+        assert home.exists()
 
     def test_the_config_counts_only_when_it_is_asked_for(
         self, load: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -487,6 +567,17 @@ class TestRealWeights:
             chat.say("My dog is called Rex.")
             assert chat.say("What is my dog called?").usage.cached_tokens > 20
             assert len(chat.messages) == 4
+
+    def test_a_label_is_what_slm_run_answers(self, real: Model, model_home: Path) -> None:
+        question, text = "What is the sentiment of this text? {}", "I love this film, it is wonderful."
+        found = real.classify(text, ["positive", "negative"], instruction=question)
+        done = run_slm(
+            "run", "-m", SMOLLM2, "--choices", "positive,negative", "--json", question, home=model_home, stdin=text
+        )
+        record = json.loads(done.out)
+        assert (found.label, found.probabilities) == (record["completion"], pytest.approx(record["probabilities"]))
+        assert found.label == "positive"
+        assert real.complete("Hi", max_tokens=1).finish_reason == "length"
 
     def test_two_threads_get_what_they_asked_for(self, real: Model) -> None:
         wanted = {word: real.complete(f"Write the word {word}.", temperature=0, max_tokens=8).text for word in "ABCD"}

@@ -37,6 +37,9 @@ class Heard:
     def view(self) -> "Heard":
         return self
 
+    def doubt(self, logprob: float) -> None:
+        pass
+
     def prefill(self, event: Prefill) -> None:
         pass
 

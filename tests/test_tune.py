@@ -205,7 +205,7 @@ def test_a_session_computes_as_it_is_told(tiny: Path) -> None:
     context = session._context
     api = context._api
     assert (api.llama_n_threads(context.handle), api.llama_n_threads_batch(context.handle)) == (2, 4)
-    assert (api.llama_n_ubatch(context.handle), context._step) == (128, 128)
+    assert (api.llama_n_ubatch(context.handle), context.batch_tokens) == (128, 128)
     context.set_threads(1)  # other programs need the processors
     assert (api.llama_n_threads(context.handle), api.llama_n_threads_batch(context.handle)) == (1, 2)
     context.set_threads(2)
@@ -219,7 +219,7 @@ def test_a_session_computes_as_it_is_told(tiny: Path) -> None:
 
 @pytest.fixture
 def slm(home: Path) -> Callable[..., Outcome]:
-    return lambda *arguments: run_slm(*arguments, home=home)
+    return lambda *arguments: run_slm(*arguments, home=home, env={"SLM_THREADS": "1"})  # this machine is shared
 
 
 def test_the_command_measures_keeps_shows_and_forgets(slm: Callable[..., Outcome], home: Path, tiny: Path) -> None:

@@ -6,7 +6,7 @@ is in commands/, where `slm run` and `slm chat` do it too.
 
 from slmchat.api.chat import Chat
 from slmchat.api.model import Model, load, seal
-from slmchat.api.records import Completion
+from slmchat.api.records import Classification, Completion
 from slmchat.api.stream import Stream
 from slmchat.conversation.messages import Message
 from slmchat.engine.api import FinishReason, Timings, Usage
@@ -15,6 +15,7 @@ from slmchat.privacy.seal import SealStatus
 
 __all__ = [
     "Chat",
+    "Classification",
     "Completion",
     "ExitCode",
     "FinishReason",

@@ -9,7 +9,7 @@ import logging
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -19,9 +19,9 @@ from slmchat.api.stream import Stream
 from slmchat.commands.answering import View
 from slmchat.commands.asking import Asker
 from slmchat.commands.chosen import LocalModel
-from slmchat.commands.opening import Loading
+from slmchat.commands.opening import Cancellable, Loading
 from slmchat.commands.options import GenerationOptions
-from slmchat.engine.api import Prefill, Session
+from slmchat.engine.api import Adapter, Prefill, Session
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -100,14 +100,18 @@ class Closable(Protocol):
 class Desk:
     """The place where one model is asked."""
 
-    def __init__(self, model: Loaded, asker: Asker, settings: Settings, console: LogConsole) -> None:
+    def __init__(
+        self, model: Loaded, asker: Asker, settings: Settings, console: LogConsole, laid: Sequence[Adapter] = ()
+    ) -> None:
+        """`laid`: the LoRA adapters that count."""
         self.model = model
+        self.laid = laid
         self.settings = settings
         self.console = console
         self.turns = Turns()
         self.chats: weakref.WeakSet[Closable] = weakref.WeakSet()
         self._asker: Asker | None = asker
-        self._running: Session | None = None
+        self._running: Cancellable | None = None
         self._stream: weakref.ref[Stream] | None = None
 
     @property
@@ -136,8 +140,8 @@ class Desk:
         return stream
 
     @contextlib.contextmanager
-    def running(self, session: Session) -> Iterator[None]:
-        """While this lasts, `cancel` ends the generation of this session."""
+    def running(self, session: Cancellable) -> Iterator[None]:
+        """While this lasts, `cancel` ends what this session (or pool) does."""
         self._running = session
         try:
             yield
@@ -198,6 +202,8 @@ class Unseen:
     """A view of an answer that is wanted whole."""
 
     def prefill(self, event: Prefill) -> None: ...
+
+    def doubt(self, logprob: float) -> None: ...
 
     def thinking(self, text: str) -> None: ...
 

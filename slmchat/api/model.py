@@ -17,13 +17,14 @@ from slmchat.api.options import (
     ImageSource,
     LoadOptions,
     SamplingOptions,
+    choosing_of,
     pictures_of,
     refuse_unknown,
     shape_of,
     with_loading,
     with_sampling,
 )
-from slmchat.api.records import Completion, completion_of
+from slmchat.api.records import Classification, Completion, completion_of
 from slmchat.api.stream import Stream
 from slmchat.commands import opening
 from slmchat.commands.answering import View
@@ -33,6 +34,7 @@ from slmchat.commands.options import GenerationOptions
 from slmchat.commands.question import Question
 from slmchat.commands.shaping import Shape
 from slmchat.conversation import window
+from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import raw_prompt
 from slmchat.errors import ExitCode, SlmError
@@ -83,7 +85,7 @@ def load(
     except BaseException:
         asker.close()
         raise
-    return Model(Desk(loaded, asker, settings, console), options)
+    return Model(Desk(loaded, asker, settings, console, laid), options)
 
 
 def seal(*, is_private: bool = False) -> SealStatus:
@@ -181,6 +183,39 @@ class Model:
             raise
         return self._desk.streamed(lambda view: self._answer(request, asked, view))
 
+    def classify(
+        self,
+        text: str,
+        choices: Sequence[str],
+        *,
+        instruction: str = "",
+        system: str | None = None,
+        raw: bool = False,
+        threshold: float | None = None,
+        calibrate: bool = True,
+    ) -> Classification:
+        """Which of 2 to 100 choices is the model's answer, by its own probabilities: nothing is sampled.
+
+        `instruction`: what is asked about the text; `{}` in it says where the text goes, else it stands behind it. The
+        model is not told the choices. `threshold`: the label is None when no choice is as probable (0 to 1).
+        `calibrate`: take away what the model prefers whatever it reads. Raises as `complete` does, and `SlmError`
+        (INTERRUPTED) when it was cancelled.
+        """
+        choosing = choosing_of(choices, threshold, is_calibrated=calibrate)
+        head = [Message(Role.SYSTEM, system)] if system else []
+        if not text.strip():
+            raise SlmError("the text is empty.", exit_code=ExitCode.USAGE)
+        with self._desk.turns:
+            asker = self._desk.asker
+            question = Question(instruction, [Attachment(text)], head)
+            request = self._fitting(asker.request(question, is_raw=raw, choosing=choosing))
+            asker.open_scorer(asker.n_ctx, laid=self._desk.laid)
+            found = asker.choose(request, self._desk.running)
+        if found is None:
+            raise SlmError("the classification was cancelled.", exit_code=ExitCode.INTERRUPTED)
+        verdict, _finish = found
+        return Classification(None if verdict.choice not in choosing.texts else verdict.choice, verdict.probabilities)
+
     def chat(
         self,
         *,
@@ -231,9 +266,14 @@ class Model:
         if not prompt.strip():
             raise SlmError("the prompt is empty.", exit_code=ExitCode.USAGE)
         request = asker.request(Question(prompt, [], head, shown), is_raw=asked.raw, shape=shape)
-        if not window.fits(request.n_prompt, asker.n_ctx):
+        return self._fitting(request)
+
+    def _fitting(self, request: Request) -> Request:
+        """The same request. Raises `SlmError` (CONTEXT) when it leaves no room for an answer."""
+        n_ctx = self._desk.asker.n_ctx
+        if not window.fits(request.n_prompt, n_ctx):
             raise SlmError(
-                f"the prompt is {request.n_prompt:,} tokens and the context window holds {asker.n_ctx:,}.",
+                f"the prompt is {request.n_prompt:,} tokens and the context window holds {n_ctx:,}.",
                 hint="a larger window: load(..., ctx=N); or a shorter prompt",
                 exit_code=ExitCode.CONTEXT,
             )

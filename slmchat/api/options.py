@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from slmchat.commands import shaping
+from slmchat.commands.choosing import Choosing, problem_of
 from slmchat.commands.options import GenerationOptions
 from slmchat.commands.shaping import Shape
 from slmchat.conversation import pictures
 from slmchat.conversation.pictures import Picture
 from slmchat.errors import ExitCode, SlmError
-from slmchat.ranges import Range
+from slmchat.ranges import SHARE, Range
 
 # A picture: its file, or the bytes of a PNG, JPEG, WebP, GIF or BMP file.
 ImageSource = str | os.PathLike[str] | bytes
@@ -102,6 +103,17 @@ def with_sampling(options: GenerationOptions, given: Mapping[str, Any]) -> Gener
     if stop is not None:
         values["stop"] = [stop] if isinstance(stop, str) else list(stop)
     return _with_values(options, values)
+
+
+def choosing_of(choices: Sequence[str], threshold: float | None, *, is_calibrated: bool) -> Choosing:
+    """What `classify` chooses from. Raises `SlmError` (USAGE)."""
+    texts = () if isinstance(choices, str) else tuple(choices)
+    problem = problem_of(texts, threshold)
+    if problem:
+        raise SlmError(f"the choices cannot be used: {problem}.", exit_code=ExitCode.USAGE)
+    if threshold is not None and not SHARE.holds(threshold):
+        raise SlmError(f"threshold must be {SHARE}.", exit_code=ExitCode.USAGE)
+    return Choosing(texts, threshold, is_calibrated)
 
 
 def _with_values(options: GenerationOptions, given: Mapping[str, Any]) -> GenerationOptions:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slmchat.commands.answering import Answer
+from slmchat.commands.choosing import UNSURE
 from slmchat.engine.api import Finish, FinishReason, Timings, Usage
 
 
@@ -30,6 +31,21 @@ class Completion:
 
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """Which of the choices a text is; `str()` gives the label.
+
+    `label`: the most probable one, None when it is not as probable as the threshold. `probabilities`: of each choice,
+    given that it is one of them (they sum up to 1).
+    """
+
+    label: str | None
+    probabilities: dict[str, float]
+
+    def __str__(self) -> str:
+        return self.label or UNSURE
 
 
 def completion_of(answer: Answer, value: object, finish: Finish) -> Completion:

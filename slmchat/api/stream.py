@@ -33,6 +33,8 @@ class _Pipe:
     def prefill(self, event: Prefill) -> None:
         self._check()
 
+    def doubt(self, logprob: float) -> None: ...
+
     def thinking(self, text: str) -> None:
         self._check()
 

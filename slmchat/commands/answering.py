@@ -6,12 +6,12 @@ Refuses to know: how the prompt was made, how anything is drawn.
 """
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from slmchat.conversation.thinking import ThinkingSplitter
-from slmchat.engine.api import Chunk, Event, Finish, Prefill, Usage
+from slmchat.engine.api import Chance, Chunk, Event, Finish, Prefill, Usage
 from slmchat.terminal.sanitize import Sanitizer
 
 
@@ -24,6 +24,10 @@ class View(Protocol):
 
     def thinking(self, text: str) -> None:
         """Part of what a reasoning model says before its answer."""
+        ...
+
+    def doubt(self, logprob: float) -> None:
+        """The next part of the answer has a token with this log-probability (0: as sure as can be, or not told)."""
         ...
 
     def answer(self, text: str) -> None:
@@ -40,13 +44,14 @@ class Answer:
     """A completion so far, or whole when `finish` is set.
 
     `has_marks`: the text lacks the marks of a thought that the tokens hold, so that they are of no use to a later
-    prompt, which leaves thoughts out.
+    prompt, which leaves thoughts out. `chances`: of all tokens, where they were asked for.
     """
 
     text: str = ""
     thinking: str = ""
     has_marks: bool = False
     finish: Finish | None = None
+    chances: tuple[Chance, ...] = ()
 
 
 def follow(
@@ -72,6 +77,8 @@ def follow(
             if isinstance(event, Prefill):
                 view.prefill(event)
             elif isinstance(event, Chunk):
+                heard.chances += event.chances
+                view.doubt(min((chance.logprob for chance in event.chances), default=0.0))
                 heard.put(sanitizer.feed(event.text) if sanitizer else event.text, is_thought=event.is_thinking)
                 if on_growth is not None:
                     on_growth(heard.answer())
@@ -92,6 +99,7 @@ class _Heard:
         self._splitter = splitter
         # a str would be copied at every chunk: a cost per token that grows with the answer
         self._text, self._thinking = io.StringIO(), io.StringIO()
+        self.chances: list[Chance] = []
 
     def put(self, piece: str, *, is_thought: bool = False) -> None:
         if is_thought or self._splitter is None:
@@ -106,7 +114,8 @@ class _Heard:
 
     def answer(self, finish: Finish | None = None) -> Answer:
         has_marks = finish is not None and self._splitter is not None and self._splitter.has_marks
-        return Answer(self._text.getvalue(), self._thinking.getvalue(), has_marks, finish)
+        chances = tuple(self.chances) if finish is not None else ()
+        return Answer(self._text.getvalue(), self._thinking.getvalue(), has_marks, finish, chances)
 
     def _show(self, piece: str, *, is_thought: bool) -> None:
         if is_thought:
@@ -132,6 +141,18 @@ def usage_fields(usage: Usage) -> dict[str, object]:
         ),
         **({"is_estimate": True} if usage.is_estimate else {}),
     }
+
+
+def chance_fields(chances: Sequence[Chance]) -> list[dict[str, object]]:
+    """The chances of all tokens as `--logprobs` has them in JSON."""
+    return [
+        {
+            "token": chance.text,
+            "logprob": round(chance.logprob, 6),
+            "top": [{"token": text, "logprob": round(logprob, 6)} for text, logprob in chance.alternatives],
+        }
+        for chance in chances
+    ]
 
 
 def describe(finish: Finish) -> str:

@@ -5,7 +5,7 @@ Knows: what stands between a question and its answer of the right shape.
 Refuses to know: where a question comes from, who listens to the answer, exit codes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +13,15 @@ from typing import Protocol
 
 from slmchat.commands import answering, opening, picture_files, shaping
 from slmchat.commands.answering import Answer, View
-from slmchat.commands.opening import Loading
+from slmchat.commands.choosing import CONTENT_FREE, Choosing, Verdict, prior_of
+from slmchat.commands.opening import Cancellable, Loading
 from slmchat.commands.options import GenerationOptions
 from slmchat.commands.question import Layout, Question, layout
 from slmchat.commands.shaping import Shape
 from slmchat.conversation import window
 from slmchat.conversation.pictures import Picture
 from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Adapter, Limits, Prompt, Session
+from slmchat.engine.api import Adapter, Finish, Job, Limits, Pool, Prompt, Session
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
@@ -60,12 +61,22 @@ class Request:
     prompt: Prompt
     n_prompt: int
     is_raw: bool
-    shape: Shape | None
+    shape: Shape | None = None
+    choosing: Choosing | None = None
 
     @property
     def keeps_space(self) -> bool:
         """Whether white space at the beginning of the answer counts, and nothing in it is taken for a thought."""
         return self.is_raw or self.shape is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Prior:
+    """How probable these texts are behind prompts whose input says nothing."""
+
+    empty: Sequence[Prompt]
+    texts: tuple[str, ...]
+    values: tuple[float, ...]
 
 
 class Asker:
@@ -79,19 +90,25 @@ class Asker:
         self._settings = settings
         self._console = console
         self._session: Session | None = None
+        self._scorer: Pool | None = None
+        self._known: _Prior | None = None
 
     def describe(self, shown: Sequence[Picture]) -> list[str]:
         """A line for each picture: name, size, tokens. Raises `SlmError` for one that cannot be taken in."""
         with self._loading.on_trial():  # the first picture opens the projector
             return picture_files.describe(shown, self.engine)
 
-    def request(self, question: Question, *, is_raw: bool, shape: Shape | None) -> Request:
-        """The question as this model is asked it. Raises `SlmError` as `layout` does."""
-        lay_out = layout(self.engine, is_raw=is_raw, shape=shape)
+    def request(
+        self, question: Question, *, is_raw: bool, shape: Shape | None = None, choosing: Choosing | None = None
+    ) -> Request:
+        """The question as this model is asked it. Raises `SlmError` as `layout` does; USAGE: choices by sight."""
+        if choosing is not None and question.pictures:
+            raise SlmError("what is seen in a picture cannot be one of given choices.", exit_code=ExitCode.USAGE)
+        lay_out = layout(self.engine, is_raw=is_raw, told=shape or choosing)
         prompt = question.prompt(lay_out)
         with self._loading.on_trial():
             n_prompt = self.engine.count(prompt)
-        return Request(question, lay_out, prompt, n_prompt, is_raw, shape)
+        return Request(question, lay_out, prompt, n_prompt, is_raw, shape, choosing)
 
     def fitted(self, request: Request, n_ctx: int, *, is_trimmed: bool) -> Request:
         """The request, or when it does not fit into a window of `n_ctx` tokens one with less of its input.
@@ -117,6 +134,43 @@ class Asker:
         made = opening.session_settings(self._options, self._settings, n_ctx, store, draft, self._loading.path)
         with self._loading.on_trial():
             self._session = self.engine.open_session(replace(made, goes_back=goes_back, adapters=tuple(laid)))
+
+    def open_scorer(self, n_ctx: int, *, laid: Sequence[Adapter] = ()) -> None:
+        """Make a context window for choices, if there is none. Raises `SlmError` as `open` does, and USAGE where the
+        engine has no probabilities."""
+        if self._scorer is None:
+            made = opening.session_settings(self._options, self._settings, n_ctx, model=self._loading.path)
+            with self._loading.on_trial():
+                self._scorer = self.engine.open_scorer(replace(made, adapters=tuple(laid)))
+
+    def choose(
+        self, request: Request, cancellable: Callable[[Cancellable], AbstractContextManager[None]]
+    ) -> tuple[Verdict, Finish] | None:
+        """Which of the request's choices it is; None when that was cancelled. Raises `SlmError`, as CONTEXT."""
+        choosing, scorer = request.choosing, self._scorer
+        assert choosing is not None
+        assert scorer is not None
+        with cancellable(scorer):
+            prior = self._prior_of(request, choosing, scorer)
+            if prior is None and choosing.is_calibrated:
+                return None
+            job = Job(0, request.prompt, choices=choosing.choices(request.prompt))
+            for done in self._loading.tried(scorer.run(iter([job]))):
+                if done.error is not None:
+                    raise done.error
+                if done.finish is not None:
+                    return choosing.verdict(done.scores, prior), done.finish
+        return None
+
+    def _prior_of(self, request: Request, choosing: Choosing, scorer: Pool) -> tuple[float, ...] | None:
+        """As `choosing.prior_of`, but not again for another input to the same question."""
+        empty = [request.question.without_input(request.lay_out, text) for text in CONTENT_FREE]
+        if self._known is None or self._known.empty != empty or self._known.texts != choosing.texts:
+            values = prior_of(choosing, scorer, empty)
+            if values is None:
+                return None
+            self._known = _Prior(empty, choosing.texts, values)
+        return self._known.values if choosing.is_calibrated else None
 
     def ask(
         self, request: Request, sampler: SamplerSettings, limits: Limits, listener: Listener
@@ -154,6 +208,9 @@ class Asker:
         if self._session is not None:
             self._session.close()
             self._session = None
+        if self._scorer is not None:
+            self._scorer.close()
+            self._scorer = None
         self.engine.close()
 
     def _opened(self) -> Session:

@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from slmchat.commands import chosen, opening, shaping
-from slmchat.commands.batch_answers import Answers, Completions, ShapedCompletions
+from slmchat.commands import chosen, opening
+from slmchat.commands.batch_answers import Answers, ChosenTexts, Completions, ShapedCompletions
 from slmchat.commands.batch_inputs import open_source
 from slmchat.commands.batch_output import RecordWriter, open_output
 from slmchat.commands.batch_prompts import PromptMaker, has_fields
 from slmchat.commands.batch_work import BatchWork, Rows
-from slmchat.commands.options import BatchOptions, GenerationOptions, ShapeOptions, TemplateOptions
+from slmchat.commands.choosing import CONTENT_FREE
+from slmchat.commands.options import BatchOptions, ChoiceOptions, GenerationOptions, ShapeOptions, TemplateOptions
 from slmchat.commands.prompt_files import prompt_file
 from slmchat.commands.question import head_messages, layout, read_text
-from slmchat.commands.run import overflow_choice
+from slmchat.commands.run import ALTERNATIVES, overflow_choice, wanted_of
 from slmchat.commands.shaping import Shape
 from slmchat.conversation import window
 from slmchat.engine.api import Engine, Pool, Prompt
@@ -38,7 +39,7 @@ def batch(
     words: Sequence[str],
     batch: BatchOptions,
     options: GenerationOptions,
-    shape_options: ShapeOptions,
+    wanted: tuple[ShapeOptions, ChoiceOptions],
     template_options: TemplateOptions,
     settings: Settings,
     console: Console,
@@ -51,7 +52,7 @@ def batch(
         batch, options.files, console
     )  # before the seal: it may lie where a sealed process cannot open it
     place = chosen.enter(options, settings, console)
-    shape = shaping.shape_of(shape_options, is_stdin_taken=not options.files or "-" in options.files)
+    shape, choosing = wanted_of(*wanted, is_stdin_taken=not options.files or "-" in options.files)
     instruction = " ".join(words)
     template = prompt_file(template_options, words, read_text)
     wants_fields = batch.input_field is not None or (bool(template.fields) if template else has_fields(instruction))
@@ -66,14 +67,15 @@ def batch(
     engine = loading.engine()
     model.report(loading, console)
     n_ctx = _window(loading, engine, options, settings)
-    lay_out = layout(engine, is_raw=options.raw, shape=shape)
+    lay_out = layout(engine, is_raw=options.raw, told=shape or choosing)
 
     def fits(prompt: Prompt) -> bool:
         return window.fits(engine.count(prompt), n_ctx)
 
     trims = fits if on_overflow == "trim" else None
     prompts = PromptMaker(instruction, batch.input_field, head, lay_out, trims, template)
-    answers = _answers(sampler, options, shape)
+    n_alternatives = ALTERNATIVES if wanted[1].logprobs else None
+    answers = ChosenTexts(choosing) if choosing else _answers(sampler, options, shape, n_alternatives)
     rows = Rows(source, prompts, answers, is_echoed=not batch.no_echo)
     begun = None
     if descriptor is not None:
@@ -84,8 +86,10 @@ def batch(
         f"context window of each: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}"
     )
     with loading.on_trial():
-        made = opening.session_settings(options, settings, n_ctx, model=loading.path)
-        pool = engine.open_pool(replace(made, adapters=laid), n_parallel)
+        how = replace(opening.session_settings(options, settings, n_ctx, model=loading.path), adapters=laid)
+        pool = engine.open_scorer(how) if choosing else engine.open_pool(how, n_parallel)
+        if isinstance(answers, ChosenTexts):
+            answers.calibrate(pool, [prompts.without_input(text) for text in CONTENT_FREE])
     writer = _writer(descriptor, batch, console)
     work = BatchWork(rows, pool, writer, console, begun)
     try:
@@ -99,8 +103,10 @@ def batch(
     return code
 
 
-def _answers(sampler: SamplerSettings, options: GenerationOptions, shape: Shape | None) -> Answers:
-    limits, is_sanitized = opening.limits(options), not options.raw_output
+def _answers(
+    sampler: SamplerSettings, options: GenerationOptions, shape: Shape | None, n_alternatives: int | None
+) -> Answers:
+    limits, is_sanitized = opening.limits(options, n_alternatives), not options.raw_output
     if shape is not None:
         return ShapedCompletions(shape, sampler, limits, is_sanitized=is_sanitized)
     return Completions(sampler, limits, is_raw=options.raw, is_sanitized=is_sanitized)

@@ -3,12 +3,14 @@
 Knows: records of completions. Refuses to know: rows, order, files. Another kind of answer is another `Answers`.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from slmchat.commands import answering, shaping
+from slmchat.commands.choosing import Choosing, prior_of
 from slmchat.commands.shaping import Shape
 from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Chunk, Done, Job, Limits, Prefill, Prompt
+from slmchat.engine.api import Chunk, Done, Job, Limits, Pool, Prefill, Prompt
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.sanitize import Sanitizer
@@ -79,6 +81,7 @@ class Completions:
             **({"thinking": answer.thinking} if answer.thinking else {}),
             "finish_reason": done.finish.reason.value,
             "usage": answering.usage_fields(done.finish.usage),
+            **({} if self._limits.n_alternatives is None else {"logprobs": answering.chance_fields(done.chances)}),
             "seed": done.finish.seed,
         }
 
@@ -119,12 +122,48 @@ class ShapedCompletions:
         return Job(done.id, prompt, *shaping.second_attempt(first.sampler, first.limits))
 
 
+class ChosenTexts:
+    """One of some choices, with the probability of each."""
+
+    def __init__(self, choosing: Choosing) -> None:
+        self._choosing = choosing
+        self._prior: tuple[float, ...] | None = None
+
+    def calibrate(self, pool: Pool, empty: Sequence[Prompt]) -> None:
+        """Find out what the model prefers without any input, before the first row. Raises `SlmError` as a pool does."""
+        self._prior = prior_of(self._choosing, pool, empty)
+
+    @property
+    def nothing(self) -> dict[str, Any]:
+        """No choice."""
+        return {"completion": None, "probabilities": None, "finish_reason": None, "usage": None}
+
+    def job(self, number: int, prompt: Prompt) -> Job:
+        """The scores of all choices; nothing is sampled."""
+        return Job(number, prompt, choices=self._choosing.choices(prompt))
+
+    def record(self, done: Done, prompt: Prompt) -> dict[str, Any]:
+        """The choice and all probabilities."""
+        if done.error is not None:
+            raise Unsuitable(done.error, {})
+        assert done.finish is not None
+        verdict = self._choosing.verdict(done.scores, self._prior)
+        return {
+            "completion": verdict.choice,
+            "probabilities": verdict.probabilities,
+            "finish_reason": done.finish.reason.value,
+            "usage": answering.usage_fields(done.finish.usage),
+        }
+
+
 class _Unseen:
     """A view of a completion that nobody looks at."""
 
     def prefill(self, event: Prefill) -> None: ...
 
     def thinking(self, text: str) -> None: ...
+
+    def doubt(self, logprob: float) -> None: ...
 
     def answer(self, text: str) -> None: ...
 

@@ -83,6 +83,17 @@ class PromptMaker:
             )
         return Asked(self._asking(self._composed(kept)), len(text) - len(kept[0].text))
 
+    def without_input(self, text: str) -> Prompt:
+        """The prompt of a row with this text instead of its input, and of every field that stands in the prompt.
+
+        Raises `SlmError` (USAGE) for a template that looks for something in its fields.
+        """
+        if self._template and self._has_fields:
+            return self._asking(self._template.of_row(dict.fromkeys(self._template.fields, text), lambda: text))
+        if self._has_fields:
+            return self._asking(_PLACE.sub(lambda match: f"{{{match[1]}}}" if match[1] else text, self._instruction))
+        return self._asking(self._composed([Attachment(text)]))
+
     def shown_input(self, row: Row) -> Any:
         """What the record has as `input`: the text, or the fields that the instruction names."""
         if row.fields is None:

@@ -79,6 +79,7 @@ class Chat:
         self.options = options
         self.is_plain = chat_options.plain or console.is_dumb or not console.has_color
         self.shows_thinking = True
+        self.shows_doubt = False
         self.shows_stats = console.is_verbose
         self.is_private = settings.is_private
         self.next_text = ""
@@ -266,7 +267,13 @@ class Chat:
     # The host of the talk
 
     def view(self) -> View:
-        return ChatView(self.console, is_plain=self.is_plain, shows_thinking=self.shows_thinking, status=self.toolbar)
+        return ChatView(
+            self.console,
+            is_plain=self.is_plain,
+            shows_thinking=self.shows_thinking,
+            status=self.toolbar,
+            shows_doubt=self.shows_doubt,
+        )
 
     @contextmanager
     def _quiet(self, session: Session) -> Iterator[None]:

@@ -6,6 +6,7 @@ Knows: what each command does to the chat. Refuses to know: keys and the loop (c
 
 import base64
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from slmchat import personas, ranges
 from slmchat.catalog.library import Library
@@ -16,6 +17,7 @@ from slmchat.commands.chosen import REMOTE_MARK
 from slmchat.conversation.messages import Conversation, Node, Role, title_of
 from slmchat.errors import ExitCode, SlmError
 from slmchat.ranges import Range
+from slmchat.terminal.doubt import LEGEND
 from slmchat.terminal.line_editor import KEYS, complete_path
 from slmchat.terminal.slash_commands import CommandTable, SlashCommand, as_typed, message_of
 
@@ -371,6 +373,18 @@ def _think(chat: Chat, _arguments: str) -> None:
     chat.console.note("Thinking is shown." if chat.shows_thinking else "Thinking is folded.")
 
 
+def _confidence(chat: Chat, _arguments: str) -> None:
+    if not chat.shows_doubt and (chat.console.is_dumb or not chat.console.is_stdout_tty):
+        raise _usage("this terminal cannot underline", "slm run --json --logprobs has the numbers")
+    chat.shows_doubt = not chat.shows_doubt
+    chat.talk.limits = replace(chat.talk.limits, n_alternatives=0 if chat.shows_doubt else None)
+    if chat.shows_doubt:
+        chat.console.note("The next answers show where the model was unsure, as plain text without Markdown.")
+        chat.console.write(f"{LEGEND}\n")
+    else:
+        chat.console.note("Answers are shown as usual.")
+
+
 # What goes in and out
 
 
@@ -517,6 +531,7 @@ COMMANDS: CommandTable[Chat] = CommandTable(
         SlashCommand("persona", "[NAME]", "list personas, or take one on", _persona, _complete_persona),
         SlashCommand("set", "[KEY VALUE]", "sampler, ctx, threads, max_tokens", _set, _complete_setting),
         SlashCommand("think", "", "fold or show the thinking of reasoning models", _think),
+        SlashCommand("confidence", "", "underline where the model is unsure, or stop that", _confidence),
         SlashCommand("context", "", "what fills the window, message by message", _context),
         SlashCommand("prompt", "", "the exact prompt as the model sees it", _prompt),
         SlashCommand("stats", "", "speed and tokens of the last answer", _stats),

@@ -55,6 +55,11 @@ class Model(Protocol):
         ...
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it is made of; none where it is elsewhere."""
+        ...
+
+    @property
     def sees(self) -> bool:
         """Whether it can be shown pictures."""
         ...
@@ -257,6 +262,10 @@ class LocalModel:
         return self.installed.sampler
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(file.path for file in self.installed.files)
+
+    @property
     def sees(self) -> bool:
         return self.installed.projector is not None
 
@@ -316,6 +325,7 @@ class RemoteModel:
         return f"{name}{self._place.endpoint.url} (REMOTE: messages {self._place.what_happens})"
 
     sees = False
+    files: tuple[Path, ...] = ()
 
     def with_projector(self, path: str | None) -> "RemoteModel":
         """Unchanged: `--mmproj` was refused when the endpoint was entered."""

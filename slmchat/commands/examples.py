@@ -16,10 +16,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'slm run -x -o sort.py "Write a Python program that sorts the lines of stdin."',
         'cat mail.txt | slm run --fields "name, age int, tags[]" "Who wrote this?"',
         'slm run --regex "(yes|no)" -f report.txt "Is it finished?"',
+        'slm run --choices positive,negative -f review.txt "What is the sentiment?"',
         "slm run --template-file review.txt --var tone=kind -f main.py",
     ),
     "batch": (
-        'slm batch "Positive or negative? One word." < reviews.txt > answers.jsonl',
+        'slm batch --choices positive,negative "What is the sentiment?" < reviews.txt > answers.jsonl',
         'slm batch --resume out.jsonl -f people.csv --format csv "Write to {name} in {city}."',
         'slm batch --fields "topic, urgent bool" -f a.txt -f b.txt "What is this mail about?"',
     ),

@@ -288,14 +288,18 @@ def refusal(name: str, found: Opening, others: Sequence[str] = ()) -> SlmError:
     """NO_FIT with the numbers, and what would fit instead: a smaller window, or these other variants."""
     told = plan(found.shape, found.load, found.room)
     instead, largest = [], told.largest_ctx
+    limit, mapped = found.room.address_space, told.memory.address_space
+    if limit is not None and mapped > limit:
+        numbers = f"{in_bytes(mapped)} of address space, and ulimit -v leaves {in_bytes(limit)}"
+    else:
+        numbers = f"{in_bytes(told.memory.needed)} of memory, and {in_bytes(found.room.available)} are available"
     if largest:
         instead.append(f"--ctx {largest} fits")
     if others:
         instead.append(f"slm pull {others[0]} fits")
     instead.append("--force goes on all the same")
     return SlmError(
-        f"{name} with a context window of {found.load.n_ctx:,} tokens needs {in_bytes(told.memory.needed)} of memory, "
-        f"and {in_bytes(found.room.available)} are available.",
+        f"{name} with a context window of {found.load.n_ctx:,} tokens needs {numbers}.",
         hint="; ".join(instead),
         exit_code=ExitCode.NO_FIT,
     )

@@ -148,9 +148,17 @@ def sampler_settings(model: Recommended, settings: Settings, options: Generation
     )
 
 
-def limits(options: GenerationOptions) -> Limits:
-    """Where a completion ends; the marks around a thought are shown to whoever tells thought and answer apart."""
-    return Limits(options.max_tokens, tuple(options.stop), shown=() if options.raw else thinking.TOKENS)
+def limits(options: GenerationOptions, n_alternatives: int | None = None) -> Limits:
+    """Where a completion ends; the marks around a thought are shown to whoever tells thought and answer apart.
+
+    `n_alternatives` not None: the chances of its tokens are told, with so many others at each place.
+    """
+    return Limits(
+        options.max_tokens,
+        tuple(options.stop),
+        shown=() if options.raw else thinking.TOKENS,
+        n_alternatives=n_alternatives,
+    )
 
 
 def kv_store(settings: Settings) -> KvStore | None:
@@ -404,6 +412,12 @@ def window(loading: Loading, wanted: int | None, options: GenerationOptions, *, 
     if least is not None and largest >= least:
         return largest
     raise fitting.refusal("this model", told)
+
+
+def tell_of_small_window(n_ctx: int, usual: int, console: Console) -> None:
+    """Say that memory leaves less of a context window than there would be otherwise."""
+    if n_ctx < usual:
+        console.note(f"memory is short: a context window of {n_ctx:,} tokens instead of {usual:,}.")
 
 
 class Cancellable(Protocol):

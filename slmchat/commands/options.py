@@ -192,6 +192,9 @@ class OutputOptions:
     output: str | None = option(
         "-o", "--output", help="Write the answer to FILE, whole or not at all; - is stdout.", metavar="FILE"
     )
+    confidence: bool = option(
+        "--confidence", help="On a terminal, underline the tokens of which the model was unsure.", default=False
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,24 @@ class TemplateOptions:
     )
     variables: list[str] = option(
         "--var", help="A value for {{ NAME }} (repeatable); @FILE: what is in it.", metavar="NAME=VALUE", default=[]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceOptions:
+    """One of some given texts; `run` and `batch` share it. None means: not given."""
+
+    choices: str | None = option(
+        "--choices", help="Answer with one of these, by the model's own probabilities.", metavar="A,B,..."
+    )
+    threshold: float | None = option(
+        "--threshold", help="Answer 'unsure' when no choice is as probable as P.", within=ranges.SHARE, metavar="P"
+    )
+    logprobs: bool = option(
+        "--logprobs", help="JSON has the probability of each token, and the likeliest ones at its place.", default=False
+    )
+    calibrate: bool | None = option(
+        "--calibrate/--no-calibrate", help="Take away what the model prefers without any input (it is done)."
     )
 
 

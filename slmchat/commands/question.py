@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from slmchat.commands import opening, shaping
 from slmchat.commands.options import GenerationOptions
 from slmchat.commands.prompt_files import PromptFile
-from slmchat.commands.shaping import Shape
 from slmchat.conversation import pictures, window
 from slmchat.conversation.attachments import Attachment, compose, trim
 from slmchat.conversation.messages import Message, Role
@@ -67,6 +67,12 @@ class Question:
         prompt = self._laid_out(lay_out, self._composed(attachments))
         return replace(prompt, alike=tuple(self._laid_out(lay_out, text) for text in self._others(attachments)))
 
+    def without_input(self, lay_out: Layout, text: str) -> Prompt:
+        """The prompt with this text instead of its input: every attachment, or the question where there is none."""
+        if not self.attachments:
+            return self._laid_out(lay_out, text)
+        return self._laid_out(lay_out, self._composed([replace(item, text=text) for item in self.attachments]))
+
     def _laid_out(self, lay_out: Layout, text: str) -> Prompt:
         return lay_out([*self.head, Message(Role.USER, text, pictures=self.pictures)])
 
@@ -110,19 +116,27 @@ class Question:
         return self.prompt(lay_out, kept)
 
 
-def layout(engine: Engine, *, is_raw: bool, shape: Shape | None = None) -> Layout:
+class Told(Protocol):
+    """What the model is told of the answer that is wanted."""
+
+    def told(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages with it."""
+        ...
+
+
+def layout(engine: Engine, *, is_raw: bool, told: Told | None = None) -> Layout:
     """How messages become a prompt: through the model's chat template, by the engine itself, or bare.
 
-    What the model is told of the `shape` stands last, behind everything of the user's (not in a bare prompt).
+    What the model is `told` stands last, behind everything of the user's (not in a bare prompt).
     Raises `SlmError` (USAGE) when the model has no template; what is returned raises it (DAMAGED) when the template
     refuses the messages.
     """
     if is_raw:
         return _bare
     render = layout_of(engine.info, is_raw=False).render
-    if shape is None:
+    if told is None:
         return render
-    return lambda messages: shaping.thought_closed(render(shape.told(messages)))
+    return lambda messages: shaping.thought_closed(render(told.told(messages)))
 
 
 def _bare(messages: Sequence[Message]) -> Prompt:

@@ -9,18 +9,24 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from slmchat.commands import adapters, answering, chosen, opening, shaping
-from slmchat.commands.asking import COMPLETION_ROOM, Asker
+from slmchat.commands.answering import Answer
+from slmchat.commands.asking import COMPLETION_ROOM, Asker, Request
+from slmchat.commands.choosing import ROOM as CHOICE_ROOM
+from slmchat.commands.choosing import Choosing, Verdict, choosing_of
 from slmchat.commands.chosen import Model
 from slmchat.commands.delivery import Delivery
-from slmchat.commands.options import GenerationOptions, OutputOptions, ShapeOptions, TemplateOptions
+from slmchat.commands.options import ChoiceOptions, GenerationOptions, OutputOptions, ShapeOptions, TemplateOptions
 from slmchat.commands.prompt_files import prompt_file
 from slmchat.commands.question import Question, head_messages, read_inputs, read_text
+from slmchat.commands.shaping import Shape
 from slmchat.conversation import window
-from slmchat.engine.api import Engine, Finish, FinishReason, Session
+from slmchat.engine.api import Engine, Finish, FinishReason, Limits, Session, Timings, Usage
+from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
+from slmchat.terminal.doubt import LEGEND
 from slmchat.terminal.sanitize import Sanitizer
 
 # The step in which context windows are made, in tokens.
@@ -30,21 +36,22 @@ _CTX_STEP = 256
 def run(
     words: Sequence[str],
     options: GenerationOptions,
-    shape_options: ShapeOptions,
+    wanted: tuple[ShapeOptions, ChoiceOptions],
     output: OutputOptions,
     template_options: TemplateOptions,
     settings: Settings,
     console: Console,
 ) -> ExitCode:
-    """Answer one prompt. Raises `SlmError`; the exit code tells how the completion ended."""
+    """Answer one prompt; `wanted`: what the answer has to be. Raises `SlmError`; the exit code tells how it ended."""
     start = time.perf_counter()
     on_overflow = overflow_choice(options)
     options = opening.with_persona(options, settings)
-    is_shaped = shape_options != ShapeOptions()
+    is_shaped = wanted != (ShapeOptions(), ChoiceOptions())
     delivery = Delivery(output, console, is_shaped=is_shaped, is_raw_output=options.raw_output)
+    n_alternatives = _alternatives(wanted[1], output, delivery, console)
     place = chosen.enter(options, settings, console, delivery.places)
     template = prompt_file(template_options, words, read_text)
-    shape = shaping.shape_of(shape_options, is_stdin_taken="-" in options.files)
+    shape, choosing = wanted_of(*wanted, is_stdin_taken="-" in options.files)
     model = place.find(options.model, settings, console).with_projector(options.mmproj)
     sampler = opening.sampler_settings(model, settings, options)
     draft = opening.draft_model(options, settings, console)
@@ -58,24 +65,33 @@ def run(
     model.report(loading, console)
     for line in asker.describe(shown):
         console.note(line)
-    request = asker.request(question, is_raw=options.raw, shape=shape)
-    room = shaping.room_for(options.max_tokens) if shape else options.max_tokens or COMPLETION_ROOM
-    wanted = _window(request.n_prompt, room, asker.engine, options, settings)
-    n_ctx = opening.window(loading, wanted, options, least=None if options.ctx else request.n_prompt + 1) or wanted
+    request = asker.request(question, is_raw=options.raw, shape=shape, choosing=choosing)
+    n_wanted = _window(request.n_prompt, _room(request, options), asker.engine, options, settings)
+    n_ctx = opening.window(loading, n_wanted, options, least=None if options.ctx else request.n_prompt + 1) or n_wanted
+    opening.tell_of_small_window(n_ctx, n_wanted, console)
     request = asker.fitted(request, n_ctx, is_trimmed=on_overflow == "trim")
-    asker.open(n_ctx, draft=draft, goes_back=shape is not None, laid=laid)
+    if choosing:
+        asker.open_scorer(n_ctx, laid=laid)
+    else:
+        asker.open(n_ctx, draft=draft, goes_back=shape is not None, laid=laid)
     load_s = time.perf_counter() - start
     console.detail(f"context window: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}; loaded after {load_s:.2f} s")
     if laid:
         console.detail(f"adapters: {adapters.labels(laid)}")
-    shown_on = _Shown(console, delivery, is_shaped=is_shaped)
-    answer, value = asker.ask(request, sampler, opening.limits(options), shown_on)
+    shown_on = _Shown(
+        console,
+        delivery,
+        is_growing=choosing is None and (not is_shaped or console.stdout.isatty()),
+        shows_doubt=output.confidence and console.is_stdout_tty and not console.is_dumb,
+    )
+    answer, besides = _answered(asker, request, sampler, opening.limits(options, n_alternatives), shown_on)
     assert answer.finish is not None
+    if n_alternatives is not None and answer.finish.usage.completion_tokens and not answer.chances:
+        console.warn(f"{model.label} does not tell the probabilities of its tokens.")
     if shown_on.is_shown:
         console.write("" if answer.text.endswith("\n") else "\n")
     else:
-        shaped = {"value": value} if shape else {}
-        record = {**as_json(model, answer.text, answer.finish, load_s), **shaped}
+        record = {**as_json(model, answer.text, answer.finish, load_s), **besides}
         delivery.give(answer, record, is_half_nothing=is_shaped)
     console.detail(answering.describe(answer.finish))
     if not settings.is_private:
@@ -84,25 +100,83 @@ def run(
     return exit_code(answer.finish.reason, console, n_ctx)
 
 
+# How many of the most probable tokens stand beside each one (`--logprobs`).
+ALTERNATIVES = 5
+
+
+def _alternatives(choice: ChoiceOptions, output: OutputOptions, delivery: Delivery, console: Console) -> int | None:
+    """How many alternatives of each token are wanted; None: no chances at all. Raises `SlmError` (USAGE)."""
+    if choice.logprobs and not output.json:
+        raise SlmError(
+            "--logprobs are part of --json.", hint="--json --logprobs; or --confidence", exit_code=ExitCode.USAGE
+        )
+    if not output.confidence:
+        return ALTERNATIVES if choice.logprobs else None
+    if not console.is_stdout_tty or console.is_dumb:
+        console.note("--confidence underlines on a terminal only; elsewhere: --json --logprobs")
+    elif delivery.is_streamed:
+        console.stderr.write(f"{LEGEND}\n" if console.is_stderr_tty and not console.is_quiet else "")
+    return ALTERNATIVES if choice.logprobs else 0
+
+
+def wanted_of(
+    shape_options: ShapeOptions, choice_options: ChoiceOptions, *, is_stdin_taken: bool
+) -> tuple[Shape | None, Choosing | None]:
+    """What the answer has to be: of a shape, one of some choices, or neither. Raises `SlmError` (USAGE)."""
+    choosing = choosing_of(choice_options)
+    shape = shaping.shape_of(shape_options, is_stdin_taken=is_stdin_taken)
+    if choosing is not None and shape is not None:
+        raise SlmError("an answer cannot be one of --choices and of a shape.", exit_code=ExitCode.USAGE)
+    if choosing is not None and choice_options.logprobs:
+        raise SlmError("--choices have probabilities of their own, without --logprobs.", exit_code=ExitCode.USAGE)
+    return shape, choosing
+
+
+def _answered(
+    asker: Asker, request: Request, sampler: SamplerSettings, limits: Limits, shown_on: "_Shown"
+) -> tuple[Answer, dict[str, object]]:
+    """The answer, and what `--json` says besides."""
+    if request.choosing is None:
+        answer, value = asker.ask(request, sampler, limits, shown_on)
+        shaped: dict[str, object] = {"value": value} if request.shape else {}
+        if limits.n_alternatives:
+            shaped["logprobs"] = answering.chance_fields(answer.chances)
+        return answer, shaped
+    found = asker.choose(request, opening.cancelled_by_ctrl_c)
+    if found is None:
+        usage, timings = Usage(request.n_prompt, 0, 0), Timings(0.0, 0.0, None)
+        return Answer(finish=Finish(FinishReason.INTERRUPTED, usage, timings, 0, None)), {}
+    verdict, finish = found
+    shown_on.tell(verdict)
+    return Answer(verdict.choice, finish=finish), {"probabilities": verdict.probabilities}
+
+
 class _Shown:
     """The answer on stdout, and Ctrl-C. Implements `Listener`.
 
     A shaped answer is shown while it comes only on a terminal: what reads a pipe gets it whole and right, or nothing.
+    A choice comes at once.
     """
 
-    def __init__(self, console: Console, delivery: Delivery, *, is_shaped: bool) -> None:
+    def __init__(self, console: Console, delivery: Delivery, *, is_growing: bool, shows_doubt: bool) -> None:
+        """`is_growing`: the answer may be shown while it comes."""
         self._console = console
         self._delivery = delivery
-        self.is_shown = delivery.is_streamed and (not is_shaped or console.stdout.isatty())
+        self._shows_doubt = shows_doubt
+        self.is_shown = delivery.is_streamed and is_growing
 
     def view(self) -> PlainView:
-        return PlainView(self._console, is_silent=not self.is_shown)
+        return PlainView(self._console, is_silent=not self.is_shown, shows_doubt=self._shows_doubt)
 
     def sanitizer(self) -> Sanitizer | None:
         return self._delivery.sanitizer()
 
     def cancellable(self, session: Session) -> AbstractContextManager[None]:
         return opening.cancelled_by_ctrl_c(session)
+
+    def tell(self, verdict: Verdict) -> None:
+        """How probable each choice is, for `-v`."""
+        self._console.detail(", ".join(f"{text} {share:.3f}" for text, share in verdict.probabilities.items()))
 
     def on_retry(self, error: SlmError) -> None:
         self._console.write("\n" if self.is_shown else "")
@@ -116,6 +190,13 @@ def overflow_choice(options: GenerationOptions) -> str:
             f"--on-overflow cannot be '{options.on_overflow}'.", hint="fail or trim", exit_code=ExitCode.USAGE
         )
     return options.on_overflow or "fail"
+
+
+def _room(request: Request, options: GenerationOptions) -> int:
+    """Tokens that the window has to hold behind the prompt."""
+    if request.choosing is not None:
+        return CHOICE_ROOM
+    return shaping.room_for(options.max_tokens) if request.shape else options.max_tokens or COMPLETION_ROOM
 
 
 def _window(n_prompt: int, room: int, engine: Engine, options: GenerationOptions, settings: Settings) -> int:

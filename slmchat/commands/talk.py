@@ -16,6 +16,7 @@ from typing import Protocol
 from slmchat.commands import answering, opening, picture_files
 from slmchat.commands.answering import Answer, View
 from slmchat.commands.chosen import Model
+from slmchat.commands.model_file import ModelFile
 from slmchat.commands.options import GenerationOptions
 from slmchat.commands.question import OTHER
 from slmchat.conversation import window
@@ -27,6 +28,7 @@ from slmchat.conversation.thinking import opens_thinking
 from slmchat.engine.api import Adapter, Engine, Event, Finish, FinishReason, Limits, Prompt, Session
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.fit.plan import DEFAULT_LARGEST_CTX
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 
@@ -104,6 +106,7 @@ class Talk:
         self._model_sampler = opening.sampler_settings(model, self.settings, self.options)
         self.last: Finish | None = None
         self._has_told_of_pictures = False
+        self._file = ModelFile(model.key, model.files)
         self.loading = model.start(self.options, self.settings)
 
     # The model
@@ -148,11 +151,14 @@ class Talk:
             self.model.report(self.loading, self.console)
             if not self.settings.is_private:
                 self.model.remember(self.settings)
+        self._file.check(self.console)
         info = self._engine.info
         if self._layout is None:
             self._layout = layout_of(info, is_raw=self.options.raw)
         if self._session is None:
             n_ctx = opening.window(self.loading, self.asked_ctx, self.options) or info.trained_context_length
+            usual = min(DEFAULT_LARGEST_CTX, info.trained_context_length)
+            opening.tell_of_small_window(n_ctx, self.asked_ctx or usual, self.console)
             options = replace(self.options, threads=self.threads)
             made = opening.session_settings(options, self.settings, n_ctx, self._store, self._draft, self.loading.path)
             with self.loading.on_trial():

@@ -109,12 +109,14 @@ class Limits:
     `max_tokens` None means: until the context window is full. `stop` sequences are not part of the completion.
     `shown`: spellings of control tokens that are text of the completion all the same (marks around a thought); every
     other control token stands for no text. `constraint`: what the completion has to look like, from its first token on.
+    `n_alternatives` not None: the chances of every token are told, with so many of the most probable ones at its place.
     """
 
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
     constraint: Constraint | None = None
+    n_alternatives: int | None = None
 
 
 class FinishReason(StrEnum):
@@ -136,15 +138,29 @@ class Prefill:
 
 
 @dataclass(frozen=True, slots=True)
+class Chance:
+    """A token of a completion and how probable the model found it, before any sampler or constraint had a say.
+
+    `logprob`: the natural logarithm. `alternatives`: the most probable tokens at its place with theirs, best first.
+    """
+
+    text: str
+    logprob: float
+    alternatives: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """Whole characters of the completion, and the tokens since the last chunk (text may lag behind its tokens).
 
     `tokens` is empty where they are not known. `is_thinking`: the engine itself has told a thought from the answer.
+    `chances`: of the same tokens, where `Limits` asks for them.
     """
 
     text: str
     tokens: tuple[int, ...]
     is_thinking: bool = False
+    chances: tuple[Chance, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,20 +280,43 @@ class SessionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Choices:
+    """Texts of which one is to be the answer. `has_end`: that the answer ends behind it counts too."""
+
+    texts: tuple[str, ...]
+    has_end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How probable a text is as the answer: the natural logarithms of the probability of each of its tokens.
+
+    `end`: the same for an end of the answer behind them, None where it was not asked for.
+    """
+
+    logprobs: tuple[float, ...]
+    end: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """One of many completions. `id` is the caller's own and comes back in `Done`."""
+    """One of many completions. `id` is the caller's own and comes back in `Done`.
+
+    `choices`: nothing is generated, and `Done` has the scores of these texts instead (`Engine.open_scorer`).
+    """
 
     id: int
     prompt: Prompt
-    sampler: SamplerSettings
-    limits: Limits
+    sampler: SamplerSettings = field(default_factory=SamplerSettings)
+    limits: Limits = field(default_factory=Limits)
+    choices: Choices | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
     """The whole text of a job and how it ended, or the error that it ended with (then `finish` is None).
 
-    `thinking`: what the engine itself has told apart from the answer.
+    `thinking`: what the engine itself has told apart from the answer. `scores`: one for each of the job's choices.
     """
 
     id: int
@@ -285,6 +324,8 @@ class Done:
     finish: Finish | None = None
     error: SlmError | None = None
     thinking: str = ""
+    scores: tuple[Score, ...] = ()
+    chances: tuple[Chance, ...] = ()
 
 
 class Session(Protocol):
@@ -374,6 +415,10 @@ class Engine(Protocol):
 
         `settings.n_ctx` is the context window of each job. Raises `SlmError` (NO_FIT) as `open_session`.
         """
+        ...
+
+    def open_scorer(self, settings: SessionSettings) -> Pool:
+        """A pool whose jobs have choices. Raises `SlmError`: NO_FIT, USAGE where the engine has no probabilities."""
         ...
 
     def close(self) -> None: ...

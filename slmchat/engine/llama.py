@@ -8,7 +8,7 @@ import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from slmchat.engine import devices, native, threads
 from slmchat.engine.adapters import Adapters
@@ -18,12 +18,15 @@ from slmchat.engine.kvstore import StateKey
 from slmchat.engine.loaded import Loaded
 from slmchat.engine.parallelism import KV_BYTES, plan_cells
 from slmchat.engine.pool import LlamaPool
+from slmchat.engine.scoring import LlamaScorer
 from slmchat.engine.session import LlamaSession
 from slmchat.engine.speculation import Drafts, LookupDrafts
 from slmchat.engine.vision import Projector, Vision
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
 from slmchat.hardware import memory
+
+_Laying = TypeVar("_Laying", LlamaPool, LlamaScorer)
 
 
 class LlamaEngine:
@@ -98,7 +101,14 @@ class LlamaEngine:
     def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> LlamaPool:
         """Up to `parallel` completions at once; raises `SlmError` (NO_FIT) when their memory cannot be had."""
         plan = plan_cells(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), memory.available().value)
-        pool = LlamaPool(self.api, self._model, self.vocabulary, settings, plan)
+        return self._laid(LlamaPool(self.api, self._model, self.vocabulary, settings, plan), settings)
+
+    def open_scorer(self, settings: SessionSettings) -> LlamaScorer:
+        """A pool for jobs with choices; raises `SlmError` (NO_FIT) when its memory cannot be had."""
+        return self._laid(LlamaScorer(self.api, self._model, self.vocabulary, settings), settings)
+
+    def _laid(self, pool: _Laying, settings: SessionSettings) -> _Laying:
+        """The pool with the LoRA adapters of the settings. Raises `SlmError` (DAMAGED) for one of another model."""
         try:
             pool.lay(self._adapters, settings.adapters)
         except SlmError:

@@ -21,6 +21,7 @@ from slmchat.engine.constraint import open_sampler
 from slmchat.engine.context import check_room
 from slmchat.engine.feed import Feed
 from slmchat.engine.parallelism import CellPlan, Growth
+from slmchat.engine.probabilities import ChanceReader
 from slmchat.engine.sequences import Sequences, Stretch
 from slmchat.engine.slot import Slot, Work
 from slmchat.engine.vocabulary import Vocabulary
@@ -174,7 +175,8 @@ class LlamaPool:
             if n_shared:
                 self._sequences.copy(_TRUNK, sequence, n_shared)
             sampler = open_sampler(self._api, self._vocabulary, work.sampler, work.job.limits.constraint)
-            self._busy.append(Slot(sequence, work, sampler, n_shared, self._vocabulary))
+            chances = ChanceReader(self._api, self._vocabulary, work.job.limits.n_alternatives)
+            self._busy.append(Slot(sequence, work, sampler, chances, n_shared, self._vocabulary))
 
     def _n_held(self) -> int:
         """Cells in use, counting those of the trunk once."""

@@ -26,6 +26,7 @@ class Stretch:
     position: int
     tokens: Sequence[int]
     needs_logits: bool = True  # of the last token
+    needs_all_logits: bool = False  # of every token
 
 
 class Sequences:
@@ -106,7 +107,7 @@ class Sequences:
                 pos[index] = position
                 batch.n_seq_id[index] = 1
                 sequence[index][0] = stretch.sequence
-                logits[index] = 0
+                logits[index] = stretch.needs_all_logits
                 position += 1
                 index += 1
             logits[index - 1] = stretch.needs_logits

@@ -31,6 +31,7 @@ from slmchat.engine.image_tokens import is_image_token
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.loaded import Loaded
 from slmchat.engine.memory import Memory
+from slmchat.engine.probabilities import ChanceReader
 from slmchat.engine.sampler import Sampler, SamplerSettings
 from slmchat.engine.speculation import SIZES, Drafts, Proof, Tally
 from slmchat.engine.text import CompletionText
@@ -175,6 +176,7 @@ class LlamaSession:
         completion: list[int] = []
         pending: list[int] = []
         shown = vocabulary.tokens_of(limits.shown)
+        chances = ChanceReader(self._api, vocabulary, limits.n_alternatives)
         with contextlib.closing(self._tokens(run, sampler, limits)) as tokens:
             while True:
                 reason = self._end_before_next(run, len(completion), limits)
@@ -186,24 +188,26 @@ class LlamaSession:
                 if vocabulary.is_end(token):
                     reason = FinishReason.STOP
                     break
+                chances.note(self._context.handle, -1, token)
                 completion.append(token)
                 pending.append(token)
                 piece = text.feed(vocabulary.piece(token, is_shown=token in shown))
                 if piece:
-                    yield Chunk(piece, tuple(pending))
+                    yield Chunk(piece, tuple(pending), chances=chances.taken())
                     pending.clear()
                 if text.is_stopped:
                     reason = FinishReason.STOP
                     break
         rest = text.flush()
         if rest or pending:
-            yield Chunk(rest, tuple(pending))
+            yield Chunk(rest, tuple(pending), chances=chances.taken())
         yield run.finish(reason, completion, is_cut=text.is_stopped)
 
     def _tokens(self, run: _Run, sampler: Sampler | ConstrainedSampler, limits: Limits) -> Generator[int, None, None]:
         """One token after another. Whenever it is left, the KV cache holds all of them but the last."""
         context = self._context
-        drafts = self._drafts if context.can_take_back else None
+        # the chances of a token are read from the logits of the last evaluation, of which a draft has many
+        drafts = self._drafts if context.can_take_back and limits.n_alternatives is None else None
         n_room = min(self.n_ctx, run.prompt_tokens + (limits.max_tokens or self.n_ctx))
         if drafts is not None:
             drafts.start(context.tokens)

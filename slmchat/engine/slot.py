@@ -10,6 +10,7 @@ from typing import Any
 
 from slmchat.engine.api import Done, Finish, FinishReason, Job, Timings, Usage
 from slmchat.engine.constraint import ConstrainedSampler
+from slmchat.engine.probabilities import ChanceReader
 from slmchat.engine.sampler import Sampler, SamplerSettings
 from slmchat.engine.sequences import Stretch
 from slmchat.engine.text import CompletionText
@@ -32,7 +33,13 @@ class Slot:
     """A completion that is being worked on, in a sequence of its own that already holds `n_shared` tokens."""
 
     def __init__(
-        self, sequence: int, work: Work, sampler: Sampler | ConstrainedSampler, n_shared: int, vocabulary: Vocabulary
+        self,
+        sequence: int,
+        work: Work,
+        sampler: Sampler | ConstrainedSampler,
+        chances: ChanceReader,
+        n_shared: int,
+        vocabulary: Vocabulary,
     ) -> None:
         self.sequence = sequence
         self.work = work
@@ -42,6 +49,7 @@ class Slot:
         self._vocabulary = vocabulary
         self._n_shared = n_shared
         self._n_evaluated = n_shared
+        self._chances = chances
         self._text = CompletionText(work.job.limits.stop)
         self._pieces: list[str] = []
         self._completion: list[int] = []
@@ -87,6 +95,8 @@ class Slot:
                 return
             if self._first_token is None:
                 self._first_token = time.perf_counter()
+            if not self._vocabulary.is_end(token):
+                self._chances.note(context, place, token)
             self._heard(token)
         if self.reason is None and limit is not None and len(self._completion) >= limit:
             self.reason = FinishReason.LENGTH
@@ -122,7 +132,7 @@ class Slot:
             seed=self.work.sampler.seed or 0,
             tokens=None if is_cut else tuple(self._completion),
         )
-        return Done(self.work.job.id, text, finish)
+        return Done(self.work.job.id, text, finish, chances=self._chances.taken())
 
     def close(self) -> None:
         """Free the sampler."""

@@ -10,11 +10,11 @@ text together, is tokenized as one run in which no control token is recognised.
 import ctypes
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
-from slmchat.engine.api import Image, InfillTokens, Prompt
+from slmchat.engine.api import Image, InfillTokens, Part, Prompt
 from slmchat.engine.vision import Vision
 from slmchat.errors import ExitCode, SlmError
 
@@ -192,6 +192,19 @@ class Vocabulary:
                 before.text = before.text.rstrip(" \t\n\v\f\r")
             if item.attributes & self._api.LLAMA_TOKEN_ATTR_RSTRIP and isinstance(after, _Run):
                 after.text = after.text.lstrip(" \t\n\v\f\r")
+
+    def continued(self, prompt: Prompt, tokens: Sequence[int], text: str) -> list[int]:
+        """The tokens of a plain text behind a prompt that has these `tokens`, as the model would go on with it."""
+        whole = self.tokenize(replace(prompt, parts=(*prompt.parts, Part(text))))
+        if whole[: len(tokens)] == list(tokens) and len(whole) > len(tokens):
+            return whole[len(tokens) :]
+        return self._continued(text, is_first=False)  # the text would change the prompt's last token
+
+    @property
+    def turn_ends(self) -> tuple[int, ...]:
+        """The tokens with which an answer ends: of the sequence, of the turn."""
+        found = (self._api.llama_vocab_eos(self._vocab), self._api.llama_vocab_eot(self._vocab))
+        return tuple(dict.fromkeys(token for token in found if token >= 0))
 
     def _tokenize_plain(self, text: str) -> list[int]:
         """Tokens of a run without control tokens.

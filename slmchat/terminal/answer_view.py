@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from slmchat.engine.api import Prefill
 from slmchat.terminal.console import Console
+from slmchat.terminal.doubt import marked
 from slmchat.terminal.status_bar import StatusBar, terminal_size
 
 if TYPE_CHECKING:
@@ -46,10 +47,13 @@ class PrefillProgress:
 class PlainView:
     """The answer as it comes on stdout; thinking and progress on stderr (progress only on a terminal)."""
 
-    def __init__(self, console: Console, *, is_silent: bool = False) -> None:
-        """`is_silent`: nothing of the answer is written, a terminal sees how long it is by now."""
+    def __init__(self, console: Console, *, is_silent: bool = False, shows_doubt: bool = False) -> None:
+        """`is_silent`: nothing of the answer is written, a terminal sees how long it is by now; `shows_doubt`: unsure
+        tokens are underlined."""
         self._console = console
         self._is_silent = is_silent
+        self._shows_doubt = shows_doubt
+        self._doubt = 0.0
         self._n_pieces = 0
         self._told_at = 0.0
         self._progress = PrefillProgress()
@@ -74,9 +78,13 @@ class PlainView:
             self._is_thinking = False
             self._console.aside("\n")
         if not self._is_silent:
-            self._console.write(text)
+            self._console.write(marked(text, self._doubt) if self._shows_doubt else text)
         else:
             self._count()
+        self._doubt = 0.0
+
+    def doubt(self, logprob: float) -> None:
+        self._doubt = min(self._doubt, logprob)
 
     def close(self) -> None:
         self._clear_status()
@@ -100,10 +108,23 @@ class PlainView:
 class ChatView:
     """The answer as Markdown (or plain), dim thinking that can be folded, a status line with live tokens per second."""
 
-    def __init__(self, console: Console, *, is_plain: bool, shows_thinking: bool, status: Callable[[], str]) -> None:
-        """`status` is what the line says before the speed: model, tokens of the window."""
+    def __init__(
+        self,
+        console: Console,
+        *,
+        is_plain: bool,
+        shows_thinking: bool,
+        status: Callable[[], str],
+        shows_doubt: bool = False,
+    ) -> None:
+        """`status` is what the line says before the speed: model, tokens of the window.
+
+        `shows_doubt`: unsure tokens are underlined; the answer is then the plain text, not Markdown.
+        """
         self._console = console
         self._is_plain = is_plain
+        self._shows_doubt = shows_doubt
+        self._doubt = 0.0
         self._shows_thinking = shows_thinking
         self._status = status
         self._progress = PrefillProgress()
@@ -143,10 +164,14 @@ class ChatView:
         self._stage = "answer"
         self._ends_line = text.endswith("\n")
         if self._markdown is None:
-            self._console.write(text)
+            self._console.write(marked(text, self._doubt) if self._shows_doubt else text)
+            self._doubt = 0.0
         else:
             self._markdown.feed(text)
             self._console.stdout.flush()
+
+    def doubt(self, logprob: float) -> None:
+        self._doubt = min(self._doubt, logprob)
 
     def close(self) -> None:
         if self._stage == "thinking":
@@ -170,7 +195,7 @@ class ChatView:
         return f"\x1b[2m{text}\x1b[22m" if self._console.has_color else text
 
     def _new_markdown(self) -> "MarkdownStream | None":
-        if self._is_plain or self._console.is_dumb or not self._console.is_stdout_tty:
+        if self._is_plain or self._shows_doubt or self._console.is_dumb or not self._console.is_stdout_tty:
             return None
         from slmchat.terminal.markdown import MarkdownStream
 

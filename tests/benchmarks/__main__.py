@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import platform
+import shutil
 import statistics
 import sys
 import time
@@ -64,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"- {_line(target)}")
     for name, problem in problems.items():
         print(f"- {name}: {problem}")
+    if any(section.name == "run" for section in chosen):
+        for peer in (peer for peer in programs.PEERS if not shutil.which(peer)):
+            print(f"- {peer} is not on the PATH, so slm was not measured against it")
     for name, share in shares.items():
         if share > _BUSY_SHARE:
             print(f"- {name}: other programs used {share:.0%} of the processors meanwhile; do not trust it")

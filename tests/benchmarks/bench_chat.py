@@ -1,6 +1,5 @@
 """How soon the chat is there: from the start of the program to an open prompt, and to the first token of turn N."""
 
-import os
 import re
 import statistics
 import sys
@@ -45,7 +44,7 @@ def _reported(text: str) -> list[float]:
 
 
 def measure(repeat: int) -> list[Target]:
-    home = Path(os.environ["SLM_HOME"])
+    home = programs.home()
     opened = [prompt_opens(home) for _ in rounds(repeat)]
     found = [Target("slm chat: the prompt is open", 0.4, opened, {"slm chat s": opened}, False, "s")]
     early, late = [], []

@@ -8,6 +8,7 @@ Run as a program, it does only the schemas, as many as are wanted.
 """
 
 import argparse
+import itertools
 import json
 import random
 import sys
@@ -52,14 +53,17 @@ def _rates(model: str, repeat: int) -> Iterator[Target]:
     prompt = Prompt((Part(f"{TEXT}\n\nExtract name, age, tags, mood and born.\n\nJSON:\n"),))
     schema = Constraint(ConstraintKind.SCHEMA, json.dumps(SCHEMA))
 
+    calls = itertools.count()
+
     def rate(temperature: float, shape: Constraint | None) -> float:
         limits = Limits(max_tokens=N_TOKENS, constraint=shape)
-        _, finish = _generated(session, prompt, SamplerSettings(temperature=temperature, seed=1), limits)
+        sampler = SamplerSettings(temperature=temperature, seed=next(calls) // 2)  # both of a pair have the same
+        _, finish = _generated(session, prompt, sampler, limits)
         return finish.usage.completion_tokens / finish.timings.generation_s
 
     for temperature in TEMPERATURES:
+        rate(temperature, schema), rate(temperature, None)  # the grammar's tables, the session's graphs: once
         with _widths() as widths:
-            rate(temperature, schema)  # builds the grammar's tables and the session's graphs
             ratios, shaped, free = pairs(
                 repeat,
                 lambda temperature=temperature: rate(temperature, schema),

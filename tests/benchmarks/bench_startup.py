@@ -39,8 +39,8 @@ def measure(repeat: int) -> list[Target]:
 
 
 def _until_loading(model: str, repeat: int) -> Target:
-    _milliseconds_until_loading(model, Path(os.environ["SLM_HOME"]))
-    taken = [_milliseconds_until_loading(model, Path(os.environ["SLM_HOME"])) for _ in rounds(repeat)]
+    _milliseconds_until_loading(model, programs.home())
+    taken = [_milliseconds_until_loading(model, programs.home()) for _ in rounds(repeat)]
     return Target(f"{model}: slm run until the model loads", 250, taken, {"slm run ms": taken}, False, "ms")
 
 
@@ -145,7 +145,7 @@ def _install(model: str, home: Path) -> None:
     from slmchat import settings
     from slmchat.catalog.library import Library
 
-    here = Library(settings.load({"SLM_HOME": os.environ["SLM_HOME"]}).paths)
+    here = Library(settings.load({"SLM_HOME": str(programs.home())}).paths)
     (record,) = here.matching(model)
     Library(settings.load({"SLM_HOME": str(home)}).paths).admit(record)
 

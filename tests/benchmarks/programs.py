@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 SLM = (sys.executable, "-m", "slmchat")
 PROMPT = "Once upon a time there was a fox who wanted to cross the river."
+PEERS = ("llama-bench", "llama-completion", "llama-server")
 MODELS = ("smollm2:135m@Q4_1", "gemma3:270m-pt@Q4_K_M")
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -79,6 +80,13 @@ def run(command: Sequence[str], extra: Mapping[str, str] | None = None) -> Ran:
     if os.waitstatus_to_exitcode(status):
         raise SystemExit(f"{' '.join(map(str, command))} failed: {done.err}")
     return done
+
+
+def home() -> Path:
+    """The home with the models. Leaves the benchmark when none is named: parts of it change what is cached there."""
+    if not os.environ.get("SLM_HOME"):
+        raise SystemExit("set SLM_HOME to a home in which both models are installed")
+    return Path(os.environ["SLM_HOME"])
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from slmchat.engine.api import Constraint, ConstraintKind, Limits, Prompt, Turn
+from slmchat.engine.api import Chance, Constraint, ConstraintKind, Limits, Prompt, Turn
 from slmchat.engine.gbnf import to_gbnf
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
@@ -105,11 +105,21 @@ def body(model: Listed, prompt: Prompt, sampler: SamplerSettings, limits: Limits
         fields["max_tokens"] = _ROOM  # else 16, as OpenAI's API has it
     if limits.stop:
         fields["stop"] = list(limits.stop)
+    if limits.n_alternatives is not None:
+        fields |= _chances_wanted(limits.n_alternatives, is_bare=not prompt.turns)
     if limits.constraint is not None:
         fields |= constrained(model.kind, limits.constraint, is_bare=not prompt.turns)
     if model.kind is Kind.LLAMA_SERVER:
         fields |= {"return_progress": True, "cache_prompt": True}
     return fields
+
+
+def _chances_wanted(n_alternatives: int, *, is_bare: bool) -> dict[str, Any]:
+    if is_bare:  # servers answer it in several shapes
+        raise SlmError(
+            "an endpoint tells the probabilities of tokens in chats only, not for --raw.", exit_code=ExitCode.USAGE
+        )
+    return {"logprobs": True, "top_logprobs": n_alternatives}
 
 
 def constrained(kind: Kind, constraint: Constraint, *, is_bare: bool) -> dict[str, Any]:
@@ -228,6 +238,7 @@ class Said:
     counted: Counted | None = None
     progress: tuple[int, int, int] | None = None
     has_choice: bool = False
+    chances: tuple[Chance, ...] = ()
 
 
 class Malformed(Exception):
@@ -266,7 +277,28 @@ def read(data: str) -> Said:
         _counted(event.get("usage")),
         _progress(event.get("prompt_progress")),
         bool(choices),
+        _chances(choice.get("logprobs")),
     )
+
+
+def _chances(told: object) -> tuple[Chance, ...]:
+    """OpenAI's `logprobs` of a chat: `{"content": [{"token", "logprob", "top_logprobs": [{"token", "logprob"}]}]}`."""
+    content = told.get("content") if isinstance(told, dict) else None
+    return tuple(
+        Chance(text, logprob, tuple(found for found in map(_token, _items(entry.get("top_logprobs"))) if found))
+        for entry in _items(content)
+        if isinstance(entry, dict) and (own := _token(entry))
+        for text, logprob in (own,)
+    )
+
+
+def _token(entry: object) -> tuple[str, float] | None:
+    if not isinstance(entry, dict):
+        return None
+    text, logprob = entry.get("token"), entry.get("logprob")
+    if not isinstance(text, str) or isinstance(logprob, bool) or not isinstance(logprob, int | float):
+        return None
+    return _plain(text), float(logprob)
 
 
 def _texts(spoken: Mapping[str, Any]) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from slmchat.engine.api import (
     FinishReason,
     Limits,
     ModelInfo,
+    Pool,
     Prefill,
     Prompt,
     SessionSettings,
@@ -98,6 +99,14 @@ class RemoteEngine:
         if self.model.kind.answers_one:
             most, why = 1, "a second one would end the first on this server"
         return RemotePool(lambda: self.open_session(settings), most, why)
+
+    def open_scorer(self, settings: SessionSettings) -> Pool:
+        """Never: the API has no field for the probability of a text that is given."""
+        raise SlmError(
+            f"--choices needs probabilities of whole texts, which {self.endpoint.address} does not tell.",
+            hint='a choice that is generated: --regex "(yes|no)" or --fields "mood enum(good|bad)"',
+            exit_code=ExitCode.USAGE,
+        )
 
     def close(self) -> None:
         if self._spare is not None:
@@ -361,7 +370,7 @@ class RemoteSession:
         run.pieces += 1
         for text, is_thinking in ((said.thinking, True), (said.text, False)):
             if text:
-                yield Chunk(text, (), is_thinking)
+                yield Chunk(text, (), is_thinking, chances=said.chances if not is_thinking else ())
 
     def _reason(self, run: _Run, limits: Limits) -> FinishReason:
         """The finish reason in slm's words. `length` is the limit that was asked for, else the window's end."""

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 
-from slmchat.engine.api import Chunk, Done, Finish, FinishReason, Job
+from slmchat.engine.api import Chance, Chunk, Done, Finish, FinishReason, Job
 from slmchat.engine.feed import Feed
 from slmchat.engine.remote.client import PASSING
 from slmchat.engine.remote.engine import RemoteSession
@@ -189,14 +189,16 @@ class _Worker(threading.Thread):
         if self._is_cancelled():  # before generate() took notice of it
             return None
         text, thinking = "", ""
+        chances: list[Chance] = []
         finish: Finish | None = None
         for event in events:
             if isinstance(event, Chunk) and event.is_thinking:
                 thinking += event.text
             elif isinstance(event, Chunk):
                 text += event.text
+                chances += event.chances
             elif isinstance(event, Finish):
                 finish = event
         if finish is None or finish.reason is FinishReason.INTERRUPTED:
             return None
-        return Done(job.id, text, finish, thinking=thinking)
+        return Done(job.id, text, finish, thinking=thinking, chances=tuple(chances))

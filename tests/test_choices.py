@@ -1,0 +1,311 @@
+"""`--choices`: scores of the real engine for every kind of memory, calibration, thresholds, what is refused, rows."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from batch_desk import Desk
+from conftest import Outcome, run_slm
+from endpoint_server import EndpointServer
+from fake_engine import FakeEngine
+from gguf_samples import (
+    CHATML_TEMPLATE,
+    WORDS,
+    write_tiny_gemma3,
+    write_tiny_llama,
+    write_tiny_mamba,
+    write_tiny_phi3,
+)
+
+from slmchat.commands.batch_answers import ChosenTexts
+from slmchat.commands.batch_inputs import Row
+from slmchat.commands.batch_prompts import PromptMaker
+from slmchat.commands.choosing import Choosing, choosing_of, prior_of
+from slmchat.commands.options import ChoiceOptions
+from slmchat.engine import llama
+from slmchat.engine.api import Choices, Done, Job, Part, Prompt, Score, SessionSettings
+from slmchat.engine.context import Context
+from slmchat.engine.probabilities import LogProbabilities
+from slmchat.errors import ExitCode, SlmError
+
+HEAD = "the people said that it was not the first time and there were many other words about water and oil " * 3
+KINDS: dict[str, Callable[[Path], Path]] = {
+    "llama": lambda path: write_tiny_llama(path, chat_template=None, context_length=512),
+    "phi3": lambda path: write_tiny_phi3(path, context_length=512),
+    "sliding window": write_tiny_gemma3,
+    "recurrent": write_tiny_mamba,
+}
+SETTINGS = SessionSettings(512, 1, 1)
+TEXTS = (" the", " water and oil", " people said that it was", " x")
+
+
+def _prompt(text: str) -> Prompt:
+    return Prompt((Part(text),))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[llama.LlamaEngine]:
+    engine = llama.load(KINDS[request.param](tmp_path_factory.mktemp("models") / "tiny.gguf"))
+    yield engine
+    engine.close()
+
+
+def _alone(engine: llama.LlamaEngine, prompt: Prompt, text: str) -> Score:
+    """The same by evaluating one token after the other, from nothing."""
+    tokens = engine.vocabulary.tokenize(prompt)
+    rest = engine.vocabulary.continued(prompt, tokens, text)
+    context = Context(engine.api, engine._model, SETTINGS, lambda: False)
+    reading = LogProbabilities(engine.api, engine.vocabulary.n_tokens)
+    context.evaluate(tokens)
+    found = []
+    for token in rest:
+        found.append(reading.after(context.handle, -1).of(token))
+        context.evaluate_one(token)
+    end = reading.after(context.handle, -1).of_any(engine.vocabulary.turn_ends)
+    context.close()
+    return Score(tuple(found), end)
+
+
+def _scores(engine: llama.LlamaEngine, prompts: list[Prompt], choices: Choices) -> dict[int, Done]:
+    scorer = engine.open_scorer(SETTINGS)
+    found = {done.id: done for done in scorer.run(Job(n, each, choices=choices) for n, each in enumerate(prompts))}
+    scorer.close()
+    assert all(done.error is None for done in found.values()), [done.error for done in found.values()]
+    return found
+
+
+@pytest.mark.real
+class TestScores:
+    def test_as_one_token_after_the_other(self, engine: llama.LlamaEngine) -> None:
+        prompts = [_prompt(HEAD + " ".join(WORDS[n : n + 2 + n % 5])) for n in range(60)]
+        prompts[7] = _prompt("something else")
+        found = _scores(engine, prompts, Choices(TEXTS, has_end=True))
+        assert sorted(found) == list(range(60))
+        for n in (0, 1, 7, 30, 59):
+            for text, score in zip(TEXTS, found[n].scores, strict=True):
+                alone = _alone(engine, prompts[n], text)
+                assert score.logprobs == pytest.approx(alone.logprobs, abs=0.1)
+                assert score.end == pytest.approx(alone.end, abs=0.1)
+        assert len(found[0].scores[2].logprobs) > 1
+        cached = [done.finish.usage.cached_tokens for done in found.values() if done.finish]
+        assert sum(count > 20 for count in cached) >= 50  # the shared beginning is evaluated once
+
+    def test_without_an_end_nothing_else_changes(self, engine: llama.LlamaEngine) -> None:
+        prompt = _prompt(HEAD)
+        with_end = _scores(engine, [prompt], Choices(TEXTS, has_end=True))[0].scores
+        without = _scores(engine, [prompt], Choices(TEXTS))[0].scores
+        assert [score.end for score in without] == [None] * 4
+        for one, other in zip(with_end, without, strict=True):
+            assert one.logprobs == pytest.approx(other.logprobs, abs=0.1)
+
+    def test_probabilities_of_all_tokens_sum_up_to_one(self, engine: llama.LlamaEngine) -> None:
+        context = Context(engine.api, engine._model, SETTINGS, lambda: False)
+        context.evaluate(engine.vocabulary.tokenize(_prompt(HEAD)))
+        follows = LogProbabilities(engine.api, engine.vocabulary.n_tokens).after(context.handle, -1)
+        context.close()
+        assert follows.of_any(range(engine.vocabulary.n_tokens)) == pytest.approx(0.0, abs=1e-6)
+
+    def test_more_texts_than_places_and_rows_that_do_not_fit(self, engine: llama.LlamaEngine) -> None:
+        texts = tuple(f" {a} {b}" for a in WORDS[:12] for b in WORDS[12:20])
+        many = _scores(engine, [_prompt("hello")], Choices(texts))[0].scores
+        assert len(many) == 96 and many[95].logprobs == pytest.approx(
+            _alone(engine, _prompt("hello"), texts[95]).logprobs, abs=0.1
+        )
+        scorer = engine.open_scorer(SETTINGS)
+        jobs = [Job(n, _prompt("water " * count), choices=Choices(TEXTS)) for n, count in enumerate((5, 900, 7))]
+        done = {each.id: each for each in scorer.run(iter(jobs))}
+        scorer.close()
+        error = done[1].error
+        assert error is not None and error.exit_code is ExitCode.CONTEXT
+        assert done[0].scores and done[2].scores
+
+
+def _asked(text: str, **more: object) -> Choosing | None:
+    return choosing_of(ChoiceOptions(choices=text, **more))  # type: ignore[arg-type]
+
+
+class TestChoosing:
+    def test_what_a_list_may_be(self) -> None:
+        found = _asked(r"yes\, please, no ,maybe not")
+        assert found is not None and found.texts == ("yes, please", "no", "maybe not")
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("yes,,no", "a choice is empty"),
+            ("yes,no,", "a choice is empty"),
+            ("", "a choice is empty"),
+            ("yes,no, yes", "'yes' stands there twice"),
+            ("yes", "there must be 2 to 100 of them, not 1"),
+            (",".join(map(str, range(101))), "not 101"),
+            ("a," + "b" * 500, "longer than 400 characters"),
+        ],
+    )
+    def test_what_is_refused(self, text: str, says: str) -> None:
+        with pytest.raises(SlmError, match=says) as caught:
+            _asked(text)
+        assert caught.value.exit_code is ExitCode.USAGE
+
+    def test_options_without_choices_are_refused(self) -> None:
+        assert choosing_of(ChoiceOptions()) is None
+        for options in (ChoiceOptions(threshold=0.5), ChoiceOptions(calibrate=True)):
+            with pytest.raises(SlmError, match="there are none"):
+                choosing_of(options)
+        with pytest.raises(SlmError, match="is what --threshold answers"):
+            _asked("sure,unsure", threshold=0.5)
+
+    def test_whole_texts_count_and_the_prior_is_taken_away(self) -> None:
+        choosing = Choosing(("a", "b c"), None, is_calibrated=True)
+        scores = (Score((math.log(0.2),)), Score((math.log(0.5), math.log(0.8))))
+        assert choosing.verdict(scores, None).probabilities == {"a": 0.333333, "b c": 0.666667}
+        prior = (math.log(0.1), math.log(0.64))
+        verdict = choosing.verdict(scores, prior)
+        assert verdict.choice == "a"
+        assert verdict.probabilities["a"] == pytest.approx(2 / (2 + 0.4 / 0.64), abs=1e-5)
+
+    def test_choices_that_begin_one_another_count_with_their_end(self) -> None:
+        """Else the shorter one could never be less probable than the longer one."""
+        chat = Prompt((Part("x", is_template=True),))
+        assert Choosing(("yes", "no"), None, True).choices(chat) == Choices(("yes", "no"))
+        choosing = Choosing(("yes", "yes please"), None, True)
+        assert choosing.choices(chat) == Choices(("yes", "yes please"), has_end=True)
+        scores = (Score((-0.1,), end=math.log(0.1)), Score((-0.1, math.log(0.9)), end=-0.01))
+        assert choosing.verdict(scores, None).choice == "yes please"
+
+    def test_behind_a_bare_prompt_a_choice_is_a_word_of_its_own(self) -> None:
+        choosing = Choosing(("a", "b"), None, True)
+        assert choosing.choices(_prompt("Mood:")).texts == (" a", " b")
+        assert choosing.choices(_prompt("Mood:\n")).texts == ("a", "b")
+
+
+def _desk(tmp_path: Path, **more: object) -> Desk:
+    """A model that likes `good` by itself, and reads the input a little."""
+
+    def score(prompt: str, text: str) -> Score:
+        liked = {" good": -1.0, " bad": -2.0}[text]
+        return Score((liked + (0.8 if text.strip() in prompt else 0.0),))
+
+    desk = Desk(tmp_path, FakeEngine(score=score, n_held=3))
+    choosing = _asked("good,bad", **more)
+    assert choosing is not None
+    answers = ChosenTexts(choosing)
+    prompts = PromptMaker("", None, [], lambda messages: _prompt(messages[-1].text), None)
+    answers.calibrate(desk.engine.open_scorer(SETTINGS), [prompts.without_input("")])
+    desk.answers = answers
+    return desk
+
+
+def _rows(*texts: str) -> Iterator[Row]:
+    return (Row(number, text, number) for number, text in enumerate(texts, 1))
+
+
+class TestRows:
+    def test_the_prior_is_the_mean_over_inputs_that_say_nothing(self) -> None:
+        engine = FakeEngine(score=lambda prompt, text: Score((-1.0 if prompt == text.strip() else -3.0,)))
+        choosing = Choosing(("a", "b"), None, is_calibrated=True)
+        prior = prior_of(choosing, engine.open_scorer(SETTINGS), [_prompt("a"), _prompt("x")])
+        assert prior == (-2.0, -3.0)
+        assert prior_of(Choosing(("a", "b"), None, False), engine.open_scorer(SETTINGS), [_prompt("a")]) is None
+
+    def test_calibration_takes_away_what_is_liked_without_input(self, tmp_path: Path) -> None:
+        desk = _desk(tmp_path)
+        assert desk.run(_rows("so good", "so bad")) is ExitCode.DONE
+        assert [record["completion"] for record in desk.records] == ["good", "bad"]
+        assert sum(desk.records[0]["probabilities"].values()) == pytest.approx(1.0)
+        (tmp_path / "out.jsonl").unlink()
+        desk = _desk(tmp_path, calibrate=False)
+        desk.run(_rows("so good", "so bad"))
+        assert [record["completion"] for record in desk.records] == ["good", "good"]
+
+    def test_below_the_threshold_it_is_unsure(self, tmp_path: Path) -> None:
+        desk = _desk(tmp_path, threshold=0.6)
+        desk.run(_rows("so good", "who knows"))
+        assert [record["completion"] for record in desk.records] == ["good", "unsure"]
+        assert desk.records[1]["probabilities"] == {"good": 0.5, "bad": 0.5}
+        assert desk.records[1]["error"] is None
+
+    def test_a_row_that_fails_is_a_record(self, tmp_path: Path) -> None:
+        desk = _desk(tmp_path)
+        desk.engine.answer = lambda prompt: SlmError("too long.", exit_code=ExitCode.CONTEXT)
+        assert desk.run(_rows("a")) is ExitCode.CONTEXT
+        record = desk.records[0]
+        assert (record["completion"], record["probabilities"], record["error"]) == (None, None, "too long.")
+
+    def test_without_input_the_rest_of_the_prompt_stays(self) -> None:
+        def made(instruction: str) -> str:
+            prompts = PromptMaker(instruction, None, [], lambda messages: _prompt(messages[-1].text), None)
+            return prompts.without_input("N/A").parts[0].text
+
+        assert made("{title}: {{x}} of {body}?") == "N/A: {x} of N/A?"
+        assert made("Review: {}\nMood:") == "Review: N/A\nMood:"
+        assert made("How is it?") == '"""\nN/A\n"""\n\nHow is it?'
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+    control = ("<|im_start|>", "<|im_end|>")
+    return write_tiny_llama(path, chat_template=CHATML_TEMPLATE, extra_control_tokens=control, context_length=512)
+
+
+@pytest.mark.real
+class TestProgram:
+    def test_run_and_batch_say_the_same(self, slm: Callable[..., Outcome], tiny: Path) -> None:
+        asked = ("-m", tiny, "--choices", "water,oil,the people", "What is it?")
+        done = slm("run", *asked, "--json", stdin="hello")
+        assert done.code == 0, done.err
+        said = json.loads(done.out)
+        assert sum(said["probabilities"].values()) == pytest.approx(1.0, abs=1e-4)
+        assert said["completion"] == max(said["probabilities"], key=said["probabilities"].get)
+        assert said["usage"]["completion_tokens"] == 0
+        assert slm("run", *asked, stdin="hello").out == said["completion"] + "\n"
+        rows = [json.loads(line) for line in slm("batch", *asked, stdin="hello\nthe water\n").out.splitlines()]
+        assert rows[0]["probabilities"] == pytest.approx(said["probabilities"], abs=0.01)
+        assert rows[0]["probabilities"] != rows[1]["probabilities"]
+
+    def test_threshold_and_calibration(self, slm: Callable[..., Outcome], tiny: Path) -> None:
+        done = slm("run", "-m", tiny, "--choices", "water,oil", "--threshold", "1", "What?")
+        assert (done.code, done.out) == (0, "unsure\n")
+        shares = [
+            json.loads(slm("run", "-m", tiny, "--choices", "water,oil", flag, "--json", "What?").out)["probabilities"]
+            for flag in ("--calibrate", "--no-calibrate")
+        ]
+        assert shares[0] != shares[1]
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["--choices", "a,a"], "stands there twice"),
+            (["--choices", "a,b", "--regex", "x"], "cannot be one of --choices and of a shape"),
+            (["--threshold", "0.5"], "there are none"),
+            (["--choices", "a,b", "--threshold", "2"], "--threshold"),
+        ],
+    )
+    @pytest.mark.parametrize("command", ["run", "batch"])
+    def test_what_is_refused(
+        self, slm: Callable[..., Outcome], tiny: Path, command: str, arguments: list[str], says: str
+    ) -> None:
+        done = slm(command, "-m", tiny, *arguments, "What?", stdin="x")
+        assert (done.code, done.out) == (2, "")
+        assert says in done.err
+
+    def test_an_endpoint_does_not_tell_enough(self, slm: Callable[..., Outcome]) -> None:
+        with EndpointServer() as server:
+            for command in ("run", "batch"):
+                done = slm(command, "--endpoint", server.url, "--choices", "a,b", "What?", stdin="x")
+                assert (done.code, done.out) == (2, "")
+                assert "--choices needs probabilities of whole texts" in done.err
+            assert server.posts == []
+
+
+@pytest.mark.model
+def test_reviews_with_real_weights(model_home: Path, gemma3_base: Path) -> None:
+    lines = (Path(__file__).parent / "data" / "sentiment.jsonl").read_text().splitlines()[:30]
+    asked = ("--raw", "--choices", "positive,negative", "--input-field", "text", "Review: {}\nSentiment:")
+    done = run_slm("batch", "-m", "gemma3:270m-pt", *asked, home=model_home, stdin="\n".join(lines))
+    assert done.code == 0, done.err
+    said = [json.loads(line)["completion"] for line in done.out.splitlines()]
+    right = sum(choice == json.loads(line)["label"] for choice, line in zip(said, lines, strict=True))
+    assert right >= 25  # docs/batch.md has the figures of all 204
