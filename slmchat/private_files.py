@@ -8,7 +8,6 @@ Refuses to know: what is in the files.
 import errno
 import os
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -110,6 +109,8 @@ def replace_content(path: Path, before: bytes, after: bytes) -> None:
 def _replacing(path: Path, like: os.stat_result | None) -> Iterator[IO[bytes]]:
     """A new file that takes the place of `path` when all went well: the owner's alone (mkstemp makes it 0600), or
     with the mode, the owner and the group of `like` (as far as they may be given)."""
+    import tempfile  # 5 ms, and most commands write nothing
+
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
         with os.fdopen(descriptor, "wb") as out:

@@ -11,10 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slmchat.catalog import registry
-from slmchat.catalog.library import Library
 from slmchat.commands.completion_scripts import SCRIPTS
-from slmchat.personas import load as load_personas
 from slmchat.settings import KV_TYPES, Settings
 from slmchat.terminal.sanitize import sanitize
 
@@ -137,6 +134,8 @@ def _values(path: str, param: Any | None, settings: Callable[[], Settings]) -> l
     if path == "pull" and not _is_option(param):
         return [Candidate(name, title) for name, title in _catalog(settings())]
     if flag == "--persona":
+        from slmchat.personas import load as load_personas
+
         found = settings()
         personas = load_personas(found.personas, found.paths.config_file).values()
         return [Candidate(persona.name, persona.description) for persona in personas]
@@ -150,6 +149,9 @@ def _is_option(param: Any) -> bool:
 
 def _installed(settings: Settings) -> list[Candidate]:
     """Installed models by name, those of several quantizations with each of them, and the user's own names."""
+    from slmchat.catalog import registry
+    from slmchat.catalog.library import Library
+
     records = Library(settings.paths).all()
     counts = Counter(record.name for record in records)
     found = {record.name: record.title or "" for record in records}
@@ -159,6 +161,8 @@ def _installed(settings: Settings) -> list[Candidate]:
 
 
 def _catalog(settings: Settings) -> list[tuple[str, str]]:
+    from slmchat.catalog import registry
+
     own: Mapping[str, Any] = registry.load_user_names(settings.paths.user_registry)
     return sorted({**dict.fromkeys(own, ""), **registry.catalog_titles()}.items())
 
