@@ -19,8 +19,8 @@ NGRAM = 3
 # Sizes of batches (the token that is due, and the draft): few, so that the cost of each is soon known.
 SIZES = (2, 3, 4, 6, 8, 12, 16, 24)
 
-# The sizes where the text must be the same to the last bit: each has to be proved, in the time of some four batches. That
-# of 3 is paid for after 30 tokens; what 6 gains above it would take 200 (docs/decisions.md).
+# The sizes where the text must be the same to the last bit: each has to be proved, which takes four batches. That of 3
+# is paid for after 30 tokens; what 6 gains above it would take 200 (docs/decisions.md).
 EXACT_SIZES = (3,)
 _PROVED_BATCHES = 4  # whole batches may be equal by chance: quantized activations swallow most differences (Gemma 3)
 # Flash attention works through a cache of more cells than this (it is filled in steps of 256) in one part for each
@@ -184,7 +184,8 @@ class Proof:
     """Which batches give the same logits as single tokens, bit for bit: found out by computing both, never assumed.
 
     Kernels differ by model, quantization, processor and length of the cache, and what they round differently changes
-    a greedy text sooner or later."""
+    a greedy text sooner or later.
+    """
 
     def __init__(self) -> None:
         self._equal: dict[tuple[int, int], int] = {}  # rows that were equal; -1: one was not
