@@ -9,7 +9,6 @@ Whether a guess would have been right is known at every token, whether it was ma
 the text in any case. So text that does not repeat itself costs nothing but the lookup: about 2 us a token.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,8 +19,9 @@ NGRAM = 3
 # Sizes of batches (the token that is due, and the draft): few, so that the cost of each is soon known.
 SIZES = (2, 3, 4, 6, 8, 12, 16, 24)
 
-# The sizes where the text must be the same to the last bit: fewer still, because each has to be proved.
-EXACT_SIZES = (3, 6)
+# The sizes where the text must be the same to the last bit: each has to be proved, which takes four batches. That of 3
+# is paid for after 30 tokens; what 6 gains above it would take 200 (docs/decisions.md).
+EXACT_SIZES = (3,)
 _PROVED_BATCHES = 4  # whole batches may be equal by chance: quantized activations swallow most differences (Gemma 3)
 # Flash attention works through a cache of more cells than this (it is filled in steps of 256) in one part for each
 # thread when one token is evaluated, and in one part otherwise (ggml-cpu/ops.cpp: use_split_kv_path, 512 cells).
@@ -184,20 +184,16 @@ class Proof:
     """Which batches give the same logits as single tokens, bit for bit: found out by computing both, never assumed.
 
     Kernels differ by model, quantization, processor and length of the cache, and what they round differently changes
-    a greedy text sooner or later. The smallest size comes first: it costs least, and where it is refuted larger
-    ones are not tried.
+    a greedy text sooner or later.
     """
 
     def __init__(self) -> None:
         self._equal: dict[tuple[int, int], int] = {}  # rows that were equal; -1: one was not
 
     def sizes(self, place: int, threads: int, *, is_sure: bool) -> tuple[int, ...]:
-        """The sizes proved for a batch behind `place` tokens, and with `is_sure` the next one unless it is refuted."""
-        proved = list(itertools.takewhile(lambda size: self.holds(place, threads, size), EXACT_SIZES))
-        for size in EXACT_SIZES[len(proved) : len(proved) + is_sure]:
-            if self._equal.get(self._key(place, threads, size), 0) >= 0:
-                proved.append(size)
-        return tuple(proved)
+        """The sizes proved for a batch behind `place` tokens, and with `is_sure` those that are not refuted yet."""
+        rows = ((size, self._equal.get(self._key(place, threads, size), 0)) for size in EXACT_SIZES)
+        return tuple(size for size, equal in rows if equal >= (0 if is_sure else _PROVED_BATCHES * size))
 
     def holds(self, place: int, threads: int, size: int) -> bool:
         """Whether batches of this size have been equal often enough to be trusted."""
