@@ -1,5 +1,6 @@
 """Images through the real libmtmd, with models in small: layout, reuse, positions, the same tokens as llama.cpp's own."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -490,6 +491,31 @@ def test_run_shows_the_picture_and_its_cost(seeing: Path, home: Path, png: Path)
     raw = run_slm(*told, "--raw", "-f", png, "what is this", home=home)
     assert raw.code == 0
     assert run_slm(*told, "what is this", home=home).out != done.out
+
+
+def test_a_batch_asks_about_each_picture(seeing: Path, home: Path, png: Path, tmp_path: Path) -> None:
+    model = seeing / "gemma" / "model.gguf"
+    (tmp_path / "broken.png").write_bytes(png.read_bytes()[:60])
+    (tmp_path / "note.txt").write_text("a text")
+    told = ["-m", model, "--temp", "0", "-n", "8"]
+    files = [png, png, tmp_path / "broken.png", tmp_path / "note.txt"]
+    done = run_slm("batch", *told, *(flag for file in files for flag in ("-f", file)), "what is this", home=home)
+    assert done.code == 11, done.err
+    first, again, broken, text = map(json.loads, done.out.splitlines())
+    alone = run_slm("run", *told, "-f", png, "what is this", home=home).out
+    assert first["completion"] == again["completion"] == alone.rstrip("\n") != ""
+    assert (first["id"], first["input"]) == (str(png), "picture.png, 80 × 50 pixels")
+    assert again["usage"]["cached_tokens"] > IMAGE_TOKENS  # the picture is not encoded again
+    assert broken["completion"] is None and "broken.png" in broken["error"]
+    assert text["error"] is None and text["input"] == "a text"
+
+
+def test_what_a_batch_cannot_ask_about_pictures(seeing: Path, home: Path, png: Path) -> None:
+    model = seeing / "gemma" / "model.gguf"
+    assert run_slm("batch", "-m", model, "-f", png, home=home).code == 2
+    chosen = run_slm("batch", "-m", model, "-f", png, "--choices", "a,b", "which", home=home)
+    assert (chosen.code, chosen.out) == (2, "")
+    assert "cannot be about a picture" in chosen.err
 
 
 def test_run_on_a_model_that_cannot_see_says_so(home: Path, png: Path, tmp_path: Path) -> None:

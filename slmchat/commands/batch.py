@@ -13,17 +13,19 @@ from pathlib import Path
 from slmchat.commands import chosen, opening
 from slmchat.commands.batch_answers import Answers, ChosenTexts, Completions, ShapedCompletions
 from slmchat.commands.batch_inputs import open_source
+from slmchat.commands.batch_one_by_one import OneByOne
 from slmchat.commands.batch_output import RecordWriter, open_output
 from slmchat.commands.batch_prompts import PromptMaker, has_fields
 from slmchat.commands.batch_work import BatchWork, Rows
-from slmchat.commands.choosing import CONTENT_FREE
+from slmchat.commands.choosing import CONTENT_FREE, Choosing
 from slmchat.commands.options import BatchOptions, ChoiceOptions, GenerationOptions, ShapeOptions, TemplateOptions
-from slmchat.commands.prompt_files import prompt_file
+from slmchat.commands.prompt_files import PromptFile, prompt_file
 from slmchat.commands.question import head_messages, layout, read_text
 from slmchat.commands.run import ALTERNATIVES, overflow_choice, wanted_of
 from slmchat.commands.shaping import Shape
 from slmchat.conversation import window
-from slmchat.engine.api import Engine, Pool, Prompt
+from slmchat.conversation.pictures import is_picture
+from slmchat.engine.api import Engine, Pool, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
@@ -59,7 +61,11 @@ def batch(
     source = open_source(options.files, batch.format, wants_fields, console.stdin)
     if template and not source.has_fields:
         template.check()
-    model = place.find(options.model, settings, console)
+    model = place.find(options.model, settings, console).with_projector(options.mmproj)
+    has_pictures = source.format == "files" and any(map(is_picture, map(Path, options.files)))
+    if has_pictures:
+        _check_pictures(instruction, template, choosing)
+        model.check_sees(settings)
     sampler = opening.sampler_settings(model, settings, options)
     head = head_messages(options, settings)
     laid = model.laid(options.lora, settings)
@@ -87,7 +93,7 @@ def batch(
     )
     with loading.on_trial():
         how = replace(opening.session_settings(options, settings, n_ctx, model=loading.path), adapters=laid)
-        pool = engine.open_scorer(how) if choosing else engine.open_pool(how, n_parallel)
+        pool = _pool(engine, how, n_parallel, is_choosing=choosing is not None, has_pictures=has_pictures)
         if isinstance(answers, ChosenTexts):
             answers.calibrate(pool, [prompts.without_input(text) for text in CONTENT_FREE])
     writer = _writer(descriptor, batch, console)
@@ -101,6 +107,26 @@ def batch(
     if not settings.is_private:
         model.remember(settings)
     return code
+
+
+def _pool(
+    engine: Engine, how: SessionSettings, n_parallel: int | None, *, is_choosing: bool, has_pictures: bool
+) -> Pool:
+    if has_pictures:
+        return OneByOne(engine.open_session(how))
+    return engine.open_scorer(how) if is_choosing else engine.open_pool(how, n_parallel)
+
+
+def _check_pictures(instruction: str, template: PromptFile | None, choosing: Choosing | None) -> None:
+    """Raises `SlmError` (USAGE) for what cannot be asked about pictures."""
+    if choosing is not None:
+        raise SlmError("--choices are between texts: they cannot be about a picture.", exit_code=ExitCode.USAGE)
+    if template is None and not instruction.strip():
+        raise SlmError(
+            "there is no question about the pictures.",
+            hint='slm batch -f a.png -f b.png "What does it show?"',
+            exit_code=ExitCode.USAGE,
+        )
 
 
 def _answers(

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from slmchat.commands.batch_lines import MAX_BYTES, Line, read_lines
+from slmchat.conversation import pictures
+from slmchat.conversation.pictures import Picture
 from slmchat.errors import ExitCode, SlmError
 
 FORMATS = ("lines", "jsonl", "csv")
@@ -31,7 +33,8 @@ class Row:
 
     `id`: the row's own `id` field, else the number of its line, or the path of its file. `fields`: of JSON and CSV
     rows. `error`: why it cannot be used; `text` is then what can be shown of it. `end`: how much of the source had
-    been read when it was whole (bytes; for files, their number). `size`: characters that it holds in memory.
+    been read when it was whole (bytes; for files, their number). `picture`: the row is one, and `text` says which.
+    `size`: characters that it holds in memory.
     """
 
     id: str | int
@@ -40,6 +43,7 @@ class Row:
     fields: dict[str, Any] | None = None
     name: str | None = None
     error: str | None = None
+    picture: Picture | None = None
 
     @property
     def size(self) -> int:
@@ -273,12 +277,26 @@ def _from_files(files: Sequence[str], stdin: TextIO) -> Iterator[Row]:
         except OSError as error:
             yield Row(name, "", number, error=f"{name} cannot be read: {error.strerror}")
             continue
+        if pictures.looks_like_picture(data):
+            yield _picture_row(name, data, number)
+            continue
         text, wrong = _text(data.removeprefix(b"\xef\xbb\xbf")[:MAX_BYTES])
         if len(data) > MAX_BYTES:
             text, wrong = text[:_KEPT], f"is longer than {MAX_BYTES // 2**20} MiB"
         label = "standard input" if name == "-" else Path(name).name
         error_text = f"{label} {wrong}" if wrong else None
         yield Row(name, text.replace("\r\n", "\n"), number, name=label, error=error_text)
+
+
+def _picture_row(name: str, data: bytes, number: int) -> Row:
+    label = "standard input" if name == "-" else Path(name).name
+    if len(data) > MAX_BYTES:
+        return Row(name, label, number, error=f"{label} is longer than {MAX_BYTES // 2**20} MiB")
+    try:
+        picture = Picture.of(label, pictures.decode(data, label))
+    except SlmError as error:
+        return Row(name, label, number, error=error.message.rstrip("."))
+    return Row(name, picture.describe(), number, name=label, picture=picture)
 
 
 def _whole(place: int | Path) -> bytes:

@@ -14,6 +14,7 @@ from slmchat.commands.batch_inputs import Row
 from slmchat.commands.prompt_files import PromptFile
 from slmchat.conversation.attachments import Attachment, compose, trim
 from slmchat.conversation.messages import Message, Role
+from slmchat.conversation.pictures import Picture
 from slmchat.engine.api import Prompt
 from slmchat.errors import ExitCode, SlmError
 
@@ -65,6 +66,8 @@ class PromptMaker:
         """The prompt of a row. Raises `SlmError` with what is wrong with the row."""
         if row.error is not None:
             raise SlmError(f"{row.error}.", exit_code=ExitCode.USAGE)
+        if row.picture is not None:
+            return Asked(self._asking(self._composed([]), (row.picture,)))
         if row.fields is not None and self._has_fields:
             return Asked(self._asking(self._filled(row, row.fields)))
         text = self.input_text(row)
@@ -127,8 +130,8 @@ class PromptMaker:
         assert self._fits is not None
         return self._fits(self._asking(self._composed(kept)))
 
-    def _asking(self, text: str) -> Prompt:
-        return self._lay_out([*self._head, Message(Role.USER, text)])
+    def _asking(self, text: str, pictures: tuple[Picture, ...] = ()) -> Prompt:
+        return self._lay_out([*self._head, Message(Role.USER, text, pictures=pictures)])
 
     def _composed(self, attachments: Sequence[Attachment]) -> str:
         return self._template.compose(attachments) if self._template else compose(self._instruction, attachments)
