@@ -8,6 +8,7 @@ kernels for each weight type, on the length of rows and on the threads' barriers
 """
 
 import os
+import statistics
 import struct
 import tempfile
 import time
@@ -18,10 +19,12 @@ from typing import Any
 from slmchat.engine import native
 from slmchat.errors import ExitCode, SlmError
 
-# Tokens timed for each model, and seconds after which there are no more; the fastest counts.
+# Tokens timed for each model, and seconds after which there are no more; the median counts.
 _TOKENS = 8
 _TINY_TOKENS = 24
 _SECONDS = 0.15
+# No fewer seconds: a thread's processor time may be counted in ticks of the scheduler, of up to 10 ms.
+_LEAST_SECONDS = 0.06
 
 # llama.cpp's threads wait by spinning: undisturbed they use all of the time of as many processors. The share of it
 # below which another process was in the way: then two threads may wait a hundred times longer than they compute.
@@ -95,16 +98,8 @@ def solved(short: tuple[int, int, float], long: tuple[int, int, float]) -> tuple
     return 1 / inverse, cost
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    """The time of one token, and which share of `threads` processors' time the process had meanwhile."""
-
-    seconds: float
-    share: float
-
-
 def _token(file: Path, threads: int, tokens: int) -> float:
-    """Seconds of the fastest undisturbed single token of some. Raises `SlmError` when most were disturbed."""
+    """Seconds of a single token: the median of some. Raises `SlmError` when others had the processors meanwhile."""
     api = native.bindings()
     params = api.llama_model_default_params()
     params.n_gpu_layers = 0
@@ -120,30 +115,28 @@ def _token(file: Path, threads: int, tokens: int) -> float:
         if not context:
             raise _refused()
         try:
-            end = time.perf_counter() + _SECONDS
-            _timed(api, context, threads)  # allocates; is no measure
-            found = [_timed(api, context, threads)]
-            while len(found) < tokens and time.perf_counter() < end:
-                found.append(_timed(api, context, threads))
-            quiet = [token.seconds for token in found if token.share >= _QUIET_SHARE]
-            if 2 * len(quiet) < len(found):
+            _timed(api, context)  # allocates; is no measure
+            start, used = time.perf_counter(), time.process_time()
+            found = [_timed(api, context)]
+            while (spent := time.perf_counter() - start) < _SECONDS and (len(found) < tokens or spent < _LEAST_SECONDS):
+                found.append(_timed(api, context))
+            if (time.process_time() - used) / (spent * threads) < _QUIET_SHARE:
                 raise SlmError("other programs keep the processor busy.", exit_code=ExitCode.BUG)
-            return min(quiet)
+            return statistics.median(found)
         finally:
             api.llama_free(context)
     finally:
         api.llama_model_free(model)
 
 
-def _timed(api: Any, context: Any, threads: int) -> _Token:
+def _timed(api: Any, context: Any) -> float:
     token = (api.llama_token * 1)(1)
-    start, used = time.perf_counter(), time.process_time()
+    start = time.perf_counter()
     status = api.llama_decode(context, api.llama_batch_get_one(token, 1))
     api.llama_synchronize(context)
     if status != 0:
         raise _refused()
-    seconds = time.perf_counter() - start
-    return _Token(seconds, (time.process_time() - used) / (seconds * threads))
+    return time.perf_counter() - start
 
 
 def _refused() -> SlmError:
