@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Literal
 
-from slmchat.api.desk import Desk, Unseen
+from slmchat.api.desk import Desk
 from slmchat.api.options import ImageSource, pictures_of
 from slmchat.api.records import Completion, completion_of
 from slmchat.api.stream import Stream
-from slmchat.commands.answering import Answer, View
+from slmchat.commands.answering import Answer, Unseen, View
 from slmchat.commands.options import GenerationOptions
 from slmchat.commands.talk import Overflow, Talk
 from slmchat.conversation.messages import Conversation, Message, Role

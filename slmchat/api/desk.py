@@ -21,7 +21,7 @@ from slmchat.commands.asking import Asker
 from slmchat.commands.chosen import LocalModel
 from slmchat.commands.opening import Cancellable, Loading
 from slmchat.commands.options import GenerationOptions
-from slmchat.engine.api import Adapter, Prefill, Session
+from slmchat.engine.api import Adapter, Session
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -196,17 +196,3 @@ class Listening:
 
     def on_retry(self, error: SlmError) -> None:
         self._desk.console.note(f"{error.message.rstrip('.')}; trying once more, with more room.")
-
-
-class Unseen:
-    """A view of an answer that is wanted whole."""
-
-    def prefill(self, event: Prefill) -> None: ...
-
-    def doubt(self, logprob: float) -> None: ...
-
-    def thinking(self, text: str) -> None: ...
-
-    def answer(self, text: str) -> None: ...
-
-    def close(self) -> None: ...

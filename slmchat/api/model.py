@@ -11,7 +11,7 @@ from typing import Literal, Unpack
 
 from slmchat import settings as settings_module
 from slmchat.api.chat import Chat, Overflowing
-from slmchat.api.desk import Desk, Loaded, LogConsole, Unseen
+from slmchat.api.desk import Desk, Loaded, LogConsole
 from slmchat.api.options import (
     CompletionOptions,
     ImageSource,
@@ -27,7 +27,7 @@ from slmchat.api.options import (
 from slmchat.api.records import Classification, Completion, completion_of
 from slmchat.api.stream import Stream
 from slmchat.commands import opening
-from slmchat.commands.answering import View
+from slmchat.commands.answering import Unseen, View
 from slmchat.commands.asking import Asker, Request
 from slmchat.commands.chosen import LocalModel
 from slmchat.commands.options import GenerationOptions

@@ -39,6 +39,20 @@ class View(Protocol):
         ...
 
 
+class Unseen:
+    """A view of an answer that is wanted whole. Implements `View`."""
+
+    def prefill(self, event: Prefill) -> None: ...
+
+    def thinking(self, text: str) -> None: ...
+
+    def doubt(self, logprob: float) -> None: ...
+
+    def answer(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A completion so far, or whole when `finish` is set.

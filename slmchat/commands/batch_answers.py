@@ -10,7 +10,7 @@ from slmchat.commands import answering, shaping
 from slmchat.commands.choosing import Choosing, prior_of
 from slmchat.commands.shaping import Shape
 from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Chunk, Done, Job, Limits, Pool, Prefill, Prompt
+from slmchat.engine.api import Chunk, Done, Job, Limits, Pool, Prompt
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.sanitize import Sanitizer
@@ -71,7 +71,7 @@ class Completions:
         assert done.finish is not None
         answer = answering.follow(
             (Chunk(done.thinking, (), is_thinking=True), Chunk(done.text, ()), done.finish),
-            _Unseen(),
+            answering.Unseen(),
             sanitizer=Sanitizer(show_invisible=False) if self._is_sanitized else None,
             keeps_space=self._is_raw,
             is_thinking=not self._is_raw and opens_thinking(prompt.parts[-1].text),
@@ -154,17 +154,3 @@ class ChosenTexts:
             "finish_reason": done.finish.reason.value,
             "usage": answering.usage_fields(done.finish.usage),
         }
-
-
-class _Unseen:
-    """A view of a completion that nobody looks at."""
-
-    def prefill(self, event: Prefill) -> None: ...
-
-    def thinking(self, text: str) -> None: ...
-
-    def doubt(self, logprob: float) -> None: ...
-
-    def answer(self, text: str) -> None: ...
-
-    def close(self) -> None: ...
