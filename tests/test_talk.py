@@ -91,6 +91,36 @@ def _said(talk: Talk) -> list[tuple[str, str]]:
     return [(node.message.role.value, node.message.text) for node in talk.conversation.path()]
 
 
+def test_a_message_is_in_the_archive_while_the_model_still_loads(
+    engine: FakeEngine, talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`kill -9` while the weights are read must not take along what was typed meanwhile."""
+    saved: list[str] = []
+
+    def wait_for_the_model(_: Ready) -> FakeEngine:
+        archive = Archive(tmp_path / "data" / "sessions.db")
+        saved.extend(node.message.text for node in archive.load(talk.conversation.id).path())
+        archive.close()
+        return engine
+
+    monkeypatch.setattr(Ready, "engine", wait_for_the_model)
+    assert talk.say("Hi")
+    assert saved == ["Hi"]
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_message_in_the_tree(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Ready) -> FakeEngine:
+        raise SlmError("the model cannot be loaded.", exit_code=ExitCode.DAMAGED)
+
+    monkeypatch.setattr(Ready, "engine", fail)
+    with pytest.raises(SlmError, match="cannot be loaded"):
+        talk.say("Hi")
+    assert [node.message.text for node in talk.conversation.nodes()] == ["Hi"]
+    assert talk.conversation.current is None
+
+
 def test_an_exchange_is_in_the_tree_and_in_the_archive(talk: Talk, tmp_path: Path) -> None:
     answer = talk.say("Hi")
     assert answer and answer.text == "Hello."

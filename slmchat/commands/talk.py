@@ -265,9 +265,9 @@ class Talk:
         None when it was cancelled before anything came of it: then the question has left the current path (it stays
         in the tree), as it has when `SlmError` is raised.
         """
-        self.ready()
         if self.pictures:
             self.model.check_sees(self.settings)
+        # before the model is waited for: what ends slm while it loads must not take the message along
         self.conversation.title = self.conversation.title or title_of(text)  # without what is attached
         self.conversation.add(Message(Role.USER, compose(text, self.attachments), pictures=tuple(self.pictures)))
         try:
