@@ -574,7 +574,7 @@ def run_cli(arguments: Sequence[str]) -> int:
     except SlmError as error:
         return _failed(console, error)
     except _UsageError as error:
-        return _failed(console, _usage(error))
+        return _failed(console, _usage(error, arguments))
     except KeyboardInterrupt:
         return int(ExitCode.INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the last net: a bug becomes a sentence too
@@ -597,10 +597,12 @@ def _failed(console: Console, error: SlmError) -> int:
     return int(error.exit_code)
 
 
-def _usage(error: Any) -> SlmError:
-    command = error.ctx.command_path if getattr(error, "ctx", None) else "slm"
-    message = error.format_message().strip().rstrip(".")
-    return SlmError(f"{message[:1].lower()}{message[1:]}.", hint=f"{command} --help", exit_code=ExitCode.USAGE)
+def _usage(error: Any, arguments: Sequence[str]) -> SlmError:
+    import typer.main
+
+    from slmchat.commands.usage_errors import explained
+
+    return explained(error, arguments, getattr(typer.main.get_command(app), "commands", {}))
 
 
 def _bug(error: Exception) -> SlmError:

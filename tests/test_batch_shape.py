@@ -187,7 +187,7 @@ class TestProgram:
         ("arguments", "says"),
         [
             (["--schema", "-"], "standard input cannot be the schema and the input"),
-            (["--schema", "{", "x"], "the schema is no JSON"),
+            (["--schema", "{", "x"], "the schema is not valid JSON"),
             (["--regex", "a", "--json-output"], "cannot be combined"),
             (["--regex", r"\bword"], r"\b"),
         ],

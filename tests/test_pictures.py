@@ -159,7 +159,7 @@ def test_nothing_but_the_pixels_stays() -> None:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
 def test_truncated_pictures_are_refused(kind: str) -> None:
     data = encoded(drawn(200, 100), kind)
-    assert "cannot be decoded" in refusal(data[: len(data) * 2 // 3])
+    assert "data is damaged" in refusal(data[: len(data) * 2 // 3])
 
 
 @pytest.mark.parametrize(
@@ -182,10 +182,10 @@ def test_other_types_are_refused(data: bytes) -> None:
 
 
 def test_a_wrong_type_behind_a_right_beginning_is_refused() -> None:
-    assert "cannot be decoded" in refusal(b"\x89PNG\r\n\x1a\n" + encoded(drawn(), "JPEG"))
-    assert "cannot be decoded" in refusal(b"\xff\xd8\xff" + encoded(drawn(), "PNG"))
-    assert "cannot be decoded" in refusal(b"GIF89a")
-    assert "cannot be decoded" in refusal(b"BM" + bytes(60))
+    assert "data is damaged" in refusal(b"\x89PNG\r\n\x1a\n" + encoded(drawn(), "JPEG"))
+    assert "data is damaged" in refusal(b"\xff\xd8\xff" + encoded(drawn(), "PNG"))
+    assert "data is damaged" in refusal(b"GIF89a")
+    assert "data is damaged" in refusal(b"BM" + bytes(60))
 
 
 def test_bombs_are_refused_before_they_are_unpacked() -> None:

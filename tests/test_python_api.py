@@ -130,8 +130,8 @@ class TestComplete:
             ({"temperature": "warm"}, "temperature must be a number from 0 to 10."),
             ({"seed": 2**32}, "seed must be a whole number from 0 to 4,294,967,294."),
             ({"regex": "a", "json": True}, "regex and json cannot be combined: an answer has one shape."),
-            ({"schema": {"type": {1}}}, "the schema is no JSON"),
-            ({"schema": "{"}, "the schema is no JSON"),
+            ({"schema": {"type": {1}}}, "the schema is not valid JSON"),
+            ({"schema": "{"}, "the schema is not valid JSON"),
             ({"fields": ""}, ""),
         ],
     )

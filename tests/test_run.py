@@ -196,7 +196,7 @@ class TestInput:
             (b"", ["--on-overflow", "explode", "x"], "--on-overflow cannot be 'explode'"),
             (b"", ["--temp", "hot", "x"], "invalid value for '--temp'"),
             (b"", ["--top-p", "1.5", "x"], "invalid value for '--top-p'"),
-            (b"", ["--nonsense", "x"], "no such option"),
+            (b"", ["--nonsense", "x"], "there is no option --nonsense"),
         ],
     )
     def test_bad_input_is_one_sentence_and_exit_2(

@@ -7,7 +7,7 @@ Refuses to know: how a question becomes an answer (commands/asking.py) and how a
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, Unpack
+from typing import Literal, NoReturn, Unpack
 
 from slmchat import settings as settings_module
 from slmchat.api.chat import Chat, Overflowing
@@ -117,6 +117,13 @@ class Model:
         self._desk = desk
         self._options = options
 
+    def __reduce__(self) -> NoReturn:
+        raise SlmError(
+            "a Model cannot be pickled or copied: it is weights in the memory of this process.",
+            hint="call load() in each process",
+            exit_code=ExitCode.USAGE,
+        )
+
     @property
     def name(self) -> str:
         """The model's full name, as `smollm2:135m@Q4_1`."""
@@ -208,7 +215,7 @@ class Model:
         with self._desk.turns:
             asker = self._desk.asker
             question = Question(instruction, [Attachment(text)], head)
-            request = self._fitting(asker.request(question, is_raw=raw, choosing=choosing))
+            request = self._fitting(asker.request(question, is_raw=raw, choosing=choosing), None)
             asker.open_scorer(asker.n_ctx, laid=self._desk.laid)
             found = asker.choose(request, self._desk.running)
         if found is None:
@@ -266,14 +273,14 @@ class Model:
         if not prompt.strip():
             raise SlmError("the prompt is empty.", exit_code=ExitCode.USAGE)
         request = asker.request(Question(prompt, [], head, shown), is_raw=asked.raw, shape=shape)
-        return self._fitting(request)
+        return self._fitting(request, asked.max_tokens)
 
-    def _fitting(self, request: Request) -> Request:
+    def _fitting(self, request: Request, max_tokens: int | None) -> Request:
         """The same request. Raises `SlmError` (CONTEXT) when it leaves no room for an answer."""
         n_ctx = self._desk.asker.n_ctx
-        if not window.fits(request.n_prompt, n_ctx):
+        if not window.fits(request.n_prompt, n_ctx, max_tokens):
             raise SlmError(
-                f"the prompt is {request.n_prompt:,} tokens and the context window holds {n_ctx:,}.",
+                f"{window.overflow('the prompt is', request.n_prompt, n_ctx, max_tokens)}.",
                 hint="a larger window: load(..., ctx=N); or a shorter prompt",
                 exit_code=ExitCode.CONTEXT,
             )

@@ -145,7 +145,7 @@ def _as_json(schema: object) -> str:
     try:
         return json.dumps(schema)
     except (TypeError, ValueError, RecursionError) as error:
-        raise SlmError(f"the schema is no JSON: {error}.", exit_code=ExitCode.USAGE) from error
+        raise SlmError(f"the schema is not valid JSON: {error}.", exit_code=ExitCode.USAGE) from error
 
 
 def pictures_of(images: Sequence[ImageSource]) -> list[Picture]:

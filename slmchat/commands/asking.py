@@ -115,12 +115,14 @@ class Asker:
 
         Raises `SlmError` (CONTEXT) when nothing may or can be trimmed.
         """
-        if window.fits(request.n_prompt, n_ctx):
+        max_tokens = self._options.max_tokens
+        if window.fits(request.n_prompt, n_ctx, max_tokens):
             return request
         if is_trimmed:
-            return replace(request, prompt=request.question.trimmed(request.lay_out, self.engine, n_ctx, self._console))
+            trimmed = request.question.trimmed(request.lay_out, self.engine, n_ctx, max_tokens, self._console)
+            return replace(request, prompt=trimmed)
         if self.engine.info.has_exact_counts:  # else it is the engine that knows, and says so
-            raise _too_long(request.n_prompt, n_ctx, self.engine.info.trained_context_length)
+            raise _too_long(request.n_prompt, n_ctx, max_tokens, self.engine.info.trained_context_length)
         return request
 
     def open(
@@ -218,10 +220,10 @@ class Asker:
         return self._session
 
 
-def _too_long(n_prompt: int, n_ctx: int, n_trained: int) -> SlmError:
+def _too_long(n_prompt: int, n_ctx: int, max_tokens: int | None, n_trained: int) -> SlmError:
     larger = f"a larger one: --ctx {n_prompt + COMPLETION_ROOM}" if n_prompt < n_trained else None
     return SlmError(
-        f"the prompt is {n_prompt:,} tokens and the context window holds {n_ctx:,}"
+        window.overflow("the prompt is", n_prompt, n_ctx, max_tokens)
         + ("." if larger else f"; this model was trained for {n_trained:,}."),
         hint=f"{larger or 'a shorter input'}; or leave out the end of the input: --on-overflow trim",
         exit_code=ExitCode.CONTEXT,

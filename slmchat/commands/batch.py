@@ -76,7 +76,7 @@ def batch(
     lay_out = layout(engine, is_raw=options.raw, told=shape or choosing)
 
     def fits(prompt: Prompt) -> bool:
-        return window.fits(engine.count(prompt), n_ctx)
+        return window.fits(engine.count(prompt), n_ctx, options.max_tokens)
 
     trims = fits if on_overflow == "trim" else None
     prompts = PromptMaker(instruction, batch.input_field, head, lay_out, trims, template)

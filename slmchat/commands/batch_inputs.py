@@ -18,6 +18,7 @@ from slmchat.commands.batch_lines import MAX_BYTES, Line, read_lines
 from slmchat.conversation import pictures
 from slmchat.conversation.pictures import Picture
 from slmchat.errors import ExitCode, SlmError
+from slmchat.wording import counted
 
 FORMATS = ("lines", "jsonl", "csv")
 
@@ -259,7 +260,7 @@ def _csv_row(source: _CsvLines, header: list[str], values: list[str] | None, rea
     if source.is_too_long:
         reason = f"longer than {MAX_BYTES // 2**20} MiB"
     if reason is None and values is not None and len(values) != len(header):
-        reason = f"{len(values):,} values, the header names {len(header):,}"
+        reason = f"{counted(len(values), 'value')}, the header names {len(header):,}"
     fields = dict(zip(header, values or [], strict=False))
     for name, value in fields.items() if reason is None else ():
         _, wrong = _text(value.encode("utf-8", "surrogateescape"))

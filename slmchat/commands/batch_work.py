@@ -26,6 +26,7 @@ from slmchat.commands.batch_prompts import Asked, PromptMaker
 from slmchat.engine.api import Done, FinishReason, Job, Pool
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.console import Console
+from slmchat.wording import counted
 
 # Rows under way, finished ones that wait for a slow one included. Large enough that one long completion does not leave
 # the others idle, small enough to be nothing in memory.
@@ -149,7 +150,7 @@ class BatchWork:
             self._console.detail(self._progress.summary(self._n_tokens))
             self._console.detail(self._pool.report)
             if self._n_again:
-                self._console.detail(f"{_counted(self._n_again)} had to be asked a second time, with more room")
+                self._console.detail(f"{counted(self._n_again, 'row')} had to be asked a second time, with more room")
 
     def _count(self, record: dict[str, Any], error: SlmError | None) -> None:
         if error is not None:
@@ -164,23 +165,21 @@ class BatchWork:
         console = self._console
         if self._n_trimmed:
             console.warn(
-                f"{_counted(self._n_trimmed)} did not fit and lost the end of the input ('trimmed_characters')."
+                f"{counted(self._n_trimmed, 'row')} did not fit and lost the end of the input ('trimmed_characters')."
             )
         if self._n_without_end:
             console.warn(
-                f"{_counted(self._n_without_end)} ran into the end of the context window (a larger one: --ctx N)."
+                f"{counted(self._n_without_end, 'row')} ran into the end of the context window (a larger one: --ctx N)."
             )
         failed = self._failures.total()
         if failed:
-            console.warn(f"{failed:,} of {_counted(self._n_begun + self._progress.rows)} failed: 'error' says why.")
+            console.warn(
+                f"{failed:,} of {counted(self._n_begun + self._progress.rows, 'row')} failed: 'error' says why."
+            )
         if self._is_interrupted:
-            console.warn(f"interrupted; {_counted(self._n_begun + self._progress.rows)} are written.")
+            console.warn(f"interrupted; {counted(self._n_begun + self._progress.rows, 'row')} are written.")
             console.note(f"hint: go on with the same command and --resume {file or 'FILE (where you kept them)'}")
             return ExitCode.INTERRUPTED
         alike = set(self._failures) if self._failures else {ExitCode.DONE}
         code = alike.pop() if len(alike) == 1 else ExitCode.ROWS_FAILED
         return code if code in (ExitCode.DONE, ExitCode.CONTEXT, ExitCode.UNSATISFIED) else ExitCode.ROWS_FAILED
-
-
-def _counted(count: int) -> str:
-    return f"{count:,} row{'' if count == 1 else 's'}"

@@ -29,6 +29,7 @@ from slmchat.terminal.answer_view import ChatView
 from slmchat.terminal.console import Console
 from slmchat.terminal.line_editor import LineEditor
 from slmchat.terminal.slash_commands import CommandTable, message_of
+from slmchat.wording import counted
 
 
 def chat(
@@ -222,8 +223,7 @@ class Chat:
         """Whether this conversation may leave for where the models are: the user is asked if it is not here."""
         if self.place.host is None or not conversation.roots:
             return True
-        number = len(conversation.as_messages())
-        messages = "1 message" if number == 1 else f"{number:,} messages"
+        messages = counted(len(conversation.as_messages()), "message")
         question = f"To go on at {self.place.host}, {messages} of this conversation would {self.place.what_happens}."
         return self.editor.ask(question, [("y", "send them"), ("n", "keep them here")]) == "y"
 
@@ -322,9 +322,9 @@ class Chat:
         if any(adapter.scale for adapter in talk.adapters):
             state.append(f"lora {adapters.labels(adapter for adapter in talk.adapters if adapter.scale)}")
         if talk.attachments:
-            state.append(f"{len(talk.attachments)} file{'s' if len(talk.attachments) > 1 else ''} attached")
+            state.append(f"{counted(len(talk.attachments), 'file')} attached")
         if talk.pictures:
-            state.append(f"{len(talk.pictures)} picture{'s' if len(talk.pictures) > 1 else ''} attached")
+            state.append(f"{counted(len(talk.pictures), 'picture')} attached")
         if self.is_private:
             state.append("private: nothing is written")
         elif self.recorder is not None and self.recorder.error:

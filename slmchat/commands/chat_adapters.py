@@ -19,7 +19,7 @@ def command(chat: Chat, arguments: str) -> None:
             state = f"scale {adapter.scale:g}" if adapter.scale else "off"
             chat.console.note(f"{adapter.path.name}: {state} ({adapter.path})")
         chat.console.note(
-            "/lora NAME=SCALE rescales one, NAME=0 switches it off, /lora none drops all."
+            "/lora NAME=SCALE rescales one, NAME=0 switches it off, /lora none removes them all."
             if talk.adapters
             else "No adapter counts; /lora PATH[=SCALE] lays one over the model."
         )
@@ -37,5 +37,5 @@ def complete(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
         if adapter.path.name.startswith(text):
             yield f"{adapter.path.name}=", f"scale {adapter.scale:g}"
     if chat.talk.adapters and "none".startswith(text):
-        yield "none", "drop all"
+        yield "none", "remove all"
     yield from complete_path(text)

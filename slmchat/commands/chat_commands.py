@@ -20,6 +20,7 @@ from slmchat.ranges import Range
 from slmchat.terminal.doubt import LEGEND
 from slmchat.terminal.line_editor import KEYS, complete_path
 from slmchat.terminal.slash_commands import CommandTable, SlashCommand, as_typed, message_of
+from slmchat.wording import counted
 
 # A terminal need not take more through OSC 52 (xterm's limit is about 100,000 bytes of base64).
 _MOST_COPIED = 74_000
@@ -174,10 +175,10 @@ def _show_where_we_are(chat: Chat) -> None:
     conversation = chat.talk.conversation
     path = conversation.path()
     if conversation.title:
-        chat.console.note(f"{conversation.title} ({len(path)} messages)")
+        chat.console.note(f"{conversation.title} ({counted(len(path), 'message')})")
     visible = conversation.visible()
     if len(visible) < len(path):
-        chat.console.note(f"(the model no longer sees the first {len(path) - len(visible)} messages)")
+        chat.console.note(f"(the model no longer sees the first {counted(len(path) - len(visible), 'message')})")
     for node in path[-2:]:
         if node.message.role is Role.USER:
             for picture in node.message.pictures:
@@ -200,7 +201,7 @@ def _sessions(chat: Chat, arguments: str) -> None:
     if not arguments:
         for item in chat.archive.list(_SHOWN_SESSIONS):
             mark = "*" if item.id == chat.talk.conversation.id else " "
-            chat.console.note(f"{mark} {item.short_id}  {item.title}  ({item.message_count} messages)")
+            chat.console.note(f"{mark} {item.short_id}  {item.title}  ({counted(item.message_count, 'message')})")
         chat.console.note("/sessions ID-or-title goes there.")
         return
     found = chat.resumed(chat.archive.find(arguments).id)
@@ -523,7 +524,7 @@ COMMANDS: CommandTable[Chat] = CommandTable(
         SlashCommand(
             "lora",
             "[PATH=SCALE]",
-            "list adapters, add or rescale one; none drops",
+            'list adapters, add or rescale one; "none" removes them',
             chat_adapters.command,
             chat_adapters.complete,
         ),

@@ -94,7 +94,8 @@ def choosing_of(options: ChoiceOptions) -> Choosing | None:
     if options.choices is None:
         for flag, value in (("--threshold", options.threshold), ("--calibrate", options.calibrate)):
             if value is not None:
-                raise _wrong(f"{flag} says how one of --choices is found, and there are none")
+                hint = "for example: --choices positive,negative"
+                raise SlmError(f"{flag} needs --choices.", hint=hint, exit_code=ExitCode.USAGE)
         return None
     texts = tuple(re.sub(r"\\(.)", r"\1", text.strip()) for text in re.split(r"(?<!\\),", options.choices))
     problem = problem_of(texts, options.threshold)

@@ -21,6 +21,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import Verdict, plan
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
+from slmchat.wording import counted
 
 _INDENT = 26
 
@@ -147,7 +148,7 @@ def _summary(findings: list[Finding]) -> str:
     counts = {level: sum(finding.level is level for finding in findings) for level in Level}
     if not counts[Level.WRONG]:
         notes = counts[Level.NOTE]
-        return "Nothing is wrong." + (f" {notes} note{'s' if notes > 1 else ''}." if notes else "")
+        return "Nothing is wrong." + (f" {counted(notes, 'note')}." if notes else "")
     return f"{counts[Level.WRONG]} wrong, {counts[Level.NOTE]} to note, {counts[Level.FINE]} fine."
 
 

@@ -229,7 +229,7 @@ def _write(target: Target, text: str, reason: FinishReason, console: Console) ->
         replace_content(target.place.path, target.data, target.with_text(text))
     except SlmError as error:
         return error
-    console.note(f"{file}: {infill.counted(text)} inserted at line {target.place.line}, column {target.column}")
+    console.note(f"{file}: {infill.measured(text)} inserted at line {target.place.line}, column {target.column}")
     if reason is not FinishReason.STOP:
         console.warn("the fill was cut off and may be incomplete (a longer one: -n N).")
     return None

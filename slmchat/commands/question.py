@@ -92,25 +92,24 @@ class Question:
     def _composed(self, attachments: Sequence[Attachment]) -> str:
         return self._template.compose(attachments) if self._template else compose(self.instruction, attachments)
 
-    def trimmed(self, lay_out: Layout, engine: Engine, n_ctx: int, console: Console) -> Prompt:
+    def trimmed(self, lay_out: Layout, engine: Engine, n_ctx: int, max_tokens: int | None, console: Console) -> Prompt:
         """The prompt with the end of the longest input cut off; says what was cut. Raises `SlmError` (CONTEXT)."""
         n_prompt = engine.count(self.prompt(lay_out))
 
         def fits(attachments: Sequence[Attachment]) -> bool:
-            return window.fits(engine.count(self.prompt(lay_out, attachments)), n_ctx)
+            return window.fits(engine.count(self.prompt(lay_out, attachments)), n_ctx, max_tokens)
 
         kept = trim(self.attachments, fits)
         if kept is None:
             raise SlmError(
-                f"the prompt is {n_prompt:,} tokens, the context window holds {n_ctx:,}, and there is no input to "
-                "trim.",
+                f"{window.overflow('the prompt is', n_prompt, n_ctx, max_tokens)}, and there is no input to trim.",
                 hint="a larger window: --ctx N, or a shorter prompt",
                 exit_code=ExitCode.CONTEXT,
             )
         before = sum(len(item.text) for item in self.attachments)
         after = sum(len(item.text) for item in kept)
         console.warn(
-            f"the prompt is {n_prompt:,} tokens and the context window holds {n_ctx:,}: "
+            f"{window.overflow('the prompt is', n_prompt, n_ctx, max_tokens)}: "
             f"the last {before - after:,} of {before:,} characters of the input were left out."
         )
         return self.prompt(lay_out, kept)
@@ -183,6 +182,10 @@ def head_messages(options: GenerationOptions, settings: Settings) -> list[Messag
 
 def read_text(name: str) -> str:
     """A text file of the user's; `SlmError` (USAGE) when it cannot be read as one."""
+    if not name:
+        raise SlmError(
+            "a file needs a name, and this one is empty.", hint="-f FILE; - is standard input", exit_code=ExitCode.USAGE
+        )
     try:
         return _decoded(Path(name).expanduser().read_bytes(), name)
     except OSError as error:

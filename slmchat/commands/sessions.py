@@ -20,6 +20,7 @@ from slmchat.private_files import storage_error, write_private
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.sanitize import Sanitizer, sanitize
+from slmchat.wording import counted
 
 _SHOWN = 50  # sessions that fit a terminal; a table of 10,000 takes seconds to lay out
 _BOLD, _NOT_BOLD = "\x1b[1m", "\x1b[22m"
@@ -50,7 +51,7 @@ def list_sessions(settings: Settings, console: Console, *, limit: int | None = N
         shown = sessions if limit is not None else sessions[:_SHOWN]
         console.table(("ID", "TITLE", "MODEL", "MESSAGES", "WHEN"), [_columns(session, console) for session in shown])
         if len(shown) < len(sessions):
-            console.note(f"{_counted(len(sessions) - len(shown))} more: slm sessions list --limit N")
+            console.note(f"{counted(len(sessions) - len(shown), 'session')} more: slm sessions list --limit N")
     else:
         lines = ("\t".join(sanitize(cell, one_line=True) for cell in _columns(one, console)) for one in sessions)
         console.write("\n".join(lines) + "\n")
@@ -260,7 +261,7 @@ def rm(
         is_erased = archive.remove([session.id for session in sessions])
     _forget_states(settings, None if is_all else [session.id for session in sessions])
     if is_all:
-        console.note(f"removed {_counted(len(sessions))}.")
+        console.note(f"removed {counted(len(sessions), 'session')}.")
     for session in () if is_all else dict.fromkeys(sessions):
         console.note(f"removed {session.short_id} '{_one_line(session.title)}'.")
     if not is_erased:
@@ -282,13 +283,9 @@ def _forget_states(settings: Settings, ids: Sequence[str] | None) -> None:
 
 
 def _ask_for_all(count: int, console: Console) -> None:
-    if console.ask(f"Remove {_counted(count)} for good?"):
+    if console.ask(f"Remove {counted(count, 'session')} for good?"):
         return
     raise SlmError("nothing was removed.", hint="--yes removes all without asking", exit_code=ExitCode.USAGE)
-
-
-def _counted(count: int) -> str:
-    return f"{count:,} session" + ("" if count == 1 else "s")
 
 
 def _one_line(text: str) -> str:

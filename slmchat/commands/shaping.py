@@ -68,7 +68,7 @@ class Shape:
         try:
             value: object = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise _unsatisfied("it is no JSON") from error
+            raise _unsatisfied("it is not valid JSON") from error
         problem = self._check.problem(value) if self._check else None
         if problem:
             raise _unsatisfied(problem)
@@ -223,6 +223,8 @@ def _schema_text(given: str, *, is_stdin_taken: bool) -> str:
 
 
 def _read(name: str, flag: str) -> str:
+    if not name:
+        raise SlmError(f"{flag} needs the name of a file.", exit_code=ExitCode.USAGE)
     try:
         with Path(name).expanduser().open("rb") as file:
             return _decoded(file.read(_MOST_SCHEMA * 4), name)
@@ -242,12 +244,12 @@ def _decoded(data: bytes, what: str) -> str:
 
 
 def parsed(text: str) -> Any:
-    """A JSON Schema that somebody wrote. Raises `SlmError` (USAGE) when it is no JSON."""
+    """A JSON Schema that somebody wrote. Raises `SlmError` (USAGE) when it is not valid JSON."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise SlmError(
-            f"the schema is no JSON: {error.msg} in line {error.lineno}, column {error.colno}.",
+            f"the schema is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}.",
             hint="--schema takes a file, - for standard input, or the schema itself",
             exit_code=ExitCode.USAGE,
         ) from error

@@ -355,7 +355,7 @@ class Talk:
         n_left = self.count(self.messages(), goes_on=goes_on)
         if not window.fits(n_left, n_ctx):
             raise SlmError(
-                f"what is left is still {self.about}{n_left:,} tokens and the context window holds {n_ctx:,}.",
+                f"{window.overflow('what is left is still', n_left, n_ctx, about=self.about)}.",
                 hint="a larger window: /set ctx N; or a shorter message",
                 exit_code=ExitCode.CONTEXT,
             )

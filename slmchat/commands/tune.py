@@ -32,6 +32,7 @@ from slmchat.hardware.power import power
 from slmchat.hardware.usage import OthersWatch
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
+from slmchat.wording import counted
 
 _TURNS = 3
 _LEAST_GAIN = 0.03  # below this nobody notices, and the next version of anything undoes it
@@ -113,7 +114,7 @@ def _reset(name: str | None, settings: Settings, console: Console, *, is_json: b
     if is_json:
         console.print_json({"forgotten": count})
     else:
-        console.print(f"forgot what was measured for {count} model{'' if count == 1 else 's'}.")
+        console.print(f"forgot what was measured for {counted(count, 'model')}.")
     return ExitCode.DONE
 
 
@@ -280,7 +281,10 @@ def _in_words(outcome: Outcome) -> str:
 
 
 def _named(change: dict[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in change.items())
+    def shown(value: object) -> object:
+        return value if not isinstance(value, bool) else "on" if value else "off"
+
+    return ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in change.items())
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from slmchat.engine.api import InfillTokens, Part, Prompt
+from slmchat.wording import counted
 
 # What stands before another file for a model without a token for that (llama.cpp, tools/server/server-common.cpp).
 _SNIPPET = "\n\n--- snippet ---\n\n"
@@ -146,11 +147,11 @@ def left_out(whole: Gap, kept: Gap) -> Sequence[str]:
     """What `fit` has left out, in words; empty when nothing."""
     before = whole.prefix[: len(whole.prefix) - len(kept.prefix)]
     after = whole.suffix[len(kept.suffix) :]
-    ends = [f"the {which} {counted(text)}" for which, text in (("first", before), ("last", after)) if text]
+    ends = [f"the {which} {measured(text)}" for which, text in (("first", before), ("last", after)) if text]
     return [*ends, *(other.name for other in whole.others if other not in kept.others)]
 
 
-def counted(text: str) -> str:
+def measured(text: str) -> str:
     """How much text that is, in words: lines if there are several."""
     number, noun = (lines, "line") if (lines := len(_lines(text))) > 1 else (len(text), "character")
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return counted(number, noun)

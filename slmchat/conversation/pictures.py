@@ -167,7 +167,7 @@ def decode(data: bytes, name: str) -> Image:
     except MemoryError as error:
         raise SlmError(f"{name} does not fit into the memory of this device.", exit_code=ExitCode.NO_FIT) from error
     except Exception as error:  # decoders of foreign bytes: whatever they raise is their refusal
-        raise _refused(name, f"its {kind} data cannot be decoded ({_reason(error)})") from error
+        raise _refused(name, f"its {kind} data is damaged{_reason(error)}") from error
     return Image.of(decoded.width, decoded.height, decoded.tobytes())
 
 
@@ -243,8 +243,9 @@ def _pillow() -> ModuleType:
 
 
 def _reason(error: Exception) -> str:
+    """What the decoder says, in brackets; nothing where it only names an object of Python's."""
     text = " ".join(str(error).split()).rstrip(".")
-    return text[:100] if text else type(error).__name__
+    return f" ({text[:100]})" if text and "<" not in text else ""
 
 
 def _refused(name: str, reason: str) -> SlmError:

@@ -315,7 +315,7 @@ def _reason(error: Exception) -> str:
 
 
 def _raise_exception(message: str) -> None:
-    raise _Refused(str(message))
+    raise _Refused(str(message).strip().rstrip("."))  # the sentence around it has a full stop of its own
 
 
 def _strftime_now(format: str) -> str:

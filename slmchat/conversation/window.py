@@ -15,9 +15,27 @@ TRIMMED_SHARE = 0.5
 MIN_COMPLETION_TOKENS = 16
 
 
-def fits(n_prompt: int, n_ctx: int) -> bool:
+def least_room(max_tokens: int | None) -> int:
+    """Tokens that a completion of at most `max_tokens` (None: no limit) must have to be worth starting."""
+    return MIN_COMPLETION_TOKENS if max_tokens is None else min(max_tokens, MIN_COMPLETION_TOKENS)
+
+
+def fits(n_prompt: int, n_ctx: int, max_tokens: int | None = None) -> bool:
     """Whether a prompt of this many tokens leaves room for a completion; a window of 0 is not known, and holds all."""
-    return not n_ctx or n_prompt + MIN_COMPLETION_TOKENS <= n_ctx
+    return not n_ctx or n_prompt + least_room(max_tokens) <= n_ctx
+
+
+def overflow(what: str, n_prompt: int, n_ctx: int, max_tokens: int | None = None, *, about: str = "") -> str:
+    """Why a prompt does not fit, without a full stop: its tokens, and those for an answer where they decide it.
+
+    `what`: the subject, with its verb ("the prompt is"). `about`: "about " before a number that is a guess.
+    """
+    if n_prompt >= n_ctx:
+        return f"{what} {about}{n_prompt:,} tokens and the context window holds {n_ctx:,}"
+    return (
+        f"{what} {about}{n_prompt:,} tokens; with {least_room(max_tokens)} for an answer it does not fit the context "
+        f"window of {n_ctx:,}"
+    )
 
 
 def drop_oldest(messages: Sequence[Message], head: int, count: Callable[[Sequence[Message]], int], n_ctx: int) -> int:

@@ -215,8 +215,9 @@ def _reason(said: str, gbnf: str) -> str:
     reason = said.partition("error parsing grammar: ")[2].removesuffix(f"\n\n{gbnf}\n")
     what, at, rest = reason.partition(" at ")
     if at and gbnf.endswith(rest):
-        line = gbnf[: len(gbnf) - len(rest)].count("\n") + 1
-        return f"{what} in line {line}, at {rest.splitlines()[0][:40]!r}" if rest.strip() else f"{what} at its end"
+        before = gbnf[: len(gbnf) - len(rest)]
+        place = f"in line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
+        return f"{what} {place}, at {rest.splitlines()[0][:40]!r}" if rest.strip() else f"{what} {place}, at its end"
     logged = " ".join(line.strip() for line in native.log_lines() if "grammar" in line and "failed to" not in line)
     return reason.strip() or logged or "llama.cpp does not say why"
 

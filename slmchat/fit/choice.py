@@ -89,7 +89,7 @@ def _quick_enough(fitting: list[Choice]) -> Choice:
     good = [choice for choice in fitting if loss(choice.option.quantization) <= LOSS["Q4_K_M"]] or fitting
     if any(choice.speed is None for choice in fitting):
         smallest = min(good, key=lambda choice: choice.option.shape.weight_bytes)
-        return replace(smallest, reason=f"a good one that {words}; its speed is not known")
+        return replace(smallest, reason=f"the best that {words} (speed not measured)")
     quick = [choice for choice in fitting if (choice.speed or 0.0) >= READING_SPEED]
     if quick:
         chosen = quick[0]

@@ -135,7 +135,7 @@ class _Converter:
     def refuse_unknown(self, schema: Mapping[str, Any], place: str) -> None:
         for keyword in schema:
             if keyword not in _KNOWN and not keyword.startswith("x-"):
-                raise _unsupported(keyword, place)
+                raise _unsupported(f'the keyword "{keyword}"', place)
 
     def known(self, schema: Mapping[str, Any], place: str) -> Node:
         rest = {key: value for key, value in schema.items() if key in _KNOWN and key not in NOTES}
@@ -153,7 +153,8 @@ class _Converter:
         if isinstance(types, str):
             types = [types]
         if not isinstance(types, list) or not types or not all(kind in _TYPES for kind in types):
-            raise _wrong(f"the type in {place} is not one of {', '.join(_TYPES)}")
+            unknown = next((kind for kind in types if kind not in _TYPES), types) if isinstance(types, list) else types
+            raise _wrong(f"{json.dumps(unknown)} is not a type ({_at(place)}); the types are {', '.join(_TYPES)}")
         self.refuse_misplaced(rest, types, place)
         return choice(self.of_type(kind, rest, place) for kind in types)
 
@@ -313,7 +314,7 @@ class _Converter:
         if "format" in schema:
             pattern = formats.PATTERNS.get(schema["format"]) if isinstance(schema["format"], str) else None
             if pattern is None:
-                raise _unsupported(f"format {json.dumps(schema['format'])}", place)
+                raise _unsupported(f"the format {json.dumps(schema['format'])}", place)
             return chain(_QUOTE, regex.parse(pattern), _QUOTE)
         if "pattern" in schema:
             if not isinstance(schema["pattern"], str):
@@ -492,8 +493,13 @@ def _less(schema: Mapping[str, Any], keyword: str) -> dict[str, Any]:
     return {key: value for key, value in schema.items() if key != keyword}
 
 
-def _unsupported(keyword: str, place: str) -> SlmError:
-    return _wrong(f"{keyword} in {place} is not supported")
+def _unsupported(what: str, place: str) -> SlmError:
+    return _wrong(f"{what} ({_at(place)}) is not supported")
+
+
+def _at(place: str) -> str:
+    """Where in the schema something stands, in words: a JSON pointer says nothing at the top."""
+    return "at the top" if place == "#" else f"at {place}"
 
 
 def _wrong(what: str) -> SlmError:

@@ -12,6 +12,7 @@ from slmchat.engine.api import Prefill
 from slmchat.terminal.console import Console
 from slmchat.terminal.doubt import marked
 from slmchat.terminal.status_bar import StatusBar, terminal_size
+from slmchat.wording import counted
 
 if TYPE_CHECKING:
     from slmchat.terminal.markdown import MarkdownStream
@@ -95,9 +96,7 @@ class PlainView:
         if now - self._told_at >= _COUNT_S:
             self._told_at = now
             self._has_status = True
-            self._console.status(
-                f"answering: {self._n_pieces:,} token{'' if self._n_pieces == 1 else 's'} (Ctrl-C stops)"
-            )
+            self._console.status(f"answering: {counted(self._n_pieces, 'token')} (Ctrl-C stops)")
 
     def _clear_status(self) -> None:
         if self._has_status:

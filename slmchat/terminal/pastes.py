@@ -8,6 +8,8 @@ A large paste is one character of the text while it is edited: a high surrogate,
 
 from typing import TYPE_CHECKING
 
+from slmchat.wording import counted
+
 if TYPE_CHECKING:
     from prompt_toolkit.layout.processors import Processor
 
@@ -57,7 +59,7 @@ class Pastes:
             return char if char != "\t" else "    "
         text = self._whole(char)
         lines = text.removesuffix("\n").count("\n") + 1
-        return f"[pasted text: {lines:,} line{'s' if lines != 1 else ''}, {len(text):,} characters]"
+        return f"[pasted text: {counted(lines, 'line')}, {len(text):,} characters]"
 
     def _whole(self, char: str) -> str:
         return self._texts.get(char, char)

@@ -15,6 +15,7 @@ from slmchat.engine.remote.client import PASSING
 from slmchat.engine.remote.engine import RemoteSession
 from slmchat.engine.remote.errors import Refusal
 from slmchat.errors import ExitCode, SlmError
+from slmchat.wording import counted
 
 # Requests at once when nobody asks: servers that batch gain from them, one that does not has them in its queue.
 AT_ONCE = 8
@@ -54,7 +55,7 @@ class RemotePool:
     @property
     def report(self) -> str:
         """How many requests at once."""
-        return f"{self._most} request{'s' if self._most > 1 else ''} at once ({self._why})"
+        return f"{counted(self._most, 'request')} at once ({self._why})"
 
     def run(self, jobs: Iterator[Job | Done]) -> Iterator[Done]:
         """Work on the jobs, as `Pool` says. Raises `SlmError` (NETWORK, USAGE, NO_MODEL) when it is the endpoint's."""
