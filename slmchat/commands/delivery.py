@@ -18,7 +18,7 @@ from slmchat.engine.api import FinishReason
 from slmchat.errors import ExitCode, SlmError
 from slmchat.privacy.places import check_file
 from slmchat.privacy.writer import FileWriter
-from slmchat.private_files import storage_error
+from slmchat.private_files import replace_file, storage_error
 from slmchat.terminal.console import Console
 from slmchat.terminal.sanitize import Sanitizer
 
@@ -44,11 +44,13 @@ class Target:
         """Replace the file. Raises `OSError`, and then the file is as it was."""
         data = text.encode("utf-8", "replace")
         if self.descriptor is None:
-            writer = self._writer or FileWriter(self.path)
+            if self._writer is None:
+                replace_file(self.path, data)
+                return
             try:
-                writer.replace(data)
+                self._writer.replace(data)
             finally:
-                writer.close()
+                self._writer.close()
             return
         rest = memoryview(data)
         while rest:

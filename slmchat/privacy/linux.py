@@ -35,7 +35,7 @@ class Linux:
             raise NotOffered(f"{_counted(len(unsealed), 'thread')} did not take the filter")
         details = ["seccomp refuses new sockets and the ways around them, in every thread and child"]
         if Step.NETWORK in steps:
-            details += _of_inherited(inherited.replace_sockets())
+            details += of_inherited(inherited.replace_sockets())
         if Step.LOCAL not in steps:
             details.append(_LOCAL_OPEN)
         gaps = inherited.survivors(seccomp.machine())
@@ -80,7 +80,8 @@ def _landlock(steps: AbstractSet[Step], places: Sequence[Path]) -> int:
     return landlock.restrict_scopes()
 
 
-def _of_inherited(replaced: int) -> list[str]:
+def of_inherited(replaced: int) -> list[str]:
+    """What became of the sockets that were open before, in words; `replaced` is how many were put out of use."""
     details = [f"closed, because they were open before: {_counted(replaced, 'socket')}"] if replaced else []
     streams = inherited.standard_sockets()
     if streams:
