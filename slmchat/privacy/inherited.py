@@ -26,7 +26,7 @@ from slmchat.privacy.calls import CALLS
 _STANDARD_STREAMS = (0, 1, 2)
 
 # By the name that /proc gives them: an io_uring, whose polling thread sends without a system call of this process;
-# a network device of user space, into which whole packets are written; the kernel's side of a virtual machine's network.
+# a network device of user space, into which whole packets are written; the network of virtual machines.
 _LIKE_SOCKETS = ("anon_inode:[io_uring]", "/dev/net/tun", "/dev/tun", "/dev/vhost-net", "/dev/vhost-vsock")
 
 # The same in /proc/self/maps. A socket that is mapped (AF_XDP, AF_PACKET) sends what is written into its memory.

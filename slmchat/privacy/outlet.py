@@ -35,9 +35,7 @@ class Outlet:
     addresses: AbstractSet[str] = frozenset()
 
 
-def narrow(
-    outlet: Outlet, *, is_required: bool, writable: Sequence[Path], dialer: Dialer | None = None
-) -> SealStatus:
+def narrow(outlet: Outlet, *, is_required: bool, writable: Sequence[Path], dialer: Dialer | None = None) -> SealStatus:
     """Close everything but the way to `outlet`. It cannot be opened again.
 
     `writable` as in `seal()`. `dialer`: hands over the connections, so that this process needs to make none.
@@ -93,8 +91,12 @@ def _on_linux(outlet: Outlet, writable: Sequence[Path], dialer: Dialer | None) -
         mechanisms.append("Landlock")
         details += [*problems, f"Landlock (version {abi}) keeps writing to the places listed"]
         if abi >= landlock.TCP_ABI:
-            details.append("Landlock denies TCP a second time" if port is None else f"Landlock keeps TCP to port {port}")
-    has_sockets_closed = "seccomp" in mechanisms and (dialer is not None or (abi is not None and abi >= landlock.TCP_ABI))
+            details.append(
+                "Landlock denies TCP a second time" if port is None else f"Landlock keeps TCP to port {port}"
+            )
+    has_sockets_closed = "seccomp" in mechanisms and (
+        dialer is not None or (abi is not None and abi >= landlock.TCP_ABI)
+    )
     return SealStatus(
         " and ".join(mechanisms),
         has_sockets_closed and not gaps,

@@ -109,7 +109,8 @@ def check_directory(directory: Path, named_by: str) -> Path:
         raise _unfit(named_by, f"{directory} leads nowhere: {error}") from error
     if not place.is_dir():
         raise _unfit(named_by, f"there is no directory {place}", f"mkdir -p {place}")
-    why = _held_code(place, (*_code_places(), *_library_places())) or _code_around(place)
+    why = _held_code(place, (*_code_places(), *_library_places(), *_path_places())) or _code_around(place)
+    why = why or next((f"programs of your PATH ({one})" for one in _path_places() if place.is_relative_to(one)), None)
     if why is None and any(part.startswith(".") for part in place.parts):
         why = "what is hidden"
     why = why or _found_inside(place)
@@ -125,7 +126,8 @@ def check_file(file: Path, named_by: str) -> None:
     home = _home()
     if around is None and home is not None and place.is_relative_to(home):
         name = place.relative_to(home).as_posix()
-        around = next((f"what starts with your shell or session (~/{one})" for one in _START_UP if _is_at(name, one)), None)
+        started = next((one for one in _START_UP if _is_at(name, one)), None)
+        around = started and f"what starts with your shell or session (~/{started})"
     if around is not None:
         raise SlmError(
             f"{named_by}: {place} is among {around}, and would run without being asked; slm does not write there.",
@@ -168,15 +170,13 @@ def _code_around(place: Path) -> str | None:
 
 def _found_inside(place: Path) -> str | None:
     """What is hidden, or an environment of Python, somewhere in this directory."""
-    seen = 0
-    for folder, folders, files in os.walk(place):
+    for number, (folder, folders, files) in enumerate(os.walk(place)):
         hidden = next((name for name in folders if name.startswith(".")), None)
         if hidden is not None:
             return f"what is hidden ({Path(folder, hidden)})"
         if "pyvenv.cfg" in files:
             return f"an environment of Python ({folder})"
-        seen += 1
-        if seen > _MOST_DIRECTORIES:
+        if number >= _MOST_DIRECTORIES:
             return f"more than {_MOST_DIRECTORIES:,} directories"
     return None
 
@@ -187,13 +187,17 @@ def _code_places() -> tuple[Path, ...]:
 
 
 def _library_places() -> tuple[Path, ...]:
-    """Directories with nothing but code: of Python, of its libraries, of slm, of what is on the PATH."""
+    """Directories with nothing but code: of Python, of its libraries, of slm."""
     import site
     import sysconfig
 
     names = [sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")]
     names += [site.getusersitepackages(), os.path.dirname(sys.executable), str(Path(__file__).parents[1])]
-    return _real(names + os.environ.get("PATH", "").split(os.pathsep))
+    return _real(names)
+
+
+def _path_places() -> tuple[Path, ...]:
+    return _real(name for name in os.environ.get("PATH", "").split(os.pathsep) if os.path.isabs(name))
 
 
 def _real(names: Iterable[str]) -> tuple[Path, ...]:

@@ -120,9 +120,7 @@ def install_writer() -> None:
     _install(program(Step, machine(), {call.name: _FREE for call in ATTRIBUTES}))
 
 
-def program(
-    steps: Iterable[Step], machine: str, instead: Mapping[str, tuple[Instruction, ...]] | None = None
-) -> bytes:
+def program(steps: Iterable[Step], machine: str, instead: Mapping[str, tuple[Instruction, ...]] | None = None) -> bytes:
     """The filter of these steps, as an array of `struct sock_filter`; `instead` has other rules for some calls.
 
     A call of another ABI (32-bit x86 or ARM by the architecture, x32 by its bit) is refused whatever it is: slm and

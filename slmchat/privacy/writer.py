@@ -17,7 +17,7 @@ from pathlib import Path
 
 from slmchat.errors import ExitCode, SlmError
 from slmchat.privacy import forked
-from slmchat.private_files import replace_content, replace_file
+from slmchat.private_files import replace_content, replace_file, write_private
 
 # What stands before the bytes: the length of what the file must still hold (_ANYTHING: whatever), and of what comes.
 _HEAD = struct.Struct("=QQ")
@@ -27,9 +27,13 @@ _ANYTHING = 2**64 - 1
 class FileWriter:
     """The right to replace one file, kept across the seal. Made before the seal closes."""
 
-    def __init__(self, path: Path) -> None:
-        """`path`: its links followed. Raises `OSError` where no process can be started."""
+    def __init__(self, path: Path, *, is_private: bool = False) -> None:
+        """`path`: its links followed. `is_private`: the file becomes the owner's alone, whatever it was.
+
+        Raises `OSError` where no process can be started.
+        """
         self._path = path
+        self._is_private = is_private
         self._child: int | None = None
         if not forked.is_possible():  # nothing keeps this process from the directory
             return
@@ -37,24 +41,32 @@ class FileWriter:
         answers, answering = os.pipe()
         self._asking, self._answers = os.fdopen(asking, "wb"), os.fdopen(answers, "rb")
         try:
-            self._child = forked.start(lambda: _serve(path, asked, answering), (asked, answering))
+            self._child = forked.start(lambda: self._serve(asked, answering), (asked, answering))
         finally:
             os.close(asked)
             os.close(answering)
 
     def replace(self, content: bytes) -> None:
-        """As `private_files.replace_file`: raises `OSError`, and then the file is as it was."""
+        """As `private_files.replace_file` or `write_private`: raises `OSError`, and then the file is as it was."""
         if self._child is None:
-            replace_file(self._path, content)
+            self._write(None, content)
         else:
             self._ask(None, content)
 
     def exchange(self, before: bytes, after: bytes) -> None:
         """As `private_files.replace_content`: raises `SlmError`, and then the file is as it was."""
         if self._child is None:
-            replace_content(self._path, before, after)
+            self._write(before, after)
         else:
             self._ask(before, after)
+
+    def _write(self, before: bytes | None, content: bytes) -> None:
+        if before is not None:
+            replace_content(self._path, before, content)
+        elif self._is_private:
+            write_private(self._path, content)
+        else:
+            replace_file(self._path, content)
 
     def _ask(self, before: bytes | None, content: bytes) -> None:
         try:
@@ -67,7 +79,7 @@ class FileWriter:
         if answer is None:
             raise _lost(self._path)
         if "message" in answer:
-            raise SlmError(answer["message"], hint=answer["hint"], exit_code=ExitCode(answer["code"]))
+            raise SlmError(answer["message"], hint=answer["hint"], exit_code=ExitCode[answer["code"]])
         if "errno" in answer:
             raise OSError(answer["errno"], os.strerror(answer["errno"]), answer["name"])
 
@@ -80,38 +92,33 @@ class FileWriter:
             self._answers.close()
             forked.wait(child)
 
+    def _serve(self, asked: int, answering: int) -> None:
+        """The other process: writes the file as often as it is asked, until the channel is closed."""
+        _seal(self._path)
+        with os.fdopen(asked, "rb") as requests, os.fdopen(answering, "wb") as answers:
+            while len(head := requests.read(_HEAD.size)) == _HEAD.size:
+                n_before, n_content = _HEAD.unpack(head)
+                before = None if n_before == _ANYTHING else requests.read(n_before)
+                content = requests.read(n_content)
+                if len(content) < n_content:
+                    return
+                answers.write(json.dumps(self._done(before, content)).encode() + b"\n")
+                answers.flush()
+
+    def _done(self, before: bytes | None, content: bytes) -> dict[str, object]:
+        """Write it; what has become of it, for the asking process to raise."""
+        try:
+            self._write(before, content)
+        except OSError as error:
+            return {"errno": error.errno or 0, "name": str(error.filename or self._path)}
+        except SlmError as error:
+            return {"message": error.message, "hint": error.hint, "code": error.exit_code.name}
+        return {}
+
 
 def _lost(path: Path) -> OSError:
     """What to say when the other process has ended: somebody has killed it."""
     return OSError(errno.ECHILD, "the process that writes it was ended", str(path))
-
-
-def _serve(path: Path, asked: int, answering: int) -> None:
-    """The other process: replaces the file as often as it is asked, until the channel is closed."""
-    _seal(path)
-    with os.fdopen(asked, "rb") as requests, os.fdopen(answering, "wb") as answers:
-        while len(head := requests.read(_HEAD.size)) == _HEAD.size:
-            n_before, n_content = _HEAD.unpack(head)
-            before = None if n_before == _ANYTHING else requests.read(n_before)
-            content = requests.read(n_content)
-            if len(content) < n_content:
-                return
-            answers.write(json.dumps(_done(path, before, content)).encode() + b"\n")
-            answers.flush()
-
-
-def _done(path: Path, before: bytes | None, content: bytes) -> dict[str, object]:
-    """Write it; what has become of it, for the asking process to raise."""
-    try:
-        if before is None:
-            replace_file(path, content)
-        else:
-            replace_content(path, before, content)
-    except OSError as error:
-        return {"errno": error.errno or 0, "name": str(error.filename or path)}
-    except SlmError as error:
-        return {"message": error.message, "hint": error.hint, "code": int(error.exit_code)}
-    return {}
 
 
 def _seal(path: Path) -> None:
