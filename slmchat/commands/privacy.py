@@ -61,7 +61,7 @@ COMMANDS = (
 
 # By whether this system has processes that make the connections (privacy/forked.py).
 _WITH_ENDPOINT = {
-    True: "With --endpoint, a process of its own connects to that place alone; the one with your words makes no sockets.",
+    True: "With --endpoint, a process of its own connects to that place; the one with your words makes no connections.",
     False: "With --endpoint, a guard inside Python keeps connections to that place; native code passes it.",
 }
 
