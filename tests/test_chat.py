@@ -283,7 +283,7 @@ class TestCommands:
         terminal.wait_for("Written to ")
         assert "hello" in (home / "data" / "exports" / "my-talk.md").read_text()
         terminal.enter("/export my-talk.md")
-        terminal.wait_for("exists already")
+        terminal.wait_for(r"hint: another name: /export FILE")
 
     def test_another_model_goes_on_with_the_conversation(self, tiny: Open, home: Path, tmp_path: Path) -> None:
         other = write_tiny_llama(
@@ -347,7 +347,7 @@ class TestCommands:
         terminal.end()
         first = _exported(home)
         file = tmp_path / "chat.json"
-        done = run_slm("sessions", "export", "about elephants", "--format", "json", "-o", file, home=home)
+        done = run_slm("--offline", "sessions", "export", "about elephants", "--format", "json", "-o", file, home=home)
         assert done.code == 0, done.err
         assert file.stat().st_mode & 0o777 == 0o600
         assert run_slm("sessions", "rm", str(first["id"]), home=home).code == 0

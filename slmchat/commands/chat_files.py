@@ -95,12 +95,10 @@ def export(conversation: Conversation, arguments: str, directory: Path) -> Path:
             f"{file} exists already.", hint="another name: /export FILE", exit_code=ExitCode.USAGE
         ) from error
     except OSError as error:
-        raise explain(
-            error,
-            file,
-            f"/export NAME writes to {directory}; slm chat --export-dir DIR chooses another directory; "
-            f"later: slm sessions export {conversation.id[:8]} -o FILE",
-        ) from error
+        hint = f"/export NAME writes to {directory}; slm chat --export-dir DIR chooses another directory"
+        if conversation.recorder is not None:
+            hint += f"; later: slm sessions export {conversation.id[:8]} -o FILE"
+        raise explain(error, file, hint) from error
     return file
 
 

@@ -43,13 +43,13 @@ _MOST_DIRECTORIES = 1000
 def allowed_places(writable: Sequence[Path], *, has_gpu: bool) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Where the sealed process may write, and in words what of `writable` is left out, because code is there.
 
-    A path that does not exist is left out. Temporary files go to the last place of `temporary_place` from here on.
+    A path that does not exist is left out. The place of temporary files is among them.
     """
     found, problems = [], []
-    code = _code_places() if writable else ()
+    home, code = (_home(), _code_places()) if writable else (None, ())
     for path in writable:
         place = Path(os.path.realpath(path))
-        held = _held_code(place, code) if place.is_dir() else None
+        held = _held_code(place, home, code) if place.is_dir() else None
         if held is not None:
             problems.append(f"{place} is not writable: it holds {held}")
         elif place.exists():
@@ -109,7 +109,7 @@ def check_directory(directory: Path, named_by: str) -> Path:
         raise _unfit(named_by, f"{directory} leads nowhere: {error}") from error
     if not place.is_dir():
         raise _unfit(named_by, f"there is no directory {place}", f"mkdir -p {place}")
-    why = _held_code(place, (*_code_places(), *_library_places(), *_path_places())) or _code_around(place)
+    why = _held_code(place, _home(), (*_code_places(), *_library_places(), *_path_places())) or _code_around(place)
     why = why or next((f"programs of your PATH ({one})" for one in _path_places() if place.is_relative_to(one)), None)
     if why is None and any(part.startswith(".") for part in place.parts):
         why = "what is hidden"
@@ -151,12 +151,11 @@ def _home() -> Path | None:
         return None
 
 
-def _held_code(place: Path, code: Iterable[Path]) -> str | None:
+def _held_code(place: Path, home: Path | None, code: Iterable[Path]) -> str | None:
     """What of the user's or of Python's is this directory or lies in it; None: nothing of the kind."""
     if place == Path("/"):
         return "everything"
-    home = _home()
-    if home is not None and home.is_relative_to(place):
+    if home is not None and _is_at(str(home), str(place)):
         return f"your home directory {home}"
     return next((f"code ({one})" for one in code if _is_at(str(one), str(place))), None)
 
@@ -205,7 +204,7 @@ def _real(names: Iterable[str]) -> tuple[Path, ...]:
     found = []
     for name in dict.fromkeys(names):
         with suppress(OSError):  # the current directory has been deleted
-            path = Path(os.path.realpath(name or os.getcwd()))
-            if path.is_dir():
+            path = os.path.realpath(name or os.getcwd())
+            if os.path.isdir(path):
                 found.append(path)
-    return tuple(dict.fromkeys(found))
+    return tuple(map(Path, dict.fromkeys(found)))

@@ -71,6 +71,30 @@ def test_a_place_that_holds_code_is_left_out_and_told(tmp_path: Path) -> None:
     assert told(in_python(code, tmp_path.resolve())) == "False True"
 
 
+@pytest.mark.real
+@needs_landlock
+@needs_seccomp
+def test_a_program_names_where_it_writes_before_it_is_sealed(tmp_path: Path) -> None:
+    code = """
+    import slmchat
+    for directory in (".", "~", "missing"):
+        try:
+            slmchat.seal(writable=[directory])
+        except slmchat.SlmError as error:
+            print(error.exit_code.name)
+    status = slmchat.seal(writable=["results"])
+    for name in ("results/a", "b"):
+        try:
+            open(name, "w").close()
+            print("written")
+        except PermissionError:
+            print("refused")
+    """
+    (tmp_path / "results").mkdir()
+    said = told(in_python(code, cwd=tmp_path, env={**os.environ, "SLM_HOME": str(tmp_path / "home")}))
+    assert said.split() == ["USAGE"] * 3 + ["written", "refused"]
+
+
 def _says(directory: Path) -> str:
     with pytest.raises(SlmError) as caught:
         places.check_directory(directory, "--export-dir")
