@@ -172,6 +172,8 @@ def test_what_asyncio_and_pipes_need_stays(machine: str) -> None:
     pair = (1, 1 | 0o2000000 | 0o4000)  # AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK
     assert _decides(program, read, ARCHES[machine]) == "allow"
     assert _decides(program, numbers["socketpair"], ARCHES[machine], *pair) == "allow"
+    for family in (2, 10, 30):  # IPv4, IPv6, TIPC
+        assert _decides(program, numbers["socketpair"], ARCHES[machine], family, 1) == EPERM
     assert _decides(program, numbers["sendto"], ARCHES[machine], 3, 0, 1) == "allow"  # send()
     assert _decides(program, numbers["ioctl"], ARCHES[machine], 0, 0x5401) == "allow"  # TCGETS
     assert _decides(program, numbers["prlimit64"], ARCHES[machine], 0, 4) == "allow"  # a limit of its own

@@ -96,6 +96,14 @@ def _zeros(first: int, second: int) -> tuple[Instruction, ...]:
     )
 
 
+# Both of socketpair's: of two rules for one call the later one counts alone.
+_LOCAL_STREAMS: tuple[Instruction, ...] = (
+    low(0),
+    (IF_EQUAL, 1, 0, AF_UNIX),
+    (RETURN, 0, 0, EPERM),
+    *only(1, SOCK_STREAM, SOCK_TYPE_MASK),
+)
+
 _IOCTLS = (_TIOCSTI, _TIOCLINUX, _SET_FLAGS, _SET_XFLAGS)
 
 # Rights, owners, attributes and times of files. The kernel asks only who owns the file: Landlock does not see these
@@ -131,7 +139,7 @@ CALLS: tuple[Call, ...] = (
     # A pair of connected sockets stays: asyncio wakes itself up with one. Only AF_UNIX (TIPC has pairs as well), and
     # only streams: a datagram socket of a pair can still be sent to, or connected to, any local address.
     Call("socketpair", 53, 199, Step.NETWORK, only(0, AF_UNIX)),
-    Call("socketpair", 53, 199, Step.LOCAL, only(1, SOCK_STREAM, SOCK_TYPE_MASK)),
+    Call("socketpair", 53, 199, Step.LOCAL, _LOCAL_STREAMS),
     # io_uring makes sockets without the system calls; an inherited ring needs io_uring_enter.
     Call("io_uring_setup", 425, 425, Step.NETWORK),
     Call("io_uring_enter", 426, 426, Step.NETWORK),

@@ -137,7 +137,7 @@ def program(steps: Iterable[Step], machine: str, instead: Mapping[str, tuple[Ins
     if machine == "x86_64":
         code += [(IF_AT_LEAST, 0, 1, _X32_BIT), refusal]
     wanted = set(steps)
-    # Of two rules for one call the later is the stricter one.
+    # Of two rules for one call the later is the stricter one, and counts alone.
     rules = {call.name: call for call in CALLS if call.step in wanted}
     for call in rules.values():
         body = (instead or {}).get(call.name) or call.allowed or (refusal,)
