@@ -114,9 +114,16 @@ def _seal_offline(context: typer.Context, resolved: settings.Settings) -> None:
 
     With `--endpoint` one way stays open, if it does not leave this device: the command sees to that.
     """
-    if context.info_name in ("run", "chat", "batch", "bench", "doctor", "tune", "privacy") or context.params.get(
-        "endpoint"
-    ):
+    if context.info_name in (
+        "run",
+        "chat",
+        "batch",
+        "bench",
+        "doctor",
+        "tune",
+        "privacy",
+        "export",
+    ) or context.params.get("endpoint"):
         return
     from slmchat.commands.opening import seal
 

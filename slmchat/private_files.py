@@ -44,7 +44,8 @@ def _make_directories(directory: Path) -> None:
     for folder in reversed((directory, *directory.parents)):
         if not folder.exists():
             folder.mkdir(mode=0o700, exist_ok=True)
-            folder.chmod(0o700)  # whatever the umask
+            if folder.stat().st_mode & 0o777 != 0o700:  # an unusual umask; a sealed process may not change modes
+                folder.chmod(0o700)
     if not directory.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
 
@@ -59,7 +60,7 @@ def create_private(file: Path) -> None:
             file.chmod(0o600)
         return
     try:
-        if os.name == "posix":
+        if os.name == "posix" and os.fstat(descriptor).st_mode & 0o777 != 0o600:
             os.fchmod(descriptor, 0o600)
     finally:
         os.close(descriptor)

@@ -56,6 +56,11 @@ class Paths:
     def last_model(self) -> Path:
         return self.data / "last-model"
 
+    @property
+    def exports(self) -> Path:
+        """Where `/export` writes when nobody has named another directory."""
+        return self.data / "exports"
+
     def private(self) -> Iterator[Path]:
         """What must be the owner's alone and exists: the directories, the files of the data directory, the records.
 
@@ -94,6 +99,7 @@ class Settings:
     has_kv_cache: bool = True
     kv_cache_limit: int | None = None
     speculation: str = "auto"
+    export_dir: str | None = None
     sampler: Mapping[str, float] = field(default_factory=dict)
     personas: Mapping[str, object] = field(default_factory=dict)
     endpoints: Mapping[str, object] = field(default_factory=dict)
@@ -221,6 +227,13 @@ KEYS = (
         _speculation,
         None,
         "drafts from the conversation, where they make it faster: " + ", ".join(SPECULATION),
+    ),
+    Key(
+        "export-dir",
+        "export_dir",
+        _text,
+        None,
+        "where `/export` writes: a directory for that alone; unset: `exports` beside slm's data",
     ),
     Key(
         "sampler",

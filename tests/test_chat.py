@@ -263,7 +263,7 @@ class TestCommands:
         assert isinstance(messages, list)
         assert [m["text"] for m in messages if m["role"] == "user"] == ["q", "/usr/bin is a path"]
 
-    def test_system_set_context_prompt_title_export(self, tiny: Open, tmp_path: Path) -> None:
+    def test_system_set_context_prompt_title_export(self, tiny: Open, home: Path) -> None:
         terminal = tiny()
         terminal.enter("/system Be brief.")
         terminal.wait_for("The system message is set")
@@ -280,10 +280,10 @@ class TestCommands:
         terminal.enter("/title My talk")
         terminal.wait_for("The title is now: My talk")
         terminal.enter("/export")
-        terminal.wait_for("Written to .*my-talk.md")
-        assert "hello" in (tmp_path / "my-talk.md").read_text()
+        terminal.wait_for("Written to ")
+        assert "hello" in (home / "data" / "exports" / "my-talk.md").read_text()
         terminal.enter("/export my-talk.md")
-        terminal.wait_for("exists already")
+        terminal.wait_for(r"hint: another name: /export FILE")
 
     def test_another_model_goes_on_with_the_conversation(self, tiny: Open, home: Path, tmp_path: Path) -> None:
         other = write_tiny_llama(
@@ -325,7 +325,19 @@ class TestCommands:
         terminal.enter("hello")
         terminal.wait_for("cut at the limit")
         terminal.enter("/export /usr/x.md")
-        terminal.wait_for(r"/usr/x\.md[\s\S]*(seal|writ)")
+        terminal.wait_for(r"/usr/x\.md is outside the places[\s\S]*--export-dir DIR")
+
+    @pytest.mark.parametrize("private", [[], ["--private"]])
+    def test_an_export_goes_where_the_user_has_said(self, tiny: Open, tmp_path: Path, private: list[str]) -> None:
+        (tmp_path / "notes").mkdir()
+        terminal = tiny("--export-dir", str(tmp_path / "notes"), *private)
+        terminal.enter("hello")
+        terminal.wait_for("cut at the limit")
+        terminal.enter("/export talk.json")
+        terminal.wait_for("Written to ")
+        assert json.loads((tmp_path / "notes" / "talk.json").read_text())
+        terminal.enter("/export none/talk.md")
+        terminal.wait_for(r"notes/none/[\s\S]*directory\.")
 
     def test_a_saved_conversation_goes_out_and_in_again(self, tiny: Open, home: Path, tmp_path: Path) -> None:
         terminal = tiny()
@@ -335,7 +347,7 @@ class TestCommands:
         terminal.end()
         first = _exported(home)
         file = tmp_path / "chat.json"
-        done = run_slm("sessions", "export", "about elephants", "--format", "json", "-o", file, home=home)
+        done = run_slm("--offline", "sessions", "export", "about elephants", "--format", "json", "-o", file, home=home)
         assert done.code == 0, done.err
         assert file.stat().st_mode & 0o777 == 0o600
         assert run_slm("sessions", "rm", str(first["id"]), home=home).code == 0

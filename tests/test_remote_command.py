@@ -150,82 +150,9 @@ def test_offline_allows_this_device_only(server: EndpointServer, slm: Callable[.
     allowed = slm("run", "--offline", "-v", "--endpoint", server.url, "Hi")
     assert allowed.code in (0, 9), allowed.err
     if allowed.code == 0:  # the kernel has what it takes
-        assert f"Landlock keeps TCP to port {server.port}, of any host" in allowed.err
-        assert "a guard inside Python keeps connections to this device; native code and children pass it" in allowed.err
-
-
-_ATTEMPTS = """
-import ctypes, errno, json, os, socket, struct, sys
-from pathlib import Path
-from slmchat.privacy.outlet import Outlet, narrow
-from slmchat.privacy.seal import status
-port, other, is_loopback = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "here"
-said = narrow(Outlet("127.0.0.1", port, is_loopback), is_required=False, writable=())
-assert status() == said and not said.is_closed
-libc = ctypes.CDLL(None, use_errno=True)
-def native(port):
-    made = socket.socket()
-    address = struct.pack("=HH4s8x", 2, socket.htons(port), socket.inet_aton("127.0.0.1"))
-    return "out" if libc.connect(made.fileno(), address, 16) == 0 else errno.errorcode[ctypes.get_errno()]
-def tried(what):
-    try:
-        what()
-        return "out"
-    except OSError as error:
-        return errno.errorcode[error.errno]
-def connect(port):
-    made = socket.socket()
-    made.connect(("127.0.0.1", port))
-print(json.dumps({
-    "landlock": said.landlock_abi or 0,
-    "native, the port": native(port), "native, another port": native(other),
-    "python, the port": tried(lambda: connect(port)), "python, another port": tried(lambda: connect(other)),
-    "a name": tried(lambda: socket.getaddrinfo("example.org", 80)),
-    "datagrams": tried(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)),
-    "a local socket": tried(lambda: socket.socket(socket.AF_UNIX)),
-    "a raw socket": tried(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)),
-    "listening": tried(lambda: socket.socket().bind(("127.0.0.1", 0))),
-    "a file": tried(lambda: open(sys.argv[4], "w")), "a file here": tried(lambda: open("here", "w")),
-    "a pair": tried(socket.socketpair),
-}))
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="seccomp and Landlock")
-@pytest.mark.parametrize("where", ["here", "there"])
-def test_one_way_is_open_and_the_kernel_refuses_the_others(where: str, tmp_path: Path) -> None:
-    work, temporary = tmp_path / "work", tmp_path / "tmp"
-    work.mkdir()
-    temporary.mkdir()
-    root = str(Path(__file__).parents[1])
-    with EndpointServer() as server, EndpointServer() as other:
-        done = subprocess.run(
-            [sys.executable, "-c", _ATTEMPTS, str(server.port), str(other.port), where, str(tmp_path / "outside")],
-            env={**environment(tmp_path / "home"), "PYTHONPATH": root, "TMPDIR": str(temporary)},
-            cwd=work,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    version = found.pop("landlock")
-    has_ports, has_files = version >= 4, version >= 1
-    assert found == {
-        "native, the port": "out",
-        "native, another port": "EACCES" if has_ports else "out",
-        "python, the port": "out",
-        "python, another port": "EPERM",
-        "a name": "EPERM",
-        "datagrams": "EPERM" if where == "here" else "out",
-        "a local socket": "EPERM" if where == "here" else "out",
-        "a raw socket": "EPERM",
-        "listening": "EPERM",
-        "a file": "EACCES" if has_files else "out",
-        "a file here": "out",
-        "a pair": "out",
-    }
+        assert "seccomp refuses new sockets" in allowed.err
+        assert f"connections to 127.0.0.1:{server.port} come from a process of slm's own" in allowed.err
+        assert "guard" not in allowed.err
 
 
 def test_privacy_names_the_endpoints_and_where_their_keys_are(home: Path, slm: Callable[..., Outcome]) -> None:

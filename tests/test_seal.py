@@ -16,56 +16,15 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from sealed_process import REPOSITORY, in_python, landlock_abi, needs_landlock, needs_seccomp, told
 
 from slmchat.privacy import seal as seal_module
 from slmchat.privacy import seccomp
 from slmchat.privacy.attempts import Proof, prove
-from slmchat.privacy.steps import NotOffered, Step
+from slmchat.privacy.steps import Step
 from slmchat.privacy.world import Outcome, Promise
 
 pytestmark = pytest.mark.real
-
-REPOSITORY = Path(__file__).parents[1]
-
-
-def _has_seccomp() -> bool:
-    try:
-        seccomp.machine()
-    except NotOffered:
-        return False
-    return sys.platform.startswith("linux") and "Seccomp:" in Path("/proc/self/status").read_text()
-
-
-def _landlock_abi() -> int:
-    if not sys.platform.startswith("linux"):
-        return 0
-    from slmchat.privacy import landlock
-
-    try:
-        return landlock.abi()
-    except NotOffered:
-        return 0
-
-
-needs_seccomp = pytest.mark.skipif(not _has_seccomp(), reason="needs Linux with seccomp on x86-64 or aarch64")
-needs_landlock = pytest.mark.skipif(not _landlock_abi(), reason="needs a kernel with Landlock")
-
-
-def in_python(
-    code: str, *arguments: str | Path, cwd: Path | None = None, **options: object
-) -> subprocess.CompletedProcess[str]:
-    """Run code in a Python of its own, from a file (as multiprocessing needs it)."""
-    prelude = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
-    given: dict[str, object] = {"capture_output": True, "text": True, "timeout": 60, "check": False, **options}
-    return subprocess.run(  # type: ignore[call-overload, no-any-return]
-        [sys.executable, "-c", prelude + textwrap.dedent(code), *map(str, arguments)], cwd=cwd, **given
-    )
-
-
-def told(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
 
 # The proof: every attempt refused in a sealed child, and allowed in one that is not.
 
@@ -75,12 +34,27 @@ ATTEMPTS = (
     *("child", "thread", "inherited-stream", "inherited-datagram", "io-uring", "io-uring-inherited"),
     *("abi32-socket", "abi32-socketcall", "x32", "ptrace", "process-vm", "proc-mem", "pidfd-getfd", "keys"),
     *("typing", "mounting", "file", "link", "moved", "fifo", "proc-fd", "signal"),
+    *("pth", "module", "start-up", "git-hook", "here", "temporary"),
+    *("mode", "mode-descriptor", "owner", "xattr", "times", "flags", "limits", "priority", "perf", "userfaultfd"),
+    *("bpf", "namespace", "message-queue", "shared-memory", "posix-queue"),
 )
 LANDLOCKED = ("file", "link", "moved", "fifo", "proc-fd", "signal")
+LANDLOCKED += ("pth", "module", "start-up", "git-hook", "here", "temporary")
 # What a kernel or a container may not have, and what it may keep for root, whether there is a seal or not.
 SOMETIMES_ABSENT = ("tcp6", "udp6", "tcp6-calls", "udp6-calls", "vsock", "io-uring", "io-uring-inherited", "x32")
+SOMETIMES_ABSENT += (
+    "xattr",
+    "flags",
+    "perf",
+    "userfaultfd",
+    "namespace",
+    "message-queue",
+    "shared-memory",
+    "posix-queue",
+)
 SOMETIMES_ABSENT_32 = ("abi32-socket", "abi32-socketcall")
 ROOT_ONLY = ("raw-ip", "packet", "typing", "mounting", "ptrace", "process-vm", "proc-mem", "pidfd-getfd", "keys", "dns")
+ROOT_ONLY += ("pth", "module", "perf", "userfaultfd", "bpf", "namespace")
 # These send something that the parent must have received; the others only open what should be closed.
 SENDING = (
     *("tcp4", "udp4", "tcp4-calls", "udp4-calls", "unix", "unix-abstract", "unix-pair", "child", "thread"),
@@ -102,7 +76,7 @@ def unsealed() -> Proof:
 @pytest.mark.parametrize("name", ATTEMPTS)
 def test_a_sealed_process_cannot_get_out(sealed: Proof, name: str) -> None:
     result = next(result for result in sealed.results if result.name == name)
-    if name in LANDLOCKED and not _landlock_abi():
+    if name in LANDLOCKED and not landlock_abi():
         pytest.skip("files and signals are Landlock's")
     assert not result.is_witnessed, result
     assert result.outcome in (Outcome.REFUSED, Outcome.NOT_OFFERED), result
@@ -141,10 +115,14 @@ def test_the_list_of_attempts_is_whole(sealed: Proof, unsealed: Proof) -> None:
 
 
 def test_every_attempt_on_files_is_marked_as_landlocks() -> None:
-    from slmchat.privacy import ways_around
+    from slmchat.privacy import ways_around, ways_back
 
-    marked = {way.name for way in ways_around.WAYS if way.promise is not Promise.SEAL}
-    assert marked == set(LANDLOCKED)
+    ways = (*ways_around.WAYS, *ways_back.WAYS)
+    assert {way.name for way in ways if way.promise is not Promise.SEAL} == set(LANDLOCKED)
+
+
+def test_the_readme_has_the_number_of_ways() -> None:
+    assert f"tries {len(ATTEMPTS)} ways out and" in (REPOSITORY / "README.md").read_text()
 
 
 # The filter, decided by the rules of classic BPF as the kernel runs them.
@@ -194,8 +172,14 @@ def test_what_asyncio_and_pipes_need_stays(machine: str) -> None:
     pair = (1, 1 | 0o2000000 | 0o4000)  # AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK
     assert _decides(program, read, ARCHES[machine]) == "allow"
     assert _decides(program, numbers["socketpair"], ARCHES[machine], *pair) == "allow"
+    for family in (2, 10, 30):  # IPv4, IPv6, TIPC
+        assert _decides(program, numbers["socketpair"], ARCHES[machine], family, 1) == EPERM
     assert _decides(program, numbers["sendto"], ARCHES[machine], 3, 0, 1) == "allow"  # send()
     assert _decides(program, numbers["ioctl"], ARCHES[machine], 0, 0x5401) == "allow"  # TCGETS
+    assert _decides(program, numbers["prlimit64"], ARCHES[machine], 0, 4) == "allow"  # a limit of its own
+    assert _decides(program, numbers["prlimit64"], ARCHES[machine], 1, 4) == EPERM
+    assert _decides(program, numbers["setpriority"], ARCHES[machine], 0, 0, 10) == "allow"  # nice()
+    assert _decides(program, numbers["setpriority"], ARCHES[machine], 2, 0, 10) == EPERM  # all of the user's
 
 
 @pytest.mark.parametrize("machine", ARCHES)
@@ -445,7 +429,7 @@ without("landlock")
 import socket
 from pathlib import Path
 from slmchat.privacy.seal import seal
-status = seal(is_required=True)
+status = seal(is_required=False)
 Path(sys.argv[1]).write_text("x")
 is_told = any("Landlock is not in force" in line for line in status.details)
 print(status.mechanism, status.landlock_abi, status.writable, is_told)
@@ -482,7 +466,7 @@ def test_android_ends_nobody_for_asking(tmp_path: Path) -> None:
 without("landlock")
 import socket
 from slmchat.privacy.seal import seal
-status = seal(is_required=True)
+status = seal(is_required=False)
 print(status.mechanism, status.landlock_abi, any("Android does not let" in line for line in status.details))
 try:
     socket.socket()
@@ -599,9 +583,9 @@ def test_writing_is_kept_to_the_places_that_were_named(tmp_path: Path) -> None:
     done = in_python(code, tmp_path, cwd=tmp_path / "cwd", env={**os.environ, "TMPDIR": tmp})
     assert told(done).splitlines() == [
         "own/a written",
-        "cwd/a written",
-        "tmp/a written",
-        "named/new.json written",
+        "cwd/a 10 True",
+        "tmp/a 10 True",
+        "named/new.json 10 True",
         "elsewhere/named.txt written",
         "elsewhere/b 10 True",
         "b 10 True",

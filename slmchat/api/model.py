@@ -7,6 +7,7 @@ Refuses to know: how a question becomes an answer (commands/asking.py) and how a
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal, NoReturn, Unpack
 
 from slmchat import settings as settings_module
@@ -38,6 +39,7 @@ from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import raw_prompt
 from slmchat.errors import ExitCode, SlmError
+from slmchat.privacy.places import check_directory
 from slmchat.privacy.seal import SealStatus, status
 from slmchat.settings import Settings
 
@@ -88,14 +90,16 @@ def load(
     return Model(Desk(loaded, asker, settings, console, laid), options)
 
 
-def seal(*, is_private: bool = False) -> SealStatus:
+def seal(*, is_private: bool = False, writable: Sequence[str | os.PathLike[str]] = ()) -> SealStatus:
     """Close this process to the network, for good: its threads and the children that it will have, too.
 
-    Do it before anything is loaded. From then on files can be written only in the current directory, in the temporary
-    one and in slm's own (with `is_private` not there, and no core dump is made). Returns what is in force. Raises
-    `SlmError` (UNSEALED) where the kernel of this system cannot enforce it.
+    Do it before anything is loaded. From then on files can be written only in the directories of `writable`, in slm's
+    own (with `is_private` not there, and no core dump is made), and as temporary files in memory; modes, owners and
+    times of files cannot be changed. Returns what is in force. Raises `SlmError`: UNSEALED where the kernel of this
+    system cannot enforce it, or where something of before still leads out; USAGE for a directory that holds code.
     """
-    opening.seal(replace(_settings(reads_config=False), is_offline=True, is_private=is_private))
+    named = [check_directory(Path(directory), "writable") for directory in writable]
+    opening.seal(replace(_settings(reads_config=False), is_offline=True, is_private=is_private), writable=named)
     return status()
 
 

@@ -28,6 +28,7 @@ from slmchat.conversation.pictures import is_picture
 from slmchat.engine.api import Engine, Pool, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.privacy.places import check_file
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 
@@ -169,6 +170,7 @@ def _open_output(options: BatchOptions, files: Sequence[str], console: Console) 
     name = options.resume or options.output
     if name is None:
         return None
+    check_file(Path(name).expanduser(), "--resume" if options.resume else "-o")
     inputs = [console.stdin.fileno() if file == "-" else Path(file).expanduser() for file in files or ["-"]]
     return open_output(Path(name).expanduser(), inputs, may_exist=options.resume is not None or options.overwrite)
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from slmchat.commands import adapters, chosen, opening
+from slmchat.commands import adapters, chat_files, chosen, opening
 from slmchat.commands.answering import Answer, View, describe
 from slmchat.commands.chosen import Model, Place
 from slmchat.commands.options import ChatOptions, GenerationOptions
@@ -53,8 +53,9 @@ def chat(
         from slmchat.commands.first_run import offer
 
         options = replace(options, model=offer(settings, console))
-    place = chosen.enter(options, settings, console)
-    room = Chat(place, options, chat_options, settings, console)
+    exports = chat_files.export_directory(chat_options.export_dir, settings)
+    place = chosen.enter(options, settings, console, (exports,))
+    room = Chat(place, options, chat_options, settings, console, exports)
     try:
         room.loop()
     finally:
@@ -72,9 +73,14 @@ class Chat:
         chat_options: ChatOptions,
         settings: Settings,
         console: Console,
+        exports: Path | None = None,
     ) -> None:
-        """`place`: where the models are. Raises `SlmError` (interrupted) when a conversation may not leave for it."""
+        """`place`: where the models are; `exports`: where `/export` writes, None: in slm's own directory for that.
+
+        Raises `SlmError` (interrupted) when a conversation may not leave for the place.
+        """
         self.place = place
+        self.exports = exports or settings.paths.exports
         self.console = console
         self.settings = settings
         self.options = options

@@ -240,7 +240,7 @@ def _search(chat: Chat, arguments: str) -> None:
 def _export(chat: Chat, arguments: str) -> None:
     if not chat.talk.conversation.roots:
         raise _usage("there is nothing to export yet.")
-    file = chat_files.export(chat.talk.conversation, arguments)
+    file = chat_files.export(chat.talk.conversation, arguments, chat.exports)
     chat.console.note(f"Written to {file}")
 
 
@@ -449,6 +449,10 @@ def _complete_file(_chat: Chat, text: str) -> Iterable[tuple[str, str]]:
     return complete_path(text)
 
 
+def _complete_export(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
+    return complete_path(text, chat.exports)
+
+
 def _copy(chat: Chat, _arguments: str) -> None:
     """OSC 52: the terminal itself puts the text on the clipboard; the seal refuses the sockets of X11 and Wayland."""
     node = chat.talk.conversation.last(Role.ASSISTANT)
@@ -540,7 +544,7 @@ COMMANDS: CommandTable[Chat] = CommandTable(
         SlashCommand("sessions", "[ID|TITLE]", "list saved conversations, or go to one", _sessions, _complete_session),
         SlashCommand("title", "[TEXT]", "show or set the title", _title),
         SlashCommand("search", "WORDS", "search all saved conversations", _search),
-        SlashCommand("export", "[FILE]", "write this conversation to a file (.md or .json)", _export, _complete_file),
+        SlashCommand("export", "[FILE]", "write this conversation to a file (.md or .json)", _export, _complete_export),
         SlashCommand("private", "", "write nothing from now on", _private),
     )
 )

@@ -6,6 +6,7 @@ Refuses to know: how the contents are used.
 
 import glob
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from slmchat.commands.question import read_text
@@ -15,7 +16,10 @@ from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Conversation
 from slmchat.conversation.pictures import Picture
 from slmchat.errors import ExitCode, SlmError
+from slmchat.privacy.places import check_directory
 from slmchat.privacy.seal import explain
+from slmchat.private_files import make_private
+from slmchat.settings import Settings
 from slmchat.terminal.completion import split_words
 
 # More files than this by one glob are a mistake more often than a wish.
@@ -60,13 +64,26 @@ def _matching(word: str) -> list[Path]:
     return found
 
 
-def export(conversation: Conversation, arguments: str) -> Path:
+def export_directory(named: str | None, settings: Settings) -> Path:
+    """Where the sealed chat may write exports: what was named, else a directory of slm's own, made when missing.
+
+    Raises `SlmError` (USAGE) for a directory that a sealed process must not write in.
+    """
+    if named or settings.export_dir:
+        return check_directory(Path(named or settings.export_dir or ""), "--export-dir" if named else "export-dir")
+    with suppress(SlmError):  # a home that cannot be written: `/export` says so
+        make_private(settings.paths.exports)
+    return settings.paths.exports
+
+
+def export(conversation: Conversation, arguments: str, directory: Path) -> Path:
     """Write a conversation to a file: Markdown (the current path), or JSON (everything) when it ends in `.json`.
 
-    Without a name: the title in the current directory. Raises `SlmError`: USAGE when the file exists, STORAGE.
+    Names are those of files in `directory`. Without one: the title. Raises `SlmError`: USAGE when the file exists,
+    STORAGE.
     """
     name = os.path.expanduser(arguments.strip().strip("\"'")) or f"{_file_name(conversation)}.md"
-    file = Path(name)
+    file = directory / name
     write = exchange.to_json if file.suffix == ".json" else exchange.to_markdown
     times = [node.created_at for node in conversation.nodes()]
     text = write(conversation, exchange.Times(min(times), max(times)))
@@ -78,8 +95,11 @@ def export(conversation: Conversation, arguments: str) -> Path:
             f"{file} exists already.", hint="another name: /export FILE", exit_code=ExitCode.USAGE
         ) from error
     except OSError as error:
-        raise explain(error, file.absolute()) from error
-    return file.absolute()
+        hint = f"/export NAME writes to {directory}; slm chat --export-dir DIR chooses another directory"
+        if conversation.recorder is not None:
+            hint += f"; later: slm sessions export {conversation.id[:8]} -o FILE"
+        raise explain(error, file, hint) from error
+    return file
 
 
 def _file_name(conversation: Conversation) -> str:

@@ -8,7 +8,7 @@ that endpoint and no other.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,6 +25,7 @@ from slmchat.terminal.console import Console
 if TYPE_CHECKING:
     from slmchat.endpoints import Endpoint
     from slmchat.engine.remote.route import Route
+    from slmchat.privacy.dialer import Dialer
 
 # How the model of an endpoint is named in messages and the archive: `remote:HOST/MODEL`.
 REMOTE_MARK = "remote:"
@@ -148,22 +149,44 @@ def reach(asked: str, settings: Settings, console: Console, named: Sequence[Path
             hint="without --offline (or SLM_OFFLINE) it may be asked",
             exit_code=ExitCode.NETWORK,
         )
-    key = endpoint.key()  # before the outlet: a keyring is asked over local sockets
     route = route_to(endpoint)
+    dialer = _dialer(route, is_loopback=endpoint.is_loopback)  # before a keyring starts threads
+    key = endpoint.key()  # before the outlet: a keyring is asked over local sockets
     own = () if settings.is_private else own_directories(settings.paths)
-    _narrow(endpoint, route, settings, console, writable=(*own, *named))
-    return There(endpoint, key, route)
+    _narrow(endpoint, route, dialer, settings, console, writable=(*own, *named))
+    return There(endpoint, key, replace(route, dialer=dialer))
+
+
+def _dialer(route: "Route", *, is_loopback: bool) -> "Dialer | None":
+    """The process that makes the connections; None: this one has to."""
+    from slmchat.engine.remote.wire import dial
+    from slmchat.privacy import forked
+    from slmchat.privacy.dialer import Dialer
+
+    if not forked.is_possible():
+        return None
+    try:
+        return Dialer(lambda: dial(route), port=route.port, names=not is_loopback)
+    except OSError:  # no more processes; what the kernel keeps closed without one is told
+        return None
 
 
 def _narrow(
-    endpoint: "Endpoint", route: "Route", settings: Settings, console: Console, *, writable: Sequence[Path]
+    endpoint: "Endpoint",
+    route: "Route",
+    dialer: "Dialer | None",
+    settings: Settings,
+    console: Console,
+    *,
+    writable: Sequence[Path],
 ) -> None:
     from slmchat.privacy.outlet import Outlet, narrow
 
     status = narrow(
-        Outlet(route.host, route.port, is_loopback=endpoint.is_loopback),
+        Outlet(route.host, route.port, endpoint.is_loopback, route.addresses),
         is_required=settings.is_offline,
         writable=writable,
+        dialer=dialer,
     )
     for line in status.details:
         console.detail(line)

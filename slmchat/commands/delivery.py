@@ -16,29 +16,41 @@ from slmchat.commands.options import OutputOptions
 from slmchat.conversation.code_blocks import CodeBlock, code_blocks
 from slmchat.engine.api import FinishReason
 from slmchat.errors import ExitCode, SlmError
+from slmchat.privacy.places import check_file
+from slmchat.privacy.writer import FileWriter
 from slmchat.private_files import replace_file, storage_error
 from slmchat.terminal.console import Console
 from slmchat.terminal.sanitize import Sanitizer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Target:
     """The file of `-o`. `descriptor`: of what is no regular file (a pipe, a device) and cannot be replaced."""
 
     name: str
     path: Path
     descriptor: int | None = None
+    _writer: FileWriter | None = None
 
-    @property
-    def places(self) -> tuple[Path, ...]:
-        """What the sealed process must be able to write for it: the directory, where the file is replaced."""
-        return () if self.descriptor is not None else (self.path.parent,)
+    def keep(self) -> None:
+        """Keep the right to replace the file when the seal closes. Raises `SlmError` (STORAGE)."""
+        if self.descriptor is None:
+            try:
+                self._writer = FileWriter(self.path)
+            except OSError as error:
+                raise _refused(error, self.path) from error
 
     def write(self, text: str) -> None:
         """Replace the file. Raises `OSError`, and then the file is as it was."""
         data = text.encode("utf-8", "replace")
         if self.descriptor is None:
-            replace_file(self.path, data)
+            if self._writer is None:
+                replace_file(self.path, data)
+                return
+            try:
+                self._writer.replace(data)
+            finally:
+                self._writer.close()
             return
         rest = memoryview(data)
         while rest:
@@ -54,6 +66,7 @@ def open_target(name: str | None) -> Target | None:
     if name is None or name == "-":
         return None
     path = Path(os.path.realpath(Path(name).expanduser()))
+    check_file(path, "-o")
     try:
         if path.is_dir():
             raise SlmError(f"-o: {name} is a directory.", hint=f"-o {name}/answer.txt", exit_code=ExitCode.USAGE)
@@ -89,10 +102,10 @@ class Delivery:
         self._is_raw_output = is_raw_output
         self._target = open_target(options.output)
 
-    @property
-    def places(self) -> tuple[Path, ...]:
-        """What the sealed process must be able to write besides its own."""
-        return self._target.places if self._target else ()
+    def keep_target(self) -> None:
+        """The seal is about to close: what is written behind it stays possible. Raises `SlmError` (STORAGE)."""
+        if self._target is not None:
+            self._target.keep()
 
     @property
     def is_streamed(self) -> bool:

@@ -188,6 +188,13 @@ def _power(facts: Facts) -> Iterator[Finding]:
 
 def _seal(facts: Facts) -> Iterator[Finding]:
     seal = facts.seal
+    if seal.gaps:
+        yield note(
+            "the seal is not whole: " + "; ".join(seal.gaps),
+            "the network is closed to slm itself; --offline refuses to go on",
+            "a kernel from 5.13 on has Landlock (docs/privacy.md)",
+        )
+        return
     if not seal.is_enforced_by_kernel:
         yield wrong(
             "the kernel does not enforce the seal: " + "; ".join(seal.details),

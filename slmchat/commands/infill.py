@@ -15,13 +15,14 @@ from slmchat.catalog import registry
 from slmchat.commands import answering, opening, question, run
 from slmchat.commands.chosen import LocalModel
 from slmchat.commands.options import GenerationOptions, InfillOptions
-from slmchat.commands.places import Target, named, place_of, read, read_target, resolved, with_line_feeds
+from slmchat.commands.places import Place, Target, named, place_of, read, read_target, resolved, with_line_feeds
 from slmchat.conversation import infill
 from slmchat.conversation.infill import Gap, Source
 from slmchat.engine.api import Engine, FinishReason, InfillTokens, Limits
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
-from slmchat.private_files import replace_content
+from slmchat.privacy.places import check_file
+from slmchat.privacy.writer import FileWriter
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
@@ -51,7 +52,8 @@ def fill(
     start = time.perf_counter()
     _check(words, options, beside, asked)
     place = place_of(asked.place) if asked.place is not None else None
-    opening.seal(settings, writable=(place.path.parent,) if place and asked.write else ())
+    writer = _writer(place) if place and asked.write else None
+    opening.seal(settings)
     target = read_target(place, is_written=asked.write) if place else None
     whole = _gap(target, options, asked)
     model = LocalModel(opening.find(options.model, settings, console))
@@ -79,7 +81,7 @@ def fill(
     assert answer.finish is not None
     if not is_json and not answer.text.endswith("\n"):
         console.write("\n")
-    error = _write(target, answer.text, answer.finish.reason, console) if target and asked.write else None
+    error = _write(writer, target, answer.text, answer.finish.reason, console) if target and writer else None
     if is_json:
         about = _as_json(target, tokens, whole, kept)
         about["is_written"] = bool(asked.write and answer.text and error is None)
@@ -217,7 +219,16 @@ def _sanitizer(options: GenerationOptions, asked: InfillOptions, console: Consol
     return Sanitizer(show_invisible=True) if asked.write else console.sanitizer()
 
 
-def _write(target: Target, text: str, reason: FinishReason, console: Console) -> SlmError | None:
+def _writer(place: Place) -> FileWriter:
+    """The right to change the file, kept across the seal. Raises `SlmError`: USAGE, STORAGE."""
+    check_file(place.path, "--write")
+    try:
+        return FileWriter(place.path)
+    except OSError as error:
+        raise SlmError(f"{place.file} cannot be written: {error.strerror}.", exit_code=ExitCode.STORAGE) from error
+
+
+def _write(writer: FileWriter, target: Target, text: str, reason: FinishReason, console: Console) -> SlmError | None:
     """Insert the fill into its file; the error for the caller to raise when the completion has been put out."""
     file = target.place.file
     if reason is FinishReason.INTERRUPTED:
@@ -226,9 +237,15 @@ def _write(target: Target, text: str, reason: FinishReason, console: Console) ->
         console.note(f"the model filled in nothing; {file} was left as it is")
         return None
     try:
-        replace_content(target.place.path, target.data, target.with_text(text))
+        writer.exchange(target.data, target.with_text(text))
     except SlmError as error:
         return error
+    except OSError as error:
+        return SlmError(
+            f"{file} cannot be written: {error.strerror}; it was left as it is.", exit_code=ExitCode.STORAGE
+        )
+    finally:
+        writer.close()
     console.note(f"{file}: {infill.measured(text)} inserted at line {target.place.line}, column {target.column}")
     if reason is not FinishReason.STOP:
         console.warn("the fill was cut off and may be incomplete (a longer one: -n N).")

@@ -41,8 +41,8 @@ def seal(settings: Settings, *, configures: bool = False, writable: Sequence[Pat
     """Close the process to the network before anything untrusted is read. Raises `SlmError` (UNSEALED) if it must be.
 
     A GPU backend needs local sockets while it starts, so that the seal then closes in two steps, both before a model
-    file is opened. `configures`: this command may change the configuration. With `--private` only the current and the
-    temporary directory stay writable, and core dumps are off. `writable`: what else this errand has to write.
+    file is opened. `configures`: this command may change the configuration. With `--private` not even slm's own
+    directories stay writable, and core dumps are off. `writable`: what else this errand has to write.
     """
     from slmchat.engine import native
     from slmchat.privacy.seal import Seal, own_directories

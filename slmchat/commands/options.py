@@ -139,6 +139,9 @@ class ChatOptions:
     session: str | None = option("--session", help="Go on with a saved conversation.", metavar="ID|TITLE")
     plain: bool = option("--plain", help="Plain text: no Markdown, no status line (for screen readers).", default=False)
     vi: bool = option("--vi", help="Edit lines with vi's keys instead of emacs'.", default=False)
+    export_dir: str | None = option(
+        "--export-dir", help="Where /export writes: a directory for that alone.", metavar="DIR"
+    )
 
 
 def _same(name: str) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 from slmchat.catalog.fetching import in_bytes
 from slmchat.errors import ExitCode, SlmError
+from slmchat.privacy import forked
 from slmchat.privacy.seal import SealStatus, seal
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -58,6 +59,13 @@ COMMANDS = (
 )
 
 
+# By whether this system has processes that make the connections (privacy/forked.py).
+_WITH_ENDPOINT = {
+    True: "With --endpoint, a process of its own connects to that place; the one with your words makes no connections.",
+    False: "With --endpoint, a guard inside Python keeps connections to that place; native code passes it.",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """A place where slm writes, how big it is now, and what `--private` changes. Size 0: nothing is there."""
@@ -89,7 +97,7 @@ def privacy(settings: Settings, console: Console, *, is_check: bool, is_json: bo
 
 
 def _report(settings: Settings, console: Console, is_json: bool) -> ExitCode:
-    own = (settings.paths.data, settings.paths.config, settings.paths.cache)
+    own = (settings.paths.data, settings.paths.cache)  # as in a chat
     status = seal(is_required=settings.is_offline, writable=[path for path in own if path.exists()])
     places = _places(settings, console)
     if is_json:
@@ -110,6 +118,7 @@ def _report(settings: Settings, console: Console, is_json: bool) -> ExitCode:
         ("COMMAND", "SEALED", "MAY REACH"),
         [(f"slm {reach.command}", reach.when_sealed, reach.network) for reach in COMMANDS],
     )
+    console.print(_WITH_ENDPOINT[forked.is_possible()])
     known = _endpoints(settings)
     if known:
         console.print("\nEndpoints of the config: reached only with --endpoint NAME")
@@ -124,6 +133,10 @@ def _report(settings: Settings, console: Console, is_json: bool) -> ExitCode:
             (place.what, in_bytes(place.size) if place.size else "-", place.with_private, str(place.path))
             for place in places
         ],
+    )
+    console.print(
+        f"A file of -o, --resume or --write is written by itself; /export writes to "
+        f"{settings.export_dir or settings.paths.exports}"
     )
     console.print("\nThe proof: slm privacy --check")
     return ExitCode.DONE
@@ -148,8 +161,10 @@ def _endpoints(settings: Settings) -> list[Known]:
 
 def _print_status(status: SealStatus, console: Console) -> None:
     by = "enforced by the kernel" if status.is_enforced_by_kernel else "NOT enforced by the kernel"
+    if status.gaps:
+        by = "kept by the kernel, but NOT whole"
     console.print(f"The seal on this device: {status.mechanism or 'none'}, {by}")
-    for line in status.details:
+    for line in (*(f"NOT closed: {gap}" for gap in status.gaps), *status.details):
         console.print(f"  {line}")
     if status.writable is not None:
         console.print(f"  writable: {', '.join(str(place) for place in status.writable)}")
@@ -162,6 +177,7 @@ def _places(settings: Settings, console: Console) -> list[Place]:
         Place("models", paths.models, _size(paths.models), "as without: pulled models stay"),
         Place("saved conversations", paths.sessions, _archive_size(paths.sessions), "not written"),
         Place("messages typed in chat", paths.input_history, _size(paths.input_history), "not written"),
+        Place("exports (/export)", paths.exports, _size(paths.exports), "written when asked for"),
         Place("the model used last", paths.last_model, _size(paths.last_model), "not written"),
     ]
     states = Place("what was evaluated (KV states)", paths.kv_states, _size(paths.kv_states), "not written, not read")
@@ -233,6 +249,12 @@ def _check(console: Console, is_json: bool, is_sealed: bool) -> ExitCode:
 
 
 def _leaking(status: SealStatus, n_out: int, n_attempts: int) -> SlmError:
+    if status.gaps:
+        return SlmError(
+            f"the seal is not whole here: {'; '.join(status.gaps)}.",
+            hint="docs/privacy.md says what each system keeps closed",
+            exit_code=ExitCode.UNSEALED,
+        )
     if not status.is_enforced_by_kernel:
         return SlmError(
             "the kernel of this system does not enforce the seal; only Python code is stopped.",

@@ -4,6 +4,7 @@ Every function prints what was asked for on stdout and returns the exit code; er
 written but by `import_`, `rename`, `rm` and `export` to a file; with `--private` a search leaves the index alone, too.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,9 @@ from slmchat.conversation.exchange import MOST_CHARACTERS
 from slmchat.conversation.messages import Conversation, Node, Role
 from slmchat.engine.kvstore import KvStore
 from slmchat.errors import ExitCode, SlmError
-from slmchat.private_files import storage_error, write_private
+from slmchat.privacy.places import check_file
+from slmchat.privacy.writer import FileWriter
+from slmchat.private_files import storage_error
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.sanitize import Sanitizer, sanitize
@@ -182,20 +185,40 @@ def export(
     """
     if format not in ("md", "json"):
         raise SlmError(f"there is no format '{format}': md or json.", exit_code=ExitCode.USAGE)
+    writer = None
     if file is not None:
         _refuse_overwriting(file, is_forced)
+        writer = _writer(file)
+    if settings.is_offline:  # not before: the file may lie where a sealed process cannot write
+        from slmchat.commands import opening
+
+        opening.seal(settings)
     with _archive(settings) as archive:
         session = archive.find(name)
         text = archive.export_json(session.id) if format == "json" else archive.export_markdown(session.id)
     if format == "md":
         sanitizer = console.sanitizer() if file is None else Sanitizer(show_invisible=False)
         text = sanitizer.feed(text) + sanitizer.flush()
-    if file is None:
+    if writer is None:
         console.write(text)
-    else:
-        write_private(file, text.encode())
-        console.note(f"written to {file}.")
+        return ExitCode.DONE
+    try:
+        writer.replace(text.encode())
+    except OSError as error:
+        raise storage_error(error, Path(str(file))) from error
+    finally:
+        writer.close()
+    console.note(f"written to {file}.")
     return ExitCode.DONE
+
+
+def _writer(file: Path) -> FileWriter:
+    """The right to write the file of `-o`. Raises `SlmError`: USAGE, STORAGE."""
+    check_file(file, "-o")
+    try:
+        return FileWriter(Path(os.path.realpath(file)), is_private=True)
+    except OSError as error:
+        raise storage_error(error, file) from error
 
 
 def _refuse_overwriting(file: Path, is_forced: bool) -> None:

@@ -1,7 +1,8 @@
 """The proof: a sealed child that tries to get out in every way we can think of, and a parent that watches.
 
 Knows: how the child is started, what counts as refused, and that the parent's witness overrules the child's word.
-Refuses to know: the ways themselves (ways_out.py, ways_around.py), how the result is shown (commands/privacy.py).
+Refuses to know: the ways themselves (ways_out.py, ways_around.py, ways_back.py), how the result is shown
+(commands/privacy.py).
 
 The same attempts run without a seal too (`is_sealed=False`, for the tests): a check that cannot fail proves nothing.
 Every attempt goes to the loopback device or to local sockets of our own.
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from slmchat.errors import ExitCode, SlmError
-from slmchat.privacy import android, seal, ways_around, ways_out
+from slmchat.privacy import android, seal, ways_around, ways_back, ways_out
 from slmchat.privacy.landlock import SCOPE_ABI
 from slmchat.privacy.seal import SealStatus
 from slmchat.privacy.witness import Witness
@@ -28,7 +29,7 @@ _TIMEOUT_S = 60.0
 _IS_LINUX = sys.platform.startswith(("linux", "android"))
 
 # A replaced socket is no socket any more (ENOTSOCK), a closed one no descriptor (EBADF).
-_REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOTSOCK, errno.EBADF)
+_REFUSALS = (errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOTSOCK, errno.EBADF)
 _ABSENCES = (errno.ENOSYS, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EADDRNOTAVAIL)
 
 # The child imports slmchat from where the parent has it, whatever its current directory is.
@@ -80,8 +81,7 @@ def _answers(witness: Witness) -> list[dict[str, Any]]:
             input=json.dumps(asdict(witness.world)),
             capture_output=True,
             encoding="utf-8",
-            cwd=witness.world.allowed,
-            env=_environment(witness.world),
+            cwd=witness.world.here,
             timeout=_TIMEOUT_S,
             check=False,
             pass_fds=witness.inherited if os.name == "posix" else (),
@@ -93,11 +93,6 @@ def _answers(witness: Witness) -> list[dict[str, Any]]:
         said = done.stderr.strip().splitlines()
         raise _not_possible(f"the child ended with {done.returncode}" + (f" ({said[-1]})" if said else ""))
     return answers
-
-
-def _environment(world: World) -> dict[str, str]:
-    """The temporary directory of the child is its own, so that the one of the attempts is outside."""
-    return {**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), world.allowed)}
 
 
 def _witnessed(result: Result, witness: Witness) -> Result:
@@ -115,7 +110,7 @@ def _result(answer: dict[str, Any]) -> Result:
 def _status(answer: dict[str, Any]) -> SealStatus:
     writable = answer.pop("writable")
     return SealStatus(
-        **{**answer, "details": tuple(answer["details"])},
+        **{**answer, "details": tuple(answer["details"]), "gaps": tuple(answer["gaps"])},
         writable=None if writable is None else tuple(Path(place) for place in writable),
     )
 
@@ -138,7 +133,7 @@ def _tell(answer: dict[str, Any]) -> None:
 
 
 def _ways(early: ways_out.EarlyThread) -> tuple[Way, ...]:
-    return (*ways_out.ways(early), *ways_around.WAYS)
+    return (*ways_out.ways(early), *ways_around.WAYS, *ways_back.WAYS)
 
 
 def _tried(world: World, status: SealStatus, early: ways_out.EarlyThread) -> Iterator[Result]:

@@ -1,27 +1,23 @@
 """The seal on Linux: a seccomp filter, the sockets that were open before, and Landlock where the kernel has it.
 
-Knows: in which order they are applied, which places stay writable, how to check that every thread has the filter.
-Refuses to know: the numbers (seccomp.py, landlock.py), slm's own directories (the caller names them).
+Knows: in which order they are applied, how to check that every thread has the filter, and what is left open.
+Refuses to know: the numbers (calls.py, landlock.py), which places stay writable (places.py).
 
 The filter comes first and is the seal. Landlock is a second lock on TCP, and keeps the process to its own places;
 where a kernel lacks it, the seal holds and the details say what is missing.
 """
 
 import os
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 
-from slmchat.privacy import inherited, landlock, seccomp
+from slmchat.privacy import inherited, landlock, places, seccomp
 from slmchat.privacy.steps import Closed, NotOffered, Step
 
-# Writing here stores nothing. /dev/shm is memory in which semaphores live (multiprocessing, OpenMP).
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/tty", "/dev/shm")
-
-# What drivers open for writing: NVIDIA, DRI (Intel, AMD, Mesa), AMD compute, WSL, Mali, Adreno, Apple on Asahi by DRI.
-_GPU_PATTERNS = ("nvidia*", "nvidia-caps/*", "dri", "kfd", "dxg", "mali*", "kgsl*")
+_YAMA_NOBODY = 3  # Documentation/admin-guide/LSM/Yama.rst: no attach
+_CAP_SYS_PTRACE = 19  # linux/capability.h
 
 _LOCAL_OPEN = "local sockets (AF_UNIX) stay open until the GPU backend has started"
 
@@ -39,17 +35,39 @@ class Linux:
             raise NotOffered(f"{_counted(len(unsealed), 'thread')} did not take the filter")
         details = ["seccomp refuses new sockets and the ways around them, in every thread and child"]
         if Step.NETWORK in steps:
-            details += _of_inherited(inherited.replace_sockets())
+            details += of_inherited(inherited.replace_sockets())
         if Step.LOCAL not in steps:
             details.append(_LOCAL_OPEN)
-        places = allowed_places(writable, has_gpu=Step.LOCAL not in steps) if Step.NETWORK in steps else ()
+        gaps = inherited.survivors(seccomp.machine())
+        allowed, problems = (
+            places.allowed_places(writable, has_gpu=Step.LOCAL not in steps) if Step.NETWORK in steps else ((), ())
+        )
         try:
-            abi = _landlock(steps, places)
+            abi = _landlock(steps, allowed)
         except NotOffered as reason:
             details.append(f"Landlock is not in force ({reason}): files are not protected by the seal")
-            return Closed("seccomp", tuple(details))
-        details += _of_landlock(abi, steps)
-        return Closed("seccomp and Landlock", tuple(details), abi, places)
+            return Closed("seccomp", tuple(details), gaps=(*gaps, *open_memory()))
+        if Step.NETWORK in steps:
+            places.use_temporary_place()
+        details += [*problems, *_of_landlock(abi, steps)]
+        return Closed("seccomp and Landlock", tuple(details), abi, allowed, gaps)
+
+
+def open_memory() -> tuple[str, ...]:
+    """Where Landlock is missing: whether Yama keeps this process from the memory of others, in words if it does not."""
+    try:
+        scope = int(Path("/proc/sys/kernel/yama/ptrace_scope").read_text())
+    except (OSError, ValueError):
+        scope = 0
+    if scope >= _YAMA_NOBODY or (scope and not _may_trace_all()) or not os.path.exists("/proc/self/mem"):
+        return ()
+    return ("the memory of your other programs can be written (/proc/PID/mem): neither Landlock nor Yama forbids it",)
+
+
+def _may_trace_all() -> bool:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    granted = next((line.split()[1] for line in lines if line.startswith("CapEff:")), "0")
+    return bool(int(granted, 16) >> _CAP_SYS_PTRACE & 1)
 
 
 def _counted(number: int, noun: str) -> str:
@@ -62,7 +80,8 @@ def _landlock(steps: AbstractSet[Step], places: Sequence[Path]) -> int:
     return landlock.restrict_scopes()
 
 
-def _of_inherited(replaced: int) -> list[str]:
+def of_inherited(replaced: int) -> list[str]:
+    """What became of the sockets that were open before, in words; `replaced` is how many were put out of use."""
     details = [f"closed, because they were open before: {_counted(replaced, 'socket')}"] if replaced else []
     streams = inherited.standard_sockets()
     if streams:
@@ -83,29 +102,6 @@ def _of_landlock(abi: int, steps: AbstractSet[Step]) -> list[str]:
     if others > 0:
         details.append(f"running before: {_counted(others, 'thread')}, covered by seccomp and not by Landlock")
     return details
-
-
-def allowed_places(writable: Sequence[Path], *, has_gpu: bool) -> tuple[Path, ...]:
-    """Where the sealed process may write. A path that does not exist yet stands for the directory it will be in."""
-    named = list(writable)
-    for place in (tempfile.gettempdir, os.getcwd):
-        with suppress(OSError):  # none can be written; the directory has been deleted
-            named.append(Path(place()))
-    # A service runs in the root directory without meaning it; allowing that would allow everything.
-    named = [path for path in named if path != Path("/") or path in writable]
-    found = [Path(os.path.realpath(path if os.path.exists(path) else path.parent)) for path in named]
-    found += [Path(name) for name in _DEVICES if os.path.exists(name)]
-    found += _own_terminals()
-    if has_gpu:
-        found += [path for pattern in _GPU_PATTERNS for path in Path("/dev").glob(pattern)]
-    return tuple(dict.fromkeys(found))
-
-
-def _own_terminals() -> Iterable[Path]:
-    """The terminals of the standard streams: not every terminal of the user."""
-    for descriptor in (0, 1, 2):
-        with suppress(OSError):
-            yield Path(os.ttyname(descriptor))
 
 
 def _threads() -> list[Path]:

@@ -1,83 +1,111 @@
 """One way left open: what a process that asks an endpoint is kept to, as far as this system can.
 
-Knows: what of the seal still holds with one connection to make, which mechanism keeps it, and which does not.
+Knows: what of the seal still holds with one place to reach, which mechanism keeps it, and which does not.
 Refuses to know: endpoints, HTTP, when it is wanted.
 
-This is not the seal. On Linux the kernel keeps files (Landlock), other ports (Landlock, TCP) and other kinds of
-sockets (seccomp) closed; it cannot see which host a connection goes to. That is kept by a guard inside Python, which
-stops Python code only. The status says so, line by line.
+This is not the seal. On Linux the process gives up sockets as a sealed one does, and another process hands it
+connections to the one place (dialer.py): the kernel keeps it to them. Where that process cannot be started, the kernel
+keeps it to TCP and to one port, and a guard inside Python to the host; elsewhere there is only the guard, which stops
+Python code only. The status says so, line by line.
 """
 
 import errno
 import ipaddress
 import sys
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
+from slmchat.privacy.dialer import Dialer
 from slmchat.privacy.seal import SealStatus, adopt, refuse_if
 from slmchat.privacy.steps import NotOffered
 
 
 @dataclass(frozen=True, slots=True)
 class Outlet:
-    """Where the one connection goes: the endpoint, or the proxy before it. `is_loopback`: it is on this device."""
+    """Where the connections go: the endpoint, or the proxy before it. `is_loopback`: it is on this device.
+
+    `addresses`: what the host's name was found to mean, by whoever connects; it grows. The guard knows no others.
+    """
 
     host: str
     port: int
     is_loopback: bool
+    addresses: AbstractSet[str] = frozenset()
 
 
-def narrow(outlet: Outlet, *, is_required: bool, writable: Sequence[Path]) -> SealStatus:
+def narrow(outlet: Outlet, *, is_required: bool, writable: Sequence[Path], dialer: Dialer | None = None) -> SealStatus:
     """Close everything but the way to `outlet`. It cannot be opened again.
 
-    `writable` as in `seal()`. `is_required` is `--offline`: raises `SlmError` (UNSEALED) where the kernel does not
-    keep the process to connections to this port.
+    `writable` as in `seal()`. `dialer`: hands over the connections, so that this process needs to make none.
+    `is_required` is `--offline`: raises `SlmError` (UNSEALED) where the kernel does not keep the process to that.
     """
-    details: list[str] = []
-    places: tuple[Path, ...] | None = None
-    abi: int | None = None
-    mechanism = ""
     if sys.platform.startswith(("linux", "android")):
-        mechanism, abi, places = _on_linux(outlet, writable, details)
+        status = _on_linux(outlet, writable, dialer)
     else:
-        details.append("the kernel of this system keeps nothing closed: slm knows no way to leave one way open")
-    from slmchat.privacy.landlock import TCP_ABI
-
-    is_port_kept = abi is not None and abi >= TCP_ABI and "seccomp" in mechanism
-    if not is_port_kept:
-        refuse_if(is_required, details)
-    sys.addaudithook(_Guard(outlet))
+        status = SealStatus("", False, False, ("the kernel of this system keeps nothing closed",))
     whither = "this device" if outlet.is_loopback else outlet.host
-    details.append(f"a guard inside Python keeps connections to {whither}; native code and children pass it")
-    return adopt(SealStatus("", False, False, tuple(details), abi, places))
+    details = list(status.details)
+    if dialer is None or not status.mechanism:
+        sys.addaudithook(_Guard(outlet))
+        details.append(f"a guard inside Python keeps connections to {whither}; native code and children pass it")
+    details += [f"not closed: {gap}" for gap in status.gaps]
+    if not status.is_enforced_by_kernel:
+        refuse_if(is_required, status.gaps or details)
+    return adopt(SealStatus("", False, False, tuple(details), status.landlock_abi, status.writable, status.gaps))
 
 
-def _on_linux(
-    outlet: Outlet, writable: Sequence[Path], details: list[str]
-) -> tuple[str, int | None, tuple[Path, ...] | None]:
-    """The mechanisms in force, Landlock's version, and where this process may still write."""
-    from slmchat.privacy import landlock, linux, seccomp
+def _on_linux(outlet: Outlet, writable: Sequence[Path], dialer: Dialer | None) -> SealStatus:
+    """The mechanisms in force, and whether they keep this process to the outlet's port at least."""
+    from slmchat.privacy import inherited, landlock, linux, places, seccomp
 
+    kept = () if dialer is None else (dialer.descriptor,)
+    details: list[str] = []
+    gaps: list[str] = []
     mechanisms = []
     try:
-        seccomp.install_outlet(is_loopback=outlet.is_loopback)
+        seccomp.install_tcp() if dialer is None else seccomp.install_handed()
         mechanisms.append("seccomp")
-        kinds = "TCP" if outlet.is_loopback else "IP and local ones"
-        details.append(f"seccomp refuses every kind of socket but {kinds}, and the ways around sockets")
+        details.append(
+            "seccomp refuses every kind of socket but TCP, and the ways around sockets"
+            if dialer is None
+            else "seccomp refuses new sockets and the ways around them, in every thread and child; "
+            f"connections to {outlet.host}:{outlet.port} come from a process of slm's own that makes no others"
+        )
     except NotOffered as reason:
         details.append(f"the kernel refuses no sockets ({reason})")
-    places = linux.allowed_places(writable, has_gpu=False)
+    details += linux.of_inherited(inherited.replace_sockets(kept))
+    if mechanisms:
+        gaps += inherited.survivors(seccomp.machine(), kept)
+    allowed, problems = places.allowed_places(writable, has_gpu=False)
+    port = outlet.port if dialer is None else None
+    abi: int | None = None
     try:
-        abi = landlock.restrict(places, has_scopes=False, port=outlet.port)
+        abi = landlock.restrict(allowed, has_scopes=dialer is not None, port=port)
     except NotOffered as reason:
         details.append(f"Landlock is not in force ({reason}): files and ports are not protected")
-        return " and ".join(mechanisms), None, None
-    mechanisms.append("Landlock")
-    details.append(f"Landlock (version {abi}) keeps writing to the places listed")
-    if abi >= landlock.TCP_ABI:
-        details.append(f"Landlock keeps TCP to port {outlet.port}, of any host")
-    return " and ".join(mechanisms), abi, places
+        gaps += linux.open_memory()
+    else:
+        places.use_temporary_place()
+        mechanisms.append("Landlock")
+        details += [*problems, f"Landlock (version {abi}) keeps writing to the places listed"]
+        if abi >= landlock.TCP_ABI:
+            details.append(
+                "Landlock denies TCP a second time" if port is None else f"Landlock keeps TCP to port {port}"
+            )
+    has_sockets_closed = "seccomp" in mechanisms and (
+        dialer is not None or (abi is not None and abi >= landlock.TCP_ABI)
+    )
+    return SealStatus(
+        " and ".join(mechanisms),
+        has_sockets_closed and not gaps,
+        False,
+        tuple(details),
+        abi,
+        None if abi is None else allowed,
+        tuple(gaps),
+    )
 
 
 class _Guard:
@@ -101,7 +129,8 @@ class _Guard:
             is_itself = _is_loopback(address[0])
             # Where the system has no socket pairs (Windows), Python connects to itself to make one.
             is_pair = is_itself and sys.platform == "win32"
-            return is_pair or (address[1] == outlet.port and (is_itself or not outlet.is_loopback))
+            is_there = is_itself if outlet.is_loopback else address[0] in {outlet.host, *outlet.addresses}
+            return is_pair or (address[1] == outlet.port and is_there)
         if event == "socket.bind":
             address = arguments[1] if len(arguments) > 1 else None
             return sys.platform == "win32" and isinstance(address, tuple) and _is_loopback(address[0])

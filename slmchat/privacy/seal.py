@@ -29,6 +29,7 @@ class SealStatus:
 
     `mechanism` is empty before the seal is closed. `is_local_closed`: local sockets (AF_UNIX) are refused as well.
     `writable` None: files can be written anywhere. `landlock_abi` is Landlock's version, None without it.
+    `gaps`: ways out that stay, in words; with one of them the seal is not called enforced.
     """
 
     mechanism: str
@@ -37,6 +38,7 @@ class SealStatus:
     details: tuple[str, ...]
     landlock_abi: int | None = None
     writable: tuple[Path, ...] | None = None
+    gaps: tuple[str, ...] = ()
 
     @property
     def is_closed(self) -> bool:
@@ -73,7 +75,8 @@ def seal(
 ) -> SealStatus:
     """Close the seal, both steps at once. A second call changes nothing.
 
-    `writable` are the places, besides the temporary and the current directory, where this process still has to write.
+    `writable` are the places where this process still has to write: temporary files have one of their own, the current
+    directory is none.
     `is_required` is `--offline`: raises `SlmError` (UNSEALED) where the kernel does not enforce the seal.
     `mechanisms` replaces what this system has.
     """
@@ -133,7 +136,7 @@ def _close(
         elif missing and _mechanism is not None:
             _status = _closed_further(_mechanism, missing, is_required)
         if not _status.is_enforced_by_kernel:
-            refuse_if(is_required, _status.details)
+            refuse_if(is_required, _status.gaps or _status.details)
         return _status
 
 
@@ -147,11 +150,12 @@ def _closed_by(mechanism: Mechanism, steps: AbstractSet[Step], writable: Sequenc
     done = mechanism.close(steps, writable)
     return SealStatus(
         done.name,
-        mechanism.is_enforced_by_kernel,
+        mechanism.is_enforced_by_kernel and not done.gaps,
         Step.LOCAL in steps,
         done.details,
         done.landlock_abi,
         done.writable,
+        done.gaps,
     )
 
 
@@ -163,7 +167,14 @@ def _closed_further(mechanism: Mechanism, steps: AbstractSet[Step], is_required:
         refuse_if(is_required, (str(reason),))
         return replace(_status, details=(*_status.details, f"local sockets stay open: {reason}"))
     kept = [line for line in _status.details if not line.startswith("local sockets")]
-    return replace(_status, is_local_closed=True, details=tuple(dict.fromkeys((*kept, *done.details))))
+    gaps = tuple(dict.fromkeys((*_status.gaps, *done.gaps)))
+    return replace(
+        _status,
+        is_enforced_by_kernel=_status.is_enforced_by_kernel and not gaps,
+        is_local_closed=True,
+        details=tuple(dict.fromkeys((*kept, *done.details))),
+        gaps=gaps,
+    )
 
 
 def refuse_if(is_required: bool, reasons: Sequence[str]) -> None:
@@ -171,7 +182,7 @@ def refuse_if(is_required: bool, reasons: Sequence[str]) -> None:
     if is_required:
         why = "; ".join(reasons) or f"there is none for {sys.platform}"
         raise SlmError(
-            f"the seal is required (--offline) and no mechanism of this system can enforce it: {why}.",
+            f"the seal is required (--offline) and cannot be enforced here: {why}.",
             hint="without --offline slm goes on behind a guard inside Python; slm privacy says what that is worth",
             exit_code=ExitCode.UNSEALED,
         )
@@ -203,13 +214,12 @@ def is_refusal(error: OSError, path: Path) -> bool:
     return not any(target == place or place in target.parents for place in places)
 
 
-def explain(error: OSError, path: Path) -> SlmError:
-    """The sentence for a file that could not be written; the seal is named only when it is the reason."""
+def explain(error: OSError, path: Path, hint: str = "name the place when slm starts") -> SlmError:
+    """The sentence for a file that could not be written; the seal, and `hint`, only when it is the reason."""
     if not is_refusal(error, path):
         return SlmError(f"{path} cannot be written: {error.strerror or error}.", exit_code=ExitCode.STORAGE)
     return SlmError(
-        f"{path} is outside the places where a sealed slm may write (the current and the temporary directory, "
-        "slm's own, and what was named when it started).",
-        hint="save it in the current directory, or start slm in the directory where it should be",
+        f"{path} is outside the places where a sealed slm may write (slm's own, and what was named when it started).",
+        hint=hint,
         exit_code=ExitCode.STORAGE,
     )

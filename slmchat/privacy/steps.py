@@ -15,7 +15,7 @@ class Step(Enum):
     """The seal closes in two steps where a GPU driver needs local sockets to start, else in one."""
 
     NETWORK = "network"  # every family of sockets but AF_UNIX, and the ways around sockets
-    LOCAL = "local"  # AF_UNIX as well
+    LOCAL = "local"  # AF_UNIX as well, and the rest of what a driver may need
 
 
 class NotOffered(Exception):
@@ -24,12 +24,16 @@ class NotOffered(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """What a mechanism has done. `writable` None: files can be written anywhere."""
+    """What a mechanism has done. `writable` None: files can be written anywhere.
+
+    `gaps`: ways out that it cannot close in this process or on this system, in words.
+    """
 
     name: str
     details: tuple[str, ...]
     landlock_abi: int | None = None
     writable: tuple[Path, ...] | None = None
+    gaps: tuple[str, ...] = ()
 
 
 class Mechanism(Protocol):

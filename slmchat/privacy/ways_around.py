@@ -8,13 +8,10 @@ import ctypes
 import errno
 import mmap
 import os
-import pickle
-import signal
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
-from slmchat.privacy.world import Promise, Unavailable, Way, World, call, call_number
+from slmchat.privacy.world import Promise, Unavailable, Way, World, call, call_number, in_fork
 
 _X32_BIT = 0x40000000  # asm/unistd.h: __X32_SYSCALL_BIT
 _SOCKET_X86_64 = 41
@@ -55,31 +52,6 @@ def _io_uring_inherited(world: World, _name: str) -> str:
     return "entered"
 
 
-def _in_fork(attempt: Callable[[], str]) -> str:
-    """Run an attempt that may kill or trace in a child of its own. Raises what it raised."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            try:
-                answer: object = attempt()
-            except BaseException as error:  # noqa: BLE001 - raised again in the parent
-                answer = error
-            os.write(writer, pickle.dumps(answer))
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as stream:
-        data = stream.read()
-    _pid, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        raise Unavailable(f"it ends in {signal.Signals(os.WTERMSIG(status)).name}")
-    answer = pickle.loads(data)
-    if isinstance(answer, BaseException):
-        raise answer
-    return str(answer)
-
-
 def _call32(*arguments: int, data: bytes = b"") -> int:
     """A system call of 32-bit x86 by `int 0x80`. The first argument 0 in `data` stands for its address, below 4 GiB."""
     if os.uname().machine != "x86_64":
@@ -101,14 +73,14 @@ def _call32(*arguments: int, data: bytes = b"") -> int:
 
 def _abi32_socket(_world: World, _name: str) -> str:
     # int socket(int domain, int type, int protocol);
-    return _in_fork(lambda: f"opened {_call32(_SOCKET_I386, socket.AF_INET, socket.SOCK_STREAM, 0)}")
+    return in_fork(lambda: f"opened {_call32(_SOCKET_I386, socket.AF_INET, socket.SOCK_STREAM, 0)}")
 
 
 def _abi32_socketcall(_world: World, _name: str) -> str:
     # int socketcall(int call, unsigned long *args);
     numbers = (socket.AF_INET, socket.SOCK_STREAM, 0)
     data = b"".join(number.to_bytes(4, "little") for number in numbers)
-    return _in_fork(lambda: f"opened {_call32(_SOCKETCALL_I386, _SYS_SOCKET, -1, data=data)}")
+    return in_fork(lambda: f"opened {_call32(_SOCKETCALL_I386, _SYS_SOCKET, -1, data=data)}")
 
 
 def _x32(_world: World, _name: str) -> str:
@@ -120,7 +92,7 @@ def _x32(_world: World, _name: str) -> str:
 
 def _ptrace(world: World, _name: str) -> str:
     # long ptrace(enum __ptrace_request op, pid_t pid, void *addr, void *data);  the tracer's end lets the parent go
-    _in_fork(lambda: f"seized {call('ptrace', _PTRACE_SEIZE, world.parent, None, None)}")
+    in_fork(lambda: f"seized {call('ptrace', _PTRACE_SEIZE, world.parent, None, None)}")
     return "seized the parent"
 
 

@@ -77,9 +77,11 @@ class Witness:
         return any(name.encode() + b";" in data for data in (*self._arrived, *cells))
 
     def _made(self, folder: Path) -> World:
-        allowed, outside = folder / "allowed", folder / "outside"
-        allowed.mkdir()
-        outside.mkdir()
+        allowed, outside, here = folder / "allowed", folder / "outside", folder / "here"
+        for made in (allowed, outside, here / ".git" / "hooks"):
+            made.mkdir(parents=True)
+        file = outside / "file"
+        file.touch(0o600)
         tcp4 = self._listener(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0))
         assert tcp4 is not None
         udp4 = self._listener(socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", 0))
@@ -100,6 +102,9 @@ class Witness:
             dns=_port(dns),
             allowed=str(allowed),
             outside=str(outside),
+            file=str(file),
+            here=str(here),
+            temporary=str(folder.parent),
             unix_stream=local if family and self._optional(family, socket.SOCK_STREAM, local) else None,
             unix_datagram=local + "d" if family and self._optional(family, socket.SOCK_DGRAM, local + "d") else None,
             abstract=abstract

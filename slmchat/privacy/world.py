@@ -5,6 +5,8 @@ Refuses to know: any particular way (ways_out.py, ways_around.py), how the child
 
 import ctypes
 import os
+import pickle
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -19,7 +21,8 @@ class World:
     """What the parent holds out for the child to reach, as plain values; None: this system does not have it.
 
     Ports are on the loopback device, paths in a fresh temporary directory, descriptors inherited by the child, but for
-    `listener` and `pipe`, which are the parent's own.
+    `listener` and `pipe`, which are the parent's own. `file` is in `outside`; `here` is the child's current directory,
+    with a git repository; `temporary` is the system's temporary directory.
     """
 
     is_sealed: bool
@@ -31,6 +34,9 @@ class World:
     dns: int
     allowed: str
     outside: str
+    file: str
+    here: str
+    temporary: str
     unix_stream: str | None
     unix_datagram: str | None
     abstract: str | None
@@ -110,3 +116,28 @@ def call_number(number: int, *arguments: object) -> int:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     return result
+
+
+def in_fork(attempt: Callable[[], str]) -> str:
+    """Run an attempt that may kill or trace in a child of its own. Raises what it raised."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            try:
+                answer: object = attempt()
+            except BaseException as error:  # noqa: BLE001 - raised again in the parent
+                answer = error
+            os.write(writer, pickle.dumps(answer))
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as stream:
+        data = stream.read()
+    _pid, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        raise Unavailable(f"it ends in {signal.Signals(os.WTERMSIG(status)).name}")
+    answer = pickle.loads(data)
+    if isinstance(answer, BaseException):
+        raise answer
+    return str(answer)

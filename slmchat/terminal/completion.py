@@ -7,6 +7,7 @@ Refuses to know: models, sessions, settings; a command brings its own completer 
 import itertools
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmchat.terminal.sanitize import sanitize
@@ -23,9 +24,10 @@ _ESCAPE = "\\" if os.sep == "/" else ""
 _NEEDS_QUOTES = frozenset(" \t\n\"'\\" if _ESCAPE else " \t\n\"'")
 
 
-def complete_path(text: str) -> Iterable[tuple[str, str]]:
+def complete_path(text: str, start_in: Path | None = None) -> Iterable[tuple[str, str]]:
     """Completions of the last path in `text`: (the whole text with it, "directory" or the size).
 
+    `start_in`: where relative paths begin; None: in the current directory.
     `~` is the home directory. Names with spaces or quotes are put into double quotes, as a POSIX shell reads them; the
     quotes of a directory stay open, since more follows. Hidden files come when the name begins with a dot.
     """
@@ -35,7 +37,7 @@ def complete_path(text: str) -> Iterable[tuple[str, str]]:
         yield f"{head}~/", "directory"
         return
     folder, slash, fragment = word.rpartition("/")
-    for entry in _entries(os.path.expanduser(folder + slash) or ".", fragment):
+    for entry in _entries(os.path.join(start_in or ".", os.path.expanduser(folder + slash)), fragment):
         name = folder + slash + entry.name
         is_open = text[start : start + 1] in ('"', "'")
         if _is_directory(entry):

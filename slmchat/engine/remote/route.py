@@ -1,13 +1,15 @@
 """The way to an endpoint: straight, or through the proxy that the environment names.
 
 Knows: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY as curl reads them.
-Refuses to know: sockets. What is on this device is never asked for through a proxy.
+Refuses to know: how a connection is made. What is on this device is never asked for through a proxy.
 """
 
 import base64
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from slmchat.endpoints import Endpoint
@@ -15,14 +17,27 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.redaction import hide
 
 
+class Dialer(Protocol):
+    """Whoever makes the connections for a process that may not make any itself."""
+
+    def ask(self, wait: Callable[[int], None]) -> tuple[bytes, socket.socket | None]:
+        """One connection, or the words of `wire.dial` for why there is none. `wait` waits for a descriptor."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where the connection goes. `authorization`: what the proxy wants to see (the value of its header)."""
+    """Where the connections go. `authorization`: what the proxy wants to see (the value of its header).
+
+    `dialer` makes the connections; None: this process. `addresses`: what the name of the host was found to mean.
+    """
 
     host: str
     port: int
     is_proxy: bool = False
     authorization: str | None = None
+    dialer: Dialer | None = None
+    addresses: set[str] = field(default_factory=set, compare=False)
 
 
 def route_to(endpoint: Endpoint, environ: Mapping[str, str] | None = None) -> Route:

@@ -8,6 +8,7 @@ a connection in any state, a name that is being looked up included.
 
 import errno
 import io
+import json
 import os
 import re
 import socket
@@ -18,7 +19,7 @@ from typing import Any
 
 from slmchat.endpoints import Endpoint
 from slmchat.engine.remote.cancel import Cancel
-from slmchat.engine.remote.route import Route
+from slmchat.engine.remote.route import Dialer, Route
 
 # Seconds for finding the name, connecting and the TLS handshake together.
 CONNECT_S = 10.0
@@ -137,23 +138,63 @@ def connect(endpoint: Endpoint, route: Route, cancel: Cancel) -> Wire:
     Raises `NoSuchHost`, `TimedOut`, `ProxyRefused`, `Cancelled`, `ssl.SSLError`, `OSError`.
     """
     end = time.monotonic() + CONNECT_S
+    stream = _reached(route, cancel) if route.dialer is None else _dialed(route.dialer, cancel)
+    wire = Wire(stream, cancel, max(1.0, end - time.monotonic()))
+    try:
+        _prepare(wire, endpoint, route)
+    except BaseException:
+        wire.close()
+        raise
+    return wire
+
+
+def _reached(route: Route, cancel: Cancel) -> socket.socket:
+    """A connection to one of the host's addresses, the first that answers. Raises as `connect` does."""
+    end = time.monotonic() + CONNECT_S
     addresses = resolve(route.host, route.port, cancel)
+    route.addresses.update(address[0] for _family, address in addresses)
     last: Exception = NoSuchHost("no address")
     for number, (family, address) in enumerate(addresses, 1):
         share = max(0.1, (end - time.monotonic()) / (len(addresses) - number + 1))
         try:
-            wire = Wire(_connected(family, address, cancel, share), cancel, share)
+            return _connected(family, address, cancel, share)
         except (OSError, TimedOut) as error:
             last = error
-            continue
-        wire.timeout_s = max(1.0, end - time.monotonic())
-        try:
-            _prepare(wire, endpoint, route)
-        except BaseException:
-            wire.close()
-            raise
-        return wire
     raise last
+
+
+def dial(route: Route) -> tuple[bytes, socket.socket | None]:
+    """What the process of a `Dialer` does: a connection, or in words (JSON) why there is none."""
+    cancel = Cancel()
+    try:
+        return b"", _reached(route, cancel)
+    except NoSuchHost as error:
+        return json.dumps({"host": str(error)}).encode(), None
+    except TimedOut as error:
+        return json.dumps({"seconds": error.seconds}).encode(), None
+    except OSError as error:
+        return json.dumps({"errno": error.errno or errno.EIO}).encode(), None
+    finally:
+        cancel.close()
+
+
+def _dialed(dialer: Dialer, cancel: Cancel) -> socket.socket:
+    """A connection that another process has made. Raises as `connect` does."""
+
+    def wait(descriptor: int) -> None:
+        # A little longer than the other process takes to give up.
+        if not cancel.wait_for(descriptor, timeout_s=CONNECT_S + 1):
+            raise TimedOut("connect", CONNECT_S)
+
+    words, stream = dialer.ask(wait)
+    if stream is not None:
+        return stream
+    why = json.loads(words)
+    if "host" in why:
+        raise NoSuchHost(why["host"])
+    if "seconds" in why:
+        raise TimedOut("connect", why["seconds"])
+    raise OSError(why["errno"], os.strerror(why["errno"]))
 
 
 def _prepare(wire: Wire, endpoint: Endpoint, route: Route) -> None:

@@ -1,0 +1,52 @@
+"""Processes of their own for what cannot be taken off again: the seal, filters, a narrowed network."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from slmchat.privacy import seccomp
+from slmchat.privacy.steps import NotOffered
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def has_seccomp() -> bool:
+    try:
+        seccomp.machine()
+    except NotOffered:
+        return False
+    return sys.platform.startswith("linux") and "Seccomp:" in Path("/proc/self/status").read_text()
+
+
+def landlock_abi() -> int:
+    if not sys.platform.startswith("linux"):
+        return 0
+    from slmchat.privacy import landlock
+
+    try:
+        return landlock.abi()
+    except NotOffered:
+        return 0
+
+
+needs_seccomp = pytest.mark.skipif(not has_seccomp(), reason="needs Linux with seccomp on x86-64 or aarch64")
+needs_landlock = pytest.mark.skipif(not landlock_abi(), reason="needs a kernel with Landlock")
+
+
+def in_python(
+    code: str, *arguments: str | Path, cwd: Path | None = None, **options: object
+) -> subprocess.CompletedProcess[str]:
+    """Run code in a Python of its own, from a file (as multiprocessing needs it)."""
+    prelude = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
+    given: dict[str, object] = {"capture_output": True, "text": True, "timeout": 60, "check": False, **options}
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        [sys.executable, "-c", prelude + textwrap.dedent(code), *map(str, arguments)], cwd=cwd, **given
+    )
+
+
+def told(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
