@@ -7,9 +7,9 @@ Refuses to know: where the facts are printed.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from slmchat.catalog import adapter_names
+from slmchat.catalog import adapter_names, model_kind
 from slmchat.catalog.fetching import in_bytes
-from slmchat.catalog.gguf import Header, SkippedArray, read_header
+from slmchat.catalog.gguf import Header, SkippedArray
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.catalog.registry import License, ModelSpec, Variant
 
@@ -132,11 +132,13 @@ def _variant(variant: Variant) -> dict[str, Any]:
     return {"quantization": variant.quantization, "size": variant.size}
 
 
-def of_installed(installed: Installed) -> dict[str, Any]:
-    """`slm show --json`. Raises `SlmError` when the header of the file cannot be read."""
-    header = read_header(installed.path)
+def of_installed(installed: Installed, headers: Sequence[Header]) -> dict[str, Any]:
+    """`slm show --json`, from the headers of all its files."""
+    header, kind = headers[0], model_kind.kind_of(headers)
     return {
         "name": installed.name,
+        "kind": kind.kind.name.lower(),
+        "kind_in_words": kind.in_words,
         "path": str(installed.path),
         "sha256": installed.sha256,
         "size": installed.size,
@@ -180,6 +182,8 @@ def in_lines(facts: dict[str, Any], fit: Iterable[tuple[str, str]] = ()) -> Iter
         yield "base", facts["base"]
     for adapter in facts.get("adapters", ()):
         yield "adapter", adapter_names.labelled(adapter["path"], adapter["scale"])
+    if facts.get("kind"):
+        yield "kind", facts["kind_in_words"]
     yield "file", facts["path"] or "not installed"
     yield (
         "size",
