@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from slmchat.catalog.architectures import (
     IN_SECTIONS,
+    LATENT,
     RECURRENT,
     RECURRENT_WITHOUT_KV_HEADS,
     SAME_LENGTHS,
@@ -26,6 +27,8 @@ MAX_LAYERS = 512
 """llama-hparams.h: LLAMA_MAX_LAYERS."""
 MAX_EXPERTS = 1024
 """llama-hparams.h: LLAMA_MAX_EXPERTS."""
+MAX_GATING = 4
+"""llama-hparams.h: the last one of enum llama_expert_gating_func_type."""
 MAX_WINDOW = 1 << 30
 """A larger sliding window overflows when llama-kv-cache-iswa.cpp adds a batch to it in 32 bits."""
 DATA_ALIGNMENT = 32
@@ -131,6 +134,8 @@ def _experts(facts: _Facts) -> Iterator[str]:
     if facts.architecture in ("hunyuan-dense", "hunyuan_vl") and n_experts <= 1:
         return
     groups, used_groups = facts.count("expert_group_count"), facts.count("expert_group_used_count")
+    if facts.count("expert_gating_func") > MAX_GATING:
+        yield f"its expert_gating_func is {facts.count('expert_gating_func'):,}, and llama.cpp knows 1 to {MAX_GATING}"
     if n_experts > MAX_EXPERTS:
         yield f"its expert_count is {n_experts:,}, and llama.cpp takes at most {MAX_EXPERTS:,}"
     if used > n_experts or (n_experts > 0 and used < 1):
@@ -160,6 +165,9 @@ def _rope(facts: _Facts) -> Iterator[str]:
             yield f"its rope.dimension_count{end} is {turned:,}, and must be even and at most {head:,}"
         elif facts.architecture in TURNS_WHOLE_HEADS and turned != head and not facts.has("rope.dimension_count_swa"):
             yield f"its rope.dimension_count is {turned:,}, and must be {head:,} in {facts.architecture}"
+    length = facts.count("attention.key_length_mla", facts.key_length)
+    if facts.architecture in LATENT and facts.count("rope.dimension_count", length) >= length:
+        yield f"its rope.dimension_count is {facts.count('rope.dimension_count', length):,} of keys of {length:,}"
     sections = facts.header.metadata.get(f"{facts.architecture}.rope.dimension_sections")
     if facts.architecture in IN_SECTIONS and isinstance(sections, tuple) and not any(sections[:3]):
         yield "its rope.dimension_sections are all 0"
@@ -178,6 +186,8 @@ def _heads(facts: _Facts) -> Iterator[str]:
         yield "its attention.head_count_kv is 0"
     if any(own and many % own for many, own in zip(heads, kv_heads, strict=False)):
         yield "its attention.head_count is no multiple of its attention.head_count_kv"
+    if facts.architecture in LATENT and len(set(kv_heads)) > 1:
+        yield "its layers have different numbers of heads (attention.head_count_kv)"
     if facts.architecture in SAME_LENGTHS:
         for end in ("", "_swa"):
             key = facts.count(f"attention.key_length{end}", facts.key_length)
@@ -188,18 +198,27 @@ def _heads(facts: _Facts) -> Iterator[str]:
 
 
 def _matrices(facts: _Facts) -> Iterator[str]:
-    """llama.cpp compares matrices with the heads of the first layer only, and lets some be left out."""
+    """llama.cpp compares the matrices of every layer with the heads of the first, and lets some be left out."""
     sides = {tensor.name: tensor.shape for tensor in facts.header.tensors}
     lengths = {facts.count(f"attention.key_length{end}", facts.key_length) for end in ("", "_swa")}
-    for index, (many, own) in enumerate(zip(facts.heads, facts.kv_heads, strict=False)):
+    for key, name, counts in (
+        ("attention.head_count", "attn_q", facts.heads),
+        ("attention.head_count_kv", "attn_k", facts.kv_heads),
+    ):
+        if len(set(counts)) < 2:
+            continue
+        for index, count in enumerate(counts):
+            shape = sides.get(f"blk.{index}.{name}.weight", ())
+            if len(shape) == 2 and shape[1] not in {count * length for length in lengths}:
+                yield f"layer {index} has {count:,} heads ({key}), and its matrix has other sizes"
+    if facts.architecture not in ("phi3", "phimoe"):
+        return
+    for index in range(len(facts.heads)):
         block = f"blk.{index}."
-        key, query = sides.get(f"{block}attn_k.weight"), sides.get(f"{block}attn_q.weight")
-        if key is not None and len(key) == 2 and key[1] not in {own * length for length in lengths}:
-            yield f"layer {index} has {own:,} heads of keys (attention.head_count_kv), and its matrix has other sizes"
-        if query is not None and len(query) == 2 and not any(query[1] in (many * n, 2 * many * n) for n in lengths):
-            yield f"layer {index} has {many:,} heads (attention.head_count), and its matrix has other sizes"
-        is_bare = query is None and f"{block}attn_qkv.weight" not in sides and f"{block}attn_output.weight" in sides
-        if is_bare and facts.architecture in ("phi3", "phimoe"):
+        if (
+            f"{block}attn_output.weight" in sides
+            and not {f"{block}attn_qkv.weight", f"{block}attn_q.weight"} & sides.keys()
+        ):
             yield f"layer {index} has no matrix for its queries, keys and values"
 
 
@@ -213,6 +232,13 @@ def _windows(facts: _Facts) -> Iterator[str]:
     shared = facts.count("attention.shared_kv_layers")
     if shared and facts.count("block_count") - shared < 2:
         yield f"{shared:,} of its {facts.count('block_count'):,} layers use the KV cache of others (shared_kv_layers)"
+
+
+def _temperature(facts: _Facts) -> Iterator[str]:
+    """llama-graph.cpp, llm_graph_input_attn_temp: a scale needs a length."""
+    is_scaled = facts.architecture in (*LATENT, "mistral3") and facts.real("attention.temperature_scale")
+    if is_scaled and facts.count("attention.temperature_length") < 1:
+        yield "it has an attention.temperature_scale without an attention.temperature_length"
 
 
 def _divisors(facts: _Facts) -> Iterator[str]:
@@ -247,6 +273,7 @@ _CHECKS: tuple[Callable[[_Facts], Iterator[str]], ...] = (
     _heads,
     _rope,
     _windows,
+    _temperature,
     _divisors,
     _tokenizer,
     _place,

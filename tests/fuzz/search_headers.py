@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 
-from gguf_builder import ARR, BOOL, F32, I32, STR, U32, U64, Array, Tiny, completed, start
+from gguf_builder import ARR, BOOL, F32, I32, STR, U32, Array, Tiny, completed, start  # noqa: E402
 
 FINE, REFUSED = 0, 3  # exit codes of a child
 
@@ -92,7 +92,10 @@ def _models() -> dict[str, Tiny]:
         "rwkv6": {"wkv__head_size": (U32, 16), "token_shift_count": (U32, 2)},
         "rwkv7": {"wkv__head_size": (U32, 16), "token_shift_count": (U32, 2)},
     }  # fmt: skip
-    return {name: start(name.partition(" ")[0], **more) for name, more in given.items()}
+    made = {name: start(name.partition(" ")[0], **more) for name, more in given.items()}
+    for name in ("phi3", "phimoe"):  # llama.cpp does not ask for it
+        made[name].tensors |= {f"blk.{block}.attn_qkv.weight": (7,) for block in range(2)}
+    return made
 
 
 _NUMBERS = (0, 1, 3, 17, 32, 513, 1 << 20, 1 << 31, (1 << 32) - 1)
