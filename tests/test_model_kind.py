@@ -1,7 +1,10 @@
 """What a GGUF is, told from its header before a byte of weights is fetched or loaded, and what llama.cpp dies of."""
 
 import math
+import os
 import struct
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -258,6 +261,17 @@ def test_llama_cpp_takes_a_model_with_an_empty_tensor_and_one_without_dimensions
     found = read_header(tiny.write(tmp_path / "y.gguf"))
     assert [found.tensors[-2].size, found.tensors[-1].size] == [0, 4]
     assert "wrong number of tensors" in _said(tmp_path / "y.gguf")
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="its children are forked")
+def test_a_short_search_finds_nothing_that_ends_llama_cpp() -> None:
+    """The long ones: python tests/fuzz/search_headers.py."""
+    script = Path(__file__).parent / "fuzz" / "search_headers.py"
+    command = [sys.executable, str(script), "--architectures", "llama,gemma3", "--every", "60", "--seconds", "60"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "'fine'" in done.stdout
 
 
 # At the doors

@@ -192,8 +192,10 @@ def show(name: str, settings: Settings, console: Console, *, is_json: bool = Fal
             _print_facts({**facts, "fit": outlook.as_json() if outlook else None}, console, is_json, outlook)
         raise
     headers = read_headers(installed.parts)
-    outlook = fitting.ForDevice(settings, console).outlook(shape_of(headers))
-    _print_facts({**model_facts.of_installed(installed, headers), "fit": outlook.as_json()}, console, is_json, outlook)
+    answers = model_kind.kind_of(headers).can_generate
+    outlook = fitting.ForDevice(settings, console).outlook(shape_of(headers)) if answers else None
+    facts = {**model_facts.of_installed(installed, headers), "fit": outlook.as_json() if outlook else None}
+    _print_facts(facts, console, is_json, outlook)
     model_kind.check_installable(headers, installed.key)
     return ExitCode.DONE
 
