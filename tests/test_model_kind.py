@@ -301,7 +301,7 @@ def test_add_and_show_name_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
                 door(*arguments, settings, Console())
             assert raised.value.exit_code is ExitCode.DAMAGED
             assert architecture in raised.value.message
-    assert "kind:            an encoder-decoder model" in capsys.readouterr().out
+    assert "kind:            an encoder-decoder model (t5), " in capsys.readouterr().out
     embedding = with_keys(tiny_chat, tmp_path / "e.gguf", {"llama.pooling_type": 1})
     models.add("mine", str(embedding), settings, Console())
     models.list_models(settings, Console())
@@ -309,6 +309,18 @@ def test_add_and_show_name_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr()
     assert "is an embedding model" in shown.err
     assert "tags:            embedding" in shown.out
+
+
+def test_a_template_that_is_not_valid_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_chat: Path
+) -> None:
+    settings = _settings(tmp_path / "home")
+    broken = with_keys(tiny_chat, tmp_path / "b.gguf", {"tokenizer.chat_template": "{% for m in"})
+    models.add("mine", str(broken), settings, Console())
+    said = capsys.readouterr().err
+    assert "chat template is not valid Jinja" in said and "slm run --raw" in said
+    models.add("sound", str(tiny_chat), settings, Console())
+    assert "Jinja" not in capsys.readouterr().err
 
 
 @pytest.mark.real
@@ -320,7 +332,7 @@ def test_nothing_answers_with_an_embedding_model(
     name = [file] if words[0] == "bench" else ["-m", file]
     outcome = run_slm(words[0], *name, *words[1:], home=home, stdin="x\n")
     assert (outcome.code, outcome.out) == (ExitCode.USAGE, "")
-    assert "is an embedding model, which turns text into numbers and cannot answer (llama)." in outcome.err
+    assert "is an embedding model (llama), which turns text into numbers and cannot answer." in outcome.err
 
 
 @pytest.fixture

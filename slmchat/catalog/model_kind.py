@@ -80,8 +80,9 @@ class ModelKind:
 
     @property
     def in_words(self) -> str:
-        """What it is, for people: `an embedding model, which … (bert)`."""
-        return f"{self.kind.value} ({self.detail})" if self.detail else self.kind.value
+        """What it is, for people: `an embedding model (bert), which …`."""
+        noun, comma, rest = self.kind.value.partition(",")
+        return f"{noun} ({self.detail}){comma}{rest}" if self.detail else self.kind.value
 
     def refusal(self, name: str, header: Header | None = None) -> SlmError:
         """The error for such a file where a model that answers belongs. `name` as it is shown."""

@@ -12,6 +12,7 @@ from slmchat.catalog.fetching import in_bytes
 from slmchat.catalog.gguf import Header, SkippedArray
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.catalog.registry import License, ModelSpec, Variant
+from slmchat.errors import SlmError
 
 TEMPLATE_LINES = 12
 """Lines of a chat template that `slm show` prints; `--json` has all of it."""
@@ -158,9 +159,23 @@ def of_installed(installed: Installed, headers: Sequence[Header]) -> dict[str, A
         "files": [{"path": str(file.path), "size": file.size, "sha256": file.sha256} for file in installed.files],
         "projector": of_projector(installed.projector),
         "chat_template": header.chat_template,
+        "chat_template_fault": template_fault(header),
         **_adapted(installed),
         "metadata": _metadata(header),
     }
+
+
+def template_fault(header: Header) -> str | None:
+    """Why a conversation cannot be laid out with this model's chat template, in a sentence; None when it has none."""
+    from slmchat.conversation.template import ChatTemplate
+
+    if not header.chat_template:
+        return None
+    try:
+        ChatTemplate(header.chat_template, bos_text="", eos_text="")
+    except SlmError as error:
+        return f"{error.message} `slm run --raw` completes text without it."
+    return None
 
 
 def _metadata(header: Header) -> dict[str, Any]:
@@ -219,6 +234,8 @@ def _header_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if template is None:
         yield "chat template", "none: a base model, to be used with --raw"
         return
+    if facts["chat_template_fault"]:
+        yield "fault", facts["chat_template_fault"]
     lines = template.splitlines() or [""]
     yield "chat template", f"{len(lines)} lines, {len(template)} characters"
     for line in lines[:TEMPLATE_LINES]:

@@ -267,9 +267,12 @@ def add(name: str, target: str, settings: Settings, console: Console, *, is_json
         raise SlmError(f"{name} is installed already.", hint=f"slm rm {name}", exit_code=ExitCode.USAGE)
     reference = resolve_without_catalog(target, {})
     if reference is not None and reference.path is not None:
-        kind = model_kind.check_installable(read_headers(from_path(reference.path).parts), str(reference.path))
+        headers = read_headers(from_path(reference.path).parts)
+        kind = model_kind.check_installable(headers, str(reference.path))
         if not kind.can_generate:
             console.note(f"{reference.path} is {kind.in_words}")
+        elif fault := model_facts.template_fault(headers[0]):
+            console.warn(fault)
     added = add_target(settings.paths.user_registry, name, target)
     is_path = reference is not None and reference.path is not None
     meant = str(reference.path) if reference is not None and is_path else target

@@ -16,7 +16,7 @@ from slmchat.catalog.records import EMBEDDING_TAG, Installed, InstalledFile, wit
 from slmchat.catalog.registry import Adapted, HubFile, License, ModelSpec, Reference, Registry, Variant, load
 from slmchat.catalog.sources import Plan, Source, Unreachable, open_source
 from slmchat.commands import adapters, fitting, pull_projector
-from slmchat.commands.model_facts import of_license, of_projector
+from slmchat.commands.model_facts import of_license, of_projector, template_fault
 from slmchat.commands.options import PullOptions
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import choose
@@ -343,6 +343,8 @@ def _install(name: str, reference: Reference, candidate: Candidate, pulling: Pul
                 is_known = any(installed.path == other.path and other.is_fetched for other in library.all())
                 installed = replace(installed, is_fetched=is_known or not all(file.was_there for file in fetched))
                 library.admit(installed)
+                if fault := template_fault(headers[0]):
+                    pulling.console.warn(fault)
     except OSError as error:
         raise storage_error(error, plan.place, "HF_HOME" if plan.is_shared else "SLM_HOME") from error
     return installed, True
