@@ -240,6 +240,12 @@ LEGAL: list[tuple[str, dict[str, tuple[int, object]]]] = [
     ("gemma3", {"attention.key_length": (U32, 16), "attention.value_length": (U32, 8)}),
     ("deci", {"attention.head_count": (ARR, Array(U32, (4, 0))), "attention.head_count_kv": (ARR, Array(U32, (2, 0)))}),
     ("hunyuan-dense", {"expert_count": (U32, 1)}),
+    (
+        "plamo2",
+        {"attention.head_count": (ARR, Array(U32, (0, 4))), "attention.head_count_kv": (ARR, Array(U32, (0, 2)))},
+    ),
+    ("nemotron", {"rope.dimension_count": (U32, 8)}),
+    ("minimax-m2", {"rope.dimension_count": (U32, 8)}),
     ("gpt2", {"rope.dimension_count": (U32, 0)}),
 ]
 

@@ -76,8 +76,8 @@ TURNS_WHOLE_HEADS = frozenset({
     "apertus", "arcee", "arctic", "baichuan", "chameleon", "codeshell", "cogvlm", "cohere2moe", "dbrx", "deci",
     "deepseek", "dots1", "ernie4_5", "ernie4_5-moe", "exaone", "exaone-moe", "exaone4", "falcon", "granite",
     "granitemoe", "granite_swa", "graniteswitch", "grok", "grovemoe", "hunyuan-dense", "hunyuan-moe", "hunyuan_vl",
-    "hy_v3", "internlm2", "jais2", "llama", "llama4", "maincoder", "mellum", "minicpm", "minimax-01", "minimax-m2",
-    "mistral3", "nemotron", "olmo", "olmo2", "olmoe", "orion", "paddleocr", "pangu-embedded", "plamo", "qwen2",
+    "hy_v3", "internlm2", "jais2", "llama", "llama4", "maincoder", "mellum", "minicpm",
+    "mistral3", "olmo", "olmo2", "olmoe", "orion", "paddleocr", "pangu-embedded", "plamo", "qwen2",
     "qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe", "seed_oss", "smallthinker", "smollm3",
     "starcoder2", "talkie", "xverse",
 })  # fmt: skip

@@ -131,8 +131,8 @@ def _norms(facts: _Facts) -> Iterator[str]:
 
 def _experts(facts: _Facts) -> Iterator[str]:
     n_experts, used = facts.count("expert_count"), max(facts.layers("expert_used_count"), default=0)
-    if facts.architecture in ("hunyuan-dense", "hunyuan_vl") and n_experts <= 1:
-        return
+    if facts.architecture in ("hunyuan-dense", "hunyuan_vl") and n_experts <= 1:  # llama.cpp takes one for none
+        n_experts = used = 0
     groups, used_groups = facts.count("expert_group_count"), facts.count("expert_group_used_count")
     if facts.count("expert_gating_func") > MAX_GATING:
         yield f"its expert_gating_func is {facts.count('expert_gating_func'):,}, and llama.cpp knows 1 to {MAX_GATING}"
@@ -179,7 +179,8 @@ def _heads(facts: _Facts) -> Iterator[str]:
     if facts.architecture in RECURRENT or not facts.has("block_count") or not heads:
         return
     may_lack = facts.architecture in (*RECURRENT_WITHOUT_KV_HEADS, "deci")
-    if heads[0] < 1 or (not may_lack and min(heads) < 1):
+    # of PLaMo 2 already the first layer has a state instead
+    if (heads[0] < 1 and facts.architecture != "plamo2") or (not may_lack and min(heads) < 1):
         yield "its attention.head_count is 0"
         return
     if not may_lack and min(kv_heads) < 1:
