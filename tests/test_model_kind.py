@@ -176,6 +176,7 @@ DEADLY: list[tuple[str, dict[str, tuple[int, object]], str]] = [
     (QWEN35, {"rope.dimension_sections": (ARR, Array(I32, (0, 0, 0, 0)))}, "sections are all 0"),
     (MAMBA, {"ssm.inner_size": (U32, 128), "ssm.time_step_rank": (U32, 3), "ssm.group_count": (U32, 1)}, "no multiple"),
     (DEEPSEEK, {"attention.temperature_scale": (F32, 0.1), "attention.key_length": (U32, 32)}, "temperature_length"),
+    ("olmoe", {"attention.head_count_kv": (U32, 2)}, "is not its attention.head_count"),
     (DEEPSEEK, {"rope.dimension_count": (U32, 16)}, "rope.dimension_count is 16 of keys of 16"),
 ]  # fmt: skip
 
@@ -213,6 +214,15 @@ def test_gpt2s_vocabulary_under_the_name_of_sentencepiece_is_refused(tmp_path: P
     file = with_keys(sound, tmp_path / "b.gguf", {"tokenizer.ggml.model": "llama"})
     with pytest.raises(SlmError, match="no tokens for single bytes"):
         header_limits.check([read_header(file)], "b.gguf")
+
+
+@pytest.mark.parametrize("architecture", ["phi3", "falcon-h1", "qwen35", "qwen3next", "rwkv6"])
+def test_a_tensor_that_llama_cpp_only_reads_is_asked_for(architecture: str, tmp_path: Path) -> None:
+    tiny = start(architecture)
+    signs = {"phi3": "attn_output.weight", "rwkv6": "time_mix_w1.weight"}
+    tiny.tensors[f"blk.1.{signs.get(architecture, 'ssm_conv1d.weight')}"] = (64, 64)
+    with pytest.raises(SlmError, match=r"layer 1 has .* and no "):
+        header_limits.check([read_header(tiny.write(tmp_path / "x.gguf"))], "x.gguf")
 
 
 def test_tensors_that_do_not_begin_at_a_multiple_of_32_are_refused() -> None:

@@ -41,6 +41,14 @@ _MUTE_TOKENIZERS = ("none", "no_vocab", "bert", "test")
 _DIVISORS = ("full_attention_interval", "interleave_moe_layer_step", "wkv.head_size", "token_shift_count")
 # mamba-base.cpp (build_mamba2_layer), plamo2.cpp
 _STATE_IN_HEADS = frozenset({"mamba2", "granitehybrid", "nemotron_h", "nemotron_h_moe", "falcon-h1", "plamo2"})
+# In a layer with the first tensor, one of the groups behind it must be there (src/models/*.cpp: TENSOR_NOT_REQUIRED).
+_NEEDED: tuple[tuple[frozenset[str], str, tuple[tuple[str, ...], ...]], ...] = (
+    (frozenset({"phi3", "phimoe"}), "attn_output.weight", (("attn_qkv.weight",), ("attn_q.weight", "attn_k.weight"))),
+    (_STATE_IN_HEADS - {"plamo2"}, "ssm_conv1d.weight", (("ssm_conv1d.bias",),)),
+    (frozenset({"qwen35", "qwen35moe"}), "ssm_conv1d.weight", (("attn_qkv.weight", "attn_gate.weight"),)),
+    (frozenset({"qwen3next"}), "ssm_conv1d.weight", (("attn_qkv.weight", "attn_gate.weight"), ("ssm_in.weight",))),
+    (frozenset({"rwkv6"}), "time_mix_w1.weight", (("time_mix_lerp_fused.weight",), ("time_mix_lerp_w.weight",))),
+)
 _NORMS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon", "attention.group_norm_epsilon")
 
 
@@ -187,6 +195,8 @@ def _heads(facts: _Facts) -> Iterator[str]:
         yield "its attention.head_count_kv is 0"
     if any(own and many % own for many, own in zip(heads, kv_heads, strict=False)):
         yield "its attention.head_count is no multiple of its attention.head_count_kv"
+    if facts.architecture == "olmoe" and kv_heads != heads:  # its norm of the keys is as wide as the model
+        yield "its attention.head_count_kv is not its attention.head_count"
     if facts.architecture in LATENT and len(set(kv_heads)) > 1:
         yield "its layers have different numbers of heads (attention.head_count_kv)"
     if facts.architecture in SAME_LENGTHS:
@@ -212,15 +222,19 @@ def _matrices(facts: _Facts) -> Iterator[str]:
             shape = sides.get(f"blk.{index}.{name}.weight", ())
             if len(shape) == 2 and shape[1] not in {count * length for length in lengths}:
                 yield f"layer {index} has {count:,} heads ({key}), and its matrix has other sizes"
-    if facts.architecture not in ("phi3", "phimoe"):
-        return
-    for index in range(len(facts.heads)):
-        block = f"blk.{index}."
-        if (
-            f"{block}attn_output.weight" in sides
-            and not {f"{block}attn_qkv.weight", f"{block}attn_q.weight"} & sides.keys()
-        ):
-            yield f"layer {index} has no matrix for its queries, keys and values"
+
+
+def _tensors(facts: _Facts) -> Iterator[str]:
+    """Tensors that llama.cpp does not ask for and then reads."""
+    names = {tensor.name for tensor in facts.header.tensors}
+    for architectures, sign, needed in _NEEDED:
+        if facts.architecture not in architectures:
+            continue
+        for index in range(max(0, min(facts.count("block_count"), MAX_LAYERS))):
+            block = f"blk.{index}."
+            has_any = any(all(block + name in names for name in choice) for choice in needed)
+            if block + sign in names and not has_any:
+                yield f"layer {index} has {sign} and no {needed[0][0]}"
 
 
 def _windows(facts: _Facts) -> Iterator[str]:
@@ -247,7 +261,9 @@ def _divisors(facts: _Facts) -> Iterator[str]:
     for key in _DIVISORS:
         if facts.has(key) and facts.count(key, 1) < 1:
             yield f"its {key} is {facts.count(key):,}, and must be at least 1"
-    inner = facts.count("ssm.inner_size")
+    inner, wide = facts.count("ssm.inner_size"), facts.count("embedding_length")
+    if facts.architecture in ("jamba", "granitehybrid") and inner and inner != 2 * wide:
+        yield f"its ssm.inner_size is {inner:,}, and must be twice its embedding_length, {wide:,}"
     for key in ("ssm.time_step_rank", "ssm.group_count"):
         parts = facts.count(key)
         if facts.architecture in _STATE_IN_HEADS and inner and (parts < 1 or inner % parts):
@@ -272,6 +288,7 @@ _CHECKS: tuple[Callable[[_Facts], Iterator[str]], ...] = (
     _norms,
     _experts,
     _heads,
+    _tensors,
     _rope,
     _windows,
     _temperature,

@@ -30,6 +30,16 @@ from gguf_builder import ARR, BOOL, F32, I32, STR, U32, Array, Tiny, completed, 
 FINE, REFUSED = 0, 3  # exit codes of a child
 
 
+# Tensors that llama.cpp reads and does not ask for.
+_UNASKED: dict[str, dict[str, tuple[int, ...]]] = {
+    **dict.fromkeys(("phi3", "phimoe"), {f"blk.{block}.attn_qkv.weight": (64, 128) for block in range(2)}),
+    "falcon-h1": {f"blk.{block}.ssm_conv1d.bias": (160,) for block in range(2)},
+    **dict.fromkeys(("granitehybrid", "nemotron_h"), {"blk.0.ssm_conv1d.bias": (160,)}),
+    **dict.fromkeys(("qwen35", "qwen3next"), {"blk.0.attn_qkv.weight": (64, 128), "blk.0.attn_gate.weight": (64, 64)}),
+    "rwkv6": {f"blk.{block}.time_mix_lerp_fused.weight": (64, 1, 1, 5) for block in range(2)},
+}
+
+
 def _models() -> dict[str, Tiny]:
     """One for each kind of memory, feed-forward and position that llama.cpp has, and the families of the catalog."""
     moe = {"expert_count": (U32, 4), "expert_used_count": (U32, 2)}
@@ -72,7 +82,7 @@ def _models() -> dict[str, Tiny]:
         "qwen3moe": {**moe, "expert_feed_forward_length": (U32, 32)},
         "qwen2moe": {**moe, "expert_feed_forward_length": (U32, 32), "expert_shared_feed_forward_length": (U32, 32)},
         "phimoe": moe,
-        "olmoe": moe,
+        "olmoe": {**moe, "attention__head_count_kv": (U32, 4)},
         "granitemoe": moe,
         "gpt-oss": {**moe, **own, **swa, "expert_feed_forward_length": (U32, 32)},
         "deepseek2": mla,
@@ -93,8 +103,8 @@ def _models() -> dict[str, Tiny]:
         "rwkv7": {"wkv__head_size": (U32, 16), "token_shift_count": (U32, 2)},
     }  # fmt: skip
     made = {name: start(name.partition(" ")[0], **more) for name, more in given.items()}
-    for name in ("phi3", "phimoe"):  # llama.cpp does not ask for it
-        made[name].tensors |= {f"blk.{block}.attn_qkv.weight": (7,) for block in range(2)}
+    for name, tensors in _UNASKED.items():
+        made[name].tensors |= tensors
     return made
 
 
