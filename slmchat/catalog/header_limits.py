@@ -38,7 +38,9 @@ DATA_ALIGNMENT = 32
 _ROPE_SCALING = ("none", "linear", "yarn", "longrope")
 # llama-vocab.cpp: `none` and `no_vocab` assert at the first text, `bert` at the first byte; `test` writes numbers.
 _MUTE_TOKENIZERS = ("none", "no_vocab", "bert", "test")
-_DIVISORS = ("full_attention_interval", "interleave_moe_layer_step", "wkv.head_size", "token_shift_count")
+_DIVISORS = (
+    "full_attention_interval", "interleave_moe_layer_step", "wkv.head_size", "token_shift_count", "ssm.inner_size",
+)  # fmt: skip
 # mamba-base.cpp (build_mamba2_layer), plamo2.cpp
 _STATE_IN_HEADS = frozenset({"mamba2", "granitehybrid", "nemotron_h", "nemotron_h_moe", "falcon-h1", "plamo2"})
 # In a layer with the first tensor, one of the groups behind it must be there (src/models/*.cpp: TENSOR_NOT_REQUIRED).

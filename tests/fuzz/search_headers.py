@@ -32,10 +32,12 @@ FINE, REFUSED = 0, 3  # exit codes of a child
 
 # Tensors that llama.cpp reads and does not ask for.
 _UNASKED: dict[str, dict[str, tuple[int, ...]]] = {
-    **dict.fromkeys(("phi3", "phimoe"), {f"blk.{block}.attn_qkv.weight": (64, 128) for block in range(2)}),
+    **{key: {f"blk.{block}.attn_qkv.weight": (64, 128) for block in range(2)} for key in ("phi3", "phimoe")},
     "falcon-h1": {f"blk.{block}.ssm_conv1d.bias": (160,) for block in range(2)},
-    **dict.fromkeys(("granitehybrid", "nemotron_h"), {"blk.0.ssm_conv1d.bias": (160,)}),
-    **dict.fromkeys(("qwen35", "qwen3next"), {"blk.0.attn_qkv.weight": (64, 128), "blk.0.attn_gate.weight": (64, 64)}),
+    **{key: {"blk.0.ssm_conv1d.bias": (160,)} for key in ("granitehybrid", "nemotron_h")},
+    **{
+        key: {"blk.0.attn_qkv.weight": (64, 128), "blk.0.attn_gate.weight": (64, 64)} for key in ("qwen35", "qwen3next")
+    },
     "rwkv6": {f"blk.{block}.time_mix_lerp_fused.weight": (64, 1, 1, 5) for block in range(2)},
 }
 
