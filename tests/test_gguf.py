@@ -77,8 +77,6 @@ SAYS = {
     "tensor_data_cut": "cut short, 415 of 416 bytes",
     "tensor_beyond_the_end": "cut short",
     "too_many_dims": "5 dimensions",
-    "no_dims": "0 dimensions",
-    "zero_dim": "impossible shape",
     "overflowing_dims": "impossible shape",
     "negative_dim": "impossible shape",
     "partial_block": "whole blocks of Q8_0",

@@ -9,11 +9,12 @@ The file is read, not mapped: a mapped file that another process cuts kills this
 catch. The same parser serves a header fetched by ranged requests (`read_header_bytes`, `NeedMore`).
 """
 
+import math
 import os
 import re
 import stat
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -68,6 +69,8 @@ FILE_TYPES: Mapping[int, str] = {
 _GUESSED = 1024
 
 _TEMPLATE_KEY = "tokenizer.chat_template"
+_TOKENIZER_KEY, _SENTENCEPIECE = "tokenizer.ggml.model", "llama"
+_VOCABULARY_KEY = "tokenizer.ggml.tokens"
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 _GIVE = "give the path of a .gguf file"
 _OLD = "convert the original model again with a current llama.cpp"
@@ -101,6 +104,7 @@ class Header:
     tensor_type: str | None  # the type that most bytes are in
     unknown_types: tuple[int, ...]  # ggml types newer than this table: the size check left their tensors out
     tensors: tuple["Tensor", ...] = ()
+    spells_bytes: bool = True  # False: SentencePiece's tokenizer, and some byte has no token; llama.cpp dies of it
 
     @property
     def architecture(self) -> str | None:
@@ -146,7 +150,7 @@ class Header:
 
     @property
     def vocab_size(self) -> int | None:
-        tokens = self.metadata.get("tokenizer.ggml.tokens")
+        tokens = self.metadata.get(_VOCABULARY_KEY)
         if isinstance(tokens, SkippedArray):
             return tokens.length
         return len(tokens) if isinstance(tokens, tuple) else self._count(f"{self.architecture}.vocab_size")
@@ -240,6 +244,11 @@ def read_header(path: Path) -> Header:
         ) from error
 
 
+def read_headers(paths: Iterable[Path]) -> list[Header]:
+    """The headers of all parts of a model; the first has the metadata. Raises `SlmError` as `read_header`."""
+    return [read_header(path) for path in paths]
+
+
 def read_remote_header(read: Callable[[int, int], bytes], file_size: int, *, name: str) -> Header | None:
     """The header of a file elsewhere; `read(start, end)` brings a part of it, or fewer bytes when it cannot.
 
@@ -313,6 +322,7 @@ class _Parser:
         self.position = 4  # behind the magic
         self.strings_left = MAX_STRINGS
         self.elements_left = MAX_KEPT_ELEMENTS
+        self.vocabulary = (0, 0)  # where the texts of the tokens begin and end
 
     def header(self) -> Header:
         version = self.version()
@@ -341,7 +351,18 @@ class _Parser:
             tensor_type=max(sizes, key=lambda name: sizes[name], default=None),
             unknown_types=tuple(sorted({tensor.type for tensor in tensors} - GGML_TYPES.keys())),
             tensors=tuple(tensors),
+            spells_bytes=metadata.get(_TOKENIZER_KEY) != _SENTENCEPIECE or self.spells_bytes(),
         )
+
+    def spells_bytes(self) -> bool:
+        """Whether every byte is a token, as `<0x41>` or, of ASCII, as itself (llama-vocab.cpp: byte_to_token)."""
+        begin, end = self.vocabulary
+        texts = bytes(self.data[begin:end])
+        for byte in range(256):
+            spellings = (b"<0x%02X>" % byte, bytes([byte])) if byte < 0x80 else (b"<0x%02X>" % byte,)
+            if not any(_U64.pack(len(spelling)) + spelling in texts for spelling in spellings):
+                return False
+        return True
 
     def version(self) -> int:
         version = self.u32()
@@ -370,7 +391,11 @@ class _Parser:
         if kind == _STRING:
             return key, self.text(key)
         if kind == _ARRAY:
-            return key, self.array(key)
+            begin = self.position
+            value = self.array(key)
+            if key == _VOCABULARY_KEY:
+                self.vocabulary = begin, self.position
+            return key, value
         if key == "general.alignment" and kind != _UINT32:
             raise _Damaged("its alignment is not a power of two")
         if key == "adapter.lora.alpha" and kind != _FLOAT32:  # llama.cpp aborts on any other type
@@ -447,14 +472,13 @@ class _Parser:
                 raise _Damaged(f"its header has the tensor {_quote(name)} twice")
             names.add(name)
             dims = self.u32()
-            if not 0 < dims <= MAX_DIMS:
+            if dims > MAX_DIMS:
                 raise _Damaged(f"the tensor {_quote(name)} has {dims} dimensions")
+            # no dimensions: a single number; a side of 0: no elements. Both are legal (llama.cpp #25596)
             shape = struct.unpack_from(f"<{dims}Q", self.data, self.take(8 * dims))
-            elements = 1
-            for side in shape:
-                elements *= side
-            if not 0 < elements <= MAX_ELEMENTS:
+            if max(shape, default=0) > MAX_ELEMENTS or math.prod(filter(None, shape)) > MAX_ELEMENTS:
                 raise _Damaged(f"the tensor {_quote(name)} has an impossible shape")
+            elements = math.prod(shape)
             tensors.append(Tensor(name, shape, elements, self.u32(), self.u64()))
         return tensors
 
@@ -528,7 +552,7 @@ def _tensor_sizes(tensors: list[Tensor], alignment: int, data_offset: int, file_
             expected, end = None, tensor.offset + 1
             continue
         type_name, block, block_bytes = GGML_TYPES[tensor.type]
-        if tensor.shape[0] % block:
+        if (tensor.shape[0] if tensor.shape else 1) % block:
             raise _Damaged(f"the rows of the tensor {_quote(tensor.name)} are not whole blocks of {type_name}")
         size = tensor.elements // block * block_bytes
         sizes[type_name] = sizes.get(type_name, 0) + size

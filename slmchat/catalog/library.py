@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slmchat.catalog.records import Installed, InstalledFile, from_json, to_json, with_quantization
+from slmchat.catalog.records import EMBEDDING_TAG, Installed, InstalledFile, from_json, to_json, with_quantization
 from slmchat.catalog.registry import License, Reference
 from slmchat.errors import ExitCode, SlmError
 from slmchat.private_files import storage_error, write_private
@@ -224,12 +224,12 @@ class Library:
             last = self._paths.last_model.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):
             last = ""
-        known = [record for record in self.matching(last) if not record.is_adapter] if last else []
+        known = [record for record in self.matching(last) if record.answers] if last else []
         if last and (
             last in names or Path(last).is_file() or any(last in (record.key, record.name) for record in known)
         ):
             return last
-        records = [record for record in self.all() if not record.is_adapter]
+        records = [record for record in self.all() if record.answers]
         return records[0].key if len(records) == 1 else None
 
     def remember(self, name: str) -> None:
@@ -275,7 +275,7 @@ def from_path(path: Path) -> Installed:
 
     Raises `SlmError`: there is no such file (exit 3), it cannot be read (10), it is not a GGUF or no model (6).
     """
-    from slmchat.catalog import lora
+    from slmchat.catalog import lora, model_kind
     from slmchat.catalog.gguf import read_header, split_parts
     from slmchat.catalog.projectors import beside
 
@@ -302,6 +302,7 @@ def from_path(path: Path) -> Installed:
         context_length=header.context_length,
         parameters=header.parameters,
         admitted_at="",
+        tags=(EMBEDDING_TAG,) if model_kind.kind_of([header]).is_embedding else (),
         is_fetched=False,
         projector=projector,
     )

@@ -8,7 +8,7 @@ Refuses to know: what an adapter computes (engine/adapters.py), where files come
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from slmchat.catalog.gguf import Header, Tensor, read_header
+from slmchat.catalog.gguf import Header, Tensor, read_header, read_headers
 from slmchat.catalog.schema import shown
 from slmchat.engine.api import Adapter
 from slmchat.errors import ExitCode, SlmError
@@ -82,7 +82,7 @@ class Base:
 
     def _read(self) -> list[Header]:
         if not self._headers:
-            self._headers = [read_header(file) for file in self._files]
+            self._headers = read_headers(self._files)
         return self._headers
 
     def _architecture(self) -> str | None:

@@ -13,6 +13,9 @@ from typing import Any
 from slmchat.catalog.registry import License
 from slmchat.engine.api import Adapter
 
+EMBEDDING_TAG = "embedding"
+"""The tag of models that turn text into numbers: they are installed, and nothing answers with them."""
+
 FORMAT = 1
 """Version of the JSON; a reader refuses versions it does not know."""
 
@@ -87,6 +90,16 @@ class Installed:
     def path(self) -> Path:
         """The file to load; llama.cpp finds the other parts of a split one by itself."""
         return self.files[0].path
+
+    @property
+    def answers(self) -> bool:
+        """Whether it can be asked something: it is neither an adapter nor an embedding model."""
+        return not self.is_adapter and EMBEDDING_TAG not in self.tags
+
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """The files of the weights."""
+        return tuple(file.path for file in self.files)
 
     @property
     def size(self) -> int:

@@ -15,7 +15,7 @@ from slmchat import ranges
 from slmchat.catalog import adapter_names
 from slmchat.errors import ExitCode, SlmError
 
-TAGS = ("chat", "code", "infill", "vision", "base", "reasoning")
+TAGS = ("chat", "code", "infill", "vision", "base", "reasoning", "embedding")
 MOST_MISTAKES = 10  # more than this in one message helps nobody
 
 # `hf:` and `.gguf` are how the other two kinds of name are told apart, so no name may look like them.

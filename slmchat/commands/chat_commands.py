@@ -280,7 +280,7 @@ def _complete_model(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
     if chat.place.host is not None:
         return
     for item in Library(chat.settings.paths).all():
-        if item.key.startswith(text) and not item.is_adapter:
+        if item.key.startswith(text) and item.answers:
             yield item.key, item.title or ""
 
 

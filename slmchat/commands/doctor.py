@@ -11,7 +11,8 @@ from dataclasses import asdict
 from typing import Any
 
 from slmchat import hardware
-from slmchat.catalog.gguf import read_header
+from slmchat.catalog import model_kind
+from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.records import Installed
 from slmchat.commands import device_checks, fitting, model_checks, model_trial, opening, place_checks, tuning
 from slmchat.commands.findings import Finding, Level, examine, is_wrong, wrong
@@ -19,6 +20,7 @@ from slmchat.commands.options import GenerationOptions
 from slmchat.engine.llama import LlamaEngine
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import Verdict, plan
+from slmchat.fit.shape import shape_of
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.wording import counted
@@ -87,18 +89,24 @@ def _facts(settings: Settings) -> device_checks.Facts:
 def _of_model(installed: Installed, settings: Settings, console: Console) -> Iterator[Finding]:
     """The findings about a model, as they come: file, load, template and tokens, five tokens."""
     options = GenerationOptions()
+    headers = read_headers(installed.parts)
     opened = fitting.opening_of(
-        installed, settings, n_ctx=settings.n_ctx, kv_type=None, gpu_layers=opening.gpu_layers(options, settings)
+        shape_of(headers),
+        settings,
+        n_ctx=settings.n_ctx,
+        kv_type=None,
+        gpu_layers=opening.gpu_layers(options, settings),
     )
     patient = model_checks.Patient(
         installed,
-        read_header(installed.path),
+        headers[0],
         plan(opened.shape, opened.load, opened.room),
         opening.sampler_settings(installed, settings, options),
         tuning.kept(installed.path, settings),
     )
-    yield from examine(model_checks.FILE_CHECKS, patient)
-    if opened.verdict is Verdict.NO:
+    kind = model_kind.kind_of(headers)
+    yield from examine(model_checks.FILE_CHECKS if kind.can_generate else model_checks.OTHER_CHECKS, patient)
+    if opened.verdict is Verdict.NO or not kind.can_generate:
         return
     console.status(f"loading {installed.key}")
     loading = opening.start_loading(installed, options, settings)

@@ -13,15 +13,13 @@ from typing import Any
 
 from slmchat import hardware
 from slmchat.catalog.fetching import in_bytes
-from slmchat.catalog.gguf import read_header
-from slmchat.catalog.records import Installed
 from slmchat.catalog.registry import ModelSpec, Variant
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import Option
 from slmchat.fit.estimate import guessed_shape
 from slmchat.fit.memory import DEFAULT_KV_TYPE, Load
 from slmchat.fit.plan import Plan, Room, Verdict, choose_ctx, choose_gpu_layers, plan
-from slmchat.fit.shape import ModelShape, shape_of
+from slmchat.fit.shape import ModelShape
 from slmchat.fit.speed import Pace, Rate, in_words
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -43,11 +41,6 @@ def room(device: str | None = None) -> Room:
 def load(settings: Settings, n_ctx: int, kv_type: str | None = None) -> Load:
     """A load on this device's processor with these settings."""
     return Load(n_ctx, kv_type or settings.kv_type or DEFAULT_KV_TYPE, hardware.cores.instruction_sets().value or ())
-
-
-def installed_shape(installed: Installed) -> ModelShape:
-    """The shape of a model that is here, from the headers of all its parts. Raises `SlmError` for an unreadable one."""
-    return shape_of([read_header(file.path) for file in installed.files])
 
 
 def catalog_option(spec: ModelSpec, variant: Variant) -> Option | None:
@@ -259,7 +252,7 @@ class Opening:
 
 
 def opening_of(
-    installed: Installed,
+    shape: ModelShape,
     settings: Settings,
     *,
     n_ctx: int | None,
@@ -267,11 +260,10 @@ def opening_of(
     gpu_layers: int | None,
     device: str | None = None,
 ) -> Opening:
-    """How an installed model is to be opened on this device: GPU layers, repacking, and the verdict on the window.
+    """How a model is to be opened on this device: GPU layers, repacking, and the verdict on the window.
 
-    `n_ctx` None: the one that is chosen. Raises `SlmError` for a file whose header cannot be read.
+    `n_ctx` None: the one that is chosen.
     """
-    shape = installed_shape(installed)
     space = room(device)
     base = load(settings, n_ctx or 0, kv_type)
     if n_ctx is None:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from slmchat import ranges
-from slmchat.catalog.gguf import Header, is_projector
+from slmchat.catalog import model_kind
+from slmchat.catalog.gguf import Header
 from slmchat.catalog.records import Installed
 from slmchat.commands.findings import Check, Finding, fine, note, wrong
 from slmchat.commands.tuning import Tuning
@@ -69,13 +70,10 @@ def _files(patient: Patient) -> Iterator[Finding]:
 
 def _kind(patient: Patient) -> Iterator[Finding]:
     header, key = patient.header, patient.installed.key
-    if is_projector(header):
-        why = "it is the half of a model that sees pictures, and cannot answer by itself"
-        yield wrong("this file is a projector (mmproj)", why, "give it to its model: slm chat MODEL --mmproj FILE")
-    elif f"{header.architecture}.pooling_type" in header.metadata:
-        yield wrong(
-            "this is an embedding model", "it turns text into numbers and cannot answer", "slm list --available"
-        )
+    kind = model_kind.kind_of([header])
+    if not kind.can_generate:
+        error = kind.refusal("this file")
+        yield wrong(error.message.rstrip("."), "nothing can be answered with it", error.hint or "slm list --available")
     elif patient.is_base:
         yield note(
             "a base model: it completes text and was not taught to answer or to end its turn",
@@ -165,9 +163,10 @@ def _tuned(patient: Patient) -> Iterator[Finding]:
         yield fine(f"{found.in_words() or 'the usual settings are the fastest'} (measured {found.measured_at[:10]})")
 
 
+# Of a file that cannot answer, where the rest makes no sense.
+OTHER_CHECKS: tuple[Check[Patient], ...] = (Check("file", _files), Check("kind", _kind))
 FILE_CHECKS: tuple[Check[Patient], ...] = (
-    Check("file", _files),
-    Check("kind", _kind),
+    *OTHER_CHECKS,
     Check("context", _context),
     Check("memory", _memory),
     Check("sampler", _sampler),

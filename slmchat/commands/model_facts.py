@@ -7,11 +7,12 @@ Refuses to know: where the facts are printed.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from slmchat.catalog import adapter_names
+from slmchat.catalog import adapter_names, model_kind
 from slmchat.catalog.fetching import in_bytes
-from slmchat.catalog.gguf import Header, SkippedArray, read_header
+from slmchat.catalog.gguf import Header, SkippedArray
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.catalog.registry import License, ModelSpec, Variant
+from slmchat.errors import SlmError
 
 TEMPLATE_LINES = 12
 """Lines of a chat template that `slm show` prints; `--json` has all of it."""
@@ -132,11 +133,13 @@ def _variant(variant: Variant) -> dict[str, Any]:
     return {"quantization": variant.quantization, "size": variant.size}
 
 
-def of_installed(installed: Installed) -> dict[str, Any]:
-    """`slm show --json`. Raises `SlmError` when the header of the file cannot be read."""
-    header = read_header(installed.path)
+def of_installed(installed: Installed, headers: Sequence[Header]) -> dict[str, Any]:
+    """`slm show --json`, from the headers of all its files."""
+    header, kind = headers[0], model_kind.kind_of(headers)
     return {
         "name": installed.name,
+        "kind": kind.kind.name.lower(),
+        "kind_in_words": kind.in_words,
         "path": str(installed.path),
         "sha256": installed.sha256,
         "size": installed.size,
@@ -156,9 +159,23 @@ def of_installed(installed: Installed) -> dict[str, Any]:
         "files": [{"path": str(file.path), "size": file.size, "sha256": file.sha256} for file in installed.files],
         "projector": of_projector(installed.projector),
         "chat_template": header.chat_template,
+        "chat_template_fault": template_fault(header),
         **_adapted(installed),
         "metadata": _metadata(header),
     }
+
+
+def template_fault(header: Header) -> str | None:
+    """Why a conversation cannot be laid out with this model's chat template, in a sentence; None when it has none."""
+    from slmchat.conversation.template import ChatTemplate
+
+    if not header.chat_template:
+        return None
+    try:
+        ChatTemplate(header.chat_template, bos_text="", eos_text="")
+    except SlmError as error:
+        return f"{error.message} `slm run --raw` completes text without it."
+    return None
 
 
 def _metadata(header: Header) -> dict[str, Any]:
@@ -180,6 +197,8 @@ def in_lines(facts: dict[str, Any], fit: Iterable[tuple[str, str]] = ()) -> Iter
         yield "base", facts["base"]
     for adapter in facts.get("adapters", ()):
         yield "adapter", adapter_names.labelled(adapter["path"], adapter["scale"])
+    if facts.get("kind"):
+        yield "kind", facts["kind_in_words"]
     yield "file", facts["path"] or "not installed"
     yield (
         "size",
@@ -215,6 +234,8 @@ def _header_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if template is None:
         yield "chat template", "none: a base model, to be used with --raw"
         return
+    if facts["chat_template_fault"]:
+        yield "fault", facts["chat_template_fault"]
     lines = template.splitlines() or [""]
     yield "chat template", f"{len(lines)} lines, {len(template)} characters"
     for line in lines[:TEMPLATE_LINES]:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from slmchat.catalog import adapter_names
+from slmchat.catalog import adapter_names, model_kind
 from slmchat.catalog.fetching import in_bytes
 from slmchat.catalog.finding import Finder
+from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.library import Library, from_path
 from slmchat.catalog.records import Installed
 from slmchat.catalog.registry import (
@@ -25,6 +26,7 @@ from slmchat.commands import adapters, fitting, model_facts
 from slmchat.engine.kvstore import KvStore
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import choose
+from slmchat.fit.shape import shape_of
 from slmchat.private_files import storage_error
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -174,7 +176,8 @@ def _listed_name(own: UserName) -> dict[str, Any]:
 
 
 def show(name: str, settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
-    """Everything known of one model. Not installed: what the catalog knows, then `SlmError` (no model)."""
+    """Everything known of one model. Raises `SlmError` behind it: NO_MODEL for one that only the catalog knows, DAMAGED
+    for a file that is no model or that llama.cpp would not survive."""
     reference = load(settings.paths.user_registry).resolve(name)
     library = Library(settings.paths, console.warn)
     try:
@@ -188,8 +191,12 @@ def show(name: str, settings: Settings, console: Console, *, is_json: bool = Fal
             outlook = device.outlook(shape, is_estimate=True) if shape else None
             _print_facts({**facts, "fit": outlook.as_json() if outlook else None}, console, is_json, outlook)
         raise
-    outlook = fitting.ForDevice(settings, console).outlook(fitting.installed_shape(installed))
-    _print_facts({**model_facts.of_installed(installed), "fit": outlook.as_json()}, console, is_json, outlook)
+    headers = read_headers(installed.parts)
+    answers = model_kind.kind_of(headers).can_generate
+    outlook = fitting.ForDevice(settings, console).outlook(shape_of(headers)) if answers else None
+    facts = {**model_facts.of_installed(installed, headers), "fit": outlook.as_json() if outlook else None}
+    _print_facts(facts, console, is_json, outlook)
+    model_kind.check_installable(headers, installed.key)
     return ExitCode.DONE
 
 
@@ -254,13 +261,18 @@ def _forget_states(record: Installed, settings: Settings) -> int:
 
 
 def add(name: str, target: str, settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
-    """Give a path or an `hf:` name a name of its own. A path must be a readable GGUF now. Raises `SlmError`."""
+    """Give a path or an `hf:` name a name of its own. A path must be a model now. Raises `SlmError`."""
     library = Library(settings.paths, console.warn)
     if library.matching(name.strip().lower()):
         raise SlmError(f"{name} is installed already.", hint=f"slm rm {name}", exit_code=ExitCode.USAGE)
     reference = resolve_without_catalog(target, {})
     if reference is not None and reference.path is not None:
-        from_path(reference.path)
+        headers = read_headers(from_path(reference.path).parts)
+        kind = model_kind.check_installable(headers, str(reference.path))
+        if not kind.can_generate:
+            console.note(f"{reference.path} is {kind.in_words}")
+        elif fault := model_facts.template_fault(headers[0]):
+            console.warn(fault)
     added = add_target(settings.paths.user_registry, name, target)
     is_path = reference is not None and reference.path is not None
     meant = str(reference.path) if reference is not None and is_path else target

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Protocol, TypeVar
 
 from slmchat.catalog import suspects
-from slmchat.catalog.gguf import read_header
+from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.commands import adapters, fitting, tuning
@@ -28,6 +28,7 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.memory import DEFAULT_KV_TYPE
 from slmchat.fit.plan import Verdict
+from slmchat.fit.shape import shape_of
 from slmchat.personas import Persona
 from slmchat.personas import find as find_persona
 from slmchat.personas import load as load_personas
@@ -73,7 +74,7 @@ def find(name: str | None, settings: Settings, console: Console) -> Installed:
     finder = adapters.finder(settings, library)
     name = name or settings.model or library.default_model(finder.names)
     if name is None:
-        is_empty = not any(not record.is_adapter for record in library.all())
+        is_empty = not any(record.answers for record in library.all())
         raise SlmError(
             "no model is installed." if is_empty else "several models are installed and none is chosen.",
             hint="slm pull smollm2:135m" if is_empty else "name one with -m; slm list shows them",
@@ -223,7 +224,7 @@ def _kv_type(options: GenerationOptions, settings: Settings) -> str | None:
 def draft_model(options: GenerationOptions, settings: Settings, console: Console) -> Path | None:
     """The file of the model of `--draft`, its header checked.
 
-    Raises `SlmError`: NO_MODEL, DAMAGED, or USAGE together with `--speculation off`.
+    Raises `SlmError`: NO_MODEL, DAMAGED, or USAGE for what cannot answer and together with `--speculation off`.
     """
     if options.draft is None:
         return None
@@ -232,8 +233,9 @@ def draft_model(options: GenerationOptions, settings: Settings, console: Console
             "--draft and --speculation off contradict each other.", hint="leave one out", exit_code=ExitCode.USAGE
         )
     found = find(options.draft, settings, console)
-    for file in found.files:
-        read_header(file.path)
+    from slmchat.catalog import model_kind
+
+    model_kind.check_generates(read_headers(found.parts), found.key)
     return found.path
 
 
@@ -357,13 +359,19 @@ def start_loading(installed: Installed, options: GenerationOptions, settings: Se
 def _load(
     installed: Installed, options: GenerationOptions, settings: Settings, notices: list[str]
 ) -> tuple[Engine, Opening]:
-    """Weights in memory, on the GPU as far as its memory goes. Raises `SlmError`, NO_FIT before anything is loaded."""
+    """Weights in memory, on the GPU as far as its memory goes.
+
+    Raises `SlmError`: before anything is loaded USAGE or DAMAGED for what cannot answer, and NO_FIT.
+    """
+    from slmchat.catalog import model_kind
     from slmchat.engine import llama
     from slmchat.engine.vision import Projector
 
+    headers = read_headers(installed.parts)
+    model_kind.check_generates(headers, installed.key)
     layers, device = gpu_layers(options, settings), options.device or settings.device
     found = fitting.opening_of(
-        installed,
+        shape_of(headers),
         settings,
         n_ctx=options.ctx or settings.n_ctx,
         kv_type=_kv_type(options, settings) or tuning.of(installed.path, settings).kv_type,

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from slmchat.catalog import lora
+from slmchat.catalog import lora, model_kind
 from slmchat.catalog.fetching import check_space, checked, in_bytes, locked, space_free, space_needed, workspace
-from slmchat.catalog.gguf import Header
+from slmchat.catalog.gguf import Header, read_headers
 from slmchat.catalog.library import Library, from_path, now
-from slmchat.catalog.records import Installed, InstalledFile, with_quantization
+from slmchat.catalog.records import EMBEDDING_TAG, Installed, InstalledFile, with_quantization
 from slmchat.catalog.registry import Adapted, HubFile, License, ModelSpec, Reference, Registry, Variant, load
 from slmchat.catalog.sources import Plan, Source, Unreachable, open_source
 from slmchat.commands import adapters, fitting, pull_projector
-from slmchat.commands.model_facts import of_license, of_projector
+from slmchat.commands.model_facts import of_license, of_projector, template_fault
 from slmchat.commands.options import PullOptions
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import choose
@@ -122,7 +122,15 @@ def _pull_name(name: str, pulling: Pulling) -> dict[str, Any]:
     return _as_json(installed, status="installed")
 
 
+def _check_kind(header: Header | None, name: str) -> None:
+    """Refuse, before the bytes come, what slm can do nothing with, as far as its header is known. Raises `SlmError`."""
+    if header is not None:
+        model_kind.check_installable([header], name)
+
+
 def _next(installed: Installed) -> str:
+    if not installed.answers and not installed.is_adapter:
+        return f"{installed.key} is {model_kind.Kind.EMBEDDING.value}: slm list --available shows those that do"
     if installed.is_adapter:
         return f"next: slm chat -m MODEL --lora {installed.name}, with the model that it was made for"
     return f"next: slm chat {installed.name}"
@@ -157,8 +165,9 @@ def _in_place(reference: Reference, pulling: Pulling) -> dict[str, Any]:
     """A path: there is nothing to fetch, only to look whether it is a GGUF. Raises `SlmError` when it is none."""
     assert reference.path is not None
     installed = from_path(reference.path)
+    model_kind.check_installable(read_headers(installed.parts), str(installed.path))
     pulling.console.note(f"{installed.path} is used in place; there is nothing to fetch.")
-    pulling.console.note(f"next: slm chat {reference.name}")
+    pulling.console.note(_next(replace(installed, name=reference.name)))
     return _as_json(installed, status="in-place")
 
 
@@ -309,6 +318,8 @@ def _install(name: str, reference: Reference, candidate: Candidate, pulling: Pul
         _agree(pulling.registry.licenses.get(plan.license.id, plan.license), name, pulling)
     quantization = candidate.quantization or plan.quantization
     _check_fit(name, reference, quantization, plan.size, pulling)
+    if reference.hub is not None:  # what the catalog names is known
+        _check_kind(_header(candidate, plan, pulling), candidate.source.label)
     make_private(models)
     try:
         with locked(plan, name, pulling.console):
@@ -318,15 +329,22 @@ def _install(name: str, reference: Reference, candidate: Candidate, pulling: Pul
             check_space(plan, name)
             with workspace(plan, models) as directory:
                 fetched, headers = checked(candidate.source, plan, directory, name, pulling.console)
+                try:
+                    kind = model_kind.check_installable(headers, plan.files[0].name)
+                except SlmError:
+                    candidate.source.discard(tuple(file for file in fetched if not file.was_there))
+                    raise
                 quantization = quantization or headers[0].quantization or "unknown"
                 paths = candidate.source.keep(plan, fetched, library.destination(reference.name, quantization))
                 files = tuple(
                     InstalledFile.of(path, file.planned.sha256) for path, file in zip(paths, fetched, strict=True)
                 )
-                installed = _record(reference, quantization, plan, files, headers[0], pulling.registry)
+                installed = _record(reference, quantization, plan, files, headers[0], kind, pulling.registry)
                 is_known = any(installed.path == other.path and other.is_fetched for other in library.all())
                 installed = replace(installed, is_fetched=is_known or not all(file.was_there for file in fetched))
                 library.admit(installed)
+                if fault := template_fault(headers[0]):
+                    pulling.console.warn(fault)
     except OSError as error:
         raise storage_error(error, plan.place, "HF_HOME" if plan.is_shared else "SLM_HOME") from error
     return installed, True
@@ -338,6 +356,7 @@ def _record(
     plan: Plan,
     files: tuple[InstalledFile, ...],
     header: Header,
+    kind: model_kind.ModelKind,
     registry: Registry,
 ) -> Installed:
     """What the library keeps: the catalog's word first, then the Hub's, then the file's own."""
@@ -353,7 +372,7 @@ def _record(
         revision=plan.revision,
         title=spec.title if spec else header.name,
         license=(spec.license if spec else plan.license) or stated,
-        tags=spec.tags if spec else (),
+        tags=tuple(dict.fromkeys((*(spec.tags if spec else ()), *((EMBEDDING_TAG,) if kind.is_embedding else ())))),
         is_gated=spec.is_gated if spec else False,
         sampler=dict(spec.sampler if spec else own.sampler if own else {}),
         sampler_source=spec.sampler_source if spec else None,
@@ -376,7 +395,9 @@ def _dry_run(
     projector = pull_projector.planned(places, pulling)
     license = reference.spec.license if reference.spec else plan.license
     license = pulling.registry.licenses.get(license.id, license) if license else None
-    outlook = _outlook(reference, candidate, plan, pulling)
+    header = _header(candidate, plan, pulling)
+    _check_kind(header, candidate.source.label)
+    outlook = _outlook(reference, candidate, plan, header, pulling)
     facts = {
         "name": reference.name,
         "quantization": candidate.quantization or plan.quantization,
@@ -421,13 +442,19 @@ def _dry_run(
     return facts
 
 
-def _outlook(reference: Reference, candidate: Candidate, plan: Plan, pulling: Pulling) -> fitting.Outlook | None:
-    """Whether it will fit: from the header, which is a few MiB on the network, else from what the catalog states."""
+def _header(candidate: Candidate, plan: Plan, pulling: Pulling) -> Header | None:
+    """The header alone, which is a few MiB on the network; None where it cannot be had."""
     try:
-        header = candidate.source.header(plan)
+        return candidate.source.header(plan)
     except SlmError as error:
         pulling.console.detail(f"its header could not be read: {error.message}")
-        header = None
+        return None
+
+
+def _outlook(
+    reference: Reference, candidate: Candidate, plan: Plan, header: Header | None, pulling: Pulling
+) -> fitting.Outlook | None:
+    """Whether it will fit: from the header, else from what the catalog states."""
     if header is not None and header.tensors:
         return pulling.device.outlook(shape_of([header]))
     shape = fitting.expected_shape(reference.spec, candidate.quantization or plan.quantization, plan.size)

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 from slmchat.engine import native
 from slmchat.engine.api import Constraint
 from slmchat.engine.gbnf import to_gbnf
+from slmchat.engine.logits import LogitsCheck
 from slmchat.engine.sampler import Sampler, SamplerSettings, choosers, penalties
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
@@ -62,6 +63,7 @@ class ConstrainedSampler:
         self._grammar = _compiled(api, vocabulary, gbnf)
         self._text = codecs.getincrementaldecoder("utf-8")("strict")
         self._failure: BaseException | None = None
+        self._check = LogitsCheck(api, vocabulary.n_tokens)
         self._tail = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
         for sampler in choosers(api, settings):
             api.llama_sampler_chain_add(self._tail, sampler)
@@ -76,12 +78,15 @@ class ConstrainedSampler:
     def pick(self, context: Any, index: int = -1) -> int:
         """The next token, from the logits of the batch's token `index` (-1: the last one).
 
-        Raises `SlmError` (UNSATISFIED) when the model has no token with which the grammar could go on.
+        Raises `SlmError`: UNSATISFIED when the model has no token with which the grammar could go on, DAMAGED when the
+        logits are no numbers.
         """
+        self._check.before(context, index)
         token = int(self._api.llama_sampler_sample(self._chain, context, index))
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
+        self._check.picked(context, index, token)
         if not self._vocabulary.is_end(token):
             self._api.llama_sampler_accept(self._grammar, token)
             self._text.decode(self._vocabulary.piece(token))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from types import ModuleType
 from typing import Any
 
+from slmchat.engine.logits import LogitsCheck
 from slmchat.ranges import SEED
 
 # llama.cpp looks back over this many tokens for the repeat penalty (common/common.h: penalty_last_n).
@@ -49,10 +50,17 @@ class Sampler:
     def __init__(self, api: ModuleType, n_vocab: int, settings: SamplerSettings) -> None:
         self._api = api
         self._chain = _chain(api, n_vocab, settings)
+        self._check = LogitsCheck(api, n_vocab)
 
     def pick(self, context: Any, index: int = -1) -> int:
-        """The next token, from the logits of the batch's token `index` (-1: the last one)."""
-        return int(self._api.llama_sampler_sample(self._chain, context, index))
+        """The next token, from the logits of the batch's token `index` (-1: the last one).
+
+        Raises `SlmError` (DAMAGED) when these are no numbers.
+        """
+        self._check.before(context, index)
+        token = int(self._api.llama_sampler_sample(self._chain, context, index))
+        self._check.picked(context, index, token)
+        return token
 
     def close(self) -> None:
         """Free the chain."""

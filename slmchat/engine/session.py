@@ -140,8 +140,8 @@ class LlamaSession:
         """Evaluate the prompt and sample: `Prefill`* -> `Chunk`* -> `Finish`.
 
         A `cancel` counts from this call on, not only from the first record. Raises `SlmError`: CONTEXT when the
-        prompt leaves no room for a completion, USAGE when it is empty, BUG when llama.cpp fails; the session stays
-        usable.
+        prompt leaves no room for a completion, USAGE when it is empty, DAMAGED when the model computes no numbers, BUG
+        when llama.cpp fails; the session stays usable.
         """
         self._is_cancelled = False
         return self._generate(prompt, sampler, limits)

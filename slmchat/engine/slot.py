@@ -90,7 +90,7 @@ class Slot:
         if limit is None or limit > 0:
             try:
                 token = self._sampler.pick(context, place)
-            except SlmError as error:  # the constraint leaves it no token
+            except SlmError as error:  # the constraint leaves it no token, or the logits are no numbers
                 self._error = error
                 return
             if self._first_token is None:

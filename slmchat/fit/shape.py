@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from slmchat.catalog.architectures import RECURRENT, RECURRENT_WITHOUT_KV_HEADS
 from slmchat.catalog.gguf import Header, SkippedArray, Tensor
 
 MAX_LAYERS = 512
@@ -28,11 +29,7 @@ _PATTERNS: dict[str, tuple[int, int]] = {
 _DENSE_FIRST = {"cohere2moe", "laguna", "smallthinker"}
 _FIXED_WINDOWS = {"llama4": 8192, "smallthinker": 4096}  # whatever the header says, unless that is 0
 
-# Architectures without attention, and those where some layers have a state instead of a KV cache.
-_RECURRENT = {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"}
-_RECURRENT_WITHOUT_KV_HEADS = {
-    "jamba", "plamo2", "granitehybrid", "lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "kimi-linear", "bailingmoe3",
-}  # fmt: skip
+# Of those that have a state instead of a KV cache: every how many layers one has a KV cache.
 _RECURRENT_BY_INTERVAL = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4, "minimax-01": 8}
 
 _BLOCK = re.compile(r"blk\.(\d+)\.")
@@ -220,7 +217,7 @@ class _Reader:
     def layer(self, index: int, weight_bytes: int) -> Layer:
         is_recurrent = self._is_recurrent(index)
         has_kv = index < self.n_used and index < self.n_with_kv
-        if self.architecture in _RECURRENT or (is_recurrent and self.architecture != "falcon-h1"):
+        if self.architecture in RECURRENT or (is_recurrent and self.architecture != "falcon-h1"):
             has_kv = False
         heads = self.kv_heads[index] if has_kv else 0
         return Layer(
@@ -232,9 +229,9 @@ class _Reader:
         )
 
     def _is_recurrent(self, index: int) -> bool:
-        if self.architecture in _RECURRENT or self.architecture == "falcon-h1":
+        if self.architecture in RECURRENT or self.architecture == "falcon-h1":
             return True
-        if self.architecture in _RECURRENT_WITHOUT_KV_HEADS:
+        if self.architecture in RECURRENT_WITHOUT_KV_HEADS:
             is_mixer = (
                 not self.architecture.startswith("nemotron") or not self.per_layer("feed_forward_length", 0)[index]
             )
