@@ -82,6 +82,7 @@ def _list_catalog(settings: Settings, library: Library, console: Console, is_jso
                 for name, spec in registry.models.items()
             ]
         )
+        device.measure_more()
         return ExitCode.DONE
     console.table(
         ("NAME", "PARAMETERS", "SIZE", "HERE", "SPEED", "QUANTIZATIONS", "LICENCE", "TAGS", "INSTALLED"),
@@ -100,6 +101,7 @@ def _list_catalog(settings: Settings, library: Library, console: Console, is_jso
             for name, spec in registry.models.items()
         ],
     )
+    device.measure_more()
     return ExitCode.DONE
 
 
@@ -187,9 +189,12 @@ def show(name: str, settings: Settings, console: Console, *, is_json: bool = Fal
             device = fitting.ForDevice(settings, console, is_lasting=True)
             outlook = device.outlook(shape, is_estimate=True) if shape else None
             _print_facts({**facts, "fit": outlook.as_json() if outlook else None}, console, is_json, outlook)
+            device.measure_more()
         raise
-    outlook = fitting.ForDevice(settings, console).outlook(fitting.installed_shape(installed))
+    device = fitting.ForDevice(settings, console)
+    outlook = device.outlook(fitting.installed_shape(installed))
     _print_facts({**model_facts.of_installed(installed), "fit": outlook.as_json()}, console, is_json, outlook)
+    device.measure_more()
     return ExitCode.DONE
 
 
