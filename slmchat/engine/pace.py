@@ -24,8 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from slmchat.engine import devices, native
-from slmchat.engine.context import DECODE_ABORTED
+from slmchat.engine import native
 from slmchat.errors import ExitCode, SlmError
 
 # Tokens timed for each model before the next one has its turn, and the fewest of which a median says something.
@@ -46,6 +45,7 @@ _VOCABULARY = 256
 _HEAD = 64
 
 _F32 = 0
+_ABORTED = 2  # llama_decode: "aborted" (llama.h). Of context.py, whose modules `slm show` does without
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ class _Running:
         start = time.perf_counter()
         status = self.api.llama_decode(self.context, self.api.llama_batch_get_one(token, 1))
         self.api.llama_synchronize(self.context)
-        if status not in (0, DECODE_ABORTED):
+        if status not in (0, _ABORTED):
             raise _refused()
         return time.perf_counter() - start if status == 0 else None
 
@@ -215,6 +215,8 @@ def _opened(name: str, place: Path, threads: int, shrunk: int, deadline: _Deadli
     params = api.llama_model_default_params()
     params.n_gpu_layers = 0
     if native.has_gpu_backend():
+        from slmchat.engine import devices
+
         chosen = devices.choose(devices.NO_DEVICE)  # a context on a GPU takes longer than all that is measured
         params.devices = ctypes.cast(chosen, ctypes.c_void_p)
     # typedef bool (*llama_progress_callback)(float progress, void * user_data); False ends the load
