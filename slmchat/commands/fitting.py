@@ -99,6 +99,8 @@ class Outlook:
         )
         if largest:
             told += f"; up to {largest:,} tokens fit"
+        if need.on_disk and found.is_possible:
+            told += f"; {in_bytes(need.on_disk)} of embeddings stay on the disk"
         return told
 
     def rows(self) -> list[tuple[str, str]]:
@@ -119,6 +121,7 @@ class Outlook:
             "available": self.room.available,
             "weights": memory.weights,
             "repacked": memory.repacked,
+            "on_disk": memory.on_disk,
             "kv": memory.kv,
             "compute": memory.compute,
             "vocabulary": memory.vocabulary,
@@ -202,10 +205,6 @@ class Opening:
     verdict: Verdict
     load: Load
     gpu_layers: int | None
-
-    @property
-    def is_repacked(self) -> bool:
-        return self.load.is_repacked
 
     @property
     def largest_ctx(self) -> int:
