@@ -1,6 +1,7 @@
 """Per-layer embeddings that stay on the disk: when that is decided, how it is counted, and that it changes no answer."""
 
 import ctypes
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,15 +117,21 @@ def _logits(engine: llama.LlamaEngine) -> list[float]:
     return found
 
 
+def _resident(file: Path) -> int:
+    """Bytes of a mapped file that are in the memory of this process."""
+    return sum(each.rss for each in psutil.Process().memory_maps() if each.path == str(file))
+
+
 @pytest.mark.real
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells what of a file is in memory")
 def test_the_answer_is_the_same_and_memory_is_less(model: Path, shape: ModelShape) -> None:
     logits, resident = {}, {}
-    for is_lazy in (True, False):
-        before = psutil.Process().memory_info().rss
+    for is_lazy in (False, True):
         engine = llama.load(model, is_lazy=is_lazy)
         logits[is_lazy] = _logits(engine)
-        resident[is_lazy] = psutil.Process().memory_info().rss - before
+        resident[is_lazy] = _resident(model)
         engine.close()
     assert logits[True] == logits[False]
     assert len(set(logits[True])) > 100
-    assert resident[True] < resident[False] - 0.7 * shape.lazy_bytes
+    assert resident[False] > shape.lazy_bytes
+    assert resident[True] < resident[False] - 0.6 * shape.lazy_bytes  # pages around a row come with it

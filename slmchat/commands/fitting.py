@@ -153,11 +153,10 @@ class ForDevice:
         now = room()
         return replace(now, available=max(now.available, lasting(now.total))) if self._is_lasting else now
 
-    @property
+    @cached_property
     def pace(self) -> Pace | None:
         """What is known of this device's pace; nothing is measured. None: too little."""
-        timings = {name: astuple(point) for name, point in self._kept.points.items()}
-        return pace_of(timings, self._kept.threads)
+        return _pace_in(self._kept)
 
     @cached_property
     def _kept(self) -> KeptPace:
@@ -179,6 +178,7 @@ class ForDevice:
             self._kept, told = kept_pace.go_on(self._kept, self._pace_file, self._settings.paths.cache)
         except SlmError as error:  # a disk that refuses: what was asked for is not in danger
             told = f"the speed of this device is not measured: {error}"
+        self.pace = _pace_in(self._kept)
         self._console.detail(told)
 
     @cached_property
@@ -191,9 +191,12 @@ class ForDevice:
         base = self.load
         n_ctx = self._settings.n_ctx or choose_ctx(shape, base, self.room)
         found = plan(shape, replace(base, n_ctx=n_ctx), self.room)
-        pace = self.pace
-        speed = pace.tokens_per_second(shape) if pace is not None and not pace.is_rough else None
+        speed = self.pace.tokens_per_second(shape) if self.pace and not self.pace.is_rough else None
         return Outlook(found, speed, self.room, is_estimate)
+
+
+def _pace_in(kept: KeptPace) -> Pace | None:
+    return pace_of({name: astuple(point) for name, point in kept.points.items()}, kept.threads)
 
 
 @dataclass(frozen=True, slots=True)
