@@ -105,6 +105,65 @@ def _recurrent(path: Path) -> Path:
     return model.done()
 
 
+def _mamba2(path: Path) -> Path:
+    """Mamba 2 in small: one decay for all of a head."""
+    groups, heads = 1, _RANK
+    mixed = _INNER + 2 * groups * _STATE
+    model = _Model(path, "mamba2", 0)
+    model.writer.add_ssm_conv_kernel(_CONV)
+    model.writer.add_ssm_inner_size(_INNER)
+    model.writer.add_ssm_state_size(_STATE)
+    model.writer.add_ssm_time_step_rank(heads)
+    model.writer.add_ssm_group_count(groups)
+    model.weights.outside(model.types)
+    random = model.weights.random
+    for block in range(2):
+        model.norms(block, "attn_norm")
+        model.weights.matrix(f"blk.{block}.ssm_in.weight", _INNER + mixed + heads, EMBEDDING)
+        model.vector(f"blk.{block}.ssm_conv1d.weight", random.normal(0, 0.5, (mixed, _CONV)))
+        model.vector(f"blk.{block}.ssm_conv1d.bias", np.zeros(mixed))
+        model.vector(f"blk.{block}.ssm_dt.bias", np.full(heads, -2.0))
+        model.vector(f"blk.{block}.ssm_a", -np.arange(1.0, heads + 1).reshape(heads, 1))
+        model.vector(f"blk.{block}.ssm_d", np.ones((heads, 1)))
+        model.vector(f"blk.{block}.ssm_norm.weight", np.ones((groups, _INNER // groups)))
+        model.weights.matrix(f"blk.{block}.ssm_out.weight", EMBEDDING, _INNER)
+    return model.done()
+
+
+def _rwkv(path: Path) -> Path:
+    """RWKV 6 in small: a matrix of state for each head, and the token before."""
+    extra, decay = 8, 8
+    model = _Model(path, "rwkv6", 0)
+    model.writer.add_layer_norm_eps(1e-5)
+    model.writer.add_wkv_head_size(_HEAD)
+    model.writer.add_time_mix_extra_dim(extra)
+    model.writer.add_time_decay_extra_dim(decay)
+    model.weights.outside(model.types)
+    model.vector("output_norm.bias", np.zeros(EMBEDDING))
+    model.vector("token_embd_norm.weight", np.ones(EMBEDDING))
+    model.vector("token_embd_norm.bias", np.zeros(EMBEDDING))
+    random = model.weights.random
+    for block in range(2):
+        for name in ("attn_norm", "attn_norm_2", "time_mix_ln"):
+            model.vector(f"blk.{block}.{name}.weight", np.ones(EMBEDDING))
+            model.vector(f"blk.{block}.{name}.bias", np.zeros(EMBEDDING))
+        model.weights.matrix(f"blk.{block}.time_mix_w1.weight", 5 * extra, EMBEDDING)
+        model.vector(f"blk.{block}.time_mix_w2.weight", random.normal(0, 0.2, (5, EMBEDDING, extra)))
+        for name in ("time_mix_lerp_x", "channel_mix_lerp_k", "channel_mix_lerp_r"):
+            model.vector(f"blk.{block}.{name}.weight", np.full((1, 1, EMBEDDING), 0.5))
+        model.vector(f"blk.{block}.time_mix_lerp_fused.weight", np.full((5, 1, 1, EMBEDDING), 0.5))
+        model.vector(f"blk.{block}.time_mix_first.weight", random.normal(0, 0.5, (HEADS, _HEAD)))
+        model.vector(f"blk.{block}.time_mix_decay.weight", np.full(EMBEDDING, -3.0))  # slow
+        model.weights.matrix(f"blk.{block}.time_mix_decay_w1.weight", decay, EMBEDDING)
+        model.weights.matrix(f"blk.{block}.time_mix_decay_w2.weight", EMBEDDING, decay)
+        for name in ("key", "value", "receptance", "gate", "output"):
+            model.weights.matrix(f"blk.{block}.time_mix_{name}.weight", EMBEDDING, EMBEDDING)
+        model.weights.matrix(f"blk.{block}.channel_mix_key.weight", FEED_FORWARD, EMBEDDING)
+        model.weights.matrix(f"blk.{block}.channel_mix_value.weight", EMBEDDING, FEED_FORWARD)
+        model.weights.matrix(f"blk.{block}.channel_mix_receptance.weight", EMBEDDING, EMBEDDING)
+    return model.done()
+
+
 def _hybrid(path: Path, *, window: int = 0) -> Path:
     """LFM2 in small: a short convolution, then attention (with a window, if asked for)."""
     model = _Model(path, "lfm2", [0, _KV_HEADS])
@@ -133,3 +192,38 @@ MEMORIES: dict[str, Callable[[Path], Path]] = {
     "hybrid": _hybrid,
     "hybrid with window": lambda path: _hybrid(path, window=WINDOW),
 }
+
+# Those with a recurrent state, of every kind of recurrence.
+STATES: dict[str, Callable[[Path], Path]] = {
+    "mamba": _recurrent,
+    "mamba 2": _mamba2,
+    "rwkv 6": _rwkv,
+    "hybrid": _hybrid,
+    "hybrid with window": MEMORIES["hybrid with window"],
+}
+
+
+def write_per_layer(path: Path) -> Path:
+    """Gemma 4 in small, but with per-layer embeddings of 40 MB: three quarters of all."""
+    per_layer = 16384
+    model = _Model(path, "gemma4", _KV_HEADS)
+    model.writer.add_sliding_window(WINDOW)
+    model.writer.add_sliding_window_pattern([True, False])
+    for name in ("attention.key_length", "attention.value_length"):
+        model.writer.add_uint32(f"gemma4.{name}", _HEAD)
+        model.writer.add_uint32(f"gemma4.{name}_swa", _HEAD)
+    model.writer.add_uint32("gemma4.rope.dimension_count_swa", _HEAD)
+    model.writer.add_uint32("gemma4.embedding_length_per_layer_input", per_layer)
+    model.weights.outside(model.types)
+    numbers = model.weights.random.normal(0, 1, 1 << 20).astype(np.float16)
+    model.writer.add_tensor("per_layer_token_embd.weight", np.resize(numbers, (len(model.types), 2 * per_layer)))
+    model.weights.matrix("per_layer_model_proj.weight", 2 * per_layer, EMBEDDING)
+    model.vector("per_layer_proj_norm.weight", np.ones(per_layer))
+    model.vector("rope_freqs.weight", np.ones(_HEAD // 2))
+    for block in range(2):
+        model.attention(block)
+        model.feed_forward(block)
+        model.norms(block, "attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm", "post_norm")
+        model.weights.matrix(f"blk.{block}.inp_gate.weight", per_layer, EMBEDDING)
+        model.weights.matrix(f"blk.{block}.proj.weight", EMBEDDING, per_layer)
+    return model.done()

@@ -6,13 +6,12 @@ import pytest
 from gguf_shapes import LLAMA_1B, MIXTRAL, write_shape
 
 from slmchat.catalog.gguf import read_header
-from slmchat.engine.pace import solved
 from slmchat.fit.choice import LOSS, Option, choose, loss
 from slmchat.fit.estimate import guessed_shape
 from slmchat.fit.memory import MIB, Load, memory
 from slmchat.fit.plan import Room, Verdict, choose_ctx, choose_gpu_layers, largest_ctx, plan
 from slmchat.fit.shape import ModelShape, shape_of
-from slmchat.fit.speed import Pace, Rate, in_words
+from slmchat.fit.speed import Pace, Rate, in_words, pace_of, solved
 
 GIB = 1 << 30
 
@@ -189,3 +188,42 @@ def test_estimates_know_mixtures_from_the_makers_words() -> None:
     )  # fmt: skip
     assert guess.is_mixture
     assert guess.active_bytes / guess.weight_bytes == pytest.approx(0.276, abs=0.01)
+
+
+# As engine/pace.py has them: bytes, rows, layers, seconds. 10 GB/s, and 0.1 ms a layer.
+LONG = (100_000_000, 20_000, 4, 0.0104)
+TIMINGS = {
+    "layer": (1, 1, 32, 0.0032),
+    **{f"{kind} long": LONG for kind in ("Q4_K", "Q8_0", "Q5_0")},
+    **{f"{kind} short": (50_000_000, 80_000, 10, 0.006 + 0.0014) for kind in ("Q4_K", "Q8_0", "Q5_0")},
+}
+
+
+class TestMeasuredPace:
+    def test_all_of_it(self) -> None:
+        found = pace_of(TIMINGS, 2)
+        assert found is not None and not found.is_rough
+        assert found.layer_seconds == pytest.approx(1e-4)
+        rate = found.rates["Q8_0"]
+        assert LONG[0] / rate.bytes_per_second + LONG[1] * rate.row_seconds == pytest.approx(0.01)
+
+    def test_the_beginning_is_enough_to_choose_by_and_tells_no_number(self) -> None:
+        found = pace_of({"Q4_K long": LONG}, 2)
+        assert found is not None and found.is_rough
+        assert found.rates["Q5_0"].bytes_per_second == pytest.approx(100e6 / 0.0104)
+        model = guessed_shape(
+            size=8 * GIB, parameters=int(7e9), parameters_text=None, context_length=None, quantization="Q8_0",
+            architecture="llama",
+        )  # fmt: skip
+        reason = choose([Option("Q8_0", model)], Load(0), Room(64 * GIB, 64 * GIB), found).reason
+        assert reason.endswith("slower than one reads")
+        quick = replace(found, rates={kind: Rate(900e9, 0.0) for kind in found.rates})
+        reason = choose([Option("Q8_0", model)], Load(0), Room(64 * GIB, 64 * GIB), quick).reason
+        assert reason.endswith("quick enough to read along")
+
+    def test_every_measurement_counts(self) -> None:
+        for missing in TIMINGS:
+            found = pace_of({name: each for name, each in TIMINGS.items() if name != missing}, 2)
+            assert found is not None and found.is_rough, missing
+        assert pace_of({"layer": TIMINGS["layer"]}, 2) is None
+        assert pace_of({}, 2) is None

@@ -113,6 +113,27 @@ class TestCounters:
         monkeypatch.setattr(load.sys, "platform", "linux")
         assert load.busy_seconds((), tmp_path) is None
 
+    @pytest.mark.parametrize(
+        ("running", "others"), [((1,), 0), ((3, 3, 3, 3, 3), 2), ((4, 1), 0), ((3, 2, 3, 2, 4), 1)]
+    )
+    def test_others_are_the_fewest_that_run_beside_this_one(
+        self, running: tuple[int, ...], others: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        looks = iter(running)
+        (tmp_path / "proc").mkdir()
+
+        def plant(_seconds: float = 0) -> None:
+            (tmp_path / "proc" / "stat").write_text(f"{self.STAT}procs_running {next(looks)}\nprocs_blocked 0\n")
+
+        monkeypatch.setattr(load.sys, "platform", "linux")
+        monkeypatch.setattr(load.time, "sleep", plant)
+        plant()
+        assert load.others_running(tmp_path) == others
+
+    def test_who_runs_is_unknown_where_the_file_is_not(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(load.sys, "platform", "linux")
+        assert load.others_running(tmp_path) is None
+
     @pytest.mark.real
     def test_the_counters_of_this_machine_grow(self) -> None:
         before, clock = threads.sample(), 0.0

@@ -50,8 +50,11 @@ def offer(settings: Settings, console: Console) -> str:
     """Ask which model to begin with and pull it; its name. Raises `SlmError` (NO_MODEL) when nothing is chosen."""
     known = registry.load(settings.paths.user_registry)
     memory = hardware.total_memory()
-    suited = suggestions(ForDevice(settings, console, is_lasting=True), known)
+    device = ForDevice(settings, console, is_lasting=True)
     console.note(f"Nothing is installed yet. This device has {in_bytes(memory)} of memory; these models suit it:")
+    if device.pace is None:
+        device.measure_more()
+    suited = suggestions(device, known)
     console.note("")
     for number, suggestion in enumerate(suited, start=1):
         spec, size = suggestion.spec, suggestion.variant.size

@@ -1,12 +1,11 @@
 """What suits this device: its facts brought together with a model's shape, for every errand that asks.
 
-Knows: where the facts come from (hardware, llama.cpp's devices, the file that keeps the measured pace) and how a
-verdict is told. Refuses to know: the arithmetic (fit/), what is done with a verdict.
+Knows: where the facts come from (hardware, llama.cpp's devices, the kept pace) and how a verdict is told.
+Refuses to know: the arithmetic (fit/), what is done with a verdict.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,17 @@ from typing import Any
 from slmchat import hardware
 from slmchat.catalog.fetching import in_bytes
 from slmchat.catalog.registry import ModelSpec, Variant
+from slmchat.engine import kept_pace
+from slmchat.engine.kept_pace import KeptPace
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import Option
 from slmchat.fit.estimate import guessed_shape
 from slmchat.fit.memory import DEFAULT_KV_TYPE, Load
 from slmchat.fit.plan import Plan, Room, Verdict, choose_ctx, choose_gpu_layers, plan
 from slmchat.fit.shape import ModelShape
-from slmchat.fit.speed import Pace, Rate, in_words
+from slmchat.fit.speed import Pace, in_words, pace_of
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
-
-_FORMAT = 1
 
 
 def room(device: str | None = None) -> Room:
@@ -63,72 +62,6 @@ def expected_shape(spec: ModelSpec | None, quantization: str | None, size: int |
     )
 
 
-# The pace of this device
-
-
-def pace(settings: Settings, console: Console) -> Pace | None:
-    """What this device manages: kept in the data directory, measured when there is none (half a second).
-
-    None, with the reason for `-v`, when it cannot be measured, as while other programs compute.
-    """
-    key = _key(settings)
-    kept = _kept(_file(settings), key)
-    if kept is not None:
-        return kept
-    from slmchat.engine import pace as measuring
-    from slmchat.private_files import make_private, write_private
-
-    try:
-        make_private(settings.paths.cache)
-        found = measuring.measure(int(key["threads"]), settings.paths.cache)
-        made = Pace({name: Rate(*rate) for name, rate in found.rates.items()}, found.layer_seconds, int(key["threads"]))
-        if not settings.is_private:
-            write_private(_file(settings), json.dumps({"key": key, "pace": asdict(made)}, indent=2).encode())
-    except (SlmError, OSError) as error:
-        console.detail(f"no speed can be predicted: {error}")
-        return None
-    return made
-
-
-def _file(settings: Settings) -> Path:
-    return settings.paths.data / "pace.json"
-
-
-def _key(settings: Settings) -> dict[str, Any]:
-    """What the pace depends on: another processor, build or number of threads is measured again."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    from slmchat.engine import threads
-
-    try:
-        build = version("llama-cpp-python")
-    except PackageNotFoundError:
-        build = "unknown"
-    chosen = settings.threads or threads.of_this_device()
-    sets = hardware.cores.instruction_sets().value or ()
-    processor = hardware.cores.processor().value
-    return {"format": _FORMAT, "processor": processor, "sets": list(sets), "build": build, "threads": chosen}
-
-
-def _kept(file: Path, key: dict[str, Any]) -> Pace | None:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found["key"] != key:
-            return None
-        kept = found["pace"]
-        rates = {
-            name: Rate(float(rate["bytes_per_second"]), float(rate["row_seconds"]))
-            for name, rate in kept["rates"].items()
-        }
-        return (
-            Pace(rates, float(kept["layer_seconds"]), int(kept["threads"]))
-            if {"Q8_0", "Q4_K", "Q5_0"} <= set(rates)
-            else None
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged: it is measured again
-        return None
-
-
 # Verdicts
 
 
@@ -159,6 +92,8 @@ class Outlook:
         )
         if largest:
             told += f"; up to {largest:,} tokens fit"
+        if need.on_disk and found.is_possible:
+            told += f"; {in_bytes(need.on_disk)} of embeddings stay on the disk"
         return told
 
     def rows(self) -> list[tuple[str, str]]:
@@ -179,6 +114,7 @@ class Outlook:
             "available": self.room.available,
             "weights": memory.weights,
             "repacked": memory.repacked,
+            "on_disk": memory.on_disk,
             "kv": memory.kv,
             "compute": memory.compute,
             "vocabulary": memory.vocabulary,
@@ -203,6 +139,7 @@ class ForDevice:
         self._settings = settings
         self._console = console
         self._is_lasting = is_lasting
+        self._has_measured = False
 
     @cached_property
     def room(self) -> Room:
@@ -211,7 +148,31 @@ class ForDevice:
 
     @cached_property
     def pace(self) -> Pace | None:
-        return pace(self._settings, self._console)
+        """What is known of this device's pace; nothing is measured. None: too little."""
+        return _pace_in(self._kept)
+
+    @cached_property
+    def _kept(self) -> KeptPace:
+        return kept_pace.read(self._pace_file, kept_pace.key_of(self._settings.threads))
+
+    @property
+    def _pace_file(self) -> Path:
+        return self._settings.paths.data / "pace.json"
+
+    def measure_more(self) -> None:
+        """Go on measuring the pace, for at most 0.2 s and once in a command. The person must have something to read.
+
+        Not with --private: it keeps nothing, so that each command would begin again.
+        """
+        if self._has_measured or self._settings.is_private or not self._kept.may_go_on:
+            return
+        self._has_measured = True
+        try:
+            self._kept, told = kept_pace.go_on(self._kept, self._pace_file, self._settings.paths.cache)
+        except SlmError as error:  # a disk that refuses: what was asked for is not in danger
+            told = f"the speed of this device is not measured: {error}"
+        self.pace = _pace_in(self._kept)
+        self._console.detail(told)
 
     @cached_property
     def load(self) -> Load:
@@ -223,8 +184,12 @@ class ForDevice:
         base = self.load
         n_ctx = self._settings.n_ctx or choose_ctx(shape, base, self.room)
         found = plan(shape, replace(base, n_ctx=n_ctx), self.room)
-        speed = self.pace.tokens_per_second(shape) if self.pace else None
+        speed = self.pace.tokens_per_second(shape) if self.pace and not self.pace.is_rough else None
         return Outlook(found, speed, self.room, is_estimate)
+
+
+def _pace_in(kept: KeptPace) -> Pace | None:
+    return pace_of({name: astuple(point) for name, point in kept.points.items()}, kept.threads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,10 +201,6 @@ class Opening:
     verdict: Verdict
     load: Load
     gpu_layers: int | None
-
-    @property
-    def is_repacked(self) -> bool:
-        return self.load.is_repacked
 
     @property
     def largest_ctx(self) -> int:

@@ -84,6 +84,7 @@ def _list_catalog(settings: Settings, library: Library, console: Console, is_jso
                 for name, spec in registry.models.items()
             ]
         )
+        device.measure_more()
         return ExitCode.DONE
     console.table(
         ("NAME", "PARAMETERS", "SIZE", "HERE", "SPEED", "QUANTIZATIONS", "LICENCE", "TAGS", "INSTALLED"),
@@ -102,6 +103,7 @@ def _list_catalog(settings: Settings, library: Library, console: Console, is_jso
             for name, spec in registry.models.items()
         ],
     )
+    device.measure_more()
     return ExitCode.DONE
 
 
@@ -190,13 +192,17 @@ def show(name: str, settings: Settings, console: Console, *, is_json: bool = Fal
             device = fitting.ForDevice(settings, console, is_lasting=True)
             outlook = device.outlook(shape, is_estimate=True) if shape else None
             _print_facts({**facts, "fit": outlook.as_json() if outlook else None}, console, is_json, outlook)
+            device.measure_more()
         raise
     headers = read_headers(installed.parts)
     answers = model_kind.kind_of(headers).can_generate
-    outlook = fitting.ForDevice(settings, console).outlook(shape_of(headers)) if answers else None
+    device = fitting.ForDevice(settings, console)
+    outlook = device.outlook(shape_of(headers)) if answers else None
     facts = {**model_facts.of_installed(installed, headers), "fit": outlook.as_json() if outlook else None}
     _print_facts(facts, console, is_json, outlook)
     model_kind.check_installable(headers, installed.key)
+    if outlook:
+        device.measure_more()
     return ExitCode.DONE
 
 

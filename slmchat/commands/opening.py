@@ -385,7 +385,12 @@ def _load(
 
     def on_gpu(layers: int | None) -> Engine:
         return llama.load(
-            installed.path, gpu_layers=layers, device=device, is_repacked=found.is_repacked, projector=projector
+            installed.path,
+            gpu_layers=layers,
+            device=device,
+            is_repacked=found.load.is_repacked,
+            is_lazy=found.load.is_lazy,
+            projector=projector,
         )
 
     if layers and not found.room.gpu:

@@ -80,6 +80,8 @@ def pull(names: Sequence[str], options: PullOptions, settings: Settings, console
             return ExitCode.INTERRUPTED
     if options.json:
         console.print_json(pulling.results[0] if len(names) == 1 else pulling.results)
+    if options.dry_run:
+        pulling.device.measure_more()
     return first
 
 
@@ -189,6 +191,9 @@ def _with_best_first(reference: Reference, spec: ModelSpec, pulling: Pulling) ->
     options = [option for variant in spec.variants if (option := fitting.catalog_option(spec, variant)) is not None]
     if len(spec.variants) < 2 or not options or spec.variants[0].size is None:
         return reference
+    if pulling.device.pace is None:
+        pulling.console.status(f"choosing a quantization of {reference.name} for this device ...")
+        pulling.device.measure_more()
     chosen = choose(options, pulling.device.load, pulling.device.room, pulling.device.pace)
     quantization = chosen.option.quantization
     pulling.console.note(f"{with_quantization(reference.name, quantization)}: {chosen.reason}.")

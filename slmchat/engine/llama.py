@@ -147,14 +147,16 @@ def load(
     gpu_layers: int | None = None,
     device: str | None = None,
     is_repacked: bool = True,
+    is_lazy: bool = False,
     projector: Projector | None = None,
 ) -> LlamaEngine:
     """Map the weights of a GGUF (the first part of a split one) into memory.
 
     `gpu_layers` None: as many as llama.cpp thinks fit. `device`: on these GPUs only, as `devices.choose` takes them.
     `is_repacked` False: no weights are copied into a layout that computes faster, so that all of them can be dropped
-    from memory and read from the file again. `projector`: the file that lets the model see; it is read when the first
-    image comes. The header must have been checked before (catalog/gguf.py).
+    from memory and read from the file again. `is_lazy`: per-layer embeddings (Gemma 4) stay on the disk and are read
+    row by row; otherwise llama.cpp leaves only those above 4 GiB there. `projector`: the file that lets the model see;
+    it is read when the first image comes. The header must have been checked before (catalog/gguf.py).
     Raises `SlmError`: DAMAGED for a file that llama.cpp refuses, NO_FIT when memory runs out.
     """
     started = threads.sample()
@@ -167,6 +169,8 @@ def load(
         chosen = devices.choose(device)  # kept until the load has read it
         params.devices = ctypes.cast(chosen, ctypes.c_void_p)
     params.use_extra_bufts = is_repacked
+    if is_lazy:
+        params.lazy_mode = api.LLAMA_LAZY_MODE_ON
     model = api.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         raise _load_error(path)

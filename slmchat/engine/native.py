@@ -7,6 +7,7 @@ Refuses to know: models and sessions (llama.py).
 import ctypes
 import importlib
 import importlib.util
+import os
 import sys
 import threading
 import types
@@ -109,6 +110,20 @@ def build() -> tuple[int, int]:
     """What tells one build of the library from another: size and time (ns) of its file. Raises `OSError`."""
     file = Path(bindings()._lib._name).stat()
     return file.st_size, file.st_mtime_ns
+
+
+def library_stamp() -> list[list[str | int]]:
+    """What tells the library that `bindings` would load from another, without loading it: name, size and time (ns) of
+    the files in its directory, in order. Empty where there are none.
+
+    All files: a backend for another processor may stand beside the same libllama.
+    """
+    named = os.environ.get("LLAMA_CPP_LIB_PATH")  # llama_cpp/llama_cpp.py: _override_base_path
+    spec = importlib.util.find_spec("llama_cpp")
+    inside = [Path(place, "lib") for place in spec.submodule_search_locations or ()] if spec else []
+    places = [Path(named)] if named else inside
+    found = [(file.name, file.stat()) for place in places for file in sorted(place.glob("*")) if file.is_file()]
+    return [[name, facts.st_size, facts.st_mtime_ns] for name, facts in found]
 
 
 def start_devices() -> None:

@@ -1,28 +1,40 @@
-"""How fast this device generates, measured with llama.cpp itself on models of zeros, in about half a second.
+"""How fast this device generates, measured with llama.cpp itself on models of zeros, a few of them at a time.
 
-Knows: how to write a GGUF whose weights are a hole in the file, how to time single tokens on it, the equations that
-make rates of the times (fit/speed.py has the formula). Refuses to know: real models, where the result is kept.
+Knows: how to write a GGUF whose weights are a hole in the file, how to time single tokens on it, and how to stop in
+the middle of one when the time is over. Refuses to know: real models, where the result is kept (kept_pace.py), the
+equations that make rates of the times (fit/speed.py).
 
 A copy loop in Python tells the memory bandwidth of a large block; what a token costs also depends on llama.cpp's
 kernels for each weight type, on the length of rows and on the threads' barriers. So the kernels themselves are timed.
+
+llama.cpp's threads wait by spinning. Where another program has one of their cores, each barrier waits for the scheduler
+to give it back: one token then takes seconds. So the clock is looked at inside each token, not only between two.
 """
 
+import ctypes
 import os
-import statistics
 import struct
-import tempfile
+import sys
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from slmchat.engine import native
 from slmchat.errors import ExitCode, SlmError
 
-# Tokens timed for each model, and seconds after which there are no more; the median counts.
+# Tokens timed for each model before the next one has its turn, and the fewest of which a median says something.
 _TOKENS = 8
 _TINY_TOKENS = 24
-_SECONDS = 0.15
+_FEWEST_TOKENS = 3
+# No model is loaded any more after this share of the time: the rest is for timing those that are.
+# Two of them take up to 300 MB.
+_LOADING_SHARE = 0.4
+_AT_ONCE = 2
 # No fewer seconds: a thread's processor time may be counted in ticks of the scheduler, of up to 10 ms.
 _LEAST_SECONDS = 0.06
 
@@ -33,6 +45,7 @@ _VOCABULARY = 256
 _HEAD = 64
 
 _F32 = 0
+_ABORTED = 2  # llama_decode: "aborted" (llama.h). Of context.py, whose modules `slm show` does without
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,61 +65,171 @@ _MEASURED = {
     "Q5_0": (_Type(6, 32, 22), 24, 3),
 }
 _SHORT, _LONG = 512, 2048
+_TINY_LAYERS = 32
+
+LAYER = "layer"
+"""The name of the model whose matrices are too small to count: what its layers cost is what any layer costs."""
+
+MODELS = (
+    "Q4_K long", LAYER, "Q8_0 long", "Q5_0 long", "Q4_K short", "Q8_0 short", "Q5_0 short",
+)  # fmt: skip
+"""All that can be measured, the most telling first: large models are bound by their bytes, most of them by Q4_K."""
+
+MOST_SHRUNK = 4
+"""The largest divisor of the number of layers: below it a cache would hold the model."""
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """Seconds that a layer costs; for each kind bytes a second and seconds a row."""
+class Point:
+    """One measured model: bytes and rows of its matrices, its layers, seconds of a token (the median of some)."""
 
-    layer_seconds: float
-    rates: dict[str, tuple[float, float]]
+    bytes: int
+    rows: int
+    layers: int
+    seconds: float
 
 
-def measure(threads: int, directory: Path) -> Measured:
-    """Time llama.cpp on this device. Files of up to 130 MB, mostly holes, are written to `directory` and removed.
+def measure(
+    threads: int, directory: Path, wanted: Iterable[str] = MODELS, *, seconds: float, shrunk: int = 1
+) -> dict[str, Point]:
+    """Time llama.cpp on the first of these models, and on the next one where `seconds` allow; loading it counts.
 
-    Raises `SlmError` when llama.cpp is missing or refuses and when other programs compute meanwhile, `OSError` when the
-    directory cannot be written.
+    Ends within a few milliseconds of `seconds`, whatever else computes here; what is not done by then is left out, so
+    that nothing may be found. `shrunk`: divides the layers, for a device that cannot load one model in that time.
+    Files of up to 130 MB each, mostly holes, are written to `directory` and removed. Raises `SlmError` when llama.cpp
+    is missing or refuses and when other programs compute meanwhile, `OSError` when the directory cannot be written.
     """
-    with tempfile.TemporaryDirectory(dir=directory, prefix="pace-") as place:
-        file = Path(place, "zeros.gguf")
-        tiny_layers = 32
-        _write(file, _Type(8, 32, 34), layers=tiny_layers, embedding=64, feed_forward=128)
-        layer = _token(file, threads, _TINY_TOKENS) / tiny_layers
-        rates = {}
-        for name, (kind, short_layers, long_layers) in _MEASURED.items():
-            points = []
-            for embedding, layers in ((_SHORT, short_layers), (_LONG, long_layers)):
-                size, rows = _write(file, kind, layers=layers, embedding=embedding, feed_forward=4 * embedding)
-                points.append((size, rows, max(1e-6, _token(file, threads, _TOKENS) - layers * layer)))
-            rates[name] = solved(points[0], points[1])
-    return Measured(layer, rates)
+    import tempfile  # 10 ms that only a measurement needs
+
+    with _Deadline(seconds) as deadline, ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory, prefix="pace-")))
+        running: list[_Running] = []
+        for name in wanted:
+            if len(running) == _AT_ONCE or (running and deadline.spent > _LOADING_SHARE * seconds):
+                break
+            one = stack.enter_context(_opened(name, place, threads, shrunk, deadline))
+            if one is None:
+                break
+            running.append(one)
+        _time(running, threads, deadline)
+        return {
+            one.name: Point(one.bytes, one.rows, one.layers, one.median)
+            for one in running
+            if len(one.found) >= _FEWEST_TOKENS
+        }
 
 
-def solved(short: tuple[int, int, float], long: tuple[int, int, float]) -> tuple[float, float]:
-    """Bytes a second and seconds a row, from (bytes, rows, seconds) of two models.
+class _Deadline:
+    """A moment at which whatever llama.cpp does ends.
 
-    Two equations, bytes / rate + rows * cost = seconds. A noisy machine can make one of them negative: then rows cost
-    nothing, and the rate is the slower of the two.
+    llama.cpp asks an abort callback after each operation of a token: hundreds of times, in which a function of Python's
+    would cost as much as what is measured. So it asks a function of C's that looks at one byte: `strlen` of a text
+    that is empty until the time is over.
     """
-    (bytes_1, rows_1, seconds_1), (bytes_2, rows_2, seconds_2) = short, long
-    determinant = bytes_1 * rows_2 - bytes_2 * rows_1
-    inverse = (seconds_1 * rows_2 - seconds_2 * rows_1) / determinant
-    cost = (bytes_1 * seconds_2 - bytes_2 * seconds_1) / determinant
-    if inverse <= 0 or cost < 0:
-        return min(bytes_1 / seconds_1, bytes_2 / seconds_2), 0.0
-    return 1 / inverse, cost
+
+    def __init__(self, seconds: float) -> None:
+        self._start = time.perf_counter()
+        self._seconds = seconds
+        self._text = ctypes.create_string_buffer(2)
+        self._timer = threading.Timer(seconds, self._ring)
+        self._timer.daemon = True
+
+    def __enter__(self) -> "_Deadline":
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _ring(self) -> None:
+        self._text[0] = b"x"
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._start
+
+    @property
+    def is_over(self) -> bool:
+        return self._text[0] != b"\0" or self.spent >= self._seconds
+
+    def hold(self, api: ModuleType, context: Any) -> None:
+        """Let it end the tokens of this context."""
+        # size_t strlen(const char * s); as bool (*ggml_abort_callback)(void * data): 1 is true
+        strlen = (ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)).strlen
+        callback = ctypes.cast(strlen, api.ggml_abort_callback)
+        # void llama_set_abort_callback(ctx, ggml_abort_callback abort_callback, void * abort_callback_data);
+        api.llama_set_abort_callback(context, callback, ctypes.cast(self._text, ctypes.c_void_p))
 
 
-def _token(file: Path, threads: int, tokens: int) -> float:
-    """Seconds of a single token: the median of some. Raises `SlmError` when others had the processors meanwhile."""
+@dataclass(slots=True)
+class _Running:
+    """A model that is loaded and has computed one token, with what has been timed since."""
+
+    name: str
+    api: ModuleType
+    context: Any
+    bytes: int
+    rows: int
+    layers: int
+    found: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        return sorted(self.found)[len(self.found) // 2]
+
+    def take_turn(self) -> None:
+        """Time some tokens, fewer when the time is over."""
+        self.api.llama_memory_clear(self.api.llama_get_memory(self.context), False)
+        for _ in range(_TINY_TOKENS if self.name == LAYER else _TOKENS):
+            seconds = self.token()
+            if seconds is None:
+                return
+            self.found.append(seconds)
+
+    def token(self) -> float | None:
+        """Seconds of one token; None when the time was over."""
+        token = (self.api.llama_token * 1)(1)
+        start = time.perf_counter()
+        status = self.api.llama_decode(self.context, self.api.llama_batch_get_one(token, 1))
+        self.api.llama_synchronize(self.context)
+        if status not in (0, _ABORTED):
+            raise _refused()
+        return time.perf_counter() - start if status == 0 else None
+
+
+@contextmanager
+def _opened(name: str, place: Path, threads: int, shrunk: int, deadline: _Deadline) -> Iterator[_Running | None]:
+    """One of `MODELS`, loaded; None when the time was over before it had computed a token."""
+    file = place / f"{name}.gguf"
+    if name == LAYER:
+        layers = _TINY_LAYERS
+        size, rows = _write(file, _MEASURED["Q8_0"][0], layers=layers, embedding=64, feed_forward=128)
+    else:
+        type_name, _, length = name.partition(" ")
+        kind, short_layers, long_layers = _MEASURED[type_name]
+        embedding, layers = (_SHORT, short_layers) if length == "short" else (_LONG, long_layers)
+        layers = max(1, layers // shrunk)
+        size, rows = _write(file, kind, layers=layers, embedding=embedding, feed_forward=4 * embedding)
     api = native.bindings()
     params = api.llama_model_default_params()
     params.n_gpu_layers = 0
-    model = api.llama_model_load_from_file(str(file).encode(), params)
-    if not model:
-        raise _refused()
-    try:
+    if native.has_gpu_backend():
+        from slmchat.engine import devices
+
+        chosen = devices.choose(devices.NO_DEVICE)  # a context on a GPU takes longer than all that is measured
+        params.devices = ctypes.cast(chosen, ctypes.c_void_p)
+    # typedef bool (*llama_progress_callback)(float progress, void * user_data); False ends the load
+    progress = api.llama_progress_callback(lambda _progress, _data: not deadline.is_over)
+    params.progress_callback = progress
+    with ExitStack() as stack:
+        model = api.llama_model_load_from_file(str(file).encode(), params)
+        if not model and deadline.is_over:
+            yield None
+            return
+        if not model:
+            raise _refused()
+        stack.callback(api.llama_model_free, model)
         settings = api.llama_context_default_params()
         settings.n_ctx = 256
         settings.n_batch = settings.n_ubatch = 32
@@ -114,29 +237,25 @@ def _token(file: Path, threads: int, tokens: int) -> float:
         context = api.llama_init_from_model(model, settings)
         if not context:
             raise _refused()
-        try:
-            _timed(api, context)  # allocates; is no measure
-            start, used = time.perf_counter(), time.process_time()
-            found = [_timed(api, context)]
-            while (spent := time.perf_counter() - start) < _SECONDS and (len(found) < tokens or spent < _LEAST_SECONDS):
-                found.append(_timed(api, context))
-            if (time.process_time() - used) / (spent * threads) < _QUIET_SHARE:
-                raise SlmError("other programs keep the processor busy.", exit_code=ExitCode.BUG)
-            return statistics.median(found)
-        finally:
-            api.llama_free(context)
-    finally:
-        api.llama_model_free(model)
+        stack.callback(api.llama_free, context)
+        deadline.hold(api, context)
+        running = _Running(name, api, context, size, rows, layers)
+        yield running if running.token() is not None else None  # the first token allocates; it is no measure
 
 
-def _timed(api: Any, context: Any) -> float:
-    token = (api.llama_token * 1)(1)
-    start = time.perf_counter()
-    status = api.llama_decode(context, api.llama_batch_get_one(token, 1))
-    api.llama_synchronize(context)
-    if status != 0:
-        raise _refused()
-    return time.perf_counter() - start
+def _time(running: list[_Running], threads: int, deadline: _Deadline) -> None:
+    """Time tokens of these models; none where too little time was left. Raises `SlmError` when others computed."""
+    start, used = time.perf_counter(), time.process_time()
+    spent = 0.0
+    while running and spent < _LEAST_SECONDS and not deadline.is_over:
+        for one in running:
+            one.take_turn()
+        spent = time.perf_counter() - start
+    if spent < _LEAST_SECONDS:
+        for one in running:
+            one.found.clear()
+    elif (time.process_time() - used) / (spent * threads) < _QUIET_SHARE:
+        raise SlmError("other programs keep the processor busy.", exit_code=ExitCode.BUG)
 
 
 def _refused() -> SlmError:

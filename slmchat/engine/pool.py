@@ -215,34 +215,41 @@ class LlamaPool:
         return len(tokens)
 
     def _step(self) -> Iterator[Done]:
-        """One batch: the next token of every completion that is generating, and as much of prompts as has room."""
+        """The next token of every completion that is generating, and as much of prompts as has room: one batch.
+
+        Models with a recurrent state need some (`Sequences.batches`).
+        """
         start = time.perf_counter()
-        chosen: list[tuple[Slot, Stretch]] = []
+        chosen: list[tuple[Stretch, Slot]] = []
         room = self._sequences.batch_tokens
         for slot in sorted(self._busy, key=lambda slot: slot.is_in_prompt):
             stretch = slot.next_stretch(room)
             if stretch is not None:
-                chosen.append((slot, stretch))
+                chosen.append((stretch, slot))
                 room -= len(stretch.tokens)
-        places = self._sequences.evaluate([stretch for _, stretch in chosen])
-        if self._is_cancelled:
-            return
-        if places is None:
-            yield from self._make_room()
-            return
-        n_generated = n_prompt = 0
-        ended: list[Slot] = []
-        for (slot, stretch), place in zip(chosen, places, strict=True):
-            n_prompt += len(stretch.tokens) if slot.is_in_prompt else 0
-            n_generated += not slot.is_in_prompt
-            slot.evaluated(stretch, self._n_ctx, self._sequences.handle, place)
-            if slot.is_ended:
-                ended.append(slot)
+        n_generated = n_prompt = n_done = 0
+        is_full = False
+        for batch in self._sequences.batches(chosen):
+            places = self._sequences.evaluate([stretch for stretch, _ in batch])
+            if self._is_cancelled:
+                return
+            if places is None:
+                is_full = True
+                break
+            for (stretch, slot), place in zip(batch, places, strict=True):
+                n_prompt += len(stretch.tokens) if slot.is_in_prompt else 0
+                n_generated += not slot.is_in_prompt
+                slot.evaluated(stretch, self._n_ctx, self._sequences.handle, place)
+            n_done += len(batch)
+        ended = [slot for slot in self._busy if slot.is_ended]
         for slot in ended:
             self._leave(slot)
-        self._growth.note(n_generated, n_prompt, len(chosen), time.perf_counter() - start)
+        if n_done:
+            self._growth.note(n_generated, n_prompt, n_done, time.perf_counter() - start)
         for slot in ended:
             yield slot.done()
+        if is_full and not ended:
+            yield from self._make_room()
 
     def _leave(self, slot: Slot) -> None:
         self._sequences.forget(slot.sequence)

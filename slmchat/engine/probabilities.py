@@ -1,6 +1,7 @@
 """Probabilities of tokens, from the logits of an evaluated token.
 
-Knows: the softmax over a vocabulary. Refuses to know: what was evaluated, and what is done with it.
+Knows: the softmax over a vocabulary, and that a number which is not finite is an error, never a probability.
+Refuses to know: what was evaluated, and what is done with it.
 """
 
 import ctypes
@@ -11,6 +12,7 @@ from typing import Any
 
 from slmchat.engine.api import Chance
 from slmchat.engine.vocabulary import Vocabulary
+from slmchat.errors import ExitCode, SlmError
 
 
 class LogProbabilities:
@@ -22,14 +24,19 @@ class LogProbabilities:
         self._row = ctypes.c_float * n_tokens
 
     def after(self, context: Any, index: int) -> "Follows":
-        """What may follow the token at `index` of the last batch (-1: its last one). Copied: it outlives the batch."""
+        """What may follow the token at `index` of the last batch (-1: its last one). Copied: it outlives the batch.
+
+        Raises `SlmError` (BUG) when llama.cpp has computed no numbers there.
+        """
         import numpy
 
         # float * llama_get_logits_ith(struct llama_context * ctx, int32_t i);
         pointer = self._api.llama_get_logits_ith(context, index)
         row = ctypes.cast(pointer, ctypes.POINTER(self._row)).contents
         logits = numpy.frombuffer(memoryview(row).cast("B"), dtype=numpy.float32).astype(numpy.float64)
-        highest = float(logits.max())
+        highest = float(logits.max())  # not a number if one of them is not
+        if not math.isfinite(highest):
+            raise not_finite()
         return Follows(logits, highest + math.log(float(numpy.exp(logits - highest).sum())))
 
 
@@ -44,7 +51,7 @@ class ChanceReader:
         self._found: list[Chance] = []
 
     def note(self, context: Any, index: int, token: int) -> None:
-        """This token was picked from the logits at `index`; call it before the next batch."""
+        """This token was picked from the logits at `index`; call it before the next batch. Raises `SlmError` (BUG)."""
         if self._read is None or self._n_alternatives is None:
             return
         follows = self._read.after(context, index)
@@ -69,20 +76,37 @@ class Follows:
         self._total = total
 
     def of(self, token: int) -> float:
-        """The log-probability of this token."""
-        return float(self._logits[token]) - self._total
+        """The log-probability of this token. Raises `SlmError` (BUG) when it is not a finite number."""
+        return _finite(float(self._logits[token]) - self._total)
 
     def best(self, count: int) -> list[int]:
-        """The most probable tokens, best first."""
+        """The most probable tokens, best first; those that cannot come are left out."""
         import numpy
 
         count = min(count, len(self._logits))
         if count < 1:
             return []
         found = numpy.argpartition(self._logits, -count)[-count:]
-        return [int(token) for token in found[numpy.argsort(-self._logits[found])]]
+        ordered = found[numpy.argsort(-self._logits[found])]
+        return [int(token) for token in ordered if math.isfinite(self._logits[token])]
 
     def of_any(self, tokens: Sequence[int]) -> float:
-        """The log-probability that one of these comes; negative infinity when there are none."""
-        total = sum(math.exp(self.of(token)) for token in tokens)
-        return math.log(total) if total > 0 else -math.inf
+        """The log-probability that one of these comes. Raises `SlmError` (BUG) when none of them can."""
+        found = [float(self._logits[token]) - self._total for token in tokens]
+        highest = _finite(max(found, default=-math.inf))
+        return highest + math.log(sum(math.exp(each - highest) for each in found))
+
+
+def _finite(logprob: float) -> float:
+    if not math.isfinite(logprob):
+        raise not_finite()
+    return logprob
+
+
+def not_finite() -> SlmError:
+    """What is said when logits or log-probabilities are infinite or not numbers."""
+    return SlmError(
+        "the model's probabilities are not numbers: llama.cpp computed wrongly, or the weights are damaged.",
+        hint="slm verify tells whether the weights are intact, slm doctor what is wrong with llama.cpp here",
+        exit_code=ExitCode.BUG,
+    )

@@ -36,7 +36,7 @@ _MIN_SHARED = 8
 
 @dataclass(slots=True)
 class _Row:
-    """A job with its tokens; `found`: the log-probabilities of each text's tokens so far."""
+    """A job with its tokens; `found`: the log-probabilities of each text's tokens so far, or the `error`."""
 
     job: Job
     tokens: list[int]
@@ -45,6 +45,7 @@ class _Row:
     n_shared: int = 0
     found: list[list[float]] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
+    error: SlmError | None = None
     start: float = field(default_factory=time.perf_counter)
 
 
@@ -177,7 +178,7 @@ class LlamaScorer:
         """Fill in what is found for these rows; False when the cache has no place for them."""
         self._share(group)
         for number, row in enumerate(group, 1):
-            row.sequence, row.found, row.ends = number, [], []
+            row.sequence, row.found, row.ends, row.error = number, [], [], None
             self._sequences.forget(number)
             if row.n_shared:
                 self._sequences.copy(_TRUNK, number, row.n_shared)
@@ -193,17 +194,15 @@ class LlamaScorer:
                 is_last = begin + len(piece) == len(own)
                 stretch = Stretch(row.sequence, row.n_shared + begin, piece, needs_logits=is_last)
                 ends.append((stretch, row if is_last else None))
-        for batch in _packed(ends, self._step):
+        for batch in self._sequences.batches(ends):
             places = self._sequences.evaluate([stretch for stretch, _ in batch])
             if places is None:
                 return False
             if self._is_cancelled:
                 return True
-            for (_, row), place in zip(batch, places, strict=True):
-                if row is not None:
-                    follows = self._probabilities.after(self._sequences.handle, place)
-                    row.found = [[follows.of(text[0])] for text in row.texts]
-                    row.ends = [0.0] * len(row.texts)
+            for (_, ended), place in zip(batch, places, strict=True):
+                if ended is not None:
+                    self._begin(ended, place)
         return True
 
     def _rest(self, group: list[_Row]) -> bool:
@@ -211,7 +210,7 @@ class LlamaScorer:
         longer = [
             (row, number, text if row.job.choices.has_end else text[:-1])
             for row in group
-            if row.job.choices is not None
+            if row.job.choices is not None and row.error is None
             for number, text in enumerate(row.texts)
             if len(text) > 1 or row.job.choices.has_end
         ]
@@ -221,7 +220,7 @@ class LlamaScorer:
                 self._sequences.forget(number)
                 self._sequences.copy(row.sequence, number, len(row.tokens))
                 asked.append((Stretch(number, len(row.tokens), tokens, needs_all_logits=True), (row, which)))
-            for batch in _packed(asked, self._step):
+            for batch in self._sequences.batches(asked):
                 places = self._sequences.evaluate([stretch for stretch, _ in batch])
                 if places is None:
                     return False
@@ -233,14 +232,26 @@ class LlamaScorer:
                 self._sequences.forget(number)
         return True
 
+    def _begin(self, row: _Row, place: int) -> None:
+        """The logits at a prompt's end stand at `place`: the first token of each text. Numbers only, else an error."""
+        try:
+            follows = self._probabilities.after(self._sequences.handle, place)
+            row.found = [[follows.of(text[0])] for text in row.texts]
+            row.ends = [0.0] * len(row.texts)
+        except SlmError as error:
+            row.error = error
+
     def _note(self, row: _Row, which: int, place: int) -> None:
         """The logits of a text's tokens stand from `place` on: each says how probable the next one is."""
         text = row.texts[which]
-        for number, token in enumerate(text[1:]):
-            row.found[which].append(self._probabilities.after(self._sequences.handle, place + number).of(token))
-        if row.job.choices is not None and row.job.choices.has_end:
-            follows = self._probabilities.after(self._sequences.handle, place + len(text) - 1)
-            row.ends[which] = follows.of_any(self._vocabulary.turn_ends)
+        try:
+            for number, token in enumerate(text[1:]):
+                row.found[which].append(self._probabilities.after(self._sequences.handle, place + number).of(token))
+            if row.job.choices is not None and row.job.choices.has_end:
+                follows = self._probabilities.after(self._sequences.handle, place + len(text) - 1)
+                row.ends[which] = follows.of_any(self._vocabulary.turn_ends)
+        except SlmError as error:
+            row.error = error
 
     def _share(self, group: list[_Row]) -> None:
         """Settle how much of each prompt the trunk holds; plant another one where the group has more in common."""
@@ -272,21 +283,9 @@ class LlamaScorer:
         self._trunk = []
 
 
-def _packed(stretches: "Sequence[tuple[Stretch, Any]]", most: int) -> "Iterator[list[tuple[Stretch, Any]]]":
-    """These in order, as many in each batch as make `most` tokens."""
-    batch: list[tuple[Stretch, Any]] = []
-    size = 0
-    for item in stretches:
-        if batch and size + len(item[0].tokens) > most:
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += len(item[0].tokens)
-    if batch:
-        yield batch
-
-
 def _done(row: _Row) -> Done:
+    if row.error is not None:
+        return Done(row.job.id, error=row.error)
     now = time.perf_counter()
     has_end = row.job.choices is not None and row.job.choices.has_end
     scores = tuple(

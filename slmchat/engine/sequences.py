@@ -4,15 +4,17 @@ Knows: batches of tokens of many sequences, copying a beginning from one sequenc
 Refuses to know: what the sequences are, how many there should be (parallelism.py), sampling.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from slmchat.engine import native
 from slmchat.engine.api import SessionSettings
 from slmchat.engine.context import DECODE_ABORTED, DECODE_NO_PLACE, context_params, decode_failed
 from slmchat.errors import ExitCode, SlmError
+
+_Item = TypeVar("_Item")
 
 # From this many tokens on, a batch can be aborted while it is computed: the callback costs about a millisecond.
 _ABORTABLE_FROM = 64
@@ -47,10 +49,8 @@ class Sequences:
         self._n_sequences = n_sequences
         # A sliding window has forgotten what lies before it, a recurrent state cannot go back: of these only a whole
         # sequence can be copied (llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp).
-        is_plain = not (
-            api.llama_model_n_swa(model) or api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model)
-        )
-        self.can_copy_part: bool = is_plain
+        self._has_state = bool(api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
+        self.can_copy_part: bool = not (self._has_state or api.llama_model_n_swa(model))
         self._abort = api.ggml_abort_callback(lambda _data: is_cancelled())
         self._no_abort = api.ggml_abort_callback()
         self.batch_tokens = min(settings.batch_tokens, n_cells)
@@ -91,6 +91,29 @@ class Sequences:
         No numbers are copied: the cells belong to both from now on.
         """
         self._api.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens if self.can_copy_part else -1)
+
+    def batches(self, stretches: Sequence[tuple[Stretch, _Item]]) -> Iterator[list[tuple[Stretch, _Item]]]:
+        """These, with whatever belongs to them, as `evaluate` takes them: as many in each batch as it holds.
+
+        A recurrent state takes tokens of several sequences only in equal numbers: of stretches of unequal length
+        llama.cpp makes pieces, and on some processors what it computes for a sequence then depends on its neighbours
+        (docs/decisions.md). So for such models a stretch of several tokens has a batch of its own; single tokens go
+        together, in the order of their sequences, which makes one piece of neighbours.
+        """
+        if self._has_state:
+            singles = [item for item in stretches if len(item[0].tokens) == 1]
+            yield from ([item] for item in stretches if len(item[0].tokens) > 1)
+            stretches = sorted(singles, key=lambda item: item[0].sequence)
+        batch: list[tuple[Stretch, _Item]] = []
+        size = 0
+        for item in stretches:
+            if batch and size + len(item[0].tokens) > self.batch_tokens:
+                yield batch
+                batch, size = [], 0
+            batch.append(item)
+            size += len(item[0].tokens)
+        if batch:
+            yield batch
 
     def evaluate(self, stretches: Sequence[Stretch]) -> list[int] | None:
         """Evaluate these tokens in one batch: for each stretch the index of its logits; None when there is no place.

@@ -90,13 +90,13 @@ class Slot:
         if limit is None or limit > 0:
             try:
                 token = self._sampler.pick(context, place)
-            except SlmError as error:  # the constraint leaves it no token, or the logits are no numbers
+                if not self._vocabulary.is_end(token):
+                    self._chances.note(context, place, token)
+            except SlmError as error:  # the constraint leaves it no token, or its logits are not numbers
                 self._error = error
                 return
             if self._first_token is None:
                 self._first_token = time.perf_counter()
-            if not self._vocabulary.is_end(token):
-                self._chances.note(context, place, token)
             self._heard(token)
         if self.reason is None and limit is not None and len(self._completion) >= limit:
             self.reason = FinishReason.LENGTH

@@ -77,13 +77,13 @@ def choose(options: Sequence[Option], load: Load, room: Room, pace: Pace | None)
     for wanted in ((Verdict.FITS,), (Verdict.TIGHT,), (Verdict.PAGES,)):
         fitting = [choice for choice in tried if choice.plan.verdict in wanted]
         if fitting:
-            return _quick_enough(fitting)
+            return _quick_enough(fitting, is_rough=pace is not None and pace.is_rough)
     least = min(tried, key=lambda choice: choice.plan.memory.needed)
     has_window = largest_ctx(least.option.shape, load, room) > 0
     return replace(least, reason="only with a small context window" if has_window else "none fits; the smallest")
 
 
-def _quick_enough(fitting: list[Choice]) -> Choice:
+def _quick_enough(fitting: list[Choice], *, is_rough: bool) -> Choice:
     verdict = fitting[0].plan.verdict
     words = {Verdict.FITS: "fits", Verdict.TIGHT: "just fits", Verdict.PAGES: "works, reading from disk"}[verdict]
     good = [choice for choice in fitting if loss(choice.option.quantization) <= LOSS["Q4_K_M"]] or fitting
@@ -94,8 +94,14 @@ def _quick_enough(fitting: list[Choice]) -> Choice:
     if quick:
         chosen = quick[0]
         better = [choice.option.quantization for choice in fitting[: fitting.index(chosen)]]
-        told = f"the best quality that {words}, {in_words(chosen.speed or 0.0)}"
+        told = f"the best quality that {words}, {_speed_in_words(chosen, is_rough=is_rough)}"
         return replace(chosen, reason=told + (f" ({', '.join(better)} would be slower)" if better else ""))
     chosen = max(good, key=lambda choice: choice.speed or 0.0)
+    return replace(chosen, reason=f"the quickest good one that {words}, {_speed_in_words(chosen, is_rough=is_rough)}")
+
+
+def _speed_in_words(chosen: Choice, *, is_rough: bool) -> str:
     assert chosen.speed is not None
-    return replace(chosen, reason=f"the quickest good one that {words}, {in_words(chosen.speed)}")
+    if is_rough:
+        return "quick enough to read along" if chosen.speed >= READING_SPEED else "slower than one reads"
+    return in_words(chosen.speed)

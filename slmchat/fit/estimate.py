@@ -16,6 +16,10 @@ _KV_ELEMENTS_FLOOR = 10_000
 _UNGROUPED = {"phi2": 3.0, "phi3": 3.0}
 _VOCABULARY = 128_000
 
+# Per-layer embeddings, in elements: vocabulary x 256 for each layer of Gemma 4 E2B (35) and E4B (42); the larger models
+# of that family have none. In billions of parameters: from, to.
+_PER_LAYER = {"gemma4": ((3.0, 5.5, 262_144 * 256 * 35), (5.5, 9.0, 262_144 * 256 * 42))}
+
 _ACTIVE = re.compile(r"([\d.]+)B total.*?([\d.]+)B active")
 
 
@@ -36,6 +40,8 @@ def guessed_shape(
     kind = quantization.removeprefix("UD-").removesuffix("-QAT")
     type_name = "_".join(kind.split("_")[:2])
     rows = round(count / width)
+    lazy = round(size * _per_layer_share(architecture, count))
+    multiplied = size - lazy
     return ModelShape(
         architecture=architecture or "",
         context_length=context_length,
@@ -43,7 +49,7 @@ def guessed_shape(
             Layer(round(elements / 2 / layers), round(elements / 2 / layers), None, 0, size // layers)
             for _ in range(layers)
         ),
-        matrices=(Matrix(type_name, width, rows, size, round(size * share), False),),
+        matrices=(Matrix(type_name, width, rows, multiplied, round(multiplied * share), False),),
         vocabulary=_VOCABULARY,
         merges=_VOCABULARY,
         embedding=width,
@@ -53,7 +59,16 @@ def guessed_shape(
         experts_used=2 if active else 0,
         weight_bytes=size,
         is_tied=True,
+        lazy_bytes=lazy,
     )
+
+
+def _per_layer_share(architecture: str | None, count: int) -> float:
+    """The part of the weights that are per-layer embeddings."""
+    for least, most, elements in _PER_LAYER.get(architecture or "", ()):
+        if least <= count / 1e9 < most:
+            return elements / count
+    return 0.0
 
 
 def _in_words(text: str | None) -> int | None:

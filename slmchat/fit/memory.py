@@ -7,7 +7,7 @@ Refuses to know: how much memory a device has.
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from slmchat.fit.shape import Layer, Matrix, ModelShape
+from slmchat.fit.shape import LAZY_ANYWAY, Layer, Matrix, ModelShape
 
 MIB = 1 << 20
 
@@ -51,6 +51,7 @@ class Load:
     """How a model would be loaded.
 
     `outputs`: rows of logits that llama.cpp makes room for (n_outputs_max; its default is a whole batch).
+    `is_lazy`: per-layer embeddings stay on the disk, where the architecture has such.
     `gpu_layers`: of the repeating layers, counted from the last one; one more than there are takes the output too.
     """
 
@@ -58,6 +59,7 @@ class Load:
     kv_type: str = DEFAULT_KV_TYPE
     instruction_sets: Collection[str] = ()
     is_repacked: bool = True
+    is_lazy: bool = False
     gpu_layers: int = 0
     outputs: int = BATCH_TOKENS
 
@@ -74,7 +76,7 @@ class Load:
 class Memory:
     """What one load takes, in bytes, on the processor's side (`gpu`: on the other)."""
 
-    weights: int  # mapped from the file
+    weights: int  # mapped from the file and read whole
     repacked: int  # copies of weights in another layout; what they were copied from stays mapped and is not read again
     kv: int  # with the state of recurrent layers
     vocabulary: int
@@ -82,6 +84,7 @@ class Memory:
     compute_reserved: int  # what llama.cpp asks for and reports
     program: int
     gpu: int = 0
+    on_disk: int = 0  # mapped, and read row by row when a token needs them
 
     @property
     def anonymous(self) -> int:
@@ -101,7 +104,7 @@ class Memory:
     @property
     def address_space(self) -> int:
         """What counts against RLIMIT_AS: also buffers that are asked for and never touched."""
-        return self.resident - self.compute + self.compute_reserved
+        return self.resident - self.compute + self.compute_reserved + self.on_disk
 
 
 def memory(shape: ModelShape, load: Load, *, used: int | None = None) -> Memory:
@@ -115,9 +118,10 @@ def memory(shape: ModelShape, load: Load, *, used: int | None = None) -> Memory:
     gpu = gpu_weights + kv_bytes(gone, load) + (reserved if gone else 0)
     weights = max(0, shape.weight_bytes - gpu_weights)
     share = weights / shape.weight_bytes if shape.weight_bytes else 0.0
+    on_disk = shape.lazy_bytes if load.is_lazy or shape.lazy_bytes > LAZY_ANYWAY else 0
     touched = compute_touched(shape, load, load.cells if used is None else used)
     return Memory(
-        weights=weights,
+        weights=max(0, weights - on_disk),
         repacked=round(repacked_bytes(shape.matrices, load) * share),
         kv=kv_bytes(kept, load),
         vocabulary=shape.vocabulary * _TOKEN_BYTES + shape.merges * _MERGE_BYTES,
@@ -125,6 +129,7 @@ def memory(shape: ModelShape, load: Load, *, used: int | None = None) -> Memory:
         compute_reserved=max(reserved, touched),
         program=_PROGRAM,
         gpu=gpu,
+        on_disk=on_disk,
     )
 
 

@@ -66,27 +66,43 @@ class Plan:
 
 
 def plan(shape: ModelShape, load: Load, room: Room) -> Plan:
-    """The verdict on one load. A mixture of experts that only fits by paging is planned without repacked copies."""
+    """The verdict on one load, with what makes it fit.
+
+    Per-layer embeddings stay on the disk where they would not fit comfortably: a tenth of the speed for up to half of
+    the weights. A mixture of experts that only fits by paging is planned without repacked copies.
+    """
     verdict, chosen = _judged(shape, load, room)
     return Plan(verdict, chosen, memory(shape, chosen), shape, room)
 
 
 def _judged(shape: ModelShape, load: Load, room: Room) -> tuple[Verdict, Load]:
-    need = memory(shape, load)
-    has_address_space = room.address_space is None or need.address_space <= room.address_space
-    if has_address_space and need.gpu <= room.gpu:
-        if need.needed + room.headroom <= room.available:
-            return Verdict.FITS, load
-        if need.needed <= room.available:
-            return Verdict.TIGHT, load
+    verdict = _in_memory(memory(shape, load), room)
+    if verdict is not Verdict.FITS and shape.lazy_bytes and not load.is_lazy:
+        load = replace(load, is_lazy=True)
+        verdict = _in_memory(memory(shape, load), room)
+    if verdict is not Verdict.NO or not shape.is_mixture:
+        return verdict, load
     in_file = replace(load, is_repacked=False)
-    if shape.is_mixture and has_address_space and need.gpu <= room.gpu:
-        # what every token reads has to stay; of the weights that is at least the part of the experts it uses
-        paged = memory(shape, in_file)
-        active = min(shape.active_bytes, paged.weights)
-        if paged.anonymous + active <= room.available:
-            return Verdict.PAGES, in_file
+    paged = memory(shape, in_file)
+    # what every token reads has to stay; of the weights that is at least the part of the experts it uses
+    active = min(shape.active_bytes, paged.weights)
+    if _is_addressable(memory(shape, load), room) and paged.anonymous + active <= room.available:
+        return Verdict.PAGES, in_file
     return Verdict.NO, load
+
+
+def _in_memory(need: Memory, room: Room) -> Verdict:
+    if _is_addressable(need, room):
+        if need.needed + room.headroom <= room.available:
+            return Verdict.FITS
+        if need.needed <= room.available:
+            return Verdict.TIGHT
+    return Verdict.NO
+
+
+def _is_addressable(need: Memory, room: Room) -> bool:
+    """Whether the address space and the memory of the GPU hold it."""
+    return (room.address_space is None or need.address_space <= room.address_space) and need.gpu <= room.gpu
 
 
 def largest_ctx(shape: ModelShape, load: Load, room: Room, *, limit: int | None = None) -> int:

@@ -32,10 +32,17 @@ _FIXED_WINDOWS = {"llama4": 8192, "smallthinker": 4096}  # whatever the header s
 # Of those that have a state instead of a KV cache: every how many layers one has a KV cache.
 _RECURRENT_BY_INTERVAL = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4, "minimax-01": 8}
 
+# Architectures whose per-layer embeddings llama.cpp can leave on the disk and read row by row (TENSOR_READ_LAZY in its
+# src/models/; Gemma 3n is not marked there), and the size of that tensor from which it does so unasked (llama.h:
+# LLAMA_LAZY_MODE_AUTO).
+_READ_BY_ROW = {"gemma4", "qwen4exp"}
+_PER_LAYER_EMBEDDINGS = "per_layer_token_embd.weight"
+LAZY_ANYWAY = 4 << 30
+
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 _EXPERTS = re.compile(r"_(?:gate_up|gate|up|down)_exps\.")
 # Looked up row by row, not multiplied: of these a token reads next to nothing.
-_EMBEDDINGS = {"token_embd.weight", "per_layer_token_embd.weight", "position_embd.weight", "token_types.weight"}
+_EMBEDDINGS = {"token_embd.weight", _PER_LAYER_EMBEDDINGS, "position_embd.weight", "token_types.weight"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,7 @@ class ModelShape:
     experts_used: int
     weight_bytes: int
     is_tied: bool  # the output matrix is the token embedding
+    lazy_bytes: int = 0  # of the weights: what may stay on the disk and be read row by row
 
     @property
     def is_mixture(self) -> bool:
@@ -118,7 +126,14 @@ def shape_of(parts: Sequence[Header]) -> ModelShape:
         experts_used=max(reader.per_layer("expert_used_count", 0), default=0),
         weight_bytes=sum(part.tensor_bytes for part in parts),
         is_tied=is_tied,
+        lazy_bytes=_lazy_bytes(reader.architecture, tensors),
     )
+
+
+def _lazy_bytes(architecture: str, tensors: Iterable[Tensor]) -> int:
+    if architecture not in _READ_BY_ROW:
+        return 0
+    return sum(tensor.size or 0 for tensor in tensors if tensor.name == _PER_LAYER_EMBEDDINGS)
 
 
 def _rows_of(tensors: Iterable[Tensor], name: str) -> int:

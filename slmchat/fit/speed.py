@@ -1,6 +1,7 @@
 """How many tokens a second a model will generate: bytes that a token reads, over what this device manages.
 
-Knows: the formula and which weight types go at which pace. Refuses to know: how the pace is measured (engine/pace.py).
+Knows: the formula, which weight types go at which pace, and the equations that make rates of measured times.
+Refuses to know: how they are measured (engine/pace.py) and where they are kept (engine/kept_pace.py).
 
     seconds a token = sum over matrices of (bytes / rate + rows * row cost) + layers * layer cost + sampling
 
@@ -24,6 +25,10 @@ KINDS: Mapping[str, str] = {
     **dict.fromkeys(("Q4_0", "Q4_K", "IQ4_NL", "MXFP4", "Q2_K"), "Q4_K"),
 }
 OTHER_KIND = "Q5_0"
+_KINDS_MEASURED = ("Q4_K", "Q8_0", "Q5_0")
+
+Timing = tuple[int, int, int, float]
+"""Of one measured model: bytes and rows of its matrices, its layers, seconds of a token (engine/pace.py: Point)."""
 
 # Measured here: 0.2 ms of Python a token, 0.42 ms to sample from Gemma's 262,144 candidates.
 _LOOP_SECONDS = 0.0002
@@ -43,11 +48,16 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What this device manages, as measured. `threads`: with so many."""
+    """What this device manages, as measured. `threads`: with so many.
+
+    `is_rough`: something has not been measured yet, and what is known stands in for it. Good enough to choose by, where
+    a factor of two matters; a model of many short rows may be three times as slow, so that no number is told.
+    """
 
     rates: Mapping[str, Rate]
     layer_seconds: float
     threads: int
+    is_rough: bool = False
 
     def tokens_per_second(self, shape: ModelShape) -> float | None:
         """The predicted generation speed; None for a model whose weights are not known."""
@@ -58,6 +68,49 @@ class Pace:
             seconds += matrix.active_bytes / rate.bytes_per_second + matrix.all_rows * share * rate.row_seconds
         seconds += kv_bytes(shape.layers, Load(_TOKENS)) / self.rates["Q8_0"].bytes_per_second
         return 1 / seconds if shape.matrices and seconds > 0 else None
+
+
+def pace_of(timings: Mapping[str, Timing], threads: int) -> Pace | None:
+    """The pace that follows from what has been measured, None when that is too little to choose by.
+
+    `timings`: by name, as engine/pace.py has them: a kind of weights, `short` or `long`; `layer`.
+    """
+    layer = timings.get("layer")
+    layer_seconds = layer[3] / layer[2] if layer else 0.0
+    # bytes, rows, and the seconds that these took: the layers' own time is taken away
+    matrices = {
+        name: (size, rows, max(1e-6, seconds - layers * layer_seconds))
+        for name, (size, rows, layers, seconds) in timings.items()
+        if name != "layer"
+    }
+    rates: dict[str, Rate] = {}
+    for kind in _KINDS_MEASURED:
+        short, long = (matrices.get(f"{kind} {length}") for length in ("short", "long"))
+        if short and long:
+            rates[kind] = Rate(*solved(short, long))
+        elif long:
+            rates[kind] = Rate(long[0] / long[2], 0.0)
+    if not rates:
+        return None
+    wanted = {f"{kind} {length}" for kind in _KINDS_MEASURED for length in ("short", "long")}
+    is_rough = layer is None or not wanted <= set(matrices)
+    slowest = min(rates.values(), key=lambda rate: rate.bytes_per_second)
+    return Pace({kind: rates.get(kind, slowest) for kind in _KINDS_MEASURED}, layer_seconds, threads, is_rough)
+
+
+def solved(short: tuple[int, int, float], long: tuple[int, int, float]) -> tuple[float, float]:
+    """Bytes a second and seconds a row, from (bytes, rows, seconds) of two models.
+
+    Two equations, bytes / rate + rows * cost = seconds. A noisy machine can make one of them negative: then rows cost
+    nothing, and the rate is the slower of the two.
+    """
+    (bytes_1, rows_1, seconds_1), (bytes_2, rows_2, seconds_2) = short, long
+    determinant = bytes_1 * rows_2 - bytes_2 * rows_1
+    inverse = (seconds_1 * rows_2 - seconds_2 * rows_1) / determinant
+    cost = (bytes_1 * seconds_2 - bytes_2 * seconds_1) / determinant
+    if inverse <= 0 or cost < 0:
+        return min(bytes_1 / seconds_1, bytes_2 / seconds_2), 0.0
+    return 1 / inverse, cost
 
 
 def in_words(tokens_per_second: float) -> str:

@@ -24,7 +24,7 @@ from slmchat.catalog.gguf import read_header
 from slmchat.engine import threads
 from slmchat.fit.memory import Load, compute_reserved, kv_bytes, memory
 from slmchat.fit.shape import ModelShape, shape_of
-from slmchat.fit.speed import Pace, Rate
+from slmchat.fit.speed import Pace, pace_of
 
 MIB = 1 << 20
 CONTEXTS = (512, 4096, 32768)
@@ -122,14 +122,19 @@ import json, sys
 sys.path.insert(0, {str(programs.ROOT)!r})
 from pathlib import Path
 from slmchat.engine import pace
-found = pace.measure({_threads()}, Path({str(place)!r}))
-print(json.dumps([found.layer_seconds, found.rates]))
+from dataclasses import astuple
+found = {{}}
+while len(found) < len(pace.MODELS):
+    missing = [name for name in pace.MODELS if name not in found]
+    found |= pace.measure({_threads()}, Path({str(place)!r}), missing, seconds=2)
+print(json.dumps({{name: astuple(point) for name, point in found.items()}}))
 """
     for _ in range(8):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         if done.returncode == 0:
-            layer, rates = json.loads(done.stdout.splitlines()[-1])
-            return Pace({name: Rate(*rate) for name, rate in rates.items()}, layer, _threads())
+            found = pace_of(json.loads(done.stdout.splitlines()[-1]), _threads())
+            assert found is not None
+            return found
     raise RuntimeError(f"the pace of this device cannot be measured: {done.stderr.strip().splitlines()[-1:]}")
 
 

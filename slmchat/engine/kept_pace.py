@@ -1,0 +1,129 @@
+"""What has been measured of the pace of this device, kept in a file and completed a little at a time.
+
+Knows: what a measurement depends on, how much of it a command may do, when not to begin: another program computes, or
+the last attempt failed less than an hour ago. Refuses to know: what is done with it, how a token is timed (pace.py).
+
+All of it takes half a second on a quiet device and longer on others. No command makes a person wait for that: each
+measures for at most `SLICE_S`, keeps what it has, and the next one goes on.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from slmchat import hardware
+from slmchat.engine import native, pace, threads
+from slmchat.engine.pace import MODELS, MOST_SHRUNK, Point
+from slmchat.errors import SlmError
+from slmchat.hardware import load
+from slmchat.private_files import make_private, write_private
+
+# Seconds of one command: loading llama.cpp and cleaning up make 0.2 of it.
+SLICE_S = 0.17
+RETRY_AFTER_S = 3600.0
+
+_FORMAT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPace:
+    """What has been measured so far. `shrunk`: the models had to be so many times smaller to be done in time.
+
+    `failed_at`: seconds since 1970 of the last attempt that failed, None when the last one did not.
+    """
+
+    key: Mapping[str, Any]
+    points: Mapping[str, Point] = field(default_factory=dict)
+    shrunk: int = 1
+    failed_at: float | None = None
+
+    @property
+    def threads(self) -> int:
+        return int(self.key["threads"])
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The models that have not been measured yet, those first that tell most."""
+        return tuple(name for name in MODELS if name not in self.points)
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether something is missing and nothing failed within the last hour. A clock that was set back counts as
+        one."""
+        return bool(self.missing) and (self.failed_at is None or not 0 <= time.time() - self.failed_at < RETRY_AFTER_S)
+
+
+def key_of(chosen_threads: int | None) -> dict[str, Any]:
+    """What the pace depends on: another processor, library or number of threads is measured again."""
+    return {
+        "format": _FORMAT,
+        "processor": hardware.cores.processor().value,
+        "sets": list(hardware.cores.instruction_sets().value or ()),
+        "library": native.library_stamp(),
+        "threads": chosen_threads or threads.of_this_device(),
+    }
+
+
+def read(file: Path, key: Mapping[str, Any]) -> KeptPace:
+    """What the file keeps for this key; nothing when there is none, when it is damaged or keeps another key."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found["key"] != key:
+            return KeptPace(key)
+        failed_at = found["failed_at"]
+        return KeptPace(
+            key,
+            {name: _point(found["points"][name]) for name in MODELS if name in found["points"]},
+            min(MOST_SHRUNK, max(1, int(found["shrunk"]))),
+            None if failed_at is None else float(failed_at),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged: it is measured again
+        return KeptPace(key)
+
+
+def _point(found: Mapping[str, Any]) -> Point:
+    point = Point(int(found["bytes"]), int(found["rows"]), int(found["layers"]), float(found["seconds"]))
+    if min(point.bytes, point.rows, point.layers) < 1 or not 0 < point.seconds < 60:
+        raise ValueError("no measurement")
+    return point
+
+
+def go_on(kept: KeptPace, file: Path, cache: Path) -> tuple[KeptPace, str]:
+    """Measure a little more, for at most `SLICE_S`, and keep it in `file`; what is known now, and a sentence about it.
+
+    Nothing is measured while other programs want the processors that it needs. A failure is kept too. Temporary files
+    are written to `cache`. Raises `SlmError` (storage) when the disk refuses.
+    """
+    others, processors = load.others_running(), os.cpu_count() or 1
+    if others is not None and others + kept.threads > processors:
+        return kept, "the speed of this device is not measured now: other programs keep the processor busy."
+    # kept before it is tried: a library that takes the process down must not do so at every command
+    _write(replace(kept, failed_at=time.time()), file)
+    try:
+        make_private(cache)
+        found = pace.measure(kept.threads, cache, kept.missing, seconds=SLICE_S, shrunk=kept.shrunk)
+    except (SlmError, OSError) as error:
+        now = replace(kept, failed_at=time.time(), shrunk=1)
+        told = f"the speed of this device could not be measured; slm tries again in an hour: {error}"
+    else:
+        now = _with(kept, found)
+        told = f"the speed of this device: {len(now.points)} of {len(MODELS)} measurements are made."
+    _write(now, file)
+    return now, told
+
+
+def _write(kept: KeptPace, file: Path) -> None:
+    write_private(file, json.dumps(asdict(kept), indent=2).encode())
+
+
+def _with(kept: KeptPace, found: Mapping[str, Point]) -> KeptPace:
+    """With what a slice found. One that found nothing was too short for this device: smaller models come next."""
+    if found:
+        return replace(kept, points={**kept.points, **found}, failed_at=None)
+    if kept.shrunk < MOST_SHRUNK:
+        return replace(kept, shrunk=2 * kept.shrunk)
+    return replace(kept, shrunk=1, failed_at=time.time())
