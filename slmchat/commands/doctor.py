@@ -108,7 +108,7 @@ def _of_model(installed: Installed, settings: Settings, console: Console) -> Ite
         found = wrong(error.message.rstrip("."), "nothing can be answered with it", error.hint or "slm verify")
         yield Finding(found.level, found.what, found.why, found.do, "load")
         return
-    opening.report_native_log(console)
+    opening.report(loading, console)
     assert isinstance(engine, LlamaEngine)
     try:
         loaded = model_checks.Loaded(patient, engine)

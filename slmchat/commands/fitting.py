@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmchat import hardware
 from slmchat.catalog.fetching import in_bytes
@@ -26,23 +26,45 @@ from slmchat.fit.speed import Pace, Rate, in_words
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 
+if TYPE_CHECKING:  # whoever only lists models does without the engine
+    from slmchat.engine.limits import EngineLimits
+
 _FORMAT = 1
 
 
-def room(device: str | None = None) -> Room:
-    """The memory that models may use now; `device`: on these GPUs."""
+def limits(settings: Settings, model: Path | None = None) -> "EngineLimits":
+    """What of llama.cpp's ways is open on this device, or with this model."""
+    from slmchat.engine import verdicts
+    from slmchat.engine.limits import ALL
+
+    place = verdicts.directory(settings.paths.cache)
+    try:
+        return verdicts.expected(place) if model is None else verdicts.limits_of(model, place)
+    except SlmError:  # llama.cpp is missing; whoever loads a model is told
+        return ALL
+
+
+def room(device: str | None = None, *, has_gpu: bool = True) -> Room:
+    """The memory that models may use now; `device`: on these GPUs; `has_gpu` False: on none."""
     from slmchat.engine import devices
     from slmchat.hardware import memory
 
     available, total = memory.available().value, memory.total().value
     assert available is not None
     assert total is not None
-    return Room(available, total, memory.address_space().value, devices.free_gpu_memory(device))
+    return Room(available, total, memory.address_space().value, devices.free_gpu_memory(device) if has_gpu else 0)
 
 
-def load(settings: Settings, n_ctx: int, kv_type: str | None = None) -> Load:
-    """A load on this device's processor with these settings."""
-    return Load(n_ctx, kv_type or settings.kv_type or DEFAULT_KV_TYPE, hardware.cores.instruction_sets().value or ())
+def load(settings: Settings, n_ctx: int, kv_type: str | None = None, open_ways: "EngineLimits | None" = None) -> Load:
+    """A load on this device's processor with these settings, within `open_ways` (None: those of this device)."""
+    open_ways = open_ways or limits(settings)
+    return Load(
+        n_ctx,
+        open_ways.kv_type(kv_type or settings.kv_type or DEFAULT_KV_TYPE),
+        hardware.cores.instruction_sets().value or (),
+        is_repacked=open_ways.has_extra_buffers,
+        has_flash_attention=open_ways.has_flash_attention,
+    )
 
 
 def installed_shape(installed: Installed) -> ModelShape:
@@ -213,7 +235,7 @@ class ForDevice:
 
     @cached_property
     def room(self) -> Room:
-        now = room()
+        now = room(has_gpu=limits(self._settings).has_gpu)
         return replace(now, available=max(now.available, lasting(now.total))) if self._is_lasting else now
 
     @cached_property
@@ -272,8 +294,9 @@ def opening_of(
     `n_ctx` None: the one that is chosen. Raises `SlmError` for a file whose header cannot be read.
     """
     shape = installed_shape(installed)
-    space = room(device)
-    base = load(settings, n_ctx or 0, kv_type)
+    open_ways = limits(settings, installed.path)
+    space = room(device, has_gpu=open_ways.has_gpu)
+    base = load(settings, n_ctx or 0, kv_type, open_ways)
     if n_ctx is None:
         base = replace(base, n_ctx=choose_ctx(shape, base, space))
     layers = gpu_layers

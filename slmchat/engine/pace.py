@@ -1,22 +1,21 @@
 """How fast this device generates, measured with llama.cpp itself on models of zeros, in about half a second.
 
-Knows: how to write a GGUF whose weights are a hole in the file, how to time single tokens on it, the equations that
-make rates of the times (fit/speed.py has the formula). Refuses to know: real models, where the result is kept.
+Knows: which models of zeros tell most, how to time single tokens on them, the equations that make rates of the times
+(fit/speed.py has the formula). Refuses to know: real models, where the result is kept.
 
 A copy loop in Python tells the memory bandwidth of a large block; what a token costs also depends on llama.cpp's
 kernels for each weight type, on the length of rows and on the threads' barriers. So the kernels themselves are timed.
 """
 
-import os
 import statistics
-import struct
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slmchat.engine import native
+from slmchat.engine import native, tiny_model, verdicts
+from slmchat.engine.tiny_model import WeightType
 from slmchat.errors import ExitCode, SlmError
 
 # Tokens timed for each model, and seconds after which there are no more; the median counts.
@@ -29,27 +28,13 @@ _LEAST_SECONDS = 0.06
 # llama.cpp's threads wait by spinning: undisturbed they use all of the time of as many processors. The share of it
 # below which another process was in the way: then two threads may wait a hundred times longer than they compute.
 _QUIET_SHARE = 0.85
-_VOCABULARY = 256
-_HEAD = 64
-
-_F32 = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Type:
-    """A weight type: its number in ggml.h, elements and bytes of a block."""
-
-    number: int
-    block: int
-    block_bytes: int
-
 
 # What is measured for all types of its kind, with enough layers that caches of usual processors do not hold them:
 # (type, layers of the model with short rows, layers of that with long rows).
 _MEASURED = {
-    "Q8_0": (_Type(8, 32, 34), 20, 2),
-    "Q4_K": (_Type(12, 256, 144), 28, 3),
-    "Q5_0": (_Type(6, 32, 22), 24, 3),
+    "Q8_0": (tiny_model.Q8_0, 20, 2),
+    "Q4_K": (WeightType(12, 256, 144), 28, 3),
+    "Q5_0": (WeightType(6, 32, 22), 24, 3),
 }
 _SHORT, _LONG = 512, 2048
 
@@ -71,13 +56,15 @@ def measure(threads: int, directory: Path) -> Measured:
     with tempfile.TemporaryDirectory(dir=directory, prefix="pace-") as place:
         file = Path(place, "zeros.gguf")
         tiny_layers = 32
-        _write(file, _Type(8, 32, 34), layers=tiny_layers, embedding=64, feed_forward=128)
+        tiny_model.write_llama(file, [tiny_model.Q8_0] * tiny_layers, embedding=64, feed_forward=128)
         layer = _token(file, threads, _TINY_TOKENS) / tiny_layers
         rates = {}
         for name, (kind, short_layers, long_layers) in _MEASURED.items():
             points = []
             for embedding, layers in ((_SHORT, short_layers), (_LONG, long_layers)):
-                size, rows = _write(file, kind, layers=layers, embedding=embedding, feed_forward=4 * embedding)
+                size, rows = tiny_model.write_llama(
+                    file, [kind] * layers, embedding=embedding, feed_forward=4 * embedding
+                )
                 points.append((size, rows, max(1e-6, _token(file, threads, _TOKENS) - layers * layer)))
             rates[name] = solved(points[0], points[1])
     return Measured(layer, rates)
@@ -103,7 +90,8 @@ def _token(file: Path, threads: int, tokens: int) -> float:
     api = native.bindings()
     params = api.llama_model_default_params()
     params.n_gpu_layers = 0
-    model = api.llama_model_load_from_file(str(file).encode(), params)
+    limits = verdicts.library().verdict.limits
+    model = api.llama_model_load_from_file(str(file).encode(), limits.model_params(params))
     if not model:
         raise _refused()
     try:
@@ -111,7 +99,7 @@ def _token(file: Path, threads: int, tokens: int) -> float:
         settings.n_ctx = 256
         settings.n_batch = settings.n_ubatch = 32
         settings.n_threads = settings.n_threads_batch = threads
-        context = api.llama_init_from_model(model, settings)
+        context = api.llama_init_from_model(model, limits.context_params(settings))
         if not context:
             raise _refused()
         try:
@@ -142,59 +130,3 @@ def _timed(api: Any, context: Any) -> float:
 def _refused() -> SlmError:
     said = next(iter(reversed(native.log_lines())), "no reason given")
     return SlmError(f"the speed of this device could not be measured: {said}.", exit_code=ExitCode.BUG)
-
-
-def _write(file: Path, kind: _Type, *, layers: int, embedding: int, feed_forward: int) -> tuple[int, int]:
-    """A Llama of zeros; bytes and rows of its matrices."""
-    heads = embedding // _HEAD
-    keys = max(1, heads // 4) * _HEAD
-    matrices = (
-        ("attn_q", embedding, embedding), ("attn_k", embedding, keys), ("attn_v", embedding, keys),
-        ("attn_output", embedding, embedding), ("ffn_gate", embedding, feed_forward),
-        ("ffn_up", embedding, feed_forward), ("ffn_down", feed_forward, embedding),
-    )  # fmt: skip
-    whole = _Type(_F32, 1, 4)
-    tensors = [("token_embd", embedding, _VOCABULARY, whole), ("output_norm", embedding, 0, whole)]
-    for layer in range(layers):
-        tensors += [(f"blk.{layer}.{name}", embedding, 0, whole) for name in ("attn_norm", "ffn_norm")]
-        tensors += [(f"blk.{layer}.{name}", row, rows, _fitting(kind, row)) for name, row, rows in matrices]
-    keys_values: dict[str, int | float | str] = {
-        "general.architecture": "llama", "tokenizer.ggml.model": "no_vocab", "llama.vocab_size": _VOCABULARY,
-        "llama.context_length": 256, "llama.embedding_length": embedding, "llama.block_count": layers,
-        "llama.feed_forward_length": feed_forward, "llama.attention.head_count": heads,
-        "llama.attention.head_count_kv": keys // _HEAD, "llama.rope.dimension_count": _HEAD,
-        "llama.attention.layer_norm_rms_epsilon": 1e-5,
-    }  # fmt: skip
-    out = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys_values)))
-    for key, value in keys_values.items():
-        out += _text(key) + _value(value)
-    offset = total_bytes = total_rows = 0
-    for name, row, rows, type_ in tensors:
-        shape = (row, rows) if rows else (row,)
-        size = row * max(1, rows) // type_.block * type_.block_bytes
-        out += _text(name + ".weight") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, type_.number, offset)
-        offset += -(-size // 32) * 32
-        if rows and name != "token_embd":
-            total_bytes, total_rows = total_bytes + size, total_rows + rows
-    out += bytes(-len(out) % 32)
-    with open(file, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as stream:
-        stream.write(out)
-        stream.truncate(len(out) + offset)
-    return total_bytes, total_rows
-
-
-def _fitting(kind: _Type, row: int) -> _Type:
-    """The type, or 8 bits where its blocks do not divide the rows (the tiny model)."""
-    return kind if row % kind.block == 0 else _MEASURED["Q8_0"][0]
-
-
-def _text(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack("<Q", len(data)) + data
-
-
-def _value(value: int | float | str) -> bytes:
-    """A value with its type (gguf.h: 4 is uint32, 6 float32, 8 a string)."""
-    if isinstance(value, str):
-        return struct.pack("<I", 8) + _text(value)
-    return struct.pack("<If", 6, value) if isinstance(value, float) else struct.pack("<II", 4, value)

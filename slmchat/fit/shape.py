@@ -84,6 +84,7 @@ class ModelShape:
     experts_used: int
     weight_bytes: int
     is_tied: bool  # the output matrix is the token embedding
+    heads: int = 0  # of queries, in the widest layer
 
     @property
     def is_mixture(self) -> bool:
@@ -121,6 +122,7 @@ def shape_of(parts: Sequence[Header]) -> ModelShape:
         experts_used=max(reader.per_layer("expert_used_count", 0), default=0),
         weight_bytes=sum(part.tensor_bytes for part in parts),
         is_tied=is_tied,
+        heads=max(reader.heads, default=0),
     )
 
 

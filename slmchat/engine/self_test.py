@@ -1,0 +1,373 @@
+"""llama.cpp tried before it is trusted: whether its fast ways work on this machine, and which of them must be left out.
+
+Knows: a tiny model whose weight types take the special kernels, how a child process is let try it, what is a fault,
+in which order less is tried. Refuses to know: when that is worth it and where the verdict is kept (verdicts.py).
+
+llama.cpp chooses kernels by what a processor has: AMX tiles, weights repacked for wide registers, a GPU. A compiler
+that gets one of them wrong ends every program at its first token (GCC 12 and AMX: ggml-org/llama.cpp #20824). So a
+child process computes some tokens in the plain way and in the fast way. It dies instead of slm; and numbers that
+differ by more than rounding are a fault too. Then one feature after the other is left out, until it works.
+"""
+
+import contextlib
+import json
+import math
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from slmchat.engine import native, tiny_model
+from slmchat.engine.limits import ALL, FEATURES, LEAST, EngineLimits
+from slmchat.engine.tiny_model import WeightType
+
+# One layer for each type that some kernel takes a special way with. amx/common.h (qtype_has_amx_kernels) and amx.cpp:
+# Q4_0 to IQ4_XS, F16 too, with rows of a multiple of 256 and 32 of them; repack.cpp: Q4_0, Q8_0, Q2_K to Q6_K, IQ4_NL,
+# MXFP4, with a multiple of 8 rows. ggml.h and ggml-common.h: number, elements and bytes of a block. Behind them where
+# the block has its half-precision scales and their values: random bits everywhere else then give weights whose standard
+# deviation is about 1/16, so that activations keep their size from layer to layer.
+_LAYERS: tuple[tuple[WeightType, tuple[tuple[int, float], ...]], ...] = (
+    (WeightType(2, 32, 18), ((0, 0.0136),)),  # Q4_0: d
+    (WeightType(3, 32, 20), ((0, 0.0136), (2, -0.1))),  # Q4_1: d, m
+    (tiny_model.Q8_0, ((0, 0.00085),)),
+    (WeightType(10, 256, 84), ((80, 0.0045), (82, 0.0067))),  # Q2_K: d, dmin
+    (WeightType(12, 256, 144), ((0, 0.00025), (2, 0.0019))),  # Q4_K: d, dmin
+    (WeightType(13, 256, 176), ((0, 0.000125), (2, 0.0019))),  # Q5_K: d, dmin
+    (WeightType(14, 256, 210), ((208, 0.000046),)),  # Q6_K: d
+    (WeightType(20, 32, 18), ((0, 0.0009),)),  # IQ4_NL: d
+    (WeightType(23, 256, 136), ((0, 0.000048),)),  # IQ4_XS: d
+    (WeightType(39, 32, 17), ()),  # MXFP4: its scale is one byte, an exponent
+    (WeightType(1, 1, 2), ()),  # F16
+)
+_MXFP4, _F16 = 39, 1
+_MXFP4_EXPONENT = 122  # 2^(122-127), halved: its values are up to 12
+_EMBEDDING = _FEED_FORWARD = 256
+
+# Random bytes -> those with the sign and the mantissa as they are and the exponent of numbers of about this size.
+_F32_BYTE_2 = bytes(byte & 0x7F for byte in range(256))
+_F32_BYTE_3 = bytes(byte & 0x80 | 0x3F for byte in range(256))
+_F16_BYTE_1 = bytes(byte & 0x87 | 0x28 for byte in range(256))
+
+# Tokens of the prompt: more than two tiles of AMX (mmq.cpp: TILE_M * 2 = 32) with a part of a third, past the block of
+# queries from which flash attention computes in tiles (ggml-cpu/common.h: GGML_FA_TILE_Q = 64). Then single tokens.
+_PROMPT, _TOKENS = 80, 3
+_MODEL_PROMPT, _MODEL_TOKENS = 16, 2  # of a real model, which may be large
+
+TOLERANCE = 0.15
+"""Root of the mean square of the differences to the plain logits, over that of those. Correct kernels differ by their
+order of summation and by how they round activations to 8 bits: 0.024 to 0.031 after these 11 layers (measured with
+AVX2: repacking, flash attention, both). A weight type that is computed wrongly gives 0.42 and more, one row in eight
+of it 0.23 and more, whichever layer it is (docs/decisions.md)."""
+
+# Seconds for a child. All is done in less than one; a machine that other programs keep busy may take several.
+_SECONDS = 10.0
+_MODEL_SECONDS = 60.0
+
+# Signals by which somebody else ends a process: no word about llama.cpp. The system sends SIGKILL when memory runs out.
+_FOREIGN = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGALRM", "SIGQUIT", "SIGXCPU")
+
+HANGS = "hangs"
+
+_CHILD = """import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from slmchat.engine.self_test_child import main
+main()"""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One way that was tried. `fault` is empty when it worked: "crashes (SIGSEGV)", "hangs", "computes wrongly …"."""
+
+    limits: EngineLimits
+    fault: str
+
+    def in_words(self) -> str:
+        return f"without {self.limits.in_words()}" if self.limits.forbidden else "with everything"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What works. `is_broken`: not even the plain way does. `untried`: why nothing could be found out, else empty."""
+
+    limits: EngineLimits = ALL
+    attempts: tuple[Attempt, ...] = ()
+    seconds: float = 0.0
+    is_broken: bool = False
+    untried: str = ""
+
+    @property
+    def fault(self) -> str:
+        """What the fast way does wrong; empty when it works."""
+        return self.attempts[0].fault if self.attempts else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a child ended: the logits that it told, and what ended it early. `is_foreign`: nothing that llama.cpp did."""
+
+    rows: tuple[Sequence[float], ...] = ()
+    fault: str = ""
+    is_foreign: bool = False
+
+
+Run = Callable[[Sequence[EngineLimits]], Ending]
+"""Compute in a child under each of these limits, one after the other."""
+
+
+def step_down(run: Run, features: Sequence[str], *, has_reference: bool = True) -> Verdict:
+    """Which of `features` must be left out. `has_reference`: results are compared with those of the plain way.
+
+    1. everything; 2. everything but one feature, the likeliest fault first; 3. when no single one is at fault: from
+    the plain way upwards, whatever can be given back. That is at most eight children.
+    """
+    start = time.perf_counter()
+    ending = run([LEAST, ALL] if has_reference else [ALL])
+    reference = None
+    if has_reference:
+        if not ending.rows:
+            return _without_reference(ending, time.perf_counter() - start)
+        reference, ending = ending.rows[0], replace(ending, rows=ending.rows[1:])
+    search = _Search(run, reference, [])
+    try:
+        limits = search.largest(ending, features)
+    except _Foreign as reason:
+        return Verdict(attempts=tuple(search.attempts), untried=str(reason))
+    return Verdict(limits or LEAST, tuple(search.attempts), time.perf_counter() - start, is_broken=limits is None)
+
+
+def _without_reference(ending: Ending, seconds: float) -> Verdict:
+    """Not even the plain way has come to an end."""
+    if ending.is_foreign or ending.fault in ("", HANGS):  # a machine that is very busy looks the same
+        return Verdict(untried=ending.fault or "the child said nothing")
+    return Verdict(LEAST, (Attempt(LEAST, ending.fault),), seconds, is_broken=True)
+
+
+class _Foreign(Exception):
+    """A child was ended by somebody else: nothing was found out."""
+
+
+@dataclass(slots=True)
+class _Search:
+    """The search for the limits that leave most open. `reference`: the plain logits, which are known to come."""
+
+    run: Run
+    reference: Sequence[float] | None
+    attempts: list[Attempt]
+
+    def largest(self, fast: Ending, features: Sequence[str]) -> EngineLimits | None:
+        """What works; None: nothing. `fast` is what came of trying everything. Raises `_Foreign`."""
+        if self._judge(ALL, fast):
+            return ALL
+        for feature in features:
+            if self._works(ALL.without(feature)):
+                return ALL.without(feature)
+        found = ALL
+        for feature in features:
+            found = found.without(feature)
+        if self.reference is None and not self._works(found):
+            return None
+        for feature in reversed(features):
+            if self._works(found.with_(feature)):
+                found = found.with_(feature)
+        return found
+
+    def _works(self, limits: EngineLimits) -> bool:
+        known = next((attempt for attempt in self.attempts if attempt.limits == limits), None)
+        return not known.fault if known is not None else self._judge(limits, self.run([limits]))
+
+    def _judge(self, limits: EngineLimits, ending: Ending) -> bool:
+        if ending.is_foreign:
+            raise _Foreign(ending.fault)
+        fault = ending.fault or (_judged(ending.rows[0], self.reference) if ending.rows else "says nothing")
+        self.attempts.append(Attempt(limits, fault))
+        return not fault
+
+
+def _judged(row: Sequence[float], reference: Sequence[float] | None) -> str:
+    """What is wrong with these logits; empty: nothing."""
+    if not all(map(math.isfinite, row)):
+        return "computes no numbers (NaN or infinite)"
+    if reference is None:
+        return ""
+    found = deviation(row, reference)
+    return f"computes wrongly (off by {found:.0%})" if found > TOLERANCE else ""
+
+
+def deviation(row: Sequence[float], reference: Sequence[float]) -> float:
+    """How far these logits are from the plain ones: 0 is equal, 1 has nothing to do with them."""
+    if len(row) != len(reference):
+        return math.inf
+    scale = math.fsum(value * value for value in reference) or 1.0
+    return math.sqrt(math.fsum((a - b) ** 2 for a, b in zip(row, reference, strict=True)) / scale)
+
+
+def try_library(threads: int) -> Verdict:
+    """Try the library in use with slm's own tiny model."""
+    with _directory() as directory:
+        if directory is None:
+            return Verdict(untried="there is no place for a temporary file")
+        model = Path(directory, "tiny.gguf")
+        try:
+            write_model(model)
+        except OSError as error:
+            return Verdict(untried=f"the temporary file cannot be written: {error.strerror}")
+        return step_down(_runner(model, threads, (_PROMPT, _TOKENS), _SECONDS), features_here(threads))
+
+
+def try_model(model: Path, threads: int, at_fault: EngineLimits | None) -> Verdict:
+    """Try a model that has ended slm, without comparing numbers: with everything, then with less.
+
+    `at_fault`: limits under which it has crashed although it had passed this test; at least one feature less is tried.
+    """
+    run = _runner(model, threads, (_MODEL_PROMPT, _MODEL_TOKENS), _MODEL_SECONDS)
+    if at_fault is None:
+        return step_down(run, features_here(threads), has_reference=False)
+    start, limits, attempts = time.perf_counter(), at_fault, [Attempt(at_fault, "crashes")]
+    for feature in (name for name in features_here(threads) if name not in at_fault.forbidden):
+        limits = limits.without(feature)
+        ending = run([limits])
+        if ending.is_foreign:
+            return Verdict(at_fault, tuple(attempts), untried=ending.fault)
+        attempts.append(Attempt(limits, ending.fault or _judged(ending.rows[0], None)))
+        if not attempts[-1].fault:
+            return Verdict(limits, tuple(attempts), time.perf_counter() - start)
+    return Verdict(limits, tuple(attempts), time.perf_counter() - start, is_broken=True)
+
+
+def features_here(threads: int) -> tuple[str, ...]:
+    """What can be left out on this machine."""
+    missing = {"has_gpu"} if not native.has_gpu_backend() else set()
+    if threads == 1:
+        missing.add("has_threads")
+    return tuple(name for name in FEATURES if name not in missing)
+
+
+def write_model(file: Path) -> None:
+    """The tiny model: 11 layers of 11 weight types, 3 MB, always the same. Raises `OSError`."""
+    scales = {kind.number: at for kind, at in _LAYERS}
+    source = random.Random(1)
+
+    def fill(name: str, kind: WeightType, size: int) -> bytes:
+        if "norm" in name:
+            return struct.pack("<f", 1.0) * (size // 4)
+        out = bytearray(source.randbytes(size))
+        if kind == tiny_model.F32:  # 0.5 to 1, either sign: the exponent is that of 0.5
+            out[2::4] = out[2::4].translate(_F32_BYTE_2)
+            out[3::4] = out[3::4].translate(_F32_BYTE_3)
+        elif kind.number == _F16:  # 1/32 to 1/8
+            out[1::2] = out[1::2].translate(_F16_BYTE_1)
+        elif kind.number == _MXFP4:
+            out[:: kind.block_bytes] = bytes([_MXFP4_EXPONENT]) * (size // kind.block_bytes)
+        for place, value in scales.get(kind.number, ()):
+            for number, byte in enumerate(struct.pack("<e", value)):
+                out[place + number :: kind.block_bytes] = bytes([byte]) * (size // kind.block_bytes)
+        return bytes(out)
+
+    kinds = [kind for kind, _ in _LAYERS]
+    tiny_model.write_llama(file, kinds, embedding=_EMBEDDING, feed_forward=_FEED_FORWARD, fill=fill)
+
+
+@contextlib.contextmanager
+def _directory() -> Iterator[str | None]:
+    """A temporary directory, which is open to writing behind the seal as well; None: there is none."""
+    try:
+        made = tempfile.TemporaryDirectory(prefix="slm-self-test-", ignore_cleanup_errors=True)
+    except OSError:
+        yield None
+        return
+    with made as name:
+        yield name
+
+
+def _runner(model: Path, threads: int, tokens: tuple[int, int], seconds: float) -> Run:
+    def run(limits: Sequence[EngineLimits]) -> Ending:
+        job = {
+            "model": str(model),
+            "threads": threads,
+            "prompt": tokens[0],
+            "tokens": tokens[1],
+            "seconds": seconds,
+            "runs": [asdict(each) for each in limits],
+        }
+        return in_child(json.dumps(job), seconds)
+
+    return run
+
+
+@dataclass(slots=True)
+class _Heard:
+    is_started: bool = False
+    error: str = ""
+    rows: list[Sequence[float]] = field(default_factory=list)
+
+
+def in_child(job: str, seconds: float) -> Ending:
+    """Let a child do this job; it is ended after so many seconds. It inherits the seal."""
+    program = interpreter()
+    if program is None:
+        return Ending(fault="no Python can be started from this program", is_foreign=True)
+    api = native.bindings()
+    roots = [str(Path(__file__).parents[2]), str(Path(api.__file__ or "").parents[1]), *sys.path]
+    try:
+        done = subprocess.run(
+            [program, "-I", "-S", "-c", _CHILD, json.dumps([root for root in roots if root])],
+            input=(job + "\n").encode(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=seconds,
+            check=False,
+            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # an abort would start a debugger, which takes seconds
+            start_new_session=sys.platform != "win32",  # Ctrl-C is not meant for it, and would look like a crash
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+        out, ending = done.stdout, _ended(done.returncode)
+    except subprocess.TimeoutExpired as late:
+        out, ending = late.stdout or b"", HANGS
+    except OSError as error:
+        return Ending(fault=f"no process can be started: {error.strerror}", is_foreign=True)
+    heard = _heard(out)
+    if not heard.is_started:
+        return Ending(fault=heard.error or ending or "the child did not start", is_foreign=True)
+    fault = heard.error or ending
+    return Ending(tuple(heard.rows), fault, is_foreign=any(name in fault for name in _FOREIGN))
+
+
+def interpreter() -> str | None:
+    """The Python to start; None in a program that carries its own (frozen, embedded): it would start itself."""
+    program = sys.executable or ""
+    if getattr(sys, "frozen", False) or not Path(program).name.lower().startswith(("python", "pypy")):
+        return None
+    return program
+
+
+def _ended(code: int) -> str:
+    if code == 0:
+        return ""
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"crashes ({signal.Signals(-code).name})"
+        return f"crashes (signal {-code})"
+    return f"crashes (0x{code:X})" if code > 0xFF else f"ends with code {code}"
+
+
+def _heard(out: bytes) -> _Heard:
+    """What the child told; a line that was cut short, or was written by the library, is none of it."""
+    heard = _Heard()
+    for line in out.splitlines():
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(answer, dict):
+            heard.is_started = heard.is_started or "library" in answer
+            heard.error = heard.error or str(answer.get("error", ""))
+            if isinstance(answer.get("logits"), list):
+                heard.rows.append(answer["logits"])
+    return heard
