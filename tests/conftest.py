@@ -51,7 +51,14 @@ def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str,
     """The environment of a program under test: a home of its own, nothing of the developer's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLM_", "HF_", "NO_COLOR"))}
     shared = {"SLM_VERDICTS": str(_verdicts())}
-    return {**kept, "SLM_HOME": str(home), "HF_HOME": str(home / "hf"), "TERM": "xterm-256color", **shared, **(extra or {})}
+    return {
+        **kept,
+        "SLM_HOME": str(home),
+        "HF_HOME": str(home / "hf"),
+        "TERM": "xterm-256color",
+        **shared,
+        **(extra or {}),
+    }
 
 
 def run_slm(

@@ -26,7 +26,7 @@ def settle(installed: Installed, settings: Settings, threads: int, *, is_forced:
     place = verdicts.directory(settings.paths.cache)
     data = settings.paths.data
     ended = suspects.ended(data, installed.path)
-    known = verdicts.library(place, is_forced=ended is Ended.CRASHED and not verdicts.library(place).is_needed)
+    known = verdicts.library(place, is_forced=ended is Ended.CRASHED and not verdicts.library(place).is_tried)
     if known.verdict.is_broken and not is_forced:
         raise _broken(known.verdict)
     found = _found(known.verdict) if known.is_new else []

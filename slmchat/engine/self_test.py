@@ -1,7 +1,7 @@
 """llama.cpp tried before it is trusted: whether its fast ways work on this machine, and which of them must be left out.
 
-Knows: a tiny model whose weight types take the special kernels, how a child process is let try it, what is a fault,
-in which order less is tried. Refuses to know: when that is worth it and where the verdict is kept (verdicts.py).
+Knows: how a child process is let try it, what is a fault, in which order less is tried.
+Refuses to know: the model (self_test_model.py), when that is worth it and where the verdict is kept (verdicts.py).
 
 llama.cpp chooses kernels by what a processor has: AMX tiles, weights repacked for wide registers, a GPU. A compiler
 that gets one of them wrong ends every program at its first token (GCC 12 and AMX: ggml-org/llama.cpp #20824). So a
@@ -13,9 +13,7 @@ import contextlib
 import json
 import math
 import os
-import random
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -24,36 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from slmchat.engine import native, tiny_model
+from slmchat.engine import native, self_test_model
 from slmchat.engine.limits import ALL, FEATURES, LEAST, EngineLimits
-from slmchat.engine.tiny_model import WeightType
-
-# One layer for each type that some kernel takes a special way with. amx/common.h (qtype_has_amx_kernels) and amx.cpp:
-# Q4_0 to IQ4_XS, F16 too, with rows of a multiple of 256 and 32 of them; repack.cpp: Q4_0, Q8_0, Q2_K to Q6_K, IQ4_NL,
-# MXFP4, with a multiple of 8 rows. ggml.h and ggml-common.h: number, elements and bytes of a block. Behind them where
-# the block has its half-precision scales and their values: random bits everywhere else then give weights whose standard
-# deviation is about 1/16, so that activations keep their size from layer to layer.
-_LAYERS: tuple[tuple[WeightType, tuple[tuple[int, float], ...]], ...] = (
-    (WeightType(2, 32, 18), ((0, 0.0136),)),  # Q4_0: d
-    (WeightType(3, 32, 20), ((0, 0.0136), (2, -0.1))),  # Q4_1: d, m
-    (tiny_model.Q8_0, ((0, 0.00085),)),
-    (WeightType(10, 256, 84), ((80, 0.0045), (82, 0.0067))),  # Q2_K: d, dmin
-    (WeightType(12, 256, 144), ((0, 0.00025), (2, 0.0019))),  # Q4_K: d, dmin
-    (WeightType(13, 256, 176), ((0, 0.000125), (2, 0.0019))),  # Q5_K: d, dmin
-    (WeightType(14, 256, 210), ((208, 0.000046),)),  # Q6_K: d
-    (WeightType(20, 32, 18), ((0, 0.0009),)),  # IQ4_NL: d
-    (WeightType(23, 256, 136), ((0, 0.000048),)),  # IQ4_XS: d
-    (WeightType(39, 32, 17), ()),  # MXFP4: its scale is one byte, an exponent
-    (WeightType(1, 1, 2), ()),  # F16
-)
-_MXFP4, _F16 = 39, 1
-_MXFP4_EXPONENT = 122  # 2^(122-127), halved: its values are up to 12
-_EMBEDDING = _FEED_FORWARD = 256
-
-# Random bytes -> those with the sign and the mantissa as they are and the exponent of numbers of about this size.
-_F32_BYTE_2 = bytes(byte & 0x7F for byte in range(256))
-_F32_BYTE_3 = bytes(byte & 0x80 | 0x3F for byte in range(256))
-_F16_BYTE_1 = bytes(byte & 0x87 | 0x28 for byte in range(256))
 
 # Tokens of the prompt: more than two tiles of AMX (mmq.cpp: TILE_M * 2 = 32) with a part of a third, past the block of
 # queries from which flash attention computes in tiles (ggml-cpu/common.h: GGML_FA_TILE_Q = 64). Then single tokens.
@@ -66,12 +36,16 @@ order of summation and by how they round activations to 8 bits: 0.024 to 0.031 a
 AVX2: repacking, flash attention, both). A weight type that is computed wrongly gives 0.42 and more, one row in eight
 of it 0.23 and more, whichever layer it is (docs/decisions.md)."""
 
-# Seconds for a child. All is done in less than one; a machine that other programs keep busy may take several.
-_SECONDS = 10.0
-_MODEL_SECONDS = 60.0
+# Seconds for a child; of processor time it may use half as many. All is done in less than one, but a machine that other
+# programs keep busy may take many: threads that wait by spinning then wait for each other's turn.
+_SECONDS = 20.0
+_MODEL_SECONDS = 120.0
 
 # Signals by which somebody else ends a process: no word about llama.cpp. The system sends SIGKILL when memory runs out.
-_FOREIGN = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGALRM", "SIGQUIT", "SIGXCPU")
+_FOREIGN = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+
+# And those by which the child ends itself when it takes too long.
+_TOO_LONG = ("SIGXCPU", "SIGALRM")
 
 HANGS = "hangs"
 
@@ -215,7 +189,7 @@ def try_library(threads: int) -> Verdict:
             return Verdict(untried="there is no place for a temporary file")
         model = Path(directory, "tiny.gguf")
         try:
-            write_model(model)
+            self_test_model.write_model(model)
         except OSError as error:
             return Verdict(untried=f"the temporary file cannot be written: {error.strerror}")
         return step_down(_runner(model, threads, (_PROMPT, _TOKENS), _SECONDS), features_here(threads))
@@ -247,31 +221,6 @@ def features_here(threads: int) -> tuple[str, ...]:
     if threads == 1:
         missing.add("has_threads")
     return tuple(name for name in FEATURES if name not in missing)
-
-
-def write_model(file: Path) -> None:
-    """The tiny model: 11 layers of 11 weight types, 3 MB, always the same. Raises `OSError`."""
-    scales = {kind.number: at for kind, at in _LAYERS}
-    source = random.Random(1)
-
-    def fill(name: str, kind: WeightType, size: int) -> bytes:
-        if "norm" in name:
-            return struct.pack("<f", 1.0) * (size // 4)
-        out = bytearray(source.randbytes(size))
-        if kind == tiny_model.F32:  # 0.5 to 1, either sign: the exponent is that of 0.5
-            out[2::4] = out[2::4].translate(_F32_BYTE_2)
-            out[3::4] = out[3::4].translate(_F32_BYTE_3)
-        elif kind.number == _F16:  # 1/32 to 1/8
-            out[1::2] = out[1::2].translate(_F16_BYTE_1)
-        elif kind.number == _MXFP4:
-            out[:: kind.block_bytes] = bytes([_MXFP4_EXPONENT]) * (size // kind.block_bytes)
-        for place, value in scales.get(kind.number, ()):
-            for number, byte in enumerate(struct.pack("<e", value)):
-                out[place + number :: kind.block_bytes] = bytes([byte]) * (size // kind.block_bytes)
-        return bytes(out)
-
-    kinds = [kind for kind, _ in _LAYERS]
-    tiny_model.write_llama(file, kinds, embedding=_EMBEDDING, feed_forward=_FEED_FORWARD, fill=fill)
 
 
 @contextlib.contextmanager
@@ -352,7 +301,8 @@ def _ended(code: int) -> str:
         return ""
     if code < 0:
         with contextlib.suppress(ValueError):
-            return f"crashes ({signal.Signals(-code).name})"
+            name = signal.Signals(-code).name
+            return HANGS if name in _TOO_LONG else f"crashes ({name})"
         return f"crashes (signal {-code})"
     return f"crashes (0x{code:X})" if code > 0xFF else f"ends with code {code}"
 

@@ -55,6 +55,8 @@ def _be_quiet(seconds: float) -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(ValueError, OSError):  # a smaller limit is in force
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds / 2), resource.RLIM_INFINITY))
     if sys.platform.startswith(("linux", "android")):
         # int prctl(int op, unsigned long arg2, ...);  no limit keeps systemd-coredump or apport from a dump, this does
         ctypes.CDLL(None).prctl(

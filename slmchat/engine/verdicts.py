@@ -25,6 +25,7 @@ from slmchat.engine.limits import ALL, EngineLimits
 from slmchat.engine.self_test import Attempt, Verdict
 from slmchat.errors import SlmError
 from slmchat.hardware import cores, graphics
+from slmchat.hardware.facts import text_of
 from slmchat.private_files import write_private
 
 _FORMAT = 1
@@ -46,10 +47,10 @@ _HANGS_S = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A verdict in force. `is_needed`: something special is in play; `is_new`: it was found by this process."""
+    """A verdict in force. `is_tried`: it was found by trying; `is_new`: in this process."""
 
     verdict: Verdict
-    is_needed: bool = False
+    is_tried: bool = False
     is_new: bool = False
 
 
@@ -79,9 +80,18 @@ def library(place: Path | None = None, *, is_forced: bool = False) -> Known:
 
 
 def expected(place: Path) -> EngineLimits:
-    """What is open, for those who only count memory: where nothing has ever been tried, nothing is tried for them."""
-    is_known = _known is not None or place.is_dir()
-    return library(place).verdict.limits if is_known else ALL
+    """What is open, for those who only count memory: nothing is tried for them, and llama.cpp is only asked which
+    library it is where something has been found to be closed (a `false` in one of the files)."""
+    if _known is not None:
+        return _known.verdict.limits
+    is_limited = any("false" in (text_of(file) or "") for file in place.glob("*.json"))
+    return library(place).verdict.limits if is_limited else ALL
+
+
+def tried(place: Path) -> Known:
+    """As `library`, and tried now if it has not been: for whoever wants to know."""
+    known = library(place)
+    return known if known.is_tried else library(place, is_forced=True)
 
 
 def limits_of(model: Path, place: Path | None = None) -> EngineLimits:
@@ -108,19 +118,18 @@ def of_model(model: Path) -> Verdict | None:
 
 
 def _found(place: Path | None, *, is_forced: bool) -> Known:
-    is_needed = is_forced or _is_needed()
-    if not is_needed:
-        return Known(Verdict())
     file = None if place is None else _file(place, Path(native.bindings()._lib._name))
     kept = _read(file, _library_key) if file is not None and not is_forced else None
     if kept is not None:
-        return Known(kept, is_needed=True)
+        return Known(kept, is_tried=True)
+    if not is_forced and not _is_needed():
+        return Known(Verdict())
     verdict = self_test.try_library(threads.of_this_device())
     if verdict.untried and "AMX_INT8" in _special_here():  # the one that is known to crash
         verdict = Verdict(ALL.without("has_extra_buffers"), verdict.attempts, verdict.seconds, untried=verdict.untried)
     if file is not None and not verdict.untried and not verdict.is_broken:
         _write(file, _library_key(), verdict)
-    return Known(verdict, is_needed=True, is_new=True)
+    return Known(verdict, is_tried=True, is_new=True)
 
 
 def _is_needed() -> bool:
