@@ -44,15 +44,19 @@ def limits(settings: Settings, model: Path | None = None) -> "EngineLimits":
         return ALL
 
 
-def room(device: str | None = None, *, has_gpu: bool = True) -> Room:
-    """The memory that models may use now; `device`: on these GPUs; `has_gpu` False: on none."""
+def room(device: str | None = None) -> Room:
+    """The memory that models may use now; `device`: on these GPUs."""
     from slmchat.engine import devices
     from slmchat.hardware import memory
 
     available, total = memory.available().value, memory.total().value
     assert available is not None
     assert total is not None
-    return Room(available, total, memory.address_space().value, devices.free_gpu_memory(device) if has_gpu else 0)
+    return Room(available, total, memory.address_space().value, devices.free_gpu_memory(device))
+
+
+def _within(space: Room, open_ways: "EngineLimits") -> Room:
+    return space if open_ways.has_gpu else replace(space, gpu=0)
 
 
 def load(settings: Settings, n_ctx: int, kv_type: str | None = None, open_ways: "EngineLimits | None" = None) -> Load:
@@ -235,7 +239,7 @@ class ForDevice:
 
     @cached_property
     def room(self) -> Room:
-        now = room(has_gpu=limits(self._settings).has_gpu)
+        now = _within(room(), limits(self._settings))
         return replace(now, available=max(now.available, lasting(now.total))) if self._is_lasting else now
 
     @cached_property
@@ -295,7 +299,7 @@ def opening_of(
     """
     shape = installed_shape(installed)
     open_ways = limits(settings, installed.path)
-    space = room(device, has_gpu=open_ways.has_gpu)
+    space = _within(room(device), open_ways)
     base = load(settings, n_ctx or 0, kv_type, open_ways)
     if n_ctx is None:
         base = replace(base, n_ctx=choose_ctx(shape, base, space))

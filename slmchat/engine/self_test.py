@@ -37,7 +37,7 @@ AVX2: repacking, flash attention, both). A weight type that is computed wrongly 
 of it 0.23 and more, whichever layer it is (docs/decisions.md)."""
 
 # Seconds for a child; of processor time it may use half as many. All is done in less than one, but a machine that other
-# programs keep busy may take many: threads that wait by spinning then wait for each other's turn.
+# programs keep busy may take many.
 _SECONDS = 20.0
 _MODEL_SECONDS = 120.0
 
@@ -48,6 +48,10 @@ _FOREIGN = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 _TOO_LONG = ("SIGXCPU", "SIGALRM")
 
 HANGS = "hangs"
+
+# An abort would start a debugger, which takes seconds. Threads that wait by sleeping instead of spinning do not take the
+# processors from each other on a busy machine: 0.9 instead of 2.6 s with a load of 16 on two processors.
+_ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "OMP_WAIT_POLICY": "passive"}
 
 _CHILD = """import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -272,7 +276,7 @@ def in_child(job: str, seconds: float) -> Ending:
             stderr=subprocess.DEVNULL,
             timeout=seconds,
             check=False,
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # an abort would start a debugger, which takes seconds
+            env={**os.environ, **_ENVIRONMENT},
             start_new_session=sys.platform != "win32",  # Ctrl-C is not meant for it, and would look like a crash
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )

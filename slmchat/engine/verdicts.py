@@ -160,6 +160,7 @@ def _library_key() -> dict[str, Any]:
         "sets": list(cores.instruction_sets().value or ()),
         "gpus": [[gpu.name, gpu.description, gpu.total_memory] for gpu in gpus],
         "driver": graphics.driver() if gpus else "",
+        "is_parallel": threads.of_this_device() > 1,
     }
 
 
