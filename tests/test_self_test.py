@@ -476,7 +476,7 @@ def test_a_library_that_only_crashes_is_said(tiny: Path, home: Path, tmp_path: P
 
 
 @pytest.mark.real
-def test_private_and_a_home_that_is_read_only_work_as_well(tiny: Path, home: Path, tmp_path: Path) -> None:
+def test_behind_the_seal_of_private_it_is_tried_as_well(tiny: Path, home: Path, tmp_path: Path) -> None:
     env = planted.plant(tmp_path / "library", planted.EXTRA, planted.CRASHES)
     env["SLM_VERDICTS"] = str(home / "cache" / "engine")
     done = run_slm("run", "--private", "-m", tiny, "-n", "2", "hi", home=home, env=env)

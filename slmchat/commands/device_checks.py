@@ -146,7 +146,7 @@ def _self_test(facts: Facts) -> Iterator[Finding]:
     found = facts.self_test
     if found is None:
         return
-    mend = f"{rebuild_here(facts)} or, without a compiler: pip install '{PREBUILT}'"
+    mend = f"another library, pip install '{PREBUILT}', or a build of your own: {rebuild_here(facts)}"
     steps = "; ".join(f"{attempt.in_words()}: {attempt.fault or 'works'}" for attempt in found.attempts)
     if found.is_broken:
         yield wrong(f"llama.cpp {found.fault}, even with its most careful settings", "nothing can be answered", mend)

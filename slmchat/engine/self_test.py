@@ -49,8 +49,8 @@ _TOO_LONG = ("SIGXCPU", "SIGALRM")
 
 HANGS = "hangs"
 
-# An abort would start a debugger, which takes seconds. Threads that wait by sleeping instead of spinning do not take the
-# processors from each other on a busy machine: 0.9 instead of 2.6 s with a load of 16 on two processors.
+# An abort would start a debugger, which takes seconds. Threads that wait by sleeping instead of spinning do not take
+# the processors from each other on a busy machine: 0.9 instead of 2.6 s with a load of 16 on two processors.
 _ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "OMP_WAIT_POLICY": "passive"}
 
 _CHILD = """import json, sys
