@@ -15,7 +15,7 @@ from slmchat import settings
 from slmchat.catalog import suspects
 from slmchat.catalog.library import from_path
 from slmchat.commands import engine_trial, fitting, tune
-from slmchat.engine import devices, self_test, verdicts
+from slmchat.engine import devices, native, self_test, verdicts
 from slmchat.engine.api import SessionSettings
 from slmchat.engine.limits import ALL, FEATURES, LEAST, EngineLimits
 from slmchat.engine.self_test import Ending, Verdict, step_down
@@ -23,6 +23,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.memory import Load, memory
 from slmchat.hardware import cores
 from slmchat.hardware.facts import Fact
+from slmchat.privacy import seal
 
 GOOD, OFF = [1.0, -2.0, 3.0, 0.5], [1.0, 2.0, 3.0, 0.5]
 
@@ -119,6 +120,10 @@ def test_a_model_is_tried_without_comparing_and_with_less_than_what_has_crashed(
     assert self_test.try_model(Path("m"), 2, None).limits.forbidden == ("has_flash_attention",)
     again = self_test.try_model(Path("m"), 2, ALL.without("has_extra_buffers"))
     assert again.limits.forbidden == ("has_extra_buffers", "has_flash_attention")
+    fake.tried.clear()
+    within = ALL.without("has_extra_buffers")
+    assert self_test.try_model(Path("m"), 2, None, within).limits.forbidden == ("has_flash_attention",)
+    assert all("has_extra_buffers" in tried for tried in fake.tried)
     fake.fault = lambda _limits: "crashes (SIGABRT)"
     assert self_test.try_model(Path("m"), 2, None).is_broken
     assert self_test.try_model(Path("m"), 2, LEAST).is_broken
@@ -128,8 +133,6 @@ def test_a_model_is_tried_without_comparing_and_with_less_than_what_has_crashed(
 
 
 def test_parameters_are_kept_within_the_limits() -> None:
-    from slmchat.engine import native
-
     api = native.bindings()
     model, context = api.llama_model_default_params(), api.llama_context_default_params()
     context.n_threads = context.n_threads_batch = 4
@@ -245,8 +248,6 @@ def test_it_is_tried_once_and_kept_for_the_owner_alone(tried: list[int], tmp_pat
 def test_another_library_processor_or_driver_is_tried_again(
     tried: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from slmchat.engine import native
-
     _again(tmp_path)
     monkeypatch.setattr(native, "build", lambda: (1, 2))
     _again(tmp_path)
@@ -330,7 +331,9 @@ def _settled(here: settings.Settings, tiny: Path, *, is_forced: bool = False) ->
 def _finds(monkeypatch: pytest.MonkeyPatch, library: Verdict, model: Verdict) -> list[EngineLimits | None]:
     at_fault: list[EngineLimits | None] = []
     monkeypatch.setattr(self_test, "try_library", lambda _threads: library)
-    monkeypatch.setattr(self_test, "try_model", lambda _model, _threads, before: at_fault.append(before) or model)
+    monkeypatch.setattr(
+        self_test, "try_model", lambda _model, _threads, before, _within: at_fault.append(before) or model
+    )
     return at_fault
 
 
@@ -362,6 +365,17 @@ def test_a_model_that_crashes_slm_is_used_with_less(
     _mark(here.paths.data, tiny, b"Fatal")
     _settled(here, tiny)
     assert at_fault == [None, less.limits]
+
+
+def test_behind_the_seal_a_crash_of_the_gpu_costs_the_gpu(
+    here: settings.Settings, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No child can start it there, so that only what the processor does is known to work."""
+    _finds(monkeypatch, FINE, FINE)
+    monkeypatch.setattr(native, "has_gpu_backend", lambda: True)
+    monkeypatch.setattr(engine_trial, "status", lambda: replace(seal.status(), is_local_closed=True))
+    assert "tried again without the GPU, and so it works now" in _settled(here, tiny)
+    assert verdicts.limits_of(tiny) == ALL.without("has_gpu")
 
 
 def test_only_when_nothing_works_the_file_may_be_damaged(

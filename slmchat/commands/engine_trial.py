@@ -5,12 +5,15 @@ Refuses to know: how llama.cpp is tried (engine/self_test.py), where verdicts ar
 (catalog/suspects.py).
 """
 
+from dataclasses import replace
+
 from slmchat.catalog import suspects
 from slmchat.catalog.records import Installed
 from slmchat.catalog.suspects import Ended
-from slmchat.engine import self_test, verdicts
+from slmchat.engine import native, self_test, verdicts
 from slmchat.engine.self_test import Verdict
 from slmchat.errors import ExitCode, SlmError
+from slmchat.privacy.seal import status
 from slmchat.settings import Settings
 
 _MENDS = "slm doctor tells what mends it"
@@ -69,7 +72,13 @@ def _after_crash(installed: Installed, known: verdicts.Known, threads: int, *, i
     if known.is_new and known.verdict.limits.forbidden:
         return f"{last}; llama.cpp {fault_in_words(known.verdict)}: slm goes on without, and that works ({_MENDS})."
     before = verdicts.of_model(installed.path)
-    verdict = self_test.try_model(installed.path, threads, None if before is None else before.limits)
+    within = known.verdict.limits
+    is_without_gpu = native.has_gpu_backend() and status().is_local_closed
+    if is_without_gpu:  # behind the seal no child can start a GPU: what it finds is true of the processor alone
+        within = within.without("has_gpu")
+    verdict = self_test.try_model(installed.path, threads, None if before is None else before.limits, within)
+    if is_without_gpu:
+        verdict = replace(verdict, limits=verdict.limits.without("has_gpu"))
     if verdict.untried:
         return f"{last}; it could not be tried again in a process of its own ({verdict.untried})."
     if verdict.is_broken and not is_forced:

@@ -199,16 +199,22 @@ def try_library(threads: int) -> Verdict:
         return step_down(_runner(model, threads, (_PROMPT, _TOKENS), _SECONDS), features_here(threads))
 
 
-def try_model(model: Path, threads: int, at_fault: EngineLimits | None) -> Verdict:
+def try_model(model: Path, threads: int, at_fault: EngineLimits | None, within: EngineLimits = ALL) -> Verdict:
     """Try a model that has ended slm, without comparing numbers: with everything, then with less.
 
     `at_fault`: limits under which it has crashed although it had passed this test; at least one feature less is tried.
+    `within`: what is left out in any case; the verdict names only what must be left out besides.
     """
-    run = _runner(model, threads, (_MODEL_PROMPT, _MODEL_TOKENS), _MODEL_SECONDS)
+    compute = _runner(model, threads, (_MODEL_PROMPT, _MODEL_TOKENS), _MODEL_SECONDS)
+
+    def run(limits: Sequence[EngineLimits]) -> Ending:
+        return compute([each.both(within) for each in limits])
+
+    features = tuple(name for name in features_here(threads) if name not in within.forbidden)
     if at_fault is None:
-        return step_down(run, features_here(threads), has_reference=False)
+        return step_down(run, features, has_reference=False)
     start, limits, attempts = time.perf_counter(), at_fault, [Attempt(at_fault, "crashes")]
-    for feature in (name for name in features_here(threads) if name not in at_fault.forbidden):
+    for feature in (name for name in features if name not in at_fault.forbidden):
         limits = limits.without(feature)
         ending = run([limits])
         if ending.is_foreign:
