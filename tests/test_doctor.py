@@ -21,8 +21,7 @@ from slmchat.commands import device_checks, doctor, fitting, place_checks
 from slmchat.commands.findings import Finding, Level, examine
 from slmchat.engine.devices import ComputeDevice
 from slmchat.engine.kvstore import KvStore, StateKey
-from slmchat.engine.limits import ALL, LEAST
-from slmchat.engine.self_test import Attempt, Verdict
+from slmchat.engine.limits import ALL, LEAST, Attempt, Verdict
 from slmchat.fit.plan import Room
 from slmchat.hardware import compilers
 from slmchat.hardware.facts import Fact

@@ -17,8 +17,8 @@ from slmchat.catalog.library import from_path
 from slmchat.commands import engine_trial, fitting, tune
 from slmchat.engine import devices, native, self_test, verdicts
 from slmchat.engine.api import SessionSettings
-from slmchat.engine.limits import ALL, FEATURES, LEAST, EngineLimits
-from slmchat.engine.self_test import Ending, Verdict, step_down
+from slmchat.engine.limits import ALL, FEATURES, LEAST, Attempt, EngineLimits, Verdict
+from slmchat.engine.self_test import Ending, step_down
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.memory import Load, memory
 from slmchat.hardware import cores
@@ -220,7 +220,7 @@ def tried(fresh: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def try_library(threads: int) -> Verdict:
         times.append(threads)
-        attempts = (self_test.Attempt(ALL, "crashes (SIGSEGV)"), self_test.Attempt(ALL.without("has_gpu"), ""))
+        attempts = (Attempt(ALL, "crashes (SIGSEGV)"), Attempt(ALL.without("has_gpu"), ""))
         return Verdict(ALL.without("has_flash_attention"), attempts, 0.5)
 
     monkeypatch.setattr(self_test, "try_library", try_library)
@@ -277,7 +277,7 @@ def test_where_nothing_can_be_kept_it_is_tried_again(tried: list[int], tmp_path:
 
 def test_a_hang_is_believed_for_a_day(tried: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that was very busy then would compute slowly for ever."""
-    hung = Verdict(ALL.without("has_threads"), (self_test.Attempt(ALL, "hangs"),), 10.0)
+    hung = Verdict(ALL.without("has_threads"), (Attempt(ALL, "hangs"),), 10.0)
     monkeypatch.setattr(self_test, "try_library", lambda _threads: hung)
     assert _again(tmp_path).is_new
     assert not _again(tmp_path).is_new
@@ -337,8 +337,8 @@ def _finds(monkeypatch: pytest.MonkeyPatch, library: Verdict, model: Verdict) ->
     return at_fault
 
 
-CRASHED = self_test.Attempt(ALL, "crashes (SIGSEGV)")
-FINE = Verdict(ALL, (self_test.Attempt(ALL, ""),), 0.3)
+CRASHED = Attempt(ALL, "crashes (SIGSEGV)")
+FINE = Verdict(ALL, (Attempt(ALL, ""),), 0.3)
 
 
 def test_a_crash_lets_the_library_be_tried_wherever_that_is(
@@ -410,7 +410,7 @@ def test_private_tries_it_and_writes_nothing(
 def test_a_library_that_does_nothing_right_is_said_and_not_run(
     here: settings.Settings, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _finds(monkeypatch, Verdict(LEAST, (self_test.Attempt(LEAST, "crashes (SIGILL)"),), 0.2, is_broken=True), FINE)
+    _finds(monkeypatch, Verdict(LEAST, (Attempt(LEAST, "crashes (SIGILL)"),), 0.2, is_broken=True), FINE)
     with pytest.raises(SlmError, match=r"crashes \(SIGILL\) on this machine even with its most careful") as raised:
         _settled(here, tiny)
     assert raised.value.exit_code is ExitCode.BUG

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from slmchat.catalog.fetching import in_bytes
 from slmchat.commands.findings import Check, Finding, fine, note, wrong
 from slmchat.engine.devices import ComputeDevice
-from slmchat.engine.self_test import Verdict
+from slmchat.engine.limits import Verdict
 from slmchat.hardware import Device, compilers
 from slmchat.hardware.facts import Fact
 from slmchat.hardware.graphics import Graphics

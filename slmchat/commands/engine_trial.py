@@ -10,8 +10,8 @@ from dataclasses import replace
 from slmchat.catalog import suspects
 from slmchat.catalog.records import Installed
 from slmchat.catalog.suspects import Ended
-from slmchat.engine import native, self_test, verdicts
-from slmchat.engine.self_test import Verdict
+from slmchat.engine import native, verdicts
+from slmchat.engine.limits import Verdict
 from slmchat.errors import ExitCode, SlmError
 from slmchat.privacy.seal import status
 from slmchat.settings import Settings
@@ -71,6 +71,8 @@ def _after_crash(installed: Installed, known: verdicts.Known, threads: int, *, i
     last = f"the last time, slm crashed while it was loading {installed.key} or beginning its first answer"
     if known.is_new and known.verdict.limits.forbidden:
         return f"{last}; llama.cpp {fault_in_words(known.verdict)}: slm goes on without, and that works ({_MENDS})."
+    from slmchat.engine import self_test  # and what starts processes: not for every run
+
     before = verdicts.of_model(installed.path)
     within = known.verdict.limits
     is_without_gpu = native.has_gpu_backend() and status().is_local_closed

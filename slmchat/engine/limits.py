@@ -1,6 +1,7 @@
 """What slm asks of llama.cpp less than it could, because that crashes, hangs or computes wrongly on this machine.
 
-Knows: the faster ways of llama.cpp that can be left out one by one, and how parameters are kept within what is left.
+Knows: the faster ways of llama.cpp that can be left out one by one, how parameters are kept within what is left, and
+the record of what was tried.
 Refuses to know: how it is found out what works (self_test.py), where that is kept (verdicts.py).
 
 Whatever loads weights or opens a context passes its parameters through one of the methods here. Nothing else in slm
@@ -105,3 +106,33 @@ ALL = EngineLimits()
 
 LEAST = EngineLimits(*(False for _ in FEATURES))
 """The plain way: weights as they lie in the file, the processor alone, one thread."""
+
+HANGS = "hangs"
+"""The fault of what does not come to an end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One way that was tried. `fault` is empty when it worked: "crashes (SIGSEGV)", "hangs", "computes wrongly …"."""
+
+    limits: EngineLimits
+    fault: str
+
+    def in_words(self) -> str:
+        return f"without {self.limits.in_words()}" if self.limits.forbidden else "with everything"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What works. `is_broken`: not even the plain way does. `untried`: why nothing could be found out, else empty."""
+
+    limits: EngineLimits = ALL
+    attempts: tuple[Attempt, ...] = ()
+    seconds: float = 0.0
+    is_broken: bool = False
+    untried: str = ""
+
+    @property
+    def fault(self) -> str:
+        """What the fast way does wrong; empty when it works."""
+        return self.attempts[0].fault if self.attempts else ""

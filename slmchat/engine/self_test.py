@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from slmchat.engine import native, self_test_model
-from slmchat.engine.limits import ALL, FEATURES, LEAST, EngineLimits
+from slmchat.engine.limits import ALL, FEATURES, HANGS, LEAST, Attempt, EngineLimits, Verdict
 
 # Tokens of the prompt: more than two tiles of AMX (mmq.cpp: TILE_M * 2 = 32) with a part of a third, past the block of
 # queries from which flash attention computes in tiles (ggml-cpu/common.h: GGML_FA_TILE_Q = 64). Then single tokens.
@@ -47,8 +47,6 @@ _FOREIGN = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 # And those by which the child ends itself when it takes too long.
 _TOO_LONG = ("SIGXCPU", "SIGALRM")
 
-HANGS = "hangs"
-
 # An abort would start a debugger, which takes seconds. Threads that wait by sleeping instead of spinning do not take
 # the processors from each other on a busy machine: 0.9 instead of 2.6 s with a load of 16 on two processors.
 _ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "OMP_WAIT_POLICY": "passive"}
@@ -57,33 +55,6 @@ _CHILD = """import json, sys
 sys.path[:] = json.loads(sys.argv[1])
 from slmchat.engine.self_test_child import main
 main()"""
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One way that was tried. `fault` is empty when it worked: "crashes (SIGSEGV)", "hangs", "computes wrongly …"."""
-
-    limits: EngineLimits
-    fault: str
-
-    def in_words(self) -> str:
-        return f"without {self.limits.in_words()}" if self.limits.forbidden else "with everything"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What works. `is_broken`: not even the plain way does. `untried`: why nothing could be found out, else empty."""
-
-    limits: EngineLimits = ALL
-    attempts: tuple[Attempt, ...] = ()
-    seconds: float = 0.0
-    is_broken: bool = False
-    untried: str = ""
-
-    @property
-    def fault(self) -> str:
-        """What the fast way does wrong; empty when it works."""
-        return self.attempts[0].fault if self.attempts else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ end slm all the same, a mark of that is left (catalog/suspects.py), and the self
 import hashlib
 import json
 import os
-import platform
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -20,11 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from slmchat.engine import devices, native, self_test, threads
-from slmchat.engine.limits import ALL, EngineLimits
-from slmchat.engine.self_test import Attempt, Verdict
+from slmchat.engine import devices, native, threads
+from slmchat.engine.limits import ALL, HANGS, Attempt, EngineLimits, Verdict
 from slmchat.errors import SlmError
-from slmchat.hardware import cores, graphics
+from slmchat.hardware import cores
 from slmchat.hardware.facts import text_of
 from slmchat.private_files import write_private
 
@@ -124,6 +122,8 @@ def _found(place: Path | None, *, is_forced: bool) -> Known:
         return Known(kept, is_tried=True)
     if not is_forced and not _is_needed():
         return Known(Verdict())
+    from slmchat.engine import self_test  # and what starts processes: not for every run
+
     verdict = self_test.try_library(threads.of_this_device())
     if verdict.untried and "AMX_INT8" in _special_here():  # the one that is known to crash
         verdict = Verdict(ALL.without("has_extra_buffers"), verdict.attempts, verdict.seconds, untried=verdict.untried)
@@ -137,10 +137,17 @@ def _is_needed() -> bool:
     return (
         os.environ.get(FORCE) == "always"
         or "LLAMA_CPP_LIB_PATH" in os.environ
-        or platform.machine().lower() not in _COMMON_MACHINES
+        or _machine() not in _COMMON_MACHINES
         or native.has_gpu_backend()
         or bool(_special_here())
     )
+
+
+def _machine() -> str:
+    """The processor's kind, as `platform.machine` has it, which takes 3 ms to import."""
+    if hasattr(os, "uname"):
+        return os.uname().machine.lower()
+    return os.environ.get("PROCESSOR_ARCHITECTURE", "").lower()  # Windows
 
 
 def _special_here() -> set[str]:
@@ -152,6 +159,8 @@ def _special_here() -> set[str]:
 
 def _library_key() -> dict[str, Any]:
     """What a verdict on the library depends on."""
+    from slmchat.hardware import graphics
+
     gpus = [device for device in devices.devices() if device.is_gpu] if native.has_gpu_backend() else []
     return {
         "library": native.bindings()._lib._name,
@@ -191,7 +200,7 @@ def _read(file: Path, key: Callable[[], dict[str, Any]]) -> Verdict | None:
 
 
 def _hangs(attempts: Iterable[Attempt]) -> bool:
-    return any(attempt.fault == self_test.HANGS for attempt in attempts)
+    return any(attempt.fault == HANGS for attempt in attempts)
 
 
 def _limits(found: dict[str, Any]) -> EngineLimits:
