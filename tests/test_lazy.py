@@ -12,7 +12,6 @@ from gguf_memories import write_per_layer
 from slmchat import settings as settings_module
 from slmchat.catalog import registry
 from slmchat.catalog.gguf import read_header
-from slmchat.catalog.library import from_path
 from slmchat.commands import fitting
 from slmchat.engine import llama
 from slmchat.engine.api import Part, Prompt, SessionSettings
@@ -102,9 +101,8 @@ class TestOutlook:
         paths = settings_module.Paths(tmp_path, tmp_path, tmp_path)
         for available, is_lazy in ((64 * GIB, False), (memory(shape, Load(512)).needed, True)):
             monkeypatch.setattr(fitting, "room", lambda device, free=available: _room(free))
-            found = fitting.opening_of(
-                from_path(model), settings_module.Settings(paths=paths), n_ctx=512, kv_type=None, gpu_layers=None
-            )
+            settings = settings_module.Settings(paths=paths)
+            found = fitting.opening_of(shape, settings, model=model, n_ctx=512, kv_type=None, gpu_layers=None)
             assert found.load.is_lazy is is_lazy
 
 

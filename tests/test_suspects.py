@@ -13,6 +13,7 @@ from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from terminal import Terminal
 
 from slmchat.catalog import suspects
+from slmchat.catalog.suspects import Ended
 
 pytestmark = pytest.mark.real
 
@@ -86,10 +87,16 @@ def test_it_is_told_once_and_the_next_run_goes_on(model: Path, home: Path, how: 
     (mark,) = _marks(home)
     assert mark.stat().st_mode & 0o777 == 0o600
     assert mark.parent.stat().st_mode & 0o777 == 0o700
-    first, second = (run_slm("run", "-m", model, "-n", "1", "hi", home=home) for _ in range(2))
+    kept = {"SLM_VERDICTS": str(home / "verdicts")}
+    first, second = (run_slm("run", "-m", model, "-n", "1", "hi", home=home, env=kept) for _ in range(2))
     assert first.code == second.code == 0, first.err
     assert first.err.count("while it was loading") == 1
-    assert f"slm verify {model}" in first.err
+    if how == KILLED:
+        assert "was killed" in first.err
+        assert "memory" in first.err
+    else:
+        assert "tried again in a process of its own and works now" in first.err
+    assert "damaged" not in first.err
     assert second.err == ""
     assert _marks(home) == []
 
@@ -174,15 +181,15 @@ def test_a_loading_that_goes_on_elsewhere_is_not_told(tmp_path: Path) -> None:
     model = tmp_path / "m.gguf"
     mine = suspects.Mark(tmp_path, model)
     mine.set()
-    assert not suspects.take(tmp_path, model)
+    assert suspects.take(tmp_path, model) is None
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         (file,) = suspects.directory(tmp_path).iterdir()
         theirs = file.with_name(file.name.replace(str(os.getpid()), str(other.pid)))
         theirs.touch()
-        assert not suspects.take(tmp_path, model)
+        assert suspects.take(tmp_path, model) is None
         other.communicate(b"\n")
-    assert suspects.take(tmp_path, model)
-    assert not suspects.take(tmp_path, model)
+    assert suspects.take(tmp_path, model) is Ended.KILLED
+    assert suspects.take(tmp_path, model) is None
     assert file.exists()
     mine.clear()
     assert not file.exists()
@@ -192,5 +199,5 @@ def test_a_disk_that_refuses_the_mark_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "loading").write_text("a file, no directory")
     mark = suspects.Mark(tmp_path, tmp_path / "m.gguf")
     mark.set()
-    assert not suspects.take(tmp_path, tmp_path / "m.gguf")
+    assert suspects.take(tmp_path, tmp_path / "m.gguf") is None
     mark.clear()

@@ -60,7 +60,8 @@ def load(
     as many as there are free cores. `gpu_layers`: None: as suits the GPU, if there is one. `seed`: for every answer
     that is not given another. `rare`: see `LoadOptions`.
     `reads_config`: settings that are not given here are those of config.toml and the SLM_* variables, and states of the
-    KV cache are kept on the disk as the commands keep them. Without it only SLM_HOME counts, and nothing is written.
+    KV cache are kept on the disk as the commands keep them. Without it only SLM_HOME counts, and nothing is written
+    (but what was found out about llama.cpp itself, on a machine where that must be tried).
     Raises `SlmError`: USAGE for a value out of its range, NO_MODEL, NO_FIT, DAMAGED.
     """
     refuse_unknown(rare, LoadOptions, "load")

@@ -4,9 +4,10 @@ Knows: a small mark on the disk while llama.cpp first works on a model, taken aw
 means that is still there although its process is gone.
 Refuses to know: why it ended, what the file holds, how a model is loaded.
 
-An empty mark is left by an abort, a fault or a kill (SIGKILL, which the kernel sends when memory runs out). SIGTERM
-and SIGHUP are somebody's wish: they write into the mark before they end slm. That is faulthandler's work, for it runs
-in the signal itself, also while the main thread is inside llama.cpp, where a handler in Python would have to wait.
+An empty mark is left by a kill (SIGKILL, which the kernel sends when memory runs out). Everything else writes into it
+before it ends slm: an abort or a fault the word "Fatal", SIGTERM and SIGHUP, which are somebody's wish, something else.
+That is faulthandler's work, for it runs in the signal itself, also while the main thread is inside llama.cpp, where a
+handler in Python would have to wait.
 """
 
 import atexit
@@ -16,8 +17,20 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
+
+# faulthandler.c: "Fatal Python error: Segmentation fault", and so for aborts; on Windows "Windows fatal exception: …".
+_FATAL = (b"Fatal", b"Windows fatal")
+
+
+class Ended(StrEnum):
+    """How an earlier slm ended while a model was on trial."""
+
+    CRASHED = "crashed"  # an abort or a fault
+    KILLED = "killed"  # from outside, with no time to say anything
+    WISHED = "wished"  # by SIGTERM or SIGHUP
+
 
 _own: set[Path] = set()  # marks that this process has set and not taken away yet
 
@@ -37,6 +50,7 @@ class Mark:
         self._model = model
         self._file = directory(data) / f"{_stem(model)}-{os.getpid()}"
         self._descriptor: int | None = None
+        self._had_faulthandler = False
 
     def set(self) -> None:
         """llama.cpp is about to do something with the model that it has not done in this process yet."""
@@ -46,6 +60,8 @@ class Mark:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._descriptor = os.open(self._file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
             _own.add(self._file)
+            self._had_faulthandler = faulthandler.is_enabled()
+            faulthandler.enable(self._descriptor, all_threads=False)
             for wish in _WISHES:
                 if signal.getsignal(wish) is signal.SIG_DFL:  # not under nohup, which ignores SIGHUP
                     faulthandler.register(wish, self._descriptor, all_threads=False, chain=True)
@@ -58,6 +74,10 @@ class Mark:
             return
         for wish in _WISHES:
             faulthandler.unregister(wish)
+        faulthandler.disable()
+        with contextlib.suppress(RuntimeError, ValueError, AttributeError):  # standard error is closed
+            if self._had_faulthandler:
+                faulthandler.enable()
         with contextlib.suppress(OSError):
             self._file.unlink(missing_ok=True)
         os.close(descriptor)
@@ -65,39 +85,41 @@ class Mark:
         atexit.unregister(self.clear)
 
 
-def take(data: Path, model: Path) -> bool:
-    """Whether this file ended an earlier slm, as far as a mark can say. It is taken away: it is told once.
+def ended(data: Path, model: Path) -> Ended | None:
+    """How an earlier slm ended while this model was on trial, as far as marks can say; they stay. None: well, or by
+    somebody's wish.
 
     A process of the same number that is something else by now keeps a mark from being told until that one ends.
     """
-    found = False
-    for mark in list(_marks(data, model)):
-        if mark not in _own and not _is_running(mark.name.rpartition("-")[2]):
-            with contextlib.suppress(OSError):
-                is_wished = mark.stat().st_size > 0
-                mark.unlink()
-                found = found or not is_wished
+    found = {how for _, how in _dead(data, model)}
+    return next((how for how in (Ended.CRASHED, Ended.KILLED) if how in found), None)
+
+
+def take(data: Path, model: Path) -> Ended | None:
+    """As `ended`, and the marks are taken away: it is told once."""
+    how = ended(data, model)
+    for mark, _ in _dead(data, model):
+        with contextlib.suppress(OSError):
+            mark.unlink()
+    return how
+
+
+def left(data: Path, model: Path | None = None) -> dict[Path, Ended]:
+    """The marks that nobody has been told of, of one model or of all, but those of somebody's wish. They stay."""
+    return {mark: how for mark, how in _dead(data, model) if how is not Ended.WISHED}
+
+
+def _dead(data: Path, model: Path | None) -> list[tuple[Path, Ended]]:
+    """The marks whose process is gone, and how it went."""
+    found = []
+    with contextlib.suppress(OSError):
+        for mark in sorted(directory(data).glob(f"{_stem(model)}-*" if model is not None else "*-*")):
+            if mark not in _own and not _is_running(mark.name.rpartition("-")[2]):
+                with contextlib.suppress(OSError), mark.open("rb") as file:
+                    said = file.read(64)
+                    how = Ended.CRASHED if said.startswith(_FATAL) else Ended.WISHED if said else Ended.KILLED
+                    found.append((mark, how))
     return found
-
-
-def left(data: Path, model: Path | None = None) -> list[Path]:
-    """The marks of crashes that nobody has been told of, of one model or of all. They stay."""
-    try:
-        marks = sorted(directory(data).glob(f"{_stem(model)}-*" if model is not None else "*-*"))
-        return [
-            mark
-            for mark in marks
-            if mark not in _own and not _is_running(mark.name.rpartition("-")[2]) and mark.stat().st_size == 0
-        ]
-    except OSError:
-        return []
-
-
-def _marks(data: Path, model: Path) -> Iterator[Path]:
-    try:
-        yield from directory(data).glob(f"{_stem(model)}-*")
-    except OSError:
-        return
 
 
 def _stem(model: Path) -> str:

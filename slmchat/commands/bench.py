@@ -135,9 +135,10 @@ def _measure(made: Bench, measured: Measured, console: Console) -> None:
         for number in range(1, made.repeat + 1):
             console.status(f"pass {number} of {made.repeat}: loading {made.installed.key}")
             start = time.perf_counter()
-            engine = opening.start_loading(made.installed, made.options, made.settings).engine()
+            loading = opening.start_loading(made.installed, made.options, made.settings)
+            engine = loading.engine()
             measured.load_s.append(time.perf_counter() - start)
-            opening.report_native_log(console)
+            opening.report(loading, console)
             try:
                 _walk(made, engine, measured, lambda text: console.status(f"measuring {made.installed.key}: {text}"))
             finally:

@@ -313,9 +313,7 @@ class LocalModel:
         return opening.start_loading(self.installed, options, settings)
 
     def report(self, loading: Loading, console: Console) -> None:
-        for notice in loading.notices:
-            console.warn(notice)
-        opening.report_native_log(console)
+        opening.report(loading, console)
 
     def remember(self, settings: Settings) -> None:
         Library(settings.paths).remember(self.installed.key)

@@ -14,12 +14,14 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from slmchat.catalog.fetching import in_bytes
 from slmchat.commands.findings import Check, Finding, fine, note, wrong
 from slmchat.engine.devices import ComputeDevice
-from slmchat.hardware import Device
+from slmchat.engine.limits import Verdict
+from slmchat.hardware import Device, compilers
 from slmchat.hardware.facts import Fact
 from slmchat.hardware.graphics import Graphics
 from slmchat.privacy.seal import SealStatus
 
 _LIBRARY = "llama-cpp-python"
+PREBUILT = "slmchat[prebuilt]"
 
 # Without these llama.cpp's kernels take several times as long; without the others some tens of percent.
 _ESSENTIAL = ("AVX", "AVX2", "FMA", "F16C", "NEON", "DOTPROD")
@@ -41,6 +43,7 @@ class Facts:
     """All that the checks look at. `features`: instruction sets that llama.cpp's build uses, None: not told.
 
     `library`: the installed version of llama-cpp-python, None: none; `wanted` the one that slm was made for.
+    `self_test`: what of llama.cpp's ways works here, None: it could not be asked.
     """
 
     device: Device
@@ -52,6 +55,7 @@ class Facts:
     compute: tuple[ComputeDevice, ...]
     threads: int
     seal: SealStatus
+    self_test: Verdict | None = None
 
 
 def library_version() -> str | None:
@@ -72,13 +76,26 @@ def wanted_version() -> str | None:
     return pinned[0].partition(";")[0].strip() if pinned else None
 
 
-def rebuild(options: str, wanted: str | None) -> str:
-    """The command that builds llama-cpp-python again with these options of cmake."""
+def rebuild(options: str, wanted: str | None, compiler: tuple[str, str] = ("", "")) -> str:
+    """The command that builds llama-cpp-python again with these options of cmake and with this C and C++ compiler."""
     pip = f"{shlex.quote(sys.executable)} -m pip install --force-reinstall --no-cache-dir --no-deps"
     package = f"{_LIBRARY}=={wanted}" if wanted else _LIBRARY
     if sys.platform == "win32":
-        return f'$env:CMAKE_ARGS="{options}"; & {pip} {package}'
-    return f'CMAKE_ARGS="{options}" {pip} {package}'
+        chosen = f'$env:CC="{compiler[0]}"; $env:CXX="{compiler[1]}"; ' if any(compiler) else ""
+        return f'{chosen}$env:CMAKE_ARGS="{options}"; & {pip} {package}'
+    chosen = f"CC={compiler[0]} CXX={compiler[1]} " if any(compiler) else ""
+    return f'{chosen}CMAKE_ARGS="{options}" {pip} {package}'
+
+
+def rebuild_here(facts: Facts) -> str:
+    """What builds llama-cpp-python for this very processor; with a compiler that does AMX rightly where it has that."""
+    if "AMX_INT8" not in (facts.device.instruction_sets.value or ()):
+        return rebuild("-DGGML_NATIVE=on", facts.wanted)
+    compiler = compilers.for_amx()
+    if compiler is not None:
+        return rebuild("-DGGML_NATIVE=on", facts.wanted, compiler)
+    command = rebuild("-DGGML_NATIVE=on", facts.wanted, ("clang", "clang++"))
+    return f"install clang, or GCC 13 or newer (older ones build AMX kernels that crash); then {command}"
 
 
 def _library(facts: Facts) -> Iterator[Finding]:
@@ -105,7 +122,7 @@ def _instructions(facts: Facts) -> Iterator[Finding]:
         return
     missing = [name for name in here if name not in built]
     essential = [name for name in missing if name in _ESSENTIAL]
-    mend = rebuild("-DGGML_NATIVE=on", facts.wanted)
+    mend = rebuild_here(facts) if missing else ""
     if essential:
         why = "prompts and answers take several times as long as they could"
         yield wrong(f"the build of llama.cpp does without {', '.join(essential)}, which the processor has", why, mend)
@@ -114,6 +131,35 @@ def _instructions(facts: Facts) -> Iterator[Finding]:
         yield note(f"the build of llama.cpp does without {', '.join(missing)}, which the processor has", why, mend)
     else:
         yield fine(f"the build uses what the processor has: {', '.join(here) or 'nothing special'}")
+
+
+# What it costs to leave out a way of llama.cpp's.
+_COSTS = {
+    "has_extra_buffers": "prompts are read more slowly, with AMX several times",
+    "has_flash_attention": "long conversations are slower and take more memory",
+    "has_gpu": "the processor computes everything, many times slower than the GPU would",
+    "has_threads": "one core computes everything",
+}
+
+
+def _self_test(facts: Facts) -> Iterator[Finding]:
+    found = facts.self_test
+    if found is None:
+        return
+    mend = f"another library, pip install '{PREBUILT}', or a build of your own: {rebuild_here(facts)}"
+    steps = "; ".join(f"{attempt.in_words()}: {attempt.fault or 'works'}" for attempt in found.attempts)
+    if found.is_broken:
+        yield wrong(f"llama.cpp {found.fault}, even with its most careful settings", "nothing can be answered", mend)
+    elif found.untried:
+        kept = f"; {found.limits.in_words()} stays out" if found.limits.forbidden else ""
+        why = "a fault of llama.cpp on this machine shows only when it ends slm"
+        yield note(f"llama.cpp could not be tried ({found.untried}){kept}", why, "slm doctor, once more")
+    elif found.limits.forbidden:
+        why = "; ".join(_COSTS[name] for name in found.limits.forbidden)
+        what = f"llama.cpp goes wrong on this machine, and slm leaves out {found.limits.in_words()} ({steps})"
+        yield note(what, why, mend)
+    else:
+        yield fine(f"llama.cpp computes the same in its fast ways as in the plain one (tried in {found.seconds:.1f} s)")
 
 
 def _gpu(facts: Facts) -> Iterator[Finding]:
@@ -214,6 +260,7 @@ def _seal(facts: Facts) -> Iterator[Finding]:
 CHECKS: tuple[Check[Facts], ...] = (
     Check("library", _library),
     Check("instruction sets", _instructions),
+    Check("self-test", _self_test),
     Check("gpu", _gpu),
     Check("processor", _processor),
     Check("memory", _memory),

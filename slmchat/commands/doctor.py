@@ -65,14 +65,15 @@ def doctor(name: str | None, settings: Settings, console: Console, *, is_json: b
 
 
 def _facts(settings: Settings) -> device_checks.Facts:
-    from slmchat.engine import devices, native, threads
+    from slmchat.engine import devices, native, threads, verdicts
     from slmchat.hardware.graphics import graphics
     from slmchat.privacy import seal
 
     try:
+        self_test = verdicts.tried(verdicts.directory(settings.paths.cache)).verdict
         features, compute = devices.build_features(), devices.devices()
     except SlmError:  # llama.cpp is not there: the library's check says so
-        features, compute = None, ()
+        self_test, features, compute = None, None, ()
     return device_checks.Facts(
         device=hardware.device(settings.paths.models),
         graphics=graphics(),
@@ -83,6 +84,7 @@ def _facts(settings: Settings) -> device_checks.Facts:
         compute=compute,
         threads=settings.threads or threads.of_this_device(),
         seal=seal.status(),
+        self_test=self_test,
     )
 
 
@@ -93,6 +95,7 @@ def _of_model(installed: Installed, settings: Settings, console: Console) -> Ite
     opened = fitting.opening_of(
         shape_of(headers),
         settings,
+        model=installed.path,
         n_ctx=settings.n_ctx,
         kv_type=None,
         gpu_layers=opening.gpu_layers(options, settings),
@@ -117,7 +120,7 @@ def _of_model(installed: Installed, settings: Settings, console: Console) -> Ite
         found = wrong(error.message.rstrip("."), "nothing can be answered with it", error.hint or "slm verify")
         yield Finding(found.level, found.what, found.why, found.do, "load")
         return
-    opening.report_native_log(console)
+    opening.report(loading, console)
     assert isinstance(engine, LlamaEngine)
     try:
         loaded = model_checks.Loaded(patient, engine)
@@ -172,6 +175,7 @@ def _as_json(
         "device": asdict(facts.device),
         "gpus": [asdict(device) for device in facts.compute if device.is_gpu],
         "seal": asdict(facts.seal),
+        "self_test": None if facts.self_test is None else asdict(facts.self_test),
         "findings": [asdict(finding) for finding in findings],
         "model": installed.key if installed else None,
         "model_findings": [asdict(finding) for finding in of_model],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmchat import hardware
 from slmchat.catalog.fetching import in_bytes
@@ -25,6 +25,21 @@ from slmchat.fit.speed import Pace, in_words, pace_of
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 
+if TYPE_CHECKING:  # whoever only lists models does without the engine
+    from slmchat.engine.limits import EngineLimits
+
+
+def limits(settings: Settings, model: Path | None = None) -> "EngineLimits":
+    """What of llama.cpp's ways is open on this device, or with this model."""
+    from slmchat.engine import verdicts
+    from slmchat.engine.limits import ALL
+
+    place = verdicts.directory(settings.paths.cache)
+    try:
+        return verdicts.expected(place) if model is None else verdicts.limits_of(model, place)
+    except SlmError:  # llama.cpp is missing; whoever loads a model is told
+        return ALL
+
 
 def room(device: str | None = None) -> Room:
     """The memory that models may use now; `device`: on these GPUs."""
@@ -37,9 +52,20 @@ def room(device: str | None = None) -> Room:
     return Room(available, total, memory.address_space().value, devices.free_gpu_memory(device))
 
 
-def load(settings: Settings, n_ctx: int, kv_type: str | None = None) -> Load:
-    """A load on this device's processor with these settings."""
-    return Load(n_ctx, kv_type or settings.kv_type or DEFAULT_KV_TYPE, hardware.cores.instruction_sets().value or ())
+def _within(space: Room, open_ways: "EngineLimits") -> Room:
+    return space if open_ways.has_gpu else replace(space, gpu=0)
+
+
+def load(settings: Settings, n_ctx: int, kv_type: str | None = None, open_ways: "EngineLimits | None" = None) -> Load:
+    """A load on this device's processor with these settings, within `open_ways` (None: those of this device)."""
+    open_ways = open_ways or limits(settings)
+    return Load(
+        n_ctx,
+        open_ways.kv_type(kv_type or settings.kv_type or DEFAULT_KV_TYPE),
+        hardware.cores.instruction_sets().value or (),
+        is_repacked=open_ways.has_extra_buffers,
+        has_flash_attention=open_ways.has_flash_attention,
+    )
 
 
 def catalog_option(spec: ModelSpec, variant: Variant) -> Option | None:
@@ -143,7 +169,7 @@ class ForDevice:
 
     @cached_property
     def room(self) -> Room:
-        now = room()
+        now = _within(room(), limits(self._settings))
         return replace(now, available=max(now.available, lasting(now.total))) if self._is_lasting else now
 
     @cached_property
@@ -216,6 +242,7 @@ def opening_of(
     shape: ModelShape,
     settings: Settings,
     *,
+    model: Path,
     n_ctx: int | None,
     kv_type: str | None,
     gpu_layers: int | None,
@@ -223,10 +250,11 @@ def opening_of(
 ) -> Opening:
     """How a model is to be opened on this device: GPU layers, repacking, and the verdict on the window.
 
-    `n_ctx` None: the one that is chosen.
+    `model`: its file, by which it is known what does not work with it here. `n_ctx` None: the one that is chosen.
     """
-    space = room(device)
-    base = load(settings, n_ctx or 0, kv_type)
+    open_ways = limits(settings, model)
+    space = _within(room(device), open_ways)
+    base = load(settings, n_ctx or 0, kv_type, open_ways)
     if n_ctx is None:
         base = replace(base, n_ctx=choose_ctx(shape, base, space))
     layers = gpu_layers

@@ -17,7 +17,7 @@ from slmchat.catalog import suspects
 from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
-from slmchat.commands import adapters, fitting, tuning
+from slmchat.commands import adapters, engine_trial, fitting, tuning
 from slmchat.commands.fitting import Opening
 from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import thinking
@@ -45,7 +45,7 @@ def seal(settings: Settings, *, configures: bool = False, writable: Sequence[Pat
     file is opened. `configures`: this command may change the configuration. With `--private` not even slm's own
     directories stay writable, and core dumps are off. `writable`: what else this errand has to write.
     """
-    from slmchat.engine import native
+    from slmchat.engine import native, verdicts
     from slmchat.privacy.seal import Seal, own_directories
 
     closing = Seal(
@@ -57,6 +57,7 @@ def seal(settings: Settings, *, configures: bool = False, writable: Sequence[Pat
     )
     closing.close_network()
     if native.has_gpu_backend():
+        verdicts.library(verdicts.directory(settings.paths.cache))  # its child needs local sockets as well
         native.start_devices()
     closing.close_local()
     if settings.is_private:
@@ -80,13 +81,7 @@ def find(name: str | None, settings: Settings, console: Console) -> Installed:
             hint="slm pull smollm2:135m" if is_empty else "name one with -m; slm list shows them",
             exit_code=ExitCode.NO_MODEL,
         )
-    found = finder.find(name)
-    if not settings.is_private and suspects.take(settings.paths.data, found.path):
-        console.warn(
-            f"the last time, slm crashed or was killed while it was loading {found.key} or beginning its first answer; "
-            f"the file may be damaged, or too large for the memory that was free: slm verify {found.key}"
-        )
-    return found
+    return finder.find(name)
 
 
 def is_first_run(settings: Settings) -> bool:
@@ -369,10 +364,12 @@ def _load(
 
     headers = read_headers(installed.parts)
     model_kind.check_generates(headers, installed.key)
+    notices += engine_trial.settle(installed, settings, _threads(options, settings), is_forced=options.force)
     layers, device = gpu_layers(options, settings), options.device or settings.device
     found = fitting.opening_of(
         shape_of(headers),
         settings,
+        model=installed.path,
         n_ctx=options.ctx or settings.n_ctx,
         kv_type=_kv_type(options, settings) or tuning.of(installed.path, settings).kv_type,
         gpu_layers=layers,
@@ -454,8 +451,10 @@ def cancelled_by_ctrl_c(session: Cancellable) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def report_native_log(console: Console) -> None:
-    """What llama.cpp said while loading, for `-v`."""
+def report(loading: Loading, console: Console) -> None:
+    """What the user has to know of a model that is loaded now, and for `-v` what llama.cpp said meanwhile."""
+    for notice in loading.notices:
+        console.warn(notice)
     if console.is_verbose:
         from slmchat.engine import native
 

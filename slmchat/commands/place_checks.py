@@ -17,6 +17,7 @@ from slmchat.catalog.fetching import in_bytes
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.catalog.registry import load_user_names
+from slmchat.catalog.suspects import Ended
 from slmchat.commands.findings import Check, Finding, fine, note, wrong
 from slmchat.commands.privacy import hub_places
 from slmchat.engine.kvstore import KvStore
@@ -201,22 +202,25 @@ def _remove(paths: list[Path]) -> str:
 
 def _crashes(places: Places) -> Iterator[Finding]:
     marks = suspects.left(places.paths.data)
+    if not marks:
+        yield fine("no model has ended slm since the last start")
     for installed in places.installed:
         own = suspects.left(places.paths.data, installed.path)
-        marks = [mark for mark in marks if mark not in own]
+        marks = {mark: how for mark, how in marks.items() if mark not in own}
         if own:
-            yield _crashed(installed.key, f"slm verify {installed.key}, then slm doctor {installed.key}")
+            yield _crashed(installed.key, own, f"slm doctor {installed.key} tries it again, with less")
     if marks:
-        yield _crashed("a model file that is not installed by name", "slm doctor FILE.gguf")
-    if not suspects.left(places.paths.data):
-        yield fine("no model has ended slm since the last start")
+        yield _crashed("a model file that is not installed by name", marks, "slm doctor FILE.gguf tries it, with less")
 
 
-def _crashed(name: str, do: str) -> Finding:
+def _crashed(name: str, marks: dict[Path, Ended], do: str) -> Finding:
+    is_crash = Ended.CRASHED in marks.values()
     return wrong(
-        f"slm crashed or was killed while it was loading {name} or beginning an answer",
-        "the file may be damaged, or too large for the memory that was free",
-        do,
+        f"slm {'crashed' if is_crash else 'was killed'} while it was loading {name} or beginning an answer",
+        "llama.cpp may go wrong on this machine, or with this model"
+        if is_crash
+        else "the system does that when memory runs out",
+        do if is_crash else "a smaller window (--ctx N) or a smaller model; slm show tells how much it needs",
     )
 
 

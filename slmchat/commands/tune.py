@@ -25,6 +25,7 @@ from slmchat.commands.options import GenerationOptions
 from slmchat.commands.tuning import Tuning
 from slmchat.engine import rates
 from slmchat.engine.api import Part, Prompt, SessionSettings
+from slmchat.engine.limits import EngineLimits
 from slmchat.engine.llama import LlamaEngine
 from slmchat.engine.rates import Cancelled, Measured, Work
 from slmchat.errors import ExitCode, SlmError
@@ -88,8 +89,9 @@ def tune(name: str | None, settings: Settings, console: Console, *, is_reset: bo
     if power()[0].value:
         console.warn("this device runs on its battery, which may slow it down.")
     others = OthersWatch()
-    engine = opening.start_loading(installed, GenerationOptions(), settings).engine()
-    opening.report_native_log(console)
+    loading = opening.start_loading(installed, GenerationOptions(), settings)
+    engine = loading.engine()
+    opening.report(loading, console)
     assert isinstance(engine, LlamaEngine)
     try:
         outcomes = list(_measured(engine, installed, settings, console))
@@ -123,7 +125,7 @@ def _measured(engine: LlamaEngine, installed: Installed, settings: Settings, con
     tokens = _tokens(engine)
     # the usual settings, whatever was measured before
     usual = opening.session_settings(GenerationOptions(), replace(settings, kv_type=None), _DEPTH)
-    usual = replace(usual, adapts_threads=False, speculation="off")
+    usual = engine.limits.session(replace(usual, adapts_threads=False, speculation="off"))
     done, total, label = 0, 2, "the usual settings"
     with _cancelled_by_ctrl_c() as is_cancelled:
 
@@ -134,7 +136,10 @@ def _measured(engine: LlamaEngine, installed: Installed, settings: Settings, con
             return rates.measure(engine, made, tokens, work, is_cancelled)
 
         start = time.perf_counter()
-        planned = list(groups(_speed(measure, usual), usual, has_images=installed.projector is not None))
+        planned = [
+            allowed(group, usual, engine.limits)
+            for group in groups(_speed(measure, usual), usual, has_images=installed.projector is not None)
+        ]
         total += sum(_TURNS * (1 + len(group.others)) for group in planned if group.others)
         for group in planned:
             if time.perf_counter() - start > _LIMIT_S:
@@ -186,6 +191,12 @@ def groups(speed: Speed, usual: SessionSettings, *, has_images: bool) -> Iterato
     yield Group("flash attention", flash, deep, lambda found: found.prompt_s + found.generation_s)
     # q4_0 is not tried: it changes answers visibly. V in q8_0 needs flash attention.
     yield Group("KV type", ({"kv_type": "q8_0"},), deep, lambda found: found.prompt_s + found.generation_s)
+
+
+def allowed(group: Group, usual: SessionSettings, limits: EngineLimits) -> Group:
+    """The group without settings that llama.cpp cannot be trusted with on this machine."""
+    made = [(change, replace(usual, **change)) for change in group.others]
+    return replace(group, others=tuple(change for change, settings in made if limits.session(settings) == settings))
 
 
 def _prompt_s(found: Measured) -> float:

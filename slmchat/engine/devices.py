@@ -117,6 +117,17 @@ def build_features() -> tuple[str, ...] | None:
     return tuple(label for label, has in functions.items() if has is not None and has())
 
 
+def library_features() -> frozenset[str]:
+    """What llama.cpp says that it was built with and can use here: "AMX_INT8", "REPACK", "KLEIDIAI", …; in 50 µs.
+
+    A GPU backend's own words are among them ("ARCHS"). Raises `SlmError` without llama.cpp.
+    """
+    # const char * llama_print_system_info(void);  "CPU : SSE3 = 1 | AVX = 1 | … | CUDA : ARCHS = 890 | "
+    said = (native.bindings().llama_print_system_info() or b"").decode("utf-8", "replace")
+    pairs = (part.rpartition(" : ")[2].partition(" = ") for part in said.split("|"))
+    return frozenset(name.strip() for name, _, value in pairs if value.strip() not in ("", "0"))
+
+
 def _function(name: str, result: Any, *arguments: Any) -> Any:
     """A function of ggml's libraries, None where none has it."""
     for library in _libraries():

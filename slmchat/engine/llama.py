@@ -10,11 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from slmchat.engine import devices, native, threads
+from slmchat.engine import devices, native, threads, verdicts
 from slmchat.engine.adapters import Adapters
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
 from slmchat.engine.context import Context
 from slmchat.engine.kvstore import StateKey
+from slmchat.engine.limits import EngineLimits
 from slmchat.engine.loaded import Loaded
 from slmchat.engine.parallelism import KV_BYTES, plan_cells
 from slmchat.engine.pool import LlamaPool
@@ -33,10 +34,17 @@ class LlamaEngine:
     """A loaded model. Implements `Engine`."""
 
     def __init__(
-        self, api: ModuleType, model: Any, path: Path, started: threads.Sample, vision: Vision | None = None
+        self,
+        api: ModuleType,
+        model: Any,
+        path: Path,
+        started: threads.Sample,
+        limits: EngineLimits,
+        vision: Vision | None = None,
     ) -> None:
         """`started`: processor time before the model was loaded, by which sessions tell who else computes."""
         self._started = started
+        self.limits = limits
         self.api = api
         self._model = model
         self._vision = vision
@@ -61,6 +69,7 @@ class LlamaEngine:
 
     def open_session(self, settings: SessionSettings) -> LlamaSession:
         """A new, empty session; raises `SlmError`: NO_FIT when its memory cannot be had, DAMAGED for an adapter."""
+        settings = self.limits.session(settings)
         loaded = Loaded(self.api, self._model, self.vocabulary, self._adapters)
         drafts = self._drafts(settings)
         try:
@@ -72,7 +81,7 @@ class LlamaEngine:
 
     def open_context(self, settings: SessionSettings, is_cancelled: Callable[[], bool]) -> Context:
         """A KV cache of its own without a session, for drafts; raises `SlmError` (NO_FIT)."""
-        return Context(self.api, self._model, settings, is_cancelled)
+        return Context(self.api, self._model, self.limits.session(settings), is_cancelled)
 
     def _drafts(self, settings: SessionSettings) -> Drafts | None:
         """Where guesses come from: the small model that was asked for, else the conversation; None: nowhere."""
@@ -100,11 +109,13 @@ class LlamaEngine:
 
     def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> LlamaPool:
         """Up to `parallel` completions at once; raises `SlmError` (NO_FIT) when their memory cannot be had."""
+        settings = self.limits.session(settings)
         plan = plan_cells(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), memory.available().value)
         return self._laid(LlamaPool(self.api, self._model, self.vocabulary, settings, plan), settings)
 
     def open_scorer(self, settings: SessionSettings) -> LlamaScorer:
         """A pool for jobs with choices; raises `SlmError` (NO_FIT) when its memory cannot be had."""
+        settings = self.limits.session(settings)
         return self._laid(LlamaScorer(self.api, self._model, self.vocabulary, settings), settings)
 
     def _laid(self, pool: _Laying, settings: SessionSettings) -> _Laying:
@@ -156,7 +167,8 @@ def load(
     `is_repacked` False: no weights are copied into a layout that computes faster, so that all of them can be dropped
     from memory and read from the file again. `is_lazy`: per-layer embeddings (Gemma 4) stay on the disk and are read
     row by row; otherwise llama.cpp leaves only those above 4 GiB there. `projector`: the file that lets the model see;
-    it is read when the first image comes. The header must have been checked before (catalog/gguf.py).
+    it is read when the first image comes. What does not work on this machine (verdicts.py) is left out, whatever is
+    asked for. The header must have been checked before (catalog/gguf.py).
     Raises `SlmError`: DAMAGED for a file that llama.cpp refuses, NO_FIT when memory runs out.
     """
     started = threads.sample()
@@ -171,10 +183,12 @@ def load(
     params.use_extra_bufts = is_repacked
     if is_lazy:
         params.lazy_mode = api.LLAMA_LAZY_MODE_ON
-    model = api.llama_model_load_from_file(str(path).encode(), params)
+    limits = verdicts.limits_of(path)
+    model = api.llama_model_load_from_file(str(path).encode(), limits.model_params(params))
     if not model:
         raise _load_error(path)
-    return LlamaEngine(api, model, path, started, Vision(api, model, projector) if projector else None)
+    vision = Vision(api, model, projector, limits) if projector else None
+    return LlamaEngine(api, model, path, started, limits, vision)
 
 
 def _load_error(path: Path) -> SlmError:

@@ -1,7 +1,7 @@
 """How fast this device generates, measured with llama.cpp itself on models of zeros, a few of them at a time.
 
-Knows: how to write a GGUF whose weights are a hole in the file, how to time single tokens on it, and how to stop in
-the middle of one when the time is over. Refuses to know: real models, where the result is kept (kept_pace.py), the
+Knows: which models of zeros tell most, how to time single tokens on them, and how to stop in the middle of one when
+the time is over. Refuses to know: real models, where the result is kept (kept_pace.py), the
 equations that make rates of the times (fit/speed.py).
 
 A copy loop in Python tells the memory bandwidth of a large block; what a token costs also depends on llama.cpp's
@@ -12,8 +12,6 @@ to give it back: one token then takes seconds. So the clock is looked at inside 
 """
 
 import ctypes
-import os
-import struct
 import sys
 import threading
 import time
@@ -24,7 +22,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from slmchat.engine import native
+from slmchat.engine import native, tiny_model, verdicts
+from slmchat.engine.tiny_model import WeightType
 from slmchat.errors import ExitCode, SlmError
 
 # Tokens timed for each model before the next one has its turn, and the fewest of which a median says something.
@@ -41,28 +40,15 @@ _LEAST_SECONDS = 0.06
 # llama.cpp's threads wait by spinning: undisturbed they use all of the time of as many processors. The share of it
 # below which another process was in the way: then two threads may wait a hundred times longer than they compute.
 _QUIET_SHARE = 0.85
-_VOCABULARY = 256
-_HEAD = 64
-
-_F32 = 0
 _ABORTED = 2  # llama_decode: "aborted" (llama.h). Of context.py, whose modules `slm show` does without
-
-
-@dataclass(frozen=True, slots=True)
-class _Type:
-    """A weight type: its number in ggml.h, elements and bytes of a block."""
-
-    number: int
-    block: int
-    block_bytes: int
 
 
 # What is measured for all types of its kind, with enough layers that caches of usual processors do not hold them:
 # (type, layers of the model with short rows, layers of that with long rows).
 _MEASURED = {
-    "Q8_0": (_Type(8, 32, 34), 20, 2),
-    "Q4_K": (_Type(12, 256, 144), 28, 3),
-    "Q5_0": (_Type(6, 32, 22), 24, 3),
+    "Q8_0": (tiny_model.Q8_0, 20, 2),
+    "Q4_K": (WeightType(12, 256, 144), 28, 3),
+    "Q5_0": (WeightType(6, 32, 22), 24, 3),
 }
 _SHORT, _LONG = 512, 2048
 _TINY_LAYERS = 32
@@ -204,14 +190,15 @@ def _opened(name: str, place: Path, threads: int, shrunk: int, deadline: _Deadli
     file = place / f"{name}.gguf"
     if name == LAYER:
         layers = _TINY_LAYERS
-        size, rows = _write(file, _MEASURED["Q8_0"][0], layers=layers, embedding=64, feed_forward=128)
+        size, rows = tiny_model.write_llama(file, [tiny_model.Q8_0] * layers, embedding=64, feed_forward=128)
     else:
         type_name, _, length = name.partition(" ")
         kind, short_layers, long_layers = _MEASURED[type_name]
         embedding, layers = (_SHORT, short_layers) if length == "short" else (_LONG, long_layers)
         layers = max(1, layers // shrunk)
-        size, rows = _write(file, kind, layers=layers, embedding=embedding, feed_forward=4 * embedding)
+        size, rows = tiny_model.write_llama(file, [kind] * layers, embedding=embedding, feed_forward=4 * embedding)
     api = native.bindings()
+    limits = verdicts.library().verdict.limits
     params = api.llama_model_default_params()
     params.n_gpu_layers = 0
     if native.has_gpu_backend():
@@ -223,7 +210,7 @@ def _opened(name: str, place: Path, threads: int, shrunk: int, deadline: _Deadli
     progress = api.llama_progress_callback(lambda _progress, _data: not deadline.is_over)
     params.progress_callback = progress
     with ExitStack() as stack:
-        model = api.llama_model_load_from_file(str(file).encode(), params)
+        model = api.llama_model_load_from_file(str(file).encode(), limits.model_params(params))
         if not model and deadline.is_over:
             yield None
             return
@@ -234,7 +221,7 @@ def _opened(name: str, place: Path, threads: int, shrunk: int, deadline: _Deadli
         settings.n_ctx = 256
         settings.n_batch = settings.n_ubatch = 32
         settings.n_threads = settings.n_threads_batch = threads
-        context = api.llama_init_from_model(model, settings)
+        context = api.llama_init_from_model(model, limits.context_params(settings))
         if not context:
             raise _refused()
         stack.callback(api.llama_free, context)
@@ -261,59 +248,3 @@ def _time(running: list[_Running], threads: int, deadline: _Deadline) -> None:
 def _refused() -> SlmError:
     said = next(iter(reversed(native.log_lines())), "no reason given")
     return SlmError(f"the speed of this device could not be measured: {said}.", exit_code=ExitCode.BUG)
-
-
-def _write(file: Path, kind: _Type, *, layers: int, embedding: int, feed_forward: int) -> tuple[int, int]:
-    """A Llama of zeros; bytes and rows of its matrices."""
-    heads = embedding // _HEAD
-    keys = max(1, heads // 4) * _HEAD
-    matrices = (
-        ("attn_q", embedding, embedding), ("attn_k", embedding, keys), ("attn_v", embedding, keys),
-        ("attn_output", embedding, embedding), ("ffn_gate", embedding, feed_forward),
-        ("ffn_up", embedding, feed_forward), ("ffn_down", feed_forward, embedding),
-    )  # fmt: skip
-    whole = _Type(_F32, 1, 4)
-    tensors = [("token_embd", embedding, _VOCABULARY, whole), ("output_norm", embedding, 0, whole)]
-    for layer in range(layers):
-        tensors += [(f"blk.{layer}.{name}", embedding, 0, whole) for name in ("attn_norm", "ffn_norm")]
-        tensors += [(f"blk.{layer}.{name}", row, rows, _fitting(kind, row)) for name, row, rows in matrices]
-    keys_values: dict[str, int | float | str] = {
-        "general.architecture": "llama", "tokenizer.ggml.model": "no_vocab", "llama.vocab_size": _VOCABULARY,
-        "llama.context_length": 256, "llama.embedding_length": embedding, "llama.block_count": layers,
-        "llama.feed_forward_length": feed_forward, "llama.attention.head_count": heads,
-        "llama.attention.head_count_kv": keys // _HEAD, "llama.rope.dimension_count": _HEAD,
-        "llama.attention.layer_norm_rms_epsilon": 1e-5,
-    }  # fmt: skip
-    out = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys_values)))
-    for key, value in keys_values.items():
-        out += _text(key) + _value(value)
-    offset = total_bytes = total_rows = 0
-    for name, row, rows, type_ in tensors:
-        shape = (row, rows) if rows else (row,)
-        size = row * max(1, rows) // type_.block * type_.block_bytes
-        out += _text(name + ".weight") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, type_.number, offset)
-        offset += -(-size // 32) * 32
-        if rows and name != "token_embd":
-            total_bytes, total_rows = total_bytes + size, total_rows + rows
-    out += bytes(-len(out) % 32)
-    with open(file, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as stream:
-        stream.write(out)
-        stream.truncate(len(out) + offset)
-    return total_bytes, total_rows
-
-
-def _fitting(kind: _Type, row: int) -> _Type:
-    """The type, or 8 bits where its blocks do not divide the rows (the tiny model)."""
-    return kind if row % kind.block == 0 else _MEASURED["Q8_0"][0]
-
-
-def _text(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack("<Q", len(data)) + data
-
-
-def _value(value: int | float | str) -> bytes:
-    """A value with its type (gguf.h: 4 is uint32, 6 float32, 8 a string)."""
-    if isinstance(value, str):
-        return struct.pack("<I", 8) + _text(value)
-    return struct.pack("<If", 6, value) if isinstance(value, float) else struct.pack("<II", 4, value)

@@ -15,6 +15,7 @@ from typing import Any
 from slmchat.engine import native
 from slmchat.engine.api import Image
 from slmchat.engine.image_tokens import is_first, numbers
+from slmchat.engine.limits import EngineLimits
 from slmchat.errors import ExitCode, SlmError
 
 # Embeddings kept, so that a second question does not encode an image again: 2.6 MB for one of Gemma 3 4B.
@@ -82,8 +83,9 @@ class Seen:
 class Vision:
     """What a model sees with. The projector is read when the first image comes. Not for two threads at once."""
 
-    def __init__(self, api: ModuleType, model: Any, projector: Projector) -> None:
+    def __init__(self, api: ModuleType, model: Any, projector: Projector, limits: EngineLimits) -> None:
         self._api = api
+        self._limits = limits
         self._model = model
         self._projector = projector
         self._mtmd: Any = None
@@ -257,7 +259,7 @@ class Vision:
             self._callback = self._api.ggml_backend_sched_eval_callback(self._look)
         params.cb_eval = self._callback
         native.clear_log()
-        context = mtmd.mtmd_init_from_file(str(path).encode(), self._model, params)
+        context = mtmd.mtmd_init_from_file(str(path).encode(), self._model, self._limits.projector_params(params))
         if not context or not mtmd.mtmd_support_vision(context):
             said = _said() if not context else "it has no image encoder"
             if context:

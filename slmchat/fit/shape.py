@@ -89,6 +89,7 @@ class ModelShape:
     weight_bytes: int
     is_tied: bool  # the output matrix is the token embedding
     lazy_bytes: int = 0  # of the weights: what may stay on the disk and be read row by row
+    heads: int = 0  # of queries, in the widest layer
 
     @property
     def is_mixture(self) -> bool:
@@ -127,6 +128,7 @@ def shape_of(parts: Sequence[Header]) -> ModelShape:
         weight_bytes=sum(part.tensor_bytes for part in parts),
         is_tied=is_tied,
         lazy_bytes=_lazy_bytes(reader.architecture, tensors),
+        heads=max(reader.heads, default=0),
     )
 
 

@@ -39,6 +39,13 @@ def graphics(root: Path = ROOT) -> Fact[tuple[Graphics, ...]]:
     return Fact(tuple(found), "/proc/driver/nvidia, /dev/dxg, /sys/class/drm")
 
 
+def driver(root: Path = ROOT) -> str:
+    """What tells one version of the drivers from another: what NVIDIA's says of itself, and the kernel, which has those
+    of the others in it."""
+    nvidia = (text_of(root / "proc/driver/nvidia/version") or "").partition("\n")[0].strip()
+    return "; ".join(filter(None, (nvidia, platform.release())))
+
+
 def _of_nvidia(root: Path) -> list[Graphics]:
     """What NVIDIA's driver lists; without its driver a card cannot compute, whatever the bus says."""
     try:

@@ -1,0 +1,225 @@
+"""What is known of llama.cpp on this machine: tried once (self_test.py), kept, and in force for everything that loads.
+
+Knows: on which machines the self-test is worth its time, what a verdict depends on, the small files that keep it.
+Refuses to know: how something is tried, what a user is told.
+
+Where nothing special is in play, nothing is tried. On x86-64 without AMX and on 64-bit Arm without SVE, SME and
+KleidiAI, and without a GPU, llama.cpp's fast way is the one that everybody's processor takes (AVX2, AVX-512; NEON, dot
+products): it is as well tested as the plain way, and needs no instruction that the plain way does not need. Should it
+end slm all the same, a mark of that is left (catalog/suspects.py), and the self-test is made then.
+"""
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from slmchat.engine import devices, native, threads
+from slmchat.engine.limits import ALL, HANGS, Attempt, EngineLimits, Verdict
+from slmchat.errors import SlmError
+from slmchat.hardware import cores
+from slmchat.hardware.facts import text_of
+from slmchat.private_files import write_private
+
+_FORMAT = 1
+
+FORCE = "SLM_SELF_TEST"
+"""Internal: "always" makes the self-test on every machine (the tests do)."""
+
+PLACE = "SLM_VERDICTS"
+"""Internal: another directory for the verdicts, shared by homes that live for one test only."""
+
+# What no common processor has, by ggml's names (ggml-cpu.cpp, ggml_backend_cpu_get_features), and the flag that the
+# processor must have for it (hardware/cores.py). KleidiAI is a library of kernels and needs none.
+_SPECIAL = {"AMX_INT8": "AMX_INT8", "SVE": "SVE", "SME": "SME", "KLEIDIAI": None, "RISCV_V": "RVV"}
+_COMMON_MACHINES = ("x86_64", "amd64", "i686", "aarch64", "arm64")
+
+# A verdict that says "hangs" may come from a machine that was very busy: it is found again after a day.
+_HANGS_S = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A verdict in force. `is_tried`: it was found by trying; `is_new`: in this process."""
+
+    verdict: Verdict
+    is_tried: bool = False
+    is_new: bool = False
+
+
+_lock = threading.Lock()
+_known: Known | None = None
+_directory: Path | None = None
+
+
+def directory(cache: Path) -> Path:
+    """Where verdicts are kept, below slm's cache directory."""
+    return Path(os.environ.get(PLACE) or cache / "engine")
+
+
+def library(place: Path | None = None, *, is_forced: bool = False) -> Known:
+    """What works of the library in use: known in this process, kept in `place`, or tried now.
+
+    Asked first with the place; later callers need not name it. Without one, or where it cannot be written (a home that
+    is read-only, `--private`), the verdict lasts as long as the process. `is_forced`: try it, whatever is known. Raises
+    `SlmError` without llama.cpp.
+    """
+    global _known, _directory
+    with _lock:
+        _directory = place or _directory
+        if _known is None or is_forced:
+            _known = _found(_directory, is_forced=is_forced)
+        return _known
+
+
+def expected(place: Path) -> EngineLimits:
+    """What is open, for those who only count memory: nothing is tried for them, and llama.cpp is only asked which
+    library it is where something has been found to be closed (a `false` in one of the files)."""
+    if _known is not None:
+        return _known.verdict.limits
+    is_limited = any("false" in (text_of(file) or "") for file in place.glob("*.json"))
+    return library(place).verdict.limits if is_limited else ALL
+
+
+def tried(place: Path) -> Known:
+    """As `library`, and tried now if it has not been: for whoever wants to know."""
+    known = library(place)
+    return known if known.is_tried else library(place, is_forced=True)
+
+
+def limits_of(model: Path, place: Path | None = None) -> EngineLimits:
+    """What may be used with this model: what works of the library, and of that what has not ended slm with it.
+
+    `place` as in `library`.
+    """
+    limits = library(place).verdict.limits
+    if _directory is None:
+        return limits
+    kept = of_model(model)
+    return limits if kept is None else limits.both(kept.limits)
+
+
+def keep_of_model(model: Path, verdict: Verdict) -> None:
+    """Keep what works with this model; nothing where no verdict can be kept."""
+    if _directory is not None:
+        _write(_file(_directory, model), _model_key(model), verdict)
+
+
+def of_model(model: Path) -> Verdict | None:
+    """The kept verdict on a model, None without one."""
+    return None if _directory is None else _read(_file(_directory, model), lambda: _model_key(model))
+
+
+def _found(place: Path | None, *, is_forced: bool) -> Known:
+    file = None if place is None else _file(place, Path(native.bindings()._lib._name))
+    kept = _read(file, _library_key) if file is not None and not is_forced else None
+    if kept is not None:
+        return Known(kept, is_tried=True)
+    if not is_forced and not _is_needed():
+        return Known(Verdict())
+    from slmchat.engine import self_test  # and what starts processes: not for every run
+
+    verdict = self_test.try_library(threads.of_this_device())
+    if verdict.untried and "AMX_INT8" in _special_here():  # the one that is known to crash
+        verdict = Verdict(ALL.without("has_extra_buffers"), verdict.attempts, verdict.seconds, untried=verdict.untried)
+    if file is not None and not verdict.untried and not verdict.is_broken:
+        _write(file, _library_key(), verdict)
+    return Known(verdict, is_tried=True, is_new=True)
+
+
+def _is_needed() -> bool:
+    """Whether this library takes ways on this machine that are not everybody's, or is one that nobody knows."""
+    return (
+        os.environ.get(FORCE) == "always"
+        or "LLAMA_CPP_LIB_PATH" in os.environ
+        or _machine() not in _COMMON_MACHINES
+        or native.has_gpu_backend()
+        or bool(_special_here())
+    )
+
+
+def _machine() -> str:
+    """The processor's kind, as `platform.machine` has it, which takes 3 ms to import."""
+    if hasattr(os, "uname"):
+        return os.uname().machine.lower()
+    return os.environ.get("PROCESSOR_ARCHITECTURE", "").lower()  # Windows
+
+
+def _special_here() -> set[str]:
+    """What is special and both the build and the processor have."""
+    built = _SPECIAL.keys() & devices.library_features()
+    here = cores.instruction_sets().value if built else ()
+    return {name for name in built if here is None or _SPECIAL[name] is None or _SPECIAL[name] in here}
+
+
+def _library_key() -> dict[str, Any]:
+    """What a verdict on the library depends on."""
+    from slmchat.hardware import graphics
+
+    gpus = [device for device in devices.devices() if device.is_gpu] if native.has_gpu_backend() else []
+    return {
+        "library": native.bindings()._lib._name,
+        "build": list(native.build()),
+        "processor": cores.processor().value,
+        "sets": list(cores.instruction_sets().value or ()),
+        "gpus": [[gpu.name, gpu.description, gpu.total_memory] for gpu in gpus],
+        "driver": graphics.driver() if gpus else "",
+        "is_parallel": threads.of_this_device() > 1,
+    }
+
+
+def _model_key(model: Path) -> dict[str, Any]:
+    try:
+        found = model.stat()
+    except OSError:
+        return {}
+    return {**_library_key(), "model": [str(model), found.st_size, found.st_mtime_ns]}
+
+
+def _file(place: Path, subject: Path) -> Path:
+    return place / f"{hashlib.sha256(os.fsencode(subject.absolute())).hexdigest()[:16]}.json"
+
+
+def _read(file: Path, key: Callable[[], dict[str, Any]]) -> Verdict | None:
+    """The verdict in a file; None when there is none, it is damaged, too old or of something else."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found["format"] != _FORMAT or found["key"] != key():
+            return None
+        attempts = tuple(Attempt(_limits(each["limits"]), str(each["fault"])) for each in found["attempts"])
+        verdict = Verdict(_limits(found["limits"]), attempts, float(found["seconds"]))
+        age = time.time() - float(found["tried_at"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return None if _hangs(attempts) and not 0 <= age < _HANGS_S else verdict
+
+
+def _hangs(attempts: Iterable[Attempt]) -> bool:
+    return any(attempt.fault == HANGS for attempt in attempts)
+
+
+def _limits(found: dict[str, Any]) -> EngineLimits:
+    if any(type(value) is not bool for value in found.values()):
+        raise ValueError("no limits")
+    return EngineLimits(**found)
+
+
+def _write(file: Path, key: dict[str, Any], verdict: Verdict) -> None:
+    """Whole or not at all. Two processes at once find the same; the later one is kept."""
+    content = {
+        "format": _FORMAT,
+        "key": key,
+        "limits": asdict(verdict.limits),
+        "attempts": [asdict(attempt) for attempt in verdict.attempts],
+        "seconds": round(verdict.seconds, 3),
+        "tried_at": time.time(),
+    }
+    try:
+        write_private(file, json.dumps(content, indent=1).encode())
+    except SlmError:  # read-only, full, or behind the seal of --private: it is tried again the next time
+        return
