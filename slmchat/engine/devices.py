@@ -8,7 +8,6 @@ llama-cpp-python declares nothing of ggml; the functions are found in the same l
 
 import ctypes
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from slmchat.engine import native
@@ -131,12 +130,10 @@ def _function(name: str, result: Any, *arguments: Any) -> Any:
 
 def _libraries() -> list[ctypes.CDLL]:
     """llama.cpp's library (whose symbols include those of what it links to, but on Windows) and ggml's own."""
-    api = native.bindings()
-    libraries = [api._lib]
-    for file in sorted(Path(api.__file__ or "").parent.glob("lib/*ggml*")):
-        if file.suffix in (".so", ".dylib", ".dll"):
-            try:
-                libraries.append(ctypes.CDLL(str(file)))
-            except OSError:  # a backend whose driver is missing here
-                continue
+    libraries = [native.bindings()._lib]
+    for file in native.library().ggml:
+        try:
+            libraries.append(ctypes.CDLL(str(file)))
+        except OSError:  # a backend whose driver is missing here
+            continue
     return libraries
