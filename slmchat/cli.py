@@ -145,10 +145,17 @@ def _world(context: typer.Context, given: GlobalOptions) -> tuple[Console, setti
     return console, resolved
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        print(f"slm {__version__}")  # noqa: T201 - before there is a console
-        raise typer.Exit(0)
+def _show_version(*, is_verbose: bool) -> None:
+    """slm's own version; with `-v` also which llama.cpp it would compute with, which is not loaded for that."""
+    console = Console()
+    console.print(f"slm {__version__}")
+    if is_verbose:
+        from slmchat.engine import library
+
+        try:
+            console.print(f"llama.cpp: {library.find(os.environ).in_words()}")
+        except SlmError as error:
+            console.error(error)
 
 
 @app.callback(invoke_without_command=True)
@@ -161,9 +168,12 @@ def _root(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Statistics and details on stderr.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only on stderr.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+        bool, typer.Option("--version", help="Show the version; with -v also the llama.cpp library in use.")
     ] = False,
 ) -> None:
+    if version:
+        _show_version(is_verbose=verbose)
+        raise typer.Exit(0)
     context.obj = GlobalOptions(offline=offline, private=private, verbose=verbose, quiet=quiet)
     if context.invoked_subcommand is not None:
         return

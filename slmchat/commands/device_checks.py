@@ -5,21 +5,20 @@ Refuses to know: how facts are gathered (hardware/, engine/devices.py, privacy/)
 (place_checks.py).
 """
 
-import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
 
 from slmchat.catalog.fetching import in_bytes
 from slmchat.commands.findings import Check, Finding, fine, note, wrong
 from slmchat.engine.devices import ComputeDevice
+from slmchat.engine.library import NativeLibrary
+from slmchat.engine.library import build_command as rebuild
+from slmchat.errors import SlmError
 from slmchat.hardware import Device
 from slmchat.hardware.facts import Fact
 from slmchat.hardware.graphics import Graphics
 from slmchat.privacy.seal import SealStatus
-
-_LIBRARY = "llama-cpp-python"
 
 # Without these llama.cpp's kernels take several times as long; without the others some tens of percent.
 _ESSENTIAL = ("AVX", "AVX2", "FMA", "F16C", "NEON", "DOTPROD")
@@ -40,12 +39,15 @@ _LEAST_MEMORY, _GOOD_MEMORY = 400_000_000, 1_500_000_000
 class Facts:
     """All that the checks look at. `features`: instruction sets that llama.cpp's build uses, None: not told.
 
-    `library`: the installed version of llama-cpp-python, None: none; `wanted` the one that slm was made for.
+    `library`: the one in use, and `fault` why it cannot be used, or why there is none. `declared`: the version of
+    llama-cpp-python, whose declarations are used with every library; `wanted` the one that slm was made for.
     """
 
     device: Device
     graphics: Fact[tuple[Graphics, ...]]
-    library: str | None
+    library: NativeLibrary | None
+    fault: SlmError | None
+    declared: str
     wanted: str | None
     features: tuple[str, ...] | None
     has_gpu_backend: bool
@@ -54,45 +56,18 @@ class Facts:
     seal: SealStatus
 
 
-def library_version() -> str | None:
-    """The installed version of llama-cpp-python; None when it is not installed."""
-    try:
-        return version(_LIBRARY)
-    except PackageNotFoundError:
-        return None
-
-
-def wanted_version() -> str | None:
-    """The version that slm's own package asks for; None where slm runs without being installed."""
-    try:
-        asked = requires("slmchat") or []
-    except PackageNotFoundError:
-        return None
-    pinned = [entry.partition("==")[2] for entry in asked if entry.startswith(f"{_LIBRARY}==")]
-    return pinned[0].partition(";")[0].strip() if pinned else None
-
-
-def rebuild(options: str, wanted: str | None) -> str:
-    """The command that builds llama-cpp-python again with these options of cmake."""
-    pip = f"{shlex.quote(sys.executable)} -m pip install --force-reinstall --no-cache-dir --no-deps"
-    package = f"{_LIBRARY}=={wanted}" if wanted else _LIBRARY
-    if sys.platform == "win32":
-        return f'$env:CMAKE_ARGS="{options}"; & {pip} {package}'
-    return f'CMAKE_ARGS="{options}" {pip} {package}'
-
-
 def _library(facts: Facts) -> Iterator[Finding]:
-    if facts.library is None:
+    if facts.fault is not None:
         why = "nothing can be answered without it"
-        yield wrong("llama-cpp-python is not installed as a package", why, rebuild("-DGGML_NATIVE=on", facts.wanted))
-    elif facts.wanted is not None and facts.library != facts.wanted:
+        yield wrong(facts.fault.message.rstrip("."), why, facts.fault.hint or rebuild("", facts.wanted))
+    elif facts.wanted is not None and facts.declared != facts.wanted:
         yield wrong(
-            f"llama-cpp-python is {facts.library}, and this slm was made for {facts.wanted}",
+            f"llama-cpp-python is {facts.declared}, and this slm was made for {facts.wanted}",
             "its low-level functions change from version to version: wrong calls can crash",
             rebuild("-DGGML_NATIVE=on", facts.wanted),
         )
-    else:
-        yield fine(f"llama-cpp-python {facts.library}")
+    elif facts.library is not None:
+        yield fine(facts.library.in_words())
 
 
 def _instructions(facts: Facts) -> Iterator[Finding]:

@@ -62,19 +62,23 @@ def doctor(name: str | None, settings: Settings, console: Console, *, is_json: b
 
 
 def _facts(settings: Settings) -> device_checks.Facts:
-    from slmchat.engine import devices, native, threads
+    from slmchat.engine import devices, library, native, threads
     from slmchat.hardware.graphics import graphics
     from slmchat.privacy import seal
 
+    used, fault = None, None
     try:
+        used = native.library()
         features, compute = devices.build_features(), devices.devices()
-    except SlmError:  # llama.cpp is not there: the library's check says so
-        features, compute = None, ()
+    except SlmError as error:  # the library's check says so
+        features, compute, fault = None, (), error
     return device_checks.Facts(
         device=hardware.device(settings.paths.models),
         graphics=graphics(),
-        library=device_checks.library_version(),
-        wanted=device_checks.wanted_version(),
+        library=used,
+        fault=fault,
+        declared=library.declared_version(),
+        wanted=library.DECLARATIONS,
         features=features,
         has_gpu_backend=native.has_gpu_backend(),
         compute=compute,
@@ -157,7 +161,7 @@ def _as_json(
     """`--json`: the facts about the device with their sources, and all findings."""
     return {
         "is_fine": not is_wrong([*findings, *of_model]),
-        "library": facts.library,
+        "library": facts.library.as_json() if facts.library else None,
         "features": facts.features,
         "threads": facts.threads,
         "device": asdict(facts.device),

@@ -7,6 +7,7 @@ llama-cpp-python declares nothing of ggml; the functions are found in the same l
 """
 
 import ctypes
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,12 +129,11 @@ def _function(name: str, result: Any, *arguments: Any) -> Any:
     return None
 
 
-def _libraries() -> list[ctypes.CDLL]:
-    """llama.cpp's library (whose symbols include those of what it links to, but on Windows) and ggml's own."""
-    libraries = [native.bindings()._lib]
+def _libraries() -> Iterator[ctypes.CDLL]:
+    """llama.cpp's library (whose symbols include those of what it links to, but on Windows), then ggml's own."""
+    yield native.bindings()._lib
     for file in native.library().ggml:
         try:
-            libraries.append(ctypes.CDLL(str(file)))
+            yield ctypes.CDLL(str(file))
         except OSError:  # a backend whose driver is missing here
             continue
-    return libraries

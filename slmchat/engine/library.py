@@ -34,7 +34,7 @@ VARIABLE = "LLAMA_CPP_LIB_PATH"
 _NAMES = ("libllama.so", "libllama.dylib", "llama.dll", "libllama.dll")
 _MULTIMODAL = ("libmtmd.so", "libmtmd.dylib", "mtmd.dll", "libmtmd.dll")
 _EXTENSION = "xllamacpp*.so"
-_SHARED = re.compile(r"\.(so|dylib|dll)(\.[0-9.]+)?$")
+_SHARED = (".so", ".dylib", ".dll")
 
 # `__version__ = "0.3.36"` in llama_cpp/__init__.py, `"version": "2026.9.11063"` in xllamacpp/_version.py. The metadata
 # of the packages would say the same and take 10 ms to read.
@@ -79,7 +79,7 @@ class NativeLibrary:
         """ggml's own libraries beside this one."""
         if self.is_extension:
             return ()
-        return tuple(file for file in sorted(self.path.parent.glob("*ggml*")) if _SHARED.search(file.name))
+        return tuple(file for file in sorted(self.path.parent.glob("*ggml*")) if file.suffix in _SHARED)
 
     @cached_property
     def build(self) -> tuple[str, int, int]:
@@ -87,7 +87,7 @@ class NativeLibrary:
 
         Raises `OSError` when the file is gone.
         """
-        found = [self.path.stat(), *(file.stat() for file in self.ggml)]
+        found = [file.stat() for file in {self.path, self.multimodal or self.path, *self.ggml}]
         return self.path.name, sum(each.st_size for each in found), max(each.st_mtime_ns for each in found)
 
     def has_gpu_backend(self) -> bool:
@@ -95,6 +95,10 @@ class NativeLibrary:
         if self.is_extension:
             return sys.platform == "darwin" and os.uname().machine == "arm64"
         return any(backend in file.name.lower() for file in self.ggml for backend in _GPU_BACKENDS)
+
+    def as_json(self) -> dict[str, str]:
+        """Kind, version and path, as `slm doctor --json` has them."""
+        return {"kind": str(self.kind), "version": self.version, "path": str(self.path)}
 
     def in_words(self) -> str:
         """Kind, version and path in one line."""

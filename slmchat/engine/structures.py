@@ -18,7 +18,7 @@ are compared, and how far was written is not told.
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -136,7 +136,7 @@ def returned(library: ctypes.CDLL, name: str, arguments: Sequence[int]) -> Retur
 def by_hidden_argument(library: ctypes.CDLL, name: str, arguments: Sequence[int]) -> Returned:
     """For x86-64: the address of the result as the first argument."""
     function, buffer = library[name], _untouched()  # library[name] is a new object, whose types are nobody else's
-    function.restype, function.argtypes = None, None
+    function.restype = None
     function(ctypes.c_void_p(ctypes.addressof(buffer)), *map(ctypes.c_uint64, arguments))
     return Returned(bytes(buffer))
 
@@ -173,8 +173,8 @@ def by_value(library: ctypes.CDLL, name: str, arguments: Sequence[int]) -> Retur
     class Wide(ctypes.Structure):
         _fields_ = (("data", ctypes.c_uint8 * _ROOM),)
 
-    function: Callable[..., Wide] = library[name]
-    function.restype, function.argtypes = Wide, None  # type: ignore[attr-defined]
+    function = library[name]
+    function.restype = Wide
     return Returned(bytes(function(*map(ctypes.c_uint64, arguments))), is_tail_known=False)
 
 
