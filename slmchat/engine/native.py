@@ -87,7 +87,7 @@ def _import_declarations(name: str) -> tuple[NativeLibrary, types.ModuleType]:
     with _loading(used):
         try:
             module = importlib.import_module(name)
-        except (ImportError, OSError, RuntimeError) as error:
+        except (ImportError, OSError, RuntimeError, AttributeError) as error:
             raise _not_loaded(used, error) from error
     try:
         _check_belongs(module, used)
@@ -165,8 +165,8 @@ def _loading(used: NativeLibrary) -> Iterator[None]:
                 found: Callable[[Any], Any] = strictly(name, *types_and_more, **more)
                 return found
             if name in LLAMA or name in MULTIMODAL:
-                raise _unusable(f"the llama.cpp library {used.path} has no function {name}", used)
-            return lambda _declared: _missing(name, used)
+                raise _missing(name, used)
+            return lambda _declared: _refusing(name, used)
 
         return ctypes_function
 
@@ -177,17 +177,24 @@ def _loading(used: NativeLibrary) -> Iterator[None]:
         extensions.load_shared_library, extensions.ctypes_function_for_shared_library = load, declare
 
 
-def _missing(name: str, used: NativeLibrary) -> Callable[..., Any]:
+def _refusing(name: str, used: NativeLibrary) -> Callable[..., Any]:
     """What stands for a function that the library lacks: a call is an error, not silence."""
 
     def refuse(*_: Any) -> Any:
-        raise _unusable(f"the llama.cpp library {used.path} has no function {name}", used)
+        raise _missing(name, used)
 
     return refuse
 
 
+def _missing(name: str, used: NativeLibrary) -> SlmError:
+    return _unusable(f"the llama.cpp library {used.path} has no function {name}", used)
+
+
 def _not_loaded(used: NativeLibrary, error: Exception) -> SlmError:
     said = str(error).rpartition("': ")[2].strip().rstrip(".")
+    symbol = re.search(r"undefined symbol: (\w+)|dlsym\(\w+, (\w+)\)", said)
+    if symbol is not None:
+        return _missing(symbol[1] or symbol[2], used)
     needed = re.match(r"(lib[^:\s]+): cannot open shared object file", said)
     if needed is None:
         return _unusable(f"the llama.cpp library {used.path} cannot be loaded: {said}", used)
