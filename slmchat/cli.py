@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slmchat import __version__, settings
+from slmchat import settings
 from slmchat.commands.examples import epilog
 from slmchat.commands.options import (
     BatchOptions,
@@ -145,19 +145,6 @@ def _world(context: typer.Context, given: GlobalOptions) -> tuple[Console, setti
     return console, resolved
 
 
-def _show_version(*, is_verbose: bool) -> None:
-    """slm's own version; with `-v` also which llama.cpp it would compute with, which is not loaded for that."""
-    console = Console()
-    console.print(f"slm {__version__}")
-    if is_verbose:
-        from slmchat.engine import library
-
-        try:
-            console.print(f"llama.cpp: {library.find(os.environ).in_words()}")
-        except SlmError as error:
-            console.error(error)
-
-
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
@@ -172,7 +159,9 @@ def _root(
     ] = False,
 ) -> None:
     if version:
-        _show_version(is_verbose=verbose)
+        from slmchat.commands.version import version as tell
+
+        tell(Console(), is_verbose=verbose)
         raise typer.Exit(0)
     context.obj = GlobalOptions(offline=offline, private=private, verbose=verbose, quiet=quiet)
     if context.invoked_subcommand is not None:
