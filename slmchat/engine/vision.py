@@ -28,7 +28,7 @@ _MOST_AT_ONCE = 512
 # While an image is encoded (seconds on a small device), Ctrl-C is looked for after so many nodes of the graph.
 _NODES_BETWEEN_LOOKS = 32
 
-# How many times longer one side of an image may be. Scaled to what models look at (224 pixels and more), a side must not
+# How many times longer one side of an image may be. Scaled to what models look at (224 pixels and more), no side may
 # vanish: some versions of llama.cpp throw an exception then, others end the process.
 _MOST_SLENDER = 200
 
