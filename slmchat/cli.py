@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from slmchat import __version__, settings
+from slmchat import settings
 from slmchat.commands.examples import epilog
 from slmchat.commands.options import (
     BatchOptions,
@@ -152,12 +152,6 @@ def _world(context: typer.Context, given: GlobalOptions) -> tuple[Console, setti
     return console, resolved
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        print(f"slm {__version__}")  # noqa: T201 - before there is a console
-        raise typer.Exit(0)
-
-
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
@@ -168,9 +162,14 @@ def _root(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Statistics and details on stderr.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only on stderr.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+        bool, typer.Option("--version", help="Show the version; with -v also the llama.cpp library in use.")
     ] = False,
 ) -> None:
+    if version:
+        from slmchat.commands.version import version as tell
+
+        tell(Console(), is_verbose=verbose)
+        raise typer.Exit(0)
     context.obj = GlobalOptions(offline=offline, private=private, verbose=verbose, quiet=quiet)
     if context.invoked_subcommand is not None:
         return

@@ -21,6 +21,7 @@ from slmchat.commands import device_checks, doctor, fitting, place_checks
 from slmchat.commands.findings import Finding, Level, examine
 from slmchat.engine.devices import ComputeDevice
 from slmchat.engine.kvstore import KvStore, StateKey
+from slmchat.engine.library import no_declarations
 from slmchat.engine.limits import ALL, LEAST, Attempt, Verdict
 from slmchat.fit.plan import Room
 from slmchat.hardware import compilers
@@ -75,7 +76,8 @@ def facts(paths: settings.Paths) -> device_checks.Facts:
         found,
         device=device,
         features=sets,
-        library="0.3.36",
+        fault=None,
+        declared="0.3.36",
         wanted="0.3.36",
         graphics=Fact((), "planted"),
         compute=(),
@@ -93,9 +95,12 @@ def test_a_device_on_which_nothing_is_wrong(facts: device_checks.Facts) -> None:
 
 PLANTED: dict[str, tuple[str, Level, str, str, Callable[[device_checks.Facts], device_checks.Facts]]] = {
     "another version": (
-        "library", Level.WRONG, "made for 0.3.36", "llama-cpp-python==0.3.36", lambda facts: replace(facts, library="0.3.1"),
+        "library", Level.WRONG, "made for 0.3.36", "llama-cpp-python==0.3.36", lambda facts: replace(facts, declared="0.3.1"),
     ),
-    "no library": ("library", Level.WRONG, "not installed", "pip install", lambda facts: replace(facts, library=None)),
+    "no library": (
+        "library", Level.WRONG, "not installed", "pip install",
+        lambda facts: replace(facts, library=None, fault=no_declarations()),
+    ),
     "no AVX2": (
         "instruction sets", Level.WRONG, "without AVX2, FMA", "-DGGML_NATIVE=on",
         lambda facts: replace(facts, features=("AVX", "F16C", "AVX512")),

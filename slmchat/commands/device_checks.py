@@ -5,23 +5,20 @@ Refuses to know: how facts are gathered (hardware/, engine/devices.py, privacy/)
 (place_checks.py).
 """
 
-import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
 
 from slmchat.catalog.fetching import in_bytes
 from slmchat.commands.findings import Check, Finding, fine, note, wrong
 from slmchat.engine.devices import ComputeDevice
+from slmchat.engine.library import NativeLibrary, build_command, reinstall_command
 from slmchat.engine.limits import Verdict
+from slmchat.errors import SlmError
 from slmchat.hardware import Device, compilers
 from slmchat.hardware.facts import Fact
 from slmchat.hardware.graphics import Graphics
 from slmchat.privacy.seal import SealStatus
-
-_LIBRARY = "llama-cpp-python"
-PREBUILT = "slmchat[prebuilt]"
 
 # Without these llama.cpp's kernels take several times as long; without the others some tens of percent.
 _ESSENTIAL = ("AVX", "AVX2", "FMA", "F16C", "NEON", "DOTPROD")
@@ -42,13 +39,16 @@ _LEAST_MEMORY, _GOOD_MEMORY = 400_000_000, 1_500_000_000
 class Facts:
     """All that the checks look at. `features`: instruction sets that llama.cpp's build uses, None: not told.
 
-    `library`: the installed version of llama-cpp-python, None: none; `wanted` the one that slm was made for.
+    `library`: the one in use, and `fault` why it cannot be used, or why there is none. `declared`: the version of
+    llama-cpp-python, whose declarations are used with every library; `wanted` the one that slm was made for.
     `self_test`: what of llama.cpp's ways works here, None: it could not be asked.
     """
 
     device: Device
     graphics: Fact[tuple[Graphics, ...]]
-    library: str | None
+    library: NativeLibrary | None
+    fault: SlmError | None
+    declared: str
     wanted: str | None
     features: tuple[str, ...] | None
     has_gpu_backend: bool
@@ -58,58 +58,29 @@ class Facts:
     self_test: Verdict | None = None
 
 
-def library_version() -> str | None:
-    """The installed version of llama-cpp-python; None when it is not installed."""
-    try:
-        return version(_LIBRARY)
-    except PackageNotFoundError:
-        return None
-
-
-def wanted_version() -> str | None:
-    """The version that slm's own package asks for; None where slm runs without being installed."""
-    try:
-        asked = requires("slmchat") or []
-    except PackageNotFoundError:
-        return None
-    pinned = [entry.partition("==")[2] for entry in asked if entry.startswith(f"{_LIBRARY}==")]
-    return pinned[0].partition(";")[0].strip() if pinned else None
-
-
-def rebuild(options: str, wanted: str | None, compiler: tuple[str, str] = ("", "")) -> str:
-    """The command that builds llama-cpp-python again with these options of cmake and with this C and C++ compiler."""
-    pip = f"{shlex.quote(sys.executable)} -m pip install --force-reinstall --no-cache-dir --no-deps"
-    package = f"{_LIBRARY}=={wanted}" if wanted else _LIBRARY
-    if sys.platform == "win32":
-        chosen = f'$env:CC="{compiler[0]}"; $env:CXX="{compiler[1]}"; ' if any(compiler) else ""
-        return f'{chosen}$env:CMAKE_ARGS="{options}"; & {pip} {package}'
-    chosen = f"CC={compiler[0]} CXX={compiler[1]} " if any(compiler) else ""
-    return f'{chosen}CMAKE_ARGS="{options}" {pip} {package}'
-
-
-def rebuild_here(facts: Facts) -> str:
-    """What builds llama-cpp-python for this very processor; with a compiler that does AMX rightly where it has that."""
+def rebuild(facts: Facts, options: str = "-DGGML_NATIVE=on") -> str:
+    """What builds llama-cpp-python for this very device; with a compiler that does AMX rightly where it has that."""
     if "AMX_INT8" not in (facts.device.instruction_sets.value or ()):
-        return rebuild("-DGGML_NATIVE=on", facts.wanted)
+        return build_command(options, facts.wanted)
     compiler = compilers.for_amx()
     if compiler is not None:
-        return rebuild("-DGGML_NATIVE=on", facts.wanted, compiler)
-    command = rebuild("-DGGML_NATIVE=on", facts.wanted, ("clang", "clang++"))
+        return build_command(options, facts.wanted, compiler)
+    command = build_command(options, facts.wanted, ("clang", "clang++"))
     return f"install clang, or GCC 13 or newer (older ones build AMX kernels that crash); then {command}"
 
 
 def _library(facts: Facts) -> Iterator[Finding]:
-    if facts.library is None:
+    if facts.fault is not None:
         why = "nothing can be answered without it"
-        yield wrong("llama-cpp-python is not installed as a package", why, rebuild("-DGGML_NATIVE=on", facts.wanted))
-    elif facts.wanted is not None and facts.library != facts.wanted:
+        yield wrong(facts.fault.message.rstrip("."), why, facts.fault.hint or rebuild(facts))
+    elif facts.wanted is not None and facts.declared != facts.wanted:
         yield wrong(
-            f"llama-cpp-python is {facts.library}, and this slm was made for {facts.wanted}",
+            f"llama-cpp-python is {facts.declared}, and this slm was made for {facts.wanted}",
             "its low-level functions change from version to version: wrong calls can crash",
-            rebuild("-DGGML_NATIVE=on", facts.wanted),
+            rebuild(facts),
         )
-    else:
-        yield fine(f"llama-cpp-python {facts.library}")
+    elif facts.library is not None:
+        yield fine(facts.library.in_words())
 
 
 def _instructions(facts: Facts) -> Iterator[Finding]:
@@ -122,7 +93,7 @@ def _instructions(facts: Facts) -> Iterator[Finding]:
         return
     missing = [name for name in here if name not in built]
     essential = [name for name in missing if name in _ESSENTIAL]
-    mend = rebuild_here(facts) if missing else ""
+    mend = rebuild(facts) if missing else ""
     if essential:
         why = "prompts and answers take several times as long as they could"
         yield wrong(f"the build of llama.cpp does without {', '.join(essential)}, which the processor has", why, mend)
@@ -146,7 +117,7 @@ def _self_test(facts: Facts) -> Iterator[Finding]:
     found = facts.self_test
     if found is None:
         return
-    mend = f"another library, pip install '{PREBUILT}', or a build of your own: {rebuild_here(facts)}"
+    mend = f"the prebuilt library: {reinstall_command()}; or a build of your own: {rebuild(facts)}"
     steps = "; ".join(f"{attempt.in_words()}: {attempt.fault or 'works'}" for attempt in found.attempts)
     if found.is_broken:
         yield wrong(f"llama.cpp {found.fault}, even with its most careful settings", "nothing can be answered", mend)
@@ -180,7 +151,7 @@ def _gpu(facts: Facts) -> Iterator[Finding]:
     elif not facts.graphics.value:
         yield fine("none, and none is needed")
     for card in facts.graphics.value or () if not facts.has_gpu_backend else ():
-        mend = rebuild(_BACKENDS[card.maker], facts.wanted)
+        mend = rebuild(facts, _BACKENDS[card.maker])
         if card.is_fast:
             why = "the processor computes everything, many times slower than the GPU would"
             yield wrong(f"{card.name} is here, and the build of llama.cpp cannot use it", why, mend)

@@ -65,20 +65,24 @@ def doctor(name: str | None, settings: Settings, console: Console, *, is_json: b
 
 
 def _facts(settings: Settings) -> device_checks.Facts:
-    from slmchat.engine import devices, native, threads, verdicts
+    from slmchat.engine import devices, library, native, threads, verdicts
     from slmchat.hardware.graphics import graphics
     from slmchat.privacy import seal
 
+    used, fault = None, None
     try:
+        used = native.library()
         self_test = verdicts.tried(verdicts.directory(settings.paths.cache)).verdict
         features, compute = devices.build_features(), devices.devices()
-    except SlmError:  # llama.cpp is not there: the library's check says so
-        self_test, features, compute = None, None, ()
+    except SlmError as error:  # the library's check says so
+        self_test, features, compute, fault = None, None, (), error
     return device_checks.Facts(
         device=hardware.device(settings.paths.models),
         graphics=graphics(),
-        library=device_checks.library_version(),
-        wanted=device_checks.wanted_version(),
+        library=used,
+        fault=fault,
+        declared=library.declared_version(),
+        wanted=library.DECLARATIONS,
         features=features,
         has_gpu_backend=native.has_gpu_backend(),
         compute=compute,
@@ -169,7 +173,7 @@ def _as_json(
     """`--json`: the facts about the device with their sources, and all findings."""
     return {
         "is_fine": not is_wrong([*findings, *of_model]),
-        "library": facts.library,
+        "library": facts.library.as_json() if facts.library else None,
         "features": facts.features,
         "threads": facts.threads,
         "device": asdict(facts.device),

@@ -20,8 +20,9 @@ from typing import Any
 from slmchat import hardware
 from slmchat.catalog.library import now
 from slmchat.catalog.records import Installed
-from slmchat.commands import opening, tuning
+from slmchat.commands import opening, own_build, tuning
 from slmchat.commands.options import GenerationOptions
+from slmchat.commands.own_build import OwnBuild
 from slmchat.commands.tuning import Tuning
 from slmchat.engine import rates
 from slmchat.engine.api import Part, Prompt, SessionSettings
@@ -95,6 +96,7 @@ def tune(name: str | None, settings: Settings, console: Console, *, is_reset: bo
     assert isinstance(engine, LlamaEngine)
     try:
         outcomes = list(_measured(engine, installed, settings, console))
+        own = _own_build(engine, installed, settings, console)
     except Cancelled:
         console.status("")
         console.note("interrupted; nothing was changed.")
@@ -106,7 +108,7 @@ def tune(name: str | None, settings: Settings, console: Console, *, is_reset: bo
     found = _tuning(outcomes, is_disturbed=share is not None and share > _BUSY_SHARE)
     if not settings.is_private:
         tuning.keep(installed.path, found, settings)
-    _tell(installed, outcomes, found, share, console, is_json=is_json, is_kept=not settings.is_private)
+    _tell(installed, outcomes, found, own, share, console, is_json=is_json, is_kept=not settings.is_private)
     return ExitCode.DONE
 
 
@@ -149,6 +151,16 @@ def _measured(engine: LlamaEngine, installed: Installed, settings: Settings, con
             outcome = compare(group, usual, measure)
             usual = replace(usual, **outcome.chosen)
             yield outcome
+
+
+def _own_build(engine: LlamaEngine, installed: Installed, settings: Settings, console: Console) -> OwnBuild:
+    """What a build of one's own gains with this model. Raises `Cancelled` after Ctrl-C."""
+    usual = opening.session_settings(GenerationOptions(), settings, _DEPTH)
+    work = Work(_DEPTH // 2, _GENERATION_LIMITS[1] // 2)
+    console.status("the libraries")
+    with _cancelled_by_ctrl_c() as is_cancelled:
+        threads = (usual.threads, usual.threads_batch)
+        return own_build.look(installed.path, threads, _tokens(engine), work, is_cancelled)
 
 
 def _tokens(engine: LlamaEngine) -> list[int]:
@@ -253,6 +265,7 @@ def _tell(
     installed: Installed,
     outcomes: Sequence[Outcome],
     found: Tuning,
+    own: OwnBuild,
     share: float | None,
     console: Console,
     *,
@@ -266,6 +279,8 @@ def _tell(
                 "model": installed.key,
                 "tuning": asdict(found),
                 "measured": told,
+                "library": own.used.as_json(),
+                "own_build": {"gain": own.gain and asdict(own.gain), "missing": own.missing},
                 "others_share": share,
                 "is_kept": is_kept,
             }
@@ -273,6 +288,7 @@ def _tell(
     else:
         for outcome in outcomes:
             console.print(f"{outcome.name:<18}{_in_words(outcome)}")
+        console.print(f"{'own build':<18}{own.in_words()}")
         kept = "kept for this model on this device; slm tune --reset forgets it" if is_kept else "not kept (--private)"
         console.print(f"\n{found.in_words() or 'the usual settings are the fastest'}: {kept}")
     if found.is_disturbed:

@@ -7,8 +7,8 @@ llama-cpp-python declares nothing of ggml; the functions are found in the same l
 """
 
 import ctypes
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from slmchat.engine import native
@@ -140,14 +140,11 @@ def _function(name: str, result: Any, *arguments: Any) -> Any:
     return None
 
 
-def _libraries() -> list[ctypes.CDLL]:
-    """llama.cpp's library (whose symbols include those of what it links to, but on Windows) and ggml's own."""
-    api = native.bindings()
-    libraries = [api._lib]
-    for file in sorted(Path(api.__file__ or "").parent.glob("lib/*ggml*")):
-        if file.suffix in (".so", ".dylib", ".dll"):
-            try:
-                libraries.append(ctypes.CDLL(str(file)))
-            except OSError:  # a backend whose driver is missing here
-                continue
-    return libraries
+def _libraries() -> Iterator[ctypes.CDLL]:
+    """llama.cpp's library (whose symbols include those of what it links to, but on Windows), then ggml's own."""
+    yield native.bindings()._lib
+    for file in native.library().ggml:
+        try:
+            yield ctypes.CDLL(str(file))
+        except OSError:  # a backend whose driver is missing here
+            continue

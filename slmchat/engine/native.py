@@ -1,20 +1,28 @@
 """The door to llama.cpp: its low-level bindings, and its log lines kept off the terminal.
 
-Knows: how to import the bindings alone, what the library last said.
-Refuses to know: models and sessions (llama.py).
+Knows: how the declarations are imported alone and on top of which library, that both belong together, what the library
+last said. Refuses to know: where libraries lie (library.py), models and sessions (llama.py).
 """
 
+import contextlib
 import ctypes
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import threading
 import types
 from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from slmchat.engine import library as libraries
+from slmchat.engine import structures
+from slmchat.engine.library import DECLARATIONS, PREBUILT, Kind, NativeLibrary
+from slmchat.engine.native_symbols import LLAMA, MULTIMODAL
+from slmchat.engine.shared_object import fault_of
 from slmchat.errors import ExitCode, SlmError
 
 # Lines of the library's log kept for `-v` and for error messages: one load prints about 150.
@@ -24,10 +32,13 @@ LOG_LINES = 400
 # Debug lines (one for each tensor) are not kept. CONT goes on with the line before.
 _DEBUG, _CONTINUED = 1, 5
 
-_GPU_BACKENDS = ("cuda", "vulkan", "metal", "hip", "sycl", "opencl", "musa", "cann")
+# What llama_version() says of the libraries that the declarations were tried with: the prebuilt one is 0.4.1-dev, the
+# one that llama-cpp-python builds 0.5.0-dev. Between minor versions llama.cpp changes structures and functions.
+_VERSIONS = ("0.4.", "0.5.")
 
 _lock = threading.Lock()
 _bindings: types.ModuleType | None = None
+_library: NativeLibrary | None = None  # the one that is loaded
 _log: deque[str] = deque(maxlen=LOG_LINES)
 _log_callback: Any = None  # referenced for as long as the library may call it
 
@@ -37,44 +48,166 @@ def bindings() -> types.ModuleType:
 
     `llama_cpp/__init__.py` imports its own high-level `Llama`, and with it numpy, jinja2 and diskcache: 160-320 ms
     in which a sentence could have been answered. The declarations alone take 30-45 ms. Raises `SlmError` (BUG) when
-    llama-cpp-python is missing or cannot be loaded on this machine.
+    there is no library, when it cannot be loaded on this machine and when it does not belong to the declarations.
     """
-    global _bindings
+    global _bindings, _library
     with _lock:
         if _bindings is None:
-            module = _import_declarations()
+            used, module = _import_declarations("llama_cpp.llama_cpp")
             _capture_log(module)
             module.llama_backend_init()
-            _bindings = module
+            _library, _bindings = used, module
         return _bindings
 
 
 def multimodal() -> types.ModuleType:
     """`llama_cpp.mtmd_cpp`, the declarations of libmtmd (images), imported once. Raises as `bindings`."""
     bindings()
-    module = _import_declarations("llama_cpp.mtmd_cpp")
+    with _lock:
+        _, module = _import_declarations("llama_cpp.mtmd_cpp")
     # MTMD_API void mtmd_log_set(ggml_log_callback log_callback, void * user_data);
     module.mtmd_log_set(_log_callback, None)
     return module
 
 
-def _import_declarations(name: str = "llama_cpp.llama_cpp") -> types.ModuleType:
+def library() -> NativeLibrary:
+    """The library in use: the one that is loaded, else the one that would be. Raises `SlmError` when there is none."""
+    return _library or libraries.find(os.environ)
+
+
+def _import_declarations(name: str) -> tuple[NativeLibrary, types.ModuleType]:
+    """The module of declarations on top of the library in use, both known to belong together."""
+    loaded = sys.modules.get(name)
+    if loaded is not None:  # by an earlier call, or with all of llama_cpp by the program that slm is a part of
+        used = _library or libraries.at(Path(loaded._lib._name))
+        _check_belongs(loaded, used)
+        return used, loaded
+    used = library()
+    _check_package(used)
+    with _loading(used):
+        try:
+            module = importlib.import_module(name)
+        except (ImportError, OSError, RuntimeError, AttributeError) as error:
+            raise _not_loaded(used, error) from error
     try:
-        if "llama_cpp" not in sys.modules:
-            spec = importlib.util.find_spec("llama_cpp")
-            if spec is None or spec.submodule_search_locations is None:
-                raise ModuleNotFoundError("No module named 'llama_cpp'")
-            package = types.ModuleType("llama_cpp")
-            package.__path__ = list(spec.submodule_search_locations)
-            package.__spec__ = spec
-            sys.modules["llama_cpp"] = package
-        return importlib.import_module(name)
-    except (ImportError, OSError, RuntimeError) as error:
+        _check_belongs(module, used)
+    except SlmError:
+        del sys.modules[name]
+        raise
+    return used, module
+
+
+def _check_package(used: NativeLibrary) -> None:
+    """Whether the packages have the versions that go together and their files are whole. Raises `SlmError`."""
+    version = used.version.partition("+")[0]
+    if used.kind is Kind.PREBUILT and (version, libraries.declared_version()) != (PREBUILT, DECLARATIONS):
         raise SlmError(
-            f"llama.cpp cannot be loaded on this machine: {error}.",
-            hint="reinstall it: pip install --force-reinstall --no-cache-dir llama-cpp-python",
+            f"xllamacpp {used.version} does not belong to llama-cpp-python {libraries.declared_version()}: "
+            f"slm needs {PREBUILT} and {DECLARATIONS}.",
+            hint=libraries.reinstall_command(),
             exit_code=ExitCode.BUG,
-        ) from error
+        )
+    for file in (used.path, *used.ggml):
+        fault = fault_of(file)
+        if fault is not None:
+            raise _unusable(f"the llama.cpp library {file} {fault}", used)
+
+
+def _check_belongs(module: types.ModuleType, used: NativeLibrary) -> None:
+    """Whether version and structures are those of the declarations, before any of them is passed by value."""
+    if hasattr(module, "_libmtmd"):
+        other = structures.other_multimodal_structure(module)
+    else:
+        version = (module.llama_version() or b"").decode("utf-8", "replace")
+        if not version.startswith(_VERSIONS):
+            wanted = " or ".join(f"{known}x" for known in _VERSIONS)
+            raise _unusable(f"the llama.cpp library {used.path} is version {version}, and slm needs {wanted}", used)
+        other = structures.other_structure(module)
+    if other is not None:
+        what = f"its {other} is another one"
+        raise _unusable(f"the llama.cpp library {used.path} does not belong to llama-cpp-python: {what}", used)
+
+
+@contextlib.contextmanager
+def _loading(used: NativeLibrary) -> Iterator[None]:
+    """While this lasts, the declarations load this library and may declare functions that it lacks.
+
+    llama-cpp-python loads what lies in its own folder, and ends with the first function that is missing.
+    """
+    if "llama_cpp" not in sys.modules:
+        spec = importlib.util.find_spec("llama_cpp")
+        if spec is None or spec.submodule_search_locations is None:
+            raise libraries.no_declarations()
+        package = types.ModuleType("llama_cpp")
+        package.__path__ = list(spec.submodule_search_locations)
+        package.__spec__ = spec
+        sys.modules["llama_cpp"] = package
+    try:
+        extensions: Any = importlib.import_module("llama_cpp._ctypes_extensions")
+    except ImportError as error:
+        raise _not_loaded(used, error) from error
+    load, declare = extensions.load_shared_library, extensions.ctypes_function_for_shared_library
+
+    def load_this(base_name: str, _base_path: Path) -> ctypes.CDLL:
+        file = used.multimodal if base_name == "mtmd" else used.path
+        if file is None:
+            raise _unusable(f"the llama.cpp library {used.path} has no libmtmd beside it, which pictures need", used)
+        if used.is_extension:
+            return ctypes.CDLL(str(file))
+        found: ctypes.CDLL = load(base_name, file.parent)  # Windows: it knows where CUDA's libraries lie
+        return found
+
+    def declare_leniently(loaded: ctypes.CDLL) -> Callable[..., Any]:
+        strictly = declare(loaded)
+
+        def ctypes_function(name: str, *types_and_more: Any, **more: Any) -> Callable[[Any], Any]:
+            if hasattr(loaded, name):
+                found: Callable[[Any], Any] = strictly(name, *types_and_more, **more)
+                return found
+            if name in LLAMA or name in MULTIMODAL:
+                raise _missing(name, used)
+            return lambda _declared: _refusing(name, used)
+
+        return ctypes_function
+
+    extensions.load_shared_library, extensions.ctypes_function_for_shared_library = load_this, declare_leniently
+    try:
+        yield
+    finally:
+        extensions.load_shared_library, extensions.ctypes_function_for_shared_library = load, declare
+
+
+def _refusing(name: str, used: NativeLibrary) -> Callable[..., Any]:
+    """What stands for a function that the library lacks: a call is an error, not silence."""
+
+    def refuse(*_: Any) -> Any:
+        raise _missing(name, used)
+
+    return refuse
+
+
+def _missing(name: str, used: NativeLibrary) -> SlmError:
+    return _unusable(f"the llama.cpp library {used.path} has no function {name}", used)
+
+
+def _not_loaded(used: NativeLibrary, error: Exception) -> SlmError:
+    said = str(error).rpartition("': ")[2].strip().rstrip(".")
+    symbol = re.search(r"undefined symbol: (\w+)|dlsym\(\w+, (\w+)\)", said)
+    if symbol is not None:
+        return _missing(symbol[1] or symbol[2], used)
+    needed = re.match(r"(lib[^:\s]+): cannot open shared object file", said)
+    if needed is None:
+        return _unusable(f"the llama.cpp library {used.path} cannot be loaded: {said}", used)
+    hint = {"libgomp.so.1": "sudo apt install libgomp1 (Debian, Ubuntu), sudo dnf install libgomp (Fedora)"}
+    return SlmError(
+        f"the llama.cpp library {used.path} needs {needed[1]}, which is not installed.",
+        hint=hint.get(needed[1], libraries.mending_command(used)),
+        exit_code=ExitCode.BUG,
+    )
+
+
+def _unusable(what: str, used: NativeLibrary) -> SlmError:
+    return SlmError(f"{what}.", hint=libraries.mending_command(used), exit_code=ExitCode.BUG)
 
 
 def _capture_log(module: types.ModuleType) -> None:
@@ -99,31 +232,16 @@ def _capture_log(module: types.ModuleType) -> None:
 
 
 def has_gpu_backend() -> bool:
-    """Whether the installed llama.cpp was built with a GPU backend, told from its libraries without loading them."""
-    spec = importlib.util.find_spec("llama_cpp")
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    names = (file.name.lower() for place in places for file in Path(place, "lib").glob("*ggml-*"))
-    return any(backend in name for name in names for backend in _GPU_BACKENDS)
+    """Whether the library in use was built with a GPU backend, told without loading it. False without a library."""
+    try:
+        return library().has_gpu_backend()
+    except SlmError:
+        return False
 
 
-def build() -> tuple[int, int]:
-    """What tells one build of the library from another: size and time (ns) of its file. Raises `OSError`."""
-    file = Path(bindings()._lib._name).stat()
-    return file.st_size, file.st_mtime_ns
-
-
-def library_stamp() -> list[list[str | int]]:
-    """What tells the library that `bindings` would load from another, without loading it: name, size and time (ns) of
-    the files in its directory, in order. Empty where there are none.
-
-    All files: a backend for another processor may stand beside the same libllama.
-    """
-    named = os.environ.get("LLAMA_CPP_LIB_PATH")  # llama_cpp/llama_cpp.py: _override_base_path
-    spec = importlib.util.find_spec("llama_cpp")
-    inside = [Path(place, "lib") for place in spec.submodule_search_locations or ()] if spec else []
-    places = [Path(named)] if named else inside
-    found = [(file.name, file.stat()) for place in places for file in sorted(place.glob("*")) if file.is_file()]
-    return [[name, facts.st_size, facts.st_mtime_ns] for name, facts in found]
+def build() -> tuple[str, int, int]:
+    """What tells one build of the library from another. Raises `OSError`, and `SlmError` without a library."""
+    return library().build
 
 
 def start_devices() -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from slmchat.engine import devices, native, threads
+from slmchat.engine.library import Kind
 from slmchat.engine.limits import ALL, HANGS, Attempt, EngineLimits, Verdict
 from slmchat.errors import SlmError
 from slmchat.hardware import cores
@@ -116,7 +117,7 @@ def of_model(model: Path) -> Verdict | None:
 
 
 def _found(place: Path | None, *, is_forced: bool) -> Known:
-    file = None if place is None else _file(place, Path(native.bindings()._lib._name))
+    file = None if place is None else _file(place, native.library().path)
     kept = _read(file, _library_key) if file is not None and not is_forced else None
     if kept is not None:
         return Known(kept, is_tried=True)
@@ -136,7 +137,7 @@ def _is_needed() -> bool:
     """Whether this library takes ways on this machine that are not everybody's, or is one that nobody knows."""
     return (
         os.environ.get(FORCE) == "always"
-        or "LLAMA_CPP_LIB_PATH" in os.environ
+        or native.library().kind is Kind.EXPLICIT
         or _machine() not in _COMMON_MACHINES
         or native.has_gpu_backend()
         or bool(_special_here())
@@ -163,7 +164,7 @@ def _library_key() -> dict[str, Any]:
 
     gpus = [device for device in devices.devices() if device.is_gpu] if native.has_gpu_backend() else []
     return {
-        "library": native.bindings()._lib._name,
+        "library": str(native.library().path),
         "build": list(native.build()),
         "processor": cores.processor().value,
         "sets": list(cores.instruction_sets().value or ()),

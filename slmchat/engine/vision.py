@@ -29,6 +29,10 @@ _MOST_AT_ONCE = 512
 # While an image is encoded (seconds on a small device), Ctrl-C is looked for after so many nodes of the graph.
 _NODES_BETWEEN_LOOKS = 32
 
+# How many times longer one side of an image may be. Scaled to what models look at (224 pixels and more), no side may
+# vanish: some versions of llama.cpp throw an exception then, others end the process.
+_MOST_SLENDER = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Projector:
@@ -289,6 +293,10 @@ class Vision:
 
     def _cut(self, width: int, height: int, rgb: bytes | None) -> Any:
         """mtmd_input_chunks of one image; without pixels only its sizes are right. Raises `SlmError` (DAMAGED)."""
+        what = f"llama.cpp cannot take in an image of {width} x {height} pixels"
+        if max(width, height) > _MOST_SLENDER * min(width, height):
+            message = f"{what}: one side is more than {_MOST_SLENDER} times the other."
+            raise SlmError(message, exit_code=ExitCode.DAMAGED)
         mtmd = self._mtmd
         data = None if rgb is None else (ctypes.c_uint8 * len(rgb)).from_buffer_copy(rgb)
         bitmap = mtmd.mtmd_bitmap_init(width, height, data)
@@ -301,8 +309,7 @@ class Vision:
         mtmd.mtmd_bitmap_free(bitmap)
         if status != 0:
             mtmd.mtmd_input_chunks_free(chunks)
-            message = f"llama.cpp cannot take in an image of {width} x {height} pixels: {_said()}."
-            raise SlmError(message, exit_code=ExitCode.DAMAGED)
+            raise SlmError(f"{what}: {_said()}.", exit_code=ExitCode.DAMAGED)
         return chunks
 
     def _each(self, chunks: Any) -> list[Any]:
