@@ -5,6 +5,7 @@ Refuses to know: what the values do. Nothing here opens a model, a terminal or t
 """
 
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,11 +20,15 @@ SPECULATION = ("auto", "always", "off")
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """The three directories of slm. Everything below them is owner-only: 0700 directories, 0600 files."""
+    """The three directories of slm. Everything below them is owner-only: 0700 directories, 0600 files.
+
+    `home`: the directory of SLM_HOME, which holds all three; None where the system's own places are used.
+    """
 
     data: Path
     config: Path
     cache: Path
+    home: Path | None = None
 
     @property
     def models(self) -> Path:
@@ -65,6 +70,8 @@ class Paths:
         places = [(self.data, "*"), (self.config, "*.toml")]
         if _is_open(self.models):
             places.append((self.models, "*.json"))
+        if self.home is not None and not _is_of_others_too(self.home):
+            yield self.home
         yield from (self.data, self.config, self.cache, self.models)
         for directory, pattern in places:
             yield from (path for path in directory.glob(pattern) if path.is_file())
@@ -76,6 +83,15 @@ def _is_open(directory: Path) -> bool:
         return bool(directory.stat().st_mode & 0o077)
     except OSError:
         return False
+
+
+def _is_of_others_too(directory: Path) -> bool:
+    """Whether SLM_HOME was set to a place that is not slm's: the home directory or one above it, or one like /tmp."""
+    try:
+        place, user = directory.resolve(), Path.home().resolve()
+        return place in (user, *user.parents) or bool(place.stat().st_mode & stat.S_ISVTX)
+    except (OSError, RuntimeError):  # not there yet; nobody knows where the home directory is
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +273,7 @@ def paths_of(environ: Mapping[str, str]) -> Paths:
     home = environ.get("SLM_HOME")
     if home:
         root = Path(home).expanduser().absolute()
-        return Paths(data=root / "data", config=root / "config", cache=root / "cache")
+        return Paths(data=root / "data", config=root / "config", cache=root / "cache", home=root)
     import platformdirs
 
     dirs = platformdirs.PlatformDirs("slm", appauthor=False)

@@ -6,8 +6,14 @@ Refuses to know: how they came about (hub.py).
 
 from slmchat.catalog.registry import HubFile
 from slmchat.catalog.sources import Unreachable
+from slmchat.catalog.untrusted import Malformed
 from slmchat.errors import ExitCode, SlmError
 from slmchat.redaction import redacted
+
+# What the client stumbles over when an answer has another shape than a Hub's.
+_WRONG_ANSWERS = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+# The HTTP libraries below the client; not all of their errors have the base class of its transport errors.
+_TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "h11")
 
 
 def translated(
@@ -41,9 +47,20 @@ def translated(
         )
     if isinstance(error, (*transport, ConnectionError, TimeoutError)):
         return Unreachable(f"{host} cannot be reached: {_reason(error)}.", hint=f"when the network is back: {command}")
-    if isinstance(error, hub.FileMetadataError):
-        return SlmError(f"{host} does not answer like a Hub: {redacted(str(error))}", exit_code=ExitCode.NETWORK)
+    if isinstance(error, Malformed):
+        return _no_hub(host, str(error), command)
+    if isinstance(error, _WRONG_ANSWERS) or type(error).__module__.partition(".")[0] in _TRANSPORTS:
+        return _no_hub(host, f"its answer cannot be read ({type(error).__name__})", command)
     return None
+
+
+def _no_hub(host: str, reason: str, command: str) -> SlmError:
+    """An answer that no Hub gives: another server's, a captive portal's, or one that was made to do harm."""
+    return SlmError(
+        f"{host} does not answer like a Hub: {redacted(reason)}.",
+        hint=f"does the network want a login in a browser first? then: {command}",
+        exit_code=ExitCode.NETWORK,
+    )
 
 
 def _access(error: Exception, spec: HubFile, host: str, command: str) -> SlmError | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from slmchat import ranges
 from slmchat.catalog import adapter_names
+from slmchat.catalog.untrusted import is_below, is_hub_file
 from slmchat.errors import ExitCode, SlmError
 
 TAGS = ("chat", "code", "infill", "vision", "base", "reasoning")
@@ -28,21 +29,6 @@ _HUB_NAME = re.compile(
     re.IGNORECASE,
 )
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")  # a commit, a branch or a tag
-
-
-def is_below(path: object) -> bool:
-    """Whether `path` is relative, with forward slashes, and cannot leave the directory it is put into."""
-    return (
-        isinstance(path, str)
-        and path.isprintable()
-        and not set(path) & set("\\:")
-        and not {"", ".", ".."} & set(path.split("/"))
-    )
-
-
-def is_hub_file(path: object) -> bool:
-    """Whether `path` can be a GGUF inside a repository."""
-    return isinstance(path, str) and path.lower().endswith(".gguf") and is_below(path)
 
 
 def hub_name(text: str) -> dict[str, str | None] | None:
