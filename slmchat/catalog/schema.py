@@ -5,7 +5,6 @@ Refuses to know: what a name stands for (registry.py), how files are fetched, wh
 """
 
 import re
-import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -308,25 +307,6 @@ _ADAPTED = _table(_ADAPTED_KEYS, required=("name", "base", "lora"))
 _MODEL = _table(_MODEL_KEYS, required=("name",))
 _TARGET = _table(_TARGET_KEYS, required=("name", "target"))
 _FILE = _table({"licenses": _licenses, "model": _array(_model, unique="name", least=0)})
-
-
-def read(file: Path) -> dict[str, Any]:
-    """The TOML document in `file`, unchecked; empty when there is no such file.
-
-    Raises `SlmError`: storage when it cannot be read, usage with the line when it is not TOML.
-    """
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise SlmError(f"{file} cannot be read: {error.strerror}.", exit_code=ExitCode.STORAGE) from error
-    except UnicodeDecodeError as error:
-        raise SlmError(f"{file} is not UTF-8 text (byte {error.start}).", exit_code=ExitCode.USAGE) from error
-    except RecursionError as error:
-        raise SlmError(f"{file} is nested too deeply.", exit_code=ExitCode.USAGE) from error
-    except ValueError as error:  # TOMLDecodeError states line and column; an endless number is a plain ValueError
-        raise SlmError(f"{file} is not valid TOML: {shown(str(error))}.", exit_code=ExitCode.USAGE) from error
 
 
 def check(

@@ -88,6 +88,7 @@ _SETUP = (
     "PRAGMA trusted_schema = OFF",
     "PRAGMA journal_size_limit = 4194304",
 )
+_ALONE = "PRAGMA locking_mode = EXCLUSIVE"  # no shared memory beside the file, which takes 32 KiB
 # Primary result codes, sqlite.org/rescode.html
 _BUSY, _LOCKED, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 10, 11, 13, 14, 26
 # What a full disk makes of a write, of the shared memory beside the file, of a new file.
@@ -143,10 +144,9 @@ class Database:
         """
         with self._lock, self._telling():
             self.close()
-            connection = self._connection = self._prepared("PRAGMA locking_mode = EXCLUSIVE")
+            self._connection = self._prepared(_ALONE, "PRAGMA journal_mode = MEMORY")
             self._identity = _identity(self.file)
             try:
-                connection.execute("PRAGMA journal_mode = MEMORY")
                 with self.transaction():
                     yield
             finally:
@@ -218,10 +218,10 @@ class Database:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF not in _NO_ROOM:
                 raise
-            return self._prepared("PRAGMA locking_mode = EXCLUSIVE")
+            return self._prepared(_ALONE)
 
     def _prepared(self, *first: str) -> "sqlite3.Connection":
-        """A connection on which `first` is executed before anything else."""
+        """A connection on which `first` is executed before anything else, and then nothing that takes room."""
         import sqlite3
 
         connection = sqlite3.connect(
@@ -234,7 +234,8 @@ class Database:
             _refuse_foreign(connection, self.file)
             for statement in _SETUP:
                 connection.execute(statement)
-            _use_wal(connection)
+            if not first:
+                _use_wal(connection)
             _migrate(connection)
         except BaseException:
             connection.close()
