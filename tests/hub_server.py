@@ -58,6 +58,11 @@ class HubServer:
     """The server; a context manager. Faults: see the attributes."""
 
     def __init__(self) -> None:
+        self.reset()
+        self._servers = [self._serve("hub"), self._serve("storage")]
+
+    def reset(self) -> None:
+        """No repositories, no requests, no faults."""
         self.repos: dict[str, Repo] = {}
         self.requests: list[Request] = []
         self.cut_after: int | None = None  # bytes of a storage answer before its connection is cut …
@@ -71,7 +76,6 @@ class HubServer:
         self.hold_after: int | None = None  # bytes of a storage answer after which it waits for `release`
         self.holding = threading.Event()
         self.release = threading.Event()
-        self._servers = [self._serve("hub"), self._serve("storage")]
 
     @property
     def endpoint(self) -> str:

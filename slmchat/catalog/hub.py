@@ -11,7 +11,7 @@ looks for it, so other tools find the file as their own.
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class HubSource:
         self._spec = spec
         self._command = command
         self._quantization = quantization
-        self._listed: Mapping[str, PlannedFile] = {}
+        self._listed: list[str] = []
         self._commit: str | None = None
         self._endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
         self._host = urlsplit(self._endpoint).netloc.rpartition("@")[2] or self._endpoint
@@ -74,12 +74,13 @@ class HubSource:
             return self._planned(str(spec.revision), (PlannedFile(spec.file, spec.size, spec.sha256),), None)
         with self._door():
             listing = self._listing()
-        self._listed, self._commit = listing.files, listing.commit
-        names = names or self._chosen(list(listing.files))
+        self._listed, self._commit = listing.names, listing.commit
+        names = names or self._chosen(listing.names)
         for name in names:
-            if name not in listing.files:
-                raise self._no_file(name, list(listing.files))
-        files = tuple(listing.files[name] for name in names)
+            if name not in listing.names:
+                raise self._no_file(name, listing.names)
+        with self._door():
+            files = tuple(listing.file(name) for name in names)
         if spec.sha256 is not None and len(files) == 1:
             files = (self._agreed(files[0]),)
         return self._planned(listing.commit, files, _license(listing, spec.repo))

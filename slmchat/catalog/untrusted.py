@@ -102,11 +102,13 @@ class PlannedFile:
 class HubListing:
     """What a Hub says about one revision of a repository: its commit, its GGUF files, its licence.
 
-    Names that no path can be made of are left out: nobody can ask for them.
+    Names that no path can be made of are left out: nobody can ask for them. `refused`: files of which something else
+    cannot be true, with the reason; it counts when one of them is asked for.
     """
 
     commit: str
     files: Mapping[str, PlannedFile]
+    refused: Mapping[str, str]
     license_name: str | None
     license_link: str | None
 
@@ -118,29 +120,50 @@ class HubListing:
         siblings = document.get("siblings") or []
         if not isinstance(siblings, list) or len(siblings) > _MOST_FILES:
             raise Malformed("its list of files is not one")
-        files = [_listed(entry) for entry in siblings]
+        files: dict[str, PlannedFile] = {}
+        refused: dict[str, str] = {}
+        for entry in siblings:
+            name = _name_of(entry)
+            if is_hub_file(name):
+                try:
+                    files[name] = _listed(name, entry)
+                except Malformed as reason:
+                    refused[name] = str(reason)
         card = document.get("cardData")
         card = card if isinstance(card, dict) else {}
         link = line_or_none(card.get("license_link"), 500)
         return cls(
             commit(document.get("sha"), "its revision"),
-            {file.name: file for file in files if file is not None},
+            files,
+            refused,
             line_or_none(card.get("license_name"), 200) or line_or_none(card.get("license"), 200),
             link if link is not None and re.fullmatch(r"https://[!-~]+", link) else None,
         )
 
+    @property
+    def names(self) -> list[str]:
+        """Of all GGUF files."""
+        return [*self.files, *self.refused]
 
-def _listed(entry: object) -> PlannedFile | None:
-    """One file of a listing; None for those that are never asked for."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("rfilename"), str):
+    def file(self, name: str) -> PlannedFile:
+        """The file of this name, which is in `names`. Raises `Malformed`."""
+        if name in self.refused:
+            raise Malformed(self.refused[name])
+        return self.files[name]
+
+
+def _name_of(entry: object) -> str:
+    name = entry.get("rfilename") if isinstance(entry, dict) else None
+    if not isinstance(name, str):
         raise Malformed("its list of files has an entry without a name")
-    name = entry["rfilename"]
-    if not is_hub_file(name):
-        return None
+    return name
+
+
+def _listed(name: str, entry: Mapping[str, object]) -> PlannedFile:
     lfs = entry.get("lfs")
     if lfs is not None and not isinstance(lfs, dict):
         raise Malformed(f"its description of {name} is not one")
-    return PlannedFile(name, entry.get("size"), lfs.get("sha256") if lfs else None)
+    return PlannedFile(name, entry.get("size"), lfs.get("sha256") if lfs else None)  # type: ignore[arg-type] # it checks
 
 
 @dataclass(frozen=True, slots=True)

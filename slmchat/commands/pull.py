@@ -416,9 +416,7 @@ def _dry_run(
     for label, text in rows:
         console.print(f"{label + ':':10}{text}")
     if here is not None and not is_here:
-        console.note(
-            f"{here.key} is installed, and `slm pull {name}` keeps it; this one comes with slm pull {variant}."
-        )
+        console.note(f"{here.key} is installed, and slm pull {name} keeps it. This one: slm pull {variant}")
     if not facts["is_license_accepted"]:
         console.note(f"the licence has to be accepted: slm pull {name} --accept-license")
     return facts

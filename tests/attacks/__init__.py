@@ -17,6 +17,9 @@ Who attacks:
 - test_records.py: a program that rewrites slm's own records, so that `slm rm` would delete for it.
 - test_wrong_types.py: values of every wrong type in `config.toml`, `models.toml` and `sessions.db`.
 
+Never name a real file of the machine in an attack: code that fails it would do what the attacker wants. The canary, or a
+path that does not exist.
+
 They run in this process, through `run_cli`, over a Hub on the loopback (hub_server.py): some hundred attacks in seconds.
 A whole process is started only where the attack is on one. Nothing here sleeps, and nothing is asked of the network.
 """

@@ -43,12 +43,18 @@ def slm(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     return call
 
 
-@pytest.fixture
-def hub(slm: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    monkeypatch.setattr("slmchat.catalog.hub.WAITS", (0.0,))
+@pytest.fixture(scope="session")
+def server() -> Iterator[HubServer]:
     with HubServer() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         yield server
+
+
+@pytest.fixture
+def hub(server: HubServer, slm: object, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    server.reset()
+    monkeypatch.setattr("slmchat.catalog.hub.WAITS", (0.0,))
+    monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+    return server
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,7 @@ WRONG_SHAPES: dict[str, Answer] = {
     **{
         f"the hash {value!r}"[:40]: with_entry(lfs={"sha256": value})
         for value in (
-            "../../../../../../user/.ssh/id_rsa", "/etc/passwd", "", "x", "a" * 63, "a" * 65, "A" * 64, "g" * 64, 7, True,
+            "../../../../../user/.ssh/id_rsa", "/nonexistent/id_rsa", "", "x", "a" * 63, "a" * 65, "A" * 64, "g" * 64, 7, True,
             ["a" * 64], {}, "a" * 63 + "/", "a" * 64 + "\n", "a" * 60 + "/../", "..", "~/.ssh/id_rsa", "\x00" * 64, "а" * 64,
         )
     },
@@ -101,6 +101,17 @@ def test_an_answer_of_a_wrong_shape_is_a_sentence(
     canary.check(pulled.err)
     assert not [path for path in home.rglob("*") if path.is_file() and "blobs" in path.parts]
     assert hub.asked("storage", "GET") == []
+
+
+def test_one_wrong_file_does_not_hide_the_others(slm: Callable[..., Outcome], hub: HubServer, repo: Repo) -> None:
+    hub.listing = with_field(
+        "siblings",
+        [{"rfilename": "small-Q8_0.gguf", "size": 0, "lfs": {"sha256": "/x"}}, {"rfilename": "README.md", "size": {}}],
+    )
+    for name, code, words in ((f"hf:{REPO}@Q2_K", 3, "it has Q8_0"), (f"hf:{REPO}", 5, "the size of small-Q8_0.gguf")):
+        pulled = slm("pull", name)
+        has_told(pulled, code)
+        assert words in pulled.err
 
 
 @pytest.mark.parametrize("is_absolute", [True, False], ids=["absolute", "relative"])
@@ -147,7 +158,7 @@ def test_names_that_lead_elsewhere_are_not_there(
 
 HARMLESS = (
     {"X-Linked-Etag": '"../../../../../user/.ssh/id_rsa"', "X-Repo-Commit": "../../.."},
-    {"X-Linked-Etag": "/etc/passwd", "ETag": "/etc/passwd"},
+    {"X-Linked-Etag": "/nonexistent/id_rsa", "ETag": "/nonexistent/id_rsa"},
     {"X-Linked-Etag": None, "ETag": None, "X-Linked-Size": None, "X-Repo-Commit": None},
     {"X-Linked-Etag": 'W/"' + "a" * 40 + '"'},
     {"X-Repo-Commit": "0" * 40},
@@ -174,7 +185,7 @@ LIES = (
     ({"X-Linked-Size": "12"}, 6),
     ({"X-Linked-Etag": '"' + "0" * 64 + '"'}, 6),
     ({"Location": "http://["}, 5),
-    ({"Location": "file:///etc/passwd"}, 5),
+    ({"Location": "file:///nonexistent/id_rsa"}, 5),
     ({"Location": "ftp://127.0.0.1/x"}, 5),
     ({"Location": "http://user:secret@192.0.2.1/x"}, 5),
     ({"Location": "\\\\host\\share"}, 3),
