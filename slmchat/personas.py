@@ -140,8 +140,8 @@ def _line(value: Any, where: str) -> str:
 
 
 def _count(value: Any, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise _Wrong(where, "must be a whole number of at least 1")
+    if not isinstance(value, int) or not ranges.MAX_TOKENS.holds(value):
+        raise _Wrong(where, f"must be a whole number of at least 1 and at most {ranges.MAX_TOKENS.high}")
     return value
 
 

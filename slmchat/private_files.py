@@ -1,7 +1,7 @@
 """Small files and directories that are the owner's alone, and files of the user's own, written whole or not at all.
 
-Knows: 0700, 0600, temporary file + fsync + replace, how to narrow what was too wide, and the sentence for a disk that
-refuses.
+Knows: 0700, 0600, temporary file + fsync + replace, how to narrow what was too wide, that a path may lead out of the
+directory it was made for, and the sentence for a disk that refuses.
 Refuses to know: what is in the files.
 """
 
@@ -104,6 +104,75 @@ def replace_content(path: Path, before: bytes, after: bytes) -> None:
         raise SlmError(
             f"{path} cannot be written: {error.strerror or error}; it was left as it is.", exit_code=ExitCode.STORAGE
         ) from error
+
+
+def is_below(root: Path, path: Path) -> bool:
+    """Whether `path` lies below the directory `root` when the links on the way to it are followed.
+
+    The last part is not followed: whoever deletes or replaces a link does that to the link. `root` may be a link: it is
+    the user's choice.
+    """
+    try:
+        inside, folder = (os.path.normcase(os.path.realpath(place)) for place in (root, path.parent))
+        return path.name not in ("", "..") and os.path.commonpath((inside, folder)) == inside
+    except (ValueError, OSError):  # a null character, another drive, links in a circle
+        return False
+
+
+def check_below(root: Path, path: Path) -> Path:
+    """`path`, which lies below `root`. Raises `SlmError` (storage) when a link or `..` leads elsewhere."""
+    if not is_below(root, path):
+        raise SlmError(
+            f"{path} leads out of {root}, and slm neither writes nor deletes there.",
+            hint=f"see where its folders lead: ls -l '{path.parent}'",
+            exit_code=ExitCode.STORAGE,
+        )
+    return path
+
+
+def remove_below(root: Path, path: Path) -> int:
+    """Delete a file below `root`, of a link the link alone; the bytes of the file. One that is gone is no error.
+
+    Raises `SlmError` (storage) as `check_below`, and `OSError`.
+    """
+    check_below(root, path)
+    try:
+        found = path.lstat()
+        path.unlink()
+    except FileNotFoundError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+
+
+def open_below(root: Path, path: Path) -> IO[bytes]:
+    """Open a file below `root` to read and write; it and its directories are made by the umask where they are missing.
+
+    What stands there and is not a file of this one name (a link, a pipe, a second name of another file) is taken away
+    first. Raises `SlmError` (storage) as `check_below`, and `OSError`.
+    """
+    check_below(root, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own_name_only(root, path)
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "r+b")
+
+
+def check_readable(path: Path, most_bytes: int) -> None:
+    """Raises `OSError` for what is not a regular file of at most `most_bytes`: a pipe would be waited for for ever."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    if found.st_size > most_bytes:
+        raise OSError(errno.EFBIG, "it is too large", str(path))
+
+
+def own_name_only(root: Path, path: Path) -> None:
+    """Take away what stands at `path` below `root` if it is not a file, or is one that has other names as well."""
+    check_below(root, path)
+    with suppress(FileNotFoundError):
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            path.unlink()
 
 
 @contextmanager

@@ -5,13 +5,15 @@ Refuses to know: what the values do. Nothing here opens a model, a terminal or t
 """
 
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from slmchat import ranges
+from slmchat import ranges, toml_files
 from slmchat.errors import ExitCode, SlmError
+from slmchat.ranges import Range
 
 KV_TYPES = ("f16", "q8_0", "q4_0")
 SPECULATION = ("auto", "always", "off")
@@ -19,11 +21,15 @@ SPECULATION = ("auto", "always", "off")
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """The three directories of slm. Everything below them is owner-only: 0700 directories, 0600 files."""
+    """The three directories of slm. Everything below them is owner-only: 0700 directories, 0600 files.
+
+    `home`: the directory of SLM_HOME, which holds all three; None where the system's own places are used.
+    """
 
     data: Path
     config: Path
     cache: Path
+    home: Path | None = None
 
     @property
     def models(self) -> Path:
@@ -70,6 +76,8 @@ class Paths:
         places = [(self.data, "*"), (self.config, "*.toml")]
         if _is_open(self.models):
             places.append((self.models, "*.json"))
+        if self.home is not None and not _is_of_others_too(self.home):
+            yield self.home
         yield from (self.data, self.config, self.cache, self.models)
         for directory, pattern in places:
             yield from (path for path in directory.glob(pattern) if path.is_file())
@@ -81,6 +89,15 @@ def _is_open(directory: Path) -> bool:
         return bool(directory.stat().st_mode & 0o077)
     except OSError:
         return False
+
+
+def _is_of_others_too(directory: Path) -> bool:
+    """Whether SLM_HOME was set to a place that is not slm's: the home directory or one above it, or one like /tmp."""
+    try:
+        place, user = directory.resolve(), Path.home().resolve()
+        return place in (user, *user.parents) or bool(place.stat().st_mode & stat.S_ISVTX)
+    except (OSError, RuntimeError):  # not there yet; nobody knows where the home directory is
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +142,19 @@ def _flag(value: object) -> bool:
     raise _Wrong("must be true or false")
 
 
-def _count(minimum: int) -> Callable[[object], int]:
+def _count(allowed: Range) -> Callable[[object], int]:
     def parse(value: object) -> int:
-        if isinstance(value, str) and value.strip().isdecimal():
+        if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,20}\s*", value):
             value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-            raise _Wrong(f"must be a whole number of at least {minimum}")
+        if not isinstance(value, int) or not allowed.holds(value):
+            raise _Wrong(f"must be a whole number of at least {allowed.low} and at most {allowed.high}")
         return value
 
     return parse
 
 
 def _gpu_layers(value: object) -> int | None:
-    return None if value == "auto" else _count(0)(value)
+    return None if value == "auto" else _count(ranges.GPU_LAYERS)(value)
 
 
 def _kv_type(value: object) -> str:
@@ -150,7 +167,7 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**
 
 
 def _bytes(value: object) -> int:
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([KMG]i?B)?", str(value).strip())
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) *([KMG]i?B)?", str(value).strip())
     if match is None or isinstance(value, bool):
         raise _Wrong('must be a size such as "2 GiB" or "500 MB"')
     return int(float(match[1]) * _UNITS[match[2] or ""])
@@ -197,14 +214,14 @@ KEYS = (
     Key(
         "threads",
         "threads",
-        _count(1),
+        _count(ranges.THREADS),
         "SLM_THREADS",
         "exactly so many threads; unset: as many as there are free cores",
     ),
     Key(
         "ctx",
         "n_ctx",
-        _count(16),
+        _count(ranges.CTX),
         None,
         "context window in tokens; unset: up to 8192, less if the model or the memory has less",
     ),
@@ -270,7 +287,7 @@ def paths_of(environ: Mapping[str, str]) -> Paths:
     home = environ.get("SLM_HOME")
     if home:
         root = Path(home).expanduser().absolute()
-        return Paths(data=root / "data", config=root / "config", cache=root / "cache")
+        return Paths(data=root / "data", config=root / "config", cache=root / "cache", home=root)
     import platformdirs
 
     dirs = platformdirs.PlatformDirs("slm", appauthor=False)
@@ -278,22 +295,7 @@ def paths_of(environ: Mapping[str, str]) -> Paths:
 
 
 def _from_file(file: Path) -> dict[str, Any]:
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise SlmError(
-            f"{file} cannot be read: {error.strerror}.",
-            hint="set SLM_HOME to a directory of yours",
-            exit_code=ExitCode.STORAGE,
-        ) from error
-    import tomllib  # 4 ms that most starts do without
-
-    try:
-        table = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SlmError(f"{file} cannot be read: {error}.", exit_code=ExitCode.USAGE) from error
+    table = toml_files.read(file)
     by_name = {key.name: key for key in KEYS}
     values: dict[str, Any] = {}
     for name, value in table.items():
@@ -301,7 +303,9 @@ def _from_file(file: Path) -> dict[str, Any]:
         if key is None:
             known = ", ".join(by_name)
             raise SlmError(
-                f"{file}: there is no setting '{name}'.", hint=f"the settings are {known}", exit_code=ExitCode.USAGE
+                f"{file}: there is no setting '{name}'.",
+                hint=f"the settings are {known}",
+                exit_code=ExitCode.USAGE,
             )
         values[key.field] = _parsed(key, value, f"{file}: '{name}'")
     return values

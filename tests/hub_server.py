@@ -16,6 +16,7 @@ import re
 import socket
 import threading
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -57,16 +58,24 @@ class HubServer:
     """The server; a context manager. Faults: see the attributes."""
 
     def __init__(self) -> None:
+        self.reset()
+        self._servers = [self._serve("hub"), self._serve("storage")]
+
+    def reset(self) -> None:
+        """No repositories, no requests, no faults."""
         self.repos: dict[str, Repo] = {}
         self.requests: list[Request] = []
         self.cut_after: int | None = None  # bytes of a storage answer before its connection is cut …
         self.cuts_left = 1  # … and how often that happens
         self.status: int | None = None  # answer everything with this status
         self.has_ranges = True
+        self.listing: Callable[[dict[str, Any]], object] | None = None  # what is sent in place of a listing
+        self.headers: dict[str, str | None] = {}  # laid over those of `resolve`; None takes one away
+        self.storage_answer: tuple[int, dict[str, str], bytes] | None = None  # in place of every file
+        self.portal: bytes | None = None  # a web page in place of every answer, with status 200
         self.hold_after: int | None = None  # bytes of a storage answer after which it waits for `release`
         self.holding = threading.Event()
         self.release = threading.Event()
-        self._servers = [self._serve("hub"), self._serve("storage")]
 
     @property
     def endpoint(self) -> str:
@@ -107,9 +116,14 @@ class HubServer:
             def do_HEAD(self) -> None:
                 self.answer(hub, place)
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server = _Server(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
         return server
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone is no news."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -124,7 +138,9 @@ class _Handler(BaseHTTPRequestHandler):
         hub.requests.append(
             Request(place, self.command, path, headers["Range"], headers["Authorization"], headers["User-Agent"] or "")
         )
-        if hub.status is not None:
+        if hub.portal is not None:
+            self._send(200, hub.portal, {"Content-Type": "text/html; charset=utf-8"})
+        elif hub.status is not None:
             self._send(hub.status, b"{}")
         elif place == "storage":
             self._storage(hub, path)
@@ -178,7 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
             "siblings": siblings,
             "cardData": {"license": repo.license} if repo.license else {},
         }
-        self._send(200, json.dumps(info).encode())
+        answer = info if hub.listing is None else hub.listing(info)
+        self._send(200, answer if isinstance(answer, bytes) else json.dumps(answer).encode())
 
     @staticmethod
     def _lfs(repo: Repo, file: str) -> dict[str, Any]:
@@ -203,9 +220,14 @@ class _Handler(BaseHTTPRequestHandler):
             "ETag": f'"{_git_oid(repo.contents[file])}"',
             "Location": f"{hub.storage}/{name}/{repo.commit}/{file}",
         }
+        headers = {name: value for name, value in {**headers, **hub.headers}.items() if value is not None}
         self._send(302, b"Found", headers)
 
     def _storage(self, hub: HubServer, path: str) -> None:
+        if hub.storage_answer is not None:
+            status, headers, body = hub.storage_answer
+            self._send(status, body, headers)
+            return
         owner, name, _, file = path.lstrip("/").split("/", 3)
         repo = hub.repos[f"{owner}/{name}"]
         content = repo.sent.get(file, repo.contents[file])

@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -76,8 +76,8 @@ def all_bytes(file: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(file.parent.iterdir()))
 
 
-def in_another_process(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """Python that has the archive's names at hand."""
+def in_another_process(code: str, *arguments: object, below: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Python that has the archive's names at hand; `below`: the command that starts it."""
     prelude = (
         "import sys\nfrom pathlib import Path\n"
         "from slmchat.conversation.archive import Archive\n"
@@ -85,7 +85,7 @@ def in_another_process(code: str, *arguments: object) -> subprocess.Popen[str]:
         "from slmchat.conversation.messages import Conversation, Message, Role\n"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", prelude + code, *map(str, arguments)],
+        [*below, sys.executable, "-c", prelude + code, *map(str, arguments)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -547,6 +547,62 @@ def test_a_full_disk_does_not_end_the_chat_and_loses_nothing(file: Path) -> None
     full, free = out.splitlines()
     assert full.startswith(f"1 {int(ExitCode.STORAGE)} {file} cannot be used: ")
     assert free == "1 None 12"
+
+
+NO_ROOM = """
+import os, subprocess
+place = Path(sys.argv[1]).parent
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", place], check=True)
+archive = Archive(Path(sys.argv[1]))
+for number in range(6):
+    recorder = ArchiveRecorder(archive, print)
+    talk = Conversation(recorder=recorder)
+    talk.add(Message(Role.USER, f"number {number} " + "many words of it " * 10_000))
+    recorder.flush()
+archive.close()  # so that its shared memory has to be made again
+fill = os.open(place / "fill", os.O_CREAT | os.O_WRONLY)
+try:
+    while True:
+        os.write(fill, bytes(4096))
+except OSError:
+    os.close(fill)
+first, *others = archive.list()
+archive.remove([first.id])
+print(os.statvfs(place).f_bavail, len(archive.list()), len(archive.search("words")), end=" ")
+archive.remove([other.id for other in others])
+print(len(archive.list()), archive.search("words"), end=" ")
+archive.close()
+os.unlink(place / "fill")
+recorder = ArchiveRecorder(archive, print)
+Conversation(recorder=recorder).add(Message(Role.USER, "there is room again"))
+recorder.close()
+print(len(archive.list()), archive._database.rows("PRAGMA integrity_check"), archive._database.rows("PRAGMA journal_mode"))
+"""
+
+
+def test_a_full_disk_lets_sessions_be_removed(file: Path) -> None:
+    unshare = ["unshare", "--user", "--map-root-user", "--mount"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode
+    ):
+        pytest.skip("no small disk of our own can be made here")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    out, err = in_another_process(NO_ROOM, file, below=unshare).communicate()
+    assert err == ""
+    assert out == "0 5 10 0 [] 1 [('ok',)] [('wal',)]\n"
+
+
+def test_the_hint_for_a_damaged_file_names_all_its_files(file: Path) -> None:
+    """A log that stays behind would be put into the file that takes its place."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for end in ("", "-wal", "-shm"):
+        Path(f"{file}{end}").write_bytes(b"no database" * 500)
+    error = Database(file).damaged("it is")
+    assert error.hint is not None
+    for end in ("", "-wal", "-shm"):
+        assert f"mv {file}{end} {file}.damaged{end}" in error.hint
+    assert "-journal" not in error.hint
 
 
 def test_an_archive_that_stays_locked_is_tried_again(

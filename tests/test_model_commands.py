@@ -184,6 +184,22 @@ class TestRm:
         assert slm("rm", "smollm2:135m").code == 3
         assert slm("rm", "no-such-model").code == 3
 
+    def test_a_name_for_one_quantization_goes_with_its_files(
+        self, slm: Callable[..., Outcome], repo: Repo, home: Path
+    ) -> None:
+        """`slm add mine hf:…@QUANT`: the example of docs/models.md. Nothing done is never success."""
+        assert slm("add", "mine", f"hf:{repo.name}@Q4_K_M").code == 0
+        nothing = slm("rm", "mine@Q4_K_M")
+        assert (nothing.code, "mine@Q4_K_M is not installed" in nothing.err) == (3, True)
+        removed = slm("rm", "mine")
+        assert (removed.code, removed.err) == (0, "forgot the name mine.\n")
+        assert slm("rm", "mine").code == 3
+        slm("add", "mine", f"hf:{repo.name}@Q4_K_M")
+        assert slm("pull", "mine").code == 0
+        both = slm("rm", "mine")
+        assert both.code == 0 and "removed mine@Q4_K_M" in both.err and "forgot the name mine" in both.err
+        assert json.loads(slm("list", "--json").out) == []
+
     def test_a_model_whose_file_is_gone(self, slm: Callable[..., Outcome], repo: Repo) -> None:
         slm("pull", NAME)
         Path(json.loads(slm("show", NAME, "--json").out)["path"]).resolve().unlink()

@@ -196,6 +196,19 @@ def test_what_others_could_read_is_the_owners_alone_after_the_next_command(home:
 
 
 @needs_modes
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such permissions")
+def test_the_directory_of_slm_home_becomes_the_owners_alone(home: Path, tmp_path: Path) -> None:
+    home.mkdir(mode=0o755)
+    home.chmod(0o755)
+    run_slm("list", home=home)
+    assert home.stat().st_mode & 0o777 == 0o700
+    for shared, mode in ((tmp_path / "me", 0o755), (tmp_path / "tmp", 0o1777)):  # a home directory, one like /tmp
+        shared.mkdir()
+        shared.chmod(mode)
+        run_slm("list", home=shared, env={"HOME": str(tmp_path / "me")})
+        assert shared.stat().st_mode & 0o7777 == mode
+
+
 def test_a_link_and_a_model_file_keep_their_permissions(home: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.touch()

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "slmchat"
 # Libraries with one door each (docs/decisions.md).
 DOORS = {
     "llama_cpp": {"engine/native.py"},
-    "huggingface_hub": {"catalog/hub.py", "catalog/hub_errors.py"},
+    "huggingface_hub": {"catalog/hub_client.py", "catalog/hub_errors.py"},
     "prompt_toolkit": {
         "terminal/line_editor.py",
         "terminal/completion.py",
@@ -36,7 +36,7 @@ DOORS = {
 }
 # A room imports from itself and from what stands here for it. Records are what siblings meet through.
 GROUND = {"errors", "settings", "ranges", "personas", "private_files", "hardware", "redaction"}
-GROUND |= {"safe_json", "schemas", "endpoints"}
+GROUND |= {"safe_json", "schemas", "endpoints", "toml_files"}
 RECORDS = ("slmchat.engine.api", "slmchat.engine.sampler")
 FLOORS: dict[str, set[str]] = {
     **{room: GROUND for room in (*GROUND, "engine", "catalog", "privacy", "terminal", "conversation")},

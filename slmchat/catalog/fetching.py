@@ -9,12 +9,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from slmchat.catalog.gguf import Header, read_header
 from slmchat.catalog.sources import FetchedFile, Move, Plan, Source, sha256_of
 from slmchat.errors import ExitCode, SlmError
-from slmchat.private_files import make_private
+from slmchat.private_files import check_below, make_private, own_name_only
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 _PREFIX = ".partial-"
 
@@ -35,14 +38,14 @@ def locked(plan: Plan, name: str, reporter: Reporter) -> Iterator[None]:
     if plan.lock_file is None:
         yield
         return
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
+    check_below(plan.place, plan.lock_file)
     if plan.is_shared:  # the Hub's cache may belong to a group: its client goes by the umask, and so does slm there
         plan.lock_file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(plan.lock_file, mode=0o664)
     else:
         make_private(plan.lock_file.parent)
-        lock = FileLock(plan.lock_file, mode=0o600)
+    lock = _lock(plan.place, plan.lock_file, mode=0o664 if plan.is_shared else 0o600)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -52,6 +55,17 @@ def locked(plan: Plan, name: str, reporter: Reporter) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _lock(root: Path, file: Path, mode: int = 0o600) -> "FileLock":
+    """The lock in `file` below `root`; never through a link, whose target it would empty.
+
+    Raises `SlmError` (storage) where a link leads elsewhere, `OSError`.
+    """
+    from filelock import FileLock
+
+    own_name_only(root, file)
+    return FileLock(file, mode=mode)
 
 
 def check_space(plan: Plan, name: str) -> None:
@@ -108,22 +122,22 @@ def workspace(plan: Plan, models: Path) -> Iterator[Path]:
 
 def abandoned(models: Path) -> list[Path]:
     """Workspaces of pulls that were killed. They stay; the next pull removes them."""
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     found = []
     for leftover in sorted(models.glob(f"{_PREFIX}*")):
         lock_file = models / ".locks" / f"{leftover.name.removeprefix(_PREFIX).rpartition('-')[0]}.lock"
         try:
             if lock_file.exists():
-                FileLock(lock_file, mode=0o600).acquire(timeout=0).lock.release()
+                _lock(models, lock_file).acquire(timeout=0).lock.release()
             found.append(leftover)
-        except (Timeout, OSError):  # its owner is alive
+        except (Timeout, OSError, SlmError):  # its owner is alive
             continue
     return found
 
 
 def _clean_up(models: Path, held: str) -> None:
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     for leftover in models.glob(f"{_PREFIX}*"):
         key = leftover.name.removeprefix(_PREFIX).rpartition("-")[0]
@@ -133,11 +147,10 @@ def _clean_up(models: Path, held: str) -> None:
         lock_file = models / ".locks" / f"{key}.lock"
         if not lock_file.exists():  # a Hub file's: its lock and its bytes lie in the Hub's cache, this one is empty
             continue
-        lock = FileLock(lock_file, mode=0o600)
         try:
-            with lock.acquire(timeout=0):
+            with _lock(models, lock_file).acquire(timeout=0):
                 shutil.rmtree(leftover, ignore_errors=True)
-        except (Timeout, OSError):  # its owner is alive
+        except (Timeout, OSError, SlmError):  # its owner is alive
             continue
 
 
@@ -146,14 +159,15 @@ def checked(
 ) -> tuple[tuple[FetchedFile, ...], tuple[Header, ...]]:
     """Fetch, and return files whose sha256 and GGUF header are right, with the headers.
 
-    A damaged copy that lay in the Hub's cache before is thrown away and fetched again, once. Wrong bytes are thrown
-    away. Raises `SlmError`, and `OSError` when this disk refuses.
+    A damaged copy (or part) that lay in the Hub's cache before is thrown away and fetched again, once. Wrong bytes are
+    thrown away. Raises `SlmError`, and `OSError` when this disk refuses.
     """
     fetched = _fetch(source, plan, directory, name, reporter)
     wrong = _first_wrong(fetched, reporter)
-    if wrong is not None and wrong[0].was_there:
+    if wrong is not None and (wrong[0].was_there or wrong[0].is_resumed):
         source.discard((wrong[0],))
-        reporter.warn(f"the copy of {wrong[0].planned.name} that was here is damaged; fetching it again.")
+        part = "copy" if wrong[0].was_there else "part"
+        reporter.warn(f"the {part} of {wrong[0].planned.name} that was here is damaged; fetching it again.")
         fetched = _fetch(source, plan, directory, name, reporter)
         wrong = _first_wrong(fetched, reporter)
     if wrong is not None:

@@ -1,39 +1,49 @@
-"""The Hugging Face Hub as a source. The only place that imports huggingface_hub.
+"""The Hugging Face Hub as a source.
 
-Knows: the Hub's listings, its metadata, its cache on this disk, how to go on with a download that was cut.
-Refuses to know: names of the catalog, what is installed, whether the bytes are right.
+Knows: which answers of the Hub say what a fetch brings, how to go on with a download that was cut.
+Refuses to know: names of the catalog, what is installed, whether the bytes are right; the client (hub_client.py), the
+layout of its cache (hub_cache.py), and what an answer may hold (untrusted.py).
 
 The download itself is a ranged GET into `<sha256>.slm.incomplete` beside the blobs of the Hub's cache: since
-huggingface_hub 2 its own download starts again after a kill. A finished and checked file is renamed to the blob that
-the Hub's client looks for, and that client then makes the snapshot, so other tools find the file as their own.
+huggingface_hub 2 its own download starts again after a kill. A finished and checked file is put where the Hub's client
+looks for it, so other tools find the file as their own.
 """
 
 import os
-import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import quote, urlsplit
 
-from slmchat.catalog import file_names
+from slmchat.catalog import file_names, hub_client
+from slmchat.catalog.fetching import in_bytes, space_free
 from slmchat.catalog.gguf import Header, read_header, read_remote_header
-from slmchat.catalog.hub_cache import delete_cached, size_of
+from slmchat.catalog.hub_cache import CachedRepository, delete_cached
+from slmchat.catalog.hub_client import hub_package as _hub
+from slmchat.catalog.hub_client import is_safe as _is_safe
+from slmchat.catalog.partial import PartialFile, StepBack, TooLong
 from slmchat.catalog.registry import HubFile, License
-from slmchat.catalog.sources import BLOCK, FetchedFile, Move, Plan, PlannedFile, Unreachable
+from slmchat.catalog.sources import BLOCK, FetchedFile, Move, Plan, Unreachable
+from slmchat.catalog.untrusted import (
+    MOST_BYTES,
+    HubHeaders,
+    HubListing,
+    Malformed,
+    PlannedFile,
+    content_range,
+    is_commit,
+)
 from slmchat.errors import ExitCode, SlmError
-
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import ModelInfo
 
 WAITS = (0.2, 1.0, 3.0, 6.0)
 """Seconds before the next try after a cut connection. Each stretch of `FRESH_START` new bytes starts over."""
 
 FRESH_START = 8 * BLOCK
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+# Bytes of the disk that a file of unknown size leaves free.
+_RESERVE = 64 << 20
 
 
 class HubSource:
@@ -46,34 +56,34 @@ class HubSource:
         self._spec = spec
         self._command = command
         self._quantization = quantization
-        self._listed: tuple[str, ...] = ()
+        self._listed: list[str] = []
         self._commit: str | None = None
-        self._endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+        self._endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
         self._host = urlsplit(self._endpoint).netloc.rpartition("@")[2] or self._endpoint
         self.label = f"{self._host} {spec.repo}" + (f" {spec.file}" if spec.file else "")
 
     def plan(self) -> Plan:
         if not _is_safe(self._endpoint):
-            raise _not_safe(f"HF_ENDPOINT is {_without_login(self._endpoint)}", "HF_ENDPOINT=https://…, or unset it")
+            raise hub_client.not_safe(
+                f"HF_ENDPOINT is {_without_login(self._endpoint)}", "HF_ENDPOINT=https://…, or unset it"
+            )
         spec = self._spec
         names = file_names.parts_of(spec.file) if spec.file else ()
-        is_pinned = spec.revision is not None and _COMMIT.fullmatch(spec.revision)
+        is_pinned = spec.revision is not None and is_commit(spec.revision)
         if is_pinned and len(names) == 1 and spec.size is not None and spec.sha256 is not None:
-            return self._planned(spec.revision, (PlannedFile(spec.file, spec.size, spec.sha256),), None)
+            return self._planned(str(spec.revision), (PlannedFile(spec.file, spec.size, spec.sha256),), None)
         with self._door():
-            info = self._info()
-        listed = {sibling.rfilename: sibling for sibling in info.siblings or ()}
-        self._listed, self._commit = tuple(listed), info.sha
-        names = names or self._chosen(list(listed))
-        files = []
+            listing = self._listing()
+        self._listed, self._commit = listing.names, listing.commit
+        names = names or self._chosen(listing.names)
         for name in names:
-            sibling = listed.get(name)
-            if sibling is None:
-                raise self._no_file(name, list(listed))
-            files.append(PlannedFile(name, sibling.size, sibling.lfs.sha256 if sibling.lfs else None))
+            if name not in listing.names:
+                raise self._no_file(name, listing.names)
+        with self._door():
+            files = tuple(listing.file(name) for name in names)
         if spec.sha256 is not None and len(files) == 1:
-            files = [self._agreed(files[0])]
-        return self._planned(info.sha, tuple(files), _license(info))
+            files = (self._agreed(files[0]),)
+        return self._planned(listing.commit, files, _license(listing, spec.repo))
 
     def projector(self) -> "HubSource | None":
         """The projector of the same repository, at the same commit, if the repository was listed and has one."""
@@ -94,71 +104,75 @@ class HubSource:
         (file, *others) = plan.files
         if others or file.size is None:  # the tensors of the other parts stand in the other parts
             return None
-        cached = self._cached(file, plan.revision)
+        cached = self._here.find(_commit_of(plan), file)
         if cached is not None:
             return read_header(cached)
         with self._door():
-            return read_remote_header(lambda start, end: self._part(plan, file, start, end), file.size, name=self.label)
-
-    def _part(self, plan: Plan, file: PlannedFile, start: int, end: int) -> bytes:
-        """Bytes of the file from `start` to before `end`; none when the server does not do ranges."""
-        hub = _hub()
-        import huggingface_hub.utils
-
-        utils: Any = huggingface_hub.utils
-        headers = {**utils.build_hf_headers(library_name="slm"), "Accept-Encoding": "identity"}
-        headers["Range"] = f"bytes={start}-{end - 1}"
-        url = hub.hf_hub_url(self._spec.repo, file.name, revision=plan.revision)
-        timeout = hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
-        request = hub.get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout)
-        with request as response:
-            utils.hf_raise_for_status(response)
-            if response.status_code != 206 and start:
-                return b""
-            data = bytearray()
-            for block in response.iter_bytes():
-                data += block
-                if len(data) >= end - start:
-                    break
-            return bytes(data[: end - start])
+            return self._remote_header(plan, file, file.size)
 
     def keep(self, plan: Plan, fetched: tuple[FetchedFile, ...], destination: Path) -> tuple[Path, ...]:
         """Publish the files in the Hub's cache; `destination` is not used, the cache has its own names."""
-        hub = _hub()
-        paths = []
-        for file in fetched:
-            if file.path.suffix == ".incomplete":
-                os.replace(file.path, self._blob(file.planned))
-            with self._door():
-                path = hub.hf_hub_download(self._spec.repo, file.planned.name, revision=plan.revision)
-            paths.append(Path(path))
-        return tuple(paths)
+        return tuple(self._here.publish(_commit_of(plan), file.planned, file.path) for file in fetched)
 
     def discard(self, fetched: tuple[FetchedFile, ...]) -> None:
         for file in fetched:
             delete_cached(file.path)
 
-    def _info(self) -> "ModelInfo":
-        hub = _hub()
-        info: ModelInfo = hub.HfApi().model_info(
-            self._spec.repo,
-            revision=self._spec.revision,
-            files_metadata=True,
-            timeout=hub.constants.HF_HUB_ETAG_TIMEOUT,
-        )
-        return info
+    @property
+    def _here(self) -> CachedRepository:
+        return CachedRepository(hub_client.cache_directory(), self._spec.repo)
 
-    def _planned(self, commit: str | None, files: tuple[PlannedFile, ...], license: License | None) -> Plan:
+    def _listing(self) -> HubListing:
+        """What the Hub says about the repository. Raises `Malformed`, and the client's errors."""
+        revision = self._spec.revision
+        at = f"/revision/{quote(revision, safe='')}" if revision else ""
+        answer = hub_client.read_json(f"{self._endpoint}/api/models/{self._spec.repo}{at}?blobs=true")
+        listing = HubListing.of(answer)
+        if is_commit(revision) and listing.commit != revision:
+            raise Malformed("it answers with another revision than the one asked for")
+        return listing
+
+    def _remote_header(self, plan: Plan, file: PlannedFile, size: int) -> Header | None:
+        return read_remote_header(lambda start, end: self._part(plan, file, start, end), size, name=self.label)
+
+    def _part(self, plan: Plan, file: PlannedFile, start: int, end: int) -> bytes:
+        """Bytes of the file from `start` to before `end`; none when the server does not do ranges."""
+        with self._opened(plan, file, f"bytes={start}-{end - 1}") as response:
+            hub_client.check_status(response, (200, 206))
+            if _start_of(response, None) != start:
+                return b""
+            data = bytearray()
+            for block in hub_client.blocks(response):
+                data += block
+                if len(data) >= end - start:
+                    break
+            return bytes(data[: end - start])
+
+    def _url(self, plan: Plan, file: PlannedFile) -> str:
+        return f"{self._endpoint}/{self._spec.repo}/resolve/{_commit_of(plan)}/{quote(file.name)}"
+
+    @contextmanager
+    def _opened(self, plan: Plan, file: PlannedFile, range: str | None) -> Iterator[Any]:
+        """A GET of the file. Seconds without a byte: users set them as HF_HUB_DOWNLOAD_TIMEOUT."""
+        timeout = _hub().constants.HF_HUB_DOWNLOAD_TIMEOUT
+        headers = {"Range": range} if range else {}
+        with hub_client.opened(self._url(plan, file), headers, timeout_s=timeout) as response:
+            yield response
+
+    def _planned(self, commit: str, files: tuple[PlannedFile, ...], license: License | None) -> Plan:
+        here = self._here
         present = 0
         for file in files:
-            here = self._cached(file, commit) or self._partial(file)
-            present += here.stat().st_size if here.exists() else 0
-        name = files[0].sha256 or f"{commit}-{files[0].name.replace('/', '-')}"
+            found = here.find(commit, file)
+            if found is not None:
+                present += found.stat().st_size
+            elif file.sha256 is not None:
+                present += PartialFile(here.cache, here.partial(file)).size
         return Plan(
             label=f"{self._host} {self._spec.repo} {files[0].name}",
             files=files,
-            place=_cache(),
-            lock_file=_cache() / ".locks" / _folder(self._spec.repo) / f"{name}.slm.lock",
+            place=here.cache,
+            lock_file=here.lock_file(commit, files[0]),
             quantization=file_names.quantization_of(files[0].name),
             revision=commit,
             license=license,
@@ -204,7 +218,8 @@ class HubSource:
         return PlannedFile(file.name, file.size if file.size is not None else self._spec.size, expected)
 
     def _fetched(self, plan: Plan, file: PlannedFile, before: int, move: Move) -> FetchedFile:
-        cached = self._cached(file, plan.revision)
+        here = self._here
+        cached = here.find(_commit_of(plan), file)
         if cached is not None:
             return FetchedFile(cached, file, was_there=True)
         if file.sha256 is None:
@@ -213,42 +228,74 @@ class HubSource:
                 hint="fetch it by other means and use its path as the model",
                 exit_code=ExitCode.DAMAGED,
             )
-        partial = self._partial(file)
-        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial = PartialFile(here.cache, here.partial(file))
+        is_resumed = partial.size > 0
         with self._door():
-            self._check_metadata(plan, file)
-            self._download(plan, file, partial, lambda done: move(before + done, plan.size))
-        return FetchedFile(partial, file)
+            size = self._stated_size(plan, file)
+            most = size
+            if size is None:
+                partial.restart()  # nobody can say whether it is whole
+                most = self._most_bytes(plan, file)
+            self._download(plan, file, partial, size, most or 0, lambda done: move(before + done, plan.size))
+        return FetchedFile(partial.path, file, is_resumed=is_resumed)
 
-    def _check_metadata(self, plan: Plan, file: PlannedFile) -> None:
-        """Ask the Hub about the file at the pinned revision, before its bytes: it may have been replaced."""
+    def _stated_size(self, plan: Plan, file: PlannedFile) -> int | None:
+        """Ask the Hub about the file at the pinned revision, before its bytes: it may have been replaced.
+
+        Bytes of the file; None when nobody states them.
+        """
         hub = _hub()
-        url = hub.hf_hub_url(self._spec.repo, file.name, revision=plan.revision)
-        metadata = hub.get_hf_file_metadata(url, timeout=hub.constants.HF_HUB_ETAG_TIMEOUT)
-        etag = metadata.etag or ""
-        if _SHA256.fullmatch(etag) and etag != file.sha256:
+        timeout = hub.constants.HF_HUB_ETAG_TIMEOUT
+        metadata = hub.get_hf_file_metadata(self._url(plan, file), timeout=timeout)
+        stated = HubHeaders.of(metadata.size, metadata.etag)
+        if stated.sha256 not in (None, file.sha256):
             raise SlmError(
-                f"the Hub has another {file.name} at this revision: sha256 {etag}, expected {file.sha256}.",
+                f"the Hub has another {file.name} at this revision: sha256 {stated.sha256}, expected {file.sha256}.",
                 exit_code=ExitCode.DAMAGED,
             )
-        if metadata.size is not None and file.size is not None and metadata.size != file.size:
+        if stated.size is not None and file.size is not None and stated.size != file.size:
             raise SlmError(
-                f"the Hub's {file.name} has {metadata.size} bytes, expected {file.size}.", exit_code=ExitCode.DAMAGED
+                f"the Hub's {file.name} has {stated.size} bytes, expected {file.size}.", exit_code=ExitCode.DAMAGED
             )
+        return file.size if file.size is not None else stated.size
 
-    def _download(self, plan: Plan, file: PlannedFile, partial: Path, move: Any) -> None:
+    def _most_bytes(self, plan: Plan, file: PlannedFile) -> int:
+        """The bound of a file whose size nobody states: what its header adds up to, and what the disk has room for.
+
+        Raises `SlmError` (storage) when it cannot fit.
+        """
+        room = max(space_free(plan) - _RESERVE, 0)
+        header = self._remote_header(plan, file, MOST_BYTES)
+        if header is None or header.unknown_types:
+            return room
+        needed = _end_of(header)
+        if needed > room:
+            raise _no_room(file, plan)
+        return needed
+
+    def _download(
+        self,
+        plan: Plan,
+        file: PlannedFile,
+        partial: PartialFile,
+        size: int | None,
+        most: int,
+        moved: Callable[[int], None],
+    ) -> None:
         """Ranged GETs until the file is whole. Raises the Hub's errors, `Unreachable` after too many cuts."""
-        cuts: tuple[type[Exception], ...] = (_Cut, *_transport_errors())
+        cuts: tuple[type[Exception], ...] = (_Cut, *hub_client.transport_errors())
         failures = 0
-        start = size_of(partial)
+        start = partial.size
         while True:
             try:
-                self._stream(plan, file, partial, move)
+                self._stream(plan, file, partial, size, most, moved)
                 return
+            except StepBack:
+                continue
             except cuts as error:
                 if getattr(error, "response", None) is not None:  # an answer of the Hub, not a cut
                     raise
-                reached = size_of(partial)
+                reached = partial.size
                 failures = 0 if reached - start >= FRESH_START else failures + 1
                 start = reached
                 if failures > len(WAITS):
@@ -258,60 +305,38 @@ class HubSource:
                     ) from error
                 time.sleep(WAITS[max(failures - 1, 0)])
 
-    def _stream(self, plan: Plan, file: PlannedFile, partial: Path, move: Any) -> None:
-        """One GET of what is missing, appended to the partial file. Raises `_Cut` when bytes are missing after it."""
-        hub = _hub()
-        import huggingface_hub.utils
-
-        utils: Any = huggingface_hub.utils
-        start = size_of(partial)
-        if file.size is not None and start > file.size:
-            partial.unlink()
-            start = 0
-        if start == file.size:
+    def _stream(
+        self,
+        plan: Plan,
+        file: PlannedFile,
+        partial: PartialFile,
+        size: int | None,
+        most: int,
+        moved: Callable[[int], None],
+    ) -> None:
+        """One GET of what is missing. Raises `_Cut` when bytes are missing after it, `StepBack`."""
+        if size is not None and partial.size > size:
+            partial.restart()
+        if partial.size == size:  # its hash will tell
             return
-        headers = {**utils.build_hf_headers(library_name="slm"), "Accept-Encoding": "identity"}
-        if start:
-            headers["Range"] = f"bytes={start}-"
-        url = hub.hf_hub_url(self._spec.repo, file.name, revision=plan.revision)
-        timeout = (
-            hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
-        )  # seconds without a byte; users set it as HF_HUB_DOWNLOAD_TIMEOUT
-        request = hub.get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout)
-        with request as response, partial.open("ab") as out:
+        start = partial.next_start
+        with self._opened(plan, file, f"bytes={start}-" if start else None) as response:
             if response.status_code >= 500:
                 raise _Cut(f"HTTP {response.status_code}")
-            utils.hf_raise_for_status(response)
-            if start and response.status_code == 200:  # the server does not do ranges: the whole file comes again
-                out.truncate(0)
-                start = 0
-            for block in response.iter_bytes():  # as they come: nothing that has arrived is lost to a cut
-                start += len(block)
-                if file.size is not None and start > file.size:
-                    raise SlmError(f"{self._host} sent more bytes than {file.name} has.", exit_code=ExitCode.DAMAGED)
-                out.write(block)
-                move(start)
-            out.flush()
-            os.fsync(out.fileno())
-        if file.size is not None and start < file.size:
-            raise _Cut(f"{start} of {file.size} bytes came")
-
-    def _cached(self, file: PlannedFile, commit: str | None) -> Path | None:
-        """The file in the Hub's cache, if slm or another tool has put it there before."""
-        if commit is None:
-            return None
-        found = _hub().try_to_load_from_cache(self._spec.repo, file.name, revision=commit)
-        if isinstance(found, str):
-            return Path(found)
-        blob = self._blob(file)
-        return blob if file.sha256 is not None and blob.exists() else None
-
-    def _blob(self, file: PlannedFile) -> Path:
-        return _cache() / _folder(self._spec.repo) / "blobs" / str(file.sha256)
-
-    def _partial(self, file: PlannedFile) -> Path:
-        blob = self._blob(file)
-        return blob.with_name(f"{blob.name}.slm.incomplete")
+            hub_client.check_status(response, (200, 206))
+            begins = _start_of(response, size)
+            if begins not in (0, start):  # 0: the server does not do ranges, the whole file comes again
+                raise Malformed("it sends another part of the file than the one asked for")
+            try:
+                partial.receive(begins, hub_client.blocks(response), most, moved)
+            except TooLong as error:
+                if size is None and most >= max(space_free(plan) - _RESERVE, 0):
+                    raise _no_room(file, plan) from error
+                raise SlmError(
+                    f"{self._host} sent more bytes than {file.name} has.", exit_code=ExitCode.DAMAGED
+                ) from error
+        if size is not None and partial.size < size:
+            raise _Cut(f"{partial.size} of {size} bytes came")
 
     @contextmanager
     def _door(self) -> Iterator[None]:
@@ -323,7 +348,7 @@ class HubSource:
         except (SlmError, KeyboardInterrupt):
             raise
         except Exception as error:
-            sentence = translated(error, self._spec, self._host, self._command, _transport_errors())
+            sentence = translated(error, self._spec, self._host, self._command, hub_client.transport_errors())
             if sentence is None:
                 raise
             raise sentence from error
@@ -333,41 +358,37 @@ class _Cut(Exception):
     """The connection ended before the file did."""
 
 
-def _hub() -> Any:
-    """The huggingface_hub package, imported late (0.2 s), without telemetry, and with nothing but TLS."""
-    for variable in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_UPDATE_CHECK"):
-        os.environ[variable] = "1"
-    import huggingface_hub
-
-    hooks = huggingface_hub.get_session().event_hooks
-    if _refuse_plain_http not in hooks["request"]:
-        huggingface_hub.get_session().event_hooks = {**hooks, "request": [*hooks["request"], _refuse_plain_http]}
-    return huggingface_hub
+def _commit_of(plan: Plan) -> str:
+    assert plan.revision is not None  # every plan of the Hub has one
+    return plan.revision
 
 
-def _refuse_plain_http(request: Any) -> None:
-    """Called by the client before every request, also before each one that follows a redirect. Raises `SlmError`."""
-    url = str(request.url)
-    if not _is_safe(url):
-        raise _not_safe(f"the Hub's answer leads to {urlsplit(url).scheme}://{urlsplit(url).hostname}")
+def _start_of(response: Any, size: int | None) -> int:
+    """At which byte of the file an answer begins. Raises `Malformed` when it is not about a file of `size` bytes."""
+    start, whole = content_range(response.headers.get("Content-Range")) if response.status_code == 206 else (0, None)
+    length = response.headers.get("Content-Length", "")
+    if whole is None and response.status_code == 200 and length.isdecimal():
+        whole = int(length[:20])
+    if size is not None and whole not in (None, size):
+        raise Malformed(f"it sends a file of {whole} bytes for one of {size}")
+    return start
 
 
-def _is_safe(url: str) -> bool:
-    """Whether nobody between here and there can read or change what is sent: TLS, or this very device."""
-    try:
-        scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
-    except ValueError:  # brackets that hold no IPv6 address
-        return False
-    return bool(host) and (scheme == "https" or (scheme == "http" and _is_loopback(host or "")))
+def _end_of(header: Header) -> int:
+    """Bytes of the whole file, by its header: where the last tensor ends, with the padding behind it."""
+    alignment = header.metadata.get("general.alignment", 32)
+    assert isinstance(alignment, int)  # the header was refused otherwise
+    last = max((tensor.offset + (tensor.size or 0) for tensor in header.tensors), default=0)
+    return header.data_offset + last + alignment
 
 
-def _is_loopback(host: str) -> bool:
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _no_room(file: PlannedFile, plan: Plan) -> SlmError:
+    return SlmError(
+        f"{file.name} has no room on the disk of {plan.place}, where {in_bytes(space_free(plan))} are free; "
+        "nobody states its size.",
+        hint="slm rm NAME frees the space of a model",
+        exit_code=ExitCode.STORAGE,
+    )
 
 
 def _without_login(url: str) -> str:
@@ -375,36 +396,6 @@ def _without_login(url: str) -> str:
     return scheme + slashes + rest.rpartition("@")[2]
 
 
-def _not_safe(what: str, hint: str | None = None) -> SlmError:
-    return SlmError(
-        f"{what}, and slm fetches over TLS (https) only; plain http is for this device itself.",
-        hint=hint,
-        exit_code=ExitCode.NETWORK,
-    )
-
-
-def _cache() -> Path:
-    return Path(_hub().constants.HF_HUB_CACHE).expanduser().absolute()
-
-
-def _folder(repo: str) -> str:
-    return "models--" + repo.replace("/", "--")
-
-
-def _transport_errors() -> tuple[type[Exception], ...]:
-    """The base class of the transport's errors: httpx's with huggingface_hub 1, httpx2's with 2."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return tuple(
-        base for base in HfHubHTTPError.__mro__[1:] if base.__name__ == "HTTPError" and issubclass(base, Exception)
-    )
-
-
-def _license(info: "ModelInfo") -> License | None:
-    card = info.card_data
-    name = getattr(card, "license_name", None) or getattr(card, "license", None)
-    if not isinstance(name, str):
-        return None
-    link = getattr(card, "license_link", None)
-    url = link if isinstance(link, str) and link.startswith("https://") else f"https://huggingface.co/{info.id}"
-    return License(id=name, title=name, link=url)
+def _license(listing: HubListing, repo: str) -> License | None:
+    name = listing.license_name
+    return License(id=name, title=name, link=listing.license_link or f"https://huggingface.co/{repo}") if name else None

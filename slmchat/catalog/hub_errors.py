@@ -6,8 +6,14 @@ Refuses to know: how they came about (hub.py).
 
 from slmchat.catalog.registry import HubFile
 from slmchat.catalog.sources import Unreachable
+from slmchat.catalog.untrusted import Malformed
 from slmchat.errors import ExitCode, SlmError
 from slmchat.redaction import redacted
+
+# What the client stumbles over when an answer has another shape than a Hub's.
+_WRONG_ANSWERS = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+# The HTTP libraries below the client; not all of their errors have the base class of its transport errors.
+_TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "h11")
 
 
 def translated(
@@ -41,9 +47,20 @@ def translated(
         )
     if isinstance(error, (*transport, ConnectionError, TimeoutError)):
         return Unreachable(f"{host} cannot be reached: {_reason(error)}.", hint=f"when the network is back: {command}")
-    if isinstance(error, hub.FileMetadataError):
-        return SlmError(f"{host} does not answer like a Hub: {redacted(str(error))}", exit_code=ExitCode.NETWORK)
+    if isinstance(error, Malformed):
+        return _no_hub(host, str(error), command)
+    if isinstance(error, _WRONG_ANSWERS) or type(error).__module__.partition(".")[0] in _TRANSPORTS:
+        return _no_hub(host, f"its answer cannot be read ({type(error).__name__})", command)
     return None
+
+
+def _no_hub(host: str, reason: str, command: str) -> SlmError:
+    """An answer that no Hub gives: another server's, a captive portal's, or one that was made to do harm."""
+    return SlmError(
+        f"{host} does not answer like a Hub: {redacted(reason)}.",
+        hint=f"does the network want a login in a browser first? then: {command}",
+        exit_code=ExitCode.NETWORK,
+    )
 
 
 def _access(error: Exception, spec: HubFile, host: str, command: str) -> SlmError | None:
@@ -74,7 +91,8 @@ def _missing(error: Exception, spec: HubFile, host: str, command: str) -> SlmErr
         return SlmError(f"{spec.repo} has no revision {spec.revision}.", exit_code=ExitCode.NO_MODEL)
     if isinstance(error, hub.RemoteEntryNotFoundError):
         where = f"{spec.repo} at revision {spec.revision}" if spec.revision else spec.repo
-        return SlmError(f"{where} has no file {spec.file}.", exit_code=ExitCode.NO_MODEL)
+        what = f"no file {spec.file}" if spec.file else "not the file that its listing names"
+        return SlmError(f"{where} has {what}.", exit_code=ExitCode.NO_MODEL)
     if isinstance(error, hub.RepositoryNotFoundError):
         return SlmError(
             f"{host} has no repository {spec.repo}, or your token may not see it.",

@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING
 from slmchat.catalog.records import EMBEDDING_TAG, Installed, InstalledFile, from_json, to_json, with_quantization
 from slmchat.catalog.registry import License, Reference
 from slmchat.errors import ExitCode, SlmError
-from slmchat.private_files import storage_error, write_private
+from slmchat.private_files import check_readable, is_below, remove_below, storage_error, write_private
 from slmchat.settings import Paths
 
 if TYPE_CHECKING:
     from slmchat.catalog.sources import Move
+
+# Bytes of a record: one of a model in a thousand parts has 300,000.
+_MOST_RECORD = 4 << 20
 
 # What Windows takes for a device, whatever follows the first dot.
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9]|lpt[0-9])[ ]*(?:\.|$)", re.IGNORECASE)
@@ -75,6 +78,7 @@ class Library:
         for file_name in file_names:
             file = self._paths.models / file_name
             try:
+                check_readable(file, _MOST_RECORD)
                 records.append(from_json(file.read_text(encoding="utf-8")))
             except OSError as error:
                 self._warn(f"{file} cannot be read: {error.strerror}.")
@@ -139,30 +143,28 @@ class Library:
     def remove(self, installed: Installed) -> Removed:
         """Forget the model and delete its weights, unless another record or another tool uses them.
 
-        Raises `SlmError` (storage).
+        A record may say anything: what does not lie below slm's own directory of weights, or the cache of the Hub's
+        client, stays in any case. Raises `SlmError` (storage).
         """
         others = [record for record in self.all() if record.key != installed.key]
         used = {file.path for record in others for file in (*record.files, record.projector) if file}
-        files = [(file, installed.is_fetched, installed.is_shared) for file in installed.files]
+        files = [(file.path, installed.is_fetched) for file in installed.files]
         if installed.projector is not None:
-            is_own = installed.projector.path.parent == self._paths.models
-            files.append((installed.projector, installed.is_projector_fetched, not is_own))
+            files.append((installed.projector.path, installed.is_projector_fetched))
         freed = 0
         kept = []
         try:
-            self._record_file(installed).unlink(missing_ok=True)
-            for file, is_fetched, is_shared in files:
-                if file.path in used or not is_fetched:
-                    kept.append(file.path)
-                elif is_shared:
+            remove_below(self._paths.models, self._record_file(installed))
+            for path, is_fetched in files:
+                is_ours = is_fetched and path not in used
+                if is_ours and path.parent == self._paths.models and path.suffix == ".gguf":
+                    freed += remove_below(self._paths.models, path)
+                elif is_ours and _is_in_hub_cache(path):
                     from slmchat.catalog.hub_cache import delete_cached
 
-                    freed += delete_cached(file.path)
-                elif file.path.parent == self._paths.models:
-                    freed += file.size if file.path.exists() else 0
-                    file.path.unlink(missing_ok=True)
+                    freed += delete_cached(path)
                 else:
-                    kept.append(file.path)
+                    kept.append(path)
         except OSError as error:
             raise storage_error(error, self._paths.models) from error
         return Removed(freed, tuple(kept))
@@ -268,6 +270,12 @@ class Library:
 
     def _record_file(self, installed: Installed) -> Path:
         return self._paths.models / f"{_slug(installed.name, installed.quantization)}.json"
+
+
+def _is_in_hub_cache(path: Path) -> bool:
+    from slmchat.catalog.hub_client import cache_directory  # with the Hub's client, which only `slm rm` waits for
+
+    return is_below(cache_directory(), path)
 
 
 def from_path(path: Path) -> Installed:

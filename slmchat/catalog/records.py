@@ -10,7 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slmchat import ranges
+from slmchat.catalog import untrusted
 from slmchat.catalog.registry import License
+from slmchat.catalog.untrusted import MOST_BYTES, parsed_json
 from slmchat.engine.api import Adapter
 
 EMBEDDING_TAG = "embedding"
@@ -124,12 +127,15 @@ class Installed:
         return tuple(file.path for file in self.files if not file.is_unchanged())
 
 
-_OPTIONAL = {
-    **dict.fromkeys(("revision", "title", "sampler_source", "architecture"), str),
-    **dict.fromkeys(("context_length", "parameters", "is_gated", "is_shared", "is_fetched", "is_one_file"), int),
-    "is_projector_fetched": int,
-    "is_adapter": int,
-}
+_TEXTS = ("name", "quantization", "source", "admitted_at")
+_OPTIONAL_TEXTS = ("revision", "title", "sampler_source", "architecture")
+_OPTIONAL_COUNTS = ("context_length", "parameters")
+_FLAGS = ("is_gated", "is_shared", "is_fetched", "is_one_file", "is_projector_fetched", "is_adapter")
+_LICENSE_TEXTS = ("id", "title", "link")
+# Tokens or parameters, of any header: it may claim 64-bit numbers, and a sum of them.
+_MOST_COUNT = 1 << 80
+# What a time of change can be, in nanoseconds: a 64-bit number.
+_MOST_NS = 1 << 63
 
 
 def with_quantization(name: str, quantization: str | None) -> str:
@@ -149,31 +155,84 @@ def to_json(installed: Installed) -> str:
 
 
 def from_json(text: str) -> Installed:
-    """Read a record back. Raises ValueError, KeyError or TypeError when it is not one."""
-    fields = json.loads(text)
+    """Read a record back. Raises ValueError, KeyError or TypeError when it is not one.
+
+    Anything on this device may have written the file, so every value is looked at: `slm rm` deletes what it names.
+    """
+    fields = parsed_json(text)
     if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
         raise ValueError("not a record of this version")
-    for name in ("name", "quantization", "source", "admitted_at"):
-        if not isinstance(fields[name], str) or not fields[name]:
-            raise ValueError(f"{name} is not a text")
-    fields["files"] = tuple(_file(entry) for entry in fields["files"])
-    if not fields["files"]:
+    checked: dict[str, Any] = {name: _text(fields.pop(name), name) for name in _TEXTS}
+    checked["files"] = tuple(_file(entry) for entry in _list(fields.pop("files"), "files"))
+    if not checked["files"]:
         raise ValueError("no files")
-    fields["projector"] = _file(fields["projector"]) if fields.get("projector") else None
-    fields["license"] = License(**fields["license"]) if fields.get("license") else None
-    fields["tags"] = tuple(str(tag) for tag in fields.get("tags", ()))
-    fields["sampler"] = {str(name): float(value) for name, value in dict(fields.get("sampler") or {}).items()}
-    for name, kind in _OPTIONAL.items():
-        if not isinstance(fields.get(name), kind | None):
-            raise TypeError(f"{name} is not {kind.__name__}")
-    return Installed(**fields)
+    projector, license = fields.pop("projector", None), fields.pop("license", None)
+    checked["projector"] = _file(projector) if projector is not None else None
+    checked["license"] = _license(license) if license is not None else None
+    checked["tags"] = tuple(_text(tag, "a tag") for tag in _list(fields.pop("tags", []), "tags"))
+    checked["sampler"] = _sampler(fields.pop("sampler", None) or {})
+    for name in _OPTIONAL_TEXTS:
+        value = fields.pop(name, None)
+        checked[name] = None if value is None else _text(value, name, may_be_empty=True)
+    for name in _OPTIONAL_COUNTS:
+        value = fields.pop(name, None)
+        checked[name] = None if value is None else _number(value, name, _MOST_COUNT)
+    for name in set(_FLAGS) & fields.keys():
+        checked[name] = _flag(fields.pop(name), name)
+    if fields:
+        raise ValueError("it has keys that a record does not have")
+    return Installed(**checked)
 
 
-def _file(entry: Mapping[str, Any]) -> InstalledFile:
-    sha256 = entry["sha256"]
+def _file(entry: object) -> InstalledFile:
+    if not isinstance(entry, dict):
+        raise TypeError("a file is not described")
+    path, sha256 = Path(_text(entry["path"], "path")), entry["sha256"]
+    if not path.is_absolute() or ".." in path.parts or "\0" in entry["path"]:
+        raise ValueError("the path of a file is not absolute")
     return InstalledFile(
-        path=Path(entry["path"]),
-        sha256=str(sha256) if sha256 is not None else None,
-        size=int(entry["size"]),
-        mtime_ns=int(entry["mtime_ns"]),
+        path=path,
+        sha256=None if sha256 is None else untrusted.sha256(sha256, "a hash"),
+        size=_number(entry["size"], "size", MOST_BYTES),
+        mtime_ns=_number(entry["mtime_ns"], "mtime_ns", _MOST_NS, least=-_MOST_NS),
     )
+
+
+def _license(value: object) -> License:
+    if not isinstance(value, dict) or set(value) - {*_LICENSE_TEXTS, "needs_acceptance"}:
+        raise TypeError("license is not one")
+    id, title, link = (_text(value[name], name, may_be_empty=True) for name in _LICENSE_TEXTS)
+    return License(id, title, link, _flag(value.get("needs_acceptance", False), "needs_acceptance"))
+
+
+def _sampler(value: object) -> dict[str, float]:
+    if not isinstance(value, dict):
+        raise TypeError("sampler is not a table")
+    for name, number in value.items():
+        if name not in ranges.SAMPLER or not ranges.SAMPLER[name].holds(number):
+            raise ValueError("sampler has a setting that cannot be")
+    return {name: float(number) for name, number in value.items()}
+
+
+def _text(value: object, name: str, *, may_be_empty: bool = False) -> str:
+    if not isinstance(value, str) or not (value or may_be_empty):
+        raise TypeError(f"{name} is not a text")
+    return value
+
+
+def _list(value: object, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{name} is not a list")
+    return value
+
+
+def _number(value: object, name: str, most: int, *, least: int = 0) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise TypeError(f"{name} is not a number that it can be")
+    return value
+
+
+def _flag(value: object, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is not true or false")
+    return value

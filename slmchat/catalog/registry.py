@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from slmchat import toml_files
 from slmchat.catalog import adapter_names, schema
 from slmchat.errors import ExitCode, SlmError
 
@@ -243,7 +244,7 @@ def load(user_file: Path | None = None) -> Registry:
     Raises `SlmError`: usage for mistakes in the user's file (all of them, up to ten), storage when it cannot be read.
     """
     built_in = _built_in()
-    document = schema.read(user_file) if user_file else {}
+    document = toml_files.read(user_file) if user_file else {}
     tables = {table["name"]: table for table in built_in["model"]}
     if user_file and document:
         schema.check(document, user_file, licenses=built_in["licenses"], catalog=tables)
@@ -269,7 +270,7 @@ def load_user_names(user_file: Path) -> dict[str, UserName]:
     With `resolve_without_catalog` this answers for every name that does not stand in the catalog. Licence ids and
     names laid over the catalog are not checked here; `load` does. Raises the same errors.
     """
-    document = schema.read(user_file)
+    document = toml_files.read(user_file)
     schema.check(document, user_file)
     return _user_names(document)
 
@@ -288,7 +289,7 @@ def catalog_titles() -> dict[str, str]:
 def _built_in() -> dict[str, Any]:
     """The built-in catalog, read and checked once. Nobody may change it."""
     file = builtin_file()
-    document = schema.read(file)
+    document = toml_files.read(file)
     schema.check(document, file, licenses=(), catalog=())
     if not document:
         raise SlmError(f"the catalog {file} is missing; install slm again.", exit_code=ExitCode.STORAGE)

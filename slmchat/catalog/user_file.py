@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from slmchat import toml_files
 from slmchat.catalog import schema
 from slmchat.catalog.registry import HUB_HINT, absolute, is_in_catalog, load_user_names
 from slmchat.errors import ExitCode, SlmError
@@ -36,7 +37,7 @@ def add_target(user_file: Path, name: str, target: str) -> str:
     if own.target is None or own.target.adapted is not None if own else is_in_catalog(name):
         raise SlmError(f"{name} is a model already.", hint=f"slm add my-{name} {target}", exit_code=ExitCode.USAGE)
 
-    expected = schema.read(user_file)
+    expected = toml_files.read(user_file)
     entries = expected.setdefault("model", [])
     entry = next((entry for entry in entries if entry["name"] == name), None)
     if entry is None:
@@ -56,7 +57,7 @@ def remove_name(user_file: Path, name: str) -> bool:
     own = load_user_names(user_file).get(name)
     if own is None or own.target is None:
         return False
-    expected = schema.read(user_file)
+    expected = toml_files.read(user_file)
     expected["model"] = [entry for entry in expected["model"] if entry["name"] != name]
     _edit(user_file, name, None, expected)
     return True

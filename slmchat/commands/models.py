@@ -12,7 +12,7 @@ from slmchat.catalog.fetching import in_bytes
 from slmchat.catalog.finding import Finder
 from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.library import Library, from_path
-from slmchat.catalog.records import Installed
+from slmchat.catalog.records import Installed, with_quantization
 from slmchat.catalog.registry import (
     ModelSpec,
     Reference,
@@ -233,23 +233,28 @@ def _rm_one(name: str, library: Library, settings: Settings, console: Console) -
             f"{reference.path} is a file of yours: slm uses it in place and does not delete it.",
             exit_code=ExitCode.USAGE,
         )
-    records = library.matching(reference or name)
-    if not records and own is None:
+    # `NAME@QUANT` means these files alone, also where the name itself stands for one quantization (`slm add`)
+    forgets_name = own is not None and own.target is not None and "@" not in name
+    records = library.matching(name if forgets_name else reference or name)
+    if not records and not forgets_name:
         asked = reference or load(settings.paths.user_registry).resolve(name)
-        raise SlmError(f"{asked.name} is not installed.", hint="slm list", exit_code=ExitCode.NO_MODEL)
+        wanted = with_quantization(asked.name, asked.quantization)
+        raise SlmError(f"{wanted} is not installed.", hint="slm list", exit_code=ExitCode.NO_MODEL)
     for record in records:
         removed = library.remove(record)
         states = _forget_states(record, settings)
         console.note(f"removed {record.key}; {in_bytes(removed.freed + states)} are free again.")
         if removed.kept:
             kept = ", ".join(str(path) for path in removed.kept)
-            console.note(f"left in place, because others use it or another tool fetched it: {kept}")
+            console.note(f"left in place, because it is not slm's alone: {kept}")
         needing = adapters.finder(settings, library).needing(record)
         if needing:
             console.warn(f"{', '.join(needing)} needed it; `slm pull {needing[0]}` fetches it again.")
         kept_paths = [str(path) for path in removed.kept]
         yield {"name": record.key, "freed": removed.freed + states, "kept": kept_paths, "needed_by": needing}
-    if own is not None and own.target is not None and reference is not None and reference.quantization is None:
+    if forgets_name:
+        assert own is not None
+        assert own.target is not None
         remove_name(settings.paths.user_registry, own.name)
         stays = f" ({own.target.path} stays)" if own.target.path else ""
         if own.target.adapted:

@@ -403,9 +403,12 @@ def _dry_run(
     header = _header(candidate, plan, pulling)
     _check_kind(header, candidate.source.label)
     outlook = _outlook(reference, candidate, plan, header, pulling)
+    quantization = candidate.quantization or plan.quantization
+    variant = with_quantization(reference.name, quantization)
+    is_here = here is not None and (quantization is None or here.quantization.casefold() == quantization.casefold())
     facts = {
         "name": reference.name,
-        "quantization": candidate.quantization or plan.quantization,
+        "quantization": quantization,
         "source": plan.label,
         "other_sources": [other.source.label for other in candidates if other is not candidate],
         "files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in plan.files],
@@ -416,7 +419,7 @@ def _dry_run(
         "revision": plan.revision,
         **of_license(license),
         "is_license_accepted": not license or not license.needs_acceptance or license.id in library.accepted_licenses(),
-        "installed": here.key if here else None,
+        "installed": here.key if here and is_here else None,
         "place": str(plan.place),
         "disk_needed": (space_needed(plan) or 0) + ((space_needed(projector) if projector else 0) or 0)
         if plan.size is not None
@@ -427,11 +430,7 @@ def _dry_run(
     if pulling.options.json:
         return facts
     rows = [
-        (
-            "model",
-            with_quantization(reference.name, candidate.quantization or plan.quantization)
-            + (" (already installed)" if here else ""),
-        ),
+        ("model", variant + (" (already installed)" if is_here else "")),
         ("from", plan.label),
         ("size", in_bytes(plan.size) + f" in {len(plan.files)} file" + ("s" if len(plan.files) > 1 else "")),
         *([("pictures", f"{in_bytes(projector.size)} more, {projector.label}")] if projector else []),
@@ -442,6 +441,8 @@ def _dry_run(
     ]
     for label, text in rows:
         console.print(f"{label + ':':10}{text}")
+    if here is not None and not is_here:
+        console.note(f"{here.key} is installed, and slm pull {name} keeps it. This one: slm pull {variant}")
     if not facts["is_license_accepted"]:
         console.note(f"the licence has to be accepted: slm pull {name} --accept-license")
     return facts

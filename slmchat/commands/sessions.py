@@ -281,8 +281,16 @@ def rm(
         sessions = archive.list() if is_all else [archive.find(name, is_exact=True) for name in names]
         if is_all and sessions and not is_yes:
             _ask_for_all(len(sessions), console)
-        is_erased = archive.remove([session.id for session in sessions])
-    _forget_states(settings, None if is_all else [session.id for session in sessions])
+        ids = [session.id for session in sessions]
+        # the states first: on a full disk they make the room that the archive needs
+        _forget_states(settings, None if is_all else ids)
+        try:
+            is_erased = archive.remove(ids)
+        except SlmError as error:
+            if error.exit_code is not ExitCode.STORAGE:
+                raise
+            _forget_states(settings, None)  # all of them: they are only a cache
+            is_erased = archive.remove(ids)
     if is_all:
         console.note(f"removed {counted(len(sessions), 'session')}.")
     for session in () if is_all else dict.fromkeys(sessions):

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from slmchat.conversation import archive_pictures, archive_search, exchange
+from slmchat.conversation import archive_pictures, archive_rows, archive_search, exchange
 from slmchat.conversation.archive_schema import WAIT_S, Database
 from slmchat.conversation.archive_search import Hit
 from slmchat.conversation.messages import Conversation, Message, Node, Role, new_id
@@ -108,18 +108,30 @@ class Archive:
         keys = [key for id in ids if (key := self._key(id)) is not None]
         if not keys:
             return True
-        with database.transaction():
-            is_everything = not set(self._all_keys()) - set(keys)
-            if is_everything:
-                archive_search.mark_stale(database)
-            for key in keys:
-                archive_search.forget(database, "session = ?", key)
-                database.run("DELETE FROM unindexed WHERE key IN (SELECT key FROM messages WHERE session = ?)", (key,))
-                archive_pictures.forget(database, key)
-                database.run("DELETE FROM messages WHERE session = ?", (key,))
-                database.run("DELETE FROM sessions WHERE key = ?", (key,))
-            is_purged = archive_search.purge(database, is_everything=is_everything)
+        is_everything = not set(self._all_keys()) - set(keys)
+        try:
+            with database.transaction():
+                is_purged = self._remove(keys, is_everything=is_everything)
+        except SlmError as error:
+            if error.exit_code is not ExitCode.STORAGE:
+                raise
+            with database.transaction_in_place():  # the disk is full, or the reason comes again
+                archive_search.drop(database)
+                is_purged = self._remove(keys, is_everything=is_everything)
         return database.erase() and is_purged
+
+    def _remove(self, keys: Sequence[int], *, is_everything: bool) -> bool:
+        """Inside a transaction; False: words of the texts may be left in the index."""
+        database = self._database
+        if is_everything:
+            archive_search.mark_stale(database)
+        for key in keys:
+            archive_search.forget(database, "session = ?", key)
+            database.run("DELETE FROM unindexed WHERE key IN (SELECT key FROM messages WHERE session = ?)", (key,))
+            archive_pictures.forget(database, key)
+            database.run("DELETE FROM messages WHERE session = ?", (key,))
+            database.run("DELETE FROM sessions WHERE key = ?", (key,))
+        return archive_search.purge(database, is_everything=is_everything)
 
     def import_json(self, text: str) -> str:
         """Take in what `export_json` gave; the id of the new session. The text is not trusted.
@@ -153,13 +165,13 @@ class Archive:
         if not rows:
             raise _unknown(id)
         key, title, system, summary, current, seen_from = rows[0]
-        conversation = Conversation(system=system, id=id)
-        conversation.title = title
+        conversation = Conversation(system=archive_rows.text_or_none(system), id=id)
+        conversation.title = archive_rows.text(title)
         nodes = self._attach_nodes(key, conversation)
         conversation.current = nodes.get(current) or _last_tip(conversation)
         first_seen = nodes.get(seen_from)
         if seen_from is None or first_seen in conversation.path():
-            conversation.seen_from, conversation.summary = first_seen, summary
+            conversation.seen_from, conversation.summary = first_seen, archive_rows.text_or_none(summary)
         return conversation
 
     def find(self, text: str, *, is_exact: bool = False) -> SessionSummary:
@@ -174,13 +186,13 @@ class Archive:
             if found:
                 return _only(found, text)
         titles = self._database.rows("SELECT id, title FROM sessions ORDER BY updated_at DESC")
-        folded = [(id, _folded(title)) for id, title in titles]
+        folded = [(id, _folded(archive_rows.text(title))) for id, title in titles]
         ids = [id for id, title in folded if title == wanted]
         if not ids and wanted and not is_exact:
             ids = [id for id, title in folded if title.startswith(wanted)]
         if not ids:
             raise _unknown(text, _nearest(wanted, folded, dict(titles)))
-        return _only([self._summaries("WHERE id = ?", id)[0] for id in ids[: _MOST_NAMED + 1]], text)
+        return _only([one for id in ids[: _MOST_NAMED + 1] for one in self._summaries("WHERE id = ?", id)], text)
 
     def latest(self) -> SessionSummary | None:
         """The session that was last written to."""
@@ -221,12 +233,19 @@ class Archive:
         return (key for (key,) in self._database.rows("SELECT key FROM sessions"))
 
     def _times(self, id: str) -> exchange.Times:
-        return exchange.Times(
-            *self._database.rows("SELECT created_at, updated_at FROM sessions WHERE id = ?", (id,))[0]
-        )
+        rows = self._database.rows("SELECT created_at, updated_at FROM sessions WHERE id = ?", (id,))
+        return exchange.Times(*map(archive_rows.time, rows[0]))
 
     def _summaries(self, condition: str, parameter: Any) -> Sequence[SessionSummary]:
-        return [SessionSummary(*row) for row in self._database.rows(f"{_SUMMARY} {condition}", (parameter,))]
+        rows = self._database.rows(f"{_SUMMARY} {condition}", (parameter,))
+        read = archive_rows
+        return [
+            SessionSummary(
+                *(read.text(id), read.text(title), read.text_or_none(model)),
+                *(read.count(messages), read.time(created_at), read.time(updated_at)),
+            )
+            for id, title, model, messages, created_at, updated_at in rows
+        ]
 
     def _insert_session(self, conversation: Conversation) -> int:
         created_at = conversation.roots[0].created_at if conversation.roots else _now()
@@ -303,10 +322,15 @@ class Archive:
             " FROM messages WHERE session = ? ORDER BY key",
             (session,),
         ):
+            if role not in list(Role):
+                raise self._database.damaged(f"a message of the session {conversation.id[:SHORT_ID]} is of nobody")
+            read = archive_rows
+            message = Message(
+                *(Role(role), read.text(text), read.tokens(tokens), bool(is_cut), read.text(thinking)),
+                *(read.text_or_none(model), pictures.get(key, ())),
+            )
             parent = by_key.get(parent_key)
-            ids = None if tokens is None else struct.unpack(f"<{len(tokens) // 4}I", tokens)
-            message = Message(Role(role), text, ids, bool(is_cut), thinking, model, pictures.get(key, ()))
-            by_key[key] = node = Node(message, parent, id, created_at)
+            by_key[key] = node = Node(message, parent, read.text(id), read.time(created_at))
             conversation.siblings_below(parent).append(node)
         return {node.id: node for node in by_key.values()}
 
@@ -341,13 +365,13 @@ def _only(found: Sequence[SessionSummary], text: str) -> SessionSummary:
     )
 
 
-def _nearest(wanted: str, folded: Sequence[tuple[str, str]], titles: dict[str, str]) -> Sequence[str]:
+def _nearest(wanted: str, folded: Sequence[tuple[str, str]], titles: dict[str, Any]) -> Sequence[str]:
     """The sessions with titles most like what was asked for, among the newest."""
     import difflib
 
     newest = {title: id for id, title in reversed(folded[:1_000])}
     near = difflib.get_close_matches(wanted, newest, n=3, cutoff=0.5)
-    return [f"{newest[title][:SHORT_ID]} '{titles[newest[title]]}'" for title in near]
+    return [f"{newest[title][:SHORT_ID]} '{archive_rows.text(titles[newest[title]])}'" for title in near]
 
 
 def _unknown(text: str, nearest: Sequence[str] = ()) -> SlmError:

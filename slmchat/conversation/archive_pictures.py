@@ -6,6 +6,7 @@ All functions run inside a transaction of the caller.
 
 from collections.abc import Sequence
 
+from slmchat.conversation import archive_rows
 from slmchat.conversation.archive_schema import Database
 from slmchat.conversation.pictures import Picture
 
@@ -35,7 +36,10 @@ def of_session(database: Database, session: int) -> dict[int, tuple[Picture, ...
         (session,),
     ):
         width, height, id, png = kept
-        found[message] = (*found.get(message, ()), Picture.kept(name, width, height, id, png))
+        read = archive_rows
+        size = (max(read.count(width), 1), max(read.count(height), 1))
+        png = png if isinstance(png, bytes) else b""  # found to be no picture when it is decoded
+        found[message] = (*found.get(message, ()), Picture.kept(read.text(name), *size, read.text(id), png))
     return found
 
 

@@ -9,6 +9,8 @@ may be missing, newest first, but the file is whole. Nothing but this file and i
 keeps its temporary tables in memory, and all three files are the owner's alone.
 """
 
+import contextlib
+import shlex
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -86,8 +88,11 @@ _SETUP = (
     "PRAGMA trusted_schema = OFF",
     "PRAGMA journal_size_limit = 4194304",
 )
+_ALONE = "PRAGMA locking_mode = EXCLUSIVE"  # no shared memory beside the file, which takes 32 KiB
 # Primary result codes, sqlite.org/rescode.html
-_BUSY, _LOCKED, _CORRUPT, _FULL, _NOTADB = 5, 6, 11, 13, 26
+_BUSY, _LOCKED, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 10, 11, 13, 14, 26
+# What a full disk makes of a write, of the shared memory beside the file, of a new file.
+_NO_ROOM = (_IOERR, _FULL, _CANTOPEN)
 _BUGS = (1, 19, 20, 21, 25)  # ERROR, CONSTRAINT, MISMATCH, MISUSE, RANGE: wrong SQL of ours
 
 
@@ -130,6 +135,23 @@ class Database:
                     connection.execute("ROLLBACK")
                 raise
 
+    @contextmanager
+    def transaction_in_place(self) -> Iterator[None]:
+        """A transaction that takes no room on the disk, for removing something from a full one.
+
+        What it changes is overwritten in the file itself, and what was there before is kept in memory alone: a
+        `kill -9` in these milliseconds would damage the file. No other slm may have it open.
+        """
+        with self._lock, self._telling():
+            self.close()
+            self._connection = self._prepared(_ALONE, "PRAGMA journal_mode = MEMORY")
+            self._identity = _identity(self.file)
+            try:
+                with self.transaction():
+                    yield
+            finally:
+                self.close()
+
     def has_fts5(self) -> bool:
         """Whether this Python's SQLite can keep a search index."""
         return ("fts5",) in self.rows("PRAGMA module_list")
@@ -150,6 +172,25 @@ class Database:
             except SlmError:
                 return False
 
+    def damaged(self, reason: str) -> SlmError:
+        """The error for a file that holds what slm never writes."""
+        return _damaged(self.file, reason)
+
+    def _is_sound(self) -> bool:
+        """Whether the file is as slm makes it, so that a statement which fails on it is a mistake of slm's own."""
+        import sqlite3
+
+        connection = self._connection
+        if connection is None:
+            return True
+        try:
+            with contextlib.closing(sqlite3.connect(":memory:")) as made:
+                _migrate(made)
+                is_ours = set(_columns(made)) <= set(_columns(connection))
+            return is_ours and not connection.execute("PRAGMA foreign_key_check").fetchall()
+        except sqlite3.Error:
+            return False
+
     def close(self) -> None:
         """Close the file; the last slm to do so folds `-wal` into it. The next use opens it again."""
         with self._lock:
@@ -168,17 +209,33 @@ class Database:
         return self._connection
 
     def _open(self) -> "sqlite3.Connection":
+        """The file, opened; with a full disk without the log and the shared memory beside it, for one slm alone."""
         import sqlite3
 
         create_private(self.file)
+        try:
+            return self._prepared()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _NO_ROOM:
+                raise
+            return self._prepared(_ALONE)
+
+    def _prepared(self, *first: str) -> "sqlite3.Connection":
+        """A connection on which `first` is executed before anything else, and then nothing that takes room."""
+        import sqlite3
+
         connection = sqlite3.connect(
             f"{self.file.as_uri()}?mode=rw", uri=True, timeout=WAIT_S, isolation_level=None, check_same_thread=False
         )
         try:
+            connection.text_factory = _decoded
+            for statement in first:
+                connection.execute(statement)
             _refuse_foreign(connection, self.file)
             for statement in _SETUP:
                 connection.execute(statement)
-            _use_wal(connection)
+            if not first:
+                _use_wal(connection)
             _migrate(connection)
         except BaseException:
             connection.close()
@@ -194,7 +251,7 @@ class Database:
             yield
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorcode", None)
-            if code is None or code & 0xFF in _BUGS:
+            if code is None or (code & 0xFF in _BUGS and self._is_sound()):
                 raise
             raise _sentence(self.file, code & 0xFF, str(error)) from error
         except OSError as error:
@@ -233,8 +290,9 @@ def _use_wal(connection: "sqlite3.Connection") -> None:
         if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
             connection.execute("PRAGMA journal_mode = WAL")
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF not in (_BUSY, _LOCKED):
-            raise  # busy: another slm is creating the file and does this itself
+        # busy: another slm is creating the file and does this itself; full: the next slm will
+        if error.sqlite_errorcode & 0xFF not in (_BUSY, _LOCKED, _FULL):
+            raise
 
 
 def _migrate(connection: "sqlite3.Connection") -> None:
@@ -254,12 +312,25 @@ def _migrate(connection: "sqlite3.Connection") -> None:
         raise
 
 
+def _columns(connection: "sqlite3.Connection") -> "list[tuple[str, str]]":
+    """All columns of all tables, by their names."""
+    return connection.execute(
+        "SELECT tables.name, columns.name FROM sqlite_master AS tables JOIN pragma_table_info(tables.name) AS columns"
+        " WHERE tables.type = 'table'"
+    ).fetchall()
+
+
+def _decoded(text: bytes) -> str:
+    """A text of the file; one that is not UTF-8 as far as it can be read."""
+    return text.decode("utf-8", "replace")
+
+
 def _version(connection: "sqlite3.Connection") -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _sentence(file: Path, code: int, reason: str) -> SlmError:
-    if code in (_CORRUPT, _NOTADB):
+    if code in (_CORRUPT, _NOTADB) or code in _BUGS:
         return _damaged(file, reason)
     if code in (_BUSY, _LOCKED):
         return _cannot(file, "another slm has been writing into it for too long", "try again when it is done")
@@ -274,8 +345,14 @@ def _cannot(file: Path, reason: str, hint: str | None = None) -> SlmError:
 
 
 def _damaged(file: Path, reason: str) -> SlmError:
+    # SQLite finds a log only beside the file of its name, and would put one that is left behind into the new file
+    moves = [
+        f"mv {shlex.quote(f'{file}{end}')} {shlex.quote(f'{file}.damaged{end}')}"
+        for end in ("", "-wal", "-shm", "-journal")
+        if not end or Path(f"{file}{end}").exists()
+    ]
     return SlmError(
         f"{file} is damaged: {reason}.",
-        hint=f"set it aside and slm begins a new one: mv '{file}' '{file}.damaged'",
+        hint=f"set it aside and slm begins a new one: {' && '.join(moves)}",
         exit_code=ExitCode.DAMAGED,
     )

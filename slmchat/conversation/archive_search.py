@@ -10,6 +10,7 @@ The index has no copy of the texts, only their words. It lags behind: what is wr
 import re
 from dataclasses import dataclass
 
+from slmchat.conversation import archive_rows
 from slmchat.conversation.archive_schema import Database
 from slmchat.errors import ExitCode, SlmError
 
@@ -145,6 +146,13 @@ def purge(database: Database, *, is_everything: bool) -> bool:
     return True
 
 
+def drop(database: Database) -> None:
+    """Let go of the whole index inside a transaction, so that its room can be used; the next refresh makes it anew."""
+    if _has_index(database) and database.has_fts5():
+        database.run("DROP TABLE search")
+    mark_stale(database)
+
+
 def mark_stale(database: Database) -> None:
     """The next refresh makes the index anew."""
     database.run("INSERT OR IGNORE INTO unindexed VALUES (0)")
@@ -172,7 +180,7 @@ def _indexed(database: Database, terms: list[Term], limit: int) -> list[Hit]:
             (_OPEN, _CLOSE, match, before, _PAGE),
         )
         for key, session, title, role, created_at, snippet in rows:
-            found.add(Hit(session, title, role, created_at, _parts_of(snippet)))
+            found.add(_hit(session, title, role, created_at, _parts_of(archive_rows.text(snippet))))
             before = key
         if len(rows) < _PAGE or found.is_full:
             break
@@ -192,7 +200,7 @@ def _scanned(database: Database, terms: list[Term], limit: int) -> list[Hit]:
     for session, title, role, created_at, text in rows:
         if found.is_full:
             break
-        found.add(Hit(session, title, role, created_at, _cut_out(text, terms)))
+        found.add(_hit(session, title, role, created_at, _cut_out(archive_rows.text(text), terms)))
     return found.hits
 
 
@@ -202,7 +210,14 @@ def _titles(database: Database, terms: list[Term], limit: int) -> list[Hit]:
         f"SELECT id, title, created_at FROM sessions WHERE {condition} ORDER BY updated_at DESC LIMIT ?",
         (*parameters, limit),
     )
-    return [Hit(id, title, None, created_at, _marked(title, terms)) for id, title, created_at in rows]
+    return [
+        _hit(id, title, None, created_at, _marked(archive_rows.text(title), terms)) for id, title, created_at in rows
+    ]
+
+
+def _hit(session: object, title: object, role: object, created_at: object, parts: tuple[tuple[str, bool], ...]) -> Hit:
+    read = archive_rows
+    return Hit(read.text(session), read.text(title), read.text_or_none(role), read.time(created_at), parts)
 
 
 class _Found:

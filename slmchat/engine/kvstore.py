@@ -140,7 +140,7 @@ class KvStore:
         if not self._is_open:
             return None
         hashes = _hashes(tokens)
-        names = (name for name in _names(self._directory / key.folder))
+        names = _names(self._directory / key.folder)
         ranked = [(usable(name.n_tokens, name.most_shared(hashes, len(tokens))), name) for name in names]
         ranked = sorted((item for item in ranked if item[0] >= at_least), key=lambda item: -item[0])
         best: tuple[int, _Name, list[int]] | None = None
@@ -171,6 +171,8 @@ class KvStore:
         if not self._is_open or len(tokens) < MIN_TOKENS or not _OWNER.fullmatch(owner):
             return None
         folder = self._directory / key.folder
+        if folder.is_symlink():  # it would lead out of the directory
+            return None
         new = folder / f".new-{secrets.token_hex(8)}"
         try:
             if not self._make_room(owner, size):
@@ -204,9 +206,10 @@ class KvStore:
     def forget_model(self, model: Path) -> int:
         """Delete every state of a model; the bytes that are free again. Raises `OSError`."""
         freed = 0
-        for folder in self._directory.glob(f"{_model_prefix(model)}*"):
-            freed += sum(path.stat().st_size for path in folder.iterdir())
-            shutil.rmtree(folder)
+        for folder in _entries(self._directory):
+            if folder.name.startswith(_model_prefix(model)):
+                freed += sum(entry.stat().st_size for entry in _states_in(Path(folder.path)))
+                _remove_entry(folder)
         return freed
 
     def without_model(self, models: Sequence[Path]) -> dict[Path, int]:
@@ -216,17 +219,18 @@ class KvStore:
         for folder in _entries(self._directory):
             if not any(folder.name.startswith(prefix) for prefix in known):
                 with suppress(OSError):
-                    found[Path(folder.path)] = sum(entry.stat().st_size for entry in _entries(Path(folder.path)))
+                    found[Path(folder.path)] = sum(entry.stat().st_size for entry in _states_in(Path(folder.path)))
         return found
 
     def forget_all(self) -> None:
         """Delete every state. Raises `OSError`."""
-        if self._directory.exists():
-            shutil.rmtree(self._directory)
+        with suppress(FileNotFoundError), os.scandir(self._directory) as found:
+            for entry in list(found):
+                _remove_entry(entry)
 
     def _files(self) -> Iterator[Path]:
         for folder in _entries(self._directory):
-            yield from (Path(entry.path) for entry in _entries(Path(folder.path)))
+            yield from (Path(entry.path) for entry in _states_in(Path(folder.path)))
 
     def _make_room(self, owner: str, size: int) -> bool:
         """Remove what was used least recently until `size` more bytes are within the limit; False: they never are."""
@@ -292,8 +296,22 @@ def _entries(directory: Path) -> list["os.DirEntry[str]"]:
         return []
 
 
+def _states_in(folder: Path) -> list["os.DirEntry[str]"]:
+    """The files of a key's directory. A link in place of it, or of a file, would lead to what is not slm's."""
+    found = [] if folder.is_symlink() else _entries(folder)
+    return [entry for entry in found if entry.is_file(follow_symlinks=False)]
+
+
+def _remove_entry(entry: "os.DirEntry[str]") -> None:
+    """Delete a file, a link (not what it stands for), or a directory with all that is in it. Raises `OSError`."""
+    if entry.is_dir(follow_symlinks=False):
+        shutil.rmtree(entry.path)
+    else:
+        os.unlink(entry.path)
+
+
 def _names(folder: Path) -> Iterator[_Name]:
-    for entry in _entries(folder):
+    for entry in _states_in(folder):
         name = _Name.of(Path(entry.path))
         if name is not None:
             yield name
@@ -305,7 +323,8 @@ def _read_tokens(name: _Name) -> list[int]:
     try:
         with name.path.open("rb") as file:
             magic, _version, count = _HEADER.unpack(file.read(_HEADER.size))
-            if magic == _MAGIC and count == name.n_tokens:
+            has_all = _HEADER.size + 4 * count <= os.fstat(file.fileno()).st_size
+            if magic == _MAGIC and count == name.n_tokens and has_all:
                 tokens.frombytes(file.read(4 * count))
     except FileNotFoundError:  # another slm made room
         return []

@@ -1,0 +1,149 @@
+"""The Hub's own client, as far as slm trusts it: its session, and answers of a bounded length.
+
+The only place that imports huggingface_hub, besides the table of its errors. slm asks through its session (proxies,
+tokens, offline mode work as its users know them), and reads the answers itself: an answer may be endless, or a page of
+a captive portal.
+
+Knows: where the client keeps its cache, TLS, how much of an answer is read, what is no answer of a Hub.
+Refuses to know: repositories and files (hub.py), what a sound answer means (untrusted.py).
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from slmchat.catalog.untrusted import Malformed, parsed_json
+from slmchat.errors import ExitCode, SlmError
+
+# A listing with hashes has about 250 bytes a file; the largest repositories of models have some thousand files.
+_MOST_LISTING = 16 << 20
+_MOST_REFUSAL = 64 << 10
+# Seconds for a whole answer that is not a file: the client's own limit counts from byte to byte.
+_MOST_SECONDS = 60.0
+
+
+def hub_package() -> Any:
+    """The huggingface_hub package, imported late (0.2 s), without telemetry, and with nothing but TLS."""
+    for variable in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_UPDATE_CHECK"):
+        os.environ[variable] = "1"
+    import huggingface_hub
+
+    hooks = huggingface_hub.get_session().event_hooks
+    if _refuse_plain_http not in hooks["request"]:
+        huggingface_hub.get_session().event_hooks = {**hooks, "request": [*hooks["request"], _refuse_plain_http]}
+    return huggingface_hub
+
+
+def cache_directory() -> Path:
+    """Where the Hub's client keeps its files on this device."""
+    return Path(hub_package().constants.HF_HUB_CACHE).expanduser().absolute()
+
+
+def transport_errors() -> tuple[type[Exception], ...]:
+    """The base class of the transport's errors: httpx's with huggingface_hub 1, httpx2's with 2."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return tuple(
+        base for base in HfHubHTTPError.__mro__[1:] if base.__name__ == "HTTPError" and issubclass(base, Exception)
+    )
+
+
+@contextmanager
+def opened(url: str, more_headers: Mapping[str, str], *, timeout_s: float) -> Iterator[Any]:
+    """The response to a GET; its body has not been read. `timeout_s`: seconds without a byte.
+
+    Raises the client's errors. What status it has is the caller's to check (`check_status`).
+    """
+    hub = hub_package()
+    import huggingface_hub.utils
+
+    utils: Any = huggingface_hub.utils
+    headers = {**utils.build_hf_headers(library_name="slm"), "Accept-Encoding": "identity", **more_headers}
+    with hub.get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout_s) as response:
+        yield response
+
+
+def read_json(url: str) -> Any:
+    """The JSON that a Hub answers with. Raises `Malformed` when it is none or too long, and the client's errors."""
+    with opened(url, {}, timeout_s=hub_package().constants.HF_HUB_ETAG_TIMEOUT) as response:
+        check_status(response)
+        return parsed_json(_body(response, _MOST_LISTING))
+
+
+def check_status(response: Any, accepted: tuple[int, ...] = (200,)) -> None:
+    """Raises the client's error for an answer that refuses, `Malformed` for one that fits no question."""
+    if response.status_code >= 400:
+        import huggingface_hub.utils
+
+        utils: Any = huggingface_hub.utils
+        coded = ("content-encoding", "content-length", "transfer-encoding")
+        utils.hf_raise_for_status(
+            type(response)(  # the client reads the body of a refusal whole, however long it is
+                response.status_code,
+                headers=[(name, value) for name, value in response.headers.items() if name not in coded],
+                content=_body(response, _MOST_REFUSAL, is_cut=True),
+                request=response.request,
+            )
+        )
+    if response.status_code not in accepted:
+        raise Malformed(f"it answers with the status {response.status_code}")
+
+
+def blocks(response: Any) -> Iterator[bytes]:
+    """The bytes of a file as they come. Raises `Malformed` for an answer that is not the file itself."""
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Malformed("it sends the file in an encoding that was not asked for")
+    if response.headers.get("Content-Type", "").lower().startswith("text/html"):
+        raise Malformed("it answers with a web page")
+    yield from response.iter_raw()
+
+
+def _body(response: Any, most: int, *, is_cut: bool = False) -> bytes:
+    """The body of an answer, not longer than `most` bytes (`is_cut`: the rest is left), in a bounded time."""
+    data = bytearray()
+    end = time.monotonic() + _MOST_SECONDS
+    for block in response.iter_bytes():
+        data += block
+        if len(data) > most or time.monotonic() > end:
+            if is_cut:
+                break
+            raise Malformed("its answer is too long" if len(data) > most else "its answer does not end")
+    return bytes(data[:most])
+
+
+def _refuse_plain_http(request: Any) -> None:
+    """Called by the client before every request, also before each one that follows a redirect. Raises `SlmError`."""
+    url = str(request.url)
+    if not is_safe(url):
+        raise not_safe(f"the Hub's answer leads to {urlsplit(url).scheme}://{urlsplit(url).hostname}")
+
+
+def is_safe(url: str) -> bool:
+    """Whether nobody between here and there can read or change what is sent: TLS, or this very device."""
+    try:
+        scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
+    except ValueError:  # brackets that hold no IPv6 address
+        return False
+    return bool(host) and (scheme == "https" or (scheme == "http" and _is_loopback(host or "")))
+
+
+def _is_loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def not_safe(what: str, hint: str | None = None) -> SlmError:
+    """The error for an address that others can read or change on the way."""
+    return SlmError(
+        f"{what}, and slm fetches over TLS (https) only; plain http is for this device itself.",
+        hint=hint,
+        exit_code=ExitCode.NETWORK,
+    )
