@@ -14,6 +14,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from slmchat.engine import crash_report
 from slmchat.errors import ExitCode, SlmError
 
 # Lines of the library's log kept for `-v` and for error messages: one load prints about 150.
@@ -41,7 +42,9 @@ def bindings() -> types.ModuleType:
     global _bindings
     with _lock:
         if _bindings is None:
+            crash_report.no_debugger()
             module = _import_declarations()
+            crash_report.install(module)
             _capture_log(module)
             module.llama_backend_init()
             _bindings = module
@@ -52,6 +55,7 @@ def multimodal() -> types.ModuleType:
     """`llama_cpp.mtmd_cpp`, the declarations of libmtmd (images), imported once. Raises as `bindings`."""
     bindings()
     module = _import_declarations("llama_cpp.mtmd_cpp")
+    crash_report.follow(module)
     # MTMD_API void mtmd_log_set(ggml_log_callback log_callback, void * user_data);
     module.mtmd_log_set(_log_callback, None)
     return module

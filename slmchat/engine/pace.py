@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slmchat.engine import native
+from slmchat.engine import crash_report, native
 from slmchat.errors import ExitCode, SlmError
 
 # Tokens timed for each model, and seconds after which there are no more; the median counts.
@@ -68,7 +68,8 @@ def measure(threads: int, directory: Path) -> Measured:
     Raises `SlmError` when llama.cpp is missing or refuses and when other programs compute meanwhile, `OSError` when the
     directory cannot be written.
     """
-    with tempfile.TemporaryDirectory(dir=directory, prefix="pace-") as place:
+    errand = crash_report.own_errand("measuring the speed of this device")
+    with errand, tempfile.TemporaryDirectory(dir=directory, prefix="pace-") as place:
         file = Path(place, "zeros.gguf")
         tiny_layers = 32
         _write(file, _Type(8, 32, 34), layers=tiny_layers, embedding=64, feed_forward=128)
