@@ -567,7 +567,10 @@ def _app_for(arguments: Sequence[str]) -> typer.Typer:
 def run_program(arguments: Sequence[str]) -> int:
     """Run one command line in a process that is slm's own: also what ends it from below is a sentence."""
     process_end.take_over()
-    return run_cli(arguments)
+    code = run_cli(arguments)
+    if code == ExitCode.INTERRUPTED:
+        process_end.leave_at_once(code)
+    return code
 
 
 def run_cli(arguments: Sequence[str]) -> int:

@@ -4,8 +4,11 @@ Knows: what has to be put right then, and in which order. Refuses to know: how a
 and how presses of Ctrl-C are counted (terminal/interrupts).
 """
 
+import atexit
+import contextlib
 import os
 import sys
+from typing import NoReturn
 
 from slmchat.engine import crash_report
 from slmchat.errors import SlmError
@@ -18,6 +21,16 @@ def take_over() -> None:
     interrupts.listen()
     crash_report.take_over(_say, interrupts.watch)
     sys.unraisablehook = _unraisable
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """End after Ctrl-C. A thread may still be inside llama.cpp, so that nothing of it may be torn down now; and while
+    Python takes itself apart, another Ctrl-C would be the end by SIGINT instead of by this code."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _say(error: SlmError, is_files_fault: bool) -> None:

@@ -293,13 +293,16 @@ def _crashed(name: str) -> tuple[SlmError, bool]:
 
 
 def cut_files() -> list[Path]:
-    """Files that are mapped into this process beyond their present end: to touch a page there is SIGBUS."""
+    """Files that are mapped into this process beyond their present end: to touch a page there is SIGBUS.
+
+    llama.cpp maps models as shared memory; what is private belongs to libraries, which end as they like.
+    """
     found = []
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines():
             # 7f00-7f80 r--s 00001000 08:01 1234   /models/tiny.gguf
-            span, _access, offset, _device, _inode, *name = line.split(maxsplit=5)
-            if not name or not name[0].startswith("/"):
+            span, access, offset, _device, _inode, *name = line.split(maxsplit=5)
+            if not access.endswith("s") or not name or not name[0].startswith("/"):
                 continue
             begin, _, end = span.partition("-")
             file = Path(name[0])
@@ -318,7 +321,7 @@ def _ends(what: str, detail: str = "") -> None:
     files = set(_files.values())
     work = _now()
     if work is None and len(files) == 1:  # a call that is not followed, on the only model there is
-        work = Work("working with {}", *files)
+        work = Work("working with {}", files.pop())
     error = _explained(what, detail, work)
     if _end is None:
         text = f"slmchat: {error.message}\n"

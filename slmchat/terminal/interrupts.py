@@ -35,10 +35,25 @@ _presses = 0  # without effect so far
 _first_at = 0.0
 _has_told = False
 
+# A second KeyboardInterrupt so soon would hit what the first one puts in order; seconds.
+_ONE_INTERRUPT_S = 1.0
+_raised_at = float("-inf")
+
+
+def interrupt(_number: int, _frame: FrameType | None) -> None:
+    """Python's handler: a KeyboardInterrupt, but not a second one while the first is on its way."""
+    global _raised_at
+    now = time.monotonic()
+    if now - _raised_at >= _ONE_INTERRUPT_S:
+        _raised_at = now
+        raise KeyboardInterrupt
+
 
 def listen() -> None:
-    """Let signals be written into a pipe, from the main thread. `watch` makes use of it. Not on Windows."""
+    """Hear Ctrl-C, from the main thread: as `interrupt`, and in a pipe of which `watch` makes use (not on Windows)."""
     global _reader
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background of a script it is ignored
+        signal.signal(signal.SIGINT, interrupt)
     if _reader is not None or sys.platform == "win32":
         return
     _reader, writer = os.pipe()
@@ -65,7 +80,7 @@ def cancelling(cancel: Callable[[], None]) -> Iterator[None]:
 
     def first(_number: int, _frame: FrameType | None) -> None:
         cancel()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, interrupt)
 
     before = signal.signal(signal.SIGINT, first)
     try:
