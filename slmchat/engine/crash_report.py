@@ -184,6 +184,12 @@ def _working(words: str, *, is_computing: bool = False, is_kept: bool = False) -
     return followed
 
 
+def _blameless(words: str) -> Callable[[Any], Any]:
+    """A call on something of slm's own: no file of the user's is to blame."""
+    work = Work(words, None)
+    return lambda function: lambda *arguments: _run(work, function, arguments)
+
+
 def _freeing(function: Any) -> Any:
     """A call after which what stands for the file stands for nothing."""
 
@@ -205,7 +211,11 @@ _FOLLOWED: dict[str, Callable[[Any], Any]] = {
     "llama_init_from_model": _working("opening a context window for {}", is_kept=True),
     "llama_tokenize": _working("tokenizing text for {}"),
     "llama_decode": _working("computing with {}", is_computing=True),
+    "llama_state_seq_load_file": _blameless("reading a stored state"),
     "llama_model_free": _freeing,
+    "mtmd_tokenize_from_parts": _working("taking in an image with {}"),
+    "mtmd_encode_chunk": _working("encoding an image with {}", is_computing=True),
+    "mtmd_free": _freeing,
 }
 
 
