@@ -6,9 +6,9 @@ import sys
 def main() -> int:
     """Run the command line of this process; the exit code."""
     try:
-        from slmchat.cli import run_cli
+        from slmchat.cli import run_program
 
-        return run_cli(sys.argv[1:])
+        return run_program(sys.argv[1:])
     except KeyboardInterrupt:
         return 130
 

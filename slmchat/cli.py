@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from slmchat import settings
+from slmchat.commands import process_end
 from slmchat.commands.examples import epilog
 from slmchat.commands.options import (
     BatchOptions,
@@ -567,6 +568,15 @@ def _app_for(arguments: Sequence[str]) -> typer.Typer:
     one = copy.copy(app)
     one.registered_commands, one.registered_groups = called, []
     return one
+
+
+def run_program(arguments: Sequence[str]) -> int:
+    """Run one command line in a process that is slm's own: also what ends it from below is a sentence."""
+    process_end.take_over()
+    code = run_cli(arguments)
+    if code == ExitCode.INTERRUPTED:
+        process_end.leave_at_once(code)
+    return code
 
 
 def run_cli(arguments: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ Refuses to know: why it ended, what the file holds, how a model is loaded.
 An empty mark is left by a kill (SIGKILL, which the kernel sends when memory runs out). Everything else writes into it
 before it ends slm: an abort or a fault the word "Fatal", SIGTERM and SIGHUP, which are somebody's wish, something else.
 That is faulthandler's work, for it runs in the signal itself, also while the main thread is inside llama.cpp, where a
-handler in Python would have to wait.
+handler in Python would have to wait. Where engine/crash_report.py has faulthandler for itself, it writes the word here.
 """
 
 import atexit
@@ -19,6 +19,8 @@ import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
+
+from slmchat.engine import crash_report
 
 # faulthandler.c: "Fatal Python error: Segmentation fault", and so for aborts; on Windows "Windows fatal exception: …".
 _FATAL = (b"Fatal", b"Windows fatal")
@@ -60,8 +62,9 @@ class Mark:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._descriptor = os.open(self._file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
             _own.add(self._file)
-            self._had_faulthandler = faulthandler.is_enabled()
-            faulthandler.enable(self._descriptor, all_threads=False)
+            if not crash_report.hears_signals():  # else it ends this process in words, and with `note_crash`
+                self._had_faulthandler = faulthandler.is_enabled()
+                faulthandler.enable(self._descriptor, all_threads=False)
             for wish in _WISHES:
                 if signal.getsignal(wish) is signal.SIG_DFL:  # not under nohup, which ignores SIGHUP
                     faulthandler.register(wish, self._descriptor, all_threads=False, chain=True)
@@ -74,15 +77,30 @@ class Mark:
             return
         for wish in _WISHES:
             faulthandler.unregister(wish)
-        faulthandler.disable()
-        with contextlib.suppress(RuntimeError, ValueError, AttributeError):  # standard error is closed
-            if self._had_faulthandler:
-                faulthandler.enable()
+        if not crash_report.hears_signals():
+            faulthandler.disable()
+            with contextlib.suppress(RuntimeError, ValueError, AttributeError):  # standard error is closed
+                if self._had_faulthandler:
+                    faulthandler.enable()
         with contextlib.suppress(OSError):
             self._file.unlink(missing_ok=True)
         os.close(descriptor)
         _own.discard(self._file)
         atexit.unregister(self.clear)
+
+
+def clear_own() -> None:
+    """The end of this process is told in a sentence that blames the file: nothing is left to say at the next start."""
+    for mark in _own:
+        with contextlib.suppress(OSError):
+            mark.unlink(missing_ok=True)
+
+
+def note_crash() -> None:
+    """This process ends by a fault that may be llama.cpp's own: its marks tell the next start that it crashed."""
+    for mark in _own:
+        with contextlib.suppress(OSError):
+            mark.write_bytes(_FATAL[0])
 
 
 def ended(data: Path, model: Path) -> Ended | None:

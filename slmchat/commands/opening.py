@@ -5,12 +5,10 @@ Refuses to know: what is then said to the model.
 """
 
 import contextlib
-import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Protocol, TypeVar
 
 from slmchat.catalog import suspects
@@ -33,6 +31,7 @@ from slmchat.personas import Persona
 from slmchat.personas import find as find_persona
 from slmchat.personas import load as load_personas
 from slmchat.settings import KV_TYPES, SPECULATION, Settings
+from slmchat.terminal import interrupts
 from slmchat.terminal.console import Console
 
 Record = TypeVar("Record", Event, Done)
@@ -439,16 +438,8 @@ class Cancellable(Protocol):
 @contextlib.contextmanager
 def cancelled_by_ctrl_c(session: Cancellable) -> Iterator[None]:
     """While this lasts, Ctrl-C ends the generation and keeps what came; a second one is a KeyboardInterrupt."""
-
-    def cancel(_number: int, _frame: FrameType | None) -> None:
-        session.cancel()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, cancel)
-    try:
+    with interrupts.cancelling(session.cancel):
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def report(loading: Loading, console: Console) -> None:

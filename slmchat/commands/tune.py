@@ -9,12 +9,10 @@ faster in every turn, and by more than the usual one differs from itself.
 """
 
 import contextlib
-import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from types import FrameType
 from typing import Any
 
 from slmchat import hardware
@@ -33,6 +31,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.hardware.power import power
 from slmchat.hardware.usage import OthersWatch
 from slmchat.settings import Settings
+from slmchat.terminal import interrupts
 from slmchat.terminal.console import Console
 from slmchat.wording import counted
 
@@ -319,13 +318,9 @@ def _cancelled_by_ctrl_c() -> Iterator[Callable[[], bool]]:
     """While this lasts, Ctrl-C makes the given question true; a second one is a KeyboardInterrupt."""
     is_cancelled = False
 
-    def cancel(_number: int, _frame: FrameType | None) -> None:
+    def cancel() -> None:
         nonlocal is_cancelled
         is_cancelled = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, cancel)
-    try:
+    with interrupts.cancelling(cancel):
         yield lambda: is_cancelled
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from slmchat.engine import crash_report, structures
 from slmchat.engine import library as libraries
-from slmchat.engine import structures
 from slmchat.engine.library import DECLARATIONS, PREBUILT, Kind, NativeLibrary
 from slmchat.engine.native_symbols import LLAMA, MULTIMODAL
 from slmchat.engine.shared_object import fault_of
@@ -53,7 +53,9 @@ def bindings() -> types.ModuleType:
     global _bindings, _library
     with _lock:
         if _bindings is None:
+            crash_report.no_debugger()
             used, module = _import_declarations("llama_cpp.llama_cpp")
+            crash_report.install(module)
             _capture_log(module)
             module.llama_backend_init()
             _library, _bindings = used, module
@@ -65,6 +67,7 @@ def multimodal() -> types.ModuleType:
     bindings()
     with _lock:
         _, module = _import_declarations("llama_cpp.mtmd_cpp")
+        crash_report.follow(module)
     # MTMD_API void mtmd_log_set(ggml_log_callback log_callback, void * user_data);
     module.mtmd_log_set(_log_callback, None)
     return module

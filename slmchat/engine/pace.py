@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from slmchat.engine import native, tiny_model, verdicts
+from slmchat.engine import crash_report, native, tiny_model, verdicts
 from slmchat.engine.tiny_model import WeightType
 from slmchat.errors import ExitCode, SlmError
 
@@ -88,6 +88,7 @@ def measure(
     import tempfile  # 10 ms that only a measurement needs
 
     with _Deadline(seconds) as deadline, ExitStack() as stack:
+        stack.enter_context(crash_report.own_errand("measuring the speed of this device"))
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory, prefix="pace-")))
         running: list[_Running] = []
         for name in wanted:

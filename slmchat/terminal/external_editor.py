@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from slmchat.errors import ExitCode, SlmError
+from slmchat.terminal import interrupts
 
 
 def editor_command() -> list[str]:
@@ -90,6 +91,7 @@ def _ctrl_c_is_the_editors() -> Iterator[None]:
     # A handler, not SIG_IGN: the editor would inherit that.
     before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
     try:
-        yield
+        with interrupts.left_alone():
+            yield
     finally:
         signal.signal(signal.SIGINT, before)

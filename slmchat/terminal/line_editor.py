@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmchat.errors import SlmError
+from slmchat.terminal import interrupts, restore
 from slmchat.terminal.completion import command_completer
 from slmchat.terminal.completion import complete_path as complete_path
 from slmchat.terminal.external_editor import edited, editor_command
@@ -92,9 +93,9 @@ class LineEditor:
             self._history.append(typed)
         else:
             # prompt_toolkit keeps what is typed in the history by itself (see _kept_history)
-            typed = self._typed(
-                self._session.prompt([("class:prompt", shown)], default=default, pre_run=self._end_if_over)
-            )
+            with interrupts.left_alone(), restore.undone("prompt", restore.PROMPT):
+                read = self._session.prompt([("class:prompt", shown)], default=default, pre_run=self._end_if_over)
+            typed = self._typed(read)
         return line_of(typed)
 
     def refresh(self) -> None:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from slmchat.terminal import restore
+
 MIN_LINES = 6
 # Between two drawings, in seconds: fast enough to look alive, too slow to cost anything.
 _PAUSE_S = 0.2
@@ -48,15 +50,20 @@ class StatusBar:
     def close(self) -> None:
         """Clear the line and let the whole screen scroll again."""
         if self._lines:
-            self._write(f"\x1b7\x1b[r\x1b[{self._lines};1H\x1b[K\x1b8")
+            self._write(self._undoing())
+            restore.ended("status line")
             self._lines = 0
 
     def _reserve(self, lines: int) -> None:
         """Keep the last line out of what scrolls; the cursor is moved up first if it stands there."""
         if self._lines:
-            self._write(f"\x1b7\x1b[r\x1b[{self._lines};1H\x1b[K\x1b8")
+            self._write(self._undoing())
         self._lines = lines
+        restore.begun("status line", self._undoing())
         self._write(f"\n\x1b[1A\x1b7\x1b[1;{lines - 1}r\x1b8")
+
+    def _undoing(self) -> str:
+        return f"\x1b7\x1b[r\x1b[{self._lines};1H\x1b[K\x1b8"
 
     def _write(self, text: str) -> None:
         self._stream.write(text)

@@ -1,0 +1,53 @@
+"""The ends of this process that nobody chose: a crash below slm, a Ctrl-C that native code does not hear.
+
+Knows: what has to be put right then, and in which order. Refuses to know: how a crash is noticed (engine/crash_report)
+and how presses of Ctrl-C are counted (terminal/interrupts).
+"""
+
+import atexit
+import contextlib
+import os
+import sys
+from typing import NoReturn
+
+from slmchat.engine import crash_report
+from slmchat.errors import SlmError
+from slmchat.terminal import interrupts, restore
+
+
+def take_over() -> None:
+    """This process is slm's own, not a program's that uses slm. In the main thread, before anything else."""
+    restore.remember()
+    interrupts.listen()
+    crash_report.take_over(_say, interrupts.watch)
+    sys.unraisablehook = _unraisable
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """End after Ctrl-C. A thread may still be inside llama.cpp, so that nothing of it may be torn down now; and while
+    Python takes itself apart, another Ctrl-C would be the end by SIGINT instead of by this code."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def _say(error: SlmError, is_files_fault: bool) -> None:
+    """On the descriptor: the thread that crashed may hold the lock of the stream."""
+    from slmchat.catalog import suspects
+    from slmchat.terminal.sanitize import sanitize
+
+    restore.give_back()
+    if is_files_fault:
+        suspects.clear_own()
+    else:
+        suspects.note_crash()
+    hint = f"hint: {sanitize(error.hint)}\n" if error.hint else ""
+    os.write(2, f"slm: {sanitize(error.message)}\n{hint}".encode("utf-8", "replace"))
+
+
+def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """A second Ctrl-C may arrive while llama.cpp asks whether it shall go on: the first has been heard by then."""
+    if unraisable.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(unraisable)
