@@ -102,6 +102,14 @@ _WITHOUT_ADDRESS = (
     (_RETURN, 0, 0, _EPERM),
 )
 
+# A pair of local streams. The family is asked again: of two rules for one call only the later is in a filter of both.
+_LOCAL_STREAMS = (
+    _low(0),
+    (_IF_EQUAL, 1, 0, _AF_UNIX),
+    (_RETURN, 0, 0, _EPERM),
+    *_only(1, _SOCK_STREAM, _SOCK_TYPE_MASK),
+)
+
 CALLS: tuple[Call, ...] = (
     # A new socket. The first step leaves AF_UNIX, which a GPU driver needs while it starts.
     Call("socket", 41, 198, Step.NETWORK, _only(0, _AF_UNIX)),
@@ -109,7 +117,7 @@ CALLS: tuple[Call, ...] = (
     # A pair of connected sockets stays: asyncio wakes itself up with one. Only AF_UNIX (TIPC has pairs as well), and
     # only streams: a datagram socket of a pair can still be sent to, or connected to, any local address.
     Call("socketpair", 53, 199, Step.NETWORK, _only(0, _AF_UNIX)),
-    Call("socketpair", 53, 199, Step.LOCAL, _only(1, _SOCK_STREAM, _SOCK_TYPE_MASK)),
+    Call("socketpair", 53, 199, Step.LOCAL, _LOCAL_STREAMS),
     # io_uring makes sockets without the system calls; an inherited ring needs io_uring_enter.
     Call("io_uring_setup", 425, 425, Step.NETWORK),
     Call("io_uring_enter", 426, 426, Step.NETWORK),
