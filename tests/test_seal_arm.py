@@ -123,27 +123,17 @@ def test_the_first_step_leaves_a_gpu_driver_its_local_sockets() -> None:
 
 
 class NotingLibc:
-    """A libc that does nothing and notes the numbers and first arguments of system calls."""
+    """A libc that does nothing and notes the number and the first arguments of each system call."""
 
-    def __init__(self, answer: int = 0) -> None:
+    def __init__(self) -> None:
         self.calls: list[tuple[int, ...]] = []
-        self.answer = answer
-        self.prctl: Any = _Function(lambda *_: 0)
-        self.syscall: Any = _Function(self._note)
+        self.answer = 0
+        self.prctl = lambda *_: 0
+        self.syscall = lambda number, *arguments: self._note(number, *arguments)  # a function takes `restype`
 
     def _note(self, number: ctypes.c_long, *arguments: Any) -> int:
         self.calls.append((number.value, *(getattr(value, "value", value) for value in arguments[:2])))
         return self.answer
-
-
-class _Function:
-    """Callable, and takes `argtypes` and `restype` as a function of ctypes does."""
-
-    def __init__(self, does: Any) -> None:
-        self.does = does
-
-    def __call__(self, *arguments: Any) -> int:
-        return int(self.does(*arguments))
 
 
 @pytest.fixture
