@@ -35,6 +35,7 @@ _DEBUG, _CONTINUED = 1, 5
 # What llama_version() says of the libraries that the declarations were tried with: the prebuilt one is 0.4.1-dev, the
 # one that llama-cpp-python builds 0.5.0-dev. Between minor versions llama.cpp changes structures and functions.
 _VERSIONS = ("0.4.", "0.5.")
+_CPU_DEVICE = 0  # enum ggml_backend_dev_type { GGML_BACKEND_DEVICE_TYPE_CPU, … };  (ggml-backend.h)
 
 _lock = threading.Lock()
 _bindings: types.ModuleType | None = None
@@ -57,6 +58,7 @@ def bindings() -> types.ModuleType:
             used, module = _import_declarations("llama_cpp.llama_cpp")
             crash_report.install(module)
             _capture_log(module)
+            _register_backends(Path(module._lib._name))
             module.llama_backend_init()
             _library, _bindings = used, module
         return _bindings
@@ -232,6 +234,36 @@ def _capture_log(module: types.ModuleType) -> None:
     global _log_callback
     _log_callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(keep)
     module.llama_log_set(_log_callback, None)
+
+
+def _register_backends(library: Path) -> None:
+    """Let ggml take its backends from the directory of the library, where they are files of their own.
+
+    A build with GGML_BACKEND_DL (`.ci/wheel`) has one file for each kind of processor (`libggml-cpu-haswell.so`), and
+    ggml loads the best that this one can run. Left to `llama_backend_init`, it would look beside the Python
+    interpreter and in the working directory: the wrong places, and a planted file there would run before the seal
+    closes. Other builds have their backends registered when they are loaded; nothing happens then.
+
+    Raises `SlmError` (BUG) when there is no backend for this processor.
+    """
+    registry = library.with_name(library.name.replace("llama", "ggml"))
+    if not registry.exists():  # everything in one file: nothing to look for
+        return
+    ggml = ctypes.CDLL(str(registry))  # the one that llama.cpp has loaded
+    # GGML_API ggml_backend_dev_t ggml_backend_dev_by_type(enum ggml_backend_dev_type type);
+    ggml.ggml_backend_dev_by_type.restype = ctypes.c_void_p
+    if ggml.ggml_backend_dev_by_type(_CPU_DEVICE):
+        return
+    # GGML_API void ggml_backend_load_all_from_path(const char * dir_path);
+    ggml.ggml_backend_load_all_from_path.argtypes = (ctypes.c_char_p,)
+    ggml.ggml_backend_load_all_from_path.restype = None
+    ggml.ggml_backend_load_all_from_path(os.fsencode(library.parent))
+    if not ggml.ggml_backend_dev_by_type(_CPU_DEVICE):
+        raise SlmError(
+            f"the llama.cpp in {library.parent} has no backend for this processor.",
+            hint="install one that has: pip install --force-reinstall --no-cache-dir llama-cpp-python",
+            exit_code=ExitCode.BUG,
+        )
 
 
 def has_gpu_backend() -> bool:
