@@ -231,11 +231,12 @@ class HubSource:
         partial = PartialFile(here.cache, here.partial(file))
         is_resumed = partial.size > 0
         with self._door():
-            size = self._stated_size(plan, file)
-            most = size
+            size = most = self._stated_size(plan, file)
             if size is None:
                 partial.restart()  # nobody can say whether it is whole
                 most = self._most_bytes(plan, file)
+            elif file.size is None and size - partial.size > _room(plan):  # with a size of the listing it was checked
+                raise _no_room(file, plan)
             self._download(plan, file, partial, size, most or 0, lambda done: move(before + done, plan.size))
         return FetchedFile(partial.path, file, is_resumed=is_resumed)
 
@@ -264,7 +265,7 @@ class HubSource:
 
         Raises `SlmError` (storage) when it cannot fit.
         """
-        room = max(space_free(plan) - _RESERVE, 0)
+        room = _room(plan)
         header = self._remote_header(plan, file, MOST_BYTES)
         if header is None or header.unknown_types:
             return room
@@ -330,7 +331,7 @@ class HubSource:
             try:
                 partial.receive(begins, hub_client.blocks(response), most, moved)
             except TooLong as error:
-                if size is None and most >= max(space_free(plan) - _RESERVE, 0):
+                if size is None and most >= _room(plan):
                     raise _no_room(file, plan) from error
                 raise SlmError(
                     f"{self._host} sent more bytes than {file.name} has.", exit_code=ExitCode.DAMAGED
@@ -382,10 +383,14 @@ def _end_of(header: Header) -> int:
     return header.data_offset + last + alignment
 
 
+def _room(plan: Plan) -> int:
+    """Bytes that a file whose size the listing does not state may take."""
+    return max(space_free(plan) - _RESERVE, 0)
+
+
 def _no_room(file: PlannedFile, plan: Plan) -> SlmError:
     return SlmError(
-        f"{file.name} has no room on the disk of {plan.place}, where {in_bytes(space_free(plan))} are free; "
-        "nobody states its size.",
+        f"{file.name} has no room on the disk of {plan.place}, where {in_bytes(space_free(plan))} are free.",
         hint="slm rm NAME frees the space of a model",
         exit_code=ExitCode.STORAGE,
     )

@@ -183,7 +183,7 @@ def _pictures(value: Mapping[str, Any]) -> dict[str, Picture]:
         if not re.fullmatch("[0-9a-f]{64}", id) or not isinstance(one, dict):
             raise _wrong("a picture does not have the id that pictures have")
         width, height = one.get("width"), one.get("height")
-        if not (isinstance(width, int) and isinstance(height, int) and 0 < min(width, height) <= max(width, height)):
+        if type(width) is not int or type(height) is not int or min(width, height) <= 0:
             raise _wrong("a picture does not say how large it is")
         try:
             png = base64.b64decode(_text(one, "png", MOST_BYTES), validate=True)

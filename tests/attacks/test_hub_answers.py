@@ -268,11 +268,12 @@ def test_more_bytes_than_the_file_has(
     assert sum(path.stat().st_size for path in home.rglob("*.incomplete")) <= len(weights) + 64
 
 
-def test_a_size_that_nobody_states_is_bounded_by_the_disk(
-    slm: Callable[..., Outcome], hub: HubServer, repo: Repo, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stated", [None, "9999999999999"])
+def test_a_size_that_the_listing_does_not_state_is_bounded_by_the_disk(
+    stated: str | None, slm: Callable[..., Outcome], hub: HubServer, repo: Repo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.listing = with_entry(size=None)
-    hub.headers = {"X-Linked-Size": None}
+    hub.headers = {"X-Linked-Size": stated}
     monkeypatch.setattr("slmchat.catalog.hub.space_free", lambda plan: (64 << 20) + 1000)
     pulled = slm("pull", f"hf:{REPO}")
     has_told(pulled, 10)
