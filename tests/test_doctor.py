@@ -14,11 +14,11 @@ from gguf_samples import CHATML_TEMPLATE, GEMMA_TEMPLATE, write_tiny_llama
 from gguf_surgery import with_keys, with_tensor
 
 from slmchat import settings
-from slmchat.catalog import suspects
 from slmchat.catalog.library import Library, from_path
 from slmchat.catalog.records import Installed
 from slmchat.commands import device_checks, doctor, fitting, place_checks
 from slmchat.commands.findings import Finding, Level, examine
+from slmchat.engine import crash_markers
 from slmchat.engine.devices import ComputeDevice
 from slmchat.engine.kvstore import KvStore, StateKey
 from slmchat.engine.library import no_declarations
@@ -349,7 +349,7 @@ def test_a_pull_that_runs_is_left_alone(paths: settings.Paths) -> None:
 
 def test_marks_of_crashes(paths: settings.Paths, tiny: Path) -> None:
     admitted(paths, tiny)
-    mark = suspects.directory(paths.data) / f"{suspects._stem(tiny)}-999999999"
+    mark = crash_markers.directory(paths.data) / f"{crash_markers._stem(tiny)}-999999999"
     _touched(mark, 0)
     found = only(iter(places(paths)), "crashes")
     assert found.level is Level.WRONG

@@ -9,7 +9,7 @@ from conftest import environment
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
 from slmchat import hardware
-from slmchat.catalog import suspects
+from slmchat.engine import crash_markers
 from slmchat.hardware import memory
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +36,7 @@ BLOCKED = "import sys; sys.modules['psutil'] = None; from slmchat.__main__ impor
 def test_slm_works_without_psutil(arguments: tuple[str, ...], home: Path, tmp_path: Path) -> None:
     tiny = write_tiny_llama(tmp_path / "tiny.gguf", chat_template=CHATML_TEMPLATE)
     # what a killed slm has left: the process is looked for
-    mark = suspects.directory(home / "data") / f"{suspects._stem(tiny)}-999999999"
+    mark = crash_markers.directory(home / "data") / f"{crash_markers._stem(tiny)}-999999999"
     mark.parent.mkdir(parents=True)
     mark.touch()
     words = [str(tiny) if word == "TINY" else word for word in arguments]
@@ -73,9 +73,9 @@ def test_psutil_is_not_asked_for_on_android() -> None:
 
 
 def test_a_process_is_looked_for_without_psutil() -> None:
-    assert suspects._is_running("1")
-    assert not suspects._is_running("999999999")
-    assert not suspects._is_running("99999999999999999999")
+    assert crash_markers._is_running("1")
+    assert not crash_markers._is_running("999999999")
+    assert not crash_markers._is_running("99999999999999999999")
 
 
 def test_the_page_for_phones_says_what_fit_chooses() -> None:

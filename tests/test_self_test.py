@@ -12,10 +12,9 @@ from conftest import run_slm
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
 from slmchat import settings
-from slmchat.catalog import suspects
 from slmchat.catalog.library import from_path
 from slmchat.commands import engine_trial, fitting, tune
-from slmchat.engine import devices, native, self_test, verdicts
+from slmchat.engine import crash_markers, devices, native, self_test, verdicts
 from slmchat.engine.api import SessionSettings
 from slmchat.engine.limits import ALL, FEATURES, LEAST, Attempt, EngineLimits, Verdict
 from slmchat.engine.self_test import Ending, step_down
@@ -318,7 +317,7 @@ def here(tmp_path: Path, tiny: Path, fresh: None) -> settings.Settings:
 
 
 def _mark(data: Path, model: Path, content: bytes) -> None:
-    mark = suspects.directory(data) / f"{suspects._stem(model)}-999999999"
+    mark = crash_markers.directory(data) / f"{crash_markers._stem(model)}-999999999"
     mark.parent.mkdir(exist_ok=True)
     mark.write_bytes(content)
 
@@ -349,7 +348,7 @@ def test_a_crash_lets_the_library_be_tried_wherever_that_is(
     assert "crashes on this machine (SIGSEGV) with weights repacked for this processor" in told
     assert "that works" in told
     assert "damaged" not in told
-    assert suspects.left(here.paths.data) == {}
+    assert crash_markers.left(here.paths.data) == {}
     assert verdicts.limits_of(tiny) == ALL.without("has_extra_buffers")
 
 
@@ -385,12 +384,12 @@ def test_only_when_nothing_works_the_file_may_be_damaged(
     with pytest.raises(SlmError, match="even with its most careful settings: the file may be damaged") as raised:
         _settled(here, tiny)
     assert raised.value.exit_code is ExitCode.DAMAGED
-    assert suspects.left(here.paths.data) != {}
+    assert crash_markers.left(here.paths.data) != {}
     _settled(here, tiny, is_forced=True)
 
 
 def test_a_kill_is_not_called_a_crash(here: settings.Settings, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    suspects.take(here.paths.data, tiny)
+    crash_markers.take(here.paths.data, tiny)
     _mark(here.paths.data, tiny, b"")
     assert _finds(monkeypatch, FINE, FINE) == []
     told = _settled(here, tiny)
@@ -403,7 +402,7 @@ def test_private_tries_it_and_writes_nothing(
 ) -> None:
     _finds(monkeypatch, FINE, Verdict(ALL.without("has_flash_attention"), (CRASHED,), 2.0))
     assert "tried again without" in _settled(replace(here, is_private=True), tiny)
-    assert suspects.left(here.paths.data) != {}
+    assert crash_markers.left(here.paths.data) != {}
     assert not any(str(tiny) in file.read_text() for file in here.paths.cache.rglob("*.json"))
 
 

@@ -2,15 +2,14 @@
 
 Knows: what a mark of a crash leads to, and the sentence for each outcome.
 Refuses to know: how llama.cpp is tried (engine/self_test.py), where verdicts are kept (engine/verdicts.py), marks
-(catalog/suspects.py).
+(engine/crash_markers.py).
 """
 
 from dataclasses import replace
 
-from slmchat.catalog import suspects
 from slmchat.catalog.records import Installed
-from slmchat.catalog.suspects import Ended
-from slmchat.engine import native, verdicts
+from slmchat.engine import crash_markers, native, verdicts
+from slmchat.engine.crash_markers import Ended
 from slmchat.engine.limits import Verdict
 from slmchat.errors import ExitCode, SlmError
 from slmchat.privacy.seal import status
@@ -28,7 +27,7 @@ def settle(installed: Installed, settings: Settings, threads: int, *, is_forced:
     """
     place = verdicts.directory(settings.paths.cache)
     data = settings.paths.data
-    ended = suspects.ended(data, installed.path)
+    ended = crash_markers.ended(data, installed.path)
     known = verdicts.library(place, is_forced=ended is Ended.CRASHED and not verdicts.library(place).is_tried)
     if known.verdict.is_broken and not is_forced:
         raise _broken(known.verdict)
@@ -41,7 +40,7 @@ def settle(installed: Installed, settings: Settings, threads: int, *, is_forced:
             "system does when memory runs out; slm show tells how much it needs, and a smaller window (--ctx N) less."
         )
     if not settings.is_private:
-        suspects.take(data, installed.path)
+        crash_markers.take(data, installed.path)
     return found
 
 

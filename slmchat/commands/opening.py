@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from slmchat.catalog import suspects
 from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
@@ -20,6 +19,7 @@ from slmchat.commands.fitting import Opening
 from slmchat.commands.options import GenerationOptions
 from slmchat.conversation import thinking
 from slmchat.conversation.messages import Message, Role
+from slmchat.engine import crash_markers
 from slmchat.engine.api import BATCH_TOKENS, Done, Engine, Event, Limits, Prefill, SessionSettings
 from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
@@ -256,7 +256,7 @@ class Loading:
     def __init__(
         self,
         load: Callable[[], tuple[Engine, Opening | None]],
-        mark: suspects.Mark | None = None,
+        mark: crash_markers.CrashMarker | None = None,
         notices: Sequence[str] = (),
         path: Path | None = None,
     ) -> None:
@@ -279,7 +279,7 @@ class Loading:
         self._thread = threading.Thread(target=self._load, args=(load, mark), daemon=True, name="model loading")
         self._thread.start()
 
-    def _load(self, load: Callable[[], tuple[Engine, Opening | None]], mark: suspects.Mark | None) -> None:
+    def _load(self, load: Callable[[], tuple[Engine, Opening | None]], mark: crash_markers.CrashMarker | None) -> None:
         try:
             self._outcome.engine, self.opening = load()
         except BaseException as error:  # noqa: BLE001 - raised again where the engine is asked for
@@ -346,7 +346,7 @@ def start_loading(installed: Installed, options: GenerationOptions, settings: Se
     """Begin to load an installed model, if it fits; with `--force` in any case."""
     gpu_layers(options, settings), _kv_type(options, settings)  # what is wrong with them is said at once
     notices: list[str] = []
-    mark = None if settings.is_private else suspects.Mark(settings.paths.data, installed.path)
+    mark = None if settings.is_private else crash_markers.CrashMarker(settings.paths.data, installed.path)
     return Loading(lambda: _load(installed, options, settings, notices), mark, notices, installed.path)
 
 

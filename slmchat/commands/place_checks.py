@@ -12,14 +12,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from slmchat.catalog import fetching, suspects
+from slmchat.catalog import fetching
 from slmchat.catalog.fetching import in_bytes
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.catalog.registry import load_user_names
-from slmchat.catalog.suspects import Ended
 from slmchat.commands.findings import Check, Finding, fine, note, wrong
 from slmchat.commands.privacy import hub_places
+from slmchat.engine import crash_markers
+from slmchat.engine.crash_markers import Ended
 from slmchat.engine.kvstore import KvStore
 from slmchat.hardware import free_disk
 from slmchat.hardware.facts import Fact
@@ -201,11 +202,11 @@ def _remove(paths: list[Path]) -> str:
 
 
 def _crashes(places: Places) -> Iterator[Finding]:
-    marks = suspects.left(places.paths.data)
+    marks = crash_markers.left(places.paths.data)
     if not marks:
         yield fine("no model has ended slm since the last start")
     for installed in places.installed:
-        own = suspects.left(places.paths.data, installed.path)
+        own = crash_markers.left(places.paths.data, installed.path)
         marks = {mark: how for mark, how in marks.items() if mark not in own}
         if own:
             yield _crashed(installed.key, own, f"slm doctor {installed.key} tries it again, with less")

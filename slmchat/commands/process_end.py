@@ -35,14 +35,14 @@ def leave_at_once(code: int) -> NoReturn:
 
 def _say(error: SlmError, is_files_fault: bool) -> None:
     """On the descriptor: the thread that crashed may hold the lock of the stream."""
-    from slmchat.catalog import suspects
+    from slmchat.engine import crash_markers
     from slmchat.terminal.sanitize import sanitize
 
     restore.give_back()
     if is_files_fault:
-        suspects.clear_own()
+        crash_markers.clear_own()
     else:
-        suspects.note_crash()
+        crash_markers.note_crash()
     hint = f"hint: {sanitize(error.hint)}\n" if error.hint else ""
     os.write(2, f"slm: {sanitize(error.message)}\n{hint}".encode("utf-8", "replace"))
 

@@ -6,7 +6,7 @@ Refuses to know: how something is tried, what a user is told.
 Where nothing special is in play, nothing is tried. On x86-64 without AMX and on 64-bit Arm without SVE, SME and
 KleidiAI, and without a GPU, llama.cpp's fast way is the one that everybody's processor takes (AVX2, AVX-512; NEON, dot
 products): it is as well tested as the plain way, and needs no instruction that the plain way does not need. Should it
-end slm all the same, a mark of that is left (catalog/suspects.py), and the self-test is made then.
+end slm all the same, a mark of that is left (engine/crash_markers.py), and the self-test is made then.
 """
 
 import hashlib

@@ -12,8 +12,8 @@ from conftest import environment, run_slm
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from terminal import Terminal
 
-from slmchat.catalog import suspects
-from slmchat.catalog.suspects import Ended
+from slmchat.engine import crash_markers
+from slmchat.engine.crash_markers import Ended
 
 pytestmark = pytest.mark.real
 
@@ -153,9 +153,9 @@ def test_private_in_the_middle_of_a_chat_leaves_no_mark_from_there_on(tmp_path: 
     from slmchat.engine import llama
 
     model = write_tiny_llama(tmp_path / "tiny.gguf", chat_template=CHATML_TEMPLATE)
-    loading = Loading(lambda: (llama.load(model, gpu_layers=0), None), suspects.Mark(tmp_path, model))
+    loading = Loading(lambda: (llama.load(model, gpu_layers=0), None), crash_markers.CrashMarker(tmp_path, model))
     loading.engine()
-    folder = suspects.directory(tmp_path)
+    folder = crash_markers.directory(tmp_path)
     with loading.on_trial():
         assert list(folder.iterdir()) != []
     loading.go_private()
@@ -179,17 +179,17 @@ def test_a_file_that_is_refused_leaves_no_mark(tmp_path: Path, home: Path) -> No
 
 def test_a_loading_that_goes_on_elsewhere_is_not_told(tmp_path: Path) -> None:
     model = tmp_path / "m.gguf"
-    mine = suspects.Mark(tmp_path, model)
+    mine = crash_markers.CrashMarker(tmp_path, model)
     mine.set()
-    assert suspects.take(tmp_path, model) is None
+    assert crash_markers.take(tmp_path, model) is None
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        (file,) = suspects.directory(tmp_path).iterdir()
+        (file,) = crash_markers.directory(tmp_path).iterdir()
         theirs = file.with_name(file.name.replace(str(os.getpid()), str(other.pid)))
         theirs.touch()
-        assert suspects.take(tmp_path, model) is None
+        assert crash_markers.take(tmp_path, model) is None
         other.communicate(b"\n")
-    assert suspects.take(tmp_path, model) is Ended.KILLED
-    assert suspects.take(tmp_path, model) is None
+    assert crash_markers.take(tmp_path, model) is Ended.KILLED
+    assert crash_markers.take(tmp_path, model) is None
     assert file.exists()
     mine.clear()
     assert not file.exists()
@@ -197,7 +197,7 @@ def test_a_loading_that_goes_on_elsewhere_is_not_told(tmp_path: Path) -> None:
 
 def test_a_disk_that_refuses_the_mark_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "loading").write_text("a file, no directory")
-    mark = suspects.Mark(tmp_path, tmp_path / "m.gguf")
+    mark = crash_markers.CrashMarker(tmp_path, tmp_path / "m.gguf")
     mark.set()
-    assert suspects.take(tmp_path, tmp_path / "m.gguf") is None
+    assert crash_markers.take(tmp_path, tmp_path / "m.gguf") is None
     mark.clear()

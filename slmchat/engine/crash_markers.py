@@ -45,7 +45,7 @@ def directory(data: Path) -> Path:
     return data / "loading"
 
 
-class Mark:
+class CrashMarker:
     """The mark of one model in this process. A disk that refuses it is no reason not to load."""
 
     def __init__(self, data: Path, model: Path) -> None:
