@@ -50,8 +50,9 @@ from slmchat.__main__ import main
 sys.exit(main())
 """
 KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
-ABORTED = "os.abort()"
-FAULT = "import ctypes; ctypes.string_at(8)"
+# In native code, as llama.cpp would: the interpreter is free meanwhile.
+ABORTED = "import ctypes; ctypes.CDLL(None).abort()"
+FAULT = "import ctypes; ctypes.CDLL(None).strlen(ctypes.c_void_p(8))"
 # At once, although the main thread is inside a call of the C library: as in a decode that takes long.
 TERMINATED = "os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)"
 HUNG_UP = "os.kill(os.getpid(), signal.SIGHUP); time.sleep(9)"
@@ -134,7 +135,7 @@ def test_an_end_that_somebody_wished_is_not_told(model: Path, home: Path, how: s
 
 def test_a_signal_that_is_ignored_stays_ignored_and_spoils_no_mark(model: Path, home: Path) -> None:
     """As under nohup: what ends slm afterwards is told."""
-    ignored = "os.kill(os.getpid(), signal.SIGHUP); os.abort()"
+    ignored = f"os.kill(os.getpid(), signal.SIGHUP); {ABORTED}"
     script = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + DIES.format(
         loading=ignored, opening="pass", decoding="pass", afterwards="pass", arguments=["run", "-m", str(model), "hi"]
     )

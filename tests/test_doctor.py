@@ -111,7 +111,7 @@ PLANTED: dict[str, tuple[str, Level, str, str, Callable[[device_checks.Facts], d
     ),
     "unknown features": ("instruction sets", Level.NOTE, "not known", "bench", lambda facts: replace(facts, features=None)),
     "a crash in the fast way": (
-        "self-test", Level.NOTE, "leaves out weights repacked for this processor", "slmchat[prebuilt]",
+        "self-test", Level.NOTE, "leaves out weights repacked for this processor", "the prebuilt library: SKBUILD_WHEEL_CMAKE=0",
         lambda facts: replace(facts, self_test=replace(CRASHING, limits=ALL.without("has_extra_buffers"))),
     ),
     "a library that does nothing right": (

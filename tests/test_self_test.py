@@ -12,14 +12,17 @@ from conftest import run_slm
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
 from slmchat import settings
+from slmchat.catalog.gguf import read_header
 from slmchat.catalog.library import from_path
 from slmchat.commands import engine_trial, fitting, tune
 from slmchat.engine import crash_markers, devices, native, self_test, verdicts
 from slmchat.engine.api import SessionSettings
+from slmchat.engine.library import Kind
 from slmchat.engine.limits import ALL, FEATURES, LEAST, Attempt, EngineLimits, Verdict
 from slmchat.engine.self_test import Ending, step_down
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.memory import Load, memory
+from slmchat.fit.shape import shape_of
 from slmchat.hardware import cores
 from slmchat.hardware.facts import Fact
 from slmchat.privacy import seal
@@ -167,7 +170,7 @@ def tiny(tmp_path: Path) -> Path:
 
 
 def test_memory_is_counted_as_it_is_used(tiny: Path) -> None:
-    shape = fitting.installed_shape(from_path(tiny))
+    shape = shape_of([read_header(tiny)])
     plain, fast = (Load(2048, has_flash_attention=is_fast) for is_fast in (False, True))
     scores = memory(shape, plain).compute_reserved - memory(shape, fast).compute_reserved
     assert 0 < scores <= 4 * 512 * 2048 * shape.heads
@@ -208,7 +211,7 @@ def test_it_is_tried_where_build_and_processor_have_something_special(
 def test_a_library_of_ones_own_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "library_features", frozenset)
     assert not verdicts._is_needed()
-    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", "/somewhere")
+    monkeypatch.setattr(native, "_library", replace(native.library(), kind=Kind.EXPLICIT))
     assert verdicts._is_needed()
 
 

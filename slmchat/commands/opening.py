@@ -47,16 +47,12 @@ def seal(settings: Settings, *, configures: bool = False, writable: Sequence[Pat
     from slmchat.engine import native, verdicts
     from slmchat.privacy.seal import Seal, own_directories
 
-    closing = Seal(
-        is_required=settings.is_offline,
-        writable=(
-            *(() if settings.is_private else own_directories(settings.paths, configures=configures)),
-            *writable,
-        ),
-    )
+    found_out = verdicts.directory(settings.paths.cache)
+    own = () if settings.is_private else own_directories(settings.paths, found_out, configures=configures)
+    closing = Seal(is_required=settings.is_offline, writable=(*own, *writable))
     closing.close_network()
     if native.has_gpu_backend():
-        verdicts.library(verdicts.directory(settings.paths.cache))  # its child needs local sockets as well
+        verdicts.library(found_out)  # its child needs local sockets as well
         native.start_devices()
     closing.close_local()
     if settings.is_private:

@@ -62,7 +62,9 @@ class CrashMarker:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._descriptor = os.open(self._file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
             _own.add(self._file)
-            if not crash_report.hears_signals():  # else it ends this process in words, and with `note_crash`
+            if crash_report.hears_signals():  # a crash ends this process in words, and with `note_crash`
+                crash_report.watch()
+            else:
                 self._had_faulthandler = faulthandler.is_enabled()
                 faulthandler.enable(self._descriptor, all_threads=False)
             for wish in _WISHES:

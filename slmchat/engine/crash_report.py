@@ -228,7 +228,7 @@ _FOLLOWED: dict[str, Callable[[Any], Any]] = {
 
 def _run(work: Work, function: Any, arguments: tuple[Any, ...]) -> Any:
     if not _is_watching and _end is not None:
-        _watch()
+        watch()
     _running.append(work)
     try:
         return function(*arguments)
@@ -368,8 +368,11 @@ def _is_debugged() -> bool:
     return bool(os.environ.get("SLM_DEBUG"))
 
 
-def _watch() -> None:
-    """Start what waits for a crash, once. Where the signals cannot be had, they stay as they are."""
+def watch() -> None:
+    """Start what waits for a crash, once, in a process that `take_over` was called for. The seal must have been closed.
+
+    Where the signals cannot be had, they stay as they are.
+    """
     global _is_watching
     with _lock:
         if _is_watching:

@@ -169,12 +169,12 @@ def build_command(options: str, version: str | None = DECLARATIONS, compiler: tu
     """
     package = f"llama-cpp-python=={version}" if version else "llama-cpp-python"
     words = f"install --force-reinstall --no-cache-dir --no-deps {package}"
-    variables = {"CC": compiler[0], "CXX": compiler[1]} if compiler else {}
-    if options:
-        variables["CMAKE_ARGS"] = options
+    chosen = {"CC": compiler[0], "CXX": compiler[1]} if compiler and any(compiler) else {}
     if sys.platform == "win32":
+        variables = {**chosen, "CMAKE_ARGS": options} if options else chosen
         return "".join(f'$env:{name}="{value}"; ' for name, value in variables.items()) + f"& {_pip()} {words}"
-    return "".join(f'{name}="{value}" ' for name, value in variables.items()) + f"{_pip()} {words}"
+    told = [f"{name}={shlex.quote(value)}" for name, value in chosen.items()]
+    return " ".join([*told, *([f'CMAKE_ARGS="{options}"'] if options else []), f"{_pip()} {words}"])
 
 
 def mending_command(library: NativeLibrary) -> str:

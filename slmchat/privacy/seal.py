@@ -188,13 +188,13 @@ def refuse_if(is_required: bool, reasons: Sequence[str]) -> None:
         )
 
 
-def own_directories(paths: Paths, *, configures: bool = False) -> tuple[Path, ...]:
+def own_directories(paths: Paths, *more: Path, configures: bool = False) -> tuple[Path, ...]:
     """slm's own directories for `writable`, made when missing (0700): only what exists can be allowed.
 
     The configuration is among them only with `configures`: what talks to a model never changes it, so that nobody who
-    takes such a process over can tell the next one where to connect.
+    takes such a process over can tell the next one where to connect. `more`: others that are slm's own.
     """
-    own = (paths.data, paths.cache, *([paths.config] if configures else []))
+    own = (paths.data, paths.cache, *more, *([paths.config] if configures else []))
     for directory in own:
         try:
             for folder in reversed((directory, *directory.parents)):

@@ -290,7 +290,8 @@ def test_a_damaged_end_of_a_partial_download_is_found_before_the_rest_comes(
     partial.write_bytes(weights[: 600_000 - damaged] + b"\0" * damaged)
     pulled = slm("pull", f"hf:{REPO}")
     has_told(pulled, 0)
-    starts = [int((one.range or "bytes=0-")[6:-1]) for one in hub.asked("storage", "GET")]
+    ranges = [one.range or "bytes=0-" for one in hub.asked("storage", "GET")]
+    starts = [int(asked[6:-1]) for asked in ranges if asked.endswith("-")]  # the others read the header beforehand
     assert 600_000 - damaged - (1 << 20) <= starts[-1] <= 600_000 - damaged
     if damaged < 100_000:
         assert starts == [600_000 - (256 << 10)]
