@@ -74,6 +74,7 @@ class Work:
         return self.words.format(self.file.name if self.file is not None else "a model")
 
 
+# Puts right what has to be and says the error; the second is whether a file is known to be to blame.
 End = Callable[[SlmError, bool], None]
 
 _end: End | None = None
