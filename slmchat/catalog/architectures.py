@@ -40,7 +40,7 @@ DIFFUSION = frozenset({"dream", "llada", "llada-moe", "rnd1"})
 DRAFT_HEAD = frozenset({"eagle3", "dflash", "gemma4-assistant"})  # they need the context of the model they guess for
 SPEECH = frozenset({"wavtokenizer-dec", "qwen3tts", "pockettts"})
 
-# Not llama.cpp's: what image generators (ComfyUI-GGUF, stable-diffusion.cpp; a list from common files, not complete) and
+# Not llama.cpp's: what image generators (ComfyUI-GGUF, stable-diffusion.cpp; from common files, not complete) and
 # whisper.cpp put into GGUF files, and llama.cpp's own cvector-generator.
 IMAGE = frozenset({
     "flux", "sd1", "sdxl", "sd3", "aura", "hidream", "cosmos", "ltxv", "hyvid", "wan", "lumina2", "qwen_image",

@@ -25,7 +25,8 @@ class LogitsCheck:
     def before(self, context: Any, index: int) -> None:
         """A token is about to be picked from the logits at `index` of the last batch (-1: its last one).
 
-        The first call takes below 1 ms for 49,000 tokens and 4 ms for 262,000, later ones nothing. Raises `SlmError` (DAMAGED).
+        The first call takes below 1 ms for 49,000 tokens and 4 ms for 262,000, later ones nothing. Raises `SlmError`
+        (DAMAGED).
         """
         if not self._is_first:
             return
