@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Outcome, run_slm
-from fake_engine import FakeEngine, FakeSession
+from fake_engine import FakeEngine, FakeSession, Ready
 from gguf_samples import write_tiny_llama
 from terminal import Terminal
 
@@ -138,11 +138,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
     monkeypatch.setattr(bench, "measure_copy_bandwidth", lambda: 1e9)
 
     def call(engine: FakeEngine, options: BenchOptions) -> tuple[ExitCode, str, str]:
-        class Loaded:
-            def engine(self) -> FakeEngine:
-                return engine
-
-        monkeypatch.setattr(opening, "start_loading", lambda *_: Loaded())
+        monkeypatch.setattr(opening, "start_loading", lambda *_: Ready(engine))
         console = Console(io.StringIO(), io.StringIO(), io.StringIO(), environ={})
         code = bench.bench(None, options, settings.load({"SLM_HOME": str(tmp_path)}), console)
         return code, console.stdout.getvalue(), console.stderr.getvalue()  # type: ignore[attr-defined]

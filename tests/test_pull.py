@@ -518,7 +518,8 @@ class TestStorage:
         assert done.returncode == 10
         assert "needs 1.5 MB" in done.stderr
         assert "1.0 MB are free" in done.stderr
-        assert hub.asked("storage", "GET") == []
+        ranges = [asked.range for asked in hub.asked("storage", "GET")]
+        assert ranges == ["bytes=0-1048575"]  # the header, by which it is known what the file is
 
     @pytest.mark.parametrize("source", ["hub", "index"])
     def test_a_disk_that_fills_up(

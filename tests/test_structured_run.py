@@ -226,7 +226,7 @@ class TestRun:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            (("--schema", '{"not": {}}'), "not in # is not supported"),
+            (("--schema", '{"not": {}}'), 'the keyword "not" (at the top) is not supported'),
             (("--schema", "/no/such/file"), "/no/such/file cannot be read"),
             (("--regex", "a(?!b)"), "a lookahead, at position 2"),
             (("--fields", "a what"), "'what' in 'a what' is no type"),
