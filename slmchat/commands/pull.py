@@ -291,7 +291,7 @@ def _from_first_that_works(
             continue
         if failures:
             what = f"{candidate.quantization} from " if candidate.quantization else ""
-            pulling.console.note(f"trying {what}{candidate.source.label}")
+            pulling.console.note(f"{_instead(failures[-1])} {what}{candidate.source.label}")
         try:
             return *_install(name, reference, candidate, pulling), candidate.source
         except SlmError as error:
@@ -299,13 +299,21 @@ def _from_first_that_works(
                 raise
             pulling.is_hub_down = pulling.is_hub_down or (candidate.is_hub and isinstance(error, Unreachable))
             failures.append(error)
-            if any(not (later.is_hub and pulling.is_hub_down) for later in candidates[number + 1 :]):
+            is_last = all(later.is_hub and pulling.is_hub_down for later in candidates[number + 1 :])
+            if not is_last and not isinstance(error, Unreachable):
                 pulling.console.warn(error.message)
     if not failures:
         raise Unreachable(
             "the Hub could not be reached a moment ago.", hint=f"when the network is back: slm pull {name}"
         )
     raise min(failures, key=_weight)
+
+
+def _instead(error: SlmError) -> str:
+    """What stands before the next place: a Hub that is not there is no error where another place has the file."""
+    if not isinstance(error, Unreachable):
+        return "trying"
+    return f"{error.message.partition(': ')[0].rstrip('.')}; taking"
 
 
 def _weight(error: SlmError) -> int:
