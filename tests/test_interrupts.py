@@ -114,3 +114,23 @@ def test_two_quick_ones_stop_an_answer_and_keep_the_chat(model: Path, home: Path
         terminal.enter("/exit")
         assert terminal.end() == 0
         assert "Traceback" not in terminal.everything
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the process through /proc")
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT], ids=lambda number: number.name)
+def test_a_signal_in_an_answer_leaves_the_terminal_as_it_was(
+    ending: signal.Signals, model: Path, faults: Path, home: Path, tmp_path: Path
+) -> None:
+    """The main thread is inside native code that does not come back; the shell's terminal has its echo all the same."""
+    hangs = _hangs(faults, "llama_decode", 20, "chat", model)
+    shell = f'trap : {ending.name[3:]}; stty -a > before; "$@"; echo "ended with $?"; stty -a > after; echo done'
+    with Terminal(["-c", shell, "sh", *hangs], home=home, program=("sh",), cwd=tmp_path) as terminal:
+        terminal.wait_for(r"\n> ?(\n|$)")
+        terminal.enter("hello")
+        terminal.wait_for("Ctrl-C stops")
+        shell_pid = terminal.child.pid
+        (slm,) = Path(f"/proc/{shell_pid}/task/{shell_pid}/children").read_text().split()
+        os.kill(int(slm), ending)
+        terminal.wait_for(rf"ended with {128 + ending}\ndone")
+    assert (tmp_path / "before").read_text() == (tmp_path / "after").read_text()

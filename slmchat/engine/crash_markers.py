@@ -68,7 +68,7 @@ class CrashMarker:
                 self._had_faulthandler = faulthandler.is_enabled()
                 faulthandler.enable(self._descriptor, all_threads=False)
             for wish in _WISHES:
-                if signal.getsignal(wish) is signal.SIG_DFL:  # not under nohup, which ignores SIGHUP
+                if signal.getsignal(wish) is not signal.SIG_IGN:  # as under nohup, which ignores SIGHUP
                     faulthandler.register(wish, self._descriptor, all_threads=False, chain=True)
             atexit.register(self.clear)  # Ctrl-C while it loads is no fault of the file; an abort runs no atexit
 

@@ -1,6 +1,7 @@
-"""Ctrl-C, also while native code does not come back.
+"""Ctrl-C and the signals that end slm, also while native code does not come back.
 
-Knows: what Ctrl-C ends, and how many times it was pressed without effect. Refuses to know: what is computed.
+Knows: what Ctrl-C ends, how many times it was pressed without effect, that a terminal is given back before slm ends.
+Refuses to know: what is computed.
 
 Python runs a signal's handler between two steps of its own. As long as the main thread is inside a call of a library,
 Ctrl-C does nothing. But Python's part in C writes each signal's number into a pipe at once (`signal.set_wakeup_fd`).
@@ -11,6 +12,9 @@ A thread waits there and keeps the promise that two Ctrl-C always end slm:
   moment if it came sooner. So who presses twice to stop an answer keeps the chat when the answer stops in time.
 
 What has been said so far is in the archive (an answer up to the last half second), as it is with `kill -9`.
+
+SIGTERM, SIGHUP and SIGQUIT end slm at once, as ever; only the terminal gets its modes back before. The same thread sees
+to it while the main thread is inside a library.
 """
 
 import contextlib
@@ -28,6 +32,13 @@ from slmchat.terminal import restore
 
 # A cancelled computation ends with the node of the graph that it is at: milliseconds, on a slow phone a second.
 GRACE_S = 2.0
+
+# What ends slm from outside. SIGHUP: its terminal is gone. Those that are ignored stay so (nohup).
+_ENDING = tuple(
+    number
+    for name in ("SIGTERM", "SIGHUP", "SIGQUIT")
+    if sys.platform != "win32" and (number := getattr(signal, name, None)) is not None
+)
 
 _lock = threading.Lock()
 _reader: int | None = None
@@ -54,11 +65,26 @@ def listen() -> None:
     global _reader
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background of a script it is ignored
         signal.signal(signal.SIGINT, interrupt)
+    for number in _ENDING:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end_by)
     if _reader is not None or sys.platform == "win32":
         return
     _reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+
+def end_by(number: int, _frame: FrameType | None = None) -> None:
+    """Give the terminal back and end by this signal, as if nobody had heard it. From any thread."""
+    import ctypes
+
+    restore.give_back()
+    # sighandler_t signal(int signum, sighandler_t handler);  Python's own is for the main thread only. NULL: SIG_DFL
+    libc = ctypes.CDLL(None)
+    libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+    libc.signal(number, None)
+    os.kill(os.getpid(), number)
 
 
 def watch() -> None:
@@ -109,9 +135,12 @@ def _wait(reader: int) -> None:
     while True:
         with _lock:
             left = None if not _presses or _has_told else max(0.0, _first_at + GRACE_S - time.monotonic())
-        heard = select.select([reader], [], [], left)[0] and os.read(reader, 64)
+        heard = os.read(reader, 64) if select.select([reader], [], [], left)[0] else b""
+        for number in _ENDING:
+            if number in heard and signal.getsignal(number) is end_by:
+                end_by(number)
         with _lock:
-            count = heard.count(signal.SIGINT) if heard else 0
+            count = heard.count(signal.SIGINT)
             if count and not _presses:
                 _first_at = time.monotonic()
             _presses += count
