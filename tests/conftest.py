@@ -21,6 +21,12 @@ import pytest
 SMOLLM2 = "smollm2:135m@Q4_1"
 GEMMA3_BASE = "gemma3:270m-pt@Q4_K_M"
 
+# Two workers that compute at once: llama.cpp's threads wait by spinning, each against the other's (docs/performance.md,
+# threads), and a token takes a hundred times as long. They give their core up after some microseconds instead. Read by
+# libgomp when it is loaded, here and in every program under test.
+if os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ["GOMP_SPINCOUNT"] = "10000"
+
 # Tests that run in the background of a script, or under nohup, inherit ignored signals, and so would slm from them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for _number in (signal.SIGHUP, signal.SIGTERM) if sys.platform != "win32" else ():

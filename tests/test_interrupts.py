@@ -106,7 +106,7 @@ def test_two_quick_ones_stop_an_answer_and_keep_the_chat(model: Path, home: Path
         terminal.wait_for(r"\n> ?(\n|$)")
         for turn in (1, 2):
             terminal.enter(f"hello {turn}")
-            terminal.wait_for("Ctrl-C stops")
+            terminal.wait_for(lambda: "Ctrl-C stops" in terminal.screen.display[-1])  # of this answer
             terminal.interrupt()
             terminal.interrupt()
             terminal.wait_for_count(r"stopped; /continue|cancelled", turn)

@@ -75,7 +75,7 @@ def listen() -> None:
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
 
-def end_by(number: int, _frame: FrameType | None = None) -> None:
+def end_by(number: int, _frame: FrameType | None) -> None:
     """Give the terminal back and end by this signal, as if nobody had heard it. From any thread."""
     import ctypes
 
@@ -138,7 +138,7 @@ def _wait(reader: int) -> None:
         heard = os.read(reader, 64) if select.select([reader], [], [], left)[0] else b""
         for number in _ENDING:
             if number in heard and signal.getsignal(number) is end_by:
-                end_by(number)
+                end_by(number, None)
         with _lock:
             count = heard.count(signal.SIGINT)
             if count and not _presses:
