@@ -279,7 +279,7 @@ def test_the_only_model_is_taken_and_a_near_miss_answered() -> None:
 def test_an_endpoint_without_a_list_takes_the_name_as_it_is(server: EndpointServer) -> None:
     server.models_answer = status(404)
     assert Asked(server, name="whatever").engine.model.id == "whatever"
-    with pytest.raises(SlmError, match="has nothing at /v1"):
+    with pytest.raises(SlmError, match=r"lists no models \(404 at /v1/models\)"):
         Asked(server)
 
 
@@ -322,8 +322,8 @@ FAULTS: dict[str, tuple[Answer, str, ExitCode]] = {
     "cut event": (stream("Hel", b'data: {"choices"', reason=None, is_done=False), "broke off", ExitCode.NETWORK),
     "event that is no JSON": (stream("Hel", b"data: {oops\n\n"), "an event is not JSON", ExitCode.NETWORK),
     "event that is a number": (stream(b"data: 7\n\n"), "an event is not an object", ExitCode.NETWORK),
-    "choices of another kind": (stream({"choices": "none"}), "the choices of an event", ExitCode.NETWORK),
-    "text of another kind": (stream(delta(content={"a": 1})), "a text of an event is none", ExitCode.NETWORK),
+    "choices of another kind": (stream({"choices": "none"}), "an event has no list of choices", ExitCode.NETWORK),
+    "text of another kind": (stream(delta(content={"a": 1})), "the text of an event is not text", ExitCode.NETWORK),
     "deep event": (stream(b"data: " + b"[" * 100_000 + b"\n\n"), "not JSON", ExitCode.NETWORK),
     "no choices": (stream(reason=None), "there is no completion in it", ExitCode.NETWORK),
     "empty choices": (status(200, {"choices": []}), "there is no completion in it", ExitCode.NETWORK),
@@ -667,7 +667,9 @@ def test_a_plain_request_through_a_proxy_names_the_whole_address(server: Endpoin
 def test_a_proxy_that_refuses_the_tunnel_is_one_sentence(server: EndpointServer) -> None:
     endpoint = endpoints.from_url("https://far.example/v1", "test")
     route = route_to(endpoint, {"https_proxy": server.url})
-    with pytest.raises(SlmError, match=r"proxy does not let slm through to far\.example") as raised:
+    with pytest.raises(
+        SlmError, match=r"the proxy 127.0.0.1:\d+ \(HTTPS_PROXY\) does not let slm through to far\.example"
+    ) as raised:
         engine_module.load(endpoint, KEY, None, route, print)
     assert raised.value.exit_code is ExitCode.NETWORK
     assert server.requests == []
