@@ -476,6 +476,17 @@ def test_a_field_that_the_endpoint_does_not_take_is_left_out_and_said(server: En
     assert ["seed" in post.body for post in server.posts] == [True, False, False]
 
 
+def test_a_stream_that_the_endpoint_does_not_take_is_not_asked_for_again(server: EndpointServer) -> None:
+    server.script.append(status(400, {"error": {"message": "streaming is not supported"}}))
+    asked = Asked(server)
+    assert [asked.says()[0], asked.says()[0]] == ["Hello."] * 2
+    assert [(post.body["stream"], "stream_options" in post.body) for post in server.posts] == [
+        (True, True),
+        (False, False),
+        (False, False),
+    ]
+
+
 def test_a_limit_by_another_name(server: EndpointServer) -> None:
     said = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
     server.script.append(status(400, {"error": {"message": said, "param": "max_tokens"}}))
@@ -673,3 +684,25 @@ def test_a_proxy_that_refuses_the_tunnel_is_one_sentence(server: EndpointServer)
         engine_module.load(endpoint, KEY, None, route, print)
     assert raised.value.exit_code is ExitCode.NETWORK
     assert server.requests == []
+
+
+def test_a_proxy_that_is_not_there_is_named_and_not_the_endpoint() -> None:
+    with EndpointServer() as gone:
+        url = gone.url
+    for address, environ in (
+        ("https://far.example/v1", {"https_proxy": url}),
+        ("http://far.example/v1", {"all_proxy": url}),
+        ("http://far.example/v1", {"http_proxy": "http://no-such-proxy.invalid:3128"}),
+    ):
+        endpoint = endpoints.from_url(address, "test")
+        with pytest.raises(SlmError, match=r"the proxy \S+ \(\w+_PROXY\) cannot be (reached|found)") as raised:
+            engine_module.load(endpoint, None, None, route_to(endpoint, environ), print)
+        assert "NO_PROXY" in (raised.value.hint or "")
+        assert "far.example" not in raised.value.message
+
+
+def test_a_proxy_that_wants_a_login_is_named(server: EndpointServer) -> None:
+    server.models_answer = status(407, b"<html><title>Login</title></html>")
+    endpoint = endpoints.from_url("http://far.example/v1", "test")
+    with pytest.raises(SlmError, match=r"the proxy 127\.0\.0\.1:\d+ \(HTTP_PROXY\) does not let slm through to far"):
+        engine_module.load(endpoint, None, None, route_to(endpoint, {"http_proxy": server.url}), print)

@@ -32,7 +32,7 @@ class Bounds:
     timeout_s: float
     pieces: int = 0
     characters: int = 0
-    begun: float | None = None  # when the first piece came
+    waited_before: float | None = None  # `waited_s` when the first piece came
     is_cut: bool = False  # more came than was asked for, and was left out
 
     @property
@@ -46,31 +46,34 @@ class Bounds:
         `n_counted`: tokens of the whole answer so far, where the endpoint tells them with the piece.
         Raises `TooLarge` when nobody said how many, and there is no end.
         """
-        self.pieces += 1
         if self.max_tokens is None:
-            if self.pieces > MOST_PIECES or self.characters + len(text) > MOST_CHARACTERS:
+            if self.pieces >= MOST_PIECES or self.characters + len(text) > MOST_CHARACTERS:
                 raise TooLarge("it has no end")
             admitted = text
         else:
             admitted = text[: self._room(len(text), n_counted, self.max_tokens)]
         self.characters += len(admitted)
-        self.is_cut = len(admitted) < len(text)
+        self.is_cut = len(admitted) < len(text) or (self.is_full and not text)
+        self.pieces += bool(admitted) or (not text and not self.is_cut)  # a part of a tool's call has no text
         return admitted
 
     def _room(self, size: int, n_counted: int | None, most: int) -> int:
         """Characters that the next piece may have, of the `size` that it has."""
         room = most * _CHARACTERS_PER_TOKEN + _CHARACTERS_OF_A_TOKEN - self.characters
-        if self.pieces > most and (n_counted is None or n_counted > most):
+        if self.pieces >= most and (n_counted is None or n_counted > most):
             return 0
-        if self.pieces == 1 and n_counted is not None and n_counted > most:  # an answer in one piece
+        if self.pieces == 0 and n_counted is not None and n_counted > most:  # an answer in one piece
             return min(room, size * most // n_counted)
         return max(0, room)
 
-    def patience(self, now: float) -> tuple[str, float]:
-        """What the wire waits for after a piece that has just come (`TimedOut.phase`), and for how many seconds."""
-        if self.begun is None:
-            self.begun = now
-        in_all = self.begun + self.timeout_s * (1 + self.pieces / _PARTS_OF_THE_TIMEOUT) - now
+    def patience(self, waited_s: float) -> tuple[str, float]:
+        """What the wire waits for after a piece that has just come (`TimedOut.phase`), and for how many seconds.
+
+        `waited_s`: how long it has waited so far. The time that the reader of the answer takes is not the endpoint's.
+        """
+        if self.waited_before is None:
+            self.waited_before = waited_s
+        in_all = self.timeout_s * (1 + self.pieces / _PARTS_OF_THE_TIMEOUT) - (waited_s - self.waited_before)
         return ("drip", max(0.0, in_all)) if in_all < self.timeout_s else ("rest", self.timeout_s)
 
     @property

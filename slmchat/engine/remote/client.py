@@ -117,6 +117,11 @@ class Client:
         self._is_at_end = True
         self.allow("rest", seconds)
 
+    @property
+    def waited_s(self) -> float:
+        """Seconds that the connection has waited for the endpoint since it is open."""
+        return self._connection.wire.waited_s if self._connection is not None else 0.0
+
     def allow(self, phase: str, seconds: float) -> None:
         """Wait for the rest of the answer so long, and no longer. `phase`: as `TimedOut` names it."""
         if self._connection is not None:

@@ -214,6 +214,11 @@ def without_refused(fields: Mapping[str, Any], text: str, param: str | None) -> 
         if name in fields and (param == name or re.search(rf"\b{name}\b", text)):
             return name, {key: value for key, value in fields.items() if key != name}
     if fields.get("stream") and (param == "stream" or re.search(r"\bstream(?:ing|ed)?\b", text, re.IGNORECASE)):
-        whole = {key: value for key, value in fields.items() if key not in ("stream_options", "return_progress")}
-        return "stream", whole | {"stream": False}
+        return "stream", unstreamed(fields)
     return None
+
+
+def unstreamed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The request for an answer in one document."""
+    whole = {key: value for key, value in fields.items() if key not in ("stream_options", "return_progress")}
+    return whole | {"stream": False}

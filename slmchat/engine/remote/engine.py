@@ -317,8 +317,10 @@ class RemoteSession:
 
     def _answer(self, prompt: Prompt, run: _Run) -> Iterator[Event]:
         path = "/chat/completions" if prompt.turns else "/completions"
-        for name in self._engine.left_out:
+        for name in self._engine.left_out - {"stream"}:
             run.fields.pop(name, None)
+        if "stream" in self._engine.left_out:
+            run.fields = dialect.unstreamed(run.fields)
         while True:
             try:
                 yield from self._read(path, run)
@@ -349,7 +351,7 @@ class RemoteSession:
         try:
             for data in stream:
                 self._client.cancel.check()
-                if data.strip() == _DONE:
+                if data.strip() == _DONE and not run.is_done:
                     run.is_done = True
                     self._client.expect_end(_END_S)
                 elif not run.is_done:
@@ -391,9 +393,9 @@ class RemoteSession:
             self._tell_once("sends several answers to one question; slm takes the first")
         if said.progress and run.first is None and said.progress != run.progress:
             run.progress = said.progress
-            self._client.allow("rest", self._engine.endpoint.timeout_s)
             done, total, cached = said.progress
             yield Prefill(done, total, cached)
+            self._client.allow("rest", self._engine.endpoint.timeout_s)
         if said.text or said.thinking or said.calls_tool:
             yield from self._piece(said, run)
         if said.brings_something:
@@ -427,7 +429,7 @@ class RemoteSession:
         if run.reason is not None or run.bounds.is_full:
             self._client.expect_end(run.bounds.patience_at_the_end)
         else:
-            self._client.allow(*run.bounds.patience(time.monotonic()))
+            self._client.allow(*run.bounds.patience(self._client.waited_s))
 
     def _tell_once(self, what: str) -> None:
         if self._engine.is_new(what):

@@ -61,6 +61,7 @@ class Wire:
         self._files = 0
         self._is_closing = False
         self.received = 0  # bytes so far
+        self.waited_s = 0.0  # seconds so far that it waited for the other side
         self.allow("connect", timeout_s)
 
     def allow(self, phase: str, seconds: float) -> None:
@@ -123,8 +124,10 @@ class Wire:
                 is_writing = False
             except (ssl.SSLWantWriteError, BlockingIOError) as wanted:
                 is_writing = isinstance(wanted, ssl.SSLWantWriteError) or operation == self._stream.send
-            left = self._end - time.monotonic()
-            if not self._cancel.wait_for(self._stream.fileno(), writing=is_writing, timeout_s=left):
+            start = time.monotonic()
+            is_ready = self._cancel.wait_for(self._stream.fileno(), writing=is_writing, timeout_s=self._end - start)
+            self.waited_s += time.monotonic() - start
+            if not is_ready:
                 raise self._timed_out()
 
     def _timed_out(self) -> TimedOut:
