@@ -24,6 +24,7 @@ from slmchat.terminal.console import Console
 
 if TYPE_CHECKING:
     from slmchat.endpoints import Endpoint
+    from slmchat.engine.remote.engine import RemoteEngine
     from slmchat.engine.remote.route import Route
     from slmchat.privacy.dialer import Dialer
 
@@ -326,6 +327,7 @@ class RemoteModel:
         self._place = place
         self._name = name
         self._console = console
+        self._engine: RemoteEngine | None = None
         self.sampler: Mapping[str, float] = {}
 
     @property
@@ -345,7 +347,11 @@ class RemoteModel:
         name = f"{self._name} at " if self._name else ""
         return f"{name}{self._place.endpoint.url} (REMOTE: messages {self._place.what_happens})"
 
-    sees = False
+    @property
+    def sees(self) -> bool:
+        """Whether it may: few endpoints tell before they are shown a picture."""
+        return self._engine is None or self._engine.model.sees is not False
+
     files: tuple[Path, ...] = ()
 
     def with_projector(self, path: str | None) -> "RemoteModel":
@@ -353,11 +359,10 @@ class RemoteModel:
         return self
 
     def check_sees(self, settings: Settings) -> None:
-        raise SlmError(
-            "pictures are shown to models on this device only.",
-            hint="without --endpoint; slm list --available shows the models that see (tag vision)",
-            exit_code=ExitCode.USAGE,
-        )
+        from slmchat.engine.remote.errors import does_not_see
+
+        if not self.sees:
+            raise does_not_see(self._place.endpoint)
 
     def laid(
         self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
@@ -387,7 +392,7 @@ class RemoteModel:
 
         place = self._place
         engine = load(place.endpoint, place.key, self._name, place.route, self._console.note)
-        self._name = engine.model.id
+        self._name, self._engine = engine.model.id, engine
         return engine, None
 
     def report(self, loading: Loading, console: Console) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from slmchat.engine.api import Constraint, ConstraintKind, Limits, Prompt, Turn
 from slmchat.engine.gbnf import to_gbnf
+from slmchat.engine.remote.png import data_url
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 
@@ -41,12 +42,13 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One model of an endpoint. `n_ctx`: its context window in tokens, None when the endpoint does not say."""
+    """One model of an endpoint. None when the endpoint does not say: `n_ctx`, its context window in tokens; `sees`."""
 
     id: str
     kind: Kind = Kind.OTHER
     n_ctx: int | None = None
     aliases: tuple[str, ...] = ()
+    sees: bool | None = None
 
 
 # Where servers put the window: vLLM, llama-server (in "meta"), Groq, OpenRouter, Mistral, LM Studio.
@@ -67,7 +69,7 @@ def listed(document: object) -> tuple[Listed, ...] | None:
             aliases = tuple(
                 name for name in _items(entry.get("aliases")) if isinstance(name, str) and name != entry["id"]
             )
-            found.append(Listed(entry["id"], kind, _window(entry), aliases))
+            found.append(Listed(entry["id"], kind, _window(entry), aliases, _sees(entry)))
     return tuple(found)
 
 
@@ -85,6 +87,18 @@ def _window(entry: Mapping[str, Any]) -> int | None:
     return None
 
 
+def _sees(entry: Mapping[str, Any]) -> bool | None:
+    """Whether it is told to see: Mistral's `capabilities.vision`, OpenRouter's `architecture.input_modalities`."""
+    for place, name in (("capabilities", "vision"), ("architecture", "input_modalities")):
+        inner = entry.get(place)
+        told = inner.get(name) if isinstance(inner, dict) else None
+        if isinstance(told, bool):
+            return told
+        if isinstance(told, list) and told:
+            return "image" in told
+    return None
+
+
 # Requests
 
 
@@ -95,6 +109,8 @@ def body(model: Listed, prompt: Prompt, sampler: SamplerSettings, limits: Limits
         fields["messages"] = [_message(turn) for turn in prompt.turns]
         if goes_on(prompt):
             fields |= {"add_generation_prompt": False, "continue_final_message": True}
+    elif any(part.image for part in prompt.parts):
+        raise SlmError("an endpoint is shown pictures in chats only, not with --raw.", exit_code=ExitCode.USAGE)
     else:
         fields["prompt"] = "".join(part.text for part in prompt.parts)
     fields |= {"temperature": sampler.temperature, "top_p": sampler.top_p, "seed": sampler.seed}
@@ -173,8 +189,11 @@ def goes_on(prompt: Prompt) -> bool:
     return bool(prompt.turns) and prompt.turns[-1].role == "assistant"
 
 
-def _message(turn: Turn) -> dict[str, str]:
-    return {"role": turn.role, "content": turn.text}
+def _message(turn: Turn) -> dict[str, Any]:
+    if not turn.images:
+        return {"role": turn.role, "content": turn.text}
+    shown = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in turn.images]
+    return {"role": turn.role, "content": [*shown, {"type": "text", "text": turn.text}]}
 
 
 def _beyond(kind: Kind, sampler: SamplerSettings) -> dict[str, float]:

@@ -8,9 +8,10 @@ endpoint tells its own. A session has a connection of its own, so that many can 
 """
 
 import difflib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from slmchat.endpoints import Endpoint
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 # Bytes of UTF-8 for one token of English text, before the endpoint has told better; tokens around a message.
 _BYTES_PER_TOKEN = 4.0
 _TOKENS_PER_TURN = 4
+# Pixels of an image for one token: patches of 28 by 28 (Qwen-VL and its like; others take fewer tokens).
+_PIXELS_PER_TOKEN = 28 * 28
 # What a guess may be off by before it is believed.
 _SANE = (0.5, 16.0)
 
@@ -90,7 +93,7 @@ class RemoteEngine:
     def count(self, prompt: Prompt) -> int:
         """About how many tokens the prompt has; better once the endpoint has counted one itself."""
         size = sum(len(part.text.encode()) for part in prompt.parts)
-        return round(size / self._bytes_per_token) + _TOKENS_PER_TURN * len(prompt.turns)
+        return round(size / self._bytes_per_token) + _tokens_besides(prompt)
 
     def open_session(self, settings: SessionSettings) -> "RemoteSession":
         """A new conversation. The endpoint decides how it computes: `settings` have no say."""
@@ -122,9 +125,13 @@ class RemoteEngine:
     def learn(self, prompt: Prompt, counted: Counted) -> None:
         """The endpoint has counted a prompt: later guesses follow it."""
         size = sum(len(part.text.encode()) for part in prompt.parts)
-        tokens = counted.prompt - _TOKENS_PER_TURN * len(prompt.turns)
+        tokens = counted.prompt - _tokens_besides(prompt)
         if size >= 200 and tokens > 0:
             self._bytes_per_token = min(max(size / tokens, _SANE[0]), _SANE[1])
+
+    def learn_blindness(self) -> None:
+        """The endpoint has refused pictures."""
+        self.model = replace(self.model, sees=False)
 
     def is_new(self, sentence: str) -> bool:
         """Whether this has not been told yet: what an endpoint does at every answer is told once."""
@@ -135,6 +142,14 @@ class RemoteEngine:
     def learn_window(self, n_ctx: int) -> None:
         """The endpoint has told its context window, in an error for example."""
         self._n_ctx = n_ctx
+
+
+def _tokens_besides(prompt: Prompt) -> int:
+    """About how many tokens are not of the text: around each message, and for images."""
+    images = [part.image for part in prompt.parts if part.image is not None]
+    return _TOKENS_PER_TURN * len(prompt.turns) + sum(
+        math.ceil(image.width * image.height / _PIXELS_PER_TOKEN) for image in images
+    )
 
 
 def load(
@@ -247,6 +262,10 @@ class _Run:
         )
 
 
+def _shows_pictures(prompt: Prompt) -> bool:
+    return any(turn.images for turn in prompt.turns)
+
+
 class RemoteSession:
     """One conversation over a connection of its own. Implements `Session`."""
 
@@ -296,6 +315,8 @@ class RemoteSession:
                 hint="/retry asks the question again",
                 exit_code=ExitCode.USAGE,
             )
+        if _shows_pictures(prompt) and self._engine.model.sees is False:
+            raise errors.does_not_see(self._engine.endpoint)
         return self._generate(prompt, sampler.with_seed(), limits)
 
     def _generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
@@ -328,6 +349,9 @@ class RemoteSession:
             except errors.Refusal as refusal:
                 if refusal.said.n_ctx:
                     self._engine.learn_window(refusal.said.n_ctx)
+                if refusal.said.is_about_pictures and _shows_pictures(prompt):
+                    self._engine.learn_blindness()
+                    raise errors.does_not_see(self._engine.endpoint, refusal) from refusal
                 if run.first is not None or not self._is_taken_without(run, refusal):
                     raise
 

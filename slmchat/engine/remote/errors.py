@@ -33,6 +33,15 @@ _CONTEXT_SIZE = re.compile(
     r"context window of (\d+)|max_model_len\D{1,20}(\d+)",
     re.IGNORECASE,
 )
+# "image input is not supported … mmproj" (llama-server), "is not a multimodal model" (vLLM), "missing data required for
+# image input" (Ollama), "content: Input should be a valid string" (FastAPI): the model, or the server, sees nothing.
+_NO_PICTURES = re.compile(
+    r"mmproj|(?:not|n't|no) .{0,20}multi-?modal|"
+    r"\b(?:images?|image_url|vision|pictures?)\b.{0,40}\b(?:not|n't) (?:supported|accepted|enabled|allowed)|"
+    r"(?:not|n't|no endpoints found that) (?:support|accept|take|have|process|handle).{0,60}\b(?:image|vision|picture)|"
+    r"(?:missing|lacks).{0,40}\b(?:image|vision)|content\b.{0,40}(?:must|should) be an? (?:valid )?(?:string|str)\b",
+    re.IGNORECASE,
+)
 _NO_MODEL = re.compile(r"model.{0,200}(?:not found|does not exist|not exist|unknown|not supported)", re.IGNORECASE)
 
 
@@ -82,8 +91,13 @@ class Said:
         return bool(_CONTEXT.search(f"{self.text} {self.code}"))
 
     @property
+    def is_about_pictures(self) -> bool:
+        """Whether they say that pictures are not taken, whatever there is in them."""
+        return bool(_NO_PICTURES.search(self.text)) and not self.is_about_context
+
+    @property
     def is_about_model(self) -> bool:
-        return "model_not_found" in self.code or bool(_NO_MODEL.search(self.text))
+        return "model_not_found" in self.code or bool(_NO_MODEL.search(self.text) and not self.is_about_pictures)
 
 
 # Where servers put the words of a refusal.
@@ -179,6 +193,16 @@ def of_status(endpoint: Endpoint, status: int, body: bytes | str, has_key: bool,
             f"{where} answers {status} ({meaning(status)}){page}{words}.", ExitCode.NETWORK, "try again later"
         )
     return refusal(f"{where} answers {status} ({meaning(status)}){page}{words}.", ExitCode.NETWORK)
+
+
+def does_not_see(endpoint: Endpoint, refusal: Refusal | None = None) -> SlmError:
+    """The model cannot be shown pictures, by its description or by what the endpoint answered."""
+    words = f" ({refusal.status}{f': {refusal.said.text}' if refusal.said.text else ''})" if refusal else ""
+    return SlmError(
+        f"the model at {endpoint.address} does not see pictures{words}.",
+        hint=f"another model: -m NAME; {_list_hint(endpoint)}",
+        exit_code=ExitCode.USAGE,
+    )
 
 
 def of_event(endpoint: Endpoint, data: str, *, is_begun: bool) -> SlmError:
