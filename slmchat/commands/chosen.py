@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from slmchat.catalog import adapter_names
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.commands import adapters, opening, picture_files
@@ -367,12 +368,18 @@ class RemoteModel:
     def laid(
         self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
     ) -> tuple[Adapter, ...]:
+        before = {adapter.path: adapter for adapter in present or ()}
         if texts:
-            raise SlmError(
-                "adapters are laid over models on this device only: an endpoint has its own.",
-                exit_code=ExitCode.USAGE,
-            )
-        return ()
+            from slmchat.engine.remote.adapters import named
+            from slmchat.engine.remote.engine import served_adapters
+
+            place = self._place
+            served = served_adapters(place.endpoint, place.key, place.route, self._console.note)
+            for text in texts:
+                target, scale = adapter_names.parse(text)
+                adapter = replace(named(served, target, place.endpoint), scale=scale)
+                before[adapter.path] = adapter
+        return tuple(before.values())
 
     def is_called(self, name: str) -> bool:
         return name in (self._name, self.key)

@@ -57,8 +57,14 @@ class Client:
 
     def get(self, path: str) -> Any:
         """The JSON at this path. Raises `SlmError`, `Cancelled`."""
-        response = self._answered("GET", path, None)
-        body = self._whole(response, MOST_OF_AN_ANSWER)
+        return self._document(f"{self.endpoint.path}{path}")
+
+    def get_beside(self, path: str) -> Any:
+        """The JSON at a path of the server that is no part of the API. Raises as `get` does."""
+        return self._document(f"{self.endpoint.path.removesuffix('/v1')}{path}")
+
+    def _document(self, target: str) -> Any:
+        body = self._whole(self._answered("GET", target, None), MOST_OF_AN_ANSWER)
         return errors.as_json(body, self.endpoint)
 
     def events(self, path: str, body: dict[str, Any]) -> Generator[str]:
@@ -67,7 +73,7 @@ class Client:
         An endpoint that answers with one JSON document and no stream: that document is the only event.
         Raises `SlmError`, `Cancelled`. Closed before its end, it closes the connection.
         """
-        response = self._answered("POST", path, json.dumps(body).encode())
+        response = self._answered("POST", f"{self.endpoint.path}{path}", json.dumps(body).encode())
         kind = (response.getheader("Content-Type") or "").partition(";")[0].strip().lower()
         with self._translated(on_failure=self.close, is_begun=True):
             beginning = self._beginning(response)
@@ -127,9 +133,8 @@ class Client:
         if self._connection is not None:
             self._connection.wire.allow(phase, seconds)
 
-    def _answered(self, method: str, path: str, body: bytes | None) -> http.client.HTTPResponse:
+    def _answered(self, method: str, target: str, body: bytes | None) -> http.client.HTTPResponse:
         """An answer with a good status, after as many tries as it is worth."""
-        target = f"{self.endpoint.path}{path}" if path.startswith("/") else path
         for number in range(1, MOST_TRIES + 1):
             response = self._sent(method, target, body)
             if response.status < 300:

@@ -32,6 +32,7 @@ from slmchat.engine.api import (
     Usage,
 )
 from slmchat.engine.remote import completion, dialect, errors
+from slmchat.engine.remote.adapters import RemoteAdapter, list_adapters
 from slmchat.engine.remote.bounds import Bounds
 from slmchat.engine.remote.cancel import Cancelled
 from slmchat.engine.remote.client import Client
@@ -96,9 +97,15 @@ class RemoteEngine:
         return round(size / self._bytes_per_token) + _tokens_besides(prompt)
 
     def open_session(self, settings: SessionSettings) -> "RemoteSession":
-        """A new conversation. The endpoint decides how it computes: `settings` have no say."""
+        """A new conversation. The endpoint decides how it computes: of the `settings` only the adapters have a say.
+
+        Raises `SlmError` as `RemoteSession.set_adapters` does.
+        """
         client, self._spare = self._spare or self._new_client(), None
-        return RemoteSession(self, client)
+        session = RemoteSession(self, client)
+        if settings.adapters:
+            session.set_adapters(settings.adapters)
+        return session
 
     def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> "RemotePool":
         """Up to `parallel` requests at once; the endpoint decides how it computes them."""
@@ -193,6 +200,17 @@ def _models(client: Client, *, must_tell: bool) -> tuple[Listed, ...] | None:
     return found
 
 
+def served_adapters(
+    endpoint: Endpoint, key: str | None, route: Route, tell: Callable[[str], None]
+) -> tuple[RemoteAdapter, ...]:
+    """The LoRA adapters of an endpoint. Raises `SlmError` as `list_adapters` does."""
+    client = Client(endpoint, key, route, tell)
+    try:
+        return list_adapters(client)
+    finally:
+        client.close()
+
+
 def choose(models: tuple[Listed, ...] | None, name: str | None, endpoint: Endpoint) -> Listed:
     """The model that is meant. Raises `SlmError` (no model)."""
     models = models or ()
@@ -272,6 +290,7 @@ class RemoteSession:
     def __init__(self, engine: RemoteEngine, client: Client) -> None:
         self._engine = engine
         self._client = client
+        self._adapters: tuple[RemoteAdapter, ...] | None = None  # None: those that the server applies by itself
 
     @property
     def n_ctx(self) -> int:
@@ -283,9 +302,8 @@ class RemoteSession:
         self._client.cancel.set()
 
     def set_adapters(self, adapters: Sequence[Adapter]) -> None:
-        """Raises `SlmError` (USAGE) for any: an endpoint has its own."""
-        if adapters:
-            raise SlmError("an endpoint takes no adapters from here.", exit_code=ExitCode.USAGE)
+        """Ask for these adapters of the server, and no others, from the next request on."""
+        self._adapters = tuple(one for one in adapters if isinstance(one, RemoteAdapter))
 
     def keep(self, owner: str, *, is_resting: bool = False) -> None:
         """Nothing: the state is the endpoint's."""
@@ -323,6 +341,8 @@ class RemoteSession:
         bounds = Bounds(limits.max_tokens, self._engine.endpoint.timeout_s)
         run = _Run(time.perf_counter(), self._engine.count(prompt), sampler.seed or 0, bounds)
         run.fields = dialect.body(self._engine.model, prompt, sampler, limits)
+        if self._adapters is not None:
+            run.fields["lora"] = [{"id": one.number, "scale": one.scale} for one in self._adapters]
         yield Prefill(0, run.n_estimated, 0)
         try:
             yield from self._answer(prompt, run)
