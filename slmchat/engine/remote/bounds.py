@@ -16,7 +16,7 @@ from slmchat.engine.remote.events import TooLarge
 _CHARACTERS_PER_TOKEN = 16
 _CHARACTERS_OF_A_TOKEN = 256
 # An answer without -n: more pieces, or characters, than any model says in one go (hosted ones stop at 128,000 tokens).
-MOST_PIECES = 1 << 18
+MOST_PIECES = 1 << 17
 MOST_CHARACTERS = 8 << 20
 # An answer that has begun must bring a piece in each tenth of the endpoint's time limit, on average.
 _PARTS_OF_THE_TIMEOUT = 10

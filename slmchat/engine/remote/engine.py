@@ -394,7 +394,6 @@ class RemoteSession:
         stream = self._client.events(path, run.fields)
         try:
             for data in stream:
-                self._client.cancel.check()
                 if data.strip() == _DONE and not run.is_done:
                     run.is_done = True
                     self._client.expect_end(_END_S)
