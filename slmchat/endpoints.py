@@ -8,6 +8,7 @@ A key is never in the file: it is read from an environment variable or from the 
 
 import difflib
 import importlib
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -126,13 +127,41 @@ def find(asked: str, tables: Mapping[str, object], file: Path) -> Endpoint:
     if asked in known:
         return known[asked]
     near = difflib.get_close_matches(asked, known, n=3, cutoff=0.5)
-    if near:
+    address = _with_scheme(asked)
+    if near and not re.search("[:/]", asked):
         hint = f"did you mean {', '.join(near)}?"
+    elif address:
+        hint = f"--endpoint {address}"
     elif known:
         hint = f"the endpoints are {', '.join(known)}"
     else:
         hint = f'--endpoint https://HOST/v1, or in {file}: [endpoints.{_bare(asked)}] url = "https://HOST/v1"'
     raise _usage(f"there is no endpoint '{asked}'.", hint)
+
+
+# HOST:PORT, or HOST/PATH; a host has a dot, or a port behind it.
+_PLACE = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)(?::(\d{1,5}))?(/\S*)?")
+
+
+def _with_scheme(asked: str) -> str | None:
+    """The address that is most likely meant by one without a scheme; None: it does not look like an address.
+
+    It is offered, never taken: whether what you say crosses a network in the clear is not for slm to guess.
+    """
+    found = _PLACE.fullmatch(asked)
+    if found is None:
+        return None
+    host, port = found[1], found[2]
+    try:
+        number = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        if not port and "." not in host:
+            return None
+        is_near = "." not in host or host.endswith((".local", ".lan", ".internal", ".home.arpa"))
+    else:
+        is_near = not number.is_global
+    is_plain = port != "443" and (is_near or port not in (None, "8443"))
+    return f"{'http' if is_plain else 'https'}://{asked}"
 
 
 def named(tables: Mapping[str, object], file: Path) -> dict[str, Endpoint]:

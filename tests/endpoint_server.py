@@ -206,6 +206,7 @@ class EndpointServer:
         self.lock = threading.Lock()
         self.holding = threading.Event()
         self.left = threading.Event()
+        self.closed = threading.Event()
         self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.owner = self  # type: ignore[attr-defined]
         self._scheme = "http"
@@ -232,6 +233,7 @@ class EndpointServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closed.set()
         self._server.shutdown()
         self._server.server_close()
 

@@ -167,3 +167,23 @@ def test_the_settings_take_the_table(tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.toml").write_text('[endpoints.work]\nurl = "https://host.example/v1"\n')
     assert list(settings.load({"SLM_HOME": str(tmp_path)}).endpoints) == ["work"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("192.168.1.5:8080", "http://192.168.1.5:8080"),
+        ("10.0.0.2", "http://10.0.0.2"),
+        ("[fd00::1]:8080/v1", "http://[fd00::1]:8080/v1"),
+        ("box:8080", "http://box:8080"),
+        ("box.local", "http://box.local"),
+        ("api.example.org/v1", "https://api.example.org/v1"),
+        ("api.example.org:443", "https://api.example.org:443"),
+        ("8.8.8.8", "https://8.8.8.8"),
+    ],
+)
+def test_an_address_without_its_scheme_is_offered_with_it(asked: str, meant: str) -> None:
+    with pytest.raises(SlmError, match="there is no endpoint") as raised:
+        endpoints.find(asked, TABLE, FILE)
+    assert raised.value.hint == f"--endpoint {meant}"
+    endpoints.find(meant, TABLE, FILE)

@@ -279,7 +279,7 @@ def test_the_only_model_is_taken_and_a_near_miss_answered() -> None:
 def test_an_endpoint_without_a_list_takes_the_name_as_it_is(server: EndpointServer) -> None:
     server.models_answer = status(404)
     assert Asked(server, name="whatever").engine.model.id == "whatever"
-    with pytest.raises(SlmError, match="has nothing at /v1"):
+    with pytest.raises(SlmError, match=r"lists no models \(404 at /v1/models\)"):
         Asked(server)
 
 
@@ -322,8 +322,8 @@ FAULTS: dict[str, tuple[Answer, str, ExitCode]] = {
     "cut event": (stream("Hel", b'data: {"choices"', reason=None, is_done=False), "broke off", ExitCode.NETWORK),
     "event that is no JSON": (stream("Hel", b"data: {oops\n\n"), "an event is not JSON", ExitCode.NETWORK),
     "event that is a number": (stream(b"data: 7\n\n"), "an event is not an object", ExitCode.NETWORK),
-    "choices of another kind": (stream({"choices": "none"}), "the choices of an event", ExitCode.NETWORK),
-    "text of another kind": (stream(delta(content={"a": 1})), "a text of an event is none", ExitCode.NETWORK),
+    "choices of another kind": (stream({"choices": "none"}), "an event has no list of choices", ExitCode.NETWORK),
+    "text of another kind": (stream(delta(content={"a": 1})), "the text of an event is not text", ExitCode.NETWORK),
     "deep event": (stream(b"data: " + b"[" * 100_000 + b"\n\n"), "not JSON", ExitCode.NETWORK),
     "no choices": (stream(reason=None), "there is no completion in it", ExitCode.NETWORK),
     "empty choices": (status(200, {"choices": []}), "there is no completion in it", ExitCode.NETWORK),
@@ -474,6 +474,17 @@ def test_a_field_that_the_endpoint_does_not_take_is_left_out_and_said(server: En
     assert asked.told == [f"127.0.0.1:{server.port} does not take seed: it is left out"]
     asked.says()
     assert ["seed" in post.body for post in server.posts] == [True, False, False]
+
+
+def test_a_stream_that_the_endpoint_does_not_take_is_not_asked_for_again(server: EndpointServer) -> None:
+    server.script.append(status(400, {"error": {"message": "streaming is not supported"}}))
+    asked = Asked(server)
+    assert [asked.says()[0], asked.says()[0]] == ["Hello."] * 2
+    assert [(post.body["stream"], "stream_options" in post.body) for post in server.posts] == [
+        (True, True),
+        (False, False),
+        (False, False),
+    ]
 
 
 def test_a_limit_by_another_name(server: EndpointServer) -> None:
@@ -667,7 +678,31 @@ def test_a_plain_request_through_a_proxy_names_the_whole_address(server: Endpoin
 def test_a_proxy_that_refuses_the_tunnel_is_one_sentence(server: EndpointServer) -> None:
     endpoint = endpoints.from_url("https://far.example/v1", "test")
     route = route_to(endpoint, {"https_proxy": server.url})
-    with pytest.raises(SlmError, match=r"proxy does not let slm through to far\.example") as raised:
+    with pytest.raises(
+        SlmError, match=r"the proxy 127.0.0.1:\d+ \(HTTPS_PROXY\) does not let slm through to far\.example"
+    ) as raised:
         engine_module.load(endpoint, KEY, None, route, print)
     assert raised.value.exit_code is ExitCode.NETWORK
     assert server.requests == []
+
+
+def test_a_proxy_that_is_not_there_is_named_and_not_the_endpoint() -> None:
+    with EndpointServer() as gone:
+        url = gone.url
+    for address, environ in (
+        ("https://far.example/v1", {"https_proxy": url}),
+        ("http://far.example/v1", {"all_proxy": url}),
+        ("http://far.example/v1", {"http_proxy": "http://no-such-proxy.invalid:3128"}),
+    ):
+        endpoint = endpoints.from_url(address, "test")
+        with pytest.raises(SlmError, match=r"the proxy \S+ \(\w+_PROXY\) cannot be (reached|found)") as raised:
+            engine_module.load(endpoint, None, None, route_to(endpoint, environ), print)
+        assert "NO_PROXY" in (raised.value.hint or "")
+        assert "far.example" not in raised.value.message
+
+
+def test_a_proxy_that_wants_a_login_is_named(server: EndpointServer) -> None:
+    server.models_answer = status(407, b"<html><title>Login</title></html>")
+    endpoint = endpoints.from_url("http://far.example/v1", "test")
+    with pytest.raises(SlmError, match=r"the proxy 127\.0\.0\.1:\d+ \(HTTP_PROXY\) does not let slm through to far"):
+        engine_module.load(endpoint, None, None, route_to(endpoint, {"http_proxy": server.url}), print)

@@ -113,7 +113,7 @@ def batch(
 def _pool(
     engine: Engine, how: SessionSettings, n_parallel: int | None, *, is_choosing: bool, has_pictures: bool
 ) -> Pool:
-    if has_pictures:
+    if has_pictures and not engine.info.has_own_layout:  # an endpoint sees as many at once as it likes
         return OneByOne(engine.open_session(how))
     return engine.open_scorer(how) if is_choosing else engine.open_pool(how, n_parallel)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from slmchat.catalog import adapter_names
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.commands import adapters, opening, picture_files
@@ -24,6 +25,7 @@ from slmchat.terminal.console import Console
 
 if TYPE_CHECKING:
     from slmchat.endpoints import Endpoint
+    from slmchat.engine.remote.engine import RemoteEngine
     from slmchat.engine.remote.route import Route
     from slmchat.privacy.dialer import Dialer
 
@@ -326,6 +328,7 @@ class RemoteModel:
         self._place = place
         self._name = name
         self._console = console
+        self._engine: RemoteEngine | None = None
         self.sampler: Mapping[str, float] = {}
 
     @property
@@ -345,7 +348,11 @@ class RemoteModel:
         name = f"{self._name} at " if self._name else ""
         return f"{name}{self._place.endpoint.url} (REMOTE: messages {self._place.what_happens})"
 
-    sees = False
+    @property
+    def sees(self) -> bool:
+        """Whether it may: few endpoints tell before they are shown a picture."""
+        return self._engine is None or self._engine.model.sees is not False
+
     files: tuple[Path, ...] = ()
 
     def with_projector(self, path: str | None) -> "RemoteModel":
@@ -353,21 +360,26 @@ class RemoteModel:
         return self
 
     def check_sees(self, settings: Settings) -> None:
-        raise SlmError(
-            "pictures are shown to models on this device only.",
-            hint="without --endpoint; slm list --available shows the models that see (tag vision)",
-            exit_code=ExitCode.USAGE,
-        )
+        from slmchat.engine.remote.errors import does_not_see
+
+        if not self.sees:
+            raise does_not_see(self._place.endpoint)
 
     def laid(
         self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
     ) -> tuple[Adapter, ...]:
+        before = {adapter.path: adapter for adapter in present or ()}
         if texts:
-            raise SlmError(
-                "adapters are laid over models on this device only: an endpoint has its own.",
-                exit_code=ExitCode.USAGE,
-            )
-        return ()
+            from slmchat.engine.remote.adapters import named
+            from slmchat.engine.remote.engine import served_adapters
+
+            place = self._place
+            served = served_adapters(place.endpoint, place.key, place.route, self._console.note)
+            for text in texts:
+                target, scale = adapter_names.parse(text)
+                adapter = replace(named(served, target, place.endpoint), scale=scale)
+                before[adapter.path] = adapter
+        return tuple(before.values())
 
     def is_called(self, name: str) -> bool:
         return name in (self._name, self.key)
@@ -387,7 +399,7 @@ class RemoteModel:
 
         place = self._place
         engine = load(place.endpoint, place.key, self._name, place.route, self._console.note)
-        self._name = engine.model.id
+        self._name, self._engine = engine.model.id, engine
         return engine, None
 
     def report(self, loading: Loading, console: Console) -> None:

@@ -75,9 +75,13 @@ class TurnsOnly:
     """For an engine that lays turns out itself. The parts are the bare texts: to be counted, and to be looked at."""
 
     def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
-        parts = [Part(message.text) for message in messages]
+        turns = [
+            Turn(message.role.value, message.text, tuple(picture.image() for picture in message.pictures))
+            for message in messages
+        ]
+        parts = [part for turn in turns for part in (*(Part("", image=one) for one in turn.images), Part(turn.text))]
         # what stands at the end is no text of the user's: it opens no thought, whatever a message ends with
-        return Prompt((*parts, Part("", is_template=True)), _turns(messages))
+        return Prompt((*parts, Part("", is_template=True)), tuple(turns))
 
 
 class ChatTemplate:

@@ -62,10 +62,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side said. `role`: system, user or assistant."""
+    """What one side said. `role`: system, user or assistant. `images`: what is shown with it, before the text."""
 
     role: str
     text: str
+    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

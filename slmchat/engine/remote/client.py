@@ -13,6 +13,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -23,6 +24,7 @@ from slmchat.engine.remote.cancel import Cancel
 from slmchat.engine.remote.events import EventStream
 from slmchat.engine.remote.route import Route
 from slmchat.engine.remote.wire import TimedOut, Wire, connect
+from slmchat.errors import SlmError
 
 # What is read of an answer that is no stream, and of one that says what went wrong, in bytes.
 MOST_OF_AN_ANSWER = 16 << 20
@@ -55,8 +57,14 @@ class Client:
 
     def get(self, path: str) -> Any:
         """The JSON at this path. Raises `SlmError`, `Cancelled`."""
-        response = self._answered("GET", path, None)
-        body = self._whole(response, MOST_OF_AN_ANSWER)
+        return self._document(f"{self.endpoint.path}{path}")
+
+    def get_beside(self, path: str) -> Any:
+        """The JSON at a path of the server that is no part of the API. Raises as `get` does."""
+        return self._document(f"{self.endpoint.path.removesuffix('/v1')}{path}")
+
+    def _document(self, target: str) -> Any:
+        body = self._whole(self._answered("GET", target, None), MOST_OF_AN_ANSWER)
         return errors.as_json(body, self.endpoint)
 
     def events(self, path: str, body: dict[str, Any]) -> Generator[str]:
@@ -65,20 +73,31 @@ class Client:
         An endpoint that answers with one JSON document and no stream: that document is the only event.
         Raises `SlmError`, `Cancelled`. Closed before its end, it closes the connection.
         """
-        response = self._answered("POST", path, json.dumps(body).encode())
+        response = self._answered("POST", f"{self.endpoint.path}{path}", json.dumps(body).encode())
         kind = (response.getheader("Content-Type") or "").partition(";")[0].strip().lower()
-        if kind == "application/json":
-            yield self._whole(response, MOST_OF_AN_ANSWER).decode("utf-8", "replace")
-            return
-        if kind != "text/event-stream":
-            raise errors.wrong_type(self.endpoint, kind, self._whole(response, MOST_OF_AN_ERROR, is_cut=True))
-        yield from self._stream(response)
+        with self._translated(on_failure=self.close, is_begun=True):
+            beginning = self._beginning(response)
+        if _is_document(kind, beginning):
+            yield self._whole(response, MOST_OF_AN_ANSWER, beginning).decode("utf-8-sig", "replace")
+        elif kind == "text/event-stream" or beginning.startswith((b"data:", b"event:")):
+            yield from self._stream(response, beginning)
+        else:
+            page = self._whole(response, MOST_OF_AN_ERROR, beginning, is_cut=True)
+            raise errors.wrong_type(self.endpoint, kind, page)
 
-    def _stream(self, response: http.client.HTTPResponse) -> Iterator[str]:
+    def _beginning(self, response: http.client.HTTPResponse) -> bytes:
+        """The first bytes of an answer, from the first that is not white space on: some servers mistake its type."""
+        while block := response.read1(_BLOCK):
+            if beginning := block.lstrip():
+                return beginning
+        return b""
+
+    def _stream(self, response: http.client.HTTPResponse, beginning: bytes) -> Iterator[str]:
         stream = EventStream()
         is_whole = self._is_at_end = False
         try:
-            with errors.translated(self.endpoint, is_begun=True):
+            with self._translated(is_begun=True):
+                yield from stream.feed(beginning)
                 while block := self._block(response):
                     yield from stream.feed(block)
                 if stream.is_in_an_event:
@@ -102,12 +121,20 @@ class Client:
     def expect_end(self, seconds: float) -> None:
         """All has been said: read on for this long, so that the connection can be kept, and then close it."""
         self._is_at_end = True
-        if self._connection is not None:
-            self._connection.wire.timeout_s = seconds
+        self.allow("rest", seconds)
 
-    def _answered(self, method: str, path: str, body: bytes | None) -> http.client.HTTPResponse:
+    @property
+    def waited_s(self) -> float:
+        """Seconds that the connection has waited for the endpoint since it is open."""
+        return self._connection.wire.waited_s if self._connection is not None else 0.0
+
+    def allow(self, phase: str, seconds: float) -> None:
+        """Wait for the rest of the answer so long, and no longer. `phase`: as `TimedOut` names it."""
+        if self._connection is not None:
+            self._connection.wire.allow(phase, seconds)
+
+    def _answered(self, method: str, target: str, body: bytes | None) -> http.client.HTTPResponse:
         """An answer with a good status, after as many tries as it is worth."""
-        target = f"{self.endpoint.path}{path}" if path.startswith("/") else path
         for number in range(1, MOST_TRIES + 1):
             response = self._sent(method, target, body)
             if response.status < 300:
@@ -117,10 +144,16 @@ class Client:
                     raise errors.garbled(self.endpoint, f"it is compressed ({encoding[:20]}), which nobody asked for")
                 return response
             text = self._whole(response, MOST_OF_AN_ERROR, is_cut=True)
-            if response.status not in PASSING or number == MOST_TRIES:
-                raise errors.of_status(self.endpoint, response.status, text, self._key is not None)
+            said = errors.Said(text)  # llama-server answers 500 to pictures that its model does not see
+            is_final = said.is_about_context or said.is_about_pictures
+            if response.status not in PASSING or is_final or number == MOST_TRIES:
+                raise self.refusal(response.status, text)
             self._pause(number, response, text)
         raise AssertionError("the last try returns or raises")
+
+    def refusal(self, status: int, body: bytes | str) -> SlmError:
+        """The sentence for an answer with this bad status; some say it inside of a good one."""
+        return errors.of_status(self.endpoint, status, body, self._key is not None, self._route.proxy)
 
     def _pause(self, number: int, response: http.client.HTTPResponse, text: bytes) -> None:
         """Wait before the next try: as long as the server asks for, else longer each time."""
@@ -137,7 +170,7 @@ class Client:
     def _sent(self, method: str, target: str, body: bytes | None) -> http.client.HTTPResponse:
         """The answer to one request, redirects on the same origin followed."""
         for _ in range(_MOST_REDIRECTS + 1):
-            with errors.translated(self.endpoint):
+            with self._translated():
                 response = self._exchange(method, target, body)
             if response.status not in (301, 302, 303, 307, 308):
                 return response
@@ -167,12 +200,11 @@ class Client:
         while True:
             connection = self._connection or self._open()
             try:
-                connection.wire.phase = "answer"
-                connection.wire.timeout_s = self.endpoint.timeout_s
+                connection.wire.allow("answer", self.endpoint.timeout_s)
                 received = connection.wire.received
                 connection.request(method, self._written(target), body, self._headers(body))
                 response = connection.getresponse()
-                connection.wire.phase = "rest"
+                connection.wire.allow("rest", self.endpoint.timeout_s)
                 return response
             except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
                 is_untouched = connection.wire.received == received
@@ -208,10 +240,12 @@ class Client:
             headers["Proxy-Authorization"] = self._route.authorization
         return headers
 
-    def _whole(self, response: http.client.HTTPResponse, most: int, *, is_cut: bool = False) -> bytes:
-        """A body to its end. One that is longer is refused, or with `is_cut` cut."""
-        pieces = bytearray()
-        with errors.translated(self.endpoint, on_failure=self.close, is_begun=True):
+    def _whole(
+        self, response: http.client.HTTPResponse, most: int, beginning: bytes = b"", *, is_cut: bool = False
+    ) -> bytes:
+        """A body to its end, after the `beginning` that was read. A longer one is refused, or with `is_cut` cut."""
+        pieces = bytearray(beginning)
+        with self._translated(on_failure=self.close, is_begun=True):
             while len(pieces) <= most and (block := response.read1(_BLOCK)):
                 pieces += block
             if response.length and len(pieces) <= most:  # read1 does not notice a body that ends early
@@ -222,6 +256,11 @@ class Client:
                 raise errors.garbled(self.endpoint, f"it is longer than {most >> 20} MiB")
         response.close()  # http.client takes no other request before
         return bytes(pieces[:most])
+
+    def _translated(
+        self, on_failure: Callable[[], None] = lambda: None, *, is_begun: bool = False
+    ) -> AbstractContextManager[None]:
+        return errors.translated(self.endpoint, self._route.proxy, on_failure, is_begun=is_begun)
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
@@ -251,6 +290,14 @@ class _Connection(http.client.HTTPConnection):
             self._answer.close()
         self.close()
         self.wire.close()
+
+
+def _is_document(kind: str, beginning: bytes) -> bool:
+    """Whether an answer of this type that begins so is one JSON document and no stream of events."""
+    is_json = beginning.removeprefix(b"\xef\xbb\xbf").startswith((b"{", b"["))
+    if kind == "application/json":
+        return is_json or not beginning.startswith((b"data:", b"event:", b":"))
+    return is_json
 
 
 def _asked_pause(value: str | None) -> float | None:

@@ -1,7 +1,7 @@
-"""What servers of the field take and say: the models they list, the fields of a request, the events of an answer.
+"""What servers of the field take: the models they list, the fields of a request.
 
 Knows: OpenAI's chat and text completions, and where llama-server, llama-cpp-python, vLLM, Ollama, LM Studio and hosted
-services differ. Refuses to know: HTTP, sockets, when something is sent.
+services differ. Refuses to know: HTTP, sockets, when something is sent, what is answered (completion.py).
 
 A field that OpenAI's API does not have is sent to servers that are known to take it, and to others only when its value
 is not slm's default: some refuse a request for a field that they do not know.
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from slmchat.engine.api import Chance, Constraint, ConstraintKind, Limits, Prompt, Turn
+from slmchat.engine.api import Constraint, ConstraintKind, Limits, Prompt, Turn
 from slmchat.engine.gbnf import to_gbnf
+from slmchat.engine.remote.png import data_url
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 
@@ -41,12 +42,13 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One model of an endpoint. `n_ctx`: its context window in tokens, None when the endpoint does not say."""
+    """One model of an endpoint. None when the endpoint does not say: `n_ctx`, its context window in tokens; `sees`."""
 
     id: str
     kind: Kind = Kind.OTHER
     n_ctx: int | None = None
     aliases: tuple[str, ...] = ()
+    sees: bool | None = None
 
 
 # Where servers put the window: vLLM, llama-server (in "meta"), Groq, OpenRouter, Mistral, LM Studio.
@@ -67,7 +69,7 @@ def listed(document: object) -> tuple[Listed, ...] | None:
             aliases = tuple(
                 name for name in _items(entry.get("aliases")) if isinstance(name, str) and name != entry["id"]
             )
-            found.append(Listed(entry["id"], kind, _window(entry), aliases))
+            found.append(Listed(entry["id"], kind, _window(entry), aliases, _sees(entry)))
     return tuple(found)
 
 
@@ -85,6 +87,18 @@ def _window(entry: Mapping[str, Any]) -> int | None:
     return None
 
 
+def _sees(entry: Mapping[str, Any]) -> bool | None:
+    """Whether it is told to see: Mistral's `capabilities.vision`, OpenRouter's `architecture.input_modalities`."""
+    for place, name in (("capabilities", "vision"), ("architecture", "input_modalities")):
+        inner = entry.get(place)
+        told = inner.get(name) if isinstance(inner, dict) else None
+        if isinstance(told, bool):
+            return told
+        if isinstance(told, list) and told:
+            return "image" in told
+    return None
+
+
 # Requests
 
 
@@ -95,6 +109,8 @@ def body(model: Listed, prompt: Prompt, sampler: SamplerSettings, limits: Limits
         fields["messages"] = [_message(turn) for turn in prompt.turns]
         if goes_on(prompt):
             fields |= {"add_generation_prompt": False, "continue_final_message": True}
+    elif any(part.image for part in prompt.parts):
+        raise SlmError("an endpoint is shown pictures in chats only, not with --raw.", exit_code=ExitCode.USAGE)
     else:
         fields["prompt"] = "".join(part.text for part in prompt.parts)
     fields |= {"temperature": sampler.temperature, "top_p": sampler.top_p, "seed": sampler.seed}
@@ -173,8 +189,11 @@ def goes_on(prompt: Prompt) -> bool:
     return bool(prompt.turns) and prompt.turns[-1].role == "assistant"
 
 
-def _message(turn: Turn) -> dict[str, str]:
-    return {"role": turn.role, "content": turn.text}
+def _message(turn: Turn) -> dict[str, Any]:
+    if not turn.images:
+        return {"role": turn.role, "content": turn.text}
+    shown = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in turn.images]
+    return {"role": turn.role, "content": [*shown, {"type": "text", "text": turn.text}]}
 
 
 def _beyond(kind: Kind, sampler: SamplerSettings) -> dict[str, float]:
@@ -195,7 +214,7 @@ _DISPENSABLE = (
 )
 _UNKNOWN_FIELD = re.compile(
     r"unsupported|not support|n't support|unrecogni[sz]ed|unknown|unexpected|extra (?:inputs|fields)|not permitted|"
-    r"not allowed|invalid (?:parameter|field|argument)",
+    r"not allowed|not (?:available|implemented|possible|enabled)|disabled|cannot|invalid (?:parameter|field|argument)",
     re.IGNORECASE,
 )
 
@@ -213,134 +232,12 @@ def without_refused(fields: Mapping[str, Any], text: str, param: str | None) -> 
     for name in _DISPENSABLE:
         if name in fields and (param == name or re.search(rf"\b{name}\b", text)):
             return name, {key: value for key, value in fields.items() if key != name}
+    if fields.get("stream") and (param == "stream" or re.search(r"\bstream(?:ing|ed)?\b", text, re.IGNORECASE)):
+        return "stream", unstreamed(fields)
     return None
 
 
-# Answers
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """Tokens as the endpoint counted them."""
-
-    prompt: int
-    completion: int
-    cached: int
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What one event says. `progress`: tokens of the prompt that are read, all of them, and those from the cache."""
-
-    text: str = ""
-    thinking: str = ""
-    reason: str | None = None
-    counted: Counted | None = None
-    progress: tuple[int, int, int] | None = None
-    has_choice: bool = False
-    chances: tuple[Chance, ...] = ()
-
-
-class Malformed(Exception):
-    """An event that is not one of the API's; the message says why."""
-
-
-class ErrorEvent(Exception):
-    """An event that says what went wrong on the other side; the message is its data."""
-
-
-def read(data: str) -> Said:
-    """One event, or a whole answer that was not streamed. Raises `Malformed`, `ErrorEvent`."""
-    try:
-        event = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise Malformed("an event is not JSON") from error
-    if not isinstance(event, dict):
-        raise Malformed("an event is not an object")
-    if event.get("error"):
-        raise ErrorEvent(data)
-    choices = event.get("choices", [])
-    if not isinstance(choices, list) or (choices and not isinstance(choices[0], dict)):
-        raise Malformed("the choices of an event are none")
-    choice = choices[0] if choices else {}
-    spoken = choice.get("delta", choice.get("message"))
-    if spoken is None:
-        spoken = {"content": choice.get("text")}
-    if not isinstance(spoken, dict):
-        raise Malformed("an event says nothing that can be read")
-    text, thinking = _texts(spoken)
-    reason = choice.get("finish_reason")
-    return Said(
-        text,
-        thinking,
-        reason if isinstance(reason, str) and reason else None,
-        _counted(event.get("usage")),
-        _progress(event.get("prompt_progress")),
-        bool(choices),
-        _chances(choice.get("logprobs")),
-    )
-
-
-def _chances(told: object) -> tuple[Chance, ...]:
-    """OpenAI's `logprobs` of a chat: `{"content": [{"token", "logprob", "top_logprobs": [{"token", "logprob"}]}]}`."""
-    content = told.get("content") if isinstance(told, dict) else None
-    return tuple(
-        Chance(text, logprob, tuple(found for found in map(_token, _items(entry.get("top_logprobs"))) if found))
-        for entry in _items(content)
-        if isinstance(entry, dict) and (own := _token(entry))
-        for text, logprob in (own,)
-    )
-
-
-def _token(entry: object) -> tuple[str, float] | None:
-    if not isinstance(entry, dict):
-        return None
-    text, logprob = entry.get("token"), entry.get("logprob")
-    if not isinstance(text, str) or isinstance(logprob, bool) or not isinstance(logprob, int | float):
-        return None
-    return _plain(text), float(logprob)
-
-
-def _texts(spoken: Mapping[str, Any]) -> tuple[str, str]:
-    """Answer and thought. `reasoning_content`: DeepSeek, llama-server, vLLM; `reasoning`: Ollama, OpenRouter, Groq."""
-    thinking = next((_plain(spoken[name]) for name in ("reasoning_content", "reasoning") if spoken.get(name)), "")
-    content = spoken.get("content") or spoken.get("refusal")
-    if isinstance(content, list):  # Mistral: [{"type": "thinking", "thinking": [{"text": …}]}, {"type": "text", …}]
-        thoughts = [part["thinking"] for part in content if isinstance(part, dict) and "thinking" in part]
-        thinking += "".join(_plain(thought) for thought in thoughts)
-        content = [part for part in content if isinstance(part, dict) and "thinking" not in part]
-    return _plain(content), thinking
-
-
-def _plain(content: object) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content.encode("utf-8", "replace").decode() if not content.isascii() else content  # lone surrogates
-    if isinstance(content, list):
-        return "".join(_plain(part.get("text")) for part in content if isinstance(part, dict))
-    raise Malformed("a text of an event is none")
-
-
-def _counted(usage: object) -> Counted | None:
-    if not isinstance(usage, dict):
-        return None
-    details = usage.get("prompt_tokens_details")
-    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    if prompt is None and completion is None:
-        return None
-    cached = _count(details, "cached_tokens") if isinstance(details, dict) else None
-    return Counted(prompt or 0, completion or 0, min(cached or 0, prompt or 0))
-
-
-def _progress(progress: object) -> tuple[int, int, int] | None:
-    """llama-server's `prompt_progress`: `processed` counts from the beginning of the prompt, the cache included."""
-    if not isinstance(progress, dict):
-        return None
-    total, done = _count(progress, "total"), _count(progress, "processed")
-    return None if total is None or done is None else (min(done, total), total, _count(progress, "cache") or 0)
-
-
-def _count(fields: Mapping[str, Any], name: str) -> int | None:
-    value = fields.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+def unstreamed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The request for an answer in one document."""
+    whole = {key: value for key, value in fields.items() if key not in ("stream_options", "return_progress")}
+    return whole | {"stream": False}

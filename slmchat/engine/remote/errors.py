@@ -8,7 +8,7 @@ import http.client
 import json
 import re
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,8 @@ from slmchat.engine.remote.wire import NoSuchHost, ProxyRefused, TimedOut
 from slmchat.errors import ExitCode, SlmError
 from slmchat.redaction import redacted
 
-_PLAIN_HINT = "it may speak plain http:// there"
+_PROXY_HINT = "check the proxy; NO_PROXY=HOST names a host that is asked straight"
+_OK = 200  # the status of an answer that tells its error inside
 _MOST_QUOTED = 240  # characters of a server's own words
 
 # "maximum context length is 4096 tokens" (OpenAI, vLLM, llama-cpp-python); "exceeds the available context size (4096
@@ -30,6 +31,15 @@ _CONTEXT = re.compile(
 _CONTEXT_SIZE = re.compile(
     r"(?:maximum|available) (?:model )?context (?:length|size|window)(?: is| of)?:? \(?(\d+)|"
     r"context window of (\d+)|max_model_len\D{1,20}(\d+)",
+    re.IGNORECASE,
+)
+# "image input is not supported … mmproj" (llama-server), "is not a multimodal model" (vLLM), "missing data required for
+# image input" (Ollama), "content: Input should be a valid string" (FastAPI): the model, or the server, sees nothing.
+_NO_PICTURES = re.compile(
+    r"mmproj|(?:not|n't|no) .{0,20}multi-?modal|"
+    r"\b(?:images?|image_url|vision|pictures?)\b.{0,40}\b(?:not|n't) (?:supported|accepted|enabled|allowed)|"
+    r"(?:not|n't|no endpoints found that) (?:support|accept|take|have|process|handle).{0,60}\b(?:image|vision|picture)|"
+    r"(?:missing|lacks).{0,40}\b(?:image|vision)|content\b.{0,40}(?:must|should) be an? (?:valid )?(?:string|str)\b",
     re.IGNORECASE,
 )
 _NO_MODEL = re.compile(r"model.{0,200}(?:not found|does not exist|not exist|unknown|not supported)", re.IGNORECASE)
@@ -57,14 +67,18 @@ class Said:
         self.param: str | None = None
         self.code = ""
         self.n_ctx: int | None = None
+        self.status: int | None = None
         if self.is_page:
             title = re.search(r"<title[^>]*>(.{1,200}?)</title>", text, re.IGNORECASE | re.DOTALL)
             self.text = _quoted(title[1]) if title else ""
             return
         fields = _error_fields(text)
-        self.text = _quoted(str(fields.get("message") or fields.get("detail") or (text if not fields else "")))
+        words = next((_words(fields[name]) for name in _WORDED if fields.get(name)), "")
+        self.text = _quoted(words or (text if not fields else ""))
         self.code = " ".join(str(fields[name]) for name in ("code", "type") if fields.get(name))
         self.param = fields["param"] if isinstance(fields.get("param"), str) else None
+        number = str(fields.get("code") or fields.get("status") or "")
+        self.status = int(number) if re.fullmatch(r"[45]\d\d", number) else None  # which an event may tell
         size = fields.get("n_ctx")
         found = _CONTEXT_SIZE.search(self.text)
         if isinstance(size, int) and size > 0:
@@ -77,8 +91,42 @@ class Said:
         return bool(_CONTEXT.search(f"{self.text} {self.code}"))
 
     @property
+    def is_about_pictures(self) -> bool:
+        """Whether they say that pictures are not taken, whatever there is in them."""
+        return bool(_NO_PICTURES.search(self.text)) and not self.is_about_context
+
+    @property
     def is_about_model(self) -> bool:
-        return "model_not_found" in self.code or bool(_NO_MODEL.search(self.text))
+        return "model_not_found" in self.code or bool(_NO_MODEL.search(self.text) and not self.is_about_pictures)
+
+
+# Where servers put the words of a refusal.
+_WORDED = ("message", "detail", "msg", "error", "errors")
+# What pydantic says of a field, as Python prints it (vLLM puts that into its message).
+_PRINTED = re.compile(r"'loc': \(([^)]{0,200})\), 'msg': (?:'([^']{0,300})'|\"([^\"]{0,300})\")")
+# A refusal names this many fields.
+_MOST_REASONS = 5
+
+
+def _words(value: object) -> str:
+    """The words in a part of a refusal: a text, FastAPI's list of `{"loc": [...], "msg": ...}`, or what holds one."""
+    if isinstance(value, list):
+        return "; ".join(words for item in value[:_MOST_REASONS] if (words := _words(item)))
+    if isinstance(value, dict):
+        words = next((_words(value[name]) for name in _WORDED if value.get(name)), "")
+        place = value.get("loc")
+        return _of_field(place if isinstance(place, list) else [], words)
+    if not isinstance(value, str):
+        return ""
+    printed = _PRINTED.findall(value[: 64 * 1024])[:_MOST_REASONS]
+    return "; ".join(_of_field(place.replace("'", "").split(", "), one or two) for place, one, two in printed) or value
+
+
+def _of_field(place: Sequence[object], words: str) -> str:
+    """`messages.0.content: field required`. The body is where every field is."""
+    names = [str(name).strip(" ,") for name in place]
+    names = [name for name in (names[1:] if names[:1] == ["body"] else names) if name]
+    return f"{'.'.join(names)}: {words}" if names and words else words
 
 
 def _error_fields(text: str) -> dict[str, Any]:
@@ -91,7 +139,7 @@ def _error_fields(text: str) -> dict[str, Any]:
         value = value[0]
     if not isinstance(value, dict):
         return {}
-    error = value.get("error", value)
+    error = value.get("error") or value
     return error if isinstance(error, dict) else {"message": error}
 
 
@@ -105,8 +153,8 @@ def meaning(status: int) -> str:
     return http.client.responses.get(status, "overloaded" if status == 529 else "no meaning known")
 
 
-def of_status(endpoint: Endpoint, status: int, body: bytes | str, has_key: bool) -> SlmError:
-    """The sentence for an answer with a bad status."""
+def of_status(endpoint: Endpoint, status: int, body: bytes | str, has_key: bool, proxy: str | None = None) -> SlmError:
+    """The sentence for an answer with a bad status. `proxy`: as `translated` takes it."""
     said = Said(body)
     where = endpoint.address
     words = f": {said.text}" if said.text else ""
@@ -115,6 +163,12 @@ def of_status(endpoint: Endpoint, status: int, body: bytes | str, has_key: bool)
     def refusal(message: str, code: ExitCode, hint: str | None = None) -> Refusal:
         return Refusal(message, exit_code=code, hint=hint, status=status, said=said)
 
+    if status == 407:
+        return refusal(
+            f"{proxy or 'a proxy before ' + where} does not let slm through to {where} ({status}{words}).",
+            ExitCode.NETWORK,
+            "a proxy with a login: HTTP_PROXY=http://NAME:PASSWORD@HOST:PORT",
+        )
     if status in (401, 403):
         what = "the key" if has_key else "a request without a key"
         return refusal(f"{where} refuses {what} ({status}{words}).", ExitCode.NETWORK, _key_hint(endpoint, has_key))
@@ -141,13 +195,24 @@ def of_status(endpoint: Endpoint, status: int, body: bytes | str, has_key: bool)
     return refusal(f"{where} answers {status} ({meaning(status)}){page}{words}.", ExitCode.NETWORK)
 
 
-def of_event(endpoint: Endpoint, data: str) -> SlmError:
-    """The sentence for an error that comes inside of a stream."""
+def does_not_see(endpoint: Endpoint, refusal: Refusal | None = None) -> SlmError:
+    """The model cannot be shown pictures, by its description or by what the endpoint answered."""
+    words = f" ({refusal.status}{f': {refusal.said.text}' if refusal.said.text else ''})" if refusal else ""
+    return SlmError(
+        f"the model at {endpoint.address} does not see pictures{words}.",
+        hint=f"another model: -m NAME; {_list_hint(endpoint)}",
+        exit_code=ExitCode.USAGE,
+    )
+
+
+def of_event(endpoint: Endpoint, data: str, *, is_begun: bool) -> SlmError:
+    """The sentence for an error that comes inside of a stream. `is_begun`: a part of the answer had come."""
     said = Said(data)
     if said.is_about_context:
         return of_status(endpoint, 400, data, has_key=False)
     words = f": {said.text}" if said.text else ""
-    return _network(f"{endpoint.address} broke off with an error{words}.")
+    what = "broke off with an error" if is_begun else "answers with an error"
+    return Refusal(f"{endpoint.address} {what}{words}.", exit_code=ExitCode.NETWORK, hint=None, status=_OK, said=said)
 
 
 def _key_hint(endpoint: Endpoint, has_key: bool) -> str:
@@ -160,6 +225,16 @@ def _key_hint(endpoint: Endpoint, has_key: bool) -> str:
     if endpoint.name:
         return f"name where its key is: key_env or key_keyring in the config's table for '{endpoint.name}'"
     return f"put its key into the variable {KEY_VARIABLE}, or give the endpoint a name in the config"
+
+
+def lists_nothing(endpoint: Endpoint, refusal: Refusal) -> SlmError:
+    """The endpoint has no list of models; it may have models all the same."""
+    page = ", a web page" if refusal.said.is_page else ""
+    return SlmError(
+        f"{endpoint.address} lists no models ({refusal.status} at {endpoint.path}/models{page}).",
+        hint="name one: -m NAME; or is the address wrong? most end in /v1",
+        exit_code=ExitCode.NETWORK,
+    )
 
 
 def _list_hint(endpoint: Endpoint) -> str:
@@ -223,10 +298,15 @@ def as_json(body: bytes, endpoint: Endpoint) -> Any:
 
 @contextmanager
 def translated(
-    endpoint: Endpoint, on_failure: Callable[[], None] = lambda: None, *, is_begun: bool = False
+    endpoint: Endpoint,
+    proxy: str | None = None,
+    on_failure: Callable[[], None] = lambda: None,
+    *,
+    is_begun: bool = False,
 ) -> Iterator[None]:
     """Turn what sockets, TLS and http.client raise into sentences; a wish to stop passes.
 
+    `proxy`: how the one is named through which the endpoint is asked (`Route.proxy`).
     `is_begun`: the answer has begun, so that a connection that is gone has cut it.
     """
     try:
@@ -237,20 +317,16 @@ def translated(
     except Exception as error:
         on_failure()
         is_cut = is_begun and isinstance(error, ConnectionError | ssl.SSLEOFError | http.client.HTTPException)
-        sentence = truncated(endpoint) if is_cut else _sentence(endpoint, error)
+        sentence = truncated(endpoint) if is_cut else _sentence(endpoint, proxy, error)
         if sentence is None:
             raise
         raise sentence from error
 
 
-def _sentence(endpoint: Endpoint, error: Exception) -> SlmError | None:
+def _sentence(endpoint: Endpoint, proxy: str | None, error: Exception) -> SlmError | None:
     where = endpoint.address
-    if isinstance(error, TimedOut):
-        return _of_timeout(where, error)
-    if isinstance(error, NoSuchHost):
-        return _network(f"{endpoint.host} cannot be found: {_quoted(str(error))}.", "check the address and the network")
-    if isinstance(error, ProxyRefused):
-        return _network(f"the proxy does not let slm through to {where}: {_quoted(str(error))}.")
+    if isinstance(error, TimedOut | NoSuchHost | ProxyRefused | ConnectionRefusedError):
+        return _not_connected(endpoint, proxy, error)
     if isinstance(error, TooLarge):
         return garbled(endpoint, str(error))
     if isinstance(error, ssl.SSLError):
@@ -258,27 +334,43 @@ def _sentence(endpoint: Endpoint, error: Exception) -> SlmError | None:
     if isinstance(error, http.client.IncompleteRead):
         return truncated(endpoint)
     if isinstance(error, http.client.RemoteDisconnected | ConnectionResetError | BrokenPipeError):
-        return _network(f"{where} closed the connection without an answer.")
+        return _network(f"{proxy or where} closed the connection without an answer.")
     if isinstance(error, http.client.HTTPException):
         return garbled(endpoint, f"it is not HTTP as it should be ({type(error).__name__})")
-    if isinstance(error, ConnectionRefusedError):
-        hint = "is the server running?" if endpoint.is_loopback else "check the address"
-        return _network(f"{where} cannot be reached: nobody listens there (connection refused).", hint)
     if isinstance(error, PermissionError):
         return _network(f"{where} cannot be reached: this process may not use the network for it.", "slm privacy")
     if isinstance(error, OSError):
-        return _network(f"{where} cannot be reached: {_quoted(error.strerror or str(error))}.")
+        return _network(f"{proxy or where} cannot be reached: {_quoted(error.strerror or str(error))}.")
     return None
 
 
-def _of_timeout(where: str, error: TimedOut) -> SlmError:
+def _not_connected(endpoint: Endpoint, proxy: str | None, error: Exception) -> SlmError:
+    """Nobody there, or nobody who answers in time; behind a proxy it is the proxy that was not reached."""
+    if isinstance(error, TimedOut):
+        return _of_timeout(endpoint.address, proxy, error)
+    if isinstance(error, ProxyRefused):
+        return _network(f"{proxy} does not let slm through to {endpoint.address}: {_quoted(str(error))}.", _PROXY_HINT)
+    hint = _PROXY_HINT if proxy else "is the server running?" if endpoint.is_loopback else "check the address"
+    if isinstance(error, NoSuchHost):
+        hint = _PROXY_HINT if proxy else "check the address and the network"
+        return _network(f"{proxy or endpoint.host} cannot be found: {_quoted(str(error))}.", hint)
+    return _network(f"{proxy or endpoint.address} cannot be reached: nobody listens there (connection refused).", hint)
+
+
+def _of_timeout(where: str, proxy: str | None, error: TimedOut) -> SlmError:
+    seconds = f"{error.seconds:,.0f} seconds" if error.seconds >= 1 else f"{error.seconds:.1f} seconds"
+    if error.phase == "connect":
+        hint = _PROXY_HINT if proxy else None
+        return _network(f"{proxy or where} cannot be reached: no connection after {seconds}.", hint)
+    rest = f"fell silent in the middle of its answer, for {seconds}"
+    if not error.is_silent:
+        rest = f"keeps the connection open, and no word of its answer came for {seconds}"
     what = {
-        "connect": f"{where} cannot be reached: no connection after {error.seconds:.0f} seconds.",
-        "answer": f"{where} took the request and has not answered for {error.seconds:.0f} seconds.",
-        "rest": f"{where} fell silent in the middle of its answer, for {error.seconds:.0f} seconds.",
+        "answer": f"took the request and has not answered for {seconds}",
+        "rest": rest,
+        "drip": "answers too slowly to be waited for",
     }[error.phase]
-    hint = None if error.phase == "connect" else "a slower server: timeout = SECONDS in its table of the config"
-    return _network(what, hint)
+    return _network(f"{where} {what}.", "a slower server: timeout = SECONDS in its table of the config")
 
 
 def _of_tls(endpoint: Endpoint, error: ssl.SSLError) -> SlmError:

@@ -146,7 +146,7 @@ class RemotePool:
 def _may_pass(error: SlmError) -> bool:
     """Whether the same request may succeed later: it was lost on the way, or the server was busy for long."""
     if isinstance(error, Refusal):
-        return error.status in PASSING
+        return error.status in PASSING or error.status < 400  # an error in the middle of an answer
     return error.exit_code is ExitCode.NETWORK
 
 

@@ -29,6 +29,7 @@ class Dialer(Protocol):
 class Route:
     """Where the connections go. `authorization`: what the proxy wants to see (the value of its header).
 
+    `variable`: the one that names the proxy.
     `dialer` makes the connections; None: this process. `addresses`: what the name of the host was found to mean.
     """
 
@@ -36,8 +37,15 @@ class Route:
     port: int
     is_proxy: bool = False
     authorization: str | None = None
+    variable: str = ""
     dialer: Dialer | None = None
     addresses: set[str] = field(default_factory=set, compare=False)
+
+    @property
+    def proxy(self) -> str | None:
+        """How the proxy is named to people; None: the way is straight."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"the proxy {host}:{self.port} ({self.variable})" if self.is_proxy else None
 
 
 def route_to(endpoint: Endpoint, environ: Mapping[str, str] | None = None) -> Route:
@@ -77,7 +85,7 @@ def _through(value: str, variable: str) -> Route:
         hide(password)
         login = f"{unquote(parts.username)}:{password}"
         authorization = f"Basic {base64.b64encode(login.encode()).decode()}"
-    return Route(parts.hostname, port, is_proxy=True, authorization=authorization)
+    return Route(parts.hostname, port, is_proxy=True, authorization=authorization, variable=variable)
 
 
 def _unusable(variable: str) -> SlmError:

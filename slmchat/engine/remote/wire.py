@@ -31,12 +31,17 @@ Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 
 class TimedOut(Exception):
-    """Nothing came in time. `phase`: "connect", "answer" (its first byte), or "rest"."""
+    """What was waited for did not come in time.
 
-    def __init__(self, phase: str, seconds: float) -> None:
+    `phase`: "connect", "answer" (its head), "rest", or "drip" (an answer that goes on, too slowly). `is_silent`: not a
+    byte came in this time.
+    """
+
+    def __init__(self, phase: str, seconds: float, *, is_silent: bool = True) -> None:
         super().__init__(f"{phase} {seconds:g}")
         self.phase = phase
         self.seconds = seconds
+        self.is_silent = is_silent
 
 
 class NoSuchHost(Exception):
@@ -48,27 +53,36 @@ class ProxyRefused(Exception):
 
 
 class Wire:
-    """A connected stream. `timeout_s` and `phase` say how long a wait may be, and what it is waiting for."""
+    """A connected stream. `allow` says what it waits for, and how long in all."""
 
     def __init__(self, stream: socket.socket, cancel: Cancel, timeout_s: float) -> None:
         self._stream = stream
         self._cancel = cancel
         self._files = 0
         self._is_closing = False
-        self.timeout_s = timeout_s
-        self.phase = "connect"
         self.received = 0  # bytes so far
+        self.waited_s = 0.0  # seconds so far that it waited for the other side
+        self.allow("connect", timeout_s)
+
+    def allow(self, phase: str, seconds: float) -> None:
+        """Wait for this until so many seconds from now, and no longer: bytes that trickle in do not extend it."""
+        self._phase, self._seconds = phase, seconds
+        self._end = time.monotonic() + seconds
+        self._received_before = self.received
 
     def sendall(self, data: bytes) -> None:
-        """Send it all. Raises `TimedOut`, `Cancelled`, `OSError`."""
+        """Send it all; what was sent extends the time. Raises `TimedOut`, `Cancelled`, `OSError`."""
         view = memoryview(data)
         while view:
             sent = self._tried(self._stream.send, view[:_SEND_STEP])
             view = view[sent:]
+            self.allow(self._phase, self._seconds)
 
     def receive_into(self, buffer: Any) -> int:
         """What is there, 0 at the end of the stream. Raises `TimedOut`, `Cancelled`, `OSError`."""
         self._cancel.check()
+        if time.monotonic() > self._end:
+            raise self._timed_out()
         count = int(self._tried(self._stream.recv_into, buffer))
         self.received += count
         return count
@@ -110,8 +124,14 @@ class Wire:
                 is_writing = False
             except (ssl.SSLWantWriteError, BlockingIOError) as wanted:
                 is_writing = isinstance(wanted, ssl.SSLWantWriteError) or operation == self._stream.send
-            if not self._cancel.wait_for(self._stream.fileno(), writing=is_writing, timeout_s=self.timeout_s):
-                raise TimedOut(self.phase, self.timeout_s)
+            start = time.monotonic()
+            is_ready = self._cancel.wait_for(self._stream.fileno(), writing=is_writing, timeout_s=self._end - start)
+            self.waited_s += time.monotonic() - start
+            if not is_ready:
+                raise self._timed_out()
+
+    def _timed_out(self) -> TimedOut:
+        return TimedOut(self._phase, self._seconds, is_silent=self.received == self._received_before)
 
 
 class _Reading(io.RawIOBase):
