@@ -26,6 +26,8 @@ GEMMA3_BASE = "gemma3:270m-pt@Q4_K_M"
 # libgomp when it is loaded, here and in every program under test.
 if os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ["GOMP_SPINCOUNT"] = "10000"
+    for _name in ("COLUMNS", "LINES"):  # the worker's own; the terminals of the tests have sizes of their own
+        os.environ.pop(_name, None)
 
 # Tests that run in the background of a script, or under nohup, inherit ignored signals, and so would slm from them.
 signal.signal(signal.SIGINT, signal.default_int_handler)

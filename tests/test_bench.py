@@ -207,7 +207,7 @@ def test_real_weights_as_json(model_home: Path) -> None:
     assert (report["n_ctx"], report["repeat"], report["is_complete"]) == (128, 2, True)
     near, far = report["depths"]
     assert near["depth"] == 0 and 28 <= near["prompt_tokens"] <= 32
-    assert 55 <= far["depth"] <= 70 and far["passes"] == 2
+    assert 55 <= far["depth"] < 128 and far["passes"] == 2  # the exchange that passes 60; its length is the model's
     for entry in (near, far):
         for figure in ("prompt_tps", "generation_tps", "ttft_s"):
             assert 0 < entry[figure]["low"] <= entry[figure]["median"] <= entry[figure]["high"]

@@ -218,8 +218,12 @@ def test_a_crash_on_a_thread_of_the_library(
 def test_a_model_file_that_is_cut_during_an_answer(tmp_path: Path, home: Path) -> None:
     """A real SIGBUS: llama.cpp touches a page of the mapped file that is not there any more."""
     model = write_tiny_llama(tmp_path / "tiny.gguf", chat_template=CHATML_TEMPLATE, context_length=2048)
-    fault = f"os.truncate({str(model)!r}, 24576)"
-    done = _run(native_faults.program("llama_decode", 2, fault, ["run", "-m", model, "-n", "99", "hi"]), home)
+    python, flag, script = native_faults.program(
+        "llama_decode", 2, "os.ftruncate(int(os.environ['TEST_MODEL']), 24576)", ["run", "-m", model, "-n", "99", "hi"]
+    )
+    # opened before the seal closes, as whoever cuts the file is outside of it
+    opened = f"import os; os.environ['TEST_MODEL'] = str(os.open({str(model)!r}, os.O_RDWR))\n"
+    done = _run([python, flag, opened + script], home)
     assert done.returncode == 6
     assert "tiny.gguf was cut short while slm was using it" in done.stderr
     assert _is_one_sentence(done.stderr), done.stderr

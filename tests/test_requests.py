@@ -36,8 +36,11 @@ reaching = ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", 
 def note(event, arguments):
     if event in reaching:
         plain = [list(item) if isinstance(item, tuple) else item for item in arguments]
-        os.write(record, (json.dumps([event, [item for item in plain if isinstance(item, (str, int, list))]])
-                          + chr(10)).encode())
+        line = json.dumps([event, [item for item in plain if isinstance(item, (str, int, list))]]) + chr(10)
+        try:
+            os.write(record, line.encode())
+        except OSError:  # in the process that makes an endpoint's connections: it has let go of everything else
+            pass
 sys.addaudithook(note)
 from slmchat.__main__ import main
 sys.exit(main())
@@ -209,10 +212,14 @@ def test_a_chat_reaches_nothing(home: Path, proxy: Proxy, record: Path, tiny: Pa
 def test_with_an_endpoint_that_endpoint_is_reached_and_nobody_else(
     slm: Callable[..., Outcome], proxy: Proxy, record: Path, arguments: tuple[str, ...]
 ) -> None:
+    """The process with the words connects to nothing: another one hands it connections to the endpoint, only there."""
     with EndpointServer() as server:
         done = slm(*arguments, "--endpoint", server.url)
+        asked = len(server.requests)
     assert done.code == 0, done.err
-    assert _reached(record) == [["socket.connect", [["127.0.0.1", server.port]]]]
+    assert asked
+    is_handed = sys.platform.startswith("linux")
+    assert _reached(record) == ([] if is_handed else [["socket.connect", [["127.0.0.1", server.port]]]])
     assert proxy.hosts == []
 
 
