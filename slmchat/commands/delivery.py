@@ -21,7 +21,7 @@ from slmchat.privacy.writer import FileWriter
 from slmchat.private_files import replace_file, storage_error
 from slmchat.terminal.console import Console
 from slmchat.terminal.sanitize import Sanitizer
-from slmchat.terminal.screen import Sequences
+from slmchat.terminal.screen import ControlSequences
 
 
 @dataclass(slots=True)
@@ -171,7 +171,7 @@ class Delivery:
     def _write_here(self, text: str) -> None:
         """To stdout, which may be a terminal."""
         if self.is_raw_output:
-            self._console.send(Sequences(text))
+            self._console.send(ControlSequences(text))
         else:
             self._console.write(text)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from slmchat.engine.api import Prefill
 from slmchat.terminal.console import Console
 from slmchat.terminal.doubt import style_of
-from slmchat.terminal.screen import DIM, Sequences
+from slmchat.terminal.screen import DIM, ControlSequences
 from slmchat.terminal.status_bar import StatusBar, terminal_size
 from slmchat.wording import counted
 
@@ -85,7 +85,7 @@ class PlainView:
         if self._is_silent:
             self._count()
         elif self._is_raw:
-            self._console.send(Sequences(text))
+            self._console.send(ControlSequences(text))
         else:
             self._console.write(text, style_of(self._doubt) if self._shows_doubt else None)
         self._doubt = 0.0
@@ -175,7 +175,7 @@ class ChatView:
         if self._markdown is not None:
             self._markdown.feed(text)
         elif self._is_raw:
-            self._console.send(Sequences(text))
+            self._console.send(ControlSequences(text))
         else:
             self._console.write(text, style_of(self._doubt) if self._shows_doubt else None)
             self._doubt = 0.0

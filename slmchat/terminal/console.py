@@ -1,7 +1,7 @@
 """Streams: stdout carries the completion (or the asked-for listing), stderr everything else.
 
 Nothing else writes to them: text of any origin is made safe here (screen.py), and what a terminal is to obey comes as
-`Sequences`. A pipe gets a completion as data.
+`ControlSequences`. A pipe gets a completion as data.
 
 Knows: what is a terminal, how wide, whether colour is wanted; decided once, here.
 Refuses to know: models, conversations, commands. The only file that uses `rich`, and only when a table or a progress
@@ -16,7 +16,7 @@ from typing import Protocol, TextIO
 
 from slmchat.errors import SlmError
 from slmchat.terminal.sanitize import Sanitizer, sanitize
-from slmchat.terminal.screen import DIM, Screen, Sequences, Style, is_tty
+from slmchat.terminal.screen import DIM, ControlSequences, Screen, Style, is_tty
 
 
 class Progress(Protocol):
@@ -66,7 +66,7 @@ class Console:
         """Part of the answer, as it comes. Raises BrokenPipeError when the reader has gone."""
         self._out.write(text, style)
 
-    def send(self, sequences: Sequences) -> None:
+    def send(self, sequences: ControlSequences) -> None:
         """Part of the answer with sequences that a terminal is to obey."""
         self._out.send(sequences)
 
@@ -100,7 +100,7 @@ class Console:
         if error.hint:
             self._tell(f"hint: {error.hint}")
 
-    def draw(self, sequences: Sequences) -> None:
+    def draw(self, sequences: ControlSequences) -> None:
         """Pixels or styled text for a terminal, on stderr beside the other notes; nothing elsewhere."""
         if self.is_stderr_tty and not self.is_dumb and not self.is_quiet:
             self._end()
@@ -116,7 +116,7 @@ class Console:
     def status(self, text: str) -> None:
         """A line on a terminal's stderr that the next status (or an empty one) replaces."""
         if self.is_stderr_tty and not self.is_dumb and not self.is_quiet:
-            self._err.send(Sequences("\r\x1b[K" + sanitize(text, one_line=True)))
+            self._err.send(ControlSequences("\r\x1b[K" + sanitize(text, one_line=True)))
 
     def ask(self, question: str) -> bool:
         """A yes-or-no question on the terminal; False when nobody can answer."""
@@ -127,7 +127,7 @@ class Console:
     def ask_text(self, question: str) -> str:
         """A line typed by the user after the question on stderr; empty at the end of the input."""
         self._end()
-        self._err.send(Sequences(sanitize(question)))
+        self._err.send(ControlSequences(sanitize(question)))
         return self.stdin.readline()
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -151,7 +151,7 @@ class Console:
             drawn.add_row(*(Text(sanitize(cell, one_line=True)) for cell in row))
         with rich.capture() as captured:
             rich.print(drawn)
-        self.send(Sequences("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())))
+        self.send(ControlSequences("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())))
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Progress]:
@@ -178,7 +178,7 @@ class Console:
     def _tell(self, text: str) -> None:
         self._end()
         self.status("")
-        self._err.send(Sequences(sanitize(text) + "\n"))
+        self._err.send(ControlSequences(sanitize(text) + "\n"))
 
     def _end(self) -> None:
         """Another text begins: what waits of the ones that stream comes out before it."""

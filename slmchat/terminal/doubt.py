@@ -5,12 +5,12 @@ Knows: the limits, the styles, the legend. Refuses to know: where probabilities 
 
 import math
 
-from slmchat.terminal.screen import BOLD_UNDERLINE, UNDERLINE, Sequences, Style
+from slmchat.terminal.screen import BOLD_UNDERLINE, UNDERLINE, ControlSequences, Style
 
 # Below these probabilities a token is marked: one the model would rather not have, and one of many.
 _UNSURE, _VERY_UNSURE = math.log(0.5), math.log(0.1)
 
-LEGEND = Sequences(
+LEGEND = ControlSequences(
     f"{UNDERLINE.on}underlined{UNDERLINE.off}: the model gave it less than 50 %; "
     f"{BOLD_UNDERLINE.on}bold too{BOLD_UNDERLINE.off}: less than 10 %\n"
 )

@@ -38,7 +38,7 @@ from slmchat.terminal.markdown_layout import (
 from slmchat.terminal.markdown_page import Page
 from slmchat.terminal.markdown_table import Table, alignments, split_row
 from slmchat.terminal.sanitize import Sanitizer
-from slmchat.terminal.screen import Sequences
+from slmchat.terminal.screen import ControlSequences
 
 # Rows and characters of a table that are held back to find the widths of its columns.
 TABLE_LIMIT = (12, 1500)
@@ -78,7 +78,7 @@ class MarkdownStream:
 
     def __init__(
         self,
-        write: Callable[[Sequences], None],
+        write: Callable[[ControlSequences], None],
         *,
         width: Callable[[], int],
         has_color: bool = True,
@@ -125,7 +125,7 @@ class MarkdownStream:
 
     def _flush(self) -> None:
         if self._out:
-            self._write(Sequences("".join(self._out)))
+            self._write(ControlSequences("".join(self._out)))
             self._out.clear()
 
     def _start_line(self) -> None:

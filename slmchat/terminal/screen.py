@@ -1,7 +1,7 @@
 """The one way of text to a stream that may be a terminal.
 
 Whoever writes does not have to remember that text is untrusted: `write` makes all of it safe where a terminal reads it.
-What slm itself wants a terminal to obey has a type of its own, `Sequences`, that no text turns into by mistake.
+What slm itself wants a terminal to obey has a type of its own, `ControlSequences`, that no text turns into by mistake.
 
 Knows: what a terminal reads, styles, what is held back of a text that streams.
 Refuses to know: which stream it is, what is told when, whether colour is wanted.
@@ -13,20 +13,20 @@ from slmchat.terminal.sanitize import Sanitizer
 
 # What goes to a terminal as it is: control sequences of slm's own, and lines that hold some. Text in them has been
 # sanitised by the one who made them.
-Sequences = NewType("Sequences", str)
+ControlSequences = NewType("ControlSequences", str)
 
 
 class Style(NamedTuple):
     """How a text looks: the sequences before and behind it (ECMA-48 8.3.117, SGR)."""
 
-    on: Sequences
-    off: Sequences
+    on: ControlSequences
+    off: ControlSequences
 
 
-BOLD = Style(Sequences("\x1b[1m"), Sequences("\x1b[22m"))
-DIM = Style(Sequences("\x1b[2m"), Sequences("\x1b[22m"))
-UNDERLINE = Style(Sequences("\x1b[4m"), Sequences("\x1b[24m"))
-BOLD_UNDERLINE = Style(Sequences("\x1b[1m\x1b[4m"), Sequences("\x1b[24m\x1b[22m"))
+BOLD = Style(ControlSequences("\x1b[1m"), ControlSequences("\x1b[22m"))
+DIM = Style(ControlSequences("\x1b[2m"), ControlSequences("\x1b[22m"))
+UNDERLINE = Style(ControlSequences("\x1b[4m"), ControlSequences("\x1b[24m"))
+BOLD_UNDERLINE = Style(ControlSequences("\x1b[1m\x1b[4m"), ControlSequences("\x1b[24m\x1b[22m"))
 
 
 class Screen:
@@ -59,7 +59,7 @@ class Screen:
         if self._view:
             self._stream.write(self._view.flush())
 
-    def send(self, sequences: Sequences) -> None:
+    def send(self, sequences: ControlSequences) -> None:
         """What a terminal is to obey; it may come in the middle of a text that streams."""
         self._stream.write(sequences)
         self._stream.flush()

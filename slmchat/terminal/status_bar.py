@@ -14,7 +14,7 @@ from collections.abc import Callable
 from slmchat.terminal import restore
 from slmchat.terminal.markdown_layout import cut_to_width
 from slmchat.terminal.sanitize import sanitize
-from slmchat.terminal.screen import DIM, Sequences
+from slmchat.terminal.screen import DIM, ControlSequences
 
 MIN_LINES = 6
 # Between two drawings, in seconds: fast enough to look alive, too slow to cost anything.
@@ -26,7 +26,7 @@ class StatusBar:
 
     def __init__(
         self,
-        send: Callable[[Sequences], None],
+        send: Callable[[ControlSequences], None],
         *,
         is_enabled: bool,
         has_color: bool,
@@ -56,7 +56,7 @@ class StatusBar:
             self._reserve(lines)
         on, off = self._dim
         shown = cut_to_width(sanitize(text, one_line=True), columns - 1)
-        self._send(Sequences(f"\x1b7\x1b[{lines};1H\x1b[0m{on}{shown}{off}\x1b[K\x1b8"))
+        self._send(ControlSequences(f"\x1b7\x1b[{lines};1H\x1b[0m{on}{shown}{off}\x1b[K\x1b8"))
 
     def close(self) -> None:
         """Clear the line and let the whole screen scroll again."""
@@ -71,10 +71,10 @@ class StatusBar:
             self._send(self._undoing())
         self._lines = lines
         restore.begun("status line", self._undoing())
-        self._send(Sequences(f"\n\x1b[1A\x1b7\x1b[1;{lines - 1}r\x1b8"))
+        self._send(ControlSequences(f"\n\x1b[1A\x1b7\x1b[1;{lines - 1}r\x1b8"))
 
-    def _undoing(self) -> Sequences:
-        return Sequences(f"\x1b7\x1b[r\x1b[{self._lines};1H\x1b[K\x1b8")
+    def _undoing(self) -> ControlSequences:
+        return ControlSequences(f"\x1b7\x1b[r\x1b[{self._lines};1H\x1b[K\x1b8")
 
 
 def terminal_size() -> tuple[int, int]:
