@@ -164,27 +164,26 @@ class InvisibleFilter:
         ahead, is_whole = _ahead(text, end, is_end=is_end)
         if run in _CLOSERS:
             return self._pair(run, ahead, end, is_whole=is_whole)
-        kept = ""
-        if _SELECTOR.match(run) and _takes(self._behind[-1:], run[0]):
-            kept, run = self._pass(run[0]), run[1:]
-        if not run:
-            return kept, end
-        if run in _MARKS and not is_whole and not _has_right_to_left(self._behind + ahead):
+        kept = run[0] if _SELECTOR.match(run) and _takes(self._behind[-1:], run[0]) else ""
+        run = run.removeprefix(kept)
+        if run in _MARKS and run and not is_whole and not _has_right_to_left(self._behind + _clear(ahead)):
             return None
         if run == _SOFT_HYPHEN and len(ahead) < 2 and not is_whole:
             return None
-        following = text[end : end + 1]
-        return kept + (self._pass(run) if self._fits(run, following, ahead) else self._name(run)), end
+        self._pass(kept)
+        if run:
+            kept += self._pass(run) if self._fits(run, text[end : end + 1], ahead) else self._name(run)
+        return kept, end
 
     def _pair(self, opener: str, ahead: str, end: int, *, is_whole: bool) -> tuple[str, int] | None:
         """An embedding or isolate with all that is in it, when it is closed on its line, near right-to-left text."""
         length = _length_to(_CLOSERS[opener], ahead)
-        is_near = _has_right_to_left(self._behind + ahead)
+        content, rest = ahead[: length or 0], ahead[(length or 0) + 1 :]
+        is_near = _has_right_to_left(self._behind + content + _clear(rest))
         if not is_whole and not (length is not None and is_near):
             return None
         if length is not None and is_near:
             inside = InvisibleFilter(self._behind + opener)
-            content = ahead[:length]
             if inside.feed(content) + inside.flush() == content:
                 return self._pass(opener + content + _CLOSERS[opener]), end + length + 1
         return self._name(opener), end
@@ -197,10 +196,10 @@ class InvisibleFilter:
         if run in _JOINERS:
             return _is_joined(self._behind, run, after)
         if run in _MARKS:
-            return _has_right_to_left(self._behind + ahead)
+            return _has_right_to_left(self._behind + _clear(ahead))
         if run == _SOFT_HYPHEN:
             word = self._behind[-2:] + ahead[:2]
-            return len(word) == 4 and all(map(_is_letter, word))
+            return len(word) == 4 and all(map(_is_letter, word)) and not _UNIT.search(ahead[:2])
         if run == _ZERO_WIDTH_SPACE:
             return any(_SPACELESS.match(char) for char in (before, after) if char)
         if run == _WORD_JOINER:
@@ -218,6 +217,16 @@ def _ahead(text: str, start: int, *, is_end: bool) -> tuple[str, bool]:
     ahead = text[start : start + REACH]
     line, line_end, _ = ahead.partition("\n")
     return line, bool(line_end) or is_end or len(ahead) == REACH
+
+
+def _clear(ahead: str) -> str:
+    """What follows up to an invisible character; a single mark of direction is none, since it belongs to the same text.
+
+    What may still be written as its number must not stand between a mark and the text that it belongs to: the view of
+    a view would be another.
+    """
+    stop = next((unit.start() for unit in _UNIT.finditer(ahead) if unit.group() not in (*_MARKS,)), len(ahead))
+    return ahead[:stop]
 
 
 def _length_to(closer: str, ahead: str) -> int | None:

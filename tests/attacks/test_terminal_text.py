@@ -4,7 +4,6 @@ A surface is a function that shows `HOSTILE` on a terminal. To attack another on
 line to `COMMAND_LINES`. The text begins with a word, so that a surface that shows nothing does not pass.
 """
 
-import ast
 import io
 import logging
 import re
@@ -368,15 +367,11 @@ def test_nothing_writes_past_the_screen() -> None:
     root = Path(slmchat.__file__).parent
     writers, commanders = set(), set()
     for file in root.rglob("*.py"):
-        name = file.relative_to(root).as_posix()
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call):
-                continue
-            called = ast.unparse(node.func)
-            if re.search(r"(?:\bstdout|\bstderr|_stream)\.write$", called) or called == "print":
-                writers.add(name)
-            if called == "ControlSequences":
-                commanders.add(name)
+        name, text = file.relative_to(root).as_posix(), file.read_text(encoding="utf-8")
+        if re.search(r"(?:stdout|stderr|_stream)\.write\(|(?<![\w.])(?<!def )print\(", text):
+            writers.add(name)
+        if "ControlSequences(" in text:
+            commanders.add(name)
     assert {"terminal/screen.py"} <= writers <= _WRITERS
     assert {"terminal/screen.py"} <= commanders <= _COMMANDERS
 
