@@ -25,8 +25,9 @@ Made from the program's own help by `docs/generate.py`; do not edit by hand.
 - stderr carries everything else: progress bars (only on a terminal), statistics (`-v`), warnings, errors. `-q` leaves errors only.
 - stdin: when it is not a terminal, `slm run` reads it all. With a PROMPT, the input comes first inside a fence and the
   instruction last; `{}` in the PROMPT says where the input goes instead. Without a PROMPT, stdin is the prompt.
-- Control sequences are removed from model text wherever it is shown; on a terminal, invisible and bidirectional
-  controls are made visible. `--raw-output` switches that off.
+- Control sequences are removed from model text wherever it is shown or kept; everything else stays as it was said: in
+  sessions, in files, in pipes, in `--json`. On a terminal, invisible characters are written as `<U+202E>` where they do
+  no work: the joiners of Persian, the breaks of Thai, flags and other emoji pass. `--raw-output` switches that off.
 
 ## Exit codes
 

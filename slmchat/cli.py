@@ -605,7 +605,7 @@ def _failed(console: Console, error: SlmError) -> int:
 
         from slmchat.redaction import redacted
 
-        console.stderr.write(redacted("".join(traceback.format_exception(error))))
+        console.note(redacted("".join(traceback.format_exception(error))))
     try:
         console.error(error)
     except BrokenPipeError:

@@ -1,5 +1,6 @@
 """The probabilities of tokens: `--logprobs` in JSON, `--confidence` and `/confidence` on a terminal."""
 
+import io
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ from terminal import Terminal
 from slmchat.engine import llama
 from slmchat.engine.api import Chunk, Constraint, ConstraintKind, Finish, Job, Limits, Part, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
-from slmchat.terminal.doubt import marked
+from slmchat.terminal.doubt import style_of
+from slmchat.terminal.screen import Screen
 
 GREEDY = SamplerSettings(temperature=0)
 SETTINGS = SessionSettings(512, 1, 1)
@@ -83,10 +85,15 @@ class TestEngine:
 
 
 def test_marks_leave_white_space_alone() -> None:
-    assert marked(" sure", math.log(0.9)) == " sure"
-    assert marked(" maybe\n", math.log(0.3)) == " \x1b[4mmaybe\x1b[24m\n"
-    assert marked(" never", math.log(0.01)) == " \x1b[1m\x1b[4mnever\x1b[24m\x1b[22m"
-    assert marked(" \n", math.log(0.01)) == " \n"
+    def shown(text: str, probability: float) -> str:
+        out = io.StringIO()
+        Screen(out).write(text, style_of(math.log(probability)))
+        return out.getvalue()
+
+    assert shown(" sure", 0.9) == " sure"
+    assert shown(" maybe\n", 0.3) == " \x1b[4mmaybe\x1b[24m\n"
+    assert shown(" never", 0.01) == " \x1b[1m\x1b[4mnever\x1b[24m\x1b[22m"
+    assert shown(" \n", 0.01) == " \n"
 
 
 @pytest.mark.real

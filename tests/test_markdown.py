@@ -16,6 +16,7 @@ from wcwidth import wcswidth
 from slmchat.terminal.markdown import TABLE_LIMIT, MarkdownStream
 from slmchat.terminal.markdown_inline import HOLD_LIMIT
 from slmchat.terminal.markdown_layout import extends
+from slmchat.terminal.sanitize import sanitize
 
 CONTROL = re.compile(r"\x1b\]8;[^\x1b]*\x1b\\|\x1b\[[0-9;]*m")
 LINK = re.compile(r"\x1b\]8;id=slm\d+;([^\x1b]+)\x1b\\(.*?)\x1b\]8;;\x1b\\")
@@ -594,6 +595,7 @@ def test_no_line_is_wider_than_the_window_or_padded(text: str, width: int, has_c
 @given(DOCUMENTS, WIDTHS)
 def test_every_letter_is_shown_in_order(text: str, width: int) -> None:
     """Without the constructs that hide text (addresses, info strings) or lay it out side by side (tables)."""
+    text = sanitize(text)  # invisible characters are told in letters
     for hidden in ("](", "|", "```", "~~~", "!["):
         text = text.replace(hidden, "")
     if any(hidden in text for hidden in ("](", "|", "```", "~~~", "![")):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from slmchat.terminal.invisible import REACH
 from slmchat.terminal.sanitize import SEQUENCE_LIMIT, Sanitizer, sanitize
 
 ESC = "\x1b"
@@ -15,8 +16,8 @@ ESC = "\x1b"
 ALPHABET = st.sampled_from(
     "ab01;[]P\\X^_( \n\r\t<>"
     "\x1b\x00\x07\x18\x1a\x7f\x85\x90\x98\x9b\x9c\x9d\x9e\x9f"
-    "\u200d\u200c\u202e\u2028\ufe0f\u00ad\ud800\udfff\U000e0041"
-    "مهक\u094dé👩💻❤"
+    "\u200d\u200c\u202e\u2028\ufe0f\u00ad\ud800\udfff\U000e0041\u200b\u200f\u2067\u2069\u2060\u180b\ufe00"
+    "مهक\u094dé👩💻❤שไ漢"
 )
 TEXTS = st.text(ALPHABET, max_size=60)
 
@@ -171,7 +172,7 @@ def test_nothing_that_a_terminal_obeys_comes_out(text: str) -> None:
         assert not any("\ud800" <= c <= "\udfff" or c in "\u2028\u2029" for c in shown)
         shown.encode("utf-8")
     safe = sanitize(text)
-    assert not any(c in "\u202e\u00ad\u200b\U000e0041" for c in safe)
+    assert not any(c in "\u202d\u202e\U000e0041" for c in safe)
     assert sanitize(safe) == safe
     assert not set(sanitize(text, one_line=True)) & set("\n\t\r")
 
@@ -205,3 +206,211 @@ def test_hostile_text_takes_linear_time() -> None:
     start = time.perf_counter()
     sanitize(f"{ESC}[" * 50_000 + "\u200d" * 50_000 + f"{ESC}]" * 50_000)
     assert time.perf_counter() - start < 5
+
+
+# Text as people and models write it: invisible characters at work. Nothing of it may change on the screen.
+LEGITIMATE = {
+    "emoji information": "\u2139\ufe0f Note",
+    "emoji warning": "\u26a0\ufe0f careful",
+    "emoji check mark": "\u2714\ufe0f done",
+    "emoji arrow": "\u27a1\ufe0f next, \u2197\ufe0f up",
+    "emoji scissors at the end": "cut \u2702\ufe0f",
+    "emoji copyright": "\u00a9\ufe0f 2026, \u00ae\ufe0f, \u2122\ufe0f",
+    "emoji exclamation": "\u203c\ufe0f and \u2049\ufe0f",
+    "emoji sun and snow": "\u2600\ufe0f\u2744\ufe0f\u2601\ufe0f",
+    "emoji circled M": "\u24c2\ufe0f",
+    "emoji secret": "\u3299\ufe0f \u3297\ufe0f \u303d\ufe0f \u3030\ufe0f",
+    "text style": "\u263a\ufe0e \u2665\ufe0e \u260e\ufe0e",
+    "keycaps": "1\ufe0f\u20e3 2\ufe0f\u20e3 #\ufe0f\u20e3 *\ufe0f\u20e3",
+    "digit as an emoji": "7\ufe0f",
+    "profession": "👩\u200d💻 👨\u200d🚀",
+    "profession with a skin tone": "👩🏽\u200d🔬",
+    "family": "👨\u200d👩\u200d👧\u200d👦",
+    "couple with skin tones": "👩🏻\u200d❤\ufe0f\u200d💋\u200d👨🏿",
+    "heart on fire": "❤\ufe0f\u200d🔥",
+    "rainbow flag": "🏳\ufe0f\u200d🌈",
+    "transgender flag": "🏳\ufe0f\u200d\u26a7\ufe0f",
+    "pirate flag": "🏴\u200d\u2620\ufe0f",
+    "detective": "🕵\ufe0f\u200d\u2640\ufe0f",
+    "health worker": "🧑\u200d\u2695\ufe0f",
+    "polar bear": "🐻\u200d\u2744\ufe0f",
+    "nodding": "🙂\u200d\u2195\ufe0f",
+    "walking to the right": "🚶🏾\u200d\u2640\ufe0f\u200d\u27a1\ufe0f",
+    "black cat": "🐈\u200d⬛",
+    "England": "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f wins",
+    "Scotland": "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f",
+    "Wales": "🏴\U000e0067\U000e0062\U000e0077\U000e006c\U000e0073\U000e007f!",
+    "country flags": "🇩🇪🇮🇷🇹🇭",
+    "Persian verb": "می\u200cخواهم بروم",
+    "Persian plural": "کتاب\u200cها و خانه\u200cای",
+    "Persian digits before": "۵\u200cتایی و ۱۲\u200cساله",
+    "Persian digits after": "سال\u200c۱۴۰۵",
+    "Persian Latin digits": "2\u200cنفره",
+    "Persian Latin word": "PDF\u200cها و iPhone\u200cهای",
+    "Persian end of a word": "می\u200c خواهم",
+    "Persian before punctuation": "خانه\u200c، خوب",
+    "Arabic year of the Hijra": "١٤٤٧ ه\u200d",
+    "Arabic date": "٥ ه\u200d.",
+    "Urdu": "بے\u200cشک",
+    "Kurdish": "دە\u200cچم",
+    "Uyghur": "سۆز\u200cلەر",
+    "Pashto": "نه\u200cشي",
+    "Syriac": "ܐ\u200dܒ",
+    "Hindi half form": "क्\u200dष",
+    "Hindi visible virama": "क्\u200cष",
+    "Hindi eyelash ra": "र्\u200dया",
+    "Marathi": "दर्\u200dया",
+    "Nepali": "गर्\u200dयो",
+    "Bengali ya-phalaa": "র\u200d্যাম",
+    "Bengali khanda ta": "ত্\u200d",
+    "Gujarati": "ક્\u200dષ",
+    "Punjabi": "ਕ੍\u200dਯ",
+    "Kannada": "ರ\u200d್ಕ",
+    "Telugu": "క్\u200cష",
+    "Tamil": "க்\u200cஷ",
+    "Malayalam chillu": "അവന്\u200d വന്നു",
+    "Malayalam full stop": "അവന്\u200d.",
+    "Sinhala rakaransaya": "ශ්\u200dරී ලංකා",
+    "Sinhala touching letters": "ක\u200d්ව",
+    "Khmer joiner": "ប\u200cាន",
+    "Thai words": "ภาษา\u200bไทย",
+    "Thai before Latin": "ภาษา\u200bPython",
+    "Thai after a digit": "10\u200bบาท",
+    "Lao": "ພາສາ\u200bລາວ",
+    "Khmer words": "ភាសា\u200bខ្មែរ",
+    "Khmer sentence": "ខ្មែរ។\u200b\n",
+    "Burmese words": "မြန်မာ\u200bစာ",
+    "Tibetan": "བོད་\u200bསྐད་",
+    "Javanese": "ꦗꦮ\u200bꦗꦮ",
+    "Japanese break": "日本語\u200b文章",
+    "Chinese beside Latin": "漢字\u200bUnicode",
+    "Thai word joiner": "ไทย\u2060ไทย",
+    "German soft hyphens": "Donau\u00addampf\u00adschiff",
+    "Hungarian soft hyphen": "meg\u00adszent\u00adség",
+    "Russian soft hyphen": "пере\u00adнос",
+    "Greek soft hyphen": "λέξη\u00adλέξη",
+    "word joiner at a dash": "10\u2060\u2013\u206020",
+    "word joiner at a quotation mark": "«\u2060mot\u2060»",
+    "Hebrew left-to-right mark": "שפת C++\u200e היא",
+    "Hebrew right-to-left mark": "שלום!\u200f",
+    "Hebrew quotation mark": 'ח\u200f"כ',
+    "Hebrew begins with Latin": "\u200fPython היא שפה",
+    "Hebrew number": 'מחיר: \u200e-5\u200e ש"ח',
+    "Hebrew Bible": "יְרוּשָׁלַ\u034fִם",
+    "Hebrew meteg": "לֽ\u200dֽא",
+    "Arabic mark": "السعر (\u200f5\u200f)",
+    "Arabic letter mark": "\u061cالرقم 5-\u061c",
+    "Arabic with Latin marked": "لغة \u200eC#\u200e سهلة",
+    "Arabic isolate": "استخدم \u2066print()\u2069 هنا",
+    "Arabic isolate first": "\u2068Linux\u2069 نظام",
+    "Hebrew isolate in Latin": "the word \u2067שלום עולם\u2069 means peace",
+    "Hebrew embedding": "say \u202bשלום, עולם!\u202c now",
+    "Hebrew nested isolates": "שלום \u2067א \u2066x = 1\u2069 ב\u2069 סוף",
+    "Persian in an isolate": "press \u2067می\u200cخواهم\u2069",
+    "ideographic variant": "葛\U000e0100飾区",
+    "two ideographic variants": "辻\U000e0101と祇\U000e0100園",
+    "compatibility variant": "\u8c48\ufe00",
+    "Chinese punctuation variant": "好\u3002\ufe00",
+    "mathematical variant": "A \u2229\ufe00 B",
+    "slashed zero": "0\ufe00",
+    "Burmese dotted letter": "\u1000\ufe00",
+    "Phags-pa": "\ua856\ufe00",
+    "Mongolian vowel separator": "ᠬᠠᠷ\u180eᠠ",
+    "Mongolian selector": "ᠤ\u180bᠨ",
+    "Mongolian selector and separator": "ᠨ\u180b\u180eᠠ",
+    "old Korean": "\u115f\u1161 \u1100\u1160",
+    "hieroglyphs": "\U00013000\U00013430\U00013001",
+    "musical beam": "\U0001d158\U0001d173\U0001d158",
+    "Vietnamese, Polish, Greek": "Tiếng Việt, żółć, καλημέρα",
+    "combining marks": "e\u0301 n\u0303 ḍ\u0307",
+    "no-break spaces": "10\u00a0000\u202f€",
+    "object replacement": "\ufffc \ufffd",
+}
+
+# Text that hides something, or shows it in another order. Each has to look different from what it pretends to be.
+HOSTILE = {
+    "override": "user\u202exe.exe",
+    "left override": "a\u202db\u202c",
+    "override in Hebrew": "שלום \u202eabc\u202c",
+    "embedding in Latin": "a\u202bb\u202c",
+    "isolate in Latin": "if x != \u2066'admin'\u2069:",
+    "isolate that stays open": "שלום \u2067abc\nnext",
+    "isolate to the end": "שלום \u2066abc",
+    "isolate closed on another line": "שלום \u2067a\nb\u2069",
+    "closed too often": "שלום\u2069",
+    "crossed": "שלום \u2067a \u202bb\u2069 c\u202c",
+    "override in an isolate": "שלום \u2067a\u202eb\u2069",
+    "isolate far away": "שלום \u2067" + "a" * 80 + "\u2069",
+    "mark in Latin": "a\u200eb",
+    "right mark in Latin": "a\u200f.b",
+    "mark far from Hebrew": "a\u200fb" + " x" * 40 + " שלום",
+    "marks in a row": "שלום\u200f\u200f\u200f",
+    "zero width in a word": "pass\u200bword",
+    "zero width at the start": "\u200bsudo",
+    "zero width in Cyrillic": "па\u200bроль",
+    "zero widths in Thai": "ไทย\u200b\u200b\u200bไทย",
+    "joiner in Latin": "pay\u200dpal",
+    "non-joiner in Latin": "pay\u200cpal",
+    "joiner in Cyrillic": "пай\u200dпал",
+    "joiners in a row": "می\u200c\u200cخواهم",
+    "joiners that count": "ab\u200c\u200d\u200c\u200dcd",
+    "joiner at the end of an emoji": "👩\u200d",
+    "joiner behind a letter before an emoji": "a\u200d💻",
+    "word joiner in a word": "pass\u2060word",
+    "no-break zero width": "pass\ufeffword",
+    "soft hyphen behind one letter": "p\u00adassword",
+    "soft hyphens everywhere": "p\u00ada\u00ads\u00ads",
+    "soft hyphen beside a digit": "12\u00ad34",
+    "soft hyphens in a row": "pass\u00ad\u00adword",
+    "selector behind a Latin letter": "a\ufe0f",
+    "first selector behind a Latin letter": "a\ufe00",
+    "selectors that carry bytes": "ok\ufe05\ufe08\U000e0120",
+    "selectors behind an emoji": "😀\ufe0f\ufe00\ufe03\U000e0150",
+    "one wrong selector behind an emoji": "😀\U000e0150",
+    "long selector behind a Latin letter": "a\U000e0101",
+    "selectors behind an ideograph": "葛\U000e0100\U000e0101",
+    "selector behind a space": " \ufe0f",
+    "selector at the start": "\ufe0fa",
+    "Mongolian selector in Latin": "a\u180bb",
+    "Mongolian separator in Latin": "a\u180eb",
+    "tags": "hello\U000e0068\U000e0069",
+    "tags behind a smile": "🙂\U000e0068\U000e0069\U000e007f",
+    "flag of nowhere": "🏴\U000e0068\U000e0069\U000e007f",
+    "flag without an end": "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067",
+    "flag with a message": "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f\U000e0068",
+    "language tag": "\U000e0001en",
+    "Hangul filler as a name": "\u3164",
+    "Hangul fillers": "a\u115f\u1160b",
+    "half-width filler": "x\uffa0",
+    "Khmer inherent vowel": "a\u17b4b",
+    "invisible plus": "a\u2064b",
+    "invisible times": "10\u206220",
+    "deprecated controls": "a\u206ab\u206f",
+    "annotation": "x\ufff9y\ufffaz\ufffb",
+    "grapheme joiner": "a\u034fb",
+    "musical beam in Latin": "a\U0001d173b",
+}
+
+
+@pytest.mark.parametrize("text", LEGITIMATE.values(), ids=LEGITIMATE)
+def test_honest_text_is_shown_as_it_is(text: str) -> None:
+    assert stream([text]) == stream(list(text)) == text
+    assert stream([text], show_invisible=False) == text
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hidden_text_is_told(text: str) -> None:
+    shown = stream([text])
+    assert shown == stream(list(text)) != text
+    assert "<U+" in shown
+    assert sanitize(shown) == shown
+    assert stream([text], show_invisible=False) == text, "the record is what was said"
+
+
+def test_little_is_held_back() -> None:
+    sanitizer = Sanitizer(show_invisible=True)
+    assert sanitizer.feed("12\u200f") == "12", "there may be Hebrew behind it"
+    assert sanitizer.feed("a" * REACH) == "<U+200F>" + "a" * REACH
+    assert sanitizer.feed("\u2068b\n") == "<U+2068>b\n", "an isolate ends with its line"
+    assert sanitizer.feed("c\u200d" * 2) == "c<U+200D>c"
+    assert sanitizer.feed("\U000e0068" * 40).startswith("<U+200D><U+E0068>"), "a run is told before it ends"

@@ -8,6 +8,7 @@ Knows: where the client keeps its cache, TLS, how much of an answer is read, wha
 Refuses to know: repositories and files (hub.py), what a sound answer means (untrusted.py).
 """
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -35,7 +36,16 @@ def hub_package() -> Any:
     hooks = huggingface_hub.get_session().event_hooks
     if _refuse_plain_http not in hooks["request"]:
         huggingface_hub.get_session().event_hooks = {**hooks, "request": [*hooks["request"], _refuse_plain_http]}
+        for handler in logging.getLogger("huggingface_hub").handlers:
+            handler.addFilter(_without_controls)
     return huggingface_hub
+
+
+def _without_controls(record: logging.LogRecord) -> bool:
+    """The package writes warnings of the server on stderr as they came (`X-HF-Warning`), also on a terminal."""
+    text = record.getMessage()
+    record.msg, record.args = "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text), ()
+    return True
 
 
 def cache_directory() -> Path:

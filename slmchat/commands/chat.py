@@ -279,6 +279,7 @@ class Chat:
             shows_thinking=self.shows_thinking,
             status=self.toolbar,
             shows_doubt=self.shows_doubt,
+            is_raw=self.talk.options.raw_output,
         )
 
     @contextmanager

@@ -19,6 +19,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.ranges import Range
 from slmchat.terminal.doubt import LEGEND
 from slmchat.terminal.line_editor import KEYS, complete_path
+from slmchat.terminal.screen import ControlSequences
 from slmchat.terminal.slash_commands import CommandTable, SlashCommand, as_typed, message_of
 from slmchat.wording import counted
 
@@ -381,7 +382,7 @@ def _confidence(chat: Chat, _arguments: str) -> None:
     chat.talk.limits = replace(chat.talk.limits, n_alternatives=0 if chat.shows_doubt else None)
     if chat.shows_doubt:
         chat.console.note("The next answers show where the model was unsure, as plain text without Markdown.")
-        chat.console.write(f"{LEGEND}\n")
+        chat.console.send(LEGEND)
     else:
         chat.console.note("Answers are shown as usual.")
 
@@ -461,7 +462,7 @@ def _copy(chat: Chat, _arguments: str) -> None:
     data = node.message.text.encode()
     if len(data) > _MOST_COPIED:
         raise _usage(f"the answer is too long for the terminal's clipboard ({len(data):,} bytes).", "/export FILE")
-    chat.console.write(f"\x1b]52;c;{base64.b64encode(data).decode()}\x07")
+    chat.console.send(ControlSequences(f"\x1b]52;c;{base64.b64encode(data).decode()}\x07"))
     chat.console.note("The last answer is handed to the terminal's clipboard (terminals may have that switched off).")
 
 

@@ -21,6 +21,7 @@ from slmchat.privacy.writer import FileWriter
 from slmchat.private_files import replace_file, storage_error
 from slmchat.terminal.console import Console
 from slmchat.terminal.sanitize import Sanitizer
+from slmchat.terminal.screen import ControlSequences
 
 
 @dataclass(slots=True)
@@ -99,7 +100,7 @@ class Delivery:
         self.is_json = options.json
         self._flag = next(iter(given), None)
         self._console = console
-        self._is_raw_output = is_raw_output
+        self.is_raw_output = is_raw_output
         self._target = open_target(options.output)
 
     def keep_target(self) -> None:
@@ -113,10 +114,8 @@ class Delivery:
         return not self.is_json and self._flag is None and self._target is None
 
     def sanitizer(self) -> Sanitizer | None:
-        """The filter for the model's text; a file keeps invisible controls as data, as a pipe does."""
-        if self._is_raw_output:
-            return None
-        return self._console.sanitizer() if self._target is None else Sanitizer(show_invisible=False)
+        """The filter for the model's text."""
+        return None if self.is_raw_output else self._console.sanitizer()
 
     def give(self, answer: Answer, record: Mapping[str, object], *, is_half_nothing: bool) -> None:
         """An answer that was not streamed: to where it belongs. `record` is what `--json` says of it.
@@ -153,7 +152,7 @@ class Delivery:
     def _put(self, text: str, *, is_whole: bool) -> None:
         target = self._target
         if target is None:
-            self._console.write(text)
+            self._write_here(text)
             return
         if not is_whole:
             self._write_here(text)
@@ -170,9 +169,11 @@ class Delivery:
         self._console.note(f"written to {target.name}.")
 
     def _write_here(self, text: str) -> None:
-        """What was made for the file goes to stdout, which may be a terminal."""
-        sanitizer = None if self._is_raw_output else self._console.sanitizer()
-        self._console.write(sanitizer.feed(text) + sanitizer.flush() if sanitizer else text)
+        """To stdout, which may be a terminal."""
+        if self.is_raw_output:
+            self._console.send(ControlSequences(text))
+        else:
+            self._console.write(text)
 
 
 def _extracting(options: OutputOptions) -> Mapping[str, bool]:

@@ -74,7 +74,7 @@ def fill(
     with opening.cancelled_by_ctrl_c(session):
         answer = answering.follow(
             events,
-            PlainView(console, is_silent=is_json),
+            PlainView(console, is_silent=is_json, is_raw=options.raw_output),
             sanitizer=_sanitizer(options, asked, console),
             keeps_space=True,
         )

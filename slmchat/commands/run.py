@@ -82,7 +82,7 @@ def run(
     shown_on = _Shown(
         console,
         delivery,
-        is_growing=choosing is None and (not is_shaped or console.stdout.isatty()),
+        is_growing=choosing is None and (not is_shaped or console.is_stdout_tty),
         shows_doubt=output.confidence and console.is_stdout_tty and not console.is_dumb,
     )
     answer, besides = _answered(asker, request, sampler, opening.limits(options, n_alternatives), shown_on)
@@ -116,7 +116,7 @@ def _alternatives(choice: ChoiceOptions, output: OutputOptions, delivery: Delive
     if not console.is_stdout_tty or console.is_dumb:
         console.note("--confidence underlines on a terminal only; elsewhere: --json --logprobs")
     elif delivery.is_streamed:
-        console.stderr.write(f"{LEGEND}\n" if console.is_stderr_tty and not console.is_quiet else "")
+        console.draw(LEGEND)
     return ALTERNATIVES if choice.logprobs else 0
 
 
@@ -167,7 +167,12 @@ class _Shown:
         self.is_shown = delivery.is_streamed and is_growing
 
     def view(self) -> PlainView:
-        return PlainView(self._console, is_silent=not self.is_shown, shows_doubt=self._shows_doubt)
+        return PlainView(
+            self._console,
+            is_silent=not self.is_shown,
+            shows_doubt=self._shows_doubt,
+            is_raw=self._delivery.is_raw_output,
+        )
 
     def sanitizer(self) -> Sanitizer | None:
         return self._delivery.sanitizer()

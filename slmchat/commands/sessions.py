@@ -22,11 +22,11 @@ from slmchat.privacy.writer import FileWriter
 from slmchat.private_files import storage_error
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
-from slmchat.terminal.sanitize import Sanitizer, sanitize
+from slmchat.terminal.sanitize import sanitize
+from slmchat.terminal.screen import BOLD
 from slmchat.wording import counted
 
 _SHOWN = 50  # sessions that fit a terminal; a table of 10,000 takes seconds to lay out
-_BOLD, _NOT_BOLD = "\x1b[1m", "\x1b[22m"
 
 
 @contextmanager
@@ -103,9 +103,9 @@ def show(name: str, settings: Settings, console: Console, *, is_json: bool = Fal
 
 def _print_message(console: Console, speaker: str, text: str) -> None:
     heading = sanitize(_one_line(speaker), one_line=True)
-    if console.has_color:
-        heading = f"{_BOLD}{heading}{_NOT_BOLD}"
-    console.write(f"\n{heading}\n")
+    console.print()
+    console.write(heading, BOLD if console.has_color else None)
+    console.print()
     console.print(text.strip("\n"))
 
 
@@ -138,10 +138,14 @@ def search(words: Sequence[str], settings: Settings, console: Console, *, is_jso
         if hit.session != previous:
             console.write("\n" if previous else "")
             title = hit.parts if hit.role is None else ((hit.title, False),)
-            console.write(f"{hit.session[:8]}  {_highlighted(title, console)}  ({_when(hit.created_at, console)})\n")
+            console.write(f"{hit.session[:8]}  ")
+            _print_highlighted(title, console)
+            console.write(f"  ({_when(hit.created_at, console)})\n")
             previous = hit.session
         if hit.role is not None:
-            console.write(f"    {hit.role}: {_highlighted(hit.parts, console)}\n")
+            console.write(f"    {hit.role}: ")
+            _print_highlighted(hit.parts, console)
+            console.write("\n")
     return ExitCode.DONE
 
 
@@ -161,13 +165,10 @@ def _when(time: str, console: Console) -> str:
     return ago(time) if console.is_stdout_tty else datetime.fromisoformat(time).isoformat(timespec="seconds")
 
 
-def _highlighted(parts: Sequence[tuple[str, bool]], console: Console) -> str:
-    """One line, safe to show; what was found is bold where the terminal can do it."""
-    shown = []
+def _print_highlighted(parts: Sequence[tuple[str, bool]], console: Console) -> None:
+    """Part of a line; what was found is bold where the terminal can do it."""
     for text, is_found in parts:
-        safe = sanitize(text, one_line=True)
-        shown.append(f"{_BOLD}{safe}{_NOT_BOLD}" if is_found and console.has_color else safe)
-    return "".join(shown)
+        console.write(sanitize(text, one_line=True), BOLD if is_found and console.has_color else None)
 
 
 def export(
@@ -197,7 +198,7 @@ def export(
         session = archive.find(name)
         text = archive.export_json(session.id) if format == "json" else archive.export_markdown(session.id)
     if format == "md":
-        sanitizer = console.sanitizer() if file is None else Sanitizer(show_invisible=False)
+        sanitizer = console.sanitizer()
         text = sanitizer.feed(text) + sanitizer.flush()
     if writer is None:
         console.write(text)

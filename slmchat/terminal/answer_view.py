@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from slmchat.engine.api import Prefill
 from slmchat.terminal.console import Console
-from slmchat.terminal.doubt import marked
+from slmchat.terminal.doubt import style_of
+from slmchat.terminal.screen import DIM, ControlSequences
 from slmchat.terminal.status_bar import StatusBar, terminal_size
 from slmchat.wording import counted
 
@@ -48,10 +49,13 @@ class PrefillProgress:
 class PlainView:
     """The answer as it comes on stdout; thinking and progress on stderr (progress only on a terminal)."""
 
-    def __init__(self, console: Console, *, is_silent: bool = False, shows_doubt: bool = False) -> None:
+    def __init__(
+        self, console: Console, *, is_silent: bool = False, shows_doubt: bool = False, is_raw: bool = False
+    ) -> None:
         """`is_silent`: nothing of the answer is written, a terminal sees how long it is by now; `shows_doubt`: unsure
-        tokens are underlined."""
+        tokens are underlined; `is_raw`: the user wants the terminal to obey the model."""
         self._console = console
+        self._is_raw = is_raw
         self._is_silent = is_silent
         self._shows_doubt = shows_doubt
         self._doubt = 0.0
@@ -78,10 +82,12 @@ class PlainView:
         if self._is_thinking:
             self._is_thinking = False
             self._console.aside("\n")
-        if not self._is_silent:
-            self._console.write(marked(text, self._doubt) if self._shows_doubt else text)
-        else:
+        if self._is_silent:
             self._count()
+        elif self._is_raw:
+            self._console.send(ControlSequences(text))
+        else:
+            self._console.write(text, style_of(self._doubt) if self._shows_doubt else None)
         self._doubt = 0.0
 
     def doubt(self, logprob: float) -> None:
@@ -115,13 +121,16 @@ class ChatView:
         shows_thinking: bool,
         status: Callable[[], str],
         shows_doubt: bool = False,
+        is_raw: bool = False,
     ) -> None:
         """`status` is what the line says before the speed: model, tokens of the window.
 
         `shows_doubt`: unsure tokens are underlined; the answer is then the plain text, not Markdown.
+        `is_raw`: where it is plain, the user wants the terminal to obey the model.
         """
         self._console = console
         self._is_plain = is_plain
+        self._is_raw = is_raw
         self._shows_doubt = shows_doubt
         self._doubt = 0.0
         self._shows_thinking = shows_thinking
@@ -132,9 +141,10 @@ class ChatView:
         self._told_at = 0.0
         self._stage = "waiting"  # then "thinking", "answer"
         self._ends_line = True
+        self._dim = DIM if console.has_color else None
         self._markdown = self._new_markdown()
         self._bar = StatusBar(
-            console.stdout,
+            console.send,
             is_enabled=console.is_stdout_tty and not console.is_dumb and not is_plain,
             has_color=console.has_color,
             size=terminal_size,
@@ -151,9 +161,9 @@ class ChatView:
     def thinking(self, text: str) -> None:
         self._tick()
         if self._shows_thinking:
-            self._console.write(self._dimmed(text))
+            self._console.write(text, self._dim)
         elif self._stage == "waiting":
-            self._console.write(self._dimmed("(thinking; /think shows it)"))
+            self._console.write("(thinking; /think shows it)", self._dim)
         self._stage = "thinking"
 
     def answer(self, text: str) -> None:
@@ -162,12 +172,13 @@ class ChatView:
             self._console.write("\n\n")
         self._stage = "answer"
         self._ends_line = text.endswith("\n")
-        if self._markdown is None:
-            self._console.write(marked(text, self._doubt) if self._shows_doubt else text)
-            self._doubt = 0.0
-        else:
+        if self._markdown is not None:
             self._markdown.feed(text)
-            self._console.stdout.flush()
+        elif self._is_raw:
+            self._console.send(ControlSequences(text))
+        else:
+            self._console.write(text, style_of(self._doubt) if self._shows_doubt else None)
+            self._doubt = 0.0
 
     def doubt(self, logprob: float) -> None:
         self._doubt = min(self._doubt, logprob)
@@ -190,12 +201,9 @@ class ChatView:
         rate = f" · {(self._tokens - 1) / elapsed:.1f} tokens/s" if elapsed > 0.3 else ""
         self._bar.draw(f"{self._status()} · {self._tokens:,} tokens{rate} (Ctrl-C stops)")
 
-    def _dimmed(self, text: str) -> str:
-        return f"\x1b[2m{text}\x1b[22m" if self._console.has_color else text
-
     def _new_markdown(self) -> "MarkdownStream | None":
         if self._is_plain or self._shows_doubt or self._console.is_dumb or not self._console.is_stdout_tty:
             return None
         from slmchat.terminal.markdown import MarkdownStream
 
-        return MarkdownStream(self._console.put, width=lambda: terminal_size()[0], has_color=self._console.has_color)
+        return MarkdownStream(self._console.send, width=lambda: terminal_size()[0], has_color=self._console.has_color)

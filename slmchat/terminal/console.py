@@ -1,5 +1,8 @@
 """Streams: stdout carries the completion (or the asked-for listing), stderr everything else.
 
+Nothing else writes to them: text of any origin is made safe here (screen.py), and what a terminal is to obey comes as
+`ControlSequences`. A pipe gets a completion as data.
+
 Knows: what is a terminal, how wide, whether colour is wanted; decided once, here.
 Refuses to know: models, conversations, commands. The only file that uses `rich`, and only when a table or a progress
 bar is drawn.
@@ -13,6 +16,7 @@ from typing import Protocol, TextIO
 
 from slmchat.errors import SlmError
 from slmchat.terminal.sanitize import Sanitizer, sanitize
+from slmchat.terminal.screen import DIM, ControlSequences, Screen, Style, is_tty
 
 
 class Progress(Protocol):
@@ -35,18 +39,19 @@ class Console:
         self.stdout = stdout if stdout is not None else sys.stdout
         self.stderr = stderr if stderr is not None else sys.stderr
         self.environ = environ if environ is not None else os.environ
+        self._out, self._err = Screen(self.stdout), Screen(self.stderr)
         self.is_quiet = False
         self.is_verbose = False
         self.is_dumb = self.environ.get("TERM") == "dumb"
-        self.is_interactive = _is_tty(self.stdin) and _is_tty(self.stdout)
+        self.is_interactive = is_tty(self.stdin) and self._out.is_tty
 
     @property
     def is_stdout_tty(self) -> bool:
-        return _is_tty(self.stdout)
+        return self._out.is_tty
 
     @property
     def is_stderr_tty(self) -> bool:
-        return _is_tty(self.stderr)
+        return self._err.is_tty
 
     @property
     def has_color(self) -> bool:
@@ -54,20 +59,20 @@ class Console:
         return self.is_stdout_tty and not self.is_dumb and not self.environ.get("NO_COLOR")
 
     def sanitizer(self) -> Sanitizer:
-        """A filter for one completion: a terminal also shows invisible controls, a pipe keeps them as data."""
-        return Sanitizer(show_invisible=self.is_stdout_tty)
+        """A filter for the record of one completion: what a terminal would obey is gone, all else is as it was said."""
+        return Sanitizer(show_invisible=False)
 
-    def write(self, text: str) -> None:
+    def write(self, text: str, style: Style | None = None) -> None:
         """Part of the answer, as it comes. Raises BrokenPipeError when the reader has gone."""
-        self.stdout.write(text)
-        self.stdout.flush()
+        self._out.write(text, style)
 
-    def put(self, text: str) -> None:
-        """Part of the answer that a later `write` or flush sends."""
-        self.stdout.write(text)
+    def send(self, sequences: ControlSequences) -> None:
+        """Part of the answer with sequences that a terminal is to obey."""
+        self._out.send(sequences)
 
     def print(self, text: str = "") -> None:
         """One line of an asked-for listing on stdout."""
+        self._end()
         self.write(sanitize(text) + "\n")
 
     def print_json(self, value: object) -> None:
@@ -79,52 +84,50 @@ class Console:
     def note(self, text: str) -> None:
         """A line about what is happening, on stderr; `-q` leaves it out."""
         if not self.is_quiet:
-            self._err(text)
+            self._tell(text)
 
     def detail(self, text: str) -> None:
         """A line that only `-v` shows."""
         if self.is_verbose and not self.is_quiet:
-            self._err(text)
+            self._tell(text)
 
     def warn(self, text: str) -> None:
         if not self.is_quiet:
-            self._err(f"slm: {text}")
+            self._tell(f"slm: {text}")
 
     def error(self, error: SlmError) -> None:
-        self._err(f"slm: {error.message}")
+        self._tell(f"slm: {error.message}")
         if error.hint:
-            self._err(f"hint: {error.hint}")
+            self._tell(f"hint: {error.hint}")
 
-    def draw(self, sequence: str) -> None:
-        """Pixels for a terminal that draws them, on stderr beside the other notes; nothing elsewhere."""
+    def draw(self, sequences: ControlSequences) -> None:
+        """Pixels or styled text for a terminal, on stderr beside the other notes; nothing elsewhere."""
         if self.is_stderr_tty and not self.is_dumb and not self.is_quiet:
+            self._end()
             self.status("")
-            self.stderr.write(sequence)
-            self.stderr.flush()
+            self._err.send(sequences)
 
     def aside(self, text: str) -> None:
         """Part of a text that is not the answer (thinking), on stderr as it comes; `-q` leaves it out."""
         if not self.is_quiet:
             is_dim = self.is_stderr_tty and not self.is_dumb and not self.environ.get("NO_COLOR")
-            self.stderr.write(f"\x1b[2m{text}\x1b[22m" if is_dim else text)
-            self.stderr.flush()
+            self._err.write(text, DIM if is_dim else None)
 
     def status(self, text: str) -> None:
         """A line on a terminal's stderr that the next status (or an empty one) replaces."""
         if self.is_stderr_tty and not self.is_dumb and not self.is_quiet:
-            self.stderr.write("\r\x1b[K" + sanitize(text, one_line=True))
-            self.stderr.flush()
+            self._err.send(ControlSequences("\r\x1b[K" + sanitize(text, one_line=True)))
 
     def ask(self, question: str) -> bool:
         """A yes-or-no question on the terminal; False when nobody can answer."""
-        if not (_is_tty(self.stdin) and self.is_stderr_tty):
+        if not (is_tty(self.stdin) and self.is_stderr_tty):
             return False
         return self.ask_text(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
     def ask_text(self, question: str) -> str:
         """A line typed by the user after the question on stderr; empty at the end of the input."""
-        self.stderr.write(sanitize(question))
-        self.stderr.flush()
+        self._end()
+        self._err.send(ControlSequences(sanitize(question)))
         return self.stdin.readline()
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -143,12 +146,12 @@ class Console:
         )
         drawn = Table(box=box.SIMPLE_HEAD if self.has_color else None, pad_edge=False, padding=(0, 2, 0, 0))
         for header in headers:
-            drawn.add_column(header, overflow="fold")
+            drawn.add_column(sanitize(header, one_line=True), overflow="fold")
         for row in rows:
             drawn.add_row(*(Text(sanitize(cell, one_line=True)) for cell in row))
         with rich.capture() as captured:
             rich.print(drawn)
-        self.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+        self.send(ControlSequences("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())))
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Progress]:
@@ -172,14 +175,12 @@ class Console:
             task = bar.add_task(sanitize(label, one_line=True), total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
-    def _err(self, text: str) -> None:
+    def _tell(self, text: str) -> None:
+        self._end()
         self.status("")
-        self.stderr.write(sanitize(text) + "\n")
-        self.stderr.flush()
+        self._err.send(ControlSequences(sanitize(text) + "\n"))
 
-
-def _is_tty(stream: TextIO) -> bool:
-    try:
-        return stream.isatty()
-    except ValueError:  # closed
-        return False
+    def _end(self) -> None:
+        """Another text begins: what waits of the ones that stream comes out before it."""
+        self._out.end()
+        self._err.end()

@@ -19,6 +19,7 @@ from slmchat.terminal.completion import command_completer
 from slmchat.terminal.completion import complete_path as complete_path
 from slmchat.terminal.external_editor import edited, editor_command
 from slmchat.terminal.input_history import InputHistory
+from slmchat.terminal.markdown_layout import cut_to_width
 from slmchat.terminal.pastes import Pastes, is_fold, processor
 from slmchat.terminal.plain_input import MORE_S, REST_OF_KEY_S, clean, pressed_key, read_plainly
 from slmchat.terminal.sanitize import sanitize
@@ -137,7 +138,7 @@ class LineEditor:
         Keys pressed before the question stood there do not answer it.
         """
         keys = [key for key, _ in choices]
-        lines = [sanitize(question), *(f"  {key}  {sanitize(text, one_line=True)}" for key, text in choices)]
+        lines = [question, *(f"  {key}  {sanitize(text, one_line=True)}" for key, text in choices)]
         while True:
             pressed = pressed_key("\n".join(lines) + f"\n[{'/'.join(keys)}, Esc] ")
             chosen = next((key for key in keys if pressed in (key, key.upper())), None) if pressed else None
@@ -216,7 +217,8 @@ class LineEditor:
             try:
                 return self.edit_text(self._pastes.expand(buffer.text))
             except SlmError as error:
-                sys.stderr.write(f"slm: {sanitize(error.message)}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+                hint = f"hint: {error.hint}\n" if error.hint else ""
+                sys.stderr.write(sanitize(f"slm: {error.message}\n{hint}"))
                 sys.stderr.flush()
                 return None
 
@@ -224,17 +226,6 @@ class LineEditor:
         if changed is not None:
             buffer.save_to_undo_stack()
             buffer.document = Document(changed, len(changed))
-
-
-def cut_to_width(text: str, columns: int) -> str:
-    """The text in at most `columns` cells, "…" at its end when it was longer."""
-    from prompt_toolkit.utils import get_cwidth
-
-    if get_cwidth(text) <= columns:
-        return text
-    while text and get_cwidth(text) > columns - 1:
-        text = text[:-1]
-    return text + "…"
 
 
 class _Burst:

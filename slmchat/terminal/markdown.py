@@ -37,6 +37,8 @@ from slmchat.terminal.markdown_layout import (
 )
 from slmchat.terminal.markdown_page import Page
 from slmchat.terminal.markdown_table import Table, alignments, split_row
+from slmchat.terminal.sanitize import Sanitizer
+from slmchat.terminal.screen import ControlSequences
 
 # Rows and characters of a table that are held back to find the widths of its columns.
 TABLE_LIMIT = (12, 1500)
@@ -46,8 +48,6 @@ _HEADINGS = (BOLD | UNDERLINE | MAGENTA, BOLD | MAGENTA, BOLD | CYAN, BOLD | GRE
 _BULLETS = "•◦-"
 _PLAIN_CODE = CYAN  # code in a language without colours
 
-# The caller has sanitised the text; this is the second lock on the door.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MATH_CLOSE = {"\\[": "\\]", "$$": "$$"}
 _CODE_LIKE = re.compile(
     r".*[;{}]$|(?:def|class|if|for|while|with|else|try|elif)\b.*:$|(?:from \S+ )?import [\w.*, ]+$|return\b|#include\b"
@@ -78,13 +78,14 @@ class MarkdownStream:
 
     def __init__(
         self,
-        write: Callable[[str], None],
+        write: Callable[[ControlSequences], None],
         *,
         width: Callable[[], int],
         has_color: bool = True,
         has_links: bool = False,
     ) -> None:
         self._write = write
+        self._view = Sanitizer(show_invisible=True)
         self._has_color = has_color
         self._has_links = has_links
         self._out: list[str] = []
@@ -102,25 +103,29 @@ class MarkdownStream:
         self._start_line()
 
     def feed(self, text: str) -> None:
-        """Part of the answer."""
-        for number, part in enumerate(_CONTROLS.sub("", text).split("\n")):
-            if number:
-                self._end_line()
-            if part:
-                self._is_mid_line = True
-                self._sink(part)
+        """Part of the answer, as it was said."""
+        self._take_safe(self._view.feed(text))
         self._flush()
 
     def close(self) -> None:
         """The answer is over: show what is held, reset styles, end the line."""
+        self._take_safe(self._view.flush())
         if self._is_mid_line:
             self._end_line()
         self._end_table()
         self._flush()
 
+    def _take_safe(self, text: str) -> None:
+        for number, part in enumerate(text.split("\n")):
+            if number:
+                self._end_line()
+            if part:
+                self._is_mid_line = True
+                self._sink(part)
+
     def _flush(self) -> None:
         if self._out:
-            self._write("".join(self._out))
+            self._write(ControlSequences("".join(self._out)))
             self._out.clear()
 
     def _start_line(self) -> None:

@@ -79,6 +79,15 @@ def text_width(text: str) -> int:
     return max(wcswidth(text), 0)
 
 
+def cut_to_width(text: str, columns: int) -> str:
+    """The text in at most `columns` columns, "…" at its end when it was longer."""
+    if reach(text) <= columns:
+        return text
+    while text and reach(text) > columns - 1:
+        text = text[:-1]
+    return text + "…"
+
+
 def reach(text: str) -> int:
     """Columns of a text as word wrap counts them."""
     if text.isascii():

@@ -29,7 +29,7 @@ def read_plainly(prompt: str, default: str, is_over: Callable[[], bool]) -> str:
     """A line on a dumb terminal, which edits by itself. Pasted lines and `\"\"\"` blocks are read as one text."""
     if default:
         sys.stdout.write(f"{sanitize(default)}\n(Enter alone sends this text)\n")
-    sys.stdout.write(prompt)
+    sys.stdout.write(sanitize(prompt, one_line=True))
     sys.stdout.flush()
     lines = [_plain_line(is_over)]
     while is_open_block("\n".join(lines)) or is_waiting(MORE_S):
@@ -63,7 +63,7 @@ def pressed_key(question: str) -> str | None:
         import termios
     except ImportError:  # Windows
         with contextlib.suppress(EOFError, KeyboardInterrupt):
-            return input(question).strip()[:1]
+            return input(sanitize(question)).strip()[:1]
         return None
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
@@ -74,7 +74,7 @@ def pressed_key(question: str) -> str | None:
     # FLUSH: what was typed before the question is dropped. So this comes before the question, not after.
     termios.tcsetattr(descriptor, termios.TCSAFLUSH, raw)
     try:
-        sys.stdout.write(question)
+        sys.stdout.write(sanitize(question))
         sys.stdout.flush()
         data = os.read(descriptor, 64)
         if data == b"\x1b" and is_waiting(REST_OF_KEY_S):  # an arrow key begins with Esc

@@ -9,6 +9,8 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
+from slmchat.terminal.screen import ControlSequences
+
 # Text rows that a preview takes, and the pixels that are enough for them.
 ROWS = 8
 SIZE = (320, 160)
@@ -41,7 +43,7 @@ def drawing_of(environ: Mapping[str, str]) -> Drawing | None:
     return None
 
 
-def kitty(png: bytes) -> str:
+def kitty(png: bytes) -> ControlSequences:
     """The picture below the cursor; `q=2`: the terminal must not answer, for that would be typed into the line."""
     data = base64.standard_b64encode(png).decode()
     pieces = [data[begin : begin + _KITTY_CHUNK] for begin in range(0, len(data), _KITTY_CHUNK)]
@@ -49,16 +51,16 @@ def kitty(png: bytes) -> str:
     for number, piece in enumerate(pieces, 1):
         keys = f"a=T,f=100,r={ROWS},q=2," if number == 1 else "q=2,"
         sequences.append(f"\x1b_G{keys}m={int(number < len(pieces))};{piece}\x1b\\")
-    return "".join(sequences) + "\n"
+    return ControlSequences("".join(sequences) + "\n")
 
 
-def iterm2(png: bytes) -> str:
+def iterm2(png: bytes) -> ControlSequences:
     """The picture as iTerm2 takes files (iterm2.com/documentation-images.html)."""
     data = base64.standard_b64encode(png).decode()
-    return f"\x1b]1337;File=inline=1;size={len(png)};height={ROWS};preserveAspectRatio=1:{data}\x07\n"
+    return ControlSequences(f"\x1b]1337;File=inline=1;size={len(png)};height={ROWS};preserveAspectRatio=1:{data}\x07\n")
 
 
-def sixel(width: int, palette: Sequence[tuple[int, int, int]], pixels: bytes) -> str:
+def sixel(width: int, palette: Sequence[tuple[int, int, int]], pixels: bytes) -> ControlSequences:
     """The picture in bands of six rows (VT330/VT340 manual, chapter 14); `pixels` are places in the palette."""
     height = len(pixels) // width
     parts = [f'\x1bPq"1;1;{width};{height}']
@@ -69,7 +71,7 @@ def sixel(width: int, palette: Sequence[tuple[int, int, int]], pixels: bytes) ->
         rows = [pixels[row * width : (row + 1) * width] for row in range(top, min(top + 6, height))]
         bands = (_band(number, rows) for number in sorted(set().union(*rows)))
         parts.append("$".join(bands) + "-")
-    return "".join(parts) + "\x1b\\\n"
+    return ControlSequences("".join(parts) + "\x1b\\\n")
 
 
 def _band(colour: int, rows: Sequence[bytes]) -> str:
