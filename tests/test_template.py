@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slmchat.conversation import template_sandbox
+from slmchat.conversation import template_budget
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import ChatTemplate
 from slmchat.engine.api import Prompt
@@ -192,7 +192,7 @@ QUICKLY = [
 @pytest.mark.slow
 @pytest.mark.parametrize("source", QUICKLY, ids=range(len(QUICKLY)))
 def test_a_template_that_wants_all_time_or_memory_is_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_sandbox, "MAX_SECONDS", 2.0)
+    monkeypatch.setattr(template_budget, "MAX_SECONDS", 2.0)
     start = time.monotonic()
     with pytest.raises(SlmError) as caught:
         _template("{{ messages[0].content }}" + source).render([Message(Role.USER, "hi")])
@@ -278,7 +278,7 @@ def test_the_helpers_that_templates_expect() -> None:
     "source",
     [
         "{{ " + "(" * 9000,
-        "{% if a %}" + "{% elif a %}" * 9000 + "{% endif %}",
+        "{% if a %}" + "{% elif a %}" * 4000 + "{% endif %}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     ],
 )
@@ -290,18 +290,18 @@ def test_a_template_nested_too_deeply_says_so(source: str) -> None:
 
 def test_the_page_about_models_tells_the_limits_that_hold() -> None:
     from slmchat.catalog import gguf
-    from slmchat.conversation import template, template_sandbox
+    from slmchat.conversation import template, template_budget, template_sandbox
 
     page = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
     limits = page[page.index("## Limits of a model file") :]
     for number in (
         gguf.MAX_KEYS, gguf.MAX_TENSORS, gguf.MAX_STRINGS, gguf.MAX_KEY_BYTES, template.MAX_TEMPLATE_LENGTH,
-        template_sandbox.MAX_STEPS, template_sandbox.MAX_WRITTEN, template_sandbox.MAX_VALUE,
+        template_budget.MAX_STEPS, template_budget.MAX_WRITTEN, template_budget.MAX_VALUE,
     ):  # fmt: skip
         assert f"{number:,}" in limits
     assert f"{gguf.MAX_HEADER_BYTES >> 20} MiB" in limits
     assert f"{gguf.MAX_TEMPLATE_BYTES >> 20} MiB;" in limits
     assert f"{gguf.MAX_TEXT_BYTES >> 10} KiB" in limits
     assert f"{gguf.MAX_TENSOR_NAME_BYTES} bytes, {gguf.MAX_DIMS} " in limits
-    assert f"{template_sandbox.MAX_SECONDS:g} seconds" in limits
+    assert f"{template_budget.MAX_SECONDS:g} seconds" in limits
     assert all(f"`{name}`" in limits for name in template_sandbox._LEFT_OUT)
