@@ -75,19 +75,19 @@ class Budget:
 
     def spend(self, steps: int) -> None:
         """Work on values that are large, before it is done."""
-        self._steps -= steps
+        self._steps -= max(0, steps)
         if self._steps < 0:
             raise self._too_much()
 
     def check_length(self, length: int) -> None:
-        """Something of at most so many characters comes out; what it really is, is paid for when it is there."""
+        """Something of at most so many characters or entries comes out; what it really is, is paid for elsewhere."""
         if length > MAX_VALUE:
             raise TooMuch(TOO_LARGE)
 
     def make_text(self, length: int) -> None:
-        """A text of so many characters is about to be made."""
-        if length > MAX_VALUE:
-            raise TooMuch(TOO_LARGE)
+        """A text of so many characters is about to be made. A length that a template gave may be below zero."""
+        self.check_length(length)
+        length = max(0, length)
         self._steps -= length // _CHARACTERS_A_STEP
         self._made -= _OBJECT + length * _CHARACTER
         if self._steps < 0 or self._made < 0:
@@ -95,8 +95,8 @@ class Budget:
 
     def make_list(self, length: int, entry: int = 8) -> None:
         """A list of so many entries is about to be made; `entry`: bytes of each, with what is made for it."""
-        if length > MAX_VALUE:
-            raise TooMuch(TOO_LARGE)
+        self.check_length(length)
+        length = max(0, length)
         self._steps -= length
         self._made -= _OBJECT + length * entry
         if self._steps < 0 or self._made < 0:
@@ -129,21 +129,23 @@ class Budget:
             depth += 1
             if depth > MAX_DEPTH:
                 raise TooMuch(NESTED)
-            below: list[Any] = []
+            before = (characters, entries)
             for item in level:
                 if isinstance(item, str):
                     characters += len(item)
                 elif isinstance(item, list | tuple | dict):
                     entries += len(item)
-                if characters + entries > MAX_VALUE:
-                    raise TooMuch(TOO_LARGE)
+            if characters + entries > MAX_VALUE:
+                raise TooMuch(TOO_LARGE)
+            self.spend((characters - before[0]) // _CHARACTERS_A_STEP + _MEASURED_STEPS * (1 + entries - before[1]))
+            below: list[Any] = []
+            for item in level:
                 if isinstance(item, dict):
                     below += item
                     below += item.values()
                 elif isinstance(item, list | tuple):
                     below += item
             level = below
-        self.spend(_MEASURED_STEPS * (1 + entries) + characters // _CHARACTERS_A_STEP)
         return Measure(characters, entries, depth)
 
     def _too_much(self) -> TooMuch:

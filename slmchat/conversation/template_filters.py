@@ -1,8 +1,8 @@
 """The filters and tests of templates.
 
-Knows: Jinja's filters and tests by their names and arguments, written over `Operations`, so that what they cost is known
-before they run. Those that give something lazy in Jinja give a list here. The filters that are not here are of no use to
-the template of a chat (HTML, random numbers, wrapped lines).
+Knows: Jinja's filters and tests by their names and arguments, written over `Operations`, so that what they cost is
+known before they run. Those that give something lazy in Jinja give a list here. The filters that are not here are of no
+use to the template of a chat (HTML, random numbers, wrapped lines).
 Refuses to know: Jinja's environment, messages.
 """
 
@@ -20,7 +20,7 @@ from slmchat.conversation.template_values import Function, Group, Method, Operat
 
 _MAX_INDENT = 16
 _MAX_DIGITS = 400  # of a number that is written as text; the largest float has 309
-_SIZED = str | list | tuple | dict | range
+_SIZED = (str, list, tuple, dict, range)
 _JSON_ESCAPE = 12  # characters of one: a surrogate pair, '\\ud83d\\ude00'
 
 
@@ -83,8 +83,8 @@ class Filters:
             "odd": lambda value: operations.binary("%", _counted(value), 2) == 1,
             "filter": lambda name: name in self.filters,
             "test": lambda name: name in self.tests,
-            "lower": lambda value: operations.text(value).islower(),
-            "upper": lambda value: operations.text(value).isupper(),
+            "lower": lambda value: self._looked_at(value).islower(),
+            "upper": lambda value: self._looked_at(value).isupper(),
         }
 
     # texts
@@ -100,6 +100,11 @@ class Filters:
             return method(text)
 
         return on_text
+
+    def _looked_at(self, value: Any) -> str:
+        text = self._operations.text(value)
+        self._budget.spend(len(text) // 16)
+        return text
 
     def _title(self, text: str) -> str:
         self._budget.make_text(3 * len(text))
@@ -143,8 +148,8 @@ class Filters:
         return indention + rest if first else rest
 
     def _replace(self, s: Any, old: Any, new: Any, count: int | None = None) -> str:
-        texts = [self._operations.text(text) for text in (s, old, new)]
-        return self._operations.replaced(*texts, -1 if count is None else count)
+        text = self._operations.text
+        return self._operations.replaced(text(s), text(old), text(new), -1 if count is None else count)
 
     def _trim(self, value: Any, chars: str | None = None) -> str:
         return self._operations.stripped(self._operations.text(value), chars, str.strip)
@@ -189,9 +194,7 @@ class Filters:
         self._budget.spend(10 * measure.entries)
         self._budget.make_text(measure.characters + measure.entries * each)
         self._sorted_cost([*value] if sort_keys and isinstance(value, dict) else [])
-        text = json.dumps(
-            value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-        )
+        text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
         self._budget.make_text(len(text))
         return text
 
@@ -246,7 +249,7 @@ class Filters:
     def _length(self, value: Any) -> int:
         if isinstance(value, Undefined):
             return len(value)
-        if not isinstance(value, _SIZED | LoopContext):
+        if not isinstance(value, (*_SIZED, LoopContext)):
             raise TypeError(f"object of type {type(value).__name__!r} has no len()")
         return len(value)
 
@@ -358,7 +361,9 @@ class Filters:
             raise TypeError('You can only sort by either "key" or "value"')
         return self._sorted(self._items(value), self._key_of(0 if by == "key" else 1, case_sensitive), reverse)
 
-    def _extreme(self, choose: Callable[..., Any], value: Any, case_sensitive: bool = False, attribute: Any = None) -> Any:
+    def _extreme(
+        self, choose: Callable[..., Any], value: Any, case_sensitive: bool = False, attribute: Any = None
+    ) -> Any:
         items = self._list(value)
         if not items:
             return self._undefined("No aggregated item, sequence was empty.")
@@ -401,9 +406,7 @@ class Filters:
         test = self._named(self.tests, "test", args) if args else bool
         items = self._list(value) if value else []
         return [
-            item
-            for item in items
-            if bool(self._paid(test)(self._get(item, attribute), *args[1:], **kwargs)) is wanted
+            item for item in items if bool(self._paid(test)(self._get(item, attribute), *args[1:], **kwargs)) is wanted
         ]
 
     def _named(self, table: Mapping[str, Callable[..., Any]], kind: str, args: tuple[Any, ...]) -> Callable[..., Any]:
@@ -448,12 +451,12 @@ _TESTS: Mapping[str, Callable[..., bool]] = {
     "false": lambda value: value is False,
     "float": lambda value: isinstance(value, float),
     "integer": lambda value: isinstance(value, int) and value is not True and value is not False,
-    "iterable": lambda value: isinstance(value, _SIZED | Undefined | LoopContext),
+    "iterable": lambda value: isinstance(value, (*_SIZED, Undefined, LoopContext)),
     "mapping": lambda value: isinstance(value, dict),
     "none": lambda value: value is None,
     "number": lambda value: isinstance(value, int | float),
     "sameas": lambda value, other: value is other,
-    "sequence": lambda value: isinstance(value, _SIZED | Undefined),
+    "sequence": lambda value: isinstance(value, (*_SIZED, Undefined)),
     "string": lambda value: isinstance(value, str),
     "true": lambda value: value is True,
     "undefined": lambda value: isinstance(value, Undefined),

@@ -8,6 +8,7 @@ Refuses to know: what the operations do, what is left of the budget.
 The functions are reached as filters whose names no template can spell.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ CONCAT = "slm concat"
 CHAIN = "slm chain"
 SLICE = "slm slice"
 DICTIONARY = "slm dictionary"
+WRITTEN = "slm written"
 COMPARE = {name: f"slm {name}" for name in ("eq", "ne", "lt", "lteq", "gt", "gteq", "in", "notin")}
 
 _CALL_STEPS = 20  # of a call or a filter; any other node is one step, an operator or an attribute five
@@ -33,14 +35,17 @@ _SHORT = 64  # characters: comparing with a literal of this length costs nothing
 _MAX_LEVELS = 2 * MAX_DEPTH
 
 # No template stands beside another one, and nothing is escaped for HTML.
-_REFUSED = {
+_REFUSED: Mapping[type[nodes.Node], str] = {
     nodes.Extends: "extends", nodes.Include: "include", nodes.Import: "import", nodes.FromImport: "import",
     nodes.EvalContextModifier: "autoescape", nodes.ScopedEvalContextModifier: "autoescape",
 }  # fmt: skip
 
 
 def metered(template: nodes.Template) -> nodes.Template:
-    """The tree, in place. Raises `TooMuch` for what is too deep or too large, `TemplateSyntaxError` for what is not there."""
+    """The tree, in place.
+
+    Raises `TooMuch` for what is too deep or too large, `TemplateSyntaxError` for what is not there.
+    """
     template.body = _Metering().block(template.body, is_called=True)
     return template
 
@@ -124,6 +129,11 @@ class _Metering:
     def _callblock(self, node: nodes.CallBlock) -> nodes.Node:
         node.call = self._node(node.call)
         return self._macro(node)
+
+    def _filterblock(self, node: nodes.FilterBlock) -> nodes.Node:
+        self._children(node)
+        node.filter = _call(WRITTEN, node.filter)  # Jinja writes it as it is
+        return node
 
     def _block(self, node: nodes.Block) -> nodes.Node:
         node.body = self.block(node.body, is_called=True)

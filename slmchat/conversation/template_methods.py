@@ -159,7 +159,8 @@ _TEXT: Mapping[str, Callee] = {
         name: _linear(getattr(str, name))
         for name in (
             "capitalize", "casefold", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier",
-            "islower", "isnumeric", "isprintable", "isspace", "istitle", "isupper", "lower", "swapcase", "title", "upper",
+            "islower", "isnumeric", "isprintable", "isspace", "istitle", "isupper", "lower", "swapcase", "title",
+            "upper",
         )
     },
     "strip": _stripping(str.strip),
@@ -207,6 +208,18 @@ ATTRIBUTES: Mapping[type, frozenset[str]] = {
     Group: frozenset({"grouper", "list"}),
     Macro: frozenset({"name", "arguments", "catch_kwargs", "catch_varargs", "caller"}),
     LoopContext: frozenset(
-        {"depth", "depth0", "first", "index", "index0", "last", "length", "nextitem", "previtem", "revindex", "revindex0"}
+        {
+            "depth",
+            "depth0",
+            "first",
+            "index",
+            "index0",
+            "last",
+            "length",
+            "nextitem",
+            "previtem",
+            "revindex",
+            "revindex0",
+        }
     ),
 }

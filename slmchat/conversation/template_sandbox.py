@@ -5,9 +5,9 @@ Refuses to know: what an operation costs (template_values.py, template_methods.p
 is (template_budget.py), messages, what the helpers of templates do.
 
 Two things hold together. Whatever a template can reach is on a list: types, methods, filters, helpers; so there is no
-object of Python's to climb up from, and no operation whose cost is unknown. And whatever runs is paid for before it runs:
-each stretch of statements for its nodes (template_metering.py), each operation for the sizes of what goes in. A clock
-alone could not do it: Python does not look at one inside `'a' * 10**9`.
+object of Python's to climb up from, and no operation whose cost is unknown. And whatever runs is paid for before it
+runs: each stretch of statements for its nodes (template_metering.py), each operation for the sizes of what goes in. A
+clock alone could not do it: Python does not look at one inside `'a' * 10**9`.
 """
 
 from collections.abc import Callable, Iterator
@@ -64,7 +64,7 @@ class TemplateSandbox(SandboxedEnvironment):
         self.budget = Budget()
         self._operations = operations = Operations(self.budget, self._looked_up)
         known = Filters(operations, lambda *args, **kwargs: self.undefined(*args, **kwargs))
-        self.tests = known.tests
+        self.tests = {**known.tests}
         self.filters = {
             **known.filters,
             template_metering.TICK: self.budget.tick,
@@ -73,6 +73,7 @@ class TemplateSandbox(SandboxedEnvironment):
             template_metering.CHAIN: operations.chain,
             template_metering.SLICE: operations.slice,
             template_metering.DICTIONARY: operations.dictionary,
+            template_metering.WRITTEN: self._written,
             **{name: partial(operations.compare, kind) for kind, name in template_metering.COMPARE.items()},
         }
         self.globals.clear()
@@ -108,9 +109,8 @@ class TemplateSandbox(SandboxedEnvironment):
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """`obj.attribute`: a method or an attribute that is allowed, or the entry of a dictionary."""
-        if type(obj) is dict:
-            if attribute in obj and not hasattr(dict, attribute):
-                return obj[attribute]
+        if type(obj) is dict and attribute in obj and not hasattr(dict, attribute):
+            return obj[attribute]
         return self._attribute(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
@@ -123,7 +123,7 @@ class TemplateSandbox(SandboxedEnvironment):
             try:
                 return obj[argument]
             except IndexError:
-                return self.undefined(obj=obj, name=argument)
+                pass  # undefined
         if isinstance(argument, str):
             return self._attribute(obj, argument)
         if isinstance(obj, Undefined):
@@ -131,9 +131,14 @@ class TemplateSandbox(SandboxedEnvironment):
         return self.undefined(obj=obj, name=argument)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        self, called = __self, __obj
-        if kwargs:
-            kwargs = {name: value for name, value in kwargs.items() if name not in _INSIDE}
+        self = __self
+        if not kwargs:
+            return self._called(__context, __obj, args, kwargs)
+        kwargs = {name: value for name, value in kwargs.items() if name not in _INSIDE}
+        value = self._called(__context, __obj, args, kwargs)
+        return self._written(value) if "caller" in kwargs else value  # what a call block gives, Jinja writes as it is
+
+    def _called(self, context: Context, called: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if len(args) + len(kwargs) > 8:
             self.budget.make_list(len(args) + len(kwargs), 64)
         kind = type(called)
@@ -148,7 +153,7 @@ class TemplateSandbox(SandboxedEnvironment):
         if kind is LoopContext:  # a recursive loop
             called, args = called.__call__, (self._operations.items(args[0]), *args[1:]) if args else args
         elif kind is Macro:
-            args = (__context.eval_ctx, *args)
+            args = (context.eval_ctx, *args)
         elif kind is not BlockReference:
             raise SecurityError(f"a value of type {kind.__name__!r} is not safely callable")
         self.budget.enter()
@@ -206,7 +211,7 @@ class TemplateSandbox(SandboxedEnvironment):
 
 
 def _counted(tokens: TokenStream) -> Iterator[Token]:
-    """The tokens, as far as a template may have them: what comes after (parsing, compiling) is bounded by their number."""
+    """The tokens, as far as a template may have them: their number bounds what comes after (parsing, compiling)."""
     depth = 0
     for count, token in enumerate(tokens):
         if token.type in ("lparen", "lbracket", "lbrace"):

@@ -8,6 +8,7 @@ the types that are named and no others, and there is no way to a value of anothe
 numbers, no objects of Python. A number has 64 bits.
 """
 
+import _string  # type: ignore[import-not-found]  # where string.Formatter has it from
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from string import Formatter
 from typing import Any, NamedTuple
 
 from jinja2 import Undefined
-from jinja2.runtime import LoopContext
 from jinja2.utils import Namespace
 
 from slmchat.conversation.template_budget import MAX_NUMBER, NUMBERS, TOO_LARGE, Budget, TooMuch
@@ -241,7 +241,7 @@ class Operations:
             value._fail_with_undefined_error()
         if type(value) not in _SEQUENCES:
             raise TypeError(f"{type(value).__name__!r} object cannot be sliced")
-        part = slice(*(None if isinstance(bound, Undefined) else bound for bound in (start, stop, step)))
+        part = slice(start, stop, step)
         length = len(range(*part.indices(len(value))))
         if isinstance(value, str):
             self.budget.make_text(length)
@@ -294,7 +294,7 @@ class Operations:
         each = measure.size if isinstance(values, dict) else 0
         self.budget.check_length(len(text) + measure.size + fields * (each + _MAX_WIDTH + 340))
         self.budget.spend(5 * fields)
-        result = text % values
+        result: str = text % values
         self.budget.make_text(len(result))
         return result
 
@@ -315,10 +315,8 @@ class _Formatter(Formatter):
         self._length = 0
 
     def get_field(self, field_name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        from _string import formatter_field_name_split
-
         self._operations.budget.spend(50 + len(field_name))
-        first, rest = formatter_field_name_split(field_name)
+        first, rest = _string.formatter_field_name_split(field_name)
         value = self.get_value(first, args, kwargs)
         for is_attribute, name in rest:
             value = self._operations.lookup(value, name, is_attribute)
