@@ -16,11 +16,11 @@ def test_all_four_are_here() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_short(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from slmchat.conversation import template_sandbox
+    from slmchat.conversation import template_budget
 
     monkeypatch.syspath_prepend(str(FUZZ))
     for limit in ("MAX_SECONDS", "MAX_STEPS"):  # the fuzzer of templates lowers them
-        monkeypatch.setattr(template_sandbox, limit, getattr(template_sandbox, limit))
+        monkeypatch.setattr(template_budget, limit, getattr(template_budget, limit))
     fuzzer, runner = importlib.import_module(name), importlib.import_module("runner")
     assert runner.failures(fuzzer.target, 300, 1_000_000) == (300, [])
     sys.modules.pop(name)

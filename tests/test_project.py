@@ -32,7 +32,11 @@ DOORS = {
     "markdown_it": {"conversation/code_blocks.py"},
     "fastjsonschema": {"schemas/check.py"},
     "numpy": {"engine/probabilities.py"},
-    "jinja2": {"conversation/template.py", "conversation/template_sandbox.py", "conversation/prompt_template.py"},
+    "jinja2": {
+        "conversation/template.py",
+        "conversation/prompt_template.py",
+        *(f"conversation/template_{part}.py" for part in ("sandbox", "metering", "values", "methods", "filters")),
+    },
 }
 # A room imports from itself and from what stands here for it. Records are what siblings meet through.
 GROUND = {"errors", "settings", "ranges", "personas", "private_files", "hardware", "redaction"}

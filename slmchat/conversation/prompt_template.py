@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from slmchat.conversation.template_budget import NESTED
 from slmchat.errors import ExitCode, SlmError
 
 # A template longer than this is a mistake, in characters.
@@ -37,7 +38,6 @@ class PromptTemplate:
         """`file` is for errors. Raises `SlmError` (USAGE) with the line that Jinja cannot read."""
         from jinja2 import StrictUndefined, TemplateSyntaxError, meta
 
-        from slmchat.conversation.template import to_json
         from slmchat.conversation.template_sandbox import TemplateSandbox
 
         self.file = file
@@ -45,7 +45,6 @@ class PromptTemplate:
             raise self._wrong("it is larger than 1 MiB")
         self._sandbox = TemplateSandbox()
         self._sandbox.undefined = StrictUndefined
-        self._sandbox.add_filter("tojson", to_json)
         try:
             self._template = self._sandbox.from_string(source)
             names = meta.find_undeclared_variables(self._sandbox.parse(source))
@@ -80,5 +79,5 @@ class PromptTemplate:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError | MemoryError):
-        return "it is nested too deeply"
+        return NESTED
     return (str(error).strip() or type(error).__name__).rstrip(".")

@@ -1,6 +1,6 @@
 """Messages to a prompt through the GGUF's own chat template.
 
-Knows: Jinja in an immutable sandbox, the helpers that templates of the field expect, models without a system role,
+Knows: Jinja in a sandbox, the helpers that templates of the field expect, models without a system role,
 and where in the rendered text every message ended up, so that no message is ever read as control tokens.
 Refuses to know: tokens and vocabularies (engine/vocabulary.py), where the template comes from.
 
@@ -23,6 +23,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from slmchat.conversation.messages import Message, Role
+from slmchat.conversation.template_budget import NESTED, TooMuch
 from slmchat.engine.api import ModelInfo, Part, Prompt, Turn
 from slmchat.errors import ExitCode, SlmError
 
@@ -157,8 +158,6 @@ class ChatTemplate:
     def _rendered(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
         from jinja2 import TemplateError
 
-        from slmchat.conversation.template_sandbox import TooMuch
-
         pieces: list[str] = []
         self._sandbox.begin()
         try:
@@ -286,7 +285,6 @@ def _compiled(source: str) -> "tuple[TemplateSandbox, Template]":
     if len(source) > MAX_TEMPLATE_LENGTH:
         raise SlmError("the model's chat template is absurdly long.", exit_code=ExitCode.DAMAGED)
     environment = _environment()
-    environment.begin()  # what is constant is computed here
     try:
         return environment, environment.from_string(source)
     except Exception as error:  # also what Python's compiler says: SyntaxError (loops too deep), MemoryError
@@ -303,17 +301,18 @@ def _environment() -> "TemplateSandbox":
     from slmchat.conversation.template_sandbox import TemplateSandbox
 
     environment = TemplateSandbox()
-    # The helpers of transformers' apply_chat_template, which templates are written for.
-    environment.add_filter("tojson", to_json)
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
+    # The helpers of transformers' apply_chat_template, which templates are written for (`tojson` is a filter).
+    environment.add_helper("raise_exception", _raise_exception)
+    environment.add_helper("strftime_now", _strftime_now)
     return environment
 
 
 def _reason(error: Exception) -> str:
     """What went wrong inside a template, without Python's words for a stack or a memory that is full."""
     if isinstance(error, RecursionError | MemoryError):
-        return "it is nested too deeply"
+        return NESTED
+    if isinstance(error, TooMuch):
+        return str(error)
     text = str(error).strip().rstrip(".")
     return f"{type(error).__name__}: {text}" if not hasattr(error, "message") else text or type(error).__name__
 
@@ -326,11 +325,3 @@ def _strftime_now(format: str) -> str:
     if len(format) > 200 or re.search(r"\d{3}", format):  # glibc writes '%9999d' as wide as it says
         raise _Refused("it asks for an absurd date")
     return datetime.now().strftime(format)
-
-
-def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
-    """The filter `tojson`."""
-    # Unlike Jinja's own filter: no HTML escapes (transformers, utils/chat_template_utils.py)
-    import json
-
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)

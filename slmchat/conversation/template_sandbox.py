@@ -1,50 +1,37 @@
 """The sandbox in which a chat template runs: foreign code with a bounded amount of time and memory.
 
-Knows: Jinja's immutable sandbox (which keeps Python's objects out of reach), and what a template may use up:
-`MAX_SECONDS`, `MAX_STEPS` loop steps and calls, `MAX_WRITTEN` characters, values of at most `MAX_VALUE`.
-Refuses to know: messages, what the helpers of templates do.
+Knows: how Jinja reads, compiles and runs a template, and where it asks its environment what an operation means.
+Refuses to know: what an operation costs (template_values.py, template_methods.py, template_filters.py), how much there
+is (template_budget.py), messages, what the helpers of templates do.
 
-No timer could stop `'a' * 10**9`: Python does not look at the clock inside one operation. So every operation that can
-make something large is looked at before it runs (the product of the sizes that go in bounds what comes out), every
-list is measured when it is made, and the clock is looked at at every step: what runs between two looks is short.
+Two things hold together. Whatever a template can reach is on a list: types, methods, filters, helpers; so there is no
+object of Python's to climb up from, and no operation whose cost is unknown. And whatever runs is paid for before it
+runs: each stretch of statements for its nodes (template_metering.py), each operation for the sizes of what goes in. A
+clock alone could not do it: Python does not look at one inside `'a' * 10**9`.
 """
 
-import operator
-import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import wraps
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
-from jinja2 import nodes, pass_context
+from jinja2 import Undefined, nodes, pass_context
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
+from jinja2.lexer import Token, TokenStream
 from jinja2.parser import Parser
-from jinja2.runtime import Context, LoopContext, Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
+from jinja2.runtime import BlockReference, Context, LoopContext, Macro
+from jinja2.sandbox import SandboxedEnvironment
 
-MAX_SECONDS = 5.0
-MAX_STEPS = 1_000_000
-MAX_WRITTEN = 4 * 1024 * 1024  # characters that the template itself writes, in macros and blocks too
-MAX_VALUE = 1_000_000  # characters of a text, entries of a list with everything inside
-MAX_PRODUCT = 10_000_000  # of the sizes of what goes into one operation
-MAX_NUMBER = 1 << 63
+from slmchat.conversation import template_metering
+from slmchat.conversation.template_budget import MAX_DEPTH, NESTED, Budget, TooMuch
+from slmchat.conversation.template_filters import Filters
+from slmchat.conversation.template_methods import ATTRIBUTES, METHODS
+from slmchat.conversation.template_values import Cycler, Function, Joiner, Method, Operations, SafeNamespace, entries
 
-# '%9999d', '{:>9999}': a width in a format is as large as its number says
-_WIDTH = re.compile(r"[%{:][^%{}]*(?:\d{4}|\*)")
-# What takes more than linear time, or is of no use to the template of a chat.
-_LEFT_OUT = ("urlize", "pprint", "striptags", "xmlattr", "random", "wordwrap", "sum")
+MAX_TOKENS = 20_000  # of Jinja's syntax; the longest template that we know has 3,770
+MAX_RANGE = 100_000  # as in Jinja's sandbox
 
-
-class TooMuch(Exception):
-    """The template used up what it may; the message says what."""
-
-
-class _Namespace(Namespace):
-    """`namespace()`, without the text that would repeat whatever is in it."""
-
-    def __repr__(self) -> str:
-        return "<namespace>"
+_INSIDE = frozenset({"_loop_vars", "_block_vars"})  # arguments that Jinja's compiler adds to calls
 
 
 class _Generation(Extension):
@@ -57,216 +44,182 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-class TemplateSandbox(ImmutableSandboxedEnvironment):
+class TemplateSandbox(SandboxedEnvironment):
     """An environment for templates, one rendering at a time. `begin` comes before each."""
 
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
+    intercepted_unops = frozenset({"+", "-"})
 
     def __init__(self) -> None:
-        # trim_blocks and lstrip_blocks: as in transformers' apply_chat_template, which templates are written for
+        # trim_blocks and lstrip_blocks: as in transformers' apply_chat_template, which templates are written for.
+        # Not optimized: nothing is computed while a template is compiled.
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[loopcontrols, _Generation],
             autoescape=False,
-            finalize=self._written,
+            optimized=False,
+            finalize=pass_context(lambda _context, value: self._written(value)),
         )
-        for name in _LEFT_OUT:
-            del self.filters[name]
-        for name, function in list(self.filters.items()):
-            self.add_filter(name, function)
-        self.filters |= {
-            "slm_steps": pass_context(lambda _context, items: self._steps(items)),
-            "slm_value": pass_context(lambda _context, value: self._measured(value)),
-            "slm_text": pass_context(lambda _context, text: text),
-            "slm_joined": pass_context(lambda _context, parts: self._joined(parts)),
+        self.budget = Budget()
+        self._operations = operations = Operations(self.budget, self._looked_up)
+        known = Filters(operations, lambda *args, **kwargs: self.undefined(*args, **kwargs))
+        self.tests = {**known.tests}
+        self.filters = {
+            **known.filters,
+            template_metering.TICK: self.budget.tick,
+            template_metering.ITEMS: operations.items,
+            template_metering.CONCAT: operations.concat,
+            template_metering.CHAIN: operations.chain,
+            template_metering.SLICE: operations.slice,
+            template_metering.DICTIONARY: operations.dictionary,
+            template_metering.WRITTEN: self._written,
+            **{name: partial(operations.compare, kind) for kind, name in template_metering.COMPARE.items()},
         }
-        self.globals["namespace"] = _Namespace
-        del self.globals["lipsum"]
-        self.begin()
+        self.globals.clear()
+        for name, function in (
+            ("range", self._range),
+            ("dict", self._dict),
+            ("namespace", lambda *args, **kwargs: SafeNamespace(self._dict(*args, **kwargs))),
+            ("cycler", Cycler),
+            ("joiner", Joiner),
+        ):
+            self.add_helper(name, function)
 
-    def add_filter(self, name: str, function: Callable[..., Any]) -> None:
-        """A filter beside Jinja's own, watched like them."""
-        self.filters[name] = self._watched(function)
+    def add_helper(self, name: str, function: Callable[..., Any]) -> None:
+        """A function that templates may call. It gives values of the allowed types and bounds what it does itself."""
+        self.globals[name] = Function(name, function)
 
     def begin(self) -> None:
         """A new rendering: nothing is used up yet."""
-        self._steps_left = MAX_STEPS
-        self._written_left = MAX_WRITTEN
-        self._deadline = time.monotonic() + MAX_SECONDS
+        self.budget.begin()
 
-    def step(self) -> None:
-        """One step of a loop, one call, one operation."""
-        self._steps_left -= 1
-        if self._steps_left < 0:
-            raise TooMuch(f"it takes more than {MAX_STEPS:,} steps")
-        if time.monotonic() > self._deadline:
-            raise TooMuch(f"it takes more than {MAX_SECONDS:g} seconds")
+    # what Jinja asks while it compiles
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        self = __self
-        self.step()
-        if isinstance(__obj, LoopContext):  # a recursive loop: its inner rounds are steps as well
-            args = (self._steps(args[0]), *args[1:]) if args else args
-        elif not isinstance(__obj, Macro) and __obj is not self.globals["range"]:
-            # Jinja wraps the format methods of texts (its sandbox guards what they reach)
-            owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)
-            _check_product((owner, *args, *kwargs.values()) if isinstance(owner, str) else (*args, *kwargs.values()))
-            if isinstance(owner, str) and getattr(__obj, "__name__", "") in ("format", "format_map"):
-                _check_format(owner)
-        return self._measured(super().call(__context, __obj, *args, **kwargs))
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        self.step()
-        if operator == "+":
-            return self._measured(_OPERATIONS[operator](left, right))
-        _check_product((left, right))
-        if operator == "%" and isinstance(left, str):
-            _check_format(left)
-        if operator == "**" and not (abs(right) <= 64 and abs(left) <= MAX_NUMBER):
-            raise TooMuch("it computes with numbers that are too large")
-        return self._measured(_OPERATIONS[operator](left, right))
+    def _tokenize(self, *args: Any, **kwargs: Any) -> TokenStream:
+        stream = super()._tokenize(*args, **kwargs)
+        return TokenStream(_counted(stream), stream.name, stream.filename)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """The template with every loop, list, text and `~` going through a filter that measures."""
-        tree = super()._parse(source, name, filename)
-        _rewrite(tree)
+        tree = template_metering.metered(super()._parse(source, name, filename))
         tree.set_environment(self)
         return tree
 
-    def _watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter of Jinja's that is looked at before and after it runs."""
+    # what compiled templates ask
 
-        @wraps(function)
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            self.step()
-            given = [value for value in (*args, *kwargs.values()) if not isinstance(value, Context)]
-            _check_product(given)
-            if getattr(function, "__name__", "") == "do_format":
-                _check_format(str(given[0]))
-            value = function(*args, **kwargs)
-            return self._bounded(value) if isinstance(value, Iterator) else self._measured(value)
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """`obj.attribute`: a method or an attribute that is allowed, or the entry of a dictionary."""
+        if type(obj) is dict and attribute in obj and not hasattr(dict, attribute):
+            return obj[attribute]
+        return self._attribute(obj, attribute)
 
-        return watched
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """`obj[argument]`"""
+        kind = type(obj)
+        if kind is dict:
+            if self._operations.key(argument) in obj:
+                return obj[argument]
+        elif isinstance(obj, str | list | tuple | range) and isinstance(argument, int):
+            try:
+                return obj[argument]
+            except IndexError:
+                pass  # undefined
+        if isinstance(argument, str):
+            return self._attribute(obj, argument)
+        if isinstance(obj, Undefined):
+            obj._fail_with_undefined_error()
+        return self.undefined(obj=obj, name=argument)
 
-    def _steps(self, items: Iterable[Any]) -> Iterator[Any]:
-        for item in items:
-            self.step()
-            yield item
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        self = __self
+        if not kwargs:
+            return self._called(__context, __obj, args, kwargs)
+        kwargs = {name: value for name, value in kwargs.items() if name not in _INSIDE}
+        value = self._called(__context, __obj, args, kwargs)
+        return self._written(value) if "caller" in kwargs else value  # what a call block gives, Jinja writes as it is
 
-    def _bounded(self, items: Iterator[Any]) -> Iterator[Any]:
-        """What a lazy filter gives, as far as a list of it may go."""
-        total = 0
-        for item in items:
-            total += 1 + _size(item)
-            if total > MAX_VALUE:
-                raise TooMuch("it makes values that are too large")
-            yield item
+    def _called(self, context: Context, called: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if len(args) + len(kwargs) > 8:
+            self.budget.make_list(len(args) + len(kwargs), 64)
+        kind = type(called)
+        if kind is Method:
+            return called(*args, **kwargs)
+        if kind is Function:
+            return called.function(*args, **kwargs)
+        if kind is Joiner:
+            return called.next()
+        if isinstance(called, Undefined):
+            called._fail_with_undefined_error()
+        if kind is LoopContext:  # a recursive loop
+            called, args = called.__call__, (self._operations.items(args[0]), *args[1:]) if args else args
+        elif kind is Macro:
+            args = (context.eval_ctx, *args)
+        elif kind is not BlockReference:
+            raise SecurityError(f"a value of type {kind.__name__!r} is not safely callable")
+        self.budget.enter()
+        try:
+            return called(*args, **kwargs)
+        finally:
+            self.budget.leave()
 
-    def _written(self, value: Any) -> Any:
-        if isinstance(value, _Namespace | LoopContext):
-            return str(value)
-        text = value if isinstance(value, str) else str(self._measured(value))
-        self._written_left -= len(text)
-        if self._written_left < 0:
-            raise TooMuch("it writes without end")
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        return self._operations.binary(operator, left, right)
+
+    def call_unop(self, context: Context, operator: str, arg: Any) -> Any:
+        return self._operations.unary(operator, arg)
+
+    def _written(self, value: Any) -> str:
+        text = value if isinstance(value, str) else self._operations.text(value)
+        self.budget.write(len(text))
         return text
 
-    def _joined(self, parts: list[Any]) -> str:
-        """`a ~ b`"""
-        self.step()
-        return str(self._measured("".join([str(self._measured(part)) for part in parts])))
+    # helpers
 
-    def _measured(self, value: Any) -> Any:
-        if _size(value) > MAX_VALUE:
-            raise TooMuch("it makes values that are too large")
-        return value
+    def _attribute(self, obj: Any, name: str) -> Any:
+        """The method or the attribute of that name: one that is allowed, or something undefined."""
+        kind = type(obj)
+        method = METHODS.get(kind, {}).get(name)
+        if method is not None:
+            return Method(self._operations, obj, method)
+        if name in ATTRIBUTES.get(kind, ()):
+            return getattr(obj, name)
+        if kind is SafeNamespace:
+            found = entries(obj)
+            return found[name] if name in found else self.undefined(obj=obj, name=name)
+        if isinstance(obj, Undefined):
+            obj._fail_with_undefined_error()
+        if name.startswith("_") or hasattr(kind, name):
+            return self.unsafe_undefined(obj, name)
+        return self.undefined(obj=obj, name=name)
 
+    def _looked_up(self, obj: Any, name: Any, is_attribute: bool) -> Any:
+        return self.getattr(obj, name) if is_attribute else self.getitem(obj, name)
 
-def _rewrite(node: nodes.Node) -> None:
-    """Wrap what loops go over, list, dictionary and `~` expressions, and the template's own text, in place."""
-    for name, value in node.iter_fields():
-        if isinstance(value, list):
-            value[:] = [_rewritten(child, node) for child in value]
-        elif isinstance(value, nodes.Node):
-            setattr(node, name, _rewritten(value, node))
-    if isinstance(node, nodes.For):
-        node.iter = _through("slm_steps", node.iter)
+    def _range(self, *bounds: int) -> range:
+        numbers = range(*bounds)
+        if len(numbers) > MAX_RANGE:
+            raise OverflowError(f"Range too big. The sandbox blocks ranges larger than MAX_RANGE ({MAX_RANGE}).")
+        return numbers
 
-
-def _rewritten(child: Any, parent: nodes.Node) -> Any:
-    if not isinstance(child, nodes.Node):
-        return child
-    _rewrite(child)
-    if isinstance(child, nodes.Concat):
-        return _through("slm_joined", nodes.List(child.nodes, lineno=child.lineno))
-    is_loaded = not isinstance(child, nodes.Tuple) or child.ctx == "load"
-    if isinstance(child, nodes.List | nodes.Dict | nodes.Tuple) and is_loaded:
-        return _through("slm_value", child)
-    if isinstance(child, nodes.TemplateData) and isinstance(parent, nodes.Output):
-        return _through("slm_text", nodes.Const(child.data, lineno=child.lineno))
-    return child
-
-
-def _through(name: str, node: nodes.Node) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+    def _dict(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        if len(args) > 1:
+            raise TypeError(f"dict expected at most 1 argument, got {len(args)}")
+        given = args[0] if args else {}
+        pairs = given.items() if isinstance(given, dict) else self._operations.items(given)
+        self.budget.make_list(len(pairs), 128)
+        return {**{self._operations.key(key): value for key, value in pairs}, **kwargs}
 
 
-_OPERATIONS: Mapping[str, Callable[[Any, Any], Any]] = {
-    "+": operator.add,
-    "*": operator.mul,
-    "**": operator.pow,
-    "%": operator.mod,
-}
-
-
-def _check_product(values: Iterable[Any]) -> None:
-    product = 1
-    for value in values:
-        if isinstance(value, int) and not isinstance(value, bool):
-            product *= max(1, abs(value))
-        elif isinstance(value, str | list | tuple | dict):
-            product *= max(1, len(value))
-    if product > MAX_PRODUCT and not _are_small_numbers(values):
-        raise TooMuch("it makes values that are too large")
-
-
-def _are_small_numbers(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, int | float) and abs(value) <= MAX_NUMBER for value in values)
-
-
-def _check_format(text: str) -> None:
-    if _WIDTH.search(text):
-        raise TooMuch("it makes values that are too large")
-
-
-def _size(value: Any) -> int:
-    """Characters and entries of a value with everything inside, counted no further than `MAX_VALUE`."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, int):
-        return 1 if abs(value) <= MAX_NUMBER else MAX_VALUE + 1
-    if not isinstance(value, list | tuple | dict | set):
-        return 1
-    total = 0
-    for size in _sizes(value):
-        total += size
-        if total > MAX_VALUE:
-            break
-    return total
-
-
-def _sizes(value: Any) -> Iterator[int]:
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, str):
-            yield 1 + len(item)
-        elif isinstance(item, dict):
-            yield 1
-            pending += [*item.keys(), *item.values()]
-        elif isinstance(item, list | tuple | set):
-            yield 1
-            pending += item
-        else:
-            yield 1
+def _counted(tokens: TokenStream) -> Iterator[Token]:
+    """The tokens, as far as a template may have them: their number bounds what comes after (parsing, compiling)."""
+    depth = 0
+    for count, token in enumerate(tokens):
+        if token.type in ("lparen", "lbracket", "lbrace"):
+            depth += 1
+        elif token.type in ("rparen", "rbracket", "rbrace"):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise TooMuch(NESTED)
+        if count > MAX_TOKENS:
+            raise TooMuch(f"it has more than {MAX_TOKENS:,} words of Jinja")
+        yield token

@@ -7,7 +7,7 @@ import time
 
 import runner
 
-from slmchat.conversation import template_sandbox
+from slmchat.conversation import template_budget
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import ChatTemplate
 from slmchat.errors import ExitCode, SlmError
@@ -42,8 +42,8 @@ def _closed(source: str) -> str:
 
 
 def target(random: random.Random) -> None:
-    template_sandbox.MAX_SECONDS = 1.0  # thousands of inputs: the limits themselves are tested elsewhere
-    template_sandbox.MAX_STEPS = 5_000
+    template_budget.MAX_SECONDS = 1.0  # thousands of inputs: the limits themselves are tested elsewhere
+    template_budget.MAX_STEPS = 5_000
     source = runner.mixed(random, _PIECES, 14) or " "  # no template at all is a usage error
     if random.random() < 0.5:
         source = _closed(source)
