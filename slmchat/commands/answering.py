@@ -81,8 +81,8 @@ def follow(
 
     Unless `keeps_space`, white space at the beginning is left out: templates end in a line break, models add another.
     `is_thinking`: the template has opened a thought already. Control sequences are removed by `sanitizer`, before they
-    are kept; None leaves them. What else a terminal must not get is the view's own business. `on_growth` hears of the answer at every chunk, so that
-    nothing said is lost. The view is closed in any case.
+    are kept; None leaves them. What else a terminal must not get is the view's own business. `on_growth` hears of the
+    answer at every chunk, so that nothing said is lost. The view is closed in any case.
     """
     heard = _Heard(view, None if keeps_space else ThinkingSplitter(opened=is_thinking))
     finish: Finish | None = None
