@@ -62,9 +62,9 @@ _SPACELESS = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1bff\ua980-\ua9ff\uaa00-\uaadf\u2e80-\u312f"
     "\u3190-\u9fff\uf900-\ufaff\uff01-\uff9f\U00020000-\U0003ffff]"
 )
-# Strong right-to-left letters: Hebrew to Arabic Extended-A, presentation forms, and the right-to-left rows above.
+# Right-to-left text with its digits: Hebrew to Arabic Extended-A, presentation forms, the rows above the first plane.
 _RIGHT_TO_LEFT = re.compile(
-    "[\u05be-\u05ff\u0608-\u065f\u066d-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
+    "[\u0590-\u061b\u061d-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
 )
 # Blocks that hold the Extended_Pictographic characters (emoji-data.txt), skin tones included.
 _PICTOGRAPH = re.compile(

@@ -56,8 +56,9 @@ class Screen:
 
     def end(self) -> None:
         """The text that streamed is over, wherever it stopped: what waits comes out."""
-        if self._view:
-            self._stream.write(self._view.flush())
+        waiting = self._view.flush() if self._view else ""
+        if waiting:
+            self._stream.write(waiting)
 
     def send(self, sequences: ControlSequences) -> None:
         """What a terminal is to obey; it may come in the middle of a text that streams."""

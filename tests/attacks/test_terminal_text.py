@@ -335,6 +335,19 @@ def test_what_is_recorded_is_what_was_said() -> None:
     assert console.stdout.getvalue() == shown
 
 
+@pytest.mark.parametrize("view", [PlainView, lambda *given, **options: ChatView(*given, **options, **_PLAIN)])
+def test_raw_output_is_raw(view: Callable[..., PlainView | ChatView]) -> None:
+    console = Console(Terminal(), Terminal(), Terminal(), {})
+    shown = view(console, is_raw=True)
+    shown.answer(HOSTILE)
+    shown.close()
+    assert isinstance(console.stdout, Terminal)
+    assert console.stdout.getvalue().rstrip("\n") == HOSTILE
+
+
+_PLAIN: dict[str, Any] = {"is_plain": True, "shows_thinking": True, "status": lambda: ""}
+
+
 def test_a_pipe_gets_text_as_data() -> None:
     out = io.StringIO()
     Console(io.StringIO(), out, io.StringIO(), {}).write("a\u202eb \x1b[1m")
