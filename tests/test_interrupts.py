@@ -57,8 +57,13 @@ def test_somebody_elses_wakeup_descriptor_comes_back() -> None:
         os.close(writer)
 
 
+# What the program says on its terminal when it begins to hang: a key pressed before that would simply be heard.
+HANGS = "it hangs now"
+
+
 def _hangs(faults: Path, name: str, after: int, *arguments: str | Path) -> list[str]:
-    python, flag, script = native_faults.program(name, after, native_faults.native(faults, "spin"), arguments)
+    fault = f"os.write(2, b'({HANGS})'); {native_faults.native(faults, 'spin')}"
+    python, flag, script = native_faults.program(name, after, fault, arguments)
     return [python, flag, SOON + script]
 
 
@@ -66,7 +71,7 @@ def _hangs(faults: Path, name: str, after: int, *arguments: str | Path) -> list[
 def test_a_hang_is_told_and_a_second_ctrl_c_ends_it(model: Path, faults: Path, home: Path) -> None:
     hangs = _hangs(faults, "llama_decode", 3, "run", "-m", model, "-n", "50", "hi")
     with Terminal([], home=home, program=hangs) as terminal:
-        terminal.wait_for(r"\w")
+        terminal.wait_for(HANGS)
         terminal.interrupt()
         terminal.wait_for("it has not stopped yet; Ctrl-C again ends slm")
         terminal.interrupt()
@@ -77,7 +82,8 @@ def test_a_hang_is_told_and_a_second_ctrl_c_ends_it(model: Path, faults: Path, h
 def test_two_at_once_end_a_hang_while_loading_and_leave_no_mark(model: Path, faults: Path, home: Path) -> None:
     hangs = _hangs(faults, "llama_model_load_from_file", 0, "run", "-m", model, "hi")
     with Terminal([], home=home, program=hangs) as terminal:
-        terminal.wait_for(lambda: bool(list((home / "data").glob("loading/*"))))
+        terminal.wait_for(HANGS)
+        assert list((home / "data").glob("loading/*"))
         terminal.interrupt()
         terminal.interrupt()
         assert terminal.end() == 130, terminal.everything
@@ -93,7 +99,7 @@ def test_a_hang_in_a_chat_ends_with_the_terminal_as_it_was(
     with Terminal(["-c", shell, "sh", *hangs], home=home, program=("sh",), cwd=tmp_path) as terminal:
         terminal.wait_for(r"\n> ?(\n|$)")
         terminal.enter("hello")
-        terminal.wait_for("Ctrl-C stops")
+        terminal.wait_for(HANGS)
         terminal.interrupt()
         terminal.interrupt()
         terminal.wait_for(r"ended with 130\ndone")
@@ -128,7 +134,7 @@ def test_a_signal_in_an_answer_leaves_the_terminal_as_it_was(
     with Terminal(["-c", shell, "sh", *hangs], home=home, program=("sh",), cwd=tmp_path) as terminal:
         terminal.wait_for(r"\n> ?(\n|$)")
         terminal.enter("hello")
-        terminal.wait_for("Ctrl-C stops")
+        terminal.wait_for(HANGS)
         shell_pid = terminal.child.pid
         (slm,) = Path(f"/proc/{shell_pid}/task/{shell_pid}/children").read_text().split()
         os.kill(int(slm), ending)
