@@ -25,6 +25,7 @@ from slmchat.fit.shape import shape_of
 from slmchat.private_files import make_private, storage_error
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
+from slmchat.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,7 +441,7 @@ def _dry_run(
     rows = [
         ("model", variant + (" (already installed)" if is_here else "")),
         ("from", plan.label),
-        ("size", in_bytes(plan.size) + f" in {len(plan.files)} file" + ("s" if len(plan.files) > 1 else "")),
+        ("size", f"{in_bytes(plan.size)} in {counted(len(plan.files), 'file')}"),
         *([("pictures", f"{in_bytes(projector.size)} more, {projector.label}")] if projector else []),
         ("sha256", plan.files[0].sha256 or "not known before the fetch"),
         ("licence", f"{license.title} {license.link}".strip() if license else "not stated"),

@@ -33,6 +33,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from slmchat import signals
 from slmchat.errors import ExitCode, SlmError
 
 # The first words of faulthandler's report, and their signals (faulthandler.c, faulthandler_handlers).
@@ -145,7 +146,7 @@ def follow(api: ModuleType) -> None:
 
     A second call for the same module changes nothing.
     """
-    if api.__dict__.setdefault("_is_followed_by_slm", False):
+    if "_is_followed_by_slm" in api.__dict__:
         return
     api.__dict__["_is_followed_by_slm"] = True
     for name, followed in _FOLLOWED.items():
@@ -357,8 +358,7 @@ def _leave(error: SlmError, is_files_fault: bool, ending_signal: signal.Signals 
         _end(error, is_files_fault)
     finally:
         if ending_signal is not None:
-            _libc().signal(ending_signal, None)  # SIG_DFL; Python's signal.signal is for the main thread only
-            os.kill(os.getpid(), ending_signal)
+            signals.end_by(ending_signal)
             time.sleep(1)  # it comes at once, but on another thread perhaps
         os._exit(error.exit_code)
 
@@ -409,7 +409,7 @@ def _unwatch() -> None:
     """Python ends: nobody could say a sentence any more, and nobody should wait for one."""
     faulthandler.disable()
     for name in _WORDS:
-        _libc().signal(signal.Signals[name], None)
+        signals.restore_default(signal.Signals[name])
 
 
 def _park_at(number: int) -> None:
@@ -436,10 +436,7 @@ def _wait(reader: int) -> None:
 def _libc() -> Any:
     import ctypes
 
-    library = ctypes.CDLL(None)
-    # sighandler_t signal(int signum, sighandler_t handler);
-    library.signal.restype, library.signal.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
-    return library
+    return ctypes.CDLL(None)
 
 
 def _function(api: ModuleType, name: str) -> Any:

@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from slmchat import signals
 from slmchat.errors import ExitCode
 from slmchat.terminal import restore
 
@@ -77,14 +78,8 @@ def listen() -> None:
 
 def end_by(number: int, _frame: FrameType | None) -> None:
     """Give the terminal back and end by this signal, as if nobody had heard it. From any thread."""
-    import ctypes
-
     restore.give_back()
-    # sighandler_t signal(int signum, sighandler_t handler);  Python's own is for the main thread only. NULL: SIG_DFL
-    libc = ctypes.CDLL(None)
-    libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
-    libc.signal(number, None)
-    os.kill(os.getpid(), number)
+    signals.end_by(number)
 
 
 def watch() -> None:
