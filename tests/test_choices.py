@@ -279,7 +279,7 @@ class TestProgram:
         [
             (["--choices", "a,a"], "stands there twice"),
             (["--choices", "a,b", "--regex", "x"], "cannot be one of --choices and of a shape"),
-            (["--threshold", "0.5"], "there are none"),
+            (["--threshold", "0.5"], "needs --choices"),
             (["--choices", "a,b", "--threshold", "2"], "--threshold"),
         ],
     )
