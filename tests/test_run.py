@@ -223,7 +223,7 @@ class TestInput:
         done = slm(*_greedy(tiny, "--on-overflow", "trim", "--json", "-n", "4"), "Sum up.", stdin="word " * 2000)
         assert done.code == 0
         assert "characters of the input were left out" in done.err
-        assert 200 < json.loads(done.out)["usage"]["prompt_tokens"] <= 256 - 16
+        assert 200 < json.loads(done.out)["usage"]["prompt_tokens"] <= 256 - 4
 
     def test_trim_cannot_shorten_an_instruction(self, slm: Callable[..., Outcome], tiny: Path) -> None:
         done = slm(*_greedy(tiny, "--on-overflow", "trim"), "word " * 500)

@@ -86,7 +86,7 @@ def fill(
     if is_json:
         about = _as_json(target, tokens, whole, kept)
         about["is_written"] = bool(asked.write and answer.text and error is None)
-        console.print_json({**run.as_json(model, answer.text, answer.finish, load_s), "infill": about})
+        console.print_json({**run.as_json(model, answer, load_s), "infill": about})
     console.detail(answering.describe(answer.finish))
     if not settings.is_private:
         model.remember(settings)

@@ -4,7 +4,6 @@ Knows: where inputs come from, how messages become a prompt, how an input is cut
 opened and what becomes of its answer (run.py, batch.py).
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -24,6 +23,7 @@ from slmchat.engine.api import Engine, Prompt
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
+from slmchat.terminal.piped import read_piped
 from slmchat.text_files import text_of, with_line_feeds
 
 Layout = Callable[[Sequence[Message]], Prompt]
@@ -145,8 +145,13 @@ def _bare(messages: Sequence[Message]) -> Prompt:
     return raw_prompt([Message(Role.USER, "\n\n".join(message.text for message in messages), pictures=shown)])
 
 
-def read_inputs(options: GenerationOptions, console: Console) -> tuple[list[Attachment], list[Picture]]:
-    """Files in the order given, then what is piped in. Standard input is read once, and only when it is no terminal."""
+def read_inputs(
+    options: GenerationOptions, console: Console, *, reads_piped: bool = True
+) -> tuple[list[Attachment], list[Picture]]:
+    """Files in the order given, then what is piped in. Standard input is read once, and only when it is no terminal.
+
+    `reads_piped` False: only where it is named (`-f -`).
+    """
     found: list[Attachment] = []
     shown: list[Picture] = []
     is_stdin_read = False
@@ -154,19 +159,19 @@ def read_inputs(options: GenerationOptions, console: Console) -> tuple[list[Atta
         path = Path(name).expanduser()
         if name == "-":
             is_stdin_read = True
-            _take_piped(found, shown, is_named=True)
+            _take_piped(found, shown, console, is_named=True)
         elif pictures.is_picture(path):
             shown.append(pictures.read(path))
         else:
             found.append(Attachment(read_text(name), path.name))
-    if not is_stdin_read and not console.stdin.isatty():
-        _take_piped(found, shown, is_named=False)
+    if reads_piped and not is_stdin_read and not console.stdin.isatty():
+        _take_piped(found, shown, console, is_named=False)
     return found, shown
 
 
-def _take_piped(found: list[Attachment], shown: list[Picture], *, is_named: bool) -> None:
+def _take_piped(found: list[Attachment], shown: list[Picture], console: Console, *, is_named: bool) -> None:
     """Standard input, a picture or text. `is_named`: asked for with `-f -`, so that it counts even when it is empty."""
-    data = sys.stdin.buffer.read()
+    data = read_piped(console)
     if pictures.looks_like_picture(data):
         shown.append(Picture.of("standard input", pictures.decode(data, "standard input")))
         return

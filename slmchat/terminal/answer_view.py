@@ -46,7 +46,10 @@ class PrefillProgress:
 
 
 class PlainView:
-    """The answer as it comes on stdout; thinking and progress on stderr (progress only on a terminal)."""
+    """The answer as it comes on stdout; thinking and progress on stderr (progress only on a terminal).
+
+    A terminal gets it token by token, what is none line by line; whoever ends the answer writes (or flushes) the rest.
+    """
 
     def __init__(self, console: Console, *, is_silent: bool = False, shows_doubt: bool = False) -> None:
         """`is_silent`: nothing of the answer is written, a terminal sees how long it is by now; `shows_doubt`: unsure
@@ -60,6 +63,8 @@ class PlainView:
         self._progress = PrefillProgress()
         self._has_status = False
         self._is_thinking = False
+        # others may write to the same pipe or file (xargs -P): whole lines go out, so that none is mixed with another's
+        self._is_by_line = not console.is_stdout_tty
 
     def prefill(self, event: Prefill) -> None:
         line = self._progress.line(event)
@@ -78,10 +83,15 @@ class PlainView:
         if self._is_thinking:
             self._is_thinking = False
             self._console.aside("\n")
-        if not self._is_silent:
-            self._console.write(marked(text, self._doubt) if self._shows_doubt else text)
-        else:
+        if self._is_silent:
             self._count()
+        elif self._is_by_line:
+            lines, end, rest = text.rpartition("\n")
+            if end:
+                self._console.write(lines + end)
+            self._console.put(rest)
+        else:
+            self._console.write(marked(text, self._doubt) if self._shows_doubt else text)
         self._doubt = 0.0
 
     def doubt(self, logprob: float) -> None:
