@@ -94,7 +94,7 @@ def fill(
     engine.close()
     if error is not None:
         raise error
-    return run.exit_code(answer.finish.reason, console, n_ctx)
+    return run.exit_code(answer.finish.reason, console, n_ctx, engine.info.trained_context_length)
 
 
 def _check(words: Sequence[str], options: GenerationOptions, beside: Sequence[object], asked: InfillOptions) -> None:

@@ -103,7 +103,7 @@ def run(
     if not settings.is_private:
         model.remember(settings)
     asker.close()
-    return exit_code(answer.finish.reason, console, n_ctx)
+    return exit_code(answer.finish.reason, console, n_ctx, asker.engine.info.trained_context_length)
 
 
 # How many of the most probable tokens stand beside each one (`--logprobs`).
@@ -241,12 +241,18 @@ def as_json(model: Model, answer: Answer, load_s: float) -> dict[str, object]:
     }
 
 
-def exit_code(reason: FinishReason, console: Console, n_ctx: int) -> ExitCode:
-    """The exit code of a completion that ended so; warns when the context window was full."""
+def exit_code(reason: FinishReason, console: Console, n_ctx: int, n_trained: int) -> ExitCode:
+    """The exit code of a completion that ended so; warns when the context window was full, with what to do.
+
+    `n_ctx`: the window in tokens (0: not told); `n_trained`: what the model was trained for.
+    """
     if reason is FinishReason.INTERRUPTED:
         return ExitCode.INTERRUPTED
     if reason is FinishReason.CONTEXT:
-        size = f"context window of {n_ctx:,} tokens (a larger one: --ctx N)" if n_ctx else "context window"
+        larger = min(n_trained, 2 * n_ctx)
+        way = f"twice as much: --ctx {larger}" if larger == 2 * n_ctx else f"the most for this model: --ctx {larger}"
+        way = way if larger > n_ctx else f"the model was trained for {n_trained:,}; a shorter input leaves more"
+        size = f"context window of {n_ctx:,} tokens ({way})" if n_ctx else "context window"
         console.warn(f"the completion ran into the end of the {size}.")
         return ExitCode.CONTEXT
     return ExitCode.DONE
