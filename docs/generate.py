@@ -25,9 +25,19 @@ Made from the program's own help by `docs/generate.py`; do not edit by hand.
 - stderr carries everything else: progress bars (only on a terminal), statistics (`-v`), warnings, errors. `-q` leaves errors only.
 - stdin: when it is not a terminal, `slm run` reads it all. With a PROMPT, the input comes first inside a fence and the
   instruction last; `{}` in the PROMPT says where the input goes instead. Without a PROMPT, stdin is the prompt.
+  When nothing comes for two seconds, stderr says that slm waits; `--no-input` does not read it.
 - Control sequences are removed from model text wherever it is shown or kept; everything else stays as it was said: in
   sessions, in files, in pipes, in `--json`. On a terminal, invisible characters are written as `<U+202E>` where they do
   no work: the joiners of Persian, the breaks of Thai, flags and other emoji pass. `--raw-output` switches that off.
+
+## JSON of `slm run --json`
+
+- `model`, `completion`, `finish_reason` (`stop`, `length`, `context`, `interrupted`), `seed`; `thinking` where a reasoning
+  model thought; `value`, `probabilities`, `code` and `logprobs` where they were asked for.
+- `usage`: `prompt_tokens`, of which `cached_tokens` were not evaluated again, and `completion_tokens`; `drafted_tokens`
+  and `accepted_tokens` where drafts were made; `is_estimate` (true) where an endpoint did not count.
+- `timings`: `load_s`, `prompt_s`, `generation_s`, `ttft_s` (time to first token) in seconds; `prompt_tps` and
+  `generation_tps` in tokens a second, null where nothing was evaluated, and for a completion of a single token.
 
 ## Exit codes
 

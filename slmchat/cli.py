@@ -8,6 +8,7 @@ import copy
 import inspect
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields, replace
@@ -36,6 +37,10 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.console import Console
 
 _EPILOG = "Exit codes and streams: docs/commands.md. What you type stays on this device."
+
+# PEP 383: a byte of an argument that is not UTF-8; and what is meant by the options whose value is the name of a file.
+_SURROGATE = re.compile("[\udc80-\udcff]")
+_FILE = re.compile("FILE|PATH|DIR|NAME$")
 
 app = typer.Typer(
     name="slm",
@@ -83,6 +88,7 @@ def _takes(*records: type[Any]) -> Callable[[Callable[..., ExitCode]], Callable[
                 for record in (*records, GlobalOptions)
             }
             context = values.pop("context")
+            _check_text(values, made)
             console, resolved = _world(context, made.pop(GlobalOptions))
             given = {_keyword(record): value for record, value in made.items()}
             if resolved.is_offline:
@@ -108,6 +114,28 @@ def _takes(*records: type[Any]) -> Callable[[Callable[..., ExitCode]], Callable[
         return command
 
     return decorate
+
+
+def _check_text(values: dict[str, Any], records: dict[type[Any], Any]) -> None:
+    """Refuse arguments that are not text: Python keeps their bytes as surrogates, which no model and no file takes.
+
+    Names of files may have any bytes. Raises `SlmError` (USAGE).
+    """
+    given = {name.replace("_", " "): value for name, value in values.items()}
+    for record in records.values():
+        for item in fields(record):
+            if not _FILE.search(item.metadata.get("metavar") or ""):
+                given[item.metadata["flags"][-1]] = getattr(record, item.name)
+    for name, value in given.items():
+        for text in value if isinstance(value, list) else [value]:
+            wrong = _SURROGATE.search(text) if isinstance(text, str) else None
+            if wrong is not None:
+                what = "the prompt" if name == "words" else name
+                raise SlmError(
+                    f"{what} is not UTF-8 text: byte 0x{ord(wrong[0]) - 0xDC00:02x} at character {wrong.start() + 1}.",
+                    hint="put the text into a file and convert it: iconv -f latin1 -t utf-8 FILE | slm run",
+                    exit_code=ExitCode.USAGE,
+                )
 
 
 def _seal_offline(context: typer.Context, resolved: settings.Settings) -> None:
@@ -204,6 +232,9 @@ def _run(
         list[str] | None,
         typer.Argument(metavar="[PROMPT]...", help="The prompt, or an instruction about what comes on stdin."),
     ] = None,
+    no_input: Annotated[
+        bool, typer.Option("--no-input", help="Do not read standard input (for loops that read it themselves).")
+    ] = False,
     *,
     output: OutputOptions,
     generation: GenerationOptions,
@@ -222,7 +253,9 @@ def _run(
         return fill(words or [], generation, beside, infill, settings, console, is_json=output.json)
     from slmchat.commands.run import run as errand
 
-    return errand(words or [], generation, (shape, choice), output, template, settings, console)
+    return errand(
+        words or [], generation, (shape, choice), output, template, settings, console, reads_input=not no_input
+    )
 
 
 @app.command("batch", epilog=epilog("batch"))

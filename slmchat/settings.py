@@ -223,7 +223,8 @@ KEYS = (
         "n_ctx",
         _count(ranges.CTX),
         None,
-        "context window in tokens; unset: up to 8192, less if the model or the memory has less",
+        "context window in tokens; unset: up to 8192 in a chat, 2048 behind the prompt in `slm run`, 4096 for a row of "
+        "`slm batch`; less if the model or the memory has less",
     ),
     Key("gpu-layers", "gpu_layers", _gpu_layers, None, 'layers offloaded to a GPU, or "auto"'),
     Key(

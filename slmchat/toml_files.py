@@ -8,6 +8,7 @@ from typing import Any
 
 from slmchat.errors import ExitCode, SlmError
 from slmchat.private_files import check_readable
+from slmchat.text_files import text_of
 
 # The catalog has 75,000 bytes. More than this is another file.
 _MOST_BYTES = 16 << 20
@@ -32,10 +33,7 @@ def read(file: Path) -> dict[str, Any]:
     import tomllib  # 4 ms that most starts do without
 
     try:
-        return tomllib.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        message = f"{file} is not UTF-8 text (byte {error.start})."
-        raise SlmError(message, exit_code=ExitCode.USAGE) from error
+        return tomllib.loads(text_of(data, str(file)))
     except RecursionError as error:
         raise SlmError(f"{file} is nested too deeply.", exit_code=ExitCode.USAGE) from error
     except ValueError as error:  # TOMLDecodeError states line and column; an endless number is a plain ValueError

@@ -29,12 +29,15 @@ class Desk:
         self.file = tmp_path / "out.jsonl"
         self.errors = io.StringIO()
         self.is_echoed = is_echoed
+        self.made_with: dict[str, Any] | None = None
         self.answers: Answers = Completions(SamplerSettings(seed=5), Limits(), is_raw=True, is_sanitized=True)
 
     def run(self, rows: Iterator[Row], *, goes_on: bool = False, instruction: str = "") -> ExitCode:
         console = Console(io.StringIO(), io.StringIO(), self.errors, {})
         prompts = PromptMaker(instruction, None, [], layout(self.engine, is_raw=True), None)
         made = Rows(Source(rows, None, "lines"), prompts, self.answers, is_echoed=self.is_echoed)
+        if self.made_with is not None:
+            made.tell_made_with(self.made_with)
         descriptor = open_output(self.file, [], may_exist=goes_on)
         try:
             begun = made.skip_begun(descriptor, self.file) if goes_on else None

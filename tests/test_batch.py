@@ -18,8 +18,11 @@ from fake_engine import FakeEngine
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
 from slmchat.commands.batch_inputs import Row
-from slmchat.commands.batch_output import RecordWriter, Window, open_output
+from slmchat.commands.batch_output import Expected, RecordWriter, Window, open_output, read_begun
 from slmchat.commands.batch_progress import Progress
+from slmchat.commands.batch_recipe import Recipe, check_same, recipe_of
+from slmchat.commands.options import ChoiceOptions, GenerationOptions
+from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.console import Console
 
@@ -166,6 +169,67 @@ class TestResume:
             open_output(desk.file, [desk.file], may_exist=True)
 
 
+def test_a_file_belongs_to_one_batch_at_a_time(tmp_path: Path) -> None:
+    file = tmp_path / "out"
+    first = open_output(file, [], may_exist=True)
+    os.write(first, b"x")
+    with pytest.raises(SlmError, match="is being written by another slm batch") as caught:
+        open_output(file, [], may_exist=True)
+    assert caught.value.exit_code is ExitCode.STORAGE
+    with pytest.raises(SlmError, match="is being written"):  # rather than "is there already"
+        open_output(file, [], may_exist=False)
+    os.close(first)
+    os.close(open_output(file, [], may_exist=True))
+    assert list(tmp_path.iterdir()) == [file]  # no lock lies about
+    os.close(open_output(Path(os.devnull), [], may_exist=True))
+    many = [open_output(Path(os.devnull), [], may_exist=True) for _ in range(2)]  # nothing to protect there
+    for descriptor in many:
+        os.close(descriptor)
+
+
+class TestRecipe:
+    RECIPE = Recipe("tiny", "abc", {"temperature": 0.0})
+
+    def test_what_differs_is_named(self, tmp_path: Path) -> None:
+        check_same(self.RECIPE, self.RECIPE.as_json(), tmp_path)
+        for before, says in (
+            ({"prompt": "x"}, "another prompt."),
+            ({"model": "big"}, r"another model \(big\)"),
+            ({"options": {}}, r"other options \(temperature not given\)"),
+            ({"options": {"temperature": 0.0, "ctx": 512}}, r"other options \(ctx 512\)"),
+            ({"prompt": 1, "options": None}, "another prompt and other options"),
+        ):
+            with pytest.raises(SlmError, match=says) as caught:
+                check_same(self.RECIPE, {**self.RECIPE.as_json(), **before}, tmp_path)
+            assert caught.value.exit_code is ExitCode.USAGE
+
+    def test_only_what_decides_an_answer_counts(self) -> None:
+        def made(**given: Any) -> Recipe:
+            options = GenerationOptions(**given)
+            sampler = SamplerSettings().with_values(options.sampler_values())
+            return recipe_of("tiny", "x", None, [], None, sampler, options, None, ChoiceOptions())
+
+        assert made(threads=3, force=True, kv_type="f16", device="none") == made()
+        assert made().options == {}
+        for given in (
+            {"max_tokens": 5},
+            {"stop": ["a"]},
+            {"temperature": 0.0},
+            {"seed": 0},
+            {"raw": True},
+            {"ctx": 99},
+        ):
+            assert made(**given).options.keys() == given.keys()
+
+    def test_the_first_record_tells_it_and_a_resumed_batch_finds_it(self, desk: Desk) -> None:
+        desk.made_with = self.RECIPE.as_json()
+        desk.run(_rows("a", "b"))
+        assert [record.get("made_with") for record in desk.records] == [desk.made_with, None]
+        with desk.file.open("rb") as file:
+            expected = iter([Expected(1, "a", 1), Expected(2, "b", 2)])
+            assert read_begun(file.fileno(), desk.file, expected).made_with == desk.made_with
+
+
 def test_a_full_disk_keeps_whole_records_only(tmp_path: Path) -> None:
     file = tmp_path / "out"
     descriptor = open_output(file, [], may_exist=False)
@@ -289,6 +353,76 @@ class TestProgram:
     def test_nothing_comes_of_nothing(self, slm: Callable[..., Outcome], tiny: Path) -> None:
         done = slm(*_arguments(tiny), "What?", stdin="")
         assert (done.code, done.out) == (0, "")
+
+    def test_the_same_file_for_another_question(self, slm: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:
+        file = tmp_path / "out.jsonl"
+
+        def ask(prompt: str, texts: str, *more: str) -> Outcome:
+            return slm(*_arguments(tiny, "--resume", file, *more), prompt, stdin=texts)
+
+        assert ask("What?", "one\n").code == 0
+        before = file.read_bytes()
+        refused = ask("Why?", "one\ntwo\n")
+        assert (refused.code, refused.out) == (2, "")
+        assert f"the records in {file} were made with another prompt." in refused.err
+        assert "--allow-changes" in refused.err
+        assert file.read_bytes() == before
+        assert ask("Why?", "one\ntwo\n", "--allow-changes").code == 0
+        first, second = _records(file.read_text())
+        assert first["made_with"]["prompt"] != second["made_with"]["prompt"]
+        assert ask("Why?", "one\ntwo\nthree\n", "--threads", "1").code == 0  # the last one counts
+        del first["made_with"]
+        file.write_text(json.dumps(first) + "\n")  # of an older slm
+        done = ask("Why?", "one\ntwo\n")
+        assert done.code == 0
+        assert "does not tell which prompt and model made it" in done.err
+
+    @pytest.mark.parametrize(
+        ("arguments", "stdin", "says"),
+        [
+            (["Translate {text}"], "hello\n", "there is no field 'text' (fields: hello).\nhint: {} in the prompt"),
+            (
+                ["About {titel}"],
+                "title,body\na,b\n",
+                "no field 'titel' (fields: title, body).\nhint: did you mean title?",
+            ),
+            (
+                ["About {texts}"],
+                '{"text": "a"}\n{"text": "b"}\n',
+                "no field 'texts' (fields: text).\nhint: did you mean",
+            ),
+            (["--input-field", "q"], "a,b\n1,2\n", "there is no field 'q' (fields: a, b)"),
+            (["--format", "csv", "What?"], "a,b\n1,2\n", "it is not clear which field is the input (fields: a, b)"),
+            (["--format", "lines", "--input-field", "q"], "a\n", "--input-field q needs rows with fields"),
+            (["What?"], b"a\0b\0c\0\n\0", "the input is UTF-16LE text without a byte order mark"),
+            (["What?"], b"%PDF-1.7\n\0\xff\n", "the input is a PDF, not text"),
+        ],
+    )
+    def test_what_no_row_can_give_is_told_before_a_model_is_loaded(
+        self, slm: Callable[..., Outcome], arguments: list[str], stdin: str | bytes, says: str
+    ) -> None:
+        done = slm("batch", "-m", "none.gguf", *arguments, stdin=stdin)
+        assert (done.code, done.out) == (2, "")
+        assert says in done.err
+
+    @pytest.mark.parametrize(
+        ("arguments", "stdin", "says"),
+        [
+            (["What?"], "", "there were no inputs"),
+            (["What?"], "\n  \n\r\n", "there were no inputs"),
+            (["{a}"], "a,b\n", "the CSV has a header and no rows"),
+        ],
+    )
+    def test_nothing_to_do_is_told(
+        self, slm: Callable[..., Outcome], tiny: Path, arguments: list[str], stdin: str, says: str
+    ) -> None:
+        done = slm(*_arguments(tiny), *arguments, stdin=stdin)
+        assert (done.code, done.out, done.err) == (0, "", f"slm: {says}: nothing was done.\n")
+
+    def test_what_powershell_writes(self, slm: Callable[..., Outcome], tiny: Path) -> None:
+        done = slm(*_arguments(tiny), stdin="\ufeffcaf\u00e9\r\n\U0001f600\r\n".encode("utf-16-le"))
+        assert (done.code, done.err) == (0, "")
+        assert [record["input"] for record in _records(done.out)] == ["caf\u00e9", "\U0001f600"]
 
     def test_a_disk_that_is_full(self, home: Path, tiny: Path) -> None:
         with open("/dev/full", "wb") as full:

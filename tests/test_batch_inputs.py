@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def source(tmp_path: Path) -> Callable[..., Source]:
         file.write_bytes(data)
         with file.open() as stdin:
             source = open_source([], format, wants_fields, stdin)
-            return Source(iter(list(source.rows)), source.total, source.format)
+            return replace(source, rows=iter(list(source.rows)))
 
     return read
 
@@ -141,6 +142,31 @@ class TestCsv:
     def test_a_header_with_a_name_twice_is_refused(self, source: Callable[..., Source]) -> None:
         with pytest.raises(SlmError, match="two columns named 'a'"):
             source(b"a,a\n1,2\n", "csv")
+
+
+@pytest.mark.parametrize(
+    ("line", "is_header"),
+    [
+        (b"id,text,label", True),
+        (b"First name;City", True),
+        (b"text", True),
+        (b"\xef\xbb\xbfid\ttitle", True),
+        (b"hello", False),
+        (b"Hello, world", False),
+        (b"Good, but dear.", False),
+        (b"1,2,3", False),
+        (b"a,a", False),
+    ],
+)
+def test_lines_that_begin_like_a_csv(source: Callable[..., Source], line: bytes, is_header: bool) -> None:
+    found = source(line + b"\nsecond\n")
+    assert (found.format, found.suspected_header is not None) == ("lines", is_header)
+    assert source(line + b"\n", "lines").suspected_header is None  # asked for
+
+
+def test_a_blank_line_does_not_hide_the_format(source: Callable[..., Source]) -> None:
+    assert source(b'\n\n{"text": "a"}\n').format == "jsonl"
+    assert source(b"\n\na;b\n1;2\n", "csv").samples == [{"a": "\u2026", "b": "\u2026"}]
 
 
 class TestFiles:

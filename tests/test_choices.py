@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ from slmchat.engine import llama
 from slmchat.engine.api import Choices, Done, Job, Part, Prompt, Score, SessionSettings
 from slmchat.engine.context import Context
 from slmchat.engine.probabilities import LogProbabilities
+from slmchat.engine.sequences import Sequences, Stretch
 from slmchat.errors import ExitCode, SlmError
 
 HEAD = "the people said that it was not the first time and there were many other words about water and oil " * 3
@@ -120,6 +121,28 @@ class TestScores:
         error = done[1].error
         assert error is not None and error.exit_code is ExitCode.CONTEXT
         assert done[0].scores and done[2].scores
+
+
+@pytest.mark.real
+def test_nothing_is_evaluated_once_it_is_cancelled(engine: llama.LlamaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = engine.open_scorer(SETTINGS)
+    prompts = [_prompt("the people see the water and the people " * 3 + end) for end in ("one", "two")]
+    evaluate = Sequences.evaluate
+    for at in (1, 2):  # in what the prompts share, in the prompts
+        counts = [0]
+
+        def cancelling(
+            self: Sequences, stretches: Sequence[Stretch], at: int = at, counts: list[int] = counts
+        ) -> list[int] | None:
+            counts[0] += 1
+            if counts[0] == at:
+                scorer.cancel()
+            return evaluate(self, stretches)
+
+        monkeypatch.setattr(Sequences, "evaluate", cancelling)
+        assert not list(scorer.run(Job(n, each, choices=Choices(TEXTS)) for n, each in enumerate(prompts)))
+        assert counts == [at]
+    scorer.close()
 
 
 def _asked(text: str, **more: object) -> Choosing | None:

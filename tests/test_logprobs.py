@@ -105,7 +105,7 @@ class TestProgram:
         said = json.loads(done.out)
         assert len(said["logprobs"]) == said["usage"]["completion_tokens"] == 6
         assert len(said["logprobs"][0]["top"]) == 5
-        assert set(said["logprobs"][0]) == {"token", "logprob", "top"}
+        assert set(said["logprobs"][0]) == {"token", "bytes", "logprob", "top"}
         row = json.loads(slm("batch", *asked, stdin="hello world\n").out)
         assert [each["token"] for each in row["logprobs"]] == [each["token"] for each in said["logprobs"]]
         assert "logprobs" not in json.loads(slm("batch", *asked[:-1], stdin="hello world\n").out)

@@ -13,6 +13,7 @@ from slmchat.catalog import schema
 from slmchat.catalog.registry import HUB_HINT, absolute, is_in_catalog, load_user_names
 from slmchat.errors import ExitCode, SlmError
 from slmchat.private_files import write_private
+from slmchat.text_files import decode, encode_like
 
 
 def add_target(user_file: Path, name: str, target: str) -> str:
@@ -70,9 +71,9 @@ def _edit(user_file: Path, name: str, target: str | None, expected: dict[str, An
     """
     from tomlkit.exceptions import TOMLKitError
 
-    before = user_file.read_text(encoding="utf-8-sig") if user_file.exists() else ""
+    before = user_file.read_bytes() if user_file.exists() else b""
     try:
-        text = _edited(before, name, target)
+        text = _edited(decode(before), name, target)
         is_safe = {"model": [], **tomllib.loads(text)} == expected
     except (ValueError, TOMLKitError):
         is_safe = False
@@ -82,7 +83,7 @@ def _edit(user_file: Path, name: str, target: str | None, expected: dict[str, An
             hint=f'change it by hand: a [[model]] with name = "{name}"',
             exit_code=ExitCode.USAGE,
         )
-    write_private(Path(os.path.realpath(user_file)), text.encode())  # a link stays a link
+    write_private(Path(os.path.realpath(user_file)), encode_like(before, text))  # a link stays a link
 
 
 def _edited(text: str, name: str, target: str | None) -> str:

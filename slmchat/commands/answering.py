@@ -158,15 +158,30 @@ def usage_fields(usage: Usage) -> dict[str, object]:
 
 
 def chance_fields(chances: Sequence[Chance]) -> list[dict[str, object]]:
-    """The chances of all tokens as `--logprobs` has them in JSON."""
+    """The chances of all tokens as `--logprobs` has them in JSON; `bytes` where they are known."""
+
+    def fields(text: str, logprob: float, data: bytes | None) -> dict[str, object]:
+        known = {} if data is None else {"bytes": list(data)}
+        return {"token": text, **known, "logprob": round(logprob, 6)}
+
     return [
         {
-            "token": chance.text,
-            "logprob": round(chance.logprob, 6),
-            "top": [{"token": text, "logprob": round(logprob, 6)} for text, logprob in chance.alternatives],
+            **fields(chance.text, chance.logprob, chance.data),
+            "top": [
+                fields(text, logprob, data)
+                for (text, logprob), data in zip(chance.alternatives, chance.alternative_data, strict=True)
+            ],
         }
         for chance in chances
     ]
+
+
+def generation_tps(finish: Finish) -> float | None:
+    """Tokens a second of the completion; None for a single one, which the prompt gives: it takes no time of its own."""
+    usage, timings = finish.usage, finish.timings
+    if usage.completion_tokens < 2 or timings.generation_s <= 0:
+        return None
+    return usage.completion_tokens / timings.generation_s
 
 
 def describe(finish: Finish) -> str:
@@ -183,8 +198,8 @@ def describe(finish: Finish) -> str:
     if usage.drafted_tokens:
         share = usage.accepted_tokens / usage.drafted_tokens
         parts.append(f"{usage.accepted_tokens:,} of {usage.drafted_tokens:,} drafted tokens accepted ({share:.0%})")
-    if usage.completion_tokens and timings.generation_s > 0:
-        parts.append(f"{usage.completion_tokens / timings.generation_s:.1f} generation tok/s")
+    if (rate := generation_tps(finish)) is not None:
+        parts.append(f"{rate:.1f} generation tok/s")
     if timings.ttft_s is not None:
         parts.append(f"first token after {timings.ttft_s:.2f} s")
     parts.append(f"finish reason {finish.reason}")

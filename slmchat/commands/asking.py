@@ -79,6 +79,18 @@ class _Prior:
     values: tuple[float, ...]
 
 
+class _Cancelled:
+    """A pool that is run twice for one question, and whether it was cancelled in any of the two or between them."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+        self._pool.cancel()
+
+
 class Asker:
     """A loaded model and one context window of it."""
 
@@ -152,12 +164,16 @@ class Asker:
         choosing, scorer = request.choosing, self._scorer
         assert choosing is not None
         assert scorer is not None
-        with cancellable(scorer):
+        asked = _Cancelled(scorer)
+        with cancellable(asked):
             prior = self._prior_of(request, choosing, scorer)
             if prior is None and choosing.is_calibrated:
                 return None
             job = Job(0, request.prompt, choices=choosing.choices(request.prompt))
-            for done in self._loading.tried(scorer.run(iter([job]))):
+            runs = scorer.run(iter([job]))
+            if asked.is_cancelled:  # between the two runs: the second one does not know
+                return None
+            for done in self._loading.tried(runs):
                 if done.error is not None:
                     raise done.error
                 if done.finish is not None:

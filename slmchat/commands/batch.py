@@ -12,10 +12,11 @@ from pathlib import Path
 
 from slmchat.commands import chosen, opening
 from slmchat.commands.batch_answers import Answers, ChosenTexts, Completions, ShapedCompletions
-from slmchat.commands.batch_inputs import open_source
+from slmchat.commands.batch_inputs import Source, open_source
 from slmchat.commands.batch_one_by_one import OneByOne
-from slmchat.commands.batch_output import RecordWriter, open_output
-from slmchat.commands.batch_prompts import PromptMaker, has_fields
+from slmchat.commands.batch_output import Begun, RecordWriter, open_output
+from slmchat.commands.batch_prompts import PromptMaker, check_fields, fields_in
+from slmchat.commands.batch_recipe import Recipe, check_same, recipe_of
 from slmchat.commands.batch_work import BatchWork, Rows
 from slmchat.commands.choosing import CONTENT_FREE, Choosing
 from slmchat.commands.options import BatchOptions, ChoiceOptions, GenerationOptions, ShapeOptions, TemplateOptions
@@ -31,6 +32,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.privacy.places import check_file
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
+from slmchat.terminal.piped import telling_when_idle
 
 # Tokens that one row and its completion may take when nobody says so: enough for a page or two.
 _N_CTX = 4096
@@ -58,10 +60,14 @@ def batch(
     shape, choosing = wanted_of(*wanted, is_stdin_taken=not options.files or "-" in options.files)
     instruction = " ".join(words)
     template = prompt_file(template_options, words, read_text)
-    wants_fields = batch.input_field is not None or (bool(template.fields) if template else has_fields(instruction))
-    source = open_source(options.files, batch.format, wants_fields, console.stdin)
+    wants_fields = batch.input_field is not None or bool(template.fields if template else fields_in(instruction))
+    source = open_source(
+        options.files, batch.format, wants_fields, console.stdin, lambda read: telling_when_idle(read, console)
+    )
     if template and not source.has_fields:
         template.check()
+    check_fields(source, instruction, batch.input_field, template)
+    _tell_of_fields(source, instruction, template, console)
     model = place.find(options.model, settings, console).with_projector(options.mmproj)
     has_pictures = source.format == "files" and any(map(is_picture, map(Path, options.files)))
     if has_pictures:
@@ -84,10 +90,14 @@ def batch(
     n_alternatives = ALTERNATIVES if wanted[1].logprobs else None
     answers = ChosenTexts(choosing) if choosing else _answers(sampler, options, shape, n_alternatives)
     rows = Rows(source, prompts, answers, is_echoed=not batch.no_echo)
+    recipe = recipe_of(model.label, instruction, batch.input_field, head, template, sampler, options, shape, wanted[1])
     begun = None
     if descriptor is not None:
         begun = rows.skip_begun(descriptor, Path(batch.resume)) if batch.resume else None
+        _check_recipe(recipe, begun, batch, console)
         os.ftruncate(descriptor, begun.end if begun else 0)
+    if begun is None or begun.made_with is None or recipe.differences(begun.made_with):
+        rows.tell_made_with(recipe.as_json())
     console.detail(
         f"inputs: {source.format}{f', the first {begun.records:,} are done already' if begun else ''}; "
         f"context window of each: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}"
@@ -103,11 +113,34 @@ def batch(
         work.run(loading.tried)
     except SlmError as error:
         raise _resumable(error, batch.resume or batch.output) from error
-    code = work.tell(batch.resume or batch.output)
+    code = work.tell(batch.resume or batch.output, source.nothing)
     _close(pool, engine, descriptor)
     if not settings.is_private:
         model.remember(settings)
     return code
+
+
+def _tell_of_fields(source: Source, instruction: str, template: PromptFile | None, console: Console) -> None:
+    """Say what may have been meant otherwise: columns that are taken for a line, fields where there are none."""
+    if source.suspected_header is not None:
+        console.warn(
+            f"the first line looks like the header of a CSV ({source.suspected_header}), and it is taken as an input "
+            "like every line (for columns: --format csv, with --input-field NAME or {NAME} in the prompt)."
+        )
+    literal = fields_in(instruction) if template is None and not source.has_fields else []
+    if literal:
+        named = ", ".join(f"{{{name}}}" for name in literal)
+        console.warn(f"{named} stays in the prompt as it is written: {source.format} have no fields.")
+
+
+def _check_recipe(recipe: Recipe, begun: Begun | None, options: BatchOptions, console: Console) -> None:
+    """Whether the records that are there belong to this prompt, model and options. Raises `SlmError` (USAGE)."""
+    if begun is None or not begun.records or options.allow_changes:
+        return
+    if begun.made_with is None:
+        console.note(f"{options.resume} does not tell which prompt and model made it: they are not compared.")
+        return
+    check_same(recipe, begun.made_with, Path(options.resume or ""))
 
 
 def _pool(

@@ -8,8 +8,9 @@ import csv
 import io
 import json
 import os
+import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,6 +19,7 @@ from slmchat.commands.batch_lines import MAX_BYTES, Line, read_lines
 from slmchat.conversation import pictures
 from slmchat.conversation.pictures import Picture
 from slmchat.errors import ExitCode, SlmError
+from slmchat.text_files import BINARY, NotText, decode, utf8_reader
 from slmchat.wording import counted
 
 FORMATS = ("lines", "jsonl", "csv")
@@ -26,6 +28,14 @@ FORMATS = ("lines", "jsonl", "csv")
 _KEPT = 1000
 
 _DELIMITERS = ",;\t|"
+
+# The name of a column, as people write it; a sentence has a space behind its comma, a name has none before it.
+_COLUMN = re.compile(r"[^\W\d]\w*(?:[ ._-]\w+){0,3}")
+
+# Without --input-field, the first of these that a row has is its input; a row with one field needs no name.
+USUAL_FIELDS = ("input", "text", "prompt", "content", "question", "message")
+
+Read = Callable[[int], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +63,37 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Rows and, where it is known, how much there is of it in the unit of `Row.end`."""
+    """Rows and, where it is known, how much there is of it in the unit of `Row.end`.
+
+    `samples`: the fields of the rows that are known before the first one is taken (of a CSV its header, with a value
+    that says nothing). `suspected_header`: the first line, taken as an input, where it looks like the header of a CSV.
+    """
 
     rows: Iterator[Row]
     total: int | None
     format: str
+    samples: Sequence[dict[str, Any]] = ()
+    suspected_header: str | None = None
 
     @property
     def has_fields(self) -> bool:
         return self.format in ("jsonl", "csv")
 
+    @property
+    def nothing(self) -> str:
+        """What is said when there was no row in it."""
+        return "the CSV has a header and no rows" if self.format == "csv" and self.samples else "there were no inputs"
 
-def open_source(files: Sequence[str], format: str | None, wants_fields: bool, stdin: TextIO) -> Source:
-    """Where the rows come from. `wants_fields`: the prompt or an option names a field.
+
+def open_source(
+    files: Sequence[str],
+    format: str | None,
+    wants_fields: bool,
+    stdin: TextIO,
+    watched: Callable[[Read], Read] = lambda read: read,
+) -> Source:
+    """Where the rows come from. `wants_fields`: the prompt or an option names a field. `watched` makes of the function
+    that reads standard input one that also tells when nothing comes.
 
     Files are one input each, unless a format is given: then the one file holds rows. Raises `SlmError` (USAGE) when
     there is nothing to read or the format is not known.
@@ -80,12 +108,60 @@ def open_source(files: Sequence[str], format: str | None, wants_fields: bool, st
             hint="one -f with --format; without --format each file is one input",
             exit_code=ExitCode.USAGE,
         )
-    stream = _opened(files[0]) if files and files[0] != "-" else _standard_input(stdin)
-    lines = read_lines(stream.read)
-    first = next(lines, None)
+    is_file = bool(files) and files[0] != "-"
+    stream = _opened(files[0]) if is_file else _standard_input(stdin)
+    ahead = _Ahead(utf8_reader(stream.read if is_file else watched(stream.read), files[0] if is_file else "the input"))
+    lines = read_lines(ahead.read)
+    first = next((line for line in lines if line.data.strip()), None)
     found = format or _detected(first, wants_fields)
-    rows = {"lines": _from_lines, "jsonl": _from_json, "csv": _from_csv}[found]
-    return Source(rows(_behind(first, lines)), _size(stream), found)
+    begun, total = ahead.taken(), _size(stream)
+    if found == "csv":
+        header, rows = _from_csv(first, lines)
+        return Source(rows, total, found, samples=[dict.fromkeys(header, "\u2026")] if header else ())
+    if found == "jsonl":
+        return Source(_from_json(_behind(first, lines)), total, found, samples=_objects(begun))
+    suspected = _header_in(first) if format is None else None
+    return Source(_from_lines(_behind(first, lines)), total, found, suspected_header=suspected)
+
+
+class _Ahead:
+    """Keeps what is read until `taken` is called: the rows that have come with the first one."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._kept: bytearray | None = bytearray()
+
+    def read(self, size: int) -> bytes:
+        data = self._read(size)
+        if self._kept is not None:
+            self._kept += data[: MAX_BYTES - len(self._kept)]
+        return data
+
+    def taken(self) -> bytes:
+        kept, self._kept = bytes(self._kept or b""), None
+        return kept
+
+
+def _objects(data: bytes) -> list[dict[str, Any]]:
+    """The JSON objects on the whole lines of this beginning of a source."""
+    found = []
+    for line in data.removeprefix(b"\xef\xbb\xbf").splitlines():
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):  # the row says so when it is taken
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
+
+
+def _header_in(first: Line | None) -> str | None:
+    """The first line where it looks like the header of a CSV: names of two columns or more, or one usual name."""
+    text = first.data.decode("utf-8", "replace").strip() if first is not None and not first.is_too_long else ""
+    delimiter = max(_DELIMITERS, key=text.count)
+    names = [name.strip('"').lower() for name in text.split(delimiter)]
+    is_header = len(set(names)) == len(names) and all(map(_COLUMN.fullmatch, names))
+    return text if is_header and (len(names) > 1 or names[0] in USUAL_FIELDS) else None
 
 
 def _standard_input(stdin: TextIO) -> io.FileIO:
@@ -135,13 +211,12 @@ def _detected(first: Line | None, wants_fields: bool) -> str:
 
 
 def _text(data: bytes) -> tuple[str, str | None]:
-    """The text of some bytes, and what is wrong with it."""
+    """The text of a line, a value or a file, and what is wrong with it."""
     try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        reason = f"is not UTF-8 text (byte 0x{data[error.start]:02x} at position {error.start:,})"
-        return data.decode("utf-8", "replace")[:_KEPT], reason
-    return (text[:_KEPT], "is binary: it has a zero byte") if "\0" in text else (text, None)
+        return decode(data), None
+    except NotText as error:
+        reason = "is binary: it has a zero byte" if error.reason == BINARY else error.reason
+        return data[:_KEPT].decode("utf-8", "replace"), reason
 
 
 def _from_lines(lines: Iterator[Line]) -> Iterator[Row]:
@@ -215,16 +290,19 @@ class _CsvLines:
         return line.data.decode("utf-8", "surrogateescape") + "\n"
 
 
-def _from_csv(lines: Iterator[Line]) -> Iterator[Row]:
-    csv.field_size_limit(MAX_BYTES)
-    first = next(lines, None)
+def _from_csv(first: Line | None, lines: Iterator[Line]) -> tuple[list[str], Iterator[Row]]:
+    """The names of the columns, and the rows. Raises `SlmError` (USAGE) for a header that cannot be read."""
     if first is None:
-        return
-    header_text = first.data.decode("utf-8", "replace")
-    delimiter = max(_DELIMITERS, key=header_text.count)
+        return [], iter(())
+    csv.field_size_limit(MAX_BYTES)
+    delimiter = max(_DELIMITERS, key=first.data.decode("utf-8", "replace").count)
     source = _CsvLines(_behind(first, lines))
     reader = csv.reader(source, delimiter=delimiter, strict=True)
     header = _csv_header(reader)
+    return header, _csv_rows(source, reader, header)
+
+
+def _csv_rows(source: "_CsvLines", reader: Iterator[list[str]], header: list[str]) -> Iterator[Row]:
     while True:
         source.begin()
         try:
@@ -281,7 +359,7 @@ def _from_files(files: Sequence[str], stdin: TextIO) -> Iterator[Row]:
         if pictures.looks_like_picture(data):
             yield _picture_row(name, data, number)
             continue
-        text, wrong = _text(data.removeprefix(b"\xef\xbb\xbf")[:MAX_BYTES])
+        text, wrong = _text(data[:MAX_BYTES])
         if len(data) > MAX_BYTES:
             text, wrong = text[:_KEPT], f"is longer than {MAX_BYTES // 2**20} MiB"
         label = "standard input" if name == "-" else Path(name).name

@@ -9,13 +9,13 @@ import json
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slmchat import safe_json
+from slmchat import file_locks, safe_json
 from slmchat.commands.batch_lines import MAX_BYTES, Line, read_lines
 from slmchat.errors import ExitCode, SlmError
 from slmchat.private_files import storage_error
@@ -119,11 +119,14 @@ def fingerprint(value: Any) -> str:
 def open_output(path: Path, inputs: Sequence[Path | int], *, may_exist: bool) -> int:
     """A descriptor of the file, for the owner alone; what is in it stays for now.
 
-    Opened before the seal closes: the file may lie where a sealed process cannot open it. `inputs`: what will be read.
-    Raises `SlmError`: USAGE when something is in the file and it must not exist, or it is one of the inputs; STORAGE.
+    Opened before the seal closes: the file may lie where a sealed process cannot open it. A regular file is locked
+    until the descriptor is closed: of two batches on it, each would write all records. `inputs`: what will be read.
+    Raises `SlmError`: USAGE when something is in the file and it must not exist, or it is one of the inputs; STORAGE,
+    also when another batch has it.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+        is_ours = not stat.S_ISREG(os.fstat(descriptor).st_mode) or file_locks.hold(descriptor)
         found = os.fstat(descriptor)
     except OSError as error:
         raise storage_error(error, path) from error
@@ -131,6 +134,13 @@ def open_output(path: Path, inputs: Sequence[Path | int], *, may_exist: bool) ->
         with suppress(OSError):
             if stat.S_ISREG(found.st_mode) and os.path.samestat(found, os.stat(source)):
                 raise SlmError(f"{path} cannot be input and output at once.", exit_code=ExitCode.USAGE)
+    if not is_ours:
+        os.close(descriptor)
+        raise SlmError(
+            f"{path} is being written by another slm batch.",
+            hint=f"when that one has ended: --resume {path}; or write to another file",
+            exit_code=ExitCode.STORAGE,
+        )
     if found.st_size and not may_exist:
         raise SlmError(
             f"{path} is there already.",
@@ -153,13 +163,15 @@ class Expected:
 class Begun:
     """What an output file already has: whole records, how many of them are errors, where the next one goes.
 
-    `end_of_input`: how far the input was read for them (`Row.end`).
+    `end_of_input`: how far the input was read for them (`Row.end`). `made_with`: the recipe that stands in them last
+    (batch_recipe.py); None for records of an older slm.
     """
 
     records: int
     failed: int
     end: int
     end_of_input: int
+    made_with: Mapping[str, Any] | None = None
 
 
 def read_begun(descriptor: int, path: Path, expected: Iterator[Expected]) -> Begun:
@@ -170,6 +182,7 @@ def read_begun(descriptor: int, path: Path, expected: Iterator[Expected]) -> Beg
     """
     os.lseek(descriptor, 0, os.SEEK_SET)
     records = failed = end = end_of_input = 0
+    made_with: Mapping[str, Any] | None = None
     lines = read_lines(lambda size: os.read(descriptor, size), _MAX_RECORD)
     line = next(lines, None)
     while line is not None:
@@ -182,9 +195,11 @@ def read_begun(descriptor: int, path: Path, expected: Iterator[Expected]) -> Beg
         end_of_input = _compare(record, next(expected, None), line.number, path)
         records += 1
         failed += record["error"] is not None
+        told = record.get("made_with")
+        made_with = told if isinstance(told, dict) else made_with
         end = line.end
         line = following
-    return Begun(records, failed, end, end_of_input)
+    return Begun(records, failed, end, end_of_input, made_with)
 
 
 def _record(line: Line) -> dict[str, Any] | None:

@@ -4,22 +4,21 @@ Knows: `{}` and `{field}` in an instruction, the names of fields that are taken 
 Refuses to know: where rows come from, chat templates (a function makes the prompt), how completions are made.
 """
 
+import difflib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slmchat.commands.batch_inputs import Row
+from slmchat.commands.batch_inputs import USUAL_FIELDS, Row, Source
 from slmchat.commands.prompt_files import PromptFile
 from slmchat.conversation.attachments import Attachment, compose, trim
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import Picture
+from slmchat.conversation.prompt_template import NoValue
 from slmchat.engine.api import Prompt
 from slmchat.errors import ExitCode, SlmError
-
-# Without --input-field, the first of these that a row has is its input; a row with one field needs no name.
-USUAL_FIELDS = ("input", "text", "prompt", "content", "question", "message")
 
 # {{name}} is a literal {name}; {} and {name} are filled in. '{"a": 1}' is none of them.
 _PLACE = re.compile(r"\{\{([^{}\"':,\n]+)\}\}|\{([^{}\"':,\n]*)\}")
@@ -33,9 +32,61 @@ class Asked:
     n_trimmed: int = 0
 
 
+class NoField(SlmError):
+    """A row does not have the field that the prompt or an option names (None: it is not clear which one is meant)."""
+
+    def __init__(self, name: str | None, fields: Mapping[str, Any]) -> None:
+        known = ", ".join(list(fields)[:12]) or "none"
+        what = "it is not clear which field is the input" if name is None else f"there is no field '{name}'"
+        near = difflib.get_close_matches(name or "", list(fields), n=2, cutoff=0.5)
+        self.near = f"did you mean {' or '.join(near)}?" if near else None
+        super().__init__(
+            f"{what} (fields: {known}).",
+            hint=self.near or "--input-field NAME, or {NAME} in the prompt; {{NAME}} is a literal {NAME}",
+            exit_code=ExitCode.USAGE,
+        )
+
+
 def has_fields(instruction: str) -> bool:
     """Whether the instruction names a field."""
-    return any(match[2] for match in _PLACE.finditer(instruction))
+    return bool(fields_in(instruction))
+
+
+def fields_in(instruction: str) -> list[str]:
+    """The fields that the instruction names, each once."""
+    return list(dict.fromkeys(match[2] for match in _PLACE.finditer(instruction) if match[2]))
+
+
+def check_fields(source: Source, instruction: str, field: str | None, template: PromptFile | None) -> None:
+    """Whether the rows can give what the prompt takes from them, before a model is loaded.
+
+    Of JSON lines those that came first count: one that has everything is enough. Raises `SlmError` (USAGE).
+    """
+    if field is not None and not source.has_fields:
+        raise SlmError(
+            f"--input-field {field} needs rows with fields, and {source.format} have none.",
+            hint="--format jsonl or --format csv",
+            exit_code=ExitCode.USAGE,
+        )
+    prompts = PromptMaker(instruction, field, [], lambda _messages: Prompt(()), None, template)
+    found: SlmError | None = None
+    for fields in source.samples:
+        try:
+            prompts.make(Row(0, "", 0, fields=fields))
+        except (NoField, NoValue) as error:
+            found = found or error
+        except SlmError:  # what is wrong with a row, its record will say
+            return
+        else:
+            return
+    if isinstance(found, NoField) and source.format == "csv":
+        raise SlmError(
+            f"the first line names the columns of a CSV, and {found.message}",
+            hint=found.near or "{} in the prompt stands for a whole line, {{NAME}} is a literal {NAME}",
+            exit_code=ExitCode.USAGE,
+        )
+    if found is not None:
+        raise found
 
 
 class PromptMaker:
@@ -57,7 +108,7 @@ class PromptMaker:
         self._instruction = instruction
         self._template = template
         self._field = field
-        self._has_fields = bool(template.fields) if template else has_fields(instruction)
+        self._has_fields = bool(template.fields if template else fields_in(instruction))
         self._head = list(head)
         self._lay_out = lay_out
         self._fits = fits
@@ -104,8 +155,7 @@ class PromptMaker:
         if self._has_fields and self._template:
             return self._template.shown(row.fields, lambda: self.input_text(row))
         if self._has_fields:
-            names = dict.fromkeys(match[2] for match in _PLACE.finditer(self._instruction) if match[2])
-            return {name: row.fields[name] for name in names if name in row.fields}
+            return {name: row.fields[name] for name in fields_in(self._instruction) if name in row.fields}
         try:
             return self.input_text(row)
         except SlmError:
@@ -121,9 +171,9 @@ class PromptMaker:
         if name is None and len(others) == 1:
             name = others[0]
         if name is None:
-            raise _no_field("it is not clear which field is the input", fields)
+            raise NoField(None, fields)
         if name not in fields:
-            raise _no_field(f"there is no field '{name}'", fields)
+            raise NoField(name, fields)
         return _as_text(fields[name])
 
     def _trimmed_fits(self, kept: Sequence[Attachment]) -> bool:
@@ -147,19 +197,10 @@ class PromptMaker:
             if not match[2]:
                 return self.input_text(Row(0, "", 0, fields=fields))
             if match[2] not in fields:
-                raise _no_field(f"there is no field '{match[2]}'", fields)
+                raise NoField(match[2], fields)
             return _as_text(fields[match[2]])
 
         return _PLACE.sub(value, self._instruction)
-
-
-def _no_field(what: str, fields: dict[str, Any]) -> SlmError:
-    names = ", ".join(list(fields)[:12]) or "none"
-    return SlmError(
-        f"{what} (fields: {names}).",
-        hint="--input-field NAME, or {NAME} in the prompt; {{NAME}} is a literal {NAME}",
-        exit_code=ExitCode.USAGE,
-    )
 
 
 def _as_text(value: Any) -> str:

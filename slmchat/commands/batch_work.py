@@ -4,7 +4,7 @@ Knows: rows, jobs, records, how many of what there was. Refuses to know: models,
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,11 +59,16 @@ class Rows:
         self._prompts = prompts
         self._answers = answers
         self._is_echoed = is_echoed
+        self._made_with: Mapping[str, Any] | None = None
         self._under_way: dict[int, _UnderWay] = {}
 
     def skip_begun(self, descriptor: int, file: Path) -> Begun:
         """Skip the rows that an earlier run has written. Raises `SlmError` when they are not those of these inputs."""
         return read_begun(descriptor, file, self._expected())
+
+    def tell_made_with(self, recipe: Mapping[str, Any]) -> None:
+        """Let the first record say what all of them are made with."""
+        self._made_with = recipe
 
     def _expected(self) -> Iterator[Expected]:
         return (Expected(row.id, self._prompts.shown_input(row), row.end) for row in self._rows)
@@ -101,7 +106,9 @@ class Rows:
                 fields["trimmed_characters"] = asked.n_trimmed
         shown = self._prompts.shown_input(row)
         head = {"id": row.id, **({"input": shown} if self._is_echoed else {"input_sha256": fingerprint(shown)})}
-        return _Recorded({**head, **fields, "error": error and error.message}, row, error)
+        is_first = done.id == 0 and self._made_with is not None
+        tail = {"error": error and error.message, **({"made_with": self._made_with} if is_first else {})}
+        return _Recorded({**head, **fields, **tail}, row, error)
 
 
 class BatchWork:
@@ -160,9 +167,14 @@ class BatchWork:
         self._n_trimmed += "trimmed_characters" in record
         self._n_without_end += record.get("finish_reason") == FinishReason.CONTEXT
 
-    def tell(self, file: str | None) -> ExitCode:
-        """What the user should know at the end, and the exit code; `file` is where the records went."""
+    def tell(self, file: str | None, nothing: str = "there were no inputs") -> ExitCode:
+        """What the user should know at the end, and the exit code.
+
+        `file` is where the records went, `nothing` what is said when there was no row.
+        """
         console = self._console
+        if not (self._n_begun + self._progress.rows or self._is_interrupted):
+            console.warn(f"{nothing}: nothing was done.")
         if self._n_trimmed:
             console.warn(
                 f"{counted(self._n_trimmed, 'row')} did not fit and lost the end of the input ('trimmed_characters')."

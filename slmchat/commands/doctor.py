@@ -61,6 +61,8 @@ def doctor(name: str | None, settings: Settings, console: Console, *, is_json: b
         console.print_json(_as_json(facts, findings, installed, of_model))
     else:
         console.print(f"\n{_summary(everything)}")
+        if not is_wrong(everything) and not places.installed:
+            console.print("No model is installed yet. First: slm pull smollm2:135m (slm list --available shows more).")
     return ExitCode.WRONG if is_wrong(everything) else ExitCode.DONE
 
 

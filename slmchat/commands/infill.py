@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from slmchat.catalog import registry
-from slmchat.commands import answering, opening, question, run
+from slmchat.commands import answering, opening, run
 from slmchat.commands.chosen import LocalModel
 from slmchat.commands.options import GenerationOptions, InfillOptions
-from slmchat.commands.places import Place, Target, named, place_of, read, read_target, resolved, with_line_feeds
+from slmchat.commands.places import Place, Target, named, place_of, read, read_target, resolved
 from slmchat.conversation import infill
 from slmchat.conversation.infill import Gap, Source
 from slmchat.engine.api import Engine, FinishReason, InfillTokens, Limits
@@ -27,6 +27,7 @@ from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
 from slmchat.terminal.sanitize import Sanitizer
+from slmchat.text_files import text_of, with_line_feeds
 
 # Room for a fill without -n, in tokens: some 20 lines. Base models do not always know where to stop.
 _FILL_ROOM = 256
@@ -85,7 +86,7 @@ def fill(
     if is_json:
         about = _as_json(target, tokens, whole, kept)
         about["is_written"] = bool(asked.write and answer.text and error is None)
-        console.print_json({**run.as_json(model, answer.text, answer.finish, load_s), "infill": about})
+        console.print_json({**run.as_json(model, answer, load_s), "infill": about})
     console.detail(answering.describe(answer.finish))
     if not settings.is_private:
         model.remember(settings)
@@ -93,7 +94,7 @@ def fill(
     engine.close()
     if error is not None:
         raise error
-    return run.exit_code(answer.finish.reason, console, n_ctx)
+    return run.exit_code(answer.finish.reason, console, n_ctx, engine.info.trained_context_length)
 
 
 def _check(words: Sequence[str], options: GenerationOptions, beside: Sequence[object], asked: InfillOptions) -> None:
@@ -142,7 +143,7 @@ def _others(files: Sequence[str], root: Path) -> tuple[Source, ...]:
     return tuple(
         Source(
             "stdin" if file == "-" else _name_in(root, resolved(file)),
-            with_line_feeds(question.decode(read(file), named(file))),
+            with_line_feeds(text_of(read(file), named(file))),
         )
         for file in files
     )
@@ -161,7 +162,7 @@ def _end(given: str | None) -> str:
     """The text of `--prefix` or `--suffix`: itself, or what @FILE holds."""
     if given is None or not given.startswith("@") or given == "@":
         return given or ""
-    return with_line_feeds(question.decode(read(given[1:]), named(given[1:])))
+    return with_line_feeds(text_of(read(given[1:]), named(given[1:])))
 
 
 def _tokens(engine: Engine, order: str | None, key: str, settings: Settings) -> InfillTokens:

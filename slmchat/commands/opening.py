@@ -359,6 +359,12 @@ def _load(
 
     headers = read_headers(installed.parts)
     model_kind.check_generates(headers, installed.key)
+    trained = headers[0].context_length
+    if options.ctx and trained and options.ctx > trained:
+        notices.append(
+            f"--ctx {options.ctx} is more than the {trained:,} tokens for which this model was trained: "
+            "beyond them its answers get worse or make no sense."
+        )
     notices += engine_trial.settle(installed, settings, _threads(options, settings), is_forced=options.force)
     layers, device = gpu_layers(options, settings), options.device or settings.device
     found = fitting.opening_of(

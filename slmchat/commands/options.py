@@ -251,6 +251,9 @@ class BatchOptions:
     resume: str | None = option(
         "--resume", help="Go on with FILE: what it has is not done again, the rest is appended.", metavar="FILE"
     )
+    allow_changes: bool = option(
+        "--allow-changes", help="--resume goes on also with another prompt, model or options.", default=False
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from slmchat.commands.question import decode
 from slmchat.errors import ExitCode, SlmError
-
-_BOM = b"\xef\xbb\xbf"
+from slmchat.text_files import encode_like, text_of, with_line_feeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class Target:
         if 2 * self.text.count("\r\n") > self.text.count("\n"):
             text = with_line_feeds(text).replace("\n", "\r\n")
         whole = self.text[: self.offset] + text + self.text[self.offset :]
-        return (_BOM if self.data.startswith(_BOM) else b"") + whole.encode()
+        return encode_like(self.data, whole)
 
 
 def place_of(text: str) -> Place:
@@ -74,7 +72,7 @@ def read_target(place: Place, *, is_written: bool) -> Target:
     if is_written and path.is_file() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
         raise SlmError(f"{place.file} cannot be written: permission denied.", exit_code=ExitCode.STORAGE)
     data = read(place.file)
-    text = decode(data, named(place.file))
+    text = text_of(data, named(place.file))
     return Target(place, data, text, _offset(text, place))
 
 
@@ -118,8 +116,3 @@ def resolved(file: str) -> Path:
 def named(file: str) -> str:
     """What to call it in a sentence."""
     return "standard input" if file == "-" else file
-
-
-def with_line_feeds(text: str) -> str:
-    """The text as models read it."""
-    return text.replace("\r\n", "\n")

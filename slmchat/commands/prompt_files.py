@@ -29,6 +29,11 @@ class PromptFile:
         self.uses_input = INPUT in template.names
 
     @property
+    def identity(self) -> list[Any]:
+        """The template and its values: what makes its prompts those that they are."""
+        return [self._template.source, dict(sorted(self._values.items()))]
+
+    @property
     def fields(self) -> frozenset[str]:
         """The names that a row of a batch has to give."""
         return self._template.names - set(self._values) - {INPUT}

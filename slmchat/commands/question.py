@@ -4,13 +4,13 @@ Knows: where inputs come from, how messages become a prompt, how an input is cut
 opened and what becomes of its answer (run.py, batch.py).
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from slmchat import text_files
 from slmchat.commands import opening, shaping
 from slmchat.commands.options import GenerationOptions
 from slmchat.commands.prompt_files import PromptFile
@@ -23,6 +23,8 @@ from slmchat.engine.api import Engine, Prompt
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
+from slmchat.terminal.piped import read_piped
+from slmchat.text_files import text_of, with_line_feeds
 
 Layout = Callable[[Sequence[Message]], Prompt]
 
@@ -143,8 +145,13 @@ def _bare(messages: Sequence[Message]) -> Prompt:
     return raw_prompt([Message(Role.USER, "\n\n".join(message.text for message in messages), pictures=shown)])
 
 
-def read_inputs(options: GenerationOptions, console: Console) -> tuple[list[Attachment], list[Picture]]:
-    """Files in the order given, then what is piped in. Standard input is read once, and only when it is no terminal."""
+def read_inputs(
+    options: GenerationOptions, console: Console, *, reads_piped: bool = True
+) -> tuple[list[Attachment], list[Picture]]:
+    """Files in the order given, then what is piped in. Standard input is read once, and only when it is no terminal.
+
+    `reads_piped` False: only where it is named (`-f -`).
+    """
     found: list[Attachment] = []
     shown: list[Picture] = []
     is_stdin_read = False
@@ -152,23 +159,23 @@ def read_inputs(options: GenerationOptions, console: Console) -> tuple[list[Atta
         path = Path(name).expanduser()
         if name == "-":
             is_stdin_read = True
-            _take_piped(found, shown, is_named=True)
+            _take_piped(found, shown, console, is_named=True)
         elif pictures.is_picture(path):
             shown.append(pictures.read(path))
         else:
             found.append(Attachment(read_text(name), path.name))
-    if not is_stdin_read and not console.stdin.isatty():
-        _take_piped(found, shown, is_named=False)
+    if reads_piped and not is_stdin_read and not console.stdin.isatty():
+        _take_piped(found, shown, console, is_named=False)
     return found, shown
 
 
-def _take_piped(found: list[Attachment], shown: list[Picture], *, is_named: bool) -> None:
+def _take_piped(found: list[Attachment], shown: list[Picture], console: Console, *, is_named: bool) -> None:
     """Standard input, a picture or text. `is_named`: asked for with `-f -`, so that it counts even when it is empty."""
-    data = sys.stdin.buffer.read()
+    data = read_piped(console)
     if pictures.looks_like_picture(data):
         shown.append(Picture.of("standard input", pictures.decode(data, "standard input")))
         return
-    text = _decoded(data, "standard input")
+    text = with_line_feeds(text_of(data, "standard input"))
     if is_named or text.strip():
         found.append(Attachment(text))
 
@@ -186,31 +193,9 @@ def read_text(name: str) -> str:
         raise SlmError(
             "a file needs a name, and this one is empty.", hint="-f FILE; - is standard input", exit_code=ExitCode.USAGE
         )
-    try:
-        return _decoded(Path(name).expanduser().read_bytes(), name)
-    except OSError as error:
-        raise SlmError(f"{name} cannot be read: {error.strerror}.", exit_code=ExitCode.USAGE) from error
+    return with_line_feeds(text_files.read(name))
 
 
 def system_text(given: str | None) -> str | None:
     """The system message of `-s`: the text itself, or what @FILE holds."""
     return read_text(given[1:]).strip() if given and given.startswith("@") and len(given) > 1 else given
-
-
-def _decoded(data: bytes, what: str) -> str:
-    return decode(data, what).replace("\r\n", "\n")
-
-
-def decode(data: bytes, what: str) -> str:
-    """UTF-8 text, its line ends as they are; `SlmError` (USAGE) when it is none."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SlmError(
-            f"{what} is not UTF-8 text (byte 0x{data[error.start]:02x} at position {error.start:,}).",
-            hint="convert it first, for example: iconv -f latin1 -t utf-8",
-            exit_code=ExitCode.USAGE,
-        ) from error
-    if "\0" in text:
-        raise SlmError(f"{what} is a binary file, not text.", exit_code=ExitCode.USAGE)
-    return text

@@ -41,8 +41,13 @@ def run(
     template_options: TemplateOptions,
     settings: Settings,
     console: Console,
+    *,
+    reads_input: bool = True,
 ) -> ExitCode:
-    """Answer one prompt; `wanted`: what the answer has to be. Raises `SlmError`; the exit code tells how it ended."""
+    """Answer one prompt; `wanted`: what the answer has to be. `reads_input` False: not what is piped in, unasked.
+
+    Raises `SlmError`; the exit code tells how it ended.
+    """
     start = time.perf_counter()
     on_overflow = overflow_choice(options)
     options = opening.with_persona(options, settings)
@@ -58,7 +63,7 @@ def run(
     draft = opening.draft_model(options, settings, console)
     laid = model.laid(options.lora, settings)
     loading = model.start(options, settings)
-    attachments, shown = read_inputs(options, console)
+    attachments, shown = read_inputs(options, console, reads_piped=reads_input)
     if shown:
         model.check_sees(settings)
     question = Question(" ".join(words), attachments, head_messages(options, settings), shown, template)
@@ -92,13 +97,13 @@ def run(
     if shown_on.is_shown:
         console.write("" if answer.text.endswith("\n") else "\n")
     else:
-        record = {**as_json(model, answer.text, answer.finish, load_s), **besides}
+        record = {**as_json(model, answer, load_s), **besides}
         delivery.give(answer, record, is_half_nothing=is_shaped)
     console.detail(answering.describe(answer.finish))
     if not settings.is_private:
         model.remember(settings)
     asker.close()
-    return exit_code(answer.finish.reason, console, n_ctx)
+    return exit_code(answer.finish.reason, console, n_ctx, asker.engine.info.trained_context_length)
 
 
 # How many of the most probable tokens stand beside each one (`--logprobs`).
@@ -216,13 +221,17 @@ def _window(n_prompt: int, room: int, engine: Engine, options: GenerationOptions
     return min(engine.info.trained_context_length, -(-needed // _CTX_STEP) * _CTX_STEP)
 
 
-def as_json(model: Model, completion: str, finish: Finish, load_s: float) -> dict[str, object]:
+def as_json(model: Model, answer: Answer, load_s: float) -> dict[str, object]:
     """The object of `--json`: docs/commands.md has its keys."""
+    finish = answer.finish
+    assert finish is not None
     usage, timings = finish.usage, finish.timings
     evaluated = usage.prompt_tokens - usage.cached_tokens
+    rate = answering.generation_tps(finish)
     return {
         "model": model.key,
-        "completion": completion,
+        "completion": answer.text,
+        **({"thinking": answer.thinking} if answer.thinking else {}),
         "finish_reason": finish.reason.value,
         "usage": answering.usage_fields(usage),
         "timings": {
@@ -230,21 +239,25 @@ def as_json(model: Model, completion: str, finish: Finish, load_s: float) -> dic
             "prompt_s": round(timings.prompt_s, 4),
             "generation_s": round(timings.generation_s, 4),
             "prompt_tps": round(evaluated / timings.prompt_s, 2) if timings.prompt_s else None,
-            "generation_tps": round(usage.completion_tokens / timings.generation_s, 2)
-            if timings.generation_s
-            else None,
+            "generation_tps": None if rate is None else round(rate, 2),
             "ttft_s": None if timings.ttft_s is None else round(timings.ttft_s, 4),
         },
         "seed": finish.seed,
     }
 
 
-def exit_code(reason: FinishReason, console: Console, n_ctx: int) -> ExitCode:
-    """The exit code of a completion that ended so; warns when the context window was full."""
+def exit_code(reason: FinishReason, console: Console, n_ctx: int, n_trained: int) -> ExitCode:
+    """The exit code of a completion that ended so; warns when the context window was full, with what to do.
+
+    `n_ctx`: the window in tokens (0: not told); `n_trained`: what the model was trained for.
+    """
     if reason is FinishReason.INTERRUPTED:
         return ExitCode.INTERRUPTED
     if reason is FinishReason.CONTEXT:
-        size = f"context window of {n_ctx:,} tokens (a larger one: --ctx N)" if n_ctx else "context window"
+        larger = min(n_trained, 2 * n_ctx)
+        way = f"twice as much: --ctx {larger}" if larger == 2 * n_ctx else f"the most for this model: --ctx {larger}"
+        way = way if larger > n_ctx else f"the model was trained for {n_trained:,}; a shorter input leaves more"
+        size = f"context window of {n_ctx:,} tokens ({way})" if n_ctx else "context window"
         console.warn(f"the completion ran into the end of the {size}.")
         return ExitCode.CONTEXT
     return ExitCode.DONE

@@ -22,10 +22,13 @@ from slmchat.privacy.writer import FileWriter
 from slmchat.private_files import storage_error
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
+from slmchat.terminal.piped import read_piped
 from slmchat.terminal.sanitize import sanitize
 from slmchat.terminal.screen import BOLD
+from slmchat.text_files import text_of
 from slmchat.wording import counted
 
+_MOST_BYTES = 4 * MOST_CHARACTERS  # of an export that is read
 _SHOWN = 50  # sessions that fit a terminal; a table of 10,000 takes seconds to lay out
 
 
@@ -233,7 +236,7 @@ def _refuse_overwriting(file: Path, is_forced: bool) -> None:
 
 def import_(file: str, settings: Settings, console: Console) -> ExitCode:
     """Take in an export (JSON); `-` is stdin. The new session's id goes to stdout."""
-    text = console.stdin.read(MOST_CHARACTERS + 1) if file == "-" else _read(Path(file))
+    text = _read(Path(file)) if file != "-" else text_of(read_piped(console, _MOST_BYTES), "standard input")
     with _archive(settings) as archive:
         if '"pictures"' in text:  # an untrusted picture is decoded behind the seal only
             from slmchat.commands import opening
@@ -247,12 +250,10 @@ def import_(file: str, settings: Settings, console: Console) -> ExitCode:
 
 def _read(file: Path) -> str:
     try:
-        with file.open(encoding="utf-8") as stream:
-            return stream.read(MOST_CHARACTERS + 1)
+        with file.open("rb") as stream:
+            return text_of(stream.read(_MOST_BYTES), str(file), exit_code=ExitCode.DAMAGED)
     except FileNotFoundError:
         raise SlmError(f"there is no file {file}.", exit_code=ExitCode.USAGE) from None
-    except UnicodeDecodeError as error:
-        raise SlmError(f"{file} is not text (UTF-8).", exit_code=ExitCode.DAMAGED) from error
     except OSError as error:
         raise storage_error(error, file) from error
 

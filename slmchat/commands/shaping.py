@@ -21,12 +21,13 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.ranges import SEED
 from slmchat.schemas.check import Check
+from slmchat.text_files import text_of
 
 # Room for an answer without -n, in tokens, and how much more the second attempt gets.
 ROOM = 1024
 MORE_ROOM = 2
 
-_MOST_SCHEMA = 1 << 20  # characters
+_MOST_SCHEMA = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +220,7 @@ def _schema_text(given: str, *, is_stdin_taken: bool) -> str:
         return _read(given, "--schema")
     if is_stdin_taken:
         raise SlmError("standard input cannot be the schema and the input.", exit_code=ExitCode.USAGE)
-    return _decoded(sys.stdin.buffer.read(_MOST_SCHEMA * 4), "standard input")
+    return _decoded(sys.stdin.buffer.read(_MOST_SCHEMA + 1), "standard input")
 
 
 def _read(name: str, flag: str) -> str:
@@ -227,20 +228,17 @@ def _read(name: str, flag: str) -> str:
         raise SlmError(f"{flag} needs the name of a file.", exit_code=ExitCode.USAGE)
     try:
         with Path(name).expanduser().open("rb") as file:
-            return _decoded(file.read(_MOST_SCHEMA * 4), name)
+            return _decoded(file.read(_MOST_SCHEMA + 1), name)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not the name of a file"
         raise SlmError(f"{flag}: {name} cannot be read: {reason}.", exit_code=ExitCode.USAGE) from error
 
 
 def _decoded(data: bytes, what: str) -> str:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SlmError(f"{what} is not UTF-8 text.", exit_code=ExitCode.USAGE) from error
-    if len(text) > _MOST_SCHEMA:
+    """A schema or grammar of a size that makes sense. Raises `SlmError` (USAGE)."""
+    if len(data) > _MOST_SCHEMA:
         raise SlmError(f"{what} is larger than 1 MiB.", exit_code=ExitCode.USAGE)
-    return text
+    return text_of(data, what)
 
 
 def parsed(text: str) -> Any:

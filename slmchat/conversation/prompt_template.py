@@ -41,6 +41,7 @@ class PromptTemplate:
         from slmchat.conversation.template_sandbox import TemplateSandbox
 
         self.file = file
+        self.source = source
         if len(source) > MAX_LENGTH:
             raise self._wrong("it is larger than 1 MiB")
         self._sandbox = TemplateSandbox()

@@ -143,11 +143,15 @@ class Chance:
     """A token of a completion and how probable the model found it, before any sampler or constraint had a say.
 
     `logprob`: the natural logarithm. `alternatives`: the most probable tokens at its place with theirs, best first.
+    `data`: the bytes of the token, `alternative_data` those of the alternatives: a token may be half a character, and
+    then its `text` cannot be put together again. None and empty where an endpoint does not tell them.
     """
 
     text: str
     logprob: float
     alternatives: tuple[tuple[str, float], ...] = ()
+    data: bytes | None = None
+    alternative_data: tuple[bytes | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

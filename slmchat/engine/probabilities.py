@@ -55,16 +55,16 @@ class ChanceReader:
         if self._read is None or self._n_alternatives is None:
             return
         follows = self._read.after(context, index)
-        others = tuple((self._text(other), follows.of(other)) for other in follows.best(self._n_alternatives))
-        self._found.append(Chance(self._text(token), follows.of(token), others))
+        best = follows.best(self._n_alternatives)
+        data = [self._vocabulary.piece(each, is_shown=True) for each in (token, *best)]
+        text, *others = (each.decode("utf-8", "replace") for each in data)
+        alternatives = tuple(zip(others, map(follows.of, best), strict=True))
+        self._found.append(Chance(text, follows.of(token), alternatives, data[0], tuple(data[1:])))
 
     def taken(self) -> tuple[Chance, ...]:
         """Those that were noted since the last call."""
         found, self._found = tuple(self._found), []
         return found
-
-    def _text(self, token: int) -> str:
-        return self._vocabulary.piece(token, is_shown=True).decode("utf-8", "replace")
 
 
 class Follows:

@@ -66,6 +66,7 @@ class LlamaScorer:
             n_sequences=1 + self._most + self._copies,
             n_cells=settings.n_ctx + 2 * settings.batch_tokens,
             is_cancelled=lambda: self._is_cancelled,
+            abortable_from=1,  # few batches, and on a slow device one of 60 tokens takes seconds
         )
         self._step = self._sequences.batch_tokens  # tokens that are evaluated at once
         self._probabilities = LogProbabilities(api, vocabulary.n_tokens)
@@ -177,12 +178,14 @@ class LlamaScorer:
     def _evaluated(self, group: list[_Row]) -> bool:
         """Fill in what is found for these rows; False when the cache has no place for them."""
         self._share(group)
+        if self._is_cancelled:
+            return True
         for number, row in enumerate(group, 1):
             row.sequence, row.found, row.ends, row.error = number, [], [], None
             self._sequences.forget(number)
             if row.n_shared:
                 self._sequences.copy(_TRUNK, number, row.n_shared)
-        return self._prompts(group) and self._rest(group)
+        return self._prompts(group) and (self._is_cancelled or self._rest(group))
 
     def _prompts(self, group: list[_Row]) -> bool:
         """Evaluate the prompts; what follows them gives the first token of each text."""

@@ -16,7 +16,8 @@ from slmchat.errors import ExitCode, SlmError
 
 _Item = TypeVar("_Item")
 
-# From this many tokens on, a batch can be aborted while it is computed: the callback costs about a millisecond.
+# From this many tokens on, a batch of a pool can be aborted while it is computed: the callback costs about a
+# millisecond, which a step of a few tokens on a fast device would feel.
 _ABORTABLE_FROM = 64
 
 
@@ -43,10 +44,14 @@ class Sequences:
         n_sequences: int,
         n_cells: int,
         is_cancelled: Callable[[], bool],
+        abortable_from: int = _ABORTABLE_FROM,
     ) -> None:
-        """`is_cancelled` is asked inside long batches. Raises `SlmError` (NO_FIT) when the memory cannot be had."""
+        """`is_cancelled` is asked inside batches of `abortable_from` tokens and more.
+
+        Raises `SlmError` (NO_FIT) when the memory cannot be had."""
         self._api = api
         self._n_sequences = n_sequences
+        self._abortable_from = abortable_from
         # A sliding window has forgotten what lies before it, a recurrent state cannot go back: of these only a whole
         # sequence can be copied (llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp).
         self._has_state = bool(api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
@@ -144,7 +149,7 @@ class Sequences:
         return places
 
     def _decode(self, n_tokens: int) -> int:
-        if n_tokens < _ABORTABLE_FROM:
+        if n_tokens < self._abortable_from:
             return int(self._api.llama_decode(self.handle, self._batch))
         self._api.llama_set_abort_callback(self.handle, self._abort, None)
         try:

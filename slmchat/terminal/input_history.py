@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from slmchat import file_locks
 from slmchat.private_files import create_private
 
 # The newest entries that are kept. The file is rewritten when it is a tenth longer, so that not every chat does it.
@@ -159,16 +160,9 @@ def _opened(file: Path) -> Iterator[int]:
 
 
 def _lock(descriptor: int) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: appending is safe without it, and replacing an open file is refused there
-        return
     import time
 
     for _ in range(_TRIES):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # held by another chat, or a file system without locks
-            time.sleep(_PAUSE_S)
-        else:
+        if file_locks.hold(descriptor):
             return
+        time.sleep(_PAUSE_S)  # held by another chat

@@ -51,8 +51,19 @@ class Screen:
         if style and core:
             before, _, after = text.partition(core)
             text = f"{before}{style.on}{core}{style.off}{after}"
+        if self._view is None:
+            self._write_lines(text)
+            return
         self._stream.write(text)
         self._stream.flush()
+
+    def _write_lines(self, text: str) -> None:
+        """Whole lines go out at once, unmixed with those of another program (`xargs -P`); the rest waits."""
+        lines, end, rest = text.rpartition("\n")
+        if end:
+            self._stream.write(lines + end)
+            self._stream.flush()
+        self._stream.write(rest)
 
     def end(self) -> None:
         """The text that streamed is over, wherever it stopped: what waits comes out."""

@@ -106,12 +106,22 @@ def _said(event: Mapping[str, Any], choice: Mapping[str, Any] | None, *, has_oth
 def _chances(told: object) -> tuple[Chance, ...]:
     """OpenAI's `logprobs` of a chat: `{"content": [{"token", "logprob", "top_logprobs": [{"token", "logprob"}]}]}`."""
     content = told.get("content") if isinstance(told, dict) else None
-    return tuple(
-        Chance(text, logprob, tuple(found for found in map(_token, _items(entry.get("top_logprobs"))) if found))
-        for entry in _items(content)
-        if isinstance(entry, dict) and (own := _token(entry))
-        for text, logprob in (own,)
-    )
+    found = []
+    for entry in _items(content):
+        own = _token(entry)
+        if own is not None:
+            given = _items(entry.get("top_logprobs")) if isinstance(entry, dict) else ()
+            tops = [(top, _bytes(each)) for each in given if (top := _token(each))]
+            found.append(Chance(*own, tuple(top for top, _ in tops), _bytes(entry), tuple(data for _, data in tops)))
+    return tuple(found)
+
+
+def _bytes(entry: object) -> bytes | None:
+    """The bytes of a token, where the endpoint tells them: a list of numbers."""
+    told = entry.get("bytes") if isinstance(entry, dict) else None
+    if not isinstance(told, list) or not all(type(each) is int and 0 <= each <= 255 for each in told):
+        return None
+    return bytes(told)
 
 
 def _items(value: object) -> Sequence[object]:
