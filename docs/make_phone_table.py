@@ -12,9 +12,9 @@ from slmchat import settings
 from slmchat.catalog import registry
 from slmchat.catalog.fetching import in_bytes
 from slmchat.commands.first_run import Suggestion, suggestions
-from slmchat.commands.fitting import ForDevice, lasting
 from slmchat.fit.memory import Load
 from slmchat.fit.plan import Room
+from slmchat.models.device_fit import ForDevice, lasting
 from slmchat.terminal.console import Console
 
 PAGE = Path(__file__).parent / "termux.md"

@@ -20,7 +20,8 @@ import typer
 from slmchat import settings
 from slmchat.commands import process_end
 from slmchat.commands.examples import epilog
-from slmchat.commands.options import (
+from slmchat.errors import ExitCode, SlmError
+from slmchat.options import (
     BatchOptions,
     BenchOptions,
     ChatOptions,
@@ -33,7 +34,6 @@ from slmchat.commands.options import (
     ShapeOptions,
     TemplateOptions,
 )
-from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.console import Console
 
 _EPILOG = "Exit codes and streams: docs/commands.md. What you type stays on this device."
@@ -154,7 +154,7 @@ def _seal_offline(context: typer.Context, resolved: settings.Settings) -> None:
         "export",
     ) or context.params.get("endpoint"):
         return
-    from slmchat.commands.opening import seal
+    from slmchat.models.loader import seal
 
     seal(resolved, configures=True)
 
@@ -206,7 +206,7 @@ def _root(
     if not console.is_interactive:
         console.write(context.get_help() + "\n")
         raise typer.Exit(int(ExitCode.USAGE))
-    from slmchat.commands.chat import chat as errand
+    from slmchat.commands.repl.app import chat as errand
 
     raise typer.Exit(int(errand(None, GenerationOptions(), ChatOptions(), resolved, console)))
 
@@ -220,7 +220,7 @@ def _pull(
     console: Console,
 ) -> ExitCode:
     """Fetch, verify and install models."""
-    from slmchat.commands.pull import pull as errand
+    from slmchat.models.pull import pull as errand
 
     return errand(names, pull, settings, console)
 
@@ -293,7 +293,7 @@ def _chat(
     console: Console,
 ) -> ExitCode:
     """Have a conversation in the terminal."""
-    from slmchat.commands.chat import chat as errand
+    from slmchat.commands.repl.app import chat as errand
 
     return errand(name, generation, chat, settings, console)
 

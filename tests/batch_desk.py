@@ -9,15 +9,15 @@ from typing import Any
 
 from fake_engine import FakeEngine
 
-from slmchat.commands.batch_answers import Answers, Completions
-from slmchat.commands.batch_inputs import Row, Source
-from slmchat.commands.batch_output import RecordWriter, open_output
-from slmchat.commands.batch_prompts import PromptMaker
-from slmchat.commands.batch_work import BatchWork, Rows
-from slmchat.commands.question import layout
 from slmchat.engine.api import Limits, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode
+from slmchat.generation.batch.answers import Answers, Completions
+from slmchat.generation.batch.prompts import PromptMaker
+from slmchat.generation.batch.records import RecordWriter, open_output
+from slmchat.generation.batch.rows import Row, Source
+from slmchat.generation.batch.runner import BatchWork, Rows
+from slmchat.generation.prompt import layout
 from slmchat.terminal.console import Console
 
 

@@ -17,13 +17,13 @@ from conftest import Outcome, environment
 from fake_engine import FakeEngine
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
-from slmchat.commands.batch_inputs import Row
-from slmchat.commands.batch_output import Expected, RecordWriter, Window, open_output, read_begun
-from slmchat.commands.batch_progress import Progress
-from slmchat.commands.batch_recipe import Recipe, check_same, recipe_of
-from slmchat.commands.options import ChoiceOptions, GenerationOptions
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation.batch.progress import Progress
+from slmchat.generation.batch.recipe import Recipe, check_same, recipe_of
+from slmchat.generation.batch.records import Expected, RecordWriter, Window, open_output, read_begun
+from slmchat.generation.batch.rows import Row
+from slmchat.options import ChoiceOptions, GenerationOptions
 from slmchat.terminal.console import Console
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from slmchat.commands import batch_inputs
-from slmchat.commands.batch_inputs import Row, Source, open_source
-from slmchat.commands.batch_lines import read_lines
-from slmchat.commands.batch_prompts import PromptMaker, has_fields
 from slmchat.conversation.messages import Message
 from slmchat.engine.api import Part, Prompt
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation.batch import rows as batch_inputs
+from slmchat.generation.batch.lines import read_lines
+from slmchat.generation.batch.prompts import PromptMaker, has_fields
+from slmchat.generation.batch.rows import Row, Source, open_source
 
 
 @pytest.fixture

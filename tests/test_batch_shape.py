@@ -12,9 +12,6 @@ from conftest import Outcome, environment, run_slm
 from fake_engine import FakeEngine
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
-from slmchat.commands import shaping
-from slmchat.commands.batch_answers import ShapedCompletions
-from slmchat.commands.batch_inputs import Row
 from slmchat.engine import llama
 from slmchat.engine.api import (
     Constraint,
@@ -30,8 +27,11 @@ from slmchat.engine.api import (
 from slmchat.engine.gbnf import to_gbnf
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation import structured
+from slmchat.generation.batch.answers import ShapedCompletions
+from slmchat.generation.batch.rows import Row
 
-SHAPE = shaping.of_schema(
+SHAPE = structured.of_schema(
     {"type": "object", "properties": {"age": {"type": "integer"}, "mood": {"type": "string"}}, "required": ["age"]}
 )
 
@@ -60,7 +60,7 @@ class TestRecords:
         assert desk.records[0]["completion"] == '{"age": 34}'
         assert list(desk.records[0])[-1] == "error"
         (job, _) = desk.engine.jobs
-        assert job.limits == Limits(shaping.ROOM, constraint=SHAPE.constraint)  # no stop sequence cuts through it
+        assert job.limits == Limits(structured.ROOM, constraint=SHAPE.constraint)  # no stop sequence cuts through it
 
     def test_a_row_that_is_cut_off_is_asked_again_with_more_room(self, tmp_path: Path) -> None:
         desk = _desk(tmp_path, Limits(max_tokens=3))

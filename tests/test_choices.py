@@ -19,17 +19,17 @@ from gguf_samples import (
     write_tiny_phi3,
 )
 
-from slmchat.commands.batch_answers import ChosenTexts
-from slmchat.commands.batch_inputs import Row
-from slmchat.commands.batch_prompts import PromptMaker
-from slmchat.commands.choosing import Choosing, choosing_of, prior_of
-from slmchat.commands.options import ChoiceOptions
 from slmchat.engine import llama
 from slmchat.engine.api import Choices, Done, Job, Part, Prompt, Score, SessionSettings
 from slmchat.engine.context import Context
 from slmchat.engine.probabilities import LogProbabilities
 from slmchat.engine.sequences import Sequences, Stretch
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation.batch.answers import ChosenTexts
+from slmchat.generation.batch.prompts import PromptMaker
+from slmchat.generation.batch.rows import Row
+from slmchat.generation.classify import Choosing, choosing_of, prior_of
+from slmchat.options import ChoiceOptions
 
 HEAD = "the people said that it was not the first time and there were many other words about water and oil " * 3
 KINDS: dict[str, Callable[[Path], Path]] = {

@@ -150,8 +150,8 @@ def test_after_the_first_token_the_model_is_not_suspect(model: Path, home: Path)
 
 
 def test_private_in_the_middle_of_a_chat_leaves_no_mark_from_there_on(tmp_path: Path) -> None:
-    from slmchat.commands.opening import Loading
     from slmchat.engine import llama
+    from slmchat.models.loader import Loading
 
     model = write_tiny_llama(tmp_path / "tiny.gguf", chat_template=CHATML_TEMPLATE)
     loading = Loading(lambda: (llama.load(model, gpu_layers=0), None), crash_markers.CrashMarker(tmp_path, model))

@@ -18,12 +18,12 @@ from conftest import Outcome, environment, run_slm
 from endpoint_server import EndpointServer, stream
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
-from slmchat.commands.answering import Answer
-from slmchat.commands.delivery import Delivery
-from slmchat.commands.options import OutputOptions
+from slmchat.commands.output import Delivery
 from slmchat.conversation.code_blocks import code_blocks
 from slmchat.engine.api import Finish, FinishReason, Timings, Usage
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation.response import Answer
+from slmchat.options import OutputOptions
 from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
 

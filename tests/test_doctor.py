@@ -16,8 +16,10 @@ from gguf_surgery import with_keys, with_tensor
 from slmchat import settings
 from slmchat.catalog.library import Library, from_path
 from slmchat.catalog.records import Installed
-from slmchat.commands import device_checks, doctor, fitting, place_checks
-from slmchat.commands.findings import Finding, Level, examine
+from slmchat.commands import doctor
+from slmchat.diagnostics import device as device_checks
+from slmchat.diagnostics import storage
+from slmchat.diagnostics.findings import Finding, Level, examine
 from slmchat.engine import crash_markers
 from slmchat.engine.devices import ComputeDevice
 from slmchat.engine.kvstore import KvStore, StateKey
@@ -27,6 +29,7 @@ from slmchat.fit.plan import Room
 from slmchat.hardware import compilers
 from slmchat.hardware.facts import Fact
 from slmchat.hardware.graphics import Graphics, graphics
+from slmchat.models import device_fit
 from slmchat.terminal.console import Console
 
 pytestmark = pytest.mark.real
@@ -247,8 +250,8 @@ def admitted(paths: settings.Paths, file: Path, name: str = "tiny") -> Installed
 
 
 def places(paths: settings.Paths, **environ: str) -> list[Finding]:
-    found = place_checks.Places.of(paths, {"HF_HOME": str(paths.cache / "none"), **environ})
-    return list(examine(place_checks.CHECKS, replace(found, disk=Fact(50_000_000_000, "planted"))))
+    found = storage.Places.of(paths, {"HF_HOME": str(paths.cache / "none"), **environ})
+    return list(examine(storage.CHECKS, replace(found, disk=Fact(50_000_000_000, "planted"))))
 
 
 def old(path: Path, age: float = 7200) -> Path:
@@ -261,15 +264,15 @@ def test_places_where_nothing_is_wrong(paths: settings.Paths, tiny: Path) -> Non
     admitted(paths, tiny)
     found = places(paths)
     assert {finding.level for finding in found} == {Level.FINE}, found
-    assert [finding.check for finding in found] == [check.name for check in place_checks.CHECKS]
+    assert [finding.check for finding in found] == [check.name for check in storage.CHECKS]
 
 
 @pytest.mark.parametrize(
     ("free", "level"), [(100_000_000, Level.WRONG), (2_000_000_000, Level.NOTE), (None, Level.NOTE)]
 )
 def test_a_disk_that_is_full(free: int | None, level: Level, paths: settings.Paths) -> None:
-    found = replace(place_checks.Places.of(paths, {}), disk=Fact(free, "planted"))
-    assert only(examine(place_checks.CHECKS, found), "disk").level is level
+    found = replace(storage.Places.of(paths, {}), disk=Fact(free, "planted"))
+    assert only(examine(storage.CHECKS, found), "disk").level is level
 
 
 def test_directories_that_others_can_look_into(paths: settings.Paths) -> None:
@@ -495,7 +498,7 @@ def test_a_file_that_has_changed_a_part_that_is_missing_a_wrong_record(paths: se
 
 def examined_sampler(installed: Installed, paths: settings.Paths) -> list[Finding]:
     from slmchat.catalog.gguf import read_header
-    from slmchat.commands import model_checks
+    from slmchat.diagnostics import model as model_checks
     from slmchat.engine.sampler import SamplerSettings
 
     patient = model_checks.Patient(installed, read_header(installed.path), None, SamplerSettings())  # type: ignore[arg-type]
@@ -504,7 +507,7 @@ def examined_sampler(installed: Installed, paths: settings.Paths) -> list[Findin
 
 
 def test_a_model_that_does_not_fit(paths: settings.Paths, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "room", lambda device=None: Room(1_000_000, 8_000_000_000))
+    monkeypatch.setattr(device_fit, "room", lambda device=None: Room(1_000_000, 8_000_000_000))
     found = examined(tiny, paths)
     assert "1.0 MB available" in faults(found)["memory"].what
     assert "smoke test" not in {finding.check for finding in found}

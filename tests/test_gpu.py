@@ -8,11 +8,11 @@ from fake_engine import FakeEngine
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
 from slmchat.catalog.library import from_path
-from slmchat.commands import opening
-from slmchat.commands.options import GenerationOptions
 from slmchat.engine import devices, llama
 from slmchat.engine.devices import ComputeDevice
 from slmchat.errors import ExitCode, SlmError
+from slmchat.models import loader
+from slmchat.options import GenerationOptions
 from slmchat.settings import load
 
 GIB = 1024**3
@@ -68,7 +68,7 @@ def test_without_room_on_the_gpu_the_processor_computes_and_it_is_said(
 
     monkeypatch.setattr(llama, "load", loads)
     options = GenerationOptions(device="CUDA1")
-    loading = opening.start_loading(from_path(model), options, load({"SLM_HOME": str(tmp_path)}))
+    loading = loader.start_loading(from_path(model), options, load({"SLM_HOME": str(tmp_path)}))
     assert isinstance(loading.engine(), FakeEngine)
     assert [device for _, device in asked] == ["CUDA1", "CUDA1"]
     assert asked[0][0]
@@ -86,7 +86,7 @@ def test_what_does_not_fit_for_another_reason_is_not_tried_twice(
         raise SlmError("damaged.", exit_code=ExitCode.DAMAGED)
 
     monkeypatch.setattr(llama, "load", loads)
-    loading = opening.start_loading(from_path(model), GenerationOptions(), load({"SLM_HOME": str(tmp_path)}))
+    loading = loader.start_loading(from_path(model), GenerationOptions(), load({"SLM_HOME": str(tmp_path)}))
     with pytest.raises(SlmError, match="damaged"):
         loading.engine()
     assert not loading.notices

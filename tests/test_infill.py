@@ -21,7 +21,7 @@ from conftest import Outcome, environment, run_slm
 from gguf import GGUFReader
 from gguf_samples import GEMMA_INFILL, QWEN_INFILL, write_tiny_llama
 
-from slmchat.commands.places import place_of, read_target
+from slmchat.commands.infill_target import place_of, read_target
 from slmchat.conversation.infill import Gap, Source, fit, lay_out, left_out
 from slmchat.engine import llama
 from slmchat.engine.api import Finish, InfillTokens, Limits, SessionSettings

@@ -12,7 +12,6 @@ from gguf_memories import write_per_layer
 from slmchat import settings as settings_module
 from slmchat.catalog import registry
 from slmchat.catalog.gguf import read_header
-from slmchat.commands import fitting
 from slmchat.engine import llama
 from slmchat.engine.api import Part, Prompt, SessionSettings
 from slmchat.engine.context import Context
@@ -20,6 +19,7 @@ from slmchat.fit import memory as fit_memory
 from slmchat.fit.memory import MIB, Load, memory
 from slmchat.fit.plan import Room, Verdict, choose_ctx, plan
 from slmchat.fit.shape import ModelShape, shape_of
+from slmchat.models import device_fit
 
 GIB = 1 << 30
 PROMPT = Prompt((Part("the people said that it was not the first time"),))
@@ -78,7 +78,7 @@ class TestPlan:
     def test_the_catalog_knows_of_gemma_4(self, name: str, available: float, tmp_path: Path) -> None:
         spec = registry.load(tmp_path / "none.toml").models[name]
         variant = next(each for each in spec.variants if each.quantization == "Q4_K_M")
-        guessed = fitting.expected_shape(spec, variant.quantization, variant.size)
+        guessed = device_fit.expected_shape(spec, variant.quantization, variant.size)
         assert guessed is not None and variant.size is not None
         assert 0.3 * variant.size < guessed.lazy_bytes < 0.6 * variant.size
         space = Room(int(available * 1e9), 6 * GIB)
@@ -89,20 +89,20 @@ class TestPlan:
 class TestOutlook:
     def test_it_is_told(self, shape: ModelShape) -> None:
         lazy = plan(shape, Load(512), _room(memory(shape, Load(512)).needed))
-        outlook = fitting.Outlook(lazy, None, lazy.room)
+        outlook = device_fit.Outlook(lazy, None, lazy.room)
         assert "of embeddings stay on the disk" in outlook.in_words()
         assert outlook.as_json()["on_disk"] == shape.lazy_bytes
         ample = plan(shape, Load(512), _room(64 * GIB))
-        assert "on the disk" not in fitting.Outlook(ample, None, ample.room).in_words()
+        assert "on the disk" not in device_fit.Outlook(ample, None, ample.room).in_words()
 
     def test_it_is_how_the_model_is_opened(
         self, model: Path, shape: ModelShape, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         paths = settings_module.Paths(tmp_path, tmp_path, tmp_path)
         for available, is_lazy in ((64 * GIB, False), (memory(shape, Load(512)).needed, True)):
-            monkeypatch.setattr(fitting, "room", lambda device, free=available: _room(free))
+            monkeypatch.setattr(device_fit, "room", lambda device, free=available: _room(free))
             settings = settings_module.Settings(paths=paths)
-            found = fitting.opening_of(shape, settings, model=model, n_ctx=512, kv_type=None, gpu_layers=None)
+            found = device_fit.opening_of(shape, settings, model=model, n_ctx=512, kv_type=None, gpu_layers=None)
             assert found.load.is_lazy is is_lazy
 
 

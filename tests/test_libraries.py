@@ -17,12 +17,12 @@ import pytest
 from conftest import environment, run_slm
 from gguf_vision import write_tiny_gemma3, write_tiny_siglip
 
-from slmchat.commands import own_build
 from slmchat.engine import library, native, native_symbols, structures
 from slmchat.engine.library import DECLARATIONS, PREBUILT, Kind, NativeLibrary, find
 from slmchat.engine.library_comparison import Comparison
 from slmchat.engine.shared_object import fault_of
 from slmchat.errors import SlmError
+from slmchat.models import own_build
 
 TESTS = Path(__file__).resolve().parent
 PACKAGE = TESTS.parent / "slmchat"

@@ -262,6 +262,6 @@ def test_nothing_imports_pillow_before_there_is_a_picture(home: Path) -> None:
     import subprocess
     import sys
 
-    code = "import sys, slmchat.cli, slmchat.commands.run, slmchat.commands.chat; print('PIL' in sys.modules)"
+    code = "import sys, slmchat.cli, slmchat.commands.run, slmchat.commands.repl.app; print('PIL' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -9,16 +9,16 @@ from conftest import Outcome
 from endpoint_server import EndpointServer, stream
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
-from slmchat.commands.batch_inputs import Row
-from slmchat.commands.batch_prompts import PromptMaker
-from slmchat.commands.options import TemplateOptions
-from slmchat.commands.prompt_files import PromptFile, prompt_file
-from slmchat.commands.question import Question
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Message
 from slmchat.conversation.template import raw_prompt
 from slmchat.engine.api import Prompt
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation.batch.prompts import PromptMaker
+from slmchat.generation.batch.rows import Row
+from slmchat.generation.prompt import Question
+from slmchat.generation.prompt_template import PromptFile, prompt_file
+from slmchat.options import TemplateOptions
 
 FILES = {"t": "Translate into {{ language }}:\n{{ input }}\n", "note": "line 1\nline 2\n"}
 

@@ -14,9 +14,9 @@ from conftest import Outcome, environment, run_slm
 from fake_engine import FakeEngine
 from gguf_samples import BROKEN_TEMPLATE, CHATML_TEMPLATE, hostile, write_tiny_llama
 
-from slmchat.commands.options import GenerationOptions
 from slmchat.commands.run import _window
 from slmchat.conversation.window import fits
+from slmchat.options import GenerationOptions
 from slmchat.settings import load
 
 pytestmark = pytest.mark.real
@@ -266,8 +266,8 @@ class TestModels:
         """The filter sits between every chunk and every stream; the model's text here is what an attacker would say."""
         import io
 
-        from slmchat.commands import answering
         from slmchat.engine.api import Chunk, Finish, FinishReason, Timings, Usage
+        from slmchat.generation import response
         from slmchat.terminal.answer_view import PlainView
         from slmchat.terminal.console import Console
 
@@ -276,7 +276,7 @@ class TestModels:
         for raw, expected in ((False, "safe  red end"), (True, "".join(pieces))):
             console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
             events = [*(Chunk(piece, ()) for piece in pieces), finish]
-            answering.follow(events, PlainView(console), sanitizer=None if raw else console.sanitizer())
+            response.follow(events, PlainView(console), sanitizer=None if raw else console.sanitizer())
             assert isinstance(console.stdout, io.StringIO)
             assert console.stdout.getvalue() == expected
 

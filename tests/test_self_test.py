@@ -14,7 +14,7 @@ from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from slmchat import settings
 from slmchat.catalog.gguf import read_header
 from slmchat.catalog.library import from_path
-from slmchat.commands import engine_trial, fitting, tune
+from slmchat.commands import tune
 from slmchat.engine import crash_markers, devices, native, self_test, verdicts
 from slmchat.engine.api import SessionSettings
 from slmchat.engine.library import Kind
@@ -25,6 +25,7 @@ from slmchat.fit.memory import Load, memory
 from slmchat.fit.shape import shape_of
 from slmchat.hardware import cores
 from slmchat.hardware.facts import Fact
+from slmchat.models import device_fit, engine_trial
 from slmchat.privacy import seal
 
 GOOD, OFF = [1.0, -2.0, 3.0, 0.5], [1.0, 2.0, 3.0, 0.5]
@@ -363,7 +364,7 @@ def test_a_model_that_crashes_slm_is_used_with_less(
     assert "it was tried again without flash attention, and so it works now" in _settled(here, tiny)
     assert verdicts.limits_of(tiny) == less.limits
     assert verdicts.limits_of(tiny.with_name("other.gguf")) == ALL
-    assert fitting.load(here, 512, None, fitting.limits(here, tiny)).has_flash_attention is False
+    assert device_fit.load(here, 512, None, device_fit.limits(here, tiny)).has_flash_attention is False
     _mark(here.paths.data, tiny, b"Fatal")
     _settled(here, tiny)
     assert at_fault == [None, less.limits]

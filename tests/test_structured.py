@@ -9,10 +9,10 @@ import jsonschema
 import pytest
 from schema_samples import PATTERNS, described, random_schema, sample, with_references
 
-from slmchat.commands import shaping
-from slmchat.commands.options import ShapeOptions
 from slmchat.engine.api import FinishReason
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation import structured
+from slmchat.options import ShapeOptions
 from slmchat.schemas import fields, json_schema, regex
 from slmchat.schemas.check import Check
 from slmchat.schemas.grammar import Chars, Grammar, Repeat, Text
@@ -246,13 +246,13 @@ class TestFields:
 
 
 class TestShape:
-    def _shape(self, **options: Any) -> shaping.Shape:
-        made = shaping.shape_of(ShapeOptions(**options))
+    def _shape(self, **options: Any) -> structured.Shape:
+        made = structured.shape_of(ShapeOptions(**options))
         assert made is not None
         return made
 
     def test_no_option_no_shape(self) -> None:
-        assert shaping.shape_of(ShapeOptions()) is None
+        assert structured.shape_of(ShapeOptions()) is None
 
     def test_two_shapes_are_one_too_many(self) -> None:
         with pytest.raises(SlmError, match=r"--json-output and --regex cannot be combined"):

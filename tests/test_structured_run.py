@@ -11,8 +11,6 @@ from conftest import Outcome, run_slm
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from schema_samples import described, random_schema, with_references
 
-from slmchat.commands import shaping
-from slmchat.commands.answering import Answer
 from slmchat.conversation.thinking import closing_of
 from slmchat.engine import constraint, llama
 from slmchat.engine.api import (
@@ -30,6 +28,8 @@ from slmchat.engine.api import (
 )
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation import structured
+from slmchat.generation.response import Answer
 
 pytestmark = pytest.mark.real
 
@@ -66,7 +66,7 @@ class TestEngine:
         for seed in range(18):
             rng = random.Random(seed)
             schema = with_references(rng) if seed % 7 == 0 else random_schema(rng)
-            shape = shaping.of_schema(schema)
+            shape = structured.of_schema(schema)
             sampler = SamplerSettings(temperature=1.0, top_k=(0, 40)[seed % 2], seed=seed)
             text, finish = _generated(session, shape.constraint, sampler)
             if finish.reason is FinishReason.STOP:
@@ -80,7 +80,7 @@ class TestEngine:
         self, session: llama.LlamaSession, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The grammar sees 8 candidates, then 30, then all; the text is that of a grammar which sees all at once."""
-        shape = shaping.of_schema({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]})
+        shape = structured.of_schema({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]})
 
         def texts(widths: tuple[int, ...]) -> list[str]:
             monkeypatch.setattr(constraint, "_WIDTHS", widths)
@@ -139,7 +139,7 @@ class TestEngine:
 class TestAttempts:
     """The two attempts, without an engine."""
 
-    SHAPE = shaping.of_schema({"type": "integer"})
+    SHAPE = structured.of_schema({"type": "integer"})
 
     def _answers(self, *answers: tuple[str, FinishReason]) -> tuple[Callable[..., Answer], list[tuple[int, int]]]:
         asked: list[tuple[int, int]] = []
@@ -155,34 +155,36 @@ class TestAttempts:
 
     def test_a_right_answer_is_asked_for_once(self) -> None:
         ask, asked = self._answers(("3", FinishReason.STOP))
-        _, value = shaping.satisfied(self.SHAPE, SamplerSettings(seed=7), Limits(50, ("a",)), ask, on_retry=pytest.fail)
+        _, value = structured.satisfied(
+            self.SHAPE, SamplerSettings(seed=7), Limits(50, ("a",)), ask, on_retry=pytest.fail
+        )
         assert (value, asked) == (3, [(7, 50)])
 
     def test_a_cut_one_is_asked_for_again_with_more_room(self) -> None:
         ask, asked = self._answers(("3", FinishReason.LENGTH), ("34", FinishReason.STOP))
         told: list[SlmError] = []
-        answer, value = shaping.satisfied(self.SHAPE, SamplerSettings(seed=7), Limits(50), ask, on_retry=told.append)
+        answer, value = structured.satisfied(self.SHAPE, SamplerSettings(seed=7), Limits(50), ask, on_retry=told.append)
         assert (answer.text, value, asked) == ("34", 34, [(7, 50), (8, 100)])
         assert len(told) == 1
 
     def test_twice_wrong_is_unsatisfied(self) -> None:
         ask, _ = self._answers(("x", FinishReason.STOP), ("3", FinishReason.CONTEXT))
         with pytest.raises(SlmError) as caught:
-            shaping.satisfied(self.SHAPE, SamplerSettings(), Limits(), ask, on_retry=lambda error: None)
+            structured.satisfied(self.SHAPE, SamplerSettings(), Limits(), ask, on_retry=lambda error: None)
         assert caught.value.exit_code is ExitCode.UNSATISFIED
 
     def test_an_interrupted_one_is_not_asked_for_again(self) -> None:
         ask, asked = self._answers(("", FinishReason.INTERRUPTED))
-        _, value = shaping.satisfied(self.SHAPE, SamplerSettings(), Limits(), ask, on_retry=pytest.fail)
+        _, value = structured.satisfied(self.SHAPE, SamplerSettings(), Limits(), ask, on_retry=pytest.fail)
         assert value is None and len(asked) == 1
 
     def test_a_thought_that_the_template_opens_is_closed(self) -> None:
         assert closing_of("<|im_start|>assistant\n<think>\n") == "</think>"
         assert closing_of("<|im_start|>assistant\n") is None
         prompt = Prompt((Part("hi <think>"), Part("assistant\n<think>\n", is_template=True)))
-        assert shaping.thought_closed(prompt).parts[-1] == Part("\n</think>\n\n", is_template=True)
+        assert structured.thought_closed(prompt).parts[-1] == Part("\n</think>\n\n", is_template=True)
         untouched = Prompt((Part("hi <think>"),))
-        assert shaping.thought_closed(untouched) == untouched
+        assert structured.thought_closed(untouched) == untouched
 
 
 class TestRun:

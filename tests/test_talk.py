@@ -11,16 +11,16 @@ from fake_engine import FakeEngine, FakeSession, Ready
 
 from slmchat import settings as settings_module
 from slmchat.catalog.records import Installed, InstalledFile
-from slmchat.commands import opening
-from slmchat.commands.chosen import Here, LocalModel
-from slmchat.commands.options import GenerationOptions
-from slmchat.commands.talk import Overflow, Talk
 from slmchat.conversation.archive import Archive
 from slmchat.conversation.messages import Conversation, Role
 from slmchat.conversation.recorder import ArchiveRecorder
 from slmchat.engine.api import Adapter, Chunk, Event, Limits, Prefill, Prompt, Session
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation.chat_session import Overflow, Talk
+from slmchat.models import loader
+from slmchat.models.backend import Here, LocalModel
+from slmchat.options import GenerationOptions
 from slmchat.terminal.console import Console
 
 
@@ -75,7 +75,7 @@ def host() -> Heard:
 
 @pytest.fixture
 def talk(engine: FakeEngine, host: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Talk]:
-    monkeypatch.setattr(opening, "start_loading", lambda *_: Ready(engine))
+    monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(engine))
     settings = settings_module.load({"SLM_HOME": str(tmp_path)})
     console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
     file = InstalledFile(tmp_path / "m.gguf", None, 1, 1)
@@ -265,7 +265,7 @@ class TestFullWindow:
 def test_examples_of_a_persona_stand_before_the_conversation(talk: Talk, engine: FakeEngine) -> None:
     from slmchat.personas import BUILT_IN
 
-    talk.examples = opening.example_messages(next(it for it in BUILT_IN if it.name == "sentiment"))[:2]
+    talk.examples = loader.example_messages(next(it for it in BUILT_IN if it.name == "sentiment"))[:2]
     talk.say("Great!")
     first = talk.examples[0].text
     assert engine.prompts[0].index("Be brief.") < engine.prompts[0].index(first) < engine.prompts[0].index("Great!")
@@ -279,17 +279,17 @@ def test_counts_are_those_of_the_prompt(talk: Talk, engine: FakeEngine) -> None:
 def test_ctrl_c_while_the_model_loads_gives_the_message_back(
     talk: Talk, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from slmchat.commands.chat import Chat
-    from slmchat.commands.chat_commands import COMMANDS
-    from slmchat.commands.options import ChatOptions
+    from slmchat.commands.repl.app import Chat
+    from slmchat.commands.repl.slash_commands import COMMANDS
+    from slmchat.options import ChatOptions
 
     class Interrupted(Ready):
         def engine(self) -> FakeEngine:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(opening, "start_loading", lambda *_: Interrupted(engine, is_done=False))
+    monkeypatch.setattr(loader, "start_loading", lambda *_: Interrupted(engine, is_done=False))
     assert isinstance(talk.model, LocalModel)
-    monkeypatch.setattr(opening, "find", lambda *_: talk.model.installed)
+    monkeypatch.setattr(loader, "find", lambda *_: talk.model.installed)
     monkeypatch.setattr(Chat, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
     room = Chat(Here(), GenerationOptions(), ChatOptions(), talk.settings, talk.console)
     room._handle("my question", COMMANDS)
@@ -301,13 +301,13 @@ def test_ctrl_c_while_the_model_loads_gives_the_message_back(
 def test_private_in_the_middle_of_a_chat_reaches_the_loading(
     talk: Talk, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from slmchat.commands.chat import Chat
-    from slmchat.commands.options import ChatOptions
+    from slmchat.commands.repl.app import Chat
+    from slmchat.options import ChatOptions
     from slmchat.privacy import dumps
 
     ready = Ready(engine)
-    monkeypatch.setattr(opening, "start_loading", lambda *_: ready)
-    monkeypatch.setattr(opening, "find", lambda *_: talk.model.installed)
+    monkeypatch.setattr(loader, "start_loading", lambda *_: ready)
+    monkeypatch.setattr(loader, "find", lambda *_: talk.model.installed)
     monkeypatch.setattr(Chat, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
     monkeypatch.setattr(dumps, "switch_off", lambda: None)
     room = Chat(Here(), GenerationOptions(), ChatOptions(), talk.settings, talk.console)

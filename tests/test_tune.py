@@ -14,10 +14,8 @@ from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from terminal import Terminal
 
 from slmchat import hardware, settings
-from slmchat.commands import opening, tune, tuning
-from slmchat.commands.options import GenerationOptions
+from slmchat.commands import tune
 from slmchat.commands.tune import Group, Speed, compare, groups, thread_counts
-from slmchat.commands.tuning import Tuning
 from slmchat.engine import llama
 from slmchat.engine.api import SessionSettings
 from slmchat.engine.library import own_build, prebuilt
@@ -25,6 +23,9 @@ from slmchat.engine.native import library
 from slmchat.engine.rates import Measured, Work
 from slmchat.errors import ExitCode, SlmError
 from slmchat.hardware.facts import Fact
+from slmchat.models import loader, tuning
+from slmchat.models.tuning import Tuning
+from slmchat.options import GenerationOptions
 
 pytestmark = pytest.mark.real
 
@@ -127,7 +128,7 @@ FOUND = Tuning(3, 5, 256, False, "q8_0", {"generation": 1.2})
 
 
 def used(model: Path, made: settings.Settings, **options: Any) -> SessionSettings:
-    return opening.session_settings(GenerationOptions(**options), made, 512, model=model)
+    return loader.session_settings(GenerationOptions(**options), made, 512, model=model)
 
 
 def test_what_was_measured_is_used_unless_the_user_says_otherwise(tiny: Path, made: settings.Settings) -> None:
@@ -281,7 +282,7 @@ def test_a_busy_machine_is_said(
 ) -> None:
     from slmchat.terminal.console import Console
 
-    monkeypatch.setattr(opening, "seal", lambda _settings: None)
+    monkeypatch.setattr(loader, "seal", lambda _settings: None)
     monkeypatch.setattr(tune, "OthersWatch", lambda: type("Busy", (), {"share": lambda self: 0.4})())
     seconds = itertools.cycle([0.1])
     monkeypatch.setattr(tune.rates, "measure", lambda *_given: Measured(next(seconds), next(seconds)))

@@ -1,7 +1,7 @@
 """A conversation in a Python program.
 
-Knows: what a program may do with a conversation. Refuses to know: how one goes on (commands/talk.py) and what is
-done when its window is full.
+Knows: what a program may do with a conversation. Refuses to know: how one goes on (generation/chat_session.py) and what
+is done when its window is full.
 """
 
 import sys
@@ -11,17 +11,17 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Literal
 
-from slmchat.api.desk import Desk
 from slmchat.api.options import ImageSource, pictures_of
 from slmchat.api.records import Completion, completion_of
+from slmchat.api.shared_model import Desk
 from slmchat.api.stream import Stream
-from slmchat.commands.answering import Answer, Unseen, View
-from slmchat.commands.options import GenerationOptions
-from slmchat.commands.talk import Overflow, Talk
 from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.conversation.pictures import Picture
 from slmchat.engine.api import Session
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation.chat_session import Overflow, Talk
+from slmchat.generation.response import Answer, Unseen, View
+from slmchat.options import GenerationOptions
 
 # What to do when a conversation no longer fits into its window.
 Overflowing = Literal["fail", "drop", "summarise"]

@@ -1,7 +1,8 @@
 """A model in a Python program: loaded once, asked as often as one likes.
 
 Knows: what a program may ask of a model, and that only one thing at a time is asked of it.
-Refuses to know: how a question becomes an answer (commands/asking.py) and how a chat goes on (commands/talk.py).
+Refuses to know: how a question becomes an answer (generation/generator.py) and how a chat goes on
+(generation/chat_session.py).
 """
 
 import os
@@ -12,7 +13,6 @@ from typing import Literal, NoReturn, Unpack
 
 from slmchat import settings as settings_module
 from slmchat.api.chat import Chat, Overflowing
-from slmchat.api.desk import Desk, Loaded, LogConsole
 from slmchat.api.options import (
     CompletionOptions,
     ImageSource,
@@ -26,19 +26,20 @@ from slmchat.api.options import (
     with_sampling,
 )
 from slmchat.api.records import Classification, Completion, completion_of
+from slmchat.api.shared_model import Desk, Loaded, LogConsole
 from slmchat.api.stream import Stream
-from slmchat.commands import opening
-from slmchat.commands.answering import Unseen, View
-from slmchat.commands.asking import Asker, Request
-from slmchat.commands.chosen import LocalModel
-from slmchat.commands.options import GenerationOptions
-from slmchat.commands.question import Question
-from slmchat.commands.shaping import Shape
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import raw_prompt
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation.generator import Asker, Request
+from slmchat.generation.prompt import Question
+from slmchat.generation.response import Unseen, View
+from slmchat.generation.structured import Shape
+from slmchat.models import loader
+from slmchat.models.backend import LocalModel
+from slmchat.options import GenerationOptions
 from slmchat.privacy.places import check_directory
 from slmchat.privacy.seal import SealStatus, status
 from slmchat.settings import Settings
@@ -76,14 +77,14 @@ def load(
             **rare,
         }
     )
-    found = opening.find(None if name is None else os.fspath(name), settings, console)
+    found = loader.find(None if name is None else os.fspath(name), settings, console)
     local = LocalModel(found).with_projector(options.mmproj)
     laid = local.laid(options.lora, settings)
     loaded = Loaded(local.installed, loading=local.start(options, settings))
     asker = Asker(loaded.loading, options, settings, console)
     local.report(loaded.loading, console)
     try:
-        n_ctx = opening.window(loaded.loading, options.ctx or settings.n_ctx, options)
+        n_ctx = loader.window(loaded.loading, options.ctx or settings.n_ctx, options)
         asker.open(n_ctx or asker.engine.info.trained_context_length, laid=laid)
     except BaseException:
         asker.close()
@@ -100,7 +101,7 @@ def seal(*, is_private: bool = False, writable: Sequence[str | os.PathLike[str]]
     system cannot enforce it, or where something of before still leads out; USAGE for a directory that holds code.
     """
     named = [check_directory(Path(directory), "writable") for directory in writable]
-    opening.seal(replace(_settings(reads_config=False), is_offline=True, is_private=is_private), writable=named)
+    loader.seal(replace(_settings(reads_config=False), is_offline=True, is_private=is_private), writable=named)
     return status()
 
 
@@ -292,8 +293,8 @@ class Model:
         return request
 
     def _answer(self, request: Request, asked: GenerationOptions, view: View) -> Completion:
-        sampler = opening.sampler_settings(self._desk.model, self._desk.settings, asked)
+        sampler = loader.sampler_settings(self._desk.model, self._desk.settings, asked)
         listener = self._desk.listener(view)
-        answer, value = self._desk.asker.ask(request, sampler, opening.limits(asked), listener)
+        answer, value = self._desk.asker.ask(request, sampler, loader.limits(asked), listener)
         assert answer.finish is not None
         return completion_of(answer, value, answer.finish)

@@ -11,13 +11,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from slmchat.commands import shaping
-from slmchat.commands.choosing import Choosing, problem_of
-from slmchat.commands.options import GenerationOptions
-from slmchat.commands.shaping import Shape
 from slmchat.conversation import pictures
 from slmchat.conversation.pictures import Picture
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation import structured
+from slmchat.generation.classify import Choosing, problem_of
+from slmchat.generation.structured import Shape
+from slmchat.options import GenerationOptions
 from slmchat.ranges import SHARE, Range
 
 # A picture: its file, or the bytes of a PNG, JPEG, WebP, GIF or BMP file.
@@ -130,15 +130,15 @@ def _with_values(options: GenerationOptions, given: Mapping[str, Any]) -> Genera
 
 def shape_of(given: Mapping[str, Any]) -> Shape | None:
     """The shape that these `ShapeOptions` ask for (others are left out). Raises `SlmError` (USAGE)."""
-    asked = shaping.only_one({name: given.get(name) for name in ShapeOptions.__annotations__})
+    asked = structured.only_one({name: given.get(name) for name in ShapeOptions.__annotations__})
     if asked is None:
         return None
     name, value = asked
     if name == "schema":
-        return shaping.of_schema(shaping.parsed(value if isinstance(value, str) else _as_json(value)))
+        return structured.of_schema(structured.parsed(value if isinstance(value, str) else _as_json(value)))
     if name == "json":
-        return shaping.of_any_json()
-    return {"fields": shaping.of_fields, "regex": shaping.of_regex, "grammar": shaping.of_grammar}[name](value)
+        return structured.of_any_json()
+    return {"fields": structured.of_fields, "regex": structured.of_regex, "grammar": structured.of_grammar}[name](value)
 
 
 def _as_json(schema: object) -> str:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from slmchat.commands.answering import Answer
-from slmchat.commands.choosing import UNSURE
 from slmchat.engine.api import Finish, FinishReason, Timings, Usage
+from slmchat.generation.classify import UNSURE
+from slmchat.generation.response import Answer
 
 
 @dataclass(frozen=True, slots=True)

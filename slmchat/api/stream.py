@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from queue import Queue
 
 from slmchat.api.records import Completion
-from slmchat.commands.answering import View
 from slmchat.engine.api import Prefill
+from slmchat.generation.response import View
 
 # Pieces that may wait for the reader; the model rests when there are more.
 _AHEAD = 16

@@ -10,25 +10,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from slmchat.commands import chosen, opening
-from slmchat.commands.batch_answers import Answers, ChosenTexts, Completions, ShapedCompletions
-from slmchat.commands.batch_inputs import Source, open_source
-from slmchat.commands.batch_one_by_one import OneByOne
-from slmchat.commands.batch_output import Begun, RecordWriter, open_output
-from slmchat.commands.batch_prompts import PromptMaker, check_fields, fields_in
-from slmchat.commands.batch_recipe import Recipe, check_same, recipe_of
-from slmchat.commands.batch_work import BatchWork, Rows
-from slmchat.commands.choosing import CONTENT_FREE, Choosing
-from slmchat.commands.options import BatchOptions, ChoiceOptions, GenerationOptions, ShapeOptions, TemplateOptions
-from slmchat.commands.prompt_files import PromptFile, prompt_file
-from slmchat.commands.question import head_messages, layout, read_text
 from slmchat.commands.run import ALTERNATIVES, overflow_choice, wanted_of
-from slmchat.commands.shaping import Shape
 from slmchat.conversation import window
 from slmchat.conversation.pictures import is_picture
 from slmchat.engine.api import Engine, Pool, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.sequential_pool import OneByOne
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation.batch.answers import Answers, ChosenTexts, Completions, ShapedCompletions
+from slmchat.generation.batch.prompts import PromptMaker, check_fields, fields_in
+from slmchat.generation.batch.recipe import Recipe, check_same, recipe_of
+from slmchat.generation.batch.records import Begun, RecordWriter, open_output
+from slmchat.generation.batch.rows import Source, open_source
+from slmchat.generation.batch.runner import BatchWork, Rows
+from slmchat.generation.classify import CONTENT_FREE, Choosing
+from slmchat.generation.prompt import head_messages, layout, read_text
+from slmchat.generation.prompt_template import PromptFile, prompt_file
+from slmchat.generation.structured import Shape
+from slmchat.models import backend, loader
+from slmchat.options import BatchOptions, ChoiceOptions, GenerationOptions, ShapeOptions, TemplateOptions
 from slmchat.privacy.places import check_file
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -52,11 +52,11 @@ def batch(
     """Answer every input. Raises `SlmError` when the batch as a whole cannot go on; what is written stays whole."""
     on_overflow = overflow_choice(options)
     n_parallel = _parallel(batch)
-    options = opening.with_persona(options, settings)
+    options = loader.with_persona(options, settings)
     descriptor = _open_output(
         batch, options.files, console
     )  # before the seal: it may lie where a sealed process cannot open it
-    place = chosen.enter(options, settings, console)
+    place = backend.enter(options, settings, console)
     shape, choosing = wanted_of(*wanted, is_stdin_taken=not options.files or "-" in options.files)
     instruction = " ".join(words)
     template = prompt_file(template_options, words, read_text)
@@ -73,7 +73,7 @@ def batch(
     if has_pictures:
         _check_pictures(instruction, template, choosing)
         model.check_sees(settings)
-    sampler = opening.sampler_settings(model, settings, options)
+    sampler = loader.sampler_settings(model, settings, options)
     head = head_messages(options, settings)
     laid = model.laid(options.lora, settings)
     loading = model.start(options, settings)
@@ -103,7 +103,7 @@ def batch(
         f"context window of each: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}"
     )
     with loading.on_trial():
-        how = replace(opening.session_settings(options, settings, n_ctx, model=loading.path), adapters=laid)
+        how = replace(loader.session_settings(options, settings, n_ctx, model=loading.path), adapters=laid)
         pool = _pool(engine, how, n_parallel, is_choosing=choosing is not None, has_pictures=has_pictures)
         if isinstance(answers, ChosenTexts):
             answers.calibrate(pool, [prompts.without_input(text) for text in CONTENT_FREE])
@@ -166,19 +166,19 @@ def _check_pictures(instruction: str, template: PromptFile | None, choosing: Cho
 def _answers(
     sampler: SamplerSettings, options: GenerationOptions, shape: Shape | None, n_alternatives: int | None
 ) -> Answers:
-    limits, is_sanitized = opening.limits(options, n_alternatives), not options.raw_output
+    limits, is_sanitized = loader.limits(options, n_alternatives), not options.raw_output
     if shape is not None:
         return ShapedCompletions(shape, sampler, limits, is_sanitized=is_sanitized)
     return Completions(sampler, limits, is_raw=options.raw, is_sanitized=is_sanitized)
 
 
-def _window(loading: opening.Loading, engine: Engine, options: GenerationOptions, settings: Settings) -> int:
+def _window(loading: loader.Loading, engine: Engine, options: GenerationOptions, settings: Settings) -> int:
     """The context window of each row in tokens; 0: the endpoint does not tell its own."""
     if not engine.info.has_exact_counts:
         return engine.info.trained_context_length
     wanted = options.ctx or settings.n_ctx or min(engine.info.trained_context_length, _N_CTX)
     least = None if options.ctx else window.MIN_COMPLETION_TOKENS
-    return opening.window(loading, wanted, options, least=least) or wanted
+    return loader.window(loading, wanted, options, least=least) or wanted
 
 
 def _parallel(options: BatchOptions) -> int | None:

@@ -1,7 +1,7 @@
 """`slm bench`: how fast a model is on this device, measured through the same door as every answer.
 
 Knows: the order of a measurement, medians, what disturbs it, how it is told.
-Refuses to know: how a session computes; how the walk through the context window goes (bench_walk.py).
+Refuses to know: how a session computes; how the walk through the context window goes (generation/benchmark.py).
 """
 
 import statistics
@@ -13,16 +13,17 @@ from typing import Any
 from slmchat.catalog.fetching import in_bytes
 from slmchat.catalog.gguf import read_header
 from slmchat.catalog.records import Installed
-from slmchat.commands import bench_walk, opening
-from slmchat.commands.bench_walk import Interrupted, Steps, Stop
-from slmchat.commands.options import BenchOptions, GenerationOptions
 from slmchat.engine import native
 from slmchat.engine.api import Engine, Finish, Limits, Prompt, Session, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation import benchmark
+from slmchat.generation.benchmark import Interrupted, Steps, Stop
 from slmchat.hardware.bandwidth import measure_copy_bandwidth
 from slmchat.hardware.power import power
 from slmchat.hardware.usage import OthersWatch, peak_memory
+from slmchat.models import loader
+from slmchat.options import BenchOptions, GenerationOptions
 from slmchat.settings import Settings
 from slmchat.terminal.bars import bar
 from slmchat.terminal.console import Console
@@ -77,7 +78,7 @@ class Bench:
 
 def bench(name: str | None, options: BenchOptions, settings: Settings, console: Console) -> ExitCode:
     """Measure a model. Ctrl-C shows what has been measured so far. Raises `SlmError`."""
-    opening.seal(settings)
+    loader.seal(settings)
     generation = GenerationOptions(
         model=name,
         ctx=options.ctx,
@@ -86,7 +87,7 @@ def bench(name: str | None, options: BenchOptions, settings: Settings, console: 
         device=options.device,
         kv_type=options.kv_type,
     )
-    installed = opening.find(name, settings, console)
+    installed = loader.find(name, settings, console)
     made = _prepared(installed, generation, options, settings)
     if power()[0].value:
         console.warn("this device runs on its battery, which may slow it down.")
@@ -120,10 +121,10 @@ def _prepared(installed: Installed, generation: GenerationOptions, options: Benc
         options=generation,
         settings=settings,
         session=replace(
-            opening.session_settings(generation, settings, n_ctx, model=installed.path), adapters=installed.adapters
+            loader.session_settings(generation, settings, n_ctx, model=installed.path), adapters=installed.adapters
         ),
-        steps=bench_walk.plan(n_ctx, options.depths),
-        sampler=opening.sampler_settings(installed, settings, generation).with_values({"seed": 1}),
+        steps=benchmark.plan(n_ctx, options.depths),
+        sampler=loader.sampler_settings(installed, settings, generation).with_values({"seed": 1}),
         repeat=options.repeat,
     )
 
@@ -135,10 +136,10 @@ def _measure(made: Bench, measured: Measured, console: Console) -> None:
         for number in range(1, made.repeat + 1):
             console.status(f"pass {number} of {made.repeat}: loading {made.installed.key}")
             start = time.perf_counter()
-            loading = opening.start_loading(made.installed, made.options, made.settings)
+            loading = loader.start_loading(made.installed, made.options, made.settings)
             engine = loading.engine()
             measured.load_s.append(time.perf_counter() - start)
-            opening.report(loading, console)
+            loader.report(loading, console)
             try:
                 _walk(made, engine, measured, lambda text: console.status(f"measuring {made.installed.key}: {text}"))
             finally:
@@ -155,7 +156,7 @@ def _walk(made: Bench, engine: Engine, measured: Measured, tell: Callable[[str],
         depths = made.steps.depths
         number = len(measured.passes) + 1
         tell(f"pass {number} of {made.repeat}, depth {depths[0]:,} of {depths[-1]:,}")
-        for stop in bench_walk.walk(session, engine, made.steps, made.sampler, _follow):
+        for stop in benchmark.walk(session, engine, made.steps, made.sampler, _follow):
             stops.append(stop)
             if len(stops) == 1:
                 measured.passes.append(stops)
@@ -168,7 +169,7 @@ def _walk(made: Bench, engine: Engine, measured: Measured, tell: Callable[[str],
 def _follow(session: Session, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Finish:
     """A generation to its end; Ctrl-C ends it early."""
     events = session.generate(prompt, sampler, limits)
-    with opening.cancelled_by_ctrl_c(session):
+    with loader.cancelled_by_ctrl_c(session):
         for event in events:
             if isinstance(event, Finish):
                 return event
@@ -186,7 +187,7 @@ def _weight_bytes(installed: Installed) -> int | None:
 def _report(made: Bench, measured: Measured) -> dict[str, Any]:
     """Everything that was measured, as `--json` prints it."""
     peak = peak_memory()  # before the bandwidth is measured: its buffers are no part of what the model needs
-    layers = opening.gpu_layers(made.options, made.settings)
+    layers = loader.gpu_layers(made.options, made.settings)
     is_on_cpu = layers == 0 or not native.has_gpu_backend()
     bandwidth = measure_copy_bandwidth() if is_on_cpu else None
     weights = _weight_bytes(made.installed) if is_on_cpu else None

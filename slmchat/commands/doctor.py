@@ -1,7 +1,8 @@
 """`slm doctor`: what is wrong with this device or with a model, why it matters, what to do.
 
 Knows: the order of an examination and how findings are told.
-Refuses to know: what is checked (device_checks.py, place_checks.py, model_checks.py, model_trial.py). It mends nothing.
+Refuses to know: what is checked (diagnostics/device.py, diagnostics/storage.py, diagnostics/model.py,
+diagnostics/smoke_test.py). It mends nothing.
 """
 
 import shutil
@@ -14,13 +15,15 @@ from slmchat import hardware
 from slmchat.catalog import model_kind
 from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.records import Installed
-from slmchat.commands import device_checks, fitting, model_checks, model_trial, opening, place_checks, tuning
-from slmchat.commands.findings import Finding, Level, examine, is_wrong, wrong
-from slmchat.commands.options import GenerationOptions
+from slmchat.diagnostics import device as device_checks
+from slmchat.diagnostics import model, smoke_test, storage
+from slmchat.diagnostics.findings import Finding, Level, examine, is_wrong, wrong
 from slmchat.engine.llama import LlamaEngine
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import Verdict, plan
 from slmchat.fit.shape import shape_of
+from slmchat.models import device_fit, loader, tuning
+from slmchat.options import GenerationOptions
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.wording import counted
@@ -33,10 +36,10 @@ def doctor(name: str | None, settings: Settings, console: Console, *, is_json: b
 
     Raises `SlmError`: NO_MODEL for a model that is not here, DAMAGED for a file that is no GGUF.
     """
-    opening.seal(settings)
-    places = place_checks.Places.of(settings.paths, console.environ)  # before a mark of a crash is taken
+    loader.seal(settings)
+    places = storage.Places.of(settings.paths, console.environ)  # before a mark of a crash is taken
     facts = _facts(settings)
-    findings = [*examine(device_checks.CHECKS, facts), *examine(place_checks.CHECKS, places)]
+    findings = [*examine(device_checks.CHECKS, facts), *examine(storage.CHECKS, places)]
     of_model: list[Finding] = []
     installed = None
     if name is None:
@@ -48,7 +51,7 @@ def doctor(name: str | None, settings: Settings, console: Console, *, is_json: b
             console,
             is_json=is_json,
         )
-        installed = opening.find(name, settings, console)
+        installed = loader.find(name, settings, console)
         if not is_json:
             console.print(f"\n{installed.key}" if findings else installed.key)
         for finding in _of_model(installed, settings, console):
@@ -98,27 +101,27 @@ def _of_model(installed: Installed, settings: Settings, console: Console) -> Ite
     """The findings about a model, as they come: file, load, template and tokens, five tokens."""
     options = GenerationOptions()
     headers = read_headers(installed.parts)
-    opened = fitting.opening_of(
+    opened = device_fit.opening_of(
         shape_of(headers),
         settings,
         model=installed.path,
         n_ctx=settings.n_ctx,
         kv_type=None,
-        gpu_layers=opening.gpu_layers(options, settings),
+        gpu_layers=loader.gpu_layers(options, settings),
     )
-    patient = model_checks.Patient(
+    patient = model.Patient(
         installed,
         headers[0],
         plan(opened.shape, opened.load, opened.room),
-        opening.sampler_settings(installed, settings, options),
+        loader.sampler_settings(installed, settings, options),
         tuning.kept(installed.path, settings),
     )
     kind = model_kind.kind_of(headers)
-    yield from examine(model_checks.FILE_CHECKS if kind.can_generate else model_checks.OTHER_CHECKS, patient)
+    yield from examine(model.FILE_CHECKS if kind.can_generate else model.OTHER_CHECKS, patient)
     if opened.verdict is Verdict.NO or not kind.can_generate:
         return
     console.status(f"loading {installed.key}")
-    loading = opening.start_loading(installed, options, settings)
+    loading = loader.start_loading(installed, options, settings)
     try:
         engine = loading.engine()
     except SlmError as error:
@@ -126,15 +129,15 @@ def _of_model(installed: Installed, settings: Settings, console: Console) -> Ite
         found = wrong(error.message.rstrip("."), "nothing can be answered with it", error.hint or "slm verify")
         yield Finding(found.level, found.what, found.why, found.do, "load")
         return
-    opening.report(loading, console)
+    loader.report(loading, console)
     assert isinstance(engine, LlamaEngine)
     try:
-        loaded = model_checks.Loaded(patient, engine)
-        yield from examine(model_checks.LOADED_CHECKS, loaded)
-        session = opening.session_settings(options, settings, opened.load.n_ctx, model=installed.path)
+        loaded = model.Loaded(patient, engine)
+        yield from examine(model.LOADED_CHECKS, loaded)
+        session = loader.session_settings(options, settings, opened.load.n_ctx, model=installed.path)
         with loading.on_trial():
             console.status(f"trying {installed.key}")
-            yield from examine(model_trial.CHECKS, model_trial.Trial(loaded, session))
+            yield from examine(smoke_test.CHECKS, smoke_test.Trial(loaded, session))
     finally:
         engine.close()
         console.status("")

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from slmchat import hardware
 from slmchat.catalog import registry
 from slmchat.catalog.fetching import in_bytes
-from slmchat.commands.fitting import ForDevice, catalog_option
-from slmchat.commands.options import PullOptions
-from slmchat.commands.pull import pull
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import choose
 from slmchat.fit.plan import Verdict
+from slmchat.models.device_fit import ForDevice, catalog_option
+from slmchat.models.pull import pull
+from slmchat.options import PullOptions
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 

@@ -12,15 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from slmchat.catalog import registry
-from slmchat.commands import answering, opening, run
-from slmchat.commands.chosen import LocalModel
-from slmchat.commands.options import GenerationOptions, InfillOptions
-from slmchat.commands.places import Place, Target, named, place_of, read, read_target, resolved
+from slmchat.commands import run
+from slmchat.commands.infill_target import Place, Target, named, place_of, read, read_target, resolved
 from slmchat.conversation import infill
 from slmchat.conversation.infill import Gap, Source
 from slmchat.engine.api import Engine, FinishReason, InfillTokens, Limits
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation import response
+from slmchat.models import loader
+from slmchat.models.backend import LocalModel
+from slmchat.options import GenerationOptions, InfillOptions
 from slmchat.privacy.places import check_file
 from slmchat.privacy.writer import FileWriter
 from slmchat.settings import Settings
@@ -54,26 +56,26 @@ def fill(
     _check(words, options, beside, asked)
     place = place_of(asked.place) if asked.place is not None else None
     writer = _writer(place) if place and asked.write else None
-    opening.seal(settings)
+    loader.seal(settings)
     target = read_target(place, is_written=asked.write) if place else None
     whole = _gap(target, options, asked)
-    model = LocalModel(opening.find(options.model, settings, console))
+    model = LocalModel(loader.find(options.model, settings, console))
     loading = model.start(options, settings)
     engine = loading.engine()
     model.report(loading, console)
     tokens = _tokens(engine, asked.order, model.key, settings)
     kept, max_tokens, n_ctx = _fitted(whole, tokens, engine, options, settings)
-    n_ctx = opening.window(loading, n_ctx, options) or n_ctx
+    n_ctx = loader.window(loading, n_ctx, options) or n_ctx
     _tell_left_out(infill.left_out(whole, kept), n_ctx, options, console)
     with loading.on_trial():
-        made = opening.session_settings(options, settings, n_ctx, model=loading.path)
+        made = loader.session_settings(options, settings, n_ctx, model=loading.path)
         session = engine.open_session(replace(made, adapters=model.laid(options.lora, settings)))
     load_s = time.perf_counter() - start
     sampler = SamplerSettings(temperature=0).with_values(options.sampler_values())
     limits = Limits(max_tokens, tuple(options.stop))
     events = loading.tried(session.generate(infill.lay_out(kept, tokens), sampler, limits))
-    with opening.cancelled_by_ctrl_c(session):
-        answer = answering.follow(
+    with loader.cancelled_by_ctrl_c(session):
+        answer = response.follow(
             events,
             PlainView(console, is_silent=is_json, is_raw=options.raw_output),
             sanitizer=_sanitizer(options, asked, console),
@@ -87,7 +89,7 @@ def fill(
         about = _as_json(target, tokens, whole, kept)
         about["is_written"] = bool(asked.write and answer.text and error is None)
         console.print_json({**run.as_json(model, answer, load_s), "infill": about})
-    console.detail(answering.describe(answer.finish))
+    console.detail(response.describe(answer.finish))
     if not settings.is_private:
         model.remember(settings)
     session.close()

@@ -22,11 +22,11 @@ from slmchat.catalog.registry import (
     resolve_without_catalog,
 )
 from slmchat.catalog.user_file import add_target, remove_name
-from slmchat.commands import adapters, fitting, model_facts
 from slmchat.engine.kvstore import KvStore
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import choose
 from slmchat.fit.shape import shape_of
+from slmchat.models import adapters, device_fit, info
 from slmchat.private_files import storage_error
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -37,7 +37,7 @@ def list_models(settings: Settings, console: Console, *, is_available: bool = Fa
     library = Library(settings.paths, console.warn)
     if is_available:
         return _list_catalog(settings, library, console, is_json)
-    entries = [model_facts.listed(record) for record in library.all()]
+    entries = [info.listed(record) for record in library.all()]
     finder = adapters.finder(settings, library)
     entries += [_listed_name(own) for own in finder.names.values() if _path_of(own)]
     entries += [_listed_adapted(own, finder) for own in finder.names.values() if _adapted_of(own)]
@@ -51,7 +51,7 @@ def list_models(settings: Settings, console: Console, *, is_available: bool = Fa
                     entry["name"],
                     entry["quantization"] or "",
                     _sizes(entry),
-                    model_facts.in_millions(entry["parameters"]),
+                    info.in_millions(entry["parameters"]),
                     " ".join(entry["tags"]),
                     _where(entry),
                 )
@@ -75,12 +75,12 @@ def _list_catalog(settings: Settings, library: Library, console: Console, is_jso
     here: dict[str, list[str]] = {}
     for record in library.all():
         here.setdefault(record.name, []).append(record.quantization)
-    device = fitting.ForDevice(settings, console, is_lasting=True)
+    device = device_fit.ForDevice(settings, console, is_lasting=True)
     outlooks = {name: _best(spec, device) for name, spec in registry.models.items()}
     if is_json:
         console.print_json(
             [
-                {**model_facts.of_catalog(spec), "installed": here.get(name, []), "fit": _fit_json(outlooks[name])}
+                {**info.of_catalog(spec), "installed": here.get(name, []), "fit": _fit_json(outlooks[name])}
                 for name, spec in registry.models.items()
             ]
         )
@@ -91,7 +91,7 @@ def _list_catalog(settings: Settings, library: Library, console: Console, is_jso
         [
             (
                 name,
-                spec.parameters_text or model_facts.in_millions(spec.parameters),
+                spec.parameters_text or info.in_millions(spec.parameters),
                 in_bytes(spec.variants[0].size) if spec.variants[0].size is not None else "",
                 _mark(outlooks[name]),
                 _speed(outlooks[name]),
@@ -107,12 +107,12 @@ def _list_catalog(settings: Settings, library: Library, console: Console, is_jso
     return ExitCode.DONE
 
 
-_Best = tuple[str, fitting.Outlook] | None
+_Best = tuple[str, device_fit.Outlook] | None
 
 
-def _best(spec: ModelSpec, device: fitting.ForDevice) -> _Best:
+def _best(spec: ModelSpec, device: device_fit.ForDevice) -> _Best:
     """The variant that `slm pull` would take, and what becomes of it here; None when no size is stated."""
-    options = [option for variant in spec.variants if (option := fitting.catalog_option(spec, variant)) is not None]
+    options = [option for variant in spec.variants if (option := device_fit.catalog_option(spec, variant)) is not None]
     if not options:
         return None
     chosen = choose(options, device.load, device.room, device.pace).option
@@ -153,9 +153,9 @@ def _listed_adapted(own: UserName, finder: Finder) -> dict[str, Any]:
     assert own.target is not None
     assert own.target.adapted is not None
     try:
-        return model_facts.listed(finder.find(own.name))
+        return info.listed(finder.find(own.name))
     except SlmError:
-        return model_facts.not_complete(own.name, own.target.adapted.base, own.target.adapted.lora)
+        return info.not_complete(own.name, own.target.adapted.base, own.target.adapted.lora)
 
 
 def _listed_name(own: UserName) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _listed_name(own: UserName) -> dict[str, Any]:
     assert own.target is not None
     assert own.target.path is not None
     try:
-        facts = model_facts.listed(from_path(own.target.path))
+        facts = info.listed(from_path(own.target.path))
     except SlmError:
         facts = dict.fromkeys(("quantization", "size", "parameters", "context_length", "license", "base"))
         facts |= {
@@ -187,18 +187,18 @@ def show(name: str, settings: Settings, console: Console, *, is_json: bool = Fal
         installed = adapters.finder(settings, library).find(name) if is_adapted else library.find(reference)
     except SlmError as error:
         if error.exit_code is ExitCode.NO_MODEL and reference.spec is not None:
-            facts = model_facts.not_installed(reference.spec, reference.quantization)
-            shape = fitting.expected_shape(reference.spec, facts["quantization"], facts["size"])
-            device = fitting.ForDevice(settings, console, is_lasting=True)
+            facts = info.not_installed(reference.spec, reference.quantization)
+            shape = device_fit.expected_shape(reference.spec, facts["quantization"], facts["size"])
+            device = device_fit.ForDevice(settings, console, is_lasting=True)
             outlook = device.outlook(shape, is_estimate=True) if shape else None
             _print_facts({**facts, "fit": outlook.as_json() if outlook else None}, console, is_json, outlook)
             device.measure_more()
         raise
     headers = read_headers(installed.parts)
     answers = model_kind.kind_of(headers).can_generate
-    device = fitting.ForDevice(settings, console)
+    device = device_fit.ForDevice(settings, console)
     outlook = device.outlook(shape_of(headers)) if answers else None
-    facts = {**model_facts.of_installed(installed, headers), "fit": outlook.as_json() if outlook else None}
+    facts = {**info.of_installed(installed, headers), "fit": outlook.as_json() if outlook else None}
     _print_facts(facts, console, is_json, outlook)
     model_kind.check_installable(headers, installed.key)
     if outlook:
@@ -206,11 +206,11 @@ def show(name: str, settings: Settings, console: Console, *, is_json: bool = Fal
     return ExitCode.DONE
 
 
-def _print_facts(facts: dict[str, Any], console: Console, is_json: bool, outlook: fitting.Outlook | None) -> None:
+def _print_facts(facts: dict[str, Any], console: Console, is_json: bool, outlook: device_fit.Outlook | None) -> None:
     if is_json:
         console.print_json(facts)
         return
-    for label, text in model_facts.in_lines(facts, outlook.rows() if outlook else ()):
+    for label, text in info.in_lines(facts, outlook.rows() if outlook else ()):
         console.print(f"{label + ':':17}{text}")
 
 
@@ -282,7 +282,7 @@ def add(name: str, target: str, settings: Settings, console: Console, *, is_json
         kind = model_kind.check_installable(headers, str(reference.path))
         if not kind.can_generate:
             console.note(f"{reference.path} is {kind.in_words}")
-        elif fault := model_facts.template_fault(headers[0]):
+        elif fault := info.template_fault(headers[0]):
             console.warn(fault)
     added = add_target(settings.paths.user_registry, name, target)
     is_path = reference is not None and reference.path is not None

@@ -3,15 +3,15 @@
 Refuses to know: what is installed here (models.py), how the endpoint is asked (engine/remote).
 """
 
-from slmchat.commands import chosen
 from slmchat.errors import ExitCode
+from slmchat.models import backend
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 
 
 def list_remote(asked: str, settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
     """Print the models that the endpoint lists. Raises `SlmError` (network)."""
-    place = chosen.reach(asked, settings, console)
+    place = backend.reach(asked, settings, console)
     from slmchat.engine.remote.engine import list_models
 
     models = list_models(place.endpoint, place.key, place.route, console.note)

@@ -8,21 +8,22 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from slmchat.commands import adapters, answering, chosen, opening, shaping
-from slmchat.commands.answering import Answer
-from slmchat.commands.asking import COMPLETION_ROOM, Asker, Request
-from slmchat.commands.choosing import ROOM as CHOICE_ROOM
-from slmchat.commands.choosing import Choosing, Verdict, choosing_of
-from slmchat.commands.chosen import Model
-from slmchat.commands.delivery import Delivery
-from slmchat.commands.options import ChoiceOptions, GenerationOptions, OutputOptions, ShapeOptions, TemplateOptions
-from slmchat.commands.prompt_files import prompt_file
-from slmchat.commands.question import Question, head_messages, read_inputs, read_text
-from slmchat.commands.shaping import Shape
+from slmchat.commands.output import Delivery
 from slmchat.conversation import window
 from slmchat.engine.api import Engine, Finish, FinishReason, Limits, Session, Timings, Usage
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation import response, structured
+from slmchat.generation.classify import ROOM as CHOICE_ROOM
+from slmchat.generation.classify import Choosing, Verdict, choosing_of
+from slmchat.generation.generator import COMPLETION_ROOM, Asker, Request
+from slmchat.generation.prompt import Question, head_messages, read_inputs, read_text
+from slmchat.generation.prompt_template import prompt_file
+from slmchat.generation.response import Answer
+from slmchat.generation.structured import Shape
+from slmchat.models import adapters, backend, loader
+from slmchat.models.backend import Model
+from slmchat.options import ChoiceOptions, GenerationOptions, OutputOptions, ShapeOptions, TemplateOptions
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
@@ -50,17 +51,17 @@ def run(
     """
     start = time.perf_counter()
     on_overflow = overflow_choice(options)
-    options = opening.with_persona(options, settings)
+    options = loader.with_persona(options, settings)
     is_shaped = wanted != (ShapeOptions(), ChoiceOptions())
     delivery = Delivery(output, console, is_shaped=is_shaped, is_raw_output=options.raw_output)
     n_alternatives = _alternatives(wanted[1], output, delivery, console)
     delivery.keep_target()
-    place = chosen.enter(options, settings, console)
+    place = backend.enter(options, settings, console)
     template = prompt_file(template_options, words, read_text)
     shape, choosing = wanted_of(*wanted, is_stdin_taken="-" in options.files)
     model = place.find(options.model, settings, console).with_projector(options.mmproj)
-    sampler = opening.sampler_settings(model, settings, options)
-    draft = opening.draft_model(options, settings, console)
+    sampler = loader.sampler_settings(model, settings, options)
+    draft = loader.draft_model(options, settings, console)
     laid = model.laid(options.lora, settings)
     loading = model.start(options, settings)
     attachments, shown = read_inputs(options, console, reads_piped=reads_input)
@@ -73,8 +74,8 @@ def run(
         console.note(line)
     request = asker.request(question, is_raw=options.raw, shape=shape, choosing=choosing)
     n_wanted = _window(request.n_prompt, _room(request, options), asker.engine, options, settings)
-    n_ctx = opening.window(loading, n_wanted, options, least=None if options.ctx else request.n_prompt + 1) or n_wanted
-    opening.tell_of_small_window(n_ctx, n_wanted, console)
+    n_ctx = loader.window(loading, n_wanted, options, least=None if options.ctx else request.n_prompt + 1) or n_wanted
+    loader.tell_of_small_window(n_ctx, n_wanted, console)
     request = asker.fitted(request, n_ctx, is_trimmed=on_overflow == "trim")
     if choosing:
         asker.open_scorer(n_ctx, laid=laid)
@@ -90,7 +91,7 @@ def run(
         is_growing=choosing is None and (not is_shaped or console.is_stdout_tty),
         shows_doubt=output.confidence and console.is_stdout_tty and not console.is_dumb,
     )
-    answer, besides = _answered(asker, request, sampler, opening.limits(options, n_alternatives), shown_on)
+    answer, besides = _answered(asker, request, sampler, loader.limits(options, n_alternatives), shown_on)
     assert answer.finish is not None
     if n_alternatives is not None and answer.finish.usage.completion_tokens and not answer.chances:
         console.warn(f"{model.label} does not tell the probabilities of its tokens.")
@@ -99,7 +100,7 @@ def run(
     else:
         record = {**as_json(model, answer, load_s), **besides}
         delivery.give(answer, record, is_half_nothing=is_shaped)
-    console.detail(answering.describe(answer.finish))
+    console.detail(response.describe(answer.finish))
     if not settings.is_private:
         model.remember(settings)
     asker.close()
@@ -130,7 +131,7 @@ def wanted_of(
 ) -> tuple[Shape | None, Choosing | None]:
     """What the answer has to be: of a shape, one of some choices, or neither. Raises `SlmError` (USAGE)."""
     choosing = choosing_of(choice_options)
-    shape = shaping.shape_of(shape_options, is_stdin_taken=is_stdin_taken)
+    shape = structured.shape_of(shape_options, is_stdin_taken=is_stdin_taken)
     if choosing is not None and shape is not None:
         raise SlmError("an answer cannot be one of --choices and of a shape.", exit_code=ExitCode.USAGE)
     if choosing is not None and choice_options.logprobs:
@@ -146,9 +147,9 @@ def _answered(
         answer, value = asker.ask(request, sampler, limits, shown_on)
         shaped: dict[str, object] = {"value": value} if request.shape else {}
         if limits.n_alternatives:
-            shaped["logprobs"] = answering.chance_fields(answer.chances)
+            shaped["logprobs"] = response.chance_fields(answer.chances)
         return answer, shaped
-    found = asker.choose(request, opening.cancelled_by_ctrl_c)
+    found = asker.choose(request, loader.cancelled_by_ctrl_c)
     if found is None:
         usage, timings = Usage(request.n_prompt, 0, 0), Timings(0.0, 0.0, None)
         return Answer(finish=Finish(FinishReason.INTERRUPTED, usage, timings, 0, None)), {}
@@ -183,7 +184,7 @@ class _Shown:
         return self._delivery.sanitizer()
 
     def cancellable(self, session: Session) -> AbstractContextManager[None]:
-        return opening.cancelled_by_ctrl_c(session)
+        return loader.cancelled_by_ctrl_c(session)
 
     def tell(self, verdict: Verdict) -> None:
         """How probable each choice is, for `-v`."""
@@ -207,7 +208,7 @@ def _room(request: Request, options: GenerationOptions) -> int:
     """Tokens that the window has to hold behind the prompt."""
     if request.choosing is not None:
         return CHOICE_ROOM
-    return shaping.room_for(options.max_tokens) if request.shape else options.max_tokens or COMPLETION_ROOM
+    return structured.room_for(options.max_tokens) if request.shape else options.max_tokens or COMPLETION_ROOM
 
 
 def _window(n_prompt: int, room: int, engine: Engine, options: GenerationOptions, settings: Settings) -> int:
@@ -227,13 +228,13 @@ def as_json(model: Model, answer: Answer, load_s: float) -> dict[str, object]:
     assert finish is not None
     usage, timings = finish.usage, finish.timings
     evaluated = usage.prompt_tokens - usage.cached_tokens
-    rate = answering.generation_tps(finish)
+    rate = response.generation_tps(finish)
     return {
         "model": model.key,
         "completion": answer.text,
         **({"thinking": answer.thinking} if answer.thinking else {}),
         "finish_reason": finish.reason.value,
-        "usage": answering.usage_fields(usage),
+        "usage": response.usage_fields(usage),
         "timings": {
             "load_s": round(load_s, 4),
             "prompt_s": round(timings.prompt_s, 4),

@@ -18,10 +18,6 @@ from typing import Any
 from slmchat import hardware
 from slmchat.catalog.library import now
 from slmchat.catalog.records import Installed
-from slmchat.commands import opening, own_build, tuning
-from slmchat.commands.options import GenerationOptions
-from slmchat.commands.own_build import OwnBuild
-from slmchat.commands.tuning import Tuning
 from slmchat.engine import rates
 from slmchat.engine.api import Part, Prompt, SessionSettings
 from slmchat.engine.limits import EngineLimits
@@ -30,6 +26,10 @@ from slmchat.engine.rates import Cancelled, Measured, Work
 from slmchat.errors import ExitCode, SlmError
 from slmchat.hardware.power import power
 from slmchat.hardware.usage import OthersWatch
+from slmchat.models import loader, own_build, tuning
+from slmchat.models.own_build import OwnBuild
+from slmchat.models.tuning import Tuning
+from slmchat.options import GenerationOptions
 from slmchat.settings import Settings
 from slmchat.terminal import interrupts
 from slmchat.terminal.console import Console
@@ -82,16 +82,16 @@ def tune(name: str | None, settings: Settings, console: Console, *, is_reset: bo
 
     Ctrl-C leaves what was kept before as it was.
     """
-    opening.seal(settings)
+    loader.seal(settings)
     if is_reset:
         return _reset(name, settings, console, is_json=is_json)
-    installed = opening.find(name, settings, console)
+    installed = loader.find(name, settings, console)
     if power()[0].value:
         console.warn("this device runs on its battery, which may slow it down.")
     others = OthersWatch()
-    loading = opening.start_loading(installed, GenerationOptions(), settings)
+    loading = loader.start_loading(installed, GenerationOptions(), settings)
     engine = loading.engine()
-    opening.report(loading, console)
+    loader.report(loading, console)
     assert isinstance(engine, LlamaEngine)
     try:
         outcomes = list(_measured(engine, installed, settings, console))
@@ -112,7 +112,7 @@ def tune(name: str | None, settings: Settings, console: Console, *, is_reset: bo
 
 
 def _reset(name: str | None, settings: Settings, console: Console, *, is_json: bool) -> ExitCode:
-    path = opening.find(name, settings, console).path if name is not None else None
+    path = loader.find(name, settings, console).path if name is not None else None
     count = tuning.forget(settings, path)
     if is_json:
         console.print_json({"forgotten": count})
@@ -125,7 +125,7 @@ def _measured(engine: LlamaEngine, installed: Installed, settings: Settings, con
     """Every group's outcome, with progress on a terminal. Raises `Cancelled` after Ctrl-C."""
     tokens = _tokens(engine)
     # the usual settings, whatever was measured before
-    usual = opening.session_settings(GenerationOptions(), replace(settings, kv_type=None), _DEPTH)
+    usual = loader.session_settings(GenerationOptions(), replace(settings, kv_type=None), _DEPTH)
     usual = engine.limits.session(replace(usual, adapts_threads=False, speculation="off"))
     done, total, label = 0, 2, "the usual settings"
     with _cancelled_by_ctrl_c() as is_cancelled:
@@ -154,7 +154,7 @@ def _measured(engine: LlamaEngine, installed: Installed, settings: Settings, con
 
 def _own_build(engine: LlamaEngine, installed: Installed, settings: Settings, console: Console) -> OwnBuild:
     """What a build of one's own gains with this model. Raises `Cancelled` after Ctrl-C."""
-    usual = opening.session_settings(GenerationOptions(), settings, _DEPTH)
+    usual = loader.session_settings(GenerationOptions(), settings, _DEPTH)
     work = Work(_DEPTH // 2, _GENERATION_LIMITS[1] // 2)
     console.status("the libraries")
     with _cancelled_by_ctrl_c() as is_cancelled:

@@ -2,7 +2,7 @@
 
 Knows: a child process for each library (a process can load only one), turns that alternate, so that a slow moment of
 the machine meets both. Refuses to know: which libraries there are (library.py), how a measurement is made (rates.py),
-what is concluded (commands/own_build.py).
+what is concluded (models/own_build.py).
 
 The child is this module run as a program: `python -m slmchat.engine.library_comparison`. It reads a line of JSON with
 the model and the work, loads the library that `LLAMA_CPP_LIB_PATH` names, says that it is ready, and measures once for

@@ -1,7 +1,7 @@
 """How probable given texts are as the answer to a prompt (`LlamaScorer`): nothing is sampled.
 
 Knows: which logits say it, many prompts and all of their texts in few batches, the beginning that the prompts share.
-Refuses to know: what the texts mean, how probabilities are compared (commands/choosing.py).
+Refuses to know: what the texts mean, how probabilities are compared (generation/classify.py).
 
 The prompts of a group are evaluated together, each in a sequence of its own behind what they share. The logits at a
 prompt's end give the first token of every text; only texts of several tokens need more: each in a copy of the prompt's

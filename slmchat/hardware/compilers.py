@@ -1,6 +1,6 @@
 """Which C and C++ compilers are installed, for advice on building llama.cpp for this very processor.
 
-Knows: which of them build the kernels for AMX rightly. Refuses to know: how llama.cpp is built (device_checks.py).
+Knows: which of them build the kernels for AMX rightly. Refuses to know: how llama.cpp is built (diagnostics/device.py).
 
 GCC 11 and 12 think that `ldtilecfg` reads 8 bytes and leave the stores of the other 56 out: every program that has
 llama.cpp's AMX kernels from them faults at its first token (ggml-org/llama.cpp #20824, PR #26954). Older ones know no

@@ -1,7 +1,7 @@
 """No copy of this process's memory on the disk when it crashes, for `--private`.
 
 Knows: the limit on core files, and Linux's mark that a process must not be dumped at all.
-Refuses to know: who asks for it (opening.py, chat.py).
+Refuses to know: who asks for it (models/loader.py, chat.py).
 
 The limit alone is not enough on Linux: where core dumps are handed to a program (systemd-coredump, apport), the kernel
 does not look at it. The mark stops both, and keeps other programs of the same user from tracing this process and from

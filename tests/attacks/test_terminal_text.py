@@ -19,18 +19,19 @@ import slmchat
 from slmchat import settings as settings_module
 from slmchat.catalog import hub_client
 from slmchat.catalog.records import Installed, InstalledFile
-from slmchat.commands import doctor, opening, sessions
-from slmchat.commands.answering import follow
-from slmchat.commands.chat import Chat
-from slmchat.commands.chosen import Here
-from slmchat.commands.findings import wrong
-from slmchat.commands.options import ChatOptions, GenerationOptions
+from slmchat.commands import doctor, sessions
+from slmchat.commands.repl.app import Chat
 from slmchat.conversation.archive import Archive
 from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.conversation.recorder import ArchiveRecorder
 from slmchat.conversation.template import ChatTemplate
+from slmchat.diagnostics.findings import wrong
 from slmchat.engine.api import Chunk, Finish, FinishReason, Timings, Usage
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation.response import follow
+from slmchat.models import loader
+from slmchat.models.backend import Here
+from slmchat.options import ChatOptions, GenerationOptions
 from slmchat.terminal import answer_view, line_editor, plain_input
 from slmchat.terminal.answer_view import ChatView, PlainView
 from slmchat.terminal.completion import command_completer, complete_path
@@ -89,8 +90,8 @@ class Desk:
         """A chat that has resumed the hostile session with a model of that name."""
         file = InstalledFile(self.home / "m.gguf", None, 1, 1)
         installed = Installed(HOSTILE, "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z")
-        self.monkeypatch.setattr(opening, "start_loading", lambda *_: Ready(FakeEngine()))
-        self.monkeypatch.setattr(opening, "find", lambda *_: installed)
+        self.monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(FakeEngine()))
+        self.monkeypatch.setattr(loader, "find", lambda *_: installed)
         self.monkeypatch.setattr(Chat, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
         options = ChatOptions(session=self.session(), plain=is_plain)
         return Chat(Here(), GenerationOptions(), options, self.settings, self.console)
@@ -149,7 +150,7 @@ def _doubt(desk: Desk) -> None:
 
 
 def _resumed(desk: Desk, *, is_plain: bool) -> None:
-    from slmchat.commands.chat_commands import greet
+    from slmchat.commands.repl.slash_commands import greet
 
     desk.monkeypatch.setattr(answer_view, "terminal_size", lambda: (200, 30))
     room = desk.chat(is_plain=is_plain)
@@ -158,7 +159,7 @@ def _resumed(desk: Desk, *, is_plain: bool) -> None:
 
 
 def _slash_command(desk: Desk, line: str) -> None:
-    from slmchat.commands.chat_commands import COMMANDS
+    from slmchat.commands.repl.slash_commands import COMMANDS
 
     room = desk.chat(is_plain=False)
     room._handle(line, COMMANDS)
@@ -313,7 +314,7 @@ def test_a_surface_shows_hostile_text_as_text(
 def test_a_command_line_is_echoed_as_text(
     arguments: tuple[str, ...], slm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "seal", lambda *_, **__: None)  # the tests go on in this process
+    monkeypatch.setattr(loader, "seal", lambda *_, **__: None)  # the tests go on in this process
     done = slm(*arguments)
     said = done.out + done.err
     assert said
@@ -371,8 +372,8 @@ _COMMANDERS = {
     "terminal/markdown.py",
     "terminal/preview.py",
     "terminal/doubt.py",
-    "commands/delivery.py",  # --raw-output
-    "commands/chat_commands.py",  # /copy
+    "commands/output.py",  # --raw-output
+    "commands/repl/slash_commands.py",  # /copy
 }
 
 

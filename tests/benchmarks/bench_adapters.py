@@ -21,11 +21,11 @@ from targets import Target, rounds
 from slmchat import settings as settings_module
 from slmchat.catalog.gguf import read_header
 from slmchat.catalog.library import from_path
-from slmchat.commands.adapters import laid
 from slmchat.engine import llama
 from slmchat.engine.api import Finish, Limits, Part, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.session import LlamaSession
+from slmchat.models.adapters import laid
 
 RANK = 16
 N_TOKENS = 48

@@ -57,11 +57,11 @@ def run_rate(model: str) -> float:
 
 def in_process(model: str) -> tuple[Callable[[], float], Callable[[], float]]:
     """Rows a second of the pool and of a session, on one loaded model."""
-    from slmchat.commands.question import layout
     from slmchat.conversation.messages import Message, Role
     from slmchat.engine import llama
     from slmchat.engine.api import Job, Limits, SessionSettings
     from slmchat.engine.sampler import SamplerSettings
+    from slmchat.generation.prompt import layout
 
     engine = llama.load(Path(programs.path_of(model)))
     is_raw = "-pt" in model

@@ -13,13 +13,13 @@ from pathlib import Path
 import programs
 from targets import Target, pairs
 
-from slmchat.commands.choosing import CONTENT_FREE, Choosing, prior_of
-from slmchat.commands.question import layout
 from slmchat.conversation.attachments import Attachment, compose
 from slmchat.conversation.messages import Message, Role
 from slmchat.engine import llama
 from slmchat.engine.api import Chunk, Engine, Job, Limits, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.generation.classify import CONTENT_FREE, Choosing, prior_of
+from slmchat.generation.prompt import layout
 
 LABELS = ("positive", "negative")
 QUESTION = "What is the sentiment of this text? {}"

@@ -11,13 +11,13 @@ from pathlib import Path
 import programs
 from targets import Target
 
-from slmchat.commands import shaping
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import ChatTemplate
 from slmchat.engine import llama
 from slmchat.engine.api import Chunk, Finish, Limits, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import SlmError
+from slmchat.generation import structured
 from slmchat.schemas import fields
 
 N_CASES = 40
@@ -36,7 +36,7 @@ def measure(_repeat: int) -> list[Target]:
     if not engine.info.chat_template:
         engine.close()
         raise RuntimeError(f"{programs.MODELS[0]} is a base model: it cannot be asked")
-    told = shaping.of_schema(fields.parse("name, age int, city"))
+    told = structured.of_schema(fields.parse("name, age int, city"))
     names = _n_right(engine, told)
     others = {
         "nothing": replace(told, instruction=""),
@@ -60,7 +60,7 @@ def _cases() -> list[tuple[str, dict[str, object]]]:
     return made
 
 
-def _n_right(engine: llama.LlamaEngine, shape: shaping.Shape) -> int:
+def _n_right(engine: llama.LlamaEngine, shape: structured.Shape) -> int:
     """Fields that are right; an answer that was cut off has none."""
     session = engine.open_session(SessionSettings(1024, programs.THREADS, programs.THREADS))
     info = engine.info

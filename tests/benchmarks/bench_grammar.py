@@ -25,11 +25,11 @@ from gguf_samples import write_tiny_llama
 from schema_samples import described, random_schema, with_references
 from targets import Target, pairs
 
-from slmchat.commands import shaping
 from slmchat.engine import constraint, llama
 from slmchat.engine.api import Constraint, ConstraintKind, Finish, FinishReason, Limits, Part, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import SlmError
+from slmchat.generation import structured
 from slmchat.schemas import fields
 
 TEXT = "Ann Miller is 34 years old, likes tennis and cooking, is happy today and was born on 3 May 1990."
@@ -129,7 +129,7 @@ def schemas(model: Path | None, runs: int, seed: int) -> Counter[str]:
 
 def _one_run(session: llama.LlamaSession, schema: object, seed: int) -> str:
     """ "right", "cut off" or "wrong"."""
-    shape = shaping.of_schema(schema)
+    shape = structured.of_schema(schema)
     sampler = SamplerSettings(temperature=1.0, top_k=(0, 40)[seed % 2], min_p=(0.0, 0.05)[seed // 2 % 2], seed=seed)
     prompt = Prompt((Part("Answer in JSON:"),))
     text, finish = _generated(session, prompt, sampler, Limits(max_tokens=400, constraint=shape.constraint))

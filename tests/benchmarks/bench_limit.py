@@ -95,8 +95,8 @@ def _growth(repeat: int) -> list[Target]:
 
 def _followed() -> tuple[float, float]:
     """Seconds a chunk in the first and in the last tenth of an answer that goes to a file."""
-    from slmchat.commands import answering
     from slmchat.engine.api import Chunk, Finish, FinishReason, Timings, Usage
+    from slmchat.generation import response
     from slmchat.terminal.answer_view import PlainView
     from slmchat.terminal.console import Console
 
@@ -112,6 +112,6 @@ def _followed() -> tuple[float, float]:
 
     with tempfile.TemporaryFile("w") as out:
         console = Console(stdout=out, stderr=out)
-        answering.follow(events(), PlainView(console), sanitizer=console.sanitizer())
+        response.follow(events(), PlainView(console), sanitizer=console.sanitizer())
     tenths = [after - before for before, after in itertools.pairwise(marks)]
     return tenths[0] / (N_LONG // 10), tenths[-1] / (N_LONG // 10)

@@ -1,0 +1,192 @@
+"""Where the answer of `slm run` goes, and what of it: all or a code block, as JSON, to stdout or into a file.
+
+Knows: `--extract`, `--extract-last`, `--json`, `-o`; that a file is replaced by a whole answer or stays as it was.
+Refuses to know: how an answer is made, what is in its record.
+"""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from slmchat import safe_json
+from slmchat.conversation.code_blocks import CodeBlock, code_blocks
+from slmchat.engine.api import FinishReason
+from slmchat.errors import ExitCode, SlmError
+from slmchat.generation.response import Answer
+from slmchat.options import OutputOptions
+from slmchat.privacy.places import check_file
+from slmchat.privacy.writer import FileWriter
+from slmchat.private_files import replace_file, storage_error
+from slmchat.terminal.console import Console
+from slmchat.terminal.sanitize import Sanitizer
+from slmchat.terminal.screen import ControlSequences
+
+
+@dataclass(slots=True)
+class Target:
+    """The file of `-o`. `descriptor`: of what is no regular file (a pipe, a device) and cannot be replaced."""
+
+    name: str
+    path: Path
+    descriptor: int | None = None
+    _writer: FileWriter | None = None
+
+    def keep(self) -> None:
+        """Keep the right to replace the file when the seal closes. Raises `SlmError` (STORAGE)."""
+        if self.descriptor is None:
+            try:
+                self._writer = FileWriter(self.path)
+            except OSError as error:
+                raise _refused(error, self.path) from error
+
+    def write(self, text: str) -> None:
+        """Replace the file. Raises `OSError`, and then the file is as it was."""
+        data = text.encode("utf-8", "replace")
+        if self.descriptor is None:
+            if self._writer is None:
+                replace_file(self.path, data)
+                return
+            try:
+                self._writer.replace(data)
+            finally:
+                self._writer.close()
+            return
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self.descriptor, rest) :]
+
+
+def open_target(name: str | None) -> Target | None:
+    """Look at the file of `-o` before anything is computed, and before the seal closes. None: stdout.
+
+    A link stays, what it points to is replaced. Raises `SlmError`: USAGE for a directory or a file in none, STORAGE
+    for what cannot be written.
+    """
+    if name is None or name == "-":
+        return None
+    path = Path(os.path.realpath(Path(name).expanduser()))
+    check_file(path, "-o")
+    try:
+        if path.is_dir():
+            raise SlmError(f"-o: {name} is a directory.", hint=f"-o {name}/answer.txt", exit_code=ExitCode.USAGE)
+        if not path.parent.is_dir():
+            raise SlmError(f"-o: there is no directory {path.parent}.", exit_code=ExitCode.USAGE)
+        if path.exists() and not path.is_file():
+            return Target(name, path, os.open(path, os.O_WRONLY))
+        refusing = next(
+            (place for place in (path.parent, path) if place.exists() and not os.access(place, os.W_OK)), None
+        )
+    except OSError as error:
+        raise _refused(error, path) from error
+    if refusing is not None:
+        raise SlmError(f"-o: {refusing} cannot be written: permission denied.", exit_code=ExitCode.STORAGE)
+    return Target(name, path)
+
+
+class Delivery:
+    """What becomes of one answer."""
+
+    def __init__(self, options: OutputOptions, console: Console, *, is_shaped: bool, is_raw_output: bool) -> None:
+        """Raises `SlmError` as `open_target` does, and USAGE for options that contradict each other."""
+        given = [flag for flag, is_on in _extracting(options).items() if is_on]
+        if len(given) > 1:
+            raise SlmError(f"{' and '.join(given)} cannot be combined.", exit_code=ExitCode.USAGE)
+        if given and is_shaped:
+            raise SlmError(
+                f"{given[0]} looks for a code block, and an answer of a given shape has none.", exit_code=ExitCode.USAGE
+            )
+        self.is_json = options.json
+        self._flag = next(iter(given), None)
+        self._console = console
+        self.is_raw_output = is_raw_output
+        self._target = open_target(options.output)
+
+    def keep_target(self) -> None:
+        """The seal is about to close: what is written behind it stays possible. Raises `SlmError` (STORAGE)."""
+        if self._target is not None:
+            self._target.keep()
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the answer goes to stdout as it comes."""
+        return not self.is_json and self._flag is None and self._target is None
+
+    def sanitizer(self) -> Sanitizer | None:
+        """The filter for the model's text."""
+        return None if self.is_raw_output else self._console.sanitizer()
+
+    def give(self, answer: Answer, record: Mapping[str, object], *, is_half_nothing: bool) -> None:
+        """An answer that was not streamed: to where it belongs. `record` is what `--json` says of it.
+
+        Of an interrupted answer the file never hears; `is_half_nothing`: nobody does.
+        Raises `SlmError`: UNSATISFIED when the code block is not there or cut, STORAGE.
+        """
+        assert answer.finish is not None
+        is_cut = answer.finish.reason is not FinishReason.STOP
+        is_interrupted = answer.finish.reason is FinishReason.INTERRUPTED
+        block, problem = self._block(answer.text, is_cut=is_cut) if self._flag else (None, None)
+        if self.is_json:
+            code = {"code": block and block.text, "language": block and block.language} if self._flag else {}
+            self._put(safe_json.encode({**record, **code}), is_whole=not is_interrupted)
+        elif block is not None:
+            self._put(block.text, is_whole=True)
+        elif problem is not None:
+            self._console.note(answer.text)
+        elif not (is_interrupted and is_half_nothing):
+            self._put(answer.text + ("" if answer.text.endswith("\n") else "\n"), is_whole=not is_interrupted)
+        if problem is not None and not is_interrupted:
+            raise problem
+
+    def _block(self, text: str, *, is_cut: bool) -> tuple[CodeBlock | None, SlmError | None]:
+        """The code block that was asked for, or why there is none."""
+        blocks = code_blocks(text)
+        if not blocks:
+            return None, _no_block("there is no fenced code block in the answer", "ask for one, or leave -x out")
+        block = blocks[0 if self._flag == "--extract" else -1]
+        if block.is_open and is_cut:
+            return None, _no_block("the code block was cut off before its end", "more room: -n N, or --ctx N")
+        return block, None
+
+    def _put(self, text: str, *, is_whole: bool) -> None:
+        target = self._target
+        if target is None:
+            self._write_here(text)
+            return
+        if not is_whole:
+            self._write_here(text)
+            self._console.note(f"{target.name} is as it was: the answer was interrupted.")
+            return
+        try:
+            target.write(text)
+        except OSError as error:
+            refused = _refused(error, target.path)
+            with suppress(OSError):  # the other way out is closed as well
+                self._write_here(text)
+                self._console.note("the answer is on standard output instead.")
+            raise refused from error
+        self._console.note(f"written to {target.name}.")
+
+    def _write_here(self, text: str) -> None:
+        """To stdout, which may be a terminal."""
+        if self.is_raw_output:
+            self._console.send(ControlSequences(text))
+        else:
+            self._console.write(text)
+
+
+def _extracting(options: OutputOptions) -> Mapping[str, bool]:
+    return {"--extract": options.extract, "--extract-last": options.extract_last}
+
+
+def _no_block(message: str, hint: str) -> SlmError:
+    return SlmError(f"{message}.", hint=hint, exit_code=ExitCode.UNSATISFIED)
+
+
+def _refused(error: OSError, path: Path) -> SlmError:
+    """The disk's refusal; the file is not one of slm's own, so that no variable moves it."""
+    refused = storage_error(error, path)
+    is_full = "full" in refused.message
+    hint = "make room and try again, or write elsewhere" if is_full else "write elsewhere: -o FILE"
+    return SlmError(refused.message, hint=hint, exit_code=refused.exit_code)

@@ -1,0 +1,1 @@
+"""`slm chat`: the conversation in the terminal."""

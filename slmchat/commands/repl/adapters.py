@@ -1,0 +1,41 @@
+"""`/lora` in the chat: list the adapters, add one, rescale it, switch it off.
+
+Knows: what is typed and told. Refuses to know: which file is an adapter for this model (catalog/lora.py).
+"""
+
+from collections.abc import Iterable
+
+from slmchat.commands.repl.app import Chat
+from slmchat.models import adapters
+from slmchat.terminal.completion import complete_path, split_words
+
+
+def command(chat: Chat, arguments: str) -> None:
+    """`/lora`, `/lora NAME[=SCALE]`, `/lora none`. Raises `SlmError`; then everything is as it was."""
+    talk = chat.talk
+    texts = split_words(arguments.strip())
+    if not texts:
+        for adapter in talk.adapters:
+            state = f"scale {adapter.scale:g}" if adapter.scale else "off"
+            chat.console.note(f"{adapter.path.name}: {state} ({adapter.path})")
+        chat.console.note(
+            "/lora NAME=SCALE rescales one, NAME=0 switches it off, /lora none removes them all."
+            if talk.adapters
+            else "No adapter counts; /lora PATH[=SCALE] lays one over the model."
+        )
+        return
+    talk.set_adapters(() if texts == ["none"] else talk.model.laid(texts, chat.settings, talk.adapters))
+    counting = [adapter for adapter in talk.adapters if adapter.scale]
+    chat.console.note(
+        f"From here on with {adapters.labels(counting)}." if counting else "No adapter counts from here on."
+    )
+
+
+def complete(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
+    """The adapters that are there, `none`, then files."""
+    for adapter in chat.talk.adapters:
+        if adapter.path.name.startswith(text):
+            yield f"{adapter.path.name}=", f"scale {adapter.scale:g}"
+    if chat.talk.adapters and "none".startswith(text):
+        yield "none", "remove all"
+    yield from complete_path(text)

@@ -1,0 +1,340 @@
+"""`slm chat`: a conversation in the terminal.
+
+The story: the prompt opens at once while the model loads behind it; each message goes to the model and its answer
+streams; slash commands do the rest (commands/repl/slash_commands.py). Ctrl-C stops an answer and keeps what came of it;
+an error leaves you in the chat with the conversation as it was and your message back in the line.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from slmchat.commands.repl import files
+from slmchat.commands.run import overflow_choice
+from slmchat.conversation import pictures
+from slmchat.conversation.archive import Archive
+from slmchat.conversation.attachments import Attachment
+from slmchat.conversation.messages import Conversation, Role
+from slmchat.conversation.recorder import ArchiveRecorder
+from slmchat.engine.api import FinishReason, Session
+from slmchat.errors import ExitCode, SlmError
+from slmchat.generation.chat_session import Overflow, Talk
+from slmchat.generation.prompt import read_text, system_text
+from slmchat.generation.response import Answer, View, describe
+from slmchat.models import adapters, backend, loader
+from slmchat.models.backend import Model, Place
+from slmchat.options import ChatOptions, GenerationOptions
+from slmchat.settings import Settings
+from slmchat.terminal.answer_view import ChatView
+from slmchat.terminal.console import Console
+from slmchat.terminal.line_editor import LineEditor
+from slmchat.terminal.slash_commands import CommandTable, message_of
+from slmchat.wording import counted
+
+
+def chat(
+    name: str | None,
+    options: GenerationOptions,
+    chat_options: ChatOptions,
+    settings: Settings,
+    console: Console,
+) -> ExitCode:
+    """Open a conversation and stay in it until Ctrl-D or /exit."""
+    if not console.is_interactive:
+        raise SlmError(
+            "slm chat needs a terminal to type in.",
+            hint='in a pipe: echo "text" | slm run "what to do with it"',
+            exit_code=ExitCode.USAGE,
+        )
+    if name and options.model and name != options.model:
+        raise SlmError(f"which model: '{name}' or '{options.model}'?", exit_code=ExitCode.USAGE)
+    options = loader.with_persona(replace(options, model=name or options.model), settings)
+    if options.model is None and options.endpoint is None and loader.is_first_run(settings):
+        from slmchat.commands.first_run import offer
+
+        options = replace(options, model=offer(settings, console))
+    exports = files.export_directory(chat_options.export_dir, settings)
+    place = backend.enter(options, settings, console, (exports,))
+    room = Chat(place, options, chat_options, settings, console, exports)
+    try:
+        room.loop()
+    finally:
+        room.close()
+    return ExitCode.DONE
+
+
+class Chat:
+    """What the loop and the commands share. Implements `Host` for its `Talk`."""
+
+    def __init__(
+        self,
+        place: Place,
+        options: GenerationOptions,
+        chat_options: ChatOptions,
+        settings: Settings,
+        console: Console,
+        exports: Path | None = None,
+    ) -> None:
+        """`place`: where the models are; `exports`: where `/export` writes, None: in slm's own directory for that.
+
+        Raises `SlmError` (interrupted) when a conversation may not leave for the place.
+        """
+        self.place = place
+        self.exports = exports or settings.paths.exports
+        self.console = console
+        self.settings = settings
+        self.options = options
+        self.is_plain = chat_options.plain or console.is_dumb or not console.has_color
+        self.shows_thinking = True
+        self.shows_doubt = False
+        self.shows_stats = console.is_verbose
+        self.is_private = settings.is_private
+        self.next_text = ""
+        self._told_problem: str | None = None
+        self._editing_mode = "vi" if chat_options.vi else "emacs"
+        self._overflow = overflow_choice(options) if options.on_overflow else None
+        self._is_leaving = False
+        self.archive = Archive(settings.paths.sessions)
+        self.recorder: ArchiveRecorder | None = None
+        if not self.is_private:
+            self.recorder = ArchiveRecorder(self.archive, console.warn)
+        conversation = self._first_conversation(chat_options)
+        # before the model: its loading would share the interpreter with the imports that the prompt waits for
+        self.editor = self._new_editor()
+        if not self.may_send(conversation):
+            raise SlmError("nothing of the conversation has been sent.", exit_code=ExitCode.INTERRUPTED)
+        model = self._model_of(conversation).with_projector(options.mmproj)
+        self.talk = Talk(model, conversation, options, settings, console, self)
+        self.talk.examples = loader.example_messages(loader.persona_of(options, settings))
+        for file in map(Path, options.files):
+            if pictures.is_picture(file.expanduser()):
+                self.talk.pictures.append(pictures.read(file.expanduser()))
+            else:
+                self.talk.attachments.append(Attachment(read_text(str(file)), file.name))
+        if self.talk.pictures:
+            self.talk.model.check_sees(settings)
+        self.talk.loading.when_done(self.editor.refresh)
+
+    # The loop
+
+    def loop(self) -> None:
+        """Read, dispatch, answer. Ctrl-C empties the line, Ctrl-D leaves."""
+        from slmchat.commands.repl.slash_commands import COMMANDS, greet
+
+        greet(self)
+        while not self._is_leaving:
+            text, self.next_text = self.next_text, ""
+            try:
+                line = self.editor.read(default=text)
+            except KeyboardInterrupt:
+                self.console.note("(Ctrl-D or /exit leaves)")
+                continue
+            except EOFError:
+                break
+            self._warn_of_history()
+            self._handle(line, COMMANDS)
+        if self.talk.loading.is_failed:
+            self.talk.loading.engine()  # raises what went wrong
+
+    def _warn_of_history(self) -> None:
+        """Once: the history of what is typed cannot be kept."""
+        problem = self.editor.history_problem
+        if problem and problem != self._told_problem:
+            self._told_problem = problem
+            self.console.warn(problem)
+
+    def _handle(self, line: str, table: "CommandTable[Chat]") -> None:
+        if not line.strip():
+            return
+        try:
+            parsed = table.parse(line)
+            if parsed is None:
+                self.send(message_of(line))
+            else:
+                command, arguments = parsed
+                command.run(self, arguments)
+        except SlmError as error:
+            if self.talk.loading.is_failed:
+                raise
+            self.console.error(error)
+        except KeyboardInterrupt:  # while the model is loading, or a second one while an answer stops
+            self.console.status("")
+            self.console.note("(cancelled)")
+
+    def send(self, text: str) -> None:
+        """A message to the model. When nothing comes of it, the text is back in the line."""
+        try:
+            answer = self.talk.say(text)
+        except (SlmError, KeyboardInterrupt):
+            self.next_text = text
+            raise
+        if answer is None:
+            self.next_text = text
+            self.console.note("(cancelled; your message is back in the line)")
+        self.told(answer)
+
+    def told(self, answer: Answer | None) -> None:
+        """Say how an answer ended, when the user should know; the chat rests until the next message."""
+        if answer is None or answer.finish is None:
+            return
+        reasons = {
+            FinishReason.LENGTH: "cut at the limit of tokens; /continue goes on",
+            FinishReason.CONTEXT: f"{self._window()} is full; /continue makes room",
+            FinishReason.INTERRUPTED: "stopped; /continue goes on",
+        }
+        if answer.finish.reason in reasons:
+            self.console.note(f"({reasons[answer.finish.reason]})")
+        elif not answer.text:
+            self.console.note("(the model said nothing)")
+        if self.shows_stats:
+            self.console.note(describe(answer.finish))
+        self.console.note("")
+        self.talk.keep(is_resting=True)
+
+    def _window(self) -> str:
+        return f"the context window of {self.talk.n_ctx:,} tokens" if self.talk.n_ctx else "the context window"
+
+    def leave(self) -> None:
+        self._is_leaving = True
+
+    def close(self) -> None:
+        """Write down what is left, free everything."""
+        self.talk.close()
+        if self.recorder is not None:
+            self.recorder.close()
+        else:
+            self.archive.close()
+
+    # Conversations and models
+
+    def _first_conversation(self, asked: ChatOptions) -> Conversation:
+        if asked.session:
+            return self.resumed(self.archive.find(asked.session).id)
+        if asked.goes_on:
+            latest = self.archive.latest()
+            if latest is None:
+                raise SlmError("there is no saved conversation to go on with.", exit_code=ExitCode.USAGE)
+            return self.resumed(latest.id)
+        return Conversation(system_text(self.options.system), self.recorder)
+
+    def resumed(self, id: str) -> Conversation:
+        """A saved conversation, recorded from now on unless this chat is private."""
+        conversation = self.archive.load(id) if self.recorder is None else self.recorder.resume(id)
+        given = system_text(self.options.system)
+        if given is not None:
+            conversation.system = given
+        return conversation
+
+    def may_send(self, conversation: Conversation) -> bool:
+        """Whether this conversation may leave for where the models are: the user is asked if it is not here."""
+        if self.place.host is None or not conversation.roots:
+            return True
+        messages = counted(len(conversation.as_messages()), "message")
+        question = f"To go on at {self.place.host}, {messages} of this conversation would {self.place.what_happens}."
+        return self.editor.ask(question, [("y", "send them"), ("n", "keep them here")]) == "y"
+
+    def _model_of(self, conversation: Conversation) -> Model:
+        """The model asked for, else the one that answered last in this conversation if it can answer here."""
+        if not self.options.model:
+            answered = conversation.last(Role.ASSISTANT)
+            if answered is not None and answered.message.model:
+                try:
+                    return self.place.find_again(answered.message.model, self.settings, self.console)
+                except SlmError as error:
+                    self.console.warn(error.message)
+        return self.place.find(self.options.model, self.settings, self.console)
+
+    def go_private(self) -> None:
+        """From now on nothing is written: no recorder, the history in memory, no core dump."""
+        from slmchat.privacy import dumps
+
+        dumps.switch_off()
+        self.is_private = True
+        if self.recorder is not None:
+            self.recorder.flush()
+        self.recorder = self.talk.conversation.recorder = None
+        self.talk.go_private()
+        self.settings = self.talk.settings
+        self.talk.loading.go_private()
+        self.editor = self._new_editor()
+
+    def _new_editor(self) -> LineEditor:
+        from slmchat.commands.repl.slash_commands import COMMANDS
+
+        return LineEditor(
+            history_file=None if self.is_private else self.settings.paths.input_history,
+            table=COMMANDS,
+            state=self,
+            toolbar=self.toolbar,
+            is_over=lambda: self.talk.loading.is_failed,
+            editing_mode=self._editing_mode,
+        )
+
+    # The host of the talk
+
+    def view(self) -> View:
+        return ChatView(
+            self.console,
+            is_plain=self.is_plain,
+            shows_thinking=self.shows_thinking,
+            status=self.toolbar,
+            shows_doubt=self.shows_doubt,
+            is_raw=self.talk.options.raw_output,
+        )
+
+    @contextmanager
+    def _quiet(self, session: Session) -> Iterator[None]:
+        with loader.cancelled_by_ctrl_c(session), self.editor.echo_off():
+            yield
+
+    def cancellable(self, session: Session) -> AbstractContextManager[None]:
+        return self._quiet(session)
+
+    def is_saved(self, id: str) -> bool:
+        return self.recorder is not None and self.archive.has(id)
+
+    def on_overflow(self, overflow: Overflow) -> str:
+        numbers = (
+            f"The conversation with this message is {self.talk.about}{overflow.n_prompt:,} tokens; "
+            f"the context window holds {overflow.n_ctx:,}."
+        )
+        if self._overflow == "trim":
+            self.console.note(numbers)
+            return "drop"
+        if self._overflow == "fail":
+            raise SlmError(numbers, hint="/clear starts afresh; /set ctx N makes it larger", exit_code=ExitCode.CONTEXT)
+        choices = [
+            ("d", "drop the oldest exchanges (the model forgets them, you keep them)"),
+            ("s", "summarise them with the model, and let the summary stand for them"),
+            ("f", "start a fresh conversation with this message"),
+            ("c", "cancel"),
+        ]
+        answer = self.editor.ask(numbers, choices)
+        return {"d": "drop", "s": "summarise", "f": "fresh"}.get(answer or "c", "cancel")
+
+    def toolbar(self) -> str:
+        """The line below the prompt: model, window, what is attached, whether anything is written."""
+        talk = self.talk
+        state = [talk.label]
+        if talk.loading.is_failed:
+            state.append("could not be loaded")
+        elif not talk.loading.is_done:
+            state.append("loading …")
+        used = f"{'about ' if talk.last and talk.last.usage.is_estimate else ''}{talk.tokens_used:,}"
+        if talk.n_ctx:
+            share = 100 * talk.tokens_used // talk.n_ctx
+            state.append(f"{used} of {talk.n_ctx:,} tokens ({share} %)")
+        elif talk.tokens_used:
+            state.append(f"{used} tokens")
+        if any(adapter.scale for adapter in talk.adapters):
+            state.append(f"lora {adapters.labels(adapter for adapter in talk.adapters if adapter.scale)}")
+        if talk.attachments:
+            state.append(f"{counted(len(talk.attachments), 'file')} attached")
+        if talk.pictures:
+            state.append(f"{counted(len(talk.pictures), 'picture')} attached")
+        if self.is_private:
+            state.append("private: nothing is written")
+        elif self.recorder is not None and self.recorder.error:
+            state.append("NOT SAVED")
+        return " · ".join(state)

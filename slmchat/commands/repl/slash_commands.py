@@ -1,0 +1,552 @@
+"""The slash commands of the chat: one table, each with its help, its completion and its function.
+
+Knows: what each command does to the chat. Refuses to know: keys and the loop (chat.py), how lines are parsed
+(terminal/slash_commands.py).
+"""
+
+import base64
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from slmchat import personas, ranges
+from slmchat.catalog.library import Library
+from slmchat.commands.repl import adapters, files
+from slmchat.commands.repl.app import Chat
+from slmchat.conversation.messages import Conversation, Node, Role, title_of
+from slmchat.errors import ExitCode, SlmError
+from slmchat.generation.response import describe
+from slmchat.models import loader, vision
+from slmchat.models.backend import REMOTE_MARK
+from slmchat.ranges import Range
+from slmchat.terminal.doubt import LEGEND
+from slmchat.terminal.line_editor import KEYS, complete_path
+from slmchat.terminal.screen import ControlSequences
+from slmchat.terminal.slash_commands import CommandTable, SlashCommand, as_typed, message_of
+from slmchat.wording import counted
+
+# A terminal need not take more through OSC 52 (xterm's limit is about 100,000 bytes of base64).
+_MOST_COPIED = 74_000
+_SHOWN_SESSIONS = 15
+
+
+def _usage(message: str, hint: str | None = None) -> SlmError:
+    return SlmError(message, hint=hint, exit_code=ExitCode.USAGE)
+
+
+# The chat itself
+
+
+def greet(chat: Chat) -> None:
+    """The first lines: which model, how to get help, and where a resumed conversation stopped."""
+    talk = chat.talk
+    chat.console.note(f"{talk.model.title or talk.label}. /help lists the commands, Ctrl-D leaves.")
+    if chat.is_private:
+        chat.console.note("Private: no session, no history, nothing of this chat is written to the disk.")
+    if talk.conversation.path():
+        _show_where_we_are(chat)
+
+
+def _help(chat: Chat, _arguments: str) -> None:
+    for line in COMMANDS.help_lines():
+        chat.console.note(line)
+    width = max(len(keys) for keys, _ in KEYS)
+    for keys, what in KEYS:
+        chat.console.note(f"{keys:<{width}}  {what}")
+    chat.console.note("A message that begins with a slash: //…")
+
+
+def _exit(chat: Chat, _arguments: str) -> None:
+    chat.leave()
+
+
+def _clear(chat: Chat, _arguments: str) -> None:
+    old = chat.talk.conversation
+    chat.talk.conversation = Conversation(old.system, chat.recorder)
+    chat.talk.last = None
+    kept = "" if chat.is_private or not old.roots else f" The old one is saved: /sessions {old.id[:8]}"
+    chat.console.note(f"A new conversation; the system message stays.{kept}")
+
+
+def _private(chat: Chat, _arguments: str) -> None:
+    if chat.is_private:
+        chat.console.note("This chat is private already.")
+        return
+    was_saved = bool(chat.talk.conversation.roots)
+    chat.go_private()
+    chat.console.note("Private from now on: nothing more of this chat is written to the disk.")
+    if was_saved:
+        chat.console.note(f"What was said before is saved; slm sessions rm {chat.talk.conversation.id[:8]} removes it.")
+
+
+# The tree
+
+
+def _retry(chat: Chat, _arguments: str) -> None:
+    conversation = chat.talk.conversation
+    before = conversation.current
+    question = conversation.last(Role.USER)
+    if question is None:
+        raise _usage("there is no question to answer again.")
+    conversation.go_to(question)
+    answer = None
+    try:
+        answer = chat.talk.answer()
+    finally:
+        if answer is None and conversation.current is question and before is not question:
+            conversation.go_to(before)
+    chat.told(answer)
+    node = chat.talk.conversation.current
+    if answer is not None and node is not None:
+        others = chat.talk.conversation.alternatives(node)
+        chat.console.note(f"(answer {others.index(node) + 1} of {len(others)}; /branch shows the others)")
+
+
+def _undo(chat: Chat, _arguments: str) -> None:
+    question = chat.talk.conversation.undo()
+    if question is None:
+        raise _usage("there is nothing to undo.")
+    chat.console.note(f"Undone: {title_of(question.text)} (it is kept; /branch goes back to it)")
+
+
+def _edit(chat: Chat, _arguments: str) -> None:
+    conversation = chat.talk.conversation
+    question = conversation.last(Role.USER)
+    if question is None:
+        raise _usage("there is no question to edit.")
+    try:
+        text = message_of(chat.editor.read(default=as_typed(question.message.text), prompt="edit> "))
+    except (KeyboardInterrupt, EOFError):
+        chat.console.note("(not changed)")
+        return
+    if not text.strip():
+        return
+    before = conversation.current
+    conversation.go_to(question.parent)
+    attachments, chat.talk.attachments = chat.talk.attachments, []
+    attached, chat.talk.pictures = chat.talk.pictures, list(question.message.pictures)
+    try:
+        chat.send(text)
+    finally:
+        chat.talk.attachments, chat.talk.pictures = attachments, attached
+        if chat.talk.conversation is conversation and conversation.current is question.parent:
+            conversation.go_to(before)
+
+
+def _continue(chat: Chat, _arguments: str) -> None:
+    node = chat.talk.conversation.current
+    if node is not None and node.message.role is Role.ASSISTANT and not node.message.is_cut:
+        chat.console.note("(the model had ended this answer by itself)")
+    chat.told(chat.talk.go_on())
+
+
+def _branch(chat: Chat, arguments: str) -> None:
+    conversation = chat.talk.conversation
+    tips = [node for node in conversation.nodes() if not node.children]
+    if not tips:
+        raise _usage("there is nothing to branch from yet.")
+    if not arguments:
+        here = conversation.current
+        for number, tip in enumerate(tips, start=1):
+            mark = "*" if tip is here or here in _line_to(tip) else " "
+            chat.console.note(f"{mark} {number}  {_described(tip)}")
+        chat.console.note("/branch N goes there; what you say after /undo or /edit begins a branch of its own.")
+        return
+    if not arguments.isdecimal() or not 1 <= int(arguments) <= len(tips):
+        raise _usage(f"there is no branch {arguments}; there are {len(tips)}.", "/branch lists them")
+    conversation.go_to(tips[int(arguments) - 1])
+    _show_where_we_are(chat)
+
+
+def _line_to(node: Node) -> list[Node]:
+    line: list[Node] = []
+    at: Node | None = node
+    while at is not None:
+        line.append(at)
+        at = at.parent
+    return line
+
+
+def _described(tip: Node) -> str:
+    line = _line_to(tip)
+    question = next((node for node in line if node.message.role is Role.USER), tip)
+    return f"{len(line)} messages, last: {title_of(question.message.text)} → {title_of(tip.message.text)}"
+
+
+def _show_where_we_are(chat: Chat) -> None:
+    """The last exchange, so that a resumed or changed conversation is in sight."""
+    conversation = chat.talk.conversation
+    path = conversation.path()
+    if conversation.title:
+        chat.console.note(f"{conversation.title} ({counted(len(path), 'message')})")
+    visible = conversation.visible()
+    if len(visible) < len(path):
+        chat.console.note(f"(the model no longer sees the first {counted(len(path) - len(visible), 'message')})")
+    for node in path[-2:]:
+        if node.message.role is Role.USER:
+            for picture in node.message.pictures:
+                chat.console.note(f"[{picture.describe()}]")
+            chat.console.note(f"> {node.message.text}")
+        else:
+            view = chat.view()
+            view.answer(node.message.text)
+            view.close()
+            if node.message.is_cut:
+                chat.console.note("(cut; /continue goes on)")
+    if path and path[-1].message.role is Role.USER:
+        chat.console.note("(this question has no answer yet; /retry asks it again)")
+
+
+# Sessions
+
+
+def _sessions(chat: Chat, arguments: str) -> None:
+    if not arguments:
+        for item in chat.archive.list(_SHOWN_SESSIONS):
+            mark = "*" if item.id == chat.talk.conversation.id else " "
+            chat.console.note(f"{mark} {item.short_id}  {item.title}  ({counted(item.message_count, 'message')})")
+        chat.console.note("/sessions ID-or-title goes there.")
+        return
+    found = chat.resumed(chat.archive.find(arguments).id)
+    if not chat.may_send(found):
+        chat.console.note("(nothing of it has been sent)")
+        return
+    chat.talk.conversation = found
+    chat.talk.last = None
+    _show_where_we_are(chat)
+
+
+def _complete_session(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
+    for item in chat.archive.list(200):
+        if item.title.casefold().startswith(text.casefold()) or item.id.startswith(text):
+            yield item.title, f"{item.short_id}, {item.message_count} messages"
+
+
+def _title(chat: Chat, arguments: str) -> None:
+    if not arguments:
+        chat.console.note(chat.talk.conversation.title or "No title yet: the first message gives it.")
+        return
+    chat.talk.conversation.title = arguments
+    chat.talk.conversation.changed()
+    chat.console.note(f"The title is now: {arguments}")
+
+
+def _search(chat: Chat, arguments: str) -> None:
+    if not arguments:
+        raise _usage("what shall be searched for?", "/search WORDS")
+    hits = chat.archive.search(arguments, may_write=not chat.is_private)
+    for hit in hits[:_SHOWN_SESSIONS]:
+        chat.console.note(files.hit_line(hit))
+    chat.console.note(f"{len(hits)} found." if hits else "Nothing found.")
+
+
+def _export(chat: Chat, arguments: str) -> None:
+    if not chat.talk.conversation.roots:
+        raise _usage("there is nothing to export yet.")
+    file = files.export(chat.talk.conversation, arguments, chat.exports)
+    chat.console.note(f"Written to {file}")
+
+
+# Model and settings
+
+
+def _model(chat: Chat, arguments: str) -> None:
+    talk = chat.talk
+    if not arguments:
+        chat.console.note(f"{talk.model.key}: {talk.model.title}")
+        return
+    if arguments.startswith(REMOTE_MARK):
+        raise _other_place(chat)
+    model = chat.place.find(arguments, chat.settings, chat.console)
+    model.check()
+    had_adapters = bool(talk.adapters)
+    talk.switch_model(model)
+    talk.loading.when_done(chat.editor.refresh)
+    chat.console.note(f"From here on {talk.label} answers; the conversation goes on.")
+    if had_adapters and not talk.adapters:
+        chat.console.note("The adapters belonged to the model before; /lora lays others over this one.")
+
+
+def _other_place(chat: Chat) -> SlmError:
+    """A chat cannot move: what is sealed stays sealed."""
+    id = chat.talk.conversation.id[:8]
+    number = len(chat.talk.conversation.visible())
+    again = "slm chat" if chat.is_private or not number else f"slm chat --session {id}"
+    where = "at its endpoint" if chat.place.host else "sealed on this device"
+    return _usage(
+        f"this chat stays {where}: what keeps it there cannot be taken off again.",
+        f"leave, and: {again} --endpoint URL|NAME -m MODEL (it asks before the {number} messages leave this device)",
+    )
+
+
+def _complete_model(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
+    if chat.place.host is not None:
+        return
+    for item in Library(chat.settings.paths).all():
+        if item.key.startswith(text) and item.answers:
+            yield item.key, item.title or ""
+
+
+def _system(chat: Chat, arguments: str) -> None:
+    conversation = chat.talk.conversation
+    if not arguments:
+        chat.console.note(conversation.system or "There is no system message; /system TEXT sets one.")
+        return
+    conversation.system = None if arguments == '""' else arguments
+    conversation.changed()
+    chat.console.note("The system message is set." if conversation.system else "The system message is removed.")
+
+
+_SAMPLER: Mapping[str, Range] = {**ranges.SAMPLER, "seed": ranges.SEED}
+_RANGES: Mapping[str, Range] = {
+    **_SAMPLER,
+    "ctx": ranges.CTX,
+    "threads": ranges.THREADS,
+    "max_tokens": ranges.MAX_TOKENS,
+}
+
+
+def _set(chat: Chat, arguments: str) -> None:
+    talk = chat.talk
+    if not arguments:
+        for name in _SAMPLER:
+            value = getattr(talk.sampler, name)
+            chat.console.note(f"{name:15} {'a new one each time' if value is None else value}")
+        if chat.place.host is None:
+            chat.console.note(f"{'ctx':15} {talk.n_ctx or talk.asked_ctx or 'chosen when the model is loaded'}")
+            chat.console.note(f"{'threads':15} {talk.threads or 'as many as there are free cores'}")
+        chat.console.note(f"{'max_tokens':15} {talk.limits.max_tokens or 'no limit'}")
+        return
+    name, _, text = arguments.partition(" ")
+    if name in ("ctx", "threads") and chat.place.host is not None:
+        raise _usage(f"{name} is decided at {chat.place.host}, not here.")
+    if name not in _RANGES:
+        raise _usage(f"there is no setting '{name}'.", f"/set KEY VALUE with one of {', '.join(_RANGES)}")
+    value = _number(name, text.strip())
+    if name in _SAMPLER:
+        talk.sampler_changes[name] = value
+    elif name == "max_tokens":
+        talk.set_max_tokens(int(value))
+    else:
+        setattr(talk, "asked_ctx" if name == "ctx" else "threads", int(value))
+        talk.reopen()
+    chat.console.note(f"{name} is now {value:g}.")
+
+
+def _number(name: str, text: str) -> float:
+    allowed = _RANGES[name]
+    try:
+        value = float(text)
+    except ValueError:
+        raise _usage(f"{name} must be a number, not '{text}'.", f"/set {name} VALUE") from None
+    number = int(value) if allowed.is_whole and value.is_integer() else value
+    if not allowed.holds(number):
+        raise _usage(f"{name} must be {allowed}.")
+    return number
+
+
+def _complete_setting(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
+    return ((f"{name} ", str(allowed)) for name, allowed in _RANGES.items() if name.startswith(text))
+
+
+def _persona(chat: Chat, arguments: str) -> None:
+    known = loader.personas(chat.settings)
+    if not arguments:
+        for name, persona in known.items():
+            chat.console.note(f"{name:14} {persona.description}")
+        return
+    persona = personas.find(arguments, known)
+    talk = chat.talk
+    talk.conversation.system = persona.system
+    talk.conversation.changed()
+    talk.sampler_changes = dict(persona.sampler)
+    talk.examples = loader.example_messages(persona)
+    if persona.max_tokens:
+        talk.set_max_tokens(persona.max_tokens)
+    if persona.model and chat.place.host is None and not talk.model.is_called(persona.model):
+        _model(chat, persona.model)
+    chat.console.note(f"From here on: {persona.name}, {persona.description}")
+
+
+def _complete_persona(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
+    return ((name, it.description) for name, it in loader.personas(chat.settings).items() if name.startswith(text))
+
+
+def _think(chat: Chat, _arguments: str) -> None:
+    chat.shows_thinking = not chat.shows_thinking
+    chat.console.note("Thinking is shown." if chat.shows_thinking else "Thinking is folded.")
+
+
+def _confidence(chat: Chat, _arguments: str) -> None:
+    if not chat.shows_doubt and (chat.console.is_dumb or not chat.console.is_stdout_tty):
+        raise _usage("this terminal cannot underline", "slm run --json --logprobs has the numbers")
+    chat.shows_doubt = not chat.shows_doubt
+    chat.talk.limits = replace(chat.talk.limits, n_alternatives=0 if chat.shows_doubt else None)
+    if chat.shows_doubt:
+        chat.console.note("The next answers show where the model was unsure, as plain text without Markdown.")
+        chat.console.send(LEGEND)
+    else:
+        chat.console.note("Answers are shown as usual.")
+
+
+# What goes in and out
+
+
+def _file(chat: Chat, arguments: str) -> None:
+    if not arguments:
+        for item in chat.talk.attachments:
+            tokens = chat.talk.count_text(item.text)
+            chat.console.note(f"{item.name}: {chat.talk.about}{tokens:,} tokens, with the next message")
+        if not chat.talk.attachments:
+            raise _usage("which file?", "/file PATH… (globs too); with the next message it goes to the model")
+        return
+    if arguments == '""':
+        chat.talk.attachments = []
+        chat.console.note("Nothing is attached any more.")
+        return
+    read = files.read_all(arguments)
+    counted = [(item, chat.talk.count_text(item.text)) for item in read]
+    for item, tokens in counted:
+        chat.console.note(f"{item.name}: {len(item.text):,} characters, {chat.talk.about}{tokens:,} tokens")
+    total = sum(tokens for _, tokens in counted)
+    free = chat.talk.n_ctx - chat.talk.tokens_used
+    chat.talk.attachments += read
+    told = f"{chat.talk.about}{total:,} tokens go along with your next message"
+    if not chat.talk.n_ctx:
+        chat.console.note(f"{told}.")
+        return
+    chat.console.note(
+        f"{told} ({free:,} of {chat.talk.n_ctx:,} are free"
+        + ('; that will not fit). /file "" detaches them.' if total > free else ").")
+    )
+
+
+def _image(chat: Chat, arguments: str) -> None:
+    talk = chat.talk
+    if not arguments:
+        for picture in talk.pictures:
+            chat.console.note(f"{picture.describe()}, {talk.cost_of(picture):,} tokens, with the next message")
+        if not talk.pictures:
+            raise _usage("which picture?", "/image PATH… (globs too); with the next message the model sees it")
+        return
+    if arguments == '""':
+        talk.pictures = []
+        chat.console.note("No picture is attached any more.")
+        return
+    talk.model.check_sees(chat.settings)
+    counted = [(picture, talk.cost_of(picture)) for picture in files.read_pictures(arguments)]
+    for picture, tokens in counted:
+        if not chat.is_plain:
+            vision.draw(picture, chat.console)
+        chat.console.note(f"{picture.describe()}, {tokens:,} tokens")
+    talk.pictures += [picture for picture, _ in counted]
+    total = sum(tokens for _, tokens in counted)
+    free = talk.n_ctx - talk.tokens_used
+    chat.console.note(
+        f"{total:,} tokens go along with your next message ({free:,} of {talk.n_ctx:,} are free"
+        + ('; that will not fit). /image "" detaches them.' if total > free else ").")
+    )
+
+
+def _complete_file(_chat: Chat, text: str) -> Iterable[tuple[str, str]]:
+    return complete_path(text)
+
+
+def _complete_export(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
+    return complete_path(text, chat.exports)
+
+
+def _copy(chat: Chat, _arguments: str) -> None:
+    """OSC 52: the terminal itself puts the text on the clipboard; the seal refuses the sockets of X11 and Wayland."""
+    node = chat.talk.conversation.last(Role.ASSISTANT)
+    if node is None:
+        raise _usage("there is no answer to copy yet.")
+    data = node.message.text.encode()
+    if len(data) > _MOST_COPIED:
+        raise _usage(f"the answer is too long for the terminal's clipboard ({len(data):,} bytes).", "/export FILE")
+    chat.console.send(ControlSequences(f"\x1b]52;c;{base64.b64encode(data).decode()}\x07"))
+    chat.console.note("The last answer is handed to the terminal's clipboard (terminals may have that switched off).")
+
+
+def _editor(chat: Chat, arguments: str) -> None:
+    text = chat.editor.edit_text(arguments)
+    if text and text.strip():
+        chat.next_text = text
+
+
+def _stats(chat: Chat, _arguments: str) -> None:
+    if chat.talk.last is None:
+        chat.console.note("Nothing was generated yet.")
+    else:
+        chat.console.note(describe(chat.talk.last))
+
+
+def _context(chat: Chat, _arguments: str) -> None:
+    talk = chat.talk
+    n_ctx = talk.ready().n_ctx
+    messages = talk.messages()
+    counted = [talk.count_text(message.text) + sum(map(talk.cost_of, message.pictures)) for message in messages]
+    for message, tokens in zip(messages, counted, strict=True):
+        chat.console.note(f"{tokens:7,}  {message.role:9}  {title_of(message.text)}")
+    total = talk.count(messages)
+    chat.console.note(f"{total - sum(counted):7,}  the chat template's own marks")
+    share = f"of {n_ctx:,} tokens ({100 * total // n_ctx} %)" if n_ctx else "tokens; the size of the window is not told"
+    guessed = ". All of these are guesses: the tokens are counted over there" if talk.about else ""
+    chat.console.note(f"{total:7,}  {share}{guessed}")
+    hidden = len(talk.conversation.path()) - len(talk.conversation.visible())
+    if hidden:
+        chat.console.note(f"The model no longer sees the first {hidden} messages of this conversation.")
+
+
+def _prompt(chat: Chat, _arguments: str) -> None:
+    messages = chat.talk.messages()
+    if not messages:
+        raise _usage("there is no prompt yet.")
+    prompt = chat.talk.prompt(messages)
+    if not chat.talk.has_own_layout or not prompt.turns:
+        images = (
+            f"[picture, {part.image.width} × {part.image.height}]" if part.image else part.text for part in prompt.parts
+        )
+        chat.console.note("".join(images))
+        return
+    for turn in prompt.turns:
+        chat.console.note(f"[{turn.role}]\n{turn.text}")
+    chat.console.note(f"(how {chat.place.host} lays this out for the model is not known here)")
+
+
+COMMANDS: CommandTable[Chat] = CommandTable(
+    (
+        SlashCommand("help", "", "show the commands", _help),
+        SlashCommand("exit", "", "leave (also Ctrl-D)", _exit),
+        SlashCommand("retry", "", "another answer to the last question; the old one is kept", _retry),
+        SlashCommand("undo", "", "take the last exchange back", _undo),
+        SlashCommand("edit", "", "change the last question and ask it again", _edit),
+        SlashCommand("continue", "", "let a cut answer go on", _continue),
+        SlashCommand("branch", "[N]", "list the branches of the conversation, or go to one", _branch),
+        SlashCommand("clear", "", "start a new conversation", _clear),
+        SlashCommand("file", "PATH…", 'attach text files to the next message; "" detaches', _file, _complete_file),
+        SlashCommand("image", "PATH…", 'show pictures with the next message; "" detaches', _image, _complete_file),
+        SlashCommand("editor", "[TEXT]", "write the next message in $EDITOR", _editor),
+        SlashCommand("model", "[NAME]", "let another model go on", _model, _complete_model),
+        SlashCommand(
+            "lora",
+            "[PATH=SCALE]",
+            'list adapters, add or rescale one; "none" removes them',
+            adapters.command,
+            adapters.complete,
+        ),
+        SlashCommand("system", "[TEXT]", 'show or set the system message; "" removes it', _system),
+        SlashCommand("persona", "[NAME]", "list personas, or take one on", _persona, _complete_persona),
+        SlashCommand("set", "[KEY VALUE]", "sampler, ctx, threads, max_tokens", _set, _complete_setting),
+        SlashCommand("think", "", "fold or show the thinking of reasoning models", _think),
+        SlashCommand("confidence", "", "underline where the model is unsure, or stop that", _confidence),
+        SlashCommand("context", "", "what fills the window, message by message", _context),
+        SlashCommand("prompt", "", "the exact prompt as the model sees it", _prompt),
+        SlashCommand("stats", "", "speed and tokens of the last answer", _stats),
+        SlashCommand("copy", "", "the last answer to the clipboard", _copy),
+        SlashCommand("sessions", "[ID|TITLE]", "list saved conversations, or go to one", _sessions, _complete_session),
+        SlashCommand("title", "[TEXT]", "show or set the title", _title),
+        SlashCommand("search", "WORDS", "search all saved conversations", _search),
+        SlashCommand("export", "[FILE]", "write this conversation to a file (.md or .json)", _export, _complete_export),
+        SlashCommand("private", "", "write nothing from now on", _private),
+    )
+)

@@ -1,0 +1,1 @@
+"""Use cases: ask a model."""

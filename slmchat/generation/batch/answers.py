@@ -1,0 +1,156 @@
+"""What is asked of the model for each row of a batch, and what of its completion goes into the record.
+
+Knows: records of completions. Refuses to know: rows, order, files. Another kind of answer is another `Answers`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from slmchat.conversation.thinking import opens_thinking
+from slmchat.engine.api import Chunk, Done, Job, Limits, Pool, Prompt
+from slmchat.engine.sampler import SamplerSettings
+from slmchat.errors import ExitCode, SlmError
+from slmchat.generation import response, structured
+from slmchat.generation.classify import Choosing, prior_of
+from slmchat.generation.structured import Shape
+from slmchat.terminal.sanitize import Sanitizer
+
+
+class Unsuitable(Exception):
+    """A completion came, and it is not what was asked for. `fields` stand in the record all the same."""
+
+    def __init__(self, error: SlmError, fields: dict[str, Any]) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.fields = fields
+
+
+class Answers(Protocol):
+    """How the rows of a batch are answered."""
+
+    @property
+    def nothing(self) -> dict[str, Any]:
+        """The fields of a record where there is no answer."""
+        ...
+
+    def job(self, number: int, prompt: Prompt) -> Job:
+        """What the engine is asked for row `number`."""
+        ...
+
+    def record(self, done: Done, prompt: Prompt) -> dict[str, Any] | Job:
+        """The fields of a record for a job that the engine has done, or the job with which the row is asked again.
+
+        Raises `Unsuitable` when the row failed: its fields then stand beside the error.
+        """
+        ...
+
+
+class Completions:
+    """Free text, as `slm run` answers."""
+
+    def __init__(self, sampler: SamplerSettings, limits: Limits, *, is_raw: bool, is_sanitized: bool) -> None:
+        """`is_raw`: without a chat template, so that white space and thoughts are text like any other."""
+        self._sampler = sampler
+        self._limits = limits
+        self._is_raw = is_raw
+        self._is_sanitized = is_sanitized
+
+    @property
+    def nothing(self) -> dict[str, Any]:
+        """No completion."""
+        return {"completion": None, "finish_reason": None, "usage": None}
+
+    def job(self, number: int, prompt: Prompt) -> Job:
+        """The row's own completion; with `--seed` every row has the same seed."""
+        return Job(number, prompt, self._sampler, self._limits)
+
+    def record(self, done: Done, prompt: Prompt) -> dict[str, Any]:
+        """Completion, finish reason, usage and seed; the thinking of a reasoning model where there was one."""
+        if done.error is not None:
+            raise Unsuitable(done.error, {})
+        assert done.finish is not None
+        answer = response.follow(
+            (Chunk(done.thinking, (), is_thinking=True), Chunk(done.text, ()), done.finish),
+            response.Unseen(),
+            sanitizer=Sanitizer(show_invisible=False) if self._is_sanitized else None,
+            keeps_space=self._is_raw,
+            is_thinking=not self._is_raw and opens_thinking(prompt.parts[-1].text),
+        )
+        return {
+            "completion": answer.text,
+            **({"thinking": answer.thinking} if answer.thinking else {}),
+            "finish_reason": done.finish.reason.value,
+            "usage": response.usage_fields(done.finish.usage),
+            **({} if self._limits.n_alternatives is None else {"logprobs": response.chance_fields(done.chances)}),
+            "seed": done.finish.seed,
+        }
+
+
+class ShapedCompletions:
+    """Completions of a given shape, checked; one that is cut off or not right is asked for once more."""
+
+    def __init__(self, shape: Shape, sampler: SamplerSettings, limits: Limits, *, is_sanitized: bool) -> None:
+        self._shape = shape
+        self._sampler = sampler
+        self._limits = shape.limits(limits)
+        self._completions = Completions(sampler, self._limits, is_raw=True, is_sanitized=is_sanitized)
+        self._first: dict[int, Job] = {}  # first attempts that are under way
+
+    @property
+    def nothing(self) -> dict[str, Any]:
+        """No completion, no value."""
+        return {"completion": None, "value": None} | self._completions.nothing
+
+    def job(self, number: int, prompt: Prompt) -> Job:
+        """The first attempt. Its seed is settled here, because the second one takes the next."""
+        job = self._first[number] = Job(number, prompt, self._sampler.with_seed(), self._limits)
+        return job
+
+    def record(self, done: Done, prompt: Prompt) -> dict[str, Any] | Job:
+        """As for free text, with the `value`; the second attempt when the first was not right."""
+        first = self._first.pop(done.id, None)
+        fields: dict[str, Any] = {}
+        try:
+            if done.error is not None:
+                raise done.error
+            fields = self._completions.record(done, prompt)
+            value = self._shape.value(fields["completion"], fields["finish_reason"])
+            return {"completion": None, "value": value} | fields
+        except SlmError as error:
+            if first is None or error.exit_code is not ExitCode.UNSATISFIED:
+                raise Unsuitable(error, fields) from error
+        return Job(done.id, prompt, *structured.second_attempt(first.sampler, first.limits))
+
+
+class ChosenTexts:
+    """One of some choices, with the probability of each."""
+
+    def __init__(self, choosing: Choosing) -> None:
+        self._choosing = choosing
+        self._prior: tuple[float, ...] | None = None
+
+    def calibrate(self, pool: Pool, empty: Sequence[Prompt]) -> None:
+        """Find out what the model prefers without any input, before the first row. Raises `SlmError` as a pool does."""
+        self._prior = prior_of(self._choosing, pool, empty)
+
+    @property
+    def nothing(self) -> dict[str, Any]:
+        """No choice."""
+        return {"completion": None, "probabilities": None, "finish_reason": None, "usage": None}
+
+    def job(self, number: int, prompt: Prompt) -> Job:
+        """The scores of all choices; nothing is sampled."""
+        return Job(number, prompt, choices=self._choosing.choices(prompt))
+
+    def record(self, done: Done, prompt: Prompt) -> dict[str, Any]:
+        """The choice and all probabilities."""
+        if done.error is not None:
+            raise Unsuitable(done.error, {})
+        assert done.finish is not None
+        verdict = self._choosing.verdict(done.scores, self._prior)
+        return {
+            "completion": verdict.choice,
+            "probabilities": verdict.probabilities,
+            "finish_reason": done.finish.reason.value,
+            "usage": response.usage_fields(done.finish.usage),
+        }

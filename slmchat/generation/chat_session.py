@@ -1,0 +1,446 @@
+"""A conversation with a model: what is said, by which model, in which window.
+
+Knows: loading behind the prompt, one exchange from question to answer, what happens when the window is full, another
+model or another session for the same chat. Refuses to know: keys, commands and the loop (chat.py,
+commands/repl/slash_commands.py); what must be shown or asked goes through a `Host`.
+
+Nothing said is lost: a question is in the tree (and so in the archive) before the model sees it, the answer grows there
+as it comes, and an error or Ctrl-C leaves everything in place.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from slmchat.conversation import window
+from slmchat.conversation.attachments import Attachment, compose
+from slmchat.conversation.messages import Conversation, Message, Node, Role, title_of
+from slmchat.conversation.pictures import Picture
+from slmchat.conversation.template import Layout, layout_of, raw_prompt
+from slmchat.conversation.thinking import opens_thinking
+from slmchat.engine.api import Adapter, Engine, Event, Finish, FinishReason, Limits, Prompt, Session
+from slmchat.engine.sampler import SamplerSettings
+from slmchat.errors import ExitCode, SlmError
+from slmchat.fit.plan import DEFAULT_LARGEST_CTX
+from slmchat.generation import response
+from slmchat.generation.prompt import OTHER
+from slmchat.generation.response import Answer, View
+from slmchat.models import loader, vision
+from slmchat.models.backend import Model
+from slmchat.models.file_watch import ModelFile
+from slmchat.options import GenerationOptions
+from slmchat.settings import Settings
+from slmchat.terminal.console import Console
+
+# Tokens that a summary of what was said before may take.
+SUMMARY_TOKENS = 256
+_SUMMARY_REQUEST = (
+    "Summarise our conversation so far in a few short sentences. Keep names, numbers and decisions. "
+    "Write only the summary."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Overflow:
+    """A prompt that does not fit: its tokens and those of the context window."""
+
+    n_prompt: int
+    n_ctx: int
+
+
+class Host(Protocol):
+    """The world around a talk: what shows an answer, and what asks the user."""
+
+    def view(self) -> View:
+        """A new view for one generation."""
+        ...
+
+    def on_overflow(self, overflow: Overflow) -> str:
+        """What to do: "drop" the oldest exchanges, "summarise" them, start "fresh", or "cancel"."""
+        ...
+
+    def cancellable(self, session: Session) -> AbstractContextManager[None]:
+        """While this lasts, Ctrl-C cancels the generation."""
+        ...
+
+    def is_saved(self, id: str) -> bool:
+        """Whether the conversation with this id is on the disk; only then its KV state may be, too."""
+        ...
+
+
+class Talk:
+    """The state of one chat."""
+
+    def __init__(
+        self,
+        model: Model,
+        conversation: Conversation,
+        options: GenerationOptions,
+        settings: Settings,
+        console: Console,
+        host: Host,
+    ) -> None:
+        self.conversation = conversation
+        self.options = options
+        self.settings = settings
+        self.console = console
+        self.attachments: list[Attachment] = []
+        self.pictures: list[Picture] = []
+        self.examples: list[Message] = []
+        self.sampler_changes: dict[str, float] = {}
+        self.limits = loader.limits(options)
+        self.asked_ctx = options.ctx or settings.n_ctx
+        self.threads = options.threads
+        self._host = host
+        self._session: Session | None = None
+        self._engine: Engine | None = None
+        self._layout: Layout | None = None
+        self._store = loader.kv_store(settings)
+        self._held_by: str | None = None  # the conversation whose words the KV cache holds
+        self._draft = loader.draft_model(options, settings, console)
+        self._begin(model, options.lora)
+
+    def _begin(self, model: Model, lora: Sequence[str] = ()) -> None:
+        self.model = model
+        self.adapters = model.laid(lora, self.settings)
+        self._model_sampler = loader.sampler_settings(model, self.settings, self.options)
+        self.last: Finish | None = None
+        self._has_told_of_pictures = False
+        self._file = ModelFile(model.key, model.files)
+        self.loading = model.start(self.options, self.settings)
+
+    # The model
+
+    @property
+    def n_ctx(self) -> int:
+        """The context window in tokens; 0 while the model is not loaded."""
+        return self._session.n_ctx if self._session else 0
+
+    @property
+    def label(self) -> str:
+        """The model's name as it is shown."""
+        return self.model.label
+
+    @property
+    def about(self) -> str:
+        """What stands before a number of tokens: "about " where it is a guess, "" where it is counted."""
+        return "" if self._engine is None or self._engine.info.has_exact_counts else "about "
+
+    @property
+    def has_own_layout(self) -> bool:
+        """Whether the engine lays the conversation out by itself; then nobody here knows the exact prompt."""
+        return self._engine is not None and self._engine.info.has_own_layout
+
+    @property
+    def tokens_used(self) -> int:
+        """Tokens of the window that the last exchange left in use."""
+        return self.last.usage.prompt_tokens + self.last.usage.completion_tokens if self.last else 0
+
+    @property
+    def sampler(self) -> SamplerSettings:
+        """The sampler settings in force, /set included."""
+        return self._model_sampler.with_values(self.sampler_changes)
+
+    def ready(self) -> Session:
+        """The session, after waiting for the model if it is still loading. Raises what the loading raised."""
+        if self._engine is None:
+            if not self.loading.is_done:
+                self.console.status("loading the model …")
+            self._engine = self.loading.engine()
+            self.console.status("")
+            self.model.report(self.loading, self.console)
+            if not self.settings.is_private:
+                self.model.remember(self.settings)
+        self._file.check(self.console)
+        info = self._engine.info
+        if self._layout is None:
+            self._layout = layout_of(info, is_raw=self.options.raw)
+        if self._session is None:
+            n_ctx = loader.window(self.loading, self.asked_ctx, self.options) or info.trained_context_length
+            usual = min(DEFAULT_LARGEST_CTX, info.trained_context_length)
+            loader.tell_of_small_window(n_ctx, self.asked_ctx or usual, self.console)
+            options = replace(self.options, threads=self.threads)
+            made = loader.session_settings(options, self.settings, n_ctx, self._store, self._draft, self.loading.path)
+            with self.loading.on_trial():
+                self._session = self._engine.open_session(replace(made, adapters=self.adapters))
+        return self._session
+
+    def switch_model(self, model: Model) -> None:
+        """Let another model go on with the conversation, with its own adapters; the present one is freed first."""
+        self.close()
+        if self._draft is not None:
+            self.console.note(f"{self._draft.name} no longer drafts: it was chosen for the model before")
+            self._draft = None
+        self._begin(model)
+
+    def keep(self, *, is_resting: bool = False) -> None:
+        """Store the KV state with the conversation whose words it holds, so that it goes on at once when it is resumed.
+
+        `is_resting`: more is to come, so only what is worth it and what nobody notices.
+        """
+        if self._session is not None and self._held_by is not None and self._host.is_saved(self._held_by):
+            self._session.keep(self._held_by, is_resting=is_resting)
+
+    def go_private(self) -> None:
+        """From now on nothing is written and nothing that was written is looked at."""
+        self.settings = replace(self.settings, is_private=True)
+        self.loading.go_private()
+        if self._store is not None:
+            self._store.close()
+
+    def set_adapters(self, chosen: Sequence[Adapter]) -> None:
+        """Let these LoRA adapters count from the next exchange on. Raises `SlmError`; then all is as it was."""
+        if self._session is not None:
+            self.keep()
+            self._session.set_adapters(chosen)
+        self.adapters = tuple(chosen)
+
+    def reopen(self) -> None:
+        """Make the context window anew (another size, other threads) before the next exchange."""
+        if self._session is not None:
+            self.keep()
+            self._session.close()
+            self._session = self._held_by = None
+
+    def close(self) -> None:
+        """Free the KV cache and the weights."""
+        self.reopen()
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = self._layout = None
+
+    # Prompts
+
+    def prompt(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
+        """The prompt for these messages; `goes_on`: it ends inside the last one, an answer that was cut."""
+        self.ready()
+        assert self._layout is not None
+        return self._layout.render(messages, goes_on=goes_on)
+
+    def count(self, messages: Sequence[Message], *, goes_on: bool = False) -> int:
+        """Tokens of the prompt for these messages, template included; 0 for none. A guess where `about` says so."""
+        if not messages:
+            return 0
+        prompt = self.prompt(messages, goes_on=goes_on)
+        assert self._engine is not None
+        return self._engine.count(prompt)
+
+    def set_max_tokens(self, max_tokens: int) -> None:
+        """Limit the answers from now on."""
+        self.limits = replace(self.limits, max_tokens=max_tokens)
+
+    def count_text(self, text: str) -> int:
+        """Tokens of a text by itself."""
+        self.ready()
+        assert self._engine is not None
+        return self._engine.count(raw_prompt([Message(Role.USER, text)]))
+
+    def cost_of(self, picture: Picture) -> int:
+        """Tokens that a picture takes. Raises `SlmError` when this model cannot be shown it."""
+        self.model.check_sees(self.settings)
+        self.ready()
+        assert self._engine is not None
+        with self.loading.on_trial():  # the first picture opens the projector
+            return vision.cost(picture, self._engine)
+
+    def messages(self) -> list[Message]:
+        """What the model sees: the system message, the examples of a persona, the visible part of the path.
+
+        A model that cannot be shown pictures gets the messages without them; the user is told so once.
+        """
+        said = self.conversation.as_messages(self.model.key)
+        if not self.model.sees and any(message.pictures for message in said):
+            if not self._has_told_of_pictures:
+                self._has_told_of_pictures = True
+                self.console.note(f"({self.label} does not see the pictures of this conversation)")
+            said = [replace(message, pictures=()) for message in said]
+        head = 1 if said and said[0].role is Role.SYSTEM else 0
+        return [*said[:head], *self.examples, *said[head:]]
+
+    # Exchanges
+
+    def say(self, text: str) -> Answer | None:
+        """A new user message and its answer.
+
+        None when it was cancelled before anything came of it: then the question has left the current path (it stays
+        in the tree), as it has when `SlmError` is raised.
+        """
+        if self.pictures:
+            self.model.check_sees(self.settings)
+        # before the model is waited for: what ends slm while it loads must not take the message along
+        self.conversation.title = self.conversation.title or title_of(text)  # without what is attached
+        self.conversation.add(Message(Role.USER, compose(text, self.attachments), pictures=tuple(self.pictures)))
+        try:
+            answer = self.answer()
+        finally:
+            end = self.conversation.current
+            if end is not None and end.message.role is Role.USER:
+                self.conversation.go_to(end.parent)
+        if answer is not None:
+            self.attachments, self.pictures = [], []
+        return answer
+
+    def answer(self) -> Answer | None:
+        """An answer to the question at the end of the path, as a new child of it; None when cancelled."""
+        self.ready()
+        if not self._make_room():
+            return None
+        question = self.conversation.current
+        sampler = self.sampler
+        if sampler.seed is not None and question is not None:  # a retry with a fixed seed is another answer
+            sampler = replace(sampler, seed=(sampler.seed + len(question.children)) % 2**32)
+        prompt = self._with_alike(self.prompt(self.messages()))
+        return self._follow(self._generate(prompt, sampler, self.limits), prompt, _Growing(self))
+
+    def go_on(self) -> Answer | None:
+        """Let the last answer go on where it stopped; None when cancelled before anything came."""
+        self.ready()
+        node = self.conversation.current
+        if node is None or node.message.role is not Role.ASSISTANT:
+            raise SlmError("there is no answer to continue.", exit_code=ExitCode.USAGE)
+        if not node.message.text:
+            raise SlmError("the answer was cut before it began.", hint="/retry asks again", exit_code=ExitCode.USAGE)
+        if not self._make_room(goes_on=True):
+            return None
+        prompt = self.prompt(self.messages(), goes_on=True)
+        events = self._generate(prompt, self.sampler, self.limits)
+        return self._follow(events, prompt, _Growing(self, node, node.message), goes_on=True)
+
+    def _generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
+        """A generation for the present conversation; what another one has left in the KV cache is stored before."""
+        session = self.ready()
+        if self._held_by != self.conversation.id:
+            self.keep()
+            self._held_by = self.conversation.id
+        return session.generate(prompt, sampler, limits)
+
+    def _with_alike(self, prompt: Prompt) -> Prompt:
+        """For the first message: another chat may begin with the same system message and examples."""
+        said = self.messages()
+        if len(self.conversation.visible()) > 1 or len(said) < 2:
+            return prompt
+        return replace(prompt, alike=(self.prompt([*said[:-1], Message(Role.USER, OTHER)]),))
+
+    def _follow(
+        self, events: Iterator[Event], prompt: Prompt, growing: "_Growing", *, goes_on: bool = False
+    ) -> Answer | None:
+        with self._host.cancellable(self.ready()):
+            answer = response.follow(
+                self.loading.tried(events),
+                self._host.view(),
+                sanitizer=None if self.options.raw_output else self.console.sanitizer(),
+                keeps_space=goes_on or self.options.raw,
+                is_thinking=opens_thinking(prompt.parts[-1].text) and not goes_on,
+                on_growth=growing.grow,
+            )
+        assert answer.finish is not None
+        self.last = answer.finish
+        return answer if growing.complete(answer) else None
+
+    # The window
+
+    def _make_room(self, *, goes_on: bool = False) -> bool:
+        """See that the conversation fits into the window, asking what to do when it does not; False: cancelled."""
+        n_ctx = self.ready().n_ctx
+        n_prompt = self.count(self.messages(), goes_on=goes_on)
+        if window.fits(n_prompt, n_ctx):
+            return True
+        choice = self._host.on_overflow(Overflow(n_prompt, n_ctx))
+        if choice == "cancel":
+            return False
+        if choice == "fresh":
+            self._start_fresh()
+        else:
+            self._shorten(is_summarising=choice == "summarise")
+        n_left = self.count(self.messages(), goes_on=goes_on)
+        if not window.fits(n_left, n_ctx):
+            raise SlmError(
+                f"{window.overflow('what is left is still', n_left, n_ctx, about=self.about)}.",
+                hint="a larger window: /set ctx N; or a shorter message",
+                exit_code=ExitCode.CONTEXT,
+            )
+        return True
+
+    def _shorten(self, *, is_summarising: bool) -> None:
+        """Let the model see only the newest exchanges, and a summary of the others if asked for."""
+        visible = self.conversation.visible()
+        messages = self.messages()
+        room = SUMMARY_TOKENS if is_summarising else 0
+        head = len(messages) - len(visible)
+        place = window.drop_oldest(messages, head, lambda kept: self.count(kept) + room, self.ready().n_ctx)
+        if not place:
+            return
+        summary = self._summary(messages[: head + place], head) if is_summarising else self.conversation.summary
+        self.conversation.see_from(visible[place], summary)
+        instead = "; a summary stands for them" if summary else ""
+        self.console.note(f"(the model no longer sees the oldest {place} of {len(visible)} messages{instead})")
+
+    def _summary(self, messages: Sequence[Message], head: int) -> str:
+        """What was said before, in the model's own words; of more than fits, the newest part."""
+        session = self.ready()
+        request = Message(Role.USER, _SUMMARY_REQUEST)
+        asked = [*messages, request]
+        dropped = window.drop_oldest(asked, head, lambda kept: self.count(kept) + SUMMARY_TOKENS, session.n_ctx)
+        prompt = self.prompt([*asked[:head], *asked[head + dropped :]])
+        events = self._generate(prompt, replace(self.sampler, temperature=0.0), Limits(SUMMARY_TOKENS))
+        self.console.note("(a summary of what was said before:)")
+        with self._host.cancellable(session):
+            answer = response.follow(events, self._host.view(), sanitizer=self.console.sanitizer())
+        if answer.finish is not None and answer.finish.reason is FinishReason.INTERRUPTED:
+            raise SlmError("the summary was cancelled; nothing has changed.", exit_code=ExitCode.INTERRUPTED)
+        return answer.text.strip()
+
+    def _start_fresh(self) -> None:
+        """The question moves to a conversation of its own; the old one stays as it was."""
+        question = self.conversation.current
+        assert question is not None
+        old = self.conversation
+        old.go_to(question.parent)
+        self.conversation = Conversation(old.system, old.recorder)
+        self.conversation.add(question.message)
+
+
+class _Growing:
+    """An answer in the tree while it is generated: a new node, or one that goes on."""
+
+    def __init__(self, talk: Talk, node: Node | None = None, before: Message | None = None) -> None:
+        self._talk = talk
+        self._node = node
+        self._before = before
+
+    def grow(self, answer: Answer) -> None:
+        """Called at every chunk; the node is made with the first one."""
+        if answer.text or answer.thinking:
+            self._put(self._message(answer, None, is_cut=True))
+
+    def complete(self, answer: Answer) -> bool:
+        """The generation has ended; False when it was cancelled before anything came."""
+        finish = answer.finish
+        assert finish is not None
+        has_said = bool(answer.text or answer.thinking)
+        if has_said or finish.reason is not FinishReason.INTERRUPTED:
+            tokens = None if answer.has_marks else finish.tokens
+            self._put(self._message(answer, tokens, is_cut=finish.reason is not FinishReason.STOP))
+        if self._talk.conversation.recorder is not None:
+            self._talk.conversation.recorder.flush()
+        return has_said or finish.reason is not FinishReason.INTERRUPTED
+
+    def _put(self, message: Message) -> None:
+        if self._node is None:
+            self._node = self._talk.conversation.add(message)
+        else:
+            self._talk.conversation.update(self._node, message)
+
+    def _message(self, answer: Answer, tokens: tuple[int, ...] | None, *, is_cut: bool) -> Message:
+        before = self._before or Message(Role.ASSISTANT, "", tokens=())
+        thinking = before.thinking + answer.thinking
+        is_exact = tokens is not None and before.tokens is not None
+        return Message(
+            Role.ASSISTANT,
+            before.text + answer.text,
+            (before.tokens or ()) + (tokens or ()) if is_exact else None,
+            is_cut,
+            thinking,
+            self._talk.model.key,
+        )

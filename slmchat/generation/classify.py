@@ -1,0 +1,132 @@
+"""`--choices`: one of the given texts, by the model's own probabilities.
+
+Knows: what a list of choices may be, how log-probabilities become probabilities, calibration,
+the threshold. Refuses to know: how scores are computed (the engine), rows, streams.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from slmchat.conversation.messages import Message
+from slmchat.engine.api import Choices, Job, Pool, Prompt, Score
+from slmchat.errors import ExitCode, SlmError
+from slmchat.options import ChoiceOptions
+
+# The answer when no choice is probable enough (`--threshold`).
+UNSURE = "unsure"
+
+# Inputs that say nothing: what the model prefers behind them is about no input. The mean over several is steadier than
+# the empty one alone (Zhao et al. 2021, "Calibrate Before Use", section 5; docs/decisions.md has what was measured).
+CONTENT_FREE = ("", "N/A", "This is a text.")
+
+# Room that a context window has to have behind the prompt, in tokens: more than any choice takes.
+_MOST_CHOICES = 100
+_MOST_CHARACTERS = 400
+ROOM = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer, and the probability of each choice given that it is one of them (they sum up to 1)."""
+
+    choice: str
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Choosing:
+    """What may be chosen, and how. One for a whole batch: nothing in it changes."""
+
+    texts: tuple[str, ...]
+    threshold: float | None
+    is_calibrated: bool
+
+    def told(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages as they are. A small model that reads the choices picks one whatever the text says: the accuracy
+        of SmolLM2-135M fell from 0.70 to 0.50 (docs/decisions.md)."""
+        return list(messages)
+
+    def choices(self, prompt: Prompt) -> Choices:
+        """What the engine is asked for.
+
+        Behind a bare prompt each choice is a word of its own. Where one choice begins another, both would begin the
+        same answer: then it counts that the answer ends behind it.
+        """
+        is_bare = not prompt.parts[-1].is_template and not prompt.parts[-1].text[-1:].isspace()
+        has_prefix = any(a != b and b.startswith(a) for a in self.texts for b in self.texts)
+        return Choices(tuple(f" {text}" if is_bare else text for text in self.texts), has_end=has_prefix)
+
+    def verdict(self, scores: Sequence[Score], prior: Sequence[float] | None) -> Verdict:
+        """The answer. `prior`: log-probabilities of the choices without input, taken away from these."""
+        values = [_value(score) for score in scores]
+        if prior is not None:
+            values = [value - before for value, before in zip(values, prior, strict=True)]
+        highest = max(values)
+        weights = [math.exp(value - highest) for value in values]
+        shares = [weight / sum(weights) for weight in weights]
+        best = shares.index(max(shares))
+        is_sure = self.threshold is None or shares[best] >= self.threshold
+        rounded = {text: round(share, 6) for text, share in zip(self.texts, shares, strict=True)}
+        return Verdict(self.texts[best] if is_sure else UNSURE, rounded)
+
+
+def prior_of(choosing: Choosing, pool: Pool, empty: Sequence[Prompt]) -> tuple[float, ...] | None:
+    """The mean log-probability of each choice behind prompts whose input says nothing, once for all rows.
+
+    None where nothing is calibrated or it was cancelled. Raises `SlmError` as the pool does.
+    """
+    if not choosing.is_calibrated:
+        return None
+    found: list[tuple[Score, ...]] = []
+    for done in pool.run(Job(n, prompt, choices=choosing.choices(prompt)) for n, prompt in enumerate(empty)):
+        if done.error is not None:
+            raise done.error
+        found.append(done.scores)
+    if len(found) < len(empty):
+        return None
+    return tuple(sum(map(_value, scores)) / len(scores) for scores in zip(*found, strict=True))
+
+
+def choosing_of(options: ChoiceOptions) -> Choosing | None:
+    """What the options ask for, None when there are no choices. Raises `SlmError` (USAGE)."""
+    if options.choices is None:
+        for flag, value in (("--threshold", options.threshold), ("--calibrate", options.calibrate)):
+            if value is not None:
+                hint = "for example: --choices positive,negative"
+                raise SlmError(f"{flag} needs --choices.", hint=hint, exit_code=ExitCode.USAGE)
+        return None
+    texts = tuple(re.sub(r"\\(.)", r"\1", text.strip()) for text in re.split(r"(?<!\\),", options.choices))
+    problem = problem_of(texts, options.threshold)
+    if problem:
+        raise _wrong(problem)
+    return Choosing(texts, options.threshold, is_calibrated=options.calibrate is not False)
+
+
+def problem_of(texts: Sequence[str], threshold: float | None) -> str | None:
+    """Why these texts cannot be choices; None when they can."""
+    if not all(text.strip() for text in texts):
+        return "a choice is empty"
+    if len(set(texts)) < len(texts):
+        return f"'{next(text for text in texts if texts.count(text) > 1)}' stands there twice"
+    if not 2 <= len(texts) <= _MOST_CHOICES:
+        return f"there must be 2 to {_MOST_CHOICES} of them, not {len(texts)}"
+    if max(map(len, texts)) > _MOST_CHARACTERS:
+        return f"one of them is longer than {_MOST_CHARACTERS} characters"
+    if threshold is not None and UNSURE in texts:
+        return f"'{UNSURE}' is what --threshold answers"
+    return None
+
+
+def _value(score: Score) -> float:
+    """The log-probability of the whole choice."""
+    return sum(score.logprobs) + (score.end or 0.0)
+
+
+def _wrong(what: str) -> SlmError:
+    return SlmError(
+        f"--choices cannot be used: {what}.",
+        hint=r'for example: --choices positive,negative,neutral (a comma inside of one: "yes\, please,no")',
+        exit_code=ExitCode.USAGE,
+    )

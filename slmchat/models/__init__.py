@@ -1,0 +1,1 @@
+"""Use cases: choose, get and load a model."""

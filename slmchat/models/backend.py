@@ -1,0 +1,409 @@
+"""Which model answers, and where: on this device behind the seal, or at an endpoint over the one way left open.
+
+Knows: `--endpoint`, what each choice closes before anything else happens, how a model is named in a conversation.
+Refuses to know: how a model is loaded (models/loader.py, engine/remote), what is said to it.
+
+One process reaches one place: a chat of this device cannot open the seal again, and a chat with an endpoint reaches
+that endpoint and no other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from slmchat.catalog import adapter_names
+from slmchat.catalog.library import Library
+from slmchat.catalog.records import Installed
+from slmchat.engine.api import Adapter, Engine
+from slmchat.errors import ExitCode, SlmError
+from slmchat.models import adapters, loader, vision
+from slmchat.models.loader import Loading
+from slmchat.options import GenerationOptions
+from slmchat.settings import Settings
+from slmchat.terminal.console import Console
+
+if TYPE_CHECKING:
+    from slmchat.endpoints import Endpoint
+    from slmchat.engine.remote.engine import RemoteEngine
+    from slmchat.engine.remote.route import Route
+    from slmchat.privacy.dialer import Dialer
+
+# How the model of an endpoint is named in messages and the archive: `remote:HOST/MODEL`.
+REMOTE_MARK = "remote:"
+
+
+class Model(Protocol):
+    """A model that was chosen. `key` names it and no other; `host` is where it is, None: on this device."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def label(self) -> str:
+        """The name as it is shown."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """The name in words."""
+        ...
+
+    @property
+    def host(self) -> str | None: ...
+
+    @property
+    def sampler(self) -> Mapping[str, float]:
+        """The sampler settings that its makers recommend, as far as slm knows."""
+        ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it is made of; none where it is elsewhere."""
+        ...
+
+    @property
+    def sees(self) -> bool:
+        """Whether it can be shown pictures."""
+        ...
+
+    def with_projector(self, path: str | None) -> "Model":
+        """The same with the projector of `--mmproj`, if there is one. Raises `SlmError` when that is none."""
+        ...
+
+    def check_sees(self, settings: Settings) -> None:
+        """Raises `SlmError` with what to do instead when it cannot be shown pictures."""
+        ...
+
+    def laid(
+        self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
+    ) -> tuple[Adapter, ...]:
+        """The LoRA adapters that count when these were named beside `present` (None: those of its own name).
+
+        Raises `SlmError`.
+        """
+        ...
+
+    def is_called(self, name: str) -> bool:
+        """Whether this name means it."""
+        ...
+
+    def check(self) -> None:
+        """Raises `SlmError` when it is not there. May take as long as the network does."""
+        ...
+
+    def start(self, options: GenerationOptions, settings: Settings) -> Loading:
+        """Begin to load it."""
+        ...
+
+    def report(self, loading: Loading, console: Console) -> None:
+        """What the user has to know of the loading, and for `-v` everything that was said."""
+        ...
+
+    def remember(self, settings: Settings) -> None:
+        """It has been used: the next command without a name may mean it."""
+        ...
+
+
+class Place(Protocol):
+    """Where models are looked for in this process."""
+
+    @property
+    def host(self) -> str | None: ...
+
+    @property
+    def what_happens(self) -> str:
+        """What a message does that is sent there: "leave this device"; "" where it stays in this process."""
+        ...
+
+    def find(self, name: str | None, settings: Settings, console: Console) -> Model:
+        """The model of this name, or the default. Raises `SlmError` (no model)."""
+        ...
+
+    def find_again(self, key: str, settings: Settings, console: Console) -> Model:
+        """The model of an earlier answer. Raises `SlmError` when it cannot answer here."""
+        ...
+
+
+def enter(options: GenerationOptions, settings: Settings, console: Console, named: Sequence[Path] = ()) -> Place:
+    """Settle where this process looks for models, and close every other way out of it.
+
+    `named`: what the user has named to be written, besides slm's own places.
+    Raises `SlmError`: USAGE, NETWORK for an endpoint that `--offline` forbids, UNSEALED.
+    """
+    if options.endpoint is None:
+        loader.seal(settings, writable=named)
+        return Here()
+    _refuse_local_options(options)
+    return reach(options.endpoint, settings, console, named)
+
+
+def reach(asked: str, settings: Settings, console: Console, named: Sequence[Path] = ()) -> "There":
+    """The endpoint of `--endpoint`, after closing every other way. Raises `SlmError` as `enter` does."""
+    from slmchat import endpoints
+    from slmchat.engine.remote.route import route_to
+    from slmchat.privacy.seal import own_directories
+
+    endpoint = endpoints.find(asked, settings.endpoints, settings.paths.config_file)
+    if settings.is_offline and not endpoint.is_loopback:
+        raise SlmError(
+            f"{endpoint.address} is not on this device, and --offline forbids everything else.",
+            hint="without --offline (or SLM_OFFLINE) it may be asked",
+            exit_code=ExitCode.NETWORK,
+        )
+    route = route_to(endpoint)
+    dialer = _dialer(route, is_loopback=endpoint.is_loopback)  # before a keyring starts threads
+    key = endpoint.key()  # before the outlet: a keyring is asked over local sockets
+    own = () if settings.is_private else own_directories(settings.paths)
+    _narrow(endpoint, route, dialer, settings, console, writable=(*own, *named))
+    return There(endpoint, key, replace(route, dialer=dialer))
+
+
+def _dialer(route: "Route", *, is_loopback: bool) -> "Dialer | None":
+    """The process that makes the connections; None: this one has to."""
+    from slmchat.engine.remote.wire import dial
+    from slmchat.privacy import forked
+    from slmchat.privacy.dialer import Dialer
+
+    if not forked.is_possible():
+        return None
+    try:
+        return Dialer(lambda: dial(route), port=route.port, names=not is_loopback)
+    except OSError:  # no more processes; what the kernel keeps closed without one is told
+        return None
+
+
+def _narrow(
+    endpoint: "Endpoint",
+    route: "Route",
+    dialer: "Dialer | None",
+    settings: Settings,
+    console: Console,
+    *,
+    writable: Sequence[Path],
+) -> None:
+    from slmchat.privacy.outlet import Outlet, narrow
+
+    status = narrow(
+        Outlet(route.host, route.port, endpoint.is_loopback, route.addresses),
+        is_required=settings.is_offline,
+        writable=writable,
+        dialer=dialer,
+    )
+    for line in status.details:
+        console.detail(line)
+    if settings.is_private:
+        from slmchat.privacy import dumps
+
+        dumps.switch_off()
+
+
+def _refuse_local_options(options: GenerationOptions) -> None:
+    given = {
+        "--ctx": options.ctx,
+        "--threads": options.threads,
+        "--gpu-layers": options.gpu_layers,
+        "--device": options.device,
+        "--kv-type": options.kv_type,
+        "--mmproj": options.mmproj,
+        "--draft": options.draft,
+        "--speculation": options.speculation,
+        "--force": options.force or None,
+    }
+    for flag, value in given.items():
+        if value is not None:
+            raise SlmError(
+                f"{flag} cannot be given together with --endpoint: the endpoint decides that.",
+                exit_code=ExitCode.USAGE,
+            )
+
+
+class Here:
+    """This device, sealed."""
+
+    host = None
+    what_happens = ""
+
+    def find(self, name: str | None, settings: Settings, console: Console) -> Model:
+        return LocalModel(loader.find(name, settings, console))
+
+    def find_again(self, key: str, settings: Settings, console: Console) -> Model:
+        if key.startswith(REMOTE_MARK):
+            host, _, model = key.removeprefix(REMOTE_MARK).partition("/")
+            raise SlmError(
+                f"the last answers came from {model} at {host}, and this chat stays on this device "
+                f"(to go on there: slm chat -c --endpoint …).",
+                exit_code=ExitCode.NO_MODEL,
+            )
+        return LocalModel(loader.find(key, settings, console))
+
+
+@dataclass(frozen=True, slots=True)
+class There:
+    """One endpoint."""
+
+    endpoint: "Endpoint"
+    key: str | None
+    route: "Route"
+
+    @property
+    def host(self) -> str:
+        return self.endpoint.address
+
+    @property
+    def what_happens(self) -> str:
+        return "go to another program on this device" if self.endpoint.is_loopback else "leave this device"
+
+    def find(self, name: str | None, settings: Settings, console: Console) -> Model:
+        return RemoteModel(self, name or self.endpoint.model, console)
+
+    def find_again(self, key: str, settings: Settings, console: Console) -> Model:
+        mark = f"{REMOTE_MARK}{self.host}/"
+        return RemoteModel(self, key.removeprefix(mark) if key.startswith(mark) else self.endpoint.model, console)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """An installed model. Implements `Model`."""
+
+    installed: Installed
+    host: None = None
+
+    @property
+    def key(self) -> str:
+        return self.installed.key
+
+    @property
+    def label(self) -> str:
+        """Of a file used in place, only the file's name."""
+        return self.installed.path.name if self.installed.name.endswith(".gguf") else self.installed.key
+
+    @property
+    def title(self) -> str:
+        return self.installed.title or str(self.installed.path)
+
+    @property
+    def sampler(self) -> Mapping[str, float]:
+        return self.installed.sampler
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(file.path for file in self.installed.files)
+
+    @property
+    def sees(self) -> bool:
+        return self.installed.projector is not None
+
+    def with_projector(self, path: str | None) -> "LocalModel":
+        return LocalModel(vision.with_projector(self.installed, path))
+
+    def check_sees(self, settings: Settings) -> None:
+        vision.check_sees(self.installed, settings)
+
+    def laid(
+        self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
+    ) -> tuple[Adapter, ...]:
+        return adapters.laid(self.installed, texts, settings, present)
+
+    def is_called(self, name: str) -> bool:
+        return name in (self.installed.name, self.installed.key)
+
+    def check(self) -> None:
+        """It was there when it was found."""
+
+    def start(self, options: GenerationOptions, settings: Settings) -> Loading:
+        return loader.start_loading(self.installed, options, settings)
+
+    def report(self, loading: Loading, console: Console) -> None:
+        loader.report(loading, console)
+
+    def remember(self, settings: Settings) -> None:
+        Library(settings.paths).remember(self.installed.key)
+
+
+class RemoteModel:
+    """A model of an endpoint. Implements `Model`. Its name is known at the latest when it is loaded."""
+
+    def __init__(self, place: There, name: str | None, console: Console) -> None:
+        self._place = place
+        self._name = name
+        self._console = console
+        self._engine: RemoteEngine | None = None
+        self.sampler: Mapping[str, float] = {}
+
+    @property
+    def host(self) -> str:
+        return self._place.host
+
+    @property
+    def key(self) -> str:
+        return f"{REMOTE_MARK}{self.host}/{self._name or '…'}"
+
+    @property
+    def label(self) -> str:
+        return f"{self._name or '…'} · REMOTE {self.host}"
+
+    @property
+    def title(self) -> str:
+        name = f"{self._name} at " if self._name else ""
+        return f"{name}{self._place.endpoint.url} (REMOTE: messages {self._place.what_happens})"
+
+    @property
+    def sees(self) -> bool:
+        """Whether it may: few endpoints tell before they are shown a picture."""
+        return self._engine is None or self._engine.model.sees is not False
+
+    files: tuple[Path, ...] = ()
+
+    def with_projector(self, path: str | None) -> "RemoteModel":
+        """Unchanged: `--mmproj` was refused when the endpoint was entered."""
+        return self
+
+    def check_sees(self, settings: Settings) -> None:
+        from slmchat.engine.remote.errors import does_not_see
+
+        if not self.sees:
+            raise does_not_see(self._place.endpoint)
+
+    def laid(
+        self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
+    ) -> tuple[Adapter, ...]:
+        before = {adapter.path: adapter for adapter in present or ()}
+        if texts:
+            from slmchat.engine.remote.adapters import named
+            from slmchat.engine.remote.engine import served_adapters
+
+            place = self._place
+            served = served_adapters(place.endpoint, place.key, place.route, self._console.note)
+            for text in texts:
+                target, scale = adapter_names.parse(text)
+                adapter = replace(named(served, target, place.endpoint), scale=scale)
+                before[adapter.path] = adapter
+        return tuple(before.values())
+
+    def is_called(self, name: str) -> bool:
+        return name in (self._name, self.key)
+
+    def check(self) -> None:
+        from slmchat.engine.remote.engine import choose, list_models
+
+        place = self._place
+        models = list_models(place.endpoint, place.key, place.route, self._console.note)
+        self._name = choose(models, self._name, place.endpoint).id
+
+    def start(self, options: GenerationOptions, settings: Settings) -> Loading:
+        return Loading(self._load)
+
+    def _load(self) -> tuple[Engine, None]:
+        from slmchat.engine.remote.engine import load
+
+        place = self._place
+        engine = load(place.endpoint, place.key, self._name, place.route, self._console.note)
+        self._name, self._engine = engine.model.id, engine
+        return engine, None
+
+    def report(self, loading: Loading, console: Console) -> None:
+        console.detail(f"{self._name} at {self._place.endpoint.url}")
+
+    def remember(self, settings: Settings) -> None:
+        """Never: a command that names no model must not reach out to one."""
