@@ -40,14 +40,38 @@ DOORS = {
 }
 # A room imports from itself and from what stands here for it. Records are what siblings meet through.
 GROUND = {"errors", "settings", "ranges", "personas", "private_files", "hardware", "redaction"}
-GROUND |= {"safe_json", "schemas", "endpoints", "toml_files", "text_files", "file_locks", "wording", "signals"}
+GROUND |= {
+    "safe_json",
+    "schemas",
+    "endpoints",
+    "toml_files",
+    "text_files",
+    "file_locks",
+    "wording",
+    "signals",
+    "options",
+}
 RECORDS = ("slmchat.engine.api", "slmchat.engine.sampler")
 FLOORS: dict[str, set[str]] = {
     **{room: GROUND for room in (*GROUND, "engine", "catalog", "privacy", "terminal", "conversation")},
     "fit": {*GROUND, "catalog"},  # a GGUF header is its only input
-    "commands": {*GROUND, "fit", "engine", "catalog", "privacy", "terminal", "conversation"},
-    "cli": {*GROUND, "commands", "terminal"},
-    "api": {*GROUND, "commands", "terminal", "conversation", "privacy"},
+    "models": {*GROUND, "fit", "engine", "catalog", "privacy", "conversation", "terminal"},
+    "generation": {*GROUND, "models", "fit", "engine", "catalog", "privacy", "conversation", "terminal"},
+    "diagnostics": {*GROUND, "generation", "models", "fit", "engine", "catalog", "privacy", "conversation", "terminal"},
+    "commands": {
+        *GROUND,
+        "diagnostics",
+        "generation",
+        "models",
+        "fit",
+        "engine",
+        "catalog",
+        "privacy",
+        "terminal",
+        "conversation",
+    },
+    "cli": {*GROUND, "commands", "models", "terminal"},
+    "api": {*GROUND, "generation", "models", "terminal", "conversation", "privacy"},
     "__main__": {"cli"},
     "__init__": {"api"},
 }
