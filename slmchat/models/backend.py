@@ -20,8 +20,8 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.models import adapters, loader, vision
 from slmchat.models.loader import Loading
 from slmchat.options import GenerationOptions
+from slmchat.reporting import Reporter
 from slmchat.settings import Settings
-from slmchat.terminal.console import Console
 
 if TYPE_CHECKING:
     from slmchat.endpoints import Endpoint
@@ -96,7 +96,7 @@ class Model(Protocol):
         """Begin to load it."""
         ...
 
-    def report(self, loading: Loading, console: Console) -> None:
+    def report(self, loading: Loading, console: Reporter) -> None:
         """What the user has to know of the loading, and for `-v` everything that was said."""
         ...
 
@@ -116,16 +116,16 @@ class Place(Protocol):
         """What a message does that is sent there: "leave this device"; "" where it stays in this process."""
         ...
 
-    def find(self, name: str | None, settings: Settings, console: Console) -> Model:
+    def find(self, name: str | None, settings: Settings, console: Reporter) -> Model:
         """The model of this name, or the default. Raises `SlmError` (no model)."""
         ...
 
-    def find_again(self, key: str, settings: Settings, console: Console) -> Model:
+    def find_again(self, key: str, settings: Settings, console: Reporter) -> Model:
         """The model of an earlier answer. Raises `SlmError` when it cannot answer here."""
         ...
 
 
-def enter(options: GenerationOptions, settings: Settings, console: Console, named: Sequence[Path] = ()) -> Place:
+def enter(options: GenerationOptions, settings: Settings, console: Reporter, named: Sequence[Path] = ()) -> Place:
     """Settle where this process looks for models, and close every other way out of it.
 
     `named`: what the user has named to be written, besides slm's own places.
@@ -138,7 +138,7 @@ def enter(options: GenerationOptions, settings: Settings, console: Console, name
     return reach(options.endpoint, settings, console, named)
 
 
-def reach(asked: str, settings: Settings, console: Console, named: Sequence[Path] = ()) -> "There":
+def reach(asked: str, settings: Settings, console: Reporter, named: Sequence[Path] = ()) -> "There":
     """The endpoint of `--endpoint`, after closing every other way. Raises `SlmError` as `enter` does."""
     from slmchat import endpoints
     from slmchat.engine.remote.route import route_to
@@ -178,7 +178,7 @@ def _narrow(
     route: "Route",
     dialer: "Dialer | None",
     settings: Settings,
-    console: Console,
+    console: Reporter,
     *,
     writable: Sequence[Path],
 ) -> None:
@@ -224,10 +224,10 @@ class Here:
     host = None
     what_happens = ""
 
-    def find(self, name: str | None, settings: Settings, console: Console) -> Model:
+    def find(self, name: str | None, settings: Settings, console: Reporter) -> Model:
         return LocalModel(loader.find(name, settings, console))
 
-    def find_again(self, key: str, settings: Settings, console: Console) -> Model:
+    def find_again(self, key: str, settings: Settings, console: Reporter) -> Model:
         if key.startswith(REMOTE_MARK):
             host, _, model = key.removeprefix(REMOTE_MARK).partition("/")
             raise SlmError(
@@ -254,10 +254,10 @@ class There:
     def what_happens(self) -> str:
         return "go to another program on this device" if self.endpoint.is_loopback else "leave this device"
 
-    def find(self, name: str | None, settings: Settings, console: Console) -> Model:
+    def find(self, name: str | None, settings: Settings, console: Reporter) -> Model:
         return RemoteModel(self, name or self.endpoint.model, console)
 
-    def find_again(self, key: str, settings: Settings, console: Console) -> Model:
+    def find_again(self, key: str, settings: Settings, console: Reporter) -> Model:
         mark = f"{REMOTE_MARK}{self.host}/"
         return RemoteModel(self, key.removeprefix(mark) if key.startswith(mark) else self.endpoint.model, console)
 
@@ -314,7 +314,7 @@ class LocalModel:
     def start(self, options: GenerationOptions, settings: Settings) -> Loading:
         return loader.start_loading(self.installed, options, settings)
 
-    def report(self, loading: Loading, console: Console) -> None:
+    def report(self, loading: Loading, console: Reporter) -> None:
         loader.report(loading, console)
 
     def remember(self, settings: Settings) -> None:
@@ -324,7 +324,7 @@ class LocalModel:
 class RemoteModel:
     """A model of an endpoint. Implements `Model`. Its name is known at the latest when it is loaded."""
 
-    def __init__(self, place: There, name: str | None, console: Console) -> None:
+    def __init__(self, place: There, name: str | None, console: Reporter) -> None:
         self._place = place
         self._name = name
         self._console = console
@@ -402,7 +402,7 @@ class RemoteModel:
         self._name, self._engine = engine.model.id, engine
         return engine, None
 
-    def report(self, loading: Loading, console: Console) -> None:
+    def report(self, loading: Loading, console: Reporter) -> None:
         console.detail(f"{self._name} at {self._place.endpoint.url}")
 
     def remember(self, settings: Settings) -> None:
