@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pyte.modes import LNM
 from wcwidth import wcswidth
 
+from slmchat.sanitize import sanitize
 from slmchat.terminal.markdown import TABLE_LIMIT, MarkdownStream
 from slmchat.terminal.markdown_inline import HOLD_LIMIT
 from slmchat.terminal.markdown_layout import extends
-from slmchat.terminal.sanitize import sanitize
 
 CONTROL = re.compile(r"\x1b\]8;[^\x1b]*\x1b\\|\x1b\[[0-9;]*m")
 LINK = re.compile(r"\x1b\]8;id=slm\d+;([^\x1b]+)\x1b\\(.*?)\x1b\]8;;\x1b\\")

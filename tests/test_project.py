@@ -40,7 +40,19 @@ DOORS = {
 }
 # A room imports from itself and from what stands here for it. Records are what siblings meet through.
 GROUND = {"errors", "settings", "ranges", "personas", "private_files", "hardware", "redaction"}
-GROUND |= {"safe_json", "schemas", "endpoints", "toml_files", "text_files", "file_locks", "wording", "signals"}
+GROUND |= {
+    "reporting",
+    "sanitize",
+    "invisible",
+    "safe_json",
+    "schemas",
+    "endpoints",
+    "toml_files",
+    "text_files",
+    "file_locks",
+    "wording",
+    "signals",
+}
 RECORDS = ("slmchat.engine.api", "slmchat.engine.sampler")
 FLOORS: dict[str, set[str]] = {
     **{room: GROUND for room in (*GROUND, "engine", "catalog", "privacy", "terminal", "conversation")},

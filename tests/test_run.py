@@ -268,6 +268,7 @@ class TestModels:
 
         from slmchat.engine.api import Chunk, Finish, FinishReason, Timings, Usage
         from slmchat.generation import response
+        from slmchat.sanitize import Sanitizer
         from slmchat.terminal.answer_view import PlainView
         from slmchat.terminal.console import Console
 
@@ -276,7 +277,9 @@ class TestModels:
         for raw, expected in ((False, "safe  red end"), (True, "".join(pieces))):
             console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
             events = [*(Chunk(piece, ()) for piece in pieces), finish]
-            response.consume_stream(events, PlainView(console), sanitizer=None if raw else console.sanitizer())
+            response.consume_stream(
+                events, PlainView(console), sanitizer=None if raw else Sanitizer(show_invisible=False)
+            )
             assert isinstance(console.stdout, io.StringIO)
             assert console.stdout.getvalue() == expected
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from slmchat.terminal.invisible import REACH
-from slmchat.terminal.sanitize import SEQUENCE_LIMIT, Sanitizer, sanitize
+from slmchat.invisible import REACH
+from slmchat.sanitize import SEQUENCE_LIMIT, Sanitizer, sanitize
 
 ESC = "\x1b"
 

@@ -26,7 +26,7 @@ from slmchat.api.options import (
     with_sampling,
 )
 from slmchat.api.records import Classification, Completion, completion_of
-from slmchat.api.shared_model import Loaded, LogConsole, SharedModel
+from slmchat.api.shared_model import Loaded, SharedModel
 from slmchat.api.stream import Stream
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment
@@ -42,6 +42,7 @@ from slmchat.models.backend import LocalModel
 from slmchat.options import GenerationOptions
 from slmchat.privacy.places import check_directory
 from slmchat.privacy.seal import SealStatus, status
+from slmchat.reporting import LogReporter
 from slmchat.settings import Settings
 
 
@@ -67,7 +68,7 @@ def load(
     """
     refuse_unknown(rare, LoadOptions, "load")
     settings = _settings(reads_config=reads_config)
-    console = LogConsole()
+    console = LogReporter()
     options = with_loading(
         {
             "ctx": ctx,

@@ -4,8 +4,6 @@ Knows: one at a time; that all is freed when nobody holds it any more. Refuses t
 """
 
 import contextlib
-import io
-import logging
 import sys
 import threading
 import weakref
@@ -23,28 +21,9 @@ from slmchat.generation.response import StreamHandler
 from slmchat.models.backend import LocalModel
 from slmchat.models.loader import Cancellable, Loading
 from slmchat.options import GenerationOptions
+from slmchat.reporting import Reporter
+from slmchat.sanitize import Sanitizer
 from slmchat.settings import Settings
-from slmchat.terminal.console import Console
-from slmchat.terminal.sanitize import Sanitizer
-
-_logger = logging.getLogger("slmchat")
-
-
-class LogConsole(Console):
-    """What the commands say on stderr goes to the logger `slmchat`; a library writes on no stream of its program."""
-
-    def __init__(self) -> None:
-        super().__init__(io.StringIO(), io.StringIO(), io.StringIO(), {})
-        self.is_verbose = _logger.isEnabledFor(logging.DEBUG)
-
-    def note(self, text: str) -> None:
-        _logger.info("%s", text)
-
-    def detail(self, text: str) -> None:
-        _logger.debug("%s", text)
-
-    def warn(self, text: str) -> None:
-        _logger.warning("%s", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +35,7 @@ class Loaded(LocalModel):
     def start(self, options: GenerationOptions, settings: Settings) -> Loading:
         return self.loading
 
-    def report(self, loading: Loading, console: Console) -> None:
+    def report(self, loading: Loading, console: Reporter) -> None:
         """It was told when it was loaded."""
 
 
@@ -101,7 +80,7 @@ class SharedModel:
     """The place where one model is asked."""
 
     def __init__(
-        self, model: Loaded, asker: Generator, settings: Settings, console: LogConsole, laid: Sequence[Adapter] = ()
+        self, model: Loaded, asker: Generator, settings: Settings, console: Reporter, laid: Sequence[Adapter] = ()
     ) -> None:
         """`laid`: the LoRA adapters that count."""
         self.model = model
@@ -189,7 +168,7 @@ class CompletionDelegate:
         return self._view
 
     def sanitizer(self) -> Sanitizer:
-        return self._desk.console.sanitizer()
+        return Sanitizer(show_invisible=False)
 
     def cancellable(self, session: Session) -> AbstractContextManager[None]:
         return self._desk.running(session)

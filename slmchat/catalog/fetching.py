@@ -7,29 +7,20 @@ Refuses to know: which source it is, what the files are called in the end, what 
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from slmchat.catalog.gguf import Header, read_header
-from slmchat.catalog.sources import FetchedFile, Move, Plan, Source, sha256_of
+from slmchat.catalog.sources import FetchedFile, Plan, Source, sha256_of
 from slmchat.errors import ExitCode, SlmError
 from slmchat.private_files import check_below, make_private, own_name_only
+from slmchat.reporting import Reporter
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
 _PREFIX = ".partial-"
-
-
-class Reporter(Protocol):
-    """Who is told what happens: the console."""
-
-    def note(self, text: str) -> None: ...
-
-    def warn(self, text: str) -> None: ...
-
-    def progress(self, label: str) -> AbstractContextManager[Move]: ...
 
 
 @contextmanager
@@ -191,8 +182,8 @@ def checked(
 
 
 def _fetch(source: Source, plan: Plan, directory: Path, name: str, reporter: Reporter) -> tuple[FetchedFile, ...]:
-    with reporter.progress(name) as move:
-        return source.fetch(plan, directory, move)
+    with reporter.progress(name) as advance:
+        return source.fetch(plan, directory, advance)
 
 
 def _first_wrong(fetched: tuple[FetchedFile, ...], reporter: Reporter) -> tuple[FetchedFile, str] | None:
@@ -202,8 +193,8 @@ def _first_wrong(fetched: tuple[FetchedFile, ...], reporter: Reporter) -> tuple[
             continue
         found = file.sha256
         if found is None:
-            with reporter.progress(f"checking {file.planned.name}") as move:
-                found = sha256_of(file.path, move)
+            with reporter.progress(f"checking {file.planned.name}") as advance:
+                found = sha256_of(file.path, advance)
         if found != file.planned.sha256:
             return file, found
     return None

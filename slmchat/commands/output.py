@@ -19,8 +19,8 @@ from slmchat.options import OutputOptions
 from slmchat.privacy.places import check_file
 from slmchat.privacy.writer import FileWriter
 from slmchat.private_files import replace_file, storage_error
+from slmchat.sanitize import Sanitizer
 from slmchat.terminal.console import Console
-from slmchat.terminal.sanitize import Sanitizer
 from slmchat.terminal.screen import ControlSequences
 
 
@@ -115,7 +115,7 @@ class OutputWriter:
 
     def sanitizer(self) -> Sanitizer | None:
         """The filter for the model's text."""
-        return None if self.is_raw_output else self._console.sanitizer()
+        return None if self.is_raw_output else Sanitizer(show_invisible=False)
 
     def give(self, answer: Response, record: Mapping[str, object], *, discard_partial: bool) -> None:
         """An answer that was not streamed: to where it belongs. `record` is what `--json` says of it.

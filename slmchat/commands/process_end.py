@@ -36,7 +36,7 @@ def leave_at_once(code: int) -> NoReturn:
 def _say(error: SlmError, is_files_fault: bool) -> None:
     """On the descriptor: the thread that crashed may hold the lock of the stream."""
     from slmchat.engine import crash_markers
-    from slmchat.terminal.sanitize import sanitize
+    from slmchat.sanitize import sanitize
 
     restore.give_back()
     if is_files_fault:

@@ -24,11 +24,11 @@ from slmchat.generation.structured import ResponseFormat
 from slmchat.models import adapters, backend, loader
 from slmchat.models.backend import Model
 from slmchat.options import ChoiceOptions, GenerationOptions, OutputOptions, ShapeOptions, TemplateOptions
+from slmchat.sanitize import Sanitizer
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
 from slmchat.terminal.doubt import LEGEND
-from slmchat.terminal.sanitize import Sanitizer
 
 # The step in which context windows are made, in tokens.
 _CTX_STEP = 256

@@ -20,10 +20,10 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.privacy.places import check_file
 from slmchat.privacy.writer import FileWriter
 from slmchat.private_files import storage_error
+from slmchat.sanitize import Sanitizer, sanitize
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.piped import read_piped
-from slmchat.terminal.sanitize import sanitize
 from slmchat.terminal.screen import BOLD
 from slmchat.text_files import text_of
 from slmchat.wording import counted
@@ -201,7 +201,7 @@ def export(
         session = archive.find(name)
         text = archive.export_json(session.id) if format == "json" else archive.export_markdown(session.id)
     if format == "md":
-        sanitizer = console.sanitizer()
+        sanitizer = Sanitizer(show_invisible=False)
         text = sanitizer.feed(text) + sanitizer.flush()
     if writer is None:
         console.write(text)

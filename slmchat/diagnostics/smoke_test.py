@@ -15,7 +15,7 @@ from slmchat.diagnostics.findings import Check, Finding, fine, note, wrong
 from slmchat.diagnostics.model import Loaded
 from slmchat.engine.api import Chunk, Finish, Limits, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
-from slmchat.terminal.sanitize import sanitize
+from slmchat.sanitize import sanitize
 
 _TOKENS = 5
 _N_CTX = 1024

@@ -30,8 +30,9 @@ from slmchat.models import loader, vision
 from slmchat.models.backend import Model
 from slmchat.models.file_watch import ModelFile
 from slmchat.options import GenerationOptions
+from slmchat.reporting import Reporter
+from slmchat.sanitize import Sanitizer
 from slmchat.settings import Settings
-from slmchat.terminal.console import Console
 
 # Tokens that a summary of what was said before may take.
 SUMMARY_TOKENS = 256
@@ -78,7 +79,7 @@ class ChatSession:
         conversation: Conversation,
         options: GenerationOptions,
         settings: Settings,
-        console: Console,
+        console: Reporter,
         host: ChatDelegate,
     ) -> None:
         self.conversation = conversation
@@ -329,7 +330,7 @@ class ChatSession:
             answer = response.consume_stream(
                 self.loading.tried(events),
                 self._host.view(),
-                sanitizer=None if self.options.raw_output else self.console.sanitizer(),
+                sanitizer=None if self.options.raw_output else Sanitizer(show_invisible=False),
                 keeps_space=goes_on or self.options.raw,
                 is_thinking=opens_thinking(prompt.parts[-1].text) and not goes_on,
                 on_growth=growing.grow,
@@ -386,7 +387,7 @@ class ChatSession:
         events = self._generate(prompt, replace(self.sampler, temperature=0.0), Limits(SUMMARY_TOKENS))
         self.console.note("(a summary of what was said before:)")
         with self._host.cancellable(session):
-            answer = response.consume_stream(events, self._host.view(), sanitizer=self.console.sanitizer())
+            answer = response.consume_stream(events, self._host.view(), sanitizer=Sanitizer(show_invisible=False))
         if answer.finish is not None and answer.finish.reason is FinishReason.INTERRUPTED:
             raise SlmError("the summary was cancelled; nothing has changed.", exit_code=ExitCode.INTERRUPTED)
         return answer.text.strip()

@@ -25,9 +25,9 @@ from slmchat.generation.structured import ResponseFormat
 from slmchat.models import loader, vision
 from slmchat.models.loader import Cancellable, Loading
 from slmchat.options import GenerationOptions
+from slmchat.reporting import Reporter
+from slmchat.sanitize import Sanitizer
 from slmchat.settings import Settings
-from slmchat.terminal.console import Console
-from slmchat.terminal.sanitize import Sanitizer
 
 # Room for a completion when nobody says how long it may become, in tokens.
 COMPLETION_ROOM = 2048
@@ -95,7 +95,7 @@ class _Cancelled:
 class Generator:
     """A loaded model and one context window of it."""
 
-    def __init__(self, loading: Loading, options: GenerationOptions, settings: Settings, console: Console) -> None:
+    def __init__(self, loading: Loading, options: GenerationOptions, settings: Settings, console: Reporter) -> None:
         """Waits for the model. Raises what its loading raised."""
         self.engine = loading.engine()
         self._loading = loading

@@ -22,6 +22,7 @@ from slmchat.generation import structured
 from slmchat.generation.prompt_template import PromptFile
 from slmchat.models import loader
 from slmchat.options import GenerationOptions
+from slmchat.reporting import Reporter
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.piped import read_piped
@@ -95,7 +96,7 @@ class PromptRequest:
     def _composed(self, attachments: Sequence[Attachment]) -> str:
         return self._template.compose(attachments) if self._template else compose(self.instruction, attachments)
 
-    def trimmed(self, lay_out: Layout, engine: Engine, n_ctx: int, max_tokens: int | None, console: Console) -> Prompt:
+    def trimmed(self, lay_out: Layout, engine: Engine, n_ctx: int, max_tokens: int | None, console: Reporter) -> Prompt:
         """The prompt with the end of the longest input cut off; says what was cut. Raises `SlmError` (CONTEXT)."""
         n_prompt = engine.count(self.prompt(lay_out))
 

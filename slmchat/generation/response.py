@@ -12,7 +12,7 @@ from typing import Protocol
 
 from slmchat.conversation.thinking import ThinkingSplitter
 from slmchat.engine.api import Chance, Chunk, Event, Finish, Prefill, Usage
-from slmchat.terminal.sanitize import Sanitizer
+from slmchat.sanitize import Sanitizer
 
 
 class StreamHandler(Protocol):

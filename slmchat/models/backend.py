@@ -20,8 +20,8 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.models import adapters, loader, vision
 from slmchat.models.loader import Loading
 from slmchat.options import GenerationOptions
+from slmchat.reporting import Reporter
 from slmchat.settings import Settings
-from slmchat.terminal.console import Console
 
 if TYPE_CHECKING:
     from slmchat.endpoints import Endpoint
@@ -96,7 +96,7 @@ class Model(Protocol):
         """Begin to load it."""
         ...
 
-    def report(self, loading: Loading, console: Console) -> None:
+    def report(self, loading: Loading, console: Reporter) -> None:
         """What the user has to know of the loading, and for `-v` everything that was said."""
         ...
 
@@ -116,17 +116,17 @@ class Backend(Protocol):
         """What a message does that is sent there: "leave this device"; "" where it stays in this process."""
         ...
 
-    def find(self, name: str | None, settings: Settings, console: Console) -> Model:
+    def find(self, name: str | None, settings: Settings, console: Reporter) -> Model:
         """The model of this name, or the default. Raises `SlmError` (no model)."""
         ...
 
-    def find_again(self, key: str, settings: Settings, console: Console) -> Model:
+    def find_again(self, key: str, settings: Settings, console: Reporter) -> Model:
         """The model of an earlier answer. Raises `SlmError` when it cannot answer here."""
         ...
 
 
 def open_backend(
-    options: GenerationOptions, settings: Settings, console: Console, named: Sequence[Path] = ()
+    options: GenerationOptions, settings: Settings, console: Reporter, named: Sequence[Path] = ()
 ) -> Backend:
     """Settle where this process looks for models, and close every other way out of it.
 
@@ -140,7 +140,7 @@ def open_backend(
     return open_endpoint(options.endpoint, settings, console, named)
 
 
-def open_endpoint(asked: str, settings: Settings, console: Console, named: Sequence[Path] = ()) -> "There":
+def open_endpoint(asked: str, settings: Settings, console: Reporter, named: Sequence[Path] = ()) -> "There":
     """The endpoint of `--endpoint`, after closing every other way. Raises `SlmError` as `open_backend` does."""
     from slmchat import endpoints
     from slmchat.engine.remote.route import route_to
@@ -180,7 +180,7 @@ def _narrow(
     route: "Route",
     dialer: "Dialer | None",
     settings: Settings,
-    console: Console,
+    console: Reporter,
     *,
     writable: Sequence[Path],
 ) -> None:
@@ -226,10 +226,10 @@ class LocalBackend:
     host = None
     what_happens = ""
 
-    def find(self, name: str | None, settings: Settings, console: Console) -> Model:
+    def find(self, name: str | None, settings: Settings, console: Reporter) -> Model:
         return LocalModel(loader.find(name, settings, console))
 
-    def find_again(self, key: str, settings: Settings, console: Console) -> Model:
+    def find_again(self, key: str, settings: Settings, console: Reporter) -> Model:
         if key.startswith(REMOTE_MARK):
             host, _, model = key.removeprefix(REMOTE_MARK).partition("/")
             raise SlmError(
@@ -256,10 +256,10 @@ class RemoteBackend:
     def what_happens(self) -> str:
         return "go to another program on this device" if self.endpoint.is_loopback else "leave this device"
 
-    def find(self, name: str | None, settings: Settings, console: Console) -> Model:
+    def find(self, name: str | None, settings: Settings, console: Reporter) -> Model:
         return RemoteModel(self, name or self.endpoint.model, console)
 
-    def find_again(self, key: str, settings: Settings, console: Console) -> Model:
+    def find_again(self, key: str, settings: Settings, console: Reporter) -> Model:
         mark = f"{REMOTE_MARK}{self.host}/"
         return RemoteModel(self, key.removeprefix(mark) if key.startswith(mark) else self.endpoint.model, console)
 
@@ -316,7 +316,7 @@ class LocalModel:
     def start(self, options: GenerationOptions, settings: Settings) -> Loading:
         return loader.start_loading(self.installed, options, settings)
 
-    def report(self, loading: Loading, console: Console) -> None:
+    def report(self, loading: Loading, console: Reporter) -> None:
         loader.report(loading, console)
 
     def remember(self, settings: Settings) -> None:
@@ -326,7 +326,7 @@ class LocalModel:
 class RemoteModel:
     """A model of an endpoint. Implements `Model`. Its name is known at the latest when it is loaded."""
 
-    def __init__(self, place: RemoteBackend, name: str | None, console: Console) -> None:
+    def __init__(self, place: RemoteBackend, name: str | None, console: Reporter) -> None:
         self._place = place
         self._name = name
         self._console = console
@@ -404,7 +404,7 @@ class RemoteModel:
         self._name, self._engine = engine.model.id, engine
         return engine, None
 
-    def report(self, loading: Loading, console: Console) -> None:
+    def report(self, loading: Loading, console: Reporter) -> None:
         console.detail(f"{self._name} at {self._place.endpoint.url}")
 
     def remember(self, settings: Settings) -> None:

@@ -22,8 +22,8 @@ from slmchat.fit.memory import DEFAULT_KV_TYPE, Load
 from slmchat.fit.plan import Plan, Room, Verdict, choose_ctx, choose_gpu_layers, plan
 from slmchat.fit.shape import ModelShape
 from slmchat.fit.speed import Pace, in_words, pace_of
+from slmchat.reporting import Reporter
 from slmchat.settings import Settings
-from slmchat.terminal.console import Console
 
 if TYPE_CHECKING:  # whoever only lists models does without the engine
     from slmchat.engine.limits import EngineLimits
@@ -160,7 +160,7 @@ def usable_memory(total: int, *, is_phone: bool | None = None) -> int:
 class ForDevice:
     """Outlooks of many models on this device, whose facts are asked for once and only when needed."""
 
-    def __init__(self, settings: Settings, console: Console, *, is_lasting: bool = False) -> None:
+    def __init__(self, settings: Settings, console: Reporter, *, is_lasting: bool = False) -> None:
         """`is_lasting`: for what stays here. Then what other programs use now counts only up to a quarter."""
         self._settings = settings
         self._console = console

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slmchat.errors import ExitCode, SlmError
-from slmchat.terminal.console import Console
+from slmchat.reporting import Reporter
 
 _Stamp = tuple[int, int, int, int]
 
@@ -22,7 +22,7 @@ class ModelFile:
         self._key = key
         self._before = {path: _stamp(path) for path in files}
 
-    def check(self, console: Console) -> None:
+    def check(self, console: Reporter) -> None:
         """Say once when a file was removed or replaced. Raises `SlmError` (DAMAGED) when it was changed in place."""
         for path, before in list(self._before.items()):
             now = _stamp(path)

@@ -30,9 +30,9 @@ from slmchat.options import GenerationOptions
 from slmchat.personas import Persona
 from slmchat.personas import find as find_persona
 from slmchat.personas import load as load_personas
+from slmchat.reporting import Reporter
 from slmchat.settings import KV_TYPES, SPECULATION, Settings
 from slmchat.terminal import interrupts
-from slmchat.terminal.console import Console
 
 Record = TypeVar("Record", Event, Done)
 
@@ -61,7 +61,7 @@ def seal(settings: Settings, *, configures: bool = False, writable: Sequence[Pat
         dumps.switch_off()
 
 
-def find(name: str | None, settings: Settings, console: Console) -> Installed:
+def find(name: str | None, settings: Settings, console: Reporter) -> Installed:
     """The installed model that this name (or the default) stands for; `SlmError` NO_MODEL with what to pull.
 
     The catalog is parsed only when the name is not that of an installed model: `slm run` has no time for it.
@@ -211,7 +211,7 @@ def _kv_type(options: GenerationOptions, settings: Settings) -> str | None:
     return kv_type
 
 
-def draft_model(options: GenerationOptions, settings: Settings, console: Console) -> Path | None:
+def draft_model(options: GenerationOptions, settings: Settings, console: Reporter) -> Path | None:
     """The file of the model of `--draft`, its header checked.
 
     Raises `SlmError`: NO_MODEL, DAMAGED, or USAGE for what cannot answer and together with `--speculation off`.
@@ -425,7 +425,7 @@ def window(loading: Loading, wanted: int | None, options: GenerationOptions, *, 
     raise device_fit.refusal("this model", told)
 
 
-def tell_of_small_window(n_ctx: int, usual: int, console: Console) -> None:
+def tell_of_small_window(n_ctx: int, usual: int, console: Reporter) -> None:
     """Say that memory leaves less of a context window than there would be otherwise."""
     if n_ctx < usual:
         console.note(f"memory is short: a context window of {n_ctx:,} tokens instead of {usual:,}.")
@@ -444,7 +444,7 @@ def cancelled_by_ctrl_c(session: Cancellable) -> Iterator[None]:
         yield
 
 
-def report(loading: Loading, console: Console) -> None:
+def report(loading: Loading, console: Reporter) -> None:
     """What the user has to know of a model that is loaded now, and for `-v` what llama.cpp said meanwhile."""
     for notice in loading.notices:
         console.warn(notice)

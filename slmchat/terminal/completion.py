@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slmchat.terminal.sanitize import sanitize
+from slmchat.sanitize import sanitize
 from slmchat.terminal.slash_commands import CommandTable
 
 if TYPE_CHECKING:

@@ -12,21 +12,16 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from slmchat.errors import SlmError
-from slmchat.terminal.sanitize import Sanitizer, sanitize
+from slmchat.reporting import ByteProgress
+from slmchat.sanitize import sanitize
 from slmchat.terminal.screen import DIM, ControlSequences, Screen, Style, is_tty
 
 
-class Progress(Protocol):
-    """A bar that is moved: `done` of `total` bytes (None: not known)."""
-
-    def __call__(self, done: int, total: int | None) -> None: ...
-
-
 class Console:
-    """The three streams of this process and what they can show. Tests pass their own."""
+    """The three streams of this process and what they can show. Tests pass their own. Implements `Reporter`."""
 
     def __init__(
         self,
@@ -58,9 +53,10 @@ class Console:
         """Styles on stderr and stdout: a terminal, not dumb, and NO_COLOR unset (no-color.org)."""
         return self.is_stdout_tty and not self.is_dumb and not self.environ.get("NO_COLOR")
 
-    def sanitizer(self) -> Sanitizer:
-        """A filter for the record of one completion: what a terminal would obey is gone, all else is as it was said."""
-        return Sanitizer(show_invisible=False)
+    @property
+    def has_status_line(self) -> bool:
+        """Whether stderr is a terminal that can take a line back."""
+        return self.is_stderr_tty and not self.is_dumb and not self.is_quiet
 
     def write(self, text: str, style: Style | None = None) -> None:
         """Part of the answer, as it comes. Raises BrokenPipeError when the reader has gone."""
@@ -102,7 +98,7 @@ class Console:
 
     def draw(self, sequences: ControlSequences) -> None:
         """Pixels or styled text for a terminal, on stderr beside the other notes; nothing elsewhere."""
-        if self.is_stderr_tty and not self.is_dumb and not self.is_quiet:
+        if self.has_status_line:
             self._end()
             self.status("")
             self._err.send(sequences)
@@ -115,7 +111,7 @@ class Console:
 
     def status(self, text: str) -> None:
         """A line on a terminal's stderr that the next status (or an empty one) replaces."""
-        if self.is_stderr_tty and not self.is_dumb and not self.is_quiet:
+        if self.has_status_line:
             self._err.send(ControlSequences("\r\x1b[K" + sanitize(text, one_line=True)))
 
     def ask(self, question: str) -> bool:
@@ -154,9 +150,9 @@ class Console:
         self.send(ControlSequences("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())))
 
     @contextmanager
-    def progress(self, label: str) -> Iterator[Progress]:
+    def progress(self, label: str) -> Iterator[ByteProgress]:
         """A byte progress bar with speed and time left on a terminal's stderr; silent elsewhere."""
-        if not self.is_stderr_tty or self.is_quiet or self.is_dumb:
+        if not self.has_status_line:
             yield lambda done, total: None
             return
         from rich.console import Console as RichConsole

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmchat.errors import SlmError
+from slmchat.sanitize import sanitize
 from slmchat.terminal import interrupts, restore
 from slmchat.terminal.completion import command_completer
 from slmchat.terminal.completion import complete_path as complete_path
@@ -22,7 +23,6 @@ from slmchat.terminal.input_history import InputHistory
 from slmchat.terminal.markdown_layout import cut_to_width
 from slmchat.terminal.pastes import Pastes, is_fold, processor
 from slmchat.terminal.plain_input import MORE_S, REST_OF_KEY_S, clean, pressed_key, read_plainly
-from slmchat.terminal.sanitize import sanitize
 from slmchat.terminal.slash_commands import CommandTable, as_typed, is_open_block, line_of
 
 if TYPE_CHECKING:

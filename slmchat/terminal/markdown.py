@@ -22,6 +22,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from slmchat.sanitize import Sanitizer
 from slmchat.terminal.markdown_blocks import Block, Kind, recognise
 from slmchat.terminal.markdown_code import LINE_LIMIT, Highlighter, highlighter
 from slmchat.terminal.markdown_inline import HOLD_LIMIT, Inline
@@ -37,7 +38,6 @@ from slmchat.terminal.markdown_layout import (
 )
 from slmchat.terminal.markdown_page import Page
 from slmchat.terminal.markdown_table import Table, alignments, split_row
-from slmchat.terminal.sanitize import Sanitizer
 from slmchat.terminal.screen import ControlSequences
 
 # Rows and characters of a table that are held back to find the widths of its columns.

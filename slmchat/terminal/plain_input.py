@@ -9,7 +9,7 @@ import select
 import sys
 from collections.abc import Callable
 
-from slmchat.terminal.sanitize import sanitize
+from slmchat.sanitize import sanitize
 from slmchat.terminal.slash_commands import is_open_block
 
 # How long more of a paste is waited for after Enter, in seconds: nobody types that fast, and nobody notices the pause.

@@ -9,7 +9,7 @@ Refuses to know: which stream it is, what is told when, whether colour is wanted
 
 from typing import NamedTuple, NewType, TextIO
 
-from slmchat.terminal.sanitize import Sanitizer
+from slmchat.sanitize import Sanitizer
 
 # What goes to a terminal as it is: control sequences of slm's own, and lines that hold some. Text in them has been
 # sanitised by the one who made them.

@@ -11,9 +11,9 @@ import shutil
 import time
 from collections.abc import Callable
 
+from slmchat.sanitize import sanitize
 from slmchat.terminal import restore
 from slmchat.terminal.markdown_layout import cut_to_width
-from slmchat.terminal.sanitize import sanitize
 from slmchat.terminal.screen import DIM, ControlSequences
 
 MIN_LINES = 6

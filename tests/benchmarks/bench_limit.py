@@ -97,6 +97,7 @@ def _followed() -> tuple[float, float]:
     """Seconds a chunk in the first and in the last tenth of an answer that goes to a file."""
     from slmchat.engine.api import Chunk, Finish, FinishReason, Timings, Usage
     from slmchat.generation import response
+    from slmchat.sanitize import Sanitizer
     from slmchat.terminal.answer_view import PlainView
     from slmchat.terminal.console import Console
 
@@ -112,6 +113,6 @@ def _followed() -> tuple[float, float]:
 
     with tempfile.TemporaryFile("w") as out:
         console = Console(stdout=out, stderr=out)
-        response.consume_stream(events(), PlainView(console), sanitizer=console.sanitizer())
+        response.consume_stream(events(), PlainView(console), sanitizer=Sanitizer(show_invisible=False))
     tenths = [after - before for before, after in itertools.pairwise(marks)]
     return tenths[0] / (N_LONG // 10), tenths[-1] / (N_LONG // 10)

@@ -5,7 +5,7 @@ import re
 
 import runner
 
-from slmchat.terminal.sanitize import Sanitizer, sanitize
+from slmchat.sanitize import Sanitizer, sanitize
 
 _PIECES = (
     "\x1b[31m", "\x1b]0;t\x07", "\x1b]8;;http://x\x1b\\", "\x1bP", "\x1b_", "\x1b^", "\x1bX", "\x9b", "\x9d", "\x90", "\x9c", "\x1b",

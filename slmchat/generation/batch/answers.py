@@ -13,7 +13,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import response, structured
 from slmchat.generation.classify import ClassificationTask, content_free_prior
 from slmchat.generation.structured import ResponseFormat
-from slmchat.terminal.sanitize import Sanitizer
+from slmchat.sanitize import Sanitizer
 
 
 class Unsuitable(Exception):

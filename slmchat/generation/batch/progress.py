@@ -7,7 +7,7 @@ line every ten seconds, with `-v` only.
 import time
 from collections.abc import Callable
 
-from slmchat.terminal.console import Console
+from slmchat.reporting import Reporter
 
 _REDRAWN_EVERY = 0.2  # seconds
 _TOLD_EVERY = 10.0
@@ -17,7 +17,7 @@ class Progress:
     """Is told of every record that is written."""
 
     def __init__(
-        self, console: Console, total: int | None, begun: int = 0, clock: Callable[[], float] = time.monotonic
+        self, console: Reporter, total: int | None, begun: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """`total` and `begun` in the unit of `Row.end`: how much input there is, how much was done before."""
         self._console = console
@@ -38,7 +38,7 @@ class Progress:
             self._console.status(self.line(end))
         if now - self._told >= _TOLD_EVERY:
             self._told = now
-            if not self._console.is_stderr_tty:
+            if not self._console.has_status_line:
                 self._console.detail(self.line(end))
 
     def line(self, end: int) -> str:

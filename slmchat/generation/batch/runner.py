@@ -25,7 +25,7 @@ from slmchat.generation.batch.records import (
 )
 from slmchat.generation.batch.rows import Row, Source
 from slmchat.models import loader
-from slmchat.terminal.console import Console
+from slmchat.reporting import Reporter
 from slmchat.wording import counted
 
 # Rows under way, finished ones that wait for a slow one included. Large enough that one long completion does not leave
@@ -114,7 +114,7 @@ class Rows:
 class BatchWork:
     """The rows on their way through the pool."""
 
-    def __init__(self, rows: Rows, pool: Pool, writer: RecordWriter, console: Console, begun: Begun | None) -> None:
+    def __init__(self, rows: Rows, pool: Pool, writer: RecordWriter, console: Reporter, begun: Begun | None) -> None:
         self._rows = rows
         self._pool = pool
         self._writer = writer

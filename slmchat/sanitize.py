@@ -24,7 +24,7 @@ Choices of our own:
 import re
 from enum import IntEnum
 
-from slmchat.terminal.invisible import InvisibleFilter
+from slmchat.invisible import InvisibleFilter
 
 # Longest sequence that is swallowed whole. An OSC 8 link of 2,083 bytes (the limit of VTE) fits well.
 SEQUENCE_LIMIT = 4096
