@@ -14,7 +14,7 @@ from slmchat.catalog.fetching import in_bytes
 from slmchat.commands.first_run import Suggestion, suggestions
 from slmchat.fit.memory import Load
 from slmchat.fit.plan import Room
-from slmchat.models.device_fit import ForDevice, lasting
+from slmchat.models.device_fit import ForDevice, usable_memory
 from slmchat.terminal.console import Console
 
 PAGE = Path(__file__).parent / "termux.md"
@@ -31,7 +31,7 @@ _SETS = ("NEON", "FP16", "DOTPROD")
 def phone(memory: int) -> ForDevice:
     """A phone with this much memory in bytes."""
     made = ForDevice(settings.load(os.environ), Console(io.StringIO(), io.StringIO(), io.StringIO(), {}))
-    made.room = Room(lasting(memory, is_phone=True), memory)
+    made.room = Room(usable_memory(memory, is_phone=True), memory)
     made.load = Load(0, instruction_sets=_SETS)
     made.pace = None
     return made

@@ -28,7 +28,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.answers import ChosenTexts
 from slmchat.generation.batch.prompts import PromptMaker
 from slmchat.generation.batch.rows import Row
-from slmchat.generation.classify import Choosing, choosing_of, prior_of
+from slmchat.generation.classify import ClassificationTask, classification_task_of, content_free_prior
 from slmchat.options import ChoiceOptions
 
 HEAD = "the people said that it was not the first time and there were many other words about water and oil " * 3
@@ -145,8 +145,8 @@ def test_nothing_is_evaluated_once_it_is_cancelled(engine: llama.LlamaEngine, mo
     scorer.close()
 
 
-def _asked(text: str, **more: object) -> Choosing | None:
-    return choosing_of(ChoiceOptions(choices=text, **more))  # type: ignore[arg-type]
+def _asked(text: str, **more: object) -> ClassificationTask | None:
+    return classification_task_of(ChoiceOptions(choices=text, **more))  # type: ignore[arg-type]
 
 
 class TestChoosing:
@@ -172,15 +172,15 @@ class TestChoosing:
         assert caught.value.exit_code is ExitCode.USAGE
 
     def test_options_without_choices_are_refused(self) -> None:
-        assert choosing_of(ChoiceOptions()) is None
+        assert classification_task_of(ChoiceOptions()) is None
         for options in (ChoiceOptions(threshold=0.5), ChoiceOptions(calibrate=True)):
             with pytest.raises(SlmError, match=r"--(threshold|calibrate) needs --choices"):
-                choosing_of(options)
+                classification_task_of(options)
         with pytest.raises(SlmError, match="is what --threshold answers"):
             _asked("sure,unsure", threshold=0.5)
 
     def test_whole_texts_count_and_the_prior_is_taken_away(self) -> None:
-        choosing = Choosing(("a", "b c"), None, is_calibrated=True)
+        choosing = ClassificationTask(("a", "b c"), None, is_calibrated=True)
         scores = (Score((math.log(0.2),)), Score((math.log(0.5), math.log(0.8))))
         assert choosing.verdict(scores, None).probabilities == {"a": 0.333333, "b c": 0.666667}
         prior = (math.log(0.1), math.log(0.64))
@@ -191,14 +191,14 @@ class TestChoosing:
     def test_choices_that_begin_one_another_count_with_their_end(self) -> None:
         """Else the shorter one could never be less probable than the longer one."""
         chat = Prompt((Part("x", is_template=True),))
-        assert Choosing(("yes", "no"), None, True).choices(chat) == Choices(("yes", "no"))
-        choosing = Choosing(("yes", "yes please"), None, True)
+        assert ClassificationTask(("yes", "no"), None, True).choices(chat) == Choices(("yes", "no"))
+        choosing = ClassificationTask(("yes", "yes please"), None, True)
         assert choosing.choices(chat) == Choices(("yes", "yes please"), has_end=True)
         scores = (Score((-0.1,), end=math.log(0.1)), Score((-0.1, math.log(0.9)), end=-0.01))
         assert choosing.verdict(scores, None).choice == "yes please"
 
     def test_behind_a_bare_prompt_a_choice_is_a_word_of_its_own(self) -> None:
-        choosing = Choosing(("a", "b"), None, True)
+        choosing = ClassificationTask(("a", "b"), None, True)
         assert choosing.choices(_prompt("Mood:")).texts == (" a", " b")
         assert choosing.choices(_prompt("Mood:\n")).texts == ("a", "b")
 
@@ -227,10 +227,15 @@ def _rows(*texts: str) -> Iterator[Row]:
 class TestRows:
     def test_the_prior_is_the_mean_over_inputs_that_say_nothing(self) -> None:
         engine = FakeEngine(score=lambda prompt, text: Score((-1.0 if prompt == text.strip() else -3.0,)))
-        choosing = Choosing(("a", "b"), None, is_calibrated=True)
-        prior = prior_of(choosing, engine.open_scorer(SETTINGS), [_prompt("a"), _prompt("x")])
+        choosing = ClassificationTask(("a", "b"), None, is_calibrated=True)
+        prior = content_free_prior(choosing, engine.open_scorer(SETTINGS), [_prompt("a"), _prompt("x")])
         assert prior == (-2.0, -3.0)
-        assert prior_of(Choosing(("a", "b"), None, False), engine.open_scorer(SETTINGS), [_prompt("a")]) is None
+        assert (
+            content_free_prior(
+                ClassificationTask(("a", "b"), None, False), engine.open_scorer(SETTINGS), [_prompt("a")]
+            )
+            is None
+        )
 
     def test_calibration_takes_away_what_is_liked_without_input(self, tmp_path: Path) -> None:
         desk = _desk(tmp_path)

@@ -18,11 +18,11 @@ from conftest import Outcome, environment, run_slm
 from endpoint_server import EndpointServer, stream
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
-from slmchat.commands.output import Delivery
+from slmchat.commands.output import OutputWriter
 from slmchat.conversation.code_blocks import code_blocks
 from slmchat.engine.api import Finish, FinishReason, Timings, Usage
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation.response import Answer
+from slmchat.generation.response import Response
 from slmchat.options import OutputOptions
 from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
@@ -70,12 +70,12 @@ class Desk:
     def __init__(self, *, is_shaped: bool = False, **options: Any) -> None:
         self.out, self.err = io.StringIO(), io.StringIO()
         console = Console(io.StringIO(), self.out, self.err, environ={})
-        self._delivery = Delivery(OutputOptions(**options), console, is_shaped=is_shaped, is_raw_output=False)
+        self._delivery = OutputWriter(OutputOptions(**options), console, is_shaped=is_shaped, is_raw_output=False)
 
-    def give(self, text: str, reason: FinishReason = FinishReason.STOP, *, is_half_nothing: bool = False) -> int:
-        answer = Answer(text, finish=Finish(reason, Usage(1, 0, 1), Timings(0.1, 0.1, 0.1), 1, None))
+    def give(self, text: str, reason: FinishReason = FinishReason.STOP, *, discard_partial: bool = False) -> int:
+        answer = Response(text, finish=Finish(reason, Usage(1, 0, 1), Timings(0.1, 0.1, 0.1), 1, None))
         try:
-            self._delivery.give(answer, {"completion": text}, is_half_nothing=is_half_nothing)
+            self._delivery.give(answer, {"completion": text}, discard_partial=discard_partial)
         except SlmError as error:
             self.err.write(error.message)
             return int(error.exit_code)
@@ -162,7 +162,7 @@ def test_an_interrupted_answer_goes_to_stdout_and_the_file_stays(tmp_path: Path)
     desk, shaped = Desk(output=str(file)), Desk(output=str(file), is_shaped=True)
     assert desk.give("half an ans", FinishReason.INTERRUPTED) == 0
     assert (file.read_text(), desk.out.getvalue()) == ("old", "half an ans\n")
-    shaped.give('{"a": ', FinishReason.INTERRUPTED, is_half_nothing=True)
+    shaped.give('{"a": ', FinishReason.INTERRUPTED, discard_partial=True)
     assert (file.read_text(), shaped.out.getvalue()) == ("old", "")
 
 

@@ -19,7 +19,7 @@ from slmchat.catalog.records import Installed
 from slmchat.commands import doctor
 from slmchat.diagnostics import device as device_checks
 from slmchat.diagnostics import storage
-from slmchat.diagnostics.findings import Finding, Level, examine
+from slmchat.diagnostics.findings import Finding, Level, run_checks
 from slmchat.engine import crash_markers
 from slmchat.engine.devices import ComputeDevice
 from slmchat.engine.kvstore import KvStore, StateKey
@@ -91,7 +91,7 @@ def facts(paths: settings.Paths) -> device_checks.Facts:
 
 
 def test_a_device_on_which_nothing_is_wrong(facts: device_checks.Facts) -> None:
-    found = list(examine(device_checks.CHECKS, facts))
+    found = list(run_checks(device_checks.CHECKS, facts))
     assert {finding.level for finding in found} == {Level.FINE}
     assert [finding.check for finding in found] == [check.name for check in device_checks.CHECKS]
 
@@ -170,7 +170,7 @@ PLANTED: dict[str, tuple[str, Level, str, str, Callable[[device_checks.Facts], d
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_fault_of_the_device_is_found(fault: str, facts: device_checks.Facts) -> None:
     check, level, what, do, plant = PLANTED[fault]
-    found = [finding for finding in examine(device_checks.CHECKS, plant(facts)) if finding.level is not Level.FINE]
+    found = [finding for finding in run_checks(device_checks.CHECKS, plant(facts)) if finding.level is not Level.FINE]
     assert [(finding.check, finding.level) for finding in found] == [(check, level)]
     assert what in found[0].what
     assert do in found[0].do
@@ -202,7 +202,7 @@ def test_a_build_for_amx_is_advised_with_a_compiler_that_does_it_rightly(
     monkeypatch.setattr(compilers.for_amx, "__defaults__", (lambda name: installed.get(name, ""),))
     sets = Fact(("AVX2", "AMX_INT8"), "planted")
     amx = replace(facts, device=replace(facts.device, instruction_sets=sets), features=("AVX2",))
-    found = only(examine(device_checks.CHECKS, amx), "instruction sets")
+    found = only(run_checks(device_checks.CHECKS, amx), "instruction sets")
     assert found.do.startswith(do)
     assert "-DGGML_NATIVE=on" in found.do
 
@@ -216,7 +216,9 @@ def test_the_verdict_is_in_json(paths: settings.Paths) -> None:
 def test_a_gpu_that_llama_cpp_uses_is_fine(facts: device_checks.Facts) -> None:
     gpu = ComputeDevice("CUDA0", "NVIDIA GeForce RTX 4060", "gpu", 7_000_000_000, 8_000_000_000)
     used = replace(facts, compute=(gpu,), has_gpu_backend=True, graphics=Fact((NVIDIA,), "planted"))
-    assert only(examine(device_checks.CHECKS, used), "gpu").what == "NVIDIA GeForce RTX 4060, 7.0 GB of its memory free"
+    assert (
+        only(run_checks(device_checks.CHECKS, used), "gpu").what == "NVIDIA GeForce RTX 4060, 7.0 GB of its memory free"
+    )
 
 
 def test_graphics_processors_are_those_that_the_system_names(tmp_path: Path) -> None:
@@ -251,7 +253,7 @@ def admitted(paths: settings.Paths, file: Path, name: str = "tiny") -> Installed
 
 def places(paths: settings.Paths, **environ: str) -> list[Finding]:
     found = storage.Places.of(paths, {"HF_HOME": str(paths.cache / "none"), **environ})
-    return list(examine(storage.CHECKS, replace(found, disk=Fact(50_000_000_000, "planted"))))
+    return list(run_checks(storage.CHECKS, replace(found, disk=Fact(50_000_000_000, "planted"))))
 
 
 def old(path: Path, age: float = 7200) -> Path:
@@ -272,7 +274,7 @@ def test_places_where_nothing_is_wrong(paths: settings.Paths, tiny: Path) -> Non
 )
 def test_a_disk_that_is_full(free: int | None, level: Level, paths: settings.Paths) -> None:
     found = replace(storage.Places.of(paths, {}), disk=Fact(free, "planted"))
-    assert only(examine(storage.CHECKS, found), "disk").level is level
+    assert only(run_checks(storage.CHECKS, found), "disk").level is level
 
 
 def test_directories_that_others_can_look_into(paths: settings.Paths) -> None:
@@ -501,9 +503,9 @@ def examined_sampler(installed: Installed, paths: settings.Paths) -> list[Findin
     from slmchat.diagnostics import model as model_checks
     from slmchat.engine.sampler import SamplerSettings
 
-    patient = model_checks.Patient(installed, read_header(installed.path), None, SamplerSettings())  # type: ignore[arg-type]
+    patient = model_checks.ModelUnderTest(installed, read_header(installed.path), None, SamplerSettings())  # type: ignore[arg-type]
     checks = [check for check in model_checks.FILE_CHECKS if check.name == "sampler"]
-    return [finding for finding in examine(checks, patient) if finding.level is Level.WRONG]
+    return [finding for finding in run_checks(checks, patient) if finding.level is Level.WRONG]
 
 
 def test_a_model_that_does_not_fit(paths: settings.Paths, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

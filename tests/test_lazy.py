@@ -89,11 +89,11 @@ class TestPlan:
 class TestOutlook:
     def test_it_is_told(self, shape: ModelShape) -> None:
         lazy = plan(shape, Load(512), _room(memory(shape, Load(512)).needed))
-        outlook = device_fit.Outlook(lazy, None, lazy.room)
-        assert "of embeddings stay on the disk" in outlook.in_words()
-        assert outlook.as_json()["on_disk"] == shape.lazy_bytes
+        fit_report = device_fit.FitReport(lazy, None, lazy.room)
+        assert "of embeddings stay on the disk" in fit_report.in_words()
+        assert fit_report.as_json()["on_disk"] == shape.lazy_bytes
         ample = plan(shape, Load(512), _room(64 * GIB))
-        assert "on the disk" not in device_fit.Outlook(ample, None, ample.room).in_words()
+        assert "on the disk" not in device_fit.FitReport(ample, None, ample.room).in_words()
 
     def test_it_is_how_the_model_is_opened(
         self, model: Path, shape: ModelShape, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -102,7 +102,7 @@ class TestOutlook:
         for available, is_lazy in ((64 * GIB, False), (memory(shape, Load(512)).needed, True)):
             monkeypatch.setattr(device_fit, "room", lambda device, free=available: _room(free))
             settings = settings_module.Settings(paths=paths)
-            found = device_fit.opening_of(shape, settings, model=model, n_ctx=512, kv_type=None, gpu_layers=None)
+            found = device_fit.plan_load(shape, settings, model=model, n_ctx=512, kv_type=None, gpu_layers=None)
             assert found.load.is_lazy is is_lazy
 
 

@@ -122,7 +122,7 @@ def test_going_back_anywhere_gives_what_a_fresh_evaluation_gives(
 
 @pytest.mark.parametrize("offset", [-12, -1, 0])
 def test_going_back_to_where_the_window_is_just_not_lost(timeline: Callable[..., Timeline], offset: int) -> None:
-    chat, fresh = timeline(goes_back=False), timeline()
+    chat, fresh = timeline(is_multi_turn=False), timeline()
     chat.ask(QUESTION + ANSWER)
     context = chat.session._context
     first = chat.session._api.llama_memory_seq_pos_min(context._memory, 0)
@@ -164,13 +164,13 @@ def test_a_state_from_the_disk_goes_on_as_if_nothing_had_been(
 
 @pytest.mark.parametrize("flash", [False, True])
 def test_a_shared_beginning_is_evaluated_once(timeline: Callable[..., Timeline], tmp_path: Path, flash: bool) -> None:
-    first = timeline(store=KvStore(tmp_path), goes_back=False, flash_attention=flash)
+    first = timeline(store=KvStore(tmp_path), is_multi_turn=False, flash_attention=flash)
     alike = [[*QUESTION, 7]]
     assert first.ask(QUESTION + NEXT, alike)[0] == 0
-    second = timeline(store=KvStore(tmp_path), goes_back=False, flash_attention=flash)
+    second = timeline(store=KvStore(tmp_path), is_multi_turn=False, flash_attention=flash)
     cached, logits = second.ask(QUESTION + OTHER, alike)
     assert len(QUESTION) - 4 <= cached <= len(QUESTION)
-    without = timeline(goes_back=False, flash_attention=flash)
+    without = timeline(is_multi_turn=False, flash_attention=flash)
     assert (logits == without.ask(QUESTION + OTHER, alike)[1]).all()  # no store: the same batches all the same
 
 

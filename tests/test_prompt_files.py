@@ -16,7 +16,7 @@ from slmchat.engine.api import Prompt
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.prompts import PromptMaker
 from slmchat.generation.batch.rows import Row
-from slmchat.generation.prompt import Question
+from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.prompt_template import PromptFile, prompt_file
 from slmchat.options import TemplateOptions
 
@@ -114,14 +114,14 @@ class TestMistakes:
 
 class TestQuestion:
     def test_a_question_of_a_template_and_what_may_be_asked_next(self) -> None:
-        question = Question("", [Attachment("Hello.")], [], (), _made(FILES["t"], "language=French"))
+        question = PromptRequest("", [Attachment("Hello.")], [], (), _made(FILES["t"], "language=French"))
         prompt = question.prompt(raw_prompt)
         assert _text(prompt) == "Translate into French:\nHello."
         (alike,) = prompt.alike
         assert _text(alike).startswith("Translate into French:\n") and "Hello" not in _text(alike)
 
     def test_a_template_that_looks_into_its_input(self) -> None:
-        question = Question("", [Attachment("a b")], [], (), _made("{{ input.split()[1] }}"))
+        question = PromptRequest("", [Attachment("a b")], [], (), _made("{{ input.split()[1] }}"))
         assert _text(question.prompt(raw_prompt)) == "b"
 
 

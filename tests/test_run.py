@@ -277,7 +277,9 @@ class TestModels:
         for raw, expected in ((False, "safe  red end"), (True, "".join(pieces))):
             console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
             events = [*(Chunk(piece, ()) for piece in pieces), finish]
-            response.follow(events, PlainView(console), sanitizer=None if raw else Sanitizer(show_invisible=False))
+            response.consume_stream(
+                events, PlainView(console), sanitizer=None if raw else Sanitizer(show_invisible=False)
+            )
             assert isinstance(console.stdout, io.StringIO)
             assert console.stdout.getvalue() == expected
 

@@ -246,13 +246,13 @@ class TestFields:
 
 
 class TestShape:
-    def _shape(self, **options: Any) -> structured.Shape:
-        made = structured.shape_of(ShapeOptions(**options))
+    def _shape(self, **options: Any) -> structured.ResponseFormat:
+        made = structured.response_format_of(ShapeOptions(**options))
         assert made is not None
         return made
 
     def test_no_option_no_shape(self) -> None:
-        assert structured.shape_of(ShapeOptions()) is None
+        assert structured.response_format_of(ShapeOptions()) is None
 
     def test_two_shapes_are_one_too_many(self) -> None:
         with pytest.raises(SlmError, match=r"--json-output and --regex cannot be combined"):

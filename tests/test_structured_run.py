@@ -29,7 +29,7 @@ from slmchat.engine.api import (
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured
-from slmchat.generation.response import Answer
+from slmchat.generation.response import Response
 
 pytestmark = pytest.mark.real
 
@@ -141,21 +141,21 @@ class TestAttempts:
 
     SHAPE = structured.of_schema({"type": "integer"})
 
-    def _answers(self, *answers: tuple[str, FinishReason]) -> tuple[Callable[..., Answer], list[tuple[int, int]]]:
+    def _answers(self, *answers: tuple[str, FinishReason]) -> tuple[Callable[..., Response], list[tuple[int, int]]]:
         asked: list[tuple[int, int]] = []
         left = list(answers)
 
-        def ask(sampler: SamplerSettings, limits: Limits) -> Answer:
+        def ask(sampler: SamplerSettings, limits: Limits) -> Response:
             assert limits.constraint == self.SHAPE.constraint and not limits.stop
             asked.append((sampler.seed or 0, limits.max_tokens or 0))
             text, reason = left.pop(0)
-            return Answer(text, finish=Finish(reason, Usage(1, 0, 1), Timings(1, 1, 1), sampler.seed or 0, ()))
+            return Response(text, finish=Finish(reason, Usage(1, 0, 1), Timings(1, 1, 1), sampler.seed or 0, ()))
 
         return ask, asked
 
     def test_a_right_answer_is_asked_for_once(self) -> None:
         ask, asked = self._answers(("3", FinishReason.STOP))
-        _, value = structured.satisfied(
+        _, value = structured.generate_valid(
             self.SHAPE, SamplerSettings(seed=7), Limits(50, ("a",)), ask, on_retry=pytest.fail
         )
         assert (value, asked) == (3, [(7, 50)])
@@ -163,19 +163,21 @@ class TestAttempts:
     def test_a_cut_one_is_asked_for_again_with_more_room(self) -> None:
         ask, asked = self._answers(("3", FinishReason.LENGTH), ("34", FinishReason.STOP))
         told: list[SlmError] = []
-        answer, value = structured.satisfied(self.SHAPE, SamplerSettings(seed=7), Limits(50), ask, on_retry=told.append)
+        answer, value = structured.generate_valid(
+            self.SHAPE, SamplerSettings(seed=7), Limits(50), ask, on_retry=told.append
+        )
         assert (answer.text, value, asked) == ("34", 34, [(7, 50), (8, 100)])
         assert len(told) == 1
 
     def test_twice_wrong_is_unsatisfied(self) -> None:
         ask, _ = self._answers(("x", FinishReason.STOP), ("3", FinishReason.CONTEXT))
         with pytest.raises(SlmError) as caught:
-            structured.satisfied(self.SHAPE, SamplerSettings(), Limits(), ask, on_retry=lambda error: None)
+            structured.generate_valid(self.SHAPE, SamplerSettings(), Limits(), ask, on_retry=lambda error: None)
         assert caught.value.exit_code is ExitCode.UNSATISFIED
 
     def test_an_interrupted_one_is_not_asked_for_again(self) -> None:
         ask, asked = self._answers(("", FinishReason.INTERRUPTED))
-        _, value = structured.satisfied(self.SHAPE, SamplerSettings(), Limits(), ask, on_retry=pytest.fail)
+        _, value = structured.generate_valid(self.SHAPE, SamplerSettings(), Limits(), ask, on_retry=pytest.fail)
         assert value is None and len(asked) == 1
 
     def test_a_thought_that_the_template_opens_is_closed(self) -> None:

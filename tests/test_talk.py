@@ -17,9 +17,9 @@ from slmchat.conversation.recorder import ArchiveRecorder
 from slmchat.engine.api import Adapter, Chunk, Event, Limits, Prefill, Prompt, Session
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation.chat_session import Overflow, Talk
+from slmchat.generation.chat_session import ChatSession, Overflow
 from slmchat.models import loader
-from slmchat.models.backend import Here, LocalModel
+from slmchat.models.backend import LocalBackend, LocalModel
 from slmchat.options import GenerationOptions
 from slmchat.terminal.console import Console
 
@@ -74,25 +74,25 @@ def host() -> Heard:
 
 
 @pytest.fixture
-def talk(engine: FakeEngine, host: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Talk]:
+def talk(engine: FakeEngine, host: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatSession]:
     monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(engine))
     settings = settings_module.load({"SLM_HOME": str(tmp_path)})
     console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
     file = InstalledFile(tmp_path / "m.gguf", None, 1, 1)
     model = LocalModel(Installed("fake:1b", "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z"))
     recorder = ArchiveRecorder(Archive(settings.paths.sessions), console.warn)
-    made = Talk(model, Conversation("Be brief.", recorder), GenerationOptions(ctx=400), settings, console, host)
+    made = ChatSession(model, Conversation("Be brief.", recorder), GenerationOptions(ctx=400), settings, console, host)
     yield made
     made.close()
     recorder.close()
 
 
-def _said(talk: Talk) -> list[tuple[str, str]]:
+def _said(talk: ChatSession) -> list[tuple[str, str]]:
     return [(node.message.role.value, node.message.text) for node in talk.conversation.path()]
 
 
 def test_a_message_is_in_the_archive_while_the_model_still_loads(
-    engine: FakeEngine, talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: FakeEngine, talk: ChatSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`kill -9` while the weights are read must not take along what was typed meanwhile."""
     saved: list[str] = []
@@ -109,7 +109,7 @@ def test_a_message_is_in_the_archive_while_the_model_still_loads(
 
 
 def test_a_model_that_cannot_be_loaded_leaves_the_message_in_the_tree(
-    talk: Talk, monkeypatch: pytest.MonkeyPatch
+    talk: ChatSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: Ready) -> FakeEngine:
         raise SlmError("the model cannot be loaded.", exit_code=ExitCode.DAMAGED)
@@ -121,7 +121,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_message_in_the_tree(
     assert talk.conversation.current is None
 
 
-def test_an_exchange_is_in_the_tree_and_in_the_archive(talk: Talk, tmp_path: Path) -> None:
+def test_an_exchange_is_in_the_tree_and_in_the_archive(talk: ChatSession, tmp_path: Path) -> None:
     answer = talk.say("Hi")
     assert answer and answer.text == "Hello."
     assert _said(talk) == [("user", "Hi"), ("assistant", "Hello.")]
@@ -131,13 +131,13 @@ def test_an_exchange_is_in_the_tree_and_in_the_archive(talk: Talk, tmp_path: Pat
     assert talk.tokens_used > 0
 
 
-def test_only_the_model_that_said_it_gets_its_tokens(talk: Talk, engine: FakeEngine) -> None:
+def test_only_the_model_that_said_it_gets_its_tokens(talk: ChatSession, engine: FakeEngine) -> None:
     talk.say("Hi")
     assert talk.messages()[-1].tokens == (1, 2)
     assert talk.conversation.as_messages("other:1b@Q8_0")[-1].tokens is None
 
 
-def test_a_thought_is_kept_apart_and_out_of_later_prompts(talk: Talk, engine: FakeEngine, host: Heard) -> None:
+def test_a_thought_is_kept_apart_and_out_of_later_prompts(talk: ChatSession, engine: FakeEngine, host: Heard) -> None:
     engine.replies = [("<thi", "nk>deep ", "thought</th", "ink>\n\nFour."), ("Five.",)]
     answer = talk.say("2+2?")
     assert answer and (answer.text, answer.thinking.strip()) == ("Four.", "deep thought")
@@ -148,7 +148,7 @@ def test_a_thought_is_kept_apart_and_out_of_later_prompts(talk: Talk, engine: Fa
     assert talk.conversation.path()[1].message.tokens is None  # they hold the thought
 
 
-def test_cancelled_before_anything_came_leaves_no_question_on_the_path(talk: Talk, engine: FakeEngine) -> None:
+def test_cancelled_before_anything_came_leaves_no_question_on_the_path(talk: ChatSession, engine: FakeEngine) -> None:
     class Cancelled(FakeSession):
         def generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
             events = super().generate(prompt, sampler, limits)
@@ -161,7 +161,7 @@ def test_cancelled_before_anything_came_leaves_no_question_on_the_path(talk: Tal
     assert [node.message.text for node in talk.conversation.nodes()] == ["Hi"]  # kept in the tree
 
 
-def test_an_error_in_the_middle_keeps_what_was_said(talk: Talk, engine: FakeEngine) -> None:
+def test_an_error_in_the_middle_keeps_what_was_said(talk: ChatSession, engine: FakeEngine) -> None:
     class Broken(FakeSession):
         def _generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
             yield Prefill(1, 1, 0)
@@ -175,7 +175,7 @@ def test_an_error_in_the_middle_keeps_what_was_said(talk: Talk, engine: FakeEngi
     assert talk.conversation.path()[1].message.is_cut
 
 
-def test_continue_joins_text_and_tokens(talk: Talk, engine: FakeEngine) -> None:
+def test_continue_joins_text_and_tokens(talk: ChatSession, engine: FakeEngine) -> None:
     engine.replies = [("One", " two"), (" three", ".")]
     talk.say("Count")
     talk.go_on()
@@ -184,7 +184,7 @@ def test_continue_joins_text_and_tokens(talk: Talk, engine: FakeEngine) -> None:
     assert engine.prompts[1].endswith("assistant\nOne two")
 
 
-def test_a_retry_is_a_sibling_and_another_seed(talk: Talk, engine: FakeEngine) -> None:
+def test_a_retry_is_a_sibling_and_another_seed(talk: ChatSession, engine: FakeEngine) -> None:
     seeds: list[int | None] = []
 
     class Seeds(FakeSession):
@@ -208,20 +208,20 @@ class TestFullWindow:
     """400 characters are 400 tokens of the fake engine."""
 
     @pytest.fixture
-    def full(self, talk: Talk, engine: FakeEngine) -> Talk:
+    def full(self, talk: ChatSession, engine: FakeEngine) -> ChatSession:
         engine.replies = [("a" * 20,) for _ in range(20)]
         for number in range(3):
             talk.say(f"question {number} " + "x" * 20)
         return talk
 
-    def test_cancel_changes_nothing(self, full: Talk, host: Heard) -> None:
+    def test_cancel_changes_nothing(self, full: ChatSession, host: Heard) -> None:
         before = _said(full)
         assert full.say("y" * 120) is None
         assert _said(full) == before
         (overflow,) = host.overflows
         assert overflow.n_ctx == 400 < overflow.n_prompt
 
-    def test_drop_goes_down_to_half_and_is_marked(self, full: Talk, host: Heard, engine: FakeEngine) -> None:
+    def test_drop_goes_down_to_half_and_is_marked(self, full: ChatSession, host: Heard, engine: FakeEngine) -> None:
         host.choice = "drop"
         answer = full.say("y" * 60)
         assert answer
@@ -232,7 +232,7 @@ class TestFullWindow:
         assert any("question 0" in text for _, text in _said(full))  # the user still has it
 
     def test_summarise_puts_a_summary_into_the_system_message(
-        self, full: Talk, host: Heard, engine: FakeEngine
+        self, full: ChatSession, host: Heard, engine: FakeEngine
     ) -> None:
         host.choice = "summarise"
         full.asked_ctx = 900
@@ -244,7 +244,7 @@ class TestFullWindow:
         assert full.conversation.summary == "they spoke of x"
         assert "they spoke of x" in engine.prompts[-1]
 
-    def test_fresh_moves_the_question_to_a_new_conversation(self, full: Talk, host: Heard) -> None:
+    def test_fresh_moves_the_question_to_a_new_conversation(self, full: ChatSession, host: Heard) -> None:
         host.choice = "fresh"
         old = full.conversation
         before = _said(full)
@@ -253,7 +253,9 @@ class TestFullWindow:
         assert [role for role, _ in _said(full)] == ["user", "assistant"]
         assert [(n.message.role.value, n.message.text) for n in old.path()] == before
 
-    def test_a_message_that_is_too_long_by_itself_is_an_error_with_numbers(self, full: Talk, host: Heard) -> None:
+    def test_a_message_that_is_too_long_by_itself_is_an_error_with_numbers(
+        self, full: ChatSession, host: Heard
+    ) -> None:
         host.choice = "drop"
         before = _said(full)
         with pytest.raises(SlmError, match=r"still [\d,]+ tokens and the context window holds 400") as caught:
@@ -262,7 +264,7 @@ class TestFullWindow:
         assert _said(full) == before
 
 
-def test_examples_of_a_persona_stand_before_the_conversation(talk: Talk, engine: FakeEngine) -> None:
+def test_examples_of_a_persona_stand_before_the_conversation(talk: ChatSession, engine: FakeEngine) -> None:
     from slmchat.personas import BUILT_IN
 
     talk.examples = loader.example_messages(next(it for it in BUILT_IN if it.name == "sentiment"))[:2]
@@ -271,13 +273,13 @@ def test_examples_of_a_persona_stand_before_the_conversation(talk: Talk, engine:
     assert engine.prompts[0].index("Be brief.") < engine.prompts[0].index(first) < engine.prompts[0].index("Great!")
 
 
-def test_counts_are_those_of_the_prompt(talk: Talk, engine: FakeEngine) -> None:
+def test_counts_are_those_of_the_prompt(talk: ChatSession, engine: FakeEngine) -> None:
     talk.say("Hi")
     assert talk.count(talk.messages()) == len("".join(part.text for part in talk.prompt(talk.messages()).parts))
 
 
 def test_ctrl_c_while_the_model_loads_gives_the_message_back(
-    talk: Talk, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    talk: ChatSession, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from slmchat.commands.repl.app import Chat
     from slmchat.commands.repl.slash_commands import COMMANDS
@@ -291,7 +293,7 @@ def test_ctrl_c_while_the_model_loads_gives_the_message_back(
     assert isinstance(talk.model, LocalModel)
     monkeypatch.setattr(loader, "find", lambda *_: talk.model.installed)
     monkeypatch.setattr(Chat, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
-    room = Chat(Here(), GenerationOptions(), ChatOptions(), talk.settings, talk.console)
+    room = Chat(LocalBackend(), GenerationOptions(), ChatOptions(), talk.settings, talk.console)
     room._handle("my question", COMMANDS)
     assert room.next_text == "my question"
     assert isinstance(talk.console.stderr, io.StringIO)
@@ -299,7 +301,7 @@ def test_ctrl_c_while_the_model_loads_gives_the_message_back(
 
 
 def test_private_in_the_middle_of_a_chat_reaches_the_loading(
-    talk: Talk, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    talk: ChatSession, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from slmchat.commands.repl.app import Chat
     from slmchat.options import ChatOptions
@@ -310,13 +312,15 @@ def test_private_in_the_middle_of_a_chat_reaches_the_loading(
     monkeypatch.setattr(loader, "find", lambda *_: talk.model.installed)
     monkeypatch.setattr(Chat, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
     monkeypatch.setattr(dumps, "switch_off", lambda: None)
-    room = Chat(Here(), GenerationOptions(), ChatOptions(), talk.settings, talk.console)
+    room = Chat(LocalBackend(), GenerationOptions(), ChatOptions(), talk.settings, talk.console)
     assert not ready.is_private
     room.go_private()
     assert ready.is_private
 
 
-def test_adapters_count_before_and_after_the_model_is_loaded(talk: Talk, engine: FakeEngine, tmp_path: Path) -> None:
+def test_adapters_count_before_and_after_the_model_is_loaded(
+    talk: ChatSession, engine: FakeEngine, tmp_path: Path
+) -> None:
     first = Adapter(tmp_path / "first.gguf", 0.5, (1, 1))
     talk.set_adapters([first])
     session = talk.ready()
@@ -336,7 +340,7 @@ def test_adapters_count_before_and_after_the_model_is_loaded(talk: Talk, engine:
     assert talk.adapters == ()
 
 
-def test_an_adapter_that_is_refused_leaves_the_others(talk: Talk, engine: FakeEngine, tmp_path: Path) -> None:
+def test_an_adapter_that_is_refused_leaves_the_others(talk: ChatSession, engine: FakeEngine, tmp_path: Path) -> None:
     class Refusing(FakeSession):
         def set_adapters(self, adapters: Sequence[Adapter]) -> None:
             if len(adapters) > 1:

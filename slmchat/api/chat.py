@@ -13,14 +13,14 @@ from typing import Literal
 
 from slmchat.api.options import ImageSource, pictures_of
 from slmchat.api.records import Completion, completion_of
-from slmchat.api.shared_model import Desk
+from slmchat.api.shared_model import SharedModel
 from slmchat.api.stream import Stream
 from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.conversation.pictures import Picture
 from slmchat.engine.api import Session
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation.chat_session import Overflow, Talk
-from slmchat.generation.response import Answer, Unseen, View
+from slmchat.generation.chat_session import ChatSession, Overflow
+from slmchat.generation.response import NullHandler, Response, StreamHandler
 from slmchat.options import GenerationOptions
 
 # What to do when a conversation no longer fits into its window.
@@ -36,7 +36,7 @@ class Chat:
 
     def __init__(
         self,
-        desk: Desk,
+        desk: SharedModel,
         options: GenerationOptions,
         system: str | None,
         messages: Sequence[tuple[Literal["user", "assistant"], str]],
@@ -51,7 +51,7 @@ class Chat:
             self._conversation.add(Message(_role(role), text))
         # of the size of the model's own window, whatever suits the device by now
         options = replace(options, ctx=n_ctx)
-        self._talk = Talk(desk.model, self._conversation, options, desk.settings, desk.console, self._host)
+        self._talk = ChatSession(desk.model, self._conversation, options, desk.settings, desk.console, self._host)
         self._stream: weakref.ref[Stream] | None = None
         self._is_closed = False
         desk.chats.add(self)
@@ -73,7 +73,7 @@ class Chat:
         """
         shown = self._checked(text, images)
         with self._desk.turns:
-            return self._said(text, shown, Unseen())
+            return self._said(text, shown, NullHandler())
 
     def stream(self, text: str, *, images: Sequence[ImageSource] = ()) -> Stream:
         """As `say`, but piece by piece. Of an answer that is not read to its end, what was read is kept (`is_cut`)."""
@@ -119,37 +119,37 @@ class Chat:
             raise SlmError("the message is empty.", exit_code=ExitCode.USAGE)
         return pictures_of(images)
 
-    def _said(self, text: str, shown: list[Picture], view: View) -> Completion:
+    def _said(self, text: str, shown: list[Picture], view: StreamHandler) -> Completion:
         talk = self._talk
         talk.pictures = shown
         self._host.listens(view)
         answer = talk.say(text)
         assert talk.last is not None  # the host never cancels before a generation has begun
-        return completion_of(answer or Answer(), None, talk.last)
+        return completion_of(answer or Response(), None, talk.last)
 
 
 class _Host:
     """The world of a chat without a user: the program decides beforehand. Implements `Host`."""
 
-    def __init__(self, desk: Desk, on_overflow: Overflowing) -> None:
+    def __init__(self, desk: SharedModel, on_overflow: Overflowing) -> None:
         if on_overflow not in ("fail", "drop", "summarise"):
             raise SlmError(
                 f"on_overflow cannot be '{on_overflow}'.", hint="fail, drop or summarise", exit_code=ExitCode.USAGE
             )
         self._desk = desk
         self._on_overflow = on_overflow
-        self._view: View = Unseen()
+        self._view: StreamHandler = NullHandler()
         self._is_summing_up = False
 
-    def listens(self, view: View) -> None:
+    def listens(self, view: StreamHandler) -> None:
         """From now on this view is shown the answers."""
         self._view = view
         self._is_summing_up = False
 
-    def view(self) -> View:
+    def view(self) -> StreamHandler:
         """The summary comes before the answer and is no part of it."""
         is_summary, self._is_summing_up = self._is_summing_up, False
-        return Unseen() if is_summary else self._view
+        return NullHandler() if is_summary else self._view
 
     def on_overflow(self, overflow: Overflow) -> str:
         if self._on_overflow == "fail":

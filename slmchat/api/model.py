@@ -21,22 +21,22 @@ from slmchat.api.options import (
     choosing_of,
     pictures_of,
     refuse_unknown,
-    shape_of,
+    response_format_of,
     with_loading,
     with_sampling,
 )
 from slmchat.api.records import Classification, Completion, completion_of
-from slmchat.api.shared_model import Desk, Loaded
+from slmchat.api.shared_model import Loaded, SharedModel
 from slmchat.api.stream import Stream
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import raw_prompt
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation.generator import Asker, Request
-from slmchat.generation.prompt import Question
-from slmchat.generation.response import Unseen, View
-from slmchat.generation.structured import Shape
+from slmchat.generation.generator import Generator, PreparedPrompt
+from slmchat.generation.prompt import PromptRequest
+from slmchat.generation.response import NullHandler, StreamHandler
+from slmchat.generation.structured import ResponseFormat
 from slmchat.models import loader
 from slmchat.models.backend import LocalModel
 from slmchat.options import GenerationOptions
@@ -82,7 +82,7 @@ def load(
     local = LocalModel(found).with_projector(options.mmproj)
     laid = local.laid(options.lora, settings)
     loaded = Loaded(local.installed, loading=local.start(options, settings))
-    asker = Asker(loaded.loading, options, settings, console)
+    asker = Generator(loaded.loading, options, settings, console)
     local.report(loaded.loading, console)
     try:
         n_ctx = loader.window(loaded.loading, options.ctx or settings.n_ctx, options)
@@ -90,7 +90,7 @@ def load(
     except BaseException:
         asker.close()
         raise
-    return Model(Desk(loaded, asker, settings, console, laid), options)
+    return Model(SharedModel(loaded, asker, settings, console, laid), options)
 
 
 def seal(*, is_private: bool = False, writable: Sequence[str | os.PathLike[str]] = ()) -> SealStatus:
@@ -119,7 +119,7 @@ class Model:
     a stream open gets an `SlmError` (USAGE) instead of waiting for itself.
     """
 
-    def __init__(self, desk: Desk, options: GenerationOptions) -> None:
+    def __init__(self, desk: SharedModel, options: GenerationOptions) -> None:
         """Programs use `load`."""
         self._desk = desk
         self._options = options
@@ -169,10 +169,10 @@ class Model:
         """
         refuse_unknown(options, CompletionOptions, "complete")
         asked = with_sampling(replace(self._options, raw=raw), options)
-        shape = shape_of(options)
+        shape = response_format_of(options)
         with self._desk.turns:
             request = self._request(prompt, system, images, asked, shape)
-            return self._answer(request, asked, Unseen())
+            return self._answer(request, asked, NullHandler())
 
     def stream(
         self,
@@ -221,7 +221,7 @@ class Model:
             raise SlmError("the text is empty.", exit_code=ExitCode.USAGE)
         with self._desk.turns:
             asker = self._desk.asker
-            question = Question(instruction, [Attachment(text)], head)
+            question = PromptRequest(instruction, [Attachment(text)], head)
             request = self._fitting(asker.request(question, is_raw=raw, choosing=choosing), None)
             asker.open_scorer(asker.n_ctx, laid=self._desk.laid)
             found = asker.choose(request, self._desk.running)
@@ -269,20 +269,20 @@ class Model:
         system: str | None,
         images: Sequence[ImageSource],
         asked: GenerationOptions,
-        shape: Shape | None,
-    ) -> Request:
+        shape: ResponseFormat | None,
+    ) -> PreparedPrompt:
         """The prompt laid out and known to fit. Raises `SlmError`."""
         asker = self._desk.asker
         shown = pictures_of(images)
         if shown:
-            self._desk.model.check_sees(self._desk.settings)
+            self._desk.model.check_vision(self._desk.settings)
         head = [Message(Role.SYSTEM, system)] if system else []
         if not prompt.strip():
             raise SlmError("the prompt is empty.", exit_code=ExitCode.USAGE)
-        request = asker.request(Question(prompt, [], head, shown), is_raw=asked.raw, shape=shape)
+        request = asker.request(PromptRequest(prompt, [], head, shown), is_raw=asked.raw, shape=shape)
         return self._fitting(request, asked.max_tokens)
 
-    def _fitting(self, request: Request, max_tokens: int | None) -> Request:
+    def _fitting(self, request: PreparedPrompt, max_tokens: int | None) -> PreparedPrompt:
         """The same request. Raises `SlmError` (CONTEXT) when it leaves no room for an answer."""
         n_ctx = self._desk.asker.n_ctx
         if not window.fits(request.n_prompt, n_ctx, max_tokens):
@@ -293,7 +293,7 @@ class Model:
             )
         return request
 
-    def _answer(self, request: Request, asked: GenerationOptions, view: View) -> Completion:
+    def _answer(self, request: PreparedPrompt, asked: GenerationOptions, view: StreamHandler) -> Completion:
         sampler = loader.sampler_settings(self._desk.model, self._desk.settings, asked)
         listener = self._desk.listener(view)
         answer, value = self._desk.asker.ask(request, sampler, loader.limits(asked), listener)

@@ -15,8 +15,8 @@ from slmchat.conversation import pictures
 from slmchat.conversation.pictures import Picture
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured
-from slmchat.generation.classify import Choosing, problem_of
-from slmchat.generation.structured import Shape
+from slmchat.generation.classify import ClassificationTask, problem_of
+from slmchat.generation.structured import ResponseFormat
 from slmchat.options import GenerationOptions
 from slmchat.ranges import SHARE, Range
 
@@ -105,7 +105,7 @@ def with_sampling(options: GenerationOptions, given: Mapping[str, Any]) -> Gener
     return _with_values(options, values)
 
 
-def choosing_of(choices: Sequence[str], threshold: float | None, *, is_calibrated: bool) -> Choosing:
+def choosing_of(choices: Sequence[str], threshold: float | None, *, is_calibrated: bool) -> ClassificationTask:
     """What `classify` chooses from. Raises `SlmError` (USAGE)."""
     texts = () if isinstance(choices, str) else tuple(choices)
     problem = problem_of(texts, threshold)
@@ -113,7 +113,7 @@ def choosing_of(choices: Sequence[str], threshold: float | None, *, is_calibrate
         raise SlmError(f"the choices cannot be used: {problem}.", exit_code=ExitCode.USAGE)
     if threshold is not None and not SHARE.holds(threshold):
         raise SlmError(f"threshold must be {SHARE}.", exit_code=ExitCode.USAGE)
-    return Choosing(texts, threshold, is_calibrated)
+    return ClassificationTask(texts, threshold, is_calibrated)
 
 
 def _with_values(options: GenerationOptions, given: Mapping[str, Any]) -> GenerationOptions:
@@ -128,7 +128,7 @@ def _with_values(options: GenerationOptions, given: Mapping[str, Any]) -> Genera
     return replace(options, **values)
 
 
-def shape_of(given: Mapping[str, Any]) -> Shape | None:
+def response_format_of(given: Mapping[str, Any]) -> ResponseFormat | None:
     """The shape that these `ShapeOptions` ask for (others are left out). Raises `SlmError` (USAGE)."""
     asked = structured.only_one({name: given.get(name) for name in ShapeOptions.__annotations__})
     if asked is None:

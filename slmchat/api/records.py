@@ -5,7 +5,7 @@ from typing import Any
 
 from slmchat.engine.api import Finish, FinishReason, Timings, Usage
 from slmchat.generation.classify import UNSURE
-from slmchat.generation.response import Answer
+from slmchat.generation.response import Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,6 @@ class Classification:
         return self.label or UNSURE
 
 
-def completion_of(answer: Answer, value: object, finish: Finish) -> Completion:
+def completion_of(answer: Response, value: object, finish: Finish) -> Completion:
     """The record for an answer that has ended so."""
     return Completion(answer.text, value, answer.thinking, finish.reason, finish.usage, finish.timings, finish.seed)

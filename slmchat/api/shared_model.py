@@ -16,8 +16,8 @@ from slmchat.api.records import Completion
 from slmchat.api.stream import Stream
 from slmchat.engine.api import Adapter, Session
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation.generator import Asker
-from slmchat.generation.response import View
+from slmchat.generation.generator import Generator
+from slmchat.generation.response import StreamHandler
 from slmchat.models.backend import LocalModel
 from slmchat.models.loader import Cancellable, Loading
 from slmchat.options import GenerationOptions
@@ -39,7 +39,7 @@ class Loaded(LocalModel):
         """It was told when it was loaded."""
 
 
-class Turns:
+class ModelLock:
     """The turns with one model. One may be given back by another thread than the one that took it."""
 
     def __init__(self) -> None:
@@ -76,20 +76,20 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
-class Desk:
+class SharedModel:
     """The place where one model is asked."""
 
     def __init__(
-        self, model: Loaded, asker: Asker, settings: Settings, console: Reporter, laid: Sequence[Adapter] = ()
+        self, model: Loaded, asker: Generator, settings: Settings, console: Reporter, laid: Sequence[Adapter] = ()
     ) -> None:
         """`laid`: the LoRA adapters that count."""
         self.model = model
         self.laid = laid
         self.settings = settings
         self.console = console
-        self.turns = Turns()
+        self.turns = ModelLock()
         self.chats: weakref.WeakSet[Closable] = weakref.WeakSet()
-        self._asker: Asker | None = asker
+        self._asker: Generator | None = asker
         self._running: Cancellable | None = None
         self._stream: weakref.ref[Stream] | None = None
 
@@ -98,17 +98,17 @@ class Desk:
         return self._asker is None
 
     @property
-    def asker(self) -> Asker:
+    def asker(self) -> Generator:
         """The open window. Raises `SlmError` (USAGE) when the model has been closed."""
         if self._asker is None:
             raise SlmError(f"{self.model.key} has been closed.", hint="load() it again", exit_code=ExitCode.USAGE)
         return self._asker
 
-    def listener(self, view: View) -> "Listening":
+    def listener(self, view: StreamHandler) -> "Listening":
         """Who hears one answer."""
-        return Listening(self, view)
+        return CompletionDelegate(self, view)
 
-    def streamed(self, work: Callable[[View], Completion]) -> Stream:
+    def streamed(self, work: Callable[[StreamHandler], Completion]) -> Stream:
         """A stream of what `work` shows. The turn, which the caller has taken, is given back when it is over."""
         try:
             stream = Stream(work, self.turns.give_back)
@@ -157,14 +157,14 @@ class Desk:
             self._free()
 
 
-class Listening:
-    """Implements `Listener` for one answer."""
+class CompletionDelegate:
+    """Implements `GenerationDelegate` for one answer."""
 
-    def __init__(self, desk: Desk, view: View) -> None:
+    def __init__(self, desk: SharedModel, view: StreamHandler) -> None:
         self._desk = desk
         self._view = view
 
-    def view(self) -> View:
+    def view(self) -> StreamHandler:
         return self._view
 
     def sanitizer(self) -> Sanitizer:

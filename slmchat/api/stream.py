@@ -11,7 +11,7 @@ from queue import Queue
 
 from slmchat.api.records import Completion
 from slmchat.engine.api import Prefill
-from slmchat.generation.response import View
+from slmchat.generation.response import StreamHandler
 
 # Pieces that may wait for the reader; the model rests when there are more.
 _AHEAD = 16
@@ -44,7 +44,7 @@ class _Pipe:
 
     def close(self) -> None: ...
 
-    def run(self, work: Callable[[View], Completion]) -> None:
+    def run(self, work: Callable[[StreamHandler], Completion]) -> None:
         """The generating thread, from beginning to end."""
         try:
             self.completion = work(self)
@@ -65,7 +65,7 @@ class Stream(Iterator[str]):
     A stream that is not read to its end keeps its model busy until it is closed (or deleted).
     """
 
-    def __init__(self, work: Callable[[View], Completion], when_over: Callable[[], None]) -> None:
+    def __init__(self, work: Callable[[StreamHandler], Completion], when_over: Callable[[], None]) -> None:
         """`work` generates, in a thread of its own, and shows the answer to the view that it is given.
 
         `when_over` is called once, when all has been read or the stream has been closed.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from slmchat.commands.run import ALTERNATIVES, overflow_choice, wanted_of
+from slmchat.commands.run import ALTERNATIVES, overflow_choice, response_format_from
 from slmchat.conversation import window
 from slmchat.conversation.pictures import is_picture
 from slmchat.engine.api import Engine, Pool, Prompt, SessionSettings
@@ -23,10 +23,10 @@ from slmchat.generation.batch.recipe import Recipe, check_same, recipe_of
 from slmchat.generation.batch.records import Begun, RecordWriter, open_output
 from slmchat.generation.batch.rows import Source, open_source
 from slmchat.generation.batch.runner import BatchWork, Rows
-from slmchat.generation.classify import CONTENT_FREE, Choosing
-from slmchat.generation.prompt import head_messages, layout, read_text
+from slmchat.generation.classify import CONTENT_FREE, ClassificationTask
+from slmchat.generation.prompt import layout, prefix_messages, read_text
 from slmchat.generation.prompt_template import PromptFile, prompt_file
-from slmchat.generation.structured import Shape
+from slmchat.generation.structured import ResponseFormat
 from slmchat.models import backend, loader
 from slmchat.options import BatchOptions, ChoiceOptions, GenerationOptions, ShapeOptions, TemplateOptions
 from slmchat.privacy.places import check_file
@@ -56,8 +56,8 @@ def batch(
     descriptor = _open_output(
         batch, options.files, console
     )  # before the seal: it may lie where a sealed process cannot open it
-    place = backend.enter(options, settings, console)
-    shape, choosing = wanted_of(*wanted, is_stdin_taken=not options.files or "-" in options.files)
+    place = backend.open_backend(options, settings, console)
+    shape, choosing = response_format_from(*wanted, is_stdin_taken=not options.files or "-" in options.files)
     instruction = " ".join(words)
     template = prompt_file(template_options, words, read_text)
     wants_fields = batch.input_field is not None or bool(template.fields if template else fields_in(instruction))
@@ -72,9 +72,9 @@ def batch(
     has_pictures = source.format == "files" and any(map(is_picture, map(Path, options.files)))
     if has_pictures:
         _check_pictures(instruction, template, choosing)
-        model.check_sees(settings)
+        model.check_vision(settings)
     sampler = loader.sampler_settings(model, settings, options)
-    head = head_messages(options, settings)
+    head = prefix_messages(options, settings)
     laid = model.laid(options.lora, settings)
     loading = model.start(options, settings)
     engine = loading.engine()
@@ -151,7 +151,7 @@ def _pool(
     return engine.open_scorer(how) if is_choosing else engine.open_pool(how, n_parallel)
 
 
-def _check_pictures(instruction: str, template: PromptFile | None, choosing: Choosing | None) -> None:
+def _check_pictures(instruction: str, template: PromptFile | None, choosing: ClassificationTask | None) -> None:
     """Raises `SlmError` (USAGE) for what cannot be asked about pictures."""
     if choosing is not None:
         raise SlmError("--choices are between texts: they cannot be about a picture.", exit_code=ExitCode.USAGE)
@@ -164,7 +164,7 @@ def _check_pictures(instruction: str, template: PromptFile | None, choosing: Cho
 
 
 def _answers(
-    sampler: SamplerSettings, options: GenerationOptions, shape: Shape | None, n_alternatives: int | None
+    sampler: SamplerSettings, options: GenerationOptions, shape: ResponseFormat | None, n_alternatives: int | None
 ) -> Answers:
     limits, is_sanitized = loader.limits(options, n_alternatives), not options.raw_output
     if shape is not None:

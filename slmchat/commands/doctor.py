@@ -17,7 +17,7 @@ from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.records import Installed
 from slmchat.diagnostics import device as device_checks
 from slmchat.diagnostics import model, smoke_test, storage
-from slmchat.diagnostics.findings import Finding, Level, examine, is_wrong, wrong
+from slmchat.diagnostics.findings import Finding, Level, is_wrong, run_checks, wrong
 from slmchat.engine.llama import LlamaEngine
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import Verdict, plan
@@ -39,7 +39,7 @@ def doctor(name: str | None, settings: Settings, console: Console, *, is_json: b
     loader.seal(settings)
     places = storage.Places.of(settings.paths, console.environ)  # before a mark of a crash is taken
     facts = _facts(settings)
-    findings = [*examine(device_checks.CHECKS, facts), *examine(storage.CHECKS, places)]
+    findings = [*run_checks(device_checks.CHECKS, facts), *run_checks(storage.CHECKS, places)]
     of_model: list[Finding] = []
     installed = None
     if name is None:
@@ -101,7 +101,7 @@ def _of_model(installed: Installed, settings: Settings, console: Console) -> Ite
     """The findings about a model, as they come: file, load, template and tokens, five tokens."""
     options = GenerationOptions()
     headers = read_headers(installed.parts)
-    opened = device_fit.opening_of(
+    opened = device_fit.plan_load(
         shape_of(headers),
         settings,
         model=installed.path,
@@ -109,7 +109,7 @@ def _of_model(installed: Installed, settings: Settings, console: Console) -> Ite
         kv_type=None,
         gpu_layers=loader.gpu_layers(options, settings),
     )
-    patient = model.Patient(
+    patient = model.ModelUnderTest(
         installed,
         headers[0],
         plan(opened.shape, opened.load, opened.room),
@@ -117,7 +117,7 @@ def _of_model(installed: Installed, settings: Settings, console: Console) -> Ite
         tuning.kept(installed.path, settings),
     )
     kind = model_kind.kind_of(headers)
-    yield from examine(model.FILE_CHECKS if kind.can_generate else model.OTHER_CHECKS, patient)
+    yield from run_checks(model.FILE_CHECKS if kind.can_generate else model.OTHER_CHECKS, patient)
     if opened.verdict is Verdict.NO or not kind.can_generate:
         return
     console.status(f"loading {installed.key}")
@@ -133,11 +133,11 @@ def _of_model(installed: Installed, settings: Settings, console: Console) -> Ite
     assert isinstance(engine, LlamaEngine)
     try:
         loaded = model.Loaded(patient, engine)
-        yield from examine(model.LOADED_CHECKS, loaded)
+        yield from run_checks(model.LOADED_CHECKS, loaded)
         session = loader.session_settings(options, settings, opened.load.n_ctx, model=installed.path)
         with loading.on_trial():
             console.status(f"trying {installed.key}")
-            yield from examine(smoke_test.CHECKS, smoke_test.Trial(loaded, session))
+            yield from run_checks(smoke_test.CHECKS, smoke_test.Trial(loaded, session))
     finally:
         engine.close()
         console.status("")

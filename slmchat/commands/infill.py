@@ -75,7 +75,7 @@ def fill(
     limits = Limits(max_tokens, tuple(options.stop))
     events = loading.tried(session.generate(infill.lay_out(kept, tokens), sampler, limits))
     with loader.cancelled_by_ctrl_c(session):
-        answer = response.follow(
+        answer = response.consume_stream(
             events,
             PlainView(console, is_silent=is_json, is_raw=options.raw_output),
             sanitizer=_sanitizer(options, asked),

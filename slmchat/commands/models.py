@@ -107,7 +107,7 @@ def _list_catalog(settings: Settings, library: Library, console: Console, is_jso
     return ExitCode.DONE
 
 
-_Best = tuple[str, device_fit.Outlook] | None
+_Best = tuple[str, device_fit.FitReport] | None
 
 
 def _best(spec: ModelSpec, device: device_fit.ForDevice) -> _Best:
@@ -116,7 +116,7 @@ def _best(spec: ModelSpec, device: device_fit.ForDevice) -> _Best:
     if not options:
         return None
     chosen = choose(options, device.load, device.room, device.pace).option
-    return chosen.quantization, device.outlook(chosen.shape, is_estimate=True)
+    return chosen.quantization, device.fit_report(chosen.shape, is_estimate=True)
 
 
 def _mark(best: _Best) -> str:
@@ -190,27 +190,29 @@ def show(name: str, settings: Settings, console: Console, *, is_json: bool = Fal
             facts = info.not_installed(reference.spec, reference.quantization)
             shape = device_fit.expected_shape(reference.spec, facts["quantization"], facts["size"])
             device = device_fit.ForDevice(settings, console, is_lasting=True)
-            outlook = device.outlook(shape, is_estimate=True) if shape else None
-            _print_facts({**facts, "fit": outlook.as_json() if outlook else None}, console, is_json, outlook)
+            fit_report = device.fit_report(shape, is_estimate=True) if shape else None
+            _print_facts({**facts, "fit": fit_report.as_json() if fit_report else None}, console, is_json, fit_report)
             device.measure_more()
         raise
     headers = read_headers(installed.parts)
     answers = model_kind.kind_of(headers).can_generate
     device = device_fit.ForDevice(settings, console)
-    outlook = device.outlook(shape_of(headers)) if answers else None
-    facts = {**info.of_installed(installed, headers), "fit": outlook.as_json() if outlook else None}
-    _print_facts(facts, console, is_json, outlook)
+    fit_report = device.fit_report(shape_of(headers)) if answers else None
+    facts = {**info.of_installed(installed, headers), "fit": fit_report.as_json() if fit_report else None}
+    _print_facts(facts, console, is_json, fit_report)
     model_kind.check_installable(headers, installed.key)
-    if outlook:
+    if fit_report:
         device.measure_more()
     return ExitCode.DONE
 
 
-def _print_facts(facts: dict[str, Any], console: Console, is_json: bool, outlook: device_fit.Outlook | None) -> None:
+def _print_facts(
+    facts: dict[str, Any], console: Console, is_json: bool, fit_report: device_fit.FitReport | None
+) -> None:
     if is_json:
         console.print_json(facts)
         return
-    for label, text in info.in_lines(facts, outlook.rows() if outlook else ()):
+    for label, text in info.in_lines(facts, fit_report.rows() if fit_report else ()):
         console.print(f"{label + ':':17}{text}")
 
 

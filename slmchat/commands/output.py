@@ -14,7 +14,7 @@ from slmchat import safe_json
 from slmchat.conversation.code_blocks import CodeBlock, code_blocks
 from slmchat.engine.api import FinishReason
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation.response import Answer
+from slmchat.generation.response import Response
 from slmchat.options import OutputOptions
 from slmchat.privacy.places import check_file
 from slmchat.privacy.writer import FileWriter
@@ -85,7 +85,7 @@ def open_target(name: str | None) -> Target | None:
     return Target(name, path)
 
 
-class Delivery:
+class OutputWriter:
     """What becomes of one answer."""
 
     def __init__(self, options: OutputOptions, console: Console, *, is_shaped: bool, is_raw_output: bool) -> None:
@@ -117,10 +117,10 @@ class Delivery:
         """The filter for the model's text."""
         return None if self.is_raw_output else Sanitizer(show_invisible=False)
 
-    def give(self, answer: Answer, record: Mapping[str, object], *, is_half_nothing: bool) -> None:
+    def give(self, answer: Response, record: Mapping[str, object], *, discard_partial: bool) -> None:
         """An answer that was not streamed: to where it belongs. `record` is what `--json` says of it.
 
-        Of an interrupted answer the file never hears; `is_half_nothing`: nobody does.
+        Of an interrupted answer the file never hears; `discard_partial`: nobody does.
         Raises `SlmError`: UNSATISFIED when the code block is not there or cut, STORAGE.
         """
         assert answer.finish is not None
@@ -134,7 +134,7 @@ class Delivery:
             self._put(block.text, is_whole=True)
         elif problem is not None:
             self._console.note(answer.text)
-        elif not (is_interrupted and is_half_nothing):
+        elif not (is_interrupted and discard_partial):
             self._put(answer.text + ("" if answer.text.endswith("\n") else "\n"), is_whole=not is_interrupted)
         if problem is not None and not is_interrupted:
             raise problem

@@ -11,7 +11,7 @@ from slmchat.terminal.console import Console
 
 def list_remote(asked: str, settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
     """Print the models that the endpoint lists. Raises `SlmError` (network)."""
-    place = backend.reach(asked, settings, console)
+    place = backend.open_endpoint(asked, settings, console)
     from slmchat.engine.remote.engine import list_models
 
     models = list_models(place.endpoint, place.key, place.route, console.note)

@@ -8,19 +8,19 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from slmchat.commands.output import Delivery
+from slmchat.commands.output import OutputWriter
 from slmchat.conversation import window
 from slmchat.engine.api import Engine, Finish, FinishReason, Limits, Session, Timings, Usage
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import response, structured
 from slmchat.generation.classify import ROOM as CHOICE_ROOM
-from slmchat.generation.classify import Choosing, Verdict, choosing_of
-from slmchat.generation.generator import COMPLETION_ROOM, Asker, Request
-from slmchat.generation.prompt import Question, head_messages, read_inputs, read_text
+from slmchat.generation.classify import Classification, ClassificationTask, classification_task_of
+from slmchat.generation.generator import COMPLETION_ROOM, Generator, PreparedPrompt
+from slmchat.generation.prompt import PromptRequest, prefix_messages, read_inputs, read_text
 from slmchat.generation.prompt_template import prompt_file
-from slmchat.generation.response import Answer
-from slmchat.generation.structured import Shape
+from slmchat.generation.response import Response
+from slmchat.generation.structured import ResponseFormat
 from slmchat.models import adapters, backend, loader
 from slmchat.models.backend import Model
 from slmchat.options import ChoiceOptions, GenerationOptions, OutputOptions, ShapeOptions, TemplateOptions
@@ -53,12 +53,12 @@ def run(
     on_overflow = overflow_choice(options)
     options = loader.with_persona(options, settings)
     is_shaped = wanted != (ShapeOptions(), ChoiceOptions())
-    delivery = Delivery(output, console, is_shaped=is_shaped, is_raw_output=options.raw_output)
+    delivery = OutputWriter(output, console, is_shaped=is_shaped, is_raw_output=options.raw_output)
     n_alternatives = _alternatives(wanted[1], output, delivery, console)
     delivery.keep_target()
-    place = backend.enter(options, settings, console)
+    place = backend.open_backend(options, settings, console)
     template = prompt_file(template_options, words, read_text)
-    shape, choosing = wanted_of(*wanted, is_stdin_taken="-" in options.files)
+    shape, choosing = response_format_from(*wanted, is_stdin_taken="-" in options.files)
     model = place.find(options.model, settings, console).with_projector(options.mmproj)
     sampler = loader.sampler_settings(model, settings, options)
     draft = loader.draft_model(options, settings, console)
@@ -66,9 +66,9 @@ def run(
     loading = model.start(options, settings)
     attachments, shown = read_inputs(options, console, reads_piped=reads_input)
     if shown:
-        model.check_sees(settings)
-    question = Question(" ".join(words), attachments, head_messages(options, settings), shown, template)
-    asker = Asker(loading, options, settings, console)
+        model.check_vision(settings)
+    question = PromptRequest(" ".join(words), attachments, prefix_messages(options, settings), shown, template)
+    asker = Generator(loading, options, settings, console)
     model.report(loading, console)
     for line in asker.describe(shown):
         console.note(line)
@@ -80,7 +80,7 @@ def run(
     if choosing:
         asker.open_scorer(n_ctx, laid=laid)
     else:
-        asker.open(n_ctx, draft=draft, goes_back=shape is not None, laid=laid)
+        asker.open(n_ctx, draft=draft, is_multi_turn=shape is not None, laid=laid)
     load_s = time.perf_counter() - start
     console.detail(f"context window: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}; loaded after {load_s:.2f} s")
     if laid:
@@ -99,7 +99,7 @@ def run(
         console.write("" if answer.text.endswith("\n") else "\n")
     else:
         record = {**as_json(model, answer, load_s), **besides}
-        delivery.give(answer, record, is_half_nothing=is_shaped)
+        delivery.give(answer, record, discard_partial=is_shaped)
     console.detail(response.describe(answer.finish))
     if not settings.is_private:
         model.remember(settings)
@@ -111,7 +111,7 @@ def run(
 ALTERNATIVES = 5
 
 
-def _alternatives(choice: ChoiceOptions, output: OutputOptions, delivery: Delivery, console: Console) -> int | None:
+def _alternatives(choice: ChoiceOptions, output: OutputOptions, delivery: OutputWriter, console: Console) -> int | None:
     """How many alternatives of each token are wanted; None: no chances at all. Raises `SlmError` (USAGE)."""
     if choice.logprobs and not output.json:
         raise SlmError(
@@ -126,12 +126,12 @@ def _alternatives(choice: ChoiceOptions, output: OutputOptions, delivery: Delive
     return ALTERNATIVES if choice.logprobs else 0
 
 
-def wanted_of(
+def response_format_from(
     shape_options: ShapeOptions, choice_options: ChoiceOptions, *, is_stdin_taken: bool
-) -> tuple[Shape | None, Choosing | None]:
+) -> tuple[ResponseFormat | None, ClassificationTask | None]:
     """What the answer has to be: of a shape, one of some choices, or neither. Raises `SlmError` (USAGE)."""
-    choosing = choosing_of(choice_options)
-    shape = structured.shape_of(shape_options, is_stdin_taken=is_stdin_taken)
+    choosing = classification_task_of(choice_options)
+    shape = structured.response_format_of(shape_options, is_stdin_taken=is_stdin_taken)
     if choosing is not None and shape is not None:
         raise SlmError("an answer cannot be one of --choices and of a shape.", exit_code=ExitCode.USAGE)
     if choosing is not None and choice_options.logprobs:
@@ -140,32 +140,32 @@ def wanted_of(
 
 
 def _answered(
-    asker: Asker, request: Request, sampler: SamplerSettings, limits: Limits, shown_on: "_Shown"
-) -> tuple[Answer, dict[str, object]]:
+    asker: Generator, request: PreparedPrompt, sampler: SamplerSettings, limits: Limits, shown_on: "_Shown"
+) -> tuple[Response, dict[str, object]]:
     """The answer, and what `--json` says besides."""
     if request.choosing is None:
         answer, value = asker.ask(request, sampler, limits, shown_on)
         shaped: dict[str, object] = {"value": value} if request.shape else {}
         if limits.n_alternatives:
-            shaped["logprobs"] = response.chance_fields(answer.chances)
+            shaped["logprobs"] = response.logprob_fields(answer.chances)
         return answer, shaped
     found = asker.choose(request, loader.cancelled_by_ctrl_c)
     if found is None:
         usage, timings = Usage(request.n_prompt, 0, 0), Timings(0.0, 0.0, None)
-        return Answer(finish=Finish(FinishReason.INTERRUPTED, usage, timings, 0, None)), {}
+        return Response(finish=Finish(FinishReason.INTERRUPTED, usage, timings, 0, None)), {}
     verdict, finish = found
     shown_on.tell(verdict)
-    return Answer(verdict.choice, finish=finish), {"probabilities": verdict.probabilities}
+    return Response(verdict.choice, finish=finish), {"probabilities": verdict.probabilities}
 
 
 class _Shown:
-    """The answer on stdout, and Ctrl-C. Implements `Listener`.
+    """The answer on stdout, and Ctrl-C. Implements `GenerationDelegate`.
 
     A shaped answer is shown while it comes only on a terminal: what reads a pipe gets it whole and right, or nothing.
     A choice comes at once.
     """
 
-    def __init__(self, console: Console, delivery: Delivery, *, is_growing: bool, shows_doubt: bool) -> None:
+    def __init__(self, console: Console, delivery: OutputWriter, *, is_growing: bool, shows_doubt: bool) -> None:
         """`is_growing`: the answer may be shown while it comes."""
         self._console = console
         self._delivery = delivery
@@ -186,7 +186,7 @@ class _Shown:
     def cancellable(self, session: Session) -> AbstractContextManager[None]:
         return loader.cancelled_by_ctrl_c(session)
 
-    def tell(self, verdict: Verdict) -> None:
+    def tell(self, verdict: Classification) -> None:
         """How probable each choice is, for `-v`."""
         self._console.detail(", ".join(f"{text} {share:.3f}" for text, share in verdict.probabilities.items()))
 
@@ -204,7 +204,7 @@ def overflow_choice(options: GenerationOptions) -> str:
     return options.on_overflow or "fail"
 
 
-def _room(request: Request, options: GenerationOptions) -> int:
+def _room(request: PreparedPrompt, options: GenerationOptions) -> int:
     """Tokens that the window has to hold behind the prompt."""
     if request.choosing is not None:
         return CHOICE_ROOM
@@ -222,7 +222,7 @@ def _window(n_prompt: int, room: int, engine: Engine, options: GenerationOptions
     return min(engine.info.trained_context_length, -(-needed // _CTX_STEP) * _CTX_STEP)
 
 
-def as_json(model: Model, answer: Answer, load_s: float) -> dict[str, object]:
+def as_json(model: Model, answer: Response, load_s: float) -> dict[str, object]:
     """The object of `--json`: docs/commands.md has its keys."""
     finish = answer.finish
     assert finish is not None

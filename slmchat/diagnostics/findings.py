@@ -55,7 +55,7 @@ class Check(Generic[Subject]):
     look: Callable[[Subject], Iterable[Finding]]
 
 
-def examine(checks: Sequence[Check[Subject]], subject: Subject) -> Iterator[Finding]:
+def run_checks(checks: Sequence[Check[Subject]], subject: Subject) -> Iterator[Finding]:
     """Every finding of these checks, one after another. An error inside a check is what that check found."""
     for check in checks:
         try:

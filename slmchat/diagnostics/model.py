@@ -36,7 +36,7 @@ _OTHER_CONVERSION = "pull another conversion of the model (slm list --available)
 
 
 @dataclass(frozen=True, slots=True)
-class Patient:
+class ModelUnderTest:
     """A model under examination.
 
     `sampler`: the settings that a chat with it would take; `tuning`: what `slm tune` found, None: nothing yet.
@@ -55,7 +55,7 @@ class Patient:
         return "base" in self.installed.tags or bool(re.search(r"(^|[-_ ])(base|pt|pretrained)([-_ .]|$)", name))
 
 
-def _files(patient: Patient) -> Iterator[Finding]:
+def _files(patient: ModelUnderTest) -> Iterator[Finding]:
     installed = patient.installed
     if installed.changed():
         why = "it is no longer what was checked when it was pulled"
@@ -68,7 +68,7 @@ def _files(patient: Patient) -> Iterator[Finding]:
         )
 
 
-def _kind(patient: Patient) -> Iterator[Finding]:
+def _kind(patient: ModelUnderTest) -> Iterator[Finding]:
     header, key = patient.header, patient.installed.key
     kind = model_kind.kind_of([header])
     if not kind.can_generate:
@@ -84,7 +84,7 @@ def _kind(patient: Patient) -> Iterator[Finding]:
         yield fine(f"{header.architecture}, {header.quantization or 'unknown quantization'}")
 
 
-def _context(patient: Patient) -> Iterator[Finding]:
+def _context(patient: ModelUnderTest) -> Iterator[Finding]:
     length = patient.header.context_length
     if length is None:
         yield wrong(
@@ -96,7 +96,7 @@ def _context(patient: Patient) -> Iterator[Finding]:
         yield fine(f"trained for {length:,} tokens; {patient.plan.load.n_ctx:,} taken on this device")
 
 
-def _memory(patient: Patient) -> Iterator[Finding]:
+def _memory(patient: ModelUnderTest) -> Iterator[Finding]:
     from slmchat.catalog.fetching import in_bytes
 
     plan = patient.plan
@@ -111,7 +111,7 @@ def _memory(patient: Patient) -> Iterator[Finding]:
         yield note(f"{plan.verdict}: it needs {numbers}", "other programs may be pushed out of memory", do)
 
 
-def _sampler(patient: Patient) -> Iterator[Finding]:
+def _sampler(patient: ModelUnderTest) -> Iterator[Finding]:
     """Settings recommended with the model, by the catalog or the file itself, and those in force."""
     stated = {
         ours: patient.header.metadata[f"general.sampling.{theirs}"]
@@ -152,7 +152,7 @@ def _is_valid(name: str, value: object) -> bool:
     return limits is not None and limits.holds(value)
 
 
-def _tuned(patient: Patient) -> Iterator[Finding]:
+def _tuned(patient: ModelUnderTest) -> Iterator[Finding]:
     found, command = patient.tuning, f"slm tune {patient.installed.key}"
     if found is None:
         yield fine(f"not measured yet: {command} looks for faster settings")
@@ -164,8 +164,8 @@ def _tuned(patient: Patient) -> Iterator[Finding]:
 
 
 # Of a file that cannot answer, where the rest makes no sense.
-OTHER_CHECKS: tuple[Check[Patient], ...] = (Check("file", _files), Check("kind", _kind))
-FILE_CHECKS: tuple[Check[Patient], ...] = (
+OTHER_CHECKS: tuple[Check[ModelUnderTest], ...] = (Check("file", _files), Check("kind", _kind))
+FILE_CHECKS: tuple[Check[ModelUnderTest], ...] = (
     *OTHER_CHECKS,
     Check("context", _context),
     Check("memory", _memory),
@@ -178,7 +178,7 @@ FILE_CHECKS: tuple[Check[Patient], ...] = (
 class Loaded:
     """A model under examination, loaded."""
 
-    patient: Patient
+    patient: ModelUnderTest
     engine: LlamaEngine
 
     def template(self) -> ChatTemplate:

@@ -263,7 +263,7 @@ class SessionSettings:
 
     `threads` generate and `threads_batch` read the prompt, of which `batch_tokens` are evaluated at once.
     `flash_attention` None: as llama.cpp thinks best for the device. `store`: states on disk, None for nothing on disk.
-    `goes_back`: more than one generation will follow; then states in memory are kept to go back to.
+    `is_multi_turn`: more than one generation will follow; then states in memory are kept to go back to.
     `adapts_threads`: `threads` are the most, and fewer compute while other programs need the processors.
     `speculation`: drafts looked up in the conversation are verified in one batch where that pays: "auto" (with
     temperature 0 or a seed only in batches proved to give the very same text), "always" (in any batch) or "off". With
@@ -277,7 +277,7 @@ class SessionSettings:
     flash_attention: bool | None = None
     batch_tokens: int = BATCH_TOKENS
     store: KvStore | None = None
-    goes_back: bool = True
+    is_multi_turn: bool = True
     adapts_threads: bool = False
     speculation: str = "auto"
     draft_model: Path | None = None

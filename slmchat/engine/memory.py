@@ -32,12 +32,12 @@ class _Kept:
 class Memory:
     """The memory of one session."""
 
-    def __init__(self, context: Context, store: KvStore | None, key: StateKey, *, goes_back: bool) -> None:
-        """`goes_back`: more than one generation will follow, so that snapshots pay."""
+    def __init__(self, context: Context, store: KvStore | None, key: StateKey, *, is_multi_turn: bool) -> None:
+        """`is_multi_turn`: more than one generation will follow, so that snapshots pay."""
         self._context = context
         self._store = store
         self._key = key
-        self._goes_back = goes_back
+        self._goes_back = is_multi_turn
         self._kept = _Kept()
 
     def depend_on(self, key: StateKey) -> None:

@@ -92,7 +92,7 @@ class LlamaSession:
         self._vocabulary = vocabulary
         self._is_cancelled = False
         self._context = Context(api, loaded.model, settings, lambda: self._is_cancelled, vocabulary.vision)
-        self._memory = Memory(self._context, settings.store, key, goes_back=settings.goes_back)
+        self._memory = Memory(self._context, settings.store, key, is_multi_turn=settings.is_multi_turn)
         self._watch = Watch(settings.threads, started) if settings.adapts_threads else None
         self._drafts = drafts
         self._proof = Proof()

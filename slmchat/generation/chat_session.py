@@ -2,7 +2,7 @@
 
 Knows: loading behind the prompt, one exchange from question to answer, what happens when the window is full, another
 model or another session for the same chat. Refuses to know: keys, commands and the loop (chat.py,
-commands/repl/slash_commands.py); what must be shown or asked goes through a `Host`.
+commands/repl/slash_commands.py); what must be shown or asked goes through a `ChatDelegate`.
 
 Nothing said is lost: a question is in the tree (and so in the archive) before the model sees it, the answer grows there
 as it comes, and an error or Ctrl-C leaves everything in place.
@@ -24,8 +24,8 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import DEFAULT_LARGEST_CTX
 from slmchat.generation import response
-from slmchat.generation.prompt import OTHER
-from slmchat.generation.response import Answer, View
+from slmchat.generation.prompt import PLACEHOLDER
+from slmchat.generation.response import Response, StreamHandler
 from slmchat.models import loader, vision
 from slmchat.models.backend import Model
 from slmchat.models.file_watch import ModelFile
@@ -50,10 +50,10 @@ class Overflow:
     n_ctx: int
 
 
-class Host(Protocol):
+class ChatDelegate(Protocol):
     """The world around a talk: what shows an answer, and what asks the user."""
 
-    def view(self) -> View:
+    def view(self) -> StreamHandler:
         """A new view for one generation."""
         ...
 
@@ -70,7 +70,7 @@ class Host(Protocol):
         ...
 
 
-class Talk:
+class ChatSession:
     """The state of one chat."""
 
     def __init__(
@@ -80,7 +80,7 @@ class Talk:
         options: GenerationOptions,
         settings: Settings,
         console: Reporter,
-        host: Host,
+        host: ChatDelegate,
     ) -> None:
         self.conversation = conversation
         self.options = options
@@ -239,7 +239,7 @@ class Talk:
 
     def cost_of(self, picture: Picture) -> int:
         """Tokens that a picture takes. Raises `SlmError` when this model cannot be shown it."""
-        self.model.check_sees(self.settings)
+        self.model.check_vision(self.settings)
         self.ready()
         assert self._engine is not None
         with self.loading.on_trial():  # the first picture opens the projector
@@ -261,14 +261,14 @@ class Talk:
 
     # Exchanges
 
-    def say(self, text: str) -> Answer | None:
+    def say(self, text: str) -> Response | None:
         """A new user message and its answer.
 
         None when it was cancelled before anything came of it: then the question has left the current path (it stays
         in the tree), as it has when `SlmError` is raised.
         """
         if self.pictures:
-            self.model.check_sees(self.settings)
+            self.model.check_vision(self.settings)
         # before the model is waited for: what ends slm while it loads must not take the message along
         self.conversation.title = self.conversation.title or title_of(text)  # without what is attached
         self.conversation.add(Message(Role.USER, compose(text, self.attachments), pictures=tuple(self.pictures)))
@@ -282,7 +282,7 @@ class Talk:
             self.attachments, self.pictures = [], []
         return answer
 
-    def answer(self) -> Answer | None:
+    def answer(self) -> Response | None:
         """An answer to the question at the end of the path, as a new child of it; None when cancelled."""
         self.ready()
         if not self._make_room():
@@ -292,9 +292,9 @@ class Talk:
         if sampler.seed is not None and question is not None:  # a retry with a fixed seed is another answer
             sampler = replace(sampler, seed=(sampler.seed + len(question.children)) % 2**32)
         prompt = self._with_alike(self.prompt(self.messages()))
-        return self._follow(self._generate(prompt, sampler, self.limits), prompt, _Growing(self))
+        return self._follow(self._generate(prompt, sampler, self.limits), prompt, StreamingMessage(self))
 
-    def go_on(self) -> Answer | None:
+    def go_on(self) -> Response | None:
         """Let the last answer go on where it stopped; None when cancelled before anything came."""
         self.ready()
         node = self.conversation.current
@@ -306,7 +306,7 @@ class Talk:
             return None
         prompt = self.prompt(self.messages(), goes_on=True)
         events = self._generate(prompt, self.sampler, self.limits)
-        return self._follow(events, prompt, _Growing(self, node, node.message), goes_on=True)
+        return self._follow(events, prompt, StreamingMessage(self, node, node.message), goes_on=True)
 
     def _generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
         """A generation for the present conversation; what another one has left in the KV cache is stored before."""
@@ -321,13 +321,13 @@ class Talk:
         said = self.messages()
         if len(self.conversation.visible()) > 1 or len(said) < 2:
             return prompt
-        return replace(prompt, alike=(self.prompt([*said[:-1], Message(Role.USER, OTHER)]),))
+        return replace(prompt, alike=(self.prompt([*said[:-1], Message(Role.USER, PLACEHOLDER)]),))
 
     def _follow(
         self, events: Iterator[Event], prompt: Prompt, growing: "_Growing", *, goes_on: bool = False
-    ) -> Answer | None:
+    ) -> Response | None:
         with self._host.cancellable(self.ready()):
-            answer = response.follow(
+            answer = response.consume_stream(
                 self.loading.tried(events),
                 self._host.view(),
                 sanitizer=None if self.options.raw_output else Sanitizer(show_invisible=False),
@@ -387,7 +387,7 @@ class Talk:
         events = self._generate(prompt, replace(self.sampler, temperature=0.0), Limits(SUMMARY_TOKENS))
         self.console.note("(a summary of what was said before:)")
         with self._host.cancellable(session):
-            answer = response.follow(events, self._host.view(), sanitizer=Sanitizer(show_invisible=False))
+            answer = response.consume_stream(events, self._host.view(), sanitizer=Sanitizer(show_invisible=False))
         if answer.finish is not None and answer.finish.reason is FinishReason.INTERRUPTED:
             raise SlmError("the summary was cancelled; nothing has changed.", exit_code=ExitCode.INTERRUPTED)
         return answer.text.strip()
@@ -402,20 +402,20 @@ class Talk:
         self.conversation.add(question.message)
 
 
-class _Growing:
+class StreamingMessage:
     """An answer in the tree while it is generated: a new node, or one that goes on."""
 
-    def __init__(self, talk: Talk, node: Node | None = None, before: Message | None = None) -> None:
+    def __init__(self, talk: ChatSession, node: Node | None = None, before: Message | None = None) -> None:
         self._talk = talk
         self._node = node
         self._before = before
 
-    def grow(self, answer: Answer) -> None:
+    def grow(self, answer: Response) -> None:
         """Called at every chunk; the node is made with the first one."""
         if answer.text or answer.thinking:
             self._put(self._message(answer, None, is_cut=True))
 
-    def complete(self, answer: Answer) -> bool:
+    def complete(self, answer: Response) -> bool:
         """The generation has ended; False when it was cancelled before anything came."""
         finish = answer.finish
         assert finish is not None
@@ -433,7 +433,7 @@ class _Growing:
         else:
             self._talk.conversation.update(self._node, message)
 
-    def _message(self, answer: Answer, tokens: tuple[int, ...] | None, *, is_cut: bool) -> Message:
+    def _message(self, answer: Response, tokens: tuple[int, ...] | None, *, is_cut: bool) -> Message:
         before = self._before or Message(Role.ASSISTANT, "", tokens=())
         thinking = before.thinking + answer.thinking
         is_exact = tokens is not None and before.tokens is not None

@@ -28,7 +28,7 @@ ROOM = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Classification:
     """The answer, and the probability of each choice given that it is one of them (they sum up to 1)."""
 
     choice: str
@@ -36,7 +36,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Choosing:
+class ClassificationTask:
     """What may be chosen, and how. One for a whole batch: nothing in it changes."""
 
     texts: tuple[str, ...]
@@ -58,7 +58,7 @@ class Choosing:
         has_prefix = any(a != b and b.startswith(a) for a in self.texts for b in self.texts)
         return Choices(tuple(f" {text}" if is_bare else text for text in self.texts), has_end=has_prefix)
 
-    def verdict(self, scores: Sequence[Score], prior: Sequence[float] | None) -> Verdict:
+    def verdict(self, scores: Sequence[Score], prior: Sequence[float] | None) -> Classification:
         """The answer. `prior`: log-probabilities of the choices without input, taken away from these."""
         values = [_value(score) for score in scores]
         if prior is not None:
@@ -69,10 +69,10 @@ class Choosing:
         best = shares.index(max(shares))
         is_sure = self.threshold is None or shares[best] >= self.threshold
         rounded = {text: round(share, 6) for text, share in zip(self.texts, shares, strict=True)}
-        return Verdict(self.texts[best] if is_sure else UNSURE, rounded)
+        return Classification(self.texts[best] if is_sure else UNSURE, rounded)
 
 
-def prior_of(choosing: Choosing, pool: Pool, empty: Sequence[Prompt]) -> tuple[float, ...] | None:
+def content_free_prior(choosing: ClassificationTask, pool: Pool, empty: Sequence[Prompt]) -> tuple[float, ...] | None:
     """The mean log-probability of each choice behind prompts whose input says nothing, once for all rows.
 
     None where nothing is calibrated or it was cancelled. Raises `SlmError` as the pool does.
@@ -89,7 +89,7 @@ def prior_of(choosing: Choosing, pool: Pool, empty: Sequence[Prompt]) -> tuple[f
     return tuple(sum(map(_value, scores)) / len(scores) for scores in zip(*found, strict=True))
 
 
-def choosing_of(options: ChoiceOptions) -> Choosing | None:
+def classification_task_of(options: ChoiceOptions) -> ClassificationTask | None:
     """What the options ask for, None when there are no choices. Raises `SlmError` (USAGE)."""
     if options.choices is None:
         for flag, value in (("--threshold", options.threshold), ("--calibrate", options.calibrate)):
@@ -101,7 +101,7 @@ def choosing_of(options: ChoiceOptions) -> Choosing | None:
     problem = problem_of(texts, options.threshold)
     if problem:
         raise _wrong(problem)
-    return Choosing(texts, options.threshold, is_calibrated=options.calibrate is not False)
+    return ClassificationTask(texts, options.threshold, is_calibrated=options.calibrate is not False)
 
 
 def problem_of(texts: Sequence[str], threshold: float | None) -> str | None:

@@ -18,10 +18,10 @@ from slmchat.engine.api import Adapter, Finish, Job, Limits, Pool, Prompt, Sessi
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import response, structured
-from slmchat.generation.classify import CONTENT_FREE, Choosing, Verdict, prior_of
-from slmchat.generation.prompt import Layout, Question, layout
-from slmchat.generation.response import Answer, View
-from slmchat.generation.structured import Shape
+from slmchat.generation.classify import CONTENT_FREE, Classification, ClassificationTask, content_free_prior
+from slmchat.generation.prompt import Layout, PromptRequest, layout
+from slmchat.generation.response import Response, StreamHandler
+from slmchat.generation.structured import ResponseFormat
 from slmchat.models import loader, vision
 from slmchat.models.loader import Cancellable, Loading
 from slmchat.options import GenerationOptions
@@ -33,10 +33,10 @@ from slmchat.settings import Settings
 COMPLETION_ROOM = 2048
 
 
-class Listener(Protocol):
+class GenerationDelegate(Protocol):
     """Who hears an answer."""
 
-    def view(self) -> View:
+    def view(self) -> StreamHandler:
         """A new view for one generation."""
         ...
 
@@ -54,16 +54,16 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PreparedPrompt:
     """A question laid out for one model: its prompt, and how many tokens that is."""
 
-    question: Question
+    question: PromptRequest
     lay_out: Layout
     prompt: Prompt
     n_prompt: int
     is_raw: bool
-    shape: Shape | None = None
-    choosing: Choosing | None = None
+    shape: ResponseFormat | None = None
+    choosing: ClassificationTask | None = None
 
     @property
     def keeps_space(self) -> bool:
@@ -92,7 +92,7 @@ class _Cancelled:
         self._pool.cancel()
 
 
-class Asker:
+class Generator:
     """A loaded model and one context window of it."""
 
     def __init__(self, loading: Loading, options: GenerationOptions, settings: Settings, console: Reporter) -> None:
@@ -112,8 +112,13 @@ class Asker:
             return vision.describe(shown, self.engine)
 
     def request(
-        self, question: Question, *, is_raw: bool, shape: Shape | None = None, choosing: Choosing | None = None
-    ) -> Request:
+        self,
+        question: PromptRequest,
+        *,
+        is_raw: bool,
+        shape: ResponseFormat | None = None,
+        choosing: ClassificationTask | None = None,
+    ) -> PreparedPrompt:
         """The question as this model is asked it. Raises `SlmError` as `layout` does; USAGE: choices by sight."""
         if choosing is not None and question.pictures:
             raise SlmError("what is seen in a picture cannot be one of given choices.", exit_code=ExitCode.USAGE)
@@ -121,9 +126,9 @@ class Asker:
         prompt = question.prompt(lay_out)
         with self._loading.on_trial():
             n_prompt = self.engine.count(prompt)
-        return Request(question, lay_out, prompt, n_prompt, is_raw, shape, choosing)
+        return PreparedPrompt(question, lay_out, prompt, n_prompt, is_raw, shape, choosing)
 
-    def fitted(self, request: Request, n_ctx: int, *, is_trimmed: bool) -> Request:
+    def fitted(self, request: PreparedPrompt, n_ctx: int, *, is_trimmed: bool) -> PreparedPrompt:
         """The request, or when it does not fit into a window of `n_ctx` tokens one with less of its input.
 
         Raises `SlmError` (CONTEXT) when nothing may or can be trimmed.
@@ -139,16 +144,16 @@ class Asker:
         return request
 
     def open(
-        self, n_ctx: int, *, draft: Path | None = None, goes_back: bool = True, laid: Sequence[Adapter] = ()
+        self, n_ctx: int, *, draft: Path | None = None, is_multi_turn: bool = True, laid: Sequence[Adapter] = ()
     ) -> None:
-        """Make the context window. `goes_back`: more than one question will follow. `laid`: LoRA adapters that count.
+        """Make the context window. `is_multi_turn`: more than one question will follow. `laid`: LoRA adapters that count.
 
         Raises `SlmError` (NO_FIT, and DAMAGED for an adapter).
         """
         store = loader.kv_store(self._settings)
         made = loader.session_settings(self._options, self._settings, n_ctx, store, draft, self._loading.path)
         with self._loading.on_trial():
-            self._session = self.engine.open_session(replace(made, goes_back=goes_back, adapters=tuple(laid)))
+            self._session = self.engine.open_session(replace(made, is_multi_turn=is_multi_turn, adapters=tuple(laid)))
 
     def open_scorer(self, n_ctx: int, *, laid: Sequence[Adapter] = ()) -> None:
         """Make a context window for choices, if there is none. Raises `SlmError` as `open` does, and USAGE where the
@@ -159,8 +164,8 @@ class Asker:
                 self._scorer = self.engine.open_scorer(replace(made, adapters=tuple(laid)))
 
     def choose(
-        self, request: Request, cancellable: Callable[[Cancellable], AbstractContextManager[None]]
-    ) -> tuple[Verdict, Finish] | None:
+        self, request: PreparedPrompt, cancellable: Callable[[Cancellable], AbstractContextManager[None]]
+    ) -> tuple[Classification, Finish] | None:
         """Which of the request's choices it is; None when that was cancelled. Raises `SlmError`, as CONTEXT."""
         choosing, scorer = request.choosing, self._scorer
         assert choosing is not None
@@ -181,31 +186,33 @@ class Asker:
                     return choosing.verdict(done.scores, prior), done.finish
         return None
 
-    def _prior_of(self, request: Request, choosing: Choosing, scorer: Pool) -> tuple[float, ...] | None:
+    def _prior_of(
+        self, request: PreparedPrompt, choosing: ClassificationTask, scorer: Pool
+    ) -> tuple[float, ...] | None:
         """As `choosing.prior_of`, but not again for another input to the same question."""
         empty = [request.question.without_input(request.lay_out, text) for text in CONTENT_FREE]
         if self._known is None or self._known.empty != empty or self._known.texts != choosing.texts:
-            values = prior_of(choosing, scorer, empty)
+            values = content_free_prior(choosing, scorer, empty)
             if values is None:
                 return None
             self._known = _Prior(empty, choosing.texts, values)
         return self._known.values if choosing.is_calibrated else None
 
     def ask(
-        self, request: Request, sampler: SamplerSettings, limits: Limits, listener: Listener
-    ) -> tuple[Answer, object]:
+        self, request: PreparedPrompt, sampler: SamplerSettings, limits: Limits, listener: GenerationDelegate
+    ) -> tuple[Response, object]:
         """The answer, and its value where it has a shape (None without one, and when it was cancelled).
 
         Raises `SlmError`: CONTEXT when the prompt leaves no room, UNSATISFIED when a second attempt is not right
         either. The window stays usable.
         """
 
-        def once(sampler: SamplerSettings, limits: Limits) -> Answer:
+        def once(sampler: SamplerSettings, limits: Limits) -> Response:
             session = self._opened()
             # before the handler: what it cancels must have begun
             events = self._loading.tried(session.generate(request.prompt, sampler, limits))
             with listener.cancellable(session):
-                return response.follow(
+                return response.consume_stream(
                     events,
                     listener.view(),
                     sanitizer=listener.sanitizer(),
@@ -215,7 +222,7 @@ class Asker:
 
         if request.shape is None:
             return once(sampler, limits), None
-        return structured.satisfied(request.shape, sampler, limits, once, on_retry=listener.on_retry)
+        return structured.generate_valid(request.shape, sampler, limits, once, on_retry=listener.on_retry)
 
     @property
     def n_ctx(self) -> int:

@@ -32,10 +32,10 @@ Layout = Callable[[Sequence[Message]], Prompt]
 
 # Stands for another question or input in prompts that are only compared with the one that was given, to see what they
 # share. No text begins with it, so that it shares nothing itself.
-OTHER = "\u00b6"
+PLACEHOLDER = "\u00b6"
 
 
-class Question:
+class PromptRequest:
     """What was asked."""
 
     def __init__(
@@ -84,14 +84,14 @@ class Question:
         """What may be asked next: something else of the same system message, another question about the same input,
         the same about another input."""
         if self.head:
-            yield OTHER
+            yield PLACEHOLDER
         if not attachments or not (self._template or self.instruction):
             return
         if self._template.uses_input if self._template else "{}" in self.instruction:
             with suppress(SlmError):  # a template that looks for something in its input
-                yield self._composed([Attachment(OTHER)])
+                yield self._composed([Attachment(PLACEHOLDER)])
         else:
-            yield compose(OTHER, attachments)
+            yield compose(PLACEHOLDER, attachments)
 
     def _composed(self, attachments: Sequence[Attachment]) -> str:
         return self._template.compose(attachments) if self._template else compose(self.instruction, attachments)
@@ -119,7 +119,7 @@ class Question:
         return self.prompt(lay_out, kept)
 
 
-class Told(Protocol):
+class Instruction(Protocol):
     """What the model is told of the answer that is wanted."""
 
     def told(self, messages: Sequence[Message]) -> list[Message]:
@@ -127,7 +127,7 @@ class Told(Protocol):
         ...
 
 
-def layout(engine: Engine, *, is_raw: bool, told: Told | None = None) -> Layout:
+def layout(engine: Engine, *, is_raw: bool, told: Instruction | None = None) -> Layout:
     """How messages become a prompt: through the model's chat template, by the engine itself, or bare.
 
     What the model is `told` stands last, behind everything of the user's (not in a bare prompt).
@@ -182,7 +182,7 @@ def _take_piped(found: list[Attachment], shown: list[Picture], console: Console,
         found.append(Attachment(text))
 
 
-def head_messages(options: GenerationOptions, settings: Settings) -> list[Message]:
+def prefix_messages(options: GenerationOptions, settings: Settings) -> list[Message]:
     """What stands before the question: the system message, and the examples of a persona."""
     system = system_text(options.system)
     examples = loader.example_messages(loader.persona_of(options, settings))

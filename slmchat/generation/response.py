@@ -1,6 +1,6 @@
 """Following one generation: prefill progress, thinking, the answer as it comes, how it ended.
 
-`run` and `chat` loop over the same records here; a `View` decides what each of them looks like.
+`run` and `chat` loop over the same records here; a `StreamHandler` decides what each of them looks like.
 Knows: the order of the records, what is an answer and what only thinking.
 Refuses to know: how the prompt was made, how anything is drawn.
 """
@@ -15,7 +15,7 @@ from slmchat.engine.api import Chance, Chunk, Event, Finish, Prefill, Usage
 from slmchat.sanitize import Sanitizer
 
 
-class View(Protocol):
+class StreamHandler(Protocol):
     """What shows a generation."""
 
     def prefill(self, event: Prefill) -> None:
@@ -39,8 +39,8 @@ class View(Protocol):
         ...
 
 
-class Unseen:
-    """A view of an answer that is wanted whole. Implements `View`."""
+class NullHandler:
+    """A view of an answer that is wanted whole. Implements `StreamHandler`."""
 
     def prefill(self, event: Prefill) -> None: ...
 
@@ -54,7 +54,7 @@ class Unseen:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """A completion so far, or whole when `finish` is set.
 
     `has_marks`: the text lacks the marks of a thought that the tokens hold, so that they are of no use to a later
@@ -68,15 +68,15 @@ class Answer:
     chances: tuple[Chance, ...] = ()
 
 
-def follow(
+def consume_stream(
     events: Iterable[Event],
-    view: View,
+    view: StreamHandler,
     *,
     sanitizer: Sanitizer | None,
     keeps_space: bool = False,
     is_thinking: bool = False,
-    on_growth: Callable[[Answer], None] | None = None,
-) -> Answer:
+    on_growth: Callable[[Response], None] | None = None,
+) -> Response:
     """Show a generation and return it whole.
 
     Unless `keeps_space`, white space at the beginning is left out: templates end in a line break, models add another.
@@ -84,7 +84,7 @@ def follow(
     are kept; None leaves them. What else a terminal must not get is the view's own business. `on_growth` hears of the
     answer at every chunk, so that nothing said is lost. The view is closed in any case.
     """
-    heard = _Heard(view, None if keeps_space else ThinkingSplitter(opened=is_thinking))
+    heard = ResponseBuilder(view, None if keeps_space else ThinkingSplitter(opened=is_thinking))
     finish: Finish | None = None
     try:
         for event in events:
@@ -105,10 +105,10 @@ def follow(
     return heard.answer(finish)
 
 
-class _Heard:
+class ResponseBuilder:
     """What has come so far, thoughts apart from the answer where there is a `splitter`."""
 
-    def __init__(self, view: View, splitter: ThinkingSplitter | None) -> None:
+    def __init__(self, view: StreamHandler, splitter: ThinkingSplitter | None) -> None:
         self._view = view
         self._splitter = splitter
         # a str would be copied at every chunk: a cost per token that grows with the answer
@@ -126,10 +126,10 @@ class _Heard:
         for part in self._splitter.flush() if self._splitter else ():
             self._show(part.text, is_thought=part.is_thinking)
 
-    def answer(self, finish: Finish | None = None) -> Answer:
+    def answer(self, finish: Finish | None = None) -> Response:
         has_marks = finish is not None and self._splitter is not None and self._splitter.has_marks
         chances = tuple(self.chances) if finish is not None else ()
-        return Answer(self._text.getvalue(), self._thinking.getvalue(), has_marks, finish, chances)
+        return Response(self._text.getvalue(), self._thinking.getvalue(), has_marks, finish, chances)
 
     def _show(self, piece: str, *, is_thought: bool) -> None:
         if is_thought:
@@ -157,7 +157,7 @@ def usage_fields(usage: Usage) -> dict[str, object]:
     }
 
 
-def chance_fields(chances: Sequence[Chance]) -> list[dict[str, object]]:
+def logprob_fields(chances: Sequence[Chance]) -> list[dict[str, object]]:
     """The chances of all tokens as `--logprobs` has them in JSON; `bytes` where they are known."""
 
     def fields(text: str, logprob: float, data: bytes | None) -> dict[str, object]:

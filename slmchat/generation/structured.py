@@ -17,7 +17,7 @@ from slmchat.conversation.thinking import closing_of
 from slmchat.engine.api import Constraint, ConstraintKind, FinishReason, Limits, Part, Prompt
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation.response import Answer
+from slmchat.generation.response import Response
 from slmchat.options import ShapeOptions
 from slmchat.ranges import SEED
 from slmchat.schemas.check import Check
@@ -31,7 +31,7 @@ _MOST_SCHEMA = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ResponseFormat:
     """What was asked for. One for a whole batch: nothing in it changes.
 
     `constraint` goes into `Limits.constraint`, `instruction` (empty: none) behind the user's text.
@@ -89,14 +89,14 @@ def thought_closed(prompt: Prompt) -> Prompt:
     return replace(prompt, parts=(*prompt.parts, Part(f"\n{closing}\n\n", is_template=True)))
 
 
-def satisfied(
-    shape: Shape,
+def generate_valid(
+    shape: ResponseFormat,
     sampler: SamplerSettings,
     limits: Limits,
-    ask: Callable[[SamplerSettings, Limits], Answer],
+    ask: Callable[[SamplerSettings, Limits], Response],
     *,
     on_retry: Callable[[SlmError], None],
-) -> tuple[Answer, object]:
+) -> tuple[Response, object]:
     """An answer of the shape and its value; the value of an interrupted one is None.
 
     `ask` generates once. When its answer is cut off or not right, `on_retry` hears why and it is asked a second time.
@@ -119,14 +119,14 @@ def second_attempt(sampler: SamplerSettings, limits: Limits) -> tuple[SamplerSet
     return again, replace(limits, max_tokens=room_for(limits.max_tokens))
 
 
-def _asked(shape: Shape, answer: Answer) -> tuple[Answer, object]:
+def _asked(shape: ResponseFormat, answer: Response) -> tuple[Response, object]:
     assert answer.finish is not None
     if answer.finish.reason is FinishReason.INTERRUPTED:
         return answer, None
     return answer, shape.value(answer.text, answer.finish.reason)
 
 
-def shape_of(options: ShapeOptions, *, is_stdin_taken: bool = False) -> Shape | None:
+def response_format_of(options: ShapeOptions, *, is_stdin_taken: bool = False) -> ResponseFormat | None:
     """The shape that the options ask for, None when they ask for none.
 
     Reads the files that they name, and standard input for `--schema -` unless that `is_stdin_taken`. Everything that
@@ -160,30 +160,30 @@ def only_one(asked: Mapping[str, Any]) -> tuple[str, Any] | None:
     return given[0] if given else None
 
 
-def of_any_json() -> Shape:
+def of_any_json() -> ResponseFormat:
     """A JSON object or array."""
-    return Shape(Constraint(ConstraintKind.JSON, ""), "Answer with JSON.")
+    return ResponseFormat(Constraint(ConstraintKind.JSON, ""), "Answer with JSON.")
 
 
-def of_grammar(text: str) -> Shape:
+def of_grammar(text: str) -> ResponseFormat:
     """What follows a GBNF grammar; the engine finds what is wrong with it."""
-    return Shape(Constraint(ConstraintKind.GRAMMAR, text))
+    return ResponseFormat(Constraint(ConstraintKind.GRAMMAR, text))
 
 
-def of_fields(text: str) -> Shape:
+def of_fields(text: str) -> ResponseFormat:
     """The shape of a schema in short (schemas/fields.py). Raises `SlmError` (USAGE)."""
     from slmchat.schemas import fields
 
     return of_schema(fields.parse(text))
 
 
-def of_schema(schema: Any) -> Shape:
+def of_schema(schema: Any) -> ResponseFormat:
     """The shape of a JSON Schema. Raises `SlmError` (USAGE) for what is not supported in it."""
     from slmchat.schemas import json_schema
 
     json_schema.to_grammar(schema)
     text = json.dumps(schema, ensure_ascii=False)
-    return Shape(Constraint(ConstraintKind.SCHEMA, text), _told(schema), Check(schema))
+    return ResponseFormat(Constraint(ConstraintKind.SCHEMA, text), _told(schema), Check(schema))
 
 
 def _flags(options: ShapeOptions) -> Mapping[str, str | bool | None]:
@@ -196,7 +196,7 @@ def _flags(options: ShapeOptions) -> Mapping[str, str | bool | None]:
     }
 
 
-def of_regex(pattern: str) -> Shape:
+def of_regex(pattern: str) -> ResponseFormat:
     """What matches a regular expression as a whole. Raises `SlmError` (USAGE) for one that is not understood."""
     from slmchat.schemas import regex
 
@@ -209,7 +209,7 @@ def of_regex(pattern: str) -> Shape:
             hint="what is understood: docs/structured.md",
             exit_code=ExitCode.USAGE,
         ) from error
-    return Shape(Constraint(ConstraintKind.REGEX, pattern))
+    return ResponseFormat(Constraint(ConstraintKind.REGEX, pattern))
 
 
 def _schema_text(given: str, *, is_stdin_taken: bool) -> str:

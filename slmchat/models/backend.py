@@ -71,7 +71,7 @@ class Model(Protocol):
         """The same with the projector of `--mmproj`, if there is one. Raises `SlmError` when that is none."""
         ...
 
-    def check_sees(self, settings: Settings) -> None:
+    def check_vision(self, settings: Settings) -> None:
         """Raises `SlmError` with what to do instead when it cannot be shown pictures."""
         ...
 
@@ -105,7 +105,7 @@ class Model(Protocol):
         ...
 
 
-class Place(Protocol):
+class Backend(Protocol):
     """Where models are looked for in this process."""
 
     @property
@@ -125,7 +125,9 @@ class Place(Protocol):
         ...
 
 
-def enter(options: GenerationOptions, settings: Settings, console: Reporter, named: Sequence[Path] = ()) -> Place:
+def open_backend(
+    options: GenerationOptions, settings: Settings, console: Reporter, named: Sequence[Path] = ()
+) -> Backend:
     """Settle where this process looks for models, and close every other way out of it.
 
     `named`: what the user has named to be written, besides slm's own places.
@@ -133,13 +135,13 @@ def enter(options: GenerationOptions, settings: Settings, console: Reporter, nam
     """
     if options.endpoint is None:
         loader.seal(settings, writable=named)
-        return Here()
+        return LocalBackend()
     _refuse_local_options(options)
-    return reach(options.endpoint, settings, console, named)
+    return open_endpoint(options.endpoint, settings, console, named)
 
 
-def reach(asked: str, settings: Settings, console: Reporter, named: Sequence[Path] = ()) -> "There":
-    """The endpoint of `--endpoint`, after closing every other way. Raises `SlmError` as `enter` does."""
+def open_endpoint(asked: str, settings: Settings, console: Reporter, named: Sequence[Path] = ()) -> "There":
+    """The endpoint of `--endpoint`, after closing every other way. Raises `SlmError` as `open_backend` does."""
     from slmchat import endpoints
     from slmchat.engine.remote.route import route_to
     from slmchat.privacy.seal import own_directories
@@ -156,7 +158,7 @@ def reach(asked: str, settings: Settings, console: Reporter, named: Sequence[Pat
     key = endpoint.key()  # before the outlet: a keyring is asked over local sockets
     own = () if settings.is_private else own_directories(settings.paths)
     _narrow(endpoint, route, dialer, settings, console, writable=(*own, *named))
-    return There(endpoint, key, replace(route, dialer=dialer))
+    return RemoteBackend(endpoint, key, replace(route, dialer=dialer))
 
 
 def _dialer(route: "Route", *, is_loopback: bool) -> "Dialer | None":
@@ -218,7 +220,7 @@ def _refuse_local_options(options: GenerationOptions) -> None:
             )
 
 
-class Here:
+class LocalBackend:
     """This device, sealed."""
 
     host = None
@@ -239,7 +241,7 @@ class Here:
 
 
 @dataclass(frozen=True, slots=True)
-class There:
+class RemoteBackend:
     """One endpoint."""
 
     endpoint: "Endpoint"
@@ -297,8 +299,8 @@ class LocalModel:
     def with_projector(self, path: str | None) -> "LocalModel":
         return LocalModel(vision.with_projector(self.installed, path))
 
-    def check_sees(self, settings: Settings) -> None:
-        vision.check_sees(self.installed, settings)
+    def check_vision(self, settings: Settings) -> None:
+        vision.check_vision(self.installed, settings)
 
     def laid(
         self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
@@ -324,7 +326,7 @@ class LocalModel:
 class RemoteModel:
     """A model of an endpoint. Implements `Model`. Its name is known at the latest when it is loaded."""
 
-    def __init__(self, place: There, name: str | None, console: Reporter) -> None:
+    def __init__(self, place: RemoteBackend, name: str | None, console: Reporter) -> None:
         self._place = place
         self._name = name
         self._console = console
@@ -359,7 +361,7 @@ class RemoteModel:
         """Unchanged: `--mmproj` was refused when the endpoint was entered."""
         return self
 
-    def check_sees(self, settings: Settings) -> None:
+    def check_vision(self, settings: Settings) -> None:
         from slmchat.engine.remote.errors import does_not_see
 
         if not self.sees:

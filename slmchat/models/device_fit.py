@@ -41,7 +41,7 @@ def limits(settings: Settings, model: Path | None = None) -> "EngineLimits":
         return ALL
 
 
-def room(device: str | None = None) -> Room:
+def available_memory(device: str | None = None) -> Room:
     """The memory that models may use now; `device`: on these GPUs."""
     from slmchat.engine import devices
     from slmchat.hardware import memory
@@ -92,12 +92,12 @@ def expected_shape(spec: ModelSpec | None, quantization: str | None, size: int |
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class FitReport:
     """What is told of a model on this device. `is_estimate`: its header has not been read."""
 
     plan: Plan
     speed: float | None
-    room: Room
+    available_memory: Room
     is_estimate: bool = False
 
     @property
@@ -148,7 +148,7 @@ class Outlook:
         }
 
 
-def lasting(total: int, *, is_phone: bool | None = None) -> int:
+def usable_memory(total: int, *, is_phone: bool | None = None) -> int:
     """What models may count on of a device's memory whatever runs now: three quarters; of a phone's half.
 
     Android ends apps that leave it less, beginning with those in the background, and Termux with them.
@@ -168,9 +168,9 @@ class ForDevice:
         self._has_measured = False
 
     @cached_property
-    def room(self) -> Room:
-        now = _within(room(), limits(self._settings))
-        return replace(now, available=max(now.available, lasting(now.total))) if self._is_lasting else now
+    def available_memory(self) -> Room:
+        now = _within(available_memory(), limits(self._settings))
+        return replace(now, available=max(now.available, usable_memory(now.total))) if self._is_lasting else now
 
     @cached_property
     def pace(self) -> Pace | None:
@@ -205,13 +205,13 @@ class ForDevice:
         """A load with the settings in force and no context window yet."""
         return load(self._settings, 0)
 
-    def outlook(self, shape: ModelShape, *, is_estimate: bool = False) -> Outlook:
+    def fit_report(self, shape: ModelShape, *, is_estimate: bool = False) -> FitReport:
         """What becomes of a model here, with the window that a chat would take."""
         base = self.load
         n_ctx = self._settings.n_ctx or choose_ctx(shape, base, self.room)
         found = plan(shape, replace(base, n_ctx=n_ctx), self.room)
         speed = self.pace.tokens_per_second(shape) if self.pace and not self.pace.is_rough else None
-        return Outlook(found, speed, self.room, is_estimate)
+        return FitReport(found, speed, self.room, is_estimate)
 
 
 def _pace_in(kept: KeptPace) -> Pace | None:
@@ -219,11 +219,11 @@ def _pace_in(kept: KeptPace) -> Pace | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class LoadPlan:
     """How a model is to be opened. `gpu_layers` None: there is no GPU to decide about."""
 
     shape: ModelShape
-    room: Room
+    available_memory: Room
     verdict: Verdict
     load: Load
     gpu_layers: int | None
@@ -238,7 +238,7 @@ class Opening:
         return replace(self, load=found.load, verdict=found.verdict)
 
 
-def opening_of(
+def plan_load(
     shape: ModelShape,
     settings: Settings,
     *,
@@ -247,13 +247,13 @@ def opening_of(
     kv_type: str | None,
     gpu_layers: int | None,
     device: str | None = None,
-) -> Opening:
+) -> LoadPlan:
     """How a model is to be opened on this device: GPU layers, repacking, and the verdict on the window.
 
     `model`: its file, by which it is known what does not work with it here. `n_ctx` None: the one that is chosen.
     """
     open_ways = limits(settings, model)
-    space = _within(room(device), open_ways)
+    space = _within(available_memory(device), open_ways)
     base = load(settings, n_ctx or 0, kv_type, open_ways)
     if n_ctx is None:
         base = replace(base, n_ctx=choose_ctx(shape, base, space))
@@ -262,10 +262,10 @@ def opening_of(
         layers = choose_gpu_layers(shape, base, max(0, space.gpu - space.headroom))
     base = replace(base, gpu_layers=layers if layers is not None and space.gpu else 0)
     found = plan(shape, base, space)
-    return Opening(shape, space, found.verdict, found.load, layers if space.gpu or gpu_layers is not None else None)
+    return LoadPlan(shape, space, found.verdict, found.load, layers if space.gpu or gpu_layers is not None else None)
 
 
-def refusal(name: str, found: Opening, others: Sequence[str] = ()) -> SlmError:
+def refusal(name: str, found: LoadPlan, others: Sequence[str] = ()) -> SlmError:
     """NO_FIT with the numbers, and what would fit instead: a smaller window, or these other variants."""
     told = plan(found.shape, found.load, found.room)
     instead, largest = [], told.largest_ctx

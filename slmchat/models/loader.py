@@ -25,7 +25,7 @@ from slmchat.fit.memory import DEFAULT_KV_TYPE
 from slmchat.fit.plan import Verdict
 from slmchat.fit.shape import shape_of
 from slmchat.models import adapters, device_fit, engine_trial, tuning
-from slmchat.models.device_fit import Opening
+from slmchat.models.device_fit import LoadPlan
 from slmchat.options import GenerationOptions
 from slmchat.personas import Persona
 from slmchat.personas import find as find_persona
@@ -251,7 +251,7 @@ class Loading:
 
     def __init__(
         self,
-        load: Callable[[], tuple[Engine, Opening | None]],
+        load: Callable[[], tuple[Engine, LoadPlan | None]],
         mark: crash_markers.CrashMarker | None = None,
         notices: Sequence[str] = (),
         path: Path | None = None,
@@ -264,7 +264,7 @@ class Loading:
         while it is loaded, and until its first token.
         """
         self._mark = mark
-        self.opening: Opening | None = None  # how it is opened, once that is decided
+        self.opening: LoadPlan | None = None  # how it is opened, once that is decided
         self.notices = notices
         self.path = path
         if mark is not None:
@@ -275,7 +275,7 @@ class Loading:
         self._thread = threading.Thread(target=self._load, args=(load, mark), daemon=True, name="model loading")
         self._thread.start()
 
-    def _load(self, load: Callable[[], tuple[Engine, Opening | None]], mark: crash_markers.CrashMarker | None) -> None:
+    def _load(self, load: Callable[[], tuple[Engine, LoadPlan | None]], mark: crash_markers.CrashMarker | None) -> None:
         try:
             self._outcome.engine, self.opening = load()
         except BaseException as error:  # noqa: BLE001 - raised again where the engine is asked for
@@ -348,7 +348,7 @@ def start_loading(installed: Installed, options: GenerationOptions, settings: Se
 
 def _load(
     installed: Installed, options: GenerationOptions, settings: Settings, notices: list[str]
-) -> tuple[Engine, Opening]:
+) -> tuple[Engine, LoadPlan]:
     """Weights in memory, on the GPU as far as its memory goes.
 
     Raises `SlmError`: before anything is loaded USAGE or DAMAGED for what cannot answer, and NO_FIT.
@@ -367,7 +367,7 @@ def _load(
         )
     notices += engine_trial.settle(installed, settings, _threads(options, settings), is_forced=options.force)
     layers, device = gpu_layers(options, settings), options.device or settings.device
-    found = device_fit.opening_of(
+    found = device_fit.plan_load(
         shape_of(headers),
         settings,
         model=installed.path,

@@ -207,8 +207,8 @@ def _check_fit(name: str, reference: Reference, quantization: str | None, size: 
     shape = device_fit.expected_shape(reference.spec, quantization, size)
     if shape is None or pulling.options.force:
         return
-    outlook = pulling.device.outlook(shape, is_estimate=True)
-    if outlook.plan.verdict is not Verdict.NO:
+    fit_report = pulling.device.fit_report(shape, is_estimate=True)
+    if fit_report.plan.verdict is not Verdict.NO:
         return
     smaller = _smaller(reference, quantization, pulling)
     raise SlmError(
@@ -225,7 +225,7 @@ def _smaller(reference: Reference, quantization: str | None, pulling: Pulling) -
     for variant in spec.variants if spec else ():
         shape = device_fit.expected_shape(spec, variant.quantization, variant.size)
         is_other = variant.quantization != quantization
-        if is_other and shape is not None and pulling.device.outlook(shape).plan.is_possible:
+        if is_other and shape is not None and pulling.device.fit_report(shape).plan.is_possible:
             return f"slm pull {with_quantization(reference.name, variant.quantization)} fits"
     return "slm list --available shows what fits"
 
@@ -411,7 +411,7 @@ def _dry_run(
     license = pulling.registry.licenses.get(license.id, license) if license else None
     header = _header(candidate, plan, pulling)
     _check_kind(header, candidate.source.label)
-    outlook = _outlook(reference, candidate, plan, header, pulling)
+    fit_report = _fit_report(reference, candidate, plan, header, pulling)
     quantization = candidate.quantization or plan.quantization
     variant = with_quantization(reference.name, quantization)
     is_here = here is not None and (quantization is None or here.quantization.casefold() == quantization.casefold())
@@ -434,7 +434,7 @@ def _dry_run(
         if plan.size is not None
         else None,
         "disk_free": space_free(plan),
-        "fit": outlook.as_json() if outlook else None,
+        "fit": fit_report.as_json() if fit_report else None,
     }
     if pulling.options.json:
         return facts
@@ -446,7 +446,7 @@ def _dry_run(
         ("sha256", plan.files[0].sha256 or "not known before the fetch"),
         ("licence", f"{license.title} {license.link}".strip() if license else "not stated"),
         ("disk", f"{in_bytes(facts['disk_needed'])} needed, {in_bytes(space_free(plan))} free at {plan.place}"),
-        *(outlook.rows() if outlook else [("fit", "not known: nobody states its size")]),
+        *(fit_report.rows() if fit_report else [("fit", "not known: nobody states its size")]),
     ]
     for label, text in rows:
         console.print(f"{label + ':':10}{text}")
@@ -466,14 +466,14 @@ def _header(candidate: Candidate, plan: Plan, pulling: Pulling) -> Header | None
         return None
 
 
-def _outlook(
+def _fit_report(
     reference: Reference, candidate: Candidate, plan: Plan, header: Header | None, pulling: Pulling
-) -> device_fit.Outlook | None:
+) -> device_fit.FitReport | None:
     """Whether it will fit: from the header, else from what the catalog states."""
     if header is not None and header.tensors:
-        return pulling.device.outlook(shape_of([header]))
+        return pulling.device.fit_report(shape_of([header]))
     shape = device_fit.expected_shape(reference.spec, candidate.quantization or plan.quantization, plan.size)
-    return pulling.device.outlook(shape, is_estimate=True) if shape else None
+    return pulling.device.fit_report(shape, is_estimate=True) if shape else None
 
 
 def _first_plan(candidates: list[Candidate], pulling: Pulling) -> tuple[Plan, Candidate]:

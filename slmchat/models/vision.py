@@ -28,7 +28,7 @@ def with_projector(installed: Installed, path: str | None) -> Installed:
     return replace(installed, projector=projectors.from_path(Path(path).expanduser().absolute()))
 
 
-def check_sees(installed: Installed, settings: Settings) -> None:
+def check_vision(installed: Installed, settings: Settings) -> None:
     """Raises `SlmError`: USAGE when this model cannot be shown pictures, NO_MODEL when its projector has gone."""
     projector = installed.projector
     if projector is not None and not projector.path.is_file():

@@ -28,9 +28,9 @@ from slmchat.conversation.template import ChatTemplate
 from slmchat.diagnostics.findings import wrong
 from slmchat.engine.api import Chunk, Finish, FinishReason, Timings, Usage
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation.response import follow
+from slmchat.generation.response import consume_stream
 from slmchat.models import loader
-from slmchat.models.backend import Here
+from slmchat.models.backend import LocalBackend
 from slmchat.options import ChatOptions, GenerationOptions
 from slmchat.sanitize import Sanitizer
 from slmchat.terminal import answer_view, line_editor, plain_input
@@ -95,7 +95,7 @@ class Desk:
         self.monkeypatch.setattr(loader, "find", lambda *_: installed)
         self.monkeypatch.setattr(Chat, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
         options = ChatOptions(session=self.session(), plain=is_plain)
-        return Chat(Here(), GenerationOptions(), options, self.settings, self.console)
+        return Chat(LocalBackend(), GenerationOptions(), options, self.settings, self.console)
 
 
 def _table(desk: Desk) -> None:
@@ -120,7 +120,7 @@ def _view(desk: Desk, **options: Any) -> ChatView:
 
 def _answer(desk: Desk, **options: Any) -> None:
     """As a chat shows it: the record first, then the view."""
-    follow(_events(), _view(desk, **options), sanitizer=Sanitizer(show_invisible=False))
+    consume_stream(_events(), _view(desk, **options), sanitizer=Sanitizer(show_invisible=False))
 
 
 def _old_answer(desk: Desk, **options: Any) -> None:
@@ -240,7 +240,7 @@ SURFACES: dict[str, Callable[[Desk], object]] = {
     "first-run question": lambda desk: desk.console.ask_text(HOSTILE),
     "table": _table,
     "progress": _progress,
-    "run": lambda desk: follow(_events(), PlainView(desk.console), sanitizer=Sanitizer(show_invisible=False)),
+    "run": lambda desk: consume_stream(_events(), PlainView(desk.console), sanitizer=Sanitizer(show_invisible=False)),
     "run --confidence": _doubt,
     "chat": _answer,
     "chat --plain": lambda desk: _answer(desk, is_plain=True),
@@ -329,7 +329,7 @@ def test_what_is_recorded_is_what_was_said() -> None:
     said = ["Die Donau\u00ad", "dampf\u00adschiff", " می\u200c", "خواهم a\ufe0f\u202eb \x1b]52;c;x\x07", "\u200b"]
     finish = Finish(FinishReason.STOP, Usage(1, 0, 3), Timings(1, 1, 1), 1, ())
     events = [*(Chunk(piece, ()) for piece in said), finish]
-    answer = follow(events, PlainView(console), sanitizer=Sanitizer(show_invisible=False))
+    answer = consume_stream(events, PlainView(console), sanitizer=Sanitizer(show_invisible=False))
     assert answer.text == "Die Donau\u00addampf\u00adschiff می\u200cخواهم a\ufe0f\u202eb \u200b"
     console.print()
     assert isinstance(console.stdout, Terminal)

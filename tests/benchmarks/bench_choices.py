@@ -18,7 +18,7 @@ from slmchat.conversation.messages import Message, Role
 from slmchat.engine import llama
 from slmchat.engine.api import Chunk, Engine, Job, Limits, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
-from slmchat.generation.classify import CONTENT_FREE, Choosing, prior_of
+from slmchat.generation.classify import CONTENT_FREE, ClassificationTask, content_free_prior
 from slmchat.generation.prompt import layout
 
 LABELS = ("positive", "negative")
@@ -44,10 +44,10 @@ class Bench:
 
     def chosen(self, *, is_calibrated: bool) -> tuple[float, float]:
         """Rows a second and the share of right ones, by `--choices`."""
-        choosing = Choosing(LABELS, None, is_calibrated)
+        choosing = ClassificationTask(LABELS, None, is_calibrated)
         start = time.perf_counter()
         pool = self.engine.open_scorer(self.settings)
-        prior = prior_of(choosing, pool, [self._prompt(text) for text in CONTENT_FREE])
+        prior = content_free_prior(choosing, pool, [self._prompt(text) for text in CONTENT_FREE])
         jobs = (Job(n, prompt, choices=choosing.choices(prompt)) for n, prompt in enumerate(self.prompts))
         said = {done.id: choosing.verdict(done.scores, prior).choice for done in pool.run(jobs)}
         rate = len(ROWS) / (time.perf_counter() - start)

@@ -60,7 +60,7 @@ def _cases() -> list[tuple[str, dict[str, object]]]:
     return made
 
 
-def _n_right(engine: llama.LlamaEngine, shape: structured.Shape) -> int:
+def _n_right(engine: llama.LlamaEngine, shape: structured.ResponseFormat) -> int:
     """Fields that are right; an answer that was cut off has none."""
     session = engine.open_session(SessionSettings(1024, programs.THREADS, programs.THREADS))
     info = engine.info

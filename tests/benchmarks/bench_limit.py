@@ -113,6 +113,6 @@ def _followed() -> tuple[float, float]:
 
     with tempfile.TemporaryFile("w") as out:
         console = Console(stdout=out, stderr=out)
-        response.follow(events(), PlainView(console), sanitizer=Sanitizer(show_invisible=False))
+        response.consume_stream(events(), PlainView(console), sanitizer=Sanitizer(show_invisible=False))
     tenths = [after - before for before, after in itertools.pairwise(marks)]
     return tenths[0] / (N_LONG // 10), tenths[-1] / (N_LONG // 10)

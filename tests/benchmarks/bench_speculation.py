@@ -64,7 +64,7 @@ def _target(name, goal, repeat, once, speculation):  # type: ignore[no-untyped-d
 
 
 def _generated(engine: llama.LlamaEngine, prompt: Prompt, speculation: str) -> tuple[float, str, float]:
-    settings = SessionSettings(N_CTX, programs.THREADS, programs.THREADS, speculation=speculation, goes_back=False)
+    settings = SessionSettings(N_CTX, programs.THREADS, programs.THREADS, speculation=speculation, is_multi_turn=False)
     session = engine.open_session(settings)
     events = list(session.generate(prompt, SamplerSettings(temperature=0), Limits(N_TOKENS)))
     session.close()

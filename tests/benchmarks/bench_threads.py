@@ -89,7 +89,7 @@ def _recovery(engine: llama.LlamaEngine) -> float:
 
 
 def _settings(threads: int, *, adapts: bool) -> SessionSettings:
-    return SessionSettings(N_CTX, threads, threads, adapts_threads=adapts, speculation="off", goes_back=False)
+    return SessionSettings(N_CTX, threads, threads, adapts_threads=adapts, speculation="off", is_multi_turn=False)
 
 
 @contextlib.contextmanager

@@ -19,11 +19,11 @@ from slmchat.conversation.messages import Conversation, Role
 from slmchat.conversation.recorder import ArchiveRecorder
 from slmchat.engine.api import FinishReason, Session
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation.chat_session import Overflow, Talk
+from slmchat.generation.chat_session import ChatSession, Overflow
 from slmchat.generation.prompt import read_text, system_text
-from slmchat.generation.response import Answer, View, describe
+from slmchat.generation.response import Response, StreamHandler, describe
 from slmchat.models import adapters, backend, loader
-from slmchat.models.backend import Model, Place
+from slmchat.models.backend import Backend, Model
 from slmchat.options import ChatOptions, GenerationOptions
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import ChatView
@@ -55,7 +55,7 @@ def chat(
 
         options = replace(options, model=offer(settings, console))
     exports = files.export_directory(chat_options.export_dir, settings)
-    place = backend.enter(options, settings, console, (exports,))
+    place = backend.open_backend(options, settings, console, (exports,))
     room = Chat(place, options, chat_options, settings, console, exports)
     try:
         room.loop()
@@ -65,11 +65,11 @@ def chat(
 
 
 class Chat:
-    """What the loop and the commands share. Implements `Host` for its `Talk`."""
+    """What the loop and the commands share. Implements `Host` for its `ChatSession`."""
 
     def __init__(
         self,
-        place: Place,
+        place: Backend,
         options: GenerationOptions,
         chat_options: ChatOptions,
         settings: Settings,
@@ -105,7 +105,7 @@ class Chat:
         if not self.may_send(conversation):
             raise SlmError("nothing of the conversation has been sent.", exit_code=ExitCode.INTERRUPTED)
         model = self._model_of(conversation).with_projector(options.mmproj)
-        self.talk = Talk(model, conversation, options, settings, console, self)
+        self.talk = ChatSession(model, conversation, options, settings, console, self)
         self.talk.examples = loader.example_messages(loader.persona_of(options, settings))
         for file in map(Path, options.files):
             if pictures.is_picture(file.expanduser()):
@@ -113,7 +113,7 @@ class Chat:
             else:
                 self.talk.attachments.append(Attachment(read_text(str(file)), file.name))
         if self.talk.pictures:
-            self.talk.model.check_sees(settings)
+            self.talk.model.check_vision(settings)
         self.talk.loading.when_done(self.editor.refresh)
 
     # The loop
@@ -174,7 +174,7 @@ class Chat:
             self.console.note("(cancelled; your message is back in the line)")
         self.told(answer)
 
-    def told(self, answer: Answer | None) -> None:
+    def told(self, answer: Response | None) -> None:
         """Say how an answer ended, when the user should know; the chat rests until the next message."""
         if answer is None or answer.finish is None:
             return
@@ -273,7 +273,7 @@ class Chat:
 
     # The host of the talk
 
-    def view(self) -> View:
+    def view(self) -> StreamHandler:
         return ChatView(
             self.console,
             is_plain=self.is_plain,

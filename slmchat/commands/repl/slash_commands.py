@@ -432,7 +432,7 @@ def _image(chat: Chat, arguments: str) -> None:
         talk.pictures = []
         chat.console.note("No picture is attached any more.")
         return
-    talk.model.check_sees(chat.settings)
+    talk.model.check_vision(chat.settings)
     counted = [(picture, talk.cost_of(picture)) for picture in files.read_pictures(arguments)]
     for picture, tokens in counted:
         if not chat.is_plain:

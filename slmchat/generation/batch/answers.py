@@ -11,8 +11,8 @@ from slmchat.engine.api import Chunk, Done, Job, Limits, Pool, Prompt
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import response, structured
-from slmchat.generation.classify import Choosing, prior_of
-from slmchat.generation.structured import Shape
+from slmchat.generation.classify import ClassificationTask, content_free_prior
+from slmchat.generation.structured import ResponseFormat
 from slmchat.sanitize import Sanitizer
 
 
@@ -69,9 +69,9 @@ class Completions:
         if done.error is not None:
             raise Unsuitable(done.error, {})
         assert done.finish is not None
-        answer = response.follow(
+        answer = response.consume_stream(
             (Chunk(done.thinking, (), is_thinking=True), Chunk(done.text, ()), done.finish),
-            response.Unseen(),
+            response.NullHandler(),
             sanitizer=Sanitizer(show_invisible=False) if self._is_sanitized else None,
             keeps_space=self._is_raw,
             is_thinking=not self._is_raw and opens_thinking(prompt.parts[-1].text),
@@ -81,7 +81,7 @@ class Completions:
             **({"thinking": answer.thinking} if answer.thinking else {}),
             "finish_reason": done.finish.reason.value,
             "usage": response.usage_fields(done.finish.usage),
-            **({} if self._limits.n_alternatives is None else {"logprobs": response.chance_fields(done.chances)}),
+            **({} if self._limits.n_alternatives is None else {"logprobs": response.logprob_fields(done.chances)}),
             "seed": done.finish.seed,
         }
 
@@ -89,7 +89,7 @@ class Completions:
 class ShapedCompletions:
     """Completions of a given shape, checked; one that is cut off or not right is asked for once more."""
 
-    def __init__(self, shape: Shape, sampler: SamplerSettings, limits: Limits, *, is_sanitized: bool) -> None:
+    def __init__(self, shape: ResponseFormat, sampler: SamplerSettings, limits: Limits, *, is_sanitized: bool) -> None:
         self._shape = shape
         self._sampler = sampler
         self._limits = shape.limits(limits)
@@ -125,13 +125,13 @@ class ShapedCompletions:
 class ChosenTexts:
     """One of some choices, with the probability of each."""
 
-    def __init__(self, choosing: Choosing) -> None:
+    def __init__(self, choosing: ClassificationTask) -> None:
         self._choosing = choosing
         self._prior: tuple[float, ...] | None = None
 
     def calibrate(self, pool: Pool, empty: Sequence[Prompt]) -> None:
         """Find out what the model prefers without any input, before the first row. Raises `SlmError` as a pool does."""
-        self._prior = prior_of(self._choosing, pool, empty)
+        self._prior = content_free_prior(self._choosing, pool, empty)
 
     @property
     def nothing(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.records import fingerprint
 from slmchat.generation.prompt_template import PromptFile
-from slmchat.generation.structured import Shape
+from slmchat.generation.structured import ResponseFormat
 from slmchat.options import ChoiceOptions, GenerationOptions
 
 
@@ -57,7 +57,7 @@ def recipe_of(
     template: PromptFile | None,
     sampler: SamplerSettings,
     options: GenerationOptions,
-    shape: Shape | None,
+    shape: ResponseFormat | None,
     choice: ChoiceOptions,
 ) -> Recipe:
     """The recipe of a batch, from what was given and what it became."""
