@@ -31,7 +31,7 @@ _SETS = ("NEON", "FP16", "DOTPROD")
 def phone(memory: int) -> ForDevice:
     """A phone with this much memory in bytes."""
     made = ForDevice(settings.load(os.environ), Console(io.StringIO(), io.StringIO(), io.StringIO(), {}))
-    made.room = Room(usable_memory(memory, is_phone=True), memory)
+    made.available_memory = Room(usable_memory(memory, is_phone=True), memory)
     made.load = Load(0, instruction_sets=_SETS)
     made.pace = None
     return made
@@ -57,7 +57,7 @@ def _row(size: int) -> str:
     first, *others = (
         f"`{one.spec.name}@{one.variant.quantization}` ({in_bytes(one.variant.size)})" for one in chosen(size)
     )
-    return f"| {size} GB | {in_bytes(lasting(size * GIB, is_phone=True))} | {first} | {', '.join(others)} |\n"
+    return f"| {size} GB | {in_bytes(usable_memory(size * GIB, is_phone=True))} | {first} | {', '.join(others)} |\n"
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def _seal_offline(context: typer.Context, resolved: settings.Settings) -> None:
         "export",
     ) or context.params.get("endpoint"):
         return
-    from slmchat.models.loader import seal
+    from slmchat.models.sandbox import seal
 
     seal(resolved, configures=True)
 
@@ -206,7 +206,7 @@ def _root(
     if not console.is_interactive:
         console.write(context.get_help() + "\n")
         raise typer.Exit(int(ExitCode.USAGE))
-    from slmchat.commands.repl.app import chat as errand
+    from slmchat.commands.repl.command import chat as errand
 
     raise typer.Exit(int(errand(None, GenerationOptions(), ChatOptions(), resolved, console)))
 
@@ -220,7 +220,7 @@ def _pull(
     console: Console,
 ) -> ExitCode:
     """Fetch, verify and install models."""
-    from slmchat.models.pull import pull as errand
+    from slmchat.commands.pull import pull as errand
 
     return errand(names, pull, settings, console)
 
@@ -293,7 +293,7 @@ def _chat(
     console: Console,
 ) -> ExitCode:
     """Have a conversation in the terminal."""
-    from slmchat.commands.repl.app import chat as errand
+    from slmchat.commands.repl.command import chat as errand
 
     return errand(name, generation, chat, settings, console)
 

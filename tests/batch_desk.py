@@ -4,6 +4,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Desk:
             writer = RecordWriter(descriptor, str(self.file), lambda: None)
             pool = self.engine.open_pool(SessionSettings(1000, 1, 1))
             work = BatchWork(made, pool, writer, console, begun)
-            work.run(lambda done: done)
+            work.run(lambda done: done, lambda _work: nullcontext())
             return work.tell(str(self.file))
         finally:
             os.close(descriptor)

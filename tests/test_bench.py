@@ -18,10 +18,10 @@ from slmchat.commands import bench
 from slmchat.engine.api import Finish, FinishReason, Limits, Prompt, Session, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation import benchmark
-from slmchat.generation.benchmark import Steps, Stop
+from slmchat.generation import bench_walk, benchmark
+from slmchat.generation.bench_walk import Steps, Stop
 from slmchat.hardware.facts import Fact
-from slmchat.models import loader
+from slmchat.models import loader, resolve, sandbox
 from slmchat.options import BenchOptions
 from slmchat.terminal.bars import bar
 from slmchat.terminal.console import Console
@@ -46,7 +46,7 @@ class Follower:
 
 def walked(engine: FakeEngine, steps: Steps, follow: Follower) -> list[Stop]:
     session = engine.open_session(SessionSettings(n_ctx=20_000, threads=1, threads_batch=1))
-    return list(benchmark.walk(session, engine, steps, SamplerSettings(), follow))
+    return list(bench_walk.walk(session, engine, steps, SamplerSettings(), follow))
 
 
 def test_the_walk_only_ever_adds_to_the_prompt() -> None:
@@ -91,18 +91,18 @@ def test_a_model_that_says_nothing_has_no_rate() -> None:
     ("n_ctx", "depths"), [(4096, (0, 512, 2048)), (600, (0,)), (16, (0,)), (40_000, (0, 512, 2048, 8192, 32_768))]
 )
 def test_the_usual_depths_are_those_that_fit(n_ctx: int, depths: tuple[int, ...]) -> None:
-    steps = benchmark.plan(n_ctx, [])
+    steps = bench_walk.plan(n_ctx, [])
     assert steps.depths == depths
     assert steps.depths[-1] + steps.n_prompt + steps.n_generation <= n_ctx
 
 
 def test_a_depth_that_does_not_fit_is_a_usage_error_with_the_window_that_would_do() -> None:
-    assert benchmark.plan(4096, [700, 100, 100]).depths == (100, 700)
+    assert bench_walk.plan(4096, [700, 100, 100]).depths == (100, 700)
     with pytest.raises(SlmError, match="--depth 4000 does not fit") as caught:
-        benchmark.plan(4096, [100, 4000])
+        bench_walk.plan(4096, [100, 4000])
     assert caught.value.exit_code is ExitCode.USAGE
     asked = int(re.search(r"--ctx (\d+)", caught.value.hint or "").group(1))  # type: ignore[union-attr]
-    assert benchmark.plan(asked, [4000]).depths == (4000,)
+    assert bench_walk.plan(asked, [4000]).depths == (4000,)
 
 
 @pytest.mark.parametrize(
@@ -135,9 +135,9 @@ class InterruptedEngine(FakeEngine):
 def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[ExitCode, str, str]]:
     """Run the command in this process on a fake engine, unsealed: code, stdout, stderr."""
     installed = from_path(write_tiny_llama(tmp_path / "tiny.gguf", chat_template=None))
-    monkeypatch.setattr(loader, "seal", lambda settings: None)
-    monkeypatch.setattr(loader, "find", lambda name, settings, console: installed)
-    monkeypatch.setattr(bench, "measure_copy_bandwidth", lambda: 1e9)
+    monkeypatch.setattr(sandbox, "seal", lambda settings: None)
+    monkeypatch.setattr(resolve, "find", lambda name, settings, console: installed)
+    monkeypatch.setattr(benchmark, "measure_copy_bandwidth", lambda: 1e9)
 
     def call(engine: FakeEngine, options: BenchOptions) -> tuple[ExitCode, str, str]:
         monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(engine))
@@ -176,7 +176,7 @@ def test_a_busy_machine_and_a_battery_are_warned_of(
         def share(self) -> float:
             return 0.4
 
-    monkeypatch.setattr(bench, "OthersWatch", Watch)
+    monkeypatch.setattr(benchmark, "OthersWatch", Watch)
     monkeypatch.setattr(bench, "power", lambda: (Fact(True, "test"), Fact(50, "test")))
     _, out, err = told(FakeEngine(replies=[WORDS] * 3), BenchOptions(repeat=1, ctx=1024))  # type: ignore[misc]
     assert "other programs used 40% of the processors" in err
@@ -189,8 +189,8 @@ def test_an_idle_machine_on_mains_is_not(told: Callable[..., object], monkeypatc
         def share(self) -> float:
             return 0.02
 
-    monkeypatch.setattr(bench, "OthersWatch", Watch)
-    monkeypatch.setattr(bench, "power", lambda: (Fact(False, "test"), Fact(None, "test")))
+    monkeypatch.setattr(benchmark, "OthersWatch", Watch)
+    monkeypatch.setattr(benchmark, "power", lambda: (Fact(False, "test"), Fact(None, "test")))
     _, _, err = told(FakeEngine(replies=[WORDS] * 3), BenchOptions(repeat=1, ctx=1024))  # type: ignore[misc]
     assert err == ""
 

@@ -19,6 +19,7 @@ from gguf_samples import (
     write_tiny_phi3,
 )
 
+from slmchat.commands.structured_options import classification_task_of
 from slmchat.engine import llama
 from slmchat.engine.api import Choices, Done, Job, Part, Prompt, Score, SessionSettings
 from slmchat.engine.context import Context
@@ -28,7 +29,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.answers import ChosenTexts
 from slmchat.generation.batch.prompts import PromptMaker
 from slmchat.generation.batch.rows import Row
-from slmchat.generation.classify import ClassificationTask, classification_task_of, content_free_prior
+from slmchat.generation.classify import ClassificationTask, content_free_prior
 from slmchat.options import ChoiceOptions
 
 HEAD = "the people said that it was not the first time and there were many other words about water and oil " * 3
@@ -182,10 +183,10 @@ class TestChoosing:
     def test_whole_texts_count_and_the_prior_is_taken_away(self) -> None:
         choosing = ClassificationTask(("a", "b c"), None, is_calibrated=True)
         scores = (Score((math.log(0.2),)), Score((math.log(0.5), math.log(0.8))))
-        assert choosing.verdict(scores, None).probabilities == {"a": 0.333333, "b c": 0.666667}
+        assert choosing.classification(scores, None).probabilities == {"a": 0.333333, "b c": 0.666667}
         prior = (math.log(0.1), math.log(0.64))
-        verdict = choosing.verdict(scores, prior)
-        assert verdict.choice == "a"
+        verdict = choosing.classification(scores, prior)
+        assert verdict.label == "a"
         assert verdict.probabilities["a"] == pytest.approx(2 / (2 + 0.4 / 0.64), abs=1e-5)
 
     def test_choices_that_begin_one_another_count_with_their_end(self) -> None:
@@ -195,7 +196,7 @@ class TestChoosing:
         choosing = ClassificationTask(("yes", "yes please"), None, True)
         assert choosing.choices(chat) == Choices(("yes", "yes please"), has_end=True)
         scores = (Score((-0.1,), end=math.log(0.1)), Score((-0.1, math.log(0.9)), end=-0.01))
-        assert choosing.verdict(scores, None).choice == "yes please"
+        assert choosing.classification(scores, None).label == "yes please"
 
     def test_behind_a_bare_prompt_a_choice_is_a_word_of_its_own(self) -> None:
         choosing = ClassificationTask(("a", "b"), None, True)

@@ -20,9 +20,9 @@ from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
 from slmchat.commands.output import OutputWriter
 from slmchat.conversation.code_blocks import code_blocks
-from slmchat.engine.api import Finish, FinishReason, Timings, Usage
+from slmchat.engine.api import FinishReason, Timings, Usage
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation.response import Response
+from slmchat.generation.response import Completion
 from slmchat.options import OutputOptions
 from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
@@ -70,12 +70,12 @@ class Desk:
     def __init__(self, *, is_shaped: bool = False, **options: Any) -> None:
         self.out, self.err = io.StringIO(), io.StringIO()
         console = Console(io.StringIO(), self.out, self.err, environ={})
-        self._delivery = OutputWriter(OutputOptions(**options), console, is_shaped=is_shaped, is_raw_output=False)
+        self._writer = OutputWriter(OutputOptions(**options), console, is_structured=is_shaped, is_raw_output=False)
 
     def give(self, text: str, reason: FinishReason = FinishReason.STOP, *, discard_partial: bool = False) -> int:
-        answer = Response(text, finish=Finish(reason, Usage(1, 0, 1), Timings(0.1, 0.1, 0.1), 1, None))
+        completion = Completion(text, None, "", reason, Usage(1, 0, 1), Timings(0.1, 0.1, 0.1), 1)
         try:
-            self._delivery.give(answer, {"completion": text}, discard_partial=discard_partial)
+            self._writer.write(completion, {"completion": text}, discard_partial=discard_partial)
         except SlmError as error:
             self.err.write(error.message)
             return int(error.exit_code)

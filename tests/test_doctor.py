@@ -509,7 +509,7 @@ def examined_sampler(installed: Installed, paths: settings.Paths) -> list[Findin
 
 
 def test_a_model_that_does_not_fit(paths: settings.Paths, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_fit, "room", lambda device=None: Room(1_000_000, 8_000_000_000))
+    monkeypatch.setattr(device_fit, "available_memory", lambda device=None: Room(1_000_000, 8_000_000_000))
     found = examined(tiny, paths)
     assert "1.0 MB available" in faults(found)["memory"].what
     assert "smoke test" not in {finding.check for finding in found}

@@ -16,7 +16,7 @@ from slmchat.catalog.library import Library, from_path
 from slmchat.catalog.user_file import add_target
 from slmchat.commands import models
 from slmchat.errors import ExitCode, SlmError
-from slmchat.models import loader
+from slmchat.models import resolve
 from slmchat.settings import Paths, Settings
 from slmchat.terminal.console import Console
 
@@ -95,7 +95,7 @@ def test_every_kind_is_refused_at_every_door(hostile: dict[str, Path], tmp_path:
     doors = (
         lambda file: models.add("mine", str(file), settings, console),
         lambda file: models.show(str(file), settings, console),
-        lambda file: loader.find(str(file), settings, console),
+        lambda file: resolve.find(str(file), settings, console),
         lambda file: from_path(file),
     )
     assert len(hostile) >= 54

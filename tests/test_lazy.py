@@ -100,7 +100,7 @@ class TestOutlook:
     ) -> None:
         paths = settings_module.Paths(tmp_path, tmp_path, tmp_path)
         for available, is_lazy in ((64 * GIB, False), (memory(shape, Load(512)).needed, True)):
-            monkeypatch.setattr(device_fit, "room", lambda device, free=available: _room(free))
+            monkeypatch.setattr(device_fit, "available_memory", lambda device, free=available: _room(free))
             settings = settings_module.Settings(paths=paths)
             found = device_fit.plan_load(shape, settings, model=model, n_ctx=512, kv_type=None, gpu_layers=None)
             assert found.load.is_lazy is is_lazy

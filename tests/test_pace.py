@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
+from slmchat.catalog.library import Library
+from slmchat.catalog.registry import load as load_registry
 from slmchat.commands import first_run, models
 from slmchat.engine import kept_pace, native, pace
 from slmchat.engine.kept_pace import KeptPace
 from slmchat.engine.pace import LAYER, MODELS, MOST_SHRUNK, Point
 from slmchat.errors import ExitCode, SlmError
-from slmchat.models import pull
+from slmchat.models import device_fit, pull_plan
 from slmchat.options import PullOptions
 from slmchat.settings import Paths, Settings
 from slmchat.terminal.console import Console
@@ -231,14 +233,14 @@ class TestCommands:
         assert len(seen) == 1 and seen[0].startswith("Nothing is installed yet.")
 
     def test_a_pull_measures_only_to_choose(self, settings: Settings, console: Console, seen: list[str]) -> None:
-        pulling = pull.Pulling(
-            PullOptions(), settings, console, pull.Library(settings.paths, console.warn),
-            pull.load(settings.paths.user_registry), pull.fitting.ForDevice(settings, console),
+        pulling = pull_plan.Pulling(
+            PullOptions(), settings, console, Library(settings.paths, console.warn),
+            load_registry(settings.paths.user_registry), device_fit.ForDevice(settings, console), console.print,
         )  # fmt: skip
         spec = pulling.registry.models["smollm2:360m"]
         assert len(spec.variants) > 1
-        pull._with_best_first(pulling.registry.resolve("smollm2:360m"), spec, pulling)
-        pull._with_best_first(pulling.registry.resolve("smollm2:360m"), spec, pulling)
+        pull_plan.with_best_first(pulling.registry.resolve("smollm2:360m"), spec, pulling)
+        pull_plan.with_best_first(pulling.registry.resolve("smollm2:360m"), spec, pulling)
         assert len(seen) == 1
 
     def test_nothing_is_measured_that_may_not_be_kept(

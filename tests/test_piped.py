@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from slmchat import cli
-from slmchat.commands.run import exit_code
-from slmchat.engine.api import Finish, FinishReason, Timings, Usage
+from slmchat.commands.output import exit_code
+from slmchat.engine.api import FinishReason, Timings, Usage
 from slmchat.errors import ExitCode
 from slmchat.generation import response
 from slmchat.terminal import piped
@@ -100,7 +100,7 @@ def test_arguments_that_are_not_text_are_refused(
 def test_one_token_has_no_rate() -> None:
     def rate(n_tokens: int, seconds: float) -> float | None:
         usage, timings = Usage(5, 0, n_tokens), Timings(1.0, seconds, 0.5)
-        return response.generation_tps(Finish(FinishReason.STOP, usage, timings, 0, None))
+        return response.generation_tps(usage, timings)
 
     assert [rate(0, 0.0), rate(1, 1e-6), rate(2, 0.0), rate(10, 2.0)] == [None, None, None, 5.0]
 

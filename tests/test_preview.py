@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import pytest
 from PIL import Image as Pillow
 
+from slmchat.commands.repl import files
 from slmchat.conversation.pictures import Picture
 from slmchat.engine.api import Image
-from slmchat.models import vision
 from slmchat.terminal import preview
 from slmchat.terminal.console import Console
 from slmchat.terminal.preview import Drawing
@@ -29,7 +29,7 @@ def picture() -> Picture:
 
 
 def drawn(picture: Picture, stderr: io.StringIO, environ: Mapping[str, str]) -> str:
-    vision.draw(picture, Console(io.StringIO(), io.StringIO(), stderr, environ))
+    files.draw(picture, Console(io.StringIO(), io.StringIO(), stderr, environ))
     return stderr.getvalue().removeprefix("\r\x1b[K")
 
 

@@ -20,7 +20,7 @@ from slmchat import Model, SlmError
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.engine.api import Score
 from slmchat.errors import ExitCode
-from slmchat.models import loader
+from slmchat.models import loader, resolve
 
 HEAVY = {"llama_cpp", "numpy", "jinja2", "huggingface_hub", "prompt_toolkit", "rich", "psutil", "typer", "PIL"}
 
@@ -37,7 +37,7 @@ def load(engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """`slmchat.load` with one model installed: the fake engine."""
     file = InstalledFile(tmp_path / "m.gguf", None, 1, 1)
     found = Installed("fake:1b", "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z", sampler={"temperature": 0.3})
-    monkeypatch.setattr(loader, "find", lambda *_: found)
+    monkeypatch.setattr(resolve, "find", lambda *_: found)
     monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(engine))
     monkeypatch.setenv("SLM_HOME", str(tmp_path / "home"))
 

@@ -14,10 +14,8 @@ from conftest import Outcome, environment, run_slm
 from fake_engine import FakeEngine
 from gguf_samples import BROKEN_TEMPLATE, CHATML_TEMPLATE, hostile, write_tiny_llama
 
-from slmchat.commands.run import _window
 from slmchat.conversation.window import fits
-from slmchat.options import GenerationOptions
-from slmchat.settings import load
+from slmchat.generation.generator import window_for
 
 pytestmark = pytest.mark.real
 
@@ -295,6 +293,5 @@ class TestModels:
 
 
 @pytest.mark.parametrize("n_prompt", [240, 250, 255, 256])
-def test_a_short_completion_fits_the_window_that_is_made_for_it(n_prompt: int, tmp_path: Path) -> None:
-    settings = load({"SLM_HOME": str(tmp_path)})
-    assert fits(n_prompt, _window(n_prompt, 1, FakeEngine(), GenerationOptions(max_tokens=1), settings))
+def test_a_short_completion_fits_the_window_that_is_made_for_it(n_prompt: int) -> None:
+    assert fits(n_prompt, window_for(n_prompt, 1, FakeEngine().info))

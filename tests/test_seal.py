@@ -624,7 +624,7 @@ def test_what_talks_to_a_model_cannot_change_the_configuration(tmp_path: Path) -
     """Whoever takes a sealed chat over must not be able to name an endpoint for the next one."""
     code = """
     import os
-    from slmchat.models.loader import seal
+    from slmchat.models.sandbox import seal
     from slmchat.settings import load
     settings = load(os.environ)
     settings.paths.config.mkdir(parents=True)

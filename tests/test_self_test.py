@@ -14,7 +14,6 @@ from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from slmchat import settings
 from slmchat.catalog.gguf import read_header
 from slmchat.catalog.library import from_path
-from slmchat.commands import tune
 from slmchat.engine import crash_markers, devices, native, self_test, verdicts
 from slmchat.engine.api import SessionSettings
 from slmchat.engine.library import Kind
@@ -25,7 +24,7 @@ from slmchat.fit.memory import Load, memory
 from slmchat.fit.shape import shape_of
 from slmchat.hardware import cores
 from slmchat.hardware.facts import Fact
-from slmchat.models import device_fit, engine_trial
+from slmchat.models import autotune, device_fit, engine_trial
 from slmchat.privacy import seal
 
 GOOD, OFF = [1.0, -2.0, 3.0, 0.5], [1.0, 2.0, 3.0, 0.5]
@@ -158,11 +157,11 @@ def test_a_session_is_kept_within_the_limits() -> None:
 
 def test_tune_does_not_compare_what_is_forbidden() -> None:
     usual = LEAST.session(SessionSettings(512, 4, 4))
-    work = tune.Work(2, 2)
+    work = autotune.Work(2, 2)
     others = ({"flash_attention": True}, {"flash_attention": False}, {"kv_type": "q8_0"}, {"threads": 2})
-    group = tune.Group("all", others, work, lambda found: found.prompt_s)
-    assert tune.allowed(group, usual, LEAST).others == ({"flash_attention": False},)
-    assert tune.allowed(group, usual, ALL).others == others
+    group = autotune.Group("all", others, work, lambda found: found.prompt_s)
+    assert autotune.allowed(group, usual, LEAST).others == ({"flash_attention": False},)
+    assert autotune.allowed(group, usual, ALL).others == others
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 from schema_samples import PATTERNS, described, random_schema, sample, with_references
 
+from slmchat.commands import structured_options
 from slmchat.engine.api import FinishReason
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured
@@ -247,12 +248,12 @@ class TestFields:
 
 class TestShape:
     def _shape(self, **options: Any) -> structured.ResponseFormat:
-        made = structured.response_format_of(ShapeOptions(**options))
+        made = structured_options.response_format_of(ShapeOptions(**options))
         assert made is not None
         return made
 
     def test_no_option_no_shape(self) -> None:
-        assert structured.response_format_of(ShapeOptions()) is None
+        assert structured_options.response_format_of(ShapeOptions()) is None
 
     def test_two_shapes_are_one_too_many(self) -> None:
         with pytest.raises(SlmError, match=r"--json-output and --regex cannot be combined"):

@@ -17,9 +17,11 @@ from slmchat.conversation.recorder import ArchiveRecorder
 from slmchat.engine.api import Adapter, Chunk, Event, Limits, Prefill, Prompt, Session
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation import params
 from slmchat.generation.chat_session import ChatSession, Overflow
-from slmchat.models import loader
+from slmchat.models import loader, resolve
 from slmchat.models.backend import LocalBackend, LocalModel
+from slmchat.models.open import OpenModel
 from slmchat.options import GenerationOptions
 from slmchat.terminal.console import Console
 
@@ -34,7 +36,7 @@ class Heard:
     overflows: list[Overflow] = field(default_factory=list)
     unsaved: set[str] = field(default_factory=set)
 
-    def view(self) -> "Heard":
+    def handler(self) -> "Heard":
         return self
 
     def doubt(self, logprob: float) -> None:
@@ -81,7 +83,9 @@ def talk(engine: FakeEngine, host: Heard, tmp_path: Path, monkeypatch: pytest.Mo
     file = InstalledFile(tmp_path / "m.gguf", None, 1, 1)
     model = LocalModel(Installed("fake:1b", "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z"))
     recorder = ArchiveRecorder(Archive(settings.paths.sessions), console.warn)
-    made = ChatSession(model, Conversation("Be brief.", recorder), GenerationOptions(ctx=400), settings, console, host)
+    options = GenerationOptions(ctx=400)
+    opened = OpenModel(model, options, settings, console)
+    made = ChatSession(opened, Conversation("Be brief.", recorder), options, host)
     yield made
     made.close()
     recorder.close()
@@ -104,7 +108,7 @@ def test_a_message_is_in_the_archive_while_the_model_still_loads(
         return engine
 
     monkeypatch.setattr(Ready, "engine", wait_for_the_model)
-    assert talk.say("Hi")
+    assert talk.send("Hi")
     assert saved == ["Hi"]
 
 
@@ -116,13 +120,13 @@ def test_a_model_that_cannot_be_loaded_leaves_the_message_in_the_tree(
 
     monkeypatch.setattr(Ready, "engine", fail)
     with pytest.raises(SlmError, match="cannot be loaded"):
-        talk.say("Hi")
+        talk.send("Hi")
     assert [node.message.text for node in talk.conversation.nodes()] == ["Hi"]
     assert talk.conversation.current is None
 
 
 def test_an_exchange_is_in_the_tree_and_in_the_archive(talk: ChatSession, tmp_path: Path) -> None:
-    answer = talk.say("Hi")
+    answer = talk.send("Hi")
     assert answer and answer.text == "Hello."
     assert _said(talk) == [("user", "Hi"), ("assistant", "Hello.")]
     saved = Archive(tmp_path / "data" / "sessions.db").load(talk.conversation.id)
@@ -132,17 +136,17 @@ def test_an_exchange_is_in_the_tree_and_in_the_archive(talk: ChatSession, tmp_pa
 
 
 def test_only_the_model_that_said_it_gets_its_tokens(talk: ChatSession, engine: FakeEngine) -> None:
-    talk.say("Hi")
+    talk.send("Hi")
     assert talk.messages()[-1].tokens == (1, 2)
     assert talk.conversation.as_messages("other:1b@Q8_0")[-1].tokens is None
 
 
 def test_a_thought_is_kept_apart_and_out_of_later_prompts(talk: ChatSession, engine: FakeEngine, host: Heard) -> None:
     engine.replies = [("<thi", "nk>deep ", "thought</th", "ink>\n\nFour."), ("Five.",)]
-    answer = talk.say("2+2?")
+    answer = talk.send("2+2?")
     assert answer and (answer.text, answer.thinking.strip()) == ("Four.", "deep thought")
     assert "".join(host.answers) == "Four."
-    talk.say("And 2+3?")
+    talk.send("And 2+3?")
     assert "deep thought" not in engine.prompts[1]
     assert "Four." in engine.prompts[1]
     assert talk.conversation.path()[1].message.tokens is None  # they hold the thought
@@ -156,7 +160,7 @@ def test_cancelled_before_anything_came_leaves_no_question_on_the_path(talk: Cha
             return events
 
     engine.open_session = lambda settings: Cancelled(engine, settings)  # type: ignore[method-assign]
-    assert talk.say("Hi") is None
+    assert talk.send("Hi") is None
     assert _said(talk) == []
     assert [node.message.text for node in talk.conversation.nodes()] == ["Hi"]  # kept in the tree
 
@@ -170,14 +174,14 @@ def test_an_error_in_the_middle_keeps_what_was_said(talk: ChatSession, engine: F
 
     engine.open_session = lambda settings: Broken(engine, settings)  # type: ignore[method-assign]
     with pytest.raises(SlmError):
-        talk.say("Hi")
+        talk.send("Hi")
     assert _said(talk) == [("user", "Hi"), ("assistant", "Once upon")]
     assert talk.conversation.path()[1].message.is_cut
 
 
 def test_continue_joins_text_and_tokens(talk: ChatSession, engine: FakeEngine) -> None:
     engine.replies = [("One", " two"), (" three", ".")]
-    talk.say("Count")
+    talk.send("Count")
     talk.go_on()
     last = talk.conversation.path()[-1].message
     assert (last.text, last.tokens) == ("One two three.", (1, 2, 1, 2))
@@ -195,7 +199,7 @@ def test_a_retry_is_a_sibling_and_another_seed(talk: ChatSession, engine: FakeEn
     engine.open_session = lambda settings: Seeds(engine, settings)  # type: ignore[method-assign]
     engine.replies = [("One",), ("Two",)]
     talk.sampler_changes["seed"] = 5
-    talk.say("Say a number")
+    talk.send("Say a number")
     question = talk.conversation.last(Role.USER)
     assert question is not None
     talk.conversation.go_to(question)
@@ -211,19 +215,19 @@ class TestFullWindow:
     def full(self, talk: ChatSession, engine: FakeEngine) -> ChatSession:
         engine.replies = [("a" * 20,) for _ in range(20)]
         for number in range(3):
-            talk.say(f"question {number} " + "x" * 20)
+            talk.send(f"question {number} " + "x" * 20)
         return talk
 
     def test_cancel_changes_nothing(self, full: ChatSession, host: Heard) -> None:
         before = _said(full)
-        assert full.say("y" * 120) is None
+        assert full.send("y" * 120) is None
         assert _said(full) == before
         (overflow,) = host.overflows
         assert overflow.n_ctx == 400 < overflow.n_prompt
 
     def test_drop_goes_down_to_half_and_is_marked(self, full: ChatSession, host: Heard, engine: FakeEngine) -> None:
         host.choice = "drop"
-        answer = full.say("y" * 60)
+        answer = full.send("y" * 60)
         assert answer
         assert len(engine.prompts[-1]) <= 400 * 0.5 + 20
         assert "question 0" not in engine.prompts[-1]
@@ -238,9 +242,9 @@ class TestFullWindow:
         full.asked_ctx = 900
         full.reopen()
         for _ in range(3):
-            full.say("z" * 60)
+            full.send("z" * 60)
         engine.replies = [("they spoke of x",), ("fine",)]
-        assert full.say("w" * 250)
+        assert full.send("w" * 250)
         assert full.conversation.summary == "they spoke of x"
         assert "they spoke of x" in engine.prompts[-1]
 
@@ -248,7 +252,7 @@ class TestFullWindow:
         host.choice = "fresh"
         old = full.conversation
         before = _said(full)
-        assert full.say("y" * 120)
+        assert full.send("y" * 120)
         assert full.conversation is not old
         assert [role for role, _ in _said(full)] == ["user", "assistant"]
         assert [(n.message.role.value, n.message.text) for n in old.path()] == before
@@ -259,7 +263,7 @@ class TestFullWindow:
         host.choice = "drop"
         before = _said(full)
         with pytest.raises(SlmError, match=r"still [\d,]+ tokens and the context window holds 400") as caught:
-            full.say("y" * 900)
+            full.send("y" * 900)
         assert caught.value.exit_code is ExitCode.CONTEXT
         assert _said(full) == before
 
@@ -267,14 +271,14 @@ class TestFullWindow:
 def test_examples_of_a_persona_stand_before_the_conversation(talk: ChatSession, engine: FakeEngine) -> None:
     from slmchat.personas import BUILT_IN
 
-    talk.examples = loader.example_messages(next(it for it in BUILT_IN if it.name == "sentiment"))[:2]
-    talk.say("Great!")
+    talk.examples = params.example_messages(next(it for it in BUILT_IN if it.name == "sentiment"))[:2]
+    talk.send("Great!")
     first = talk.examples[0].text
     assert engine.prompts[0].index("Be brief.") < engine.prompts[0].index(first) < engine.prompts[0].index("Great!")
 
 
 def test_counts_are_those_of_the_prompt(talk: ChatSession, engine: FakeEngine) -> None:
-    talk.say("Hi")
+    talk.send("Hi")
     assert talk.count(talk.messages()) == len("".join(part.text for part in talk.prompt(talk.messages()).parts))
 
 
@@ -291,28 +295,29 @@ def test_ctrl_c_while_the_model_loads_gives_the_message_back(
 
     monkeypatch.setattr(loader, "start_loading", lambda *_: Interrupted(engine, is_done=False))
     assert isinstance(talk.model, LocalModel)
-    monkeypatch.setattr(loader, "find", lambda *_: talk.model.installed)
+    monkeypatch.setattr(resolve, "find", lambda *_: talk.model.installed)
     monkeypatch.setattr(Chat, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
-    room = Chat(LocalBackend(), GenerationOptions(), ChatOptions(), talk.settings, talk.console)
-    room._handle("my question", COMMANDS)
+    room = Chat(LocalBackend(), GenerationOptions(), ChatOptions(), talk.opened.settings, talk.reporter, COMMANDS)
+    room._handle("my question")
     assert room.next_text == "my question"
-    assert isinstance(talk.console.stderr, io.StringIO)
-    assert "(cancelled)" in talk.console.stderr.getvalue()
+    assert isinstance(talk.reporter.stderr, io.StringIO)
+    assert "(cancelled)" in talk.reporter.stderr.getvalue()
 
 
 def test_private_in_the_middle_of_a_chat_reaches_the_loading(
     talk: ChatSession, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from slmchat.commands.repl.app import Chat
+    from slmchat.commands.repl.slash_commands import COMMANDS
     from slmchat.options import ChatOptions
     from slmchat.privacy import dumps
 
     ready = Ready(engine)
     monkeypatch.setattr(loader, "start_loading", lambda *_: ready)
-    monkeypatch.setattr(loader, "find", lambda *_: talk.model.installed)
+    monkeypatch.setattr(resolve, "find", lambda *_: talk.model.installed)
     monkeypatch.setattr(Chat, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
     monkeypatch.setattr(dumps, "switch_off", lambda: None)
-    room = Chat(LocalBackend(), GenerationOptions(), ChatOptions(), talk.settings, talk.console)
+    room = Chat(LocalBackend(), GenerationOptions(), ChatOptions(), talk.opened.settings, talk.reporter, COMMANDS)
     assert not ready.is_private
     room.go_private()
     assert ready.is_private
@@ -326,7 +331,7 @@ def test_adapters_count_before_and_after_the_model_is_loaded(
     session = talk.ready()
     assert isinstance(session, FakeSession)
     assert session.settings.adapters == (first,)
-    talk.say("Hi")
+    talk.send("Hi")
     kept = len(engine.kept)
     second = Adapter(tmp_path / "second.gguf", 1.0, (1, 1))
     talk.set_adapters([first, second])
@@ -336,7 +341,7 @@ def test_adapters_count_before_and_after_the_model_is_loaded(
     again = talk.ready()
     assert isinstance(again, FakeSession)
     assert again.settings.adapters == (first, second)
-    talk.switch_model(talk.model)
+    talk.switch_model(lambda: OpenModel(talk.model, GenerationOptions(), talk.opened.settings, talk.reporter))
     assert talk.adapters == ()
 
 

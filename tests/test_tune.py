@@ -15,7 +15,6 @@ from terminal import Terminal
 
 from slmchat import hardware, settings
 from slmchat.commands import tune
-from slmchat.commands.tune import Group, Speed, compare, groups, thread_counts
 from slmchat.engine import llama
 from slmchat.engine.api import SessionSettings
 from slmchat.engine.library import own_build, prebuilt
@@ -23,7 +22,9 @@ from slmchat.engine.native import library
 from slmchat.engine.rates import Measured, Work
 from slmchat.errors import ExitCode, SlmError
 from slmchat.hardware.facts import Fact
-from slmchat.models import loader, tuning
+from slmchat.models import autotune, sandbox, tuning
+from slmchat.models.autotune import Group, Speed, TuneOutcome, compare, groups, thread_counts
+from slmchat.models.session_settings import session_settings
 from slmchat.models.tuning import Tuning
 from slmchat.options import GenerationOptions
 
@@ -46,7 +47,7 @@ def made(tmp_path: Path) -> settings.Settings:
 # What wins
 
 
-def pick(usual: list[float], *others: list[float]) -> tune.Outcome:
+def pick(usual: list[float], *others: list[float]) -> TuneOutcome:
     """The outcome of a group whose turns took so many seconds."""
     changes = tuple({"threads": number} for number in range(1, len(others) + 1))
     clocks = {4: iter(usual)} | {number: iter(seconds) for number, seconds in enumerate(others, 1)}
@@ -128,7 +129,7 @@ FOUND = Tuning(3, 5, 256, False, "q8_0", {"generation": 1.2})
 
 
 def used(model: Path, made: settings.Settings, **options: Any) -> SessionSettings:
-    return loader.session_settings(GenerationOptions(**options), made, 512, model=model)
+    return session_settings(GenerationOptions(**options), made, 512, model=model)
 
 
 def test_what_was_measured_is_used_unless_the_user_says_otherwise(tiny: Path, made: settings.Settings) -> None:
@@ -282,10 +283,10 @@ def test_a_busy_machine_is_said(
 ) -> None:
     from slmchat.terminal.console import Console
 
-    monkeypatch.setattr(loader, "seal", lambda _settings: None)
+    monkeypatch.setattr(sandbox, "seal", lambda _settings: None)
     monkeypatch.setattr(tune, "OthersWatch", lambda: type("Busy", (), {"share": lambda self: 0.4})())
     seconds = itertools.cycle([0.1])
-    monkeypatch.setattr(tune.rates, "measure", lambda *_given: Measured(next(seconds), next(seconds)))
+    monkeypatch.setattr(autotune.rates, "measure", lambda *_given: Measured(next(seconds), next(seconds)))
     assert tune.tune(str(tiny), made, Console(), is_reset=False, is_json=False) == 0
     told = capsys.readouterr()
     assert "other programs used 40% of the processors" in told.err

@@ -1,16 +1,17 @@
 """The door for Python programs, as cli.py is the one for a shell: `slmchat.load` and what it gives.
 
 Knows: names, types and words of the public interface (docs/python.md). Refuses to know: how anything is done; that
-is in commands/, where `slm run` and `slm chat` do it too.
+is in generation/, where `slm run` and `slm chat` do it too.
 """
 
 from slmchat.api.chat import Chat
 from slmchat.api.model import Model, load, seal
-from slmchat.api.records import Classification, Completion
 from slmchat.api.stream import Stream
 from slmchat.conversation.messages import Message
 from slmchat.engine.api import FinishReason, Timings, Usage
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation.classify import Classification
+from slmchat.generation.response import Completion
 from slmchat.privacy.seal import SealStatus
 
 __all__ = [

@@ -12,15 +12,14 @@ from dataclasses import replace
 from typing import Literal
 
 from slmchat.api.options import ImageSource, pictures_of
-from slmchat.api.records import Completion, completion_of
 from slmchat.api.shared_model import SharedModel
 from slmchat.api.stream import Stream
 from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.conversation.pictures import Picture
-from slmchat.engine.api import Session
+from slmchat.engine.cancellable import Cancellable
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.chat_session import ChatSession, Overflow
-from slmchat.generation.response import NullHandler, Response, StreamHandler
+from slmchat.generation.response import Completion, NullHandler, Response, StreamHandler, completion_of
 from slmchat.options import GenerationOptions
 
 # What to do when a conversation no longer fits into its window.
@@ -36,25 +35,25 @@ class Chat:
 
     def __init__(
         self,
-        desk: SharedModel,
+        shared: SharedModel,
         options: GenerationOptions,
         system: str | None,
         messages: Sequence[tuple[Literal["user", "assistant"], str]],
         on_overflow: Overflowing,
     ) -> None:
         """Programs use `Model.chat`. Raises `SlmError` (USAGE)."""
-        n_ctx = desk.asker.n_ctx
-        self._desk = desk
-        self._host = _Host(desk, on_overflow)
+        n_ctx = shared.generator.n_ctx
+        self._shared = shared
+        self._delegate = _Delegate(shared, on_overflow)
         self._conversation = Conversation(system)
         for role, text in messages:
             self._conversation.add(Message(_role(role), text))
         # of the size of the model's own window, whatever suits the device by now
         options = replace(options, ctx=n_ctx)
-        self._talk = ChatSession(desk.model, self._conversation, options, desk.settings, desk.console, self._host)
+        self._session = ChatSession(shared.opened, self._conversation, options, self._delegate)
         self._stream: weakref.ref[Stream] | None = None
         self._is_closed = False
-        desk.chats.add(self)
+        shared.chats.add(self)
 
     @property
     def messages(self) -> list[Message]:
@@ -72,20 +71,20 @@ class Chat:
         message, or a closed chat. After an error the message has not been said.
         """
         shown = self._checked(text, images)
-        with self._desk.turns:
+        with self._shared.turns:
             return self._said(text, shown, NullHandler())
 
     def stream(self, text: str, *, images: Sequence[ImageSource] = ()) -> Stream:
         """As `say`, but piece by piece. Of an answer that is not read to its end, what was read is kept (`is_cut`)."""
         shown = self._checked(text, images)
-        self._desk.turns.take()
-        stream = self._desk.streamed(lambda view: self._said(text, shown, view))
+        self._shared.turns.take()
+        stream = self._shared.streamed(lambda handler: self._said(text, shown, handler))
         self._stream = weakref.ref(stream)
         return stream
 
     def undo(self) -> Message:
         """Take the last message and its answer back; gives the message. Raises `SlmError` (USAGE) if there is none."""
-        with self._desk.turns:
+        with self._shared.turns:
             taken = self._conversation.undo()
         if taken is None:
             raise SlmError("there is nothing to undo.", exit_code=ExitCode.USAGE)
@@ -96,9 +95,9 @@ class Chat:
         stream = self._stream() if self._stream is not None else None
         if stream is not None:
             stream.close()
-        with self._desk.turns:
+        with self._shared.turns:
             self._is_closed = True
-            self._talk.reopen()
+            self._session.reopen()
 
     def __enter__(self) -> "Chat":
         return self
@@ -108,48 +107,48 @@ class Chat:
 
     def __del__(self) -> None:
         # nobody else can be using it: no turn is taken, which another thread may have
-        if not sys.is_finalizing() and hasattr(self, "_talk"):
-            self._talk.reopen()
+        if not sys.is_finalizing() and hasattr(self, "_session"):
+            self._session.reopen()
 
     def _checked(self, text: str, images: Sequence[ImageSource]) -> list[Picture]:
-        self._desk.asker  # noqa: B018 - raises when the model has been closed
+        self._shared.generator  # noqa: B018 - raises when the model has been closed
         if self._is_closed:
             raise SlmError("this chat has been closed.", hint="Model.chat() begins another", exit_code=ExitCode.USAGE)
         if not text.strip():
             raise SlmError("the message is empty.", exit_code=ExitCode.USAGE)
         return pictures_of(images)
 
-    def _said(self, text: str, shown: list[Picture], view: StreamHandler) -> Completion:
-        talk = self._talk
-        talk.pictures = shown
-        self._host.listens(view)
-        answer = talk.say(text)
-        assert talk.last is not None  # the host never cancels before a generation has begun
-        return completion_of(answer or Response(), None, talk.last)
+    def _said(self, text: str, shown: list[Picture], handler: StreamHandler) -> Completion:
+        session = self._session
+        session.pictures = shown
+        self._delegate.listens(handler)
+        answer = session.send(text)
+        assert session.last is not None  # the host never cancels before a generation has begun
+        return completion_of(replace(answer or Response(), finish=session.last))
 
 
-class _Host:
-    """The world of a chat without a user: the program decides beforehand. Implements `Host`."""
+class _Delegate:
+    """The world of a chat without a user: the program decides beforehand. Implements `ChatDelegate`."""
 
-    def __init__(self, desk: SharedModel, on_overflow: Overflowing) -> None:
+    def __init__(self, shared: SharedModel, on_overflow: Overflowing) -> None:
         if on_overflow not in ("fail", "drop", "summarise"):
             raise SlmError(
                 f"on_overflow cannot be '{on_overflow}'.", hint="fail, drop or summarise", exit_code=ExitCode.USAGE
             )
-        self._desk = desk
+        self._shared = shared
         self._on_overflow = on_overflow
-        self._view: StreamHandler = NullHandler()
+        self._handler: StreamHandler = NullHandler()
         self._is_summing_up = False
 
-    def listens(self, view: StreamHandler) -> None:
+    def listens(self, handler: StreamHandler) -> None:
         """From now on this view is shown the answers."""
-        self._view = view
+        self._handler = handler
         self._is_summing_up = False
 
-    def view(self) -> StreamHandler:
+    def handler(self) -> StreamHandler:
         """The summary comes before the answer and is no part of it."""
         is_summary, self._is_summing_up = self._is_summing_up, False
-        return NullHandler() if is_summary else self._view
+        return NullHandler() if is_summary else self._handler
 
     def on_overflow(self, overflow: Overflow) -> str:
         if self._on_overflow == "fail":
@@ -161,8 +160,8 @@ class _Host:
         self._is_summing_up = self._on_overflow == "summarise"
         return self._on_overflow
 
-    def cancellable(self, session: Session) -> AbstractContextManager[None]:
-        return self._desk.running(session)
+    def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:
+        return self._shared.running(session)
 
     def is_saved(self, id: str) -> bool:
         """Never: what a program says is kept nowhere."""

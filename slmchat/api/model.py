@@ -25,20 +25,22 @@ from slmchat.api.options import (
     with_loading,
     with_sampling,
 )
-from slmchat.api.records import Classification, Completion, completion_of
-from slmchat.api.shared_model import Loaded, SharedModel
+from slmchat.api.shared_model import SharedModel
 from slmchat.api.stream import Stream
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import raw_prompt
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation import params
+from slmchat.generation.classify import Classification
 from slmchat.generation.generator import Generator, PreparedPrompt
 from slmchat.generation.prompt import PromptRequest
-from slmchat.generation.response import NullHandler, StreamHandler
+from slmchat.generation.response import Completion, NullHandler, StreamHandler
 from slmchat.generation.structured import ResponseFormat
-from slmchat.models import loader
+from slmchat.models import resolve, sandbox
 from slmchat.models.backend import LocalModel
+from slmchat.models.open import open_model
 from slmchat.options import GenerationOptions
 from slmchat.privacy.places import check_directory
 from slmchat.privacy.seal import SealStatus, status
@@ -68,7 +70,7 @@ def load(
     """
     refuse_unknown(rare, LoadOptions, "load")
     settings = _settings(reads_config=reads_config)
-    console = LogReporter()
+    reporter = LogReporter()
     options = with_loading(
         {
             "ctx": ctx,
@@ -78,19 +80,15 @@ def load(
             **rare,
         }
     )
-    found = loader.find(None if name is None else os.fspath(name), settings, console)
+    found = resolve.find(None if name is None else os.fspath(name), settings, reporter)
     local = LocalModel(found).with_projector(options.mmproj)
-    laid = local.laid(options.lora, settings)
-    loaded = Loaded(local.installed, loading=local.start(options, settings))
-    asker = Generator(loaded.loading, options, settings, console)
-    local.report(loaded.loading, console)
+    generator = Generator(open_model(options, settings, reporter, model=local))
     try:
-        n_ctx = loader.window(loaded.loading, options.ctx or settings.n_ctx, options)
-        asker.open(n_ctx or asker.engine.info.trained_context_length, laid=laid)
+        generator.open(generator.opened.window(options.ctx or settings.n_ctx))
     except BaseException:
-        asker.close()
+        generator.close()
         raise
-    return Model(SharedModel(loaded, asker, settings, console, laid), options)
+    return Model(SharedModel(generator), options)
 
 
 def seal(*, is_private: bool = False, writable: Sequence[str | os.PathLike[str]] = ()) -> SealStatus:
@@ -102,7 +100,7 @@ def seal(*, is_private: bool = False, writable: Sequence[str | os.PathLike[str]]
     system cannot enforce it, or where something of before still leads out; USAGE for a directory that holds code.
     """
     named = [check_directory(Path(directory), "writable") for directory in writable]
-    loader.seal(replace(_settings(reads_config=False), is_offline=True, is_private=is_private), writable=named)
+    sandbox.seal(replace(_settings(reads_config=False), is_offline=True, is_private=is_private), writable=named)
     return status()
 
 
@@ -119,9 +117,9 @@ class Model:
     a stream open gets an `SlmError` (USAGE) instead of waiting for itself.
     """
 
-    def __init__(self, desk: SharedModel, options: GenerationOptions) -> None:
+    def __init__(self, shared: SharedModel, options: GenerationOptions) -> None:
         """Programs use `load`."""
-        self._desk = desk
+        self._shared = shared
         self._options = options
 
     def __reduce__(self) -> NoReturn:
@@ -134,22 +132,22 @@ class Model:
     @property
     def name(self) -> str:
         """The model's full name, as `smollm2:135m@Q4_1`."""
-        return self._desk.model.key
+        return self._shared.opened.model.key
 
     @property
     def n_ctx(self) -> int:
         """The context window in tokens: of every question with its answer, and of every chat."""
-        return self._desk.asker.n_ctx
+        return self._shared.generator.n_ctx
 
     @property
     def sees(self) -> bool:
         """Whether it can be shown images."""
-        return self._desk.model.sees
+        return self._shared.opened.model.supports_vision
 
     def count_tokens(self, text: str) -> int:
         """How many tokens a text is by itself, without a chat template."""
-        with self._desk.turns:
-            return self._desk.asker.engine.count(raw_prompt([Message(Role.USER, text)]))
+        with self._shared.turns:
+            return self._shared.opened.engine.count(raw_prompt([Message(Role.USER, text)]))
 
     def complete(
         self,
@@ -170,7 +168,7 @@ class Model:
         refuse_unknown(options, CompletionOptions, "complete")
         asked = with_sampling(replace(self._options, raw=raw), options)
         shape = response_format_of(options)
-        with self._desk.turns:
+        with self._shared.turns:
             request = self._request(prompt, system, images, asked, shape)
             return self._answer(request, asked, NullHandler())
 
@@ -189,13 +187,13 @@ class Model:
         """
         refuse_unknown(options, SamplingOptions, "stream")
         asked = with_sampling(replace(self._options, raw=raw), options)
-        self._desk.turns.take()
+        self._shared.turns.take()
         try:
             request = self._request(prompt, system, images, asked, None)
         except BaseException:
-            self._desk.turns.give_back()
+            self._shared.turns.give_back()
             raise
-        return self._desk.streamed(lambda view: self._answer(request, asked, view))
+        return self._shared.streamed(lambda handler: self._answer(request, asked, handler))
 
     def classify(
         self,
@@ -215,20 +213,19 @@ class Model:
         `calibrate`: take away what the model prefers whatever it reads. Raises as `complete` does, and `SlmError`
         (INTERRUPTED) when it was cancelled.
         """
-        choosing = choosing_of(choices, threshold, is_calibrated=calibrate)
+        task = choosing_of(choices, threshold, is_calibrated=calibrate)
         head = [Message(Role.SYSTEM, system)] if system else []
         if not text.strip():
             raise SlmError("the text is empty.", exit_code=ExitCode.USAGE)
-        with self._desk.turns:
-            asker = self._desk.asker
+        with self._shared.turns:
+            generator = self._shared.generator
             question = PromptRequest(instruction, [Attachment(text)], head)
-            request = self._fitting(asker.request(question, is_raw=raw, choosing=choosing), None)
-            asker.open_scorer(asker.n_ctx, laid=self._desk.laid)
-            found = asker.choose(request, self._desk.running)
+            request = self._fitting(generator.prepare(question, is_raw=raw, task=task), None)
+            generator.open_scorer(generator.n_ctx)
+            found = generator.classify(request, self._shared.running)
         if found is None:
             raise SlmError("the classification was cancelled.", exit_code=ExitCode.INTERRUPTED)
-        verdict, _finish = found
-        return Classification(None if verdict.choice not in choosing.texts else verdict.choice, verdict.probabilities)
+        return found[0]
 
     def chat(
         self,
@@ -244,15 +241,15 @@ class Model:
         longer fits: "fail" with `SlmError` (CONTEXT), "drop" the oldest exchanges or "summarise" them.
         """
         refuse_unknown(options, SamplingOptions, "chat")
-        return Chat(self._desk, with_sampling(self._options, options), system, messages, on_overflow)
+        return Chat(self._shared, with_sampling(self._options, options), system, messages, on_overflow)
 
     def cancel(self) -> None:
         """End what is being generated, if anything is, from any thread: its `finish_reason` is "interrupted"."""
-        self._desk.cancel()
+        self._shared.cancel()
 
     def close(self) -> None:
         """End an open stream, then free the chats, the context window and the weights. A second call does nothing."""
-        self._desk.close()
+        self._shared.close()
 
     def __enter__(self) -> "Model":
         return self
@@ -261,7 +258,7 @@ class Model:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<slmchat.Model {self.name}{', closed' if self._desk.is_closed else ''}>"
+        return f"<slmchat.Model {self.name}{', closed' if self._shared.is_closed else ''}>"
 
     def _request(
         self,
@@ -272,19 +269,19 @@ class Model:
         shape: ResponseFormat | None,
     ) -> PreparedPrompt:
         """The prompt laid out and known to fit. Raises `SlmError`."""
-        asker = self._desk.asker
+        generator = self._shared.generator
         shown = pictures_of(images)
         if shown:
-            self._desk.model.check_vision(self._desk.settings)
+            self._shared.opened.model.check_vision(self._shared.opened.settings)
         head = [Message(Role.SYSTEM, system)] if system else []
         if not prompt.strip():
             raise SlmError("the prompt is empty.", exit_code=ExitCode.USAGE)
-        request = asker.request(PromptRequest(prompt, [], head, shown), is_raw=asked.raw, shape=shape)
+        request = generator.prepare(PromptRequest(prompt, [], head, shown), is_raw=asked.raw, response_format=shape)
         return self._fitting(request, asked.max_tokens)
 
     def _fitting(self, request: PreparedPrompt, max_tokens: int | None) -> PreparedPrompt:
         """The same request. Raises `SlmError` (CONTEXT) when it leaves no room for an answer."""
-        n_ctx = self._desk.asker.n_ctx
+        n_ctx = self._shared.generator.n_ctx
         if not window.fits(request.n_prompt, n_ctx, max_tokens):
             raise SlmError(
                 f"{window.overflow('the prompt is', request.n_prompt, n_ctx, max_tokens)}.",
@@ -293,9 +290,7 @@ class Model:
             )
         return request
 
-    def _answer(self, request: PreparedPrompt, asked: GenerationOptions, view: StreamHandler) -> Completion:
-        sampler = loader.sampler_settings(self._desk.model, self._desk.settings, asked)
-        listener = self._desk.listener(view)
-        answer, value = self._desk.asker.ask(request, sampler, loader.limits(asked), listener)
-        assert answer.finish is not None
-        return completion_of(answer, value, answer.finish)
+    def _answer(self, prepared: PreparedPrompt, asked: GenerationOptions, handler: StreamHandler) -> Completion:
+        opened = self._shared.opened
+        sampler = params.sampler_settings(opened.model, opened.settings, asked)
+        return self._shared.generator.generate(prepared, sampler, params.limits(asked), self._shared.delegate(handler))

@@ -7,36 +7,15 @@ import contextlib
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Protocol
 
-from slmchat.api.records import Completion
 from slmchat.api.stream import Stream
-from slmchat.engine.api import Adapter, Session
+from slmchat.engine.cancellable import Cancellable
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.generator import Generator
-from slmchat.generation.response import StreamHandler
-from slmchat.models.backend import LocalModel
-from slmchat.models.loader import Cancellable, Loading
-from slmchat.options import GenerationOptions
-from slmchat.reporting import Reporter
-from slmchat.sanitize import Sanitizer
-from slmchat.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded(LocalModel):
-    """An installed model whose loading has begun already, once for all that use it."""
-
-    loading: Loading = field(kw_only=True)
-
-    def start(self, options: GenerationOptions, settings: Settings) -> Loading:
-        return self.loading
-
-    def report(self, loading: Loading, console: Reporter) -> None:
-        """It was told when it was loaded."""
+from slmchat.generation.response import Completion, StreamHandler
 
 
 class ModelLock:
@@ -79,34 +58,30 @@ class Closable(Protocol):
 class SharedModel:
     """The place where one model is asked."""
 
-    def __init__(
-        self, model: Loaded, asker: Generator, settings: Settings, console: Reporter, laid: Sequence[Adapter] = ()
-    ) -> None:
-        """`laid`: the LoRA adapters that count."""
-        self.model = model
-        self.laid = laid
-        self.settings = settings
-        self.console = console
+    def __init__(self, generator: Generator) -> None:
+        self.opened = generator.opened
         self.turns = ModelLock()
         self.chats: weakref.WeakSet[Closable] = weakref.WeakSet()
-        self._asker: Generator | None = asker
+        self._generator: Generator | None = generator
         self._running: Cancellable | None = None
         self._stream: weakref.ref[Stream] | None = None
 
     @property
     def is_closed(self) -> bool:
-        return self._asker is None
+        return self._generator is None
 
     @property
-    def asker(self) -> Generator:
+    def generator(self) -> Generator:
         """The open window. Raises `SlmError` (USAGE) when the model has been closed."""
-        if self._asker is None:
-            raise SlmError(f"{self.model.key} has been closed.", hint="load() it again", exit_code=ExitCode.USAGE)
-        return self._asker
+        if self._generator is None:
+            raise SlmError(
+                f"{self.opened.model.key} has been closed.", hint="load() it again", exit_code=ExitCode.USAGE
+            )
+        return self._generator
 
-    def listener(self, view: StreamHandler) -> "Listening":
+    def delegate(self, handler: StreamHandler) -> "CompletionDelegate":
         """Who hears one answer."""
-        return CompletionDelegate(self, view)
+        return CompletionDelegate(self, handler)
 
     def streamed(self, work: Callable[[StreamHandler], Completion]) -> Stream:
         """A stream of what `work` shows. The turn, which the caller has taken, is given back when it is over."""
@@ -148,9 +123,9 @@ class SharedModel:
             self._free()
 
     def _free(self) -> None:
-        asker, self._asker = self._asker, None
-        if asker is not None:
-            asker.close()
+        generator, self._generator = self._generator, None
+        if generator is not None:
+            generator.close()
 
     def __del__(self) -> None:
         if not sys.is_finalizing():  # then the memory goes with the process
@@ -160,18 +135,15 @@ class SharedModel:
 class CompletionDelegate:
     """Implements `GenerationDelegate` for one answer."""
 
-    def __init__(self, desk: SharedModel, view: StreamHandler) -> None:
-        self._desk = desk
-        self._view = view
+    def __init__(self, shared: SharedModel, handler: StreamHandler) -> None:
+        self._shared = shared
+        self._handler = handler
 
-    def view(self) -> StreamHandler:
-        return self._view
+    def handler(self) -> StreamHandler:
+        return self._handler
 
-    def sanitizer(self) -> Sanitizer:
-        return Sanitizer(show_invisible=False)
-
-    def cancellable(self, session: Session) -> AbstractContextManager[None]:
-        return self._desk.running(session)
+    def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:
+        return self._shared.running(session)
 
     def on_retry(self, error: SlmError) -> None:
-        self._desk.console.note(f"{error.message.rstrip('.')}; trying once more, with more room.")
+        self._shared.opened.reporter.note(f"{error.message.rstrip('.')}; trying once more, with more room.")

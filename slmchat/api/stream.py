@@ -9,9 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from queue import Queue
 
-from slmchat.api.records import Completion
 from slmchat.engine.api import Prefill
-from slmchat.generation.response import StreamHandler
+from slmchat.generation.response import Completion, StreamHandler
 
 # Pieces that may wait for the reader; the model rests when there are more.
 _AHEAD = 16
@@ -22,7 +21,7 @@ class _Gone(Exception):
 
 
 class _Pipe:
-    """What both threads hold. A view of the generation; None at the end of the pieces."""
+    """What both threads hold. A handler of the generation; None at the end of the pieces."""
 
     def __init__(self) -> None:
         self.pieces: Queue[str | None] = Queue(maxsize=_AHEAD)
@@ -66,7 +65,7 @@ class Stream(Iterator[str]):
     """
 
     def __init__(self, work: Callable[[StreamHandler], Completion], when_over: Callable[[], None]) -> None:
-        """`work` generates, in a thread of its own, and shows the answer to the view that it is given.
+        """`work` generates, in a thread of its own, and shows the answer to the handler that it is given.
 
         `when_over` is called once, when all has been read or the stream has been closed.
         """

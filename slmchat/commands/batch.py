@@ -7,16 +7,18 @@ A row that fails is a record with an error; the exit code tells that there were 
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from slmchat.commands.run import ALTERNATIVES, overflow_choice, response_format_from
+from slmchat.commands.inputs import prefix_messages, read_text
+from slmchat.commands.run import ALTERNATIVES
+from slmchat.commands.structured_options import response_format_from
 from slmchat.conversation import window
 from slmchat.conversation.pictures import is_picture
-from slmchat.engine.api import Engine, Pool, Prompt, SessionSettings
+from slmchat.engine.api import Pool, Prompt
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.sequential_pool import OneByOne
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation import params
 from slmchat.generation.batch.answers import Answers, ChosenTexts, Completions, ShapedCompletions
 from slmchat.generation.batch.prompts import PromptMaker, check_fields, fields_in
 from slmchat.generation.batch.recipe import Recipe, check_same, recipe_of
@@ -24,14 +26,16 @@ from slmchat.generation.batch.records import Begun, RecordWriter, open_output
 from slmchat.generation.batch.rows import Source, open_source
 from slmchat.generation.batch.runner import BatchWork, Rows
 from slmchat.generation.classify import CONTENT_FREE, ClassificationTask
-from slmchat.generation.prompt import layout, prefix_messages, read_text
+from slmchat.generation.prompt import layout
 from slmchat.generation.prompt_template import PromptFile, prompt_file
 from slmchat.generation.structured import ResponseFormat
-from slmchat.models import backend, loader
+from slmchat.models.backend import open_backend
+from slmchat.models.open import OpenModel, open_model
 from slmchat.options import BatchOptions, ChoiceOptions, GenerationOptions, ShapeOptions, TemplateOptions
 from slmchat.privacy.places import check_file
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
+from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 from slmchat.terminal.piped import telling_when_idle
 
 # Tokens that one row and its completion may take when nobody says so: enough for a page or two.
@@ -50,14 +54,14 @@ def batch(
     console: Console,
 ) -> ExitCode:
     """Answer every input. Raises `SlmError` when the batch as a whole cannot go on; what is written stays whole."""
-    on_overflow = overflow_choice(options)
+    is_trimmed = params.overflow_choice(options) == "trim"
     n_parallel = _parallel(batch)
-    options = loader.with_persona(options, settings)
+    options = params.with_persona(options, settings)
     descriptor = _open_output(
         batch, options.files, console
     )  # before the seal: it may lie where a sealed process cannot open it
-    place = backend.open_backend(options, settings, console)
-    shape, choosing = response_format_from(*wanted, is_stdin_taken=not options.files or "-" in options.files)
+    backend = open_backend(options, settings, console)
+    response_format, task = response_format_from(*wanted, is_stdin_taken=not options.files or "-" in options.files)
     instruction = " ".join(words)
     template = prompt_file(template_options, words, read_text)
     wants_fields = batch.input_field is not None or bool(template.fields if template else fields_in(instruction))
@@ -68,29 +72,29 @@ def batch(
         template.check()
     check_fields(source, instruction, batch.input_field, template)
     _tell_of_fields(source, instruction, template, console)
-    model = place.find(options.model, settings, console).with_projector(options.mmproj)
+    model = backend.find(options.model, settings, console).with_projector(options.mmproj)
     has_pictures = source.format == "files" and any(map(is_picture, map(Path, options.files)))
     if has_pictures:
-        _check_pictures(instruction, template, choosing)
+        _check_pictures(instruction, template, task)
         model.check_vision(settings)
-    sampler = loader.sampler_settings(model, settings, options)
-    head = prefix_messages(options, settings)
-    laid = model.laid(options.lora, settings)
-    loading = model.start(options, settings)
-    engine = loading.engine()
-    model.report(loading, console)
-    n_ctx = _window(loading, engine, options, settings)
-    lay_out = layout(engine, is_raw=options.raw, told=shape or choosing)
+    sampler = params.sampler_settings(model, settings, options)
+    prefix = prefix_messages(options, settings)
+    opened = open_model(options, settings, console, model=model)
+    engine = opened.engine
+    n_ctx = _window(opened)
+    lay_out = layout(engine, is_raw=options.raw, instruction=response_format, closes_thought=task is not None)
 
     def fits(prompt: Prompt) -> bool:
         return window.fits(engine.count(prompt), n_ctx, options.max_tokens)
 
-    trims = fits if on_overflow == "trim" else None
-    prompts = PromptMaker(instruction, batch.input_field, head, lay_out, trims, template)
+    trims = fits if is_trimmed else None
+    prompts = PromptMaker(instruction, batch.input_field, prefix, lay_out, trims, template)
     n_alternatives = ALTERNATIVES if wanted[1].logprobs else None
-    answers = ChosenTexts(choosing) if choosing else _answers(sampler, options, shape, n_alternatives)
+    answers = ChosenTexts(task) if task else _answers(sampler, options, response_format, n_alternatives)
     rows = Rows(source, prompts, answers, is_echoed=not batch.no_echo)
-    recipe = recipe_of(model.label, instruction, batch.input_field, head, template, sampler, options, shape, wanted[1])
+    recipe = recipe_of(
+        model.label, instruction, batch.input_field, prefix, template, sampler, options, response_format, wanted[1]
+    )
     begun = None
     if descriptor is not None:
         begun = rows.skip_begun(descriptor, Path(batch.resume)) if batch.resume else None
@@ -102,21 +106,21 @@ def batch(
         f"inputs: {source.format}{f', the first {begun.records:,} are done already' if begun else ''}; "
         f"context window of each: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}"
     )
-    with loading.on_trial():
-        how = replace(loader.session_settings(options, settings, n_ctx, model=loading.path), adapters=laid)
-        pool = _pool(engine, how, n_parallel, is_choosing=choosing is not None, has_pictures=has_pictures)
-        if isinstance(answers, ChosenTexts):
+    pool = _pool(opened, n_ctx, n_parallel, is_classifying=task is not None, has_pictures=has_pictures)
+    if isinstance(answers, ChosenTexts):
+        with opened.guard():
             answers.calibrate(pool, [prompts.without_input(text) for text in CONTENT_FREE])
     writer = _writer(descriptor, batch, console)
     work = BatchWork(rows, pool, writer, console, begun)
     try:
-        work.run(loading.tried)
+        work.run(opened.guarded, cancelled_by_ctrl_c)
     except SlmError as error:
         raise _resumable(error, batch.resume or batch.output) from error
     code = work.tell(batch.resume or batch.output, source.nothing)
-    _close(pool, engine, descriptor)
-    if not settings.is_private:
-        model.remember(settings)
+    pool.close()
+    opened.close()
+    if descriptor is not None:
+        os.close(descriptor)
     return code
 
 
@@ -143,17 +147,15 @@ def _check_recipe(recipe: Recipe, begun: Begun | None, options: BatchOptions, co
     check_same(recipe, begun.made_with, Path(options.resume or ""))
 
 
-def _pool(
-    engine: Engine, how: SessionSettings, n_parallel: int | None, *, is_choosing: bool, has_pictures: bool
-) -> Pool:
-    if has_pictures and not engine.info.has_own_layout:  # an endpoint sees as many at once as it likes
-        return OneByOne(engine.open_session(how))
-    return engine.open_scorer(how) if is_choosing else engine.open_pool(how, n_parallel)
+def _pool(opened: OpenModel, n_ctx: int, n_parallel: int | None, *, is_classifying: bool, has_pictures: bool) -> Pool:
+    if has_pictures and not opened.engine.info.has_own_layout:  # an endpoint sees as many at once as it likes
+        return OneByOne(opened.open_session(n_ctx))
+    return opened.open_scorer(n_ctx) if is_classifying else opened.open_pool(n_ctx, n_parallel)
 
 
-def _check_pictures(instruction: str, template: PromptFile | None, choosing: ClassificationTask | None) -> None:
+def _check_pictures(instruction: str, template: PromptFile | None, task: ClassificationTask | None) -> None:
     """Raises `SlmError` (USAGE) for what cannot be asked about pictures."""
-    if choosing is not None:
+    if task is not None:
         raise SlmError("--choices are between texts: they cannot be about a picture.", exit_code=ExitCode.USAGE)
     if template is None and not instruction.strip():
         raise SlmError(
@@ -164,21 +166,24 @@ def _check_pictures(instruction: str, template: PromptFile | None, choosing: Cla
 
 
 def _answers(
-    sampler: SamplerSettings, options: GenerationOptions, shape: ResponseFormat | None, n_alternatives: int | None
+    sampler: SamplerSettings,
+    options: GenerationOptions,
+    response_format: ResponseFormat | None,
+    n_alternatives: int | None,
 ) -> Answers:
-    limits, is_sanitized = loader.limits(options, n_alternatives), not options.raw_output
-    if shape is not None:
-        return ShapedCompletions(shape, sampler, limits, is_sanitized=is_sanitized)
+    limits, is_sanitized = params.limits(options, n_alternatives), not options.raw_output
+    if response_format is not None:
+        return ShapedCompletions(response_format, sampler, limits, is_sanitized=is_sanitized)
     return Completions(sampler, limits, is_raw=options.raw, is_sanitized=is_sanitized)
 
 
-def _window(loading: loader.Loading, engine: Engine, options: GenerationOptions, settings: Settings) -> int:
+def _window(opened: OpenModel) -> int:
     """The context window of each row in tokens; 0: the endpoint does not tell its own."""
-    if not engine.info.has_exact_counts:
-        return engine.info.trained_context_length
-    wanted = options.ctx or settings.n_ctx or min(engine.info.trained_context_length, _N_CTX)
-    least = None if options.ctx else window.MIN_COMPLETION_TOKENS
-    return loader.window(loading, wanted, options, least=least) or wanted
+    options, trained = opened.options, opened.trained_context_length
+    if not opened.engine.info.has_exact_counts:
+        return trained
+    wanted = options.ctx or opened.settings.n_ctx or min(trained, _N_CTX)
+    return opened.window(wanted, least=None if options.ctx else window.MIN_COMPLETION_TOKENS)
 
 
 def _parallel(options: BatchOptions) -> int | None:
@@ -222,10 +227,3 @@ def _resumable(error: SlmError, file: str | None) -> SlmError:
         return error
     hint = f"all records written are whole; go on with the same command and --resume {file or 'FILE'}"
     return SlmError(error.message, hint=hint, exit_code=error.exit_code)
-
-
-def _close(pool: Pool, engine: Engine, descriptor: int | None) -> None:
-    pool.close()
-    engine.close()
-    if descriptor is not None:
-        os.close(descriptor)

@@ -7,23 +7,16 @@ diagnostics/smoke_test.py). It mends nothing.
 
 import shutil
 import textwrap
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from slmchat import hardware
-from slmchat.catalog import model_kind
-from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.records import Installed
 from slmchat.diagnostics import device as device_checks
-from slmchat.diagnostics import model, smoke_test, storage
-from slmchat.diagnostics.findings import Finding, Level, is_wrong, run_checks, wrong
-from slmchat.engine.llama import LlamaEngine
-from slmchat.errors import ExitCode, SlmError
-from slmchat.fit.plan import Verdict, plan
-from slmchat.fit.shape import shape_of
-from slmchat.models import device_fit, loader, tuning
-from slmchat.options import GenerationOptions
+from slmchat.diagnostics import storage
+from slmchat.diagnostics.examination import device_facts, examine_model
+from slmchat.diagnostics.findings import Finding, Level, is_wrong, run_checks
+from slmchat.errors import ExitCode
+from slmchat.models import resolve, sandbox
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.wording import counted
@@ -36,9 +29,9 @@ def doctor(name: str | None, settings: Settings, console: Console, *, is_json: b
 
     Raises `SlmError`: NO_MODEL for a model that is not here, DAMAGED for a file that is no GGUF.
     """
-    loader.seal(settings)
+    sandbox.seal(settings)
     places = storage.Places.of(settings.paths, console.environ)  # before a mark of a crash is taken
-    facts = _facts(settings)
+    facts = device_facts(settings)
     findings = [*run_checks(device_checks.CHECKS, facts), *run_checks(storage.CHECKS, places)]
     of_model: list[Finding] = []
     installed = None
@@ -51,10 +44,10 @@ def doctor(name: str | None, settings: Settings, console: Console, *, is_json: b
             console,
             is_json=is_json,
         )
-        installed = loader.find(name, settings, console)
+        installed = resolve.find(name, settings, console)
         if not is_json:
             console.print(f"\n{installed.key}" if findings else installed.key)
-        for finding in _of_model(installed, settings, console):
+        for finding in examine_model(installed, settings, console):
             of_model.append(finding)
             if not is_json:
                 _print(finding, console)
@@ -67,80 +60,6 @@ def doctor(name: str | None, settings: Settings, console: Console, *, is_json: b
         if not is_wrong(everything) and not places.installed:
             console.print("No model is installed yet. First: slm pull smollm2:135m (slm list --available shows more).")
     return ExitCode.WRONG if is_wrong(everything) else ExitCode.DONE
-
-
-def _facts(settings: Settings) -> device_checks.Facts:
-    from slmchat.engine import devices, library, native, threads, verdicts
-    from slmchat.hardware.graphics import graphics
-    from slmchat.privacy import seal
-
-    used, fault = None, None
-    try:
-        used = native.library()
-        self_test = verdicts.tried(verdicts.directory(settings.paths.cache)).verdict
-        features, compute = devices.build_features(), devices.devices()
-    except SlmError as error:  # the library's check says so
-        self_test, features, compute, fault = None, None, (), error
-    return device_checks.Facts(
-        device=hardware.device(settings.paths.models),
-        graphics=graphics(),
-        library=used,
-        fault=fault,
-        declared=library.declared_version(),
-        wanted=library.DECLARATIONS,
-        features=features,
-        has_gpu_backend=native.has_gpu_backend(),
-        compute=compute,
-        threads=settings.threads or threads.of_this_device(),
-        seal=seal.status(),
-        self_test=self_test,
-    )
-
-
-def _of_model(installed: Installed, settings: Settings, console: Console) -> Iterator[Finding]:
-    """The findings about a model, as they come: file, load, template and tokens, five tokens."""
-    options = GenerationOptions()
-    headers = read_headers(installed.parts)
-    opened = device_fit.plan_load(
-        shape_of(headers),
-        settings,
-        model=installed.path,
-        n_ctx=settings.n_ctx,
-        kv_type=None,
-        gpu_layers=loader.gpu_layers(options, settings),
-    )
-    patient = model.ModelUnderTest(
-        installed,
-        headers[0],
-        plan(opened.shape, opened.load, opened.room),
-        loader.sampler_settings(installed, settings, options),
-        tuning.kept(installed.path, settings),
-    )
-    kind = model_kind.kind_of(headers)
-    yield from run_checks(model.FILE_CHECKS if kind.can_generate else model.OTHER_CHECKS, patient)
-    if opened.verdict is Verdict.NO or not kind.can_generate:
-        return
-    console.status(f"loading {installed.key}")
-    loading = loader.start_loading(installed, options, settings)
-    try:
-        engine = loading.engine()
-    except SlmError as error:
-        console.status("")
-        found = wrong(error.message.rstrip("."), "nothing can be answered with it", error.hint or "slm verify")
-        yield Finding(found.level, found.what, found.why, found.do, "load")
-        return
-    loader.report(loading, console)
-    assert isinstance(engine, LlamaEngine)
-    try:
-        loaded = model.Loaded(patient, engine)
-        yield from run_checks(model.LOADED_CHECKS, loaded)
-        session = loader.session_settings(options, settings, opened.load.n_ctx, model=installed.path)
-        with loading.on_trial():
-            console.status(f"trying {installed.key}")
-            yield from run_checks(smoke_test.CHECKS, smoke_test.Trial(loaded, session))
-    finally:
-        engine.close()
-        console.status("")
 
 
 def _tell(title: str, findings: list[Finding], console: Console, *, is_json: bool) -> None:

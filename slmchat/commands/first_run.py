@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from slmchat import hardware
 from slmchat.catalog import registry
 from slmchat.catalog.fetching import in_bytes
+from slmchat.commands.pull import pull
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import choose
 from slmchat.fit.plan import Verdict
 from slmchat.models.device_fit import ForDevice, catalog_option
-from slmchat.models.pull import pull
 from slmchat.options import PullOptions
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -41,7 +41,7 @@ def suggestions(device: ForDevice, known: registry.Registry) -> list[Suggestion]
 
 def _suggested(spec: registry.ModelSpec, device: ForDevice) -> tuple[Suggestion, Verdict]:
     options = [option for variant in spec.variants if (option := catalog_option(spec, variant)) is not None]
-    chosen = choose(options, device.load, device.room, device.pace)
+    chosen = choose(options, device.load, device.available_memory, device.pace)
     variant = next(each for each in spec.variants if each.quantization == chosen.option.quantization)
     return Suggestion(spec, variant), chosen.plan.verdict
 

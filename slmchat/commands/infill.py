@@ -12,16 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from slmchat.catalog import registry
-from slmchat.commands import run
 from slmchat.commands.infill_target import Place, Target, named, place_of, read, read_target, resolved
+from slmchat.commands.output import exit_code
 from slmchat.conversation import infill
 from slmchat.conversation.infill import Gap, Source
 from slmchat.engine.api import Engine, FinishReason, InfillTokens, Limits
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation import response
-from slmchat.models import loader
-from slmchat.models.backend import LocalModel
+from slmchat.generation import params
+from slmchat.generation.response import completion_of, consume_stream, describe
+from slmchat.models.backend import open_backend
+from slmchat.models.open import open_model
 from slmchat.options import GenerationOptions, InfillOptions
 from slmchat.privacy.places import check_file
 from slmchat.privacy.writer import FileWriter
@@ -29,6 +30,7 @@ from slmchat.sanitize import Sanitizer
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
+from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 from slmchat.text_files import text_of, with_line_feeds
 
 # Room for a fill without -n, in tokens: some 20 lines. Base models do not always know where to stop.
@@ -56,47 +58,49 @@ def fill(
     _check(words, options, beside, asked)
     place = place_of(asked.place) if asked.place is not None else None
     writer = _writer(place) if place and asked.write else None
-    loader.seal(settings)
+    backend = open_backend(options, settings, console)
     target = read_target(place, is_written=asked.write) if place else None
     whole = _gap(target, options, asked)
-    model = LocalModel(loader.find(options.model, settings, console))
-    loading = model.start(options, settings)
-    engine = loading.engine()
-    model.report(loading, console)
-    tokens = _tokens(engine, asked.order, model.key, settings)
+    opened = open_model(options, settings, console, backend=backend)
+    engine = opened.engine
+    tokens = _tokens(engine, asked.order, opened.model.key, settings)
     kept, max_tokens, n_ctx = _fitted(whole, tokens, engine, options, settings)
-    n_ctx = loader.window(loading, n_ctx, options) or n_ctx
+    n_ctx = opened.window(n_ctx)
     _tell_left_out(infill.left_out(whole, kept), n_ctx, options, console)
-    with loading.on_trial():
-        made = loader.session_settings(options, settings, n_ctx, model=loading.path)
-        session = engine.open_session(replace(made, adapters=model.laid(options.lora, settings)))
+    session = opened.open_session(n_ctx, is_multi_turn=False)
     load_s = time.perf_counter() - start
     sampler = SamplerSettings(temperature=0).with_values(options.sampler_values())
     limits = Limits(max_tokens, tuple(options.stop))
-    events = loading.tried(session.generate(infill.lay_out(kept, tokens), sampler, limits))
-    with loader.cancelled_by_ctrl_c(session):
-        answer = response.consume_stream(
+    events = opened.guarded(session.generate(infill.lay_out(kept, tokens), sampler, limits))
+    with cancelled_by_ctrl_c(session):
+        made = consume_stream(
             events,
             PlainView(console, is_silent=is_json, is_raw=options.raw_output),
             sanitizer=_sanitizer(options, asked),
             keeps_space=True,
         )
-    assert answer.finish is not None
-    if not is_json and not answer.text.endswith("\n"):
+    completion = completion_of(made)
+    if not is_json and not completion.text.endswith("\n"):
         console.write("\n")
-    error = _write(writer, target, answer.text, answer.finish.reason, console) if target and writer else None
+    error = _write(writer, target, completion.text, completion.finish_reason, console) if target and writer else None
     if is_json:
         about = _as_json(target, tokens, whole, kept)
-        about["is_written"] = bool(asked.write and answer.text and error is None)
-        console.print_json({**run.as_json(model, answer, load_s), "infill": about})
-    console.detail(response.describe(answer.finish))
-    if not settings.is_private:
-        model.remember(settings)
+        about["is_written"] = bool(asked.write and completion.text and error is None)
+        console.print_json(
+            {
+                "model": opened.model.key,
+                **completion.as_json(),
+                "timings": completion.timings_as_json(load_s),
+                "seed": completion.seed,
+                "infill": about,
+            }
+        )
+    console.detail(describe(completion.finish_reason, completion.usage, completion.timings))
     session.close()
-    engine.close()
+    opened.close()
     if error is not None:
         raise error
-    return run.exit_code(answer.finish.reason, console, n_ctx, engine.info.trained_context_length)
+    return exit_code(completion.finish_reason, console, n_ctx, engine.info.trained_context_length)
 
 
 def _check(words: Sequence[str], options: GenerationOptions, beside: Sequence[object], asked: InfillOptions) -> None:
@@ -123,7 +127,7 @@ def _check(words: Sequence[str], options: GenerationOptions, beside: Sequence[ob
         "standard input can be only one of the inputs": sum(inputs) > 1,
         f"--infill-order cannot be '{asked.order}': psm or spm": asked.order not in (None, "psm", "spm"),
     }
-    run.overflow_choice(options)
+    params.overflow_choice(options)
     for problem, is_there in problems.items():
         if is_there:
             raise SlmError(f"{problem}.", hint="slm run --infill main.py:12", exit_code=ExitCode.USAGE)

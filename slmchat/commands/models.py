@@ -115,7 +115,7 @@ def _best(spec: ModelSpec, device: device_fit.ForDevice) -> _Best:
     options = [option for variant in spec.variants if (option := device_fit.catalog_option(spec, variant)) is not None]
     if not options:
         return None
-    chosen = choose(options, device.load, device.room, device.pace).option
+    chosen = choose(options, device.load, device.available_memory, device.pace).option
     return chosen.quantization, device.fit_report(chosen.shape, is_estimate=True)
 
 

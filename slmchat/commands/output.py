@@ -14,7 +14,7 @@ from slmchat import safe_json
 from slmchat.conversation.code_blocks import CodeBlock, code_blocks
 from slmchat.engine.api import FinishReason
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation.response import Response
+from slmchat.generation.response import Completion
 from slmchat.options import OutputOptions
 from slmchat.privacy.places import check_file
 from slmchat.privacy.writer import FileWriter
@@ -88,12 +88,12 @@ def open_target(name: str | None) -> Target | None:
 class OutputWriter:
     """What becomes of one answer."""
 
-    def __init__(self, options: OutputOptions, console: Console, *, is_shaped: bool, is_raw_output: bool) -> None:
+    def __init__(self, options: OutputOptions, console: Console, *, is_structured: bool, is_raw_output: bool) -> None:
         """Raises `SlmError` as `open_target` does, and USAGE for options that contradict each other."""
         given = [flag for flag, is_on in _extracting(options).items() if is_on]
         if len(given) > 1:
             raise SlmError(f"{' and '.join(given)} cannot be combined.", exit_code=ExitCode.USAGE)
-        if given and is_shaped:
+        if given and is_structured:
             raise SlmError(
                 f"{given[0]} looks for a code block, and an answer of a given shape has none.", exit_code=ExitCode.USAGE
             )
@@ -117,25 +117,24 @@ class OutputWriter:
         """The filter for the model's text."""
         return None if self.is_raw_output else Sanitizer(show_invisible=False)
 
-    def give(self, answer: Response, record: Mapping[str, object], *, discard_partial: bool) -> None:
+    def write(self, completion: Completion, record: Mapping[str, object], *, discard_partial: bool) -> None:
         """An answer that was not streamed: to where it belongs. `record` is what `--json` says of it.
 
         Of an interrupted answer the file never hears; `discard_partial`: nobody does.
         Raises `SlmError`: UNSATISFIED when the code block is not there or cut, STORAGE.
         """
-        assert answer.finish is not None
-        is_cut = answer.finish.reason is not FinishReason.STOP
-        is_interrupted = answer.finish.reason is FinishReason.INTERRUPTED
-        block, problem = self._block(answer.text, is_cut=is_cut) if self._flag else (None, None)
+        is_cut = completion.finish_reason is not FinishReason.STOP
+        is_interrupted = completion.finish_reason is FinishReason.INTERRUPTED
+        block, problem = self._block(completion.text, is_cut=is_cut) if self._flag else (None, None)
         if self.is_json:
             code = {"code": block and block.text, "language": block and block.language} if self._flag else {}
             self._put(safe_json.encode({**record, **code}), is_whole=not is_interrupted)
         elif block is not None:
             self._put(block.text, is_whole=True)
         elif problem is not None:
-            self._console.note(answer.text)
+            self._console.note(completion.text)
         elif not (is_interrupted and discard_partial):
-            self._put(answer.text + ("" if answer.text.endswith("\n") else "\n"), is_whole=not is_interrupted)
+            self._put(completion.text + ("" if completion.text.endswith("\n") else "\n"), is_whole=not is_interrupted)
         if problem is not None and not is_interrupted:
             raise problem
 
@@ -190,3 +189,20 @@ def _refused(error: OSError, path: Path) -> SlmError:
     is_full = "full" in refused.message
     hint = "make room and try again, or write elsewhere" if is_full else "write elsewhere: -o FILE"
     return SlmError(refused.message, hint=hint, exit_code=refused.exit_code)
+
+
+def exit_code(reason: FinishReason, console: Console, n_ctx: int, n_trained: int) -> ExitCode:
+    """The exit code of a completion that ended so; warns when the context window was full, with what to do.
+
+    `n_ctx`: the window in tokens (0: not told); `n_trained`: what the model was trained for.
+    """
+    if reason is FinishReason.INTERRUPTED:
+        return ExitCode.INTERRUPTED
+    if reason is FinishReason.CONTEXT:
+        larger = min(n_trained, 2 * n_ctx)
+        way = f"twice as much: --ctx {larger}" if larger == 2 * n_ctx else f"the most for this model: --ctx {larger}"
+        way = way if larger > n_ctx else f"the model was trained for {n_trained:,}; a shorter input leaves more"
+        size = f"context window of {n_ctx:,} tokens ({way})" if n_ctx else "context window"
+        console.warn(f"the completion ran into the end of the {size}.")
+        return ExitCode.CONTEXT
+    return ExitCode.DONE

@@ -194,9 +194,9 @@ def export(
         _refuse_overwriting(file, is_forced)
         writer = _writer(file)
     if settings.is_offline:  # not before: the file may lie where a sealed process cannot write
-        from slmchat.models import loader
+        from slmchat.models import sandbox
 
-        loader.seal(settings)
+        sandbox.seal(settings)
     with _archive(settings) as archive:
         session = archive.find(name)
         text = archive.export_json(session.id) if format == "json" else archive.export_markdown(session.id)
@@ -239,9 +239,9 @@ def import_(file: str, settings: Settings, console: Console) -> ExitCode:
     text = _read(Path(file)) if file != "-" else text_of(read_piped(console, _MOST_BYTES), "standard input")
     with _archive(settings) as archive:
         if '"pictures"' in text:  # an untrusted picture is decoded behind the seal only
-            from slmchat.models import loader
+            from slmchat.models import sandbox
 
-            loader.seal(settings)
+            sandbox.seal(settings)
         id = archive.import_json(text)
     console.print(id)
     console.note(f"imported. next: slm chat --session {id[:8]}")

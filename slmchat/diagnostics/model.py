@@ -55,8 +55,8 @@ class ModelUnderTest:
         return "base" in self.installed.tags or bool(re.search(r"(^|[-_ ])(base|pt|pretrained)([-_ .]|$)", name))
 
 
-def _files(patient: ModelUnderTest) -> Iterator[Finding]:
-    installed = patient.installed
+def _files(tested: ModelUnderTest) -> Iterator[Finding]:
+    installed = tested.installed
     if installed.changed():
         why = "it is no longer what was checked when it was pulled"
         yield wrong(f"{installed.path} has changed since it was installed", why, f"slm verify {installed.key}")
@@ -68,13 +68,13 @@ def _files(patient: ModelUnderTest) -> Iterator[Finding]:
         )
 
 
-def _kind(patient: ModelUnderTest) -> Iterator[Finding]:
-    header, key = patient.header, patient.installed.key
+def _kind(tested: ModelUnderTest) -> Iterator[Finding]:
+    header, key = tested.header, tested.installed.key
     kind = model_kind.kind_of([header])
     if not kind.can_generate:
         error = kind.refusal("this file")
         yield wrong(error.message.rstrip("."), "nothing can be answered with it", error.hint or "slm list --available")
-    elif patient.is_base:
+    elif tested.is_base:
         yield note(
             "a base model: it completes text and was not taught to answer or to end its turn",
             "in a chat it goes on talking, for both sides",
@@ -84,8 +84,8 @@ def _kind(patient: ModelUnderTest) -> Iterator[Finding]:
         yield fine(f"{header.architecture}, {header.quantization or 'unknown quantization'}")
 
 
-def _context(patient: ModelUnderTest) -> Iterator[Finding]:
-    length = patient.header.context_length
+def _context(tested: ModelUnderTest) -> Iterator[Finding]:
+    length = tested.header.context_length
     if length is None:
         yield wrong(
             "the file does not say for which context length the model was trained",
@@ -93,13 +93,13 @@ def _context(patient: ModelUnderTest) -> Iterator[Finding]:
             "set it yourself, --ctx N; " + _OTHER_CONVERSION,
         )
     else:
-        yield fine(f"trained for {length:,} tokens; {patient.plan.load.n_ctx:,} taken on this device")
+        yield fine(f"trained for {length:,} tokens; {tested.plan.load.n_ctx:,} taken on this device")
 
 
-def _memory(patient: ModelUnderTest) -> Iterator[Finding]:
+def _memory(tested: ModelUnderTest) -> Iterator[Finding]:
     from slmchat.catalog.fetching import in_bytes
 
-    plan = patient.plan
+    plan = tested.plan
     numbers = f"{in_bytes(plan.memory.needed)} of memory, {in_bytes(plan.room.available)} available"
     largest = plan.largest_ctx
     do = f"a smaller window: --ctx {largest}" if largest else "a smaller quantization or model: slm list --available"
@@ -111,14 +111,14 @@ def _memory(patient: ModelUnderTest) -> Iterator[Finding]:
         yield note(f"{plan.verdict}: it needs {numbers}", "other programs may be pushed out of memory", do)
 
 
-def _sampler(patient: ModelUnderTest) -> Iterator[Finding]:
+def _sampler(tested: ModelUnderTest) -> Iterator[Finding]:
     """Settings recommended with the model, by the catalog or the file itself, and those in force."""
     stated = {
-        ours: patient.header.metadata[f"general.sampling.{theirs}"]
+        ours: tested.header.metadata[f"general.sampling.{theirs}"]
         for theirs, ours in _STATED.items()
-        if f"general.sampling.{theirs}" in patient.header.metadata
+        if f"general.sampling.{theirs}" in tested.header.metadata
     }
-    recommended = dict(patient.installed.sampler)
+    recommended = dict(tested.installed.sampler)
     wrong_ones = [("the file states", name, value) for name, value in stated.items() if not _is_valid(name, value)]
     wrong_ones += [
         ("the record says", name, value) for name, value in recommended.items() if not _is_valid(name, value)
@@ -128,9 +128,9 @@ def _sampler(patient: ModelUnderTest) -> Iterator[Finding]:
         yield wrong(
             f"{source} {name} = {value}, which {f'must be {limits}' if limits else 'is no setting'}",
             "answers become random or repeat themselves",
-            f"slm pull {patient.installed.key} writes the record again; or set it: config.toml, sampler",
+            f"slm pull {tested.installed.key} writes the record again; or set it: config.toml, sampler",
         )
-    used = patient.sampler
+    used = tested.sampler
     told = f"temperature {used.temperature:g}, top-k {used.top_k}, top-p {used.top_p:g}, min-p {used.min_p:g}"
     if not wrong_ones and not recommended and stated:
         values = ", ".join(f"{name} {value:g}" for name, value in stated.items() if isinstance(value, int | float))
@@ -152,8 +152,8 @@ def _is_valid(name: str, value: object) -> bool:
     return limits is not None and limits.holds(value)
 
 
-def _tuned(patient: ModelUnderTest) -> Iterator[Finding]:
-    found, command = patient.tuning, f"slm tune {patient.installed.key}"
+def _tuned(tested: ModelUnderTest) -> Iterator[Finding]:
+    found, command = tested.tuning, f"slm tune {tested.installed.key}"
     if found is None:
         yield fine(f"not measured yet: {command} looks for faster settings")
     elif found.is_disturbed:
@@ -178,7 +178,7 @@ FILE_CHECKS: tuple[Check[ModelUnderTest], ...] = (
 class Loaded:
     """A model under examination, loaded."""
 
-    patient: ModelUnderTest
+    tested: ModelUnderTest
     engine: LlamaEngine
 
     def template(self) -> ChatTemplate:
@@ -209,7 +209,7 @@ def _template(loaded: Loaded) -> Iterator[Finding]:
     if not loaded.engine.info.chat_template:
         what, why = "the file has no chat template", "slm chat cannot tell the model who speaks"
         do = "slm run --raw completes text; " + _OTHER_CONVERSION
-        yield note(what, why, do) if loaded.patient.is_base else wrong(what, why, do)
+        yield note(what, why, do) if loaded.tested.is_base else wrong(what, why, do)
         return
     try:
         template = loaded.template()
@@ -310,7 +310,7 @@ def _turns(loaded: Loaded) -> Iterator[Finding]:
 
 def _tokens(loaded: Loaded) -> Iterator[Finding]:
     """The end-of-sequence token is named and is no ordinary text. (llama.cpp ends a generation with it in any case.)"""
-    vocabulary, header = loaded.engine.vocabulary, loaded.patient.header
+    vocabulary, header = loaded.engine.vocabulary, loaded.tested.header
     eos, named = vocabulary.eos, header.metadata.get("tokenizer.ggml.eos_token_id")
     if named is None or named != eos:
         said = "names no end-of-sequence token" if named is None else f"names {named} as its end, which is no token"

@@ -68,7 +68,7 @@ def _smoke(trial: Trial) -> Iterator[Finding]:
         yield wrong(
             "the model computes no numbers (NaN or infinite)",
             "its weights are damaged, or the build of llama.cpp computes wrongly: answers are noise",
-            f"slm verify {trial.loaded.patient.installed.key}; slm doctor tells about the build",
+            f"slm verify {trial.loaded.tested.installed.key}; slm doctor tells about the build",
         )
         return
     session = trial.loaded.engine.open_session(replace(trial.session, n_ctx=_N_CTX))
@@ -90,7 +90,7 @@ def _smoke(trial: Trial) -> Iterator[Finding]:
         )
     elif len(set(finish.tokens or ())) == 1 and count == _TOKENS:
         why = "damaged weights and wrong builds of llama.cpp answer so"
-        yield wrong(f"it repeats one token: “{shown}”", why, f"slm verify {trial.loaded.patient.installed.key}")
+        yield wrong(f"it repeats one token: “{shown}”", why, f"slm verify {trial.loaded.tested.installed.key}")
     else:
         speed = f", {count / seconds:.0f} tokens/s" if seconds > 0 else ""
         yield fine(f"{count} tokens: “{shown}”{speed}")
@@ -112,7 +112,7 @@ def _babbling(trial: Trial) -> Iterator[Finding]:
         return
     what = f"babbling: behind a whole answer the end of the turn has a probability of {best:.4f}"
     why = "answers go on until the limit of tokens"
-    if trial.loaded.patient.is_base:
+    if trial.loaded.tested.is_base:
         yield note(f"{what}; it is a base model", why, "take its instruction-tuned sister: slm list --available")
         return
     yield wrong(

@@ -1,171 +1,197 @@
-"""The measuring of `slm bench`: a walk through the context window with a stop at each depth.
+"""How fast a model is on this device, measured through the same door as every completion.
 
-Every step only adds to what the KV cache holds, so that all kinds of memory, sliding windows too, are measured without
-evaluating anything twice. It runs on the public Protocol: what is measured is what `run` and `chat` get.
-Refuses to know: how a model is found and loaded, what the figures look like.
+Knows: the order of a measurement, medians, what disturbs it. Refuses to know: how a session computes, how the walk
+through the context window goes (bench_walk.py), what the figures look like.
 """
 
-import secrets
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from slmchat.engine.api import Engine, Finish, FinishReason, Limits, Part, Prompt, Session
+from slmchat.catalog.gguf import read_header
+from slmchat.catalog.records import Installed
+from slmchat.engine import native
+from slmchat.engine.api import Finish, Limits, Prompt, Session
+from slmchat.engine.cancellable import CancelScope
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation import bench_walk, params
+from slmchat.generation.bench_walk import Steps, Stop
+from slmchat.hardware.bandwidth import measure_copy_bandwidth
+from slmchat.hardware.power import power
+from slmchat.hardware.usage import OthersWatch, peak_memory
+from slmchat.models.open import OpenModel, open_installed
+from slmchat.models.session_settings import gpu_layers, session_settings
+from slmchat.options import GenerationOptions
+from slmchat.reporting import Reporter
+from slmchat.settings import Settings
 
-PROMPT_TOKENS = 256  # a message with a pasted paragraph; llama.cpp's own programs evaluate up to 512 at once
-GENERATION_TOKENS = 64
-
-# A model that ends its turn early is asked again, at most this often, until enough tokens are there.
-_TRIES = 4
-
-# Brings a text to its length: one token in every vocabulary that knows English.
-_PADDING = " and"
-
-
-class Interrupted(Exception):
-    """Ctrl-C during a generation: nothing of this step counts."""
-
-
-Follow = Callable[[Session, Prompt, SamplerSettings, Limits], Finish]
-"""Runs a generation to its end."""
+# Tokens of context that are measured when nobody asks for another window: as deep as most conversations go.
+_N_CTX = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """What one stop of one pass measured. `depth`: tokens that were in the KV cache before the message.
+class Spread:
+    """A figure measured several times: its median, and the smallest and largest."""
 
-    `prompt_s` seconds for `prompt_tokens` evaluated, `generation_s` seconds for `generation_tokens` decoded, `ttft_s`
-    seconds from the message to the first token of its answer.
-    """
+    median: float
+    low: float
+    high: float
 
-    depth: int
-    prompt_tokens: int
-    prompt_s: float
-    generation_tokens: int
-    generation_s: float
-    ttft_s: float
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread | None":
+        return cls(statistics.median(values), min(values), max(values)) if values else None
 
-    @property
-    def prompt_tps(self) -> float:
-        return self.prompt_tokens / self.prompt_s
 
-    @property
-    def generation_tps(self) -> float | None:
-        """None when the model said nothing but the mark of its end, however often it was asked."""
-        return self.generation_tokens / self.generation_s if self.generation_tokens else None
+@dataclass(slots=True)
+class BenchMeasurements:
+    """What has been measured so far. Seconds and bytes; `passes` has a list of stops for each pass."""
+
+    load_s: list[float] = field(default_factory=list)
+    passes: list[list[Stop]] = field(default_factory=list)
+    others_share: float | None = None
+    is_complete: bool = False
+
+    def at(self, number: int) -> list[Stop]:
+        """The stops of all passes at the depth of this number."""
+        return [stops[number] for stops in self.passes if number < len(stops)]
 
 
 @dataclass(frozen=True, slots=True)
-class Steps:
-    """Depths to stop at (in tokens, ascending) and how many tokens are evaluated and generated there."""
+class Bench:
+    """What is measured, and with what; `n_ctx`: tokens of the context window."""
 
-    depths: tuple[int, ...]
-    n_prompt: int
-    n_generation: int
-
-
-def plan(n_ctx: int, asked: Sequence[int]) -> Steps:
-    """A walk through a window of `n_ctx` tokens: 0, 512, 2,048 and so on, or the depths asked for.
-
-    A small window is measured with a shorter message. Raises `SlmError` (USAGE) for a depth that does not fit.
-    """
-    n_prompt = min(PROMPT_TOKENS, n_ctx // 4)
-    n_generation = max(2, min(GENERATION_TOKENS, n_ctx // 4))
-    room = n_ctx - n_prompt - n_generation
-    if too_deep := [depth for depth in asked if depth > room]:
-        raise SlmError(
-            f"--depth {max(too_deep)} does not fit: a context window of {n_ctx:,} tokens has room for {room:,}.",
-            hint=f"a larger window: --ctx {max(too_deep) + n_prompt + n_generation}",
-            exit_code=ExitCode.USAGE,
-        )
-    usual = (0, *(512 * 4**power for power in range(8)))
-    return Steps(tuple(sorted(set(asked)) or [depth for depth in usual if depth <= room]), n_prompt, n_generation)
+    installed: Installed
+    options: GenerationOptions
+    settings: Settings
+    n_ctx: int
+    steps: Steps
+    sampler: SamplerSettings
+    repeat: int
 
 
-def walk(session: Session, engine: Engine, steps: Steps, sampler: SamplerSettings, follow: Follow) -> Iterator[Stop]:
-    """One pass on a new session. Raises `Interrupted` when a generation was."""
-    text = _Text(engine)
-    for depth in steps.depths:
-        if depth > text.count():
-            text.grow_to(depth)
-            _generate(session, text, sampler, 1, follow)
-        text.grow_to(text.count() + steps.n_prompt)
-        yield _measure(session, text, sampler, steps.n_generation, follow)
+def prepared(
+    installed: Installed, options: GenerationOptions, settings: Settings, depths: Sequence[int], repeat: int
+) -> Bench:
+    """A measurement at these depths (none: the usual ones), `repeat` times. Raises `SlmError` (USAGE)."""
+    n_ctx = options.ctx or settings.n_ctx or min(_N_CTX, installed.context_length or _N_CTX)
+    return Bench(
+        installed=installed,
+        options=options,
+        settings=settings,
+        n_ctx=n_ctx,
+        steps=bench_walk.plan(n_ctx, depths),
+        sampler=params.sampler_settings(installed, settings, options).with_values({"seed": 1}),
+        repeat=repeat,
+    )
 
 
-def _measure(session: Session, text: "_Text", sampler: SamplerSettings, wanted: int, follow: Follow) -> Stop:
-    first = _generate(session, text, sampler, wanted, follow)
-    decoded, seconds = _decoded(first), first.timings.generation_s
-    for _ in range(_TRIES - 1):
-        if decoded >= wanted - 1 or text.count() + text.sentence_tokens + wanted > session.n_ctx:
-            break
-        text.ask_on()
-        finish = _generate(session, text, sampler, wanted - decoded, follow)
-        decoded, seconds = decoded + _decoded(finish), seconds + finish.timings.generation_s
-    evaluated = first.usage.prompt_tokens - first.usage.cached_tokens
-    ttft_s = first.timings.ttft_s if first.timings.ttft_s is not None else first.timings.prompt_s
-    return Stop(first.usage.cached_tokens, evaluated, first.timings.prompt_s, decoded, seconds, ttft_s)
+def measure(made: Bench, measured: BenchMeasurements, reporter: Reporter, cancellable: CancelScope) -> None:
+    """Fill `measured`, pass by pass: load the model, open a session, walk to the last depth."""
+    others = OthersWatch()
+    try:
+        for number in range(1, made.repeat + 1):
+            reporter.status(f"pass {number} of {made.repeat}: loading {made.installed.key}")
+            start = time.perf_counter()
+            opened = open_installed(made.installed, made.options, made.settings, reporter)
+            opened.loading.engine()
+            measured.load_s.append(time.perf_counter() - start)
+            try:
+                _walk(made, opened, measured, cancellable)
+            finally:
+                opened.close()
+        measured.is_complete = True
+    finally:
+        measured.others_share = others.share()
 
 
-def _decoded(finish: Finish) -> int:
-    """Tokens that were decoded while generating: the first was sampled from the prompt's logits.
+def _walk(made: Bench, opened: OpenModel, measured: BenchMeasurements, cancellable: CancelScope) -> None:
+    def tell(number: int) -> None:
+        at = f"pass {len(measured.passes) + (not stops)} of {made.repeat}, depth {depths[number]:,} of {depths[-1]:,}"
+        opened.reporter.status(f"measuring {made.installed.key}: {at}")
 
-    The last one is decoded only where something (the mark of the end) was sampled behind it.
-    """
-    said = finish.usage.completion_tokens
-    return max(0, said - 1 if finish.reason is FinishReason.LENGTH else said)
+    def follow(session: Session, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Finish:
+        """A generation to its end; a cancel ends it early."""
+        events = session.generate(prompt, sampler, limits)
+        with cancellable(session):
+            for event in events:
+                if isinstance(event, Finish):
+                    return event
+        raise SlmError("the engine ended a generation without saying how.", exit_code=ExitCode.BUG)
+
+    depths = made.steps.depths
+    stops: list[Stop] = []
+    session = opened.open_session(made.n_ctx)
+    try:
+        tell(0)
+        for stop in bench_walk.walk(session, opened.engine, made.steps, made.sampler, follow):
+            stops.append(stop)
+            if len(stops) == 1:
+                measured.passes.append(stops)
+            if len(stops) < len(depths):
+                tell(len(stops))
+    finally:
+        session.close()
 
 
-def _generate(session: Session, text: "_Text", sampler: SamplerSettings, n_tokens: int, follow: Follow) -> Finish:
-    finish = follow(session, text.prompt(), sampler, Limits(max_tokens=n_tokens))
-    if finish.reason is FinishReason.INTERRUPTED:
-        raise Interrupted
-    if n_tokens > 1:
-        text.add_completion(finish)
-    return finish
+def _weight_bytes(installed: Installed) -> int | None:
+    """Bytes of weights that one token reads: all of them; None for a mixture of experts, which reads some."""
+    header = read_header(installed.path)
+    if header.metadata.get(f"{header.architecture}.expert_count"):
+        return None
+    return header.tensor_bytes
 
 
-class _Text:
-    """The prompt so far: sentences of filler, and the completions that came between them as the tokens they are."""
+def report_of(made: Bench, measured: BenchMeasurements) -> dict[str, Any]:
+    """Everything that was measured, as `--json` prints it."""
+    peak = peak_memory()  # before the bandwidth is measured: its buffers are no part of what the model needs
+    session = session_settings(made.options, made.settings, made.n_ctx, model=made.installed.path)
+    layers = gpu_layers(made.options, made.settings)
+    is_on_cpu = layers == 0 or not native.has_gpu_backend()
+    bandwidth = measure_copy_bandwidth() if is_on_cpu else None
+    weights = _weight_bytes(made.installed) if is_on_cpu else None
+    depths = []
+    for number in range(len(made.steps.depths)):
+        stops = measured.at(number)
+        if stops:
+            depths.append(_at_depth(stops, weights, bandwidth))
+    return {
+        "model": made.installed.key,
+        "size": made.installed.size,
+        "threads": session.threads,
+        "n_ctx": session.n_ctx,
+        "kv_type": session.kv_type,
+        "gpu_layers": "auto" if layers is None else layers,
+        "repeat": made.repeat,
+        "is_complete": measured.is_complete,
+        "load_s": _rounded(Spread.of(measured.load_s), 4),
+        "peak_memory": peak,
+        "weight_bytes_per_token": weights,
+        "copy_bandwidth": None if bandwidth is None else round(bandwidth),
+        "others_share": None if measured.others_share is None else round(measured.others_share, 3),
+        "is_on_battery": power()[0].value,
+        "depths": depths,
+    }
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._parts: list[Part] = []
-        self._sentences = 0
-        # no state that was saved for another text may answer for this one
-        self._nonce = secrets.token_hex(4)
-        self.sentence_tokens = engine.count(Prompt((Part("\n\n" + self._sentence(88_888)),)))
-        one, two = (engine.count(Prompt((Part(_PADDING * times),))) for times in (1, 2))
-        self._padding_tokens = max(1, two - one)
 
-    def prompt(self) -> Prompt:
-        return Prompt(tuple(self._parts))
+def _at_depth(stops: Sequence[Stop], weights: int | None, bandwidth: float | None) -> dict[str, Any]:
+    generation = Spread.of([stop.generation_tps for stop in stops if stop.generation_tps is not None])
+    share = generation.median * weights / bandwidth if generation and weights and bandwidth else None
+    return {
+        "depth": stops[0].depth,
+        "passes": len(stops),
+        "prompt_tokens": stops[0].prompt_tokens,
+        "generation_tokens": stops[0].generation_tokens,
+        "prompt_tps": _rounded(Spread.of([stop.prompt_tps for stop in stops]), 2),
+        "generation_tps": _rounded(generation, 2),
+        "ttft_s": _rounded(Spread.of([stop.ttft_s for stop in stops]), 4),
+        "bandwidth_share": None if share is None else round(share, 3),
+    }
 
-    def count(self) -> int:
-        """Tokens so far."""
-        return self._engine.count(self.prompt()) if self._parts else 0
 
-    def grow_to(self, n_tokens: int) -> None:
-        """Add text until the prompt has this many tokens, or almost."""
-        text = "\n\n"
-        self._parts.append(Part(text))
-        while (missing := n_tokens - self.count()) >= self.sentence_tokens:
-            for _ in range(missing // self.sentence_tokens):
-                self._sentences += 1
-                text += self._sentence(self._sentences)
-            self._parts[-1] = Part(text)
-        self._parts[-1] = Part(text + _PADDING * (missing // self._padding_tokens))
-
-    def add_completion(self, finish: Finish) -> None:
-        if finish.tokens:
-            self._parts.append(Part("", tokens=finish.tokens))
-
-    def ask_on(self) -> None:
-        """A sentence behind an answer that ended early."""
-        self._sentences += 1
-        self._parts.append(Part("\n\n" + self._sentence(self._sentences)))
-
-    def _sentence(self, number: int) -> str:
-        place = ("river", "harbour", "station", "market", "orchard", "library")[number % 6]
-        return f" On day {number} of journey {self._nonce} we reached the {place} and wrote down what the people said."
+def _rounded(spread: Spread | None, digits: int) -> dict[str, float] | None:
+    if spread is None:
+        return None
+    return {name: round(getattr(spread, name), digits) for name in ("median", "low", "high")}

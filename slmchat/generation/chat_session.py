@@ -8,7 +8,7 @@ Nothing said is lost: a question is in the tree (and so in the archive) before t
 as it comes, and an error or Ctrl-C leaves everything in place.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -19,20 +19,18 @@ from slmchat.conversation.messages import Conversation, Message, Node, Role, tit
 from slmchat.conversation.pictures import Picture
 from slmchat.conversation.template import Layout, layout_of, raw_prompt
 from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Adapter, Engine, Event, Finish, FinishReason, Limits, Prompt, Session
+from slmchat.engine.api import Adapter, Event, Finish, FinishReason, Limits, Prompt, Session
+from slmchat.engine.cancellable import Cancellable
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
-from slmchat.fit.plan import DEFAULT_LARGEST_CTX
-from slmchat.generation import response
+from slmchat.generation import params
 from slmchat.generation.prompt import PLACEHOLDER
-from slmchat.generation.response import Response, StreamHandler
-from slmchat.models import loader, vision
-from slmchat.models.backend import Model
-from slmchat.models.file_watch import ModelFile
+from slmchat.generation.response import Response, StreamHandler, consume_stream
+from slmchat.models.backend import BackendModel
+from slmchat.models.open import OpenModel
 from slmchat.options import GenerationOptions
 from slmchat.reporting import Reporter
 from slmchat.sanitize import Sanitizer
-from slmchat.settings import Settings
 
 # Tokens that a summary of what was said before may take.
 SUMMARY_TOKENS = 256
@@ -51,17 +49,17 @@ class Overflow:
 
 
 class ChatDelegate(Protocol):
-    """The world around a talk: what shows an answer, and what asks the user."""
+    """The door around a chat session: what shows an answer, and what asks the user."""
 
-    def view(self) -> StreamHandler:
-        """A new view for one generation."""
+    def handler(self) -> StreamHandler:
+        """What gets the events of one generation."""
         ...
 
     def on_overflow(self, overflow: Overflow) -> str:
         """What to do: "drop" the oldest exchanges, "summarise" them, start "fresh", or "cancel"."""
         ...
 
-    def cancellable(self, session: Session) -> AbstractContextManager[None]:
+    def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:
         """While this lasts, Ctrl-C cancels the generation."""
         ...
 
@@ -75,43 +73,47 @@ class ChatSession:
 
     def __init__(
         self,
-        model: Model,
+        opened: OpenModel,
         conversation: Conversation,
         options: GenerationOptions,
-        settings: Settings,
-        console: Reporter,
-        host: ChatDelegate,
+        delegate: ChatDelegate,
     ) -> None:
+        """`options`: of this chat, where they differ from those with which the model was opened."""
         self.conversation = conversation
         self.options = options
-        self.settings = settings
-        self.console = console
         self.attachments: list[Attachment] = []
         self.pictures: list[Picture] = []
         self.examples: list[Message] = []
         self.sampler_changes: dict[str, float] = {}
-        self.limits = loader.limits(options)
-        self.asked_ctx = options.ctx or settings.n_ctx
+        self.limits = params.limits(options)
+        self.asked_ctx = options.ctx or opened.settings.n_ctx
         self.threads = options.threads
-        self._host = host
+        self._delegate = delegate
         self._session: Session | None = None
-        self._engine: Engine | None = None
         self._layout: Layout | None = None
-        self._store = loader.kv_store(settings)
         self._held_by: str | None = None  # the conversation whose words the KV cache holds
-        self._draft = loader.draft_model(options, settings, console)
-        self._begin(model, options.lora)
+        self._begin(opened)
 
-    def _begin(self, model: Model, lora: Sequence[str] = ()) -> None:
-        self.model = model
-        self.adapters = model.laid(lora, self.settings)
-        self._model_sampler = loader.sampler_settings(model, self.settings, self.options)
+    def _begin(self, opened: OpenModel) -> None:
+        self.opened = opened
+        self._model_sampler = params.sampler_settings(opened.model, opened.settings, self.options)
         self.last: Finish | None = None
         self._has_told_of_pictures = False
-        self._file = ModelFile(model.key, model.files)
-        self.loading = model.start(self.options, self.settings)
 
     # The model
+
+    @property
+    def model(self) -> BackendModel:
+        return self.opened.model
+
+    @property
+    def reporter(self) -> Reporter:
+        return self.opened.reporter
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The LoRA adapters that count."""
+        return self.opened.adapters
 
     @property
     def n_ctx(self) -> int:
@@ -126,12 +128,12 @@ class ChatSession:
     @property
     def about(self) -> str:
         """What stands before a number of tokens: "about " where it is a guess, "" where it is counted."""
-        return "" if self._engine is None or self._engine.info.has_exact_counts else "about "
+        return "" if not self.opened.is_loaded or self.opened.engine.info.has_exact_counts else "about "
 
     @property
     def has_own_layout(self) -> bool:
         """Whether the engine lays the conversation out by itself; then nobody here knows the exact prompt."""
-        return self._engine is not None and self._engine.info.has_own_layout
+        return self.opened.is_loaded and self.opened.engine.info.has_own_layout
 
     @property
     def tokens_used(self) -> int:
@@ -145,57 +147,33 @@ class ChatSession:
 
     def ready(self) -> Session:
         """The session, after waiting for the model if it is still loading. Raises what the loading raised."""
-        if self._engine is None:
-            if not self.loading.is_done:
-                self.console.status("loading the model …")
-            self._engine = self.loading.engine()
-            self.console.status("")
-            self.model.report(self.loading, self.console)
-            if not self.settings.is_private:
-                self.model.remember(self.settings)
-        self._file.check(self.console)
-        info = self._engine.info
+        engine = self.opened.engine
+        self.opened.check_file()
         if self._layout is None:
-            self._layout = layout_of(info, is_raw=self.options.raw)
+            self._layout = layout_of(engine.info, is_raw=self.options.raw)
         if self._session is None:
-            n_ctx = loader.window(self.loading, self.asked_ctx, self.options) or info.trained_context_length
-            usual = min(DEFAULT_LARGEST_CTX, info.trained_context_length)
-            loader.tell_of_small_window(n_ctx, self.asked_ctx or usual, self.console)
-            options = replace(self.options, threads=self.threads)
-            made = loader.session_settings(options, self.settings, n_ctx, self._store, self._draft, self.loading.path)
-            with self.loading.on_trial():
-                self._session = self._engine.open_session(replace(made, adapters=self.adapters))
+            self._session = self.opened.open_session(self.opened.window(self.asked_ctx), threads=self.threads)
         return self._session
 
-    def switch_model(self, model: Model) -> None:
+    def switch_model(self, open_other: Callable[[], OpenModel]) -> None:
         """Let another model go on with the conversation, with its own adapters; the present one is freed first."""
         self.close()
-        if self._draft is not None:
-            self.console.note(f"{self._draft.name} no longer drafts: it was chosen for the model before")
-            self._draft = None
-        self._begin(model)
+        self._begin(open_other())
 
     def keep(self, *, is_resting: bool = False) -> None:
         """Store the KV state with the conversation whose words it holds, so that it goes on at once when it is resumed.
 
         `is_resting`: more is to come, so only what is worth it and what nobody notices.
         """
-        if self._session is not None and self._held_by is not None and self._host.is_saved(self._held_by):
+        if self._session is not None and self._held_by is not None and self._delegate.is_saved(self._held_by):
             self._session.keep(self._held_by, is_resting=is_resting)
-
-    def go_private(self) -> None:
-        """From now on nothing is written and nothing that was written is looked at."""
-        self.settings = replace(self.settings, is_private=True)
-        self.loading.go_private()
-        if self._store is not None:
-            self._store.close()
 
     def set_adapters(self, chosen: Sequence[Adapter]) -> None:
         """Let these LoRA adapters count from the next exchange on. Raises `SlmError`; then all is as it was."""
         if self._session is not None:
             self.keep()
             self._session.set_adapters(chosen)
-        self.adapters = tuple(chosen)
+        self.opened.set_adapters(chosen)
 
     def reopen(self) -> None:
         """Make the context window anew (another size, other threads) before the next exchange."""
@@ -207,9 +185,8 @@ class ChatSession:
     def close(self) -> None:
         """Free the KV cache and the weights."""
         self.reopen()
-        if self._engine is not None:
-            self._engine.close()
-        self._engine = self._layout = None
+        self.opened.close()
+        self._layout = None
 
     # Prompts
 
@@ -223,9 +200,7 @@ class ChatSession:
         """Tokens of the prompt for these messages, template included; 0 for none. A guess where `about` says so."""
         if not messages:
             return 0
-        prompt = self.prompt(messages, goes_on=goes_on)
-        assert self._engine is not None
-        return self._engine.count(prompt)
+        return self.opened.engine.count(self.prompt(messages, goes_on=goes_on))
 
     def set_max_tokens(self, max_tokens: int) -> None:
         """Limit the answers from now on."""
@@ -234,16 +209,13 @@ class ChatSession:
     def count_text(self, text: str) -> int:
         """Tokens of a text by itself."""
         self.ready()
-        assert self._engine is not None
-        return self._engine.count(raw_prompt([Message(Role.USER, text)]))
+        return self.opened.engine.count(raw_prompt([Message(Role.USER, text)]))
 
     def cost_of(self, picture: Picture) -> int:
         """Tokens that a picture takes. Raises `SlmError` when this model cannot be shown it."""
-        self.model.check_vision(self.settings)
+        self.model.check_vision(self.opened.settings)
         self.ready()
-        assert self._engine is not None
-        with self.loading.on_trial():  # the first picture opens the projector
-            return vision.cost(picture, self._engine)
+        return self.opened.cost(picture)
 
     def messages(self) -> list[Message]:
         """What the model sees: the system message, the examples of a persona, the visible part of the path.
@@ -251,24 +223,24 @@ class ChatSession:
         A model that cannot be shown pictures gets the messages without them; the user is told so once.
         """
         said = self.conversation.as_messages(self.model.key)
-        if not self.model.sees and any(message.pictures for message in said):
+        if not self.model.supports_vision and any(message.pictures for message in said):
             if not self._has_told_of_pictures:
                 self._has_told_of_pictures = True
-                self.console.note(f"({self.label} does not see the pictures of this conversation)")
+                self.reporter.note(f"({self.label} does not see the pictures of this conversation)")
             said = [replace(message, pictures=()) for message in said]
         head = 1 if said and said[0].role is Role.SYSTEM else 0
         return [*said[:head], *self.examples, *said[head:]]
 
     # Exchanges
 
-    def say(self, text: str) -> Response | None:
+    def send(self, text: str) -> Response | None:
         """A new user message and its answer.
 
         None when it was cancelled before anything came of it: then the question has left the current path (it stays
         in the tree), as it has when `SlmError` is raised.
         """
         if self.pictures:
-            self.model.check_vision(self.settings)
+            self.model.check_vision(self.opened.settings)
         # before the model is waited for: what ends slm while it loads must not take the message along
         self.conversation.title = self.conversation.title or title_of(text)  # without what is attached
         self.conversation.add(Message(Role.USER, compose(text, self.attachments), pictures=tuple(self.pictures)))
@@ -324,12 +296,12 @@ class ChatSession:
         return replace(prompt, alike=(self.prompt([*said[:-1], Message(Role.USER, PLACEHOLDER)]),))
 
     def _follow(
-        self, events: Iterator[Event], prompt: Prompt, growing: "_Growing", *, goes_on: bool = False
+        self, events: Iterator[Event], prompt: Prompt, growing: "StreamingMessage", *, goes_on: bool = False
     ) -> Response | None:
-        with self._host.cancellable(self.ready()):
-            answer = response.consume_stream(
-                self.loading.tried(events),
-                self._host.view(),
+        with self._delegate.cancellable(self.ready()):
+            answer = consume_stream(
+                self.opened.guarded(events),
+                self._delegate.handler(),
                 sanitizer=None if self.options.raw_output else Sanitizer(show_invisible=False),
                 keeps_space=goes_on or self.options.raw,
                 is_thinking=opens_thinking(prompt.parts[-1].text) and not goes_on,
@@ -347,7 +319,7 @@ class ChatSession:
         n_prompt = self.count(self.messages(), goes_on=goes_on)
         if window.fits(n_prompt, n_ctx):
             return True
-        choice = self._host.on_overflow(Overflow(n_prompt, n_ctx))
+        choice = self._delegate.on_overflow(Overflow(n_prompt, n_ctx))
         if choice == "cancel":
             return False
         if choice == "fresh":
@@ -375,7 +347,7 @@ class ChatSession:
         summary = self._summary(messages[: head + place], head) if is_summarising else self.conversation.summary
         self.conversation.see_from(visible[place], summary)
         instead = "; a summary stands for them" if summary else ""
-        self.console.note(f"(the model no longer sees the oldest {place} of {len(visible)} messages{instead})")
+        self.reporter.note(f"(the model no longer sees the oldest {place} of {len(visible)} messages{instead})")
 
     def _summary(self, messages: Sequence[Message], head: int) -> str:
         """What was said before, in the model's own words; of more than fits, the newest part."""
@@ -385,9 +357,9 @@ class ChatSession:
         dropped = window.drop_oldest(asked, head, lambda kept: self.count(kept) + SUMMARY_TOKENS, session.n_ctx)
         prompt = self.prompt([*asked[:head], *asked[head + dropped :]])
         events = self._generate(prompt, replace(self.sampler, temperature=0.0), Limits(SUMMARY_TOKENS))
-        self.console.note("(a summary of what was said before:)")
-        with self._host.cancellable(session):
-            answer = response.consume_stream(events, self._host.view(), sanitizer=Sanitizer(show_invisible=False))
+        self.reporter.note("(a summary of what was said before:)")
+        with self._delegate.cancellable(session):
+            answer = consume_stream(events, self._delegate.handler(), sanitizer=Sanitizer(show_invisible=False))
         if answer.finish is not None and answer.finish.reason is FinishReason.INTERRUPTED:
             raise SlmError("the summary was cancelled; nothing has changed.", exit_code=ExitCode.INTERRUPTED)
         return answer.text.strip()
@@ -405,8 +377,8 @@ class ChatSession:
 class StreamingMessage:
     """An answer in the tree while it is generated: a new node, or one that goes on."""
 
-    def __init__(self, talk: ChatSession, node: Node | None = None, before: Message | None = None) -> None:
-        self._talk = talk
+    def __init__(self, session: ChatSession, node: Node | None = None, before: Message | None = None) -> None:
+        self._session = session
         self._node = node
         self._before = before
 
@@ -423,15 +395,15 @@ class StreamingMessage:
         if has_said or finish.reason is not FinishReason.INTERRUPTED:
             tokens = None if answer.has_marks else finish.tokens
             self._put(self._message(answer, tokens, is_cut=finish.reason is not FinishReason.STOP))
-        if self._talk.conversation.recorder is not None:
-            self._talk.conversation.recorder.flush()
+        if self._session.conversation.recorder is not None:
+            self._session.conversation.recorder.flush()
         return has_said or finish.reason is not FinishReason.INTERRUPTED
 
     def _put(self, message: Message) -> None:
         if self._node is None:
-            self._node = self._talk.conversation.add(message)
+            self._node = self._session.conversation.add(message)
         else:
-            self._talk.conversation.update(self._node, message)
+            self._session.conversation.update(self._node, message)
 
     def _message(self, answer: Response, tokens: tuple[int, ...] | None, *, is_cut: bool) -> Message:
         before = self._before or Message(Role.ASSISTANT, "", tokens=())
@@ -443,5 +415,5 @@ class StreamingMessage:
             (before.tokens or ()) + (tokens or ()) if is_exact else None,
             is_cut,
             thinking,
-            self._talk.model.key,
+            self._session.model.key,
         )

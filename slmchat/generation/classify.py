@@ -5,14 +5,10 @@ the threshold. Refuses to know: how scores are computed (the engine), rows, stre
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slmchat.conversation.messages import Message
 from slmchat.engine.api import Choices, Job, Pool, Prompt, Score
-from slmchat.errors import ExitCode, SlmError
-from slmchat.options import ChoiceOptions
 
 # The answer when no choice is probable enough (`--threshold`).
 UNSURE = "unsure"
@@ -29,24 +25,30 @@ ROOM = 512
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The answer, and the probability of each choice given that it is one of them (they sum up to 1)."""
+    """Which of the choices a text is; `str()` gives the label.
 
-    choice: str
+    `label`: the most probable one, None when it is not as probable as the threshold. `probabilities`: of each choice,
+    given that it is one of them (they sum up to 1).
+    """
+
+    label: str | None
     probabilities: dict[str, float]
+
+    def __str__(self) -> str:
+        return self.label or UNSURE
 
 
 @dataclass(frozen=True, slots=True)
 class ClassificationTask:
-    """What may be chosen, and how. One for a whole batch: nothing in it changes."""
+    """What may be chosen, and how. One for a whole batch: nothing in it changes.
+
+    The model is not told the choices. A small model that reads them picks one whatever the text says: the accuracy of
+    SmolLM2-135M fell from 0.70 to 0.50 (docs/decisions.md).
+    """
 
     texts: tuple[str, ...]
     threshold: float | None
     is_calibrated: bool
-
-    def told(self, messages: Sequence[Message]) -> list[Message]:
-        """The messages as they are. A small model that reads the choices picks one whatever the text says: the accuracy
-        of SmolLM2-135M fell from 0.70 to 0.50 (docs/decisions.md)."""
-        return list(messages)
 
     def choices(self, prompt: Prompt) -> Choices:
         """What the engine is asked for.
@@ -58,7 +60,7 @@ class ClassificationTask:
         has_prefix = any(a != b and b.startswith(a) for a in self.texts for b in self.texts)
         return Choices(tuple(f" {text}" if is_bare else text for text in self.texts), has_end=has_prefix)
 
-    def verdict(self, scores: Sequence[Score], prior: Sequence[float] | None) -> Classification:
+    def classification(self, scores: Sequence[Score], prior: Sequence[float] | None) -> Classification:
         """The answer. `prior`: log-probabilities of the choices without input, taken away from these."""
         values = [_value(score) for score in scores]
         if prior is not None:
@@ -69,7 +71,7 @@ class ClassificationTask:
         best = shares.index(max(shares))
         is_sure = self.threshold is None or shares[best] >= self.threshold
         rounded = {text: round(share, 6) for text, share in zip(self.texts, shares, strict=True)}
-        return Classification(self.texts[best] if is_sure else UNSURE, rounded)
+        return Classification(self.texts[best] if is_sure else None, rounded)
 
 
 def content_free_prior(choosing: ClassificationTask, pool: Pool, empty: Sequence[Prompt]) -> tuple[float, ...] | None:
@@ -87,21 +89,6 @@ def content_free_prior(choosing: ClassificationTask, pool: Pool, empty: Sequence
     if len(found) < len(empty):
         return None
     return tuple(sum(map(_value, scores)) / len(scores) for scores in zip(*found, strict=True))
-
-
-def classification_task_of(options: ChoiceOptions) -> ClassificationTask | None:
-    """What the options ask for, None when there are no choices. Raises `SlmError` (USAGE)."""
-    if options.choices is None:
-        for flag, value in (("--threshold", options.threshold), ("--calibrate", options.calibrate)):
-            if value is not None:
-                hint = "for example: --choices positive,negative"
-                raise SlmError(f"{flag} needs --choices.", hint=hint, exit_code=ExitCode.USAGE)
-        return None
-    texts = tuple(re.sub(r"\\(.)", r"\1", text.strip()) for text in re.split(r"(?<!\\),", options.choices))
-    problem = problem_of(texts, options.threshold)
-    if problem:
-        raise _wrong(problem)
-    return ClassificationTask(texts, options.threshold, is_calibrated=options.calibrate is not False)
 
 
 def problem_of(texts: Sequence[str], threshold: float | None) -> str | None:
@@ -122,11 +109,3 @@ def problem_of(texts: Sequence[str], threshold: float | None) -> str | None:
 def _value(score: Score) -> float:
     """The log-probability of the whole choice."""
     return sum(score.logprobs) + (score.end or 0.0)
-
-
-def _wrong(what: str) -> SlmError:
-    return SlmError(
-        f"--choices cannot be used: {what}.",
-        hint=r'for example: --choices positive,negative,neutral (a comma inside of one: "yes\, please,no")',
-        exit_code=ExitCode.USAGE,
-    )

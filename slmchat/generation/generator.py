@@ -1,74 +1,67 @@
-"""Questions to a loaded model, one after the other in one context window: laid out, checked for room, answered.
+"""Completions of one open model, one after the other in one context window: laid out, checked for room, generated.
 
-`slm run` asks once, in a window made for its question; the Python API (api/) keeps the window open.
-Knows: what stands between a question and its answer of the right shape.
-Refuses to know: where a question comes from, who listens to the answer, exit codes.
+`slm run` generates once, in a window made for its prompt; the Python API keeps the window open.
+Knows: what stands between a prompt and its completion in the right format.
+Refuses to know: where a prompt comes from, who reads the completion, exit codes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 from slmchat.conversation import window
-from slmchat.conversation.pictures import Picture
 from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Adapter, Finish, Job, Limits, Pool, Prompt, Session
+from slmchat.engine.api import Finish, Job, Limits, ModelInfo, Pool, Prompt, Session
+from slmchat.engine.cancellable import Cancellable, CancelScope
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation import response, structured
+from slmchat.generation import classify, structured
 from slmchat.generation.classify import CONTENT_FREE, Classification, ClassificationTask, content_free_prior
 from slmchat.generation.prompt import Layout, PromptRequest, layout
-from slmchat.generation.response import Response, StreamHandler
+from slmchat.generation.response import Completion, Response, StreamHandler, completion_of, consume_stream
 from slmchat.generation.structured import ResponseFormat
-from slmchat.models import loader, vision
-from slmchat.models.loader import Cancellable, Loading
-from slmchat.options import GenerationOptions
-from slmchat.reporting import Reporter
+from slmchat.models.open import OpenModel
 from slmchat.sanitize import Sanitizer
-from slmchat.settings import Settings
 
 # Room for a completion when nobody says how long it may become, in tokens.
 COMPLETION_ROOM = 2048
+# The step in which context windows are made, in tokens.
+_CTX_STEP = 256
 
 
 class GenerationDelegate(Protocol):
-    """Who hears an answer."""
+    """Who reads a completion while it comes."""
 
-    def view(self) -> StreamHandler:
-        """A new view for one generation."""
+    def handler(self) -> StreamHandler:
+        """What gets the events of one generation."""
         ...
 
-    def sanitizer(self) -> Sanitizer | None:
-        """What removes control sequences from the answer; None leaves them."""
-        ...
-
-    def cancellable(self, session: Session) -> AbstractContextManager[None]:
+    def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:
         """While this lasts, the generation can be cancelled."""
         ...
 
     def on_retry(self, error: SlmError) -> None:
-        """The first answer is not of the shape (why: `error`); there will be a second one."""
+        """The first completion is not in the format (why: `error`); there will be a second one."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedPrompt:
-    """A question laid out for one model: its prompt, and how many tokens that is."""
+    """A request laid out for one model: its prompt, and how many tokens that is."""
 
-    question: PromptRequest
+    request: PromptRequest
     lay_out: Layout
     prompt: Prompt
     n_prompt: int
     is_raw: bool
-    shape: ResponseFormat | None = None
-    choosing: ClassificationTask | None = None
+    response_format: ResponseFormat | None = None
+    task: ClassificationTask | None = None
 
     @property
     def keeps_space(self) -> bool:
-        """Whether white space at the beginning of the answer counts, and nothing in it is taken for a thought."""
-        return self.is_raw or self.shape is not None
+        """Whether white space at the beginning of the completion counts, and nothing in it is taken for a thought."""
+        return self.is_raw or self.response_format is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +73,8 @@ class _Prior:
     values: tuple[float, ...]
 
 
-class _Cancelled:
-    """A pool that is run twice for one question, and whether it was cancelled in any of the two or between them."""
+class _TwoRuns:
+    """A pool that is run twice for one prompt, and whether it was cancelled in any of the two or between them."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -95,139 +88,151 @@ class _Cancelled:
 class Generator:
     """A loaded model and one context window of it."""
 
-    def __init__(self, loading: Loading, options: GenerationOptions, settings: Settings, console: Reporter) -> None:
+    def __init__(self, opened: OpenModel) -> None:
         """Waits for the model. Raises what its loading raised."""
-        self.engine = loading.engine()
-        self._loading = loading
-        self._options = options
-        self._settings = settings
-        self._console = console
+        self.opened = opened
+        self.engine = opened.engine
         self._session: Session | None = None
         self._scorer: Pool | None = None
-        self._known: _Prior | None = None
+        self._prior: _Prior | None = None
 
-    def describe(self, shown: Sequence[Picture]) -> list[str]:
-        """A line for each picture: name, size, tokens. Raises `SlmError` for one that cannot be taken in."""
-        with self._loading.on_trial():  # the first picture opens the projector
-            return vision.describe(shown, self.engine)
+    # The prompt
 
-    def request(
+    def prepare(
         self,
-        question: PromptRequest,
+        request: PromptRequest,
         *,
         is_raw: bool,
-        shape: ResponseFormat | None = None,
-        choosing: ClassificationTask | None = None,
+        response_format: ResponseFormat | None = None,
+        task: ClassificationTask | None = None,
     ) -> PreparedPrompt:
-        """The question as this model is asked it. Raises `SlmError` as `layout` does; USAGE: choices by sight."""
-        if choosing is not None and question.pictures:
+        """The prompt as this model gets it. Raises `SlmError` as `layout` does; USAGE: choices by sight."""
+        if task is not None and request.pictures:
             raise SlmError("what is seen in a picture cannot be one of given choices.", exit_code=ExitCode.USAGE)
-        lay_out = layout(self.engine, is_raw=is_raw, told=shape or choosing)
-        prompt = question.prompt(lay_out)
-        with self._loading.on_trial():
-            n_prompt = self.engine.count(prompt)
-        return PreparedPrompt(question, lay_out, prompt, n_prompt, is_raw, shape, choosing)
+        lay_out = layout(self.engine, is_raw=is_raw, instruction=response_format)
+        prompt = request.prompt(lay_out)
+        return PreparedPrompt(request, lay_out, prompt, self.opened.count(prompt), is_raw, response_format, task)
 
-    def fitted(self, request: PreparedPrompt, n_ctx: int, *, is_trimmed: bool) -> PreparedPrompt:
-        """The request, or when it does not fit into a window of `n_ctx` tokens one with less of its input.
+    def fitted(self, prepared: PreparedPrompt, n_ctx: int, *, is_trimmed: bool) -> PreparedPrompt:
+        """The same, or when it does not fit into a window of `n_ctx` tokens one with less of its input.
 
         Raises `SlmError` (CONTEXT) when nothing may or can be trimmed.
         """
-        max_tokens = self._options.max_tokens
-        if window.fits(request.n_prompt, n_ctx, max_tokens):
-            return request
+        max_tokens = self.opened.options.max_tokens
+        if window.fits(prepared.n_prompt, n_ctx, max_tokens):
+            return prepared
         if is_trimmed:
-            trimmed = request.question.trimmed(request.lay_out, self.engine, n_ctx, max_tokens, self._console)
-            return replace(request, prompt=trimmed)
-        if self.engine.info.has_exact_counts:  # else it is the engine that knows, and says so
-            raise _too_long(request.n_prompt, n_ctx, max_tokens, self.engine.info.trained_context_length)
-        return request
+            trimmed = prepared.request.trimmed(prepared.lay_out, self.engine, n_ctx, max_tokens, self.opened.reporter)
+            return replace(prepared, prompt=trimmed)
+        info = self.engine.info
+        if info.has_exact_counts:  # else it is the engine that knows, and says so
+            raise _too_long(prepared.n_prompt, n_ctx, max_tokens, info.trained_context_length)
+        return prepared
 
-    def open(
-        self, n_ctx: int, *, draft: Path | None = None, is_multi_turn: bool = True, laid: Sequence[Adapter] = ()
-    ) -> None:
-        """Make the context window. `is_multi_turn`: more than one question will follow. `laid`: LoRA adapters that count.
+    # The window
+
+    def open_for(self, prepared: PreparedPrompt, *, is_trimmed: bool) -> PreparedPrompt:
+        """Make a window for this prompt and its completion; the prompt as it fits in.
+
+        Raises `SlmError`: NO_FIT, CONTEXT as `fitted` does, DAMAGED for an adapter.
+        """
+        least = None if self.opened.options.ctx else prepared.n_prompt + 1
+        asked = self.opened.options.ctx or self.opened.settings.n_ctx
+        wanted = window_for(prepared.n_prompt, self._room_for(prepared), self.engine.info, asked)
+        n_ctx = self.opened.window(wanted, least=least)
+        prepared = self.fitted(prepared, n_ctx, is_trimmed=is_trimmed)
+        if prepared.task is not None:
+            self.open_scorer(n_ctx)
+        else:
+            self.open(n_ctx, is_multi_turn=prepared.response_format is not None)
+        self.n_ctx = n_ctx
+        return prepared
+
+    def _room_for(self, prepared: PreparedPrompt) -> int:
+        """Tokens that the window has to hold behind the prompt."""
+        if prepared.task is not None:
+            return classify.ROOM
+        max_tokens = self.opened.options.max_tokens
+        if prepared.response_format is not None:
+            return structured.room_for(max_tokens)
+        return max_tokens or COMPLETION_ROOM
+
+    def open(self, n_ctx: int, *, is_multi_turn: bool = True) -> None:
+        """Make the context window. `is_multi_turn`: more than one generation will follow in it.
 
         Raises `SlmError` (NO_FIT, and DAMAGED for an adapter).
         """
-        store = loader.kv_store(self._settings)
-        made = loader.session_settings(self._options, self._settings, n_ctx, store, draft, self._loading.path)
-        with self._loading.on_trial():
-            self._session = self.engine.open_session(replace(made, is_multi_turn=is_multi_turn, adapters=tuple(laid)))
+        self._session = self.opened.open_session(n_ctx, is_multi_turn=is_multi_turn)
+        self.n_ctx = self._session.n_ctx
 
-    def open_scorer(self, n_ctx: int, *, laid: Sequence[Adapter] = ()) -> None:
+    def open_scorer(self, n_ctx: int) -> None:
         """Make a context window for choices, if there is none. Raises `SlmError` as `open` does, and USAGE where the
         engine has no probabilities."""
         if self._scorer is None:
-            made = loader.session_settings(self._options, self._settings, n_ctx, model=self._loading.path)
-            with self._loading.on_trial():
-                self._scorer = self.engine.open_scorer(replace(made, adapters=tuple(laid)))
+            self._scorer = self.opened.open_scorer(n_ctx)
 
-    def choose(
-        self, request: PreparedPrompt, cancellable: Callable[[Cancellable], AbstractContextManager[None]]
-    ) -> tuple[Classification, Finish] | None:
-        """Which of the request's choices it is; None when that was cancelled. Raises `SlmError`, as CONTEXT."""
-        choosing, scorer = request.choosing, self._scorer
-        assert choosing is not None
-        assert scorer is not None
-        asked = _Cancelled(scorer)
-        with cancellable(asked):
-            prior = self._prior_of(request, choosing, scorer)
-            if prior is None and choosing.is_calibrated:
-                return None
-            job = Job(0, request.prompt, choices=choosing.choices(request.prompt))
-            runs = scorer.run(iter([job]))
-            if asked.is_cancelled:  # between the two runs: the second one does not know
-                return None
-            for done in self._loading.tried(runs):
-                if done.error is not None:
-                    raise done.error
-                if done.finish is not None:
-                    return choosing.verdict(done.scores, prior), done.finish
-        return None
+    # Completions
 
-    def _prior_of(
-        self, request: PreparedPrompt, choosing: ClassificationTask, scorer: Pool
-    ) -> tuple[float, ...] | None:
-        """As `choosing.prior_of`, but not again for another input to the same question."""
-        empty = [request.question.without_input(request.lay_out, text) for text in CONTENT_FREE]
-        if self._known is None or self._known.empty != empty or self._known.texts != choosing.texts:
-            values = content_free_prior(choosing, scorer, empty)
-            if values is None:
-                return None
-            self._known = _Prior(empty, choosing.texts, values)
-        return self._known.values if choosing.is_calibrated else None
-
-    def ask(
-        self, request: PreparedPrompt, sampler: SamplerSettings, limits: Limits, listener: GenerationDelegate
-    ) -> tuple[Response, object]:
-        """The answer, and its value where it has a shape (None without one, and when it was cancelled).
+    def generate(
+        self, prepared: PreparedPrompt, sampler: SamplerSettings, limits: Limits, delegate: GenerationDelegate
+    ) -> Completion:
+        """The completion; its value where it has a format (None without one, and when it was cancelled).
 
         Raises `SlmError`: CONTEXT when the prompt leaves no room, UNSATISFIED when a second attempt is not right
         either. The window stays usable.
         """
 
         def once(sampler: SamplerSettings, limits: Limits) -> Response:
-            session = self._opened()
+            session = self._session
+            assert session is not None
             # before the handler: what it cancels must have begun
-            events = self._loading.tried(session.generate(request.prompt, sampler, limits))
-            with listener.cancellable(session):
-                return response.consume_stream(
+            events = self.opened.guarded(session.generate(prepared.prompt, sampler, limits))
+            with delegate.cancellable(session):
+                return consume_stream(
                     events,
-                    listener.view(),
-                    sanitizer=listener.sanitizer(),
-                    keeps_space=request.keeps_space,
-                    is_thinking=opens_thinking(request.prompt.parts[-1].text),
+                    delegate.handler(),
+                    sanitizer=None if self.opened.options.raw_output else Sanitizer(show_invisible=False),
+                    keeps_space=prepared.keeps_space,
+                    is_thinking=opens_thinking(prepared.prompt.parts[-1].text),
                 )
 
-        if request.shape is None:
-            return once(sampler, limits), None
-        return structured.generate_valid(request.shape, sampler, limits, once, on_retry=listener.on_retry)
+        if prepared.response_format is None:
+            return completion_of(once(sampler, limits))
+        made, value = structured.generate_valid(
+            prepared.response_format, sampler, limits, once, on_retry=delegate.on_retry
+        )
+        return completion_of(made, value)
 
-    @property
-    def n_ctx(self) -> int:
-        """The context window in tokens."""
-        return self._opened().n_ctx
+    def classify(self, prepared: PreparedPrompt, cancellable: CancelScope) -> tuple[Classification, Finish] | None:
+        """Which of the choices it is; None when that was cancelled. Raises `SlmError`, as CONTEXT."""
+        task, scorer = prepared.task, self._scorer
+        assert task is not None
+        assert scorer is not None
+        asked = _TwoRuns(scorer)
+        with cancellable(asked):
+            prior = self._prior_of(prepared, task, scorer)
+            if prior is None and task.is_calibrated:
+                return None
+            job = Job(0, prepared.prompt, choices=task.choices(prepared.prompt))
+            runs = scorer.run(iter([job]))
+            if asked.is_cancelled:  # between the two runs: the second one does not know
+                return None
+            for done in self.opened.guarded(runs):
+                if done.error is not None:
+                    raise done.error
+                if done.finish is not None:
+                    return task.classification(done.scores, prior), done.finish
+        return None
+
+    def _prior_of(self, prepared: PreparedPrompt, task: ClassificationTask, scorer: Pool) -> tuple[float, ...] | None:
+        """As `content_free_prior`, but not again for another input to the same question."""
+        empty = [prepared.request.without_input(prepared.lay_out, text) for text in CONTENT_FREE]
+        if self._prior is None or self._prior.empty != empty or self._prior.texts != task.texts:
+            values = content_free_prior(task, scorer, empty)
+            if values is None:
+                return None
+            self._prior = _Prior(empty, task.texts, values)
+        return self._prior.values if task.is_calibrated else None
 
     def close(self) -> None:
         """Free the window and the weights."""
@@ -237,11 +242,18 @@ class Generator:
         if self._scorer is not None:
             self._scorer.close()
             self._scorer = None
-        self.engine.close()
+        self.opened.close()
 
-    def _opened(self) -> Session:
-        assert self._session is not None
-        return self._session
+
+def window_for(n_prompt: int, room: int, info: ModelInfo, asked: int | None = None) -> int:
+    """A context window of the size asked for, else just large enough for a prompt and `room` tokens behind it."""
+    trained = info.trained_context_length
+    if not info.has_exact_counts:
+        return trained  # it has the window that it has
+    if asked:
+        return asked
+    needed = n_prompt + max(room, window.MIN_COMPLETION_TOKENS)
+    return min(trained, -(-needed // _CTX_STEP) * _CTX_STEP)
 
 
 def _too_long(n_prompt: int, n_ctx: int, max_tokens: int | None, n_trained: int) -> SlmError:

@@ -1,17 +1,15 @@
-"""What is asked, before it becomes a prompt: words, files, pictures, what is piped in, what stands before them.
+"""What is asked, before it becomes a prompt: an instruction, inputs, pictures, the messages that stand before them.
 
-Knows: where inputs come from, how messages become a prompt, how an input is cut to fit. Refuses to know: how a model is
-opened and what becomes of its answer (run.py, batch.py).
+Knows: how messages become a prompt, what similar prompts share, how an input is cut to fit.
+Refuses to know: where inputs come from (the doors), how a model is opened, what becomes of the completion.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
-from slmchat import text_files
-from slmchat.conversation import pictures, window
+from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose, trim
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import Picture
@@ -20,13 +18,7 @@ from slmchat.engine.api import Engine, Prompt
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured
 from slmchat.generation.prompt_template import PromptFile
-from slmchat.models import loader
-from slmchat.options import GenerationOptions
 from slmchat.reporting import Reporter
-from slmchat.settings import Settings
-from slmchat.terminal.console import Console
-from slmchat.terminal.piped import read_piped
-from slmchat.text_files import text_of, with_line_feeds
 
 Layout = Callable[[Sequence[Message]], Prompt]
 
@@ -42,11 +34,11 @@ class PromptRequest:
         self,
         instruction: str,
         attachments: Sequence[Attachment],
-        head: Sequence[Message],
+        prefix: Sequence[Message],
         shown: Sequence[Picture] = (),
         template: PromptFile | None = None,
     ) -> None:
-        """`template` stands for the instruction where there is one. `head`: the system message and the examples of a
+        """`template` stands for the instruction where there is one. `prefix`: the system message and the examples of a
         persona, which stand before the question.
 
         Raises `SlmError` (USAGE) when there is no text, or a value for the template is missing.
@@ -54,7 +46,7 @@ class PromptRequest:
         self.instruction = instruction
         self._template = template
         self.attachments = attachments
-        self.head = head
+        self.prefix = prefix
         self.pictures = tuple(shown)
         if not self._composed(attachments).strip():
             raise SlmError(
@@ -78,12 +70,12 @@ class PromptRequest:
         return self._laid_out(lay_out, self._composed([replace(item, text=text) for item in self.attachments]))
 
     def _laid_out(self, lay_out: Layout, text: str) -> Prompt:
-        return lay_out([*self.head, Message(Role.USER, text, pictures=self.pictures)])
+        return lay_out([*self.prefix, Message(Role.USER, text, pictures=self.pictures)])
 
     def _others(self, attachments: Sequence[Attachment]) -> Iterator[str]:
         """What may be asked next: something else of the same system message, another question about the same input,
         the same about another input."""
-        if self.head:
+        if self.prefix:
             yield PLACEHOLDER
         if not attachments or not (self._template or self.instruction):
             return
@@ -96,7 +88,9 @@ class PromptRequest:
     def _composed(self, attachments: Sequence[Attachment]) -> str:
         return self._template.compose(attachments) if self._template else compose(self.instruction, attachments)
 
-    def trimmed(self, lay_out: Layout, engine: Engine, n_ctx: int, max_tokens: int | None, console: Reporter) -> Prompt:
+    def trimmed(
+        self, lay_out: Layout, engine: Engine, n_ctx: int, max_tokens: int | None, reporter: Reporter
+    ) -> Prompt:
         """The prompt with the end of the longest input cut off; says what was cut. Raises `SlmError` (CONTEXT)."""
         n_prompt = engine.count(self.prompt(lay_out))
 
@@ -112,7 +106,7 @@ class PromptRequest:
             )
         before = sum(len(item.text) for item in self.attachments)
         after = sum(len(item.text) for item in kept)
-        console.warn(
+        reporter.warn(
             f"{window.overflow('the prompt is', n_prompt, n_ctx, max_tokens)}: "
             f"the last {before - after:,} of {before:,} characters of the input were left out."
         )
@@ -120,84 +114,33 @@ class PromptRequest:
 
 
 class Instruction(Protocol):
-    """What the model is told of the answer that is wanted."""
+    """What the model is told of the completion that is wanted."""
 
-    def told(self, messages: Sequence[Message]) -> list[Message]:
+    def with_instruction(self, messages: Sequence[Message]) -> list[Message]:
         """The messages with it."""
         ...
 
 
-def layout(engine: Engine, *, is_raw: bool, told: Instruction | None = None) -> Layout:
+def layout(
+    engine: Engine, *, is_raw: bool, instruction: Instruction | None = None, closes_thought: bool = False
+) -> Layout:
     """How messages become a prompt: through the model's chat template, by the engine itself, or bare.
 
-    What the model is `told` stands last, behind everything of the user's (not in a bare prompt).
+    The `instruction` stands last, behind everything of the user's (not in a bare prompt). `closes_thought`: a thought
+    that the template opens is closed at once; so it is behind an instruction.
     Raises `SlmError` (USAGE) when the model has no template; what is returned raises it (DAMAGED) when the template
     refuses the messages.
     """
     if is_raw:
         return _bare
     render = layout_of(engine.info, is_raw=False).render
-    if told is None:
-        return render
-    return lambda messages: structured.thought_closed(render(told.told(messages)))
+    if instruction is not None:
+        return lambda messages: structured.thought_closed(render(instruction.with_instruction(messages)))
+    if closes_thought:
+        return lambda messages: structured.thought_closed(render(messages))
+    return render
 
 
 def _bare(messages: Sequence[Message]) -> Prompt:
     shown = tuple(picture for message in messages for picture in message.pictures)
     return raw_prompt([Message(Role.USER, "\n\n".join(message.text for message in messages), pictures=shown)])
-
-
-def read_inputs(
-    options: GenerationOptions, console: Console, *, reads_piped: bool = True
-) -> tuple[list[Attachment], list[Picture]]:
-    """Files in the order given, then what is piped in. Standard input is read once, and only when it is no terminal.
-
-    `reads_piped` False: only where it is named (`-f -`).
-    """
-    found: list[Attachment] = []
-    shown: list[Picture] = []
-    is_stdin_read = False
-    for name in options.files:
-        path = Path(name).expanduser()
-        if name == "-":
-            is_stdin_read = True
-            _take_piped(found, shown, console, is_named=True)
-        elif pictures.is_picture(path):
-            shown.append(pictures.read(path))
-        else:
-            found.append(Attachment(read_text(name), path.name))
-    if reads_piped and not is_stdin_read and not console.stdin.isatty():
-        _take_piped(found, shown, console, is_named=False)
-    return found, shown
-
-
-def _take_piped(found: list[Attachment], shown: list[Picture], console: Console, *, is_named: bool) -> None:
-    """Standard input, a picture or text. `is_named`: asked for with `-f -`, so that it counts even when it is empty."""
-    data = read_piped(console)
-    if pictures.looks_like_picture(data):
-        shown.append(Picture.of("standard input", pictures.decode(data, "standard input")))
-        return
-    text = with_line_feeds(text_of(data, "standard input"))
-    if is_named or text.strip():
-        found.append(Attachment(text))
-
-
-def prefix_messages(options: GenerationOptions, settings: Settings) -> list[Message]:
-    """What stands before the question: the system message, and the examples of a persona."""
-    system = system_text(options.system)
-    examples = loader.example_messages(loader.persona_of(options, settings))
-    return [*([Message(Role.SYSTEM, system)] if system else []), *examples]
-
-
-def read_text(name: str) -> str:
-    """A text file of the user's; `SlmError` (USAGE) when it cannot be read as one."""
-    if not name:
-        raise SlmError(
-            "a file needs a name, and this one is empty.", hint="-f FILE; - is standard input", exit_code=ExitCode.USAGE
-        )
-    return with_line_feeds(text_files.read(name))
-
-
-def system_text(given: str | None) -> str | None:
-    """The system message of `-s`: the text itself, or what @FILE holds."""
-    return read_text(given[1:]).strip() if given and given.startswith("@") and len(given) > 1 else given

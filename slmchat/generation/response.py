@@ -1,6 +1,6 @@
-"""Following one generation: prefill progress, thinking, the answer as it comes, how it ended.
+"""A response while it comes, and the completion that it becomes: one record for the command line, Python and JSON.
 
-`run` and `chat` loop over the same records here; a `StreamHandler` decides what each of them looks like.
+Every door consumes the events of a generation here; a `StreamHandler` decides what each of them looks like.
 Knows: the order of the records, what is an answer and what only thinking.
 Refuses to know: how the prompt was made, how anything is drawn.
 """
@@ -8,10 +8,10 @@ Refuses to know: how the prompt was made, how anything is drawn.
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from slmchat.conversation.thinking import ThinkingSplitter
-from slmchat.engine.api import Chance, Chunk, Event, Finish, Prefill, Usage
+from slmchat.engine.api import Chance, Chunk, Event, Finish, FinishReason, Prefill, Timings, Usage
 from slmchat.sanitize import Sanitizer
 
 
@@ -40,7 +40,7 @@ class StreamHandler(Protocol):
 
 
 class NullHandler:
-    """A view of an answer that is wanted whole. Implements `StreamHandler`."""
+    """A handler for a completion that is wanted whole. Implements `StreamHandler`."""
 
     def prefill(self, event: Prefill) -> None: ...
 
@@ -70,7 +70,7 @@ class Response:
 
 def consume_stream(
     events: Iterable[Event],
-    view: StreamHandler,
+    handler: StreamHandler,
     *,
     sanitizer: Sanitizer | None,
     keeps_space: bool = False,
@@ -81,35 +81,35 @@ def consume_stream(
 
     Unless `keeps_space`, white space at the beginning is left out: templates end in a line break, models add another.
     `is_thinking`: the template has opened a thought already. Control sequences are removed by `sanitizer`, before they
-    are kept; None leaves them. What else a terminal must not get is the view's own business. `on_growth` hears of the
-    answer at every chunk, so that nothing said is lost. The view is closed in any case.
+    are kept; None leaves them. What else a terminal must not get is the handler's own business. `on_growth` hears of
+    the answer at every chunk, so that nothing said is lost. The handler is closed in any case.
     """
-    heard = ResponseBuilder(view, None if keeps_space else ThinkingSplitter(opened=is_thinking))
+    builder = ResponseBuilder(handler, None if keeps_space else ThinkingSplitter(opened=is_thinking))
     finish: Finish | None = None
     try:
         for event in events:
             if isinstance(event, Prefill):
-                view.prefill(event)
+                handler.prefill(event)
             elif isinstance(event, Chunk):
-                heard.chances += event.chances
-                view.doubt(min((chance.logprob for chance in event.chances), default=0.0))
-                heard.put(sanitizer.feed(event.text) if sanitizer else event.text, is_thought=event.is_thinking)
+                builder.chances += event.chances
+                handler.doubt(min((chance.logprob for chance in event.chances), default=0.0))
+                builder.put(sanitizer.feed(event.text) if sanitizer else event.text, is_thought=event.is_thinking)
                 if on_growth is not None:
-                    on_growth(heard.answer())
+                    on_growth(builder.answer())
             else:
                 finish = event
-        heard.put(sanitizer.flush() if sanitizer else "")
-        heard.flush()
+        builder.put(sanitizer.flush() if sanitizer else "")
+        builder.flush()
     finally:
-        view.close()
-    return heard.answer(finish)
+        handler.close()
+    return builder.answer(finish)
 
 
 class ResponseBuilder:
     """What has come so far, thoughts apart from the answer where there is a `splitter`."""
 
-    def __init__(self, view: StreamHandler, splitter: ThinkingSplitter | None) -> None:
-        self._view = view
+    def __init__(self, handler: StreamHandler, splitter: ThinkingSplitter | None) -> None:
+        self._handler = handler
         self._splitter = splitter
         # a str would be copied at every chunk: a cost per token that grows with the answer
         self._text, self._thinking = io.StringIO(), io.StringIO()
@@ -134,12 +134,70 @@ class ResponseBuilder:
     def _show(self, piece: str, *, is_thought: bool) -> None:
         if is_thought:
             self._thinking.write(piece)
-            self._view.thinking(piece)
+            self._handler.thinking(piece)
             return
         piece = piece.lstrip() if self._splitter is not None and not self._text.tell() else piece
         if piece:
             self._text.write(piece)
-            self._view.answer(piece)
+            self._handler.answer(piece)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One completion; `str()` gives its text.
+
+    `text`: without control sequences of terminals and without a thought.
+    `value`: what it says where it was asked for with a schema, fields or JSON (a dict, list, ...), the text itself
+    where it was asked for with a regular expression or a grammar, else None.
+    `thinking`: what a reasoning model said before its answer, "" where there was nothing.
+    `finish_reason`: "stop" (the model's own end or a stop sequence), "length" (`max_tokens`), "context" (the context
+    window is full) or "interrupted" (it was cancelled).
+    `usage` in tokens, `timings` in seconds; `seed` repeats the completion with the same settings. `logprobs`: of all
+    its tokens, where they were asked for.
+    """
+
+    text: str
+    value: Any
+    thinking: str
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    seed: int
+    logprobs: tuple[Chance, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+    def as_json(self) -> dict[str, object]:
+        """The keys that every JSON of a completion has (docs/commands.md)."""
+        return {
+            "completion": self.text,
+            **({"thinking": self.thinking} if self.thinking else {}),
+            "finish_reason": self.finish_reason.value,
+            "usage": usage_fields(self.usage),
+        }
+
+    def timings_as_json(self, load_s: float) -> dict[str, object]:
+        """Seconds, and tokens a second; `load_s`: until the model was there."""
+        timings, evaluated = self.timings, self.usage.prompt_tokens - self.usage.cached_tokens
+        rate = generation_tps(self.usage, timings)
+        return {
+            "load_s": round(load_s, 4),
+            "prompt_s": round(timings.prompt_s, 4),
+            "generation_s": round(timings.generation_s, 4),
+            "prompt_tps": round(evaluated / timings.prompt_s, 2) if timings.prompt_s else None,
+            "generation_tps": None if rate is None else round(rate, 2),
+            "ttft_s": None if timings.ttft_s is None else round(timings.ttft_s, 4),
+        }
+
+
+def completion_of(made: Response, value: object = None) -> Completion:
+    """The completion that a whole response is."""
+    finish = made.finish
+    assert finish is not None
+    return Completion(
+        made.text, value, made.thinking, finish.reason, finish.usage, finish.timings, finish.seed, made.chances
+    )
 
 
 def usage_fields(usage: Usage) -> dict[str, object]:
@@ -176,17 +234,15 @@ def logprob_fields(chances: Sequence[Chance]) -> list[dict[str, object]]:
     ]
 
 
-def generation_tps(finish: Finish) -> float | None:
+def generation_tps(usage: Usage, timings: Timings) -> float | None:
     """Tokens a second of the completion; None for a single one, which the prompt gives: it takes no time of its own."""
-    usage, timings = finish.usage, finish.timings
     if usage.completion_tokens < 2 or timings.generation_s <= 0:
         return None
     return usage.completion_tokens / timings.generation_s
 
 
-def describe(finish: Finish) -> str:
+def describe(reason: FinishReason, usage: Usage, timings: Timings) -> str:
     """One line of statistics for `-v` and the chat."""
-    usage, timings = finish.usage, finish.timings
     evaluated = usage.prompt_tokens - usage.cached_tokens
     about = "about " if usage.is_estimate else ""
     parts = [f"{about}{usage.prompt_tokens:,} prompt tokens"]
@@ -198,9 +254,9 @@ def describe(finish: Finish) -> str:
     if usage.drafted_tokens:
         share = usage.accepted_tokens / usage.drafted_tokens
         parts.append(f"{usage.accepted_tokens:,} of {usage.drafted_tokens:,} drafted tokens accepted ({share:.0%})")
-    if (rate := generation_tps(finish)) is not None:
+    if (rate := generation_tps(usage, timings)) is not None:
         parts.append(f"{rate:.1f} generation tok/s")
     if timings.ttft_s is not None:
         parts.append(f"first token after {timings.ttft_s:.2f} s")
-    parts.append(f"finish reason {finish.reason}")
+    parts.append(f"finish reason {reason}")
     return ", ".join(parts)

@@ -1,15 +1,13 @@
-"""What the answer has to look like: from the options to a constraint of the engine and a check of the finished text.
+"""What a completion has to look like: a constraint of the engine, and a check of the finished text.
 
-Knows: `--json-output`, `--schema`, `--fields`, `--grammar`, `--regex`; what the model is told of them.
-Refuses to know: how tokens are chosen, streams, retries' bookkeeping (run.py, batch.py).
+Knows: JSON, schemas, fields, grammars, regular expressions; what the model is told of them; the second attempt.
+Refuses to know: how tokens are chosen, which option or keyword asked for it.
 """
 
 import json
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from slmchat.conversation.messages import Message
@@ -18,16 +16,12 @@ from slmchat.engine.api import Constraint, ConstraintKind, FinishReason, Limits,
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.response import Response
-from slmchat.options import ShapeOptions
 from slmchat.ranges import SEED
 from slmchat.schemas.check import Check
-from slmchat.text_files import text_of
 
 # Room for an answer without -n, in tokens, and how much more the second attempt gets.
 ROOM = 1024
 MORE_ROOM = 2
-
-_MOST_SCHEMA = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +40,7 @@ class ResponseFormat:
         """Whether the answer is JSON: `value` then gives what it says, else the text itself."""
         return self.constraint.kind in (ConstraintKind.JSON, ConstraintKind.SCHEMA)
 
-    def told(self, messages: Sequence[Message]) -> list[Message]:
+    def with_instruction(self, messages: Sequence[Message]) -> list[Message]:
         """The messages with the instruction behind the last one."""
         *before, last = messages
         text = f"{last.text}\n\n{self.instruction}" if self.instruction else last.text
@@ -126,28 +120,6 @@ def _asked(shape: ResponseFormat, answer: Response) -> tuple[Response, object]:
     return answer, shape.value(answer.text, answer.finish.reason)
 
 
-def response_format_of(options: ShapeOptions, *, is_stdin_taken: bool = False) -> ResponseFormat | None:
-    """The shape that the options ask for, None when they ask for none.
-
-    Reads the files that they name, and standard input for `--schema -` unless that `is_stdin_taken`. Everything that
-    can be wrong with a schema, its grammar or a regular expression is found here, before a model is loaded. Raises
-    `SlmError` (USAGE).
-    """
-    given = only_one(_flags(options))
-    if given is None:
-        return None
-    flag, value = given
-    if flag == "--regex":
-        return of_regex(str(value))
-    if flag == "--grammar":
-        return of_grammar(_read(str(value), flag))
-    if flag == "--json-output":
-        return of_any_json()
-    if flag == "--fields":
-        return of_fields(str(value))
-    return of_schema(parsed(_schema_text(str(value), is_stdin_taken=is_stdin_taken)))
-
-
 def only_one(asked: Mapping[str, Any]) -> tuple[str, Any] | None:
     """The name and value of the one shape that is asked for (not None, not False); None when there is none.
 
@@ -186,16 +158,6 @@ def of_schema(schema: Any) -> ResponseFormat:
     return ResponseFormat(Constraint(ConstraintKind.SCHEMA, text), _told(schema), Check(schema))
 
 
-def _flags(options: ShapeOptions) -> Mapping[str, str | bool | None]:
-    return {
-        "--json-output": options.json_output,
-        "--schema": options.schema,
-        "--fields": options.fields,
-        "--grammar": options.grammar,
-        "--regex": options.regex,
-    }
-
-
 def of_regex(pattern: str) -> ResponseFormat:
     """What matches a regular expression as a whole. Raises `SlmError` (USAGE) for one that is not understood."""
     from slmchat.schemas import regex
@@ -210,35 +172,6 @@ def of_regex(pattern: str) -> ResponseFormat:
             exit_code=ExitCode.USAGE,
         ) from error
     return ResponseFormat(Constraint(ConstraintKind.REGEX, pattern))
-
-
-def _schema_text(given: str, *, is_stdin_taken: bool) -> str:
-    """The schema itself where it begins with a brace, else what the file (- is stdin) holds."""
-    if given.lstrip().startswith("{"):
-        return given
-    if given != "-":
-        return _read(given, "--schema")
-    if is_stdin_taken:
-        raise SlmError("standard input cannot be the schema and the input.", exit_code=ExitCode.USAGE)
-    return _decoded(sys.stdin.buffer.read(_MOST_SCHEMA + 1), "standard input")
-
-
-def _read(name: str, flag: str) -> str:
-    if not name:
-        raise SlmError(f"{flag} needs the name of a file.", exit_code=ExitCode.USAGE)
-    try:
-        with Path(name).expanduser().open("rb") as file:
-            return _decoded(file.read(_MOST_SCHEMA + 1), name)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not the name of a file"
-        raise SlmError(f"{flag}: {name} cannot be read: {reason}.", exit_code=ExitCode.USAGE) from error
-
-
-def _decoded(data: bytes, what: str) -> str:
-    """A schema or grammar of a size that makes sense. Raises `SlmError` (USAGE)."""
-    if len(data) > _MOST_SCHEMA:
-        raise SlmError(f"{what} is larger than 1 MiB.", exit_code=ExitCode.USAGE)
-    return text_of(data, what)
 
 
 def parsed(text: str) -> Any:

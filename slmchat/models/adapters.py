@@ -21,7 +21,7 @@ def finder(settings: Settings, library: Library | None = None) -> Finder:
     return Finder(library or Library(settings.paths), registry.load_user_names(user_file), user_file)
 
 
-def laid(
+def with_adapters(
     installed: Installed, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
 ) -> tuple[Adapter, ...]:
     """The adapters that count after these were named: `PATH[=SCALE]` or `hf:NAME[=SCALE]` each.

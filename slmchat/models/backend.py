@@ -17,7 +17,7 @@ from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.engine.api import Adapter, Engine
 from slmchat.errors import ExitCode, SlmError
-from slmchat.models import adapters, loader, vision
+from slmchat.models import adapters, loader, resolve, sandbox, vision
 from slmchat.models.loader import Loading
 from slmchat.options import GenerationOptions
 from slmchat.reporting import Reporter
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 REMOTE_MARK = "remote:"
 
 
-class Model(Protocol):
+class BackendModel(Protocol):
     """A model that was chosen. `key` names it and no other; `host` is where it is, None: on this device."""
 
     @property
@@ -63,11 +63,11 @@ class Model(Protocol):
         ...
 
     @property
-    def sees(self) -> bool:
+    def supports_vision(self) -> bool:
         """Whether it can be shown pictures."""
         ...
 
-    def with_projector(self, path: str | None) -> "Model":
+    def with_projector(self, path: str | None) -> "BackendModel":
         """The same with the projector of `--mmproj`, if there is one. Raises `SlmError` when that is none."""
         ...
 
@@ -75,7 +75,7 @@ class Model(Protocol):
         """Raises `SlmError` with what to do instead when it cannot be shown pictures."""
         ...
 
-    def laid(
+    def with_adapters(
         self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
     ) -> tuple[Adapter, ...]:
         """The LoRA adapters that count when these were named beside `present` (None: those of its own name).
@@ -96,7 +96,7 @@ class Model(Protocol):
         """Begin to load it."""
         ...
 
-    def report(self, loading: Loading, console: Reporter) -> None:
+    def report(self, loading: Loading, reporter: Reporter) -> None:
         """What the user has to know of the loading, and for `-v` everything that was said."""
         ...
 
@@ -116,31 +116,31 @@ class Backend(Protocol):
         """What a message does that is sent there: "leave this device"; "" where it stays in this process."""
         ...
 
-    def find(self, name: str | None, settings: Settings, console: Reporter) -> Model:
+    def find(self, name: str | None, settings: Settings, reporter: Reporter) -> BackendModel:
         """The model of this name, or the default. Raises `SlmError` (no model)."""
         ...
 
-    def find_again(self, key: str, settings: Settings, console: Reporter) -> Model:
+    def find_again(self, key: str, settings: Settings, reporter: Reporter) -> BackendModel:
         """The model of an earlier answer. Raises `SlmError` when it cannot answer here."""
         ...
 
 
 def open_backend(
-    options: GenerationOptions, settings: Settings, console: Reporter, named: Sequence[Path] = ()
+    options: GenerationOptions, settings: Settings, reporter: Reporter, writable: Sequence[Path] = ()
 ) -> Backend:
     """Settle where this process looks for models, and close every other way out of it.
 
-    `named`: what the user has named to be written, besides slm's own places.
+    `writable`: what the user has named to be written, besides slm's own places.
     Raises `SlmError`: USAGE, NETWORK for an endpoint that `--offline` forbids, UNSEALED.
     """
     if options.endpoint is None:
-        loader.seal(settings, writable=named)
+        sandbox.seal(settings, writable=writable)
         return LocalBackend()
     _refuse_local_options(options)
-    return open_endpoint(options.endpoint, settings, console, named)
+    return open_endpoint(options.endpoint, settings, reporter, writable)
 
 
-def open_endpoint(asked: str, settings: Settings, console: Reporter, named: Sequence[Path] = ()) -> "There":
+def open_endpoint(asked: str, settings: Settings, reporter: Reporter, writable: Sequence[Path] = ()) -> "RemoteBackend":
     """The endpoint of `--endpoint`, after closing every other way. Raises `SlmError` as `open_backend` does."""
     from slmchat import endpoints
     from slmchat.engine.remote.route import route_to
@@ -157,7 +157,7 @@ def open_endpoint(asked: str, settings: Settings, console: Reporter, named: Sequ
     dialer = _dialer(route, is_loopback=endpoint.is_loopback)  # before a keyring starts threads
     key = endpoint.key()  # before the outlet: a keyring is asked over local sockets
     own = () if settings.is_private else own_directories(settings.paths)
-    _narrow(endpoint, route, dialer, settings, console, writable=(*own, *named))
+    sandbox.restrict(endpoint, route, dialer, settings, reporter, writable=(*own, *writable))
     return RemoteBackend(endpoint, key, replace(route, dialer=dialer))
 
 
@@ -173,31 +173,6 @@ def _dialer(route: "Route", *, is_loopback: bool) -> "Dialer | None":
         return Dialer(lambda: dial(route), port=route.port, names=not is_loopback)
     except OSError:  # no more processes; what the kernel keeps closed without one is told
         return None
-
-
-def _narrow(
-    endpoint: "Endpoint",
-    route: "Route",
-    dialer: "Dialer | None",
-    settings: Settings,
-    console: Reporter,
-    *,
-    writable: Sequence[Path],
-) -> None:
-    from slmchat.privacy.outlet import Outlet, narrow
-
-    status = narrow(
-        Outlet(route.host, route.port, endpoint.is_loopback, route.addresses),
-        is_required=settings.is_offline,
-        writable=writable,
-        dialer=dialer,
-    )
-    for line in status.details:
-        console.detail(line)
-    if settings.is_private:
-        from slmchat.privacy import dumps
-
-        dumps.switch_off()
 
 
 def _refuse_local_options(options: GenerationOptions) -> None:
@@ -226,10 +201,10 @@ class LocalBackend:
     host = None
     what_happens = ""
 
-    def find(self, name: str | None, settings: Settings, console: Reporter) -> Model:
-        return LocalModel(loader.find(name, settings, console))
+    def find(self, name: str | None, settings: Settings, reporter: Reporter) -> BackendModel:
+        return LocalModel(resolve.find(name, settings, reporter))
 
-    def find_again(self, key: str, settings: Settings, console: Reporter) -> Model:
+    def find_again(self, key: str, settings: Settings, reporter: Reporter) -> BackendModel:
         if key.startswith(REMOTE_MARK):
             host, _, model = key.removeprefix(REMOTE_MARK).partition("/")
             raise SlmError(
@@ -237,7 +212,7 @@ class LocalBackend:
                 f"(to go on there: slm chat -c --endpoint …).",
                 exit_code=ExitCode.NO_MODEL,
             )
-        return LocalModel(loader.find(key, settings, console))
+        return LocalModel(resolve.find(key, settings, reporter))
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,17 +231,17 @@ class RemoteBackend:
     def what_happens(self) -> str:
         return "go to another program on this device" if self.endpoint.is_loopback else "leave this device"
 
-    def find(self, name: str | None, settings: Settings, console: Reporter) -> Model:
-        return RemoteModel(self, name or self.endpoint.model, console)
+    def find(self, name: str | None, settings: Settings, reporter: Reporter) -> BackendModel:
+        return RemoteModel(self, name or self.endpoint.model, reporter)
 
-    def find_again(self, key: str, settings: Settings, console: Reporter) -> Model:
+    def find_again(self, key: str, settings: Settings, reporter: Reporter) -> BackendModel:
         mark = f"{REMOTE_MARK}{self.host}/"
-        return RemoteModel(self, key.removeprefix(mark) if key.startswith(mark) else self.endpoint.model, console)
+        return RemoteModel(self, key.removeprefix(mark) if key.startswith(mark) else self.endpoint.model, reporter)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """An installed model. Implements `Model`."""
+    """An installed model. Implements `BackendModel`."""
 
     installed: Installed
     host: None = None
@@ -293,7 +268,7 @@ class LocalModel:
         return tuple(file.path for file in self.installed.files)
 
     @property
-    def sees(self) -> bool:
+    def supports_vision(self) -> bool:
         return self.installed.projector is not None
 
     def with_projector(self, path: str | None) -> "LocalModel":
@@ -302,10 +277,10 @@ class LocalModel:
     def check_vision(self, settings: Settings) -> None:
         vision.check_vision(self.installed, settings)
 
-    def laid(
+    def with_adapters(
         self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
     ) -> tuple[Adapter, ...]:
-        return adapters.laid(self.installed, texts, settings, present)
+        return adapters.with_adapters(self.installed, texts, settings, present)
 
     def is_called(self, name: str) -> bool:
         return name in (self.installed.name, self.installed.key)
@@ -316,20 +291,26 @@ class LocalModel:
     def start(self, options: GenerationOptions, settings: Settings) -> Loading:
         return loader.start_loading(self.installed, options, settings)
 
-    def report(self, loading: Loading, console: Reporter) -> None:
-        loader.report(loading, console)
+    def report(self, loading: Loading, reporter: Reporter) -> None:
+        for notice in loading.notices:
+            reporter.warn(notice)
+        if reporter.is_verbose:
+            from slmchat.engine import native
+
+            for line in native.log_lines():
+                reporter.detail(line)
 
     def remember(self, settings: Settings) -> None:
         Library(settings.paths).remember(self.installed.key)
 
 
 class RemoteModel:
-    """A model of an endpoint. Implements `Model`. Its name is known at the latest when it is loaded."""
+    """A model of an endpoint. Implements `BackendModel`. Its name is known at the latest when it is loaded."""
 
-    def __init__(self, place: RemoteBackend, name: str | None, console: Reporter) -> None:
+    def __init__(self, place: RemoteBackend, name: str | None, reporter: Reporter) -> None:
         self._place = place
         self._name = name
-        self._console = console
+        self._reporter = reporter
         self._engine: RemoteEngine | None = None
         self.sampler: Mapping[str, float] = {}
 
@@ -351,7 +332,7 @@ class RemoteModel:
         return f"{name}{self._place.endpoint.url} (REMOTE: messages {self._place.what_happens})"
 
     @property
-    def sees(self) -> bool:
+    def supports_vision(self) -> bool:
         """Whether it may: few endpoints tell before they are shown a picture."""
         return self._engine is None or self._engine.model.sees is not False
 
@@ -364,10 +345,10 @@ class RemoteModel:
     def check_vision(self, settings: Settings) -> None:
         from slmchat.engine.remote.errors import does_not_see
 
-        if not self.sees:
+        if not self.supports_vision:
             raise does_not_see(self._place.endpoint)
 
-    def laid(
+    def with_adapters(
         self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
     ) -> tuple[Adapter, ...]:
         before = {adapter.path: adapter for adapter in present or ()}
@@ -376,7 +357,7 @@ class RemoteModel:
             from slmchat.engine.remote.engine import served_adapters
 
             place = self._place
-            served = served_adapters(place.endpoint, place.key, place.route, self._console.note)
+            served = served_adapters(place.endpoint, place.key, place.route, self._reporter.note)
             for text in texts:
                 target, scale = adapter_names.parse(text)
                 adapter = replace(named(served, target, place.endpoint), scale=scale)
@@ -390,7 +371,7 @@ class RemoteModel:
         from slmchat.engine.remote.engine import choose, list_models
 
         place = self._place
-        models = list_models(place.endpoint, place.key, place.route, self._console.note)
+        models = list_models(place.endpoint, place.key, place.route, self._reporter.note)
         self._name = choose(models, self._name, place.endpoint).id
 
     def start(self, options: GenerationOptions, settings: Settings) -> Loading:
@@ -400,12 +381,12 @@ class RemoteModel:
         from slmchat.engine.remote.engine import load
 
         place = self._place
-        engine = load(place.endpoint, place.key, self._name, place.route, self._console.note)
+        engine = load(place.endpoint, place.key, self._name, place.route, self._reporter.note)
         self._name, self._engine = engine.model.id, engine
         return engine, None
 
-    def report(self, loading: Loading, console: Reporter) -> None:
-        console.detail(f"{self._name} at {self._place.endpoint.url}")
+    def report(self, loading: Loading, reporter: Reporter) -> None:
+        reporter.detail(f"{self._name} at {self._place.endpoint.url}")
 
     def remember(self, settings: Settings) -> None:
         """Never: a command that names no model must not reach out to one."""

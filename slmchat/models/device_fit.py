@@ -114,7 +114,7 @@ class FitReport:
         need, found, largest = self.plan.memory, self.plan, self.plan.largest_ctx
         told = (
             f"{found.verdict}: {'an estimated ' if self.is_estimate else ''}{in_bytes(need.needed)} "
-            f"at {found.load.n_ctx:,} tokens of context, {in_bytes(self.room.available)} available"
+            f"at {found.load.n_ctx:,} tokens of context, {in_bytes(self.available_memory.available)} available"
         )
         if largest:
             told += f"; up to {largest:,} tokens fit"
@@ -137,7 +137,7 @@ class FitReport:
             "largest_ctx": self.plan.largest_ctx,
             "needed": memory.needed,
             "resident": memory.resident,
-            "available": self.room.available,
+            "available": self.available_memory.available,
             "weights": memory.weights,
             "repacked": memory.repacked,
             "on_disk": memory.on_disk,
@@ -160,10 +160,10 @@ def usable_memory(total: int, *, is_phone: bool | None = None) -> int:
 class ForDevice:
     """Outlooks of many models on this device, whose facts are asked for once and only when needed."""
 
-    def __init__(self, settings: Settings, console: Reporter, *, is_lasting: bool = False) -> None:
+    def __init__(self, settings: Settings, reporter: Reporter, *, is_lasting: bool = False) -> None:
         """`is_lasting`: for what stays here. Then what other programs use now counts only up to a quarter."""
         self._settings = settings
-        self._console = console
+        self._reporter = reporter
         self._is_lasting = is_lasting
         self._has_measured = False
 
@@ -198,7 +198,7 @@ class ForDevice:
         except SlmError as error:  # a disk that refuses: what was asked for is not in danger
             told = f"the speed of this device is not measured: {error}"
         self.pace = _pace_in(self._kept)
-        self._console.detail(told)
+        self._reporter.detail(told)
 
     @cached_property
     def load(self) -> Load:
@@ -208,10 +208,10 @@ class ForDevice:
     def fit_report(self, shape: ModelShape, *, is_estimate: bool = False) -> FitReport:
         """What becomes of a model here, with the window that a chat would take."""
         base = self.load
-        n_ctx = self._settings.n_ctx or choose_ctx(shape, base, self.room)
-        found = plan(shape, replace(base, n_ctx=n_ctx), self.room)
+        n_ctx = self._settings.n_ctx or choose_ctx(shape, base, self.available_memory)
+        found = plan(shape, replace(base, n_ctx=n_ctx), self.available_memory)
         speed = self.pace.tokens_per_second(shape) if self.pace and not self.pace.is_rough else None
-        return FitReport(found, speed, self.room, is_estimate)
+        return FitReport(found, speed, self.available_memory, is_estimate)
 
 
 def _pace_in(kept: KeptPace) -> Pace | None:
@@ -230,11 +230,11 @@ class LoadPlan:
 
     @property
     def largest_ctx(self) -> int:
-        return plan(self.shape, self.load, self.room).largest_ctx
+        return plan(self.shape, self.load, self.available_memory).largest_ctx
 
-    def with_window(self, n_ctx: int) -> "Opening":
+    def with_window(self, n_ctx: int) -> "LoadPlan":
         """The same with another context window, judged again."""
-        found = plan(self.shape, replace(self.load, n_ctx=n_ctx), self.room)
+        found = plan(self.shape, replace(self.load, n_ctx=n_ctx), self.available_memory)
         return replace(self, load=found.load, verdict=found.verdict)
 
 
@@ -267,13 +267,15 @@ def plan_load(
 
 def refusal(name: str, found: LoadPlan, others: Sequence[str] = ()) -> SlmError:
     """NO_FIT with the numbers, and what would fit instead: a smaller window, or these other variants."""
-    told = plan(found.shape, found.load, found.room)
+    told = plan(found.shape, found.load, found.available_memory)
     instead, largest = [], told.largest_ctx
-    limit, mapped = found.room.address_space, told.memory.address_space
+    limit, mapped = found.available_memory.address_space, told.memory.address_space
     if limit is not None and mapped > limit:
         numbers = f"{in_bytes(mapped)} of address space, and ulimit -v leaves {in_bytes(limit)}"
     else:
-        numbers = f"{in_bytes(told.memory.needed)} of memory, and {in_bytes(found.room.available)} are available"
+        numbers = (
+            f"{in_bytes(told.memory.needed)} of memory, and {in_bytes(found.available_memory.available)} are available"
+        )
     if largest:
         instead.append(f"--ctx {largest} fits")
     if others:

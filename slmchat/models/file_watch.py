@@ -22,7 +22,7 @@ class ModelFile:
         self._key = key
         self._before = {path: _stamp(path) for path in files}
 
-    def check(self, console: Reporter) -> None:
+    def check(self, reporter: Reporter) -> None:
         """Say once when a file was removed or replaced. Raises `SlmError` (DAMAGED) when it was changed in place."""
         for path, before in list(self._before.items()):
             now = _stamp(path)
@@ -36,7 +36,7 @@ class ModelFile:
                 )
             del self._before[path]
             what = "removed" if now is None else "replaced"
-            console.warn(f"{path} was {what} meanwhile; this chat goes on with what it has open.")
+            reporter.warn(f"{path} was {what} meanwhile; this chat goes on with what it has open.")
 
 
 def _stamp(path: Path) -> _Stamp | None:

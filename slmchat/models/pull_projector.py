@@ -16,7 +16,7 @@ from slmchat.errors import SlmError
 from slmchat.private_files import storage_error
 
 if TYPE_CHECKING:
-    from slmchat.models.pull import Pulling
+    from slmchat.models.pull_plan import Pulling
 
 
 def sources(reference: Reference, name: str, pulling: "Pulling") -> list[Source]:
@@ -29,7 +29,7 @@ def sources(reference: Reference, name: str, pulling: "Pulling") -> list[Source]
         if pulling.options.source in (None, "hub" if isinstance(spec, HubFile) else "index")
     ]
     if reference.spec.projector and not chosen:
-        pulling.console.note(f"the projector of {name}, which it sees with, is not on the {pulling.options.source}.")
+        pulling.reporter.note(f"the projector of {name}, which it sees with, is not on the {pulling.options.source}.")
     return [open_source(spec, pulling.settings.paths.models, f"slm pull {name}") for spec in chosen]
 
 
@@ -45,7 +45,7 @@ def planned(places: Sequence[Source], pulling: "Pulling") -> Plan | None:
         try:
             return place.plan()
         except SlmError as error:
-            pulling.console.warn(f"{place.label}: {error.message}")
+            pulling.reporter.warn(f"{place.label}: {error.message}")
     return None
 
 
@@ -57,11 +57,11 @@ def add(installed: Installed, places: Sequence[Source], name: str, pulling: "Pul
             file, is_fetched = _fetch(place, installed, name, pulling)
         except SlmError as error:
             failures.append(error)
-            pulling.console.note(f"{place.label}: {error.message}")
+            pulling.reporter.note(f"{place.label}: {error.message}")
             continue
         installed = replace(installed, projector=file, is_projector_fetched=is_fetched)
         pulling.library.admit(installed)
-        pulling.console.note(f"installed its projector ({in_bytes(file.size)}): {installed.key} can be shown pictures")
+        pulling.reporter.note(f"installed its projector ({in_bytes(file.size)}): {installed.key} can be shown pictures")
         return installed
     if failures:
         raise SlmError(
@@ -77,10 +77,10 @@ def _fetch(place: Source, installed: Installed, name: str, pulling: "Pulling") -
     plan = place.plan()
     label = f"{name}, projector"
     try:
-        with locked(plan, label, pulling.console):
+        with locked(plan, label, pulling.reporter):
             check_space(plan, label)
             with workspace(plan, pulling.settings.paths.models) as directory:
-                fetched, headers = checked(place, plan, directory, label, pulling.console)
+                fetched, headers = checked(place, plan, directory, label, pulling.reporter)
                 try:
                     projectors.check(fetched[0].path, headers[0])
                 except SlmError:

@@ -4,7 +4,6 @@ Knows: which model can be shown pictures, what to do when it cannot.
 Refuses to know: decoding (conversation/pictures.py), projectors as files (catalog/projectors.py).
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from slmchat.conversation.pictures import Picture
 from slmchat.engine.api import Engine, Part, Prompt
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
-from slmchat.terminal import preview
-from slmchat.terminal.console import Console
 
 
 def with_projector(installed: Installed, path: str | None) -> Installed:
@@ -63,19 +60,3 @@ def _what_sees(installed: Installed, settings: Settings) -> str:
 def cost(picture: Picture, engine: Engine) -> int:
     """Tokens that a picture takes. Raises `SlmError` when it cannot be taken in."""
     return engine.count(Prompt((Part("", image=picture.image()),))) - engine.count(Prompt(()))
-
-
-def draw(picture: Picture, console: Console) -> None:
-    """A small preview, where the terminal draws pictures; nothing elsewhere."""
-    drawing = preview.drawing_of(console.environ) if console.is_stderr_tty else None
-    if drawing is preview.Drawing.KITTY:
-        console.draw(preview.kitty(picture.small_png(*preview.SIZE)))
-    elif drawing is preview.Drawing.ITERM2:
-        console.draw(preview.iterm2(picture.small_png(*preview.SIZE)))
-    elif drawing is preview.Drawing.SIXEL:
-        console.draw(preview.sixel(*picture.small_indexed(*preview.SIZE, preview.COLOURS)))
-
-
-def describe(pictures: Sequence[Picture], engine: Engine) -> list[str]:
-    """A line for each picture: name, size, tokens."""
-    return [f"{picture.describe()}, {cost(picture, engine):,} tokens" for picture in pictures]

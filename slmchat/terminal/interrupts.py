@@ -25,9 +25,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from types import FrameType
 
 from slmchat import signals
+from slmchat.engine.cancellable import Cancellable
 from slmchat.errors import ExitCode
 from slmchat.terminal import restore
 
@@ -109,6 +111,11 @@ def cancelling(cancel: Callable[[], None]) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, before)
         settled()
+
+
+def cancelled_by_ctrl_c(work: Cancellable) -> AbstractContextManager[None]:
+    """While this lasts, Ctrl-C ends the work and keeps what came of it. A `CancelScope`."""
+    return cancelling(work.cancel)
 
 
 @contextlib.contextmanager

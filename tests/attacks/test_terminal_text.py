@@ -21,6 +21,7 @@ from slmchat.catalog import hub_client
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.commands import doctor, sessions
 from slmchat.commands.repl.app import Chat
+from slmchat.commands.repl.slash_commands import COMMANDS
 from slmchat.conversation.archive import Archive
 from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.conversation.recorder import ArchiveRecorder
@@ -29,7 +30,7 @@ from slmchat.diagnostics.findings import wrong
 from slmchat.engine.api import Chunk, Finish, FinishReason, Timings, Usage
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.response import consume_stream
-from slmchat.models import loader
+from slmchat.models import loader, resolve, sandbox
 from slmchat.models.backend import LocalBackend
 from slmchat.options import ChatOptions, GenerationOptions
 from slmchat.sanitize import Sanitizer
@@ -92,10 +93,10 @@ class Desk:
         file = InstalledFile(self.home / "m.gguf", None, 1, 1)
         installed = Installed(HOSTILE, "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z")
         self.monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(FakeEngine()))
-        self.monkeypatch.setattr(loader, "find", lambda *_: installed)
+        self.monkeypatch.setattr(resolve, "find", lambda *_: installed)
         self.monkeypatch.setattr(Chat, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
         options = ChatOptions(session=self.session(), plain=is_plain)
-        return Chat(LocalBackend(), GenerationOptions(), options, self.settings, self.console)
+        return Chat(LocalBackend(), GenerationOptions(), options, self.settings, self.console, COMMANDS)
 
 
 def _table(desk: Desk) -> None:
@@ -160,10 +161,9 @@ def _resumed(desk: Desk, *, is_plain: bool) -> None:
 
 
 def _slash_command(desk: Desk, line: str) -> None:
-    from slmchat.commands.repl.slash_commands import COMMANDS
 
     room = desk.chat(is_plain=False)
-    room._handle(line, COMMANDS)
+    room._handle(line)
     room.close()
 
 
@@ -315,7 +315,7 @@ def test_a_surface_shows_hostile_text_as_text(
 def test_a_command_line_is_echoed_as_text(
     arguments: tuple[str, ...], slm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "seal", lambda *_, **__: None)  # the tests go on in this process
+    monkeypatch.setattr(sandbox, "seal", lambda *_, **__: None)  # the tests go on in this process
     done = slm(*arguments)
     said = done.out + done.err
     assert said

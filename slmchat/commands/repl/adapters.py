@@ -12,20 +12,22 @@ from slmchat.terminal.completion import complete_path, split_words
 
 def command(chat: Chat, arguments: str) -> None:
     """`/lora`, `/lora NAME[=SCALE]`, `/lora none`. Raises `SlmError`; then everything is as it was."""
-    talk = chat.talk
+    session = chat.session
     texts = split_words(arguments.strip())
     if not texts:
-        for adapter in talk.adapters:
+        for adapter in session.adapters:
             state = f"scale {adapter.scale:g}" if adapter.scale else "off"
             chat.console.note(f"{adapter.path.name}: {state} ({adapter.path})")
         chat.console.note(
             "/lora NAME=SCALE rescales one, NAME=0 switches it off, /lora none removes them all."
-            if talk.adapters
+            if session.adapters
             else "No adapter counts; /lora PATH[=SCALE] lays one over the model."
         )
         return
-    talk.set_adapters(() if texts == ["none"] else talk.model.laid(texts, chat.settings, talk.adapters))
-    counting = [adapter for adapter in talk.adapters if adapter.scale]
+    session.set_adapters(
+        () if texts == ["none"] else session.model.with_adapters(texts, chat.settings, session.adapters)
+    )
+    counting = [adapter for adapter in session.adapters if adapter.scale]
     chat.console.note(
         f"From here on with {adapters.labels(counting)}." if counting else "No adapter counts from here on."
     )
@@ -33,9 +35,9 @@ def command(chat: Chat, arguments: str) -> None:
 
 def complete(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
     """The adapters that are there, `none`, then files."""
-    for adapter in chat.talk.adapters:
+    for adapter in chat.session.adapters:
         if adapter.path.name.startswith(text):
             yield f"{adapter.path.name}=", f"scale {adapter.scale:g}"
-    if chat.talk.adapters and "none".startswith(text):
+    if chat.session.adapters and "none".startswith(text):
         yield "none", "remove all"
     yield from complete_path(text)

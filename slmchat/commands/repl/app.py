@@ -1,8 +1,11 @@
-"""`slm chat`: a conversation in the terminal.
+"""The chat in the terminal: what its loop and its slash commands share.
 
 The story: the prompt opens at once while the model loads behind it; each message goes to the model and its answer
-streams; slash commands do the rest (commands/repl/slash_commands.py). Ctrl-C stops an answer and keeps what came of it;
-an error leaves you in the chat with the conversation as it was and your message back in the line.
+streams; slash commands do the rest. Ctrl-C stops an answer and keeps what came of it; an error leaves you in the chat
+with the conversation as it was and your message back in the line.
+
+Knows: the loop, how an answer is shown and how it ended. Refuses to know: single slash commands (slash_commands.py),
+how a conversation goes on (generation/chat_session.py).
 """
 
 from collections.abc import Iterator
@@ -10,58 +13,29 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from slmchat.commands.repl import files
-from slmchat.commands.run import overflow_choice
+from slmchat.commands.inputs import read_text, system_text
 from slmchat.conversation import pictures
 from slmchat.conversation.archive import Archive
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Conversation, Role
 from slmchat.conversation.recorder import ArchiveRecorder
-from slmchat.engine.api import FinishReason, Session
+from slmchat.engine.api import FinishReason
+from slmchat.engine.cancellable import Cancellable
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation import params
 from slmchat.generation.chat_session import ChatSession, Overflow
-from slmchat.generation.prompt import read_text, system_text
 from slmchat.generation.response import Response, StreamHandler, describe
-from slmchat.models import adapters, backend, loader
-from slmchat.models.backend import Backend, Model
+from slmchat.models import adapters
+from slmchat.models.backend import Backend, BackendModel
+from slmchat.models.open import OpenModel, open_model
 from slmchat.options import ChatOptions, GenerationOptions
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import ChatView
 from slmchat.terminal.console import Console
+from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 from slmchat.terminal.line_editor import LineEditor
 from slmchat.terminal.slash_commands import CommandTable, message_of
 from slmchat.wording import counted
-
-
-def chat(
-    name: str | None,
-    options: GenerationOptions,
-    chat_options: ChatOptions,
-    settings: Settings,
-    console: Console,
-) -> ExitCode:
-    """Open a conversation and stay in it until Ctrl-D or /exit."""
-    if not console.is_interactive:
-        raise SlmError(
-            "slm chat needs a terminal to type in.",
-            hint='in a pipe: echo "text" | slm run "what to do with it"',
-            exit_code=ExitCode.USAGE,
-        )
-    if name and options.model and name != options.model:
-        raise SlmError(f"which model: '{name}' or '{options.model}'?", exit_code=ExitCode.USAGE)
-    options = loader.with_persona(replace(options, model=name or options.model), settings)
-    if options.model is None and options.endpoint is None and loader.is_first_run(settings):
-        from slmchat.commands.first_run import offer
-
-        options = replace(options, model=offer(settings, console))
-    exports = files.export_directory(chat_options.export_dir, settings)
-    place = backend.open_backend(options, settings, console, (exports,))
-    room = Chat(place, options, chat_options, settings, console, exports)
-    try:
-        room.loop()
-    finally:
-        room.close()
-    return ExitCode.DONE
 
 
 class Chat:
@@ -74,13 +48,15 @@ class Chat:
         chat_options: ChatOptions,
         settings: Settings,
         console: Console,
+        table: "CommandTable[Chat]",
         exports: Path | None = None,
     ) -> None:
-        """`place`: where the models are; `exports`: where `/export` writes, None: in slm's own directory for that.
+        """`place`: where the models are; `table`: the slash commands; `exports`: where `/export` writes, None: in slm's own directory for that.
 
         Raises `SlmError` (interrupted) when a conversation may not leave for the place.
         """
         self.place = place
+        self._table = table
         self.exports = exports or settings.paths.exports
         self.console = console
         self.settings = settings
@@ -93,7 +69,7 @@ class Chat:
         self.next_text = ""
         self._told_problem: str | None = None
         self._editing_mode = "vi" if chat_options.vi else "emacs"
-        self._overflow = overflow_choice(options) if options.on_overflow else None
+        self._overflow = params.overflow_choice(options) if options.on_overflow else None
         self._is_leaving = False
         self.archive = Archive(settings.paths.sessions)
         self.recorder: ArchiveRecorder | None = None
@@ -105,24 +81,21 @@ class Chat:
         if not self.may_send(conversation):
             raise SlmError("nothing of the conversation has been sent.", exit_code=ExitCode.INTERRUPTED)
         model = self._model_of(conversation).with_projector(options.mmproj)
-        self.talk = ChatSession(model, conversation, options, settings, console, self)
-        self.talk.examples = loader.example_messages(loader.persona_of(options, settings))
+        self.session = ChatSession(self._opened(model), conversation, options, self)
+        self.session.examples = params.example_messages(params.persona_of(options, settings))
         for file in map(Path, options.files):
             if pictures.is_picture(file.expanduser()):
-                self.talk.pictures.append(pictures.read(file.expanduser()))
+                self.session.pictures.append(pictures.read(file.expanduser()))
             else:
-                self.talk.attachments.append(Attachment(read_text(str(file)), file.name))
-        if self.talk.pictures:
-            self.talk.model.check_vision(settings)
-        self.talk.loading.when_done(self.editor.refresh)
+                self.session.attachments.append(Attachment(read_text(str(file)), file.name))
+        if self.session.pictures:
+            self.session.model.check_vision(settings)
+        self.session.opened.loading.when_done(self.editor.refresh)
 
     # The loop
 
     def loop(self) -> None:
         """Read, dispatch, answer. Ctrl-C empties the line, Ctrl-D leaves."""
-        from slmchat.commands.repl.slash_commands import COMMANDS, greet
-
-        greet(self)
         while not self._is_leaving:
             text, self.next_text = self.next_text, ""
             try:
@@ -133,9 +106,9 @@ class Chat:
             except EOFError:
                 break
             self._warn_of_history()
-            self._handle(line, COMMANDS)
-        if self.talk.loading.is_failed:
-            self.talk.loading.engine()  # raises what went wrong
+            self._handle(line)
+        if self.session.opened.loading.is_failed:
+            self.session.opened.loading.engine()  # raises what went wrong
 
     def _warn_of_history(self) -> None:
         """Once: the history of what is typed cannot be kept."""
@@ -144,18 +117,18 @@ class Chat:
             self._told_problem = problem
             self.console.warn(problem)
 
-    def _handle(self, line: str, table: "CommandTable[Chat]") -> None:
+    def _handle(self, line: str) -> None:
         if not line.strip():
             return
         try:
-            parsed = table.parse(line)
+            parsed = self._table.parse(line)
             if parsed is None:
                 self.send(message_of(line))
             else:
                 command, arguments = parsed
                 command.run(self, arguments)
         except SlmError as error:
-            if self.talk.loading.is_failed:
+            if self.session.opened.loading.is_failed:
                 raise
             self.console.error(error)
         except KeyboardInterrupt:  # while the model is loading, or a second one while an answer stops
@@ -165,7 +138,7 @@ class Chat:
     def send(self, text: str) -> None:
         """A message to the model. When nothing comes of it, the text is back in the line."""
         try:
-            answer = self.talk.say(text)
+            answer = self.session.send(text)
         except (SlmError, KeyboardInterrupt):
             self.next_text = text
             raise
@@ -188,19 +161,19 @@ class Chat:
         elif not answer.text:
             self.console.note("(the model said nothing)")
         if self.shows_stats:
-            self.console.note(describe(answer.finish))
+            self.console.note(describe(answer.finish.reason, answer.finish.usage, answer.finish.timings))
         self.console.note("")
-        self.talk.keep(is_resting=True)
+        self.session.keep(is_resting=True)
 
     def _window(self) -> str:
-        return f"the context window of {self.talk.n_ctx:,} tokens" if self.talk.n_ctx else "the context window"
+        return f"the context window of {self.session.n_ctx:,} tokens" if self.session.n_ctx else "the context window"
 
     def leave(self) -> None:
         self._is_leaving = True
 
     def close(self) -> None:
         """Write down what is left, free everything."""
-        self.talk.close()
+        self.session.close()
         if self.recorder is not None:
             self.recorder.close()
         else:
@@ -234,7 +207,7 @@ class Chat:
         question = f"To go on at {self.place.host}, {messages} of this conversation would {self.place.what_happens}."
         return self.editor.ask(question, [("y", "send them"), ("n", "keep them here")]) == "y"
 
-    def _model_of(self, conversation: Conversation) -> Model:
+    def _model_of(self, conversation: Conversation) -> BackendModel:
         """The model asked for, else the one that answered last in this conversation if it can answer here."""
         if not self.options.model:
             answered = conversation.last(Role.ASSISTANT)
@@ -245,6 +218,16 @@ class Chat:
                     self.console.warn(error.message)
         return self.place.find(self.options.model, self.settings, self.console)
 
+    def _opened(self, model: BackendModel) -> OpenModel:
+        return open_model(self.options, self.settings, self.console, model=model)
+
+    def switch_model(self, model: BackendModel) -> None:
+        """Let another model go on, with its own adapters and without the draft model of the one before."""
+        if self.options.draft is not None:
+            self.console.note(f"{self.options.draft} no longer drafts: it was chosen for the model before")
+        self.options = replace(self.options, draft=None, lora=[])
+        self.session.switch_model(lambda: self._opened(model))
+
     def go_private(self) -> None:
         """From now on nothing is written: no recorder, the history in memory, no core dump."""
         from slmchat.privacy import dumps
@@ -253,42 +236,39 @@ class Chat:
         self.is_private = True
         if self.recorder is not None:
             self.recorder.flush()
-        self.recorder = self.talk.conversation.recorder = None
-        self.talk.go_private()
-        self.settings = self.talk.settings
-        self.talk.loading.go_private()
+        self.recorder = self.session.conversation.recorder = None
+        self.session.opened.go_private()
+        self.settings = self.session.opened.settings
         self.editor = self._new_editor()
 
     def _new_editor(self) -> LineEditor:
-        from slmchat.commands.repl.slash_commands import COMMANDS
-
         return LineEditor(
             history_file=None if self.is_private else self.settings.paths.input_history,
-            table=COMMANDS,
+            table=self._table,
             state=self,
             toolbar=self.toolbar,
-            is_over=lambda: self.talk.loading.is_failed,
+            is_over=lambda: self.session.opened.loading.is_failed,
             editing_mode=self._editing_mode,
         )
 
-    # The host of the talk
+    # The host of the session
 
-    def view(self) -> StreamHandler:
+    def handler(self) -> StreamHandler:
         return ChatView(
             self.console,
             is_plain=self.is_plain,
             shows_thinking=self.shows_thinking,
             status=self.toolbar,
             shows_doubt=self.shows_doubt,
-            is_raw=self.talk.options.raw_output,
+            is_raw=self.session.options.raw_output,
         )
 
     @contextmanager
-    def _quiet(self, session: Session) -> Iterator[None]:
-        with loader.cancelled_by_ctrl_c(session), self.editor.echo_off():
+    def _quiet(self, work: Cancellable) -> Iterator[None]:
+        with cancelled_by_ctrl_c(work), self.editor.echo_off():
             yield
 
-    def cancellable(self, session: Session) -> AbstractContextManager[None]:
+    def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:
         return self._quiet(session)
 
     def is_saved(self, id: str) -> bool:
@@ -296,7 +276,7 @@ class Chat:
 
     def on_overflow(self, overflow: Overflow) -> str:
         numbers = (
-            f"The conversation with this message is {self.talk.about}{overflow.n_prompt:,} tokens; "
+            f"The conversation with this message is {self.session.about}{overflow.n_prompt:,} tokens; "
             f"the context window holds {overflow.n_ctx:,}."
         )
         if self._overflow == "trim":
@@ -315,24 +295,24 @@ class Chat:
 
     def toolbar(self) -> str:
         """The line below the prompt: model, window, what is attached, whether anything is written."""
-        talk = self.talk
-        state = [talk.label]
-        if talk.loading.is_failed:
+        session = self.session
+        state = [session.label]
+        if session.opened.loading.is_failed:
             state.append("could not be loaded")
-        elif not talk.loading.is_done:
+        elif not session.opened.loading.is_done:
             state.append("loading …")
-        used = f"{'about ' if talk.last and talk.last.usage.is_estimate else ''}{talk.tokens_used:,}"
-        if talk.n_ctx:
-            share = 100 * talk.tokens_used // talk.n_ctx
-            state.append(f"{used} of {talk.n_ctx:,} tokens ({share} %)")
-        elif talk.tokens_used:
+        used = f"{'about ' if session.last and session.last.usage.is_estimate else ''}{session.tokens_used:,}"
+        if session.n_ctx:
+            share = 100 * session.tokens_used // session.n_ctx
+            state.append(f"{used} of {session.n_ctx:,} tokens ({share} %)")
+        elif session.tokens_used:
             state.append(f"{used} tokens")
-        if any(adapter.scale for adapter in talk.adapters):
-            state.append(f"lora {adapters.labels(adapter for adapter in talk.adapters if adapter.scale)}")
-        if talk.attachments:
-            state.append(f"{counted(len(talk.attachments), 'file')} attached")
-        if talk.pictures:
-            state.append(f"{counted(len(talk.pictures), 'picture')} attached")
+        if any(adapter.scale for adapter in session.adapters):
+            state.append(f"lora {adapters.labels(adapter for adapter in session.adapters if adapter.scale)}")
+        if session.attachments:
+            state.append(f"{counted(len(session.attachments), 'file')} attached")
+        if session.pictures:
+            state.append(f"{counted(len(session.pictures), 'picture')} attached")
         if self.is_private:
             state.append("private: nothing is written")
         elif self.recorder is not None and self.recorder.error:

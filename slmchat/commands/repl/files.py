@@ -9,18 +9,20 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from slmchat.commands.inputs import read_text
 from slmchat.conversation import exchange, pictures
 from slmchat.conversation.archive_search import Hit
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Conversation
 from slmchat.conversation.pictures import Picture
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation.prompt import read_text
 from slmchat.privacy.places import check_directory
 from slmchat.privacy.seal import explain
 from slmchat.private_files import make_private
 from slmchat.settings import Settings
+from slmchat.terminal import preview
 from slmchat.terminal.completion import split_words
+from slmchat.terminal.console import Console
 
 # More files than this by one glob are a mistake more often than a wish.
 MOST_FILES = 100
@@ -111,3 +113,14 @@ def hit_line(hit: Hit) -> str:
     """One line of a search result."""
     found = "".join(text for text, _ in hit.parts)
     return f"{hit.session[:8]}  {hit.title}" + (f"  {hit.role}: {found}" if hit.role else "")
+
+
+def draw(picture: Picture, console: Console) -> None:
+    """A small preview, where the terminal draws pictures; nothing elsewhere."""
+    drawing = preview.drawing_of(console.environ) if console.is_stderr_tty else None
+    if drawing is preview.Drawing.KITTY:
+        console.draw(preview.kitty(picture.small_png(*preview.SIZE)))
+    elif drawing is preview.Drawing.ITERM2:
+        console.draw(preview.iterm2(picture.small_png(*preview.SIZE)))
+    elif drawing is preview.Drawing.SIXEL:
+        console.draw(preview.sixel(*picture.small_indexed(*preview.SIZE, preview.COLOURS)))

@@ -14,8 +14,8 @@ from slmchat.commands.repl import adapters, files
 from slmchat.commands.repl.app import Chat
 from slmchat.conversation.messages import Conversation, Node, Role, title_of
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation import params
 from slmchat.generation.response import describe
-from slmchat.models import loader, vision
 from slmchat.models.backend import REMOTE_MARK
 from slmchat.ranges import Range
 from slmchat.terminal.doubt import LEGEND
@@ -38,11 +38,11 @@ def _usage(message: str, hint: str | None = None) -> SlmError:
 
 def greet(chat: Chat) -> None:
     """The first lines: which model, how to get help, and where a resumed conversation stopped."""
-    talk = chat.talk
-    chat.console.note(f"{talk.model.title or talk.label}. /help lists the commands, Ctrl-D leaves.")
+    session = chat.session
+    chat.console.note(f"{session.model.title or session.label}. /help lists the commands, Ctrl-D leaves.")
     if chat.is_private:
         chat.console.note("Private: no session, no history, nothing of this chat is written to the disk.")
-    if talk.conversation.path():
+    if session.conversation.path():
         _show_where_we_are(chat)
 
 
@@ -60,9 +60,9 @@ def _exit(chat: Chat, _arguments: str) -> None:
 
 
 def _clear(chat: Chat, _arguments: str) -> None:
-    old = chat.talk.conversation
-    chat.talk.conversation = Conversation(old.system, chat.recorder)
-    chat.talk.last = None
+    old = chat.session.conversation
+    chat.session.conversation = Conversation(old.system, chat.recorder)
+    chat.session.last = None
     kept = "" if chat.is_private or not old.roots else f" The old one is saved: /sessions {old.id[:8]}"
     chat.console.note(f"A new conversation; the system message stays.{kept}")
 
@@ -71,18 +71,20 @@ def _private(chat: Chat, _arguments: str) -> None:
     if chat.is_private:
         chat.console.note("This chat is private already.")
         return
-    was_saved = bool(chat.talk.conversation.roots)
+    was_saved = bool(chat.session.conversation.roots)
     chat.go_private()
     chat.console.note("Private from now on: nothing more of this chat is written to the disk.")
     if was_saved:
-        chat.console.note(f"What was said before is saved; slm sessions rm {chat.talk.conversation.id[:8]} removes it.")
+        chat.console.note(
+            f"What was said before is saved; slm sessions rm {chat.session.conversation.id[:8]} removes it."
+        )
 
 
 # The tree
 
 
 def _retry(chat: Chat, _arguments: str) -> None:
-    conversation = chat.talk.conversation
+    conversation = chat.session.conversation
     before = conversation.current
     question = conversation.last(Role.USER)
     if question is None:
@@ -90,26 +92,26 @@ def _retry(chat: Chat, _arguments: str) -> None:
     conversation.go_to(question)
     answer = None
     try:
-        answer = chat.talk.answer()
+        answer = chat.session.answer()
     finally:
         if answer is None and conversation.current is question and before is not question:
             conversation.go_to(before)
     chat.told(answer)
-    node = chat.talk.conversation.current
+    node = chat.session.conversation.current
     if answer is not None and node is not None:
-        others = chat.talk.conversation.alternatives(node)
+        others = chat.session.conversation.alternatives(node)
         chat.console.note(f"(answer {others.index(node) + 1} of {len(others)}; /branch shows the others)")
 
 
 def _undo(chat: Chat, _arguments: str) -> None:
-    question = chat.talk.conversation.undo()
+    question = chat.session.conversation.undo()
     if question is None:
         raise _usage("there is nothing to undo.")
     chat.console.note(f"Undone: {title_of(question.text)} (it is kept; /branch goes back to it)")
 
 
 def _edit(chat: Chat, _arguments: str) -> None:
-    conversation = chat.talk.conversation
+    conversation = chat.session.conversation
     question = conversation.last(Role.USER)
     if question is None:
         raise _usage("there is no question to edit.")
@@ -122,25 +124,25 @@ def _edit(chat: Chat, _arguments: str) -> None:
         return
     before = conversation.current
     conversation.go_to(question.parent)
-    attachments, chat.talk.attachments = chat.talk.attachments, []
-    attached, chat.talk.pictures = chat.talk.pictures, list(question.message.pictures)
+    attachments, chat.session.attachments = chat.session.attachments, []
+    attached, chat.session.pictures = chat.session.pictures, list(question.message.pictures)
     try:
         chat.send(text)
     finally:
-        chat.talk.attachments, chat.talk.pictures = attachments, attached
-        if chat.talk.conversation is conversation and conversation.current is question.parent:
+        chat.session.attachments, chat.session.pictures = attachments, attached
+        if chat.session.conversation is conversation and conversation.current is question.parent:
             conversation.go_to(before)
 
 
 def _continue(chat: Chat, _arguments: str) -> None:
-    node = chat.talk.conversation.current
+    node = chat.session.conversation.current
     if node is not None and node.message.role is Role.ASSISTANT and not node.message.is_cut:
         chat.console.note("(the model had ended this answer by itself)")
-    chat.told(chat.talk.go_on())
+    chat.told(chat.session.go_on())
 
 
 def _branch(chat: Chat, arguments: str) -> None:
-    conversation = chat.talk.conversation
+    conversation = chat.session.conversation
     tips = [node for node in conversation.nodes() if not node.children]
     if not tips:
         raise _usage("there is nothing to branch from yet.")
@@ -174,7 +176,7 @@ def _described(tip: Node) -> str:
 
 def _show_where_we_are(chat: Chat) -> None:
     """The last exchange, so that a resumed or changed conversation is in sight."""
-    conversation = chat.talk.conversation
+    conversation = chat.session.conversation
     path = conversation.path()
     if conversation.title:
         chat.console.note(f"{conversation.title} ({counted(len(path), 'message')})")
@@ -187,9 +189,9 @@ def _show_where_we_are(chat: Chat) -> None:
                 chat.console.note(f"[{picture.describe()}]")
             chat.console.note(f"> {node.message.text}")
         else:
-            view = chat.view()
-            view.answer(node.message.text)
-            view.close()
+            handler = chat.handler()
+            handler.answer(node.message.text)
+            handler.close()
             if node.message.is_cut:
                 chat.console.note("(cut; /continue goes on)")
     if path and path[-1].message.role is Role.USER:
@@ -202,7 +204,7 @@ def _show_where_we_are(chat: Chat) -> None:
 def _sessions(chat: Chat, arguments: str) -> None:
     if not arguments:
         for item in chat.archive.list(_SHOWN_SESSIONS):
-            mark = "*" if item.id == chat.talk.conversation.id else " "
+            mark = "*" if item.id == chat.session.conversation.id else " "
             chat.console.note(f"{mark} {item.short_id}  {item.title}  ({counted(item.message_count, 'message')})")
         chat.console.note("/sessions ID-or-title goes there.")
         return
@@ -210,8 +212,8 @@ def _sessions(chat: Chat, arguments: str) -> None:
     if not chat.may_send(found):
         chat.console.note("(nothing of it has been sent)")
         return
-    chat.talk.conversation = found
-    chat.talk.last = None
+    chat.session.conversation = found
+    chat.session.last = None
     _show_where_we_are(chat)
 
 
@@ -223,10 +225,10 @@ def _complete_session(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
 
 def _title(chat: Chat, arguments: str) -> None:
     if not arguments:
-        chat.console.note(chat.talk.conversation.title or "No title yet: the first message gives it.")
+        chat.console.note(chat.session.conversation.title or "No title yet: the first message gives it.")
         return
-    chat.talk.conversation.title = arguments
-    chat.talk.conversation.changed()
+    chat.session.conversation.title = arguments
+    chat.session.conversation.changed()
     chat.console.note(f"The title is now: {arguments}")
 
 
@@ -240,9 +242,9 @@ def _search(chat: Chat, arguments: str) -> None:
 
 
 def _export(chat: Chat, arguments: str) -> None:
-    if not chat.talk.conversation.roots:
+    if not chat.session.conversation.roots:
         raise _usage("there is nothing to export yet.")
-    file = files.export(chat.talk.conversation, arguments, chat.exports)
+    file = files.export(chat.session.conversation, arguments, chat.exports)
     chat.console.note(f"Written to {file}")
 
 
@@ -250,26 +252,26 @@ def _export(chat: Chat, arguments: str) -> None:
 
 
 def _model(chat: Chat, arguments: str) -> None:
-    talk = chat.talk
+    session = chat.session
     if not arguments:
-        chat.console.note(f"{talk.model.key}: {talk.model.title}")
+        chat.console.note(f"{session.model.key}: {session.model.title}")
         return
     if arguments.startswith(REMOTE_MARK):
         raise _other_place(chat)
     model = chat.place.find(arguments, chat.settings, chat.console)
     model.check()
-    had_adapters = bool(talk.adapters)
-    talk.switch_model(model)
-    talk.loading.when_done(chat.editor.refresh)
-    chat.console.note(f"From here on {talk.label} answers; the conversation goes on.")
-    if had_adapters and not talk.adapters:
+    had_adapters = bool(session.adapters)
+    chat.switch_model(model)
+    session.opened.loading.when_done(chat.editor.refresh)
+    chat.console.note(f"From here on {session.label} answers; the conversation goes on.")
+    if had_adapters and not session.adapters:
         chat.console.note("The adapters belonged to the model before; /lora lays others over this one.")
 
 
 def _other_place(chat: Chat) -> SlmError:
     """A chat cannot move: what is sealed stays sealed."""
-    id = chat.talk.conversation.id[:8]
-    number = len(chat.talk.conversation.visible())
+    id = chat.session.conversation.id[:8]
+    number = len(chat.session.conversation.visible())
     again = "slm chat" if chat.is_private or not number else f"slm chat --session {id}"
     where = "at its endpoint" if chat.place.host else "sealed on this device"
     return _usage(
@@ -287,7 +289,7 @@ def _complete_model(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
 
 
 def _system(chat: Chat, arguments: str) -> None:
-    conversation = chat.talk.conversation
+    conversation = chat.session.conversation
     if not arguments:
         chat.console.note(conversation.system or "There is no system message; /system TEXT sets one.")
         return
@@ -306,15 +308,15 @@ _RANGES: Mapping[str, Range] = {
 
 
 def _set(chat: Chat, arguments: str) -> None:
-    talk = chat.talk
+    session = chat.session
     if not arguments:
         for name in _SAMPLER:
-            value = getattr(talk.sampler, name)
+            value = getattr(session.sampler, name)
             chat.console.note(f"{name:15} {'a new one each time' if value is None else value}")
         if chat.place.host is None:
-            chat.console.note(f"{'ctx':15} {talk.n_ctx or talk.asked_ctx or 'chosen when the model is loaded'}")
-            chat.console.note(f"{'threads':15} {talk.threads or 'as many as there are free cores'}")
-        chat.console.note(f"{'max_tokens':15} {talk.limits.max_tokens or 'no limit'}")
+            chat.console.note(f"{'ctx':15} {session.n_ctx or session.asked_ctx or 'chosen when the model is loaded'}")
+            chat.console.note(f"{'threads':15} {session.threads or 'as many as there are free cores'}")
+        chat.console.note(f"{'max_tokens':15} {session.limits.max_tokens or 'no limit'}")
         return
     name, _, text = arguments.partition(" ")
     if name in ("ctx", "threads") and chat.place.host is not None:
@@ -323,12 +325,12 @@ def _set(chat: Chat, arguments: str) -> None:
         raise _usage(f"there is no setting '{name}'.", f"/set KEY VALUE with one of {', '.join(_RANGES)}")
     value = _number(name, text.strip())
     if name in _SAMPLER:
-        talk.sampler_changes[name] = value
+        session.sampler_changes[name] = value
     elif name == "max_tokens":
-        talk.set_max_tokens(int(value))
+        session.set_max_tokens(int(value))
     else:
-        setattr(talk, "asked_ctx" if name == "ctx" else "threads", int(value))
-        talk.reopen()
+        setattr(session, "asked_ctx" if name == "ctx" else "threads", int(value))
+        session.reopen()
     chat.console.note(f"{name} is now {value:g}.")
 
 
@@ -349,26 +351,26 @@ def _complete_setting(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
 
 
 def _persona(chat: Chat, arguments: str) -> None:
-    known = loader.personas(chat.settings)
+    known = params.personas(chat.settings)
     if not arguments:
         for name, persona in known.items():
             chat.console.note(f"{name:14} {persona.description}")
         return
     persona = personas.find(arguments, known)
-    talk = chat.talk
-    talk.conversation.system = persona.system
-    talk.conversation.changed()
-    talk.sampler_changes = dict(persona.sampler)
-    talk.examples = loader.example_messages(persona)
+    session = chat.session
+    session.conversation.system = persona.system
+    session.conversation.changed()
+    session.sampler_changes = dict(persona.sampler)
+    session.examples = params.example_messages(persona)
     if persona.max_tokens:
-        talk.set_max_tokens(persona.max_tokens)
-    if persona.model and chat.place.host is None and not talk.model.is_called(persona.model):
+        session.set_max_tokens(persona.max_tokens)
+    if persona.model and chat.place.host is None and not session.model.is_called(persona.model):
         _model(chat, persona.model)
     chat.console.note(f"From here on: {persona.name}, {persona.description}")
 
 
 def _complete_persona(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
-    return ((name, it.description) for name, it in loader.personas(chat.settings).items() if name.startswith(text))
+    return ((name, it.description) for name, it in params.personas(chat.settings).items() if name.startswith(text))
 
 
 def _think(chat: Chat, _arguments: str) -> None:
@@ -380,7 +382,7 @@ def _confidence(chat: Chat, _arguments: str) -> None:
     if not chat.shows_doubt and (chat.console.is_dumb or not chat.console.is_stdout_tty):
         raise _usage("this terminal cannot underline", "slm run --json --logprobs has the numbers")
     chat.shows_doubt = not chat.shows_doubt
-    chat.talk.limits = replace(chat.talk.limits, n_alternatives=0 if chat.shows_doubt else None)
+    chat.session.limits = replace(chat.session.limits, n_alternatives=0 if chat.shows_doubt else None)
     if chat.shows_doubt:
         chat.console.note("The next answers show where the model was unsure, as plain text without Markdown.")
         chat.console.send(LEGEND)
@@ -393,56 +395,56 @@ def _confidence(chat: Chat, _arguments: str) -> None:
 
 def _file(chat: Chat, arguments: str) -> None:
     if not arguments:
-        for item in chat.talk.attachments:
-            tokens = chat.talk.count_text(item.text)
-            chat.console.note(f"{item.name}: {chat.talk.about}{tokens:,} tokens, with the next message")
-        if not chat.talk.attachments:
+        for item in chat.session.attachments:
+            tokens = chat.session.count_text(item.text)
+            chat.console.note(f"{item.name}: {chat.session.about}{tokens:,} tokens, with the next message")
+        if not chat.session.attachments:
             raise _usage("which file?", "/file PATH… (globs too); with the next message it goes to the model")
         return
     if arguments == '""':
-        chat.talk.attachments = []
+        chat.session.attachments = []
         chat.console.note("Nothing is attached any more.")
         return
     read = files.read_all(arguments)
-    counted = [(item, chat.talk.count_text(item.text)) for item in read]
+    counted = [(item, chat.session.count_text(item.text)) for item in read]
     for item, tokens in counted:
-        chat.console.note(f"{item.name}: {len(item.text):,} characters, {chat.talk.about}{tokens:,} tokens")
+        chat.console.note(f"{item.name}: {len(item.text):,} characters, {chat.session.about}{tokens:,} tokens")
     total = sum(tokens for _, tokens in counted)
-    free = chat.talk.n_ctx - chat.talk.tokens_used
-    chat.talk.attachments += read
-    told = f"{chat.talk.about}{total:,} tokens go along with your next message"
-    if not chat.talk.n_ctx:
+    free = chat.session.n_ctx - chat.session.tokens_used
+    chat.session.attachments += read
+    told = f"{chat.session.about}{total:,} tokens go along with your next message"
+    if not chat.session.n_ctx:
         chat.console.note(f"{told}.")
         return
     chat.console.note(
-        f"{told} ({free:,} of {chat.talk.n_ctx:,} are free"
+        f"{told} ({free:,} of {chat.session.n_ctx:,} are free"
         + ('; that will not fit). /file "" detaches them.' if total > free else ").")
     )
 
 
 def _image(chat: Chat, arguments: str) -> None:
-    talk = chat.talk
+    session = chat.session
     if not arguments:
-        for picture in talk.pictures:
-            chat.console.note(f"{picture.describe()}, {talk.cost_of(picture):,} tokens, with the next message")
-        if not talk.pictures:
+        for picture in session.pictures:
+            chat.console.note(f"{picture.describe()}, {session.cost_of(picture):,} tokens, with the next message")
+        if not session.pictures:
             raise _usage("which picture?", "/image PATH… (globs too); with the next message the model sees it")
         return
     if arguments == '""':
-        talk.pictures = []
+        session.pictures = []
         chat.console.note("No picture is attached any more.")
         return
-    talk.model.check_vision(chat.settings)
-    counted = [(picture, talk.cost_of(picture)) for picture in files.read_pictures(arguments)]
+    session.model.check_vision(chat.settings)
+    counted = [(picture, session.cost_of(picture)) for picture in files.read_pictures(arguments)]
     for picture, tokens in counted:
         if not chat.is_plain:
-            vision.draw(picture, chat.console)
+            files.draw(picture, chat.console)
         chat.console.note(f"{picture.describe()}, {tokens:,} tokens")
-    talk.pictures += [picture for picture, _ in counted]
+    session.pictures += [picture for picture, _ in counted]
     total = sum(tokens for _, tokens in counted)
-    free = talk.n_ctx - talk.tokens_used
+    free = session.n_ctx - session.tokens_used
     chat.console.note(
-        f"{total:,} tokens go along with your next message ({free:,} of {talk.n_ctx:,} are free"
+        f"{total:,} tokens go along with your next message ({free:,} of {session.n_ctx:,} are free"
         + ('; that will not fit). /image "" detaches them.' if total > free else ").")
     )
 
@@ -457,7 +459,7 @@ def _complete_export(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
 
 def _copy(chat: Chat, _arguments: str) -> None:
     """OSC 52: the terminal itself puts the text on the clipboard; the seal refuses the sockets of X11 and Wayland."""
-    node = chat.talk.conversation.last(Role.ASSISTANT)
+    node = chat.session.conversation.last(Role.ASSISTANT)
     if node is None:
         raise _usage("there is no answer to copy yet.")
     data = node.message.text.encode()
@@ -474,35 +476,36 @@ def _editor(chat: Chat, arguments: str) -> None:
 
 
 def _stats(chat: Chat, _arguments: str) -> None:
-    if chat.talk.last is None:
+    last = chat.session.last
+    if last is None:
         chat.console.note("Nothing was generated yet.")
     else:
-        chat.console.note(describe(chat.talk.last))
+        chat.console.note(describe(last.reason, last.usage, last.timings))
 
 
 def _context(chat: Chat, _arguments: str) -> None:
-    talk = chat.talk
-    n_ctx = talk.ready().n_ctx
-    messages = talk.messages()
-    counted = [talk.count_text(message.text) + sum(map(talk.cost_of, message.pictures)) for message in messages]
+    session = chat.session
+    n_ctx = session.ready().n_ctx
+    messages = session.messages()
+    counted = [session.count_text(message.text) + sum(map(session.cost_of, message.pictures)) for message in messages]
     for message, tokens in zip(messages, counted, strict=True):
         chat.console.note(f"{tokens:7,}  {message.role:9}  {title_of(message.text)}")
-    total = talk.count(messages)
+    total = session.count(messages)
     chat.console.note(f"{total - sum(counted):7,}  the chat template's own marks")
     share = f"of {n_ctx:,} tokens ({100 * total // n_ctx} %)" if n_ctx else "tokens; the size of the window is not told"
-    guessed = ". All of these are guesses: the tokens are counted over there" if talk.about else ""
+    guessed = ". All of these are guesses: the tokens are counted over there" if session.about else ""
     chat.console.note(f"{total:7,}  {share}{guessed}")
-    hidden = len(talk.conversation.path()) - len(talk.conversation.visible())
+    hidden = len(session.conversation.path()) - len(session.conversation.visible())
     if hidden:
         chat.console.note(f"The model no longer sees the first {hidden} messages of this conversation.")
 
 
 def _prompt(chat: Chat, _arguments: str) -> None:
-    messages = chat.talk.messages()
+    messages = chat.session.messages()
     if not messages:
         raise _usage("there is no prompt yet.")
-    prompt = chat.talk.prompt(messages)
-    if not chat.talk.has_own_layout or not prompt.turns:
+    prompt = chat.session.prompt(messages)
+    if not chat.session.has_own_layout or not prompt.turns:
         images = (
             f"[picture, {part.image.width} × {part.image.height}]" if part.image else part.text for part in prompt.parts
         )

@@ -125,13 +125,13 @@ class ShapedCompletions:
 class ChosenTexts:
     """One of some choices, with the probability of each."""
 
-    def __init__(self, choosing: ClassificationTask) -> None:
-        self._choosing = choosing
+    def __init__(self, task: ClassificationTask) -> None:
+        self._task = task
         self._prior: tuple[float, ...] | None = None
 
     def calibrate(self, pool: Pool, empty: Sequence[Prompt]) -> None:
         """Find out what the model prefers without any input, before the first row. Raises `SlmError` as a pool does."""
-        self._prior = content_free_prior(self._choosing, pool, empty)
+        self._prior = content_free_prior(self._task, pool, empty)
 
     @property
     def nothing(self) -> dict[str, Any]:
@@ -140,17 +140,17 @@ class ChosenTexts:
 
     def job(self, number: int, prompt: Prompt) -> Job:
         """The scores of all choices; nothing is sampled."""
-        return Job(number, prompt, choices=self._choosing.choices(prompt))
+        return Job(number, prompt, choices=self._task.choices(prompt))
 
     def record(self, done: Done, prompt: Prompt) -> dict[str, Any]:
         """The choice and all probabilities."""
         if done.error is not None:
             raise Unsuitable(done.error, {})
         assert done.finish is not None
-        verdict = self._choosing.verdict(done.scores, self._prior)
+        found = self._task.classification(done.scores, self._prior)
         return {
-            "completion": verdict.choice,
-            "probabilities": verdict.probabilities,
+            "completion": str(found),
+            "probabilities": found.probabilities,
             "finish_reason": done.finish.reason.value,
             "usage": response.usage_fields(done.finish.usage),
         }

@@ -17,10 +17,10 @@ class Progress:
     """Is told of every record that is written."""
 
     def __init__(
-        self, console: Reporter, total: int | None, begun: int = 0, clock: Callable[[], float] = time.monotonic
+        self, reporter: Reporter, total: int | None, begun: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """`total` and `begun` in the unit of `Row.end`: how much input there is, how much was done before."""
-        self._console = console
+        self._reporter = reporter
         self._total = total
         self._begun = begun
         self._clock = clock
@@ -35,11 +35,11 @@ class Progress:
         now = self._clock()
         if now - self._shown >= _REDRAWN_EVERY:
             self._shown = now
-            self._console.status(self.line(end))
+            self._reporter.status(self.line(end))
         if now - self._told >= _TOLD_EVERY:
             self._told = now
-            if not self._console.has_status_line:
-                self._console.detail(self.line(end))
+            if not self._reporter.has_status_line:
+                self._reporter.detail(self.line(end))
 
     def line(self, end: int) -> str:
         """`1,234 rows, 45.6 rows/s, 2 failed, 3:20 left`."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slmchat.engine.api import Done, FinishReason, Job, Pool
+from slmchat.engine.cancellable import CancelScope
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.answers import Answers, Unsuitable
 from slmchat.generation.batch.progress import Progress
@@ -24,7 +25,6 @@ from slmchat.generation.batch.records import (
     read_begun,
 )
 from slmchat.generation.batch.rows import Row, Source
-from slmchat.models import loader
 from slmchat.reporting import Reporter
 from slmchat.wording import counted
 
@@ -114,14 +114,14 @@ class Rows:
 class BatchWork:
     """The rows on their way through the pool."""
 
-    def __init__(self, rows: Rows, pool: Pool, writer: RecordWriter, console: Reporter, begun: Begun | None) -> None:
+    def __init__(self, rows: Rows, pool: Pool, writer: RecordWriter, reporter: Reporter, begun: Begun | None) -> None:
         self._rows = rows
         self._pool = pool
         self._writer = writer
-        self._console = console
+        self._reporter = reporter
         self._n_begun = begun.records if begun else 0
         self._failures = Counter({ExitCode.ROWS_FAILED: begun.failed} if begun and begun.failed else {})
-        self._progress = Progress(console, rows.total, begun.end_of_input if begun else 0)
+        self._progress = Progress(reporter, rows.total, begun.end_of_input if begun else 0)
         self._window = Window(_MOST_UNDER_WAY)
         self._is_interrupted = False
         self._n_tokens = self._n_trimmed = self._n_without_end = self._n_again = 0
@@ -131,13 +131,13 @@ class BatchWork:
         self._is_interrupted = True
         self._pool.cancel()
 
-    def run(self, tried: Callable[[Iterator[Done]], Iterator[Done]]) -> None:
-        """All rows, or as many as Ctrl-C allows. `tried` watches over the model's first steps."""
+    def run(self, guarded: Callable[[Iterator[Done]], Iterator[Done]], cancellable: CancelScope) -> None:
+        """All rows, or as many as whoever may cancel allows. `guarded` watches over the model's first steps."""
         # before the handler: what it cancels has begun
-        done_rows = tried(self._pool.run(self._rows.jobs(self._window)))
+        done_rows = guarded(self._pool.run(self._rows.jobs(self._window)))
         ends: dict[int, tuple[int, bool]] = {}
         try:
-            with loader.cancelled_by_ctrl_c(self):
+            with cancellable(self):
                 for done in done_rows:
                     made = self._rows.record(done)
                     if isinstance(made, Job):
@@ -153,11 +153,11 @@ class BatchWork:
         except KeyboardInterrupt:
             self._is_interrupted = True
         finally:
-            self._console.status("")
-            self._console.detail(self._progress.summary(self._n_tokens))
-            self._console.detail(self._pool.report)
+            self._reporter.status("")
+            self._reporter.detail(self._progress.summary(self._n_tokens))
+            self._reporter.detail(self._pool.report)
             if self._n_again:
-                self._console.detail(f"{counted(self._n_again, 'row')} had to be asked a second time, with more room")
+                self._reporter.detail(f"{counted(self._n_again, 'row')} had to be asked a second time, with more room")
 
     def _count(self, record: dict[str, Any], error: SlmError | None) -> None:
         if error is not None:
@@ -172,25 +172,25 @@ class BatchWork:
 
         `file` is where the records went, `nothing` what is said when there was no row.
         """
-        console = self._console
+        reporter = self._reporter
         if not (self._n_begun + self._progress.rows or self._is_interrupted):
-            console.warn(f"{nothing}: nothing was done.")
+            reporter.warn(f"{nothing}: nothing was done.")
         if self._n_trimmed:
-            console.warn(
+            reporter.warn(
                 f"{counted(self._n_trimmed, 'row')} did not fit and lost the end of the input ('trimmed_characters')."
             )
         if self._n_without_end:
-            console.warn(
+            reporter.warn(
                 f"{counted(self._n_without_end, 'row')} ran into the end of the context window (a larger one: --ctx N)."
             )
         failed = self._failures.total()
         if failed:
-            console.warn(
+            reporter.warn(
                 f"{failed:,} of {counted(self._n_begun + self._progress.rows, 'row')} failed: 'error' says why."
             )
         if self._is_interrupted:
-            console.warn(f"interrupted; {counted(self._n_begun + self._progress.rows, 'row')} are written.")
-            console.note(f"hint: go on with the same command and --resume {file or 'FILE (where you kept them)'}")
+            reporter.warn(f"interrupted; {counted(self._n_begun + self._progress.rows, 'row')} are written.")
+            reporter.note(f"hint: go on with the same command and --resume {file or 'FILE (where you kept them)'}")
             return ExitCode.INTERRUPTED
         alike = set(self._failures) if self._failures else {ExitCode.DONE}
         code = alike.pop() if len(alike) == 1 else ExitCode.ROWS_FAILED

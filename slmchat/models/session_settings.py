@@ -1,0 +1,107 @@
+"""How a session of a model is opened: threads, KV cache, drafts, layers for the GPU.
+
+Knows: flags over settings over what `slm tune` measured over what this device has.
+Refuses to know: how a session computes, which model is chosen.
+"""
+
+from pathlib import Path
+
+from slmchat.catalog.gguf import read_headers
+from slmchat.engine.api import BATCH_TOKENS, SessionSettings
+from slmchat.engine.kvstore import KvStore
+from slmchat.errors import ExitCode, SlmError
+from slmchat.fit.memory import DEFAULT_KV_TYPE
+from slmchat.models import tuning
+from slmchat.models.resolve import find
+from slmchat.options import GenerationOptions
+from slmchat.reporting import Reporter
+from slmchat.settings import KV_TYPES, SPECULATION, Settings
+
+
+def kv_store(settings: Settings) -> KvStore | None:
+    """The states on disk; None with `--private`, and where the user has switched them off."""
+    if settings.is_private or not settings.has_kv_cache:
+        return None
+    return KvStore(settings.paths.kv_states, settings.kv_cache_limit)
+
+
+def session_settings(
+    options: GenerationOptions,
+    settings: Settings,
+    n_ctx: int,
+    store: KvStore | None = None,
+    draft_model: Path | None = None,
+    model: Path | None = None,
+) -> SessionSettings:
+    """Threads, KV cache and drafts: flags over settings over what `slm tune` measured over what this device has.
+
+    `model`: the file whose measurements count.
+    """
+    speculation = options.speculation or settings.speculation
+    if speculation not in SPECULATION:
+        raise SlmError(
+            f"--speculation cannot be '{speculation}'.",
+            hint=f"one of {', '.join(SPECULATION)}",
+            exit_code=ExitCode.USAGE,
+        )
+    tuned = tuning.of(model, settings) if model is not None else tuning.UNTUNED
+    chosen = options.threads or settings.threads
+    usual = chosen or threads_of(options, settings)
+    return SessionSettings(
+        n_ctx=n_ctx,
+        threads=chosen or tuned.threads or usual,
+        threads_batch=chosen or tuned.threads_batch or usual,
+        kv_type=kv_type_of(options, settings) or tuned.kv_type or DEFAULT_KV_TYPE,
+        flash_attention=tuned.flash_attention,
+        batch_tokens=tuned.batch_tokens or BATCH_TOKENS,
+        store=store,
+        adapts_threads=not (options.threads or settings.threads),
+        speculation=speculation,
+        draft_model=draft_model,
+    )
+
+
+def threads_of(options: GenerationOptions, settings: Settings) -> int:
+    """Threads that compute: asked for, or as many as this device has cores for it."""
+    from slmchat.engine import threads
+
+    return options.threads or settings.threads or threads.of_this_device()
+
+
+def kv_type_of(options: GenerationOptions, settings: Settings) -> str | None:
+    """What was asked for; None: nothing."""
+    kv_type = options.kv_type or settings.kv_type
+    if kv_type is not None and kv_type not in KV_TYPES:
+        raise SlmError(
+            f"--kv-type cannot be '{kv_type}'.", hint=f"one of {', '.join(KV_TYPES)}", exit_code=ExitCode.USAGE
+        )
+    return kv_type
+
+
+def draft_model(options: GenerationOptions, settings: Settings, reporter: Reporter) -> Path | None:
+    """The file of the model of `--draft`, its header checked.
+
+    Raises `SlmError`: NO_MODEL, DAMAGED, or USAGE for what cannot answer and together with `--speculation off`.
+    """
+    if options.draft is None:
+        return None
+    if options.speculation == "off":
+        raise SlmError(
+            "--draft and --speculation off contradict each other.", hint="leave one out", exit_code=ExitCode.USAGE
+        )
+    found = find(options.draft, settings, reporter)
+    from slmchat.catalog import model_kind
+
+    model_kind.check_generates(read_headers(found.parts), found.key)
+    return found.path
+
+
+def gpu_layers(options: GenerationOptions, settings: Settings) -> int | None:
+    """Layers for the GPU, None for llama.cpp's own choice."""
+    if options.gpu_layers is None or options.gpu_layers == "auto":
+        return settings.gpu_layers if options.gpu_layers is None else None
+    if not options.gpu_layers.isdecimal():
+        raise SlmError(
+            f"--gpu-layers cannot be '{options.gpu_layers}'.", hint="auto or a number", exit_code=ExitCode.USAGE
+        )
+    return int(options.gpu_layers)
