@@ -40,8 +40,8 @@ from slmchat.generation.structured import ResponseFormat
 from slmchat.models import loader
 from slmchat.models.backend import LocalModel
 from slmchat.options import GenerationOptions
-from slmchat.privacy.places import check_directory
 from slmchat.privacy.seal import SealStatus, status
+from slmchat.privacy.writable_paths import check_directory
 from slmchat.reporting import LogReporter
 from slmchat.settings import Settings
 

@@ -29,7 +29,7 @@ from slmchat.generation.prompt_template import PromptFile, prompt_file
 from slmchat.generation.structured import ResponseFormat
 from slmchat.models import backend, loader
 from slmchat.options import BatchOptions, ChoiceOptions, GenerationOptions, ShapeOptions, TemplateOptions
-from slmchat.privacy.places import check_file
+from slmchat.privacy.writable_paths import check_file
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.piped import telling_when_idle

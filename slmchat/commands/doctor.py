@@ -20,7 +20,7 @@ from slmchat.diagnostics import model, smoke_test, storage
 from slmchat.diagnostics.findings import Finding, Level, is_wrong, run_checks, wrong
 from slmchat.engine.llama import LlamaEngine
 from slmchat.errors import ExitCode, SlmError
-from slmchat.fit.plan import Verdict, plan
+from slmchat.fit.plan import FitVerdict, plan
 from slmchat.fit.shape import shape_of
 from slmchat.models import device_fit, loader, tuning
 from slmchat.options import GenerationOptions
@@ -118,7 +118,7 @@ def _of_model(installed: Installed, settings: Settings, console: Console) -> Ite
     )
     kind = model_kind.kind_of(headers)
     yield from run_checks(model.FILE_CHECKS if kind.can_generate else model.OTHER_CHECKS, patient)
-    if opened.verdict is Verdict.NO or not kind.can_generate:
+    if opened.verdict is FitVerdict.NO or not kind.can_generate:
         return
     console.status(f"loading {installed.key}")
     loading = loader.start_loading(installed, options, settings)

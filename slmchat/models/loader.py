@@ -22,7 +22,7 @@ from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.memory import DEFAULT_KV_TYPE
-from slmchat.fit.plan import Verdict
+from slmchat.fit.plan import FitVerdict
 from slmchat.fit.shape import shape_of
 from slmchat.models import adapters, device_fit, engine_trial, tuning
 from slmchat.models.device_fit import LoadPlan
@@ -376,7 +376,7 @@ def _load(
         gpu_layers=layers,
         device=device,
     )
-    if found.verdict is Verdict.NO and not options.force:
+    if found.verdict is FitVerdict.NO and not options.force:
         raise device_fit.refusal(installed.key, found)
     file = installed.projector
     projector = Projector(file.path, _threads(options, settings)) if file is not None else None
@@ -417,7 +417,7 @@ def window(loading: Loading, wanted: int | None, options: GenerationOptions, *, 
     if wanted is None:
         return found.load.n_ctx
     told = found.with_window(wanted)
-    if told.verdict is not Verdict.NO:
+    if told.verdict is not FitVerdict.NO:
         return wanted
     largest = told.largest_ctx
     if least is not None and largest >= least:

@@ -10,14 +10,16 @@ from typing import Any
 
 from slmchat.catalog import lora, model_kind
 from slmchat.catalog.fetching import check_space, checked, in_bytes, locked, space_free, space_needed, workspace
-from slmchat.catalog.gguf import Header, read_headers
+from slmchat.catalog.gguf import read_headers
+from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.library import Library, from_path, now
+from slmchat.catalog.open_source import open_source
 from slmchat.catalog.records import EMBEDDING_TAG, Installed, InstalledFile, with_quantization
 from slmchat.catalog.registry import Adapted, HubFile, License, ModelSpec, Reference, Registry, Variant, load
-from slmchat.catalog.sources import Plan, Source, Unreachable, open_source
+from slmchat.catalog.sources import FetchPlan, Source, Unreachable
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import choose
-from slmchat.fit.plan import Verdict
+from slmchat.fit.plan import FitVerdict
 from slmchat.fit.shape import shape_of
 from slmchat.models import adapters, device_fit, pull_projector
 from slmchat.models.info import of_license, of_projector, template_fault
@@ -133,7 +135,7 @@ def _check_kind(header: Header | None, name: str) -> None:
 
 def _next(installed: Installed) -> str:
     if not installed.answers and not installed.is_adapter:
-        return f"{installed.key} is {model_kind.Kind.EMBEDDING.value}: slm list --available shows those that do"
+        return f"{installed.key} is {model_kind.FileKind.EMBEDDING.value}: slm list --available shows those that do"
     if installed.is_adapter:
         return f"next: slm chat -m MODEL --lora {installed.name}, with the model that it was made for"
     return f"next: slm chat {installed.name}"
@@ -208,7 +210,7 @@ def _check_fit(name: str, reference: Reference, quantization: str | None, size: 
     if shape is None or pulling.options.force:
         return
     fit_report = pulling.device.fit_report(shape, is_estimate=True)
-    if fit_report.plan.verdict is not Verdict.NO:
+    if fit_report.plan.verdict is not FitVerdict.NO:
         return
     smaller = _smaller(reference, quantization, pulling)
     raise SlmError(
@@ -367,7 +369,7 @@ def _install(name: str, reference: Reference, candidate: Candidate, pulling: Pul
 def _record(
     reference: Reference,
     quantization: str,
-    plan: Plan,
+    plan: FetchPlan,
     files: tuple[InstalledFile, ...],
     header: Header,
     kind: model_kind.ModelKind,
@@ -457,7 +459,7 @@ def _dry_run(
     return facts
 
 
-def _header(candidate: Candidate, plan: Plan, pulling: Pulling) -> Header | None:
+def _header(candidate: Candidate, plan: FetchPlan, pulling: Pulling) -> Header | None:
     """The header alone, which is a few MiB on the network; None where it cannot be had."""
     try:
         return candidate.source.header(plan)
@@ -467,7 +469,7 @@ def _header(candidate: Candidate, plan: Plan, pulling: Pulling) -> Header | None
 
 
 def _fit_report(
-    reference: Reference, candidate: Candidate, plan: Plan, header: Header | None, pulling: Pulling
+    reference: Reference, candidate: Candidate, plan: FetchPlan, header: Header | None, pulling: Pulling
 ) -> device_fit.FitReport | None:
     """Whether it will fit: from the header, else from what the catalog states."""
     if header is not None and header.tensors:
@@ -476,7 +478,7 @@ def _fit_report(
     return pulling.device.fit_report(shape, is_estimate=True) if shape else None
 
 
-def _first_plan(candidates: list[Candidate], pulling: Pulling) -> tuple[Plan, Candidate]:
+def _first_plan(candidates: list[Candidate], pulling: Pulling) -> tuple[FetchPlan, Candidate]:
     """The plan of the first place that can say what it has. Raises the most telling `SlmError`."""
     failures: list[SlmError] = []
     for candidate in candidates:
