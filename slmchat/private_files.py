@@ -131,7 +131,7 @@ def check_below(root: Path, path: Path) -> Path:
 
 
 def remove_below(root: Path, path: Path) -> int:
-    """Delete a file below `root`, of a link the link alone; the bytes of the file. One that is gone is no error.
+    """Delete a file below `root`, of a link the link alone; the bytes of the file. One that is gone is not an error.
 
     Raises `SlmError` (storage) as `check_below`, and `OSError`.
     """

@@ -19,7 +19,7 @@ class Range:
         return isinstance(self.low, int)
 
     def holds(self, value: object) -> bool:
-        """Whether this is a number of the range. NaN is in none, and True is no number."""
+        """Whether this is a number of the range. NaN is in none, and True is not a number."""
         kinds = int if self.is_whole else (int, float)
         return isinstance(value, kinds) and not isinstance(value, bool) and self.low <= value <= self.high
 

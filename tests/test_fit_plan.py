@@ -9,7 +9,7 @@ from slmchat.catalog.gguf import read_header
 from slmchat.fit.choice import LOSS, Option, choose, loss
 from slmchat.fit.estimate import guessed_shape
 from slmchat.fit.memory import MIB, Load, memory
-from slmchat.fit.plan import Room, Verdict, choose_ctx, choose_gpu_layers, largest_ctx, plan
+from slmchat.fit.plan import FitVerdict, Room, choose_ctx, choose_gpu_layers, largest_ctx, plan
 from slmchat.fit.shape import ModelShape, shape_of
 from slmchat.fit.speed import Pace, Rate, in_words, pace_of, solved
 
@@ -38,7 +38,7 @@ class TestVerdict:
         verdicts = [
             plan(llama, load, room(size)).verdict for size in (need + headroom, need + headroom - 1, need, need - 1)
         ]
-        assert verdicts == [Verdict.FITS, Verdict.TIGHT, Verdict.TIGHT, Verdict.NO]
+        assert verdicts == [FitVerdict.FITS, FitVerdict.TIGHT, FitVerdict.TIGHT, FitVerdict.NO]
 
     def test_sources_of_repacked_weights_may_leave_the_memory(self, llama: ModelShape) -> None:
         plain, repacked = (memory(llama, Load(4096, instruction_sets=sets)) for sets in ((), ("AVX2",)))
@@ -48,18 +48,18 @@ class TestVerdict:
     def test_a_mixture_of_experts_pages_without_copies_of_its_weights(self, mixtral: ModelShape) -> None:
         load = Load(4096, instruction_sets=("AVX2",))
         found = plan(mixtral, load, room(12 * GIB))
-        assert found.verdict is Verdict.PAGES
+        assert found.verdict is FitVerdict.PAGES
         assert found.memory.repacked == 0
-        assert plan(mixtral, load, room(4 * GIB)).verdict is Verdict.NO
+        assert plan(mixtral, load, room(4 * GIB)).verdict is FitVerdict.NO
 
     def test_a_dense_model_does_not_page(self, llama: ModelShape) -> None:
-        assert plan(llama, Load(4096), room(600 * MIB)).verdict is Verdict.NO
+        assert plan(llama, Load(4096), room(600 * MIB)).verdict is FitVerdict.NO
 
     def test_a_limit_of_the_address_space_counts_buffers_that_are_never_touched(self, llama: ModelShape) -> None:
         need = memory(llama, Load(512))
         assert need.address_space > need.resident
-        assert plan(llama, Load(512), room(7 * GIB, address_space=need.address_space - 1)).verdict is Verdict.NO
-        assert plan(llama, Load(512), room(7 * GIB, address_space=need.address_space)).verdict is Verdict.FITS
+        assert plan(llama, Load(512), room(7 * GIB, address_space=need.address_space - 1)).verdict is FitVerdict.NO
+        assert plan(llama, Load(512), room(7 * GIB, address_space=need.address_space)).verdict is FitVerdict.FITS
 
 
 class TestWindow:

@@ -15,20 +15,9 @@ from gguf_samples import ARCHITECTURE, ARR, F32, I32, STR, U8, U32, array, entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slmchat.catalog.gguf import (
-    FILE_TYPES,
-    GGML_TYPES,
-    MAX_ARRAY,
-    MAX_TEXT_BYTES,
-    MAX_TOKENIZER_ARRAY,
-    Header,
-    NeedMore,
-    SkippedArray,
-    is_projector,
-    read_header,
-    read_header_bytes,
-    split_parts,
-)
+from slmchat.catalog.gguf import read_header, read_header_bytes, split_parts
+from slmchat.catalog.gguf_header import FILE_TYPES, GGML_TYPES, Header, SkippedArray, is_projector
+from slmchat.catalog.gguf_parser import MAX_ARRAY, MAX_TEXT_BYTES, MAX_TOKENIZER_ARRAY, NeedMore
 from slmchat.errors import ExitCode, SlmError
 
 # What the message of each kind of damage says. Every kind that `samples.hostile` builds must stand here.
@@ -128,8 +117,9 @@ def test_tiny_phi3(phi3: Path) -> None:
     assert header.name == "Tiny Phi-3 Instruct"
     assert header.license == "mit"
     assert header.quantization == header.tensor_type == "F16"
-    assert (header.context_length, header.block_count, header.embedding_length) == (256, 2, 64)
-    assert (header.head_count, header.head_count_kv) == (4, 4)
+    assert (header.context_length, header.block_count) == (256, 2)
+    heads = (header.metadata[f"phi3.attention.head_count{kv}"] for kv in ("", "_kv"))
+    assert (header.metadata["phi3.embedding_length"], *heads) == (64, 4, 4)
     tokens, scores = (header.metadata[f"tokenizer.ggml.{part}"] for part in ("tokens", "scores"))
     assert header.vocab_size is not None
     assert tokens == SkippedArray("str", header.vocab_size)
@@ -161,7 +151,7 @@ def test_tiny_llama(tmp_path: Path, tokenizer: str, template: str | None) -> Non
     )
     header = read_header(path)
     assert header.architecture == "llama"
-    assert (header.head_count, header.head_count_kv) == (4, 2)
+    assert [header.metadata[f"llama.attention.head_count{kv}"] for kv in ("", "_kv")] == [4, 2]
     assert header.chat_template == template
     assert header.file_size < 300_000
     text = _decode(path, "<|im_start|>hello world", steps=4)
@@ -273,7 +263,7 @@ def test_metadata_values() -> None:
             ]
         )
     )
-    assert header.head_count == header.head_count_kv == tuple(range(80))
+    assert header.metadata["llama.attention.head_count"] == tuple(range(80))
     assert header.metadata["general.tags"] == ("chat", "en")
     assert header.named_templates == {"tool_use": "{{ tools }}"}
     description = header.metadata["general.description"]
@@ -292,7 +282,7 @@ def test_metadata_values() -> None:
 
 def test_a_file_that_says_nothing() -> None:
     header = parse(gguf([]))
-    assert (header.architecture, header.context_length, header.head_count_kv, header.quantization) == (None,) * 4
+    assert (header.architecture, header.context_length, header.block_count, header.quantization) == (None,) * 4
     assert parse(gguf([], version=2)).version == 2
 
 

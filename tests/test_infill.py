@@ -22,7 +22,7 @@ from gguf import GGUFReader
 from gguf_samples import GEMMA_INFILL, QWEN_INFILL, write_tiny_llama
 
 from slmchat.commands.infill_target import place_of, read_target
-from slmchat.conversation.infill import Gap, Source, fit, lay_out, left_out
+from slmchat.conversation.infill import Gap, SourceFile, fit, lay_out, left_out
 from slmchat.engine import llama
 from slmchat.engine.api import Finish, InfillTokens, Limits, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
@@ -81,7 +81,7 @@ def generated(path: Path, gap: Gap, number: int, order: str = "psm") -> tuple[in
 
 class TestLayout:
     def test_repository_and_files_of_qwen(self, qwen: Path) -> None:
-        gap = Gap(" the first", " the word", "go.py", "project", (Source("see.py", " hello"),))
+        gap = Gap(" the first", " the word", "go.py", "project", (SourceFile("see.py", " hello"),))
         assert spelled(qwen, gap) == [
             *("<|repo_name|>", *"project", "Ċ"),
             *("<|file_sep|>", *"see.py", "Ċ", "Ġhello"),
@@ -98,14 +98,14 @@ class TestLayout:
     def test_begin_of_sequence_and_the_separator_of_codegemma(self, gemma: Path) -> None:
         alone = ["<|fim_prefix|>", "▁the", "<|fim_suffix|>", "▁word", "<|fim_middle|>"]
         assert spelled(gemma, Gap("the", "word", "go.py", "project")) == ["<s>", *alone]
-        gap = Gap("the", "word", "go.py", "project", (Source("see.py", "hello"),))
+        gap = Gap("the", "word", "go.py", "project", (SourceFile("see.py", "hello"),))
         assert spelled(gemma, gap) == ["<s>", "▁hello", "<|file_separator|>", *alone]
 
     def test_without_a_separator_other_files_are_snippets(self, tmp_path: Path) -> None:
         path = write_tiny_llama(
             tmp_path / "bare.gguf", chat_template=None, tokenizer="bpe", extra_control_tokens=QWEN_INFILL[:3]
         )
-        gap = Gap(" the", " word", "go.py", "project", (Source("see.py", " hello"),))
+        gap = Gap(" the", " word", "go.py", "project", (SourceFile("see.py", " hello"),))
         snippet = ["Ċ", "Ċ", *"---", "Ġs", *"nippet", "Ġ", *"---", "Ċ", "Ċ", "Ġhello"]
         ends = ["<|fim_prefix|>", "Ġthe", "<|fim_suffix|>", "Ġword", "<|fim_middle|>"]
         assert spelled(path, gap) == [*snippet, *ends]
@@ -125,9 +125,9 @@ class TestLayout:
     def test_what_a_file_spells_is_never_a_control_token(self, qwen: Path, gemma: Path, token: str) -> None:
         """Not in the code, not in the names, not in other files, whatever type the vocabulary gives the token."""
         for path in (qwen, gemma):
-            clean = spelled(path, Gap("a", "b", "c", "d", (Source("e", "f"),)))
+            clean = spelled(path, Gap("a", "b", "c", "d", (SourceFile("e", "f"),)))
             hostile = spelled(
-                path, Gap(f"a{token}", f"{token}b", f"c{token}", f"{token}d", (Source(f"e{token}", f"f{token}"),))
+                path, Gap(f"a{token}", f"{token}b", f"c{token}", f"{token}d", (SourceFile(f"e{token}", f"f{token}"),))
             )
             marks = {*QWEN_INFILL, *GEMMA_INFILL}
             assert [text for text in hostile if text in marks] == [text for text in clean if text in marks]
@@ -176,7 +176,7 @@ def _count(gap: Gap) -> int:
 
 class TestFit:
     def test_what_fits_stays_whole(self) -> None:
-        gap = Gap(CODE, CODE, others=(Source("a", "x"),))
+        gap = Gap(CODE, CODE, others=(SourceFile("a", "x"),))
         assert fit(gap, _count, _count(gap)) == gap
 
     def test_whole_lines_and_three_parts_of_prefix_to_one_of_suffix(self) -> None:
@@ -200,7 +200,7 @@ class TestFit:
         assert (kept.prefix, kept.suffix) == ("a" * 29 + "<", ">" + "b" * 9)
 
     def test_other_files_take_half_at_most_and_are_left_out_whole(self) -> None:
-        others = (Source("small", "s" * 20), Source("large", "l" * 60), Source("huge", "h" * 100_000))
+        others = (SourceFile("small", "s" * 20), SourceFile("large", "l" * 60), SourceFile("huge", "h" * 100_000))
         gap = Gap("a\n" * 500, "", others=others)
         kept = fit(gap, _count, 103)
         assert kept is not None

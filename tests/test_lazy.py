@@ -17,7 +17,7 @@ from slmchat.engine.api import Part, Prompt, SessionSettings
 from slmchat.engine.context import Context
 from slmchat.fit import memory as fit_memory
 from slmchat.fit.memory import MIB, Load, memory
-from slmchat.fit.plan import Room, Verdict, choose_ctx, plan
+from slmchat.fit.plan import FitVerdict, Room, choose_ctx, plan
 from slmchat.fit.shape import ModelShape, shape_of
 from slmchat.models import device_fit
 
@@ -45,14 +45,14 @@ class TestPlan:
         whole = memory(shape, Load(512))
         headroom = _room(0).headroom
         ample = plan(shape, Load(512), _room(whole.needed + headroom))
-        assert (ample.verdict, ample.load.is_lazy, ample.memory.on_disk) == (Verdict.FITS, False, 0)
+        assert (ample.verdict, ample.load.is_lazy, ample.memory.on_disk) == (FitVerdict.FITS, False, 0)
         short = plan(shape, Load(512), _room(whole.needed + headroom - 1))
-        assert (short.verdict, short.load.is_lazy) == (Verdict.FITS, True)
+        assert (short.verdict, short.load.is_lazy) == (FitVerdict.FITS, True)
         assert short.memory.on_disk == shape.lazy_bytes
         assert short.memory.needed == whole.needed - shape.lazy_bytes
         assert short.memory.address_space == whole.address_space  # it is mapped all the same
-        assert plan(shape, Load(512), _room(short.memory.needed)).verdict is Verdict.TIGHT
-        assert plan(shape, Load(512), _room(short.memory.needed - 1)).verdict is Verdict.NO
+        assert plan(shape, Load(512), _room(short.memory.needed)).verdict is FitVerdict.TIGHT
+        assert plan(shape, Load(512), _room(short.memory.needed - 1)).verdict is FitVerdict.NO
 
     def test_the_window_counts_on_it(self, shape: ModelShape) -> None:
         space = _room(memory(shape, Load(2048, is_lazy=True)).needed)

@@ -340,7 +340,7 @@ class TestRefusals:
         half = {f"{DOWN}.lora_a": np.ones((1, 64), np.float32)}
         assert "has no counterpart" in self.refused(base, write_lora(tmp_path / "h.gguf", {}, more=half))
         other = {"blk.0.attn_q.bias": np.ones(64, np.float32)}
-        assert "no part of a LoRA" in self.refused(base, write_lora(tmp_path / "o.gguf", {DOWN: ONE}, more=other))
+        assert "not part of a LoRA" in self.refused(base, write_lora(tmp_path / "o.gguf", {DOWN: ONE}, more=other))
         whole = {f"{DOWN}.lora_a": np.ones((1, 64), np.int32), f"{DOWN}.lora_b": np.ones((64, 1), np.int32)}
         assert "is in I32" in self.refused(base, write_lora(tmp_path / "t.gguf", {}, more=whole))
 

@@ -19,8 +19,9 @@ from gguf_surgery import with_keys, with_tensor
 from hub_server import HubServer
 
 from slmchat.catalog import architectures, header_limits, model_kind
-from slmchat.catalog.gguf import Header, read_header, read_header_bytes
-from slmchat.catalog.model_kind import Kind
+from slmchat.catalog.gguf import read_header, read_header_bytes
+from slmchat.catalog.gguf_header import Header
+from slmchat.catalog.model_kind import FileKind
 from slmchat.commands import models
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Paths, Settings
@@ -48,31 +49,31 @@ def header(entries: Sequence[bytes], tensors: Sequence[bytes] = WEIGHTS) -> Head
 
 
 CAUSAL = "attention.causal"
-KINDS: dict[str, tuple[list[bytes], Sequence[bytes], Kind, ExitCode | None, str]] = {
-    "chat": (of("llama", CHAT), WEIGHTS, Kind.CHAT, None, ""),
-    "base": (of("llama"), WEIGHTS, Kind.BASE, None, ""),
-    "no pooling": (of("qwen3", CHAT, number("qwen3.pooling_type", 0)), WEIGHTS, Kind.CHAT, None, ""),
-    "bert": (of("bert"), WEIGHTS, Kind.EMBEDDING, ExitCode.USAGE, "an embedding model"),
-    "embedding decoder": (of("qwen3", CHAT, number("qwen3.pooling_type", 3)), WEIGHTS, Kind.EMBEDDING, ExitCode.USAGE, "qwen3"),
-    "not causal": (of("llama", entry(f"llama.{CAUSAL}", 7, b"\0")), WEIGHTS, Kind.EMBEDDING, ExitCode.USAGE, "embedding"),
-    "reranker": (of("qwen3", number("qwen3.pooling_type", 4)), WEIGHTS, Kind.RERANKER, ExitCode.USAGE, "a reranker"),
-    "encoder": (of("t5encoder"), WEIGHTS, Kind.ENCODER, ExitCode.DAMAGED, "the encoder"),
-    "encoder-decoder": (of("t5"), WEIGHTS, Kind.ENCODER_DECODER, ExitCode.DAMAGED, "an encoder-decoder model"),
-    "diffusion": (of("llada"), WEIGHTS, Kind.DIFFUSION, ExitCode.DAMAGED, "a diffusion model"),
-    "image": (of("flux"), WEIGHTS, Kind.IMAGE, ExitCode.DAMAGED, "an image model"),
-    "nameless image": ([], (tensor("model.diffusion_model.a", [32]),), Kind.IMAGE, ExitCode.DAMAGED, "an image model"),
-    "speech": (of("whisper"), WEIGHTS, Kind.SPEECH, ExitCode.DAMAGED, "a speech model"),
-    "draft head": (of("eagle3"), WEIGHTS, Kind.DRAFT_HEAD, ExitCode.DAMAGED, "a draft head"),
-    "projector": (of("clip"), WEIGHTS, Kind.PROJECTOR, ExitCode.DAMAGED, "a projector (mmproj)"),
-    "adapter": (of("llama", text("general.type", "adapter")), WEIGHTS, Kind.ADAPTER, ExitCode.DAMAGED, "a LoRA adapter"),
-    "imatrix": ([text("general.type", "imatrix")], WEIGHTS, Kind.IMATRIX, ExitCode.DAMAGED, "an importance matrix"),
-    "control vector": (of("controlvector"), WEIGHTS, Kind.CONTROL_VECTOR, ExitCode.DAMAGED, "a control vector"),
-    "vocabulary": (of("llama"), (), Kind.VOCABULARY, ExitCode.DAMAGED, "a vocabulary without weights"),
-    "nameless": ([], WEIGHTS, Kind.NAMELESS, ExitCode.DAMAGED, "does not say which architecture"),
-    "later part": (of("llama", entry("split.no", 2, b"\1\0")), WEIGHTS, Kind.PART, ExitCode.DAMAGED, "later parts"),
-    "unknown architecture": (of("gemma9"), WEIGHTS, Kind.UNKNOWN_ARCHITECTURE, ExitCode.DAMAGED, "'gemma9', which the installed llama.cpp does not know"),
-    "unknown types": (of("llama"), (tensor("a", [32], kind=77),), Kind.UNKNOWN_TYPES, ExitCode.DAMAGED, "type 77, newer than it"),
-    "removed types": (of("llama"), (tensor("a", [32], kind=31),), Kind.UNKNOWN_TYPES, ExitCode.DAMAGED, "type 31, removed"),
+KINDS: dict[str, tuple[list[bytes], Sequence[bytes], FileKind, ExitCode | None, str]] = {
+    "chat": (of("llama", CHAT), WEIGHTS, FileKind.CHAT, None, ""),
+    "base": (of("llama"), WEIGHTS, FileKind.BASE, None, ""),
+    "no pooling": (of("qwen3", CHAT, number("qwen3.pooling_type", 0)), WEIGHTS, FileKind.CHAT, None, ""),
+    "bert": (of("bert"), WEIGHTS, FileKind.EMBEDDING, ExitCode.USAGE, "an embedding model"),
+    "embedding decoder": (of("qwen3", CHAT, number("qwen3.pooling_type", 3)), WEIGHTS, FileKind.EMBEDDING, ExitCode.USAGE, "qwen3"),
+    "not causal": (of("llama", entry(f"llama.{CAUSAL}", 7, b"\0")), WEIGHTS, FileKind.EMBEDDING, ExitCode.USAGE, "embedding"),
+    "reranker": (of("qwen3", number("qwen3.pooling_type", 4)), WEIGHTS, FileKind.RERANKER, ExitCode.USAGE, "a reranker"),
+    "encoder": (of("t5encoder"), WEIGHTS, FileKind.ENCODER, ExitCode.DAMAGED, "the encoder"),
+    "encoder-decoder": (of("t5"), WEIGHTS, FileKind.ENCODER_DECODER, ExitCode.DAMAGED, "an encoder-decoder model"),
+    "diffusion": (of("llada"), WEIGHTS, FileKind.DIFFUSION, ExitCode.DAMAGED, "a diffusion model"),
+    "image": (of("flux"), WEIGHTS, FileKind.IMAGE, ExitCode.DAMAGED, "an image model"),
+    "nameless image": ([], (tensor("model.diffusion_model.a", [32]),), FileKind.IMAGE, ExitCode.DAMAGED, "an image model"),
+    "speech": (of("whisper"), WEIGHTS, FileKind.SPEECH, ExitCode.DAMAGED, "a speech model"),
+    "draft head": (of("eagle3"), WEIGHTS, FileKind.DRAFT_HEAD, ExitCode.DAMAGED, "a draft head"),
+    "projector": (of("clip"), WEIGHTS, FileKind.PROJECTOR, ExitCode.DAMAGED, "a projector (mmproj)"),
+    "adapter": (of("llama", text("general.type", "adapter")), WEIGHTS, FileKind.ADAPTER, ExitCode.DAMAGED, "a LoRA adapter"),
+    "imatrix": ([text("general.type", "imatrix")], WEIGHTS, FileKind.IMATRIX, ExitCode.DAMAGED, "an importance matrix"),
+    "control vector": (of("controlvector"), WEIGHTS, FileKind.CONTROL_VECTOR, ExitCode.DAMAGED, "a control vector"),
+    "vocabulary": (of("llama"), (), FileKind.VOCABULARY, ExitCode.DAMAGED, "a vocabulary without weights"),
+    "nameless": ([], WEIGHTS, FileKind.NAMELESS, ExitCode.DAMAGED, "does not say which architecture"),
+    "later part": (of("llama", entry("split.no", 2, b"\1\0")), WEIGHTS, FileKind.PART, ExitCode.DAMAGED, "later parts"),
+    "unknown architecture": (of("gemma9"), WEIGHTS, FileKind.UNKNOWN_ARCHITECTURE, ExitCode.DAMAGED, "'gemma9', which the installed llama.cpp does not know"),
+    "unknown types": (of("llama"), (tensor("a", [32], kind=77),), FileKind.UNKNOWN_TYPES, ExitCode.DAMAGED, "type 77, newer than it"),
+    "removed types": (of("llama"), (tensor("a", [32], kind=31),), FileKind.UNKNOWN_TYPES, ExitCode.DAMAGED, "type 31, removed"),
 }  # fmt: skip
 
 
@@ -92,13 +93,13 @@ def test_a_file_is_named_as_what_it_is(name: str) -> None:
 
 
 def test_every_kind_is_tried() -> None:
-    assert {row[2] for row in KINDS.values()} == set(Kind)
+    assert {row[2] for row in KINDS.values()} == set(FileKind)
 
 
 def test_the_first_part_of_a_split_model_may_hold_no_tensors() -> None:
     first = header(of("llama", entry("split.count", 2, struct.pack("<H", 2))), ())
-    assert model_kind.kind_of([first]).kind is Kind.BASE  # the rest is not known yet
-    assert model_kind.kind_of([first, header(of("llama"))]).kind is Kind.BASE
+    assert model_kind.kind_of([first]).kind is FileKind.BASE  # the rest is not known yet
+    assert model_kind.kind_of([first, header(of("llama"))]).kind is FileKind.BASE
 
 
 def test_the_table_of_architectures_is_that_of_the_pinned_library() -> None:
@@ -161,7 +162,7 @@ DEADLY: list[tuple[str, dict[str, tuple[int, object]], str]] = [
     (LLAMA, {"attention.layer_norm_epsilon": (F32, -1e-9)}, "layer_norm_epsilon"),
     (LLAMA, {"attention.head_count": (U32, 0)}, "head_count is 0"),
     (LLAMA, {"attention.head_count_kv": (U32, 0)}, "head_count_kv is 0"),
-    (LLAMA, {"attention.head_count_kv": (U32, 3)}, "no multiple"),
+    (LLAMA, {"attention.head_count_kv": (U32, 3)}, "not a multiple"),
     (LLAMA, {"attention.head_count_kv": (ARR, Array(U32, (2, 1)))}, "layer 1 has 1 heads"),
     (LLAMA, {"attention.head_count_kv": (ARR, Array(U32, (2, 0)))}, "head_count_kv is 0"),
     (LLAMA, {"attention.head_count": (ARR, Array(U32, (4, 2)))}, "layer 1 has 2 heads"),
@@ -174,7 +175,7 @@ DEADLY: list[tuple[str, dict[str, tuple[int, object]], str]] = [
     (GEMMA3, {"attention.sliding_window": (U32, 64), "attention.sliding_window_pattern": (U32, 1)}, "no layer"),
     (QWEN35, {"full_attention_interval": (U32, 0)}, "full_attention_interval is 0"),
     (QWEN35, {"rope.dimension_sections": (ARR, Array(I32, (0, 0, 0, 0)))}, "sections are all 0"),
-    (MAMBA, {"ssm.inner_size": (U32, 128), "ssm.time_step_rank": (U32, 3), "ssm.group_count": (U32, 1)}, "no multiple"),
+    (MAMBA, {"ssm.inner_size": (U32, 128), "ssm.time_step_rank": (U32, 3), "ssm.group_count": (U32, 1)}, "not a multiple"),
     (DEEPSEEK, {"attention.temperature_scale": (F32, 0.1), "attention.key_length": (U32, 32)}, "temperature_length"),
     ("olmoe", {"attention.head_count_kv": (U32, 2)}, "is not its attention.head_count"),
     (DEEPSEEK, {"rope.dimension_count": (U32, 16)}, "rope.dimension_count is 16 of keys of 16"),

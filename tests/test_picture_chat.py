@@ -266,7 +266,7 @@ def test_image_says_what_is_wrong_and_the_chat_goes_on(home: Path, model: Path, 
         terminal.enter("/image")
         terminal.wait_for("which picture")
         terminal.enter(f"/image {tmp_path / 'notes.txt'}")
-        terminal.wait_for(r"notes\.txt cannot be used as a picture: it is no picture")
+        terminal.wait_for(r"notes\.txt cannot be used as a picture: it is not a picture")
         terminal.enter(f"/image '{png}' '{png}'")
         terminal.wait_for("2 pictures attached")
         terminal.enter('/image ""')

@@ -178,7 +178,7 @@ def test_truncated_pictures_are_refused(kind: str) -> None:
     ids=["empty", "text", "pdf", "svg", "tiff", "ico", "ppm", "wav", "eps"],
 )
 def test_other_types_are_refused(data: bytes) -> None:
-    assert "it is no picture that slm reads" in refusal(data)
+    assert "it is not a picture that slm reads" in refusal(data)
 
 
 def test_a_wrong_type_behind_a_right_beginning_is_refused() -> None:

@@ -161,7 +161,7 @@ def test_what_is_no_projector_is_refused(slm: Callable[..., Outcome], repo: Repo
     catalog(home, repo)
     pulled = slm("pull", "seer")
     assert pulled.code == 6
-    assert "is no projector for images: it is a language model" in pulled.err
+    assert "is not a projector for images: it is a language model" in pulled.err
 
 
 def test_of_a_repository_the_projector_beside_the_weights_is_taken(

@@ -20,9 +20,9 @@ from sealed_process import REPOSITORY, in_python, landlock_abi, needs_landlock, 
 
 from slmchat.privacy import seal as seal_module
 from slmchat.privacy import seccomp
-from slmchat.privacy.attempts import Proof, prove
+from slmchat.privacy.probe_context import ProbeOutcome, Promise
+from slmchat.privacy.seal_check import SealCheck, check_seal
 from slmchat.privacy.steps import Step
-from slmchat.privacy.world import Outcome, Promise
 
 pytestmark = pytest.mark.real
 
@@ -63,36 +63,36 @@ SENDING = (
 
 
 @pytest.fixture(scope="module")
-def sealed() -> Proof:
-    return prove()
+def sealed() -> SealCheck:
+    return check_seal()
 
 
 @pytest.fixture(scope="module")
-def unsealed() -> Proof:
-    return prove(is_sealed=False)
+def unsealed() -> SealCheck:
+    return check_seal(is_sealed=False)
 
 
 @needs_seccomp
 @pytest.mark.parametrize("name", ATTEMPTS)
-def test_a_sealed_process_cannot_get_out(sealed: Proof, name: str) -> None:
+def test_a_sealed_process_cannot_get_out(sealed: SealCheck, name: str) -> None:
     result = next(result for result in sealed.results if result.name == name)
     if name in LANDLOCKED and not landlock_abi():
         pytest.skip("files and signals are Landlock's")
     assert not result.is_witnessed, result
-    assert result.outcome in (Outcome.REFUSED, Outcome.NOT_OFFERED), result
+    assert result.outcome in (ProbeOutcome.REFUSED, ProbeOutcome.NOT_OFFERED), result
     if name not in (*SOMETIMES_ABSENT, *SOMETIMES_ABSENT_32):
-        assert result.outcome is Outcome.REFUSED, result
+        assert result.outcome is ProbeOutcome.REFUSED, result
 
 
 @needs_seccomp
 @pytest.mark.parametrize("name", ATTEMPTS)
-def test_the_same_attempt_succeeds_without_the_seal(unsealed: Proof, name: str) -> None:
+def test_the_same_attempt_succeeds_without_the_seal(unsealed: SealCheck, name: str) -> None:
     result = next(result for result in unsealed.results if result.name == name)
-    if result.outcome is Outcome.NOT_OFFERED and name in (*SOMETIMES_ABSENT, *SOMETIMES_ABSENT_32):
+    if result.outcome is ProbeOutcome.NOT_OFFERED and name in (*SOMETIMES_ABSENT, *SOMETIMES_ABSENT_32):
         pytest.skip(f"{name}: {result.how}")
-    if result.outcome is Outcome.REFUSED and name in ROOT_ONLY and not _is_free_root():
+    if result.outcome is ProbeOutcome.REFUSED and name in ROOT_ONLY and not _is_free_root():
         pytest.skip(f"{name} is kept for root here: {result.how}")
-    assert result.outcome is Outcome.OUT, result
+    assert result.outcome is ProbeOutcome.OUT, result
     assert "the attempt failed by itself" not in result.how
     assert "not refused" not in result.how
     if name in SENDING:
@@ -107,7 +107,7 @@ def _is_free_root() -> bool:
 
 
 @needs_seccomp
-def test_the_list_of_attempts_is_whole(sealed: Proof, unsealed: Proof) -> None:
+def test_the_list_of_attempts_is_whole(sealed: SealCheck, unsealed: SealCheck) -> None:
     assert [result.name for result in sealed.results] == list(ATTEMPTS)
     assert sealed.is_tight
     assert not unsealed.is_tight
@@ -115,10 +115,10 @@ def test_the_list_of_attempts_is_whole(sealed: Proof, unsealed: Proof) -> None:
 
 
 def test_every_attempt_on_files_is_marked_as_landlocks() -> None:
-    from slmchat.privacy import ways_around, ways_back
+    from slmchat.privacy import bypass_probes, persistence_probes
 
-    ways = (*ways_around.WAYS, *ways_back.WAYS)
-    assert {way.name for way in ways if way.promise is not Promise.SEAL} == set(LANDLOCKED)
+    probes = (*bypass_probes.PROBES, *persistence_probes.PROBES)
+    assert {probe.name for probe in probes if probe.promise is not Promise.SEAL} == set(LANDLOCKED)
 
 
 def test_the_readme_has_the_number_of_ways() -> None:
@@ -487,8 +487,8 @@ def test_the_check_survives_android() -> None:
         ANDROID
         + """
 without("io_uring")
-from slmchat.privacy.attempts import prove
-for result in prove().results:
+from slmchat.privacy.seal_check import check_seal
+for result in check_seal().results:
     print(result.name, result.outcome.value, result.how, sep="|")
 """
     )

@@ -10,8 +10,10 @@ import pytest
 from hub_server import write_wheel
 
 from slmchat.catalog import file_names, hub_cache
+from slmchat.catalog.open_source import open_source
+from slmchat.catalog.package_index import IndexSource, _pip_error
 from slmchat.catalog.registry import HubFile, IndexFile, IndexMember
-from slmchat.catalog.sources import IndexSource, Unreachable, _pip_error, open_source, sha256_of
+from slmchat.catalog.sources import Unreachable, sha256_of
 from slmchat.errors import ExitCode, SlmError
 
 pytestmark = pytest.mark.real
@@ -186,7 +188,7 @@ class TestHubCache:
 
 def test_sources_import_nothing_heavy() -> None:
     code = (
-        "import sys, slmchat.catalog.sources, slmchat.catalog.library;"
+        "import sys, slmchat.catalog.open_source, slmchat.catalog.library;"
         "print([m for m in ('huggingface_hub', 'httpx2', 'filelock', 'rich') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,7 +15,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured
 from slmchat.options import ShapeOptions
 from slmchat.schemas import fields, json_schema, regex
-from slmchat.schemas.check import Check
+from slmchat.schemas.check import SchemaCheck
 from slmchat.schemas.grammar import Chars, Grammar, Repeat, Text
 
 # jsonschema's own "time" is that of draft 3, without a zone
@@ -41,7 +41,7 @@ class TestSchemas:
             rng = random.Random(seed)
             schema = with_references(rng) if seed % 7 == 0 else random_schema(rng)
             grammar = json_schema.to_grammar(schema)
-            check = Check(schema)
+            check = SchemaCheck(schema)
             other = jsonschema.Draft202012Validator(schema, format_checker=FORMATS)
             for _ in range(3):
                 text = sample(grammar, rng)
@@ -122,7 +122,7 @@ class TestSchemas:
             ({"type": "integer", "enum": ["a"]}, "no value of the enum"),
             ({"enum": []}, "enum in # is not a list with something in it"),
             (False, "is false"),
-            ([], "no schema"),
+            ([], "not a schema"),
             ({"items": [{"type": "null"}]}, "prefixItems"),
         ],
     )

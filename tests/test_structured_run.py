@@ -233,7 +233,7 @@ class TestRun:
             (("--schema", '{"not": {}}'), 'the keyword "not" (at the top) is not supported'),
             (("--schema", "/no/such/file"), "/no/such/file cannot be read"),
             (("--regex", "a(?!b)"), "a lookahead, at position 2"),
-            (("--fields", "a what"), "'what' in 'a what' is no type"),
+            (("--fields", "a what"), "'what' in 'a what' is not a type"),
             (("--grammar", "/no/such/file"), "/no/such/file cannot be read"),
             (("--json-output", "--regex", "a"), "cannot be combined"),
             (("--schema", "-", "-f", "-"), "standard input cannot be the schema and the input"),

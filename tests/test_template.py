@@ -234,21 +234,21 @@ def test_a_template_nested_too_deeply_says_so(source: str) -> None:
 def test_the_page_about_models_tells_the_limits_that_hold() -> None:
     from jinja2.defaults import DEFAULT_FILTERS
 
-    from slmchat.catalog import gguf
+    from slmchat.catalog import gguf_parser
     from slmchat.conversation import template, template_sandbox
 
     page = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
     limits = page[page.index("## Limits of a model file") :]
     for number in (
-        gguf.MAX_KEYS, gguf.MAX_TENSORS, gguf.MAX_STRINGS, gguf.MAX_KEY_BYTES, template.MAX_TEMPLATE_LENGTH,
+        gguf_parser.MAX_KEYS, gguf_parser.MAX_TENSORS, gguf_parser.MAX_STRINGS, gguf_parser.MAX_KEY_BYTES, template.MAX_TEMPLATE_LENGTH,
         template_budget.MAX_STEPS, template_budget.MAX_WRITTEN, template_budget.MAX_VALUE, template_budget.MAX_DEPTH,
         template_sandbox.MAX_TOKENS,
     ):  # fmt: skip
         assert f"{number:,}" in limits
-    assert f"{gguf.MAX_HEADER_BYTES >> 20} MiB" in limits
-    assert f"{gguf.MAX_TEMPLATE_BYTES >> 20} MiB;" in limits
-    assert f"{gguf.MAX_TEXT_BYTES >> 10} KiB" in limits
-    assert f"{gguf.MAX_TENSOR_NAME_BYTES} bytes, {gguf.MAX_DIMS} " in limits
+    assert f"{gguf_parser.MAX_HEADER_BYTES >> 20} MiB" in limits
+    assert f"{gguf_parser.MAX_TEMPLATE_BYTES >> 20} MiB;" in limits
+    assert f"{gguf_parser.MAX_TEXT_BYTES >> 10} KiB" in limits
+    assert f"{gguf_parser.MAX_TENSOR_NAME_BYTES} bytes, {gguf_parser.MAX_DIMS} " in limits
     assert f"{template_budget.MAX_SECONDS:g} seconds" in limits
     assert f"{template_budget.MAX_MADE >> 20} MiB" in limits
     here = template_sandbox.TemplateSandbox().filters.keys()

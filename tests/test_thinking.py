@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from slmchat.conversation import thinking
-from slmchat.conversation.thinking import ThinkingSplitter, opens_thinking, without_thinking
+from slmchat.conversation.thinking import ThinkingSplitter, opens_thinking
 
 HARMONY = "<|start|>assistant<|channel|>final<|message|>"
 
@@ -151,22 +151,6 @@ def test_text_without_marks_is_never_changed(text: str, is_thought: bool) -> Non
 )
 def test_the_end_of_a_prompt_tells_whether_the_thought_is_open(tail: str, opened: bool) -> None:
     assert opens_thinking(tail) is opened
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("Four.", "Four."),
-        ("<think>Hm.</think>\n\nFour.", "Four."),
-        ("[THINK]Hm.[/THINK]Four.", "Four."),
-        ("Okay, the user asks.\n</think>\n\nFour.", "Four."),  # the opening was in the prompt
-        ("The tag </think> ends a thought.", "The tag </think> ends a thought."),
-        ("```\n<think>\n</think>\n```", "```\n<think>\n</think>\n```"),
-        ("<think>cut off", ""),
-    ],
-)
-def test_the_answer_of_a_text_that_holds_the_thought(text: str, answer: str) -> None:
-    assert without_thinking(text) == answer
 
 
 def test_every_token_to_be_spelled_out_is_part_of_a_mark() -> None:

@@ -539,7 +539,7 @@ def test_mmproj_names_a_projector(seeing: Path, home: Path, png: Path, tmp_path:
     assert named.code == 0, named.err
     wrong = run_slm("run", "-m", model, "--mmproj", model, "-f", png, "what", home=home)
     assert wrong.code == 6
-    assert "is no projector for images" in wrong.err
+    assert "is not a projector for images" in wrong.err
 
 
 def test_a_picture_alone_is_no_question(seeing: Path, home: Path, png: Path) -> None:

@@ -42,8 +42,8 @@ from slmchat.models import resolve, sandbox
 from slmchat.models.backend import LocalModel
 from slmchat.models.open import open_model
 from slmchat.options import GenerationOptions
-from slmchat.privacy.places import check_directory
 from slmchat.privacy.seal import SealStatus, status
+from slmchat.privacy.writable_paths import check_directory
 from slmchat.reporting import LogReporter
 from slmchat.settings import Settings
 

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slmchat.catalog.gguf import Header, read_header
-from slmchat.catalog.sources import FetchedFile, Plan, Source, sha256_of
+from slmchat.catalog.gguf import read_header
+from slmchat.catalog.gguf_header import Header
+from slmchat.catalog.sources import FetchedFile, FetchPlan, Source, sha256_of
 from slmchat.errors import ExitCode, SlmError
 from slmchat.private_files import check_below, make_private, own_name_only
 from slmchat.reporting import Reporter
@@ -24,7 +25,7 @@ _PREFIX = ".partial-"
 
 
 @contextmanager
-def locked(plan: Plan, name: str, reporter: Reporter) -> Iterator[None]:
+def locked(plan: FetchPlan, name: str, reporter: Reporter) -> Iterator[None]:
     """Be the only pull of these files; another one is waited for. Raises `OSError` when there can be no lock."""
     if plan.lock_file is None:
         yield
@@ -59,7 +60,7 @@ def _lock(root: Path, file: Path, mode: int = 0o600) -> "FileLock":
     return FileLock(file, mode=mode)
 
 
-def check_space(plan: Plan, name: str) -> None:
+def check_space(plan: FetchPlan, name: str) -> None:
     """Refuse a fetch that the disk cannot hold. Raises `SlmError` (storage)."""
     need, free = space_needed(plan), space_free(plan)
     if need is not None and need > free:
@@ -70,12 +71,12 @@ def check_space(plan: Plan, name: str) -> None:
         )
 
 
-def space_needed(plan: Plan) -> int | None:
+def space_needed(plan: FetchPlan) -> int | None:
     """Bytes that the fetch will still put on the disk of `plan.place`; None when the size is not known."""
     return None if plan.size is None else max(plan.size - plan.present, 0) + plan.scratch
 
 
-def space_free(plan: Plan) -> int:
+def space_free(plan: FetchPlan) -> int:
     """Free bytes on the disk where the files will lie."""
     place = next((folder for folder in (plan.place, *plan.place.parents) if folder.exists()), Path("/"))
     return shutil.disk_usage(place).free
@@ -96,7 +97,7 @@ def in_bytes(size: int | None) -> str:
 
 
 @contextmanager
-def workspace(plan: Plan, models: Path) -> Iterator[Path]:
+def workspace(plan: FetchPlan, models: Path) -> Iterator[Path]:
     """A directory of this pull's own below `models`, gone afterwards. Call it with the lock held.
 
     Workspaces of pulls that were killed are removed on the way: a workspace whose lock is free has no owner.
@@ -146,7 +147,7 @@ def _clean_up(models: Path, held: str) -> None:
 
 
 def checked(
-    source: Source, plan: Plan, directory: Path, name: str, reporter: Reporter
+    source: Source, plan: FetchPlan, directory: Path, name: str, reporter: Reporter
 ) -> tuple[tuple[FetchedFile, ...], tuple[Header, ...]]:
     """Fetch, and return files whose sha256 and GGUF header are right, with the headers.
 
@@ -176,12 +177,12 @@ def checked(
         if error.exit_code is not ExitCode.DAMAGED or plan.lock_file is None:
             raise
         raise SlmError(
-            f"{plan.files[0].name} came as its source states it, and it is no usable GGUF: {error.message}",
+            f"{plan.files[0].name} came as its source states it, and it is not a usable GGUF: {error.message}",
             exit_code=ExitCode.DAMAGED,
         ) from error
 
 
-def _fetch(source: Source, plan: Plan, directory: Path, name: str, reporter: Reporter) -> tuple[FetchedFile, ...]:
+def _fetch(source: Source, plan: FetchPlan, directory: Path, name: str, reporter: Reporter) -> tuple[FetchedFile, ...]:
     with reporter.progress(name) as advance:
         return source.fetch(plan, directory, advance)
 

@@ -19,7 +19,7 @@ from slmchat.catalog.architectures import (
     TURNS_WHOLE_HEADS,
     WITHOUT_ROPE,
 )
-from slmchat.catalog.gguf import Header
+from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.schema import shown
 from slmchat.errors import ExitCode, SlmError
 
@@ -196,7 +196,7 @@ def _heads(facts: _Facts) -> Iterator[str]:
     if not may_lack and min(kv_heads) < 1:
         yield "its attention.head_count_kv is 0"
     if any(own and many % own for many, own in zip(heads, kv_heads, strict=False)):
-        yield "its attention.head_count is no multiple of its attention.head_count_kv"
+        yield "its attention.head_count is not a multiple of its attention.head_count_kv"
     if facts.architecture == "olmoe" and kv_heads != heads:  # its norm of the keys is as wide as the model
         yield "its attention.head_count_kv is not its attention.head_count"
     if facts.architecture in LATENT and len(set(kv_heads)) > 1:
@@ -269,7 +269,7 @@ def _divisors(facts: _Facts) -> Iterator[str]:
     for key in ("ssm.time_step_rank", "ssm.group_count"):
         parts = facts.count(key)
         if facts.architecture in _STATE_IN_HEADS and inner and (parts < 1 or inner % parts):
-            yield f"its ssm.inner_size is {inner:,}, no multiple of its {key}, {parts:,}"
+            yield f"its ssm.inner_size is {inner:,}, not a multiple of its {key}, {parts:,}"
 
 
 def _tokenizer(facts: _Facts) -> Iterator[str]:

@@ -19,18 +19,19 @@ from urllib.parse import quote, urlsplit
 
 from slmchat.catalog import file_names, hub_client
 from slmchat.catalog.fetching import in_bytes, space_free
-from slmchat.catalog.gguf import Header, read_header, read_remote_header
+from slmchat.catalog.gguf import read_header, read_remote_header
+from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.hub_cache import CachedRepository, delete_cached
 from slmchat.catalog.hub_client import hub_package as _hub
 from slmchat.catalog.hub_client import is_safe as _is_safe
 from slmchat.catalog.partial import PartialFile, StepBack, TooLong
 from slmchat.catalog.registry import HubFile, License
-from slmchat.catalog.sources import BLOCK, FetchedFile, Plan, Unreachable
+from slmchat.catalog.sources import BLOCK, FetchedFile, FetchPlan, Unreachable
 from slmchat.catalog.untrusted import (
     MOST_BYTES,
     HubHeaders,
     HubListing,
-    Malformed,
+    MalformedAnswer,
     PlannedFile,
     content_range,
     is_commit,
@@ -63,7 +64,7 @@ class HubSource:
         self._host = urlsplit(self._endpoint).netloc.rpartition("@")[2] or self._endpoint
         self.label = f"{self._host} {spec.repo}" + (f" {spec.file}" if spec.file else "")
 
-    def plan(self) -> Plan:
+    def plan(self) -> FetchPlan:
         if not _is_safe(self._endpoint):
             raise hub_client.not_safe(
                 f"HF_ENDPOINT is {_without_login(self._endpoint)}", "HF_ENDPOINT=https://…, or unset it"
@@ -93,7 +94,7 @@ class HubSource:
             return None
         return HubSource(HubFile(self._spec.repo, name, self._commit), self._command)
 
-    def fetch(self, plan: Plan, workspace: Path, advance: ByteProgress) -> tuple[FetchedFile, ...]:
+    def fetch(self, plan: FetchPlan, workspace: Path, advance: ByteProgress) -> tuple[FetchedFile, ...]:
         fetched = []
         before = 0
         for file in plan.files:
@@ -101,7 +102,7 @@ class HubSource:
             before += file.size or 0
         return tuple(fetched)
 
-    def header(self, plan: Plan) -> Header | None:
+    def header(self, plan: FetchPlan) -> Header | None:
         (file, *others) = plan.files
         if others or file.size is None:  # the tensors of the other parts stand in the other parts
             return None
@@ -111,7 +112,7 @@ class HubSource:
         with self._door():
             return self._remote_header(plan, file, file.size)
 
-    def keep(self, plan: Plan, fetched: tuple[FetchedFile, ...], destination: Path) -> tuple[Path, ...]:
+    def keep(self, plan: FetchPlan, fetched: tuple[FetchedFile, ...], destination: Path) -> tuple[Path, ...]:
         """Publish the files in the Hub's cache; `destination` is not used, the cache has its own names."""
         return tuple(self._here.publish(_commit_of(plan), file.planned, file.path) for file in fetched)
 
@@ -124,19 +125,19 @@ class HubSource:
         return CachedRepository(hub_client.cache_directory(), self._spec.repo)
 
     def _listing(self) -> HubListing:
-        """What the Hub says about the repository. Raises `Malformed`, and the client's errors."""
+        """What the Hub says about the repository. Raises `MalformedAnswer`, and the client's errors."""
         revision = self._spec.revision
         at = f"/revision/{quote(revision, safe='')}" if revision else ""
         answer = hub_client.read_json(f"{self._endpoint}/api/models/{self._spec.repo}{at}?blobs=true")
         listing = HubListing.of(answer)
         if is_commit(revision) and listing.commit != revision:
-            raise Malformed("it answers with another revision than the one asked for")
+            raise MalformedAnswer("it answers with another revision than the one asked for")
         return listing
 
-    def _remote_header(self, plan: Plan, file: PlannedFile, size: int) -> Header | None:
+    def _remote_header(self, plan: FetchPlan, file: PlannedFile, size: int) -> Header | None:
         return read_remote_header(lambda start, end: self._part(plan, file, start, end), size, name=self.label)
 
-    def _part(self, plan: Plan, file: PlannedFile, start: int, end: int) -> bytes:
+    def _part(self, plan: FetchPlan, file: PlannedFile, start: int, end: int) -> bytes:
         """Bytes of the file from `start` to before `end`; none when the server does not do ranges."""
         with self._opened(plan, file, f"bytes={start}-{end - 1}") as response:
             hub_client.check_status(response, (200, 206))
@@ -149,18 +150,18 @@ class HubSource:
                     break
             return bytes(data[: end - start])
 
-    def _url(self, plan: Plan, file: PlannedFile) -> str:
+    def _url(self, plan: FetchPlan, file: PlannedFile) -> str:
         return f"{self._endpoint}/{self._spec.repo}/resolve/{_commit_of(plan)}/{quote(file.name)}"
 
     @contextmanager
-    def _opened(self, plan: Plan, file: PlannedFile, range: str | None) -> Iterator[Any]:
+    def _opened(self, plan: FetchPlan, file: PlannedFile, range: str | None) -> Iterator[Any]:
         """A GET of the file. Seconds without a byte: users set them as HF_HUB_DOWNLOAD_TIMEOUT."""
         timeout = _hub().constants.HF_HUB_DOWNLOAD_TIMEOUT
         headers = {"Range": range} if range else {}
         with hub_client.opened(self._url(plan, file), headers, timeout_s=timeout) as response:
             yield response
 
-    def _planned(self, commit: str, files: tuple[PlannedFile, ...], license: License | None) -> Plan:
+    def _planned(self, commit: str, files: tuple[PlannedFile, ...], license: License | None) -> FetchPlan:
         here = self._here
         present = 0
         for file in files:
@@ -169,7 +170,7 @@ class HubSource:
                 present += found.stat().st_size
             elif file.sha256 is not None:
                 present += PartialFile(here.cache, here.partial(file)).size
-        return Plan(
+        return FetchPlan(
             label=f"{self._host} {self._spec.repo} {files[0].name}",
             files=files,
             place=here.cache,
@@ -218,7 +219,7 @@ class HubSource:
             )
         return PlannedFile(file.name, file.size if file.size is not None else self._spec.size, expected)
 
-    def _fetched(self, plan: Plan, file: PlannedFile, before: int, advance: ByteProgress) -> FetchedFile:
+    def _fetched(self, plan: FetchPlan, file: PlannedFile, before: int, advance: ByteProgress) -> FetchedFile:
         here = self._here
         cached = here.find(_commit_of(plan), file)
         if cached is not None:
@@ -241,7 +242,7 @@ class HubSource:
             self._download(plan, file, partial, size, most or 0, lambda done: advance(before + done, plan.size))
         return FetchedFile(partial.path, file, is_resumed=is_resumed)
 
-    def _stated_size(self, plan: Plan, file: PlannedFile) -> int | None:
+    def _stated_size(self, plan: FetchPlan, file: PlannedFile) -> int | None:
         """Ask the Hub about the file at the pinned revision, before its bytes: it may have been replaced.
 
         Bytes of the file; None when nobody states them.
@@ -261,7 +262,7 @@ class HubSource:
             )
         return file.size if file.size is not None else stated.size
 
-    def _most_bytes(self, plan: Plan, file: PlannedFile) -> int:
+    def _most_bytes(self, plan: FetchPlan, file: PlannedFile) -> int:
         """The bound of a file whose size nobody states: what its header adds up to, and what the disk has room for.
 
         Raises `SlmError` (storage) when it cannot fit.
@@ -277,7 +278,7 @@ class HubSource:
 
     def _download(
         self,
-        plan: Plan,
+        plan: FetchPlan,
         file: PlannedFile,
         partial: PartialFile,
         size: int | None,
@@ -309,7 +310,7 @@ class HubSource:
 
     def _stream(
         self,
-        plan: Plan,
+        plan: FetchPlan,
         file: PlannedFile,
         partial: PartialFile,
         size: int | None,
@@ -328,7 +329,7 @@ class HubSource:
             hub_client.check_status(response, (200, 206))
             begins = _start_of(response, size)
             if begins not in (0, start):  # 0: the server does not do ranges, the whole file comes again
-                raise Malformed("it sends another part of the file than the one asked for")
+                raise MalformedAnswer("it sends another part of the file than the one asked for")
             try:
                 partial.receive(begins, hub_client.blocks(response), most, moved)
             except TooLong as error:
@@ -360,19 +361,19 @@ class _Cut(Exception):
     """The connection ended before the file did."""
 
 
-def _commit_of(plan: Plan) -> str:
+def _commit_of(plan: FetchPlan) -> str:
     assert plan.revision is not None  # every plan of the Hub has one
     return plan.revision
 
 
 def _start_of(response: Any, size: int | None) -> int:
-    """At which byte of the file an answer begins. Raises `Malformed` when it is not about a file of `size` bytes."""
+    """At which byte of the file an answer begins. Raises `MalformedAnswer` when the file has not `size` bytes."""
     start, whole = content_range(response.headers.get("Content-Range")) if response.status_code == 206 else (0, None)
     length = response.headers.get("Content-Length", "")
     if whole is None and response.status_code == 200 and length.isdecimal():
         whole = int(length[:20])
     if size is not None and whole not in (None, size):
-        raise Malformed(f"it sends a file of {whole} bytes for one of {size}")
+        raise MalformedAnswer(f"it sends a file of {whole} bytes for one of {size}")
     return start
 
 
@@ -384,12 +385,12 @@ def _end_of(header: Header) -> int:
     return header.data_offset + last + alignment
 
 
-def _room(plan: Plan) -> int:
+def _room(plan: FetchPlan) -> int:
     """Bytes that a file whose size the listing does not state may take."""
     return max(space_free(plan) - _RESERVE, 0)
 
 
-def _no_room(file: PlannedFile, plan: Plan) -> SlmError:
+def _no_room(file: PlannedFile, plan: FetchPlan) -> SlmError:
     return SlmError(
         f"{file.name} has no room on the disk of {plan.place}, where {in_bytes(space_free(plan))} are free.",
         hint="slm rm NAME frees the space of a model",

@@ -11,6 +11,7 @@ other tools have fetched.
 
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,14 @@ from slmchat.catalog.untrusted import PlannedFile
 from slmchat.private_files import check_below, is_below, remove_below
 
 _REPOSITORY = "models--"
+
+
+def hub_cache_directories(environ: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
+    """The caches of the Hub's client, found as its documentation says; other tools use them too."""
+    cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache")
+    home = Path(environ.get("HF_HOME") or cache / "huggingface")
+    yield "the Hub's cache", Path(environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    yield "the Hub's transfer cache", Path(environ.get("HF_XET_CACHE") or home / "xet").expanduser()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ The only place that imports huggingface_hub, besides the table of its errors. sl
 tokens, offline mode work as its users know them), and reads the answers itself: an answer may be endless, or a page of
 a captive portal.
 
-Knows: where the client keeps its cache, TLS, how much of an answer is read, what is no answer of a Hub.
+Knows: where the client keeps its cache, TLS, how much of an answer is read, which answers are not a Hub's.
 Refuses to know: repositories and files (hub.py), what a sound answer means (untrusted.py).
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from slmchat.catalog.untrusted import Malformed, parsed_json
+from slmchat.catalog.untrusted import MalformedAnswer, parsed_json
 from slmchat.errors import ExitCode, SlmError
 
 # A listing with hashes has about 250 bytes a file; the largest repositories of models have some thousand files.
@@ -78,14 +78,14 @@ def opened(url: str, more_headers: Mapping[str, str], *, timeout_s: float) -> It
 
 
 def read_json(url: str) -> Any:
-    """The JSON that a Hub answers with. Raises `Malformed` when it is none or too long, and the client's errors."""
+    """The JSON that a Hub answers with. Raises `MalformedAnswer` for no JSON or too much, and the client's errors."""
     with opened(url, {}, timeout_s=hub_package().constants.HF_HUB_ETAG_TIMEOUT) as response:
         check_status(response)
         return parsed_json(_body(response, _MOST_LISTING))
 
 
 def check_status(response: Any, accepted: tuple[int, ...] = (200,)) -> None:
-    """Raises the client's error for an answer that refuses, `Malformed` for one that fits no question."""
+    """Raises the client's error for an answer that refuses, `MalformedAnswer` for one that fits no question."""
     if response.status_code >= 400:
         import huggingface_hub.utils
 
@@ -100,15 +100,15 @@ def check_status(response: Any, accepted: tuple[int, ...] = (200,)) -> None:
             )
         )
     if response.status_code not in accepted:
-        raise Malformed(f"it answers with the status {response.status_code}")
+        raise MalformedAnswer(f"it answers with the status {response.status_code}")
 
 
 def blocks(response: Any) -> Iterator[bytes]:
-    """The bytes of a file as they come. Raises `Malformed` for an answer that is not the file itself."""
+    """The bytes of a file as they come. Raises `MalformedAnswer` for an answer that is not the file itself."""
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Malformed("it sends the file in an encoding that was not asked for")
+        raise MalformedAnswer("it sends the file in an encoding that was not asked for")
     if response.headers.get("Content-Type", "").lower().startswith("text/html"):
-        raise Malformed("it answers with a web page")
+        raise MalformedAnswer("it answers with a web page")
     yield from response.iter_raw()
 
 
@@ -121,7 +121,7 @@ def _body(response: Any, most: int, *, is_cut: bool = False) -> bytes:
         if len(data) > most or time.monotonic() > end:
             if is_cut:
                 break
-            raise Malformed("its answer is too long" if len(data) > most else "its answer does not end")
+            raise MalformedAnswer("its answer is too long" if len(data) > most else "its answer does not end")
     return bytes(data[:most])
 
 

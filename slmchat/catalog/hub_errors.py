@@ -6,7 +6,7 @@ Refuses to know: how they came about (hub.py).
 
 from slmchat.catalog.registry import HubFile
 from slmchat.catalog.sources import Unreachable
-from slmchat.catalog.untrusted import Malformed
+from slmchat.catalog.untrusted import MalformedAnswer
 from slmchat.errors import ExitCode, SlmError
 from slmchat.redaction import redacted
 
@@ -47,7 +47,7 @@ def translated(
         )
     if isinstance(error, (*transport, ConnectionError, TimeoutError)):
         return Unreachable(f"{host} cannot be reached: {_reason(error)}.", hint=f"when the network is back: {command}")
-    if isinstance(error, Malformed):
+    if isinstance(error, MalformedAnswer):
         return _no_hub(host, str(error), command)
     if isinstance(error, _WRONG_ANSWERS) or type(error).__module__.partition(".")[0] in _TRANSPORTS:
         return _no_hub(host, f"its answer cannot be read ({type(error).__name__})", command)

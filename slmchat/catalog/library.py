@@ -38,7 +38,7 @@ class Removed:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class HashCheck:
     """A file hashed again: the sha256 it was installed with, and the one it has now (None: the file is gone)."""
 
     path: Path
@@ -168,7 +168,7 @@ class Library:
 
     def verify(
         self, installed: Installed, progress: Callable[[str], AbstractContextManager[ByteProgress]]
-    ) -> tuple[Verdict, ...]:
+    ) -> tuple[HashCheck, ...]:
         """Hash every file again. The record learns the result: a damaged file is fetched again by the next pull.
 
         Files that are gone have `found` None. Raises `SlmError` (storage).
@@ -187,7 +187,7 @@ class Library:
                     stamped.append(InstalledFile.of(file.path, file.sha256))
             except OSError as error:
                 raise storage_error(error, file.path) from error
-            verdicts.append(Verdict(file.path, file.sha256, found))
+            verdicts.append(HashCheck(file.path, file.sha256, found))
         if all(verdict.is_intact for verdict in verdicts) and not installed.is_intact():
             n_files = len(installed.files)
             self.admit(
@@ -232,7 +232,7 @@ class Library:
         return records[0].key if len(records) == 1 else None
 
     def remember(self, name: str) -> None:
-        """Note the model used last. A disk that refuses is no reason to fail: the next command just asks."""
+        """Note the model used last. A disk that refuses does not make a command fail: the next command just asks."""
         try:
             if self._paths.last_model.read_text(encoding="utf-8").strip() == name:
                 return

@@ -8,7 +8,8 @@ Refuses to know: what an adapter computes (engine/adapters.py), where files come
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from slmchat.catalog.gguf import Header, Tensor, read_header, read_headers
+from slmchat.catalog.gguf import read_header, read_headers
+from slmchat.catalog.gguf_header import Header, Tensor
 from slmchat.catalog.schema import shown
 from slmchat.engine.api import Adapter
 from slmchat.errors import ExitCode, SlmError
@@ -21,7 +22,7 @@ _ACTIVATED = "adapter.alora.invocation_tokens"
 
 
 def is_adapter(header: Header) -> bool:
-    """Whether the file is an adapter of any kind, so that it is no model."""
+    """Whether the file is an adapter of any kind, so that it is not a model."""
     return header.metadata.get("general.type") == "adapter"
 
 
@@ -124,7 +125,7 @@ def _mismatch(header: Header, architecture: str | None, base: Mapping[str, Tenso
         if half not in ("lora_a", "lora_b"):
             if name.endswith("_norm.weight"):  # llama.cpp leaves those out
                 continue
-            return f"its tensor '{name}' is no part of a LoRA"
+            return f"its tensor '{name}' is not part of a LoRA"
         other = adapter.get(f"{stem}.{'lora_b' if half == 'lora_a' else 'lora_a'}")
         if other is None:
             return f"its matrix '{name}' has no counterpart"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from slmchat.catalog import architectures, header_limits, lora
-from slmchat.catalog.gguf import Header, is_projector
+from slmchat.catalog.gguf_header import Header, is_projector
 from slmchat.catalog.schema import shown
 from slmchat.errors import ExitCode, SlmError
 
@@ -21,7 +21,7 @@ _REMOVED_TYPES = frozenset((4, 5, 31, 32, 33, 36, 37, 38))
 _POOLS_TO_VECTOR, _POOLS_TO_RANK = (1, 2, 3), 4
 
 
-class Kind(Enum):
+class FileKind(Enum):
     """The kinds of GGUF files. The value is what such a file is, as the middle of a sentence."""
 
     CHAT = "a chat model"
@@ -45,15 +45,15 @@ class Kind(Enum):
     UNKNOWN_TYPES = "a model whose tensors the installed llama.cpp cannot read"
 
 
-_GENERATES = (Kind.CHAT, Kind.BASE)
+_GENERATES = (FileKind.CHAT, FileKind.BASE)
 # Those that slm installs. An embedding model is a model of its own right, though nothing answers with it.
-_INSTALLABLE = (*_GENERATES, Kind.EMBEDDING, Kind.RERANKER, Kind.ADAPTER)
+_INSTALLABLE = (*_GENERATES, FileKind.EMBEDDING, FileKind.RERANKER, FileKind.ADAPTER)
 
 _HINTS = {
-    Kind.PROJECTOR: "give it to its model: slm chat MODEL --mmproj FILE",
-    Kind.DRAFT_HEAD: "--draft takes a whole small model with the same vocabulary",
-    Kind.UNKNOWN_ARCHITECTURE: _NEWER,
-    Kind.PART: "give the first part, the one with 00001 in its name",
+    FileKind.PROJECTOR: "give it to its model: slm chat MODEL --mmproj FILE",
+    FileKind.DRAFT_HEAD: "--draft takes a whole small model with the same vocabulary",
+    FileKind.UNKNOWN_ARCHITECTURE: _NEWER,
+    FileKind.PART: "give the first part, the one with 00001 in its name",
 }
 
 
@@ -61,7 +61,7 @@ _HINTS = {
 class ModelKind:
     """What a file is. `detail`: what of it makes it so (its architecture, its types), "" when the kind says all."""
 
-    kind: Kind
+    kind: FileKind
     detail: str = ""
 
     @property
@@ -76,7 +76,7 @@ class ModelKind:
 
     @property
     def is_embedding(self) -> bool:
-        return self.kind is Kind.EMBEDDING
+        return self.kind is FileKind.EMBEDDING
 
     @property
     def in_words(self) -> str:
@@ -86,17 +86,17 @@ class ModelKind:
 
     def refusal(self, name: str, header: Header | None = None) -> SlmError:
         """The error for such a file where a model that answers belongs. `name` as it is shown."""
-        if self.kind is Kind.ADAPTER:
+        if self.kind is FileKind.ADAPTER:
             return lora.not_a_model(name, header)
-        if self.kind is Kind.UNKNOWN_ARCHITECTURE:
+        if self.kind is FileKind.UNKNOWN_ARCHITECTURE:
             message = f"{name} has the architecture '{self.detail}', which the installed llama.cpp does not know."
         else:
             message = f"{name} is {self.in_words}."
         hint = _HINTS.get(self.kind, _OTHERS)
-        if self.kind is Kind.UNKNOWN_TYPES:
+        if self.kind is FileKind.UNKNOWN_TYPES:
             hint = _NEWER if "newer" in self.detail else "get another quantization of the model"
         # an embedding model is sound and installed on purpose: the command is the wrong one, not the file
-        is_sound = self.kind in (Kind.EMBEDDING, Kind.RERANKER)
+        is_sound = self.kind in (FileKind.EMBEDDING, FileKind.RERANKER)
         return SlmError(message, hint=hint, exit_code=ExitCode.USAGE if is_sound else ExitCode.DAMAGED)
 
 
@@ -107,7 +107,7 @@ def kind_of(parts: Sequence[Header]) -> ModelKind:
         _no_model(header)
         or _unreadable(parts)
         or _no_generator(header)
-        or ModelKind(Kind.CHAT if header.chat_template or header.named_templates else Kind.BASE)
+        or ModelKind(FileKind.CHAT if header.chat_template or header.named_templates else FileKind.BASE)
     )
 
 
@@ -133,23 +133,23 @@ def _no_model(header: Header) -> ModelKind | None:
     """Files that hold something else than a model of llama.cpp."""
     architecture = header.architecture
     if lora.is_adapter(header):
-        return ModelKind(Kind.ADAPTER)
+        return ModelKind(FileKind.ADAPTER)
     if is_projector(header):
-        return ModelKind(Kind.PROJECTOR)
+        return ModelKind(FileKind.PROJECTOR)
     if header.metadata.get("general.type") == "imatrix" or "imatrix.datasets" in header.metadata:
-        return ModelKind(Kind.IMATRIX)
+        return ModelKind(FileKind.IMATRIX)
     if architecture == architectures.CONTROL_VECTOR:
-        return ModelKind(Kind.CONTROL_VECTOR)
+        return ModelKind(FileKind.CONTROL_VECTOR)
     if architecture in architectures.IMAGE or (architecture not in architectures.KNOWN and _draws(header)):
-        return ModelKind(Kind.IMAGE, shown(architecture or ""))
+        return ModelKind(FileKind.IMAGE, shown(architecture or ""))
     if architecture == architectures.WHISPER:
-        return ModelKind(Kind.SPEECH, architecture)
+        return ModelKind(FileKind.SPEECH, architecture)
     if header.split_no:
-        return ModelKind(Kind.PART)
+        return ModelKind(FileKind.PART)
     if not architecture:
-        return ModelKind(Kind.NAMELESS)
+        return ModelKind(FileKind.NAMELESS)
     if architecture not in architectures.KNOWN:
-        return ModelKind(Kind.UNKNOWN_ARCHITECTURE, shown(architecture))
+        return ModelKind(FileKind.UNKNOWN_ARCHITECTURE, shown(architecture))
     return None
 
 
@@ -164,20 +164,20 @@ def _unreadable(parts: Sequence[Header]) -> ModelKind | None:
     if types:
         words = ("removed from llama.cpp" if number in _REMOVED_TYPES else "newer than it" for number in types)
         told = ", ".join(f"type {number}, {word}" for number, word in zip(types, words, strict=True))
-        return ModelKind(Kind.UNKNOWN_TYPES, told)
+        return ModelKind(FileKind.UNKNOWN_TYPES, told)
     is_whole = (parts[0].split_count or 1) <= len(parts)
     if is_whole and not any(part.tensor_count for part in parts):
-        return ModelKind(Kind.VOCABULARY)
+        return ModelKind(FileKind.VOCABULARY)
     return None
 
 
 _BY_ARCHITECTURE = (
-    (architectures.EMBEDDING, Kind.EMBEDDING),
-    (architectures.ENCODER, Kind.ENCODER),
-    (architectures.ENCODER_DECODER, Kind.ENCODER_DECODER),
-    (architectures.DIFFUSION, Kind.DIFFUSION),
-    (architectures.DRAFT_HEAD, Kind.DRAFT_HEAD),
-    (architectures.SPEECH, Kind.SPEECH),
+    (architectures.EMBEDDING, FileKind.EMBEDDING),
+    (architectures.ENCODER, FileKind.ENCODER),
+    (architectures.ENCODER_DECODER, FileKind.ENCODER_DECODER),
+    (architectures.DIFFUSION, FileKind.DIFFUSION),
+    (architectures.DRAFT_HEAD, FileKind.DRAFT_HEAD),
+    (architectures.SPEECH, FileKind.SPEECH),
 )
 
 
@@ -186,12 +186,12 @@ def _no_generator(header: Header) -> ModelKind | None:
     architecture = header.architecture
     pooling = header.metadata.get(f"{architecture}.pooling_type")
     if pooling == _POOLS_TO_RANK and not isinstance(pooling, bool):
-        return ModelKind(Kind.RERANKER, shown(architecture or ""))
+        return ModelKind(FileKind.RERANKER, shown(architecture or ""))
     for names, kind in _BY_ARCHITECTURE:
         if architecture in names:
             return ModelKind(kind, shown(architecture or ""))
     # what sentence-transformers has made of a decoder: gte-qwen2, qwen3-embedding, e5-mistral
     is_pooled = pooling in _POOLS_TO_VECTOR and not isinstance(pooling, bool)
     if is_pooled or header.metadata.get(f"{architecture}.attention.causal") is False:
-        return ModelKind(Kind.EMBEDDING, shown(architecture or ""))
+        return ModelKind(FileKind.EMBEDDING, shown(architecture or ""))
     return None

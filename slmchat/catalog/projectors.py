@@ -7,7 +7,8 @@ Refuses to know: how they are fetched (pull.py), what they do (engine/vision.py)
 from pathlib import Path
 
 from slmchat.catalog.file_names import projector_in
-from slmchat.catalog.gguf import Header, is_projector, read_header
+from slmchat.catalog.gguf import read_header
+from slmchat.catalog.gguf_header import Header, is_projector
 from slmchat.catalog.records import InstalledFile
 from slmchat.errors import ExitCode, SlmError
 
@@ -18,7 +19,7 @@ def check(path: Path, header: Header) -> None:
     if not is_projector(header) or sees is False:
         what = "it encodes sound, not images" if is_projector(header) else "it is a language model"
         raise SlmError(
-            f"{path.name} is no projector for images: {what}.",
+            f"{path.name} is not a projector for images: {what}.",
             hint="a projector's name has mmproj in it",
             exit_code=ExitCode.DAMAGED,
         )
@@ -33,7 +34,7 @@ def from_path(path: Path) -> InstalledFile:
 def beside(model: Path, header: Header) -> InstalledFile | None:
     """The projector in the directory of a model that is used in place. Of several the one made for its width, if any.
 
-    Files that are no sound projectors are passed over: nobody has asked for them.
+    Files that are not sound projectors are passed over: nobody has asked for them.
     """
     try:
         paths = [path for path in model.parent.iterdir() if path != model and projector_in([path.name])]

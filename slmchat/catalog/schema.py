@@ -12,7 +12,7 @@ from typing import Any
 
 from slmchat import ranges
 from slmchat.catalog import adapter_names
-from slmchat.catalog.untrusted import is_below, is_hub_file
+from slmchat.catalog.untrusted import is_contained, is_hub_file
 from slmchat.errors import ExitCode, SlmError
 
 TAGS = ("chat", "code", "infill", "vision", "base", "reasoning", "embedding")
@@ -42,7 +42,7 @@ def hub_name(text: str) -> dict[str, str | None] | None:
         REPO.fullmatch(parts.get("repo") or "")
         and (file is None or (is_hub_file(file) and quant is None))
         and (quant is None or QUANTIZATION.fullmatch(quant))
-        and (revision is None or (_REVISION.fullmatch(revision) and is_below(revision)))
+        and (revision is None or (_REVISION.fullmatch(revision) and is_contained(revision)))
     )
     return parts if is_right else None
 
@@ -246,7 +246,7 @@ _MEMBER = _table(
     {
         "package": _pattern(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", "must be the name of a package"),
         "version": _pattern(r"[0-9][A-Za-z0-9.!+_-]*", "must be a version"),
-        "member": _value(is_below, "must be a relative path without '..'"),
+        "member": _value(is_contained, "must be a relative path without '..'"),
     },
     required=("package", "version", "member"),
 )

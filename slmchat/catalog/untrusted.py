@@ -25,14 +25,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class Malformed(ValueError):
+class MalformedAnswer(ValueError):
     """What is wrong with something from elsewhere, as the end of a sentence."""
 
 
 def sha256(value: object, what: str) -> str:
-    """A SHA-256: 64 lower-case hexadecimal digits. Raises `Malformed`, as all functions here."""
+    """A SHA-256: 64 lower-case hexadecimal digits. Raises `MalformedAnswer`, as all functions here."""
     if not isinstance(value, str) or not _SHA256.fullmatch(value):
-        raise Malformed(f"{what} is not a sha256 of 64 hexadecimal digits")
+        raise MalformedAnswer(f"{what} is not a sha256 of 64 hexadecimal digits")
     return value
 
 
@@ -44,18 +44,18 @@ def is_commit(value: object) -> bool:
 def commit(value: object, what: str) -> str:
     """A Git commit."""
     if not is_commit(value):
-        raise Malformed(f"{what} is not a commit of 40 hexadecimal digits")
+        raise MalformedAnswer(f"{what} is not a commit of 40 hexadecimal digits")
     return str(value)
 
 
 def size(value: object, what: str) -> int:
     """The size of a file in bytes. `True` and `1.0` are not sizes."""
     if type(value) is not int or not 0 < value <= MOST_BYTES:
-        raise Malformed(f"{what} is not a number of bytes from 1 to {MOST_BYTES}")
+        raise MalformedAnswer(f"{what} is not a number of bytes from 1 to {MOST_BYTES}")
     return value
 
 
-def is_below(path: object) -> bool:
+def is_contained(path: object) -> bool:
     """Whether `path` is relative, with forward slashes, and cannot leave the directory it is put into.
 
     Backslashes and colons are separators and drives to Windows, and a part that ends in a dot or a space loses it
@@ -69,7 +69,7 @@ def is_below(path: object) -> bool:
 
 def is_hub_file(path: object) -> bool:
     """Whether `path` can be a GGUF inside a repository."""
-    return isinstance(path, str) and path.lower().endswith(".gguf") and is_below(path)
+    return isinstance(path, str) and path.lower().endswith(".gguf") and is_contained(path)
 
 
 def line_or_none(value: object, longest: int) -> str | None:
@@ -82,7 +82,7 @@ def line_or_none(value: object, longest: int) -> str | None:
 class PlannedFile:
     """One file that a fetch brings. `size` in bytes; `sha256` of the whole file. None: nobody states it.
 
-    Raises `Malformed`: no object of this class holds a name, a size or a hash that cannot be one.
+    Raises `MalformedAnswer`: no object of this class holds a name, a size or a hash that cannot be one.
     """
 
     name: str
@@ -90,8 +90,8 @@ class PlannedFile:
     sha256: str | None
 
     def __post_init__(self) -> None:
-        if not is_below(self.name):
-            raise Malformed("the name of a file leads out of its directory")
+        if not is_contained(self.name):
+            raise MalformedAnswer("the name of a file leads out of its directory")
         if self.size is not None:
             size(self.size, f"the size of {self.name}")
         if self.sha256 is not None:
@@ -114,12 +114,12 @@ class HubListing:
 
     @classmethod
     def of(cls, document: object) -> "HubListing":
-        """The answer of `/api/models/OWNER/REPO`. Raises `Malformed`."""
+        """The answer of `/api/models/OWNER/REPO`. Raises `MalformedAnswer`."""
         if not isinstance(document, dict):
-            raise Malformed("its answer is not a description of a repository")
+            raise MalformedAnswer("its answer is not a description of a repository")
         siblings = document.get("siblings") or []
         if not isinstance(siblings, list) or len(siblings) > _MOST_FILES:
-            raise Malformed("its list of files is not one")
+            raise MalformedAnswer("its list of files is not one")
         files: dict[str, PlannedFile] = {}
         refused: dict[str, str] = {}
         for entry in siblings:
@@ -127,7 +127,7 @@ class HubListing:
             if is_hub_file(name):
                 try:
                     files[name] = _listed(name, entry)
-                except Malformed as reason:
+                except MalformedAnswer as reason:
                     refused[name] = str(reason)
         card = document.get("cardData")
         card = card if isinstance(card, dict) else {}
@@ -146,23 +146,23 @@ class HubListing:
         return [*self.files, *self.refused]
 
     def file(self, name: str) -> PlannedFile:
-        """The file of this name, which is in `names`. Raises `Malformed`."""
+        """The file of this name, which is in `names`. Raises `MalformedAnswer`."""
         if name in self.refused:
-            raise Malformed(self.refused[name])
+            raise MalformedAnswer(self.refused[name])
         return self.files[name]
 
 
 def _name_of(entry: object) -> str:
     name = entry.get("rfilename") if isinstance(entry, dict) else None
     if not isinstance(name, str):
-        raise Malformed("its list of files has an entry without a name")
+        raise MalformedAnswer("its list of files has an entry without a name")
     return name
 
 
 def _listed(name: str, entry: Mapping[str, object]) -> PlannedFile:
     lfs = entry.get("lfs")
     if lfs is not None and not isinstance(lfs, dict):
-        raise Malformed(f"its description of {name} is not one")
+        raise MalformedAnswer(f"its description of {name} is not one")
     return PlannedFile(name, entry.get("size"), lfs.get("sha256") if lfs else None)  # type: ignore[arg-type] # it checks
 
 
@@ -178,24 +178,24 @@ class HubHeaders:
 
     @classmethod
     def of(cls, stated_size: object, etag: object) -> "HubHeaders":
-        """Raises `Malformed` for a size that cannot be one."""
+        """Raises `MalformedAnswer` for a size that cannot be one."""
         is_hash = isinstance(etag, str) and _SHA256.fullmatch(etag)
         return cls(None if stated_size is None else size(stated_size, "the size"), str(etag) if is_hash else None)
 
 
 def content_range(value: str | None) -> tuple[int, int | None]:
-    """Start and whole size of an HTTP `Content-Range: bytes START-END/SIZE`; None for `*`. Raises `Malformed`."""
+    """Start and whole size of an HTTP `Content-Range: bytes START-END/SIZE`; None for `*`. Raises `MalformedAnswer`."""
     match = re.fullmatch(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15}|\*)", value or "")
     if match is None:
-        raise Malformed("it sends a part of the file without saying which")
+        raise MalformedAnswer("it sends a part of the file without saying which")
     return int(match[1]), None if match[3] == "*" else int(match[3])
 
 
 def parsed_json(data: bytes | str) -> Any:
-    """The value in JSON from elsewhere. Raises `Malformed` also for what is nested too deeply."""
+    """The value in JSON from elsewhere. Raises `MalformedAnswer` also for what is nested too deeply."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         head = data[:200].decode("utf-8", "replace") if isinstance(data, bytes) else data[:200]
         is_page = re.match(r"\ufeff?\s*<", head)
-        raise Malformed("it answers with a web page" if is_page else "its answer is not JSON") from error
+        raise MalformedAnswer("it answers with a web page" if is_page else "its answer is not JSON") from error

@@ -32,7 +32,7 @@ from slmchat.generation.structured import ResponseFormat
 from slmchat.models.backend import open_backend
 from slmchat.models.open import OpenModel, open_model
 from slmchat.options import BatchOptions, ChoiceOptions, GenerationOptions, ShapeOptions, TemplateOptions
-from slmchat.privacy.places import check_file
+from slmchat.privacy.writable_paths import check_file
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c

@@ -12,7 +12,7 @@ from slmchat.catalog.fetching import in_bytes
 from slmchat.commands.pull import pull
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import choose
-from slmchat.fit.plan import Verdict
+from slmchat.fit.plan import FitVerdict
 from slmchat.models.device_fit import ForDevice, catalog_option
 from slmchat.options import PullOptions
 from slmchat.settings import Settings
@@ -34,12 +34,12 @@ class Suggestion:
 def suggestions(device: ForDevice, known: registry.Registry) -> list[Suggestion]:
     """What fits this device with a useful context, the most capable first; the smallest is always there."""
     found = [_suggested(known.models[name], device) for name in SUGGESTED if name in known.models]
-    chosen = [suggestion for suggestion, verdict in found if verdict is Verdict.FITS][:_SHOWN]
+    chosen = [suggestion for suggestion, verdict in found if verdict is FitVerdict.FITS][:_SHOWN]
     smallest = found[-1][0]
     return chosen if smallest in chosen else [*chosen[: _SHOWN - 1], smallest]
 
 
-def _suggested(spec: registry.ModelSpec, device: ForDevice) -> tuple[Suggestion, Verdict]:
+def _suggested(spec: registry.ModelSpec, device: ForDevice) -> tuple[Suggestion, FitVerdict]:
     options = [option for variant in spec.variants if (option := catalog_option(spec, variant)) is not None]
     chosen = choose(options, device.load, device.available_memory, device.pace)
     variant = next(each for each in spec.variants if each.quantization == chosen.option.quantization)

@@ -15,7 +15,7 @@ from slmchat.catalog import registry
 from slmchat.commands.infill_target import Place, Target, named, place_of, read, read_target, resolved
 from slmchat.commands.output import exit_code
 from slmchat.conversation import infill
-from slmchat.conversation.infill import Gap, Source
+from slmchat.conversation.infill import Gap, SourceFile
 from slmchat.engine.api import Engine, FinishReason, InfillTokens, Limits
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
@@ -24,7 +24,7 @@ from slmchat.generation.response import completion_of, consume_stream, describe
 from slmchat.models.backend import open_backend
 from slmchat.models.open import open_model
 from slmchat.options import GenerationOptions, InfillOptions
-from slmchat.privacy.places import check_file
+from slmchat.privacy.writable_paths import check_file
 from slmchat.privacy.writer import FileWriter
 from slmchat.sanitize import Sanitizer
 from slmchat.settings import Settings
@@ -145,9 +145,9 @@ def _gap(target: Target | None, options: GenerationOptions, asked: InfillOptions
     return Gap(prefix, suffix, _name_in(root, path), root.name, _others(options.files, root))
 
 
-def _others(files: Sequence[str], root: Path) -> tuple[Source, ...]:
+def _others(files: Sequence[str], root: Path) -> tuple[SourceFile, ...]:
     return tuple(
-        Source(
+        SourceFile(
             "stdin" if file == "-" else _name_in(root, resolved(file)),
             with_line_feeds(text_of(read(file), named(file))),
         )

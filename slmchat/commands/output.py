@@ -16,7 +16,7 @@ from slmchat.engine.api import FinishReason
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.response import Completion
 from slmchat.options import OutputOptions
-from slmchat.privacy.places import check_file
+from slmchat.privacy.writable_paths import check_file
 from slmchat.privacy.writer import FileWriter
 from slmchat.private_files import replace_file, storage_error
 from slmchat.sanitize import Sanitizer

@@ -1,17 +1,17 @@
-"""`slm privacy`: what keeps what you type on this device, what is written where, and with `--check` the proof.
+"""`slm privacy`: what keeps what you type on this device, what is written where, and with `--check` the check of it.
 
 Knows: which command may reach what, every place where slm writes.
-Refuses to know: how the seal works (privacy/), how the proof is carried out (privacy/attempts.py).
+Refuses to know: how the seal works (privacy/), how the check is carried out (privacy/seal_check.py).
 """
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from slmchat.catalog.fetching import in_bytes
+from slmchat.catalog.hub_cache import hub_cache_directories
 from slmchat.errors import ExitCode, SlmError
 from slmchat.privacy import forked
 from slmchat.privacy.seal import SealStatus, seal
@@ -190,7 +190,7 @@ def _places(settings: Settings, console: Console) -> list[Place]:
         Place("the rest of the cache", paths.cache, _size(paths.cache) - states.size, "as without"),
         *(
             Place(what, path, _size(path), "as without: only slm pull writes there")
-            for what, path in hub_places(console.environ)
+            for what, path in hub_cache_directories(console.environ)
         ),
     ]
 
@@ -198,14 +198,6 @@ def _places(settings: Settings, console: Console) -> list[Place]:
 def _archive_size(file: Path) -> int:
     """The archive with its write-ahead log and shared memory."""
     return sum(_size(Path(f"{file}{end}")) for end in ("", "-wal", "-shm"))
-
-
-def hub_places(environ: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
-    """The caches of the Hub's client, found as its documentation says; other tools use them too."""
-    cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache")
-    home = Path(environ.get("HF_HOME") or cache / "huggingface")
-    yield "the Hub's cache", Path(environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    yield "the Hub's transfer cache", Path(environ.get("HF_XET_CACHE") or home / "xet").expanduser()
 
 
 def _size(path: Path) -> int:
@@ -223,28 +215,28 @@ def _size(path: Path) -> int:
 
 
 def _check(console: Console, is_json: bool, is_sealed: bool) -> ExitCode:
-    from slmchat.privacy.attempts import Proof, prove
-    from slmchat.privacy.world import Outcome
+    from slmchat.privacy.probe_context import ProbeOutcome
+    from slmchat.privacy.seal_check import SealCheck, check_seal
 
-    proof: Proof = prove(is_sealed=is_sealed)
-    counts = Counter(result.outcome for result in proof.results)
+    found: SealCheck = check_seal(is_sealed=is_sealed)
+    counts = Counter(result.outcome for result in found.results)
     if is_json:
         attempts: list[dict[str, Any]] = [
-            {**asdict(result), "outcome": result.outcome.name.lower()} for result in proof.results
+            {**asdict(result), "outcome": result.outcome.name.lower()} for result in found.results
         ]
-        console.print_json({"is_tight": proof.is_tight, "seal": asdict(proof.status), "attempts": attempts})
+        console.print_json({"is_tight": found.is_tight, "seal": asdict(found.status), "attempts": attempts})
     else:
-        _print_status(proof.status, console)
+        _print_status(found.status, console)
         console.print()
         console.table(
             ("ATTEMPT", "OUTCOME", "HOW"),
-            [(result.title, result.outcome.value, result.how) for result in proof.results],
+            [(result.title, result.outcome.value, result.how) for result in found.results],
         )
         told = ", ".join(f"{count} {outcome.value}" for outcome, count in counts.items())
-        console.print(f"\n{len(proof.results)} attempts: {told}")
-    if proof.is_tight:
+        console.print(f"\n{len(found.results)} attempts: {told}")
+    if found.is_tight:
         return ExitCode.DONE
-    console.error(_leaking(proof.status, counts[Outcome.OUT], len(proof.results)))
+    console.error(_leaking(found.status, counts[ProbeOutcome.OUT], len(found.results)))
     return ExitCode.UNSEALED
 
 

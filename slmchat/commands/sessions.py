@@ -17,7 +17,7 @@ from slmchat.conversation.exchange import MOST_CHARACTERS
 from slmchat.conversation.messages import Conversation, Node, Role
 from slmchat.engine.kvstore import KvStore
 from slmchat.errors import ExitCode, SlmError
-from slmchat.privacy.places import check_file
+from slmchat.privacy.writable_paths import check_file
 from slmchat.privacy.writer import FileWriter
 from slmchat.private_files import storage_error
 from slmchat.sanitize import Sanitizer, sanitize

@@ -190,7 +190,7 @@ def _pictures(value: Mapping[str, Any]) -> dict[str, Picture]:
         except ValueError as error:
             raise _wrong("a picture is not in base64") from error
         if format_of(png) != "PNG":
-            raise _wrong("a picture is no PNG")
+            raise _wrong("a picture is not a PNG")
         found[id] = Picture.kept("", min(width, MOST_SIDE), min(height, MOST_SIDE), id, png)
     return found
 

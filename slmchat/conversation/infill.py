@@ -24,7 +24,7 @@ _MOST_CHARACTERS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceFile:
     """Another file that the model may look at."""
 
     name: str
@@ -39,7 +39,7 @@ class Gap:
     suffix: str
     name: str = ""
     project: str = ""
-    others: tuple[Source, ...] = ()
+    others: tuple[SourceFile, ...] = ()
 
 
 def lay_out(gap: Gap, tokens: InfillTokens) -> Prompt:

@@ -132,7 +132,7 @@ def looks_like_picture(data: bytes) -> bool:
 
 
 def read(path: Path) -> Picture:
-    """A picture from a file. Raises `SlmError`: USAGE when it cannot be read, DAMAGED when it is no sound picture."""
+    """A picture from a file. Raises `SlmError`: USAGE when it cannot be read, DAMAGED when it is not sound."""
     try:
         with _opened(path) as stream:
             data = stream.read(MOST_BYTES + 1)
@@ -146,11 +146,11 @@ def read(path: Path) -> Picture:
 def decode(data: bytes, name: str) -> Image:
     """The first frame as the model is to see it: upright, on white, at most `USED_SIDE` pixels wide or high.
 
-    Raises `SlmError`: DAMAGED when it is no sound picture or too large, USAGE when Pillow is missing.
+    Raises `SlmError`: DAMAGED when it is not a sound picture or too large, USAGE when Pillow is missing.
     """
     kind = format_of(data)
     if kind is None:
-        raise _refused(name, "it is no picture that slm reads (PNG, JPEG, WebP, GIF, BMP)")
+        raise _refused(name, "it is not a picture that slm reads (PNG, JPEG, WebP, GIF, BMP)")
     pillow = _pillow()
     try:
         with warnings.catch_warnings():

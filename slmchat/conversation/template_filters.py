@@ -16,7 +16,7 @@ from jinja2 import Undefined
 from jinja2.runtime import LoopContext, Macro
 
 from slmchat.conversation.template_budget import NUMBERS, TOO_LARGE, TooMuch
-from slmchat.conversation.template_values import Function, Group, Method, Operations, number
+from slmchat.conversation.template_values import Function, GroupTuple, Method, Operations, number
 
 _MAX_INDENT = 16
 _MAX_DIGITS = 400  # of a number that is written as text; the largest float has 309
@@ -379,14 +379,16 @@ class Filters:
             found.setdefault(self._operations.key(key(item)), item)
         return list(found.values())
 
-    def _groupby(self, value: Any, attribute: Any, default: Any = None, case_sensitive: bool = False) -> list[Group]:
+    def _groupby(
+        self, value: Any, attribute: Any, default: Any = None, case_sensitive: bool = False
+    ) -> list[GroupTuple]:
         key = self._key_of(None, case_sensitive)
-        groups: list[tuple[Any, Group]] = []
+        groups: list[tuple[Any, GroupTuple]] = []
         of = [(self._get(item, attribute, default), item) for item in self._list(value)]
         for name, item in self._sorted(of, lambda pair: key(pair[0])):
             self._budget.make_list(1, 128)
             if not groups or not self._operations.compare("eq", groups[-1][0], key(name)):
-                groups.append((key(name), Group(name, [])))
+                groups.append((key(name), GroupTuple(name, [])))
             groups[-1][1].list.append(item)
         return [group for _, group in groups]
 

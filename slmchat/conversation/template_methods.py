@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2.runtime import LoopContext, Macro
 
-from slmchat.conversation.template_values import Cycler, Group, Operations
+from slmchat.conversation.template_values import Cycler, GroupTuple, Operations
 
 Callee = Callable[..., Any]
 
@@ -196,7 +196,7 @@ METHODS: Mapping[type, Mapping[str, Callee]] = {
     list: {**_SEQUENCE, "copy": _copy},
     tuple: _SEQUENCE,
     range: _SEQUENCE,
-    Group: _SEQUENCE,
+    GroupTuple: _SEQUENCE,
     dict: {"keys": _keys, "values": _values, "items": _items, "get": _get, "copy": _copy},
     Cycler: {"next": lambda _operations, cycler: cycler.next(), "reset": lambda _operations, cycler: cycler.reset()},
     LoopContext: {"cycle": lambda _operations, loop, *items: loop.cycle(*items), "changed": _changed},
@@ -205,7 +205,7 @@ METHODS: Mapping[type, Mapping[str, Callee]] = {
 # What is read and not called. These types are none of the template's making: nothing in them can be large.
 ATTRIBUTES: Mapping[type, frozenset[str]] = {
     Cycler: frozenset({"current"}),
-    Group: frozenset({"grouper", "list"}),
+    GroupTuple: frozenset({"grouper", "list"}),
     Macro: frozenset({"name", "arguments", "catch_kwargs", "catch_varargs", "caller"}),
     LoopContext: frozenset(
         {

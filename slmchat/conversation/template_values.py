@@ -41,7 +41,7 @@ def entries(namespace: SafeNamespace) -> dict[str, Any]:
     return found
 
 
-class Group(NamedTuple):
+class GroupTuple(NamedTuple):
     """What `groupby` gives."""
 
     grouper: Any

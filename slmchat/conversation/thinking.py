@@ -68,7 +68,7 @@ def _beginnings(mark: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Tail:
-    """What is no part of an answer when it stands at its very end. Both patterns take white space around it."""
+    """What is not part of an answer when it stands at its very end. Both patterns take white space around it."""
 
     complete: re.Pattern[str]
     possible: re.Pattern[str]
@@ -199,17 +199,6 @@ def closing_of(prompt_tail: str) -> str | None:
     return next(
         (marks.closings[0] for marks in _FAMILIES if marks.closings != ("",) and tail.endswith(marks.openings)), None
     )
-
-
-def without_thinking(text: str) -> str:
-    """The answer alone, from an assistant's message that may still hold the thought (imported conversations).
-
-    A thought that was opened in the prompt has lost its opening: there a closing on a line of its own ends it.
-    """
-    before, closing, after = text.partition("</think>")
-    is_alone = before.endswith("\n") and (not after or after.startswith("\n"))
-    splitter = ThinkingSplitter(opened=bool(closing) and is_alone and "<think>" not in before)
-    return "".join(piece.text for piece in (*splitter.feed(text), *splitter.flush()) if not piece.is_thinking)
 
 
 def _overlap(text: str, mark: str) -> int:

@@ -16,7 +16,7 @@ from slmchat.diagnostics import smoke_test
 from slmchat.diagnostics.findings import Finding, run_checks, wrong
 from slmchat.engine.llama import LlamaEngine
 from slmchat.errors import SlmError
-from slmchat.fit.plan import Verdict, plan
+from slmchat.fit.plan import FitVerdict, plan
 from slmchat.fit.shape import shape_of
 from slmchat.generation import params
 from slmchat.models import device_fit, tuning
@@ -77,7 +77,7 @@ def examine_model(installed: Installed, settings: Settings, reporter: Reporter) 
     )
     kind = model_kind.kind_of(headers)
     yield from run_checks(model_checks.FILE_CHECKS if kind.can_generate else model_checks.OTHER_CHECKS, tested)
-    if planned.verdict is Verdict.NO or not kind.can_generate:
+    if planned.verdict is FitVerdict.NO or not kind.can_generate:
         return
     reporter.status(f"loading {installed.key}")
     opened = open_installed(installed, options, settings, reporter)

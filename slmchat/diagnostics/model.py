@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from slmchat import ranges
 from slmchat.catalog import model_kind
-from slmchat.catalog.gguf import Header
+from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.records import Installed
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import ChatTemplate
@@ -18,7 +18,7 @@ from slmchat.diagnostics.findings import Check, Finding, fine, note, wrong
 from slmchat.engine.llama import LlamaEngine
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import SlmError
-from slmchat.fit.plan import Plan, Verdict
+from slmchat.fit.plan import FitPlan, FitVerdict
 from slmchat.models.tuning import Tuning
 
 # What stands between two messages: words that no template writes by itself.
@@ -44,7 +44,7 @@ class ModelUnderTest:
 
     installed: Installed
     header: Header
-    plan: Plan
+    plan: FitPlan
     sampler: SamplerSettings
     tuning: Tuning | None = None
 
@@ -103,9 +103,9 @@ def _memory(tested: ModelUnderTest) -> Iterator[Finding]:
     numbers = f"{in_bytes(plan.memory.needed)} of memory, {in_bytes(plan.room.available)} available"
     largest = plan.largest_ctx
     do = f"a smaller window: --ctx {largest}" if largest else "a smaller quantization or model: slm list --available"
-    if plan.verdict is Verdict.NO:
+    if plan.verdict is FitVerdict.NO:
         yield wrong(f"it needs {numbers}", "slm refuses to load it, because the system would begin to swap", do)
-    elif plan.verdict is Verdict.FITS:
+    elif plan.verdict is FitVerdict.FITS:
         yield fine(f"it needs {numbers}")
     else:
         yield note(f"{plan.verdict}: it needs {numbers}", "other programs may be pushed out of memory", do)

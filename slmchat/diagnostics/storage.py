@@ -14,10 +14,10 @@ from pathlib import Path
 
 from slmchat.catalog import fetching
 from slmchat.catalog.fetching import in_bytes
+from slmchat.catalog.hub_cache import hub_cache_directories
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.catalog.registry import load_user_names
-from slmchat.commands.privacy import hub_places
 from slmchat.diagnostics.findings import Check, Finding, fine, note, wrong
 from slmchat.engine import crash_markers
 from slmchat.engine.crash_markers import Ended
@@ -154,7 +154,7 @@ def _records(places: Places) -> Iterator[Finding]:
 def _stale(places: Places) -> Iterator[Finding]:
     """What killed pulls and interrupted writes have left."""
     partial = fetching.abandoned(places.paths.models)
-    cache = dict(hub_places(places.environ))["the Hub's cache"]
+    cache = dict(hub_cache_directories(places.environ))["the Hub's cache"]
     unfinished = sorted(cache.glob("models--*/blobs/*.slm.incomplete"))
     temporary = [path for path in _temporary(places) if _is_old(path)]
     if partial:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from slmchat.fit.memory import Load
-from slmchat.fit.plan import USEFUL_CTX, Plan, Room, Verdict, largest_ctx, plan
+from slmchat.fit.plan import USEFUL_CTX, FitPlan, FitVerdict, Room, largest_ctx, plan
 from slmchat.fit.shape import ModelShape
 from slmchat.fit.speed import Pace, in_words
 
@@ -32,6 +32,8 @@ _UNKNOWN_LOSS = 0.3
 # Twice the bytes of Q8_0 for a difference that no one has found in an answer: only when there is nothing else.
 _WASTEFUL = ("F32", "BF16", "F16")
 
+_IN_WORDS = {FitVerdict.FITS: "fits", FitVerdict.TIGHT: "just fits", FitVerdict.PAGES: "works, reading from disk"}
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -42,11 +44,11 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class QuantizationChoice:
     """A variant with the plan for it and its predicted speed; `reason` says in words why this one."""
 
     option: Option
-    plan: Plan
+    plan: FitPlan
     speed: float | None
     reason: str
 
@@ -56,7 +58,7 @@ def loss(quantization: str) -> float:
     return LOSS.get(quantization.upper(), _UNKNOWN_LOSS)
 
 
-def choose(options: Sequence[Option], load: Load, room: Room, pace: Pace | None) -> Choice:
+def choose(options: Sequence[Option], load: Load, room: Room, pace: Pace | None) -> QuantizationChoice:
     """The variant with the least loss that fits with a useful context and generates at reading speed.
 
     Where none is that quick: the quickest with no more loss than Q4_K_M has, or the quickest. Where the speed is not
@@ -66,7 +68,7 @@ def choose(options: Sequence[Option], load: Load, room: Room, pace: Pace | None)
     ordered = sorted(options, key=lambda option: (option.quantization in _WASTEFUL, loss(option.quantization)))
     useful = replace(load, n_ctx=USEFUL_CTX)
     tried = [
-        Choice(
+        QuantizationChoice(
             option,
             plan(option.shape, replace(useful, n_ctx=min(USEFUL_CTX, option.shape.context_length or USEFUL_CTX)), room),
             pace.tokens_per_second(option.shape) if pace else None,
@@ -74,7 +76,7 @@ def choose(options: Sequence[Option], load: Load, room: Room, pace: Pace | None)
         )
         for option in ordered
     ]
-    for wanted in ((Verdict.FITS,), (Verdict.TIGHT,), (Verdict.PAGES,)):
+    for wanted in ((FitVerdict.FITS,), (FitVerdict.TIGHT,), (FitVerdict.PAGES,)):
         fitting = [choice for choice in tried if choice.plan.verdict in wanted]
         if fitting:
             return _quick_enough(fitting, is_rough=pace is not None and pace.is_rough)
@@ -83,9 +85,8 @@ def choose(options: Sequence[Option], load: Load, room: Room, pace: Pace | None)
     return replace(least, reason="only with a small context window" if has_window else "none fits; the smallest")
 
 
-def _quick_enough(fitting: list[Choice], *, is_rough: bool) -> Choice:
-    verdict = fitting[0].plan.verdict
-    words = {Verdict.FITS: "fits", Verdict.TIGHT: "just fits", Verdict.PAGES: "works, reading from disk"}[verdict]
+def _quick_enough(fitting: list[QuantizationChoice], *, is_rough: bool) -> QuantizationChoice:
+    words = _IN_WORDS[fitting[0].plan.verdict]
     good = [choice for choice in fitting if loss(choice.option.quantization) <= LOSS["Q4_K_M"]] or fitting
     if any(choice.speed is None for choice in fitting):
         smallest = min(good, key=lambda choice: choice.option.shape.weight_bytes)
@@ -100,7 +101,7 @@ def _quick_enough(fitting: list[Choice], *, is_rough: bool) -> Choice:
     return replace(chosen, reason=f"the quickest good one that {words}, {_speed_in_words(chosen, is_rough=is_rough)}")
 
 
-def _speed_in_words(chosen: Choice, *, is_rough: bool) -> str:
+def _speed_in_words(chosen: QuantizationChoice, *, is_rough: bool) -> str:
     assert chosen.speed is not None
     if is_rough:
         return "quick enough to read along" if chosen.speed >= READING_SPEED else "slower than one reads"

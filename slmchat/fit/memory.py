@@ -75,7 +75,7 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryNeed:
     """What one load takes, in bytes, on the processor's side (`gpu`: on the other)."""
 
     weights: int  # mapped from the file and read whole
@@ -109,7 +109,7 @@ class Memory:
         return self.resident - self.compute + self.compute_reserved + self.on_disk
 
 
-def memory(shape: ModelShape, load: Load, *, used: int | None = None) -> Memory:
+def memory(shape: ModelShape, load: Load, *, used: int | None = None) -> MemoryNeed:
     """The memory of a load. `used`: tokens in the context window, None: it is full."""
     moved = _moved_layers(shape, load.gpu_layers)
     kept, gone = shape.layers[: len(shape.layers) - moved], shape.layers[len(shape.layers) - moved :]
@@ -122,7 +122,7 @@ def memory(shape: ModelShape, load: Load, *, used: int | None = None) -> Memory:
     share = weights / shape.weight_bytes if shape.weight_bytes else 0.0
     on_disk = shape.lazy_bytes if load.is_lazy or shape.lazy_bytes > LAZY_ANYWAY else 0
     touched = compute_touched(shape, load, load.cells if used is None else used)
-    return Memory(
+    return MemoryNeed(
         weights=max(0, weights - on_disk),
         repacked=round(repacked_bytes(shape.matrices, load) * share),
         kv=kv_bytes(kept, load),

@@ -6,7 +6,7 @@ Knows: arithmetic over a shape and amounts of memory. Refuses to know: where tho
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from slmchat.fit.memory import CTX_STEP, MIB, Load, Memory, memory
+from slmchat.fit.memory import CTX_STEP, MIB, Load, MemoryNeed, memory
 from slmchat.fit.shape import ModelShape
 
 USEFUL_CTX = 2048
@@ -21,7 +21,7 @@ DEFAULT_LARGEST_CTX = 8192
 _LARGEST_CTX = 1 << 20  # where a header states no trained length
 
 
-class Verdict(StrEnum):
+class FitVerdict(StrEnum):
     """What becomes of a model on this device."""
 
     FITS = "fits"
@@ -46,12 +46,12 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FitPlan:
     """A verdict with its numbers."""
 
-    verdict: Verdict
+    verdict: FitVerdict
     load: Load
-    memory: Memory
+    memory: MemoryNeed
     shape: ModelShape
     room: Room
 
@@ -62,45 +62,45 @@ class Plan:
 
     @property
     def is_possible(self) -> bool:
-        return self.verdict is not Verdict.NO
+        return self.verdict is not FitVerdict.NO
 
 
-def plan(shape: ModelShape, load: Load, room: Room) -> Plan:
+def plan(shape: ModelShape, load: Load, room: Room) -> FitPlan:
     """The verdict on one load, with what makes it fit.
 
     Per-layer embeddings stay on the disk where they would not fit comfortably: a tenth of the speed for up to half of
     the weights. A mixture of experts that only fits by paging is planned without repacked copies.
     """
     verdict, chosen = _judged(shape, load, room)
-    return Plan(verdict, chosen, memory(shape, chosen), shape, room)
+    return FitPlan(verdict, chosen, memory(shape, chosen), shape, room)
 
 
-def _judged(shape: ModelShape, load: Load, room: Room) -> tuple[Verdict, Load]:
+def _judged(shape: ModelShape, load: Load, room: Room) -> tuple[FitVerdict, Load]:
     verdict = _in_memory(memory(shape, load), room)
-    if verdict is not Verdict.FITS and shape.lazy_bytes and not load.is_lazy:
+    if verdict is not FitVerdict.FITS and shape.lazy_bytes and not load.is_lazy:
         load = replace(load, is_lazy=True)
         verdict = _in_memory(memory(shape, load), room)
-    if verdict is not Verdict.NO or not shape.is_mixture:
+    if verdict is not FitVerdict.NO or not shape.is_mixture:
         return verdict, load
     in_file = replace(load, is_repacked=False)
     paged = memory(shape, in_file)
     # what every token reads has to stay; of the weights that is at least the part of the experts it uses
     active = min(shape.active_bytes, paged.weights)
     if _is_addressable(memory(shape, load), room) and paged.anonymous + active <= room.available:
-        return Verdict.PAGES, in_file
-    return Verdict.NO, load
+        return FitVerdict.PAGES, in_file
+    return FitVerdict.NO, load
 
 
-def _in_memory(need: Memory, room: Room) -> Verdict:
+def _in_memory(need: MemoryNeed, room: Room) -> FitVerdict:
     if _is_addressable(need, room):
         if need.needed + room.headroom <= room.available:
-            return Verdict.FITS
+            return FitVerdict.FITS
         if need.needed <= room.available:
-            return Verdict.TIGHT
-    return Verdict.NO
+            return FitVerdict.TIGHT
+    return FitVerdict.NO
 
 
-def _is_addressable(need: Memory, room: Room) -> bool:
+def _is_addressable(need: MemoryNeed, room: Room) -> bool:
     """Whether the address space and the memory of the GPU hold it."""
     return (room.address_space is None or need.address_space <= room.address_space) and need.gpu <= room.gpu
 
@@ -121,7 +121,7 @@ def largest_ctx(shape: ModelShape, load: Load, room: Room, *, limit: int | None 
 
 
 def _is_possible(shape: ModelShape, load: Load, room: Room) -> bool:
-    return _judged(shape, load, room)[0] is not Verdict.NO
+    return _judged(shape, load, room)[0] is not FitVerdict.NO
 
 
 def choose_ctx(shape: ModelShape, load: Load, room: Room, *, limit: int = DEFAULT_LARGEST_CTX) -> int:

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from slmchat.catalog.architectures import RECURRENT, RECURRENT_WITHOUT_KV_HEADS
-from slmchat.catalog.gguf import Header, SkippedArray, Tensor
+from slmchat.catalog.gguf_header import Header, SkippedArray, Tensor
 
 MAX_LAYERS = 512
-"""llama-hparams.h: LLAMA_MAX_LAYERS. A header that claims more is no model that llama.cpp loads."""
+"""llama-hparams.h: LLAMA_MAX_LAYERS. A header that claims more is not a model that llama.cpp loads."""
 
 F32 = 4
 

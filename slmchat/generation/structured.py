@@ -17,7 +17,7 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.response import Response
 from slmchat.ranges import SEED
-from slmchat.schemas.check import Check
+from slmchat.schemas.check import SchemaCheck
 
 # Room for an answer without -n, in tokens, and how much more the second attempt gets.
 ROOM = 1024
@@ -33,7 +33,7 @@ class ResponseFormat:
 
     constraint: Constraint
     instruction: str = ""
-    _check: Check | None = field(default=None, repr=False)
+    _check: SchemaCheck | None = field(default=None, repr=False)
 
     @property
     def is_json(self) -> bool:
@@ -155,7 +155,7 @@ def of_schema(schema: Any) -> ResponseFormat:
 
     json_schema.to_grammar(schema)
     text = json.dumps(schema, ensure_ascii=False)
-    return ResponseFormat(Constraint(ConstraintKind.SCHEMA, text), _told(schema), Check(schema))
+    return ResponseFormat(Constraint(ConstraintKind.SCHEMA, text), _told(schema), SchemaCheck(schema))
 
 
 def of_regex(pattern: str) -> ResponseFormat:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from slmchat.endpoints import Endpoint
     from slmchat.engine.remote.engine import RemoteEngine
     from slmchat.engine.remote.route import Route
-    from slmchat.privacy.dialer import Dialer
+    from slmchat.privacy.dialer import DialerProcess
 
 # How the model of an endpoint is named in messages and the archive: `remote:HOST/MODEL`.
 REMOTE_MARK = "remote:"
@@ -155,22 +155,22 @@ def open_endpoint(asked: str, settings: Settings, reporter: Reporter, writable: 
         )
     route = route_to(endpoint)
     dialer = _dialer(route, is_loopback=endpoint.is_loopback)  # before a keyring starts threads
-    key = endpoint.key()  # before the outlet: a keyring is asked over local sockets
+    key = endpoint.key()  # before the egress: a keyring is asked over local sockets
     own = () if settings.is_private else own_directories(settings.paths)
     sandbox.restrict(endpoint, route, dialer, settings, reporter, writable=(*own, *writable))
     return RemoteBackend(endpoint, key, replace(route, dialer=dialer))
 
 
-def _dialer(route: "Route", *, is_loopback: bool) -> "Dialer | None":
+def _dialer(route: "Route", *, is_loopback: bool) -> "DialerProcess | None":
     """The process that makes the connections; None: this one has to."""
     from slmchat.engine.remote.wire import dial
     from slmchat.privacy import forked
-    from slmchat.privacy.dialer import Dialer
+    from slmchat.privacy.dialer import DialerProcess
 
     if not forked.is_possible():
         return None
     try:
-        return Dialer(lambda: dial(route), port=route.port, names=not is_loopback)
+        return DialerProcess(lambda: dial(route), port=route.port, names=not is_loopback)
     except OSError:  # no more processes; what the kernel keeps closed without one is told
         return None
 

@@ -19,7 +19,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import Option
 from slmchat.fit.estimate import guessed_shape
 from slmchat.fit.memory import DEFAULT_KV_TYPE, Load
-from slmchat.fit.plan import Plan, Room, Verdict, choose_ctx, choose_gpu_layers, plan
+from slmchat.fit.plan import FitPlan, FitVerdict, Room, choose_ctx, choose_gpu_layers, plan
 from slmchat.fit.shape import ModelShape
 from slmchat.fit.speed import Pace, in_words, pace_of
 from slmchat.reporting import Reporter
@@ -95,7 +95,7 @@ def expected_shape(spec: ModelSpec | None, quantization: str | None, size: int |
 class FitReport:
     """What is told of a model on this device. `is_estimate`: its header has not been read."""
 
-    plan: Plan
+    plan: FitPlan
     speed: float | None
     available_memory: Room
     is_estimate: bool = False
@@ -224,7 +224,7 @@ class LoadPlan:
 
     shape: ModelShape
     available_memory: Room
-    verdict: Verdict
+    verdict: FitVerdict
     load: Load
     gpu_layers: int | None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from slmchat.catalog import adapter_names, model_kind
 from slmchat.catalog.fetching import in_bytes
-from slmchat.catalog.gguf import Header, SkippedArray
+from slmchat.catalog.gguf_header import Header, SkippedArray
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.catalog.registry import License, ModelSpec, Variant
 from slmchat.errors import SlmError

@@ -16,7 +16,7 @@ from slmchat.catalog.records import Installed
 from slmchat.engine import crash_markers
 from slmchat.engine.api import Done, Engine, Event, Prefill
 from slmchat.errors import ExitCode, SlmError
-from slmchat.fit.plan import Verdict
+from slmchat.fit.plan import FitVerdict
 from slmchat.fit.shape import shape_of
 from slmchat.models import device_fit, engine_trial, tuning
 from slmchat.models.device_fit import LoadPlan
@@ -163,7 +163,7 @@ def _load(
         gpu_layers=layers,
         device=device,
     )
-    if found.verdict is Verdict.NO and not options.force:
+    if found.verdict is FitVerdict.NO and not options.force:
         raise device_fit.refusal(installed.key, found)
     file = installed.projector
     projector = Projector(file.path, threads_of(options, settings)) if file is not None else None
@@ -204,7 +204,7 @@ def window(loading: Loading, wanted: int | None, options: GenerationOptions, *, 
     if wanted is None:
         return found.load.n_ctx
     told = found.with_window(wanted)
-    if told.verdict is not Verdict.NO:
+    if told.verdict is not FitVerdict.NO:
         return wanted
     largest = told.largest_ctx
     if least is not None and largest >= least:

@@ -9,11 +9,12 @@ from typing import Any
 
 from slmchat.catalog import lora, model_kind
 from slmchat.catalog.fetching import check_space, checked, in_bytes, locked, space_free, space_needed, workspace
-from slmchat.catalog.gguf import Header, read_headers
+from slmchat.catalog.gguf import read_headers
+from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.library import from_path, now
 from slmchat.catalog.records import EMBEDDING_TAG, Installed, InstalledFile, with_quantization
 from slmchat.catalog.registry import Adapted, License, Reference, Registry
-from slmchat.catalog.sources import Plan, Source, Unreachable
+from slmchat.catalog.sources import FetchPlan, Source, Unreachable
 from slmchat.errors import ExitCode, SlmError
 from slmchat.models import adapters, pull_projector
 from slmchat.models.info import of_license, of_projector, template_fault
@@ -80,7 +81,7 @@ def _check_kind(header: Header | None, name: str) -> None:
 
 def _next(installed: Installed) -> str:
     if not installed.answers and not installed.is_adapter:
-        return f"{installed.key} is {model_kind.Kind.EMBEDDING.value}: slm list --available shows those that do"
+        return f"{installed.key} is {model_kind.FileKind.EMBEDDING.value}: slm list --available shows those that do"
     if installed.is_adapter:
         return f"next: slm chat -m MODEL --lora {installed.name}, with the model that it was made for"
     return f"next: slm chat {installed.name}"
@@ -218,7 +219,7 @@ def _install(name: str, reference: Reference, candidate: Candidate, pulling: Pul
 def _record(
     reference: Reference,
     quantization: str,
-    plan: Plan,
+    plan: FetchPlan,
     files: tuple[InstalledFile, ...],
     header: Header,
     kind: model_kind.ModelKind,

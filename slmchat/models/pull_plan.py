@@ -7,14 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from slmchat.catalog.fetching import in_bytes
-from slmchat.catalog.gguf import Header
+from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.library import Library
+from slmchat.catalog.open_source import open_source
 from slmchat.catalog.records import with_quantization
 from slmchat.catalog.registry import HubFile, ModelSpec, Reference, Registry, Variant
-from slmchat.catalog.sources import Plan, Source, Unreachable, open_source
+from slmchat.catalog.sources import FetchPlan, Source, Unreachable
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import choose
-from slmchat.fit.plan import Verdict
+from slmchat.fit.plan import FitVerdict
 from slmchat.fit.shape import shape_of
 from slmchat.models import device_fit
 from slmchat.options import PullOptions
@@ -79,7 +80,7 @@ def check_fit(name: str, reference: Reference, quantization: str | None, size: i
     if shape is None or pulling.options.force:
         return
     fit_report = pulling.device.fit_report(shape, is_estimate=True)
-    if fit_report.plan.verdict is not Verdict.NO:
+    if fit_report.plan.verdict is not FitVerdict.NO:
         return
     smaller = _smaller(reference, quantization, pulling)
     raise SlmError(
@@ -134,7 +135,7 @@ def _is_asked(variant: Variant, quantization: str | None) -> bool:
     return quantization is None or variant.quantization.casefold() == quantization.casefold()
 
 
-def first_plan(candidates: list[Candidate], pulling: Pulling) -> tuple[Plan, Candidate]:
+def first_plan(candidates: list[Candidate], pulling: Pulling) -> tuple[FetchPlan, Candidate]:
     """The plan of the first place that can say what it has. Raises the most telling `SlmError`."""
     failures: list[SlmError] = []
     for candidate in candidates:
@@ -153,7 +154,7 @@ def weight_of(error: SlmError) -> int:
     return 3 if isinstance(error, Unreachable) else 1 if error.exit_code is ExitCode.NETWORK else 2
 
 
-def header_of(candidate: Candidate, plan: Plan, pulling: Pulling) -> Header | None:
+def header_of(candidate: Candidate, plan: FetchPlan, pulling: Pulling) -> Header | None:
     """The header alone, which is a few MiB on the network; None where it cannot be had."""
     try:
         return candidate.source.header(plan)
@@ -163,7 +164,7 @@ def header_of(candidate: Candidate, plan: Plan, pulling: Pulling) -> Header | No
 
 
 def fit_report_of(
-    reference: Reference, candidate: Candidate, plan: Plan, header: Header | None, pulling: Pulling
+    reference: Reference, candidate: Candidate, plan: FetchPlan, header: Header | None, pulling: Pulling
 ) -> device_fit.FitReport | None:
     """Whether it will fit: from the header, else from what the catalog states."""
     if header is not None and header.tensors:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from slmchat.catalog import projectors
 from slmchat.catalog.fetching import check_space, checked, in_bytes, locked, workspace
+from slmchat.catalog.open_source import open_source
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.catalog.registry import HubFile, Reference
-from slmchat.catalog.sources import Plan, Source, open_source
+from slmchat.catalog.sources import FetchPlan, Source
 from slmchat.errors import SlmError
 from slmchat.private_files import storage_error
 
@@ -39,7 +40,7 @@ def of(candidate: Source, stated: Sequence[Source]) -> list[Source]:
     return [found] if found is not None else list(stated)
 
 
-def planned(places: Sequence[Source], pulling: "Pulling") -> Plan | None:
+def planned(places: Sequence[Source], pulling: "Pulling") -> FetchPlan | None:
     """What would be fetched, for `--dry-run`; None: no projector, or nobody can say (then the console is told why)."""
     for place in places:
         try:

@@ -14,7 +14,7 @@ from slmchat.settings import Settings
 if TYPE_CHECKING:
     from slmchat.endpoints import Endpoint
     from slmchat.engine.remote.route import Route
-    from slmchat.privacy.dialer import Dialer
+    from slmchat.privacy.dialer import DialerProcess
 
 
 def seal(settings: Settings, *, configures: bool = False, writable: Sequence[Path] = ()) -> None:
@@ -44,17 +44,17 @@ def seal(settings: Settings, *, configures: bool = False, writable: Sequence[Pat
 def restrict(
     endpoint: "Endpoint",
     route: "Route",
-    dialer: "Dialer | None",
+    dialer: "DialerProcess | None",
     settings: Settings,
     reporter: Reporter,
     *,
     writable: Sequence[Path],
 ) -> None:
     """Close every way but the one to this endpoint. Raises `SlmError` (UNSEALED) if it must be and cannot."""
-    from slmchat.privacy.outlet import Outlet, narrow
+    from slmchat.privacy.egress import Egress, restrict_egress
 
-    status = narrow(
-        Outlet(route.host, route.port, endpoint.is_loopback, route.addresses),
+    status = restrict_egress(
+        Egress(route.host, route.port, endpoint.is_loopback, route.addresses),
         is_required=settings.is_offline,
         writable=writable,
         dialer=dialer,

@@ -15,7 +15,7 @@ from types import FrameType
 
 
 def is_here() -> bool:
-    """Whether the kernel below is Android's, also under a Linux distribution in proot. Too often is no harm."""
+    """Whether the kernel below is Android's, also under a Linux distribution in proot. Too often does no harm."""
     has_kernel = sys.platform != "win32" and "android" in os.uname().release.lower()
     return hasattr(sys, "getandroidapilevel") or "ANDROID_ROOT" in os.environ or has_kernel
 

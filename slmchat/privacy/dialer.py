@@ -23,7 +23,7 @@ _NUMBER = struct.Struct("=Q")
 _MOST_OF_AN_ANSWER = 4096
 
 
-class Dialer:
+class DialerProcess:
     """Asks for connections. For any thread; those that ask at the same time wait for one another."""
 
     def __init__(self, connect: Callable[[], tuple[bytes, socket.socket | None]], *, port: int, names: bool) -> None:

@@ -1,7 +1,7 @@
 """The seal on Linux: a seccomp filter, the sockets that were open before, and Landlock where the kernel has it.
 
 Knows: in which order they are applied, how to check that every thread has the filter, and what is left open.
-Refuses to know: the numbers (calls.py, landlock.py), which places stay writable (places.py).
+Refuses to know: the numbers (calls.py, landlock.py), which places stay writable (writable_paths.py).
 
 The filter comes first and is the seal. Landlock is a second lock on TCP, and keeps the process to its own places;
 where a kernel lacks it, the seal holds and the details say what is missing.
@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 
-from slmchat.privacy import inherited, landlock, places, seccomp
+from slmchat.privacy import inherited, landlock, seccomp, writable_paths
 from slmchat.privacy.steps import Closed, NotOffered, Step
 
 _YAMA_NOBODY = 3  # Documentation/admin-guide/LSM/Yama.rst: no attach
@@ -40,7 +40,9 @@ class Linux:
             details.append(_LOCAL_OPEN)
         gaps = inherited.survivors(seccomp.machine())
         allowed, problems = (
-            places.allowed_places(writable, has_gpu=Step.LOCAL not in steps) if Step.NETWORK in steps else ((), ())
+            writable_paths.allowed_paths(writable, has_gpu=Step.LOCAL not in steps)
+            if Step.NETWORK in steps
+            else ((), ())
         )
         try:
             abi = _landlock(steps, allowed)
@@ -48,7 +50,7 @@ class Linux:
             details.append(f"Landlock is not in force ({reason}): files are not protected by the seal")
             return Closed("seccomp", tuple(details), gaps=(*gaps, *open_memory()))
         if Step.NETWORK in steps:
-            places.use_temporary_place()
+            writable_paths.use_temporary_directory()
         details += [*problems, *_of_landlock(abi, steps)]
         return Closed("seccomp and Landlock", tuple(details), abi, allowed, gaps)
 

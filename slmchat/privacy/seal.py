@@ -106,7 +106,7 @@ class Seal:
 
 
 def adopt(status: SealStatus) -> SealStatus:
-    """What is in force has been settled elsewhere (outlet.py): the process is told, and not called sealed."""
+    """What is in force has been settled elsewhere (egress.py): the process is told, and not called sealed."""
     global _status
     with _lock:
         _status = status

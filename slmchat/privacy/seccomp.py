@@ -2,7 +2,7 @@
 
 Knows: the architectures, how a filter is put together, the variants for a process with one task of its own.
 Refuses to know: the calls (calls.py), files (landlock.py), sockets that are open already (inherited.py), when it is
-installed (linux.py, outlet.py).
+installed (linux.py, egress.py).
 
 A call that is refused returns EPERM. Filters stack: the kernel asks all of them and takes the strictest answer, so a
 second step can only refuse more. No root, no shell, no other program.
@@ -99,7 +99,7 @@ def install_handed() -> None:
 
 
 def install_tcp() -> None:
-    """Refuse what the whole seal refuses, but let this process connect by TCP (outlet.py), to whatever host.
+    """Refuse what the whole seal refuses, but let this process connect by TCP (egress.py), to whatever host.
 
     Seccomp sees the kind of a socket, never the address that it is connected to. Raises `NotOffered`.
     """

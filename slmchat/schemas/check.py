@@ -14,7 +14,7 @@ _SEVERAL = ("anyOf", "oneOf", "allOf", "prefixItems")
 _NAMED = ("properties", "$defs", "definitions")
 
 
-class Check:
+class SchemaCheck:
     """The check of one schema, compiled once. Raises `SlmError` (USAGE) when the library refuses the schema."""
 
     def __init__(self, schema: Any) -> None:

@@ -39,7 +39,7 @@ def parse(text: str) -> dict[str, Any]:
     for entry in _entries(text):
         found = _FIELD.fullmatch(entry)
         if found is None:
-            raise _wrong(f"'{entry}' is no field")
+            raise _wrong(f"'{entry}' is not a field")
         name = found["name"]
         marks = (found["marks"] or "") + (found["more"] or "")
         if name in properties:
@@ -77,7 +77,7 @@ def _type(name: str, values: str | None, entry: str) -> dict[str, Any]:
             raise _wrong(f"'{entry}' needs its values: enum(a|b|c)")
         return {"enum": list(dict.fromkeys(options))}
     if name not in _TYPES or values is not None:
-        raise _wrong(f"'{name}' in '{entry}' is no type")
+        raise _wrong(f"'{name}' in '{entry}' is not a type")
     return dict(_TYPES[name])
 
 

@@ -123,7 +123,7 @@ class _Converter:
         if schema is False:
             raise _wrong(f"{place} is false: no value is right")
         if not isinstance(schema, dict):
-            raise _wrong(f"{place} is no schema: an object was expected")
+            raise _wrong(f"{place} is not a schema: an object was expected")
         self.depth += 1
         if self.depth > _MOST_NESTED or len(self.grammar.rules) > _MOST_RULES:
             raise _wrong(f"{place} is nested too deep, or the schema is too large")
@@ -251,10 +251,10 @@ class _Converter:
         )
 
     def constants(self, schema: Mapping[str, Any], place: str) -> Node:
-        from slmchat.schemas.check import Check
+        from slmchat.schemas.check import SchemaCheck
 
         values = [schema["const"]] if "const" in schema else _list(schema, "enum", place)
-        is_right = Check(dict(schema)).is_right
+        is_right = SchemaCheck(dict(schema)).is_right
         texts = [Text(json.dumps(value, ensure_ascii=False)) for value in values if is_right(value)]
         if not texts:
             raise _wrong(f"no value of the enum or const in {place} is right for what stands beside it")
@@ -318,7 +318,7 @@ class _Converter:
             return chain(_QUOTE, regex.parse(pattern), _QUOTE)
         if "pattern" in schema:
             if not isinstance(schema["pattern"], str):
-                raise _wrong(f"the pattern in {place} is no text")
+                raise _wrong(f"the pattern in {place} is not text")
             try:
                 parsed = regex.parse(schema["pattern"], is_search=True)
             except SlmError as error:
@@ -370,9 +370,9 @@ class _Converter:
         properties = schema.get("properties", {})
         required = schema.get("required", [])
         if not isinstance(properties, dict):
-            raise _wrong(f"properties in {place} is no object")
+            raise _wrong(f"properties in {place} is not an object")
         if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-            raise _wrong(f"required in {place} is no list of names")
+            raise _wrong(f"required in {place} is not a list of names")
         extra = schema.get("additionalProperties", not properties and not required)
         declared = {**properties, **{name: extra for name in required if name not in properties}}
         if extra is False and len(declared) > len(properties):
@@ -479,7 +479,7 @@ def _bound(
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _wrong(f"{keyword} in {place} is no number")
+            raise _wrong(f"{keyword} in {place} is not a number")
         number = Decimal(repr(value))
         if not number.is_finite() or abs(number) >= 10**15 or number != round(number, 6):
             raise _wrong(f"{keyword} in {place} has more than 15 digits, or more than 6 after the point")

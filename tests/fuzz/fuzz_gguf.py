@@ -7,7 +7,7 @@ from functools import cache
 
 import runner
 
-from slmchat.catalog import gguf
+from slmchat.catalog import gguf, gguf_header, gguf_parser
 from slmchat.errors import ExitCode, SlmError
 
 
@@ -59,19 +59,19 @@ def target(random: random.Random) -> None:
     size = random.choice((len(data), len(data), len(data) + 4096, 1 << 40, max(0, len(data) - 7)))
     try:
         header = gguf.read_header_bytes(data, size, name="x.gguf")
-    except gguf.NeedMore as more:
+    except gguf_parser.NeedMore as more:
         assert len(data) < more.at_least <= size  # it asks for what the file has
         return
     except SlmError as error:
         assert error.exit_code is ExitCode.DAMAGED
         assert "\n" not in error.message
         return
-    for name in dir(gguf.Header):
+    for name in dir(gguf_header.Header):
         if not name.startswith("_"):
             getattr(header, name)
     assert header.tensor_bytes <= size
     assert all(key.isprintable() or key for key in header.metadata)
-    gguf.is_projector(header)
+    gguf_header.is_projector(header)
 
 
 if __name__ == "__main__":

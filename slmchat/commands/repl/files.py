@@ -16,8 +16,8 @@ from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Conversation
 from slmchat.conversation.pictures import Picture
 from slmchat.errors import ExitCode, SlmError
-from slmchat.privacy.places import check_directory
 from slmchat.privacy.seal import explain
+from slmchat.privacy.writable_paths import check_directory
 from slmchat.private_files import make_private
 from slmchat.settings import Settings
 from slmchat.terminal import preview

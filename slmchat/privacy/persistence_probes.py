@@ -12,7 +12,7 @@ import struct
 import sysconfig
 from pathlib import Path
 
-from slmchat.privacy.world import Promise, Unavailable, Way, World, call, in_fork
+from slmchat.privacy.probe_context import Probe, ProbeContext, Promise, Unavailable, call, in_fork
 
 _GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # linux/fs.h: FS_IOC_GETFLAGS, FS_IOC_SETFLAGS
 _CLONE_NEWUSER = 0x10000000  # linux/sched.h
@@ -30,15 +30,15 @@ def _made(file: Path) -> str:
     return "made a file there"
 
 
-def _pth(_world: World, name: str) -> str:
+def _pth(_context: ProbeContext, name: str) -> str:
     return _made(Path(sysconfig.get_path("purelib"), f"slm-privacy-{os.getpid()}-{name}.pth"))
 
 
-def _module(_world: World, name: str) -> str:
+def _module(_context: ProbeContext, name: str) -> str:
     return _made(Path(__file__).with_name(f"slm_privacy_{os.getpid()}_{name}.py"))
 
 
-def _start_up(_world: World, _name: str) -> str:
+def _start_up(_context: ProbeContext, _name: str) -> str:
     file = Path.home() / ".bashrc"
     if not file.exists():
         return _made(file)
@@ -46,26 +46,26 @@ def _start_up(_world: World, _name: str) -> str:
     return "opened it for writing"
 
 
-def _git_hook(_world: World, _name: str) -> str:
+def _git_hook(_context: ProbeContext, _name: str) -> str:
     return _made(Path(".git", "hooks", "post-checkout"))
 
 
-def _here(_world: World, name: str) -> str:
+def _here(_context: ProbeContext, name: str) -> str:
     return _made(Path(name))
 
 
-def _temporary(world: World, name: str) -> str:
-    return _made(Path(world.temporary, f"slm-privacy-{os.getpid()}-{name}"))
+def _temporary(context: ProbeContext, name: str) -> str:
+    return _made(Path(context.temporary, f"slm-privacy-{os.getpid()}-{name}"))
 
 
-def _chmod(world: World, _name: str) -> str:
-    os.chmod(world.file, 0o600)
+def _chmod(context: ProbeContext, _name: str) -> str:
+    os.chmod(context.file, 0o600)
     return "changed"
 
 
-def _fchmod(world: World, _name: str) -> str:
+def _fchmod(context: ProbeContext, _name: str) -> str:
     """Reading stays free, and a descriptor for reading is enough."""
-    descriptor = os.open(world.file, os.O_RDONLY)
+    descriptor = os.open(context.file, os.O_RDONLY)
     try:
         os.fchmod(descriptor, 0o600)
     finally:
@@ -73,14 +73,14 @@ def _fchmod(world: World, _name: str) -> str:
     return "changed"
 
 
-def _chown(world: World, _name: str) -> str:
-    os.chown(world.file, os.geteuid(), os.getegid())
+def _chown(context: ProbeContext, _name: str) -> str:
+    os.chown(context.file, os.geteuid(), os.getegid())
     return "changed"
 
 
-def _xattr(world: World, name: str) -> str:
+def _xattr(context: ProbeContext, name: str) -> str:
     try:
-        os.setxattr(world.file, f"user.{name}", b"x")
+        os.setxattr(context.file, f"user.{name}", b"x")
     except OSError as error:
         if error.errno == errno.ENOTSUP:
             raise Unavailable("this file system has no attributes") from error
@@ -88,15 +88,15 @@ def _xattr(world: World, name: str) -> str:
     return "set"
 
 
-def _times(world: World, _name: str) -> str:
-    os.utime(world.file, (1, 1))
+def _times(context: ProbeContext, _name: str) -> str:
+    os.utime(context.file, (1, 1))
     return "set"
 
 
-def _flags(world: World, _name: str) -> str:
+def _flags(context: ProbeContext, _name: str) -> str:
     import fcntl
 
-    descriptor = os.open(world.file, os.O_RDONLY)
+    descriptor = os.open(context.file, os.O_RDONLY)
     try:
         flags = fcntl.ioctl(descriptor, _GET_FLAGS, bytes(8))
         fcntl.ioctl(descriptor, _SET_FLAGS, flags)
@@ -109,22 +109,22 @@ def _flags(world: World, _name: str) -> str:
     return "set"
 
 
-def _limits(world: World, _name: str) -> str:
+def _limits(context: ProbeContext, _name: str) -> str:
     import resource
 
     # int prlimit(pid_t pid, int resource, const struct rlimit *new_limit, struct rlimit *old_limit);
     limits = ctypes.create_string_buffer(16)
-    call("prlimit64", world.parent, resource.RLIMIT_NOFILE, None, limits)
-    call("prlimit64", world.parent, resource.RLIMIT_NOFILE, limits, None)
+    call("prlimit64", context.parent, resource.RLIMIT_NOFILE, None, limits)
+    call("prlimit64", context.parent, resource.RLIMIT_NOFILE, limits, None)
     return "set"
 
 
-def _priority(world: World, _name: str) -> str:
-    os.setpriority(os.PRIO_PROCESS, world.parent, os.getpriority(os.PRIO_PROCESS, world.parent))
+def _priority(context: ProbeContext, _name: str) -> str:
+    os.setpriority(os.PRIO_PROCESS, context.parent, os.getpriority(os.PRIO_PROCESS, context.parent))
     return "set"
 
 
-def _perf(_world: World, _name: str) -> str:
+def _perf(_context: ProbeContext, _name: str) -> str:
     # struct perf_event_attr { __u32 type; __u32 size; __u64 config; __u64 sample_period; __u64 sample_type;
     #                          __u64 read_format; __u64 flags; ... };
     attributes = struct.pack(
@@ -135,33 +135,33 @@ def _perf(_world: World, _name: str) -> str:
     return "opened"
 
 
-def _userfaultfd(_world: World, _name: str) -> str:
+def _userfaultfd(_context: ProbeContext, _name: str) -> str:
     os.close(call("userfaultfd", _UFFD_USER_MODE_ONLY))
     return "opened"
 
 
-def _bpf(_world: World, _name: str) -> str:
+def _bpf(_context: ProbeContext, _name: str) -> str:
     # union bpf_attr { struct { __u32 map_type; __u32 key_size; __u32 value_size; __u32 max_entries; ... }; ... };
     attributes = struct.pack("=IIII", _BPF_MAP_TYPE_ARRAY, 4, 4, 1)
     os.close(call("bpf", _BPF_MAP_CREATE, ctypes.c_char_p(attributes), len(attributes)))
     return "opened"
 
 
-def _namespace(_world: World, _name: str) -> str:
+def _namespace(_context: ProbeContext, _name: str) -> str:
     return in_fork(lambda: f"made {call('unshare', _CLONE_NEWUSER)}")
 
 
-def _message_queue(_world: World, _name: str) -> str:
+def _message_queue(_context: ProbeContext, _name: str) -> str:
     call("msgctl", call("msgget", _IPC_PRIVATE, 0o600), _IPC_RMID, None)
     return "made"
 
 
-def _shared_memory(_world: World, _name: str) -> str:
+def _shared_memory(_context: ProbeContext, _name: str) -> str:
     call("shmctl", call("shmget", _IPC_PRIVATE, 4096, 0o600), _IPC_RMID, None)
     return "made"
 
 
-def _posix_queue(_world: World, name: str) -> str:
+def _posix_queue(_context: ProbeContext, name: str) -> str:
     # mqd_t mq_open(const char *name, int oflag, mode_t mode, struct mq_attr *attr);  here without the first slash
     queue = f"slm-privacy-{os.getpid()}-{name}".encode()
     os.close(call("mq_open", queue, os.O_RDWR | os.O_CREAT, 0o600, None))
@@ -169,9 +169,9 @@ def _posix_queue(_world: World, name: str) -> str:
     return "made"
 
 
-WAYS = (
+PROBES = (
     *(
-        Way(name, title, attempt, promise=Promise.LANDLOCK_FILES)
+        Probe(name, title, attempt, promise=Promise.LANDLOCK_FILES)
         for name, title, attempt in (
             ("pth", "a file that Python runs when it starts (.pth in site-packages)", _pth),
             ("module", "a module of slm itself", _module),
@@ -182,7 +182,7 @@ WAYS = (
         )
     ),
     *(
-        Way(name, title, attempt, is_linux_only=True)
+        Probe(name, title, attempt, is_linux_only=True)
         for name, title, attempt in (
             ("mode", "the rights of a file outside (chmod)", _chmod),
             ("mode-descriptor", "the same through a descriptor for reading", _fchmod),

@@ -17,13 +17,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
-from slmchat.privacy.dialer import Dialer
+from slmchat.privacy.dialer import DialerProcess
 from slmchat.privacy.seal import SealStatus, adopt, refuse_if
 from slmchat.privacy.steps import NotOffered
 
 
 @dataclass(frozen=True, slots=True)
-class Outlet:
+class Egress:
     """Where the connections go: the endpoint, or the proxy before it. `is_loopback`: it is on this device.
 
     `addresses`: what the host's name was found to mean, by whoever connects; it grows. The guard knows no others.
@@ -35,20 +35,22 @@ class Outlet:
     addresses: AbstractSet[str] = frozenset()
 
 
-def narrow(outlet: Outlet, *, is_required: bool, writable: Sequence[Path], dialer: Dialer | None = None) -> SealStatus:
-    """Close everything but the way to `outlet`. It cannot be opened again.
+def restrict_egress(
+    egress: Egress, *, is_required: bool, writable: Sequence[Path], dialer: DialerProcess | None = None
+) -> SealStatus:
+    """Close everything but the way to `egress`. It cannot be opened again.
 
     `writable` as in `seal()`. `dialer`: hands over the connections, so that this process needs to make none.
     `is_required` is `--offline`: raises `SlmError` (UNSEALED) where the kernel does not keep the process to that.
     """
     if sys.platform.startswith(("linux", "android")):
-        status = _on_linux(outlet, writable, dialer)
+        status = _on_linux(egress, writable, dialer)
     else:
         status = SealStatus("", False, False, ("the kernel of this system keeps nothing closed",))
-    whither = "this device" if outlet.is_loopback else outlet.host
+    whither = "this device" if egress.is_loopback else egress.host
     details = list(status.details)
     if dialer is None or not status.mechanism:
-        sys.addaudithook(_Guard(outlet))
+        sys.addaudithook(_Guard(egress))
         details.append(f"a guard inside Python keeps connections to {whither}; native code and children pass it")
     details += [f"not closed: {gap}" for gap in status.gaps]
     if not status.is_enforced_by_kernel:
@@ -56,9 +58,9 @@ def narrow(outlet: Outlet, *, is_required: bool, writable: Sequence[Path], diale
     return adopt(SealStatus("", False, False, tuple(details), status.landlock_abi, status.writable, status.gaps))
 
 
-def _on_linux(outlet: Outlet, writable: Sequence[Path], dialer: Dialer | None) -> SealStatus:
-    """The mechanisms in force, and whether they keep this process to the outlet's port at least."""
-    from slmchat.privacy import inherited, landlock, linux, places, seccomp
+def _on_linux(egress: Egress, writable: Sequence[Path], dialer: DialerProcess | None) -> SealStatus:
+    """The mechanisms in force, and whether they keep this process to the egress's port at least."""
+    from slmchat.privacy import inherited, landlock, linux, seccomp, writable_paths
 
     kept = () if dialer is None else (dialer.descriptor,)
     details: list[str] = []
@@ -71,15 +73,15 @@ def _on_linux(outlet: Outlet, writable: Sequence[Path], dialer: Dialer | None) -
             "seccomp refuses every kind of socket but TCP, and the ways around sockets"
             if dialer is None
             else "seccomp refuses new sockets and the ways around them, in every thread and child; "
-            f"connections to {outlet.host}:{outlet.port} come from a process of slm's own that makes no others"
+            f"connections to {egress.host}:{egress.port} come from a process of slm's own that makes no others"
         )
     except NotOffered as reason:
         details.append(f"the kernel refuses no sockets ({reason})")
     details += linux.of_inherited(inherited.replace_sockets(kept))
     if mechanisms:
         gaps += inherited.survivors(seccomp.machine(), kept)
-    allowed, problems = places.allowed_places(writable, has_gpu=False)
-    port = outlet.port if dialer is None else None
+    allowed, problems = writable_paths.allowed_paths(writable, has_gpu=False)
+    port = egress.port if dialer is None else None
     abi: int | None = None
     try:
         abi = landlock.restrict(allowed, has_scopes=dialer is not None, port=port)
@@ -87,7 +89,7 @@ def _on_linux(outlet: Outlet, writable: Sequence[Path], dialer: Dialer | None) -
         details.append(f"Landlock is not in force ({reason}): files and ports are not protected")
         gaps += linux.open_memory()
     else:
-        places.use_temporary_place()
+        writable_paths.use_temporary_directory()
         mechanisms.append("Landlock")
         details += [*problems, f"Landlock (version {abi}) keeps writing to the places listed"]
         if abi >= landlock.TCP_ABI:
@@ -109,19 +111,19 @@ def _on_linux(outlet: Outlet, writable: Sequence[Path], dialer: Dialer | None) -
 
 
 class _Guard:
-    """An audit hook that refuses names, addresses and ports other than those of the outlet."""
+    """An audit hook that refuses names, addresses and ports other than those of the egress."""
 
-    def __init__(self, outlet: Outlet) -> None:
-        self._outlet = outlet
+    def __init__(self, egress: Egress) -> None:
+        self._egress = egress
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
         if event.startswith("socket.") and not self._is_allowed(event, arguments):
             raise PermissionError(errno.EPERM, "slm leaves one way open, and this is another one", event)
 
     def _is_allowed(self, event: str, arguments: tuple[object, ...]) -> bool:
-        outlet = self._outlet
+        egress = self._egress
         if event == "socket.getaddrinfo":
-            return not outlet.is_loopback and arguments[0] in (outlet.host, outlet.host.encode())
+            return not egress.is_loopback and arguments[0] in (egress.host, egress.host.encode())
         if event == "socket.connect":
             address = arguments[1] if len(arguments) > 1 else None
             if not isinstance(address, tuple) or len(address) < 2:
@@ -129,8 +131,8 @@ class _Guard:
             is_itself = _is_loopback(address[0])
             # Where the system has no socket pairs (Windows), Python connects to itself to make one.
             is_pair = is_itself and sys.platform == "win32"
-            is_there = is_itself if outlet.is_loopback else address[0] in {outlet.host, *outlet.addresses}
-            return is_pair or (address[1] == outlet.port and is_there)
+            is_there = is_itself if egress.is_loopback else address[0] in {egress.host, *egress.addresses}
+            return is_pair or (address[1] == egress.port and is_there)
         if event == "socket.bind":
             address = arguments[1] if len(arguments) > 1 else None
             return sys.platform == "win32" and isinstance(address, tuple) and _is_loopback(address[0])

@@ -1,6 +1,6 @@
 """Ways out by sockets: every family, through Python, through the C library's resolver and by bare system calls.
 
-Knows: how to reach what the parent holds out (`World`). Nothing here goes beyond the loopback device.
+Knows: how to reach what the parent holds out (`ProbeContext`). Nothing here goes beyond the loopback device.
 Refuses to know: whether there is a seal.
 """
 
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 
-from slmchat.privacy.world import TIMEOUT_S, Refused, Unavailable, Way, World, call
+from slmchat.privacy.probe_context import TIMEOUT_S, Probe, ProbeContext, Refused, Unavailable, call
 
 # linux/socket.h; not in every build of Python
 _AF_NETLINK, _AF_PACKET, _AF_VSOCK = 16, 17, 40
@@ -42,20 +42,20 @@ def _by_python(family: int, kind: int, address: str | tuple[str, int], name: str
     return "sent"
 
 
-def _tcp4(world: World, name: str) -> str:
-    return _by_python(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", world.tcp4), name)
+def _tcp4(context: ProbeContext, name: str) -> str:
+    return _by_python(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", context.tcp4), name)
 
 
-def _tcp6(world: World, name: str) -> str:
-    return _by_python(socket.AF_INET6, socket.SOCK_STREAM, ("::1", _given(world.tcp6)), name)
+def _tcp6(context: ProbeContext, name: str) -> str:
+    return _by_python(socket.AF_INET6, socket.SOCK_STREAM, ("::1", _given(context.tcp6)), name)
 
 
-def _udp4(world: World, name: str) -> str:
-    return _by_python(socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", world.udp4), name)
+def _udp4(context: ProbeContext, name: str) -> str:
+    return _by_python(socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", context.udp4), name)
 
 
-def _udp6(world: World, name: str) -> str:
-    return _by_python(socket.AF_INET6, socket.SOCK_DGRAM, ("::1", _given(world.udp6)), name)
+def _udp6(context: ProbeContext, name: str) -> str:
+    return _by_python(socket.AF_INET6, socket.SOCK_DGRAM, ("::1", _given(context.udp6)), name)
 
 
 def _sockaddr(family: int, port: int) -> bytes:
@@ -83,20 +83,20 @@ def _by_calls(family: int, kind: int, port: int, name: str) -> str:
     return "sent"
 
 
-def _tcp4_calls(world: World, name: str) -> str:
-    return _by_calls(socket.AF_INET, socket.SOCK_STREAM, world.tcp4, name)
+def _tcp4_calls(context: ProbeContext, name: str) -> str:
+    return _by_calls(socket.AF_INET, socket.SOCK_STREAM, context.tcp4, name)
 
 
-def _tcp6_calls(world: World, name: str) -> str:
-    return _by_calls(socket.AF_INET6, socket.SOCK_STREAM, _given(world.tcp6), name)
+def _tcp6_calls(context: ProbeContext, name: str) -> str:
+    return _by_calls(socket.AF_INET6, socket.SOCK_STREAM, _given(context.tcp6), name)
 
 
-def _udp4_calls(world: World, name: str) -> str:
-    return _by_calls(socket.AF_INET, socket.SOCK_DGRAM, world.udp4, name)
+def _udp4_calls(context: ProbeContext, name: str) -> str:
+    return _by_calls(socket.AF_INET, socket.SOCK_DGRAM, context.udp4, name)
 
 
-def _udp6_calls(world: World, name: str) -> str:
-    return _by_calls(socket.AF_INET6, socket.SOCK_DGRAM, _given(world.udp6), name)
+def _udp6_calls(context: ProbeContext, name: str) -> str:
+    return _by_calls(socket.AF_INET6, socket.SOCK_DGRAM, _given(context.udp6), name)
 
 
 class _ResolverState(ctypes.Structure):
@@ -111,7 +111,7 @@ class _ResolverState(ctypes.Structure):
     )
 
 
-def _dns(world: World, name: str) -> str:
+def _dns(context: ProbeContext, name: str) -> str:
     """Ask the resolver for a name. It is pointed to the parent's name server first: no query may leave this device."""
     if sys.platform.startswith(("linux", "android")):
         libc = ctypes.CDLL(None)
@@ -123,8 +123,8 @@ def _dns(world: World, name: str) -> str:
         libc["__res_init"]()
         state = resolver_state().contents
         state.retrans, state.retry, state.nscount = 1, 1, 1
-        ctypes.memmove(ctypes.addressof(state) + _ResolverState.nsaddr_list.offset, _sockaddr(2, world.dns), 16)
-    elif not world.is_sealed:
+        ctypes.memmove(ctypes.addressof(state) + _ResolverState.nsaddr_list.offset, _sockaddr(2, context.dns), 16)
+    elif not context.is_sealed:
         raise Unavailable("without the seal the query would leave this device")
     try:
         found = socket.getaddrinfo(f"{name}.invalid", 80, socket.AF_INET, socket.SOCK_STREAM)
@@ -135,28 +135,28 @@ def _dns(world: World, name: str) -> str:
     return f"resolved to {found[0][4][0]}"
 
 
-def _unix_stream(world: World, name: str) -> str:
-    if world.unix_stream is None:
+def _unix_stream(context: ProbeContext, name: str) -> str:
+    if context.unix_stream is None:
         raise Unavailable("no AF_UNIX")
-    return _by_python(socket.AF_UNIX, socket.SOCK_STREAM, world.unix_stream, name)
+    return _by_python(socket.AF_UNIX, socket.SOCK_STREAM, context.unix_stream, name)
 
 
-def _unix_abstract(world: World, name: str) -> str:
-    if world.abstract is None:
+def _unix_abstract(context: ProbeContext, name: str) -> str:
+    if context.abstract is None:
         raise Unavailable("no abstract names")
-    return _by_python(socket.AF_UNIX, socket.SOCK_STREAM, "\0" + world.abstract, name)
+    return _by_python(socket.AF_UNIX, socket.SOCK_STREAM, "\0" + context.abstract, name)
 
 
-def _unix_pair(world: World, name: str) -> str:
-    if world.unix_datagram is None:
+def _unix_pair(context: ProbeContext, name: str) -> str:
+    if context.unix_datagram is None:
         raise Unavailable("no AF_UNIX datagrams")
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with one, other:
-        one.sendto(_message(name), world.unix_datagram)
+        one.sendto(_message(name), context.unix_datagram)
     return "sent"
 
 
-def _netlink(_world: World, _name: str) -> str:
+def _netlink(_context: ProbeContext, _name: str) -> str:
     with socket.socket(_AF_NETLINK, socket.SOCK_RAW, 0) as out:  # NETLINK_ROUTE
         out.bind((0, 0))
     return "opened"
@@ -167,19 +167,19 @@ def _opened(family: int, kind: int, protocol: int) -> str:
     return "opened"
 
 
-def _raw_ip(_world: World, _name: str) -> str:
+def _raw_ip(_context: ProbeContext, _name: str) -> str:
     return _opened(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
 
 
-def _packet(_world: World, _name: str) -> str:
+def _packet(_context: ProbeContext, _name: str) -> str:
     return _opened(_AF_PACKET, socket.SOCK_RAW, 0)
 
 
-def _vsock(_world: World, _name: str) -> str:
+def _vsock(_context: ProbeContext, _name: str) -> str:
     return _opened(_AF_VSOCK, socket.SOCK_STREAM, 0)
 
 
-def _every_family(_world: World, _name: str) -> str:
+def _every_family(_context: ProbeContext, _name: str) -> str:
     answered = [family for family in _FAMILIES if not all(_is_refused(family, kind) for kind in _KINDS)]
     if answered:
         return f"families that answered: {', '.join(map(str, answered))}"
@@ -203,9 +203,9 @@ except OSError as error:
 """
 
 
-def _child(world: World, name: str) -> str:
+def _child(context: ProbeContext, name: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-I", "-c", _CHILD, str(world.tcp4), name],
+        [sys.executable, "-I", "-c", _CHILD, str(context.tcp4), name],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=20,
@@ -221,7 +221,7 @@ class EarlyThread:
 
     def __init__(self) -> None:
         self._go = threading.Event()
-        self._task: tuple[World, str] | None = None
+        self._task: tuple[ProbeContext, str] | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True, name="started before the seal")
         self._thread.start()
@@ -235,8 +235,8 @@ class EarlyThread:
         except BaseException as error:  # noqa: BLE001 - judged where the attempt is
             self._error = error
 
-    def attempt(self, world: World, name: str) -> str:
-        self._task = (world, name)
+    def attempt(self, context: ProbeContext, name: str) -> str:
+        self._task = (context, name)
         self._go.set()
         self._thread.join()
         if self._error is not None:
@@ -244,26 +244,26 @@ class EarlyThread:
         return "sent"
 
 
-def ways(early: EarlyThread) -> tuple[Way, ...]:
+def probes(early: EarlyThread) -> tuple[Probe, ...]:
     """The ways out by sockets."""
     return (
-        Way("tcp4", "TCP over IPv4, by Python", _tcp4),
-        Way("tcp6", "TCP over IPv6, by Python", _tcp6),
-        Way("udp4", "UDP over IPv4, by Python", _udp4),
-        Way("udp6", "UDP over IPv6, by Python", _udp6),
-        Way("tcp4-calls", "TCP over IPv4, by system calls", _tcp4_calls, is_linux_only=True),
-        Way("tcp6-calls", "TCP over IPv6, by system calls", _tcp6_calls, is_linux_only=True),
-        Way("udp4-calls", "UDP over IPv4, by system calls", _udp4_calls, is_linux_only=True),
-        Way("udp6-calls", "UDP over IPv6, by system calls", _udp6_calls, is_linux_only=True),
-        Way("dns", "a name looked up (getaddrinfo)", _dns),
-        Way("unix", "a local socket by its path", _unix_stream),
-        Way("unix-abstract", "a local socket by an abstract name", _unix_abstract, is_linux_only=True),
-        Way("unix-pair", "a datagram from a socket pair to a local socket", _unix_pair),
-        Way("netlink", "a netlink socket (the kernel's own network settings)", _netlink, is_linux_only=True),
-        Way("raw-ip", "a raw IP socket", _raw_ip),
-        Way("packet", "a packet socket (Ethernet frames)", _packet, is_linux_only=True),
-        Way("vsock", "a vsock (from a virtual machine to its host)", _vsock, is_linux_only=True),
-        Way("every-family", "every other family of sockets", _every_family, is_linux_only=True),
-        Way("child", "a child process", _child),
-        Way("thread", "a thread that was started before the seal", early.attempt),
+        Probe("tcp4", "TCP over IPv4, by Python", _tcp4),
+        Probe("tcp6", "TCP over IPv6, by Python", _tcp6),
+        Probe("udp4", "UDP over IPv4, by Python", _udp4),
+        Probe("udp6", "UDP over IPv6, by Python", _udp6),
+        Probe("tcp4-calls", "TCP over IPv4, by system calls", _tcp4_calls, is_linux_only=True),
+        Probe("tcp6-calls", "TCP over IPv6, by system calls", _tcp6_calls, is_linux_only=True),
+        Probe("udp4-calls", "UDP over IPv4, by system calls", _udp4_calls, is_linux_only=True),
+        Probe("udp6-calls", "UDP over IPv6, by system calls", _udp6_calls, is_linux_only=True),
+        Probe("dns", "a name looked up (getaddrinfo)", _dns),
+        Probe("unix", "a local socket by its path", _unix_stream),
+        Probe("unix-abstract", "a local socket by an abstract name", _unix_abstract, is_linux_only=True),
+        Probe("unix-pair", "a datagram from a socket pair to a local socket", _unix_pair),
+        Probe("netlink", "a netlink socket (the kernel's own network settings)", _netlink, is_linux_only=True),
+        Probe("raw-ip", "a raw IP socket", _raw_ip),
+        Probe("packet", "a packet socket (Ethernet frames)", _packet, is_linux_only=True),
+        Probe("vsock", "a vsock (from a virtual machine to its host)", _vsock, is_linux_only=True),
+        Probe("every-family", "every other family of sockets", _every_family, is_linux_only=True),
+        Probe("child", "a child process", _child),
+        Probe("thread", "a thread that was started before the seal", early.attempt),
     )

@@ -40,7 +40,7 @@ _START_UP = frozenset(
 _MOST_DIRECTORIES = 1000
 
 
-def allowed_places(writable: Sequence[Path], *, has_gpu: bool) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+def allowed_paths(writable: Sequence[Path], *, has_gpu: bool) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Where the sealed process may write, and in words what of `writable` is left out, because code is there.
 
     A path that does not exist is left out. The place of temporary files is among them.
@@ -54,7 +54,7 @@ def allowed_places(writable: Sequence[Path], *, has_gpu: bool) -> tuple[tuple[Pa
             problems.append(f"{place} is not writable: it holds {held}")
         elif place.exists():
             found.append(place)
-    temporary = temporary_place()
+    temporary = temporary_directory()
     if temporary is not None:
         found.append(temporary)
     if _MEMORY.is_dir():
@@ -66,7 +66,7 @@ def allowed_places(writable: Sequence[Path], *, has_gpu: bool) -> tuple[tuple[Pa
     return tuple(dict.fromkeys(found)), tuple(problems)
 
 
-def temporary_place() -> Path | None:
+def temporary_directory() -> Path | None:
     """Where a sealed process has its temporary files: in memory, else in a directory of slm's own. None: nowhere.
 
     Not the system's temporary directory, where the files of other programs are.
@@ -82,9 +82,9 @@ def temporary_place() -> Path | None:
     return None
 
 
-def use_temporary_place() -> None:
+def use_temporary_directory() -> None:
     """From here on this process and its children make their temporary files where they may."""
-    place = temporary_place()
+    place = temporary_directory()
     if place is not None:
         tempfile.tempdir = str(place)
         os.environ["TMPDIR"] = str(place)

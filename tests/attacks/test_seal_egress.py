@@ -18,11 +18,11 @@ import ctypes, errno, json, os, socket, struct, sys
 from slmchat.engine.remote.cancel import Cancel
 from slmchat.engine.remote.route import Route
 from slmchat.engine.remote.wire import dial, _dialed
-from slmchat.privacy.dialer import Dialer
-from slmchat.privacy.outlet import Outlet, narrow
+from slmchat.privacy.dialer import DialerProcess
+from slmchat.privacy.egress import Egress, restrict_egress
 port, other, is_here, has_dialer = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "here", sys.argv[4] == "dialer"
 route = Route("127.0.0.1", port)
-dialer = Dialer(lambda: dial(route), port=port, names=not is_here) if has_dialer else None
+dialer = DialerProcess(lambda: dial(route), port=port, names=not is_here) if has_dialer else None
 inherited = socket.create_connection(("127.0.0.1", other))
 local, name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), "\\0slm-test-" + str(os.getpid())
 local.bind(name)
@@ -32,7 +32,7 @@ if os.fork() == 0:  # holds the local socket open to the end, so that a datagram
     os.read(reader, 1)
     os._exit(0)
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-said = narrow(Outlet("127.0.0.1", port, is_here), is_required=False, writable=(), dialer=dialer)
+said = restrict_egress(Egress("127.0.0.1", port, is_here), is_required=False, writable=(), dialer=dialer)
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 def tried(what):
@@ -142,19 +142,19 @@ import socket, sys, time, os, threading
 from slmchat.engine.remote.cancel import Cancel, Cancelled
 from slmchat.engine.remote.route import Route
 from slmchat.engine.remote.wire import NoSuchHost, TimedOut, dial, _dialed
-from slmchat.privacy.dialer import Dialer
+from slmchat.privacy.dialer import DialerProcess
 def ask(dialer, cancel=None):
     try:
         return _dialed(dialer, cancel or Cancel()).close()
     except (OSError, NoSuchHost, TimedOut, Cancelled) as error:
         return f"{type(error).__name__} {getattr(error, 'errno', '')}".strip()
-closed = Dialer(lambda: dial(Route("127.0.0.1", 9)), port=9, names=False)
+closed = DialerProcess(lambda: dial(Route("127.0.0.1", 9)), port=9, names=False)
 print(ask(closed), ask(closed))
-stuck = Dialer(lambda: (time.sleep(3600), None), port=9, names=False)
+stuck = DialerProcess(lambda: (time.sleep(3600), None), port=9, names=False)
 cancel = Cancel()
 threading.Timer(0.05, cancel.set).start()
 print(ask(stuck, cancel))
-gone = Dialer(lambda: dial(Route("127.0.0.1", 9)), port=9, names=False)
+gone = DialerProcess(lambda: dial(Route("127.0.0.1", 9)), port=9, names=False)
 os.kill(gone._child, 9)
 os.waitpid(gone._child, 0)
 print(ask(gone).split()[0])

@@ -1,8 +1,9 @@
-"""The proof: a sealed child that tries to get out in every way we can think of, and a parent that watches.
+"""The check of the seal: a sealed child that tries to get out in every way we can think of, and a parent that watches.
 
-Knows: how the child is started, what counts as refused, and that the parent's witness overrules the child's word.
-Refuses to know: the ways themselves (ways_out.py, ways_around.py, ways_back.py), how the result is shown
-(commands/privacy.py).
+Knows: how the child is started, what counts as refused, that what arrives at the parent's server overrules the child's
+word.
+Refuses to know: the probes themselves (network_probes.py, bypass_probes.py, persistence_probes.py), how the result is
+shown (commands/privacy.py).
 
 The same attempts run without a seal too (`is_sealed=False`, for the tests): a check that cannot fail proves nothing.
 Every attempt goes to the loopback device or to local sockets of our own.
@@ -19,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from slmchat.errors import ExitCode, SlmError
-from slmchat.privacy import android, seal, ways_around, ways_back, ways_out
+from slmchat.privacy import android, bypass_probes, network_probes, persistence_probes, seal
 from slmchat.privacy.landlock import SCOPE_ABI
+from slmchat.privacy.probe_context import Probe, ProbeContext, ProbeOutcome, ProbeResult, Promise, Refused, Unavailable
+from slmchat.privacy.probe_server import ProbeServer
 from slmchat.privacy.seal import SealStatus
-from slmchat.privacy.witness import Witness
-from slmchat.privacy.world import Outcome, Promise, Refused, Result, Unavailable, Way, World
 
 _TIMEOUT_S = 60.0
 _IS_LINUX = sys.platform.startswith(("linux", "android"))
@@ -33,35 +34,37 @@ _REFUSALS = (errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOTSOCK, errno.EBADF
 _ABSENCES = (errno.ENOSYS, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EADDRNOTAVAIL)
 
 # The child imports slmchat from where the parent has it, whatever its current directory is.
-_CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from slmchat.privacy.attempts import child; child()"
+_CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from slmchat.privacy.seal_check import child; child()"
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class SealCheck:
     """What the child had in force, and what became of each attempt."""
 
     status: SealStatus
-    results: tuple[Result, ...]
+    results: tuple[ProbeResult, ...]
 
     @property
     def is_tight(self) -> bool:
         """Nothing got out, behind a seal that the kernel enforces."""
-        return self.status.is_enforced_by_kernel and all(result.outcome is not Outcome.OUT for result in self.results)
+        return self.status.is_enforced_by_kernel and all(
+            result.outcome is not ProbeOutcome.OUT for result in self.results
+        )
 
 
-def prove(*, is_sealed: bool = True) -> Proof:
+def check_seal(*, is_sealed: bool = True) -> SealCheck:
     """Run every attempt in a child. Raises `SlmError` (UNSEALED) when the check itself cannot be carried out."""
     try:
-        with Witness(is_sealed) as witness:
-            answers = _answers(witness)
-            witness.settle()
-            results = [_witnessed(_result(answer), witness) for answer in answers[1:]]
+        with ProbeServer(is_sealed) as server:
+            answers = _answers(server)
+            server.settle()
+            results = [_witnessed(_result(answer), server) for answer in answers[1:]]
     except OSError as error:
         raise _not_possible(f"the listeners that it tries to reach cannot be opened: {error.strerror}") from error
-    names = [way.name for way in _ways(ways_out.EarlyThread())]
+    names = [probe.name for probe in _probes(network_probes.EarlyThread())]
     missing = [name for name in names if name not in {result.name for result in results}]
-    results += [Result(name, name, Outcome.OUT, "no answer: the child ended before") for name in missing]
-    return Proof(_status(answers[0]), tuple(results))
+    results += [ProbeResult(name, name, ProbeOutcome.OUT, "no answer: the child ended before") for name in missing]
+    return SealCheck(_status(answers[0]), tuple(results))
 
 
 def _not_possible(why: str) -> SlmError:
@@ -72,19 +75,19 @@ def _not_possible(why: str) -> SlmError:
     )
 
 
-def _answers(witness: Witness) -> list[dict[str, Any]]:
+def _answers(server: ProbeServer) -> list[dict[str, Any]]:
     """The child's lines: its status, then one for each attempt."""
     root = str(Path(seal.__file__).parents[2])
     try:
         done = subprocess.run(
             [sys.executable, "-c", _CHILD, root],
-            input=json.dumps(asdict(witness.world)),
+            input=json.dumps(asdict(server.context)),
             capture_output=True,
             encoding="utf-8",
-            cwd=witness.world.here,
+            cwd=server.context.here,
             timeout=_TIMEOUT_S,
             check=False,
-            pass_fds=witness.inherited if os.name == "posix" else (),
+            pass_fds=server.inherited if os.name == "posix" else (),
         )
     except subprocess.TimeoutExpired as error:
         raise _not_possible(f"the child did not end within {_TIMEOUT_S:.0f} s") from error
@@ -95,16 +98,16 @@ def _answers(witness: Witness) -> list[dict[str, Any]]:
     return answers
 
 
-def _witnessed(result: Result, witness: Witness) -> Result:
+def _witnessed(result: ProbeResult, server: ProbeServer) -> ProbeResult:
     """The child's word, overruled when something has arrived all the same."""
-    if not witness.has_heard(result.name):
+    if not server.has_heard(result.name):
         return result
-    how = result.how if result.outcome is Outcome.OUT else f"it arrived, although the child saw {result.how}"
-    return Result(result.name, result.title, Outcome.OUT, how, is_witnessed=True)
+    how = result.how if result.outcome is ProbeOutcome.OUT else f"it arrived, although the child saw {result.how}"
+    return ProbeResult(result.name, result.title, ProbeOutcome.OUT, how, is_witnessed=True)
 
 
-def _result(answer: dict[str, Any]) -> Result:
-    return Result(answer["name"], answer["title"], Outcome(answer["outcome"]), answer["how"])
+def _result(answer: dict[str, Any]) -> ProbeResult:
+    return ProbeResult(answer["name"], answer["title"], ProbeOutcome(answer["outcome"]), answer["how"])
 
 
 def _status(answer: dict[str, Any]) -> SealStatus:
@@ -116,14 +119,14 @@ def _status(answer: dict[str, Any]) -> SealStatus:
 
 
 def child() -> None:
-    """The child: seal, try, tell. Reads the world from stdin, writes a line of JSON for each answer."""
+    """The child: seal, try, tell. Reads the context from stdin, writes a line of JSON for each answer."""
     values = json.load(sys.stdin)
-    world = World(**{**values, "cells": tuple(values["cells"])})
-    early = ways_out.EarlyThread()
+    context = ProbeContext(**{**values, "cells": tuple(values["cells"])})
+    early = network_probes.EarlyThread()
     android.raise_instead_of_ending()
-    status = seal.seal(is_required=False, writable=(Path(world.allowed),)) if world.is_sealed else seal.status()
+    status = seal.seal(is_required=False, writable=(Path(context.allowed),)) if context.is_sealed else seal.status()
     _tell(asdict(status))
-    for result in _tried(world, status, early):
+    for result in _tried(context, status, early):
         _tell({"name": result.name, "title": result.title, "outcome": result.outcome.value, "how": result.how})
 
 
@@ -132,37 +135,37 @@ def _tell(answer: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _ways(early: ways_out.EarlyThread) -> tuple[Way, ...]:
-    return (*ways_out.ways(early), *ways_around.WAYS, *ways_back.WAYS)
+def _probes(early: network_probes.EarlyThread) -> tuple[Probe, ...]:
+    return (*network_probes.probes(early), *bypass_probes.PROBES, *persistence_probes.PROBES)
 
 
-def _tried(world: World, status: SealStatus, early: ways_out.EarlyThread) -> Iterator[Result]:
-    for way in _ways(early):
-        outcome, how = _judged(way, world)
-        if outcome is Outcome.OUT and world.is_sealed and not _is_promised(way.promise, status):
-            outcome = Outcome.NOT_PROMISED
-        yield Result(way.name, way.title, outcome, how)
+def _tried(context: ProbeContext, status: SealStatus, early: network_probes.EarlyThread) -> Iterator[ProbeResult]:
+    for probe in _probes(early):
+        outcome, how = _judged(probe, context)
+        if outcome is ProbeOutcome.OUT and context.is_sealed and not _is_promised(probe.promise, status):
+            outcome = ProbeOutcome.NOT_PROMISED
+        yield ProbeResult(probe.name, probe.title, outcome, how)
 
 
-def _judged(way: Way, world: World) -> tuple[Outcome, str]:
-    """What became of one attempt. An error that is no refusal means that something outside has answered: it got out."""
-    if way.is_linux_only and not _IS_LINUX:
-        return Outcome.NOT_OFFERED, "only Linux has it"
+def _judged(probe: Probe, context: ProbeContext) -> tuple[ProbeOutcome, str]:
+    """What became of one attempt. An error that is not a refusal means: something outside has answered."""
+    if probe.is_linux_only and not _IS_LINUX:
+        return ProbeOutcome.NOT_OFFERED, "only Linux has it"
     try:
-        return Outcome.OUT, way.attempt(world, way.name)
+        return ProbeOutcome.OUT, probe.attempt(context, probe.name)
     except Unavailable as reason:
-        return Outcome.NOT_OFFERED, str(reason)
+        return ProbeOutcome.NOT_OFFERED, str(reason)
     except Refused as reason:
-        return Outcome.REFUSED, str(reason)
+        return ProbeOutcome.REFUSED, str(reason)
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, str(error))
         if error.errno in _REFUSALS:
-            return Outcome.REFUSED, name
+            return ProbeOutcome.REFUSED, name
         if error.errno in _ABSENCES:
-            return Outcome.NOT_OFFERED, name
-        return Outcome.OUT, f"not refused: {name}"
+            return ProbeOutcome.NOT_OFFERED, name
+        return ProbeOutcome.OUT, f"not refused: {name}"
     except Exception as error:  # noqa: BLE001 - a broken attempt proves nothing, and must not end the others
-        return Outcome.OUT, f"the attempt failed by itself: {type(error).__name__}: {error}"
+        return ProbeOutcome.OUT, f"the attempt failed by itself: {type(error).__name__}: {error}"
 
 
 def _is_promised(promise: Promise, status: SealStatus) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from sealed_process import REPOSITORY, in_python, needs_landlock, needs_seccomp, told
 
 from slmchat.errors import ExitCode, SlmError
-from slmchat.privacy import places
+from slmchat.privacy import writable_paths
 
 # argv: files to write. Seals as a chat does in a project with its environment, as the README lays it out.
 _PLANT = """
@@ -97,7 +97,7 @@ def test_a_program_names_where_it_writes_before_it_is_sealed(tmp_path: Path) -> 
 
 def _says(directory: Path) -> str:
     with pytest.raises(SlmError) as caught:
-        places.check_directory(directory, "--export-dir")
+        writable_paths.check_directory(directory, "--export-dir")
     assert caught.value.exit_code is ExitCode.USAGE
     assert caught.value.message.startswith("--export-dir: ") and caught.value.hint
     return caught.value.message
@@ -124,7 +124,7 @@ def test_a_directory_for_exports_holds_nothing_that_runs(tmp_path: Path, monkeyp
     assert "code" in _says(REPOSITORY / "slmchat")
     assert "code" in _says(Path(sys.prefix))
     assert "everything" in _says(Path("/"))
-    assert places.check_directory(tmp_path / "plain", "x") == (tmp_path / "plain").resolve()
+    assert writable_paths.check_directory(tmp_path / "plain", "x") == (tmp_path / "plain").resolve()
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "plain")])
     assert "code" in _says(tmp_path / "plain")
 
@@ -132,7 +132,7 @@ def test_a_directory_for_exports_holds_nothing_that_runs(tmp_path: Path, monkeyp
 def test_a_directory_with_too_much_in_it_is_not_one_for_exports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "_MOST_DIRECTORIES", 3)
+    monkeypatch.setattr(writable_paths, "_MOST_DIRECTORIES", 3)
     for name in "abc":
         (tmp_path / "many" / name).mkdir(parents=True)
     assert "more than 3 directories" in _says(tmp_path / "many")
@@ -145,34 +145,34 @@ def test_a_file_that_runs_unasked_is_not_written(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "link").symlink_to(tmp_path / ".profile")
     with pytest.raises(SlmError, match="would run without being asked") as caught:
-        places.check_file(tmp_path / name, "-o")
+        writable_paths.check_file(tmp_path / name, "-o")
     assert caught.value.exit_code is ExitCode.USAGE and caught.value.hint
 
 
 @pytest.mark.parametrize("name", [".gitignore", "notes.md", "p/.github/workflows/ci.yml", "bin/tool.sh", ".bashrc.md"])
 def test_other_files_may_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    places.check_file(tmp_path / name, "-o")
+    writable_paths.check_file(tmp_path / name, "-o")
 
 
 def test_a_pth_file_is_not_written() -> None:
     import sysconfig
 
     with pytest.raises(SlmError, match="code"):
-        places.check_file(Path(sysconfig.get_path("purelib"), "x.pth"), "-o")
+        writable_paths.check_file(Path(sysconfig.get_path("purelib"), "x.pth"), "-o")
 
 
 def test_temporary_files_have_a_directory_of_their_own_where_there_is_no_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "_MEMORY", tmp_path / "none")
+    monkeypatch.setattr(writable_paths, "_MEMORY", tmp_path / "none")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     own = tmp_path.resolve() / f"slm-{os.geteuid()}"
-    assert places.temporary_place() == own and own.stat().st_mode & 0o777 == 0o700
+    assert writable_paths.temporary_directory() == own and own.stat().st_mode & 0o777 == 0o700
     own.rmdir()
     own.symlink_to(tmp_path)  # somebody else was first
-    assert places.temporary_place() is None
+    assert writable_paths.temporary_directory() is None
     own.unlink()
     own.mkdir()
     own.chmod(0o777)
-    assert places.temporary_place() is None
+    assert writable_paths.temporary_directory() is None

@@ -1,4 +1,4 @@
-"""The other side of the proof: what the attempts may reach, all of it on this device, and what arrived there.
+"""The other side of the check: what the attempts may reach, all of it on this device, and what arrived there.
 
 Knows: listeners on the loopback device, local sockets, a name server with one answer, a memory cell.
 Refuses to know: who tries to reach them.
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from slmchat.privacy import android
-from slmchat.privacy.world import World, call_number
+from slmchat.privacy.probe_context import ProbeContext, call_number
 
 _NR_IO_URING_SETUP = 425  # asm-generic/unistd.h; the same everywhere
 _PARAMS_SIZE = 120  # sizeof(struct io_uring_params)  (linux/io_uring.h)
@@ -26,7 +26,7 @@ _MAX_READS = 1000  # against a socket that is always ready
 _IS_LINUX = sys.platform.startswith(("linux", "android"))
 
 
-class Witness:
+class ProbeServer:
     """Listeners of our own and a directory of our own, for as long as the attempts last. Raises `OSError` on entry."""
 
     def __init__(self, is_sealed: bool) -> None:
@@ -37,12 +37,12 @@ class Witness:
         self._arrived: list[bytes] = []
         self._cells = [ctypes.create_string_buffer(_CELL_SIZE) for _ in range(2)]
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True, name="witness")
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="probe-server")
 
-    def __enter__(self) -> "Witness":
+    def __enter__(self) -> "ProbeServer":
         self._folder = tempfile.TemporaryDirectory(prefix="slm-privacy-", ignore_cleanup_errors=True)
         try:
-            self.world = self._made(Path(self._folder.name).resolve())
+            self.context = self._made(Path(self._folder.name).resolve())
         except BaseException:
             self._free()
             raise
@@ -67,8 +67,8 @@ class Witness:
     @property
     def inherited(self) -> tuple[int, ...]:
         """Descriptors that the child is started with."""
-        world = self.world
-        given = (world.inherited_stream, world.inherited_datagram, world.ring, world.terminal)
+        context = self.context
+        given = (context.inherited_stream, context.inherited_datagram, context.ring, context.terminal)
         return tuple(descriptor for descriptor in given if descriptor is not None)
 
     def has_heard(self, name: str) -> bool:
@@ -76,7 +76,7 @@ class Witness:
         cells = [bytes(cell.raw) for cell in self._cells]
         return any(name.encode() + b";" in data for data in (*self._arrived, *cells))
 
-    def _made(self, folder: Path) -> World:
+    def _made(self, folder: Path) -> ProbeContext:
         allowed, outside, here = folder / "allowed", folder / "outside", folder / "here"
         for made in (allowed, outside, here / ".git" / "hooks"):
             made.mkdir(parents=True)
@@ -92,7 +92,7 @@ class Witness:
         udp6 = self._optional(socket.AF_INET6, socket.SOCK_DGRAM, ("::1", 0))
         local, abstract = str(outside / "stream"), f"slm-privacy-{os.getpid()}"
         family = getattr(socket, "AF_UNIX", None)
-        return World(
+        return ProbeContext(
             is_sealed=self._is_sealed,
             parent=os.getpid(),
             tcp4=_port(tcp4),

@@ -1,6 +1,6 @@
-"""What the attempts of the proof are made of: the world they run in, one way out, what became of it.
+"""What the check of the seal is made of: one probe, the context that it runs in, what became of it.
 
-Refuses to know: any particular way (ways_out.py, ways_around.py), how the child is run (attempts.py).
+Refuses to know: any particular probe (network_probes.py, bypass_probes.py), how the child is run (seal_check.py).
 """
 
 import ctypes
@@ -17,7 +17,7 @@ TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class ProbeContext:
     """What the parent holds out for the child to reach, as plain values; None: this system does not have it.
 
     Ports are on the loopback device, paths in a fresh temporary directory, descriptors inherited by the child, but for
@@ -67,17 +67,17 @@ class Promise(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Probe:
     """One way out. `attempt` returns what it reached, or raises `OSError`, `Refused` or `Unavailable`."""
 
     name: str
     title: str
-    attempt: Callable[[World, str], str]
+    attempt: Callable[[ProbeContext, str], str]
     is_linux_only: bool = False
     promise: Promise = Promise.SEAL
 
 
-class Outcome(Enum):
+class ProbeOutcome(Enum):
     """What became of an attempt."""
 
     REFUSED = "refused"
@@ -87,7 +87,7 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ProbeResult:
     """One attempt, and how it was refused (the name of the error) or what it reached.
 
     `is_witnessed`: something of it arrived at the parent.
@@ -95,7 +95,7 @@ class Result:
 
     name: str
     title: str
-    outcome: Outcome
+    outcome: ProbeOutcome
     how: str
     is_witnessed: bool = False
 
