@@ -102,15 +102,14 @@ def batch(
         f"inputs: {source.format}{f', the first {begun.records:,} are done already' if begun else ''}; "
         f"context window of each: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}"
     )
-    with loading.on_trial():
-        how = replace(loader.session_settings(options, settings, n_ctx, model=loading.path), adapters=laid)
-        pool = _pool(engine, how, n_parallel, is_choosing=choosing is not None, has_pictures=has_pictures)
-        if isinstance(answers, ChosenTexts):
-            answers.calibrate(pool, [prompts.without_input(text) for text in CONTENT_FREE])
+    how = replace(loader.session_settings(options, settings, n_ctx, model=loading.path), adapters=laid)
+    pool = _pool(engine, how, n_parallel, is_choosing=choosing is not None, has_pictures=has_pictures)
+    if isinstance(answers, ChosenTexts):
+        answers.calibrate(pool, [prompts.without_input(text) for text in CONTENT_FREE])
     writer = _writer(descriptor, batch, console)
     work = BatchWork(rows, pool, writer, console, begun)
     try:
-        work.run(loading.tried)
+        work.run()
     except SlmError as error:
         raise _resumable(error, batch.resume or batch.output) from error
     code = work.tell(batch.resume or batch.output, source.nothing)

@@ -18,6 +18,7 @@ from slmchat.catalog.records import Installed
 from slmchat.diagnostics import device as device_checks
 from slmchat.diagnostics import model, smoke_test, storage
 from slmchat.diagnostics.findings import Finding, Level, is_wrong, run_checks, wrong
+from slmchat.engine import crash_guard
 from slmchat.engine.llama import LlamaEngine
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import Verdict, plan
@@ -130,12 +131,12 @@ def _of_model(installed: Installed, settings: Settings, console: Console) -> Ite
         yield Finding(found.level, found.what, found.why, found.do, "load")
         return
     loader.report(loading, console)
-    assert isinstance(engine, LlamaEngine)
     try:
-        loaded = model.Loaded(patient, engine)
-        yield from run_checks(model.LOADED_CHECKS, loaded)
-        session = loader.session_settings(options, settings, opened.load.n_ctx, model=installed.path)
-        with loading.on_trial():
+        with crash_guard.examined(engine) as examinee:
+            assert isinstance(examinee, LlamaEngine)
+            loaded = model.Loaded(patient, examinee)
+            yield from run_checks(model.LOADED_CHECKS, loaded)
+            session = loader.session_settings(options, settings, opened.load.n_ctx, model=installed.path)
             console.status(f"trying {installed.key}")
             yield from run_checks(smoke_test.CHECKS, smoke_test.Trial(loaded, session))
     finally:

@@ -67,13 +67,12 @@ def fill(
     kept, max_tokens, n_ctx = _fitted(whole, tokens, engine, options, settings)
     n_ctx = loader.window(loading, n_ctx, options) or n_ctx
     _tell_left_out(infill.left_out(whole, kept), n_ctx, options, console)
-    with loading.on_trial():
-        made = loader.session_settings(options, settings, n_ctx, model=loading.path)
-        session = engine.open_session(replace(made, adapters=model.laid(options.lora, settings)))
+    made = loader.session_settings(options, settings, n_ctx, model=loading.path)
+    session = engine.open_session(replace(made, adapters=model.laid(options.lora, settings)))
     load_s = time.perf_counter() - start
     sampler = SamplerSettings(temperature=0).with_values(options.sampler_values())
     limits = Limits(max_tokens, tuple(options.stop))
-    events = loading.tried(session.generate(infill.lay_out(kept, tokens), sampler, limits))
+    events = session.generate(infill.lay_out(kept, tokens), sampler, limits)
     with loader.cancelled_by_ctrl_c(session):
         answer = response.consume_stream(
             events,

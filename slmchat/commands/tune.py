@@ -18,7 +18,7 @@ from typing import Any
 from slmchat import hardware
 from slmchat.catalog.library import now
 from slmchat.catalog.records import Installed
-from slmchat.engine import rates
+from slmchat.engine import crash_guard, rates
 from slmchat.engine.api import Part, Prompt, SessionSettings
 from slmchat.engine.limits import EngineLimits
 from slmchat.engine.llama import LlamaEngine
@@ -90,7 +90,7 @@ def tune(name: str | None, settings: Settings, console: Console, *, is_reset: bo
         console.warn("this device runs on its battery, which may slow it down.")
     others = OthersWatch()
     loading = loader.start_loading(installed, GenerationOptions(), settings)
-    engine = loading.engine()
+    engine = crash_guard.unguarded(loading.engine())
     loader.report(loading, console)
     assert isinstance(engine, LlamaEngine)
     try:

@@ -162,8 +162,7 @@ class ChatSession:
             loader.tell_of_small_window(n_ctx, self.asked_ctx or usual, self.console)
             options = replace(self.options, threads=self.threads)
             made = loader.session_settings(options, self.settings, n_ctx, self._store, self._draft, self.loading.path)
-            with self.loading.on_trial():
-                self._session = self._engine.open_session(replace(made, adapters=self.adapters))
+            self._session = self._engine.open_session(replace(made, adapters=self.adapters))
         return self._session
 
     def switch_model(self, model: Model) -> None:
@@ -241,8 +240,7 @@ class ChatSession:
         self.model.check_vision(self.settings)
         self.ready()
         assert self._engine is not None
-        with self.loading.on_trial():  # the first picture opens the projector
-            return vision.cost(picture, self._engine)
+        return vision.cost(picture, self._engine)
 
     def messages(self) -> list[Message]:
         """What the model sees: the system message, the examples of a persona, the visible part of the path.
@@ -327,7 +325,7 @@ class ChatSession:
     ) -> Response | None:
         with self._host.cancellable(self.ready()):
             answer = response.consume_stream(
-                self.loading.tried(events),
+                events,
                 self._host.view(),
                 sanitizer=None if self.options.raw_output else self.console.sanitizer(),
                 keeps_space=goes_on or self.options.raw,

@@ -108,8 +108,7 @@ class Generator:
 
     def describe(self, shown: Sequence[Picture]) -> list[str]:
         """A line for each picture: name, size, tokens. Raises `SlmError` for one that cannot be taken in."""
-        with self._loading.on_trial():  # the first picture opens the projector
-            return vision.describe(shown, self.engine)
+        return vision.describe(shown, self.engine)
 
     def request(
         self,
@@ -124,9 +123,7 @@ class Generator:
             raise SlmError("what is seen in a picture cannot be one of given choices.", exit_code=ExitCode.USAGE)
         lay_out = layout(self.engine, is_raw=is_raw, told=shape or choosing)
         prompt = question.prompt(lay_out)
-        with self._loading.on_trial():
-            n_prompt = self.engine.count(prompt)
-        return PreparedPrompt(question, lay_out, prompt, n_prompt, is_raw, shape, choosing)
+        return PreparedPrompt(question, lay_out, prompt, self.engine.count(prompt), is_raw, shape, choosing)
 
     def fitted(self, request: PreparedPrompt, n_ctx: int, *, is_trimmed: bool) -> PreparedPrompt:
         """The request, or when it does not fit into a window of `n_ctx` tokens one with less of its input.
@@ -152,16 +149,14 @@ class Generator:
         """
         store = loader.kv_store(self._settings)
         made = loader.session_settings(self._options, self._settings, n_ctx, store, draft, self._loading.path)
-        with self._loading.on_trial():
-            self._session = self.engine.open_session(replace(made, is_multi_turn=is_multi_turn, adapters=tuple(laid)))
+        self._session = self.engine.open_session(replace(made, is_multi_turn=is_multi_turn, adapters=tuple(laid)))
 
     def open_scorer(self, n_ctx: int, *, laid: Sequence[Adapter] = ()) -> None:
         """Make a context window for choices, if there is none. Raises `SlmError` as `open` does, and USAGE where the
         engine has no probabilities."""
         if self._scorer is None:
             made = loader.session_settings(self._options, self._settings, n_ctx, model=self._loading.path)
-            with self._loading.on_trial():
-                self._scorer = self.engine.open_scorer(replace(made, adapters=tuple(laid)))
+            self._scorer = self.engine.open_scorer(replace(made, adapters=tuple(laid)))
 
     def choose(
         self, request: PreparedPrompt, cancellable: Callable[[Cancellable], AbstractContextManager[None]]
@@ -179,7 +174,7 @@ class Generator:
             runs = scorer.run(iter([job]))
             if asked.is_cancelled:  # between the two runs: the second one does not know
                 return None
-            for done in self._loading.tried(runs):
+            for done in runs:
                 if done.error is not None:
                     raise done.error
                 if done.finish is not None:
@@ -210,7 +205,7 @@ class Generator:
         def once(sampler: SamplerSettings, limits: Limits) -> Response:
             session = self._opened()
             # before the handler: what it cancels must have begun
-            events = self._loading.tried(session.generate(request.prompt, sampler, limits))
+            events = session.generate(request.prompt, sampler, limits)
             with listener.cancellable(session):
                 return response.consume_stream(
                     events,
