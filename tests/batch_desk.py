@@ -46,7 +46,7 @@ class Desk:
             writer = RecordWriter(descriptor, str(self.file), lambda: None)
             pool = self.engine.open_pool(SessionSettings(1000, 1, 1))
             work = BatchWork(made, pool, writer, console, begun)
-            work.run(lambda done: done, lambda _work: nullcontext())
+            work.run(lambda _work: nullcontext())
             return work.tell(str(self.file))
         finally:
             os.close(descriptor)

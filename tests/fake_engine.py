@@ -3,7 +3,6 @@
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from slmchat.engine.api import (
@@ -91,14 +90,8 @@ class Ready:
     def when_done(self, callback: object) -> None:
         pass
 
-    def on_trial(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
     def go_private(self) -> None:
         self.is_private = True
-
-    def tried(self, events: Iterator[Event]) -> Iterator[Event]:
-        return events
 
 
 @dataclass

@@ -58,8 +58,8 @@ def _alone(engine: llama.LlamaEngine, prompt: Prompt, text: str) -> Score:
     """The same by evaluating one token after the other, from nothing."""
     tokens = engine.vocabulary.tokenize(prompt)
     rest = engine.vocabulary.continued(prompt, tokens, text)
-    context = Context(engine.api, engine._model, SETTINGS, lambda: False)
-    reading = LogProbabilities(engine.api, engine.vocabulary.n_tokens)
+    context = Context(engine.loaded.api, engine.loaded.model, SETTINGS, lambda: False)
+    reading = LogProbabilities(engine.loaded.api, engine.vocabulary.n_tokens)
     context.evaluate(tokens)
     found = []
     for token in rest:
@@ -103,9 +103,9 @@ class TestScores:
             assert one.logprobs == pytest.approx(other.logprobs, abs=0.1)
 
     def test_probabilities_of_all_tokens_sum_up_to_one(self, engine: llama.LlamaEngine) -> None:
-        context = Context(engine.api, engine._model, SETTINGS, lambda: False)
+        context = Context(engine.loaded.api, engine.loaded.model, SETTINGS, lambda: False)
         context.evaluate(engine.vocabulary.tokenize(_prompt(HEAD)))
-        follows = LogProbabilities(engine.api, engine.vocabulary.n_tokens).after(context.handle, -1)
+        follows = LogProbabilities(engine.loaded.api, engine.vocabulary.n_tokens).after(context.handle, -1)
         context.close()
         assert follows.of_any(range(engine.vocabulary.n_tokens)) == pytest.approx(0.0, abs=1e-6)
 

@@ -149,21 +149,6 @@ def test_after_the_first_token_the_model_is_not_suspect(model: Path, home: Path)
     assert _marks(home) == []
 
 
-def test_private_in_the_middle_of_a_chat_leaves_no_mark_from_there_on(tmp_path: Path) -> None:
-    from slmchat.engine import llama
-    from slmchat.models.loader import Loading
-
-    model = write_tiny_llama(tmp_path / "tiny.gguf", chat_template=CHATML_TEMPLATE)
-    loading = Loading(lambda: (llama.load(model, gpu_layers=0), None), crash_markers.CrashMarker(tmp_path, model))
-    loading.engine()
-    folder = crash_markers.directory(tmp_path)
-    with loading.on_trial():
-        assert list(folder.iterdir()) != []
-    loading.go_private()
-    with loading.on_trial():
-        assert list(folder.iterdir()) == []
-
-
 def test_private_leaves_no_mark(model: Path, home: Path) -> None:
     assert _dies(model, home, KILLED, "--private") < 0
     assert _marks(home) == []

@@ -107,10 +107,10 @@ class TestOutlook:
 
 
 def _logits(engine: llama.LlamaEngine) -> list[float]:
-    context = Context(engine.api, engine._model, SessionSettings(512, 1, 1), lambda: False)
+    context = Context(engine.loaded.api, engine.loaded.model, SessionSettings(512, 1, 1), lambda: False)
     context.evaluate(engine.vocabulary.tokenize(PROMPT))
     row = ctypes.c_float * engine.vocabulary.n_tokens
-    found = list(ctypes.cast(engine.api.llama_get_logits_ith(context.handle, -1), ctypes.POINTER(row)).contents)
+    found = list(ctypes.cast(engine.loaded.api.llama_get_logits_ith(context.handle, -1), ctypes.POINTER(row)).contents)
     context.close()
     return found
 

@@ -533,7 +533,7 @@ def test_every_adapter_is_loaded_once(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Adapters, "_load", lambda self, each: loads.append(each) or real(self, each))
     first, second = (engine.open_session(SessionSettings(128, 1, 1, adapters=(adapter,))) for _ in range(2))
     assert loads == [adapter, adapter]
-    assert len(engine._adapters._loaded) == 1
+    assert len(engine.loaded.adapters._loaded) == 1
     first.close()
     second.close()
     engine.close()

@@ -90,7 +90,7 @@ def open_pool() -> Iterator[Callable[..., LlamaPool]]:
             opened.append(engine.open_pool(_settings(n_ctx), parallel))
         else:
             plan = CellPlan(cells, parallel or 1, True, "a test")
-            opened.append(LlamaPool(engine.api, engine._model, engine.vocabulary, _settings(n_ctx), plan))
+            opened.append(LlamaPool(engine.loaded, _settings(n_ctx), plan))
         return opened[-1]
 
     yield open_one

@@ -234,7 +234,7 @@ class TestTinyModel:
             assert (heard.text, heard.finish.tokens) == (expected.text, expected.finish.tokens)
             assert heard.finish.reason is expected.finish.reason
             assert eager._context.tokens == plain._context.tokens
-            held = tiny.api.llama_memory_seq_pos_max(eager._context._memory, 0) + 1
+            held = tiny.loaded.api.llama_memory_seq_pos_max(eager._context._memory, 0) + 1
             assert held == len(eager._context.tokens)
         plain.close()
         eager.close()
@@ -247,7 +247,7 @@ class TestTinyModel:
                 eager.cancel()
             heard = event  # type: ignore[assignment]
         assert heard.reason is FinishReason.INTERRUPTED  # type: ignore[attr-defined]
-        held = tiny.api.llama_memory_seq_pos_max(eager._context._memory, 0) + 1
+        held = tiny.loaded.api.llama_memory_seq_pos_max(eager._context._memory, 0) + 1
         assert held == len(eager._context.tokens)
         fresh = tiny.open_session(_settings(speculation="off"))
         once = Heard.of(fresh.generate(_plain("abc abc abc"), GREEDY, Limits(20))).text

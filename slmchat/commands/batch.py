@@ -108,12 +108,11 @@ def batch(
     )
     pool = _pool(opened, n_ctx, n_parallel, is_classifying=task is not None, has_pictures=has_pictures)
     if isinstance(answers, ChosenTexts):
-        with opened.guard():
-            answers.calibrate(pool, [prompts.without_input(text) for text in CONTENT_FREE])
+        answers.calibrate(pool, [prompts.without_input(text) for text in CONTENT_FREE])
     writer = _writer(descriptor, batch, console)
     work = BatchWork(rows, pool, writer, console, begun)
     try:
-        work.run(opened.guarded, cancelled_by_ctrl_c)
+        work.run(cancelled_by_ctrl_c)
     except SlmError as error:
         raise _resumable(error, batch.resume or batch.output) from error
     code = work.tell(batch.resume or batch.output, source.nothing)

@@ -71,7 +71,7 @@ def fill(
     load_s = time.perf_counter() - start
     sampler = SamplerSettings(temperature=0).with_values(options.sampler_values())
     limits = Limits(max_tokens, tuple(options.stop))
-    events = opened.guarded(session.generate(infill.lay_out(kept, tokens), sampler, limits))
+    events = session.generate(infill.lay_out(kept, tokens), sampler, limits)
     with cancelled_by_ctrl_c(session):
         made = consume_stream(
             events,

@@ -33,16 +33,11 @@ def leave_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _say(error: SlmError, is_files_fault: bool) -> None:
+def _say(error: SlmError) -> None:
     """On the descriptor: the thread that crashed may hold the lock of the stream."""
-    from slmchat.engine import crash_markers
     from slmchat.sanitize import sanitize
 
     restore.give_back()
-    if is_files_fault:
-        crash_markers.clear_own()
-    else:
-        crash_markers.note_crash()
     hint = f"hint: {sanitize(error.hint)}\n" if error.hint else ""
     os.write(2, f"slm: {sanitize(error.message)}\n{hint}".encode("utf-8", "replace"))
 

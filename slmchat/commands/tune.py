@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from slmchat.catalog.records import Installed
+from slmchat.engine import crash_guard
 from slmchat.engine.llama import LlamaEngine
 from slmchat.engine.rates import Cancelled
 from slmchat.errors import ExitCode
@@ -41,7 +42,7 @@ def tune(name: str | None, settings: Settings, console: Console, *, is_reset: bo
         console.warn("this device runs on its battery, which may slow it down.")
     others = OthersWatch()
     opened = open_installed(installed, GenerationOptions(), settings, console)
-    engine = opened.engine
+    engine = crash_guard.unguarded(opened.engine)
     assert isinstance(engine, LlamaEngine)
     try:
         outcomes = list(measure_groups(engine, installed, settings, console, cancelled_by_ctrl_c))

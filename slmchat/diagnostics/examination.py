@@ -14,6 +14,7 @@ from slmchat.diagnostics import device as device_checks
 from slmchat.diagnostics import model as model_checks
 from slmchat.diagnostics import smoke_test
 from slmchat.diagnostics.findings import Finding, run_checks, wrong
+from slmchat.engine import crash_guard
 from slmchat.engine.llama import LlamaEngine
 from slmchat.errors import SlmError
 from slmchat.fit.plan import FitVerdict, plan
@@ -87,11 +88,11 @@ def examine_model(installed: Installed, settings: Settings, reporter: Reporter) 
         found = wrong(error.message.rstrip("."), "nothing can be answered with it", error.hint or "slm verify")
         yield Finding(found.level, found.what, found.why, found.do, "load")
         return
-    assert isinstance(engine, LlamaEngine)
     try:
-        loaded = model_checks.Loaded(tested, engine)
-        yield from run_checks(model_checks.LOADED_CHECKS, loaded)
-        with opened.guard():
+        with crash_guard.examined(engine) as examinee:
+            assert isinstance(examinee, LlamaEngine)
+            loaded = model_checks.Loaded(tested, examinee)
+            yield from run_checks(model_checks.LOADED_CHECKS, loaded)
             reporter.status(f"trying {installed.key}")
             trial = smoke_test.Trial(loaded, opened.session_settings(planned.load.n_ctx))
             yield from run_checks(smoke_test.CHECKS, trial)

@@ -19,8 +19,8 @@ from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.catalog.registry import load_user_names
 from slmchat.diagnostics.findings import Check, Finding, fine, note, wrong
-from slmchat.engine import crash_markers
-from slmchat.engine.crash_markers import Ended
+from slmchat.engine import crash_guard
+from slmchat.engine.crash_guard import Ended
 from slmchat.engine.kvstore import KvStore
 from slmchat.hardware import free_disk
 from slmchat.hardware.facts import Fact
@@ -202,20 +202,20 @@ def _remove(paths: list[Path]) -> str:
 
 
 def _crashes(places: Places) -> Iterator[Finding]:
-    marks = crash_markers.left(places.paths.data)
-    if not marks:
+    ends = crash_guard.untold_ends(places.paths.data, [installed.path for installed in places.installed])
+    if not ends:
         yield fine("no model has ended slm since the last start")
     for installed in places.installed:
-        own = crash_markers.left(places.paths.data, installed.path)
-        marks = {mark: how for mark, how in marks.items() if mark not in own}
-        if own:
-            yield _crashed(installed.key, own, f"slm doctor {installed.key} tries it again, with less")
-    if marks:
-        yield _crashed("a model file that is not installed by name", marks, "slm doctor FILE.gguf tries it, with less")
+        if installed.path in ends:
+            yield _crashed(installed.key, ends[installed.path], f"slm doctor {installed.key} tries it again, with less")
+    if None in ends:
+        yield _crashed(
+            "a model file that is not installed by name", ends[None], "slm doctor FILE.gguf tries it, with less"
+        )
 
 
-def _crashed(name: str, marks: dict[Path, Ended], do: str) -> Finding:
-    is_crash = Ended.CRASHED in marks.values()
+def _crashed(name: str, end: Ended, do: str) -> Finding:
+    is_crash = end is Ended.CRASHED
     return wrong(
         f"slm {'crashed' if is_crash else 'was killed'} while it was loading {name} or beginning an answer",
         "llama.cpp may go wrong on this machine, or with this model"

@@ -19,7 +19,7 @@ from slmchat.engine import native
 from slmchat.engine.api import SessionSettings
 from slmchat.engine.image_tokens import batches, is_image_token, whole
 from slmchat.engine.kvstore import shared_length
-from slmchat.engine.snapshots import Snapshots
+from slmchat.engine.snapshots import Snapshots, has_state
 from slmchat.engine.speculation import SIZES
 from slmchat.engine.vision import Vision
 from slmchat.errors import ExitCode, SlmError
@@ -67,8 +67,7 @@ class Context:
         self._most_threads = (settings.threads, settings.threads_batch)
         vocab = api.llama_model_get_vocab(model)
         self._row_bytes = ctypes.sizeof(ctypes.c_float) * api.llama_vocab_n_tokens(vocab)
-        # a recurrent or hybrid model cannot take tokens back
-        self.can_take_back = not (api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
+        self.can_take_back = not has_state(api, model)
         native.clear_log()
         self.handle = api.llama_init_from_model(model, context_params(api, settings, self.batch_tokens))
         if not self.handle:
@@ -285,11 +284,7 @@ class Context:
         if status == DECODE_ABORTED:
             return
         if status == DECODE_NO_PLACE:
-            raise SlmError(
-                f"the context window of {self.n_ctx:,} tokens is full.",
-                hint="a larger window: --ctx N",
-                exit_code=ExitCode.CONTEXT,
-            )
+            raise window_full(self.n_ctx)
         raise decode_failed(status)
 
 
@@ -303,6 +298,13 @@ def check_room(n_tokens: int, n_ctx: int) -> None:
             hint="a larger window: --ctx N; or a shorter prompt",
             exit_code=ExitCode.CONTEXT,
         )
+
+
+def window_full(n_ctx: int) -> SlmError:
+    """What is said when a prompt with its completion has no place any more."""
+    return SlmError(
+        f"the context window of {n_ctx:,} tokens is full.", hint="a larger window: --ctx N", exit_code=ExitCode.CONTEXT
+    )
 
 
 def decode_failed(status: int) -> SlmError:

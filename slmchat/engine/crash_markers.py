@@ -17,6 +17,7 @@ import hashlib
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
@@ -32,6 +33,11 @@ class Ended(StrEnum):
     CRASHED = "crashed"  # an abort or a fault
     KILLED = "killed"  # from outside, with no time to say anything
     WISHED = "wished"  # by SIGTERM or SIGHUP
+
+    @classmethod
+    def worst(cls, ends: "Iterable[Ended]") -> "Ended":
+        """The one of these ends that has to be told first."""
+        return min(ends, key=list(cls).index)
 
 
 _own: set[Path] = set()  # marks that this process has set and not taken away yet
@@ -62,7 +68,7 @@ class CrashMarker:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._descriptor = os.open(self._file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
             _own.add(self._file)
-            if crash_report.hears_signals():  # a crash ends this process in words, and with `note_crash`
+            if crash_report.hears_signals():  # a crash ends this process in words, and with `_settle_own`
                 crash_report.watch()
             else:
                 self._had_faulthandler = faulthandler.is_enabled()
@@ -91,18 +97,18 @@ class CrashMarker:
         atexit.unregister(self.clear)
 
 
-def clear_own() -> None:
-    """The end of this process is told in a sentence that blames the file: nothing is left to say at the next start."""
+def _settle_own(is_files_fault: bool) -> None:
+    """This process ends by a crash, in a sentence. One that blames the file leaves nothing to say at the next start;
+    else the fault may be llama.cpp's own, and its marks tell the next start that it crashed."""
     for mark in _own:
         with contextlib.suppress(OSError):
-            mark.unlink(missing_ok=True)
+            if is_files_fault:
+                mark.unlink(missing_ok=True)
+            else:
+                mark.write_bytes(_FATAL[0])
 
 
-def note_crash() -> None:
-    """This process ends by a fault that may be llama.cpp's own: its marks tell the next start that it crashed."""
-    for mark in _own:
-        with contextlib.suppress(OSError):
-            mark.write_bytes(_FATAL[0])
+crash_report.before_end(_settle_own)
 
 
 def ended(data: Path, model: Path) -> Ended | None:
@@ -111,8 +117,8 @@ def ended(data: Path, model: Path) -> Ended | None:
 
     A process of the same number that is something else by now keeps a mark from being told until that one ends.
     """
-    found = {how for _, how in _dead(data, model)}
-    return next((how for how in (Ended.CRASHED, Ended.KILLED) if how in found), None)
+    found = [how for _, how in _dead(data, model) if how is not Ended.WISHED]
+    return Ended.worst(found) if found else None
 
 
 def take(data: Path, model: Path) -> Ended | None:

@@ -75,11 +75,12 @@ class Work:
         return self.words.format(self.file.name if self.file is not None else "a model")
 
 
-# Puts right what has to be and says the error; the second is whether a file is known to be to blame.
-End = Callable[[SlmError, bool], None]
+# Puts right what has to be and says the error.
+End = Callable[[SlmError], None]
 
 _end: End | None = None
 _begin: Callable[[], None] | None = None
+_before_end: list[Callable[[bool], None]] = []
 _is_watching = False
 _lock = threading.Lock()
 _ending = threading.Lock()  # never released: the first end is the only one
@@ -92,11 +93,16 @@ _callbacks: list[Any] = []  # referenced for as long as the library may call the
 def take_over(end: End, begin: Callable[[], None]) -> None:
     """This process is slm's own: whatever llama.cpp does to it, it ends with a sentence, an exit code or its signal.
 
-    `end(error, is_files_fault)` gives the terminal back and says the error. `begin` is called once, before the first
+    `end(error)` gives the terminal back and says the error. `begin` is called once, before the first
     model is loaded, when the seal has been closed: threads may be started.
     """
     global _end, _begin
     _end, _begin = end, begin
+
+
+def before_end(settle: Callable[[bool], None]) -> None:
+    """Call this before the error is said; its argument: whether a file is known to be to blame."""
+    _before_end.append(settle)
 
 
 def no_debugger() -> None:
@@ -355,7 +361,9 @@ def _leave(error: SlmError, is_files_fault: bool, ending_signal: signal.Signals 
         threading.Event().wait()  # another thread ends the process
     assert _end is not None
     try:
-        _end(error, is_files_fault)
+        for settle in _before_end:
+            settle(is_files_fault)
+        _end(error)
     finally:
         if ending_signal is not None:
             signals.end_by(ending_signal)

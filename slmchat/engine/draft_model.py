@@ -5,14 +5,13 @@ Refuses to know: verifying them (session.py).
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from slmchat.engine.context import Context
 from slmchat.engine.image_tokens import is_image_token
-from slmchat.engine.llama import LlamaEngine
+from slmchat.engine.loaded import Loaded
 from slmchat.engine.sampler import Sampler, SamplerSettings
 from slmchat.engine.speculation import WORTHWHILE, Costs
-from slmchat.errors import ExitCode, SlmError
 
 # Weight of a new observation in the rate of right guesses and in the cost of making one.
 _WEIGHT = 0.1
@@ -25,11 +24,11 @@ _FIRST_REST, _LONGEST_REST = 16, 256
 class ModelDrafts:
     """`Drafts` of a small model: its most probable tokens, as many as pay."""
 
-    def __init__(self, engine: LlamaEngine, context: Context) -> None:
-        """`engine` and `context` are its own from here on: `close` frees them."""
-        self._engine = engine
+    def __init__(self, small: Loaded, context: Context, free: Callable[[], None]) -> None:
+        """`small` and `context` are its own from here on: `close` frees the context, and the weights with `free`."""
+        self._free = free
         self._context = context
-        self._sampler = Sampler(engine.api, engine.vocabulary.n_tokens, SamplerSettings(temperature=0))
+        self._sampler = Sampler(small.api, small.vocabulary.n_tokens, SamplerSettings(temperature=0))
         self._tokens: list[int] = []
         self._has_images = False
         self._guesses: list[int] = []
@@ -83,7 +82,7 @@ class ModelDrafts:
         """Free the KV cache and the weights of the small model."""
         self._sampler.close()
         self._context.close()
-        self._engine.close()
+        self._free()
 
     def _catches_up(self) -> bool:
         """Evaluate what is new, at most a batch of it; whether that was all.
@@ -118,15 +117,3 @@ class ModelDrafts:
             if gain > best_gain:
                 best, best_gain = size - 1, gain
         return best
-
-
-def check_vocabulary(target: LlamaEngine, small: LlamaEngine) -> None:
-    """Raise `SlmError` (USAGE) unless both models mean the same by every token id."""
-    ours, theirs = target.vocabulary, small.vocabulary
-    if ours.n_tokens == theirs.n_tokens and all(ours.text_of(n) == theirs.text_of(n) for n in range(ours.n_tokens)):
-        return
-    raise SlmError(
-        f"{small.path.name} cannot draft for {target.path.name}: their vocabularies differ.",
-        hint="a smaller model of the same family and generation shares the vocabulary",
-        exit_code=ExitCode.USAGE,
-    )

@@ -8,7 +8,7 @@ import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from slmchat.engine import devices, native, threads, verdicts
 from slmchat.engine.adapters import Adapters
@@ -27,8 +27,6 @@ from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
 from slmchat.hardware import memory
 
-_Laying = TypeVar("_Laying", LlamaPool, LlamaScorer)
-
 
 class LlamaEngine:
     """A loaded model. Implements `Engine`."""
@@ -44,17 +42,16 @@ class LlamaEngine:
     ) -> None:
         """`started`: processor time before the model was loaded, by which sessions tell who else computes."""
         self._started = started
+        self._is_closed = False
         self.limits = limits
-        self.api = api
-        self._model = model
         self._vision = vision
         self.path = path
         file = path.stat()
         self._stamp = (file.st_size, file.st_mtime_ns, api.llama_model_size(model))
-        self.vocabulary = Vocabulary(api, model, vision, tokenizer=self._metadata("tokenizer.ggml.pre"))
-        self._adapters = Adapters(api, model)
+        self.vocabulary = Vocabulary(api, model, vision, tokenizer=_metadata(api, model, "tokenizer.ggml.pre"))
+        self.loaded = Loaded(api, model, self.vocabulary, Adapters(api, model))
         self.info = ModelInfo(
-            architecture=self._metadata("general.architecture"),
+            architecture=_metadata(api, model, "general.architecture"),
             trained_context_length=api.llama_model_n_ctx_train(model),
             chat_template=_decoded(api.llama_model_chat_template(model, None)),
             bos_text=self.vocabulary.bos_text,
@@ -70,10 +67,9 @@ class LlamaEngine:
     def open_session(self, settings: SessionSettings) -> LlamaSession:
         """A new, empty session; raises `SlmError`: NO_FIT when its memory cannot be had, DAMAGED for an adapter."""
         settings = self.limits.session(settings)
-        loaded = Loaded(self.api, self._model, self.vocabulary, self._adapters)
         drafts = self._drafts(settings)
         try:
-            return LlamaSession(loaded, settings, self._state_key(settings), self._started, drafts)
+            return LlamaSession(self.loaded, settings, self._state_key(settings), self._started, drafts)
         except SlmError:
             if drafts is not None:
                 drafts.close()
@@ -81,7 +77,7 @@ class LlamaEngine:
 
     def open_context(self, settings: SessionSettings, is_cancelled: Callable[[], bool]) -> Context:
         """A KV cache of its own without a session, for drafts; raises `SlmError` (NO_FIT)."""
-        return Context(self.api, self._model, self.limits.session(settings), is_cancelled)
+        return Context(self.loaded.api, self.loaded.model, self.limits.session(settings), is_cancelled)
 
     def _drafts(self, settings: SessionSettings) -> Drafts | None:
         """Where guesses come from: the small model that was asked for, else the conversation; None: nowhere."""
@@ -93,8 +89,9 @@ class LlamaEngine:
 
         small = load(settings.draft_model)
         try:
-            draft_model.check_vocabulary(self, small)
-            return draft_model.ModelDrafts(small, small.open_context(settings, lambda: False))
+            if not small.vocabulary.is_same(self.vocabulary):
+                raise _other_vocabulary(small.path, self.path)
+            return draft_model.ModelDrafts(small.loaded, small.open_context(settings, lambda: False), small.close)
         except SlmError:
             small.close()
             raise
@@ -111,45 +108,29 @@ class LlamaEngine:
         """Up to `parallel` completions at once; raises `SlmError` (NO_FIT) when their memory cannot be had."""
         settings = self.limits.session(settings)
         plan = plan_cells(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), memory.available().value)
-        return self._laid(LlamaPool(self.api, self._model, self.vocabulary, settings, plan), settings)
+        return LlamaPool(self.loaded, settings, plan)
 
     def open_scorer(self, settings: SessionSettings) -> LlamaScorer:
         """A pool for jobs with choices; raises `SlmError` (NO_FIT) when its memory cannot be had."""
-        settings = self.limits.session(settings)
-        return self._laid(LlamaScorer(self.api, self._model, self.vocabulary, settings), settings)
-
-    def _laid(self, pool: _Laying, settings: SessionSettings) -> _Laying:
-        """The pool with the LoRA adapters of the settings. Raises `SlmError` (DAMAGED) for one of another model."""
-        try:
-            pool.lay(self._adapters, settings.adapters)
-        except SlmError:
-            pool.close()
-            raise
-        return pool
+        return LlamaScorer(self.loaded, self.limits.session(settings))
 
     def close(self) -> None:
         """Free the weights. Sessions must be closed before."""
         if self._vision is not None:
             self._vision.close()
-        if self._model is not None:
-            self.api.llama_model_free(self._model)
-            self._model = None
+        if not self._is_closed:
+            self._is_closed = True
+            self.loaded.api.llama_model_free(self.loaded.model)
 
     def _cell_bytes(self, kv_type: str) -> float:
         """Bytes that one token takes in the KV cache: keys and values of every layer (0 where there are none)."""
-        api, model = self.api, self._model
+        api, model = self.loaded.api, self.loaded.model
         heads = max(1, api.llama_model_n_head(model))
         plain = api.llama_model_n_embd(model) // heads
         architecture = self.info.architecture
-        lengths = (self._metadata(f"{architecture}.attention.{kind}_length") for kind in ("key", "value"))
+        lengths = (_metadata(api, model, f"{architecture}.attention.{kind}_length") for kind in ("key", "value"))
         per_head = sum(int(length) if length.isdecimal() else plain for length in lengths)
         return float(api.llama_model_n_layer(model) * api.llama_model_n_head_kv(model) * per_head * KV_BYTES[kv_type])
-
-    def _metadata(self, key: str) -> str:
-        buffer = ctypes.create_string_buffer(256)
-        # int32_t llama_model_meta_val_str(model, const char * key, char * buf, size_t buf_size);
-        size = self.api.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
-        return buffer.value.decode("utf-8", "replace") if size >= 0 else ""
 
 
 def load(
@@ -214,6 +195,21 @@ def _load_error(path: Path) -> SlmError:
         hint=f"check the file: slm verify, or pull it again; slm show {path} tells what its header says",
         exit_code=ExitCode.DAMAGED,
     )
+
+
+def _other_vocabulary(small: Path, target: Path) -> SlmError:
+    return SlmError(
+        f"{small.name} cannot draft for {target.name}: their vocabularies differ.",
+        hint="a smaller model of the same family and generation shares the vocabulary",
+        exit_code=ExitCode.USAGE,
+    )
+
+
+def _metadata(api: ModuleType, model: Any, key: str) -> str:
+    buffer = ctypes.create_string_buffer(256)
+    # int32_t llama_model_meta_val_str(model, const char * key, char * buf, size_t buf_size);
+    size = api.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
+    return buffer.value.decode("utf-8", "replace") if size >= 0 else ""
 
 
 def _decoded(text: bytes | None) -> str | None:

@@ -9,29 +9,23 @@ sequence, all of them in one batch again.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import ModuleType
-from typing import Any
 
-from slmchat.engine.adapters import Adapters
-from slmchat.engine.api import Adapter, Done, Finish, FinishReason, Job, Score, SessionSettings, Timings, Usage
-from slmchat.engine.context import check_room
+from slmchat.engine.api import Done, Finish, FinishReason, Job, Score, SessionSettings, Timings, Usage
+from slmchat.engine.context import check_room, window_full
 from slmchat.engine.feed import Feed
+from slmchat.engine.loaded import Loaded
 from slmchat.engine.probabilities import LogProbabilities
-from slmchat.engine.sequences import Sequences, Stretch
-from slmchat.engine.vocabulary import Vocabulary
-from slmchat.errors import ExitCode, SlmError
-
-_TRUNK = 0  # the sequence that holds what the prompts share
+from slmchat.engine.sequences import Stretch
+from slmchat.engine.shared_prefix import MIN_SHARED, SECOND_PROMPT_S, PrefixPool, n_common
+from slmchat.engine.snapshots import has_state
+from slmchat.errors import SlmError
 
 # Prompts of one group, and copies of them for texts of several tokens. Recurrent models pay memory for each sequence.
 _ROWS, _COPIES = 48, 96
 _ROWS_RECURRENT, _COPIES_RECURRENT = 8, 8
-
-# How long a group waits for a second prompt (what they share is then known), in seconds.
-_SECOND_S = 0.05
-_MIN_SHARED = 8
 
 
 @dataclass(slots=True)
@@ -49,61 +43,29 @@ class _Row:
     start: float = field(default_factory=time.perf_counter)
 
 
-class LlamaScorer:
+class LlamaScorer(PrefixPool[_Row]):
     """Scores side by side, one KV cache. Implements `Pool` for jobs with `choices`."""
 
-    def __init__(self, api: ModuleType, model: Any, vocabulary: Vocabulary, settings: SessionSettings) -> None:
-        """Raises `SlmError` (NO_FIT) when the memory of the KV cache cannot be had."""
-        is_recurrent = api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model)
-        self._most, self._copies = (_ROWS_RECURRENT, _COPIES_RECURRENT) if is_recurrent else (_ROWS, _COPIES)
-        self._vocabulary = vocabulary
-        self._n_ctx = settings.n_ctx
-        self._is_cancelled = False
-        self._sequences = Sequences(
-            api,
-            model,
+    def __init__(self, loaded: Loaded, settings: SessionSettings) -> None:
+        """Raises `SlmError`: NO_FIT for the memory of the KV cache, DAMAGED for an adapter of another model."""
+        is_recurrent = has_state(loaded.api, loaded.model)
+        most, self._copies = (_ROWS_RECURRENT, _COPIES_RECURRENT) if is_recurrent else (_ROWS, _COPIES)
+        super().__init__(
+            loaded,
             settings,
-            n_sequences=1 + self._most + self._copies,
+            most=most,
+            n_sequences=1 + most + self._copies,
             n_cells=settings.n_ctx + 2 * settings.batch_tokens,
-            is_cancelled=lambda: self._is_cancelled,
             abortable_from=1,  # few batches, and on a slow device one of 60 tokens takes seconds
         )
+        self._waiting: deque[_Row | Done] = deque()  # taken, and not worked on yet
         self._step = self._sequences.batch_tokens  # tokens that are evaluated at once
-        self._probabilities = LogProbabilities(api, vocabulary.n_tokens)
-        self._feed: Feed[_Row] | None = None
-        self._again: list[Job] = []
-        self._trunk: list[int] = []
-        self._n_planted = 0
+        self._probabilities = LogProbabilities(loaded.api, loaded.vocabulary.n_tokens)
 
     @property
     def report(self) -> str:
         """How many prompts at once, and how much they share."""
-        shared = f"; {self._n_planted:,} tokens of every prompt were evaluated once" if self._n_planted else ""
-        return f"at most {self._most} rows at once, nothing is generated{shared}"
-
-    def lay(self, known: Adapters, chosen: Sequence[Adapter]) -> None:
-        """Let these LoRA adapters count. Raises `SlmError` (DAMAGED) when one does not belong to this model."""
-        known.apply(self._sequences.handle, [adapter for adapter in chosen if adapter.scale])
-
-    def run(self, jobs: Iterator[Job | Done]) -> Iterator[Done]:
-        """Work on the jobs, as `Pool` says."""
-        self._is_cancelled = False
-        self._feed = Feed(jobs, self._prepare, ahead=self._most)
-        return self._run(self._feed)
-
-    def again(self, job: Job) -> None:
-        """Work on this job too, before those that wait."""
-        self._again.append(job)
-
-    def cancel(self) -> None:
-        """End the `run` that goes on; from any thread or a signal handler."""
-        self._is_cancelled = True
-        if self._feed is not None:
-            self._feed.wake()
-
-    def close(self) -> None:
-        """Free the KV cache."""
-        self._sequences.close()
+        return f"at most {self._most} rows at once, nothing is generated{self._prefix.report}"
 
     def _prepare(self, job: Job) -> _Row | Done:
         """On the feed's thread: the tokens of a job, or the reason why it cannot be done."""
@@ -117,36 +79,35 @@ class LlamaScorer:
         return _Row(job, tokens, texts)
 
     def _run(self, feed: Feed[_Row]) -> Iterator[Done]:
-        self._forget()
-        held: _Row | None = None  # what had no room in the last group
+        self._prefix.forget_all()
+        self._waiting.clear()
         try:
             while not self._is_cancelled:
-                group, passed, held = self._group(feed, held)
+                group, passed = self._group(feed)
                 yield from passed
                 if group and not self._is_cancelled:
                     yield from self._scored(group)
-                elif feed.is_ended and not (held or self._again):
+                elif feed.is_ended and not (self._waiting or self._again):
                     return
         finally:
             feed.stop()
-            self._forget()
+            self._prefix.forget_all()
 
-    def _group(self, feed: Feed[_Row], held: _Row | None) -> tuple[list[_Row], list[Done], _Row | None]:
-        """Rows that go into one batch, what failed before, and a row that is one too many."""
+    def _group(self, feed: Feed[_Row]) -> tuple[list[_Row], list[Done]]:
+        """Rows that go into one batch, and what failed before."""
         group: list[_Row] = []
         passed: list[Done] = []
-        waiting: list[_Row | Done] = [self._prepare(job) for job in self._again]
+        self._waiting.extendleft(self._prepare(job) for job in self._again)
         self._again.clear()
-        waiting += [held] if held else []
         size = 0
         while len(group) < self._most:
-            item: _Row | Done | None
-            if waiting:
-                item = waiting.pop(0)
+            if self._waiting:
+                item: _Row | Done | None = self._waiting.popleft()
             elif feed.is_ended or (passed and not group):
                 break
             else:
-                item = feed.take(None if not group else _SECOND_S if len(group) == 1 and not self._trunk else 0)
+                is_first = len(group) == 1 and not self._prefix.tokens  # a second prompt shows what is shared
+                item = feed.take(None if not group else SECOND_PROMPT_S if is_first else 0)
                 if item is not None:
                     feed.make_room()
             if item is None:
@@ -154,12 +115,13 @@ class LlamaScorer:
             if isinstance(item, Done):
                 passed.append(item)
                 continue
-            own = len(item.tokens) - _n_common(self._trunk, item.tokens)
+            own = len(item.tokens) - self._prefix.common(item.tokens)
             if group and size + own > self._step:
-                return group, passed, item
+                self._waiting.appendleft(item)
+                break
             size += own
             group.append(item)
-        return group, passed, None
+        return group, passed
 
     def _scored(self, group: list[_Row]) -> Iterator[Done]:
         if self._evaluated(group):
@@ -168,12 +130,12 @@ class LlamaScorer:
                 yield from map(_done, group)
             return
         for row in group:  # one after the other, each with the whole cache
-            self._forget()
+            self._prefix.forget_all()
             is_done = self._evaluated([row])
             if self._is_cancelled:
                 return
-            yield _done(row) if is_done else Done(row.job.id, error=_full(self._n_ctx))
-        self._forget()
+            yield _done(row) if is_done else Done(row.job.id, error=window_full(self._n_ctx))
+        self._prefix.forget_all()
 
     def _evaluated(self, group: list[_Row]) -> bool:
         """Fill in what is found for these rows; False when the cache has no place for them."""
@@ -183,8 +145,7 @@ class LlamaScorer:
         for number, row in enumerate(group, 1):
             row.sequence, row.found, row.ends, row.error = number, [], [], None
             self._sequences.forget(number)
-            if row.n_shared:
-                self._sequences.copy(_TRUNK, number, row.n_shared)
+            self._prefix.begin(number, row.n_shared)
         return self._prompts(group) and (self._is_cancelled or self._rest(group))
 
     def _prompts(self, group: list[_Row]) -> bool:
@@ -257,33 +218,21 @@ class LlamaScorer:
             row.error = error
 
     def _share(self, group: list[_Row]) -> None:
-        """Settle how much of each prompt the trunk holds; plant another one where the group has more in common."""
-        common = _n_common_of_all([row.tokens for row in group])
-        if len(group) > 1 and common >= _MIN_SHARED and _n_common(self._trunk, group[0].tokens) != common:
-            self._plant(group[0].tokens[:common])
+        """Settle how much of each prompt is shared; another prefix comes where the group has more in common."""
+        prefix = self._prefix
+        if len(group) > 1:
+            first = group[0].tokens
+            common = min(n_common(first, row.tokens) for row in group[1:])
+            if common >= MIN_SHARED and prefix.common(first) != common:
+                prefix.replace(first[:common])
         for row in group:
-            shared = _n_common(self._trunk, row.tokens)
-            row.n_shared = shared if shared == len(self._trunk) or self._sequences.can_copy_part else 0
-
-    def _plant(self, tokens: list[int]) -> None:
-        self._sequences.forget_all()
-        self._trunk = []
-        for begin in range(0, len(tokens), self._step):
-            piece = Stretch(_TRUNK, begin, tokens[begin : begin + self._step], needs_logits=False)
-            if self._sequences.evaluate([piece]) is None or self._is_cancelled:
-                self._sequences.forget_all()
-                return
-        self._trunk = tokens
-        self._n_planted = len(tokens)
+            shared = prefix.common(row.tokens)
+            row.n_shared = shared if shared == len(prefix.tokens) or self._sequences.can_copy_part else 0
 
     def _leave(self) -> None:
-        """Take the rows out of the cache; the trunk stays."""
+        """Take the rows out of the cache; the shared prefix stays."""
         for number in range(1, self._most + self._copies + 1):
             self._sequences.forget(number)
-
-    def _forget(self) -> None:
-        self._sequences.forget_all()
-        self._trunk = []
 
 
 def _done(row: _Row) -> Done:
@@ -297,23 +246,3 @@ def _done(row: _Row) -> Done:
     usage = Usage(len(row.tokens), row.n_shared, 0)
     finish = Finish(FinishReason.STOP, usage, Timings(now - row.start, 0.0, None), 0, ())
     return Done(row.job.id, finish=finish, scores=scores)
-
-
-def _n_common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Length of the common beginning; the last token of `other` is left out, its logits are needed."""
-    count = 0
-    for a, b in zip(one, other[:-1], strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
-
-
-def _n_common_of_all(prompts: Sequence[list[int]]) -> int:
-    return min(_n_common(prompts[0], prompt) for prompt in prompts[1:]) if len(prompts) > 1 else 0
-
-
-def _full(n_ctx: int) -> SlmError:
-    return SlmError(
-        f"the context window of {n_ctx:,} tokens is full.", hint="a larger window: --ctx N", exit_code=ExitCode.CONTEXT
-    )

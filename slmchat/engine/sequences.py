@@ -12,13 +12,10 @@ from typing import Any, TypeVar
 from slmchat.engine import native
 from slmchat.engine.api import SessionSettings
 from slmchat.engine.context import DECODE_ABORTED, DECODE_NO_PLACE, context_params, decode_failed
+from slmchat.engine.snapshots import has_state
 from slmchat.errors import ExitCode, SlmError
 
 _Item = TypeVar("_Item")
-
-# From this many tokens on, a batch of a pool can be aborted while it is computed: the callback costs about a
-# millisecond, which a step of a few tokens on a fast device would feel.
-_ABORTABLE_FROM = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,7 @@ class Sequences:
         n_sequences: int,
         n_cells: int,
         is_cancelled: Callable[[], bool],
-        abortable_from: int = _ABORTABLE_FROM,
+        abortable_from: int,
     ) -> None:
         """`is_cancelled` is asked inside batches of `abortable_from` tokens and more.
 
@@ -54,7 +51,7 @@ class Sequences:
         self._abortable_from = abortable_from
         # A sliding window has forgotten what lies before it, a recurrent state cannot go back: of these only a whole
         # sequence can be copied (llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp).
-        self._has_state = bool(api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
+        self._has_state = has_state(api, model)
         self.can_copy_part: bool = not (self._has_state or api.llama_model_n_swa(model))
         self._abort = api.ggml_abort_callback(lambda _data: is_cancelled())
         self._no_abort = api.ggml_abort_callback()

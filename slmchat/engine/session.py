@@ -1,7 +1,8 @@
 """One generation after another on one KV cache (`LlamaSession`).
 
 Knows: the story of a generation: reuse, prefill, one token after another until an end.
-Refuses to know: how tokens are evaluated (context.py), chosen (sampler.py) or spelled (vocabulary.py).
+Refuses to know: how tokens are evaluated (context.py) and chosen (sampler.py), what a token does to the completion
+(generation_state.py).
 
 The decode loop is our own: one `llama_decode`, one sample and one piece per token, nothing copied, nothing
 detokenized twice. The high-level `Llama` class is not used (docs/decisions.md says what it costs).
@@ -10,62 +11,19 @@ detokenized twice. The high-level `Llama` class is not used (docs/decisions.md s
 import contextlib
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
 
-from slmchat.engine.api import (
-    Adapter,
-    Chunk,
-    Event,
-    Finish,
-    FinishReason,
-    Limits,
-    Prefill,
-    Prompt,
-    SessionSettings,
-    Timings,
-    Usage,
-)
+from slmchat.engine.api import Adapter, Event, FinishReason, Limits, Prefill, Prompt, SessionSettings
 from slmchat.engine.constraint import ConstrainedSampler, open_sampler
 from slmchat.engine.context import Context, check_room
+from slmchat.engine.generation_state import GenerationState
 from slmchat.engine.image_tokens import is_image_token
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.loaded import Loaded
 from slmchat.engine.memory import Memory
-from slmchat.engine.probabilities import ChanceReader
 from slmchat.engine.sampler import Sampler, SamplerSettings
-from slmchat.engine.speculation import SIZES, Drafts, Proof, Tally
-from slmchat.engine.text import CompletionText
+from slmchat.engine.speculation import SIZES, Drafts, Proof
 from slmchat.engine.threads import Sample, Watch
 from slmchat.errors import SlmError
-
-
-@dataclass(slots=True)
-class _Run:
-    """Counts and clocks of one generation."""
-
-    start: float
-    prompt_tokens: int
-    cached: int
-    seed: int
-    prompt_end: float | None = None
-    first_token: float | None = None
-    is_exact: bool = True  # the text must be the one that single tokens give
-    tally: Tally = field(default_factory=Tally)
-
-    def finish(self, reason: FinishReason, tokens: list[int], *, is_cut: bool) -> Finish:
-        now = time.perf_counter()
-        prompt_end = self.prompt_end if self.prompt_end is not None else now
-        return Finish(
-            reason=reason,
-            usage=Usage(self.prompt_tokens, self.cached, len(tokens), self.tally.drafted, self.tally.accepted),
-            timings=Timings(
-                prompt_s=prompt_end - self.start,
-                generation_s=now - prompt_end,
-                ttft_s=None if self.first_token is None else self.first_token - self.start,
-            ),
-            seed=self.seed,
-            tokens=None if is_cut else tuple(tokens),
-        )
 
 
 class LlamaSession:
@@ -84,19 +42,19 @@ class LlamaSession:
         `drafts`: where guesses come from, closed with this.
         Raises `SlmError`: NO_FIT when memory runs out, DAMAGED for an adapter that does not belong to this model.
         """
-        api, vocabulary = loaded.api, loaded.vocabulary
-        self._known_adapters = loaded.adapters
+        self._loaded = loaded
         self._adapters: tuple[Adapter, ...] = ()
         self._key = key
-        self._api = api
-        self._vocabulary = vocabulary
         self._is_cancelled = False
-        self._context = Context(api, loaded.model, settings, lambda: self._is_cancelled, vocabulary.vision)
+        self._context = Context(
+            loaded.api, loaded.model, settings, lambda: self._is_cancelled, loaded.vocabulary.vision
+        )
         self._memory = Memory(self._context, settings.store, key, is_multi_turn=settings.is_multi_turn)
         self._watch = Watch(settings.threads, started) if settings.adapts_threads else None
         self._drafts = drafts
         self._proof = Proof()
         self._is_always_exact = settings.speculation != "always"
+        self._is_exact = True  # the text of this generation must be the one that single tokens give
         try:
             self.set_adapters(settings.adapters)
         except SlmError:
@@ -123,7 +81,7 @@ class LlamaSession:
         """
         counting = tuple(adapter for adapter in adapters if adapter.scale)
         if counting != self._adapters:
-            self._known_adapters.apply(self._context.handle, counting)
+            self._loaded.adapters.apply(self._context.handle, counting)
             self._adapters = counting
             self._context.forget()
             self._memory.depend_on(self._key.with_more(repr(counting)) if counting else self._key)
@@ -148,67 +106,57 @@ class LlamaSession:
 
     def _generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
         start = time.perf_counter()
-        tokens = self._vocabulary.tokenize(prompt)
+        vocabulary = self._loaded.vocabulary
+        tokens = vocabulary.tokenize(prompt)
         check_room(len(tokens), self.n_ctx)
         cached = self._memory.reuse(tokens)
         settings = sampler.with_seed()
-        is_exact = self._is_always_exact and (sampler.temperature <= 0 or sampler.seed is not None)
-        run = _Run(start, len(tokens), cached, settings.seed or 0, is_exact=is_exact)
+        self._is_exact = self._is_always_exact and (sampler.temperature <= 0 or sampler.seed is not None)
+        state = GenerationState(
+            self._loaded,
+            limits,
+            n_ctx=self.n_ctx,
+            n_prompt=len(tokens),
+            n_cached=cached,
+            seed=settings.seed,
+            asked=start,
+            start=start,
+        )
         yield Prefill(cached, len(tokens), cached)
-        alike = [self._vocabulary.tokenize(other) for other in prompt.alike]
+        alike = [vocabulary.tokenize(other) for other in prompt.alike]
         self._adapt_threads(is_computing=False)
         for done in self._memory.prefill(tokens, alike):
             self._adapt_threads()
             yield Prefill(done, len(tokens), cached)
-        run.prompt_end = time.perf_counter()
+        state.prompt_ended()
         if self._is_cancelled:
-            yield run.finish(FinishReason.INTERRUPTED, [], is_cut=False)
+            yield state.finish(FinishReason.INTERRUPTED)
             return
-        chosen = open_sampler(self._api, self._vocabulary, settings, limits.constraint)
+        chosen = open_sampler(self._loaded.api, vocabulary, settings, limits.constraint)
         try:
-            yield from self._decode(run, chosen, limits)
+            yield from self._decode(state, chosen, limits)
         finally:
             chosen.close()
 
-    def _decode(self, run: _Run, sampler: Sampler | ConstrainedSampler, limits: Limits) -> Iterator[Event]:
-        vocabulary = self._vocabulary
-        text = CompletionText(limits.stop)
-        completion: list[int] = []
-        pending: list[int] = []
-        shown = vocabulary.tokens_of(limits.shown)
-        chances = ChanceReader(self._api, vocabulary, limits.n_alternatives)
-        with contextlib.closing(self._tokens(run, sampler, limits)) as tokens:
-            while True:
-                reason = self._end_before_next(run, len(completion), limits)
-                if reason is not None:
-                    break
-                token = next(tokens)
-                if run.first_token is None:
-                    run.first_token = time.perf_counter()
-                if vocabulary.is_end(token):
-                    reason = FinishReason.STOP
-                    break
-                chances.note(self._context.handle, -1, token)
-                completion.append(token)
-                pending.append(token)
-                piece = text.feed(vocabulary.piece(token, is_shown=token in shown))
-                if piece:
-                    yield Chunk(piece, tuple(pending), chances=chances.taken())
-                    pending.clear()
-                if text.is_stopped:
-                    reason = FinishReason.STOP
-                    break
-        rest = text.flush()
-        if rest or pending:
-            yield Chunk(rest, tuple(pending), chances=chances.taken())
-        yield run.finish(reason, completion, is_cut=text.is_stopped)
+    def _decode(self, state: GenerationState, sampler: Sampler | ConstrainedSampler, limits: Limits) -> Iterator[Event]:
+        with contextlib.closing(self._tokens(state, sampler, limits)) as tokens:
+            while state.reason is None and not self._is_cancelled:
+                text = state.accept(next(tokens), self._context.handle, -1)
+                if text:
+                    yield state.chunk(text)
+        rest = state.last_chunk()
+        if rest.text or rest.tokens:
+            yield rest
+        yield state.finish(state.reason or FinishReason.INTERRUPTED)
 
-    def _tokens(self, run: _Run, sampler: Sampler | ConstrainedSampler, limits: Limits) -> Generator[int, None, None]:
+    def _tokens(
+        self, state: GenerationState, sampler: Sampler | ConstrainedSampler, limits: Limits
+    ) -> Generator[int, None, None]:
         """One token after another. Whenever it is left, the KV cache holds all of them but the last."""
         context = self._context
         # the chances of a token are read from the logits of the last evaluation, of which a draft has many
         drafts = self._drafts if context.can_take_back and limits.n_alternatives is None else None
-        n_room = min(self.n_ctx, run.prompt_tokens + (limits.max_tokens or self.n_ctx))
+        n_room = min(self.n_ctx, len(context.tokens) + (limits.max_tokens or self.n_ctx))
         if drafts is not None:
             drafts.start(context.tokens)
         token = sampler.pick(context.handle)
@@ -217,9 +165,9 @@ class LlamaSession:
                 drafts.add(token)
             yield token
             self._adapt_threads()
-            guesses = self._guesses(run, n_room) if drafts is not None else []
+            guesses = self._guesses(n_room) if drafts is not None else []
             if guesses:
-                token = yield from self._verified(run, sampler, token, guesses)
+                token = yield from self._verified(state, sampler, token, guesses)
                 continue
             start = time.perf_counter()
             context.evaluate_one(token)
@@ -227,16 +175,16 @@ class LlamaSession:
             if drafts is not None:
                 drafts.measured(1, time.perf_counter() - start)
 
-    def _guesses(self, run: _Run, n_room: int) -> list[int]:
+    def _guesses(self, n_room: int) -> list[int]:
         context, drafts = self._context, self._drafts
         place = len(context.tokens)
         assert drafts is not None
-        sizes = self._proof.sizes(place, context.threads, is_sure=drafts.is_sure) if run.is_exact else SIZES
+        sizes = self._proof.sizes(place, context.threads, is_sure=drafts.is_sure) if self._is_exact else SIZES
         guesses = drafts.draft(n_room - place - 1, sizes)
         return [] if any(map(is_image_token, guesses)) else guesses  # a model does not write images
 
     def _verified(
-        self, run: _Run, sampler: Sampler | ConstrainedSampler, token: int, guesses: list[int]
+        self, state: GenerationState, sampler: Sampler | ConstrainedSampler, token: int, guesses: list[int]
     ) -> Generator[int, None, int]:
         """Evaluate `token` and the guesses in one batch; yields those guesses that the sampler would have picked.
 
@@ -249,10 +197,10 @@ class LlamaSession:
         place = len(context.tokens)
         context.evaluate_draft([token, *guesses])
         elapsed = time.perf_counter() - start
-        if run.is_exact and not self._proof.holds(place, context.threads, len(guesses) + 1):
+        if self._is_exact and not self._proof.holds(place, context.threads, len(guesses) + 1):
             drafts.measured(len(guesses) + 1, elapsed)
-            return (yield from self._proved(run, sampler, token, guesses))
-        run.tally.drafted += len(guesses)
+            return (yield from self._proved(state, sampler, token, guesses))
+        state.tally.drafted += len(guesses)
         n_right = place + 1  # tokens of the cache that are the completion's
         try:
             for index, guess in enumerate(guesses):
@@ -262,7 +210,7 @@ class LlamaSession:
                 if token != guess:
                     break
                 drafts.add(token)
-                run.tally.accepted += 1
+                state.tally.accepted += 1
                 yield token
                 n_right += 1
             else:
@@ -273,7 +221,7 @@ class LlamaSession:
         return token
 
     def _proved(
-        self, run: _Run, sampler: Sampler | ConstrainedSampler, token: int, guesses: list[int]
+        self, state: GenerationState, sampler: Sampler | ConstrainedSampler, token: int, guesses: list[int]
     ) -> Generator[int, None, int]:
         """The tokens one by one after all, compared with the batch just evaluated; otherwise as `_verified`."""
         context, drafts, proof = self._context, self._drafts, self._proof
@@ -287,8 +235,8 @@ class LlamaSession:
             is_equal = context.logits(-1) == row
             proof.observed(place, threads, size, is_equal=is_equal)
             token = sampler.pick(context.handle)
-            run.tally.drafted += guess is not None
-            run.tally.accepted += token == guess
+            state.tally.drafted += guess is not None
+            state.tally.accepted += token == guess
             if token != guess or not is_equal:
                 break
             drafts.add(token)
@@ -302,13 +250,3 @@ class LlamaSession:
             self._context.set_threads(threads)
             if self._drafts is not None:
                 self._drafts.set_threads(threads)
-
-    def _end_before_next(self, run: _Run, n_completion: int, limits: Limits) -> FinishReason | None:
-        """Why no further token may be evaluated, None when one may."""
-        if self._is_cancelled:
-            return FinishReason.INTERRUPTED
-        if limits.max_tokens is not None and n_completion >= limits.max_tokens:
-            return FinishReason.LENGTH
-        if run.prompt_tokens + max(0, n_completion - 1) >= self.n_ctx:
-            return FinishReason.CONTEXT
-        return None

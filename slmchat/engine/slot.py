@@ -1,20 +1,19 @@
-"""One completion among many: where its prompt and its text stand.
+"""One completion among many: where its prompt and its text stand in a sequence of the KV cache.
 
-Knows: which tokens come next, what a picked token means, why a completion ends.
-Refuses to know: the other completions, the KV cache (sequences.py).
+Knows: which tokens come next, what came of the completion.
+Refuses to know: the other completions, the KV cache (sequences.py), what a token does to a text (generation_state.py).
 """
 
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from slmchat.engine.api import Done, Finish, FinishReason, Job, Timings, Usage
-from slmchat.engine.constraint import ConstrainedSampler
-from slmchat.engine.probabilities import ChanceReader
-from slmchat.engine.sampler import Sampler, SamplerSettings
+from slmchat.engine.api import Done, Job
+from slmchat.engine.constraint import open_sampler
+from slmchat.engine.generation_state import GenerationState
+from slmchat.engine.loaded import Loaded
+from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.sequences import Stretch
-from slmchat.engine.text import CompletionText
-from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import SlmError
 
 
@@ -25,41 +24,36 @@ class Work:
     job: Job
     tokens: list[int]
     sampler: SamplerSettings
-    shown: frozenset[int]
     start: float = field(default_factory=time.perf_counter)
 
 
 class Slot:
     """A completion that is being worked on, in a sequence of its own that already holds `n_shared` tokens."""
 
-    def __init__(
-        self,
-        sequence: int,
-        work: Work,
-        sampler: Sampler | ConstrainedSampler,
-        chances: ChanceReader,
-        n_shared: int,
-        vocabulary: Vocabulary,
-    ) -> None:
+    def __init__(self, sequence: int, work: Work, n_shared: int, n_ctx: int, loaded: Loaded) -> None:
+        """Raises `SlmError` (USAGE) when the job's constraint cannot be used."""
         self.sequence = sequence
         self.work = work
-        self.reason: FinishReason | None = None
-        self._error: SlmError | None = None
-        self._sampler = sampler
-        self._vocabulary = vocabulary
         self._n_shared = n_shared
         self._n_evaluated = n_shared
-        self._chances = chances
-        self._text = CompletionText(work.job.limits.stop)
+        self._sampler = open_sampler(loaded.api, loaded.vocabulary, work.sampler, work.job.limits.constraint)
+        self._state = GenerationState(
+            loaded,
+            work.job.limits,
+            n_ctx=n_ctx,
+            n_prompt=len(work.tokens),
+            n_cached=n_shared,
+            seed=work.sampler.seed,
+            asked=work.start,
+            start=time.perf_counter(),
+        )
         self._pieces: list[str] = []
-        self._completion: list[int] = []
-        self._begin = time.perf_counter()
-        self._first_token: float | None = None
+        self._error: SlmError | None = None
 
     @property
     def is_ended(self) -> bool:
         """It has come to an end, or it failed."""
-        return self.reason is not None or self._error is not None
+        return self._error is not None or (self._state.reason is not None and not self.is_in_prompt)
 
     @property
     def is_in_prompt(self) -> bool:
@@ -76,63 +70,35 @@ class Slot:
         if room < 1:
             return None
         if not self.is_in_prompt:
-            return Stretch(self.sequence, self._n_evaluated, self._completion[-1:])
+            return Stretch(self.sequence, self._n_evaluated, self._state.tokens[-1:])
         tokens = self.work.tokens[self._n_evaluated : self._n_evaluated + room]
         is_last = self._n_evaluated + len(tokens) == len(self.work.tokens)
         return Stretch(self.sequence, self._n_evaluated, tokens, needs_logits=is_last)
 
-    def evaluated(self, stretch: Stretch, n_ctx: int, context: Any, place: int) -> None:
-        """The stretch is evaluated, its logits are at `place`: pick the next token; `reason` says whether it ends."""
+    def evaluated(self, stretch: Stretch, context: Any, place: int) -> None:
+        """The stretch is evaluated, its logits are at `place`: pick the next token, if one may come."""
+        was_in_prompt = self.is_in_prompt
         self._n_evaluated += len(stretch.tokens)
         if self.is_in_prompt:
             return
-        limit = self.work.job.limits.max_tokens
-        if limit is None or limit > 0:
-            try:
-                token = self._sampler.pick(context, place)
-                if not self._vocabulary.is_end(token):
-                    self._chances.note(context, place, token)
-            except SlmError as error:  # the constraint leaves it no token, or its logits are not numbers
-                self._error = error
-                return
-            if self._first_token is None:
-                self._first_token = time.perf_counter()
-            self._heard(token)
-        if self.reason is None and limit is not None and len(self._completion) >= limit:
-            self.reason = FinishReason.LENGTH
-        elif self.reason is None and self._n_evaluated >= n_ctx:
-            self.reason = FinishReason.CONTEXT
-
-    def _heard(self, token: int) -> None:
-        if self._vocabulary.is_end(token):
-            self.reason = FinishReason.STOP
+        if was_in_prompt:
+            self._state.prompt_ended()
+        if self._state.reason is not None:
             return
-        self._completion.append(token)
-        self._pieces.append(self._text.feed(self._vocabulary.piece(token, is_shown=token in self.work.shown)))
-        if self._text.is_stopped:
-            self.reason = FinishReason.STOP
+        try:
+            self._pieces.append(self._state.accept(self._sampler.pick(context, place), context, place))
+        except SlmError as error:  # the constraint leaves it no token, or its logits are not numbers
+            self._error = error
 
     def done(self) -> Done:
         """The whole completion, after its end; or what it failed with."""
         if self._error is not None:
             return Done(self.work.job.id, error=self._error)
-        assert self.reason is not None
-        now = time.perf_counter()
-        first = self._first_token if self._first_token is not None else now
-        is_cut = self._text.is_stopped
-        text = "".join(self._pieces) + self._text.flush()
-        finish = Finish(
-            reason=self.reason,
-            usage=Usage(len(self.work.tokens), self._n_shared, len(self._completion)),
-            timings=Timings(
-                prompt_s=first - self._begin,
-                generation_s=now - first,
-                ttft_s=None if self._first_token is None else first - self.work.start,
-            ),
-            seed=self.work.sampler.seed or 0,
-            tokens=None if is_cut else tuple(self._completion),
-        )
-        return Done(self.work.job.id, text, finish, chances=self._chances.taken())
+        state = self._state
+        assert state.reason is not None
+        rest = state.last_chunk()
+        text = "".join(self._pieces) + rest.text
+        return Done(self.work.job.id, text, state.finish(state.reason), chances=rest.chances)
 
     def close(self) -> None:
         """Free the sampler."""

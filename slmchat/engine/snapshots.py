@@ -21,6 +21,11 @@ _BYTES_IN_ANY_CASE = 64 * 1024**2
 _MOST = 8
 
 
+def has_state(api: ModuleType, model: Any) -> bool:
+    """Whether a model has a recurrent state, alone or beside attention: tokens cannot be taken back from that."""
+    return bool(api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
+
+
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
     n_tokens: int
@@ -40,7 +45,7 @@ class Snapshots:
         self._memory = api.llama_get_memory(handle)
         self._sequence = sequence
         self._n_swa: int = api.llama_model_n_swa(model)
-        self._has_state = bool(api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model))
+        self._has_state = has_state(api, model)
         self._most_bytes = max(_BYTES_IN_ANY_CASE, int(api.llama_model_size(model) * _SHARE_OF_WEIGHTS))
         self._kept: list[_Snapshot] = []
 

@@ -114,6 +114,11 @@ class Vocabulary:
         """True for end-of-generation tokens (end of sequence, end of turn, end of a fill, ...)."""
         return token in self._ends or bool(self._api.llama_vocab_is_eog(self._vocab, token))
 
+    def is_same(self, other: "Vocabulary") -> bool:
+        """Whether both mean the same by every token id."""
+        count = self.n_tokens
+        return count == other.n_tokens and all(self.text_of(id) == other.text_of(id) for id in range(count))
+
     def tokens_of(self, spellings: Sequence[str]) -> frozenset[int]:
         """The ids of those spellings that are one token of this vocabulary."""
         found = (self._raw_tokens(spelling, parse_special=True) for spelling in spellings)

@@ -300,7 +300,7 @@ class ChatSession:
     ) -> Response | None:
         with self._delegate.cancellable(self.ready()):
             answer = consume_stream(
-                self.opened.guarded(events),
+                events,
                 self._delegate.handler(),
                 sanitizer=None if self.options.raw_output else Sanitizer(show_invisible=False),
                 keeps_space=goes_on or self.options.raw,

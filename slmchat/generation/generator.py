@@ -186,7 +186,7 @@ class Generator:
             session = self._session
             assert session is not None
             # before the handler: what it cancels must have begun
-            events = self.opened.guarded(session.generate(prepared.prompt, sampler, limits))
+            events = session.generate(prepared.prompt, sampler, limits)
             with delegate.cancellable(session):
                 return consume_stream(
                     events,
@@ -217,7 +217,7 @@ class Generator:
             runs = scorer.run(iter([job]))
             if asked.is_cancelled:  # between the two runs: the second one does not know
                 return None
-            for done in self.opened.guarded(runs):
+            for done in runs:
                 if done.error is not None:
                     raise done.error
                 if done.finish is not None:

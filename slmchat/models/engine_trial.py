@@ -1,15 +1,15 @@
 """Before a model is loaded: llama.cpp is tried on this machine where that is needed, and after a crash with less.
 
-Knows: what a mark of a crash leads to, and the sentence for each outcome.
-Refuses to know: how llama.cpp is tried (engine/self_test.py), where verdicts are kept (engine/verdicts.py), marks
-(engine/crash_markers.py).
+Knows: what a crash leads to, and the sentence for each outcome.
+Refuses to know: how llama.cpp is tried (engine/self_test.py), where verdicts are kept (engine/verdicts.py), how a crash
+is noticed (engine/crash_guard.py).
 """
 
 from dataclasses import replace
 
 from slmchat.catalog.records import Installed
-from slmchat.engine import crash_markers, native, verdicts
-from slmchat.engine.crash_markers import Ended
+from slmchat.engine import crash_guard, native, verdicts
+from slmchat.engine.crash_guard import Ended
 from slmchat.engine.limits import Verdict
 from slmchat.errors import ExitCode, SlmError
 from slmchat.privacy.seal import status
@@ -21,13 +21,13 @@ _MENDS = "slm doctor tells what mends it"
 def settle(installed: Installed, settings: Settings, threads: int, *, is_forced: bool) -> list[str]:
     """Find out what may be used with this model; what the user has to know of it, in sentences.
 
-    A mark of a crash is taken away when that is done; with `--private` it stays, and nothing is written. `is_forced`:
+    A crash is told once; with `--private` it is told again, because nothing is written. `is_forced`:
     go on even where nothing works. Raises `SlmError`: BUG when llama.cpp crashes even in its plain way, DAMAGED when
     it does so with this model alone.
     """
     place = verdicts.directory(settings.paths.cache)
     data = settings.paths.data
-    ended = crash_markers.ended(data, installed.path)
+    ended = crash_guard.last_end(data, installed.path)
     known = verdicts.library(place, is_forced=ended is Ended.CRASHED and not verdicts.library(place).is_tried)
     if known.verdict.is_broken and not is_forced:
         raise _broken(known.verdict)
@@ -40,7 +40,7 @@ def settle(installed: Installed, settings: Settings, threads: int, *, is_forced:
             "system does when memory runs out; slm show tells how much it needs, and a smaller window (--ctx N) less."
         )
     if not settings.is_private:
-        crash_markers.take(data, installed.path)
+        crash_guard.forget_last_end(data, installed.path)
     return found
 
 

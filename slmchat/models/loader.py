@@ -4,17 +4,15 @@ Knows: how a model is to be opened on this device, what the user has to know of 
 Refuses to know: which model is meant, what is then said to it.
 """
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.records import Installed
-from slmchat.engine import crash_markers
-from slmchat.engine.api import Done, Engine, Event, Prefill
+from slmchat.engine.api import Engine
+from slmchat.engine.crash_guard import CrashGuard
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import FitVerdict
 from slmchat.fit.shape import shape_of
@@ -23,8 +21,6 @@ from slmchat.models.device_fit import LoadPlan
 from slmchat.models.session_settings import gpu_layers, kv_type_of, threads_of
 from slmchat.options import GenerationOptions
 from slmchat.settings import Settings
-
-Record = TypeVar("Record", Event, Done)
 
 
 @dataclass(slots=True)
@@ -39,7 +35,7 @@ class Loading:
     def __init__(
         self,
         load: Callable[[], tuple[Engine, LoadPlan | None]],
-        mark: crash_markers.CrashMarker | None = None,
+        guard: CrashGuard | None = None,
         notices: Sequence[str] = (),
         path: Path | None = None,
     ) -> None:
@@ -47,62 +43,30 @@ class Loading:
 
         `path`: the file of a model on this device.
 
-        `notices`: what the user has to know of it then, in sentences. `mark` says on the disk that a model is on trial:
-        while it is loaded, and until its first token.
+        `notices`: what the user has to know of it then, in sentences. `guard`: what `load` guards the model with.
         """
-        self._mark = mark
+        self._guard = guard
         self.opening: LoadPlan | None = None  # how it is opened, once that is decided
         self.notices = notices
         self.path = path
-        if mark is not None:
-            mark.set()
         self._outcome = _Outcome()
         self._callbacks: list[Callable[[], None]] = []
         # daemon: Ctrl-C while the weights are read ends slm at once
-        self._thread = threading.Thread(target=self._load, args=(load, mark), daemon=True, name="model loading")
+        self._thread = threading.Thread(target=self._load, args=(load,), daemon=True, name="model loading")
         self._thread.start()
 
-    def _load(self, load: Callable[[], tuple[Engine, LoadPlan | None]], mark: crash_markers.CrashMarker | None) -> None:
+    def _load(self, load: Callable[[], tuple[Engine, LoadPlan | None]]) -> None:
         try:
             self._outcome.engine, self.opening = load()
         except BaseException as error:  # noqa: BLE001 - raised again where the engine is asked for
             self._outcome.error = error
-        if mark is not None:
-            mark.clear()
         for callback in self._callbacks:
             callback()
 
-    @contextlib.contextmanager
-    def on_trial(self) -> Iterator[None]:
-        """What happens in here, llama.cpp has not yet done with this model: an abort is told at the next start."""
-        mark = self._mark
-        if mark is not None:
-            mark.set()
-        try:
-            yield
-        finally:
-            if mark is not None:
-                mark.clear()
-
-    def tried(self, events: Iterator[Record]) -> Iterator[Record]:
-        """The events of a generation, or what a pool has done; up to the first token of this model it is on trial."""
-        with self.on_trial():
-            for event in events:
-                is_failure = isinstance(event, Done) and event.error is not None
-                if not isinstance(event, Prefill) and not is_failure:
-                    self._mark = None  # `on_trial` takes it away
-                    break
-                yield event
-            else:
-                return
-        yield event
-        yield from events
-
     def go_private(self) -> None:
-        """From now on no mark is left on the disk."""
-        mark, self._mark = self._mark, None
-        if mark is not None:
-            mark.clear()
+        """From now on nothing about the model is left on the disk."""
+        if self._guard is not None:
+            self._guard.stop()
 
     def when_done(self, callback: Callable[[], None]) -> None:
         """Call this from the loading thread at its end; not at all when it has ended already."""
@@ -129,12 +93,12 @@ def start_loading(installed: Installed, options: GenerationOptions, settings: Se
     """Begin to load an installed model, if it fits; with `--force` in any case."""
     gpu_layers(options, settings), kv_type_of(options, settings)  # what is wrong with them is said at once
     notices: list[str] = []
-    mark = None if settings.is_private else crash_markers.CrashMarker(settings.paths.data, installed.path)
-    return Loading(lambda: _load(installed, options, settings, notices), mark, notices, installed.path)
+    guard = CrashGuard(installed.path, None if settings.is_private else settings.paths.data)
+    return Loading(lambda: _load(installed, options, settings, notices, guard), guard, notices, installed.path)
 
 
 def _load(
-    installed: Installed, options: GenerationOptions, settings: Settings, notices: list[str]
+    installed: Installed, options: GenerationOptions, settings: Settings, notices: list[str], guard: CrashGuard
 ) -> tuple[Engine, LoadPlan]:
     """Weights in memory, on the GPU as far as its memory goes.
 
@@ -169,13 +133,15 @@ def _load(
     projector = Projector(file.path, threads_of(options, settings)) if file is not None else None
 
     def on_gpu(layers: int | None) -> Engine:
-        return llama.load(
-            installed.path,
-            gpu_layers=layers,
-            device=device,
-            is_repacked=found.load.is_repacked,
-            is_lazy=found.load.is_lazy,
-            projector=projector,
+        return guard.load(
+            lambda: llama.load(
+                installed.path,
+                gpu_layers=layers,
+                device=device,
+                is_repacked=found.load.is_repacked,
+                is_lazy=found.load.is_lazy,
+                projector=projector,
+            )
         )
 
     if layers and not found.available_memory.gpu:

@@ -5,11 +5,9 @@ looked at, loading begun, what the user has to know of it told, windows of a siz
 Refuses to know: what is said to the model (generation/), who asks.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from slmchat.catalog.records import Installed
 from slmchat.conversation.pictures import Picture
@@ -22,9 +20,6 @@ from slmchat.models.session_settings import draft_model, kv_store, session_setti
 from slmchat.options import GenerationOptions
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
-
-if TYPE_CHECKING:
-    from slmchat.models.loader import Record
 
 
 def open_model(
@@ -107,13 +102,11 @@ class OpenModel:
 
     def count(self, prompt: Prompt) -> int:
         """Tokens of a prompt. Raises `SlmError` for a picture that cannot be taken in."""
-        with self.guard():  # the first picture opens the projector
-            return self.engine.count(prompt)
+        return self.engine.count(prompt)
 
     def cost(self, picture: Picture) -> int:
         """Tokens that a picture takes. Raises `SlmError` when it cannot be taken in."""
-        with self.guard():
-            return vision.cost(picture, self.engine)
+        return vision.cost(picture, self.engine)
 
     def describe(self, pictures: Sequence[Picture]) -> list[str]:
         """A line for each picture: name, size, tokens. Raises `SlmError` for one that cannot be taken in."""
@@ -147,21 +140,15 @@ class OpenModel:
         """
         made = self.session_settings(n_ctx, threads=threads)
         made = replace(made, store=self._store, draft_model=self._draft, is_multi_turn=is_multi_turn)
-        engine = self.engine
-        with self.guard():
-            return engine.open_session(made)
+        return self.engine.open_session(made)
 
     def open_pool(self, n_ctx: int, parallel: int | None = None) -> Pool:
         """Many windows of `n_ctx` tokens at once, None: as many as pay. Raises `SlmError` (NO_FIT)."""
-        engine = self.engine
-        with self.guard():
-            return engine.open_pool(self.session_settings(n_ctx), parallel)
+        return self.engine.open_pool(self.session_settings(n_ctx), parallel)
 
     def open_scorer(self, n_ctx: int) -> Pool:
         """A window for scores of given texts. Raises `SlmError`: NO_FIT, USAGE where the engine has none."""
-        engine = self.engine
-        with self.guard():
-            return engine.open_scorer(self.session_settings(n_ctx))
+        return self.engine.open_scorer(self.session_settings(n_ctx))
 
     def set_adapters(self, adapters: Sequence[Adapter]) -> None:
         """The LoRA adapters of the sessions that are opened from now on."""
@@ -173,14 +160,6 @@ class OpenModel:
         return None if draft is None else draft.name
 
     # Until the end
-
-    def guard(self) -> AbstractContextManager[None]:
-        """What happens in here, llama.cpp has not yet done with this model: a crash is told at the next start."""
-        return self.loading.on_trial()
-
-    def guarded(self, events: "Iterator[Record]") -> "Iterator[Record]":
-        """The events of a generation, or what a pool has done, under `guard` up to the first token."""
-        return self.loading.tried(events)
 
     def go_private(self) -> None:
         """From now on nothing is written and nothing that was written is looked at."""

@@ -51,7 +51,8 @@ class Chat:
         table: "CommandTable[Chat]",
         exports: Path | None = None,
     ) -> None:
-        """`place`: where the models are; `table`: the slash commands; `exports`: where `/export` writes, None: in slm's own directory for that.
+        """`place`: where the models are; `table`: the slash commands; `exports`: where `/export` writes, None: in
+        slm's own directory for that.
 
         Raises `SlmError` (interrupted) when a conversation may not leave for the place.
         """

@@ -4,7 +4,7 @@ Knows: rows, jobs, records, how many of what there was. Refuses to know: models,
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,10 +131,10 @@ class BatchWork:
         self._is_interrupted = True
         self._pool.cancel()
 
-    def run(self, guarded: Callable[[Iterator[Done]], Iterator[Done]], cancellable: CancelScope) -> None:
-        """All rows, or as many as whoever may cancel allows. `guarded` watches over the model's first steps."""
+    def run(self, cancellable: CancelScope) -> None:
+        """All rows, or as many as whoever may cancel allows."""
         # before the handler: what it cancels has begun
-        done_rows = guarded(self._pool.run(self._rows.jobs(self._window)))
+        done_rows = self._pool.run(self._rows.jobs(self._window))
         ends: dict[int, tuple[int, bool]] = {}
         try:
             with cancellable(self):

@@ -1,0 +1,111 @@
+"""A completion as it grows (`GenerationState`): what a session and a slot of a pool do with every token.
+
+A session decodes one completion, a pool many at once. From the moment a token is picked both do the same with it, and
+they do it here: does it end the completion, which text does it stand for, how probable was it, may another one follow?
+
+Knows: stop sequences, whole characters, limits, finish reasons, counts and clocks.
+Refuses to know: how tokens are evaluated and picked, who reads the text (session.py, slot.py).
+"""
+
+import time
+from typing import Any
+
+from slmchat.engine.api import Chunk, Finish, FinishReason, Limits, Timings, Usage
+from slmchat.engine.loaded import Loaded
+from slmchat.engine.probabilities import ChanceReader
+from slmchat.engine.speculation import Tally
+from slmchat.engine.text import CompletionText
+
+
+class GenerationState:
+    """One completion behind a prompt of `n_prompt` tokens, of which `n_cached` need no evaluation.
+
+    `reason` says why no further token may be evaluated, None while one may. `tokens`: those of the completion so far.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        limits: Limits,
+        *,
+        n_ctx: int,
+        n_prompt: int,
+        n_cached: int,
+        seed: int | None,
+        asked: float,
+        start: float,
+    ) -> None:
+        """`asked`: when the completion was asked for; `start`: when work on it began (both of `time.perf_counter`)."""
+        self.tokens: list[int] = []
+        self.tally = Tally()
+        self._vocabulary = loaded.vocabulary
+        self._shown = loaded.vocabulary.tokens_of(limits.shown)
+        self._text = CompletionText(limits.stop)
+        self._chances = ChanceReader(loaded.api, loaded.vocabulary, limits.n_alternatives)
+        self._n_prompt = n_prompt
+        self._n_cached = n_cached
+        self._seed = seed or 0
+        # the last token of a completion is not evaluated, so that one more than there are places may come
+        self._n_room = n_ctx - n_prompt + 1
+        self._max_tokens = limits.max_tokens
+        self._n_given = 0  # tokens that stand in chunks
+        self._asked = asked
+        self._start = start
+        self._prompt_end: float | None = None
+        self._first_token: float | None = None
+        self.reason = self._limit_reached()
+
+    def prompt_ended(self) -> None:
+        """The prompt has been evaluated."""
+        self._prompt_end = time.perf_counter()
+
+    def accept(self, token: int, context: Any, index: int) -> str:
+        """Take the token that was picked from the logits at `index`; the text that is certain with it.
+
+        Call it before the next batch is evaluated. Raises `SlmError` (BUG) when log-probabilities are wanted and the
+        logits are not numbers.
+        """
+        if self._first_token is None:
+            self._first_token = time.perf_counter()
+        vocabulary = self._vocabulary
+        if vocabulary.is_end(token):
+            self.reason = FinishReason.STOP
+            return ""
+        self._chances.note(context, index, token)
+        self.tokens.append(token)
+        text = self._text.feed(vocabulary.piece(token, is_shown=token in self._shown))
+        self.reason = FinishReason.STOP if self._text.is_stopped else self._limit_reached()
+        return text
+
+    def chunk(self, text: str) -> Chunk:
+        """This text, with the tokens since the last chunk."""
+        tokens = tuple(self.tokens[self._n_given :])
+        self._n_given = len(self.tokens)
+        return Chunk(text, tokens, chances=self._chances.taken())
+
+    def last_chunk(self) -> Chunk:
+        """What was held back, at the end; it may have no text and no tokens."""
+        return self.chunk(self._text.flush())
+
+    def finish(self, reason: FinishReason) -> Finish:
+        """The last record, after `last_chunk`."""
+        now = time.perf_counter()
+        prompt_end = now if self._prompt_end is None else self._prompt_end
+        tally = self.tally
+        return Finish(
+            reason=reason,
+            usage=Usage(self._n_prompt, self._n_cached, len(self.tokens), tally.drafted, tally.accepted),
+            timings=Timings(
+                prompt_s=prompt_end - self._start,
+                generation_s=now - prompt_end,
+                ttft_s=None if self._first_token is None else self._first_token - self._asked,
+            ),
+            seed=self._seed,
+            tokens=None if self._text.is_stopped else tuple(self.tokens),
+        )
+
+    def _limit_reached(self) -> FinishReason | None:
+        n_tokens = len(self.tokens)
+        if self._max_tokens is not None and n_tokens >= self._max_tokens:
+            return FinishReason.LENGTH
+        return FinishReason.CONTEXT if n_tokens >= self._n_room else None

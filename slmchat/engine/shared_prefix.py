@@ -1,0 +1,150 @@
+"""The beginning that many prompts share: evaluated once (`SharedPrefix`), for pools that work so (`PrefixPool`).
+
+The rows of a batch mostly begin alike: an instruction, a document, examples. That beginning stands in a sequence of its
+own in the KV cache, and the sequence of every prompt begins as a copy of it, which takes no memory and no time.
+
+Knows: how long the shared prefix is, what a prompt has in common with it, how requests reach a pool and are given up.
+Refuses to know: when another prefix pays, and what happens behind it (pool.py, scoring.py).
+"""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic
+
+from slmchat.engine.api import Done, Job, SessionSettings
+from slmchat.engine.feed import Feed, Prepared
+from slmchat.engine.kvstore import shared_length
+from slmchat.engine.loaded import Loaded
+from slmchat.engine.sequences import Sequences, Stretch
+from slmchat.errors import SlmError
+
+MIN_SHARED = 8
+"""A shared beginning that is shorter is not worth a sequence of its own."""
+
+SECOND_PROMPT_S = 0.05
+"""How long the first prompt waits for a second one, in seconds: what they share is then evaluated once."""
+
+_SEQUENCE = 0  # that of the prefix; those of the prompts are 1, 2, ...
+
+
+class SharedPrefix:
+    """The tokens of sequence 0."""
+
+    def __init__(self, sequences: Sequences, is_cancelled: Callable[[], bool]) -> None:
+        self._sequences = sequences
+        self._is_cancelled = is_cancelled
+        self._n_last = 0  # length of the last one
+        self.tokens: list[int] = []
+
+    @property
+    def report(self) -> str:
+        """The end of a line for `-v`: how much was shared, "" for nothing."""
+        return f"; {self._n_last:,} tokens of every prompt were evaluated once" if self._n_last else ""
+
+    def common(self, tokens: Sequence[int]) -> int:
+        """How many tokens a prompt begins with that are the prefix's."""
+        return n_common(self.tokens, tokens)
+
+    def replace(self, tokens: list[int]) -> int:
+        """Evaluate these tokens as the new prefix; its length: 0 where it is too short or the cache has no place."""
+        self.forget()
+        if len(tokens) < MIN_SHARED:
+            return 0
+        step = self._sequences.batch_tokens
+        for begin in range(0, len(tokens), step):
+            piece = Stretch(_SEQUENCE, begin, tokens[begin : begin + step], needs_logits=False)
+            if self._sequences.evaluate([piece]) is None or self._is_cancelled():
+                self.forget()
+                return 0
+        self.tokens = tokens
+        self._n_last = len(tokens)
+        return len(tokens)
+
+    def begin(self, sequence: int, n_tokens: int) -> None:
+        """Let a sequence, which is empty, begin with the first tokens of the prefix."""
+        if n_tokens:
+            self._sequences.copy(_SEQUENCE, sequence, n_tokens)
+
+    def forget(self) -> None:
+        """Take the prefix out of the cache; copies of it stay."""
+        self._sequences.forget(_SEQUENCE)
+        self.tokens = []
+
+    def forget_all(self) -> None:
+        """Empty the cache: the prefix and everything that began with it."""
+        self._sequences.forget_all()
+        self.tokens = []
+
+
+class PrefixPool(ABC, Generic[Prepared]):
+    """What every `Pool` on a KV cache of llama.cpp's has: the cache, its adapters, the requests on their way to it."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        settings: SessionSettings,
+        *,
+        most: int,
+        n_sequences: int,
+        n_cells: int,
+        abortable_from: int,
+    ) -> None:
+        """`most`: prompts that are worked on at once. `abortable_from`: as in `Sequences`.
+
+        Raises `SlmError`: NO_FIT for the memory of the KV cache, DAMAGED for an adapter of another model.
+        """
+        self._loaded = loaded
+        self._vocabulary = loaded.vocabulary
+        self._n_ctx = settings.n_ctx
+        self._most = most
+        self._is_cancelled = False
+        self._feed: Feed[Prepared] | None = None
+        self._again: deque[Job] = deque()
+        self._sequences = Sequences(
+            loaded.api,
+            loaded.model,
+            settings,
+            n_sequences=n_sequences,
+            n_cells=n_cells,
+            is_cancelled=lambda: self._is_cancelled,
+            abortable_from=abortable_from,
+        )
+        self._prefix = SharedPrefix(self._sequences, lambda: self._is_cancelled)
+        try:
+            loaded.adapters.apply(self._sequences.handle, [adapter for adapter in settings.adapters if adapter.scale])
+        except SlmError:
+            self.close()
+            raise
+
+    def run(self, jobs: Iterator[Job | Done]) -> Iterator[Done]:
+        """Work on the jobs, as `Pool` says."""
+        self._is_cancelled = False
+        self._feed = Feed(jobs, self._prepare, ahead=self._most)
+        return self._run(self._feed)
+
+    def again(self, job: Job) -> None:
+        """Work on this job too, before those that wait."""
+        self._again.append(job)
+
+    def cancel(self) -> None:
+        """End the `run` that goes on; from any thread or a signal handler."""
+        self._is_cancelled = True
+        if self._feed is not None:
+            self._feed.wake()
+
+    def close(self) -> None:
+        """Free the KV cache."""
+        self._sequences.close()
+
+    @abstractmethod
+    def _prepare(self, job: Job) -> Prepared | Done:
+        """On the feed's thread: what is worked on, or the reason why it cannot be done."""
+
+    @abstractmethod
+    def _run(self, feed: Feed[Prepared]) -> Iterator[Done]: ...
+
+
+def n_common(one: Sequence[int], prompt: Sequence[int]) -> int:
+    """Length of the common beginning; the last token of `prompt` does not count, its logits are needed."""
+    return min(shared_length(one, prompt), len(prompt) - 1)
