@@ -9,7 +9,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of every command. Scripts rely on them: `docs/exit-codes.md` is generated from this table."""
+    """Exit codes of every command. Scripts rely on them. docs/commands.md has this table."""
 
     DONE = 0, "done"
     BUG = 1, "an error of slm's own (a bug; `SLM_DEBUG=1` shows the traceback); of `slm doctor`: something is wrong"

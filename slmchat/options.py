@@ -29,7 +29,7 @@ class GlobalOptions:
 
     offline: bool = option("--offline", help="Never use the network.", default=False)
     private: bool = option("--private", help="Write nothing about the conversation to the disk.", default=False)
-    verbose: bool = option("-v", "--verbose", help="Statistics and what the engine says, on stderr.", default=False)
+    verbose: bool = option("-v", "--verbose", help="Statistics and details on stderr.", default=False)
     quiet: bool = option("-q", "--quiet", help="Errors only on stderr.", default=False)
 
 

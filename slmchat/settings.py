@@ -258,7 +258,7 @@ KEYS = (
         "sampler",
         _sampler,
         None,
-        "table of sampler settings laid over the model's own: " + ", ".join(ranges.SAMPLER),
+        "table of sampler settings that replace the model's own: " + ", ".join(ranges.SAMPLER),
     ),
     Key("personas", "personas", _table, None, "named system prompts with their settings (docs/personas.md)"),
     Key("endpoints", "endpoints", _table, None, "named endpoints for `--endpoint`, without keys (docs/remote.md)"),

@@ -1,42 +1,215 @@
-"""The documentation says what the program does: generated pages are fresh, README's commands are real."""
+"""The pages say what the program does: what they name exists, what they write is understood, generated parts are fresh.
 
+tests/test_transcripts.py runs what they show.
+"""
+
+import json
 import re
 import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import generate
 import pytest
+from command_lines import calls, options, understood
+from conftest import Outcome
+from pages import PAGES, ROOT, WRITTEN, Block, Page
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "docs"))
+from slmchat import cli, settings
+from slmchat.catalog import registry
+from slmchat.personas import Persona
 
-import generate  # noqa: E402
+# Options of other programs that the pages name.
+FOREIGN = {
+    "--force-reinstall", "--no-cache-dir", "--no-deps", "--only-binary", "--extra-index-url", "--platform",
+    "--python-version", "--system-site-packages",  # pip and venv
+    "--install",  # xcode-select
+    "--jobs", "--arch",  # .ci/wheel
+    "--repeat", "--only", "--patience", "--runs",  # the benchmarks
+}  # fmt: skip
+# Languages of blocks in which no line of shell stands.
+NO_SHELL = {"toml", "pycon", "python", "text"}
+
+
+def _id(page: Page) -> str:
+    return page.name
+
+
+def _shell_lines(page: Page) -> list[str]:
+    """Every line of a block that names slm, joined where a backslash ends it."""
+    lines = "\n".join(block.text for block in page.blocks if block.language not in NO_SHELL).replace("\\\n", " ")
+    return [line.strip().removeprefix("$ ") for line in lines.splitlines() if re.search(r"(^|[\s(/])slm\s", line)]
 
 
 @pytest.mark.parametrize("page", generate.PAGES)
 def test_generated_pages_are_fresh(page: str) -> None:
-    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == generate.PAGES[page](), (
-        f"docs/{page} is stale: run `python docs/generate.py`"
-    )
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert text == generate.PAGES[page](text), f"docs/{page} is stale: run `python .docs/generate.py`"
 
 
-def test_every_command_that_the_readme_shows_exists() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    known = {name for name, *_ in generate.command_names()}
-    shown = set(re.findall(r"(?:^|[\s`|/])slm ([a-z]+)\b", readme))
-    shown -= {"is", "and", "reads", "on", "for", "with", "runs", "takes", "the", "has"}
-    assert shown <= known, shown - known
+@pytest.mark.parametrize("page", WRITTEN, ids=_id)
+def test_every_command_line_is_understood(page: Page) -> None:
+    """Of a command that is named in a sentence (`slm pull`, `slm batch -o`), what it needs besides may be missing."""
+    lines = [(line, False) for line in _shell_lines(page)]
+    lines += [(span, True) for span in page.spans if span.startswith("slm ")]
+    for line, is_name in lines:
+        for words in calls(line):
+            try:
+                understood(words)
+            except cli._UsageError as error:
+                told = f"{type(error).__name__}: {error}"
+                if not (is_name and re.search(r"Missing parameter|requires an argument", told)):
+                    pytest.fail(f"{page.name}: {line}: {told}")
 
 
-def test_links_between_the_pages_are_not_broken() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
-            if not re.match(r"[a-z]+:", target):
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+@pytest.mark.parametrize("page", WRITTEN, ids=_id)
+def test_every_option_exists(page: Page) -> None:
+    named = {name for span in page.spans for name in re.findall(r"(?<![\w-])--[a-z][a-z-]+", span)}
+    assert named <= options() | FOREIGN, named - options() - FOREIGN
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_id)
+def test_links_lead_somewhere(page: Page) -> None:
+    for target in page.links:
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        there = page.path.parent / file if file else page.path
+        assert there.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor in Page(there).anchors, f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", [page for page in WRITTEN if page.path.name != "decisions.md"], ids=_id)
+def test_every_file_that_is_named_exists(page: Page) -> None:
+    """docs/decisions.md is left out: it says how things were called on its dates."""
+    named = [span for span in page.spans if re.fullmatch(r"(tests|slmchat|docs|\.docs|\.ci)/[\w./-]+", span)]
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_page_that_the_program_names_exists() -> None:
+    for file in [*(ROOT / "slmchat").rglob("*.py"), *(ROOT / ".ci").iterdir(), ROOT / "models.toml"]:
+        for name in re.findall(r"docs/[\w-]+\.md", file.read_text(encoding="utf-8")):
+            assert (ROOT / name).exists() or name == "docs/gguf.md", (file, name)  # that one is ggml's
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=_id)
+def test_every_variable_of_the_environment_exists(page: Page) -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in _sources())
+    named = set(re.findall(r"\bSLM_[A-Z_]+", page.text))
+    assert {name for name in named if name not in source} == set()
+
+
+def _sources() -> list[Path]:
+    return [*(ROOT / "slmchat").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+
+
+def _tables(page: Page) -> list[tuple[Block, dict[str, Any]]]:
+    return [(block, tomllib.loads(block.text)) for block in page.blocks if block.language == "toml"]
+
+
+@pytest.mark.parametrize("page", [page for page in WRITTEN if _tables(page)], ids=_id)
+def test_what_is_shown_of_a_file_can_be_read(page: Page, tmp_path: Path) -> None:
+    for block, table in _tables(page):
+        if {"model", "licenses"} & set(table) and not isinstance(table.get("model"), str):
+            file = tmp_path / "models.toml"
+            file.write_text(block.text, encoding="utf-8")
+            registry.load(file)
+        else:
+            file = tmp_path / "config" / "config.toml"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(block.text, encoding="utf-8")
+            settings.load({"SLM_HOME": str(tmp_path)})
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=_id)
+def test_every_setting_exists(page: Page) -> None:
+    """`kv-cache = false` in a sentence: a key of the config, of an endpoint, of a persona or of models.toml."""
+    known = {key.name for key in settings.KEYS} | {field.name.replace("_", "-") for field in fields(Persona)}
+    known |= {"insecure", "timeout", "key_env", "url", "accept", "gated", "base", "lora"}
+    named = {found[1] for span in page.spans if (found := re.fullmatch(r"([a-z][a-z_-]*) = \S+", span))}
+    assert named <= known, named - known
+
+
+def test_an_option_of_all_commands_has_one_meaning() -> None:
+    """Before the name of the command and after it."""
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    for option in ("--offline", "--private", "-v, --verbose", "-q, --quiet"):
+        told = {
+            " ".join(words.split())
+            for words in re.findall(rf"^  {re.escape(option)} +(.+(?:\n {{12,}}\S.*)*)", text, re.M)
+        }
+        assert len(told) == 1, told
+
+
+def test_the_index_leads_to_every_page() -> None:
+    index = Page(ROOT / "docs" / "index.md")
+    assert {page.path.name for page in PAGES} - {target.rpartition("/")[2] for target in index.links} == {"index.md"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_id)
+def test_a_page_opens_with_what_the_reader_gets(page: Page) -> None:
+    """A title, then a sentence; not a table, a command or another heading."""
+    first, _, rest = page.text.partition("\n\n")
+    assert re.fullmatch(r"# [^\n]+", first)
+    assert re.match(r"[A-Z`*a-z]", rest), rest[:80]
+
+
+# Sentences that a reader has to solve, and what to write instead.
+RIDDLES = {
+    r"(?<![Tt]here) (is|are|was|were) no (?!longer|more\b)[a-z]+": "X is not a Y",
+    r"\bwhat (is|are|has|had) none\b": "name the thing",
+}
+# Words of slm's own for what the field has a word for; once they were names in the code as well.
+DIALECT = {
+    r"\banswers? (of|with) a (given )?shape\b|\bshapes? of (an|the) answer": "response format, answers in a given format",
+    r"\b(is|are|be|was|were) told\b": "slm says, shows, reports, names",
+    r"\bpace\b": "speed, throughput",
+    r"\b(laid|lays|lay) (\w+ )?over\b": "adds, applies, replaces",
+    r"\bwitness|\boutlet\b|\bways (out|around)\b": "probe server, egress, attempts to get out",
+    r"\bpatient\b|\bexamin": "checks, the model under test",
+    r"\basker\b|\bdesk\b|\bsuspects\b|\btally\b": "Generator, SharedModel, crash markers, statistics",
+    r"\bof chance\b": "random",
+}
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=_id)
+def test_sentences_are_plain(page: Page) -> None:
+    """docs/decisions.md keeps the words of its dates."""
+    rules = RIDDLES | ({} if page.path.name == "decisions.md" else DIALECT)
+    found = [
+        f"{page.name}:{line}: {hit[0]!r}: {better}"
+        for line, text in page.prose
+        for pattern, better in rules.items()
+        if (hit := re.search(pattern, text, re.IGNORECASE))
+    ]
+    assert found == []
+
+
+@pytest.mark.real
+@pytest.mark.skipif(sys.platform != "linux", reason="the attempts are those of Linux")
+def test_the_number_of_attempts_is_the_one_that_the_pages_name(slm: Callable[..., Outcome]) -> None:
+    attempts = json.loads(slm("privacy", "--check", "--json").out)["attempts"]
+    named = {int(number) for page in PAGES for number in re.findall(r"(\d+) attempts to get out", page.text)}
+    assert named == {len(attempts)}
+
+
+def test_decisions_have_a_subject_and_a_date() -> None:
+    page = Page(ROOT / "docs" / "decisions.md")
+    subjects = re.findall(r"^## (.+)$", page.text, re.MULTILINE)
+    assert [title for title in subjects if title[0].isdigit()] == [], "an entry goes below its subject, as ###"
+    assert {target.removeprefix("#") for target in page.links} >= {
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in subjects
+    }
+    entries = re.findall(r"^### (.+)$", page.text, re.MULTILINE)
+    assert [title for title in entries if not re.match(r"\d{4}-\d\d-\d\d: \S", title)] == []
 
 
 def test_the_readme_has_the_test_command_that_ci_runs() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"<!-- test command -->\n+    (.+)\n", readme)
+    found = re.search(r"<!-- test command -->\n+    (.+)\n", PAGES[0].text)
     assert found
     assert "pytest" in found.group(1)
 

@@ -1,6 +1,5 @@
 """The catalog and the names of models: models.toml, what a name means, every mistake in a user's own file."""
 
-import importlib.util
 import os
 import stat
 import tomllib
@@ -754,17 +753,6 @@ def test_adding_and_removing_in_any_order(
 
 
 # The page for users
-
-
-def test_the_page_has_the_table_of_the_catalog() -> None:
-    script = Path(__file__).parent.parent / "docs" / "make_models_table.py"
-    spec = importlib.util.spec_from_file_location("make_models_table", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    page = module.PAGE.read_text(encoding="utf-8")
-    assert page == module.with_table(page), "run: python docs/make_models_table.py"
 
 
 def test_the_example_on_the_page_is_right(user_file: Path) -> None:

@@ -1,12 +1,12 @@
-"""Write the table of models for phones in docs/termux.md from the catalog and `fit`: `python docs/make_phone_table.py`.
+"""The table of models for phones in docs/termux.md, from the catalog and `fit`. `.docs/generate.py` puts it into the page.
 
 A phone is planted: half of its memory for models, the instruction sets of 64-bit Arm, a speed that is not known.
-tests/test_phones.py fails when the page and this differ.
+
+Knows: the phones and the columns. Refuses to know: the page.
 """
 
 import io
 import os
-from pathlib import Path
 
 from slmchat import settings
 from slmchat.catalog import registry
@@ -17,9 +17,6 @@ from slmchat.fit.plan import Room
 from slmchat.models.device_fit import ForDevice, usable_memory
 from slmchat.terminal.console import Console
 
-PAGE = Path(__file__).parent / "termux.md"
-BEGIN = "<!-- begin: written by docs/make_phone_table.py -->\n"
-END = "<!-- end -->\n"
 HEAD = "| memory of the phone | for models | the first choice | also |\n|---|---|---|---|\n"
 GIB = 1 << 30
 PHONES = (4, 6, 8)
@@ -46,19 +43,8 @@ def table() -> str:
     return HEAD + "".join(_row(size) for size in PHONES)
 
 
-def with_table(page: str) -> str:
-    """`page` with the part between the two markers replaced by the table."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return before + BEGIN + "\n" + table() + "\n" + END + after
-
-
 def _row(size: int) -> str:
     first, *others = (
         f"`{one.spec.name}@{one.variant.quantization}` ({in_bytes(one.variant.size)})" for one in chosen(size)
     )
     return f"| {size} GB | {in_bytes(usable_memory(size * GIB, is_phone=True))} | {first} | {', '.join(others)} |\n"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,6 +1,8 @@
 """Make docs/chat.svg: a real chat on a real model, played through a terminal emulator.
 
-Run it where `smollm2:135m` is installed: `python docs/make_picture.py`. Needs the `dev` extra (pexpect, pyte).
+Run it where `smollm2:135m` is installed: `python .docs/chat_picture.py`. Needs the `dev` extra (pexpect, pyte).
+
+Knows: the script of the chat and how a screen becomes an SVG. Refuses to know: how a chat looks; it shows what slm draws.
 """
 
 import os
