@@ -40,7 +40,7 @@ def _understood(words: list[str]) -> str:
     """The command that these words call, once its options and arguments have been read (and nothing was done)."""
     import typer.main
 
-    command: Any = typer.main.get_command(cli.app)
+    command: Any = typer.main.get_command(cli.whole_program())
     path: list[str] = []
     context = None
     while hasattr(command, "commands") and words:

@@ -35,7 +35,7 @@ class LogConsole(Console):
 
     def __init__(self) -> None:
         super().__init__(io.StringIO(), io.StringIO(), io.StringIO(), {})
-        self.is_verbose = _logger.isEnabledFor(logging.DEBUG)
+        self.is_verbose = self.shows_engine_log = _logger.isEnabledFor(logging.DEBUG)
 
     def note(self, text: str) -> None:
         _logger.info("%s", text)
@@ -43,7 +43,7 @@ class LogConsole(Console):
     def detail(self, text: str) -> None:
         _logger.debug("%s", text)
 
-    def warn(self, text: str) -> None:
+    def warn(self, text: str, hint: str | None = None) -> None:
         _logger.warning("%s", text)
 
 

@@ -445,10 +445,10 @@ def cancelled_by_ctrl_c(session: Cancellable) -> Iterator[None]:
 
 
 def report(loading: Loading, console: Console) -> None:
-    """What the user has to know of a model that is loaded now, and for `-v` what llama.cpp said meanwhile."""
+    """What the user has to know of a model that is loaded now, and for `-vv` what llama.cpp said meanwhile."""
     for notice in loading.notices:
         console.warn(notice)
-    if console.is_verbose:
+    if console.shows_engine_log:
         from slmchat.engine import native
 
         for line in native.log_lines():
