@@ -1,4 +1,7 @@
-"""The entry: imports the command line inside the try, so that Ctrl-C during imports is clean too."""
+"""The entry: the standard streams first, then the command line.
+
+It is imported inside the try, so that Ctrl-C during imports is clean too.
+"""
 
 import sys
 
@@ -6,6 +9,9 @@ import sys
 def main() -> int:
     """Run the command line of this process; the exit code."""
     try:
+        from slmchat.terminal import standard_streams
+
+        standard_streams.open_missing()
         from slmchat.cli import run_program
 
         return run_program(sys.argv[1:])

@@ -1,572 +1,310 @@
-"""The door: commands and options, and the ONE place where an error becomes a sentence, a next step and an exit code.
+"""The door: the table of commands, and the ONE place where an error becomes a sentence, a next step and an exit code.
 
-Knows: typer, which command does which errand, settings and console of this process.
+Knows: which command takes what and does which errand, settings and console of this process.
 Refuses to know: how any errand is done. A command body is one lazy import and one call.
 """
 
-import copy
-import inspect
+import functools
 import itertools
 import os
-import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, fields, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
+from slmchat import options as take
 from slmchat import settings
 from slmchat.commands import process_end
-from slmchat.commands.examples import epilog
+from slmchat.commands.command_line import Call, Command, program, writes_to_stdout
 from slmchat.errors import ExitCode, SlmError
-from slmchat.options import (
-    BatchOptions,
-    BenchOptions,
-    ChatOptions,
-    ChoiceOptions,
-    GenerationOptions,
-    GlobalOptions,
-    InfillOptions,
-    OutputOptions,
-    PullOptions,
-    ShapeOptions,
-    TemplateOptions,
-)
+from slmchat.options import GenerationOptions, GlobalOptions
+from slmchat.terminal import standard_streams
 from slmchat.terminal.console import Console
 
+_HELP = "Talk to small language models on your own device."
 _EPILOG = "Exit codes and streams: docs/commands.md. What you type stays on this device."
 
-# PEP 383: a byte of an argument that is not UTF-8; and what is meant by the options whose value is the name of a file.
-_SURROGATE = re.compile("[\udc80-\udcff]")
-_FILE = re.compile("FILE|PATH|DIR|NAME$")
+_ROOT_TAKES = (GlobalOptions, take.ProgramOptions)
+COMMANDS: dict[str, Command] = {}
 
-app = typer.Typer(
-    name="slm",
-    help="Talk to small language models on your own device.",
-    epilog=_EPILOG,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+
+def _command(
+    name: str, *takes: type[Any], is_answer: bool = True, seals_itself: bool = False
+) -> Callable[[Callable[[Call], ExitCode]], Callable[[Call], ExitCode]]:
+    """Put a function into the table of commands (command_line.Command has the words)."""
+
+    def register(errand: Callable[[Call], ExitCode]) -> Callable[[Call], ExitCode]:
+        COMMANDS[name] = Command(name, takes, errand, is_answer, seals_itself)
+        return errand
+
+    return register
+
+
+@_command("pull", take.PullNames, take.PullOptions, is_answer=False)
+def _pull(call: Call) -> ExitCode:
+    """Fetch, verify and install models."""
+    from slmchat.commands.pull import pull
+
+    return pull(call[take.PullNames].names, call[take.PullOptions], call.settings, call.console)
+
+
+@_command(
+    "run",
+    take.RunOptions,
+    take.OutputOptions,
+    take.TemplateOptions,
+    GenerationOptions,
+    take.ShapeOptions,
+    take.ChoiceOptions,
+    take.InfillOptions,
+    seals_itself=True,
 )
+def _run(call: Call) -> ExitCode:
+    """Answer one prompt on stdout, or fill in code with --infill."""
+    own, output, template = call[take.RunOptions], call[take.OutputOptions], call[take.TemplateOptions]
+    generation, infill = call[GenerationOptions], call[take.InfillOptions]
+    wanted = (call[take.ShapeOptions], call[take.ChoiceOptions])
+    if infill.is_asked:
+        from slmchat.commands.infill import fill
 
+        beside = (*wanted, template, replace(output, json=False))
+        return fill(own.words or [], generation, beside, infill, call.settings, call.console, is_json=output.json)
+    from slmchat.commands.run import run
 
-def _parameters(record: type[Any]) -> list[inspect.Parameter]:
-    """The fields of an options record as typer options."""
-    return [
-        inspect.Parameter(
-            item.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=_default(item),
-            annotation=_annotation(item),
-        )
-        for item in fields(record)
-    ]
-
-
-def _default(item: "Field[Any]") -> Any:
-    return item.default if item.default_factory is MISSING else item.default_factory()
-
-
-def _annotation(item: "Field[Any]") -> Any:
-    told = dict(item.metadata)
-    return Annotated[item.type, typer.Option(*told.pop("flags"), show_default=False, **told)]
-
-
-def _takes(*records: type[Any]) -> Callable[[Callable[..., ExitCode]], Callable[..., Any]]:
-    """Give a command the options of these records (and the global ones) without writing them again.
-
-    The command is called with its own parameters, then `settings`, `console` and one keyword for each record.
-    """
-
-    def decorate(function: Callable[..., ExitCode]) -> Callable[..., Any]:
-        def command(**values: Any) -> None:
-            made = {
-                record: record(**{item.name: values.pop(item.name) for item in fields(record)})
-                for record in (*records, GlobalOptions)
-            }
-            context = values.pop("context")
-            _check_text(values, made)
-            console, resolved = _world(context, made.pop(GlobalOptions))
-            given = {_keyword(record): value for record, value in made.items()}
-            if resolved.is_offline:
-                _seal_offline(context, resolved)
-            try:
-                code = int(function(**values, **given, settings=resolved, console=console))
-            except BrokenPipeError:  # before typer sees it, which would make it exit code 1
-                code = _closed_pipe()
-            raise typer.Exit(code)
-
-        own = [
-            parameter
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.name not in ("settings", "console", *map(_keyword, records))
-        ]
-        added = [parameter for record in (*records, GlobalOptions) for parameter in _parameters(record)]
-        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-        ordered = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + added + [context]
-        command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
-        command.__doc__ = function.__doc__
-        command.__name__ = function.__name__
-        return command
-
-    return decorate
-
-
-def _check_text(values: dict[str, Any], records: dict[type[Any], Any]) -> None:
-    """Refuse arguments that are not text: Python keeps their bytes as surrogates, which no model and no file takes.
-
-    Names of files may have any bytes. Raises `SlmError` (USAGE).
-    """
-    given = {name.replace("_", " "): value for name, value in values.items()}
-    for record in records.values():
-        for item in fields(record):
-            if not _FILE.search(item.metadata.get("metavar") or ""):
-                given[item.metadata["flags"][-1]] = getattr(record, item.name)
-    for name, value in given.items():
-        for text in value if isinstance(value, list) else [value]:
-            wrong = _SURROGATE.search(text) if isinstance(text, str) else None
-            if wrong is not None:
-                what = "the prompt" if name == "words" else name
-                raise SlmError(
-                    f"{what} is not UTF-8 text: byte 0x{ord(wrong[0]) - 0xDC00:02x} at character {wrong.start() + 1}.",
-                    hint="put the text into a file and convert it: iconv -f latin1 -t utf-8 FILE | slm run",
-                    exit_code=ExitCode.USAGE,
-                )
-
-
-def _seal_offline(context: typer.Context, resolved: settings.Settings) -> None:
-    """`--offline` seals every command; those that always run sealed do it themselves, `privacy` tries it on a child.
-
-    With `--endpoint` one way stays open, if it does not leave this device: the command sees to that.
-    """
-    if context.info_name in (
-        "run",
-        "chat",
-        "batch",
-        "bench",
-        "doctor",
-        "tune",
-        "privacy",
-        "export",
-    ) or context.params.get("endpoint"):
-        return
-    from slmchat.models.sandbox import seal
-
-    seal(resolved, configures=True)
-
-
-def _keyword(record: type[Any]) -> str:
-    return record.__name__.removesuffix("Options").lower()
-
-
-def _world(context: typer.Context, given: GlobalOptions) -> tuple[Console, settings.Settings]:
-    """Console and settings of this call; global options count before and after the command's name."""
-    before: GlobalOptions = context.find_root().obj
-    console = Console()
-    console.is_quiet = before.quiet or given.quiet
-    console.is_verbose = before.verbose or given.verbose
-    resolved = settings.load(
-        os.environ,
-        is_offline=True if before.offline or given.offline else None,
-        is_private=True if before.private or given.private else None,
+    reads_input = not own.no_input
+    return run(
+        own.words or [], generation, wanted, output, template, call.settings, call.console, reads_input=reads_input
     )
-    from slmchat.private_files import narrow
-
-    for path in narrow(resolved.paths.private()):
-        console.detail(f"{path} could be read by others; now it is yours alone")
-    return console, resolved
 
 
-@app.callback(invoke_without_command=True)
-def _root(
-    context: typer.Context,
-    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
-    private: Annotated[
-        bool, typer.Option("--private", help="Write nothing about the conversation to the disk.")
-    ] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Statistics and details on stderr.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only on stderr.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version; with -v also the llama.cpp library in use.")
-    ] = False,
-) -> None:
+@_command(
+    "batch",
+    take.BatchPrompt,
+    take.BatchOptions,
+    take.TemplateOptions,
+    GenerationOptions,
+    take.ShapeOptions,
+    take.ChoiceOptions,
+    seals_itself=True,
+)
+def _batch(call: Call) -> ExitCode:
+    """Answer many inputs with one model load. Each of them gets a line of JSON."""
+    from slmchat.commands.batch import batch
+
+    wanted = (call[take.ShapeOptions], call[take.ChoiceOptions])
+    template = call[take.TemplateOptions]
+    words = call[take.BatchPrompt].words or []
+    return batch(words, call[take.BatchOptions], call[GenerationOptions], wanted, template, call.settings, call.console)
+
+
+@_command("chat", take.ModelName, take.ChatOptions, GenerationOptions, is_answer=False, seals_itself=True)
+def _chat(call: Call) -> ExitCode:
+    """Have a conversation in the terminal."""
+    from slmchat.commands.repl.command import chat
+
+    name = call[take.ModelName].name
+    return chat(name, call[GenerationOptions], call[take.ChatOptions], call.settings, call.console)
+
+
+@_command("list", take.ListOptions)
+def _list(call: Call) -> ExitCode:
+    """Show installed models, or what could be pulled."""
+    asked = call[take.ListOptions]
+    if asked.endpoint is not None:
+        from slmchat.commands.remote_models import list_remote
+
+        return list_remote(asked.endpoint, call.settings, call.console, is_json=asked.json)
+    from slmchat.commands.models import list_models
+
+    return list_models(call.settings, call.console, is_available=asked.available, is_json=asked.json)
+
+
+@_command("show", take.ShowOptions)
+def _show(call: Call) -> ExitCode:
+    """Show what is known of a model. That is its file, header, licence, template and sampler defaults."""
+    from slmchat.commands.models import show
+
+    return show(call[take.ShowOptions].name, call.settings, call.console, is_json=call[take.ShowOptions].json)
+
+
+@_command("rm", take.RemoveOptions, is_answer=False)
+def _rm(call: Call) -> ExitCode:
+    """Remove installed models, or names given with `slm add`."""
+    from slmchat.commands.models import rm
+
+    return rm(call[take.RemoveOptions].names, call.settings, call.console, is_json=call[take.RemoveOptions].json)
+
+
+@_command("add", take.AddOptions, is_answer=False)
+def _add(call: Call) -> ExitCode:
+    """Give a file or a Hub repository a name of its own."""
+    from slmchat.commands.models import add
+
+    asked = call[take.AddOptions]
+    return add(asked.name, asked.target, call.settings, call.console, is_json=asked.json)
+
+
+@_command("verify", take.VerifyOptions)
+def _verify(call: Call) -> ExitCode:
+    """Hash installed models again and compare."""
+    from slmchat.commands.models import verify
+
+    asked = call[take.VerifyOptions]
+    return verify(asked.names or [], call.settings, call.console, is_json=asked.json)
+
+
+@_command("sessions list", take.SessionsListOptions)
+def _sessions_list(call: Call) -> ExitCode:
+    """List saved conversations, the newest first."""
+    from slmchat.commands.sessions import list_sessions
+
+    asked = call[take.SessionsListOptions]
+    return list_sessions(call.settings, call.console, limit=asked.limit, is_json=asked.json)
+
+
+@_command("sessions show", take.SessionsShowOptions)
+def _sessions_show(call: Call) -> ExitCode:
+    """Print a conversation."""
+    from slmchat.commands.sessions import show
+
+    asked = call[take.SessionsShowOptions]
+    return show(asked.name, call.settings, call.console, is_json=asked.json)
+
+
+@_command("sessions search", take.SessionsSearchOptions)
+def _sessions_search(call: Call) -> ExitCode:
+    """Search all conversations for all of the words; "a quoted phrase" stays together."""
+    from slmchat.commands.sessions import search
+
+    asked = call[take.SessionsSearchOptions]
+    return search(asked.words, call.settings, call.console, is_json=asked.json)
+
+
+@_command("sessions export", take.SessionsExportOptions, seals_itself=True)
+def _sessions_export(call: Call) -> ExitCode:
+    """Write a conversation as Markdown (the current branch) or JSON (everything)."""
+    from slmchat.commands.sessions import export
+
+    asked = call[take.SessionsExportOptions]
+    file, console = asked.file, call.console
+    return export(asked.name, call.settings, console, format=asked.format, file=file, is_forced=asked.force)
+
+
+@_command("sessions import", take.SessionsImportOptions, is_answer=False)
+def _sessions_import(call: Call) -> ExitCode:
+    """Read a JSON export back in."""
+    from slmchat.commands.sessions import import_
+
+    return import_(call[take.SessionsImportOptions].file, call.settings, call.console)
+
+
+@_command("sessions rename", take.SessionsRenameOptions, is_answer=False)
+def _sessions_rename(call: Call) -> ExitCode:
+    """Give a conversation another title."""
+    from slmchat.commands.sessions import rename
+
+    asked = call[take.SessionsRenameOptions]
+    return rename(asked.name, asked.title, call.settings, call.console)
+
+
+@_command("sessions rm", take.SessionsRemoveOptions, is_answer=False)
+def _sessions_rm(call: Call) -> ExitCode:
+    """Remove conversations for good."""
+    from slmchat.commands.sessions import rm
+
+    asked = call[take.SessionsRemoveOptions]
+    return rm(asked.names or [], call.settings, call.console, is_all=asked.all, is_yes=asked.yes)
+
+
+@_command("bench", take.ModelName, take.BenchOptions, seals_itself=True)
+def _bench(call: Call) -> ExitCode:
+    """Measure how fast a model is on this device."""
+    from slmchat.commands.bench import bench
+
+    return bench(call[take.ModelName].name, call[take.BenchOptions], call.settings, call.console)
+
+
+@_command("doctor", take.ModelName, take.JsonOption, seals_itself=True)
+def _doctor(call: Call) -> ExitCode:
+    """Find what is wrong here or with a model. It says why it matters and what to do."""
+    from slmchat.commands.doctor import doctor
+
+    return doctor(call[take.ModelName].name, call.settings, call.console, is_json=call[take.JsonOption].json)
+
+
+@_command("tune", take.ModelName, take.TuneOptions, seals_itself=True)
+def _tune(call: Call) -> ExitCode:
+    """Find a model's fastest settings. They are measured on this device, kept and used from then on."""
+    from slmchat.commands.tune import tune
+
+    asked = call[take.TuneOptions]
+    return tune(call[take.ModelName].name, call.settings, call.console, is_reset=asked.reset, is_json=asked.json)
+
+
+@_command("privacy", take.PrivacyOptions, seals_itself=True)
+def _privacy(call: Call) -> ExitCode:
+    """Show what may leave this device. Also what is written where; with --check, the proof that nothing leaves."""
+    from slmchat.commands.privacy import privacy
+
+    asked = call[take.PrivacyOptions]
+    return privacy(call.settings, call.console, is_check=asked.check, is_json=asked.json)
+
+
+@_command("completion", take.CompletionOptions)
+def _completion(call: Call) -> ExitCode:
+    """Print the completion script of a shell. It says where to put it."""
+    from slmchat.commands.completion_scripts import completion
+
+    return completion(call[take.CompletionOptions].shell, call.console)
+
+
+@_command("help", take.HelpOptions)
+def _help(call: Call) -> ExitCode:
+    """Show the help of slm, or of a command."""
+    whole_program()([*(call[take.HelpOptions].words or []), "--help"], **_CALLED)
+    return ExitCode.DONE
+
+
+def _root(context: typer.Context, version: bool, **given: Any) -> None:
     if version:
         from slmchat.commands.version import version as tell
 
-        tell(Console(), is_verbose=verbose)
+        tell(Console(), is_verbose=bool(given["verbose"]))
         raise typer.Exit(0)
-    context.obj = GlobalOptions(offline=offline, private=private, verbose=verbose, quiet=quiet)
+    context.obj = GlobalOptions(**given)
     if context.invoked_subcommand is not None:
         return
     console, resolved = _world(context, context.obj)
     if not console.is_interactive:
-        console.write(context.get_help() + "\n")
+        from slmchat.commands import help_pages
+
+        help_pages.show(context)
         raise typer.Exit(int(ExitCode.USAGE))
     from slmchat.commands.repl.command import chat as errand
 
-    raise typer.Exit(int(errand(None, GenerationOptions(), ChatOptions(), resolved, console)))
+    raise typer.Exit(int(errand(None, GenerationOptions(), take.ChatOptions(), resolved, console)))
+
+
+def _invoke(command: Command, context: typer.Context, given: Mapping[type[Any], Any]) -> None:
+    """Run a command with what was given for it, in the world of this process."""
+    console, resolved = _world(context, given[GlobalOptions])
+    if resolved.is_offline and not command.seals_itself and not context.params.get("endpoint"):
+        # with an endpoint one way stays open, if it does not leave this device: the command sees to that
+        from slmchat.models.sandbox import seal
+
+        seal(resolved, configures=True)
+    try:
+        if writes_to_stdout(command, given):
+            console.check_stdout()
+        code = int(command.errand(Call(given, resolved, console)))
+        console.flush()
+    except BrokenPipeError:  # before typer sees it, which would make it exit code 1
+        code = _closed_pipe()
+    raise typer.Exit(code)
 
 
-@app.command("pull", epilog=epilog("pull"))
-@_takes(PullOptions)
-def _pull(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="gemma3:1b, smollm2:135m@Q4_1, hf:OWNER/REPO")],
-    pull: PullOptions,
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Fetch, verify and install models."""
-    from slmchat.commands.pull import pull as errand
-
-    return errand(names, pull, settings, console)
-
-
-@app.command("run", epilog=epilog("run"))
-@_takes(OutputOptions, TemplateOptions, GenerationOptions, ShapeOptions, ChoiceOptions, InfillOptions)
-def _run(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[PROMPT]...", help="The prompt, or an instruction about what comes on stdin."),
-    ] = None,
-    no_input: Annotated[
-        bool, typer.Option("--no-input", help="Do not read standard input (for loops that read it themselves).")
-    ] = False,
-    *,
-    output: OutputOptions,
-    generation: GenerationOptions,
-    shape: ShapeOptions,
-    choice: ChoiceOptions,
-    infill: InfillOptions,
-    template: TemplateOptions,
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Answer one prompt on stdout, or fill in code with --infill."""
-    if infill.is_asked:
-        from slmchat.commands.infill import fill
-
-        beside = (shape, choice, template, replace(output, json=False))
-        return fill(words or [], generation, beside, infill, settings, console, is_json=output.json)
-    from slmchat.commands.run import run as errand
-
-    return errand(
-        words or [], generation, (shape, choice), output, template, settings, console, reads_input=not no_input
-    )
-
-
-@app.command("batch", epilog=epilog("batch"))
-@_takes(BatchOptions, TemplateOptions, GenerationOptions, ShapeOptions, ChoiceOptions)
-def _batch(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[PROMPT]...", help="The instruction for every input; {} or {field} says where the input goes."
-        ),
-    ] = None,
-    *,
-    batch: BatchOptions,
-    generation: GenerationOptions,
-    shape: ShapeOptions,
-    choice: ChoiceOptions,
-    template: TemplateOptions,
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Answer many inputs with one model load. Each of them gets a line of JSON."""
-    from slmchat.commands.batch import batch as errand
-
-    return errand(words or [], batch, generation, (shape, choice), template, settings, console)
-
-
-@app.command("chat", epilog=epilog("chat"))
-@_takes(ChatOptions, GenerationOptions)
-def _chat(
-    name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
-    *,
-    chat: ChatOptions,
-    generation: GenerationOptions,
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Have a conversation in the terminal."""
-    from slmchat.commands.repl.command import chat as errand
-
-    return errand(name, generation, chat, settings, console)
-
-
-_Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
-
-
-@app.command("list", epilog=epilog("list"))
-@_takes()
-def _list(
-    available: Annotated[bool, typer.Option("--available", help="The catalog instead of what is installed.")] = False,
-    endpoint: Annotated[
-        str | None, typer.Option("--endpoint", metavar="URL|NAME", help="The models of an endpoint instead.")
-    ] = None,
-    json: _Json = False,
-    *,
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Show installed models, or what could be pulled."""
-    if endpoint is not None:
-        from slmchat.commands.remote_models import list_remote
-
-        return list_remote(endpoint, settings, console, is_json=json)
-    from slmchat.commands.models import list_models
-
-    return list_models(settings, console, is_available=available, is_json=json)
-
-
-@app.command("show", epilog=epilog("show"))
-@_takes()
-def _show(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
-    json: _Json = False,
-    *,
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Show what is known of a model. That is its file, header, licence, template and sampler defaults."""
-    from slmchat.commands.models import show
-
-    return show(name, settings, console, is_json=json)
-
-
-@app.command("rm", epilog=epilog("rm"))
-@_takes()
-def _rm(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...")],
-    json: _Json = False,
-    *,
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Remove installed models, or names given with `slm add`."""
-    from slmchat.commands.models import rm
-
-    return rm(names, settings, console, is_json=json)
-
-
-@app.command("add", epilog=epilog("add"))
-@_takes()
-def _add(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A .gguf file or hf:OWNER/REPO[@QUANT].")],
-    json: _Json = False,
-    *,
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Give a file or a Hub repository a name of its own."""
-    from slmchat.commands.models import add
-
-    return add(name, target, settings, console, is_json=json)
-
-
-@app.command("verify", epilog=epilog("verify"))
-@_takes()
-def _verify(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")] = None,
-    json: _Json = False,
-    *,
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Hash installed models again and compare."""
-    from slmchat.commands.models import verify
-
-    return verify(names or [], settings, console, is_json=json)
-
-
-sessions = typer.Typer(
-    help="Saved conversations. List, show, search, export, import, rename or remove them.", rich_markup_mode=None
-)
-app.add_typer(sessions, name="sessions", epilog=epilog("sessions"))
-
-_Session = Annotated[str, typer.Argument(metavar="ID|TITLE", help="An id (4 characters are enough) or a title.")]
-
-
-@sessions.command("list", epilog=epilog("sessions list"))
-@_takes()
-def _sessions_list(
-    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the newest N.")] = None,
-    json: _Json = False,
-    *,
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """List saved conversations, the newest first."""
-    from slmchat.commands.sessions import list_sessions
-
-    return list_sessions(settings, console, limit=limit, is_json=json)
-
-
-@sessions.command("show", epilog=epilog("sessions show"))
-@_takes()
-def _sessions_show(name: _Session, json: _Json = False, *, settings: settings.Settings, console: Console) -> ExitCode:
-    """Print a conversation."""
-    from slmchat.commands.sessions import show
-
-    return show(name, settings, console, is_json=json)
-
-
-@sessions.command("search", epilog=epilog("sessions search"))
-@_takes()
-def _sessions_search(
-    words: Annotated[list[str], typer.Argument(metavar="WORDS...")],
-    json: _Json = False,
-    *,
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Search all conversations for all of the words; "a quoted phrase" stays together."""
-    from slmchat.commands.sessions import search
-
-    return search(words, settings, console, is_json=json)
-
-
-@sessions.command("export", epilog=epilog("sessions export"))
-@_takes()
-def _sessions_export(
-    name: _Session,
-    format: Annotated[str, typer.Option("--format", metavar="md|json", help="Markdown or JSON.")] = "md",
-    file: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Instead of stdout.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
-    *,
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Write a conversation as Markdown (the current branch) or JSON (everything)."""
-    from slmchat.commands.sessions import export
-
-    return export(name, settings, console, format=format, file=file, is_forced=force)
-
-
-@sessions.command("import", epilog=epilog("sessions import"))
-@_takes()
-def _sessions_import(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A JSON export; - is stdin.")],
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Read a JSON export back in."""
-    from slmchat.commands.sessions import import_
-
-    return import_(file, settings, console)
-
-
-@sessions.command("rename", epilog=epilog("sessions rename"))
-@_takes()
-def _sessions_rename(
-    name: _Session,
-    title: Annotated[str, typer.Argument(metavar="TITLE")],
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Give a conversation another title."""
-    from slmchat.commands.sessions import rename
-
-    return rename(name, title, settings, console)
-
-
-@sessions.command("rm", epilog=epilog("sessions rm"))
-@_takes()
-def _sessions_rm(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[ID|TITLE]...")] = None,
-    all: Annotated[bool, typer.Option("--all", help="Remove every conversation.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    *,
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Remove conversations for good."""
-    from slmchat.commands.sessions import rm
-
-    return rm(names or [], settings, console, is_all=all, is_yes=yes)
-
-
-@app.command("bench", epilog=epilog("bench"))
-@_takes(BenchOptions)
-def _bench(
-    name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
-    *,
-    bench: BenchOptions,
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Measure how fast a model is on this device."""
-    from slmchat.commands.bench import bench as errand
-
-    return errand(name, bench, settings, console)
-
-
-@app.command("doctor", epilog=epilog("doctor"))
-@_takes()
-def _doctor(
-    name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
-    json: _Json = False,
-    *,
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Find what is wrong here or with a model. It says why it matters and what to do."""
-    from slmchat.commands.doctor import doctor
-
-    return doctor(name, settings, console, is_json=json)
-
-
-@app.command("tune", epilog=epilog("tune"))
-@_takes()
-def _tune(
-    name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
-    reset: Annotated[bool, typer.Option("--reset", help="Forget what was measured (without MODEL: for all).")] = False,
-    json: _Json = False,
-    *,
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Find a model's fastest settings. They are measured on this device, kept and used from then on."""
-    from slmchat.commands.tune import tune
-
-    return tune(name, settings, console, is_reset=reset, is_json=json)
-
-
-@app.command("privacy", epilog=epilog("privacy"))
-@_takes()
-def _privacy(
-    check: Annotated[bool, typer.Option("--check", help="Try to get out of the seal in every way known.")] = False,
-    json: _Json = False,
-    *,
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Show what may leave this device. Also what is written where; with --check, the proof that nothing leaves."""
-    from slmchat.commands.privacy import privacy
-
-    return privacy(settings, console, is_check=check, is_json=json)
-
-
-@app.command("completion", epilog=epilog("completion"))
-@_takes()
-def _completion(
-    shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh, fish or powershell.")],
-    *,
-    settings: settings.Settings,
-    console: Console,
-) -> ExitCode:
-    """Print the completion script of a shell. It says where to put it."""
-    from slmchat.commands.completion_scripts import completion
-
-    return completion(shell, console)
-
-
-@app.command("__complete", hidden=True)
 def _complete(
     words: Annotated[list[str] | None, typer.Argument()] = None,
     line: Annotated[str | None, typer.Option("--line")] = None,
@@ -579,28 +317,57 @@ def _complete(
     *before, incomplete = words or [""]
     if line is not None:
         before, incomplete = split_line(line)
-    program = typer.main.get_command(_app_for(before))
-    found = complete(program, before, incomplete, lambda: settings.load(os.environ))
+    known = typer.main.get_command(program_for(before))
+    found = complete(known, before, incomplete, lambda: settings.load(os.environ))
     Console().write("".join(f"{each}\n" for each in lines(found)))
 
 
 # typer vendors click: its usage errors are the vendored ones, which only typer itself names.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
+_CALLED: Mapping[str, Any] = {"prog_name": "slm", "standalone_mode": False}
 
-def _app_for(arguments: Sequence[str]) -> typer.Typer:
-    """The app with nothing but the command that is called: typer prepares all options of all commands otherwise, 10 ms.
 
-    The whole app where help is asked for before a name, or the name is that of a group or unknown.
+@functools.cache
+def whole_program() -> typer.Typer:
+    """The command line with all of its commands."""
+    return program(_root, _ROOT_TAKES, COMMANDS.values(), _invoke, help=_HELP, epilog=_EPILOG)
+
+
+def program_for(arguments: Sequence[str]) -> typer.Typer:
+    """The command line with nothing but the command that is called: all options of all commands take 10 ms.
+
+    The whole of it where help is asked for before a name, or the name is that of a group or unknown.
     """
     before = list(itertools.takewhile(lambda word: word.startswith("-"), arguments))
     name = arguments[len(before)] if len(before) < len(arguments) else None
-    called = [command for command in app.registered_commands if command.name == name]
-    if (not called and "--version" not in before) or {"-h", "--help"} & set(before):
+    if name == "__complete":
+        app = program(_root, _ROOT_TAKES, (), _invoke)
+        app.command(name, hidden=True)(_complete)
         return app
-    one = copy.copy(app)
-    one.registered_commands, one.registered_groups = called, []
-    return one
+    called = [COMMANDS[name]] if name in COMMANDS else []
+    if (not called and "--version" not in before) or {"-h", "--help"} & set(before):
+        return whole_program()
+    return program(_root, _ROOT_TAKES, called, _invoke, help=_HELP, epilog=_EPILOG)
+
+
+def _world(context: typer.Context, given: GlobalOptions) -> tuple[Console, settings.Settings]:
+    """Console and settings of this call; global options count before and after the command's name."""
+    before: GlobalOptions = context.find_root().obj
+    console = Console()
+    console.is_quiet = before.quiet or given.quiet
+    console.is_verbose = before.verbose + given.verbose > 0
+    console.shows_engine_log = before.verbose + given.verbose > 1
+    resolved = settings.load(
+        os.environ,
+        is_offline=True if before.offline or given.offline else None,
+        is_private=True if before.private or given.private else None,
+    )
+    from slmchat.private_files import narrow
+
+    for path in narrow(resolved.paths.private()):
+        console.detail(f"{path} could be read by others; now it is yours alone")
+    return console, resolved
 
 
 def run_program(arguments: Sequence[str]) -> int:
@@ -619,7 +386,7 @@ def run_cli(arguments: Sequence[str]) -> int:
             stream.reconfigure(encoding="utf-8", errors="replace")
     console = Console()
     try:
-        return int(_app_for(arguments)(list(arguments), prog_name="slm", standalone_mode=False) or 0)
+        return int(program_for(arguments)(list(arguments), **_CALLED) or 0)
     except SlmError as error:
         return _failed(console, error)
     except _UsageError as error:
@@ -639,10 +406,7 @@ def _failed(console: Console, error: SlmError) -> int:
         from slmchat.redaction import redacted
 
         console.note(redacted("".join(traceback.format_exception(error))))
-    try:
-        console.error(error)
-    except BrokenPipeError:
-        return _closed_pipe()
+    console.error(error)
     return int(error.exit_code)
 
 
@@ -651,7 +415,7 @@ def _usage(error: Any, arguments: Sequence[str]) -> SlmError:
 
     from slmchat.commands.usage_errors import explained
 
-    return explained(error, arguments, getattr(typer.main.get_command(app), "commands", {}))
+    return explained(error, arguments, getattr(typer.main.get_command(whole_program()), "commands", {}))
 
 
 def _bug(error: Exception) -> SlmError:
@@ -667,5 +431,5 @@ def _bug(error: Exception) -> SlmError:
 
 def _closed_pipe() -> int:
     """The reader has gone: end quietly. What Python still holds in its buffer must not be flushed at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    standard_streams.give_up(sys.stdout)
     return int(ExitCode.DONE)

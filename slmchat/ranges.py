@@ -6,6 +6,9 @@ Knows: names, lowest and highest values. Refuses to know: where a value was writ
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+# From this upper bound on, a range is told without it: it only keeps absurd numbers out.
+NO_LIMIT = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Range:
@@ -22,6 +25,12 @@ class Range:
         """Whether this is a number of the range. NaN is in none, and True is not a number."""
         kinds = int if self.is_whole else (int, float)
         return isinstance(value, kinds) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    @property
+    def in_short(self) -> str:
+        """For a help page: "0 to 1", "16 or more"."""
+        low = f"{int(self.low):,}" if self.is_whole else f"{self.low:g}"
+        return f"{low} or more" if self.high >= NO_LIMIT else f"{low} to {self.high:,g}"
 
     def __str__(self) -> str:
         if self.is_whole:

@@ -25,6 +25,10 @@ class Reporter(Protocol):
         """Whether `detail` is shown: ask before details that cost time to collect."""
 
     @property
+    def shows_engine_log(self) -> bool:
+        """Whether what the engine itself says is shown, as details: a hundred lines for each model."""
+
+    @property
     def has_status_line(self) -> bool:
         """Whether `status` is shown. Where it is not, what takes long may say so in a `detail` now and then."""
 
@@ -61,6 +65,10 @@ class LogReporter:
     @property
     def is_verbose(self) -> bool:
         return self._logger.isEnabledFor(self._debug)
+
+    @property
+    def shows_engine_log(self) -> bool:
+        return self.is_verbose
 
     def note(self, text: str) -> None:
         self._logger.info("%s", text)

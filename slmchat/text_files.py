@@ -4,7 +4,7 @@ UTF-8 is what slm reads. A byte order mark says UTF-16 or UTF-32 (PowerShell's `
 decoded. Nothing is guessed beyond that: other bytes are named as what they are, with the place and the next command.
 
 Knows: encodings, byte order marks, how other kinds of files begin.
-Refuses to know: what the text is for, line ends, size limits.
+Refuses to know: what the text is for, line ends; of limits, only that of a source that never ends.
 """
 
 import codecs
@@ -46,6 +46,10 @@ BINARY = "is a binary file, not text"
 
 # So much of a file without a byte order mark is looked at for the zero bytes of UTF-16.
 _LOOKED_AT = 4096
+
+
+# More than the largest context window (10 million tokens) can hold, in bytes: /dev/zero and `yes` never end.
+MOST_BYTES = 256 << 20
 
 
 class NotText(ValueError):
@@ -91,11 +95,20 @@ def text_of(data: bytes, what: str, *, exit_code: ExitCode = ExitCode.USAGE) -> 
 def read(name: str) -> str:
     """The text of a file that the user named; line ends as they are. Raises `SlmError` (USAGE)."""
     try:
-        data = Path(name).expanduser().read_bytes()
+        with Path(name).expanduser().open("rb") as file:
+            data = read_whole(file.read, name)
     except (OSError, RuntimeError, ValueError) as error:  # also: no such user, a zero byte in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SlmError(f"{name} cannot be read: {reason}.", exit_code=ExitCode.USAGE) from error
     return text_of(data, name)
+
+
+def read_whole(read: Callable[[int], bytes], what: str) -> bytes:
+    """All that `read(size)` gives. Raises `SlmError` (USAGE) for what is too large to be looked at."""
+    data = read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise SlmError(f"{what} is larger than {MOST_BYTES >> 20} MiB.", exit_code=ExitCode.USAGE)
+    return data
 
 
 def utf8_reader(read: Callable[[int], bytes], what: str) -> Callable[[int], bytes]:

@@ -38,7 +38,7 @@ def calls(line: str) -> Iterator[list[str]]:
 def _root() -> Any:
     import typer.main
 
-    return typer.main.get_command(cli.app)
+    return typer.main.get_command(cli.whole_program())
 
 
 def understood(words: list[str]) -> str:

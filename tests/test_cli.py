@@ -130,17 +130,17 @@ def test_global_options_before_and_after_the_command(slm: Callable[..., Outcome]
 
 def test_only_the_command_that_is_called_is_prepared() -> None:
     """typer prepares the options of all commands otherwise, at every start."""
-    from slmchat.cli import _app_for, app
+    from slmchat.cli import program_for, whole_program
 
     def names(*arguments: str) -> list[str | None]:
-        return [command.name for command in _app_for(arguments).registered_commands]
+        return [command.name for command in program_for(arguments).registered_commands]
 
     assert names("--version") == []
     assert names("run", "list", "--help") == ["run"]
     assert names("-q", "--offline", "list") == ["list"]
     for arguments in ((), ("--help",), ("-h", "run"), ("fly",), ("sessions", "list"), ("-q",)):
-        assert _app_for(arguments) is app
-    assert len(app.registered_commands) > 5 and app.registered_groups
+        assert program_for(arguments) is whole_program()
+    assert len(whole_program().registered_commands) > 5 and whole_program().registered_groups
 
 
 def test_help_names_every_command_and_a_near_miss_is_answered(slm: Callable[..., Outcome]) -> None:

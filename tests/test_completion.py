@@ -38,7 +38,10 @@ def offered(home: Path) -> Callable[[str], list[str] | str]:
     def ask(line: str) -> list[str] | str:
         words, incomplete = split_line(line)
         found = complete(
-            typer.main.get_command(cli.app), words, incomplete, lambda: settings.load({"SLM_HOME": str(home)})
+            typer.main.get_command(cli.whole_program()),
+            words,
+            incomplete,
+            lambda: settings.load({"SLM_HOME": str(home)}),
         )
         return found if isinstance(found, str) else [one.value for one in found]
 

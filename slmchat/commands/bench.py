@@ -16,6 +16,7 @@ from slmchat.settings import Settings
 from slmchat.terminal.bars import bar
 from slmchat.terminal.console import Console
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
+from slmchat.terminal.tables import Column
 
 # Other programs may use this part of all processors before the figures are called disturbed.
 _BUSY_SHARE = 0.1
@@ -61,6 +62,17 @@ def bench(name: str | None, options: BenchOptions, settings: Settings, console: 
     return ExitCode.DONE if measured.is_complete else ExitCode.INTERRUPTED
 
 
+# The speeds with how much they differed, which goes first, and a bar for each.
+_STOPS = (
+    Column("DEPTH"),
+    Column("PROMPT tok/s", rank=1),
+    Column("FIRST TOKEN", rank=2),
+    Column("GENERATION tok/s"),
+    Column("", rank=4),
+    Column("", rank=3),
+)
+
+
 def _show(report: dict[str, Any], console: Console) -> None:
     """The report for people: two lines, the chart as a table, and the share of the memory bandwidth."""
     load = report["load_s"]
@@ -73,13 +85,12 @@ def _show(report: dict[str, Any], console: Console) -> None:
     depths = report["depths"]
     top = max((entry["generation_tps"]["median"] for entry in depths if entry["generation_tps"]), default=0.0)
     first = depths[0]
-    gap = "" if console.has_color else "\n"  # the frame of a table in colour has empty lines of its own
-    console.write(gap)
+    console.print()
     console.table(
-        ("DEPTH", "PROMPT tok/s", "FIRST TOKEN", "GENERATION tok/s", "", ""),
+        _STOPS,
         [_row(entry, top, is_plain=console.is_dumb or not console.is_stdout_tty) for entry in depths],
     )
-    console.write(gap)
+    console.print()
     console.print(f"depth: tokens of the conversation before a message of {first['prompt_tokens']} tokens")
     console.print(f"medians of {first['passes']}, in brackets the lowest and the highest")
     _show_share(report, console)

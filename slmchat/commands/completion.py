@@ -50,6 +50,14 @@ def complete(
 
     `program`: the whole command line (a click group). `settings` are loaded only when names are asked for.
     """
+    if list(words[:1]) == ["help"]:
+        return _helped(program, words[1:], incomplete)
+    return _offered(program, words, incomplete, settings)
+
+
+def _offered(
+    program: Any, words: Sequence[str], incomplete: str, settings: Callable[[], Settings]
+) -> list[Candidate] | str:
     command, path, waiting, n_given, is_literal = program, "", None, 0, False
     for word in words:
         if waiting is not None:
@@ -58,7 +66,7 @@ def complete(
             is_literal = True
         elif word.startswith("-") and len(word) > 1 and not is_literal:
             option = _option(command, word)
-            waiting = option if option is not None and not option.is_flag else None
+            waiting = option if option is not None and not (option.is_flag or option.count) else None
         elif hasattr(command, "commands"):
             if word not in command.commands:
                 return []
@@ -74,12 +82,25 @@ def complete(
     elif incomplete.startswith("-") and not is_literal:
         found = list(_options(command))
     elif hasattr(command, "commands"):
-        found = [Candidate(each, _first_line(sub.help)) for each, sub in command.commands.items() if not sub.hidden]
+        found = _commands(command)
     else:
         found = _values(path, _argument(command, n_given), settings)
     if isinstance(found, str):
         return found
     return [one for one in found if one.value.startswith(incomplete) and _PLAIN.fullmatch(one.value)]
+
+
+def _helped(program: Any, words: Sequence[str], incomplete: str) -> list[Candidate]:
+    """The commands that `slm help` could be asked about."""
+    command = program
+    for word in words:
+        command = getattr(command, "commands", {}).get(word)
+    return [one for one in _commands(command) if one.value.startswith(incomplete)]
+
+
+def _commands(command: Any) -> list[Candidate]:
+    known = getattr(command, "commands", {})
+    return [Candidate(each, _first_line(sub.help)) for each, sub in known.items() if not sub.hidden]
 
 
 def lines(found: Sequence[Candidate] | str) -> Iterator[str]:

@@ -5,8 +5,6 @@ Refuses to know: what is checked (diagnostics/device.py, diagnostics/storage.py,
 diagnostics/smoke_test.py). It mends nothing.
 """
 
-import shutil
-import textwrap
 from dataclasses import asdict
 from typing import Any
 
@@ -22,6 +20,9 @@ from slmchat.terminal.console import Console
 from slmchat.wording import counted
 
 _INDENT = 26
+# In a narrower window than this, what was found stands below the name of the check.
+_WIDE = 70
+_NARROW_INDENT = 8
 
 
 def doctor(name: str | None, settings: Settings, console: Console, *, is_json: bool) -> ExitCode:
@@ -73,14 +74,17 @@ def _tell(title: str, findings: list[Finding], console: Console, *, is_json: boo
 def _print(finding: Finding, console: Console) -> None:
     console.status("")
     mark = {Level.FINE: "ok", Level.NOTE: "note", Level.WRONG: "WRONG"}[finding.level]
-    width = shutil.get_terminal_size().columns - 1 if console.is_stdout_tty else 10_000
-    lines = [(f"  {mark:<6}{finding.check:<{_INDENT - 8}}", finding.what), (f"{'':<{_INDENT}}why: ", finding.why)]
-    for lead, text in lines:
-        if text:
-            wrapped = textwrap.wrap(text, max(_INDENT, width - len(lead)), break_on_hyphens=False) or [""]
-            console.print(lead + f"\n{'':<{len(lead)}}".join(wrapped))
+    name = f"  {mark:<6}{finding.check}"
+    indent = " " * (_INDENT if console.width is None or console.width >= _WIDE else _NARROW_INDENT)
+    if len(indent) == _INDENT:
+        console.labelled(f"{name:<{_INDENT}}", finding.what)
+    else:
+        console.print(name)
+        console.labelled(indent, finding.what)
+    if finding.why:
+        console.labelled(f"{indent}why: ", finding.why)
     if finding.do:  # in one piece: it may be a command to copy
-        console.print(f"{'':<{_INDENT}}do:  {finding.do}")
+        console.print(f"{indent}do:  {finding.do}")
 
 
 def _summary(findings: list[Finding]) -> str:

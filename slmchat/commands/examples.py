@@ -8,12 +8,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "pull": (
         "slm pull smollm2:135m",
         "slm pull --dry-run gemma3:4b@Q8_0",
-        "slm pull hf:bartowski/Llama-3.2-1B-Instruct-GGUF@Q4_K_M",
+        "slm pull hf:Qwen/Qwen3-0.6B-GGUF@Q8_0",
     ),
     "run": (
         'slm run "Why is the sky blue?"',
-        'git diff | slm run "Write a commit message for this change."',
-        'slm run -x -o sort.py "Write a Python program that sorts the lines of stdin."',
+        'git diff | slm run "Write a commit message."',
+        'slm run -x -o sort.py "Sort the lines of stdin in Python."',
         'cat mail.txt | slm run --fields "name, age int, tags[]" "Who wrote this?"',
         'slm run --regex "(yes|no)" -f report.txt "Is it finished?"',
         'slm run --choices positive,negative -f review.txt "What is the sentiment?"',
@@ -28,7 +28,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "list": ("slm list", "slm list --available", "slm list --json | jq -r .[].name"),
     "show": ("slm show smollm2:135m", "slm show --json ~/models/own.gguf"),
     "rm": ("slm rm smollm2:135m gemma3:4b@Q8_0",),
-    "add": ("slm add mine ~/models/own.gguf", "slm add coder hf:Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF@Q4_K_M"),
+    "add": ("slm add mine ~/models/own.gguf", "slm add small hf:Qwen/Qwen3-0.6B-GGUF@Q8_0"),
     "verify": ("slm verify", "slm verify smollm2:135m"),
     "sessions": ("slm sessions list", "slm sessions search rayleigh scattering"),
     "sessions list": ("slm sessions list --limit 10", "slm sessions list --json"),
@@ -42,11 +42,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "doctor": ("slm doctor", "slm doctor smollm2:135m"),
     "tune": ("slm tune", "slm tune smollm2:135m", "slm tune --reset"),
     "privacy": ("slm privacy", "slm privacy --check"),
+    "help": ("slm help run", "slm help sessions list"),
     "completion": ('eval "$(slm completion bash)"', "slm completion fish > ~/.config/fish/completions/slm.fish"),
 }
-
-
-def epilog(command: str) -> str | None:
-    """The examples of a command as the end of its help; click leaves the lines behind `\\b` as they are."""
-    lines = EXAMPLES.get(command)
-    return "\b\nExamples:\n" + "".join(f"  {line}\n" for line in lines) if lines else None

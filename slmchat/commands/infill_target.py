@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from slmchat import text_files
 from slmchat.errors import ExitCode, SlmError
 from slmchat.text_files import encode_like, text_of, with_line_feeds
 
@@ -98,9 +99,10 @@ def _offset(text: str, place: Place) -> int:
 def read(file: str) -> bytes:
     """What a file holds; - is standard input. Raises `SlmError` (USAGE)."""
     if file == "-":
-        return sys.stdin.buffer.read()
+        return text_files.read_whole(sys.stdin.buffer.read, "standard input")
     try:
-        return resolved(file).read_bytes()
+        with resolved(file).open("rb") as opened:
+            return text_files.read_whole(opened.read, file)
     except OSError as error:
         raise SlmError(f"{file} cannot be read: {error.strerror}.", exit_code=ExitCode.USAGE) from error
 

@@ -45,7 +45,7 @@ def read_inputs(
 
 def _take_piped(found: list[Attachment], shown: list[Picture], console: Console, *, is_named: bool) -> None:
     """Standard input, a picture or text. `is_named`: asked for with `-f -`, so that it counts even when it is empty."""
-    data = read_piped(console)
+    data = text_files.read_whole(lambda most: read_piped(console, most), "standard input")
     if pictures.looks_like_picture(data):
         shown.append(Picture.of("standard input", pictures.decode(data, "standard input")))
         return

@@ -30,6 +30,27 @@ from slmchat.models import adapters, device_fit, info
 from slmchat.private_files import storage_error
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
+from slmchat.terminal.tables import Column
+
+_INSTALLED = (
+    Column("NAME"),
+    Column("QUANTIZATION", rank=1),
+    Column("SIZE", rank=2),
+    Column("PARAMETERS", rank=3),
+    Column("TAGS", rank=4),
+    Column("WHERE", rank=5),
+)
+_CATALOG = (
+    Column("NAME"),
+    Column("PARAMETERS", rank=4),
+    Column("SIZE", rank=2),
+    Column("HERE", rank=1),
+    Column("SPEED", rank=3),
+    Column("QUANTIZATIONS", rank=8),
+    Column("LICENCE", rank=6),
+    Column("TAGS", rank=7),
+    Column("INSTALLED", rank=5),
+)
 
 
 def list_models(settings: Settings, console: Console, *, is_available: bool = False, is_json: bool = False) -> ExitCode:
@@ -45,7 +66,7 @@ def list_models(settings: Settings, console: Console, *, is_available: bool = Fa
         console.print_json(entries)
     elif entries:
         console.table(
-            ("NAME", "QUANTIZATION", "SIZE", "PARAMETERS", "TAGS", "WHERE"),
+            _INSTALLED,
             [
                 (
                     entry["name"],
@@ -87,7 +108,7 @@ def _list_catalog(settings: Settings, library: Library, console: Console, is_jso
         device.measure_more()
         return ExitCode.DONE
     console.table(
-        ("NAME", "PARAMETERS", "SIZE", "HERE", "SPEED", "QUANTIZATIONS", "LICENCE", "TAGS", "INSTALLED"),
+        _CATALOG,
         [
             (
                 name,

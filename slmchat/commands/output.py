@@ -161,7 +161,7 @@ class OutputWriter:
             target.write(text)
         except OSError as error:
             refused = _refused(error, target.path)
-            with suppress(OSError):  # the other way out is closed as well
+            with suppress(OSError, SlmError):  # the other way out is closed as well
                 self._write_here(text)
                 self._console.note("the answer is on standard output instead.")
             raise refused from error

@@ -17,6 +17,7 @@ from slmchat.privacy import forked
 from slmchat.privacy.seal import SealStatus, seal
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
+from slmchat.terminal.tables import Column
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ def _report(settings: Settings, console: Console, is_json: bool) -> ExitCode:
     _print_status(status, console)
     console.print("\nWhat each command may reach (--offline seals every command)")
     console.table(
-        ("COMMAND", "SEALED", "MAY REACH"),
+        (Column("COMMAND"), Column("SEALED", is_prose=True), Column("MAY REACH", is_prose=True)),
         [(f"slm {reach.command}", reach.when_sealed, reach.network) for reach in COMMANDS],
     )
     console.print(_WITH_ENDPOINT[forked.is_possible()])
@@ -123,12 +124,17 @@ def _report(settings: Settings, console: Console, is_json: bool) -> ExitCode:
     if known:
         console.print("\nEndpoints of the config: reached only with --endpoint NAME")
         console.table(
-            ("NAME", "WHERE", "ON THIS DEVICE", "ITS KEY COMES FROM"),
+            (
+                Column("NAME"),
+                Column("WHERE"),
+                Column("ON THIS DEVICE"),
+                Column("ITS KEY COMES FROM", is_prose=True),
+            ),
             [(one.name, one.url, "yes" if one.is_here else "no", one.key_from) for one in known],
         )
     console.print("\nWhere slm writes" + (" (--private is on)" if settings.is_private else ""))
     console.table(
-        ("WHAT", "SIZE", "WITH --private", "WHERE"),
+        (Column("WHAT", is_prose=True), Column("SIZE"), Column("WITH --private", is_prose=True), Column("WHERE")),
         [
             (place.what, in_bytes(place.size) if place.size else "-", place.with_private, str(place.path))
             for place in places
@@ -229,7 +235,7 @@ def _check(console: Console, is_json: bool, is_sealed: bool) -> ExitCode:
         _print_status(found.status, console)
         console.print()
         console.table(
-            ("ATTEMPT", "OUTCOME", "HOW"),
+            (Column("ATTEMPT", is_prose=True), Column("OUTCOME"), Column("HOW", rank=1, is_prose=True)),
             [(result.title, result.outcome.value, result.how) for result in found.results],
         )
         told = ", ".join(f"{count} {outcome.value}" for outcome, count in counts.items())

@@ -7,6 +7,7 @@ from slmchat.errors import ExitCode
 from slmchat.models import backend
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
+from slmchat.terminal.tables import Column
 
 
 def list_remote(asked: str, settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
@@ -29,7 +30,7 @@ def list_remote(asked: str, settings: Settings, console: Console, *, is_json: bo
         )
     elif models:
         console.table(
-            ("NAME", "CONTEXT WINDOW", "ALSO CALLED"),
+            (Column("NAME"), Column("CONTEXT WINDOW", rank=1), Column("ALSO CALLED", rank=2)),
             [(model.id, f"{model.n_ctx:,}" if model.n_ctx else "", " ".join(model.aliases)) for model in models],
         )
     else:

@@ -25,6 +25,7 @@ from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.piped import read_piped
 from slmchat.terminal.screen import BOLD
+from slmchat.terminal.tables import Column
 from slmchat.text_files import text_of
 from slmchat.wording import counted
 
@@ -41,6 +42,15 @@ def _archive(settings: Settings) -> Iterator[Archive]:
         archive.close()
 
 
+_LISTED = (
+    Column("ID"),
+    Column("TITLE", is_prose=True),
+    Column("MODEL", rank=2),
+    Column("MESSAGES", rank=3),
+    Column("WHEN", rank=1),
+)
+
+
 def list_sessions(settings: Settings, console: Console, *, limit: int | None = None, is_json: bool = False) -> ExitCode:
     """The sessions, the last one written to first.
 
@@ -55,7 +65,7 @@ def list_sessions(settings: Settings, console: Console, *, limit: int | None = N
         console.note("next: slm chat")
     elif console.is_stdout_tty:
         shown = sessions if limit is not None else sessions[:_SHOWN]
-        console.table(("ID", "TITLE", "MODEL", "MESSAGES", "WHEN"), [_columns(session, console) for session in shown])
+        console.table(_LISTED, [_columns(session, console) for session in shown])
         if len(shown) < len(sessions):
             console.note(f"{counted(len(sessions) - len(shown), 'session')} more: slm sessions list --limit N")
     else:

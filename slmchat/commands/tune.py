@@ -98,8 +98,8 @@ def _tell(
         )
     else:
         for outcome in outcomes:
-            console.print(f"{outcome.name:<18}{_in_words(outcome)}")
-        console.print(f"{'own build':<18}{own.in_words()}")
+            console.labelled(f"{outcome.name:<18}", _in_words(outcome))
+        console.labelled(f"{'own build':<18}", own.in_words())
         kept = "kept for this model on this device; slm tune --reset forgets it" if is_kept else "not kept (--private)"
         console.print(f"\n{found.in_words() or 'the usual settings are the fastest'}: {kept}")
     if found.is_disturbed:

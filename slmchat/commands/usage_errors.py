@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slmchat.errors import ExitCode, SlmError
-from slmchat.ranges import Range
+from slmchat.ranges import NO_LIMIT, Range
 
-# From this upper bound on, a range is told without it: it only keeps absurd numbers out.
-_NO_LIMIT = 1_000_000
 _EXAMPLE = 'text that begins with "-" goes behind "--": slm run -- "-5 plus 3"'
 
 _OUT_OF_RANGE = re.compile(r"(?P<value>\S+) is not in the range (?P<low>\d+(?:\.\d+)?)<=x<=(?P<high>\d+(?:\.\d+)?)")
@@ -49,7 +47,7 @@ _KINDS = {"int": "whole number", "float": "number"}
 def _range(found: "re.Match[str]") -> str:
     low, high = (float(found[name]) if "." in found[name] else int(found[name]) for name in ("low", "high"))
     value = found["value"].removesuffix(".0")
-    if high >= _NO_LIMIT and isinstance(low, int):
+    if high >= NO_LIMIT and isinstance(low, int):
         return f"{value} is not a whole number from {low:,} on"
     return f"{value} is not {Range(low, high)}"
 

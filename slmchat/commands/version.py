@@ -17,4 +17,4 @@ def version(console: Console, *, is_verbose: bool) -> None:
         try:
             console.print(f"llama.cpp: {library.find(console.environ).in_words()}")
         except SlmError as error:
-            console.error(error)
+            console.warn(error.message, error.hint)

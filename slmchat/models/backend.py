@@ -294,7 +294,7 @@ class LocalModel:
     def report(self, loading: Loading, reporter: Reporter) -> None:
         for notice in loading.notices:
             reporter.warn(notice)
-        if reporter.is_verbose:
+        if reporter.shows_engine_log:
             from slmchat.engine import native
 
             for line in native.log_lines():

@@ -12,7 +12,7 @@ from slmchat.engine.api import Prefill
 from slmchat.terminal.console import Console
 from slmchat.terminal.doubt import style_of
 from slmchat.terminal.screen import DIM, ControlSequences
-from slmchat.terminal.status_bar import StatusBar, terminal_size
+from slmchat.terminal.status_bar import StatusBar
 from slmchat.wording import counted
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class ChatView:
             console.send,
             is_enabled=console.is_stdout_tty and not console.is_dumb and not is_plain,
             has_color=console.has_color,
-            size=terminal_size,
+            size=lambda: console.size,
         )
 
     def prefill(self, event: Prefill) -> None:
@@ -206,4 +206,6 @@ class ChatView:
             return None
         from slmchat.terminal.markdown import MarkdownStream
 
-        return MarkdownStream(self._console.send, width=lambda: terminal_size()[0], has_color=self._console.has_color)
+        return MarkdownStream(
+            self._console.send, width=lambda: self._console.size[0], has_color=self._console.has_color
+        )

@@ -4,20 +4,24 @@ Nothing else writes to them: text of any origin is made safe here (screen.py), a
 `ControlSequences`. A pipe gets a completion as data.
 
 Knows: what is a terminal, how wide, whether colour is wanted; decided once, here.
-Refuses to know: models, conversations, commands. The only file that uses `rich`, and only when a table or a progress
-bar is drawn.
+Refuses to know: models, conversations, commands. The only file that uses `rich`, and only when a progress bar is drawn.
 """
 
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from slmchat.errors import SlmError
 from slmchat.reporting import ByteProgress
 from slmchat.sanitize import sanitize
-from slmchat.terminal.screen import DIM, ControlSequences, Screen, Style, is_tty
+from slmchat.terminal import standard_streams
+from slmchat.terminal.screen import BOLD, DIM, ControlSequences, Screen, Style, closed_output, is_tty
+from slmchat.terminal.size import terminal_size
+
+if TYPE_CHECKING:
+    from slmchat.terminal.tables import Column
 
 
 class Console:
@@ -34,9 +38,10 @@ class Console:
         self.stdout = stdout if stdout is not None else sys.stdout
         self.stderr = stderr if stderr is not None else sys.stderr
         self.environ = environ if environ is not None else os.environ
-        self._out, self._err = Screen(self.stdout), Screen(self.stderr)
+        self._out, self._err = Screen(self.stdout), Screen(self.stderr, is_answer=False)
         self.is_quiet = False
         self.is_verbose = False
+        self.shows_engine_log = False  # -vv
         self.is_dumb = self.environ.get("TERM") == "dumb"
         self.is_interactive = is_tty(self.stdin) and self._out.is_tty
 
@@ -57,6 +62,27 @@ class Console:
     def has_status_line(self) -> bool:
         """Whether stderr is a terminal that can take a line back."""
         return self.is_stderr_tty and not self.is_dumb and not self.is_quiet
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and lines of the terminal that stdout is, now."""
+        return terminal_size(self.stdout, self.environ)
+
+    @property
+    def width(self) -> int | None:
+        """Columns that a listing may take; None in a pipe or a file, where lines have no end."""
+        return self.size[0] if self.is_stdout_tty else None
+
+    def check_stdout(self) -> None:
+        """Before an answer is computed: there is somewhere to write it. Raises `SlmError` (STORAGE)."""
+        if standard_streams.is_read_only(self.stdout):
+            raise closed_output()
+
+    def flush(self) -> None:
+        """Everything is written now. Raises BrokenPipeError when the reader has gone, `SlmError` (STORAGE)."""
+        self._end()
+        self._out.flush()
+        self._err.flush()
 
     def write(self, text: str, style: Style | None = None) -> None:
         """Part of the answer, as it comes. Raises BrokenPipeError when the reader has gone."""
@@ -87,11 +113,14 @@ class Console:
         if self.is_verbose and not self.is_quiet:
             self._tell(text)
 
-    def warn(self, text: str) -> None:
-        if not self.is_quiet:
-            self._tell(f"slm: {text}")
+    def warn(self, text: str, hint: str | None = None) -> None:
+        """Something to know of what goes on all the same; `-q` leaves it out."""
+        self.note(f"slm: warning: {text}")
+        if hint:
+            self.note(f"hint: {hint}")
 
     def error(self, error: SlmError) -> None:
+        """Why slm, or a part of what it was asked to do, ends here. Also with `-q`."""
         self._tell(f"slm: {error.message}")
         if error.hint:
             self._tell(f"hint: {error.hint}")
@@ -126,28 +155,24 @@ class Console:
         self._err.send(ControlSequences(sanitize(question)))
         return self.stdin.readline()
 
-    def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Columns on stdout, aligned by display width; never cut when stdout is a pipe."""
-        from rich import box
-        from rich.console import Console as RichConsole
-        from rich.table import Table
-        from rich.text import Text
+    def table(self, columns: Sequence["Column"], rows: Sequence[Sequence[str]]) -> None:
+        """Columns on stdout, aligned by display width. A pipe gets all of them, a terminal those that fit it."""
+        from slmchat.terminal.tables import layout
 
-        rich = RichConsole(
-            file=self.stdout,
-            width=None if self.is_stdout_tty else 10_000,
-            no_color=not self.has_color,
-            highlight=False,
-            soft_wrap=not self.is_stdout_tty,
-        )
-        drawn = Table(box=box.SIMPLE_HEAD if self.has_color else None, pad_edge=False, padding=(0, 2, 0, 0))
-        for header in headers:
-            drawn.add_column(sanitize(header, one_line=True), overflow="fold")
-        for row in rows:
-            drawn.add_row(*(Text(sanitize(cell, one_line=True)) for cell in row))
-        with rich.capture() as captured:
-            rich.print(drawn)
-        self.send(ControlSequences("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())))
+        safe = [[sanitize(cell, one_line=True) for cell in row] for row in rows]
+        made = layout(columns, safe, self.width)
+        for number, line in enumerate(made.lines):
+            is_heading = number < made.n_headings and self.has_color
+            self.send(ControlSequences(f"{BOLD.on}{line}{BOLD.off}\n" if is_heading else f"{line}\n"))
+        if made.left_out:
+            self.note(f"no room here for: {', '.join(made.left_out)} (a wider window or a pipe has it)")
+
+    def labelled(self, label: str, text: str) -> None:
+        """A label and a text beside it on stdout, folded under its own beginning where a terminal is narrow."""
+        from slmchat.terminal.tables import hanging
+
+        for line in hanging(sanitize(label, one_line=True), sanitize(text, one_line=True), self.width):
+            self.print(line)
 
     @contextmanager
     def progress(self, label: str) -> Iterator[ByteProgress]:
@@ -166,7 +191,9 @@ class Console:
             TransferSpeedColumn(),
             TimeRemainingColumn(),
         )
-        console = RichConsole(file=self.stderr, no_color=bool(self.environ.get("NO_COLOR")))
+        # without them rich asks the terminal (terminal/size.py says why)
+        environ = {name: value for name, value in self.environ.items() if name not in ("COLUMNS", "LINES")}
+        console = RichConsole(file=self.stderr, no_color=bool(self.environ.get("NO_COLOR")), _environ=environ)
         with RichProgress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(sanitize(label, one_line=True), total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)

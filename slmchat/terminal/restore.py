@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from slmchat.terminal.size import terminal_size
+
 # What a line editor leaves: attributes, its toolbar below the cursor, bracketed paste; no cursor, no wrapping at times.
 PROMPT = "\x1b[0m\x1b[J\x1b[?2004l\x1b[?25h\x1b[?7h"
 
@@ -64,5 +66,5 @@ def give_back() -> None:
         return
     with contextlib.suppress(OSError):
         # As many blanks as make a new line of any begun one, and of none (zsh does it the same way).
-        blanks = " " * (os.get_terminal_size(1).columns - 1)
+        blanks = " " * (terminal_size(1, os.environ)[0] - 1)
         os.write(1, f"{''.join(_undoing.values())}\x1b[0m{blanks}\r\x1b[K".encode())

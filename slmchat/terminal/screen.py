@@ -3,13 +3,16 @@
 Whoever writes does not have to remember that text is untrusted: `write` makes all of it safe where a terminal reads it.
 What slm itself wants a terminal to obey has a type of its own, `ControlSequences`, that no text turns into by mistake.
 
-Knows: what a terminal reads, styles, what is held back of a text that streams.
-Refuses to know: which stream it is, what is told when, whether colour is wanted.
+Knows: what a terminal reads, styles, what is held back of a text that streams, what a stream that refuses means.
+Refuses to know: what is told when, whether colour is wanted.
 """
 
+import errno
 from typing import NamedTuple, NewType, TextIO
 
+from slmchat.errors import ExitCode, SlmError
 from slmchat.sanitize import Sanitizer
+from slmchat.terminal import standard_streams
 
 # What goes to a terminal as it is: control sequences of slm's own, and lines that hold some. Text in them has been
 # sanitised by the one who made them.
@@ -32,8 +35,12 @@ BOLD_UNDERLINE = Style(ControlSequences("\x1b[1m\x1b[4m"), ControlSequences("\x1
 class Screen:
     """One stream. A pipe or a file gets text as it is: what reads it obeys nothing."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, is_answer: bool = True) -> None:
+        """`is_answer`: what cannot be written is an error. Messages about the answer are lost instead: nobody is there
+        to be told, and the answer itself may still arrive."""
         self._stream = stream
+        self._is_answer = is_answer
+        self._is_lost = False
         self._view = Sanitizer(show_invisible=True) if is_tty(stream) else None
 
     @property
@@ -43,7 +50,8 @@ class Screen:
     def write(self, text: str, style: Style | None = None) -> None:
         """Part of a text that streams: a character that what follows decides about waits for it.
 
-        White space around styled text is left alone. Raises BrokenPipeError when the reader has gone.
+        White space around styled text is left alone. Raises BrokenPipeError when the reader has gone, `SlmError`
+        (STORAGE) when the stream is closed or its disk is full.
         """
         if self._view:
             text = self._view.feed(text)
@@ -51,30 +59,38 @@ class Screen:
         if style and core:
             before, _, after = text.partition(core)
             text = f"{before}{style.on}{core}{style.off}{after}"
-        if self._view is None:
-            self._write_lines(text)
-            return
-        self._stream.write(text)
-        self._stream.flush()
-
-    def _write_lines(self, text: str) -> None:
-        """Whole lines go out at once, unmixed with those of another program (`xargs -P`); the rest waits."""
-        lines, end, rest = text.rpartition("\n")
-        if end:
-            self._stream.write(lines + end)
-            self._stream.flush()
-        self._stream.write(rest)
+        if self._view is None:  # whole lines go out at once, unmixed with those of another program (`xargs -P`)
+            lines, end, text = text.rpartition("\n")
+            self._put(lines + end, is_flushed=bool(end))
+        self._put(text, is_flushed=self._view is not None)
 
     def end(self) -> None:
         """The text that streamed is over, wherever it stopped: what waits comes out."""
         waiting = self._view.flush() if self._view else ""
         if waiting:
-            self._stream.write(waiting)
+            self._put(waiting, is_flushed=False)
 
     def send(self, sequences: ControlSequences) -> None:
         """What a terminal is to obey; it may come in the middle of a text that streams."""
-        self._stream.write(sequences)
-        self._stream.flush()
+        self._put(sequences)
+
+    def flush(self) -> None:
+        """Everything is out, or it raises as `write` does."""
+        self._put("")
+
+    def _put(self, text: str, *, is_flushed: bool = True) -> None:
+        if self._is_lost:
+            return
+        try:
+            if text:
+                self._stream.write(text)
+            if is_flushed:
+                self._stream.flush()
+        except OSError as error:
+            standard_streams.give_up(self._stream)
+            if self._is_answer:
+                raise error if isinstance(error, BrokenPipeError) else unwritable(error) from error
+            self._is_lost = True
 
 
 def is_tty(stream: TextIO) -> bool:
@@ -83,3 +99,16 @@ def is_tty(stream: TextIO) -> bool:
         return stream.isatty()
     except ValueError:  # closed
         return False
+
+
+def closed_output() -> SlmError:
+    """The sentence for a standard output that is closed."""
+    return SlmError("standard output is closed.", hint="give it a place: > FILE", exit_code=ExitCode.STORAGE)
+
+
+def unwritable(error: OSError) -> SlmError:
+    """The sentence for a standard output that takes nothing."""
+    if error.errno == errno.EBADF:
+        return closed_output()
+    reason = (error.strerror or str(error)).lower()
+    return SlmError(f"standard output cannot be written: {reason}.", exit_code=ExitCode.STORAGE)

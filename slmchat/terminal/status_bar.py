@@ -7,7 +7,6 @@ The cursor is saved and restored around every drawing, text is written as always
 region goes into the scrollback. Nothing is drawn when the stream is no terminal, is dumb, or has too few lines.
 """
 
-import shutil
 import time
 from collections.abc import Callable
 
@@ -75,9 +74,3 @@ class StatusBar:
 
     def _undoing(self) -> ControlSequences:
         return ControlSequences(f"\x1b7\x1b[r\x1b[{self._lines};1H\x1b[K\x1b8")
-
-
-def terminal_size() -> tuple[int, int]:
-    """Columns and lines of the terminal now."""
-    size = shutil.get_terminal_size()
-    return size.columns, size.lines

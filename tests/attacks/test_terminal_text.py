@@ -34,7 +34,7 @@ from slmchat.models import loader, resolve, sandbox
 from slmchat.models.backend import LocalBackend
 from slmchat.options import ChatOptions, GenerationOptions
 from slmchat.sanitize import Sanitizer
-from slmchat.terminal import answer_view, line_editor, plain_input
+from slmchat.terminal import line_editor, plain_input
 from slmchat.terminal.answer_view import ChatView, PlainView
 from slmchat.terminal.completion import command_completer, complete_path
 from slmchat.terminal.console import Console
@@ -115,7 +115,6 @@ def _events() -> Iterator[Any]:
 
 
 def _view(desk: Desk, **options: Any) -> ChatView:
-    desk.monkeypatch.setattr(answer_view, "terminal_size", lambda: (200, 30))
     return ChatView(desk.console, **{"is_plain": False, "shows_thinking": True, "status": lambda: "model", **options})
 
 
@@ -154,7 +153,6 @@ def _doubt(desk: Desk) -> None:
 def _resumed(desk: Desk, *, is_plain: bool) -> None:
     from slmchat.commands.repl.slash_commands import greet
 
-    desk.monkeypatch.setattr(answer_view, "terminal_size", lambda: (200, 30))
     room = desk.chat(is_plain=is_plain)
     greet(room)
     room.close()

@@ -1,0 +1,197 @@
+"""How records of options become a command line, and a command line becomes records again.
+
+A command is a row of cli.py's table: its name, what it takes (records of options.py), the function that is
+called. typer reads signatures, so one is made of the fields. The function gets everything in one `Call`.
+
+Knows: typer. Refuses to know: which commands there are, what options mean, the world that a command runs in.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from slmchat.errors import ExitCode, SlmError
+from slmchat.options import GlobalOptions
+
+if TYPE_CHECKING:
+    from slmchat.settings import Settings
+    from slmchat.terminal.console import Console
+
+Record = TypeVar("Record")
+
+# PEP 383: a byte of an argument that is not UTF-8; and what is meant by the options whose value is the name of a file.
+_SURROGATE = re.compile("[\udc80-\udcff]")
+_FILE = re.compile("FILE|PATH|DIR|NAME$")
+
+
+class _Page:
+    """What both kinds of commands have: slm's own help page, imported when it is asked for."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)  # type: ignore[misc]
+        option.callback = _show_page
+        return option
+
+
+def _show_page(context: Any, _option: Any, is_wanted: bool) -> None:
+    if is_wanted and not context.resilient_parsing:
+        from slmchat.commands import help_pages
+
+        help_pages.show(context)
+        context.exit()
+
+
+class _Single(_Page, TyperCommand):
+    """A command."""
+
+
+class _Group(_Page, TyperGroup):
+    """A group of commands, as slm itself is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a command: what was given, and the settings and the console of this process."""
+
+    given: Mapping[type[Any], Any]
+    settings: "Settings"
+    console: "Console"
+
+    def __getitem__(self, record: type[Record]) -> Record:
+        """What was given of these options."""
+        found: Record = self.given[record]
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: its name with that of its group, what it takes, and what is done.
+
+    The docstring of `errand` is its help. `is_answer`: what it writes to stdout is what it was called for.
+    `seals_itself`: `--offline` is its own affair.
+    """
+
+    name: str
+    takes: Sequence[type[Any]]
+    errand: Callable[[Call], ExitCode]
+    is_answer: bool
+    seals_itself: bool
+
+
+def program(
+    root: Callable[..., None],
+    takes: Sequence[type[Any]],
+    commands: Iterable[Command],
+    invoke: Callable[..., Any],
+    **told: Any,
+) -> typer.Typer:
+    """The command line with these commands, in groups where their names have two words.
+
+    `invoke(command, context, records)` runs one of them. `told` goes to typer.
+    """
+    app = typer.Typer(name="slm", cls=_Group, **_TYPER, **told)
+    app.callback(cls=_Group, invoke_without_command=True)(with_signature(root, takes))
+    groups: dict[str, typer.Typer] = {}
+    for command in commands:
+        group, _, name = command.name.rpartition(" ")
+        if group and group not in groups:
+            groups[group] = typer.Typer(help=GROUPS[group], cls=_Group, **_TYPER)
+            app.add_typer(groups[group], name=group)
+        (groups[group] if group else app).command(name, cls=_Single)(_bound(command, invoke))
+    return app
+
+
+GROUPS = {"sessions": "Saved conversations. List, show, search, export, import, rename or remove them."}
+
+_TYPER: Mapping[str, Any] = {
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+    "add_completion": False,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+
+
+def with_signature(function: Callable[..., None], records: Iterable[type[Any]]) -> Callable[..., None]:
+    """The function as typer has to see it: with a parameter for each field, and the context."""
+    parameters = [
+        inspect.Parameter(
+            item.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if _is_required(item) else _default(item),
+            annotation=_annotation(item),
+        )
+        for record in records
+        for item in fields(record)
+    ]
+    parameters.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return function
+
+
+def records_of(values: dict[str, Any], records: Iterable[type[Any]]) -> dict[type[Any], Any]:
+    """The records of these values by name. Raises `SlmError` (USAGE) for what is no text."""
+    made = {record: record(**{item.name: values[item.name] for item in fields(record)}) for record in records}
+    _check_text(made.values())
+    return made
+
+
+def writes_to_stdout(command: Command, records: Mapping[type[Any], Any]) -> bool:
+    """Whether the answer goes to stdout: it is wanted, and no option sends it elsewhere."""
+    return command.is_answer and not any(
+        item.metadata["is_destination"] and getattr(record, item.name) not in (None, False, "-")
+        for record in records.values()
+        for item in fields(record)
+    )
+
+
+def _bound(command: Command, invoke: Callable[..., Any]) -> Callable[..., None]:
+    takes = (*command.takes, GlobalOptions)
+
+    def call(context: typer.Context, **values: Any) -> None:
+        invoke(command, context, records_of(values, takes))
+
+    call.__doc__ = command.errand.__doc__
+    return with_signature(call, takes)
+
+
+def _is_required(item: "Field[Any]") -> bool:
+    return item.default is MISSING and item.default_factory is MISSING
+
+
+def _default(item: "Field[Any]") -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
+def _annotation(item: "Field[Any]") -> Any:
+    flags, told = item.metadata["flags"], item.metadata["typer"]
+    made = typer.Option(*flags, show_default=False, **told) if flags else typer.Argument(show_default=False, **told)
+    return Annotated[item.type, made]
+
+
+def _check_text(records: Iterable[Any]) -> None:
+    """Refuse arguments that are not text: Python keeps their bytes as surrogates, which no model and no file takes.
+
+    Names of files may have any bytes. Raises `SlmError` (USAGE).
+    """
+    for record in records:
+        for item in fields(record):
+            flags = item.metadata["flags"]
+            if flags and _FILE.search(item.metadata["typer"]["metavar"] or ""):
+                continue
+            value = getattr(record, item.name)
+            for text in value if isinstance(value, list) else [value]:
+                wrong = _SURROGATE.search(text) if isinstance(text, str) else None
+                if wrong is not None:
+                    what = flags[-1] if flags else "the prompt" if item.name == "words" else item.name
+                    raise SlmError(
+                        f"{what} is not UTF-8 text: byte 0x{ord(wrong[0]) - 0xDC00:02x} at character "
+                        f"{wrong.start() + 1}.",
+                        hint="put the text into a file and convert it: iconv -f latin1 -t utf-8 FILE | slm run",
+                        exit_code=ExitCode.USAGE,
+                    )
