@@ -8,7 +8,7 @@ Refuses to know: typer, and what any option does.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -53,6 +53,12 @@ def option(
     if is_count:
         told["count"] = True
     return _field(default, {"flags": flags, "is_destination": is_destination, "typer": told})
+
+
+def range_of(item: "Field[Any]") -> Range | None:
+    """The numbers that a field of an options record accepts; None: it is no number, or any will do."""
+    low, high = item.metadata["typer"].get("min"), item.metadata["typer"].get("max")
+    return None if low is None or high is None else Range(low, high)
 
 
 _model = partial(option, group=Group.MODEL)

@@ -17,8 +17,8 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured
 from slmchat.generation.classify import ClassificationTask, problem_of
 from slmchat.generation.structured import ResponseFormat
-from slmchat.options import GenerationOptions
-from slmchat.ranges import SHARE, Range
+from slmchat.options import GenerationOptions, range_of
+from slmchat.ranges import SHARE
 
 # A picture: its file, or the bytes of a PNG, JPEG, WebP, GIF or BMP file.
 ImageSource = str | os.PathLike[str] | bytes
@@ -120,9 +120,8 @@ def _with_values(options: GenerationOptions, given: Mapping[str, Any]) -> Genera
     """The options with these values; None means: not given. Raises `SlmError` (USAGE) that names the limits."""
     values = {name: value for name, value in given.items() if value is not None}
     for field in fields(options):
-        low, high = field.metadata.get("min"), field.metadata.get("max")
-        if field.name in values and low is not None and high is not None:
-            within = Range(low, high)
+        within = range_of(field)
+        if field.name in values and within is not None:
             if not within.holds(values[field.name]):
                 raise SlmError(f"{field.name} must be {within}.", exit_code=ExitCode.USAGE)
     return replace(options, **values)
