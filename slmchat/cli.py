@@ -233,7 +233,8 @@ def _run(
         typer.Argument(metavar="[PROMPT]...", help="The prompt, or an instruction about what comes on stdin."),
     ] = None,
     no_input: Annotated[
-        bool, typer.Option("--no-input", help="Do not read standard input (for loops that read it themselves).")
+        bool,
+        typer.Option("--no-input", help="Do not read standard input unasked (for loops that read it); -f - does."),
     ] = False,
     *,
     output: OutputOptions,

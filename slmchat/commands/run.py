@@ -80,7 +80,8 @@ def run(
     if choosing:
         asker.open_scorer(n_ctx, laid=laid)
     else:
-        asker.open(n_ctx, draft=draft, is_multi_turn=shape is not None, laid=laid)
+        most = loader.most_window(loading, options, settings)
+        asker.open(n_ctx, most_ctx=most, draft=draft, is_multi_turn=shape is not None, laid=laid)
     load_s = time.perf_counter() - start
     console.detail(f"context window: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}; loaded after {load_s:.2f} s")
     if laid:
@@ -101,6 +102,9 @@ def run(
         record = {**as_json(model, answer, load_s), **besides}
         delivery.give(answer, record, discard_partial=is_shaped)
     console.detail(response.describe(answer.finish))
+    if not choosing and asker.n_ctx > n_ctx:
+        console.detail(f"context window: grown to {asker.n_ctx:,} tokens")
+        n_ctx = asker.n_ctx
     if not settings.is_private:
         model.remember(settings)
     asker.close()

@@ -105,7 +105,7 @@ class LlamaSession:
 
     @property
     def n_ctx(self) -> int:
-        """The context window in tokens, as asked for (llama.cpp itself rounds up to a multiple of 256)."""
+        """The context window in tokens, as asked for or grown (llama.cpp itself rounds up to a multiple of 256)."""
         return self._context.n_ctx
 
     def cancel(self) -> None:
@@ -208,7 +208,6 @@ class LlamaSession:
         context = self._context
         # the chances of a token are read from the logits of the last evaluation, of which a draft has many
         drafts = self._drafts if context.can_take_back and limits.n_alternatives is None else None
-        n_room = min(self.n_ctx, run.prompt_tokens + (limits.max_tokens or self.n_ctx))
         if drafts is not None:
             drafts.start(context.tokens)
         token = sampler.pick(context.handle)
@@ -217,7 +216,7 @@ class LlamaSession:
                 drafts.add(token)
             yield token
             self._adapt_threads()
-            guesses = self._guesses(run, n_room) if drafts is not None else []
+            guesses = self._guesses(run, limits.max_tokens) if drafts is not None else []
             if guesses:
                 token = yield from self._verified(run, sampler, token, guesses)
                 continue
@@ -227,9 +226,10 @@ class LlamaSession:
             if drafts is not None:
                 drafts.measured(1, time.perf_counter() - start)
 
-    def _guesses(self, run: _Run, n_room: int) -> list[int]:
+    def _guesses(self, run: _Run, max_tokens: int | None) -> list[int]:
         context, drafts = self._context, self._drafts
         place = len(context.tokens)
+        n_room = min(self.n_ctx, run.prompt_tokens + (max_tokens or self.n_ctx))
         assert drafts is not None
         sizes = self._proof.sizes(place, context.threads, is_sure=drafts.is_sure) if run.is_exact else SIZES
         guesses = drafts.draft(n_room - place - 1, sizes)
@@ -309,6 +309,14 @@ class LlamaSession:
             return FinishReason.INTERRUPTED
         if limits.max_tokens is not None and n_completion >= limits.max_tokens:
             return FinishReason.LENGTH
-        if run.prompt_tokens + max(0, n_completion - 1) >= self.n_ctx:
+        if run.prompt_tokens + max(0, n_completion - 1) >= self.n_ctx and not self._grow():
             return FinishReason.CONTEXT
         return None
+
+    def _grow(self) -> bool:
+        """A larger window, if there may be one. The last token is not evaluated yet, so that no logits are needed."""
+        if not self._context.grow():
+            return False
+        if self._adapters:
+            self._known_adapters.apply(self._context.handle, self._adapters)
+        return True

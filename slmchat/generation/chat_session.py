@@ -118,6 +118,11 @@ class ChatSession:
         return self._session.n_ctx if self._session else 0
 
     @property
+    def trained_ctx(self) -> int:
+        """The context window in tokens for which the model was trained; 0 while that is not known."""
+        return self._engine.info.trained_context_length if self._engine is not None else 0
+
+    @property
     def label(self) -> str:
         """The model's name as it is shown."""
         return self.model.label

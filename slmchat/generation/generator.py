@@ -144,16 +144,25 @@ class Generator:
         return request
 
     def open(
-        self, n_ctx: int, *, draft: Path | None = None, is_multi_turn: bool = True, laid: Sequence[Adapter] = ()
+        self,
+        n_ctx: int,
+        *,
+        most_ctx: int = 0,
+        draft: Path | None = None,
+        is_multi_turn: bool = True,
+        laid: Sequence[Adapter] = (),
     ) -> None:
         """Make the context window. `is_multi_turn`: more than one question will follow. `laid`: LoRA adapters that count.
 
+        `most_ctx`: as large as the window may become for a long answer.
         Raises `SlmError` (NO_FIT, and DAMAGED for an adapter).
         """
         store = loader.kv_store(self._settings)
         made = loader.session_settings(self._options, self._settings, n_ctx, store, draft, self._loading.path)
         with self._loading.on_trial():
-            self._session = self.engine.open_session(replace(made, is_multi_turn=is_multi_turn, adapters=tuple(laid)))
+            self._session = self.engine.open_session(
+                replace(made, most_ctx=most_ctx, is_multi_turn=is_multi_turn, adapters=tuple(laid))
+            )
 
     def open_scorer(self, n_ctx: int, *, laid: Sequence[Adapter] = ()) -> None:
         """Make a context window for choices, if there is none. Raises `SlmError` as `open` does, and USAGE where the

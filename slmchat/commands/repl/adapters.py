@@ -24,7 +24,9 @@ def command(chat: Chat, arguments: str) -> None:
             else "No adapter counts; /lora PATH[=SCALE] lays one over the model."
         )
         return
-    talk.set_adapters(() if texts == ["none"] else talk.model.laid(texts, chat.settings, talk.adapters))
+    model = talk.model
+    is_none = texts == ["none"]
+    talk.set_adapters(model.without_adapters() if is_none else model.laid(texts, chat.settings, talk.adapters))
     counting = [adapter for adapter in talk.adapters if adapter.scale]
     chat.console.note(
         f"From here on with {adapters.labels(counting)}." if counting else "No adapter counts from here on."

@@ -328,6 +328,8 @@ def _set(chat: Chat, arguments: str) -> None:
         talk.set_max_tokens(int(value))
     else:
         setattr(talk, "asked_ctx" if name == "ctx" else "threads", int(value))
+        if name == "ctx" and talk.trained_ctx and value > talk.trained_ctx:
+            chat.console.warn(loader.beyond_training(f"ctx {int(value)}", talk.trained_ctx))
         talk.reopen()
     chat.console.note(f"{name} is now {value:g}.")
 
