@@ -96,6 +96,13 @@ def test_a_device_on_which_nothing_is_wrong(facts: device_checks.Facts) -> None:
     assert [finding.check for finding in found] == [check.name for check in device_checks.CHECKS]
 
 
+def test_without_a_model_the_first_thing_to_do_is_said(facts: device_checks.Facts) -> None:
+    found = list(run_checks(device_checks.CHECKS, facts))
+    told = doctor._summary(found, has_model=False)
+    assert "First: slm pull smollm2:135m" in told and "Nothing is wrong" not in told
+    assert doctor._summary(found, has_model=True) == "Nothing is wrong."
+
+
 PLANTED: dict[str, tuple[str, Level, str, str, Callable[[device_checks.Facts], device_checks.Facts]]] = {
     "another version": (
         "library", Level.WRONG, "made for 0.3.36", "llama-cpp-python==0.3.36", lambda facts: replace(facts, declared="0.3.1"),

@@ -12,6 +12,7 @@ from slmchat.fit.memory import MIB, Load, memory
 from slmchat.fit.plan import FitVerdict, Room, choose_ctx, choose_gpu_layers, largest_ctx, plan
 from slmchat.fit.shape import ModelShape, shape_of
 from slmchat.fit.speed import Pace, Rate, in_words, pace_of, solved
+from slmchat.models.device_fit import LoadPlan
 
 GIB = 1 << 30
 
@@ -51,6 +52,15 @@ class TestVerdict:
         assert found.verdict is FitVerdict.PAGES
         assert found.memory.repacked == 0
         assert plan(mixtral, load, room(4 * GIB)).verdict is FitVerdict.NO
+
+    def test_a_window_grows_to_the_trained_length_or_half_of_what_fits(self, llama: ModelShape) -> None:
+        assert llama.context_length is not None
+        twice = memory(llama, Load(2 * llama.context_length)).needed
+        found = [
+            LoadPlan(llama, room(size), Verdict.FITS, Load(2048), None).growable_ctx for size in (twice, twice - MIB)
+        ]
+        assert found[0] == llama.context_length
+        assert found[1] == llama.context_length - 128
 
     def test_a_dense_model_does_not_page(self, llama: ModelShape) -> None:
         assert plan(llama, Load(4096), room(600 * MIB)).verdict is FitVerdict.NO

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import native_faults
 import pytest
+from conftest import environment
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from terminal import Terminal
 
@@ -55,6 +57,80 @@ def test_somebody_elses_wakeup_descriptor_comes_back() -> None:
         signal.set_wakeup_fd(before)
         os.close(reader)
         os.close(writer)
+
+
+PRESS = """
+import ctypes, os, signal, sys, threading
+from slmchat.commands import process_end
+from slmchat.engine.callbacks import guarded
+from slmchat.terminal import interrupts
+{listen}
+def press(_data=None):
+    if not pressed:
+        pressed.append(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(10):
+            pass
+    return 0
+pressed = []
+{callback}
+with {around}:
+    try:
+        {native}
+        threading.Event().wait(20)
+        print("lost")
+    except KeyboardInterrupt:
+        print("came", len(pressed))
+"""
+QSORT = """compare = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)({function})
+libc = ctypes.CDLL(None)
+numbers = (ctypes.c_int * 8)(*range(8))"""
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("function", ["lambda a, b: press()", "guarded(lambda a, b: press(), instead=0)"])
+@pytest.mark.parametrize("listen", ["process_end.take_over(); interrupts.watch()", ""], ids=["slm", "a program"])
+def test_ctrl_c_inside_a_function_called_by_native_code_is_not_lost(listen: str, function: str) -> None:
+    """In a program that uses slm, which has its own handlers, the functions are guarded."""
+    if not listen and not function.startswith("guarded"):
+        pytest.skip("not a function of slm")
+    native = "libc.qsort(numbers, ctypes.c_size_t(8), ctypes.c_size_t(4), compare)"
+    script = PRESS.format(
+        listen=listen, callback=QSORT.format(function=function), around="threading.Lock()", native=native
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.stdout, done.stderr) == ("came 1\n", "")
+
+
+@pytest.mark.real
+def test_another_error_in_a_destructor_is_one_sentence() -> None:
+    script = """
+from slmchat.commands import process_end
+process_end.take_over()
+class Broken:
+    def __del__(self):
+        raise ValueError("\\x1b[31mbad")
+Broken()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False)
+    first, hint = done.stderr.splitlines()
+    assert (done.returncode, first) == (0, "slm: an error of slm's own, beside what it does: ValueError: bad.")
+    assert "SLM_DEBUG=1" in hint
+
+
+@pytest.mark.real
+def test_ctrl_c_while_a_context_opens_ends_slm(model: Path, home: Path) -> None:
+    """llama.cpp logs while it opens one, into a function of slm: nobody must press twice."""
+    log = (
+        "import collections, signal; from slmchat.engine import native; native._log = type('Log', (collections.deque,), "
+        "{'append': lambda self, line, seen=[]: (seen or seen.append(1) or os.kill(os.getpid(), signal.SIGINT), "
+        "collections.deque.append(self, line))[1]})()"
+    )
+    done = subprocess.run(
+        native_faults.program("llama_init_from_model", 0, log, ["run", "-m", model, "hi"]),
+        capture_output=True, text=True, env=environment(home), stdin=subprocess.DEVNULL, timeout=100, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 # What the program says on its terminal when it begins to hang: a key pressed before that would simply be heard.

@@ -8,10 +8,12 @@ import pytest
 from gguf_memories import MEMORIES, WINDOW
 
 from slmchat.engine import llama
-from slmchat.engine.api import Event, Finish, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.api import Event, Finish, FinishReason, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.context import Context
 from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.session import LlamaSession
+from slmchat.errors import ExitCode, SlmError
 
 pytestmark = pytest.mark.real
 
@@ -247,3 +249,49 @@ def test_real_weights_resume_with_the_same_text(
     assert finish.tokens == going_on.tokens
     resumed.close()
     engine.close()
+
+
+def _tokens_of(session: LlamaSession, n_tokens: int) -> Finish:
+    prompt = Prompt((Part("", tokens=tuple(_tokens(7, 199))),))  # and a BOS
+    *_, finish = session.generate(prompt, SamplerSettings(seed=7), Limits(n_tokens))
+    assert isinstance(finish, Finish)
+    return finish
+
+
+def test_a_window_that_grows_gives_the_same_answer_and_evaluates_nothing_again(
+    timeline: Callable[..., Timeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, grown = (timeline(speculation="off", **sizes).session for sizes in ({}, {"n_ctx": 256, "most_ctx": 1100}))
+    evaluated: list[int] = []
+    evaluate = Context._evaluated
+    monkeypatch.setattr(
+        Context, "_evaluated", lambda self, status, new: (evaluated.append(len(new)), evaluate(self, status, new))[1]
+    )
+    finish = _tokens_of(grown, 330)
+    assert (grown.n_ctx, finish.usage.completion_tokens) == (1024, 330)
+    assert sum(evaluated) == 200 + 329
+    assert finish.tokens == _tokens_of(large, 330).tokens
+
+
+def test_a_window_grows_no_further_than_it_may(timeline: Callable[..., Timeline]) -> None:
+    session = timeline(n_ctx=256, most_ctx=300).session
+    finish = _tokens_of(session, 600)
+    assert (session.n_ctx, finish.reason, finish.usage.completion_tokens) == (300, FinishReason.CONTEXT, 101)
+    session.close()
+
+
+def test_a_window_that_cannot_grow_goes_on_as_it_was(
+    timeline: Callable[..., Timeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = timeline(n_ctx=256, most_ctx=1024, speculation="off").session
+    whole = _tokens_of(timeline(n_ctx=256).session, 600)
+    make = Context._open
+
+    def refuse(self: Context, n_ctx: int) -> None:
+        if n_ctx > 256:
+            raise SlmError("no memory.", exit_code=ExitCode.NO_FIT)
+        make(self, n_ctx)
+
+    monkeypatch.setattr(Context, "_open", refuse)
+    finish = _tokens_of(session, 600)
+    assert (session.n_ctx, finish.reason, finish.tokens) == (256, FinishReason.CONTEXT, whole.tokens)

@@ -1,19 +1,26 @@
 """LoRA adapters of a server: asked for by name where there are some, refused in a sentence elsewhere."""
 
+import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import Outcome
 from endpoint_server import EndpointServer, Handler
 
 from slmchat import endpoints
+from slmchat import settings as settings_module
 from slmchat.engine.api import Limits, Part, Prompt, SessionSettings, Turn
 from slmchat.engine.remote import engine as engine_module
-from slmchat.engine.remote.adapters import RemoteAdapter, named
+from slmchat.engine.remote.adapters import RemoteAdapter, joined, named
 from slmchat.engine.remote.route import route_to
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.models.backend import RemoteBackend, RemoteModel
+from slmchat.options import GenerationOptions
+from slmchat.terminal.console import Console
 
 SERVED: list[object] = [
     {"id": 0, "path": "/models/pirate.gguf", "scale": 1.0},
@@ -86,7 +93,30 @@ def test_the_servers_own_count_until_some_are_named(server: EndpointServer) -> N
             session.set_adapters(chosen)
         list(session.generate(PROMPT, SamplerSettings(), Limits()))
     session.close()
-    assert [post.body.get("lora") for post in server.posts] == [None, [{"id": 0, "scale": 1.0}], []]
+    assert [post.body.get("lora") for post in server.posts] == [None, [{"id": 0, "scale": 1.0}], None]
+
+
+def test_two_adapters_of_one_file_name_are_two(server: EndpointServer) -> None:
+    _serve(server, [{"id": 0, "path": "/a/style.gguf"}, {"id": 1, "path": "/b/style.gguf"}])
+    first, second = _adapters(server)
+    assert joined((first, second), (replace(second, scale=0.5),)) == (first, replace(second, scale=0.5))
+
+
+def test_none_holds_for_a_session_opened_later(server: EndpointServer, tmp_path: Path) -> None:
+    # an empty list would mean those that the server applies by itself, and so would no list at all
+    _serve(server, SERVED)
+    endpoint = endpoints.from_url(server.url, "test")
+    console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
+    model = RemoteModel(RemoteBackend(endpoint, None, route_to(endpoint, {})), None, console)
+    settings = settings_module.load({"SLM_HOME": str(tmp_path)})
+    engine = model.start(GenerationOptions(), settings).engine()
+    none = model.without_adapters()
+    for chosen in (none, none, model.laid(["haiku"], settings, none)):
+        session = engine.open_session(SessionSettings(1, 1, 1, adapters=chosen))
+        list(session.generate(PROMPT, SamplerSettings(), Limits()))
+        session.close()
+    loras = [{entry["id"]: entry["scale"] for entry in post.body["lora"]} for post in server.posts]
+    assert loras == [{0: 0.0, 1: 0.0, 3: 0.0}] * 2 + [{0: 0.0, 1: 1.0, 3: 0.0}]
 
 
 @pytest.mark.real

@@ -215,6 +215,49 @@ class TestInput:
         assert "this model was trained for 256" in done.err
         assert "--on-overflow trim" in done.err
 
+    def test_a_window_beyond_the_training_is_warned_of(
+        self, slm: Callable[..., Outcome], tiny: Path, home: Path
+    ) -> None:
+        warned = "is more than the 256 tokens for which this model was trained"
+        asked = slm(*_greedy(tiny, "-n", "2", "--ctx", "512"), "Hi")
+        assert (asked.code, f"--ctx 512 {warned}" in asked.err) == (0, True)
+        assert warned not in slm(*_greedy(tiny, "-n", "2", "--ctx", "256"), "Hi").err
+        (home / "config").mkdir(exist_ok=True)
+        (home / "config" / "config.toml").write_text("ctx = 1024\n")
+        assert f"ctx = 1024 in the config {warned}" in slm(*_greedy(tiny, "-n", "2"), "Hi").err
+
+    def test_standard_input_is_not_read_with_no_input_unless_it_is_named(
+        self, slm: Callable[..., Outcome], tiny: Path, home: Path
+    ) -> None:
+        def n_prompt(*more: str) -> int:
+            done = slm(*_greedy(tiny, "-n", "1", "--json", *more), "Hi", stdin="a text that is not for slm")
+            assert done.code == 0, done.err
+            return int(json.loads(done.out)["usage"]["prompt_tokens"])
+
+        assert n_prompt("--no-input") < n_prompt("--no-input", "-f", "-") == n_prompt()
+        reader, writer = os.pipe()  # nobody writes into it and nobody closes it
+        with os.fdopen(reader) as idle:
+            ended = subprocess.run(
+                [sys.executable, "-m", "slmchat", *_greedy(tiny, "-n", "1", "--no-input", "Hi")],
+                stdin=idle, capture_output=True, env=environment(home), timeout=100, check=False,
+            )  # fmt: skip
+        os.close(writer)
+        assert ended.returncode == 0
+
+    def test_an_answer_longer_than_the_room_for_it_ends_at_the_trained_length(self, home: Path, tmp_path: Path) -> None:
+        model = write_tiny_llama(tmp_path / "m.gguf", chat_template=None, context_length=1024)
+        less_room = "import sys, slmchat.commands.run as run, slmchat.cli as cli; run.COMPLETION_ROOM = 100"
+        asked = _greedy(model, "--raw", "--json", "-v", "Hi")
+        done = subprocess.run(
+            [sys.executable, "-c", f"{less_room}; sys.exit(cli.run_program(sys.argv[1:]))", *asked],
+            capture_output=True, text=True, env=environment(home), stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        usage = json.loads(done.stdout)["usage"]
+        assert (done.returncode, usage["prompt_tokens"] + usage["completion_tokens"]) == (7, 1025)
+        assert "context window: 256 tokens" in done.stderr
+        assert "context window: grown to 1,024 tokens" in done.stderr
+        assert "window of 1,024 tokens (the model was trained for 1,024; a shorter input leaves more)" in done.stderr
+
     def test_trim_says_what_was_left_out_and_keeps_the_instruction(
         self, slm: Callable[..., Outcome], tiny: Path
     ) -> None:

@@ -17,6 +17,7 @@ from slmchat.cli import run_cli
         (["run", "-5 plus 3"], "there is no option -5.", 'slm run -- "-5 plus 3"'),
         (["run", "-temp", "0", "hi"], "there is no option -t.", "did you mean --temp?"),
         (["run", "--tmp", "0"], "there is no option --tmp.", "did you mean --temp"),
+        (["batch", "--no-input", "hi"], "there is no option --no-input.", "it is an option of slm run\n"),
         (["rnu"], "no such command 'rnu'.\n", "did you mean slm run?"),
         (["sessions", "shw"], "no such command 'shw'.\n", "did you mean slm sessions show?"),
         (["run", "-n", "-1", "hi"], "-1 is not a whole number from 1 on.", "without -n"),

@@ -57,9 +57,8 @@ def doctor(name: str | None, settings: Settings, console: Console, *, is_json: b
     if is_json:
         console.print_json(_as_json(facts, findings, installed, of_model))
     else:
-        console.print(f"\n{_summary(everything)}")
-        if not is_wrong(everything) and not places.installed:
-            console.print("No model is installed yet. First: slm pull smollm2:135m (slm list --available shows more).")
+        has_model = installed is not None or any(record.answers for record in places.installed)
+        console.print(f"\n{_summary(everything, has_model=has_model)}")
     return ExitCode.WRONG if is_wrong(everything) else ExitCode.DONE
 
 
@@ -87,12 +86,17 @@ def _print(finding: Finding, console: Console) -> None:
         console.print(f"{indent}do:  {finding.do}")
 
 
-def _summary(findings: list[Finding]) -> str:
+def _summary(findings: list[Finding], *, has_model: bool) -> str:
     counts = {level: sum(finding.level is level for finding in findings) for level in Level}
-    if not counts[Level.WRONG]:
-        notes = counts[Level.NOTE]
-        return "Nothing is wrong." + (f" {counted(notes, 'note')}." if notes else "")
-    return f"{counts[Level.WRONG]} wrong, {counts[Level.NOTE]} to note, {counts[Level.FINE]} fine."
+    if counts[Level.WRONG]:
+        return f"{counts[Level.WRONG]} wrong, {counts[Level.NOTE]} to note, {counts[Level.FINE]} fine."
+    notes = f" {counted(counts[Level.NOTE], 'note')}." if counts[Level.NOTE] else ""
+    if has_model:
+        return f"Nothing is wrong.{notes}"
+    return (
+        "The device is ready, and no model that answers is installed.\n"
+        f"First: slm pull smollm2:135m (slm list --available shows more).{notes}"
+    )
 
 
 def _as_json(

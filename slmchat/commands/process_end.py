@@ -10,6 +10,7 @@ import os
 import sys
 from typing import NoReturn
 
+from slmchat import signals
 from slmchat.engine import crash_report
 from slmchat.errors import SlmError
 from slmchat.terminal import interrupts, restore
@@ -43,6 +44,14 @@ def _say(error: SlmError) -> None:
 
 
 def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """A second Ctrl-C may arrive while llama.cpp asks whether it shall go on: the first has been heard by then."""
-    if unraisable.exc_type is not KeyboardInterrupt:
+    """An exception where Python cannot pass it on: Ctrl-C comes again, anything else is told in one sentence."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        signals.repeat_interrupt()
+    elif os.environ.get("SLM_DEBUG"):
         sys.__unraisablehook__(unraisable)
+    else:
+        from slmchat.sanitize import sanitize
+
+        said = f"{unraisable.exc_type.__name__}: {unraisable.exc_value}"
+        told = f"slm: an error of slm's own, beside what it does: {sanitize(said)}.\n"
+        os.write(2, (told + "hint: SLM_DEBUG=1 shows where; please report it\n").encode("utf-8", "replace"))

@@ -98,6 +98,9 @@ def run(
         }
         writer.write(completion, record, discard_partial=is_structured)
     console.detail(describe(completion.finish_reason, completion.usage, completion.timings))
+    if generator.n_ctx > n_ctx:
+        n_ctx = generator.n_ctx
+        console.detail(f"context window: grown to {n_ctx:,} tokens")
     generator.close()
     return exit_code(completion.finish_reason, console, n_ctx, generator.engine.info.trained_context_length)
 

@@ -67,6 +67,8 @@ def _right_option(error: Any, arguments: Sequence[str], commands: Mapping[str, A
             return f"did you mean -{given}?"
         if re.match(r"-[\d.]", given):
             return _EXAMPLE
+    if takers and name.startswith("--"):
+        return f"it is an option of slm {', slm '.join(takers)}"
     near = difflib.get_close_matches(name, [each for each in known if each.startswith("--")], n=2, cutoff=0.6)
     return f"did you mean {' or '.join(near)}?" if near else None
 

@@ -261,6 +261,8 @@ class Adapter:
 class SessionSettings:
     """How much a session may hold and how it computes. `n_ctx` in tokens.
 
+    `most_ctx`: when a completion needs more than `n_ctx`, the window grows up to so many tokens, and nothing is
+    evaluated again; 0: it stays as it is.
     `threads` generate and `threads_batch` read the prompt, of which `batch_tokens` are evaluated at once.
     `flash_attention` None: as llama.cpp thinks best for the device. `store`: states on disk, None for nothing on disk.
     `is_multi_turn`: more than one generation will follow; then states in memory are kept to go back to.
@@ -282,6 +284,7 @@ class SessionSettings:
     speculation: str = "auto"
     draft_model: Path | None = None
     adapters: tuple[Adapter, ...] = ()
+    most_ctx: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +341,7 @@ class Session(Protocol):
 
     @property
     def n_ctx(self) -> int:
-        """The context window in tokens; 0: not known, and the engine says when a prompt does not fit."""
+        """The context window in tokens, as large as it is now; 0: not known, and the engine says what does not fit."""
         ...
 
     def generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:

@@ -11,12 +11,14 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from slmchat.engine import native
 from slmchat.engine.api import SessionSettings
+from slmchat.engine.callbacks import guarded, raise_interrupt
 from slmchat.engine.image_tokens import batches, is_image_token, whole
 from slmchat.engine.kvstore import shared_length
 from slmchat.engine.snapshots import Snapshots, has_state
@@ -50,15 +52,16 @@ class Context:
         Raises `SlmError` (NO_FIT) when the memory cannot be had.
         """
         self._api = api
+        self._model = model
+        self._settings = settings
         self._is_cancelled = is_cancelled
         self._vision = vision
-        self.n_ctx = settings.n_ctx
         batch = settings.batch_tokens if vision is None else max(settings.batch_tokens, _IMAGE_BATCH_TOKENS)
         self.batch_tokens = min(batch, settings.n_ctx)
         self.tokens: list[int] = []
         self.is_unsure = False  # a llama_decode was left (KeyboardInterrupt) before `tokens` followed
         # bool (*ggml_abort_callback)(void * data);  kept here for as long as the context may call it
-        self._abort = api.ggml_abort_callback(lambda _data: is_cancelled())
+        self._abort = api.ggml_abort_callback(guarded(lambda _data: is_cancelled(), instead=True))
         self._no_abort = api.ggml_abort_callback()
         self._single = (api.llama_token * 1)()
         self._single_batch = api.llama_batch_get_one(self._single, 1)
@@ -68,16 +71,54 @@ class Context:
         vocab = api.llama_model_get_vocab(model)
         self._row_bytes = ctypes.sizeof(ctypes.c_float) * api.llama_vocab_n_tokens(vocab)
         self.can_take_back = not has_state(api, model)
+        self.snapshots = Snapshots(api, model, self._position, _SEQUENCE)
+        self._open(settings.n_ctx)
+
+    def _open(self, n_ctx: int) -> None:
+        """Make an empty KV cache for so many tokens. Raises `SlmError` (NO_FIT); then there is none."""
+        api, settings = self._api, replace(self._settings, n_ctx=n_ctx)
         native.clear_log()
-        self.handle = api.llama_init_from_model(model, context_params(api, settings, self.batch_tokens))
+        self.handle = api.llama_init_from_model(self._model, context_params(api, settings, self.batch_tokens))
         if not self.handle:
+            self.handle = None
             raise SlmError(
-                f"a context window of {settings.n_ctx:,} tokens does not fit into the memory of this device.",
-                hint=f"try a smaller one: --ctx {max(256, settings.n_ctx // 2)}, or --kv-type q8_0",
+                f"a context window of {n_ctx:,} tokens does not fit into the memory of this device.",
+                hint=f"try a smaller one: --ctx {max(256, n_ctx // 2)}, or --kv-type q8_0",
                 exit_code=ExitCode.NO_FIT,
             )
+        self.n_ctx = n_ctx
         self._memory = api.llama_get_memory(self.handle)
-        self.snapshots = Snapshots(api, model, self.handle, self._position, _SEQUENCE)
+        self.snapshots.follow(self.handle)
+        threads, self.threads = self.threads, settings.threads
+        self.set_threads(threads)
+
+    def grow(self) -> bool:
+        """Twice the window, up to `most_ctx` of the settings, with all that is held; False: it stays as it is.
+
+        The state moves as a copy and nothing is evaluated again, but the logits of the last evaluation are lost, and
+        LoRA adapters have to be applied anew. The old cache is freed before the new one is made: what is needed at a
+        time is the copy and the new one. Raises `SlmError`: NO_FIT when not even the old size can be had again, BUG
+        when llama.cpp does not take its own state.
+        """
+        if self.n_ctx >= self._settings.most_ctx:
+            return False
+        size = self.state_size()
+        data = (ctypes.c_uint8 * size)()
+        # size_t llama_state_seq_get_data_ext(ctx, uint8_t * dst, size_t size, llama_seq_id, llama_state_seq_flags);
+        if self._api.llama_state_seq_get_data_ext(self.handle, data, size, _SEQUENCE, 0) != size:
+            return False
+        before = self.n_ctx
+        self._api.llama_free(self.handle)
+        self.handle = None
+        try:
+            self._open(min(2 * before, self._settings.most_ctx))
+        except SlmError:
+            self._open(before)
+        # size_t llama_state_seq_set_data_ext(ctx, const uint8_t * src, size_t size, llama_seq_id, flags);
+        if self._api.llama_state_seq_set_data_ext(self.handle, data, size, _SEQUENCE, 0) != size:
+            self.forget()
+            raise SlmError("llama.cpp did not take its own state into another window.", exit_code=ExitCode.BUG)
+        return self.n_ctx > before
 
     def close(self) -> None:
         """Free the KV cache."""
@@ -282,6 +323,8 @@ class Context:
         if not self._remove_from(len(self.tokens)):
             self.forget()
         if status == DECODE_ABORTED:
+            if not self._is_cancelled():
+                raise_interrupt()
             return
         if status == DECODE_NO_PLACE:
             raise window_full(self.n_ctx)

@@ -58,6 +58,8 @@ class ModelDrafts:
                 self._guesses = []
 
     def draft(self, most: int, sizes: Sequence[int]) -> list[int]:
+        if len(self._tokens) >= self._context.n_ctx:
+            self._context.grow()
         most = min(most, self._context.n_ctx - len(self._tokens))
         if self._rest or not sizes or most < 1 or self._has_images or not self._catches_up():
             return []

@@ -20,6 +20,7 @@ from typing import Any
 
 from slmchat.engine import crash_report, structures
 from slmchat.engine import library as libraries
+from slmchat.engine.callbacks import guarded
 from slmchat.engine.library import DECLARATIONS, PREBUILT, Kind, NativeLibrary
 from slmchat.engine.native_symbols import LLAMA, MULTIMODAL
 from slmchat.engine.shared_object import fault_of
@@ -226,13 +227,13 @@ def _capture_log(module: types.ModuleType) -> None:
         if not is_kept:
             return
         line = (text or b"").decode("utf-8", "replace")
-        if level == _CONTINUED and _log:
-            _log[-1] += line
-        else:
+        try:
+            _log.append(_log.pop() + line if level == _CONTINUED else line)
+        except IndexError:  # nothing to go on with, or cleared by another thread meanwhile
             _log.append(line)
 
     global _log_callback
-    _log_callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(keep)
+    _log_callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(guarded(keep, instead=None))
     module.llama_log_set(_log_callback, None)
 
 

@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from slmchat.engine import crash_report, native, tiny_model, verdicts
+from slmchat.engine.callbacks import guarded
 from slmchat.engine.tiny_model import WeightType
 from slmchat.errors import ExitCode, SlmError
 
@@ -208,7 +209,7 @@ def _opened(name: str, place: Path, threads: int, shrunk: int, deadline: _Deadli
         chosen = devices.choose(devices.NO_DEVICE)  # a context on a GPU takes longer than all that is measured
         params.devices = ctypes.cast(chosen, ctypes.c_void_p)
     # typedef bool (*llama_progress_callback)(float progress, void * user_data); False ends the load
-    progress = api.llama_progress_callback(lambda _progress, _data: not deadline.is_over)
+    progress = api.llama_progress_callback(guarded(lambda _progress, _data: not deadline.is_over, instead=False))
     params.progress_callback = progress
     with ExitStack() as stack:
         model = api.llama_model_load_from_file(str(file).encode(), limits.model_params(params))

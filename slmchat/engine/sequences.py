@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from slmchat.engine import native
 from slmchat.engine.api import SessionSettings
+from slmchat.engine.callbacks import guarded, raise_interrupt
 from slmchat.engine.context import DECODE_ABORTED, DECODE_NO_PLACE, context_params, decode_failed
 from slmchat.engine.snapshots import has_state
 from slmchat.errors import ExitCode, SlmError
@@ -47,13 +48,14 @@ class Sequences:
 
         Raises `SlmError` (NO_FIT) when the memory cannot be had."""
         self._api = api
+        self._is_cancelled = is_cancelled
         self._n_sequences = n_sequences
         self._abortable_from = abortable_from
         # A sliding window has forgotten what lies before it, a recurrent state cannot go back: of these only a whole
         # sequence can be copied (llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp).
         self._has_state = has_state(api, model)
         self.can_copy_part: bool = not (self._has_state or api.llama_model_n_swa(model))
-        self._abort = api.ggml_abort_callback(lambda _data: is_cancelled())
+        self._abort = api.ggml_abort_callback(guarded(lambda _data: is_cancelled(), instead=True))
         self._no_abort = api.ggml_abort_callback()
         self.batch_tokens = min(settings.batch_tokens, n_cells)
         params = context_params(api, settings, self.batch_tokens)
@@ -141,6 +143,8 @@ class Sequences:
         status = self._decode(index)
         if status == DECODE_NO_PLACE:
             return None
+        if status == DECODE_ABORTED and not self._is_cancelled():
+            raise_interrupt()
         if status not in (0, DECODE_ABORTED):
             raise decode_failed(status)
         return places

@@ -63,7 +63,7 @@ class LlamaSession:
 
     @property
     def n_ctx(self) -> int:
-        """The context window in tokens, as asked for (llama.cpp itself rounds up to a multiple of 256)."""
+        """The context window in tokens, as asked for or grown (llama.cpp itself rounds up to a multiple of 256)."""
         return self._context.n_ctx
 
     def cancel(self) -> None:
@@ -144,6 +144,8 @@ class LlamaSession:
                 text = state.accept(next(tokens), self._context.handle, -1)
                 if text:
                     yield state.chunk(text)
+                if state.reason is FinishReason.CONTEXT and self._grow():
+                    state.window_grew(self.n_ctx)
         rest = state.last_chunk()
         if rest.text or rest.tokens:
             yield rest
@@ -156,7 +158,7 @@ class LlamaSession:
         context = self._context
         # the chances of a token are read from the logits of the last evaluation, of which a draft has many
         drafts = self._drafts if context.can_take_back and limits.n_alternatives is None else None
-        n_room = min(self.n_ctx, len(context.tokens) + (limits.max_tokens or self.n_ctx))
+        n_prompt = len(context.tokens)
         if drafts is not None:
             drafts.start(context.tokens)
         token = sampler.pick(context.handle)
@@ -165,6 +167,7 @@ class LlamaSession:
                 drafts.add(token)
             yield token
             self._adapt_threads()
+            n_room = min(self.n_ctx, n_prompt + (limits.max_tokens or self.n_ctx))
             guesses = self._guesses(n_room) if drafts is not None else []
             if guesses:
                 token = yield from self._verified(state, sampler, token, guesses)
@@ -250,3 +253,11 @@ class LlamaSession:
             self._context.set_threads(threads)
             if self._drafts is not None:
                 self._drafts.set_threads(threads)
+
+    def _grow(self) -> bool:
+        """A larger window, if there may be one. The last token is not evaluated yet, so that no logits are needed."""
+        if not self._context.grow():
+            return False
+        if self._adapters:
+            self._loaded.adapters.apply(self._context.handle, self._adapters)
+        return True

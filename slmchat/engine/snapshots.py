@@ -35,19 +35,23 @@ class _Snapshot:
 class Snapshots:
     """The snapshots of one sequence of a context, and what kind of memory it has."""
 
-    def __init__(
-        self, api: ModuleType, model: Any, handle: Any, position: Callable[[int], int], sequence: int = 0
-    ) -> None:
-        """`position`: at which position the token behind so many tokens stands (images may take fewer positions)."""
+    def __init__(self, api: ModuleType, model: Any, position: Callable[[int], int], sequence: int = 0) -> None:
+        """`position`: at which position the token behind so many tokens stands (images may take fewer positions).
+
+        `follow` says of which context.
+        """
         self._api = api
         self._position = position
-        self._handle = handle
-        self._memory = api.llama_get_memory(handle)
         self._sequence = sequence
         self._n_swa: int = api.llama_model_n_swa(model)
         self._has_state = has_state(api, model)
         self._most_bytes = max(_BYTES_IN_ANY_CASE, int(api.llama_model_size(model) * _SHARE_OF_WEIGHTS))
         self._kept: list[_Snapshot] = []
+
+    def follow(self, handle: Any) -> None:
+        """From now on it is this context, of the same model and settings: what was noted of another can be restored."""
+        self._handle = handle
+        self._memory = self._api.llama_get_memory(handle)
 
     @property
     def are_needed(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from slmchat.engine import native
 from slmchat.engine.api import Image
+from slmchat.engine.callbacks import guarded
 from slmchat.engine.image_tokens import is_first, numbers
 from slmchat.engine.limits import EngineLimits
 from slmchat.errors import ExitCode, SlmError
@@ -260,7 +261,7 @@ class Vision:
         if most_tokens:
             params.image_max_tokens = most_tokens
         if self._callback is None:
-            self._callback = self._api.ggml_backend_sched_eval_callback(self._look)
+            self._callback = self._api.ggml_backend_sched_eval_callback(guarded(self._look, instead=False))
         params.cb_eval = self._callback
         native.clear_log()
         context = mtmd.mtmd_init_from_file(str(path).encode(), self._model, self._limits.projector_params(params))

@@ -121,6 +121,11 @@ class ChatSession:
         return self._session.n_ctx if self._session else 0
 
     @property
+    def trained_ctx(self) -> int:
+        """The context window in tokens for which the model was trained; 0 while that is not known."""
+        return self.opened.trained_context_length if self.opened.is_loaded else 0
+
+    @property
     def label(self) -> str:
         """The model's name as it is shown."""
         return self.model.label

@@ -94,6 +94,7 @@ class Generator:
         self.engine = opened.engine
         self._session: Session | None = None
         self._scorer: Pool | None = None
+        self._scorer_ctx = 0
         self._prior: _Prior | None = None
 
     # The prompt
@@ -144,8 +145,7 @@ class Generator:
         if prepared.task is not None:
             self.open_scorer(n_ctx)
         else:
-            self.open(n_ctx, is_multi_turn=prepared.response_format is not None)
-        self.n_ctx = n_ctx
+            self.open(n_ctx, is_multi_turn=prepared.response_format is not None, may_grow=True)
         return prepared
 
     def _room_for(self, prepared: PreparedPrompt) -> int:
@@ -157,19 +157,26 @@ class Generator:
             return structured.room_for(max_tokens)
         return max_tokens or COMPLETION_ROOM
 
-    def open(self, n_ctx: int, *, is_multi_turn: bool = True) -> None:
-        """Make the context window. `is_multi_turn`: more than one generation will follow in it.
+    @property
+    def n_ctx(self) -> int:
+        """The context window in tokens; 0: not known."""
+        return self._session.n_ctx if self._session is not None else self._scorer_ctx
 
+    def open(self, n_ctx: int, *, is_multi_turn: bool = True, may_grow: bool = False) -> None:
+        """Make the context window. `is_multi_turn`: more than one generation will follow in it. `may_grow`: for a long
+        completion it becomes larger, as far as memory goes, where nobody asked for a size.
+
+        `most_ctx`: as large as the window may become for a long answer.
         Raises `SlmError` (NO_FIT, and DAMAGED for an adapter).
         """
-        self._session = self.opened.open_session(n_ctx, is_multi_turn=is_multi_turn)
-        self.n_ctx = self._session.n_ctx
+        self._session = self.opened.open_session(n_ctx, is_multi_turn=is_multi_turn, may_grow=may_grow)
 
     def open_scorer(self, n_ctx: int) -> None:
         """Make a context window for choices, if there is none. Raises `SlmError` as `open` does, and USAGE where the
         engine has no probabilities."""
         if self._scorer is None:
             self._scorer = self.opened.open_scorer(n_ctx)
+            self._scorer_ctx = n_ctx
 
     # Completions
 

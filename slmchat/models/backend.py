@@ -25,6 +25,7 @@ from slmchat.settings import Settings
 
 if TYPE_CHECKING:
     from slmchat.endpoints import Endpoint
+    from slmchat.engine.remote.adapters import RemoteAdapter
     from slmchat.engine.remote.engine import RemoteEngine
     from slmchat.engine.remote.route import Route
     from slmchat.privacy.dialer import DialerProcess
@@ -82,6 +83,10 @@ class BackendModel(Protocol):
 
         Raises `SlmError`.
         """
+        ...
+
+    def without_adapters(self) -> tuple[Adapter, ...]:
+        """What has to be asked for so that no LoRA adapter counts, in a window opened later too. Raises `SlmError`."""
         ...
 
     def is_called(self, name: str) -> bool:
@@ -282,6 +287,9 @@ class LocalModel:
     ) -> tuple[Adapter, ...]:
         return adapters.with_adapters(self.installed, texts, settings, present)
 
+    def without_adapters(self) -> tuple[Adapter, ...]:
+        return ()
+
     def is_called(self, name: str) -> bool:
         return name in (self.installed.name, self.installed.key)
 
@@ -351,18 +359,26 @@ class RemoteModel:
     def with_adapters(
         self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
     ) -> tuple[Adapter, ...]:
-        before = {adapter.path: adapter for adapter in present or ()}
-        if texts:
-            from slmchat.engine.remote.adapters import named
-            from slmchat.engine.remote.engine import served_adapters
+        if not texts:
+            return tuple(present or ())
+        from slmchat.engine.remote.adapters import joined, named
 
-            place = self._place
-            served = served_adapters(place.endpoint, place.key, place.route, self._reporter.note)
-            for text in texts:
-                target, scale = adapter_names.parse(text)
-                adapter = replace(named(served, target, place.endpoint), scale=scale)
-                before[adapter.path] = adapter
-        return tuple(before.values())
+        served = self._served_adapters()
+        parsed = [adapter_names.parse(text) for text in texts]
+        return joined(
+            present or (),
+            [replace(named(served, target, self._place.endpoint), scale=scale) for target, scale in parsed],
+        )
+
+    def without_adapters(self) -> tuple[Adapter, ...]:
+        """Every adapter of the server, off: a request that names none gets those that the server applies by itself."""
+        return tuple(replace(adapter, scale=0.0) for adapter in self._served_adapters())
+
+    def _served_adapters(self) -> "tuple[RemoteAdapter, ...]":
+        from slmchat.engine.remote.engine import served_adapters
+
+        place = self._place
+        return served_adapters(place.endpoint, place.key, place.route, self._reporter.note)
 
     def is_called(self, name: str) -> bool:
         return name in (self._name, self.key)

@@ -19,7 +19,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import Option
 from slmchat.fit.estimate import guessed_shape
 from slmchat.fit.memory import DEFAULT_KV_TYPE, Load
-from slmchat.fit.plan import FitPlan, FitVerdict, Room, choose_ctx, choose_gpu_layers, plan
+from slmchat.fit.plan import FitPlan, FitVerdict, Room, choose_ctx, choose_gpu_layers, largest_ctx, plan
 from slmchat.fit.shape import ModelShape
 from slmchat.fit.speed import Pace, in_words, pace_of
 from slmchat.reporting import Reporter
@@ -231,6 +231,19 @@ class LoadPlan:
     @property
     def largest_ctx(self) -> int:
         return plan(self.shape, self.load, self.available_memory).largest_ctx
+
+    @property
+    def growable_ctx(self) -> int:
+        """The largest window into which a smaller one can grow; 0: the trained length is not known, or nothing fits.
+
+        While the state moves it is there twice (`Context.grow`), so that twice the window has to fit.
+        """
+        trained = self.shape.context_length or 0
+        return (
+            largest_ctx(replace(self.shape, context_length=2 * trained), self.load, self.available_memory) // 2
+            if trained
+            else 0
+        )
 
     def with_window(self, n_ctx: int) -> "LoadPlan":
         """The same with another context window, judged again."""

@@ -111,11 +111,7 @@ def _load(
     headers = read_headers(installed.parts)
     model_kind.check_generates(headers, installed.key)
     trained = headers[0].context_length
-    if options.ctx and trained and options.ctx > trained:
-        notices.append(
-            f"--ctx {options.ctx} is more than the {trained:,} tokens for which this model was trained: "
-            "beyond them its answers get worse or make no sense."
-        )
+    notices += _beyond_training(options, settings, trained)
     notices += engine_trial.settle(installed, settings, threads_of(options, settings), is_forced=options.force)
     layers, device = gpu_layers(options, settings), options.device or settings.device
     found = device_fit.plan_load(
@@ -158,6 +154,21 @@ def _load(
     return on_gpu(0), replace(found, gpu_layers=0)
 
 
+def _beyond_training(options: GenerationOptions, settings: Settings, trained: int | None) -> list[str]:
+    n_ctx = options.ctx or settings.n_ctx
+    if not n_ctx or not trained or n_ctx <= trained:
+        return []
+    return [beyond_training(f"--ctx {n_ctx}" if options.ctx else f"ctx = {n_ctx} in the config", trained)]
+
+
+def beyond_training(asked: str, trained: int) -> str:
+    """The warning for a context window larger than what the model was trained for. `asked`: what asks for it."""
+    return (
+        f"{asked} is more than the {trained:,} tokens for which this model was trained: "
+        "beyond them its answers get worse or make no sense."
+    )
+
+
 def window(loading: Loading, wanted: int | None, options: GenerationOptions, *, least: int | None = None) -> int | None:
     """The context window in tokens to open: `wanted` (None: what suits this device) if it fits.
 
@@ -176,3 +187,11 @@ def window(loading: Loading, wanted: int | None, options: GenerationOptions, *, 
     if least is not None and largest >= least:
         return largest
     raise device_fit.refusal("this model", told)
+
+
+def most_window(loading: Loading, options: GenerationOptions, settings: Settings) -> int:
+    """Up to how many tokens a window may grow; 0: a size was asked for, or nothing is known of the model."""
+    found = loading.opening
+    if found is None or options.ctx or settings.n_ctx:
+        return 0
+    return found.shape.context_length or 0 if options.force else found.growable_ctx

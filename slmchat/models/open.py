@@ -133,13 +133,17 @@ class OpenModel:
         made = session_settings(options, self.settings, n_ctx, model=self.loading.path)
         return replace(made, adapters=self.adapters)
 
-    def open_session(self, n_ctx: int, *, is_multi_turn: bool = True, threads: int | None = None) -> Session:
-        """A context window. `is_multi_turn`: more than one generation will follow in it.
+    def open_session(
+        self, n_ctx: int, *, is_multi_turn: bool = True, may_grow: bool = False, threads: int | None = None
+    ) -> Session:
+        """A context window. `is_multi_turn`: more than one generation will follow in it. `may_grow`: for a long
+        completion it becomes larger, as far as memory goes, where nobody asked for a size.
 
         Raises `SlmError` (NO_FIT, and DAMAGED for an adapter).
         """
         made = self.session_settings(n_ctx, threads=threads)
-        made = replace(made, store=self._store, draft_model=self._draft, is_multi_turn=is_multi_turn)
+        most_ctx = loader.most_window(self.loading, self.options, self.settings) if may_grow else 0
+        made = replace(made, store=self._store, draft_model=self._draft, is_multi_turn=is_multi_turn, most_ctx=most_ctx)
         return self.engine.open_session(made)
 
     def open_pool(self, n_ctx: int, parallel: int | None = None) -> Pool:

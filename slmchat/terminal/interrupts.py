@@ -58,7 +58,7 @@ def interrupt(_number: int, _frame: FrameType | None) -> None:
     """Python's handler: a KeyboardInterrupt, but not a second one while the first is on its way."""
     global _raised_at
     now = time.monotonic()
-    if now - _raised_at >= _ONE_INTERRUPT_S:
+    if signals.is_repeated() or now - _raised_at >= _ONE_INTERRUPT_S:
         _raised_at = now
         raise KeyboardInterrupt
 
@@ -110,6 +110,7 @@ def cancelling(cancel: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        signals.forget_interrupt()
         settled()
 
 
@@ -134,6 +135,7 @@ def left_alone() -> Iterator[None]:
 
 def _wait(reader: int) -> None:
     global _presses, _first_at
+    n_repeated = 0
     while True:
         with _lock:
             left = None if not _presses or _has_told else max(0.0, _first_at + GRACE_S - time.monotonic())
@@ -143,6 +145,8 @@ def _wait(reader: int) -> None:
                 end_by(number, None)
         with _lock:
             count = heard.count(signal.SIGINT)
+            repeated = min(count, signals.n_repeated() - n_repeated)
+            count, n_repeated = count - repeated, n_repeated + repeated
             if count and not _presses:
                 _first_at = time.monotonic()
             _presses += count

@@ -24,9 +24,10 @@ def command(chat: Chat, arguments: str) -> None:
             else "No adapter counts; /lora PATH[=SCALE] lays one over the model."
         )
         return
-    session.set_adapters(
-        () if texts == ["none"] else session.model.with_adapters(texts, chat.settings, session.adapters)
-    )
+    model = session.model
+    is_none = texts == ["none"]
+    chosen = model.without_adapters() if is_none else model.with_adapters(texts, chat.settings, session.adapters)
+    session.set_adapters(chosen)
     counting = [adapter for adapter in session.adapters if adapter.scale]
     chat.console.note(
         f"From here on with {adapters.labels(counting)}." if counting else "No adapter counts from here on."

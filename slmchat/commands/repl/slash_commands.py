@@ -16,6 +16,7 @@ from slmchat.conversation.messages import Conversation, Node, Role, title_of
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.response import describe
+from slmchat.models import loader
 from slmchat.models.backend import REMOTE_MARK
 from slmchat.ranges import Range
 from slmchat.terminal.doubt import LEGEND
@@ -330,6 +331,8 @@ def _set(chat: Chat, arguments: str) -> None:
         session.set_max_tokens(int(value))
     else:
         setattr(session, "asked_ctx" if name == "ctx" else "threads", int(value))
+        if name == "ctx" and session.trained_ctx and value > session.trained_ctx:
+            chat.console.warn(loader.beyond_training(f"ctx {int(value)}", session.trained_ctx))
         session.reopen()
     chat.console.note(f"{name} is now {value:g}.")
 

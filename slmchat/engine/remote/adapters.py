@@ -61,6 +61,12 @@ def _name(path: object, number: int) -> str:
     return name if name and name.isprintable() else str(number)
 
 
+def joined(present: Sequence[Adapter], named: Sequence[RemoteAdapter]) -> tuple[Adapter, ...]:
+    """`present` and those now named; one that is there already, by its number, gets the new scale."""
+    by_number = {one.number: one for one in (*present, *named) if isinstance(one, RemoteAdapter)}
+    return tuple(by_number.values())
+
+
 def named(served: Sequence[RemoteAdapter], text: str, endpoint: Endpoint) -> RemoteAdapter:
     """The adapter of this name. Raises `SlmError` (NO_MODEL) with those that there are."""
     name = PureWindowsPath(text).name

@@ -12,8 +12,8 @@ from queue import SimpleQueue
 from slmchat.engine.api import Chance, Chunk, Done, Finish, FinishReason, Job
 from slmchat.engine.feed import Feed
 from slmchat.engine.remote.client import PASSING
-from slmchat.engine.remote.engine import RemoteSession
 from slmchat.engine.remote.errors import Refusal
+from slmchat.engine.remote.session import RemoteSession
 from slmchat.errors import ExitCode, SlmError
 from slmchat.wording import counted
 
