@@ -27,7 +27,7 @@ DOORS = {
     "rich": {"terminal/console.py"},
     "sqlite3": {"conversation/archive.py", "conversation/archive_schema.py"},
     "tomlkit": {"catalog/user_file.py"},
-    "typer": {"cli.py"},
+    "typer": {"cli.py", "commands/command_line.py"},
     "PIL": {"conversation/pictures.py"},
     "markdown_it": {"conversation/code_blocks.py"},
     "fastjsonschema": {"schemas/check.py"},
@@ -48,7 +48,7 @@ FLOORS: dict[str, set[str]] = {
     "commands": {*GROUND, "fit", "engine", "catalog", "privacy", "terminal", "conversation"},
     "cli": {*GROUND, "commands", "terminal"},
     "api": {*GROUND, "commands", "terminal", "conversation", "privacy"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "terminal"},
     "__init__": {"api"},
 }
 

@@ -38,6 +38,7 @@ from slmchat.terminal.completion import command_completer, complete_path
 from slmchat.terminal.console import Console
 from slmchat.terminal.line_editor import LineEditor
 from slmchat.terminal.slash_commands import CommandTable, SlashCommand
+from slmchat.terminal.tables import Column
 
 # The clipboard (OSC 52), the title in its 8-bit form, the screen, a colour, a string that nobody closes; letters that
 # turn around, are not seen, go back; bytes in selectors and tags; half of a surrogate pair.
@@ -98,7 +99,7 @@ class Desk:
 
 
 def _table(desk: Desk) -> None:
-    desk.console.table((HOSTILE, "B"), [(HOSTILE, "b"), ("a", HOSTILE)])
+    desk.console.table((Column(HOSTILE), Column("B")), [(HOSTILE, "b"), ("a", HOSTILE)])
 
 
 def _progress(desk: Desk) -> None:
