@@ -57,7 +57,7 @@ class TestVerdict:
         assert llama.context_length is not None
         twice = memory(llama, Load(2 * llama.context_length)).needed
         found = [
-            LoadPlan(llama, room(size), Verdict.FITS, Load(2048), None).growable_ctx for size in (twice, twice - MIB)
+            LoadPlan(llama, room(size), FitVerdict.FITS, Load(2048), None).growable_ctx for size in (twice, twice - MIB)
         ]
         assert found[0] == llama.context_length
         assert found[1] == llama.context_length - 128

@@ -25,7 +25,7 @@ DOORS = {
     "rich": {"terminal/console.py"},
     "sqlite3": {"conversation/archive.py", "conversation/archive_schema.py"},
     "tomlkit": {"catalog/user_file.py"},
-    "typer": {"cli.py", "commands/command_line.py", "commands/help_pages.py"},
+    "typer": {"cli.py", "commands/command_line.py"},
     "PIL": {"conversation/pictures.py"},
     "markdown_it": {"conversation/code_blocks.py"},
     "fastjsonschema": {"schemas/check.py"},

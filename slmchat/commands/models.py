@@ -42,9 +42,9 @@ _INSTALLED = (
 )
 _CATALOG = (
     Column("NAME"),
-    Column("PARAMETERS", rank=4),
+    Column("PARAMETERS", rank=4, is_prose=True),
     Column("SIZE", rank=2),
-    Column("HERE", rank=1),
+    Column("HERE", rank=1, is_prose=True),
     Column("SPEED", rank=3),
     Column("QUANTIZATIONS", rank=8),
     Column("LICENCE", rank=6),

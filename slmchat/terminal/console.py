@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
 
 from slmchat.errors import SlmError
@@ -160,7 +161,8 @@ class Console:
         from slmchat.terminal.tables import layout
 
         safe = [[sanitize(cell, one_line=True) for cell in row] for row in rows]
-        made = layout(columns, safe, self.width)
+        named = [replace(column, header=sanitize(column.header, one_line=True)) for column in columns]
+        made = layout(named, safe, self.width)
         for number, line in enumerate(made.lines):
             is_heading = number < made.n_headings and self.has_color
             self.send(ControlSequences(f"{BOLD.on}{line}{BOLD.off}\n" if is_heading else f"{line}\n"))
