@@ -10,12 +10,12 @@ from pathlib import Path
 
 from slmchat import settings
 from slmchat.catalog import registry
-from slmchat.catalog.fetching import in_bytes
 from slmchat.commands.first_run import Suggestion, suggestions
 from slmchat.fit.memory import Load
 from slmchat.fit.plan import Room
 from slmchat.models.device_fit import ForDevice, usable_memory
 from slmchat.terminal.console import Console
+from slmchat.wording import in_bytes
 
 PAGE = Path(__file__).parent / "termux.md"
 BEGIN = "<!-- begin: written by docs/make_phone_table.py -->\n"

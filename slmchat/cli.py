@@ -10,31 +10,34 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, Field, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from slmchat import settings
 from slmchat.commands import process_end
 from slmchat.commands.examples import epilog
+from slmchat.commands.global_options import GlobalOptions
 from slmchat.errors import ExitCode, SlmError
-from slmchat.options import (
-    BatchOptions,
-    BenchOptions,
-    ChatOptions,
-    ChoiceOptions,
-    GenerationOptions,
-    GlobalOptions,
-    InfillOptions,
-    OutputOptions,
-    PullOptions,
-    ShapeOptions,
-    TemplateOptions,
-)
 from slmchat.terminal.console import Console
+
+if TYPE_CHECKING:  # 20 ms of every start; a command imports those that it takes when it is called
+    from slmchat.options import (
+        BatchOptions,
+        BenchOptions,
+        ChatOptions,
+        ChoiceOptions,
+        GenerationOptions,
+        InfillOptions,
+        OutputOptions,
+        PullOptions,
+        ShapeOptions,
+        TemplateOptions,
+    )
 
 _EPILOG = "Exit codes and streams: docs/commands.md. What you type stays on this device."
 
@@ -75,54 +78,76 @@ def _annotation(item: "Field[Any]") -> Any:
     return Annotated[item.type, typer.Option(*told.pop("flags"), show_default=False, **told)]
 
 
-def _takes(*records: type[Any]) -> Callable[[Callable[..., ExitCode]], Callable[..., Any]]:
-    """Give a command the options of these records (and the global ones) without writing them again.
+class _Command:
+    """A function as typer calls it: with the options of these records and the global ones, without writing them again.
 
-    The command is called with its own parameters, then `settings`, `console` and one keyword for each record.
+    The function is called with its own parameters, then `settings`, `console` and one keyword for each record.
+    Its options are made when typer asks for them: those of all commands would take every start 15 ms.
     """
 
-    def decorate(function: Callable[..., ExitCode]) -> Callable[..., Any]:
-        def command(**values: Any) -> None:
-            made = {
-                record: record(**{item.name: values.pop(item.name) for item in fields(record)})
-                for record in (*records, GlobalOptions)
-            }
-            context = values.pop("context")
-            _check_text(values, made)
-            console, resolved = _world(context, made.pop(GlobalOptions))
-            given = {_keyword(record): value for record, value in made.items()}
-            if resolved.is_offline:
-                _seal_offline(context, resolved)
-            try:
-                code = int(function(**values, **given, settings=resolved, console=console))
-            except BrokenPipeError:  # before typer sees it, which would make it exit code 1
-                code = _closed_pipe()
-            raise typer.Exit(code)
+    def __init__(self, function: Callable[..., ExitCode], records: tuple[str, ...]) -> None:
+        """`records`: names of classes in options.py."""
+        self._function = function
+        self._names = records
+        self.__name__ = function.__name__
+        self.__doc__ = function.__doc__
 
+    @cached_property
+    def _records(self) -> dict[str, type[Any]]:
+        """Keyword -> record."""
+        if not self._names:
+            return {}
+        from slmchat import options
+
+        return {_keyword(name): getattr(options, name) for name in self._names}
+
+    @cached_property
+    def __signature__(self) -> inspect.Signature:
         own = [
-            parameter
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.name not in ("settings", "console", *map(_keyword, records))
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in inspect.signature(self._function).parameters.values()
+            if parameter.name not in ("settings", "console", *self._records)
         ]
-        added = [parameter for record in (*records, GlobalOptions) for parameter in _parameters(record)]
+        added = [parameter for record in (*self._records.values(), GlobalOptions) for parameter in _parameters(record)]
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-        ordered = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + added + [context]
-        command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
-        command.__doc__ = function.__doc__
-        command.__name__ = function.__name__
-        return command
+        return inspect.Signature([*own, *added, context])
 
-    return decorate
+    @property
+    def __annotations__(self) -> dict[str, Any]:  # type: ignore[override]
+        return {parameter.name: parameter.annotation for parameter in self.__signature__.parameters.values()}
+
+    def __call__(self, **values: Any) -> None:
+        made = {keyword: _taken(values, record) for keyword, record in self._records.items()}
+        common = _taken(values, GlobalOptions)
+        context = values.pop("context")
+        _check_text(values, made.values())
+        console, resolved = _world(context, common)
+        if resolved.is_offline:
+            _seal_offline(context, resolved)
+        try:
+            code = int(self._function(**values, **made, settings=resolved, console=console))
+        except BrokenPipeError:  # before typer sees it, which would make it exit code 1
+            code = _closed_pipe()
+        raise typer.Exit(code)
 
 
-def _check_text(values: dict[str, Any], records: dict[type[Any], Any]) -> None:
+def _taken(values: dict[str, Any], record: type[Any]) -> Any:
+    """The record with its fields, which are taken out of `values`."""
+    return record(**{item.name: values.pop(item.name) for item in fields(record)})
+
+
+def _takes(*records: str) -> Callable[[Callable[..., ExitCode]], _Command]:
+    """Give a command the options of these records."""
+    return lambda function: _Command(function, records)
+
+
+def _check_text(values: dict[str, Any], records: Iterable[Any]) -> None:
     """Refuse arguments that are not text: Python keeps their bytes as surrogates, which no model and no file takes.
 
     Names of files may have any bytes. Raises `SlmError` (USAGE).
     """
     given = {name.replace("_", " "): value for name, value in values.items()}
-    for record in records.values():
+    for record in records:
         for item in fields(record):
             if not _FILE.search(item.metadata.get("metavar") or ""):
                 given[item.metadata["flags"][-1]] = getattr(record, item.name)
@@ -159,8 +184,8 @@ def _seal_offline(context: typer.Context, resolved: settings.Settings) -> None:
     seal(resolved, configures=True)
 
 
-def _keyword(record: type[Any]) -> str:
-    return record.__name__.removesuffix("Options").lower()
+def _keyword(record: str) -> str:
+    return record.removesuffix("Options").lower()
 
 
 def _world(context: typer.Context, given: GlobalOptions) -> tuple[Console, settings.Settings]:
@@ -207,15 +232,16 @@ def _root(
         console.write(context.get_help() + "\n")
         raise typer.Exit(int(ExitCode.USAGE))
     from slmchat.commands.repl.app import chat as errand
+    from slmchat.options import ChatOptions, GenerationOptions
 
     raise typer.Exit(int(errand(None, GenerationOptions(), ChatOptions(), resolved, console)))
 
 
 @app.command("pull", epilog=epilog("pull"))
-@_takes(PullOptions)
+@_takes("PullOptions")
 def _pull(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="gemma3:1b, smollm2:135m@Q4_1, hf:OWNER/REPO")],
-    pull: PullOptions,
+    pull: "PullOptions",
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
@@ -226,7 +252,7 @@ def _pull(
 
 
 @app.command("run", epilog=epilog("run"))
-@_takes(OutputOptions, TemplateOptions, GenerationOptions, ShapeOptions, ChoiceOptions, InfillOptions)
+@_takes("OutputOptions", "TemplateOptions", "GenerationOptions", "ShapeOptions", "ChoiceOptions", "InfillOptions")
 def _run(
     words: Annotated[
         list[str] | None,
@@ -236,12 +262,12 @@ def _run(
         bool, typer.Option("--no-input", help="Do not read standard input (for loops that read it themselves).")
     ] = False,
     *,
-    output: OutputOptions,
-    generation: GenerationOptions,
-    shape: ShapeOptions,
-    choice: ChoiceOptions,
-    infill: InfillOptions,
-    template: TemplateOptions,
+    output: "OutputOptions",
+    generation: "GenerationOptions",
+    shape: "ShapeOptions",
+    choice: "ChoiceOptions",
+    infill: "InfillOptions",
+    template: "TemplateOptions",
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
@@ -259,7 +285,7 @@ def _run(
 
 
 @app.command("batch", epilog=epilog("batch"))
-@_takes(BatchOptions, TemplateOptions, GenerationOptions, ShapeOptions, ChoiceOptions)
+@_takes("BatchOptions", "TemplateOptions", "GenerationOptions", "ShapeOptions", "ChoiceOptions")
 def _batch(
     words: Annotated[
         list[str] | None,
@@ -268,11 +294,11 @@ def _batch(
         ),
     ] = None,
     *,
-    batch: BatchOptions,
-    generation: GenerationOptions,
-    shape: ShapeOptions,
-    choice: ChoiceOptions,
-    template: TemplateOptions,
+    batch: "BatchOptions",
+    generation: "GenerationOptions",
+    shape: "ShapeOptions",
+    choice: "ChoiceOptions",
+    template: "TemplateOptions",
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
@@ -283,12 +309,12 @@ def _batch(
 
 
 @app.command("chat", epilog=epilog("chat"))
-@_takes(ChatOptions, GenerationOptions)
+@_takes("ChatOptions", "GenerationOptions")
 def _chat(
     name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
     *,
-    chat: ChatOptions,
-    generation: GenerationOptions,
+    chat: "ChatOptions",
+    generation: "GenerationOptions",
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:
@@ -492,11 +518,11 @@ def _sessions_rm(
 
 
 @app.command("bench", epilog=epilog("bench"))
-@_takes(BenchOptions)
+@_takes("BenchOptions")
 def _bench(
     name: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
     *,
-    bench: BenchOptions,
+    bench: "BenchOptions",
     settings: settings.Settings,
     console: Console,
 ) -> ExitCode:

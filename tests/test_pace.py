@@ -12,7 +12,7 @@ from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from slmchat.commands import first_run, models
 from slmchat.engine import kept_pace, native, pace
 from slmchat.engine.kept_pace import KeptPace
-from slmchat.engine.pace import LAYER, MODELS, MOST_SHRUNK, Point
+from slmchat.engine.pace_points import LAYER, MODELS, MOST_SHRUNK, Point
 from slmchat.errors import ExitCode, SlmError
 from slmchat.models import pull
 from slmchat.options import PullOptions

@@ -353,11 +353,13 @@ def _load(
 
     Raises `SlmError`: before anything is loaded USAGE or DAMAGED for what cannot answer, and NO_FIT.
     """
-    from slmchat.catalog import model_kind
+    from slmchat.catalog import kept_headers, model_kind
+    from slmchat.catalog.file_facts import FileFacts
     from slmchat.engine import llama
     from slmchat.engine.vision import Projector
 
-    headers = read_headers(installed.parts)
+    facts = FileFacts(settings.paths.file_facts, is_kept=not settings.is_private)
+    headers = kept_headers.read_headers(installed.parts, facts)
     model_kind.check_generates(headers, installed.key)
     trained = headers[0].context_length
     if options.ctx and trained and options.ctx > trained:
