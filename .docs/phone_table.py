@@ -10,12 +10,12 @@ import os
 
 from slmchat import settings
 from slmchat.catalog import registry
-from slmchat.catalog.fetching import in_bytes
 from slmchat.commands.first_run import Suggestion, suggestions
 from slmchat.fit.memory import Load
 from slmchat.fit.plan import Room
 from slmchat.models.device_fit import ForDevice, usable_memory
 from slmchat.terminal.console import Console
+from slmchat.wording import in_bytes
 
 HEAD = "| memory of the phone | for models | the first choice | also |\n|---|---|---|---|\n"
 GIB = 1 << 30

@@ -59,6 +59,11 @@ class Paths:
         return self.cache / "kv"
 
     @property
+    def file_facts(self) -> Path:
+        """What has been found out about model files, so that no header is read twice."""
+        return self.cache / "files"
+
+    @property
     def last_model(self) -> Path:
         return self.data / "last-model"
 

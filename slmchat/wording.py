@@ -1,9 +1,23 @@
-"""Numbers in sentences: "1 message", "1,024 messages".
+"""Numbers in sentences: "1 message", "1,024 messages", "98.4 MB".
 
-Knows: how a number and its noun agree in English. Refuses to know: which sentence it is.
+Knows: how a number and its noun agree in English, how sizes are written. Refuses to know: which sentence it is.
 """
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """The number with its noun: `counted(1, "value")` is "1 value". `plural`: where an "s" does not make it."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def in_bytes(size: int | None) -> str:
+    """Bytes for people: `98.4 MB`, powers of ten as disks are sold."""
+    if size is None:
+        return "unknown size"
+    if size < 1000:
+        return f"{size} bytes"
+    number = float(size)
+    for unit in ("kB", "MB", "GB"):
+        number /= 1000
+        if number < 999.95:
+            return f"{number:.1f} {unit}"
+    return f"{number / 1000:.1f} TB"

@@ -14,7 +14,7 @@ from slmchat.catalog.registry import load as load_registry
 from slmchat.commands import first_run, models
 from slmchat.engine import kept_pace, native, pace
 from slmchat.engine.kept_pace import KeptPace
-from slmchat.engine.pace import LAYER, MODELS, MOST_SHRUNK, Point
+from slmchat.engine.pace_points import LAYER, MODELS, MOST_SHRUNK, Point
 from slmchat.errors import ExitCode, SlmError
 from slmchat.models import device_fit, pull_plan
 from slmchat.options import PullOptions

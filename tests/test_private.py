@@ -20,6 +20,7 @@ SECRET = "Zwiebelkuchen at the lighthouse"
 # Seals as `run` and `chat` do, and tells what is left of core dumps. argv: home, whether private, user id or -1.
 _DUMPS = """
 import ctypes, json, os, resource, sys
+import tempfile  # the seal needs it, and another user may not read this Python
 from pathlib import Path
 from slmchat import settings
 from slmchat.commands import opening

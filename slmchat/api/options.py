@@ -121,9 +121,8 @@ def _with_values(options: GenerationOptions, given: Mapping[str, Any]) -> Genera
     values = {name: value for name, value in given.items() if value is not None}
     for field in fields(options):
         within = range_of(field)
-        if field.name in values and within is not None:
-            if not within.holds(values[field.name]):
-                raise SlmError(f"{field.name} must be {within}.", exit_code=ExitCode.USAGE)
+        if field.name in values and within is not None and not within.holds(values[field.name]):
+            raise SlmError(f"{field.name} must be {within}.", exit_code=ExitCode.USAGE)
     return replace(options, **values)
 
 

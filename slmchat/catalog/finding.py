@@ -26,9 +26,21 @@ class Finder:
     def find(self, name: str) -> Installed:
         """The installed model of this name, with the sampler settings that the user's own file gives it.
 
-        The catalog is parsed only when the name is not that of an installed model: `slm run` has no time for it.
-        Raises `SlmError`: NO_MODEL when it, its base or one of its adapters is not here, DAMAGED when it is an adapter
-        or its adapters do not belong to its base.
+        Raises `SlmError` as `find_any`, and DAMAGED when it is an adapter.
+        """
+        found = self.find_any(name)
+        if found.is_adapter:
+            from slmchat.catalog import lora
+
+            raise lora.not_a_model(found.key)
+        return found
+
+    def find_any(self, name: str) -> Installed:
+        """The installed model or adapter of this name, with the sampler settings of the user's own file.
+
+        The catalog is parsed only when the name is not that of an installed model: 0.05 s that `slm run` has no time
+        for. Raises `SlmError`: NO_MODEL when it, its base or one of its adapters is not here, DAMAGED when its adapters
+        do not belong to its base.
         """
         reference = registry.resolve_without_catalog(name, self.names)
         if reference is not None and reference.adapted is not None:
@@ -36,10 +48,6 @@ class Finder:
         found = self.library.lookup(name) if reference is None else self.library.find(reference)
         if found is None:
             found = self.library.find(registry.load(self.user_file).resolve(name))
-        if found.is_adapter:
-            from slmchat.catalog import lora
-
-            raise lora.not_a_model(found.key)
         own = self.names.get(found.name)
         return replace(found, sampler=own.sampler) if own is not None and own.sampler else found
 

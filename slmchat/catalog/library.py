@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from slmchat.catalog.file_facts import FileFacts
 from slmchat.catalog.records import EMBEDDING_TAG, Installed, InstalledFile, from_json, to_json, with_quantization
 from slmchat.catalog.registry import License, Reference
 from slmchat.errors import ExitCode, SlmError
@@ -56,6 +57,7 @@ class Library:
     def __init__(self, paths: Paths, warn: Callable[[str], None] = lambda text: None) -> None:
         self._paths = paths
         self._warn = warn
+        self._facts = FileFacts(paths.file_facts, is_kept=False)
 
     def all(self) -> tuple[Installed, ...]:
         """Every installed variant, by name. A damaged record is skipped with a warning. Raises `SlmError` (storage)."""
@@ -90,7 +92,7 @@ class Library:
         Raises `SlmError`: not installed, its file is gone (both exit 3), or not a GGUF (exit 6).
         """
         if reference.path is not None:
-            return replace(from_path(reference.path), name=reference.name)
+            return replace(from_path(reference.path, self._facts), name=reference.name)
         named = [record for record in self.all() if record.name == reference.name]
         asked = _wanted(named, reference.quantization)
         if asked is None:
@@ -256,7 +258,7 @@ class Library:
             self._warn(f"{record.path} has changed since it was installed; `slm verify {record.key}` checks it.")
             if record.is_adapter:
                 return record
-            found = from_path(record.path)
+            found = from_path(record.path, self._facts)
             record = replace(
                 record,
                 architecture=found.architecture,
@@ -275,12 +277,12 @@ def _is_in_hub_cache(path: Path) -> bool:
     return is_below(cache_directory(), path)
 
 
-def from_path(path: Path) -> Installed:
-    """A GGUF used in place, as if it were installed; its name is its path.
+def from_path(path: Path, facts: FileFacts | None = None) -> Installed:
+    """A GGUF used in place, as if it were installed; its name is its path. `facts`: what is known of files already.
 
     Raises `SlmError`: there is no such file (exit 3), it cannot be read (10), it is not a GGUF or no model (6).
     """
-    from slmchat.catalog import lora, model_kind
+    from slmchat.catalog import kept_headers, lora, model_kind
     from slmchat.catalog.gguf import read_header, split_parts
     from slmchat.catalog.projectors import beside
 
@@ -289,7 +291,7 @@ def from_path(path: Path) -> Installed:
         what = "is not a file" if path.exists() else "does not exist"
         raise SlmError(f"{path} {what}.", exit_code=ExitCode.NO_MODEL)
     try:
-        header = read_header(path)
+        header = read_header(path) if facts is None else kept_headers.read_headers([path], facts)[0]
         if lora.is_adapter(header):
             raise lora.not_a_model(path, header)
         files = tuple(InstalledFile.of(part, None) for part in split_parts(path))

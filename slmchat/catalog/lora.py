@@ -7,12 +7,15 @@ Refuses to know: what an adapter computes (engine/adapters.py), where files come
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slmchat.catalog.gguf import read_header, read_headers
 from slmchat.catalog.gguf_header import Header, Tensor
 from slmchat.catalog.schema import shown
-from slmchat.engine.api import Adapter
 from slmchat.errors import ExitCode, SlmError
+
+if TYPE_CHECKING:
+    from slmchat.engine.api import Adapter
 
 # What ggml_mul_mat takes as its first operand on every backend, and what convert_lora_to_gguf.py can write.
 _TYPES = ("F32", "F16", "BF16", "Q8_0")
@@ -53,7 +56,7 @@ class Base:
         self._files = files
         self._headers: list[Header] = []
 
-    def adapter(self, path: Path, scale: float) -> Adapter:
+    def adapter(self, path: Path, scale: float) -> "Adapter":
         """The adapter in the file at `path` (absolute), looked at closely: it is one, and it belongs to this model.
 
         Raises `SlmError`: NO_MODEL when there is no such file, STORAGE when one cannot be read, DAMAGED else.
@@ -79,6 +82,8 @@ class Base:
                 hint=_made_for(header),
                 exit_code=ExitCode.DAMAGED,
             )
+        from slmchat.engine.api import Adapter  # most who look at a header meet no adapter
+
         return Adapter(path, scale, stamp)
 
     def _read(self) -> list[Header]:

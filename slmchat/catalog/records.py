@@ -8,13 +8,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmchat import ranges
 from slmchat.catalog import untrusted
 from slmchat.catalog.registry import License
 from slmchat.catalog.untrusted import MOST_BYTES, parsed_json
-from slmchat.engine.api import Adapter
+
+if TYPE_CHECKING:  # `slm list` and `slm show` have no time for the records of an engine
+    from slmchat.engine.api import Adapter
 
 EMBEDDING_TAG = "embedding"
 """The tag of models that turn text into numbers: they are installed, and nothing answers with them."""
@@ -81,7 +83,7 @@ class Installed:
     is_projector_fetched: bool = False
     is_adapter: bool = False
     base: str | None = None
-    adapters: tuple[Adapter, ...] = ()
+    adapters: "tuple[Adapter, ...]" = ()
 
     @property
     def key(self) -> str:

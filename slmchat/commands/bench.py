@@ -5,7 +5,6 @@ The story: measure pass by pass, then tell the medians; Ctrl-C tells what has be
 
 from typing import Any
 
-from slmchat.catalog.fetching import in_bytes
 from slmchat.errors import ExitCode
 from slmchat.generation.bench_walk import Interrupted
 from slmchat.generation.benchmark import BenchMeasurements, measure, prepared, report_of
@@ -17,6 +16,7 @@ from slmchat.terminal.bars import bar
 from slmchat.terminal.console import Console
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 from slmchat.terminal.tables import Column
+from slmchat.wording import in_bytes
 
 # Other programs may use this part of all processors before the figures are called disturbed.
 _BUSY_SHARE = 0.1

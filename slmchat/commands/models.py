@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from slmchat.catalog import adapter_names, model_kind
-from slmchat.catalog.fetching import in_bytes
+from slmchat.catalog import adapter_names, kept_headers, model_kind
+from slmchat.catalog.file_facts import FileFacts
 from slmchat.catalog.finding import Finder
 from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.library import Library, from_path
@@ -21,16 +21,14 @@ from slmchat.catalog.registry import (
     load_user_names,
     resolve_without_catalog,
 )
-from slmchat.catalog.user_file import add_target, remove_name
-from slmchat.engine.kvstore import KvStore
 from slmchat.errors import ExitCode, SlmError
-from slmchat.fit.choice import choose
 from slmchat.fit.shape import shape_of
 from slmchat.models import adapters, device_fit, info
 from slmchat.private_files import storage_error
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.tables import Column
+from slmchat.wording import in_bytes
 
 _INSTALLED = (
     Column("NAME"),
@@ -136,6 +134,8 @@ def _best(spec: ModelSpec, device: device_fit.ForDevice) -> _Best:
     options = [option for variant in spec.variants if (option := device_fit.catalog_option(spec, variant)) is not None]
     if not options:
         return None
+    from slmchat.fit.choice import choose
+
     chosen = choose(options, device.load, device.available_memory, device.pace).option
     return chosen.quantization, device.fit_report(chosen.shape, is_estimate=True)
 
@@ -201,30 +201,37 @@ def _listed_name(own: UserName) -> dict[str, Any]:
 def show(name: str, settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
     """Everything known of one model. Raises `SlmError` behind it: NO_MODEL for one that only the catalog knows, DAMAGED
     for a file that is no model or that llama.cpp would not survive."""
-    reference = load(settings.paths.user_registry).resolve(name)
-    library = Library(settings.paths, console.warn)
     try:
-        is_adapted = reference.adapted is not None
-        installed = adapters.finder(settings, library).find(name) if is_adapted else library.find(reference)
+        installed = adapters.finder(settings, Library(settings.paths, console.warn)).find_any(name)
     except SlmError as error:
-        if error.exit_code is ExitCode.NO_MODEL and reference.spec is not None:
-            facts = info.not_installed(reference.spec, reference.quantization)
-            shape = device_fit.expected_shape(reference.spec, facts["quantization"], facts["size"])
-            device = device_fit.ForDevice(settings, console, is_lasting=True)
-            fit_report = device.fit_report(shape, is_estimate=True) if shape else None
-            _print_facts({**facts, "fit": fit_report.as_json() if fit_report else None}, console, is_json, fit_report)
-            device.measure_more()
+        if error.exit_code is ExitCode.NO_MODEL:
+            _show_from_catalog(name, settings, console, is_json)
         raise
-    headers = read_headers(installed.parts)
+    facts_of_files = FileFacts(settings.paths.file_facts, is_kept=not settings.is_private)
+    headers = kept_headers.read_headers(installed.parts, facts_of_files)
     answers = model_kind.kind_of(headers).can_generate
     device = device_fit.ForDevice(settings, console)
     fit_report = device.fit_report(shape_of(headers)) if answers else None
-    facts = {**info.of_installed(installed, headers), "fit": fit_report.as_json() if fit_report else None}
+    fault = info.kept_template_fault(headers[0], installed.path, facts_of_files)
+    facts = {**info.of_installed(installed, headers, fault), "fit": fit_report.as_json() if fit_report else None}
     _print_facts(facts, console, is_json, fit_report)
     model_kind.check_installable(headers, installed.key)
     if fit_report:
         device.measure_more()
     return ExitCode.DONE
+
+
+def _show_from_catalog(name: str, settings: Settings, console: Console, is_json: bool) -> None:
+    """What the catalog says of a model that is not here; nothing when it does not have it. Raises `SlmError`."""
+    reference = load(settings.paths.user_registry).resolve(name)
+    if reference.spec is None:
+        return
+    facts = info.not_installed(reference.spec, reference.quantization)
+    shape = device_fit.expected_shape(reference.spec, facts["quantization"], facts["size"])
+    device = device_fit.ForDevice(settings, console, is_lasting=True)
+    fit_report = device.fit_report(shape, is_estimate=True) if shape else None
+    _print_facts({**facts, "fit": fit_report.as_json() if fit_report else None}, console, is_json, fit_report)
+    device.measure_more()
 
 
 def _print_facts(
@@ -264,6 +271,7 @@ def _rm_one(name: str, library: Library, settings: Settings, console: Console) -
         wanted = with_quantization(asked.name, asked.quantization)
         raise SlmError(f"{wanted} is not installed.", hint="slm list", exit_code=ExitCode.NO_MODEL)
     for record in records:
+        _forget_facts(record, settings)
         removed = library.remove(record)
         states = _forget_states(record, settings)
         console.note(f"removed {record.key}; {in_bytes(removed.freed + states)} are free again.")
@@ -278,6 +286,8 @@ def _rm_one(name: str, library: Library, settings: Settings, console: Console) -
     if forgets_name:
         assert own is not None
         assert own.target is not None
+        from slmchat.catalog.user_file import remove_name  # with what writes TOML
+
         remove_name(settings.paths.user_registry, own.name)
         stays = f" ({own.target.path} stays)" if own.target.path else ""
         if own.target.adapted:
@@ -286,8 +296,19 @@ def _rm_one(name: str, library: Library, settings: Settings, console: Console) -
         yield {"name": own.name, "freed": 0, "kept": [str(own.target.path)] if own.target.path else []}
 
 
+def _forget_facts(record: Installed, settings: Settings) -> None:
+    facts = FileFacts(settings.paths.file_facts)
+    try:
+        for file in record.files:
+            facts.forget(file.path)
+    except OSError as error:
+        raise storage_error(error, settings.paths.file_facts) from error
+
+
 def _forget_states(record: Installed, settings: Settings) -> int:
     """Delete what this model has evaluated from the disk; the bytes that are free again."""
+    from slmchat.engine.kvstore import KvStore  # with what it takes to write states
+
     try:
         return KvStore(settings.paths.kv_states).forget_model(record.path)
     except OSError as error:
@@ -307,6 +328,8 @@ def add(name: str, target: str, settings: Settings, console: Console, *, is_json
             console.note(f"{reference.path} is {kind.in_words}")
         elif fault := info.template_fault(headers[0]):
             console.warn(fault)
+    from slmchat.catalog.user_file import add_target  # with what writes TOML
+
     added = add_target(settings.paths.user_registry, name, target)
     is_path = reference is not None and reference.path is not None
     meant = str(reference.path) if reference is not None and is_path else target

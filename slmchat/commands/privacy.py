@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from slmchat.catalog.fetching import in_bytes
 from slmchat.catalog.hub_cache import hub_cache_directories
 from slmchat.errors import ExitCode, SlmError
 from slmchat.privacy import forked
@@ -18,6 +17,7 @@ from slmchat.privacy.seal import SealStatus, seal
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.tables import Column
+from slmchat.wording import in_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ def _context(tested: ModelUnderTest) -> Iterator[Finding]:
 
 
 def _memory(tested: ModelUnderTest) -> Iterator[Finding]:
-    from slmchat.catalog.fetching import in_bytes
+    from slmchat.wording import in_bytes
 
     plan = tested.plan
     numbers = f"{in_bytes(plan.memory.needed)} of memory, {in_bytes(plan.room.available)} available"

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from slmchat import hardware
-from slmchat.engine import native, pace, threads
-from slmchat.engine.pace import MODELS, MOST_SHRUNK, Point
+from slmchat.engine import native, threads
+from slmchat.engine.pace_points import MODELS, MOST_SHRUNK, Point
 from slmchat.errors import SlmError
 from slmchat.hardware import load
 from slmchat.private_files import make_private, write_private
@@ -105,6 +105,8 @@ def go_on(kept: KeptPace, file: Path, cache: Path) -> tuple[KeptPace, str]:
     others, processors = load.others_running(), os.cpu_count() or 1
     if others is not None and others + kept.threads > processors:
         return kept, "the speed of this device is not measured now: other programs keep the processor busy."
+    from slmchat.engine import pace  # with all of llama.cpp
+
     # kept before it is tried: a library that takes the process down must not do so at every command
     _write(replace(kept, failed_at=time.time()), file)
     try:

@@ -24,6 +24,7 @@ from typing import Any
 
 from slmchat.engine import crash_report, native, tiny_model, verdicts
 from slmchat.engine.callbacks import guarded
+from slmchat.engine.pace_points import LAYER, MODELS, Point
 from slmchat.engine.tiny_model import WeightType
 from slmchat.errors import ExitCode, SlmError
 
@@ -53,27 +54,6 @@ _MEASURED = {
 }
 _SHORT, _LONG = 512, 2048
 _TINY_LAYERS = 32
-
-LAYER = "layer"
-"""The name of the model whose matrices are too small to count: what its layers cost is what any layer costs."""
-
-MODELS = (
-    "Q4_K long", LAYER, "Q8_0 long", "Q5_0 long", "Q4_K short", "Q8_0 short", "Q5_0 short",
-)  # fmt: skip
-"""All that can be measured, the most telling first: large models are bound by their bytes, most of them by Q4_K."""
-
-MOST_SHRUNK = 4
-"""The largest divisor of the number of layers: below it a cache would hold the model."""
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One measured model: bytes and rows of its matrices, its layers, seconds of a token (the median of some)."""
-
-    bytes: int
-    rows: int
-    layers: int
-    seconds: float
 
 
 def measure(

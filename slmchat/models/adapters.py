@@ -6,13 +6,16 @@ Refuses to know: what the header of an adapter must hold (catalog/lora.py), how 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from slmchat.catalog import adapter_names, registry
 from slmchat.catalog.finding import Finder
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
-from slmchat.engine.api import Adapter
 from slmchat.settings import Settings
+
+if TYPE_CHECKING:
+    from slmchat.engine.api import Adapter
 
 
 def finder(settings: Settings, library: Library | None = None) -> Finder:
@@ -22,8 +25,8 @@ def finder(settings: Settings, library: Library | None = None) -> Finder:
 
 
 def with_adapters(
-    installed: Installed, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
-) -> tuple[Adapter, ...]:
+    installed: Installed, texts: Sequence[str], settings: Settings, present: "Sequence[Adapter] | None" = None
+) -> "tuple[Adapter, ...]":
     """The adapters that count after these were named: `PATH[=SCALE]` or `hf:NAME[=SCALE]` each.
 
     They join `present` (None: those of the model's own name); one that is there already gets the new scale. Raises
@@ -46,6 +49,6 @@ def with_adapters(
     return tuple(adapters.values())
 
 
-def labels(adapters: Iterable[Adapter]) -> str:
+def labels(adapters: "Iterable[Adapter]") -> str:
     """Adapters in one line for people, as they could be typed."""
     return ", ".join(adapter_names.labelled(adapter.path.name, adapter.scale) for adapter in adapters)

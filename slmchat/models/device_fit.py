@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmchat import hardware
-from slmchat.catalog.fetching import in_bytes
 from slmchat.catalog.registry import ModelSpec, Variant
 from slmchat.engine import kept_pace
 from slmchat.engine.kept_pace import KeptPace
 from slmchat.errors import ExitCode, SlmError
-from slmchat.fit.choice import Option
 from slmchat.fit.estimate import guessed_shape
 from slmchat.fit.memory import DEFAULT_KV_TYPE, Load
 from slmchat.fit.plan import FitPlan, FitVerdict, Room, choose_ctx, choose_gpu_layers, largest_ctx, plan
@@ -24,9 +22,11 @@ from slmchat.fit.shape import ModelShape
 from slmchat.fit.speed import Pace, in_words, pace_of
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
+from slmchat.wording import in_bytes
 
 if TYPE_CHECKING:  # whoever only lists models does without the engine
     from slmchat.engine.limits import EngineLimits
+    from slmchat.fit.choice import Option
 
 
 def limits(settings: Settings, model: Path | None = None) -> "EngineLimits":
@@ -68,8 +68,10 @@ def load(settings: Settings, n_ctx: int, kv_type: str | None = None, open_ways: 
     )
 
 
-def catalog_option(spec: ModelSpec, variant: Variant) -> Option | None:
+def catalog_option(spec: ModelSpec, variant: Variant) -> "Option | None":
     """A variant of the catalog as the choice wants it; None when the catalog states no size."""
+    from slmchat.fit.choice import Option
+
     shape = expected_shape(spec, variant.quantization, variant.size)
     return Option(variant.quantization, shape) if shape else None
 

@@ -5,14 +5,18 @@ Refuses to know: where the facts are printed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from slmchat.catalog import adapter_names, model_kind
-from slmchat.catalog.fetching import in_bytes
+from slmchat.catalog.file_facts import FileFacts
 from slmchat.catalog.gguf_header import Header, SkippedArray
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.catalog.registry import License, ModelSpec, Variant
 from slmchat.errors import SlmError
+from slmchat.wording import in_bytes
+
+_TEMPLATE_FAULT = "chat_template_fault"
 
 TEMPLATE_LINES = 12
 """Lines of a chat template that `slm show` prints; `--json` has all of it."""
@@ -133,8 +137,8 @@ def _variant(variant: Variant) -> dict[str, Any]:
     return {"quantization": variant.quantization, "size": variant.size}
 
 
-def of_installed(installed: Installed, headers: Sequence[Header]) -> dict[str, Any]:
-    """`slm show --json`, from the headers of all its files."""
+def of_installed(installed: Installed, headers: Sequence[Header], fault: str | None) -> dict[str, Any]:
+    """`slm show --json`, from the headers of all its files. `fault`: what is wrong with its chat template."""
     header, kind = headers[0], model_kind.kind_of(headers)
     return {
         "name": installed.name,
@@ -159,7 +163,7 @@ def of_installed(installed: Installed, headers: Sequence[Header]) -> dict[str, A
         "files": [{"path": str(file.path), "size": file.size, "sha256": file.sha256} for file in installed.files],
         "projector": of_projector(installed.projector),
         "chat_template": header.chat_template,
-        "chat_template_fault": template_fault(header),
+        "chat_template_fault": fault,
         **_adapted(installed),
         "metadata": _metadata(header),
     }
@@ -176,6 +180,16 @@ def template_fault(header: Header) -> str | None:
     except SlmError as error:
         return f"{error.message} `slm run --raw` completes text without it."
     return None
+
+
+def kept_template_fault(header: Header, path: Path, facts: FileFacts) -> str | None:
+    """As `template_fault` of the header of this file, found out once: jinja2 alone takes 0.1 s to import."""
+    kept = facts.get(path, _TEMPLATE_FAULT)
+    if isinstance(kept, dict) and isinstance(kept.get("fault", ""), str | None):
+        return kept.get("fault")
+    fault = template_fault(header)
+    facts.keep(path, _TEMPLATE_FAULT, {"fault": fault})
+    return fault
 
 
 def _metadata(header: Header) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.records import Installed
 from slmchat.engine.api import Engine
 from slmchat.engine.crash_guard import CrashGuard
@@ -104,11 +103,13 @@ def _load(
 
     Raises `SlmError`: before anything is loaded USAGE or DAMAGED for what cannot answer, and NO_FIT.
     """
-    from slmchat.catalog import model_kind
+    from slmchat.catalog import kept_headers, model_kind
+    from slmchat.catalog.file_facts import FileFacts
     from slmchat.engine import llama
     from slmchat.engine.vision import Projector
 
-    headers = read_headers(installed.parts)
+    facts = FileFacts(settings.paths.file_facts, is_kept=not settings.is_private)
+    headers = kept_headers.read_headers(installed.parts, facts)
     model_kind.check_generates(headers, installed.key)
     trained = headers[0].context_length
     notices += _beyond_training(options, settings, trained)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from slmchat.catalog import lora, model_kind
-from slmchat.catalog.fetching import check_space, checked, in_bytes, locked, space_free, space_needed, workspace
+from slmchat.catalog.fetching import check_space, checked, locked, space_free, space_needed, workspace
 from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.library import from_path, now
@@ -31,7 +31,7 @@ from slmchat.models.pull_plan import (
     with_best_first,
 )
 from slmchat.private_files import make_private, storage_error
-from slmchat.wording import counted
+from slmchat.wording import counted, in_bytes
 
 
 def pull_name(name: str, pulling: Pulling) -> dict[str, Any]:

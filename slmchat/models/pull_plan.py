@@ -6,7 +6,6 @@ Knows: the catalog's variants, repositories, sizes against this device's memory.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from slmchat.catalog.fetching import in_bytes
 from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.library import Library
 from slmchat.catalog.open_source import open_source
@@ -21,6 +20,7 @@ from slmchat.models import device_fit
 from slmchat.options import PullOptions
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
+from slmchat.wording import in_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,10 +122,11 @@ import json, sys
 sys.path.insert(0, {str(programs.ROOT)!r})
 from pathlib import Path
 from slmchat.engine import pace
+from slmchat.engine.pace_points import MODELS
 from dataclasses import astuple
 found = {{}}
-while len(found) < len(pace.MODELS):
-    missing = [name for name in pace.MODELS if name not in found]
+while len(found) < len(MODELS):
+    missing = [name for name in MODELS if name not in found]
     found |= pace.measure({_threads()}, Path({str(place)!r}), missing, seconds=2)
 print(json.dumps({{name: astuple(point) for name, point in found.items()}}))
 """
