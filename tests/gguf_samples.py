@@ -423,3 +423,14 @@ def _bad_tensors() -> dict[str, bytes]:
         "tensor_name_length": holding(tensor("a" * 64, [32])),
         "tensor_name_utf8": holding(tensor(b"\xc3\x28", [32])),
     }
+
+
+def write_big_vocabulary(path: Path, count: int = 262_144) -> Path:
+    """A file that is all vocabulary, of the size of Gemma's."""
+    tokens = [
+        entry("tokenizer.ggml.tokens", ARR, array(STR, count, string("▁token") * count)),
+        entry("tokenizer.ggml.scores", ARR, array(F32, count, bytes(4 * count))),
+        entry("tokenizer.ggml.token_type", ARR, array(I32, count, bytes(4 * count))),
+    ]
+    path.write_bytes(gguf(tokens))
+    return path

@@ -5,6 +5,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import fork_server
 import pytest
 
 from slmchat.privacy import seccomp
@@ -39,10 +40,10 @@ needs_landlock = pytest.mark.skipif(not landlock_abi(), reason="needs a kernel w
 def in_python(
     code: str, *arguments: str | Path, cwd: Path | None = None, **options: object
 ) -> subprocess.CompletedProcess[str]:
-    """Run code in a Python of its own, from a file (as multiprocessing needs it)."""
+    """Run code in a Python of its own."""
     prelude = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
     given: dict[str, object] = {"capture_output": True, "text": True, "timeout": 60, "check": False, **options}
-    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+    return fork_server.run(
         [sys.executable, "-c", prelude + textwrap.dedent(code), *map(str, arguments)], cwd=cwd, **given
     )
 

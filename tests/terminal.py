@@ -42,8 +42,10 @@ class Terminal:
         program: Sequence[str] = (sys.executable, "-m", "slmchat"),
         cwd: Path | None = None,
     ) -> None:
+        from spawn import Spawn  # there is none on Windows
+
         command, *rest = [*program, *map(str, arguments)]
-        self.child = pexpect.spawn(
+        self.child = Spawn(
             command,
             rest,
             env=environment(home, {"EDITOR": "", "VISUAL": "", **(env or {})}),

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import fork_server
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -84,7 +85,7 @@ def in_another_process(code: str, *arguments: object, below: Sequence[str] = ())
         "from slmchat.conversation.recorder import ArchiveRecorder\n"
         "from slmchat.conversation.messages import Conversation, Message, Role\n"
     )
-    return subprocess.Popen(
+    return fork_server.popen(
         [*below, sys.executable, "-c", prelude + code, *map(str, arguments)],
         cwd=ROOT,
         stdin=subprocess.PIPE,

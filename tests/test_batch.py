@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 from batch_desk import Desk
 from conftest import Outcome, environment
@@ -426,7 +427,7 @@ class TestProgram:
 
     def test_a_disk_that_is_full(self, home: Path, tiny: Path) -> None:
         with open("/dev/full", "wb") as full:
-            done = subprocess.run(
+            done = fork_server.run(
                 [sys.executable, "-m", "slmchat", *_arguments(tiny)],
                 input=b"hello\n",
                 stdout=full,
@@ -467,7 +468,7 @@ class TestProgram:
         assert f"--resume {file}" in said
         with file.open("ab") as out:
             out.write(b'{"id": 4, "inp')  # as if it had been killed in the middle of a record
-        done = subprocess.run(
+        done = fork_server.run(
             [sys.executable, "-m", "slmchat", *_arguments(tiny, "--resume", file)],
             input="".join(f"{text}\n" for text in inputs).encode(),
             capture_output=True,
@@ -481,7 +482,7 @@ class TestProgram:
 
     @staticmethod
     def _begun(home: Path, tiny: Path, *more: str | Path) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
+        return fork_server.popen(
             [sys.executable, "-m", "slmchat", *_arguments(tiny, *more)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

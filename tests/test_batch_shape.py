@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fork_server
 import pytest
 from batch_desk import Desk
 from conftest import Outcome, environment, run_slm
@@ -157,7 +158,7 @@ class TestProgram:
     def test_rows_of_a_pipe_come_one_by_one_and_a_bad_one_has_its_second_attempt(self, home: Path, tiny: Path) -> None:
         """The second attempt must not wait for the next line: whoever writes it may wait for this one's answer."""
         arguments = ["batch", "-v", "-m", str(tiny), "-n", "8", "--seed", "3", "--regex", "[ab]{12}"]
-        with subprocess.Popen(
+        with fork_server.popen(
             [sys.executable, "-m", "slmchat", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import fork_server
 import native_faults
 import pytest
 from conftest import environment, run_slm
@@ -32,7 +33,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _run(command: Sequence[str], home: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return fork_server.run(
         command, env=environment(home, more), capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60
     )
 

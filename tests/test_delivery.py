@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 from conftest import Outcome, environment, run_slm
 from endpoint_server import EndpointServer, stream
@@ -228,7 +229,7 @@ class TestProgram:
         file.write_text("old")
         model = ("run", "--private", "-m", str(tiny), "-n", "8", "--temp", "0", "hello")
         usual = run_slm(*model, home=home)
-        full = subprocess.run(
+        full = fork_server.run(
             [sys.executable, "-m", "slmchat", *model, "-o", str(file)],
             stdin=subprocess.DEVNULL,
             capture_output=True,

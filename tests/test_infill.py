@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import fork_server
 import pytest
 from conftest import Outcome, environment, run_slm
 from gguf import GGUFReader
@@ -538,7 +539,7 @@ class TestWriting:
 
 
 def _started(arguments: Sequence[str], home: Path) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
+    return fork_server.popen(
         [sys.executable, "-m", "slmchat", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -112,14 +112,20 @@ def pasted(text: str) -> str:
     return f"\x1b[200~{text}\x1b[201~"
 
 
+def write_history(path: Path, n_entries: int) -> None:
+    line = json.dumps("a message of a usual length, " * 4 + "\nwith a second line") + "\n"
+    path.write_text("".join(line.replace("usual", str(number)) for number in range(n_entries)))
+
+
 class Terminal:
     """A program on a pseudo-terminal, and the screen that a person would see."""
 
     def __init__(self, command: list[str], env: dict[str, str], cwd: Path, columns: int = 80, lines: int = 24) -> None:
+        from spawn import Spawn
+
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
-        self.child = pexpect.spawn(command[0], command[1:], env=env, cwd=str(cwd), dimensions=(lines, columns))
-        self.child.delaybeforesend = None
+        self.child = Spawn(command[0], command[1:], env=env, cwd=str(cwd), dimensions=(lines, columns))
         self.screen.write_process_input = self.send  # answers "where is the cursor?"
         self.bytes = b""
 
@@ -557,12 +563,10 @@ class TestHistoryFile:
         assert history.entries() == ["before", "after"]
         assert "No space left" in str(history.problem)
 
-    def test_a_full_history_loads_fast(self, tmp_path: Path) -> None:
-        line = json.dumps("a message of a usual length, " * 4 + "\nwith a second line") + "\n"
-        (tmp_path / "history").write_text("".join(line.replace("usual", str(number)) for number in range(MAX_ENTRIES)))
-        began = time.perf_counter()
+    def test_a_full_history_is_loaded(self, tmp_path: Path) -> None:
+        """How fast is in benchmarks/bench_parts.py."""
+        write_history(tmp_path / "history", MAX_ENTRIES)
         assert len(InputHistory(tmp_path / "history").entries()) == MAX_ENTRIES
-        assert time.perf_counter() - began < 0.5  # 20 ms on an idle laptop
 
 
 class TestCompletion:

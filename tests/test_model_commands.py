@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Outcome, run_slm
+from conftest import Outcome, call_slm
 from gguf_samples import write_tiny_llama
 from hub_server import HubServer, Repo, gguf_bytes
 
@@ -31,7 +31,7 @@ def slm(home: Path, hub: HubServer) -> Callable[..., Outcome]:
     env = {"HF_ENDPOINT": hub.endpoint, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
     def call(*arguments: str | Path, **extra: str) -> Outcome:
-        return run_slm(*arguments, home=home, env={**env, **extra})
+        return call_slm(*arguments, home=home, env={**env, **extra})
 
     return call
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fork_server
 import pytest
 from conftest import environment, run_slm
 from gguf_vision import IMAGE_TOKENS, write_tiny_gemma3, write_tiny_siglip
@@ -321,7 +322,7 @@ def test_pictures_are_decoded_behind_the_seal(home: Path, model: Path, png: Path
     archive.close()
     for arguments in (["run", "-m", model, "-n", "1", "-f", png, "what"], ["sessions", "import", export]):
         command = [sys.executable, "-c", _SPY, *map(str, arguments)]
-        done = subprocess.run(command, env=environment(home), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        done = fork_server.run(command, env=environment(home), stdin=subprocess.DEVNULL, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "SEALED" in done.stderr
         assert "OPEN" not in done.stderr

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fork_server
 import pytest
-from conftest import Outcome, environment, run_slm
+from conftest import Outcome, call_slm, environment, run_slm
 from hub_server import HubServer, Repo, gguf_bytes, write_wheel
 
 from slmchat.catalog.partial import OVERLAP
@@ -63,7 +64,7 @@ def env(hub: HubServer, wheels: Path) -> dict[str, str]:
 @pytest.fixture
 def slm(home: Path, env: dict[str, str]) -> Callable[..., Outcome]:
     def call(*arguments: str | Path, **extra: str) -> Outcome:
-        return run_slm(*arguments, home=home, env={**env, **extra})
+        return call_slm(*arguments, home=home, env={**env, **extra})
 
     return call
 
@@ -118,7 +119,7 @@ def test_a_pinned_file_is_pulled_and_shared_with_other_tools(
     # the Hub's own client finds the file without a network
     code = f"import huggingface_hub as h; print(h.hf_hub_download({REPO!r}, {FILE!r}, revision={repo.commit!r}))"
     offline = environment(home, {"HF_HUB_OFFLINE": "1"})
-    found = subprocess.run([sys.executable, "-c", code], env=offline, capture_output=True, text=True, check=True)
+    found = fork_server.run([sys.executable, "-c", code], env=offline, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == shown["path"]
     assert not [request for request in hub.requests if request.path.startswith("/api")]  # everything was pinned
 
@@ -512,7 +513,7 @@ class TestStorage:
             "shutil.disk_usage = lambda path: shutil._ntuple_diskusage(10, 9, 1_000_000);"
             f"sys.exit(run_cli(['pull', 'hf:{REPO}']))"
         )
-        done = subprocess.run(
+        done = fork_server.run(
             [sys.executable, "-c", code], env=environment(home, env), capture_output=True, text=True, check=False
         )
         assert done.returncode == 10
@@ -534,7 +535,7 @@ class TestStorage:
             "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000));"
             "sys.exit(run_cli(['pull', 'mine']))"
         )
-        done = subprocess.run(
+        done = fork_server.run(
             [sys.executable, "-c", code], env=environment(home, env), capture_output=True, text=True, check=False
         )
         assert done.returncode == 10, done.stderr
@@ -612,7 +613,7 @@ def flipped(content: bytes) -> bytes:
 
 
 def start(*arguments: str, home: Path, env: dict[str, str]) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
+    return fork_server.popen(
         [sys.executable, "-m", "slmchat", *arguments],
         env=environment(home, env),
         stdin=subprocess.DEVNULL,

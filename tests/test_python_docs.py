@@ -2,10 +2,10 @@
 
 import inspect
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import fork_server
 import pytest
 from conftest import environment
 
@@ -28,7 +28,7 @@ sys.exit(bool(failed))
 @pytest.mark.real
 @pytest.mark.model
 def test_the_examples_do_what_the_page_says(model_home: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
+    done = fork_server.run(
         [sys.executable, "-c", _RUN, str(PAGE)],
         capture_output=True,
         text=True,

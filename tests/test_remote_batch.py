@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 from conftest import Outcome, environment
 from endpoint_server import USAGE, Answer, EndpointServer, Handler, cut, delta, hold, status, stream
@@ -326,7 +327,7 @@ class TestProgram:
         # the first row is answered whichever request comes first: rows are written in their order
         server.usual = lambda handler: (echo if asked(handler) == "a" else hold(server, "Hel"))(handler)
         command = [sys.executable, "-m", "slmchat", "batch", "--endpoint", server.url, "--parallel", "2"]
-        with subprocess.Popen(
+        with fork_server.popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(home)
         ) as program:
             assert program.stdin and program.stdout and program.stderr

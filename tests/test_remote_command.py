@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fork_server
 import pytest
 from conftest import Outcome, environment
 from endpoint_server import USAGE, EndpointServer, cut, delta, hold, status, stream
@@ -116,7 +117,7 @@ def test_a_retry_is_said_on_stderr(server: EndpointServer, slm: Callable[..., Ou
 def test_ctrl_c_keeps_what_came_and_closes_the_stream(server: EndpointServer, home: Path) -> None:
     server.script.append(hold(server, "Hel", "lo"))
     command = [sys.executable, "-m", "slmchat", "run", "--endpoint", server.url, "Hi"]
-    with subprocess.Popen(
+    with fork_server.popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(home)
     ) as running:
         assert running.stdout is not None

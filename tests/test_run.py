@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import fork_server
 import pytest
 from conftest import Outcome, environment, run_slm
 from fake_engine import FakeEngine
@@ -121,7 +122,7 @@ class TestRealWeights:
         assert both.code == 2
 
     def test_a_closed_pipe_ends_quietly(self, model_home: Path) -> None:
-        program = subprocess.Popen(
+        program = fork_server.popen(
             [sys.executable, "-m", "slmchat", *_greedy("smollm2:135m"), "Tell me a long story."],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -135,7 +136,7 @@ class TestRealWeights:
         assert program.wait(60) == 0
 
     def test_ctrl_c_keeps_what_was_generated_and_exits_130(self, model_home: Path) -> None:
-        program = subprocess.Popen(
+        program = fork_server.popen(
             [sys.executable, "-m", "slmchat", *_greedy("smollm2:135m"), "Tell me a very long story."],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -151,7 +152,7 @@ class TestRealWeights:
         assert errors == b""
 
     def test_ctrl_c_in_the_prefill(self, model_home: Path, tmp_path: Path) -> None:
-        program = subprocess.Popen(
+        program = fork_server.popen(
             [sys.executable, "-m", "slmchat", *_greedy("smollm2:135m", "--ctx", "8192", "-v"), "Sum up."],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fork_server
 import pytest
 from conftest import run_slm
 from hub_server import HubServer, gguf_bytes
@@ -136,7 +137,7 @@ def test_an_endpoint_without_tls_is_refused_before_any_request(home: Path, endpo
 def _python(code: str, home: Path, arguments: list[str], **extra: str) -> "subprocess.CompletedProcess[str]":
     from conftest import environment
 
-    return subprocess.run(
+    return fork_server.run(
         [sys.executable, "-c", code, *arguments],
         env=environment(home, {**DIRECT, **extra}),
         capture_output=True,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Outcome
+from conftest import Outcome, call_slm
 from hub_server import HubServer, Repo, gguf_bytes
 
 from attacks.canary import Canary
@@ -19,26 +19,12 @@ def canary(tmp_path: Path) -> Canary:
 
 
 @pytest.fixture
-def slm(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def slm(home: Path, server: HubServer) -> Callable[..., Outcome]:
     """`slm(*arguments)` in an empty home, without a process of its own."""
-    from huggingface_hub import constants
-
-    for name in ("SLM_DEBUG", "SLM_MODEL", "HF_TOKEN", "HF_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("SLM_HOME", str(home))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hf" / "hub"))
+    env = {"HF_ENDPOINT": server.endpoint, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
     def call(*arguments: str | Path) -> Outcome:
-        from slmchat.cli import run_cli
-
-        capsys.readouterr()
-        # --force: whether the model fits is not asked, so the memory's speed is not measured
-        more = ["--force"] if arguments[0] == "pull" and "--dry-run" not in arguments else []
-        code = run_cli([*map(str, arguments), *more])
-        said = capsys.readouterr()
-        return Outcome(code, said.out, said.err)
+        return call_slm(*arguments, home=home, env=env)
 
     return call
 
@@ -50,10 +36,9 @@ def server() -> Iterator[HubServer]:
 
 
 @pytest.fixture
-def hub(server: HubServer, slm: object, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+def hub(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
     server.reset()
     monkeypatch.setattr("slmchat.catalog.hub.WAITS", (0.0,))
-    monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
     return server
 
 

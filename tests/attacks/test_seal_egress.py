@@ -2,10 +2,10 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import fork_server
 import pytest
 from endpoint_server import EndpointServer
 from sealed_process import REPOSITORY, landlock_abi, needs_landlock, needs_seccomp
@@ -92,7 +92,7 @@ print(json.dumps({"found": found, "is_closed": said.is_closed, "details": said.d
 
 def _found(where: str, how: str, cwd: Path) -> dict[str, object]:
     with EndpointServer() as server, EndpointServer() as other:
-        done = subprocess.run(
+        done = fork_server.run(
             [sys.executable, "-c", _ATTEMPTS, str(server.port), str(other.port), where, how],
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             cwd=cwd,
@@ -163,7 +163,7 @@ print(os.waitpid(closed._child, 0)[1])
 os.kill(stuck._child, 9)
 """
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
+    done = fork_server.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr

@@ -53,7 +53,7 @@ def target(random: random.Random) -> None:
         Message(Role.ASSISTANT, "a" + runner.text(random)),
         Message(Role.USER, "v" + runner.text(random)),
     ][random.randrange(2) :]
-    start = time.monotonic()
+    start = time.thread_time()
     try:
         prompt = ChatTemplate(source, bos_text="<s>", eos_text="</s>").render(messages)
     except SlmError as error:
@@ -64,7 +64,7 @@ def target(random: random.Random) -> None:
         for part in prompt.parts:
             assert part.is_template or folded or part.text in said, source
             assert not (part.is_template and "slm" in part.text and len(part.text) < 30), source
-    assert time.monotonic() - start < 4, source
+    assert time.thread_time() - start < 4, source
 
 
 if __name__ == "__main__":
