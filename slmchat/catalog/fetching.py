@@ -15,6 +15,7 @@ from slmchat.catalog.gguf import Header, read_header
 from slmchat.catalog.sources import FetchedFile, Move, Plan, Source, sha256_of
 from slmchat.errors import ExitCode, SlmError
 from slmchat.private_files import check_below, make_private, own_name_only
+from slmchat.wording import in_bytes
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -88,20 +89,6 @@ def space_free(plan: Plan) -> int:
     """Free bytes on the disk where the files will lie."""
     place = next((folder for folder in (plan.place, *plan.place.parents) if folder.exists()), Path("/"))
     return shutil.disk_usage(place).free
-
-
-def in_bytes(size: int | None) -> str:
-    """Bytes for people: `98.4 MB`, powers of ten as disks are sold."""
-    if size is None:
-        return "unknown size"
-    if size < 1000:
-        return f"{size} bytes"
-    number = float(size)
-    for unit in ("kB", "MB", "GB"):
-        number /= 1000
-        if number < 999.95:
-            return f"{number:.1f} {unit}"
-    return f"{number / 1000:.1f} TB"
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from slmchat.errors import ExitCode, SlmError
+from slmchat.wording import part_in_bytes
 
 # Limits. A count is also bounded by the bytes it needs in the file; these bound time and memory.
 MAX_HEADER_BYTES = 64 << 20  # the largest vocabularies (262k tokens and 514k merges) need about 16 MiB
@@ -234,11 +235,11 @@ def read_header(path: Path) -> Header:
                     data += fresh
     except (FileNotFoundError, NotADirectoryError) as error:
         raise SlmError(
-            f"there is no file {path}", exit_code=ExitCode.NO_MODEL, hint="`slm list` shows the installed models"
+            f"there is no file {path}.", exit_code=ExitCode.NO_MODEL, hint="`slm list` shows the installed models"
         ) from error
     except OSError as error:
         raise SlmError(
-            f"{path} cannot be read: {error.strerror or error}",
+            f"{path} cannot be read: {error.strerror or error}.",
             exit_code=ExitCode.STORAGE,
             hint="check the permissions of the file and of its directory",
         ) from error
@@ -276,7 +277,7 @@ def _check_regular(path: Path) -> None:
         raise FileNotFoundError from error
     if not stat.S_ISREG(mode):
         what = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-        raise SlmError(f"{path} is {what}", exit_code=ExitCode.STORAGE, hint=_GIVE)
+        raise SlmError(f"{path} is {what}.", exit_code=ExitCode.STORAGE, hint=_GIVE)
 
 
 def read_header_bytes(data: bytes | bytearray | memoryview, file_size: int, *, name: str) -> Header:
@@ -290,9 +291,9 @@ def read_header_bytes(data: bytes | bytearray | memoryview, file_size: int, *, n
             raise _Unsupported(f"is not a GGUF file: it is {looks}", hint)
         return _Parser(data, file_size).header()
     except _Unsupported as other:
-        raise SlmError(f"{name} {other}", exit_code=ExitCode.DAMAGED, hint=other.hint) from other
+        raise SlmError(f"{name} {other}.", exit_code=ExitCode.DAMAGED, hint=other.hint) from other
     except _Damaged as damage:
-        raise SlmError(f"{name} is damaged: {damage}", exit_code=ExitCode.DAMAGED, hint=_AGAIN) from damage
+        raise SlmError(f"{name} is damaged: {damage}.", exit_code=ExitCode.DAMAGED, hint=_AGAIN) from damage
 
 
 def split_parts(path: Path) -> tuple[Path, ...]:
@@ -504,7 +505,9 @@ class _Parser:
             if end > self.file_size:
                 if size > self.file_size:
                     raise _Damaged(f"its header claims {size} bytes for one value in a file of {self.file_size} bytes")
-                raise _Damaged(f"it is cut short inside its header, {self.file_size} of at least {end} bytes are there")
+                raise _Damaged(
+                    f"it is cut short inside its header, {self.file_size:,} of at least {end:,} bytes are there"
+                )
             if end > MAX_HEADER_BYTES:
                 raise _Damaged(f"its header is larger than {MAX_HEADER_BYTES} bytes")
             raise NeedMore(end)
@@ -559,7 +562,7 @@ def _tensor_sizes(tensors: list[Tensor], alignment: int, data_offset: int, file_
         end = tensor.offset + size
         expected = -(-end // alignment) * alignment
     if tensors and data_offset + end > file_size:
-        raise _Damaged(f"it is cut short, {file_size} of {data_offset + end} bytes are there")
+        raise _Damaged(f"it is cut short, {part_in_bytes(file_size, data_offset + end)} are there")
     return sizes
 
 

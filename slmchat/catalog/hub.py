@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from slmchat.catalog import file_names, hub_client
-from slmchat.catalog.fetching import in_bytes, space_free
+from slmchat.catalog.fetching import space_free
 from slmchat.catalog.gguf import Header, read_header, read_remote_header
 from slmchat.catalog.hub_cache import CachedRepository, delete_cached
 from slmchat.catalog.hub_client import hub_package as _hub
@@ -36,6 +36,7 @@ from slmchat.catalog.untrusted import (
     is_commit,
 )
 from slmchat.errors import ExitCode, SlmError
+from slmchat.wording import in_bytes
 
 WAITS = (0.2, 1.0, 3.0, 6.0)
 """Seconds before the next try after a cut connection. Each stretch of `FRESH_START` new bytes starts over."""

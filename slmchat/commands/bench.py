@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from slmchat.catalog.fetching import in_bytes
 from slmchat.catalog.gguf import read_header
 from slmchat.catalog.records import Installed
 from slmchat.engine import native
@@ -27,6 +26,7 @@ from slmchat.options import BenchOptions, GenerationOptions
 from slmchat.settings import Settings
 from slmchat.terminal.bars import bar
 from slmchat.terminal.console import Console
+from slmchat.wording import in_bytes
 
 # Other programs may use this part of all processors before the figures are called disturbed.
 _BUSY_SHARE = 0.1

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from slmchat import hardware
 from slmchat.catalog import registry
-from slmchat.catalog.fetching import in_bytes
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import choose
 from slmchat.fit.plan import Verdict
@@ -17,6 +16,7 @@ from slmchat.models.pull import pull
 from slmchat.options import PullOptions
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
+from slmchat.wording import in_bytes
 
 # From large to small: good chat models for their size, each of another order of magnitude of effort.
 SUGGESTED = ("gemma3:4b", "phi4-mini", "llama3.2:3b", "qwen2.5:1.5b", "gemma3:1b", "smollm2:360m", "smollm2:135m")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from slmchat.catalog import adapter_names, model_kind
-from slmchat.catalog.fetching import in_bytes
 from slmchat.catalog.finding import Finder
 from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.library import Library, from_path
@@ -30,6 +29,7 @@ from slmchat.models import adapters, device_fit, info
 from slmchat.private_files import storage_error
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
+from slmchat.wording import in_bytes
 
 
 def list_models(settings: Settings, console: Console, *, is_available: bool = False, is_json: bool = False) -> ExitCode:

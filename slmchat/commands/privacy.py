@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from slmchat.catalog.fetching import in_bytes
 from slmchat.errors import ExitCode, SlmError
 from slmchat.privacy import forked
 from slmchat.privacy.seal import SealStatus, seal
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
+from slmchat.wording import in_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from slmchat.catalog.fetching import in_bytes
 from slmchat.diagnostics.findings import Check, Finding, fine, note, wrong
 from slmchat.engine.devices import ComputeDevice
 from slmchat.engine.library import NativeLibrary, build_command, reinstall_command
@@ -19,6 +18,7 @@ from slmchat.hardware import Device, compilers
 from slmchat.hardware.facts import Fact
 from slmchat.hardware.graphics import Graphics
 from slmchat.privacy.seal import SealStatus
+from slmchat.wording import in_bytes
 
 # Without these llama.cpp's kernels take several times as long; without the others some tens of percent.
 _ESSENTIAL = ("AVX", "AVX2", "FMA", "F16C", "NEON", "DOTPROD")

@@ -97,7 +97,7 @@ def _context(patient: ModelUnderTest) -> Iterator[Finding]:
 
 
 def _memory(patient: ModelUnderTest) -> Iterator[Finding]:
-    from slmchat.catalog.fetching import in_bytes
+    from slmchat.wording import in_bytes
 
     plan = patient.plan
     numbers = f"{in_bytes(plan.memory.needed)} of memory, {in_bytes(plan.room.available)} available"

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slmchat.catalog import fetching
-from slmchat.catalog.fetching import in_bytes
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.catalog.registry import load_user_names
@@ -25,6 +24,7 @@ from slmchat.engine.kvstore import KvStore
 from slmchat.hardware import free_disk
 from slmchat.hardware.facts import Fact
 from slmchat.settings import Paths
+from slmchat.wording import in_bytes
 
 # Free bytes below which nothing can be pulled, and below which a model of four billion parameters cannot.
 _LEAST_DISK, _GOOD_DISK = 300_000_000, 3_000_000_000

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmchat import hardware
-from slmchat.catalog.fetching import in_bytes
 from slmchat.catalog.registry import ModelSpec, Variant
 from slmchat.engine import kept_pace
 from slmchat.engine.kept_pace import KeptPace
@@ -24,6 +23,7 @@ from slmchat.fit.shape import ModelShape
 from slmchat.fit.speed import Pace, in_words, pace_of
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
+from slmchat.wording import in_bytes
 
 if TYPE_CHECKING:  # whoever only lists models does without the engine
     from slmchat.engine.limits import EngineLimits

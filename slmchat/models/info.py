@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from slmchat.catalog import adapter_names, model_kind
-from slmchat.catalog.fetching import in_bytes
 from slmchat.catalog.gguf import Header, SkippedArray
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.catalog.registry import License, ModelSpec, Variant
 from slmchat.errors import SlmError
+from slmchat.wording import in_bytes
 
 TEMPLATE_LINES = 12
 """Lines of a chat template that `slm show` prints; `--json` has all of it."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from slmchat.catalog import lora, model_kind
-from slmchat.catalog.fetching import check_space, checked, in_bytes, locked, space_free, space_needed, workspace
+from slmchat.catalog.fetching import check_space, checked, locked, space_free, space_needed, workspace
 from slmchat.catalog.gguf import Header, read_headers
 from slmchat.catalog.library import Library, from_path, now
 from slmchat.catalog.records import EMBEDDING_TAG, Installed, InstalledFile, with_quantization
@@ -25,7 +25,7 @@ from slmchat.options import PullOptions
 from slmchat.private_files import make_private, storage_error
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
-from slmchat.wording import counted
+from slmchat.wording import counted, in_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slmchat.catalog import projectors
-from slmchat.catalog.fetching import check_space, checked, in_bytes, locked, workspace
+from slmchat.catalog.fetching import check_space, checked, locked, workspace
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.catalog.registry import HubFile, Reference
 from slmchat.catalog.sources import Plan, Source, open_source
 from slmchat.errors import SlmError
 from slmchat.private_files import storage_error
+from slmchat.wording import in_bytes
 
 if TYPE_CHECKING:
     from slmchat.models.pull import Pulling
