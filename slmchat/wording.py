@@ -21,3 +21,9 @@ def in_bytes(size: int | None) -> str:
         if number < 999.95:
             return f"{number:.1f} {unit}"
     return f"{number / 1000:.1f} TB"
+
+
+def part_in_bytes(size: int, whole: int) -> str:
+    """A part of a whole in bytes: `50.0 MB of 98.4 MB`; to the byte where rounding hides the gap."""
+    part, all_of_it = in_bytes(size), in_bytes(whole)
+    return f"{size:,} of {whole:,} bytes" if part == all_of_it else f"{part} of {all_of_it}"

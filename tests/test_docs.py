@@ -218,3 +218,22 @@ def test_the_changelog_knows_this_version() -> None:
     from slmchat import __version__
 
     assert f"## {__version__}" in (ROOT / "docs" / "changelog.md").read_text(encoding="utf-8")
+
+
+# Parts of docs/privacy.md that promise nothing: who is meant, what is not protected, and the table of tests itself.
+NO_PROMISES = {"Who is kept from what", "What is not protected", "Which test holds which claim"}
+
+
+def test_every_claim_about_privacy_names_a_test_that_exists() -> None:
+    page = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page))
+    assert len(named) > 60
+    for file, test in named:
+        assert (ROOT / file).is_file(), f"there is no {file}"
+        source = (ROOT / file).read_text(encoding="utf-8")
+        assert not test or re.search(rf"^ *def {test}\(", source, re.M), f"{file} has no {test}"
+    _, _, table = page.partition("## Which test holds which claim")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
+    assert all("tests/" in held for _, _, held in rows[1:])
+    parts = set(re.findall(r"^#{2,3} (.+)$", page, re.M))
+    assert {part for part, _, _ in rows[1:] if part} == parts - NO_PROMISES

@@ -32,6 +32,7 @@ from slmchat.catalog.gguf import read_header, read_header_bytes, split_parts
 from slmchat.catalog.gguf_header import FILE_TYPES, GGML_TYPES, Header, SkippedArray, is_projector
 from slmchat.catalog.gguf_parser import MAX_ARRAY, MAX_TEXT_BYTES, MAX_TOKENIZER_ARRAY, NeedMore
 from slmchat.errors import ExitCode, SlmError
+from slmchat.wording import part_in_bytes
 
 # What the message of each kind of damage says. Every kind that `samples.hostile` builds must stand here.
 SAYS = {
@@ -54,8 +55,8 @@ SAYS = {
     "version_0": "version 0",
     "version_1": "version 1",
     "version_4": "version 4",
-    "header_cut": "cut short inside its header, 40 of at least 52",
-    "counts_cut": "cut short inside its header, 10 of at least 16",
+    "header_cut": "cut short inside its header, 40 of at least 52 bytes",
+    "counts_cut": "cut short inside its header, 10 of at least 16 bytes",
     "tensor_count": "claims 1152921504606846976 tensors",
     "key_count": "claims 1152921504606846976 metadata keys",
     "key_count_one_more": "a length of 0 bytes",
@@ -76,7 +77,7 @@ SAYS = {
     "alignment_zero": "alignment",
     "alignment_text": "alignment",
     "huge_template": "chat template has 1048577 bytes",
-    "tensor_data_cut": "cut short, 415 of 416 bytes",
+    "tensor_data_cut": "cut short, 415 bytes of 416 bytes are there",
     "tensor_beyond_the_end": "cut short",
     "too_many_dims": "5 dimensions",
     "overflowing_dims": "impossible shape",
@@ -431,3 +432,8 @@ def test_hostile_counts_cost_little_time() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 100_000  # refused by the count, before the first of them
+
+
+def test_a_part_of_a_file_is_said_so_that_the_gap_shows() -> None:
+    assert part_in_bytes(50_000_000, 98_362_432) == "50.0 MB of 98.4 MB"
+    assert part_in_bytes(98_362_431, 98_362_432) == "98,362,431 of 98,362,432 bytes"

@@ -14,6 +14,7 @@ from hub_server import HubServer, Repo, gguf_bytes
 from slmchat.catalog import file_names, projectors
 from slmchat.catalog.gguf import read_header
 from slmchat.catalog.library import from_path
+from slmchat.errors import ExitCode, SlmError
 
 pytestmark = pytest.mark.real
 
@@ -212,3 +213,10 @@ def test_beside_a_file_the_projector_of_its_width_is_found(tmp_path: Path) -> No
     found = projectors.beside(model, read_header(model))
     assert found is not None
     assert found.path == right
+
+
+def test_a_projector_that_is_not_there_is_not_looked_for_among_the_models(tmp_path: Path) -> None:
+    with pytest.raises(SlmError, match=f"there is no projector {tmp_path}/none.gguf") as raised:
+        projectors.from_path(tmp_path / "none.gguf")
+    assert raised.value.exit_code is ExitCode.NO_MODEL
+    assert raised.value.hint is not None and "mmproj" in raised.value.hint and "slm list" not in raised.value.hint

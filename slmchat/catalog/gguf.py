@@ -44,11 +44,11 @@ def read_header(path: Path) -> Header:
                     data += fresh
     except (FileNotFoundError, NotADirectoryError) as error:
         raise SlmError(
-            f"there is no file {path}", exit_code=ExitCode.NO_MODEL, hint="`slm list` shows the installed models"
+            f"there is no file {path}.", exit_code=ExitCode.NO_MODEL, hint="`slm list` shows the installed models"
         ) from error
     except OSError as error:
         raise SlmError(
-            f"{path} cannot be read: {error.strerror or error}",
+            f"{path} cannot be read: {error.strerror or error}.",
             exit_code=ExitCode.STORAGE,
             hint="check the permissions of the file and of its directory",
         ) from error
@@ -86,7 +86,7 @@ def _check_regular(path: Path) -> None:
         raise FileNotFoundError from error
     if not stat.S_ISREG(mode):
         what = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-        raise SlmError(f"{path} is {what}", exit_code=ExitCode.STORAGE, hint=_GIVE)
+        raise SlmError(f"{path} is {what}.", exit_code=ExitCode.STORAGE, hint=_GIVE)
 
 
 def read_header_bytes(data: bytes | bytearray | memoryview, file_size: int, *, name: str) -> Header:
@@ -100,9 +100,9 @@ def read_header_bytes(data: bytes | bytearray | memoryview, file_size: int, *, n
             raise Unsupported(f"is not a GGUF file: it is {looks}", hint)
         return HeaderParser(data, file_size).header()
     except Unsupported as other:
-        raise SlmError(f"{name} {other}", exit_code=ExitCode.DAMAGED, hint=other.hint) from other
+        raise SlmError(f"{name} {other}.", exit_code=ExitCode.DAMAGED, hint=other.hint) from other
     except Damaged as damage:
-        raise SlmError(f"{name} is damaged: {damage}", exit_code=ExitCode.DAMAGED, hint=_AGAIN) from damage
+        raise SlmError(f"{name} is damaged: {damage}.", exit_code=ExitCode.DAMAGED, hint=_AGAIN) from damage
 
 
 def split_parts(path: Path) -> tuple[Path, ...]:

@@ -19,6 +19,7 @@ from slmchat.catalog.gguf_header import (
     Tensor,
     Value,
 )
+from slmchat.wording import part_in_bytes
 
 # Limits. A count is also bounded by the bytes it needs in the file; these bound time and memory.
 MAX_HEADER_BYTES = 64 << 20  # the largest vocabularies (262k tokens and 514k merges) need about 16 MiB
@@ -258,7 +259,9 @@ class HeaderParser:
             if end > self.file_size:
                 if size > self.file_size:
                     raise Damaged(f"its header claims {size} bytes for one value in a file of {self.file_size} bytes")
-                raise Damaged(f"it is cut short inside its header, {self.file_size} of at least {end} bytes are there")
+                raise Damaged(
+                    f"it is cut short inside its header, {self.file_size:,} of at least {end:,} bytes are there"
+                )
             if end > MAX_HEADER_BYTES:
                 raise Damaged(f"its header is larger than {MAX_HEADER_BYTES} bytes")
             raise NeedMore(end)
@@ -289,7 +292,7 @@ def _tensor_sizes(tensors: list[Tensor], alignment: int, data_offset: int, file_
         end = tensor.offset + size
         expected = -(-end // alignment) * alignment
     if tensors and data_offset + end > file_size:
-        raise Damaged(f"it is cut short, {file_size} of {data_offset + end} bytes are there")
+        raise Damaged(f"it is cut short, {part_in_bytes(file_size, data_offset + end)} are there")
     return sizes
 
 

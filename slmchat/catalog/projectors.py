@@ -27,6 +27,12 @@ def check(path: Path, header: Header) -> None:
 
 def from_path(path: Path) -> InstalledFile:
     """A projector that the user names. Raises `SlmError`: no such file (3), it is none (6), it cannot be read (10)."""
+    if not path.exists():
+        raise SlmError(
+            f"there is no projector {path}.",
+            hint="--mmproj PATH: the mmproj*.gguf that was made for this model",
+            exit_code=ExitCode.NO_MODEL,
+        )
     check(path, read_header(path))
     return InstalledFile.of(path, None)
 
