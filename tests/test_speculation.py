@@ -289,7 +289,7 @@ class TestTinyModel:
     ) -> None:
         plain, eager = tiny.open_session(_settings(speculation="off")), _eager(tiny)
         expected = Heard.of(plain.generate(_plain("abc abc abc"), GREEDY, Limits(40))).text
-        monkeypatch.setattr(tiny.api, "llama_memory_seq_rm", lambda *_: False)  # as recurrent models answer
+        monkeypatch.setattr(tiny.loaded.api, "llama_memory_seq_rm", lambda *_: False)  # as recurrent models answer
         assert Heard.of(eager.generate(_plain("abc abc abc"), GREEDY, Limits(40))).text == expected
         assert not eager._context.can_take_back
         plain.close()

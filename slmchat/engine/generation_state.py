@@ -45,8 +45,7 @@ class GenerationState:
         self._n_prompt = n_prompt
         self._n_cached = n_cached
         self._seed = seed or 0
-        # the last token of a completion is not evaluated, so that one more than there are places may come
-        self._n_room = n_ctx - n_prompt + 1
+        self._n_ctx = n_ctx
         self._max_tokens = limits.max_tokens
         self._n_given = 0  # tokens that stand in chunks
         self._asked = asked
@@ -108,4 +107,5 @@ class GenerationState:
         n_tokens = len(self.tokens)
         if self._max_tokens is not None and n_tokens >= self._max_tokens:
             return FinishReason.LENGTH
-        return FinishReason.CONTEXT if n_tokens >= self._n_room else None
+        # the last token is not evaluated, so that it needs no place
+        return FinishReason.CONTEXT if self._n_prompt + n_tokens > self._n_ctx else None

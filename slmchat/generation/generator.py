@@ -170,8 +170,7 @@ class Generator:
             prior = self._prior_of(request, choosing, scorer)
             if prior is None and choosing.is_calibrated:
                 return None
-            job = Job(0, request.prompt, choices=choosing.choices(request.prompt))
-            runs = scorer.run(iter([job]))
+            runs = scorer.run(iter([Job(0, request.prompt, choices=choosing.choices(request.prompt))]))
             if asked.is_cancelled:  # between the two runs: the second one does not know
                 return None
             for done in runs:
