@@ -54,10 +54,10 @@ class TestEngine:
         chances = [chance for chunk in chunks for chance in chunk.chances]
         assert "".join(chance.text for chance in chances) == "".join(chunk.text for chunk in chunks)
         for chance in chances:
-            logprobs = [logprob for _, logprob in chance.alternatives]
-            assert len(logprobs) == 4 and logprobs == sorted(logprobs, reverse=True)
+            best = [each for _, each in chance.alternatives]
+            assert len(best) == 4 and best == sorted(best, reverse=True)
             assert chance.alternatives[0] == (chance.text, chance.logprob)  # greedy
-            assert sum(map(math.exp, logprobs)) <= 1.0001
+            assert sum(map(math.exp, best)) <= 1.0001
 
     def test_nobody_who_does_not_ask_gets_them(self, engine: llama.LlamaEngine) -> None:
         assert all(chunk.chances == () for chunk in _generated(engine, Limits(5)))

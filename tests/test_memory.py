@@ -43,7 +43,7 @@ class Timeline:
             self.session._context.evaluate_one(token)
 
     def logits(self) -> np.ndarray:
-        row = self.session._api.llama_get_logits_ith(self.session._context.handle, -1)
+        row = self.session._loaded.api.llama_get_logits_ith(self.session._context.handle, -1)
         return np.ctypeslib.as_array(row, (self.engine.vocabulary.n_tokens,)).copy()
 
 
@@ -127,7 +127,7 @@ def test_going_back_to_where_the_window_is_just_not_lost(timeline: Callable[...,
     chat, fresh = timeline(is_multi_turn=False), timeline()
     chat.ask(QUESTION + ANSWER)
     context = chat.session._context
-    first = chat.session._api.llama_memory_seq_pos_min(context._memory, 0)
+    first = chat.session._loaded.api.llama_memory_seq_pos_min(context._memory, 0)
     length = min(max(first + WINDOW - 1 + offset, 1), len(QUESTION + ANSWER))
     wanted = (QUESTION + ANSWER)[:length] + OTHER
     cached, logits = chat.ask(wanted)
