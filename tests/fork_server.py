@@ -18,6 +18,7 @@ import json
 import os
 import pkgutil
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -269,7 +270,11 @@ def _leave(code: int) -> NoReturn:
 
 
 def _load() -> None:
-    """Import what the commands import, and start nothing."""
+    """Import what the commands import, and start nothing. Signals are as in a shell, whoever started the tests."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     import slmchat
 
     for found in pkgutil.walk_packages(slmchat.__path__, "slmchat."):

@@ -1,7 +1,4 @@
-"""Programs on a pseudo-terminal, from the fork server where it can start them.
-
-Nothing here sleeps: what `pexpect` does to give a program time is left out.
-"""
+"""Programs on a pseudo-terminal, from the fork server where it can start them."""
 
 import os
 import signal
@@ -18,7 +15,7 @@ class _Forked(ptyprocess.PtyProcess):  # type: ignore[misc]
 
     def isalive(self) -> bool:
         if not self.terminated:
-            self._ended(fork_server.wait_for(self.pid, 0))
+            self._ended(fork_server.wait_for(self.pid, None if self.flag_eof else 0))
         return not self.terminated
 
     def wait(self) -> int | None:
@@ -48,10 +45,6 @@ class _Forked(ptyprocess.PtyProcess):  # type: ignore[misc]
 
 class Spawn(pexpect.spawn):  # type: ignore[misc]
     """`pexpect.spawn`, from the fork server where it can."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.delaybeforesend = None
 
     def _spawnpty(self, args: list[bytes], **options: Any) -> ptyprocess.PtyProcess:
         if not fork_server.can_fork(list(map(os.fsdecode, args)), options["env"]):

@@ -126,6 +126,7 @@ class Terminal:
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
         self.child = Spawn(command[0], command[1:], env=env, cwd=str(cwd), dimensions=(lines, columns))
+        self.child.delaybeforesend = None
         self.screen.write_process_input = self.send  # answers "where is the cursor?"
         self.bytes = b""
 

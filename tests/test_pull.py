@@ -64,7 +64,10 @@ def env(hub: HubServer, wheels: Path) -> dict[str, str]:
 @pytest.fixture
 def slm(home: Path, env: dict[str, str]) -> Callable[..., Outcome]:
     def call(*arguments: str | Path, **extra: str) -> Outcome:
-        return call_slm(*arguments, home=home, env={**env, **extra})
+        # sealed, or read when huggingface_hub is imported
+        needs_process = "--offline" in arguments or {"SLM_OFFLINE", "HF_HUB_OFFLINE"} & set(extra)
+        call = run_slm if needs_process else call_slm
+        return call(*arguments, home=home, env={**env, **extra})
 
     return call
 
