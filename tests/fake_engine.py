@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from slmchat.engine.api import (
     Adapter,
     Chunk,
-    Done,
     Event,
     Finish,
     FinishReason,
-    Job,
     Limits,
     ModelInfo,
     Prefill,
     Prompt,
+    Request,
+    Result,
     Score,
     SessionSettings,
     Timings,
@@ -39,13 +39,13 @@ class FakeEngine:
     template: str | None = CHATML
     trained: int = 100_000
     prompts: list[str] = field(default_factory=list)
-    jobs: deque[Job] = field(default_factory=lambda: deque(maxlen=100))  # the last ones that a pool was given
+    requests: deque[Request] = field(default_factory=lambda: deque(maxlen=100))  # the last ones that a pool was given
     is_closed: bool = False
     kept: list[str] = field(default_factory=list)
     n_sessions: int = 0  # open ones
     samplers: list[SamplerSettings] = field(default_factory=list)  # those of the sessions' generations
     limits: list[Limits] = field(default_factory=list)  # theirs, too
-    # what a pool says to a prompt, and in which order it is done with the jobs that it holds
+    # what a pool says to a prompt, and in which order it is done with the requests that it holds
     answer: Callable[[str], str | SlmError] = lambda prompt: "yes"
     score: Callable[[str, str], Score] = lambda prompt, text: Score((-1.0,) * len(text.split()))
     n_held: int = 1
@@ -147,47 +147,49 @@ class FakeSession:
 
 @dataclass
 class FakePool:
-    """Holds up to `n_held` jobs and is done with them in the order of `pick`."""
+    """Holds up to `n_held` requests and is done with them in the order of `pick`."""
 
     engine: FakeEngine
     settings: SessionSettings
     is_cancelled: bool = False
     most_held: int = 0
-    held: list[Job | Done] = field(default_factory=list)
+    held: list[Request | Result] = field(default_factory=list)
     report: str = "fake"
 
-    def run(self, jobs: Iterator[Job | Done]) -> Iterator[Done]:
+    def run(self, requests: Iterator[Request | Result]) -> Iterator[Result]:
         self.is_cancelled = False
-        return self._run(jobs)
+        return self._run(requests)
 
-    def _run(self, jobs: Iterator[Job | Done]) -> Iterator[Done]:
+    def _run(self, requests: Iterator[Request | Result]) -> Iterator[Result]:
         held = self.held
         while not self.is_cancelled:
-            while len(held) < self.engine.n_held and (job := next(jobs, None)) is not None:
-                held.append(job)
+            while len(held) < self.engine.n_held and (request := next(requests, None)) is not None:
+                held.append(request)
             if not held:
                 return
-            job = held.pop(self.engine.pick(len(held)))
-            yield job if isinstance(job, Done) else self._done(job)
+            request = held.pop(self.engine.pick(len(held)))
+            yield request if isinstance(request, Result) else self._done(request)
 
-    def _done(self, job: Job) -> Done:
-        self.engine.jobs.append(job)
-        prompt = "".join(part.text for part in job.prompt.parts)
+    def _done(self, request: Request) -> Result:
+        self.engine.requests.append(request)
+        prompt = "".join(part.text for part in request.prompt.parts)
         said = self.engine.answer(prompt)
         if isinstance(said, SlmError):
-            return Done(job.id, error=said)
-        if job.choices is not None:
-            scores = tuple(self.engine.score(prompt, text) for text in job.choices.texts)
+            return Result(request.id, error=said)
+        if request.choices is not None:
+            scores = tuple(self.engine.score(prompt, text) for text in request.choices.texts)
             finish = Finish(FinishReason.STOP, Usage(len(prompt), 0, 0), Timings(0.1, 0.0, None), 0, ())
-            return Done(job.id, finish=finish, scores=scores)
-        room = job.limits.max_tokens
+            return Result(request.id, finish=finish, scores=scores)
+        room = request.limits.max_tokens
         words = re.findall(r"\s*\S+", said)[:room]
         reason = FinishReason.STOP if "".join(words) == said.rstrip() else FinishReason.LENGTH
-        finish = Finish(reason, Usage(len(prompt), 0, len(words)), Timings(0.1, 0.1, 0.1), job.sampler.seed or 1, ())
-        return Done(job.id, said if reason is FinishReason.STOP else "".join(words), finish)
+        finish = Finish(
+            reason, Usage(len(prompt), 0, len(words)), Timings(0.1, 0.1, 0.1), request.sampler.seed or 1, ()
+        )
+        return Result(request.id, said if reason is FinishReason.STOP else "".join(words), finish)
 
-    def again(self, job: Job) -> None:
-        self.held.insert(0, job)
+    def resubmit(self, request: Request) -> None:
+        self.held.insert(0, request)
 
     def cancel(self) -> None:
         self.is_cancelled = True

@@ -42,7 +42,7 @@ def generated(engine: llama.LlamaEngine, prompt: Prompt, limits: Limits, setting
         if isinstance(event, Chunk):
             told["text"] += event.text
             told["tokens"] += event.tokens
-            told["logprobs"] += [chance.logprob for chance in event.chances]
+            told["logprobs"] += [chance.logprob for chance in event.logprobs]
         elif isinstance(event, Finish):
             told["cached"] = event.usage.cached_tokens
     session.keep("someone")
@@ -69,12 +69,12 @@ def probe(directory: Path) -> dict[str, Any]:
         "features": devices.build_features(),
         "devices": [device.kind for device in devices.devices()],
         "tokens": engine.vocabulary.tokenize(Prompt((Part(TEXT + "naïve ☃ <|im_end|>"), Part("<|im_end|>", True)))),
-        "plain": generated(engine, prompt, Limits(12, n_alternatives=3), SETTINGS),
+        "plain": generated(engine, prompt, Limits(12, top_logprobs=3), SETTINGS),
         "grammar": generated(engine, prompt, Limits(12, constraint=digits), SETTINGS),
         "lora": generated(
             engine,
             prompt,
-            Limits(12, n_alternatives=1),
+            Limits(12, top_logprobs=1),
             replace(SETTINGS, adapters=(Adapter(adapter, 1.0, lora.stamp_of(adapter)),)),
         ),
         "first": generated(engine, prompt, Limits(4), stored),
@@ -83,7 +83,7 @@ def probe(directory: Path) -> dict[str, Any]:
     engine.close()
     seer = loaded(seeing)
     found["picture"] = [
-        generated(seer, asked("what is this", *shown), Limits(8, n_alternatives=1), SETTINGS)
+        generated(seer, asked("what is this", *shown), Limits(8, top_logprobs=1), SETTINGS)
         for shown in ((image(),), (image(90),), ())
     ]
     seer.close()

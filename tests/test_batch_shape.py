@@ -17,12 +17,12 @@ from slmchat.engine import llama
 from slmchat.engine.api import (
     Constraint,
     ConstraintKind,
-    Done,
     FinishReason,
-    Job,
     Limits,
     Part,
     Prompt,
+    Request,
+    Result,
     SessionSettings,
 )
 from slmchat.engine.gbnf import to_gbnf
@@ -60,8 +60,10 @@ class TestRecords:
         assert [record["value"] for record in desk.records] == [{"age": 34}, {"age": 34}]
         assert desk.records[0]["completion"] == '{"age": 34}'
         assert list(desk.records[0])[-1] == "error"
-        (job, _) = desk.engine.jobs
-        assert job.limits == Limits(structured.ROOM, constraint=SHAPE.constraint)  # no stop sequence cuts through it
+        (request, _) = desk.engine.requests
+        assert request.limits == Limits(
+            structured.ROOM, constraint=SHAPE.constraint
+        )  # no stop sequence cuts through it
 
     def test_a_row_that_is_cut_off_is_asked_again_with_more_room(self, tmp_path: Path) -> None:
         desk = _desk(tmp_path, Limits(max_tokens=3))
@@ -71,8 +73,10 @@ class TestRecords:
         assert desk.run(_rows("a", "b", "c")) is ExitCode.DONE
         assert [record["id"] for record in desk.records] == [1, 2, 3]
         assert [record["value"].get("mood") for record in desk.records] == [None, "very good", "very good"]
-        assert [(job.limits.max_tokens, job.sampler.seed) for job in desk.engine.jobs].count((6, 6)) == 2
-        assert len(desk.engine.jobs) == 5
+        assert [(request.limits.max_tokens, request.sampler.seed) for request in desk.engine.requests].count(
+            (6, 6)
+        ) == 2
+        assert len(desk.engine.requests) == 5
 
     def test_a_row_that_fails_twice_is_a_record(self, desk: Desk) -> None:
         desk.engine.answer = lambda prompt: '{"age": "old"}' if prompt == "b" else '{"age": 1}'
@@ -81,7 +85,7 @@ class TestRecords:
         failed = desk.records[1]
         assert failed["completion"] == '{"age": "old"}'
         assert failed["error"].startswith("the answer is not what was asked for: ")
-        assert [job.id for job in desk.engine.jobs].count(1) == 2
+        assert [request.id for request in desk.engine.requests].count(1) == 2
         assert "1 of 3 rows failed" in desk.errors.getvalue()
 
     def test_other_failures_are_not_tried_again(self, desk: Desk) -> None:
@@ -89,7 +93,7 @@ class TestRecords:
         assert desk.run(_rows("a")) is ExitCode.CONTEXT
         assert desk.records[0]["error"] == "the prompt is too long."
         assert (desk.records[0]["value"], desk.records[0]["completion"]) == (None, None)
-        assert len(desk.engine.jobs) == 1
+        assert len(desk.engine.requests) == 1
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +112,14 @@ def engine(tiny: Path) -> Iterator[llama.LlamaEngine]:
 
 @pytest.mark.real
 class TestPool:
-    def _done(self, engine: llama.LlamaEngine, shape: Constraint, count: int = 6) -> list[Done]:
+    def _done(self, engine: llama.LlamaEngine, shape: Constraint, count: int = 6) -> list[Result]:
         pool = engine.open_pool(SessionSettings(512, 1, 1), 3)
         limits = Limits(60, constraint=shape)
-        jobs = (Job(n, Prompt((Part("word " * n),)), SamplerSettings(seed=n), limits) for n in range(1, count + 1))
+        requests = (
+            Request(n, Prompt((Part("word " * n),)), SamplerSettings(seed=n), limits) for n in range(1, count + 1)
+        )
         try:
-            return sorted(pool.run(jobs), key=lambda done: done.id)
+            return sorted(pool.run(requests), key=lambda done: done.id)
         finally:
             pool.close()
 
@@ -133,22 +139,22 @@ class TestPool:
 
     def test_what_the_model_cannot_write_fails_the_row_alone(self, engine: llama.LlamaEngine) -> None:
         pool = engine.open_pool(SessionSettings(512, 1, 1), 3)
-        free = Job(1, Prompt((Part("hello"),)), SamplerSettings(temperature=0), Limits(5))
+        free = Request(1, Prompt((Part("hello"),)), SamplerSettings(temperature=0), Limits(5))
         stuck = Limits(5, constraint=Constraint(ConstraintKind.GRAMMAR, "root ::= <[0]> | <[1]>"))
-        done = {each.id: each for each in pool.run(iter([free, Job(2, free.prompt, free.sampler, stuck)]))}
+        done = {each.id: each for each in pool.run(iter([free, Request(2, free.prompt, free.sampler, stuck)]))}
         pool.close()
         assert done[1].error is None and done[1].text
         assert done[2].error is not None and done[2].error.exit_code is ExitCode.UNSATISFIED
 
     def test_a_job_that_is_asked_again_while_its_answer_is_looked_at(self, engine: llama.LlamaEngine) -> None:
         pool = engine.open_pool(SessionSettings(512, 1, 1), 2)
-        jobs = [Job(n, Prompt((Part("word"),)), SamplerSettings(temperature=0), Limits(3)) for n in range(3)]
+        requests = [Request(n, Prompt((Part("word"),)), SamplerSettings(temperature=0), Limits(3)) for n in range(3)]
         found: list[tuple[int, int]] = []
-        for done in pool.run(iter(jobs)):
+        for done in pool.run(iter(requests)):
             assert done.finish is not None
             found.append((done.id, done.finish.usage.completion_tokens))
             if done.finish.usage.completion_tokens == 3:
-                pool.again(Job(done.id, jobs[0].prompt, jobs[0].sampler, Limits(6)))
+                pool.resubmit(Request(done.id, requests[0].prompt, requests[0].sampler, Limits(6)))
         pool.close()
         assert sorted(found) == [(0, 3), (0, 6), (1, 3), (1, 6), (2, 3), (2, 6)]
 

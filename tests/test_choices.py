@@ -21,10 +21,10 @@ from gguf_samples import (
 
 from slmchat.commands.structured_options import classification_task_of
 from slmchat.engine import llama
-from slmchat.engine.api import Choices, Done, Job, Part, Prompt, Score, SessionSettings
+from slmchat.engine.api import Choices, Part, Prompt, Request, Result, Score, SessionSettings
 from slmchat.engine.context import Context
 from slmchat.engine.probabilities import LogProbabilities
-from slmchat.engine.sequences import Sequences, Stretch
+from slmchat.engine.sequences import Sequences, TokenSpan
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.answers import ChosenTexts
 from slmchat.generation.batch.prompts import PromptMaker
@@ -70,9 +70,9 @@ def _alone(engine: llama.LlamaEngine, prompt: Prompt, text: str) -> Score:
     return Score(tuple(found), end)
 
 
-def _scores(engine: llama.LlamaEngine, prompts: list[Prompt], choices: Choices) -> dict[int, Done]:
+def _scores(engine: llama.LlamaEngine, prompts: list[Prompt], choices: Choices) -> dict[int, Result]:
     scorer = engine.open_scorer(SETTINGS)
-    found = {done.id: done for done in scorer.run(Job(n, each, choices=choices) for n, each in enumerate(prompts))}
+    found = {done.id: done for done in scorer.run(Request(n, each, choices=choices) for n, each in enumerate(prompts))}
     scorer.close()
     assert all(done.error is None for done in found.values()), [done.error for done in found.values()]
     return found
@@ -116,8 +116,10 @@ class TestScores:
             _alone(engine, _prompt("hello"), texts[95]).logprobs, abs=0.1
         )
         scorer = engine.open_scorer(SETTINGS)
-        jobs = [Job(n, _prompt("water " * count), choices=Choices(TEXTS)) for n, count in enumerate((5, 900, 7))]
-        done = {each.id: each for each in scorer.run(iter(jobs))}
+        requests = [
+            Request(n, _prompt("water " * count), choices=Choices(TEXTS)) for n, count in enumerate((5, 900, 7))
+        ]
+        done = {each.id: each for each in scorer.run(iter(requests))}
         scorer.close()
         error = done[1].error
         assert error is not None and error.exit_code is ExitCode.CONTEXT
@@ -133,15 +135,15 @@ def test_nothing_is_evaluated_once_it_is_cancelled(engine: llama.LlamaEngine, mo
         counts = [0]
 
         def cancelling(
-            self: Sequences, stretches: Sequence[Stretch], at: int = at, counts: list[int] = counts
+            self: Sequences, spans: Sequence[TokenSpan], at: int = at, counts: list[int] = counts
         ) -> list[int] | None:
             counts[0] += 1
             if counts[0] == at:
                 scorer.cancel()
-            return evaluate(self, stretches)
+            return evaluate(self, spans)
 
         monkeypatch.setattr(Sequences, "evaluate", cancelling)
-        assert not list(scorer.run(Job(n, each, choices=Choices(TEXTS)) for n, each in enumerate(prompts)))
+        assert not list(scorer.run(Request(n, each, choices=Choices(TEXTS)) for n, each in enumerate(prompts)))
         assert counts == [at]
     scorer.close()
 

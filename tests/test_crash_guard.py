@@ -6,7 +6,7 @@ import pytest
 from fake_engine import FakeEngine, FakeSession
 
 from slmchat.engine import crash_guard, crash_markers
-from slmchat.engine.api import Done, Image, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.api import Image, Limits, Part, Prompt, Result, SessionSettings
 from slmchat.engine.crash_guard import CrashGuard, Ended
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
@@ -59,7 +59,7 @@ def test_every_first_step_is_guarded_and_nothing_between_them(guard: CrashGuard,
 
 
 def test_a_row_that_fails_proves_nothing(guard: CrashGuard) -> None:
-    records = guard.watch(iter([Done(1, error=SlmError("no", exit_code=ExitCode.BUG)), Done(2, text="yes")]))
+    records = guard.watch(iter([Result(1, error=SlmError("no", exit_code=ExitCode.BUG)), Result(2, text="yes")]))
     next(records)
     assert guard.is_on
     assert next(records).text == "yes"

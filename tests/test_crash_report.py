@@ -48,7 +48,7 @@ def _is_one_sentence(said: str) -> bool:
 
 def test_a_failed_check_blames_the_file_until_something_was_computed_with_it() -> None:
     file = Path("/models/m.gguf")
-    work = crash_report.Work("computing with {}", file, is_computing=True)
+    work = crash_report.NativeCall("computing with {}", file, is_computing=True)
     first = crash_report._explained("a check of its own failed", "GGML_ASSERT(x) failed, ops.cpp:1", work)
     assert first.exit_code == 6
     assert "cannot use m.gguf" in first.message
@@ -63,7 +63,7 @@ def test_a_failed_check_blames_the_file_until_something_was_computed_with_it() -
 
 def test_a_model_of_slms_own_is_not_blamed() -> None:
     """As when the speed of the device is measured: nobody can do anything about that file."""
-    inner = crash_report.Work("loading {}", Path("/tmp/zeros.gguf"))
+    inner = crash_report.NativeCall("loading {}", Path("/tmp/zeros.gguf"))
     with crash_report.own_errand("measuring the speed of this device"):
         crash_report._running.append(inner)
         try:

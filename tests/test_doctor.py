@@ -24,7 +24,7 @@ from slmchat.engine import crash_markers
 from slmchat.engine.devices import ComputeDevice
 from slmchat.engine.kvstore import KvStore, StateKey
 from slmchat.engine.library import no_declarations
-from slmchat.engine.limits import ALL, LEAST, Attempt, Verdict
+from slmchat.engine.limits import ALL, LEAST, Attempt, SelfTestVerdict
 from slmchat.fit.plan import Room
 from slmchat.hardware import compilers
 from slmchat.hardware.facts import Fact
@@ -34,7 +34,7 @@ from slmchat.terminal.console import Console
 
 pytestmark = pytest.mark.real
 
-CRASHING = Verdict(ALL, (Attempt(ALL, "crashes (SIGSEGV)"), Attempt(ALL.without("has_extra_buffers"), "")), 0.9)
+CRASHING = SelfTestVerdict(ALL, (Attempt(ALL, "crashes (SIGSEGV)"), Attempt(ALL.without("has_extra_buffers"), "")), 0.9)
 
 NVIDIA = Graphics("NVIDIA", "NVIDIA GeForce RTX 4060", True)
 INTEL = Graphics("Intel", "Intel 0x9a49", False)
@@ -86,7 +86,7 @@ def facts(paths: settings.Paths) -> device_checks.Facts:
         compute=(),
         has_gpu_backend=False,
         seal=seal,
-        self_test=Verdict(ALL, (Attempt(ALL, ""),), 0.3),
+        self_test=SelfTestVerdict(ALL, (Attempt(ALL, ""),), 0.3),
     )
 
 
@@ -130,7 +130,7 @@ PLANTED: dict[str, tuple[str, Level, str, str, Callable[[device_checks.Facts], d
     ),
     "a library that could not be tried": (
         "self-test", Level.NOTE, "no process can be started", "once more",
-        lambda facts: replace(facts, self_test=Verdict(untried="no process can be started")),
+        lambda facts: replace(facts, self_test=SelfTestVerdict(untried="no process can be started")),
     ),
     "a GPU without its backend": (
         "gpu", Level.WRONG, "RTX 4060 is here", 'CMAKE_ARGS="-DGGML_CUDA=on"',

@@ -11,7 +11,7 @@ from slmchat.fit.estimate import guessed_shape
 from slmchat.fit.memory import MIB, Load, memory
 from slmchat.fit.plan import FitVerdict, Room, choose_ctx, choose_gpu_layers, largest_ctx, plan
 from slmchat.fit.shape import ModelShape, shape_of
-from slmchat.fit.speed import Pace, Rate, in_words, pace_of, solved
+from slmchat.fit.speed import Rate, Throughput, in_words, solved, throughput_of
 from slmchat.models.device_fit import LoadPlan
 
 GIB = 1 << 30
@@ -103,8 +103,8 @@ def test_as_many_layers_as_fit_go_to_the_gpu(llama: ModelShape) -> None:
     assert choose_gpu_layers(llama, load, 10 * MIB) == 0
 
 
-def pace(rate: float) -> Pace:
-    return Pace({kind: Rate(rate, 0.0) for kind in ("Q8_0", "Q4_K", "Q5_0")}, 1e-5, 2)
+def throughput(rate: float) -> Throughput:
+    return Throughput({kind: Rate(rate, 0.0) for kind in ("Q8_0", "Q4_K", "Q5_0")}, 1e-5, 2)
 
 
 def options(*quantizations: str, parameters: float = 7e9) -> list[Option]:
@@ -139,7 +139,7 @@ class TestChoice:
         ],
     )
     def test_memory_and_speed_decide(self, available: int, rate: float, chosen: str) -> None:
-        found = choose(options(*self.ALL), Load(0), Room(available, 8 * GIB), pace(rate))
+        found = choose(options(*self.ALL), Load(0), Room(available, 8 * GIB), throughput(rate))
         assert found.option.quantization == chosen
         assert found.reason
 
@@ -147,7 +147,7 @@ class TestChoice:
         assert choose(options(*self.ALL), Load(0), Room(32 * GIB, 8 * GIB), None).option.quantization == "Q4_K_M"
 
     def test_where_nothing_fits_the_smallest(self) -> None:
-        found = choose(options(*self.ALL), Load(0), Room(GIB, 2 * GIB), pace(200e9))
+        found = choose(options(*self.ALL), Load(0), Room(GIB, 2 * GIB), throughput(200e9))
         assert found.option.quantization == "Q2_K"
         assert not found.plan.is_possible
 
@@ -159,12 +159,12 @@ class TestChoice:
 
 class TestSpeed:
     def test_bytes_over_rate_and_layers(self, llama: ModelShape) -> None:
-        found = pace(10e9).tokens_per_second(llama)
+        found = throughput(10e9).tokens_per_second(llama)
         assert found == pytest.approx(10e9 / (llama.active_bytes + 16 * 1024 * 2 * 512), rel=0.08)
 
     def test_only_the_experts_in_use_count(self, mixtral: ModelShape) -> None:
         dense = replace(mixtral, matrices=tuple(replace(each, active_bytes=each.bytes) for each in mixtral.matrices))
-        quick, slow = (pace(10e9).tokens_per_second(shape) for shape in (mixtral, dense))
+        quick, slow = (throughput(10e9).tokens_per_second(shape) for shape in (mixtral, dense))
         assert quick is not None
         assert slow is not None
         assert 3 < quick / slow < 4
@@ -200,7 +200,7 @@ def test_estimates_know_mixtures_from_the_makers_words() -> None:
     assert guess.active_bytes / guess.weight_bytes == pytest.approx(0.276, abs=0.01)
 
 
-# As engine/pace.py has them: bytes, rows, layers, seconds. 10 GB/s, and 0.1 ms a layer.
+# As engine/device_throughput.py has them: bytes, rows, layers, seconds. 10 GB/s, and 0.1 ms a layer.
 LONG = (100_000_000, 20_000, 4, 0.0104)
 TIMINGS = {
     "layer": (1, 1, 32, 0.0032),
@@ -211,14 +211,14 @@ TIMINGS = {
 
 class TestMeasuredPace:
     def test_all_of_it(self) -> None:
-        found = pace_of(TIMINGS, 2)
+        found = throughput_of(TIMINGS, 2)
         assert found is not None and not found.is_rough
         assert found.layer_seconds == pytest.approx(1e-4)
         rate = found.rates["Q8_0"]
         assert LONG[0] / rate.bytes_per_second + LONG[1] * rate.row_seconds == pytest.approx(0.01)
 
     def test_the_beginning_is_enough_to_choose_by_and_tells_no_number(self) -> None:
-        found = pace_of({"Q4_K long": LONG}, 2)
+        found = throughput_of({"Q4_K long": LONG}, 2)
         assert found is not None and found.is_rough
         assert found.rates["Q5_0"].bytes_per_second == pytest.approx(100e6 / 0.0104)
         model = guessed_shape(
@@ -233,7 +233,7 @@ class TestMeasuredPace:
 
     def test_every_measurement_counts(self) -> None:
         for missing in TIMINGS:
-            found = pace_of({name: each for name, each in TIMINGS.items() if name != missing}, 2)
+            found = throughput_of({name: each for name, each in TIMINGS.items() if name != missing}, 2)
             assert found is not None and found.is_rough, missing
-        assert pace_of({"layer": TIMINGS["layer"]}, 2) is None
-        assert pace_of({}, 2) is None
+        assert throughput_of({"layer": TIMINGS["layer"]}, 2) is None
+        assert throughput_of({}, 2) is None

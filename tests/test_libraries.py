@@ -18,7 +18,7 @@ from conftest import environment, run_slm
 from gguf_vision import write_tiny_gemma3, write_tiny_siglip
 
 from slmchat.engine import library, native, native_symbols, structures
-from slmchat.engine.library import DECLARATIONS, PREBUILT, Kind, NativeLibrary, find
+from slmchat.engine.library import DECLARATIONS, PREBUILT, LibraryKind, NativeLibrary, find
 from slmchat.engine.library_comparison import Comparison
 from slmchat.engine.shared_object import fault_of
 from slmchat.errors import SlmError
@@ -56,7 +56,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., P
 def test_a_build_of_ones_own_comes_before_the_prebuilt_library(packages: Callable[..., Path]) -> None:
     place = packages(own=True, prebuilt=True)
     found = find({})
-    assert found == NativeLibrary(place / "llama_cpp" / "lib" / "libllama.so", Kind.OWN, "0.3.36")
+    assert found == NativeLibrary(place / "llama_cpp" / "lib" / "libllama.so", LibraryKind.OWN, "0.3.36")
     assert found.multimodal == place / "llama_cpp" / "lib" / "libmtmd.so"
     assert [file.name for file in found.ggml] == ["libggml-base.so"]
     assert "own build, llama-cpp-python 0.3.36: /" in found.in_words()
@@ -66,7 +66,7 @@ def test_declarations_without_a_library_take_the_prebuilt_one(packages: Callable
     place = packages(own=False, prebuilt=True)
     file = place / "xllamacpp" / "xllamacpp.abi3.so"
     found = find({"LLAMA_CPP_LIB_PATH": ""})
-    assert found == NativeLibrary(file, Kind.PREBUILT, "2026.9.11063")
+    assert found == NativeLibrary(file, LibraryKind.PREBUILT, "2026.9.11063")
     assert (found.multimodal, found.ggml) == (file, ())
 
 
@@ -74,7 +74,7 @@ def test_declarations_without_a_library_take_the_prebuilt_one(packages: Callable
 def test_the_variable_comes_first(packages: Callable[..., Path], given: str) -> None:
     place = packages(own=True, prebuilt=True)
     found = find({"LLAMA_CPP_LIB_PATH": str(place / given)})
-    assert found.kind is Kind.EXPLICIT
+    assert found.kind is LibraryKind.EXPLICIT
     assert found.path.is_file() and str(found.path).startswith(str(place / given))
 
 
@@ -341,16 +341,16 @@ def test_both_libraries_answer_the_same(tmp_path: Path, home: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "is_measured", "gain", "missing", "says"),
     [
-        (Kind.OWN, True, Comparison((1.5, 1.4, 1.6), (1.0, 0.9, 1.1)), (), "reads prompts at 1.50 times the speed (1.40 to 1.60)"),
-        (Kind.OWN, True, None, (), "could not be measured"),
-        (Kind.OWN, False, None, ("AVX512",), "no other library"),
-        (Kind.PREBUILT, False, None, ("AVX512",), "without AVX512, which this processor has"),
-        (Kind.PREBUILT, False, None, (), "nothing to gain"),
+        (LibraryKind.OWN, True, Comparison((1.5, 1.4, 1.6), (1.0, 0.9, 1.1)), (), "reads prompts at 1.50 times the speed (1.40 to 1.60)"),
+        (LibraryKind.OWN, True, None, (), "could not be measured"),
+        (LibraryKind.OWN, False, None, ("AVX512",), "no other library"),
+        (LibraryKind.PREBUILT, False, None, ("AVX512",), "without AVX512, which this processor has"),
+        (LibraryKind.PREBUILT, False, None, (), "nothing to gain"),
     ],
 )  # fmt: skip
 def test_what_a_build_of_ones_own_gains_is_said(
-    kind: Kind, is_measured: bool, gain: Comparison | None, missing: tuple[str, ...], says: str
+    kind: LibraryKind, is_measured: bool, gain: Comparison | None, missing: tuple[str, ...], says: str
 ) -> None:
     told = own_build.OwnBuild(NativeLibrary(Path("/l"), kind, "1"), is_measured, gain, missing).in_words()
     assert says in told
-    assert ("pip install" in told) == (kind is Kind.PREBUILT and bool(missing))
+    assert ("pip install" in told) == (kind is LibraryKind.PREBUILT and bool(missing))

@@ -13,7 +13,7 @@ from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from terminal import Terminal
 
 from slmchat.engine import llama
-from slmchat.engine.api import Chunk, Constraint, ConstraintKind, Finish, Job, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.api import Chunk, Constraint, ConstraintKind, Finish, Limits, Part, Prompt, Request, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.terminal.doubt import style_of
 from slmchat.terminal.screen import Screen
@@ -48,25 +48,25 @@ def _generated(engine: llama.LlamaEngine, limits: Limits, sampler: SamplerSettin
 @pytest.mark.real
 class TestEngine:
     def test_each_token_has_its_chance_and_those_beside_it(self, engine: llama.LlamaEngine) -> None:
-        chunks = _generated(engine, Limits(12, n_alternatives=4))
+        chunks = _generated(engine, Limits(12, top_logprobs=4))
         for chunk in chunks:
-            assert len(chunk.chances) == len(chunk.tokens)
-        chances = [chance for chunk in chunks for chance in chunk.chances]
-        assert "".join(chance.text for chance in chances) == "".join(chunk.text for chunk in chunks)
-        for chance in chances:
+            assert len(chunk.logprobs) == len(chunk.tokens)
+        logprobs = [chance for chunk in chunks for chance in chunk.logprobs]
+        assert "".join(chance.text for chance in logprobs) == "".join(chunk.text for chunk in chunks)
+        for chance in logprobs:
             best = [each for _, each in chance.alternatives]
             assert len(best) == 4 and best == sorted(best, reverse=True)
             assert chance.alternatives[0] == (chance.text, chance.logprob)  # greedy
             assert sum(map(math.exp, best)) <= 1.0001
 
     def test_nobody_who_does_not_ask_gets_them(self, engine: llama.LlamaEngine) -> None:
-        assert all(chunk.chances == () for chunk in _generated(engine, Limits(5)))
+        assert all(chunk.logprobs == () for chunk in _generated(engine, Limits(5)))
 
     def test_they_are_the_models_own_whatever_the_sampler_does(self, engine: llama.LlamaEngine) -> None:
         hot = SamplerSettings(temperature=5.0, top_k=0, top_p=1.0, min_p=0.0, repeat_penalty=2.0, seed=3)
         held = Constraint(ConstraintKind.REGEX, "x+")
         greedy, sampled, shaped = (
-            _generated(engine, Limits(1, n_alternatives=3, constraint=constraint), sampler)[0].chances[0]
+            _generated(engine, Limits(1, top_logprobs=3, constraint=constraint), sampler)[0].logprobs[0]
             for sampler, constraint in ((GREEDY, None), (hot, None), (GREEDY, held))
         )
         assert len({greedy.text, sampled.text, shaped.text}) == 3
@@ -74,14 +74,14 @@ class TestEngine:
         assert sampled.logprob < greedy.logprob and shaped.logprob < greedy.logprob
 
     def test_of_a_pool_as_of_a_session(self, engine: llama.LlamaEngine) -> None:
-        limits = Limits(8, n_alternatives=2)
-        alone = [chance for chunk in _generated(engine, limits) for chance in chunk.chances]
+        limits = Limits(8, top_logprobs=2)
+        alone = [chance for chunk in _generated(engine, limits) for chance in chunk.logprobs]
         pool = engine.open_pool(SETTINGS, 2)
-        done = list(pool.run(iter([Job(n, PROMPT, GREEDY, limits) for n in range(3)])))
+        done = list(pool.run(iter([Request(n, PROMPT, GREEDY, limits) for n in range(3)])))
         pool.close()
         for each in done:
-            assert [chance.text for chance in each.chances] == [chance.text for chance in alone]
-            assert [c.logprob for c in each.chances] == pytest.approx([c.logprob for c in alone], abs=0.1)
+            assert [chance.text for chance in each.logprobs] == [chance.text for chance in alone]
+            assert [c.logprob for c in each.logprobs] == pytest.approx([c.logprob for c in alone], abs=0.1)
 
 
 def test_marks_leave_white_space_alone() -> None:

@@ -66,7 +66,8 @@ def pushing(smol: llama.LlamaEngine, smollm2: Path, tmp_path_factory: pytest.Tem
     """Adapters of rank 1 over the last layer: what they add to it makes `PUSHED` the most probable token.
 
     `B` is the direction that the output (which is the embedding) reads as that token and no other, seen through the
-    last norm: least squares. Whether `A` times the layer's input is positive is up to the model: of +A and -A one pushes.
+    last norm: least squares. Whether `A` times the layer's input is positive is up to the model: of +A and -A one
+    pushes.
     """
     tensors = {tensor.name: tensor for tensor in GGUFReader(smollm2).tensors}
     output = dequantize(tensors["token_embd.weight"].data, tensors["token_embd.weight"].tensor_type)
@@ -156,11 +157,11 @@ class TestRealWeights:
         switched.close()
 
     def test_what_batches_were_proved_to_compute_is_proved_anew(self, session: LlamaSession, pusher: Path) -> None:
-        before = session._proof
+        before = session._exactness
         session.set_adapters([])
-        assert session._proof is before
+        assert session._exactness is before
         session.set_adapters([_adapter(pusher)])
-        assert session._proof is not before
+        assert session._exactness is not before
 
     def test_rescaled_in_a_session_is_as_in_a_fresh_one(
         self, smol: llama.LlamaEngine, session: LlamaSession, pusher: Path

@@ -401,7 +401,7 @@ def _answered(file: Path, run: Callable[..., object]) -> SlmError:
 def test_a_model_that_computes_no_numbers_answers_nothing(
     value: float, temperature: float, tiny_chat: Path, tmp_path: Path
 ) -> None:
-    from slmchat.engine.api import Job, Limits, Part, Prompt, SessionSettings
+    from slmchat.engine.api import Limits, Part, Prompt, Request, SessionSettings
     from slmchat.engine.llama import LlamaEngine
     from slmchat.engine.sampler import SamplerSettings
 
@@ -414,7 +414,7 @@ def test_a_model_that_computes_no_numbers_answers_nothing(
         list(engine.open_session(settings).generate(prompt, sampler, limits))
 
     def among_others(engine: LlamaEngine) -> None:
-        (done,) = engine.open_pool(settings, 1).run(iter([Job("a", prompt, sampler, limits)]))
+        (done,) = engine.open_pool(settings, 1).run(iter([Request("a", prompt, sampler, limits)]))
         assert done.error is not None
         raise done.error
 

@@ -1,4 +1,4 @@
-"""Many completions at once: the same texts as alone, for every kind of memory; limits, a full cache, lazy jobs, cancel."""
+"""Many completions at once: the same texts as alone, for every kind of memory; limits, a full cache, lazy requests, cancel."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +8,7 @@ import pytest
 from gguf_samples import WORDS, write_tiny_gemma3, write_tiny_llama, write_tiny_mamba, write_tiny_phi3
 
 from slmchat.engine import llama
-from slmchat.engine.api import Chunk, Done, FinishReason, Job, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.api import Chunk, FinishReason, Limits, Part, Prompt, Request, Result, SessionSettings
 from slmchat.engine.parallelism import CellPlan, Growth, plan_cells
 from slmchat.engine.pool import LlamaPool
 from slmchat.engine.sampler import SamplerSettings
@@ -58,10 +58,10 @@ def _prompts(count: int, head: str = HEAD) -> list[Prompt]:
     return [_plain(head + " ".join(WORDS[n : n + 3 + n % 5])) for n in range(count)]
 
 
-def _jobs(
+def _requests(
     prompts: Sequence[Prompt], limits: Limits | None = None, sampler: SamplerSettings = GREEDY
-) -> Iterator[Job | Done]:
-    return (Job(n, prompt, sampler, limits or Limits(20)) for n, prompt in enumerate(prompts))
+) -> Iterator[Request | Result]:
+    return (Request(n, prompt, sampler, limits or Limits(20)) for n, prompt in enumerate(prompts))
 
 
 def _alone(
@@ -98,13 +98,13 @@ def open_pool() -> Iterator[Callable[..., LlamaPool]]:
         pool.close()
 
 
-def _results(done: Iterator[Done]) -> dict[int, Done]:
+def _results(done: Iterator[Result]) -> dict[int, Result]:
     found = {each.id: each for each in done}
     assert all(each.error is None for each in found.values()), [each.error for each in found.values()]
     return found
 
 
-def _n_equal(found: dict[int, Done], expected: Sequence[str], characters: int = 40) -> int:
+def _n_equal(found: dict[int, Result], expected: Sequence[str], characters: int = 40) -> int:
     """Texts may part where two tokens are nearly equally probable: the order of sums differs. Wrong is nearly all."""
     assert set(found) == set(range(len(expected)))
     return sum(found[n].text[:characters] == text[:characters] for n, text in enumerate(expected))
@@ -118,7 +118,7 @@ class TestEqualTexts:
         prompts = _prompts(16)
         expected = _alone(engine, prompts)
         assert len(set(expected)) > 12
-        found = _results(open_pool(engine).run(_jobs(prompts)))
+        found = _results(open_pool(engine).run(_requests(prompts)))
         assert _n_equal(found, expected) >= 14
         n_head = engine.count(_plain(HEAD))
         cached = [found[n].finish.usage.cached_tokens for n in found]  # type: ignore[union-attr]
@@ -132,7 +132,7 @@ class TestEqualTexts:
     ) -> None:
         prompts = [*_prompts(5), _plain("hello world"), *_prompts(4), *_prompts(6, OTHER), *_prompts(2, "what is ")]
         expected = _alone(engine, prompts)
-        found = _results(open_pool(engine, 3).run(_jobs(prompts)))
+        found = _results(open_pool(engine, 3).run(_requests(prompts)))
         assert _n_equal(found, expected) >= len(prompts) - 2
         again = found[15].finish
         assert again and again.usage.cached_tokens > 0.7 * engine.count(_plain(OTHER[: len(HEAD) // 2]))
@@ -141,7 +141,7 @@ class TestEqualTexts:
         sampler = SamplerSettings(temperature=1.0, seed=11)
         prompts = _prompts(4) * 2
         expected = _alone(engine, prompts[:4], sampler=sampler) * 2
-        found = _results(open_pool(engine).run(_jobs(prompts, sampler=sampler)))
+        found = _results(open_pool(engine).run(_requests(prompts, sampler=sampler)))
         # At temperature 1 every token is a chance to part, and it depends on the processor where: a few tokens count.
         assert _n_equal(found, expected, characters=10) >= 6
         assert all(each.finish and each.finish.seed == 11 for each in found.values())
@@ -152,12 +152,12 @@ class TestEqualTexts:
         n_prompt = max(engine.count(prompt) for prompt in prompts)
         pool = open_pool(engine, 6, n_ctx=n_prompt + 61, cells=256)  # one alone takes more than half of it
         assert n_prompt + 60 < 256 < n_prompt + 6 * 60
-        assert _n_equal(_results(pool.run(_jobs(prompts, Limits(60)))), expected) >= 8
+        assert _n_equal(_results(pool.run(_requests(prompts, Limits(60)))), expected) >= 8
 
     def test_one_after_the_other_on_one_pool(self, engine: llama.LlamaEngine, open_pool: Open) -> None:
         pool = open_pool(engine, 2)
-        first = _results(pool.run(_jobs(_prompts(3))))
-        second = _results(pool.run(_jobs(_prompts(3, OTHER))))
+        first = _results(pool.run(_requests(_prompts(3))))
+        second = _results(pool.run(_requests(_prompts(3, OTHER))))
         assert _n_equal(first, _alone(engine, _prompts(3))) >= 2
         assert _n_equal(second, _alone(engine, _prompts(3, OTHER))) >= 2
 
@@ -167,8 +167,8 @@ class TestEnds:
         (text,) = _alone(plain, [_plain(HEAD)])
         n_head = plain.count(_plain(HEAD))
         limits = [Limits(3), Limits(20, stop=(text[8:12],)), Limits(), Limits(0)]
-        jobs = [Job(n, _plain(HEAD), GREEDY, limit) for n, limit in enumerate(limits)]
-        found = _results(open_pool(plain, n_ctx=n_head + 30).run(iter(jobs)))
+        requests = [Request(n, _plain(HEAD), GREEDY, limit) for n, limit in enumerate(limits)]
+        found = _results(open_pool(plain, n_ctx=n_head + 30).run(iter(requests)))
         reasons = [found[n].finish.reason for n in range(4)]  # type: ignore[union-attr]
         assert reasons == [FinishReason.LENGTH, FinishReason.STOP, FinishReason.CONTEXT, FinishReason.LENGTH]
         lengths = [found[n].finish.usage.completion_tokens for n in range(4)]  # type: ignore[union-attr]
@@ -179,7 +179,7 @@ class TestEnds:
 
     def test_what_cannot_be_done_is_an_error_among_the_others(self, plain: llama.LlamaEngine, open_pool: Open) -> None:
         prompts = [_plain("hello world"), _plain("word " * 600), Prompt(()), _plain("the people")]
-        found = {each.id: each for each in open_pool(plain).run(_jobs(prompts))}
+        found = {each.id: each for each in open_pool(plain).run(_requests(prompts))}
         assert found[0].error is None
         assert found[3].finish is not None
         assert found[1].error and found[1].error.exit_code is ExitCode.CONTEXT
@@ -189,36 +189,36 @@ class TestEnds:
 
     def test_a_completion_that_grows_beyond_the_cache(self, plain: llama.LlamaEngine, open_pool: Open) -> None:
         pool = open_pool(plain, 2, n_ctx=512, cells=256)
-        done = list(pool.run(_jobs(_prompts(2), Limits(400))))
+        done = list(pool.run(_requests(_prompts(2), Limits(400))))
         assert [each.error and each.error.exit_code for each in done] == [ExitCode.CONTEXT, ExitCode.CONTEXT]
-        assert _results(pool.run(_jobs(_prompts(1))))  # and it works on
+        assert _results(pool.run(_requests(_prompts(1))))  # and it works on
 
     def test_failures_among_the_jobs_come_out_as_they_are(self, plain: llama.LlamaEngine, open_pool: Open) -> None:
-        failure = Done(7, error=SlmError("broken", exit_code=ExitCode.USAGE))
-        jobs: list[Job | Done] = [Job(1, _plain("hello"), GREEDY, Limits(2)), failure]
-        assert failure in list(open_pool(plain).run(iter(jobs)))
+        failure = Result(7, error=SlmError("broken", exit_code=ExitCode.USAGE))
+        requests: list[Request | Result] = [Request(1, _plain("hello"), GREEDY, Limits(2)), failure]
+        assert failure in list(open_pool(plain).run(iter(requests)))
 
     def test_an_error_of_the_iterator_is_raised(self, plain: llama.LlamaEngine, open_pool: Open) -> None:
-        def jobs() -> Iterator[Job | Done]:
-            yield Job(1, _plain("hello"), GREEDY, Limits(2))
+        def requests() -> Iterator[Request | Result]:
+            yield Request(1, _plain("hello"), GREEDY, Limits(2))
             raise SlmError("no more", exit_code=ExitCode.STORAGE)
 
         with pytest.raises(SlmError, match="no more"):
-            list(open_pool(plain).run(jobs()))
+            list(open_pool(plain).run(requests()))
 
 
 class TestJobsAsTheyCome:
     def test_jobs_are_not_taken_far_ahead(self, plain: llama.LlamaEngine, open_pool: Open) -> None:
         taken = done = 0
 
-        def jobs() -> Iterator[Job | Done]:
+        def requests() -> Iterator[Request | Result]:
             nonlocal taken
-            for job in _jobs(_prompts(200), Limits(1)):
+            for job in _requests(_prompts(200), Limits(1)):
                 taken += 1
                 yield job
 
         most = 0
-        for _ in open_pool(plain, 3).run(jobs()):
+        for _ in open_pool(plain, 3).run(requests()):
             done += 1
             most = max(most, taken - done)
         assert done == 200
@@ -227,12 +227,12 @@ class TestJobsAsTheyCome:
     def test_an_iterator_that_waits_holds_nothing_up(self, plain: llama.LlamaEngine, open_pool: Open) -> None:
         more = threading.Event()
 
-        def jobs() -> Iterator[Job | Done]:
-            yield Job(1, _plain("hello"), GREEDY, Limits(5))
+        def requests() -> Iterator[Request | Result]:
+            yield Request(1, _plain("hello"), GREEDY, Limits(5))
             assert more.wait(60)
-            yield Job(2, _plain("world"), GREEDY, Limits(5))
+            yield Request(2, _plain("world"), GREEDY, Limits(5))
 
-        done = open_pool(plain).run(jobs())
+        done = open_pool(plain).run(requests())
         assert next(done).id == 1  # while the iterator waits for us
         more.set()
         assert [each.id for each in done] == [2]
@@ -240,12 +240,12 @@ class TestJobsAsTheyCome:
     def test_cancel_ends_a_wait_for_jobs(self, plain: llama.LlamaEngine, open_pool: Open) -> None:
         never = threading.Event()
 
-        def jobs() -> Iterator[Job | Done]:
-            yield Job(1, _plain("hello"), GREEDY, Limits(5))
+        def requests() -> Iterator[Request | Result]:
+            yield Request(1, _plain("hello"), GREEDY, Limits(5))
             never.wait(60)
 
         pool = open_pool(plain)
-        done = pool.run(jobs())
+        done = pool.run(requests())
         assert next(done).id == 1
         threading.Timer(0.05, pool.cancel).start()
         assert list(done) == []
@@ -255,11 +255,11 @@ class TestJobsAsTheyCome:
         pool = open_pool(plain, 2)
         limits = [Limits(2), Limits(2), *[Limits(300)] * 4]
         ids = []
-        for each in pool.run(Job(n, _plain("hello"), GREEDY, limit) for n, limit in enumerate(limits)):
+        for each in pool.run(Request(n, _plain("hello"), GREEDY, limit) for n, limit in enumerate(limits)):
             ids.append(each.id)
             pool.cancel()
         assert set(ids) <= {0, 1}
-        assert len(_results(pool.run(_jobs(_prompts(3))))) == 3  # it can be used again
+        assert len(_results(pool.run(_requests(_prompts(3))))) == 3  # it can be used again
 
 
 @pytest.mark.model
@@ -270,7 +270,7 @@ class TestRealWeights:
         prompts = [_plain(f"{head}{name}:") for name in ("Spain", "Germany", "Greece", "Portugal", "Russia", "Peru")]
         expected = _alone(engine, prompts, Limits(3))
         assert expected[0].startswith(" Madrid")
-        found = _results(open_pool(engine).run(_jobs(prompts, Limits(3))))
+        found = _results(open_pool(engine).run(_requests(prompts, Limits(3))))
         assert _n_equal(found, expected) >= 5
         engine.close()
 
@@ -278,7 +278,7 @@ class TestRealWeights:
         engine = llama.load(gemma3_base)
         prompts = [_plain(", ".join(str(n) for n in range(1, last + 1)) + ",") for last in (190, 194, 197)]
         assert engine.count(prompts[0]) > 600  # the window has 512
-        found = _results(open_pool(engine, 3, n_ctx=1024).run(_jobs(prompts, Limits(10))))
+        found = _results(open_pool(engine, 3, n_ctx=1024).run(_requests(prompts, Limits(10))))
         assert [found[n].text for n in range(3)] == [" 191, 192,", " 195, 196,", " 198, 199,"]
         cached = sorted(found[n].finish.usage.cached_tokens for n in range(3))  # type: ignore[union-attr]
         assert cached[1] > 600  # copied at least for two of the three

@@ -397,15 +397,15 @@ class TestClassify:
 
     def test_the_text_goes_where_the_instruction_says(self, model: Model, engine: FakeEngine) -> None:
         model.classify("my text", ["a", "b"], instruction="<{}> is?", raw=True)
-        assert "".join(part.text for part in engine.jobs[-1].prompt.parts) == "<my text> is?"
+        assert "".join(part.text for part in engine.requests[-1].prompt.parts) == "<my text> is?"
 
     def test_the_prior_is_found_once_for_a_question(self, model: Model, engine: FakeEngine) -> None:
         model.classify("one", ["a", "b"], instruction="Which?")
-        n_jobs = len(engine.jobs)
+        n_requests = len(engine.requests)
         model.classify("two", ["a", "b"], instruction="Which?")
-        assert len(engine.jobs) == n_jobs + 1
+        assert len(engine.requests) == n_requests + 1
         model.classify("two", ["a", "c"], instruction="Which?")
-        assert len(engine.jobs) == 2 * n_jobs + 1
+        assert len(engine.requests) == 2 * n_requests + 1
 
     @pytest.mark.parametrize(
         ("choices", "options", "said"),

@@ -16,7 +16,7 @@ from conftest import Outcome, environment
 from endpoint_server import USAGE, Answer, EndpointServer, Handler, cut, delta, hold, status, stream
 
 from slmchat import endpoints
-from slmchat.engine.api import Constraint, ConstraintKind, Done, Job, Limits, Part, Prompt, SessionSettings, Turn
+from slmchat.engine.api import Constraint, ConstraintKind, Limits, Part, Prompt, Request, Result, SessionSettings, Turn
 from slmchat.engine.remote import client as client_module
 from slmchat.engine.remote import pool as pool_module
 from slmchat.engine.remote.engine import load
@@ -56,17 +56,17 @@ def _open(server: EndpointServer, parallel: int | None = 4, **facts: Any) -> Rem
     return engine.open_pool(SessionSettings(1, 1, 1), parallel)
 
 
-def _jobs(*texts: str, limits: Limits | None = None) -> Iterator[Job | Done]:
+def _requests(*texts: str, limits: Limits | None = None) -> Iterator[Request | Result]:
     for number, text in enumerate(texts):
         prompt = Prompt((Part(text),), (Turn("user", text),))
-        yield Job(number, prompt, SamplerSettings(seed=3), limits or Limits(9))
+        yield Request(number, prompt, SamplerSettings(seed=3), limits or Limits(9))
 
 
 class TestPool:
     def test_every_job_has_its_own_answer(self, server: EndpointServer) -> None:
         pool = _open(server)
         texts = [f"t{n}" for n in range(40)]
-        done = {each.id: each for each in pool.run(_jobs(*texts))}
+        done = {each.id: each for each in pool.run(_requests(*texts))}
         pool.close()
         assert [done[n].text for n in range(40)] == [f"<{text}>" for text in texts]
         assert all(each.finish and each.finish.usage.prompt_tokens == 7 for each in done.values())
@@ -87,7 +87,7 @@ class TestPool:
 
         server.usual = answer
         pool = _open(server, 3)
-        assert len(list(pool.run(_jobs(*"abcdefghi")))) == 9
+        assert len(list(pool.run(_requests(*"abcdefghi")))) == 9
         pool.close()
         assert most[0] == 3
         assert pool.report.startswith("3 requests at once")
@@ -95,13 +95,13 @@ class TestPool:
     def test_jobs_are_taken_as_there_is_room(self, server: EndpointServer) -> None:
         taken: list[int] = []
 
-        def jobs() -> Iterator[Job | Done]:
-            for job in _jobs(*(str(n) for n in range(100))):
-                taken.append(job.id)
-                yield job
+        def requests() -> Iterator[Request | Result]:
+            for request in _requests(*(str(n) for n in range(100))):
+                taken.append(request.id)
+                yield request
 
         pool = _open(server, 2)
-        running = pool.run(jobs())
+        running = pool.run(requests())
         for _ in range(3):
             next(running)
         assert len(taken) < 20
@@ -111,14 +111,14 @@ class TestPool:
     def test_a_busy_server_is_asked_again(self, server: EndpointServer) -> None:
         server.script.extend([status(429), status(503), status(429, Retry_After="0"), cut("Hel"), status(500)])
         pool = _open(server)
-        done = list(pool.run(_jobs(*"abcdef")))
+        done = list(pool.run(_requests(*"abcdef")))
         pool.close()
         assert sorted(each.text for each in done) == [f"<{text}>" for text in "abcdef"]
 
     def test_a_job_that_always_fails_is_one_record_among_others(self, server: EndpointServer) -> None:
         server.usual = lambda handler: (status(500) if asked(handler) == "c" else echo)(handler)
         pool = _open(server)
-        done = {each.id: each for each in pool.run(_jobs(*"abcdefgh"))}
+        done = {each.id: each for each in pool.run(_requests(*"abcdefgh"))}
         pool.close()
         error = done.pop(2).error
         assert error is not None and error.exit_code is ExitCode.NETWORK and "answers 500" in error.message
@@ -139,9 +139,9 @@ class TestPool:
         server.usual = answer
         taken: list[int] = []
         pool = _open(server, 2)
-        jobs = (taken.append(job.id) or job for job in _jobs(*(str(n) for n in range(100))))  # type: ignore[func-returns-value]
+        requests = (taken.append(request.id) or request for request in _requests(*(str(n) for n in range(100))))  # type: ignore[func-returns-value]
         with pytest.raises(SlmError) as caught:
-            list(pool.run(jobs))
+            list(pool.run(requests))
         pool.close()
         assert caught.value.exit_code is code
         assert len(taken) < 15
@@ -149,25 +149,25 @@ class TestPool:
     def test_rows_that_do_not_fit_are_records(self, server: EndpointServer) -> None:
         server.usual = status(400, {"error": {"message": "maximum context length is 5 tokens"}})
         pool = _open(server, 2)
-        done = list(pool.run(_jobs(*"abcdefghij")))
+        done = list(pool.run(_requests(*"abcdefghij")))
         pool.close()
         assert [each.error and each.error.exit_code for each in done] == [ExitCode.CONTEXT] * 10
 
     def test_a_job_that_is_asked_again(self, server: EndpointServer) -> None:
         pool = _open(server, 2)
         seen: list[str] = []
-        for done in pool.run(_jobs("a", "b")):
+        for done in pool.run(_requests("a", "b")):
             seen.append(done.text)
             if done.text == "<b>":
-                (again,) = _jobs("c")
-                pool.again(replace(again, id=1))
+                (again,) = _requests("c")
+                pool.resubmit(replace(again, id=1))
         pool.close()
         assert sorted(seen) == ["<a>", "<b>", "<c>"]
 
     def test_thinking_is_kept_apart(self, server: EndpointServer) -> None:
         server.usual = stream(delta(reasoning_content="hm"), "yes")
         pool = _open(server)
-        (done,) = pool.run(_jobs("a"))
+        (done,) = pool.run(_requests("a"))
         pool.close()
         assert (done.text, done.thinking) == ("yes", "hm")
 
@@ -177,7 +177,7 @@ class TestPool:
             server.script.append(stream("Hel", reason=None))
             server.usual = echo
             pool = _open(server, 4)
-            done = sorted(pool.run(_jobs(*"abc")), key=lambda each: each.id)
+            done = sorted(pool.run(_requests(*"abc")), key=lambda each: each.id)
             pool.close()
         assert [each.text for each in done] == ["<a>", "<b>", "<c>"]
         assert pool.report.startswith("1 request at once")
@@ -187,7 +187,7 @@ class TestPool:
         server.usual = hold(server, "Hel")
         pool = _open(server, 2, timeout_s=60.0)
         threading.Thread(target=lambda: (server.holding.wait(20), pool.cancel()), daemon=True).start()
-        assert list(pool.run(_jobs(*"abcd"))) == []
+        assert list(pool.run(_requests(*"abcd"))) == []
         assert server.left.wait(10)  # the server can stop, too
         pool.close()
 
@@ -204,8 +204,8 @@ class TestShapes:
         with EndpointServer(owner=owner) as server:
             pool = _open(server, 1)
             turns = () if is_bare else (Turn("user", "x"),)
-            job = Job(0, Prompt((Part("x"),), turns), SamplerSettings(), Limits(constraint=constraint))
-            list(pool.run(iter([job])))
+            request = Request(0, Prompt((Part("x"),), turns), SamplerSettings(), Limits(constraint=constraint))
+            list(pool.run(iter([request])))
             pool.close()
             return server.posts[0].body
 
@@ -250,9 +250,9 @@ class TestShapes:
             pool = _open(server, 1)
             turns = () if is_bare else (Turn("user", "x"),)
             limits = Limits(constraint=Constraint(kind, "a"))
-            jobs = iter([Job(n, Prompt((Part("x"),), turns), SamplerSettings(), limits) for n in range(3)])
+            requests = iter([Request(n, Prompt((Part("x"),), turns), SamplerSettings(), limits) for n in range(3)])
             with pytest.raises(SlmError, match="not known to hold answers") as caught:
-                list(pool.run(jobs))
+                list(pool.run(requests))
             pool.close()
             assert caught.value.exit_code is ExitCode.USAGE
             assert server.posts == []

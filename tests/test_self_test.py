@@ -16,8 +16,8 @@ from slmchat.catalog.gguf import read_header
 from slmchat.catalog.library import from_path
 from slmchat.engine import crash_markers, devices, native, self_test, verdicts
 from slmchat.engine.api import SessionSettings
-from slmchat.engine.library import Kind
-from slmchat.engine.limits import ALL, FEATURES, LEAST, Attempt, EngineLimits, Verdict
+from slmchat.engine.library import LibraryKind
+from slmchat.engine.limits import ALL, FEATURES, LEAST, Attempt, EngineLimits, SelfTestVerdict
 from slmchat.engine.self_test import Ending, step_down
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.memory import Load, memory
@@ -211,7 +211,7 @@ def test_it_is_tried_where_build_and_processor_have_something_special(
 def test_a_library_of_ones_own_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "library_features", frozenset)
     assert not verdicts._is_needed()
-    monkeypatch.setattr(native, "_library", replace(native.library(), kind=Kind.EXPLICIT))
+    monkeypatch.setattr(native, "_library", replace(native.library(), kind=LibraryKind.EXPLICIT))
     assert verdicts._is_needed()
 
 
@@ -220,17 +220,17 @@ def tried(fresh: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The self-test, which finds flash attention at fault, and a count of how often it was made."""
     times: list[int] = []
 
-    def try_library(threads: int) -> Verdict:
+    def try_library(threads: int) -> SelfTestVerdict:
         times.append(threads)
         attempts = (Attempt(ALL, "crashes (SIGSEGV)"), Attempt(ALL.without("has_gpu"), ""))
-        return Verdict(ALL.without("has_flash_attention"), attempts, 0.5)
+        return SelfTestVerdict(ALL.without("has_flash_attention"), attempts, 0.5)
 
     monkeypatch.setattr(self_test, "try_library", try_library)
     monkeypatch.setenv("SLM_SELF_TEST", "always")
     return times
 
 
-def _again(place: Path | None) -> verdicts.Known:
+def _again(place: Path | None) -> verdicts.KnownVerdict:
     verdicts._known = None
     return verdicts.library(place)
 
@@ -279,7 +279,7 @@ def test_where_nothing_can_be_kept_it_is_tried_again(tried: list[int], tmp_path:
 
 def test_a_hang_is_believed_for_a_day(tried: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that was very busy then would compute slowly for ever."""
-    hung = Verdict(ALL.without("has_threads"), (Attempt(ALL, "hangs"),), 10.0)
+    hung = SelfTestVerdict(ALL.without("has_threads"), (Attempt(ALL, "hangs"),), 10.0)
     monkeypatch.setattr(self_test, "try_library", lambda _threads: hung)
     assert _again(tmp_path).is_new
     assert not _again(tmp_path).is_new
@@ -330,7 +330,9 @@ def _settled(here: settings.Settings, tiny: Path, *, is_forced: bool = False) ->
     return " ".join(engine_trial.settle(from_path(tiny), here, 2, is_forced=is_forced))
 
 
-def _finds(monkeypatch: pytest.MonkeyPatch, library: Verdict, model: Verdict) -> list[EngineLimits | None]:
+def _finds(
+    monkeypatch: pytest.MonkeyPatch, library: SelfTestVerdict, model: SelfTestVerdict
+) -> list[EngineLimits | None]:
     at_fault: list[EngineLimits | None] = []
     monkeypatch.setattr(self_test, "try_library", lambda _threads: library)
     monkeypatch.setattr(
@@ -340,13 +342,13 @@ def _finds(monkeypatch: pytest.MonkeyPatch, library: Verdict, model: Verdict) ->
 
 
 CRASHED = Attempt(ALL, "crashes (SIGSEGV)")
-FINE = Verdict(ALL, (Attempt(ALL, ""),), 0.3)
+FINE = SelfTestVerdict(ALL, (Attempt(ALL, ""),), 0.3)
 
 
 def test_a_crash_lets_the_library_be_tried_wherever_that_is(
     here: settings.Settings, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _finds(monkeypatch, Verdict(ALL.without("has_extra_buffers"), (CRASHED,), 0.5), FINE)
+    _finds(monkeypatch, SelfTestVerdict(ALL.without("has_extra_buffers"), (CRASHED,), 0.5), FINE)
     told = _settled(here, tiny)
     assert "crashes on this machine (SIGSEGV) with weights repacked for this processor" in told
     assert "that works" in told
@@ -358,7 +360,7 @@ def test_a_crash_lets_the_library_be_tried_wherever_that_is(
 def test_a_model_that_crashes_slm_is_used_with_less(
     here: settings.Settings, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    less = Verdict(ALL.without("has_flash_attention"), (CRASHED,), 2.0)
+    less = SelfTestVerdict(ALL.without("has_flash_attention"), (CRASHED,), 2.0)
     at_fault = _finds(monkeypatch, FINE, less)
     assert "it was tried again without flash attention, and so it works now" in _settled(here, tiny)
     assert verdicts.limits_of(tiny) == less.limits
@@ -383,7 +385,7 @@ def test_behind_the_seal_a_crash_of_the_gpu_costs_the_gpu(
 def test_only_when_nothing_works_the_file_may_be_damaged(
     here: settings.Settings, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _finds(monkeypatch, FINE, Verdict(LEAST, (CRASHED, replace(CRASHED, limits=LEAST)), 2.0, is_broken=True))
+    _finds(monkeypatch, FINE, SelfTestVerdict(LEAST, (CRASHED, replace(CRASHED, limits=LEAST)), 2.0, is_broken=True))
     with pytest.raises(SlmError, match="even with its most careful settings: the file may be damaged") as raised:
         _settled(here, tiny)
     assert raised.value.exit_code is ExitCode.DAMAGED
@@ -403,7 +405,7 @@ def test_a_kill_is_not_called_a_crash(here: settings.Settings, tiny: Path, monke
 def test_private_tries_it_and_writes_nothing(
     here: settings.Settings, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _finds(monkeypatch, FINE, Verdict(ALL.without("has_flash_attention"), (CRASHED,), 2.0))
+    _finds(monkeypatch, FINE, SelfTestVerdict(ALL.without("has_flash_attention"), (CRASHED,), 2.0))
     assert "tried again without" in _settled(replace(here, is_private=True), tiny)
     assert crash_markers.left(here.paths.data) != {}
     assert not any(str(tiny) in file.read_text() for file in here.paths.cache.rglob("*.json"))
@@ -412,7 +414,7 @@ def test_private_tries_it_and_writes_nothing(
 def test_a_library_that_does_nothing_right_is_said_and_not_run(
     here: settings.Settings, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _finds(monkeypatch, Verdict(LEAST, (Attempt(LEAST, "crashes (SIGILL)"),), 0.2, is_broken=True), FINE)
+    _finds(monkeypatch, SelfTestVerdict(LEAST, (Attempt(LEAST, "crashes (SIGILL)"),), 0.2, is_broken=True), FINE)
     with pytest.raises(SlmError, match=r"crashes \(SIGILL\) on this machine even with its most careful") as raised:
         _settled(here, tiny)
     assert raised.value.exit_code is ExitCode.BUG

@@ -12,10 +12,10 @@ from gguf_memories import STATES
 from gguf_samples import WORDS, write_tiny_llama
 
 from slmchat.engine import llama
-from slmchat.engine.api import Choices, Chunk, Done, Job, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.api import Choices, Chunk, Limits, Part, Prompt, Request, Result, SessionSettings
 from slmchat.engine.probabilities import LogProbabilities
 from slmchat.engine.sampler import SamplerSettings
-from slmchat.engine.sequences import Sequences, Stretch
+from slmchat.engine.sequences import Sequences, TokenSpan
 from slmchat.errors import SlmError
 
 GREEDY = SamplerSettings(temperature=0)
@@ -39,18 +39,18 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     found: list[list[int]] = []
     evaluate = Sequences.evaluate
 
-    def recorded(self: Sequences, stretches: Sequence[Stretch]) -> list[int] | None:
-        found.append([len(stretch.tokens) for stretch in stretches])
-        return evaluate(self, stretches)
+    def recorded(self: Sequences, spans: Sequence[TokenSpan]) -> list[int] | None:
+        found.append([len(span.tokens) for span in spans])
+        return evaluate(self, spans)
 
     monkeypatch.setattr(Sequences, "evaluate", recorded)
     return found
 
 
-def _scores(engine: llama.LlamaEngine, prompts: Sequence[Prompt], texts: tuple[str, ...]) -> list[Done]:
+def _scores(engine: llama.LlamaEngine, prompts: Sequence[Prompt], texts: tuple[str, ...]) -> list[Result]:
     scorer = engine.open_scorer(SETTINGS)
-    jobs = [Job(n, prompt, choices=Choices(texts, has_end=True)) for n, prompt in enumerate(prompts)]
-    done = sorted(scorer.run(iter(jobs)), key=lambda each: each.id)
+    requests = [Request(n, prompt, choices=Choices(texts, has_end=True)) for n, prompt in enumerate(prompts)]
+    done = sorted(scorer.run(iter(requests)), key=lambda each: each.id)
     scorer.close()
     return done
 
@@ -67,10 +67,10 @@ class TestStates:
                 assert score.end == pytest.approx(alone.end, abs=0.05)
 
     def test_a_completion_is_the_same_beside_others(self, engine: llama.LlamaEngine, batches: list[list[int]]) -> None:
-        limits = Limits(12, n_alternatives=1)
+        limits = Limits(12, top_logprobs=1)
         pool = engine.open_pool(SETTINGS, 4)
-        jobs = [Job(n, prompt, GREEDY, limits) for n, prompt in enumerate(PROMPTS)]
-        together = sorted(pool.run(iter(jobs)), key=lambda each: each.id)
+        requests = [Request(n, prompt, GREEDY, limits) for n, prompt in enumerate(PROMPTS)]
+        together = sorted(pool.run(iter(requests)), key=lambda each: each.id)
         pool.close()
         assert max(map(len, batches)) > 1  # single tokens do go together
         assert all(len(sizes) == 1 or set(sizes) == {1} for sizes in batches)
@@ -78,9 +78,9 @@ class TestStates:
             session = engine.open_session(SETTINGS)
             chunks = [each for each in session.generate(prompt, GREEDY, limits) if isinstance(each, Chunk)]
             session.close()
-            chances = [chance for chunk in chunks for chance in chunk.chances]
-            assert len(done.chances) == len(chances) > 0
-            for one, other in zip(done.chances, chances, strict=True):
+            logprobs = [chance for chunk in chunks for chance in chunk.logprobs]
+            assert len(done.logprobs) == len(logprobs) > 0
+            for one, other in zip(done.logprobs, logprobs, strict=True):
                 assert one.logprob == pytest.approx(other.logprob, abs=0.05)
                 if one.text != other.text:  # two that were nearly equally probable: what follows is another text
                     break
@@ -108,15 +108,15 @@ class TestNoNumbers:
 
     def test_a_row_with_logprobs(self, broken: llama.LlamaEngine) -> None:
         pool = broken.open_pool(SETTINGS, 2)
-        limits = Limits(3, n_alternatives=1)
-        found = list(pool.run(Job(n, prompt, GREEDY, limits) for n, prompt in enumerate(PROMPTS[:2])))
+        limits = Limits(3, top_logprobs=1)
+        found = list(pool.run(Request(n, prompt, GREEDY, limits) for n, prompt in enumerate(PROMPTS[:2])))
         pool.close()
         assert [done.error is not None for done in found] == [True, True]
 
     def test_a_completion_with_logprobs(self, broken: llama.LlamaEngine) -> None:
         session = broken.open_session(SETTINGS)
         with pytest.raises(SlmError):
-            list(session.generate(PROMPTS[0], GREEDY, Limits(3, n_alternatives=1)))
+            list(session.generate(PROMPTS[0], GREEDY, Limits(3, top_logprobs=1)))
         session.close()
 
 

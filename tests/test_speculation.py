@@ -14,7 +14,7 @@ from slmchat.engine import llama
 from slmchat.engine.api import FinishReason, Limits, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.session import LlamaSession
-from slmchat.engine.speculation import EXACT_SIZES, SIZES, Costs, Lookup, LookupDrafts, Proof
+from slmchat.engine.speculation import EXACT_SIZES, SIZES, Costs, ExactnessCheck, PromptDrafts, PromptLookup
 from slmchat.errors import ExitCode, SlmError
 
 STORY = (
@@ -25,25 +25,25 @@ STORY = (
 
 class TestLookup:
     def test_what_followed_before_is_expected(self) -> None:
-        lookup = Lookup()
+        lookup = PromptLookup()
         lookup.start([1, 2, 3, 4, 5, 6, 9, 1, 2, 3])
         assert lookup.draft(3) == [4, 5, 6]
         lookup.add(4)
         assert (lookup.expected(), lookup.agreement) == (5, 4)
 
     def test_no_repetition_no_guess(self) -> None:
-        lookup = Lookup()
+        lookup = PromptLookup()
         lookup.start(list(range(100)))
         assert lookup.expected() is None
         assert lookup.draft(8) == []
 
     def test_a_loop_goes_round(self) -> None:
-        lookup = Lookup()
+        lookup = PromptLookup()
         lookup.start([7, 8, 7, 8, 7, 8])
         assert lookup.draft(5) == [7, 8, 7, 8, 7]
 
     def test_it_goes_on_behind_one_changed_word(self) -> None:
-        lookup = Lookup()
+        lookup = PromptLookup()
         lookup.start([1, 2, 3, 4, 5, 6, 7, 99, 1, 2, 3])
         lookup.add(50)  # instead of 4
         assert (lookup.expected(), lookup.agreement) == (5, 0)
@@ -51,14 +51,14 @@ class TestLookup:
         assert lookup.expected() is None
 
     def test_going_back_forgets_what_is_no_longer_there(self) -> None:
-        lookup = Lookup()
+        lookup = PromptLookup()
         lookup.start([1, 2, 3, 4, 5])
         lookup.start([1, 2, 3, 8, 1, 2, 3])
         assert lookup.draft(2) == [8, 1]
 
     def test_a_token_costs_the_same_in_a_long_conversation(self) -> None:
         source = random.Random(3)
-        lookup = Lookup()
+        lookup = PromptLookup()
         lookup.start([source.randrange(1000) for _ in range(60_000)])
         start = time.process_time()
         for _ in range(2000):
@@ -69,14 +69,14 @@ class TestLookup:
 
 class TestPolicy:
     @staticmethod
-    def _fed(drafts: LookupDrafts, cost_of_one_more: float) -> None:
+    def _fed(drafts: PromptDrafts, cost_of_one_more: float) -> None:
         for _ in range(20):
             drafts.measured(1, 0.01)
             for size in SIZES:
                 drafts.measured(size, 0.01 * (1 + cost_of_one_more * (size - 1)))
 
     def _copying(self, cost_of_one_more: float) -> list[int]:
-        drafts = LookupDrafts()
+        drafts = PromptDrafts()
         self._fed(drafts, cost_of_one_more)
         text = list(range(200))
         drafts.start([*text, 999, *text[:5]])
@@ -93,7 +93,7 @@ class TestPolicy:
         assert self._copying(1.0) == []
 
     def test_off_where_guesses_are_wrong(self) -> None:
-        drafts = LookupDrafts()
+        drafts = PromptDrafts()
         self._fed(drafts, 0.4)
         source = random.Random(5)
         drafts.start([])
@@ -104,7 +104,7 @@ class TestPolicy:
         assert asked < 60
 
     def test_never_more_than_there_is_room_for(self) -> None:
-        drafts = LookupDrafts()
+        drafts = PromptDrafts()
         drafts.start([1, 2, 3] * 20)
         for token in [1, 2, 3] * 10:
             drafts.add(token)
@@ -125,26 +125,30 @@ class TestPolicy:
 
 class TestProof:
     def test_a_size_is_trusted_after_enough_equal_rows(self) -> None:
-        proof = Proof()
-        assert proof.sizes(10, 2, is_sure=True) == EXACT_SIZES
+        exactness = ExactnessCheck()
+        assert exactness.sizes(10, 2, is_sure=True) == EXACT_SIZES
         for _ in range(4 * 3):  # whole batches may be equal by chance
-            assert proof.sizes(10, 2, is_sure=False) == ()
-            proof.observed(10, 2, 3, is_equal=True)
-        assert proof.sizes(99, 4, is_sure=False) == (3,)
+            assert exactness.sizes(10, 2, is_sure=False) == ()
+            exactness.observed(10, 2, 3, is_equal=True)
+        assert exactness.sizes(99, 4, is_sure=False) == (3,)
 
     def test_one_unequal_row_is_enough_for_ever(self) -> None:
-        proof = Proof()
+        exactness = ExactnessCheck()
         for is_equal in [True] * 11 + [False] + [True] * 100:
-            proof.observed(10, 2, 3, is_equal=is_equal)
-        assert proof.sizes(10, 2, is_sure=True) == ()
+            exactness.observed(10, 2, 3, is_equal=is_equal)
+        assert exactness.sizes(10, 2, is_sure=True) == ()
 
     def test_a_long_cache_is_another_matter_for_each_number_of_threads(self) -> None:
-        proof = Proof()
+        exactness = ExactnessCheck()
         for _ in range(100):
-            proof.observed(10, 2, 3, is_equal=True)
-            proof.observed(1000, 2, 3, is_equal=False)
-            proof.observed(1000, 1, 3, is_equal=True)
-        assert [proof.holds(10, 2, 3), proof.holds(1000, 2, 3), proof.holds(1000, 1, 3)] == [True, False, True]
+            exactness.observed(10, 2, 3, is_equal=True)
+            exactness.observed(1000, 2, 3, is_equal=False)
+            exactness.observed(1000, 1, 3, is_equal=True)
+        assert [exactness.holds(10, 2, 3), exactness.holds(1000, 2, 3), exactness.holds(1000, 1, 3)] == [
+            True,
+            False,
+            True,
+        ]
 
 
 class EagerDrafts:
@@ -153,7 +157,7 @@ class EagerDrafts:
     is_sure = True
 
     def __init__(self, n_vocab: int) -> None:
-        self._lookup = Lookup()
+        self._lookup = PromptLookup()
         self._random = random.Random(2)
         self._n_vocab = n_vocab
 

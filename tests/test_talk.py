@@ -39,7 +39,7 @@ class Heard:
     def handler(self) -> "Heard":
         return self
 
-    def doubt(self, logprob: float) -> None:
+    def logprob(self, logprob: float) -> None:
         pass
 
     def prefill(self, event: Prefill) -> None:

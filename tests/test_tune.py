@@ -19,7 +19,7 @@ from slmchat.engine import llama
 from slmchat.engine.api import SessionSettings
 from slmchat.engine.library import own_build, prebuilt
 from slmchat.engine.native import library
-from slmchat.engine.rates import Measured, Work
+from slmchat.engine.throughput import Workload, WorkloadTimes
 from slmchat.errors import ExitCode, SlmError
 from slmchat.hardware.facts import Fact
 from slmchat.models import autotune, sandbox, tuning
@@ -52,11 +52,11 @@ def pick(usual: list[float], *others: list[float]) -> TuneOutcome:
     changes = tuple({"threads": number} for number in range(1, len(others) + 1))
     clocks = {4: iter(usual)} | {number: iter(seconds) for number, seconds in enumerate(others, 1)}
 
-    def measure(made: SessionSettings, work: Work) -> Measured:
-        assert work == Work(2, 30)
-        return Measured(9.0, next(clocks[made.threads]))
+    def measure(made: SessionSettings, work: Workload) -> WorkloadTimes:
+        assert work == Workload(2, 30)
+        return WorkloadTimes(9.0, next(clocks[made.threads]))
 
-    return compare(Group("generation", changes, Work(2, 30), lambda found: found.generation_s), USUAL, measure)
+    return compare(Group("generation", changes, Workload(2, 30), lambda found: found.generation_s), USUAL, measure)
 
 
 def test_what_is_faster_beyond_the_noise_wins() -> None:
@@ -81,13 +81,13 @@ def test_what_is_not_surely_faster_does_not(usual: list[float], other: list[floa
 def test_turns_are_taken_in_turn_and_a_kind_that_is_refused_is_left_out() -> None:
     asked: list[str] = []
 
-    def measure(made: SessionSettings, work: Work) -> Measured:
+    def measure(made: SessionSettings, work: Workload) -> WorkloadTimes:
         asked.append(made.kv_type)
         if made.kv_type == "q4_0":
             raise SlmError("no", exit_code=ExitCode.NO_FIT)
-        return Measured(1.0, 0.0)
+        return WorkloadTimes(1.0, 0.0)
 
-    group = Group("KV type", ({"kv_type": "q4_0"}, {"kv_type": "q8_0"}), Work(9, 0), lambda found: found.prompt_s)
+    group = Group("KV type", ({"kv_type": "q4_0"}, {"kv_type": "q8_0"}), Workload(9, 0), lambda found: found.prompt_s)
     assert compare(group, USUAL, measure).chosen == {}
     assert asked == ["f16", "q4_0", "q8_0", "f16", "q8_0", "f16", "q8_0"]
 
@@ -116,8 +116,12 @@ def test_the_work_follows_the_speed() -> None:
         {group.name: group.work for group in groups(Speed(*speed), USUAL, has_images=False)}
         for speed in ((2000.0, 100.0), (20.0, 4.0))
     )
-    assert fast["generation"] == Work(2, 64) and fast["prompt"] == Work(768, 0) and fast["KV type"].n_prompt == 512
-    assert slow["generation"] == Work(2, 12) and slow["prompt"] == Work(64, 0) and slow["KV type"].n_prompt == 64
+    assert (
+        fast["generation"] == Workload(2, 64) and fast["prompt"] == Workload(768, 0) and fast["KV type"].n_prompt == 512
+    )
+    assert (
+        slow["generation"] == Workload(2, 12) and slow["prompt"] == Workload(64, 0) and slow["KV type"].n_prompt == 64
+    )
     assert "batch" in fast and "batch" not in slow
     assert "batch" not in {group.name for group in groups(Speed(2000, 100), USUAL, has_images=True)}
 
@@ -286,7 +290,7 @@ def test_a_busy_machine_is_said(
     monkeypatch.setattr(sandbox, "seal", lambda _settings: None)
     monkeypatch.setattr(tune, "OthersWatch", lambda: type("Busy", (), {"share": lambda self: 0.4})())
     seconds = itertools.cycle([0.1])
-    monkeypatch.setattr(autotune.rates, "measure", lambda *_given: Measured(next(seconds), next(seconds)))
+    monkeypatch.setattr(autotune.rates, "measure", lambda *_given: WorkloadTimes(next(seconds), next(seconds)))
     assert tune.tune(str(tiny), made, Console(), is_reset=False, is_json=False) == 0
     told = capsys.readouterr()
     assert "other programs used 40% of the processors" in told.err

@@ -32,7 +32,7 @@ class _Pipe:
     def prefill(self, event: Prefill) -> None:
         self._check()
 
-    def doubt(self, logprob: float) -> None: ...
+    def logprob(self, logprob: float) -> None: ...
 
     def thinking(self, text: str) -> None:
         self._check()

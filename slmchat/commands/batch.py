@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slmchat.commands.inputs import prefix_messages, read_text
-from slmchat.commands.run import ALTERNATIVES
+from slmchat.commands.run import TOP_LOGPROBS
 from slmchat.commands.structured_options import response_format_from
 from slmchat.conversation import window
 from slmchat.conversation.pictures import is_picture
@@ -89,8 +89,8 @@ def batch(
 
     trims = fits if is_trimmed else None
     prompts = PromptMaker(instruction, batch.input_field, prefix, lay_out, trims, template)
-    n_alternatives = ALTERNATIVES if wanted[1].logprobs else None
-    answers = ChosenTexts(task) if task else _answers(sampler, options, response_format, n_alternatives)
+    top_logprobs = TOP_LOGPROBS if wanted[1].logprobs else None
+    answers = ChosenTexts(task) if task else _answers(sampler, options, response_format, top_logprobs)
     rows = Rows(source, prompts, answers, is_echoed=not batch.no_echo)
     recipe = recipe_of(
         model.label, instruction, batch.input_field, prefix, template, sampler, options, response_format, wanted[1]
@@ -168,9 +168,9 @@ def _answers(
     sampler: SamplerSettings,
     options: GenerationOptions,
     response_format: ResponseFormat | None,
-    n_alternatives: int | None,
+    top_logprobs: int | None,
 ) -> Answers:
-    limits, is_sanitized = params.limits(options, n_alternatives), not options.raw_output
+    limits, is_sanitized = params.limits(options, top_logprobs), not options.raw_output
     if response_format is not None:
         return ShapedCompletions(response_format, sampler, limits, is_sanitized=is_sanitized)
     return Completions(sampler, limits, is_raw=options.raw, is_sanitized=is_sanitized)

@@ -41,7 +41,7 @@ def suggestions(device: ForDevice, known: registry.Registry) -> list[Suggestion]
 
 def _suggested(spec: registry.ModelSpec, device: ForDevice) -> tuple[Suggestion, FitVerdict]:
     options = [option for variant in spec.variants if (option := catalog_option(spec, variant)) is not None]
-    chosen = choose(options, device.load, device.available_memory, device.pace)
+    chosen = choose(options, device.load, device.available_memory, device.throughput)
     variant = next(each for each in spec.variants if each.quantization == chosen.option.quantization)
     return Suggestion(spec, variant), chosen.plan.verdict
 
@@ -52,7 +52,7 @@ def offer(settings: Settings, console: Console) -> str:
     memory = hardware.total_memory()
     device = ForDevice(settings, console, is_lasting=True)
     console.note(f"Nothing is installed yet. This device has {in_bytes(memory)} of memory; these models suit it:")
-    if device.pace is None:
+    if device.throughput is None:
         device.measure_more()
     suited = suggestions(device, known)
     console.note("")

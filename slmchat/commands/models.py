@@ -136,7 +136,7 @@ def _best(spec: ModelSpec, device: device_fit.ForDevice) -> _Best:
         return None
     from slmchat.fit.choice import choose
 
-    chosen = choose(options, device.load, device.available_memory, device.pace).option
+    chosen = choose(options, device.load, device.available_memory, device.throughput).option
     return chosen.quantization, device.fit_report(chosen.shape, is_estimate=True)
 
 

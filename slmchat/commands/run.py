@@ -51,7 +51,7 @@ def run(
     options = params.with_persona(options, settings)
     is_structured = wanted != (ShapeOptions(), ChoiceOptions())
     writer = OutputWriter(output, console, is_structured=is_structured, is_raw_output=options.raw_output)
-    n_alternatives = _alternatives(wanted[1], output, writer, console)
+    top_logprobs = _alternatives(wanted[1], output, writer, console)
     writer.keep_target()
     # 1. Closed in; only then is anything read. 2. The model loads, behind what the prompt takes.
     backend = open_backend(options, settings, console)
@@ -82,9 +82,9 @@ def run(
         may_grow=task is None and (not is_structured or console.is_stdout_tty),
         shows_doubt=output.confidence and console.is_stdout_tty and not console.is_dumb,
     )
-    limits = params.limits(options, n_alternatives)
+    limits = params.limits(options, top_logprobs)
     completion, besides = _completed(generator, prepared, sampler, limits, delegate)
-    if n_alternatives is not None and completion.usage.completion_tokens and not completion.logprobs:
+    if top_logprobs is not None and completion.usage.completion_tokens and not completion.logprobs:
         console.warn(f"{model.label} does not tell the probabilities of its tokens.")
     if delegate.is_shown:
         console.write("" if completion.text.endswith("\n") else "\n")
@@ -106,7 +106,7 @@ def run(
 
 
 # How many of the most probable tokens stand beside each one (`--logprobs`).
-ALTERNATIVES = 5
+TOP_LOGPROBS = 5
 
 
 def _alternatives(choice: ChoiceOptions, output: OutputOptions, writer: OutputWriter, console: Console) -> int | None:
@@ -116,12 +116,12 @@ def _alternatives(choice: ChoiceOptions, output: OutputOptions, writer: OutputWr
             "--logprobs are part of --json.", hint="--json --logprobs; or --confidence", exit_code=ExitCode.USAGE
         )
     if not output.confidence:
-        return ALTERNATIVES if choice.logprobs else None
+        return TOP_LOGPROBS if choice.logprobs else None
     if not console.is_stdout_tty or console.is_dumb:
         console.note("--confidence underlines on a terminal only; elsewhere: --json --logprobs")
     elif writer.is_streamed:
         console.draw(LEGEND)
-    return ALTERNATIVES if choice.logprobs else 0
+    return TOP_LOGPROBS if choice.logprobs else 0
 
 
 def _completed(
@@ -131,7 +131,7 @@ def _completed(
     if prepared.task is None:
         completion = generator.generate(prepared, sampler, limits, delegate)
         besides: dict[str, object] = {"value": completion.value} if prepared.response_format else {}
-        if limits.n_alternatives:
+        if limits.top_logprobs:
             besides["logprobs"] = logprob_fields(completion.logprobs)
         return completion, besides
     found = generator.classify(prepared, cancelled_by_ctrl_c)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from slmchat.catalog.records import Installed
 from slmchat.engine import crash_guard
 from slmchat.engine.llama import LlamaEngine
-from slmchat.engine.rates import Cancelled
+from slmchat.engine.throughput import GivenUp
 from slmchat.errors import ExitCode
 from slmchat.hardware.power import power
 from slmchat.hardware.usage import OthersWatch
@@ -47,7 +47,7 @@ def tune(name: str | None, settings: Settings, console: Console, *, is_reset: bo
     try:
         outcomes = list(measure_groups(engine, installed, settings, console, cancelled_by_ctrl_c))
         own = measure_own_build(engine, installed, settings, console, cancelled_by_ctrl_c)
-    except Cancelled:
+    except GivenUp:
         console.status("")
         console.note("interrupted; nothing was changed.")
         return ExitCode.INTERRUPTED

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from slmchat.diagnostics.findings import Check, Finding, fine, note, wrong
 from slmchat.engine.devices import ComputeDevice
 from slmchat.engine.library import NativeLibrary, build_command, reinstall_command
-from slmchat.engine.limits import Verdict
+from slmchat.engine.limits import SelfTestVerdict
 from slmchat.errors import SlmError
 from slmchat.hardware import Device, compilers
 from slmchat.hardware.facts import Fact
@@ -55,7 +55,7 @@ class Facts:
     compute: tuple[ComputeDevice, ...]
     threads: int
     seal: SealStatus
-    self_test: Verdict | None = None
+    self_test: SelfTestVerdict | None = None
 
 
 def rebuild(facts: Facts, options: str = "-DGGML_NATIVE=on") -> str:

@@ -2,8 +2,8 @@
 
 An `Engine` is a loaded model; a `Session` is one mutable inference timeline on it (one KV cache with its tokens).
 `Session.generate` is one generator: `Prefill`* -> `Chunk`* -> `Finish`. A `Pool` works on many prompts at once:
-`Job`s in, `Done`s out. Local, remote and fake engines emit the same records, and `run`, `chat` and `batch` are loops
-over them.
+`Request`s in, `Result`s out. Local, remote and fake engines emit the same records, and `run`, `chat` and `batch` are
+loops over them.
 
 Knows: prompts as parts with their provenance, limits, progress, chunks, why a generation ended.
 Refuses to know: conversations, terminals, model names, llama.cpp. Imports nothing heavy.
@@ -110,14 +110,14 @@ class Limits:
     `max_tokens` None means: until the context window is full. `stop` sequences are not part of the completion.
     `shown`: spellings of control tokens that are text of the completion all the same (marks around a thought); every
     other control token stands for no text. `constraint`: what the completion has to look like, from its first token on.
-    `n_alternatives` not None: the chances of every token are told, with so many of the most probable ones at its place.
+    `top_logprobs` not None: the logprobs of every token are told, with so many of the most probable ones at its place.
     """
 
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
     constraint: Constraint | None = None
-    n_alternatives: int | None = None
+    top_logprobs: int | None = None
 
 
 class FinishReason(StrEnum):
@@ -139,7 +139,7 @@ class Prefill:
 
 
 @dataclass(frozen=True, slots=True)
-class Chance:
+class TokenLogprob:
     """A token of a completion and how probable the model found it, before any sampler or constraint had a say.
 
     `logprob`: the natural logarithm. `alternatives`: the most probable tokens at its place with theirs, best first.
@@ -159,13 +159,13 @@ class Chunk:
     """Whole characters of the completion, and the tokens since the last chunk (text may lag behind its tokens).
 
     `tokens` is empty where they are not known. `is_thinking`: the engine itself has told a thought from the answer.
-    `chances`: of the same tokens, where `Limits` asks for them.
+    `logprobs`: of the same tokens, where `Limits` asks for them.
     """
 
     text: str
     tokens: tuple[int, ...]
     is_thinking: bool = False
-    chances: tuple[Chance, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,10 +307,10 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One of many completions. `id` is the caller's own and comes back in `Done`.
+class Request:
+    """One of many completions. `id` is the caller's own and comes back in `Result`.
 
-    `choices`: nothing is generated, and `Done` has the scores of these texts instead (`Engine.open_scorer`).
+    `choices`: nothing is generated, and `Result` has the scores of these texts instead (`Engine.open_scorer`).
     """
 
     id: int
@@ -321,10 +321,10 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """The whole text of a job and how it ended, or the error that it ended with (then `finish` is None).
+class Result:
+    """The whole text of a request and how it ended, or the error that it ended with (then `finish` is None).
 
-    `thinking`: what the engine itself has told apart from the answer. `scores`: one for each of the job's choices.
+    `thinking`: what the engine itself has told apart from the answer. `scores`: one for each of the request's choices.
     """
 
     id: int
@@ -333,7 +333,7 @@ class Done:
     error: SlmError | None = None
     thinking: str = ""
     scores: tuple[Score, ...] = ()
-    chances: tuple[Chance, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Session(Protocol):
@@ -381,24 +381,24 @@ class Pool(Protocol):
         """One line about how it works now (how many at once and why), for `-v`."""
         ...
 
-    def run(self, jobs: Iterator[Job | Done]) -> Iterator[Done]:
-        """Work on the jobs; each comes out as soon as it is done, in no particular order.
+    def run(self, requests: Iterator[Request | Result]) -> Iterator[Result]:
+        """Work on the requests; each comes out as soon as it is done, in no particular order.
 
-        Jobs are taken as there is room for them, never all at once, and on another thread: an iterator that waits for
-        its next job holds up nothing that has begun. A `Done` among the jobs (something that failed before it could
-        become one) comes out as it is. A job that fails is a `Done` with an error. When the caller does not ask for
-        the next record, no work is done. A `cancel` counts from this call on.
+        Requests are taken as there is room for them, never all at once, and on another thread: an iterator that waits
+        for its next request holds up nothing that has begun. A `Result` among the requests (something that failed
+        before it could become one) comes out as it is. A request that fails is a `Result` with an error. When the
+        caller does not ask for the next record, no work is done. A `cancel` counts from this call on.
         Raises what the iterator raises, and `SlmError`: USAGE when a constraint cannot be used, NETWORK when an
         endpoint fails for good, BUG when the engine itself fails.
         """
         ...
 
-    def again(self, job: Job) -> None:
-        """Work on this job too, before those that wait: for the caller of `run`, between two of its records."""
+    def resubmit(self, request: Request) -> None:
+        """Work on this request too, before those that wait: for the caller of `run`, between two of its records."""
         ...
 
     def cancel(self) -> None:
-        """End `run` soon, without the jobs that are not done; from any thread or signal handler."""
+        """End `run` soon, without the requests that are not done; from any thread or signal handler."""
         ...
 
     def close(self) -> None: ...
@@ -419,14 +419,14 @@ class Engine(Protocol):
         ...
 
     def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> Pool:
-        """A pool for up to `parallel` jobs at once; None: as many as memory allows and measured speed rewards.
+        """A pool for up to `parallel` requests at once; None: as many as memory allows and measured speed rewards.
 
-        `settings.n_ctx` is the context window of each job. Raises `SlmError` (NO_FIT) as `open_session`.
+        `settings.n_ctx` is the context window of each request. Raises `SlmError` (NO_FIT) as `open_session`.
         """
         ...
 
     def open_scorer(self, settings: SessionSettings) -> Pool:
-        """A pool whose jobs have choices. Raises `SlmError`: NO_FIT, USAGE where the engine has no probabilities."""
+        """A pool for requests with choices. Raises `SlmError`: NO_FIT, USAGE where the engine has no probabilities."""
         ...
 
     def close(self) -> None: ...

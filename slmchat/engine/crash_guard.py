@@ -18,15 +18,15 @@ from typing import TypeVar
 from slmchat.engine import crash_markers
 from slmchat.engine.api import (
     Adapter,
-    Done,
     Engine,
     Event,
-    Job,
     Limits,
     ModelInfo,
     Pool,
     Prefill,
     Prompt,
+    Request,
+    Result,
     Session,
     SessionSettings,
 )
@@ -34,7 +34,7 @@ from slmchat.engine.crash_markers import CrashMarker
 from slmchat.engine.crash_markers import Ended as Ended
 from slmchat.engine.sampler import SamplerSettings
 
-Record = TypeVar("Record", Event, Done)
+Record = TypeVar("Record", Event, Result)
 
 
 class CrashGuard:
@@ -83,7 +83,7 @@ class CrashGuard:
     def _watched(self, records: Iterator[Record]) -> Iterator[Record]:
         with self:
             for record in records:
-                is_failure = isinstance(record, Done) and record.error is not None
+                is_failure = isinstance(record, Result) and record.error is not None
                 if not isinstance(record, Prefill) and not is_failure:
                     break
                 yield record
@@ -159,7 +159,7 @@ class _GuardedPool:
     def __init__(self, pool: Pool, guard: CrashGuard) -> None:
         self._pool = pool
         self._guard = guard
-        self.again = pool.again
+        self.resubmit = pool.resubmit
         self.cancel = pool.cancel
         self.close = pool.close
 
@@ -167,8 +167,8 @@ class _GuardedPool:
     def report(self) -> str:
         return self._pool.report
 
-    def run(self, jobs: Iterator[Job | Done]) -> Iterator[Done]:
-        return self._guard.watch(self._pool.run(jobs))
+    def run(self, requests: Iterator[Request | Result]) -> Iterator[Result]:
+        return self._guard.watch(self._pool.run(requests))
 
 
 def unguarded(engine: Engine) -> Engine:

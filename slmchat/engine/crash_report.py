@@ -63,7 +63,7 @@ _SIGACTION = "@P128xIP"
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class NativeCall:
     """What a call of llama.cpp does with a file. `words`: "loading {}" where {} is the name of the file."""
 
     words: str
@@ -84,7 +84,7 @@ _before_end: list[Callable[[bool], None]] = []
 _is_watching = False
 _lock = threading.Lock()
 _ending = threading.Lock()  # never released: the first end is the only one
-_running: list[Work] = []
+_running: list[NativeCall] = []
 _files: dict[int, Path] = {}  # a model, its vocabulary or its context -> its file
 _proven: set[Path] = set()  # files that something was computed with
 _callbacks: list[Any] = []  # referenced for as long as the library may call them
@@ -139,7 +139,7 @@ def install(api: ModuleType) -> None:
 @contextlib.contextmanager
 def own_errand(words: str) -> Iterator[None]:
     """While this lasts, models are slm's own: no file is to blame. `words`: "measuring the speed of this device"."""
-    work = Work(words, None)
+    work = NativeCall(words, None)
     _running.append(work)
     try:
         yield
@@ -170,7 +170,7 @@ def _reading(words: str, position: int) -> Callable[[Any], Any]:
     def followed(function: Any) -> Any:
         def call(*arguments: Any) -> Any:
             file = Path(os.fsdecode(arguments[position]))
-            result = _run(Work(words, file), function, arguments)
+            result = _run(NativeCall(words, file), function, arguments)
             if result and isinstance(result, int):
                 _files[result] = file
             return result
@@ -186,7 +186,7 @@ def _working(words: str, *, is_computing: bool = False, is_kept: bool = False) -
     def followed(function: Any) -> Any:
         def call(*arguments: Any) -> Any:
             file = _files.get(arguments[0])
-            result = _run(Work(words, file, is_computing), function, arguments)
+            result = _run(NativeCall(words, file, is_computing), function, arguments)
             if is_kept and result and file is not None:
                 _files[result] = file
             if is_computing and result == 0 and file is not None:
@@ -200,7 +200,7 @@ def _working(words: str, *, is_computing: bool = False, is_kept: bool = False) -
 
 def _blameless(words: str) -> Callable[[Any], Any]:
     """A call on something of slm's own: no file of the user's is to blame."""
-    work = Work(words, None)
+    work = NativeCall(words, None)
     return lambda function: lambda *arguments: _run(work, function, arguments)
 
 
@@ -233,7 +233,7 @@ _FOLLOWED: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _run(work: Work, function: Any, arguments: tuple[Any, ...]) -> Any:
+def _run(work: NativeCall, function: Any, arguments: tuple[Any, ...]) -> Any:
     if not _is_watching and _end is not None:
         watch()
     _running.append(work)
@@ -258,12 +258,12 @@ def _thrown() -> None:
     _ends("an internal error was not caught")
 
 
-def _now() -> Work | None:
+def _now() -> NativeCall | None:
     """What runs: slm's own errand if there is one, else the innermost call."""
     return next((work for work in _running if work.file is None), _running[-1] if _running else None)
 
 
-def _explained(what: str, detail: str, work: Work | None) -> SlmError:
+def _explained(what: str, detail: str, work: NativeCall | None) -> SlmError:
     """A file is to blame as long as nothing has been computed with it."""
     detail = f" ({detail})" if detail else ""
     if work is not None and work.file is not None and work.file not in _proven:
@@ -345,7 +345,7 @@ def _ends(what: str, detail: str = "") -> None:
     files = set(_files.values())
     work = _now()
     if work is None and len(files) == 1:  # a call that is not followed, on the only model there is
-        work = Work("working with {}", files.pop())
+        work = NativeCall("working with {}", files.pop())
     error = _explained(what, detail, work)
     if _end is None:
         text = f"slmchat: {error.message}\n"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from slmchat.engine.context import Context
 from slmchat.engine.image_tokens import is_image_token
-from slmchat.engine.loaded import Loaded
+from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.sampler import Sampler, SamplerSettings
 from slmchat.engine.speculation import WORTHWHILE, Costs
 
@@ -24,7 +24,7 @@ _FIRST_REST, _LONGEST_REST = 16, 256
 class ModelDrafts:
     """`Drafts` of a small model: its most probable tokens, as many as pay."""
 
-    def __init__(self, small: Loaded, context: Context, free: Callable[[], None]) -> None:
+    def __init__(self, small: LoadedModel, context: Context, free: Callable[[], None]) -> None:
         """`small` and `context` are its own from here on: `close` frees the context, and the weights with `free`."""
         self._free = free
         self._context = context

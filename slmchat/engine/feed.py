@@ -1,6 +1,6 @@
-"""Jobs taken from an iterator on a thread of its own, a few ahead.
+"""Requests taken from an iterator on a thread of its own, a few ahead.
 
-Knows: threads and waiting. Refuses to know: what a job is, and who works on it.
+Knows: threads and waiting. Refuses to know: what a request is, and who works on it.
 
 An iterator may wait for a pipe or render a template; meanwhile the completions that have begun go on. The thread stays
 behind when the iterator never comes back: it is a daemon, and nothing waits for it.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
-from slmchat.engine.api import Done, Job
+from slmchat.engine.api import Request, Result
 
 Prepared = TypeVar("Prepared")
 
@@ -24,19 +24,21 @@ class _End:
 
 
 class Feed(Generic[Prepared]):
-    """What `prepare` makes of each job, at most `ahead` of them before `make_room`. A `Done` passes as it is."""
+    """What `prepare` makes of each request, at most `ahead` of them before `make_room`. A `Result` passes as it is."""
 
-    def __init__(self, jobs: Iterator[Job | Done], prepare: Callable[[Job], Prepared | Done], ahead: int) -> None:
+    def __init__(
+        self, requests: Iterator[Request | Result], prepare: Callable[[Request], Prepared | Result], ahead: int
+    ) -> None:
         self.is_ended = False
-        self._jobs = jobs
+        self._requests = requests
         self._prepare = prepare
         # its put() may be called from a signal handler that interrupts its get(); that of queue.Queue may not
-        self._ready: SimpleQueue[Prepared | Done | _End | None] = SimpleQueue()
+        self._ready: SimpleQueue[Prepared | Result | _End | None] = SimpleQueue()
         self._room = threading.Semaphore(ahead)
         self._is_stopped = False
         threading.Thread(target=self._fetch, daemon=True, name="jobs").start()
 
-    def take(self, wait_s: float | None) -> Prepared | Done | None:
+    def take(self, wait_s: float | None) -> Prepared | Result | None:
         """The next one; None when there is none after `wait_s` seconds (None: as long as it takes), or no more.
 
         `is_ended` tells the two apart; `wake` ends the wait. Raises what the iterator raised.
@@ -56,7 +58,7 @@ class Feed(Generic[Prepared]):
         """One more may be fetched: call it once for each that was taken, now or when it is done."""
         self._room.release()
 
-    def add(self, done: Done) -> None:
+    def add(self, done: Result) -> None:
         """Let `take` return this too; from any thread."""
         self._ready.put(done)
 
@@ -79,10 +81,10 @@ class Feed(Generic[Prepared]):
                 self._room.acquire()
                 if self._is_stopped:
                     return
-                job = next(self._jobs, None)
-                if job is None:
+                request = next(self._requests, None)
+                if request is None:
                     break
-                self._ready.put(job if isinstance(job, Done) else self._prepare(job))
+                self._ready.put(request if isinstance(request, Result) else self._prepare(request))
             self._ready.put(_End())
-        except BaseException as error:  # noqa: BLE001 - raised again where the jobs are taken
+        except BaseException as error:  # noqa: BLE001 - raised again where the requests are taken
             self._ready.put(_End(error))

@@ -11,9 +11,9 @@ import time
 from typing import Any
 
 from slmchat.engine.api import Chunk, Finish, FinishReason, Limits, Timings, Usage
-from slmchat.engine.loaded import Loaded
-from slmchat.engine.probabilities import ChanceReader
-from slmchat.engine.speculation import Tally
+from slmchat.engine.loaded import LoadedModel
+from slmchat.engine.probabilities import LogprobReader
+from slmchat.engine.speculation import DraftStats
 from slmchat.engine.text import CompletionText
 
 
@@ -25,7 +25,7 @@ class GenerationState:
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: LoadedModel,
         limits: Limits,
         *,
         n_ctx: int,
@@ -37,11 +37,11 @@ class GenerationState:
     ) -> None:
         """`asked`: when the completion was asked for; `start`: when work on it began (both of `time.perf_counter`)."""
         self.tokens: list[int] = []
-        self.tally = Tally()
+        self.draft_stats = DraftStats()
         self._vocabulary = loaded.vocabulary
         self._shown = loaded.vocabulary.tokens_of(limits.shown)
         self._text = CompletionText(limits.stop)
-        self._chances = ChanceReader(loaded.api, loaded.vocabulary, limits.n_alternatives)
+        self._logprobs = LogprobReader(loaded.api, loaded.vocabulary, limits.top_logprobs)
         self._n_prompt = n_prompt
         self._n_cached = n_cached
         self._seed = seed or 0
@@ -70,7 +70,7 @@ class GenerationState:
         if vocabulary.is_end(token):
             self.reason = FinishReason.STOP
             return ""
-        self._chances.note(context, index, token)
+        self._logprobs.note(context, index, token)
         self.tokens.append(token)
         text = self._text.feed(vocabulary.piece(token, is_shown=token in self._shown))
         self.reason = FinishReason.STOP if self._text.is_stopped else self._limit_reached()
@@ -85,7 +85,7 @@ class GenerationState:
         """This text, with the tokens since the last chunk."""
         tokens = tuple(self.tokens[self._n_given :])
         self._n_given = len(self.tokens)
-        return Chunk(text, tokens, chances=self._chances.taken())
+        return Chunk(text, tokens, logprobs=self._logprobs.taken())
 
     def last_chunk(self) -> Chunk:
         """What was held back, at the end; it may have no text and no tokens."""
@@ -95,10 +95,10 @@ class GenerationState:
         """The last record, after `last_chunk`."""
         now = time.perf_counter()
         prompt_end = now if self._prompt_end is None else self._prompt_end
-        tally = self.tally
+        draft_stats = self.draft_stats
         return Finish(
             reason=reason,
-            usage=Usage(self._n_prompt, self._n_cached, len(self.tokens), tally.drafted, tally.accepted),
+            usage=Usage(self._n_prompt, self._n_cached, len(self.tokens), draft_stats.drafted, draft_stats.accepted),
             timings=Timings(
                 prompt_s=prompt_end - self._start,
                 generation_s=now - prompt_end,

@@ -43,7 +43,7 @@ _VERSION = re.compile(r"""version(?:__)?["']?\s*[=:]\s*["']([^"']+)["']""")
 _GPU_BACKENDS = ("cuda", "vulkan", "metal", "hip", "sycl", "opencl", "musa", "cann")
 
 
-class Kind(StrEnum):
+class LibraryKind(StrEnum):
     """Where a library comes from."""
 
     EXPLICIT = "LLAMA_CPP_LIB_PATH"
@@ -59,7 +59,7 @@ class NativeLibrary:
     """
 
     path: Path
-    kind: Kind
+    kind: LibraryKind
     version: str
 
     @property
@@ -102,7 +102,7 @@ class NativeLibrary:
 
     def in_words(self) -> str:
         """Kind, version and path in one line."""
-        package = {Kind.OWN: "llama-cpp-python ", Kind.PREBUILT: "xllamacpp "}.get(self.kind, "")
+        package = {LibraryKind.OWN: "llama-cpp-python ", LibraryKind.PREBUILT: "xllamacpp "}.get(self.kind, "")
         told = f"{self.kind}, {package}{self.version}" if self.version else str(self.kind)
         return f"{told}: {self.path}"
 
@@ -127,20 +127,20 @@ def own_build() -> NativeLibrary | None:
     """The library that was built inside llama-cpp-python; None when only the declarations are installed."""
     folder = _folder("llama_cpp")
     file = _library_in(folder / "lib") if folder else None
-    return NativeLibrary(file, Kind.OWN, declared_version()) if file else None
+    return NativeLibrary(file, LibraryKind.OWN, declared_version()) if file else None
 
 
 def prebuilt() -> NativeLibrary | None:
     """The library inside xllamacpp; None without it, and on Windows, where that exports nothing to other programs."""
     folder = _folder("xllamacpp")
     file = next(iter(sorted(folder.glob(_EXTENSION))), None) if folder else None
-    return NativeLibrary(file, Kind.PREBUILT, _version_of(file.with_name("_version.py"))) if file else None
+    return NativeLibrary(file, LibraryKind.PREBUILT, _version_of(file.with_name("_version.py"))) if file else None
 
 
 def at(path: Path) -> NativeLibrary:
     """The record of a library that is loaded already, by whomever."""
     known = [library for library in (own_build(), prebuilt()) if library is not None and library.path == path]
-    return known[0] if known else NativeLibrary(path, Kind.EXPLICIT, "")
+    return known[0] if known else NativeLibrary(path, LibraryKind.EXPLICIT, "")
 
 
 def declared_version() -> str:
@@ -179,9 +179,9 @@ def build_command(options: str, version: str | None = DECLARATIONS, compiler: tu
 
 def mending_command(library: NativeLibrary) -> str:
     """The command that puts a sound library in the place of this one."""
-    if library.kind is Kind.EXPLICIT:
+    if library.kind is LibraryKind.EXPLICIT:
         return f"unset {VARIABLE}" if sys.platform != "win32" else f"Remove-Item Env:{VARIABLE}"
-    if library.kind is Kind.OWN:
+    if library.kind is LibraryKind.OWN:
         return build_command("")
     return f"{_pip()} install --force-reinstall --no-cache-dir --no-deps xllamacpp=={PREBUILT}"
 
@@ -215,10 +215,10 @@ def _explicit(place: Path) -> NativeLibrary:
     if file is None or not file.exists():
         raise SlmError(
             f"{VARIABLE} is {place}, and no llama.cpp library is there.",
-            hint=mending_command(NativeLibrary(place, Kind.EXPLICIT, "")),
+            hint=mending_command(NativeLibrary(place, LibraryKind.EXPLICIT, "")),
             exit_code=ExitCode.BUG,
         )
-    return NativeLibrary(file.absolute(), Kind.EXPLICIT, "")
+    return NativeLibrary(file.absolute(), LibraryKind.EXPLICIT, "")
 
 
 def _library_in(folder: Path) -> Path | None:

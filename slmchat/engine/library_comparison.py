@@ -1,8 +1,8 @@
 """How fast one llama.cpp library is beside another on this device, with the same model and the same work.
 
 Knows: a child process for each library (a process can load only one), turns that alternate, so that a slow moment of
-the machine meets both. Refuses to know: which libraries there are (library.py), how a measurement is made (rates.py),
-what is concluded (models/own_build.py).
+the machine meets both. Refuses to know: which libraries there are (library.py), how a measurement is made
+(throughput.py), what is concluded (models/own_build.py).
 
 The child is this module run as a program: `python -m slmchat.engine.library_comparison`. It reads a line of JSON with
 the model and the work, loads the library that `LLAMA_CPP_LIB_PATH` names, says that it is ready, and measures once for
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from slmchat.engine.library import VARIABLE, NativeLibrary
-from slmchat.engine.rates import Cancelled, Measured, Work, measure
+from slmchat.engine.throughput import GivenUp, Workload, WorkloadTimes, measure
 
 _TURNS = 3
 # After this the children are ended: on a machine that others keep busy a turn can take minutes.
@@ -59,11 +59,11 @@ class _Child:
         self._order = json.dumps(order)
         self._is_ready = False
 
-    def measured(self) -> Measured | None:
+    def measured(self) -> WorkloadTimes | None:
         """The next measurement; None when the process has ended."""
         self._is_ready = self._is_ready or self._ask(self._order) is not None
         answer = self._ask("") if self._is_ready else None
-        return None if answer is None else Measured(**answer)
+        return None if answer is None else WorkloadTimes(**answer)
 
     def _ask(self, line: str) -> Any:
         """What the child answers to this line; None when it has ended."""
@@ -89,16 +89,16 @@ def compare(
     model: Path,
     threads: tuple[int, int],
     tokens: Sequence[int],
-    work: Work,
+    work: Workload,
     is_cancelled: Callable[[], bool],
 ) -> Comparison | None:
-    """The second library beside the first. None when one of them does not get through in time. Raises `Cancelled`.
+    """The second library beside the first. None when one of them does not get through in time. Raises `GivenUp`.
 
     `threads`: to generate and to read the prompt. The first measurement of each is not counted.
     """
     order = {"model": str(model), "threads": threads, "tokens": list(tokens), "work": asdict(work)}
     children: list[_Child] = []
-    seconds: list[list[Measured]] = [[], []]
+    seconds: list[list[WorkloadTimes]] = [[], []]
 
     def give_up() -> None:
         for child in children:
@@ -113,7 +113,7 @@ def compare(
             for child, found in zip(children, seconds, strict=True):
                 measured = child.measured()
                 if is_cancelled():
-                    raise Cancelled
+                    raise GivenUp
                 if measured is None:
                     return None
                 found.append(measured)
@@ -135,7 +135,7 @@ def _main() -> None:
     order = json.loads(sys.stdin.readline())
     engine = llama.load(Path(order["model"]))
     settings = SessionSettings(512, order["threads"][0], order["threads"][1], speculation="off")
-    work = Work(**order["work"])
+    work = Workload(**order["work"])
     print(json.dumps({}), flush=True)  # noqa: T201 - an answer to the parent
     for _ in sys.stdin:
         found = measure(engine, settings, order["tokens"], work, lambda: False)

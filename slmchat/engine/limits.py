@@ -123,7 +123,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SelfTestVerdict:
     """What works. `is_broken`: not even the plain way does. `untried`: why nothing could be found out, else empty."""
 
     limits: EngineLimits = ALL

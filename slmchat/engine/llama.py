@@ -16,12 +16,12 @@ from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
 from slmchat.engine.context import Context
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.limits import EngineLimits
-from slmchat.engine.loaded import Loaded
+from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.parallelism import KV_BYTES, plan_cells
 from slmchat.engine.pool import LlamaPool
 from slmchat.engine.scoring import LlamaScorer
 from slmchat.engine.session import LlamaSession
-from slmchat.engine.speculation import Drafts, LookupDrafts
+from slmchat.engine.speculation import Drafts, PromptDrafts
 from slmchat.engine.vision import Projector, Vision
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
@@ -49,7 +49,7 @@ class LlamaEngine:
         file = path.stat()
         self._stamp = (file.st_size, file.st_mtime_ns, api.llama_model_size(model))
         self.vocabulary = Vocabulary(api, model, vision, tokenizer=_metadata(api, model, "tokenizer.ggml.pre"))
-        self.loaded = Loaded(api, model, self.vocabulary, Adapters(api, model))
+        self.loaded = LoadedModel(api, model, self.vocabulary, Adapters(api, model))
         self.info = ModelInfo(
             architecture=_metadata(api, model, "general.architecture"),
             trained_context_length=api.llama_model_n_ctx_train(model),
@@ -84,7 +84,7 @@ class LlamaEngine:
         if settings.speculation == "off":
             return None
         if settings.draft_model is None:
-            return LookupDrafts()
+            return PromptDrafts()
         from slmchat.engine import draft_model
 
         small = load(settings.draft_model)
@@ -111,7 +111,7 @@ class LlamaEngine:
         return LlamaPool(self.loaded, settings, plan)
 
     def open_scorer(self, settings: SessionSettings) -> LlamaScorer:
-        """A pool for jobs with choices; raises `SlmError` (NO_FIT) when its memory cannot be had."""
+        """A pool for requests with choices; raises `SlmError` (NO_FIT) when its memory cannot be had."""
         return LlamaScorer(self.loaded, self.limits.session(settings))
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from slmchat.engine.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedModel:
     """llama.cpp's functions, the model's handle, its tokenizer and the LoRA adapters loaded for it."""
 
     api: ModuleType

@@ -29,7 +29,7 @@ class _Kept:
     tokens: list[int] = field(default_factory=list)
 
 
-class Memory:
+class SessionMemory:
     """The memory of one session."""
 
     def __init__(self, context: Context, store: KvStore | None, key: StateKey, *, is_multi_turn: bool) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from slmchat.engine import crash_report, structures
 from slmchat.engine import library as libraries
 from slmchat.engine.callbacks import guarded
-from slmchat.engine.library import DECLARATIONS, PREBUILT, Kind, NativeLibrary
+from slmchat.engine.library import DECLARATIONS, PREBUILT, LibraryKind, NativeLibrary
 from slmchat.engine.native_symbols import LLAMA, MULTIMODAL
 from slmchat.engine.shared_object import fault_of
 from slmchat.errors import ExitCode, SlmError
@@ -106,7 +106,7 @@ def _import_declarations(name: str) -> tuple[NativeLibrary, types.ModuleType]:
 def _check_package(used: NativeLibrary) -> None:
     """Whether the packages have the versions that go together and their files are whole. Raises `SlmError`."""
     version = used.version.partition("+")[0]
-    if used.kind is Kind.PREBUILT and (version, libraries.declared_version()) != (PREBUILT, DECLARATIONS):
+    if used.kind is LibraryKind.PREBUILT and (version, libraries.declared_version()) != (PREBUILT, DECLARATIONS):
         raise SlmError(
             f"xllamacpp {used.version} does not belong to llama-cpp-python {libraries.declared_version()}: "
             f"slm needs {PREBUILT} and {DECLARATIONS}.",

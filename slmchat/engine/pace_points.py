@@ -1,7 +1,7 @@
 """What a measurement of the pace of this device consists of: which models are timed, and what is kept of each.
 
-Knows: their names and their order, the record of one. Refuses to know: how they are timed (pace.py, with all of
-llama.cpp), which `slm show` and `slm list` have no time for.
+Knows: their names and their order, the record of one. Refuses to know: how they are timed (device_throughput.py, with
+all of llama.cpp), which `slm show` and `slm list` have no time for.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """How many completions at once: what memory allows, and what measured speed rewards.
 
-Knows: sizes of KV caches, rates. Refuses to know: llama.cpp, jobs, texts.
+Knows: sizes of KV caches, rates. Refuses to know: llama.cpp, requests, texts.
 """
 
 from dataclasses import dataclass

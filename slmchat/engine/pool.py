@@ -12,14 +12,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
-from slmchat.engine.api import Done, Job, SessionSettings
+from slmchat.engine.api import Request, Result, SessionSettings
 from slmchat.engine.context import check_room, window_full
 from slmchat.engine.feed import Feed
-from slmchat.engine.loaded import Loaded
+from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.parallelism import CellPlan, Growth
-from slmchat.engine.sequences import Stretch
+from slmchat.engine.sequences import TokenSpan
 from slmchat.engine.shared_prefix import MIN_SHARED, SECOND_PROMPT_S, PrefixPool, n_common
-from slmchat.engine.slot import Slot, Work
+from slmchat.engine.slot import PreparedRequest, Slot
 from slmchat.errors import SlmError
 
 # From this many tokens on, a batch can be aborted while it is computed: the callback costs about a millisecond, which a
@@ -27,7 +27,7 @@ from slmchat.errors import SlmError
 _ABORTABLE_FROM = 64
 
 
-class LlamaPool(PrefixPool[Work]):
+class LlamaPool(PrefixPool[PreparedRequest]):
     """Completions side by side, one KV cache. Implements `Pool`.
 
     Two completions of the same prompt, sampler and seed give the same text where the arithmetic allows: what else is
@@ -35,7 +35,7 @@ class LlamaPool(PrefixPool[Work]):
     two tokens are nearly equally probable, the text may then differ from that of a session (docs/batch.md).
     """
 
-    def __init__(self, loaded: Loaded, settings: SessionSettings, plan: CellPlan) -> None:
+    def __init__(self, loaded: LoadedModel, settings: SessionSettings, plan: CellPlan) -> None:
         """Raises `SlmError`: NO_FIT for the memory of the KV cache, DAMAGED for an adapter of another model."""
         super().__init__(
             loaded,
@@ -49,11 +49,11 @@ class LlamaPool(PrefixPool[Work]):
         self._growth = Growth(plan)
         self._misses = 0  # prompts in a row that did not begin with the shared prefix
         self._last: list[int] = []  # tokens of the prompt that came last
-        self._waiting: deque[Work] = deque()
+        self._waiting: deque[PreparedRequest] = deque()
         self._busy: list[Slot] = []
         self._free: list[int] = []
         self._is_crowded = False  # something had to make room: nothing new before something ends
-        self._alone: Work | None = None  # did not fit beside the shared prefix: it gets the whole cache
+        self._alone: PreparedRequest | None = None  # did not fit beside the shared prefix: it gets the whole cache
 
     @property
     def report(self) -> str:
@@ -61,7 +61,7 @@ class LlamaPool(PrefixPool[Work]):
         most = f"at most {self._plan.most} ({self._plan.why})"
         return f"{self._growth.allowed} rows at once of {most}{self._prefix.report}"
 
-    def _run(self, feed: Feed[Work]) -> Iterator[Done]:
+    def _run(self, feed: Feed[PreparedRequest]) -> Iterator[Result]:
         self._reset()
         try:
             while not self._is_cancelled:
@@ -69,7 +69,7 @@ class LlamaPool(PrefixPool[Work]):
                 self._place_waiting()
                 if self._busy and not self._is_cancelled:
                     yield from self._step()
-                elif feed.is_ended and not (self._waiting or self._again):
+                elif feed.is_ended and not (self._waiting or self._resubmitted):
                     return
         finally:
             feed.stop()
@@ -81,37 +81,37 @@ class LlamaPool(PrefixPool[Work]):
         self._prefix.forget_all()
         self._last, self._misses = [], 0
         self._waiting.clear()
-        self._again.clear()
+        self._resubmitted.clear()
         self._busy = []
         self._free = list(range(self._plan.most, 0, -1))
         self._alone = None
         self._is_crowded = False
 
-    def _prepare(self, job: Job) -> Work | Done:
-        """On the feed's thread: the tokens of a job, or the reason why it cannot be done."""
+    def _prepare(self, request: Request) -> PreparedRequest | Result:
+        """On the feed's thread: the tokens of a request, or the reason why it cannot be done."""
         try:
-            tokens = self._vocabulary.tokenize(job.prompt)
+            tokens = self._vocabulary.tokenize(request.prompt)
             check_room(len(tokens), self._n_ctx)
         except SlmError as error:
-            return Done(job.id, error=error)
-        return Work(job, tokens, job.sampler.with_seed())
+            return Result(request.id, error=error)
+        return PreparedRequest(request, tokens, request.sampler.with_seed())
 
-    def _take(self, feed: Feed[Work]) -> Iterator[Done]:
+    def _take(self, feed: Feed[PreparedRequest]) -> Iterator[Result]:
         """Take what is ready, as much as could be begun now; wait only when there is nothing else to do."""
-        while self._again:
-            again = self._prepare(self._again.popleft())
-            if isinstance(again, Done):
+        while self._resubmitted:
+            again = self._prepare(self._resubmitted.popleft())
+            if isinstance(again, Result):
                 yield again
             else:
                 self._waiting.appendleft(again)
         while len(self._waiting) + len(self._busy) < self._growth.allowed and not feed.is_ended:
-            is_idle = not (self._waiting or self._busy or self._again)
+            is_idle = not (self._waiting or self._busy or self._resubmitted)
             is_first = len(self._waiting) == 1 and not self._last  # a second prompt shows what is shared
             item = feed.take(None if is_idle else SECOND_PROMPT_S if is_first else 0)
             if item is None:
                 return
             feed.make_room()
-            if isinstance(item, Done):
+            if isinstance(item, Result):
                 yield item
             else:
                 self._waiting.append(item)
@@ -157,32 +157,32 @@ class LlamaPool(PrefixPool[Work]):
         n_free = self._plan.cells - sum(slot.n_own for slot in self._busy)
         return self._prefix.replace(tokens if len(tokens) < n_free else [])
 
-    def _step(self) -> Iterator[Done]:
+    def _step(self) -> Iterator[Result]:
         """The next token of every completion that is generating, and as much of prompts as has room: one batch.
 
         Models with a recurrent state need some (`Sequences.batches`).
         """
         start = time.perf_counter()
-        chosen: list[tuple[Stretch, Slot]] = []
+        chosen: list[tuple[TokenSpan, Slot]] = []
         room = self._sequences.batch_tokens
         for slot in sorted(self._busy, key=lambda slot: slot.is_in_prompt):
-            stretch = slot.next_stretch(room)
-            if stretch is not None:
-                chosen.append((stretch, slot))
-                room -= len(stretch.tokens)
+            span = slot.next_span(room)
+            if span is not None:
+                chosen.append((span, slot))
+                room -= len(span.tokens)
         n_generated = n_prompt = n_done = 0
         is_full = False
         for batch in self._sequences.batches(chosen):
-            places = self._sequences.evaluate([stretch for stretch, _ in batch])
+            places = self._sequences.evaluate([span for span, _ in batch])
             if self._is_cancelled:
                 return
             if places is None:
                 is_full = True
                 break
-            for (stretch, slot), place in zip(batch, places, strict=True):
-                n_prompt += len(stretch.tokens) if slot.is_in_prompt else 0
+            for (span, slot), place in zip(batch, places, strict=True):
+                n_prompt += len(span.tokens) if slot.is_in_prompt else 0
                 n_generated += not slot.is_in_prompt
-                slot.evaluated(stretch, self._sequences.handle, place)
+                slot.evaluated(span, self._sequences.handle, place)
             n_done += len(batch)
         ended = [slot for slot in self._busy if slot.is_ended]
         for slot in ended:
@@ -201,7 +201,7 @@ class LlamaPool(PrefixPool[Work]):
         self._is_crowded = False
         slot.close()
 
-    def _make_room(self) -> Iterator[Done]:
+    def _make_room(self) -> Iterator[Result]:
         """The cache is full: the completion that began last starts again later; the last one, without the prefix."""
         slot = self._busy[-1]
         is_alone = len(self._busy) == 1
@@ -215,4 +215,4 @@ class LlamaPool(PrefixPool[Work]):
             self._prefix.forget_all()
             self._last = []
         else:
-            yield Done(slot.work.job.id, error=window_full(self._n_ctx))
+            yield Result(slot.work.request.id, error=window_full(self._n_ctx))

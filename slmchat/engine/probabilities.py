@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from slmchat.engine.api import Chance
+from slmchat.engine.api import TokenLogprob
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
 
@@ -23,7 +23,7 @@ class LogProbabilities:
         self._api = api
         self._row = ctypes.c_float * n_tokens
 
-    def after(self, context: Any, index: int) -> "Follows":
+    def after(self, context: Any, index: int) -> "NextTokenLogprobs":
         """What may follow the token at `index` of the last batch (-1: its last one). Copied: it outlives the batch.
 
         Raises `SlmError` (BUG) when llama.cpp has computed no numbers there.
@@ -37,18 +37,18 @@ class LogProbabilities:
         highest = float(logits.max())  # not a number if one of them is not
         if not math.isfinite(highest):
             raise not_finite()
-        return Follows(logits, highest + math.log(float(numpy.exp(logits - highest).sum())))
+        return NextTokenLogprobs(logits, highest + math.log(float(numpy.exp(logits - highest).sum())))
 
 
-class ChanceReader:
-    """Collects the chances of the tokens of one completion, where somebody wants them."""
+class LogprobReader:
+    """Collects the logprobs of the tokens of one completion, where somebody wants them."""
 
-    def __init__(self, api: ModuleType, vocabulary: Vocabulary, n_alternatives: int | None) -> None:
-        """`n_alternatives` None: nobody wants them, and nothing is read."""
+    def __init__(self, api: ModuleType, vocabulary: Vocabulary, top_logprobs: int | None) -> None:
+        """`top_logprobs` None: nobody wants them, and nothing is read."""
         self._vocabulary = vocabulary
-        self._n_alternatives = n_alternatives
-        self._read = None if n_alternatives is None else LogProbabilities(api, vocabulary.n_tokens)
-        self._found: list[Chance] = []
+        self._n_alternatives = top_logprobs
+        self._read = None if top_logprobs is None else LogProbabilities(api, vocabulary.n_tokens)
+        self._found: list[TokenLogprob] = []
 
     def note(self, context: Any, index: int, token: int) -> None:
         """This token was picked from the logits at `index`; call it before the next batch. Raises `SlmError` (BUG)."""
@@ -59,15 +59,15 @@ class ChanceReader:
         data = [self._vocabulary.piece(each, is_shown=True) for each in (token, *best)]
         text, *others = (each.decode("utf-8", "replace") for each in data)
         alternatives = tuple(zip(others, map(follows.of, best), strict=True))
-        self._found.append(Chance(text, follows.of(token), alternatives, data[0], tuple(data[1:])))
+        self._found.append(TokenLogprob(text, follows.of(token), alternatives, data[0], tuple(data[1:])))
 
-    def taken(self) -> tuple[Chance, ...]:
+    def taken(self) -> tuple[TokenLogprob, ...]:
         """Those that were noted since the last call."""
         found, self._found = tuple(self._found), []
         return found
 
 
-class Follows:
+class NextTokenLogprobs:
     """Log-probabilities (natural logarithm) of every token at one place."""
 
     def __init__(self, logits: Any, total: float) -> None:

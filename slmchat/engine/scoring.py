@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from slmchat.engine.api import Done, Finish, FinishReason, Job, Score, SessionSettings, Timings, Usage
+from slmchat.engine.api import Finish, FinishReason, Request, Result, Score, SessionSettings, Timings, Usage
 from slmchat.engine.context import check_room, window_full
 from slmchat.engine.feed import Feed
-from slmchat.engine.loaded import Loaded
+from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.probabilities import LogProbabilities
-from slmchat.engine.sequences import Stretch
+from slmchat.engine.sequences import TokenSpan
 from slmchat.engine.shared_prefix import MIN_SHARED, SECOND_PROMPT_S, PrefixPool, n_common
 from slmchat.engine.snapshots import has_state
 from slmchat.errors import SlmError
@@ -30,9 +30,9 @@ _ROWS_RECURRENT, _COPIES_RECURRENT = 8, 8
 
 @dataclass(slots=True)
 class _Row:
-    """A job with its tokens; `found`: the log-probabilities of each text's tokens so far, or the `error`."""
+    """A request with its tokens; `found`: the log-probabilities of each text's tokens so far, or the `error`."""
 
-    job: Job
+    request: Request
     tokens: list[int]
     texts: list[list[int]]
     sequence: int = 0
@@ -44,9 +44,9 @@ class _Row:
 
 
 class LlamaScorer(PrefixPool[_Row]):
-    """Scores side by side, one KV cache. Implements `Pool` for jobs with `choices`."""
+    """Scores side by side, one KV cache. Implements `Pool` for requests with `choices`."""
 
-    def __init__(self, loaded: Loaded, settings: SessionSettings) -> None:
+    def __init__(self, loaded: LoadedModel, settings: SessionSettings) -> None:
         """Raises `SlmError`: NO_FIT for the memory of the KV cache, DAMAGED for an adapter of another model."""
         is_recurrent = has_state(loaded.api, loaded.model)
         most, self._copies = (_ROWS_RECURRENT, _COPIES_RECURRENT) if is_recurrent else (_ROWS, _COPIES)
@@ -58,7 +58,7 @@ class LlamaScorer(PrefixPool[_Row]):
             n_cells=settings.n_ctx + 2 * settings.batch_tokens,
             abortable_from=1,  # few batches, and on a slow device one of 60 tokens takes seconds
         )
-        self._waiting: deque[_Row | Done] = deque()  # taken, and not worked on yet
+        self._waiting: deque[_Row | Result] = deque()  # taken, and not worked on yet
         self._step = self._sequences.batch_tokens  # tokens that are evaluated at once
         self._probabilities = LogProbabilities(loaded.api, loaded.vocabulary.n_tokens)
 
@@ -67,18 +67,18 @@ class LlamaScorer(PrefixPool[_Row]):
         """How many prompts at once, and how much they share."""
         return f"at most {self._most} rows at once, nothing is generated{self._prefix.report}"
 
-    def _prepare(self, job: Job) -> _Row | Done:
-        """On the feed's thread: the tokens of a job, or the reason why it cannot be done."""
-        assert job.choices is not None
+    def _prepare(self, request: Request) -> _Row | Result:
+        """On the feed's thread: the tokens of a request, or the reason why it cannot be done."""
+        assert request.choices is not None
         try:
-            tokens = self._vocabulary.tokenize(job.prompt)
-            texts = [self._vocabulary.continued(job.prompt, tokens, text) for text in job.choices.texts]
+            tokens = self._vocabulary.tokenize(request.prompt)
+            texts = [self._vocabulary.continued(request.prompt, tokens, text) for text in request.choices.texts]
             check_room(len(tokens) + max(map(len, texts)), self._n_ctx)
         except SlmError as error:
-            return Done(job.id, error=error)
-        return _Row(job, tokens, texts)
+            return Result(request.id, error=error)
+        return _Row(request, tokens, texts)
 
-    def _run(self, feed: Feed[_Row]) -> Iterator[Done]:
+    def _run(self, feed: Feed[_Row]) -> Iterator[Result]:
         self._prefix.forget_all()
         self._waiting.clear()
         try:
@@ -87,22 +87,22 @@ class LlamaScorer(PrefixPool[_Row]):
                 yield from passed
                 if group and not self._is_cancelled:
                     yield from self._scored(group)
-                elif feed.is_ended and not (self._waiting or self._again):
+                elif feed.is_ended and not (self._waiting or self._resubmitted):
                     return
         finally:
             feed.stop()
             self._prefix.forget_all()
 
-    def _group(self, feed: Feed[_Row]) -> tuple[list[_Row], list[Done]]:
+    def _group(self, feed: Feed[_Row]) -> tuple[list[_Row], list[Result]]:
         """Rows that go into one batch, and what failed before."""
         group: list[_Row] = []
-        passed: list[Done] = []
-        self._waiting.extendleft(self._prepare(job) for job in self._again)
-        self._again.clear()
+        passed: list[Result] = []
+        self._waiting.extendleft(self._prepare(request) for request in self._resubmitted)
+        self._resubmitted.clear()
         size = 0
         while len(group) < self._most:
             if self._waiting:
-                item: _Row | Done | None = self._waiting.popleft()
+                item: _Row | Result | None = self._waiting.popleft()
             elif feed.is_ended or (passed and not group):
                 break
             else:
@@ -112,7 +112,7 @@ class LlamaScorer(PrefixPool[_Row]):
                     feed.make_room()
             if item is None:
                 break
-            if isinstance(item, Done):
+            if isinstance(item, Result):
                 passed.append(item)
                 continue
             own = len(item.tokens) - self._prefix.common(item.tokens)
@@ -123,7 +123,7 @@ class LlamaScorer(PrefixPool[_Row]):
             group.append(item)
         return group, passed
 
-    def _scored(self, group: list[_Row]) -> Iterator[Done]:
+    def _scored(self, group: list[_Row]) -> Iterator[Result]:
         if self._evaluated(group):
             self._leave()
             if not self._is_cancelled:
@@ -134,7 +134,7 @@ class LlamaScorer(PrefixPool[_Row]):
             is_done = self._evaluated([row])
             if self._is_cancelled:
                 return
-            yield _done(row) if is_done else Done(row.job.id, error=window_full(self._n_ctx))
+            yield _done(row) if is_done else Result(row.request.id, error=window_full(self._n_ctx))
         self._prefix.forget_all()
 
     def _evaluated(self, group: list[_Row]) -> bool:
@@ -150,16 +150,16 @@ class LlamaScorer(PrefixPool[_Row]):
 
     def _prompts(self, group: list[_Row]) -> bool:
         """Evaluate the prompts; what follows them gives the first token of each text."""
-        ends: list[tuple[Stretch, _Row | None]] = []
+        ends: list[tuple[TokenSpan, _Row | None]] = []
         for row in group:
             own = row.tokens[row.n_shared :]
             for begin in range(0, len(own), self._step):
                 piece = own[begin : begin + self._step]
                 is_last = begin + len(piece) == len(own)
-                stretch = Stretch(row.sequence, row.n_shared + begin, piece, needs_logits=is_last)
-                ends.append((stretch, row if is_last else None))
+                span = TokenSpan(row.sequence, row.n_shared + begin, piece, needs_logits=is_last)
+                ends.append((span, row if is_last else None))
         for batch in self._sequences.batches(ends):
-            places = self._sequences.evaluate([stretch for stretch, _ in batch])
+            places = self._sequences.evaluate([span for span, _ in batch])
             if places is None:
                 return False
             if self._is_cancelled:
@@ -172,26 +172,26 @@ class LlamaScorer(PrefixPool[_Row]):
     def _rest(self, group: list[_Row]) -> bool:
         """Evaluate texts of several tokens, as many at once as there are copies."""
         longer = [
-            (row, number, text if row.job.choices.has_end else text[:-1])
+            (row, number, text if row.request.choices.has_end else text[:-1])
             for row in group
-            if row.job.choices is not None and row.error is None
+            if row.request.choices is not None and row.error is None
             for number, text in enumerate(row.texts)
-            if len(text) > 1 or row.job.choices.has_end
+            if len(text) > 1 or row.request.choices.has_end
         ]
         for begin in range(0, len(longer), self._copies):
-            asked: list[tuple[Stretch, tuple[_Row, int]]] = []
+            asked: list[tuple[TokenSpan, tuple[_Row, int]]] = []
             for number, (row, which, tokens) in enumerate(longer[begin : begin + self._copies], self._most + 1):
                 self._sequences.forget(number)
                 self._sequences.copy(row.sequence, number, len(row.tokens))
-                asked.append((Stretch(number, len(row.tokens), tokens, needs_all_logits=True), (row, which)))
+                asked.append((TokenSpan(number, len(row.tokens), tokens, needs_all_logits=True), (row, which)))
             for batch in self._sequences.batches(asked):
-                places = self._sequences.evaluate([stretch for stretch, _ in batch])
+                places = self._sequences.evaluate([span for span, _ in batch])
                 if places is None:
                     return False
                 if self._is_cancelled:
                     return True
-                for (stretch, (row, which)), place in zip(batch, places, strict=True):
-                    self._note(row, which, place - len(stretch.tokens) + 1)
+                for (span, (row, which)), place in zip(batch, places, strict=True):
+                    self._note(row, which, place - len(span.tokens) + 1)
             for number in range(self._most + 1, self._most + 1 + self._copies):
                 self._sequences.forget(number)
         return True
@@ -211,7 +211,7 @@ class LlamaScorer(PrefixPool[_Row]):
         try:
             for number, token in enumerate(text[1:]):
                 row.found[which].append(self._probabilities.after(self._sequences.handle, place + number).of(token))
-            if row.job.choices is not None and row.job.choices.has_end:
+            if row.request.choices is not None and row.request.choices.has_end:
                 follows = self._probabilities.after(self._sequences.handle, place + len(text) - 1)
                 row.ends[which] = follows.of_any(self._vocabulary.turn_ends)
         except SlmError as error:
@@ -235,14 +235,14 @@ class LlamaScorer(PrefixPool[_Row]):
             self._sequences.forget(number)
 
 
-def _done(row: _Row) -> Done:
+def _done(row: _Row) -> Result:
     if row.error is not None:
-        return Done(row.job.id, error=row.error)
+        return Result(row.request.id, error=row.error)
     now = time.perf_counter()
-    has_end = row.job.choices is not None and row.job.choices.has_end
+    has_end = row.request.choices is not None and row.request.choices.has_end
     scores = tuple(
         Score(tuple(found), end if has_end else None) for found, end in zip(row.found, row.ends, strict=True)
     )
     usage = Usage(len(row.tokens), row.n_shared, 0)
     finish = Finish(FinishReason.STOP, usage, Timings(now - row.start, 0.0, None), 0, ())
-    return Done(row.job.id, finish=finish, scores=scores)
+    return Result(row.request.id, finish=finish, scores=scores)

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from slmchat.engine import native, self_test_model
-from slmchat.engine.limits import ALL, FEATURES, HANGS, LEAST, Attempt, EngineLimits, Verdict
+from slmchat.engine.limits import ALL, FEATURES, HANGS, LEAST, Attempt, EngineLimits, SelfTestVerdict
 
 # Tokens of the prompt: more than two tiles of AMX (mmq.cpp: TILE_M * 2 = 32) with a part of a third, past the block of
 # queries from which flash attention computes in tiles (ggml-cpu/common.h: GGML_FA_TILE_Q = 64). Then single tokens.
@@ -70,7 +70,7 @@ Run = Callable[[Sequence[EngineLimits]], Ending]
 """Compute in a child under each of these limits, one after the other."""
 
 
-def step_down(run: Run, features: Sequence[str], *, has_reference: bool = True) -> Verdict:
+def step_down(run: Run, features: Sequence[str], *, has_reference: bool = True) -> SelfTestVerdict:
     """Which of `features` must be left out. `has_reference`: results are compared with those of the plain way.
 
     1. everything; 2. everything but one feature, the likeliest fault first; 3. when no single one is at fault: from
@@ -87,15 +87,17 @@ def step_down(run: Run, features: Sequence[str], *, has_reference: bool = True) 
     try:
         limits = search.largest(ending, features)
     except _Foreign as reason:
-        return Verdict(attempts=tuple(search.attempts), untried=str(reason))
-    return Verdict(limits or LEAST, tuple(search.attempts), time.perf_counter() - start, is_broken=limits is None)
+        return SelfTestVerdict(attempts=tuple(search.attempts), untried=str(reason))
+    return SelfTestVerdict(
+        limits or LEAST, tuple(search.attempts), time.perf_counter() - start, is_broken=limits is None
+    )
 
 
-def _without_reference(ending: Ending, seconds: float) -> Verdict:
+def _without_reference(ending: Ending, seconds: float) -> SelfTestVerdict:
     """Not even the plain way has come to an end."""
     if ending.is_foreign or ending.fault in ("", HANGS):  # a machine that is very busy looks the same
-        return Verdict(untried=ending.fault or "the child said nothing")
-    return Verdict(LEAST, (Attempt(LEAST, ending.fault),), seconds, is_broken=True)
+        return SelfTestVerdict(untried=ending.fault or "the child said nothing")
+    return SelfTestVerdict(LEAST, (Attempt(LEAST, ending.fault),), seconds, is_broken=True)
 
 
 class _Foreign(Exception):
@@ -157,20 +159,20 @@ def deviation(row: Sequence[float], reference: Sequence[float]) -> float:
     return math.sqrt(math.fsum((a - b) ** 2 for a, b in zip(row, reference, strict=True)) / scale)
 
 
-def try_library(threads: int) -> Verdict:
+def try_library(threads: int) -> SelfTestVerdict:
     """Try the library in use with slm's own tiny model."""
     with _directory() as directory:
         if directory is None:
-            return Verdict(untried="there is no place for a temporary file")
+            return SelfTestVerdict(untried="there is no place for a temporary file")
         model = Path(directory, "tiny.gguf")
         try:
             self_test_model.write_model(model)
         except OSError as error:
-            return Verdict(untried=f"the temporary file cannot be written: {error.strerror}")
+            return SelfTestVerdict(untried=f"the temporary file cannot be written: {error.strerror}")
         return step_down(_runner(model, threads, (_PROMPT, _TOKENS), _SECONDS), features_here(threads))
 
 
-def try_model(model: Path, threads: int, at_fault: EngineLimits | None, within: EngineLimits = ALL) -> Verdict:
+def try_model(model: Path, threads: int, at_fault: EngineLimits | None, within: EngineLimits = ALL) -> SelfTestVerdict:
     """Try a model that has ended slm, without comparing numbers: with everything, then with less.
 
     `at_fault`: limits under which it has crashed although it had passed this test; at least one feature less is tried.
@@ -189,11 +191,11 @@ def try_model(model: Path, threads: int, at_fault: EngineLimits | None, within: 
         limits = limits.without(feature)
         ending = run([limits])
         if ending.is_foreign:
-            return Verdict(at_fault, tuple(attempts), untried=ending.fault)
+            return SelfTestVerdict(at_fault, tuple(attempts), untried=ending.fault)
         attempts.append(Attempt(limits, ending.fault or _judged(ending.rows[0], None)))
         if not attempts[-1].fault:
-            return Verdict(limits, tuple(attempts), time.perf_counter() - start)
-    return Verdict(limits, tuple(attempts), time.perf_counter() - start, is_broken=True)
+            return SelfTestVerdict(limits, tuple(attempts), time.perf_counter() - start)
+    return SelfTestVerdict(limits, tuple(attempts), time.perf_counter() - start, is_broken=True)
 
 
 def features_here(threads: int) -> tuple[str, ...]:

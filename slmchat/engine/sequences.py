@@ -20,7 +20,7 @@ _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class TokenSpan:
     """Tokens of one sequence that stand one after the other from `position` on."""
 
     sequence: int
@@ -96,21 +96,21 @@ class Sequences:
         """
         self._api.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens if self.can_copy_part else -1)
 
-    def batches(self, stretches: Sequence[tuple[Stretch, _Item]]) -> Iterator[list[tuple[Stretch, _Item]]]:
+    def batches(self, spans: Sequence[tuple[TokenSpan, _Item]]) -> Iterator[list[tuple[TokenSpan, _Item]]]:
         """These, with whatever belongs to them, as `evaluate` takes them: as many in each batch as it holds.
 
-        A recurrent state takes tokens of several sequences only in equal numbers: of stretches of unequal length
+        A recurrent state takes tokens of several sequences only in equal numbers: of spans of unequal length
         llama.cpp makes pieces, and on some processors what it computes for a sequence then depends on its neighbours
-        (docs/decisions.md). So for such models a stretch of several tokens has a batch of its own; single tokens go
+        (docs/decisions.md). So for such models a span of several tokens has a batch of its own; single tokens go
         together, in the order of their sequences, which makes one piece of neighbours.
         """
         if self._has_state:
-            singles = [item for item in stretches if len(item[0].tokens) == 1]
-            yield from ([item] for item in stretches if len(item[0].tokens) > 1)
-            stretches = sorted(singles, key=lambda item: item[0].sequence)
-        batch: list[tuple[Stretch, _Item]] = []
+            singles = [item for item in spans if len(item[0].tokens) == 1]
+            yield from ([item] for item in spans if len(item[0].tokens) > 1)
+            spans = sorted(singles, key=lambda item: item[0].sequence)
+        batch: list[tuple[TokenSpan, _Item]] = []
         size = 0
-        for item in stretches:
+        for item in spans:
             if batch and size + len(item[0].tokens) > self.batch_tokens:
                 yield batch
                 batch, size = [], 0
@@ -119,25 +119,25 @@ class Sequences:
         if batch:
             yield batch
 
-    def evaluate(self, stretches: Sequence[Stretch]) -> list[int] | None:
-        """Evaluate these tokens in one batch: for each stretch the index of its logits; None when there is no place.
+    def evaluate(self, spans: Sequence[TokenSpan]) -> list[int] | None:
+        """Evaluate these tokens in one batch: for each span the index of its logits; None when there is no place.
 
         Together at most `batch_tokens`. When `is_cancelled` says so inside, what the cache holds is no longer known:
         the caller must `forget_all`. Raises `SlmError` (BUG) when llama.cpp fails.
         """
         batch, index, places = self._batch, 0, []
         token, pos, sequence, logits = batch.token, batch.pos, batch.seq_id, batch.logits
-        for stretch in stretches:
-            position = stretch.position
-            for value in stretch.tokens:
+        for span in spans:
+            position = span.position
+            for value in span.tokens:
                 token[index] = value
                 pos[index] = position
                 batch.n_seq_id[index] = 1
-                sequence[index][0] = stretch.sequence
-                logits[index] = stretch.needs_all_logits
+                sequence[index][0] = span.sequence
+                logits[index] = span.needs_all_logits
                 position += 1
                 index += 1
-            logits[index - 1] = stretch.needs_logits
+            logits[index - 1] = span.needs_logits
             places.append(index - 1)
         batch.n_tokens = index
         status = self._decode(index)

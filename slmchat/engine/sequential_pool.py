@@ -1,12 +1,12 @@
-"""Jobs of a batch one after the other in one session: what a pool cannot decode together, as rows with pictures.
+"""Requests of a batch one after the other in one session: what a pool cannot decode together, as rows with pictures.
 
-Knows: the order of jobs, collecting a completion. Refuses to know: rows, records, how a session evaluates.
+Knows: the order of requests, collecting a completion. Refuses to know: rows, records, how a session evaluates.
 """
 
 from collections import deque
 from collections.abc import Iterator
 
-from slmchat.engine.api import Chance, Chunk, Done, Finish, Job, Session
+from slmchat.engine.api import Chunk, Finish, Request, Result, Session, TokenLogprob
 from slmchat.errors import SlmError
 
 
@@ -18,42 +18,42 @@ class OneByOne:
     def __init__(self, session: Session) -> None:
         """`session` is its own from here on: `close` closes it."""
         self._session = session
-        self._again: deque[Job] = deque()
+        self._resubmitted: deque[Request] = deque()
         self._is_cancelled = False
 
-    def run(self, jobs: Iterator[Job | Done]) -> Iterator[Done]:
-        """Work on the jobs, in order."""
+    def run(self, requests: Iterator[Request | Result]) -> Iterator[Result]:
+        """Work on the requests, in order."""
         self._is_cancelled = False
-        return self._run(jobs)
+        return self._run(requests)
 
-    def _run(self, jobs: Iterator[Job | Done]) -> Iterator[Done]:
+    def _run(self, requests: Iterator[Request | Result]) -> Iterator[Result]:
         while not self._is_cancelled:
-            job = self._again.popleft() if self._again else next(jobs, None)
-            if job is None:
+            request = self._resubmitted.popleft() if self._resubmitted else next(requests, None)
+            if request is None:
                 return
-            done = job if isinstance(job, Done) else self._done(job)
+            done = request if isinstance(request, Result) else self._done(request)
             if not self._is_cancelled:  # a completion that was cut off is none
                 yield done
 
-    def _done(self, job: Job) -> Done:
+    def _done(self, request: Request) -> Result:
         text: list[str] = []
         thinking: list[str] = []
-        chances: list[Chance] = []
+        logprobs: list[TokenLogprob] = []
         finish: Finish | None = None
         try:
-            for event in self._session.generate(job.prompt, job.sampler, job.limits):
+            for event in self._session.generate(request.prompt, request.sampler, request.limits):
                 if isinstance(event, Chunk):
                     (thinking if event.is_thinking else text).append(event.text)
-                    chances += event.chances
+                    logprobs += event.logprobs
                 elif isinstance(event, Finish):
                     finish = event
         except SlmError as error:
-            return Done(job.id, error=error)
-        return Done(job.id, "".join(text), finish, thinking="".join(thinking), chances=tuple(chances))
+            return Result(request.id, error=error)
+        return Result(request.id, "".join(text), finish, thinking="".join(thinking), logprobs=tuple(logprobs))
 
-    def again(self, job: Job) -> None:
-        """Work on this job before the next one."""
-        self._again.append(job)
+    def resubmit(self, request: Request) -> None:
+        """Work on this request before the next one."""
+        self._resubmitted.append(request)
 
     def cancel(self) -> None:
         """End `run` soon; from any thread or a signal handler."""

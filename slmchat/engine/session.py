@@ -18,10 +18,10 @@ from slmchat.engine.context import Context, check_room
 from slmchat.engine.generation_state import GenerationState
 from slmchat.engine.image_tokens import is_image_token
 from slmchat.engine.kvstore import StateKey
-from slmchat.engine.loaded import Loaded
-from slmchat.engine.memory import Memory
+from slmchat.engine.loaded import LoadedModel
+from slmchat.engine.memory import SessionMemory
 from slmchat.engine.sampler import Sampler, SamplerSettings
-from slmchat.engine.speculation import SIZES, Drafts, Proof
+from slmchat.engine.speculation import SIZES, Drafts, ExactnessCheck
 from slmchat.engine.threads import Sample, Watch
 from slmchat.errors import SlmError
 
@@ -31,7 +31,7 @@ class LlamaSession:
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: LoadedModel,
         settings: SessionSettings,
         key: StateKey,
         started: Sample,
@@ -49,10 +49,10 @@ class LlamaSession:
         self._context = Context(
             loaded.api, loaded.model, settings, lambda: self._is_cancelled, loaded.vocabulary.vision
         )
-        self._memory = Memory(self._context, settings.store, key, is_multi_turn=settings.is_multi_turn)
+        self._memory = SessionMemory(self._context, settings.store, key, is_multi_turn=settings.is_multi_turn)
         self._watch = Watch(settings.threads, started) if settings.adapts_threads else None
         self._drafts = drafts
-        self._proof = Proof()
+        self._exactness = ExactnessCheck()
         self._is_always_exact = settings.speculation != "always"
         self._is_exact = True  # the text of this generation must be the one that single tokens give
         try:
@@ -85,7 +85,7 @@ class LlamaSession:
             self._adapters = counting
             self._context.forget()
             self._memory.depend_on(self._key.with_more(repr(counting)) if counting else self._key)
-            self._proof = Proof()  # an adapter's matrices have kernels of their own
+            self._exactness = ExactnessCheck()  # an adapter's matrices have kernels of their own
 
     def close(self) -> None:
         """Free the KV cache, and what the drafts hold."""
@@ -156,8 +156,8 @@ class LlamaSession:
     ) -> Generator[int, None, None]:
         """One token after another. Whenever it is left, the KV cache holds all of them but the last."""
         context = self._context
-        # the chances of a token are read from the logits of the last evaluation, of which a draft has many
-        drafts = self._drafts if context.can_take_back and limits.n_alternatives is None else None
+        # the logprobs of a token are read from the logits of the last evaluation, of which a draft has many
+        drafts = self._drafts if context.can_take_back and limits.top_logprobs is None else None
         n_prompt = len(context.tokens)
         if drafts is not None:
             drafts.start(context.tokens)
@@ -182,7 +182,7 @@ class LlamaSession:
         context, drafts = self._context, self._drafts
         place = len(context.tokens)
         assert drafts is not None
-        sizes = self._proof.sizes(place, context.threads, is_sure=drafts.is_sure) if self._is_exact else SIZES
+        sizes = self._exactness.sizes(place, context.threads, is_sure=drafts.is_sure) if self._is_exact else SIZES
         guesses = drafts.draft(n_room - place - 1, sizes)
         return [] if any(map(is_image_token, guesses)) else guesses  # a model does not write images
 
@@ -200,10 +200,10 @@ class LlamaSession:
         place = len(context.tokens)
         context.evaluate_draft([token, *guesses])
         elapsed = time.perf_counter() - start
-        if self._is_exact and not self._proof.holds(place, context.threads, len(guesses) + 1):
+        if self._is_exact and not self._exactness.holds(place, context.threads, len(guesses) + 1):
             drafts.measured(len(guesses) + 1, elapsed)
             return (yield from self._proved(state, sampler, token, guesses))
-        state.tally.drafted += len(guesses)
+        state.draft_stats.drafted += len(guesses)
         n_right = place + 1  # tokens of the cache that are the completion's
         try:
             for index, guess in enumerate(guesses):
@@ -213,7 +213,7 @@ class LlamaSession:
                 if token != guess:
                     break
                 drafts.add(token)
-                state.tally.accepted += 1
+                state.draft_stats.accepted += 1
                 yield token
                 n_right += 1
             else:
@@ -227,7 +227,7 @@ class LlamaSession:
         self, state: GenerationState, sampler: Sampler | ConstrainedSampler, token: int, guesses: list[int]
     ) -> Generator[int, None, int]:
         """The tokens one by one after all, compared with the batch just evaluated; otherwise as `_verified`."""
-        context, drafts, proof = self._context, self._drafts, self._proof
+        context, drafts, exactness = self._context, self._drafts, self._exactness
         assert drafts is not None
         size, threads = len(guesses) + 1, context.threads
         rows = [context.logits(index) for index in range(size)]
@@ -236,10 +236,10 @@ class LlamaSession:
         for row, guess in zip(rows, [*guesses, None], strict=True):
             context.evaluate_one(token)
             is_equal = context.logits(-1) == row
-            proof.observed(place, threads, size, is_equal=is_equal)
+            exactness.observed(place, threads, size, is_equal=is_equal)
             token = sampler.pick(context.handle)
-            state.tally.drafted += guess is not None
-            state.tally.accepted += token == guess
+            state.draft_stats.drafted += guess is not None
+            state.draft_stats.accepted += token == guess
             if token != guess or not is_equal:
                 break
             drafts.add(token)

@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic
 
-from slmchat.engine.api import Done, Job, SessionSettings
+from slmchat.engine.api import Request, Result, SessionSettings
 from slmchat.engine.feed import Feed, Prepared
 from slmchat.engine.kvstore import shared_length
-from slmchat.engine.loaded import Loaded
-from slmchat.engine.sequences import Sequences, Stretch
+from slmchat.engine.loaded import LoadedModel
+from slmchat.engine.sequences import Sequences, TokenSpan
 from slmchat.errors import SlmError
 
 MIN_SHARED = 8
@@ -53,7 +53,7 @@ class SharedPrefix:
             return 0
         step = self._sequences.batch_tokens
         for begin in range(0, len(tokens), step):
-            piece = Stretch(_SEQUENCE, begin, tokens[begin : begin + step], needs_logits=False)
+            piece = TokenSpan(_SEQUENCE, begin, tokens[begin : begin + step], needs_logits=False)
             if self._sequences.evaluate([piece]) is None or self._is_cancelled():
                 self.forget()
                 return 0
@@ -82,7 +82,7 @@ class PrefixPool(ABC, Generic[Prepared]):
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: LoadedModel,
         settings: SessionSettings,
         *,
         most: int,
@@ -100,7 +100,7 @@ class PrefixPool(ABC, Generic[Prepared]):
         self._most = most
         self._is_cancelled = False
         self._feed: Feed[Prepared] | None = None
-        self._again: deque[Job] = deque()
+        self._resubmitted: deque[Request] = deque()
         self._sequences = Sequences(
             loaded.api,
             loaded.model,
@@ -117,15 +117,15 @@ class PrefixPool(ABC, Generic[Prepared]):
             self.close()
             raise
 
-    def run(self, jobs: Iterator[Job | Done]) -> Iterator[Done]:
-        """Work on the jobs, as `Pool` says."""
+    def run(self, requests: Iterator[Request | Result]) -> Iterator[Result]:
+        """Work on the requests, as `Pool` says."""
         self._is_cancelled = False
-        self._feed = Feed(jobs, self._prepare, ahead=self._most)
+        self._feed = Feed(requests, self._prepare, ahead=self._most)
         return self._run(self._feed)
 
-    def again(self, job: Job) -> None:
-        """Work on this job too, before those that wait."""
-        self._again.append(job)
+    def resubmit(self, request: Request) -> None:
+        """Work on this request too, before those that wait."""
+        self._resubmitted.append(request)
 
     def cancel(self) -> None:
         """End the `run` that goes on; from any thread or a signal handler."""
@@ -138,11 +138,11 @@ class PrefixPool(ABC, Generic[Prepared]):
         self._sequences.close()
 
     @abstractmethod
-    def _prepare(self, job: Job) -> Prepared | Done:
+    def _prepare(self, request: Request) -> Prepared | Result:
         """On the feed's thread: what is worked on, or the reason why it cannot be done."""
 
     @abstractmethod
-    def _run(self, feed: Feed[Prepared]) -> Iterator[Done]: ...
+    def _run(self, feed: Feed[Prepared]) -> Iterator[Result]: ...
 
 
 def n_common(one: Sequence[int], prompt: Sequence[int]) -> int:

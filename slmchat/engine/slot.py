@@ -8,20 +8,20 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from slmchat.engine.api import Done, Job
+from slmchat.engine.api import Request, Result
 from slmchat.engine.constraint import open_sampler
 from slmchat.engine.generation_state import GenerationState
-from slmchat.engine.loaded import Loaded
+from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.sampler import SamplerSettings
-from slmchat.engine.sequences import Stretch
+from slmchat.engine.sequences import TokenSpan
 from slmchat.errors import SlmError
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """A job with its tokens. The sampler has its seed, so that a job that starts again says the same."""
+class PreparedRequest:
+    """A request with its tokens. The sampler has its seed, so that a request that starts again says the same."""
 
-    job: Job
+    request: Request
     tokens: list[int]
     sampler: SamplerSettings
     start: float = field(default_factory=time.perf_counter)
@@ -30,16 +30,16 @@ class Work:
 class Slot:
     """A completion that is being worked on, in a sequence of its own that already holds `n_shared` tokens."""
 
-    def __init__(self, sequence: int, work: Work, n_shared: int, n_ctx: int, loaded: Loaded) -> None:
-        """Raises `SlmError` (USAGE) when the job's constraint cannot be used."""
+    def __init__(self, sequence: int, work: PreparedRequest, n_shared: int, n_ctx: int, loaded: LoadedModel) -> None:
+        """Raises `SlmError` (USAGE) when the request's constraint cannot be used."""
         self.sequence = sequence
         self.work = work
         self._n_shared = n_shared
         self._n_evaluated = n_shared
-        self._sampler = open_sampler(loaded.api, loaded.vocabulary, work.sampler, work.job.limits.constraint)
+        self._sampler = open_sampler(loaded.api, loaded.vocabulary, work.sampler, work.request.limits.constraint)
         self._state = GenerationState(
             loaded,
-            work.job.limits,
+            work.request.limits,
             n_ctx=n_ctx,
             n_prompt=len(work.tokens),
             n_cached=n_shared,
@@ -65,20 +65,20 @@ class Slot:
         """Cells of the KV cache that are its own now, or will be when its prompt is evaluated."""
         return max(self._n_evaluated, len(self.work.tokens)) - self._n_shared
 
-    def next_stretch(self, room: int) -> Stretch | None:
+    def next_span(self, room: int) -> TokenSpan | None:
         """The tokens to evaluate next, at most `room`; None when that is none."""
         if room < 1:
             return None
         if not self.is_in_prompt:
-            return Stretch(self.sequence, self._n_evaluated, self._state.tokens[-1:])
+            return TokenSpan(self.sequence, self._n_evaluated, self._state.tokens[-1:])
         tokens = self.work.tokens[self._n_evaluated : self._n_evaluated + room]
         is_last = self._n_evaluated + len(tokens) == len(self.work.tokens)
-        return Stretch(self.sequence, self._n_evaluated, tokens, needs_logits=is_last)
+        return TokenSpan(self.sequence, self._n_evaluated, tokens, needs_logits=is_last)
 
-    def evaluated(self, stretch: Stretch, context: Any, place: int) -> None:
-        """The stretch is evaluated, its logits are at `place`: pick the next token, if one may come."""
+    def evaluated(self, span: TokenSpan, context: Any, place: int) -> None:
+        """The span is evaluated, its logits are at `place`: pick the next token, if one may come."""
         was_in_prompt = self.is_in_prompt
-        self._n_evaluated += len(stretch.tokens)
+        self._n_evaluated += len(span.tokens)
         if self.is_in_prompt:
             return
         if was_in_prompt:
@@ -90,15 +90,15 @@ class Slot:
         except SlmError as error:  # the constraint leaves it no token, or its logits are not numbers
             self._error = error
 
-    def done(self) -> Done:
+    def done(self) -> Result:
         """The whole completion, after its end; or what it failed with."""
         if self._error is not None:
-            return Done(self.work.job.id, error=self._error)
+            return Result(self.work.request.id, error=self._error)
         state = self._state
         assert state.reason is not None
         rest = state.last_chunk()
         text = "".join(self._pieces) + rest.text
-        return Done(self.work.job.id, text, state.finish(state.reason), chances=rest.chances)
+        return Result(self.work.request.id, text, state.finish(state.reason), logprobs=rest.logprobs)
 
     def close(self) -> None:
         """Free the sampler."""

@@ -83,7 +83,7 @@ class Drafts(Protocol):
         ...
 
 
-class Lookup:
+class PromptLookup:
     """Where the last tokens stood before, and what followed them there. One dictionary entry a token."""
 
     def __init__(self) -> None:
@@ -180,7 +180,7 @@ def _moved(known: float, seconds: float) -> float:
     return known + _COST_WEIGHT * (min(seconds, 2 * known) - known)
 
 
-class Proof:
+class ExactnessCheck:
     """Which batches give the same logits as single tokens, bit for bit: found out by computing both, never assumed.
 
     Kernels differ by model, quantization, processor and length of the cache, and what they round differently changes
@@ -210,7 +210,7 @@ class Proof:
 
 
 @dataclass(slots=True)
-class Tally:
+class DraftStats:
     """Tokens drafted, and those of them that the model would have chosen itself."""
 
     drafted: int = 0
@@ -218,10 +218,10 @@ class Tally:
 
 
 @dataclass(slots=True)
-class LookupDrafts:
+class PromptDrafts:
     """`Drafts` from the conversation, as long as they pay. Keeps its experience from one generation to the next."""
 
-    lookup: Lookup = field(default_factory=Lookup)
+    lookup: PromptLookup = field(default_factory=PromptLookup)
     costs: Costs = field(default_factory=Costs)
     rates: list[float] = field(default_factory=lambda: list(_FIRST_RATES))
 

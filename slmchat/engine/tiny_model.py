@@ -1,4 +1,5 @@
-"""A Llama of any shape, written as a GGUF by slm itself: to time kernels (pace.py) and to try them (self_test.py).
+"""A Llama of any shape, written as a GGUF by slm itself: to time kernels (device_throughput.py) and to try them
+(self_test.py).
 
 Knows: the metadata that llama.cpp wants of such a model and the layout of the file.
 Refuses to know: what the weights hold (the caller fills them), what the model is for.

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from slmchat.engine import devices, native, threads
-from slmchat.engine.library import Kind
-from slmchat.engine.limits import ALL, HANGS, Attempt, EngineLimits, Verdict
+from slmchat.engine.library import LibraryKind
+from slmchat.engine.limits import ALL, HANGS, Attempt, EngineLimits, SelfTestVerdict
 from slmchat.errors import SlmError
 from slmchat.hardware import cores
 from slmchat.hardware.facts import text_of
@@ -45,16 +45,16 @@ _HANGS_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownVerdict:
     """A verdict in force. `is_tried`: it was found by trying; `is_new`: in this process."""
 
-    verdict: Verdict
+    verdict: SelfTestVerdict
     is_tried: bool = False
     is_new: bool = False
 
 
 _lock = threading.Lock()
-_known: Known | None = None
+_known: KnownVerdict | None = None
 _directory: Path | None = None
 
 
@@ -63,7 +63,7 @@ def directory(cache: Path) -> Path:
     return Path(os.environ.get(PLACE) or cache / "engine")
 
 
-def library(place: Path | None = None, *, is_forced: bool = False) -> Known:
+def library(place: Path | None = None, *, is_forced: bool = False) -> KnownVerdict:
     """What works of the library in use: known in this process, kept in `place`, or tried now.
 
     Asked first with the place; later callers need not name it. Without one, or where it cannot be written (a home that
@@ -87,7 +87,7 @@ def expected(place: Path) -> EngineLimits:
     return library(place).verdict.limits if is_limited else ALL
 
 
-def tried(place: Path) -> Known:
+def tried(place: Path) -> KnownVerdict:
     """As `library`, and tried now if it has not been: for whoever wants to know."""
     known = library(place)
     return known if known.is_tried else library(place, is_forced=True)
@@ -105,39 +105,41 @@ def limits_of(model: Path, place: Path | None = None) -> EngineLimits:
     return limits if kept is None else limits.both(kept.limits)
 
 
-def keep_of_model(model: Path, verdict: Verdict) -> None:
+def keep_of_model(model: Path, verdict: SelfTestVerdict) -> None:
     """Keep what works with this model; nothing where no verdict can be kept."""
     if _directory is not None:
         _write(_file(_directory, model), _model_key(model), verdict)
 
 
-def of_model(model: Path) -> Verdict | None:
+def of_model(model: Path) -> SelfTestVerdict | None:
     """The kept verdict on a model, None without one."""
     return None if _directory is None else _read(_file(_directory, model), lambda: _model_key(model))
 
 
-def _found(place: Path | None, *, is_forced: bool) -> Known:
+def _found(place: Path | None, *, is_forced: bool) -> KnownVerdict:
     file = None if place is None else _file(place, native.library().path)
     kept = _read(file, _library_key) if file is not None and not is_forced else None
     if kept is not None:
-        return Known(kept, is_tried=True)
+        return KnownVerdict(kept, is_tried=True)
     if not is_forced and not _is_needed():
-        return Known(Verdict())
+        return KnownVerdict(SelfTestVerdict())
     from slmchat.engine import self_test  # and what starts processes: not for every run
 
     verdict = self_test.try_library(threads.of_this_device())
     if verdict.untried and "AMX_INT8" in _special_here():  # the one that is known to crash
-        verdict = Verdict(ALL.without("has_extra_buffers"), verdict.attempts, verdict.seconds, untried=verdict.untried)
+        verdict = SelfTestVerdict(
+            ALL.without("has_extra_buffers"), verdict.attempts, verdict.seconds, untried=verdict.untried
+        )
     if file is not None and not verdict.untried and not verdict.is_broken:
         _write(file, _library_key(), verdict)
-    return Known(verdict, is_tried=True, is_new=True)
+    return KnownVerdict(verdict, is_tried=True, is_new=True)
 
 
 def _is_needed() -> bool:
     """Whether this library takes ways on this machine that are not everybody's, or is one that nobody knows."""
     return (
         os.environ.get(FORCE) == "always"
-        or native.library().kind is Kind.EXPLICIT
+        or native.library().kind is LibraryKind.EXPLICIT
         or _machine() not in _COMMON_MACHINES
         or native.has_gpu_backend()
         or bool(_special_here())
@@ -186,14 +188,14 @@ def _file(place: Path, subject: Path) -> Path:
     return place / f"{hashlib.sha256(os.fsencode(subject.absolute())).hexdigest()[:16]}.json"
 
 
-def _read(file: Path, key: Callable[[], dict[str, Any]]) -> Verdict | None:
+def _read(file: Path, key: Callable[[], dict[str, Any]]) -> SelfTestVerdict | None:
     """The verdict in a file; None when there is none, it is damaged, too old or of something else."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         if found["format"] != _FORMAT or found["key"] != key():
             return None
         attempts = tuple(Attempt(_limits(each["limits"]), str(each["fault"])) for each in found["attempts"])
-        verdict = Verdict(_limits(found["limits"]), attempts, float(found["seconds"]))
+        verdict = SelfTestVerdict(_limits(found["limits"]), attempts, float(found["seconds"]))
         age = time.time() - float(found["tried_at"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -210,7 +212,7 @@ def _limits(found: dict[str, Any]) -> EngineLimits:
     return EngineLimits(**found)
 
 
-def _write(file: Path, key: dict[str, Any], verdict: Verdict) -> None:
+def _write(file: Path, key: dict[str, Any], verdict: SelfTestVerdict) -> None:
     """Whole or not at all. Two processes at once find the same; the later one is kept."""
     content = {
         "format": _FORMAT,

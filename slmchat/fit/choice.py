@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from slmchat.fit.memory import Load
 from slmchat.fit.plan import USEFUL_CTX, FitPlan, FitVerdict, Room, largest_ctx, plan
 from slmchat.fit.shape import ModelShape
-from slmchat.fit.speed import Pace, in_words
+from slmchat.fit.speed import Throughput, in_words
 
 READING_SPEED = 10.0
 """Tokens a second that keep up with a reader (240 words a minute are about 5); twice that for hurried ones."""
@@ -58,7 +58,7 @@ def loss(quantization: str) -> float:
     return LOSS.get(quantization.upper(), _UNKNOWN_LOSS)
 
 
-def choose(options: Sequence[Option], load: Load, room: Room, pace: Pace | None) -> QuantizationChoice:
+def choose(options: Sequence[Option], load: Load, room: Room, throughput: Throughput | None) -> QuantizationChoice:
     """The variant with the least loss that fits with a useful context and generates at reading speed.
 
     Where none is that quick: the quickest with no more loss than Q4_K_M has, or the quickest. Where the speed is not
@@ -71,7 +71,7 @@ def choose(options: Sequence[Option], load: Load, room: Room, pace: Pace | None)
         QuantizationChoice(
             option,
             plan(option.shape, replace(useful, n_ctx=min(USEFUL_CTX, option.shape.context_length or USEFUL_CTX)), room),
-            pace.tokens_per_second(option.shape) if pace else None,
+            throughput.tokens_per_second(option.shape) if throughput else None,
             "",
         )
         for option in ordered
@@ -79,7 +79,7 @@ def choose(options: Sequence[Option], load: Load, room: Room, pace: Pace | None)
     for wanted in ((FitVerdict.FITS,), (FitVerdict.TIGHT,), (FitVerdict.PAGES,)):
         fitting = [choice for choice in tried if choice.plan.verdict in wanted]
         if fitting:
-            return _quick_enough(fitting, is_rough=pace is not None and pace.is_rough)
+            return _quick_enough(fitting, is_rough=throughput is not None and throughput.is_rough)
     least = min(tried, key=lambda choice: choice.plan.memory.needed)
     has_window = largest_ctx(least.option.shape, load, room) > 0
     return replace(least, reason="only with a small context window" if has_window else "none fits; the smallest")

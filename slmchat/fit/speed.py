@@ -1,7 +1,8 @@
 """How many tokens a second a model will generate: bytes that a token reads, over what this device manages.
 
-Knows: the formula, which weight types go at which pace, and the equations that make rates of measured times.
-Refuses to know: how they are measured (engine/pace.py) and where they are kept (engine/kept_pace.py).
+Knows: the formula, which weight types go at which throughput, and the equations that make rates of measured times.
+Refuses to know: how they are measured (engine/device_throughput.py) and where they are kept
+(engine/kept_throughput.py).
 
     seconds a token = sum over matrices of (bytes / rate + rows * row cost) + layers * layer cost + sampling
 
@@ -28,7 +29,7 @@ OTHER_KIND = "Q5_0"
 _KINDS_MEASURED = ("Q4_K", "Q8_0", "Q5_0")
 
 Timing = tuple[int, int, int, float]
-"""Of one measured model: bytes and rows of its matrices, its layers, seconds of a token (engine/pace.py: Point)."""
+"""Of one measured model: bytes and rows of its matrices, its layers, seconds of a token (`Point`)."""
 
 # Measured here: 0.2 ms of Python a token, 0.42 ms to sample from Gemma's 262,144 candidates.
 _LOOP_SECONDS = 0.0002
@@ -47,7 +48,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Throughput:
     """What this device manages, as measured. `threads`: with so many.
 
     `is_rough`: something has not been measured yet, and what is known stands in for it. Good enough to choose by, where
@@ -70,10 +71,10 @@ class Pace:
         return 1 / seconds if shape.matrices and seconds > 0 else None
 
 
-def pace_of(timings: Mapping[str, Timing], threads: int) -> Pace | None:
-    """The pace that follows from what has been measured, None when that is too little to choose by.
+def throughput_of(timings: Mapping[str, Timing], threads: int) -> Throughput | None:
+    """The throughput that follows from what has been measured, None when that is too little to choose by.
 
-    `timings`: by name, as engine/pace.py has them: a kind of weights, `short` or `long`; `layer`.
+    `timings`: by name, as engine/device_throughput.py has them: a kind of weights, `short` or `long`; `layer`.
     """
     layer = timings.get("layer")
     layer_seconds = layer[3] / layer[2] if layer else 0.0
@@ -95,7 +96,7 @@ def pace_of(timings: Mapping[str, Timing], threads: int) -> Pace | None:
     wanted = {f"{kind} {length}" for kind in _KINDS_MEASURED for length in ("short", "long")}
     is_rough = layer is None or not wanted <= set(matrices)
     slowest = min(rates.values(), key=lambda rate: rate.bytes_per_second)
-    return Pace({kind: rates.get(kind, slowest) for kind in _KINDS_MEASURED}, layer_seconds, threads, is_rough)
+    return Throughput({kind: rates.get(kind, slowest) for kind in _KINDS_MEASURED}, layer_seconds, threads, is_rough)
 
 
 def solved(short: tuple[int, int, float], long: tuple[int, int, float]) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slmchat.engine.api import Choices, Job, Pool, Prompt, Score
+from slmchat.engine.api import Choices, Pool, Prompt, Request, Score
 
 # The answer when no choice is probable enough (`--threshold`).
 UNSURE = "unsure"
@@ -82,7 +82,7 @@ def content_free_prior(choosing: ClassificationTask, pool: Pool, empty: Sequence
     if not choosing.is_calibrated:
         return None
     found: list[tuple[Score, ...]] = []
-    for done in pool.run(Job(n, prompt, choices=choosing.choices(prompt)) for n, prompt in enumerate(empty)):
+    for done in pool.run(Request(n, prompt, choices=choosing.choices(prompt)) for n, prompt in enumerate(empty)):
         if done.error is not None:
             raise done.error
         found.append(done.scores)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from slmchat.conversation import window
 from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Finish, Job, Limits, ModelInfo, Pool, Prompt, Session
+from slmchat.engine.api import Finish, Limits, ModelInfo, Pool, Prompt, Request, Session
 from slmchat.engine.cancellable import Cancellable, CancelScope
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
@@ -220,7 +220,7 @@ class Generator:
             prior = self._prior_of(prepared, task, scorer)
             if prior is None and task.is_calibrated:
                 return None
-            job = Job(0, prepared.prompt, choices=task.choices(prepared.prompt))
+            job = Request(0, prepared.prompt, choices=task.choices(prepared.prompt))
             runs = scorer.run(iter([job]))
             if asked.is_cancelled:  # between the two runs: the second one does not know
                 return None

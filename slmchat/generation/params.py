@@ -74,16 +74,16 @@ def sampler_settings(model: Recommended, settings: Settings, options: Generation
     )
 
 
-def limits(options: GenerationOptions, n_alternatives: int | None = None) -> Limits:
+def limits(options: GenerationOptions, top_logprobs: int | None = None) -> Limits:
     """Where a completion ends; the marks around a thought are shown to whoever tells thought and answer apart.
 
-    `n_alternatives` not None: the chances of its tokens are told, with so many others at each place.
+    `top_logprobs` not None: the logprobs of its tokens are told, with so many others at each place.
     """
     return Limits(
         options.max_tokens,
         tuple(options.stop),
         shown=() if options.raw else thinking.TOKENS,
-        n_alternatives=n_alternatives,
+        top_logprobs=top_logprobs,
     )
 
 

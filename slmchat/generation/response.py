@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from slmchat.conversation.thinking import ThinkingSplitter
-from slmchat.engine.api import Chance, Chunk, Event, Finish, FinishReason, Prefill, Timings, Usage
+from slmchat.engine.api import Chunk, Event, Finish, FinishReason, Prefill, Timings, TokenLogprob, Usage
 from slmchat.sanitize import Sanitizer
 
 
@@ -26,7 +26,7 @@ class StreamHandler(Protocol):
         """Part of what a reasoning model says before its answer."""
         ...
 
-    def doubt(self, logprob: float) -> None:
+    def logprob(self, logprob: float) -> None:
         """The next part of the answer has a token with this log-probability (0: as sure as can be, or not told)."""
         ...
 
@@ -46,7 +46,7 @@ class NullHandler:
 
     def thinking(self, text: str) -> None: ...
 
-    def doubt(self, logprob: float) -> None: ...
+    def logprob(self, logprob: float) -> None: ...
 
     def answer(self, text: str) -> None: ...
 
@@ -58,14 +58,14 @@ class Response:
     """A completion so far, or whole when `finish` is set.
 
     `has_marks`: the text lacks the marks of a thought that the tokens hold, so that they are of no use to a later
-    prompt, which leaves thoughts out. `chances`: of all tokens, where they were asked for.
+    prompt, which leaves thoughts out. `logprobs`: of all tokens, where they were asked for.
     """
 
     text: str = ""
     thinking: str = ""
     has_marks: bool = False
     finish: Finish | None = None
-    chances: tuple[Chance, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 def consume_stream(
@@ -91,8 +91,8 @@ def consume_stream(
             if isinstance(event, Prefill):
                 handler.prefill(event)
             elif isinstance(event, Chunk):
-                builder.chances += event.chances
-                handler.doubt(min((chance.logprob for chance in event.chances), default=0.0))
+                builder.logprobs += event.logprobs
+                handler.logprob(min((token_logprob.logprob for token_logprob in event.logprobs), default=0.0))
                 builder.put(sanitizer.feed(event.text) if sanitizer else event.text, is_thought=event.is_thinking)
                 if on_growth is not None:
                     on_growth(builder.answer())
@@ -113,7 +113,7 @@ class ResponseBuilder:
         self._splitter = splitter
         # a str would be copied at every chunk: a cost per token that grows with the answer
         self._text, self._thinking = io.StringIO(), io.StringIO()
-        self.chances: list[Chance] = []
+        self.logprobs: list[TokenLogprob] = []
 
     def put(self, piece: str, *, is_thought: bool = False) -> None:
         if is_thought or self._splitter is None:
@@ -128,8 +128,8 @@ class ResponseBuilder:
 
     def answer(self, finish: Finish | None = None) -> Response:
         has_marks = finish is not None and self._splitter is not None and self._splitter.has_marks
-        chances = tuple(self.chances) if finish is not None else ()
-        return Response(self._text.getvalue(), self._thinking.getvalue(), has_marks, finish, chances)
+        logprobs = tuple(self.logprobs) if finish is not None else ()
+        return Response(self._text.getvalue(), self._thinking.getvalue(), has_marks, finish, logprobs)
 
     def _show(self, piece: str, *, is_thought: bool) -> None:
         if is_thought:
@@ -163,7 +163,7 @@ class Completion:
     usage: Usage
     timings: Timings
     seed: int
-    logprobs: tuple[Chance, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -196,7 +196,7 @@ def completion_of(made: Response, value: object = None) -> Completion:
     finish = made.finish
     assert finish is not None
     return Completion(
-        made.text, value, made.thinking, finish.reason, finish.usage, finish.timings, finish.seed, made.chances
+        made.text, value, made.thinking, finish.reason, finish.usage, finish.timings, finish.seed, made.logprobs
     )
 
 
@@ -215,8 +215,8 @@ def usage_fields(usage: Usage) -> dict[str, object]:
     }
 
 
-def logprob_fields(chances: Sequence[Chance]) -> list[dict[str, object]]:
-    """The chances of all tokens as `--logprobs` has them in JSON; `bytes` where they are known."""
+def logprob_fields(logprobs: Sequence[TokenLogprob]) -> list[dict[str, object]]:
+    """The logprobs of all tokens as `--logprobs` has them in JSON; `bytes` where they are known."""
 
     def fields(text: str, logprob: float, data: bytes | None) -> dict[str, object]:
         known = {} if data is None else {"bytes": list(data)}
@@ -224,13 +224,15 @@ def logprob_fields(chances: Sequence[Chance]) -> list[dict[str, object]]:
 
     return [
         {
-            **fields(chance.text, chance.logprob, chance.data),
+            **fields(token_logprob.text, token_logprob.logprob, token_logprob.data),
             "top": [
                 fields(text, logprob, data)
-                for (text, logprob), data in zip(chance.alternatives, chance.alternative_data, strict=True)
+                for (text, logprob), data in zip(
+                    token_logprob.alternatives, token_logprob.alternative_data, strict=True
+                )
             ],
         }
-        for chance in chances
+        for token_logprob in logprobs
     ]
 
 

@@ -1,7 +1,7 @@
 """The settings with which a model is fastest on this device, measured in about a minute.
 
 Knows: which settings are compared, how much work a comparison needs, when a difference is more than noise.
-Refuses to know: how a measurement is made (engine/rates.py), where the result is kept (tuning.py), how it is told.
+Refuses to know: how a measurement is made (engine/throughput.py), where the result is kept (tuning.py), how it is told.
 
 One group of settings after another; what won is used in the next. Within a group the usual setting and the others are
 measured in turn, three times, so that a slow moment of the machine meets them all. Another setting wins only if it was
@@ -17,12 +17,12 @@ from typing import Any
 from slmchat import hardware
 from slmchat.catalog.library import now
 from slmchat.catalog.records import Installed
-from slmchat.engine import rates
+from slmchat.engine import throughput
 from slmchat.engine.api import Part, Prompt, SessionSettings
 from slmchat.engine.cancellable import CancelFlag, CancelScope
 from slmchat.engine.limits import EngineLimits
 from slmchat.engine.llama import LlamaEngine
-from slmchat.engine.rates import Measured, Work
+from slmchat.engine.throughput import Workload, WorkloadTimes
 from slmchat.errors import SlmError
 from slmchat.models import own_build
 from slmchat.models.own_build import OwnBuild
@@ -49,7 +49,7 @@ _TEXT = (
 )
 
 # What one setting is measured for: (settings, work) -> seconds.
-Measure = Callable[[SessionSettings, Work], Measured]
+Measure = Callable[[SessionSettings, Workload], WorkloadTimes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,8 @@ class Group:
 
     name: str
     others: tuple[dict[str, Any], ...]
-    work: Work
-    seconds: Callable[[Measured], float]
+    work: Workload
+    seconds: Callable[[WorkloadTimes], float]
 
 
 @dataclass(slots=True)
@@ -85,11 +85,11 @@ def measure_groups(
     is_cancelled = CancelFlag()
     with cancellable(is_cancelled):
 
-        def measure(made: SessionSettings, work: Work) -> Measured:
+        def measure(made: SessionSettings, work: Workload) -> WorkloadTimes:
             nonlocal done
             done += 1
             reporter.status(f"{label}: measurement {done}" + (f" of {total}" if total > 2 else ""))
-            return rates.measure(engine, made, tokens, work, is_cancelled)
+            return throughput.measure(engine, made, tokens, work, is_cancelled)
 
         start = time.perf_counter()
         planned = [
@@ -112,7 +112,7 @@ def measure_own_build(
 ) -> OwnBuild:
     """What a build of one's own gains with this model. Raises `Cancelled`."""
     usual = session_settings(GenerationOptions(), settings, _DEPTH)
-    work = Work(_DEPTH // 2, _GENERATION_LIMITS[1] // 2)
+    work = Workload(_DEPTH // 2, _GENERATION_LIMITS[1] // 2)
     reporter.status("the libraries")
     is_cancelled = CancelFlag()
     with cancellable(is_cancelled):
@@ -136,7 +136,7 @@ class Speed:
 
 def _speed(measure: Measure, usual: SessionSettings) -> Speed:
     """A first look; the first measurement of all reads the weights from the disk and does not count."""
-    work = Work(_PROMPT_LIMITS[0], _GENERATION_LIMITS[0])
+    work = Workload(_PROMPT_LIMITS[0], _GENERATION_LIMITS[0])
     measure(usual, work)
     found = measure(usual, work)
     return Speed(work.n_prompt / found.prompt_s, work.n_generated / found.generation_s)
@@ -148,14 +148,14 @@ def groups(speed: Speed, usual: SessionSettings, *, has_images: bool) -> Iterato
     n_generated = _within(speed.generation * _SECONDS, _GENERATION_LIMITS)
     counts = thread_counts(usual.threads)
     generation = tuple({"threads": count} for count in counts if count <= hardware.physical_cores())
-    yield Group("generation", generation, Work(2, n_generated), lambda found: found.generation_s)
-    yield Group("prompt", tuple({"threads_batch": count} for count in counts), Work(n_prompt, 0), _prompt_s)
+    yield Group("generation", generation, Workload(2, n_generated), lambda found: found.generation_s)
+    yield Group("prompt", tuple({"threads_batch": count} for count in counts), Workload(n_prompt, 0), _prompt_s)
     is_deep = speed.prompt >= _DEPTH / 4  # else a look at it takes more than four seconds
     if is_deep and not has_images:  # images are read in batches of 512
         batches = tuple({"batch_tokens": size} for size in _BATCHES)
-        yield Group("batch", batches, Work(_PROMPT_LIMITS[1], 0), _prompt_s)
+        yield Group("batch", batches, Workload(_PROMPT_LIMITS[1], 0), _prompt_s)
     depth = _DEPTH if is_deep else _PROMPT_LIMITS[0]
-    deep = Work(depth, n_generated)
+    deep = Workload(depth, n_generated)
     flash = tuple({"flash_attention": is_on} for is_on in (True, False))
     yield Group("flash attention", flash, deep, lambda found: found.prompt_s + found.generation_s)
     # q4_0 is not tried: it changes answers visibly. V in q8_0 needs flash attention.
@@ -168,7 +168,7 @@ def allowed(group: Group, usual: SessionSettings, limits: EngineLimits) -> Group
     return replace(group, others=tuple(change for change, settings in made if limits.session(settings) == settings))
 
 
-def _prompt_s(found: Measured) -> float:
+def _prompt_s(found: WorkloadTimes) -> float:
     return found.prompt_s
 
 

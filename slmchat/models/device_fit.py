@@ -1,6 +1,6 @@
 """What suits this device: its facts brought together with a model's shape, for every errand that asks.
 
-Knows: where the facts come from (hardware, llama.cpp's devices, the kept pace) and how a verdict is told.
+Knows: where the facts come from (hardware, llama.cpp's devices, the kept throughput) and how a verdict is told.
 Refuses to know: the arithmetic (fit/), what is done with a verdict.
 """
 
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from slmchat import hardware
 from slmchat.catalog.registry import ModelSpec, Variant
-from slmchat.engine import kept_pace
-from slmchat.engine.kept_pace import KeptPace
+from slmchat.engine import kept_throughput
+from slmchat.engine.kept_throughput import KeptThroughput
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.estimate import guessed_shape
 from slmchat.fit.memory import DEFAULT_KV_TYPE, Load
 from slmchat.fit.plan import FitPlan, FitVerdict, Room, choose_ctx, choose_gpu_layers, largest_ctx, plan
 from slmchat.fit.shape import ModelShape
-from slmchat.fit.speed import Pace, in_words, pace_of
+from slmchat.fit.speed import Throughput, in_words, throughput_of
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
 from slmchat.wording import in_bytes
@@ -175,20 +175,21 @@ class ForDevice:
         return replace(now, available=max(now.available, usable_memory(now.total))) if self._is_lasting else now
 
     @cached_property
-    def pace(self) -> Pace | None:
-        """What is known of this device's pace; nothing is measured. None: too little."""
-        return _pace_in(self._kept)
+    def throughput(self) -> Throughput | None:
+        """What is known of this device's throughput; nothing is measured. None: too little."""
+        return _throughput_in(self._kept)
 
     @cached_property
-    def _kept(self) -> KeptPace:
-        return kept_pace.read(self._pace_file, kept_pace.key_of(self._settings.threads))
+    def _kept(self) -> KeptThroughput:
+        return kept_throughput.read(self._throughput_file, kept_throughput.key_of(self._settings.threads))
 
     @property
-    def _pace_file(self) -> Path:
+    def _throughput_file(self) -> Path:
         return self._settings.paths.data / "pace.json"
 
     def measure_more(self) -> None:
-        """Go on measuring the pace, for at most 0.2 s and once in a command. The person must have something to read.
+        """Go on measuring the throughput, for at most 0.2 s and once in a command. The person must have something to
+        read.
 
         Not with --private: it keeps nothing, so that each command would begin again.
         """
@@ -196,10 +197,10 @@ class ForDevice:
             return
         self._has_measured = True
         try:
-            self._kept, told = kept_pace.go_on(self._kept, self._pace_file, self._settings.paths.cache)
+            self._kept, told = kept_throughput.go_on(self._kept, self._throughput_file, self._settings.paths.cache)
         except SlmError as error:  # a disk that refuses: what was asked for is not in danger
             told = f"the speed of this device is not measured: {error}"
-        self.pace = _pace_in(self._kept)
+        self.throughput = _throughput_in(self._kept)
         self._reporter.detail(told)
 
     @cached_property
@@ -212,12 +213,12 @@ class ForDevice:
         base = self.load
         n_ctx = self._settings.n_ctx or choose_ctx(shape, base, self.available_memory)
         found = plan(shape, replace(base, n_ctx=n_ctx), self.available_memory)
-        speed = self.pace.tokens_per_second(shape) if self.pace and not self.pace.is_rough else None
+        speed = self.throughput.tokens_per_second(shape) if self.throughput and not self.throughput.is_rough else None
         return FitReport(found, speed, self.available_memory, is_estimate)
 
 
-def _pace_in(kept: KeptPace) -> Pace | None:
-    return pace_of({name: astuple(point) for name, point in kept.points.items()}, kept.threads)
+def _throughput_in(kept: KeptThroughput) -> Throughput | None:
+    return throughput_of({name: astuple(point) for name, point in kept.points.items()}, kept.threads)
 
 
 @dataclass(frozen=True, slots=True)

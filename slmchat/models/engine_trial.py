@@ -10,7 +10,7 @@ from dataclasses import replace
 from slmchat.catalog.records import Installed
 from slmchat.engine import crash_guard, native, verdicts
 from slmchat.engine.crash_guard import Ended
-from slmchat.engine.limits import Verdict
+from slmchat.engine.limits import SelfTestVerdict
 from slmchat.errors import ExitCode, SlmError
 from slmchat.privacy.seal import status
 from slmchat.settings import Settings
@@ -44,7 +44,7 @@ def settle(installed: Installed, settings: Settings, threads: int, *, is_forced:
     return found
 
 
-def _broken(verdict: Verdict) -> SlmError:
+def _broken(verdict: SelfTestVerdict) -> SlmError:
     return SlmError(
         f"llama.cpp {verdict.fault} on this machine even with its most careful settings.",
         hint="slm doctor tells what mends it; --force goes on all the same",
@@ -52,20 +52,22 @@ def _broken(verdict: Verdict) -> SlmError:
     )
 
 
-def _found(verdict: Verdict) -> list[str]:
+def _found(verdict: SelfTestVerdict) -> list[str]:
     """What the self-test of the library has just found; nothing where all is well, or nothing could be found out."""
     if verdict.untried or not verdict.limits.forbidden:
         return []
     return [f"llama.cpp {fault_in_words(verdict)}; slm goes on without, and that works: {_MENDS}."]
 
 
-def fault_in_words(verdict: Verdict) -> str:
+def fault_in_words(verdict: SelfTestVerdict) -> str:
     """ "crashes on this machine (SIGSEGV) with flash attention"."""
     verb, bracket, detail = verdict.fault.partition(" (")
     return f"{verb} on this machine{bracket}{detail} with {verdict.limits.in_words()}"
 
 
-def _after_crash(installed: Installed, known: verdicts.Known, threads: int, *, is_kept: bool, is_forced: bool) -> str:
+def _after_crash(
+    installed: Installed, known: verdicts.KnownVerdict, threads: int, *, is_kept: bool, is_forced: bool
+) -> str:
     """Try what has crashed with less, keep what works and say so. Raises `SlmError` (DAMAGED) when nothing does."""
     last = f"the last time, slm crashed while it was loading {installed.key} or beginning its first answer"
     if known.is_new and known.verdict.limits.forbidden:

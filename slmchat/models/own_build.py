@@ -10,9 +10,9 @@ from pathlib import Path
 
 from slmchat import hardware
 from slmchat.engine import devices, library, native
-from slmchat.engine.library import Kind, NativeLibrary
+from slmchat.engine.library import LibraryKind, NativeLibrary
 from slmchat.engine.library_comparison import Comparison, compare
-from slmchat.engine.rates import Work
+from slmchat.engine.throughput import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class OwnBuild:
             return f"{self.gain.in_words()}, beside the other library"
         if self.is_measured:
             return "could not be measured beside the other library in time"
-        if self.used.kind is Kind.OWN:
+        if self.used.kind is LibraryKind.OWN:
             return "in use; there is no other library to compare it with"
         if not self.missing:
             return "nothing to gain that could be told: the library in use has the instruction sets of this processor"
@@ -48,7 +48,7 @@ def look(
     model: Path,
     threads: tuple[int, int],
     tokens: Sequence[int],
-    work: Work,
+    work: Workload,
     is_cancelled: Callable[[], bool],
 ) -> OwnBuild:
     """Measure the own build beside the library that would be used without it, where both are here.
@@ -57,7 +57,7 @@ def look(
     """
     used = native.library()
     own, prebuilt = library.own_build(), library.prebuilt()
-    other = prebuilt if used.kind is Kind.OWN else used
+    other = prebuilt if used.kind is LibraryKind.OWN else used
     if own is not None and other is not None and not own.path.samefile(other.path):
         return OwnBuild(used, True, compare((other, own), model, threads, tokens, work, is_cancelled))
     here, built = hardware.cores.instruction_sets().value or (), devices.build_features()

@@ -64,10 +64,10 @@ def with_best_first(reference: Reference, spec: ModelSpec, pulling: Pulling) -> 
     options = [option for variant in spec.variants if (option := device_fit.catalog_option(spec, variant)) is not None]
     if len(spec.variants) < 2 or not options or spec.variants[0].size is None:
         return reference
-    if pulling.device.pace is None:
+    if pulling.device.throughput is None:
         pulling.reporter.status(f"choosing a quantization of {reference.name} for this device ...")
         pulling.device.measure_more()
-    chosen = choose(options, pulling.device.load, pulling.device.available_memory, pulling.device.pace)
+    chosen = choose(options, pulling.device.load, pulling.device.available_memory, pulling.device.throughput)
     quantization = chosen.option.quantization
     pulling.reporter.note(f"{with_quantization(reference.name, quantization)}: {chosen.reason}.")
     variants = sorted(spec.variants, key=lambda variant: variant.quantization != quantization)

@@ -90,7 +90,7 @@ class PlainView:
             self._console.write(text, style_of(self._doubt) if self._shows_doubt else None)
         self._doubt = 0.0
 
-    def doubt(self, logprob: float) -> None:
+    def logprob(self, logprob: float) -> None:
         self._doubt = min(self._doubt, logprob)
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ class ChatView:
             self._console.write(text, style_of(self._doubt) if self._shows_doubt else None)
             self._doubt = 0.0
 
-    def doubt(self, logprob: float) -> None:
+    def logprob(self, logprob: float) -> None:
         self._doubt = min(self._doubt, logprob)
 
     def close(self) -> None:

@@ -145,7 +145,7 @@ def _status_line(desk: Desk) -> None:
 
 def _doubt(desk: Desk) -> None:
     view = PlainView(desk.console, shows_doubt=True)
-    view.doubt(-9)
+    view.logprob(-9)
     view.answer(HOSTILE)
     view.close()
     desk.console.write("\n")

@@ -59,7 +59,7 @@ def in_process(model: str) -> tuple[Callable[[], float], Callable[[], float]]:
     """Rows a second of the pool and of a session, on one loaded model."""
     from slmchat.conversation.messages import Message, Role
     from slmchat.engine import llama
-    from slmchat.engine.api import Job, Limits, SessionSettings
+    from slmchat.engine.api import Limits, Request, SessionSettings
     from slmchat.engine.sampler import SamplerSettings
     from slmchat.generation.prompt import layout
 
@@ -79,7 +79,7 @@ def in_process(model: str) -> tuple[Callable[[], float], Callable[[], float]]:
 
     def together() -> float:
         start = time.perf_counter()
-        done = list(pool.run(Job(n, prompt, greedy, limits) for n, prompt in enumerate(prompts)))
+        done = list(pool.run(Request(n, prompt, greedy, limits) for n, prompt in enumerate(prompts)))
         assert all(each.error is None for each in done)
         return N_LOOP / (time.perf_counter() - start)
 

@@ -16,7 +16,7 @@ from targets import Target, pairs
 from slmchat.conversation.attachments import Attachment, compose
 from slmchat.conversation.messages import Message, Role
 from slmchat.engine import llama
-from slmchat.engine.api import Chunk, Engine, Job, Limits, Prompt, SessionSettings
+from slmchat.engine.api import Chunk, Engine, Limits, Prompt, Request, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.generation.classify import CONTENT_FREE, ClassificationTask, content_free_prior
 from slmchat.generation.prompt import layout
@@ -48,8 +48,8 @@ class Bench:
         start = time.perf_counter()
         pool = self.engine.open_scorer(self.settings)
         prior = content_free_prior(choosing, pool, [self._prompt(text) for text in CONTENT_FREE])
-        jobs = (Job(n, prompt, choices=choosing.choices(prompt)) for n, prompt in enumerate(self.prompts))
-        said = {done.id: choosing.verdict(done.scores, prior).choice for done in pool.run(jobs)}
+        requests = (Request(n, prompt, choices=choosing.choices(prompt)) for n, prompt in enumerate(self.prompts))
+        said = {done.id: choosing.verdict(done.scores, prior).choice for done in pool.run(requests)}
         rate = len(ROWS) / (time.perf_counter() - start)
         pool.close()
         return rate, _accuracy([said[n] for n in range(len(ROWS))])

@@ -24,7 +24,7 @@ from slmchat.catalog.gguf import read_header
 from slmchat.engine import threads
 from slmchat.fit.memory import Load, compute_reserved, kv_bytes, memory
 from slmchat.fit.shape import ModelShape, shape_of
-from slmchat.fit.speed import Pace, pace_of
+from slmchat.fit.speed import Throughput, throughput_of
 
 MIB = 1 << 20
 CONTEXTS = (512, 4096, 32768)
@@ -55,11 +55,11 @@ print(json.dumps([resident() - bare, used, finish.usage.completion_tokens / fini
 def measure(repeat: int) -> list[Target]:
     found = [_as_planned()]
     with tempfile.TemporaryDirectory() as place:
-        pace = _pace(Path(place))
+        throughput = _throughput(Path(place))
     for model in programs.MODELS:
         path = Path(programs.path_of(model))
         shape = shape_of([read_header(path)])
-        found += [_resident(model, path, shape), _speed(model, path, pace.tokens_per_second(shape), repeat)]
+        found += [_resident(model, path, shape), _speed(model, path, throughput.tokens_per_second(shape), repeat)]
     return found
 
 
@@ -115,28 +115,28 @@ def _measured(path: Path, n_ctx: int, kv_type: str, answer: int = 8) -> tuple[fl
     return resident, used, speed
 
 
-def _pace(place: Path) -> Pace:
-    """The pace, in processes of their own: one whose threads share a processor cannot measure it."""
+def _throughput(place: Path) -> Throughput:
+    """The throughput, in processes of their own: one whose threads share a processor cannot measure it."""
     code = f"""
 import json, sys
 sys.path.insert(0, {str(programs.ROOT)!r})
 from pathlib import Path
-from slmchat.engine import pace
+from slmchat.engine import throughput
 from slmchat.engine.pace_points import MODELS
 from dataclasses import astuple
 found = {{}}
 while len(found) < len(MODELS):
     missing = [name for name in MODELS if name not in found]
-    found |= pace.measure({_threads()}, Path({str(place)!r}), missing, seconds=2)
+    found |= throughput.measure({_threads()}, Path({str(place)!r}), missing, seconds=2)
 print(json.dumps({{name: astuple(point) for name, point in found.items()}}))
 """
     for _ in range(8):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         if done.returncode == 0:
-            found = pace_of(json.loads(done.stdout.splitlines()[-1]), _threads())
+            found = throughput_of(json.loads(done.stdout.splitlines()[-1]), _threads())
             assert found is not None
             return found
-    raise RuntimeError(f"the pace of this device cannot be measured: {done.stderr.strip().splitlines()[-1:]}")
+    raise RuntimeError(f"the throughput of this device cannot be measured: {done.stderr.strip().splitlines()[-1:]}")
 
 
 def _threads() -> int:

@@ -385,7 +385,7 @@ def _confidence(chat: Chat, _arguments: str) -> None:
     if not chat.shows_doubt and (chat.console.is_dumb or not chat.console.is_stdout_tty):
         raise _usage("this terminal cannot underline", "slm run --json --logprobs has the numbers")
     chat.shows_doubt = not chat.shows_doubt
-    chat.session.limits = replace(chat.session.limits, n_alternatives=0 if chat.shows_doubt else None)
+    chat.session.limits = replace(chat.session.limits, top_logprobs=0 if chat.shows_doubt else None)
     if chat.shows_doubt:
         chat.console.note("The next answers show where the model was unsure, as plain text without Markdown.")
         chat.console.send(LEGEND)

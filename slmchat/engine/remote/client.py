@@ -144,7 +144,7 @@ class Client:
                     raise errors.garbled(self.endpoint, f"it is compressed ({encoding[:20]}), which nobody asked for")
                 return response
             text = self._whole(response, MOST_OF_AN_ERROR, is_cut=True)
-            said = errors.Said(text)  # llama-server answers 500 to pictures that its model does not see
+            said = errors.ErrorWords(text)  # llama-server answers 500 to pictures that its model does not see
             is_final = said.is_about_context or said.is_about_pictures
             if response.status not in PASSING or is_final or number == MOST_TRIES:
                 raise self.refusal(response.status, text)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slmchat.engine.api import Chance
+from slmchat.engine.api import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class StreamEvent:
     """What one event says. `progress`: tokens of the prompt that are read, all of them, and those from the cache.
 
     `calls_tool`, `has_others`: it has a call of a tool, or another answer beside the first one.
@@ -35,7 +35,7 @@ class Said:
     counted: Counted | None = None
     progress: tuple[int, int, int] | None = None
     has_choice: bool = False
-    chances: tuple[Chance, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
     calls_tool: bool = False
     has_others: bool = False
 
@@ -45,7 +45,7 @@ class Said:
         return bool(self.text or self.thinking or self.reason or self.calls_tool)
 
 
-class Malformed(Exception):
+class MalformedEvent(Exception):
     """An event that is not one of the API's; the message says why."""
 
 
@@ -57,53 +57,53 @@ class ErrorEvent(Exception):
 _BESIDE_CHOICES = ("usage", "prompt_progress", "timings", "type")
 
 
-def read(data: str) -> Said:
-    """One event, or a whole answer that was not streamed. Raises `Malformed`, `ErrorEvent`."""
+def read(data: str) -> StreamEvent:
+    """One event, or a whole answer that was not streamed. Raises `MalformedEvent`, `ErrorEvent`."""
     try:
         event = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise Malformed("an event is not JSON") from error
+        raise MalformedEvent("an event is not JSON") from error
     if not isinstance(event, dict):
-        raise Malformed("an event is not an object")
+        raise MalformedEvent("an event is not an object")
     choices = event.get("choices")
     if event.get("error") or event.get("object") == "error" or (choices is None and event.get("detail")):
         raise ErrorEvent(data)
     if choices is None and any(event.get(name) for name in _BESIDE_CHOICES):
         choices = []
     if not isinstance(choices, list):
-        raise Malformed("an event has no list of choices")
+        raise MalformedEvent("an event has no list of choices")
     if not all(isinstance(choice, dict) for choice in choices):
-        raise Malformed("a choice of an event is not an object")
+        raise MalformedEvent("a choice of an event is not an object")
     choice = next((choice for choice in choices if not _count(choice, "index")), None)
     return _said(event, choice, has_others=any(other is not choice for other in choices))
 
 
-def _said(event: Mapping[str, Any], choice: Mapping[str, Any] | None, *, has_others: bool) -> Said:
+def _said(event: Mapping[str, Any], choice: Mapping[str, Any] | None, *, has_others: bool) -> StreamEvent:
     counted, progress = _counted(event.get("usage")), _progress(event.get("prompt_progress"))
     if choice is None:
-        return Said(counted=counted, progress=progress, has_others=has_others)
+        return StreamEvent(counted=counted, progress=progress, has_others=has_others)
     if choice.get("error"):  # OpenRouter
         raise ErrorEvent(json.dumps({"error": choice["error"]}))
     spoken = next((choice[name] for name in ("delta", "message") if choice.get(name) is not None), None)
     spoken = {"content": choice.get("text")} if spoken is None else spoken
     if not isinstance(spoken, dict):
-        raise Malformed("what an event says is not an object")
+        raise MalformedEvent("what an event says is not an object")
     text, thinking = _texts(spoken)
     reason = choice.get("finish_reason")
-    return Said(
+    return StreamEvent(
         text,
         thinking,
         reason if isinstance(reason, str) and reason else None,
         counted,
         progress,
         True,
-        _chances(choice.get("logprobs")),
+        _logprobs(choice.get("logprobs")),
         calls_tool=bool(spoken.get("tool_calls") or spoken.get("function_call")),
         has_others=has_others,
     )
 
 
-def _chances(told: object) -> tuple[Chance, ...]:
+def _logprobs(told: object) -> tuple[TokenLogprob, ...]:
     """OpenAI's `logprobs` of a chat: `{"content": [{"token", "logprob", "top_logprobs": [{"token", "logprob"}]}]}`."""
     content = told.get("content") if isinstance(told, dict) else None
     found = []
@@ -112,7 +112,9 @@ def _chances(told: object) -> tuple[Chance, ...]:
         if own is not None:
             given = _items(entry.get("top_logprobs")) if isinstance(entry, dict) else ()
             tops = [(top, _bytes(each)) for each in given if (top := _token(each))]
-            found.append(Chance(*own, tuple(top for top, _ in tops), _bytes(entry), tuple(data for _, data in tops)))
+            found.append(
+                TokenLogprob(*own, tuple(top for top, _ in tops), _bytes(entry), tuple(data for _, data in tops))
+            )
     return tuple(found)
 
 
@@ -156,7 +158,7 @@ def _plain(content: object) -> str:
         return content
     if isinstance(content, list):
         return "".join(_plain(part.get("text") if isinstance(part, dict) else part) for part in content)
-    raise Malformed("the text of an event is not text")
+    raise MalformedEvent("the text of an event is not text")
 
 
 def _counted(usage: object) -> Counted | None:

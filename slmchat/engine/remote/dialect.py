@@ -21,7 +21,7 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 
 
-class Kind(Enum):
+class ServerKind(Enum):
     """Who answers, by `owned_by` in its list of models."""
 
     LLAMA_SERVER = "llamacpp"
@@ -32,12 +32,12 @@ class Kind(Enum):
     @property
     def can_go_on(self) -> bool:
         """Whether it can go on with an answer that was cut."""
-        return self in (Kind.LLAMA_SERVER, Kind.VLLM)
+        return self in (ServerKind.LLAMA_SERVER, ServerKind.VLLM)
 
     @property
     def answers_one(self) -> bool:
         """Whether a second request ends the stream of the first one (llama_cpp.server: `interrupt_requests`)."""
-        return self is Kind.LLAMA_PYTHON
+        return self is ServerKind.LLAMA_PYTHON
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Listed:
     """One model of an endpoint. None when the endpoint does not say: `n_ctx`, its context window in tokens; `sees`."""
 
     id: str
-    kind: Kind = Kind.OTHER
+    kind: ServerKind = ServerKind.OTHER
     n_ctx: int | None = None
     aliases: tuple[str, ...] = ()
     sees: bool | None = None
@@ -65,7 +65,7 @@ def listed(document: object) -> tuple[Listed, ...] | None:
     for entry in entries[:_MOST_MODELS]:
         if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]:
             owner = entry.get("owned_by")
-            kind = Kind(owner) if owner in {kind.value for kind in Kind} else Kind.OTHER
+            kind = ServerKind(owner) if owner in {kind.value for kind in ServerKind} else ServerKind.OTHER
             aliases = tuple(
                 name for name in _items(entry.get("aliases")) if isinstance(name, str) and name != entry["id"]
             )
@@ -117,40 +117,40 @@ def body(model: Listed, prompt: Prompt, sampler: SamplerSettings, limits: Limits
     fields |= _beyond(model.kind, sampler)
     if limits.max_tokens is not None:
         fields["max_tokens"] = limits.max_tokens
-    elif not prompt.turns and model.kind is not Kind.LLAMA_SERVER:
+    elif not prompt.turns and model.kind is not ServerKind.LLAMA_SERVER:
         fields["max_tokens"] = _ROOM  # else 16, as OpenAI's API has it
     if limits.stop:
         fields["stop"] = list(limits.stop)
-    if limits.n_alternatives is not None:
-        fields |= _chances_wanted(limits.n_alternatives, is_bare=not prompt.turns)
+    if limits.top_logprobs is not None:
+        fields |= _chances_wanted(limits.top_logprobs, is_bare=not prompt.turns)
     if limits.constraint is not None:
         fields |= constrained(model.kind, limits.constraint, is_bare=not prompt.turns)
-    if model.kind is Kind.LLAMA_SERVER:
+    if model.kind is ServerKind.LLAMA_SERVER:
         fields |= {"return_progress": True, "cache_prompt": True}
     return fields
 
 
-def _chances_wanted(n_alternatives: int, *, is_bare: bool) -> dict[str, Any]:
+def _chances_wanted(top_logprobs: int, *, is_bare: bool) -> dict[str, Any]:
     if is_bare:  # servers answer it in several shapes
         raise SlmError(
             "an endpoint tells the probabilities of tokens in chats only, not for --raw.", exit_code=ExitCode.USAGE
         )
-    return {"logprobs": True, "top_logprobs": n_alternatives}
+    return {"logprobs": True, "top_logprobs": top_logprobs}
 
 
-def constrained(kind: Kind, constraint: Constraint, *, is_bare: bool) -> dict[str, Any]:
+def constrained(kind: ServerKind, constraint: Constraint, *, is_bare: bool) -> dict[str, Any]:
     """The fields that hold an answer to a constraint. `is_bare`: the request is for a plain completion.
 
     llama.cpp's servers take its grammars: their answers are held to what a local model is held to. Others take JSON
     Schema in `response_format`, vLLM regular expressions too (0.11 and later). Raises `SlmError` (USAGE) for what a
     server is not known to take: a field that it ignores would let any answer through.
     """
-    if kind in (Kind.LLAMA_SERVER, Kind.LLAMA_PYTHON):
+    if kind in (ServerKind.LLAMA_SERVER, ServerKind.LLAMA_PYTHON):
         return {"grammar": to_gbnf(constraint)}
-    if kind is Kind.VLLM and constraint.kind is ConstraintKind.REGEX:
+    if kind is ServerKind.VLLM and constraint.kind is ConstraintKind.REGEX:
         return {"structured_outputs": {"regex": constraint.text}}
     is_json = constraint.kind in (ConstraintKind.JSON, ConstraintKind.SCHEMA)
-    if not is_json or (is_bare and kind is not Kind.VLLM):
+    if not is_json or (is_bare and kind is not ServerKind.VLLM):
         what = "JSON in plain completions (--raw)" if is_json else f"a {_CALLED[constraint.kind]}"
         raise SlmError(
             f"this endpoint is not known to hold answers to {what}.",
@@ -196,11 +196,11 @@ def _message(turn: Turn) -> dict[str, Any]:
     return {"role": turn.role, "content": [*shown, {"type": "text", "text": turn.text}]}
 
 
-def _beyond(kind: Kind, sampler: SamplerSettings) -> dict[str, float]:
+def _beyond(kind: ServerKind, sampler: SamplerSettings) -> dict[str, float]:
     """The sampler settings that OpenAI's API does not have, by the names that this server gives them."""
-    penalty = "repetition_penalty" if kind is Kind.VLLM else "repeat_penalty"
+    penalty = "repetition_penalty" if kind is ServerKind.VLLM else "repeat_penalty"
     values = {"top_k": sampler.top_k, "min_p": sampler.min_p, penalty: sampler.repeat_penalty}
-    if kind is Kind.OTHER:
+    if kind is ServerKind.OTHER:
         usual = SamplerSettings()
         usually = {"top_k": usual.top_k, "min_p": usual.min_p, penalty: usual.repeat_penalty}
         return {name: value for name, value in values.items() if value != usually[name]}

@@ -48,7 +48,7 @@ _NO_MODEL = re.compile(r"model.{0,200}(?:not found|does not exist|not exist|unkn
 class Refusal(SlmError):
     """The endpoint answered, and refused. `said`: its own words; `param`: the field of the request that it names."""
 
-    def __init__(self, message: str, *, exit_code: ExitCode, hint: str | None, status: int, said: "Said") -> None:
+    def __init__(self, message: str, *, exit_code: ExitCode, hint: str | None, status: int, said: "ErrorWords") -> None:
         super().__init__(message, exit_code=exit_code, hint=hint)
         self.status = status
         self.said = said
@@ -58,7 +58,7 @@ class Truncated(SlmError):
     """The stream ended without saying that the completion did."""
 
 
-class Said:
+class ErrorWords:
     """The words of a refusal, from the JSON that OpenAI's API made a habit, or from whatever else came."""
 
     def __init__(self, body: bytes | str) -> None:
@@ -155,7 +155,7 @@ def meaning(status: int) -> str:
 
 def of_status(endpoint: Endpoint, status: int, body: bytes | str, has_key: bool, proxy: str | None = None) -> SlmError:
     """The sentence for an answer with a bad status. `proxy`: as `translated` takes it."""
-    said = Said(body)
+    said = ErrorWords(body)
     where = endpoint.address
     words = f": {said.text}" if said.text else ""
     page = " with a web page" if said.is_page else ""
@@ -207,7 +207,7 @@ def does_not_see(endpoint: Endpoint, refusal: Refusal | None = None) -> SlmError
 
 def of_event(endpoint: Endpoint, data: str, *, is_begun: bool) -> SlmError:
     """The sentence for an error that comes inside of a stream. `is_begun`: a part of the answer had come."""
-    said = Said(data)
+    said = ErrorWords(data)
     if said.is_about_context:
         return of_status(endpoint, 400, data, has_key=False)
     words = f": {said.text}" if said.text else ""
@@ -243,7 +243,7 @@ def _list_hint(endpoint: Endpoint) -> str:
 
 def asks_too_long(endpoint: Endpoint, status: int, seconds: float, body: bytes) -> SlmError:
     """The endpoint wants slm to wait longer than anybody would."""
-    said = Said(body)
+    said = ErrorWords(body)
     words = f": {said.text}" if said.text else ""
     return _network(
         f"{endpoint.address} answers {status} ({meaning(status)}) and wants {seconds:,.0f} seconds of patience{words}.",
@@ -262,7 +262,7 @@ def redirected(endpoint: Endpoint, place: str) -> SlmError:
 
 def wrong_type(endpoint: Endpoint, kind: str, body: bytes) -> SlmError:
     """An answer that is neither a stream of events nor JSON."""
-    said = Said(body)
+    said = ErrorWords(body)
     if said.is_page:
         title = f" ('{said.text}')" if said.text else ""
         return _network(
@@ -291,7 +291,7 @@ def as_json(body: bytes, endpoint: Endpoint) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        if Said(body).is_page:
+        if ErrorWords(body).is_page:
             raise wrong_type(endpoint, "text/html", body) from error
         raise garbled(endpoint, "it is not JSON") from error
 

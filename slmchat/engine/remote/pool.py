@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 
-from slmchat.engine.api import Chance, Chunk, Done, Finish, FinishReason, Job
+from slmchat.engine.api import Chunk, Finish, FinishReason, Request, Result, TokenLogprob
 from slmchat.engine.feed import Feed
 from slmchat.engine.remote.client import PASSING
 from slmchat.engine.remote.errors import Refusal
@@ -28,7 +28,7 @@ _PAUSE_S = 1.0
 # An endpoint is given up when this many rows more than there are requests at once fail on the way, and none succeeds.
 _MORE_THAN_AT_ONCE = 2
 
-_Task = tuple[Job, Feed[Job]]
+_Task = tuple[Request, Feed[Request]]
 
 
 class RemotePool:
@@ -44,12 +44,12 @@ class RemotePool:
         self._most = most
         self._why = why
         self._is_cancelled = False
-        self._feed: Feed[Job] | None = None
+        self._feed: Feed[Request] | None = None
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._workers: list[_Worker] = []
-        self._waiting: deque[Job] = deque()
-        self._working: set[int] = set()  # ids of the jobs that workers have
-        self._doubtful: list[Done] = []  # failures that may be the endpoint's
+        self._waiting: deque[Request] = deque()
+        self._working: set[int] = set()  # ids of the requests that workers have
+        self._doubtful: list[Result] = []  # failures that may be the endpoint's
         self._has_succeeded = False
 
     @property
@@ -57,15 +57,15 @@ class RemotePool:
         """How many requests at once."""
         return f"{counted(self._most, 'request')} at once ({self._why})"
 
-    def run(self, jobs: Iterator[Job | Done]) -> Iterator[Done]:
-        """Work on the jobs, as `Pool` says. Raises `SlmError` (NETWORK, USAGE, NO_MODEL) when it is the endpoint's."""
+    def run(self, requests: Iterator[Request | Result]) -> Iterator[Result]:
+        """Work on the requests, as `Pool` says. Raises `SlmError` (NETWORK, USAGE, NO_MODEL) of the endpoint."""
         self._is_cancelled = False
-        self._feed = Feed(jobs, lambda job: job, ahead=self._most)
+        self._feed = Feed(requests, lambda request: request, ahead=self._most)
         return self._run(self._feed)
 
-    def again(self, job: Job) -> None:
-        """Work on this job too, before those that wait."""
-        self._waiting.appendleft(job)
+    def resubmit(self, request: Request) -> None:
+        """Work on this request too, before those that wait."""
+        self._waiting.appendleft(request)
 
     def cancel(self) -> None:
         """Close what is open and end `run`; from any thread or a signal handler."""
@@ -83,7 +83,7 @@ class RemotePool:
         for worker in self._workers:
             worker.join(timeout=2)
 
-    def _run(self, feed: Feed[Job]) -> Iterator[Done]:
+    def _run(self, feed: Feed[Request]) -> Iterator[Result]:
         self._waiting.clear()
         self._working.clear()
         self._doubtful.clear()
@@ -98,7 +98,7 @@ class RemotePool:
                         return
                     continue
                 item = feed.take(None)
-                if isinstance(item, Job):
+                if isinstance(item, Request):
                     self._waiting.append(item)
                 elif item is not None:
                     feed.make_room()
@@ -108,15 +108,15 @@ class RemotePool:
         finally:
             feed.stop()
 
-    def _give(self, job: Job, feed: Feed[Job]) -> None:
-        self._working.add(job.id)
+    def _give(self, request: Request, feed: Feed[Request]) -> None:
+        self._working.add(request.id)
         if len(self._working) > len(self._workers):
             worker = _Worker(self._tasks, self._open_session(), lambda: self._is_cancelled)
             self._workers.append(worker)
             worker.start()
-        self._tasks.put((job, feed))
+        self._tasks.put((request, feed))
 
-    def _judged(self, done: Done) -> Iterator[Done]:
+    def _judged(self, done: Result) -> Iterator[Result]:
         """The records that this one settles. Raises the error when it is the endpoint's."""
         error = done.error
         if error is None:
@@ -135,7 +135,7 @@ class RemotePool:
         if len(self._doubtful) >= self._most + _MORE_THAN_AT_ONCE:
             raise error
 
-    def _last_doubts(self) -> Iterator[Done]:
+    def _last_doubts(self) -> Iterator[Result]:
         if self._doubtful and not self._has_succeeded:
             assert self._doubtful[0].error is not None
             raise self._doubtful[0].error
@@ -151,7 +151,7 @@ def _may_pass(error: SlmError) -> bool:
 
 
 class _Worker(threading.Thread):
-    """Asks for one job after the other, on a connection of its own."""
+    """Asks for one request after the other, on a connection of its own."""
 
     def __init__(
         self, tasks: "SimpleQueue[_Task | None]", session: RemoteSession, is_cancelled: Callable[[], bool]
@@ -163,9 +163,9 @@ class _Worker(threading.Thread):
 
     def run(self) -> None:
         while (task := self._tasks.get()) is not None:
-            job, feed = task
+            request, feed = task
             try:
-                done = self._done(job)
+                done = self._done(request)
             except BaseException as error:  # noqa: BLE001 - raised again where the records are taken
                 feed.fail(error)
                 continue
@@ -173,33 +173,33 @@ class _Worker(threading.Thread):
                 feed.add(done)
         self.session.close()
 
-    def _done(self, job: Job) -> Done | None:
-        """What came of the job; None when it was cancelled."""
+    def _done(self, request: Request) -> Result | None:
+        """What came of the request; None when it was cancelled."""
         for number in range(1, _TRIES + 1):
             try:
-                return self._asked(job)
+                return self._asked(request)
             except SlmError as error:
                 if number == _TRIES or not _may_pass(error):
-                    return Done(job.id, error=error)
+                    return Result(request.id, error=error)
             if not self.session.pause(_PAUSE_S * number):
                 return None
         raise AssertionError("the last try returns")
 
-    def _asked(self, job: Job) -> Done | None:
-        events = self.session.generate(job.prompt, job.sampler, job.limits)
+    def _asked(self, request: Request) -> Result | None:
+        events = self.session.generate(request.prompt, request.sampler, request.limits)
         if self._is_cancelled():  # before generate() took notice of it
             return None
         text, thinking = "", ""
-        chances: list[Chance] = []
+        logprobs: list[TokenLogprob] = []
         finish: Finish | None = None
         for event in events:
             if isinstance(event, Chunk) and event.is_thinking:
                 thinking += event.text
             elif isinstance(event, Chunk):
                 text += event.text
-                chances += event.chances
+                logprobs += event.logprobs
             elif isinstance(event, Finish):
                 finish = event
         if finish is None or finish.reason is FinishReason.INTERRUPTED:
             return None
-        return Done(job.id, text, finish, thinking=thinking, chances=tuple(chances))
+        return Result(request.id, text, finish, thinking=thinking, logprobs=tuple(logprobs))

@@ -12,7 +12,6 @@ from typing import Any
 
 from slmchat.engine.api import (
     Adapter,
-    Chance,
     Chunk,
     Event,
     Finish,
@@ -21,6 +20,7 @@ from slmchat.engine.api import (
     Prefill,
     Prompt,
     Timings,
+    TokenLogprob,
     Usage,
 )
 from slmchat.engine.remote import completion, dialect, errors
@@ -28,7 +28,7 @@ from slmchat.engine.remote.adapters import RemoteAdapter
 from slmchat.engine.remote.bounds import Bounds
 from slmchat.engine.remote.cancel import Cancelled
 from slmchat.engine.remote.client import Client
-from slmchat.engine.remote.completion import CharacterJoiner, Counted, Said
+from slmchat.engine.remote.completion import CharacterJoiner, Counted, StreamEvent
 from slmchat.engine.remote.known_model import KnownModel
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
@@ -217,19 +217,19 @@ class RemoteSession:
         if run.reason is None and (not run.is_done or self._model.listed.kind.answers_one):
             raise errors.truncated(endpoint)
 
-    def _said(self, data: str, run: _Run) -> Said:
+    def _said(self, data: str, run: _Run) -> StreamEvent:
         endpoint = self._model.endpoint
         try:
             return completion.read(data)
-        except completion.Malformed as error:
+        except completion.MalformedEvent as error:
             raise errors.garbled(endpoint, str(error)) from error
         except completion.ErrorEvent as error:
-            status = errors.Said(str(error)).status
+            status = errors.ErrorWords(str(error)).status
             if status is not None and run.first is None:
                 raise self._client.refusal(status, str(error)) from error
             raise errors.of_event(endpoint, str(error), is_begun=run.first is not None) from error
 
-    def _records(self, said: Said, run: _Run) -> Iterator[Event]:
+    def _records(self, said: StreamEvent, run: _Run) -> Iterator[Event]:
         run.counted = said.counted or run.counted
         run.reason = said.reason or run.reason
         run.has_choice = run.has_choice or said.has_choice
@@ -246,7 +246,7 @@ class RemoteSession:
         if said.brings_something:
             self._wait_for_more(run)
 
-    def _piece(self, said: Said, run: _Run) -> Iterator[Event]:
+    def _piece(self, said: StreamEvent, run: _Run) -> Iterator[Event]:
         """A part of the answer, as much of it as there may be."""
         with errors.translated(self._model.endpoint):
             admitted = run.bounds.admit(said.thinking + said.text, said.counted.completion if said.counted else None)
@@ -260,14 +260,14 @@ class RemoteSession:
                 yield Prefill(run.n_estimated, run.n_estimated, 0)
         run.has_text = run.has_text or bool(text.strip())
         run.has_thought = run.has_thought or bool(thinking)
-        yield from self._chunks(run.thought.feed(thinking), run.answer.feed(text), said.chances)
+        yield from self._chunks(run.thought.feed(thinking), run.answer.feed(text), said.logprobs)
 
     @staticmethod
-    def _chunks(thinking: str, text: str, chances: tuple[Chance, ...]) -> Iterator[Event]:
+    def _chunks(thinking: str, text: str, logprobs: tuple[TokenLogprob, ...]) -> Iterator[Event]:
         if thinking:
             yield Chunk(thinking, (), True)
         if text:
-            yield Chunk(text, (), False, chances=chances)
+            yield Chunk(text, (), False, logprobs=logprobs)
 
     def _wait_for_more(self, run: _Run) -> None:
         """Give the next part of the answer its time: little when all has been said."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Chunk, Done, Job, Limits, Pool, Prompt
+from slmchat.engine.api import Chunk, Limits, Pool, Prompt, Request, Result
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import response, structured
@@ -33,12 +33,13 @@ class Answers(Protocol):
         """The fields of a record where there is no answer."""
         ...
 
-    def job(self, number: int, prompt: Prompt) -> Job:
+    def request(self, number: int, prompt: Prompt) -> Request:
         """What the engine is asked for row `number`."""
         ...
 
-    def record(self, done: Done, prompt: Prompt) -> dict[str, Any] | Job:
-        """The fields of a record for a job that the engine has done, or the job with which the row is asked again.
+    def record(self, done: Result, prompt: Prompt) -> dict[str, Any] | Request:
+        """The fields of a record for a request that the engine has done, or the request with which the row is asked
+        again.
 
         Raises `Unsuitable` when the row failed: its fields then stand beside the error.
         """
@@ -60,11 +61,11 @@ class Completions:
         """No completion."""
         return {"completion": None, "finish_reason": None, "usage": None}
 
-    def job(self, number: int, prompt: Prompt) -> Job:
+    def request(self, number: int, prompt: Prompt) -> Request:
         """The row's own completion; with `--seed` every row has the same seed."""
-        return Job(number, prompt, self._sampler, self._limits)
+        return Request(number, prompt, self._sampler, self._limits)
 
-    def record(self, done: Done, prompt: Prompt) -> dict[str, Any]:
+    def record(self, done: Result, prompt: Prompt) -> dict[str, Any]:
         """Completion, finish reason, usage and seed; the thinking of a reasoning model where there was one."""
         if done.error is not None:
             raise Unsuitable(done.error, {})
@@ -81,7 +82,7 @@ class Completions:
             **({"thinking": answer.thinking} if answer.thinking else {}),
             "finish_reason": done.finish.reason.value,
             "usage": response.usage_fields(done.finish.usage),
-            **({} if self._limits.n_alternatives is None else {"logprobs": response.logprob_fields(done.chances)}),
+            **({} if self._limits.top_logprobs is None else {"logprobs": response.logprob_fields(done.logprobs)}),
             "seed": done.finish.seed,
         }
 
@@ -94,19 +95,19 @@ class ShapedCompletions:
         self._sampler = sampler
         self._limits = shape.limits(limits)
         self._completions = Completions(sampler, self._limits, is_raw=True, is_sanitized=is_sanitized)
-        self._first: dict[int, Job] = {}  # first attempts that are under way
+        self._first: dict[int, Request] = {}  # first attempts that are under way
 
     @property
     def nothing(self) -> dict[str, Any]:
         """No completion, no value."""
         return {"completion": None, "value": None} | self._completions.nothing
 
-    def job(self, number: int, prompt: Prompt) -> Job:
+    def request(self, number: int, prompt: Prompt) -> Request:
         """The first attempt. Its seed is settled here, because the second one takes the next."""
-        job = self._first[number] = Job(number, prompt, self._sampler.with_seed(), self._limits)
-        return job
+        request = self._first[number] = Request(number, prompt, self._sampler.with_seed(), self._limits)
+        return request
 
-    def record(self, done: Done, prompt: Prompt) -> dict[str, Any] | Job:
+    def record(self, done: Result, prompt: Prompt) -> dict[str, Any] | Request:
         """As for free text, with the `value`; the second attempt when the first was not right."""
         first = self._first.pop(done.id, None)
         fields: dict[str, Any] = {}
@@ -119,7 +120,7 @@ class ShapedCompletions:
         except SlmError as error:
             if first is None or error.exit_code is not ExitCode.UNSATISFIED:
                 raise Unsuitable(error, fields) from error
-        return Job(done.id, prompt, *structured.second_attempt(first.sampler, first.limits))
+        return Request(done.id, prompt, *structured.second_attempt(first.sampler, first.limits))
 
 
 class ChosenTexts:
@@ -138,11 +139,11 @@ class ChosenTexts:
         """No choice."""
         return {"completion": None, "probabilities": None, "finish_reason": None, "usage": None}
 
-    def job(self, number: int, prompt: Prompt) -> Job:
+    def request(self, number: int, prompt: Prompt) -> Request:
         """The scores of all choices; nothing is sampled."""
-        return Job(number, prompt, choices=self._task.choices(prompt))
+        return Request(number, prompt, choices=self._task.choices(prompt))
 
-    def record(self, done: Done, prompt: Prompt) -> dict[str, Any]:
+    def record(self, done: Result, prompt: Prompt) -> dict[str, Any]:
         """The choice and all probabilities."""
         if done.error is not None:
             raise Unsuitable(done.error, {})

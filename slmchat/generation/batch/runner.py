@@ -1,6 +1,6 @@
 """The rows of a batch at work: let in as there is room, answered many at once, written in order, counted.
 
-Knows: rows, jobs, records, how many of what there was. Refuses to know: models, files, how the pool works.
+Knows: rows, requests, records, how many of what there was. Refuses to know: models, files, how the pool works.
 """
 
 from collections import Counter
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slmchat.engine.api import Done, FinishReason, Job, Pool
+from slmchat.engine.api import FinishReason, Pool, Request, Result
 from slmchat.engine.cancellable import CancelScope
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.answers import Answers, Unsuitable
@@ -51,7 +51,7 @@ class _Recorded:
 
 
 class Rows:
-    """The rows of a batch as jobs, and records of what came of them."""
+    """The rows of a batch as requests, and records of what came of them."""
 
     def __init__(self, source: Source, prompts: PromptMaker, answers: Answers, *, is_echoed: bool) -> None:
         self.total = source.total
@@ -73,21 +73,21 @@ class Rows:
     def _expected(self) -> Iterator[Expected]:
         return (Expected(row.id, self._prompts.shown_input(row), row.end) for row in self._rows)
 
-    def jobs(self, window: Window) -> Iterator[Job | Done]:
-        """A job for each row, when the window has room for it. Runs on the thread of the pool that takes jobs."""
+    def requests(self, window: Window) -> Iterator[Request | Result]:
+        """A request for each row, when the window has room for it. Runs on the thread that takes requests."""
         for row in self._rows:
             number = window.enter(row.size)
             try:
                 asked = self._prompts.make(row)
             except SlmError as error:
                 self._under_way[number] = _UnderWay(row, None)
-                yield Done(number, error=error)
+                yield Result(number, error=error)
             else:
                 self._under_way[number] = _UnderWay(row, asked)
-                yield self._answers.job(number, asked.prompt)
+                yield self._answers.request(number, asked.prompt)
 
-    def record(self, done: Done) -> _Recorded | Job:
-        """The record of a row, or the job with which it is asked again."""
+    def record(self, done: Result) -> _Recorded | Request:
+        """The record of a row, or the request with which it is asked again."""
         under_way = self._under_way.pop(done.id)
         row, asked, error = under_way.row, under_way.asked, done.error
         fields = self._answers.nothing
@@ -98,7 +98,7 @@ class Rows:
                 fields |= unsuitable.fields
                 error = unsuitable.error
             else:
-                if isinstance(answered, Job):
+                if isinstance(answered, Request):
                     self._under_way[done.id] = under_way
                     return answered
                 fields = answered
@@ -124,7 +124,7 @@ class BatchWork:
         self._progress = Progress(reporter, rows.total, begun.end_of_input if begun else 0)
         self._window = Window(_MOST_UNDER_WAY)
         self._is_interrupted = False
-        self._n_tokens = self._n_trimmed = self._n_without_end = self._n_again = 0
+        self._n_tokens = self._n_trimmed = self._n_without_end = self._n_resubmitted = 0
 
     def cancel(self) -> None:
         """Ctrl-C: what is written stays, what is under way is dropped."""
@@ -134,15 +134,15 @@ class BatchWork:
     def run(self, cancellable: CancelScope) -> None:
         """All rows, or as many as whoever may cancel allows."""
         # before the handler: what it cancels has begun
-        done_rows = self._pool.run(self._rows.jobs(self._window))
+        done_rows = self._pool.run(self._rows.requests(self._window))
         ends: dict[int, tuple[int, bool]] = {}
         try:
             with cancellable(self):
                 for done in done_rows:
                     made = self._rows.record(done)
-                    if isinstance(made, Job):
-                        self._pool.again(made)
-                        self._n_again += 1
+                    if isinstance(made, Request):
+                        self._pool.resubmit(made)
+                        self._n_resubmitted += 1
                         continue
                     self._count(made.record, made.error)
                     ends[done.id] = (made.row.end, made.error is not None)
@@ -156,8 +156,10 @@ class BatchWork:
             self._reporter.status("")
             self._reporter.detail(self._progress.summary(self._n_tokens))
             self._reporter.detail(self._pool.report)
-            if self._n_again:
-                self._reporter.detail(f"{counted(self._n_again, 'row')} had to be asked a second time, with more room")
+            if self._n_resubmitted:
+                self._reporter.detail(
+                    f"{counted(self._n_resubmitted, 'row')} had to be asked a second time, with more room"
+                )
 
     def _count(self, record: dict[str, Any], error: SlmError | None) -> None:
         if error is not None:

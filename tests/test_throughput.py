@@ -1,4 +1,4 @@
-"""The pace of a device: how it is measured, a little at a time, and when it is not."""
+"""The throughput of a device: how it is measured, a little at a time, and when it is not."""
 
 import io
 import json
@@ -12,8 +12,8 @@ from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from slmchat.catalog.library import Library
 from slmchat.catalog.registry import load as load_registry
 from slmchat.commands import first_run, models
-from slmchat.engine import kept_pace, native, pace
-from slmchat.engine.kept_pace import KeptPace
+from slmchat.engine import device_throughput, kept_throughput, native
+from slmchat.engine.kept_throughput import KeptThroughput
 from slmchat.engine.pace_points import LAYER, MODELS, MOST_SHRUNK, Point
 from slmchat.errors import ExitCode, SlmError
 from slmchat.models import device_fit, pull_plan
@@ -29,7 +29,9 @@ POINT = Point(100_000_000, 20_000, 4, 0.01)
 def _counted(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     """Processor time in ticks of 4 ms, of `share` of the time of one thread."""
     start = time.perf_counter()
-    monkeypatch.setattr(pace.time, "process_time", lambda: int((time.perf_counter() - start) * share * 250) / 250)
+    monkeypatch.setattr(
+        device_throughput.time, "process_time", lambda: int((time.perf_counter() - start) * share * 250) / 250
+    )
 
 
 @pytest.mark.real
@@ -39,8 +41,8 @@ class TestMeasuring:
     ) -> None:
         _counted(monkeypatch, 1.0)
         wanted = ["Q4_K long", LAYER, "Q4_K short"]
-        found = pace.measure(1, tmp_path, wanted, seconds=60)
-        found |= pace.measure(1, tmp_path, wanted[2:], seconds=60)
+        found = device_throughput.measure(1, tmp_path, wanted, seconds=60)
+        found |= device_throughput.measure(1, tmp_path, wanted[2:], seconds=60)
         assert set(found) == set(wanted)
         long, short = found["Q4_K long"], found["Q4_K short"]
         assert long.bytes > short.bytes > 1 << 25 and short.rows > long.rows
@@ -52,20 +54,20 @@ class TestMeasuring:
     ) -> None:
         _counted(monkeypatch, 0.5)
         with pytest.raises(SlmError, match="other programs keep the processor busy"):
-            pace.measure(1, tmp_path, [LAYER], seconds=60)
+            device_throughput.measure(1, tmp_path, [LAYER], seconds=60)
         assert list(tmp_path.iterdir()) == []
 
     def test_the_end_comes_inside_a_token(self, tmp_path: Path) -> None:
-        with pace._Deadline(600) as deadline:
-            with pace._opened(LAYER, tmp_path, 1, 1, deadline) as running:
+        with device_throughput._Deadline(600) as deadline:
+            with device_throughput._opened(LAYER, tmp_path, 1, 1, deadline) as running:
                 assert running is not None and running.token() is not None
                 deadline._ring()
                 assert running.token() is None
-            with pace._opened(LAYER, tmp_path, 1, 1, deadline) as running:
+            with device_throughput._opened(LAYER, tmp_path, 1, 1, deadline) as running:
                 assert running is None  # nor is another one loaded
 
     def test_too_little_time_finds_nothing_and_leaves_nothing(self, tmp_path: Path) -> None:
-        assert pace.measure(THREADS, tmp_path, seconds=0.001) == {}
+        assert device_throughput.measure(THREADS, tmp_path, seconds=0.001) == {}
         assert list(tmp_path.iterdir()) == []
 
 
@@ -78,9 +80,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         calls.append(tuple(wanted))
         return {calls[-1][0]: POINT}
 
-    monkeypatch.setattr(pace, "measure", measure)
-    monkeypatch.setattr(kept_pace.load, "others_running", lambda: 0)
-    monkeypatch.setattr(kept_pace.os, "cpu_count", lambda: THREADS)
+    monkeypatch.setattr(device_throughput, "measure", measure)
+    monkeypatch.setattr(kept_throughput.load, "others_running", lambda: 0)
+    monkeypatch.setattr(kept_throughput.os, "cpu_count", lambda: THREADS)
     return calls
 
 
@@ -90,10 +92,10 @@ class TestKept:
     ) -> None:
         file = tmp_path / "pace.json"
         for number in range(len(MODELS)):
-            kept = kept_pace.read(file, KEY)
+            kept = kept_throughput.read(file, KEY)
             assert kept.missing == MODELS[number:] and kept.may_go_on
-            kept_pace.go_on(kept, file, tmp_path / "cache")
-        kept = kept_pace.read(file, KEY)
+            kept_throughput.go_on(kept, file, tmp_path / "cache")
+        kept = kept_throughput.read(file, KEY)
         assert set(kept.points) == set(MODELS)
         assert not kept.may_go_on
         assert [len(wanted) for wanted in asked] == [7, 6, 5, 4, 3, 2, 1]
@@ -101,14 +103,14 @@ class TestKept:
     def test_a_busy_machine_is_left_alone(
         self, asked: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr(kept_pace.load, "others_running", lambda: 1)
+        monkeypatch.setattr(kept_throughput.load, "others_running", lambda: 1)
         file = tmp_path / "pace.json"
-        kept, told = kept_pace.go_on(KeptPace(KEY), file, tmp_path)
+        kept, told = kept_throughput.go_on(KeptThroughput(KEY), file, tmp_path)
         assert "busy" in told
         assert kept.may_go_on  # the look costs next to nothing
         assert asked == [] and not file.exists()
-        monkeypatch.setattr(kept_pace.os, "cpu_count", lambda: THREADS + 1)  # a processor for everyone
-        kept_pace.go_on(KeptPace(KEY), file, tmp_path)
+        monkeypatch.setattr(kept_throughput.os, "cpu_count", lambda: THREADS + 1)  # a processor for everyone
+        kept_throughput.go_on(KeptThroughput(KEY), file, tmp_path)
         assert len(asked) == 1
 
     def test_a_failure_is_remembered_for_an_hour(
@@ -118,15 +120,15 @@ class TestKept:
             raise SlmError("other programs keep the processor busy.", exit_code=ExitCode.BUG)
 
         file = tmp_path / "pace.json"
-        kept_pace.go_on(KeptPace(KEY), file, tmp_path)
-        monkeypatch.setattr(pace, "measure", fail)
-        _, told = kept_pace.go_on(kept_pace.read(file, KEY), file, tmp_path)
+        kept_throughput.go_on(KeptThroughput(KEY), file, tmp_path)
+        monkeypatch.setattr(device_throughput, "measure", fail)
+        _, told = kept_throughput.go_on(kept_throughput.read(file, KEY), file, tmp_path)
         assert "busy" in told
-        kept = kept_pace.read(file, KEY)
+        kept = kept_throughput.read(file, KEY)
         assert set(kept.points) == {MODELS[0]}  # what is known stays
         now = time.time()
         for later, may in ((0.0, False), (3500.0, False), (3700.0, True), (-100.0, True)):
-            monkeypatch.setattr(kept_pace.time, "time", lambda at=now + later: at)
+            monkeypatch.setattr(kept_throughput.time, "time", lambda at=now + later: at)
             assert kept.may_go_on is may, later
 
     def test_a_library_that_takes_the_process_down_does_so_once(
@@ -135,23 +137,23 @@ class TestKept:
         file = tmp_path / "pace.json"
 
         def crash(*_: object, **__: object) -> dict[str, Point]:
-            assert not kept_pace.read(file, KEY).may_go_on  # what the next command finds
+            assert not kept_throughput.read(file, KEY).may_go_on  # what the next command finds
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(pace, "measure", crash)
+        monkeypatch.setattr(device_throughput, "measure", crash)
         with pytest.raises(KeyboardInterrupt):
-            kept_pace.go_on(KeptPace(KEY), file, tmp_path)
+            kept_throughput.go_on(KeptThroughput(KEY), file, tmp_path)
 
     def test_a_slow_device_gets_smaller_models_and_then_some_rest(
         self, asked: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         shrunk: list[object] = []
-        monkeypatch.setattr(pace, "measure", lambda *_, **more: shrunk.append(more["shrunk"]) or {})
+        monkeypatch.setattr(device_throughput, "measure", lambda *_, **more: shrunk.append(more["shrunk"]) or {})
         file = tmp_path / "pace.json"
-        while kept_pace.read(file, KEY).may_go_on:
-            kept_pace.go_on(kept_pace.read(file, KEY), file, tmp_path)
+        while kept_throughput.read(file, KEY).may_go_on:
+            kept_throughput.go_on(kept_throughput.read(file, KEY), file, tmp_path)
         assert shrunk == [1, 2, MOST_SHRUNK]
-        assert kept_pace.read(file, KEY).shrunk == 1
+        assert kept_throughput.read(file, KEY).shrunk == 1
 
     @pytest.mark.parametrize(
         "content",
@@ -166,7 +168,7 @@ class TestKept:
     def test_a_damaged_file_counts_as_none(self, content: str, tmp_path: Path) -> None:
         file = tmp_path / "pace.json"
         file.write_text(content)
-        assert kept_pace.read(file, KEY) == KeptPace(KEY)
+        assert kept_throughput.read(file, KEY) == KeptThroughput(KEY)
 
     def test_another_library_is_measured_again(
         self, asked: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -178,11 +180,11 @@ class TestKept:
         (tmp_path / "other" / "libggml-cpu.so").write_bytes(b"for another processor")
         monkeypatch.setattr(native, "_library", None)  # as in a process that has loaded none
         monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path / "one"))
-        key = kept_pace.key_of(THREADS)
-        kept_pace.go_on(KeptPace(key), tmp_path / "pace.json", tmp_path)
-        assert kept_pace.read(tmp_path / "pace.json", kept_pace.key_of(THREADS)).points
+        key = kept_throughput.key_of(THREADS)
+        kept_throughput.go_on(KeptThroughput(key), tmp_path / "pace.json", tmp_path)
+        assert kept_throughput.read(tmp_path / "pace.json", kept_throughput.key_of(THREADS)).points
         monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path / "other"))
-        assert not kept_pace.read(tmp_path / "pace.json", kept_pace.key_of(THREADS)).points
+        assert not kept_throughput.read(tmp_path / "pace.json", kept_throughput.key_of(THREADS)).points
 
 
 class TestCommands:
@@ -201,11 +203,11 @@ class TestCommands:
         """What stood on stdout and stderr when a measurement began."""
         found: list[str] = []
 
-        def go_on(kept: KeptPace, file: Path, cache: Path) -> tuple[KeptPace, str]:
+        def go_on(kept: KeptThroughput, file: Path, cache: Path) -> tuple[KeptThroughput, str]:
             found.append(console.stdout.getvalue() + console.stderr.getvalue())  # type: ignore[attr-defined]
             return kept, ""
 
-        monkeypatch.setattr(kept_pace, "go_on", go_on)
+        monkeypatch.setattr(kept_throughput, "go_on", go_on)
         return found
 
     def test_show_and_list_measure_when_all_is_written(

@@ -14,12 +14,12 @@ from slmchat.engine.api import SessionSettings
 from slmchat.engine.llama import LlamaEngine
 
 
-class Cancelled(Exception):
+class GivenUp(Exception):
     """The measurement was given up."""
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Workload:
     """What is evaluated: `n_prompt` tokens as a prompt, then `n_generated` one by one."""
 
     n_prompt: int
@@ -27,7 +27,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class WorkloadTimes:
     """Seconds for the prompt and for the tokens one by one."""
 
     prompt_s: float
@@ -38,12 +38,12 @@ def measure(
     engine: LlamaEngine,
     settings: SessionSettings,
     tokens: Sequence[int],
-    work: Work,
+    work: Workload,
     is_cancelled: Callable[[], bool],
-) -> Measured:
+) -> WorkloadTimes:
     """Evaluate the first tokens of `tokens` (at least two more than the work takes) with these settings.
 
-    The first batch of a context allocates and is not counted. Raises `Cancelled`, and `SlmError` (NO_FIT).
+    The first batch of a context allocates and is not counted. Raises `GivenUp`, and `SlmError` (NO_FIT).
     """
     n_ctx = work.n_prompt + work.n_generated + 2
     context = engine.open_context(replace(settings, n_ctx=n_ctx), is_cancelled)
@@ -58,12 +58,12 @@ def measure(
         read = time.perf_counter()
         for token in tokens[work.n_prompt : work.n_prompt + work.n_generated]:
             if is_cancelled():
-                raise Cancelled
+                raise GivenUp
             context.evaluate_one(token)
             context.logits(-1)
         done = time.perf_counter()
         if is_cancelled():
-            raise Cancelled
-        return Measured(read - start, done - read)
+            raise GivenUp
+        return WorkloadTimes(read - start, done - read)
     finally:
         context.close()

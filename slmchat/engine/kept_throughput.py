@@ -1,7 +1,8 @@
-"""What has been measured of the pace of this device, kept in a file and completed a little at a time.
+"""What has been measured of the throughput of this device, kept in a file and completed a little at a time.
 
 Knows: what a measurement depends on, how much of it a command may do, when not to begin: another program computes, or
-the last attempt failed less than an hour ago. Refuses to know: what is done with it, how a token is timed (pace.py).
+the last attempt failed less than an hour ago. Refuses to know: what is done with it, how a token is timed
+(device_throughput.py).
 
 All of it takes half a second on a quiet device and longer on others. No command makes a person wait for that: each
 measures for at most `SLICE_S`, keeps what it has, and the next one goes on.
@@ -30,7 +31,7 @@ _FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
-class KeptPace:
+class KeptThroughput:
     """What has been measured so far. `shrunk`: the models had to be so many times smaller to be done in time.
 
     `failed_at`: seconds since 1970 of the last attempt that failed, None when the last one did not.
@@ -58,7 +59,7 @@ class KeptPace:
 
 
 def key_of(chosen_threads: int | None) -> dict[str, Any]:
-    """What the pace depends on: another processor, library or number of threads is measured again."""
+    """What the throughput depends on: another processor, library or number of threads is measured again."""
     try:
         library = list(native.build())
     except (SlmError, OSError):  # there is none; whoever measures is told
@@ -72,21 +73,21 @@ def key_of(chosen_threads: int | None) -> dict[str, Any]:
     }
 
 
-def read(file: Path, key: Mapping[str, Any]) -> KeptPace:
+def read(file: Path, key: Mapping[str, Any]) -> KeptThroughput:
     """What the file keeps for this key; nothing when there is none, when it is damaged or keeps another key."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         if found["key"] != key:
-            return KeptPace(key)
+            return KeptThroughput(key)
         failed_at = found["failed_at"]
-        return KeptPace(
+        return KeptThroughput(
             key,
             {name: _point(found["points"][name]) for name in MODELS if name in found["points"]},
             min(MOST_SHRUNK, max(1, int(found["shrunk"]))),
             None if failed_at is None else float(failed_at),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged: it is measured again
-        return KeptPace(key)
+        return KeptThroughput(key)
 
 
 def _point(found: Mapping[str, Any]) -> Point:
@@ -96,7 +97,7 @@ def _point(found: Mapping[str, Any]) -> Point:
     return point
 
 
-def go_on(kept: KeptPace, file: Path, cache: Path) -> tuple[KeptPace, str]:
+def go_on(kept: KeptThroughput, file: Path, cache: Path) -> tuple[KeptThroughput, str]:
     """Measure a little more, for at most `SLICE_S`, and keep it in `file`; what is known now, and a sentence about it.
 
     Nothing is measured while other programs want the processors that it needs. A failure is kept too. Temporary files
@@ -105,13 +106,13 @@ def go_on(kept: KeptPace, file: Path, cache: Path) -> tuple[KeptPace, str]:
     others, processors = load.others_running(), os.cpu_count() or 1
     if others is not None and others + kept.threads > processors:
         return kept, "the speed of this device is not measured now: other programs keep the processor busy."
-    from slmchat.engine import pace  # with all of llama.cpp
+    from slmchat.engine import device_throughput  # with all of llama.cpp
 
     # kept before it is tried: a library that takes the process down must not do so at every command
     _write(replace(kept, failed_at=time.time()), file)
     try:
         make_private(cache)
-        found = pace.measure(kept.threads, cache, kept.missing, seconds=SLICE_S, shrunk=kept.shrunk)
+        found = device_throughput.measure(kept.threads, cache, kept.missing, seconds=SLICE_S, shrunk=kept.shrunk)
     except (SlmError, OSError) as error:
         now = replace(kept, failed_at=time.time(), shrunk=1)
         told = f"the speed of this device could not be measured; slm tries again in an hour: {error}"
@@ -122,11 +123,11 @@ def go_on(kept: KeptPace, file: Path, cache: Path) -> tuple[KeptPace, str]:
     return now, told
 
 
-def _write(kept: KeptPace, file: Path) -> None:
+def _write(kept: KeptThroughput, file: Path) -> None:
     write_private(file, json.dumps(asdict(kept), indent=2).encode())
 
 
-def _with(kept: KeptPace, found: Mapping[str, Point]) -> KeptPace:
+def _with(kept: KeptThroughput, found: Mapping[str, Point]) -> KeptThroughput:
     """With what a slice found. One that found nothing was too short for this device: smaller models come next."""
     if found:
         return replace(kept, points={**kept.points, **found}, failed_at=None)

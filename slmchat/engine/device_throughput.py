@@ -1,7 +1,7 @@
 """How fast this device generates, measured with llama.cpp itself on models of zeros, a few of them at a time.
 
 Knows: which models of zeros tell most, how to time single tokens on them, and how to stop in the middle of one when
-the time is over. Refuses to know: real models, where the result is kept (kept_pace.py), the
+the time is over. Refuses to know: real models, where the result is kept (kept_throughput.py), the
 equations that make rates of the times (fit/speed.py).
 
 A copy loop in Python tells the memory bandwidth of a large block; what a token costs also depends on llama.cpp's
