@@ -499,3 +499,28 @@ def test_behind_the_seal_of_private_it_is_tried_as_well(tiny: Path, home: Path, 
     done = run_slm("run", "--private", "-m", tiny, "-n", "2", "hi", home=home, env=env)
     assert done.code == 0, done.err
     assert "that works" in done.err
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("what", "fault"), [(planted.CRASHES, "crashes (SIGSEGV)"), (planted.HANGS, "hangs while it is loaded")]
+)
+def test_a_library_that_ends_whoever_loads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, fault: str
+) -> None:
+    for name, value in planted.plant_at_load(tmp_path / "library", what).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(self_test, "_SECONDS", 4.0)  # half of them are for the processor
+    verdict = self_test.try_library(1)
+    assert (verdict.is_broken, verdict.fault) == (True, fault)
+
+
+@pytest.mark.real
+def test_commands_survive_a_library_that_nobody_can_load(tmp_path: Path, home: Path) -> None:
+    model = write_tiny_llama(tmp_path / "tiny.gguf", chat_template=CHATML_TEMPLATE)
+    env = planted.plant_at_load(tmp_path / "library", planted.CRASHES)
+    run = run_slm("run", "-m", model, "Hi", home=home, env=env)
+    assert run.code == ExitCode.BUG and "llama.cpp crashes (SIGSEGV) on this machine" in run.err
+    assert run_slm("show", model, home=home, env=env).code == ExitCode.DONE
+    doctor = run_slm("doctor", home=home, env=env)
+    assert doctor.code == ExitCode.WRONG and "unset LLAMA_CPP_LIB_PATH" in doctor.out
