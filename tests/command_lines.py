@@ -7,7 +7,10 @@ import functools
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
+
+import typer
 
 from slmchat import cli
 
@@ -50,8 +53,9 @@ def understood(words: list[str]) -> str:
         name, *words = words
         path.append(name)
         command = command.commands[name]
-    with command.make_context(path[-1] if path else "slm", words, parent=context):
-        return " ".join(path)
+    with suppress(typer.Exit), command.make_context(path[-1] if path else "slm", words, parent=context):
+        pass  # `--help` and `--version` answer while they are read
+    return " ".join(path)
 
 
 def options() -> set[str]:

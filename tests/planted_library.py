@@ -65,13 +65,18 @@ COMPUTES_WRONGLY = "found[i] *= i % 4 ? 1.0f : 0.2f"
 COMPUTES_NAN = "found[i] = i ? found[i] : NAN"
 
 
+def _compiler() -> str:
+    compiler = shutil.which("cc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("no C compiler here (cc), or no Linux: no library can be planted")
+    return compiler
+
+
 def plant(directory: Path, when: str, what: str) -> dict[str, str]:
     """Compile a library into `directory` that does `what` `when`; the environment with which slm uses it."""
     from slmchat.engine import native
 
-    compiler = shutil.which("cc")
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("no C compiler here (cc), or no Linux: no library can be planted")
+    compiler = _compiler()
     api = native.bindings()
     real = Path(api._lib._name)
     directory.mkdir(parents=True, exist_ok=True)
@@ -103,4 +108,14 @@ def plant(directory: Path, when: str, what: str) -> dict[str, str]:
         check=False,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
+    return {"LLAMA_CPP_LIB_PATH": str(directory), "SLM_VERDICTS": str(directory / "verdicts")}
+
+
+def plant_at_load(directory: Path, what: str) -> dict[str, str]:
+    """A library that does this as soon as a process loads it; the environment that puts it into use."""
+    compiler = _compiler()
+    directory.mkdir()
+    source = directory / "planted.c"
+    source.write_text(f"#include <signal.h>\n__attribute__((constructor)) static void load(void) {{ {what}; }}\n")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", directory / "libllama.so", source], check=True)
     return {"LLAMA_CPP_LIB_PATH": str(directory), "SLM_VERDICTS": str(directory / "verdicts")}

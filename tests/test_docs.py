@@ -221,7 +221,7 @@ def test_the_changelog_knows_this_version() -> None:
 
 
 # Parts of docs/privacy.md that promise nothing: who is meant, what is not protected, and the table of tests itself.
-NO_PROMISES = {"Who is kept from what", "What is not protected", "Which test holds which claim"}
+NO_PROMISES = {"What the seal protects you from", "What is not protected", "Which test holds which claim"}
 
 
 def test_every_claim_about_privacy_names_a_test_that_exists() -> None:

@@ -137,7 +137,7 @@ def test_show_finds_out_once(
 ) -> None:
     resolved = settings.load({"SLM_HOME": str(tmp_path / "home")})
     monkeypatch.setattr(registry, "_built_in", lambda: pytest.fail("the catalog was parsed"))
-    monkeypatch.setattr(models.fitting.ForDevice, "measure_more", lambda self: None)
+    monkeypatch.setattr(models.device_fit.ForDevice, "measure_more", lambda self: None)
     told = []
     for _ in range(2):
         assert models.show(str(model), resolved, Console(), is_json=True) is ExitCode.DONE

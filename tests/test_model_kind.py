@@ -133,11 +133,15 @@ def _said(path: Path) -> str:
 
 @pytest.mark.real
 def test_the_library_knows_these_architectures_and_no_other(tmp_path: Path) -> None:
+    from slmchat.engine import native
+
     file = tmp_path / "x.gguf"
+    # the prebuilt library is a few builds older; what it lacks is the same sentence when it is loaded
+    newer = {"glm5-next"} if native.library().is_extension else set()
     for name in [*sorted(architectures.KNOWN), *sorted(architectures.IMAGE), "whisper", "controlvector"]:
         file.write_bytes(gguf(of(name), WEIGHTS, data_bytes=256))
         is_known = "unknown model architecture" not in _said(file)
-        assert is_known == (name in architectures.KNOWN), name
+        assert is_known == (name in architectures.KNOWN - newer), name
 
 
 # Values in a header

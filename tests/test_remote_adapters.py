@@ -111,7 +111,7 @@ def test_none_holds_for_a_session_opened_later(server: EndpointServer, tmp_path:
     settings = settings_module.load({"SLM_HOME": str(tmp_path)})
     engine = model.start(GenerationOptions(), settings).engine()
     none = model.without_adapters()
-    for chosen in (none, none, model.laid(["haiku"], settings, none)):
+    for chosen in (none, none, model.with_adapters(["haiku"], settings, none)):
         session = engine.open_session(SessionSettings(1, 1, 1, adapters=chosen))
         list(session.generate(PROMPT, SamplerSettings(), Limits()))
         session.close()

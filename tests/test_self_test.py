@@ -19,6 +19,7 @@ from slmchat.engine.api import SessionSettings
 from slmchat.engine.library import LibraryKind
 from slmchat.engine.limits import ALL, FEATURES, LEAST, Attempt, EngineLimits, SelfTestVerdict
 from slmchat.engine.self_test import Ending, step_down
+from slmchat.engine.throughput import Workload
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.memory import Load, memory
 from slmchat.fit.shape import shape_of
@@ -157,7 +158,7 @@ def test_a_session_is_kept_within_the_limits() -> None:
 
 def test_tune_does_not_compare_what_is_forbidden() -> None:
     usual = LEAST.session(SessionSettings(512, 4, 4))
-    work = autotune.Work(2, 2)
+    work = Workload(2, 2)
     others = ({"flash_attention": True}, {"flash_attention": False}, {"kv_type": "q8_0"}, {"threads": 2})
     group = autotune.Group("all", others, work, lambda found: found.prompt_s)
     assert autotune.allowed(group, usual, LEAST).others == ({"flash_attention": False},)
@@ -500,3 +501,28 @@ def test_behind_the_seal_of_private_it_is_tried_as_well(tiny: Path, home: Path, 
     done = run_slm("run", "--private", "-m", tiny, "-n", "2", "hi", home=home, env=env)
     assert done.code == 0, done.err
     assert "that works" in done.err
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("what", "fault"), [(planted.CRASHES, "crashes (SIGSEGV)"), (planted.HANGS, "hangs while it is loaded")]
+)
+def test_a_library_that_ends_whoever_loads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, fault: str
+) -> None:
+    for name, value in planted.plant_at_load(tmp_path / "library", what).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(self_test, "_SECONDS", 4.0)  # half of them are for the processor
+    verdict = self_test.try_library(1)
+    assert (verdict.is_broken, verdict.fault) == (True, fault)
+
+
+@pytest.mark.real
+def test_commands_survive_a_library_that_nobody_can_load(tmp_path: Path, home: Path) -> None:
+    model = write_tiny_llama(tmp_path / "tiny.gguf", chat_template=CHATML_TEMPLATE)
+    env = planted.plant_at_load(tmp_path / "library", planted.CRASHES)
+    run = run_slm("run", "-m", model, "Hi", home=home, env=env)
+    assert run.code == ExitCode.BUG and "llama.cpp crashes (SIGSEGV) on this machine" in run.err
+    assert run_slm("show", model, home=home, env=env).code == ExitCode.DONE
+    doctor = run_slm("doctor", home=home, env=env)
+    assert doctor.code == ExitCode.WRONG and "unset LLAMA_CPP_LIB_PATH" in doctor.out

@@ -14,7 +14,7 @@ from slmchat.catalog.registry import load as load_registry
 from slmchat.commands import first_run, models
 from slmchat.engine import device_throughput, kept_throughput, native
 from slmchat.engine.kept_throughput import KeptThroughput
-from slmchat.engine.pace_points import LAYER, MODELS, MOST_SHRUNK, Point
+from slmchat.engine.throughput_points import LAYER, MODELS, MOST_SHRUNK, Point
 from slmchat.errors import ExitCode, SlmError
 from slmchat.models import device_fit, pull_plan
 from slmchat.options import PullOptions

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from slmchat.diagnostics.findings import Check, Finding, fine, note, wrong
 from slmchat.engine.devices import ComputeDevice
-from slmchat.engine.library import NativeLibrary, build_command, reinstall_command
+from slmchat.engine.library import LibraryKind, NativeLibrary, build_command, mending_command, reinstall_command
 from slmchat.engine.limits import SelfTestVerdict
 from slmchat.errors import SlmError
 from slmchat.hardware import Device, compilers
@@ -117,7 +117,10 @@ def _self_test(facts: Facts) -> Iterator[Finding]:
     found = facts.self_test
     if found is None:
         return
-    mend = f"the prebuilt library: {reinstall_command()}; or a build of your own: {rebuild(facts)}"
+    if facts.library is not None and facts.library.kind is LibraryKind.EXPLICIT:
+        mend = mending_command(facts.library)
+    else:
+        mend = f"the prebuilt library: {reinstall_command()}; or a build of your own: {rebuild(facts)}"
     steps = "; ".join(f"{attempt.in_words()}: {attempt.fault or 'works'}" for attempt in found.attempts)
     if found.is_broken:
         yield wrong(f"llama.cpp {found.fault}, even with its most careful settings", "nothing can be answered", mend)

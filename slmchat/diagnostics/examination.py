@@ -34,13 +34,15 @@ def device_facts(settings: Settings) -> device_checks.Facts:
     from slmchat.hardware.graphics import graphics
     from slmchat.privacy import seal
 
-    used, fault = None, None
+    used, fault, self_test, features = None, None, None, None
+    compute: tuple[devices.ComputeDevice, ...] = ()
     try:
         used = native.library()
         self_test = verdicts.tried(verdicts.directory(settings.paths.cache)).verdict
-        features, compute = devices.build_features(), devices.devices()
+        if not self_test.is_broken:  # what ends the child ends this process as well
+            features, compute = devices.build_features(), devices.devices()
     except SlmError as error:  # the library's check says so
-        self_test, features, compute, fault = None, None, (), error
+        fault = error
     return device_checks.Facts(
         device=hardware.device(settings.paths.models),
         graphics=graphics(),

@@ -24,7 +24,7 @@ from typing import Any
 
 from slmchat.engine import crash_report, native, tiny_model, verdicts
 from slmchat.engine.callbacks import guarded
-from slmchat.engine.pace_points import LAYER, MODELS, Point
+from slmchat.engine.throughput_points import LAYER, MODELS, Point
 from slmchat.engine.tiny_model import WeightType
 from slmchat.errors import ExitCode, SlmError
 
@@ -179,8 +179,10 @@ def _opened(name: str, place: Path, threads: int, shrunk: int, deadline: _Deadli
         embedding, layers = (_SHORT, short_layers) if length == "short" else (_LONG, long_layers)
         layers = max(1, layers // shrunk)
         size, rows = tiny_model.write_llama(file, [kind] * layers, embedding=embedding, feed_forward=4 * embedding)
-    api = native.bindings()
-    limits = verdicts.library().verdict.limits
+    verdict = verdicts.library().verdict  # before this process loads what may end it
+    if verdict.is_broken:
+        raise SlmError(f"llama.cpp {verdict.fault} on this machine.", exit_code=ExitCode.BUG)
+    api, limits = native.bindings(), verdict.limits
     params = api.llama_model_default_params()
     params.n_gpu_layers = 0
     if native.has_gpu_backend():

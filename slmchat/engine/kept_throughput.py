@@ -18,7 +18,7 @@ from typing import Any
 
 from slmchat import hardware
 from slmchat.engine import native, threads
-from slmchat.engine.pace_points import MODELS, MOST_SHRUNK, Point
+from slmchat.engine.throughput_points import MODELS, MOST_SHRUNK, Point
 from slmchat.errors import SlmError
 from slmchat.hardware import load
 from slmchat.private_files import make_private, write_private

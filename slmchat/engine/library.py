@@ -143,6 +143,12 @@ def at(path: Path) -> NativeLibrary:
     return known[0] if known else NativeLibrary(path, LibraryKind.EXPLICIT, "")
 
 
+def packages() -> Path | None:
+    """The directory that llama-cpp-python is installed in; None when it is not."""
+    folder = _folder("llama_cpp")
+    return folder.parent if folder else None
+
+
 def declared_version() -> str:
     """The version of llama-cpp-python, whose declarations are used with every library; empty when it tells none."""
     folder = _folder("llama_cpp")

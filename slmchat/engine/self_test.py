@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from slmchat.engine import native, self_test_model
+from slmchat.engine import library, native, self_test_model
 from slmchat.engine.limits import ALL, FEATURES, HANGS, LEAST, Attempt, EngineLimits, SelfTestVerdict
 
 # Tokens of the prompt: more than two tiles of AMX (mmq.cpp: TILE_M * 2 = 32) with a part of a third, past the block of
@@ -235,7 +235,8 @@ def _runner(model: Path, threads: int, tokens: tuple[int, int], seconds: float) 
 
 @dataclass(slots=True)
 class _Heard:
-    is_started: bool = False
+    has_begun: bool = False
+    is_loaded: bool = False
     error: str = ""
     rows: list[Sequence[float]] = field(default_factory=list)
 
@@ -245,8 +246,8 @@ def in_child(job: str, seconds: float) -> Ending:
     program = interpreter()
     if program is None:
         return Ending(fault="no Python can be started from this program", is_foreign=True)
-    api = native.bindings()
-    roots = [str(Path(__file__).parents[2]), str(Path(api.__file__ or "").parents[1]), *sys.path]
+    # the child loads the library first: it may be one that ends, or holds up, whoever loads it
+    roots = [str(Path(__file__).parents[2]), str(library.packages() or ""), *sys.path]
     try:
         done = subprocess.run(
             [program, "-I", "-S", "-c", _CHILD, json.dumps([root for root in roots if root])],
@@ -265,9 +266,11 @@ def in_child(job: str, seconds: float) -> Ending:
     except OSError as error:
         return Ending(fault=f"no process can be started: {error.strerror}", is_foreign=True)
     heard = _heard(out)
-    if not heard.is_started:
+    if not heard.has_begun or (heard.error and not heard.is_loaded):  # a library that is refused is told by whom it is
         return Ending(fault=heard.error or ending or "the child did not start", is_foreign=True)
     fault = heard.error or ending
+    if ending == HANGS and not heard.is_loaded:
+        fault = "hangs while it is loaded"
     return Ending(tuple(heard.rows), fault, is_foreign=any(name in fault for name in _FOREIGN))
 
 
@@ -299,7 +302,8 @@ def _heard(out: bytes) -> _Heard:
         except ValueError:
             continue
         if isinstance(answer, dict):
-            heard.is_started = heard.is_started or "library" in answer
+            heard.has_begun = heard.has_begun or "begins" in answer
+            heard.is_loaded = heard.is_loaded or "library" in answer
             heard.error = heard.error or str(answer.get("error", ""))
             if isinstance(answer.get("logits"), list):
                 heard.rows.append(answer["logits"])

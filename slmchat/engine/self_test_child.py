@@ -32,6 +32,7 @@ def main() -> None:
     job = json.loads(sys.stdin.readline())
     _be_quiet(job["seconds"])
     try:
+        _tell(begins=True)
         api = native.bindings()
         _tell(library=str(api._lib._name))
         for run in job["runs"]:

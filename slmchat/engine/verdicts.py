@@ -63,18 +63,18 @@ def directory(cache: Path) -> Path:
     return Path(os.environ.get(PLACE) or cache / "engine")
 
 
-def library(place: Path | None = None, *, is_forced: bool = False) -> KnownVerdict:
+def library(place: Path | None = None, *, is_forced: bool = False, is_wanted: bool = False) -> KnownVerdict:
     """What works of the library in use: known in this process, kept in `place`, or tried now.
 
     Asked first with the place; later callers need not name it. Without one, or where it cannot be written (a home that
-    is read-only, `--private`), the verdict lasts as long as the process. `is_forced`: try it, whatever is known. Raises
-    `SlmError` without llama.cpp.
+    is read-only, `--private`), the verdict lasts as long as the process. `is_forced`: try it, whatever is known.
+    `is_wanted`: try it where nothing is known, also if it need not be. Raises `SlmError` without llama.cpp.
     """
     global _known, _directory
     with _lock:
         _directory = place or _directory
         if _known is None or is_forced:
-            _known = _found(_directory, is_forced=is_forced)
+            _known = _found(_directory, is_forced=is_forced, is_wanted=is_wanted)
         return _known
 
 
@@ -89,7 +89,7 @@ def expected(place: Path) -> EngineLimits:
 
 def tried(place: Path) -> KnownVerdict:
     """As `library`, and tried now if it has not been: for whoever wants to know."""
-    known = library(place)
+    known = library(place, is_wanted=True)
     return known if known.is_tried else library(place, is_forced=True)
 
 
@@ -116,12 +116,12 @@ def of_model(model: Path) -> SelfTestVerdict | None:
     return None if _directory is None else _read(_file(_directory, model), lambda: _model_key(model))
 
 
-def _found(place: Path | None, *, is_forced: bool) -> KnownVerdict:
+def _found(place: Path | None, *, is_forced: bool, is_wanted: bool) -> KnownVerdict:
     file = None if place is None else _file(place, native.library().path)
     kept = _read(file, _library_key) if file is not None and not is_forced else None
     if kept is not None:
         return KnownVerdict(kept, is_tried=True)
-    if not is_forced and not _is_needed():
+    if not (is_forced or is_wanted or _is_needed()):
         return KnownVerdict(SelfTestVerdict())
     from slmchat.engine import self_test  # and what starts processes: not for every run
 

@@ -32,8 +32,9 @@ def seal(settings: Settings, *, configures: bool = False, writable: Sequence[Pat
     closing = Seal(is_required=settings.is_offline, writable=(*own, *writable))
     closing.close_network()
     if native.has_gpu_backend():
-        verdicts.library(found_out)  # its child needs local sockets as well
-        native.start_devices()
+        known = verdicts.library(found_out)  # its child needs local sockets as well
+        if not known.verdict.is_broken:
+            native.start_devices()
     closing.close_local()
     if settings.is_private:
         from slmchat.privacy import dumps

@@ -122,7 +122,7 @@ import json, sys
 sys.path.insert(0, {str(programs.ROOT)!r})
 from pathlib import Path
 from slmchat.engine import throughput
-from slmchat.engine.pace_points import MODELS
+from slmchat.engine.throughput_points import MODELS
 from dataclasses import astuple
 found = {{}}
 while len(found) < len(MODELS):

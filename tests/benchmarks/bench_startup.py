@@ -35,7 +35,15 @@ def measure(repeat: int) -> list[Target]:
     found = [Target("slm --version", 90, seconds, raw, False, "ms")]
     if sys.platform == "linux":
         found += [*(_until_loading(model, repeat) for model in programs.MODELS), *_with_a_full_home(repeat)]
-    return found
+    return [*found, *(_showing(model, repeat) for model in programs.MODELS)]
+
+
+def _showing(model: str, repeat: int) -> Target:
+    """`slm show`, when what it finds out has been kept. With --private the pace of the device is not measured."""
+    command = [*programs.SLM, "show", model]
+    programs.run(command)
+    taken = [programs.run([*command, "--private"]).seconds * 1000 for _ in rounds(repeat)]
+    return Target(f"{model}: slm show", 300, taken, {"slm show ms": taken}, False, "ms")
 
 
 def _until_loading(model: str, repeat: int) -> Target:
