@@ -49,10 +49,8 @@ def option(
     `is_count`: how many times it was given. `is_destination`: the answer goes there instead of to stdout.
     """
     limits = {} if within is None else {"min": within.low, "max": within.high}
-    told: dict[str, Any] = {"help": help, "metavar": metavar, "rich_help_panel": str(group), **limits}
-    if is_count:
-        told["count"] = True
-    return _field(default, {"flags": flags, "is_destination": is_destination, "typer": told})
+    told = {"help": help, "metavar": metavar, "group": group, "is_count": is_count, "is_destination": is_destination}
+    return _field(default, {"flags": flags, **told, **limits})
 
 
 def range_of(item: "Field[Any]") -> Range | None:
@@ -76,7 +74,7 @@ _REQUIRED: Any = object()
 
 def argument(metavar: str, help: str = "", default: Any = _REQUIRED) -> Any:
     """A field that stands on the command line without a flag."""
-    return _field(default, {"flags": (), "is_destination": False, "typer": {"help": help, "metavar": metavar}})
+    return _field(default, {"flags": (), "help": help, "metavar": metavar, "is_destination": False})
 
 
 def _field(default: Any, metadata: dict[str, Any]) -> Any:

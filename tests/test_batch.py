@@ -418,7 +418,7 @@ class TestProgram:
         self, slm: Callable[..., Outcome], tiny: Path, arguments: list[str], stdin: str, says: str
     ) -> None:
         done = slm(*_arguments(tiny), *arguments, stdin=stdin)
-        assert (done.code, done.out, done.err) == (0, "", f"slm: {says}: nothing was done.\n")
+        assert (done.code, done.out, done.err) == (0, "", f"slm: warning: {says}: nothing was done.\n")
 
     def test_what_powershell_writes(self, slm: Callable[..., Outcome], tiny: Path) -> None:
         done = slm(*_arguments(tiny), stdin="\ufeffcaf\u00e9\r\n\U0001f600\r\n".encode("utf-16-le"))

@@ -412,7 +412,9 @@ class TestCommand:
         done = slm(*_fill(qwen, "--infill", f"{file}:400", "--ctx", "256", "--json"))
         answer = json.loads(done.out)
         assert done.code == 0
-        assert done.err.startswith("slm: left out, to fit a context window of 256 tokens (a larger one: --ctx N): ")
+        assert done.err.startswith(
+            "slm: warning: left out, to fit a context window of 256 tokens (a larger one: --ctx N): "
+        )
         assert [text.split()[1] for text in answer["infill"]["left_out"]] == ["first", "last"]
         assert 150 < answer["usage"]["prompt_tokens"] <= 250
         assert answer["infill"]["prefix_characters"] > answer["infill"]["suffix_characters"] > 0

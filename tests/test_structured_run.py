@@ -224,7 +224,7 @@ class TestRun:
             assert (done.code, done.out) == (8, "")
             first, second, hint = done.err.splitlines()
             assert "trying once more" in first
-            assert second.startswith("slm: the answer is not what was asked for: it was cut off")
+            assert second.startswith("slm: warning: the answer is not what was asked for: it was cut off")
             assert hint.startswith("hint: ")
 
     @pytest.mark.parametrize(

@@ -169,9 +169,15 @@ def _default(item: "Field[Any]") -> Any:
 
 
 def _annotation(item: "Field[Any]") -> Any:
-    flags, told = item.metadata["flags"], item.metadata["typer"]
-    made = typer.Option(*flags, show_default=False, **told) if flags else typer.Argument(show_default=False, **told)
-    return Annotated[item.type, made]
+    told = item.metadata
+    shared: dict[str, Any] = {"help": told["help"], "metavar": told["metavar"], "show_default": False}
+    if not told["flags"]:
+        return Annotated[item.type, typer.Argument(**shared)]
+    shared |= {name: told[name] for name in ("min", "max") if name in told}
+    shared["rich_help_panel"] = told["group"]  # where help_pages.py finds it
+    if told["is_count"]:
+        shared["count"] = True
+    return Annotated[item.type, typer.Option(*told["flags"], **shared)]
 
 
 def _check_text(records: Iterable[Any]) -> None:
@@ -182,7 +188,7 @@ def _check_text(records: Iterable[Any]) -> None:
     for record in records:
         for item in fields(record):
             flags = item.metadata["flags"]
-            if flags and _FILE.search(item.metadata["typer"]["metavar"] or ""):
+            if flags and _FILE.search(item.metadata["metavar"] or ""):
                 continue
             value = getattr(record, item.name)
             for text in value if isinstance(value, list) else [value]:
