@@ -617,7 +617,8 @@ def run_cli(arguments: Sequence[str]) -> int:
     """Run one command line; the exit code. Every error ends here as a sentence on stderr, never as a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="replace")
+            # with PYTHONUNBUFFERED, usual in containers, each token would be a write: lines of two programs would mix
+            stream.reconfigure(encoding="utf-8", errors="replace", write_through=False)
     console = Console()
     try:
         return int(_app_for(arguments)(list(arguments), prog_name="slm", standalone_mode=False) or 0)
