@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -77,6 +79,31 @@ def test_whole_lines_go_into_a_pipe() -> None:
     view.close()
     console.write("\n")
     assert out.sent == ["one line\n", "another\n\n", "last\n"]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_whole_lines_go_out_also_where_python_is_not_to_buffer(unbuffered: str) -> None:
+    """As in many container images."""
+    script = """
+import sys
+from slmchat import cli
+from slmchat.terminal.console import Console
+cli.run_cli(["--version"])
+Console().write("half")
+print("written", file=sys.stderr, flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    ) as process:  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        assert process.stderr.readline() == b"written\n"
+        written = os.read(process.stdout.fileno(), 1000)
+        process.stdin.close()
+        assert (written.count(b"\n"), b"half" in written, process.stdout.read()) == (1, False, b"half")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ has named; the current directory and the system's temporary one are not.
 """
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,15 +27,12 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/tty")
 # What drivers open for writing: NVIDIA, DRI (Intel, AMD, Mesa), AMD compute, WSL, Mali, Adreno, Apple on Asahi by DRI.
 _GPU_PATTERNS = ("nvidia*", "nvidia-caps/*", "dri", "kfd", "dxg", "mali*", "kgsl*")
 
-# What shells and sessions run when they start, below the home directory.
-_START_UP = frozenset(
-    {
-        *(".bashrc", ".bash_profile", ".bash_login", ".bash_logout", ".bash_aliases", ".profile", ".kshrc", ".cshrc"),
-        *(".tcshrc", ".login", ".logout", ".zshrc", ".zshenv", ".zprofile", ".zlogin", ".zlogout", ".xprofile"),
-        *(".xinitrc", ".xsession", ".xsessionrc", ".pam_environment", ".vimrc", ".exrc", ".emacs", ".gitconfig"),
-        *(".ssh", ".config/fish", ".config/autostart", ".config/systemd", ".config/git", ".config/environment.d"),
-    }
+# What shells, sessions and tools read when they start, below the home directory: whatever is in a hidden directory
+# (~/.config, ~/.vim, ~/.local), hidden files that are called so, and what other systems have in plain sight.
+_START_UP_FILE = re.compile(
+    r"\.([\w.-]*(rc|profile|login|logout|env|environment|aliases|init|conf|config|session)|emacs|crontab)"
 )
+_START_UP = ("library/launchagents", "documents/powershell", "documents/windowspowershell", "appdata/roaming/microsoft")
 
 # A named directory with more directories than this is not one for exports, and takes too long to look through.
 _MOST_DIRECTORIES = 1000
@@ -124,16 +122,25 @@ def check_file(file: Path, named_by: str) -> None:
     place = Path(os.path.realpath(file))
     around = _code_around(place)
     home = _home()
+    if around is None and place.parent in _path_places():
+        around = f"the programs of your PATH ({place.parent})"
     if around is None and home is not None and place.is_relative_to(home):
-        name = place.relative_to(home).as_posix()
-        started = next((one for one in _START_UP if _is_at(name, one)), None)
-        around = started and f"what starts with your shell or session (~/{started})"
+        started = _started(place.relative_to(home))
+        around = started and f"what starts with your shell, session or tools (~/{started})"
     if around is not None:
         raise SlmError(
             f"{named_by}: {place} is among {around}, and would run without being asked; slm does not write there.",
             hint=f"{named_by} elsewhere; read it, then move it yourself",
             exit_code=ExitCode.USAGE,
         )
+
+
+def _started(name: Path) -> str | None:
+    """What of the home directory this file (relative to it) is or lies in, if that is read unasked by some program."""
+    first, folded = name.parts[0], name.as_posix().casefold()  # some file systems do not tell .BASHRC from .bashrc
+    if first.startswith(".") and (len(name.parts) > 1 or _START_UP_FILE.fullmatch(folded)):
+        return first
+    return next((one for one in _START_UP if _is_at(folded, one)), None)
 
 
 def _is_at(name: str, place: str) -> bool:

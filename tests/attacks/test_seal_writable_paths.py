@@ -12,7 +12,6 @@ from slmchat.privacy import writable_paths
 
 # argv: files to write. Seals as a chat does in a project with its environment, as the README lays it out.
 _PLANT = """
-import os
 from pathlib import Path
 from slmchat.commands import chat_files, opening
 from slmchat.settings import load
@@ -139,11 +138,19 @@ def test_a_directory_with_too_much_in_it_is_not_one_for_exports(
 
 
 @pytest.mark.parametrize(
-    "name", [".bashrc", ".zshenv", ".ssh/authorized_keys", "p/.git/hooks/pre-commit", "p/.git/config", "link"]
+    "name",
+    [
+        *(".bashrc", ".BASHRC", ".zshenv", ".inputrc", ".tmux.conf", ".Rprofile", ".gdbinit", ".xsession", ".emacs"),
+        *(".ssh/authorized_keys", ".config/zsh/.zshrc", ".vim/plugin/x.vim", ".ipython/profile_default/startup/x.py"),
+        *(".local/lib/python3/site-packages/x.pth", ".termux/boot/x", "Library/LaunchAgents/x.plist", "on-path/ls"),
+        *("p/.git/hooks/pre-commit", "p/.git/config", "p/.git", "link"),
+    ],
 )
 def test_a_file_that_runs_unasked_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "link").symlink_to(tmp_path / ".profile")
+    (tmp_path / "on-path").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "on-path"), prepend=os.pathsep)
     with pytest.raises(SlmError, match="would run without being asked") as caught:
         writable_paths.check_file(tmp_path / name, "-o")
     assert caught.value.exit_code is ExitCode.USAGE and caught.value.hint
