@@ -390,7 +390,7 @@ def run_cli(arguments: Sequence[str], console: Console | None = None, environ: M
     if console is None:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
-                # with PYTHONUNBUFFERED, usual in containers, each token would be a write: lines of two programs would mix
+                # with PYTHONUNBUFFERED each token would be a write, so that lines of two programs would mix
                 stream.reconfigure(encoding="utf-8", errors="replace", write_through=False)
         console = Console(environ=environ)
     with _in_the_world_of(console):
