@@ -129,7 +129,7 @@ for path in sys.argv[1:]:
         try:
             use(path)
         except SlmError as error:
-            process_end._say(error, False)
+            process_end._say(error)
             os._exit(error.exit_code)
         os._exit(0)
     os.close(writer)
