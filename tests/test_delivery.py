@@ -254,6 +254,6 @@ class TestProgram:
 @pytest.fixture
 def outside() -> Iterator[Path]:
     """A directory that is neither the current one, nor temporary, nor slm's: a sealed process may not write there."""
-    made = Path(tempfile.mkdtemp(prefix=".slm-test-", dir=Path.home()))
+    made = Path(tempfile.mkdtemp(prefix="slm-test-", dir=Path.home()))
     yield made
     shutil.rmtree(made)
