@@ -22,7 +22,12 @@ Made from the program's own help by `docs/generate.py`; do not edit by hand.
 ## Streams
 
 - stdout carries the completion (or the listing that was asked for) and nothing else. `slm run` ends it with one newline.
-- stderr carries everything else: progress bars (only on a terminal), statistics (`-v`), warnings, errors. `-q` leaves errors only.
+- stderr carries everything else: progress bars (only on a terminal), statistics (`-v`; `-vv` adds what the engine itself
+  says), warnings (`slm: warning: …`), errors (`slm: …`). `-q` leaves errors only.
+- A closed stdin is an empty one. Where stdout is closed or its disk is full, stderr says so, with exit code 10; a command that
+  answers does not begin then, unless the answer goes into a file (`-o`). What a closed stderr would have said is lost.
+- A terminal gets the columns of a table that fit it, and its names in one piece; a pipe gets all columns. COLUMNS and LINES
+  count only where no terminal can be asked.
 - stdin: when it is not a terminal, `slm run` reads it all. With a PROMPT, the input comes first inside a fence and the
   instruction last; `{}` in the PROMPT says where the input goes instead. Without a PROMPT, stdin is the prompt.
   When nothing comes for two seconds, stderr says that slm waits; `--no-input` does not read it.
