@@ -32,8 +32,12 @@ This page is written by `.docs/generate.py`: change the program, not the page.
 ## Streams
 
 - stdout has the completion (or the listing that you asked for) and nothing else. `slm run` ends it with one newline.
-- stderr has everything else: progress bars (only on a terminal), statistics (`-v`), warnings, errors. With `-q` it has
-  errors only.
+- stderr has everything else: progress bars (only on a terminal), statistics (`-v`; `-vv` adds what the engine itself
+  says), warnings (`slm: warning: …`), errors (`slm: …`). With `-q` it has errors only.
+- A closed stdin is an empty one. Where stdout is closed or its disk is full, stderr says so, with exit code 10. A command
+  that answers does not begin then, unless the answer goes into a file (`-o`). What a closed stderr would have got is lost.
+- A terminal gets the columns of a table that fit it, and its names in one piece; a pipe gets all columns. COLUMNS and
+  LINES count only where no terminal can be asked.
 - stdin: when it is not a terminal, `slm run` reads all of it. With a PROMPT, the input comes first inside a fence and the
   instruction last; `{}` in the PROMPT says where the input goes instead. Without a PROMPT, stdin is the prompt.
   When nothing comes for two seconds, a line on stderr says that slm waits. With `--no-input` slm does not read stdin.

@@ -23,8 +23,8 @@ _NARROW = 60
 # The options of a page with more than these are in groups.
 _MOST_UNGROUPED = 10
 _SPELLING_WIDTH = 28
-# What is written as a space, but where no line ends.
-_NO_BREAK = "\xa0"
+# What is written as a space, but where no line ends. It is ASCII, since the width of other characters costs an import.
+_NO_BREAK = "\x1f"
 
 
 def show(context: Any) -> None:
