@@ -47,6 +47,10 @@ class Outcome:
     err: str
 
 
+# What a developer's shell may have that changes what is tested: PYTHONUNBUFFERED sends out half lines of an answer.
+_DEVELOPERS = ("SLM_", "HF_", "NO_COLOR", "PYTHONUNBUFFERED")
+
+
 @functools.cache
 def _verdicts() -> Path:
     """What works of llama.cpp on this machine, for the homes of all tests: where it must be tried, that is done once."""
@@ -60,7 +64,7 @@ def _verdicts() -> Path:
 
 def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a program under test: a home of its own, nothing of the developer's."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLM_", "HF_", "NO_COLOR"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_DEVELOPERS)}
     shared = {"SLM_VERDICTS": str(_verdicts())}
     return {
         **kept,

@@ -46,7 +46,7 @@ _LATE = (
         "PIL.Image",
     ),
     *("httpx2", "httpcore2", "httpcore2._backends.sync", "truststore", "stringprep", "h11"),
-    *("filelock", "fsspec", "tqdm.auto", "yaml", "packaging.version", "hf_xet"),
+    *("filelock", "fsspec", "tqdm.auto", "yaml", "packaging.version"),
 )
 
 
@@ -107,7 +107,9 @@ def can_fork(command: Sequence[str], env: Mapping[str, str]) -> bool:
 
 
 def _at_start(env: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name.startswith(_READ_AT_START)}
+    return {
+        name: value for name, value in env.items() if name.startswith(_READ_AT_START) and name != "PYTHONUNBUFFERED"
+    }
 
 
 @functools.cache

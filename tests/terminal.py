@@ -4,6 +4,7 @@ Tests ask what is on the screen, not what was written. Nothing here waits for a 
 says what is expected, or the program ends, or the deadline passes.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -26,6 +27,9 @@ class _Screen(pyte.HistoryScreen):  # type: ignore[misc]
 
     def write_process_input(self, data: str) -> None:
         self._answer(data)
+
+
+_OPENED, _CLOSED = "\x1b[?2004h", "\x1b[?2004l"
 
 
 class Terminal:
@@ -97,11 +101,20 @@ class Terminal:
 
     def type(self, text: str) -> None:
         """Send keys as they are."""
+        self._wait_for_prompt()
         self.child.send(text)
 
     def enter(self, text: str) -> None:
         """Type a line and press Enter."""
+        self._wait_for_prompt()
         self.child.send(text + "\r")
+
+    def _wait_for_prompt(self) -> None:
+        """Where a line editor runs, wait until it takes keys: Enter is another key before. It turns on bracketed paste
+        when it opens and off when it closes. A program that is busy for long gets the line ahead of its prompt.
+        """
+        with contextlib.suppress(AssertionError):
+            self.wait_for(lambda: self.raw.rfind(_OPENED) >= self.raw.rfind(_CLOSED), timeout=5)
 
     def interrupt(self) -> None:
         """Ctrl-C as the terminal sends it."""
