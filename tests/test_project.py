@@ -162,3 +162,30 @@ def test_every_library_that_is_imported_is_declared() -> None:
     # the transport of huggingface_hub 1.x and 2.x: its exceptions are caught where the Hub's client lets them through
     assert foreign - {"httpx", "httpx2"} <= names
     assert names - {"llama_cpp_python"} <= foreign  # imported by name, in engine/native.py
+
+
+# Names that the house once had for what the field has a word for (docs/contributing.md).
+OLD_WORDS = {
+    "Asker", "Talk", "Desk", "Listening", "Unseen", "Chance", "Stretch", "Tally", "Patient", "Delivery", "Choosing",
+    "Outlook", "Opening", "Shape", "Question", "n_alternatives", "chances", "goes_back", "laid", "is_half_nothing",
+    "suspects", "on_trial", "witness", "ways_out", "ways_around", "prior_of", "wanted_of", "satisfied", "check_sees",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", _files(), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_names_are_the_words_of_the_field(file: Path) -> None:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    named |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    named |= {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    named |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    assert not named & OLD_WORDS
+
+
+def test_a_public_class_name_stands_once() -> None:
+    where: dict[str, list[str]] = {}
+    for file in _files():
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                where.setdefault(node.name, []).append(str(file.relative_to(PACKAGE)))
+    assert {name: files for name, files in where.items() if len(files) > 1} == {}
