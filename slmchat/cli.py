@@ -18,7 +18,7 @@ import typer
 from slmchat import options as take
 from slmchat import settings
 from slmchat.commands import process_end
-from slmchat.commands.command_line import Call, Command, program, writes_to_stdout
+from slmchat.commands.command_line import Command, CommandCall, program, writes_to_stdout
 from slmchat.errors import ExitCode, SlmError
 from slmchat.options import GenerationOptions, GlobalOptions
 from slmchat.terminal import standard_streams
@@ -33,10 +33,10 @@ COMMANDS: dict[str, Command] = {}
 
 def _command(
     name: str, *takes: type[Any], is_answer: bool = True, seals_itself: bool = False
-) -> Callable[[Callable[[Call], ExitCode]], Callable[[Call], ExitCode]]:
+) -> Callable[[Callable[[CommandCall], ExitCode]], Callable[[CommandCall], ExitCode]]:
     """Put a function into the table of commands (command_line.Command has the words)."""
 
-    def register(errand: Callable[[Call], ExitCode]) -> Callable[[Call], ExitCode]:
+    def register(errand: Callable[[CommandCall], ExitCode]) -> Callable[[CommandCall], ExitCode]:
         COMMANDS[name] = Command(name, takes, errand, is_answer, seals_itself)
         return errand
 
@@ -44,7 +44,7 @@ def _command(
 
 
 @_command("pull", take.PullNames, take.PullOptions, is_answer=False)
-def _pull(call: Call) -> ExitCode:
+def _pull(call: CommandCall) -> ExitCode:
     """Fetch, verify and install models."""
     from slmchat.commands.pull import pull
 
@@ -57,16 +57,16 @@ def _pull(call: Call) -> ExitCode:
     take.OutputOptions,
     take.TemplateOptions,
     GenerationOptions,
-    take.ShapeOptions,
+    take.FormatOptions,
     take.ChoiceOptions,
     take.InfillOptions,
     seals_itself=True,
 )
-def _run(call: Call) -> ExitCode:
+def _run(call: CommandCall) -> ExitCode:
     """Answer one prompt on stdout, or fill in code with --infill."""
     own, output, template = call[take.RunOptions], call[take.OutputOptions], call[take.TemplateOptions]
     generation, infill = call[GenerationOptions], call[take.InfillOptions]
-    wanted = (call[take.ShapeOptions], call[take.ChoiceOptions])
+    wanted = (call[take.FormatOptions], call[take.ChoiceOptions])
     if infill.is_asked:
         from slmchat.commands.infill import fill
 
@@ -86,22 +86,22 @@ def _run(call: Call) -> ExitCode:
     take.BatchOptions,
     take.TemplateOptions,
     GenerationOptions,
-    take.ShapeOptions,
+    take.FormatOptions,
     take.ChoiceOptions,
     seals_itself=True,
 )
-def _batch(call: Call) -> ExitCode:
+def _batch(call: CommandCall) -> ExitCode:
     """Answer many inputs with one model load. Each of them gets a line of JSON."""
     from slmchat.commands.batch import batch
 
-    wanted = (call[take.ShapeOptions], call[take.ChoiceOptions])
+    wanted = (call[take.FormatOptions], call[take.ChoiceOptions])
     template = call[take.TemplateOptions]
     words = call[take.BatchPrompt].words or []
     return batch(words, call[take.BatchOptions], call[GenerationOptions], wanted, template, call.settings, call.console)
 
 
 @_command("chat", take.ModelName, take.ChatOptions, GenerationOptions, is_answer=False, seals_itself=True)
-def _chat(call: Call) -> ExitCode:
+def _chat(call: CommandCall) -> ExitCode:
     """Have a conversation in the terminal."""
     from slmchat.commands.repl.command import chat
 
@@ -110,7 +110,7 @@ def _chat(call: Call) -> ExitCode:
 
 
 @_command("list", take.ListOptions)
-def _list(call: Call) -> ExitCode:
+def _list(call: CommandCall) -> ExitCode:
     """Show installed models, or what could be pulled."""
     asked = call[take.ListOptions]
     if asked.endpoint is not None:
@@ -123,7 +123,7 @@ def _list(call: Call) -> ExitCode:
 
 
 @_command("show", take.ShowOptions)
-def _show(call: Call) -> ExitCode:
+def _show(call: CommandCall) -> ExitCode:
     """Show what is known of a model. That is its file, header, licence, template and sampler defaults."""
     from slmchat.commands.models import show
 
@@ -131,7 +131,7 @@ def _show(call: Call) -> ExitCode:
 
 
 @_command("rm", take.RemoveOptions, is_answer=False)
-def _rm(call: Call) -> ExitCode:
+def _rm(call: CommandCall) -> ExitCode:
     """Remove installed models, or names given with `slm add`."""
     from slmchat.commands.models import rm
 
@@ -139,7 +139,7 @@ def _rm(call: Call) -> ExitCode:
 
 
 @_command("add", take.AddOptions, is_answer=False)
-def _add(call: Call) -> ExitCode:
+def _add(call: CommandCall) -> ExitCode:
     """Give a file or a Hub repository a name of its own."""
     from slmchat.commands.models import add
 
@@ -148,7 +148,7 @@ def _add(call: Call) -> ExitCode:
 
 
 @_command("verify", take.VerifyOptions)
-def _verify(call: Call) -> ExitCode:
+def _verify(call: CommandCall) -> ExitCode:
     """Hash installed models again and compare."""
     from slmchat.commands.models import verify
 
@@ -157,7 +157,7 @@ def _verify(call: Call) -> ExitCode:
 
 
 @_command("sessions list", take.SessionsListOptions)
-def _sessions_list(call: Call) -> ExitCode:
+def _sessions_list(call: CommandCall) -> ExitCode:
     """List saved conversations, the newest first."""
     from slmchat.commands.sessions import list_sessions
 
@@ -166,7 +166,7 @@ def _sessions_list(call: Call) -> ExitCode:
 
 
 @_command("sessions show", take.SessionsShowOptions)
-def _sessions_show(call: Call) -> ExitCode:
+def _sessions_show(call: CommandCall) -> ExitCode:
     """Print a conversation."""
     from slmchat.commands.sessions import show
 
@@ -175,7 +175,7 @@ def _sessions_show(call: Call) -> ExitCode:
 
 
 @_command("sessions search", take.SessionsSearchOptions)
-def _sessions_search(call: Call) -> ExitCode:
+def _sessions_search(call: CommandCall) -> ExitCode:
     """Search all conversations for all of the words; "a quoted phrase" stays together."""
     from slmchat.commands.sessions import search
 
@@ -184,7 +184,7 @@ def _sessions_search(call: Call) -> ExitCode:
 
 
 @_command("sessions export", take.SessionsExportOptions, seals_itself=True)
-def _sessions_export(call: Call) -> ExitCode:
+def _sessions_export(call: CommandCall) -> ExitCode:
     """Write a conversation as Markdown (the current branch) or JSON (everything)."""
     from slmchat.commands.sessions import export
 
@@ -194,7 +194,7 @@ def _sessions_export(call: Call) -> ExitCode:
 
 
 @_command("sessions import", take.SessionsImportOptions, is_answer=False)
-def _sessions_import(call: Call) -> ExitCode:
+def _sessions_import(call: CommandCall) -> ExitCode:
     """Read a JSON export back in."""
     from slmchat.commands.sessions import import_
 
@@ -202,7 +202,7 @@ def _sessions_import(call: Call) -> ExitCode:
 
 
 @_command("sessions rename", take.SessionsRenameOptions, is_answer=False)
-def _sessions_rename(call: Call) -> ExitCode:
+def _sessions_rename(call: CommandCall) -> ExitCode:
     """Give a conversation another title."""
     from slmchat.commands.sessions import rename
 
@@ -211,7 +211,7 @@ def _sessions_rename(call: Call) -> ExitCode:
 
 
 @_command("sessions rm", take.SessionsRemoveOptions, is_answer=False)
-def _sessions_rm(call: Call) -> ExitCode:
+def _sessions_rm(call: CommandCall) -> ExitCode:
     """Remove conversations for good."""
     from slmchat.commands.sessions import rm
 
@@ -220,7 +220,7 @@ def _sessions_rm(call: Call) -> ExitCode:
 
 
 @_command("bench", take.ModelName, take.BenchOptions, seals_itself=True)
-def _bench(call: Call) -> ExitCode:
+def _bench(call: CommandCall) -> ExitCode:
     """Measure how fast a model is on this device."""
     from slmchat.commands.bench import bench
 
@@ -228,7 +228,7 @@ def _bench(call: Call) -> ExitCode:
 
 
 @_command("doctor", take.ModelName, take.JsonOption, seals_itself=True)
-def _doctor(call: Call) -> ExitCode:
+def _doctor(call: CommandCall) -> ExitCode:
     """Find what is wrong here or with a model. It says why it matters and what to do."""
     from slmchat.commands.doctor import doctor
 
@@ -236,7 +236,7 @@ def _doctor(call: Call) -> ExitCode:
 
 
 @_command("tune", take.ModelName, take.TuneOptions, seals_itself=True)
-def _tune(call: Call) -> ExitCode:
+def _tune(call: CommandCall) -> ExitCode:
     """Find a model's fastest settings. They are measured on this device, kept and used from then on."""
     from slmchat.commands.tune import tune
 
@@ -245,7 +245,7 @@ def _tune(call: Call) -> ExitCode:
 
 
 @_command("privacy", take.PrivacyOptions, seals_itself=True)
-def _privacy(call: Call) -> ExitCode:
+def _privacy(call: CommandCall) -> ExitCode:
     """Show what may leave this device. Also what is written where; with --check, the proof that nothing leaves."""
     from slmchat.commands.privacy import privacy
 
@@ -253,16 +253,16 @@ def _privacy(call: Call) -> ExitCode:
     return privacy(call.settings, call.console, is_check=asked.check, is_json=asked.json)
 
 
-@_command("completion", take.CompletionOptions)
-def _completion(call: Call) -> ExitCode:
+@_command("completion", take.ShellCompletionOptions)
+def _completion(call: CommandCall) -> ExitCode:
     """Print the completion script of a shell. It says where to put it."""
     from slmchat.commands.completion_scripts import completion
 
-    return completion(call[take.CompletionOptions].shell, call.console)
+    return completion(call[take.ShellCompletionOptions].shell, call.console)
 
 
 @_command("help", take.HelpOptions)
-def _help(call: Call) -> ExitCode:
+def _help(call: CommandCall) -> ExitCode:
     """Show the help of slm, or of a command."""
     whole_program()([*(call[take.HelpOptions].words or []), "--help"], **_CALLED)
     return ExitCode.DONE
@@ -299,7 +299,7 @@ def _invoke(command: Command, context: typer.Context, given: Mapping[type[Any], 
     try:
         if writes_to_stdout(command, given):
             console.check_stdout()
-        code = int(command.errand(Call(given, resolved, console)))
+        code = int(command.errand(CommandCall(given, resolved, console)))
         console.flush()
     except BrokenPipeError:  # before typer sees it, which would make it exit code 1
         code = _closed_pipe()

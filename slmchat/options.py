@@ -18,7 +18,7 @@ from slmchat import ranges
 from slmchat.ranges import Range
 
 
-class Group(StrEnum):
+class OptionGroup(StrEnum):
     """What an option is about, as a long help page groups them, in this order."""
 
     MODEL = "Model"
@@ -36,7 +36,7 @@ class Group(StrEnum):
 def option(
     *flags: str,
     help: str,
-    group: Group = Group.GENERAL,
+    group: OptionGroup = OptionGroup.GENERAL,
     default: Any = None,
     metavar: str | None = None,
     within: Range | None = None,
@@ -59,15 +59,15 @@ def range_of(item: "Field[Any]") -> Range | None:
     return None if low is None or high is None else Range(low, high)
 
 
-_model = partial(option, group=Group.MODEL)
-_input = partial(option, group=Group.INPUT)
-_conversation = partial(option, group=Group.CONVERSATION)
-_measurement = partial(option, group=Group.MEASUREMENT)
-_sampling = partial(option, group=Group.SAMPLING)
-_shape = partial(option, group=Group.SHAPE)
-_infill = partial(option, group=Group.INFILL)
-_output = partial(option, group=Group.OUTPUT)
-_device = partial(option, group=Group.DEVICE)
+_model = partial(option, group=OptionGroup.MODEL)
+_input = partial(option, group=OptionGroup.INPUT)
+_conversation = partial(option, group=OptionGroup.CONVERSATION)
+_measurement = partial(option, group=OptionGroup.MEASUREMENT)
+_sampling = partial(option, group=OptionGroup.SAMPLING)
+_shape = partial(option, group=OptionGroup.SHAPE)
+_infill = partial(option, group=OptionGroup.INFILL)
+_output = partial(option, group=OptionGroup.OUTPUT)
+_device = partial(option, group=OptionGroup.DEVICE)
 
 _REQUIRED: Any = object()
 
@@ -289,7 +289,7 @@ class BenchOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class ShapeOptions:
+class FormatOptions:
     """What the answer has to look like; `run` and `batch` share it. At most one of them."""
 
     json_output: bool = _shape("--json-output", help="The answer is JSON: an object or an array.", default=False)
@@ -483,7 +483,7 @@ class PrivacyOptions:
 
 
 @dataclass(eq=False, repr=False)
-class CompletionOptions:
+class ShellCompletionOptions:
     """What `slm completion` takes."""
 
     shell: str = argument("SHELL", "bash, zsh, fish or powershell.")

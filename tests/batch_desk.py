@@ -16,7 +16,7 @@ from slmchat.errors import ExitCode
 from slmchat.generation.batch.answers import Answers, Completions
 from slmchat.generation.batch.prompts import PromptMaker
 from slmchat.generation.batch.records import RecordWriter, open_output
-from slmchat.generation.batch.rows import Row, Source
+from slmchat.generation.batch.rows import Row, RowSource
 from slmchat.generation.batch.runner import BatchWork, Rows
 from slmchat.generation.prompt import layout
 from slmchat.terminal.console import Console
@@ -36,7 +36,7 @@ class Desk:
     def run(self, rows: Iterator[Row], *, goes_on: bool = False, instruction: str = "") -> ExitCode:
         console = Console(io.StringIO(), io.StringIO(), self.errors, {})
         prompts = PromptMaker(instruction, None, [], layout(self.engine, is_raw=True), None)
-        made = Rows(Source(rows, None, "lines"), prompts, self.answers, is_echoed=self.is_echoed)
+        made = Rows(RowSource(rows, None, "lines"), prompts, self.answers, is_echoed=self.is_echoed)
         if self.made_with is not None:
             made.tell_made_with(self.made_with)
         descriptor = open_output(self.file, [], may_exist=goes_on)

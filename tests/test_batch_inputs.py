@@ -13,14 +13,14 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch import rows as batch_inputs
 from slmchat.generation.batch.lines import read_lines
 from slmchat.generation.batch.prompts import PromptMaker, has_fields
-from slmchat.generation.batch.rows import Row, Source, open_source
+from slmchat.generation.batch.rows import Row, RowSource, open_source
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Callable[..., Source]:
+def source(tmp_path: Path) -> Callable[..., RowSource]:
     """Rows of these bytes, as if they were piped in."""
 
-    def read(data: bytes, format: str | None = None, wants_fields: bool = False) -> Source:
+    def read(data: bytes, format: str | None = None, wants_fields: bool = False) -> RowSource:
         file = tmp_path / "input"
         file.write_bytes(data)
         with file.open() as stdin:
@@ -30,7 +30,7 @@ def source(tmp_path: Path) -> Callable[..., Source]:
     return read
 
 
-def _texts(source: Source) -> list[tuple[str | int, str, str | None]]:
+def _texts(source: RowSource) -> list[tuple[str | int, str, str | None]]:
     return [(row.id, row.text, row.error) for row in source.rows]
 
 
@@ -54,27 +54,29 @@ class TestLines:
             (b"c" * 10, False),
         ]
 
-    def test_empty_lines_are_no_inputs_and_numbers_stay_those_of_the_file(self, source: Callable[..., Source]) -> None:
+    def test_empty_lines_are_no_inputs_and_numbers_stay_those_of_the_file(
+        self, source: Callable[..., RowSource]
+    ) -> None:
         assert _texts(source(b"one\n\n  \r\nfour\r\n")) == [(1, "one", None), (4, "four", None)]
 
-    def test_a_broken_line_is_a_row_with_its_number(self, source: Callable[..., Source]) -> None:
+    def test_a_broken_line_is_a_row_with_its_number(self, source: Callable[..., RowSource]) -> None:
         rows = _texts(source(b"good\ncaf\xe9\nnul\0l\nlast\n"))
         assert rows[1] == (2, "caf\ufffd", "line 2 is not UTF-8 text (byte 0xe9 at position 3)")
         assert rows[2] == (3, "nul\0l", "line 3 is binary: it has a zero byte")
         assert [row[2] for row in rows][::3] == [None, None]
 
-    def test_a_huge_line_is_a_row_with_an_error(self, source: Callable[..., Source]) -> None:
+    def test_a_huge_line_is_a_row_with_an_error(self, source: Callable[..., RowSource]) -> None:
         rows = list(source(b"x" * (batch_inputs.MAX_BYTES + 1) + b"\nnext\n").rows)
         assert rows[0].error == "line 1 is longer than 4 MiB"
         assert (rows[1].id, rows[1].text, rows[1].error) == (2, "next", None)
 
-    def test_how_much_there_is_is_known_of_a_file(self, source: Callable[..., Source]) -> None:
+    def test_how_much_there_is_is_known_of_a_file(self, source: Callable[..., RowSource]) -> None:
         found = source(b"one\ntwo\n")
         assert (found.total, [row.end for row in found.rows]) == (8, [4, 8])
 
 
 class TestJson:
-    def test_objects_and_strings(self, source: Callable[..., Source]) -> None:
+    def test_objects_and_strings(self, source: Callable[..., RowSource]) -> None:
         found = source(b'{"id": "a", "text": "one"}\n"two"\n\n{"text": "three"}\n')
         assert found.format == "jsonl"
         rows = list(found.rows)
@@ -84,7 +86,7 @@ class TestJson:
             (4, "", {"text": "three"}),
         ]
 
-    def test_broken_rows_keep_their_text(self, source: Callable[..., Source]) -> None:
+    def test_broken_rows_keep_their_text(self, source: Callable[..., RowSource]) -> None:
         rows = _texts(source(b'{"a": 1}\n{"a": \n[1]\n{"a": "\xff"}\n' + b"[" * 100_000 + b"\n"))
         assert rows[0][2] is None
         assert rows[1][:2] == (2, '{"a": ')
@@ -107,13 +109,13 @@ class TestJson:
         ],
     )
     def test_the_format_is_detected(
-        self, source: Callable[..., Source], first: bytes, wants_fields: bool, format: str
+        self, source: Callable[..., RowSource], first: bytes, wants_fields: bool, format: str
     ) -> None:
         assert source(first + b"\n", wants_fields=wants_fields).format == format
 
 
 class TestCsv:
-    def test_a_header_names_the_fields(self, source: Callable[..., Source]) -> None:
+    def test_a_header_names_the_fields(self, source: Callable[..., RowSource]) -> None:
         data = b'\xef\xbb\xbfid,review\r\nx1,"good, really"\r\n,"two\r\nlines"\r\n\r\nx3,"say ""hi"""\r\n'
         rows = list(source(data, "csv").rows)
         assert [(row.id, row.fields and row.fields["review"]) for row in rows] == [
@@ -123,11 +125,11 @@ class TestCsv:
         ]
 
     @pytest.mark.parametrize("delimiter", [b",", b";", b"\t"])
-    def test_the_delimiter_is_that_of_the_header(self, source: Callable[..., Source], delimiter: bytes) -> None:
+    def test_the_delimiter_is_that_of_the_header(self, source: Callable[..., RowSource], delimiter: bytes) -> None:
         (row,) = source(b"a|b\n1|2\n".replace(b"|", delimiter), "csv").rows
         assert row.fields == {"a": "1", "b": "2"}
 
-    def test_broken_rows_do_not_end_the_others(self, source: Callable[..., Source]) -> None:
+    def test_broken_rows_do_not_end_the_others(self, source: Callable[..., RowSource]) -> None:
         rows = list(source(b'a,b\n1,2\n1,2,3\n"x"y,2\n1,caf\xe9\n5,6\n"open,\nto the end\n', "csv").rows)
         assert [row.error for row in rows] == [
             None,
@@ -139,7 +141,7 @@ class TestCsv:
         ]
         assert rows[1].text == "1,2,3"
 
-    def test_a_header_with_a_name_twice_is_refused(self, source: Callable[..., Source]) -> None:
+    def test_a_header_with_a_name_twice_is_refused(self, source: Callable[..., RowSource]) -> None:
         with pytest.raises(SlmError, match="two columns named 'a'"):
             source(b"a,a\n1,2\n", "csv")
 
@@ -158,13 +160,13 @@ class TestCsv:
         (b"a,a", False),
     ],
 )
-def test_lines_that_begin_like_a_csv(source: Callable[..., Source], line: bytes, is_header: bool) -> None:
+def test_lines_that_begin_like_a_csv(source: Callable[..., RowSource], line: bytes, is_header: bool) -> None:
     found = source(line + b"\nsecond\n")
     assert (found.format, found.suspected_header is not None) == ("lines", is_header)
     assert source(line + b"\n", "lines").suspected_header is None  # asked for
 
 
-def test_a_blank_line_does_not_hide_the_format(source: Callable[..., Source]) -> None:
+def test_a_blank_line_does_not_hide_the_format(source: Callable[..., RowSource]) -> None:
     assert source(b'\n\n{"text": "a"}\n').format == "jsonl"
     assert source(b"\n\na;b\n1;2\n", "csv").samples == [{"a": "\u2026", "b": "\u2026"}]
 

@@ -160,7 +160,7 @@ def test_tune_does_not_compare_what_is_forbidden() -> None:
     usual = LEAST.session(SessionSettings(512, 4, 4))
     work = Workload(2, 2)
     others = ({"flash_attention": True}, {"flash_attention": False}, {"kv_type": "q8_0"}, {"threads": 2})
-    group = autotune.Group("all", others, work, lambda found: found.prompt_s)
+    group = autotune.TuneGroup("all", others, work, lambda found: found.prompt_s)
     assert autotune.allowed(group, usual, LEAST).others == ({"flash_attention": False},)
     assert autotune.allowed(group, usual, ALL).others == others
 

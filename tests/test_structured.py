@@ -13,7 +13,7 @@ from slmchat.commands import structured_options
 from slmchat.engine.api import FinishReason
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured
-from slmchat.options import ShapeOptions
+from slmchat.options import FormatOptions
 from slmchat.schemas import fields, json_schema, regex
 from slmchat.schemas.check import SchemaCheck
 from slmchat.schemas.grammar import Chars, Grammar, Repeat, Text
@@ -248,12 +248,12 @@ class TestFields:
 
 class TestShape:
     def _shape(self, **options: Any) -> structured.ResponseFormat:
-        made = structured_options.response_format_of(ShapeOptions(**options))
+        made = structured_options.response_format_of(FormatOptions(**options))
         assert made is not None
         return made
 
     def test_no_option_no_shape(self) -> None:
-        assert structured_options.response_format_of(ShapeOptions()) is None
+        assert structured_options.response_format_of(FormatOptions()) is None
 
     def test_two_shapes_are_one_too_many(self) -> None:
         with pytest.raises(SlmError, match=r"--json-output and --regex cannot be combined"):

@@ -285,7 +285,7 @@ def test_counts_are_those_of_the_prompt(talk: ChatSession, engine: FakeEngine) -
 def test_ctrl_c_while_the_model_loads_gives_the_message_back(
     talk: ChatSession, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from slmchat.commands.repl.app import Chat
+    from slmchat.commands.repl.app import ChatApp
     from slmchat.commands.repl.slash_commands import COMMANDS
     from slmchat.options import ChatOptions
 
@@ -296,8 +296,8 @@ def test_ctrl_c_while_the_model_loads_gives_the_message_back(
     monkeypatch.setattr(loader, "start_loading", lambda *_: Interrupted(engine, is_done=False))
     assert isinstance(talk.model, LocalModel)
     monkeypatch.setattr(resolve, "find", lambda *_: talk.model.installed)
-    monkeypatch.setattr(Chat, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
-    room = Chat(LocalBackend(), GenerationOptions(), ChatOptions(), talk.opened.settings, talk.reporter, COMMANDS)
+    monkeypatch.setattr(ChatApp, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
+    room = ChatApp(LocalBackend(), GenerationOptions(), ChatOptions(), talk.opened.settings, talk.reporter, COMMANDS)
     room._handle("my question")
     assert room.next_text == "my question"
     assert isinstance(talk.reporter.stderr, io.StringIO)
@@ -307,7 +307,7 @@ def test_ctrl_c_while_the_model_loads_gives_the_message_back(
 def test_private_in_the_middle_of_a_chat_reaches_the_loading(
     talk: ChatSession, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from slmchat.commands.repl.app import Chat
+    from slmchat.commands.repl.app import ChatApp
     from slmchat.commands.repl.slash_commands import COMMANDS
     from slmchat.options import ChatOptions
     from slmchat.privacy import dumps
@@ -315,9 +315,9 @@ def test_private_in_the_middle_of_a_chat_reaches_the_loading(
     ready = Ready(engine)
     monkeypatch.setattr(loader, "start_loading", lambda *_: ready)
     monkeypatch.setattr(resolve, "find", lambda *_: talk.model.installed)
-    monkeypatch.setattr(Chat, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
+    monkeypatch.setattr(ChatApp, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
     monkeypatch.setattr(dumps, "switch_off", lambda: None)
-    room = Chat(LocalBackend(), GenerationOptions(), ChatOptions(), talk.opened.settings, talk.reporter, COMMANDS)
+    room = ChatApp(LocalBackend(), GenerationOptions(), ChatOptions(), talk.opened.settings, talk.reporter, COMMANDS)
     assert not ready.is_private
     room.go_private()
     assert ready.is_private

@@ -23,7 +23,7 @@ from slmchat.engine.throughput import Workload, WorkloadTimes
 from slmchat.errors import ExitCode, SlmError
 from slmchat.hardware.facts import Fact
 from slmchat.models import autotune, sandbox, tuning
-from slmchat.models.autotune import Group, Speed, TuneOutcome, compare, groups, thread_counts
+from slmchat.models.autotune import Speed, TuneGroup, TuneOutcome, compare, groups, thread_counts
 from slmchat.models.session_settings import session_settings
 from slmchat.models.tuning import Tuning
 from slmchat.options import GenerationOptions
@@ -56,7 +56,7 @@ def pick(usual: list[float], *others: list[float]) -> TuneOutcome:
         assert work == Workload(2, 30)
         return WorkloadTimes(9.0, next(clocks[made.threads]))
 
-    return compare(Group("generation", changes, Workload(2, 30), lambda found: found.generation_s), USUAL, measure)
+    return compare(TuneGroup("generation", changes, Workload(2, 30), lambda found: found.generation_s), USUAL, measure)
 
 
 def test_what_is_faster_beyond_the_noise_wins() -> None:
@@ -87,7 +87,9 @@ def test_turns_are_taken_in_turn_and_a_kind_that_is_refused_is_left_out() -> Non
             raise SlmError("no", exit_code=ExitCode.NO_FIT)
         return WorkloadTimes(1.0, 0.0)
 
-    group = Group("KV type", ({"kv_type": "q4_0"}, {"kv_type": "q8_0"}), Workload(9, 0), lambda found: found.prompt_s)
+    group = TuneGroup(
+        "KV type", ({"kv_type": "q4_0"}, {"kv_type": "q8_0"}), Workload(9, 0), lambda found: found.prompt_s
+    )
     assert compare(group, USUAL, measure).chosen == {}
     assert asked == ["f16", "q4_0", "q8_0", "f16", "q8_0", "f16", "q8_0"]
 

@@ -127,7 +127,7 @@ def _with_values(options: GenerationOptions, given: Mapping[str, Any]) -> Genera
 
 
 def response_format_of(given: Mapping[str, Any]) -> ResponseFormat | None:
-    """The shape that these `ShapeOptions` ask for (others are left out). Raises `SlmError` (USAGE)."""
+    """The shape that these `FormatOptions` ask for (others are left out). Raises `SlmError` (USAGE)."""
     asked = structured.only_one({name: given.get(name) for name in ShapeOptions.__annotations__})
     if asked is None:
         return None

@@ -23,7 +23,7 @@ from slmchat.generation.batch.answers import Answers, ChosenTexts, Completions, 
 from slmchat.generation.batch.prompts import PromptMaker, check_fields, fields_in
 from slmchat.generation.batch.recipe import Recipe, check_same, recipe_of
 from slmchat.generation.batch.records import Begun, RecordWriter, open_output
-from slmchat.generation.batch.rows import Source, open_source
+from slmchat.generation.batch.rows import RowSource, open_source
 from slmchat.generation.batch.runner import BatchWork, Rows
 from slmchat.generation.classify import CONTENT_FREE, ClassificationTask
 from slmchat.generation.prompt import layout
@@ -31,7 +31,7 @@ from slmchat.generation.prompt_template import PromptFile, prompt_file
 from slmchat.generation.structured import ResponseFormat
 from slmchat.models.backend import open_backend
 from slmchat.models.open import OpenModel, open_model
-from slmchat.options import BatchOptions, ChoiceOptions, GenerationOptions, ShapeOptions, TemplateOptions
+from slmchat.options import BatchOptions, ChoiceOptions, FormatOptions, GenerationOptions, TemplateOptions
 from slmchat.privacy.writable_paths import check_file
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -48,7 +48,7 @@ def batch(
     words: Sequence[str],
     batch: BatchOptions,
     options: GenerationOptions,
-    wanted: tuple[ShapeOptions, ChoiceOptions],
+    wanted: tuple[FormatOptions, ChoiceOptions],
     template_options: TemplateOptions,
     settings: Settings,
     console: Console,
@@ -123,7 +123,7 @@ def batch(
     return code
 
 
-def _tell_of_fields(source: Source, instruction: str, template: PromptFile | None, console: Console) -> None:
+def _tell_of_fields(source: RowSource, instruction: str, template: PromptFile | None, console: Console) -> None:
     """Say what may have been meant otherwise: columns that are taken for a line, fields where there are none."""
     if source.suspected_header is not None:
         console.warn(

@@ -1,7 +1,7 @@
 """How records of options become a command line, and a command line becomes records again.
 
 A command is a row of cli.py's table: its name, what it takes (records of options.py), the function that is
-called. typer reads signatures, so one is made of the fields. The function gets everything in one `Call`.
+called. typer reads signatures, so one is made of the fields. The function gets everything in one `CommandCall`.
 
 Knows: typer. Refuses to know: which commands there are, what options mean, the world that a command runs in.
 """
@@ -55,7 +55,7 @@ class _Group(_Page, TyperGroup):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CommandCall:
     """One call of a command: what was given, and the settings and the console of this process."""
 
     given: Mapping[type[Any], Any]
@@ -78,7 +78,7 @@ class Command:
 
     name: str
     takes: Sequence[type[Any]]
-    errand: Callable[[Call], ExitCode]
+    errand: Callable[[CommandCall], ExitCode]
     is_answer: bool
     seals_itself: bool
 

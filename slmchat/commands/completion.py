@@ -17,7 +17,7 @@ from slmchat.settings import KV_TYPES, Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class CompletionCandidate:
     """One thing that could stand here, and what it is."""
 
     value: str
@@ -45,7 +45,7 @@ def split_line(line: str) -> tuple[list[str], str]:
 
 def complete(
     program: Any, words: Sequence[str], incomplete: str, settings: Callable[[], Settings]
-) -> list[Candidate] | str:
+) -> list[CompletionCandidate] | str:
     """What `incomplete` could become behind `words`; `FILES` where the shell knows better.
 
     `program`: the whole command line (a click group). `settings` are loaded only when names are asked for.
@@ -57,7 +57,7 @@ def complete(
 
 def _offered(
     program: Any, words: Sequence[str], incomplete: str, settings: Callable[[], Settings]
-) -> list[Candidate] | str:
+) -> list[CompletionCandidate] | str:
     command, path, waiting, n_given, is_literal = program, "", None, 0, False
     for word in words:
         if waiting is not None:
@@ -90,7 +90,7 @@ def _offered(
     return [one for one in found if one.value.startswith(incomplete) and _PLAIN.fullmatch(one.value)]
 
 
-def _helped(program: Any, words: Sequence[str], incomplete: str) -> list[Candidate]:
+def _helped(program: Any, words: Sequence[str], incomplete: str) -> list[CompletionCandidate]:
     """The commands that `slm help` could be asked about."""
     command = program
     for word in words:
@@ -98,20 +98,20 @@ def _helped(program: Any, words: Sequence[str], incomplete: str) -> list[Candida
     return [one for one in _commands(command) if one.value.startswith(incomplete)]
 
 
-def _commands(command: Any) -> list[Candidate]:
+def _commands(command: Any) -> list[CompletionCandidate]:
     known = getattr(command, "commands", {})
-    return [Candidate(each, _first_line(sub.help)) for each, sub in known.items() if not sub.hidden]
+    return [CompletionCandidate(each, _first_line(sub.help)) for each, sub in known.items() if not sub.hidden]
 
 
-def lines(found: Sequence[Candidate] | str) -> Iterator[str]:
+def lines(found: Sequence[CompletionCandidate] | str) -> Iterator[str]:
     """What the scripts read: `files` or `words`, then one candidate on each line, its meaning behind a tab."""
     yield FILES if isinstance(found, str) else "words"
     for one in () if isinstance(found, str) else found:
         yield f"{one.value}\t{sanitize(one.about, one_line=True)}"
 
 
-def _prefixed(prefix: str, found: list[Candidate] | str) -> list[Candidate] | str:
-    return found if isinstance(found, str) else [Candidate(prefix + one.value, one.about) for one in found]
+def _prefixed(prefix: str, found: list[CompletionCandidate] | str) -> list[CompletionCandidate] | str:
+    return found if isinstance(found, str) else [CompletionCandidate(prefix + one.value, one.about) for one in found]
 
 
 def _option(command: Any, word: str) -> Any | None:
@@ -119,13 +119,13 @@ def _option(command: Any, word: str) -> Any | None:
     return next((param for param in command.params if name in param.opts and name.startswith("-")), None)
 
 
-def _options(command: Any) -> Iterator[Candidate]:
+def _options(command: Any) -> Iterator[CompletionCandidate]:
     for param in command.params:
         if param.param_type_name == "option" and not param.hidden:
             for flag in param.opts:
                 if flag.startswith("--"):
-                    yield Candidate(flag, param.help or "")
-    yield Candidate("--help", "Show this message and exit.")
+                    yield CompletionCandidate(flag, param.help or "")
+    yield CompletionCandidate("--help", "Show this message and exit.")
 
 
 def _argument(command: Any, n_given: int) -> Any | None:
@@ -136,7 +136,7 @@ def _argument(command: Any, n_given: int) -> Any | None:
     return arguments[min(n_given, len(arguments) - 1)]
 
 
-def _values(path: str, param: Any | None, settings: Callable[[], Settings]) -> list[Candidate] | str:
+def _values(path: str, param: Any | None, settings: Callable[[], Settings]) -> list[CompletionCandidate] | str:
     """What an option or an argument of the command at `path` takes."""
     metavar = (param.metavar or "") if param is not None else ""
     flag = param.opts[-1] if param is not None else ""
@@ -145,7 +145,7 @@ def _values(path: str, param: Any | None, settings: Callable[[], Settings]) -> l
     if any(name in metavar for name in _FILE_LIKE):
         return FILES
     if path == "completion":
-        return [Candidate(shell) for shell in SCRIPTS]
+        return [CompletionCandidate(shell) for shell in SCRIPTS]
     if (
         flag in ("--model", "--draft")
         or "MODEL" in metavar
@@ -153,22 +153,22 @@ def _values(path: str, param: Any | None, settings: Callable[[], Settings]) -> l
     ):
         return _installed(settings())
     if path == "pull" and not _is_option(param):
-        return [Candidate(name, title) for name, title in _catalog(settings())]
+        return [CompletionCandidate(name, title) for name, title in _catalog(settings())]
     if flag == "--persona":
         from slmchat.personas import load as load_personas
 
         found = settings()
         personas = load_personas(found.personas, found.paths.config_file).values()
-        return [Candidate(persona.name, persona.description) for persona in personas]
+        return [CompletionCandidate(persona.name, persona.description) for persona in personas]
     choices = KV_TYPES if flag == "--kv-type" else metavar.split("|")
-    return [Candidate(choice) for choice in choices if _CHOICE.fullmatch(choice)]
+    return [CompletionCandidate(choice) for choice in choices if _CHOICE.fullmatch(choice)]
 
 
 def _is_option(param: Any) -> bool:
     return bool(param.param_type_name == "option")
 
 
-def _installed(settings: Settings) -> list[Candidate]:
+def _installed(settings: Settings) -> list[CompletionCandidate]:
     """Installed models by name, those of several quantizations with each of them, and the user's own names."""
     from slmchat.catalog import registry
     from slmchat.catalog.library import Library
@@ -178,7 +178,7 @@ def _installed(settings: Settings) -> list[Candidate]:
     found = {record.name: record.title or "" for record in records}
     found |= {record.key: record.title or "" for record in records if counts[record.name] > 1}
     found |= {name.name: "" for name in registry.load_user_names(settings.paths.user_registry).values() if name.target}
-    return [Candidate(name, about) for name, about in sorted(found.items())]
+    return [CompletionCandidate(name, about) for name, about in sorted(found.items())]
 
 
 def _catalog(settings: Settings) -> list[tuple[str, str]]:

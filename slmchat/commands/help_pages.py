@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from slmchat.commands.examples import EXAMPLES
-from slmchat.options import Group
+from slmchat.options import OptionGroup
 from slmchat.ranges import Range
 from slmchat.terminal.console import Console
 from slmchat.terminal.screen import BOLD
@@ -48,7 +48,7 @@ def page(command: Any, context: Any, columns: int) -> Iterator[str]:
     options = [param for param in parameters if param.param_type_name == "option"]
     is_grouped = len(options) > _MOST_UNGROUPED
     widest = max(len(_spelling(param)) for param in options)
-    for heading in Group if is_grouped else ("Options",):
+    for heading in OptionGroup if is_grouped else ("Options",):
         own = [param for param in options if not is_grouped or _group_of(param) == heading]
         yield from _section(str(heading), [(_spelling(param), _meaning(param)) for param in own], width, widest)
     commands = getattr(command, "commands", {})
@@ -90,7 +90,7 @@ def _operands(command: Any) -> list[str]:
 
 
 def _group_of(param: Any) -> str:
-    return getattr(param, "rich_help_panel", None) or Group.GENERAL
+    return getattr(param, "rich_help_panel", None) or OptionGroup.GENERAL
 
 
 def _spelling(param: Any) -> str:

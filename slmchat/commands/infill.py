@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from slmchat.catalog import registry
-from slmchat.commands.infill_target import Place, Target, named, place_of, read, read_target, resolved
+from slmchat.commands.infill_target import InfillPlace, InfillTarget, named, place_of, read, read_target, resolved
 from slmchat.commands.output import exit_code
 from slmchat.conversation import infill
 from slmchat.conversation.infill import Gap, SourceFile
@@ -133,7 +133,7 @@ def _check(words: Sequence[str], options: GenerationOptions, beside: Sequence[ob
             raise SlmError(f"{problem}.", hint="slm run --infill main.py:12", exit_code=ExitCode.USAGE)
 
 
-def _gap(target: Target | None, options: GenerationOptions, asked: InfillOptions) -> Gap:
+def _gap(target: InfillTarget | None, options: GenerationOptions, asked: InfillOptions) -> Gap:
     """What is around the cursor, with the other files of `-f`."""
     if target is None:
         return Gap(_end(asked.prefix), _end(asked.suffix), "", Path.cwd().name, _others(options.files, Path.cwd()))
@@ -226,7 +226,7 @@ def _sanitizer(options: GenerationOptions, asked: InfillOptions) -> Sanitizer | 
     return Sanitizer(show_invisible=asked.write)
 
 
-def _writer(place: Place) -> FileWriter:
+def _writer(place: InfillPlace) -> FileWriter:
     """The right to change the file, kept across the seal. Raises `SlmError`: USAGE, STORAGE."""
     check_file(place.path, "--write")
     try:
@@ -235,7 +235,9 @@ def _writer(place: Place) -> FileWriter:
         raise SlmError(f"{place.file} cannot be written: {error.strerror}.", exit_code=ExitCode.STORAGE) from error
 
 
-def _write(writer: FileWriter, target: Target, text: str, reason: FinishReason, console: Console) -> SlmError | None:
+def _write(
+    writer: FileWriter, target: InfillTarget, text: str, reason: FinishReason, console: Console
+) -> SlmError | None:
     """Insert the fill into its file; the error for the caller to raise when the completion has been put out."""
     file = target.place.file
     if reason is FinishReason.INTERRUPTED:
@@ -259,7 +261,7 @@ def _write(writer: FileWriter, target: Target, text: str, reason: FinishReason, 
     return None
 
 
-def _as_json(target: Target | None, tokens: InfillTokens, whole: Gap, kept: Gap) -> dict[str, object]:
+def _as_json(target: InfillTarget | None, tokens: InfillTokens, whole: Gap, kept: Gap) -> dict[str, object]:
     return {
         "file": target.place.file if target else None,
         "line": target.place.line if target else None,

@@ -16,7 +16,7 @@ from slmchat.text_files import encode_like, text_of, with_line_feeds
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class InfillPlace:
     """A cursor in a file. `column` None: at the end of the line."""
 
     file: str
@@ -30,10 +30,10 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class InfillTarget:
     """A file as it was read. `text` is without a byte order mark, `offset` the cursor in it."""
 
-    place: Place
+    place: InfillPlace
     data: bytes
     text: str
     offset: int
@@ -51,7 +51,7 @@ class Target:
         return encode_like(self.data, whole)
 
 
-def place_of(text: str) -> Place:
+def place_of(text: str) -> InfillPlace:
     """FILE:LINE or FILE:LINE:COL, where FILE may have colons itself. Raises `SlmError` (USAGE)."""
     found = re.fullmatch(r"(.+?):([0-9]+)(?::([0-9]+))?", text, re.DOTALL)
     if found is None:
@@ -62,11 +62,11 @@ def place_of(text: str) -> Place:
         )
     file, line, column = found.groups()
     if column is not None and not Path(file).exists() and Path(f"{file}:{line}").exists():
-        return Place(f"{file}:{line}", int(column))
-    return Place(file, int(line), int(column) if column is not None else None)
+        return InfillPlace(f"{file}:{line}", int(column))
+    return InfillPlace(file, int(line), int(column) if column is not None else None)
 
 
-def read_target(place: Place, *, is_written: bool) -> Target:
+def read_target(place: InfillPlace, *, is_written: bool) -> InfillTarget:
     """The file and where the cursor is in it. Raises `SlmError`: USAGE for no such text or place, STORAGE for a file
     that is to be written and may not be."""
     path = place.path
@@ -74,10 +74,10 @@ def read_target(place: Place, *, is_written: bool) -> Target:
         raise SlmError(f"{place.file} cannot be written: permission denied.", exit_code=ExitCode.STORAGE)
     data = read(place.file)
     text = text_of(data, named(place.file))
-    return Target(place, data, text, _offset(text, place))
+    return InfillTarget(place, data, text, _offset(text, place))
 
 
-def _offset(text: str, place: Place) -> int:
+def _offset(text: str, place: InfillPlace) -> int:
     """Characters before the cursor."""
     lines = text.split("\n")
     if not 1 <= place.line <= len(lines):

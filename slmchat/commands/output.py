@@ -25,7 +25,7 @@ from slmchat.terminal.screen import ControlSequences
 
 
 @dataclass(slots=True)
-class Target:
+class OutputFile:
     """The file of `-o`. `descriptor`: of what is no regular file (a pipe, a device) and cannot be replaced."""
 
     name: str
@@ -58,7 +58,7 @@ class Target:
             rest = rest[os.write(self.descriptor, rest) :]
 
 
-def open_target(name: str | None) -> Target | None:
+def open_target(name: str | None) -> OutputFile | None:
     """Look at the file of `-o` before anything is computed, and before the seal closes. None: stdout.
 
     A link stays, what it points to is replaced. Raises `SlmError`: USAGE for a directory or a file in none, STORAGE
@@ -74,7 +74,7 @@ def open_target(name: str | None) -> Target | None:
         if not path.parent.is_dir():
             raise SlmError(f"-o: there is no directory {path.parent}.", exit_code=ExitCode.USAGE)
         if path.exists() and not path.is_file():
-            return Target(name, path, os.open(path, os.O_WRONLY))
+            return OutputFile(name, path, os.open(path, os.O_WRONLY))
         refusing = next(
             (place for place in (path.parent, path) if place.exists() and not os.access(place, os.W_OK)), None
         )
@@ -82,7 +82,7 @@ def open_target(name: str | None) -> Target | None:
         raise _refused(error, path) from error
     if refusing is not None:
         raise SlmError(f"-o: {refusing} cannot be written: permission denied.", exit_code=ExitCode.STORAGE)
-    return Target(name, path)
+    return OutputFile(name, path)
 
 
 class OutputWriter:

@@ -68,7 +68,7 @@ _WITH_ENDPOINT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WrittenPlace:
     """A place where slm writes, how big it is now, and what `--private` changes. Size 0: nothing is there."""
 
     what: str
@@ -176,26 +176,30 @@ def _print_status(status: SealStatus, console: Console) -> None:
         console.print(f"  writable: {', '.join(str(place) for place in status.writable)}")
 
 
-def _places(settings: Settings, console: Console) -> list[Place]:
+def _places(settings: Settings, console: Console) -> list[WrittenPlace]:
     """Every place where slm writes. What no line names is in the line for the rest of slm's data."""
     paths = settings.paths
     named = [
-        Place("models", paths.models, _size(paths.models), "as without: pulled models stay"),
-        Place("saved conversations", paths.sessions, _archive_size(paths.sessions), "not written"),
-        Place("messages typed in chat", paths.input_history, _size(paths.input_history), "not written"),
-        Place("exports (/export)", paths.exports, _size(paths.exports), "written when asked for"),
-        Place("the model used last", paths.last_model, _size(paths.last_model), "not written"),
+        WrittenPlace("models", paths.models, _size(paths.models), "as without: pulled models stay"),
+        WrittenPlace("saved conversations", paths.sessions, _archive_size(paths.sessions), "not written"),
+        WrittenPlace("messages typed in chat", paths.input_history, _size(paths.input_history), "not written"),
+        WrittenPlace("exports (/export)", paths.exports, _size(paths.exports), "written when asked for"),
+        WrittenPlace("the model used last", paths.last_model, _size(paths.last_model), "not written"),
     ]
-    states = Place("what was evaluated (KV states)", paths.kv_states, _size(paths.kv_states), "not written, not read")
+    states = WrittenPlace(
+        "what was evaluated (KV states)", paths.kv_states, _size(paths.kv_states), "not written, not read"
+    )
     rest = _size(paths.data) - sum(place.size for place in named)
     return [
         *named,
         states,
-        Place("the rest of slm's data", paths.data, rest, "accepted licences as without; no marks of loading models"),
-        Place("configuration", paths.config, _size(paths.config), "as without: written only on request"),
-        Place("the rest of the cache", paths.cache, _size(paths.cache) - states.size, "as without"),
+        WrittenPlace(
+            "the rest of slm's data", paths.data, rest, "accepted licences as without; no marks of loading models"
+        ),
+        WrittenPlace("configuration", paths.config, _size(paths.config), "as without: written only on request"),
+        WrittenPlace("the rest of the cache", paths.cache, _size(paths.cache) - states.size, "as without"),
         *(
-            Place(what, path, _size(path), "as without: only slm pull writes there")
+            WrittenPlace(what, path, _size(path), "as without: only slm pull writes there")
             for what, path in hub_cache_directories(console.environ)
         ),
     ]

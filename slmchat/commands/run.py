@@ -23,7 +23,7 @@ from slmchat.generation.response import Completion, describe, logprob_fields
 from slmchat.models import adapters
 from slmchat.models.backend import open_backend
 from slmchat.models.open import open_model
-from slmchat.options import ChoiceOptions, GenerationOptions, OutputOptions, ShapeOptions, TemplateOptions
+from slmchat.options import ChoiceOptions, FormatOptions, GenerationOptions, OutputOptions, TemplateOptions
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
@@ -34,7 +34,7 @@ from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 def run(
     words: Sequence[str],
     options: GenerationOptions,
-    wanted: tuple[ShapeOptions, ChoiceOptions],
+    wanted: tuple[FormatOptions, ChoiceOptions],
     output: OutputOptions,
     template_options: TemplateOptions,
     settings: Settings,
@@ -49,7 +49,7 @@ def run(
     start = time.perf_counter()
     is_trimmed = params.overflow_choice(options) == "trim"
     options = params.with_persona(options, settings)
-    is_structured = wanted != (ShapeOptions(), ChoiceOptions())
+    is_structured = wanted != (FormatOptions(), ChoiceOptions())
     writer = OutputWriter(output, console, is_structured=is_structured, is_raw_output=options.raw_output)
     top_logprobs = _alternatives(wanted[1], output, writer, console)
     writer.keep_target()

@@ -21,14 +21,14 @@ from slmchat.generation.structured import (
     only_one,
     parsed,
 )
-from slmchat.options import ChoiceOptions, ShapeOptions
+from slmchat.options import ChoiceOptions, FormatOptions
 from slmchat.text_files import text_of
 
 _MOST_SCHEMA = 1 << 20  # bytes
 
 
 def response_format_from(
-    shape_options: ShapeOptions, choice_options: ChoiceOptions, *, is_stdin_taken: bool
+    shape_options: FormatOptions, choice_options: ChoiceOptions, *, is_stdin_taken: bool
 ) -> tuple[ResponseFormat | None, ClassificationTask | None]:
     """What the answer has to be: of a shape, one of some choices, or neither. Raises `SlmError` (USAGE)."""
     task = classification_task_of(choice_options)
@@ -40,7 +40,7 @@ def response_format_from(
     return response_format, task
 
 
-def response_format_of(options: ShapeOptions, *, is_stdin_taken: bool = False) -> ResponseFormat | None:
+def response_format_of(options: FormatOptions, *, is_stdin_taken: bool = False) -> ResponseFormat | None:
     """The shape that the options ask for, None when they ask for none.
 
     Reads the files that they name, and standard input for `--schema -` unless that `is_stdin_taken`. Everything that
@@ -62,7 +62,7 @@ def response_format_of(options: ShapeOptions, *, is_stdin_taken: bool = False) -
     return of_schema(parsed(_schema_text(str(value), is_stdin_taken=is_stdin_taken)))
 
 
-def _flags(options: ShapeOptions) -> Mapping[str, str | bool | None]:
+def _flags(options: FormatOptions) -> Mapping[str, str | bool | None]:
     return {
         "--json-output": options.json_output,
         "--schema": options.schema,

@@ -53,7 +53,7 @@ Measure = Callable[[SessionSettings, Workload], WorkloadTimes]
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class TuneGroup:
     """Settings of one kind: the name, the alternatives to what is usual, the work and which seconds of it count."""
 
     name: str
@@ -142,27 +142,27 @@ def _speed(measure: Measure, usual: SessionSettings) -> Speed:
     return Speed(work.n_prompt / found.prompt_s, work.n_generated / found.generation_s)
 
 
-def groups(speed: Speed, usual: SessionSettings, *, has_images: bool) -> Iterator[Group]:
+def groups(speed: Speed, usual: SessionSettings, *, has_images: bool) -> Iterator[TuneGroup]:
     """What is compared, in this order, with as much work as takes about `_SECONDS`."""
     n_prompt = _within(speed.prompt * _SECONDS, _PROMPT_LIMITS)
     n_generated = _within(speed.generation * _SECONDS, _GENERATION_LIMITS)
     counts = thread_counts(usual.threads)
     generation = tuple({"threads": count} for count in counts if count <= hardware.physical_cores())
-    yield Group("generation", generation, Workload(2, n_generated), lambda found: found.generation_s)
-    yield Group("prompt", tuple({"threads_batch": count} for count in counts), Workload(n_prompt, 0), _prompt_s)
+    yield TuneGroup("generation", generation, Workload(2, n_generated), lambda found: found.generation_s)
+    yield TuneGroup("prompt", tuple({"threads_batch": count} for count in counts), Workload(n_prompt, 0), _prompt_s)
     is_deep = speed.prompt >= _DEPTH / 4  # else a look at it takes more than four seconds
     if is_deep and not has_images:  # images are read in batches of 512
         batches = tuple({"batch_tokens": size} for size in _BATCHES)
-        yield Group("batch", batches, Workload(_PROMPT_LIMITS[1], 0), _prompt_s)
+        yield TuneGroup("batch", batches, Workload(_PROMPT_LIMITS[1], 0), _prompt_s)
     depth = _DEPTH if is_deep else _PROMPT_LIMITS[0]
     deep = Workload(depth, n_generated)
     flash = tuple({"flash_attention": is_on} for is_on in (True, False))
-    yield Group("flash attention", flash, deep, lambda found: found.prompt_s + found.generation_s)
+    yield TuneGroup("flash attention", flash, deep, lambda found: found.prompt_s + found.generation_s)
     # q4_0 is not tried: it changes answers visibly. V in q8_0 needs flash attention.
-    yield Group("KV type", ({"kv_type": "q8_0"},), deep, lambda found: found.prompt_s + found.generation_s)
+    yield TuneGroup("KV type", ({"kv_type": "q8_0"},), deep, lambda found: found.prompt_s + found.generation_s)
 
 
-def allowed(group: Group, usual: SessionSettings, limits: EngineLimits) -> Group:
+def allowed(group: TuneGroup, usual: SessionSettings, limits: EngineLimits) -> TuneGroup:
     """The group without settings that llama.cpp cannot be trusted with on this machine."""
     made = [(change, replace(usual, **change)) for change in group.others]
     return replace(group, others=tuple(change for change, settings in made if limits.session(settings) == settings))
@@ -185,7 +185,7 @@ def thread_counts(usual: int) -> list[int]:
     return sorted(count for count in wanted if 1 <= count <= most and count != usual)
 
 
-def compare(group: Group, usual: SessionSettings, measure: Measure) -> TuneOutcome:
+def compare(group: TuneGroup, usual: SessionSettings, measure: Measure) -> TuneOutcome:
     """The best of the group: the usual setting, unless another one was faster in every turn and beyond the noise."""
     if not group.others:
         return TuneOutcome(group.name, {})

@@ -27,7 +27,7 @@ class Column:
     is_prose: bool = False
 
 
-class Layout(NamedTuple):
+class TableLayout(NamedTuple):
     """The lines, the first of which are the `n_headings` headers, and the headers of the columns that had no room."""
 
     lines: list[str]
@@ -35,7 +35,7 @@ class Layout(NamedTuple):
     left_out: list[str]
 
 
-def layout(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> Layout:
+def layout(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> TableLayout:
     """The table in `width` columns of the display; None: a pipe or a file, which gets everything in one line a row."""
     if width is None:
         return _drawn(columns, rows, [_natural(columns, rows, number) for number in range(len(columns))], [])
@@ -50,7 +50,7 @@ def layout(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int 
             return _drawn(shown, cells, widths, names)
         rank = max(column.rank for column in shown)
         if rank == 0:
-            return Layout(list(_listed(shown, cells, width)), 0, names)
+            return TableLayout(list(_listed(shown, cells, width)), 0, names)
         number = max(number for number in kept if columns[number].rank == rank)
         kept.remove(number)
         left_out.append(number)
@@ -107,9 +107,9 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int
 
 def _drawn(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], widths: Sequence[int], left_out: list[str]
-) -> Layout:
+) -> TableLayout:
     head = list(_lines([column.header for column in columns], columns, widths))
-    return Layout([*head, *(line for row in rows for line in _lines(row, columns, widths))], len(head), left_out)
+    return TableLayout([*head, *(line for row in rows for line in _lines(row, columns, widths))], len(head), left_out)
 
 
 def _lines(cells: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> Iterator[str]:

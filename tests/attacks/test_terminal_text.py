@@ -20,7 +20,7 @@ from slmchat import settings as settings_module
 from slmchat.catalog import hub_client
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.commands import doctor, sessions
-from slmchat.commands.repl.app import Chat
+from slmchat.commands.repl.app import ChatApp
 from slmchat.commands.repl.slash_commands import COMMANDS
 from slmchat.conversation.archive import Archive
 from slmchat.conversation.messages import Conversation, Message, Role
@@ -89,15 +89,15 @@ class Desk:
         conversation.add(Message(Role.ASSISTANT, HOSTILE, model=HOSTILE.replace("\ud800", "")))
         return conversation.id
 
-    def chat(self, *, is_plain: bool) -> Chat:
+    def chat(self, *, is_plain: bool) -> ChatApp:
         """A chat that has resumed the hostile session with a model of that name."""
         file = InstalledFile(self.home / "m.gguf", None, 1, 1)
         installed = Installed(HOSTILE, "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z")
         self.monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(FakeEngine()))
         self.monkeypatch.setattr(resolve, "find", lambda *_: installed)
-        self.monkeypatch.setattr(Chat, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
+        self.monkeypatch.setattr(ChatApp, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
         options = ChatOptions(session=self.session(), plain=is_plain)
-        return Chat(LocalBackend(), GenerationOptions(), options, self.settings, self.console, COMMANDS)
+        return ChatApp(LocalBackend(), GenerationOptions(), options, self.settings, self.console, COMMANDS)
 
 
 def _table(desk: Desk) -> None:

@@ -5,12 +5,12 @@ Knows: what is typed and told. Refuses to know: which file is an adapter for thi
 
 from collections.abc import Iterable
 
-from slmchat.commands.repl.app import Chat
+from slmchat.commands.repl.app import ChatApp
 from slmchat.models import adapters
 from slmchat.terminal.completion import complete_path, split_words
 
 
-def command(chat: Chat, arguments: str) -> None:
+def command(chat: ChatApp, arguments: str) -> None:
     """`/lora`, `/lora NAME[=SCALE]`, `/lora none`. Raises `SlmError`; then everything is as it was."""
     session = chat.session
     texts = split_words(arguments.strip())
@@ -34,7 +34,7 @@ def command(chat: Chat, arguments: str) -> None:
     )
 
 
-def complete(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
+def complete(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
     """The adapters that are there, `none`, then files."""
     for adapter in chat.session.adapters:
         if adapter.path.name.startswith(text):

@@ -38,7 +38,7 @@ from slmchat.terminal.slash_commands import CommandTable, message_of
 from slmchat.wording import counted
 
 
-class Chat:
+class ChatApp:
     """What the loop and the commands share. Implements `Host` for its `ChatSession`."""
 
     def __init__(
@@ -48,7 +48,7 @@ class Chat:
         chat_options: ChatOptions,
         settings: Settings,
         console: Console,
-        table: "CommandTable[Chat]",
+        table: "CommandTable[ChatApp]",
         exports: Path | None = None,
     ) -> None:
         """`place`: where the models are; `table`: the slash commands; `exports`: where `/export` writes, None: in

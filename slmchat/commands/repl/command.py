@@ -6,7 +6,7 @@ The story: choose a model (at the first run, pull one), close the process in, op
 from dataclasses import replace
 
 from slmchat.commands.repl import files
-from slmchat.commands.repl.app import Chat
+from slmchat.commands.repl.app import ChatApp
 from slmchat.commands.repl.slash_commands import COMMANDS, greet
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
@@ -40,7 +40,7 @@ def chat(
         options = replace(options, model=offer(settings, console))
     exports = files.export_directory(chat_options.export_dir, settings)
     backend = open_backend(options, settings, console, (exports,))
-    room = Chat(backend, options, chat_options, settings, console, COMMANDS, exports)
+    room = ChatApp(backend, options, chat_options, settings, console, COMMANDS, exports)
     try:
         greet(room)
         room.loop()

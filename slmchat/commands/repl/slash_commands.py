@@ -11,7 +11,7 @@ from dataclasses import replace
 from slmchat import personas, ranges
 from slmchat.catalog.library import Library
 from slmchat.commands.repl import adapters, files
-from slmchat.commands.repl.app import Chat
+from slmchat.commands.repl.app import ChatApp
 from slmchat.conversation.messages import Conversation, Node, Role, title_of
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
@@ -37,7 +37,7 @@ def _usage(message: str, hint: str | None = None) -> SlmError:
 # The chat itself
 
 
-def greet(chat: Chat) -> None:
+def greet(chat: ChatApp) -> None:
     """The first lines: which model, how to get help, and where a resumed conversation stopped."""
     session = chat.session
     chat.console.note(f"{session.model.title or session.label}. /help lists the commands, Ctrl-D leaves.")
@@ -47,7 +47,7 @@ def greet(chat: Chat) -> None:
         _show_where_we_are(chat)
 
 
-def _help(chat: Chat, _arguments: str) -> None:
+def _help(chat: ChatApp, _arguments: str) -> None:
     for line in COMMANDS.help_lines():
         chat.console.note(line)
     width = max(len(keys) for keys, _ in KEYS)
@@ -56,11 +56,11 @@ def _help(chat: Chat, _arguments: str) -> None:
     chat.console.note("A message that begins with a slash: //…")
 
 
-def _exit(chat: Chat, _arguments: str) -> None:
+def _exit(chat: ChatApp, _arguments: str) -> None:
     chat.leave()
 
 
-def _clear(chat: Chat, _arguments: str) -> None:
+def _clear(chat: ChatApp, _arguments: str) -> None:
     old = chat.session.conversation
     chat.session.conversation = Conversation(old.system, chat.recorder)
     chat.session.last = None
@@ -68,7 +68,7 @@ def _clear(chat: Chat, _arguments: str) -> None:
     chat.console.note(f"A new conversation; the system message stays.{kept}")
 
 
-def _private(chat: Chat, _arguments: str) -> None:
+def _private(chat: ChatApp, _arguments: str) -> None:
     if chat.is_private:
         chat.console.note("This chat is private already.")
         return
@@ -84,7 +84,7 @@ def _private(chat: Chat, _arguments: str) -> None:
 # The tree
 
 
-def _retry(chat: Chat, _arguments: str) -> None:
+def _retry(chat: ChatApp, _arguments: str) -> None:
     conversation = chat.session.conversation
     before = conversation.current
     question = conversation.last(Role.USER)
@@ -104,14 +104,14 @@ def _retry(chat: Chat, _arguments: str) -> None:
         chat.console.note(f"(answer {others.index(node) + 1} of {len(others)}; /branch shows the others)")
 
 
-def _undo(chat: Chat, _arguments: str) -> None:
+def _undo(chat: ChatApp, _arguments: str) -> None:
     question = chat.session.conversation.undo()
     if question is None:
         raise _usage("there is nothing to undo.")
     chat.console.note(f"Undone: {title_of(question.text)} (it is kept; /branch goes back to it)")
 
 
-def _edit(chat: Chat, _arguments: str) -> None:
+def _edit(chat: ChatApp, _arguments: str) -> None:
     conversation = chat.session.conversation
     question = conversation.last(Role.USER)
     if question is None:
@@ -135,14 +135,14 @@ def _edit(chat: Chat, _arguments: str) -> None:
             conversation.go_to(before)
 
 
-def _continue(chat: Chat, _arguments: str) -> None:
+def _continue(chat: ChatApp, _arguments: str) -> None:
     node = chat.session.conversation.current
     if node is not None and node.message.role is Role.ASSISTANT and not node.message.is_cut:
         chat.console.note("(the model had ended this answer by itself)")
     chat.told(chat.session.go_on())
 
 
-def _branch(chat: Chat, arguments: str) -> None:
+def _branch(chat: ChatApp, arguments: str) -> None:
     conversation = chat.session.conversation
     tips = [node for node in conversation.nodes() if not node.children]
     if not tips:
@@ -175,7 +175,7 @@ def _described(tip: Node) -> str:
     return f"{len(line)} messages, last: {title_of(question.message.text)} → {title_of(tip.message.text)}"
 
 
-def _show_where_we_are(chat: Chat) -> None:
+def _show_where_we_are(chat: ChatApp) -> None:
     """The last exchange, so that a resumed or changed conversation is in sight."""
     conversation = chat.session.conversation
     path = conversation.path()
@@ -202,7 +202,7 @@ def _show_where_we_are(chat: Chat) -> None:
 # Sessions
 
 
-def _sessions(chat: Chat, arguments: str) -> None:
+def _sessions(chat: ChatApp, arguments: str) -> None:
     if not arguments:
         for item in chat.archive.list(_SHOWN_SESSIONS):
             mark = "*" if item.id == chat.session.conversation.id else " "
@@ -218,13 +218,13 @@ def _sessions(chat: Chat, arguments: str) -> None:
     _show_where_we_are(chat)
 
 
-def _complete_session(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
+def _complete_session(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
     for item in chat.archive.list(200):
         if item.title.casefold().startswith(text.casefold()) or item.id.startswith(text):
             yield item.title, f"{item.short_id}, {item.message_count} messages"
 
 
-def _title(chat: Chat, arguments: str) -> None:
+def _title(chat: ChatApp, arguments: str) -> None:
     if not arguments:
         chat.console.note(chat.session.conversation.title or "No title yet: the first message gives it.")
         return
@@ -233,7 +233,7 @@ def _title(chat: Chat, arguments: str) -> None:
     chat.console.note(f"The title is now: {arguments}")
 
 
-def _search(chat: Chat, arguments: str) -> None:
+def _search(chat: ChatApp, arguments: str) -> None:
     if not arguments:
         raise _usage("what shall be searched for?", "/search WORDS")
     hits = chat.archive.search(arguments, may_write=not chat.is_private)
@@ -242,7 +242,7 @@ def _search(chat: Chat, arguments: str) -> None:
     chat.console.note(f"{len(hits)} found." if hits else "Nothing found.")
 
 
-def _export(chat: Chat, arguments: str) -> None:
+def _export(chat: ChatApp, arguments: str) -> None:
     if not chat.session.conversation.roots:
         raise _usage("there is nothing to export yet.")
     file = files.export(chat.session.conversation, arguments, chat.exports)
@@ -252,7 +252,7 @@ def _export(chat: Chat, arguments: str) -> None:
 # Model and settings
 
 
-def _model(chat: Chat, arguments: str) -> None:
+def _model(chat: ChatApp, arguments: str) -> None:
     session = chat.session
     if not arguments:
         chat.console.note(f"{session.model.key}: {session.model.title}")
@@ -269,7 +269,7 @@ def _model(chat: Chat, arguments: str) -> None:
         chat.console.note("The adapters belonged to the model before; /lora lays others over this one.")
 
 
-def _other_place(chat: Chat) -> SlmError:
+def _other_place(chat: ChatApp) -> SlmError:
     """A chat cannot move: what is sealed stays sealed."""
     id = chat.session.conversation.id[:8]
     number = len(chat.session.conversation.visible())
@@ -281,7 +281,7 @@ def _other_place(chat: Chat) -> SlmError:
     )
 
 
-def _complete_model(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
+def _complete_model(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
     if chat.place.host is not None:
         return
     for item in Library(chat.settings.paths).all():
@@ -289,7 +289,7 @@ def _complete_model(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
             yield item.key, item.title or ""
 
 
-def _system(chat: Chat, arguments: str) -> None:
+def _system(chat: ChatApp, arguments: str) -> None:
     conversation = chat.session.conversation
     if not arguments:
         chat.console.note(conversation.system or "There is no system message; /system TEXT sets one.")
@@ -308,7 +308,7 @@ _RANGES: Mapping[str, Range] = {
 }
 
 
-def _set(chat: Chat, arguments: str) -> None:
+def _set(chat: ChatApp, arguments: str) -> None:
     session = chat.session
     if not arguments:
         for name in _SAMPLER:
@@ -349,11 +349,11 @@ def _number(name: str, text: str) -> float:
     return number
 
 
-def _complete_setting(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
+def _complete_setting(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
     return ((f"{name} ", str(allowed)) for name, allowed in _RANGES.items() if name.startswith(text))
 
 
-def _persona(chat: Chat, arguments: str) -> None:
+def _persona(chat: ChatApp, arguments: str) -> None:
     known = params.personas(chat.settings)
     if not arguments:
         for name, persona in known.items():
@@ -372,16 +372,16 @@ def _persona(chat: Chat, arguments: str) -> None:
     chat.console.note(f"From here on: {persona.name}, {persona.description}")
 
 
-def _complete_persona(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
+def _complete_persona(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
     return ((name, it.description) for name, it in params.personas(chat.settings).items() if name.startswith(text))
 
 
-def _think(chat: Chat, _arguments: str) -> None:
+def _think(chat: ChatApp, _arguments: str) -> None:
     chat.shows_thinking = not chat.shows_thinking
     chat.console.note("Thinking is shown." if chat.shows_thinking else "Thinking is folded.")
 
 
-def _confidence(chat: Chat, _arguments: str) -> None:
+def _confidence(chat: ChatApp, _arguments: str) -> None:
     if not chat.shows_doubt and (chat.console.is_dumb or not chat.console.is_stdout_tty):
         raise _usage("this terminal cannot underline", "slm run --json --logprobs has the numbers")
     chat.shows_doubt = not chat.shows_doubt
@@ -396,7 +396,7 @@ def _confidence(chat: Chat, _arguments: str) -> None:
 # What goes in and out
 
 
-def _file(chat: Chat, arguments: str) -> None:
+def _file(chat: ChatApp, arguments: str) -> None:
     if not arguments:
         for item in chat.session.attachments:
             tokens = chat.session.count_text(item.text)
@@ -425,7 +425,7 @@ def _file(chat: Chat, arguments: str) -> None:
     )
 
 
-def _image(chat: Chat, arguments: str) -> None:
+def _image(chat: ChatApp, arguments: str) -> None:
     session = chat.session
     if not arguments:
         for picture in session.pictures:
@@ -452,15 +452,15 @@ def _image(chat: Chat, arguments: str) -> None:
     )
 
 
-def _complete_file(_chat: Chat, text: str) -> Iterable[tuple[str, str]]:
+def _complete_file(_chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
     return complete_path(text)
 
 
-def _complete_export(chat: Chat, text: str) -> Iterable[tuple[str, str]]:
+def _complete_export(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
     return complete_path(text, chat.exports)
 
 
-def _copy(chat: Chat, _arguments: str) -> None:
+def _copy(chat: ChatApp, _arguments: str) -> None:
     """OSC 52: the terminal itself puts the text on the clipboard; the seal refuses the sockets of X11 and Wayland."""
     node = chat.session.conversation.last(Role.ASSISTANT)
     if node is None:
@@ -472,13 +472,13 @@ def _copy(chat: Chat, _arguments: str) -> None:
     chat.console.note("The last answer is handed to the terminal's clipboard (terminals may have that switched off).")
 
 
-def _editor(chat: Chat, arguments: str) -> None:
+def _editor(chat: ChatApp, arguments: str) -> None:
     text = chat.editor.edit_text(arguments)
     if text and text.strip():
         chat.next_text = text
 
 
-def _stats(chat: Chat, _arguments: str) -> None:
+def _stats(chat: ChatApp, _arguments: str) -> None:
     last = chat.session.last
     if last is None:
         chat.console.note("Nothing was generated yet.")
@@ -486,7 +486,7 @@ def _stats(chat: Chat, _arguments: str) -> None:
         chat.console.note(describe(last.reason, last.usage, last.timings))
 
 
-def _context(chat: Chat, _arguments: str) -> None:
+def _context(chat: ChatApp, _arguments: str) -> None:
     session = chat.session
     n_ctx = session.ready().n_ctx
     messages = session.messages()
@@ -503,7 +503,7 @@ def _context(chat: Chat, _arguments: str) -> None:
         chat.console.note(f"The model no longer sees the first {hidden} messages of this conversation.")
 
 
-def _prompt(chat: Chat, _arguments: str) -> None:
+def _prompt(chat: ChatApp, _arguments: str) -> None:
     messages = chat.session.messages()
     if not messages:
         raise _usage("there is no prompt yet.")
@@ -519,7 +519,7 @@ def _prompt(chat: Chat, _arguments: str) -> None:
     chat.console.note(f"(how {chat.place.host} lays this out for the model is not known here)")
 
 
-COMMANDS: CommandTable[Chat] = CommandTable(
+COMMANDS: CommandTable[ChatApp] = CommandTable(
     (
         SlashCommand("help", "", "show the commands", _help),
         SlashCommand("exit", "", "leave (also Ctrl-D)", _exit),

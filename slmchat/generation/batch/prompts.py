@@ -17,7 +17,7 @@ from slmchat.conversation.pictures import Picture
 from slmchat.conversation.prompt_template import NoValue
 from slmchat.engine.api import Prompt
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation.batch.rows import USUAL_FIELDS, Row, Source
+from slmchat.generation.batch.rows import USUAL_FIELDS, Row, RowSource
 from slmchat.generation.prompt_template import PromptFile
 
 # {{name}} is a literal {name}; {} and {name} are filled in. '{"a": 1}' is none of them.
@@ -57,7 +57,7 @@ def fields_in(instruction: str) -> list[str]:
     return list(dict.fromkeys(match[2] for match in _PLACE.finditer(instruction) if match[2]))
 
 
-def check_fields(source: Source, instruction: str, field: str | None, template: PromptFile | None) -> None:
+def check_fields(source: RowSource, instruction: str, field: str | None, template: PromptFile | None) -> None:
     """Whether the rows can give what the prompt takes from them, before a model is loaded.
 
     Of JSON lines those that came first count: one that has everything is enough. Raises `SlmError` (USAGE).

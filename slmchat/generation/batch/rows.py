@@ -62,7 +62,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RowSource:
     """Rows and, where it is known, how much there is of it in the unit of `Row.end`.
 
     `samples`: the fields of the rows that are known before the first one is taken (of a CSV its header, with a value
@@ -91,7 +91,7 @@ def open_source(
     wants_fields: bool,
     stdin: TextIO,
     watched: Callable[[Read], Read] = lambda read: read,
-) -> Source:
+) -> RowSource:
     """Where the rows come from. `wants_fields`: the prompt or an option names a field. `watched` makes of the function
     that reads standard input one that also tells when nothing comes.
 
@@ -101,7 +101,7 @@ def open_source(
     if format is not None and format not in FORMATS:
         raise SlmError(f"--format cannot be '{format}'.", hint=f"one of {', '.join(FORMATS)}", exit_code=ExitCode.USAGE)
     if files and format is None:
-        return Source(_from_files(files, stdin), len(files), "files")
+        return RowSource(_from_files(files, stdin), len(files), "files")
     if len(files) > 1:
         raise SlmError(
             "--format reads rows from one file.",
@@ -117,11 +117,11 @@ def open_source(
     begun, total = ahead.taken(), _size(stream)
     if found == "csv":
         header, rows = _from_csv(first, lines)
-        return Source(rows, total, found, samples=[dict.fromkeys(header, "\u2026")] if header else ())
+        return RowSource(rows, total, found, samples=[dict.fromkeys(header, "\u2026")] if header else ())
     if found == "jsonl":
-        return Source(_from_json(_behind(first, lines)), total, found, samples=_objects(begun))
+        return RowSource(_from_json(_behind(first, lines)), total, found, samples=_objects(begun))
     suspected = _header_in(first) if format is None else None
-    return Source(_from_lines(_behind(first, lines)), total, found, suspected_header=suspected)
+    return RowSource(_from_lines(_behind(first, lines)), total, found, suspected_header=suspected)
 
 
 class _Ahead:

@@ -24,7 +24,7 @@ from slmchat.generation.batch.records import (
     fingerprint,
     read_begun,
 )
-from slmchat.generation.batch.rows import Row, Source
+from slmchat.generation.batch.rows import Row, RowSource
 from slmchat.reporting import Reporter
 from slmchat.wording import counted
 
@@ -53,7 +53,7 @@ class _Recorded:
 class Rows:
     """The rows of a batch as requests, and records of what came of them."""
 
-    def __init__(self, source: Source, prompts: PromptMaker, answers: Answers, *, is_echoed: bool) -> None:
+    def __init__(self, source: RowSource, prompts: PromptMaker, answers: Answers, *, is_echoed: bool) -> None:
         self.total = source.total
         self._rows = source.rows
         self._prompts = prompts
