@@ -55,7 +55,7 @@ def option(
 
 def range_of(item: "Field[Any]") -> Range | None:
     """The numbers that a field of an options record accepts; None: it is no number, or any will do."""
-    low, high = item.metadata["typer"].get("min"), item.metadata["typer"].get("max")
+    low, high = item.metadata.get("min"), item.metadata.get("max")
     return None if low is None or high is None else Range(low, high)
 
 

@@ -1,30 +1,52 @@
 """`from slmchat import load`: what a Python program gets, sees and may do. The fake engine first, real weights last."""
 
+import asyncio
+import dataclasses
 import gc
+import itertools
 import json
 import logging
+import os
+import pickle
+import queue
 import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from conftest import SMOLLM2, environment, run_slm
+from endpoint_server import EndpointServer, stream
 from fake_engine import FakeEngine, Ready
 from gguf_samples import write_tiny_llama
 
 import slmchat
 from slmchat import Model, SlmError
 from slmchat.catalog.records import Installed, InstalledFile
-from slmchat.engine.api import Score
+from slmchat.engine.api import Event, Prefill, Score
 from slmchat.errors import ExitCode
+from slmchat.generation.response import NullHandler, consume_stream
 from slmchat.models import loader, resolve
 
 HEAVY = {"llama_cpp", "numpy", "jinja2", "huggingface_hub", "prompt_toolkit", "rich", "psutil", "typer", "PIL"}
 
 Loader = Callable[..., Model]
+
+
+@dataclasses.dataclass
+class _Pet:
+    legs: int
+
+
+@dataclasses.dataclass
+class _Owner:
+    name: str
+    mood: Literal["good", "bad"]
+    pets: list[_Pet]
+    age: int | None = None
 
 
 @pytest.fixture
@@ -146,8 +168,8 @@ class TestComplete:
     def test_an_unknown_keyword_is_a_type_error(self, model: Model) -> None:
         with pytest.raises(TypeError, match=r"complete\(\) got an unexpected keyword argument 'temprature'"):
             model.complete("Hi", temprature=0)  # type: ignore[call-arg]
-        with pytest.raises(TypeError, match=r"stream\(\) got an unexpected keyword argument 'schema'"):
-            model.stream("Hi", schema={})  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match=r"stream\(\) got an unexpected keyword argument 'scheme'"):
+            model.stream("Hi", scheme={})  # type: ignore[call-arg]
 
     @pytest.mark.parametrize("prompt", ["", " \n"])
     def test_an_empty_prompt_is_none(self, model: Model, prompt: str) -> None:
@@ -192,6 +214,132 @@ class TestShapes:
         assert model.complete("How many?", schema={"type": "integer"}).value == 3
         assert model.complete("How many?", schema='{"type": "integer"}').value == 4
 
+    def test_a_schema_is_a_class_that_has_one_and_the_value_stays_a_dict(
+        self, model: Model, engine: FakeEngine
+    ) -> None:
+        class Person:  # as pydantic's BaseModel has it
+            @staticmethod
+            def model_json_schema() -> dict[str, object]:
+                return {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
+
+        engine.replies = [('{"age": 3}',)]
+        assert model.complete("Who?", schema=Person).value == {"age": 3}
+        constraint = engine.limits[0].constraint
+        assert constraint is not None and json.loads(constraint.text) == Person.model_json_schema()
+
+    def test_a_schema_is_a_dataclass(self, model: Model, engine: FakeEngine) -> None:
+        engine.replies = [('{"name": "Ann", "mood": "good", "pets": [{"legs": 4}]}',)]
+        value = model.complete("Who?", schema=_Owner).value
+        assert _Owner(**value).name == "Ann" and value["pets"] == [{"legs": 4}]
+        constraint = engine.limits[0].constraint
+        assert constraint is not None
+        assert json.loads(constraint.text) == {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string"},
+                "mood": {"enum": ["good", "bad"]},
+                "pets": {
+                    "type": "array",
+                    "items": {"type": "object", "properties": {"legs": {"type": "integer"}}, "required": ["legs"]},
+                },
+                "age": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+            },
+            "required": ["name", "mood", "pets"],
+        }
+
+    @pytest.mark.parametrize(
+        ("schema", "said"),
+        [
+            (3, "schema must be a mapping, JSON text, a pydantic class or a dataclass, not 3."),
+            (str, "schema must be"),
+            (dataclasses.make_dataclass("Blob", [("data", bytes)]), "schema: the type of Blob.data cannot be said"),
+        ],
+    )
+    def test_what_is_no_schema(self, model: Model, schema: object, said: str) -> None:
+        error = _refused(lambda: model.complete("Hi", schema=schema))  # type: ignore[arg-type]
+        assert (error.exit_code, error.message.startswith(said)) == (ExitCode.USAGE, True), error.message
+
+    def test_a_shape_can_be_streamed_and_is_tried_once(self, model: Model, engine: FakeEngine) -> None:
+        engine.replies = [('{"a":', " 1}"), ("may", "be"), ("next",)]
+        stream = model.stream("Hi", json=True)
+        assert list(stream) == ['{"a":', " 1}"]
+        assert stream.completion is not None and stream.completion.value == {"a": 1}
+        stream = model.stream("Well?", regex="yes|no")
+        assert [next(stream), next(stream)] == ["may", "be"]
+        assert _refused(lambda: next(stream)).exit_code is ExitCode.UNSATISFIED
+        assert model.complete("Hi").text == "next"
+
+
+class TestMessages:
+    def test_they_are_a_prompt_with_what_was_said_before(self, model: Model, engine: FakeEngine) -> None:
+        said = [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "I am Ann."},
+            {"role": "assistant", "content": "Hello Ann."},
+            {"role": "user", "content": "Who am I?"},
+        ]
+        model.complete(messages=said)
+        assert engine.prompts[0] == (
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nI am Ann.<|im_end|>\n"
+            "<|im_start|>assistant\nHello Ann.<|im_end|>\n<|im_start|>user\nWho am I?<|im_end|>\n"
+            "<|im_start|>assistant\n"
+        )
+
+    def test_a_cut_answer_goes_on(self, model: Model, engine: FakeEngine) -> None:
+        engine.replies = [("One, two",), (", three",)]
+        cut = model.complete("Count.", max_tokens=1).text
+        said = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": cut}]
+        assert model.complete(messages=said).text == ", three"
+        assert engine.prompts[1].endswith("<|im_start|>assistant\nOne, two")
+        assert "cannot go on" in _refused(lambda: model.complete(messages=said, json=True)).message
+
+    def test_a_cut_answer_of_a_chat_goes_on(self, load: Loader, engine: FakeEngine) -> None:
+        engine.replies = [("One,", " two"), (" two",)]
+        with load() as model:
+            chat = model.chat(max_tokens=1)
+            assert "no answer" in _refused(chat.go_on).message
+            assert chat.say("Count.").finish_reason == "length"
+            assert chat.go_on().text == " two"
+            assert [message.text for message in chat.messages] == ["Count.", "One, two"]
+
+    @pytest.mark.parametrize(
+        ("messages", "said"),
+        [
+            ([], "messages must end with a message of the user"),
+            ("Hi", "messages must be a list of"),
+            ({"role": "user", "content": "Hi"}, "messages must be a list of"),
+            ([("user", "Hi")], 'messages[0] must be {"role": ..., "content": ...}, not a value of type tuple'),
+            ([{"role": "user"}], 'messages[0]["content"] must be a text (str), not None.'),
+            ([{"role": "user", "content": [{"type": "text"}]}], 'messages[0]["content"] must be a text'),
+            ([{"role": "tool", "content": "x"}], 'messages[0]["role"] must be "system", "user" or "assistant"'),
+            ([{"role": "user", "content": "Hi", "name": "x"}], "messages[0] has a key 'name'"),
+            ([{"role": "user", "content": "Hi"}, {"role": "system", "content": "x"}], "a system message must be"),
+            ([{"role": "assistant", "content": "Hi"}], "messages must end with"),
+            ([{"role": "user", "content": " "}], "messages[0] is empty."),
+        ],
+    )
+    def test_what_are_no_messages(self, model: Model, engine: FakeEngine, messages: object, said: str) -> None:
+        error = _refused(lambda: model.complete(messages=messages))  # type: ignore[arg-type]
+        assert (error.exit_code, engine.prompts) == (ExitCode.USAGE, [])
+        assert error.message.startswith(said)
+
+    def test_one_of_both(self, model: Model) -> None:
+        assert "cannot be combined" in _refused(lambda: model.complete("Hi", messages=[])).message
+        said = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
+        assert "cannot be combined" in _refused(lambda: model.complete(messages=said, system="c")).message
+
+
+class TestLogprobs:
+    @pytest.mark.parametrize(("asked", "told"), [(False, None), (True, 0), (5, 5)])
+    def test_how_many_alternatives(self, model: Model, engine: FakeEngine, asked: int, told: int | None) -> None:
+        model.complete("Hi", logprobs=asked)
+        assert engine.limits[0].top_logprobs == told
+
+    @pytest.mark.parametrize("asked", [-1, 21, 1.5, "yes"])
+    def test_what_is_no_number_of_them(self, model: Model, asked: object) -> None:
+        error = _refused(lambda: model.complete("Hi", logprobs=asked))  # type: ignore[arg-type]
+        assert error.message == "logprobs must be True, False or a whole number from 0 to 20."
+
 
 class TestStream:
     def test_pieces_then_the_whole(self, model: Model, engine: FakeEngine) -> None:
@@ -210,28 +358,62 @@ class TestStream:
             break
         assert model.complete("Hi").text == "next"
 
-    def test_never_far_ahead_of_its_reader(self, model: Model, engine: FakeEngine) -> None:
-        made: list[int] = []
+    def test_one_that_nobody_reads_does_not_keep_the_model(self, model: Model, engine: FakeEngine) -> None:
+        engine.replies = [["x"] * 1000, ("next",)]
+        stream = model.stream("Hi")
+        assert next(stream) == "x"
+        assert model.complete("Hi").text == "next"  # the same thread, and nothing is lost
+        assert len(list(stream)) == 999
+        assert stream.completion is not None and stream.completion.finish_reason == "stop"
 
-        def pieces() -> Iterator[str]:
-            for number in range(1000):
-                made.append(number)
-                yield "x"
+    def test_cancel_ends_it_and_what_came_can_be_read(self, model: Model, engine: FakeEngine) -> None:
+        gate = _Gate("begun", " never", " said")
+        engine.replies = [gate]  # type: ignore[list-item]
+        stream = model.stream("Hi")
+        assert gate.has_begun.wait(20)
+        stream.cancel()
+        gate.may_go_on.set()
+        assert list(stream) == ["begun"]
+        assert stream.completion is not None and stream.completion.finish_reason == "interrupted"
 
-        engine.replies = [pieces()]  # type: ignore[list-item]
+    def test_closing_it_keeps_what_had_come(self, model: Model, engine: FakeEngine) -> None:
+        engine.replies = [itertools.repeat("x")]  # type: ignore[list-item]
         with model.stream("Hi") as stream:
             next(stream)
-            assert len(made) < 50
-        assert len(made) < 50
-        assert stream.completion is None
+        assert list(stream) == []
+        assert stream.completion is not None and stream.completion.finish_reason == "interrupted"
 
-    def test_a_thread_does_not_wait_for_itself(self, model: Model, engine: FakeEngine) -> None:
-        engine.replies = [("a", "b"), ("next",)]
-        stream = model.stream("Hi")  # generated at once, and still open
-        error = _refused(lambda: model.complete("Hi"))
-        assert (error.exit_code, error.hint is not None and "close()" in error.hint) == (ExitCode.USAGE, True)
-        assert "".join(stream) == "ab"
+    def test_a_generator_that_is_closed_frees_the_model(self, model: Model, engine: FakeEngine) -> None:
+        def served() -> Iterator[str]:  # as a web framework drops it, whose client has gone
+            for piece in model.stream("Hi"):
+                yield f"data: {piece}"
+
+        engine.replies = [itertools.repeat("x"), ("next",)]  # type: ignore[list-item]
+        response = served()
+        assert next(response) == "data: x"
+        response.close()  # type: ignore[attr-defined]
         assert model.complete("Hi").text == "next"
+
+    def test_ctrl_c_while_it_is_waited_for_frees_the_model(
+        self, model: Model, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Interrupted(queue.SimpleQueue):  # type: ignore[type-arg]
+            def get(self, *_: object) -> object:  # type: ignore[override]
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr("slmchat.api.stream.SimpleQueue", Interrupted)
+        engine.replies = [itertools.repeat("x"), ("next",)]  # type: ignore[list-item]
+        stream = model.stream("Hi")
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+        assert model.complete("Hi").text == "next"
+
+    def test_thoughts_are_events_of_their_own(self, model: Model, engine: FakeEngine) -> None:
+        engine.replies = [("<think>", "hm", "</think>", "Yes"), ("<think>", "hm", "</think>", "Yes")]
+        events = list(model.stream("Hi").events())
+        assert "".join(event.text for event in events if event.kind == "thinking").strip() == "hm"
+        assert [event for event in events if event.kind == "answer"] == [("answer", "Yes")]
+        assert list(model.stream("Hi")) == ["Yes"]
 
     def test_what_is_wrong_at_once_is_raised_at_once(self, model: Model) -> None:
         assert _refused(lambda: model.stream("x" * 500)).exit_code is ExitCode.CONTEXT
@@ -288,6 +470,257 @@ class TestThreads:
         with pytest.raises(KeyboardInterrupt):
             model.complete("Hi")
         assert model.complete("Hi").text == "next"
+
+    def test_an_interrupted_generation_does_not_stay_behind(self) -> None:
+        """A traceback that a notebook keeps holds the generation; it must not end later, over the next one."""
+        ended: list[bool] = []
+
+        def events() -> Iterator[Event]:
+            try:
+                yield Prefill(0, 1, 0)
+            finally:
+                ended.append(True)
+
+        class Interrupting(NullHandler):
+            def prefill(self, event: Prefill) -> None:
+                raise KeyboardInterrupt
+
+        held = events()
+        with pytest.raises(KeyboardInterrupt):
+            consume_stream(held, Interrupting(), sanitizer=None)
+        assert ended == [True]
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+    def test_a_forked_child_is_told_and_does_not_wait(self, model: Model, engine: FakeEngine) -> None:
+        gate = _Gate("a", "b")
+        engine.replies = [gate, ("next",)]  # type: ignore[list-item]
+        stream = model.stream("Hi")  # its turn is taken in the child, too, by a thread that is not there
+        assert gate.has_begun.wait(20)
+        child = os.fork()
+        if not child:
+            said = _refused(lambda: model.complete("Hi"))
+            model.close()
+            os._exit(0 if said.exit_code is ExitCode.USAGE and "forked" in said.message else 1)
+        gate.may_go_on.set()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert "".join(stream) == "ab"
+        assert model.complete("Hi").text == "next"
+
+
+NAN = float("nan")
+
+
+class TestWrongTypes:
+    @pytest.mark.parametrize(
+        ("call", "said"),
+        [
+            (lambda model: model.complete(None), "prompt must be a text (str), not None."),
+            (lambda model: model.complete(3), "prompt must be a text (str), not 3."),
+            (lambda model: model.complete(b"Hi"), "prompt must be a text (str), not a value of type bytes."),
+            (lambda model: model.complete(NAN), "prompt must be a text (str), not nan."),
+            (lambda model: model.stream({"role": "user"}), "prompt must be a text (str), not a value of type dict."),
+            (lambda model: model.complete("Hi", system=3), "system must be a text (str), not 3."),
+            (lambda model: model.complete("Hi", raw=None), "raw must be True or False, not None."),
+            (lambda model: model.complete("Hi", temperature=NAN), "temperature must be a number from 0 to 10."),
+            (lambda model: model.complete("Hi", max_tokens=2.5), "max_tokens must be a whole number"),
+            (lambda model: model.complete("Hi", stop=3), "stop must be a list of texts, not 3."),
+            (lambda model: model.complete("Hi", stop=["a", None]), "stop[1] must be a text (str), not None."),
+            (lambda model: model.complete("Hi", json="yes"), "json must be True or False"),
+            (lambda model: model.complete("Hi", regex=3), "regex must be a text (str), not 3."),
+            (lambda model: model.complete("Hi", fields=["name"]), "fields must be a text (str)"),
+            (lambda model: model.complete("Hi", schema=[1]), "schema must be a mapping"),
+            (lambda model: model.complete("Hi", images=3), "images must be a list of files, not 3."),
+            (lambda model: model.complete("Hi", images=[None]), "images[0] must be a text (str) or a path, not None."),
+            (lambda model: model.count_tokens(None), "text must be a text (str), not None."),
+            (lambda model: model.classify(None, ["a", "b"]), "text must be a text (str), not None."),
+            (lambda model: model.classify("x", None), "choices must be a list of texts, not None."),
+            (lambda model: model.classify("x", ["a", 1]), "choices[1] must be a text (str), not 1."),
+            (lambda model: model.classify("x", ["a", "b"], threshold="much"), "threshold must be a number"),
+            (lambda model: model.classify("x", ["a", "b"], instruction=3), "instruction must be a text (str), not 3."),
+            (lambda model: model.chat(system=3), "system must be a text (str), not 3."),
+            (lambda model: model.chat(messages=3), "messages must be a list of"),
+            (lambda model: model.chat(messages=["user"]), "messages[0] must be"),
+            (lambda model: model.chat().say(None), "text must be a text (str), not None."),
+            (lambda model: model.chat().stream(3), "text must be a text (str), not 3."),
+        ],
+    )
+    def test_the_argument_is_named(self, model: Model, call: Callable[[object], object], said: str) -> None:
+        error = _refused(lambda: call(model))
+        assert (error.exit_code, error.message.startswith(said)) == (ExitCode.USAGE, True), error.message
+        assert model.complete("Hi").text == "Hello."
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"ctx": "big"}, "ctx must be a whole number"),
+            ({"ctx": NAN}, "ctx must be a whole number"),
+            ({"kv_type": 8}, "kv_type must be a text (str), not 8."),
+            ({"kv_type": "q3"}, "kv_type cannot be 'q3'."),
+            ({"gpu_layers": NAN}, "gpu_layers must be a whole number from 0 to 10,000, or"),
+            ({"lora": 3}, "lora must be a list of texts, not 3."),
+            ({"mmproj": 3}, "mmproj must be a text (str) or a path, not 3."),
+            ({"force": "yes"}, "force must be True or False"),
+            ({"reads_config": 1}, "reads_config must be True or False, not 1."),
+        ],
+    )
+    def test_of_load_too(self, load: Loader, options: dict[str, object], said: str) -> None:
+        error = _refused(lambda: load(**options))
+        assert (error.exit_code, error.message.startswith(said)) == (ExitCode.USAGE, True), error.message
+
+    @pytest.mark.parametrize("name", [3, b"fake:1b", ["fake:1b"]])
+    def test_and_its_name(self, name: object) -> None:
+        error = _refused(lambda: slmchat.load(name))  # type: ignore[arg-type]
+        assert error.message.startswith("name must be a text (str) or a path, not ")
+
+    def test_a_whole_number_of_another_library_is_one(self, model: Model, engine: FakeEngine) -> None:
+        import numpy
+
+        model.complete("Hi", max_tokens=numpy.int64(1), seed=numpy.uint32(3))  # type: ignore[typeddict-item]
+        assert (engine.limits[0].max_tokens, engine.samplers[0].seed) == (1, 3)
+
+    def test_hints_name_parameters_and_leave_commands_alone(self, model: Model, engine: FakeEngine) -> None:
+        def failing(hint: str) -> Iterator[str]:
+            yield "a"
+            raise SlmError("--ctx is small.", hint=hint, exit_code=ExitCode.CONTEXT)
+
+        hint = "try --ctx 2048, or --kv-type q8_0; more room: -n N; --force goes on; slm run --raw; --choices A"
+        told = (
+            'try ctx=2048, or kv_type="q8_0"; more room: max_tokens=N; force=True goes on; slm run --raw; --choices A'
+        )
+        engine.replies = [failing(hint), failing(hint)]  # type: ignore[list-item]
+        for call in (lambda: model.complete("Hi"), lambda: list(model.stream("Hi"))):
+            error = _refused(call)
+            assert (error.message, str(error), error.hint) == ("ctx is small.", "ctx is small.", told)
+            assert error.__notes__ == [f"hint: {told}"]
+
+    def test_a_model_says_that_it_cannot_be_pickled(self, model: Model) -> None:
+        assert "cannot be pickled" in _refused(lambda: pickle.dumps(model)).message
+
+
+class TestMany:
+    def test_order_is_kept_and_a_failure_stays_in_its_place(self, model: Model, engine: FakeEngine) -> None:
+        def answer(prompt: str) -> str | SlmError:
+            if "bad" in prompt:
+                return SlmError("the engine cannot.", exit_code=ExitCode.BUG)
+            return "<think>hm</think>one" if "1" in prompt else "two"
+
+        engine.answer, engine.n_held, engine.pick = answer, 3, lambda n_held: n_held - 1
+        wrong: list[object] = ["1", "bad", "2", "", "x" * 500, None, [{"role": "user", "content": "1"}]]
+        done = model.complete_many(wrong, system="Be brief.")  # type: ignore[arg-type]
+        assert [str(one) for one in done] == [
+            "one",
+            "the engine cannot.",
+            "two",
+            "the prompt is empty.",
+            str(_refused(lambda: model.complete("x" * 500, system="Be brief."))),
+            "prompts[5] must be a text (str) or a list of messages, not None.",
+            "one",
+        ]
+        assert isinstance(done[0], slmchat.Completion) and done[0].thinking == "hm"
+        assert model.complete("Hi").text == "Hello."
+
+    def test_a_format_has_a_second_attempt(self, model: Model, engine: FakeEngine) -> None:
+        said = iter(["no number", "3", "none", "none"])
+        engine.answer = lambda prompt: next(said)
+        first, second = model.complete_many(["1", "2"], regex="[0-9]")
+        assert isinstance(first, slmchat.Completion) and first.value == "3"
+        assert isinstance(second, SlmError) and second.exit_code is ExitCode.UNSATISFIED
+
+    def test_cancel_ends_those_that_are_not_done(self, model: Model, engine: FakeEngine) -> None:
+        def answer(prompt: str) -> str:
+            if "2" in prompt:
+                model.cancel()
+            return "yes"
+
+        engine.answer = answer
+        done = model.complete_many(["1", "2", "3"])
+        assert [one.exit_code if isinstance(one, SlmError) else one.text for one in done][::2] == [
+            "yes",
+            ExitCode.INTERRUPTED,
+        ]
+
+    def test_the_options_are_those_of_all(self, model: Model, engine: FakeEngine) -> None:
+        model.complete_many(["1", "2"], seed=7, max_tokens=3, logprobs=True)
+        assert [(one.sampler.seed, one.limits.max_tokens, one.limits.top_logprobs) for one in engine.requests] == [
+            (7, 3, 0),
+            (7, 3, 0),
+        ]
+        assert model.complete_many([]) == []
+
+    @pytest.mark.parametrize(
+        ("prompts", "options", "said"),
+        [
+            ("one text", {}, "prompts must be a list of texts"),
+            (None, {}, "prompts must be a list of texts, not None."),
+            (["1"], {"parallel": 0}, "parallel must be a whole number from 1 to 255, or None."),
+            (["1"], {"max_tokens": 0}, "max_tokens must be"),
+        ],
+    )
+    def test_what_cannot_be_is_refused_as_a_whole(
+        self, model: Model, engine: FakeEngine, prompts: object, options: dict[str, int], said: str
+    ) -> None:
+        error = _refused(lambda: model.complete_many(prompts, **options))  # type: ignore[arg-type]
+        assert (error.exit_code, error.message.startswith(said)) == (ExitCode.USAGE, True)
+
+
+class TestAsync:
+    def test_it_says_what_the_others_say(self, model: Model, engine: FakeEngine) -> None:
+        async def both() -> tuple[str, list[str]]:
+            done = await model.acomplete("Hi", system="Be brief.", max_tokens=5)
+            return done.text, [piece async for piece in model.astream("Hi")]
+
+        engine.replies = [("a", "b"), ("c", "d")]
+        assert asyncio.run(both()) == ("ab", ["c", "d"])
+        assert "Be brief." in engine.prompts[0]
+
+    def test_many_tasks_wait_for_one_another(self, model: Model, engine: FakeEngine) -> None:
+        async def all_of_them() -> list[slmchat.Completion]:
+            return await asyncio.gather(*(model.acomplete(str(number)) for number in range(20)))
+
+        engine.replies = [("x",)] * 20
+        assert [done.text for done in asyncio.run(all_of_them())] == ["x"] * 20
+
+    def test_to_cancel_the_task_ends_the_generation(self, model: Model, engine: FakeEngine) -> None:
+        gate = _Gate("begun", "x")
+
+        async def begun_and_cancelled() -> None:
+            task = asyncio.create_task(model.acomplete("Hi"))
+            waiting = asyncio.create_task(model.acomplete("not asked any more"))
+            await asyncio.to_thread(gate.has_begun.wait, 20)
+            waiting.cancel()
+            task.cancel()
+            for cancelled in (waiting, task):
+                with pytest.raises(asyncio.CancelledError):
+                    await cancelled
+            gate.may_go_on.set()
+
+        def endless() -> Iterator[str]:
+            yield from gate
+            yield from itertools.repeat("x")
+
+        engine.replies = [endless(), ("next",)]  # type: ignore[list-item]
+        asyncio.run(begun_and_cancelled())
+        assert model.complete("Hi").text == "next"
+        assert len(engine.prompts) == 2
+
+    def test_to_close_a_stream_ends_the_generation(self, model: Model, engine: FakeEngine) -> None:
+        async def first_piece() -> str:
+            pieces = model.astream("Hi")
+            try:
+                return await anext(pieces)
+            finally:
+                await pieces.aclose()
+
+        engine.replies = [itertools.repeat("x"), ("next",)]  # type: ignore[list-item]
+        assert asyncio.run(first_piece()) == "x"
+        assert model.complete("Hi").text == "next"
+
+    def test_errors_come_as_they_do_elsewhere(self, model: Model) -> None:
+        with pytest.raises(SlmError, match="the prompt is empty"):
+            asyncio.run(model.acomplete(" "))
+        with pytest.raises(TypeError, match=r"acomplete\(\) got an unexpected keyword argument 'sytem'"):
+            asyncio.run(model.acomplete("Hi", sytem="x"))  # type: ignore[call-arg]
 
 
 class TestChat:
@@ -511,6 +944,33 @@ class TestWorld:
             assert name in dir(slmchat)
         with pytest.raises(AttributeError):
             slmchat.lod  # noqa: B018
+
+
+@pytest.mark.real
+class TestEndpoint:
+    def test_a_model_of_a_server_is_asked_as_any_other(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SLM_HOME", str(tmp_path / "home"))
+        with EndpointServer() as server, slmchat.load(endpoint=server.url) as model:
+            server.script.append(stream("Hel", "lo"))
+            assert model.complete("Hi", system="Be brief.").text == "Hello"
+            server.script.append(stream("a", "b"))
+            assert "".join(model.stream(messages=[{"role": "user", "content": "Hi"}])) == "ab"
+            server.script += [stream("x"), stream("x")]
+            assert [str(done) for done in model.complete_many(["1", "2"])] == ["x", "x"]
+            server.script.append(stream("Yes."))
+            assert model.chat().say("Well?").text == "Yes."
+            said = server.posts[0].body["messages"]
+            assert [one["role"] for one in said] == ["system", "user"]
+        assert not (tmp_path / "home").exists()
+        with EndpointServer() as server:  # nothing in this program was closed
+            assert slmchat.load(endpoint=server.url).name.endswith("small")
+
+    def test_what_only_a_local_model_has_is_refused(self) -> None:
+        error = _refused(lambda: slmchat.load(endpoint="http://127.0.0.1:9/v1", ctx=512))
+        assert error.message == "ctx cannot be given together with endpoint: the endpoint decides that."
+        assert _refused(lambda: slmchat.load(endpoint=3)).message.startswith("endpoint must be")  # type: ignore[arg-type]
+        error = _refused(lambda: slmchat.load(endpoint="http://127.0.0.1:9/v1"))
+        assert error.exit_code is ExitCode.NETWORK
 
 
 @pytest.mark.real

@@ -48,6 +48,7 @@ def test_every_parameter_and_every_name_is_on_the_page() -> None:
         slmchat.seal,
         slmchat.Model.complete,
         slmchat.Model.stream,
+        slmchat.Model.complete_many,
         slmchat.Model.chat,
         slmchat.Model.classify,
     )

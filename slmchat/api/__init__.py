@@ -5,8 +5,9 @@ is in generation/, where `slm run` and `slm chat` do it too.
 """
 
 from slmchat.api.chat import Chat
-from slmchat.api.model import Model, load, seal
-from slmchat.api.stream import Stream
+from slmchat.api.loading import load, seal
+from slmchat.api.model import Model
+from slmchat.api.stream import Stream, StreamEvent
 from slmchat.conversation.messages import Message
 from slmchat.engine.api import FinishReason, Timings, Usage
 from slmchat.errors import ExitCode, SlmError
@@ -25,6 +26,7 @@ __all__ = [
     "SealStatus",
     "SlmError",
     "Stream",
+    "StreamEvent",
     "Timings",
     "Usage",
     "load",

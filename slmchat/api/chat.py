@@ -11,9 +11,13 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Literal
 
+from slmchat.api import arguments
 from slmchat.api.options import ImageSource, pictures_of
+from slmchat.api.parameters import says_parameters
+from slmchat.api.questions import MessageDict, messages_of
 from slmchat.api.shared_model import SharedModel
 from slmchat.api.stream import Stream
+from slmchat.api.turns import Turn
 from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.conversation.pictures import Picture
 from slmchat.engine.cancellable import Cancellable
@@ -38,16 +42,20 @@ class Chat:
         shared: SharedModel,
         options: GenerationOptions,
         system: str | None,
-        messages: Sequence[tuple[Literal["user", "assistant"], str]],
+        messages: Sequence[tuple[Literal["user", "assistant"], str] | MessageDict],
         on_overflow: Overflowing,
     ) -> None:
         """Programs use `Model.chat`. Raises `SlmError` (USAGE)."""
         n_ctx = shared.generator.n_ctx
         self._shared = shared
         self._delegate = _Delegate(shared, on_overflow)
-        self._conversation = Conversation(system)
-        for role, text in messages:
-            self._conversation.add(Message(_role(role), text))
+        self._conversation = Conversation(arguments.text_or_none(system, "system"))
+        for message in messages_of(messages, takes_pairs=True):
+            if message.role is Role.SYSTEM:
+                raise SlmError(
+                    "a system message cannot be one of messages.", hint="chat(system=...)", exit_code=ExitCode.USAGE
+                )
+            self._conversation.add(message)
         # of the size of the model's own window, whatever suits the device by now
         options = replace(options, ctx=n_ctx)
         self._session = ChatSession(shared.opened, self._conversation, options, self._delegate)
@@ -64,6 +72,7 @@ class Chat:
         """
         return [node.message for node in self._conversation.path()]
 
+    @says_parameters
     def say(self, text: str, *, images: Sequence[ImageSource] = ()) -> Completion:
         """The answer to a new message.
 
@@ -71,20 +80,40 @@ class Chat:
         message, or a closed chat. After an error the message has not been said.
         """
         shown = self._checked(text, images)
-        with self._shared.turns:
+        with self._shared.turns.taken():
             return self._said(text, shown, NullHandler())
 
+    @says_parameters
     def stream(self, text: str, *, images: Sequence[ImageSource] = ()) -> Stream:
-        """As `say`, but piece by piece. Of an answer that is not read to its end, what was read is kept (`is_cut`)."""
+        """As `say`, but piece by piece. Of a stream that is closed early, what came is kept (`is_cut`)."""
         shown = self._checked(text, images)
-        self._shared.turns.take()
-        stream = self._shared.streamed(lambda handler: self._said(text, shown, handler))
+        turn = Turn()
+        try:
+            self._shared.turns.take(turn)
+            stream = self._shared.streamed(turn, lambda handler: self._said(text, shown, handler))
+        except BaseException:
+            self._shared.turns.give_back(turn)
+            raise
         self._stream = weakref.ref(stream)
         return stream
 
+    @says_parameters
+    def go_on(self) -> Completion:
+        """Let the last answer go on where it was cut, as by `max_tokens`; gives what is new of it.
+
+        Raises `SlmError`: CONTEXT as `say` does, USAGE when there is no answer, or nothing has come of it.
+        """
+        self._check_open()
+        with self._shared.turns.taken():
+            self._delegate.listens(NullHandler())
+            end = self._conversation.current
+            if end is None or not end.message.text:
+                raise SlmError("there is no answer to go on with.", hint="say() asks", exit_code=ExitCode.USAGE)
+            return self._completed(self._session.go_on())
+
     def undo(self) -> Message:
         """Take the last message and its answer back; gives the message. Raises `SlmError` (USAGE) if there is none."""
-        with self._shared.turns:
+        with self._shared.turns.taken():
             taken = self._conversation.undo()
         if taken is None:
             raise SlmError("there is nothing to undo.", exit_code=ExitCode.USAGE)
@@ -92,10 +121,12 @@ class Chat:
 
     def close(self) -> None:
         """End its open stream and free its context window; `messages` stay. A second call does nothing."""
+        if self._shared.turns.is_forked:
+            return
         stream = self._stream() if self._stream is not None else None
         if stream is not None:
             stream.close()
-        with self._shared.turns:
+        with self._shared.turns.taken():
             self._is_closed = True
             self._session.reopen()
 
@@ -107,14 +138,17 @@ class Chat:
 
     def __del__(self) -> None:
         # nobody else can be using it: no turn is taken, which another thread may have
-        if not sys.is_finalizing() and hasattr(self, "_session"):
+        if not sys.is_finalizing() and hasattr(self, "_session") and not self._shared.turns.is_forked:
             self._session.reopen()
 
-    def _checked(self, text: str, images: Sequence[ImageSource]) -> list[Picture]:
+    def _check_open(self) -> None:
         self._shared.generator  # noqa: B018 - raises when the model has been closed
         if self._is_closed:
             raise SlmError("this chat has been closed.", hint="Model.chat() begins another", exit_code=ExitCode.USAGE)
-        if not text.strip():
+
+    def _checked(self, text: str, images: Sequence[ImageSource]) -> list[Picture]:
+        self._check_open()
+        if not arguments.text(text, "text").strip():
             raise SlmError("the message is empty.", exit_code=ExitCode.USAGE)
         return pictures_of(images)
 
@@ -122,9 +156,12 @@ class Chat:
         session = self._session
         session.pictures = shown
         self._delegate.listens(handler)
-        answer = session.send(text)
-        assert session.last is not None  # the host never cancels before a generation has begun
-        return completion_of(replace(answer or Response(), finish=session.last))
+        return self._completed(session.send(text))
+
+    def _completed(self, answer: Response | None) -> Completion:
+        finish = self._session.last
+        assert finish is not None  # the delegate never cancels before a generation has begun
+        return completion_of(replace(answer or Response(), finish=finish))
 
 
 class _Delegate:
@@ -166,13 +203,3 @@ class _Delegate:
     def is_saved(self, id: str) -> bool:
         """Never: what a program says is kept nowhere."""
         return False
-
-
-def _role(name: str) -> Role:
-    if name not in (Role.USER, Role.ASSISTANT):
-        raise SlmError(
-            f"a message cannot be of the role '{name}'.",
-            hint="user or assistant; a system message: chat(system=...)",
-            exit_code=ExitCode.USAGE,
-        )
-    return Role(name)

@@ -5,28 +5,28 @@ Refuses to know: how a question becomes an answer (generation/generator.py) and 
 (generation/chat_session.py).
 """
 
-import os
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NoReturn, Unpack
 
-from slmchat import settings as settings_module
+from slmchat.api import arguments
 from slmchat.api.chat import Chat, Overflowing
 from slmchat.api.options import (
     CompletionOptions,
     ImageSource,
-    LoadOptions,
     SamplingOptions,
     choosing_of,
-    pictures_of,
     refuse_unknown,
     response_format_of,
-    with_loading,
+    top_logprobs_of,
     with_sampling,
 )
+from slmchat.api.parameters import name_parameters, says_parameters
+from slmchat.api.questions import MessageDict, QuestionOptions, one_of, question_of
 from slmchat.api.shared_model import SharedModel
 from slmchat.api.stream import Stream
+from slmchat.api.turns import Turn
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Message, Role
@@ -34,87 +34,20 @@ from slmchat.conversation.template import raw_prompt
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.classify import Classification
-from slmchat.generation.generator import Generator, PreparedPrompt
+from slmchat.generation.generator import PreparedPrompt
+from slmchat.generation.many import ManyCompletions
 from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.response import Completion, NullHandler, StreamHandler
 from slmchat.generation.structured import ResponseFormat
-from slmchat.models import resolve, sandbox
-from slmchat.models.backend import LocalModel
-from slmchat.models.open import open_model
 from slmchat.options import GenerationOptions
-from slmchat.privacy.seal import SealStatus, status
-from slmchat.privacy.writable_paths import check_directory
-from slmchat.reporting import LogReporter
-from slmchat.settings import Settings
-
-
-def load(
-    name: str | os.PathLike[str] | None = None,
-    *,
-    ctx: int | None = None,
-    threads: int | None = None,
-    gpu_layers: int | Literal["auto"] | None = None,
-    seed: int | None = None,
-    reads_config: bool = False,
-    **rare: Unpack[LoadOptions],
-) -> "Model":
-    """Load an installed model (`slm pull NAME`) or a GGUF file; None: the only installed model.
-
-    `ctx`: the context window in tokens; None: what suits this device, at most 8,192. `threads`: exactly so many; None:
-    as many as there are free cores. `gpu_layers`: None: as suits the GPU, if there is one. `seed`: for every answer
-    that is not given another. `rare`: see `LoadOptions`.
-    `reads_config`: settings that are not given here are those of config.toml and the SLM_* variables, and states of the
-    KV cache are kept on the disk as the commands keep them. Without it only SLM_HOME counts, and nothing is written
-    (but what was found out about llama.cpp itself, on a machine where that must be tried).
-    Raises `SlmError`: USAGE for a value out of its range, NO_MODEL, NO_FIT, DAMAGED.
-    """
-    refuse_unknown(rare, LoadOptions, "load")
-    settings = _settings(reads_config=reads_config)
-    reporter = LogReporter()
-    options = with_loading(
-        {
-            "ctx": ctx,
-            "threads": threads,
-            "gpu_layers": None if gpu_layers is None else str(gpu_layers),
-            "seed": seed,
-            **rare,
-        }
-    )
-    found = resolve.find(None if name is None else os.fspath(name), settings, reporter)
-    local = LocalModel(found).with_projector(options.mmproj)
-    generator = Generator(open_model(options, settings, reporter, model=local))
-    try:
-        generator.open(generator.opened.window(options.ctx or settings.n_ctx))
-    except BaseException:
-        generator.close()
-        raise
-    return Model(SharedModel(generator), options)
-
-
-def seal(*, is_private: bool = False, writable: Sequence[str | os.PathLike[str]] = ()) -> SealStatus:
-    """Close this process to the network, for good: its threads and the children that it will have, too.
-
-    Do it before anything is loaded. From then on files can be written only in the directories of `writable`, in slm's
-    own (with `is_private` not there, and no core dump is made), and as temporary files in memory; modes, owners and
-    times of files cannot be changed. Returns what is in force. Raises `SlmError`: UNSEALED where the kernel of this
-    system cannot enforce it, or where something of before still leads out; USAGE for a directory that holds code.
-    """
-    named = [check_directory(Path(directory), "writable") for directory in writable]
-    sandbox.seal(replace(_settings(reads_config=False), is_offline=True, is_private=is_private), writable=named)
-    return status()
-
-
-def _settings(*, reads_config: bool) -> Settings:
-    if reads_config:
-        return settings_module.load(os.environ)
-    return Settings(settings_module.paths_of(os.environ), is_private=True)
+from slmchat.ranges import PARALLEL
 
 
 class Model:
     """A loaded model with one context window. Also a context manager, closed at its end.
 
-    Any thread may call it: calls wait for one another, as one answer takes all processors anyway. A thread that has
-    a stream open gets an `SlmError` (USAGE) instead of waiting for itself.
+    Any thread may call it: calls wait for one another, as one answer takes all processors anyway. A stream has its turn
+    until its answer has been generated, whether that is read or not.
     """
 
     def __init__(self, shared: SharedModel, options: GenerationOptions) -> None:
@@ -144,57 +77,122 @@ class Model:
         """Whether it can be shown images."""
         return self._shared.opened.model.supports_vision
 
+    @says_parameters
     def count_tokens(self, text: str) -> int:
         """How many tokens a text is by itself, without a chat template."""
-        with self._shared.turns:
+        arguments.text(text, "text")
+        self._shared.generator  # noqa: B018 - raises when the model has been closed
+        with self._shared.turns.taken():
             return self._shared.opened.engine.count(raw_prompt([Message(Role.USER, text)]))
 
+    @says_parameters
     def complete(
         self,
-        prompt: str,
+        prompt: str | None = None,
         *,
+        messages: Sequence[MessageDict] | None = None,
         system: str | None = None,
         images: Sequence[ImageSource] = (),
         raw: bool = False,
+        logprobs: bool | int = False,
         **options: Unpack[CompletionOptions],
     ) -> Completion:
         """The answer to one prompt, by itself: nothing of it is remembered, though what prompts share is read once.
 
+        `messages`: instead of a prompt, `{"role": "system" | "user" | "assistant", "content": TEXT}` each; where the
+        last one is an answer, the completion goes on with it.
         `system`: a system message. `images`: files, or the bytes of files, that a model with a projector is shown.
-        `raw`: the prompt is continued as it is, without the chat template.
+        `raw`: the prompt is continued as it is, without the chat template. `logprobs`: True for those of its tokens,
+        a number (0 to 20) for so many alternatives beside each.
         Raises `SlmError`: USAGE for options that cannot be used, CONTEXT when the prompt does not fit into the window,
         UNSATISFIED when neither of two answers has the shape that was asked for; TypeError for an unknown keyword.
         """
         refuse_unknown(options, CompletionOptions, "complete")
-        asked = with_sampling(replace(self._options, raw=raw), options)
-        shape = response_format_of(options)
-        with self._shared.turns:
-            request = self._request(prompt, system, images, asked, shape)
-            return self._answer(request, asked, NullHandler())
+        return self._completed(self._question(prompt, messages, system, images, raw, logprobs, options), Turn())
 
+    @says_parameters
+    def complete_many(
+        self,
+        prompts: Iterable[str | Sequence[MessageDict]],
+        *,
+        system: str | None = None,
+        raw: bool = False,
+        logprobs: bool | int = False,
+        parallel: int | None = None,
+        **options: Unpack[CompletionOptions],
+    ) -> list[Completion | SlmError]:
+        """The answers to many prompts (texts, or lists of messages), decoded together, in the order of the prompts.
+
+        Where a prompt fails, the others go on, and the `SlmError` stands in its place; INTERRUPTED for those that
+        `cancel` has kept from being answered. `parallel`: so many at once; None: as many as pay. With a `seed` every
+        prompt has the same one. A context window for all of them is made, and freed at the end.
+        Raises `SlmError`: USAGE for options that cannot be used, NO_FIT.
+        """
+        refuse_unknown(options, CompletionOptions, "complete_many")
+        if parallel is not None and not PARALLEL.holds(parallel):
+            raise SlmError(f"parallel must be {PARALLEL}, or None.", exit_code=ExitCode.USAGE)
+        given = arguments.several(prompts, "prompts", "texts")
+        asked, response_format = self._settled(raw, options), response_format_of(options)
+        limits = params.limits(asked, top_logprobs_of(logprobs))
+        arguments.text_or_none(system, "system")
+
+        def prepare(number: int) -> PreparedPrompt:
+            return self._prepared(one_of(given[number], f"prompts[{number}]", system), asked, response_format)
+
+        with self._shared.turns.taken():
+            opened, n_ctx = self._shared.opened, self._shared.generator.n_ctx
+            sampler = params.sampler_settings(opened.model, opened.settings, asked)
+            work = ManyCompletions(
+                [partial(prepare, number) for number in range(len(given))], sampler, limits, response_format
+            )
+            made = work.run(opened.open_pool(n_ctx, parallel), self._shared.running) if given else []
+        return [name_parameters(one) if isinstance(one, SlmError) else one for one in made]
+
+    @says_parameters
     def stream(
         self,
-        prompt: str,
+        prompt: str | None = None,
         *,
+        messages: Sequence[MessageDict] | None = None,
         system: str | None = None,
         images: Sequence[ImageSource] = (),
         raw: bool = False,
-        **options: Unpack[SamplingOptions],
+        logprobs: bool | int = False,
+        **options: Unpack[CompletionOptions],
     ) -> Stream:
-        """As `complete`, but piece by piece as they come. An answer with a shape comes whole: use `complete`.
+        """As `complete`, but piece by piece as they come. For an answer with a shape there is no second attempt.
 
         Raises as `complete` does; what goes wrong later is raised where the stream is read.
         """
-        refuse_unknown(options, SamplingOptions, "stream")
-        asked = with_sampling(replace(self._options, raw=raw), options)
-        self._shared.turns.take()
-        try:
-            request = self._request(prompt, system, images, asked, None)
-        except BaseException:
-            self._shared.turns.give_back()
-            raise
-        return self._shared.streamed(lambda handler: self._answer(request, asked, handler))
+        refuse_unknown(options, CompletionOptions, "stream")
+        return self._streamed(self._question(prompt, messages, system, images, raw, logprobs, options), Turn())
 
+    async def acomplete(self, prompt: str | None = None, **options: Unpack[QuestionOptions]) -> Completion:
+        """As `complete`, without keeping the event loop waiting. To cancel the task ends the generation."""
+        import asyncio
+
+        refuse_unknown(options, QuestionOptions, "acomplete")
+        question, turn = self._question_with(prompt, options), Turn()
+        try:
+            return await asyncio.to_thread(self._completed, question, turn)
+        finally:
+            self._shared.turns.cancel(turn)  # nothing, when it has ended by itself
+
+    async def astream(self, prompt: str | None = None, **options: Unpack[QuestionOptions]) -> AsyncGenerator[str, None]:
+        """The pieces of `stream`, without keeping the event loop waiting. To cancel the task, or `aclose`, ends the
+        generation. Whatever is wrong is raised when the first piece is asked for."""
+        import asyncio
+
+        refuse_unknown(options, QuestionOptions, "astream")
+        question, turn = self._question_with(prompt, options), Turn()
+        try:
+            stream = await asyncio.to_thread(self._streamed, question, turn)
+            while (piece := await asyncio.to_thread(next, stream, None)) is not None:
+                yield piece
+        finally:
+            self._shared.turns.cancel(turn)
+
+    @says_parameters
     def classify(
         self,
         text: str,
@@ -213,11 +211,14 @@ class Model:
         `calibrate`: take away what the model prefers whatever it reads. Raises as `complete` does, and `SlmError`
         (INTERRUPTED) when it was cancelled.
         """
-        task = choosing_of(choices, threshold, is_calibrated=calibrate)
+        task = choosing_of(choices, threshold, is_calibrated=arguments.flag(calibrate, "calibrate"))
+        arguments.text(instruction, "instruction")
+        arguments.text_or_none(system, "system")
+        arguments.flag(raw, "raw")
         head = [Message(Role.SYSTEM, system)] if system else []
-        if not text.strip():
+        if not arguments.text(text, "text").strip():
             raise SlmError("the text is empty.", exit_code=ExitCode.USAGE)
-        with self._shared.turns:
+        with self._shared.turns.taken():
             generator = self._shared.generator
             question = PromptRequest(instruction, [Attachment(text)], head)
             request = self._fitting(generator.prepare(question, is_raw=raw, task=task), None)
@@ -227,18 +228,20 @@ class Model:
             raise SlmError("the classification was cancelled.", exit_code=ExitCode.INTERRUPTED)
         return found[0]
 
+    @says_parameters
     def chat(
         self,
         *,
         system: str | None = None,
-        messages: Sequence[tuple[Literal["user", "assistant"], str]] = (),
+        messages: Sequence[tuple[Literal["user", "assistant"], str] | MessageDict] = (),
         on_overflow: Overflowing = "fail",
         **options: Unpack[SamplingOptions],
     ) -> Chat:
         """A conversation with a context window of its own (close it to free that).
 
-        `messages`: what has been said before, as (role, text). `on_overflow`: what to do when the conversation no
-        longer fits: "fail" with `SlmError` (CONTEXT), "drop" the oldest exchanges or "summarise" them.
+        `messages`: what has been said before, as (role, text) or `{"role": ..., "content": TEXT}`. `on_overflow`: what
+        to do when the conversation no longer fits: "fail" with `SlmError` (CONTEXT), "drop" the oldest exchanges or
+        "summarise" them.
         """
         refuse_unknown(options, SamplingOptions, "chat")
         return Chat(self._shared, with_sampling(self._options, options), system, messages, on_overflow)
@@ -260,28 +263,54 @@ class Model:
     def __repr__(self) -> str:
         return f"<slmchat.Model {self.name}{', closed' if self._shared.is_closed else ''}>"
 
-    def _request(
+    @says_parameters
+    def _question(
         self,
-        prompt: str,
+        prompt: str | None,
+        messages: Sequence[MessageDict] | None,
         system: str | None,
         images: Sequence[ImageSource],
-        asked: GenerationOptions,
-        shape: ResponseFormat | None,
+        raw: bool,
+        logprobs: bool | int,
+        options: CompletionOptions,
+    ) -> "_Question":
+        """What is asked, with everything checked that needs no model. Raises `SlmError`."""
+        return _Question(
+            question_of(prompt, messages, system, images),
+            self._settled(raw, options),
+            response_format_of(options),
+            top_logprobs_of(logprobs),
+        )
+
+    def _question_with(self, prompt: str | None, options: QuestionOptions) -> "_Question":
+        return self._question(
+            prompt,
+            options.get("messages"),
+            options.get("system"),
+            options.get("images", ()),
+            options.get("raw", False),
+            options.get("logprobs", False),
+            options,
+        )
+
+    def _settled(self, raw: bool, options: CompletionOptions) -> GenerationOptions:
+        return with_sampling(replace(self._options, raw=arguments.flag(raw, "raw")), options)
+
+    def _prepared(
+        self, request: PromptRequest, options: GenerationOptions, response_format: ResponseFormat | None
     ) -> PreparedPrompt:
         """The prompt laid out and known to fit. Raises `SlmError`."""
         generator = self._shared.generator
-        shown = pictures_of(images)
-        if shown:
+        if request.pictures:
             self._shared.opened.model.check_vision(self._shared.opened.settings)
-        head = [Message(Role.SYSTEM, system)] if system else []
-        if not prompt.strip():
-            raise SlmError("the prompt is empty.", exit_code=ExitCode.USAGE)
-        request = generator.prepare(PromptRequest(prompt, [], head, shown), is_raw=asked.raw, response_format=shape)
-        return self._fitting(request, asked.max_tokens)
+        prepared = generator.prepare(request, is_raw=options.raw, response_format=response_format)
+        return self._fitting(prepared, options.max_tokens)
 
     def _fitting(self, request: PreparedPrompt, max_tokens: int | None) -> PreparedPrompt:
         """The same request. Raises `SlmError` (CONTEXT) when it leaves no room for an answer."""
         n_ctx = self._shared.generator.n_ctx
+        if not self._shared.opened.engine.info.has_exact_counts:
+            return request  # an endpoint knows, and says so
         if not window.fits(request.n_prompt, n_ctx, max_tokens):
             raise SlmError(
                 f"{window.overflow('the prompt is', request.n_prompt, n_ctx, max_tokens)}.",
@@ -290,7 +319,41 @@ class Model:
             )
         return request
 
-    def _answer(self, prepared: PreparedPrompt, asked: GenerationOptions, handler: StreamHandler) -> Completion:
+    @says_parameters
+    def _completed(self, question: "_Question", turn: Turn) -> Completion:
+        with self._shared.turns.taken(turn):
+            prepared = self._prepared(question.request, question.options, question.response_format)
+            return self._answer(prepared, question, NullHandler())
+
+    @says_parameters
+    def _streamed(self, question: "_Question", turn: Turn) -> Stream:
+        try:
+            self._shared.turns.take(turn)
+            prepared = self._prepared(question.request, question.options, question.response_format)
+            return self._shared.streamed(
+                turn, lambda handler: self._answer(prepared, question, handler, is_streamed=True)
+            )
+        except BaseException:
+            self._shared.turns.give_back(turn)
+            raise
+
+    def _answer(
+        self, prepared: PreparedPrompt, question: "_Question", handler: StreamHandler, *, is_streamed: bool = False
+    ) -> Completion:
         opened = self._shared.opened
-        sampler = params.sampler_settings(opened.model, opened.settings, asked)
-        return self._shared.generator.generate(prepared, sampler, params.limits(asked), self._shared.delegate(handler))
+        return self._shared.generator.generate(
+            prepared,
+            params.sampler_settings(opened.model, opened.settings, question.options),
+            params.limits(question.options, question.top_logprobs),
+            self._shared.delegate(handler, is_streamed=is_streamed),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """One question of a program, checked."""
+
+    request: PromptRequest
+    options: GenerationOptions
+    response_format: ResponseFormat | None
+    top_logprobs: int | None

@@ -5,12 +5,15 @@ Refuses to know: what they do.
 """
 
 import json
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, SupportsIndex, TypedDict
 
+from slmchat.api import arguments
+from slmchat.api.schema_types import schema_of_class
 from slmchat.conversation import pictures
 from slmchat.conversation.pictures import Picture
 from slmchat.errors import ExitCode, SlmError
@@ -18,7 +21,12 @@ from slmchat.generation import structured
 from slmchat.generation.classify import ClassificationTask, problem_of
 from slmchat.generation.structured import ResponseFormat
 from slmchat.options import GenerationOptions, range_of
-from slmchat.ranges import SHARE
+from slmchat.ranges import GPU_LAYERS, SHARE, Range
+
+_SCHEMAS = "a mapping, JSON text, a pydantic class or a dataclass"
+
+# How many of the most probable tokens can be told beside each one, as other interfaces have it.
+_ALTERNATIVES = Range(0, 20)
 
 # A picture: its file, or the bytes of a PNG, JPEG, WebP, GIF or BMP file.
 ImageSource = str | os.PathLike[str] | bytes
@@ -61,11 +69,12 @@ class SamplingOptions(TypedDict, total=False):
 class ShapeOptions(TypedDict, total=False):
     """What the answer has to look like; at most one of them (docs/structured.md).
 
-    `schema`: a JSON Schema, as a mapping or as JSON text. `fields`: a schema in short. `regex`: the answer matches it
-    as a whole. `grammar`: the text of a GBNF grammar. `json`: any JSON object or array.
+    `schema`: a JSON Schema, as a mapping or as JSON text, or a class: pydantic's, or a dataclass. `fields`: a schema in
+    short. `regex`: the answer matches it as a whole. `grammar`: the text of a GBNF grammar. `json`: any JSON object or
+    array.
     """
 
-    schema: Mapping[str, Any] | str | None
+    schema: Mapping[str, Any] | str | type | None
     fields: str | None
     regex: str | None
     grammar: str | None
@@ -73,7 +82,7 @@ class ShapeOptions(TypedDict, total=False):
 
 
 class CompletionOptions(SamplingOptions, ShapeOptions, total=False):
-    """The keywords of `complete`."""
+    """The keywords of `complete` and `stream`."""
 
 
 def refuse_unknown(given: Mapping[str, object], known: type, function: str) -> None:
@@ -86,12 +95,19 @@ def refuse_unknown(given: Mapping[str, object], known: type, function: str) -> N
 def with_loading(given: Mapping[str, Any]) -> GenerationOptions:
     """The options of `load`. Raises `SlmError` (USAGE)."""
     mmproj, adapters = given.get("mmproj"), given.get("lora", ())
+    for name in ("kv_type", "device"):
+        arguments.text_or_none(given.get(name), name)
+    arguments.flag(given.get("force", False), "force")
+    gpu_layers = given.get("gpu_layers")
+    if gpu_layers not in (None, "auto") and not GPU_LAYERS.holds(_plain(gpu_layers)):
+        raise SlmError(f'gpu_layers must be {GPU_LAYERS}, or "auto".', exit_code=ExitCode.USAGE)
     return _with_values(
         GenerationOptions(),
         {
             **given,
-            "mmproj": None if mmproj is None else os.fspath(mmproj),
-            "lora": [adapters] if isinstance(adapters, str) else list(adapters),
+            "gpu_layers": None if gpu_layers is None else str(gpu_layers),
+            "mmproj": None if mmproj is None else arguments.path(mmproj, "mmproj"),
+            "lora": _texts(adapters, "lora"),
         },
     )
 
@@ -99,15 +115,20 @@ def with_loading(given: Mapping[str, Any]) -> GenerationOptions:
 def with_sampling(options: GenerationOptions, given: Mapping[str, Any]) -> GenerationOptions:
     """The options with these `SamplingOptions` (others are left out). Raises `SlmError` (USAGE)."""
     values = {name: value for name, value in given.items() if name in SamplingOptions.__annotations__}
-    stop = values.get("stop")
-    if stop is not None:
-        values["stop"] = [stop] if isinstance(stop, str) else list(stop)
+    if values.get("stop") is not None:
+        values["stop"] = _texts(values["stop"], "stop")
     return _with_values(options, values)
+
+
+def _texts(given: object, name: str) -> list[str]:
+    """One text or several. Raises `SlmError` (USAGE)."""
+    several = [given] if isinstance(given, str) else arguments.several(given, name, "texts")
+    return [arguments.text(one, f"{name}[{number}]") for number, one in enumerate(several)]
 
 
 def choosing_of(choices: Sequence[str], threshold: float | None, *, is_calibrated: bool) -> ClassificationTask:
     """What `classify` chooses from. Raises `SlmError` (USAGE)."""
-    texts = () if isinstance(choices, str) else tuple(choices)
+    texts = () if isinstance(choices, str) else tuple(_texts(choices, "choices"))
     problem = problem_of(texts, threshold)
     if problem:
         raise SlmError(f"the choices cannot be used: {problem}.", exit_code=ExitCode.USAGE)
@@ -118,12 +139,17 @@ def choosing_of(choices: Sequence[str], threshold: float | None, *, is_calibrate
 
 def _with_values(options: GenerationOptions, given: Mapping[str, Any]) -> GenerationOptions:
     """The options with these values; None means: not given. Raises `SlmError` (USAGE) that names the limits."""
-    values = {name: value for name, value in given.items() if value is not None}
+    values: dict[str, Any] = {name: _plain(value) for name, value in given.items() if value is not None}
     for field in fields(options):
         within = range_of(field)
         if field.name in values and within is not None and not within.holds(values[field.name]):
             raise SlmError(f"{field.name} must be {within}.", exit_code=ExitCode.USAGE)
     return replace(options, **values)
+
+
+def _plain(value: object) -> object:
+    """A whole number of another library (NumPy) as one of Python's."""
+    return value if isinstance(value, bool) or not isinstance(value, SupportsIndex) else operator.index(value)
 
 
 def response_format_of(given: Mapping[str, Any]) -> ResponseFormat | None:
@@ -133,28 +159,45 @@ def response_format_of(given: Mapping[str, Any]) -> ResponseFormat | None:
         return None
     name, value = asked
     if name == "schema":
-        return structured.of_schema(structured.parsed(value if isinstance(value, str) else _as_json(value)))
+        return structured.of_schema(_schema(value))
     if name == "json":
+        arguments.flag(value, "json")
         return structured.of_any_json()
-    return {"fields": structured.of_fields, "regex": structured.of_regex, "grammar": structured.of_grammar}[name](value)
+    return {"fields": structured.of_fields, "regex": structured.of_regex, "grammar": structured.of_grammar}[name](
+        arguments.text(value, name)
+    )
 
 
-def _as_json(schema: object) -> str:
+def _schema(given: object) -> Any:
+    """The schema as JSON has it. Raises `SlmError` (USAGE)."""
+    schema = schema_of_class(given) if isinstance(given, type) else given
+    if not isinstance(schema, (Mapping, bool, str)):
+        raise arguments.refused("schema", _SCHEMAS, given)
     try:
-        return json.dumps(schema)
+        return structured.parsed(schema if isinstance(schema, str) else json.dumps(schema))
+    except SlmError as error:
+        raise SlmError(error.message, hint=f"schema can be {_SCHEMAS}", exit_code=error.exit_code) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise SlmError(f"the schema is not valid JSON: {error}.", exit_code=ExitCode.USAGE) from error
 
 
+def top_logprobs_of(asked: object) -> int | None:
+    """How many alternatives are told beside each token; None: no logprobs. Raises `SlmError` (USAGE)."""
+    if asked is None or isinstance(asked, bool):
+        return 0 if asked else None
+    if not _ALTERNATIVES.holds(asked):
+        raise SlmError(f"logprobs must be True, False or {_ALTERNATIVES}.", exit_code=ExitCode.USAGE)
+    return int(str(asked))
+
+
 def pictures_of(images: Sequence[ImageSource]) -> list[Picture]:
     """The pictures, decoded. Raises `SlmError`: USAGE for a file that cannot be read, DAMAGED for one that is none."""
-    if isinstance(images, (str, bytes, os.PathLike)):
-        images = [images]
-    return [_picture(source, number) for number, source in enumerate(images, 1)]
+    given = [images] if isinstance(images, (str, bytes, os.PathLike)) else arguments.several(images, "images", "files")
+    return [_picture(source, number) for number, source in enumerate(given, 1)]
 
 
-def _picture(source: ImageSource, number: int) -> Picture:
+def _picture(source: object, number: int) -> Picture:
     if isinstance(source, bytes):
         name = f"image {number}"
         return Picture.of(name, pictures.decode(source, name))
-    return pictures.read(Path(source).expanduser())
+    return pictures.read(Path(arguments.path(source, f"images[{number - 1}]")).expanduser())

@@ -3,50 +3,19 @@
 Knows: one at a time; that all is freed when nobody holds it any more. Refuses to know: what is asked.
 """
 
-import contextlib
 import sys
-import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from slmchat.api.parameters import says_parameters
 from slmchat.api.stream import Stream
+from slmchat.api.turns import Turn, Turns
 from slmchat.engine.cancellable import Cancellable
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.generator import Generator
 from slmchat.generation.response import Completion, StreamHandler
-
-
-class ModelLock:
-    """The turns with one model. One may be given back by another thread than the one that took it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._owner: int | None = None
-
-    def take(self) -> None:
-        """Wait for the turn. Raises `SlmError` (USAGE) when this thread has it already: it would wait for itself."""
-        me = threading.get_ident()
-        if self._owner == me:  # nobody else sets it to this thread
-            raise SlmError(
-                "this thread still has a stream of this model open.",
-                hint="read the stream to its end, or close() it, before asking anything else",
-                exit_code=ExitCode.USAGE,
-            )
-        self._lock.acquire()
-        self._owner = me
-
-    def give_back(self) -> None:
-        """The next one may."""
-        self._owner = None
-        self._lock.release()
-
-    def __enter__(self) -> None:
-        self.take()
-
-    def __exit__(self, *_: object) -> None:
-        self.give_back()
 
 
 class Closable(Protocol):
@@ -60,10 +29,9 @@ class SharedModel:
 
     def __init__(self, generator: Generator) -> None:
         self.opened = generator.opened
-        self.turns = ModelLock()
+        self.turns = Turns()
         self.chats: weakref.WeakSet[Closable] = weakref.WeakSet()
         self._generator: Generator | None = generator
-        self._running: Cancellable | None = None
         self._stream: weakref.ref[Stream] | None = None
 
     @property
@@ -72,41 +40,35 @@ class SharedModel:
 
     @property
     def generator(self) -> Generator:
-        """The open window. Raises `SlmError` (USAGE) when the model has been closed."""
+        """The open window. Raises `SlmError` (USAGE) when the model has been closed, or belongs to another process."""
+        self.turns.check_process()
         if self._generator is None:
             raise SlmError(
                 f"{self.opened.model.key} has been closed.", hint="load() it again", exit_code=ExitCode.USAGE
             )
         return self._generator
 
-    def delegate(self, handler: StreamHandler) -> "CompletionDelegate":
+    def delegate(self, handler: StreamHandler, *, is_streamed: bool = False) -> "CompletionDelegate":
         """Who hears one answer."""
-        return CompletionDelegate(self, handler)
+        return CompletionDelegate(self, handler, is_streamed=is_streamed)
 
-    def streamed(self, work: Callable[[StreamHandler], Completion]) -> Stream:
-        """A stream of what `work` shows. The turn, which the caller has taken, is given back when it is over."""
-        try:
-            stream = Stream(work, self.turns.give_back)
-        except BaseException:  # no thread could be started
-            self.turns.give_back()
-            raise
+    def streamed(self, turn: Turn, work: Callable[[StreamHandler], Completion]) -> Stream:
+        """A stream of what `work` shows. The turn, which the caller has taken, ends with the generation."""
+        stream = Stream(says_parameters(work), turn, lambda: self.turns.give_back(turn))
         self._stream = weakref.ref(stream)
         return stream
 
-    @contextlib.contextmanager
-    def running(self, session: Cancellable) -> Iterator[None]:
-        """While this lasts, `cancel` ends what this session (or pool) does."""
-        self._running = session
-        try:
-            yield
-        finally:
-            self._running = None
+    def running(self, session: Cancellable) -> AbstractContextManager[None]:
+        """While this lasts, whoever cancels the present turn ends what this session (or pool) does."""
+        turn = self.turns.current
+        assert turn is not None  # nothing is asked of a model out of turn
+        return turn.running(session)
 
     def cancel(self) -> None:
         """End what is being generated, if anything is."""
-        running = self._running
-        if running is not None:
-            running.cancel()
+        turn = self.turns.current
+        if turn is not None:
+            turn.cancel()
 
     def close_stream(self) -> None:
         """End the stream that is open, if one is."""
@@ -115,11 +77,13 @@ class SharedModel:
             stream.close()
 
     def close(self) -> None:
-        """Free everything, after what is being answered now. A second call does nothing."""
+        """Free everything, after what is being answered now. A second call, or one in a forked child, does nothing."""
+        if self.turns.is_forked:
+            return
         self.close_stream()
         for chat in list(self.chats):
             chat.close()
-        with self.turns:
+        with self.turns.taken():
             self._free()
 
     def _free(self) -> None:
@@ -128,16 +92,19 @@ class SharedModel:
             generator.close()
 
     def __del__(self) -> None:
-        if not sys.is_finalizing():  # then the memory goes with the process
+        # at the end the memory goes with the process; a forked child has none of the threads that freeing waits for
+        if not (sys.is_finalizing() or self.turns.is_forked):
             self._free()
 
 
 class CompletionDelegate:
     """Implements `GenerationDelegate` for one answer."""
 
-    def __init__(self, shared: SharedModel, handler: StreamHandler) -> None:
+    def __init__(self, shared: SharedModel, handler: StreamHandler, *, is_streamed: bool) -> None:
+        """`is_streamed`: what came has been read, and cannot be replaced by a second attempt."""
         self._shared = shared
         self._handler = handler
+        self._is_streamed = is_streamed
 
     def handler(self) -> StreamHandler:
         return self._handler
@@ -146,4 +113,6 @@ class CompletionDelegate:
         return self._shared.running(session)
 
     def on_retry(self, error: SlmError) -> None:
+        if self._is_streamed:
+            raise error
         self._shared.opened.reporter.note(f"{error.message.rstrip('.')}; trying once more, with more room.")

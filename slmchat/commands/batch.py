@@ -33,6 +33,7 @@ from slmchat.models.backend import open_backend
 from slmchat.models.open import OpenModel, open_model
 from slmchat.options import BatchOptions, ChoiceOptions, FormatOptions, GenerationOptions, TemplateOptions
 from slmchat.privacy.writable_paths import check_file
+from slmchat.ranges import PARALLEL
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
@@ -41,7 +42,7 @@ from slmchat.terminal.piped import telling_when_idle
 # Tokens that one row and its completion may take when nobody says so: enough for a page or two.
 _N_CTX = 4096
 
-_MOST_PARALLEL = 255  # llama.cpp has 256 sequences (LLAMA_MAX_SEQ), and one of them holds what the prompts share
+_MOST_PARALLEL = int(PARALLEL.high)
 
 
 def batch(

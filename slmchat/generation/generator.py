@@ -61,7 +61,7 @@ class PreparedPrompt:
     @property
     def keeps_space(self) -> bool:
         """Whether white space at the beginning of the completion counts, and nothing in it is taken for a thought."""
-        return self.is_raw or self.response_format is not None
+        return self.is_raw or self.response_format is not None or bool(self.request.answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +107,14 @@ class Generator:
         response_format: ResponseFormat | None = None,
         task: ClassificationTask | None = None,
     ) -> PreparedPrompt:
-        """The prompt as this model gets it. Raises `SlmError` as `layout` does; USAGE: choices by sight."""
+        """The prompt as this model gets it. Raises `SlmError` as `layout` does; USAGE: choices by sight, a format or no
+        template for an answer that goes on."""
         if task is not None and request.pictures:
             raise SlmError("what is seen in a picture cannot be one of given choices.", exit_code=ExitCode.USAGE)
-        lay_out = layout(self.engine, is_raw=is_raw, instruction=response_format)
+        if request.answer and (is_raw or response_format is not None):
+            what = "a raw prompt" if is_raw else "an answer in a given format"
+            raise SlmError(f"{what} cannot go on with an answer that was cut.", exit_code=ExitCode.USAGE)
+        lay_out = layout(self.engine, is_raw=is_raw, instruction=response_format, goes_on=bool(request.answer))
         prompt = request.prompt(lay_out)
         return PreparedPrompt(request, lay_out, prompt, self.opened.count(prompt), is_raw, response_format, task)
 

@@ -37,9 +37,11 @@ class PromptRequest:
         prefix: Sequence[Message],
         shown: Sequence[Picture] = (),
         template: PromptFile | None = None,
+        answer: str = "",
     ) -> None:
         """`template` stands for the instruction where there is one. `prefix`: the system message and the examples of a
-        persona, which stand before the question.
+        persona, which stand before the question. `answer`: what has come of an answer that was cut; the completion goes
+        on with it.
 
         Raises `SlmError` (USAGE) when there is no text, or a value for the template is missing.
         """
@@ -48,6 +50,7 @@ class PromptRequest:
         self.attachments = attachments
         self.prefix = prefix
         self.pictures = tuple(shown)
+        self.answer = answer
         if not self._composed(attachments).strip():
             raise SlmError(
                 "the prompt is empty.",
@@ -70,7 +73,8 @@ class PromptRequest:
         return self._laid_out(lay_out, self._composed([replace(item, text=text) for item in self.attachments]))
 
     def _laid_out(self, lay_out: Layout, text: str) -> Prompt:
-        return lay_out([*self.prefix, Message(Role.USER, text, pictures=self.pictures)])
+        begun = [Message(Role.ASSISTANT, self.answer)] if self.answer else []
+        return lay_out([*self.prefix, Message(Role.USER, text, pictures=self.pictures), *begun])
 
     def _others(self, attachments: Sequence[Attachment]) -> Iterator[str]:
         """What may be asked next: something else of the same system message, another question about the same input,
@@ -122,12 +126,18 @@ class Instruction(Protocol):
 
 
 def layout(
-    engine: Engine, *, is_raw: bool, instruction: Instruction | None = None, closes_thought: bool = False
+    engine: Engine,
+    *,
+    is_raw: bool,
+    instruction: Instruction | None = None,
+    closes_thought: bool = False,
+    goes_on: bool = False,
 ) -> Layout:
     """How messages become a prompt: through the model's chat template, by the engine itself, or bare.
 
     The `instruction` stands last, behind everything of the user's (not in a bare prompt). `closes_thought`: a thought
-    that the template opens is closed at once; so it is behind an instruction.
+    that the template opens is closed at once; so it is behind an instruction. `goes_on`: the last message is an
+    answer that was cut, and the prompt ends inside it.
     Raises `SlmError` (USAGE) when the model has no template; what is returned raises it (DAMAGED) when the template
     refuses the messages.
     """
@@ -138,6 +148,8 @@ def layout(
         return lambda messages: structured.thought_closed(render(instruction.with_instruction(messages)))
     if closes_thought:
         return lambda messages: structured.thought_closed(render(messages))
+    if goes_on:
+        return lambda messages: render(messages, goes_on=True)
     return render
 
 

@@ -6,12 +6,23 @@ Refuses to know: how the prompt was made, how anything is drawn.
 """
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from slmchat.conversation.thinking import ThinkingSplitter
-from slmchat.engine.api import Chunk, Event, Finish, FinishReason, Prefill, Timings, TokenLogprob, Usage
+from slmchat.conversation.thinking import ThinkingSplitter, opens_thinking
+from slmchat.engine.api import (
+    Chunk,
+    Event,
+    Finish,
+    FinishReason,
+    Prefill,
+    Prompt,
+    Result,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
 from slmchat.sanitize import Sanitizer
 
 
@@ -101,8 +112,24 @@ def consume_stream(
         builder.put(sanitizer.flush() if sanitizer else "")
         builder.flush()
     finally:
-        handler.close()
+        try:
+            if isinstance(events, Generator):  # interrupted here, it would end when its traceback goes: under the next
+                events.close()
+        finally:
+            handler.close()
     return builder.answer(finish)
+
+
+def response_of(done: Result, prompt: Prompt, *, keeps_space: bool, is_sanitized: bool = True) -> Response:
+    """The response that a request of a pool has come to; `done` is no error. The rest is as `consume_stream` has it."""
+    assert done.finish is not None
+    return consume_stream(
+        (Chunk(done.thinking, (), is_thinking=True), Chunk(done.text, (), logprobs=done.logprobs), done.finish),
+        NullHandler(),
+        sanitizer=Sanitizer(show_invisible=False) if is_sanitized else None,
+        keeps_space=keeps_space,
+        is_thinking=not keeps_space and opens_thinking(prompt.parts[-1].text),
+    )
 
 
 class ResponseBuilder:

@@ -141,7 +141,7 @@ def open_backend(
     if options.endpoint is None:
         sandbox.seal(settings, writable=writable)
         return LocalBackend()
-    _refuse_local_options(options)
+    refuse_local_options(options)
     return open_endpoint(options.endpoint, settings, reporter, writable)
 
 
@@ -166,6 +166,15 @@ def open_endpoint(asked: str, settings: Settings, reporter: Reporter, writable: 
     return RemoteBackend(endpoint, key, replace(route, dialer=dialer))
 
 
+def endpoint_in_open_process(asked: str, settings: Settings) -> "RemoteBackend":
+    """The same for a program that has not asked to be closed: every other way stays as it is. Raises `SlmError`."""
+    from slmchat import endpoints
+    from slmchat.engine.remote.route import route_to
+
+    endpoint = endpoints.find(asked, settings.endpoints, settings.paths.config_file)
+    return RemoteBackend(endpoint, endpoint.key(), route_to(endpoint))
+
+
 def _dialer(route: "Route", *, is_loopback: bool) -> "DialerProcess | None":
     """The process that makes the connections; None: this one has to."""
     from slmchat.engine.remote.wire import dial
@@ -180,7 +189,7 @@ def _dialer(route: "Route", *, is_loopback: bool) -> "DialerProcess | None":
         return None
 
 
-def _refuse_local_options(options: GenerationOptions) -> None:
+def refuse_local_options(options: GenerationOptions) -> None:
     given = {
         "--ctx": options.ctx,
         "--threads": options.threads,

@@ -6,14 +6,12 @@ Knows: records of completions. Refuses to know: rows, order, files. Another kind
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Chunk, Limits, Pool, Prompt, Request, Result
+from slmchat.engine.api import Limits, Pool, Prompt, Request, Result
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import response, structured
 from slmchat.generation.classify import ClassificationTask, content_free_prior
 from slmchat.generation.structured import ResponseFormat
-from slmchat.sanitize import Sanitizer
 
 
 class Unsuitable(Exception):
@@ -70,13 +68,7 @@ class Completions:
         if done.error is not None:
             raise Unsuitable(done.error, {})
         assert done.finish is not None
-        answer = response.consume_stream(
-            (Chunk(done.thinking, (), is_thinking=True), Chunk(done.text, ()), done.finish),
-            response.NullHandler(),
-            sanitizer=Sanitizer(show_invisible=False) if self._is_sanitized else None,
-            keeps_space=self._is_raw,
-            is_thinking=not self._is_raw and opens_thinking(prompt.parts[-1].text),
-        )
+        answer = response.response_of(done, prompt, keeps_space=self._is_raw, is_sanitized=self._is_sanitized)
         return {
             "completion": answer.text,
             **({"thinking": answer.thinking} if answer.thinking else {}),

@@ -1,0 +1,53 @@
+"""What a program hands over, looked at before anything is done with it: a wrong type is one `SlmError` with its name.
+
+Knows: types, and how they are called. Refuses to know: what the values mean.
+"""
+
+import os
+from collections.abc import Iterable
+
+from slmchat.errors import ExitCode, SlmError
+
+
+def refused(name: str, wanted: str, value: object) -> SlmError:
+    """The error for a value that `name` cannot have."""
+    return SlmError(f"{name} must be {wanted}, not {_named(value)}.", exit_code=ExitCode.USAGE)
+
+
+def text(value: object, name: str) -> str:
+    """The same text. Raises `SlmError` (USAGE)."""
+    if not isinstance(value, str):
+        raise refused(name, "a text (str)", value)
+    return value
+
+
+def text_or_none(value: object, name: str) -> str | None:
+    """The same text, or None. Raises `SlmError` (USAGE)."""
+    return None if value is None else text(value, name)
+
+
+def path(value: object, name: str) -> str:
+    """The path as a text. Raises `SlmError` (USAGE)."""
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
+        raise refused(name, "a text (str) or a path", value)
+    return str(os.fspath(value))
+
+
+def flag(value: object, name: str) -> bool:
+    """The same truth value. Raises `SlmError` (USAGE)."""
+    if not isinstance(value, bool):
+        raise refused(name, "True or False", value)
+    return value
+
+
+def several(value: object, name: str, of_what: str) -> list[object]:
+    """The things in a sequence. Raises `SlmError` (USAGE) for a text, bytes, a mapping and what is no sequence."""
+    if isinstance(value, (str, bytes, dict)) or not isinstance(value, Iterable):
+        raise refused(name, f"a list of {of_what}", value)
+    return list(value)
+
+
+def _named(value: object) -> str:
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value)[:40]
+    return f"a value of type {type(value).__name__}"

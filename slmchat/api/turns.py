@@ -1,0 +1,102 @@
+"""Whose turn it is with a model: one question at a time, from any thread, each of which can be cancelled.
+
+A turn belongs to a question, not to a thread: a stream takes it in the thread that asks and gives it back in the one
+that generates. Knows: waiting, cancelling, that a child process has no turns.
+Refuses to know: what is asked.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from slmchat.engine.cancellable import Cancellable
+from slmchat.errors import ExitCode, SlmError
+
+
+class Turn:
+    """One question to a model, from the call to the end of its generation. Implements `Cancellable`."""
+
+    def __init__(self) -> None:
+        self.is_cancelled = False
+        self._running: Cancellable | None = None
+
+    def cancel(self) -> None:
+        """End its generation, or what it will begin. Takes no lock: a garbage collection may call it anywhere."""
+        self.is_cancelled = True
+        running = self._running
+        if running is not None:
+            running.cancel()
+
+    @contextmanager
+    def running(self, session: Cancellable) -> Iterator[None]:
+        """While this lasts, `cancel` ends what this session (or pool) does."""
+        self._running = session
+        if self.is_cancelled:
+            session.cancel()
+        try:
+            yield
+        finally:
+            self._running = None
+
+
+class Turns:
+    """The turns with one model."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._current: Turn | None = None
+        self._process = os.getpid()
+
+    @property
+    def current(self) -> Turn | None:
+        """The turn that is taken."""
+        return self._current
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a child of the process that loaded the model: llama.cpp's threads are not in it."""
+        return os.getpid() != self._process
+
+    def take(self, turn: Turn) -> None:
+        """Wait for the turn. Raises `SlmError`: USAGE in a forked child, INTERRUPTED when it is cancelled before."""
+        self.check_process()
+        with self._changed:
+            self._changed.wait_for(lambda: self._current is None or turn.is_cancelled)
+            if turn.is_cancelled:
+                raise SlmError("this was cancelled before it began.", exit_code=ExitCode.INTERRUPTED)
+            self._current = turn
+
+    def give_back(self, turn: Turn) -> None:
+        """The next one may, if it was this one's turn; from any thread."""
+        if self.is_forked:  # the lock may have been held by a thread that is not here
+            return
+        with self._changed:
+            if self._current is turn:
+                self._current = None
+                self._changed.notify_all()
+
+    def cancel(self, turn: Turn) -> None:
+        """Cancel a turn that may still be waited for."""
+        turn.cancel()
+        with self._changed:
+            self._changed.notify_all()
+
+    @contextmanager
+    def taken(self, turn: Turn | None = None) -> Iterator[None]:
+        """While this lasts, it is its turn (None: a new one). Raises `SlmError` as `take` does."""
+        turn = turn or Turn()
+        try:
+            self.take(turn)
+            yield
+        finally:
+            self.give_back(turn)
+
+    def check_process(self) -> None:
+        """Raises `SlmError` (USAGE) in a forked child: to use the model there would hang or crash."""
+        if self.is_forked:
+            raise SlmError(
+                "this model was loaded before this process was forked, and cannot be used here.",
+                hint='call load() in each process; or multiprocessing.get_context("spawn")',
+                exit_code=ExitCode.USAGE,
+            )
