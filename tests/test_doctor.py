@@ -17,6 +17,7 @@ from slmchat import settings
 from slmchat.catalog.library import Library, from_path
 from slmchat.catalog.records import Installed
 from slmchat.commands import doctor
+from slmchat.diagnostics import examination
 from slmchat.diagnostics import device as device_checks
 from slmchat.diagnostics import storage
 from slmchat.diagnostics.findings import Finding, Level, run_checks
@@ -64,7 +65,7 @@ def only(findings: Iterator[Finding], check: str) -> Finding:
 @pytest.fixture
 def facts(paths: settings.Paths) -> device_checks.Facts:
     """A device on which nothing is wrong."""
-    found = doctor._facts(settings.Settings(paths=paths))
+    found = examination.device_facts(settings.Settings(paths=paths))
     sets = ("AVX", "AVX2", "FMA", "F16C", "AVX512")
     device = replace(
         found.device,
@@ -395,7 +396,7 @@ def examined(file: Path | Installed, paths: settings.Paths) -> list[Finding]:
 def examining(file: Path | Installed, paths: settings.Paths) -> Iterator[Finding]:
     console = Console(stdin=io.StringIO(), stdout=io.StringIO(), stderr=io.StringIO(), environ={})
     installed = from_path(file) if isinstance(file, Path) else file
-    return doctor._of_model(installed, settings.Settings(paths=paths, threads=1), console)
+    return examination.examine_model(installed, settings.Settings(paths=paths, threads=1), console)
 
 
 def faults(findings: list[Finding]) -> dict[str, Finding]:

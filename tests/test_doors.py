@@ -59,7 +59,8 @@ CASES = {"plain": "", "in and err": "02", "out": "1", "all": "012", "full out": 
 _ALL = """
 import gc, json, os, sys
 import slmchat.cli
-from slmchat.commands import batch, bench, chat, doctor, help_pages, models, privacy, pull, run, sessions, tune
+from slmchat.commands import batch, bench, doctor, help_pages, models, privacy, pull, run, sessions, tune
+from slmchat.commands.repl import command
 lines, cases, place = json.loads(sys.argv[1])
 found = {}
 gc.freeze()

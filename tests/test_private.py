@@ -19,11 +19,11 @@ SECRET = "Zwiebelkuchen at the lighthouse"
 
 # Seals as `run` and `chat` do, and tells what is left of core dumps. argv: home, whether private, user id or -1.
 _DUMPS = """
-import ctypes, json, os, resource, sys
+import ctypes, hashlib, json, os, resource, sys
 import tempfile  # the seal needs it, and another user may not read this Python
 from pathlib import Path
 from slmchat import settings
-from slmchat.commands import opening
+from slmchat.models import sandbox
 from slmchat.privacy import dumps
 from slmchat.privacy.seal import status
 home, is_private, user = sys.argv[1], sys.argv[2] == "1", int(sys.argv[3])
@@ -37,7 +37,7 @@ if user >= 0:
     libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
 resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
 before = libc.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0)
-opening.seal(resolved)
+sandbox.seal(resolved)
 print(json.dumps({
     "before": before,
     "dumpable": libc.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0),

@@ -97,7 +97,7 @@ class TestRealWeights:
         assert "--raw" in chat.err
 
     def test_statistics_only_with_v(self, model_home: Path) -> None:
-        done = run_slm(*_greedy("smollm2:135m", "-v", "-n", "3"), "hi", home=model_home)
+        done = run_slm(*_greedy("smollm2:135m", "-vv", "-n", "3"), "hi", home=model_home)
         assert "generation tok/s" in done.err
         assert "llama_model_loader" in done.err
 

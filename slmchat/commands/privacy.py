@@ -56,6 +56,7 @@ COMMANDS = (
     Reach("verify", _NOTHING, False),
     Reach("sessions", _NOTHING, False),
     Reach("completion", _NOTHING, False),
+    Reach("help", _NOTHING, False),
     Reach("privacy", "nothing; --check talks to itself on the loopback device", True),
 )
 

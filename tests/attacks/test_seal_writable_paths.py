@@ -12,11 +12,14 @@ from slmchat.privacy import writable_paths
 
 # argv: files to write. Seals as a chat does in a project with its environment, as the README lays it out.
 _PLANT = """
+import os
+import sys
 from pathlib import Path
-from slmchat.commands import chat_files, opening
+from slmchat.commands.repl import files
+from slmchat.models import sandbox
 from slmchat.settings import load
 settings = load(os.environ)
-opening.seal(settings, writable=(chat_files.export_directory(None, settings),))
+sandbox.seal(settings, writable=(files.export_directory(None, settings),))
 import tempfile
 for name in sys.argv[1:]:
     try:

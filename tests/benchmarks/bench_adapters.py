@@ -25,7 +25,7 @@ from slmchat.engine import llama
 from slmchat.engine.api import Finish, Limits, Part, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.session import LlamaSession
-from slmchat.models.adapters import laid
+from slmchat.models.adapters import with_adapters
 
 RANK = 16
 N_TOKENS = 48
@@ -47,14 +47,14 @@ def _of(name: str, repeat: int) -> Target:
         engine = llama.load(model)
         session = engine.open_session(SETTINGS)
         plain = _generate(session, N_TOKENS)
-        present = laid(installed, [str(file)], settings)
-        adding = _milliseconds(lambda: session.set_adapters(laid(installed, [str(file)], settings)))
+        present = with_adapters(installed, [str(file)], settings)
+        adding = _milliseconds(lambda: session.set_adapters(with_adapters(installed, [str(file)], settings)))
         with_it = _generate(session, N_TOKENS)
         rescaling = []
         for number in rounds(repeat):
             text = f"{file.name}={0.1 + number / 100:.2f}"
             rescaling.append(
-                _milliseconds(lambda text=text: session.set_adapters(laid(installed, [text], settings, present)))
+                _milliseconds(lambda text=text: session.set_adapters(with_adapters(installed, [text], settings, present)))
             )
             _generate(session, 1)  # the next one finds a cache that is in use
         session.close()

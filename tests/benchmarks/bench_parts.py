@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from slmchat.terminal.sanitize import Sanitizer
+from slmchat.sanitize import Sanitizer
 from targets import Target, rounds
 
 from slmchat.catalog.gguf import read_header
