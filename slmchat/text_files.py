@@ -49,6 +49,7 @@ _LOOKED_AT = 4096
 
 
 # More than the largest context window (10 million tokens) can hold, in bytes: /dev/zero and `yes` never end.
+_BLOCK = 1 << 20
 MOST_BYTES = 256 << 20
 
 
@@ -105,10 +106,12 @@ def read(name: str) -> str:
 
 def read_whole(read: Callable[[int], bytes], what: str) -> bytes:
     """All that `read(size)` gives. Raises `SlmError` (USAGE) for what is too large to be looked at."""
-    data = read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise SlmError(f"{what} is larger than {MOST_BYTES >> 20} MiB.", exit_code=ExitCode.USAGE)
-    return data
+    data = bytearray()
+    while block := read(_BLOCK):  # in blocks: Python makes room for all that a read may give
+        data += block
+        if len(data) > MOST_BYTES:
+            raise SlmError(f"{what} is larger than {MOST_BYTES >> 20} MiB.", exit_code=ExitCode.USAGE)
+    return bytes(data)
 
 
 def utf8_reader(read: Callable[[int], bytes], what: str) -> Callable[[int], bytes]:

@@ -228,7 +228,6 @@ def test_a_model_file_that_is_cut_during_an_answer(tmp_path: Path, home: Path) -
     assert done.returncode == 6
     assert "tiny.gguf was cut short while slm was using it" in done.stderr
     assert _is_one_sentence(done.stderr), done.stderr
-    assert done.stdout  # what had been said
 
 
 # The terminal

@@ -17,9 +17,8 @@ from slmchat import settings
 from slmchat.catalog.library import Library, from_path
 from slmchat.catalog.records import Installed
 from slmchat.commands import doctor
-from slmchat.diagnostics import examination
 from slmchat.diagnostics import device as device_checks
-from slmchat.diagnostics import storage
+from slmchat.diagnostics import examination, storage
 from slmchat.diagnostics.findings import Finding, Level, run_checks
 from slmchat.engine import crash_markers
 from slmchat.engine.devices import ComputeDevice

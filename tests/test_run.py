@@ -247,7 +247,7 @@ class TestInput:
 
     def test_an_answer_longer_than_the_room_for_it_ends_at_the_trained_length(self, home: Path, tmp_path: Path) -> None:
         model = write_tiny_llama(tmp_path / "m.gguf", chat_template=None, context_length=1024)
-        less_room = "import sys, slmchat.commands.run as run, slmchat.cli as cli; run.COMPLETION_ROOM = 100"
+        less_room = "import sys, slmchat.generation.generator as it, slmchat.cli as cli; it.COMPLETION_ROOM = 100"
         asked = _greedy(model, "--raw", "--json", "-v", "Hi")
         done = subprocess.run(
             [sys.executable, "-c", f"{less_room}; sys.exit(cli.run_program(sys.argv[1:]))", *asked],

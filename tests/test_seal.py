@@ -121,10 +121,6 @@ def test_every_attempt_on_files_is_marked_as_landlocks() -> None:
     assert {probe.name for probe in probes if probe.promise is not Promise.SEAL} == set(LANDLOCKED)
 
 
-def test_the_readme_has_the_number_of_ways() -> None:
-    assert f"tries {len(ATTEMPTS)} ways out and" in (REPOSITORY / "README.md").read_text()
-
-
 # The filter, decided by the rules of classic BPF as the kernel runs them.
 
 

@@ -292,7 +292,7 @@ def test_a_busy_machine_is_said(
     monkeypatch.setattr(sandbox, "seal", lambda _settings: None)
     monkeypatch.setattr(tune, "OthersWatch", lambda: type("Busy", (), {"share": lambda self: 0.4})())
     seconds = itertools.cycle([0.1])
-    monkeypatch.setattr(autotune.rates, "measure", lambda *_given: WorkloadTimes(next(seconds), next(seconds)))
+    monkeypatch.setattr(autotune.throughput, "measure", lambda *_given: WorkloadTimes(next(seconds), next(seconds)))
     assert tune.tune(str(tiny), made, Console(), is_reset=False, is_json=False) == 0
     told = capsys.readouterr()
     assert "other programs used 40% of the processors" in told.err

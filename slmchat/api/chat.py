@@ -17,7 +17,7 @@ from slmchat.api.parameters import says_parameters
 from slmchat.api.questions import MessageDict, messages_of
 from slmchat.api.shared_model import SharedModel
 from slmchat.api.stream import Stream
-from slmchat.api.turns import Turn
+from slmchat.api.turns import ModelTurn
 from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.conversation.pictures import Picture
 from slmchat.engine.cancellable import Cancellable
@@ -87,7 +87,7 @@ class Chat:
     def stream(self, text: str, *, images: Sequence[ImageSource] = ()) -> Stream:
         """As `say`, but piece by piece. Of a stream that is closed early, what came is kept (`is_cut`)."""
         shown = self._checked(text, images)
-        turn = Turn()
+        turn = ModelTurn()
         try:
             self._shared.turns.take(turn)
             stream = self._shared.streamed(turn, lambda handler: self._said(text, shown, handler))

@@ -26,7 +26,7 @@ from slmchat.api.parameters import name_parameters, says_parameters
 from slmchat.api.questions import MessageDict, QuestionOptions, one_of, question_of
 from slmchat.api.shared_model import SharedModel
 from slmchat.api.stream import Stream
-from slmchat.api.turns import Turn
+from slmchat.api.turns import ModelTurn
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Message, Role
@@ -108,7 +108,7 @@ class Model:
         UNSATISFIED when neither of two answers has the shape that was asked for; TypeError for an unknown keyword.
         """
         refuse_unknown(options, CompletionOptions, "complete")
-        return self._completed(self._question(prompt, messages, system, images, raw, logprobs, options), Turn())
+        return self._completed(self._question(prompt, messages, system, images, raw, logprobs, options), ModelTurn())
 
     @says_parameters
     def complete_many(
@@ -165,14 +165,14 @@ class Model:
         Raises as `complete` does; what goes wrong later is raised where the stream is read.
         """
         refuse_unknown(options, CompletionOptions, "stream")
-        return self._streamed(self._question(prompt, messages, system, images, raw, logprobs, options), Turn())
+        return self._streamed(self._question(prompt, messages, system, images, raw, logprobs, options), ModelTurn())
 
     async def acomplete(self, prompt: str | None = None, **options: Unpack[QuestionOptions]) -> Completion:
         """As `complete`, without keeping the event loop waiting. To cancel the task ends the generation."""
         import asyncio
 
         refuse_unknown(options, QuestionOptions, "acomplete")
-        question, turn = self._question_with(prompt, options), Turn()
+        question, turn = self._question_with(prompt, options), ModelTurn()
         try:
             return await asyncio.to_thread(self._completed, question, turn)
         finally:
@@ -184,7 +184,7 @@ class Model:
         import asyncio
 
         refuse_unknown(options, QuestionOptions, "astream")
-        question, turn = self._question_with(prompt, options), Turn()
+        question, turn = self._question_with(prompt, options), ModelTurn()
         try:
             stream = await asyncio.to_thread(self._streamed, question, turn)
             while (piece := await asyncio.to_thread(next, stream, None)) is not None:
@@ -320,13 +320,13 @@ class Model:
         return request
 
     @says_parameters
-    def _completed(self, question: "_Question", turn: Turn) -> Completion:
+    def _completed(self, question: "_Question", turn: ModelTurn) -> Completion:
         with self._shared.turns.taken(turn):
             prepared = self._prepared(question.request, question.options, question.response_format)
             return self._answer(prepared, question, NullHandler())
 
     @says_parameters
-    def _streamed(self, question: "_Question", turn: Turn) -> Stream:
+    def _streamed(self, question: "_Question", turn: ModelTurn) -> Stream:
         try:
             self._shared.turns.take(turn)
             prepared = self._prepared(question.request, question.options, question.response_format)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from slmchat.api.parameters import says_parameters
 from slmchat.api.stream import Stream
-from slmchat.api.turns import Turn, Turns
+from slmchat.api.turns import ModelTurn, Turns
 from slmchat.engine.cancellable import Cancellable
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.generator import Generator
@@ -52,7 +52,7 @@ class SharedModel:
         """Who hears one answer."""
         return CompletionDelegate(self, handler, is_streamed=is_streamed)
 
-    def streamed(self, turn: Turn, work: Callable[[StreamHandler], Completion]) -> Stream:
+    def streamed(self, turn: ModelTurn, work: Callable[[StreamHandler], Completion]) -> Stream:
         """A stream of what `work` shows. The turn, which the caller has taken, ends with the generation."""
         stream = Stream(says_parameters(work), turn, lambda: self.turns.give_back(turn))
         self._stream = weakref.ref(stream)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Literal, NamedTuple
 
-from slmchat.api.turns import Turn
+from slmchat.api.turns import ModelTurn
 from slmchat.engine.api import Prefill
 from slmchat.generation.response import Completion, StreamHandler
 
@@ -61,7 +61,9 @@ class Stream(Iterator[str]):
     ends the generation.
     """
 
-    def __init__(self, work: Callable[[StreamHandler], Completion], turn: Turn, when_done: Callable[[], None]) -> None:
+    def __init__(
+        self, work: Callable[[StreamHandler], Completion], turn: ModelTurn, when_done: Callable[[], None]
+    ) -> None:
         """`work` generates, in a thread of its own, and shows the answer to the handler that it is given.
 
         `turn` can end it. `when_done` is called once, in that thread, when the generation has ended.

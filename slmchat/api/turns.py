@@ -14,7 +14,7 @@ from slmchat.engine.cancellable import Cancellable
 from slmchat.errors import ExitCode, SlmError
 
 
-class Turn:
+class ModelTurn:
     """One question to a model, from the call to the end of its generation. Implements `Cancellable`."""
 
     def __init__(self) -> None:
@@ -45,11 +45,11 @@ class Turns:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._current: Turn | None = None
+        self._current: ModelTurn | None = None
         self._process = os.getpid()
 
     @property
-    def current(self) -> Turn | None:
+    def current(self) -> ModelTurn | None:
         """The turn that is taken."""
         return self._current
 
@@ -58,7 +58,7 @@ class Turns:
         """Whether this is a child of the process that loaded the model: llama.cpp's threads are not in it."""
         return os.getpid() != self._process
 
-    def take(self, turn: Turn) -> None:
+    def take(self, turn: ModelTurn) -> None:
         """Wait for the turn. Raises `SlmError`: USAGE in a forked child, INTERRUPTED when it is cancelled before."""
         self.check_process()
         with self._changed:
@@ -67,7 +67,7 @@ class Turns:
                 raise SlmError("this was cancelled before it began.", exit_code=ExitCode.INTERRUPTED)
             self._current = turn
 
-    def give_back(self, turn: Turn) -> None:
+    def give_back(self, turn: ModelTurn) -> None:
         """The next one may, if it was this one's turn; from any thread."""
         if self.is_forked:  # the lock may have been held by a thread that is not here
             return
@@ -76,16 +76,16 @@ class Turns:
                 self._current = None
                 self._changed.notify_all()
 
-    def cancel(self, turn: Turn) -> None:
+    def cancel(self, turn: ModelTurn) -> None:
         """Cancel a turn that may still be waited for."""
         turn.cancel()
         with self._changed:
             self._changed.notify_all()
 
     @contextmanager
-    def taken(self, turn: Turn | None = None) -> Iterator[None]:
+    def taken(self, turn: ModelTurn | None = None) -> Iterator[None]:
         """While this lasts, it is its turn (None: a new one). Raises `SlmError` as `take` does."""
-        turn = turn or Turn()
+        turn = turn or ModelTurn()
         try:
             self.take(turn)
             yield

@@ -48,13 +48,23 @@ def open_installed(
     installed: Installed, options: GenerationOptions, settings: Settings, reporter: Reporter
 ) -> "OpenModel":
     """An installed model, in a process that is closed in already. Raises `SlmError` as `open_model` does."""
-    return OpenModel(LocalModel(installed), options, settings, reporter)
+    return OpenModel(LocalModel(installed), options, settings, reporter, is_remembered=False)
 
 
 class OpenModel:
     """A model whose loading has begun, and the sessions of it. Programs use `open_model`."""
 
-    def __init__(self, model: BackendModel, options: GenerationOptions, settings: Settings, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        model: BackendModel,
+        options: GenerationOptions,
+        settings: Settings,
+        reporter: Reporter,
+        *,
+        is_remembered: bool = True,
+    ) -> None:
+        """`is_remembered`: the next command that names no model may mean this one."""
+        self._is_remembered = is_remembered
         self.model = model
         self.options = options
         self.settings = settings
@@ -82,7 +92,7 @@ class OpenModel:
             finally:
                 self.reporter.status("")
             self.model.report(self.loading, self.reporter)
-            if not self.settings.is_private:
+            if self._is_remembered and not self.settings.is_private:
                 self.model.remember(self.settings)
         return self._engine
 

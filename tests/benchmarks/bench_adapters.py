@@ -54,7 +54,9 @@ def _of(name: str, repeat: int) -> Target:
         for number in rounds(repeat):
             text = f"{file.name}={0.1 + number / 100:.2f}"
             rescaling.append(
-                _milliseconds(lambda text=text: session.set_adapters(with_adapters(installed, [text], settings, present)))
+                _milliseconds(
+                    lambda text=text: session.set_adapters(with_adapters(installed, [text], settings, present))
+                )
             )
             _generate(session, 1)  # the next one finds a cache that is in use
         session.close()

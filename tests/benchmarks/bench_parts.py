@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from slmchat.sanitize import Sanitizer
 from targets import Target, rounds
 
 from slmchat.catalog.gguf import read_header
+from slmchat.sanitize import Sanitizer
 from slmchat.terminal.input_history import MAX_ENTRIES, InputHistory
 
 _SEAL = """

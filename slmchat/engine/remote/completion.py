@@ -23,7 +23,7 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamEvent:
+class AnswerEvent:
     """What one event says. `progress`: tokens of the prompt that are read, all of them, and those from the cache.
 
     `calls_tool`, `has_others`: it has a call of a tool, or another answer beside the first one.
@@ -57,7 +57,7 @@ class ErrorEvent(Exception):
 _BESIDE_CHOICES = ("usage", "prompt_progress", "timings", "type")
 
 
-def read(data: str) -> StreamEvent:
+def read(data: str) -> AnswerEvent:
     """One event, or a whole answer that was not streamed. Raises `MalformedEvent`, `ErrorEvent`."""
     try:
         event = json.loads(data)
@@ -78,10 +78,10 @@ def read(data: str) -> StreamEvent:
     return _said(event, choice, has_others=any(other is not choice for other in choices))
 
 
-def _said(event: Mapping[str, Any], choice: Mapping[str, Any] | None, *, has_others: bool) -> StreamEvent:
+def _said(event: Mapping[str, Any], choice: Mapping[str, Any] | None, *, has_others: bool) -> AnswerEvent:
     counted, progress = _counted(event.get("usage")), _progress(event.get("prompt_progress"))
     if choice is None:
-        return StreamEvent(counted=counted, progress=progress, has_others=has_others)
+        return AnswerEvent(counted=counted, progress=progress, has_others=has_others)
     if choice.get("error"):  # OpenRouter
         raise ErrorEvent(json.dumps({"error": choice["error"]}))
     spoken = next((choice[name] for name in ("delta", "message") if choice.get(name) is not None), None)
@@ -90,7 +90,7 @@ def _said(event: Mapping[str, Any], choice: Mapping[str, Any] | None, *, has_oth
         raise MalformedEvent("what an event says is not an object")
     text, thinking = _texts(spoken)
     reason = choice.get("finish_reason")
-    return StreamEvent(
+    return AnswerEvent(
         text,
         thinking,
         reason if isinstance(reason, str) and reason else None,

@@ -28,7 +28,7 @@ from slmchat.engine.remote.adapters import RemoteAdapter
 from slmchat.engine.remote.bounds import Bounds
 from slmchat.engine.remote.cancel import Cancelled
 from slmchat.engine.remote.client import Client
-from slmchat.engine.remote.completion import CharacterJoiner, Counted, StreamEvent
+from slmchat.engine.remote.completion import AnswerEvent, CharacterJoiner, Counted
 from slmchat.engine.remote.known_model import KnownModel
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
@@ -217,7 +217,7 @@ class RemoteSession:
         if run.reason is None and (not run.is_done or self._model.listed.kind.answers_one):
             raise errors.truncated(endpoint)
 
-    def _said(self, data: str, run: _Run) -> StreamEvent:
+    def _said(self, data: str, run: _Run) -> AnswerEvent:
         endpoint = self._model.endpoint
         try:
             return completion.read(data)
@@ -229,7 +229,7 @@ class RemoteSession:
                 raise self._client.refusal(status, str(error)) from error
             raise errors.of_event(endpoint, str(error), is_begun=run.first is not None) from error
 
-    def _records(self, said: StreamEvent, run: _Run) -> Iterator[Event]:
+    def _records(self, said: AnswerEvent, run: _Run) -> Iterator[Event]:
         run.counted = said.counted or run.counted
         run.reason = said.reason or run.reason
         run.has_choice = run.has_choice or said.has_choice
@@ -246,7 +246,7 @@ class RemoteSession:
         if said.brings_something:
             self._wait_for_more(run)
 
-    def _piece(self, said: StreamEvent, run: _Run) -> Iterator[Event]:
+    def _piece(self, said: AnswerEvent, run: _Run) -> Iterator[Event]:
         """A part of the answer, as much of it as there may be."""
         with errors.translated(self._model.endpoint):
             admitted = run.bounds.admit(said.thinking + said.text, said.counted.completion if said.counted else None)
