@@ -148,6 +148,19 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
     return call
 
 
+def test_what_is_measured_has_no_states_on_the_disk_and_no_drafts(told: Callable[..., object]) -> None:
+    """Neither is read, or a prompt would cost nothing; nor written, or a measurement would leave files."""
+    opened: list[SessionSettings] = []
+
+    class Watched(FakeEngine):
+        def open_session(self, settings: SessionSettings) -> FakeSession:
+            opened.append(settings)
+            return super().open_session(settings)
+
+    told(Watched(replies=[WORDS] * 3), BenchOptions(repeat=1, ctx=1024))  # type: ignore[misc]
+    assert [(made.store, made.draft_model) for made in opened] == [(None, None)]
+
+
 def test_the_share_of_the_bandwidth_is_weights_times_rate_over_the_copy(told: Callable[..., object]) -> None:
     engine = FakeEngine(replies=[WORDS] * 3)
     code, out, _ = told(engine, BenchOptions(json=True, repeat=1, ctx=1024))  # type: ignore[misc]

@@ -149,7 +149,7 @@ def _check_recipe(recipe: Recipe, begun: Begun | None, options: BatchOptions, co
 
 def _pool(opened: OpenModel, n_ctx: int, n_parallel: int | None, *, is_classifying: bool, has_pictures: bool) -> Pool:
     if has_pictures and not opened.engine.info.has_own_layout:  # an endpoint sees as many at once as it likes
-        return OneByOne(opened.open_session(n_ctx))
+        return OneByOne(opened.open_plain_session(n_ctx))
     return opened.open_scorer(n_ctx) if is_classifying else opened.open_pool(n_ctx, n_parallel)
 
 

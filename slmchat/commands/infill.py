@@ -67,7 +67,7 @@ def fill(
     kept, max_tokens, n_ctx = _fitted(whole, tokens, engine, options, settings)
     n_ctx = opened.window(n_ctx)
     _tell_left_out(infill.left_out(whole, kept), n_ctx, options, console)
-    session = opened.open_session(n_ctx, is_multi_turn=False)
+    session = opened.open_plain_session(n_ctx)
     load_s = time.perf_counter() - start
     sampler = SamplerSettings(temperature=0).with_values(options.sampler_values())
     limits = Limits(max_tokens, tuple(options.stop))

@@ -123,7 +123,7 @@ def _walk(made: Bench, opened: OpenModel, measured: BenchMeasurements, cancellab
 
     depths = made.steps.depths
     stops: list[Stop] = []
-    session = opened.open_session(made.n_ctx)
+    session = opened.open_plain_session(made.n_ctx)
     try:
         tell(0)
         for stop in bench_walk.walk(session, opened.engine, made.steps, made.sampler, follow):

@@ -156,6 +156,12 @@ class OpenModel:
         made = replace(made, store=self._store, draft_model=self._draft, is_multi_turn=is_multi_turn, most_ctx=most_ctx)
         return self.engine.open_session(made)
 
+    def open_plain_session(self, n_ctx: int) -> Session:
+        """A context window without drafts, of which nothing is kept on the disk and for which nothing is looked up
+        there: for what is measured, and for texts that no conversation owns. Raises `SlmError` as `open_session` does.
+        """
+        return self.engine.open_session(self.session_settings(n_ctx))
+
     def open_pool(self, n_ctx: int, parallel: int | None = None) -> Pool:
         """Many windows of `n_ctx` tokens at once, None: as many as pay. Raises `SlmError` (NO_FIT)."""
         return self.engine.open_pool(self.session_settings(n_ctx), parallel)
