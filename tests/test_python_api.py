@@ -20,7 +20,7 @@ from typing import Literal
 import pytest
 from conftest import SMOLLM2, environment, run_slm
 from endpoint_server import EndpointServer, stream
-from fake_engine import FakeEngine, Ready
+from fake_engine import FakeEngine, FakeSession, Ready
 from gguf_samples import write_tiny_llama
 
 import slmchat
@@ -791,8 +791,18 @@ class TestChat:
     def test_an_unknown_overflow_is_refused(self, model: Model) -> None:
         assert "on_overflow" in _refused(lambda: model.chat(on_overflow="burn")).message  # type: ignore[arg-type]
 
-    def test_what_was_read_of_an_answer_is_kept(self, model: Model, engine: FakeEngine) -> None:
-        engine.replies = [["x"] * 1000, ("next",)]
+    def test_what_was_read_of_an_answer_is_kept(
+        self, model: Model, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gate = _Gate("x", *["x"] * 999)  # it goes on when it is cancelled, not before: nothing waits for the reader
+        cancel = FakeSession.cancel
+
+        def cancel_and_go_on(session: FakeSession) -> None:
+            cancel(session)
+            gate.may_go_on.set()
+
+        monkeypatch.setattr(FakeSession, "cancel", cancel_and_go_on)
+        engine.replies = [gate, ("next",)]
         chat = model.chat()
         with chat.stream("Hi") as stream:
             next(stream)
