@@ -80,7 +80,7 @@ class Ready:
     is_done: bool = True
     is_failed: bool = False
     is_private: bool = False
-    opening: None = None
+    plan: None = None
     notices: tuple[str, ...] = ()
     path: None = None
 

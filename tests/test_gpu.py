@@ -73,8 +73,8 @@ def test_without_room_on_the_gpu_the_processor_computes_and_it_is_said(
     assert [device for _, device in asked] == ["CUDA1", "CUDA1"]
     assert asked[0][0]
     assert asked[1][0] == 0
-    assert loading.opening is not None
-    assert loading.opening.gpu_layers == 0
+    assert loading.plan is not None
+    assert loading.plan.gpu_layers == 0
     (notice,) = loading.notices
     assert "do not fit into the free memory of the GPU" in notice
 

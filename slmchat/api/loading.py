@@ -22,7 +22,7 @@ from slmchat.api.shared_model import SharedModel
 from slmchat.generation.generator import Generator
 from slmchat.models import resolve, sandbox
 from slmchat.models.backend import BackendModel, LocalModel, endpoint_in_open_process, refuse_local_options
-from slmchat.models.open import open_model
+from slmchat.models.open import OpenModel
 from slmchat.privacy.seal import SealStatus, status
 from slmchat.privacy.writable_paths import check_directory
 from slmchat.reporting import LogReporter
@@ -73,7 +73,7 @@ def load(
     else:
         refuse_local_options(options)
         model = endpoint_in_open_process(arguments.text(endpoint, "endpoint"), settings).find(name, settings, reporter)
-    generator = Generator(open_model(options, settings, reporter, model=model))
+    generator = Generator(OpenModel(model, options, settings, reporter))
     try:
         n_ctx = None if endpoint is not None else options.ctx or settings.n_ctx
         generator.open(generator.opened.window(n_ctx))

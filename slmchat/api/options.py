@@ -185,9 +185,9 @@ def top_logprobs_of(asked: object) -> int | None:
     """How many alternatives are told beside each token; None: no logprobs. Raises `SlmError` (USAGE)."""
     if asked is None or isinstance(asked, bool):
         return 0 if asked else None
-    if not _ALTERNATIVES.holds(asked):
+    if not isinstance(asked, int) or not _ALTERNATIVES.holds(asked):
         raise SlmError(f"logprobs must be True, False or {_ALTERNATIVES}.", exit_code=ExitCode.USAGE)
-    return int(str(asked))
+    return asked
 
 
 def pictures_of(images: Sequence[ImageSource]) -> list[Picture]:

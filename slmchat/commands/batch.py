@@ -30,7 +30,7 @@ from slmchat.generation.prompt import layout
 from slmchat.generation.prompt_template import PromptFile, prompt_file
 from slmchat.generation.structured import ResponseFormat
 from slmchat.models.backend import open_backend
-from slmchat.models.open import OpenModel, open_model
+from slmchat.models.open import OpenModel
 from slmchat.options import BatchOptions, ChoiceOptions, FormatOptions, GenerationOptions, TemplateOptions
 from slmchat.privacy.writable_paths import check_file
 from slmchat.ranges import PARALLEL
@@ -80,7 +80,7 @@ def batch(
         model.check_vision(settings)
     sampler = params.sampler_settings(model, settings, options)
     prefix = prefix_messages(options, settings)
-    opened = open_model(options, settings, console, model=model)
+    opened = OpenModel(model, options, settings, console)
     engine = opened.engine
     n_ctx = _window(opened)
     lay_out = layout(engine, is_raw=options.raw, instruction=response_format, closes_thought=task is not None)

@@ -10,9 +10,8 @@ from slmchat import hardware
 from slmchat.catalog import registry
 from slmchat.commands.pull import pull
 from slmchat.errors import ExitCode, SlmError
-from slmchat.fit.choice import choose
 from slmchat.fit.plan import FitVerdict
-from slmchat.models.device_fit import ForDevice, catalog_option
+from slmchat.models.device_fit import ForDevice
 from slmchat.options import PullOptions
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -40,8 +39,8 @@ def suggestions(device: ForDevice, known: registry.Registry) -> list[Suggestion]
 
 
 def _suggested(spec: registry.ModelSpec, device: ForDevice) -> tuple[Suggestion, FitVerdict]:
-    options = [option for variant in spec.variants if (option := catalog_option(spec, variant)) is not None]
-    chosen = choose(options, device.load, device.available_memory, device.throughput)
+    chosen = device.best_variant(spec)
+    assert chosen is not None, "the catalog states the sizes of what is suggested"
     variant = next(each for each in spec.variants if each.quantization == chosen.option.quantization)
     return Suggestion(spec, variant), chosen.plan.verdict
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from slmchat.catalog import registry
 from slmchat.commands.infill_target import InfillPlace, InfillTarget, named, place_of, read, read_target, resolved
 from slmchat.commands.output import exit_code
-from slmchat.conversation import infill
+from slmchat.conversation import infill, window
 from slmchat.conversation.infill import Gap, SourceFile
 from slmchat.engine.api import Engine, FinishReason, InfillTokens, Limits
 from slmchat.engine.sampler import SamplerSettings
@@ -35,7 +35,6 @@ from slmchat.text_files import text_of, with_line_feeds
 
 # Room for a fill without -n, in tokens: some 20 lines. Base models do not always know where to stop.
 _FILL_ROOM = 256
-_CTX_STEP = 256
 # What is read around the cursor without --ctx, in tokens, as in llama.cpp's server (n_batch); as much for other files.
 _NEAR = 2048
 
@@ -61,7 +60,7 @@ def fill(
     backend = open_backend(options, settings, console)
     target = read_target(place, is_written=asked.write) if place else None
     whole = _gap(target, options, asked)
-    opened = open_model(options, settings, console, backend=backend)
+    opened = open_model(backend, options, settings, console)
     engine = opened.engine
     tokens = _tokens(engine, asked.order, opened.model.key, settings)
     kept, max_tokens, n_ctx = _fitted(whole, tokens, engine, options, settings)
@@ -86,15 +85,7 @@ def fill(
     if is_json:
         about = _as_json(target, tokens, whole, kept)
         about["is_written"] = bool(asked.write and completion.text and error is None)
-        console.print_json(
-            {
-                "model": opened.model.key,
-                **completion.as_json(),
-                "timings": completion.timings_as_json(load_s),
-                "seed": completion.seed,
-                "infill": about,
-            }
-        )
+        console.print_json({**completion.record(opened.model.key, load_s), "infill": about})
     console.detail(describe(completion.finish_reason, completion.usage, completion.timings))
     session.close()
     opened.close()
@@ -204,7 +195,7 @@ def _fitted(
     if options.ctx or settings.n_ctx:
         return kept, max_tokens, most
     needed = engine.count(infill.lay_out(kept, tokens)) + max_tokens
-    return kept, max_tokens, min(most, -(-needed // _CTX_STEP) * _CTX_STEP)
+    return kept, max_tokens, window.size_for(needed, most)
 
 
 def _tell_left_out(said: Sequence[str], n_ctx: int, options: GenerationOptions, console: Console) -> None:

@@ -131,13 +131,10 @@ _Best = tuple[str, device_fit.FitReport] | None
 
 def _best(spec: ModelSpec, device: device_fit.ForDevice) -> _Best:
     """The variant that `slm pull` would take, and what becomes of it here; None when no size is stated."""
-    options = [option for variant in spec.variants if (option := device_fit.catalog_option(spec, variant)) is not None]
-    if not options:
+    chosen = device.best_variant(spec)
+    if chosen is None:
         return None
-    from slmchat.fit.choice import choose
-
-    chosen = choose(options, device.load, device.available_memory, device.throughput).option
-    return chosen.quantization, device.fit_report(chosen.shape, is_estimate=True)
+    return chosen.option.quantization, device.fit_report(chosen.option.shape, is_estimate=True)
 
 
 def _mark(best: _Best) -> str:

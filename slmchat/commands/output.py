@@ -19,7 +19,6 @@ from slmchat.options import OutputOptions
 from slmchat.privacy.writable_paths import check_file
 from slmchat.privacy.writer import FileWriter
 from slmchat.private_files import replace_file, storage_error
-from slmchat.sanitize import Sanitizer
 from slmchat.terminal.console import Console
 from slmchat.terminal.screen import ControlSequences
 
@@ -112,10 +111,6 @@ class OutputWriter:
     def is_streamed(self) -> bool:
         """Whether the answer goes to stdout as it comes."""
         return not self.is_json and self._flag is None and self._target is None
-
-    def sanitizer(self) -> Sanitizer | None:
-        """The filter for the model's text."""
-        return None if self.is_raw_output else Sanitizer(show_invisible=False)
 
     def write(self, completion: Completion, record: Mapping[str, object], *, discard_partial: bool) -> None:
         """An answer that was not streamed: to where it belongs. `record` is what `--json` says of it.

@@ -57,7 +57,7 @@ def run(
     backend = open_backend(options, settings, console)
     template = prompt_file(template_options, words, read_text)
     response_format, task = response_format_from(*wanted, is_stdin_taken="-" in options.files)
-    opened = open_model(options, settings, console, backend=backend)
+    opened = open_model(backend, options, settings, console)
     model = opened.model
     sampler = params.sampler_settings(model, settings, options)
     attachments, pictures = read_inputs(options, console, reads_piped=reads_input)
@@ -89,13 +89,7 @@ def run(
     if delegate.is_shown:
         console.write("" if completion.text.endswith("\n") else "\n")
     else:
-        record = {
-            "model": model.key,
-            **completion.as_json(),
-            "timings": completion.timings_as_json(load_s),
-            "seed": completion.seed,
-            **besides,
-        }
+        record = {**completion.record(model.key, load_s), **besides}
         writer.write(completion, record, discard_partial=is_structured)
     console.detail(describe(completion.finish_reason, completion.usage, completion.timings))
     if generator.n_ctx > n_ctx:

@@ -14,6 +14,9 @@ TRIMMED_SHARE = 0.5
 # A completion needs some room to be worth starting, in tokens.
 MIN_COMPLETION_TOKENS = 16
 
+# The step in which context windows are made, in tokens: llama.cpp rounds up to it.
+_STEP = 256
+
 
 def least_room(max_tokens: int | None) -> int:
     """Tokens that a completion of at most `max_tokens` (None: no limit) must have to be worth starting."""
@@ -23,6 +26,11 @@ def least_room(max_tokens: int | None) -> int:
 def fits(n_prompt: int, n_ctx: int, max_tokens: int | None = None) -> bool:
     """Whether a prompt of this many tokens leaves room for a completion; a window of 0 is not known, and holds all."""
     return not n_ctx or n_prompt + least_room(max_tokens) <= n_ctx
+
+
+def size_for(n_tokens: int, most: int) -> int:
+    """A context window that holds so many tokens: a whole number of steps, but not more than `most`."""
+    return min(most, -(-n_tokens // _STEP) * _STEP)
 
 
 def overflow(what: str, n_prompt: int, n_ctx: int, max_tokens: int | None = None, *, about: str = "") -> str:

@@ -49,7 +49,6 @@ class Sequences:
         Raises `SlmError` (NO_FIT) when the memory cannot be had."""
         self._api = api
         self._is_cancelled = is_cancelled
-        self._n_sequences = n_sequences
         self._abortable_from = abortable_from
         # A sliding window has forgotten what lies before it, a recurrent state cannot go back: of these only a whole
         # sequence can be copied (llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp).

@@ -167,8 +167,7 @@ class LlamaSession:
                 drafts.add(token)
             yield token
             self._adapt_threads()
-            n_room = min(self.n_ctx, n_prompt + (limits.max_tokens or self.n_ctx))
-            guesses = self._guesses(n_room) if drafts is not None else []
+            guesses = self._guesses(n_prompt, limits.max_tokens) if drafts is not None else []
             if guesses:
                 token = yield from self._verified(state, sampler, token, guesses)
                 continue
@@ -178,8 +177,9 @@ class LlamaSession:
             if drafts is not None:
                 drafts.measured(1, time.perf_counter() - start)
 
-    def _guesses(self, n_room: int) -> list[int]:
+    def _guesses(self, n_prompt: int, max_tokens: int | None) -> list[int]:
         context, drafts = self._context, self._drafts
+        n_room = min(self.n_ctx, n_prompt + (max_tokens or self.n_ctx))  # the window may have grown
         place = len(context.tokens)
         assert drafts is not None
         sizes = self._exactness.sizes(place, context.threads, is_sure=drafts.is_sure) if self._is_exact else SIZES

@@ -26,8 +26,6 @@ from slmchat.sanitize import Sanitizer
 
 # Room for a completion when nobody says how long it may become, in tokens.
 COMPLETION_ROOM = 2048
-# The step in which context windows are made, in tokens.
-_CTX_STEP = 256
 
 
 class GenerationDelegate(Protocol):
@@ -170,7 +168,6 @@ class Generator:
         """Make the context window. `is_multi_turn`: more than one generation will follow in it. `may_grow`: for a long
         completion it becomes larger, as far as memory goes, where nobody asked for a size.
 
-        `most_ctx`: as large as the window may become for a long answer.
         Raises `SlmError` (NO_FIT, and DAMAGED for an adapter).
         """
         self._session = self.opened.open_session(n_ctx, is_multi_turn=is_multi_turn, may_grow=may_grow)
@@ -264,7 +261,7 @@ def window_for(n_prompt: int, room: int, info: ModelInfo, asked: int | None = No
     if asked:
         return asked
     needed = n_prompt + max(room, window.MIN_COMPLETION_TOKENS)
-    return min(trained, -(-needed // _CTX_STEP) * _CTX_STEP)
+    return window.size_for(needed, trained)
 
 
 def _too_long(n_prompt: int, n_ctx: int, max_tokens: int | None, n_trained: int) -> SlmError:

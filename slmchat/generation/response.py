@@ -204,8 +204,17 @@ class Completion:
             "usage": usage_fields(self.usage),
         }
 
-    def timings_as_json(self, load_s: float) -> dict[str, object]:
-        """Seconds, and tokens a second; `load_s`: until the model was there."""
+    def record(self, model: str, load_s: float) -> dict[str, object]:
+        """The object of `--json`: docs/commands.md has its keys. `load_s`: seconds until the model was there."""
+        return {
+            "model": model,
+            **self.as_json(),
+            "timings": self._timings_as_json(load_s),
+            "seed": self.seed,
+        }
+
+    def _timings_as_json(self, load_s: float) -> dict[str, object]:
+        """Seconds, and tokens a second."""
         timings, evaluated = self.timings, self.usage.prompt_tokens - self.usage.cached_tokens
         rate = generation_tps(self.usage, timings)
         return {

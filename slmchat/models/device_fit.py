@@ -26,7 +26,7 @@ from slmchat.wording import in_bytes
 
 if TYPE_CHECKING:  # whoever only lists models does without the engine
     from slmchat.engine.limits import EngineLimits
-    from slmchat.fit.choice import Option
+    from slmchat.fit.choice import Option, QuantizationChoice
 
 
 def limits(settings: Settings, model: Path | None = None) -> "EngineLimits":
@@ -207,6 +207,13 @@ class ForDevice:
     def load(self) -> Load:
         """A load with the settings in force and no context window yet."""
         return load(self._settings, 0)
+
+    def best_variant(self, spec: ModelSpec) -> "QuantizationChoice | None":
+        """The variant of a catalog model that suits this device best; None when no size is stated."""
+        from slmchat.fit.choice import choose
+
+        options = [option for variant in spec.variants if (option := catalog_option(spec, variant)) is not None]
+        return choose(options, self.load, self.available_memory, self.throughput) if options else None
 
     def fit_report(self, shape: ModelShape, *, is_estimate: bool = False) -> FitReport:
         """What becomes of a model here, with the window that a chat would take."""

@@ -40,12 +40,11 @@ class Loading:
     ) -> None:
         """`load` is called in the thread: it gives the engine, and how it was opened where that was settled here.
 
+        `guard`: what `load` guards the model with. `notices`: what the user has to know of it then, in sentences.
         `path`: the file of a model on this device.
-
-        `notices`: what the user has to know of it then, in sentences. `guard`: what `load` guards the model with.
         """
         self._guard = guard
-        self.opening: LoadPlan | None = None  # how it is opened, once that is decided
+        self.plan: LoadPlan | None = None  # how it is opened, once that is decided
         self.notices = notices
         self.path = path
         self._outcome = _Outcome()
@@ -56,7 +55,7 @@ class Loading:
 
     def _load(self, load: Callable[[], tuple[Engine, LoadPlan | None]]) -> None:
         try:
-            self._outcome.engine, self.opening = load()
+            self._outcome.engine, self.plan = load()
         except BaseException as error:  # noqa: BLE001 - raised again where the engine is asked for
             self._outcome.error = error
         for callback in self._callbacks:
@@ -176,7 +175,7 @@ def window(loading: Loading, wanted: int | None, options: GenerationOptions, *, 
     One that does not fit becomes as large as fits, but not smaller than `least` (None: not smaller at all). Raises
     `SlmError` (NO_FIT). None only when nothing is known of the model and nothing is wanted.
     """
-    found = loading.opening
+    found = loading.plan
     if found is None or options.force:
         return wanted or (found.load.n_ctx if found else None)
     if wanted is None:
@@ -192,7 +191,7 @@ def window(loading: Loading, wanted: int | None, options: GenerationOptions, *, 
 
 def most_window(loading: Loading, options: GenerationOptions, settings: Settings) -> int:
     """Up to how many tokens a window may grow; 0: a size was asked for, or nothing is known of the model."""
-    found = loading.opening
+    found = loading.plan
     if found is None or options.ctx or settings.n_ctx:
         return 0
     return found.shape.context_length or 0 if options.force else found.growable_ctx

@@ -1,20 +1,19 @@
 """A model, opened: chosen, loaded behind whatever else happens, asked through sessions. Every door begins here.
 
-Knows: the order in which that happens, once for all: closed in (backend.py), found, its adapters and its draft model
-looked at, loading begun, what the user has to know of it told, windows of a size that fits made.
-Refuses to know: what is said to the model (generation/), who asks.
+Knows: the order in which that happens, once for all: found, its adapters and its draft model looked at, loading begun,
+what the user has to know of it told, windows of a size that fits made.
+Refuses to know: how the process is closed in before (backend.py), what is said to the model (generation/), who asks.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from slmchat.catalog.records import Installed
 from slmchat.conversation.pictures import Picture
 from slmchat.engine.api import Adapter, Engine, Pool, Prompt, Session, SessionSettings
 from slmchat.fit.plan import DEFAULT_LARGEST_CTX
 from slmchat.models import loader, vision
-from slmchat.models.backend import Backend, BackendModel, LocalModel, open_backend
+from slmchat.models.backend import Backend, BackendModel, LocalModel
 from slmchat.models.file_watch import ModelFile
 from slmchat.models.session_settings import draft_model, kv_store, session_settings
 from slmchat.options import GenerationOptions
@@ -22,25 +21,13 @@ from slmchat.reporting import Reporter
 from slmchat.settings import Settings
 
 
-def open_model(
-    options: GenerationOptions,
-    settings: Settings,
-    reporter: Reporter,
-    *,
-    backend: Backend | None = None,
-    model: BackendModel | None = None,
-    writable: Sequence[Path] = (),
-) -> "OpenModel":
-    """Choose a model and begin to load it.
+def open_model(backend: Backend, options: GenerationOptions, settings: Settings, reporter: Reporter) -> "OpenModel":
+    """Choose the model that the options name, or the default, and begin to load it.
 
-    `backend`: where models are looked for, when this process has settled that already; None: it is settled now, and
-    everything else is closed, with `writable` left to write. `model`: the one that was found there; None: the one that
-    the options name, or the default.
-    Raises `SlmError` before anything is loaded: USAGE, NO_MODEL, UNSEALED, NETWORK, DAMAGED.
+    `backend`: where models are looked for; what opened it has closed everything else (`open_backend`).
+    Raises `SlmError` before anything is loaded: USAGE, NO_MODEL, NETWORK, DAMAGED.
     """
-    if model is None:
-        place = backend or open_backend(options, settings, reporter, writable)
-        model = place.find(options.model, settings, reporter).with_projector(options.mmproj)
+    model = backend.find(options.model, settings, reporter).with_projector(options.mmproj)
     return OpenModel(model, options, settings, reporter)
 
 
@@ -52,7 +39,7 @@ def open_installed(
 
 
 class OpenModel:
-    """A model whose loading has begun, and the sessions of it. Programs use `open_model`."""
+    """A model that was found and whose loading has begun, and the sessions of it."""
 
     def __init__(
         self,
@@ -173,11 +160,6 @@ class OpenModel:
     def set_adapters(self, adapters: Sequence[Adapter]) -> None:
         """The LoRA adapters of the sessions that are opened from now on."""
         self.adapters = tuple(adapters)
-
-    def drop_draft(self) -> str | None:
-        """No draft model from now on; the name of the one that there was."""
-        draft, self._draft = self._draft, None
-        return None if draft is None else draft.name
 
     # Until the end
 

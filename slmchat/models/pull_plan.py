@@ -13,7 +13,6 @@ from slmchat.catalog.records import with_quantization
 from slmchat.catalog.registry import HubFile, ModelSpec, Reference, Registry, Variant
 from slmchat.catalog.sources import FetchPlan, Source, Unreachable
 from slmchat.errors import ExitCode, SlmError
-from slmchat.fit.choice import choose
 from slmchat.fit.plan import FitVerdict
 from slmchat.fit.shape import shape_of
 from slmchat.models import device_fit
@@ -61,13 +60,13 @@ def with_best_first(reference: Reference, spec: ModelSpec, pulling: Pulling) -> 
 
     A variant whose size nobody states cannot be judged; where that is the first, the catalog's order holds.
     """
-    options = [option for variant in spec.variants if (option := device_fit.catalog_option(spec, variant)) is not None]
-    if len(spec.variants) < 2 or not options or spec.variants[0].size is None:
+    if len(spec.variants) < 2 or spec.variants[0].size is None:
         return reference
     if pulling.device.throughput is None:
         pulling.reporter.status(f"choosing a quantization of {reference.name} for this device ...")
         pulling.device.measure_more()
-    chosen = choose(options, pulling.device.load, pulling.device.available_memory, pulling.device.throughput)
+    chosen = pulling.device.best_variant(spec)
+    assert chosen is not None  # the first variant has a size
     quantization = chosen.option.quantization
     pulling.reporter.note(f"{with_quantization(reference.name, quantization)}: {chosen.reason}.")
     variants = sorted(spec.variants, key=lambda variant: variant.quantization != quantization)

@@ -27,7 +27,7 @@ from slmchat.generation.chat_session import ChatSession, Overflow
 from slmchat.generation.response import Response, StreamHandler, describe
 from slmchat.models import adapters
 from slmchat.models.backend import Backend, BackendModel
-from slmchat.models.open import OpenModel, open_model
+from slmchat.models.open import OpenModel
 from slmchat.options import ChatOptions, GenerationOptions
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import ChatView
@@ -220,7 +220,7 @@ class ChatApp:
         return self.place.find(self.options.model, self.settings, self.console)
 
     def _opened(self, model: BackendModel) -> OpenModel:
-        return open_model(self.options, self.settings, self.console, model=model)
+        return OpenModel(model, self.options, self.settings, self.console)
 
     def switch_model(self, model: BackendModel) -> None:
         """Let another model go on, with its own adapters and without the draft model of the one before."""

@@ -67,15 +67,12 @@ class Completions:
         """Completion, finish reason, usage and seed; the thinking of a reasoning model where there was one."""
         if done.error is not None:
             raise Unsuitable(done.error, {})
-        assert done.finish is not None
-        answer = response.response_of(done, prompt, keeps_space=self._is_raw, is_sanitized=self._is_sanitized)
+        made = response.response_of(done, prompt, keeps_space=self._is_raw, is_sanitized=self._is_sanitized)
+        completion = response.completion_of(made)
         return {
-            "completion": answer.text,
-            **({"thinking": answer.thinking} if answer.thinking else {}),
-            "finish_reason": done.finish.reason.value,
-            "usage": response.usage_fields(done.finish.usage),
-            **({} if self._limits.top_logprobs is None else {"logprobs": response.logprob_fields(done.logprobs)}),
-            "seed": done.finish.seed,
+            **completion.as_json(),
+            **({} if self._limits.top_logprobs is None else {"logprobs": response.logprob_fields(completion.logprobs)}),
+            "seed": completion.seed,
         }
 
 
