@@ -15,12 +15,12 @@ from typing import Annotated, Any
 
 import typer
 
-from slmchat import options as take
 from slmchat import settings
+from slmchat.commands import own_options as take
 from slmchat.commands import process_end
 from slmchat.commands.command_line import Command, CommandCall, program, writes_to_stdout
+from slmchat.commands.own_options import GlobalOptions
 from slmchat.errors import ExitCode, SlmError
-from slmchat.options import GenerationOptions, GlobalOptions
 from slmchat.terminal import standard_streams
 from slmchat.terminal.console import Console
 
@@ -32,7 +32,7 @@ COMMANDS: dict[str, Command] = {}
 
 
 def _command(
-    name: str, *takes: type[Any], is_answer: bool = True, seals_itself: bool = False
+    name: str, *takes: type[Any] | str, is_answer: bool = True, seals_itself: bool = False
 ) -> Callable[[Callable[[CommandCall], ExitCode]], Callable[[CommandCall], ExitCode]]:
     """Put a function into the table of commands (command_line.Command has the words)."""
 
@@ -43,30 +43,40 @@ def _command(
     return register
 
 
-@_command("pull", take.PullNames, take.PullOptions, is_answer=False)
+@_command("pull", take.PullNames, "PullOptions", is_answer=False)
 def _pull(call: CommandCall) -> ExitCode:
     """Fetch, verify and install models."""
     from slmchat.commands.pull import pull
+    from slmchat.options import PullOptions
 
-    return pull(call[take.PullNames].names, call[take.PullOptions], call.settings, call.console)
+    return pull(call[take.PullNames].names, call[PullOptions], call.settings, call.console)
 
 
 @_command(
     "run",
     take.RunOptions,
-    take.OutputOptions,
-    take.TemplateOptions,
-    GenerationOptions,
-    take.FormatOptions,
-    take.ChoiceOptions,
-    take.InfillOptions,
+    "OutputOptions",
+    "TemplateOptions",
+    "GenerationOptions",
+    "FormatOptions",
+    "ChoiceOptions",
+    "InfillOptions",
     seals_itself=True,
 )
 def _run(call: CommandCall) -> ExitCode:
     """Answer one prompt on stdout, or fill in code with --infill."""
-    own, output, template = call[take.RunOptions], call[take.OutputOptions], call[take.TemplateOptions]
-    generation, infill = call[GenerationOptions], call[take.InfillOptions]
-    wanted = (call[take.FormatOptions], call[take.ChoiceOptions])
+    from slmchat.options import (
+        ChoiceOptions,
+        FormatOptions,
+        GenerationOptions,
+        InfillOptions,
+        OutputOptions,
+        TemplateOptions,
+    )
+
+    own, output, template = call[take.RunOptions], call[OutputOptions], call[TemplateOptions]
+    generation, infill = call[GenerationOptions], call[InfillOptions]
+    wanted = (call[FormatOptions], call[ChoiceOptions])
     if infill.is_asked:
         from slmchat.commands.infill import fill
 
@@ -83,30 +93,32 @@ def _run(call: CommandCall) -> ExitCode:
 @_command(
     "batch",
     take.BatchPrompt,
-    take.BatchOptions,
-    take.TemplateOptions,
-    GenerationOptions,
-    take.FormatOptions,
-    take.ChoiceOptions,
+    "BatchOptions",
+    "TemplateOptions",
+    "GenerationOptions",
+    "FormatOptions",
+    "ChoiceOptions",
     seals_itself=True,
 )
 def _batch(call: CommandCall) -> ExitCode:
     """Answer many inputs with one model load. Each of them gets a line of JSON."""
     from slmchat.commands.batch import batch
+    from slmchat.options import BatchOptions, ChoiceOptions, FormatOptions, GenerationOptions, TemplateOptions
 
-    wanted = (call[take.FormatOptions], call[take.ChoiceOptions])
-    template = call[take.TemplateOptions]
+    wanted = (call[FormatOptions], call[ChoiceOptions])
+    template = call[TemplateOptions]
     words = call[take.BatchPrompt].words or []
-    return batch(words, call[take.BatchOptions], call[GenerationOptions], wanted, template, call.settings, call.console)
+    return batch(words, call[BatchOptions], call[GenerationOptions], wanted, template, call.settings, call.console)
 
 
-@_command("chat", take.ModelName, take.ChatOptions, GenerationOptions, is_answer=False, seals_itself=True)
+@_command("chat", take.ModelName, "ChatOptions", "GenerationOptions", is_answer=False, seals_itself=True)
 def _chat(call: CommandCall) -> ExitCode:
     """Have a conversation in the terminal."""
     from slmchat.commands.repl.command import chat
+    from slmchat.options import ChatOptions, GenerationOptions
 
     name = call[take.ModelName].name
-    return chat(name, call[GenerationOptions], call[take.ChatOptions], call.settings, call.console)
+    return chat(name, call[GenerationOptions], call[ChatOptions], call.settings, call.console)
 
 
 @_command("list", take.ListOptions)
@@ -219,12 +231,13 @@ def _sessions_rm(call: CommandCall) -> ExitCode:
     return rm(asked.names or [], call.settings, call.console, is_all=asked.all, is_yes=asked.yes)
 
 
-@_command("bench", take.ModelName, take.BenchOptions, seals_itself=True)
+@_command("bench", take.ModelName, "BenchOptions", seals_itself=True)
 def _bench(call: CommandCall) -> ExitCode:
     """Measure how fast a model is on this device."""
     from slmchat.commands.bench import bench
+    from slmchat.options import BenchOptions
 
-    return bench(call[take.ModelName].name, call[take.BenchOptions], call.settings, call.console)
+    return bench(call[take.ModelName].name, call[BenchOptions], call.settings, call.console)
 
 
 @_command("doctor", take.ModelName, take.JsonOption, seals_itself=True)
@@ -284,8 +297,9 @@ def _root(context: typer.Context, version: bool, **given: Any) -> None:
         help_pages.show(context)
         raise typer.Exit(int(ExitCode.USAGE))
     from slmchat.commands.repl.command import chat as errand
+    from slmchat.options import ChatOptions, GenerationOptions
 
-    raise typer.Exit(int(errand(None, GenerationOptions(), take.ChatOptions(), resolved, console)))
+    raise typer.Exit(int(errand(None, GenerationOptions(), ChatOptions(), resolved, console)))
 
 
 def _invoke(command: Command, context: typer.Context, given: Mapping[type[Any], Any]) -> None:

@@ -1,63 +1,18 @@
-"""What commands take, each option written once: name, help, group, metavar, default, range.
+"""The option records that commands share with one another, or with the use cases that work with them.
 
-Records that several commands share come first, then one for each command with what it takes besides. They become
-command lines in commands/command_line.py; docs/commands.md and completion are made from the same. The records of single
-commands are made at each start and used by one call at most: they have no methods but `__init__`, which is a third of
-the time.
+A start that needs none of them (`slm --version`, `slm list`) does without this module: 20 of 130 ms of imports when it
+was measured (2026-11-26).
 Refuses to know: typer, and what any option does.
 """
 
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from slmchat import ranges
+from slmchat.option_fields import OptionGroup, json_option, option
 from slmchat.ranges import Range
-
-
-class OptionGroup(StrEnum):
-    """What an option is about, as a long help page groups them, in this order."""
-
-    MODEL = "Model"
-    INPUT = "Input"
-    CONVERSATION = "Conversation"
-    MEASUREMENT = "Measurement"
-    SAMPLING = "Sampling"
-    SHAPE = "Shape of the answer"
-    INFILL = "Infill of code"
-    OUTPUT = "Output"
-    DEVICE = "Device"
-    GENERAL = "General"
-
-
-def option(
-    *flags: str,
-    help: str,
-    group: OptionGroup = OptionGroup.GENERAL,
-    default: Any = None,
-    metavar: str | None = None,
-    within: Range | None = None,
-    is_count: bool = False,
-    is_destination: bool = False,
-) -> Any:
-    """A field of an options record: its flags, its help, the numbers that it accepts.
-
-    `metavar`: CAPITALS stand for a value, small letters for themselves, `|` for "or"; None for a flag.
-    `is_count`: how many times it was given. `is_destination`: the answer goes there instead of to stdout.
-    """
-    limits = {} if within is None else {"min": within.low, "max": within.high}
-    told = {"help": help, "metavar": metavar, "group": group, "is_count": is_count, "is_destination": is_destination}
-    return _field(default, {"flags": flags, **told, **limits})
-
-
-def range_of(item: "Field[Any]") -> Range | None:
-    """The numbers that a field of an options record accepts; None: it is no number, or any will do."""
-    low, high = item.metadata.get("min"), item.metadata.get("max")
-    return None if low is None or high is None else Range(low, high)
-
 
 _model = partial(option, group=OptionGroup.MODEL)
 _input = partial(option, group=OptionGroup.INPUT)
@@ -68,50 +23,6 @@ _shape = partial(option, group=OptionGroup.SHAPE)
 _infill = partial(option, group=OptionGroup.INFILL)
 _output = partial(option, group=OptionGroup.OUTPUT)
 _device = partial(option, group=OptionGroup.DEVICE)
-
-_REQUIRED: Any = object()
-
-
-def argument(metavar: str, help: str = "", default: Any = _REQUIRED) -> Any:
-    """A field that stands on the command line without a flag."""
-    return _field(default, {"flags": (), "help": help, "metavar": metavar, "is_destination": False})
-
-
-def _field(default: Any, metadata: dict[str, Any]) -> Any:
-    if default is _REQUIRED:
-        return field(metadata=metadata)
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def _json() -> Any:
-    return _output("--json", help="JSON on stdout.", default=False)
-
-
-@dataclass(frozen=True, slots=True)
-class GlobalOptions:
-    """What every command understands, before or after its name."""
-
-    offline: bool = option("--offline", help="Never use the network.", default=False)
-    private: bool = option("--private", help="Write nothing about the conversation to the disk.", default=False)
-    verbose: int = option(
-        "-v",
-        "--verbose",
-        help="Statistics and details on stderr; -vv: also what the engine itself says.",
-        default=0,
-        is_count=True,
-    )
-    quiet: bool = option("-q", "--quiet", help="Errors only on stderr.", default=False)
-
-
-@dataclass(eq=False, repr=False)
-class ProgramOptions:
-    """What `slm` itself takes, besides the global options."""
-
-    version: bool = option(
-        "--version", help="Show the version; with -v also the llama.cpp library in use.", default=False
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,27 +123,6 @@ class GenerationOptions:
         }
 
 
-@dataclass(eq=False, repr=False)
-class PullNames:
-    """The models of `slm pull`."""
-
-    names: list[str] = argument("NAME...", "gemma3:1b, smollm2:135m@Q4_1, hf:OWNER/REPO")
-
-
-@dataclass(eq=False, repr=False)
-class ModelName:
-    """A model that may be named, without a flag; `chat`, `bench`, `doctor` and `tune` share it."""
-
-    name: str | None = argument("[MODEL]", default=None)
-
-
-@dataclass(eq=False, repr=False)
-class JsonOption:
-    """Where nothing else is taken."""
-
-    json: bool = _json()
-
-
 @dataclass(frozen=True, slots=True)
 class PullOptions:
     """What `slm pull` takes."""
@@ -242,7 +132,7 @@ class PullOptions:
     dry_run: bool = _output("--dry-run", help="Show what would be fetched, from where, and stop.", default=False)
     accept_license: bool = option("--accept-license", help="Accept the model's licence (for scripts).", default=False)
     force: bool = _model("--force", help="Fetch it although it does not fit this device's memory.", default=False)
-    json: bool = _json()
+    json: bool = json_option()
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +175,7 @@ class BenchOptions:
     gpu_layers: str | None = _same("gpu_layers")
     device: str | None = _same("device")
     kv_type: str | None = _same("kv_type")
-    json: bool = _json()
+    json: bool = json_option()
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,16 +191,6 @@ class FormatOptions:
     )
     grammar: str | None = _shape("--grammar", help="The answer follows the GBNF grammar in FILE.", metavar="FILE")
     regex: str | None = _shape("--regex", help="The answer matches PATTERN as a whole.", metavar="PATTERN")
-
-
-@dataclass(eq=False, repr=False)
-class RunOptions:
-    """What `slm run` alone takes."""
-
-    words: list[str] | None = argument("[PROMPT]...", "The prompt, or an instruction about what comes on stdin.", None)
-    no_input: bool = _input(
-        "--no-input", help="Do not read standard input (for loops that read it themselves).", default=False
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,15 +239,6 @@ class ChoiceOptions:
     )
     calibrate: bool | None = _shape(
         "--calibrate/--no-calibrate", help="Take away what the model prefers without any input (it is done)."
-    )
-
-
-@dataclass(eq=False, repr=False)
-class BatchPrompt:
-    """The prompt of `slm batch`."""
-
-    words: list[str] | None = argument(
-        "[PROMPT]...", "The instruction for every input; {} or {field} says where the input goes.", None
     )
 
 
@@ -422,137 +293,3 @@ class InfillOptions:
     def is_asked(self) -> bool:
         """Whether any of them was given."""
         return self != InfillOptions()
-
-
-@dataclass(eq=False, repr=False)
-class ListOptions:
-    """What `slm list` takes."""
-
-    available: bool = option("--available", help="The catalog instead of what is installed.", default=False)
-    endpoint: str | None = option("--endpoint", help="The models of an endpoint instead.", metavar="URL|NAME")
-    json: bool = _json()
-
-
-@dataclass(eq=False, repr=False)
-class ShowOptions:
-    """What `slm show` takes."""
-
-    name: str = argument("NAME")
-    json: bool = _json()
-
-
-@dataclass(eq=False, repr=False)
-class RemoveOptions:
-    """What `slm rm` takes."""
-
-    names: list[str] = argument("NAME...")
-    json: bool = _json()
-
-
-@dataclass(eq=False, repr=False)
-class AddOptions:
-    """What `slm add` takes."""
-
-    name: str = argument("NAME")
-    target: str = argument("TARGET", "A .gguf file or hf:OWNER/REPO[@QUANT].")
-    json: bool = _json()
-
-
-@dataclass(eq=False, repr=False)
-class VerifyOptions:
-    """What `slm verify` takes."""
-
-    names: list[str] | None = argument("[NAME]...", "All of them, without it.", None)
-    json: bool = _json()
-
-
-@dataclass(eq=False, repr=False)
-class TuneOptions:
-    """What `slm tune` takes."""
-
-    reset: bool = option("--reset", help="Forget what was measured (without MODEL: for all).", default=False)
-    json: bool = _json()
-
-
-@dataclass(eq=False, repr=False)
-class PrivacyOptions:
-    """What `slm privacy` takes."""
-
-    check: bool = option("--check", help="Try to get out of the seal in every way known.", default=False)
-    json: bool = _json()
-
-
-@dataclass(eq=False, repr=False)
-class ShellCompletionOptions:
-    """What `slm completion` takes."""
-
-    shell: str = argument("SHELL", "bash, zsh, fish or powershell.")
-
-
-@dataclass(eq=False, repr=False)
-class HelpOptions:
-    """What `slm help` takes."""
-
-    words: list[str] | None = argument("[COMMAND]...", "All commands, without it.", None)
-
-
-def _session() -> Any:
-    return argument("ID|TITLE", "An id (4 characters are enough) or a title.")
-
-
-@dataclass(eq=False, repr=False)
-class SessionsListOptions:
-    """What `slm sessions list` takes."""
-
-    limit: int | None = option("--limit", help="Only the newest N.", metavar="N", within=Range(1, 10_000_000))
-    json: bool = _json()
-
-
-@dataclass(eq=False, repr=False)
-class SessionsShowOptions:
-    """What `slm sessions show` takes."""
-
-    name: str = _session()
-    json: bool = _json()
-
-
-@dataclass(eq=False, repr=False)
-class SessionsSearchOptions:
-    """What `slm sessions search` takes."""
-
-    words: list[str] = argument("WORDS...")
-    json: bool = _json()
-
-
-@dataclass(eq=False, repr=False)
-class SessionsExportOptions:
-    """What `slm sessions export` takes."""
-
-    name: str = _session()
-    format: str = option("--format", help="Markdown or JSON.", metavar="md|json", default="md")
-    file: Path | None = option("-o", "--output", help="Instead of stdout.", metavar="FILE", is_destination=True)
-    force: bool = option("--force", help="Overwrite FILE.", default=False)
-
-
-@dataclass(eq=False, repr=False)
-class SessionsImportOptions:
-    """What `slm sessions import` takes."""
-
-    file: str = argument("FILE", "A JSON export; - is stdin.")
-
-
-@dataclass(eq=False, repr=False)
-class SessionsRenameOptions:
-    """What `slm sessions rename` takes."""
-
-    name: str = _session()
-    title: str = argument("TITLE")
-
-
-@dataclass(eq=False, repr=False)
-class SessionsRemoveOptions:
-    """What `slm sessions rm` takes."""
-
-    names: list[str] | None = argument("[ID|TITLE]...", default=None)
-    all: bool = option("--all", help="Remove every conversation.", default=False)
-    yes: bool = option("--yes", help="Do not ask.", default=False)

@@ -48,6 +48,7 @@ GROUND |= {
     "wording",
     "signals",
     "options",
+    "option_fields",
 }
 GROUND |= {"invisible"}
 FLOORS = (

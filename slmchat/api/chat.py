@@ -178,7 +178,7 @@ class _Delegate:
         self._is_summing_up = False
 
     def listens(self, handler: StreamHandler) -> None:
-        """From now on this view is shown the answers."""
+        """From now on this handler gets the answers."""
         self._handler = handler
         self._is_summing_up = False
 

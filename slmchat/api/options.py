@@ -20,7 +20,8 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured
 from slmchat.generation.classify import ClassificationTask, problem_of
 from slmchat.generation.structured import ResponseFormat
-from slmchat.options import GenerationOptions, range_of
+from slmchat.option_fields import range_of
+from slmchat.options import GenerationOptions
 from slmchat.ranges import GPU_LAYERS, SHARE, Range
 
 _SCHEMAS = "a mapping, JSON text, a pydantic class or a dataclass"

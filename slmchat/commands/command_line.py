@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from slmchat.commands.own_options import GlobalOptions
 from slmchat.errors import ExitCode, SlmError
-from slmchat.options import GlobalOptions
 
 if TYPE_CHECKING:
     from slmchat.settings import Settings
@@ -72,15 +72,27 @@ class CommandCall:
 class Command:
     """A command: its name with that of its group, what it takes, and what is done.
 
+    `takes`: records, or names of records of options.py, which is not imported for a command that is not called.
     The docstring of `errand` is its help. `is_answer`: what it writes to stdout is what it was called for.
     `seals_itself`: `--offline` is its own affair.
     """
 
     name: str
-    takes: Sequence[type[Any]]
+    takes: Sequence[type[Any] | str]
     errand: Callable[[CommandCall], ExitCode]
     is_answer: bool
     seals_itself: bool
+
+    def records(self) -> list[type[Any]]:
+        """The records that it takes."""
+        return [_shared_record(each) if isinstance(each, str) else each for each in self.takes]
+
+
+def _shared_record(name: str) -> type[Any]:
+    from slmchat import options
+
+    record: type[Any] = getattr(options, name)
+    return record
 
 
 def program(
@@ -151,7 +163,7 @@ def writes_to_stdout(command: Command, records: Mapping[type[Any], Any]) -> bool
 
 
 def _bound(command: Command, invoke: Callable[..., Any]) -> Callable[..., None]:
-    takes = (*command.takes, GlobalOptions)
+    takes = (*command.records(), GlobalOptions)
 
     def call(context: typer.Context, **values: Any) -> None:
         invoke(command, context, records_of(values, takes))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from slmchat.commands.examples import EXAMPLES
-from slmchat.options import OptionGroup
+from slmchat.option_fields import OptionGroup
 from slmchat.ranges import Range
 from slmchat.terminal.console import Console
 from slmchat.terminal.screen import BOLD

@@ -39,7 +39,7 @@ from slmchat.wording import counted
 
 
 class ChatApp:
-    """What the loop and the commands share. Implements `Host` for its `ChatSession`."""
+    """What the loop and the commands share. Implements `ChatDelegate`."""
 
     def __init__(
         self,
