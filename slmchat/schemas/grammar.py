@@ -14,6 +14,10 @@ _MOST_PLAIN = 500
 # Beyond this a repetition has no upper limit in the grammar; the check of the finished text has it all the same.
 MOST_REPEATS = 100_000
 
+# Fewer texts than this are written one beside the other; deeper branches too, whatever their number.
+_FEW_TEXTS = 6
+_MOST_BRANCHING = 30
+
 Ranges = tuple[tuple[int, int], ...]
 
 # What a grammar of slm's lets a model write where any character may stand: no control characters but tab and line
@@ -32,35 +36,37 @@ PRINTABLE: Ranges = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+# Nodes are never changed. They are not frozen, because a frozen dataclass takes three times as long to make, and a
+# large schema has ten thousand of them.
+@dataclass(slots=True, unsafe_hash=True)
 class Text:
     """Exactly these characters."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Chars:
     """One character out of these ranges of code points, both ends included; sorted, not overlapping."""
 
     ranges: Ranges
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Chain:
     """One after the other; empty: nothing."""
 
     items: tuple["Node", ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Choice:
     """One of these."""
 
     options: tuple["Node", ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Repeat:
     """`least` to `most` times; `most` None: without a limit."""
 
@@ -69,7 +75,7 @@ class Repeat:
     most: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Rule:
     """What the rule of this name says."""
 
@@ -98,6 +104,37 @@ def choice(options: Iterable[Node]) -> Node:
     """One of these, each counted once."""
     made = tuple(dict.fromkeys(options))
     return made[0] if len(made) == 1 else Choice(made)
+
+
+def texts(values: Iterable[str]) -> Node:
+    """One of these texts. What several of them begin with is written once: llama.cpp follows every alternative that may
+    still come, at every token, and ten thousand of them take seconds."""
+    return _branches(sorted(set(values)), 0, 0)
+
+
+def _branches(values: Sequence[str], skip: int, depth: int) -> Node:
+    """The texts without their first `skip` characters; sorted, each once."""
+    if len(values) < _FEW_TEXTS or depth > _MOST_BRANCHING:
+        return choice([Text(value[skip:]) for value in values])
+    options: list[Node] = []
+    begin = 0
+    while begin < len(values):
+        end = begin + 1
+        char = values[begin][skip : skip + 1]
+        while end < len(values) and values[end][skip : skip + 1] == char:
+            end += 1
+        group = values[begin:end]
+        common = _n_common(group[0], group[-1])
+        head = Text(group[0][skip:common])
+        options.append(chain(head, _branches(group, common, depth + 1)) if len(group) > 1 else head)
+        begin = end
+    return choice(options)
+
+
+def _n_common(one: str, other: str) -> int:
+    """How many characters two texts begin with together."""
+    most = min(len(one), len(other))
+    return next((place for place in range(most) if one[place] != other[place]), most)
 
 
 def chars(text: str) -> Chars:
@@ -141,14 +178,59 @@ class Grammar:
 
     rules: dict[str, Node] = field(default_factory=dict)
 
+    def prune(self) -> None:
+        """Forget the rules that nothing needs."""
+        needed: dict[str, None] = {}
+        waiting: list[Node] = [Rule("root")]
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, Rule):
+                if node.name not in needed:
+                    needed[node.name] = None
+                    waiting.append(self.rules[node.name])
+            elif isinstance(node, Chain):
+                waiting.extend(node.items)
+            elif isinstance(node, Choice):
+                waiting.extend(node.options)
+            elif isinstance(node, Repeat):
+                waiting.append(node.item)
+        self.rules = {name: node for name, node in self.rules.items() if name in needed}
+
     def endless(self) -> list[str]:
         """The rules that no finite text satisfies, in order of their definition."""
+        # mostly a rule stands behind those that it names: one round from the end and one to confirm it
+        open_rules = list(self.rules)
         ending: set[str] = set()
         while True:
-            more = {name for name, node in self.rules.items() if name not in ending and _ends(node, ending)}
-            if not more:
-                return [name for name in self.rules if name not in ending]
-            ending |= more
+            left = [name for name in reversed(open_rules) if not self._has_end(name, ending)][::-1]
+            if len(left) == len(open_rules):
+                return left
+            open_rules = left
+
+    def _has_end(self, name: str, ending: set[str]) -> bool:
+        if not _ends(self.rules[name], ending):
+            return False
+        ending.add(name)
+        return True
+
+    def left_recursive(self) -> list[str]:
+        """The rules that begin with themselves, before a single character: llama.cpp's grammars cannot do that."""
+        firsts = {name: _first_rules(node) for name, node in self.rules.items()}
+        done: set[str] = set()
+        for start in firsts:
+            path = {start: iter(firsts[start])}
+            while path:
+                last = next(reversed(path))
+                following = next(path[last], None)
+                if following is None:
+                    done.add(last)
+                    del path[last]
+                elif following in path:
+                    names = list(path)
+                    return names[names.index(following) :]
+                elif following not in done:
+                    path[following] = iter(firsts[following])
+        return []
 
     def gbnf(self) -> str:
         """The grammar in GBNF, `root` first."""
@@ -168,6 +250,33 @@ def _ends(node: Node, ending: set[str]) -> bool:
     if isinstance(node, Repeat):
         return node.least == 0 or _ends(node.item, ending)
     return isinstance(node, Text) or bool(node.ranges)
+
+
+def _first_rules(node: Node) -> list[str]:
+    """The rules with which a text of the node may begin (items that may be empty are looked through)."""
+    if isinstance(node, Rule):
+        return [node.name]
+    if isinstance(node, Choice):
+        return [name for option in node.options for name in _first_rules(option)]
+    if isinstance(node, Repeat):
+        return _first_rules(node.item)
+    found: list[str] = []
+    for item in node.items if isinstance(node, Chain) else ():
+        found += _first_rules(item)
+        if not is_nullable(item):
+            break
+    return found
+
+
+def is_nullable(node: Node) -> bool:
+    """Whether the node may stand for no text; rules are taken for something."""
+    if isinstance(node, Chain):
+        return all(map(is_nullable, node.items))
+    if isinstance(node, Choice):
+        return any(map(is_nullable, node.options))
+    if isinstance(node, Repeat):
+        return node.least == 0 or is_nullable(node.item)
+    return isinstance(node, Text) and not node.text
 
 
 class _Writer:
@@ -192,7 +301,7 @@ class _Writer:
 
     def _item(self, node: Node) -> str:
         if isinstance(node, Text):
-            return '"' + "".join(map(_escaped, node.text)) + '"'
+            return f'"{_spelled(node.text)}"'
         if isinstance(node, Chars):
             return _class(node.ranges)
         if isinstance(node, Rule):
@@ -251,6 +360,13 @@ def _code(point: int) -> str:
     if point <= 0xFF:
         return f"\\x{point:02X}"
     return f"\\u{point:04X}" if point <= 0xFFFF else f"\\U{point:08X}"
+
+
+def _spelled(text: str) -> str:
+    """A text between the quotes of GBNF."""
+    if text.isascii() and text.isprintable():
+        return text.replace("\\", "\\\\").replace('"', '\\"')
+    return "".join(map(_escaped, text))
 
 
 def _escaped(char: str) -> str:
