@@ -4,7 +4,6 @@ Knows: which translator a constraint needs. Refuses to know: sampling, requests,
 """
 
 import functools
-import json
 
 from slmchat.engine.api import Constraint, ConstraintKind
 
@@ -20,4 +19,4 @@ def to_gbnf(constraint: Constraint) -> str:
         return grammar.Grammar({"root": regex.parse(constraint.text)}).gbnf()
     if constraint.kind is ConstraintKind.JSON:
         return json_schema.any_json(is_capped=constraint.is_capped).gbnf()
-    return json_schema.to_grammar(json.loads(constraint.text), is_capped=constraint.is_capped).gbnf()
+    return json_schema.to_gbnf(constraint.text, is_capped=constraint.is_capped).gbnf

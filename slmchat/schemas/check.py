@@ -8,15 +8,21 @@ not install on a phone (docs/decisions.md). It looks the assertions up in a tabl
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from slmchat.errors import SlmError
 from slmchat.schemas import evaluated, formats, python_regex, references
 from slmchat.schemas.equality import Distinct, equal, is_integer, is_number
 from slmchat.schemas.keywords import all_below
 
 Schema = Mapping[str, Any] | bool
+
+
+# Patterns, as they stand in a schema that `json.dumps` has written, and whatever else is called so.
+_PATTERNS = re.compile(r'"pattern": ("(?:[^"\\]|\\.)*")')
 
 
 class Problem:
@@ -43,8 +49,9 @@ class SchemaCheck:
 
     def __init__(self, schema: Any, text: str | None = None) -> None:
         """`text`: the schema as JSON text, where somebody has it already."""
-        self._document = references.flattened(schema, json.dumps(schema) if text is None else text)
-        if text is None or '"pattern' in text:
+        text = json.dumps(schema) if text is None else text
+        self._document = references.flattened(schema, text)
+        if '"patternProperties"' in text or any(map(_is_unreadable, _PATTERNS.findall(text))):
             _refuse_unreadable(self._document)
 
     def problem(self, value: Any) -> str | None:
@@ -57,6 +64,13 @@ class SchemaCheck:
 
     def is_right(self, value: Any) -> bool:
         return self.problem(value) is None
+
+    @classmethod
+    def of_flattened(cls, document: Any) -> "SchemaCheck":
+        """The check of a schema whose references are flattened, and whose patterns somebody else looks at."""
+        check = cls.__new__(cls)
+        check._document = document
+        return check
 
     def found(self, schema: Any, value: Any) -> Problem | None:
         """The first problem of a value with one schema of the document."""
@@ -76,6 +90,14 @@ class SchemaCheck:
     def target(self, reference: Any) -> Any:
         """What a `$ref` leads to. Raises `SlmError` (USAGE)."""
         return references.target(self._document, reference, "the schema")
+
+
+def _is_unreadable(pattern: str) -> bool:
+    try:
+        python_regex.compiled(json.loads(pattern))
+    except SlmError:
+        return True
+    return False
 
 
 def _refuse_unreadable(document: Any) -> None:

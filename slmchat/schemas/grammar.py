@@ -6,6 +6,7 @@ Refuses to know: what the grammar is for, tokens, llama.cpp.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 # llama.cpp copies a repeated item once for each time and refuses more than 2,000 (llama-grammar.cpp,
 # MAX_REPETITION_THRESHOLD). Longer repetitions are made of blocks of this many.
@@ -91,19 +92,37 @@ def chain(*items: Node) -> Node:
     """One after the other; chains inside are opened up, texts joined."""
     made: list[Node] = []
     for item in items:
-        for part in item.items if isinstance(item, Chain) else (item,):
-            last = made[-1] if made else None
-            if isinstance(part, Text) and isinstance(last, Text):
-                made[-1] = Text(last.text + part.text)
-            else:
-                made.append(part)
+        if type(item) is Chain:
+            for part in item.items:
+                if type(part) is Text and made and type(made[-1]) is Text:
+                    made[-1] = Text(made[-1].text + part.text)
+                else:
+                    made.append(part)
+        elif type(item) is Text and made and type(made[-1]) is Text:
+            made[-1] = Text(made[-1].text + item.text)
+        else:
+            made.append(item)
     return made[0] if len(made) == 1 else Chain(tuple(made))
 
 
 def choice(options: Iterable[Node]) -> Node:
-    """One of these, each counted once."""
-    made = tuple(dict.fromkeys(options))
-    return made[0] if len(made) == 1 else Choice(made)
+    """One of these; of texts, rules and nothing each counts once."""
+    made: list[Node] = []
+    seen: set[tuple[str, str]] = set()
+    for option in options:
+        if type(option) is Text:
+            key = ("text", option.text)
+        elif type(option) is Rule:
+            key = ("rule", option.name)
+        elif type(option) is Chain and not option.items:
+            key = ("nothing", "")
+        else:
+            made.append(option)
+            continue
+        if key not in seen:
+            seen.add(key)
+            made.append(option)
+    return made[0] if len(made) == 1 else Choice(tuple(made))
 
 
 def texts(values: Iterable[str]) -> Node:
@@ -174,9 +193,10 @@ def without(ranges: Ranges, removed: Iterable[tuple[int, int]]) -> Ranges:
 
 @dataclass(slots=True)
 class Grammar:
-    """Rules by name; `root` is where it begins."""
+    """Rules by name; `root` is where it begins. `shared`: rules that are the same in every grammar that has them."""
 
     rules: dict[str, Node] = field(default_factory=dict)
+    shared: set[str] = field(default_factory=set)
 
     def prune(self) -> None:
         """Forget the rules that nothing needs."""
@@ -198,14 +218,15 @@ class Grammar:
 
     def endless(self) -> list[str]:
         """The rules that no finite text satisfies, in order of their definition."""
-        # mostly a rule stands behind those that it names: one round from the end and one to confirm it
-        open_rules = list(self.rules)
+        # some rules stand behind those that they name, some before: both ways in turn
+        left = list(self.rules)
         ending: set[str] = set()
-        while True:
-            left = [name for name in reversed(open_rules) if not self._has_end(name, ending)][::-1]
-            if len(left) == len(open_rules):
-                return left
-            open_rules = left
+        n_idle = 0
+        while left and n_idle < 2:
+            still = [name for name in reversed(left) if not self._has_end(name, ending)]
+            n_idle = n_idle + 1 if len(still) == len(left) else 0
+            left = still
+        return [name for name in self.rules if name not in ending]
 
     def _has_end(self, name: str, ending: set[str]) -> bool:
         if not _ends(self.rules[name], ending):
@@ -234,9 +255,12 @@ class Grammar:
 
     def gbnf(self) -> str:
         """The grammar in GBNF, `root` first."""
-        writer = _Writer()
+        writer = _Writer("part-")
         for name in ("root", *(name for name in self.rules if name != "root")):
-            writer.rule(name, self.rules[name])
+            if name in self.shared:
+                writer.lines += _lines_of(name, self.rules[name])
+            else:
+                writer.rule(name, self.rules[name])
         return "\n".join(writer.lines) + "\n"
 
 
@@ -282,8 +306,10 @@ def is_nullable(node: Node) -> bool:
 class _Writer:
     """GBNF, line by line. Everything that is repeated gets a rule of its own: llama.cpp counts it as one then."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str) -> None:
+        """`prefix`: of the names of those rules."""
         self.lines: list[str] = []
+        self._prefix = prefix
         self._helpers: dict[Node, str] = {}
 
     def rule(self, name: str, node: Node) -> None:
@@ -328,9 +354,17 @@ class _Writer:
         if isinstance(node, Rule | Chars):
             return self._item(node)
         if node not in self._helpers:
-            name = self._helpers[node] = f"part-{len(self._helpers)}"
+            name = self._helpers[node] = f"{self._prefix}{len(self._helpers)}"
             self.rule(name, node)
         return self._helpers[node]
+
+
+@lru_cache(maxsize=128)
+def _lines_of(name: str, node: Node) -> list[str]:
+    """A shared rule in GBNF: it is written once, and not for each grammar."""
+    writer = _Writer(f"{name}-")
+    writer.rule(name, node)
+    return writer.lines
 
 
 def _in_blocks(item: Node, least: int, most: int | None) -> Node:
@@ -348,7 +382,8 @@ def _in_blocks(item: Node, least: int, most: int | None) -> Node:
     return chain(*required, choice((fewer, all_of_them)))
 
 
-def _class(ranges: Sequence[tuple[int, int]]) -> str:
+@lru_cache(maxsize=512)
+def _class(ranges: Ranges) -> str:
     return "[" + "".join(_code(a) if a == b else f"{_code(a)}-{_code(b)}" for a, b in ranges) + "]"
 
 

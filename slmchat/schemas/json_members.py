@@ -8,6 +8,7 @@ becomes deeper with more members.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from slmchat.schemas.grammar import EMPTY, Chars, Choice, Node, Repeat, Text, chain, choice, without
 from slmchat.schemas.json_rules import COMMA, PLAIN, JsonRules
@@ -103,6 +104,12 @@ def names_unlike(rules: JsonRules, names: Sequence[str]) -> Node:
     return rules.add(_unlike(rules, [name for name in names if name], 0, is_empty_allowed="" not in names))
 
 
+@lru_cache(maxsize=1024)
+def _plain_but(chars: str) -> Chars:
+    """A character of a string that needs no escape and is none of these."""
+    return Chars(without(PLAIN.ranges, [(ord(char), ord(char)) for char in chars]))
+
+
 def _unlike(rules: JsonRules, names: Sequence[str], depth: int, *, is_empty_allowed: bool) -> Node:
     by_first: dict[str, list[str]] = {}
     for name in names:
@@ -113,6 +120,5 @@ def _unlike(rules: JsonRules, names: Sequence[str], depth: int, *, is_empty_allo
             continue
         rest = _unlike(rules, [each for each in rests if each], depth + 1, is_empty_allowed="" not in rests)
         options.append(chain(Text(first), rest if (depth + 1) % _DEEPEST else rules.add(rest)))
-    others = without(PLAIN.ranges, [(ord(first), ord(first)) for first in by_first])
-    options.append(chain(Chars(others), Repeat(rules.plain())))
+    options.append(chain(_plain_but("".join(sorted(by_first))), Repeat(rules.plain())))
     return choice((*options, EMPTY)) if is_empty_allowed else choice(options)

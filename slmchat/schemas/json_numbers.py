@@ -12,10 +12,13 @@ from slmchat.schemas import number_ranges
 from slmchat.schemas.equality import is_number
 from slmchat.schemas.grammar import Node, texts
 from slmchat.schemas.json_rules import JsonRules
+from slmchat.schemas.keywords import OF_TYPE
 from slmchat.schemas.merging import Impossible
 
 # Multiples between two bounds are written out as long as there are not more of them.
 _MOST_MULTIPLES = 500
+
+_OF_NUMBERS = OF_TYPE["number"]
 
 _Bound = tuple[Decimal, bool]
 
@@ -24,6 +27,8 @@ def number(
     rules: JsonRules, schema: Mapping[str, Any], place: str, only_checked: dict[str, None], *, is_integer: bool
 ) -> Node:
     """A number; `only_checked` gets multipleOf when the grammar does not hold it. Raises `Impossible`."""
+    if _OF_NUMBERS.isdisjoint(schema):
+        return rules.integer() if is_integer else rules.number()
     low = _bound(schema, "minimum", "exclusiveMinimum", place, is_low=True)
     high = _bound(schema, "maximum", "exclusiveMaximum", place, is_low=False)
     decimals: int | None = None

@@ -40,9 +40,9 @@ _CHARACTER = choice((Rule("plain"), chain(Text("\\"), choice((chars('"\\/bfnrt')
 # Small models go on with a list or a map until all tokens are used. Where a schema sets no limit, a first attempt has
 # this one: more values than most answers have, and few enough to end within 1,024 tokens. An answer that reaches it is
 # not taken for the whole: a second attempt has no such limit (generation/structured.py).
-SOFT_ITEMS = 50
+SOFT_ITEMS = 64
 # The same for values of which nothing is known, and how deep they may be nested.
-SOFT_ANY_ITEMS = 20
+SOFT_ANY_ITEMS = 32
 _SOFT_DEPTH = 4
 
 
@@ -53,6 +53,7 @@ class JsonRules:
         """`is_capped`: with soft limits where a list or a map would have none."""
         self.grammar = Grammar()
         self.is_capped = is_capped
+        self.has_soft_limits = False
         self._count = 0
 
     def named(self, node: Node) -> Node:
@@ -75,6 +76,7 @@ class JsonRules:
         """`least` to `most` of the item with commas between them."""
         if most is None and self.is_capped:
             most = max(SOFT_ITEMS, least)
+            self.has_soft_limits = True
         if most == 0:
             return EMPTY
         some = chain(item, Repeat(chain(COMMA, item), max(0, least - 1), None if most is None else most - 1))
@@ -107,6 +109,7 @@ class JsonRules:
             if kind == "object":
                 item = chain(self.string(), COLON, item)
             most = SOFT_ANY_ITEMS if self.is_capped else None
+            self.has_soft_limits |= self.is_capped
             self.grammar.rules[name] = chain(Text(brackets[0]), self.several(item, 0, most), Text(brackets[1]))
         return Rule(name)
 
@@ -115,31 +118,39 @@ class JsonRules:
 
     def string(self) -> Rule:
         if "string" not in self.grammar.rules:
-            self.grammar.rules["string"] = chain(QUOTE, Repeat(self.character()), QUOTE)
+            self._shared("string", chain(QUOTE, Repeat(self.character()), QUOTE))
         return Rule("string")
 
     def number(self) -> Rule:
-        self.grammar.rules.setdefault("number", number_ranges.NUMBER)
-        return Rule("number")
+        return self._shared("number", number_ranges.NUMBER)
 
     def integer(self) -> Rule:
-        self.grammar.rules.setdefault("integer", number_ranges.INTEGER)
-        return Rule("integer")
+        return self._shared("integer", number_ranges.INTEGER)
 
     def boolean(self) -> Rule:
-        self.grammar.rules.setdefault("boolean", choice((Text("true"), Text("false"))))
-        return Rule("boolean")
+        return self._shared("boolean", _BOOLEAN)
+
+    def format(self, name: str, shape: Node) -> Rule:
+        """A string of a format, between its quotes; `shape` is already spelled as JSON."""
+        return self._shared(f"format-{name}", chain(QUOTE, shape, QUOTE))
 
     def character(self) -> Rule:
         """A character of a string, escaped or not."""
         self.plain()
-        self.grammar.rules.setdefault("char", _CHARACTER)
-        return Rule("char")
+        return self._shared("char", _CHARACTER)
 
     def plain(self) -> Rule:
         """A character of a string that needs no escape."""
-        self.grammar.rules.setdefault("plain", PLAIN)
-        return Rule("plain")
+        return self._shared("plain", PLAIN)
+
+    def _shared(self, name: str, node: Node) -> Rule:
+        if name not in self.grammar.rules:
+            self.grammar.rules[name] = node
+            self.grammar.shared.add(name)
+        return Rule(name)
+
+
+_BOOLEAN = choice((Text("true"), Text("false")))
 
 
 def spelled(node: Node) -> Node:

@@ -10,20 +10,24 @@ Properties come in the order of the schema. What a grammar cannot hold is left t
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from json.encoder import encode_basestring
 from typing import Any
 
 from slmchat.errors import ExitCode, SlmError
-from slmchat.schemas import json_numbers, json_strings, merging, python_regex, references
+from slmchat.schemas import formats, json_numbers, json_strings, merging, python_regex, references
 from slmchat.schemas.check import SchemaCheck
 from slmchat.schemas.equality import is_number
 from slmchat.schemas.grammar import EMPTY, Grammar, Node, Rule, Text, chain, choice, texts
 from slmchat.schemas.json_members import Member, list_of, more_members, names_unlike, object_of
 from slmchat.schemas.json_rules import COLON, QUOTE, JsonRules
-from slmchat.schemas.keywords import ASSERTIONS, OF_TYPE, TYPES, escaped
+from slmchat.schemas.keywords import ASSERTIONS, KNOWN, OF_TYPE, TYPES, escaped, is_note
 from slmchat.schemas.merging import Impossible
 
 # Only the check of the finished text knows them.
 _CHECKED = ("not", "if", "dependentRequired", "dependentSchemas", "dependencies", "contains", "unevaluatedItems")
+
+_TYPE_ALONE = {"type"}
 
 # More schemas than this in one schema: the rest of it is any JSON to the grammar, and checked at the end.
 _MOST_SCHEMAS = 6_000
@@ -33,11 +37,31 @@ _MOST_UNFOLDED = 100
 
 @dataclass(frozen=True, slots=True)
 class JsonGrammar:
-    """`only_checked`: the keywords that the grammar cannot hold, in the order of the schema. `is_capped`: whether lists
-    or maps have a soft limit in it that the schema has not."""
+    """`only_checked`: the keywords that the grammar cannot hold. `unknown`: the words of the schema that slm does not
+    know. `has_soft_limits`: whether a list or a map has a limit in it that the schema has not."""
 
     grammar: Grammar
     only_checked: tuple[str, ...]
+    unknown: tuple[str, ...]
+    has_soft_limits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaGbnf:
+    """The same as text for llama.cpp."""
+
+    gbnf: str
+    only_checked: tuple[str, ...]
+    unknown: tuple[str, ...]
+    has_soft_limits: bool
+
+
+@lru_cache(maxsize=16)
+def to_gbnf(text: str, *, is_capped: bool) -> SchemaGbnf:
+    """The grammar of a schema that is JSON text, written once for all who need it. Raises `SlmError` as `compiled`
+    does."""
+    made = compiled(json.loads(text), text, is_capped=is_capped)
+    return SchemaGbnf(made.grammar.gbnf(), made.only_checked, made.unknown, made.has_soft_limits)
 
 
 def to_grammar(schema: Any, *, is_capped: bool = False) -> Grammar:
@@ -68,11 +92,16 @@ def any_json(*, is_capped: bool = False) -> Grammar:
 class _Converter:
     def __init__(self, schema: Any, text: str, is_capped: bool) -> None:
         self.document = references.flattened(schema, text)
+        self.check = SchemaCheck.of_flattened(self.document)
         self.rules = JsonRules(is_capped=is_capped)
         self.only_checked: dict[str, None] = {}
+        self.unknown: dict[str, None] = {}
         self.places = {"root": "the schema itself"}  # rule -> where in the schema it comes from
         self.references: dict[str, str] = {"#": "root"}  # $ref, or a schema with allOf as text -> rule
         self.impossible: dict[str, Impossible] = {}
+        self.under_way: set[str] = set()
+        self.is_recursive = False
+        self.has_waste = False  # rules of what was left out
         self.depth = 0
         self.n_schemas = 0
 
@@ -80,13 +109,20 @@ class _Converter:
         grammar = self.rules.grammar
         # the rule "root" stands for the reference "#": a schema may refer to itself
         grammar.rules["root"] = EMPTY
+        self.under_way.add("#")
         grammar.rules["root"] = self.schema(self.document, "#")
-        grammar.prune()
+        if self.has_waste:
+            grammar.prune()
+        if self.is_recursive:
+            self.refuse_endless(grammar)
+        return JsonGrammar(grammar, tuple(self.only_checked), tuple(self.unknown), self.rules.has_soft_limits)
+
+    def refuse_endless(self, grammar: Grammar) -> None:
+        """Raises `SlmError` (USAGE) for a schema that contains itself without an end, or before anything else."""
         for names, what in ((grammar.left_recursive(), "refers to itself in a circle"), (grammar.endless(), _NO_END)):
             if names:
                 places = [self.places[name] for name in names if name in self.places]
                 raise _wrong(f"{(places or ['the schema itself'])[-1]} {what}")
-        return JsonGrammar(grammar, tuple(self.only_checked))
 
     def schema(self, schema: Any, place: str) -> Node:
         """What this schema allows. Raises `Impossible` when it allows nothing."""
@@ -111,9 +147,14 @@ class _Converter:
             self.depth -= 1
 
     def known(self, schema: Mapping[str, Any], place: str) -> Node:
-        rest = merging.modern({key: value for key, value in schema.items() if key in ASSERTIONS})
-        if not rest:
+        if not schema.keys() <= KNOWN:
+            self.unknown |= {json.dumps(key): None for key in schema if key not in KNOWN and not is_note(key)}
+        asserted = ASSERTIONS & schema.keys()
+        if not asserted:
             return self.rules.value()
+        if asserted == _TYPE_ALONE and isinstance(schema["type"], str) and schema["type"] in TYPES:
+            return self.of_type(schema["type"], schema, place)
+        rest = merging.modern({key: value for key, value in schema.items() if key in asserted})
         if "$ref" in rest:
             if len(rest) == 1:
                 return self.reference(rest["$ref"], place)
@@ -153,6 +194,7 @@ class _Converter:
                 found.append(make())
             except Impossible as error:
                 last = error
+                self.has_waste = True
         if not found:
             raise last or Impossible("there is nothing to choose from")
         return choice(found)
@@ -169,12 +211,18 @@ class _Converter:
         if kind == "array":
             return rules.array() if OF_TYPE["array"].isdisjoint(schema) else self.array(schema, place)
         if kind == "string":
+            self.note_format(schema)
             return json_strings.string(rules, schema, place, self.only_checked)
         if kind == "boolean":
             return rules.boolean()
         if kind == "null":
             return Text("null")
         return json_numbers.number(rules, schema, place, self.only_checked, is_integer=kind == "integer")
+
+    def note_format(self, schema: Mapping[str, Any]) -> None:
+        name = schema.get("format")
+        if isinstance(name, str) and name not in formats.PATTERNS and name not in formats.NOTES:
+            self.unknown[f"the format {json.dumps(name)}"] = None
 
     # -- references, alternatives, constants
 
@@ -186,7 +234,10 @@ class _Converter:
         """The rule of a schema that several places use, or that uses itself; made once."""
         if key in self.impossible:
             raise self.impossible[key]
+        if key in self.under_way:
+            self.is_recursive = True
         if key not in self.references:
+            self.under_way.add(key)
             name = self.references[key] = self.rules.reserve()
             self.places[name] = place
             try:
@@ -195,6 +246,8 @@ class _Converter:
                 self.impossible[key] = error
                 del self.references[key]
                 raise
+            finally:
+                self.under_way.discard(key)
         return Rule(self.references[key])
 
     def resolved(self, schema: Any, place: str) -> Any:
@@ -247,8 +300,7 @@ class _Converter:
         values = [schema["const"]] if "const" in schema else _list(schema, "enum", place)
         beside = _less(schema, "enum") if "const" not in schema or "enum" not in schema else schema
         beside = _less(beside, "const")
-        check = SchemaCheck({**beside, **_definitions(self.document)}).is_right if beside else lambda value: True
-        found = [value for value in values if check(value)]
+        found = [value for value in values if self.check.holds(beside, value)]
         if not found:
             raise Impossible(f"no value of the enum or const in {place} is right for what stands beside it")
         return texts(spelling for value in found for spelling in _spellings(value))
@@ -304,8 +356,9 @@ class _Converter:
                     raise Impossible(
                         f"{json.dumps(name, ensure_ascii=False)} is required in {place} and cannot be there"
                     ) from error
+                self.has_waste = True
                 continue
-            key = Text(f"{json.dumps(name, ensure_ascii=False)}: ")
+            key = Text(f"{encode_basestring(name)}: ")
             # an optional one stands in two rules
             node = node if is_required or isinstance(node, Text) else self.rules.named(node)
             members.append(Member(chain(key, node), is_required))
@@ -321,6 +374,7 @@ class _Converter:
                 node = self.schema(value, f"{place}/patternProperties/{escaped(pattern)}")
                 key = json_strings.string(self.rules, {"pattern": pattern}, place, self.only_checked)
             except Impossible:
+                self.has_waste = True
                 continue
             kinds.append(chain(key, COLON, self.rules.named(node)))
         if extra is not False:
@@ -328,7 +382,7 @@ class _Converter:
                 node = self.schema(extra, f"{place}/additionalProperties")
                 kinds.append(chain(self.other_name(schema, declared, place), COLON, self.rules.named(node)))
             except Impossible:
-                pass
+                self.has_waste = True
         if kinds and patterns and extra is not False:
             self.only_checked["patternProperties"] = None
         return kinds
@@ -366,6 +420,7 @@ class _Converter:
                 fixed.append(self.rules.named(self.schema(part, f"{place}/prefixItems/{number}")))
             except Impossible:
                 most = number
+                self.has_waste = True
                 break
         item: Node | None = None
         if items is not False and (most is None or most > len(fixed)):
@@ -373,17 +428,13 @@ class _Converter:
                 item = self.rules.named(self.schema(items, f"{place}/items"))
             except Impossible:
                 item = None
+                self.has_waste = True
         if (most is not None and most < least) or (item is None and least > len(fixed)):
             raise Impossible(f"minItems in {place} is more than there may be")
         return list_of(self.rules, fixed, item, least, most)
 
 
 _NO_END = "contains itself without an end"
-
-
-def _definitions(document: Any) -> dict[str, Any]:
-    """What `$ref`s beside an enum lead to."""
-    return {key: document[key] for key in ("$defs", "definitions") if isinstance(document, dict) and key in document}
 
 
 def _waits(part: Any, rest: Mapping[str, Any]) -> bool:
@@ -410,6 +461,8 @@ def _each_alone(options: list[Any]) -> list[Any]:
 
 def _spellings(value: Any) -> list[str]:
     """How a constant is written: 1.0 also as 1."""
+    if isinstance(value, str):
+        return [encode_basestring(value)]
     spelled = [json.dumps(value, ensure_ascii=False)]
     if isinstance(value, float) and value.is_integer() and is_number(value):
         spelled.append(str(int(value)))

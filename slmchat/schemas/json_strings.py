@@ -11,7 +11,10 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.schemas import formats, lengths, python_regex, regex
 from slmchat.schemas.grammar import Node, Repeat, chain
 from slmchat.schemas.json_rules import QUOTE, JsonRules, spelled
+from slmchat.schemas.keywords import OF_TYPE
 from slmchat.schemas.merging import Impossible
+
+_OF_STRINGS = OF_TYPE["string"]
 
 # Longer than any string that somebody waits for.
 _MOST_LEAST = 10_000
@@ -23,6 +26,8 @@ def string(rules: JsonRules, schema: Mapping[str, Any], place: str, only_checked
     Raises `Impossible` where the lengths contradict what is beside them, `SlmError` (USAGE) for a pattern that cannot
     be read.
     """
+    if _OF_STRINGS.isdisjoint(schema):
+        return rules.string()
     least, most = counts(schema, "minLength", "maxLength", place)
     shape: Node | None = None
     if "pattern" in schema:
@@ -31,6 +36,8 @@ def string(rules: JsonRules, schema: Mapping[str, Any], place: str, only_checked
             only_checked["format"] = None
     elif schema.get("format") in formats.PATTERNS:
         shape = _of_format(schema["format"])
+        if not least and most is None:
+            return rules.format(schema["format"], _spelled_format(schema["format"]))
     if shape is None:
         if not least and most is None:
             return rules.string()
@@ -41,7 +48,8 @@ def string(rules: JsonRules, schema: Mapping[str, Any], place: str, only_checked
     node, is_held = sized
     if not is_held:
         only_checked["minLength" if most is None else "maxLength"] = None
-    return chain(QUOTE, spelled(node), QUOTE)
+    is_whole = node is shape and "pattern" in schema
+    return chain(QUOTE, _spelled_pattern(schema["pattern"]) if is_whole else spelled(node), QUOTE)
 
 
 def _of_pattern(pattern: Any, place: str, only_checked: dict[str, None]) -> Node | None:
@@ -63,6 +71,16 @@ def _of_pattern(pattern: Any, place: str, only_checked: dict[str, None]) -> Node
 @lru_cache(maxsize=512)
 def _parsed(pattern: str) -> tuple[Node, bool]:
     return regex.parse_most(pattern)
+
+
+@lru_cache(maxsize=512)
+def _spelled_pattern(pattern: str) -> Node:
+    return spelled(_parsed(pattern)[0])
+
+
+@cache
+def _spelled_format(name: str) -> Node:
+    return spelled(_of_format(name))
 
 
 @cache

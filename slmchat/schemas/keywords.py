@@ -39,6 +39,7 @@ NOTES = frozenset(
         *("markdownDescription", "propertyOrder", "self", "version", "nullable", "externalDocs", "xml"),
     )
 )
+KNOWN = ASSERTIONS | NOTES
 
 ONE_SCHEMA = (
     *("additionalProperties", "items", "additionalItems", "not", "if", "then", "else", "contains", "propertyNames"),

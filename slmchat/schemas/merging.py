@@ -26,8 +26,13 @@ class Impossible(SlmError):
         )
 
 
+_OLD = frozenset(("exclusiveMinimum", "exclusiveMaximum", "items", "required"))
+
+
 def modern(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """The schema in the words of 2020-12: what drafts 4 to 7 say with the same keywords in another way."""
+    if _OLD.isdisjoint(schema):
+        return schema
     made: dict[str, Any] | None = None
     for keyword, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if isinstance(schema.get(keyword), bool):

@@ -4,6 +4,7 @@ Knows: JSON pointers, $id and id, anchors. Refuses to know: other documents. Not
 that leads out of the document is an error where somebody needs it.
 """
 
+import itertools
 import re
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
@@ -11,8 +12,9 @@ from urllib.parse import unquote, urldefrag, urljoin
 from slmchat.errors import ExitCode, SlmError
 from slmchat.schemas import keywords
 
-# What makes a plain look into the document at "#/…" wrong or not enough.
-_IDENTIFIED = re.compile(r'"(?:\$id|id|\$anchor|\$dynamicAnchor|\$dynamicRef|\$recursiveRef)"|"\$ref": "(?!#/|#")')
+# What makes a plain look into the document at "#/…" wrong or not enough: a name, and a reference that needs one.
+_NAME = re.compile(r'"(?:\$id|id|\$anchor|\$dynamicAnchor)": "')
+_NEEDS_NAMES = re.compile(r'"(?:\$dynamicRef|\$recursiveRef)"|"\$ref": "(?!#/|#")')
 # The base of a document that does not name its own.
 _NO_BASE = "http://schema.invalid/"
 
@@ -22,7 +24,12 @@ def flattened(document: Any, text: str) -> Any:
 
     A reference whose target is not in the document stays as it is.
     """
-    if _IDENTIFIED.search(text) is None:
+    if not isinstance(document, dict):
+        return document
+    # the name of the whole changes nothing for "#/…"
+    n_own = sum(isinstance(document.get(keyword), str) for keyword in ("$id", "id", "$anchor"))
+    has_names = sum(1 for _ in itertools.islice(_NAME.finditer(text), n_own + 1)) > n_own
+    if not has_names and _NEEDS_NAMES.search(text) is None:
         return document
     return _Flattening(document).whole()
 
