@@ -97,10 +97,14 @@ class ConstraintKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What a completion has to look like. The session lets the model choose only tokens that keep to it."""
+    """What a completion has to look like. The session lets the model choose only tokens that keep to it.
+
+    `is_capped` (of JSON): with soft limits where lists and maps have none, so that an answer ends.
+    """
 
     kind: ConstraintKind
     text: str
+    is_capped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
