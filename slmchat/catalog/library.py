@@ -15,8 +15,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from slmchat.catalog import file_names
 from slmchat.catalog.file_facts import FileFacts
-from slmchat.catalog.records import EMBEDDING_TAG, Installed, InstalledFile, from_json, to_json, with_quantization
+from slmchat.catalog.records import (
+    EMBEDDING_TAG,
+    Installed,
+    InstalledFile,
+    from_json,
+    to_json,
+    with_quantization,
+    without_quantization,
+)
 from slmchat.catalog.registry import License, Reference
 from slmchat.errors import ExitCode, SlmError
 from slmchat.private_files import check_readable, is_below, remove_below, storage_error, write_private
@@ -72,9 +81,9 @@ class Library:
         except OSError as error:
             raise storage_error(error, self._paths.models) from error
 
-    def _read(self, file_names: Iterable[str]) -> tuple[Installed, ...]:
+    def _read(self, names: Iterable[str]) -> tuple[Installed, ...]:
         records = []
-        for file_name in file_names:
+        for file_name in names:
             file = self._paths.models / file_name
             try:
                 check_readable(file, _MOST_RECORD)
@@ -118,13 +127,21 @@ class Library:
         near = [name for name in names if name.casefold().startswith(beginning)]
         return self._named(text, near) or self._named(text, names)
 
-    def _named(self, text: str, file_names: Iterable[str]) -> list[Installed]:
-        records = self._read(file_names)
-        return [record for record in records if text.casefold() in (record.name.casefold(), record.key.casefold())]
+    def _named(self, text: str, names: Iterable[str]) -> list[Installed]:
+        records = self._read(names)
+        found = [record for record in records if text.casefold() in (record.name.casefold(), record.key.casefold())]
+        if found or "@" not in text:
+            return found
+        name, quantization = without_quantization(text)
+        named = [record for record in records if record.name.casefold() == name.casefold()]
+        return _of_quantization(named, quantization)
 
     def installed_as(self, name: str, quantization: str | None) -> Installed | None:
         """The intact record of this name (and quantization), or None: nothing here, or its files are not as pulled."""
-        record = _wanted([record for record in self.all() if record.name == name], quantization)
+        named = [record for record in self.all() if record.name == name]
+        if quantization is not None:
+            named = [record for record in named if file_names.same_file(quantization, record.quantization)]
+        record = _wanted(named, None)
         return record if record is not None and record.is_intact() else None
 
     def admit(self, installed: Installed) -> None:
@@ -323,8 +340,17 @@ def now() -> str:
 def _wanted(named: list[Installed], quantization: str | None) -> Installed | None:
     """The record of a quantization, or without one the record admitted last."""
     if quantization is not None:
-        named = [record for record in named if record.quantization.casefold() == quantization.casefold()]
+        named = _of_quantization(named, quantization)
     return max(named, key=lambda record: record.admitted_at, default=None)
+
+
+def _of_quantization(named: list[Installed], quantization: str) -> list[Installed]:
+    """The records that a quantization means. In a repository a short name will do (`Q4_0` for `Q4_0-QAT`); the catalog
+    has such names for different files."""
+    exact = [record for record in named if file_names.same_file(quantization, record.quantization)]
+    if exact or not any(record.name.startswith("hf:") for record in named):
+        return exact
+    return [record for record in named if file_names.same_quantization(quantization, record.quantization)]
 
 
 def _slug(name: str, quantization: str) -> str:
