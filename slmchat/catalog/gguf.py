@@ -70,7 +70,7 @@ def read_remote_header(read: Callable[[int, int], bytes], file_size: int, *, nam
     did not come. Raises SlmError (DAMAGED).
     """
     data = read(0, min(FIRST_REMOTE_READ, file_size))
-    while True:
+    while data:
         try:
             return read_header_bytes(data, file_size, name=name)
         except NeedMore as more:
@@ -81,6 +81,7 @@ def read_remote_header(read: Callable[[int, int], bytes], file_size: int, *, nam
             if not fresh:
                 return None
             data += fresh
+    return None
 
 
 def _check_regular(path: Path) -> None:

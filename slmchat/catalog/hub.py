@@ -127,12 +127,19 @@ class HubSource:
         if file.size is None:
             return None
         if file.name not in self._headers:
-            cached = self._here.find(commit, file)
             size, transfer = file.size, self._transfer(commit)
-            self._headers[file.name] = (
-                read_header(cached) if cached is not None else self._patiently(lambda: transfer.header(file, size))
+            self._headers[file.name] = self._cached_header(file, commit) or self._patiently(
+                lambda: transfer.header(file, size)
             )
         return self._headers[file.name]
+
+    def _cached_header(self, file: PlannedFile, commit: str) -> Header | None:
+        """The header of the copy that is here; None without one. One that is damaged is found by its hash, later."""
+        cached = self._here.find(commit, file)
+        try:
+            return read_header(cached) if cached is not None else None
+        except SlmError:
+            return None
 
     def _planned(self, commit: str, files: tuple[PlannedFile, ...], license: License | None) -> FetchPlan:
         here = self._here

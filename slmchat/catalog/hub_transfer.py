@@ -102,7 +102,7 @@ class HubTransfer:
         """Bytes of the file from `start` to before `end`; none when the server does not do ranges."""
         with self._opened(file, f"bytes={start}-{end - 1}") as response:
             hub_client.check_status(response, (200, 206))
-            if _start_of(response, None) != start:
+            if _start_of(response, file.size) != start:
                 return b""
             data = bytearray()
             for block in hub_client.blocks(response):

@@ -9,11 +9,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slmchat.catalog import file_names
 from slmchat.catalog.file_facts import FileFacts
@@ -31,6 +32,9 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.private_files import check_readable, is_below, remove_below, storage_error, write_private
 from slmchat.reporting import ByteProgress
 from slmchat.settings import Paths
+
+if TYPE_CHECKING:  # whoever only lists models does without headers
+    from slmchat.catalog.gguf_header import Header
 
 # Bytes of a record: one of a model in a thousand parts has 300,000.
 _MOST_RECORD = 4 << 20
@@ -238,10 +242,7 @@ class Library:
 
         `names`: those in the user's own file.
         """
-        try:
-            last = self._paths.last_model.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            last = ""
+        last = last_model(self._paths)
         known = [record for record in self.matching(last) if record.answers] if last else []
         if last and (
             last in names or Path(last).is_file() or any(last in (record.key, record.name) for record in known)
@@ -252,13 +253,10 @@ class Library:
 
     def remember(self, name: str) -> None:
         """Note the model used last. A disk that refuses does not make a command fail: the next command just asks."""
+        if last_model(self._paths) == name:
+            return
         try:
-            if self._paths.last_model.read_text(encoding="utf-8").strip() == name:
-                return
-        except (OSError, UnicodeDecodeError):
-            pass
-        try:
-            write_private(self._paths.last_model, name.encode() + b"\n")
+            write_private(self._paths.last_model, name.encode("utf-8", "surrogateescape") + b"\n")
         except SlmError as error:
             self._warn(error.message)
 
@@ -294,13 +292,21 @@ def _is_in_hub_cache(path: Path) -> bool:
     return is_below(cache_directory(), path)
 
 
+def last_model(paths: Paths) -> str:
+    """The model used last, as `remember` noted it; "" when there is none. A path may have any bytes."""
+    try:
+        return paths.last_model.read_bytes().decode("utf-8", "surrogateescape").strip()
+    except OSError:
+        return ""
+
+
 def from_path(path: Path, facts: FileFacts | None = None) -> Installed:
     """A GGUF used in place, as if it were installed; its name is its path. `facts`: what is known of files already.
 
     Raises `SlmError`: there is no such file (exit 3), it cannot be read (10), it is not a GGUF or no model (6).
     """
     from slmchat.catalog import kept_headers, lora, model_kind
-    from slmchat.catalog.gguf import read_header, split_parts
+    from slmchat.catalog.gguf import read_headers, split_parts
     from slmchat.catalog.projectors import beside
 
     path = path.expanduser().absolute()
@@ -308,10 +314,14 @@ def from_path(path: Path, facts: FileFacts | None = None) -> Installed:
         what = "is not a file" if path.exists() else "does not exist"
         raise SlmError(f"{path} {what}.", exit_code=ExitCode.NO_MODEL)
     try:
-        header = read_header(path) if facts is None else kept_headers.read_headers([path], facts)[0]
+        parts = split_parts(path)
+        _check_parts(parts)
+        headers = read_headers(parts) if facts is None else kept_headers.read_headers(parts, facts)
+        header = headers[0]
+        _check_count(path, header, len(parts))
         if lora.is_adapter(header):
             raise lora.not_a_model(path, header)
-        files = tuple(InstalledFile.of(part, None) for part in split_parts(path))
+        files = tuple(InstalledFile.of(part, None) for part in parts)
         projector = beside(path, header)
     except OSError as error:
         raise storage_error(error, path) from error
@@ -324,12 +334,33 @@ def from_path(path: Path, facts: FileFacts | None = None) -> Installed:
         license=License(header.license, header.license, "") if header.license else None,
         architecture=header.architecture,
         context_length=header.context_length,
-        parameters=header.parameters,
+        parameters=sum(part.parameters for part in headers),
         admitted_at="",
         tags=(EMBEDDING_TAG,) if model_kind.kind_of([header]).is_embedding else (),
         is_fetched=False,
         projector=projector,
     )
+
+
+def _check_parts(parts: Sequence[Path]) -> None:
+    """Raises `SlmError` (NO_MODEL) when a part of a split model is missing."""
+    for number, part in enumerate(parts, 1):
+        if not part.is_file():
+            raise SlmError(
+                f"part {number} of {len(parts)} is missing: there is no file {part}.",
+                hint="all parts lie in one directory, under the names that they came with",
+                exit_code=ExitCode.NO_MODEL,
+            )
+
+
+def _check_count(path: Path, header: "Header", count: int) -> None:
+    """Raises `SlmError` (NO_MODEL) for the first part of a split model whose name does not lead to the others."""
+    if (header.split_count or 1) > count and not header.split_no:
+        raise SlmError(
+            f"{path} is part 1 of {header.split_count}, and its name does not say where the others are.",
+            hint=f"name them NAME-00001-of-{header.split_count:05}.gguf and so on, in one directory",
+            exit_code=ExitCode.NO_MODEL,
+        )
 
 
 def now() -> str:

@@ -31,6 +31,12 @@ def add_target(user_file: Path, name: str, target: str) -> str:
         target = hub_name.text  # an address from a browser as slm writes it
     elif is_path(target):
         target = str(absolute(target))
+    if target != target.encode("utf-8", "ignore").decode():
+        raise SlmError(
+            f"'{schema.shown(target)}' is not UTF-8 text, and {user_file.name} is.",
+            hint="rename the file, or give its path where the name would stand",
+            exit_code=ExitCode.USAGE,
+        )
     if not schema.is_target(target):
         raise SlmError(
             f"'{schema.shown(target)}' is neither a path to a file nor a name on the Hub.",
