@@ -77,13 +77,13 @@ class Prompt:
     model wants one and the template has not put it. An engine that lays conversations out itself
     (`ModelInfo.has_own_layout`) takes the turns. No turns: a bare text, to be completed as it is. Turns that end with
     the assistant's: the completion goes on with that text.
-    `alike`: other prompts that may be asked later (another question about the same document, say). What they have in
-    common with this one is worth keeping; a session need not heed it.
+    `cache_hints`: other prompts that may be asked later (another question about the same document, say). What they have
+    in common with this one is worth keeping; a session need not heed it.
     """
 
     parts: tuple[Part, ...]
     turns: tuple[Turn, ...] = ()
-    alike: "tuple[Prompt, ...]" = ()
+    cache_hints: "tuple[Prompt, ...]" = ()
 
 
 class ConstraintKind(StrEnum):

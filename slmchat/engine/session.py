@@ -123,9 +123,9 @@ class LlamaSession:
             start=start,
         )
         yield Prefill(cached, len(tokens), cached)
-        alike = [vocabulary.tokenize(other) for other in prompt.alike]
+        cache_hints = [vocabulary.tokenize(other) for other in prompt.cache_hints]
         self._adapt_threads(is_computing=False)
-        for done in self._memory.prefill(tokens, alike):
+        for done in self._memory.prefill(tokens, cache_hints):
             self._adapt_threads()
             yield Prefill(done, len(tokens), cached)
         state.prompt_ended()
