@@ -288,7 +288,7 @@ def test_pip_gets_no_token_and_does_not_look_for_a_newer_pip(slm: Callable[..., 
 def test_telemetry_is_off_before_the_library_is_imported(home: Path) -> None:
     code = (
         "import os\n"
-        "from slmchat.catalog.hub import _hub\n"
+        "from slmchat.catalog.hub_client import hub_package as _hub\n"
         "constants = _hub().constants\n"
         "print(constants.HF_HUB_DISABLE_TELEMETRY, getattr(constants, 'HF_HUB_DISABLE_UPDATE_CHECK', True), "
         "os.environ['DO_NOT_TRACK'], os.environ['HF_HUB_DISABLE_TELEMETRY'])"

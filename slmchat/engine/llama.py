@@ -5,6 +5,7 @@ Refuses to know: conversations, chat templates' meaning, terminals, where files 
 """
 
 import ctypes
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -172,7 +173,7 @@ def load(
     if is_lazy:
         params.lazy_mode = api.LLAMA_LAZY_MODE_ON
     limits = verdicts.limits_of(path)
-    model = api.llama_model_load_from_file(str(path).encode(), limits.model_params(params))
+    model = api.llama_model_load_from_file(os.fsencode(path), limits.model_params(params))
     if not model:
         raise _load_error(path)
     vision = Vision(api, model, projector, limits) if projector else None
