@@ -73,7 +73,7 @@ class TestConversation:
     def test_an_answer_streams_and_the_toolbar_counts(self, chat: Open, home: Path) -> None:
         terminal = chat()
         terminal.enter(COLORS)
-        terminal.wait_for(r"Yellow \(Y\)[\s\S]*\d+ of [\d,]+ tokens \(\d %\)")
+        terminal.wait_for(r"Yellow \(Y\)[\s\S]*\d+/[\d,]+ \(\d %\)")
         terminal.type("\x04")
         assert terminal.end() == 0
         (session,) = _sessions(home)
@@ -190,7 +190,7 @@ class TestConversation:
         terminal = chat("--ctx", "8192", "-f", long)
         terminal.wait_for(r"1 file attached")
         terminal.enter("Sum up.")
-        terminal.wait_for(r"reading the prompt: \d+ % of \d,\d+ tokens, [\d,]+ tokens/s, \d+ s left")
+        terminal.wait_for(r"reading \d,\d+ tokens, \d+ s left")
         terminal.interrupt()
         terminal.wait_for(r"cancelled; your message is back in the line[\s\S]*> Sum up\.")
 
@@ -221,7 +221,7 @@ class TestConversation:
         before = disk()
         terminal = chat("--private", "-n", "12")
         terminal.enter("My secret is a purple elephant.")
-        terminal.wait_for(r"[1-9]\d* of [\d,]+ tokens.*private: nothing is written")
+        terminal.wait_for(r"[1-9]\d*/[\d,]+ .*private: nothing is written")
         terminal.enter("/exit")
         assert terminal.end() == 0
         assert disk() == before

@@ -92,12 +92,13 @@ def _retry(chat: ChatApp, _arguments: str) -> None:
         raise _usage("there is no question to answer again.")
     conversation.go_to(question)
     answer = None
-    try:
-        answer = chat.session.answer()
-    finally:
-        if answer is None and conversation.current is question and before is not question:
-            conversation.go_to(before)
-    chat.told(answer)
+    with chat.answering():
+        try:
+            answer = chat.session.answer()
+        finally:
+            if answer is None and conversation.current is question and before is not question:
+                conversation.go_to(before)
+        chat.told(answer)
     node = chat.session.conversation.current
     if answer is not None and node is not None:
         others = chat.session.conversation.alternatives(node)
@@ -139,7 +140,8 @@ def _continue(chat: ChatApp, _arguments: str) -> None:
     node = chat.session.conversation.current
     if node is not None and node.message.role is Role.ASSISTANT and not node.message.is_cut:
         chat.console.note("(the model had ended this answer by itself)")
-    chat.told(chat.session.go_on())
+    with chat.answering():
+        chat.told(chat.session.go_on())
 
 
 def _branch(chat: ChatApp, arguments: str) -> None:
