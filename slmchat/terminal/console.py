@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
 
@@ -232,3 +233,22 @@ class Console:
         """Another text begins: what waits of the ones that stream comes out before it."""
         self._out.end()
         self._err.end()
+
+
+# The console of the command line that runs in this context.
+_current: ContextVar[Console | None] = ContextVar("console", default=None)
+
+
+@contextmanager
+def console_of_call(console: Console) -> Iterator[None]:
+    """While this lasts, `current_console` is this one."""
+    token = _current.set(console)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_console() -> Console:
+    """For what is called by a library and gets nothing from its caller, as the help is."""
+    return _current.get() or Console()

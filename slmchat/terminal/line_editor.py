@@ -48,6 +48,8 @@ KEYS: Sequence[tuple[str, str]] = (
     ("Ctrl-Z", "suspend; fg comes back"),
 )
 
+# A text of more characters that comes into the line is folded.
+_MOST_UNFOLDED = 4_000
 # Between the parts in which one paste is read, in seconds.
 _PASTE_S = 0.05
 
@@ -78,6 +80,7 @@ class LineEditor:
         self._is_over = is_over
         self._typed_ahead = typed or TypedAhead()
         self._pastes = Pastes()
+        self._last = ("", "")  # what was typed last, and the same as it stood in the line
         self._session: PromptSession[str] | None = None
         if os.environ.get("TERM", "").lower() not in ("dumb", "unknown"):
             self._session = self._open_session(table, state, editing_mode)
@@ -99,11 +102,13 @@ class LineEditor:
             typed = clean(read_plainly(shown, default, self._is_over))
             self._history.append(typed)
         else:
+            default = self._folded(default)
             self._feed(default, is_sent=sends_typed and not default)
             # prompt_toolkit keeps what is typed in the history by itself (see _kept_history)
             with interrupts.left_alone(), restore.undone("prompt", restore.PROMPT):
                 read = self._session.prompt([("class:prompt", shown)], default=default, pre_run=self._end_if_over)
             typed = self._typed(read)
+            self._last = (typed, read)
         return line_of(typed)
 
     def refresh(self) -> None:
@@ -142,6 +147,13 @@ class LineEditor:
         return changed if changed != text.removesuffix("\n") and changed.strip() else None
 
     # Inside
+
+    def _folded(self, text: str) -> str:
+        """What comes back into the line as it stood there; anything else that is long as one paste."""
+        typed, stood = self._last
+        if text == typed:
+            return stood
+        return self._pastes.fold(text) if len(text) > _MOST_UNFOLDED else text
 
     def _feed(self, default: str, *, is_sent: bool) -> None:
         """Let prompt_toolkit find what was typed ahead, as if it were typed now."""

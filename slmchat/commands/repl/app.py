@@ -36,7 +36,7 @@ from slmchat.terminal.answer_view import ChatView
 from slmchat.terminal.console import Console
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 from slmchat.terminal.line_editor import LineEditor
-from slmchat.terminal.slash_commands import CommandTable, message_of
+from slmchat.terminal.slash_commands import CommandTable, as_typed, message_of
 from slmchat.terminal.typed_ahead import TypedAhead
 from slmchat.wording import counted
 
@@ -150,10 +150,10 @@ class ChatApp:
             try:
                 answer = self.session.send(text)
             except (SlmError, KeyboardInterrupt):
-                self.next_text = text
+                self.next_text = as_typed(text)
                 raise
             if answer is None:
-                self.next_text = text
+                self.next_text = as_typed(text)
                 self.console.note("(cancelled; your message is back in the line)")
             self.told(answer)
 
@@ -296,24 +296,36 @@ class ChatApp:
         return self.recorder is not None and self.archive.has(id)
 
     def on_overflow(self, overflow: Overflow) -> str:
+        what = "The conversation with this message" if overflow.can_begin_afresh else "The conversation"
         numbers = (
-            f"The conversation with this message is {self.session.about}{overflow.n_prompt:,} tokens; "
-            f"the context window holds {overflow.n_ctx:,}."
+            f"{what} is {self.session.about}{overflow.n_prompt:,} tokens; the context window holds {overflow.n_ctx:,}."
         )
         if self._overflow == "trim":
             self.console.note(numbers)
             return "drop"
         if self._overflow == "fail":
             raise SlmError(numbers, hint="/clear starts afresh; /set ctx N makes it larger", exit_code=ExitCode.CONTEXT)
+        choices = [("d", "drop the oldest exchanges (the model forgets them, you keep them; /compact undo goes back)")]
+        if overflow.can_summarise:
+            choices.append(("s", "summarise them with the model; you see the summary before it stands for them"))
+        if overflow.can_begin_afresh:
+            choices.append(("f", "start a fresh conversation with this message"))
+        choices.append(("c", "cancel"))
+        answer = self._asked(numbers, choices)
+        return {"d": "drop", "s": "summarise", "f": "fresh"}.get(answer or "c", "cancel")
+
+    def on_summary(self, summary: str) -> str:
         choices = [
-            ("d", "drop the oldest exchanges (the model forgets them, you keep them)"),
-            ("s", "summarise them with the model, and let the summary stand for them"),
-            ("f", "start a fresh conversation with this message"),
+            ("y", "let it stand for what was said before (/compact undo goes back)"),
+            ("d", "drop what was said before, without the summary"),
             ("c", "cancel"),
         ]
+        answer = self._asked("The summary is above.", choices)
+        return {"y": "keep", "d": "drop"}.get(answer or "c", "cancel")
+
+    def _asked(self, question: str, choices: list[tuple[str, str]]) -> str | None:
         with self.screen.released():
-            answer = self.editor.ask(numbers, choices)
-        return {"d": "drop", "s": "summarise", "f": "fresh"}.get(answer or "c", "cancel")
+            return self.editor.ask(question, choices)
 
     def toolbar(self) -> str:
         """The line below the prompt: model, window, what is attached, whether anything is written."""

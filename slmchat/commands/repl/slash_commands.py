@@ -68,6 +68,28 @@ def _clear(chat: ChatApp, _arguments: str) -> None:
     chat.console.note(f"A new conversation; the system message stays.{kept}")
 
 
+def _compact(chat: ChatApp, arguments: str) -> None:
+    conversation = chat.session.conversation
+    if not arguments:
+        with chat.answering():
+            is_done = chat.session.compact()
+        chat.console.note("The summary stands for it; /compact undo goes back." if is_done else "Nothing has changed.")
+    elif arguments == "show":
+        chat.console.note(conversation.summary or "No summary stands for anything.")
+    elif arguments == "undo":
+        if conversation.seen_from is None:
+            raise _usage("the model sees all of this conversation already.")
+        conversation.see_from(None)
+        chat.console.note("The model sees the whole conversation again.")
+    else:
+        raise _usage(f"/compact cannot do '{arguments}'.", "/compact, /compact show or /compact undo")
+
+
+def _complete_compact(_chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
+    known = (("show", "the summary"), ("undo", "let the model see everything again"))
+    return (each for each in known if each[0].startswith(text))
+
+
 def _private(chat: ChatApp, _arguments: str) -> None:
     if chat.is_private:
         chat.console.note("This chat is private already.")
@@ -530,6 +552,9 @@ COMMANDS: CommandTable[ChatApp] = CommandTable(
         SlashCommand("edit", "", "change the last question and ask it again", _edit),
         SlashCommand("continue", "", "let a cut answer go on", _continue),
         SlashCommand("branch", "[N]", "list the branches of the conversation, or go to one", _branch),
+        SlashCommand(
+            "compact", "[show|undo]", "let a summary stand for older exchanges, or go back", _compact, _complete_compact
+        ),
         SlashCommand("clear", "", "start a new conversation", _clear),
         SlashCommand("file", "PATH…", 'attach text files to the next message; "" detaches', _file, _complete_file),
         SlashCommand("image", "PATH…", 'show pictures with the next message; "" detaches', _image, _complete_file),
