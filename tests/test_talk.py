@@ -338,6 +338,18 @@ def test_before_the_first_message_is_a_place(talk: ChatSession, tmp_path: Path) 
     assert archive.find(talk.conversation.id).message_count == 2
 
 
+def test_the_meter_follows_the_conversation(talk: ChatSession) -> None:
+    only_system = talk.tokens_used
+    assert only_system == talk.count(talk.messages())
+    talk.send("Hi")
+    assert talk.tokens_used == talk.count(talk.messages()) > only_system
+    talk.conversation.undo()
+    assert talk.tokens_used == only_system
+    talk.conversation.system = None
+    assert talk.tokens_used == 0
+    assert talk.window_size == 400
+
+
 def test_a_question_that_was_never_answered_is_not_sent_with_the_next_one(
     talk: ChatSession, engine: FakeEngine
 ) -> None:

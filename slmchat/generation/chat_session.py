@@ -101,6 +101,7 @@ class ChatSession:
         self._delegate = delegate
         self._session: Session | None = None
         self._layout: Layout | None = None
+        self._counted: tuple[object, int] = (None, 0)  # what was counted last, and how much it is
         self._held_by: str | None = None  # the conversation whose words the KV cache holds
         self._begin(opened)
 
@@ -151,9 +152,27 @@ class ChatSession:
         return self.opened.is_loaded and self.opened.engine.info.has_own_layout
 
     @property
+    def window_size(self) -> int:
+        """The context window in tokens, also before it is opened; 0 while that is not known."""
+        return self.n_ctx or self.opened.expected_window(self.asked_ctx)
+
+    @property
     def tokens_used(self) -> int:
-        """Tokens of the window that the last exchange left in use."""
-        return self.last.usage.prompt_tokens + self.last.usage.completion_tokens if self.last else 0
+        """Tokens that the conversation takes of the window as it stands now; 0 while that is not known.
+
+        Asked at every drawing of a line: counted only when something has changed, and never waited for.
+        """
+        engine, said, system = self.opened.engine_if_there, self.conversation, self.conversation.system_text()
+        if engine is None or not (said.current or system):
+            return 0
+        state = (self.model.key, said.current, said.current and said.current.message, said.seen_from, system)
+        if state != self._counted[0]:
+            try:
+                layout = self._layout or layout_of(engine.info, is_raw=self.options.raw)
+                self._counted = (state, engine.count(layout.render(self._visible_messages())))
+            except SlmError:  # no chat template, say: the next message tells it
+                self._counted = (state, 0)
+        return self._counted[1]
 
     @property
     def sampler(self) -> SamplerSettings:
@@ -237,11 +256,15 @@ class ChatSession:
 
         A model that cannot be shown pictures gets the messages without them; the user is told so once.
         """
+        is_blind = not self.model.supports_vision and any(node.message.pictures for node in self.conversation.visible())
+        if is_blind and not self._has_told_of_pictures:
+            self._has_told_of_pictures = True
+            self.reporter.note(f"({self.label} does not see the pictures of this conversation)")
+        return self._visible_messages()
+
+    def _visible_messages(self) -> list[Message]:
         said = self.conversation.as_messages(self.model.key)
-        if not self.model.supports_vision and any(message.pictures for message in said):
-            if not self._has_told_of_pictures:
-                self._has_told_of_pictures = True
-                self.reporter.note(f"({self.label} does not see the pictures of this conversation)")
+        if not self.model.supports_vision:
             said = [replace(message, pictures=()) for message in said]
         head = 1 if said and said[0].role is Role.SYSTEM else 0
         return [*said[:head], *self.examples, *said[head:]]

@@ -350,10 +350,9 @@ class ChatApp:
 
     def _meter(self, n_used: int) -> list[str]:
         """How full the window is: `131/8,192 (2 %)`; nothing while nothing is known."""
-        session = self.session
-        about = "about " if session.last and session.last.usage.is_estimate else ""
-        if session.n_ctx:
-            return [f"{about}{n_used:,}/{session.n_ctx:,} ({100 * n_used // session.n_ctx} %)"]
+        about, n_ctx = self.session.about, self.session.window_size
+        if n_ctx:
+            return [f"{about}{n_used:,}/{n_ctx:,} ({100 * n_used // n_ctx} %)"]
         return [f"{about}{n_used:,} tokens"] if n_used else []
 
     def _progress_line(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from slmchat import personas, ranges
 from slmchat.catalog.library import Library
-from slmchat.commands.repl import adapters, files
+from slmchat.commands.repl import adapters, files, recap
 from slmchat.commands.repl.app import ChatApp
 from slmchat.conversation.messages import Conversation, Node, Role, title_of
 from slmchat.errors import ExitCode, SlmError
@@ -43,8 +43,8 @@ def greet(chat: ChatApp) -> None:
     chat.console.note(f"{session.model.title or session.label}. /help lists the commands, Ctrl-D leaves.")
     if chat.is_private:
         chat.console.note("Private: no session, no history, nothing of this chat is written to the disk.")
-    if session.conversation.path():
-        _show_where_we_are(chat)
+    if session.conversation.roots:
+        recap.show(chat)
 
 
 def _help(chat: ChatApp, _arguments: str) -> None:
@@ -181,7 +181,7 @@ def _branch(chat: ChatApp, arguments: str) -> None:
     if not arguments.isdecimal() or not 1 <= int(arguments) <= len(tips):
         raise _usage(f"there is no branch {arguments}; there are {len(tips)}.", "/branch lists them")
     conversation.go_to(tips[int(arguments) - 1])
-    _show_where_we_are(chat)
+    recap.show(chat)
 
 
 def _line_to(node: Node) -> list[Node]:
@@ -197,30 +197,6 @@ def _described(tip: Node) -> str:
     line = _line_to(tip)
     question = next((node for node in line if node.message.role is Role.USER), tip)
     return f"{len(line)} messages, last: {title_of(question.message.text)} → {title_of(tip.message.text)}"
-
-
-def _show_where_we_are(chat: ChatApp) -> None:
-    """The last exchange, so that a resumed or changed conversation is in sight."""
-    conversation = chat.session.conversation
-    path = conversation.path()
-    if conversation.title:
-        chat.console.note(f"{conversation.title} ({counted(len(path), 'message')})")
-    visible = conversation.visible()
-    if len(visible) < len(path):
-        chat.console.note(f"(the model no longer sees the first {counted(len(path) - len(visible), 'message')})")
-    for node in path[-2:]:
-        if node.message.role is Role.USER:
-            for picture in node.message.pictures:
-                chat.console.note(f"[{picture.describe()}]")
-            chat.console.note(f"> {node.message.text}")
-        else:
-            handler = chat.handler()
-            handler.answer(node.message.text)
-            handler.close()
-            if node.message.is_cut:
-                chat.console.note("(cut; /continue goes on)")
-    if path and path[-1].message.role is Role.USER:
-        chat.console.note("(this question has no answer yet; /retry asks it again)")
 
 
 # Sessions
@@ -239,7 +215,7 @@ def _sessions(chat: ChatApp, arguments: str) -> None:
         return
     chat.session.conversation = found
     chat.session.last = None
-    _show_where_we_are(chat)
+    recap.show(chat)
 
 
 def _complete_session(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
