@@ -10,7 +10,7 @@ Refuses to know: conversations, terminals, model names, llama.cpp. Imports nothi
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -135,11 +135,20 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """Progress of prompt evaluation in tokens. `done` starts at `cached`: what the KV cache already held."""
+    """Progress of prompt evaluation in tokens. `done` starts at `cached`: what the KV cache already held.
+
+    `live`: how many are done at the moment of the call, for whoever asks between two of these records, which may lie
+    seconds apart; from any thread. None where the engine does not know.
+    """
 
     done: int
     total: int
     cached: int
+    live: Callable[[], float] | None = field(default=None, compare=False, repr=False)
+
+    def now(self) -> float:
+        """Tokens that are done by now, as far as it is known; from any thread."""
+        return self.done if self.live is None else min(max(self.live(), self.done), self.total)
 
 
 @dataclass(frozen=True, slots=True)
