@@ -150,7 +150,7 @@ def test_nothing_is_evaluated_once_it_is_cancelled(engine: llama.LlamaEngine, mo
 
 
 def _asked(text: str, **more: object) -> ClassificationTask | None:
-    return classification_task_of(ChoiceOptions(choices=text, **more))  # type: ignore[arg-type]
+    return classification_task_of(ChoiceOptions(choices=[text], **more))  # type: ignore[arg-type]
 
 
 class TestChoosing:
@@ -312,6 +312,36 @@ class TestProgram:
         rows = [json.loads(line) for line in slm("batch", *asked, stdin="hello\nthe water\n").out.splitlines()]
         assert rows[0]["probabilities"] == pytest.approx(said["probabilities"], abs=0.01)
         assert rows[0]["probabilities"] != rows[1]["probabilities"]
+
+    def test_several_questions_about_one_text_are_one_object(self, slm: Callable[..., Outcome], tiny: Path) -> None:
+        asked = ("-m", tiny, "--choices", "what=water,oil", "--choices", "who=people,nobody", "The {name} of it?")
+        done = slm("run", *asked, stdin="the people said that " * 20)
+        assert done.code == 0, done.err
+        value = json.loads(done.out)
+        assert value["what"] in ("water", "oil") and value["who"] in ("people", "nobody")
+        said = json.loads(slm("run", *asked, "--json", stdin="the people said that " * 20).out)
+        assert said["value"] == value
+        assert [sum(shares.values()) for shares in said["probabilities"].values()] == pytest.approx([1, 1])
+        assert said["usage"]["cached_tokens"] > 50  # the text is read once
+        one = ("-m", tiny, "--choices", "water,oil", "The what of it?", "--json")
+        alone = json.loads(slm("run", *one, stdin="the people said that " * 20).out)
+        assert alone["probabilities"] == pytest.approx(said["probabilities"]["what"], abs=1e-3)
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["--choices", "a=b,c", "--choices", "d,e"], "'d,e' has no name"),
+            (["--choices", "a=b,c", "--choices", "a=d,e"], "the question a stands there twice"),
+            (["--choices", "a=b,c", "--choices", "d=e"], "there must be 2 to 1,000 of them, not 1"),
+            (["--choices", "a=b,c", "--choices", "d=e,f", "--regex", "x"], "cannot be one of --choices and of a shape"),
+        ],
+    )
+    def test_several_questions_need_names(
+        self, slm: Callable[..., Outcome], tiny: Path, arguments: list[str], says: str
+    ) -> None:
+        done = slm("run", "-m", tiny, *arguments, "What?")
+        assert (done.code, done.out) == (2, "")
+        assert says in done.err
 
     def test_threshold_and_calibration(self, slm: Callable[..., Outcome], tiny: Path) -> None:
         done = slm("run", "-m", tiny, "--choices", "water,oil", "--threshold", "1", "What?")

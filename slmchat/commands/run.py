@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 
 from slmchat.commands.inputs import prefix_messages, read_inputs, read_text
 from slmchat.commands.output import OutputWriter, exit_code
+from slmchat.commands.run_questions import run_questions
 from slmchat.commands.structured_options import response_format_from
 from slmchat.engine.api import FinishReason, Limits, Timings, Usage
 from slmchat.engine.cancellable import Cancellable
@@ -48,6 +49,9 @@ def run(
 
     Raises `SlmError`; the exit code tells how it ended.
     """
+    if len(wanted[1].choices) > 1:
+        _refuse_beside_questions(wanted, template_options)
+        return run_questions(words, options, wanted[1], output, settings, console, reads_input=reads_input)
     start = time.perf_counter()
     is_trimmed = params.overflow_choice(options) == "trim"
     options = params.with_persona(options, settings)
@@ -99,6 +103,14 @@ def run(
         console.detail(f"context window: grown to {n_ctx:,} tokens")
     generator.close()
     return exit_code(completion.finish_reason, console, n_ctx, generator.engine.info.trained_context_length)
+
+
+def _refuse_beside_questions(wanted: tuple[FormatOptions, ChoiceOptions], template: TemplateOptions) -> None:
+    """Raises `SlmError` (USAGE) for what does not go together with several `--choices`."""
+    if wanted[0] != FormatOptions() or wanted[1].logprobs:
+        raise SlmError("an answer cannot be one of --choices and of a shape.", exit_code=ExitCode.USAGE)
+    if template != TemplateOptions():
+        raise SlmError("several --choices take the prompt as words, with {name} in it.", exit_code=ExitCode.USAGE)
 
 
 # How many of the most probable tokens stand beside each one (`--logprobs`).
