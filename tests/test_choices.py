@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from batch_desk import Desk
 from conftest import Outcome, run_slm
-from endpoint_server import EndpointServer
+from endpoint_server import EndpointServer, delta, stream
 from fake_engine import FakeEngine
 from gguf_samples import (
     CHATML_TEMPLATE,
@@ -369,13 +369,40 @@ class TestProgram:
         assert (done.code, done.out) == (2, "")
         assert says in done.err
 
-    def test_an_endpoint_does_not_tell_enough(self, slm: Callable[..., Outcome]) -> None:
+    @staticmethod
+    def _told(**shares: float) -> dict[str, object]:
+        """A piece of a stream: the first token, and how probable each one is at its place."""
+        top = [{"token": token, "logprob": math.log(share)} for token, share in shares.items()]
+        said = delta("x")
+        said["choices"][0]["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}  # type: ignore[index]
+        return said
+
+    def test_an_endpoint_tells_the_first_token(self, slm: Callable[..., Outcome]) -> None:
         with EndpointServer() as server:
-            for command in ("run", "batch"):
-                done = slm(command, "--endpoint", server.url, "--choices", "a,b", "What?", stdin="x")
-                assert (done.code, done.out) == (2, "")
-                assert "--choices needs probabilities of whole texts" in done.err
-            assert server.posts == []
+            server.usual = stream(self._told(pos=0.5, Pos=0.2, neg=0.1, the=0.05), reason="length")
+            asked = ("--endpoint", server.url, "--choices", "positive,negative,unknown", "--no-calibrate")
+            done = slm("run", *asked, "--json", "What?", stdin="x")
+            assert done.code == 0, done.err
+            said = json.loads(done.out)
+            assert said["completion"] == "positive"
+            # of the three: 0.5, 0.1, and not more than the least that is told
+            assert said["probabilities"] == pytest.approx(
+                {"positive": 0.5 / 0.65, "negative": 0.1 / 0.65, "unknown": 0.05 / 0.65}, abs=1e-5
+            )
+            body = server.posts[0].body
+            assert (body["max_tokens"], body["logprobs"], body["top_logprobs"]) == (1, True, 20)
+
+    def test_an_endpoint_that_does_not_tell_enough(self, slm: Callable[..., Outcome]) -> None:
+        with EndpointServer() as server:
+            asked = ("run", "--endpoint", server.url, "--no-calibrate")
+            server.usual = stream("a")
+            done = slm(*asked, "--choices", "a,b", "What?", stdin="x")
+            assert (done.code, done.out) == (2, "")
+            assert "--choices needs the probabilities of tokens" in done.err
+            server.usual = stream(self._told(po=0.5, ne=0.1), reason="length")
+            done = slm(*asked, "--choices", "positive,possible", "What?", stdin="x")
+            assert (done.code, done.out) == (2, "")
+            assert "'po' begins positive and possible" in done.err
 
 
 @pytest.mark.model
