@@ -29,6 +29,7 @@ from slmchat.engine import constraint, llama
 from slmchat.errors import SlmError
 from slmchat.schemas import json_schema
 from slmchat.schemas.check import SchemaCheck
+from slmchat.schemas.gbnf_writer import gbnf_of
 
 
 class Matcher:
@@ -102,7 +103,7 @@ def judged(matcher: Matcher, name: str, schema: Any, tests: Sequence[dict[str, A
     try:
         text = json.dumps(schema, ensure_ascii=False)
         made = json_schema.compiled(schema, text)
-        gbnf = made.grammar.gbnf()
+        gbnf = gbnf_of(made.grammar)
         check = SchemaCheck(schema, text)
         done = time.perf_counter()
         report.only_checked = made.only_checked

@@ -16,6 +16,7 @@ from slmchat.generation import structured
 from slmchat.options import FormatOptions
 from slmchat.schemas import fields, json_rules, json_schema, python_regex, regex
 from slmchat.schemas.check import SchemaCheck
+from slmchat.schemas.gbnf_writer import gbnf_of
 from slmchat.schemas.grammar import Chars, Grammar, Repeat, Text
 
 # jsonschema's own "time" is that of draft 3, without a zone
@@ -284,7 +285,7 @@ class TestGrammars:
     @pytest.mark.parametrize(("least", "most"), [(0, 650), (1234, 1234), (700, 1999), (3, 503), (600, None)])
     def test_long_repetitions_keep_their_bounds(self, least: int, most: int | None) -> None:
         """llama.cpp refuses more than 2,000 repetitions, so long ones are written in blocks."""
-        gbnf = Grammar({"root": Repeat(Chars(((97, 97),)), least, most)}).gbnf()
+        gbnf = gbnf_of(Grammar({"root": Repeat(Chars(((97, 97),)), least, most)}))
         counts = [int(count) for count in re.findall(r"\{\d*,?(\d+)\}", gbnf)]
         assert max(counts, default=0) <= 500
         expression = _as_expression(gbnf)
@@ -293,7 +294,7 @@ class TestGrammars:
             assert re.fullmatch(expression, "a" * most) and not re.fullmatch(expression, "a" * (most + 1))
 
     def test_texts_are_escaped(self) -> None:
-        assert Grammar({"root": Text('a"\\\n\u202e')}).gbnf() == 'root ::= "a\\"\\\\\\n\\u202E"\n'
+        assert gbnf_of(Grammar({"root": Text('a"\\\n\u202e')})) == 'root ::= "a\\"\\\\\\n\\u202E"\n'
 
 
 def _as_expression(gbnf: str) -> str:

@@ -5,7 +5,10 @@ Refuses to know: schemas.
 """
 
 import json
+import math
 from collections.abc import Iterable
+from json.encoder import encode_basestring
+from typing import Any
 
 from slmchat.schemas import number_ranges
 from slmchat.schemas.grammar import (
@@ -174,3 +177,13 @@ def _escaped_points(low: int, high: int) -> Iterable[int]:
 
 def _in_json(char: str) -> Text:
     return Text(json.dumps(char, ensure_ascii=False)[1:-1])
+
+
+def spellings(value: Any) -> list[str]:
+    """How a constant is written: 1.0 also as 1."""
+    if isinstance(value, str):
+        return [encode_basestring(value)]
+    spelled = [json.dumps(value, ensure_ascii=False)]
+    if isinstance(value, float) and value.is_integer() and math.isfinite(value):
+        spelled.append(str(int(value)))
+    return spelled
