@@ -20,6 +20,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.models import adapters, loader, resolve, sandbox, vision
 from slmchat.models.loader import Loading
 from slmchat.options import GenerationOptions
+from slmchat.privacy.steps import KeptSockets
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
 
@@ -131,15 +132,19 @@ class Backend(Protocol):
 
 
 def open_backend(
-    options: GenerationOptions, settings: Settings, reporter: Reporter, writable: Sequence[Path] = ()
+    options: GenerationOptions,
+    settings: Settings,
+    reporter: Reporter,
+    writable: Sequence[Path] = (),
+    kept: KeptSockets | None = None,
 ) -> Backend:
     """Settle where this process looks for models, and close every other way out of it.
 
-    `writable`: what the user has named to be written, besides slm's own places.
+    `writable`: what the user has named to be written, besides slm's own places. `kept`: sockets that stay open.
     Raises `SlmError`: USAGE, NETWORK for an endpoint that `--offline` forbids, UNSEALED.
     """
     if options.endpoint is None:
-        sandbox.seal(settings, writable=writable)
+        sandbox.seal(settings, writable=writable, kept=kept)
         return LocalBackend()
     refuse_local_options(options)
     return open_endpoint(options.endpoint, settings, reporter, writable)
@@ -258,7 +263,10 @@ class LocalModel:
     """An installed model. Implements `BackendModel`."""
 
     installed: Installed
-    host: None = None
+
+    @property
+    def host(self) -> None:
+        return None
 
     @property
     def key(self) -> str:
