@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+import fork_server
 import pytest
 from conftest import Outcome, environment
 from endpoint_server import EndpointServer
@@ -100,7 +101,7 @@ def _reached(record: Path) -> list[list[object]]:
 @pytest.fixture
 def slm(home: Path, proxy: Proxy, record: Path, tmp_path: Path) -> Callable[..., Outcome]:
     def call(*arguments: str | Path, stdin: str = "", **extra: str) -> Outcome:
-        done = subprocess.run(
+        done = fork_server.run(
             [*PROGRAM, *map(str, arguments)],
             input=stdin,
             env=environment(home, {**proxy.environment, "TEST_RECORD": str(record), **extra}),

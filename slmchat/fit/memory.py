@@ -166,7 +166,7 @@ def _padded(tokens: int) -> int:
 
 
 def repacked_bytes(matrices: Collection[Matrix], load: Load) -> int:
-    """Bytes of the copies of weights for this processor ("CPU_REPACK" and "AMX model buffer size" in llama.cpp's log)."""
+    """Bytes of the copies of weights for this processor (llama.cpp: "CPU_REPACK", "AMX model buffer size")."""
     if not load.is_repacked:
         return 0
     has_amx = "AMX_INT8" in load.instruction_sets
