@@ -3,7 +3,8 @@
 Knows: the columns. Refuses to know: the page.
 """
 
-from slmchat.catalog.registry import ModelSpec, load
+from slmchat.catalog.model_specs import ModelSpec
+from slmchat.catalog.registry import load
 
 HEAD = "| name | parameters | quantizations | licence | tags | draft |\n|---|---|---|---|---|---|\n"
 

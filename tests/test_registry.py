@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from slmchat.catalog import architectures, registry, schema
 from slmchat.catalog import user_file as user_file_module
-from slmchat.catalog.registry import HubFile, IndexFile, IndexMember, Reference, Registry
+from slmchat.catalog.model_specs import HubFile, IndexFile, IndexMember
+from slmchat.catalog.registry import Reference, Registry
 from slmchat.errors import ExitCode, SlmError
 
 SHA = "a" * 64
