@@ -17,6 +17,7 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.attempts import FALLBACK
+from slmchat.generation.classify import as_printed
 from slmchat.generation.generator import Generator, PreparedPrompt
 from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.prompt_template import prompt_file
@@ -141,7 +142,7 @@ def _completed(
     made, finish = found
     delegate.detail(made.probabilities)
     completion = Completion(str(made), None, "", finish.reason, finish.usage, finish.timings, finish.seed)
-    return completion, {"probabilities": made.probabilities}
+    return completion, {"probabilities": as_printed(made.probabilities)}
 
 
 class _Delegate:
