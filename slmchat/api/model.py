@@ -143,7 +143,11 @@ class Model:
             opened, n_ctx = self._shared.opened, self._shared.generator.n_ctx
             sampler = params.sampler_settings(opened.model, opened.settings, asked)
             work = ManyCompletions(
-                [partial(prepare, number) for number in range(len(given))], sampler, limits, response_format
+                [partial(prepare, number) for number in range(len(given))],
+                sampler,
+                limits,
+                opened.engine.info,
+                response_format,
             )
             made = work.run(opened.open_pool(n_ctx, parallel), self._shared.running) if given else []
         return [name_parameters(one) if isinstance(one, SlmError) else one for one in made]
@@ -303,7 +307,12 @@ class Model:
         generator = self._shared.generator
         if request.pictures:
             self._shared.opened.model.check_vision(self._shared.opened.settings)
-        prepared = generator.prepare(request, is_raw=options.raw, response_format=response_format)
+        prepared = generator.prepare(
+            request,
+            is_raw=options.raw,
+            response_format=response_format,
+            thinking=params.thinking_of(options, self._shared.opened.settings),
+        )
         return self._fitting(prepared, options.max_tokens)
 
     def _fitting(self, request: PreparedPrompt, max_tokens: int | None) -> PreparedPrompt:

@@ -49,6 +49,7 @@ def run(
     start = time.perf_counter()
     is_trimmed = params.overflow_choice(options) == "trim"
     options = params.with_persona(options, settings)
+    thinking = params.thinking_of(options, settings)
     is_structured = wanted != (FormatOptions(), ChoiceOptions())
     writer = OutputWriter(output, console, is_structured=is_structured, is_raw_output=options.raw_output)
     top_logprobs = _alternatives(wanted[1], output, writer, console)
@@ -68,7 +69,9 @@ def run(
     generator = Generator(opened)
     for line in opened.describe(pictures):
         console.note(line)
-    prepared = generator.prepare(request, is_raw=options.raw, response_format=response_format, task=task)
+    prepared = generator.prepare(
+        request, is_raw=options.raw, response_format=response_format, task=task, thinking=thinking
+    )
     prepared = generator.open_for(prepared, is_trimmed=is_trimmed)
     load_s = time.perf_counter() - start
     n_ctx = generator.n_ctx

@@ -6,7 +6,7 @@ Refuses to know: where prompts come from; files and records of a batch (generati
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-from slmchat.engine.api import Limits, Pool, Request, Result
+from slmchat.engine.api import Limits, ModelInfo, Pool, Request, Result
 from slmchat.engine.cancellable import CancelScope
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
@@ -27,14 +27,16 @@ class ManyCompletions:
         prompts: Sequence[Preparing],
         sampler: SamplerSettings,
         limits: Limits,
+        info: ModelInfo,
         response_format: ResponseFormat | None = None,
     ) -> None:
         """With a seed every prompt has the same one. The prompts are laid out as the pool has room for them."""
         self._prompts = prompts
+        self._info = info
         self._format = response_format
         # of an answer in a format the seed is settled here, because a second attempt takes the next
         self._sampler = sampler if response_format is None else sampler.with_seed()
-        self._limits = limits if response_format is None else response_format.limits(limits)
+        self._limits = limits
         self._prepared: dict[int, PreparedPrompt] = {}  # those that are under way
 
     def run(self, pool: Pool, cancellable: CancelScope) -> list[Completion | SlmError]:
@@ -72,11 +74,16 @@ class ManyCompletions:
             except SlmError as error:
                 yield Result(number, error=error)
             else:
-                yield Request(number, prepared.prompt, self._sampler, self._limits)
+                yield Request(number, prepared.prompt, self._sampler, self._limits_of(prepared))
 
     def _again(self, number: int) -> Request:
-        prompt = self._prepared[number].prompt
-        return Request(number, prompt, *structured.second_attempt(self._sampler, self._limits))
+        prepared = self._prepared[number]
+        attempt = structured.second_attempt(self._sampler, self._limits_of(prepared))
+        return Request(number, prepared.prompt, *attempt)
+
+    def _limits_of(self, prepared: PreparedPrompt) -> Limits:
+        limits = prepared.limits(self._limits, self._info)
+        return limits if prepared.response_format is None else prepared.response_format.limits(limits)
 
     def _completion(self, done: Result) -> Completion:
         if done.error is not None:

@@ -83,7 +83,7 @@ class ShapedCompletions:
         self._shape = shape
         self._sampler = sampler
         self._limits = shape.limits(limits)
-        self._completions = Completions(sampler, self._limits, is_raw=True, is_sanitized=is_sanitized)
+        self._completions = Completions(sampler, self._limits, is_raw=not shape.thinks_first, is_sanitized=is_sanitized)
         self._first: dict[int, Request] = {}  # first attempts that are under way
 
     @property
