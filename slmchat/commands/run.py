@@ -19,9 +19,9 @@ from slmchat.generation import params
 from slmchat.generation.generator import Generator, PreparedPrompt
 from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.prompt_template import prompt_file
-from slmchat.generation.response import Completion, describe, logprob_fields
+from slmchat.generation.response import Completion, describe, logprob_fields, silence
 from slmchat.models import adapters
-from slmchat.models.backend import open_backend
+from slmchat.models.backend import BackendModel, open_backend
 from slmchat.models.open import open_model
 from slmchat.options import ChoiceOptions, FormatOptions, GenerationOptions, OutputOptions, TemplateOptions
 from slmchat.settings import Settings
@@ -94,12 +94,25 @@ def run(
     else:
         record = {**completion.record(model.key, load_s), **besides}
         writer.write(completion, record, discard_partial=is_structured)
+    _tell_of_silence(completion, opened.model, console)
     console.detail(describe(completion.finish_reason, completion.usage, completion.timings))
     if generator.n_ctx > n_ctx:
         n_ctx = generator.n_ctx
         console.detail(f"context window: grown to {n_ctx:,} tokens")
     generator.close()
     return exit_code(completion.finish_reason, console, n_ctx, generator.engine.info.trained_context_length)
+
+
+def _tell_of_silence(completion: Completion, model: BackendModel, console: Console) -> None:
+    """An answer that is empty, or all thought: why, and what helps. Of an endpoint its engine tells."""
+    empty = silence(completion, completion.usage, completion.finish_reason)
+    if empty is None or model.host is not None:
+        return
+    if completion.thinking:
+        hint = "--think-budget N limits the thought, --think off leaves it out; more room for both: -n N"
+    else:
+        hint = "another --seed, or another wording; slm doctor MODEL tests the model"
+    console.warn(f"{empty}.", hint)
 
 
 # How many of the most probable tokens stand beside each one (`--logprobs`).
