@@ -9,7 +9,6 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from contextvars import ContextVar
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -22,7 +21,7 @@ from slmchat.commands.command_line import Command, CommandCall, program, writes_
 from slmchat.commands.own_options import GlobalOptions
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal import standard_streams
-from slmchat.terminal.console import Console
+from slmchat.terminal.console import Console, console_of_call, current_console
 
 _HELP = "Talk to small language models on your own device."
 _EPILOG = "Exit codes and streams: docs/commands.md. What you type stays on this device."
@@ -285,7 +284,7 @@ def _root(context: typer.Context, version: bool, **given: Any) -> None:
     if version:
         from slmchat.commands.version import version as tell
 
-        tell(_console_of_call(), is_verbose=bool(given["verbose"]))
+        tell(current_console(), is_verbose=bool(given["verbose"]))
         raise typer.Exit(0)
     context.obj = GlobalOptions(**given)
     if context.invoked_subcommand is not None:
@@ -332,7 +331,7 @@ def _complete(
     *before, incomplete = words or [""]
     if line is not None:
         before, incomplete = split_line(line)
-    console = _console_of_call()
+    console = current_console()
     known = typer.main.get_command(program_for(before))
     found = complete(known, before, incomplete, lambda: settings.load(console.environ))
     console.write("".join(f"{each}\n" for each in lines(found)))
@@ -370,7 +369,7 @@ def program_for(arguments: Sequence[str]) -> typer.Typer:
 def _world(context: typer.Context, given: GlobalOptions) -> tuple[Console, settings.Settings]:
     """Console and settings of this call; global options count before and after the command's name."""
     before: GlobalOptions = context.find_root().obj
-    console = _console_of_call()
+    console = current_console()
     console.is_quiet = before.quiet or given.quiet
     console.is_verbose = before.verbose + given.verbose > 0
     console.shows_engine_log = before.verbose + given.verbose > 1
@@ -411,22 +410,16 @@ def run_cli(arguments: Sequence[str], console: Console | None = None, environ: M
         return _run_cli(arguments, console)
 
 
-# The console of the command line that runs in this context.
-_console: ContextVar[Console | None] = ContextVar("console", default=None)
-
-
 @contextmanager
 def _in_the_world_of(console: Console) -> Iterator[None]:
     """What writes to the streams of the process (the help, an editor) writes to those of the console."""
     before = sys.stdin
-    token = _console.set(console)
     try:
-        with redirect_stdout(console.stdout), redirect_stderr(console.stderr):
+        with console_of_call(console), redirect_stdout(console.stdout), redirect_stderr(console.stderr):
             sys.stdin = console.stdin
             yield
     finally:
         sys.stdin = before
-        _console.reset(token)
 
 
 def _run_cli(arguments: Sequence[str], console: Console) -> int:
@@ -442,10 +435,6 @@ def _run_cli(arguments: Sequence[str], console: Console) -> int:
         bug = _bug(error)
         bug.__cause__ = error
         return _failed(console, bug)
-
-
-def _console_of_call() -> Console:
-    return _console.get() or Console()
 
 
 def _failed(console: Console, error: SlmError) -> int:

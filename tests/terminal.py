@@ -19,7 +19,8 @@ from conftest import environment
 
 
 class _Screen(pyte.HistoryScreen):  # type: ignore[misc]
-    """Answers the questions that programs ask a terminal (where is the cursor?)."""
+    """Answers the questions that programs ask a terminal (where is the cursor?), and changes its height as xterm and
+    VTE do: the scroll region is lifted, the row of the cursor stays, and rows come back from the scrollback."""
 
     def __init__(self, columns: int, lines: int, answer: Callable[[str], None]) -> None:
         super().__init__(columns, lines, history=5000, ratio=0.5)
@@ -27,6 +28,27 @@ class _Screen(pyte.HistoryScreen):  # type: ignore[misc]
 
     def write_process_input(self, data: str) -> None:
         self._answer(data)
+
+    def resize(self, lines: int | None = None, columns: int | None = None) -> None:
+        if columns is not None and columns != self.columns:
+            super().resize(self.lines, columns)
+        self.set_margins()
+        if lines is None:
+            return
+        y = self.cursor.y
+        for _ in range(max(0, y + 1 - lines)):  # what would be cut off above the cursor scrolls out
+            self.cursor.y = self.lines - 1
+            self.index()
+        y = min(y, lines - 1)
+        for row in range(lines, self.lines):
+            self.buffer.pop(row, None)
+        n_back = min(len(self.history.top), max(0, lines - self.lines))
+        for row in range(self.lines - 1, -1, -1) if n_back else ():
+            self.buffer[row + n_back] = self.buffer.pop(row, self.buffer[row])
+        for row in range(n_back - 1, -1, -1):
+            self.buffer[row] = self.history.top.pop()
+        self.lines, self.cursor.y = lines, y + n_back
+        self.dirty.update(range(lines))
 
 
 _OPENED, _CLOSED = "\x1b[?2004h", "\x1b[?2004l"
@@ -45,7 +67,9 @@ class Terminal:
         lines: int = 30,
         program: Sequence[str] = (sys.executable, "-m", "slmchat"),
         cwd: Path | None = None,
+        echo: bool = False,
     ) -> None:
+        """`echo`: the terminal echoes what is typed, as it does for a person until a program switches that off."""
         from spawn import Spawn  # there is none on Windows
 
         command, *rest = [*program, *map(str, arguments)]
@@ -57,7 +81,7 @@ class Terminal:
             cwd=str(cwd) if cwd else None,
             encoding="utf-8",
             codec_errors="replace",
-            echo=False,
+            echo=echo,
         )
         self.screen = _Screen(columns, lines, self._write)
         self._stream = pyte.Stream(self.screen)
@@ -92,8 +116,11 @@ class Terminal:
             except pexpect.EOF:
                 assert holds(), f"the program ended before {expected!r} came:\n{self.everything[-3000:]}"
                 return
-            self.raw += data
-            self._stream.feed(data)
+            self._take(data)
+
+    def _take(self, data: str) -> None:
+        self.raw += data
+        self._stream.feed(data)
 
     def wait_for_count(self, pattern: str, count: int, timeout: float = 60) -> None:
         """Read until the pattern stands there `count` times."""
@@ -126,12 +153,19 @@ class Terminal:
         self.child.wait()
 
     def resize(self, columns: int, lines: int) -> None:
+        """As a person does it: what was written before is on the screen by then."""
+        with contextlib.suppress(pexpect.TIMEOUT):
+            while True:
+                self._take(self.child.read_nonblocking(65536, timeout=0))
         self.screen.resize(lines, columns)
         self.child.setwinsize(lines, columns)
 
     def end(self, timeout: float = 60) -> int:
         """Read to the end of the program; its exit code."""
         self.wait_for(lambda: not self.child.isalive(), timeout)
+        with contextlib.suppress(pexpect.TIMEOUT, pexpect.EOF):
+            while True:
+                self._take(self.child.read_nonblocking(65536, timeout=0))
         self.child.close()
         return int(self.child.exitstatus if self.child.exitstatus is not None else -self.child.signalstatus)
 

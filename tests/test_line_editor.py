@@ -28,8 +28,11 @@ DRIVER = r"""
 import os, sys, threading
 from pathlib import Path
 from slmchat.errors import SlmError
+from slmchat.terminal.answer_screen import AnswerScreen
+from slmchat.terminal.console import Console
 from slmchat.terminal.line_editor import LineEditor, complete_path
 from slmchat.terminal.slash_commands import CommandTable, SlashCommand, message_of
+from slmchat.terminal.typed_ahead import TypedAhead
 
 history, mode, control = sys.argv[1:4]
 state = {"toolbar": "gemma3:1b · 812 of 4,096 tokens", "over": False}
@@ -50,7 +53,9 @@ table = CommandTable([
     SlashCommand("broken", "[X]", "has a completer that fails", ran, broken),
     SlashCommand("exit", "", "leave", ran),
 ])
-editor = LineEditor(history_file=Path(history) if history else None, table=table, state=state,
+typed = TypedAhead()
+screen = AnswerScreen(Console(), typed, lambda: "", is_redrawn=False)
+editor = LineEditor(typed=typed, history_file=Path(history) if history else None, table=table, state=state,
                     toolbar=lambda: state["toolbar"], is_over=lambda: state["over"], editing_mode=mode)
 if editor.history_problem:
     print("PROBLEM", editor.history_problem)
@@ -90,9 +95,10 @@ while True:
         elif text == "ask!":
             print("CHOSE", repr(editor.ask("Too long: 9,000 tokens.", [("d", "drop the oldest"), ("s", "summarise")])))
         elif text == "answer!":
-            with editor.echo_off():
+            with screen.held():
                 print("ANSWERING")
                 answered.wait()
+            answered.clear()
         elif text.startswith("edit!"):
             print("EDITED", repr(editor.edit_text(text[5:])))
         else:

@@ -95,16 +95,17 @@ def test_list_in_a_pipe(settings: Settings, recorder: ArchiveRecorder, talk: Con
     nasty = Conversation(recorder=recorder)
     nasty.title = NASTY + "\nsecond\tline"
     nasty.add(Message(Role.USER, "hi"))
+    nasty.add(Message(Role.ASSISTANT, "hi"))
     told = world()
     assert sessions.list_sessions(settings, told.console) == ExitCode.DONE
     first, second = [line.split("\t") for line in told.out().splitlines()]
-    assert first[:4] == [nasty.id[:8], "title  end second line", "", "1"]
+    assert first[:4] == [nasty.id[:8], "title  end second line", "", "2"]
     assert second[:4] == [talk.id[:8], "Why is the sky blue?", "tiny@Q4_0", "4"]
     assert datetime.fromisoformat(second[4]).tzinfo is not None
     told = world()
     sessions.list_sessions(settings, told.console, limit=1, is_json=True)
     (entry,) = json.loads(told.out())
-    assert (entry["id"], entry["messages"], entry["title"]) == (nasty.id, 1, nasty.title)
+    assert (entry["id"], entry["messages"], entry["title"]) == (nasty.id, 2, nasty.title)
 
 
 def test_list_on_a_terminal(settings: Settings, recorder: ArchiveRecorder, talk: Conversation) -> None:
@@ -112,7 +113,9 @@ def test_list_on_a_terminal(settings: Settings, recorder: ArchiveRecorder, talk:
     sessions.list_sessions(settings, told.console)
     assert "just now" in told.out()
     for number in range(60):
-        Conversation(recorder=recorder).add(Message(Role.USER, f"chat {number}"))
+        said = Conversation(recorder=recorder)
+        said.add(Message(Role.USER, f"chat {number}"))
+        said.add(Message(Role.ASSISTANT, "yes"))
     told = world(is_tty=True)
     sessions.list_sessions(settings, told.console)
     assert "chat 59" in told.out()

@@ -33,6 +33,8 @@ class Heard:
     """The host: keeps what is shown, answers what is asked."""
 
     choice: str = "cancel"
+    summary_choice: str = "keep"
+    summaries: list[str] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     overflows: list[Overflow] = field(default_factory=list)
@@ -59,6 +61,10 @@ class Heard:
     def on_overflow(self, overflow: Overflow) -> str:
         self.overflows.append(overflow)
         return self.choice
+
+    def on_summary(self, summary: str) -> str:
+        self.summaries.append(summary)
+        return self.summary_choice
 
     def cancellable(self, session: Session) -> AbstractContextManager[None]:
         return nullcontext()
@@ -259,15 +265,112 @@ class TestFullWindow:
         assert [role for role, _ in _said(full)] == ["user", "assistant"]
         assert [(n.message.role.value, n.message.text) for n in old.path()] == before
 
+    def test_fresh_that_is_cancelled_leaves_the_old_conversation(self, full: ChatSession, host: Heard) -> None:
+        host.choice = "fresh"
+        old, before = full.conversation, _said(full)
+
+        def cancel(_event: Prefill) -> None:
+            full.ready().cancel()
+
+        host.prefill = cancel  # type: ignore[method-assign]
+        assert full.send("y" * 120) is None
+        assert full.conversation is old
+        assert _said(full) == before
+
     def test_a_message_that_is_too_long_by_itself_is_an_error_with_numbers(
         self, full: ChatSession, host: Heard
     ) -> None:
         host.choice = "drop"
         before = _said(full)
-        with pytest.raises(SlmError, match=r"still [\d,]+ tokens and the context window holds 400") as caught:
+        with pytest.raises(SlmError, match=r"this message has 900 tokens, .* window of 400 has room for 295") as caught:
             full.send("y" * 900)
         assert caught.value.exit_code is ExitCode.CONTEXT
+        assert caught.value.hint is not None and caught.value.hint.startswith("shorten it")
+        assert host.overflows == []  # nothing that could be chosen would help
         assert _said(full) == before
+
+    def test_only_what_helps_is_offered(self, full: ChatSession, host: Heard, engine: FakeEngine) -> None:
+        full.send("y" * 120)
+        assert not host.overflows[-1].can_summarise  # 256 tokens of a summary would leave no room
+        assert host.overflows[-1].can_begin_afresh
+        answer = full.conversation.current
+        assert answer is not None
+        full.conversation.update(answer, Message(Role.ASSISTANT, "b" * 200))
+        full.go_on()
+        assert not host.overflows[-1].can_begin_afresh  # the rest of an answer belongs to its beginning
+        full.conversation.update(answer, Message(Role.ASSISTANT, "b" * 400))
+        with pytest.raises(SlmError, match="the answer with its question has"):
+            full.go_on()
+
+    @pytest.mark.parametrize("choice", ["drop", "cancel"])
+    def test_a_summary_can_be_refused(self, full: ChatSession, host: Heard, engine: FakeEngine, choice: str) -> None:
+        host.choice, host.summary_choice = "summarise", choice
+        full.asked_ctx = 900
+        full.reopen()
+        for _ in range(3):
+            full.send("z" * 60)
+        engine.replies = [("nonsense",), ("fine",)]
+        assert bool(full.send("w" * 250)) is (choice == "drop")
+        assert host.summaries == ["nonsense"]
+        assert full.conversation.summary is None
+        assert (full.conversation.seen_from is not None) is (choice == "drop")
+
+    def test_a_summary_on_demand_and_back(self, full: ChatSession, host: Heard, engine: FakeEngine) -> None:
+        engine.replies = [("they spoke of x",), ("fine",)]
+        assert full.compact()
+        assert [node.message.text[:10] for node in full.conversation.visible()] == ["question 2", "a" * 10]
+        full.conversation.see_from(None)
+        assert full.conversation.visible() == full.conversation.path()
+        assert "they spoke of x" not in full.conversation.system_text()
+
+
+def test_a_summary_needs_something_to_sum_up(talk: ChatSession) -> None:
+    talk.send("Hi")
+    with pytest.raises(SlmError, match="nothing to summarise"):
+        talk.compact()
+
+
+def test_before_the_first_message_is_a_place(talk: ChatSession, tmp_path: Path) -> None:
+    """The only exchange is undone: it does not come back, and its question is not sent before the next one."""
+    talk.send("Hi")
+    talk.conversation.undo()
+    archive = Archive(tmp_path / "data" / "sessions.db")
+    again = archive.load(talk.conversation.id)
+    assert (again.current, len(list(again.nodes()))) == (None, 2)
+    assert archive.find(talk.conversation.id).message_count == 2
+
+
+def test_the_meter_follows_the_conversation(talk: ChatSession) -> None:
+    only_system = talk.tokens_used
+    assert only_system == talk.count(talk.messages())
+    talk.send("Hi")
+    assert talk.tokens_used == talk.count(talk.messages()) > only_system
+    talk.conversation.undo()
+    assert talk.tokens_used == only_system
+    talk.conversation.system = None
+    assert talk.tokens_used == 0
+    assert talk.window_size == 400
+
+
+def test_a_question_that_was_never_answered_is_not_sent_with_the_next_one(
+    talk: ChatSession, engine: FakeEngine
+) -> None:
+    """As it is found after a `kill -9` before the first token."""
+    talk.conversation.add(Message(Role.USER, "lost"))
+    assert talk.send("Hi")
+    assert "lost" not in engine.prompts[-1]
+    assert _said(talk) == [("user", "Hi"), ("assistant", "Hello.")]
+
+
+def test_a_conversation_without_an_answer_is_not_the_last_one(talk: ChatSession, tmp_path: Path) -> None:
+    talk.send("Hi")
+    archive = Archive(tmp_path / "data" / "sessions.db")
+    unanswered = Conversation(None, talk.conversation.recorder)
+    unanswered.add(Message(Role.USER, "later"))
+    latest = archive.latest()
+    assert latest is not None and latest.id == talk.conversation.id
+    assert [one.title for one in archive.list()] == ["Hi", "later"]
+    assert [one.title for one in archive.list(1)] == ["Hi"]
 
 
 def test_examples_of_a_persona_stand_before_the_conversation(talk: ChatSession, engine: FakeEngine) -> None:
@@ -380,13 +483,25 @@ def strict(engine: FakeEngine, talk: ChatSession) -> ChatSession:
     return talk
 
 
-def test_a_question_that_was_never_answered_goes_along_with_the_next(strict: ChatSession, engine: FakeEngine) -> None:
+def test_a_question_that_was_never_answered_leaves_its_place_to_the_next(
+    strict: ChatSession, engine: FakeEngine
+) -> None:
     """As after `kill -9`: the archive has the question, and no answer."""
     strict.conversation.add(Message(Role.USER, "first"))
     assert strict.send("second")
-    assert engine.prompts[-1] == "[user]first\n\nsecond"
-    assert _said(strict) == [("user", "first"), ("user", "second"), ("assistant", "Hello.")]
+    assert engine.prompts[-1] == "[user]second"
+    assert [node.message.text for node in strict.conversation.nodes()] == ["first", "second", "Hello."]
+
+
+def test_two_questions_in_a_row_are_one(strict: ChatSession, engine: FakeEngine) -> None:
+    """As in a session that was taken in from elsewhere."""
+    for text in ("first", "second"):
+        strict.conversation.add(Message(Role.USER, text))
+    strict.conversation.add(Message(Role.ASSISTANT, "yes"))
     assert strict.send("third")
+    assert engine.prompts[-1] == "[user]first\n\nsecond[assistant]yes[user]third"
+    assert [text for _, text in _said(strict)] == ["first", "second", "yes", "third", "Hello."]
+    assert strict.send("fourth")
     told = strict.reporter.stderr.getvalue()  # type: ignore[attr-defined]
     assert told.count("a question here has no answer") == 1
 

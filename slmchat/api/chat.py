@@ -197,6 +197,10 @@ class _Delegate:
         self._is_summing_up = self._on_overflow == "summarise"
         return self._on_overflow
 
+    def on_summary(self, summary: str) -> str:
+        """Nobody is there to read it."""
+        return "keep"
+
     def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:
         return self._shared.running(session)
 

@@ -12,7 +12,7 @@ from typing import Any
 from slmchat.commands.examples import EXAMPLES
 from slmchat.option_fields import OptionGroup
 from slmchat.ranges import Range
-from slmchat.terminal.console import Console
+from slmchat.terminal.console import current_console
 from slmchat.terminal.screen import BOLD
 from slmchat.terminal.tables import hanging
 
@@ -29,7 +29,7 @@ _NO_BREAK = "\x1f"
 
 def show(context: Any) -> None:
     """Print the page of the command of this context, its headings bold on a terminal in colour."""
-    console = Console()
+    console = current_console()
     for line in page(context.command, context, console.size[0]):
         is_heading = line.endswith(":") and not line.startswith(" ")
         console.write(line, BOLD if is_heading and console.has_color else None)

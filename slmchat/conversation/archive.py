@@ -26,6 +26,7 @@ from slmchat.errors import ExitCode, SlmError
 SHORT_ID = 8
 
 _SUMMARY = "SELECT id, title, model, message_count, created_at, updated_at FROM sessions"
+_HAS_ANSWER = "EXISTS (SELECT 1 FROM messages WHERE session = sessions.key AND role = 'assistant')"
 _MOST_NAMED = 5  # sessions in an error message
 
 
@@ -168,7 +169,8 @@ class Archive:
         conversation = Conversation(system=archive_rows.text_or_none(system), id=id)
         conversation.title = archive_rows.text(title)
         nodes = self._attach_nodes(key, conversation)
-        conversation.current = nodes.get(current) or _last_tip(conversation)
+        # NULL is a place, too: before the first message (the only exchange was undone, or nothing came of it)
+        conversation.current = None if current is None else nodes.get(current) or _last_tip(conversation)
         first_seen = nodes.get(seen_from)
         if seen_from is None or first_seen in conversation.path():
             conversation.seen_from, conversation.summary = first_seen, archive_rows.text_or_none(summary)
@@ -195,12 +197,14 @@ class Archive:
         return _only([one for id in ids[: _MOST_NAMED + 1] for one in self._summaries("WHERE id = ?", id)], text)
 
     def latest(self) -> SessionSummary | None:
-        """The session that was last written to."""
-        return next(iter(self.list(1)), None)
+        """The session with an answer that was last written to."""
+        found = self._summaries(f"WHERE {_HAS_ANSWER} ORDER BY updated_at DESC, key DESC LIMIT ?", 1)
+        return next(iter(found), None)
 
     def list(self, limit: int | None = None) -> Sequence[SessionSummary]:
-        """Sessions, the last one written to first."""
-        return self._summaries("ORDER BY updated_at DESC, key DESC LIMIT ?", -1 if limit is None else limit)
+        """Sessions, the last one written to first; those without any answer come behind all others."""
+        order = f"ORDER BY {_HAS_ANSWER} DESC, updated_at DESC, key DESC LIMIT ?"
+        return self._summaries(order, -1 if limit is None else limit)
 
     def search(self, query: str, limit: int = 50, *, may_write: bool = True) -> Sequence[Hit]:
         """Messages and titles with all these words, newest first. Any query is a good query.

@@ -290,6 +290,12 @@ def log_lines() -> list[str]:
     return [line.rstrip("\n") for line in list(_log) if line.strip()]
 
 
+def n_graph_nodes() -> int:
+    """Nodes of the graph of the context that was opened last, as the library has said; 0 when it has not."""
+    found = (re.search(r"graph:? nodes\s*=\s*(\d+)", line) for line in reversed(log_lines()))
+    return next((int(match[1]) for match in found if match), 0)
+
+
 def is_out_of_memory() -> bool:
     """Whether the library has said, since the log was cleared, that memory could not be had."""
     words = ("unable to allocate", "failed to allocate", "cannot allocate memory", "out of memory", "bad_alloc")

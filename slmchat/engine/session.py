@@ -124,12 +124,13 @@ class LlamaSession:
             asked=start,
             start=start,
         )
-        yield Prefill(cached, len(tokens), cached)
-        alike = [vocabulary.tokenize(other) for other in prompt.alike]
+        live = self._context.n_evaluated
+        yield Prefill(cached, len(tokens), cached, live)
+        cache_hints = [vocabulary.tokenize(other) for other in prompt.cache_hints]
         self._adapt_threads(is_computing=False)
-        for done in self._memory.prefill(tokens, alike):
+        for done in self._memory.prefill(tokens, cache_hints):
             self._adapt_threads()
-            yield Prefill(done, len(tokens), cached)
+            yield Prefill(done, len(tokens), cached, live)
         state.prompt_ended()
         if self._is_cancelled:
             yield state.finish(FinishReason.INTERRUPTED)

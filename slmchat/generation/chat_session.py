@@ -42,10 +42,16 @@ _SUMMARY_REQUEST = (
 
 @dataclass(frozen=True, slots=True)
 class Overflow:
-    """A prompt that does not fit: its tokens and those of the context window."""
+    """A prompt that does not fit: its tokens and those of the context window.
+
+    `can_summarise`: a summary would leave room for the rest. `can_begin_afresh`: what is asked for is a message, which
+    may stand in another conversation, and not the rest of an answer.
+    """
 
     n_prompt: int
     n_ctx: int
+    can_summarise: bool = True
+    can_begin_afresh: bool = True
 
 
 class ChatDelegate(Protocol):
@@ -57,6 +63,10 @@ class ChatDelegate(Protocol):
 
     def on_overflow(self, overflow: Overflow) -> str:
         """What to do: "drop" the oldest exchanges, "summarise" them, start "fresh", or "cancel"."""
+        ...
+
+    def on_summary(self, summary: str) -> str:
+        """A summary is to stand for the oldest exchanges: "keep" it, "drop" them without one, or "cancel"."""
         ...
 
     def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:
@@ -92,6 +102,7 @@ class ChatSession:
         self._delegate = delegate
         self._session: Session | None = None
         self._layout: Layout | None = None
+        self._counted: tuple[object, int] = (None, 0)  # what was counted last, and how much it is
         self._held_by: str | None = None  # the conversation whose words the KV cache holds
         self._begin(opened)
 
@@ -142,9 +153,27 @@ class ChatSession:
         return self.opened.is_loaded and self.opened.engine.info.has_own_layout
 
     @property
+    def window_size(self) -> int:
+        """The context window in tokens, also before it is opened; 0 while that is not known."""
+        return self.n_ctx or self.opened.expected_window(self.asked_ctx)
+
+    @property
     def tokens_used(self) -> int:
-        """Tokens of the window that the last exchange left in use."""
-        return self.last.usage.prompt_tokens + self.last.usage.completion_tokens if self.last else 0
+        """Tokens that the conversation takes of the window as it stands now; 0 while that is not known.
+
+        Asked at every drawing of a line: counted only when something has changed, and never waited for.
+        """
+        engine, said, system = self.opened.engine_if_there, self.conversation, self.conversation.system_text()
+        if engine is None or not (said.current or system):
+            return 0
+        state = (self.model.key, said.current, said.current and said.current.message, said.seen_from, system)
+        if state != self._counted[0]:
+            try:
+                layout = self._layout or layout_of(engine.info, is_raw=self.options.raw)
+                self._counted = (state, engine.count(layout.render(self._visible_messages())))
+            except SlmError:  # no chat template, say: the next message tells it
+                self._counted = (state, 0)
+        return self._counted[1]
 
     @property
     def sampler(self) -> SamplerSettings:
@@ -242,11 +271,15 @@ class ChatSession:
 
         A model that cannot be shown pictures gets the messages without them; the user is told so once.
         """
+        is_blind = not self.model.supports_vision and any(node.message.pictures for node in self.conversation.visible())
+        if is_blind and not self._has_told_of_pictures:
+            self._has_told_of_pictures = True
+            self.reporter.note(f"({self.label} does not see the pictures of this conversation)")
+        return self._visible_messages()
+
+    def _visible_messages(self) -> list[Message]:
         said = self.conversation.as_messages(self.model.key)
-        if not self.model.supports_vision and any(message.pictures for message in said):
-            if not self._has_told_of_pictures:
-                self._has_told_of_pictures = True
-                self.reporter.note(f"({self.label} does not see the pictures of this conversation)")
+        if not self.model.supports_vision:
             said = [replace(message, pictures=()) for message in said]
         head = 1 if said and said[0].role is Role.SYSTEM else 0
         return [*said[:head], *self.examples, *said[head:]]
@@ -261,21 +294,40 @@ class ChatSession:
         """
         if self.pictures:
             self.model.check_vision(self.opened.settings)
+        self._leave_question()
         # before the model is waited for: what ends slm while it loads must not take the message along
         self.conversation.title = self.conversation.title or title_of(text)  # without what is attached
         self.conversation.add(Message(Role.USER, compose(text, self.attachments), pictures=tuple(self.pictures)))
         try:
             answer = self.answer()
         finally:
-            end = self.conversation.current
-            if end is not None and end.message.role is Role.USER:
-                self.conversation.go_to(end.parent)
+            self._leave_question()
         if answer is not None:
             self.attachments, self.pictures = [], []
         return answer
 
+    def _leave_question(self) -> None:
+        """A question without an answer leaves the path (it stays in the tree): the next one stands in its place."""
+        end = self.conversation.current
+        if end is not None and end.message.role is Role.USER:
+            self.conversation.go_to(end.parent)
+
     def answer(self) -> Response | None:
-        """An answer to the question at the end of the path, as a new child of it; None when cancelled."""
+        """An answer to the question at the end of the path, as a new child of it; None when cancelled.
+
+        It may have moved to a conversation of its own by then. When nothing comes of it, all is as it was.
+        """
+        before, question = self.conversation, self.conversation.current
+        answer = None
+        try:
+            answer = self._answer()
+        finally:
+            if answer is None and self.conversation is not before:
+                self.conversation = before
+                before.go_to(question)
+        return answer
+
+    def _answer(self) -> Response | None:
         self.ready()
         if not self._make_room():
             return None
@@ -287,7 +339,7 @@ class ChatSession:
         if len(alternating(said)) < len(said) and not self._has_told_of_mending:
             self._has_told_of_mending = True
             self.reporter.note("(a question here has no answer: the model gets it together with the next one)")
-        prompt = self._with_alike(self.prompt(said))
+        prompt = self._with_cache_hints(self.prompt(said))
         info = self.opened.engine.info
         limits = params.with_thinking(self.limits, self.thinking, info.architecture, is_raw=self.options.raw)
         return self._follow(self._generate(prompt, sampler, limits), prompt, StreamingMessage(self))
@@ -314,12 +366,12 @@ class ChatSession:
             self._held_by = self.conversation.id
         return session.generate(prompt, sampler, limits)
 
-    def _with_alike(self, prompt: Prompt) -> Prompt:
+    def _with_cache_hints(self, prompt: Prompt) -> Prompt:
         """For the first message: another chat may begin with the same system message and examples."""
         said = self.messages()
         if len(self.conversation.visible()) > 1 or len(said) < 2:
             return prompt
-        return replace(prompt, alike=(self.prompt([*said[:-1], Message(Role.USER, PLACEHOLDER)]),))
+        return replace(prompt, cache_hints=(self.prompt([*said[:-1], Message(Role.USER, PLACEHOLDER)]),))
 
     def _follow(
         self, events: Iterator[Event], prompt: Prompt, growing: "StreamingMessage", *, goes_on: bool = False
@@ -340,40 +392,78 @@ class ChatSession:
     # The window
 
     def _make_room(self, *, goes_on: bool = False) -> bool:
-        """See that the conversation fits into the window, asking what to do when it does not; False: cancelled."""
+        """See that the conversation fits into the window, asking what to do when it does not; False: cancelled.
+
+        Raises `SlmError` (CONTEXT) for a message that nothing makes room for.
+        """
         n_ctx = self.ready().n_ctx
-        n_prompt = self.count(self.messages(), goes_on=goes_on)
+        messages = self.messages()
+        n_prompt = self.count(messages, goes_on=goes_on)
         if window.fits(n_prompt, n_ctx):
             return True
-        choice = self._delegate.on_overflow(Overflow(n_prompt, n_ctx))
+        n_least = self._check_fits_alone(messages, n_ctx, goes_on=goes_on)
+        can_summarise = window.fits(n_least + SUMMARY_TOKENS, n_ctx)
+        choice = self._delegate.on_overflow(Overflow(n_prompt, n_ctx, can_summarise, can_begin_afresh=not goes_on))
         if choice == "cancel":
             return False
         if choice == "fresh":
             self._start_fresh()
-        else:
-            self._shorten(is_summarising=choice == "summarise")
-        n_left = self.count(self.messages(), goes_on=goes_on)
-        if not window.fits(n_left, n_ctx):
-            raise SlmError(
-                f"{window.overflow('what is left is still', n_left, n_ctx, about=self.about)}.",
-                hint="a larger window: /set ctx N; or a shorter message",
-                exit_code=ExitCode.CONTEXT,
-            )
-        return True
+            return True
+        return self._shorten(is_summarising=choice == "summarise", goes_on=goes_on)
 
-    def _shorten(self, *, is_summarising: bool) -> None:
-        """Let the model see only the newest exchanges, and a summary of the others if asked for."""
+    def _check_fits_alone(self, messages: Sequence[Message], n_ctx: int, *, goes_on: bool) -> int:
+        """Tokens of the last exchange without those before it. Raises `SlmError` (CONTEXT) when they are too many."""
+        head = messages[: len(messages) - len(self.conversation.visible())]
+        last = next(place for place, said in reversed(list(enumerate(messages))) if said.role is Role.USER)
+        n_alone = self.count([*head, *messages[last:]], goes_on=goes_on)
+        if window.fits(n_alone, n_ctx):
+            return n_alone
+        n_others = self.count([*head, Message(Role.USER, "")])
+        n_room = max(0, n_ctx - n_others - window.least_room(None))
+        what = "the answer with its question has" if goes_on else "this message has"
+        raise SlmError(
+            f"{what} {self.about}{n_alone - n_others:,} tokens, and the context window of {n_ctx:,} has room for "
+            f"{self.about}{n_room:,}.",
+            hint="a larger window: /set ctx N" if goes_on else "shorten it; or a larger window: /set ctx N",
+            exit_code=ExitCode.CONTEXT,
+        )
+
+    def _shorten(self, *, is_summarising: bool, goes_on: bool) -> bool:
+        """Let the model see only the newest exchanges, and a summary of the others if asked for; False: cancelled."""
         visible = self.conversation.visible()
         messages = self.messages()
         room = SUMMARY_TOKENS if is_summarising else 0
         head = len(messages) - len(visible)
-        place = window.drop_oldest(messages, head, lambda kept: self.count(kept) + room, self.ready().n_ctx)
-        if not place:
-            return
-        summary = self._summary(messages[: head + place], head) if is_summarising else self.conversation.summary
+
+        def count(kept: Sequence[Message]) -> int:
+            return self.count(kept, goes_on=goes_on) + room
+
+        place = window.drop_oldest(messages, head, count, self.ready().n_ctx)
+        summary = self.conversation.summary
+        if is_summarising:
+            summary = self._summary(messages[: head + place], head)
+            choice = self._delegate.on_summary(summary)
+            if choice == "cancel":
+                return False
+            summary = summary if choice == "keep" else self.conversation.summary
         self.conversation.see_from(visible[place], summary)
         instead = "; a summary stands for them" if summary else ""
         self.reporter.note(f"(the model no longer sees the oldest {place} of {len(visible)} messages{instead})")
+        return True
+
+    def compact(self) -> bool:
+        """Let a summary stand for all but the last exchange; False: cancelled. Raises `SlmError` (USAGE)."""
+        self.ready()
+        visible, messages = self.conversation.visible(), self.messages()
+        questions = [place for place, node in enumerate(visible) if node.message.role is Role.USER]
+        if len(questions) < 2:
+            raise SlmError("there is nothing to summarise before the last exchange.", exit_code=ExitCode.USAGE)
+        place, head = questions[-1], len(messages) - len(visible)
+        summary = self._summary(messages[: head + place], head)
+        if self._delegate.on_summary(summary) != "keep":
+            return False
+        self.conversation.see_from(visible[place], summary)
+        return True
 
     def _summary(self, messages: Sequence[Message], head: int) -> str:
         """What was said before, in the model's own words; of more than fits, the newest part."""

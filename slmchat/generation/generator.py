@@ -17,6 +17,7 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import UNASKED, Thinking
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import classify, params, structured
+from slmchat.generation.attempts import generate_valid
 from slmchat.generation.classify import CONTENT_FREE, Classification, ClassificationTask, content_free_prior
 from slmchat.generation.prompt import Layout, PromptRequest, begins_thought, layout
 from slmchat.generation.response import Completion, Response, StreamHandler, completion_of, consume_stream
@@ -39,8 +40,17 @@ class GenerationDelegate(Protocol):
         """While this lasts, the generation can be cancelled."""
         ...
 
+    @property
+    def may_retry(self) -> bool:
+        """Whether a second completion may take the place of the first."""
+        ...
+
     def on_retry(self, error: SlmError) -> None:
         """The first completion is not in the format (why: `error`); there will be a second one."""
+        ...
+
+    def on_fallback(self, response: Response) -> None:
+        """The first completion counts after all: the second one has no end."""
         ...
 
 
@@ -103,6 +113,7 @@ class Generator:
         self._scorer_ctx = 0
         self._prior: _Prior | None = None
         self._has_told_of_thinking = False
+        self._told_of: ResponseFormat | None = None
 
     # The prompt
 
@@ -122,6 +133,9 @@ class Generator:
         if request.answer and (is_raw or response_format is not None):
             what = "a raw prompt" if is_raw else "an answer in a given format"
             raise SlmError(f"{what} cannot go on with an answer that was cut.", exit_code=ExitCode.USAGE)
+        for note in response_format.notes if response_format is not self._told_of and response_format else ():
+            self.opened.reporter.note(note)
+        self._told_of = response_format
         lay_out = layout(
             self.engine,
             is_raw=is_raw,
@@ -237,8 +251,14 @@ class Generator:
 
         if prepared.response_format is None:
             return completion_of(once(sampler, limits))
-        made, value = structured.generate_valid(
-            prepared.response_format, sampler, limits, once, on_retry=delegate.on_retry
+        made, value = generate_valid(
+            prepared.response_format,
+            sampler,
+            limits,
+            once,
+            on_retry=delegate.on_retry,
+            on_fallback=delegate.on_fallback,
+            may_retry=delegate.may_retry,
         )
         return completion_of(made, value)
 

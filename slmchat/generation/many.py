@@ -10,7 +10,7 @@ from slmchat.engine.api import Limits, ModelInfo, Pool, Request, Result
 from slmchat.engine.cancellable import CancelScope
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation import structured
+from slmchat.generation.attempts import Attempts, TryAgain
 from slmchat.generation.generator import PreparedPrompt
 from slmchat.generation.response import Completion, Response, completion_of, response_of
 from slmchat.generation.structured import ResponseFormat
@@ -34,10 +34,10 @@ class ManyCompletions:
         self._prompts = prompts
         self._info = info
         self._format = response_format
-        # of an answer in a format the seed is settled here, because a second attempt takes the next
-        self._sampler = sampler if response_format is None else sampler.with_seed()
+        self._sampler = sampler
         self._limits = limits
         self._prepared: dict[int, PreparedPrompt] = {}  # those that are under way
+        self._attempts: dict[int, Attempts[Response]] = {}
 
     def run(self, pool: Pool, cancellable: CancelScope) -> list[Completion | SlmError]:
         """A completion for each prompt, in order, or the error that it ended with: INTERRUPTED after `cancel`.
@@ -47,7 +47,6 @@ class ManyCompletions:
         made: list[Completion | SlmError] = [
             SlmError("this was cancelled before it was done.", exit_code=ExitCode.INTERRUPTED) for _ in self._prompts
         ]
-        second: set[int] = set()
         results: Iterable[Result] = ()
         try:
             results = pool.run(self._requests())  # before it can be cancelled: what is cancelled must have begun
@@ -55,12 +54,10 @@ class ManyCompletions:
                 for done in results:
                     try:
                         made[done.id] = self._completion(done)
+                    except TryAgain:
+                        pool.resubmit(self._request(done.id))
                     except SlmError as error:
-                        if error.exit_code is ExitCode.UNSATISFIED and done.id not in second:
-                            second.add(done.id)
-                            pool.resubmit(self._again(done.id))
-                        else:
-                            made[done.id] = error
+                        made[done.id] = error
         finally:
             if isinstance(results, Generator):  # as after Ctrl-C: what is under way ends here and not in a traceback
                 results.close()
@@ -74,25 +71,25 @@ class ManyCompletions:
             except SlmError as error:
                 yield Result(number, error=error)
             else:
-                yield Request(number, prepared.prompt, self._sampler, self._limits_of(prepared))
+                if self._format is not None:
+                    assert prepared.response_format is not None
+                    limits = prepared.limits(self._limits, self._info)
+                    self._attempts[number] = Attempts(prepared.response_format, self._sampler, limits)
+                yield self._request(number)
 
-    def _again(self, number: int) -> Request:
+    def _request(self, number: int) -> Request:
         prepared = self._prepared[number]
-        attempt = structured.second_attempt(self._sampler, self._limits_of(prepared))
-        return Request(number, prepared.prompt, *attempt)
-
-    def _limits_of(self, prepared: PreparedPrompt) -> Limits:
-        limits = prepared.limits(self._limits, self._info)
-        return limits if prepared.response_format is None else prepared.response_format.limits(limits)
+        attempts = self._attempts.get(number)
+        if attempts is None:
+            return Request(number, prepared.prompt, self._sampler, prepared.limits(self._limits, self._info))
+        return Request(number, prepared.prompt, attempts.sampler, attempts.limits)
 
     def _completion(self, done: Result) -> Completion:
         if done.error is not None:
             raise done.error
         prepared = self._prepared[done.id]
         response = response_of(done, prepared.prompt, keeps_space=prepared.keeps_space)
-        return completion_of(response, self._value(response))
-
-    def _value(self, response: Response) -> object:
-        if self._format is None or response.finish is None:
-            return None
-        return self._format.value(response.text, response.finish.reason)
+        attempts = self._attempts.get(done.id)
+        if attempts is None or response.finish is None:
+            return completion_of(response)
+        return completion_of(*attempts.judged(response, response.text, response.finish.reason))

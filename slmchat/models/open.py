@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from slmchat.catalog.records import Installed
 from slmchat.conversation.pictures import Picture
-from slmchat.engine.api import Adapter, Engine, Pool, Prompt, Session, SessionSettings
+from slmchat.engine.api import Adapter, Engine, Pool, Prompt, Session, SessionSettings, StreamPool
+from slmchat.errors import SlmError
 from slmchat.fit.plan import DEFAULT_LARGEST_CTX
 from slmchat.models import loader, vision
 from slmchat.models.backend import Backend, BackendModel, LocalModel
@@ -84,6 +85,12 @@ class OpenModel:
         return self._engine
 
     @property
+    def engine_if_there(self) -> Engine | None:
+        """The loaded model, without waiting for it and without telling anything; None while there is none."""
+        is_there = self.loading.is_done and not self.loading.is_failed
+        return self._engine or (self.loading.engine() if is_there else None)
+
+    @property
     def is_loaded(self) -> bool:
         """Whether it has been loaded and told."""
         return self._engine is not None
@@ -124,6 +131,15 @@ class OpenModel:
             self.reporter.note(f"memory is short: a context window of {n_ctx:,} tokens instead of {usual:,}.")
         return n_ctx
 
+    def expected_window(self, wanted: int | None = None) -> int:
+        """What `window` is going to be, as far as it is known now, without telling anything; 0: not known."""
+        if (engine := self.engine_if_there) is None:
+            return 0
+        try:
+            return loader.window(self.loading, wanted, self.options) or engine.info.trained_context_length
+        except SlmError:  # said when the window is opened
+            return 0
+
     def session_settings(self, n_ctx: int, *, threads: int | None = None) -> SessionSettings:
         """How a window of `n_ctx` tokens is opened, without states on disk and without drafts."""
         options = replace(self.options, threads=threads) if threads is not None else self.options
@@ -152,6 +168,14 @@ class OpenModel:
     def open_pool(self, n_ctx: int, parallel: int | None = None) -> Pool:
         """Many windows of `n_ctx` tokens at once, None: as many as pay. Raises `SlmError` (NO_FIT)."""
         return self.engine.open_pool(self.session_settings(n_ctx), parallel)
+
+    def open_stream_pool(self, n_ctx: int, parallel: int | None = None) -> StreamPool:
+        """Windows whose answers are read while they come, None: as many as suit. Their states are kept on the disk.
+
+        Raises `SlmError`: NO_FIT, USAGE where the engine has none.
+        """
+        settings = replace(self.session_settings(n_ctx), store=self._store)
+        return self.engine.open_stream_pool(settings, parallel)
 
     def open_scorer(self, n_ctx: int) -> Pool:
         """A window for scores of given texts. Raises `SlmError`: NO_FIT, USAGE where the engine has none."""

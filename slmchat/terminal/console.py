@@ -9,8 +9,9 @@ Refuses to know: models, conversations, commands. The only file that uses `rich`
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
 
@@ -18,7 +19,8 @@ from slmchat.errors import SlmError
 from slmchat.reporting import ByteProgress
 from slmchat.sanitize import sanitize
 from slmchat.terminal import standard_streams
-from slmchat.terminal.screen import BOLD, DIM, ControlSequences, Screen, Style, closed_output, is_tty
+from slmchat.terminal.markdown_layout import cut_to_width
+from slmchat.terminal.screen import BOLD, DIM, ControlSequences, Screen, Style, WriteGate, closed_output, is_tty
 from slmchat.terminal.size import terminal_size
 
 if TYPE_CHECKING:
@@ -39,7 +41,10 @@ class Console:
         self.stdout = stdout if stdout is not None else sys.stdout
         self.stderr = stderr if stderr is not None else sys.stderr
         self.environ = environ if environ is not None else os.environ
-        self._out, self._err = Screen(self.stdout), Screen(self.stderr, is_answer=False)
+        self.gate = WriteGate()
+        self._out = Screen(self.stdout, gate=self.gate)
+        self._err = Screen(self.stderr, is_answer=False, gate=self.gate)
+        self._status_owner: Callable[[str], None] | None = None
         self.is_quiet = False
         self.is_verbose = False
         self.shows_engine_log = False  # -vv
@@ -130,7 +135,8 @@ class Console:
         """Pixels or styled text for a terminal, on stderr beside the other notes; nothing elsewhere."""
         if self.has_status_line:
             self._end()
-            self.status("")
+            if self._status_owner is None:
+                self.draw_status("")
             self._err.send(sequences)
 
     def aside(self, text: str) -> None:
@@ -141,8 +147,25 @@ class Console:
 
     def status(self, text: str) -> None:
         """A line on a terminal's stderr that the next status (or an empty one) replaces."""
+        if self._status_owner is not None:
+            self._status_owner(text)
+        else:
+            self.draw_status(text)
+
+    def draw_status(self, text: str) -> None:
+        """The line of `status` itself, where the cursor is, cut to the window."""
         if self.has_status_line:
-            self._err.send(ControlSequences("\r\x1b[K" + sanitize(text, one_line=True)))
+            shown = cut_to_width(sanitize(text, one_line=True), terminal_size(self.stderr, self.environ)[0] - 1)
+            self._err.send(ControlSequences("\r\x1b[K" + shown))
+
+    @contextmanager
+    def status_shown_by(self, owner: Callable[[str], None]) -> Iterator[None]:
+        """While this lasts, `owner` shows what `status` says: it has a line of its own for it."""
+        before, self._status_owner = self._status_owner, owner
+        try:
+            yield
+        finally:
+            self._status_owner = before
 
     def ask(self, question: str) -> bool:
         """A yes-or-no question on the terminal; False when nobody can answer."""
@@ -202,10 +225,30 @@ class Console:
 
     def _tell(self, text: str) -> None:
         self._end()
-        self.status("")
+        if self._status_owner is None:
+            self.draw_status("")
         self._err.send(ControlSequences(sanitize(text) + "\n"))
 
     def _end(self) -> None:
         """Another text begins: what waits of the ones that stream comes out before it."""
         self._out.end()
         self._err.end()
+
+
+# The console of the command line that runs in this context.
+_current: ContextVar[Console | None] = ContextVar("console", default=None)
+
+
+@contextmanager
+def console_of_call(console: Console) -> Iterator[None]:
+    """While this lasts, `current_console` is this one."""
+    token = _current.set(console)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_console() -> Console:
+    """For what is called by a library and gets nothing from its caller, as the help is."""
+    return _current.get() or Console()

@@ -9,7 +9,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from slmchat.terminal.markdown_layout import cut_to_width
 from slmchat.terminal.pastes import Pastes, is_fold, processor
 from slmchat.terminal.plain_input import MORE_S, REST_OF_KEY_S, clean, pressed_key, read_plainly
 from slmchat.terminal.slash_commands import CommandTable, as_typed, is_open_block, line_of
+from slmchat.terminal.typed_ahead import TypedAhead
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -47,6 +48,8 @@ KEYS: Sequence[tuple[str, str]] = (
     ("Ctrl-Z", "suspend; fg comes back"),
 )
 
+# A text of more characters that comes into the line is folded.
+_MOST_UNFOLDED = 4_000
 # Between the parts in which one paste is read, in seconds.
 _PASTE_S = 0.05
 
@@ -62,10 +65,12 @@ class LineEditor:
         state: Any,
         toolbar: Callable[[], str],
         is_over: Callable[[], bool],
+        typed: TypedAhead | None = None,
         editing_mode: str = "emacs",
     ) -> None:
         """`history_file` None: nothing is written to a disk. `state` goes to the completers of the commands.
 
+        `typed`: keys that were pressed before `read` is called.
         `is_over` is asked at every `refresh`: when True, `read` ends as if Ctrl-D had been pressed.
         `editing_mode` is "emacs" or "vi". A terminal with TERM=dumb gets plain lines, with the same `\"\"\"` blocks.
         """
@@ -73,7 +78,9 @@ class LineEditor:
         self._is_private = history_file is None
         self._toolbar = toolbar
         self._is_over = is_over
+        self._typed_ahead = typed or TypedAhead()
         self._pastes = Pastes()
+        self._last = ("", "")  # what was typed last, and the same as it stood in the line
         self._session: PromptSession[str] | None = None
         if os.environ.get("TERM", "").lower() not in ("dumb", "unknown"):
             self._session = self._open_session(table, state, editing_mode)
@@ -83,8 +90,10 @@ class LineEditor:
         """Why earlier messages are missing or new ones are not kept, in a sentence; None when all is well."""
         return self._history.problem
 
-    def read(self, *, default: str = "", prompt: str = "> ") -> str:
+    def read(self, *, default: str = "", prompt: str = "> ", sends_typed: bool = True) -> str:
         """The next line: a command, or a message for `message_of`. `default` stands in it already.
+
+        What was typed ahead goes on behind that. Not `sends_typed`: an Enter in it does not send it.
 
         Raises EOFError for Ctrl-D on an empty line and KeyboardInterrupt for Ctrl-C on an empty line.
         """
@@ -93,10 +102,13 @@ class LineEditor:
             typed = clean(read_plainly(shown, default, self._is_over))
             self._history.append(typed)
         else:
+            default = self._folded(default)
+            self._feed(default, is_sent=sends_typed and not default)
             # prompt_toolkit keeps what is typed in the history by itself (see _kept_history)
             with interrupts.left_alone(), restore.undone("prompt", restore.PROMPT):
                 read = self._session.prompt([("class:prompt", shown)], default=default, pre_run=self._end_if_over)
             typed = self._typed(read)
+            self._last = (typed, read)
         return line_of(typed)
 
     def refresh(self) -> None:
@@ -109,28 +121,6 @@ class LineEditor:
             with contextlib.suppress(RuntimeError):  # the prompt has just ended
                 loop.call_soon_threadsafe(self._end_if_over)
         app.invalidate()
-
-    @contextlib.contextmanager
-    def echo_off(self) -> Iterator[None]:
-        """While an answer streams: keys are not echoed into it; what was typed ahead appears in the next prompt.
-
-        Enter stays a carriage return (ICRNL off): the terminal would make it the line feed that Ctrl-J is.
-        """
-        try:
-            import termios
-        except ImportError:  # Windows: the console echoes nothing unless asked to
-            yield
-            return
-        descriptor = sys.stdin.fileno()
-        before = termios.tcgetattr(descriptor)
-        quiet = [*before]
-        quiet[0] &= ~termios.ICRNL
-        quiet[3] &= ~termios.ECHO
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, quiet)
-        try:
-            yield
-        finally:
-            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
     def ask(self, question: str, choices: Sequence[tuple[str, str]]) -> str | None:
         """The key of one of the `choices` (key, what it does), or None for Esc, Ctrl-C and Ctrl-D.
@@ -157,6 +147,31 @@ class LineEditor:
         return changed if changed != text.removesuffix("\n") and changed.strip() else None
 
     # Inside
+
+    def _folded(self, text: str) -> str:
+        """What comes back into the line as it stood there; anything else that is long as one paste."""
+        typed, stood = self._last
+        if text == typed:
+            return stood
+        return self._pastes.fold(text) if len(text) > _MOST_UNFOLDED else text
+
+    def _feed(self, default: str, *, is_sent: bool) -> None:
+        """Let prompt_toolkit find what was typed ahead, as if it were typed now."""
+        from prompt_toolkit.input.typeahead import store_typeahead
+        from prompt_toolkit.input.vt100_parser import Vt100Parser
+        from prompt_toolkit.key_binding import KeyPress
+
+        keys, is_entered = self._typed_ahead.take() if is_sent else (self._typed_ahead.take_all(), False)
+        if not keys:
+            return
+        if default:
+            keys = f"\n{keys}"  # a line of its own
+        pressed: list[KeyPress] = []
+        parser = Vt100Parser(pressed.append)
+        parser.feed(keys + ("\r" if is_entered else ""))
+        parser.flush()
+        assert self._session is not None
+        store_typeahead(self._session.app.input, pressed)
 
     def _open_session(self, table: CommandTable[Any], state: Any, editing_mode: str) -> "PromptSession[str]":
         from prompt_toolkit import PromptSession

@@ -3,11 +3,14 @@
 Whoever writes does not have to remember that text is untrusted: `write` makes all of it safe where a terminal reads it.
 What slm itself wants a terminal to obey has a type of its own, `ControlSequences`, that no text turns into by mistake.
 
-Knows: what a terminal reads, styles, what is held back of a text that streams, what a stream that refuses means.
+Knows: what a terminal reads, styles, what is held back of a text that streams, that one thread writes at a time, what a
+stream that refuses means.
 Refuses to know: what is told when, whether colour is wanted.
 """
 
 import errno
+import threading
+from collections.abc import Callable
 from typing import NamedTuple, NewType, TextIO
 
 from slmchat.errors import ExitCode, SlmError
@@ -32,13 +35,50 @@ UNDERLINE = Style(ControlSequences("\x1b[4m"), ControlSequences("\x1b[24m"))
 BOLD_UNDERLINE = Style(ControlSequences("\x1b[1m\x1b[4m"), ControlSequences("\x1b[24m\x1b[22m"))
 
 
+class WriteGate:
+    """One writer at a time, for all streams of one terminal: a thread that draws a line must not hit half a word.
+
+    `before` is called ahead of what is written (not of what it writes itself): who owns a part of the screen puts that
+    in order there.
+    """
+
+    def __init__(self) -> None:
+        self.before: Callable[[], None] | None = None
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._waiting: Callable[[], None] | None = None
+
+    def run(self, write: Callable[[], None]) -> None:
+        """Write, while nobody else does."""
+        with self._lock:
+            self._depth += 1
+            try:
+                if self._depth == 1 and self.before is not None:
+                    self.before()
+                write()
+            finally:
+                self._depth -= 1
+        if self._waiting is not None and threading.current_thread() is threading.main_thread():
+            action, self._waiting = self._waiting, None
+            self.interrupt(action)
+
+    def interrupt(self, action: Callable[[], None]) -> None:
+        """From the handler of a signal: between two writes, so at once, or at the end of the one that it has hit."""
+        with self._lock:
+            if not self._depth:
+                action()
+            else:
+                self._waiting = action
+
+
 class Screen:
     """One stream. A pipe or a file gets text as it is: what reads it obeys nothing."""
 
-    def __init__(self, stream: TextIO, *, is_answer: bool = True) -> None:
+    def __init__(self, stream: TextIO, *, is_answer: bool = True, gate: WriteGate | None = None) -> None:
         """`is_answer`: what cannot be written is an error. Messages about the answer are lost instead: nobody is there
-        to be told, and the answer itself may still arrive."""
+        to be told, and the answer itself may still arrive. `gate`: shared with the other streams of the terminal."""
         self._stream = stream
+        self._gate = gate or WriteGate()
         self._is_answer = is_answer
         self._is_lost = False
         self._view = Sanitizer(show_invisible=True) if is_tty(stream) else None
@@ -81,11 +121,15 @@ class Screen:
     def _put(self, text: str, *, is_flushed: bool = True) -> None:
         if self._is_lost:
             return
-        try:
+
+        def write() -> None:
             if text:
                 self._stream.write(text)
             if is_flushed:
                 self._stream.flush()
+
+        try:
+            self._gate.run(write)
         except OSError as error:
             standard_streams.give_up(self._stream)
             if self._is_answer:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from fake_engine import FakeEngine, Ready
@@ -35,12 +36,15 @@ from slmchat.models.backend import LocalBackend
 from slmchat.options import ChatOptions, GenerationOptions
 from slmchat.sanitize import Sanitizer
 from slmchat.terminal import line_editor, plain_input
+from slmchat.terminal.answer_progress import AnswerProgress
+from slmchat.terminal.answer_screen import AnswerScreen
 from slmchat.terminal.answer_view import ChatView, PlainView
 from slmchat.terminal.completion import command_completer, complete_path
 from slmchat.terminal.console import Console
 from slmchat.terminal.line_editor import LineEditor
 from slmchat.terminal.slash_commands import CommandTable, SlashCommand
 from slmchat.terminal.tables import Column
+from slmchat.terminal.typed_ahead import TypedAhead
 
 # The clipboard (OSC 52), the title in its 8-bit form, the screen, a colour, a string that nobody closes; letters that
 # turn around, are not seen, go back; bytes in selectors and tags; half of a surrogate pair.
@@ -49,7 +53,7 @@ HOSTILE = (
     "\U000e0168\r\x08\x7f\x85\ud800\U000e0041\u2028last"
 )
 # What slm writes by itself: styles, links, the status line, its bars. The links are those of the Markdown of an answer.
-_OWN = re.compile(r"\r?\x1b\[K|\x1b\[[0-9;]*[mHAr]|\x1b[78]|\x1b\[\?25[hl]|\x1b\[1?A|\x1b\[2K|\r")
+_OWN = re.compile(r"\r?\x1b\[K|\x1b\[[0-9;]*[mHAJr]|\x1b[78D]|\x1b\[\?(?:25|2004)[hl]|\x1b\[1?A|\x1b\[2K|\r")
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _UNSEEN = re.compile("[\u200b\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\U000e0000-\U000e0fff]")
 
@@ -116,7 +120,16 @@ def _events() -> Iterator[Any]:
 
 
 def _view(desk: Desk, **options: Any) -> ChatView:
-    return ChatView(desk.console, **{"is_plain": False, "shows_thinking": True, "status": lambda: "model", **options})
+    return _chat_view(desk.console, **{"is_plain": False, **options})
+
+
+def _chat_view(console: Console, **options: Any) -> ChatView:
+    given = {"shows_thinking": True, "progress": AnswerProgress(), "screen": _screen(console), **options}
+    return ChatView(console, **given)
+
+
+def _screen(console: Console, line: str = "model") -> AnswerScreen:
+    return AnswerScreen(console, TypedAhead(), lambda: line, is_redrawn=True)
 
 
 def _answer(desk: Desk, **options: Any) -> None:
@@ -138,9 +151,8 @@ def _thought(desk: Desk) -> None:
 
 
 def _status_line(desk: Desk) -> None:
-    view = _view(desk, status=lambda: HOSTILE)
-    view.answer("hi")
-    view.close()
+    with mock.patch.object(desk.console, "is_interactive", False), _screen(desk.console, HOSTILE).held():
+        desk.console.write("hi")
 
 
 def _doubt(desk: Desk) -> None:
@@ -336,7 +348,7 @@ def test_what_is_recorded_is_what_was_said() -> None:
     assert console.stdout.getvalue() == shown
 
 
-@pytest.mark.parametrize("view", [PlainView, lambda *given, **options: ChatView(*given, **options, **_PLAIN)])
+@pytest.mark.parametrize("view", [PlainView, lambda *given, **options: _chat_view(*given, **options, is_plain=True)])
 def test_raw_output_is_raw(view: Callable[..., PlainView | ChatView]) -> None:
     console = Console(Terminal(), Terminal(), Terminal(), {})
     shown = view(console, is_raw=True)
@@ -344,9 +356,6 @@ def test_raw_output_is_raw(view: Callable[..., PlainView | ChatView]) -> None:
     shown.close()
     assert isinstance(console.stdout, Terminal)
     assert console.stdout.getvalue().rstrip("\n") == HOSTILE
-
-
-_PLAIN: dict[str, Any] = {"is_plain": True, "shows_thinking": True, "status": lambda: ""}
 
 
 def test_a_pipe_gets_text_as_data() -> None:
@@ -367,6 +376,7 @@ _WRITERS = {
 _COMMANDERS = {
     "terminal/screen.py",
     "terminal/console.py",
+    "terminal/answer_screen.py",
     "terminal/answer_view.py",  # --raw-output
     "terminal/status_bar.py",
     "terminal/markdown.py",

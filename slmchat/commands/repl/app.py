@@ -31,11 +31,14 @@ from slmchat.models.backend import Backend, BackendModel
 from slmchat.models.open import OpenModel
 from slmchat.options import ChatOptions, GenerationOptions
 from slmchat.settings import Settings
+from slmchat.terminal.answer_progress import AnswerProgress
+from slmchat.terminal.answer_screen import AnswerScreen
 from slmchat.terminal.answer_view import ChatView
 from slmchat.terminal.console import Console
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 from slmchat.terminal.line_editor import LineEditor
-from slmchat.terminal.slash_commands import CommandTable, message_of
+from slmchat.terminal.slash_commands import CommandTable, as_typed, message_of
+from slmchat.terminal.typed_ahead import TypedAhead
 from slmchat.wording import counted
 
 # What helps when all of an answer was thought.
@@ -72,6 +75,10 @@ class ChatApp:
         self.shows_stats = console.is_verbose
         self.is_private = settings.is_private
         self.next_text = ""
+        self._typed = TypedAhead()
+        self._sends_typed = True  # what was typed ahead, if Enter was pressed behind it
+        self._progress = AnswerProgress()
+        self.screen = AnswerScreen(console, self._typed, self._progress_line, is_redrawn=not self.is_plain)
         self._told_problem: str | None = None
         self._editing_mode = "vi" if chat_options.vi else "emacs"
         self._overflow = params.overflow_choice(options) if options.on_overflow else None
@@ -104,13 +111,14 @@ class ChatApp:
         while not self._is_leaving:
             text, self.next_text = self.next_text, ""
             try:
-                line = self.editor.read(default=text)
+                line = self.editor.read(default=text, sends_typed=self._sends_typed)
             except KeyboardInterrupt:
                 self.console.note("(Ctrl-D or /exit leaves)")
                 continue
             except EOFError:
                 break
             self._warn_of_history()
+            self._sends_typed = True
             self._handle(line)
         if self.session.opened.loading.is_failed:
             self.session.opened.loading.engine()  # raises what went wrong
@@ -142,20 +150,29 @@ class ChatApp:
 
     def send(self, text: str) -> None:
         """A message to the model. When nothing comes of it, the text is back in the line."""
-        try:
-            answer = self.session.send(text)
-        except (SlmError, KeyboardInterrupt):
-            self.next_text = text
-            raise
-        if answer is None:
-            self.next_text = text
-            self.console.note("(cancelled; your message is back in the line)")
-        self.told(answer)
+        with self.answering():
+            try:
+                answer = self.session.send(text)
+            except (SlmError, KeyboardInterrupt):
+                self.next_text = as_typed(text)
+                raise
+            if answer is None:
+                self.next_text = as_typed(text)
+                self.console.note("(cancelled; your message is back in the line)")
+            self.told(answer)
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """From Enter to the next prompt: the terminal says what is being done, and keeps what is typed."""
+        self._progress = AnswerProgress()
+        with self.screen.held():
+            yield
 
     def told(self, answer: Response | None) -> None:
         """Say how an answer ended, when the user should know; the chat rests until the next message."""
         if answer is None or answer.finish is None:
             return
+        self._sends_typed = answer.finish.reason is not FinishReason.INTERRUPTED
         reasons = {
             FinishReason.LENGTH: "cut at the limit of tokens; /continue goes on",
             FinishReason.CONTEXT: f"{self._window()} is full; /continue makes room",
@@ -255,6 +272,7 @@ class ChatApp:
             table=self._table,
             state=self,
             toolbar=self.toolbar,
+            typed=self._typed,
             is_over=lambda: self.session.opened.loading.is_failed,
             editing_mode=self._editing_mode,
         )
@@ -262,18 +280,20 @@ class ChatApp:
     # The host of the session
 
     def handler(self) -> StreamHandler:
+        self._progress = AnswerProgress()
         return ChatView(
             self.console,
             is_plain=self.is_plain,
             shows_thinking=self.shows_thinking,
-            status=self.toolbar,
+            progress=self._progress,
+            screen=self.screen,
             shows_doubt=self.shows_doubt,
             is_raw=self.session.options.raw_output,
         )
 
     @contextmanager
     def _quiet(self, work: Cancellable) -> Iterator[None]:
-        with cancelled_by_ctrl_c(work), self.editor.echo_off():
+        with cancelled_by_ctrl_c(work), self.screen.held():
             yield
 
     def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:
@@ -283,23 +303,36 @@ class ChatApp:
         return self.recorder is not None and self.archive.has(id)
 
     def on_overflow(self, overflow: Overflow) -> str:
+        what = "The conversation with this message" if overflow.can_begin_afresh else "The conversation"
         numbers = (
-            f"The conversation with this message is {self.session.about}{overflow.n_prompt:,} tokens; "
-            f"the context window holds {overflow.n_ctx:,}."
+            f"{what} is {self.session.about}{overflow.n_prompt:,} tokens; the context window holds {overflow.n_ctx:,}."
         )
         if self._overflow == "trim":
             self.console.note(numbers)
             return "drop"
         if self._overflow == "fail":
             raise SlmError(numbers, hint="/clear starts afresh; /set ctx N makes it larger", exit_code=ExitCode.CONTEXT)
+        choices = [("d", "drop the oldest exchanges (the model forgets them, you keep them; /compact undo goes back)")]
+        if overflow.can_summarise:
+            choices.append(("s", "summarise them with the model; you see the summary before it stands for them"))
+        if overflow.can_begin_afresh:
+            choices.append(("f", "start a fresh conversation with this message"))
+        choices.append(("c", "cancel"))
+        answer = self._asked(numbers, choices)
+        return {"d": "drop", "s": "summarise", "f": "fresh"}.get(answer or "c", "cancel")
+
+    def on_summary(self, summary: str) -> str:
         choices = [
-            ("d", "drop the oldest exchanges (the model forgets them, you keep them)"),
-            ("s", "summarise them with the model, and let the summary stand for them"),
-            ("f", "start a fresh conversation with this message"),
+            ("y", "let it stand for what was said before (/compact undo goes back)"),
+            ("d", "drop what was said before, without the summary"),
             ("c", "cancel"),
         ]
-        answer = self.editor.ask(numbers, choices)
-        return {"d": "drop", "s": "summarise", "f": "fresh"}.get(answer or "c", "cancel")
+        answer = self._asked("The summary is above.", choices)
+        return {"y": "keep", "d": "drop"}.get(answer or "c", "cancel")
+
+    def _asked(self, question: str, choices: list[tuple[str, str]]) -> str | None:
+        with self.screen.released():
+            return self.editor.ask(question, choices)
 
     def toolbar(self) -> str:
         """The line below the prompt: model, window, what is attached, whether anything is written."""
@@ -309,12 +342,7 @@ class ChatApp:
             state.append("could not be loaded")
         elif not session.opened.loading.is_done:
             state.append("loading …")
-        used = f"{'about ' if session.last and session.last.usage.is_estimate else ''}{session.tokens_used:,}"
-        if session.n_ctx:
-            share = 100 * session.tokens_used // session.n_ctx
-            state.append(f"{used} of {session.n_ctx:,} tokens ({share} %)")
-        elif session.tokens_used:
-            state.append(f"{used} tokens")
+        state += self._meter(session.tokens_used)
         if any(adapter.scale for adapter in session.adapters):
             state.append(f"lora {adapters.labels(adapter for adapter in session.adapters if adapter.scale)}")
         if session.attachments:
@@ -326,3 +354,18 @@ class ChatApp:
         elif self.recorder is not None and self.recorder.error:
             state.append("NOT SAVED")
         return " · ".join(state)
+
+    def _meter(self, n_used: int) -> list[str]:
+        """How full the window is: `131/8,192 (2 %)`; nothing while nothing is known."""
+        about, n_ctx = self.session.about, self.session.window_size
+        if n_ctx:
+            return [f"{about}{n_used:,}/{n_ctx:,} ({100 * n_used // n_ctx} %)"]
+        return [f"{about}{n_used:,} tokens"] if n_used else []
+
+    def _progress_line(self) -> str:
+        """The same while an answer is made. Asked from another thread."""
+        progress, label = self._progress, self.session.label
+        if not progress.is_answering:
+            return f"{label} · {progress.reading()} · Ctrl-C cancels"
+        speed = progress.speed()
+        return " · ".join([label, *self._meter(progress.n_used), *([speed] if speed else []), "Ctrl-C stops"])

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from slmchat import personas, ranges
 from slmchat.catalog.library import Library
-from slmchat.commands.repl import adapters, files, thinking
+from slmchat.commands.repl import adapters, files, recap, thinking
 from slmchat.commands.repl.app import ChatApp
 from slmchat.conversation.messages import Conversation, Node, Role, title_of
 from slmchat.errors import ExitCode, SlmError
@@ -43,8 +43,8 @@ def greet(chat: ChatApp) -> None:
     chat.console.note(f"{session.model.title or session.label}. /help lists the commands, Ctrl-D leaves.")
     if chat.is_private:
         chat.console.note("Private: no session, no history, nothing of this chat is written to the disk.")
-    if session.conversation.path():
-        _show_where_we_are(chat)
+    if session.conversation.roots:
+        recap.show(chat)
 
 
 def _help(chat: ChatApp, _arguments: str) -> None:
@@ -66,6 +66,28 @@ def _clear(chat: ChatApp, _arguments: str) -> None:
     chat.session.last = None
     kept = "" if chat.is_private or not old.roots else f" The old one is saved: /sessions {old.id[:8]}"
     chat.console.note(f"A new conversation; the system message stays.{kept}")
+
+
+def _compact(chat: ChatApp, arguments: str) -> None:
+    conversation = chat.session.conversation
+    if not arguments:
+        with chat.answering():
+            is_done = chat.session.compact()
+        chat.console.note("The summary stands for it; /compact undo goes back." if is_done else "Nothing has changed.")
+    elif arguments == "show":
+        chat.console.note(conversation.summary or "No summary stands for anything.")
+    elif arguments == "undo":
+        if conversation.seen_from is None:
+            raise _usage("the model sees all of this conversation already.")
+        conversation.see_from(None)
+        chat.console.note("The model sees the whole conversation again.")
+    else:
+        raise _usage(f"/compact cannot do '{arguments}'.", "/compact, /compact show or /compact undo")
+
+
+def _complete_compact(_chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
+    known = (("show", "the summary"), ("undo", "let the model see everything again"))
+    return (each for each in known if each[0].startswith(text))
 
 
 def _private(chat: ChatApp, _arguments: str) -> None:
@@ -92,12 +114,13 @@ def _retry(chat: ChatApp, _arguments: str) -> None:
         raise _usage("there is no question to answer again.")
     conversation.go_to(question)
     answer = None
-    try:
-        answer = chat.session.answer()
-    finally:
-        if answer is None and conversation.current is question and before is not question:
-            conversation.go_to(before)
-    chat.told(answer)
+    with chat.answering():
+        try:
+            answer = chat.session.answer()
+        finally:
+            if answer is None and conversation.current is question and before is not question:
+                conversation.go_to(before)
+        chat.told(answer)
     node = chat.session.conversation.current
     if answer is not None and node is not None:
         others = chat.session.conversation.alternatives(node)
@@ -139,7 +162,8 @@ def _continue(chat: ChatApp, _arguments: str) -> None:
     node = chat.session.conversation.current
     if node is not None and node.message.role is Role.ASSISTANT and not node.message.is_cut:
         chat.console.note("(the model had ended this answer by itself)")
-    chat.told(chat.session.go_on())
+    with chat.answering():
+        chat.told(chat.session.go_on())
 
 
 def _branch(chat: ChatApp, arguments: str) -> None:
@@ -157,7 +181,7 @@ def _branch(chat: ChatApp, arguments: str) -> None:
     if not arguments.isdecimal() or not 1 <= int(arguments) <= len(tips):
         raise _usage(f"there is no branch {arguments}; there are {len(tips)}.", "/branch lists them")
     conversation.go_to(tips[int(arguments) - 1])
-    _show_where_we_are(chat)
+    recap.show(chat)
 
 
 def _line_to(node: Node) -> list[Node]:
@@ -173,30 +197,6 @@ def _described(tip: Node) -> str:
     line = _line_to(tip)
     question = next((node for node in line if node.message.role is Role.USER), tip)
     return f"{len(line)} messages, last: {title_of(question.message.text)} → {title_of(tip.message.text)}"
-
-
-def _show_where_we_are(chat: ChatApp) -> None:
-    """The last exchange, so that a resumed or changed conversation is in sight."""
-    conversation = chat.session.conversation
-    path = conversation.path()
-    if conversation.title:
-        chat.console.note(f"{conversation.title} ({counted(len(path), 'message')})")
-    visible = conversation.visible()
-    if len(visible) < len(path):
-        chat.console.note(f"(the model no longer sees the first {counted(len(path) - len(visible), 'message')})")
-    for node in path[-2:]:
-        if node.message.role is Role.USER:
-            for picture in node.message.pictures:
-                chat.console.note(f"[{picture.describe()}]")
-            chat.console.note(f"> {node.message.text}")
-        else:
-            handler = chat.handler()
-            handler.answer(node.message.text)
-            handler.close()
-            if node.message.is_cut:
-                chat.console.note("(cut; /continue goes on)")
-    if path and path[-1].message.role is Role.USER:
-        chat.console.note("(this question has no answer yet; /retry asks it again)")
 
 
 # Sessions
@@ -215,7 +215,7 @@ def _sessions(chat: ChatApp, arguments: str) -> None:
         return
     chat.session.conversation = found
     chat.session.last = None
-    _show_where_we_are(chat)
+    recap.show(chat)
 
 
 def _complete_session(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
@@ -525,6 +525,9 @@ COMMANDS: CommandTable[ChatApp] = CommandTable(
         SlashCommand("edit", "", "change the last question and ask it again", _edit),
         SlashCommand("continue", "", "let a cut answer go on", _continue),
         SlashCommand("branch", "[N]", "list the branches of the conversation, or go to one", _branch),
+        SlashCommand(
+            "compact", "[show|undo]", "let a summary stand for older exchanges, or go back", _compact, _complete_compact
+        ),
         SlashCommand("clear", "", "start a new conversation", _clear),
         SlashCommand("file", "PATH…", 'attach text files to the next message; "" detaches', _file, _complete_file),
         SlashCommand("image", "PATH…", 'show pictures with the next message; "" detaches', _image, _complete_file),
