@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlsplit
@@ -71,7 +72,9 @@ class HubSource:
             files = tuple(listing.file(name) for name in names)
         if spec.sha256 is not None and len(files) == 1:
             files = (self._agreed(files[0]),)
-        return self._planned(listing.commit, files, _license(listing, spec.repo))
+        plan = self._planned(listing.commit, files, _license(listing, spec.repo))
+        has_own_hashes = spec.sha256 is None or len(files) > 1
+        return replace(plan, is_gated=listing.is_gated or spec.is_gated, has_own_hashes=has_own_hashes)
 
     def projector(self) -> "HubSource | None":
         """The projector of the same repository, at the same commit, if the repository was listed and has one."""
@@ -160,6 +163,7 @@ class HubSource:
             license=license,
             present=present,
             is_shared=True,
+            is_gated=self._spec.is_gated,
         )
 
     def _chosen(self, listing: HubListing) -> tuple[str, ...]:

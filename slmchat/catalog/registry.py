@@ -79,12 +79,19 @@ class Variant:
         """Bytes of the file, from the first source that states it."""
         return next((source.size for source in self.sources if source.size is not None), None)
 
+    @property
+    def is_gated(self) -> bool:
+        """Whether every place asks for a login."""
+        return all(isinstance(source, HubFile) and source.is_gated for source in self.sources)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A model of the catalog. Variants are in order of preference: the first is what `slm pull NAME` takes.
 
     `projector`: the places of the image encoder (mmproj) that goes with every variant, best first; empty: no images.
+    `is_gated`: the first variant cannot be had without a login. `draft`: a small model with the same vocabulary.
+    `sampler_thinking`: the settings while it thinks, where they differ from `sampler`; empty: those hold for both.
     """
 
     name: str
@@ -99,7 +106,9 @@ class ModelSpec:
     is_gated: bool = False
     tags: tuple[str, ...] = ()
     sampler: Mapping[str, float] = field(default_factory=dict)
+    sampler_thinking: Mapping[str, float] = field(default_factory=dict)
     sampler_source: str | None = None
+    draft: str | None = None
     base_model: str | None = None
     note: str | None = None
     projector: tuple[SourceSpec, ...] = ()
@@ -136,12 +145,14 @@ class UserName:
     """What the user's own file says about one name.
 
     `target` is what the name stands for; None: the entry is a model, or is laid over one of the catalog.
-    `sampler` is empty when the entry gives none.
+    `sampler` and `sampler_thinking` are empty and `draft` is None when the entry gives none.
     """
 
     name: str
     target: Reference | None = None
     sampler: Mapping[str, float] = field(default_factory=dict)
+    sampler_thinking: Mapping[str, float] = field(default_factory=dict)
+    draft: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +260,8 @@ def builtin_file() -> Path:
 def load(user_file: Path | None = None) -> Registry:
     """The built-in catalog with the user's file, if there is one, laid over it.
 
-    An entry of the user's file replaces the keys that it gives; `variant` and `sampler` are replaced as a whole.
+    An entry of the user's file replaces the keys that it gives; `variant` and `sampler` are replaced as a whole, and
+    a `sampler` without a `sampler_thinking` holds for both.
     Raises `SlmError`: usage for mistakes in the user's file (all of them, up to ten), storage when it cannot be read.
     """
     built_in = _built_in()
@@ -266,6 +278,8 @@ def load(user_file: Path | None = None) -> Registry:
             tables.pop(entry["name"], None)  # the user's own meaning of a name wins
             continue
         table = {**tables.get(entry["name"], {}), **entry}
+        if "sampler" in entry and "sampler_thinking" not in entry:
+            table.pop("sampler_thinking", None)
         if "sampler" in entry and "sampler_source" not in entry:
             table["sampler_source"] = str(user_file)
         tables[entry["name"]] = table
@@ -308,7 +322,13 @@ def _built_in() -> dict[str, Any]:
 def _user_names(document: Mapping[str, Any]) -> dict[str, UserName]:
     names = {}
     for entry in document.get("model", []):
-        names[entry["name"]] = UserName(entry["name"], _target(entry), _sampler(entry))
+        names[entry["name"]] = UserName(
+            entry["name"],
+            _target(entry),
+            _sampler(entry, "sampler"),
+            _sampler(entry, "sampler_thinking"),
+            entry.get("draft"),
+        )
     return names
 
 
@@ -322,23 +342,26 @@ def _target(entry: Mapping[str, Any]) -> Reference | None:
 
 def _spec(table: Mapping[str, Any], licenses: Mapping[str, License]) -> ModelSpec:
     name = table["name"]
+    variants = tuple(
+        Variant(variant["quantization"].upper(), tuple(_source(source) for source in variant["source"]))
+        for variant in table["variant"]
+    )
     return ModelSpec(
         name=name,
         title=table.get("title", name),
         family=table.get("family", name.partition(":")[0]),
-        variants=tuple(
-            Variant(variant["quantization"].upper(), tuple(_source(source) for source in variant["source"]))
-            for variant in table["variant"]
-        ),
+        variants=variants,
         parameters=table.get("parameters"),
         parameters_text=table.get("parameters_text"),
         context_length=table.get("context"),
         architecture=table.get("architecture"),
         license=licenses[table["license"]] if "license" in table else None,
-        is_gated=table.get("gated", False),
+        is_gated=table.get("gated", variants[0].is_gated),
         tags=tuple(table.get("tags", ())),
-        sampler=_sampler(table),
+        sampler=_sampler(table, "sampler"),
+        sampler_thinking=_sampler(table, "sampler_thinking"),
         sampler_source=table.get("sampler_source"),
+        draft=table.get("draft"),
         base_model=table.get("base_model"),
         note=table.get("note"),
         projector=tuple(_source(source) for source in table.get("projector", ())),
@@ -359,8 +382,8 @@ def _source(table: Mapping[str, Any]) -> SourceSpec:
     )
 
 
-def _sampler(table: Mapping[str, Any]) -> dict[str, float]:
-    return {key: float(value) for key, value in table.get("sampler", {}).items()}
+def _sampler(table: Mapping[str, Any], which: str) -> dict[str, float]:
+    return {key: float(value) for key, value in table.get(which, {}).items()}
 
 
 def _hub_reference(text: str) -> Reference:

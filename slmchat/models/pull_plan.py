@@ -152,6 +152,13 @@ def first_plan(candidates: list[Candidate], pulling: Pulling) -> tuple[FetchPlan
     raise min(failures, key=weight_of)
 
 
+def tell_whose_hash(plan: FetchPlan, pulling: Pulling) -> None:
+    """Of a file of the catalog that has been checked: what it was checked against, where the catalog has no hash."""
+    if plan.has_own_hashes:
+        file = plan.files[0].name
+        pulling.reporter.note(f"the catalog states no sha256 for {file}: it was checked against the Hub's own.")
+
+
 def weight_of(error: SlmError) -> int:
     """Of several failures the one to report: damage first, a network that is simply not there last."""
     if error.exit_code is ExitCode.DAMAGED:
