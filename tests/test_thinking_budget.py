@@ -246,3 +246,26 @@ def test_every_family_s_end_has_its_closing() -> None:
     for marks in thinking.FAMILIES:
         if marks.has_thought:
             assert marks.closings[0] in marks.end
+
+
+def test_the_makers_settings_for_thinking_hold_where_a_model_thinks(opened: Path, tmp_path: Path) -> None:
+    """As for Qwen3: cooler while it thinks."""
+    from dataclasses import dataclass, field
+
+    from slmchat import settings as settings_module
+    from slmchat.generation.prompt import thinks
+    from slmchat.options import GenerationOptions
+
+    @dataclass
+    class Qwen:
+        sampler: dict[str, float] = field(default_factory=lambda: {"temperature": 0.7, "top_p": 0.8})
+        sampler_thinking: dict[str, float] = field(default_factory=lambda: {"temperature": 0.6})
+
+    settings = settings_module.load({"SLM_HOME": str(tmp_path)})
+    engine = llama.load(opened)
+    for mode, temperature in ((ThinkingMode.AUTO, 0.6), (ThinkingMode.ON, 0.6), (ThinkingMode.OFF, 0.7)):
+        made = params.sampler_settings(
+            Qwen(), settings, GenerationOptions(), lambda mode=mode: thinks(engine, Thinking(mode), is_raw=False)
+        )
+        assert (made.temperature, made.top_p) == (temperature, 0.8)
+    engine.close()

@@ -28,7 +28,7 @@ from slmchat.generation.batch.records import Begun, RecordWriter, open_output
 from slmchat.generation.batch.rows import RowSource, open_source
 from slmchat.generation.batch.runner import BatchWork, Rows
 from slmchat.generation.classify import CONTENT_FREE, ClassificationTask
-from slmchat.generation.prompt import begins_thought, layout
+from slmchat.generation.prompt import begins_thought, layout, thinks
 from slmchat.generation.prompt_template import PromptFile, prompt_file
 from slmchat.generation.structured import ResponseFormat
 from slmchat.models.backend import open_backend
@@ -83,7 +83,6 @@ def batch(
     if has_pictures:
         _check_pictures(instruction, template, task)
         model.check_vision(settings)
-    sampler = params.sampler_settings(model, settings, options)
     prefix = prefix_messages(options, settings)
     opened = OpenModel(model, options, settings, console)
     engine = opened.engine
@@ -98,6 +97,12 @@ def batch(
     )
     if response_format is not None:
         response_format = replace(response_format, thinks_first=begins_thought(lay_out([Message(Role.USER, "?")])))
+    sampler = params.sampler_settings(
+        model,
+        settings,
+        options,
+        lambda: response_format.thinks_first if response_format else thinks(engine, thinking, is_raw=options.raw),
+    )
 
     def fits(prompt: Prompt) -> bool:
         return window.fits(engine.count(prompt), n_ctx, options.max_tokens)

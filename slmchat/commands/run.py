@@ -61,7 +61,6 @@ def run(
     response_format, task = response_format_from(*wanted, is_stdin_taken="-" in options.files)
     opened = open_model(backend, options, settings, console)
     model = opened.model
-    sampler = params.sampler_settings(model, settings, options)
     attachments, pictures = read_inputs(options, console, reads_piped=reads_input)
     if pictures:
         model.check_vision(settings)
@@ -73,6 +72,7 @@ def run(
     prepared = generator.prepare(
         request, is_raw=options.raw, response_format=response_format, task=task, thinking=thinking
     )
+    sampler = params.sampler_settings(model, settings, options, lambda: prepared.thinks(generator.engine))
     prepared = generator.open_for(prepared, is_trimmed=is_trimmed)
     load_s = time.perf_counter() - start
     n_ctx = generator.n_ctx

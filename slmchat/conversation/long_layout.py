@@ -39,9 +39,8 @@ class LongLayout:
 
     def __init__(self, render: Render) -> None:
         self._render = render
-        self._form = Form.TEXT
-        self._known: list[Message] = []
-        self._spans: list[Span] = []  # up to and with the last known message
+        # the messages that are known, their form, and the pieces up to and with the last of them
+        self._laid_out: tuple[list[Message], Form, list[Span]] = ([], Form.TEXT, [])
 
     def spans(self, messages: Sequence[Message], form: Form, *, goes_on: bool) -> list[Span]:
         """The pieces of the rendered conversation; it ends where the assistant speaks, unless it `goes_on`.
@@ -52,13 +51,13 @@ class LongLayout:
             laid_out = self._in_blocks(messages, form, adds_generation_prompt=not goes_on)
             if laid_out is not None:
                 return laid_out
-            self._known, self._spans = [], []
+            self._laid_out = ([], form, [])
         return self._render(messages, range(len(messages)), form, adds_generation_prompt=not goes_on)
 
     def _in_blocks(self, messages: Sequence[Message], form: Form, *, adds_generation_prompt: bool) -> list[Span] | None:
         """None where the template does not write the same around a message in a shorter conversation."""
-        n_known = self._n_known(messages) if form is self._form else 0
-        spans = self._spans
+        known, known_form, spans = self._laid_out
+        n_known = _n_settled(known, messages) if form is known_form else 0
         if n_known < _HEAD + _AGAIN:
             end = _behind_question(messages, _WHOLE)
             spans = self._render(messages, range(end), form, adds_generation_prompt=True)
@@ -76,18 +75,8 @@ class LongLayout:
             if not is_last:
                 n_known = _behind_text(messages, end - _UNSETTLED)
                 spans = _until(spans, n_known - 1)
-        self._known, self._form = list(messages), form
-        self._spans = _until(spans, _behind_text(messages, len(messages)) - 1)
+        self._laid_out = (list(messages), form, _until(spans, _behind_text(messages, len(messages)) - 1))
         return spans
-
-    def _n_known(self, messages: Sequence[Message]) -> int:
-        """How many messages from the first on are known and settled."""
-        same = 0
-        for known, message in zip(self._known, messages, strict=False):
-            if not _is_same(known, message):
-                break
-            same += 1
-        return _behind_text(messages, max(0, same - _UNSETTLED))
 
     def _block(
         self, messages: Sequence[Message], new: tuple[int, int], form: Form, known: Sequence[Span], *, is_open: bool
@@ -110,6 +99,16 @@ class LongLayout:
         if not settled or _around(settled, head, again) != _around(known, head, again):
             return None
         return made[len(settled) :]
+
+
+def _n_settled(known: Sequence[Message], messages: Sequence[Message]) -> int:
+    """How many messages from the first on are known, without the last ones of them."""
+    same = 0
+    for one, message in zip(known, messages, strict=False):
+        if not _is_same(one, message):
+            break
+        same += 1
+    return _behind_text(messages, max(0, same - _UNSETTLED))
 
 
 def _begin_of_exchange(messages: Sequence[Message], place: int, head: int) -> int | None:

@@ -53,6 +53,11 @@ class Layout(Protocol):
         """Whether what was asked of thinking reaches the model."""
         ...
 
+    @property
+    def thinks(self) -> bool:
+        """Whether the model thinks before it answers, as far as anybody can tell."""
+        ...
+
     def thinking(self, prompt: Prompt) -> Prompt:
         """The prompt with a thought begun at its end, where that is possible."""
         ...
@@ -73,7 +78,7 @@ def layout_of(info: ModelInfo, *, is_raw: bool, mode: ThinkingMode = ThinkingMod
 class BareText:
     """The texts one after the other, for a model (or a user) that wants no chat template."""
 
-    has_thinking_switch = False
+    has_thinking_switch = thinks = False
 
     def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
         return raw_prompt(messages)
@@ -86,6 +91,7 @@ class TurnsOnly:
     """For an engine that lays turns out itself. The parts are the bare texts: to be counted, and to be looked at."""
 
     has_thinking_switch = True  # as far as anybody knows before it is asked
+    thinks = False
 
     def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
         turns = [
@@ -127,6 +133,11 @@ class ChatTemplate:
     def has_thinking_switch(self) -> bool:
         """Whether an answer comes with or without a thought as the mode says."""
         return self._switch.works
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model thinks before it answers, as far as its template tells."""
+        return self._switch.thinks(self._probe)
 
     def thinking(self, prompt: Prompt) -> Prompt:
         """The prompt with a thought begun at its end, where the template has not begun one and its marks are known."""

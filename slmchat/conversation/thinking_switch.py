@@ -67,6 +67,15 @@ class ThinkingSwitch:
             return True
         return self._family is not None or opens_thinking(self._tail)
 
+    def thinks(self, render: Callable[[Variables], str]) -> bool:
+        """Whether the model thinks before it answers; where nobody says anything, its prompt is then that of `on`."""
+        if self._mode is not ThinkingMode.AUTO:
+            return self._mode is ThinkingMode.ON and self.works
+        plain = render({})
+        if opens_thinking(plain) or _is_closed(plain):
+            return opens_thinking(plain)
+        return plain == render(_ON) and (plain != render(_OFF) or self._family is not None)
+
     def ending(self, prompt_tail: str) -> str:
         """What is put behind a prompt whose template text ends so, for an answer without a thought."""
         if self._mode is not ThinkingMode.OFF:

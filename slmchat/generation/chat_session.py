@@ -108,7 +108,6 @@ class ChatSession:
 
     def _begin(self, opened: OpenModel) -> None:
         self.opened = opened
-        self._model_sampler = params.sampler_settings(opened.model, opened.settings, self.options)
         self.last: Finish | None = None
         self._has_told_of_pictures = self._has_told_of_mending = self._has_told_of_thinking = False
 
@@ -166,11 +165,12 @@ class ChatSession:
         engine, said, system = self.opened.engine_if_there, self.conversation, self.conversation.system_text()
         if engine is None or not (said.current or system):
             return 0
-        state = (self.model.key, said.current, said.current and said.current.message, said.seen_from, system)
+        mode = self.thinking.mode
+        state = (self.model.key, mode, said.current, said.current and said.current.message, said.seen_from, system)
         if state != self._counted[0]:
             try:
-                layout = self._layout or layout_of(engine.info, is_raw=self.options.raw)
-                self._counted = (state, engine.count(layout.render(self._visible_messages())))
+                layout = self._layout or layout_of(engine.info, is_raw=self.options.raw, mode=mode)
+                self._counted = (state, engine.count(layout.render(alternating(self._visible_messages()))))
             except SlmError:  # no chat template, say: the next message tells it
                 self._counted = (state, 0)
         return self._counted[1]
@@ -178,7 +178,12 @@ class ChatSession:
     @property
     def sampler(self) -> SamplerSettings:
         """The sampler settings in force, /set included."""
-        return self._model_sampler.with_values(self.sampler_changes)
+        recommended = params.sampler_settings(self.model, self.opened.settings, self.options, self._thinks)
+        return recommended.with_values(self.sampler_changes)
+
+    def _thinks(self) -> bool:
+        """Whether the next answer begins with a thought; not known while the model is not loaded."""
+        return self._layout is not None and self._layout.thinks
 
     def ready(self) -> Session:
         """The session, after waiting for the model if it is still loading. Raises what the loading raised."""

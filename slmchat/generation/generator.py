@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from slmchat.conversation import window
-from slmchat.engine.api import Finish, Limits, ModelInfo, Pool, Prompt, Request, Session
+from slmchat.engine.api import Engine, Finish, Limits, ModelInfo, Pool, Prompt, Request, Session
 from slmchat.engine.cancellable import Cancellable, CancelScope
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import UNASKED, Thinking
@@ -19,7 +19,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import classify, params, structured
 from slmchat.generation.attempts import generate_valid
 from slmchat.generation.classify import CONTENT_FREE, Classification, ClassificationTask, content_free_prior
-from slmchat.generation.prompt import Layout, PromptRequest, begins_thought, layout
+from slmchat.generation.prompt import Layout, PromptRequest, begins_thought, layout, thinks
 from slmchat.generation.response import Completion, Response, StreamHandler, completion_of, consume_stream
 from slmchat.generation.structured import ResponseFormat
 from slmchat.models.open import OpenModel
@@ -72,6 +72,12 @@ class PreparedPrompt:
         """Whether white space at the beginning of the completion counts, and nothing in it is taken for a thought."""
         is_bare_format = self.response_format is not None and not self.response_format.thinks_first
         return self.is_raw or is_bare_format or bool(self.request.answer)
+
+    def thinks(self, engine: Engine) -> bool:
+        """Whether the completion begins with a thought, as far as anybody can tell."""
+        if self.response_format is not None or self.task is not None:
+            return self.response_format is not None and self.response_format.thinks_first
+        return thinks(engine, self.thinking, is_raw=self.is_raw)
 
     def limits(self, limits: Limits, info: ModelInfo) -> Limits:
         """These limits with what is asked of thinking."""

@@ -4,7 +4,7 @@ Knows: the order in which defaults, the model's own advice, the config, a person
 Refuses to know: models and prompts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -64,13 +64,27 @@ class Recommended(Protocol):
     @property
     def sampler(self) -> Mapping[str, float]: ...
 
+    @property
+    def sampler_thinking(self) -> Mapping[str, float]:
+        """Those for an answer that begins with a thought, where they differ."""
+        ...
 
-def sampler_settings(model: Recommended, settings: Settings, options: GenerationOptions) -> SamplerSettings:
-    """The sampler: slm's defaults < the model's recommended ones < the config's < the persona's < the flags."""
+
+def sampler_settings(
+    model: Recommended,
+    settings: Settings,
+    options: GenerationOptions,
+    thinks: Callable[[], bool] = lambda: False,
+) -> SamplerSettings:
+    """The sampler: slm's defaults < the model's recommended ones < the config's < the persona's < the flags.
+
+    `thinks`: whether the model will think before it answers; asked only where its makers make a difference.
+    """
     persona = persona_of(options, settings)
     return (
         SamplerSettings()
         .with_values(model.sampler)
+        .with_values(model.sampler_thinking if model.sampler_thinking and thinks() else {})
         .with_values(settings.sampler)
         .with_values(persona.sampler if persona else {})
         .with_values(options.sampler_values())

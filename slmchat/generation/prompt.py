@@ -168,6 +168,11 @@ def no_switch(thinking: Thinking) -> str:
     return f"(the chat template of this model has no switch for thinking: --think {thinking.mode} changes nothing)"
 
 
+def thinks(engine: Engine, thinking: Thinking, *, is_raw: bool) -> bool:
+    """Whether a free answer of this model begins with a thought, as far as its chat template tells."""
+    return layout_of(engine.info, is_raw=is_raw, mode=thinking.mode).thinks
+
+
 def begins_thought(prompt: Prompt) -> bool:
     """Whether the answer to this prompt begins inside of a thought."""
     last = prompt.parts[-1]
