@@ -15,7 +15,7 @@ from slmchat.conversation.template import ChatTemplate
 from slmchat.engine import llama
 from slmchat.engine.api import Chunk, Constraint, ConstraintKind, Finish, FinishReason, Limits, Request, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
-from slmchat.engine.thinking import Thinking, ThinkingMode
+from slmchat.engine.thinking import Thinking, ThinkingMode, ThoughtMarks
 from slmchat.generation import params
 from slmchat.generation.prompt import begins_thought
 from slmchat.generation.response import NullHandler, consume_stream
@@ -269,3 +269,40 @@ def test_the_makers_settings_for_thinking_hold_where_a_model_thinks(opened: Path
         )
         assert (made.temperature, made.top_p) == (temperature, 0.8)
     engine.close()
+
+
+@pytest.mark.parametrize(
+    "marks", [marks for marks in thinking.FAMILIES if marks.has_thought], ids=lambda marks: marks.openings[0]
+)
+def test_a_thought_of_every_family_is_closed_and_the_answer_follows(marks: ThoughtMarks, tmp_path: Path) -> None:
+    opening, closing = marks.openings[0], marks.closings[0]
+    planted = {
+        **{token: after for token, after in THINKS.items() if "think>" not in token and token != "<|says|>"},
+        ("<|says|>" if not marks.is_prompted else "<|turn|>"): opening,
+        opening: "▁look",
+        closing: "▁no",
+    }
+    template = PLAIN if not marks.is_prompted else PLAIN.replace("model<|says|>", f"model<|says|>{opening}")
+    path = write_planted(tmp_path / "family.gguf", planted, template, user_defined=(opening, closing))
+    model = Planted(path)
+    thought, answer, finish = model.said(Thinking(budget=3))
+    assert (thought, answer, finish.usage.thinking_tokens) == ("look at the", "no way", 3)
+    thought, answer, finish = model.said(Thinking(budget=0))
+    assert (thought, answer, finish.usage.thinking_tokens) == ("", "no way", 0)
+    model.close()
+
+
+@pytest.mark.parametrize("budget", [23, 40])
+def test_drafts_do_not_run_over_a_budget(planted: Planted, budget: int) -> None:
+    """A thought that goes round is drafted in large batches."""
+    settings = SessionSettings(n_ctx=512, threads=1, threads_batch=1, speculation="always")
+    session, plain = planted.engine.open_session(settings), planted.session
+    planted.session = session
+    try:
+        thought, answer, finish = planted.said(Thinking(budget=budget), max_tokens=100)
+    finally:
+        planted.session = plain
+        session.close()
+    assert thought.split() == (ROUND * 20).split()[:budget]
+    assert (answer, finish.usage.thinking_tokens) == ("no way", budget)
+    assert finish.usage.drafted_tokens > 0
