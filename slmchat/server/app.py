@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from slmchat.engine.api import FinishReason, Prefill, Usage
@@ -327,14 +327,14 @@ class _Answer:
         asked, opened = self._asked, self._loaded.opened
         prepared = generator.prepare(asked.request, is_raw=asked.is_raw, response_format=asked.response_format)
         prepared = generator.fitted(prepared, generator.n_ctx, is_trimmed=False)
-        sampler = params.sampler_settings(opened.model, opened.settings, opened.options).with_values(asked.sampler)
-        usual = params.limits(replace(opened.options, raw=asked.is_raw))
-        limits = replace(asked.limits, shown=usual.shown)
+        sampler = params.sampler_settings(
+            opened.model, opened.settings, opened.options, lambda: prepared.thinks(generator.engine)
+        ).with_values(asked.sampler)
         made: list[Completion] = []
         for self._index in range(asked.n):
             again = {} if sampler.seed is None else {"seed": (sampler.seed + self._index) % int(SEED.high)}
             self._has_begun = False
-            made.append(generator.generate(prepared, sampler.with_values(again), limits, self))
+            made.append(generator.generate(prepared, sampler.with_values(again), asked.limits, self))
             if made[-1].finish_reason is FinishReason.INTERRUPTED and self._connection.is_gone():
                 raise Gone
             self._end_one(made[-1])
