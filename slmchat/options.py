@@ -287,8 +287,11 @@ class TemplateOptions:
 class ChoiceOptions:
     """One of some given texts; `run` and `batch` share it. None means: not given."""
 
-    choices: str | None = _shape(
-        "--choices", help="Answer with one of these, by the model's own probabilities.", metavar="A,B,..."
+    choices: list[str] = _shape(
+        "--choices",
+        help="Answer with one of these, by the model's own probabilities; several questions: NAME=A,B,... for each.",
+        default=[],
+        metavar="A,B,...",
     )
     threshold: float | None = _shape(
         "--threshold", help="Answer 'unsure' when no choice is as probable as P.", within=ranges.SHARE, metavar="P"

@@ -419,7 +419,11 @@ class TestShape:
         ("schema", "told"),
         [
             ({"type": "string"}, ""),
-            ({"type": "array", "items": {"type": "string"}}, "Answer with JSON: a list of texts."),
+            ({"type": "array", "items": {"type": "string"}}, ""),
+            (
+                {"type": "array", "items": {"type": "string", "description": "names of cities"}},
+                "Answer with JSON: a list of names of cities.",
+            ),
             (
                 {"type": "array", "items": {"properties": {"name": {}, "age": {}}}},
                 "Answer with JSON: a list of objects with these fields: name, age.",
