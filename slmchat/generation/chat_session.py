@@ -31,6 +31,7 @@ from slmchat.models.open import OpenModel
 from slmchat.options import GenerationOptions
 from slmchat.reporting import Reporter
 from slmchat.sanitize import Sanitizer
+from slmchat.wording import counted
 
 # Tokens that a summary of what was said before may take.
 SUMMARY_TOKENS = 256
@@ -427,7 +428,8 @@ class ChatSession:
             summary = summary if choice == "keep" else self.conversation.summary
         self.conversation.see_from(visible[place], summary)
         instead = "; a summary stands for them" if summary else ""
-        self.reporter.note(f"(the model no longer sees the oldest {place} of {len(visible)} messages{instead})")
+        of_all = counted(len(visible), "message")
+        self.reporter.note(f"(the model no longer sees the oldest {place} of {of_all}{instead})")
         return True
 
     def compact(self) -> bool:

@@ -70,8 +70,8 @@ def command_completer(table: CommandTable[Any], state: Any) -> "Completer":
             if not space:
                 for command in table.commands:
                     if command.name.startswith(name):
-                        shown = f"/{command.name} {command.arguments}".rstrip()
-                        yield Completion(f"/{command.name}", -len(text), display=shown, display_meta=command.help)
+                        meta = command.help
+                        yield Completion(f"/{command.name}", -len(text), display=command.usage, display_meta=meta)
                 return
             argument = rest.lstrip()
             for replacement, shown, description in _arguments(table, state, name, argument):

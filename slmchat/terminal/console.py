@@ -114,6 +114,12 @@ class Console:
         if not self.is_quiet:
             self._tell(text)
 
+    def verbatim(self, text: str) -> None:
+        """As `note`, for a text whose lines are its own: only the terminal breaks them."""
+        if not self.is_quiet:
+            self._end()
+            self._err.send(ControlSequences(sanitize(text) + "\n"))
+
     def detail(self, text: str) -> None:
         """A line that only `-v` shows."""
         if self.is_verbose and not self.is_quiet:
@@ -227,7 +233,14 @@ class Console:
         self._end()
         if self._status_owner is None:
             self.draw_status("")
-        self._err.send(ControlSequences(sanitize(text) + "\n"))
+        if self.is_stderr_tty:
+            from slmchat.terminal.tables import paragraphs
+
+            width = terminal_size(self.stderr, self.environ)[0]
+            text = "\n".join(paragraphs(sanitize(text), width))
+        else:
+            text = sanitize(text)
+        self._err.send(ControlSequences(text + "\n"))
 
     def _end(self) -> None:
         """Another text begins: what waits of the ones that stream comes out before it."""

@@ -43,7 +43,7 @@ KEYS: Sequence[tuple[str, str]] = (
     ("Ctrl-O", "show a folded paste in full; Backspace deletes it as one"),
     ("Ctrl-G, Ctrl-X Ctrl-E", "write on in $VISUAL or $EDITOR"),
     ("Ctrl-_", "undo (vi: u)"),
-    ("Ctrl-C", "stop the answer; empty the line (undo brings it back)"),
+    ("Ctrl-C", "stop the answer (Esc does, too); empty the line (undo brings it back)"),
     ("Ctrl-D", "leave, on an empty line"),
     ("Ctrl-Z", "suspend; fg comes back"),
 )

@@ -111,8 +111,8 @@ def _file_name(conversation: Conversation) -> str:
 
 def hit_line(hit: Hit) -> str:
     """One line of a search result."""
-    found = "".join(text for text, _ in hit.parts)
-    return f"{hit.session[:8]}  {hit.title}" + (f"  {hit.role}: {found}" if hit.role else "")
+    found = " ".join("".join(text for text, _ in hit.parts).split())
+    return f"{hit.session[:8]}  {' '.join(hit.title.split())}" + (f"  {hit.role}: {found}" if hit.role else "")
 
 
 def draw(picture: Picture, console: Console) -> None:

@@ -47,13 +47,25 @@ def greet(chat: ChatApp) -> None:
         recap.show(chat)
 
 
-def _help(chat: ChatApp, _arguments: str) -> None:
-    for line in COMMANDS.help_lines():
+def _help(chat: ChatApp, arguments: str) -> None:
+    if arguments == "keys":
+        width = max(len(keys) for keys, _ in KEYS)
+        for keys, what in KEYS:
+            chat.console.note(f"{keys:<{width}}  {what}")
+        return
+    for line in COMMANDS.help_of(arguments) if arguments else COMMANDS.help_lines():
         chat.console.note(line)
-    width = max(len(keys) for keys, _ in KEYS)
-    for keys, what in KEYS:
-        chat.console.note(f"{keys:<{width}}  {what}")
-    chat.console.note("A message that begins with a slash: //…")
+    if not arguments:
+        chat.console.note("")
+        chat.console.note("/help NAME tells more of one, /help keys the keys. A message that begins with a slash: //…")
+
+
+def _complete_help(_chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
+    if "keys".startswith(text):
+        yield "keys", "what keys do"
+    for command in COMMANDS.commands:
+        if command.name.startswith(text):
+            yield command.name, command.help
 
 
 def _exit(chat: ChatApp, _arguments: str) -> None:
@@ -196,7 +208,7 @@ def _line_to(node: Node) -> list[Node]:
 def _described(tip: Node) -> str:
     line = _line_to(tip)
     question = next((node for node in line if node.message.role is Role.USER), tip)
-    return f"{len(line)} messages, last: {title_of(question.message.text)} → {title_of(tip.message.text)}"
+    return f"{counted(len(line), 'message')}, last: {title_of(question.message.text)} → {title_of(tip.message.text)}"
 
 
 # Sessions
@@ -221,7 +233,7 @@ def _sessions(chat: ChatApp, arguments: str) -> None:
 def _complete_session(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
     for item in chat.archive.list(200):
         if item.title.casefold().startswith(text.casefold()) or item.id.startswith(text):
-            yield item.title, f"{item.short_id}, {item.message_count} messages"
+            yield item.title, f"{item.short_id}, {counted(item.message_count, 'message')}"
 
 
 def _title(chat: ChatApp, arguments: str) -> None:
@@ -239,7 +251,7 @@ def _search(chat: ChatApp, arguments: str) -> None:
     hits = chat.archive.search(arguments, may_write=not chat.is_private)
     for hit in hits[:_SHOWN_SESSIONS]:
         chat.console.note(files.hit_line(hit))
-    chat.console.note(f"{len(hits)} found." if hits else "Nothing found.")
+    chat.console.note(f"{len(hits):,} found." if hits else "Nothing found.")
 
 
 def _export(chat: ChatApp, arguments: str) -> None:
@@ -273,11 +285,12 @@ def _other_place(chat: ChatApp) -> SlmError:
     """A chat cannot move: what is sealed stays sealed."""
     id = chat.session.conversation.id[:8]
     number = len(chat.session.conversation.visible())
+    leaving = f"it asks before {counted(number, 'message')} leave this device"
     again = "slm chat" if chat.is_private or not number else f"slm chat --session {id}"
     where = "at its endpoint" if chat.place.host else "sealed on this device"
     return _usage(
         f"this chat stays {where}: what keeps it there cannot be taken off again.",
-        f"leave, and: {again} --endpoint URL|NAME -m MODEL (it asks before the {number} messages leave this device)",
+        f"leave, and: {again} --endpoint URL|NAME -m MODEL ({leaving})",
     )
 
 
@@ -500,7 +513,8 @@ def _context(chat: ChatApp, _arguments: str) -> None:
     chat.console.note(f"{total:7,}  {share}{guessed}")
     hidden = len(session.conversation.path()) - len(session.conversation.visible())
     if hidden:
-        chat.console.note(f"The model no longer sees the first {hidden} messages of this conversation.")
+        first = f"{hidden} messages" if hidden > 1 else "message"
+        chat.console.note(f"The model no longer sees the first {first} of this conversation.")
 
 
 def _prompt(chat: ChatApp, _arguments: str) -> None:
@@ -512,29 +526,36 @@ def _prompt(chat: ChatApp, _arguments: str) -> None:
         images = (
             f"[picture, {part.image.width} × {part.image.height}]" if part.image else part.text for part in prompt.parts
         )
-        chat.console.note("".join(images))
+        chat.console.verbatim("".join(images))
         return
     for turn in prompt.turns:
-        chat.console.note(f"[{turn.role}]\n{turn.text}")
+        chat.console.verbatim(f"[{turn.role}]\n{turn.text}")
     chat.console.note(f"(how {chat.place.host} lays this out for the model is not known here)")
 
 
-COMMANDS: CommandTable[ChatApp] = CommandTable(
-    (
-        SlashCommand("help", "", "show the commands", _help),
-        SlashCommand("exit", "", "leave (also Ctrl-D)", _exit),
+_GROUPS: Mapping[str, tuple[SlashCommand[ChatApp], ...]] = {
+    "The conversation": (
         SlashCommand("retry", "", "another answer to the last question; the old one is kept", _retry),
         SlashCommand("undo", "", "take the last exchange back", _undo),
         SlashCommand("edit", "", "change the last question and ask it again", _edit),
         SlashCommand("continue", "", "let a cut answer go on", _continue),
         SlashCommand("branch", "[N]", "list the branches of the conversation, or go to one", _branch),
-        SlashCommand(
-            "compact", "[show|undo]", "let a summary stand for older exchanges, or go back", _compact, _complete_compact
-        ),
         SlashCommand("clear", "", "start a new conversation", _clear),
+        SlashCommand(
+            "compact",
+            "[show|undo]",
+            "let a summary stand for older exchanges, or go back",
+            _compact,
+            _complete_compact,
+            more="The model writes the summary, and you see it before it counts. Your own record stays complete.",
+        ),
+    ),
+    "What goes along": (
         SlashCommand("file", "PATH…", 'attach text files to the next message; "" detaches', _file, _complete_file),
         SlashCommand("image", "PATH…", 'show pictures with the next message; "" detaches', _image, _complete_file),
         SlashCommand("editor", "[TEXT]", "write the next message in $EDITOR", _editor),
+    ),
+    "Model and settings": (
         SlashCommand("model", "[NAME]", "let another model go on", _model, _complete_model),
         SlashCommand(
             "lora",
@@ -548,14 +569,26 @@ COMMANDS: CommandTable[ChatApp] = CommandTable(
         SlashCommand("set", "[KEY VALUE]", "sampler, ctx, threads, max_tokens", _set, _complete_setting),
         SlashCommand("think", "", "fold or show the thinking of reasoning models", _think),
         SlashCommand("confidence", "", "underline where the model is unsure, or stop that", _confidence),
+    ),
+    "What the model sees": (
         SlashCommand("context", "", "what fills the window, message by message", _context),
         SlashCommand("prompt", "", "the exact prompt as the model sees it", _prompt),
         SlashCommand("stats", "", "speed and tokens of the last answer", _stats),
-        SlashCommand("copy", "", "the last answer to the clipboard", _copy),
+    ),
+    "What is kept": (
         SlashCommand("sessions", "[ID|TITLE]", "list saved conversations, or go to one", _sessions, _complete_session),
         SlashCommand("title", "[TEXT]", "show or set the title", _title),
         SlashCommand("search", "WORDS", "search all saved conversations", _search),
         SlashCommand("export", "[FILE]", "write this conversation to a file (.md or .json)", _export, _complete_export),
+        SlashCommand("copy", "", "the last answer to the clipboard", _copy),
         SlashCommand("private", "", "write nothing from now on", _private),
-    )
+    ),
+    "The chat": (
+        SlashCommand("help", "[NAME|keys]", "show the commands, one of them, or the keys", _help, _complete_help),
+        SlashCommand("exit", "", "leave (also Ctrl-D)", _exit),
+    ),
+}
+
+COMMANDS: CommandTable[ChatApp] = CommandTable(
+    replace(command, group=group) for group, commands in _GROUPS.items() for command in commands
 )
