@@ -6,7 +6,9 @@ Refuses to know: why slm ends, what Ctrl-C means.
 
 import _thread
 import os
+import signal
 import threading
+from typing import cast
 
 # How soon a lost Ctrl-C comes again, in seconds; and again, when native code has not come back by then.
 _REPEAT_S = 0.02
@@ -58,7 +60,10 @@ def _interrupt() -> None:
             return
         _coming, _is_repeated = None, True
         _n_sent += 1
-    _thread.interrupt_main()
+    if hasattr(signal, "pthread_kill"):  # as from the keyboard: it ends a wait for a lock, too
+        signal.pthread_kill(cast(int, threading.main_thread().ident), signal.SIGINT)
+    else:
+        _thread.interrupt_main()
 
 
 def restore_default(number: int) -> None:

@@ -25,10 +25,12 @@ SMOLLM2 = "smollm2:135m@Q4_1"
 GEMMA3_BASE = "gemma3:270m-pt@Q4_K_M"
 
 # Two workers that compute at once: llama.cpp's threads wait by spinning, each against the other's (docs/performance.md,
-# threads), and a token takes a hundred times as long. They give their core up after some microseconds instead. Read by
-# libgomp when it is loaded, here and in every program under test.
+# threads), and a token takes a hundred times as long. So a worker, and every program that it tests, computes with one
+# thread, unless a test is about threads (`MANY_THREADS`). Read by libgomp when it is loaded.
+MANY_THREADS = {"OMP_THREAD_LIMIT": "64"}
 if os.environ.get("PYTEST_XDIST_WORKER"):
-    os.environ["GOMP_SPINCOUNT"] = "10000"
+    os.environ["OMP_THREAD_LIMIT"] = "1"
+    os.environ["GOMP_SPINCOUNT"] = "10000"  # where a test has more: they give their core up after some microseconds
     for _name in ("COLUMNS", "LINES"):  # the worker's own; the terminals of the tests have sizes of their own
         os.environ.pop(_name, None)
 

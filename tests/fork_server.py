@@ -39,7 +39,6 @@ _LATE = (
     *(
         "rich.table",
         "rich.progress",
-        "fastjsonschema",
         "jinja2.sandbox",
         "numpy",
         "prompt_toolkit.shortcuts",

@@ -73,6 +73,7 @@ class HubServer:
         self.headers: dict[str, str | None] = {}  # laid over those of `resolve`; None takes one away
         self.storage_answer: tuple[int, dict[str, str], bytes] | None = None  # in place of every file
         self.portal: bytes | None = None  # a web page in place of every answer, with status 200
+        self.first: dict[str, list[tuple[int, dict[str, str]]]] = {}  # by place: the next answers, and then the usual
         self.hold_after: int | None = None  # bytes of a storage answer after which it waits for `release`
         self.holding = threading.Event()
         self.release = threading.Event()
@@ -138,7 +139,10 @@ class _Handler(BaseHTTPRequestHandler):
         hub.requests.append(
             Request(place, self.command, path, headers["Range"], headers["Authorization"], headers["User-Agent"] or "")
         )
-        if hub.portal is not None:
+        if hub.first.get(place):
+            status, headers = hub.first[place].pop(0)
+            self._send(status, b"", headers)
+        elif hub.portal is not None:
             self._send(200, hub.portal, {"Content-Type": "text/html; charset=utf-8"})
         elif hub.status is not None:
             self._send(hub.status, b"{}")

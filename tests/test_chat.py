@@ -205,7 +205,7 @@ class TestConversation:
         terminal.wait_for(r"The model no longer sees the first \d+ messages")
 
     def test_a_full_window_can_be_summarised(self, chat: Open, home: Path) -> None:
-        terminal = chat("--ctx", "512", "-n", "60")
+        terminal = chat("--ctx", "256", "-n", "30")
         _ask_until_full(terminal, "tell me a long story about the number")
         terminal.type("s")
         terminal.wait_for(r"let it stand for what was said before")

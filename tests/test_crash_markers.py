@@ -1,6 +1,7 @@
 """A native abort while a model is loaded: told once at the next start, and never blamed on anything else."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,7 +98,8 @@ def test_it_is_told_once_and_the_next_run_goes_on(model: Path, home: Path, how: 
         assert "was killed" in first.err
         assert "memory" in first.err
     else:
-        assert "tried again in a process of its own and works now" in first.err
+        # the second: here the library crashes by itself with all that it can, and is used with less
+        assert re.search("tried again in a process of its own and works now|goes on without, and that works", first.err)
     assert "damaged" not in first.err
     assert second.err == ""
     assert _marks(home) == []

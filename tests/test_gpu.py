@@ -75,7 +75,7 @@ def test_without_room_on_the_gpu_the_processor_computes_and_it_is_said(
     assert asked[1][0] == 0
     assert loading.plan is not None
     assert loading.plan.gpu_layers == 0
-    (notice,) = loading.notices
+    (notice,) = _of_gpus(loading)
     assert "do not fit into the free memory of the GPU" in notice
 
 
@@ -89,7 +89,12 @@ def test_what_does_not_fit_for_another_reason_is_not_tried_twice(
     loading = loader.start_loading(from_path(model), GenerationOptions(), load({"SLM_HOME": str(tmp_path)}))
     with pytest.raises(SlmError, match="damaged"):
         loading.engine()
-    assert not loading.notices
+    assert not _of_gpus(loading)
+
+
+def _of_gpus(loading: loader.Loading) -> list[str]:
+    """What is told, but for what this machine's own library cannot do."""
+    return [notice for notice in loading.notices if "on this machine" not in notice]
 
 
 @pytest.mark.real

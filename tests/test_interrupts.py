@@ -102,6 +102,38 @@ def test_ctrl_c_inside_a_function_called_by_native_code_is_not_lost(listen: str,
     assert (done.stdout, done.stderr) == ("came 1\n", "")
 
 
+TAKEN_ELSEWHERE = """
+import signal, threading
+from queue import SimpleQueue
+from slmchat.terminal import interrupts
+interrupts.listen()
+interrupts.watch()
+press = lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+cancelled = []
+def cancel():
+    cancelled.append(1)
+    queue.put(None)
+queue = SimpleQueue()
+thread = threading.Timer(0.1, press)
+thread.start()
+with interrupts.cancelling(cancel):
+    queue.get()
+thread = threading.Timer(0.1, press)
+thread.start()
+try:
+    queue.get()
+except KeyboardInterrupt:
+    print("heard", len(cancelled))
+"""
+
+
+@pytest.mark.real
+def test_ctrl_c_that_does_not_end_the_wait_of_the_main_thread_is_heard() -> None:
+    # as when it comes in the moment before the wait begins
+    done = subprocess.run([sys.executable, "-c", TAKEN_ELSEWHERE], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "heard 1\n", "")
+
+
 @pytest.mark.real
 def test_another_error_in_a_destructor_is_one_sentence() -> None:
     script = """

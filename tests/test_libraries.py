@@ -325,10 +325,10 @@ def test_both_libraries_answer_the_same(tmp_path: Path, home: Path) -> None:
     assert len({tuple(shown["logprobs"]) for shown in one["picture"]}) == 3
     for name in ("plain", "grammar", "lora", "first", "again"):
         assert one[name]["tokens"] == other[name]["tokens"], name
-        assert one[name]["logprobs"] == pytest.approx(other[name]["logprobs"], abs=2e-3)
+        assert one[name]["logprobs"] == pytest.approx(other[name]["logprobs"], abs=1e-2)
     for mine, theirs in zip(one["picture"], other["picture"], strict=True):
         assert mine["tokens"] == theirs["tokens"]
-        assert mine["logprobs"] == pytest.approx(theirs["logprobs"], abs=2e-3)
+        assert mine["logprobs"] == pytest.approx(theirs["logprobs"], abs=1e-2)
     # the second library finds the states of the first one on the disk, and does not read them
     for found in answers:
         assert found["first"]["cached"] == 0

@@ -31,10 +31,10 @@ class Timeline:
         self.engine = engine
         self.session = engine.open_session(SessionSettings(**values))  # type: ignore[arg-type]
 
-    def ask(self, tokens: Sequence[int], alike: Sequence[Sequence[int]] = ()) -> tuple[int, np.ndarray]:
+    def ask(self, tokens: Sequence[int], cache_hints: Sequence[Sequence[int]] = ()) -> tuple[int, np.ndarray]:
         """Bring the session to these tokens; how many were known, and the logits behind the last."""
         cached = self.session._memory.reuse(tokens)
-        assert list(self.session._memory.prefill(tokens, alike))[-1] == len(tokens)
+        assert list(self.session._memory.prefill(tokens, cache_hints))[-1] == len(tokens)
         return cached, self.logits()
 
     def answer(self, tokens: Sequence[int]) -> None:
@@ -167,13 +167,13 @@ def test_a_state_from_the_disk_goes_on_as_if_nothing_had_been(
 @pytest.mark.parametrize("flash", [False, True])
 def test_a_shared_beginning_is_evaluated_once(timeline: Callable[..., Timeline], tmp_path: Path, flash: bool) -> None:
     first = timeline(store=KvStore(tmp_path), is_multi_turn=False, flash_attention=flash)
-    alike = [[*QUESTION, 7]]
-    assert first.ask(QUESTION + NEXT, alike)[0] == 0
+    cache_hints = [[*QUESTION, 7]]
+    assert first.ask(QUESTION + NEXT, cache_hints)[0] == 0
     second = timeline(store=KvStore(tmp_path), is_multi_turn=False, flash_attention=flash)
-    cached, logits = second.ask(QUESTION + OTHER, alike)
+    cached, logits = second.ask(QUESTION + OTHER, cache_hints)
     assert len(QUESTION) - 4 <= cached <= len(QUESTION)
     without = timeline(is_multi_turn=False, flash_attention=flash)
-    assert (logits == without.ask(QUESTION + OTHER, alike)[1]).all()  # no store: the same batches all the same
+    assert (logits == without.ask(QUESTION + OTHER, cache_hints)[1]).all()  # no store: the same batches all the same
 
 
 def test_the_same_prompt_again_from_the_disk(timeline: Callable[..., Timeline], tmp_path: Path) -> None:

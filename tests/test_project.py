@@ -28,7 +28,6 @@ DOORS = {
     "typer": {"cli.py", "commands/command_line.py"},
     "PIL": {"conversation/pictures.py"},
     "markdown_it": {"conversation/code_blocks.py"},
-    "fastjsonschema": {"schemas/check.py"},
     "numpy": {"engine/probabilities.py"},
     "jinja2": {
         "conversation/template.py",

@@ -117,8 +117,8 @@ class TestQuestion:
         question = PromptRequest("", [Attachment("Hello.")], [], (), _made(FILES["t"], "language=French"))
         prompt = question.prompt(raw_prompt)
         assert _text(prompt) == "Translate into French:\nHello."
-        (alike,) = prompt.alike
-        assert _text(alike).startswith("Translate into French:\n") and "Hello" not in _text(alike)
+        (hint,) = prompt.cache_hints
+        assert _text(hint).startswith("Translate into French:\n") and "Hello" not in _text(hint)
 
     def test_a_template_that_looks_into_its_input(self) -> None:
         question = PromptRequest("", [Attachment("a b")], [], (), _made("{{ input.split()[1] }}"))

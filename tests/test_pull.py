@@ -295,7 +295,7 @@ def test_a_file_without_a_hash_is_refused(slm: Callable[..., Outcome], repo: Rep
 
 
 def test_a_quantization_that_is_not_there_lists_what_is(slm: Callable[..., Outcome], repo: Repo) -> None:
-    repo.contents["small-Q8_0.gguf"] = b""
+    repo.contents["small-Q8_0.gguf"] = b"not looked at"
     pulled = slm("pull", f"hf:{REPO}@Q2_K")
     assert pulled.code == 3
     assert "Q4_K_M, Q8_0" in pulled.err

@@ -209,6 +209,12 @@ def test_quantization_in_any_case(catalog: Registry) -> None:
     assert (reference.name, reference.quantization) == ("gemma3:4b", "Q4_0-QAT")
 
 
+def test_the_unsloth_mark_may_be_left_out(catalog: Registry) -> None:
+    assert catalog.resolve("gemma3:4b@q4_k_xl").quantization == "UD-Q4_K_XL"
+    assert catalog.resolve("gemma3:1b@q4_0").quantization == "Q4_0"  # there is a Q4_0-QAT as well
+    assert catalog.resolve("phi3:mini@q4").quantization == catalog.resolve("PHI3:Mini@Q4").quantization == "Q4"
+
+
 def test_unknown_quantization_lists_those_there_are(catalog: Registry) -> None:
     error = error_of(catalog.resolve, "smollm2:135m@Q9_9")
     assert error.exit_code == ExitCode.NO_MODEL
@@ -228,6 +234,7 @@ def test_unknown_quantization_lists_those_there_are(catalog: Registry) -> None:
         ("phi", ["phi2", "phi3:mini", "phi4-mini", "phi4"]),
         ("Gemma", ["gemma:2b", "gemma2:2b"]),
         ("TheBloke/phi-2-GGUF", ["hf:TheBloke/phi-2-GGUF"]),
+        ("TheBloke/phi-2-GGUF:Q4_K_M", ["hf:TheBloke/phi-2-GGUF@Q4_K_M"]),
         ("xyzzy", ["slm list --available", "hf:OWNER/REPO"]),
     ],
 )
@@ -252,6 +259,25 @@ def test_near_misses(catalog: Registry, text: str, near: list[str]) -> None:
         ("hf:a/b@Q8_0#v1", "hf:a/b#v1", "Q8_0", HubFile("a/b", "", "v1")),
         ("hf:a/b#v1@Q8_0", "hf:a/b#v1", "Q8_0", HubFile("a/b", "", "v1")),
         (f"hf:a/b/x.gguf#{COMMIT}", f"hf:a/b/x.gguf#{COMMIT}", None, HubFile("a/b", "x.gguf", COMMIT)),
+        # as other tools and browsers have them
+        ("hf:a/b:q4_k_m", "hf:a/b", "Q4_K_M", HubFile("a/b", "")),
+        ("hf:a/b:latest", "hf:a/b", None, HubFile("a/b", "")),
+        ("hf.co/a/b", "hf:a/b", None, HubFile("a/b", "")),
+        ("hf.co/a/b:IQ4_XS", "hf:a/b", "IQ4_XS", HubFile("a/b", "")),
+        ("hf://a/b/x.gguf", "hf:a/b/x.gguf", None, HubFile("a/b", "x.gguf")),
+        ("huggingface.co/a/b/", "hf:a/b", None, HubFile("a/b", "")),
+        ("https://huggingface.co/a/b", "hf:a/b", None, HubFile("a/b", "")),
+        ("HTTPS://www.HuggingFace.co/a/b#usage", "hf:a/b", None, HubFile("a/b", "")),
+        ("https://huggingface.co/a/b/tree/main", "hf:a/b", None, HubFile("a/b", "")),
+        ("https://huggingface.co/a/b/tree/main/Q8_0", "hf:a/b", "Q8_0", HubFile("a/b", "")),
+        ("https://hf.co/a/b/blob/main/sub/x%20y.gguf", "hf:a/b/sub/x y.gguf", None, HubFile("a/b", "sub/x y.gguf")),
+        (
+            "https://huggingface.co/a/b/resolve/refs%2Fpr%2F1/x.gguf?download=true",
+            "hf:a/b/x.gguf#refs/pr/1",
+            None,
+            HubFile("a/b", "x.gguf", "refs/pr/1"),
+        ),
+        ("https://huggingface.co/a/b?show_file_info=x.gguf", "hf:a/b/x.gguf", None, HubFile("a/b", "x.gguf")),
     ],
 )
 def test_hub_names(catalog: Registry, text: str, name: str, quantization: str | None, hub: HubFile) -> None:
@@ -264,6 +290,9 @@ def test_hub_names(catalog: Registry, text: str, name: str, quantization: str | 
         "hf:", "hf:a", "hf:a/", "hf:/b", "hf:a/b@", "hf:a/b#", "hf:a/b/x.bin", "hf:a/b/../x.gguf", "hf:a/b//x.gguf",
         "hf:a/b/x.gguf@Q4_K_M", "hf:a/b@Q4@Q8", "hf:a/b@Q4#v1@Q8", "hf:a/b#../x", "hf:a/b#-x", "hf:a b/c", "hf:../b",
         "hf:a/b--c", "hf:a/b\\x.gguf", "hf:a/b/x\n.gguf", "hf:https://huggingface.co/a/b",
+        "https://huggingface.co/datasets/a/b", "https://example.org/a/b/x.gguf", "https://huggingface.co/a", "hf.co/",
+        "https://huggingface.co/a/b/blob/main/../../x.gguf", "https://huggingface.co/a/b?show_file_info=../x.gguf",
+        "hf.co/a/b/x.gguf:Q4_K_M",
     ],
 )  # fmt: skip
 def test_malformed_hub_names(catalog: Registry, text: str) -> None:
@@ -285,6 +314,17 @@ def test_paths_become_absolute(catalog: Registry, tmp_path: Path, monkeypatch: p
     assert catalog.resolve("./a b@c.GGUF").path == tmp_path / "a b@c.GGUF"
     assert catalog.resolve("/m/x.gguf").path == Path("/m/x.gguf")
     assert catalog.resolve("~/x.gguf").path == tmp_path / "home" / "x.gguf"
+
+
+def test_a_path_needs_no_ending(catalog: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blobs of Ollama and of the Hub's cache are called by their hash."""
+    monkeypatch.chdir(tmp_path)
+    for text, path in (
+        ("./blob", tmp_path / "blob"),
+        ("../sha256-0", tmp_path / "../sha256-0"),
+        ("/m/b@c", Path("/m/b@c")),
+    ):
+        assert catalog.resolve(text).path == path
 
 
 @pytest.mark.parametrize("text", ["~nobody-has-this-name/x.gguf", "a\0b.gguf"])
@@ -446,10 +486,11 @@ MISTAKES = [
     (in_model(VARIANT + "sampler = { repeat_penalty = 0 }"), HERE + "sampler.repeat_penalty must be a number"),
     # a target
     (in_model('target = "x.gguf"'), HERE + "target must be hf:OWNER/REPO, or an absolute path"),
-    (in_model('target = "/x.bin"'), HERE + "target must be hf:OWNER/REPO, or an absolute path"),
+    (in_model('target = "models/x.bin"'), HERE + "target must be hf:OWNER/REPO, or an absolute path"),
     (in_model('target = "hf:x"'), HERE + "target must be hf:OWNER/REPO"),
     (in_model("target = 1"), HERE + "target must be hf:OWNER/REPO"),
     (in_model('target = "/x.gguf"\n' + VARIANT), HERE + "variant does not go together with target"),
+    (in_model('targt = "/x.gguf"'), HERE + "targt is not a known key (did you mean target?)"),
     (in_model('target = "/x.gguf"\nsamplr = 1'), HERE + "samplr is not a known key (did you mean sampler?)"),
     # variants and sources
     (in_model("variant = []"), HERE + "variant must be an array with at least one entry"),

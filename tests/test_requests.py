@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+import fork_server
 import pytest
 from conftest import Outcome, environment
 from endpoint_server import EndpointServer
@@ -100,7 +101,7 @@ def _reached(record: Path) -> list[list[object]]:
 @pytest.fixture
 def slm(home: Path, proxy: Proxy, record: Path, tmp_path: Path) -> Callable[..., Outcome]:
     def call(*arguments: str | Path, stdin: str = "", **extra: str) -> Outcome:
-        done = subprocess.run(
+        done = fork_server.run(
             [*PROGRAM, *map(str, arguments)],
             input=stdin,
             env=environment(home, {**proxy.environment, "TEST_RECORD": str(record), **extra}),
@@ -287,7 +288,7 @@ def test_pip_gets_no_token_and_does_not_look_for_a_newer_pip(slm: Callable[..., 
 def test_telemetry_is_off_before_the_library_is_imported(home: Path) -> None:
     code = (
         "import os\n"
-        "from slmchat.catalog.hub import _hub\n"
+        "from slmchat.catalog.hub_client import hub_package as _hub\n"
         "constants = _hub().constants\n"
         "print(constants.HF_HUB_DISABLE_TELEMETRY, getattr(constants, 'HF_HUB_DISABLE_UPDATE_CHECK', True), "
         "os.environ['DO_NOT_TRACK'], os.environ['HF_HUB_DISABLE_TELEMETRY'])"

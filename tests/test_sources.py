@@ -10,11 +10,14 @@ import pytest
 from hub_server import write_wheel
 
 from slmchat.catalog import file_names, hub_cache
+from slmchat.catalog.gguf_header import FILE_TYPES
 from slmchat.catalog.open_source import open_source
 from slmchat.catalog.package_index import IndexSource, _pip_error
 from slmchat.catalog.registry import HubFile, IndexFile, IndexMember
 from slmchat.catalog.sources import Unreachable, sha256_of
 from slmchat.errors import ExitCode, SlmError
+from slmchat.fit.choice import LOSS
+from slmchat.reporting import LogReporter
 
 pytestmark = pytest.mark.real
 
@@ -31,7 +34,20 @@ QUANTIZATIONS = [
     ("gpt-oss-20b-mxfp4.gguf", "MXFP4"),
     ("Qwen2.5-0.5B.gguf", None),
     ("phi-4-Q4.gguf", "Q4"),
+    ("model-Q1_0.gguf", "Q1_0"),
+    ("model-TQ2_0.gguf", "TQ2_0"),
+    ("gpt-oss-20b-MXFP4_MOE.gguf", "MXFP4_MOE"),
+    ("Qwen3.6-27B-MTP-UD-Q4_K_XL.gguf", "UD-Q4_K_XL"),
+    ("gemma-3-4b-it-qat-Q4_0.gguf", "Q4_0-QAT"),
+    ("gemma-3-4b-it-qat-F16.gguf", "F16"),
+    ("model.i1-IQ2_XXS.gguf", "IQ2_XXS"),
 ]
+
+
+def test_every_quantization_of_llama_cpp_is_known_by_its_name() -> None:
+    for name in FILE_TYPES.values():
+        assert file_names.quantization_of(f"model-{name.lower()}.gguf") == name
+        assert name in LOSS
 
 
 @pytest.mark.parametrize(("name", "quantization"), QUANTIZATIONS)
@@ -46,38 +62,44 @@ def test_a_split_file_has_all_its_parts() -> None:
     assert file_names.parts_of("m-00001-of-00000.gguf") == ("m-00001-of-00000.gguf",)
 
 
-def test_only_language_models_count_and_special_builds_come_last() -> None:
+def test_names_order_the_candidates_and_throw_none_out() -> None:
     names = [
         "README.md",
         "mmproj-model-f16.gguf",
         "model.imatrix.gguf",
         "model-special-build-Q4_K_M.gguf",
+        "model-Q8_0.gguf",
         "model-Q4_K_M.gguf",
-        "Q8_0/model-Q8_0-00002-of-00002.gguf",
-        "Q8_0/model-Q8_0-00001-of-00002.gguf",
+        "BF16/model-BF16-00002-of-00002.gguf",
+        "BF16/model-BF16-00001-of-00002.gguf",
     ]
-    assert file_names.models_in(names) == {
-        "Q4_K_M": "model-Q4_K_M.gguf",
-        "Q8_0": "Q8_0/model-Q8_0-00001-of-00002.gguf",
-    }
+    found = file_names.models_in(names, "owner/Model-GGUF")
+    assert [model.name for model in found] == [
+        "model-Q4_K_M.gguf",
+        "model-Q8_0.gguf",
+        "BF16/model-BF16-00001-of-00002.gguf",
+        "model-special-build-Q4_K_M.gguf",
+        "mmproj-model-f16.gguf",
+        "model.imatrix.gguf",
+    ]
+    assert {model.build for model in found[:3]} == {"model"}
+    assert len(found[2].parts) == 2
 
 
 @pytest.mark.parametrize(
-    ("models", "asked", "chosen"),
+    ("asked", "there_are", "meant"),
     [
-        (("Q8_0", "Q4_K_M", "Q2_K"), None, "Q4_K_M"),
-        (("Q8_0", "Q5_K_M", "F16"), None, "Q5_K_M"),
-        (("Q2_K",), None, "Q2_K"),
-        (("Q8_0", "Q4_K_M"), "q8_0", "Q8_0"),
-        (("Q8_0", "Q4_K_M"), "Q6_K", None),
-        (("Q4_K_XL",), "UD-Q4_K_XL", "Q4_K_XL"),
-        (("UD-Q4_K_XL", "Q2_K"), "q4_k_xl", "UD-Q4_K_XL"),
-        (("UD-Q4_K_XL", "Q2_K"), None, "UD-Q4_K_XL"),
-        ((), None, None),
+        ("q8_0", ("Q8_0", "Q4_K_M"), "Q8_0"),
+        ("Q6_K", ("Q8_0", "Q4_K_M"), None),
+        ("UD-Q4_K_XL", ("Q4_K_XL",), "Q4_K_XL"),
+        ("q4_k_xl", ("Q2_K", "UD-Q4_K_XL"), "UD-Q4_K_XL"),
+        ("Q4_K_M", ("UD-Q4_K_M", "Q4_K_M"), "Q4_K_M"),
+        ("Q4_0", ("Q4_0-QAT",), "Q4_0-QAT"),
+        ("Q4_0", (), None),
     ],
 )
-def test_the_preferred_quantization(models: tuple[str, ...], asked: str | None, chosen: str | None) -> None:
-    assert file_names.choose({name: f"{name}.gguf" for name in models}, asked) == chosen
+def test_which_quantization_is_meant(asked: str, there_are: tuple[str, ...], meant: str | None) -> None:
+    assert file_names.named(asked, there_are) == meant
 
 
 class TestIndex:
@@ -197,5 +219,5 @@ def test_sources_import_nothing_heavy() -> None:
 
 def test_the_label_names_the_host_without_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "https://user:secret@hub.example/path")
-    source = open_source(HubFile("o/r", "m.gguf"), tmp_path, "slm pull m")
+    source = open_source(HubFile("o/r", "m.gguf"), tmp_path, "slm pull m", LogReporter())
     assert source.label == "hub.example o/r m.gguf"

@@ -98,12 +98,6 @@ class TestSchemas:
     @pytest.mark.parametrize(
         ("schema", "says"),
         [
-            ({"properties": {"a": {"not": {}}}}, 'the keyword "not" (at #/properties/a) is not supported'),
-            ({"type": "object", "patternProperties": {}}, '"patternProperties" (at the top)'),
-            ({"type": "array", "uniqueItems": True}, '"uniqueItems" (at the top)'),
-            ({"type": "number", "multipleOf": 3}, '"multipleOf" (at the top)'),
-            ({"if": {}}, '"if" (at the top)'),
-            ({"type": "string", "format": "ipv6"}, 'the format "ipv6" (at the top)'),
             ({"$ref": "#"}, "circle"),
             ({"anyOf": [{"type": "null"}, {"$ref": "#"}]}, "circle"),
             ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}, "circle"),
@@ -116,14 +110,10 @@ class TestSchemas:
             ({"type": "text"}, '"text" is not a type (at the top)'),
             ({"type": "string", "minLength": 5, "maxLength": 2}, "minLength in # is above maxLength"),
             ({"type": "integer", "minimum": 5, "maximum": 2}, "no number lies between the bounds"),
-            ({"type": "string", "pattern": "a(?=b)"}, "a lookahead, at position 2"),
-            ({"type": "string", "pattern": "a", "maxLength": 3}, "pattern and maxLength in # cannot be held together"),
-            ({"type": "integer", "maxLength": 3}, "maxLength in # says nothing about the type integer"),
             ({"type": "integer", "enum": ["a"]}, "no value of the enum"),
             ({"enum": []}, "enum in # is not a list with something in it"),
             (False, "is false"),
             ([], "not a schema"),
-            ({"items": [{"type": "null"}]}, "prefixItems"),
         ],
     )
     def test_the_rest_is_refused_by_name_and_place(self, schema: Any, says: str) -> None:
@@ -166,7 +156,6 @@ class TestExpressions:
             ("(a)\\1", 4, "a reference back"),
             ("a\\b", 2, "\\b"),
             ("a^b", 2, "^ in the middle"),
-            ("(a|b$)", 5, "$ in the middle"),
             ("*a", 1, "nothing before it"),
             ("a**", 3, "a repetition of a repetition"),
             ("(ab", 1, "without its )"),
@@ -175,8 +164,11 @@ class TestExpressions:
             ("[z-a]", 2, "a range whose ends"),
             ("a{3,2}", 1, "minimum is above its maximum"),
             ("a\\", 2, "ends in the middle"),
-            ("\\p{L}", 1, "the escape \\p"),
-            ("(?i)a", 1, "flags"),
+            ("\\p{Greek}", 1, "not a general category"),
+            ("a(?i)b", 2, "flags"),
+            ("a\\i", 2, "the escape"),
+            ("[[:klingon:]]", 2, "not one of POSIX"),
+            ("(a$b)", 3, "$ in the middle"),
         ],
     )
     def test_what_cannot_become_a_grammar_is_named_with_its_position(self, pattern: str, place: int, what: str) -> None:
@@ -271,7 +263,7 @@ class TestShape:
 
     def test_one_of_several_right_answers_is_not_oneOf(self) -> None:
         shape = self._shape(schema='{"oneOf": [{"type": "integer"}, {"type": "number"}]}')
-        with pytest.raises(SlmError, match="exactly by one"):
+        with pytest.raises(SlmError, match="exactly one of the schemas of oneOf"):
             shape.value("3", FinishReason.STOP)
 
     def test_an_expression_is_matched_again(self) -> None:

@@ -28,7 +28,7 @@ from slmchat.engine.api import (
 )
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation import structured
+from slmchat.generation import attempts, structured
 from slmchat.generation.response import Response
 
 pytestmark = pytest.mark.real
@@ -155,16 +155,16 @@ class TestAttempts:
 
     def test_a_right_answer_is_asked_for_once(self) -> None:
         ask, asked = self._answers(("3", FinishReason.STOP))
-        _, value = structured.generate_valid(
-            self.SHAPE, SamplerSettings(seed=7), Limits(50, ("a",)), ask, on_retry=pytest.fail
+        _, value = attempts.generate_valid(
+            self.SHAPE, SamplerSettings(seed=7), Limits(50, ("a",)), ask, on_retry=pytest.fail, on_fallback=pytest.fail
         )
         assert (value, asked) == (3, [(7, 50)])
 
     def test_a_cut_one_is_asked_for_again_with_more_room(self) -> None:
         ask, asked = self._answers(("3", FinishReason.LENGTH), ("34", FinishReason.STOP))
         told: list[SlmError] = []
-        answer, value = structured.generate_valid(
-            self.SHAPE, SamplerSettings(seed=7), Limits(50), ask, on_retry=told.append
+        answer, value = attempts.generate_valid(
+            self.SHAPE, SamplerSettings(seed=7), Limits(50), ask, on_retry=told.append, on_fallback=pytest.fail
         )
         assert (answer.text, value, asked) == ("34", 34, [(7, 50), (8, 100)])
         assert len(told) == 1
@@ -172,12 +172,16 @@ class TestAttempts:
     def test_twice_wrong_is_unsatisfied(self) -> None:
         ask, _ = self._answers(("x", FinishReason.STOP), ("3", FinishReason.CONTEXT))
         with pytest.raises(SlmError) as caught:
-            structured.generate_valid(self.SHAPE, SamplerSettings(), Limits(), ask, on_retry=lambda error: None)
+            attempts.generate_valid(
+                self.SHAPE, SamplerSettings(), Limits(), ask, on_retry=lambda error: None, on_fallback=pytest.fail
+            )
         assert caught.value.exit_code is ExitCode.UNSATISFIED
 
     def test_an_interrupted_one_is_not_asked_for_again(self) -> None:
         ask, asked = self._answers(("", FinishReason.INTERRUPTED))
-        _, value = structured.generate_valid(self.SHAPE, SamplerSettings(), Limits(), ask, on_retry=pytest.fail)
+        _, value = attempts.generate_valid(
+            self.SHAPE, SamplerSettings(), Limits(), ask, on_retry=pytest.fail, on_fallback=pytest.fail
+        )
         assert value is None and len(asked) == 1
 
     def test_a_thought_that_the_template_opens_is_closed(self) -> None:
@@ -230,7 +234,10 @@ class TestRun:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            (("--schema", '{"not": {}}'), 'the keyword "not" (at the top) is not supported'),
+            (("--schema", '{"type": "nul"}'), '"nul" is not a type (at the top)'),
+            (("--schema", '{"minimum": NaN}'), "JSON has no number NaN"),
+            (("--schema", '{"minimum": 1e400}'), "the number 1e400 is too large"),
+            (("--schema", '{"$ref": "file:///etc/passwd"}'), "leads outside of the schema"),
             (("--schema", "/no/such/file"), "/no/such/file cannot be read"),
             (("--regex", "a(?!b)"), "a lookahead, at position 2"),
             (("--fields", "a what"), "'what' in 'a what' is not a type"),

@@ -14,8 +14,9 @@ from slmchat.api.stream import Stream
 from slmchat.api.turns import ModelTurn, Turns
 from slmchat.engine.cancellable import Cancellable
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation.attempts import FALLBACK
 from slmchat.generation.generator import Generator
-from slmchat.generation.response import Completion, StreamHandler
+from slmchat.generation.response import Completion, Response, StreamHandler
 
 
 class Closable(Protocol):
@@ -112,7 +113,12 @@ class CompletionDelegate:
     def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:
         return self._shared.running(session)
 
+    @property
+    def may_retry(self) -> bool:
+        return not self._is_streamed
+
     def on_retry(self, error: SlmError) -> None:
-        if self._is_streamed:
-            raise error
         self._shared.opened.reporter.note(f"{error.message.rstrip('.')}; trying once more, with more room.")
+
+    def on_fallback(self, response: Response) -> None:
+        self._shared.opened.reporter.warn(FALLBACK)

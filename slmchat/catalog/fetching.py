@@ -158,15 +158,12 @@ def checked(
             exit_code=ExitCode.DAMAGED,
         )
     try:
-        return fetched, tuple(read_header(file.path) for file in fetched)
+        return fetched, tuple(read_header(file.path, file.planned.name) for file in fetched)
     except SlmError as error:
         source.discard(tuple(file for file in fetched if not file.was_there))
         if error.exit_code is not ExitCode.DAMAGED or plan.lock_file is None:
             raise
-        raise SlmError(
-            f"{plan.files[0].name} came as its source states it, and it is not a usable GGUF: {error.message}",
-            exit_code=ExitCode.DAMAGED,
-        ) from error
+        raise SlmError(f"it came as its source states it, and {error.message}", exit_code=ExitCode.DAMAGED) from error
 
 
 def _fetch(source: Source, plan: FetchPlan, directory: Path, name: str, reporter: Reporter) -> tuple[FetchedFile, ...]:

@@ -1,4 +1,7 @@
-"""What the names of GGUF files in a repository say: the quantization, the parts of a split file, what is preferred.
+"""What the names of GGUF files in a repository say: the quantization, the parts of a split file, the order to look in.
+
+A name is a guess. `Model-MTP-Q4_K_M.gguf` may be a whole model or a draft head, `model-f16.gguf` an adapter. So no file
+is thrown out because of its name: names order the candidates, and the header decides (models/repository_choice.py).
 
 Knows: the naming habits of the field (`Model-Q4_K_M.gguf`, `model.q4_k_m.gguf`, `Q8_0/Model-00001-of-00003.gguf`).
 Refuses to know: the network, the disk, what is inside a file.
@@ -6,34 +9,97 @@ Refuses to know: the network, the disk, what is inside a file.
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-PREFERRED = (
-    "Q4_K_M", "Q4_K_XL", "Q4_K_S", "Q5_K_M", "Q4_0", "Q4_1", "IQ4_NL", "IQ4_XS", "Q5_K_S", "Q5_0", "Q5_1",
-    "Q3_K_L", "Q3_K_M", "Q6_K", "Q8_0", "BF16", "F16",
+# The order in which files of one model are looked at: Q4_K_M (small, little is lost), then what is nearest to it. Which
+# one is taken is decided by what fits.
+_ORDER = (
+    "Q4_K_M", "Q4_K_XL", "Q4_K_S", "Q5_K_M", "Q4_0", "Q4_1", "Q4_K", "Q4", "IQ4_NL", "IQ4_XS", "MXFP4_MOE", "MXFP4",
+    "NVFP4", "Q5_K_S", "Q5_0", "Q5_1", "Q3_K_L", "Q3_K_M", "Q6_K", "Q8_0", "BF16", "F16",
 )  # fmt: skip
-"""Without a quantization in the name: Q4_K_M (small, little is lost), then what is nearest to it."""
 
+# llama.cpp's own names (tools/quantize, QUANT_OPTIONS), those that Unsloth and others make of them (UD-Q4_K_XL, Q6_K_L,
+# Q4_0_4_4) and short ones (Q4, fp16).
 _QUANTIZATION = re.compile(
     r"(?:^|[-._/ ])((?:UD-)?"
     r"(?:I?Q[1-8](?:_[0-9A-Z]+)*|TQ[12]_0|MXFP4(?:_MOE)?|NVFP4|BF16|F16|F32|FP16|FP32))(?="
     r"$|[-._/ ])",
     re.IGNORECASE,
 )
+_QAT = re.compile(r"(?:^|[-._/])qat(?=$|[-._/])", re.IGNORECASE)
 
 _PART = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
 
-_NO_MODEL = re.compile(r"(?:^|[-._/])(?:mmproj|imatrix|vocab|draft|mtp)(?=$|[-._/])", re.IGNORECASE)
-"""GGUF files that are not a language model by themselves: an image encoder, a calibration matrix, a helper."""
+# What is mostly not the model itself: an image encoder, a calibration matrix, a vocabulary, something that guesses
+# ahead or lies on top of a model. Such a file comes last; its header says what it is.
+_BESIDE = re.compile(
+    r"(?:^|[-._/])(?:mmproj|imatrix|vocab|draft|drafter|mtp|dflash|eagle\d?|lora|adapter|assistant)(?=$|[-._/])",
+    re.IGNORECASE,
+)
 
 _PROJECTOR = re.compile(r"(?:^|[-._/])mmproj(?=$|[-._/])", re.IGNORECASE)
 
 
+@dataclass(frozen=True, slots=True)
+class NamedModel:
+    """The file, or all parts of the split one, that may be a model.
+
+    `build` is the same for the quantizations of one model: its name and folder without quantization and part.
+    """
+
+    parts: tuple[str, ...]
+    quantization: str | None
+    build: str
+
+    @property
+    def name(self) -> str:
+        """The file, or the first part of it."""
+        return self.parts[0]
+
+    @property
+    def label(self) -> str:
+        """How a message lists it: by its quantization, or by its name where that states none."""
+        return self.quantization or self.name
+
+
 def quantization_of(name: str) -> str | None:
-    """The quantization that a file name (or the folder it lies in) states, in upper case; None when it states none."""
-    part = _PART.match(name)
-    stem = part["stem"] if part else name.removesuffix(".gguf").removesuffix(".GGUF")
+    """The quantization that a file name (or the folder it lies in) states, in upper case; None when it states none.
+
+    `-QAT` at its end: the weights were trained for it.
+    """
+    stem = _stem(name)
     found = [str(match[1]).upper() for match in _QUANTIZATION.finditer(stem)]
-    return found[-1].replace("FP16", "F16").replace("FP32", "F32") if found else None
+    if not found:
+        return None
+    quantization = found[-1].replace("FP16", "F16").replace("FP32", "F32")
+    return f"{quantization}-QAT" if _QAT.search(stem) and not quantization.startswith(("F", "B")) else quantization
+
+
+def same_quantization(one: str, other: str) -> bool:
+    """Whether both can mean one file: `Q4_K_XL` and `UD-Q4_K_XL`, `Q4_0` and `Q4_0-QAT`, in any case."""
+    return _plain(one) == _plain(other)
+
+
+def named(quantization: str, there_are: Iterable[str]) -> str | None:
+    """Which of the quantizations is meant: the one of this very name, else the first that can be; None: not there."""
+    known = list(there_are)
+    exact = (found for found in known if found.casefold() == quantization.casefold())
+    return next(exact, None) or next((found for found in known if same_quantization(quantization, found)), None)
+
+
+def same_file(one: str, other: str) -> bool:
+    """Whether both surely mean one file: in any case, and with or without `UD-` where only Unsloth has such a name."""
+    plain = _plain(one)
+    return one.upper() == other.upper() or (plain.endswith("_XL") and plain == _plain(other))
+
+
+def _plain(quantization: str) -> str:
+    return quantization.upper().removeprefix("UD-").removesuffix("-QAT")
+
+
+def _stem(name: str) -> str:
+    part = _PART.match(name)
+    return part["stem"] if part else re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE)
 
 
 def parts_of(name: str) -> tuple[str, ...]:
@@ -45,18 +111,32 @@ def parts_of(name: str) -> tuple[str, ...]:
     return tuple(f"{part['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1))
 
 
-def models_in(names: Iterable[str]) -> dict[str, str]:
-    """The language models among the files of a repository: quantization -> name of the file or of its first part.
+def models_in(names: Iterable[str], repo: str) -> list[NamedModel]:
+    """What may be a model among the files of the repository OWNER/REPO, in the order to look at their headers.
 
-    Where several files have one quantization, the one with the shortest name counts: the others are special builds.
-    A file that states no quantization stands under its own name.
+    First what is called as the repository is, then what has words of its own (a special build), then what is called
+    as something beside a model.
     """
-    found: dict[str, str] = {}
-    for name in sorted(names, key=lambda name: (len(name), name)):
-        if not name.lower().endswith(".gguf") or _NO_MODEL.search(name) or parts_of(name)[0] != name:
+    words = _words(repo.partition("/")[2])
+    ranked = []
+    for name in names:
+        if not name.lower().endswith(".gguf") or parts_of(name)[0] != name:
             continue
-        found.setdefault(quantization_of(name) or name, name)
-    return found
+        quantization = quantization_of(name)
+        build = " ".join(_words(_QUANTIZATION.sub("-", _stem(name))))
+        model = NamedModel(parts_of(name), quantization, build)
+        extra = len([word for word in build.split() if word not in words])
+        ranked.append((bool(_BESIDE.search(name)), extra, _rank(quantization), len(name), name, model))
+    return [model for *_, model in sorted(ranked, key=lambda row: row[:-1])]
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+
+
+def _rank(quantization: str | None) -> int:
+    plain = _plain(quantization) if quantization else ""
+    return _ORDER.index(plain) if plain in _ORDER else len(_ORDER)
 
 
 def projector_in(names: Iterable[str]) -> str | None:
@@ -64,16 +144,3 @@ def projector_in(names: Iterable[str]) -> str | None:
     found = [name for name in names if name.lower().endswith(".gguf") and _PROJECTOR.search(name)]
     order = {"F16": 0, "Q8_0": 1, "BF16": 2, "F32": 3}
     return min(found, key=lambda name: (order.get(quantization_of(name) or "", 4), len(name), name), default=None)
-
-
-def choose(models: dict[str, str], quantization: str | None) -> str | None:
-    """The quantization to take of those in `models_in`: the one asked for, else the preferred one. None: not there."""
-    if quantization is not None:
-        wanted = quantization.upper()
-        named = (found for found in models if found.upper() in (wanted, f"UD-{wanted}", wanted.removeprefix("UD-")))
-        return wanted if wanted in models else next(named, None)
-    for name in PREFERRED:
-        for found in (name, f"UD-{name}"):  # UD: Unsloth's dynamic variant of the same
-            if found in models:
-                return found
-    return min(models, key=lambda found: (len(models[found]), found), default=None)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from slmchat.catalog import adapter_names, registry
+from slmchat.catalog import adapter_names, hub_names, registry
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.catalog.registry import Reference, UserName
@@ -56,7 +56,7 @@ class Finder:
 
         Raises `SlmError`: NO_MODEL when it is not here, USAGE for a malformed name.
         """
-        if not target.lower().startswith("hf:"):
+        if not hub_names.is_hub_name(target):
             return registry.absolute(target)
         reference = registry.resolve_without_catalog(target, {})
         assert reference is not None

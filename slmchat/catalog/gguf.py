@@ -10,7 +10,8 @@ catch. The same parser serves a header fetched by ranged requests (`read_header_
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from slmchat.catalog.gguf_header import Header
@@ -26,8 +27,11 @@ _GIVE = "give the path of a .gguf file"
 _AGAIN = "get the file again; `slm verify` checks the models that slm installed"
 
 
-def read_header(path: Path) -> Header:
-    """The header of the file at `path`, or an SlmError: NO_MODEL, STORAGE or DAMAGED."""
+def read_header(path: Path, name: str | None = None) -> Header:
+    """The header of the file at `path`, or an SlmError: NO_MODEL, STORAGE or DAMAGED.
+
+    `name`: what errors call the file, where its path says nothing to a person.
+    """
     try:
         _check_regular(path)
         with path.open("rb") as file:
@@ -35,7 +39,7 @@ def read_header(path: Path) -> Header:
             data = file.read(FIRST_READ)
             while True:
                 try:
-                    return read_header_bytes(data, size, name=str(path))
+                    return read_header_bytes(data, size, name=name or str(path))
                 except NeedMore as more:
                     wanted = max(more.at_least, 4 * len(data))
                     fresh = file.read(min(wanted, size) - len(data))
@@ -62,20 +66,22 @@ def read_headers(paths: Iterable[Path]) -> list[Header]:
 def read_remote_header(read: Callable[[int, int], bytes], file_size: int, *, name: str) -> Header | None:
     """The header of a file elsewhere; `read(start, end)` brings a part of it, or fewer bytes when it cannot.
 
-    None when it is longer than `MAX_REMOTE_BYTES`, or when the part did not come. Raises SlmError (DAMAGED).
+    Of one that is longer than `MAX_REMOTE_BYTES` what stands at its beginning (`Header.is_whole`). None when the part
+    did not come. Raises SlmError (DAMAGED).
     """
     data = read(0, min(FIRST_REMOTE_READ, file_size))
-    while True:
+    while data:
         try:
             return read_header_bytes(data, file_size, name=name)
         except NeedMore as more:
             wanted = min(max(more.at_least, 2 * len(data)), file_size)
             if more.at_least > MAX_REMOTE_BYTES:
-                return None
+                return read_beginning(data, file_size, name=name)
             fresh = read(len(data), min(wanted, MAX_REMOTE_BYTES))
             if not fresh:
                 return None
             data += fresh
+    return None
 
 
 def _check_regular(path: Path) -> None:
@@ -94,11 +100,24 @@ def read_header_bytes(data: bytes | bytearray | memoryview, file_size: int, *, n
 
     Raises SlmError when the file cannot be a sound GGUF, NeedMore when the header is longer than `data`.
     """
-    try:
+    with _told(name):
         if bytes(data[:4]) != b"GGUF":
             looks, hint = _appearance(bytes(data[:4096]), file_size)
             raise Unsupported(f"is not a GGUF file: it is {looks}", hint)
         return HeaderParser(data, file_size).header()
+
+
+def read_beginning(data: bytes, file_size: int, *, name: str) -> Header:
+    """The keys at the beginning of a long header, as far as they are there, and no tensors. Raises SlmError."""
+    with _told(name):
+        return HeaderParser(data, file_size).beginning()
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """The parser's words as errors about the file that is called `name`."""
+    try:
+        yield
     except Unsupported as other:
         raise SlmError(f"{name} {other}.", exit_code=ExitCode.DAMAGED, hint=other.hint) from other
     except Damaged as damage:

@@ -86,6 +86,7 @@ class Header:
     tensor_type: str | None  # the type that most bytes are in
     unknown_types: tuple[int, ...]  # ggml types newer than this table: the size check left their tensors out
     tensors: tuple[Tensor, ...] = ()
+    is_whole: bool = True  # False: only the beginning was read; keys may be missing, and there are no tensors
     spells_bytes: bool = True  # False: SentencePiece's tokenizer, and some byte has no token; llama.cpp dies of it
 
     @property

@@ -7,6 +7,7 @@ Refuses to know: weights, chat templates as programs, where the bytes come from,
 
 import math
 import struct
+from contextlib import suppress
 from types import MappingProxyType
 
 from slmchat.catalog.gguf_header import (
@@ -107,6 +108,28 @@ class HeaderParser:
             unknown_types=tuple(sorted({tensor.type for tensor in tensors} - GGML_TYPES.keys())),
             tensors=tuple(tensors),
             spells_bytes=metadata.get(_TOKENIZER_KEY) != _SENTENCEPIECE or self.spells_bytes(),
+        )
+
+    def beginning(self) -> Header:
+        """What stands in the bytes that are there: keys up to the one that goes on behind them, no tensors."""
+        version = self.version()
+        tensor_count = self.count("tensors", MAX_TENSORS, 24)
+        metadata: dict[str, Value] = {}
+        with suppress(NeedMore):
+            for _ in range(self.count("metadata keys", MAX_KEYS, 13)):
+                key, value = self.entry()
+                metadata[key] = value
+        return Header(
+            version=version,
+            metadata=MappingProxyType(metadata),
+            tensor_count=tensor_count,
+            file_size=self.file_size,
+            data_offset=self.position,
+            parameters=0,
+            tensor_bytes=0,
+            tensor_type=None,
+            unknown_types=(),
+            is_whole=False,
         )
 
     def spells_bytes(self) -> bool:

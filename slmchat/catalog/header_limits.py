@@ -8,7 +8,7 @@ that do not fit the keys): nothing is checked twice. tests/fuzz/search_headers.p
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slmchat.catalog.architectures import (
     IN_SECTIONS,
@@ -56,7 +56,7 @@ _NORMS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon", "a
 
 def check(parts: Sequence[Header], name: str) -> None:
     """Raise `SlmError` (DAMAGED) when llama.cpp would not survive this model, given the headers of all its parts."""
-    facts = _Facts(parts[0])
+    facts = _Facts(replace(parts[0], tensors=tuple(tensor for part in parts for tensor in part.tensors)))
     for look in _CHECKS:
         for fault in look(facts):
             raise SlmError(

@@ -1,12 +1,11 @@
 """The Hugging Face Hub as a source.
 
-Knows: which answers of the Hub say what a fetch brings, how to go on with a download that was cut.
-Refuses to know: names of the catalog, what is installed, whether the bytes are right; the client (hub_client.py), the
-layout of its cache (hub_cache.py), and what an answer may hold (untrusted.py).
+Knows: which answers of the Hub say what a fetch brings, that the Hub may ask for patience.
+Refuses to know: names of the catalog, what is installed, which of several files is the right one (a `Chooser` says so),
+whether the bytes are right; how bytes come (hub_transfer.py), the client (hub_client.py), the layout of its cache
+(hub_cache.py), and what an answer may hold (untrusted.py).
 
-The download itself is a ranged GET into `<sha256>.slm.incomplete` beside the blobs of the Hub's cache: since
-huggingface_hub 2 its own download starts again after a kill. A finished and checked file is put where the Hub's client
-looks for it, so other tools find the file as their own.
+A finished and checked file is put where the Hub's client looks for it, so other tools find the file as their own.
 """
 
 import os
@@ -14,53 +13,40 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
 from slmchat.catalog import file_names, hub_client
-from slmchat.catalog.fetching import space_free
-from slmchat.catalog.gguf import read_header, read_remote_header
+from slmchat.catalog.gguf import read_header
 from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.hub_cache import CachedRepository, delete_cached
-from slmchat.catalog.hub_client import hub_package as _hub
 from slmchat.catalog.hub_client import is_safe as _is_safe
-from slmchat.catalog.partial import PartialFile, StepBack, TooLong
+from slmchat.catalog.hub_transfer import HubTransfer
+from slmchat.catalog.partial import PartialFile
 from slmchat.catalog.registry import HubFile, License
-from slmchat.catalog.sources import BLOCK, FetchedFile, FetchPlan, Unreachable
-from slmchat.catalog.untrusted import (
-    MOST_BYTES,
-    HubHeaders,
-    HubListing,
-    MalformedAnswer,
-    PlannedFile,
-    content_range,
-    is_commit,
-)
+from slmchat.catalog.sources import Chooser, FetchedFile, FetchPlan, Offer
+from slmchat.catalog.untrusted import HubListing, MalformedAnswer, PlannedFile, is_commit
 from slmchat.errors import ExitCode, SlmError
-from slmchat.reporting import ByteProgress
-from slmchat.wording import in_bytes
+from slmchat.reporting import ByteProgress, Reporter
+from slmchat.wording import counted
 
-WAITS = (0.2, 1.0, 3.0, 6.0)
-"""Seconds before the next try after a cut connection. Each stretch of `FRESH_START` new bytes starts over."""
-
-FRESH_START = 8 * BLOCK
-
-# Bytes of the disk that a file of unknown size leaves free.
-_RESERVE = 64 << 20
+Answer = TypeVar("Answer")
 
 
 class HubSource:
-    """Files of one quantization in one repository.
+    """The files of one model in one repository.
 
-    `command` is the `slm pull` command that hints repeat; `quantization` is used where `spec` names no file.
+    `command` is the `slm pull` command that hints repeat. `choose` picks the model where `spec` names no file.
     """
 
-    def __init__(self, spec: HubFile, command: str, quantization: str | None = None) -> None:
+    def __init__(self, spec: HubFile, command: str, reporter: Reporter, choose: Chooser | None = None) -> None:
         self._spec = spec
         self._command = command
-        self._quantization = quantization
+        self._reporter = reporter
+        self._choose = choose
         self._listed: list[str] = []
         self._commit: str | None = None
+        self._headers: dict[str, Header | None] = {}
         self._endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
         self._host = urlsplit(self._endpoint).netloc.rpartition("@")[2] or self._endpoint
         self.label = f"{self._host} {spec.repo}" + (f" {spec.file}" if spec.file else "")
@@ -75,13 +61,12 @@ class HubSource:
         is_pinned = spec.revision is not None and is_commit(spec.revision)
         if is_pinned and len(names) == 1 and spec.size is not None and spec.sha256 is not None:
             return self._planned(str(spec.revision), (PlannedFile(spec.file, spec.size, spec.sha256),), None)
-        with self._door():
-            listing = self._listing()
+        listing = self._patiently(self._listing)
         self._listed, self._commit = listing.names, listing.commit
-        names = names or self._chosen(listing.names)
-        for name in names:
+        names = names or self._chosen(listing)
+        for number, name in enumerate(names, 1):
             if name not in listing.names:
-                raise self._no_file(name, listing.names)
+                raise self._no_file(name, number, len(names), listing.names)
         with self._door():
             files = tuple(listing.file(name) for name in names)
         if spec.sha256 is not None and len(files) == 1:
@@ -93,7 +78,7 @@ class HubSource:
         name = file_names.projector_in(self._listed)
         if name is None or name == self._spec.file:
             return None
-        return HubSource(HubFile(self._spec.repo, name, self._commit), self._command)
+        return HubSource(HubFile(self._spec.repo, name, self._commit), self._command, self._reporter)
 
     def fetch(self, plan: FetchPlan, workspace: Path, advance: ByteProgress) -> tuple[FetchedFile, ...]:
         fetched = []
@@ -104,18 +89,17 @@ class HubSource:
         return tuple(fetched)
 
     def header(self, plan: FetchPlan) -> Header | None:
-        (file, *others) = plan.files
-        if others or file.size is None:  # the tensors of the other parts stand in the other parts
-            return None
-        cached = self._here.find(_commit_of(plan), file)
-        if cached is not None:
-            return read_header(cached)
-        with self._door():
-            return self._remote_header(plan, file, file.size)
+        return self._header_of(plan.files[0], _commit_of(plan))
 
     def keep(self, plan: FetchPlan, fetched: tuple[FetchedFile, ...], destination: Path) -> tuple[Path, ...]:
         """Publish the files in the Hub's cache; `destination` is not used, the cache has its own names."""
-        return tuple(self._here.publish(_commit_of(plan), file.planned, file.path) for file in fetched)
+        here, commit = self._here, _commit_of(plan)
+        kept: dict[Path, Path] = {}  # two parts may have one content, and then they came as one file
+        paths = []
+        for file in fetched:
+            kept[file.path] = here.publish(commit, file.planned, kept.get(file.path, file.path))
+            paths.append(kept[file.path])
+        return tuple(paths)
 
     def discard(self, fetched: tuple[FetchedFile, ...]) -> None:
         for file in fetched:
@@ -124,6 +108,9 @@ class HubSource:
     @property
     def _here(self) -> CachedRepository:
         return CachedRepository(hub_client.cache_directory(), self._spec.repo)
+
+    def _transfer(self, commit: str) -> HubTransfer:
+        return HubTransfer(self._endpoint, self._host, self._spec.repo, commit, self._command)
 
     def _listing(self) -> HubListing:
         """What the Hub says about the repository. Raises `MalformedAnswer`, and the client's errors."""
@@ -135,32 +122,24 @@ class HubSource:
             raise MalformedAnswer("it answers with another revision than the one asked for")
         return listing
 
-    def _remote_header(self, plan: FetchPlan, file: PlannedFile, size: int) -> Header | None:
-        return read_remote_header(lambda start, end: self._part(plan, file, start, end), size, name=self.label)
+    def _header_of(self, file: PlannedFile, commit: str) -> Header | None:
+        """The header of a file, read once; None where it cannot be had. Raises `SlmError`."""
+        if file.size is None:
+            return None
+        if file.name not in self._headers:
+            size, transfer = file.size, self._transfer(commit)
+            self._headers[file.name] = self._cached_header(file, commit) or self._patiently(
+                lambda: transfer.header(file, size)
+            )
+        return self._headers[file.name]
 
-    def _part(self, plan: FetchPlan, file: PlannedFile, start: int, end: int) -> bytes:
-        """Bytes of the file from `start` to before `end`; none when the server does not do ranges."""
-        with self._opened(plan, file, f"bytes={start}-{end - 1}") as response:
-            hub_client.check_status(response, (200, 206))
-            if _start_of(response, None) != start:
-                return b""
-            data = bytearray()
-            for block in hub_client.blocks(response):
-                data += block
-                if len(data) >= end - start:
-                    break
-            return bytes(data[: end - start])
-
-    def _url(self, plan: FetchPlan, file: PlannedFile) -> str:
-        return f"{self._endpoint}/{self._spec.repo}/resolve/{_commit_of(plan)}/{quote(file.name)}"
-
-    @contextmanager
-    def _opened(self, plan: FetchPlan, file: PlannedFile, range: str | None) -> Iterator[Any]:
-        """A GET of the file. Seconds without a byte: users set them as HF_HUB_DOWNLOAD_TIMEOUT."""
-        timeout = _hub().constants.HF_HUB_DOWNLOAD_TIMEOUT
-        headers = {"Range": range} if range else {}
-        with hub_client.opened(self._url(plan, file), headers, timeout_s=timeout) as response:
-            yield response
+    def _cached_header(self, file: PlannedFile, commit: str) -> Header | None:
+        """The header of the copy that is here; None without one. One that is damaged is found by its hash, later."""
+        cached = self._here.find(commit, file)
+        try:
+            return read_header(cached) if cached is not None else None
+        except SlmError:
+            return None
 
     def _planned(self, commit: str, files: tuple[PlannedFile, ...], license: License | None) -> FetchPlan:
         here = self._here
@@ -183,31 +162,37 @@ class HubSource:
             is_shared=True,
         )
 
-    def _chosen(self, names: list[str]) -> tuple[str, ...]:
-        """The files of the quantization asked for, or of the preferred one. Raises `SlmError`."""
-        models = file_names.models_in(names)
-        chosen = file_names.choose(models, self._quantization)
-        if chosen is not None:
-            return file_names.parts_of(models[chosen])
+    def _chosen(self, listing: HubListing) -> tuple[str, ...]:
+        """The files of the model that the chooser takes. Raises `SlmError`."""
+        assert self._choose is not None  # a source without a file is opened with a chooser
         repo = self._spec.repo
-        if not models:
+        # what the listing describes wrongly is offered only where there is nothing else: asking for it tells the fault
+        offers = [Offer(named, _size(named.parts, listing)) for named in file_names.models_in(listing.files, repo)]
+        offers = offers or [Offer(named, None) for named in file_names.models_in(listing.names, repo)]
+        if not offers:
             raise SlmError(
-                f"{repo} has no GGUF file of a language model.",
+                f"{repo} has no GGUF file.",
                 hint="look for a repository of the same name that ends in -GGUF",
                 exit_code=ExitCode.NO_MODEL,
             )
-        raise SlmError(
-            f"{repo} has no {self._quantization}; it has {', '.join(sorted(models))}.",
-            hint=f"slm pull hf:{repo}@{file_names.choose(models, None)}",
-            exit_code=ExitCode.NO_MODEL,
-        )
 
-    def _no_file(self, name: str, names: list[str]) -> SlmError:
-        models = file_names.models_in(names)
-        return SlmError(
-            f"{self._spec.repo} has no file {name}" + (f"; it has {', '.join(sorted(models))}." if models else "."),
-            exit_code=ExitCode.NO_MODEL,
-        )
+        def header_of(offer: Offer) -> Header | None:
+            with self._door():
+                file = listing.file(offer.named.name)
+            return self._header_of(file, listing.commit)
+
+        return self._choose(repo, offers, header_of).named.parts
+
+    def _no_file(self, name: str, number: int, count: int, names: list[str]) -> SlmError:
+        repo = self._spec.repo
+        if count > 1:
+            return SlmError(
+                f"part {number} of {count} is missing: {repo} has no file {name}.", exit_code=ExitCode.NO_MODEL
+            )
+        labels = sorted({model.label for model in file_names.models_in(names, repo)})
+        more = f" and {counted(len(labels) - 20, 'more', 'more')}" if len(labels) > 20 else ""
+        there_are = f"; it has {', '.join(labels[:20])}{more}." if labels else "."
+        return SlmError(f"{repo} has no file {name}{there_are}", exit_code=ExitCode.NO_MODEL)
 
     def _agreed(self, file: PlannedFile) -> PlannedFile:
         """The file with the hash of the catalog, which the Hub's own must not contradict."""
@@ -233,114 +218,24 @@ class HubSource:
             )
         partial = PartialFile(here.cache, here.partial(file))
         is_resumed = partial.size > 0
-        with self._door():
-            size = most = self._stated_size(plan, file)
-            if size is None:
-                partial.restart()  # nobody can say whether it is whole
-                most = self._most_bytes(plan, file)
-            elif file.size is None and size - partial.size > _room(plan):  # with a size of the listing it was checked
-                raise _no_room(file, plan)
-            self._download(plan, file, partial, size, most or 0, lambda done: advance(before + done, plan.size))
+        transfer = self._transfer(_commit_of(plan))
+        self._patiently(lambda: transfer.download(plan, file, partial, lambda done: advance(before + done, plan.size)))
         return FetchedFile(partial.path, file, is_resumed=is_resumed)
 
-    def _stated_size(self, plan: FetchPlan, file: PlannedFile) -> int | None:
-        """Ask the Hub about the file at the pinned revision, before its bytes: it may have been replaced.
-
-        Bytes of the file; None when nobody states them.
-        """
-        hub = _hub()
-        timeout = hub.constants.HF_HUB_ETAG_TIMEOUT
-        metadata = hub.get_hf_file_metadata(self._url(plan, file), timeout=timeout)
-        stated = HubHeaders.of(metadata.size, metadata.etag)
-        if stated.sha256 not in (None, file.sha256):
-            raise SlmError(
-                f"the Hub has another {file.name} at this revision: sha256 {stated.sha256}, expected {file.sha256}.",
-                exit_code=ExitCode.DAMAGED,
-            )
-        if stated.size is not None and file.size is not None and stated.size != file.size:
-            raise SlmError(
-                f"the Hub's {file.name} has {stated.size} bytes, expected {file.size}.", exit_code=ExitCode.DAMAGED
-            )
-        return file.size if file.size is not None else stated.size
-
-    def _most_bytes(self, plan: FetchPlan, file: PlannedFile) -> int:
-        """The bound of a file whose size nobody states: what its header adds up to, and what the disk has room for.
-
-        Raises `SlmError` (storage) when it cannot fit.
-        """
-        room = _room(plan)
-        header = self._remote_header(plan, file, MOST_BYTES)
-        if header is None or header.unknown_types:
-            return room
-        needed = _end_of(header)
-        if needed > room:
-            raise _no_room(file, plan)
-        return needed
-
-    def _download(
-        self,
-        plan: FetchPlan,
-        file: PlannedFile,
-        partial: PartialFile,
-        size: int | None,
-        most: int,
-        moved: Callable[[int], None],
-    ) -> None:
-        """Ranged GETs until the file is whole. Raises the Hub's errors, `Unreachable` after too many cuts."""
-        cuts: tuple[type[Exception], ...] = (_Cut, *hub_client.transport_errors())
-        failures = 0
-        start = partial.size
-        while True:
-            try:
-                self._stream(plan, file, partial, size, most, moved)
-                return
-            except StepBack:
-                continue
-            except cuts as error:
-                if getattr(error, "response", None) is not None:  # an answer of the Hub, not a cut
-                    raise
-                reached = partial.size
-                failures = 0 if reached - start >= FRESH_START else failures + 1
-                start = reached
-                if failures > len(WAITS):
-                    raise Unreachable(
-                        f"the connection to {self._host} was cut {failures} times, {reached} bytes came.",
-                        hint=f"{self._command} (goes on where it stopped)",
-                    ) from error
-                time.sleep(WAITS[max(failures - 1, 0)])
-
-    def _stream(
-        self,
-        plan: FetchPlan,
-        file: PlannedFile,
-        partial: PartialFile,
-        size: int | None,
-        most: int,
-        moved: Callable[[int], None],
-    ) -> None:
-        """One GET of what is missing. Raises `_Cut` when bytes are missing after it, `StepBack`."""
-        if size is not None and partial.size > size:
-            partial.restart()
-        if partial.size == size:  # its hash will tell
-            return
-        start = partial.next_start
-        with self._opened(plan, file, f"bytes={start}-" if start else None) as response:
-            if response.status_code >= 500:
-                raise _Cut(f"HTTP {response.status_code}")
-            hub_client.check_status(response, (200, 206))
-            begins = _start_of(response, size)
-            if begins not in (0, start):  # 0: the server does not do ranges, the whole file comes again
-                raise MalformedAnswer("it sends another part of the file than the one asked for")
-            try:
-                partial.receive(begins, hub_client.blocks(response), most, moved)
-            except TooLong as error:
-                if size is None and most >= _room(plan):
-                    raise _no_room(file, plan) from error
-                raise SlmError(
-                    f"{self._host} sent more bytes than {file.name} has.", exit_code=ExitCode.DAMAGED
-                ) from error
-        if size is not None and partial.size < size:
-            raise _Cut(f"{partial.size} of {size} bytes came")
+    def _patiently(self, ask: Callable[[], Answer]) -> Answer:
+        """What the Hub answers; where it asks to wait (429), it is asked again after so long. Raises `SlmError`."""
+        for _ in range(hub_client.MOST_WAITS):
+            with self._door():
+                try:
+                    return ask()
+                except Exception as error:
+                    seconds = hub_client.asked_to_wait(error)
+                    if seconds is None:
+                        raise
+            self._reporter.note(f"{self._host} asks to wait {counted(round(seconds), 'second')} (429); waiting.")
+            time.sleep(seconds)
+        with self._door():
+            return ask()
 
     @contextmanager
     def _door(self) -> Iterator[None]:
@@ -358,45 +253,15 @@ class HubSource:
             raise sentence from error
 
 
-class _Cut(Exception):
-    """The connection ended before the file did."""
+def _size(parts: tuple[str, ...], listing: HubListing) -> int | None:
+    """Bytes of all parts; None when one is not stated."""
+    sizes = [listing.files[name].size for name in parts if name in listing.files]
+    return sum(size for size in sizes if size is not None) if None not in sizes else None
 
 
 def _commit_of(plan: FetchPlan) -> str:
     assert plan.revision is not None  # every plan of the Hub has one
     return plan.revision
-
-
-def _start_of(response: Any, size: int | None) -> int:
-    """At which byte of the file an answer begins. Raises `MalformedAnswer` when the file has not `size` bytes."""
-    start, whole = content_range(response.headers.get("Content-Range")) if response.status_code == 206 else (0, None)
-    length = response.headers.get("Content-Length", "")
-    if whole is None and response.status_code == 200 and length.isdecimal():
-        whole = int(length[:20])
-    if size is not None and whole not in (None, size):
-        raise MalformedAnswer(f"it sends a file of {whole} bytes for one of {size}")
-    return start
-
-
-def _end_of(header: Header) -> int:
-    """Bytes of the whole file, by its header: where the last tensor ends, with the padding behind it."""
-    alignment = header.metadata.get("general.alignment", 32)
-    assert isinstance(alignment, int)  # the header was refused otherwise
-    last = max((tensor.offset + (tensor.size or 0) for tensor in header.tensors), default=0)
-    return header.data_offset + last + alignment
-
-
-def _room(plan: FetchPlan) -> int:
-    """Bytes that a file whose size the listing does not state may take."""
-    return max(space_free(plan) - _RESERVE, 0)
-
-
-def _no_room(file: PlannedFile, plan: FetchPlan) -> SlmError:
-    return SlmError(
-        f"{file.name} has no room on the disk of {plan.place}, where {in_bytes(space_free(plan))} are free.",
-        hint="slm rm NAME frees the space of a model",
-        exit_code=ExitCode.STORAGE,
-    )
 
 
 def _without_login(url: str) -> str:

@@ -63,23 +63,34 @@ class CachedRepository:
     def publish(self, commit: str, file: PlannedFile, fetched: Path) -> Path:
         """Make a checked file one of the cache: a blob, and an entry of a snapshot, whose path is returned.
 
-        `fetched`: the partial file, or what `find` gave. Raises `SlmError` (storage) where a link leads out of the
-        cache, and `OSError`.
+        `fetched`: the partial file, what `find` gave, or the entry of a file of equal content. Raises `SlmError`
+        (storage) where a link leads out of the cache, and `OSError`.
         """
         snapshot = self.folder / "snapshots" / commit / file.name
         if fetched == snapshot:
             return snapshot
         assert file.sha256 is not None
         blob = check_below(self.cache, self.folder / "blobs" / file.sha256)
-        if fetched != blob:
+        if fetched == self.partial(file):
             os.replace(fetched, blob)
         check_below(self.cache, snapshot).parent.mkdir(parents=True, exist_ok=True)
         snapshot.unlink(missing_ok=True)
+        if not blob.exists():  # a cache without links, where the other file of equal content is no blob
+            _duplicate(fetched, snapshot)
+            return snapshot
         try:
             os.symlink(os.path.relpath(blob, snapshot.parent), snapshot)
         except OSError:  # Windows without the right to make links, FAT: the client puts the file itself there, too
             shutil.move(blob, snapshot)
         return snapshot
+
+
+def _duplicate(file: Path, copy: Path) -> None:
+    """The same content under another name, on no more disk where the disk can do that."""
+    try:
+        os.link(file, copy)
+    except OSError:
+        shutil.copyfile(file, copy)
 
 
 def delete_cached(path: Path) -> int:

@@ -10,14 +10,16 @@ Refuses to know: repositories and files (hub.py), what a sound answer means (unt
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from slmchat.catalog.untrusted import MalformedAnswer, parsed_json
+from slmchat.catalog.untrusted import MalformedAnswer, NotAHub, parsed_json
 from slmchat.errors import ExitCode, SlmError
 
 # A listing with hashes has about 250 bytes a file; the largest repositories of models have some thousand files.
@@ -25,6 +27,12 @@ _MOST_LISTING = 16 << 20
 _MOST_REFUSAL = 64 << 10
 # Seconds for a whole answer that is not a file: the client's own limit counts from byte to byte.
 _MOST_SECONDS = 60.0
+
+MOST_WAITS = 3
+"""How often an answer "too many requests" is waited for."""
+
+# Seconds that are waited at a time: the Hub counts requests in windows of five minutes (hub-docs, rate limits).
+_MOST_WAIT_S = 300.0
 
 
 def hub_package() -> Any:
@@ -84,6 +92,31 @@ def read_json(url: str) -> Any:
         return parsed_json(_body(response, _MOST_LISTING))
 
 
+def asked_to_wait(error: Exception) -> float | None:
+    """Seconds until a server that answers 429 wants to be asked again, by `Retry-After` or the Hub's `RateLimit`.
+
+    None for any other error, for one that does not say, and for a wait that nobody would sit through.
+    """
+    response = getattr(error, "response", None)
+    if getattr(response, "status_code", None) != 429:
+        return None
+    stated = str(response.headers.get("Retry-After", "")).strip()  # type: ignore[union-attr] # it has a status
+    limit = re.search(r"\bt=(\d{1,6})\b", response.headers.get("RateLimit", ""))  # type: ignore[union-attr]
+    if re.fullmatch(r"\d{1,6}", stated):
+        seconds = float(stated)
+    elif stated:
+        try:
+            until = parsedate_to_datetime(stated)
+        except ValueError:
+            return None
+        seconds = max(0.0, until.timestamp() - time.time())
+    elif limit:
+        seconds = float(limit[1])
+    else:
+        return None
+    return seconds if seconds <= _MOST_WAIT_S else None
+
+
 def check_status(response: Any, accepted: tuple[int, ...] = (200,)) -> None:
     """Raises the client's error for an answer that refuses, `MalformedAnswer` for one that fits no question."""
     if response.status_code >= 400:
@@ -108,7 +141,7 @@ def blocks(response: Any) -> Iterator[bytes]:
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise MalformedAnswer("it sends the file in an encoding that was not asked for")
     if response.headers.get("Content-Type", "").lower().startswith("text/html"):
-        raise MalformedAnswer("it answers with a web page")
+        raise NotAHub("it answers with a web page")
     yield from response.iter_raw()
 
 

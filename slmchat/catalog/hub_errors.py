@@ -4,9 +4,11 @@ Knows: the exception classes of huggingface_hub, what to do about each, and that
 Refuses to know: how they came about (hub.py).
 """
 
+from urllib.parse import urlsplit
+
 from slmchat.catalog.registry import HubFile
 from slmchat.catalog.sources import Unreachable
-from slmchat.catalog.untrusted import MalformedAnswer
+from slmchat.catalog.untrusted import MalformedAnswer, NotAHub
 from slmchat.errors import ExitCode, SlmError
 from slmchat.redaction import redacted
 
@@ -33,34 +35,47 @@ def translated(
             hint=f"check the token: HF_TOKEN=<token> {command}",
             exit_code=ExitCode.NETWORK,
         )
-    known = _access(error, spec, host, command) or _missing(error, spec, host, command)
+    known = (
+        _storage(error, host, command)
+        or _access(error, spec, host, command)
+        or _missing(error, spec, host, command)
+        or _trouble(error, spec, host, command)
+    )
     if known is not None:
         return known
-    status = _status(error)
-    if status is not None and status >= 500:
-        return Unreachable(f"{host} answers with an error ({status}).", hint=f"later: {command}")
-    if status is not None:
-        return SlmError(f"{host} answers {status} for {spec.repo}.", exit_code=ExitCode.NETWORK)
     if isinstance(error, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled):
         return Unreachable(
             f"the Hub's client may not use the network for {spec.repo}.", hint="unset HF_HUB_OFFLINE if it is set"
         )
     if isinstance(error, (*transport, ConnectionError, TimeoutError)):
         return Unreachable(f"{host} cannot be reached: {_reason(error)}.", hint=f"when the network is back: {command}")
+    if isinstance(error, NotAHub):  # nothing else that is asked of it will be answered
+        return Unreachable(_no_hub(host, str(error)), hint=_PORTAL.format(command))
     if isinstance(error, MalformedAnswer):
-        return _no_hub(host, str(error), command)
+        return SlmError(_no_hub(host, str(error)), hint=_PORTAL.format(command), exit_code=ExitCode.NETWORK)
     if isinstance(error, _WRONG_ANSWERS) or type(error).__module__.partition(".")[0] in _TRANSPORTS:
-        return _no_hub(host, f"its answer cannot be read ({type(error).__name__})", command)
+        told = _no_hub(host, f"its answer cannot be read ({type(error).__name__})")
+        return SlmError(told, hint=_PORTAL.format(command), exit_code=ExitCode.NETWORK)
     return None
 
 
-def _no_hub(host: str, reason: str, command: str) -> SlmError:
+_PORTAL = "does the network want a login in a browser first? then: {}"
+
+
+def _no_hub(host: str, reason: str) -> str:
     """An answer that no Hub gives: another server's, a captive portal's, or one that was made to do harm."""
-    return SlmError(
-        f"{host} does not answer like a Hub: {redacted(reason)}.",
-        hint=f"does the network want a login in a browser first? then: {command}",
-        exit_code=ExitCode.NETWORK,
-    )
+    return f"{host} does not answer like a Hub: {redacted(reason)}."
+
+
+def _storage(error: Exception, host: str, command: str) -> SlmError | None:
+    """A refusal that does not come from the Hub, but from where its answer has led."""
+    status = _status(error)
+    request = getattr(getattr(error, "response", None), "request", None)
+    place = urlsplit(str(getattr(request, "url", ""))).netloc.rpartition("@")[2]
+    if status is None or not place or place == host:
+        return None
+    told = "answers with an error" if status >= 500 else "refuses the download"
+    return Unreachable(f"the Hub's storage ({redacted(place)}) {told} ({status}).", hint=f"later: {command}")
 
 
 def _access(error: Exception, spec: HubFile, host: str, command: str) -> SlmError | None:
@@ -104,6 +119,20 @@ def _missing(error: Exception, spec: HubFile, host: str, command: str) -> SlmErr
             f"{spec.repo} is not the name of a repository: {redacted(str(error))}", exit_code=ExitCode.NO_MODEL
         )
     return None
+
+
+def _trouble(error: Exception, spec: HubFile, host: str, command: str) -> SlmError | None:
+    """Any other status that is not the answer."""
+    status = _status(error)
+    if status is None:
+        return None
+    if status == 429:
+        return Unreachable(
+            f"{host} wants fewer requests (429).", hint=f"in some minutes, or with a token (HF_TOKEN): {command}"
+        )
+    if status >= 500:
+        return Unreachable(f"{host} answers with an error ({status}).", hint=f"later: {command}")
+    return SlmError(f"{host} answers {status} for {spec.repo}.", exit_code=ExitCode.NETWORK)
 
 
 def _status(error: Exception) -> int | None:

@@ -9,19 +9,32 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from slmchat.catalog import file_names
 from slmchat.catalog.file_facts import FileFacts
-from slmchat.catalog.records import EMBEDDING_TAG, Installed, InstalledFile, from_json, to_json, with_quantization
+from slmchat.catalog.records import (
+    EMBEDDING_TAG,
+    Installed,
+    InstalledFile,
+    from_json,
+    to_json,
+    with_quantization,
+    without_quantization,
+)
 from slmchat.catalog.registry import License, Reference
 from slmchat.errors import ExitCode, SlmError
 from slmchat.private_files import check_readable, is_below, remove_below, storage_error, write_private
 from slmchat.reporting import ByteProgress
 from slmchat.settings import Paths
+
+if TYPE_CHECKING:  # whoever only lists models does without headers
+    from slmchat.catalog.gguf_header import Header
 
 # Bytes of a record: one of a model in a thousand parts has 300,000.
 _MOST_RECORD = 4 << 20
@@ -72,9 +85,9 @@ class Library:
         except OSError as error:
             raise storage_error(error, self._paths.models) from error
 
-    def _read(self, file_names: Iterable[str]) -> tuple[Installed, ...]:
+    def _read(self, names: Iterable[str]) -> tuple[Installed, ...]:
         records = []
-        for file_name in file_names:
+        for file_name in names:
             file = self._paths.models / file_name
             try:
                 check_readable(file, _MOST_RECORD)
@@ -118,13 +131,21 @@ class Library:
         near = [name for name in names if name.casefold().startswith(beginning)]
         return self._named(text, near) or self._named(text, names)
 
-    def _named(self, text: str, file_names: Iterable[str]) -> list[Installed]:
-        records = self._read(file_names)
-        return [record for record in records if text.casefold() in (record.name.casefold(), record.key.casefold())]
+    def _named(self, text: str, names: Iterable[str]) -> list[Installed]:
+        records = self._read(names)
+        found = [record for record in records if text.casefold() in (record.name.casefold(), record.key.casefold())]
+        if found or "@" not in text:
+            return found
+        name, quantization = without_quantization(text)
+        named = [record for record in records if record.name.casefold() == name.casefold()]
+        return _of_quantization(named, quantization)
 
     def installed_as(self, name: str, quantization: str | None) -> Installed | None:
         """The intact record of this name (and quantization), or None: nothing here, or its files are not as pulled."""
-        record = _wanted([record for record in self.all() if record.name == name], quantization)
+        named = [record for record in self.all() if record.name == name]
+        if quantization is not None:
+            named = [record for record in named if file_names.same_file(quantization, record.quantization)]
+        record = _wanted(named, None)
         return record if record is not None and record.is_intact() else None
 
     def admit(self, installed: Installed) -> None:
@@ -221,10 +242,7 @@ class Library:
 
         `names`: those in the user's own file.
         """
-        try:
-            last = self._paths.last_model.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            last = ""
+        last = last_model(self._paths)
         known = [record for record in self.matching(last) if record.answers] if last else []
         if last and (
             last in names or Path(last).is_file() or any(last in (record.key, record.name) for record in known)
@@ -235,13 +253,10 @@ class Library:
 
     def remember(self, name: str) -> None:
         """Note the model used last. A disk that refuses does not make a command fail: the next command just asks."""
+        if last_model(self._paths) == name:
+            return
         try:
-            if self._paths.last_model.read_text(encoding="utf-8").strip() == name:
-                return
-        except (OSError, UnicodeDecodeError):
-            pass
-        try:
-            write_private(self._paths.last_model, name.encode() + b"\n")
+            write_private(self._paths.last_model, name.encode("utf-8", "surrogateescape") + b"\n")
         except SlmError as error:
             self._warn(error.message)
 
@@ -277,13 +292,21 @@ def _is_in_hub_cache(path: Path) -> bool:
     return is_below(cache_directory(), path)
 
 
+def last_model(paths: Paths) -> str:
+    """The model used last, as `remember` noted it; "" when there is none. A path may have any bytes."""
+    try:
+        return paths.last_model.read_bytes().decode("utf-8", "surrogateescape").strip()
+    except OSError:
+        return ""
+
+
 def from_path(path: Path, facts: FileFacts | None = None) -> Installed:
     """A GGUF used in place, as if it were installed; its name is its path. `facts`: what is known of files already.
 
     Raises `SlmError`: there is no such file (exit 3), it cannot be read (10), it is not a GGUF or no model (6).
     """
     from slmchat.catalog import kept_headers, lora, model_kind
-    from slmchat.catalog.gguf import read_header, split_parts
+    from slmchat.catalog.gguf import read_headers, split_parts
     from slmchat.catalog.projectors import beside
 
     path = path.expanduser().absolute()
@@ -291,10 +314,14 @@ def from_path(path: Path, facts: FileFacts | None = None) -> Installed:
         what = "is not a file" if path.exists() else "does not exist"
         raise SlmError(f"{path} {what}.", exit_code=ExitCode.NO_MODEL)
     try:
-        header = read_header(path) if facts is None else kept_headers.read_headers([path], facts)[0]
+        parts = split_parts(path)
+        _check_parts(parts)
+        headers = read_headers(parts) if facts is None else kept_headers.read_headers(parts, facts)
+        header = headers[0]
+        _check_count(path, header, len(parts))
         if lora.is_adapter(header):
             raise lora.not_a_model(path, header)
-        files = tuple(InstalledFile.of(part, None) for part in split_parts(path))
+        files = tuple(InstalledFile.of(part, None) for part in parts)
         projector = beside(path, header)
     except OSError as error:
         raise storage_error(error, path) from error
@@ -307,12 +334,33 @@ def from_path(path: Path, facts: FileFacts | None = None) -> Installed:
         license=License(header.license, header.license, "") if header.license else None,
         architecture=header.architecture,
         context_length=header.context_length,
-        parameters=header.parameters,
+        parameters=sum(part.parameters for part in headers),
         admitted_at="",
         tags=(EMBEDDING_TAG,) if model_kind.kind_of([header]).is_embedding else (),
         is_fetched=False,
         projector=projector,
     )
+
+
+def _check_parts(parts: Sequence[Path]) -> None:
+    """Raises `SlmError` (NO_MODEL) when a part of a split model is missing."""
+    for number, part in enumerate(parts, 1):
+        if not part.is_file():
+            raise SlmError(
+                f"part {number} of {len(parts)} is missing: there is no file {part}.",
+                hint="all parts lie in one directory, under the names that they came with",
+                exit_code=ExitCode.NO_MODEL,
+            )
+
+
+def _check_count(path: Path, header: "Header", count: int) -> None:
+    """Raises `SlmError` (NO_MODEL) for the first part of a split model whose name does not lead to the others."""
+    if (header.split_count or 1) > count and not header.split_no:
+        raise SlmError(
+            f"{path} is part 1 of {header.split_count}, and its name does not say where the others are.",
+            hint=f"name them NAME-00001-of-{header.split_count:05}.gguf and so on, in one directory",
+            exit_code=ExitCode.NO_MODEL,
+        )
 
 
 def now() -> str:
@@ -323,8 +371,17 @@ def now() -> str:
 def _wanted(named: list[Installed], quantization: str | None) -> Installed | None:
     """The record of a quantization, or without one the record admitted last."""
     if quantization is not None:
-        named = [record for record in named if record.quantization.casefold() == quantization.casefold()]
+        named = _of_quantization(named, quantization)
     return max(named, key=lambda record: record.admitted_at, default=None)
+
+
+def _of_quantization(named: list[Installed], quantization: str) -> list[Installed]:
+    """The records that a quantization means. In a repository a short name will do (`Q4_0` for `Q4_0-QAT`); the catalog
+    has such names for different files."""
+    exact = [record for record in named if file_names.same_file(quantization, record.quantization)]
+    if exact or not any(record.name.startswith("hf:") for record in named):
+        return exact
+    return [record for record in named if file_names.same_quantization(quantization, record.quantization)]
 
 
 def _slug(name: str, quantization: str) -> str:

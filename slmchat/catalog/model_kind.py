@@ -124,9 +124,14 @@ def check_installable(parts: Sequence[Header], name: str) -> ModelKind:
     found = kind_of(parts)
     if not found.is_installable:
         raise found.refusal(name, parts[0])
-    if found.can_generate:
+    if found.can_generate and _is_all(parts):
         header_limits.check(parts, name)
     return found
+
+
+def _is_all(parts: Sequence[Header]) -> bool:
+    """Whether nothing of the model is missing: no part of a split one, nothing of a header that was read in part."""
+    return (parts[0].split_count or 1) <= len(parts) and all(part.is_whole for part in parts)
 
 
 def _no_model(header: Header) -> ModelKind | None:
@@ -165,8 +170,7 @@ def _unreadable(parts: Sequence[Header]) -> ModelKind | None:
         words = ("removed from llama.cpp" if number in _REMOVED_TYPES else "newer than it" for number in types)
         told = ", ".join(f"type {number}, {word}" for number, word in zip(types, words, strict=True))
         return ModelKind(FileKind.UNKNOWN_TYPES, told)
-    is_whole = (parts[0].split_count or 1) <= len(parts)
-    if is_whole and not any(part.tensor_count for part in parts):
+    if _is_all(parts) and not any(part.tensor_count for part in parts):
         return ModelKind(FileKind.VOCABULARY)
     return None
 

@@ -8,15 +8,18 @@ from pathlib import Path
 from slmchat.catalog.hub import HubSource
 from slmchat.catalog.package_index import IndexSource
 from slmchat.catalog.registry import HubFile, SourceSpec
-from slmchat.catalog.sources import Source
+from slmchat.catalog.sources import Chooser, Source
+from slmchat.reporting import Reporter
 
 
-def open_source(spec: SourceSpec, models: Path, command: str, quantization: str | None = None) -> Source:
+def open_source(
+    spec: SourceSpec, models: Path, command: str, reporter: Reporter, choose: Chooser | None = None
+) -> Source:
     """The source for what the catalog says.
 
     `models` is slm's own directory of weights, `command` the `slm pull` command that hints repeat.
-    `quantization` matters only where `spec` names no file: it is looked for in the listing of the repository.
+    `choose` is needed where `spec` names no file: it picks the model among the files of the repository.
     """
     if isinstance(spec, HubFile):
-        return HubSource(spec, command, quantization)
+        return HubSource(spec, command, reporter, choose)
     return IndexSource(spec, models)

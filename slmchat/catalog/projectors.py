@@ -13,13 +13,13 @@ from slmchat.catalog.records import InstalledFile
 from slmchat.errors import ExitCode, SlmError
 
 
-def check(path: Path, header: Header) -> None:
-    """Raises `SlmError` (damaged) when the file is not a projector with an image encoder."""
+def check(name: str, header: Header) -> None:
+    """Raises `SlmError` (damaged) when the file that is called `name` is not a projector with an image encoder."""
     sees = header.metadata.get("clip.has_vision_encoder")
     if not is_projector(header) or sees is False:
         what = "it encodes sound, not images" if is_projector(header) else "it is a language model"
         raise SlmError(
-            f"{path.name} is not a projector for images: {what}.",
+            f"{name} is not a projector for images: {what}.",
             hint="a projector's name has mmproj in it",
             exit_code=ExitCode.DAMAGED,
         )
@@ -33,7 +33,7 @@ def from_path(path: Path) -> InstalledFile:
             hint="--mmproj PATH: the mmproj*.gguf that was made for this model",
             exit_code=ExitCode.NO_MODEL,
         )
-    check(path, read_header(path))
+    check(path.name, read_header(path))
     return InstalledFile.of(path, None)
 
 
@@ -51,7 +51,7 @@ def beside(model: Path, header: Header) -> InstalledFile | None:
     for path in paths:
         try:
             its = read_header(path)
-            check(path, its)
+            check(path.name, its)
         except SlmError:
             continue
         found[path.name] = (its.metadata.get("clip.vision.projection_dim") == width, path)

@@ -148,6 +148,13 @@ def with_quantization(name: str, quantization: str | None) -> str:
     return f"{base}@{quantization}{mark}{revision}"
 
 
+def without_quantization(text: str) -> tuple[str, str]:
+    """A name and the quantization that stands in it, "" without one: the opposite of `with_quantization`."""
+    base, mark, revision = text.partition("#")
+    name, _, quantization = base.partition("@")
+    return f"{name}{mark}{revision}", quantization
+
+
 def to_json(installed: Installed) -> str:
     """The record as it is kept on the disk."""
     fields = asdict(installed)

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from slmchat import toml_files
-from slmchat.catalog import adapter_names, schema
+from slmchat.catalog import adapter_names, file_names, hub_names, schema
 from slmchat.errors import ExitCode, SlmError
 
-HUB_HINT = "write hf:OWNER/REPO, hf:OWNER/REPO@Q4_K_M or hf:OWNER/REPO/FILE.gguf, then #REVISION if you like"
 _MOST_NEAR = 8  # names in one hint
 _HEAD = re.compile(r'^\[\[model\]\]\nname = "([^"]+)"\ntitle = "([^"]*)"$', re.MULTILINE)
 
@@ -157,7 +156,7 @@ class Registry:
     names: Mapping[str, UserName] = field(default_factory=dict)
 
     def resolve(self, text: str) -> Reference:
-        """What `text` stands for: a name with optional `@QUANT`, an `hf:` name, or a path that ends in `.gguf`.
+        """What `text` stands for: a name with optional `@QUANT`, a name on the Hub, or a path.
 
         Nothing is looked at on the disk or the network. Raises `SlmError`: usage when the name is malformed,
         no-model with the nearest names when there is no such model or quantization.
@@ -173,18 +172,20 @@ class Registry:
         if quantization is None:
             return Reference(name, spec=spec)
         there_are = [variant.quantization for variant in spec.variants]
-        if quantization not in there_are:
+        meant = file_names.named(quantization, there_are)
+        if meant is None:
             raise SlmError(
                 f"{name} has no quantization '{schema.shown(quantization)}'; there are {', '.join(there_are)}.",
                 hint=f"slm pull {name}@{there_are[0]}",
                 exit_code=ExitCode.NO_MODEL,
             )
-        return Reference(name, quantization, spec=spec)
+        return Reference(name, meant, spec=spec)
 
     def _near(self, text: str) -> str:
         """A hint with the names nearest to `text`: its own family if there is one, else what is spelled alike."""
-        if schema.REPO.fullmatch(text):
-            return f"did you mean hf:{text}?"
+        pasted = hub_names.parse(f"hf:{text}")  # as `llama-server -hf` takes it
+        if pasted is not None:
+            return f"did you mean {pasted.text}?"
         name = _split(text)[0]
         names = dict.fromkeys([*self.models, *(own.name for own in self.names.values() if own.target)])
         prefix = name.partition(":")[0]
@@ -204,7 +205,7 @@ class Registry:
 def resolve_without_catalog(text: str, names: Mapping[str, UserName]) -> Reference | None:
     """What `text` stands for if the built-in catalog is not needed to say so, else None.
 
-    That is a path, an `hf:` name, or a name of the user's own from `load_user_names` that has a target.
+    That is a path, a name on the Hub, or a name of the user's own from `load_user_names` that has a target.
     Raises `SlmError` (usage) when `text` is empty or malformed.
     """
     text = text.strip()
@@ -212,9 +213,9 @@ def resolve_without_catalog(text: str, names: Mapping[str, UserName]) -> Referen
         raise SlmError(
             "the name of a model is empty.", hint="`slm list --available` shows the catalog", exit_code=ExitCode.USAGE
         )
-    if text.lower().startswith("hf:"):
+    if hub_names.is_hub_name(text):
         return _hub_reference(text)
-    if text.lower().endswith(".gguf"):
+    if is_path(text):
         path = absolute(text)
         return Reference(str(path), path=path)
     name, quantization = _split(text)
@@ -228,6 +229,14 @@ def resolve_without_catalog(text: str, names: Mapping[str, UserName]) -> Referen
     if target.path or (target.hub and target.hub.file):
         raise SlmError(f"{name} is one file, so '@' cannot pick a quantization.", hint=name, exit_code=ExitCode.USAGE)
     return replace(target, quantization=quantization)
+
+
+def is_path(text: str) -> bool:
+    """Whether `text` is meant as a path: it ends in `.gguf`, or begins as no name does (`./`, `../`, `/`, `~`, `C:`).
+
+    Files without that ending are sound too: the blobs of Ollama and of the Hub's cache are called by their hash.
+    """
+    return text.lower().endswith(".gguf") or bool(re.match(r"\.{0,2}[/\\]|~|[A-Za-z]:[/\\]", text))
 
 
 def builtin_file() -> Path:
@@ -355,15 +364,14 @@ def _sampler(table: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _hub_reference(text: str) -> Reference:
-    parts = schema.hub_name(text)
-    if parts is None:
+    name = hub_names.parse(text)
+    if name is None:
         raise SlmError(
-            f"'{schema.shown(text)}' does not name a file on the Hub.", hint=HUB_HINT, exit_code=ExitCode.USAGE
+            f"'{schema.shown(text)}' does not name a file on the Hub.", hint=hub_names.HINT, exit_code=ExitCode.USAGE
         )
-    repo, file, revision, quantization = (parts[key] for key in ("repo", "file", "revision", "quantization"))
-    name = f"hf:{repo}{f'/{file}' if file else ''}{f'#{revision}' if revision else ''}"
-    hub = HubFile(str(repo), file or "", revision)
-    return Reference(name, quantization.upper() if quantization else None, hub=hub)
+    quantization = name.quantization.upper() if name.quantization else None
+    hub = HubFile(name.repo, name.file or "", name.revision)
+    return Reference(name.without_quantization, quantization, hub=hub)
 
 
 def absolute(text: str) -> Path:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from slmchat import ranges
-from slmchat.catalog import adapter_names
+from slmchat.catalog import adapter_names, hub_names
+from slmchat.catalog.hub_names import QUANTIZATION, REPO
 from slmchat.catalog.untrusted import is_contained, is_hub_file
 from slmchat.errors import ExitCode, SlmError
 
@@ -20,31 +21,6 @@ MOST_MISTAKES = 10  # more than this in one message helps nobody
 
 # `hf:` and `.gguf` are how the other two kinds of name are told apart, so no name may look like them.
 NAME = re.compile(r"(?!hf:)(?!.*\.gguf$)[a-z0-9][a-z0-9._-]{0,63}(:[a-z0-9][a-z0-9._-]{0,63})?")
-QUANTIZATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
-_REPO_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
-REPO = re.compile(rf"(?!.*(?:--|\.\.)){_REPO_PART}/{_REPO_PART}")
-_HUB_NAME = re.compile(
-    r"hf:(?P<repo>[^/@#]+/[^/@#]+)(?:/(?P<file>[^@#]+))?(?:@(?P<quantization>[^@#]+))?(?:#(?P<revision>[^@#]+))?",
-    re.IGNORECASE,
-)
-_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")  # a commit, a branch or a tag
-
-
-def hub_name(text: str) -> dict[str, str | None] | None:
-    """`repo`, `file`, `quantization` and `revision` of a name that begins with `hf:`; None when it is malformed."""
-    revised, at, quantization = text.rpartition("@")
-    if at and "#" in revised:  # the quantization may also come last
-        text = f"@{quantization}#".join(revised.split("#", 1))
-    match = _HUB_NAME.fullmatch(text)
-    parts: dict[str, str | None] = match.groupdict() if match else {}
-    file, quant, revision = parts.get("file"), parts.get("quantization"), parts.get("revision")
-    is_right = (
-        REPO.fullmatch(parts.get("repo") or "")
-        and (file is None or (is_hub_file(file) and quant is None))
-        and (quant is None or QUANTIZATION.fullmatch(quant))
-        and (revision is None or (_REVISION.fullmatch(revision) and is_contained(revision)))
-    )
-    return parts if is_right else None
 
 
 def shown(text: str) -> str:
@@ -114,7 +90,9 @@ def _array(item: _Check, unique: str | None = None, least: int = 1) -> _Check:
     return check
 
 
-def _table(keys: Mapping[str, _Check], required: tuple[str, ...] = ()) -> _Check:
+def _table(keys: Mapping[str, _Check], required: tuple[str, ...] = (), near: Collection[str] = ()) -> _Check:
+    """A table of these keys. `near`: keys of tables beside it, which a misspelt one may have meant as well."""
+
     def check(value: Any, where: str, report: _Report) -> None:
         if not isinstance(value, dict):
             report.add(where, "must be a table")
@@ -126,7 +104,7 @@ def _table(keys: Mapping[str, _Check], required: tuple[str, ...] = ()) -> _Check
             if key in keys:
                 keys[key](entry, _join(where, key), report)
             else:
-                report.add(_join(where, shown(key)), _unknown("key", key, keys))
+                report.add(_join(where, shown(key)), _unknown("key", key, keys, near))
 
     return check
 
@@ -135,11 +113,13 @@ def _join(where: str, key: str) -> str:
     return where + key if not where or where.endswith(" ") else f"{where}.{key}"
 
 
-def _unknown(what: str, word: str, known: Collection[str]) -> str:
+def _unknown(what: str, word: str, known: Collection[str], near_too: Collection[str] = ()) -> str:
     import difflib
 
     word = word[:80].lower()
-    near = difflib.get_close_matches(word, known, 1) or [each for each in known if word and each.startswith(word)]
+    near = difflib.get_close_matches(word, [*known, *near_too], 1) or [
+        each for each in known if word and each.startswith(word)
+    ]
     reason = f"did you mean {near[0]}?" if near else "known: " + ", ".join(sorted(known))
     return f"is not a known {what} ({reason})"
 
@@ -209,12 +189,12 @@ def _is_adapter(value: object) -> bool:
 
 
 def is_target(value: object) -> bool:
-    """Whether `value` can be the target of a name: an `hf:` name, or an absolute path (or `~`) to a GGUF."""
+    """Whether `value` can be the target of a name: a name on the Hub, or an absolute path (or `~`)."""
     if not isinstance(value, str) or not value.isprintable():
         return False
-    if value.lower().startswith("hf:"):
-        return hub_name(value) is not None
-    return value.lower().endswith(".gguf") and (value.startswith("~") or Path(value).is_absolute())
+    if hub_names.is_hub_name(value):
+        return hub_names.parse(value) is not None
+    return value.startswith("~") or Path(value).is_absolute()
 
 
 def _licenses(value: Any, where: str, report: _Report) -> None:
@@ -274,7 +254,7 @@ _VARIANT = _table(
 _SAMPLER = _table({name: _value(allowed.holds, f"must be {allowed}") for name, allowed in ranges.SAMPLER.items()})
 _TARGET_KEYS = {
     "name": _name,
-    "target": _value(is_target, "must be hf:OWNER/REPO, or an absolute path that ends in .gguf"),
+    "target": _value(is_target, "must be hf:OWNER/REPO, or an absolute path"),
     "sampler": _SAMPLER,
 }
 _MODEL_KEYS = {
@@ -297,14 +277,12 @@ _MODEL_KEYS = {
 }
 _ADAPTED_KEYS = {
     "name": _name,
-    "base": _value(_is_base, "must be the name of a model, hf:OWNER/REPO, or an absolute path that ends in .gguf"),
-    "lora": _array(
-        _value(_is_adapter, "must be an absolute path that ends in .gguf, or hf:OWNER/REPO/FILE.gguf, then =SCALE")
-    ),
+    "base": _value(_is_base, "must be the name of a model, hf:OWNER/REPO, or an absolute path"),
+    "lora": _array(_value(_is_adapter, "must be an absolute path, or hf:OWNER/REPO/FILE.gguf, then =SCALE")),
     "sampler": _SAMPLER,
 }
 _ADAPTED = _table(_ADAPTED_KEYS, required=("name", "base", "lora"))
-_MODEL = _table(_MODEL_KEYS, required=("name",))
+_MODEL = _table(_MODEL_KEYS, required=("name",), near=(*_TARGET_KEYS, *_ADAPTED_KEYS))
 _TARGET = _table(_TARGET_KEYS, required=("name", "target"))
 _FILE = _table({"licenses": _licenses, "model": _array(_model, unique="name", least=0)})
 

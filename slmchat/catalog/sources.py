@@ -10,10 +10,12 @@ Refuses to know: how any source works, whether the bytes are right (fetching.py 
 
 import hashlib
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from slmchat.catalog.file_names import NamedModel
 from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.registry import License
 from slmchat.catalog.untrusted import PlannedFile
@@ -72,6 +74,24 @@ class FetchedFile:
     is_resumed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What may be a model among the files of a repository. `size`: bytes of all its parts; None: not stated."""
+
+    named: NamedModel
+    size: int | None
+
+
+class Chooser(Protocol):
+    """Says which model of a repository is taken where the name of none was given."""
+
+    def __call__(self, repo: str, offers: Sequence[Offer], header_of: Callable[[Offer], Header | None], /) -> Offer:
+        """One of the offers, which come in the order of their names.
+
+        `header_of` reads the header of the first part of one, once; None where it cannot be had. Raises `SlmError`.
+        """
+
+
 class Source(Protocol):
     """One place where the files of one quantization can be had."""
 
@@ -83,9 +103,9 @@ class Source(Protocol):
         """What a fetch will bring. Uses the network only for what the catalog does not state. Raises `SlmError`."""
 
     def header(self, plan: FetchPlan) -> Header | None:
-        """The GGUF header alone, in a few MiB; None when the place cannot give a part of a file, or not so few.
+        """The GGUF header of the first file alone, in a few MiB; None when the place cannot give a part of a file.
 
-        Raises `SlmError`.
+        Of a split model it has the metadata, and the tensors of the first part. Raises `SlmError`.
         """
 
     def projector(self) -> "Source | None":

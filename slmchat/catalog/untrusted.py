@@ -29,6 +29,10 @@ class MalformedAnswer(ValueError):
     """What is wrong with something from elsewhere, as the end of a sentence."""
 
 
+class NotAHub(MalformedAnswer):
+    """Not even the form of an answer is right: a login page of the network, another server's, a broken mirror's."""
+
+
 def sha256(value: object, what: str) -> str:
     """A SHA-256: 64 lower-case hexadecimal digits. Raises `MalformedAnswer`, as all functions here."""
     if not isinstance(value, str) or not _SHA256.fullmatch(value):
@@ -116,7 +120,7 @@ class HubListing:
     def of(cls, document: object) -> "HubListing":
         """The answer of `/api/models/OWNER/REPO`. Raises `MalformedAnswer`."""
         if not isinstance(document, dict):
-            raise MalformedAnswer("its answer is not a description of a repository")
+            raise NotAHub("its answer is not a description of a repository")
         siblings = document.get("siblings") or []
         if not isinstance(siblings, list) or len(siblings) > _MOST_FILES:
             raise MalformedAnswer("its list of files is not one")
@@ -192,10 +196,10 @@ def content_range(value: str | None) -> tuple[int, int | None]:
 
 
 def parsed_json(data: bytes | str) -> Any:
-    """The value in JSON from elsewhere. Raises `MalformedAnswer` also for what is nested too deeply."""
+    """The value in JSON from elsewhere. Raises `NotAHub` also for what is nested too deeply."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         head = data[:200].decode("utf-8", "replace") if isinstance(data, bytes) else data[:200]
         is_page = re.match(r"\ufeff?\s*<", head)
-        raise MalformedAnswer("it answers with a web page" if is_page else "its answer is not JSON") from error
+        raise NotAHub("it answers with a web page" if is_page else "its answer is not JSON") from error

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from slmchat import toml_files
-from slmchat.catalog import schema
-from slmchat.catalog.registry import HUB_HINT, absolute, is_in_catalog, load_user_names
+from slmchat.catalog import hub_names, schema
+from slmchat.catalog.registry import absolute, is_in_catalog, is_path, load_user_names
 from slmchat.errors import ExitCode, SlmError
 from slmchat.private_files import write_private
 from slmchat.text_files import decode, encode_like
@@ -26,12 +26,21 @@ def add_target(user_file: Path, name: str, target: str) -> str:
     if not schema.NAME.fullmatch(name):
         reason = "a name is family:size or one word, of letters, digits, '.', '_' and '-'"
         raise SlmError(f"'{schema.shown(name)}' cannot be a name: {reason}.", exit_code=ExitCode.USAGE)
-    if target.lower().endswith(".gguf") and not target.lower().startswith("hf:"):
+    hub_name = hub_names.parse(target)
+    if hub_name is not None:
+        target = hub_name.text  # an address from a browser as slm writes it
+    elif is_path(target):
         target = str(absolute(target))
+    if target != target.encode("utf-8", "ignore").decode():
+        raise SlmError(
+            f"'{schema.shown(target)}' is not UTF-8 text, and {user_file.name} is.",
+            hint="rename the file, or give its path where the name would stand",
+            exit_code=ExitCode.USAGE,
+        )
     if not schema.is_target(target):
         raise SlmError(
-            f"'{schema.shown(target)}' is neither a path that ends in .gguf nor an hf: name.",
-            hint=HUB_HINT,
+            f"'{schema.shown(target)}' is neither a path to a file nor a name on the Hub.",
+            hint=hub_names.HINT,
             exit_code=ExitCode.USAGE,
         )
     own = load_user_names(user_file).get(name)

@@ -63,6 +63,8 @@ def batch(
     )  # before the seal: it may lie where a sealed process cannot open it
     backend = open_backend(options, settings, console)
     response_format, task = response_format_from(*wanted, is_stdin_taken=not options.files or "-" in options.files)
+    for note in response_format.notes if response_format else ():
+        console.note(note)
     instruction = " ".join(words)
     template = prompt_file(template_options, words, read_text)
     wants_fields = batch.input_field is not None or bool(template.fields if template else fields_in(instruction))

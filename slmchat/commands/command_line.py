@@ -26,7 +26,7 @@ Record = TypeVar("Record")
 
 # PEP 383: a byte of an argument that is not UTF-8; and what is meant by the options whose value is the name of a file.
 _SURROGATE = re.compile("[\udc80-\udcff]")
-_FILE = re.compile("FILE|PATH|DIR|NAME$")
+_FILE = re.compile(r"FILE|PATH|DIR|NAME$|^\[?NAME\]?\.\.\.$|^\[MODEL\]$|^TARGET$")
 
 
 class _Page:
@@ -200,7 +200,7 @@ def _check_text(records: Iterable[Any]) -> None:
     for record in records:
         for item in fields(record):
             flags = item.metadata["flags"]
-            if flags and _FILE.search(item.metadata["metavar"] or ""):
+            if _FILE.search(item.metadata["metavar"] or ""):
                 continue
             value = getattr(record, item.name)
             for text in value if isinstance(value, list) else [value]:

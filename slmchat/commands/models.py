@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from slmchat.catalog import adapter_names, kept_headers, model_kind
+from slmchat.catalog import adapter_names, hub_names, kept_headers, model_kind
 from slmchat.catalog.file_facts import FileFacts
 from slmchat.catalog.finding import Finder
 from slmchat.catalog.gguf import read_headers
@@ -374,7 +374,7 @@ def _fetched_parts(reference: Reference, name: str) -> list[str]:
     """What a name stands for that can have a sha256: itself, or its base and the adapters that came from the Hub."""
     if reference.adapted is None:
         return [name]
-    from_hub = [target for target, _scale in reference.adapted.lora if target.lower().startswith("hf:")]
+    from_hub = [target for target, _scale in reference.adapted.lora if hub_names.is_hub_name(target)]
     return [reference.adapted.base, *from_hub]
 
 

@@ -16,10 +16,11 @@ from slmchat.engine.cancellable import Cancellable
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
+from slmchat.generation.attempts import FALLBACK
 from slmchat.generation.generator import Generator, PreparedPrompt
 from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.prompt_template import prompt_file
-from slmchat.generation.response import Completion, describe, logprob_fields
+from slmchat.generation.response import Completion, Response, describe, logprob_fields
 from slmchat.models import adapters
 from slmchat.models.backend import open_backend
 from slmchat.models.open import open_model
@@ -167,6 +168,15 @@ class _Delegate:
         """How probable each choice is, for `-v`."""
         self._console.detail(", ".join(f"{text} {share:.3f}" for text, share in probabilities.items()))
 
+    @property
+    def may_retry(self) -> bool:
+        return True
+
     def on_retry(self, error: SlmError) -> None:
         self._console.write("\n" if self.is_shown else "")
         self._console.warn(f"{error.message.rstrip('.')}; trying once more, with more room.")
+
+    def on_fallback(self, response: Response) -> None:
+        self._console.write("\n" if self.is_shown else "")
+        self._console.warn(FALLBACK)
+        self._console.write(response.text if self.is_shown else "")

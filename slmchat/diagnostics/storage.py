@@ -14,7 +14,7 @@ from pathlib import Path
 
 from slmchat.catalog import fetching
 from slmchat.catalog.hub_cache import hub_cache_directories
-from slmchat.catalog.library import Library
+from slmchat.catalog.library import Library, last_model
 from slmchat.catalog.records import Installed
 from slmchat.catalog.registry import load_user_names
 from slmchat.diagnostics.findings import Check, Finding, fine, note, wrong
@@ -229,11 +229,7 @@ def _states(places: Places) -> Iterator[Finding]:
     """KV states of models that are gone."""
     present = [record.path for record in places.installed if not record.missing()]
     named = [name.target.path for name in load_user_names(places.paths.user_registry).values() if name.target]
-    try:
-        last = Path(places.paths.last_model.read_text(encoding="utf-8").strip())
-    except (OSError, UnicodeDecodeError):
-        last = None
-    for path in (*named, last):
+    for path in (*named, Path(last_model(places.paths))):
         if path is not None and path.is_file():
             present.append(path)
     unknown = KvStore(places.paths.kv_states).without_model(present)

@@ -77,13 +77,13 @@ class Prompt:
     model wants one and the template has not put it. An engine that lays conversations out itself
     (`ModelInfo.has_own_layout`) takes the turns. No turns: a bare text, to be completed as it is. Turns that end with
     the assistant's: the completion goes on with that text.
-    `alike`: other prompts that may be asked later (another question about the same document, say). What they have in
-    common with this one is worth keeping; a session need not heed it.
+    `cache_hints`: other prompts that may be asked later (another question about the same document, say). What they have
+    in common with this one is worth keeping; a session need not heed it.
     """
 
     parts: tuple[Part, ...]
     turns: tuple[Turn, ...] = ()
-    alike: "tuple[Prompt, ...]" = ()
+    cache_hints: "tuple[Prompt, ...]" = ()
 
 
 class ConstraintKind(StrEnum):
@@ -97,10 +97,14 @@ class ConstraintKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What a completion has to look like. The session lets the model choose only tokens that keep to it."""
+    """What a completion has to look like. The session lets the model choose only tokens that keep to it.
+
+    `is_capped` (of JSON): with soft limits where lists and maps have none, so that an answer ends.
+    """
 
     kind: ConstraintKind
     text: str
+    is_capped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,6 +417,61 @@ class Pool(Protocol):
     def close(self) -> None: ...
 
 
+class StreamPool(Protocol):
+    """Many completions at once whose text is read while it comes. Not for two threads at once.
+
+    Work is done in `step` alone, so whoever calls it decides on which thread, and between two steps what begins and
+    what is given up.
+    """
+
+    @property
+    def n_ctx(self) -> int:
+        """The context window of each request, in tokens."""
+        ...
+
+    @property
+    def report(self) -> str:
+        """One line about how it works (how many at once), for `-v`."""
+        ...
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another request may begin now."""
+        ...
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is worked on."""
+        ...
+
+    def begin(self, request: Request) -> Prefill:
+        """Begin with a request, when there `has_room`; how much of its prompt is known already.
+
+        Raises `SlmError`: CONTEXT when it leaves no room for a completion, USAGE for an empty prompt or a constraint
+        that cannot be used.
+        """
+        ...
+
+    def step(self) -> "Iterator[tuple[int, Event | SlmError]]":
+        """One batch; what has come of it for each request, by its id. A `Finish` or an error is the last of a request.
+
+        Raises `SlmError` (BUG) when the engine fails.
+        """
+        ...
+
+    def cancel(self, number: int) -> "Finish | None":
+        """End the request with this id; its last record, None when it is not worked on. What was read is kept."""
+        ...
+
+    def keep_one(self) -> bool:
+        """Write one state that is worth it to the disk, when there is time; False when there is none."""
+        ...
+
+    def close(self) -> None:
+        """Give up what is worked on, and keep on the disk what is worth it."""
+        ...
+
+
 class Engine(Protocol):
     """A loaded model."""
 
@@ -432,6 +491,11 @@ class Engine(Protocol):
 
         `settings.n_ctx` is the context window of each request. Raises `SlmError` (NO_FIT) as `open_session`.
         """
+        ...
+
+    def open_stream_pool(self, settings: SessionSettings, parallel: int | None = None) -> StreamPool:
+        """A pool of `parallel` completions whose text is read while it comes; None: as many as memory allows, four at
+        most. Raises `SlmError`: NO_FIT as `open_session`, USAGE where the engine has none."""
         ...
 
     def open_scorer(self, settings: SessionSettings) -> Pool:

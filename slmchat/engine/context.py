@@ -9,14 +9,13 @@ is there as the numbers that stand for it (image_tokens.py), so that a shared pr
 
 import contextlib
 import ctypes
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from slmchat.engine import native
+from slmchat.engine import native, sequence_state
 from slmchat.engine.api import SessionSettings
 from slmchat.engine.callbacks import guarded, raise_interrupt
 from slmchat.engine.image_tokens import batches, is_image_token, whole
@@ -165,25 +164,16 @@ class Context:
 
     def state_size(self) -> int:
         """Bytes of the state as `save` writes it, without the tokens."""
-        return int(self._api.llama_state_seq_get_size(self.handle, _SEQUENCE))
+        return sequence_state.state_size(self._api, self.handle, _SEQUENCE)
 
     def save(self, path: Path) -> bool:
         """Write the state with its tokens to an existing file, without a copy in memory; False when that fails."""
-        array = (self._api.llama_token * len(self.tokens))(*self.tokens)
-        # size_t llama_state_seq_save_file(ctx, const char * filepath, llama_seq_id, const llama_token *, size_t);
-        name = os.fsencode(path)
-        return bool(self._api.llama_state_seq_save_file(self.handle, name, _SEQUENCE, array, len(self.tokens)))
+        return sequence_state.save(self._api, self.handle, _SEQUENCE, self.tokens, path)
 
     def load(self, path: Path, tokens: Sequence[int]) -> bool:
         """Take over a state that was saved with these tokens; False, and an empty KV cache, when it does not fit."""
         self.forget()
-        held = (self._api.llama_token * len(tokens))()
-        count = ctypes.c_size_t()
-        # size_t llama_state_seq_load_file(ctx, filepath, dest_seq_id, tokens_out, n_token_capacity, n_token_count_out);
-        read = self._api.llama_state_seq_load_file(
-            self.handle, os.fsencode(path), _SEQUENCE, held, len(held), ctypes.byref(count)
-        )
-        if not read or held[: count.value] != list(tokens):
+        if not sequence_state.load(self._api, self.handle, _SEQUENCE, tokens, path):
             self.forget()
             return False
         self.tokens.extend(tokens)

@@ -18,8 +18,10 @@ from typing import TypeVar
 from slmchat.engine import crash_markers
 from slmchat.engine.api import (
     Adapter,
+    Chunk,
     Engine,
     Event,
+    Finish,
     Limits,
     ModelInfo,
     Pool,
@@ -29,10 +31,12 @@ from slmchat.engine.api import (
     Result,
     Session,
     SessionSettings,
+    StreamPool,
 )
 from slmchat.engine.crash_markers import CrashMarker
 from slmchat.engine.crash_markers import Ended as Ended
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.errors import SlmError
 
 Record = TypeVar("Record", Event, Result)
 
@@ -123,6 +127,10 @@ class _GuardedEngine:
         with self.guard:
             return _GuardedPool(self.engine.open_pool(settings, parallel), self.guard)
 
+    def open_stream_pool(self, settings: SessionSettings, parallel: int | None = None) -> StreamPool:
+        with self.guard:
+            return _GuardedStreamPool(self.engine.open_stream_pool(settings, parallel), self.guard)
+
     def open_scorer(self, settings: SessionSettings) -> Pool:
         with self.guard:
             return _GuardedPool(self.engine.open_scorer(settings), self.guard)
@@ -169,6 +177,40 @@ class _GuardedPool:
 
     def run(self, requests: Iterator[Request | Result]) -> Iterator[Result]:
         return self._guard.watch(self._pool.run(requests))
+
+
+class _GuardedStreamPool:
+    """Implements `StreamPool`."""
+
+    def __init__(self, pool: StreamPool, guard: CrashGuard) -> None:
+        self._pool = pool
+        self._guard = guard
+        self.cancel = pool.cancel
+        self.keep_one = pool.keep_one
+        self.close = pool.close
+        self.n_ctx = pool.n_ctx
+        self.report = pool.report
+
+    @property
+    def has_room(self) -> bool:
+        return self._pool.has_room
+
+    @property
+    def is_idle(self) -> bool:
+        return self._pool.is_idle
+
+    def begin(self, request: Request) -> Prefill:
+        with self._guard:
+            return self._pool.begin(request)
+
+    def step(self) -> Iterator[tuple[int, Event | SlmError]]:
+        if not self._guard.is_on:
+            return self._pool.step()
+        with self._guard:
+            events = list(self._pool.step())
+        if any(isinstance(event, Chunk | Finish) for _, event in events):
+            self._guard.stop()
+        return iter(events)
 
 
 def unguarded(engine: Engine) -> Engine:

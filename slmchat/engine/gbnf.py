@@ -4,7 +4,6 @@ Knows: which translator a constraint needs. Refuses to know: sampling, requests,
 """
 
 import functools
-import json
 
 from slmchat.engine.api import Constraint, ConstraintKind
 
@@ -19,5 +18,5 @@ def to_gbnf(constraint: Constraint) -> str:
     if constraint.kind is ConstraintKind.REGEX:
         return grammar.Grammar({"root": regex.parse(constraint.text)}).gbnf()
     if constraint.kind is ConstraintKind.JSON:
-        return json_schema.any_json().gbnf()
-    return json_schema.to_grammar(json.loads(constraint.text)).gbnf()
+        return json_schema.any_json(is_capped=constraint.is_capped).gbnf()
+    return json_schema.to_gbnf(constraint.text, is_capped=constraint.is_capped).gbnf

@@ -279,7 +279,7 @@ def _model_prefix(model: Path) -> str:
 
 
 def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
 
 
 def _hashes(tokens: "Sequence[int] | array[int]") -> list[str]:

@@ -5,6 +5,7 @@ Refuses to know: conversations, chat templates' meaning, terminals, where files 
 """
 
 import ctypes
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,11 +18,12 @@ from slmchat.engine.context import Context
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.limits import EngineLimits
 from slmchat.engine.loaded import LoadedModel
-from slmchat.engine.parallelism import KV_BYTES, plan_cells
+from slmchat.engine.parallelism import KV_BYTES, plan_cells, plan_streams
 from slmchat.engine.pool import LlamaPool
 from slmchat.engine.scoring import LlamaScorer
 from slmchat.engine.session import LlamaSession
 from slmchat.engine.speculation import Drafts, PromptDrafts
+from slmchat.engine.stream_pool import LlamaStreamPool
 from slmchat.engine.vision import Projector, Vision
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
@@ -110,6 +112,12 @@ class LlamaEngine:
         plan = plan_cells(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), memory.available().value)
         return LlamaPool(self.loaded, settings, plan)
 
+    def open_stream_pool(self, settings: SessionSettings, parallel: int | None = None) -> LlamaStreamPool:
+        """`parallel` completions that are read while they come; raises `SlmError` (NO_FIT) when memory runs out."""
+        settings = self.limits.session(settings)
+        plan = plan_streams(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), memory.available().value)
+        return LlamaStreamPool(self.loaded, settings, plan, self._state_key(settings), self._started)
+
     def open_scorer(self, settings: SessionSettings) -> LlamaScorer:
         """A pool for requests with choices; raises `SlmError` (NO_FIT) when its memory cannot be had."""
         return LlamaScorer(self.loaded, self.limits.session(settings))
@@ -165,7 +173,7 @@ def load(
     if is_lazy:
         params.lazy_mode = api.LLAMA_LAZY_MODE_ON
     limits = verdicts.limits_of(path)
-    model = api.llama_model_load_from_file(str(path).encode(), limits.model_params(params))
+    model = api.llama_model_load_from_file(os.fsencode(path), limits.model_params(params))
     if not model:
         raise _load_error(path)
     vision = Vision(api, model, projector, limits) if projector else None

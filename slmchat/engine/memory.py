@@ -63,13 +63,13 @@ class SessionMemory:
         self._mark(is_settled=is_loaded)
         return len(context.tokens)
 
-    def prefill(self, tokens: Sequence[int], alike: Sequence[Sequence[int]]) -> Iterator[int]:
+    def prefill(self, tokens: Sequence[int], cache_hints: Sequence[Sequence[int]]) -> Iterator[int]:
         """Evaluate what is missing of `tokens`; yields how many of them are there. Ends early when cancelled.
 
-        `alike`: other prompts that may come; what they share with this one is kept for them. A prefill always stops
-        there, store or not, so that the same prompt is evaluated in the same batches whatever is known.
+        `cache_hints`: other prompts that may come; what they share with this one is kept for them. A prefill always
+        stops there, store or not, so that the same prompt is evaluated in the same batches whatever is known.
         """
-        shared = sorted({whole(tokens, shared_length(tokens, other) - _MARGIN) for other in alike})
+        shared = sorted({whole(tokens, shared_length(tokens, other) - _MARGIN) for other in cache_hints})
         shared = [length for length in shared if len(self._context.tokens) < length < len(tokens)]
         stops = [*shared, *self._last_stops(whole(tokens, len(tokens) - 1), shared), len(tokens)]
         for stop in stops:

@@ -11,6 +11,9 @@ KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 # No more at once than this when nobody asks: on two cores nothing is gained beyond 16 (docs/performance.md).
 MOST_AT_ONCE = 32
 
+# Answers at once that a server reads out when nobody asks: with more, each of them is slow to read on a small device.
+STREAMS_AT_ONCE = 4
+
 # Cells of the KV cache for each completion, besides one whole context window that any of them may use. Rows of a batch
 # are short; where they are not, fewer of them run at once.
 _CELLS_EACH = 256
@@ -44,6 +47,20 @@ def plan_cells(n_ctx: int, parallel: int | None, cell_bytes: float, memory: int 
     fitting = max(1, min(most, cells // _CELLS_EACH))
     size = cells * cell_bytes / 2**20
     return CellPlan(cells, fitting, False, f"a KV cache of {cells:,} tokens, {size:,.0f} MiB")
+
+
+def plan_streams(n_ctx: int, parallel: int | None, cell_bytes: float, memory: int | None) -> CellPlan:
+    """The size of the KV cache for completions of a server: two whole windows of `n_ctx` tokens, where memory allows.
+
+    Few conversations fill their window, and the cells are shared by all. When they run out, conversations that wait
+    for their next message go first. `parallel` None: `STREAMS_AT_ONCE`. The rest as in `plan_cells`.
+    """
+    most = parallel or STREAMS_AT_ONCE
+    wanted = n_ctx * min(2, most)
+    affordable = int(memory * _MEMORY_SHARE / cell_bytes) if cell_bytes and memory is not None else wanted
+    cells = max(n_ctx, min(wanted, affordable))
+    size = cells * cell_bytes / 2**20
+    return CellPlan(cells, most, parallel is not None, f"a KV cache of {cells:,} tokens, {size:,.0f} MiB")
 
 
 class Growth:

@@ -6,14 +6,15 @@ Refuses to know: what the sequences are, how many there should be (parallelism.p
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from slmchat.engine import native
+from slmchat.engine import native, sequence_state
 from slmchat.engine.api import SessionSettings
 from slmchat.engine.callbacks import guarded, raise_interrupt
 from slmchat.engine.context import DECODE_ABORTED, DECODE_NO_PLACE, context_params, decode_failed
-from slmchat.engine.snapshots import has_state
+from slmchat.engine.snapshots import Snapshots, has_state
 from slmchat.errors import ExitCode, SlmError
 
 _Item = TypeVar("_Item")
@@ -48,6 +49,7 @@ class Sequences:
 
         Raises `SlmError` (NO_FIT) when the memory cannot be had."""
         self._api = api
+        self._model = model
         self._is_cancelled = is_cancelled
         self._abortable_from = abortable_from
         # A sliding window has forgotten what lies before it, a recurrent state cannot go back: of these only a whole
@@ -58,6 +60,7 @@ class Sequences:
         self._no_abort = api.ggml_abort_callback()
         self.batch_tokens = min(settings.batch_tokens, n_cells)
         params = context_params(api, settings, self.batch_tokens)
+        self._threads = settings.threads
         params.n_ctx = n_cells
         params.n_seq_max = n_sequences
         params.kv_unified = True  # one buffer: without it a copy is a copy of the whole cache
@@ -94,6 +97,35 @@ class Sequences:
         No numbers are copied: the cells belong to both from now on.
         """
         self._api.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens if self.can_copy_part else -1)
+
+    def set_threads(self, threads: int) -> None:
+        """Compute with so many threads from here on, single tokens and prompts."""
+        if threads != self._threads:
+            # void llama_set_n_threads(struct llama_context * ctx, int32_t n_threads, int32_t n_threads_batch);
+            self._api.llama_set_n_threads(self.handle, threads, threads)
+            self._threads = threads
+
+    def snapshots(self, sequence: int) -> Snapshots:
+        """What brings one sequence back to where its memory cannot be cut."""
+        made = Snapshots(self._api, self._model, lambda n_tokens: n_tokens, sequence)
+        made.follow(self.handle)
+        return made
+
+    def state_size(self, sequence: int) -> int:
+        """Bytes of the state of a sequence."""
+        return sequence_state.state_size(self._api, self.handle, sequence)
+
+    def save(self, sequence: int, tokens: Sequence[int], path: Path) -> bool:
+        """Write the state of a sequence, which holds these tokens, to an existing file; False when that fails."""
+        return sequence_state.save(self._api, self.handle, sequence, tokens, path)
+
+    def load(self, sequence: int, tokens: Sequence[int], path: Path) -> bool:
+        """Let a sequence hold the state that was saved with these tokens; False, and an empty one, when it cannot."""
+        self.forget(sequence)
+        is_loaded = sequence_state.load(self._api, self.handle, sequence, tokens, path)
+        if not is_loaded:
+            self.forget(sequence)
+        return is_loaded
 
     def batches(self, spans: Sequence[tuple[TokenSpan, _Item]]) -> Iterator[list[tuple[TokenSpan, _Item]]]:
         """These, with whatever belongs to them, as `evaluate` takes them: as many in each batch as it holds.

@@ -4,10 +4,25 @@ Knows: the order of requests, collecting a completion. Refuses to know: rows, re
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from slmchat.engine.api import Chunk, Finish, Request, Result, Session, TokenLogprob
+from slmchat.engine.api import Chunk, Event, Finish, Request, Result, Session, TokenLogprob
 from slmchat.errors import SlmError
+
+
+def result_of(number: int, events: Iterable[Event]) -> Result:
+    """What a session says of the request with this number, as a pool says it: whole. Raises what the session raises."""
+    text: list[str] = []
+    thinking: list[str] = []
+    logprobs: list[TokenLogprob] = []
+    finish: Finish | None = None
+    for event in events:
+        if isinstance(event, Chunk):
+            (thinking if event.is_thinking else text).append(event.text)
+            logprobs += event.logprobs
+        elif isinstance(event, Finish):
+            finish = event
+    return Result(number, "".join(text), finish, thinking="".join(thinking), logprobs=tuple(logprobs))
 
 
 class OneByOne:
@@ -36,20 +51,10 @@ class OneByOne:
                 yield done
 
     def _done(self, request: Request) -> Result:
-        text: list[str] = []
-        thinking: list[str] = []
-        logprobs: list[TokenLogprob] = []
-        finish: Finish | None = None
         try:
-            for event in self._session.generate(request.prompt, request.sampler, request.limits):
-                if isinstance(event, Chunk):
-                    (thinking if event.is_thinking else text).append(event.text)
-                    logprobs += event.logprobs
-                elif isinstance(event, Finish):
-                    finish = event
+            return result_of(request.id, self._session.generate(request.prompt, request.sampler, request.limits))
         except SlmError as error:
             return Result(request.id, error=error)
-        return Result(request.id, "".join(text), finish, thinking="".join(thinking), logprobs=tuple(logprobs))
 
     def resubmit(self, request: Request) -> None:
         """Work on this request before the next one."""

@@ -124,9 +124,9 @@ class LlamaSession:
         )
         live = self._context.n_evaluated
         yield Prefill(cached, len(tokens), cached, live)
-        alike = [vocabulary.tokenize(other) for other in prompt.alike]
+        cache_hints = [vocabulary.tokenize(other) for other in prompt.cache_hints]
         self._adapt_threads(is_computing=False)
-        for done in self._memory.prefill(tokens, alike):
+        for done in self._memory.prefill(tokens, cache_hints):
             self._adapt_threads()
             yield Prefill(done, len(tokens), cached, live)
         state.prompt_ended()

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from slmchat.engine.api import Request, Result
+from slmchat.engine.api import Chunk, Finish, FinishReason, Request, Result
 from slmchat.engine.constraint import open_sampler
 from slmchat.engine.generation_state import GenerationState
 from slmchat.engine.loaded import LoadedModel
@@ -36,6 +36,7 @@ class Slot:
         self.work = work
         self._n_shared = n_shared
         self._n_evaluated = n_shared
+        self._again: list[int] | None = None  # what is evaluated instead of the prompt after it lost its sequence
         self._sampler = open_sampler(loaded.api, loaded.vocabulary, work.sampler, work.request.limits.constraint)
         self._state = GenerationState(
             loaded,
@@ -48,22 +49,42 @@ class Slot:
             start=time.perf_counter(),
         )
         self._pieces: list[str] = []
-        self._error: SlmError | None = None
+        self.error: SlmError | None = None  # what it failed with
 
     @property
     def is_ended(self) -> bool:
         """It has come to an end, or it failed."""
-        return self._error is not None or (self._state.reason is not None and not self.is_in_prompt)
+        return self.error is not None or (self._state.reason is not None and not self.is_in_prompt)
 
     @property
     def is_in_prompt(self) -> bool:
         """The prompt is not evaluated to its end yet."""
-        return self._n_evaluated < len(self.work.tokens)
+        return self._n_evaluated < len(self._prompt)
+
+    @property
+    def _prompt(self) -> list[int]:
+        return self.work.tokens if self._again is None else self._again
+
+    @property
+    def n_evaluated(self) -> int:
+        """Tokens of the prompt and of the completion that its sequence holds."""
+        return self._n_evaluated
+
+    @property
+    def held(self) -> list[int]:
+        """The tokens that its sequence holds."""
+        return [*self.work.tokens, *self._state.tokens][: self._n_evaluated]
 
     @property
     def n_own(self) -> int:
         """Cells of the KV cache that are its own now, or will be when its prompt is evaluated."""
-        return max(self._n_evaluated, len(self.work.tokens)) - self._n_shared
+        return max(self._n_evaluated, len(self._prompt)) - self._n_shared
+
+    def begin_again(self, sequence: int, n_held: int) -> None:
+        """Go on in another sequence, which holds the first `n_held` of the same tokens: the rest is evaluated again."""
+        self.sequence = sequence
+        self._again = [*self.work.tokens, *self._state.tokens]
+        self._n_evaluated = self._n_shared = n_held
 
     def next_span(self, room: int) -> TokenSpan | None:
         """The tokens to evaluate next, at most `room`; None when that is none."""
@@ -71,8 +92,8 @@ class Slot:
             return None
         if not self.is_in_prompt:
             return TokenSpan(self.sequence, self._n_evaluated, self._state.tokens[-1:])
-        tokens = self.work.tokens[self._n_evaluated : self._n_evaluated + room]
-        is_last = self._n_evaluated + len(tokens) == len(self.work.tokens)
+        tokens = self._prompt[self._n_evaluated : self._n_evaluated + room]
+        is_last = self._n_evaluated + len(tokens) == len(self._prompt)
         return TokenSpan(self.sequence, self._n_evaluated, tokens, needs_logits=is_last)
 
     def evaluated(self, span: TokenSpan, context: Any, place: int) -> None:
@@ -81,24 +102,37 @@ class Slot:
         self._n_evaluated += len(span.tokens)
         if self.is_in_prompt:
             return
-        if was_in_prompt:
+        if was_in_prompt and not self._state.tokens:
             self._state.prompt_ended()
         if self._state.reason is not None:
             return
         try:
             self._pieces.append(self._state.accept(self._sampler.pick(context, place), context, place))
         except SlmError as error:  # the constraint leaves it no token, or its logits are not numbers
-            self._error = error
+            self.error = error
+
+    def chunk(self) -> Chunk | None:
+        """The text that is certain since the last chunk, with its tokens; None when there is none."""
+        text = "".join(self._pieces)
+        self._pieces.clear()
+        return self._state.chunk(text) if text else None
+
+    def last_chunk(self) -> Chunk:
+        """What was held back, at the end."""
+        return self._state.last_chunk()
+
+    def finish(self, reason: FinishReason | None = None) -> Finish:
+        """The last record, after `last_chunk`. `reason`: why it ends here, where it has not come to an end itself."""
+        reason = reason or self._state.reason
+        assert reason is not None
+        return self._state.finish(reason)
 
     def done(self) -> Result:
-        """The whole completion, after its end; or what it failed with."""
-        if self._error is not None:
-            return Result(self.work.request.id, error=self._error)
-        state = self._state
-        assert state.reason is not None
-        rest = state.last_chunk()
-        text = "".join(self._pieces) + rest.text
-        return Result(self.work.request.id, text, state.finish(state.reason), logprobs=rest.logprobs)
+        """The whole completion, after its end, where no chunk was taken; or what it failed with."""
+        if self.error is not None:
+            return Result(self.work.request.id, error=self.error)
+        rest = self.last_chunk()
+        return Result(self.work.request.id, "".join(self._pieces) + rest.text, self.finish(), logprobs=rest.logprobs)
 
     def close(self) -> None:
         """Free the sampler."""

@@ -70,17 +70,32 @@ class Snapshots:
             return min(n_stored, n_same)
         return n_same if n_stored - n_same <= self.slack else 0
 
+    def reachable(self, n_held: int, n_same: int) -> int:
+        """To how many tokens a sequence of `n_held` can be brought back, of which the first `n_same` are wanted.
+
+        What `cut` and `go_back` would do, without doing it.
+        """
+        if n_same >= n_held or (not self._has_state and self._can_cut(n_same)):
+            return min(n_held, n_same)
+        near = (min(item.n_tokens, n_same) for item in self._kept if item.n_tokens - n_same <= self.slack)
+        return max(near, default=0)
+
     def cut(self, n_tokens: int) -> bool:
         """Cut the sequence back to `n_tokens`, if what evaluation needs there is still held."""
+        if not self._can_cut(n_tokens):
+            return False
+        return bool(self._api.llama_memory_seq_rm(self._memory, self._sequence, self._position(n_tokens), -1))
+
+    def _can_cut(self, n_tokens: int) -> bool:
+        """Whether the memory may be cut there, as far as that can be known before; a recurrent state says so itself."""
         if not n_tokens:
             return False
         position = self._position(n_tokens)
         if self._n_swa and not self._has_state:  # beside a recurrent state, that one decides
             # the next token sees the positions behind n_tokens - n_swa (llama_hparams::is_masked_swa)
             first = self._api.llama_memory_seq_pos_min(self._memory, self._sequence)
-            if not 0 <= first <= max(0, position - self._n_swa + 1):
-                return False
-        return bool(self._api.llama_memory_seq_rm(self._memory, self._sequence, position, -1))
+            return bool(0 <= first <= max(0, position - self._n_swa + 1))
+        return True
 
     def go_back(self, n_tokens: int) -> int:
         """Restore the longest snapshot of at most `n_tokens` (within `slack`); the tokens then held, 0 for none."""
@@ -108,6 +123,10 @@ class Snapshots:
             while len(self._kept) > _MOST or sum(len(item.data) for item in self._kept) > self._most_bytes:
                 self._kept.pop(0)
         return is_settled or self._restore(snapshot)
+
+    def adopt(self, other: "Snapshots") -> None:
+        """Take over what was noted of another sequence, of which this one is a copy."""
+        self._kept = list(other._kept)
 
     def drop_beyond(self, n_tokens: int) -> None:
         """Forget the snapshots of more than `n_tokens`: other tokens will stand there."""

@@ -5,6 +5,7 @@ Refuses to know: files of images and their formats, templates, when anything is 
 """
 
 import ctypes
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -264,7 +265,7 @@ class Vision:
             self._callback = self._api.ggml_backend_sched_eval_callback(guarded(self._look, instead=False))
         params.cb_eval = self._callback
         native.clear_log()
-        context = mtmd.mtmd_init_from_file(str(path).encode(), self._model, self._limits.projector_params(params))
+        context = mtmd.mtmd_init_from_file(os.fsencode(path), self._model, self._limits.projector_params(params))
         if not context or not mtmd.mtmd_support_vision(context):
             said = _said() if not context else "it has no image encoder"
             if context:

@@ -4,6 +4,7 @@ Knows: what models of a size usually look like. Refuses to know: the catalog (th
 """
 
 import re
+from dataclasses import replace
 from math import sqrt
 
 from slmchat.fit.shape import Layer, Matrix, ModelShape
@@ -37,8 +38,7 @@ def guessed_shape(
     )
     width = max(512, round(2048 * sqrt(max(0.05, billions * share) / 1.5) / 256) * 256)
     layers = max(12, round(16 + 3 * sqrt(billions) * 2))
-    kind = quantization.removeprefix("UD-").removesuffix("-QAT")
-    type_name = "_".join(kind.split("_")[:2])
+    type_name = _type_of(quantization)
     rows = round(count / width)
     lazy = round(size * _per_layer_share(architecture, count))
     multiplied = size - lazy
@@ -61,6 +61,32 @@ def guessed_shape(
         is_tied=True,
         lazy_bytes=lazy,
     )
+
+
+def requantized(shape: ModelShape, size: int, quantization: str) -> ModelShape:
+    """A shape whose weights have `size` bytes in another quantization: one header speaks for all files of a model."""
+    share = size / shape.weight_bytes if shape.weight_bytes else 1.0
+    type_name = _type_of(quantization)
+    return replace(
+        shape,
+        layers=tuple(replace(layer, weight_bytes=round(layer.weight_bytes * share)) for layer in shape.layers),
+        matrices=tuple(
+            replace(
+                matrix,
+                type_name=type_name,
+                bytes=max(1, round(matrix.bytes * share)),
+                active_bytes=round(matrix.active_bytes * share),
+            )
+            for matrix in shape.matrices
+        ),
+        weight_bytes=size,
+        lazy_bytes=round(shape.lazy_bytes * share),
+    )
+
+
+def _type_of(quantization: str) -> str:
+    """ggml's type of most tensors: `UD-Q4_K_XL-QAT` -> `Q4_K`."""
+    return "_".join(quantization.removeprefix("UD-").removesuffix("-QAT").split("_")[:2])
 
 
 def _per_layer_share(architecture: str | None, count: int) -> float:

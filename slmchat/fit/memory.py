@@ -40,6 +40,13 @@ _CANDIDATE_BYTES = 32
 # ggml-cpu/repack.cpp, ggml_repack_get_optimal_repack_type: which types are copied into another layout on which
 # processor, if the rows are a multiple of so many.
 _REPACK_X86 = {"AVX2": {"Q4_0": 8, "Q4_K": 8, "IQ4_NL": 8, "MXFP4": 8}, "AVX512": {"Q2_K": 8}}
+# Types that a build with AMX takes into tiles instead, with the bytes of a block there and in the file; matrices of
+# experts stay out (ggml-cpu/amx: qtype_has_amx_kernels, supports_op; sizes as llama.cpp reports them for each type).
+_AMX = {
+    **{name: 1.0 for name in ("Q4_0", "Q4_1", "Q6_K")},
+    **{"Q8_0": 38 / 34, "Q4_K": 148 / 144, "Q5_K": 180 / 176, "IQ4_XS": 138 / 136},
+}
+_AMX_ROWS = 32
 _REPACK_ARM = {
     "MATMUL_INT8": {"Q4_0": 4, "Q4_K": 8, "Q5_K": 8, "Q6_K": 8, "Q8_0": 4},
     "DOTPROD": {"Q4_0": 4, "Q4_K": 8, "Q5_K": 8, "Q6_K": 8, "Q8_0": 4, "IQ4_NL": 4, "MXFP4": 4},
@@ -159,17 +166,26 @@ def _padded(tokens: int) -> int:
 
 
 def repacked_bytes(matrices: Collection[Matrix], load: Load) -> int:
-    """Bytes of the copies that llama.cpp makes of weights for this processor ("CPU_REPACK model buffer size")."""
+    """Bytes of the copies of weights for this processor (llama.cpp: "CPU_REPACK", "AMX model buffer size")."""
     if not load.is_repacked:
         return 0
+    has_amx = "AMX_INT8" in load.instruction_sets
     rules: dict[str, int] = {}
     for table in (_REPACK_X86, _REPACK_ARM):
         for name, types in table.items():
             if name in load.instruction_sets:
                 rules = types | rules
-    return sum(
-        matrix.bytes for matrix in matrices if matrix.type_name in rules and matrix.rows % rules[matrix.type_name] == 0
-    )
+    size = 0
+    for matrix in matrices:
+        if has_amx and _takes_tiles(matrix):
+            size += int(matrix.bytes * _AMX[matrix.type_name])
+        elif matrix.type_name in rules and matrix.rows % rules[matrix.type_name] == 0:
+            size += matrix.bytes
+    return size
+
+
+def _takes_tiles(matrix: Matrix) -> bool:
+    return matrix.type_name in _AMX and matrix.rows == matrix.all_rows and matrix.rows % _AMX_ROWS == 0
 
 
 def compute_reserved(shape: ModelShape, load: Load) -> int:

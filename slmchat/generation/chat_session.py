@@ -321,7 +321,7 @@ class ChatSession:
         sampler = self.sampler
         if sampler.seed is not None and question is not None:  # a retry with a fixed seed is another answer
             sampler = replace(sampler, seed=(sampler.seed + len(question.children)) % 2**32)
-        prompt = self._with_alike(self.prompt(self.messages()))
+        prompt = self._with_cache_hints(self.prompt(self.messages()))
         return self._follow(self._generate(prompt, sampler, self.limits), prompt, StreamingMessage(self))
 
     def go_on(self) -> Response | None:
@@ -346,12 +346,12 @@ class ChatSession:
             self._held_by = self.conversation.id
         return session.generate(prompt, sampler, limits)
 
-    def _with_alike(self, prompt: Prompt) -> Prompt:
+    def _with_cache_hints(self, prompt: Prompt) -> Prompt:
         """For the first message: another chat may begin with the same system message and examples."""
         said = self.messages()
         if len(self.conversation.visible()) > 1 or len(said) < 2:
             return prompt
-        return replace(prompt, alike=(self.prompt([*said[:-1], Message(Role.USER, PLACEHOLDER)]),))
+        return replace(prompt, cache_hints=(self.prompt([*said[:-1], Message(Role.USER, PLACEHOLDER)]),))
 
     def _follow(
         self, events: Iterator[Event], prompt: Prompt, growing: "StreamingMessage", *, goes_on: bool = False

@@ -17,6 +17,7 @@ from slmchat.engine.cancellable import Cancellable, CancelScope
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import classify, structured
+from slmchat.generation.attempts import generate_valid
 from slmchat.generation.classify import CONTENT_FREE, Classification, ClassificationTask, content_free_prior
 from slmchat.generation.prompt import Layout, PromptRequest, layout
 from slmchat.generation.response import Completion, Response, StreamHandler, completion_of, consume_stream
@@ -39,8 +40,17 @@ class GenerationDelegate(Protocol):
         """While this lasts, the generation can be cancelled."""
         ...
 
+    @property
+    def may_retry(self) -> bool:
+        """Whether a second completion may take the place of the first."""
+        ...
+
     def on_retry(self, error: SlmError) -> None:
         """The first completion is not in the format (why: `error`); there will be a second one."""
+        ...
+
+    def on_fallback(self, response: Response) -> None:
+        """The first completion counts after all: the second one has no end."""
         ...
 
 
@@ -94,6 +104,7 @@ class Generator:
         self._scorer: Pool | None = None
         self._scorer_ctx = 0
         self._prior: _Prior | None = None
+        self._told_of: ResponseFormat | None = None
 
     # The prompt
 
@@ -112,6 +123,9 @@ class Generator:
         if request.answer and (is_raw or response_format is not None):
             what = "a raw prompt" if is_raw else "an answer in a given format"
             raise SlmError(f"{what} cannot go on with an answer that was cut.", exit_code=ExitCode.USAGE)
+        for note in response_format.notes if response_format is not self._told_of and response_format else ():
+            self.opened.reporter.note(note)
+        self._told_of = response_format
         lay_out = layout(self.engine, is_raw=is_raw, instruction=response_format, goes_on=bool(request.answer))
         prompt = request.prompt(lay_out)
         return PreparedPrompt(request, lay_out, prompt, self.opened.count(prompt), is_raw, response_format, task)
@@ -206,8 +220,14 @@ class Generator:
 
         if prepared.response_format is None:
             return completion_of(once(sampler, limits))
-        made, value = structured.generate_valid(
-            prepared.response_format, sampler, limits, once, on_retry=delegate.on_retry
+        made, value = generate_valid(
+            prepared.response_format,
+            sampler,
+            limits,
+            once,
+            on_retry=delegate.on_retry,
+            on_fallback=delegate.on_fallback,
+            may_retry=delegate.may_retry,
         )
         return completion_of(made, value)
 

@@ -10,7 +10,7 @@ from slmchat.engine.api import Limits, Pool, Request, Result
 from slmchat.engine.cancellable import CancelScope
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation import structured
+from slmchat.generation.attempts import Attempts, TryAgain
 from slmchat.generation.generator import PreparedPrompt
 from slmchat.generation.response import Completion, Response, completion_of, response_of
 from slmchat.generation.structured import ResponseFormat
@@ -32,10 +32,10 @@ class ManyCompletions:
         """With a seed every prompt has the same one. The prompts are laid out as the pool has room for them."""
         self._prompts = prompts
         self._format = response_format
-        # of an answer in a format the seed is settled here, because a second attempt takes the next
-        self._sampler = sampler if response_format is None else sampler.with_seed()
-        self._limits = limits if response_format is None else response_format.limits(limits)
+        self._sampler = sampler
+        self._limits = limits
         self._prepared: dict[int, PreparedPrompt] = {}  # those that are under way
+        self._attempts: dict[int, Attempts[Response]] = {}
 
     def run(self, pool: Pool, cancellable: CancelScope) -> list[Completion | SlmError]:
         """A completion for each prompt, in order, or the error that it ended with: INTERRUPTED after `cancel`.
@@ -45,7 +45,6 @@ class ManyCompletions:
         made: list[Completion | SlmError] = [
             SlmError("this was cancelled before it was done.", exit_code=ExitCode.INTERRUPTED) for _ in self._prompts
         ]
-        second: set[int] = set()
         results: Iterable[Result] = ()
         try:
             results = pool.run(self._requests())  # before it can be cancelled: what is cancelled must have begun
@@ -53,12 +52,10 @@ class ManyCompletions:
                 for done in results:
                     try:
                         made[done.id] = self._completion(done)
+                    except TryAgain:
+                        pool.resubmit(self._request(done.id))
                     except SlmError as error:
-                        if error.exit_code is ExitCode.UNSATISFIED and done.id not in second:
-                            second.add(done.id)
-                            pool.resubmit(self._again(done.id))
-                        else:
-                            made[done.id] = error
+                        made[done.id] = error
         finally:
             if isinstance(results, Generator):  # as after Ctrl-C: what is under way ends here and not in a traceback
                 results.close()
@@ -68,24 +65,27 @@ class ManyCompletions:
     def _requests(self) -> Iterator[Request | Result]:
         for number, prepare in enumerate(self._prompts):
             try:
-                prepared = self._prepared[number] = prepare()
+                self._prepared[number] = prepare()
             except SlmError as error:
                 yield Result(number, error=error)
             else:
-                yield Request(number, prepared.prompt, self._sampler, self._limits)
+                if self._format is not None:
+                    self._attempts[number] = Attempts(self._format, self._sampler, self._limits)
+                yield self._request(number)
 
-    def _again(self, number: int) -> Request:
+    def _request(self, number: int) -> Request:
         prompt = self._prepared[number].prompt
-        return Request(number, prompt, *structured.second_attempt(self._sampler, self._limits))
+        attempts = self._attempts.get(number)
+        if attempts is None:
+            return Request(number, prompt, self._sampler, self._limits)
+        return Request(number, prompt, attempts.sampler, attempts.limits)
 
     def _completion(self, done: Result) -> Completion:
         if done.error is not None:
             raise done.error
         prepared = self._prepared[done.id]
         response = response_of(done, prepared.prompt, keeps_space=prepared.keeps_space)
-        return completion_of(response, self._value(response))
-
-    def _value(self, response: Response) -> object:
-        if self._format is None or response.finish is None:
-            return None
-        return self._format.value(response.text, response.finish.reason)
+        attempts = self._attempts.get(done.id)
+        if attempts is None or response.finish is None:
+            return completion_of(response)
+        return completion_of(*attempts.judged(response, response.text, response.finish.reason))

@@ -64,7 +64,7 @@ class PromptRequest:
         """The prompt with these attachments; None: with all of them."""
         attachments = self.attachments if attachments is None else attachments
         prompt = self._laid_out(lay_out, self._composed(attachments))
-        return replace(prompt, alike=tuple(self._laid_out(lay_out, text) for text in self._others(attachments)))
+        return replace(prompt, cache_hints=tuple(self._laid_out(lay_out, text) for text in self._others(attachments)))
 
     def without_input(self, lay_out: Layout, text: str) -> Prompt:
         """The prompt with this text instead of its input: every attachment, or the question where there is none."""

@@ -1,39 +1,47 @@
 """What a completion has to look like: a constraint of the engine, and a check of the finished text.
 
-Knows: JSON, schemas, fields, grammars, regular expressions; what the model is told of them; the second attempt.
-Refuses to know: how tokens are chosen, which option or keyword asked for it.
+Knows: JSON, schemas, fields, grammars, regular expressions; what is right, and what is only checked at the end.
+Refuses to know: how tokens are chosen, which option or keyword asked for it, second attempts (attempts.py).
 """
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmchat.conversation.messages import Message
 from slmchat.conversation.thinking import closing_of
 from slmchat.engine.api import Constraint, ConstraintKind, FinishReason, Limits, Part, Prompt
-from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation.response import Response
-from slmchat.ranges import SEED
+from slmchat.generation.told import told
+from slmchat.schemas import strict_json
 from slmchat.schemas.check import SchemaCheck
+from slmchat.schemas.json_rules import SOFT_ANY_ITEMS, SOFT_ITEMS
+
+if TYPE_CHECKING:
+    from slmchat.schemas.json_schema import SchemaGbnf
 
 # Room for an answer without -n, in tokens, and how much more the second attempt gets.
 ROOM = 1024
 MORE_ROOM = 2
+# Unknown words of a schema that a note names.
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseFormat:
     """What was asked for. One for a whole batch: nothing in it changes.
 
-    `constraint` goes into `Limits.constraint`, `instruction` (empty: none) behind the user's text.
+    `constraint` goes into `Limits.constraint`, `instruction` (empty: none) behind the user's text. `notes`: what the
+    user should know of it, a line each.
     """
 
     constraint: Constraint
     instruction: str = ""
+    notes: tuple[str, ...] = ()
     _check: SchemaCheck | None = field(default=None, repr=False)
+    _pattern: re.Pattern[str] | None = field(default=None, repr=False)
 
     @property
     def is_json(self) -> bool:
@@ -46,6 +54,10 @@ class ResponseFormat:
         text = f"{last.text}\n\n{self.instruction}" if self.instruction else last.text
         return [*before, replace(last, text=text)]
 
+    def uncapped(self) -> "ResponseFormat":
+        """The same without soft limits."""
+        return replace(self, constraint=replace(self.constraint, is_capped=False))
+
     def limits(self, limits: Limits) -> Limits:
         """These limits for a first attempt. Stop sequences do not count, they would cut through."""
         return replace(limits, max_tokens=limits.max_tokens or ROOM, stop=(), shown=(), constraint=self.constraint)
@@ -54,20 +66,34 @@ class ResponseFormat:
         """The finished answer as a value. Raises `SlmError` (UNSATISFIED) when it is cut off or not right."""
         if reason in (FinishReason.LENGTH, FinishReason.CONTEXT):
             raise _unsatisfied("it was cut off: the room for it is used up", "more room: -n N, or --ctx N")
-        if self.constraint.kind is ConstraintKind.REGEX:
-            if re.fullmatch(self.constraint.text, text, re.ASCII) is None:
-                raise _unsatisfied("it does not match the regular expression")
-            return text
-        if self.constraint.kind is ConstraintKind.GRAMMAR:
+        if self._pattern is not None and self._pattern.fullmatch(text) is None:
+            raise _unsatisfied("it does not match the regular expression")
+        if not self.is_json:
             return text
         try:
-            value: object = json.loads(text)
+            value: object = strict_json.loads(text)
+        except strict_json.NotStrict as error:
+            raise _unsatisfied(error.reason) from error
         except (ValueError, RecursionError) as error:
             raise _unsatisfied("it is not valid JSON") from error
         problem = self._check.problem(value) if self._check else None
         if problem:
             raise _unsatisfied(problem)
         return value
+
+    def soft_limit_reached(self, value: object) -> SlmError | None:
+        """Why this answer may not be the whole one: something in it ends where a first attempt stops."""
+        if not self.constraint.is_capped or not _has_length(value, (SOFT_ITEMS, SOFT_ANY_ITEMS)):
+            return None
+        return _unsatisfied("something in it has as many values as a first attempt may write")
+
+
+def _has_length(value: object, lengths: tuple[int, ...]) -> bool:
+    """Whether a list or an object of one of these lengths is in it."""
+    if not isinstance(value, list | dict):
+        return False
+    inside = value if isinstance(value, list) else value.values()
+    return len(value) in lengths or any(_has_length(item, lengths) for item in inside)
 
 
 def room_for(max_tokens: int | None) -> int:
@@ -81,43 +107,6 @@ def thought_closed(prompt: Prompt) -> Prompt:
     if closing is None:
         return prompt
     return replace(prompt, parts=(*prompt.parts, Part(f"\n{closing}\n\n", is_template=True)))
-
-
-def generate_valid(
-    shape: ResponseFormat,
-    sampler: SamplerSettings,
-    limits: Limits,
-    ask: Callable[[SamplerSettings, Limits], Response],
-    *,
-    on_retry: Callable[[SlmError], None],
-) -> tuple[Response, object]:
-    """An answer of the shape and its value; the value of an interrupted one is None.
-
-    `ask` generates once. When its answer is cut off or not right, `on_retry` hears why and it is asked a second time.
-    Raises `SlmError` (UNSATISFIED) when the second answer is not right either.
-    """
-    sampler = sampler.with_seed()
-    limits = shape.limits(limits)
-    try:
-        return _asked(shape, ask(sampler, limits))
-    except SlmError as error:
-        if error.exit_code is not ExitCode.UNSATISFIED:
-            raise
-        on_retry(error)
-    return _asked(shape, ask(*second_attempt(sampler, limits)))
-
-
-def second_attempt(sampler: SamplerSettings, limits: Limits) -> tuple[SamplerSettings, Limits]:
-    """With twice the room of the first one and, where it samples at all, the next seed."""
-    again = replace(sampler, seed=((sampler.seed or 0) + 1) % int(SEED.high))
-    return again, replace(limits, max_tokens=room_for(limits.max_tokens))
-
-
-def _asked(shape: ResponseFormat, answer: Response) -> tuple[Response, object]:
-    assert answer.finish is not None
-    if answer.finish.reason is FinishReason.INTERRUPTED:
-        return answer, None
-    return answer, shape.value(answer.text, answer.finish.reason)
 
 
 def only_one(asked: Mapping[str, Any]) -> tuple[str, Any] | None:
@@ -134,7 +123,7 @@ def only_one(asked: Mapping[str, Any]) -> tuple[str, Any] | None:
 
 def of_any_json() -> ResponseFormat:
     """A JSON object or array."""
-    return ResponseFormat(Constraint(ConstraintKind.JSON, ""), "Answer with JSON.")
+    return ResponseFormat(Constraint(ConstraintKind.JSON, "", is_capped=True), "Answer with JSON.")
 
 
 def of_grammar(text: str) -> ResponseFormat:
@@ -150,62 +139,47 @@ def of_fields(text: str) -> ResponseFormat:
 
 
 def of_schema(schema: Any) -> ResponseFormat:
-    """The shape of a JSON Schema. Raises `SlmError` (USAGE) for what is not supported in it."""
+    """The shape of a JSON Schema. Raises `SlmError` (USAGE) for what is not a schema, and for what contradicts
+    itself."""
     from slmchat.schemas import json_schema
 
-    json_schema.to_grammar(schema)
     text = json.dumps(schema, ensure_ascii=False)
-    return ResponseFormat(Constraint(ConstraintKind.SCHEMA, text), _told(schema), SchemaCheck(schema))
+    gbnf = json_schema.to_gbnf(text, is_capped=True)
+    constraint = Constraint(ConstraintKind.SCHEMA, text, is_capped=gbnf.has_soft_limits)
+    return ResponseFormat(constraint, told(schema), tuple(_notes(gbnf)), SchemaCheck(schema, text))
+
+
+def _notes(gbnf: "SchemaGbnf") -> Iterator[str]:
+    if gbnf.only_checked:
+        yield f"only checked at the end: {', '.join(gbnf.only_checked)}"
+    if gbnf.unknown:
+        names = ", ".join(json.dumps(name, ensure_ascii=False) for name in gbnf.unknown[:_MOST_NAMED])
+        more = f" and {len(gbnf.unknown) - _MOST_NAMED:,} more" if len(gbnf.unknown) > _MOST_NAMED else ""
+        yield f"slm does not know these words of the schema, and they have no effect: {names}{more}"
 
 
 def of_regex(pattern: str) -> ResponseFormat:
     """What matches a regular expression as a whole. Raises `SlmError` (USAGE) for one that is not understood."""
-    from slmchat.schemas import regex
+    from slmchat.schemas import python_regex, regex
 
     regex.parse(pattern)
-    try:
-        re.compile(pattern, re.ASCII)
-    except re.error as error:
-        raise SlmError(
-            f"this regular expression cannot be read: {error}.",
-            hint="what is understood: docs/structured.md",
-            exit_code=ExitCode.USAGE,
-        ) from error
-    return ResponseFormat(Constraint(ConstraintKind.REGEX, pattern))
+    return ResponseFormat(Constraint(ConstraintKind.REGEX, pattern), _pattern=python_regex.compiled(pattern))
 
 
 def parsed(text: str) -> Any:
     """A JSON Schema that somebody wrote. Raises `SlmError` (USAGE) when it is not valid JSON."""
     try:
-        return json.loads(text)
+        return strict_json.loads(text)
     except json.JSONDecodeError as error:
         raise SlmError(
             f"the schema is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}.",
             hint="--schema takes a file, - for standard input, or the schema itself",
             exit_code=ExitCode.USAGE,
         ) from error
+    except strict_json.NotStrict as error:
+        raise SlmError(f"the schema cannot be used: {error.reason}.", exit_code=ExitCode.USAGE) from error
     except RecursionError as error:
         raise SlmError("the schema is nested too deep.", exit_code=ExitCode.USAGE) from error
-
-
-def _told(schema: Any) -> str:
-    """What the model hears of the schema: the names of the fields, their descriptions, the values to choose from.
-
-    The whole schema makes small models copy it (docs/decisions.md has the figures).
-    """
-    properties = schema.get("properties") if isinstance(schema, dict) else None
-    if not isinstance(properties, dict) or not properties:
-        return ""
-    told = [name + _remark(value if isinstance(value, dict) else {}) for name, value in properties.items()]
-    return f"Answer with JSON that has these fields: {', '.join(told)}."
-
-
-def _remark(schema: Mapping[str, Any]) -> str:
-    about = [schema["description"]] if isinstance(schema.get("description"), str) else []
-    values = schema.get("enum")
-    if isinstance(values, list):
-        about.append(" or ".join(map(str, values)))
-    return f" ({'; '.join(about)})" if about else ""
 
 
 def _unsatisfied(problem: str, hint: str | None = None) -> SlmError:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from slmchat.catalog.records import Installed
 from slmchat.conversation.pictures import Picture
-from slmchat.engine.api import Adapter, Engine, Pool, Prompt, Session, SessionSettings
+from slmchat.engine.api import Adapter, Engine, Pool, Prompt, Session, SessionSettings, StreamPool
 from slmchat.errors import SlmError
 from slmchat.fit.plan import DEFAULT_LARGEST_CTX
 from slmchat.models import loader, vision
@@ -168,6 +168,14 @@ class OpenModel:
     def open_pool(self, n_ctx: int, parallel: int | None = None) -> Pool:
         """Many windows of `n_ctx` tokens at once, None: as many as pay. Raises `SlmError` (NO_FIT)."""
         return self.engine.open_pool(self.session_settings(n_ctx), parallel)
+
+    def open_stream_pool(self, n_ctx: int, parallel: int | None = None) -> StreamPool:
+        """Windows whose answers are read while they come, None: as many as suit. Their states are kept on the disk.
+
+        Raises `SlmError`: NO_FIT, USAGE where the engine has none.
+        """
+        settings = replace(self.session_settings(n_ctx), store=self._store)
+        return self.engine.open_stream_pool(settings, parallel)
 
     def open_scorer(self, n_ctx: int) -> Pool:
         """A window for scores of given texts. Raises `SlmError`: NO_FIT, USAGE where the engine has none."""

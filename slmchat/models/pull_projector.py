@@ -32,7 +32,7 @@ def sources(reference: Reference, name: str, pulling: "Pulling") -> list[Source]
     ]
     if reference.spec.projector and not chosen:
         pulling.reporter.note(f"the projector of {name}, which it sees with, is not on the {pulling.options.source}.")
-    return [open_source(spec, pulling.settings.paths.models, f"slm pull {name}") for spec in chosen]
+    return [open_source(spec, pulling.settings.paths.models, f"slm pull {name}", pulling.reporter) for spec in chosen]
 
 
 def of(candidate: Source, stated: Sequence[Source]) -> list[Source]:
@@ -84,7 +84,7 @@ def _fetch(place: Source, installed: Installed, name: str, pulling: "Pulling") -
             with workspace(plan, pulling.settings.paths.models) as directory:
                 fetched, headers = checked(place, plan, directory, label, pulling.reporter)
                 try:
-                    projectors.check(fetched[0].path, headers[0])
+                    projectors.check(plan.files[0].name, headers[0])
                 except SlmError:
                     place.discard(tuple(file for file in fetched if not file.was_there))
                     raise

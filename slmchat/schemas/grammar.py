@@ -6,6 +6,7 @@ Refuses to know: what the grammar is for, tokens, llama.cpp.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 # llama.cpp copies a repeated item once for each time and refuses more than 2,000 (llama-grammar.cpp,
 # MAX_REPETITION_THRESHOLD). Longer repetitions are made of blocks of this many.
@@ -13,6 +14,10 @@ _BLOCK = 100
 _MOST_PLAIN = 500
 # Beyond this a repetition has no upper limit in the grammar; the check of the finished text has it all the same.
 MOST_REPEATS = 100_000
+
+# Fewer texts than this are written one beside the other; deeper branches too, whatever their number.
+_FEW_TEXTS = 6
+_MOST_BRANCHING = 30
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -32,35 +37,37 @@ PRINTABLE: Ranges = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+# Nodes are never changed. They are not frozen, because a frozen dataclass takes three times as long to make, and a
+# large schema has ten thousand of them.
+@dataclass(slots=True, unsafe_hash=True)
 class Text:
     """Exactly these characters."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Chars:
     """One character out of these ranges of code points, both ends included; sorted, not overlapping."""
 
     ranges: Ranges
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Chain:
     """One after the other; empty: nothing."""
 
     items: tuple["Node", ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Choice:
     """One of these."""
 
     options: tuple["Node", ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Repeat:
     """`least` to `most` times; `most` None: without a limit."""
 
@@ -69,7 +76,7 @@ class Repeat:
     most: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Rule:
     """What the rule of this name says."""
 
@@ -85,19 +92,68 @@ def chain(*items: Node) -> Node:
     """One after the other; chains inside are opened up, texts joined."""
     made: list[Node] = []
     for item in items:
-        for part in item.items if isinstance(item, Chain) else (item,):
-            last = made[-1] if made else None
-            if isinstance(part, Text) and isinstance(last, Text):
-                made[-1] = Text(last.text + part.text)
-            else:
-                made.append(part)
+        if type(item) is Chain:
+            for part in item.items:
+                if type(part) is Text and made and type(made[-1]) is Text:
+                    made[-1] = Text(made[-1].text + part.text)
+                else:
+                    made.append(part)
+        elif type(item) is Text and made and type(made[-1]) is Text:
+            made[-1] = Text(made[-1].text + item.text)
+        else:
+            made.append(item)
     return made[0] if len(made) == 1 else Chain(tuple(made))
 
 
 def choice(options: Iterable[Node]) -> Node:
-    """One of these, each counted once."""
-    made = tuple(dict.fromkeys(options))
-    return made[0] if len(made) == 1 else Choice(made)
+    """One of these; of texts, rules and nothing each counts once."""
+    made: list[Node] = []
+    seen: set[tuple[str, str]] = set()
+    for option in options:
+        if type(option) is Text:
+            key = ("text", option.text)
+        elif type(option) is Rule:
+            key = ("rule", option.name)
+        elif type(option) is Chain and not option.items:
+            key = ("nothing", "")
+        else:
+            made.append(option)
+            continue
+        if key not in seen:
+            seen.add(key)
+            made.append(option)
+    return made[0] if len(made) == 1 else Choice(tuple(made))
+
+
+def texts(values: Iterable[str]) -> Node:
+    """One of these texts. What several of them begin with is written once: llama.cpp follows every alternative that may
+    still come, at every token, and ten thousand of them take seconds."""
+    return _branches(sorted(set(values)), 0, 0)
+
+
+def _branches(values: Sequence[str], skip: int, depth: int) -> Node:
+    """The texts without their first `skip` characters; sorted, each once."""
+    if len(values) < _FEW_TEXTS or depth > _MOST_BRANCHING:
+        return choice([Text(value[skip:]) for value in values])
+    options: list[Node] = []
+    begin = 0
+    while begin < len(values):
+        end = begin + 1
+        char = values[begin][skip : skip + 1]
+        while end < len(values) and values[end][skip : skip + 1] == char:
+            end += 1
+        group = values[begin:end]
+        common = _n_common(group[0], group[-1])
+        head = Text(group[0][skip:common])
+        options.append(chain(head, _branches(group, common, depth + 1)) if len(group) > 1 else head)
+        begin = end
+    return choice(options)
+
+
+def _n_common(one: str, other: str) -> int:
+    """How many characters two texts begin with together."""
+    most = min(len(one), len(other))
+    return next((place for place in range(most) if one[place] != other[place]), most)
 
 
 def chars(text: str) -> Chars:
@@ -137,24 +193,74 @@ def without(ranges: Ranges, removed: Iterable[tuple[int, int]]) -> Ranges:
 
 @dataclass(slots=True)
 class Grammar:
-    """Rules by name; `root` is where it begins."""
+    """Rules by name; `root` is where it begins. `shared`: rules that are the same in every grammar that has them."""
 
     rules: dict[str, Node] = field(default_factory=dict)
+    shared: set[str] = field(default_factory=set)
+
+    def prune(self) -> None:
+        """Forget the rules that nothing needs."""
+        needed: dict[str, None] = {}
+        waiting: list[Node] = [Rule("root")]
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, Rule):
+                if node.name not in needed:
+                    needed[node.name] = None
+                    waiting.append(self.rules[node.name])
+            elif isinstance(node, Chain):
+                waiting.extend(node.items)
+            elif isinstance(node, Choice):
+                waiting.extend(node.options)
+            elif isinstance(node, Repeat):
+                waiting.append(node.item)
+        self.rules = {name: node for name, node in self.rules.items() if name in needed}
 
     def endless(self) -> list[str]:
         """The rules that no finite text satisfies, in order of their definition."""
+        # some rules stand behind those that they name, some before: both ways in turn
+        left = list(self.rules)
         ending: set[str] = set()
-        while True:
-            more = {name for name, node in self.rules.items() if name not in ending and _ends(node, ending)}
-            if not more:
-                return [name for name in self.rules if name not in ending]
-            ending |= more
+        n_idle = 0
+        while left and n_idle < 2:
+            still = [name for name in reversed(left) if not self._has_end(name, ending)]
+            n_idle = n_idle + 1 if len(still) == len(left) else 0
+            left = still
+        return [name for name in self.rules if name not in ending]
+
+    def _has_end(self, name: str, ending: set[str]) -> bool:
+        if not _ends(self.rules[name], ending):
+            return False
+        ending.add(name)
+        return True
+
+    def left_recursive(self) -> list[str]:
+        """The rules that begin with themselves, before a single character: llama.cpp's grammars cannot do that."""
+        firsts = {name: _first_rules(node) for name, node in self.rules.items()}
+        done: set[str] = set()
+        for start in firsts:
+            path = {start: iter(firsts[start])}
+            while path:
+                last = next(reversed(path))
+                following = next(path[last], None)
+                if following is None:
+                    done.add(last)
+                    del path[last]
+                elif following in path:
+                    names = list(path)
+                    return names[names.index(following) :]
+                elif following not in done:
+                    path[following] = iter(firsts[following])
+        return []
 
     def gbnf(self) -> str:
         """The grammar in GBNF, `root` first."""
-        writer = _Writer()
+        writer = _Writer("part-")
         for name in ("root", *(name for name in self.rules if name != "root")):
-            writer.rule(name, self.rules[name])
+            if name in self.shared:
+                writer.lines += _lines_of(name, self.rules[name])
+            else:
+                writer.rule(name, self.rules[name])
         return "\n".join(writer.lines) + "\n"
 
 
@@ -170,11 +276,40 @@ def _ends(node: Node, ending: set[str]) -> bool:
     return isinstance(node, Text) or bool(node.ranges)
 
 
+def _first_rules(node: Node) -> list[str]:
+    """The rules with which a text of the node may begin (items that may be empty are looked through)."""
+    if isinstance(node, Rule):
+        return [node.name]
+    if isinstance(node, Choice):
+        return [name for option in node.options for name in _first_rules(option)]
+    if isinstance(node, Repeat):
+        return _first_rules(node.item)
+    found: list[str] = []
+    for item in node.items if isinstance(node, Chain) else ():
+        found += _first_rules(item)
+        if not is_nullable(item):
+            break
+    return found
+
+
+def is_nullable(node: Node) -> bool:
+    """Whether the node may stand for no text; rules are taken for something."""
+    if isinstance(node, Chain):
+        return all(map(is_nullable, node.items))
+    if isinstance(node, Choice):
+        return any(map(is_nullable, node.options))
+    if isinstance(node, Repeat):
+        return node.least == 0 or is_nullable(node.item)
+    return isinstance(node, Text) and not node.text
+
+
 class _Writer:
     """GBNF, line by line. Everything that is repeated gets a rule of its own: llama.cpp counts it as one then."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str) -> None:
+        """`prefix`: of the names of those rules."""
         self.lines: list[str] = []
+        self._prefix = prefix
         self._helpers: dict[Node, str] = {}
 
     def rule(self, name: str, node: Node) -> None:
@@ -192,7 +327,7 @@ class _Writer:
 
     def _item(self, node: Node) -> str:
         if isinstance(node, Text):
-            return '"' + "".join(map(_escaped, node.text)) + '"'
+            return f'"{_spelled(node.text)}"'
         if isinstance(node, Chars):
             return _class(node.ranges)
         if isinstance(node, Rule):
@@ -219,9 +354,17 @@ class _Writer:
         if isinstance(node, Rule | Chars):
             return self._item(node)
         if node not in self._helpers:
-            name = self._helpers[node] = f"part-{len(self._helpers)}"
+            name = self._helpers[node] = f"{self._prefix}{len(self._helpers)}"
             self.rule(name, node)
         return self._helpers[node]
+
+
+@lru_cache(maxsize=128)
+def _lines_of(name: str, node: Node) -> list[str]:
+    """A shared rule in GBNF: it is written once, and not for each grammar."""
+    writer = _Writer(f"{name}-")
+    writer.rule(name, node)
+    return writer.lines
 
 
 def _in_blocks(item: Node, least: int, most: int | None) -> Node:
@@ -239,7 +382,8 @@ def _in_blocks(item: Node, least: int, most: int | None) -> Node:
     return chain(*required, choice((fewer, all_of_them)))
 
 
-def _class(ranges: Sequence[tuple[int, int]]) -> str:
+@lru_cache(maxsize=512)
+def _class(ranges: Ranges) -> str:
     return "[" + "".join(_code(a) if a == b else f"{_code(a)}-{_code(b)}" for a, b in ranges) + "]"
 
 
@@ -251,6 +395,13 @@ def _code(point: int) -> str:
     if point <= 0xFF:
         return f"\\x{point:02X}"
     return f"\\u{point:04X}" if point <= 0xFFFF else f"\\U{point:08X}"
+
+
+def _spelled(text: str) -> str:
+    """A text between the quotes of GBNF."""
+    if text.isascii() and text.isprintable():
+        return text.replace("\\", "\\\\").replace('"', '\\"')
+    return "".join(map(_escaped, text))
 
 
 def _escaped(char: str) -> str:

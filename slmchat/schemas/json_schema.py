@@ -1,452 +1,479 @@
-"""JSON Schema to a grammar: every text that is generated is JSON of that schema.
+"""JSON Schema to a grammar: every text that is generated is JSON, and of that schema as far as a grammar can hold it.
 
-Knows: which keywords a grammar can hold and how, references and recursion, the one way in which slm writes JSON.
-Refuses to know: tokens, files, checking a finished text (check.py).
+Knows: which keywords a grammar can hold and how, references and recursion. Refuses to know: tokens, files, checking a
+finished text (check.py).
 
-JSON is written on one line with one space after each colon and comma: small models loop on white space. Properties
-come in the order of the schema. The rest of JSON Schema is refused by name and place; docs/structured.md has the list.
-Some of llama.cpp's own converter (common/json-schema-to-grammar.cpp) is done alike; that one ignores what it does not
-know.
+Properties come in the order of the schema. What a grammar cannot hold is left to the check of the finished text, and
+`JsonGrammar.only_checked` names it; docs/structured.md has the list.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from json.encoder import encode_basestring
 from typing import Any
 
 from slmchat.errors import ExitCode, SlmError
-from slmchat.schemas import formats, merging, number_ranges, regex
-from slmchat.schemas.grammar import (
-    EMPTY,
-    PRINTABLE,
-    Chain,
-    Chars,
-    Grammar,
-    Node,
-    Repeat,
-    Rule,
-    Text,
-    chain,
-    chars,
-    choice,
-    without,
-)
+from slmchat.schemas import formats, json_numbers, json_strings, merging, python_regex, references
+from slmchat.schemas.check import SchemaCheck
+from slmchat.schemas.equality import is_number
+from slmchat.schemas.grammar import EMPTY, Grammar, Node, Rule, Text, chain, choice, texts
+from slmchat.schemas.json_members import Member, list_of, more_members, names_unlike, object_of
+from slmchat.schemas.json_rules import COLON, QUOTE, JsonRules
+from slmchat.schemas.keywords import ASSERTIONS, KNOWN, OF_TYPE, TYPES, escaped, is_note
+from slmchat.schemas.merging import Impossible
 
-Schema = Mapping[str, Any] | bool
+# Only the check of the finished text knows them.
+_CHECKED = ("not", "if", "dependentRequired", "dependentSchemas", "dependencies", "contains", "unevaluatedItems")
 
-_TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
-_OF_TYPE = {
-    "object": {"properties", "required", "additionalProperties"},
-    "array": {"items", "prefixItems", "minItems", "maxItems"},
-    "string": {"minLength", "maxLength", "pattern", "format"},
-    "integer": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
-    "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
-}
-_GENERAL = {"type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref"}
-# They say something about a value and change nothing about which values are right.
-NOTES = {
-    "$schema",
-    "$id",
-    "$comment",
-    "$defs",
-    "definitions",
-    "title",
-    "description",
-    "default",
-    "example",
-    "examples",
-    "deprecated",
-    "readOnly",
-    "writeOnly",
-}
-_KNOWN = _GENERAL.union(NOTES, *_OF_TYPE.values())
+_TYPE_ALONE = {"type"}
 
-# Larger schemas than anybody writes by hand; a grammar of this many rules still compiles in well under a second.
-_MOST_RULES = 5_000
-_MOST_NESTED = 100
-
-_QUOTE, _COMMA, _COLON = Text('"'), Text(", "), Text(": ")
-_HEX = chars("0-9a-fA-F")
-_UNICODE = choice(  # \uXXXX; halves of a surrogate pair come in pairs
-    (
-        chain(chars("0-9a-cA-CeEfF"), Repeat(_HEX, 3, 3)),
-        chain(chars("dD"), chars("0-7"), Repeat(_HEX, 2, 2)),
-        chain(chars("dD"), chars("89abAB"), Repeat(_HEX, 2, 2), Text("\\u"), chars("dD"), chars("c-fC-F"), _HEX, _HEX),
-    )
-)
-_PLAIN = Chars(without(PRINTABLE, [(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)]))
-_CHARACTER = choice((Rule("plain"), chain(Text("\\"), choice((chars('"\\/bfnrt'), chain(Text("u"), _UNICODE))))))
+# More schemas than this in one schema: the rest of it is any JSON to the grammar, and checked at the end.
+_MOST_SCHEMAS = 6_000
+_MOST_NESTED = 80
+_MOST_UNFOLDED = 100
 
 
-def to_grammar(schema: Any) -> Grammar:
-    """The grammar of the JSON texts of this schema (2020-12 and draft 7, the documented part of them).
+@dataclass(frozen=True, slots=True)
+class JsonGrammar:
+    """`only_checked`: the keywords that the grammar cannot hold. `unknown`: the words of the schema that slm does not
+    know. `has_soft_limits`: whether a list or a map has a limit in it that the schema has not."""
 
-    Raises `SlmError` (USAGE) that names the keyword and its place for what is not supported, contradicts itself or has
+    grammar: Grammar
+    only_checked: tuple[str, ...]
+    unknown: tuple[str, ...]
+    has_soft_limits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaGbnf:
+    """The same as text for llama.cpp."""
+
+    gbnf: str
+    only_checked: tuple[str, ...]
+    unknown: tuple[str, ...]
+    has_soft_limits: bool
+
+
+@lru_cache(maxsize=16)
+def to_gbnf(text: str, *, is_capped: bool) -> SchemaGbnf:
+    """The grammar of a schema that is JSON text, written once for all who need it. Raises `SlmError` as `compiled`
+    does."""
+    made = compiled(json.loads(text), text, is_capped=is_capped)
+    return SchemaGbnf(made.grammar.gbnf(), made.only_checked, made.unknown, made.has_soft_limits)
+
+
+def to_grammar(schema: Any, *, is_capped: bool = False) -> Grammar:
+    """The grammar of `compiled` alone."""
+    return compiled(schema, is_capped=is_capped).grammar
+
+
+def compiled(schema: Any, text: str | None = None, *, is_capped: bool = False) -> JsonGrammar:
+    """The grammar of the JSON texts of this schema (draft 4 to 2020-12); `text`: the schema as JSON text.
+
+    Raises `SlmError` (USAGE) that names the keyword and its place for what is not a schema, contradicts itself or has
     no end.
     """
-    return _Converter(schema).whole()
+    try:
+        return _Converter(schema, json.dumps(schema) if text is None else text, is_capped).whole()
+    except RecursionError as error:
+        raise _wrong("it is nested too deep") from error
 
 
-def any_json() -> Grammar:
+def any_json(*, is_capped: bool = False) -> Grammar:
     """Any JSON object or array."""
-    converter = _Converter(True)
-    converter.grammar.rules["root"] = choice((converter.any_of_type("object"), converter.any_of_type("array")))
-    return converter.grammar
+    rules = JsonRules(is_capped=is_capped)
+    rules.grammar.rules["root"] = choice((rules.object(), rules.array()))
+    rules.grammar.prune()
+    return rules.grammar
 
 
 class _Converter:
-    def __init__(self, schema: Any) -> None:
-        self.document = schema
-        self.grammar = Grammar()
-        self.places: dict[str, str] = {}  # rule -> where in the schema it comes from
-        self.references: dict[str, str] = {}  # pointer -> rule
+    def __init__(self, schema: Any, text: str, is_capped: bool) -> None:
+        self.document = references.flattened(schema, text)
+        self.check = SchemaCheck.of_flattened(self.document)
+        self.rules = JsonRules(is_capped=is_capped)
+        self.only_checked: dict[str, None] = {}
+        self.unknown: dict[str, None] = {}
+        self.places = {"root": "the schema itself"}  # rule -> where in the schema it comes from
+        self.references: dict[str, str] = {"#": "root"}  # $ref, or a schema with allOf as text -> rule
+        self.impossible: dict[str, Impossible] = {}
+        self.under_way: set[str] = set()
+        self.is_recursive = False
+        self.has_waste = False  # rules of what was left out
         self.depth = 0
+        self.n_schemas = 0
 
-    def whole(self) -> Grammar:
-        # the rule "root" stands for the pointer "#": a schema may refer to itself
-        self.references[""] = "root"
-        self.places["root"] = "the schema itself"
-        self.grammar.rules["root"] = EMPTY
-        self.grammar.rules["root"] = self.schema(self.document, "#")
-        for name in self.references.values():
-            self.refuse_loop(name)
-        endless = self.grammar.endless()
-        if endless:
-            names = [self.places[name] for name in endless if name in self.places]
-            raise _wrong(f"{(names or ['the schema itself'])[-1]} contains itself without an end")
-        return self.grammar
+    def whole(self) -> JsonGrammar:
+        grammar = self.rules.grammar
+        # the rule "root" stands for the reference "#": a schema may refer to itself
+        grammar.rules["root"] = EMPTY
+        self.under_way.add("#")
+        grammar.rules["root"] = self.schema(self.document, "#")
+        if self.has_waste:
+            grammar.prune()
+        if self.is_recursive:
+            self.refuse_endless(grammar)
+        return JsonGrammar(grammar, tuple(self.only_checked), tuple(self.unknown), self.rules.has_soft_limits)
+
+    def refuse_endless(self, grammar: Grammar) -> None:
+        """Raises `SlmError` (USAGE) for a schema that contains itself without an end, or before anything else."""
+        for names, what in ((grammar.left_recursive(), "refers to itself in a circle"), (grammar.endless(), _NO_END)):
+            if names:
+                places = [self.places[name] for name in names if name in self.places]
+                raise _wrong(f"{(places or ['the schema itself'])[-1]} {what}")
 
     def schema(self, schema: Any, place: str) -> Node:
-        """What this schema allows."""
+        """What this schema allows. Raises `Impossible` when it allows nothing."""
         if schema is True or schema == {}:
-            return self.any_value()
+            return self.rules.value()
         if schema is False:
-            raise _wrong(f"{place} is false: no value is right")
+            raise Impossible(f"{place} is false: no value is right")
         if not isinstance(schema, dict):
             raise _wrong(f"{place} is not a schema: an object was expected")
+        self.n_schemas += 1
+        if self.n_schemas > _MOST_SCHEMAS:
+            self.only_checked["the rest of this large schema"] = None
+            return self.rules.value()
+        if self.depth > _MOST_NESTED:
+            raise _wrong(f"{place} is nested too deep")
         self.depth += 1
-        if self.depth > _MOST_NESTED or len(self.grammar.rules) > _MOST_RULES:
-            raise _wrong(f"{place} is nested too deep, or the schema is too large")
-        self.refuse_unknown(schema, place)
-        node = self.known(schema, place)
-        self.depth -= 1
-        return node
-
-    def refuse_unknown(self, schema: Mapping[str, Any], place: str) -> None:
-        for keyword in schema:
-            if keyword not in _KNOWN and not keyword.startswith("x-"):
-                raise _unsupported(f'the keyword "{keyword}"', place)
+        try:
+            return self.known(schema, place)
+        except (TypeError, AttributeError, KeyError) as error:
+            raise _wrong(f"a keyword in {place} has a value that it cannot have") from error
+        finally:
+            self.depth -= 1
 
     def known(self, schema: Mapping[str, Any], place: str) -> Node:
-        rest = {key: value for key, value in schema.items() if key in _KNOWN and key not in NOTES}
+        if not schema.keys() <= KNOWN:
+            self.unknown |= {json.dumps(key): None for key in schema if key not in KNOWN and not is_note(key)}
+        asserted = ASSERTIONS & schema.keys()
+        if not asserted:
+            return self.rules.value()
+        if asserted == _TYPE_ALONE and isinstance(schema["type"], str) and schema["type"] in TYPES:
+            return self.of_type(schema["type"], schema, place)
+        rest = merging.modern({key: value for key, value in schema.items() if key in asserted})
         if "$ref" in rest:
-            return self.reference(rest, place)
+            if len(rest) == 1:
+                return self.reference(rest["$ref"], place)
+            rest = {"allOf": [{"$ref": rest["$ref"]}, *rest.get("allOf", ())], **_less(rest, "$ref", "allOf")}
         if "allOf" in rest:
-            parts = [self.resolved(part, f"{place}/allOf/{n}") for n, part in enumerate(_list(rest, "allOf", place))]
-            return self.schema(merging.merged([_less(rest, "allOf"), *parts], place), place)
+            if len(rest) == 1 and len(_list(rest, "allOf", place)) == 1:
+                return self.schema(rest["allOf"][0], place)
+            key = json.dumps(rest, sort_keys=True)
+            return self.kept(key, lambda: self.plain(self.unfolded(rest, place), place), place)
+        return self.plain(rest, place)
+
+    def plain(self, rest: Mapping[str, Any], place: str) -> Node:
+        """A schema of assertions without references and without `allOf`, but for what waits for its turn in it."""
         for keyword in ("anyOf", "oneOf"):
             if keyword in rest:
                 return self.alternatives(rest, keyword, place)
+        for keyword in _CHECKED:
+            if keyword in rest:
+                self.only_checked[keyword] = None
         if "const" in rest or "enum" in rest:
             return self.constants(rest, place)
-        types = rest.get("type", self.implied_types(rest))
-        if isinstance(types, str):
-            types = [types]
-        if not isinstance(types, list) or not types or not all(kind in _TYPES for kind in types):
-            unknown = next((kind for kind in types if kind not in _TYPES), types) if isinstance(types, list) else types
-            raise _wrong(f"{json.dumps(unknown)} is not a type ({_at(place)}); the types are {', '.join(_TYPES)}")
-        self.refuse_misplaced(rest, types, place)
-        return choice(self.of_type(kind, rest, place) for kind in types)
+        types = rest.get("type") or self.implied_types(rest)
+        types = [types] if isinstance(types, str) else types
+        if not isinstance(types, list) or not all(kind in TYPES for kind in types):
+            unknown = next((kind for kind in types if kind not in TYPES), types) if isinstance(types, list) else types
+            raise _wrong(f"{json.dumps(unknown)} is not a type ({_at(place)}); the types are {', '.join(TYPES)}")
+        if len(types) == 1:
+            return self.of_type(types[0], rest, place)
+        return self.one_of([(lambda kind=kind: self.of_type(kind, rest, place)) for kind in types])
+
+    def one_of(self, makers: Iterable[Any]) -> Node:
+        """What any of these allows; those that allow nothing are left out. Raises `Impossible` when all do."""
+        found: list[Node] = []
+        last: Impossible | None = None
+        for make in makers:
+            try:
+                found.append(make())
+            except Impossible as error:
+                last = error
+                self.has_waste = True
+        if not found:
+            raise last or Impossible("there is nothing to choose from")
+        return choice(found)
 
     def implied_types(self, schema: Mapping[str, Any]) -> list[str]:
         """A schema without a type: the types that its keywords speak about, else every type."""
-        found = [kind for kind, keywords in _OF_TYPE.items() if keywords & set(schema) and kind != "integer"]
-        return found or [kind for kind in _TYPES if kind != "integer"]
-
-    def refuse_misplaced(self, schema: Mapping[str, Any], types: Sequence[str], place: str) -> None:
-        allowed = set().union(*(_OF_TYPE.get(kind, set()) for kind in types))
-        for keyword in schema:
-            if keyword not in allowed and keyword != "type":
-                raise _wrong(f"{keyword} in {place} says nothing about the type {' or '.join(types)}")
+        found = [kind for kind, keywords in OF_TYPE.items() if not keywords.isdisjoint(schema)]
+        return found or [kind for kind in TYPES if kind != "integer"]
 
     def of_type(self, kind: str, schema: Mapping[str, Any], place: str) -> Node:
+        rules = self.rules
         if kind == "object":
-            return self.object(schema, place)
+            return rules.object() if OF_TYPE["object"].isdisjoint(schema) else self.object(schema, place)
         if kind == "array":
-            return self.array(schema, place)
+            return rules.array() if OF_TYPE["array"].isdisjoint(schema) else self.array(schema, place)
         if kind == "string":
-            return self.string(schema, place)
-        if kind in ("integer", "number"):
-            return self.number(schema, place, is_integer=kind == "integer")
-        return Text("null") if kind == "null" else choice((Text("true"), Text("false")))
+            self.note_format(schema)
+            return json_strings.string(rules, schema, place, self.only_checked)
+        if kind == "boolean":
+            return rules.boolean()
+        if kind == "null":
+            return Text("null")
+        return json_numbers.number(rules, schema, place, self.only_checked, is_integer=kind == "integer")
 
-    # -- references, choices, constants
+    def note_format(self, schema: Mapping[str, Any]) -> None:
+        name = schema.get("format")
+        if isinstance(name, str) and name not in formats.PATTERNS and name not in formats.NOTES:
+            self.unknown[f"the format {json.dumps(name)}"] = None
 
-    def reference(self, schema: Mapping[str, Any], place: str) -> Node:
-        others = _less(schema, "$ref")
-        if others:
-            target = self.resolved({"$ref": schema["$ref"]}, place)
-            return self.schema(merging.merged([others, target], place), place)
-        pointer, target = self.target(schema["$ref"], place)
-        if pointer not in self.references:
-            name = f"ref-{len(self.references)}"
-            self.references[pointer] = name
-            self.places[name] = f"#{pointer}"
-            self.grammar.rules[name] = EMPTY
-            self.grammar.rules[name] = self.schema(target, f"#{pointer}")
-        return Rule(self.references[pointer])
+    # -- references, alternatives, constants
 
-    def refuse_loop(self, name: str) -> None:
-        """A rule must not begin with itself: llama.cpp's grammars cannot, and nothing would be said by it."""
-        seen: set[str] = set()
-        waiting: list[Node] = [self.grammar.rules[name]]
-        while waiting:
-            node = waiting.pop()
-            if isinstance(node, Rule):
-                if node.name == name:
-                    raise _wrong(f"{self.places[name]} refers to itself in a circle")
-                if node.name not in seen:
-                    seen.add(node.name)
-                    waiting.append(self.grammar.rules[node.name])
-            elif not isinstance(node, Text | Chars | Repeat):
-                waiting.extend(node.items[:1] if isinstance(node, Chain) else node.options)
+    def reference(self, reference: Any, place: str) -> Node:
+        target = references.target(self.document, reference, place)
+        return self.kept(reference, lambda: self.schema(target, reference), reference)
+
+    def kept(self, key: str, make: Any, place: str) -> Node:
+        """The rule of a schema that several places use, or that uses itself; made once."""
+        if key in self.impossible:
+            raise self.impossible[key]
+        if key in self.under_way:
+            self.is_recursive = True
+        if key not in self.references:
+            self.under_way.add(key)
+            name = self.references[key] = self.rules.reserve()
+            self.places[name] = place
+            try:
+                self.rules.grammar.rules[name] = make()
+            except Impossible as error:
+                self.impossible[key] = error
+                del self.references[key]
+                raise
+            finally:
+                self.under_way.discard(key)
+        return Rule(self.references[key])
 
     def resolved(self, schema: Any, place: str) -> Any:
         """The schema itself, or what its $ref stands for together with what stands beside it."""
-        seen: list[str] = []
+        seen: set[str] = set()
+        beside: list[Any] = []
         while isinstance(schema, dict) and "$ref" in schema:
-            pointer, target = self.target(schema["$ref"], place)
-            if pointer in seen:
-                raise _wrong(f"#{pointer} refers to itself in a circle")
-            seen.append(pointer)
-            others = {key: value for key, value in _less(schema, "$ref").items() if key not in NOTES}
-            schema = merging.merged([others, target], place) if others else target
-        return schema
+            reference = schema["$ref"]
+            target = references.target(self.document, reference, place)
+            if reference in seen:
+                raise _wrong(f"{reference} refers to itself in a circle")
+            seen.add(reference)
+            beside.append(_less(schema, "$ref"))
+            schema = target
+        return merging.merged([schema, *beside], place, self.only_checked) if beside else schema
 
-    def target(self, reference: Any, place: str) -> tuple[str, Any]:
-        if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
-            raise _wrong(f"the $ref in {place} leads outside of the schema; only #/... is followed")
-        found = self.document
-        for step in reference[2:].split("/") if reference != "#" else ():
-            step = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, dict) and step in found:
-                found = found[step]
-            elif isinstance(found, list) and step.isdecimal() and int(step) < len(found):
-                found = found[int(step)]
-            else:
-                raise _wrong(f"the $ref in {place} leads to {reference}, which is not there")
-        return reference[1:], found
+    def unfolded(self, rest: Mapping[str, Any], place: str) -> Mapping[str, Any]:
+        """The schema with the parts of its `allOf` put together; those wait that cannot be yet."""
+        for _ in range(_MOST_UNFOLDED):
+            if "allOf" not in rest:
+                return rest
+            parts = _list(rest, "allOf", place)
+            waiting = [part for part in parts if _waits(part, rest)]
+            if len(waiting) == len(parts):
+                return rest
+            ready = [self.resolved(part, f"{place}/allOf/{n}") for n, part in enumerate(parts) if part not in waiting]
+            left = [{"allOf": waiting}] if waiting else []
+            rest = merging.merged([_less(rest, "allOf"), *ready, *left], place, self.only_checked)
+        raise _wrong(f"allOf in {place} refers to itself in a circle")
 
     def alternatives(self, schema: Mapping[str, Any], keyword: str, place: str) -> Node:
         others = _less(schema, keyword)
         options = _list(schema, keyword, place)
+        if keyword == "oneOf":
+            options = _each_alone(options)
         if not others:
-            return choice(self.schema(option, f"{place}/{keyword}/{n}") for n, option in enumerate(options))
-        return choice(
-            self.schema(
-                merging.merged([others, self.resolved(option, f"{place}/{keyword}/{n}")], place),
-                f"{place}/{keyword}/{n}",
+            return self.one_of(
+                (lambda n=n, option=option: self.schema(option, f"{place}/{keyword}/{n}"))
+                for n, option in enumerate(options)
             )
-            for n, option in enumerate(options)
-        )
+
+        def merged(number: int, option: Any) -> Node:
+            where = f"{place}/{keyword}/{number}"
+            option = self.resolved(option, where)
+            return self.schema(merging.merged([others, option], where, self.only_checked), where)
+
+        return self.one_of((lambda n=n, option=option: merged(n, option)) for n, option in enumerate(options))
 
     def constants(self, schema: Mapping[str, Any], place: str) -> Node:
-        from slmchat.schemas.check import SchemaCheck
-
         values = [schema["const"]] if "const" in schema else _list(schema, "enum", place)
-        is_right = SchemaCheck(dict(schema)).is_right
-        texts = [Text(json.dumps(value, ensure_ascii=False)) for value in values if is_right(value)]
-        if not texts:
-            raise _wrong(f"no value of the enum or const in {place} is right for what stands beside it")
-        return choice(texts)
+        beside = _less(schema, "enum") if "const" not in schema or "enum" not in schema else schema
+        beside = _less(beside, "const")
+        found = [value for value in values if self.check.holds(beside, value)]
+        if not found:
+            raise Impossible(f"no value of the enum or const in {place} is right for what stands beside it")
+        return texts(spelling for value in found for spelling in _spellings(value))
 
-    # -- types
-
-    def any_value(self) -> Node:
-        return choice(
-            (
-                self.any_of_type("string"),
-                self.any_of_type("number"),
-                self.any_of_type("object"),
-                self.any_of_type("array"),
-                *map(Text, ("true", "false", "null")),
-            )
-        )
-
-    def any_of_type(self, kind: str) -> Node:
-        rules = self.grammar.rules
-        if kind in rules:
-            return Rule(kind)
-        if kind == "string":
-            rules["string"] = chain(_QUOTE, Repeat(self.character()), _QUOTE)
-        elif kind == "number":
-            rules["number"] = number_ranges.NUMBER
-        else:
-            rules[kind] = EMPTY
-            value = self.any_rule()
-            is_object = kind == "object"
-            item = chain(self.any_of_type("string"), _COLON, value) if is_object else value
-            opening, closing = map(Text, "{}" if is_object else "[]")
-            rules[kind] = chain(opening, _optional(chain(item, Repeat(chain(_COMMA, item)))), closing)
-        return Rule(kind)
-
-    def any_rule(self) -> Node:
-        if "value" not in self.grammar.rules:
-            self.grammar.rules["value"] = EMPTY
-            self.grammar.rules["value"] = self.any_value()
-        return Rule("value")
-
-    def character(self) -> Node:
-        self.plain()
-        self.grammar.rules.setdefault("char", _CHARACTER)
-        return Rule("char")
-
-    def plain(self) -> Node:
-        """A character of a string that needs no escape."""
-        self.grammar.rules.setdefault("plain", _PLAIN)
-        return Rule("plain")
-
-    def string(self, schema: Mapping[str, Any], place: str) -> Node:
-        limits = [key for key in ("minLength", "maxLength") if key in schema]
-        shapes = [key for key in ("pattern", "format") if key in schema]
-        if len(shapes) + bool(limits) > 1:
-            raise _wrong(f"{' and '.join([*shapes, *limits])} in {place} cannot be held together")
-        if "format" in schema:
-            pattern = formats.PATTERNS.get(schema["format"]) if isinstance(schema["format"], str) else None
-            if pattern is None:
-                raise _unsupported(f"the format {json.dumps(schema['format'])}", place)
-            return chain(_QUOTE, regex.parse(pattern), _QUOTE)
-        if "pattern" in schema:
-            if not isinstance(schema["pattern"], str):
-                raise _wrong(f"the pattern in {place} is not text")
-            try:
-                parsed = regex.parse(schema["pattern"], is_search=True)
-            except SlmError as error:
-                raise _wrong(f"the pattern in {place}: {error.message.rstrip('.')}") from error
-            return chain(_QUOTE, regex.spelled_in_json(parsed), _QUOTE)
-        least, most = _counts(schema, "minLength", "maxLength", place)
-        if not least and most is None:
-            return self.any_of_type("string")
-        return chain(_QUOTE, Repeat(self.character(), least, most), _QUOTE)
-
-    def number(self, schema: Mapping[str, Any], place: str, *, is_integer: bool) -> Node:
-        low, opens_low = _bound(schema, "minimum", "exclusiveMinimum", place, is_low=True)
-        high, opens_high = _bound(schema, "maximum", "exclusiveMaximum", place, is_low=False)
-        if low is None and high is None:
-            return number_ranges.INTEGER if is_integer else number_ranges.NUMBER
-        make = number_ranges.integer if is_integer else number_ranges.number
-        node = make(low, high, opens_low=opens_low, opens_high=opens_high)
-        if node is None:
-            raise _wrong(f"no number lies between the bounds in {place}")
-        return node
-
-    def array(self, schema: Mapping[str, Any], place: str) -> Node:
-        least, most = _counts(schema, "minItems", "maxItems", place)
-        first = _list(schema, "prefixItems", place) if "prefixItems" in schema else []
-        items = schema.get("items", True)
-        if isinstance(items, list):
-            raise _wrong(f"items in {place} is a list; since 2020 that is called prefixItems")
-        if items is False:
-            most = min(len(first), most if most is not None else len(first))
-        if most is not None and most < least:
-            raise _wrong(f"minItems in {place} is more than there may be")
-        fixed = [self.schema(one, f"{place}/prefixItems/{n}") for n, one in enumerate(first[:most])]
-        # without a prefix the first one more has no comma before it
-        is_open = most is None or most > len(fixed)
-        item = (
-            self.named(self.any_rule() if items is True else self.schema(items, f"{place}/items")) if is_open else EMPTY
-        )
-        return chain(Text("["), _listed(fixed, item, least, most), Text("]"))
-
-    def named(self, node: Node) -> Node:
-        """The node behind a rule of its own: it is used more than once."""
-        if isinstance(node, Rule):
-            return node
-        name = f"item-{len(self.grammar.rules)}"
-        self.grammar.rules[name] = node
-        return Rule(name)
+    # -- objects and arrays
 
     def object(self, schema: Mapping[str, Any], place: str) -> Node:
         properties = schema.get("properties", {})
-        required = schema.get("required", [])
+        required = list(schema.get("required", ()))
+        patterns = schema.get("patternProperties", {})
         if not isinstance(properties, dict):
             raise _wrong(f"properties in {place} is not an object")
-        if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        if not all(isinstance(name, str) for name in required):
             raise _wrong(f"required in {place} is not a list of names")
-        extra = schema.get("additionalProperties", not properties and not required)
-        declared = {**properties, **{name: extra for name in required if name not in properties}}
-        if extra is False and len(declared) > len(properties):
-            missing = next(name for name in declared if name not in properties)
-            raise _wrong(f"{json.dumps(missing, ensure_ascii=False)} in {place}/required is not among the properties")
-        members = []
+        extra = schema.get("additionalProperties", schema.get("unevaluatedProperties"))
+        if extra is None:  # nobody asks for others; where nothing else is said, they are what the object is for
+            extra = not (properties or required or patterns)
+        declared = {**properties, **{name: self.undeclared(name, extra, patterns) for name in required}, **properties}
+        members = self.members(declared, frozenset(required), place)
+        least, most = _counts(schema, "minProperties", "maxProperties", place)
+        n_required = sum(member.is_required for member in members)
+        if most is not None and n_required > most:
+            raise Impossible(f"maxProperties in {place} is less than what is required")
+        kinds = self.others(schema, extra, patterns, tuple(declared), place)
+        if not members and not kinds and least:
+            raise Impossible(f"minProperties in {place} is more than there may be")
+        self.note_counts(schema, members, bool(kinds), least, most)
+        named = self.rules.named(choice(kinds)) if kinds else None
+        return object_of(
+            self.rules,
+            members,
+            EMPTY if named is None else more_members(self.rules, [named], 0, None, is_first=False),
+            EMPTY
+            if named is None and not least
+            else None
+            if named is None
+            else more_members(self.rules, [named], least if not members else min(least, 1), most, is_first=True),
+        )
+
+    def undeclared(self, name: str, extra: Any, patterns: Mapping[str, Any]) -> Any:
+        """What a required property has to be that has no schema of its own."""
+        found = [part for pattern, part in patterns.items() if python_regex.compiled(pattern).search(name)]
+        return found[0] if len(found) == 1 else {"allOf": found} if found else extra
+
+    def members(self, declared: Mapping[str, Any], required: frozenset[str], place: str) -> list[Member]:
+        members: list[Member] = []
         for name, value in declared.items():
-            where = f"{place}/properties/{name.replace('~', '~0').replace('/', '~1')}"
-            if value is False and name not in required:
+            is_required = name in required
+            try:
+                node = self.schema(value, f"{place}/properties/{escaped(name)}")
+            except Impossible as error:
+                if is_required:
+                    raise Impossible(
+                        f"{json.dumps(name, ensure_ascii=False)} is required in {place} and cannot be there"
+                    ) from error
+                self.has_waste = True
                 continue
-            node = chain(Text(json.dumps(name, ensure_ascii=False)), _COLON, self.schema(value, where))
-            members.append((node, name in required))
-        more = None
+            key = Text(f"{encode_basestring(name)}: ")
+            # an optional one stands in two rules
+            node = node if is_required or isinstance(node, Text) else self.rules.named(node)
+            members.append(Member(chain(key, node), is_required))
+        return members
+
+    def others(
+        self, schema: Mapping[str, Any], extra: Any, patterns: Mapping[str, Any], declared: Sequence[str], place: str
+    ) -> list[Node]:
+        """The kinds of members that may stand behind the declared ones: by a pattern of their name, or any."""
+        kinds: list[Node] = []
+        for pattern, value in patterns.items():
+            try:
+                node = self.schema(value, f"{place}/patternProperties/{escaped(pattern)}")
+                key = json_strings.string(self.rules, {"pattern": pattern}, place, self.only_checked)
+            except Impossible:
+                self.has_waste = True
+                continue
+            kinds.append(chain(key, COLON, self.rules.named(node)))
         if extra is not False:
-            value = self.any_rule() if extra is True else self.schema(extra, f"{place}/additionalProperties")
-            more = self.named(chain(_QUOTE, self.other_names(tuple(declared)), _QUOTE, _COLON, value))
-        return chain(Text("{"), self.members(members, more), Text("}"))
+            try:
+                node = self.schema(extra, f"{place}/additionalProperties")
+                kinds.append(chain(self.other_name(schema, declared, place), COLON, self.rules.named(node)))
+            except Impossible:
+                self.has_waste = True
+        if kinds and patterns and extra is not False:
+            self.only_checked["patternProperties"] = None
+        return kinds
 
-    def members(self, members: Sequence[tuple[Node, bool]], more: Node | None) -> Node:
-        """Members in order, the optional ones there or not, with commas between those that are there."""
-        # what may follow when some member stands before it, and when none does; built from the end
-        after: Node = Repeat(chain(_COMMA, more)) if more else EMPTY
-        begin: Node = _optional(chain(more, Repeat(chain(_COMMA, more)))) if more else EMPTY
-        for node, is_required in reversed(members):
-            node, after = self.named(node), self.named(after) if after != EMPTY else EMPTY
-            present_after, present_begin = chain(_COMMA, node, after), chain(node, after)
-            begin = present_begin if is_required else choice((present_begin, begin))
-            after = present_after if is_required else choice((present_after, after))
-        return begin
+    def other_name(self, schema: Mapping[str, Any], declared: Sequence[str], place: str) -> Node:
+        names = schema.get("propertyNames", True)
+        if isinstance(names, dict) and not declared:
+            return self.schema({"type": "string", **names}, f"{place}/propertyNames")
+        if names is not True:
+            self.only_checked["propertyNames"] = None
+        return chain(QUOTE, names_unlike(self.rules, declared), QUOTE)
 
-    def other_names(self, names: Sequence[str]) -> Node:
-        """What stands between the quotes of a name that is none of `names` (escapes left out)."""
-        if not names:
-            return Repeat(self.character())
-        name = f"name-{len(self.grammar.rules)}"
-        self.grammar.rules[name] = EMPTY
-        self.grammar.rules[name] = self.unlike([entry for entry in names if entry], is_empty_allowed="" not in names)
-        return Rule(name)
+    def note_counts(
+        self, schema: Mapping[str, Any], members: Sequence[Member], has_more: bool, least: int, most: int | None
+    ) -> None:
+        """Say which of minProperties and maxProperties the grammar does not hold."""
+        n_required = sum(member.is_required for member in members)
+        if members and least > max(n_required, 1):
+            self.only_checked["minProperties"] = None
+        if most is not None and members and (has_more or len(members) > most):
+            self.only_checked["maxProperties"] = None
 
-    def unlike(self, names: Sequence[str], *, is_empty_allowed: bool) -> Node:
-        by_first: dict[str, list[str]] = {}
-        for name in names:
-            by_first.setdefault(name[0], []).append(name[1:])
-        options: list[Node] = [
-            chain(Text(first), self.unlike([rest for rest in rests if rest], is_empty_allowed="" not in rests))
-            for first, rests in by_first.items()
-            if first not in '"\\'
-        ]
-        others = without(_PLAIN.ranges, [(ord(first), ord(first)) for first in by_first])
-        options.append(chain(Chars(others), Repeat(self.plain())))
-        return choice((*options, EMPTY)) if is_empty_allowed else choice(options)
+    def array(self, schema: Mapping[str, Any], place: str) -> Node:
+        least, most = _counts(schema, "minItems", "maxItems", place)
+        first = _list(schema, "prefixItems", place) if schema.get("prefixItems") else []
+        items = schema.get("items", schema.get("unevaluatedItems", True) if "contains" not in schema else True)
+        if schema.get("uniqueItems") is True:
+            self.only_checked["uniqueItems"] = None
+            n_values = _n_values(items)
+            if n_values is not None and not first:
+                most = n_values if most is None else min(most, n_values)
+        fixed: list[Node] = []
+        for number, part in enumerate(first[:most]):
+            try:
+                fixed.append(self.rules.named(self.schema(part, f"{place}/prefixItems/{number}")))
+            except Impossible:
+                most = number
+                self.has_waste = True
+                break
+        item: Node | None = None
+        if items is not False and (most is None or most > len(fixed)):
+            try:
+                item = self.rules.named(self.schema(items, f"{place}/items"))
+            except Impossible:
+                item = None
+                self.has_waste = True
+        if (most is not None and most < least) or (item is None and least > len(fixed)):
+            raise Impossible(f"minItems in {place} is more than there may be")
+        return list_of(self.rules, fixed, item, least, most)
 
 
-def _optional(node: Node) -> Node:
-    return choice((node, EMPTY))
+_NO_END = "contains itself without an end"
 
 
-def _listed(fixed: Sequence[Node], item: Node, least: int, most: int | None) -> Node:
-    """`least` to `most` values with commas between them: the fixed ones first, then as many `item` as may be."""
-    further = Repeat(chain(_COMMA, item), max(0, least - len(fixed)), None if most is None else most - len(fixed))
-    if item == EMPTY:
-        further = Repeat(EMPTY, 0, 0)
-    if not fixed:
-        if most == 0 or item == EMPTY:
-            return EMPTY
-        rest = Repeat(chain(_COMMA, item), max(0, least - 1), None if most is None else most - 1)
-        some = chain(item, rest)
-        return some if least else _optional(some)
-    node: Node = EMPTY if item == EMPTY else further
-    for index in range(len(fixed) - 1, -1, -1):
-        node = chain(fixed[index], node) if index == 0 else chain(_COMMA, fixed[index], node)
-        if index >= least:
-            node = _optional(node)
-    return node
+def _waits(part: Any, rest: Mapping[str, Any]) -> bool:
+    """Whether a part of `allOf` is one choice more beside another one: it has to wait until that one is made."""
+    return (
+        isinstance(part, dict)
+        and len(part) == 1
+        and next(iter(part)) in ("anyOf", "oneOf")
+        and next(iter(part)) in rest
+    )
+
+
+def _each_alone(options: list[Any]) -> list[Any]:
+    """`oneOf: [{required: [a]}, {required: [b]}]`: where one property is there, the others are not."""
+    names = []
+    for option in options:
+        if not isinstance(option, dict) or set(option) & ASSERTIONS != {"required"} or len(option["required"]) != 1:
+            return options
+        names.append(option["required"][0])
+    if len(set(names)) < len(names):
+        return options
+    return [{"required": [name], "properties": {other: False for other in names if other != name}} for name in names]
+
+
+def _spellings(value: Any) -> list[str]:
+    """How a constant is written: 1.0 also as 1."""
+    if isinstance(value, str):
+        return [encode_basestring(value)]
+    spelled = [json.dumps(value, ensure_ascii=False)]
+    if isinstance(value, float) and value.is_integer() and is_number(value):
+        spelled.append(str(int(value)))
+    return spelled
+
+
+def _n_values(schema: Any) -> int | None:
+    """How many values a schema allows, where it lists them."""
+    if isinstance(schema, dict) and isinstance(schema.get("enum"), list):
+        return len(schema["enum"])
+    return 2 if isinstance(schema, dict) and schema.get("type") == "boolean" else None
 
 
 def _list(schema: Mapping[str, Any], keyword: str, place: str) -> list[Any]:
@@ -457,44 +484,11 @@ def _list(schema: Mapping[str, Any], keyword: str, place: str) -> list[Any]:
 
 
 def _counts(schema: Mapping[str, Any], low: str, high: str, place: str) -> tuple[int, int | None]:
-    for keyword in (low, high):
-        value = schema.get(keyword, 0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value != int(value):
-            raise _wrong(f"{keyword} in {place} is not a whole number of 0 or more")
-    least, most = int(schema.get(low, 0)), schema.get(high)
-    if most is not None and most < least:
-        raise _wrong(f"{low} in {place} is above {high}")
-    if least > 10_000:
-        raise _wrong(f"{low} in {place} is more than 10,000")
-    return least, None if most is None else int(most)
+    return json_strings.counts(schema, low, high, place)
 
 
-def _bound(
-    schema: Mapping[str, Any], plain: str, exclusive: str, place: str, *, is_low: bool
-) -> tuple[Decimal | None, bool]:
-    """The tighter one of two bounds, and whether it is itself left out."""
-    found: list[tuple[Decimal, bool]] = []
-    for keyword in (plain, exclusive):
-        value = schema.get(keyword)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _wrong(f"{keyword} in {place} is not a number")
-        number = Decimal(repr(value))
-        if not number.is_finite() or abs(number) >= 10**15 or number != round(number, 6):
-            raise _wrong(f"{keyword} in {place} has more than 15 digits, or more than 6 after the point")
-        found.append((number, keyword == exclusive))
-    if not found:
-        return None, False
-    return max(found) if is_low else min(found, key=lambda bound: (bound[0], not bound[1]))
-
-
-def _less(schema: Mapping[str, Any], keyword: str) -> dict[str, Any]:
-    return {key: value for key, value in schema.items() if key != keyword}
-
-
-def _unsupported(what: str, place: str) -> SlmError:
-    return _wrong(f"{what} ({_at(place)}) is not supported")
+def _less(schema: Mapping[str, Any], *keywords: str) -> dict[str, Any]:
+    return {key: value for key, value in schema.items() if key not in keywords}
 
 
 def _at(place: str) -> str:

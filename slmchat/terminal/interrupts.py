@@ -13,6 +13,11 @@ A thread waits there and keeps the promise that two Ctrl-C always end slm:
 
 What has been said so far is in the archive (an answer up to the last half second), as it is with `kill -9`.
 
+The same thread sees to it that Ctrl-C is heard at all. A signal that comes in the moment before the main thread begins
+to wait for a lock or a queue does not end that wait, nor does one that another thread takes: Python's handler would run
+when the wait is over, which may be never. So the main thread gets SIGURG until it has run its handlers: that ends the
+wait, Python runs what is due, SIGINT's handler first, and the wait goes on if nothing was raised.
+
 SIGTERM, SIGHUP and SIGQUIT end slm at once, as ever; only the terminal gets its modes back before. The same thread sees
 to it while the main thread is inside a library.
 """
@@ -27,6 +32,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from types import FrameType
+from typing import cast
 
 from slmchat import signals
 from slmchat.engine.cancellable import Cancellable
@@ -48,6 +54,10 @@ _reader: int | None = None
 _presses = 0  # without effect so far
 _first_at = 0.0
 _has_told = False
+
+# How long a handler may take to run before the main thread is woken (again); in seconds. A person does not notice.
+_WAKE_S = 0.05
+_is_due = False  # Ctrl-C has been pressed, and no handler has run since, as far as is known
 
 # A second KeyboardInterrupt so soon would hit what the first one puts in order; seconds.
 _ONE_INTERRUPT_S = 1.0
@@ -73,6 +83,7 @@ def listen() -> None:
             signal.signal(number, end_by)
     if _reader is not None or sys.platform == "win32":
         return
+    signal.signal(signal.SIGURG, _woken)
     _reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -82,6 +93,12 @@ def end_by(number: int, _frame: FrameType | None) -> None:
     """Give the terminal back and end by this signal, as if nobody had heard it. From any thread."""
     restore.give_back()
     signals.end_by(number)
+
+
+def _woken(_number: int, _frame: FrameType | None) -> None:
+    """The handler of SIGURG, which runs after that of SIGINT (Python goes by the number)."""
+    global _is_due
+    _is_due = False
 
 
 def watch() -> None:
@@ -134,12 +151,17 @@ def left_alone() -> Iterator[None]:
 
 
 def _wait(reader: int) -> None:
-    global _presses, _first_at
-    n_repeated = 0
+    global _presses, _first_at, _is_due
+    n_repeated, main = 0, cast(int, threading.main_thread().ident)
     while True:
         with _lock:
             left = None if not _presses or _has_told else max(0.0, _first_at + GRACE_S - time.monotonic())
+        if _is_due:
+            left = _WAKE_S if left is None else min(left, _WAKE_S)
         heard = os.read(reader, 64) if select.select([reader], [], [], left)[0] else b""
+        if not heard and _is_due:
+            signal.pthread_kill(main, signal.SIGURG)
+        _is_due = _is_due or signal.SIGINT in heard
         for number in _ENDING:
             if number in heard and signal.getsignal(number) is end_by:
                 end_by(number, None)

@@ -38,7 +38,7 @@ def server() -> Iterator[HubServer]:
 @pytest.fixture
 def hub(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
     server.reset()
-    monkeypatch.setattr("slmchat.catalog.hub.WAITS", (0.0,))
+    monkeypatch.setattr("slmchat.catalog.hub_transfer.WAITS", (0.0,))
     return server
 
 

@@ -274,7 +274,7 @@ def test_a_size_that_the_listing_does_not_state_is_bounded_by_the_disk(
 ) -> None:
     hub.listing = with_entry(size=None)
     hub.headers = {"X-Linked-Size": stated}
-    monkeypatch.setattr("slmchat.catalog.hub.space_free", lambda plan: (64 << 20) + 1000)
+    monkeypatch.setattr("slmchat.catalog.hub_transfer.space_free", lambda plan: (64 << 20) + 1000)
     pulled = slm("pull", f"hf:{REPO}")
     has_told(pulled, 10)
     assert "has no room on the disk" in pulled.err

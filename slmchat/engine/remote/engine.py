@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Callable
 
 from slmchat.endpoints import Endpoint
-from slmchat.engine.api import ModelInfo, Pool, Prompt, SessionSettings
+from slmchat.engine.api import ModelInfo, Pool, Prompt, SessionSettings, StreamPool
 from slmchat.engine.remote import dialect, errors
 from slmchat.engine.remote.adapters import RemoteAdapter, list_adapters
 from slmchat.engine.remote.client import Client
@@ -66,6 +66,10 @@ class RemoteEngine:
         if self.model.kind.answers_one:
             most, why = 1, "a second one would end the first on this server"
         return RemotePool(lambda: self.open_session(settings), most, why)
+
+    def open_stream_pool(self, settings: SessionSettings, parallel: int | None = None) -> StreamPool:
+        """Raises `SlmError` (USAGE): an endpoint has a queue of its own."""
+        raise SlmError("the model of an endpoint cannot be served again.", exit_code=ExitCode.USAGE)
 
     def open_scorer(self, settings: SessionSettings) -> Pool:
         """Never: the API has no field for the probability of a text that is given."""

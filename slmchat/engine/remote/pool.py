@@ -9,11 +9,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 
-from slmchat.engine.api import Chunk, Finish, FinishReason, Request, Result, TokenLogprob
+from slmchat.engine.api import FinishReason, Request, Result
 from slmchat.engine.feed import Feed
 from slmchat.engine.remote.client import PASSING
 from slmchat.engine.remote.errors import Refusal
 from slmchat.engine.remote.session import RemoteSession
+from slmchat.engine.sequential_pool import result_of
 from slmchat.errors import ExitCode, SlmError
 from slmchat.wording import counted
 
@@ -189,17 +190,5 @@ class _Worker(threading.Thread):
         events = self.session.generate(request.prompt, request.sampler, request.limits)
         if self._is_cancelled():  # before generate() took notice of it
             return None
-        text, thinking = "", ""
-        logprobs: list[TokenLogprob] = []
-        finish: Finish | None = None
-        for event in events:
-            if isinstance(event, Chunk) and event.is_thinking:
-                thinking += event.text
-            elif isinstance(event, Chunk):
-                text += event.text
-                logprobs += event.logprobs
-            elif isinstance(event, Finish):
-                finish = event
-        if finish is None or finish.reason is FinishReason.INTERRUPTED:
-            return None
-        return Result(request.id, text, finish, thinking=thinking, logprobs=tuple(logprobs))
+        done = result_of(request.id, events)
+        return None if done.finish is None or done.finish.reason is FinishReason.INTERRUPTED else done

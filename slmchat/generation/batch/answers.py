@@ -6,10 +6,11 @@ Knows: records of completions. Refuses to know: rows, order, files. Another kind
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from slmchat.engine.api import Limits, Pool, Prompt, Request, Result
+from slmchat.engine.api import FinishReason, Limits, Pool, Prompt, Request, Result
 from slmchat.engine.sampler import SamplerSettings
-from slmchat.errors import ExitCode, SlmError
-from slmchat.generation import response, structured
+from slmchat.errors import SlmError
+from slmchat.generation import response
+from slmchat.generation.attempts import Attempts, TryAgain
 from slmchat.generation.classify import ClassificationTask, content_free_prior
 from slmchat.generation.structured import ResponseFormat
 
@@ -82,9 +83,9 @@ class ShapedCompletions:
     def __init__(self, shape: ResponseFormat, sampler: SamplerSettings, limits: Limits, *, is_sanitized: bool) -> None:
         self._shape = shape
         self._sampler = sampler
-        self._limits = shape.limits(limits)
-        self._completions = Completions(sampler, self._limits, is_raw=True, is_sanitized=is_sanitized)
-        self._first: dict[int, Request] = {}  # first attempts that are under way
+        self._limits = limits
+        self._completions = Completions(sampler, shape.limits(limits), is_raw=True, is_sanitized=is_sanitized)
+        self._attempts: dict[int, Attempts[dict[str, Any]]] = {}  # of the rows that are under way
 
     @property
     def nothing(self) -> dict[str, Any]:
@@ -92,24 +93,26 @@ class ShapedCompletions:
         return {"completion": None, "value": None} | self._completions.nothing
 
     def request(self, number: int, prompt: Prompt) -> Request:
-        """The first attempt. Its seed is settled here, because the second one takes the next."""
-        request = self._first[number] = Request(number, prompt, self._sampler.with_seed(), self._limits)
-        return request
+        """The first attempt."""
+        attempts = self._attempts[number] = Attempts(self._shape, self._sampler, self._limits)
+        return Request(number, prompt, attempts.sampler, attempts.limits)
 
     def record(self, done: Result, prompt: Prompt) -> dict[str, Any] | Request:
         """As for free text, with the `value`; the second attempt when the first was not right."""
-        first = self._first.pop(done.id, None)
+        attempts = self._attempts[done.id]
         fields: dict[str, Any] = {}
         try:
             if done.error is not None:
                 raise done.error
             fields = self._completions.record(done, prompt)
-            value = self._shape.value(fields["completion"], fields["finish_reason"])
-            return {"completion": None, "value": value} | fields
+            fields, value = attempts.judged(fields, fields["completion"], FinishReason(fields["finish_reason"]))
+        except TryAgain:
+            return Request(done.id, prompt, attempts.sampler, attempts.limits)
         except SlmError as error:
-            if first is None or error.exit_code is not ExitCode.UNSATISFIED:
-                raise Unsuitable(error, fields) from error
-        return Request(done.id, prompt, *structured.second_attempt(first.sampler, first.limits))
+            del self._attempts[done.id]
+            raise Unsuitable(error, fields) from error
+        del self._attempts[done.id]
+        return {"completion": None, "value": value} | fields
 
 
 class ChosenTexts:

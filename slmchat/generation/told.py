@@ -1,0 +1,137 @@
+"""What the model is told of a JSON Schema: the names of the fields, their descriptions, the values to choose from.
+
+Knows: how a shape is said in a sentence. Refuses to know: grammars, checks.
+
+The whole schema makes small models copy it, and without a word lists come back empty (docs/decisions.md has the
+figures).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from slmchat.errors import SlmError
+from slmchat.schemas import references
+
+# Values of an enum, and names of fields in fields, that are still read as a list of a few.
+_MOST_VALUES = 30
+_MOST_NAMES = 12
+# How deep a reference is followed.
+_MOST_STEPS = 8
+
+
+def told(schema: Any) -> str:
+    """A sentence for the end of the prompt; empty where the schema is a single text or number."""
+    shape = _Told(references.flattened(schema, json.dumps(schema)))
+    return shape.whole()
+
+
+class _Told:
+    def __init__(self, document: Any) -> None:
+        self.document = document
+
+    def whole(self) -> str:
+        schema = self.resolved(self.document)
+        fields = self.fields(schema)
+        if fields:
+            return f"Answer with JSON that has these fields: {fields}."
+        what = self.said(schema, is_outermost=True)
+        return f"Answer with JSON: {what}." if what else ""
+
+    def said(self, schema: Mapping[str, Any], *, is_outermost: bool = False) -> str:
+        """A value in a few words; empty for what goes without saying at the top: one text, one number."""
+        options = [self.resolved(part) for keyword in ("anyOf", "oneOf") for part in _parts(schema, keyword)]
+        if options:
+            named = [said for part in options if part.get("type") != "null" and (said := self.said(part))]
+            return " or ".join(dict.fromkeys(named[:_MOST_NAMES]))
+        if isinstance(schema.get("enum"), list):
+            return "" if is_outermost and len(schema["enum"]) < 2 else _values(schema["enum"])
+        kind = _kind(schema)
+        if kind == "array":
+            return self.list(schema)
+        if kind == "object":
+            fields = self.fields(schema)
+            if fields:
+                return f"an object with these fields: {fields}"
+            rest = self.resolved(schema.get("additionalProperties", True))
+            return f"an object of names, each with {self.said(rest) or 'a value'}"
+        return "" if is_outermost else _NAMES.get(kind, "")
+
+    def list(self, schema: Mapping[str, Any]) -> str:
+        first = [self.said(self.resolved(part)) or "a value" for part in _parts(schema, "prefixItems")]
+        if first:
+            return f"a list of {', then '.join(first[:_MOST_NAMES])}"
+        item = self.resolved(schema.get("items", True))
+        fields = self.fields(item)
+        if fields:
+            return f"a list of objects with these fields: {fields}"
+        about = item.get("description")
+        what = f"{about}" if isinstance(about, str) else _several(self.said(item))
+        return f"a list of {what}"
+
+    def fields(self, schema: Mapping[str, Any], depth: int = 0) -> str:
+        """The names of the properties with a remark each, also those that come through `allOf`."""
+        found: dict[str, Any] = {}
+        for part in (schema, *map(self.resolved, _parts(schema, "allOf"))):
+            properties = part.get("properties")
+            found |= properties if isinstance(properties, dict) else {}
+        names = [name + self.remark(self.resolved(value), depth) for name, value in found.items() if value is not False]
+        return ", ".join(names)
+
+    def remark(self, schema: Mapping[str, Any], depth: int) -> str:
+        about = [schema["description"]] if isinstance(schema.get("description"), str) else []
+        values = schema.get("enum")
+        if isinstance(values, list) and len(values) <= _MOST_VALUES:
+            about.append(" or ".join(map(str, values)))
+        inner = self.resolved(schema.get("items", True)) if _kind(schema) == "array" else schema
+        if depth == 0 and (fields := self.fields(inner, depth + 1)):
+            about.append(f"each with {fields}" if inner is not schema else f"with {fields}")
+        return f" ({'; '.join(about)})" if about else ""
+
+    def resolved(self, schema: Any) -> Mapping[str, Any]:
+        """What a `$ref` stands for, with what is said beside it; the one thing that there is besides null."""
+        for _ in range(_MOST_STEPS):
+            if not isinstance(schema, dict):
+                return {}
+            if "$ref" in schema:
+                try:
+                    target = references.target(self.document, schema["$ref"], "the schema")
+                except SlmError:
+                    return schema
+                beside = {key: value for key, value in schema.items() if key != "$ref"}
+                schema = {**target, **beside} if isinstance(target, dict) else beside
+                continue
+            alone = [part for keyword in ("anyOf", "oneOf", "allOf") for part in _parts(schema, keyword)]
+            alone = [part for part in alone if part != {"type": "null"}]
+            if len(alone) != 1 or "properties" in schema:
+                return schema
+            beside = {key: value for key, value in schema.items() if key not in ("anyOf", "oneOf", "allOf")}
+            schema = {**alone[0], **beside}
+        return {}
+
+
+_NAMES = {"string": "a text", "integer": "a whole number", "number": "a number", "boolean": "true or false"}
+_SEVERAL = {"a text": "texts", "a whole number": "whole numbers", "a number": "numbers"}
+
+
+def _several(said: str) -> str:
+    return _SEVERAL.get(said, said or "values")
+
+
+def _values(values: Sequence[Any]) -> str:
+    shown = [value if isinstance(value, str) else json.dumps(value) for value in values[:_MOST_VALUES]]
+    return f"one of {', '.join(shown)}"
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    kinds = schema.get("type")
+    if isinstance(kinds, list):
+        kinds = next((kind for kind in kinds if kind != "null"), "")
+    if isinstance(kinds, str):
+        return kinds
+    return "array" if "items" in schema or "prefixItems" in schema else "object" if "properties" in schema else ""
+
+
+def _parts(schema: Mapping[str, Any], keyword: str) -> Sequence[Any]:
+    found = schema.get(keyword)
+    return found if isinstance(found, list) else ()

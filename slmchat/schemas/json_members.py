@@ -1,0 +1,124 @@
+"""The members of a JSON object and the values of a JSON list: which may follow which.
+
+Knows: order, commas, what may be missing. Refuses to know: schemas, what a member is.
+
+What may follow a member is a rule of its own, made from the end in a loop: neither the grammar nor the making of it
+becomes deeper with more members.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from slmchat.schemas.grammar import EMPTY, Chars, Choice, Node, Repeat, Text, chain, choice, without
+from slmchat.schemas.json_rules import COMMA, PLAIN, JsonRules
+
+# Letters of a name that stand in one rule; longer names go on in another.
+_DEEPEST = 20
+
+
+@dataclass(slots=True)
+class Member:
+    """`"name": value`, and whether it has to be there."""
+
+    node: Node
+    is_required: bool
+
+
+def object_of(rules: JsonRules, members: Sequence[Member], more: Node, only_more: Node | None) -> Node:
+    """An object: members in order, the optional ones there or not, then `more`: any others, behind a comma.
+
+    `only_more`: the others where no member is there; None: some member has to be.
+    """
+    tails = _tails(rules, [(member.node, member.is_required) for member in members], more)
+    options: list[Node] = []
+    for member, tail in zip(members, tails[1:], strict=True):
+        options.append(chain(member.node, tail))
+        if member.is_required:
+            break
+    else:
+        if only_more is not None:
+            options.append(only_more)
+    return chain(Text("{"), choice(options), Text("}"))
+
+
+def _tails(rules: JsonRules, items: Sequence[tuple[Node, bool]], last: Node) -> list[Node]:
+    """For each item, and for the end, what may stand from there on when something stands before it."""
+    tails = [last]
+    for place in range(len(items) - 1, -1, -1):
+        node, is_required = items[place]
+        tail = chain(COMMA, node, tails[-1])
+        if not is_required:
+            tails.append(rules.add(choice((tail, tails[-1]))))
+        elif place and (not items[place - 1][1] or place % _STRIDE == 0):
+            tails.append(rules.add(tail))
+        else:
+            tails.append(tail)
+    return tails[::-1]
+
+
+# Required members that stand in one rule: the next ones stand in another, so that no chain becomes long.
+_STRIDE = 16
+
+
+def list_of(rules: JsonRules, first: Sequence[Node], item: Node | None, least: int, most: int | None) -> Node:
+    """A list: the first values in order, as many of them as there are, then `item`s (None: no more of them)."""
+    first = first[:most]
+    if item is None:
+        most = min(len(first), len(first) if most is None else most)
+    if not first:
+        return chain(Text("["), EMPTY if item is None else rules.several(item, least, most), Text("]"))
+    rest: Node = EMPTY
+    if item is not None and (most is None or most > len(first)):
+        further = rules.several(item, max(0, least - len(first)), None if most is None else most - len(first))
+        rest = _behind_comma(further)
+    tail = rest
+    for place in range(len(first) - 1, 0, -1):
+        node = chain(COMMA, first[place], tail)
+        tail = (
+            node if place < least and place % _STRIDE else rules.add(node if place < least else choice((node, EMPTY)))
+        )
+    node = chain(first[0], tail)
+    return chain(Text("["), node if least else choice((node, EMPTY)), Text("]"))
+
+
+def _behind_comma(several: Node) -> Node:
+    """The same values when others stand before them."""
+    if isinstance(several, Choice):
+        return choice((chain(COMMA, several.options[0]), EMPTY))
+    return chain(COMMA, several)
+
+
+def more_members(rules: JsonRules, kinds: Sequence[Node], least: int, most: int | None, *, is_first: bool) -> Node:
+    """Any number of members of these kinds; `is_first`: nothing stands before them."""
+    if not kinds or most == 0:
+        return EMPTY
+    several = rules.several(rules.named(choice(kinds)), least, most)
+    return several if is_first else _behind_comma(several)
+
+
+def names_unlike(rules: JsonRules, names: Sequence[str]) -> Node:
+    """What stands between the quotes of a name that is none of `names` (escapes left out)."""
+    if not names:
+        return Repeat(rules.character())
+    return rules.add(_unlike(rules, [name for name in names if name], 0, is_empty_allowed="" not in names))
+
+
+@lru_cache(maxsize=1024)
+def _plain_but(chars: str) -> Chars:
+    """A character of a string that needs no escape and is none of these."""
+    return Chars(without(PLAIN.ranges, [(ord(char), ord(char)) for char in chars]))
+
+
+def _unlike(rules: JsonRules, names: Sequence[str], depth: int, *, is_empty_allowed: bool) -> Node:
+    by_first: dict[str, list[str]] = {}
+    for name in names:
+        by_first.setdefault(name[0], []).append(name[1:])
+    options: list[Node] = []
+    for first, rests in by_first.items():
+        if first in '"\\' or ord(first) < 0x20:
+            continue
+        rest = _unlike(rules, [each for each in rests if each], depth + 1, is_empty_allowed="" not in rests)
+        options.append(chain(Text(first), rest if (depth + 1) % _DEEPEST else rules.add(rest)))
+    options.append(chain(_plain_but("".join(sorted(by_first))), Repeat(rules.plain())))
+    return choice((*options, EMPTY)) if is_empty_allowed else choice(options)
