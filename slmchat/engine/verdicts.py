@@ -63,18 +63,21 @@ def directory(cache: Path) -> Path:
     return Path(os.environ.get(PLACE) or cache / "engine")
 
 
-def library(place: Path | None = None, *, is_forced: bool = False, is_wanted: bool = False) -> KnownVerdict:
+def library(
+    place: Path | None = None, *, is_forced: bool = False, is_wanted: bool = False, is_kept: bool = True
+) -> KnownVerdict:
     """What works of the library in use: known in this process, kept in `place`, or tried now.
 
     Asked first with the place; later callers need not name it. Without one, or where it cannot be written (a home that
     is read-only, `--private`), the verdict lasts as long as the process. `is_forced`: try it, whatever is known.
-    `is_wanted`: try it where nothing is known, also if it need not be. Raises `SlmError` without llama.cpp.
+    `is_wanted`: try it where nothing is known, also if it need not be. `is_kept`: a new verdict may be written.
+    Raises `SlmError` without llama.cpp.
     """
     global _known, _directory
     with _lock:
         _directory = place or _directory
         if _known is None or is_forced:
-            _known = _found(_directory, is_forced=is_forced, is_wanted=is_wanted)
+            _known = _found(_directory, is_forced=is_forced, is_wanted=is_wanted, is_kept=is_kept)
         return _known
 
 
@@ -116,7 +119,7 @@ def of_model(model: Path) -> SelfTestVerdict | None:
     return None if _directory is None else _read(_file(_directory, model), lambda: _model_key(model))
 
 
-def _found(place: Path | None, *, is_forced: bool, is_wanted: bool) -> KnownVerdict:
+def _found(place: Path | None, *, is_forced: bool, is_wanted: bool, is_kept: bool) -> KnownVerdict:
     file = None if place is None else _file(place, native.library().path)
     kept = _read(file, _library_key) if file is not None and not is_forced else None
     if kept is not None:
@@ -130,7 +133,7 @@ def _found(place: Path | None, *, is_forced: bool, is_wanted: bool) -> KnownVerd
         verdict = SelfTestVerdict(
             ALL.without("has_extra_buffers"), verdict.attempts, verdict.seconds, untried=verdict.untried
         )
-    if file is not None and not verdict.untried and not verdict.is_broken:
+    if is_kept and file is not None and not verdict.untried and not verdict.is_broken:
         _write(file, _library_key(), verdict)
     return KnownVerdict(verdict, is_tried=True, is_new=True)
 

@@ -28,18 +28,20 @@ def settle(installed: Installed, settings: Settings, threads: int, *, is_forced:
     place = verdicts.directory(settings.paths.cache)
     data = settings.paths.data
     ended = crash_guard.last_end(data, installed.path)
-    known = verdicts.library(place, is_forced=ended is Ended.CRASHED and not verdicts.library(place).is_tried)
+    is_kept = not settings.is_private
+    has_crashed = ended is Ended.CRASHED and not verdicts.library(place, is_kept=is_kept).is_tried
+    known = verdicts.library(place, is_forced=has_crashed, is_kept=is_kept)
     if known.verdict.is_broken and not is_forced:
         raise _broken(known.verdict)
     found = _found(known.verdict) if known.is_new else []
     if ended is Ended.CRASHED:
-        found = [_after_crash(installed, known, threads, is_kept=not settings.is_private, is_forced=is_forced)]
+        found = [_after_crash(installed, known, threads, is_kept=is_kept, is_forced=is_forced)]
     elif ended is Ended.KILLED:
         found.append(
             f"the last time, slm was killed while it was loading {installed.key} or beginning its first answer, as the "
             "system does when memory runs out; slm show tells how much it needs, and a smaller window (--ctx N) less."
         )
-    if not settings.is_private:
+    if is_kept:
         crash_guard.forget_last_end(data, installed.path)
     return found
 
