@@ -140,6 +140,7 @@ class ChatOptions:
     """What `slm chat` alone takes."""
 
     goes_on: bool = _conversation("-c", "--continue", help="Go on with the last conversation.", default=False)
+    resume: bool = _conversation("--resume", help="Choose a saved conversation to go on with.", default=False)
     session: str | None = _conversation("--session", help="Go on with a saved conversation.", metavar="ID|TITLE")
     plain: bool = _output(
         "--plain", help="Plain text: no Markdown, no status line (for screen readers).", default=False

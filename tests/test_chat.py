@@ -285,7 +285,7 @@ class TestCommands:
         terminal.wait_for("Written to ")
         assert "hello" in (home / "data" / "exports" / "my-talk.md").read_text()
         terminal.enter("/export my-talk.md")
-        terminal.wait_for(r"hint: another name: /export FILE")
+        terminal.wait_for(r"exports/my-talk-2\.md")
 
     def test_another_model_goes_on_with_the_conversation(self, tiny: Open, home: Path, tmp_path: Path) -> None:
         other = write_tiny_llama(

@@ -96,6 +96,7 @@ class ChatSession:
         self.pictures: list[Picture] = []
         self.examples: list[Message] = []
         self.sampler_changes: dict[str, float] = {}
+        self._is_seed_reset = False  # `--seed` was taken back
         self.limits = params.limits(options)
         self.asked_ctx = options.ctx or opened.settings.n_ctx
         self.threads = options.threads
@@ -178,7 +179,16 @@ class ChatSession:
     @property
     def sampler(self) -> SamplerSettings:
         """The sampler settings in force, /set included."""
-        return self._model_sampler.with_values(self.sampler_changes)
+        sampler = self._model_sampler.with_values(self.sampler_changes)
+        return replace(sampler, seed=None) if self._is_seed_reset else sampler
+
+    def change_sampler(self, name: str, value: float | None) -> None:
+        """`/set`: this value from now on; None: as it was without. A seed is then another one each time."""
+        self.sampler_changes.pop(name, None)
+        if name == "seed":
+            self._is_seed_reset = value is None
+        if value is not None:
+            self.sampler_changes[name] = value
 
     def ready(self) -> Session:
         """The session, after waiting for the model if it is still loading. Raises what the loading raised."""

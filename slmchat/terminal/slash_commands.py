@@ -24,6 +24,7 @@ class SlashCommand(Generic[State]):
     """`/name arguments`: the function gets the state of the chat and the text after the name.
 
     `help` is a line, `more` what `/help NAME` says besides; commands of a `group` stand together in `/help`.
+    `also`: names by which other tools call it.
     `complete` gets the argument text so far and gives (replacement for the whole argument text, description) pairs.
     """
 
@@ -34,6 +35,7 @@ class SlashCommand(Generic[State]):
     complete: Callable[[State, str], Iterable[tuple[str, str]]] | None = None
     group: str = ""
     more: str = ""
+    also: tuple[str, ...] = ()
 
     @property
     def usage(self) -> str:
@@ -47,7 +49,7 @@ class CommandTable(Generic[State]):
     def __init__(self, commands: Iterable[SlashCommand[State]]) -> None:
         self.commands: Sequence[SlashCommand[State]] = tuple(commands)
         self._groups = list(dict.fromkeys(command.group for command in self.commands))
-        self._by_name = {command.name: command for command in self.commands}
+        self._by_name = {name: command for command in self.commands for name in (*command.also, command.name)}
 
     def find(self, name: str) -> SlashCommand[State] | None:
         """The command with exactly this name."""
@@ -86,6 +88,8 @@ class CommandTable(Generic[State]):
         yield f"{command.usage}: {command.help}"
         if command.more:
             yield command.more
+        if command.also:
+            yield f"Also: {', '.join('/' + name for name in command.also)}"
 
     def _unknown(self, name: str) -> SlmError:
         near = self._near(name)

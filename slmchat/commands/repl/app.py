@@ -8,7 +8,7 @@ Knows: the loop, how an answer is shown and how it ended. Refuses to know: singl
 how a conversation goes on (generation/chat_session.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +40,14 @@ from slmchat.terminal.slash_commands import CommandTable, as_typed, message_of
 from slmchat.terminal.typed_ahead import TypedAhead
 from slmchat.wording import counted
 
+# What people type to leave other programs.
+_LEAVING_WORDS = ("exit", "quit", "bye", ":q")
+
+
+def usage(message: str, hint: str | None = None) -> SlmError:
+    """An error of what was typed."""
+    return SlmError(message, hint=hint, exit_code=ExitCode.USAGE)
+
 
 class ChatApp:
     """What the loop and the commands share. Implements `ChatDelegate`."""
@@ -52,15 +60,17 @@ class ChatApp:
         settings: Settings,
         console: Console,
         table: "CommandTable[ChatApp]",
+        enclose: "Callable[[ChatApp, str], None]" = lambda _chat, _text: None,
         exports: Path | None = None,
     ) -> None:
-        """`place`: where the models are; `table`: the slash commands; `exports`: where `/export` writes, None: in
-        slm's own directory for that.
+        """`place`: where the models are; `table`: the slash commands; `enclose`: attaches what a message names;
+        `exports`: where `/export` writes, None: in slm's own directory for that.
 
         Raises `SlmError` (interrupted) when a conversation may not leave for the place.
         """
         self.place = place
         self._table = table
+        self._enclose = enclose
         self.exports = exports or settings.paths.exports
         self.console = console
         self.settings = settings
@@ -144,10 +154,18 @@ class ChatApp:
             self.console.status("")
             self.console.note("(cancelled)")
 
+    @property
+    def can_redraw(self) -> bool:
+        """Whether something may stand on the terminal for a while and go again."""
+        return not self.is_plain and self.editor.is_full
+
     def send(self, text: str) -> None:
         """A message to the model. When nothing comes of it, the text is back in the line."""
+        if text.strip().lower() in _LEAVING_WORDS and not self._is_meant(text.strip()):
+            return
         with self.answering():
             try:
+                self._enclose(self, text)
                 answer = self.session.send(text)
             except (SlmError, KeyboardInterrupt):
                 self.next_text = as_typed(text)
@@ -156,6 +174,14 @@ class ChatApp:
                 self.next_text = as_typed(text)
                 self.console.note("(cancelled; your message is back in the line)")
             self.told(answer)
+
+    def _is_meant(self, word: str) -> bool:
+        """Whether a lone `exit` is a message. Most people who type it want to leave."""
+        choices = [("y", "leave the chat"), ("s", f"send '{word}' to the model")]
+        answer = self.editor.ask(f"'{word}' by itself:", choices)
+        if answer == "y":
+            self.leave()
+        return answer == "s"
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -311,7 +337,7 @@ class ChatApp:
         if overflow.can_begin_afresh:
             choices.append(("f", "start a fresh conversation with this message"))
         choices.append(("c", "cancel"))
-        answer = self._asked(numbers, choices)
+        answer = self.asked(numbers, choices)
         return {"d": "drop", "s": "summarise", "f": "fresh"}.get(answer or "c", "cancel")
 
     def on_summary(self, summary: str) -> str:
@@ -320,10 +346,10 @@ class ChatApp:
             ("d", "drop what was said before, without the summary"),
             ("c", "cancel"),
         ]
-        answer = self._asked("The summary is above.", choices)
+        answer = self.asked("The summary is above.", choices)
         return {"y": "keep", "d": "drop"}.get(answer or "c", "cancel")
 
-    def _asked(self, question: str, choices: list[tuple[str, str]]) -> str | None:
+    def asked(self, question: str, choices: list[tuple[str, str]]) -> str | None:
         with self.screen.released():
             return self.editor.ask(question, choices)
 
