@@ -68,11 +68,12 @@ class LineEditor:
         toolbar: Callable[[], str],
         is_over: Callable[[], bool],
         typed: TypedAhead | None = None,
+        is_plain: bool = False,
         editing_mode: str = "emacs",
     ) -> None:
         """`history_file` None: nothing is written to a disk. `state` goes to the completers of the commands.
 
-        `typed`: keys that were pressed before `read` is called.
+        `typed`: keys that were pressed before `read` is called. `is_plain`: the terminal edits its lines by itself.
         `is_over` is asked at every `refresh`: when True, `read` ends as if Ctrl-D had been pressed.
         `editing_mode` is "emacs" or "vi". A terminal with TERM=dumb gets plain lines, with the same `\"\"\"` blocks.
         """
@@ -84,7 +85,7 @@ class LineEditor:
         self._pastes = Pastes()
         self._last = ("", "")  # what was typed last, and the same as it stood in the line
         self._session: PromptSession[str] | None = None
-        if os.environ.get("TERM", "").lower() not in ("dumb", "unknown"):
+        if not is_plain and os.environ.get("TERM", "").lower() not in ("dumb", "unknown"):
             self._session = self._open_session(table, state, editing_mode)
 
     @property

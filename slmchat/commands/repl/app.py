@@ -36,10 +36,13 @@ from slmchat.terminal.answer_view import ChatView
 from slmchat.terminal.console import Console
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 from slmchat.terminal.line_editor import LineEditor
+from slmchat.terminal.sentence_view import SentenceView
 from slmchat.terminal.slash_commands import CommandTable, as_typed, message_of
 from slmchat.terminal.typed_ahead import TypedAhead
 from slmchat.wording import counted
 
+# An answer that takes so long is not watched, in seconds.
+_LONG_S = 10.0
 # What people type to leave other programs.
 _LEAVING_WORDS = ("exit", "quit", "bye", ":q")
 
@@ -75,7 +78,9 @@ class ChatApp:
         self.console = console
         self.settings = settings
         self.options = options
-        self.is_plain = chat_options.plain or console.is_dumb or not console.has_color
+        console.is_accessible = console.is_accessible or chat_options.plain
+        self._has_bell = chat_options.bell
+        self.is_plain = console.is_dumb or not console.has_color
         self.shows_thinking = True
         self.shows_doubt = False
         self.shows_stats = console.is_verbose
@@ -206,7 +211,10 @@ class ChatApp:
             self.console.note("(the model said nothing)")
         if self.shows_stats:
             self.console.note(describe(answer.finish.reason, answer.finish.usage, answer.finish.timings))
-        self.console.note("")
+        if self._has_bell and (self.console.is_accessible or self._progress.elapsed() >= _LONG_S):
+            self.console.ring()
+        if not self.console.is_accessible:
+            self.console.note("")
         self.session.keep(is_resting=True)
 
     def _window(self) -> str:
@@ -292,6 +300,7 @@ class ChatApp:
             state=self,
             toolbar=self.toolbar,
             typed=self._typed,
+            is_plain=self.console.is_accessible,
             is_over=lambda: self.session.opened.loading.is_failed,
             editing_mode=self._editing_mode,
         )
@@ -300,6 +309,10 @@ class ChatApp:
 
     def handler(self) -> StreamHandler:
         self._progress = AnswerProgress()
+        if self.console.is_accessible and not self.session.options.raw_output:
+            return SentenceView(
+                self.console, shows_thinking=self.shows_thinking, progress=self._progress, screen=self.screen
+            )
         return ChatView(
             self.console,
             is_plain=self.is_plain,
@@ -384,6 +397,8 @@ class ChatApp:
     def _progress_line(self) -> str:
         """The same while an answer is made. Asked from another thread."""
         progress, label = self._progress, self.session.label
+        if self.console.is_accessible:
+            return progress.reading()
         if not progress.is_answering:
             return f"{label} · {progress.reading()} · Ctrl-C cancels"
         speed = progress.speed()

@@ -9,7 +9,6 @@ Knows: the names of the settings and of the options that mean the same. Refuses 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from slmchat import ranges
@@ -120,14 +119,10 @@ def complete(_chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
 # What is kept
 
 
-def _file(chat: ChatApp) -> Path:
-    return chat.settings.paths.data / "chat-settings.json"
-
-
 def _kept(chat: ChatApp) -> dict[str, Any]:
     """What was saved, as far as it is right; nothing where the file is damaged or of another slm."""
     try:
-        found = json.loads(_file(chat).read_text(encoding="utf-8"))
+        found = json.loads(chat.settings.paths.chat_settings.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     if not isinstance(found, dict):
@@ -152,7 +147,7 @@ def _save(chat: ChatApp, key: str) -> None:
     kept.pop(key, None)
     if value is not None:
         kept[key] = value
-    write_private(_file(chat), json.dumps(kept, indent=2).encode())
+    write_private(chat.settings.paths.chat_settings, json.dumps(kept, indent=2).encode())
 
 
 def take_over(chat: ChatApp) -> None:
