@@ -64,7 +64,7 @@ def test_nothing_is_written_twice(home: Path, tmp_path: Path, way: str) -> None:
     assert not re.search(r"\r(?!\n)", terminal.raw)
     assert terminal.raw.count("\a") == 2  # an answer and a retry
     assert re.search(
-        r"> What is a river\?\r\n(\(reading [^\n]*\n)?\(answer\)\r\n[^\n]+\r\n\(end\)\r\n\(cut", terminal.raw
+        r"> What is a river\?\r\n(\(reading[^\n]*\n)?\(answer\)\r\n[^\n]+\r\n\(end\)\r\n\(cut", terminal.raw
     )
     screen = _Once(60, 9)
     pyte.Stream(screen).feed(terminal.raw)
