@@ -19,6 +19,7 @@ from slmchat.terminal.tables import paragraphs
         ("words that go on and on for long", ["words that go on and", "  on for long"]),
         ("/h  show all of the commands", ["/h  show all of the", "    commands"]),
         ("  indented text that goes on", ["  indented text that", "  goes on"]),
+        ("  /help NAME  show one", ["  /help NAME", "  show one"]),
         ("see /a/very/long/path/to/copy.txt now", ["see", "  /a/very/long/path/to/copy.txt", "  now"]),
         ("two lines\nof the text are both too long", ["two lines", "of the text are both", "  too long"]),
     ],

@@ -88,9 +88,8 @@ def paragraphs(text: str, width: int | None) -> Iterator[str]:
             yield line
             continue
         label = _LABEL.match(line)
-        begun = label[0] if label is not None and text_width(label[0]) <= width // 2 else ""
-        if begun:
-            yield from hanging(begun, line[len(begun) :], width)
+        if label is not None:
+            yield from hanging(label[0], line[len(label[0]) :], width)
         else:
             first, *rest = hanging("", line, width)
             yield first
