@@ -29,6 +29,7 @@ FOREIGN = {
     "--install",  # xcode-select
     "--jobs", "--arch",  # .ci/wheel
     "--repeat", "--only", "--patience", "--runs",  # the benchmarks
+    "--save",  # /set in the chat
 }  # fmt: skip
 # Languages of blocks in which no line of shell stands.
 NO_SHELL = {"toml", "pycon", "python", "text"}

@@ -317,6 +317,12 @@ def test_a_long_table_goes_on_row_by_row() -> None:
     assert "".join(" ".join(lines).split()).count("number") == TABLE_LIMIT[0] + 5
 
 
+def test_a_later_row_is_not_broken_where_there_is_room() -> None:
+    rows = "".join(f"| {2**power} | {power} |\n" for power in range(16))
+    shown = plain(f"| n | power |\n|--:|---|\n{rows}", width=40).split("\n")
+    assert [line.split() for line in shown[2:18]] == [[str(2**power), str(power)] for power in range(16)]
+
+
 def test_a_table_wider_than_the_window_folds_its_cells() -> None:
     table = (
         "| Key | What it is about | 備考 |\n|---|---|---|\n| a | "

@@ -21,6 +21,7 @@ DOORS = {
         "terminal/completion.py",
         "terminal/input_history.py",
         "terminal/pastes.py",
+        "terminal/picker.py",
     },
     "rich": {"terminal/console.py"},
     "sqlite3": {"conversation/archive.py", "conversation/archive_schema.py"},

@@ -291,7 +291,9 @@ class TestFullWindow:
 
     def test_only_what_helps_is_offered(self, full: ChatSession, host: Heard, engine: FakeEngine) -> None:
         full.send("y" * 120)
-        assert not host.overflows[-1].can_summarise  # 256 tokens of a summary would leave no room
+        assert host.overflows[-1].can_summarise
+        full.send("y" * 250)
+        assert not host.overflows[-1].can_summarise  # 100 tokens of a summary would leave no room
         assert host.overflows[-1].can_begin_afresh
         answer = full.conversation.current
         assert answer is not None

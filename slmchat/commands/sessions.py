@@ -101,7 +101,9 @@ def show(name: str, settings: Settings, console: Console, *, is_json: bool = Fal
     when = _when(session.updated_at, console)
     console.print(_one_line(session.title))
     console.print(
-        _one_line(f"{session.id} · {session.message_count} messages · {session.model or 'no answer'} · {when}")
+        _one_line(
+            f"{session.id} · {counted(session.message_count, 'message')} · {session.model or 'no answer'} · {when}"
+        )
     )
     if conversation.system:
         _print_message(console, "System", conversation.system)
