@@ -72,6 +72,7 @@ def test_every_option_exists(page: Page) -> None:
     assert named <= options() | FOREIGN, named - options() - FOREIGN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=_id)
 def test_links_lead_somewhere(page: Page) -> None:
     for target in page.links:

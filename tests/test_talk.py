@@ -516,6 +516,7 @@ def test_an_answer_that_was_stopped_in_its_thought_is_left_out(strict: ChatSessi
     assert [text for _, text in _said(strict)] == ["first", "", "second", "Hello."]
 
 
+@pytest.mark.slow
 def test_five_thousand_messages_go_on(talk: ChatSession, engine: FakeEngine) -> None:
     talk.conversation.recorder = None  # five thousand transactions are another story
     for number in range(2500):
