@@ -160,6 +160,18 @@ class TestSchemas:
         check = SchemaCheck(schema)
         assert [text for text in _texts(schema) if not check.is_right(json.loads(text))] == []
 
+    @pytest.mark.parametrize(("least", "most", "count"), [(0, None, 16), (1, 2, 9), (3, None, 6)])
+    def test_a_few_values_come_once_each_in_any_order(self, least: int, most: int | None, count: int) -> None:
+        schema: dict[str, Any] = {
+            "type": "array",
+            "items": {"enum": ["a", 1, None]},
+            "uniqueItems": True,
+            "minItems": least,
+        }
+        made = json_schema.compiled(schema | ({} if most is None else {"maxItems": most}))
+        found = {sample(made.grammar, random.Random(seed)) for seed in range(600)}
+        assert len(found) == count and made.only_checked == ()
+
     def test_one_of_several_properties_comes_alone(self) -> None:
         only = {
             "oneOf": [{"required": ["a"]}, {"required": ["b"]}],
