@@ -334,7 +334,7 @@ class _Answer:
         for self._index in range(asked.n):
             again = {} if sampler.seed is None else {"seed": (sampler.seed + self._index) % int(SEED.high)}
             self._has_begun = False
-            made.append(generator.generate(prepared, sampler.with_values(again), limits, self))
+            made.append(generator.generate(prepared, sampler.with_values(again), limits, self, takes_cut=True))
             if made[-1].finish_reason is FinishReason.INTERRUPTED and self._connection.is_gone():
                 raise Gone
             self._end_one(made[-1])
@@ -375,7 +375,8 @@ class _Answer:
 
     @property
     def may_retry(self) -> bool:
-        return not self._asked.is_streamed  # what was sent has been read
+        # what was sent has been read; and a second attempt takes more room than a client may have allowed
+        return not self._asked.is_streamed and self._asked.limits.max_tokens is None
 
     def on_retry(self, error: SlmError) -> None: ...
 

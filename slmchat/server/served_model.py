@@ -19,6 +19,9 @@ from slmchat.server.queue import RequestQueue
 # Requests that may wait beside those that are worked on; the next one is told to come back.
 MOST_WAITING = 64
 
+# A model that is being used is looked at again after so many seconds at the earliest.
+_LOOK_AGAIN_S = 1.0
+
 
 class Opening(Protocol):
     """What begins to load the model anew."""
@@ -120,17 +123,17 @@ class ServedModel:
                 self._changed.notify_all()
 
     def unload_if_idle(self) -> float | None:
-        """Free the weights if it is time; the seconds after which to ask again, None: not before it has been used."""
+        """Free the weights if it is time; the seconds after which to ask again, None: never."""
         if self._keep_alive_s is None:
             return None
         with self._changed:
-            if self._loaded is None or self._is_changing:
-                return None
+            if self._loaded is None or self._is_changing:  # nobody can have left them alone for long by then
+                return self._keep_alive_s
             left = self._used_at + self._keep_alive_s - time.monotonic()
             if self._n_users or left > 0:
-                return max(left, 1.0)
+                return max(left, _LOOK_AGAIN_S)
         self.close()
-        return None
+        return self._keep_alive_s
 
     def close(self) -> None:
         """Free the weights; what is being answered ends."""
