@@ -87,6 +87,17 @@ class GenerationOptions:
         "-n", "--max-tokens", help="At most N tokens of completion.", within=ranges.MAX_TOKENS, metavar="N"
     )
     stop: list[str] = _sampling("--stop", help="Stop sequence (repeatable).", metavar="TEXT", default=[])
+    think: str | None = _sampling(
+        "--think",
+        help="Whether a reasoning model thinks before it answers; auto: as its maker has it.",
+        metavar="on|off|auto",
+    )
+    think_budget: int | None = _sampling(
+        "--think-budget",
+        help="At most N tokens of thinking, then the answer; 0: none.",
+        within=ranges.THINK_BUDGET,
+        metavar="N",
+    )
     ctx: int | None = _device("--ctx", help="Context window in tokens.", within=ranges.CTX, metavar="N")
     threads: int | None = _device(
         "--threads",
@@ -222,6 +233,8 @@ class ServeOptions:
     kv_type: str | None = _same("kv_type")
     lora: list[str] = _same("lora")
     mmproj: str | None = _same("mmproj")
+    think: str | None = _same("think")
+    think_budget: int | None = _same("think_budget")
     force: bool = _same("force")
     json: bool = json_option()
 

@@ -1,7 +1,7 @@
 """A server on the loopback interface, in this process: the fake engine or a tiny model behind the whole door.
 
-    with serving(FakeEngine(replies=[["yes"]])) as server:
-        ... server.post("/v1/chat/completions", {...}), server.raw(b"GET / HTTP/1.1...")
+with serving(FakeEngine(replies=[["yes"]])) as server:
+    ... server.post("/v1/chat/completions", {...}), server.raw(b"GET / HTTP/1.1...")
 """
 
 import http.client

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_engine import FakeEngine
+from fake_engine import CHATML, FakeEngine
 from serving import NAME, Serving, read_all, serving
 
 from slmchat.engine.api import FinishReason
 from slmchat.errors import ExitCode, SlmError
 from slmchat.server import connection as wire
 
-PNG = (
-    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
-)
+PNG = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 
 
 @pytest.fixture
@@ -102,6 +100,15 @@ class TestChat:
         deltas = [event["choices"][0]["delta"] for event in server.chat(stream=True).events[:-1]]
         assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "hm"
         assert "".join(delta.get("content", "") for delta in deltas) == "yes"
+
+    def test_thinking_is_asked_for_as_clients_do(self, server: Serving, engine: FakeEngine) -> None:
+        engine.template = "{% if enable_thinking is defined and not enable_thinking %}NO{% endif %}" + CHATML
+        engine.replies = [["a"]] * 3
+        server.chat()
+        server.chat(reasoning_effort="none")
+        server.chat(chat_template_kwargs={"enable_thinking": False})
+        assert [prompt.startswith("NO") for prompt in engine.prompts] == [False, True, True]
+        assert server.chat(reasoning_effort="much").status == 400
 
     def test_n_completions_have_seeds_of_their_own(self, server: Serving, engine: FakeEngine) -> None:
         engine.replies = [["a"], ["b"], ["a"], ["b"]]
@@ -235,12 +242,18 @@ class TestResponseFormat:
         assert constraint is not None and json.loads(constraint.text) == SCHEMA
 
     def test_the_length_is_an_answer_that_ends_early(self, server: Serving, engine: FakeEngine) -> None:
-        engine.replies = [['{"a":', " 1"]] * 4
+        engine.replies = [['{"a":', " 1"]] * 2
         reply = server.chat(response_format=SHAPED, max_tokens=1)
         assert reply.status == 200
         assert reply.json["choices"][0]["finish_reason"] == "length"
         events = server.chat(response_format=SHAPED, max_tokens=1, stream=True).events
         assert events[-1] == "[DONE]" and events[-2]["choices"][0]["finish_reason"] == "length"
+
+    def test_an_answer_that_is_not_right_is_asked_for_again(self, server: Serving, engine: FakeEngine) -> None:
+        engine.replies = [['{"a": "x"}'], ['{"a": 2}'], ["{}"], ["{}"]]
+        assert server.chat(response_format=SHAPED).json["choices"][0]["message"]["content"] == '{"a": 2}'
+        reply = server.chat(response_format=SHAPED)
+        assert (reply.status, reply.json["error"]["code"]) == (500, "response_format_not_met")
 
     def test_any_json_and_text(self, server: Serving, engine: FakeEngine) -> None:
         engine.replies = [["[1]"], ["x"]]
@@ -401,7 +414,9 @@ class TestManyClients:
             made.sendall(HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
             _until(lambda: engine.stream_pool and engine.stream_pool.cancelled)
 
-    def test_a_queue_that_is_full_is_a_429(self, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_queue_that_is_full_is_a_429(
+        self, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         from slmchat.server import served_model
 
         monkeypatch.setattr(served_model, "MOST_WAITING", 1)
@@ -416,8 +431,9 @@ class TestManyClients:
         replies: list[Any] = []
         with serving(engine, tmp_path, parallel=1) as server:
             asking = [threading.Thread(target=lambda: replies.append(server.chat())) for _ in range(2)]
-            for each in asking:
-                each.start()
+            asking[0].start()
+            _until(lambda: engine.prompts)
+            asking[1].start()
             _until(lambda: server.server.status()["waiting"] == 1)
             reply = server.chat()
             assert reply.status == 429 and int(reply.headers["retry-after"]) >= 1

@@ -36,7 +36,7 @@ from slmchat.generation import params
 from slmchat.generation.classify import Classification
 from slmchat.generation.generator import PreparedPrompt
 from slmchat.generation.many import ManyCompletions
-from slmchat.generation.prompt import PromptRequest
+from slmchat.generation.prompt import PromptRequest, thinks
 from slmchat.generation.response import Completion, NullHandler, StreamHandler
 from slmchat.generation.structured import ResponseFormat
 from slmchat.options import GenerationOptions
@@ -141,9 +141,19 @@ class Model:
 
         with self._shared.turns.taken():
             opened, n_ctx = self._shared.opened, self._shared.generator.n_ctx
-            sampler = params.sampler_settings(opened.model, opened.settings, asked)
+            thinking = params.thinking_of(asked, opened.settings)
+            sampler = params.sampler_settings(
+                opened.model,
+                opened.settings,
+                asked,
+                lambda: response_format is None and thinks(opened.engine, thinking, is_raw=asked.raw),
+            )
             work = ManyCompletions(
-                [partial(prepare, number) for number in range(len(given))], sampler, limits, response_format
+                [partial(prepare, number) for number in range(len(given))],
+                sampler,
+                limits,
+                opened.engine.info,
+                response_format,
             )
             made = work.run(opened.open_pool(n_ctx, parallel), self._shared.running) if given else []
         return [name_parameters(one) if isinstance(one, SlmError) else one for one in made]
@@ -204,7 +214,7 @@ class Model:
         threshold: float | None = None,
         calibrate: bool = True,
     ) -> Classification:
-        """Which of 2 to 100 choices is the model's answer, by its own probabilities: nothing is sampled.
+        """Which of 2 to 1,000 choices is the model's answer, by its own probabilities: nothing is sampled.
 
         `instruction`: what is asked about the text; `{}` in it says where the text goes, else it stands behind it. The
         model is not told the choices. `threshold`: the label is None when no choice is as probable (0 to 1).
@@ -303,7 +313,12 @@ class Model:
         generator = self._shared.generator
         if request.pictures:
             self._shared.opened.model.check_vision(self._shared.opened.settings)
-        prepared = generator.prepare(request, is_raw=options.raw, response_format=response_format)
+        prepared = generator.prepare(
+            request,
+            is_raw=options.raw,
+            response_format=response_format,
+            thinking=params.thinking_of(options, self._shared.opened.settings),
+        )
         return self._fitting(prepared, options.max_tokens)
 
     def _fitting(self, request: PreparedPrompt, max_tokens: int | None) -> PreparedPrompt:
@@ -343,7 +358,9 @@ class Model:
         opened = self._shared.opened
         return self._shared.generator.generate(
             prepared,
-            params.sampler_settings(opened.model, opened.settings, question.options),
+            params.sampler_settings(
+                opened.model, opened.settings, question.options, lambda: prepared.thinks(opened.engine)
+            ),
             params.limits(question.options, question.top_logprobs),
             self._shared.delegate(handler, is_streamed=is_streamed),
         )

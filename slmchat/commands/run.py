@@ -6,6 +6,7 @@ context window of the size that it needs, show what comes, and leave with an exi
 
 import time
 from contextlib import AbstractContextManager
+from functools import partial
 
 from slmchat.commands.inputs import prefix_messages, read_inputs, read_text
 from slmchat.commands.output import OutputWriter, exit_code
@@ -17,12 +18,13 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.attempts import FALLBACK
+from slmchat.generation.classify import as_printed
 from slmchat.generation.generator import Generator, PreparedPrompt
 from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.prompt_template import prompt_file
-from slmchat.generation.response import Completion, Response, describe, logprob_fields
+from slmchat.generation.response import Completion, Response, describe, logprob_fields, silence
 from slmchat.models import adapters
-from slmchat.models.backend import open_backend
+from slmchat.models.backend import BackendModel, open_backend
 from slmchat.models.open import open_model
 from slmchat.models.warm_server import WarmServer
 from slmchat.options import ChoiceOptions, FormatOptions, GenerationOptions, OutputOptions, TemplateOptions
@@ -49,6 +51,7 @@ def run(
     start = time.perf_counter()
     is_trimmed = params.overflow_choice(options) == "trim"
     options = params.with_persona(options, settings)
+    thinking = params.thinking_of(options, settings)
     is_structured = wanted != (FormatOptions(), ChoiceOptions())
     writer = OutputWriter(output, console, is_structured=is_structured, is_raw_output=options.raw_output)
     top_logprobs = _alternatives(wanted[1], output, writer, console)
@@ -61,7 +64,6 @@ def run(
     response_format, task = response_format_from(*wanted, is_stdin_taken="-" in options.files)
     opened = open_model(backend, options, settings, console, server)
     model = opened.model
-    sampler = params.sampler_settings(model, settings, options)
     attachments, pictures = read_inputs(options, console, reads_piped=not own.no_input)
     if pictures:
         model.check_vision(settings)
@@ -70,11 +72,20 @@ def run(
     generator = Generator(opened)
     for line in opened.describe(pictures):
         console.note(line)
-    prepared = generator.prepare(request, is_raw=options.raw, response_format=response_format, task=task)
+    asked = partial(
+        Generator.prepare,
+        request=request,
+        is_raw=options.raw,
+        response_format=response_format,
+        task=task,
+        thinking=thinking,
+    )
+    prepared = asked(generator)
     if not generator.has_room_for(prepared):  # of a server's window
-        generator = Generator(open_model(backend, options, settings, console))
-        opened = generator.opened
-        prepared = generator.prepare(request, is_raw=options.raw, response_format=response_format, task=task)
+        opened = open_model(backend, options, settings, console)
+        generator = Generator(opened)
+        prepared = asked(generator)
+    sampler = params.sampler_settings(model, settings, options, lambda: prepared.thinks(generator.engine))
     prepared = generator.open_for(prepared, is_trimmed=is_trimmed)
     load_s = time.perf_counter() - start
     n_ctx = generator.n_ctx
@@ -97,12 +108,25 @@ def run(
     else:
         record = {**completion.record(model.key, load_s), **besides}
         writer.write(completion, record, discard_partial=is_structured)
+    _tell_of_silence(completion, opened.model, console)
     console.detail(describe(completion.finish_reason, completion.usage, completion.timings))
     if generator.n_ctx > n_ctx:
         n_ctx = generator.n_ctx
         console.detail(f"context window: grown to {n_ctx:,} tokens")
     generator.close()
     return exit_code(completion.finish_reason, console, n_ctx, generator.engine.info.trained_context_length)
+
+
+def _tell_of_silence(completion: Completion, model: BackendModel, console: Console) -> None:
+    """An answer that is empty, or all thought: why, and what helps. Of an endpoint its engine tells."""
+    empty = silence(completion, completion.usage, completion.finish_reason)
+    if empty is None or model.host is not None:
+        return
+    if completion.thinking:
+        hint = "--think-budget N limits the thought, --think off leaves it out; more room for both: -n N"
+    else:
+        hint = "another --seed, or another wording; slm doctor MODEL tests the model"
+    console.warn(f"{empty}.", hint)
 
 
 # How many of the most probable tokens stand beside each one (`--logprobs`).
@@ -141,7 +165,7 @@ def _completed(
     made, finish = found
     delegate.detail(made.probabilities)
     completion = Completion(str(made), None, "", finish.reason, finish.usage, finish.timings, finish.seed)
-    return completion, {"probabilities": made.probabilities}
+    return completion, {"probabilities": as_printed(made.probabilities)}
 
 
 class _Delegate:

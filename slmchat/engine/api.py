@@ -18,6 +18,7 @@ from typing import Protocol
 
 from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.thinking import UNASKED, Thinking, ThoughtMarks
 from slmchat.errors import SlmError
 
 BATCH_TOKENS = 512
@@ -113,8 +114,11 @@ class Limits:
 
     `max_tokens` None means: until the context window is full. `stop` sequences are not part of the completion.
     `shown`: spellings of control tokens that are text of the completion all the same (marks around a thought); every
-    other control token stands for no text. `constraint`: what the completion has to look like, from its first token on.
-    `top_logprobs` not None: the logprobs of every token are told, with so many of the most probable ones at its place.
+    other control token stands for no text. `constraint`: what the completion has to look like, from its first token on,
+    or behind the thought that the prompt has opened. `top_logprobs` not None: the logprobs of every token
+    are told, with so many of the most probable ones at its place.
+    `thinking`: what was asked of the thought; `marks`: how the families write one; `unbroken`: beginnings and ends of
+    what its budget must not cut through.
     """
 
     max_tokens: int | None = None
@@ -122,6 +126,9 @@ class Limits:
     shown: tuple[str, ...] = ()
     constraint: Constraint | None = None
     top_logprobs: int | None = None
+    thinking: Thinking = UNASKED
+    marks: tuple[ThoughtMarks, ...] = ()
+    unbroken: tuple[tuple[str, str], ...] = ()
 
 
 class FinishReason(StrEnum):
@@ -186,7 +193,8 @@ class Usage:
     """Token counts. `prompt_tokens` includes the `cached_tokens` that were not evaluated again.
 
     `drafted_tokens` were guessed and verified in batches; `accepted_tokens` of them are part of the completion.
-    `is_estimate`: nobody who could has counted them.
+    `is_estimate`: nobody who could has counted them. `thinking_tokens` of the completion are a thought, without its
+    marks.
     """
 
     prompt_tokens: int
@@ -195,6 +203,7 @@ class Usage:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     is_estimate: bool = False
+    thinking_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,6 +205,16 @@ class Vocabulary:
             return whole[len(tokens) :]
         return self._continued(text, is_first=False)  # the text would change the prompt's last token
 
+    def template_tokens(self, text: str) -> list[int]:
+        """The tokens of a template's text behind other text: what it spells of control tokens is one."""
+        layout = _Layout()
+        self._lay_out_template(layout, text)
+        self._strip_around_controls(layout)
+        tokens: list[int] = []
+        for item in layout.items:
+            tokens += [item.token] if isinstance(item, _Control) else self._continued(item.text, is_first=False)
+        return tokens
+
     @property
     def turn_ends(self) -> tuple[int, ...]:
         """The tokens with which an answer ends: of the sequence, of the turn."""

@@ -60,6 +60,11 @@ class BackendModel(Protocol):
         ...
 
     @property
+    def sampler_thinking(self) -> Mapping[str, float]:
+        """Those for an answer that begins with a thought; empty where they are the same."""
+        ...
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The files that it is made of; none where it is elsewhere."""
         ...
@@ -286,6 +291,10 @@ class LocalModel:
         return self.installed.sampler
 
     @property
+    def sampler_thinking(self) -> Mapping[str, float]:
+        return self.installed.sampler_thinking
+
+    @property
     def files(self) -> tuple[Path, ...]:
         return tuple(file.path for file in self.installed.files)
 
@@ -338,6 +347,7 @@ class RemoteModel:
         self._reporter = reporter
         self._engine: RemoteEngine | None = None
         self.sampler: Mapping[str, float] = {}
+        self.sampler_thinking: Mapping[str, float] = {}
 
     @property
     def host(self) -> str:

@@ -36,7 +36,7 @@ class Gone(Exception):
     """The client has closed the connection, or does not take what is sent."""
 
 
-class Refused(Exception):
+class RefusedRequest(Exception):
     """A request that is not answered as it asks: with this status, and the connection ends."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -76,7 +76,7 @@ class Connection:
         return is_so
 
     def receive(self) -> HttpRequest | None:
-        """The next request; None when there is none any more. Raises `Refused`, `Gone`."""
+        """The next request; None when there is none any more. Raises `RefusedRequest`, `Gone`."""
         if self._http.our_state is h11.MUST_CLOSE or self._http.their_state in (h11.CLOSED, h11.MUST_CLOSE):
             return None
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
@@ -88,7 +88,7 @@ class Connection:
                 return None
             return self._with_body(head)
         except h11.RemoteProtocolError as error:
-            raise Refused(error.error_status_hint, f"this is not HTTP as it should be: {error}.") from error
+            raise RefusedRequest(error.error_status_hint, f"this is not HTTP as it should be: {error}.") from error
 
     def _has_begun(self) -> bool:
         return bool(self._http.trailing_data[0])
@@ -209,5 +209,5 @@ class Connection:
         self.socket.close()
 
 
-def _too_long() -> Refused:
-    return Refused(413, f"the request is longer than {MOST_BODY >> 20} MiB.")
+def _too_long() -> RefusedRequest:
+    return RefusedRequest(413, f"the request is longer than {MOST_BODY >> 20} MiB.")

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from slmchat.commands.inputs import read_text, system_text
+from slmchat.commands.repl.hints import in_chat
 from slmchat.conversation import pictures
 from slmchat.conversation.archive import Archive
 from slmchat.conversation.attachments import Attachment
@@ -24,7 +25,7 @@ from slmchat.engine.cancellable import Cancellable
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.chat_session import ChatSession, Overflow
-from slmchat.generation.response import Response, StreamHandler, describe
+from slmchat.generation.response import Response, StreamHandler, describe, silence
 from slmchat.models import adapters
 from slmchat.models.backend import Backend, BackendModel
 from slmchat.models.open import OpenModel
@@ -39,6 +40,9 @@ from slmchat.terminal.line_editor import LineEditor
 from slmchat.terminal.slash_commands import CommandTable, as_typed, message_of
 from slmchat.terminal.typed_ahead import TypedAhead
 from slmchat.wording import counted
+
+# What helps when all of an answer was thought.
+THOUGHT_HELP = ", /think N limits the thought, /think off leaves it out"
 
 
 class ChatApp:
@@ -139,7 +143,7 @@ class ChatApp:
         except SlmError as error:
             if self.session.opened.loading.is_failed:
                 raise
-            self.console.error(error)
+            self.console.error(in_chat(error))
         except KeyboardInterrupt:  # while the model is loading, or a second one while an answer stops
             self.console.status("")
             self.console.note("(cancelled)")
@@ -174,10 +178,13 @@ class ChatApp:
             FinishReason.CONTEXT: f"{self._window()} is full; /continue makes room",
             FinishReason.INTERRUPTED: "stopped; /continue goes on",
         }
-        if answer.finish.reason in reasons:
-            self.console.note(f"({reasons[answer.finish.reason]})")
+        empty = silence(answer, answer.finish.usage, answer.finish.reason)
+        if empty:
+            self.console.note(f"({empty}; /retry asks again{THOUGHT_HELP if answer.thinking else ''})")
         elif not answer.text:
-            self.console.note("(the model said nothing)")
+            self.console.note("(stopped before the answer; /retry asks again)")
+        elif answer.finish.reason in reasons:
+            self.console.note(f"({reasons[answer.finish.reason]})")
         if self.shows_stats:
             self.console.note(describe(answer.finish.reason, answer.finish.usage, answer.finish.timings))
         self.console.note("")

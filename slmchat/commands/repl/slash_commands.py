@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from slmchat import personas, ranges
 from slmchat.catalog.library import Library
-from slmchat.commands.repl import adapters, files, recap
+from slmchat.commands.repl import adapters, files, recap, thinking
 from slmchat.commands.repl.app import ChatApp
 from slmchat.conversation.messages import Conversation, Node, Role, title_of
 from slmchat.errors import ExitCode, SlmError
@@ -367,6 +367,8 @@ def _persona(chat: ChatApp, arguments: str) -> None:
     session.examples = params.example_messages(persona)
     if persona.max_tokens:
         session.set_max_tokens(persona.max_tokens)
+    asked = replace(session.options, think=persona.think, think_budget=persona.think_budget)
+    session.set_thinking(params.thinking_of(asked, chat.settings))
     if persona.model and chat.place.host is None and not session.model.is_called(persona.model):
         _model(chat, persona.model)
     chat.console.note(f"From here on: {persona.name}, {persona.description}")
@@ -374,11 +376,6 @@ def _persona(chat: ChatApp, arguments: str) -> None:
 
 def _complete_persona(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
     return ((name, it.description) for name, it in params.personas(chat.settings).items() if name.startswith(text))
-
-
-def _think(chat: ChatApp, _arguments: str) -> None:
-    chat.shows_thinking = not chat.shows_thinking
-    chat.console.note("Thinking is shown." if chat.shows_thinking else "Thinking is folded.")
 
 
 def _confidence(chat: ChatApp, _arguments: str) -> None:
@@ -546,7 +543,13 @@ COMMANDS: CommandTable[ChatApp] = CommandTable(
         SlashCommand("system", "[TEXT]", 'show or set the system message; "" removes it', _system),
         SlashCommand("persona", "[NAME]", "list personas, or take one on", _persona, _complete_persona),
         SlashCommand("set", "[KEY VALUE]", "sampler, ctx, threads, max_tokens", _set, _complete_setting),
-        SlashCommand("think", "", "fold or show the thinking of reasoning models", _think),
+        SlashCommand(
+            "think",
+            "[on|off|N]",
+            "thinking on, off or at most N tokens; hide, show",
+            thinking.command,
+            thinking.complete,
+        ),
         SlashCommand("confidence", "", "underline where the model is unsure, or stop that", _confidence),
         SlashCommand("context", "", "what fills the window, message by message", _context),
         SlashCommand("prompt", "", "the exact prompt as the model sees it", _prompt),
