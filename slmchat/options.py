@@ -235,6 +235,8 @@ class ServeOptions:
     kv_type: str | None = _same("kv_type")
     lora: list[str] = _same("lora")
     mmproj: str | None = _same("mmproj")
+    think: str | None = _same("think")
+    think_budget: int | None = _same("think_budget")
     force: bool = _same("force")
     json: bool = json_option()
 

@@ -98,6 +98,8 @@ def _generation(name: str | None, options: ServeOptions) -> GenerationOptions:
         kv_type=options.kv_type,
         lora=options.lora,
         mmproj=options.mmproj,
+        think=options.think,
+        think_budget=options.think_budget,
         force=options.force,
     )
 

@@ -240,11 +240,18 @@ class Generator:
     # Completions
 
     def generate(
-        self, prepared: PreparedPrompt, sampler: SamplerSettings, limits: Limits, delegate: GenerationDelegate
+        self,
+        prepared: PreparedPrompt,
+        sampler: SamplerSettings,
+        limits: Limits,
+        delegate: GenerationDelegate,
+        *,
+        takes_cut: bool = False,
     ) -> Completion:
         """The completion; its value where it has a format (None without one, and when it was cancelled).
 
-        What is asked of thinking is added to the `limits`.
+        What is asked of thinking is added to the `limits`. `takes_cut`: one in a format that is cut off counts,
+        without a value, where there is no second attempt.
 
         Raises `SlmError`: CONTEXT when the prompt leaves no room, UNSATISFIED when a second attempt is not right
         either. The window stays usable.
@@ -276,6 +283,7 @@ class Generator:
             on_retry=delegate.on_retry,
             on_fallback=delegate.on_fallback,
             may_retry=delegate.may_retry,
+            takes_cut=takes_cut,
         )
         return completion_of(made, value)
 

@@ -21,6 +21,7 @@ from slmchat.conversation import pictures
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import Picture
 from slmchat.engine.api import FinishReason, Limits, TokenLogprob, Usage
+from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured
 from slmchat.generation.prompt import PromptRequest
@@ -31,6 +32,7 @@ from slmchat.ranges import Range
 _MOST_STOPS = 16
 _MOST_TOP_LOGPROBS = 20
 _MOST_CHOICES = 16
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
 _SAMPLER = {
     "temperature": ranges.SAMPLER["temperature"],
@@ -44,7 +46,7 @@ _SAMPLER = {
 _KNOWN = frozenset(
     (
         *("model", "stream", "stream_options", "stop", "n", "max_tokens", "max_completion_tokens", "logprobs"),
-        *("top_logprobs", "user", "metadata", "store"),
+        *("top_logprobs", "user", "metadata", "store", "reasoning_effort", "chat_template_kwargs"),
         *_SAMPLER,
     )
 )
@@ -64,7 +66,7 @@ class BadRequest(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ApiRequest:
     """A request for completions.
 
     `sampler`: what it gives of the sampler settings, by the names of `SamplerSettings`. `n`: completions.
@@ -81,9 +83,10 @@ class Asked:
     is_streamed: bool = False
     includes_usage: bool = False
     ignored: tuple[str, ...] = ()
+    thinking: Thinking | None = None  # None: as the server has it
 
 
-def chat_request(body: object) -> Asked:
+def chat_request(body: object) -> ApiRequest:
     """What a request to /v1/chat/completions asks. Raises `BadRequest`."""
     given = _object(body)
     messages = _list(given, "messages")
@@ -93,7 +96,7 @@ def chat_request(body: object) -> Asked:
     return _asked(given, _conversation(messages), _KNOWN_OF_CHAT, is_raw=False, response_format=response_format)
 
 
-def text_request(body: object) -> Asked:
+def text_request(body: object) -> ApiRequest:
     """What a request to /v1/completions asks: a bare prompt that goes on. Raises `BadRequest`."""
     given = _object(body)
     prompt = given.get("prompt")
@@ -113,7 +116,7 @@ def _asked(
     *,
     is_raw: bool,
     response_format: ResponseFormat | None = None,
-) -> Asked:
+) -> ApiRequest:
     for name in ("frequency_penalty", "presence_penalty"):
         if given.get(name) not in (None, 0, 0.0):
             raise BadRequest(f"{name} is not supported; there is repeat_penalty.", name)
@@ -129,7 +132,7 @@ def _asked(
     if options is not None and not isinstance(options, dict):
         raise BadRequest("stream_options must be an object.", "stream_options")
     quiet = {"frequency_penalty", "presence_penalty"}
-    return Asked(
+    return ApiRequest(
         request,
         model,
         sampler,
@@ -140,6 +143,7 @@ def _asked(
         is_streamed=_flag(given, "stream"),
         includes_usage=bool((options or {}).get("include_usage")),
         ignored=tuple(sorted(name[:60] for name in given if name not in known | quiet)),
+        thinking=_thinking(given),
     )
 
 
@@ -272,6 +276,19 @@ def _top_logprobs(given: Mapping[str, Any], is_raw: bool) -> int | None:
     return int(_number(given, "top_logprobs", Range(0, _MOST_TOP_LOGPROBS)) or 0)
 
 
+def _thinking(given: Mapping[str, Any]) -> Thinking | None:
+    """What is asked of a thought: by OpenAI's field, or by the one of vLLM and llama-server."""
+    arguments = given.get("chat_template_kwargs")
+    if isinstance(arguments, dict) and isinstance(arguments.get("enable_thinking"), bool):
+        return Thinking(ThinkingMode.ON if arguments["enable_thinking"] else ThinkingMode.OFF)
+    effort = given.get("reasoning_effort")
+    if effort is None:
+        return None
+    if effort not in _EFFORTS:
+        raise BadRequest(f"reasoning_effort must be one of {', '.join(_EFFORTS)}.", "reasoning_effort")
+    return Thinking(ThinkingMode.OFF if effort == "none" else ThinkingMode.AUTO)
+
+
 def _number(given: Mapping[str, Any], name: str, within: Range) -> float | int | None:
     value = given.get(name)
     if value is None:
@@ -370,6 +387,7 @@ def usage_of(usage: Usage) -> dict[str, Any]:
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.thinking_tokens},
     }
 
 
