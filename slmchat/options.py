@@ -190,6 +190,33 @@ class BenchOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """What `slm embed` takes."""
+
+    model: str | None = _same("model")
+    endpoint: str | None = _same("endpoint")
+    files: list[str] = _input(
+        "-f", "--file", help="A text each (repeatable; - is stdin); with --format, rows.", metavar="FILE", default=[]
+    )
+    format: str | None = _input(
+        "--format",
+        help="What the input is: lines, jsonl or csv (with a header); without it slm looks at the first line.",
+        metavar="lines|jsonl|csv",
+    )
+    input_field: str | None = _input(
+        "--input-field", help="The field of a JSON or CSV row that is the text.", metavar="NAME"
+    )
+    on_overflow: str | None = _input(
+        "--on-overflow", help="A text that is too long: fail, or trim it to its beginning.", metavar="fail|trim"
+    )
+    threads: int | None = _same("threads")
+    gpu_layers: str | None = _same("gpu_layers")
+    device: str | None = _same("device")
+    force: bool = _same("force")
+    json: bool = json_option()
+
+
+@dataclass(frozen=True, slots=True)
 class FormatOptions:
     """What the answer has to look like; `run` and `batch` share it. At most one of them."""
 

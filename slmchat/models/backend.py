@@ -69,6 +69,11 @@ class BackendModel(Protocol):
         ...
 
     @property
+    def embeds(self) -> bool:
+        """Whether it was opened to make vectors, and nothing else."""
+        ...
+
+    @property
     def supports_vision(self) -> bool:
         """Whether it can be shown pictures."""
         ...
@@ -260,10 +265,11 @@ class RemoteBackend:
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """An installed model. Implements `BackendModel`."""
+    """An installed model. Implements `BackendModel`. `embeds`: it is to make vectors."""
 
     installed: Installed
     host: None = None
+    embeds: bool = False
 
     @property
     def key(self) -> str:
@@ -295,7 +301,7 @@ class LocalModel:
         return self.installed.projector is not None
 
     def with_projector(self, path: str | None) -> "LocalModel":
-        return LocalModel(vision.with_projector(self.installed, path))
+        return LocalModel(vision.with_projector(self.installed, path), embeds=self.embeds)
 
     def check_vision(self, settings: Settings) -> None:
         vision.check_vision(self.installed, settings)
@@ -315,6 +321,8 @@ class LocalModel:
         """It was there when it was found."""
 
     def start(self, options: GenerationOptions, settings: Settings) -> Loading:
+        if self.embeds:
+            return loader.start_loading(self.installed, options, settings, embeds=True)
         return loader.start_loading(self.installed, options, settings)
 
     def report(self, loading: Loading, reporter: Reporter) -> None:
@@ -364,6 +372,7 @@ class RemoteModel:
         return self._engine is None or self._engine.model.sees is not False
 
     files: tuple[Path, ...] = ()
+    embeds = False
 
     def with_projector(self, path: str | None) -> "RemoteModel":
         """Unchanged: `--mmproj` was refused when the endpoint was entered."""
