@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from gguf_samples import (
     write_tiny_phi3,
 )
 
-from slmchat.commands.structured_options import classification_task_of
+from slmchat.commands.structured_options import choices_in, classification_task_of
 from slmchat.engine import llama
 from slmchat.engine.api import Choices, Part, Prompt, Request, Result, Score, SessionSettings
 from slmchat.engine.context import Context
@@ -29,7 +30,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.answers import ChosenTexts
 from slmchat.generation.batch.prompts import PromptMaker
 from slmchat.generation.batch.rows import Row
-from slmchat.generation.classify import ClassificationTask, content_free_prior
+from slmchat.generation.classify import ClassificationTask, as_printed, content_free_prior
 from slmchat.options import ChoiceOptions
 
 HEAD = "the people said that it was not the first time and there were many other words about water and oil " * 3
@@ -164,8 +165,8 @@ class TestChoosing:
             ("yes,no,", "a choice is empty"),
             ("", "a choice is empty"),
             ("yes,no, yes", "'yes' stands there twice"),
-            ("yes", "there must be 2 to 100 of them, not 1"),
-            (",".join(map(str, range(101))), "not 101"),
+            ("yes", "there must be 2 to 1,000 of them, not 1"),
+            (",".join(map(str, range(1_001))), "not 1,001"),
             ("a," + "b" * 500, "longer than 400 characters"),
         ],
     )
@@ -182,10 +183,26 @@ class TestChoosing:
         with pytest.raises(SlmError, match="is what --threshold answers"):
             _asked("sure,unsure", threshold=0.5)
 
+    def test_printed_probabilities_have_the_sum_1(self) -> None:
+        for n in (3, 7, 900):
+            printed = as_printed({str(k): 1 / n for k in range(n)})
+            assert sum(Decimal(repr(share)) for share in printed.values()) == 1
+
+    def test_a_backslash_escapes_commas_and_itself(self) -> None:
+        assert list(choices_in(r"yes\, please, no ,C:\dir,a\\,two\nlines")) == [
+            "yes, please",
+            "no",
+            r"C:\dir",
+            "a\\",
+            "two\nlines",
+        ]
+
     def test_whole_texts_count_and_the_prior_is_taken_away(self) -> None:
         choosing = ClassificationTask(("a", "b c"), None, is_calibrated=True)
         scores = (Score((math.log(0.2),)), Score((math.log(0.5), math.log(0.8))))
-        assert choosing.classification(scores, None).probabilities == {"a": 0.333333, "b c": 0.666667}
+        probabilities = choosing.classification(scores, None).probabilities
+        assert probabilities == pytest.approx({"a": 1 / 3, "b c": 2 / 3}, abs=1e-12)
+        assert as_printed(probabilities) == {"a": 0.333333, "b c": 0.666667}
         prior = (math.log(0.1), math.log(0.64))
         verdict = choosing.classification(scores, prior)
         assert verdict.label == "a"

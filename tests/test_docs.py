@@ -129,7 +129,7 @@ def test_what_is_shown_of_a_file_can_be_read(page: Page, tmp_path: Path) -> None
 def test_every_setting_exists(page: Page) -> None:
     """`kv-cache = false` in a sentence: a key of the config, of an endpoint, of a persona or of models.toml."""
     known = {key.name for key in settings.KEYS} | {field.name.replace("_", "-") for field in fields(Persona)}
-    known |= {"insecure", "timeout", "key_env", "url", "accept", "gated", "base", "lora"}
+    known |= {"insecure", "timeout", "key_env", "url", "accept", "gated", "base", "lora", "draft"}
     named = {found[1] for span in page.spans if (found := re.fullmatch(r"([a-z][a-z_-]*) = \S+", span))}
     assert named <= known, named - known
 

@@ -28,7 +28,8 @@ from gguf_samples import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slmchat.catalog.gguf import read_header, read_header_bytes, split_parts
+from slmchat.catalog import gguf as gguf_module
+from slmchat.catalog.gguf import read_header, read_header_bytes, read_remote_header, split_parts
 from slmchat.catalog.gguf_header import FILE_TYPES, GGML_TYPES, Header, SkippedArray, is_projector
 from slmchat.catalog.gguf_parser import MAX_ARRAY, MAX_TEXT_BYTES, MAX_TOKENIZER_ARRAY, NeedMore
 from slmchat.errors import ExitCode, SlmError
@@ -360,6 +361,25 @@ def test_a_big_vocabulary_takes_little_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert header.vocab_size == count
     assert kept < 100_000
+
+
+def test_of_a_long_header_elsewhere_the_beginning_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_module, "FIRST_REMOTE_READ", 1 << 12)
+    monkeypatch.setattr(gguf_module, "MAX_REMOTE_BYTES", 1 << 16)
+    words = entry("tokenizer.ggml.tokens", ARR, array(STR, 30_000, string("ab") * 30_000))
+    data = gguf([ARCHITECTURE, words], [tensor("a", [32, 2])], data_bytes=256)
+    reads: list[tuple[int, int]] = []
+
+    def read(start: int, end: int) -> bytes:
+        reads.append((start, end))
+        return data[start:end]
+
+    header = read_remote_header(read, len(data), name="x")
+    assert header is not None
+    assert not header.is_whole
+    assert header.architecture == "llama"
+    assert header.tensors == ()
+    assert reads[-1][1] <= 1 << 16
 
 
 def _need_more(data: bytes, file_size: int) -> int | None:

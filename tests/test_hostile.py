@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from slmchat.catalog import registry, schema
 from slmchat.catalog.library import Library, from_path
+from slmchat.catalog.model_specs import HubFile
 from slmchat.catalog.user_file import add_target
 from slmchat.commands import models
 from slmchat.errors import ExitCode, SlmError
@@ -251,7 +252,7 @@ def test_a_models_toml_cannot_name_a_file_elsewhere(name: str, key: str, tmp_pat
         assert error.exit_code is ExitCode.USAGE  # noqa: PT017 - refused or harmless, both are right
         return
     (source_spec,) = spec.variants[0].sources
-    place = source_spec.file if isinstance(source_spec, registry.HubFile) else source_spec.members[0].member
+    place = source_spec.file if isinstance(source_spec, HubFile) else source_spec.members[0].member
     assert Path(os.path.normpath(Path("/base") / place)).is_relative_to("/base")
     assert not {"..", "."} & set(re.split(r"[/\\]", place))
     assert not PureWindowsPath(place).drive

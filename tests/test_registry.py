@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from slmchat.catalog import architectures, registry, schema
 from slmchat.catalog import user_file as user_file_module
-from slmchat.catalog.registry import HubFile, IndexFile, IndexMember, Reference, Registry
+from slmchat.catalog.model_specs import HubFile, IndexFile, IndexMember
+from slmchat.catalog.registry import Reference, Registry
 from slmchat.errors import ExitCode, SlmError
 
 SHA = "a" * 64
@@ -434,6 +435,18 @@ def test_overlay_replaces_only_the_keys_given(catalog: Registry, user_file: Path
     assert after.sampler == {"temperature": 0.3}
     assert after.sampler_source == str(user_file)
     assert (after.title, after.variants, after.license) == (before.title, before.variants, before.license)
+
+
+def test_own_settings_hold_for_both_unless_there_are_two(user_file: Path) -> None:
+    text = '[[model]]\nname = "qwen3:0.6b"\nsampler = { temperature = 0.1 }\n'
+    spec = registry.load(write(user_file, text)).models["qwen3:0.6b"]
+    assert (spec.sampler, spec.sampler_thinking) == ({"temperature": 0.1}, {})
+    text += 'sampler_thinking = { temperature = 0.2 }\ndraft = "/m/small.gguf"\n'
+    loaded = registry.load(write(user_file, text))
+    spec = loaded.models["qwen3:0.6b"]
+    assert (spec.sampler_thinking, spec.draft) == ({"temperature": 0.2}, "/m/small.gguf")
+    own = registry.load_user_names(user_file)["qwen3:0.6b"]
+    assert (own.sampler_thinking, own.draft) == ({"temperature": 0.2}, "/m/small.gguf")
 
 
 def test_overlay_replaces_variants_as_a_whole(user_file: Path) -> None:

@@ -216,7 +216,7 @@ class Model:
         threshold: float | None = None,
         calibrate: bool = True,
     ) -> Classification:
-        """Which of 2 to 100 choices is the model's answer, by its own probabilities: nothing is sampled.
+        """Which of 2 to 1,000 choices is the model's answer, by its own probabilities: nothing is sampled.
 
         `instruction`: what is asked about the text; `{}` in it says where the text goes, else it stands behind it. The
         model is not told the choices. `threshold`: the label is None when no choice is as probable (0 to 1).

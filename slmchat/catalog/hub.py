@@ -23,8 +23,8 @@ from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.hub_cache import CachedRepository, delete_cached
 from slmchat.catalog.hub_client import is_safe as _is_safe
 from slmchat.catalog.hub_transfer import HubTransfer
+from slmchat.catalog.model_specs import HubFile, License
 from slmchat.catalog.partial import PartialFile
-from slmchat.catalog.registry import HubFile, License
 from slmchat.catalog.sources import Chooser, FetchedFile, FetchPlan, Offer
 from slmchat.catalog.untrusted import HubListing, MalformedAnswer, PlannedFile, is_commit
 from slmchat.errors import ExitCode, SlmError

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from slmchat import ranges
 from slmchat.catalog import untrusted
-from slmchat.catalog.registry import License
+from slmchat.catalog.model_specs import License
 from slmchat.catalog.untrusted import MOST_BYTES, parsed_json
 
 if TYPE_CHECKING:  # `slm list` and `slm show` have no time for the records of an engine

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from slmchat.catalog.file_names import NamedModel
 from slmchat.catalog.gguf_header import Header
-from slmchat.catalog.registry import License
+from slmchat.catalog.model_specs import License
 from slmchat.catalog.untrusted import PlannedFile
 from slmchat.errors import ExitCode, SlmError
 from slmchat.reporting import ByteProgress

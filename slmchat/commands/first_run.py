@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from slmchat import hardware
 from slmchat.catalog import registry
+from slmchat.catalog.model_specs import ModelSpec, Variant
 from slmchat.commands.pull import pull
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import FitVerdict
@@ -26,8 +27,8 @@ _SHOWN = 4
 class Suggestion:
     """A model that suits a device, in the quantization that `slm pull` would take there."""
 
-    spec: registry.ModelSpec
-    variant: registry.Variant
+    spec: ModelSpec
+    variant: Variant
 
 
 def suggestions(device: ForDevice, known: registry.Registry) -> list[Suggestion]:
@@ -38,7 +39,7 @@ def suggestions(device: ForDevice, known: registry.Registry) -> list[Suggestion]
     return chosen if smallest in chosen else [*chosen[: _SHOWN - 1], smallest]
 
 
-def _suggested(spec: registry.ModelSpec, device: ForDevice) -> tuple[Suggestion, FitVerdict]:
+def _suggested(spec: ModelSpec, device: ForDevice) -> tuple[Suggestion, FitVerdict]:
     chosen = device.best_variant(spec)
     assert chosen is not None, "the catalog states the sizes of what is suggested"
     variant = next(each for each in spec.variants if each.quantization == chosen.option.quantization)

@@ -5,11 +5,11 @@ context window of the size that it needs, show what comes, and leave with an exi
 """
 
 import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from slmchat.commands.inputs import prefix_messages, read_inputs, read_text
 from slmchat.commands.output import OutputWriter, exit_code
+from slmchat.commands.own_options import RunOptions
 from slmchat.commands.structured_options import response_format_from
 from slmchat.engine.api import FinishReason, Limits, Timings, Usage
 from slmchat.engine.cancellable import Cancellable
@@ -17,6 +17,7 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.attempts import FALLBACK
+from slmchat.generation.classify import as_printed
 from slmchat.generation.generator import Generator, PreparedPrompt
 from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.prompt_template import prompt_file
@@ -24,6 +25,7 @@ from slmchat.generation.response import Completion, Response, describe, logprob_
 from slmchat.models import adapters
 from slmchat.models.backend import BackendModel, open_backend
 from slmchat.models.open import open_model
+from slmchat.models.warm_server import WarmServer
 from slmchat.options import ChoiceOptions, FormatOptions, GenerationOptions, OutputOptions, TemplateOptions
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
@@ -33,17 +35,15 @@ from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 
 
 def run(
-    words: Sequence[str],
+    own: RunOptions,
     options: GenerationOptions,
     wanted: tuple[FormatOptions, ChoiceOptions],
     output: OutputOptions,
     template_options: TemplateOptions,
     settings: Settings,
     console: Console,
-    *,
-    reads_input: bool = True,
 ) -> ExitCode:
-    """Answer one prompt; `wanted`: what the answer has to be. `reads_input` False: not what is piped in, unasked.
+    """Answer one prompt; `wanted`: what the answer has to be.
 
     Raises `SlmError`; the exit code tells how it ended.
     """
@@ -56,12 +56,14 @@ def run(
     top_logprobs = _alternatives(wanted[1], output, writer, console)
     writer.keep_target()
     # 1. Closed in; only then is anything read. 2. The model loads, behind what the prompt takes.
-    backend = open_backend(options, settings, console)
+    server = None if own.no_server or wanted[1].choices else WarmServer.find(options, settings)
+    backend = open_backend(options, settings, console, kept=None if server is None else server.kept)
+    words = own.words or []
     template = prompt_file(template_options, words, read_text)
     response_format, task = response_format_from(*wanted, is_stdin_taken="-" in options.files)
-    opened = open_model(backend, options, settings, console)
+    opened = open_model(backend, options, settings, console, server)
     model = opened.model
-    attachments, pictures = read_inputs(options, console, reads_piped=reads_input)
+    attachments, pictures = read_inputs(options, console, reads_piped=not own.no_input)
     if pictures:
         model.check_vision(settings)
     request = PromptRequest(" ".join(words), attachments, prefix_messages(options, settings), pictures, template)
@@ -69,9 +71,17 @@ def run(
     generator = Generator(opened)
     for line in opened.describe(pictures):
         console.note(line)
-    prepared = generator.prepare(
-        request, is_raw=options.raw, response_format=response_format, task=task, thinking=thinking
-    )
+
+    def prepared_by(generator: Generator) -> PreparedPrompt:
+        return generator.prepare(
+            request, is_raw=options.raw, response_format=response_format, task=task, thinking=thinking
+        )
+
+    prepared = prepared_by(generator)
+    if not generator.has_room_for(prepared):  # of a server's window
+        generator = Generator(open_model(backend, options, settings, console))
+        opened = generator.opened
+        prepared = prepared_by(generator)
     sampler = params.sampler_settings(model, settings, options, lambda: prepared.thinks(generator.engine))
     prepared = generator.open_for(prepared, is_trimmed=is_trimmed)
     load_s = time.perf_counter() - start
@@ -152,7 +162,7 @@ def _completed(
     made, finish = found
     delegate.detail(made.probabilities)
     completion = Completion(str(made), None, "", finish.reason, finish.usage, finish.timings, finish.seed)
-    return completion, {"probabilities": made.probabilities}
+    return completion, {"probabilities": as_printed(made.probabilities)}
 
 
 class _Delegate:

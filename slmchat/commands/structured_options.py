@@ -6,7 +6,7 @@ Refuses to know: what a format or a choice is to a model (generation/).
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from slmchat.errors import ExitCode, SlmError
@@ -109,11 +109,33 @@ def classification_task_of(options: ChoiceOptions) -> ClassificationTask | None:
                 hint = "for example: --choices positive,negative"
                 raise SlmError(f"{flag} needs --choices.", hint=hint, exit_code=ExitCode.USAGE)
         return None
-    texts = tuple(re.sub(r"\\(.)", r"\1", text.strip()) for text in re.split(r"(?<!\\),", options.choices))
+    texts = tuple(choices_in(options.choices))
     problem = problem_of(texts, options.threshold)
     if problem:
         raise _wrong(problem)
     return ClassificationTask(texts, options.threshold, is_calibrated=options.calibrate is not False)
+
+
+def choices_in(text: str) -> Iterator[str]:
+    r"""The texts between the commas, without the white space around them. `\,` is a comma, `\\` a backslash, `\n` a
+    line feed, `\t` a tab; a backslash before anything else is one."""
+    for piece in _pieces(text):
+        yield re.sub(r"\\([,\\nt])", lambda found: _ESCAPED[found[1]], piece.strip())
+
+
+def _pieces(text: str) -> Iterator[str]:
+    begin = place = 0
+    while place < len(text):
+        if text[place] == "\\":
+            place += 1
+        elif text[place] == ",":
+            yield text[begin:place]
+            begin = place + 1
+        place += 1
+    yield text[begin:]
+
+
+_ESCAPED = {",": ",", "\\": "\\", "n": "\n", "t": "\t"}
 
 
 def _wrong(what: str) -> SlmError:

@@ -197,6 +197,13 @@ class Generator:
             self.open(n_ctx, is_multi_turn=prepared.response_format is not None, may_grow=True)
         return prepared
 
+    def has_room_for(self, prepared: PreparedPrompt) -> bool:
+        """Whether the window of a server that has the model is large enough, and its engine takes such a prompt."""
+        warm_ctx = self.opened.warm_ctx
+        if warm_ctx is None:
+            return True
+        return not prepared.request.pictures and prepared.n_prompt + self._room_for(prepared) <= warm_ctx
+
     def _room_for(self, prepared: PreparedPrompt) -> int:
         """Tokens that the window has to hold behind the prompt."""
         if prepared.task is not None:
@@ -218,6 +225,10 @@ class Generator:
         Raises `SlmError` (NO_FIT, and DAMAGED for an adapter).
         """
         self._session = self.opened.open_session(n_ctx, is_multi_turn=is_multi_turn, may_grow=may_grow)
+
+    def use(self, session: Session) -> None:
+        """Generate in this window, which somebody else has made."""
+        self._session = session
 
     def open_scorer(self, n_ctx: int) -> None:
         """Make a context window for choices, if there is none. Raises `SlmError` as `open` does, and USAGE where the

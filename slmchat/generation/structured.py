@@ -173,7 +173,7 @@ def _notes(gbnf: "SchemaGbnf") -> Iterator[str]:
     if gbnf.only_checked:
         yield f"only checked at the end: {', '.join(gbnf.only_checked)}"
     if gbnf.unknown:
-        names = ", ".join(json.dumps(name, ensure_ascii=False) for name in gbnf.unknown[:_MOST_NAMED])
+        names = ", ".join(gbnf.unknown[:_MOST_NAMED])
         more = f" and {len(gbnf.unknown) - _MOST_NAMED:,} more" if len(gbnf.unknown) > _MOST_NAMED else ""
         yield f"slm does not know these words of the schema, and they have no effect: {names}{more}"
 

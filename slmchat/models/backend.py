@@ -8,7 +8,7 @@ that endpoint and no other.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +20,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.models import adapters, loader, resolve, sandbox, vision
 from slmchat.models.loader import Loading
 from slmchat.options import GenerationOptions
+from slmchat.privacy.steps import KeptSockets
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
 
@@ -141,15 +142,19 @@ class Backend(Protocol):
 
 
 def open_backend(
-    options: GenerationOptions, settings: Settings, reporter: Reporter, writable: Sequence[Path] = ()
+    options: GenerationOptions,
+    settings: Settings,
+    reporter: Reporter,
+    writable: Sequence[Path] = (),
+    kept: KeptSockets | None = None,
 ) -> Backend:
     """Settle where this process looks for models, and close every other way out of it.
 
-    `writable`: what the user has named to be written, besides slm's own places.
+    `writable`: what the user has named to be written, besides slm's own places. `kept`: sockets that stay open.
     Raises `SlmError`: USAGE, NETWORK for an endpoint that `--offline` forbids, UNSEALED.
     """
     if options.endpoint is None:
-        sandbox.seal(settings, writable=writable)
+        sandbox.seal(settings, writable=writable, kept=kept)
         return LocalBackend()
     refuse_local_options(options)
     return open_endpoint(options.endpoint, settings, reporter, writable)
@@ -268,8 +273,11 @@ class LocalModel:
     """An installed model. Implements `BackendModel`. `embeds`: it is to make vectors."""
 
     installed: Installed
-    host: None = None
-    embeds: bool = False
+    embeds: bool = field(default=False, kw_only=True)
+
+    @property
+    def host(self) -> None:
+        return None
 
     @property
     def key(self) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 from slmchat.catalog import adapter_names, model_kind
 from slmchat.catalog.file_facts import FileFacts
 from slmchat.catalog.gguf_header import Header, SkippedArray
+from slmchat.catalog.model_specs import License, ModelSpec, Variant
 from slmchat.catalog.records import Installed, InstalledFile
-from slmchat.catalog.registry import License, ModelSpec, Variant
 from slmchat.errors import SlmError
 from slmchat.wording import in_bytes
 
@@ -256,10 +256,14 @@ def in_lines(facts: dict[str, Any], fit: Iterable[tuple[str, str]] = ()) -> Iter
 
 
 def _sampler_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    source = f" (from {facts['sampler_source']})" if facts["sampler_source"] else ""
-    for key, when in (("sampler", ""), ("sampler_thinking", ", while it thinks")):
-        if facts[key]:
-            yield "sampler", ", ".join(f"{name} {value:g}" for name, value in facts[key].items()) + when + source
+    told = [
+        ", ".join(f"{name} {value:g}" for name, value in facts[key].items()) + when
+        for key, when in (("sampler", ""), ("sampler_thinking", ", while it thinks"))
+        if facts[key]
+    ]
+    for text in told:
+        is_last = text is told[-1] and facts["sampler_source"]
+        yield "sampler", text + (f" (from {facts['sampler_source']})" if is_last else "")
 
 
 def _header_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:

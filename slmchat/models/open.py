@@ -17,19 +17,28 @@ from slmchat.models import loader, vision
 from slmchat.models.backend import Backend, BackendModel, LocalModel
 from slmchat.models.file_watch import ModelFile
 from slmchat.models.session_settings import draft_model, kv_store, session_settings
+from slmchat.models.warm_server import WarmLocalModel, WarmServer
 from slmchat.options import GenerationOptions
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
 
 
-def open_model(backend: Backend, options: GenerationOptions, settings: Settings, reporter: Reporter) -> "OpenModel":
+def open_model(
+    backend: Backend,
+    options: GenerationOptions,
+    settings: Settings,
+    reporter: Reporter,
+    server: WarmServer | None = None,
+) -> "OpenModel":
     """Choose the model that the options name, or the default, and begin to load it.
 
-    `backend`: where models are looked for; what opened it has closed everything else (`open_backend`).
+    `backend`: where models are looked for; what opened it has closed everything else (`open_backend`). `server`: the
+    model is taken from its memory, if it is there just as it would be here.
     Raises `SlmError` before anything is loaded: USAGE, NO_MODEL, NETWORK, DAMAGED.
     """
     model = backend.find(options.model, settings, reporter).with_projector(options.mmproj)
-    return OpenModel(model, options, settings, reporter)
+    warm = None if server is None else server.instead_of(model, options)
+    return OpenModel(warm or model, options, settings, reporter)
 
 
 def open_installed(
@@ -89,6 +98,11 @@ class OpenModel:
         """The loaded model, without waiting for it and without telling anything; None while there is none."""
         is_there = self.loading.is_done and not self.loading.is_failed
         return self._engine or (self.loading.engine() if is_there else None)
+
+    @property
+    def warm_ctx(self) -> int | None:
+        """The largest window of a model in the memory of a server; None: it is in this process."""
+        return self.model.n_ctx if isinstance(self.model, WarmLocalModel) else None
 
     @property
     def is_loaded(self) -> bool:

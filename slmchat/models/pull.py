@@ -13,8 +13,9 @@ from slmchat.catalog.fetching import check_space, checked, locked, space_free, s
 from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.library import from_path, now
+from slmchat.catalog.model_specs import License
 from slmchat.catalog.records import EMBEDDING_TAG, Installed, InstalledFile, with_quantization
-from slmchat.catalog.registry import Adapted, License, Reference, Registry
+from slmchat.catalog.registry import Adapted, Reference, Registry
 from slmchat.catalog.sources import FetchPlan, Source, Unreachable
 from slmchat.errors import ExitCode, SlmError
 from slmchat.models import adapters, pull_projector

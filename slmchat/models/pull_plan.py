@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from slmchat.catalog import file_names
 from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.library import Library
+from slmchat.catalog.model_specs import HubFile, ModelSpec
 from slmchat.catalog.open_source import open_source
 from slmchat.catalog.records import with_quantization
-from slmchat.catalog.registry import HubFile, ModelSpec, Reference, Registry
+from slmchat.catalog.registry import Reference, Registry
 from slmchat.catalog.sources import FetchPlan, Source, Unreachable
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import FitVerdict

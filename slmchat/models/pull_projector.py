@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from slmchat.catalog import projectors
 from slmchat.catalog.fetching import check_space, checked, locked, workspace
+from slmchat.catalog.model_specs import HubFile
 from slmchat.catalog.open_source import open_source
 from slmchat.catalog.records import Installed, InstalledFile
-from slmchat.catalog.registry import HubFile, Reference
+from slmchat.catalog.registry import Reference
 from slmchat.catalog.sources import FetchPlan, Source
 from slmchat.errors import SlmError
 from slmchat.models.pull_plan import Pulling, tell_whose_hash
@@ -56,7 +57,8 @@ def add(installed: Installed, places: Sequence[Source], name: str, pulling: Pull
             file, is_fetched = _fetch(place, installed, name, pulling)
         except SlmError as error:
             failures.append(error)
-            pulling.reporter.note(f"{place.label}: {error.message}")
+            if len(places) > 1:  # of one place the error below says it
+                pulling.reporter.note(f"{place.label}: {error.message}")
             continue
         installed = replace(installed, projector=file, is_projector_fetched=is_fetched)
         pulling.library.admit(installed)

@@ -148,7 +148,9 @@ class _Converter:
 
     def known(self, schema: Mapping[str, Any], place: str) -> Node:
         if not schema.keys() <= KNOWN:
-            self.unknown |= {json.dumps(key): None for key in schema if key not in KNOWN and not is_note(key)}
+            self.unknown |= {
+                json.dumps(key, ensure_ascii=False): None for key in schema if key not in KNOWN and not is_note(key)
+            }
         asserted = ASSERTIONS & schema.keys()
         if not asserted:
             return self.rules.value()
@@ -316,9 +318,10 @@ class _Converter:
         if not all(isinstance(name, str) for name in required):
             raise _wrong(f"required in {place} is not a list of names")
         extra = schema.get("additionalProperties", schema.get("unevaluatedProperties"))
+        needed = {name: self.undeclared(name, extra, patterns) for name in required if name not in properties}
+        declared = {**properties, **needed}
         if extra is None:  # nobody asks for others; where nothing else is said, they are what the object is for
             extra = not (properties or required or patterns)
-        declared = {**properties, **{name: self.undeclared(name, extra, patterns) for name in required}, **properties}
         members = self.members(declared, frozenset(required), place)
         least, most = _counts(schema, "minProperties", "maxProperties", place)
         n_required = sum(member.is_required for member in members)
@@ -343,7 +346,7 @@ class _Converter:
     def undeclared(self, name: str, extra: Any, patterns: Mapping[str, Any]) -> Any:
         """What a required property has to be that has no schema of its own."""
         found = [part for pattern, part in patterns.items() if python_regex.compiled(pattern).search(name)]
-        return found[0] if len(found) == 1 else {"allOf": found} if found else extra
+        return found[0] if len(found) == 1 else {"allOf": found} if found else extra is None or extra
 
     def members(self, declared: Mapping[str, Any], required: frozenset[str], place: str) -> list[Member]:
         members: list[Member] = []

@@ -10,8 +10,8 @@ import pytest
 from hub_server import write_wheel
 
 from attacks.canary import SECRET, Canary
+from slmchat.catalog.model_specs import IndexFile, IndexMember
 from slmchat.catalog.package_index import IndexSource
-from slmchat.catalog.registry import IndexFile, IndexMember
 from slmchat.errors import ExitCode, SlmError
 from slmchat.reporting import ByteProgress
 
