@@ -106,7 +106,9 @@ class GenerationOptions:
         metavar="N",
     )
     draft: str | None = _model(
-        "--draft", help="A small model of the same vocabulary that drafts what the model verifies.", metavar="NAME"
+        "--draft",
+        help="A small model of the same vocabulary that drafts what the model verifies; auto: the catalog's pair.",
+        metavar="NAME|auto",
     )
     speculation: str | None = _device(
         "--speculation",

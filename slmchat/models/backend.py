@@ -65,6 +65,11 @@ class BackendModel(Protocol):
         ...
 
     @property
+    def draft(self) -> str | None:
+        """The name of a small model that drafts for it, as far as the catalog knows one."""
+        ...
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The files that it is made of; none where it is elsewhere."""
         ...
@@ -301,6 +306,10 @@ class LocalModel:
         return self.installed.sampler_thinking
 
     @property
+    def draft(self) -> str | None:
+        return self.installed.draft
+
+    @property
     def files(self) -> tuple[Path, ...]:
         return tuple(file.path for file in self.installed.files)
 
@@ -381,6 +390,7 @@ class RemoteModel:
 
     files: tuple[Path, ...] = ()
     embeds = False
+    draft = None
 
     def with_projector(self, path: str | None) -> "RemoteModel":
         """Unchanged: `--mmproj` was refused when the endpoint was entered."""
