@@ -107,6 +107,15 @@ def _batch(call: CommandCall) -> ExitCode:
     return batch(words, call[BatchOptions], call[GenerationOptions], wanted, template, call.settings, call.console)
 
 
+@_command("embed", take.EmbedTexts, "EmbedOptions", seals_itself=True)
+def _embed(call: CommandCall) -> ExitCode:
+    """Turn texts into vectors with an embedding model."""
+    from slmchat.commands.embed import embed
+    from slmchat.options import EmbedOptions
+
+    return embed(call[take.EmbedTexts].words or [], call[EmbedOptions], call.settings, call.console)
+
+
 @_command("chat", take.ModelName, "ChatOptions", "GenerationOptions", is_answer=False, seals_itself=True)
 def _chat(call: CommandCall) -> ExitCode:
     """Have a conversation in the terminal."""

@@ -106,7 +106,9 @@ class GenerationOptions:
         metavar="N",
     )
     draft: str | None = _model(
-        "--draft", help="A small model of the same vocabulary that drafts what the model verifies.", metavar="NAME"
+        "--draft",
+        help="A small model of the same vocabulary that drafts what the model verifies; auto: the catalog's pair.",
+        metavar="NAME|auto",
     )
     speculation: str | None = _device(
         "--speculation",
@@ -191,6 +193,33 @@ class BenchOptions:
     gpu_layers: str | None = _same("gpu_layers")
     device: str | None = _same("device")
     kv_type: str | None = _same("kv_type")
+    json: bool = json_option()
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """What `slm embed` takes."""
+
+    model: str | None = _same("model")
+    endpoint: str | None = _same("endpoint")
+    files: list[str] = _input(
+        "-f", "--file", help="A text each (repeatable; - is stdin); with --format, rows.", metavar="FILE", default=[]
+    )
+    format: str | None = _input(
+        "--format",
+        help="What the input is: lines, jsonl or csv (with a header); without it slm looks at the first line.",
+        metavar="lines|jsonl|csv",
+    )
+    input_field: str | None = _input(
+        "--input-field", help="The field of a JSON or CSV row that is the text.", metavar="NAME"
+    )
+    on_overflow: str | None = _input(
+        "--on-overflow", help="A text that is too long: fail, or trim it to its beginning.", metavar="fail|trim"
+    )
+    threads: int | None = _same("threads")
+    gpu_layers: str | None = _same("gpu_layers")
+    device: str | None = _same("device")
+    force: bool = _same("force")
     json: bool = json_option()
 
 

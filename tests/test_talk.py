@@ -566,3 +566,15 @@ def test_a_model_without_a_switch_says_so_once(talk: ChatSession, engine: FakeEn
     talk.send("two")
     told = talk.reporter.stderr.getvalue()  # type: ignore[attr-defined]
     assert told.count("has no switch for thinking: --think off changes nothing") == 1
+
+
+def test_a_summary_is_made_without_a_thought(talk: ChatSession, engine: FakeEngine) -> None:
+    """A thought would take the room of the summary."""
+    closes = "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    engine.template = (engine.template or "") + closes
+    engine.replies = [("Hello.",)] * 3
+    talk.asked_ctx = 4000
+    talk.send("one")
+    talk.send("two")
+    talk.compact()
+    assert [prompt.endswith("<think></think>") for prompt in engine.prompts] == [False, False, True]

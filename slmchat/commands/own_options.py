@@ -48,6 +48,13 @@ class PullNames:
 
 
 @dataclass(eq=False, repr=False)
+class EmbedTexts:
+    """The texts of `slm embed`."""
+
+    words: list[str] | None = argument("[TEXT]...", "Without one: lines or JSONL on stdin.", default=None)
+
+
+@dataclass(eq=False, repr=False)
 class ModelName:
     """A model that may be named, without a flag; `chat`, `bench`, `doctor` and `tune` share it."""
 

@@ -6,7 +6,6 @@ context window of the size that it needs, show what comes, and leave with an exi
 
 import time
 from contextlib import AbstractContextManager
-from functools import partial
 
 from slmchat.commands.inputs import prefix_messages, read_inputs, read_text
 from slmchat.commands.output import OutputWriter, exit_code
@@ -76,19 +75,17 @@ def run(
     generator = Generator(opened)
     for line in opened.describe(pictures):
         console.note(line)
-    asked = partial(
-        Generator.prepare,
-        request=request,
-        is_raw=options.raw,
-        response_format=response_format,
-        task=task,
-        thinking=thinking,
-    )
-    prepared = asked(generator)
+
+    def prepared_by(generator: Generator) -> PreparedPrompt:
+        return generator.prepare(
+            request, is_raw=options.raw, response_format=response_format, task=task, thinking=thinking
+        )
+
+    prepared = prepared_by(generator)
     if not generator.has_room_for(prepared):  # of a server's window
-        opened = open_model(backend, options, settings, console)
-        generator = Generator(opened)
-        prepared = asked(generator)
+        generator = Generator(open_model(backend, options, settings, console))
+        opened = generator.opened
+        prepared = prepared_by(generator)
     sampler = params.sampler_settings(model, settings, options, lambda: prepared.thinks(generator.engine))
     prepared = generator.open_for(prepared, is_trimmed=is_trimmed)
     load_s = time.perf_counter() - start

@@ -21,7 +21,7 @@ from slmchat.conversation.template import Layout, layout_of, raw_prompt
 from slmchat.engine.api import Adapter, Event, Finish, FinishReason, Limits, Prompt, Session
 from slmchat.engine.cancellable import Cancellable
 from slmchat.engine.sampler import SamplerSettings
-from slmchat.engine.thinking import Thinking
+from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.prompt import PLACEHOLDER, begins_thought, no_switch
@@ -356,9 +356,17 @@ class ChatSession:
             self._has_told_of_mending = True
             self.reporter.note("(a question here has no answer: the model gets it together with the next one)")
         prompt = self._with_cache_hints(self.prompt(said))
-        info = self.opened.engine.info
-        limits = params.with_thinking(self.limits, self.thinking, info.architecture, is_raw=self.options.raw)
+        limits = self._limits(self.limits, self.thinking)
         return self._follow(self._generate(prompt, sampler, limits), prompt, StreamingMessage(self))
+
+    def _limits(self, limits: Limits, asked: Thinking) -> Limits:
+        """These limits with what is asked of thinking."""
+        architecture = self.opened.engine.info.architecture
+        return params.with_thinking(limits, asked, architecture, is_raw=self.options.raw)
+
+    def _without_thought(self) -> Layout:
+        """The layout for an answer at once. An endpoint lays out itself, and is asked as always."""
+        return layout_of(self.opened.engine.info, is_raw=self.options.raw, mode=ThinkingMode.OFF)
 
     def go_on(self) -> Response | None:
         """Let the last answer go on where it stopped; None when cancelled before anything came."""
@@ -493,8 +501,11 @@ class ChatSession:
         request = Message(Role.USER, _SUMMARY_REQUEST)
         asked = [*messages, request]
         dropped = window.drop_oldest(asked, head, lambda kept: self.count(kept) + self._summary_room, session.n_ctx)
-        prompt = self.prompt([*asked[:head], *asked[head + dropped :]])
-        events = self._generate(prompt, replace(self.sampler, temperature=0.0), Limits(self._summary_room))
+        prompt = self._without_thought().render(alternating([*asked[:head], *asked[head + dropped :]]))
+        limits = self._limits(
+            Limits(self._summary_room), self.thinking if self.has_own_layout else Thinking(ThinkingMode.OFF, 0)
+        )
+        events = self._generate(prompt, replace(self.sampler, temperature=0.0), limits)
         self.reporter.note("(a summary of what was said before:)")
         with self._delegate.cancellable(session):
             answer = consume_stream(events, self._delegate.handler(), sanitizer=Sanitizer(show_invisible=False))

@@ -29,6 +29,7 @@ from slmchat.generation.response import Response, StreamHandler, describe, silen
 from slmchat.models import adapters
 from slmchat.models.backend import Backend, BackendModel
 from slmchat.models.open import OpenModel
+from slmchat.models.session_settings import DRAFT_AUTO
 from slmchat.options import ChatOptions, GenerationOptions
 from slmchat.settings import Settings
 from slmchat.terminal.answer_progress import AnswerProgress
@@ -281,9 +282,10 @@ class ChatApp:
 
     def switch_model(self, model: BackendModel) -> None:
         """Let another model go on, with its own adapters and without the draft model of the one before."""
-        if self.options.draft is not None:
+        draft = self.options.draft if self.options.draft == DRAFT_AUTO else None
+        if self.options.draft != draft:
             self.console.note(f"{self.options.draft} no longer drafts: it was chosen for the model before")
-        self.options = replace(self.options, draft=None, lora=[])
+        self.options = replace(self.options, draft=draft, lora=[])
         self.session.switch_model(lambda: self._opened(model))
 
     def go_private(self) -> None:
