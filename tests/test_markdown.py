@@ -142,8 +142,8 @@ Line one
 line two
 line three
 ────────────────────────────────────────
-The formula is \\( x_1 * y_1 \\), the name snake_case_name, a
-stray ** here.
+The formula is x₁ * y₁, the name snake_case_name, a stray **
+here.
 """
 
 
@@ -185,9 +185,14 @@ def test_an_answer_of_a_small_model() -> None:
         # escapes, LaTeX, HTML
         (
             r"\*not\* 1\. C:\Users \(x_1*y*z_2\) \[a\] $$a*b* $$ \$5",
-            r"*not* 1. C:\Users \(x_1*y*z_2\) \[a\] $$a*b* $$ $5" + "\n",
+            r"*not* 1. C:\Users x₁*y*z₂ a a*b* $5" + "\n",
         ),
-        ("\\[\nx_{1} * y *z*\n\\]\n*after*", "\\[\nx_{1} * y *z*\n\\]\nafter\n"),
+        ("\\[\nx_{1} * y *z*\n\\]\n*after*", "x₁ * y *z*\nafter\n"),
+        ("\\[\n\\cases{a * b}\n+ c\n\\]\n*after*", "\\[\n\\cases{a * b}\n+ c\n\\]\nafter\n"),
+        (
+            "so $x^2$ and $n$, $\\frac{a+b}{2}$; $5 and $HOME or $\\cases{x}$",
+            "so x² and n, (a+b)/2; $5 and $HOME or $\\cases{x}$\n",
+        ),
         ("$$\n*a*\n\n*after*", "$$\n*a*\n\nafter\n"),
         ("<think>hm</think>\n<br> <b>x</b> &amp; 1 < 2", "<think>hm</think>\n<br> <b>x</b> &amp; 1 < 2\n"),
         # links
