@@ -322,6 +322,14 @@ def test_a_long_table_goes_on_row_by_row() -> None:
     assert "".join(" ".join(lines).split()).count("number") == TABLE_LIMIT[0] + 5
 
 
+def test_an_address_longer_than_a_line_stays_in_one_piece() -> None:
+    address = "https://example.org/" + "a" * 60
+    assert plain(f"See {address} for more.", width=30) == f"See\n{address} for more.\n"
+    assert plain(f"- {address}\n- next", width=30) == f"• {address}\n• next\n"
+    table = plain(f"| a | b |\n|---|---|\n| {address} | x |", width=30)
+    assert all(len(line) <= 30 for line in table.split("\n"))  # something stands beside it
+
+
 def test_a_later_row_is_not_broken_where_there_is_room() -> None:
     rows = "".join(f"| {2**power} | {power} |\n" for power in range(16))
     shown = plain(f"| n | power |\n|--:|---|\n{rows}", width=40).split("\n")
@@ -600,7 +608,7 @@ def test_no_line_is_wider_than_the_window_or_padded(text: str, width: int, has_c
     if "```" in text or "~~~" in text or "    " in text or "\t" in text:
         return  # code is not wrapped
     for line in plain(text, width=width, has_color=has_color).split("\n"):
-        assert wcswidth(line) <= width
+        assert wcswidth(line) <= width or re.search(r"https?://|www\.", line)  # an address stays in one piece
         assert not line.endswith(" ")
 
 
