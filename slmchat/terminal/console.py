@@ -181,9 +181,14 @@ class Console:
         finally:
             self._status_owner = before
 
+    @property
+    def can_ask(self) -> bool:
+        """Whether somebody is there to answer."""
+        return is_tty(self.stdin) and self.is_stderr_tty
+
     def ask(self, question: str) -> bool:
         """A yes-or-no question on the terminal; False when nobody can answer."""
-        if not (is_tty(self.stdin) and self.is_stderr_tty):
+        if not self.can_ask:
             return False
         return self.ask_text(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
