@@ -45,6 +45,7 @@ def _refusal(schema: Any) -> str:
 
 
 class TestSchemas:
+    @pytest.mark.slow
     def test_whatever_a_schema_lets_through_is_right_for_two_validators(self) -> None:
         for seed in range(150):
             rng = random.Random(seed)
@@ -224,6 +225,7 @@ class TestExpressions:
             for _ in range(60):
                 assert re.search(pattern.replace("$", "\\Z"), sample(grammar, rng), re.ASCII), pattern
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("pattern", "right", "wrong"),
         [

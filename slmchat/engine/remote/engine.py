@@ -16,6 +16,7 @@ from slmchat.engine.remote import dialect, errors
 from slmchat.engine.remote.adapters import RemoteAdapter, list_adapters
 from slmchat.engine.remote.client import Client
 from slmchat.engine.remote.dialect import Listed
+from slmchat.engine.remote.embedding import RemoteEmbedder
 from slmchat.engine.remote.known_model import KnownModel
 from slmchat.engine.remote.pool import AT_ONCE, RemotePool
 from slmchat.engine.remote.route import Route
@@ -71,6 +72,11 @@ class RemoteEngine:
     def open_stream_pool(self, settings: SessionSettings, parallel: int | None = None) -> StreamPool:
         """Raises `SlmError` (USAGE): an endpoint has a queue of its own."""
         raise SlmError("the model of an endpoint cannot be served again.", exit_code=ExitCode.USAGE)
+
+    def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> RemoteEmbedder:
+        """Texts to vectors over there. What is too long, the endpoint refuses, or cuts by itself."""
+        client, self._spare = self._spare or self._new_client(), None
+        return RemoteEmbedder(self._model.endpoint, self._model.listed.id, client)
 
     def open_scorer(self, settings: SessionSettings) -> Pool:
         """Scores from what the endpoint tells of the first token of an answer, in chats."""

@@ -84,7 +84,9 @@ class ShapedCompletions:
         self._shape = shape
         self._sampler = sampler
         self._limits = limits
-        self._completions = Completions(sampler, shape.limits(limits), is_raw=True, is_sanitized=is_sanitized)
+        self._completions = Completions(
+            sampler, shape.limits(limits), is_raw=not shape.thinks_first, is_sanitized=is_sanitized
+        )
         self._attempts: dict[int, Attempts[dict[str, Any]]] = {}  # of the rows that are under way
 
     @property

@@ -68,6 +68,8 @@ def recipe_of(
     given: dict[str, Any] = {name: value for name, value in asdict(sampler).items() if value != usual[name]}
     given |= {
         "max_tokens": options.max_tokens,
+        "think": options.think,
+        "think_budget": options.think_budget,
         "stop": options.stop,
         "ctx": options.ctx,
         "on_overflow": options.on_overflow,
