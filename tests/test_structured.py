@@ -191,6 +191,26 @@ class TestSchemas:
         schema = {"type": "integer", "anyOf": [{"type": "string"}, {"minimum": 1, "maximum": 2}]}
         assert set(_texts(schema)) == {"1", "2"}
 
+    def test_what_has_no_end_is_left_out_where_something_else_is_left(self) -> None:
+        endless = {"type": "object", "properties": {"e": {"$ref": "#/$defs/e"}}, "required": ["e"]}
+        schema = {"properties": {"a": {"$ref": "#/$defs/e"}, "b": {"const": 1}}, "$defs": {"e": endless}}
+        assert set(_texts(schema)) == {"{}", '{"b": 1}'}
+
+    def test_a_choice_that_comes_to_itself_through_what_stands_beside_it_ends(self) -> None:
+        schema = {
+            "$ref": "#/$defs/c",
+            "$defs": {
+                "c": {
+                    "type": "object",
+                    "oneOf": [
+                        {"properties": {"not": {"$ref": "#/$defs/c"}}, "required": ["not"]},
+                        {"properties": {"is": {"const": 1}}, "required": ["is"]},
+                    ],
+                }
+            },
+        }
+        assert {'{"is": 1}', '{"not": {"is": 1}}', '{"not": {"not": {"is": 1}}}'} <= set(_texts(schema, 200))
+
     def test_soft_limits_end_what_has_no_end(self) -> None:
         for schema in ({"type": "array", "items": {"const": 1}}, {"type": "object"}, {"type": "array"}, True):
             made = json_schema.compiled(schema, is_capped=True)

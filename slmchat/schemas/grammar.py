@@ -226,6 +226,14 @@ class Grammar:
         ending.add(name)
         return True
 
+    def leave_out(self, names: frozenset[str]) -> None:
+        """Take these rules, and every alternative that needs one of them, out of the grammar; `root` is not among
+        them."""
+        if names:
+            left = {name: _less(node, names) for name, node in self.rules.items() if name not in names}
+            self.rules = {name: node for name, node in left.items() if node is not None}
+            self.prune()
+
     def left_recursive(self) -> list[str]:
         """The rules that begin with themselves, before a single character: llama.cpp's grammars cannot do that."""
         firsts = {name: _first_rules(node) for name, node in self.rules.items()}
@@ -256,6 +264,22 @@ def _ends(node: Node, ending: set[str]) -> bool:
     if isinstance(node, Repeat):
         return node.least == 0 or _ends(node.item, ending)
     return isinstance(node, Text) or bool(node.ranges)
+
+
+def _less(node: Node, names: frozenset[str]) -> Node | None:
+    """The node without what needs one of these rules; None: nothing is left."""
+    if isinstance(node, Rule):
+        return None if node.name in names else node
+    if isinstance(node, Chain):
+        items = [_less(item, names) for item in node.items]
+        return None if None in items else Chain(tuple(item for item in items if item is not None))
+    if isinstance(node, Choice):
+        options = [option for each in node.options if (option := _less(each, names)) is not None]
+        return choice(options) if options else None
+    if isinstance(node, Repeat):
+        item = _less(node.item, names)
+        return Repeat(item, node.least, node.most) if item is not None else None if node.least else EMPTY
+    return node
 
 
 def _first_rules(node: Node) -> list[str]:

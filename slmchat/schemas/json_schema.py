@@ -8,7 +8,7 @@ Properties come in the order of the schema. What a grammar cannot hold is left t
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -114,11 +114,20 @@ class _Converter:
         return JsonGrammar(grammar, tuple(self.only_checked), tuple(self.unknown), self.rules.has_soft_limits)
 
     def refuse_endless(self, grammar: Grammar) -> None:
-        """Raises `SlmError` (USAGE) for a schema that contains itself without an end, or before anything else."""
-        for names, what in ((grammar.left_recursive(), "refers to itself in a circle"), (grammar.endless(), _NO_END)):
-            if names:
-                places = [self.places[name] for name in names if name in self.places]
-                raise unusable(f"{(places or ['the schema itself'])[-1]} {what}")
+        """Leave out what contains itself without an end. Raises `SlmError` (USAGE) where nothing is left, or where a
+        schema comes to itself before anything else."""
+        endless = grammar.endless()
+        if "root" in endless and not grammar.left_recursive():
+            raise unusable(f"{self.place_of(endless)} contains itself without an end")
+        if "root" not in endless:
+            grammar.leave_out(frozenset(endless))
+        if circle := grammar.left_recursive():
+            raise unusable(f"{self.place_of(circle)} refers to itself in a circle")
+
+    def place_of(self, names: Sequence[str]) -> str:
+        """Where in the schema these rules come from."""
+        places = [self.places[name] for name in names if name in self.places]
+        return (places or ["the schema itself"])[-1]
 
     def schema(self, schema: Any, place: str) -> Node:
         """What this schema allows. Raises `Impossible` when it allows nothing."""
@@ -289,8 +298,9 @@ class _Converter:
 
         def merged(number: int, option: Any) -> Node:
             where = f"{place}/{keyword}/{number}"
-            option = self.resolved(option, where)
-            return self.schema(merging.merged([others, option], where, self.only_checked), where)
+            made = merging.merged([others, self.resolved(option, where)], where, self.only_checked)
+            # by what it says: a schema that comes to itself in this way comes to an end
+            return self.kept("option " + json.dumps(made, sort_keys=True), lambda: self.schema(made, where), where)
 
         return self.one_of((lambda n=n, option=option: merged(n, option)) for n, option in enumerate(options))
 
@@ -302,9 +312,6 @@ class _Converter:
         if not found:
             raise Impossible(f"no value of the enum or const in {place} is right for what stands beside it")
         return texts(spelling for value in found for spelling in spellings(value))
-
-
-_NO_END = "contains itself without an end"
 
 
 def _waits(part: Any, rest: Mapping[str, Any]) -> bool:
