@@ -10,7 +10,7 @@ from slmchat.schemas.grammar import Chain, Chars, Choice, Grammar, Node, Ranges,
 # llama.cpp copies a repeated item once for each time and refuses more than 2,000 (llama-grammar.cpp,
 # MAX_REPETITION_THRESHOLD). Longer repetitions are made of blocks of this many.
 _BLOCK = 100
-_MOST_PLAIN = 500
+_MOST_PLAIN = 1_000
 # Beyond this a repetition has no upper limit in the grammar; the check of the finished text has it all the same.
 MOST_REPEATS = 100_000
 

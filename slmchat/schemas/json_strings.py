@@ -9,7 +9,7 @@ from typing import Any
 
 from slmchat.errors import SlmError
 from slmchat.schemas import formats, lengths, python_regex, regex
-from slmchat.schemas.grammar import Node, Repeat, chain
+from slmchat.schemas.grammar import Node, chain
 from slmchat.schemas.json_rules import QUOTE, JsonRules, spelled
 from slmchat.schemas.keywords import OF_TYPE
 from slmchat.schemas.refusals import Impossible, unusable
@@ -41,7 +41,7 @@ def string(rules: JsonRules, schema: Mapping[str, Any], place: str, only_checked
     if shape is None:
         if not least and most is None:
             return rules.string()
-        return chain(QUOTE, Repeat(rules.character(), least, most), QUOTE)
+        return chain(QUOTE, rules.characters(least, most), QUOTE)
     sized = lengths.sized(shape, least, most)
     if sized is None:
         raise Impossible(f"no string in {place} has both its length and its pattern or format")
