@@ -41,21 +41,23 @@ class _Writer:
         self.lines[place] = f"{name} ::= {self._alternatives(node)}"
 
     def _alternatives(self, node: Node) -> str:
-        options = node.options if isinstance(node, Choice) else (node,)
-        return " | ".join(self._sequence(option) for option in options)
+        if type(node) is not Choice:
+            return self._sequence(node)
+        return " | ".join([self._sequence(option) for option in node.options])
 
     def _sequence(self, node: Node) -> str:
-        items = node.items if isinstance(node, Chain) else (node,)
-        return " ".join(self._item(item) for item in items) or '""'
+        if type(node) is not Chain:
+            return self._item(node)
+        return " ".join([self._item(item) for item in node.items]) or '""'
 
     def _item(self, node: Node) -> str:
-        if isinstance(node, Text):
-            return f'"{_spelled(node.text)}"'
-        if isinstance(node, Chars):
-            return _class(node.ranges)
-        if isinstance(node, Rule):
+        if type(node) is Rule:
             return node.name
-        if isinstance(node, Repeat):
+        if type(node) is Text:
+            return f'"{_spelled(node.text)}"'
+        if type(node) is Chars:
+            return _class(node.ranges)
+        if type(node) is Repeat:
             return self._repeat(node)
         return f"({self._alternatives(node)})"
 

@@ -22,6 +22,10 @@ from slmchat.schemas.refusals import Impossible, some, unusable
 _MOST_DISTINCT = 5
 
 
+# An object of so many members is a rule of its own.
+_MANY = 4
+
+
 class Converter(Protocol):
     """What is asked here of the converter of a schema (json_schema.py)."""
 
@@ -56,17 +60,16 @@ def object_node(converter: Converter, schema: Mapping[str, Any], place: str) -> 
     if not members and not kinds and least:
         raise Impossible(f"minProperties in {place} is more than there may be")
     _note_counts(converter, schema, members, bool(kinds), least, most)
-    named = converter.rules.named(choice(kinds)) if kinds else None
-    return object_of(
-        converter.rules,
-        members,
-        EMPTY if named is None else more_members(converter.rules, [named], 0, None, is_first=False),
-        EMPTY
-        if named is None and not least
-        else None
-        if named is None
-        else more_members(converter.rules, [named], least if not members else min(least, 1), most, is_first=True),
-    )
+    rules = converter.rules
+    more: Node = EMPTY
+    only_more: Node | None = None if least else EMPTY
+    if kinds:
+        other = rules.named(choice(kinds))
+        more = more_members(rules, [other], 0, None, is_first=False)
+        only_more = more_members(rules, [other], min(least, 1) if members else least, most, is_first=True)
+    node = object_of(rules, members, more, only_more)
+    # what stands inside of something else is written again and again while that is put together
+    return rules.add(node) if len(members) >= _MANY else node
 
 
 def _undeclared(name: str, extra: Any, patterns: Mapping[str, Any]) -> Any:

@@ -77,7 +77,7 @@ def all_below(document: Any) -> Iterator[Mapping[str, Any]]:
 
 def escaped(name: str) -> str:
     """A name as one step of a JSON pointer (RFC 6901)."""
-    return name.replace("~", "~0").replace("/", "~1")
+    return name.replace("~", "~0").replace("/", "~1") if "/" in name or "~" in name else name
 
 
 def unescaped(step: str) -> str:
