@@ -234,12 +234,14 @@ class Grammar:
             self.rules = {name: node for name, node in left.items() if node is not None}
             self.prune()
 
-    def left_recursive(self) -> list[str]:
-        """The rules that begin with themselves, before a single character: llama.cpp's grammars cannot do that."""
-        firsts = {name: _first_rules(node) for name, node in self.rules.items()}
+    def left_recursive(self, starts: Iterable[str]) -> list[str]:
+        """Rules that begin with themselves, before a single character: llama.cpp's grammars cannot do that.
+
+        `starts`: rules of which one is in every circle.
+        """
         done: set[str] = set()
-        for start in firsts:
-            path = {start: iter(firsts[start])}
+        for start in starts:
+            path = {start: iter(self._first_rules(start))}
             while path:
                 last = next(reversed(path))
                 following = next(path[last], None)
@@ -250,20 +252,26 @@ class Grammar:
                     names = list(path)
                     return names[names.index(following) :]
                 elif following not in done:
-                    path[following] = iter(firsts[following])
+                    path[following] = iter(self._first_rules(following))
         return []
+
+    def _first_rules(self, name: str) -> list[str]:
+        return _first_rules(self.rules[name]) if name in self.rules else []
 
 
 def _ends(node: Node, ending: set[str]) -> bool:
-    if isinstance(node, Rule):
+    """Whether some finite text is of the node, when the rules of `ending` have one."""
+    if type(node) is Text:
+        return True
+    if type(node) is Rule:
         return node.name in ending
-    if isinstance(node, Chain):
+    if type(node) is Chain:
         return all(_ends(item, ending) for item in node.items)
-    if isinstance(node, Choice):
-        return any(_ends(option, ending) for option in node.options)
-    if isinstance(node, Repeat):
+    if type(node) is Choice:
+        return any(_ends(option, ending) for option in reversed(node.options))  # often the last one is nothing
+    if type(node) is Repeat:
         return node.least == 0 or _ends(node.item, ending)
-    return isinstance(node, Text) or bool(node.ranges)
+    return isinstance(node, Chars) and bool(node.ranges)
 
 
 def _less(node: Node, names: frozenset[str]) -> Node | None:

@@ -19,8 +19,18 @@ from slmchat.schemas.gbnf_writer import gbnf_of
 from slmchat.schemas.grammar import EMPTY, Chars, Grammar, Node, Rule, Text, choice, texts
 from slmchat.schemas.json_containers import array_node, object_node
 from slmchat.schemas.json_rules import JsonRules, spellings
-from slmchat.schemas.keywords import ASSERTIONS, KNOWN, OF_TYPE, TYPE_ALONE, TYPES, is_note
+from slmchat.schemas.keywords import ASSERTIONS, KNOWN, NOTES, OF_TYPE, TYPE_ALONE, TYPES, is_note
 from slmchat.schemas.refusals import Impossible, some, unusable
+
+# A schema with a type and notes alone, and what is made of it.
+_PLAIN_KEYS = {"type", *NOTES}
+_LEAVES: dict[str, Callable[[JsonRules], Node]] = {
+    "string": JsonRules.string,
+    "integer": JsonRules.integer,
+    "number": JsonRules.number,
+    "boolean": JsonRules.boolean,
+    "null": lambda rules: Text("null"),
+}
 
 # Only the check of the finished text knows them.
 _CHECKED = ("not", "if", "dependentRequired", "dependentSchemas", "dependencies", "contains", "unevaluatedItems")
@@ -128,11 +138,11 @@ class _Converter:
         """Leave out what contains itself without an end. Raises `SlmError` (USAGE) where nothing is left, or where a
         schema comes to itself before anything else."""
         endless = grammar.endless()
-        if "root" in endless and not grammar.left_recursive():
+        if "root" in endless and not grammar.left_recursive(self.places):
             raise unusable(f"{self.place_of(endless)} contains itself without an end")
         if "root" not in endless:
             grammar.leave_out(frozenset(endless))
-        if circle := grammar.left_recursive():
+        if circle := grammar.left_recursive(self.places):
             raise unusable(f"{self.place_of(circle)} refers to itself in a circle")
 
     def place_of(self, names: Sequence[str]) -> str:
@@ -148,6 +158,8 @@ class _Converter:
             raise Impossible(f"{place} is false: no value is right")
         if not isinstance(schema, dict):
             raise unusable(f"{place} is not a schema: an object was expected")
+        if schema.keys() <= _PLAIN_KEYS and (leaf := _LEAVES.get(str(schema.get("type")))) is not None:
+            return leaf(self.rules)  # most schemas of a large one are such
         self.n_schemas += 1
         if self.n_schemas > _MOST_SCHEMAS:
             self.only_checked["the rest of this large schema"] = None

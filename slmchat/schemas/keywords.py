@@ -42,27 +42,31 @@ NOTES = frozenset(
 KNOWN = ASSERTIONS | NOTES
 TYPE_ALONE = {"type"}
 
-ONE_SCHEMA = (
+_ONE = (
     *("additionalProperties", "items", "additionalItems", "not", "if", "then", "else", "contains", "propertyNames"),
     *("unevaluatedProperties", "unevaluatedItems"),
 )
-SEVERAL_SCHEMAS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
-NAMED_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
+_SEVERAL = ("anyOf", "oneOf", "allOf", "prefixItems")
+_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
+# What stands below a keyword: a schema (or, before 2020, a list of them), a list of schemas, or one for each name.
+HOLDS_SCHEMAS = {**dict.fromkeys(_ONE, "one"), **dict.fromkeys(_SEVERAL, "several"), **dict.fromkeys(_NAMED, "named")}
 
 
 def below(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The schemas that stand directly below this one, each with its place in it (a JSON pointer)."""
-    for keyword in ONE_SCHEMA:
-        if isinstance(schema.get(keyword), dict):
-            yield f"/{keyword}", schema[keyword]
-    for keyword in SEVERAL_SCHEMAS:
-        if isinstance(schema.get(keyword), list):
-            for number, part in enumerate(schema[keyword]):
+    for keyword, value in schema.items():
+        kind = HOLDS_SCHEMAS.get(keyword)
+        if kind is None:
+            continue
+        if isinstance(value, list) and kind != "named":
+            for number, part in enumerate(value):
                 yield f"/{keyword}/{number}", part
-    for keyword in NAMED_SCHEMAS:
-        if isinstance(schema.get(keyword), dict):
-            for name, part in schema[keyword].items():
-                yield f"/{keyword}/{escaped(name)}", part
+        elif isinstance(value, dict):
+            if kind == "one":
+                yield f"/{keyword}", value
+            elif kind == "named":
+                for name, part in value.items():
+                    yield f"/{keyword}/{escaped(name)}", part
 
 
 def all_below(document: Any) -> Iterator[Mapping[str, Any]]:

@@ -70,7 +70,7 @@ class _Flattening:
 
     def whole(self) -> Any:
         self.collect(self.document, _NO_BASE, "")
-        return self.written(self.document, _NO_BASE, "")
+        return self.written(self.document, _NO_BASE)
 
     def base_of(self, schema: Any, base: str) -> str:
         """The base inside of a schema: its own $id (2019 on) or id (draft 4), as long as it is text."""
@@ -94,7 +94,7 @@ class _Flattening:
         for step, part in keywords.below(schema):
             self.collect(part, own, pointer + step)
 
-    def written(self, schema: Any, base: str, pointer: str) -> Any:
+    def written(self, schema: Any, base: str) -> Any:
         if not isinstance(schema, dict):
             return schema
         own = self.base_of(schema, base)
@@ -103,15 +103,16 @@ class _Flattening:
             if isinstance(schema.get(keyword), str):
                 del made[keyword]
                 made["$ref"] = self.resolved(schema[keyword], own)
-        for keyword in keywords.ONE_SCHEMA:
-            if isinstance(schema.get(keyword), dict):
-                made[keyword] = self.written(schema[keyword], own, f"{pointer}/{keyword}")
-        for keyword in keywords.SEVERAL_SCHEMAS:
-            if isinstance(schema.get(keyword), list):
-                made[keyword] = [self.written(part, own, "") for part in schema[keyword]]
-        for keyword in keywords.NAMED_SCHEMAS:
-            if isinstance(schema.get(keyword), dict):
-                made[keyword] = {name: self.written(part, own, "") for name, part in schema[keyword].items()}
+        for keyword, value in schema.items():
+            kind = keywords.HOLDS_SCHEMAS.get(keyword)
+            if kind is None:
+                continue
+            if isinstance(value, list) and kind != "named":
+                made[keyword] = [self.written(part, own) for part in value]
+            elif isinstance(value, dict) and kind == "one":
+                made[keyword] = self.written(value, own)
+            elif isinstance(value, dict) and kind == "named":
+                made[keyword] = {name: self.written(part, own) for name, part in value.items()}
         return made
 
     def resolved(self, reference: str, base: str) -> str:
