@@ -29,6 +29,7 @@ _SPELLING = "<>[]{}|\uff5c\u2581"
 # Planes 16: private, and hardly ever used. Where a message has them, the next ones are taken.
 _FIRST_PRIVATE, _LAST_PRIVATE = 0x100000, 0x10FFFD
 _PRIVATE = re.compile("[\U00100000-\U0010fffd]")
+_ESCAPED = re.compile(r"\\U0010|\\udb[c-f]", re.IGNORECASE)
 
 # What makers have their users write into a message to switch thinking (SmolLM3, Qwen3, Nemotron, GLM), at its edges.
 _MARK = r"/(?:no_?)?think"
@@ -134,7 +135,10 @@ class Sentinels:
             if number not in messages:
                 continue
             if kind == "e" and inside == number:
-                spans.append(self._message_span(text[begin : match.start()], number, messages[number]))
+                between = text[begin : match.start()]
+                if _ESCAPED.search(between):  # the template has written the message as Python or JSON would
+                    broken.add(number)
+                spans.append(self._message_span(between, number, messages[number]))
                 begin, inside = match.end(), None
                 continue
             if kind == "e" or inside is not None:
