@@ -3,9 +3,10 @@
 Knows: the columns. Refuses to know: the page.
 """
 
-from slmchat.catalog.registry import ModelSpec, load
+from slmchat.catalog.model_specs import ModelSpec
+from slmchat.catalog.registry import load
 
-HEAD = "| name | parameters | quantizations | licence | tags | gated |\n|---|---|---|---|---|---|\n"
+HEAD = "| name | parameters | quantizations | licence | tags | draft |\n|---|---|---|---|---|---|\n"
 
 
 def table() -> str:
@@ -16,8 +17,14 @@ def table() -> str:
 def _row(spec: ModelSpec) -> str:
     quantizations = ", ".join(variant.quantization for variant in spec.variants)
     license = f"[{spec.license.id}]({spec.license.link})" if spec.license else "not verified"
-    gated = "yes" if spec.is_gated else "no"
-    cells = (f"`{spec.name}`", _parameters(spec), quantizations, license, ", ".join(spec.tags), gated)
+    cells = (
+        f"`{spec.name}`",
+        _parameters(spec),
+        quantizations,
+        license,
+        ", ".join(spec.tags),
+        f"`{spec.draft}`" if spec.draft else "",
+    )
     return "| " + " | ".join(cells) + " |\n"
 
 

@@ -83,10 +83,7 @@ def _run(call: CommandCall) -> ExitCode:
         return fill(own.words or [], generation, beside, infill, call.settings, call.console, is_json=output.json)
     from slmchat.commands.run import run
 
-    reads_input = not own.no_input
-    return run(
-        own.words or [], generation, wanted, output, template, call.settings, call.console, reads_input=reads_input
-    )
+    return run(own, generation, wanted, output, template, call.settings, call.console)
 
 
 @_command(
@@ -110,6 +107,15 @@ def _batch(call: CommandCall) -> ExitCode:
     return batch(words, call[BatchOptions], call[GenerationOptions], wanted, template, call.settings, call.console)
 
 
+@_command("embed", take.EmbedTexts, "EmbedOptions", seals_itself=True)
+def _embed(call: CommandCall) -> ExitCode:
+    """Turn texts into vectors with an embedding model."""
+    from slmchat.commands.embed import embed
+    from slmchat.options import EmbedOptions
+
+    return embed(call[take.EmbedTexts].words or [], call[EmbedOptions], call.settings, call.console)
+
+
 @_command("chat", take.ModelName, "ChatOptions", "GenerationOptions", is_answer=False, seals_itself=True)
 def _chat(call: CommandCall) -> ExitCode:
     """Have a conversation in the terminal."""
@@ -118,6 +124,15 @@ def _chat(call: CommandCall) -> ExitCode:
 
     name = call[take.ModelName].name
     return chat(name, call[GenerationOptions], call[ChatOptions], call.settings, call.console)
+
+
+@_command("serve", take.ModelName, "ServeOptions", is_answer=False, seals_itself=True)
+def _serve(call: CommandCall) -> ExitCode:
+    """Answer programs over HTTP (the API of OpenAI) and slm's own commands, from one warm model."""
+    from slmchat.commands.serve import serve
+    from slmchat.options import ServeOptions
+
+    return serve(call[take.ModelName].name, call[ServeOptions], call.settings, call.console)
 
 
 @_command("list", take.ListOptions)

@@ -16,6 +16,7 @@ _REQUIRED: Any = object()
 class OptionGroup(StrEnum):
     """What an option is about, as a long help page groups them, in this order."""
 
+    SERVER = "Server"
     MODEL = "Model"
     INPUT = "Input"
     CONVERSATION = "Conversation"

@@ -6,7 +6,7 @@ Refuses to know: typer, and what any option does.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ _shape = partial(option, group=OptionGroup.SHAPE)
 _infill = partial(option, group=OptionGroup.INFILL)
 _output = partial(option, group=OptionGroup.OUTPUT)
 _device = partial(option, group=OptionGroup.DEVICE)
+_server = partial(option, group=OptionGroup.SERVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,17 @@ class GenerationOptions:
         "-n", "--max-tokens", help="At most N tokens of completion.", within=ranges.MAX_TOKENS, metavar="N"
     )
     stop: list[str] = _sampling("--stop", help="Stop sequence (repeatable).", metavar="TEXT", default=[])
+    think: str | None = _sampling(
+        "--think",
+        help="Whether a reasoning model thinks before it answers; auto: as its maker has it.",
+        metavar="on|off|auto",
+    )
+    think_budget: int | None = _sampling(
+        "--think-budget",
+        help="At most N tokens of thinking, then the answer; 0: none.",
+        within=ranges.THINK_BUDGET,
+        metavar="N",
+    )
     ctx: int | None = _device("--ctx", help="Context window in tokens.", within=ranges.CTX, metavar="N")
     threads: int | None = _device(
         "--threads",
@@ -94,7 +106,9 @@ class GenerationOptions:
         metavar="N",
     )
     draft: str | None = _model(
-        "--draft", help="A small model of the same vocabulary that drafts what the model verifies.", metavar="NAME"
+        "--draft",
+        help="A small model of the same vocabulary that drafts what the model verifies; auto: the catalog's pair.",
+        metavar="NAME|auto",
     )
     speculation: str | None = _device(
         "--speculation",
@@ -155,6 +169,8 @@ class ChatOptions:
 def _same(name: str) -> Any:
     """The option of this name just as `GenerationOptions` declares it."""
     declared = GenerationOptions.__dataclass_fields__[name]
+    if declared.default_factory is not MISSING:
+        return field(default_factory=declared.default_factory, metadata=declared.metadata)
     return field(default=declared.default, metadata=declared.metadata)
 
 
@@ -177,6 +193,80 @@ class BenchOptions:
     gpu_layers: str | None = _same("gpu_layers")
     device: str | None = _same("device")
     kv_type: str | None = _same("kv_type")
+    json: bool = json_option()
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """What `slm embed` takes."""
+
+    model: str | None = _same("model")
+    endpoint: str | None = _same("endpoint")
+    files: list[str] = _input(
+        "-f", "--file", help="A text each (repeatable; - is stdin); with --format, rows.", metavar="FILE", default=[]
+    )
+    format: str | None = _input(
+        "--format",
+        help="What the input is: lines, jsonl or csv (with a header); without it slm looks at the first line.",
+        metavar="lines|jsonl|csv",
+    )
+    input_field: str | None = _input(
+        "--input-field", help="The field of a JSON or CSV row that is the text.", metavar="NAME"
+    )
+    on_overflow: str | None = _input(
+        "--on-overflow", help="A text that is too long: fail, or trim it to its beginning.", metavar="fail|trim"
+    )
+    threads: int | None = _same("threads")
+    gpu_layers: str | None = _same("gpu_layers")
+    device: str | None = _same("device")
+    force: bool = _same("force")
+    json: bool = json_option()
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What `slm serve` takes."""
+
+    port: int = _server("--port", help="TCP port.", metavar="N", default=8484, within=Range(0, 65535))
+    host: str = _server(
+        "--host",
+        help="Address to listen on; one that others reach needs --api-key-env.",
+        metavar="ADDRESS",
+        default="127.0.0.1",
+    )
+    socket: str | None = _server(
+        "--socket", help="Unix socket instead of the usual one, by which slm run finds the server.", metavar="PATH"
+    )
+    parallel: str | None = _server(
+        "--parallel", help="Answers at once: auto, or a number.", metavar="auto|N", default="auto"
+    )
+    keep_alive: str = _server(
+        "--keep-alive",
+        help="Free the weights after so long without a request (30s, 10m, 2h); 0: never.",
+        metavar="TIME",
+        default="10m",
+    )
+    api_key_env: str | None = _server(
+        "--api-key-env", help="Environment variable with the key that requests must bring.", metavar="NAME"
+    )
+    allow_origin: list[str] = _server(
+        "--allow-origin", help="Pages of this origin may ask (repeatable).", metavar="ORIGIN", default=[]
+    )
+    background: bool = _server(
+        "--background", help="Start it in the background; it ends after --keep-alive.", default=False
+    )
+    stop: bool = _server("--stop", help="End the server that runs.", default=False)
+    status: bool = _server("--status", help="Tell about the server that runs.", default=False)
+    ctx: int | None = _same("ctx")
+    threads: int | None = _same("threads")
+    gpu_layers: str | None = _same("gpu_layers")
+    device: str | None = _same("device")
+    kv_type: str | None = _same("kv_type")
+    lora: list[str] = _same("lora")
+    mmproj: str | None = _same("mmproj")
+    think: str | None = _same("think")
+    think_budget: int | None = _same("think_budget")
+    force: bool = _same("force")
     json: bool = json_option()
 
 
@@ -230,8 +320,11 @@ class TemplateOptions:
 class ChoiceOptions:
     """One of some given texts; `run` and `batch` share it. None means: not given."""
 
-    choices: str | None = _shape(
-        "--choices", help="Answer with one of these, by the model's own probabilities.", metavar="A,B,..."
+    choices: list[str] = _shape(
+        "--choices",
+        help="Answer with one of these, by the model's own probabilities; several questions: NAME=A,B,... for each.",
+        default=[],
+        metavar="A,B,...",
     )
     threshold: float | None = _shape(
         "--threshold", help="Answer 'unsure' when no choice is as probable as P.", within=ranges.SHARE, metavar="P"

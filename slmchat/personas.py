@@ -16,6 +16,8 @@ from typing import Any
 
 from slmchat import ranges
 from slmchat.errors import ExitCode, SlmError
+from slmchat.ranges import Range
+from slmchat.settings import THINK
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Persona:
     model: str | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    think: str | None = None
+    think_budget: int | None = None
 
 
 # No `max_tokens` and no `stop` here: both would cut a reasoning model off in the middle of its thought.
@@ -139,10 +143,19 @@ def _line(value: Any, where: str) -> str:
     return value
 
 
-def _count(value: Any, where: str) -> int:
-    if not isinstance(value, int) or not ranges.MAX_TOKENS.holds(value):
-        raise _Wrong(where, f"must be a whole number of at least 1 and at most {ranges.MAX_TOKENS.high}")
-    return value
+def _count(allowed: Range) -> _Parse:
+    def parse(value: Any, where: str) -> int:
+        if not isinstance(value, int) or not allowed.holds(value):
+            raise _Wrong(where, f"must be a whole number of at least {allowed.low} and at most {allowed.high}")
+        return value
+
+    return parse
+
+
+def _think(value: Any, where: str) -> str:
+    if value not in THINK:
+        raise _Wrong(where, f"must be one of {', '.join(THINK)}")
+    return str(value)
 
 
 def _array(value: Any, where: str, parse: _Parse, what: str) -> tuple[Any, ...]:
@@ -182,8 +195,10 @@ KEYS: dict[str, tuple[str, _Parse]] = {
     "examples": ("examples", _examples),
     "sampler": ("sampler", _sampler),
     "model": ("model", _line),
-    "max-tokens": ("max_tokens", _count),
+    "max-tokens": ("max_tokens", _count(ranges.MAX_TOKENS)),
     "stop": ("stop", _stop),
+    "think": ("think", _think),
+    "think-budget": ("think_budget", _count(ranges.THINK_BUDGET)),
 }
 
 

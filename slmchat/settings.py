@@ -17,6 +17,7 @@ from slmchat.ranges import Range
 
 KV_TYPES = ("f16", "q8_0", "q4_0")
 SPECULATION = ("auto", "always", "off")
+THINK = ("on", "off", "auto")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,8 @@ class Settings:
     kv_cache_limit: int | None = None
     speculation: str = "auto"
     export_dir: str | None = None
+    think: str | None = None
+    think_budget: int | None = None
     sampler: Mapping[str, float] = field(default_factory=dict)
     personas: Mapping[str, object] = field(default_factory=dict)
     endpoints: Mapping[str, object] = field(default_factory=dict)
@@ -168,10 +171,13 @@ def _gpu_layers(value: object) -> int | None:
     return None if value == "auto" else _count(ranges.GPU_LAYERS)(value)
 
 
-def _kv_type(value: object) -> str:
-    if value not in KV_TYPES:
-        raise _Wrong(f"must be one of {', '.join(KV_TYPES)}")
-    return str(value)
+def _one_of(allowed: tuple[str, ...]) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if value not in allowed:
+            raise _Wrong(f"must be one of {', '.join(allowed)}")
+        return str(value)
+
+    return parse
 
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -182,12 +188,6 @@ def _bytes(value: object) -> int:
     if match is None or isinstance(value, bool):
         raise _Wrong('must be a size such as "2 GiB" or "500 MB"')
     return int(float(match[1]) * _UNITS[match[2] or ""])
-
-
-def _speculation(value: object) -> str:
-    if value not in SPECULATION:
-        raise _Wrong(f"must be one of {', '.join(SPECULATION)}")
-    return str(value)
 
 
 def _sampler(value: object) -> dict[str, float]:
@@ -248,7 +248,7 @@ KEYS = (
     Key(
         "device", "device", _text, None, 'GPUs to use, as `slm doctor` names them, separated by commas; "none": no GPU'
     ),
-    Key("kv-type", "kv_type", _kv_type, None, "type of the KV cache: " + ", ".join(KV_TYPES)),
+    Key("kv-type", "kv_type", _one_of(KV_TYPES), None, "type of the KV cache: " + ", ".join(KV_TYPES)),
     Key("kv-cache", "has_kv_cache", _flag, None, "keep states of the KV cache on disk, so that nothing is read twice"),
     Key(
         "kv-cache-limit",
@@ -260,7 +260,7 @@ KEYS = (
     Key(
         "speculation",
         "speculation",
-        _speculation,
+        _one_of(SPECULATION),
         None,
         "drafts from the conversation, where they make it faster: " + ", ".join(SPECULATION),
     ),
@@ -270,6 +270,20 @@ KEYS = (
         _text,
         None,
         "where `/export` writes: a directory for that alone; unset: `exports` beside slm's data",
+    ),
+    Key(
+        "think",
+        "think",
+        _one_of(THINK),
+        None,
+        "whether reasoning models think before they answer: " + ", ".join(THINK) + " (as the model's maker has it)",
+    ),
+    Key(
+        "think-budget",
+        "think_budget",
+        _count(ranges.THINK_BUDGET),
+        None,
+        "at most so many tokens of thinking, then the answer; 0: none",
     ),
     Key(
         "sampler",

@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from batch_desk import Desk
 from conftest import Outcome, run_slm
-from endpoint_server import EndpointServer
+from endpoint_server import EndpointServer, delta, stream
 from fake_engine import FakeEngine
 from gguf_samples import (
     CHATML_TEMPLATE,
@@ -19,7 +20,7 @@ from gguf_samples import (
     write_tiny_phi3,
 )
 
-from slmchat.commands.structured_options import classification_task_of
+from slmchat.commands.structured_options import choices_in, classification_task_of
 from slmchat.engine import llama
 from slmchat.engine.api import Choices, Part, Prompt, Request, Result, Score, SessionSettings
 from slmchat.engine.context import Context
@@ -29,7 +30,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.answers import ChosenTexts
 from slmchat.generation.batch.prompts import PromptMaker
 from slmchat.generation.batch.rows import Row
-from slmchat.generation.classify import ClassificationTask, content_free_prior
+from slmchat.generation.classify import ClassificationTask, as_printed, content_free_prior
 from slmchat.options import ChoiceOptions
 
 HEAD = "the people said that it was not the first time and there were many other words about water and oil " * 3
@@ -149,7 +150,7 @@ def test_nothing_is_evaluated_once_it_is_cancelled(engine: llama.LlamaEngine, mo
 
 
 def _asked(text: str, **more: object) -> ClassificationTask | None:
-    return classification_task_of(ChoiceOptions(choices=text, **more))  # type: ignore[arg-type]
+    return classification_task_of(ChoiceOptions(choices=[text], **more))  # type: ignore[arg-type]
 
 
 class TestChoosing:
@@ -164,8 +165,8 @@ class TestChoosing:
             ("yes,no,", "a choice is empty"),
             ("", "a choice is empty"),
             ("yes,no, yes", "'yes' stands there twice"),
-            ("yes", "there must be 2 to 100 of them, not 1"),
-            (",".join(map(str, range(101))), "not 101"),
+            ("yes", "there must be 2 to 1,000 of them, not 1"),
+            (",".join(map(str, range(1_001))), "not 1,001"),
             ("a," + "b" * 500, "longer than 400 characters"),
         ],
     )
@@ -182,10 +183,26 @@ class TestChoosing:
         with pytest.raises(SlmError, match="is what --threshold answers"):
             _asked("sure,unsure", threshold=0.5)
 
+    def test_printed_probabilities_have_the_sum_1(self) -> None:
+        for n in (3, 7, 900):
+            printed = as_printed({str(k): 1 / n for k in range(n)})
+            assert sum(Decimal(repr(share)) for share in printed.values()) == 1
+
+    def test_a_backslash_escapes_commas_and_itself(self) -> None:
+        assert list(choices_in(r"yes\, please, no ,C:\dir,a\\,two\nlines")) == [
+            "yes, please",
+            "no",
+            r"C:\dir",
+            "a\\",
+            "two\nlines",
+        ]
+
     def test_whole_texts_count_and_the_prior_is_taken_away(self) -> None:
         choosing = ClassificationTask(("a", "b c"), None, is_calibrated=True)
         scores = (Score((math.log(0.2),)), Score((math.log(0.5), math.log(0.8))))
-        assert choosing.classification(scores, None).probabilities == {"a": 0.333333, "b c": 0.666667}
+        probabilities = choosing.classification(scores, None).probabilities
+        assert probabilities == pytest.approx({"a": 1 / 3, "b c": 2 / 3}, abs=1e-12)
+        assert as_printed(probabilities) == {"a": 0.333333, "b c": 0.666667}
         prior = (math.log(0.1), math.log(0.64))
         verdict = choosing.classification(scores, prior)
         assert verdict.label == "a"
@@ -296,6 +313,36 @@ class TestProgram:
         assert rows[0]["probabilities"] == pytest.approx(said["probabilities"], abs=0.01)
         assert rows[0]["probabilities"] != rows[1]["probabilities"]
 
+    def test_several_questions_about_one_text_are_one_object(self, slm: Callable[..., Outcome], tiny: Path) -> None:
+        asked = ("-m", tiny, "--choices", "what=water,oil", "--choices", "who=people,nobody", "The {name} of it?")
+        done = slm("run", *asked, stdin="the people said that " * 20)
+        assert done.code == 0, done.err
+        value = json.loads(done.out)
+        assert value["what"] in ("water", "oil") and value["who"] in ("people", "nobody")
+        said = json.loads(slm("run", *asked, "--json", stdin="the people said that " * 20).out)
+        assert said["value"] == value
+        assert [sum(shares.values()) for shares in said["probabilities"].values()] == pytest.approx([1, 1])
+        assert said["usage"]["cached_tokens"] > 50  # the text is read once
+        one = ("-m", tiny, "--choices", "water,oil", "The what of it?", "--json")
+        alone = json.loads(slm("run", *one, stdin="the people said that " * 20).out)
+        assert alone["probabilities"] == pytest.approx(said["probabilities"]["what"], abs=1e-3)
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["--choices", "a=b,c", "--choices", "d,e"], "'d,e' has no name"),
+            (["--choices", "a=b,c", "--choices", "a=d,e"], "the question a stands there twice"),
+            (["--choices", "a=b,c", "--choices", "d=e"], "there must be 2 to 1,000 of them, not 1"),
+            (["--choices", "a=b,c", "--choices", "d=e,f", "--regex", "x"], "cannot be one of --choices and of a shape"),
+        ],
+    )
+    def test_several_questions_need_names(
+        self, slm: Callable[..., Outcome], tiny: Path, arguments: list[str], says: str
+    ) -> None:
+        done = slm("run", "-m", tiny, *arguments, "What?")
+        assert (done.code, done.out) == (2, "")
+        assert says in done.err
+
     def test_threshold_and_calibration(self, slm: Callable[..., Outcome], tiny: Path) -> None:
         done = slm("run", "-m", tiny, "--choices", "water,oil", "--threshold", "1", "What?")
         assert (done.code, done.out) == (0, "unsure\n")
@@ -322,13 +369,40 @@ class TestProgram:
         assert (done.code, done.out) == (2, "")
         assert says in done.err
 
-    def test_an_endpoint_does_not_tell_enough(self, slm: Callable[..., Outcome]) -> None:
+    @staticmethod
+    def _told(**shares: float) -> dict[str, object]:
+        """A piece of a stream: the first token, and how probable each one is at its place."""
+        top = [{"token": token, "logprob": math.log(share)} for token, share in shares.items()]
+        said = delta("x")
+        said["choices"][0]["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}  # type: ignore[index]
+        return said
+
+    def test_an_endpoint_tells_the_first_token(self, slm: Callable[..., Outcome]) -> None:
         with EndpointServer() as server:
-            for command in ("run", "batch"):
-                done = slm(command, "--endpoint", server.url, "--choices", "a,b", "What?", stdin="x")
-                assert (done.code, done.out) == (2, "")
-                assert "--choices needs probabilities of whole texts" in done.err
-            assert server.posts == []
+            server.usual = stream(self._told(pos=0.5, Pos=0.2, neg=0.1, the=0.05), reason="length")
+            asked = ("--endpoint", server.url, "--choices", "positive,negative,unknown", "--no-calibrate")
+            done = slm("run", *asked, "--json", "What?", stdin="x")
+            assert done.code == 0, done.err
+            said = json.loads(done.out)
+            assert said["completion"] == "positive"
+            # of the three: 0.5, 0.1, and not more than the least that is told
+            assert said["probabilities"] == pytest.approx(
+                {"positive": 0.5 / 0.65, "negative": 0.1 / 0.65, "unknown": 0.05 / 0.65}, abs=1e-5
+            )
+            body = server.posts[0].body
+            assert (body["max_tokens"], body["logprobs"], body["top_logprobs"]) == (1, True, 20)
+
+    def test_an_endpoint_that_does_not_tell_enough(self, slm: Callable[..., Outcome]) -> None:
+        with EndpointServer() as server:
+            asked = ("run", "--endpoint", server.url, "--no-calibrate")
+            server.usual = stream("a")
+            done = slm(*asked, "--choices", "a,b", "What?", stdin="x")
+            assert (done.code, done.out) == (2, "")
+            assert "--choices needs the probabilities of tokens" in done.err
+            server.usual = stream(self._told(po=0.5, ne=0.1), reason="length")
+            done = slm(*asked, "--choices", "positive,possible", "What?", stdin="x")
+            assert (done.code, done.out) == (2, "")
+            assert "'po' begins positive and possible" in done.err
 
 
 @pytest.mark.model

@@ -72,6 +72,7 @@ def test_every_option_exists(page: Page) -> None:
     assert named <= options() | FOREIGN, named - options() - FOREIGN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=_id)
 def test_links_lead_somewhere(page: Page) -> None:
     for target in page.links:
@@ -130,7 +131,7 @@ def test_what_is_shown_of_a_file_can_be_read(page: Page, tmp_path: Path) -> None
 def test_every_setting_exists(page: Page) -> None:
     """`kv-cache = false` in a sentence: a key of the config, of an endpoint, of a persona or of models.toml."""
     known = {key.name for key in settings.KEYS} | {field.name.replace("_", "-") for field in fields(Persona)}
-    known |= {"insecure", "timeout", "key_env", "url", "accept", "gated", "base", "lora"}
+    known |= {"insecure", "timeout", "key_env", "url", "accept", "gated", "base", "lora", "draft"}
     named = {found[1] for span in page.spans if (found := re.fullmatch(r"([a-z][a-z_-]*) = \S+", span))}
     assert named <= known, named - known
 

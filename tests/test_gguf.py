@@ -28,7 +28,8 @@ from gguf_samples import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slmchat.catalog.gguf import read_header, read_header_bytes, split_parts
+from slmchat.catalog import gguf as gguf_module
+from slmchat.catalog.gguf import read_header, read_header_bytes, read_remote_header, split_parts
 from slmchat.catalog.gguf_header import FILE_TYPES, GGML_TYPES, Header, SkippedArray, is_projector
 from slmchat.catalog.gguf_parser import MAX_ARRAY, MAX_TEXT_BYTES, MAX_TOKENIZER_ARRAY, NeedMore
 from slmchat.errors import ExitCode, SlmError
@@ -362,6 +363,25 @@ def test_a_big_vocabulary_takes_little_memory(tmp_path: Path) -> None:
     assert kept < 100_000
 
 
+def test_of_a_long_header_elsewhere_the_beginning_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_module, "FIRST_REMOTE_READ", 1 << 12)
+    monkeypatch.setattr(gguf_module, "MAX_REMOTE_BYTES", 1 << 16)
+    words = entry("tokenizer.ggml.tokens", ARR, array(STR, 30_000, string("ab") * 30_000))
+    data = gguf([ARCHITECTURE, words], [tensor("a", [32, 2])], data_bytes=256)
+    reads: list[tuple[int, int]] = []
+
+    def read(start: int, end: int) -> bytes:
+        reads.append((start, end))
+        return data[start:end]
+
+    header = read_remote_header(read, len(data), name="x")
+    assert header is not None
+    assert not header.is_whole
+    assert header.architecture == "llama"
+    assert header.tensors == ()
+    assert reads[-1][1] <= 1 << 16
+
+
 def _need_more(data: bytes, file_size: int) -> int | None:
     try:
         read_header_bytes(data, file_size, name="x")
@@ -402,6 +422,7 @@ GOOD = gguf(
 NUMBERS = st.one_of(st.integers(0, 20), st.sampled_from([2**31, 2**32 - 1, 2**60, 2**63 - 1, 2**63, 2**64 - 1]))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=2000)
 @given(st.lists(st.tuples(st.integers(4, len(GOOD) - 409), NUMBERS, st.sampled_from([1, 4, 8])), max_size=4))
 def test_mutations_of_a_good_header(changes: list[tuple[int, int, int]]) -> None:

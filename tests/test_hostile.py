@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from slmchat.catalog import registry, schema
 from slmchat.catalog.library import Library, from_path
+from slmchat.catalog.model_specs import HubFile
 from slmchat.catalog.user_file import add_target
 from slmchat.commands import models
 from slmchat.errors import ExitCode, SlmError
@@ -216,6 +217,7 @@ def test_the_file_of_a_model_lies_in_the_models_directory_under_a_name_every_sys
     assert not PureWindowsPath(place.name).drive
 
 
+@pytest.mark.slow
 @given(_names, _names)
 def test_two_models_never_share_a_file(first: str, second: str) -> None:
     one, other = (_LIBRARY.destination(name, "Q4").name.lower() for name in (first, second))
@@ -251,7 +253,7 @@ def test_a_models_toml_cannot_name_a_file_elsewhere(name: str, key: str, tmp_pat
         assert error.exit_code is ExitCode.USAGE  # noqa: PT017 - refused or harmless, both are right
         return
     (source_spec,) = spec.variants[0].sources
-    place = source_spec.file if isinstance(source_spec, registry.HubFile) else source_spec.members[0].member
+    place = source_spec.file if isinstance(source_spec, HubFile) else source_spec.members[0].member
     assert Path(os.path.normpath(Path("/base") / place)).is_relative_to("/base")
     assert not {"..", "."} & set(re.split(r"[/\\]", place))
     assert not PureWindowsPath(place).drive

@@ -12,8 +12,9 @@ import pytest
 from hub_server import gguf_bytes
 
 from slmchat.catalog.library import Library, from_path
+from slmchat.catalog.model_specs import License
 from slmchat.catalog.records import Installed, InstalledFile, from_json, to_json
-from slmchat.catalog.registry import License, Reference
+from slmchat.catalog.registry import Reference
 from slmchat.catalog.sources import sha256_of
 from slmchat.errors import ExitCode, SlmError
 from slmchat.private_files import make_private, write_private

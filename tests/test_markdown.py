@@ -579,6 +579,7 @@ PLACES = st.lists(st.integers(0, 10_000), max_size=30)
 WIDTHS = st.sampled_from([2, 3, 5, 12, 20, 40, 80])
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(DOCUMENTS, PLACES, WIDTHS, st.booleans(), st.booleans())
 @example(SMALL_MODEL_ANSWER, list(range(1000)), 40, True, True)
@@ -594,6 +595,7 @@ def test_any_split_writes_the_same(text: str, places: list[int], width: int, has
     assert render(list(text), width=width, has_color=has_color, has_links=has_links) == whole
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.lists(_ATOMS, max_size=40).map("".join), PLACES)
 def test_any_split_gives_the_same_screen(text: str, places: list[int]) -> None:
@@ -602,6 +604,7 @@ def test_any_split_gives_the_same_screen(text: str, places: list[int]) -> None:
     assert (split.cursor.x, split.cursor.attrs) == (0, whole.default_char)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(DOCUMENTS, WIDTHS, st.booleans())
 def test_no_line_is_wider_than_the_window_or_padded(text: str, width: int, has_color: bool) -> None:
@@ -612,6 +615,7 @@ def test_no_line_is_wider_than_the_window_or_padded(text: str, width: int, has_c
         assert not line.endswith(" ")
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(DOCUMENTS, WIDTHS)
 def test_every_letter_is_shown_in_order(text: str, width: int) -> None:

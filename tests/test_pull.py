@@ -287,6 +287,36 @@ def test_an_unpinned_file_is_checked_against_the_hubs_own_hash(
     assert listed(slm) == [f"hf:{REPO}@Q4_K_M"]
 
 
+def test_a_file_that_the_catalog_has_no_hash_of_says_whose_hash_was_right(
+    slm: Callable[..., Outcome], repo: Repo, home: Path, weights: bytes
+) -> None:
+    catalog(home, ("Q4_K_M", [hub_source(repo, sha256=None)]))
+    repo.sent[FILE] = flipped(weights)
+    assert slm("pull", "mine").code == 6
+    repo.sent.clear()
+    pulled = slm("pull", "mine")
+    assert pulled.code == 0
+    assert f"the catalog states no sha256 for {FILE}: it was checked against the Hub's own." in pulled.err
+
+
+def test_settings_and_draft_of_the_catalog_come_into_the_record(
+    slm: Callable[..., Outcome], repo: Repo, home: Path
+) -> None:
+    catalog(home, ("Q4_K_M", [hub_source(repo)]))
+    file = home / "config" / "models.toml"
+    settings = 'sampler = { temperature = 0.7 }\nsampler_thinking = { temperature = 0.6 }\ndraft = "small"\n'
+    file.write_text(file.read_text().replace("tags = ", f"{settings}tags = "))
+    pulled = slm("pull", "mine")
+    assert pulled.code == 0
+    assert "states no sha256" not in pulled.err
+    shown = json.loads(slm("show", "mine", "--json").out)
+    assert (shown["sampler"], shown["sampler_thinking"]) == ({"temperature": 0.7}, {"temperature": 0.6})
+    assert (shown["draft"], shown["gated"]) == ("small", False)
+    told = slm("show", "mine").out
+    assert "temperature 0.6, while it thinks" in told
+    assert "--draft small" in told
+
+
 def test_a_file_without_a_hash_is_refused(slm: Callable[..., Outcome], repo: Repo) -> None:
     repo.is_lfs = False
     pulled = slm("pull", f"hf:{REPO}")
@@ -346,6 +376,8 @@ def test_a_gated_repository_says_what_to_do(
         assert f"https://huggingface.co/{REPO}" in refused.err
         assert "HF_TOKEN=<token> slm pull mine" in refused.err
     assert slm("pull", "mine", HF_TOKEN="hf_accepted").code == 0
+    assert slm("pull", f"hf:{REPO}", HF_TOKEN="hf_accepted").code == 0
+    assert json.loads(slm("show", f"hf:{REPO}", "--json").out)["gated"] is True
     # the token is for the Hub, not for its storage
     assert hub.asked("hub", "GET")[-1].authorization == "Bearer hf_accepted"
     assert {request.authorization for request in hub.asked("storage", "GET")} == {None}

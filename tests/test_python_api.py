@@ -853,8 +853,8 @@ class TestClassify:
     @pytest.mark.parametrize(
         ("choices", "options", "said"),
         [
-            (["a"], {}, "there must be 2 to 100 of them, not 1"),
-            ("ab", {}, "there must be 2 to 100 of them, not 0"),
+            (["a"], {}, "there must be 2 to 1,000 of them, not 1"),
+            ("ab", {}, "there must be 2 to 1,000 of them, not 0"),
             (["a", "a"], {}, "'a' stands there twice"),
             (["a", " "], {}, "a choice is empty"),
             (["a", "b"], {"threshold": 2}, "threshold must be a number from 0 to 1"),

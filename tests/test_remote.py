@@ -29,6 +29,7 @@ from slmchat.engine.remote import engine as engine_module
 from slmchat.engine.remote.events import MOST_OF_A_LINE, EventStream, TooLarge
 from slmchat.engine.remote.route import Route, route_to
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 
 KEY = "sk-a-very-secret-key-0123456789"
@@ -127,6 +128,54 @@ def test_settings_that_the_api_does_not_have_go_to_whom_knows_them(
         body = server.posts[0].body
     assert {name: body.get(name) for name in sent} == sent
     assert not set(not_sent) & set(body)
+
+
+@pytest.mark.parametrize(
+    ("owner", "asked", "sent", "told"),
+    [
+        ("llamacpp", Thinking(), {}, ""),
+        (
+            "llamacpp",
+            Thinking(ThinkingMode.ON, 9),
+            {"chat_template_kwargs": {"enable_thinking": True}, "thinking_budget_tokens": 9},
+            "",
+        ),
+        (
+            "vllm",
+            Thinking(ThinkingMode.OFF, 0),
+            {"chat_template_kwargs": {"enable_thinking": False}, "thinking_token_budget": 0},
+            "",
+        ),
+        ("someone", Thinking(ThinkingMode.OFF, 0), {"reasoning_effort": "none"}, ""),
+        ("someone", Thinking(ThinkingMode.ON, 9), {"reasoning_effort": "medium"}, "--think-budget changes nothing"),
+        ("me", Thinking(ThinkingMode.OFF, 0), {}, "--think changes nothing"),
+    ],
+)
+def test_thinking_is_switched_where_a_server_is_known_to_do_it(
+    owner: str, asked: Thinking, sent: dict[str, object], told: str
+) -> None:
+    with EndpointServer(owner=owner) as server:
+        running = Asked(server)
+        for _ in range(2):
+            running.records(limits=Limits(thinking=asked))
+        body = server.posts[0].body
+    names = ("chat_template_kwargs", "thinking_budget_tokens", "thinking_token_budget", "reasoning_effort")
+    assert {name: body[name] for name in names if name in body} == sent
+    assert len(running.told) == bool(told)
+    assert all(told in sentence for sentence in running.told)
+
+
+def test_a_switch_that_is_refused_is_left_out_and_said(server: EndpointServer) -> None:
+    server.script.append(status(400, {"error": {"message": "Unsupported parameter: 'reasoning_effort'."}}))
+    asked = Asked(server)
+    assert asked.says(limits=Limits(thinking=Thinking(ThinkingMode.OFF, 0)))[0] == "Hello."
+    assert asked.told == [f"127.0.0.1:{server.port} does not take reasoning_effort: it is left out"]
+
+
+def test_tokens_of_thinking_are_those_that_the_endpoint_counts(server: EndpointServer) -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 5}}
+    server.usual = stream(delta("Hello."), reason="stop", usage=usage)
+    assert Asked(server).says()[1].usage.thinking_tokens == 5
 
 
 @pytest.mark.parametrize(

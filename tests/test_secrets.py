@@ -87,7 +87,7 @@ def test_errors_and_tracebacks_that_quote_the_token_lose_it(
     """The HTTP library quotes a header that it does not like: `Illegal header value b'Bearer …'`."""
     from slmchat import cli
     from slmchat.catalog.hub_errors import translated
-    from slmchat.catalog.registry import HubFile
+    from slmchat.catalog.model_specs import HubFile
     from slmchat.terminal.console import Console
 
     monkeypatch.setenv("HF_TOKEN", token)

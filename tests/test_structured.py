@@ -7,14 +7,14 @@ from typing import Any
 
 import jsonschema
 import pytest
-from schema_samples import PATTERNS, described, random_schema, sample, with_references
+from schema_samples import PATTERNS, described, expression, random_schema, sample, with_references
 
 from slmchat.commands import structured_options
 from slmchat.engine.api import FinishReason
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured
 from slmchat.options import FormatOptions
-from slmchat.schemas import fields, json_schema, regex
+from slmchat.schemas import fields, json_rules, json_schema, python_regex, regex
 from slmchat.schemas.check import SchemaCheck
 from slmchat.schemas.grammar import Chars, Grammar, Repeat, Text
 
@@ -28,6 +28,14 @@ def _texts(schema: Any, count: int = 40) -> list[str]:
     return [sample(grammar, rng) for _ in range(count)]
 
 
+def _longest(value: Any) -> int:
+    """The most values that a list or an object in it has."""
+    if not isinstance(value, list | dict):
+        return 0
+    inside = value if isinstance(value, list) else list(value.values())
+    return max([len(value), *map(_longest, inside)])
+
+
 def _refusal(schema: Any) -> str:
     with pytest.raises(SlmError) as caught:
         json_schema.to_grammar(schema)
@@ -36,6 +44,7 @@ def _refusal(schema: Any) -> str:
 
 
 class TestSchemas:
+    @pytest.mark.slow
     def test_whatever_a_schema_lets_through_is_right_for_two_validators(self) -> None:
         for seed in range(150):
             rng = random.Random(seed)
@@ -119,6 +128,78 @@ class TestSchemas:
     def test_the_rest_is_refused_by_name_and_place(self, schema: Any, says: str) -> None:
         assert says in _refusal(schema)
 
+    @pytest.mark.parametrize(
+        ("schema", "said"),
+        [
+            ({"type": "array", "uniqueItems": True}, ("uniqueItems",)),
+            ({"type": "object", "properties": {"a": {"not": {"const": 1}}}}, ("not",)),
+            ({"type": "string", "pattern": "^(?!x)a+$"}, ("pattern",)),
+            ({"type": "string", "pattern": "^[a-z]+-[0-9]+$", "maxLength": 9}, ("maxLength",)),
+            ({"type": "integer", "multipleOf": 7}, ("multipleOf",)),
+            ({"type": "object", "if": {"required": ["a"]}, "then": {"required": ["b"]}}, ("if",)),
+        ],
+    )
+    def test_what_a_grammar_cannot_hold_is_named(self, schema: Any, said: tuple[str, ...]) -> None:
+        assert json_schema.compiled(schema).only_checked == said
+
+    @pytest.mark.parametrize(
+        "schema",
+        [
+            {"type": "string", "pattern": "^[a-z]+$", "minLength": 2, "maxLength": 9},
+            {"type": "string", "format": "date", "maxLength": 30},
+            {"type": "string", "pattern": "(^a$|^b$)"},
+            {"type": "integer", "minimum": 0, "maximum": 100, "multipleOf": 5},
+            {"type": "number", "multipleOf": 0.01},
+            {"type": "object", "additionalProperties": {"type": "null"}, "minProperties": 1, "maxProperties": 3},
+            {"type": "object", "patternProperties": {"^x-": {"type": "null"}}, "additionalProperties": False},
+            {"type": "object", "propertyNames": {"enum": ["a", "b"]}, "additionalProperties": {"type": "null"}},
+        ],
+    )
+    def test_and_what_it_can_hold_is_held(self, schema: Any) -> None:
+        assert json_schema.compiled(schema).only_checked == ()
+        check = SchemaCheck(schema)
+        assert [text for text in _texts(schema) if not check.is_right(json.loads(text))] == []
+
+    @pytest.mark.parametrize(("least", "most", "count"), [(0, None, 16), (1, 2, 9), (3, None, 6)])
+    def test_a_few_values_come_once_each_in_any_order(self, least: int, most: int | None, count: int) -> None:
+        schema: dict[str, Any] = {
+            "type": "array",
+            "items": {"enum": ["a", 1, None]},
+            "uniqueItems": True,
+            "minItems": least,
+        }
+        made = json_schema.compiled(schema | ({} if most is None else {"maxItems": most}))
+        found = {sample(made.grammar, random.Random(seed)) for seed in range(600)}
+        assert len(found) == count and made.only_checked == ()
+
+    def test_one_of_several_properties_comes_alone(self) -> None:
+        only = {
+            "oneOf": [{"required": ["a"]}, {"required": ["b"]}],
+            "properties": {"a": {"const": 1}, "b": {"const": 2}},
+        }
+        assert set(_texts(only)) == {'{"a": 1}', '{"b": 2}'}
+
+    def test_keywords_that_say_nothing_about_the_type_have_no_effect(self) -> None:
+        assert json_schema.compiled({"type": "integer", "maxLength": 3, "maximum": 1, "minimum": 1}).only_checked == ()
+
+    def test_words_that_nobody_knows_are_named(self) -> None:
+        schema = {"type": "string", "maxLenght": 3, "x-own": 1, "title": "t", "format": "colour"}
+        assert json_schema.compiled(schema).unknown == ('"maxLenght"', 'the format "colour"')
+
+    def test_alternatives_without_a_value_are_left_out(self) -> None:
+        schema = {"type": "integer", "anyOf": [{"type": "string"}, {"minimum": 1, "maximum": 2}]}
+        assert set(_texts(schema)) == {"1", "2"}
+
+    def test_soft_limits_end_what_has_no_end(self) -> None:
+        for schema in ({"type": "array", "items": {"const": 1}}, {"type": "object"}, {"type": "array"}, True):
+            made = json_schema.compiled(schema, is_capped=True)
+            assert made.has_soft_limits
+            longest = max(_longest(json.loads(sample(made.grammar, random.Random(n), budget=3000))) for n in range(20))
+            assert longest <= json_rules.SOFT_ITEMS
+        assert not json_schema.compiled(
+            {"type": "array", "items": {"const": 1}, "maxItems": 9}, is_capped=True
+        ).has_soft_limits
+
     def test_a_schema_nested_without_measure_is_refused(self) -> None:
         schema: Any = {"type": "null"}
         for _ in range(300):
@@ -142,6 +223,28 @@ class TestExpressions:
             grammar = Grammar({"root": regex.parse(pattern, is_search=True)})
             for _ in range(60):
                 assert re.search(pattern.replace("$", "\\Z"), sample(grammar, rng), re.ASCII), pattern
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("pattern", "right", "wrong"),
+        [
+            ("[[:alpha:]]+[[:digit:]]", "ab1", "1"),
+            (r"a\012b", "a\nb", "a012b"),
+            ("(?i)yes|no", "NO", "n"),
+            (r"\p{Lu}\p{L}*", "Élan", "élan"),
+            ("(?<year>[0-9]{4})", "2026", "x"),
+            (r"[\w-.]+", "a-b.c", "a b"),
+            ("(^a$|^b$)", "b", "ab"),
+            ("(a*)*b", "aab", "a"),
+            (r"\u{1F600}|\uD83D\uDE01", "😁", "x"),
+        ],
+    )
+    def test_what_other_dialects_write(self, pattern: str, right: str, wrong: str) -> None:
+        node = regex.parse(pattern)
+        matches = python_regex.compiled(pattern).fullmatch
+        for text, is_right in ((right, True), (wrong, False)):
+            assert bool(re.fullmatch(expression(node), text)) is is_right
+            assert bool(matches(text)) is is_right
 
     def test_a_whole_match_has_nothing_around_it(self) -> None:
         rng = random.Random(3)
@@ -224,12 +327,38 @@ class TestFields:
             "additionalProperties": False,
         }
 
+    def test_types_behind_a_colon_and_ranges(self) -> None:
+        made = fields.parse("name: string, age: integer?, mark int(1-5), share: float(0-1): of all, temp int(-5..5)[]")
+        assert made["properties"] == {
+            "name": {"type": "string"},
+            "age": {"type": "integer"},
+            "mark": {"type": "integer", "minimum": 1, "maximum": 5},
+            "share": {"type": "number", "minimum": 0, "maximum": 1, "description": "of all"},
+            "temp": {"type": "array", "items": {"type": "integer", "minimum": -5, "maximum": 5}, "maxItems": 20},
+        }
+        assert made["required"] == ["name", "mark", "share", "temp"]
+
     def test_fields_on_lines_of_their_own_may_have_commas_in_descriptions(self) -> None:
         made = fields.parse("a: one, two\nb int")
         assert made["properties"] == {"a": {"type": "string", "description": "one, two"}, "b": {"type": "integer"}}
 
     @pytest.mark.parametrize(
-        "text", ["", " , ", "a, a", "a text", "1a", "a enum", "a enum(x||y)", "a int(3)", "a b c", "a[][]"]
+        "text",
+        [
+            "",
+            " , ",
+            "a, a",
+            "a text",
+            "1a",
+            "a enum",
+            "a enum(x||y)",
+            "a int(3)",
+            "a int(5-1)",
+            "a int(1.5-2)",
+            "a str(1-5)",
+            "a b c",
+            "a[][]",
+        ],
     )
     def test_mistakes_are_quoted(self, text: str) -> None:
         with pytest.raises(SlmError) as caught:
@@ -261,6 +390,23 @@ class TestShape:
         with pytest.raises(SlmError, match="cut off"):
             shape.value('{"a": 1}', FinishReason.LENGTH)
 
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ('{"a": 1, "a": 2}', 'the name "a" stands twice'),
+            ('{"a": 1e400}', "the number 1e400 is too large"),
+            ('{"a": NaN}', "JSON has no number NaN"),
+        ],
+    )
+    def test_json_that_others_would_read_differently(self, text: str, says: str) -> None:
+        with pytest.raises(SlmError, match=says):
+            self._shape(json_output=True).value(text, FinishReason.STOP)
+
+    def test_notes_say_what_is_left_to_the_end_and_what_has_no_effect(self) -> None:
+        shape = self._shape(schema='{"type": "array", "uniqueItems": true, "maxitems": 3}')
+        assert shape.notes[0] == "only checked at the end: uniqueItems"
+        assert '"maxitems"' in shape.notes[1]
+
     def test_one_of_several_right_answers_is_not_oneOf(self) -> None:
         shape = self._shape(schema='{"oneOf": [{"type": "integer"}, {"type": "number"}]}')
         with pytest.raises(SlmError, match="exactly one of the schemas of oneOf"):
@@ -282,3 +428,43 @@ class TestShape:
         shape = self._shape(fields="name, mood enum(good|bad): how they feel")
         assert shape.instruction == "Answer with JSON that has these fields: name, mood (how they feel; good or bad)."
         assert self._shape(schema='{"enum": ["a"]}').instruction == ""
+
+    @pytest.mark.parametrize(
+        ("schema", "told"),
+        [
+            ({"type": "string"}, ""),
+            ({"type": "array", "items": {"type": "string"}}, ""),
+            (
+                {"type": "array", "items": {"type": "string", "description": "names of cities"}},
+                "Answer with JSON: a list of names of cities.",
+            ),
+            (
+                {"type": "array", "items": {"properties": {"name": {}, "age": {}}}},
+                "Answer with JSON: a list of objects with these fields: name, age.",
+            ),
+            (
+                {"type": "object", "additionalProperties": {"type": "integer"}},
+                "Answer with JSON: an object of names, each with a whole number.",
+            ),
+            (
+                {"$ref": "#/$defs/p", "$defs": {"p": {"properties": {"name": {"description": "in full"}}}}},
+                "Answer with JSON that has these fields: name (in full).",
+            ),
+            (
+                {
+                    "anyOf": [
+                        {"properties": {"a": {}}},
+                        {"type": "array", "items": {"enum": ["x", "y"]}},
+                        {"type": "null"},
+                    ]
+                },
+                "Answer with JSON: an object with these fields: a or a list of one of x, y.",
+            ),
+            (
+                {"properties": {"people": {"type": "array", "items": {"properties": {"name": {}}}}}},
+                "Answer with JSON that has these fields: people (each with name).",
+            ),
+        ],
+    )
+    def test_the_model_is_told_the_shape_wherever_it_stands(self, schema: Any, told: str) -> None:
+        assert structured.of_schema(schema).instruction == told

@@ -30,6 +30,7 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import attempts, structured
 from slmchat.generation.response import Response
+from slmchat.schemas.json_rules import SOFT_ITEMS
 
 pytestmark = pytest.mark.real
 
@@ -176,6 +177,26 @@ class TestAttempts:
                 self.SHAPE, SamplerSettings(), Limits(), ask, on_retry=lambda error: None, on_fallback=pytest.fail
             )
         assert caught.value.exit_code is ExitCode.UNSATISFIED
+
+    def test_a_list_that_reaches_the_soft_limit_is_asked_for_again_without_it(self) -> None:
+        """Cut off without the limit, the first answer counts after all."""
+        shape = structured.of_schema({"type": "array", "items": {"const": 1}})
+        full, longer = json.dumps([1] * SOFT_ITEMS), json.dumps([1] * (SOFT_ITEMS + 9))
+        for second, reason, counts in ((longer, FinishReason.STOP, longer), ("[1, 1", FinishReason.LENGTH, full)):
+            answers, capped, kept = [(full, FinishReason.STOP), (second, reason)], [], []
+
+            def ask(sampler: SamplerSettings, limits: Limits) -> Response:
+                assert limits.constraint is not None
+                capped.append(limits.constraint.is_capped)  # noqa: B023
+                text, reason = answers.pop(0)  # noqa: B023
+                return Response(text, finish=Finish(reason, Usage(1, 0, 1), Timings(1, 1, 1), 0, ()))
+
+            answer, value = attempts.generate_valid(
+                shape, SamplerSettings(), Limits(), ask, on_retry=lambda error: None, on_fallback=kept.append
+            )
+            assert (answer.text, value) == (counts, json.loads(counts))
+            assert capped == [True, False]
+            assert bool(kept) is (counts is full)
 
     def test_an_interrupted_one_is_not_asked_for_again(self) -> None:
         ask, asked = self._answers(("", FinishReason.INTERRUPTED))

@@ -11,11 +11,13 @@ from fake_engine import FakeEngine, FakeSession, Ready
 
 from slmchat import settings as settings_module
 from slmchat.catalog.records import Installed, InstalledFile
+from slmchat.conversation import window
 from slmchat.conversation.archive import Archive
 from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.conversation.recorder import ArchiveRecorder
 from slmchat.engine.api import Adapter, Chunk, Event, Limits, Prefill, Prompt, Session
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.chat_session import ChatSession, Overflow
@@ -464,3 +466,115 @@ def test_an_adapter_that_is_refused_leaves_the_others(talk: ChatSession, engine:
     with pytest.raises(SlmError, match="not for this model"):
         talk.set_adapters([first, Adapter(tmp_path / "second.gguf", 1.0, (1, 1))])
     assert talk.adapters == (first,)
+
+
+# A chat never gets stuck on its template
+
+ALTERNATES = (  # as Mistral's and Gemma 2's, and as Ministral 3's: no two questions in a row, no empty answer
+    "{% for m in messages if m.role != 'system' %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{% if not m.content %}"
+    "{{ raise_exception('no empty messages') }}{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+)
+
+
+@pytest.fixture
+def strict(engine: FakeEngine, talk: ChatSession) -> ChatSession:
+    engine.template = ALTERNATES
+    engine.replies = [("Hello.",)] * 3
+    talk.conversation.system = None
+    return talk
+
+
+def test_a_question_that_was_never_answered_leaves_its_place_to_the_next(
+    strict: ChatSession, engine: FakeEngine
+) -> None:
+    """As after `kill -9`: the archive has the question, and no answer."""
+    strict.conversation.add(Message(Role.USER, "first"))
+    assert strict.send("second")
+    assert engine.prompts[-1] == "[user]second"
+    assert [node.message.text for node in strict.conversation.nodes()] == ["first", "second", "Hello."]
+
+
+def test_two_questions_in_a_row_are_one(strict: ChatSession, engine: FakeEngine) -> None:
+    """As in a session that was taken in from elsewhere."""
+    for text in ("first", "second"):
+        strict.conversation.add(Message(Role.USER, text))
+    strict.conversation.add(Message(Role.ASSISTANT, "yes"))
+    assert strict.send("third")
+    assert engine.prompts[-1] == "[user]first\n\nsecond[assistant]yes[user]third"
+    assert [text for _, text in _said(strict)] == ["first", "second", "yes", "third", "Hello."]
+    assert strict.send("fourth")
+    told = strict.reporter.stderr.getvalue()  # type: ignore[attr-defined]
+    assert told.count("a question here has no answer") == 1
+
+
+def test_an_answer_that_was_stopped_in_its_thought_is_left_out(strict: ChatSession, engine: FakeEngine) -> None:
+    strict.conversation.add(Message(Role.USER, "first"))
+    strict.conversation.add(Message(Role.ASSISTANT, "", is_cut=True, thinking="hm"))
+    assert strict.send("second")
+    assert engine.prompts[-1] == "[user]first\n\nsecond"
+    assert [text for _, text in _said(strict)] == ["first", "", "second", "Hello."]
+
+
+@pytest.mark.slow
+def test_five_thousand_messages_go_on(talk: ChatSession, engine: FakeEngine) -> None:
+    talk.conversation.recorder = None  # five thousand transactions are another story
+    for number in range(2500):
+        talk.conversation.add(Message(Role.USER, f"q{number}"))
+        talk.conversation.add(Message(Role.ASSISTANT, f"a{number}"))
+    talk.asked_ctx = engine.trained = 1_000_000
+    assert talk.send("more")
+    assert engine.prompts[-1].count("<|im_start|>") == 5003
+
+
+def test_a_full_window_counts_only_what_may_stay(engine: FakeEngine) -> None:
+    said = [Message(Role.ASSISTANT if i % 2 else Role.USER, "x" * 10) for i in range(5001)]
+    counted: list[int] = []
+
+    def count(messages: Sequence[Message]) -> int:
+        counted.append(len(messages))
+        return 10 * len(messages)
+
+    place = window.drop_oldest(said, 0, count, 1000)
+    assert 10 * len(said[place:]) <= 500 < 10 * len(said[place - 2 :])
+    assert said[place].role is Role.USER
+    assert sum(counted[1:]) < 1000
+
+
+# Thinking
+
+
+def test_thinking_is_switched_in_a_chat(talk: ChatSession, engine: FakeEngine) -> None:
+    closes = "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    engine.template = (engine.template or "") + closes
+    engine.replies = [("Hello.",)] * 3
+    talk.send("one")
+    assert not engine.prompts[-1].endswith("</think>")
+    talk.set_thinking(Thinking(ThinkingMode.OFF, 0))
+    talk.send("two")
+    assert engine.prompts[-1].endswith("<think></think>")
+    talk.set_thinking(Thinking(ThinkingMode.ON, 7))
+    talk.send("three")
+    assert not engine.prompts[-1].endswith("</think>")
+    assert engine.limits[-1].thinking == Thinking(ThinkingMode.ON, 7)
+
+
+def test_a_model_without_a_switch_says_so_once(talk: ChatSession, engine: FakeEngine) -> None:
+    engine.replies = [("Hello.",)] * 3
+    talk.set_thinking(Thinking(ThinkingMode.OFF, 0))
+    talk.send("one")
+    talk.send("two")
+    told = talk.reporter.stderr.getvalue()  # type: ignore[attr-defined]
+    assert told.count("has no switch for thinking: --think off changes nothing") == 1
+
+
+def test_a_summary_is_made_without_a_thought(talk: ChatSession, engine: FakeEngine) -> None:
+    """A thought would take the room of the summary."""
+    closes = "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    engine.template = (engine.template or "") + closes
+    engine.replies = [("Hello.",)] * 3
+    talk.asked_ctx = 4000
+    talk.send("one")
+    talk.send("two")
+    talk.compact()
+    assert [prompt.endswith("<think></think>") for prompt in engine.prompts] == [False, False, True]

@@ -113,7 +113,7 @@ def test_it_is_known_whether_the_completion_is_all_answer(completion: str, has_m
 
 WORDS = st.sampled_from(
     [
-        *(mark for marks in thinking._FAMILIES for mark in (*marks.openings, *marks.closings)),
+        *(mark for marks in thinking.FAMILIES for mark in (*marks.openings, *marks.closings)),
         *thinking.TOKENS,
         *("<think", "</", "[", "<|", " ", "\n", "word", "ü", ">"),
     ]
@@ -155,12 +155,12 @@ def test_the_end_of_a_prompt_tells_whether_the_thought_is_open(tail: str, opened
 
 def test_every_token_to_be_spelled_out_is_part_of_a_mark() -> None:
     marks = [
-        mark for family in thinking._FAMILIES for mark in (*family.openings, *family.closings, *(family.answer or ()))
+        mark for family in thinking.FAMILIES for mark in (*family.openings, *family.closings, *(family.answer or ()))
     ]
     assert all(any(token in mark for mark in marks) for token in thinking.TOKENS)
 
 
 def test_no_mark_is_the_beginning_of_another() -> None:
     for kind in ("openings", "closings"):
-        marks = [mark for family in thinking._FAMILIES for mark in getattr(family, kind) if mark]
+        marks = [mark for family in thinking.FAMILIES for mark in getattr(family, kind) if mark]
         assert not [(a, b) for a in marks for b in marks if a != b and b.startswith(a)]

@@ -36,9 +36,10 @@ from slmchat.generation import params
 from slmchat.generation.classify import Classification
 from slmchat.generation.generator import PreparedPrompt
 from slmchat.generation.many import ManyCompletions
-from slmchat.generation.prompt import PromptRequest
+from slmchat.generation.prompt import PromptRequest, thinks
 from slmchat.generation.response import Completion, NullHandler, StreamHandler
 from slmchat.generation.structured import ResponseFormat
+from slmchat.models.embedding import embedder
 from slmchat.options import GenerationOptions
 from slmchat.ranges import PARALLEL
 
@@ -131,6 +132,7 @@ class Model:
         refuse_unknown(options, CompletionOptions, "complete_many")
         if parallel is not None and not PARALLEL.holds(parallel):
             raise SlmError(f"parallel must be {PARALLEL}, or None.", exit_code=ExitCode.USAGE)
+        self._shared.check_answers()
         given = arguments.several(prompts, "prompts", "texts")
         asked, response_format = self._settled(raw, options), response_format_of(options)
         limits = params.limits(asked, top_logprobs_of(logprobs))
@@ -141,9 +143,19 @@ class Model:
 
         with self._shared.turns.taken():
             opened, n_ctx = self._shared.opened, self._shared.generator.n_ctx
-            sampler = params.sampler_settings(opened.model, opened.settings, asked)
+            thinking = params.thinking_of(asked, opened.settings)
+            sampler = params.sampler_settings(
+                opened.model,
+                opened.settings,
+                asked,
+                lambda: response_format is None and thinks(opened.engine, thinking, is_raw=asked.raw),
+            )
             work = ManyCompletions(
-                [partial(prepare, number) for number in range(len(given))], sampler, limits, response_format
+                [partial(prepare, number) for number in range(len(given))],
+                sampler,
+                limits,
+                opened.engine.info,
+                response_format,
             )
             made = work.run(opened.open_pool(n_ctx, parallel), self._shared.running) if given else []
         return [name_parameters(one) if isinstance(one, SlmError) else one for one in made]
@@ -204,13 +216,14 @@ class Model:
         threshold: float | None = None,
         calibrate: bool = True,
     ) -> Classification:
-        """Which of 2 to 100 choices is the model's answer, by its own probabilities: nothing is sampled.
+        """Which of 2 to 1,000 choices is the model's answer, by its own probabilities: nothing is sampled.
 
         `instruction`: what is asked about the text; `{}` in it says where the text goes, else it stands behind it. The
         model is not told the choices. `threshold`: the label is None when no choice is as probable (0 to 1).
         `calibrate`: take away what the model prefers whatever it reads. Raises as `complete` does, and `SlmError`
         (INTERRUPTED) when it was cancelled.
         """
+        self._shared.check_answers()
         task = choosing_of(choices, threshold, is_calibrated=arguments.flag(calibrate, "calibrate"))
         arguments.text(instruction, "instruction")
         arguments.text_or_none(system, "system")
@@ -229,6 +242,42 @@ class Model:
         return found[0]
 
     @says_parameters
+    def embed(self, texts: str | Sequence[str], *, trim: bool = False) -> list[list[float]]:
+        """A vector of length 1 for each text, in order: the closer in meaning, the larger their scalar product.
+
+        For an embedding model, or an endpoint that has one. `trim`: of a text that is longer than the model was trained
+        for, the beginning counts. Raises `SlmError`: USAGE for another model or an empty text, CONTEXT for a text that
+        is too long, INTERRUPTED after `cancel`.
+        """
+        given = [texts] if isinstance(texts, str) else arguments.several(texts, "texts", "texts")
+        asked = [arguments.text(text, f"texts[{number}]") for number, text in enumerate(given)]
+        arguments.flag(trim, "trim")
+        self._shared.generator  # noqa: B018 - raises when the model has been closed
+        opened = self._shared.opened
+        if not opened.model.embeds and opened.model.host is None:
+            raise SlmError(
+                f"{opened.model.key} makes no vectors: it is not an embedding model.",
+                hint="slm pull all-minilm, and load() that",
+                exit_code=ExitCode.USAGE,
+            )
+        vectors: list[list[float]] = []
+        with self._shared.turns.taken():
+            made = embedder(opened, is_cut=trim)
+            results = made.run(iter(asked))
+            with self._shared.running(made):
+                for number, result in enumerate(results):
+                    if isinstance(result, SlmError):
+                        made.close()
+                        raise SlmError(
+                            f"texts[{number}]: {result.message}", hint=result.hint, exit_code=result.exit_code
+                        )
+                    vectors.append(list(result.vector))
+            made.close()
+        if len(vectors) < len(asked):
+            raise SlmError("this was cancelled before it was done.", exit_code=ExitCode.INTERRUPTED)
+        return vectors
+
+    @says_parameters
     def chat(
         self,
         *,
@@ -244,6 +293,7 @@ class Model:
         "summarise" them.
         """
         refuse_unknown(options, SamplingOptions, "chat")
+        self._shared.check_answers()
         return Chat(self._shared, with_sampling(self._options, options), system, messages, on_overflow)
 
     def cancel(self) -> None:
@@ -275,6 +325,7 @@ class Model:
         options: CompletionOptions,
     ) -> "_Question":
         """What is asked, with everything checked that needs no model. Raises `SlmError`."""
+        self._shared.check_answers()
         return _Question(
             question_of(prompt, messages, system, images),
             self._settled(raw, options),
@@ -303,7 +354,12 @@ class Model:
         generator = self._shared.generator
         if request.pictures:
             self._shared.opened.model.check_vision(self._shared.opened.settings)
-        prepared = generator.prepare(request, is_raw=options.raw, response_format=response_format)
+        prepared = generator.prepare(
+            request,
+            is_raw=options.raw,
+            response_format=response_format,
+            thinking=params.thinking_of(options, self._shared.opened.settings),
+        )
         return self._fitting(prepared, options.max_tokens)
 
     def _fitting(self, request: PreparedPrompt, max_tokens: int | None) -> PreparedPrompt:
@@ -343,7 +399,9 @@ class Model:
         opened = self._shared.opened
         return self._shared.generator.generate(
             prepared,
-            params.sampler_settings(opened.model, opened.settings, question.options),
+            params.sampler_settings(
+                opened.model, opened.settings, question.options, lambda: prepared.thinks(opened.engine)
+            ),
             params.limits(question.options, question.top_logprobs),
             self._shared.delegate(handler, is_streamed=is_streamed),
         )

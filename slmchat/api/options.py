@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, SupportsIndex, TypedDict
+from typing import Any, Literal, SupportsIndex, TypedDict
 
 from slmchat.api import arguments
 from slmchat.api.schema_types import schema_of_class
@@ -23,6 +23,7 @@ from slmchat.generation.structured import ResponseFormat
 from slmchat.option_fields import range_of
 from slmchat.options import GenerationOptions
 from slmchat.ranges import GPU_LAYERS, SHARE, Range
+from slmchat.settings import THINK
 
 _SCHEMAS = "a mapping, JSON text, a pydantic class or a dataclass"
 
@@ -54,7 +55,8 @@ class SamplingOptions(TypedDict, total=False):
     `temperature` 0 always takes the most probable token. `top_k`: a number of tokens, 0 for all; `top_p`, `min_p`:
     probabilities; `repeat_penalty`: 1 for none. `seed` as a whole number below 2**32 - 1, None for a new one each time.
     `max_tokens`: at most so many tokens, None for as many as the context window holds. `stop`: sequences that end the
-    answer and are no part of it.
+    answer and are no part of it. `think`: True or "on", False or "off", "auto" as the model's makers have it;
+    `think_budget`: at most so many tokens of thinking, then the answer.
     """
 
     temperature: float | None
@@ -65,6 +67,8 @@ class SamplingOptions(TypedDict, total=False):
     seed: int | None
     max_tokens: int | None
     stop: str | Sequence[str]
+    think: bool | Literal["on", "off", "auto"] | None
+    think_budget: int | None
 
 
 class ShapeOptions(TypedDict, total=False):
@@ -118,7 +122,17 @@ def with_sampling(options: GenerationOptions, given: Mapping[str, Any]) -> Gener
     values = {name: value for name, value in given.items() if name in SamplingOptions.__annotations__}
     if values.get("stop") is not None:
         values["stop"] = _texts(values["stop"], "stop")
+    if "think" in values:
+        values["think"] = _thinking(values["think"])
     return _with_values(options, values)
+
+
+def _thinking(given: object) -> str | None:
+    """The word for it. Raises `SlmError` (USAGE)."""
+    word = {True: "on", False: "off"}[given] if isinstance(given, bool) else given
+    if word is None or word in THINK:
+        return word and str(word)
+    raise SlmError(f'think cannot be {given!r}: True, False, "on", "off" or "auto".', exit_code=ExitCode.USAGE)
 
 
 def _texts(given: object, name: str) -> list[str]:

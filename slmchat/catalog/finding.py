@@ -49,7 +49,7 @@ class Finder:
         if found is None:
             found = self.library.find(registry.load(self.user_file).resolve(name))
         own = self.names.get(found.name)
-        return replace(found, sampler=own.sampler) if own is not None and own.sampler else found
+        return found if own is None else self._with_settings_of(own, found)
 
     def adapter_file(self, target: str) -> Path:
         """The file of an adapter, given as a path or as the `hf:` name of one that was pulled.
@@ -84,6 +84,17 @@ class Finder:
                 return True
         return False
 
+    def _with_settings_of(self, own: UserName, found: Installed) -> Installed:
+        """What the user's own file says about a name goes before what the model's record has."""
+        if own.sampler or own.sampler_thinking:
+            found = replace(
+                found,
+                sampler=own.sampler or found.sampler,
+                sampler_thinking=own.sampler_thinking,
+                sampler_source=str(self.user_file),
+            )
+        return replace(found, draft=own.draft) if own.draft else found
+
     def _adapted(self, reference: Reference) -> Installed:
         adapted = reference.adapted
         assert adapted is not None
@@ -108,14 +119,11 @@ class Finder:
         from slmchat.catalog import lora  # with the parser of headers, which most starts need not wait for
 
         base = lora.Base([file.path for file in below.files])
-        sampler = self.names[reference.name].sampler
         labels = [adapter_names.labelled(path.name, scale) for path, scale in files]
         return replace(
-            below,
+            self._with_settings_of(self.names[reference.name], below),
             name=reference.name,
             title=f"{reference.name}: {below.key} with {', '.join(labels)}",
-            sampler=sampler or below.sampler,
-            sampler_source=str(self.user_file) if sampler else below.sampler_source,
             is_one_file=True,
             base=below.key,
             adapters=tuple(base.adapter(path, scale) for path, scale in files),

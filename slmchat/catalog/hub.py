@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlsplit
@@ -22,8 +23,8 @@ from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.hub_cache import CachedRepository, delete_cached
 from slmchat.catalog.hub_client import is_safe as _is_safe
 from slmchat.catalog.hub_transfer import HubTransfer
+from slmchat.catalog.model_specs import HubFile, License
 from slmchat.catalog.partial import PartialFile
-from slmchat.catalog.registry import HubFile, License
 from slmchat.catalog.sources import Chooser, FetchedFile, FetchPlan, Offer
 from slmchat.catalog.untrusted import HubListing, MalformedAnswer, PlannedFile, is_commit
 from slmchat.errors import ExitCode, SlmError
@@ -71,7 +72,9 @@ class HubSource:
             files = tuple(listing.file(name) for name in names)
         if spec.sha256 is not None and len(files) == 1:
             files = (self._agreed(files[0]),)
-        return self._planned(listing.commit, files, _license(listing, spec.repo))
+        plan = self._planned(listing.commit, files, _license(listing, spec.repo))
+        has_own_hashes = spec.sha256 is None or len(files) > 1
+        return replace(plan, is_gated=listing.is_gated or spec.is_gated, has_own_hashes=has_own_hashes)
 
     def projector(self) -> "HubSource | None":
         """The projector of the same repository, at the same commit, if the repository was listed and has one."""
@@ -160,6 +163,7 @@ class HubSource:
             license=license,
             present=present,
             is_shared=True,
+            is_gated=self._spec.is_gated,
         )
 
     def _chosen(self, listing: HubListing) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ Refuses to know: how they came about (hub.py).
 
 from urllib.parse import urlsplit
 
-from slmchat.catalog.registry import HubFile
+from slmchat.catalog.model_specs import HubFile
 from slmchat.catalog.sources import Unreachable
 from slmchat.catalog.untrusted import MalformedAnswer, NotAHub
 from slmchat.errors import ExitCode, SlmError

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from slmchat.catalog import file_names
 from slmchat.catalog.file_facts import FileFacts
+from slmchat.catalog.model_specs import License
 from slmchat.catalog.records import (
     EMBEDDING_TAG,
     Installed,
@@ -27,7 +28,7 @@ from slmchat.catalog.records import (
     with_quantization,
     without_quantization,
 )
-from slmchat.catalog.registry import License, Reference
+from slmchat.catalog.registry import Reference
 from slmchat.errors import ExitCode, SlmError
 from slmchat.private_files import check_readable, is_below, remove_below, storage_error, write_private
 from slmchat.reporting import ByteProgress

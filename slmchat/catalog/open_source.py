@@ -6,8 +6,8 @@ Knows: which kind of source belongs to which entry. Refuses to know: how any of 
 from pathlib import Path
 
 from slmchat.catalog.hub import HubSource
+from slmchat.catalog.model_specs import HubFile, SourceSpec
 from slmchat.catalog.package_index import IndexSource
-from slmchat.catalog.registry import HubFile, SourceSpec
 from slmchat.catalog.sources import Chooser, Source
 from slmchat.reporting import Reporter
 

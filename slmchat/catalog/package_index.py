@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from slmchat.catalog.gguf_header import Header
-from slmchat.catalog.registry import IndexFile, IndexMember
+from slmchat.catalog.model_specs import IndexFile, IndexMember
 from slmchat.catalog.sources import BLOCK, FetchedFile, FetchPlan, Source, Unreachable
 from slmchat.catalog.untrusted import PlannedFile
 from slmchat.errors import ExitCode, SlmError

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from slmchat import ranges
 from slmchat.catalog import untrusted
-from slmchat.catalog.registry import License
+from slmchat.catalog.model_specs import License
 from slmchat.catalog.untrusted import MOST_BYTES, parsed_json
 
 if TYPE_CHECKING:  # `slm list` and `slm show` have no time for the records of an engine
@@ -60,6 +60,8 @@ class Installed:
     used in place and for those that another tool had put into the Hub's cache before. `is_one_file`: the name stands
     for one file of a repository, so that no quantization can follow it. `is_adapter`: no model, but a LoRA adapter.
     `projector`: the image encoder (mmproj) that goes with the weights; `is_projector_fetched`: slm brought it.
+    `draft`: the name of a small model with the same vocabulary, as the catalog or the user's own file states it.
+    `sampler_thinking`: the settings while it thinks, where they differ from `sampler`; empty: those hold for both.
     `base`: the model below the `adapters` of a name that stands for both; such a record is made when it is asked for
     and never written down.
     `admitted_at` is UTC in ISO 8601, empty for a file used in place.
@@ -76,7 +78,9 @@ class Installed:
     tags: tuple[str, ...] = ()
     is_gated: bool = False
     sampler: Mapping[str, float] = field(default_factory=dict)
+    sampler_thinking: Mapping[str, float] = field(default_factory=dict)
     sampler_source: str | None = None
+    draft: str | None = None
     architecture: str | None = None
     context_length: int | None = None
     parameters: int | None = None
@@ -134,7 +138,9 @@ class Installed:
 
 
 _TEXTS = ("name", "quantization", "source", "admitted_at")
-_OPTIONAL_TEXTS = ("revision", "title", "sampler_source", "architecture")
+_OPTIONAL_TEXTS = ("revision", "title", "sampler_source", "draft", "architecture")
+_NEW = ("sampler_thinking", "draft")
+_SAMPLERS = ("sampler", "sampler_thinking")
 _OPTIONAL_COUNTS = ("context_length", "parameters")
 _FLAGS = ("is_gated", "is_shared", "is_fetched", "is_one_file", "is_projector_fetched", "is_adapter")
 _LICENSE_TEXTS = ("id", "title", "link")
@@ -162,7 +168,11 @@ def without_quantization(text: str) -> tuple[str, str]:
 def to_json(installed: Installed) -> str:
     """The record as it is kept on the disk."""
     fields = asdict(installed)
-    fields["sampler"] = dict(installed.sampler)
+    for name in _SAMPLERS:
+        fields[name] = dict(fields[name])
+    for name in _NEW:
+        if not fields[name]:
+            del fields[name]  # so that an older slm can read the records of most models
     del fields["base"], fields["adapters"]
     return json.dumps({"format": FORMAT, **fields}, indent=2, ensure_ascii=False, default=str) + "\n"
 
@@ -183,7 +193,8 @@ def from_json(text: str) -> Installed:
     checked["projector"] = _file(projector) if projector is not None else None
     checked["license"] = _license(license) if license is not None else None
     checked["tags"] = tuple(_text(tag, "a tag") for tag in _list(fields.pop("tags", []), "tags"))
-    checked["sampler"] = _sampler(fields.pop("sampler", None) or {})
+    for name in _SAMPLERS:
+        checked[name] = _sampler(fields.pop(name, None) or {})
     for name in _OPTIONAL_TEXTS:
         value = fields.pop(name, None)
         checked[name] = None if value is None else _text(value, name, may_be_empty=True)

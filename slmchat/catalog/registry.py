@@ -1,4 +1,4 @@
-"""The catalog: `models.toml` (and the user's own, laid over it) as records, and the meaning of model names.
+"""The catalog: `models.toml` (and the user's own, laid over it), and the meaning of model names.
 
 Knows: catalog names, `hf:` names, paths, near misses, how the user's file is laid over the catalog and written.
 Refuses to know: which values a file may hold (schema.py), how bytes are fetched (sources.py), what is installed
@@ -14,95 +14,11 @@ from typing import Any
 
 from slmchat import toml_files
 from slmchat.catalog import adapter_names, file_names, hub_names, schema
+from slmchat.catalog.model_specs import HubFile, License, ModelSpec, sampler_of, spec_of
 from slmchat.errors import ExitCode, SlmError
 
 _MOST_NEAR = 8  # names in one hint
 _HEAD = re.compile(r'^\[\[model\]\]\nname = "([^"]+)"\ntitle = "([^"]*)"$', re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class License:
-    """A licence as the catalog states it. `needs_acceptance`: shown, and accepted once, before the first pull."""
-
-    id: str
-    title: str
-    link: str
-    needs_acceptance: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class HubFile:
-    """One GGUF (or the first part of a split one) in a repository on the Hugging Face Hub.
-
-    `revision` is the commit at which `sha256` (of the whole file, the Git-LFS object id) was recorded.
-    `size` is in bytes. What is None is asked of the Hub when pulling.
-    """
-
-    repo: str
-    file: str
-    revision: str | None = None
-    size: int | None = None
-    sha256: str | None = None
-    is_gated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class IndexMember:
-    """One file inside a wheel on a Python package index."""
-
-    package: str
-    version: str
-    member: str
-
-
-@dataclass(frozen=True, slots=True)
-class IndexFile:
-    """A GGUF carried by wheels: the members, concatenated in order, are the file."""
-
-    members: tuple[IndexMember, ...]
-    size: int
-    sha256: str
-
-
-SourceSpec = HubFile | IndexFile
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """One quantization of a model and the places where it can be had, in order of preference."""
-
-    quantization: str
-    sources: tuple[SourceSpec, ...]
-
-    @property
-    def size(self) -> int | None:
-        """Bytes of the file, from the first source that states it."""
-        return next((source.size for source in self.sources if source.size is not None), None)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """A model of the catalog. Variants are in order of preference: the first is what `slm pull NAME` takes.
-
-    `projector`: the places of the image encoder (mmproj) that goes with every variant, best first; empty: no images.
-    """
-
-    name: str
-    title: str
-    family: str
-    variants: tuple[Variant, ...]
-    parameters: int | None = None
-    parameters_text: str | None = None
-    context_length: int | None = None
-    architecture: str | None = None
-    license: License | None = None
-    is_gated: bool = False
-    tags: tuple[str, ...] = ()
-    sampler: Mapping[str, float] = field(default_factory=dict)
-    sampler_source: str | None = None
-    base_model: str | None = None
-    note: str | None = None
-    projector: tuple[SourceSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +52,14 @@ class UserName:
     """What the user's own file says about one name.
 
     `target` is what the name stands for; None: the entry is a model, or is laid over one of the catalog.
-    `sampler` is empty when the entry gives none.
+    `sampler` and `sampler_thinking` are empty and `draft` is None when the entry gives none.
     """
 
     name: str
     target: Reference | None = None
     sampler: Mapping[str, float] = field(default_factory=dict)
+    sampler_thinking: Mapping[str, float] = field(default_factory=dict)
+    draft: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +167,8 @@ def builtin_file() -> Path:
 def load(user_file: Path | None = None) -> Registry:
     """The built-in catalog with the user's file, if there is one, laid over it.
 
-    An entry of the user's file replaces the keys that it gives; `variant` and `sampler` are replaced as a whole.
+    An entry of the user's file replaces the keys that it gives; `variant` and `sampler` are replaced as a whole, and
+    a `sampler` without a `sampler_thinking` holds for both.
     Raises `SlmError`: usage for mistakes in the user's file (all of them, up to ten), storage when it cannot be read.
     """
     built_in = _built_in()
@@ -266,10 +185,12 @@ def load(user_file: Path | None = None) -> Registry:
             tables.pop(entry["name"], None)  # the user's own meaning of a name wins
             continue
         table = {**tables.get(entry["name"], {}), **entry}
+        if "sampler" in entry and "sampler_thinking" not in entry:
+            table.pop("sampler_thinking", None)
         if "sampler" in entry and "sampler_source" not in entry:
             table["sampler_source"] = str(user_file)
         tables[entry["name"]] = table
-    models = {name: _spec(table, licenses) for name, table in tables.items()}
+    models = {name: spec_of(table, licenses) for name, table in tables.items()}
     return Registry(models, licenses, _user_names(document))
 
 
@@ -308,7 +229,13 @@ def _built_in() -> dict[str, Any]:
 def _user_names(document: Mapping[str, Any]) -> dict[str, UserName]:
     names = {}
     for entry in document.get("model", []):
-        names[entry["name"]] = UserName(entry["name"], _target(entry), _sampler(entry))
+        names[entry["name"]] = UserName(
+            entry["name"],
+            _target(entry),
+            sampler_of(entry, "sampler"),
+            sampler_of(entry, "sampler_thinking"),
+            entry.get("draft"),
+        )
     return names
 
 
@@ -318,49 +245,6 @@ def _target(entry: Mapping[str, Any]) -> Reference | None:
         return Reference(entry["name"], adapted=Adapted(entry["base"], lora))
     target = resolve_without_catalog(entry["target"], {}) if "target" in entry else None
     return replace(target, name=entry["name"]) if target else None
-
-
-def _spec(table: Mapping[str, Any], licenses: Mapping[str, License]) -> ModelSpec:
-    name = table["name"]
-    return ModelSpec(
-        name=name,
-        title=table.get("title", name),
-        family=table.get("family", name.partition(":")[0]),
-        variants=tuple(
-            Variant(variant["quantization"].upper(), tuple(_source(source) for source in variant["source"]))
-            for variant in table["variant"]
-        ),
-        parameters=table.get("parameters"),
-        parameters_text=table.get("parameters_text"),
-        context_length=table.get("context"),
-        architecture=table.get("architecture"),
-        license=licenses[table["license"]] if "license" in table else None,
-        is_gated=table.get("gated", False),
-        tags=tuple(table.get("tags", ())),
-        sampler=_sampler(table),
-        sampler_source=table.get("sampler_source"),
-        base_model=table.get("base_model"),
-        note=table.get("note"),
-        projector=tuple(_source(source) for source in table.get("projector", ())),
-    )
-
-
-def _source(table: Mapping[str, Any]) -> SourceSpec:
-    if "index" in table:
-        members = (IndexMember(part["package"], part["version"], part["member"]) for part in table["index"])
-        return IndexFile(tuple(members), table["size"], table["sha256"].lower())
-    return HubFile(
-        repo=table["hub"],
-        file=table["file"],
-        revision=table["revision"].lower() if "revision" in table else None,
-        size=table.get("size"),
-        sha256=table["sha256"].lower() if "sha256" in table else None,
-        is_gated=table.get("gated", False),
-    )
-
-
-def _sampler(table: Mapping[str, Any]) -> dict[str, float]:
-    return {key: float(value) for key, value in table.get("sampler", {}).items()}
 
 
 def _hub_reference(text: str) -> Reference:

@@ -252,10 +252,15 @@ _VARIANT = _table(
     required=("quantization", "source"),
 )
 _SAMPLER = _table({name: _value(allowed.holds, f"must be {allowed}") for name, allowed in ranges.SAMPLER.items()})
+_ASKED_WITH = {  # how a model is asked, whatever its name stands for
+    "sampler": _SAMPLER,
+    "sampler_thinking": _SAMPLER,
+    "draft": _value(_is_base, "must be the name of a model, hf:OWNER/REPO, or an absolute path"),
+}
 _TARGET_KEYS = {
     "name": _name,
     "target": _value(is_target, "must be hf:OWNER/REPO, or an absolute path"),
-    "sampler": _SAMPLER,
+    **_ASKED_WITH,
 }
 _MODEL_KEYS = {
     "name": _name,
@@ -268,7 +273,7 @@ _MODEL_KEYS = {
     "license": _license,
     "gated": _flag,
     "tags": _array(_tag),
-    "sampler": _SAMPLER,
+    **_ASKED_WITH,
     "sampler_source": _text(500),
     "base_model": _repo,
     "note": _text(500),
@@ -279,7 +284,7 @@ _ADAPTED_KEYS = {
     "name": _name,
     "base": _value(_is_base, "must be the name of a model, hf:OWNER/REPO, or an absolute path"),
     "lora": _array(_value(_is_adapter, "must be an absolute path, or hf:OWNER/REPO/FILE.gguf, then =SCALE")),
-    "sampler": _SAMPLER,
+    **_ASKED_WITH,
 }
 _ADAPTED = _table(_ADAPTED_KEYS, required=("name", "base", "lora"))
 _MODEL = _table(_MODEL_KEYS, required=("name",), near=(*_TARGET_KEYS, *_ADAPTED_KEYS))

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from slmchat.catalog.file_names import NamedModel
 from slmchat.catalog.gguf_header import Header
-from slmchat.catalog.registry import License
+from slmchat.catalog.model_specs import License
 from slmchat.catalog.untrusted import PlannedFile
 from slmchat.errors import ExitCode, SlmError
 from slmchat.reporting import ByteProgress
@@ -39,7 +39,8 @@ class FetchPlan:
 
     `place` is the directory on whose disk the bytes will lie, `scratch` the bytes that are needed there for a while
     on top of the files, `present` the bytes that already lie there from an earlier try. `lock_file` is taken by
-    whoever fetches these files. `is_shared`: the files lie in the cache of the Hub's own client.
+    whoever fetches these files. `is_shared`: the files lie in the cache of the Hub's own client. `is_gated`: the place
+    asks for a login. `has_own_hashes`: the hashes are the word of the place that has the files, and of nobody else.
     """
 
     label: str
@@ -52,6 +53,8 @@ class FetchPlan:
     scratch: int = 0
     present: int = 0
     is_shared: bool = False
+    is_gated: bool = False
+    has_own_hashes: bool = False
 
     @property
     def size(self) -> int | None:

@@ -115,6 +115,7 @@ class HubListing:
     refused: Mapping[str, str]
     license_name: str | None
     license_link: str | None
+    is_gated: bool
 
     @classmethod
     def of(cls, document: object) -> "HubListing":
@@ -142,6 +143,7 @@ class HubListing:
             refused,
             line_or_none(card.get("license_name"), 200) or line_or_none(card.get("license"), 200),
             link if link is not None and re.fullmatch(r"https://[!-~]+", link) else None,
+            document.get("gated") in ("auto", "manual"),
         )
 
     @property

@@ -7,14 +7,16 @@ A row that fails is a record with an error; the exit code tells that there were 
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from slmchat.commands.inputs import prefix_messages, read_text
 from slmchat.commands.run import TOP_LOGPROBS
 from slmchat.commands.structured_options import response_format_from
 from slmchat.conversation import window
+from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import is_picture
-from slmchat.engine.api import Pool, Prompt
+from slmchat.engine.api import Limits, Pool, Prompt
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.sequential_pool import OneByOne
 from slmchat.errors import ExitCode, SlmError
@@ -26,7 +28,7 @@ from slmchat.generation.batch.records import Begun, RecordWriter, open_output
 from slmchat.generation.batch.rows import RowSource, open_source
 from slmchat.generation.batch.runner import BatchWork, Rows
 from slmchat.generation.classify import CONTENT_FREE, ClassificationTask
-from slmchat.generation.prompt import layout
+from slmchat.generation.prompt import begins_thought, layout, thinks
 from slmchat.generation.prompt_template import PromptFile, prompt_file
 from slmchat.generation.structured import ResponseFormat
 from slmchat.models.backend import open_backend
@@ -58,6 +60,7 @@ def batch(
     is_trimmed = params.overflow_choice(options) == "trim"
     n_parallel = _parallel(batch)
     options = params.with_persona(options, settings)
+    thinking = params.thinking_of(options, settings)
     descriptor = _open_output(
         batch, options.files, console
     )  # before the seal: it may lie where a sealed process cannot open it
@@ -80,12 +83,26 @@ def batch(
     if has_pictures:
         _check_pictures(instruction, template, task)
         model.check_vision(settings)
-    sampler = params.sampler_settings(model, settings, options)
     prefix = prefix_messages(options, settings)
     opened = OpenModel(model, options, settings, console)
     engine = opened.engine
     n_ctx = _window(opened)
-    lay_out = layout(engine, is_raw=options.raw, instruction=response_format, closes_thought=task is not None)
+    lay_out = layout(
+        engine,
+        is_raw=options.raw,
+        instruction=response_format,
+        closes_thought=task is not None,
+        thinking=thinking,
+        tell=console.note,
+    )
+    if response_format is not None:
+        response_format = replace(response_format, thinks_first=begins_thought(lay_out([Message(Role.USER, "?")])))
+    sampler = params.sampler_settings(
+        model,
+        settings,
+        options,
+        lambda: response_format.thinks_first if response_format else thinks(engine, thinking, is_raw=options.raw),
+    )
 
     def fits(prompt: Prompt) -> bool:
         return window.fits(engine.count(prompt), n_ctx, options.max_tokens)
@@ -93,7 +110,10 @@ def batch(
     trims = fits if is_trimmed else None
     prompts = PromptMaker(instruction, batch.input_field, prefix, lay_out, trims, template)
     top_logprobs = TOP_LOGPROBS if wanted[1].logprobs else None
-    answers = ChosenTexts(task) if task else _answers(sampler, options, response_format, top_logprobs)
+    limits = params.with_thinking(
+        params.limits(options, top_logprobs), thinking, engine.info.architecture, is_raw=options.raw
+    )
+    answers = ChosenTexts(task) if task else _answers(sampler, options, response_format, limits)
     rows = Rows(source, prompts, answers, is_echoed=not batch.no_echo)
     recipe = recipe_of(
         model.label, instruction, batch.input_field, prefix, template, sampler, options, response_format, wanted[1]
@@ -171,9 +191,9 @@ def _answers(
     sampler: SamplerSettings,
     options: GenerationOptions,
     response_format: ResponseFormat | None,
-    top_logprobs: int | None,
+    limits: Limits,
 ) -> Answers:
-    limits, is_sanitized = params.limits(options, top_logprobs), not options.raw_output
+    is_sanitized = not options.raw_output
     if response_format is not None:
         return ShapedCompletions(response_format, sampler, limits, is_sanitized=is_sanitized)
     return Completions(sampler, limits, is_raw=options.raw, is_sanitized=is_sanitized)

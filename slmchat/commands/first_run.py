@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from slmchat import hardware
 from slmchat.catalog import hub_names, registry
 from slmchat.catalog.library import Library
+from slmchat.catalog.model_specs import ModelSpec, Variant
 from slmchat.commands.pull import pull
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import READING_SPEED
@@ -33,8 +34,8 @@ _MOST_SLICES = 5
 class Suggestion:
     """A model that suits a device, in the quantization that `slm pull` would take there. `speed`: tokens a second."""
 
-    spec: registry.ModelSpec
-    variant: registry.Variant
+    spec: ModelSpec
+    variant: Variant
     speed: float | None = None
 
     @property
@@ -64,7 +65,7 @@ def recommended(suited: Sequence[Suggestion]) -> tuple[int, str]:
     return len(suited) - 1, "the fastest of these"
 
 
-def _suggested(spec: registry.ModelSpec, device: ForDevice) -> tuple[Suggestion, FitVerdict]:
+def _suggested(spec: ModelSpec, device: ForDevice) -> tuple[Suggestion, FitVerdict]:
     chosen = device.best_variant(spec)
     assert chosen is not None, "the catalog states the sizes of what is suggested"
     variant = next(each for each in spec.variants if each.quantization == chosen.option.quantization)

@@ -12,9 +12,9 @@ from slmchat.catalog.file_facts import FileFacts
 from slmchat.catalog.finding import Finder
 from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.library import Library, from_path
+from slmchat.catalog.model_specs import ModelSpec
 from slmchat.catalog.records import Installed, with_quantization
 from slmchat.catalog.registry import (
-    ModelSpec,
     Reference,
     UserName,
     load,

@@ -48,6 +48,13 @@ class PullNames:
 
 
 @dataclass(eq=False, repr=False)
+class EmbedTexts:
+    """The texts of `slm embed`."""
+
+    words: list[str] | None = argument("[TEXT]...", "Without one: lines or JSONL on stdin.", default=None)
+
+
+@dataclass(eq=False, repr=False)
 class ModelName:
     """A model that may be named, without a flag; `chat`, `bench`, `doctor` and `tune` share it."""
 
@@ -69,6 +76,7 @@ class RunOptions:
     no_input: bool = _input(
         "--no-input", help="Do not read standard input (for loops that read it themselves).", default=False
     )
+    no_server: bool = option("--no-server", help="Load the model here, also when slm serve has it.", default=False)
 
 
 @dataclass(eq=False, repr=False)

@@ -46,6 +46,7 @@ COMMANDS = (
     Reach("run", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("chat", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("batch", _NOTHING_ELSE, True, takes_endpoint=True),
+    Reach("embed", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("bench", _NOTHING, True),
     Reach("doctor", _NOTHING, True),
     Reach("tune", _NOTHING, True),

@@ -5,11 +5,12 @@ context window of the size that it needs, show what comes, and leave with an exi
 """
 
 import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from slmchat.commands.inputs import prefix_messages, read_inputs, read_text
 from slmchat.commands.output import OutputWriter, exit_code
+from slmchat.commands.own_options import RunOptions
+from slmchat.commands.run_questions import run_questions
 from slmchat.commands.structured_options import response_format_from
 from slmchat.engine.api import FinishReason, Limits, Timings, Usage
 from slmchat.engine.cancellable import Cancellable
@@ -17,13 +18,15 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.attempts import FALLBACK
+from slmchat.generation.classify import as_printed
 from slmchat.generation.generator import Generator, PreparedPrompt
 from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.prompt_template import prompt_file
-from slmchat.generation.response import Completion, Response, describe, logprob_fields
+from slmchat.generation.response import Completion, Response, describe, logprob_fields, silence
 from slmchat.models import adapters
-from slmchat.models.backend import open_backend
+from slmchat.models.backend import BackendModel, open_backend
 from slmchat.models.open import open_model
+from slmchat.models.warm_server import WarmServer
 from slmchat.options import ChoiceOptions, FormatOptions, GenerationOptions, OutputOptions, TemplateOptions
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
@@ -33,34 +36,37 @@ from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 
 
 def run(
-    words: Sequence[str],
+    own: RunOptions,
     options: GenerationOptions,
     wanted: tuple[FormatOptions, ChoiceOptions],
     output: OutputOptions,
     template_options: TemplateOptions,
     settings: Settings,
     console: Console,
-    *,
-    reads_input: bool = True,
 ) -> ExitCode:
-    """Answer one prompt; `wanted`: what the answer has to be. `reads_input` False: not what is piped in, unasked.
+    """Answer one prompt; `wanted`: what the answer has to be.
 
     Raises `SlmError`; the exit code tells how it ended.
     """
+    words, reads_input = own.words or [], not own.no_input
+    if len(wanted[1].choices) > 1:
+        _refuse_beside_questions(wanted, template_options)
+        return run_questions(words, options, wanted[1], output, settings, console, reads_input=reads_input)
     start = time.perf_counter()
     is_trimmed = params.overflow_choice(options) == "trim"
     options = params.with_persona(options, settings)
+    thinking = params.thinking_of(options, settings)
     is_structured = wanted != (FormatOptions(), ChoiceOptions())
     writer = OutputWriter(output, console, is_structured=is_structured, is_raw_output=options.raw_output)
     top_logprobs = _alternatives(wanted[1], output, writer, console)
     writer.keep_target()
     # 1. Closed in; only then is anything read. 2. The model loads, behind what the prompt takes.
-    backend = open_backend(options, settings, console)
+    server = None if own.no_server or wanted[1].choices else WarmServer.find(options, settings)
+    backend = open_backend(options, settings, console, kept=None if server is None else server.kept)
     template = prompt_file(template_options, words, read_text)
     response_format, task = response_format_from(*wanted, is_stdin_taken="-" in options.files)
-    opened = open_model(backend, options, settings, console)
+    opened = open_model(backend, options, settings, console, server)
     model = opened.model
-    sampler = params.sampler_settings(model, settings, options)
     attachments, pictures = read_inputs(options, console, reads_piped=reads_input)
     if pictures:
         model.check_vision(settings)
@@ -69,7 +75,18 @@ def run(
     generator = Generator(opened)
     for line in opened.describe(pictures):
         console.note(line)
-    prepared = generator.prepare(request, is_raw=options.raw, response_format=response_format, task=task)
+
+    def prepared_by(generator: Generator) -> PreparedPrompt:
+        return generator.prepare(
+            request, is_raw=options.raw, response_format=response_format, task=task, thinking=thinking
+        )
+
+    prepared = prepared_by(generator)
+    if not generator.has_room_for(prepared):  # of a server's window
+        generator = Generator(open_model(backend, options, settings, console))
+        opened = generator.opened
+        prepared = prepared_by(generator)
+    sampler = params.sampler_settings(model, settings, options, lambda: prepared.thinks(generator.engine))
     prepared = generator.open_for(prepared, is_trimmed=is_trimmed)
     load_s = time.perf_counter() - start
     n_ctx = generator.n_ctx
@@ -92,12 +109,33 @@ def run(
     else:
         record = {**completion.record(model.key, load_s), **besides}
         writer.write(completion, record, discard_partial=is_structured)
+    _tell_of_silence(completion, opened.model, console)
     console.detail(describe(completion.finish_reason, completion.usage, completion.timings))
     if generator.n_ctx > n_ctx:
         n_ctx = generator.n_ctx
         console.detail(f"context window: grown to {n_ctx:,} tokens")
     generator.close()
     return exit_code(completion.finish_reason, console, n_ctx, generator.engine.info.trained_context_length)
+
+
+def _tell_of_silence(completion: Completion, model: BackendModel, console: Console) -> None:
+    """An answer that is empty, or all thought: why, and what helps. Of an endpoint its engine tells."""
+    empty = silence(completion, completion.usage, completion.finish_reason)
+    if empty is None or model.host is not None:
+        return
+    if completion.thinking:
+        hint = "--think-budget N limits the thought, --think off leaves it out; more room for both: -n N"
+    else:
+        hint = "another --seed, or another wording; slm doctor MODEL tests the model"
+    console.warn(f"{empty}.", hint)
+
+
+def _refuse_beside_questions(wanted: tuple[FormatOptions, ChoiceOptions], template: TemplateOptions) -> None:
+    """Raises `SlmError` (USAGE) for what does not go together with several `--choices`."""
+    if wanted[0] != FormatOptions() or wanted[1].logprobs:
+        raise SlmError("an answer cannot be one of --choices and of a shape.", exit_code=ExitCode.USAGE)
+    if template != TemplateOptions():
+        raise SlmError("several --choices take the prompt as words, with {name} in it.", exit_code=ExitCode.USAGE)
 
 
 # How many of the most probable tokens stand beside each one (`--logprobs`).
@@ -136,7 +174,7 @@ def _completed(
     made, finish = found
     delegate.detail(made.probabilities)
     completion = Completion(str(made), None, "", finish.reason, finish.usage, finish.timings, finish.seed)
-    return completion, {"probabilities": made.probabilities}
+    return completion, {"probabilities": as_printed(made.probabilities)}
 
 
 class _Delegate:

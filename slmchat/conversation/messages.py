@@ -5,7 +5,7 @@ Refuses to know: templates, engines, files. Whoever wants to keep what happens (
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -186,6 +186,25 @@ class Conversation:
             node = waiting.pop()
             yield node
             waiting.extend(reversed(node.children))
+
+
+def alternating(messages: Sequence[Message]) -> list[Message]:
+    """The messages as every chat template takes them: users and assistants in turn, no answer without a text.
+
+    An answer that came to nothing (stopped while the model thought) is left out. Two questions without an answer
+    between them, as after a crash, are one.
+    """
+    kept: list[Message] = []
+    for message in messages:
+        if message.role is Role.ASSISTANT and not message.text.strip():
+            continue
+        before = kept[-1] if kept else None
+        if before is None or before.role is not message.role or message.role is Role.SYSTEM:
+            kept.append(message)
+            continue
+        text, pictures = f"{before.text}\n\n{message.text}", before.pictures + message.pictures
+        kept[-1] = replace(message, text=text, tokens=None, pictures=pictures)
+    return kept
 
 
 def title_of(text: str) -> str:

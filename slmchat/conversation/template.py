@@ -1,12 +1,9 @@
 """Messages to a prompt through the GGUF's own chat template.
 
-Knows: Jinja in a sandbox, the helpers that templates of the field expect, models without a system role,
+Knows: Jinja in a sandbox, the helpers that templates of the field expect, models without a system role, images,
 and where in the rendered text every message ended up, so that no message is ever read as control tokens.
-Refuses to know: tokens and vocabularies (engine/vocabulary.py), where the template comes from.
-
-How the provenance of every character is kept: the template never sees a message. It is given a marker (a random word)
-between the white space that the message begins and ends with, so that a template that trims its messages trims the
-right thing; in the rendered text the markers are then replaced by the messages, as parts of their own.
+Refuses to know: tokens and vocabularies (engine/vocabulary.py), where the template comes from, how what a template
+writes is told from what messages say (provenance.py), how long conversations are laid out (long_layout.py).
 
 Images: the template says where they go, too. It gets them as items of a message (`{"type": "image"}`), writes its own
 mark for each, and that mark is looked for in the template's own text only. What a user types can spell such a mark as
@@ -14,17 +11,20 @@ often as it likes. A template that knows no images gets words in their place, be
 """
 
 import re
-import secrets
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from enum import Enum
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+from slmchat.conversation.long_layout import LongLayout
 from slmchat.conversation.messages import Message, Role
+from slmchat.conversation.provenance import MOST_SHOWN, MOST_SHOWN_TOGETHER, Broken, Form, Sentinels, Span, edges
 from slmchat.conversation.template_budget import NESTED, TooMuch
+from slmchat.conversation.thinking_switch import ThinkingSwitch
 from slmchat.engine.api import ModelInfo, Part, Prompt, Turn
+from slmchat.engine.thinking import ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 # A template longer than this is not a template (the longest known one, with tools, has about 20 KiB).
 MAX_TEMPLATE_LENGTH = 256 * 1024
 
-# The word that stands for a message while the template runs.
-_MARKER = re.compile("slm[0-9a-f]{24}")
-
 # What templates write where an image goes: Qwen, Gemma 4, Gemma 3, SmolVLM and LFM2-VL. libmtmd puts the model's own
 # marks around the image (mtmd.cpp: img_beg, img_end), so that the template's are left out.
 _IMAGE_MARK = re.compile(
     r"<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image\|>|<start_of_image>|<image>|<\|image_pad\|>"
 )
+
+# There is one sandbox with one budget in a process, and a server has threads.
+_one_at_a_time = threading.Lock()
 
 
 class Layout(Protocol):
@@ -52,28 +52,50 @@ class Layout(Protocol):
         """The prompt for these messages; `goes_on`: it ends inside the last one, an answer that was cut."""
         ...
 
+    @property
+    def has_thinking_switch(self) -> bool:
+        """Whether what was asked of thinking reaches the model."""
+        ...
 
-def layout_of(info: ModelInfo, *, is_raw: bool) -> Layout:
+    @property
+    def thinks(self) -> bool:
+        """Whether the model thinks before it answers, as far as anybody can tell."""
+        ...
+
+    def thinking(self, prompt: Prompt) -> Prompt:
+        """The prompt with a thought begun at its end, where that is possible."""
+        ...
+
+
+def layout_of(info: ModelInfo, *, is_raw: bool, mode: ThinkingMode = ThinkingMode.AUTO) -> Layout:
     """How prompts for this model are made: as bare text, by the engine itself, or by the model's chat template.
 
-    Raises `SlmError` as `ChatTemplate` does.
+    `mode`: what the template is told of thinking. Raises `SlmError` as `ChatTemplate` does.
     """
     if is_raw:
         return BareText()
     if info.has_own_layout:
         return TurnsOnly()
-    return ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
+    return ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text, mode=mode)
 
 
 class BareText:
     """The texts one after the other, for a model (or a user) that wants no chat template."""
 
+    has_thinking_switch = thinks = False
+
     def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
         return raw_prompt(messages)
+
+    def thinking(self, prompt: Prompt) -> Prompt:
+        return prompt
 
 
 class TurnsOnly:
     """For an engine that lays turns out itself. The parts are the bare texts: to be counted, and to be looked at."""
+
+    has_thinking_switch = True  # as far as anybody knows before it is asked
+    thinks = False
 
     def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
         turns = [
@@ -84,12 +106,20 @@ class TurnsOnly:
         # what stands at the end is no text of the user's: it opens no thought, whatever a message ends with
         return Prompt((*parts, Part("", is_template=True)), tuple(turns))
 
+    def thinking(self, prompt: Prompt) -> Prompt:
+        return prompt
+
 
 class ChatTemplate:
     """The chat template of one model."""
 
-    def __init__(self, source: str | None, *, bos_text: str, eos_text: str) -> None:
-        """Raises `SlmError`: USAGE when the model has no template, DAMAGED when it is not valid Jinja."""
+    def __init__(
+        self, source: str | None, *, bos_text: str, eos_text: str, mode: ThinkingMode = ThinkingMode.AUTO
+    ) -> None:
+        """`mode`: what it is told of thinking.
+
+        Raises `SlmError`: USAGE when the model has no template, DAMAGED when it is not valid Jinja.
+        """
         if not source:
             raise SlmError(
                 "this model has no chat template: it completes text, it was not made to chat.",
@@ -99,6 +129,23 @@ class ChatTemplate:
         self._sandbox, self._template = _compiled(source)
         self._bos_text = bos_text
         self._eos_text = eos_text
+        self._sentinels = Sentinels()
+        self._long = LongLayout(self._spans)
+        self._switch = ThinkingSwitch(mode, source, self._probe)
+
+    @property
+    def has_thinking_switch(self) -> bool:
+        """Whether an answer comes with or without a thought as the mode says."""
+        return self._switch.works
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model thinks before it answers, as far as its template tells."""
+        return self._switch.thinks(self._probe)
+
+    def thinking(self, prompt: Prompt) -> Prompt:
+        """The prompt with a thought begun at its end, where the template has not begun one and its marks are known."""
+        return _with_ending(prompt, self._switch.opening(_tail(prompt)))
 
     def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
         """The prompt for these messages: it ends where the assistant speaks.
@@ -109,11 +156,12 @@ class ChatTemplate:
         Raises `SlmError` (DAMAGED) with the template's own words when it refuses the conversation.
         """
         messages = list(messages)
+        self._sentinels.avoid(messages)
         reason: Exception = _Refused("it leaves out what was said")
         foldings = [messages, _with_system_folded(messages)] if _has_system(messages) else [messages]
         has_pictures = any(message.pictures for message in messages)
         for said in foldings:
-            for form in (_Form.ITEMS, _Form.MIXED, _Form.TEXT) if has_pictures else (_Form.TEXT, _Form.ITEMS):
+            for form in (Form.ITEMS, Form.MIXED, Form.TEXT) if has_pictures else (Form.TEXT, Form.ITEMS):
                 try:
                     parts = self._parts(said, goes_on, form)
                 except _Refused as refused:
@@ -122,7 +170,8 @@ class ChatTemplate:
                         continue
                     break
                 if parts is not None:
-                    return Prompt(tuple(parts), _turns(said))
+                    prompt = Prompt(tuple(parts), _turns(said))
+                    return prompt if goes_on else _with_ending(prompt, self._switch.ending(_tail(prompt)))
         raise SlmError(
             f"the model's chat template cannot render this conversation: {reason}.",
             hint="plain completion does without it: slm run --raw; slm show MODEL prints the template",
@@ -136,39 +185,69 @@ class ChatTemplate:
         """
         said = [{"role": message.role.value, "content": message.text} for message in messages]
         try:
-            return self._rendered(said, adds_generation_prompt)
+            return self._rendered(said, adds_generation_prompt, self._switch.variables)
         except _Refused as refused:
             raise SlmError(f"the chat template refuses: {refused}.", exit_code=ExitCode.DAMAGED) from refused
 
-    def _parts(self, messages: list[Message], goes_on: bool, form: "_Form") -> list[Part] | None:
+    def _probe(self, variables: Mapping[str, Any]) -> str:
+        """What it makes of a small conversation with these variables; nothing where it refuses them."""
+        try:
+            return self._rendered([{"role": Role.USER.value, "content": "?"}], True, variables)
+        except _Refused:
+            return ""
+
+    def _parts(self, messages: list[Message], goes_on: bool, form: Form) -> list[Part] | None:
         """Parts of the rendered text, None when the system message, the question or an image is missing from it."""
-        marked = [_Marked(message, form) for message in messages]
-        text = self._rendered([item.for_template() for item in marked], not goes_on)
-        asked = [item for item in marked if item.message.role is Role.USER][-1:]
-        needed = [*marked[:1], *asked] if _has_system(messages) else asked
-        if any(item.marker not in text for item in needed):
+        spans = self._long.spans(messages, form, goes_on=goes_on)
+        placed = {span.message for span in spans if span.picture is None}
+        asked = [number for number, message in enumerate(messages) if message.role is Role.USER][-1:]
+        needed = [0, *asked] if _has_system(messages) else asked
+        if any(number not in placed for number in needed if edges(messages[number])[1]):
             return None
         if goes_on:
-            last = marked[-1].marker
-            if not last or last not in text:
+            last = len(messages) - 1
+            if last not in placed:
                 raise _Refused("it leaves out the answer that is to go on")
-            text = text[: text.rindex(last) + len(last)]
-        return _split(text, marked)
+            spans = spans[: max(place for place, span in enumerate(spans) if span.message == last) + 1]
+        return _parts_of(spans, messages, form)
 
-    def _rendered(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+    def _spans(
+        self, messages: Sequence[Message], numbers: Sequence[int], form: Form, *, adds_generation_prompt: bool
+    ) -> list[Span]:
+        """The rendered text of these messages of a conversation, in pieces. Raises `_Refused`."""
+        words = _too_long_to_show(messages, numbers)
+        while True:
+            said = [
+                {
+                    "role": messages[number].role.value,
+                    "content": self._sentinels.content(number, messages[number], is_word=number in words, form=form),
+                }
+                for number in numbers
+            ]
+            text = self._rendered(said, adds_generation_prompt, self._switch.variables)
+            try:
+                return self._sentinels.spans(text, {number: messages[number] for number in numbers})
+            except Broken as broken:
+                words = words | broken.messages if not broken.messages <= words else frozenset(numbers)
+
+    def _rendered(
+        self, messages: list[dict[str, Any]], add_generation_prompt: bool, variables: Mapping[str, Any]
+    ) -> str:
         from jinja2 import TemplateError
 
-        pieces: list[str] = []
-        self._sandbox.begin()
         try:
-            for piece in self._template.generate(
-                messages=messages,
-                bos_token=self._bos_text,
-                eos_token=self._eos_text,
-                add_generation_prompt=add_generation_prompt,
-                tools=None,
-            ):
-                pieces.append(piece)
+            with _one_at_a_time:
+                self._sandbox.begin()
+                return "".join(
+                    self._template.generate(
+                        messages=messages,
+                        bos_token=self._bos_text,
+                        eos_token=self._eos_text,
+                        add_generation_prompt=add_generation_prompt,
+                        tools=None,
+                        **variables,
+                    )
+                )
         except _Refused:
             raise
         except TooMuch as error:
@@ -177,7 +256,17 @@ class ChatTemplate:
             raise _Refused(str(error.message or type(error).__name__)) from error
         except Exception as error:  # a template is foreign code: whatever it raises is its refusal
             raise _Refused(_reason(error)) from error
-        return "".join(pieces)
+
+
+def _too_long_to_show(messages: Sequence[Message], numbers: Sequence[int]) -> frozenset[int]:
+    """The messages that a template does not get to see: the longest, and the oldest of very many."""
+    words, room = set(), MOST_SHOWN_TOGETHER
+    for number in sorted(numbers, key=lambda number: (messages[number].role is not Role.SYSTEM, -number)):
+        length = len(messages[number].text)
+        room -= length if length <= MOST_SHOWN else 0
+        if length > MOST_SHOWN or room < 0:
+            words.add(number)
+    return frozenset(words)
 
 
 def raw_prompt(messages: Sequence[Message]) -> Prompt:
@@ -197,56 +286,39 @@ class _Refused(Exception):
     """The template would not render; the message is its reason."""
 
 
-class _Form(Enum):
-    """How a template gets messages: as texts, as lists of items, or as a list only where there are images."""
-
-    TEXT = 1
-    ITEMS = 2
-    MIXED = 3
+def _tail(prompt: Prompt) -> str:
+    """The template's text at the end of a prompt."""
+    last = prompt.parts[-1] if prompt.parts else Part("")
+    return last.text if last.is_template else ""
 
 
-class _Marked:
-    """A message and the words that stand for it and its images while the template runs."""
-
-    def __init__(self, message: Message, form: _Form) -> None:
-        self.message = message
-        self.is_items = form is _Form.ITEMS or (form is _Form.MIXED and bool(message.pictures))
-        self.picture_markers = [] if self.is_items else [f"slm{secrets.token_hex(12)}" for _ in message.pictures]
-        core = message.text.strip()
-        self.core = message.text if message.tokens is not None or not core else core
-        self.lead = "" if self.core is message.text else message.text[: message.text.index(core)]
-        self.tail = "" if self.core is message.text else message.text[len(self.lead) + len(core) :]
-        self.marker = f"slm{secrets.token_hex(12)}" if core else ""
-
-    def for_template(self) -> dict[str, Any]:
-        text = f"{self.lead}{self.marker}{self.tail}" if self.marker else self.message.text
-        content: Any = "".join(self.picture_markers) + text
-        if self.is_items:
-            images: list[dict[str, str]] = [{"type": "image"} for _ in self.message.pictures]
-            content = [*images, {"type": "text", "text": text}]
-        return {"role": self.message.role.value, "content": content}
-
-    def part(self) -> Part:
-        return Part(self.core, tokens=self.message.tokens)
+def _with_ending(prompt: Prompt, text: str) -> Prompt:
+    return replace(prompt, parts=(*prompt.parts, Part(text, is_template=True))) if text else prompt
 
 
-def _split(text: str, marked: Sequence[_Marked]) -> list[Part] | None:
-    """The rendered text as parts, None when an image has no place in it.
+def _parts_of(spans: Sequence[Span], messages: Sequence[Message], form: Form) -> list[Part] | None:
+    """The pieces as parts, None when an image has no place in them.
 
     White space around a message stays with the template's text: it spells no token.
     """
-    by_marker = {item.marker: item.part() for item in marked if item.marker}
-    for item in marked:
-        images = (Part("", image=picture.image()) for picture in item.message.pictures)
-        by_marker.update(zip(item.picture_markers, images, strict=False))
-    placed = [Part("", image=picture.image()) for item in marked if item.is_items for picture in item.message.pictures]
-    parts: list[Part] = []
-    begin = 0
-    for match in _MARKER.finditer(text):
-        if match[0] in by_marker:
-            parts += [Part(text[begin : match.start()], is_template=True), by_marker[match[0]]]
-            begin = match.end()
-    parts.append(Part(text[begin:], is_template=True))
+    placed = [
+        Part("", image=picture.image())
+        for message in messages
+        if form is Form.ITEMS or (form is Form.MIXED and message.pictures)
+        for picture in message.pictures
+    ]
+    parts = []
+    for span in spans:
+        if span.message is None:
+            parts.append(Part(span.text or "", is_template=True))
+            continue
+        message = messages[span.message]
+        if span.picture is not None:
+            parts.append(Part("", image=message.pictures[span.picture].image()))
+        elif span.text is None:
+            parts.append(Part(edges(message)[1], tokens=message.tokens))
+        else:
+            parts.append(Part(span.text))
     n_places = sum(len(_IMAGE_MARK.findall(part.text)) for part in parts if part.is_template) if placed else 0
     if n_places != len(placed):
         return None

@@ -10,7 +10,9 @@ split into chunks.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from slmchat.engine.thinking import ThoughtMarks, opened_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,44 +23,87 @@ class Piece:
     is_thinking: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Marks:
-    """How one family writes: an opening, the thought, a closing, the answer, which may be wrapped once more.
-
-    No opening is the beginning of another one, and no closing of another one.
-    """
-
-    openings: tuple[str, ...]
-    closings: tuple[str, ...]
-    answer: tuple[str, str] | None = None
-
-
 # Where llama.cpp's own sources say so (models/templates and common/ at the version that pyproject.toml pins):
-_FAMILIES = (
+FAMILIES = (
     # Qwen3 and 3.5 (Qwen-Qwen3-0.6B.jinja, Qwen3.5-4B.jinja), SmolLM3 (HuggingFaceTB-SmolLM3-3B.jinja), LFM2
     # (parsers/lfm2.cpp), DeepSeek R1 (llama-cpp-deepseek-r1.jinja), MiniCPM5 (parsers/minicpm5.cpp). Granite 3.3 wraps
     # its answer too (chat-diff-analyzer.cpp, "Granite 3.3"). Phi-4-mini-reasoning writes
     # these too, though its prompt format does not name them.
-    _Marks(("<think>",), ("</think>",), ("<response>", "</response>")),
+    ThoughtMarks(("<think>",), ("</think>",), ("<response>", "</response>"), "\n</think>\n\n"),
     # Magistral and Ministral 3 Reasoning (parsers/ministral3.cpp)
-    _Marks(("[THINK]",), ("[/THINK]",)),
+    ThoughtMarks(("[THINK]",), ("[/THINK]",), None, "[/THINK]"),
     # Gemma 4 (parsers/gemma4.cpp); the doubled opening is in tests/test-chat.cpp
-    _Marks(("<|channel>thought", "<|channel><|channel>thought"), ("<channel|>",)),
+    ThoughtMarks(("<|channel>thought", "<|channel><|channel>thought"), ("<channel|>",), None, "\n<channel|>"),
     # gpt-oss (parsers/gpt-oss.cpp). llama.cpp renders <|end|> there, other engines may not.
-    _Marks(
+    ThoughtMarks(
         ("<|channel|>analysis<|message|>",),
         ("<|end|><|start|>assistant<|channel|>final<|message|>", "<|start|>assistant<|channel|>final<|message|>"),
+        None,
+        "<|end|><|start|>assistant<|channel|>final<|message|>",
     ),
     # gpt-oss that answers at once: a thought without a word, closed where it opens
-    _Marks(("<|channel|>final<|message|>",), ("",)),
+    ThoughtMarks(("<|channel|>final<|message|>",), ("",)),
+    # Command R7B and Cohere2 MoE (CohereForAI-c4ai-command-r7b-12-2024-tool_use.jinja, parsers/cohere2moe.cpp)
+    ThoughtMarks(
+        ("<|START_THINKING|>",), ("<|END_THINKING|>",), ("<|START_RESPONSE|>", "<|END_RESPONSE|>"), "<|END_THINKING|>"
+    ),
+    # Apertus (Apertus-8B-Instruct.jinja)
+    ThoughtMarks(("<|inner_prefix|>",), ("<|inner_suffix|>",), None, "<|inner_suffix|>"),
+    # Seed-OSS (ByteDance-Seed-OSS.jinja)
+    ThoughtMarks(("<seed:think>",), ("</seed:think>",), None, "\n</seed:think>\n"),
+    # MiniMax M3 (parsers/minimax-m3.cpp)
+    ThoughtMarks(("<mm:think>",), ("</mm:think>",), None, "</mm:think>"),
+    # Apriel 1.5 and 1.6 (unsloth-Apriel-1.5.jinja, Apriel-1.6-15b-Thinker-fixed.jinja): in plain words, which another
+    # model may begin its answer with
+    ThoughtMarks(
+        ("Here are my reasoning steps:",),
+        ("[BEGIN FINAL RESPONSE]",),
+        None,
+        "\n[BEGIN FINAL RESPONSE]\n",
+        is_prompted=True,
+    ),
+)
+
+_WRITTEN = tuple(marks for marks in FAMILIES if not marks.is_prompted)
+
+# What the makers have written where a thought is cut short, by the beginning of the architecture's name: Qwen's and
+# ByteDance's own documentation of thinking budgets.
+_BRIDGES = {
+    "qwen3": "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly "
+    "now.",
+    "seed_oss": "\n<seed:cot_budget_reflect>I have exhausted my token budget, and now I will start answering the "
+    "question.</seed:cot_budget_reflect>",
+}
+
+_BRIDGED = ("<think>", "<seed:think>")
+
+# What a budget must not cut through: a call of a tool, by the templates of the same folder.
+UNBROKEN = (
+    ("<tool_call>", "</tool_call>"),
+    ("<|tool_call>", "<tool_call|>"),
+    ("<|tool_call_start|>", "<|tool_call_end|>"),
+    ("<seed:tool_call>", "</seed:tool_call>"),
+    ("<|START_ACTION|>", "<|END_ACTION|>"),
 )
 
 # Marks that are one control token in some vocabularies. An engine that renders control tokens as nothing has to spell
 # these out, or no thought is ever recognised. ("[THINK]" is one in Mistral's; older Gemma 4 files mark theirs so.)
-TOKENS = ("<think>", "</think>", "<response>", "</response>", "[THINK]", "[/THINK]", "<|channel>", "<channel|>")
+TOKENS = (
+    *("<think>", "</think>", "<response>", "</response>", "[THINK]", "[/THINK]", "<|channel>", "<channel|>"),
+    *("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>", "<mm:think>", "</mm:think>"),
+    *("<|inner_prefix|>", "<|inner_suffix|>", "<seed:think>", "</seed:think>"),
+)
 
 # Gemma 4 may end its answer with an empty thought or a lone closing (parsers/gemma4.cpp says so).
 _STRAYS = ("<|channel>thought", "<channel|>")
+
+
+def marks_for(architecture: str) -> tuple[ThoughtMarks, ...]:
+    """The marks of all families, with the sentence that the makers of this architecture have where a thought is cut."""
+    bridge = next((text for begin, text in _BRIDGES.items() if architecture.startswith(begin)), "")
+    if not bridge:
+        return FAMILIES
+    return tuple(replace(marks, bridge=bridge) if marks.openings[0] in _BRIDGED else marks for marks in FAMILIES)
 
 
 def _beginnings(mark: str) -> str:
@@ -96,7 +141,7 @@ class ThinkingSplitter:
     def __init__(self, opened: bool = False) -> None:
         self._held = ""
         # which family opened the thought in the prompt is not known here: any closing ends it
-        self._closings = tuple(closing for marks in _FAMILIES for closing in marks.closings if closing)
+        self._closings = tuple(closing for marks in FAMILIES for closing in marks.closings if closing)
         self._wrapping: tuple[str, str] | None = None
         self.has_marks = opened
         self._is_opened = opened
@@ -124,7 +169,7 @@ class ThinkingSplitter:
     def _before(self, is_end: bool) -> list[Piece]:
         """At the beginning: is there an opening?"""
         text = self._held.lstrip()
-        for marks in _FAMILIES:
+        for marks in _WRITTEN:
             for opening in marks.openings:
                 if text.startswith(opening):
                     self.has_marks = True
@@ -189,16 +234,22 @@ def opens_thinking(prompt_tail: str) -> bool:
 
     For the text of the template only: what a user says at the end of a bare prompt opens nothing.
     """
-    openings = tuple(opening for marks in _FAMILIES if marks.closings != ("",) for opening in marks.openings)
-    return prompt_tail.rstrip().endswith(openings)
+    return opened_by(prompt_tail, FAMILIES) is not None
 
 
 def closing_of(prompt_tail: str) -> str | None:
     """What closes the thought that a prompt ending like this has begun; None when it has begun none."""
-    tail = prompt_tail.rstrip()
-    return next(
-        (marks.closings[0] for marks in _FAMILIES if marks.closings != ("",) and tail.endswith(marks.openings)), None
-    )
+    marks = opened_by(prompt_tail, FAMILIES)
+    return None if marks is None else marks.closings[0]
+
+
+def spelled_in(template: str) -> ThoughtMarks | None:
+    """The family whose marks a template spells, in what it writes or in what it takes out of earlier answers."""
+    return next((marks for marks in FAMILIES if marks.has_thought and _is_spelled(marks, template)), None)
+
+
+def _is_spelled(marks: ThoughtMarks, template: str) -> bool:
+    return marks.closings[0] in template or marks.openings[0] in template
 
 
 def _overlap(text: str, mark: str) -> int:

@@ -57,7 +57,18 @@ def drop_oldest(messages: Sequence[Message], head: int, count: Callable[[Sequenc
         return 0
     kept, rest = list(messages[:head]), list(messages[head:])
     ends = [place for place in range(1, len(rest)) if rest[place].role is Role.USER]
-    for place in ends:
-        if count(kept + rest[place:]) <= n_ctx * TRIMMED_SHARE:
-            return place
-    return ends[-1] if ends else 0
+    if not ends:
+        return 0
+
+    def is_small(n_exchanges: int) -> bool:
+        return count(kept + rest[ends[-n_exchanges] :]) <= n_ctx * TRIMMED_SHARE
+
+    # from the end, as nobody wants to count thousands of messages of which a few stay
+    most, step = 1, 1
+    while most + step <= len(ends) and is_small(most + step):
+        most, step = most + step, 2 * step
+    while step:
+        if most + step <= len(ends) and is_small(most + step):
+            most += step
+        step //= 2
+    return ends[-most]

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.thinking import UNASKED, Thinking, ThoughtMarks
 from slmchat.errors import SlmError
 
 BATCH_TOKENS = 512
@@ -113,8 +114,11 @@ class Limits:
 
     `max_tokens` None means: until the context window is full. `stop` sequences are not part of the completion.
     `shown`: spellings of control tokens that are text of the completion all the same (marks around a thought); every
-    other control token stands for no text. `constraint`: what the completion has to look like, from its first token on.
-    `top_logprobs` not None: the logprobs of every token are told, with so many of the most probable ones at its place.
+    other control token stands for no text. `constraint`: what the completion has to look like, from its first token on,
+    or behind the thought that the prompt has opened. `top_logprobs` not None: the logprobs of every token
+    are told, with so many of the most probable ones at its place.
+    `thinking`: what was asked of the thought; `marks`: how the families write one; `unbroken`: beginnings and ends of
+    what its budget must not cut through.
     """
 
     max_tokens: int | None = None
@@ -122,6 +126,9 @@ class Limits:
     shown: tuple[str, ...] = ()
     constraint: Constraint | None = None
     top_logprobs: int | None = None
+    thinking: Thinking = UNASKED
+    marks: tuple[ThoughtMarks, ...] = ()
+    unbroken: tuple[tuple[str, str], ...] = ()
 
 
 class FinishReason(StrEnum):
@@ -186,7 +193,8 @@ class Usage:
     """Token counts. `prompt_tokens` includes the `cached_tokens` that were not evaluated again.
 
     `drafted_tokens` were guessed and verified in batches; `accepted_tokens` of them are part of the completion.
-    `is_estimate`: nobody who could has counted them.
+    `is_estimate`: nobody who could has counted them. `thinking_tokens` of the completion are a thought, without its
+    marks.
     """
 
     prompt_tokens: int
@@ -195,6 +203,7 @@ class Usage:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     is_estimate: bool = False
+    thinking_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +358,28 @@ class Result:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A text as a vector of length 1, and its tokens with the marks around them (0: not told)."""
+
+    vector: tuple[float, ...]
+    n_tokens: int
+
+
+class Embedder(Protocol):
+    """What turns texts into vectors. Not for two threads at once, except `cancel`."""
+
+    def run(self, texts: Iterator[str]) -> Iterator[Embedding | SlmError]:
+        """A vector for each text, in order, or the error that it failed with. Raises `SlmError` for what ends all."""
+        ...
+
+    def cancel(self) -> None:
+        """End `run` soon, without the texts that are not done; from any thread or signal handler."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Session(Protocol):
     """One inference timeline: a KV cache and the tokens in it. Not for two threads at once, except `cancel`."""
 
@@ -500,6 +531,10 @@ class Engine(Protocol):
 
     def open_scorer(self, settings: SessionSettings) -> Pool:
         """A pool for requests with choices. Raises `SlmError`: NO_FIT, USAGE where the engine has no probabilities."""
+        ...
+
+    def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> Embedder:
+        """What turns texts into vectors; `is_cut`: of texts that are too long, the beginning counts."""
         ...
 
     def close(self) -> None: ...

@@ -3,7 +3,7 @@
 A session decodes one completion, a pool many at once. From the moment a token is picked both do the same with it, and
 they do it here: does it end the completion, which text does it stand for, how probable was it, may another one follow?
 
-Knows: stop sequences, whole characters, limits, finish reasons, counts and clocks.
+Knows: stop sequences, whole characters, thoughts, limits, finish reasons, counts and clocks.
 Refuses to know: how tokens are evaluated and picked, who reads the text (session.py, slot.py).
 """
 
@@ -15,6 +15,7 @@ from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.probabilities import LogprobReader
 from slmchat.engine.speculation import DraftStats
 from slmchat.engine.text import CompletionText
+from slmchat.engine.thinking import ThoughtWatch
 
 
 class GenerationState:
@@ -32,16 +33,19 @@ class GenerationState:
         n_prompt: int,
         n_cached: int,
         seed: int | None,
+        watch: ThoughtWatch | None,
         asked: float,
         start: float,
     ) -> None:
-        """`asked`: when the completion was asked for; `start`: when work on it began (both of `time.perf_counter`)."""
+        """`watch` follows the thought; None: nothing is taken for one. `asked`: when the completion was asked for,
+        `start`: when work on it began (both of `time.perf_counter`)."""
         self.tokens: list[int] = []
         self.draft_stats = DraftStats()
         self._vocabulary = loaded.vocabulary
         self._shown = loaded.vocabulary.tokens_of(limits.shown)
         self._text = CompletionText(limits.stop)
         self._logprobs = LogprobReader(loaded.api, loaded.vocabulary, limits.top_logprobs)
+        self._watch = watch
         self._n_prompt = n_prompt
         self._n_cached = n_cached
         self._seed = seed or 0
@@ -72,7 +76,10 @@ class GenerationState:
             return ""
         self._logprobs.note(context, index, token)
         self.tokens.append(token)
-        text = self._text.feed(vocabulary.piece(token, is_shown=token in self._shown))
+        data = vocabulary.piece(token, is_shown=token in self._shown)
+        if self._watch is not None:
+            self._watch.accept(data)
+        text = self._text.feed(data)
         self.reason = FinishReason.STOP if self._text.is_stopped else self._limit_reached()
         return text
 
@@ -98,7 +105,14 @@ class GenerationState:
         draft_stats = self.draft_stats
         return Finish(
             reason=reason,
-            usage=Usage(self._n_prompt, self._n_cached, len(self.tokens), draft_stats.drafted, draft_stats.accepted),
+            usage=Usage(
+                self._n_prompt,
+                self._n_cached,
+                len(self.tokens),
+                draft_stats.drafted,
+                draft_stats.accepted,
+                thinking_tokens=0 if self._watch is None else self._watch.n_tokens,
+            ),
             timings=Timings(
                 prompt_s=prompt_end - self._start,
                 generation_s=now - prompt_end,

@@ -62,6 +62,10 @@ class Sampler:
         self._check.picked(context, index, token)
         return token
 
+    def accept(self, token: int) -> None:
+        """Remember a token that was not picked here: it counts for the penalties."""
+        self._api.llama_sampler_accept(self._chain, token)
+
     def close(self) -> None:
         """Free the chain."""
         self._api.llama_sampler_free(self._chain)

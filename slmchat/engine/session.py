@@ -13,15 +13,15 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 
 from slmchat.engine.api import Adapter, Event, FinishReason, Limits, Prefill, Prompt, SessionSettings
-from slmchat.engine.constraint import ConstrainedSampler, open_sampler
 from slmchat.engine.context import Context, check_room
 from slmchat.engine.generation_state import GenerationState
 from slmchat.engine.image_tokens import is_image_token
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.memory import SessionMemory
-from slmchat.engine.sampler import Sampler, SamplerSettings
+from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.speculation import SIZES, Drafts, ExactnessCheck
+from slmchat.engine.thinking_sampler import TokenSampler, sampler_for, watch_for
 from slmchat.engine.threads import Sample, Watch
 from slmchat.errors import SlmError
 
@@ -112,6 +112,7 @@ class LlamaSession:
         cached = self._memory.reuse(tokens)
         settings = sampler.with_seed()
         self._is_exact = self._is_always_exact and (sampler.temperature <= 0 or sampler.seed is not None)
+        watch = watch_for(prompt, limits)
         state = GenerationState(
             self._loaded,
             limits,
@@ -119,6 +120,7 @@ class LlamaSession:
             n_prompt=len(tokens),
             n_cached=cached,
             seed=settings.seed,
+            watch=watch,
             asked=start,
             start=start,
         )
@@ -133,13 +135,13 @@ class LlamaSession:
         if self._is_cancelled:
             yield state.finish(FinishReason.INTERRUPTED)
             return
-        chosen = open_sampler(self._loaded.api, vocabulary, settings, limits.constraint)
+        chosen = sampler_for(self._loaded, settings, limits, watch)
         try:
             yield from self._decode(state, chosen, limits)
         finally:
             chosen.close()
 
-    def _decode(self, state: GenerationState, sampler: Sampler | ConstrainedSampler, limits: Limits) -> Iterator[Event]:
+    def _decode(self, state: GenerationState, sampler: TokenSampler, limits: Limits) -> Iterator[Event]:
         with contextlib.closing(self._tokens(state, sampler, limits)) as tokens:
             while state.reason is None and not self._is_cancelled:
                 text = state.accept(next(tokens), self._context.handle, -1)
@@ -152,9 +154,7 @@ class LlamaSession:
             yield rest
         yield state.finish(state.reason or FinishReason.INTERRUPTED)
 
-    def _tokens(
-        self, state: GenerationState, sampler: Sampler | ConstrainedSampler, limits: Limits
-    ) -> Generator[int, None, None]:
+    def _tokens(self, state: GenerationState, sampler: TokenSampler, limits: Limits) -> Generator[int, None, None]:
         """One token after another. Whenever it is left, the KV cache holds all of them but the last."""
         context = self._context
         # the logprobs of a token are read from the logits of the last evaluation, of which a draft has many
@@ -188,7 +188,7 @@ class LlamaSession:
         return [] if any(map(is_image_token, guesses)) else guesses  # a model does not write images
 
     def _verified(
-        self, state: GenerationState, sampler: Sampler | ConstrainedSampler, token: int, guesses: list[int]
+        self, state: GenerationState, sampler: TokenSampler, token: int, guesses: list[int]
     ) -> Generator[int, None, int]:
         """Evaluate `token` and the guesses in one batch; yields those guesses that the sampler would have picked.
 
@@ -225,7 +225,7 @@ class LlamaSession:
         return token
 
     def _proved(
-        self, state: GenerationState, sampler: Sampler | ConstrainedSampler, token: int, guesses: list[int]
+        self, state: GenerationState, sampler: TokenSampler, token: int, guesses: list[int]
     ) -> Generator[int, None, int]:
         """The tokens one by one after all, compared with the batch just evaluated; otherwise as `_verified`."""
         context, drafts, exactness = self._context, self._drafts, self._exactness

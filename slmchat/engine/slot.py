@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slmchat.engine.api import Chunk, Finish, FinishReason, Request, Result
-from slmchat.engine.constraint import open_sampler
 from slmchat.engine.generation_state import GenerationState
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.sequences import TokenSpan
+from slmchat.engine.thinking_sampler import sampler_for, watch_for
 from slmchat.errors import SlmError
 
 
@@ -37,14 +37,17 @@ class Slot:
         self._n_shared = n_shared
         self._n_evaluated = n_shared
         self._again: list[int] | None = None  # what is evaluated instead of the prompt after it lost its sequence
-        self._sampler = open_sampler(loaded.api, loaded.vocabulary, work.sampler, work.request.limits.constraint)
+        limits = work.request.limits
+        watch = watch_for(work.request.prompt, limits)
+        self._sampler = sampler_for(loaded, work.sampler, limits, watch)
         self._state = GenerationState(
             loaded,
-            work.request.limits,
+            limits,
             n_ctx=n_ctx,
             n_prompt=len(work.tokens),
             n_cached=n_shared,
             seed=work.sampler.seed,
+            watch=watch,
             asked=work.start,
             start=time.perf_counter(),
         )

@@ -15,16 +15,16 @@ from typing import Protocol
 
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose
-from slmchat.conversation.messages import Conversation, Message, Node, Role, title_of
+from slmchat.conversation.messages import Conversation, Message, Node, Role, alternating, title_of
 from slmchat.conversation.pictures import Picture
 from slmchat.conversation.template import Layout, layout_of, raw_prompt
-from slmchat.conversation.thinking import opens_thinking
 from slmchat.engine.api import Adapter, Event, Finish, FinishReason, Limits, Prompt, Session
 from slmchat.engine.cancellable import Cancellable
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
-from slmchat.generation.prompt import PLACEHOLDER
+from slmchat.generation.prompt import PLACEHOLDER, begins_thought, no_switch
 from slmchat.generation.response import Response, StreamHandler, consume_stream
 from slmchat.models.backend import BackendModel
 from slmchat.models.open import OpenModel
@@ -98,6 +98,7 @@ class ChatSession:
         self.sampler_changes: dict[str, float] = {}
         self._is_seed_reset = False  # `--seed` was taken back
         self.limits = params.limits(options)
+        self.thinking = params.thinking_of(options, opened.settings)
         self.asked_ctx = options.ctx or opened.settings.n_ctx
         self.threads = options.threads
         self._delegate = delegate
@@ -109,9 +110,8 @@ class ChatSession:
 
     def _begin(self, opened: OpenModel) -> None:
         self.opened = opened
-        self._model_sampler = params.sampler_settings(opened.model, opened.settings, self.options)
         self.last: Finish | None = None
-        self._has_told_of_pictures = False
+        self._has_told_of_pictures = self._has_told_of_mending = self._has_told_of_thinking = False
 
     # The model
 
@@ -167,11 +167,12 @@ class ChatSession:
         engine, said, system = self.opened.engine_if_there, self.conversation, self.conversation.system_text()
         if engine is None or not (said.current or system):
             return 0
-        state = (self.model.key, said.current, said.current and said.current.message, said.seen_from, system)
+        mode = self.thinking.mode
+        state = (self.model.key, mode, said.current, said.current and said.current.message, said.seen_from, system)
         if state != self._counted[0]:
             try:
-                layout = self._layout or layout_of(engine.info, is_raw=self.options.raw)
-                self._counted = (state, engine.count(layout.render(self._visible_messages())))
+                layout = self._layout or layout_of(engine.info, is_raw=self.options.raw, mode=mode)
+                self._counted = (state, engine.count(layout.render(alternating(self._visible_messages()))))
             except SlmError:  # no chat template, say: the next message tells it
                 self._counted = (state, 0)
         return self._counted[1]
@@ -179,8 +180,13 @@ class ChatSession:
     @property
     def sampler(self) -> SamplerSettings:
         """The sampler settings in force, /set included."""
-        sampler = self._model_sampler.with_values(self.sampler_changes)
+        recommended = params.sampler_settings(self.model, self.opened.settings, self.options, self._thinks)
+        sampler = recommended.with_values(self.sampler_changes)
         return replace(sampler, seed=None) if self._is_seed_reset else sampler
+
+    def _thinks(self) -> bool:
+        """Whether the next answer begins with a thought; not known while the model is not loaded."""
+        return self._layout is not None and self._layout.thinks
 
     def change_sampler(self, name: str, value: float | None) -> None:
         """`/set`: this value from now on; None: as it was without. A seed is then another one each time."""
@@ -195,7 +201,8 @@ class ChatSession:
         engine = self.opened.engine
         self.opened.check_file()
         if self._layout is None:
-            self._layout = layout_of(engine.info, is_raw=self.options.raw)
+            self._layout = layout_of(engine.info, is_raw=self.options.raw, mode=self.thinking.mode)
+            self._tell_of_thinking()
         if self._session is None:
             self._session = self.opened.open_session(self.opened.window(self.asked_ctx), threads=self.threads)
         return self._session
@@ -239,13 +246,26 @@ class ChatSession:
         """The prompt for these messages; `goes_on`: it ends inside the last one, an answer that was cut."""
         self.ready()
         assert self._layout is not None
-        return self._layout.render(messages, goes_on=goes_on)
+        return self._layout.render(alternating(messages), goes_on=goes_on)
 
     def count(self, messages: Sequence[Message], *, goes_on: bool = False) -> int:
         """Tokens of the prompt for these messages, template included; 0 for none. A guess where `about` says so."""
         if not messages:
             return 0
         return self.opened.engine.count(self.prompt(messages, goes_on=goes_on))
+
+    def set_thinking(self, asked: Thinking) -> None:
+        """Let the model think, or not, from the next exchange on."""
+        if asked.mode is not self.thinking.mode:
+            self._layout, self._has_told_of_thinking = None, False
+        self.thinking = asked
+
+    def _tell_of_thinking(self) -> None:
+        """Once for each model and mode: its template has no switch."""
+        assert self._layout is not None
+        if not self.options.raw and not self._layout.has_thinking_switch and not self._has_told_of_thinking:
+            self._has_told_of_thinking = True
+            self.reporter.note(no_switch(self.thinking))
 
     def set_max_tokens(self, max_tokens: int) -> None:
         """Limit the answers from now on."""
@@ -331,8 +351,22 @@ class ChatSession:
         sampler = self.sampler
         if sampler.seed is not None and question is not None:  # a retry with a fixed seed is another answer
             sampler = replace(sampler, seed=(sampler.seed + len(question.children)) % 2**32)
-        prompt = self._with_cache_hints(self.prompt(self.messages()))
-        return self._follow(self._generate(prompt, sampler, self.limits), prompt, StreamingMessage(self))
+        said = self.messages()
+        if len(alternating(said)) < len(said) and not self._has_told_of_mending:
+            self._has_told_of_mending = True
+            self.reporter.note("(a question here has no answer: the model gets it together with the next one)")
+        prompt = self._with_cache_hints(self.prompt(said))
+        limits = self._limits(self.limits, self.thinking)
+        return self._follow(self._generate(prompt, sampler, limits), prompt, StreamingMessage(self))
+
+    def _limits(self, limits: Limits, asked: Thinking) -> Limits:
+        """These limits with what is asked of thinking."""
+        architecture = self.opened.engine.info.architecture
+        return params.with_thinking(limits, asked, architecture, is_raw=self.options.raw)
+
+    def _without_thought(self) -> Layout:
+        """The layout for an answer at once. An endpoint lays out itself, and is asked as always."""
+        return layout_of(self.opened.engine.info, is_raw=self.options.raw, mode=ThinkingMode.OFF)
 
     def go_on(self) -> Response | None:
         """Let the last answer go on where it stopped; None when cancelled before anything came."""
@@ -372,7 +406,7 @@ class ChatSession:
                 self._delegate.handler(),
                 sanitizer=None if self.options.raw_output else Sanitizer(show_invisible=False),
                 keeps_space=goes_on or self.options.raw,
-                is_thinking=opens_thinking(prompt.parts[-1].text) and not goes_on,
+                is_thinking=begins_thought(prompt) and not goes_on,
                 on_growth=growing.grow,
             )
         assert answer.finish is not None
@@ -467,8 +501,11 @@ class ChatSession:
         request = Message(Role.USER, _SUMMARY_REQUEST)
         asked = [*messages, request]
         dropped = window.drop_oldest(asked, head, lambda kept: self.count(kept) + self._summary_room, session.n_ctx)
-        prompt = self.prompt([*asked[:head], *asked[head + dropped :]])
-        events = self._generate(prompt, replace(self.sampler, temperature=0.0), Limits(self._summary_room))
+        prompt = self._without_thought().render(alternating([*asked[:head], *asked[head + dropped :]]))
+        limits = self._limits(
+            Limits(self._summary_room), self.thinking if self.has_own_layout else Thinking(ThinkingMode.OFF, 0)
+        )
+        events = self._generate(prompt, replace(self.sampler, temperature=0.0), limits)
         self.reporter.note("(a summary of what was said before:)")
         with self._delegate.cancellable(session):
             answer = consume_stream(events, self._delegate.handler(), sanitizer=Sanitizer(show_invisible=False))

@@ -5,7 +5,7 @@ the threshold. Refuses to know: how scores are computed (the engine), rows, stre
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from slmchat.engine.api import Choices, Pool, Prompt, Request, Score
@@ -18,9 +18,11 @@ UNSURE = "unsure"
 CONTENT_FREE = ("", "N/A", "This is a text.")
 
 # Room that a context window has to have behind the prompt, in tokens: more than any choice takes.
-_MOST_CHOICES = 100
+_MOST_CHOICES = 1_000
 _MOST_CHARACTERS = 400
 ROOM = 512
+# Digits of a probability that are printed.
+_DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,29 @@ class ClassificationTask:
         shares = [weight / sum(weights) for weight in weights]
         best = shares.index(max(shares))
         is_sure = self.threshold is None or shares[best] >= self.threshold
-        rounded = {text: round(share, 6) for text, share in zip(self.texts, shares, strict=True)}
-        return Classification(self.texts[best] if is_sure else None, rounded)
+        probabilities = dict(zip(self.texts, shares, strict=True))
+        return Classification(self.texts[best] if is_sure else None, probabilities)
+
+
+def question(instruction: str, name: str) -> str:
+    """What is asked of one of several questions: `{name}` in the instruction is its name, else that stands behind
+    it."""
+    if "{name}" in instruction:
+        return instruction.replace("{name}", name)
+    return f"{instruction}\n{name}:" if instruction.strip() else f"{name}:"
+
+
+def as_printed(probabilities: Mapping[str, float]) -> dict[str, float]:
+    """Six digits of each probability; as they are printed their sum is 1 exactly.
+
+    Those that lose most by it are rounded up (the method of the largest remainder).
+    """
+    unit = 10**_DIGITS
+    counts = {text: math.floor(share * unit) for text, share in probabilities.items()}
+    by_remainder = sorted(probabilities, key=lambda text: counts[text] - probabilities[text] * unit)
+    for text in by_remainder[: max(0, unit - sum(counts.values()))]:
+        counts[text] += 1
+    return {text: count / unit for text, count in counts.items()}
 
 
 def content_free_prior(choosing: ClassificationTask, pool: Pool, empty: Sequence[Prompt]) -> tuple[float, ...] | None:
@@ -98,7 +121,7 @@ def problem_of(texts: Sequence[str], threshold: float | None) -> str | None:
     if len(set(texts)) < len(texts):
         return f"'{next(text for text in texts if texts.count(text) > 1)}' stands there twice"
     if not 2 <= len(texts) <= _MOST_CHOICES:
-        return f"there must be 2 to {_MOST_CHOICES} of them, not {len(texts)}"
+        return f"there must be 2 to {_MOST_CHOICES:,} of them, not {len(texts):,}"
     if max(map(len, texts)) > _MOST_CHARACTERS:
         return f"one of them is longer than {_MOST_CHARACTERS} characters"
     if threshold is not None and UNSURE in texts:

@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from slmchat.conversation import window
-from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Finish, Limits, ModelInfo, Pool, Prompt, Request, Session
+from slmchat.engine.api import Engine, Finish, Limits, ModelInfo, Pool, Prompt, Request, Session
 from slmchat.engine.cancellable import Cancellable, CancelScope
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.thinking import UNASKED, Thinking
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation import classify, structured
+from slmchat.generation import classify, params, structured
 from slmchat.generation.attempts import generate_valid
 from slmchat.generation.classify import CONTENT_FREE, Classification, ClassificationTask, content_free_prior
-from slmchat.generation.prompt import Layout, PromptRequest, layout
+from slmchat.generation.prompt import Layout, PromptRequest, begins_thought, layout, thinks
 from slmchat.generation.response import Completion, Response, StreamHandler, completion_of, consume_stream
 from slmchat.generation.structured import ResponseFormat
 from slmchat.models.open import OpenModel
@@ -65,11 +65,25 @@ class PreparedPrompt:
     is_raw: bool
     response_format: ResponseFormat | None = None
     task: ClassificationTask | None = None
+    thinking: Thinking = UNASKED
 
     @property
     def keeps_space(self) -> bool:
         """Whether white space at the beginning of the completion counts, and nothing in it is taken for a thought."""
-        return self.is_raw or self.response_format is not None or bool(self.request.answer)
+        is_bare_format = self.response_format is not None and not self.response_format.thinks_first
+        return self.is_raw or is_bare_format or bool(self.request.answer)
+
+    def thinks(self, engine: Engine) -> bool:
+        """Whether the completion begins with a thought, as far as anybody can tell."""
+        if self.response_format is not None or self.task is not None:
+            return self.response_format is not None and self.response_format.thinks_first
+        return thinks(engine, self.thinking, is_raw=self.is_raw)
+
+    def limits(self, limits: Limits, info: ModelInfo) -> Limits:
+        """These limits with what is asked of thinking."""
+        return params.with_thinking(
+            limits, self.thinking, info.architecture, is_raw=self.is_raw or bool(self.request.answer)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +118,7 @@ class Generator:
         self._scorer: Pool | None = None
         self._scorer_ctx = 0
         self._prior: _Prior | None = None
+        self._has_told_of_thinking = False
         self._told_of: ResponseFormat | None = None
 
     # The prompt
@@ -115,6 +130,7 @@ class Generator:
         is_raw: bool,
         response_format: ResponseFormat | None = None,
         task: ClassificationTask | None = None,
+        thinking: Thinking = UNASKED,
     ) -> PreparedPrompt:
         """The prompt as this model gets it. Raises `SlmError` as `layout` does; USAGE: choices by sight, a format or no
         template for an answer that goes on."""
@@ -126,9 +142,26 @@ class Generator:
         for note in response_format.notes if response_format is not self._told_of and response_format else ():
             self.opened.reporter.note(note)
         self._told_of = response_format
-        lay_out = layout(self.engine, is_raw=is_raw, instruction=response_format, goes_on=bool(request.answer))
+        lay_out = layout(
+            self.engine,
+            is_raw=is_raw,
+            instruction=response_format,
+            closes_thought=task is not None,
+            goes_on=bool(request.answer),
+            thinking=thinking,
+            tell=self._tell_of_thinking,
+        )
         prompt = request.prompt(lay_out)
-        return PreparedPrompt(request, lay_out, prompt, self.opened.count(prompt), is_raw, response_format, task)
+        if response_format is not None:
+            response_format = replace(response_format, thinks_first=begins_thought(prompt))
+        n_prompt = self.opened.count(prompt)
+        return PreparedPrompt(request, lay_out, prompt, n_prompt, is_raw, response_format, task, thinking)
+
+    def _tell_of_thinking(self, sentence: str) -> None:
+        """Once for a model: it has no switch."""
+        if not self._has_told_of_thinking:
+            self._has_told_of_thinking = True
+            self.opened.reporter.note(sentence)
 
     def fitted(self, prepared: PreparedPrompt, n_ctx: int, *, is_trimmed: bool) -> PreparedPrompt:
         """The same, or when it does not fit into a window of `n_ctx` tokens one with less of its input.
@@ -164,13 +197,20 @@ class Generator:
             self.open(n_ctx, is_multi_turn=prepared.response_format is not None, may_grow=True)
         return prepared
 
+    def has_room_for(self, prepared: PreparedPrompt) -> bool:
+        """Whether the window of a server that has the model is large enough, and its engine takes such a prompt."""
+        warm_ctx = self.opened.warm_ctx
+        if warm_ctx is None:
+            return True
+        return not prepared.request.pictures and prepared.n_prompt + self._room_for(prepared) <= warm_ctx
+
     def _room_for(self, prepared: PreparedPrompt) -> int:
         """Tokens that the window has to hold behind the prompt."""
         if prepared.task is not None:
             return classify.ROOM
         max_tokens = self.opened.options.max_tokens
         if prepared.response_format is not None:
-            return structured.room_for(max_tokens)
+            return structured.room_for(max_tokens, prepared.response_format.room_to_think(prepared.thinking))
         return max_tokens or COMPLETION_ROOM
 
     @property
@@ -186,6 +226,10 @@ class Generator:
         """
         self._session = self.opened.open_session(n_ctx, is_multi_turn=is_multi_turn, may_grow=may_grow)
 
+    def use(self, session: Session) -> None:
+        """Generate in this window, which somebody else has made."""
+        self._session = session
+
     def open_scorer(self, n_ctx: int) -> None:
         """Make a context window for choices, if there is none. Raises `SlmError` as `open` does, and USAGE where the
         engine has no probabilities."""
@@ -196,13 +240,24 @@ class Generator:
     # Completions
 
     def generate(
-        self, prepared: PreparedPrompt, sampler: SamplerSettings, limits: Limits, delegate: GenerationDelegate
+        self,
+        prepared: PreparedPrompt,
+        sampler: SamplerSettings,
+        limits: Limits,
+        delegate: GenerationDelegate,
+        *,
+        takes_cut: bool = False,
     ) -> Completion:
         """The completion; its value where it has a format (None without one, and when it was cancelled).
+
+        What is asked of thinking is added to the `limits`. `takes_cut`: one in a format that is cut off counts,
+        without a value, where there is no second attempt.
 
         Raises `SlmError`: CONTEXT when the prompt leaves no room, UNSATISFIED when a second attempt is not right
         either. The window stays usable.
         """
+
+        limits = prepared.limits(limits, self.engine.info)
 
         def once(sampler: SamplerSettings, limits: Limits) -> Response:
             session = self._session
@@ -215,7 +270,7 @@ class Generator:
                     delegate.handler(),
                     sanitizer=None if self.opened.options.raw_output else Sanitizer(show_invisible=False),
                     keeps_space=prepared.keeps_space,
-                    is_thinking=opens_thinking(prepared.prompt.parts[-1].text),
+                    is_thinking=begins_thought(prepared.prompt),
                 )
 
         if prepared.response_format is None:
@@ -228,29 +283,47 @@ class Generator:
             on_retry=delegate.on_retry,
             on_fallback=delegate.on_fallback,
             may_retry=delegate.may_retry,
+            takes_cut=takes_cut,
         )
         return completion_of(made, value)
 
     def classify(self, prepared: PreparedPrompt, cancellable: CancelScope) -> tuple[Classification, Finish] | None:
         """Which of the choices it is; None when that was cancelled. Raises `SlmError`, as CONTEXT."""
-        task, scorer = prepared.task, self._scorer
-        assert task is not None
+        found = self.classify_all([prepared], cancellable)
+        return None if found is None else found[0]
+
+    def classify_all(
+        self, prepared: Sequence[PreparedPrompt], cancellable: CancelScope
+    ) -> list[tuple[Classification, Finish]] | None:
+        """Which of its choices each prompt is: what they begin with is read once. None when that was cancelled.
+
+        Raises `SlmError`, as CONTEXT.
+        """
+        scorer = self._scorer
         assert scorer is not None
         asked = _TwoRuns(scorer)
+        found: dict[int, tuple[Classification, Finish]] = {}
         with cancellable(asked):
-            prior = self._prior_of(prepared, task, scorer)
-            if prior is None and task.is_calibrated:
-                return None
-            job = Request(0, prepared.prompt, choices=task.choices(prepared.prompt))
-            runs = scorer.run(iter([job]))
+            tasks = [each.task for each in prepared if each.task is not None]
+            priors = []
+            for each, task in zip(prepared, tasks, strict=True):
+                priors.append(self._prior_of(each, task, scorer))
+                if priors[-1] is None and task.is_calibrated:
+                    return None
+            runs = scorer.run(
+                iter(
+                    Request(number, each.prompt, choices=task.choices(each.prompt))
+                    for number, (each, task) in enumerate(zip(prepared, tasks, strict=True))
+                )
+            )
             if asked.is_cancelled:  # between the two runs: the second one does not know
                 return None
             for done in runs:
                 if done.error is not None:
                     raise done.error
                 if done.finish is not None:
-                    return task.classification(done.scores, prior), done.finish
-        return None
+                    found[done.id] = tasks[done.id].classification(done.scores, priors[done.id]), done.finish
+        return [found[number] for number in range(len(prepared))] if len(found) == len(prepared) else None
 
     def _prior_of(self, prepared: PreparedPrompt, task: ClassificationTask, scorer: Pool) -> tuple[float, ...] | None:
         """As `content_free_prior`, but not again for another input to the same question."""

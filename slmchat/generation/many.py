@@ -6,7 +6,7 @@ Refuses to know: where prompts come from; files and records of a batch (generati
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-from slmchat.engine.api import Limits, Pool, Request, Result
+from slmchat.engine.api import Limits, ModelInfo, Pool, Request, Result
 from slmchat.engine.cancellable import CancelScope
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
@@ -27,10 +27,12 @@ class ManyCompletions:
         prompts: Sequence[Preparing],
         sampler: SamplerSettings,
         limits: Limits,
+        info: ModelInfo,
         response_format: ResponseFormat | None = None,
     ) -> None:
         """With a seed every prompt has the same one. The prompts are laid out as the pool has room for them."""
         self._prompts = prompts
+        self._info = info
         self._format = response_format
         self._sampler = sampler
         self._limits = limits
@@ -65,20 +67,22 @@ class ManyCompletions:
     def _requests(self) -> Iterator[Request | Result]:
         for number, prepare in enumerate(self._prompts):
             try:
-                self._prepared[number] = prepare()
+                prepared = self._prepared[number] = prepare()
             except SlmError as error:
                 yield Result(number, error=error)
             else:
                 if self._format is not None:
-                    self._attempts[number] = Attempts(self._format, self._sampler, self._limits)
+                    assert prepared.response_format is not None
+                    limits = prepared.limits(self._limits, self._info)
+                    self._attempts[number] = Attempts(prepared.response_format, self._sampler, limits)
                 yield self._request(number)
 
     def _request(self, number: int) -> Request:
-        prompt = self._prepared[number].prompt
+        prepared = self._prepared[number]
         attempts = self._attempts.get(number)
         if attempts is None:
-            return Request(number, prompt, self._sampler, self._limits)
-        return Request(number, prompt, attempts.sampler, attempts.limits)
+            return Request(number, prepared.prompt, self._sampler, prepared.limits(self._limits, self._info))
+        return Request(number, prepared.prompt, attempts.sampler, attempts.limits)
 
     def _completion(self, done: Result) -> Completion:
         if done.error is not None:

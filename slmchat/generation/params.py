@@ -4,7 +4,7 @@ Knows: the order in which defaults, the model's own advice, the config, a person
 Refuses to know: models and prompts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -12,12 +12,13 @@ from slmchat.conversation import thinking
 from slmchat.conversation.messages import Message, Role
 from slmchat.engine.api import Limits
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 from slmchat.options import GenerationOptions
 from slmchat.personas import Persona
 from slmchat.personas import find as find_persona
 from slmchat.personas import load as load_personas
-from slmchat.settings import Settings
+from slmchat.settings import THINK, Settings
 
 
 def personas(settings: Settings) -> dict[str, Persona]:
@@ -36,6 +37,8 @@ def with_persona(options: GenerationOptions, settings: Settings) -> GenerationOp
         system=options.system if options.system is not None else persona.system,
         max_tokens=options.max_tokens or persona.max_tokens,
         stop=options.stop or list(persona.stop),
+        think=options.think or persona.think,
+        think_budget=persona.think_budget if options.think_budget is None else options.think_budget,
     )
 
 
@@ -61,13 +64,27 @@ class Recommended(Protocol):
     @property
     def sampler(self) -> Mapping[str, float]: ...
 
+    @property
+    def sampler_thinking(self) -> Mapping[str, float]:
+        """Those for an answer that begins with a thought, where they differ."""
+        ...
 
-def sampler_settings(model: Recommended, settings: Settings, options: GenerationOptions) -> SamplerSettings:
-    """The sampler: slm's defaults < the model's recommended ones < the config's < the persona's < the flags."""
+
+def sampler_settings(
+    model: Recommended,
+    settings: Settings,
+    options: GenerationOptions,
+    thinks: Callable[[], bool] = lambda: False,
+) -> SamplerSettings:
+    """The sampler: slm's defaults < the model's recommended ones < the config's < the persona's < the flags.
+
+    `thinks`: whether the model will think before it answers; asked only where its makers make a difference.
+    """
     persona = persona_of(options, settings)
     return (
         SamplerSettings()
         .with_values(model.sampler)
+        .with_values(model.sampler_thinking if model.sampler_thinking and thinks() else {})
         .with_values(settings.sampler)
         .with_values(persona.sampler if persona else {})
         .with_values(options.sampler_values())
@@ -75,16 +92,39 @@ def sampler_settings(model: Recommended, settings: Settings, options: Generation
 
 
 def limits(options: GenerationOptions, top_logprobs: int | None = None) -> Limits:
-    """Where a completion ends; the marks around a thought are shown to whoever tells thought and answer apart.
+    """Where a completion ends. `top_logprobs` not None: the logprobs of its tokens are told, with so many others at
+    each place."""
+    return Limits(options.max_tokens, tuple(options.stop), top_logprobs=top_logprobs)
 
-    `top_logprobs` not None: the logprobs of its tokens are told, with so many others at each place.
+
+def with_thinking(limits: Limits, asked: Thinking, architecture: str, *, is_raw: bool) -> Limits:
+    """The limits for a model that may think: its marks are shown to whoever tells thought and answer apart.
+
+    `is_raw`: without a chat template nothing is taken for a thought.
     """
-    return Limits(
-        options.max_tokens,
-        tuple(options.stop),
-        shown=() if options.raw else thinking.TOKENS,
-        top_logprobs=top_logprobs,
+    if is_raw:
+        return limits
+    return replace(
+        limits,
+        thinking=asked,
+        shown=thinking.TOKENS,
+        marks=thinking.marks_for(architecture),
+        unbroken=thinking.UNBROKEN,
     )
+
+
+def thinking_of(options: GenerationOptions, settings: Settings) -> Thinking:
+    """What is asked of thinking: the config's < the options'. A budget of 0 is no thought.
+
+    Raises `SlmError` (USAGE).
+    """
+    if options.think not in (None, *THINK):
+        raise SlmError(f"--think cannot be '{options.think}'.", hint="on, off or auto", exit_code=ExitCode.USAGE)
+    mode = ThinkingMode(options.think or settings.think or "auto")
+    budget = settings.think_budget if options.think_budget is None else options.think_budget
+    if budget == 0 and (options.think is None or options.think_budget == 0):
+        mode = ThinkingMode.OFF
+    return Thinking(mode, budget if mode is not ThinkingMode.OFF else 0)
 
 
 def overflow_choice(options: GenerationOptions) -> str:

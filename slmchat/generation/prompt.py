@@ -14,7 +14,9 @@ from slmchat.conversation.attachments import Attachment, compose, trim
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import Picture
 from slmchat.conversation.template import layout_of, raw_prompt
+from slmchat.conversation.thinking import opens_thinking
 from slmchat.engine.api import Engine, Prompt
+from slmchat.engine.thinking import UNASKED, Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured
 from slmchat.generation.prompt_template import PromptFile
@@ -132,18 +134,28 @@ def layout(
     instruction: Instruction | None = None,
     closes_thought: bool = False,
     goes_on: bool = False,
+    thinking: Thinking = UNASKED,
+    tell: Callable[[str], None] | None = None,
 ) -> Layout:
     """How messages become a prompt: through the model's chat template, by the engine itself, or bare.
 
     The `instruction` stands last, behind everything of the user's (not in a bare prompt). `closes_thought`: a thought
-    that the template opens is closed at once; so it is behind an instruction. `goes_on`: the last message is an
-    answer that was cut, and the prompt ends inside it.
+    that the template opens is closed at once, and the model is told not to think; so it is behind an instruction,
+    unless `thinking` is on. `goes_on`: the last message is an answer that was cut, and the prompt ends inside it.
+    `tell` hears of a model that cannot be told to think or not to think.
     Raises `SlmError` (USAGE) when the model has no template; what is returned raises it (DAMAGED) when the template
     refuses the messages.
     """
     if is_raw:
         return _bare
-    render = layout_of(engine.info, is_raw=False).render
+    template = layout_of(engine.info, is_raw=False, mode=thinking.mode)
+    if tell is not None and not template.has_thinking_switch:
+        tell(no_switch(thinking))
+    if thinking.mode is ThinkingMode.AUTO and (closes_thought or instruction is not None):
+        template = layout_of(engine.info, is_raw=False, mode=ThinkingMode.OFF)
+    render = template.render
+    if instruction is not None and thinking.mode is ThinkingMode.ON:
+        return lambda messages: template.thinking(render(instruction.with_instruction(messages)))
     if instruction is not None:
         return lambda messages: structured.thought_closed(render(instruction.with_instruction(messages)))
     if closes_thought:
@@ -151,6 +163,22 @@ def layout(
     if goes_on:
         return lambda messages: render(messages, goes_on=True)
     return render
+
+
+def no_switch(thinking: Thinking) -> str:
+    """What is told of a model that cannot be told to think or not to think."""
+    return f"(the chat template of this model has no switch for thinking: --think {thinking.mode} changes nothing)"
+
+
+def thinks(engine: Engine, thinking: Thinking, *, is_raw: bool) -> bool:
+    """Whether a free answer of this model begins with a thought, as far as its chat template tells."""
+    return layout_of(engine.info, is_raw=is_raw, mode=thinking.mode).thinks
+
+
+def begins_thought(prompt: Prompt) -> bool:
+    """Whether the answer to this prompt begins inside of a thought."""
+    last = prompt.parts[-1]
+    return last.is_template and opens_thinking(last.text)
 
 
 def _bare(messages: Sequence[Message]) -> Prompt:

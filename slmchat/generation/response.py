@@ -242,6 +242,7 @@ def usage_fields(usage: Usage) -> dict[str, object]:
         "prompt_tokens": usage.prompt_tokens,
         "cached_tokens": usage.cached_tokens,
         "completion_tokens": usage.completion_tokens,
+        **({"thinking_tokens": usage.thinking_tokens} if usage.thinking_tokens else {}),
         **(
             {"drafted_tokens": usage.drafted_tokens, "accepted_tokens": usage.accepted_tokens}
             if usage.drafted_tokens
@@ -272,6 +273,20 @@ def logprob_fields(logprobs: Sequence[TokenLogprob]) -> list[dict[str, object]]:
     ]
 
 
+def silence(made: Completion | Response, usage: Usage, reason: FinishReason) -> str | None:
+    """Why a completion has no answer, without a full stop; None when it has one, or somebody stopped it."""
+    if made.text.strip() or reason is FinishReason.INTERRUPTED:
+        return None
+    if not made.thinking:
+        return "the answer is empty: the model ended it at once" if reason is FinishReason.STOP else None
+    thought = f"the model thought ({usage.thinking_tokens or usage.completion_tokens:,} tokens)"
+    why = {
+        FinishReason.LENGTH: "and its limit of tokens was used up",
+        FinishReason.CONTEXT: "and the context window was full",
+    }
+    return f"there is no answer: {thought} {why.get(reason, 'and ended there')}"
+
+
 def generation_tps(usage: Usage, timings: Timings) -> float | None:
     """Tokens a second of the completion; None for a single one, which the prompt gives: it takes no time of its own."""
     if usage.completion_tokens < 2 or timings.generation_s <= 0:
@@ -288,7 +303,8 @@ def describe(reason: FinishReason, usage: Usage, timings: Timings) -> str:
         parts[0] += f" ({usage.cached_tokens:,} cached)"
     if evaluated and timings.prompt_s > 0:
         parts.append(f"{evaluated / timings.prompt_s:.0f} prompt tok/s")
-    parts.append(f"{about}{usage.completion_tokens:,} completion tokens")
+    thought = f" ({usage.thinking_tokens:,} of them thinking)" if usage.thinking_tokens else ""
+    parts.append(f"{about}{usage.completion_tokens:,} completion tokens{thought}")
     if usage.drafted_tokens:
         share = usage.accepted_tokens / usage.drafted_tokens
         parts.append(f"{usage.accepted_tokens:,} of {usage.drafted_tokens:,} drafted tokens accepted ({share:.0%})")

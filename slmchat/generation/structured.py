@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from slmchat.conversation.messages import Message
 from slmchat.conversation.thinking import closing_of
 from slmchat.engine.api import Constraint, ConstraintKind, FinishReason, Limits, Part, Prompt
+from slmchat.engine.thinking import Thinking
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.told import told
 from slmchat.schemas import strict_json
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 # Room for an answer without -n, in tokens, and how much more the second attempt gets.
 ROOM = 1024
 MORE_ROOM = 2
+# The same for a thought before it, and for what closes it.
+THOUGHT_ROOM = 2048
+_CLOSING_ROOM = 64
 # Unknown words of a schema that a note names.
 _MOST_NAMED = 5
 
@@ -34,7 +38,8 @@ class ResponseFormat:
     """What was asked for. One for a whole batch: nothing in it changes.
 
     `constraint` goes into `Limits.constraint`, `instruction` (empty: none) behind the user's text. `notes`: what the
-    user should know of it, a line each.
+    user should know of it, a line each. `thinks_first`: the prompt begins a thought, and the answer behind it has the
+    format.
     """
 
     constraint: Constraint
@@ -42,6 +47,7 @@ class ResponseFormat:
     notes: tuple[str, ...] = ()
     _check: SchemaCheck | None = field(default=None, repr=False)
     _pattern: re.Pattern[str] | None = field(default=None, repr=False)
+    thinks_first: bool = False
 
     @property
     def is_json(self) -> bool:
@@ -60,7 +66,20 @@ class ResponseFormat:
 
     def limits(self, limits: Limits) -> Limits:
         """These limits for a first attempt. Stop sequences do not count, they would cut through."""
-        return replace(limits, max_tokens=limits.max_tokens or ROOM, stop=(), shown=(), constraint=self.constraint)
+        return replace(
+            limits,
+            max_tokens=limits.max_tokens or ROOM + self.room_to_think(limits.thinking),
+            stop=(),
+            shown=limits.shown if self.thinks_first else (),
+            marks=limits.marks if self.thinks_first else (),
+            constraint=self.constraint,
+        )
+
+    def room_to_think(self, thinking: Thinking) -> int:
+        """Tokens for the thought before the answer, where nobody says how many both may have together."""
+        if not self.thinks_first:
+            return 0
+        return THOUGHT_ROOM if thinking.budget is None else min(thinking.budget, THOUGHT_ROOM) + _CLOSING_ROOM
 
     def value(self, text: str, reason: FinishReason) -> object:
         """The finished answer as a value. Raises `SlmError` (UNSATISFIED) when it is cut off or not right."""
@@ -96,9 +115,10 @@ def _has_length(value: object, lengths: tuple[int, ...]) -> bool:
     return len(value) in lengths or any(_has_length(item, lengths) for item in inside)
 
 
-def room_for(max_tokens: int | None) -> int:
-    """Tokens that the context window has to hold behind the prompt, for both attempts; `max_tokens`: what -n says."""
-    return (max_tokens or ROOM) * MORE_ROOM
+def room_for(max_tokens: int | None, thought: int = 0) -> int:
+    """Tokens that the context window has to hold behind the prompt, for both attempts; `max_tokens`: what -n says,
+    `thought`: as `room_to_think` has it."""
+    return (max_tokens or ROOM + thought) * MORE_ROOM
 
 
 def thought_closed(prompt: Prompt) -> Prompt:
@@ -153,7 +173,7 @@ def _notes(gbnf: "SchemaGbnf") -> Iterator[str]:
     if gbnf.only_checked:
         yield f"only checked at the end: {', '.join(gbnf.only_checked)}"
     if gbnf.unknown:
-        names = ", ".join(json.dumps(name, ensure_ascii=False) for name in gbnf.unknown[:_MOST_NAMED])
+        names = ", ".join(gbnf.unknown[:_MOST_NAMED])
         more = f" and {len(gbnf.unknown) - _MOST_NAMED:,} more" if len(gbnf.unknown) > _MOST_NAMED else ""
         yield f"slm does not know these words of the schema, and they have no effect: {names}{more}"
 

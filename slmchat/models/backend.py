@@ -8,7 +8,7 @@ that endpoint and no other.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +20,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.models import adapters, loader, resolve, sandbox, vision
 from slmchat.models.loader import Loading
 from slmchat.options import GenerationOptions
+from slmchat.privacy.steps import KeptSockets
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
 
@@ -59,8 +60,23 @@ class BackendModel(Protocol):
         ...
 
     @property
+    def sampler_thinking(self) -> Mapping[str, float]:
+        """Those for an answer that begins with a thought; empty where they are the same."""
+        ...
+
+    @property
+    def draft(self) -> str | None:
+        """The name of a small model that drafts for it, as far as the catalog knows one."""
+        ...
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The files that it is made of; none where it is elsewhere."""
+        ...
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it was opened to make vectors, and nothing else."""
         ...
 
     @property
@@ -131,15 +147,19 @@ class Backend(Protocol):
 
 
 def open_backend(
-    options: GenerationOptions, settings: Settings, reporter: Reporter, writable: Sequence[Path] = ()
+    options: GenerationOptions,
+    settings: Settings,
+    reporter: Reporter,
+    writable: Sequence[Path] = (),
+    kept: KeptSockets | None = None,
 ) -> Backend:
     """Settle where this process looks for models, and close every other way out of it.
 
-    `writable`: what the user has named to be written, besides slm's own places.
+    `writable`: what the user has named to be written, besides slm's own places. `kept`: sockets that stay open.
     Raises `SlmError`: USAGE, NETWORK for an endpoint that `--offline` forbids, UNSEALED.
     """
     if options.endpoint is None:
-        sandbox.seal(settings, writable=writable)
+        sandbox.seal(settings, writable=writable, kept=kept)
         return LocalBackend()
     refuse_local_options(options)
     return open_endpoint(options.endpoint, settings, reporter, writable)
@@ -255,10 +275,14 @@ class RemoteBackend:
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """An installed model. Implements `BackendModel`."""
+    """An installed model. Implements `BackendModel`. `embeds`: it is to make vectors."""
 
     installed: Installed
-    host: None = None
+    embeds: bool = field(default=False, kw_only=True)
+
+    @property
+    def host(self) -> None:
+        return None
 
     @property
     def key(self) -> str:
@@ -278,6 +302,14 @@ class LocalModel:
         return self.installed.sampler
 
     @property
+    def sampler_thinking(self) -> Mapping[str, float]:
+        return self.installed.sampler_thinking
+
+    @property
+    def draft(self) -> str | None:
+        return self.installed.draft
+
+    @property
     def files(self) -> tuple[Path, ...]:
         return tuple(file.path for file in self.installed.files)
 
@@ -286,7 +318,7 @@ class LocalModel:
         return self.installed.projector is not None
 
     def with_projector(self, path: str | None) -> "LocalModel":
-        return LocalModel(vision.with_projector(self.installed, path))
+        return LocalModel(vision.with_projector(self.installed, path), embeds=self.embeds)
 
     def check_vision(self, settings: Settings) -> None:
         vision.check_vision(self.installed, settings)
@@ -306,6 +338,8 @@ class LocalModel:
         """It was there when it was found."""
 
     def start(self, options: GenerationOptions, settings: Settings) -> Loading:
+        if self.embeds:
+            return loader.start_loading(self.installed, options, settings, embeds=True)
         return loader.start_loading(self.installed, options, settings)
 
     def report(self, loading: Loading, reporter: Reporter) -> None:
@@ -330,6 +364,7 @@ class RemoteModel:
         self._reporter = reporter
         self._engine: RemoteEngine | None = None
         self.sampler: Mapping[str, float] = {}
+        self.sampler_thinking: Mapping[str, float] = {}
 
     @property
     def host(self) -> str:
@@ -354,6 +389,8 @@ class RemoteModel:
         return self._engine is None or self._engine.model.sees is not False
 
     files: tuple[Path, ...] = ()
+    embeds = False
+    draft = None
 
     def with_projector(self, path: str | None) -> "RemoteModel":
         """Unchanged: `--mmproj` was refused when the endpoint was entered."""

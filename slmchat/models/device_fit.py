@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmchat import hardware
-from slmchat.catalog.registry import ModelSpec, Variant
+from slmchat.catalog.model_specs import ModelSpec, Variant
 from slmchat.engine import kept_throughput
 from slmchat.engine.kept_throughput import KeptThroughput
 from slmchat.errors import ExitCode, SlmError

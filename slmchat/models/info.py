@@ -11,11 +11,12 @@ from typing import Any
 from slmchat.catalog import adapter_names, model_kind
 from slmchat.catalog.file_facts import FileFacts
 from slmchat.catalog.gguf_header import Header, SkippedArray
+from slmchat.catalog.model_specs import License, ModelSpec, Variant
 from slmchat.catalog.records import Installed, InstalledFile
-from slmchat.catalog.registry import License, ModelSpec, Variant
 from slmchat.errors import SlmError
 from slmchat.wording import in_bytes
 
+_CATALOG_KINDS = (model_kind.FileKind.EMBEDDING, model_kind.FileKind.BASE, model_kind.FileKind.CHAT)
 _TEMPLATE_FAULT = "chat_template_fault"
 
 TEMPLATE_LINES = 12
@@ -88,12 +89,19 @@ def _tags(installed: Installed) -> list[str]:
     return [*installed.tags, *(["adapter"] if installed.is_adapter else []), *(["adapted"] if installed.base else [])]
 
 
+def _kind(spec: ModelSpec) -> dict[str, Any]:
+    """What a model of the catalog is, by its tags, as `of_installed` says it by the header."""
+    found = next((kind for kind in _CATALOG_KINDS if kind.name.lower() in spec.tags), None)
+    return {"kind": found.name.lower() if found else None, "kind_in_words": found.value if found else None}
+
+
 def of_catalog(spec: ModelSpec) -> dict[str, Any]:
     """One entry of `slm list --available --json`."""
     return {
         "name": spec.name,
         "title": spec.title,
         "family": spec.family,
+        **_kind(spec),
         "architecture": spec.architecture,
         "parameters": spec.parameters,
         "parameters_text": spec.parameters_text,
@@ -101,6 +109,7 @@ def of_catalog(spec: ModelSpec) -> dict[str, Any]:
         **of_license(spec.license),
         "gated": spec.is_gated,
         "tags": list(spec.tags),
+        "draft": spec.draft,
         "note": spec.note,
         "variants": [{"quantization": variant.quantization, "size": variant.size} for variant in spec.variants],
     }
@@ -111,21 +120,25 @@ def not_installed(spec: ModelSpec, quantization: str | None) -> dict[str, Any]:
     variant = next((variant for variant in spec.variants if variant.quantization == quantization), spec.variants[0])
     return {
         "name": spec.name,
+        **_kind(spec),
         "path": None,
         "sha256": next((source.sha256 for source in variant.sources if source.sha256), None),
         "size": variant.size,
         "architecture": spec.architecture,
         "quantization": variant.quantization,
         "parameters": spec.parameters,
+        "parameters_text": spec.parameters_text,
         "context_length": spec.context_length,
         **of_license(spec.license),
         "title": spec.title,
         "source": None,
         "revision": None,
         "tags": list(spec.tags),
-        "gated": spec.is_gated,
+        "gated": variant.is_gated,
         "sampler": dict(spec.sampler),
+        "sampler_thinking": dict(spec.sampler_thinking),
         "sampler_source": spec.sampler_source,
+        "draft": spec.draft,
         "variants": [_variant(each) for each in spec.variants],
         "projector": {"path": None, "size": spec.projector[0].size, "sha256": spec.projector[0].sha256}
         if spec.projector
@@ -158,7 +171,9 @@ def of_installed(installed: Installed, headers: Sequence[Header], fault: str | N
         "tags": _tags(installed),
         "gated": installed.is_gated,
         "sampler": dict(installed.sampler),
+        "sampler_thinking": dict(installed.sampler_thinking),
         "sampler_source": installed.sampler_source,
+        "draft": installed.draft,
         "installed_at": installed.admitted_at or None,
         "files": [{"path": str(file.path), "size": file.size, "sha256": file.sha256} for file in installed.files],
         "projector": of_projector(installed.projector),
@@ -224,20 +239,31 @@ def in_lines(facts: dict[str, Any], fit: Iterable[tuple[str, str]] = ()) -> Iter
         yield "projector", f"{in_bytes(its['size'])}, {its['path'] or 'pulled with the model'} (it sees pictures)"
     yield "source", " at ".join(part for part in (facts["source"], facts["revision"]) if part) or "the catalog"
     yield "architecture", facts["architecture"] or "not known"
-    yield "parameters", in_millions(facts["parameters"]) or "not known"
+    yield "parameters", in_millions(facts["parameters"]) or facts.get("parameters_text") or "not known"
     yield "context", f"{facts['context_length']:,} tokens" if facts["context_length"] else "not known"
     yield from fit
     title = facts["license_title"] or "not stated"
     yield "licence", f"{title} {facts['license_link'] or ''}".strip() + (" (gated)" if facts["gated"] else "")
     if facts["tags"]:
         yield "tags", " ".join(facts["tags"])
-    if facts["sampler"]:
-        values = ", ".join(f"{name} {value:g}" for name, value in facts["sampler"].items())
-        yield "sampler", values + (f" (from {facts['sampler_source']})" if facts["sampler_source"] else "")
+    yield from _sampler_lines(facts)
+    if facts["draft"]:
+        yield "draft", f"--draft {facts['draft']} (the same vocabulary)"
     for variant in facts.get("variants", ()):
         yield "can be pulled", f"{variant['quantization']} {in_bytes(variant['size'])}"
     if "metadata" in facts:
         yield from _header_lines(facts)
+
+
+def _sampler_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    told = [
+        ", ".join(f"{name} {value:g}" for name, value in facts[key].items()) + when
+        for key, when in (("sampler", ""), ("sampler_thinking", ", while it thinks"))
+        if facts[key]
+    ]
+    for text in told:
+        is_last = text is told[-1] and facts["sampler_source"]
+        yield "sampler", text + (f" (from {facts['sampler_source']})" if is_last else "")
 
 
 def _header_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:

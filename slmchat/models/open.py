@@ -11,25 +11,34 @@ from dataclasses import replace
 from slmchat.catalog.records import Installed
 from slmchat.conversation.pictures import Picture
 from slmchat.engine.api import Adapter, Engine, Pool, Prompt, Session, SessionSettings, StreamPool
-from slmchat.errors import SlmError
+from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import DEFAULT_LARGEST_CTX
 from slmchat.models import loader, vision
 from slmchat.models.backend import Backend, BackendModel, LocalModel
 from slmchat.models.file_watch import ModelFile
-from slmchat.models.session_settings import draft_model, kv_store, session_settings
+from slmchat.models.session_settings import DRAFT_AUTO, draft_model, kv_store, session_settings
+from slmchat.models.warm_server import WarmLocalModel, WarmServer
 from slmchat.options import GenerationOptions
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
 
 
-def open_model(backend: Backend, options: GenerationOptions, settings: Settings, reporter: Reporter) -> "OpenModel":
+def open_model(
+    backend: Backend,
+    options: GenerationOptions,
+    settings: Settings,
+    reporter: Reporter,
+    server: WarmServer | None = None,
+) -> "OpenModel":
     """Choose the model that the options name, or the default, and begin to load it.
 
-    `backend`: where models are looked for; what opened it has closed everything else (`open_backend`).
+    `backend`: where models are looked for; what opened it has closed everything else (`open_backend`). `server`: the
+    model is taken from its memory, if it is there just as it would be here.
     Raises `SlmError` before anything is loaded: USAGE, NO_MODEL, NETWORK, DAMAGED.
     """
     model = backend.find(options.model, settings, reporter).with_projector(options.mmproj)
-    return OpenModel(model, options, settings, reporter)
+    warm = None if server is None else server.instead_of(model, options)
+    return OpenModel(warm or model, options, settings, reporter)
 
 
 def open_installed(
@@ -58,7 +67,7 @@ class OpenModel:
         self.settings = settings
         self.reporter = reporter
         self.adapters = model.with_adapters(options.lora, settings)
-        self._draft = draft_model(options, settings, reporter)
+        self._draft = draft_model(options, settings, model.draft, reporter)
         self._store = kv_store(settings)
         self._file = ModelFile(model.key, model.files)
         self._engine: Engine | None = None
@@ -89,6 +98,11 @@ class OpenModel:
         """The loaded model, without waiting for it and without telling anything; None while there is none."""
         is_there = self.loading.is_done and not self.loading.is_failed
         return self._engine or (self.loading.engine() if is_there else None)
+
+    @property
+    def warm_ctx(self) -> int | None:
+        """The largest window of a model in the memory of a server; None: it is in this process."""
+        return self.model.n_ctx if isinstance(self.model, WarmLocalModel) else None
 
     @property
     def is_loaded(self) -> bool:
@@ -157,7 +171,14 @@ class OpenModel:
         made = self.session_settings(n_ctx, threads=threads)
         most_ctx = loader.most_window(self.loading, self.options, self.settings) if may_grow else 0
         made = replace(made, store=self._store, draft_model=self._draft, is_multi_turn=is_multi_turn, most_ctx=most_ctx)
-        return self.engine.open_session(made)
+        try:
+            return self.engine.open_session(made)
+        except SlmError as error:
+            if self._draft is None or self.options.draft != DRAFT_AUTO or error.exit_code is ExitCode.BUG:
+                raise
+            self._draft = None
+            self.reporter.note(f"(nothing drafts: {error.message.rstrip('.')})")
+            return self.engine.open_session(replace(made, draft_model=None))
 
     def open_plain_session(self, n_ctx: int) -> Session:
         """A context window without drafts, of which nothing is kept on the disk and for which nothing is looked up

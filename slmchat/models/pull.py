@@ -13,8 +13,9 @@ from slmchat.catalog.fetching import check_space, checked, locked, space_free, s
 from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.library import from_path, now
+from slmchat.catalog.model_specs import License
 from slmchat.catalog.records import EMBEDDING_TAG, Installed, InstalledFile, with_quantization
-from slmchat.catalog.registry import Adapted, License, Reference, Registry
+from slmchat.catalog.registry import Adapted, Reference, Registry
 from slmchat.catalog.sources import FetchPlan, Source, Unreachable
 from slmchat.errors import ExitCode, SlmError
 from slmchat.models import adapters, pull_projector
@@ -28,6 +29,7 @@ from slmchat.models.pull_plan import (
     fit_report_of,
     header_of,
     quantization_asked,
+    tell_whose_hash,
     weight_of,
     with_best_first,
 )
@@ -210,6 +212,8 @@ def _install(name: str, reference: Reference, candidate: Candidate, pulling: Pul
                 except SlmError:
                     candidate.source.discard(tuple(file for file in fetched if not file.was_there))
                     raise
+                if reference.spec is not None:
+                    tell_whose_hash(plan, pulling)
                 quantization = quantization or headers[0].quantization or "unknown"
                 paths = candidate.source.keep(plan, fetched, library.destination(reference.name, quantization))
                 files = tuple(
@@ -238,7 +242,7 @@ def _record(
     """What the library keeps: the catalog's word first, then the Hub's, then the file's own."""
     header = headers[0]
     spec = reference.spec
-    own = registry.names.get(reference.name)
+    stated_by = spec or registry.names.get(reference.name)
     stated = License(header.license, header.license, "") if header.license else None
     return Installed(
         name=reference.name,
@@ -250,9 +254,11 @@ def _record(
         title=spec.title if spec else header.name,
         license=(spec.license if spec else plan.license) or stated,
         tags=tuple(dict.fromkeys((*(spec.tags if spec else ()), *((EMBEDDING_TAG,) if kind.is_embedding else ())))),
-        is_gated=spec.is_gated if spec else False,
-        sampler=dict(spec.sampler if spec else own.sampler if own else {}),
+        is_gated=plan.is_gated,
+        sampler=dict(stated_by.sampler if stated_by else {}),
+        sampler_thinking=dict(stated_by.sampler_thinking if stated_by else {}),
         sampler_source=spec.sampler_source if spec else None,
+        draft=stated_by.draft if stated_by else None,
         architecture=header.architecture,
         context_length=header.context_length,
         parameters=(spec.parameters if spec else None) or sum(part.parameters for part in headers),

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from slmchat.catalog import file_names
 from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.library import Library
+from slmchat.catalog.model_specs import HubFile, ModelSpec
 from slmchat.catalog.open_source import open_source
 from slmchat.catalog.records import with_quantization
-from slmchat.catalog.registry import HubFile, ModelSpec, Reference, Registry
+from slmchat.catalog.registry import Reference, Registry
 from slmchat.catalog.sources import FetchPlan, Source, Unreachable
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import FitVerdict
@@ -154,6 +155,13 @@ def first_plan(candidates: list[Candidate], pulling: Pulling) -> tuple[FetchPlan
                 pulling.reporter.warn(f"{candidate.source.label}: {error.message}")
             failures.append(error)
     raise min(failures, key=weight_of)
+
+
+def tell_whose_hash(plan: FetchPlan, pulling: Pulling) -> None:
+    """Of a file of the catalog that has been checked: what it was checked against, where the catalog has no hash."""
+    if plan.has_own_hashes:
+        file = plan.files[0].name
+        pulling.reporter.note(f"the catalog states no sha256 for {file}: it was checked against the Hub's own.")
 
 
 def weight_of(error: SlmError) -> int:

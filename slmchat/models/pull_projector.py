@@ -5,23 +5,21 @@ Knows: where a projector can be had, that a model without it still chats. Refuse
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from slmchat.catalog import projectors
 from slmchat.catalog.fetching import check_space, checked, locked, workspace
+from slmchat.catalog.model_specs import HubFile
 from slmchat.catalog.open_source import open_source
 from slmchat.catalog.records import Installed, InstalledFile
-from slmchat.catalog.registry import HubFile, Reference
+from slmchat.catalog.registry import Reference
 from slmchat.catalog.sources import FetchPlan, Source
 from slmchat.errors import SlmError
+from slmchat.models.pull_plan import Pulling, tell_whose_hash
 from slmchat.private_files import storage_error
 from slmchat.wording import in_bytes
 
-if TYPE_CHECKING:
-    from slmchat.models.pull_plan import Pulling
 
-
-def sources(reference: Reference, name: str, pulling: "Pulling") -> list[Source]:
+def sources(reference: Reference, name: str, pulling: Pulling) -> list[Source]:
     """The places that the catalog states for the projector of a model; none for a model that does not see."""
     if reference.spec is None:
         return []
@@ -41,7 +39,7 @@ def of(candidate: Source, stated: Sequence[Source]) -> list[Source]:
     return [found] if found is not None else list(stated)
 
 
-def planned(places: Sequence[Source], pulling: "Pulling") -> FetchPlan | None:
+def planned(places: Sequence[Source], pulling: Pulling) -> FetchPlan | None:
     """What would be fetched, for `--dry-run`; None: no projector, or nobody can say (then the console is told why)."""
     for place in places:
         try:
@@ -51,7 +49,7 @@ def planned(places: Sequence[Source], pulling: "Pulling") -> FetchPlan | None:
     return None
 
 
-def add(installed: Installed, places: Sequence[Source], name: str, pulling: "Pulling") -> Installed:
+def add(installed: Installed, places: Sequence[Source], name: str, pulling: Pulling) -> Installed:
     """Give an installed model its projector. Raises `SlmError`; the model itself stays installed in any case."""
     failures: list[SlmError] = []
     for place in places:
@@ -59,7 +57,8 @@ def add(installed: Installed, places: Sequence[Source], name: str, pulling: "Pul
             file, is_fetched = _fetch(place, installed, name, pulling)
         except SlmError as error:
             failures.append(error)
-            pulling.reporter.note(f"{place.label}: {error.message}")
+            if len(places) > 1:  # of one place the error below says it
+                pulling.reporter.note(f"{place.label}: {error.message}")
             continue
         installed = replace(installed, projector=file, is_projector_fetched=is_fetched)
         pulling.library.admit(installed)
@@ -74,7 +73,7 @@ def add(installed: Installed, places: Sequence[Source], name: str, pulling: "Pul
     return installed
 
 
-def _fetch(place: Source, installed: Installed, name: str, pulling: "Pulling") -> tuple[InstalledFile, bool]:
+def _fetch(place: Source, installed: Installed, name: str, pulling: Pulling) -> tuple[InstalledFile, bool]:
     """From one place, checked and put where it stays; and whether it is slm that brought it."""
     plan = place.plan()
     label = f"{name}, projector"
@@ -88,6 +87,8 @@ def _fetch(place: Source, installed: Installed, name: str, pulling: "Pulling") -
                 except SlmError:
                     place.discard(tuple(file for file in fetched if not file.was_there))
                     raise
+                if installed.name in pulling.registry.models:
+                    tell_whose_hash(plan, pulling)
                 (path,) = place.keep(plan, fetched, pulling.library.projector_destination(installed.name))
                 file = InstalledFile.of(path, fetched[0].planned.sha256)
     except OSError as error:

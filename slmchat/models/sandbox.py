@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slmchat.privacy.steps import KeptSockets
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
 
@@ -17,19 +18,26 @@ if TYPE_CHECKING:
     from slmchat.privacy.dialer import DialerProcess
 
 
-def seal(settings: Settings, *, configures: bool = False, writable: Sequence[Path] = ()) -> None:
+def seal(
+    settings: Settings,
+    *,
+    configures: bool = False,
+    writable: Sequence[Path] = (),
+    kept: KeptSockets | None = None,
+) -> None:
     """Close the process to the network before anything untrusted is read. Raises `SlmError` (UNSEALED) if it must be.
 
     A GPU backend needs local sockets while it starts, so that the seal then closes in two steps, both before a model
     file is opened. `configures`: this command may change the configuration. With `--private` not even slm's own
-    directories stay writable, and core dumps are off. `writable`: what else this errand has to write.
+    directories stay writable, and core dumps are off. `writable`: what else this errand has to write. `kept`: sockets
+    that stay open.
     """
     from slmchat.engine import native, verdicts
     from slmchat.privacy.seal import Seal, own_directories
 
     found_out = verdicts.directory(settings.paths.cache)
     own = () if settings.is_private else own_directories(settings.paths, found_out, configures=configures)
-    closing = Seal(is_required=settings.is_offline, writable=(*own, *writable))
+    closing = Seal(is_required=settings.is_offline, writable=(*own, *writable), kept=kept)
     closing.close_network()
     if native.has_gpu_backend():
         known = verdicts.library(found_out)  # its child needs local sockets as well

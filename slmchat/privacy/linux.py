@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from slmchat.privacy import inherited, landlock, seccomp, writable_paths
-from slmchat.privacy.steps import Closed, NotOffered, Step
+from slmchat.privacy.steps import Closed, KeptSockets, NotOffered, Step
 
 _YAMA_NOBODY = 3  # Documentation/admin-guide/LSM/Yama.rst: no attach
 _CAP_SYS_PTRACE = 19  # linux/capability.h
@@ -27,18 +27,24 @@ class Linux:
 
     is_enforced_by_kernel = True
 
+    def __init__(self, kept: KeptSockets | None = None) -> None:
+        """`kept`: sockets that stay open, and what they may do."""
+        self._kept = kept or KeptSockets()
+
     def close(self, steps: AbstractSet[Step], writable: Sequence[Path]) -> Closed:
         """Close these steps for every thread of this process and its children. Raises `NotOffered`."""
-        seccomp.install(steps)
+        seccomp.install(steps, self._kept.listening)
         unsealed = _threads_without_filter()
         if unsealed:
             raise NotOffered(f"{_counted(len(unsealed), 'thread')} did not take the filter")
         details = ["seccomp refuses new sockets and the ways around them, in every thread and child"]
         if Step.NETWORK in steps:
-            details += of_inherited(inherited.replace_sockets())
+            details += of_inherited(inherited.replace_sockets(self._kept.all))
+        if self._kept.listening:
+            details.append("connections are accepted by the sockets that listen, and none can be made")
         if Step.LOCAL not in steps:
             details.append(_LOCAL_OPEN)
-        gaps = inherited.survivors(seccomp.machine())
+        gaps = inherited.survivors(seccomp.machine(), self._kept.all)
         allowed, problems = (
             writable_paths.allowed_paths(writable, has_gpu=Step.LOCAL not in steps)
             if Step.NETWORK in steps

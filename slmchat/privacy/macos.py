@@ -15,16 +15,22 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from slmchat.privacy import inherited
-from slmchat.privacy.steps import Closed, NotOffered, Step
+from slmchat.privacy.steps import Closed, KeptSockets, NotOffered, Step
 
 # network* is every family, AF_UNIX by path included. A GPU is reached through IOKit, not sockets: no second step.
 PROFILE = b"(version 1)(allow default)(deny network*)"
+# A server's: what listens already may take connections in. Nothing can be bound or connected.
+_PROFILE_OF_A_SERVER = b"(version 1)(allow default)(deny network-outbound)(deny network-bind)"
 
 
 class MacOS:
     """`sandbox_init`; both steps are closed by the first call."""
 
     is_enforced_by_kernel = True
+
+    def __init__(self, kept: KeptSockets | None = None) -> None:
+        """`kept`: sockets that stay open."""
+        self._kept = kept or KeptSockets()
 
     def close(self, steps: AbstractSet[Step], writable: Sequence[Path]) -> Closed:
         """Deny the network to this process and its children. Raises `NotOffered`."""
@@ -33,8 +39,8 @@ class MacOS:
             "system services can still be asked through Mach messages",
         ]
         if Step.NETWORK in steps:
-            _sandbox_init(PROFILE)
-            replaced = inherited.replace_sockets()
+            _sandbox_init(_PROFILE_OF_A_SERVER if self._kept.listening else PROFILE)
+            replaced = inherited.replace_sockets(self._kept.all)
             if replaced:
                 details.append(f"sockets that were open before, now closed: {replaced}")
         return Closed("macOS sandbox", tuple(details))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slmchat.errors import ExitCode, SlmError
-from slmchat.privacy.steps import Mechanism, NotOffered, Step
+from slmchat.privacy.steps import KeptSockets, Mechanism, NotOffered, Step
 from slmchat.settings import Paths
 
 _BOTH = frozenset(Step)
@@ -52,16 +52,16 @@ _status = _OPEN
 _mechanism: Mechanism | None = None  # the one in force
 
 
-def kernel_mechanisms() -> tuple[Mechanism, ...]:
-    """What this system has to enforce the seal with; empty: nothing that slm knows of."""
+def kernel_mechanisms(kept: KeptSockets | None = None) -> tuple[Mechanism, ...]:
+    """What this system has to enforce the seal with, while `kept` stays open; empty: nothing that slm knows of."""
     if sys.platform.startswith(("linux", "android")):  # Termux is "linux" before Python 3.13, then "android"
         from slmchat.privacy.linux import Linux
 
-        return (Linux(),)
+        return (Linux(kept),)
     if sys.platform == "darwin":
         from slmchat.privacy.macos import MacOS
 
-        return (MacOS(),)
+        return (MacOS(kept),)
     return ()
 
 
@@ -91,11 +91,17 @@ class Seal:
     """
 
     def __init__(
-        self, *, is_required: bool, writable: Sequence[Path] = (), mechanisms: Sequence[Mechanism] | None = None
+        self,
+        *,
+        is_required: bool,
+        writable: Sequence[Path] = (),
+        mechanisms: Sequence[Mechanism] | None = None,
+        kept: KeptSockets | None = None,
     ) -> None:
+        """`kept`: sockets that stay open; the rest as in `seal`."""
         self._is_required = is_required
         self._writable = tuple(writable)
-        self._mechanisms = mechanisms
+        self._mechanisms = mechanisms if kept is None else kernel_mechanisms(kept)
 
     def close_network(self) -> SealStatus:
         return _close(frozenset({Step.NETWORK}), self._is_required, self._writable, self._mechanisms)

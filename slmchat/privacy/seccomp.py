@@ -13,7 +13,7 @@ import errno
 import os
 import struct
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from slmchat.privacy import android
 from slmchat.privacy.calls import (
@@ -151,13 +151,22 @@ class _SockFprog(ctypes.Structure):
     _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-def install(steps: Iterable[Step]) -> None:
+def install(steps: Iterable[Step], listening: Sequence[int] = ()) -> None:
     """Give the filter to every thread of this process; children inherit it. It cannot be taken off again.
+
+    `listening`: descriptors of sockets that may accept connections (a server's), and no other.
 
     Raises `NotOffered` when the kernel does not take it; then nothing has changed but that no program started from
     here on gains privileges.
     """
-    _install(program(steps, machine()))
+    accepting = dict.fromkeys(("accept", "accept4"), _one_of(listening)) if listening else {}
+    _install(program(steps, machine(), accepting))
+
+
+def _one_of(descriptors: Sequence[int]) -> tuple[Instruction, ...]:
+    """The call on one of these descriptors alone, its first argument."""
+    tests = tuple(part for each in descriptors for part in ((IF_EQUAL, 0, 1, each), (RETURN, 0, 0, ALLOW)))
+    return (low(0), *tests, (RETURN, 0, 0, EPERM))
 
 
 def _install(code: bytes) -> None:

@@ -18,6 +18,22 @@ class Step(Enum):
     LOCAL = "local"  # AF_UNIX as well, and the rest of what a driver may need
 
 
+@dataclass(frozen=True, slots=True)
+class KeptSockets:
+    """Descriptors of sockets that stay what they are behind the seal.
+
+    `listening`: a server's, which may accept connections and nothing else may. `connected`: streams to a program of
+    this user on this device, opened before.
+    """
+
+    listening: tuple[int, ...] = ()
+    connected: tuple[int, ...] = ()
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        return (*self.listening, *self.connected)
+
+
 class NotOffered(Exception):
     """The system does not have this mechanism, or does not let this process use it; the message is the reason."""
 

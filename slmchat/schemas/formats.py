@@ -94,7 +94,7 @@ def _mailbox(beyond: str) -> str:
     return rf"({atom}(\.{atom})*|{quoted})@({_host(beyond)}|\[({_IPV4}|IPv6:({_IPV6}))\])"
 
 
-_POINTER = r"(/([^~/]|~[01])*)*"
+_POINTER = r"(/([^~/]|[\x00-\x1f]|~[01])*)*"
 
 PATTERNS = {
     "date": DATE,

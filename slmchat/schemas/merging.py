@@ -82,7 +82,7 @@ def _joined(one: dict[str, Any], other: Mapping[str, Any], place: str, left_out:
         elif keyword in ("anyOf", "oneOf"):
             apart.append({keyword: value})
         else:  # patterns, formats and the like
-            left_out[keyword] = None
+            left_out["if" if keyword in ("then", "else") else keyword] = None
     if any(keyword in other for keyword in _SHAPES):
         made |= _objects(one, other)
         made |= _arrays(one, other)

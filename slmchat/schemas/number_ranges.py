@@ -131,7 +131,8 @@ def _some_not_zero(decimals: int) -> Node | None:
     """Digits that are not all zero."""
     if decimals <= 0:
         return None
-    return chain(Repeat(Text("0"), 0, min(decimals - 1, _MOST_ZEROS)), _NOT_ZERO, _more(decimals - 1))
+    zeros = range(min(decimals, _MOST_ZEROS + 1))
+    return choice([chain(Text("0" * count), _NOT_ZERO, _more(decimals - 1 - count)) for count in zeros])
 
 
 def _fraction_from(digits: str, *, is_open: bool, decimals: int) -> Node | None:

@@ -132,7 +132,7 @@ class ChatView:
         if self._shows_thinking:
             self._console.write(text, self._dim)
         elif self._stage == "waiting":
-            self._console.write("(thinking; /think shows it)", self._dim)
+            self._console.write("(thinking; /think show)", self._dim)
         self._stage = "thinking"
 
     def answer(self, text: str) -> None:

@@ -10,8 +10,8 @@ import pytest
 from hub_server import write_wheel
 
 from attacks.canary import SECRET, Canary
+from slmchat.catalog.model_specs import IndexFile, IndexMember
 from slmchat.catalog.package_index import IndexSource
-from slmchat.catalog.registry import IndexFile, IndexMember
 from slmchat.errors import ExitCode, SlmError
 from slmchat.reporting import ByteProgress
 
@@ -92,6 +92,7 @@ def _fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Pat
     return fetched.path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_wheel_is_damaged(
     write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, canary: Canary

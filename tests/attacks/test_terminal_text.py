@@ -386,6 +386,7 @@ _COMMANDERS = {
     "terminal/doubt.py",
     "commands/output.py",  # --raw-output
     "commands/repl/saved.py",  # /copy
+    "commands/sessions.py",  # a conversation laid out as a whole, each piece sanitised
 }
 
 

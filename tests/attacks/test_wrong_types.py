@@ -63,7 +63,7 @@ def test_every_key_of_the_config(key: str, tmp_path: Path) -> None:
 
 MODEL = (
     "name", "title", "family", "parameters", "parameters_text", "context", "architecture", "license", "gated", "tags",
-    "sampler", "sampler_source", "base_model", "note", "projector", "variant", "target", "base", "lora",
+    "sampler", "sampler_thinking", "draft", "sampler_source", "base_model", "note", "projector", "variant", "target", "base", "lora",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import runner
 
 from slmchat.catalog import registry, user_file
+from slmchat.catalog.model_specs import HubFile, Variant
 from slmchat.errors import ExitCode, SlmError
 
 _PIECES = (
@@ -64,9 +65,9 @@ def target(random: random.Random) -> None:
             assert error.exit_code in (ExitCode.USAGE, ExitCode.NO_MODEL)
 
 
-def _check(variant: registry.Variant) -> None:
+def _check(variant: Variant) -> None:
     for source in variant.sources:
-        paths = [source.file] if isinstance(source, registry.HubFile) else [part.member for part in source.members]
+        paths = [source.file] if isinstance(source, HubFile) else [part.member for part in source.members]
         for path in paths:
             assert Path(os.path.normpath(Path("/base") / path)).is_relative_to("/base")
 

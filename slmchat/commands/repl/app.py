@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from slmchat.commands.inputs import read_text, system_text
+from slmchat.commands.repl.hints import in_chat
 from slmchat.conversation import pictures
 from slmchat.conversation.archive import Archive
 from slmchat.conversation.attachments import Attachment
@@ -24,10 +25,11 @@ from slmchat.engine.cancellable import Cancellable
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.chat_session import ChatSession, Overflow
-from slmchat.generation.response import Response, StreamHandler, describe
+from slmchat.generation.response import Response, StreamHandler, describe, silence
 from slmchat.models import adapters
 from slmchat.models.backend import Backend, BackendModel
 from slmchat.models.open import OpenModel
+from slmchat.models.session_settings import DRAFT_AUTO
 from slmchat.options import ChatOptions, GenerationOptions
 from slmchat.settings import Settings
 from slmchat.terminal.answer_progress import AnswerProgress
@@ -41,6 +43,8 @@ from slmchat.terminal.slash_commands import CommandTable, as_typed, message_of
 from slmchat.terminal.typed_ahead import TypedAhead
 from slmchat.wording import counted
 
+# What helps when all of an answer was thought.
+THOUGHT_HELP = ", /think N limits the thought, /think off leaves it out"
 # An answer that takes so long is not watched, in seconds.
 _LONG_S = 10.0
 # What people type to leave other programs.
@@ -154,7 +158,7 @@ class ChatApp:
         except SlmError as error:
             if self.session.opened.loading.is_failed:
                 raise
-            self.console.error(error)
+            self.console.error(in_chat(error))
         except KeyboardInterrupt:  # while the model is loading, or a second one while an answer stops
             self.console.status("")
             self.console.note("(cancelled)")
@@ -205,10 +209,13 @@ class ChatApp:
             FinishReason.CONTEXT: f"{self._window()} is full; /continue makes room",
             FinishReason.INTERRUPTED: "stopped; /continue goes on",
         }
-        if answer.finish.reason in reasons:
-            self.console.note(f"({reasons[answer.finish.reason]})")
+        empty = silence(answer, answer.finish.usage, answer.finish.reason)
+        if empty:
+            self.console.note(f"({empty}; /retry asks again{THOUGHT_HELP if answer.thinking else ''})")
         elif not answer.text:
-            self.console.note("(the model said nothing)")
+            self.console.note("(stopped before the answer; /retry asks again)")
+        elif answer.finish.reason in reasons:
+            self.console.note(f"({reasons[answer.finish.reason]})")
         if self.shows_stats:
             self.console.note(describe(answer.finish.reason, answer.finish.usage, answer.finish.timings))
         if self._has_bell and (self.console.is_accessible or self._progress.elapsed() >= _LONG_S):
@@ -275,9 +282,10 @@ class ChatApp:
 
     def switch_model(self, model: BackendModel) -> None:
         """Let another model go on, with its own adapters and without the draft model of the one before."""
-        if self.options.draft is not None:
+        draft = self.options.draft if self.options.draft == DRAFT_AUTO else None
+        if self.options.draft != draft:
             self.console.note(f"{self.options.draft} no longer drafts: it was chosen for the model before")
-        self.options = replace(self.options, draft=None, lora=[])
+        self.options = replace(self.options, draft=draft, lora=[])
         self.session.switch_model(lambda: self._opened(model))
 
     def go_private(self) -> None:

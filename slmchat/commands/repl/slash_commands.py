@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from slmchat import personas
 from slmchat.catalog.library import Library
-from slmchat.commands.repl import adapters, chat_settings, enclosures, recap, saved, tree, view
+from slmchat.commands.repl import adapters, chat_settings, enclosures, recap, saved, thinking, tree, view
 from slmchat.commands.repl.app import ChatApp, usage
 from slmchat.errors import SlmError
 from slmchat.generation import params
@@ -123,6 +123,8 @@ def _persona(chat: ChatApp, arguments: str) -> None:
     session.examples = params.example_messages(persona)
     if persona.max_tokens:
         session.set_max_tokens(persona.max_tokens)
+    asked = replace(session.options, think=persona.think, think_budget=persona.think_budget)
+    session.set_thinking(params.thinking_of(asked, chat.settings))
     if persona.model and chat.place.host is None and not session.model.is_called(persona.model):
         _model(chat, persona.model)
     chat.console.note(f"From here on: {persona.name}, {persona.description}")
@@ -130,11 +132,6 @@ def _persona(chat: ChatApp, arguments: str) -> None:
 
 def _complete_persona(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
     return ((name, it.description) for name, it in params.personas(chat.settings).items() if name.startswith(text))
-
-
-def _think(chat: ChatApp, _arguments: str) -> None:
-    chat.shows_thinking = not chat.shows_thinking
-    chat.console.note("Thinking is shown." if chat.shows_thinking else "Thinking is folded.")
 
 
 def _confidence(chat: ChatApp, _arguments: str) -> None:
@@ -192,7 +189,13 @@ _GROUPS: Mapping[str, tuple[SlashCommand[ChatApp], ...]] = {
             more="Keys may be written as the options are (temp, n, top-k). /set stop TEXT adds a stop sequence. "
             "--save behind it keeps the value for later chats.",
         ),
-        SlashCommand("think", "", "fold or show the thinking of reasoning models", _think),
+        SlashCommand(
+            "think",
+            "[on|off|N]",
+            "thinking on, off or at most N tokens; hide, show",
+            thinking.command,
+            thinking.complete,
+        ),
         SlashCommand("confidence", "", "underline where the model is unsure, or stop that", _confidence),
     ),
     "What the model sees": (

@@ -15,11 +15,12 @@ from slmchat.engine.api import TokenLogprob
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Tokens as the endpoint counted them."""
+    """Tokens as the endpoint counted them; `thinking` of the completion are a thought."""
 
     prompt: int
     completion: int
     cached: int
+    thinking: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,9 @@ def _counted(usage: object) -> Counted | None:
     if prompt is None and completion is None:
         return None
     cached = _count(details, "cached_tokens") if isinstance(details, dict) else None
-    return Counted(prompt or 0, completion or 0, min(cached or 0, prompt or 0))
+    made = usage.get("completion_tokens_details")
+    thinking = _count(made, "reasoning_tokens") if isinstance(made, dict) else None
+    return Counted(prompt or 0, completion or 0, min(cached or 0, prompt or 0), min(thinking or 0, completion or 0))
 
 
 def _progress(progress: object) -> tuple[int, int, int] | None:

@@ -18,6 +18,7 @@ from slmchat.engine.api import Constraint, ConstraintKind, Limits, Prompt, Turn
 from slmchat.engine.gbnf import to_gbnf
 from slmchat.engine.remote.png import data_url
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 
 
@@ -123,11 +124,44 @@ def body(model: Listed, prompt: Prompt, sampler: SamplerSettings, limits: Limits
         fields["stop"] = list(limits.stop)
     if limits.top_logprobs is not None:
         fields |= _chances_wanted(limits.top_logprobs, is_bare=not prompt.turns)
+    if prompt.turns:
+        fields |= thinking_fields(model.kind, limits.thinking)
     if limits.constraint is not None:
         fields |= constrained(model.kind, limits.constraint, is_bare=not prompt.turns)
     if model.kind is ServerKind.LLAMA_SERVER:
         fields |= {"return_progress": True, "cache_prompt": True}
     return fields
+
+
+def thinking_fields(kind: ServerKind, asked: Thinking) -> dict[str, Any]:
+    """The fields that switch and limit the thought, as far as this server is known to have them.
+
+    llama-server and vLLM pass variables on to the chat template and have a budget of their own; OpenAI's API knows
+    efforts, which Ollama and others take as well.
+    """
+    fields: dict[str, Any] = {}
+    is_off = asked.mode is ThinkingMode.OFF
+    if kind in _BUDGETS:
+        if asked.mode is not ThinkingMode.AUTO:
+            fields["chat_template_kwargs"] = {"enable_thinking": not is_off}
+        if asked.budget is not None:
+            fields[_BUDGETS[kind]] = asked.budget
+    elif kind is ServerKind.OTHER and asked.mode is not ThinkingMode.AUTO:
+        fields["reasoning_effort"] = "none" if is_off else "medium"
+    return fields
+
+
+# What servers call a budget of thinking.
+_BUDGETS = {ServerKind.LLAMA_SERVER: "thinking_budget_tokens", ServerKind.VLLM: "thinking_token_budget"}
+
+
+def not_asked(kind: ServerKind, asked: Thinking) -> str | None:
+    """What of thinking this server is not known to take, after "ENDPOINT …"; None when it takes all of it."""
+    if kind is ServerKind.LLAMA_PYTHON and asked.mode is not ThinkingMode.AUTO:
+        return "is not known to have a switch for thinking: --think changes nothing"
+    if kind not in _BUDGETS and asked.budget:
+        return "is not known to have a budget for thinking: --think-budget changes nothing"
+    return None
 
 
 def _chances_wanted(top_logprobs: int, *, is_bare: bool) -> dict[str, Any]:
@@ -207,10 +241,12 @@ def _beyond(kind: ServerKind, sampler: SamplerSettings) -> dict[str, float]:
     return values
 
 
+THINKING_FIELDS = ("chat_template_kwargs", "reasoning_effort", *_BUDGETS.values())
+
 # Fields that a request can do without. Their values are slm's own or a wish; none of them changes what is asked.
 _DISPENSABLE = (
     *("stream_options", "seed", "top_k", "min_p", "top_p", "temperature", "repeat_penalty", "repetition_penalty"),
-    *("return_progress", "cache_prompt"),
+    *("return_progress", "cache_prompt", *THINKING_FIELDS),
 )
 _UNKNOWN_FIELD = re.compile(
     r"unsupported|not support|n't support|unrecogni[sz]ed|unknown|unexpected|extra (?:inputs|fields)|not permitted|"

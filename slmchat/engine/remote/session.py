@@ -34,6 +34,8 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 
 _DONE = "[DONE]"
+# Fields whose loss the user is told.
+_WISHES = ("temperature", "top_p", "top_k", "min_p", "seed", "repeat_penalty", "repetition_penalty")
 # Statuses with which servers refuse a field that they do not know, or a stream; 200: the error is in the answer.
 _NOT_TAKEN = frozenset({200, 400, 405, 406, 415, 422, 501})
 # Seconds for the end of a stream after its last event: long enough for a packet, too short to notice.
@@ -67,7 +69,13 @@ class _Run:
         counted = self.counted or Counted(self.n_estimated, self.bounds.pieces, 0)
         return Finish(
             reason=reason,
-            usage=Usage(counted.prompt, counted.cached, counted.completion, is_estimate=self.counted is None),
+            usage=Usage(
+                counted.prompt,
+                counted.cached,
+                counted.completion,
+                is_estimate=self.counted is None,
+                thinking_tokens=counted.thinking,
+            ),
             timings=Timings(
                 prompt_s=first - self.start,
                 generation_s=now - first,
@@ -143,6 +151,9 @@ class RemoteSession:
         bounds = Bounds(limits.max_tokens, self._model.endpoint.timeout_s)
         run = _Run(time.perf_counter(), self._model.count(prompt), sampler.seed or 0, bounds)
         run.fields = dialect.body(self._model.listed, prompt, sampler, limits)
+        lacking = dialect.not_asked(self._model.listed.kind, limits.thinking) if prompt.turns else None
+        if lacking:
+            self._tell_once(lacking)
         if self._adapters:
             run.fields["lora"] = [{"id": one.number, "scale": one.scale} for one in self._adapters]
         yield Prefill(0, run.n_estimated, 0)
@@ -187,7 +198,7 @@ class RemoteSession:
         name, run.fields = fewer
         if name != "max_tokens":
             self._model.left_out |= {name}
-            if name in ("temperature", "top_p", "top_k", "min_p", "seed", "repeat_penalty", "repetition_penalty"):
+            if name in (*_WISHES, *dialect.THINKING_FIELDS):
                 self._client.tell(f"{self._model.endpoint.address} does not take {name}: it is left out")
         return True
 

@@ -11,7 +11,7 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import SlmError
 from slmchat.generation import response
 from slmchat.generation.attempts import Attempts, TryAgain
-from slmchat.generation.classify import ClassificationTask, content_free_prior
+from slmchat.generation.classify import ClassificationTask, as_printed, content_free_prior
 from slmchat.generation.structured import ResponseFormat
 
 
@@ -84,7 +84,9 @@ class ShapedCompletions:
         self._shape = shape
         self._sampler = sampler
         self._limits = limits
-        self._completions = Completions(sampler, shape.limits(limits), is_raw=True, is_sanitized=is_sanitized)
+        self._completions = Completions(
+            sampler, shape.limits(limits), is_raw=not shape.thinks_first, is_sanitized=is_sanitized
+        )
         self._attempts: dict[int, Attempts[dict[str, Any]]] = {}  # of the rows that are under way
 
     @property
@@ -143,7 +145,7 @@ class ChosenTexts:
         found = self._task.classification(done.scores, self._prior)
         return {
             "completion": str(found),
-            "probabilities": found.probabilities,
+            "probabilities": as_printed(found.probabilities),
             "finish_reason": done.finish.reason.value,
             "usage": response.usage_fields(done.finish.usage),
         }

@@ -124,7 +124,7 @@ class BatchWork:
         self._progress = Progress(reporter, rows.total, begun.end_of_input if begun else 0)
         self._window = Window(_MOST_UNDER_WAY)
         self._is_interrupted = False
-        self._n_tokens = self._n_trimmed = self._n_without_end = self._n_resubmitted = 0
+        self._n_tokens = self._n_trimmed = self._n_without_end = self._n_resubmitted = self._n_silent = 0
 
     def cancel(self) -> None:
         """Ctrl-C: what is written stays, what is under way is dropped."""
@@ -168,6 +168,7 @@ class BatchWork:
         self._n_tokens += usage["completion_tokens"] if usage else 0
         self._n_trimmed += "trimmed_characters" in record
         self._n_without_end += record.get("finish_reason") == FinishReason.CONTEXT
+        self._n_silent += error is None and "value" not in record and not record["completion"].strip()
 
     def tell(self, file: str | None, nothing: str = "there were no inputs") -> ExitCode:
         """What the user should know at the end, and the exit code.
@@ -184,6 +185,11 @@ class BatchWork:
         if self._n_without_end:
             reporter.warn(
                 f"{counted(self._n_without_end, 'row')} ran into the end of the context window (a larger one: --ctx N)."
+            )
+        if self._n_silent:
+            reporter.warn(
+                f"{counted(self._n_silent, 'row')} came without an answer ('completion' is empty; where it has "
+                "'thinking': --think-budget N limits that, --think off leaves it out)."
             )
         failed = self._failures.total()
         if failed:

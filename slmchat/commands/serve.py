@@ -1,0 +1,278 @@
+"""`slm serve`: one warm, sealed model for every program of this user.
+
+The story: make the sockets, close the process in so that it can accept and never connect, load the model, answer until
+somebody ends it. What runs already is asked through its Unix socket (`--status`, `--stop`).
+"""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from slmchat import ranges
+from slmchat.engine.warm.engine import WarmConnection, ask
+from slmchat.errors import ExitCode, SlmError
+from slmchat.generation import params
+from slmchat.models import sandbox
+from slmchat.models.backend import LocalBackend
+from slmchat.models.open import OpenModel, open_model
+from slmchat.models.warm_server import computed_with, connect, socket_path
+from slmchat.options import GenerationOptions, ServeOptions
+from slmchat.privacy.steps import KeptSockets
+from slmchat.settings import Settings
+from slmchat.terminal import interrupts
+from slmchat.terminal.console import Console
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+# How long a server in the background may take until it answers, in seconds: a large model from a slow disk.
+_START_S = 300.0
+
+
+def serve(name: str | None, options: ServeOptions, settings: Settings, console: Console) -> ExitCode:
+    """Serve a model until it is ended; or ask or end the server that runs. Raises `SlmError`."""
+    path = Path(options.socket).expanduser() if options.socket else socket_path(settings)
+    if options.status or options.stop:
+        return _ask_running(path, console, is_stopped=options.stop, is_json=options.json)
+    if options.background:
+        return _start(_words(name, options), path, console)
+    return _run(name, options, path, settings, console)
+
+
+def _run(name: str | None, options: ServeOptions, path: Path, settings: Settings, console: Console) -> ExitCode:
+    from slmchat.server import listeners
+    from slmchat.server.app import Access, Server
+    from slmchat.server.served_model import ServedModel
+
+    keep_alive_s, n_parallel = _seconds(options.keep_alive), _parallel(options.parallel)
+    key = _key(options, console)
+    generation = _generation(name, options)
+    params.thinking_of(generation, settings)  # what is wrong with it is said before anything is opened
+    # 1. The sockets, while there can be new ones.
+    made = [listeners.on_tcp(options.host, options.port)]
+    try:
+        if hasattr(socket, "AF_UNIX"):
+            made.append(listeners.on_unix(path))
+        # 2. Closed in: it can accept and never connect.
+        kept = KeptSockets(listening=tuple(each.made.fileno() for each in made))
+        sandbox.seal(settings, writable=[path.parent], kept=kept)
+        # 3. The model, so that what is wrong with it is said here.
+        first: list[OpenModel] = [open_model(LocalBackend(), generation, settings, console)]
+        served = ServedModel(
+            lambda: first.pop() if first else open_model(LocalBackend(), generation, settings, console),
+            n_ctx=options.ctx,
+            parallel=n_parallel,
+            keep_alive_s=keep_alive_s,
+        )
+        label = first[0].model.key
+        with served.used() as loaded:
+            console.detail(loaded.report)
+            n_ctx = loaded.queue.n_ctx
+        # 4. Answer.
+        access = Access(_hosts(options.host), tuple(options.allow_origin), key)
+        ends_idle = console.environ.get(_ENDS_IDLE) == "1"
+        server = Server(made, served, label, access, console, computed_with(generation), ends_idle=ends_idle)
+        console.note(f"{label} at {made[0].address}/v1 (window: {n_ctx:,} tokens; it accepts, and never connects)")
+        console.note("Ctrl-C ends it." if console.is_stderr_tty else "SIGTERM ends it.")
+        with _ended_by_signals(server.stop):
+            server.serve()
+    finally:
+        for each in made:
+            each.close()
+    return ExitCode.DONE
+
+
+def _generation(name: str | None, options: ServeOptions) -> GenerationOptions:
+    return GenerationOptions(
+        model=name,
+        ctx=options.ctx,
+        threads=options.threads,
+        gpu_layers=options.gpu_layers,
+        device=options.device,
+        kv_type=options.kv_type,
+        lora=options.lora,
+        mmproj=options.mmproj,
+        think=options.think,
+        think_budget=options.think_budget,
+        force=options.force,
+    )
+
+
+def _key(options: ServeOptions, console: Console) -> str | None:
+    from slmchat.server.listeners import is_loopback
+
+    key = console.environ.get(options.api_key_env or "") or None
+    if options.api_key_env and key is None:
+        raise SlmError(
+            f"the environment variable {options.api_key_env} is not set.",
+            hint=f"export {options.api_key_env}=...",
+            exit_code=ExitCode.USAGE,
+        )
+    if key is None and not is_loopback(options.host):
+        raise SlmError(
+            f"{options.host} is reached by others, and there is no key.",
+            hint="--api-key-env NAME: the variable that holds one; or without --host, for this device alone",
+            exit_code=ExitCode.USAGE,
+        )
+    return key
+
+
+def _hosts(host: str) -> frozenset[str] | None:
+    """The names by which requests may call this server; None: any (it has a key)."""
+    from slmchat.server.listeners import is_loopback
+
+    return frozenset(("localhost", "127.0.0.1", "::1", host)) if is_loopback(host) else None
+
+
+def _seconds(text: str) -> float | None:
+    """`--keep-alive` in seconds; None: never. Raises `SlmError` (USAGE)."""
+    found = re.fullmatch(r"(\d{1,7})([smhd]?)", text)
+    if found is None:
+        raise SlmError(f"--keep-alive cannot be '{text}'.", hint="30s, 10m, 2h; 0: never", exit_code=ExitCode.USAGE)
+    return float(int(found[1]) * _UNITS[found[2]]) or None
+
+
+def _parallel(text: str | None) -> int | None:
+    if text in (None, "auto"):
+        return None
+    number = int(text) if text and text.isdecimal() else 0
+    if not ranges.STREAMS.holds(number):
+        raise SlmError(f"--parallel cannot be '{text}'.", hint=f"auto, or {ranges.STREAMS}", exit_code=ExitCode.USAGE)
+    return number
+
+
+@contextlib.contextmanager
+def _ended_by_signals(stop: Any) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP let running answers end, and then the server."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, lambda *_: stop()) for number in numbers}
+    try:
+        with interrupts.cancelling(stop):
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# The server that runs
+
+
+def _ask_running(path: Path, console: Console, *, is_stopped: bool, is_json: bool) -> ExitCode:
+    """Tell about the server behind this socket, or end it."""
+    connection = connect(path)
+    if connection is None:
+        if is_json:
+            console.print_json(None)
+        raise SlmError(
+            f"no server runs ({path}).", hint="slm serve --background starts one", exit_code=ExitCode.NO_MODEL
+        )
+    status = ask(connection, {"status": True})["status"]
+    if is_stopped:
+        ask(connection, {"stop": True})
+        _wait_for_end(connection)
+        console.note(f"the server of {status['model']} has ended.")
+        return ExitCode.DONE
+    if is_json:
+        console.print_json(status)
+        return ExitCode.DONE
+    console.write(_described(status))
+    return ExitCode.DONE
+
+
+def _described(status: dict[str, Any]) -> str:
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(status["started_at"]))
+    weights = f"window: {status['n_ctx']:,} tokens" if status["is_loaded"] else "weights: freed until the next request"
+    lines = [
+        f"{status['model']} (process {status['pid']}, since {since})",
+        *(f"  {address}" for address in status["addresses"]),
+        f"  {weights}",
+        f"  requests: {status['working']} worked on, {status['waiting']} waiting",
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _wait_for_end(connection: WarmConnection) -> None:
+    """Until the server has closed its end: when it has answered what it was asked."""
+    with contextlib.suppress(OSError, ValueError):
+        while True:
+            connection.line()
+
+
+# In the background
+
+# Tells a server that was started in the background to end when it frees its weights.
+_ENDS_IDLE = "SLM_SERVE_ENDS_IDLE"
+
+
+def _words(name: str | None, options: ServeOptions) -> list[str]:
+    """The command line of the server itself."""
+    words = ["serve", *([name] if name else [])]
+    for item in fields(options):
+        value = getattr(options, item.name)
+        is_unset = value is None or value is False or value == []
+        if item.name == "background" or is_unset or value == item.default:
+            continue
+        flag = item.metadata["flags"][-1]
+        words += (
+            [flag]
+            if value is True
+            else [word for each in (value if isinstance(value, list) else [value]) for word in (flag, str(each))]
+        )
+    return words
+
+
+def _start(words: list[str], path: Path, console: Console) -> ExitCode:
+    """Start a server in the background and wait until it answers."""
+    running = connect(path)
+    if running is not None:
+        console.note(f"a server runs already: {ask(running, {'status': True})['status']['model']} (slm serve --status)")
+        return ExitCode.DONE
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log = path.with_suffix(".log")
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "wb") as errors:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "slmchat", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env={**console.environ, _ENDS_IDLE: "1"},
+            start_new_session=True,
+        )
+    end = time.monotonic() + _START_S
+    while time.monotonic() < end:
+        if child.poll() is not None:
+            again = connect(path)  # two were started at once: the other one has the socket
+            if again is not None:
+                break
+            raise SlmError(
+                f"the server did not start: {_last_words(log)}", hint=f"all it said: {log}", exit_code=_code(child)
+            )
+        if connect(path) is not None:
+            break
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(0.05)
+    found = connect(path)
+    if found is None:
+        raise SlmError("the server does not answer yet.", hint=f"slm serve --status; {log}", exit_code=ExitCode.NETWORK)
+    ask(found, {"hello": ""})  # waits for the weights
+    sys.stdout.flush()
+    console.write(_described(ask(found, {"status": True})["status"]))
+    return ExitCode.DONE
+
+
+def _last_words(log: Path) -> str:
+    lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.startswith("slm: ")]
+    return lines[-1].removeprefix("slm: ") if lines else "it said nothing."
+
+
+def _code(child: "subprocess.Popen[bytes]") -> ExitCode:
+    return next((code for code in ExitCode if code == child.returncode), ExitCode.BUG)

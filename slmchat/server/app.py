@@ -1,0 +1,432 @@
+"""The server: connections come in, each has a thread, each request finds its way and its answer.
+
+Knows: paths, keys, which hosts and pages may ask, how many connections there may be, how it ends.
+Refuses to know: HTTP on the wire (connection.py), the fields of requests (openai.py), the order of work (queue.py).
+
+Nothing that is said is logged. A page in a browser can send requests to this device: so the name that it used for it
+(`Host`) must be one of this server's own, and its origin must be allowed (DNS rebinding, cross-site requests).
+"""
+
+import hmac
+import json
+import os
+import selectors
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from slmchat.engine.api import FinishReason, Prefill, Usage
+from slmchat.engine.cancellable import Cancellable
+from slmchat.errors import SlmError
+from slmchat.generation import params
+from slmchat.generation.generator import Generator, PreparedPrompt
+from slmchat.generation.response import Completion, NullHandler, Response
+from slmchat.ranges import SEED
+from slmchat.reporting import Reporter
+from slmchat.server import openai
+from slmchat.server.connection import Connection, Gone, HttpRequest, RefusedRequest
+from slmchat.server.listeners import Listener
+from slmchat.server.openai import Answering, ApiRequest, BadRequest
+from slmchat.server.queue import Full
+from slmchat.server.served_model import ServedModel, ServedWeights
+from slmchat.server.warm import WarmDoor
+
+# Connections at once; the next one is told so and closed.
+_MOST_CONNECTIONS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may ask. `hosts`: names of this server, in small letters, without a port; None: any. `key` None: none is
+    needed."""
+
+    hosts: frozenset[str] | None
+    origins: tuple[str, ...] = ()
+    key: str | None = None
+
+
+class Server:
+    """A server on its listeners, from `serve` until `stop`."""
+
+    def __init__(
+        self,
+        listeners: Sequence[Listener],
+        model: ServedModel,
+        name: str,
+        access: Access,
+        reporter: Reporter,
+        options: tuple[str, ...] = (),
+        *,
+        ends_idle: bool = False,
+    ) -> None:
+        """`name`: the model's, which stays when the weights are freed. `options`: what is computed with, as
+        `WarmModel` has it. `ends_idle`: with the weights the server ends, too."""
+        self._ends_idle = ends_idle
+        self._listeners = listeners
+        self._model = model
+        self._name = name
+        self._access = access
+        self._reporter = reporter
+        self._warm = WarmDoor(model, name, options, self.status, self.stop)
+        self._started = time.time()
+        self._woken, self._waking = os.pipe()
+        os.set_blocking(self._waking, False)
+        self._changed = threading.Condition()
+        self._connections: dict[Connection, bool] = {}  # whether it is being answered
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """Take no more connections; `serve` returns when what is being answered has been. From a signal handler."""
+        self._is_stopping = True
+        with suppress(OSError):
+            os.write(self._waking, b"x")
+
+    def serve(self) -> None:
+        """Answer until `stop`."""
+        try:
+            with selectors.DefaultSelector() as selector:
+                for listener in self._listeners:
+                    selector.register(listener.made, selectors.EVENT_READ, listener)
+                selector.register(self._woken, selectors.EVENT_READ)
+                while not self._is_stopping:
+                    wait_s = self._model.unload_if_idle()
+                    if self._ends_idle and self._model.loaded is None:
+                        break
+                    for key, _events in selector.select(wait_s):
+                        if isinstance(key.data, Listener):
+                            self._accept(key.data)
+        finally:
+            for listener in self._listeners:
+                listener.close()
+            self._finish()
+
+    def _accept(self, listener: Listener) -> None:
+        made = listener.accept()
+        if made is None:
+            return
+        connection = Connection(made)
+        with self._changed:
+            is_full = len(self._connections) >= _MOST_CONNECTIONS
+            if not is_full:
+                self._connections[connection] = False
+        if is_full:
+            with suppress(Gone):
+                connection.answer(503, openai.error_of("too many connections.", 503), {"Retry-After": "1"})
+            connection.close()
+            return
+        work = threading.Thread(target=self._talk, args=(connection, listener), name="connection", daemon=True)
+        work.start()
+
+    def _finish(self) -> None:
+        """Let running answers end, then close everything."""
+        with self._changed:
+            for connection, is_answering in list(self._connections.items()):
+                if not is_answering:
+                    connection.close()
+            self._changed.wait_for(lambda: not any(self._connections.values()))
+        self._model.close()
+
+    def status(self) -> dict[str, Any]:
+        """What the server says of itself, without anything that was asked."""
+        loaded = self._model.loaded
+        return {
+            "model": self._name,
+            "pid": os.getpid(),
+            "addresses": [listener.address for listener in self._listeners],
+            "started_at": int(self._started),
+            "is_loaded": loaded is not None,
+            "n_ctx": loaded.queue.n_ctx if loaded is not None else None,
+            "working": loaded.queue.n_open - loaded.queue.n_waiting if loaded is not None else 0,
+            "waiting": loaded.queue.n_waiting if loaded is not None else 0,
+        }
+
+    # One connection
+
+    def _talk(self, connection: Connection, listener: Listener) -> None:
+        try:
+            if listener.path is not None and connection.begins_with(b"{"):
+                self._warm.talk(connection.socket, lambda: self._answering(connection))
+                return
+            while not self._is_stopping:
+                try:
+                    request = connection.receive()
+                except RefusedRequest as refused:
+                    connection.answer(refused.status, openai.error_of(str(refused), refused.status))
+                    return
+                if request is None:
+                    return
+                with self._answering(connection):
+                    self._respond(connection, request, listener)
+        except (Gone, OSError):
+            pass
+        finally:
+            connection.close()
+            with self._changed:
+                self._connections.pop(connection, None)
+                self._changed.notify_all()
+
+    @contextmanager
+    def _answering(self, connection: Connection) -> Iterator[None]:
+        """While this lasts, the connection is not closed when the server ends."""
+        with self._changed:
+            self._connections[connection] = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._connections[connection] = False
+                self._changed.notify_all()
+
+    def _respond(self, connection: Connection, request: HttpRequest, listener: Listener) -> None:
+        start = time.monotonic()
+        try:
+            self._check(connection, request, listener)
+            what = self._routed(connection, request, listener)
+        except BadRequest as error:
+            what = self._fail(connection, error.status, error.message, error.param, error.code)
+        except Full as error:
+            what = self._fail(connection, 429, error.message, headers={"Retry-After": str(error.retry_after)})
+        except SlmError as error:
+            status, code = openai.status_of(error)
+            what = self._fail(connection, status, error.message, code=code)
+        except Gone:
+            self._reporter.detail(f"{request.method} {request.path}: the client has gone")
+            raise
+        except Exception as error:  # noqa: BLE001 - the last net: a bug is an answer too, and the server goes on
+            what = self._fail(connection, 500, f"an error of slm's own: {type(error).__name__}: {error}")
+        self._reporter.detail(f"{request.method} {request.path}: {what} in {time.monotonic() - start:.2f} s")
+
+    def _fail(
+        self,
+        connection: Connection,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        body = openai.error_of(message, status, param, code)
+        if connection.has_begun_answer:  # a stream: the error is its last event
+            connection.event(body)
+            connection.end()
+        else:
+            connection.answer(status, body, headers)
+        return str(status)
+
+    # Who may ask
+
+    def _check(self, connection: Connection, request: HttpRequest, listener: Listener) -> None:
+        """Raises `BadRequest` (401, 403) for who may not."""
+        if listener.path is not None:  # the user's own, by the rights of the socket
+            return
+        host = _without_port(request.headers.get("host", "")).lower()
+        if self._access.hosts is not None and host not in self._access.hosts:
+            raise BadRequest(f"this server is not called {host[:100]!r}.", status=403)
+        origin = request.headers.get("origin")
+        is_cross_site = request.headers.get("sec-fetch-site") == "cross-site"
+        if origin is not None and origin in self._access.origins:
+            connection.allow_origin(origin)
+        elif is_cross_site or (origin is not None and _without_port(origin.partition("://")[2]).lower() != host):
+            raise BadRequest("pages of other sites may not ask (--allow-origin).", status=403)
+        if request.method == "OPTIONS" or request.path == "/health" or self._access.key is None:
+            return
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        is_right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._access.key.encode())
+        if scheme.lower() != "bearer" or not is_right:
+            raise BadRequest("the key is missing or wrong (Authorization: Bearer ...).", status=401)
+
+    # What is asked
+
+    def _routed(self, connection: Connection, request: HttpRequest, listener: Listener) -> str:
+        """Answer; what it was, in words for the log."""
+        path, method = request.path.rstrip("/") or "/", request.method
+        if method == "OPTIONS":
+            allowed = {
+                "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+                "Access-Control-Allow-Headers": "Authorization, Content-Type",
+                "Access-Control-Max-Age": "600",
+            }
+            connection.answer(204, b"", allowed)
+            return "204"
+        routes: dict[str, tuple[str, Callable[[Connection, HttpRequest], str]]] = {
+            "/": ("GET", self._hello),
+            "/health": ("GET", self._health),
+            "/v1/models": ("GET", self._models),
+            f"/v1/models/{self._name}": ("GET", self._one_model),
+            "/v1/chat/completions": ("POST", self._chat),
+            "/v1/completions": ("POST", self._text),
+        }
+        if path not in routes:
+            raise BadRequest(f"there is nothing at {path[:200]}.", status=404)
+        wanted, answer = routes[path]
+        if method not in (wanted, "HEAD" if wanted == "GET" else wanted):
+            raise BadRequest(f"{path} takes {wanted}.", status=405)
+        return answer(connection, request)
+
+    def _hello(self, connection: Connection, _request: HttpRequest) -> str:
+        connection.answer(200, f"slm serves {self._name}; the API of OpenAI is below /v1\n".encode())
+        return "200"
+
+    def _health(self, connection: Connection, _request: HttpRequest) -> str:
+        connection.answer(200, {"status": "ok"})
+        return "200"
+
+    def _models(self, connection: Connection, _request: HttpRequest) -> str:
+        connection.answer(200, {"object": "list", "data": [self._model_record()]})
+        return "200"
+
+    def _one_model(self, connection: Connection, _request: HttpRequest) -> str:
+        connection.answer(200, self._model_record())
+        return "200"
+
+    def _model_record(self) -> dict[str, Any]:
+        loaded = self._model.loaded
+        told = {} if loaded is None else {"meta": {"n_ctx": loaded.queue.n_ctx}}
+        return {"id": self._name, "object": "model", "created": 0, "owned_by": "slm", **told}
+
+    def _chat(self, connection: Connection, request: HttpRequest) -> str:
+        return self._complete(connection, openai.chat_request(_json(request)), is_chat=True)
+
+    def _text(self, connection: Connection, request: HttpRequest) -> str:
+        return self._complete(connection, openai.text_request(_json(request)), is_chat=False)
+
+    def _complete(self, connection: Connection, asked: ApiRequest, *, is_chat: bool) -> str:
+        if asked.ignored:
+            self._reporter.detail(f"ignored: {', '.join(asked.ignored)}")
+        with self._model.used() as loaded:
+            opened = loaded.opened
+            if asked.model not in (None, "", self._name) and not opened.model.is_called(asked.model or ""):
+                raise BadRequest(
+                    f"the model '{asked.model}' is not served here; this server has {self._name}.",
+                    "model",
+                    "model_not_found",
+                    404,
+                )
+            with loaded.session_for(asked.request, connection.is_gone) as session:
+                return _Answer(connection, asked, loaded, Answering(self._name, is_chat)).give(
+                    loaded.generator(session)
+                )
+
+
+class _Answer:
+    """One answer on its way. Implements `GenerationDelegate`."""
+
+    def __init__(self, connection: Connection, asked: ApiRequest, loaded: ServedWeights, records: Answering) -> None:
+        self._connection = connection
+        self._asked = asked
+        self._loaded = loaded
+        self._records = records
+        self._index = 0
+        self._has_begun = False  # something of this completion has been sent
+
+    def give(self, generator: Generator) -> str:
+        """Generate and send; what it was, in words for the log."""
+        asked, opened = self._asked, self._loaded.opened
+        prepared = generator.prepare(
+            asked.request,
+            is_raw=asked.is_raw,
+            response_format=asked.response_format,
+            thinking=asked.thinking or params.thinking_of(opened.options, opened.settings),
+        )
+        prepared = generator.fitted(prepared, generator.n_ctx, is_trimmed=False)
+        sampler = params.sampler_settings(
+            opened.model, opened.settings, opened.options, lambda: prepared.thinks(generator.engine)
+        ).with_values(asked.sampler)
+        made: list[Completion] = []
+        for self._index in range(asked.n):
+            again = {} if sampler.seed is None else {"seed": (sampler.seed + self._index) % int(SEED.high)}
+            self._has_begun = False
+            settings = sampler.with_values(again)
+            made.append(generator.generate(prepared, settings, asked.limits, self, takes_cut=True))
+            if made[-1].finish_reason is FinishReason.INTERRUPTED and self._connection.is_gone():
+                raise Gone
+            self._end_one(made[-1])
+        usage = replace(
+            made[0].usage,
+            completion_tokens=sum(each.usage.completion_tokens for each in made),
+            thinking_tokens=sum(each.usage.thinking_tokens for each in made),
+        )
+        self._end(made, usage, prepared)
+        return f"200, {usage.prompt_tokens} tokens read ({usage.cached_tokens} known), {usage.completion_tokens} said"
+
+    def _end_one(self, made: Completion) -> None:
+        if self._asked.is_streamed:
+            self._begin()
+            self._connection.event(self._records.last_chunk(self._index, made.finish_reason, self._logprobs(made)))
+
+    def _end(self, made: Sequence[Completion], usage: Usage, prepared: PreparedPrompt) -> None:
+        if self._asked.is_streamed:
+            if self._asked.includes_usage:
+                self._connection.event(self._records.usage_chunk(usage))
+            self._connection.event("[DONE]")
+            self._connection.end()
+            return
+        choices = [
+            self._records.choice(index, each.text, each.thinking, each.finish_reason, self._logprobs(each))
+            for index, each in enumerate(made)
+        ]
+        self._connection.answer(200, self._records.whole(choices, usage))
+
+    def _logprobs(self, made: Completion) -> Any:
+        return None if self._asked.limits.top_logprobs is None else made.logprobs
+
+    # Implements `GenerationDelegate`
+
+    def handler(self) -> "_Answer | NullHandler":
+        return self if self._asked.is_streamed else NullHandler()
+
+    def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    @property
+    def may_retry(self) -> bool:
+        # what was sent has been read; and a second attempt takes more room than a client may have allowed
+        return not self._asked.is_streamed and self._asked.limits.max_tokens is None
+
+    def on_retry(self, error: SlmError) -> None: ...
+
+    def on_fallback(self, response: Response) -> None: ...
+
+    # Implements `StreamHandler`
+
+    def prefill(self, event: Prefill) -> None:
+        if not self._connection.has_begun_answer:
+            self._connection.begin_events()
+        self._connection.send(f": {event.done} of {event.total} tokens read\n\n".encode())
+
+    def thinking(self, text: str) -> None:
+        self._begin()
+        if self._records.is_chat:
+            self._connection.event(self._records.chunk(self._index, {"reasoning_content": text}))
+
+    def logprob(self, logprob: float) -> None: ...
+
+    def answer(self, text: str) -> None:
+        self._begin()
+        delta: Any = {"content": text} if self._records.is_chat else text
+        self._connection.event(self._records.chunk(self._index, delta))
+
+    def close(self) -> None: ...
+
+    def _begin(self) -> None:
+        if not self._connection.has_begun_answer:
+            self._connection.begin_events()
+        if not self._has_begun and self._records.is_chat:
+            self._connection.event(self._records.chunk(self._index, {"role": "assistant", "content": ""}))
+        self._has_begun = True
+
+
+def _json(request: HttpRequest) -> object:
+    try:
+        return json.loads(request.body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("the body is not valid JSON.") from error
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.rpartition(":")[0] if ":" in host else host

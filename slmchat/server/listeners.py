@@ -1,0 +1,131 @@
+"""The sockets on which a server listens: made before the process is sealed, never afterwards.
+
+Knows: addresses, the Unix socket of this user and who may come through it, an old socket that nobody listens on.
+Refuses to know: what is asked.
+"""
+
+import contextlib
+import os
+import socket
+import stat
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from slmchat.errors import ExitCode, SlmError
+
+# Connections that wait to be accepted.
+_BACKLOG = 128
+
+# struct ucred { pid_t pid; uid_t uid; gid_t gid; };  (sys/socket.h)
+_UCRED = struct.Struct("iII")
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A socket that listens. `path`: of a Unix socket, None for TCP."""
+
+    made: socket.socket
+    path: Path | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it listens, in words."""
+        if self.path is not None:
+            return str(self.path)
+        host, port = self.made.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def accept(self) -> socket.socket | None:
+        """The next connection; None when it is gone again, or is not this user's. Never waits."""
+        try:
+            made, _address = self.made.accept()
+        except (BlockingIOError, ConnectionError, InterruptedError):
+            return None
+        made.setblocking(True)
+        if self.path is not None and not _is_own(made):
+            made.close()
+            return None
+        if self.path is None:
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a token is a packet
+        return made
+
+    def close(self) -> None:
+        """Listen no longer, and leave nothing in the file system."""
+        self.made.close()
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this device reaches the address."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def on_tcp(host: str, port: int) -> Listener:
+    """Raises `SlmError` (USAGE) when the address cannot be had."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        made = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SlmError(
+            f"{host}:{port} cannot be listened on: {reason.lower()}.",
+            hint="another port: --port N; or slm serve --status, if that is slm itself",
+            exit_code=ExitCode.USAGE,
+        ) from error
+    made.setblocking(False)
+    return Listener(made)
+
+
+def on_unix(path: Path) -> Listener:
+    """A socket that is this user's alone, in a directory that is, too. One on which nobody listens is replaced.
+
+    Raises `SlmError` (USAGE): another server listens there, or the path cannot be used.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if is_answered(path):
+        raise SlmError(
+            f"a server listens on {path} already.",
+            hint="slm serve --status; slm serve --stop ends it",
+            exit_code=ExitCode.USAGE,
+        )
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISSOCK(os.lstat(path).st_mode):
+                path.unlink()
+        made.bind(str(path))
+        made.listen(_BACKLOG)
+    except OSError as error:
+        made.close()
+        raise SlmError(
+            f"{path} cannot be listened on: {(error.strerror or str(error)).lower()}.",
+            hint="another place: --socket PATH",
+            exit_code=ExitCode.USAGE,
+        ) from error
+    finally:
+        os.umask(before)
+    made.setblocking(False)
+    return Listener(made, path)
+
+
+def is_answered(path: Path) -> bool:
+    """Whether somebody listens on this Unix socket."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as made:
+        try:
+            made.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _is_own(made: socket.socket) -> bool:
+    """Whether the other end is this user's. Where the system does not tell, the rights of the directory have to do."""
+    if not sys.platform.startswith(("linux", "android")):
+        return True
+    _pid, uid, _gid = _UCRED.unpack(made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return bool(uid == os.getuid())

@@ -1,0 +1,96 @@
+"""The door for slm's own commands: the Unix socket of this user, lines of JSON (engine/warm has the other end).
+
+Knows: what is asked on a line. Refuses to know: HTTP, who may connect (listeners.py).
+"""
+
+import json
+import select
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from slmchat import __version__
+from slmchat.engine.api import Chunk, Event, Limits, Prefill, Prompt
+from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.warm.codec import decode, encode
+from slmchat.engine.warm.engine import WarmModel, error_as_record
+from slmchat.errors import ExitCode, SlmError
+from slmchat.server.served_model import ServedModel
+
+# A line of a request: a prompt of a hundred thousand tokens is some MB.
+_MOST_LINE = 64 * 1024 * 1024
+
+
+class WarmDoor:
+    """Answers the lines of one connection after the other."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        name: str,
+        options: tuple[str, ...],
+        status: Callable[[], Mapping[str, Any]],
+        stop: Callable[[], None],
+    ) -> None:
+        """`options`: what the server computes with, as `WarmModel` has it. `status`: what it says of itself."""
+        self._model = model
+        self._name = name
+        self._options = options
+        self._status = status
+        self._stop = stop
+
+    def talk(self, made: socket.socket, answering: Callable[[], AbstractContextManager[None]]) -> None:
+        """Answer until the other end has gone; `answering` lasts as long as one answer. Raises OSError."""
+        with made.makefile("rb") as lines:
+            while (line := lines.readline(_MOST_LINE)).endswith(b"\n"):
+                with answering():
+                    for said in self._answers(line, made):
+                        made.sendall(json.dumps(said).encode() + b"\n")
+
+    def _answers(self, line: bytes, made: socket.socket) -> Any:
+        try:
+            yield from self._answered(json.loads(line), made)
+        except SlmError as error:
+            yield {"error": error_as_record(error)}
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            wrong = SlmError(f"this is not a request: {error}.", exit_code=ExitCode.BUG)
+            yield {"error": error_as_record(wrong)}
+
+    def _answered(self, asked: Mapping[str, Any], made: socket.socket) -> Any:
+        if "hello" in asked:
+            yield {"version": __version__, **({} if asked["hello"] != __version__ else self._hello())}
+        elif "status" in asked:
+            yield {"status": dict(self._status())}
+        elif "stop" in asked:
+            yield {"stop": True}
+            self._stop()
+        elif "count" in asked:
+            with self._model.used() as loaded:
+                yield {"count": loaded.opened.count(decode(Prompt, asked["count"]))}
+        else:
+            wanted = asked["generate"]
+            prompt, limits = decode(Prompt, wanted["prompt"]), decode(Limits, wanted["limits"])
+            sampler = decode(SamplerSettings, wanted["sampler"])
+            with self._model.used() as loaded:
+                session = loaded.queue.session(lambda: _is_gone(made))
+                for event in session.generate(prompt, sampler, limits):
+                    yield {_name_of(event): encode(event)}
+
+    def _hello(self) -> dict[str, Any]:
+        with self._model.used() as loaded:
+            info = loaded.opened.engine.info
+            model = WarmModel(__version__, self._name, loaded.queue.n_ctx, self._options, info)
+        return {"model": encode(model)}
+
+
+def _name_of(event: Event) -> str:
+    return "prefill" if isinstance(event, Prefill) else "chunk" if isinstance(event, Chunk) else "finish"
+
+
+def _is_gone(made: socket.socket) -> bool:
+    """Whether the other end is closed: it says nothing while it waits for events."""
+    try:
+        return bool(select.select([made], [], [], 0)[0]) and not made.recv(1, socket.MSG_PEEK)
+    except (OSError, ValueError):
+        return True

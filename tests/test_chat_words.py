@@ -1,0 +1,73 @@
+"""What a chat says of itself: its own commands in hints, and `/think`."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from slmchat.commands.repl import thinking
+from slmchat.commands.repl.app import ChatApp
+from slmchat.commands.repl.hints import in_chat
+from slmchat.engine.thinking import Thinking, ThinkingMode
+from slmchat.errors import ExitCode, SlmError
+
+
+@pytest.mark.parametrize(
+    ("hint", "said"),
+    [
+        ("a larger window: --ctx N; or a shorter prompt", "a larger window: /set ctx N; or a shorter prompt"),
+        ("more room: -n N, or --ctx N", "more room: /set max_tokens N, or /set ctx N"),
+        ("try a smaller one: --ctx 512, or --kv-type q8_0", "try a smaller one: /set ctx 512, or --kv-type q8_0"),
+        (
+            "plain completion does without it: slm run --raw; slm show MODEL prints the template",
+            "/undo takes the last exchange back, /clear begins anew; slm show MODEL prints the template",
+        ),
+        (
+            'complete text with it: slm run --raw "Once upon a time"; chat models: slm list --available',
+            "/model NAME lets another model answer; chat models: slm list --available",
+        ),
+        ("slm verify checks the weights", "slm verify checks the weights"),
+        (None, None),
+    ],
+)
+def test_hints_name_what_can_be_typed_here(hint: str | None, said: str | None) -> None:
+    assert in_chat(SlmError("it is so.", hint=hint, exit_code=ExitCode.CONTEXT)).hint == said
+
+
+class Chat:
+    """As much of a chat as `/think` touches."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.shows_thinking = True
+        self.session = SimpleNamespace(thinking=Thinking(), set_thinking=self._set)
+        self.console = SimpleNamespace(note=self.told.append)
+
+    def _set(self, asked: Thinking) -> None:
+        self.session.thinking = asked
+
+    def types(self, arguments: str) -> str:
+        thinking.command(cast(ChatApp, cast(Any, self)), arguments)
+        return self.told[-1]
+
+
+def test_think_tells_and_sets() -> None:
+    chat = Chat()
+    assert chat.types("") == "Thinking: auto; thoughts are shown."
+    assert chat.types("off") == "Thinking: off; thoughts are shown."
+    assert chat.session.thinking == Thinking(ThinkingMode.OFF, 0)
+    assert chat.types("200") == "Thinking: on, at most 200 tokens; thoughts are shown."
+    assert chat.types("auto") == "Thinking: auto, at most 200 tokens; thoughts are shown."
+    assert chat.types("hide") == "Thinking: auto, at most 200 tokens; thoughts are folded."
+    assert not chat.shows_thinking
+    assert chat.types("0") == "Thinking: off; thoughts are folded."
+    assert chat.types("ON") == "Thinking: on; thoughts are folded."
+
+
+@pytest.mark.parametrize("word", ["maybe", "-1", "1.5", "99999999999", "on off"])
+def test_what_think_cannot_be(word: str) -> None:
+    chat = Chat()
+    with pytest.raises(SlmError, match="/think cannot be") as caught:
+        chat.types(word)
+    assert caught.value.exit_code is ExitCode.USAGE
+    assert chat.session.thinking == Thinking()
