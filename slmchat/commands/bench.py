@@ -27,14 +27,7 @@ _BAR_WIDTH = 24
 def bench(name: str | None, options: BenchOptions, settings: Settings, console: Console) -> ExitCode:
     """Measure a model. Ctrl-C shows what has been measured so far. Raises `SlmError`."""
     sandbox.seal(settings)
-    generation = GenerationOptions(
-        model=name,
-        ctx=options.ctx,
-        threads=options.threads,
-        gpu_layers=options.gpu_layers,
-        device=options.device,
-        kv_type=options.kv_type,
-    )
+    generation = GenerationOptions.of(options, model=name)
     installed = resolve.find(name, settings, console)
     made = prepared(installed, generation, settings, options.depths, options.repeat)
     if power()[0].value:
