@@ -393,6 +393,7 @@ def _world(context: typer.Context, given: GlobalOptions) -> tuple[Console, setti
         is_offline=True if before.offline or given.offline else None,
         is_private=True if before.private or given.private else None,
     )
+    console.is_accessible = resolved.is_accessible
     from slmchat.private_files import narrow
 
     for path in narrow(resolved.paths.private()):

@@ -154,10 +154,12 @@ class ChatOptions:
     """What `slm chat` alone takes."""
 
     goes_on: bool = _conversation("-c", "--continue", help="Go on with the last conversation.", default=False)
+    resume: bool = _conversation("--resume", help="Choose a saved conversation to go on with.", default=False)
     session: str | None = _conversation("--session", help="Go on with a saved conversation.", metavar="ID|TITLE")
     plain: bool = _output(
-        "--plain", help="Plain text: no Markdown, no status line (for screen readers).", default=False
+        "--plain", help="For screen readers: plain lines, whole sentences, nothing is drawn twice.", default=False
     )
+    bell: bool = _output("--bell", help="Ring when an answer that took long is there.", default=False)
     vi: bool = _conversation("--vi", help="Edit lines with vi's keys instead of emacs'.", default=False)
     export_dir: str | None = _output(
         "--export-dir", help="Where /export writes: a directory for that alone.", metavar="DIR"
@@ -318,8 +320,11 @@ class TemplateOptions:
 class ChoiceOptions:
     """One of some given texts; `run` and `batch` share it. None means: not given."""
 
-    choices: str | None = _shape(
-        "--choices", help="Answer with one of these, by the model's own probabilities.", metavar="A,B,..."
+    choices: list[str] = _shape(
+        "--choices",
+        help="Answer with one of these, by the model's own probabilities; several questions: NAME=A,B,... for each.",
+        default=[],
+        metavar="A,B,...",
     )
     threshold: float | None = _shape(
         "--threshold", help="Answer 'unsure' when no choice is as probable as P.", within=ranges.SHARE, metavar="P"

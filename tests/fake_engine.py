@@ -1,6 +1,7 @@
 """An engine without weights: it implements the public Protocols and says what it was told to say."""
 
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ class FakeEngine:
     score: Callable[[str, str], Score] = lambda prompt, text: Score((-1.0,) * len(text.split()))
     n_held: int = 1
     pick: Callable[[int], int] = lambda n_held: 0
+    stream_pool: "FakeStreamPool | None" = None  # the one that was opened last
 
     @property
     def info(self) -> ModelInfo:
@@ -67,6 +69,9 @@ class FakeEngine:
 
     def open_scorer(self, settings: SessionSettings) -> "FakePool":
         return FakePool(self, settings)
+
+    def open_stream_pool(self, settings: SessionSettings, parallel: int | None = None) -> "FakeStreamPool":
+        return FakeStreamPool(self, settings, parallel or 2)
 
     def close(self) -> None:
         self.is_closed = True
@@ -196,3 +201,66 @@ class FakePool:
 
     def close(self) -> None:
         pass
+
+
+@dataclass
+class FakeStreamPool:
+    """Says the next piece of every request's reply at each step; a step takes a moment, as a token does."""
+
+    engine: FakeEngine
+    settings: SessionSettings
+    most: int
+    report: str = "fake"
+    cancelled: list[int] = field(default_factory=list)
+    is_closed: bool = False
+    _busy: dict[int, tuple[Request, Iterator[str], list[str]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.engine.stream_pool = self
+
+    @property
+    def n_ctx(self) -> int:
+        return self.settings.n_ctx
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._busy) < self.most
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._busy
+
+    def begin(self, request: Request) -> Prefill:
+        self.engine.prompts.append("".join(part.text for part in request.prompt.parts))
+        self.engine.samplers.append(request.sampler)
+        self.engine.limits.append(request.limits)
+        self._busy[request.id] = request, iter(self.engine.replies.pop(0)), []
+        total = self.engine.count(request.prompt)
+        return Prefill(0, total, 0)
+
+    def step(self) -> Iterator[tuple[int, Event | SlmError]]:
+        time.sleep(0.001)
+        for number, (request, pieces, said) in list(self._busy.items()):
+            piece = next(pieces, None)
+            if piece is None or len(said) == request.limits.max_tokens:
+                yield number, self._end(number, FinishReason.STOP if piece is None else FinishReason.LENGTH)
+            else:
+                said.append(piece)
+                yield number, Chunk(piece, (len(said),))
+
+    def _end(self, number: int, reason: FinishReason) -> Finish:
+        request, _, said = self._busy.pop(number)
+        usage = Usage(self.engine.count(request.prompt), 0, len(said))
+        return Finish(reason, usage, Timings(0.1, 0.1, 0.1), request.sampler.seed or 1, ())
+
+    def cancel(self, number: int) -> Finish | None:
+        if number not in self._busy:
+            return None
+        self.cancelled.append(number)
+        return self._end(number, FinishReason.INTERRUPTED)
+
+    def keep_one(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.is_closed = True

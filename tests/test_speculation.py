@@ -263,6 +263,7 @@ class TestTinyModel:
         fresh.close()
         eager.close()
 
+    @pytest.mark.slow
     def test_the_same_distribution(self, tiny: llama.LlamaEngine) -> None:
         """Chi-square of the pairs (4th, 5th token) over 1,500 seeds: with and without drafts, in 40 classes."""
         sessions = [tiny.open_session(_settings(speculation=name)) for name in ("off", "always")]

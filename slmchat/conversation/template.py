@@ -11,6 +11,7 @@ often as it likes. A template that knows no images gets words in their place, be
 """
 
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -39,6 +40,9 @@ MAX_TEMPLATE_LENGTH = 256 * 1024
 _IMAGE_MARK = re.compile(
     r"<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image\|>|<start_of_image>|<image>|<\|image_pad\|>"
 )
+
+# There is one sandbox with one budget in a process, and a server has threads.
+_one_at_a_time = threading.Lock()
 
 
 class Layout(Protocol):
@@ -231,18 +235,19 @@ class ChatTemplate:
     ) -> str:
         from jinja2 import TemplateError
 
-        pieces: list[str] = []
-        self._sandbox.begin()
         try:
-            for piece in self._template.generate(
-                messages=messages,
-                bos_token=self._bos_text,
-                eos_token=self._eos_text,
-                add_generation_prompt=add_generation_prompt,
-                tools=None,
-                **variables,
-            ):
-                pieces.append(piece)
+            with _one_at_a_time:
+                self._sandbox.begin()
+                return "".join(
+                    self._template.generate(
+                        messages=messages,
+                        bos_token=self._bos_text,
+                        eos_token=self._eos_text,
+                        add_generation_prompt=add_generation_prompt,
+                        tools=None,
+                        **variables,
+                    )
+                )
         except _Refused:
             raise
         except TooMuch as error:
@@ -251,7 +256,6 @@ class ChatTemplate:
             raise _Refused(str(error.message or type(error).__name__)) from error
         except Exception as error:  # a template is foreign code: whatever it raises is its refusal
             raise _Refused(_reason(error)) from error
-        return "".join(pieces)
 
 
 def _too_long_to_show(messages: Sequence[Message], numbers: Sequence[int]) -> frozenset[int]:

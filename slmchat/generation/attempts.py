@@ -80,11 +80,13 @@ def generate_valid(
     on_retry: Callable[[SlmError], None],
     on_fallback: Callable[[Response], None],
     may_retry: bool = True,
+    takes_cut: bool = False,
 ) -> tuple[Response, object]:
     """An answer of the shape and its value; the value of an interrupted one is None.
 
     `ask` generates once. When its answer is cut off or not right, `on_retry` hears why and it is asked a second time;
-    not `may_retry`: there is one attempt, without soft limits. `on_fallback` hears when the first answer counts after
+    not `may_retry`: there is one attempt, without soft limits, and `takes_cut`: when it is cut off it counts, too, its
+    finish reason tells. `on_fallback` hears when the first answer counts after
     all: it stopped at a soft limit, and without that limit the second has no end. Raises `SlmError` (UNSATISFIED) when
     no answer is right.
     """
@@ -95,6 +97,8 @@ def generate_valid(
         answer = ask(attempts.sampler, attempts.limits)
         assert answer.finish is not None
         if answer.finish.reason is FinishReason.INTERRUPTED:
+            return answer, None
+        if takes_cut and not may_retry and answer.finish.reason in (FinishReason.LENGTH, FinishReason.CONTEXT):
             return answer, None
         try:
             found, value = attempts.judged(answer, answer.text, answer.finish.reason)

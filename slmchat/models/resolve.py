@@ -4,7 +4,7 @@ Knows: which model is meant when none is named. Refuses to know: the catalog of 
 """
 
 from slmchat.catalog.library import Library
-from slmchat.catalog.records import EMBEDDING_TAG, Installed
+from slmchat.catalog.records import BASE_TAG, EMBEDDING_TAG, Installed
 from slmchat.errors import ExitCode, SlmError
 from slmchat.models import adapters
 from slmchat.reporting import Reporter
@@ -45,6 +45,9 @@ def find_embedding(name: str | None, settings: Settings, reporter: Reporter) -> 
 
 
 def is_first_run(settings: Settings) -> bool:
-    """Nothing is installed and no model is named anywhere."""
+    """Nothing that chats is installed and no model is named anywhere."""
     library = Library(settings.paths)
-    return settings.model is None and library.default_model() is None and not library.all()
+    if settings.model is not None or any(record.answers and BASE_TAG not in record.tags for record in library.all()):
+        return False
+    default = library.default_model()
+    return default is None or any(record.answers for record in library.matching(default))

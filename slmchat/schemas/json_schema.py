@@ -17,9 +17,9 @@ from typing import Any
 from slmchat.errors import ExitCode, SlmError
 from slmchat.schemas import formats, json_numbers, json_strings, merging, python_regex, references
 from slmchat.schemas.check import SchemaCheck
-from slmchat.schemas.equality import is_number
+from slmchat.schemas.equality import Distinct, is_number
 from slmchat.schemas.grammar import EMPTY, Grammar, Node, Rule, Text, chain, choice, texts
-from slmchat.schemas.json_members import Member, list_of, more_members, names_unlike, object_of
+from slmchat.schemas.json_members import Member, distinct_list_of, list_of, more_members, names_unlike, object_of
 from slmchat.schemas.json_rules import COLON, QUOTE, JsonRules
 from slmchat.schemas.keywords import ASSERTIONS, KNOWN, OF_TYPE, TYPES, escaped, is_note
 from slmchat.schemas.merging import Impossible
@@ -28,6 +28,8 @@ from slmchat.schemas.merging import Impossible
 _CHECKED = ("not", "if", "dependentRequired", "dependentSchemas", "dependencies", "contains", "unevaluatedItems")
 
 _TYPE_ALONE = {"type"}
+# Values of which every order is written out where none may stand twice: a rule for each of 2^5 sets.
+_MOST_DISTINCT = 5
 
 # More schemas than this in one schema: the rest of it is any JSON to the grammar, and checked at the end.
 _MOST_SCHEMAS = 6_000
@@ -412,11 +414,14 @@ class _Converter:
         least, most = _counts(schema, "minItems", "maxItems", place)
         first = _list(schema, "prefixItems", place) if schema.get("prefixItems") else []
         items = schema.get("items", schema.get("unevaluatedItems", True) if "contains" not in schema else True)
-        if schema.get("uniqueItems") is True:
+        if schema.get("uniqueItems") is True and most != 1:
+            values = _listed_values(items) if not first else None
+            if values is not None and len(values) <= _MOST_DISTINCT and least <= len(values):
+                nodes = [texts(_spellings(value)) for value in values]
+                return distinct_list_of(self.rules, nodes, least, most)
             self.only_checked["uniqueItems"] = None
-            n_values = _n_values(items)
-            if n_values is not None and not first:
-                most = n_values if most is None else min(most, n_values)
+            if values is not None:
+                most = len(values) if most is None else min(most, len(values))
         fixed: list[Node] = []
         for number, part in enumerate(first[:most]):
             try:
@@ -472,11 +477,18 @@ def _spellings(value: Any) -> list[str]:
     return spelled
 
 
-def _n_values(schema: Any) -> int | None:
-    """How many values a schema allows, where it lists them."""
-    if isinstance(schema, dict) and isinstance(schema.get("enum"), list):
-        return len(schema["enum"])
-    return 2 if isinstance(schema, dict) and schema.get("type") == "boolean" else None
+def _listed_values(schema: Any) -> list[Any] | None:
+    """The values that a schema allows, each once, where it lists them and says nothing else."""
+    asserted = schema.keys() & ASSERTIONS if isinstance(schema, dict) else set()
+    if asserted == _TYPE_ALONE and schema["type"] == "boolean":
+        return [True, False]
+    values = schema["enum"] if asserted == {"enum"} or asserted == {"enum", "type"} else None
+    if not isinstance(values, list) or (
+        "type" in asserted and not (schema["type"] == "string" and all(isinstance(value, str) for value in values))
+    ):
+        return None
+    seen = Distinct()
+    return [value for value in values if seen.add(value)]
 
 
 def _list(schema: Mapping[str, Any], keyword: str, place: str) -> list[Any]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from slmchat.engine.api import FinishReason, Prefill, Usage
 from slmchat.engine.cancellable import Cancellable
+from slmchat.engine.thinking import Thinking
 from slmchat.errors import SlmError
 from slmchat.generation import params
 from slmchat.generation.generator import Generator, PreparedPrompt
@@ -27,11 +28,11 @@ from slmchat.generation.response import Completion, NullHandler, Response
 from slmchat.ranges import SEED
 from slmchat.reporting import Reporter
 from slmchat.server import openai
-from slmchat.server.connection import Connection, Gone, HttpRequest, Refused
+from slmchat.server.connection import Connection, Gone, HttpRequest, RefusedRequest
 from slmchat.server.listeners import Listener
-from slmchat.server.openai import Answering, Asked, BadRequest
+from slmchat.server.openai import Answering, ApiRequest, BadRequest
 from slmchat.server.queue import Full
-from slmchat.server.served_model import Loaded, ServedModel
+from slmchat.server.served_model import ServedModel, ServedWeights
 from slmchat.server.warm import WarmDoor
 
 # Connections at once; the next one is told so and closed.
@@ -153,7 +154,7 @@ class Server:
             while not self._is_stopping:
                 try:
                     request = connection.receive()
-                except Refused as refused:
+                except RefusedRequest as refused:
                     connection.answer(refused.status, openai.error_of(str(refused), refused.status))
                     return
                 if request is None:
@@ -293,7 +294,7 @@ class Server:
     def _text(self, connection: Connection, request: HttpRequest) -> str:
         return self._complete(connection, openai.text_request(_json(request)), is_chat=False)
 
-    def _complete(self, connection: Connection, asked: Asked, *, is_chat: bool) -> str:
+    def _complete(self, connection: Connection, asked: ApiRequest, *, is_chat: bool) -> str:
         if asked.ignored:
             self._reporter.detail(f"ignored: {', '.join(asked.ignored)}")
         with self._model.used() as loaded:
@@ -314,7 +315,7 @@ class Server:
 class _Answer:
     """One answer on its way. Implements `GenerationDelegate`."""
 
-    def __init__(self, connection: Connection, asked: Asked, loaded: Loaded, records: Answering) -> None:
+    def __init__(self, connection: Connection, asked: ApiRequest, loaded: ServedWeights, records: Answering) -> None:
         self._connection = connection
         self._asked = asked
         self._loaded = loaded
@@ -325,35 +326,28 @@ class _Answer:
     def give(self, generator: Generator) -> str:
         """Generate and send; what it was, in words for the log."""
         asked, opened = self._asked, self._loaded.opened
-        options = replace(
-            opened.options,
-            raw=asked.is_raw,
-            think=asked.think or opened.options.think,
-            think_budget=opened.options.think_budget if asked.think_budget is None else asked.think_budget,
-        )
         prepared = generator.prepare(
             asked.request,
             is_raw=asked.is_raw,
             response_format=asked.response_format,
-            thinking=params.thinking_of(options, opened.settings),
+            thinking=_thinking(asked.thinking, params.thinking_of(opened.options, opened.settings)),
         )
         prepared = generator.fitted(prepared, generator.n_ctx, is_trimmed=False)
-        recommended = params.sampler_settings(
-            opened.model, opened.settings, options, lambda: prepared.thinks(generator.engine)
-        )
-        sampler = recommended.with_values(asked.sampler)
+        sampler = params.sampler_settings(
+            opened.model, opened.settings, opened.options, lambda: prepared.thinks(generator.engine)
+        ).with_values(asked.sampler)
         made: list[Completion] = []
         for self._index in range(asked.n):
             again = {} if sampler.seed is None else {"seed": (sampler.seed + self._index) % int(SEED.high)}
             self._has_begun = False
-            made.append(generator.generate(prepared, sampler.with_values(again), asked.limits, self))
+            settings = sampler.with_values(again)
+            made.append(generator.generate(prepared, settings, asked.limits, self, takes_cut=True))
             if made[-1].finish_reason is FinishReason.INTERRUPTED and self._connection.is_gone():
                 raise Gone
             self._end_one(made[-1])
-        usage = Usage(
-            made[0].usage.prompt_tokens,
-            made[0].usage.cached_tokens,
-            sum(each.usage.completion_tokens for each in made),
+        usage = replace(
+            made[0].usage,
+            completion_tokens=sum(each.usage.completion_tokens for each in made),
             thinking_tokens=sum(each.usage.thinking_tokens for each in made),
         )
         self._end(made, usage, prepared)
@@ -390,7 +384,8 @@ class _Answer:
 
     @property
     def may_retry(self) -> bool:
-        return not self._asked.is_streamed  # what was sent has been read
+        # what was sent has been read; and a second attempt takes more room than a client may have allowed
+        return not self._asked.is_streamed and self._asked.limits.max_tokens is None
 
     def on_retry(self, error: SlmError) -> None: ...
 
@@ -423,6 +418,13 @@ class _Answer:
         if not self._has_begun and self._records.is_chat:
             self._connection.event(self._records.chunk(self._index, {"role": "assistant", "content": ""}))
         self._has_begun = True
+
+
+def _thinking(asked: Thinking | None, usual: Thinking) -> Thinking:
+    """What a request asks of a thought, and where it says nothing, what the server was started with."""
+    if asked is None:
+        return usual
+    return asked if asked.budget is not None else replace(asked, budget=usual.budget or None)
 
 
 def _json(request: HttpRequest) -> object:

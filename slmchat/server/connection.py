@@ -29,12 +29,14 @@ _WRITE_S = 30.0
 
 _BLOCK = 64 * 1024
 
+_STILL_WORKING = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
+
 
 class Gone(Exception):
     """The client has closed the connection, or does not take what is sent."""
 
 
-class Refused(Exception):
+class RefusedRequest(Exception):
     """A request that is not answered as it asks: with this status, and the connection ends."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -62,7 +64,8 @@ class Connection:
     def __init__(self, made: socket.socket) -> None:
         self.socket = made
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MOST_HEAD)
-        self._is_at_end = False  # the client says no more
+        self._is_lost = False  # the client does not read what it is sent
+        self._is_head = False  # it is to be told the head of an answer alone
         self._headers: list[tuple[bytes, bytes]] = []
 
     def begins_with(self, data: bytes) -> bool:
@@ -73,7 +76,7 @@ class Connection:
         return is_so
 
     def receive(self) -> HttpRequest | None:
-        """The next request; None when there is none any more. Raises `Refused`, `Gone`."""
+        """The next request; None when there is none any more. Raises `RefusedRequest`, `Gone`."""
         if self._http.our_state is h11.MUST_CLOSE or self._http.their_state in (h11.CLOSED, h11.MUST_CLOSE):
             return None
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
@@ -85,14 +88,18 @@ class Connection:
                 return None
             return self._with_body(head)
         except h11.RemoteProtocolError as error:
-            raise Refused(error.error_status_hint, f"this is not HTTP as it should be: {error}.") from error
+            raise RefusedRequest(error.error_status_hint, f"this is not HTTP as it should be: {error}.") from error
 
     def _has_begun(self) -> bool:
         return bool(self._http.trailing_data[0])
 
     def _with_body(self, head: h11.Request) -> HttpRequest:
+        self._is_head = head.method == b"HEAD"
+        told = next((int(value) for name, value in head.headers if name == b"content-length"), 0)
+        if told > MOST_BODY:  # before it is sent, where the client waits to be told so
+            raise _too_long()
         if self._http.they_are_waiting_for_100_continue:
-            self._send(self._http.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")))
+            self._send(self._http.send(_STILL_WORKING))
         body, deadline = bytearray(), time.monotonic() + _BODY_S
         while True:
             event = self._event(deadline)
@@ -102,7 +109,7 @@ class Connection:
                 raise Gone
             body += event.data
             if len(body) > MOST_BODY:
-                raise Refused(413, f"the request is longer than {MOST_BODY >> 20} MiB.")
+                raise _too_long()
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in head.headers}
         target = head.target.decode("latin-1")
         return HttpRequest(head.method.decode("latin-1"), target, headers, bytes(body))
@@ -121,25 +128,29 @@ class Connection:
                 data = self.socket.recv(_BLOCK)
             except OSError as error:
                 raise Gone from error
-            if not data:
-                self._is_at_end = True
             self._http.receive_data(data)
             if data and self._http.their_state is h11.IDLE:  # a head has begun: it has to come soon
                 deadline = min(deadline, time.monotonic() + _HEAD_S)
 
     def is_gone(self) -> bool:
-        """Whether the client has closed its side. One that waits for an answer that it cannot be given any more, or
-        that has only said its last word: nobody can tell, and a client that reads on is rare."""
-        if self._is_at_end:
-            return True
+        """Whether nobody reads any more. For the thread of this connection.
+
+        A client that has closed its side may have gone, or only have said its last word: the answer to a word of ours
+        tells. In a stream there are such words; before an answer HTTP/1.1 has one that says nothing (RFC 9110, 15.2).
+        """
         try:
-            if not select.select([self.socket], [], [], 0)[0]:
+            if self._is_lost or not select.select([self.socket], [], [], 0)[0]:
+                return self._is_lost
+            if self.socket.recv(1, socket.MSG_PEEK):
                 return False
-            return not self.socket.recv(1, socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0))
-        except BlockingIOError:
-            return False
-        except (OSError, ValueError):
-            return True
+            if not self.has_begun_answer:
+                if self._http.their_http_version == b"1.0":
+                    self._is_lost = True
+                else:
+                    self._send(self._http.send(_STILL_WORKING))
+        except (Gone, OSError, ValueError):  # told once: afterwards the end looks like that of one who listens
+            self._is_lost = True
+        return self._is_lost
 
     def allow_origin(self, origin: str) -> None:
         """Pages of this origin may read the answer to this request."""
@@ -150,7 +161,8 @@ class Connection:
         data = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         kind = "text/plain; charset=utf-8" if isinstance(body, bytes) else "application/json"
         self._begin(status, {"Content-Type": kind, "Content-Length": str(len(data)), **(headers or {})})
-        self._send(self._http.send(h11.Data(data=data)) if data else b"")
+        if data and not self._is_head:
+            self._send(self._http.send(h11.Data(data=data)))
         self._send(self._http.send(h11.EndOfMessage()))
 
     def begin_events(self) -> None:
@@ -162,10 +174,6 @@ class Connection:
         text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
         head = f"event: {name}\n" if name else ""
         self.send(f"{head}data: {text}\n\n".encode("utf-8", "replace"))
-
-    def begin_lines(self) -> None:
-        """An answer that is lines of JSON from here on. Raises `Gone`."""
-        self._begin(200, {"Content-Type": "application/jsonl"})
 
     def send(self, data: bytes) -> None:
         """A piece of an answer that has begun. Raises `Gone`."""
@@ -199,3 +207,7 @@ class Connection:
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
+
+
+def _too_long() -> RefusedRequest:
+    return RefusedRequest(413, f"the request is longer than {MOST_BODY >> 20} MiB.")

@@ -21,6 +21,7 @@ from slmchat.conversation import pictures
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import Picture
 from slmchat.engine.api import FinishReason, Limits, TokenLogprob, Usage
+from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured
 from slmchat.generation.prompt import PromptRequest
@@ -31,6 +32,7 @@ from slmchat.ranges import Range
 _MOST_STOPS = 16
 _MOST_TOP_LOGPROBS = 20
 _MOST_CHOICES = 16
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
 _SAMPLER = {
     "temperature": ranges.SAMPLER["temperature"],
@@ -41,15 +43,17 @@ _SAMPLER = {
     "seed": ranges.SEED,
 }
 
+# What llama-server and vLLM call a budget of thinking.
+_BUDGETS = ("thinking_budget_tokens", "thinking_token_budget")
+
 _KNOWN = frozenset(
     (
         *("model", "stream", "stream_options", "stop", "n", "max_tokens", "max_completion_tokens", "logprobs"),
-        *("top_logprobs", "user", "metadata", "store"),
+        *("top_logprobs", "user", "metadata", "store", "reasoning_effort", "chat_template_kwargs", *_BUDGETS),
         *_SAMPLER,
     )
 )
-_THINKING = ("reasoning_effort", "chat_template_kwargs", "thinking_budget_tokens", "thinking_token_budget")
-_KNOWN_OF_CHAT = _KNOWN | {"messages", "response_format", *_THINKING}
+_KNOWN_OF_CHAT = _KNOWN | {"messages", "response_format"}
 _KNOWN_OF_TEXT = _KNOWN | {"prompt", "echo"}
 
 
@@ -65,11 +69,11 @@ class BadRequest(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ApiRequest:
     """A request for completions.
 
     `sampler`: what it gives of the sampler settings, by the names of `SamplerSettings`. `n`: completions.
-    `ignored`: fields that mean nothing here. `think`, `think_budget`: as the options of these names.
+    `ignored`: fields that mean nothing here.
     """
 
     request: PromptRequest
@@ -82,11 +86,10 @@ class Asked:
     is_streamed: bool = False
     includes_usage: bool = False
     ignored: tuple[str, ...] = ()
-    think: str | None = None
-    think_budget: int | None = None
+    thinking: Thinking | None = None  # None: as the server has it
 
 
-def chat_request(body: object) -> Asked:
+def chat_request(body: object) -> ApiRequest:
     """What a request to /v1/chat/completions asks. Raises `BadRequest`."""
     given = _object(body)
     messages = _list(given, "messages")
@@ -96,7 +99,7 @@ def chat_request(body: object) -> Asked:
     return _asked(given, _conversation(messages), _KNOWN_OF_CHAT, is_raw=False, response_format=response_format)
 
 
-def text_request(body: object) -> Asked:
+def text_request(body: object) -> ApiRequest:
     """What a request to /v1/completions asks: a bare prompt that goes on. Raises `BadRequest`."""
     given = _object(body)
     prompt = given.get("prompt")
@@ -116,7 +119,7 @@ def _asked(
     *,
     is_raw: bool,
     response_format: ResponseFormat | None = None,
-) -> Asked:
+) -> ApiRequest:
     for name in ("frequency_penalty", "presence_penalty"):
         if given.get(name) not in (None, 0, 0.0):
             raise BadRequest(f"{name} is not supported; there is repeat_penalty.", name)
@@ -132,7 +135,7 @@ def _asked(
     if options is not None and not isinstance(options, dict):
         raise BadRequest("stream_options must be an object.", "stream_options")
     quiet = {"frequency_penalty", "presence_penalty"}
-    return Asked(
+    return ApiRequest(
         request,
         model,
         sampler,
@@ -143,37 +146,8 @@ def _asked(
         is_streamed=_flag(given, "stream"),
         includes_usage=bool((options or {}).get("include_usage")),
         ignored=tuple(sorted(name[:60] for name in given if name not in known | quiet)),
-        think=None if is_raw else _think(given),
-        think_budget=None if is_raw else _think_budget(given),
+        thinking=_thinking(given),
     )
-
-
-_EFFORTS = {"none": "off", "minimal": "on", "low": "on", "medium": "on", "high": "on", "xhigh": "on", "max": "on"}
-
-
-def _think(given: Mapping[str, Any]) -> str | None:
-    """Whether to think, in OpenAI's words (efforts) or in those of llama-server and vLLM. Raises `BadRequest`."""
-    variables = given.get("chat_template_kwargs")
-    if variables is not None and not isinstance(variables, dict):
-        raise BadRequest("chat_template_kwargs must be an object.", "chat_template_kwargs")
-    switch = (variables or {}).get("enable_thinking")
-    if isinstance(switch, bool):
-        return "on" if switch else "off"
-    effort = given.get("reasoning_effort")
-    if effort is None:
-        return None
-    if not isinstance(effort, str) or effort not in _EFFORTS:
-        raise BadRequest(f"reasoning_effort must be one of {', '.join(_EFFORTS)}.", "reasoning_effort")
-    return _EFFORTS[effort]
-
-
-def _think_budget(given: Mapping[str, Any]) -> int | None:
-    for name in ("thinking_budget_tokens", "thinking_token_budget"):
-        if given.get(name) != -1:  # no limit
-            budget = _number(given, name, ranges.THINK_BUDGET)
-            if budget is not None:
-                return int(budget)
-    return None
 
 
 # Messages
@@ -303,6 +277,31 @@ def _top_logprobs(given: Mapping[str, Any], is_raw: bool) -> int | None:
     if asked is not True:
         raise BadRequest("logprobs must be true or false.", "logprobs")
     return int(_number(given, "top_logprobs", Range(0, _MOST_TOP_LOGPROBS)) or 0)
+
+
+def _thinking(given: Mapping[str, Any]) -> Thinking | None:
+    """What is asked of a thought: by OpenAI's field, or by those of vLLM and llama-server."""
+    budgets = (_number(given, name, ranges.THINK_BUDGET) for name in _BUDGETS if given.get(name) != -1)  # -1: no limit
+    budget = next((int(each) for each in budgets if each is not None), None)
+    mode = _thinking_mode(given)
+    if mode is ThinkingMode.OFF or (budget == 0 and mode is None):
+        return Thinking(ThinkingMode.OFF, 0)
+    return None if mode is None and budget is None else Thinking(mode or ThinkingMode.AUTO, budget)
+
+
+def _thinking_mode(given: Mapping[str, Any]) -> ThinkingMode | None:
+    arguments = given.get("chat_template_kwargs")
+    if arguments is not None and not isinstance(arguments, dict):
+        raise BadRequest("chat_template_kwargs must be an object.", "chat_template_kwargs")
+    switch = (arguments or {}).get("enable_thinking")
+    if isinstance(switch, bool):
+        return ThinkingMode.ON if switch else ThinkingMode.OFF
+    effort = given.get("reasoning_effort")
+    if effort is None:
+        return None
+    if effort not in _EFFORTS:
+        raise BadRequest(f"reasoning_effort must be one of {', '.join(_EFFORTS)}.", "reasoning_effort")
+    return ThinkingMode.OFF if effort == "none" else ThinkingMode.AUTO
 
 
 def _number(given: Mapping[str, Any], name: str, within: Range) -> float | int | None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from slmchat.engine.api import Session
 from slmchat.generation.generator import Generator
@@ -19,15 +18,12 @@ from slmchat.server.queue import RequestQueue
 # Requests that may wait beside those that are worked on; the next one is told to come back.
 MOST_WAITING = 64
 
-
-class Opening(Protocol):
-    """What begins to load the model anew."""
-
-    def __call__(self) -> OpenModel: ...
+# A model that is being used is looked at again after so many seconds at the earliest.
+_LOOK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class ServedWeights:
     """A model with its weights in memory, and the queue in front of it."""
 
     opened: OpenModel
@@ -67,7 +63,12 @@ class ServedModel:
     """One model that comes and goes. From any thread."""
 
     def __init__(
-        self, open_model: Opening, *, n_ctx: int | None, parallel: int | None, keep_alive_s: float | None
+        self,
+        open_model: Callable[[], OpenModel],
+        *,
+        n_ctx: int | None,
+        parallel: int | None,
+        keep_alive_s: float | None,
     ) -> None:
         """`n_ctx`: the window of each request, None as suits the device. `keep_alive_s`: after so many seconds without
         a request the weights are freed; None: never."""
@@ -76,18 +77,18 @@ class ServedModel:
         self._parallel = parallel
         self._keep_alive_s = keep_alive_s
         self._changed = threading.Condition()
-        self._loaded: Loaded | None = None
+        self._loaded: ServedWeights | None = None
         self._is_changing = False  # it is being loaded or freed, by one thread, without the lock
         self._n_users = 0
         self._used_at = time.monotonic()
 
     @property
-    def loaded(self) -> Loaded | None:
+    def loaded(self) -> ServedWeights | None:
         """The model, when it is in memory."""
         return self._loaded
 
     @contextmanager
-    def used(self) -> Iterator[Loaded]:
+    def used(self) -> Iterator[ServedWeights]:
         """The loaded model, which stays while this lasts. Raises what its loading raises."""
         with self._changed:
             self._changed.wait_for(lambda: not self._is_changing)
@@ -105,7 +106,7 @@ class ServedModel:
                 self._used_at = time.monotonic()
 
     def _load(self) -> None:
-        loaded: Loaded | None = None
+        loaded: ServedWeights | None = None
         try:
             opened = self._open_model()
             try:
@@ -113,24 +114,24 @@ class ServedModel:
             except BaseException:
                 opened.close()
                 raise
-            loaded = Loaded(opened, RequestQueue(pool, MOST_WAITING))
+            loaded = ServedWeights(opened, RequestQueue(pool, MOST_WAITING))
         finally:
             with self._changed:
                 self._loaded, self._is_changing = loaded, False
                 self._changed.notify_all()
 
     def unload_if_idle(self) -> float | None:
-        """Free the weights if it is time; the seconds after which to ask again, None: not before it has been used."""
+        """Free the weights if it is time; the seconds after which to ask again, None: never."""
         if self._keep_alive_s is None:
             return None
         with self._changed:
-            if self._loaded is None or self._is_changing:
-                return None
+            if self._loaded is None or self._is_changing:  # nobody can have left them alone for long by then
+                return self._keep_alive_s
             left = self._used_at + self._keep_alive_s - time.monotonic()
             if self._n_users or left > 0:
-                return max(left, 1.0)
+                return max(left, _LOOK_AGAIN_S)
         self.close()
-        return None
+        return self._keep_alive_s
 
     def close(self) -> None:
         """Free the weights; what is being answered ends."""

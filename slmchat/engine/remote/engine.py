@@ -20,6 +20,7 @@ from slmchat.engine.remote.embedding import RemoteEmbedder
 from slmchat.engine.remote.known_model import KnownModel
 from slmchat.engine.remote.pool import AT_ONCE, RemotePool
 from slmchat.engine.remote.route import Route
+from slmchat.engine.remote.scorer import RemoteScorer
 from slmchat.engine.remote.session import RemoteSession
 from slmchat.errors import ExitCode, SlmError
 
@@ -78,12 +79,8 @@ class RemoteEngine:
         return RemoteEmbedder(self._model.endpoint, self._model.listed.id, client)
 
     def open_scorer(self, settings: SessionSettings) -> Pool:
-        """Never: the API has no field for the probability of a text that is given."""
-        raise SlmError(
-            f"--choices needs probabilities of whole texts, which {self._model.endpoint.address} does not tell.",
-            hint='a choice that is generated: --regex "(yes|no)" or --fields "mood enum(good|bad)"',
-            exit_code=ExitCode.USAGE,
-        )
+        """Scores from what the endpoint tells of the first token of an answer, in chats."""
+        return RemoteScorer(self.open_pool(settings), self._model.endpoint.address)
 
     def close(self) -> None:
         if self._spare is not None:
