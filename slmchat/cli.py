@@ -107,6 +107,15 @@ def _batch(call: CommandCall) -> ExitCode:
     return batch(words, call[BatchOptions], call[GenerationOptions], wanted, template, call.settings, call.console)
 
 
+@_command("embed", take.EmbedTexts, "EmbedOptions", seals_itself=True)
+def _embed(call: CommandCall) -> ExitCode:
+    """Turn texts into vectors with an embedding model."""
+    from slmchat.commands.embed import embed
+    from slmchat.options import EmbedOptions
+
+    return embed(call[take.EmbedTexts].words or [], call[EmbedOptions], call.settings, call.console)
+
+
 @_command("chat", take.ModelName, "ChatOptions", "GenerationOptions", is_answer=False, seals_itself=True)
 def _chat(call: CommandCall) -> ExitCode:
     """Have a conversation in the terminal."""
@@ -212,7 +221,7 @@ def _sessions_export(call: CommandCall) -> ExitCode:
 
 @_command("sessions import", take.SessionsImportOptions, is_answer=False)
 def _sessions_import(call: CommandCall) -> ExitCode:
-    """Read a JSON export back in."""
+    """Read an export back in, or the chats of ChatGPT, Claude, Open WebUI, llm and aichat."""
     from slmchat.commands.sessions import import_
 
     return import_(call[take.SessionsImportOptions].file, call.settings, call.console)
@@ -384,6 +393,7 @@ def _world(context: typer.Context, given: GlobalOptions) -> tuple[Console, setti
         is_offline=True if before.offline or given.offline else None,
         is_private=True if before.private or given.private else None,
     )
+    console.is_accessible = resolved.is_accessible
     from slmchat.private_files import narrow
 
     for path in narrow(resolved.paths.private()):

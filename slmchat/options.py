@@ -6,7 +6,7 @@ Refuses to know: typer, and what any option does.
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
 from typing import Any
 
@@ -106,7 +106,9 @@ class GenerationOptions:
         metavar="N",
     )
     draft: str | None = _model(
-        "--draft", help="A small model of the same vocabulary that drafts what the model verifies.", metavar="NAME"
+        "--draft",
+        help="A small model of the same vocabulary that drafts what the model verifies; auto: the catalog's pair.",
+        metavar="NAME|auto",
     )
     speculation: str | None = _device(
         "--speculation",
@@ -127,6 +129,13 @@ class GenerationOptions:
     raw_output: bool = _output(
         "--raw-output", help="Do not remove control sequences from the model's text.", default=False
     )
+
+    @classmethod
+    def of(cls, options: Any, **more: Any) -> "GenerationOptions":
+        """What another record has of these options, by the same names, and `more`."""
+        known = cls.__dataclass_fields__
+        shared = {item.name: getattr(options, item.name) for item in fields(options) if item.name in known}
+        return cls(**{**shared, **more})
 
     def sampler_values(self) -> Mapping[str, float | int | None]:
         """What was given of the sampler settings, by the names of `SamplerSettings`."""
@@ -152,10 +161,12 @@ class ChatOptions:
     """What `slm chat` alone takes."""
 
     goes_on: bool = _conversation("-c", "--continue", help="Go on with the last conversation.", default=False)
+    resume: bool = _conversation("--resume", help="Choose a saved conversation to go on with.", default=False)
     session: str | None = _conversation("--session", help="Go on with a saved conversation.", metavar="ID|TITLE")
     plain: bool = _output(
-        "--plain", help="Plain text: no Markdown, no status line (for screen readers).", default=False
+        "--plain", help="For screen readers: plain lines, whole sentences, nothing is drawn twice.", default=False
     )
+    bell: bool = _output("--bell", help="Ring when an answer that took long is there.", default=False)
     vi: bool = _conversation("--vi", help="Edit lines with vi's keys instead of emacs'.", default=False)
     export_dir: str | None = _output(
         "--export-dir", help="Where /export writes: a directory for that alone.", metavar="DIR"
@@ -189,6 +200,33 @@ class BenchOptions:
     gpu_layers: str | None = _same("gpu_layers")
     device: str | None = _same("device")
     kv_type: str | None = _same("kv_type")
+    json: bool = json_option()
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """What `slm embed` takes."""
+
+    model: str | None = _same("model")
+    endpoint: str | None = _same("endpoint")
+    files: list[str] = _input(
+        "-f", "--file", help="A text each (repeatable; - is stdin); with --format, rows.", metavar="FILE", default=[]
+    )
+    format: str | None = _input(
+        "--format",
+        help="What the input is: lines, jsonl or csv (with a header); without it slm looks at the first line.",
+        metavar="lines|jsonl|csv",
+    )
+    input_field: str | None = _input(
+        "--input-field", help="The field of a JSON or CSV row that is the text.", metavar="NAME"
+    )
+    on_overflow: str | None = _input(
+        "--on-overflow", help="A text that is too long: fail, or trim it to its beginning.", metavar="fail|trim"
+    )
+    threads: int | None = _same("threads")
+    gpu_layers: str | None = _same("gpu_layers")
+    device: str | None = _same("device")
+    force: bool = _same("force")
     json: bool = json_option()
 
 
@@ -289,8 +327,11 @@ class TemplateOptions:
 class ChoiceOptions:
     """One of some given texts; `run` and `batch` share it. None means: not given."""
 
-    choices: str | None = _shape(
-        "--choices", help="Answer with one of these, by the model's own probabilities.", metavar="A,B,..."
+    choices: list[str] = _shape(
+        "--choices",
+        help="Answer with one of these, by the model's own probabilities; several questions: NAME=A,B,... for each.",
+        default=[],
+        metavar="A,B,...",
     )
     threshold: float | None = _shape(
         "--threshold", help="Answer 'unsure' when no choice is as probable as P.", within=ranges.SHARE, metavar="P"

@@ -50,6 +50,11 @@ class Paths:
         return self.data / "input-history"
 
     @property
+    def chat_settings(self) -> Path:
+        """What `/set … --save` keeps for later chats."""
+        return self.data / "chat-settings.json"
+
+    @property
     def sessions(self) -> Path:
         """The saved conversations."""
         return self.data / "sessions.db"
@@ -114,6 +119,7 @@ class Settings:
     model: str | None = None
     is_offline: bool = False
     is_private: bool = False
+    is_accessible: bool = False
     threads: int | None = None
     n_ctx: int | None = None
     gpu_layers: int | None = None
@@ -216,6 +222,13 @@ KEYS = (
     Key("model", "model", _text, "SLM_MODEL", "the model used when a command names none"),
     Key("offline", "is_offline", _flag, "SLM_OFFLINE", "never use the network, not even in `slm pull`"),
     Key("private", "is_private", _flag, "SLM_PRIVATE", "write nothing about conversations to the disk"),
+    Key(
+        "accessible",
+        "is_accessible",
+        _flag,
+        "SLM_ACCESSIBLE",
+        "for screen readers: plain lines, nothing is drawn twice (as `slm chat --plain`)",
+    ),
     Key(
         "threads",
         "threads",

@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from gguf import GGUFWriter, TokenType
+from gguf import GGUFWriter, LlamaFileType, TokenType
 from gguf_samples import (
     BLOCKS,
     EMBEDDING,
-    FEED_FORWARD,
     HEADS,
-    _add_facts,
     _add_spm,
     _finish,
     _spm_vocabulary,
@@ -59,8 +57,13 @@ def write_planted(
     user_defined: Sequence[str] = ("<think>", "</think>"),
     more: Sequence[str] = (),
     context_length: int = 512,
+    width: int = EMBEDDING,
+    blocks: int = BLOCKS,
 ) -> Path:
-    """The model. `following`: token -> next token, by their spellings; `more`: ordinary tokens besides."""
+    """The model. `following`: token -> next token, by their spellings; `more`: ordinary tokens besides.
+
+    `width`, `blocks`: how much there is to compute for the same words, as a draft and its model differ.
+    """
     tokens, scores, types = _spm_vocabulary(CONTROL)
     for spelling, kind in [
         *((one, TokenType.USER_DEFINED) for one in user_defined),
@@ -70,32 +73,35 @@ def write_planted(
         scores.append(0.0)
         types.append(kind)
     writer = GGUFWriter(path, "llama")
-    _add_facts(writer, "Planted Llama", context_length, kv_heads=HEADS)
+    writer.add_type("model")
+    writer.add_name("Planted Llama")
+    writer.add_file_type(LlamaFileType.MOSTLY_F16)
+    writer.add_context_length(context_length)
+    writer.add_embedding_length(width)
+    writer.add_block_count(blocks)
+    writer.add_feed_forward_length(width)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(width // HEADS)
+    writer.add_rope_freq_base(10000.0)
     _add_spm(writer, tokens, scores, types, eos=tokens.index(END))
     writer.add_vocab_size(len(tokens))
     writer.add_chat_template(template)
-    embedding = np.zeros((len(tokens), EMBEDDING), dtype=np.float16)
-    output = np.zeros((len(tokens), EMBEDDING), dtype=np.float16)
-    embedding[:, EMBEDDING - 1] = 1  # of every token that nothing is planted for
+    embedding = np.zeros((len(tokens), width), dtype=np.float16)
+    output = np.zeros((len(tokens), width), dtype=np.float16)
+    embedding[:, width - 1] = 1  # of every token that nothing is planted for
     for direction, (token, after) in enumerate(following.items()):
         row = tokens.index(token)
         embedding[row] = 0
         embedding[row, direction] = 1
         output[tokens.index(after), direction] = 4
     writer.add_tensor("token_embd.weight", embedding)
-    writer.add_tensor("output_norm.weight", np.ones(EMBEDDING, dtype=np.float32))
+    writer.add_tensor("output_norm.weight", np.ones(width, dtype=np.float32))
     writer.add_tensor("output.weight", output)
-    for block in range(BLOCKS):
-        for name, rows in (
-            ("attn_q", EMBEDDING),
-            ("attn_k", EMBEDDING),
-            ("attn_v", EMBEDDING),
-            ("attn_output", EMBEDDING),
-        ):
-            writer.add_tensor(f"blk.{block}.{name}.weight", np.zeros((rows, EMBEDDING), dtype=np.float16))
-        for name in ("ffn_gate", "ffn_up"):
-            writer.add_tensor(f"blk.{block}.{name}.weight", np.zeros((FEED_FORWARD, EMBEDDING), dtype=np.float16))
-        writer.add_tensor(f"blk.{block}.ffn_down.weight", np.zeros((EMBEDDING, FEED_FORWARD), dtype=np.float16))
+    for block in range(blocks):
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
+            writer.add_tensor(f"blk.{block}.{name}.weight", np.zeros((width, width), dtype=np.float16))
         for name in ("attn_norm", "ffn_norm"):
-            writer.add_tensor(f"blk.{block}.{name}.weight", np.ones(EMBEDDING, dtype=np.float32))
+            writer.add_tensor(f"blk.{block}.{name}.weight", np.ones(width, dtype=np.float32))
     return _finish(writer, path)

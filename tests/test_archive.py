@@ -1,5 +1,6 @@
 """The archive: real files, real processes that are killed, full disks, damaged files, and no traces."""
 
+import errno
 import json
 import os
 import shutil
@@ -1031,3 +1032,26 @@ def test_markdown(archive: Archive, recorder: ArchiveRecorder) -> None:
         "## tiny@Q4_0\n\n```py\nprint(1)\n```\nand\n~~~\nopen\n~~~\n\n*(interrupted)*\n\n"
         "## You\n\n``` not a fence ```\n"
     )
+
+
+def test_an_archive_that_must_not_be_written_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "sessions.db"
+    writable = Archive(file)
+    talk = Conversation(recorder=ArchiveRecorder(writable, lambda _text: None))
+    talk.add(Message(Role.USER, "hello"))
+    talk.add(Message(Role.ASSISTANT, "yes"))
+    assert talk.recorder is not None
+    talk.recorder.flush()
+    writable.close()
+
+    def refuse(_file: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(archive_schema, "create_private", refuse)
+    archive = Archive(file)
+    assert [one.title for one in archive.list()] == ["hello"]
+    assert [node.message.text for node in archive.load(talk.id).path()] == ["hello", "yes"]
+    with pytest.raises(SlmError, match="readonly database"):
+        archive.rename(talk.id, "other")
+    archive.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["sessions.db"]

@@ -285,7 +285,7 @@ class TestCommands:
         terminal.wait_for("Written to ")
         assert "hello" in (home / "data" / "exports" / "my-talk.md").read_text()
         terminal.enter("/export my-talk.md")
-        terminal.wait_for(r"hint: another name: /export FILE")
+        terminal.wait_for(r"exports/my-talk-2\.md")
 
     def test_another_model_goes_on_with_the_conversation(self, tiny: Open, home: Path, tmp_path: Path) -> None:
         other = write_tiny_llama(
@@ -440,11 +440,14 @@ class TestCommands:
 def test_the_first_run_offers_a_model_pulls_it_and_the_chat_begins(home: Path) -> None:
     with Terminal([], home=home) as terminal:
         terminal.wait_for(r"Nothing is installed yet\. This device has .* of memory")
-        terminal.wait_for(r"Pull which one\? \[1-(\d), Enter leaves\]")
-        offered = re.findall(r"^ +(\d)  (\S+) ", terminal.everything, flags=re.M)
+        terminal.wait_for(r"(\S+) is recommended: the .*\nPull which one\? \[1-(\d) or a name; Enter: \1; q leaves\]")
+        offered = re.findall(r"^[ *]+(\d)  (\S+) ", terminal.everything, flags=re.M)
         assert offered[-1][1] == "smollm2:135m"
-        terminal.enter(offered[-1][0])
+        terminal.enter("9")
+        terminal.wait_for(r"'9' is not one of them.*[\s\S]*Pull which one")
+        terminal.enter("smollm2:135m")  # as it stands there
         terminal.wait_for(r"installed smollm2:135m[\s\S]*\n> ?(\n|$)", timeout=110)
+        assert "next:" not in terminal.everything
         terminal.enter("/exit")
         assert terminal.end() == 0
 
@@ -452,6 +455,6 @@ def test_the_first_run_offers_a_model_pulls_it_and_the_chat_begins(home: Path) -
 def test_the_first_run_can_be_left(home: Path) -> None:
     with Terminal([], home=home) as terminal:
         terminal.wait_for(r"Pull which one\?")
-        terminal.enter("")
+        terminal.enter("q")
         assert terminal.end() == 3
         assert "hint: slm pull" in terminal.everything

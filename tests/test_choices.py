@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from batch_desk import Desk
 from conftest import Outcome, run_slm
-from endpoint_server import EndpointServer
+from endpoint_server import EndpointServer, delta, stream
 from fake_engine import FakeEngine
 from gguf_samples import (
     CHATML_TEMPLATE,
@@ -150,7 +150,7 @@ def test_nothing_is_evaluated_once_it_is_cancelled(engine: llama.LlamaEngine, mo
 
 
 def _asked(text: str, **more: object) -> ClassificationTask | None:
-    return classification_task_of(ChoiceOptions(choices=text, **more))  # type: ignore[arg-type]
+    return classification_task_of(ChoiceOptions(choices=[text], **more))  # type: ignore[arg-type]
 
 
 class TestChoosing:
@@ -313,6 +313,36 @@ class TestProgram:
         assert rows[0]["probabilities"] == pytest.approx(said["probabilities"], abs=0.01)
         assert rows[0]["probabilities"] != rows[1]["probabilities"]
 
+    def test_several_questions_about_one_text_are_one_object(self, slm: Callable[..., Outcome], tiny: Path) -> None:
+        asked = ("-m", tiny, "--choices", "what=water,oil", "--choices", "who=people,nobody", "The {name} of it?")
+        done = slm("run", *asked, stdin="the people said that " * 20)
+        assert done.code == 0, done.err
+        value = json.loads(done.out)
+        assert value["what"] in ("water", "oil") and value["who"] in ("people", "nobody")
+        said = json.loads(slm("run", *asked, "--json", stdin="the people said that " * 20).out)
+        assert said["value"] == value
+        assert [sum(shares.values()) for shares in said["probabilities"].values()] == pytest.approx([1, 1])
+        assert said["usage"]["cached_tokens"] > 50  # the text is read once
+        one = ("-m", tiny, "--choices", "water,oil", "The what of it?", "--json")
+        alone = json.loads(slm("run", *one, stdin="the people said that " * 20).out)
+        assert alone["probabilities"] == pytest.approx(said["probabilities"]["what"], abs=1e-3)
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["--choices", "a=b,c", "--choices", "d,e"], "'d,e' has no name"),
+            (["--choices", "a=b,c", "--choices", "a=d,e"], "the question a stands there twice"),
+            (["--choices", "a=b,c", "--choices", "d=e"], "there must be 2 to 1,000 of them, not 1"),
+            (["--choices", "a=b,c", "--choices", "d=e,f", "--regex", "x"], "cannot be one of --choices and of a shape"),
+        ],
+    )
+    def test_several_questions_need_names(
+        self, slm: Callable[..., Outcome], tiny: Path, arguments: list[str], says: str
+    ) -> None:
+        done = slm("run", "-m", tiny, *arguments, "What?")
+        assert (done.code, done.out) == (2, "")
+        assert says in done.err
+
     def test_threshold_and_calibration(self, slm: Callable[..., Outcome], tiny: Path) -> None:
         done = slm("run", "-m", tiny, "--choices", "water,oil", "--threshold", "1", "What?")
         assert (done.code, done.out) == (0, "unsure\n")
@@ -339,13 +369,40 @@ class TestProgram:
         assert (done.code, done.out) == (2, "")
         assert says in done.err
 
-    def test_an_endpoint_does_not_tell_enough(self, slm: Callable[..., Outcome]) -> None:
+    @staticmethod
+    def _told(**shares: float) -> dict[str, object]:
+        """A piece of a stream: the first token, and how probable each one is at its place."""
+        top = [{"token": token, "logprob": math.log(share)} for token, share in shares.items()]
+        said = delta("x")
+        said["choices"][0]["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}  # type: ignore[index]
+        return said
+
+    def test_an_endpoint_tells_the_first_token(self, slm: Callable[..., Outcome]) -> None:
         with EndpointServer() as server:
-            for command in ("run", "batch"):
-                done = slm(command, "--endpoint", server.url, "--choices", "a,b", "What?", stdin="x")
-                assert (done.code, done.out) == (2, "")
-                assert "--choices needs probabilities of whole texts" in done.err
-            assert server.posts == []
+            server.usual = stream(self._told(pos=0.5, Pos=0.2, neg=0.1, the=0.05), reason="length")
+            asked = ("--endpoint", server.url, "--choices", "positive,negative,unknown", "--no-calibrate")
+            done = slm("run", *asked, "--json", "What?", stdin="x")
+            assert done.code == 0, done.err
+            said = json.loads(done.out)
+            assert said["completion"] == "positive"
+            # of the three: 0.5, 0.1, and not more than the least that is told
+            assert said["probabilities"] == pytest.approx(
+                {"positive": 0.5 / 0.65, "negative": 0.1 / 0.65, "unknown": 0.05 / 0.65}, abs=1e-5
+            )
+            body = server.posts[0].body
+            assert (body["max_tokens"], body["logprobs"], body["top_logprobs"]) == (1, True, 20)
+
+    def test_an_endpoint_that_does_not_tell_enough(self, slm: Callable[..., Outcome]) -> None:
+        with EndpointServer() as server:
+            asked = ("run", "--endpoint", server.url, "--no-calibrate")
+            server.usual = stream("a")
+            done = slm(*asked, "--choices", "a,b", "What?", stdin="x")
+            assert (done.code, done.out) == (2, "")
+            assert "--choices needs the probabilities of tokens" in done.err
+            server.usual = stream(self._told(po=0.5, ne=0.1), reason="length")
+            done = slm(*asked, "--choices", "positive,possible", "What?", stdin="x")
+            assert (done.code, done.out) == (2, "")
+            assert "'po' begins positive and possible" in done.err
 
 
 @pytest.mark.model

@@ -29,6 +29,7 @@ FOREIGN = {
     "--install",  # xcode-select
     "--jobs", "--arch",  # .ci/wheel
     "--repeat", "--only", "--patience", "--runs",  # the benchmarks
+    "--save",  # /set in the chat
 }  # fmt: skip
 # Languages of blocks in which no line of shell stands.
 NO_SHELL = {"toml", "pycon", "python", "text"}
@@ -71,6 +72,7 @@ def test_every_option_exists(page: Page) -> None:
     assert named <= options() | FOREIGN, named - options() - FOREIGN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=_id)
 def test_links_lead_somewhere(page: Page) -> None:
     for target in page.links:

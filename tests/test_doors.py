@@ -188,6 +188,7 @@ def test_help_fits_the_window(columns: int) -> None:
             assert len(line) <= columns, (name, line)
 
 
+@pytest.mark.slow
 def test_long_help_is_in_groups_and_short_help_is_not() -> None:
     run = _page("run", 80)
     order = ["Model:", "Input:", "Sampling:", "Shape of the answer:", "Output:", "Device:", "General:"]

@@ -113,6 +113,7 @@ def test_mistakes_in_the_table(table: object, words: str) -> None:
     assert "secret" not in raised.value.message + str(raised.value.hint)
 
 
+@pytest.mark.slow
 def test_a_key_in_the_file_is_told_by_every_command(home: Path, slm: Callable[..., Outcome]) -> None:
     config = home / "config" / "config.toml"
     config.parent.mkdir(parents=True)

@@ -422,6 +422,7 @@ GOOD = gguf(
 NUMBERS = st.one_of(st.integers(0, 20), st.sampled_from([2**31, 2**32 - 1, 2**60, 2**63 - 1, 2**63, 2**64 - 1]))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=2000)
 @given(st.lists(st.tuples(st.integers(4, len(GOOD) - 409), NUMBERS, st.sampled_from([1, 4, 8])), max_size=4))
 def test_mutations_of_a_good_header(changes: list[tuple[int, int, int]]) -> None:

@@ -217,6 +217,7 @@ def test_the_file_of_a_model_lies_in_the_models_directory_under_a_name_every_sys
     assert not PureWindowsPath(place.name).drive
 
 
+@pytest.mark.slow
 @given(_names, _names)
 def test_two_models_never_share_a_file(first: str, second: str) -> None:
     one, other = (_LIBRARY.destination(name, "Q4").name.lower() for name in (first, second))

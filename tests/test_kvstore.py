@@ -210,6 +210,7 @@ def test_an_owner_cannot_lead_out_of_the_directory(tmp_path: Path) -> None:
     assert _files(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_thousand_states_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All with the same system message of 70 tokens, as chats have it."""
     store = KvStore(tmp_path, limit=10**9)

@@ -40,6 +40,7 @@ def _room(available: int) -> Room:
 
 
 class TestPlan:
+    @pytest.mark.slow
     def test_where_memory_is_the_limit_and_nowhere_else(self, shape: ModelShape) -> None:
         assert 30 * MIB < shape.lazy_bytes < shape.weight_bytes
         whole = memory(shape, Load(512))

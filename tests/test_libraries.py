@@ -127,6 +127,7 @@ def test_the_versions_are_those_of_the_project() -> None:
     assert entry.startswith(f"xllamacpp=={PREBUILT};")
 
 
+@pytest.mark.slow
 def test_the_names_are_those_that_slm_calls() -> None:
     declared: set[str] = set()
     folder = library._folder("llama_cpp")

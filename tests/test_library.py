@@ -1,6 +1,7 @@
 """The library: records on the disk, what they are worth when files go, change or are damaged."""
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -72,6 +73,24 @@ def test_a_record_comes_back_as_it_was(library: Library, install: Callable[..., 
     (record,) = paths.models.glob("*.json")
     assert record.stat().st_mode & 0o777 == 0o600
     assert paths.models.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("is_copied", [False, True])
+def test_a_home_that_was_moved_or_copied_has_its_models(
+    library: Library, install: Callable[..., Installed], paths: Paths, tmp_path: Path, is_copied: bool
+) -> None:
+    before = install()
+    other = Paths(data=tmp_path / "other" / "data", config=tmp_path / "config", cache=tmp_path / "cache")
+    shutil.copytree(paths.data, other.data)
+    if not is_copied:
+        shutil.rmtree(paths.data)
+    moved = Library(other, lambda _text: None)
+    (found,) = moved.all()
+    assert found.path == other.models / before.path.name
+    assert found.is_intact()
+    moved.remove(found)
+    assert not found.path.exists()
+    assert before.path.exists() is is_copied  # the home that it was copied from loses nothing
 
 
 def test_find_takes_the_quantization_or_the_last_one(library: Library, install: Callable[..., Installed]) -> None:

@@ -130,6 +130,7 @@ def test_of_an_animation_the_first_frame(tmp_path: Path) -> None:
         assert pixel(pictures.decode(data, "it"), 4, 4)[0] > 240
 
 
+@pytest.mark.slow
 def test_large_pictures_are_made_as_small_as_models_use_them() -> None:
     image = pictures.decode(encoded(Pillow.new("RGB", (5000, 1000)), "PNG"), "it")
     assert (image.width, image.height) == (pictures.USED_SIDE, 410)
@@ -197,6 +198,7 @@ def test_bombs_are_refused_before_they_are_unpacked() -> None:
     assert refusal(png_of_size(0, 10))
 
 
+@pytest.mark.slow
 def test_bombs_in_what_is_not_pixels_are_refused() -> None:
     """Compressed text of a gigabyte beside one pixel."""
     packed = zlib.compressobj(9)

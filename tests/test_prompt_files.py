@@ -90,6 +90,7 @@ class TestMistakes:
     def test_values_that_cannot_be(self, variables: list[str], words: Sequence[str], says: str) -> None:
         assert says in _refused("{{ a }}", *variables, words=words)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("source", "says"),
         [

@@ -19,6 +19,7 @@ from slmchat.schemas.check import SchemaCheck
 SUITE = [json.loads(line) for line in (Path(__file__).parent / "data" / "schema_suite.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_public_suite() -> None:
     wrong = []
     for name, schema, tests in SUITE:

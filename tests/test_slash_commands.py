@@ -1,5 +1,7 @@
 """What a line stands for: exact names only, nothing that looks like a command reaches the model."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -161,8 +163,25 @@ def test_any_text_can_be_typed(text: str) -> None:
     assert message_of(line) == text
 
 
-def test_help_lines_are_aligned() -> None:
-    assert TABLE.help_lines()[:2] == ["/help           show the commands", "/set KEY VALUE  change a setting"]
+def test_help_lines_are_aligned_in_their_groups() -> None:
+    groups = {"help": "Two", "set": "One", "system": "Two", "exit": "Two"}
+    table = CommandTable(replace(command, group=groups[command.name]) for command in TABLE.commands)
+    assert list(table.help_lines()) == [
+        "",
+        "Two",
+        "  /help           show the commands",
+        "  /system [TEXT]  show or set the system message",
+        "  /exit           leave",
+        "",
+        "One",
+        "  /set KEY VALUE  change a setting",
+    ]
+
+
+def test_one_command_tells_more() -> None:
+    assert list(TABLE.help_of("/set")) == ["/set KEY VALUE: change a setting"]
+    with pytest.raises(SlmError, match="there is no command /sett"):
+        list(TABLE.help_of("sett"))
 
 
 def test_completers_are_part_of_the_table() -> None:

@@ -1,12 +1,16 @@
 """Drafts: looked up, priced, proved; and on real weights the same text, the same distribution."""
 
+import json
 import random
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import run_slm
 from gguf_samples import write_tiny_llama, write_tiny_phi3
+from gguf_thinking import PLAIN, THINKS, write_planted
 from test_engine import GREEDY, Heard, _chat, _plain
 
 from slmchat.conversation.messages import Message, Role
@@ -259,6 +263,7 @@ class TestTinyModel:
         fresh.close()
         eager.close()
 
+    @pytest.mark.slow
     def test_the_same_distribution(self, tiny: llama.LlamaEngine) -> None:
         """Chi-square of the pairs (4th, 5th token) over 1,500 seeds: with and without drafts, in 40 classes."""
         sessions = [tiny.open_session(_settings(speculation=name)) for name in ("off", "always")]
@@ -384,3 +389,52 @@ class TestRealWeights:
             session.close()
         assert texts["auto"] == texts["off"]
         engine.close()
+
+
+@pytest.mark.real
+class TestPairs:
+    """`--draft auto`: the pair that the catalog, or the user's own file, states."""
+
+    @pytest.fixture
+    def paired(self, tmp_path: Path, home: Path) -> Path:
+        write_planted(tmp_path / "big.gguf", THINKS, PLAIN, width=128, blocks=4)
+        write_planted(tmp_path / "small.gguf", THINKS, PLAIN)
+        write_planted(tmp_path / "other.gguf", THINKS, PLAIN, more=("another",))
+        (home / "config").mkdir(parents=True)
+        return tmp_path
+
+    def _run(self, paired: Path, home: Path, pair: str, *more: str) -> tuple[dict[str, Any], str]:
+        (home / "config" / "models.toml").write_text(
+            f'[[model]]\nname = "big"\ntarget = "{paired / "big.gguf"}"\ndraft = "{pair}"\n'
+            f'[[model]]\nname = "small"\ntarget = "{paired / "small.gguf"}"\n'
+            f'[[model]]\nname = "other"\ntarget = "{paired / "other.gguf"}"\n'
+        )
+        done = run_slm("run", "-m", "big", "--temp", "0", "-n", "60", "--json", *more, "word", home=home)
+        assert done.code == 0, done.err
+        return json.loads(done.out), done.err
+
+    def test_the_pair_drafts_and_the_text_is_the_same(self, paired: Path, home: Path) -> None:
+        alone, _ = self._run(paired, home, "small", "--speculation", "off")
+        helped, _ = self._run(paired, home, "small", "--draft", "auto", "--speculation", "always")
+        assert helped["thinking"] == alone["thinking"]
+        usage = helped["usage"]
+        assert usage["accepted_tokens"] >= 0.9 * usage["drafted_tokens"] > 0
+
+    @pytest.mark.parametrize(
+        ("pair", "told"),
+        [
+            ("nowhere:1b", "(nowhere:1b would draft for this model, and is not installed: slm pull nowhere:1b)"),
+            ("other", "(nothing drafts: other.gguf cannot draft for big.gguf: their vocabularies differ)"),
+        ],
+    )
+    def test_a_pair_that_cannot_draft_is_told_and_the_answer_comes(
+        self, paired: Path, home: Path, pair: str, told: str
+    ) -> None:
+        made, err = self._run(paired, home, pair, "--draft", "auto")
+        assert told in err
+        assert made["thinking"]
+
+    def test_a_model_without_a_pair_says_so(self, paired: Path, home: Path) -> None:
+        done = run_slm("run", "-m", paired / "big.gguf", "--temp", "0", "-n", "9", "--draft", "auto", "word", home=home)
+        assert done.code == 0
+        assert "the catalog states no model that drafts for this one" in done.err

@@ -291,7 +291,9 @@ class TestFullWindow:
 
     def test_only_what_helps_is_offered(self, full: ChatSession, host: Heard, engine: FakeEngine) -> None:
         full.send("y" * 120)
-        assert not host.overflows[-1].can_summarise  # 256 tokens of a summary would leave no room
+        assert host.overflows[-1].can_summarise
+        full.send("y" * 250)
+        assert not host.overflows[-1].can_summarise  # 100 tokens of a summary would leave no room
         assert host.overflows[-1].can_begin_afresh
         answer = full.conversation.current
         assert answer is not None
@@ -514,6 +516,7 @@ def test_an_answer_that_was_stopped_in_its_thought_is_left_out(strict: ChatSessi
     assert [text for _, text in _said(strict)] == ["first", "", "second", "Hello."]
 
 
+@pytest.mark.slow
 def test_five_thousand_messages_go_on(talk: ChatSession, engine: FakeEngine) -> None:
     talk.conversation.recorder = None  # five thousand transactions are another story
     for number in range(2500):
@@ -563,3 +566,15 @@ def test_a_model_without_a_switch_says_so_once(talk: ChatSession, engine: FakeEn
     talk.send("two")
     told = talk.reporter.stderr.getvalue()  # type: ignore[attr-defined]
     assert told.count("has no switch for thinking: --think off changes nothing") == 1
+
+
+def test_a_summary_is_made_without_a_thought(talk: ChatSession, engine: FakeEngine) -> None:
+    """A thought would take the room of the summary."""
+    closes = "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    engine.template = (engine.template or "") + closes
+    engine.replies = [("Hello.",)] * 3
+    talk.asked_ctx = 4000
+    talk.send("one")
+    talk.send("two")
+    talk.compact()
+    assert [prompt.endswith("<think></think>") for prompt in engine.prompts] == [False, False, True]

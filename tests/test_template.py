@@ -102,6 +102,7 @@ def test_what_a_user_writes_is_never_template_text(source: str, hostile: str) ->
     assert [part.text for part in prompt.parts if not part.is_template] == [f"Say {hostile} please"]
 
 
+@pytest.mark.slow
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_every_message_arrives_whole_and_plain(first: str, last: str) -> None:
     messages = [Message(Role.USER, first), Message(Role.ASSISTANT, "ok"), Message(Role.USER, last)]
@@ -123,6 +124,7 @@ def test_no_template_names_the_way_out() -> None:
     assert "--raw" in (caught.value.hint or "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
@@ -187,6 +189,7 @@ def test_a_template_may_not_change_the_conversation() -> None:
             _template("{{ " + change + " }}").render([Message(Role.USER, "hi")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [CHATML, GEMMA2, PHI3], ids=["chatml", "gemma2", "phi3"])
 def test_a_long_conversation_is_rendered_message_by_message(source: str) -> None:
     messages = [Message(Role.USER if i % 2 == 0 else Role.ASSISTANT, f"message {i} " * 20) for i in range(801)]
@@ -216,6 +219,7 @@ def test_the_helpers_that_templates_expect() -> None:
     assert _text(_template(source).render([Message(Role.USER, "hi")])) == '4 ["<é>"] hi'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [
@@ -315,6 +319,7 @@ def test_a_message_arrives_as_it_was_written(text: str, is_trimmed: bool) -> Non
     assert said == f"<|u|>{text.strip() if is_trimmed else text}<|e|>"
 
 
+@pytest.mark.slow
 def test_a_very_long_message_is_not_shown_to_a_template() -> None:
     text = "word " * 300_000
     (part,) = [part for part in _template(CHATML).render([Message(Role.USER, text)]).parts if not part.is_template]
@@ -372,6 +377,7 @@ def _long(n_messages: int) -> list[Message]:
     return [Message(Role.SYSTEM, "Be brief."), *said]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [CHATML, GEMMA2, PHI3, LOOKS_BACK, COUNTS, LAST_FIRST])
 def test_a_long_conversation_grows_as_it_would_be_laid_out_anew(source: str) -> None:
     template = _template(source)
@@ -403,6 +409,7 @@ def test_a_mark_far_back_in_a_long_conversation_counts() -> None:
     assert _text(template.render(said)) == _reference(source, said)
 
 
+@pytest.mark.slow
 def test_a_template_that_looks_back_is_linear_in_the_messages() -> None:
     said = _long(4001)
     assert is_linear(lambda n: _template(LOOKS_BACK).render(said[: n + 2]), 500)

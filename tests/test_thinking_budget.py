@@ -306,3 +306,42 @@ def test_drafts_do_not_run_over_a_budget(planted: Planted, budget: int) -> None:
     assert thought.split() == (ROUND * 20).split()[:budget]
     assert (answer, finish.usage.thinking_tokens) == ("no way", budget)
     assert finish.usage.drafted_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "think", "budget"),
+    [
+        ({}, None, None),
+        ({"reasoning_effort": "none"}, "off", None),
+        ({"reasoning_effort": "high"}, "on", None),
+        ({"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "high"}, "off", None),
+        ({"chat_template_kwargs": {"other": 1}}, None, None),
+        ({"thinking_budget_tokens": 0}, None, 0),
+        ({"thinking_token_budget": 7}, None, 7),
+        ({"thinking_budget_tokens": -1}, None, None),
+    ],
+)
+def test_a_request_to_the_server_switches_and_limits(
+    fields: dict[str, object], think: str | None, budget: int | None
+) -> None:
+    from slmchat.server import openai
+
+    asked = openai.chat_request({"messages": [{"role": "user", "content": "word"}], **fields})
+    assert (asked.think, asked.think_budget, asked.ignored) == (think, budget, ())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reasoning_effort": "soon"},
+        {"reasoning_effort": 3},
+        {"chat_template_kwargs": "on"},
+        {"thinking_budget_tokens": -2},
+        {"thinking_budget_tokens": "many"},
+    ],
+)
+def test_a_request_that_cannot_be_meant_is_refused(fields: dict[str, object]) -> None:
+    from slmchat.server import openai
+
+    with pytest.raises(openai.BadRequest, match=next(iter(fields))):
+        openai.chat_request({"messages": [{"role": "user", "content": "word"}], **fields})

@@ -230,9 +230,19 @@ class TestCommands:
         assert len(seen) == 1 and "gemma3:1b" in seen[0]
 
     def test_the_first_run_says_something_first(self, settings: Settings, console: Console, seen: list[str]) -> None:
+        console.stdin = io.StringIO("q\n")
         with pytest.raises(SlmError, match="no model is installed"):
             first_run.offer(settings, console)
-        assert len(seen) == 1 and seen[0].startswith("Nothing is installed yet.")
+        assert seen and all(each.startswith("Nothing is installed yet.") for each in seen)
+
+    def test_the_first_run_recommends_what_is_fast_enough(self) -> None:
+        known = load_registry(None).models
+        suited = [
+            first_run.Suggestion(known[name], known[name].variants[0], speed)
+            for name, speed in (("gemma3:4b", 4.0), ("llama3.2:3b", 12.0), ("smollm2:135m", 90.0))
+        ]
+        assert first_run.recommended(suited) == (1, "the most capable of these that answers faster than you read")
+        assert first_run.recommended(suited[:1]) == (0, "the fastest of these")
 
     def test_a_pull_measures_only_to_choose(self, settings: Settings, console: Console, seen: list[str]) -> None:
         pulling = pull_plan.Pulling(

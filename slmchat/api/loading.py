@@ -19,6 +19,7 @@ from slmchat.api.options import (
 )
 from slmchat.api.parameters import says_parameters
 from slmchat.api.shared_model import SharedModel
+from slmchat.catalog.records import EMBEDDING_TAG
 from slmchat.generation.generator import Generator
 from slmchat.models import resolve, sandbox
 from slmchat.models.backend import BackendModel, LocalModel, endpoint_in_open_process, refuse_local_options
@@ -42,6 +43,8 @@ def load(
     **rare: Unpack[LoadOptions],
 ) -> Model:
     """Load an installed model (`slm pull NAME`) or a GGUF file; None: the only installed model.
+
+    An embedding model makes vectors (`Model.embed`) and nothing else.
 
     `endpoint`: instead, a model of an OpenAI-compatible server at this URL (docs/remote.md): what is asked goes there,
     and nothing else in this program is closed.
@@ -69,11 +72,15 @@ def load(
     name = None if name is None else arguments.path(name, "name")
     model: BackendModel
     if endpoint is None:
-        model = LocalModel(resolve.find(name, settings, reporter)).with_projector(options.mmproj)
+        installed = resolve.find(name, settings, reporter)
+        embeds = EMBEDDING_TAG in installed.tags
+        model = LocalModel(installed, embeds=embeds).with_projector(options.mmproj)
     else:
         refuse_local_options(options)
         model = endpoint_in_open_process(arguments.text(endpoint, "endpoint"), settings).find(name, settings, reporter)
     generator = Generator(OpenModel(model, options, settings, reporter))
+    if model.embeds:
+        return Model(SharedModel(generator), options)
     try:
         n_ctx = None if endpoint is not None else options.ctx or settings.n_ctx
         generator.open(generator.opened.window(n_ctx))

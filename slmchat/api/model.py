@@ -39,6 +39,7 @@ from slmchat.generation.many import ManyCompletions
 from slmchat.generation.prompt import PromptRequest, thinks
 from slmchat.generation.response import Completion, NullHandler, StreamHandler
 from slmchat.generation.structured import ResponseFormat
+from slmchat.models.embedding import embedder
 from slmchat.options import GenerationOptions
 from slmchat.ranges import PARALLEL
 
@@ -131,6 +132,7 @@ class Model:
         refuse_unknown(options, CompletionOptions, "complete_many")
         if parallel is not None and not PARALLEL.holds(parallel):
             raise SlmError(f"parallel must be {PARALLEL}, or None.", exit_code=ExitCode.USAGE)
+        self._shared.check_answers()
         given = arguments.several(prompts, "prompts", "texts")
         asked, response_format = self._settled(raw, options), response_format_of(options)
         limits = params.limits(asked, top_logprobs_of(logprobs))
@@ -221,6 +223,7 @@ class Model:
         `calibrate`: take away what the model prefers whatever it reads. Raises as `complete` does, and `SlmError`
         (INTERRUPTED) when it was cancelled.
         """
+        self._shared.check_answers()
         task = choosing_of(choices, threshold, is_calibrated=arguments.flag(calibrate, "calibrate"))
         arguments.text(instruction, "instruction")
         arguments.text_or_none(system, "system")
@@ -239,6 +242,42 @@ class Model:
         return found[0]
 
     @says_parameters
+    def embed(self, texts: str | Sequence[str], *, trim: bool = False) -> list[list[float]]:
+        """A vector of length 1 for each text, in order: the closer in meaning, the larger their scalar product.
+
+        For an embedding model, or an endpoint that has one. `trim`: of a text that is longer than the model was trained
+        for, the beginning counts. Raises `SlmError`: USAGE for another model or an empty text, CONTEXT for a text that
+        is too long, INTERRUPTED after `cancel`.
+        """
+        given = [texts] if isinstance(texts, str) else arguments.several(texts, "texts", "texts")
+        asked = [arguments.text(text, f"texts[{number}]") for number, text in enumerate(given)]
+        arguments.flag(trim, "trim")
+        self._shared.generator  # noqa: B018 - raises when the model has been closed
+        opened = self._shared.opened
+        if not opened.model.embeds and opened.model.host is None:
+            raise SlmError(
+                f"{opened.model.key} makes no vectors: it is not an embedding model.",
+                hint="slm pull all-minilm, and load() that",
+                exit_code=ExitCode.USAGE,
+            )
+        vectors: list[list[float]] = []
+        with self._shared.turns.taken():
+            made = embedder(opened, is_cut=trim)
+            results = made.run(iter(asked))
+            with self._shared.running(made):
+                for number, result in enumerate(results):
+                    if isinstance(result, SlmError):
+                        made.close()
+                        raise SlmError(
+                            f"texts[{number}]: {result.message}", hint=result.hint, exit_code=result.exit_code
+                        )
+                    vectors.append(list(result.vector))
+            made.close()
+        if len(vectors) < len(asked):
+            raise SlmError("this was cancelled before it was done.", exit_code=ExitCode.INTERRUPTED)
+        return vectors
+
+    @says_parameters
     def chat(
         self,
         *,
@@ -254,6 +293,7 @@ class Model:
         "summarise" them.
         """
         refuse_unknown(options, SamplingOptions, "chat")
+        self._shared.check_answers()
         return Chat(self._shared, with_sampling(self._options, options), system, messages, on_overflow)
 
     def cancel(self) -> None:
@@ -285,6 +325,7 @@ class Model:
         options: CompletionOptions,
     ) -> "_Question":
         """What is asked, with everything checked that needs no model. Raises `SlmError`."""
+        self._shared.check_answers()
         return _Question(
             question_of(prompt, messages, system, images),
             self._settled(raw, options),

@@ -49,6 +49,15 @@ class SharedModel:
             )
         return self._generator
 
+    def check_answers(self) -> None:
+        """Raises `SlmError` (USAGE) for an embedding model."""
+        if self.opened.model.embeds:
+            raise SlmError(
+                f"{self.opened.model.key} is an embedding model: it makes vectors and answers nothing.",
+                hint="embed(texts); or load() a model that answers",
+                exit_code=ExitCode.USAGE,
+            )
+
     def delegate(self, handler: StreamHandler, *, is_streamed: bool = False) -> "CompletionDelegate":
         """Who hears one answer."""
         return CompletionDelegate(self, handler, is_streamed=is_streamed)

@@ -54,9 +54,12 @@ _NEEDED: tuple[tuple[frozenset[str], str, tuple[tuple[str, ...], ...]], ...] = (
 _NORMS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon", "attention.group_norm_epsilon")
 
 
-def check(parts: Sequence[Header], name: str) -> None:
-    """Raise `SlmError` (DAMAGED) when llama.cpp would not survive this model, given the headers of all its parts."""
-    facts = _Facts(replace(parts[0], tensors=tuple(tensor for part in parts for tensor in part.tensors)))
+def check(parts: Sequence[Header], name: str, *, writes: bool = True) -> None:
+    """Raise `SlmError` (DAMAGED) when llama.cpp would not survive this model, given the headers of all its parts.
+
+    `writes`: it is to write text; an embedding model only reads.
+    """
+    facts = _Facts(replace(parts[0], tensors=tuple(tensor for part in parts for tensor in part.tensors)), writes)
     for look in _CHECKS:
         for fault in look(facts):
             raise SlmError(
@@ -71,6 +74,7 @@ class _Facts:
     """The keys of one header as llama.cpp reads them."""
 
     header: Header
+    writes: bool = True
 
     @property
     def architecture(self) -> str:
@@ -275,7 +279,8 @@ def _divisors(facts: _Facts) -> Iterator[str]:
 def _tokenizer(facts: _Facts) -> Iterator[str]:
     model = facts.text("tokenizer.ggml.model")
     if model in _MUTE_TOKENIZERS:
-        yield f"its tokenizer is '{model}', with which no text can be written"
+        if facts.writes:
+            yield f"its tokenizer is '{model}', with which no text can be written"
     elif not facts.header.spells_bytes:
         yield "its vocabulary has no tokens for single bytes, as its tokenizer ('llama') needs them"
 

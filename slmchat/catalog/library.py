@@ -92,7 +92,7 @@ class Library:
             file = self._paths.models / file_name
             try:
                 check_readable(file, _MOST_RECORD)
-                records.append(from_json(file.read_text(encoding="utf-8")))
+                records.append(self._at_home(from_json(file.read_text(encoding="utf-8"))))
             except OSError as error:
                 self._warn(f"{file} cannot be read: {error.strerror}.")
             except (ValueError, KeyError, TypeError) as error:
@@ -260,6 +260,20 @@ class Library:
             write_private(self._paths.last_model, name.encode("utf-8", "surrogateescape") + b"\n")
         except SlmError as error:
             self._warn(error.message)
+
+    def _at_home(self, record: Installed) -> Installed:
+        """The record with the files that slm fetched where they are now: the home may have been moved or restored."""
+        if record.is_shared or not record.is_fetched:
+            return record
+        return replace(
+            record,
+            files=tuple(map(self._found_here, record.files)),
+            projector=self._found_here(record.projector) if record.projector is not None else None,
+        )
+
+    def _found_here(self, file: InstalledFile) -> InstalledFile:
+        here = self._paths.models / file.path.name
+        return replace(file, path=here) if file.path.parent != self._paths.models and here.is_file() else file
 
     def _current(self, record: Installed) -> Installed:
         """The record, checked against the disk: its files are there; when one has changed, the header is read again."""

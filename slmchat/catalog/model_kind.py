@@ -50,6 +50,7 @@ _GENERATES = (FileKind.CHAT, FileKind.BASE)
 _INSTALLABLE = (*_GENERATES, FileKind.EMBEDDING, FileKind.RERANKER, FileKind.ADAPTER)
 
 _HINTS = {
+    FileKind.EMBEDDING: f"vectors: slm embed -m MODEL; {_OTHERS}",
     FileKind.PROJECTOR: "give it to its model: slm chat MODEL --mmproj FILE",
     FileKind.DRAFT_HEAD: "--draft takes a whole small model with the same vocabulary",
     FileKind.UNKNOWN_ARCHITECTURE: _NEWER,
@@ -117,6 +118,21 @@ def check_generates(parts: Sequence[Header], name: str) -> None:
     if not found.can_generate:
         raise found.refusal(name, parts[0])
     header_limits.check(parts, name)
+
+
+def check_embeds(parts: Sequence[Header], name: str) -> None:
+    """Raise `SlmError` unless llama.cpp can load this and make vectors with it: USAGE (it answers) or DAMAGED."""
+    found = kind_of(parts)
+    if found.is_embedding:
+        header_limits.check(parts, name, writes=False)
+        return
+    if found.kind not in (*_GENERATES, FileKind.RERANKER):
+        raise found.refusal(name, parts[0])
+    raise SlmError(
+        f"{name} is {found.in_words}: it makes no vectors.",
+        hint="embedding models: slm list --available; slm pull all-minilm",
+        exit_code=ExitCode.USAGE,
+    )
 
 
 def check_installable(parts: Sequence[Header], name: str) -> ModelKind:

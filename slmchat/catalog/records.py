@@ -25,6 +25,10 @@ FORMAT = 1
 """Version of the JSON; a reader refuses versions it does not know."""
 
 
+BASE_TAG = "base"
+"""The tag of models that complete text and were never taught to chat."""
+
+
 @dataclass(frozen=True, slots=True)
 class InstalledFile:
     """A file as it was when it was checked. `sha256` None: nobody has stated one (a file used in place)."""

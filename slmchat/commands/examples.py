@@ -24,6 +24,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'slm batch --resume out.jsonl -f people.csv --format csv "Write to {name} in {city}."',
         'slm batch --fields "topic, urgent bool" -f a.txt -f b.txt "What is this mail about?"',
     ),
+    "embed": (
+        'slm embed "The cat sits outside." "A cat is sitting in the garden."',
+        "slm embed --input-field text < articles.jsonl > vectors.jsonl",
+    ),
     "chat": ("slm chat", "slm chat gemma3:1b -p translator", "slm chat -c", "slm chat -f notes.txt --private"),
     "list": ("slm list", "slm list --available", "slm list --json | jq -r .[].name"),
     "show": ("slm show smollm2:135m", "slm show --json ~/models/own.gguf"),

@@ -1,17 +1,22 @@
-"""The first run: nothing is installed, so show what suits this device, offer to pull it, and let the chat begin.
+"""The first run: nothing that chats is installed, so show what suits this device, recommend one of them, pull the one
+that is chosen, and let the chat begin.
 
-Knows: which few models of the catalog are a good beginning.
+Knows: which few models of the catalog are a good beginning, which of them to recommend.
 Refuses to know: what fits (fit/), how a model is fetched (pull.py), how the chat goes on (chat.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slmchat import hardware
-from slmchat.catalog import registry
+from slmchat.catalog import hub_names, registry
+from slmchat.catalog.library import Library
 from slmchat.catalog.model_specs import ModelSpec, Variant
 from slmchat.commands.pull import pull
 from slmchat.errors import ExitCode, SlmError
+from slmchat.fit.choice import READING_SPEED
 from slmchat.fit.plan import FitVerdict
+from slmchat.fit.speed import in_words
 from slmchat.models.device_fit import ForDevice
 from slmchat.options import PullOptions
 from slmchat.settings import Settings
@@ -21,59 +26,103 @@ from slmchat.wording import in_bytes
 # From large to small: good chat models for their size, each of another order of magnitude of effort.
 SUGGESTED = ("gemma3:4b", "phi4-mini", "llama3.2:3b", "qwen2.5:1.5b", "gemma3:1b", "smollm2:360m", "smollm2:135m")
 _SHOWN = 4
+# Slices in which the speed of the device is measured, at most; a slice takes 0.2 s.
+_MOST_SLICES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A model that suits a device, in the quantization that `slm pull` would take there."""
+    """A model that suits a device, in the quantization that `slm pull` would take there. `speed`: tokens a second."""
 
     spec: ModelSpec
     variant: Variant
+    speed: float | None = None
+
+    @property
+    def is_fast(self) -> bool:
+        return self.speed is None or self.speed >= READING_SPEED
 
 
 def suggestions(device: ForDevice, known: registry.Registry) -> list[Suggestion]:
     """What fits this device with a useful context, the most capable first; the smallest is always there."""
     found = [_suggested(known.models[name], device) for name in SUGGESTED if name in known.models]
-    chosen = [suggestion for suggestion, verdict in found if verdict is FitVerdict.FITS][:_SHOWN]
-    smallest = found[-1][0]
-    return chosen if smallest in chosen else [*chosen[: _SHOWN - 1], smallest]
+    fitting = [suggestion for suggestion, verdict in found if verdict is FitVerdict.FITS]
+    chosen, smallest = fitting[:_SHOWN], found[-1][0]
+    fast = next((one for one in fitting if one.is_fast), smallest)
+    for wanted in (fast, smallest):
+        if wanted not in chosen:
+            chosen = [*chosen[: _SHOWN - 1 - (wanted is fast and fast is not smallest)], wanted]
+    return chosen
+
+
+def recommended(suited: Sequence[Suggestion]) -> tuple[int, str]:
+    """The place of the one to take unless the user knows better, and why."""
+    for place, one in enumerate(suited):
+        if one.is_fast and one.speed is not None:
+            return place, "the most capable of these that answers faster than you read"
+        if one.is_fast:
+            return place, "the most capable that fits"
+    return len(suited) - 1, "the fastest of these"
 
 
 def _suggested(spec: ModelSpec, device: ForDevice) -> tuple[Suggestion, FitVerdict]:
     chosen = device.best_variant(spec)
     assert chosen is not None, "the catalog states the sizes of what is suggested"
     variant = next(each for each in spec.variants if each.quantization == chosen.option.quantization)
-    return Suggestion(spec, variant), chosen.plan.verdict
+    return Suggestion(spec, variant, chosen.speed), chosen.plan.verdict
 
 
 def offer(settings: Settings, console: Console) -> str:
     """Ask which model to begin with and pull it; its name. Raises `SlmError` (NO_MODEL) when nothing is chosen."""
     known = registry.load(settings.paths.user_registry)
-    memory = hardware.total_memory()
+    console.note(f"{_what_is_there(settings)} This device has {in_bytes(hardware.total_memory())} of memory.")
+    console.status("looking how fast it is …")
     device = ForDevice(settings, console, is_lasting=True)
-    console.note(f"Nothing is installed yet. This device has {in_bytes(memory)} of memory; these models suit it:")
-    if device.throughput is None:
+    for _ in range(_MOST_SLICES):
+        if device.throughput is not None and not device.throughput.is_rough:
+            break
         device.measure_more()
+        device = ForDevice(settings, console, is_lasting=True)
     suited = suggestions(device, known)
+    console.note("These models suit it:")
     console.note("")
-    for number, suggestion in enumerate(suited, start=1):
-        spec, size = suggestion.spec, suggestion.variant.size
-        license = spec.license.title if spec.license else "licence: see its page"
-        console.note(f"  {number}  {spec.name:14} {in_bytes(size) if size else '':>8}  {spec.title}, {license}")
+    place, why = recommended(suited)
+    for number, one in enumerate(suited):
+        size, license = one.variant.size, one.spec.license.title if one.spec.license else "licence: see its page"
+        speed = in_words(one.speed) if one.speed is not None else ""
+        mark = "*" if number == place else " "
+        facts = f"{one.spec.name:14} {in_bytes(size) if size else '':>8}  {speed:18}"
+        console.note(f" {mark} {number + 1}  {facts}  {one.spec.title}, {license}")
     console.note("")
-    chosen = _choose(suited, console)
-    code = pull([chosen], PullOptions(), settings, console)
+    console.note(f"{suited[place].spec.name} is recommended: {why}.")
+    chosen = _choose(suited, place, known, console)
+    code = pull([chosen], PullOptions(), settings, console, tells_next=False)
     if code is not ExitCode.DONE:
         raise SlmError(f"{chosen} was not installed.", hint=f"slm pull {chosen}", exit_code=code)
     return chosen
 
 
-def _choose(suited: list[Suggestion], console: Console) -> str:
-    answer = console.ask_text(f"Pull which one? [1-{len(suited)}, Enter leaves] ").strip()
-    if answer.isdecimal() and 1 <= int(answer) <= len(suited):
-        return suited[int(answer) - 1].spec.name
-    raise SlmError(
-        "no model is installed.",
-        hint=f"slm pull {suited[-1].spec.name}; slm list --available shows all",
-        exit_code=ExitCode.NO_MODEL,
-    )
+def _what_is_there(settings: Settings) -> str:
+    bases = [record.name for record in Library(settings.paths).all() if record.answers]
+    return f"{', '.join(bases)} completes text and does not chat." if bases else "Nothing is installed yet."
+
+
+def _choose(suited: Sequence[Suggestion], place: int, known: registry.Registry, console: Console) -> str:
+    """A number, or any name; Enter takes the one recommended. A wrong answer is asked for again."""
+    question = f"Pull which one? [1-{len(suited)} or a name; Enter: {suited[place].spec.name}; q leaves] "
+    while True:
+        answer = console.ask_text(question)
+        text = answer.strip()
+        if not answer or text.lower() in ("q", "quit", "n", "no"):
+            raise SlmError(
+                "no model is installed.",
+                hint=f"slm pull {suited[-1].spec.name}; slm list --available shows all",
+                exit_code=ExitCode.NO_MODEL,
+            )
+        if not text:
+            return suited[place].spec.name
+        if text.isdecimal() and 1 <= int(text) <= len(suited):
+            return suited[int(text) - 1].spec.name
+        if text.partition("@")[0] in known.models or hub_names.is_hub_name(text):
+            return text
+        console.note(f"'{text}' is not one of them, and not a name of the catalog (slm list --available).")

@@ -48,6 +48,13 @@ class PullNames:
 
 
 @dataclass(eq=False, repr=False)
+class EmbedTexts:
+    """The texts of `slm embed`."""
+
+    words: list[str] | None = argument("[TEXT]...", "Without one: lines or JSONL on stdin.", default=None)
+
+
+@dataclass(eq=False, repr=False)
 class ModelName:
     """A model that may be named, without a flag; `chat`, `bench`, `doctor` and `tune` share it."""
 
@@ -195,7 +202,7 @@ class SessionsExportOptions:
 class SessionsImportOptions:
     """What `slm sessions import` takes."""
 
-    file: str = argument("FILE", "A JSON export; - is stdin.")
+    file: str = argument("FILE", "An export of slm or of another tool; - is stdin.")
 
 
 @dataclass(eq=False, repr=False)

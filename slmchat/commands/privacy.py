@@ -51,6 +51,7 @@ COMMANDS = (
     Reach("chat", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("batch", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("serve", "nothing; it is reached by programs of this device, with --host ADDRESS and a key by others", True),
+    Reach("embed", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("bench", _NOTHING, True),
     Reach("doctor", _NOTHING, True),
     Reach("tune", _NOTHING, True),
@@ -189,6 +190,7 @@ def _places(settings: Settings, console: Console) -> list[WrittenPlace]:
         WrittenPlace("models", paths.models, _size(paths.models), "as without: pulled models stay"),
         WrittenPlace("saved conversations", paths.sessions, _archive_size(paths.sessions), "not written"),
         WrittenPlace("messages typed in chat", paths.input_history, _size(paths.input_history), "not written"),
+        WrittenPlace("chat settings (/set)", paths.chat_settings, _size(paths.chat_settings), "not written"),
         WrittenPlace("exports (/export)", paths.exports, _size(paths.exports), "written when asked for"),
         WrittenPlace("the model used last", paths.last_model, _size(paths.last_model), "not written"),
     ]

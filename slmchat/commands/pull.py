@@ -14,8 +14,12 @@ from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 
 
-def pull(names: Sequence[str], options: PullOptions, settings: Settings, console: Console) -> ExitCode:
+def pull(
+    names: Sequence[str], options: PullOptions, settings: Settings, console: Console, *, tells_next: bool = True
+) -> ExitCode:
     """Fetch, verify and install every name; go on after a failure. Returns the exit code of the first failure.
+
+    `tells_next`: the user is told what to do with them.
 
     Raises `SlmError` when there is only one name.
     """
@@ -29,6 +33,7 @@ def pull(names: Sequence[str], options: PullOptions, settings: Settings, console
         load(settings.paths.user_registry),
         device_fit.ForDevice(settings, console, is_lasting=True),
         console.print,
+        tells_next=tells_next,
     )
     results: list[dict[str, Any]] = []
     first = ExitCode.DONE

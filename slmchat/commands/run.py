@@ -6,11 +6,11 @@ context window of the size that it needs, show what comes, and leave with an exi
 
 import time
 from contextlib import AbstractContextManager
-from functools import partial
 
 from slmchat.commands.inputs import prefix_messages, read_inputs, read_text
 from slmchat.commands.output import OutputWriter, exit_code
 from slmchat.commands.own_options import RunOptions
+from slmchat.commands.run_questions import run_questions
 from slmchat.commands.structured_options import response_format_from
 from slmchat.engine.api import FinishReason, Limits, Timings, Usage
 from slmchat.engine.cancellable import Cancellable
@@ -48,6 +48,10 @@ def run(
 
     Raises `SlmError`; the exit code tells how it ended.
     """
+    words, reads_input = own.words or [], not own.no_input
+    if len(wanted[1].choices) > 1:
+        _refuse_beside_questions(wanted, template_options)
+        return run_questions(words, options, wanted[1], output, settings, console, reads_input=reads_input)
     start = time.perf_counter()
     is_trimmed = params.overflow_choice(options) == "trim"
     options = params.with_persona(options, settings)
@@ -59,12 +63,11 @@ def run(
     # 1. Closed in; only then is anything read. 2. The model loads, behind what the prompt takes.
     server = None if own.no_server or wanted[1].choices else WarmServer.find(options, settings)
     backend = open_backend(options, settings, console, kept=None if server is None else server.kept)
-    words = own.words or []
     template = prompt_file(template_options, words, read_text)
     response_format, task = response_format_from(*wanted, is_stdin_taken="-" in options.files)
     opened = open_model(backend, options, settings, console, server)
     model = opened.model
-    attachments, pictures = read_inputs(options, console, reads_piped=not own.no_input)
+    attachments, pictures = read_inputs(options, console, reads_piped=reads_input)
     if pictures:
         model.check_vision(settings)
     request = PromptRequest(" ".join(words), attachments, prefix_messages(options, settings), pictures, template)
@@ -72,19 +75,17 @@ def run(
     generator = Generator(opened)
     for line in opened.describe(pictures):
         console.note(line)
-    asked = partial(
-        Generator.prepare,
-        request=request,
-        is_raw=options.raw,
-        response_format=response_format,
-        task=task,
-        thinking=thinking,
-    )
-    prepared = asked(generator)
+
+    def prepared_by(generator: Generator) -> PreparedPrompt:
+        return generator.prepare(
+            request, is_raw=options.raw, response_format=response_format, task=task, thinking=thinking
+        )
+
+    prepared = prepared_by(generator)
     if not generator.has_room_for(prepared):  # of a server's window
-        opened = open_model(backend, options, settings, console)
-        generator = Generator(opened)
-        prepared = asked(generator)
+        generator = Generator(open_model(backend, options, settings, console))
+        opened = generator.opened
+        prepared = prepared_by(generator)
     sampler = params.sampler_settings(model, settings, options, lambda: prepared.thinks(generator.engine))
     prepared = generator.open_for(prepared, is_trimmed=is_trimmed)
     load_s = time.perf_counter() - start
@@ -127,6 +128,14 @@ def _tell_of_silence(completion: Completion, model: BackendModel, console: Conso
     else:
         hint = "another --seed, or another wording; slm doctor MODEL tests the model"
     console.warn(f"{empty}.", hint)
+
+
+def _refuse_beside_questions(wanted: tuple[FormatOptions, ChoiceOptions], template: TemplateOptions) -> None:
+    """Raises `SlmError` (USAGE) for what does not go together with several `--choices`."""
+    if wanted[0] != FormatOptions() or wanted[1].logprobs:
+        raise SlmError("an answer cannot be one of --choices and of a shape.", exit_code=ExitCode.USAGE)
+    if template != TemplateOptions():
+        raise SlmError("several --choices take the prompt as words, with {name} in it.", exit_code=ExitCode.USAGE)
 
 
 # How many of the most probable tokens stand beside each one (`--logprobs`).

@@ -20,6 +20,7 @@ from typing import Any
 from slmchat import ranges
 from slmchat.engine.warm.engine import WarmConnection, ask
 from slmchat.errors import ExitCode, SlmError
+from slmchat.generation import params
 from slmchat.models import sandbox
 from slmchat.models.backend import LocalBackend
 from slmchat.models.open import OpenModel, open_model
@@ -54,6 +55,7 @@ def _run(name: str | None, options: ServeOptions, path: Path, settings: Settings
     keep_alive_s, n_parallel = _seconds(options.keep_alive), _parallel(options.parallel)
     key = _key(options, console)
     generation = _generation(name, options)
+    params.thinking_of(generation, settings)  # what is wrong with it is said before anything is opened
     # 1. The sockets, while there can be new ones.
     made = [listeners.on_tcp(options.host, options.port)]
     try:
@@ -89,19 +91,7 @@ def _run(name: str | None, options: ServeOptions, path: Path, settings: Settings
 
 
 def _generation(name: str | None, options: ServeOptions) -> GenerationOptions:
-    return GenerationOptions(
-        model=name,
-        ctx=options.ctx,
-        threads=options.threads,
-        gpu_layers=options.gpu_layers,
-        device=options.device,
-        kv_type=options.kv_type,
-        lora=options.lora,
-        mmproj=options.mmproj,
-        think=options.think,
-        think_budget=options.think_budget,
-        force=options.force,
-    )
+    return GenerationOptions.of(options, model=name)
 
 
 def _key(options: ServeOptions, console: Console) -> str | None:
@@ -215,7 +205,8 @@ def _words(name: str | None, options: ServeOptions) -> list[str]:
     words = ["serve", *([name] if name else [])]
     for item in fields(options):
         value = getattr(options, item.name)
-        if item.name == "background" or value in (None, False, []) or value == item.default:
+        is_unset = value is None or value is False or value == []
+        if item.name == "background" or is_unset or value == item.default:
             continue
         flag = item.metadata["flags"][-1]
         words += (

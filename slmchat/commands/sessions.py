@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from slmchat.conversation import exchange, foreign_chat, foreign_formats
 from slmchat.conversation.archive import Archive, SessionSummary
 from slmchat.conversation.archive_search import Hit
 from slmchat.conversation.exchange import MOST_CHARACTERS
@@ -22,9 +23,10 @@ from slmchat.privacy.writer import FileWriter
 from slmchat.private_files import storage_error
 from slmchat.sanitize import Sanitizer, sanitize
 from slmchat.settings import Settings
+from slmchat.terminal import pager
 from slmchat.terminal.console import Console
 from slmchat.terminal.piped import read_piped
-from slmchat.terminal.screen import BOLD
+from slmchat.terminal.screen import BOLD, ControlSequences
 from slmchat.terminal.tables import Column
 from slmchat.text_files import text_of
 from slmchat.wording import counted
@@ -99,27 +101,46 @@ def show(name: str, settings: Settings, console: Console, *, is_json: bool = Fal
             return ExitCode.DONE
         conversation = archive.load(session.id)
     when = _when(session.updated_at, console)
-    console.print(_one_line(session.title))
-    console.print(
-        _one_line(f"{session.id} · {session.message_count} messages · {session.model or 'no answer'} · {when}")
-    )
+    messages = counted(session.message_count, "message")
+    head = f"{session.id} · {messages} · {session.model or 'no answer'} · {when}"
+    page = _Page(console)
+    page.lines(_one_line(session.title), _one_line(head))
     if conversation.system:
-        _print_message(console, "System", conversation.system)
+        page.message("System", conversation.system)
     for node in conversation.path():
         if node is conversation.seen_from:
-            console.print("\n--- the model no longer sees what stands above ---")
+            page.lines("", "--- the model no longer sees what stands above ---")
             if conversation.summary:
-                _print_message(console, "It sees this summary of it", conversation.summary)
-        _print_message(console, _speaker(conversation, node), node.message.text)
+                page.message("It sees this summary of it", conversation.summary)
+        page.message(_speaker(conversation, node), node.message.text, is_answer=node.message.role is Role.ASSISTANT)
+    pager.show(console, page.text())
     return ExitCode.DONE
 
 
-def _print_message(console: Console, speaker: str, text: str) -> None:
-    heading = sanitize(_one_line(speaker), one_line=True)
-    console.print()
-    console.write(heading, BOLD if console.has_color else None)
-    console.print()
-    console.print(text.strip("\n"))
+class _Page:
+    """A conversation as it is shown: answers through the Markdown renderer on a terminal, plain in a pipe."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._written: list[str] = []
+
+    def lines(self, *texts: str) -> None:
+        self._written += (sanitize(text) + "\n" for text in texts)
+
+    def message(self, speaker: str, text: str, *, is_answer: bool = False) -> None:
+        on, off = BOLD if self._console.has_color else ("", "")
+        self._written.append(f"\n{on}{sanitize(_one_line(speaker), one_line=True)}{off}\n")
+        if not (is_answer and self._console.has_color):
+            self.lines(text.strip("\n"))
+            return
+        from slmchat.terminal.markdown import MarkdownStream
+
+        stream = MarkdownStream(self._written.append, width=lambda: self._console.size[0])
+        stream.feed(text.strip("\n"))
+        stream.close()
+
+    def text(self) -> ControlSequences:
+        return ControlSequences("".join(self._written))
 
 
 def _speaker(conversation: Conversation, node: Node) -> str:
@@ -245,23 +266,52 @@ def _refuse_overwriting(file: Path, is_forced: bool) -> None:
 
 
 def import_(file: str, settings: Settings, console: Console) -> ExitCode:
-    """Take in an export (JSON); `-` is stdin. The new session's id goes to stdout."""
-    text = _read(Path(file)) if file != "-" else text_of(read_piped(console, _MOST_BYTES), "standard input")
+    """Take in an export of slm's own, or the chats of another tool; `-` is stdin. New ids go to stdout."""
+    path = Path(file) if file != "-" else None
+    data = _read(path) if path is not None else read_piped(console, _MOST_BYTES)
+    chats = foreign_formats.chats_in(data, path)
     with _archive(settings) as archive:
-        if '"pictures"' in text:  # an untrusted picture is decoded behind the seal only
-            from slmchat.models import sandbox
+        if chats is None:
+            return _import_own(text_of(data, file if path else "standard input"), archive, settings, console)
+        n_empty = 0
 
-            sandbox.seal(settings)
-        id = archive.import_json(text)
+        def made() -> Iterator[tuple[Conversation, exchange.Times]]:
+            nonlocal n_empty
+            for chat in chats:
+                conversation = foreign_chat.conversation_of(chat)
+                if conversation is None:
+                    n_empty += 1
+                else:
+                    yield conversation, chat.times
+
+        taken = archive.take_in(made())
+    if not console.is_stdout_tty:
+        console.write("".join(f"{id}\n" for id in taken.new))
+    told = [f"{counted(len(taken.new), 'conversation')} imported"]
+    told += [f"{counted(taken.n_grown, 'conversation')} brought up to date"] if taken.n_grown else []
+    told += [f"{counted(taken.n_known, 'conversation')} known already"] if taken.n_known else []
+    told += [f"{counted(n_empty, 'conversation')} without a message left out"] if n_empty else []
+    console.note(f"{', '.join(told)}.")
+    if taken.new:
+        console.note("next: slm chat --resume, or slm sessions search WORDS")
+    return ExitCode.DONE
+
+
+def _import_own(text: str, archive: Archive, settings: Settings, console: Console) -> ExitCode:
+    if '"pictures"' in text:  # an untrusted picture is decoded behind the seal only
+        from slmchat.models import sandbox
+
+        sandbox.seal(settings)
+    id = archive.import_json(text)
     console.print(id)
     console.note(f"imported. next: slm chat --session {id[:8]}")
     return ExitCode.DONE
 
 
-def _read(file: Path) -> str:
+def _read(file: Path) -> bytes:
     try:
         with file.open("rb") as stream:
-            return text_of(stream.read(_MOST_BYTES), str(file), exit_code=ExitCode.DAMAGED)
+            return stream.read(foreign_formats.MOST_BYTES)
     except FileNotFoundError:
         raise SlmError(f"there is no file {file}.", exit_code=ExitCode.USAGE) from None
     except OSError as error:
@@ -285,14 +335,14 @@ def rm(
 ) -> ExitCode:
     """Remove sessions for good: all that are named, or none if one is not there.
 
-    `is_all` asks first, unless `is_yes`. A title counts only when it is given whole.
+    A person is asked first, unless `is_yes`; a script only for `is_all`. A title counts only when it is given whole.
     """
     if bool(names) == is_all:
         raise SlmError("remove which sessions?", hint="slm sessions rm ID..., or --all", exit_code=ExitCode.USAGE)
     with _archive(settings) as archive:
         sessions = archive.list() if is_all else [archive.find(name, is_exact=True) for name in names]
-        if is_all and sessions and not is_yes:
-            _ask_for_all(len(sessions), console)
+        if sessions and not is_yes and (is_all or console.can_ask):
+            _ask(sessions, console)
         ids = [session.id for session in sessions]
         # the states first: on a full disk they make the room that the archive needs
         _forget_states(settings, None if is_all else ids)
@@ -325,10 +375,12 @@ def _forget_states(settings: Settings, ids: Sequence[str] | None) -> None:
         raise storage_error(error, settings.paths.kv_states) from error
 
 
-def _ask_for_all(count: int, console: Console) -> None:
-    if console.ask(f"Remove {counted(count, 'session')} for good?"):
-        return
-    raise SlmError("nothing was removed.", hint="--yes removes all without asking", exit_code=ExitCode.USAGE)
+def _ask(sessions: Sequence[SessionSummary], console: Console) -> None:
+    what = counted(len(sessions), "session")
+    if len(sessions) == 1:
+        what = f"'{_one_line(sessions[0].title)}' ({counted(sessions[0].message_count, 'message')})"
+    if not console.ask(f"Remove {what} for good?"):
+        raise SlmError("nothing was removed.", hint="--yes removes without asking", exit_code=ExitCode.USAGE)
 
 
 def _one_line(text: str) -> str:

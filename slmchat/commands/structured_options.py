@@ -101,15 +101,35 @@ def _decoded(data: bytes, what: str) -> str:
     return text_of(data, what)
 
 
+def questions_of(options: ChoiceOptions) -> dict[str, ClassificationTask]:
+    """The questions that several `--choices NAME=A,B` ask, by their names. Raises `SlmError` (USAGE)."""
+    asked: dict[str, ClassificationTask] = {}
+    for given in options.choices:
+        name, equals, texts = given.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise _wrong(f"'{given}' has no name, and there are several questions", _SEVERAL)
+        if name in asked:
+            raise _wrong(f"the question {name} stands there twice", _SEVERAL)
+        asked[name] = _task(texts, options)
+    return asked
+
+
 def classification_task_of(options: ChoiceOptions) -> ClassificationTask | None:
     """What the options ask for, None when there are no choices. Raises `SlmError` (USAGE)."""
-    if options.choices is None:
+    if len(options.choices) > 1:
+        raise SlmError("several questions are asked by slm run.", hint="one --choices", exit_code=ExitCode.USAGE)
+    if not options.choices:
         for flag, value in (("--threshold", options.threshold), ("--calibrate", options.calibrate)):
             if value is not None:
                 hint = "for example: --choices positive,negative"
                 raise SlmError(f"{flag} needs --choices.", hint=hint, exit_code=ExitCode.USAGE)
         return None
-    texts = tuple(choices_in(options.choices))
+    return _task(options.choices[0], options)
+
+
+def _task(given: str, options: ChoiceOptions) -> ClassificationTask:
+    texts = tuple(choices_in(given))
     problem = problem_of(texts, options.threshold)
     if problem:
         raise _wrong(problem)
@@ -138,9 +158,9 @@ def _pieces(text: str) -> Iterator[str]:
 _ESCAPED = {",": ",", "\\": "\\", "n": "\n", "t": "\t"}
 
 
-def _wrong(what: str) -> SlmError:
-    return SlmError(
-        f"--choices cannot be used: {what}.",
-        hint=r'for example: --choices positive,negative,neutral (a comma inside of one: "yes\, please,no")',
-        exit_code=ExitCode.USAGE,
-    )
+_ONE = r'for example: --choices positive,negative,neutral (a comma inside of one: "yes\, please,no")'
+_SEVERAL = "for example: --choices mood=good,bad --choices topic=sport,politics"
+
+
+def _wrong(what: str, hint: str = _ONE) -> SlmError:
+    return SlmError(f"--choices cannot be used: {what}.", hint=hint, exit_code=ExitCode.USAGE)

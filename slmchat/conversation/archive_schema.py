@@ -90,6 +90,7 @@ _SETUP = (
 )
 _ALONE = "PRAGMA locking_mode = EXCLUSIVE"  # no shared memory beside the file, which takes 32 KiB
 # Primary result codes, sqlite.org/rescode.html
+_READONLY = 8
 _BUSY, _LOCKED, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 10, 11, 13, 14, 26
 # What a full disk makes of a write, of the shared memory beside the file, of a new file.
 _NO_ROOM = (_IOERR, _FULL, _CANTOPEN)
@@ -204,9 +205,33 @@ class Database:
         if connection is not None and not connection.in_transaction and _identity(self.file) != self._identity:
             self.close()  # the file was deleted or replaced: what went into it now would be lost
         if self._connection is None and (creates or self.file.exists()):
-            self._connection = self._open()
+            self._connection = self._open() if creates else self._open_to_read()
             self._identity = _identity(self.file)
         return self._connection
+
+    def _open_to_read(self) -> "sqlite3.Connection":
+        """The file, opened; where it must not be written (a backup, a disk that is read-only), for reading alone."""
+        import sqlite3
+
+        try:
+            return self._open()
+        except (OSError, sqlite3.OperationalError) as error:
+            code = getattr(error, "sqlite_errorcode", None)
+            if code is not None and code & 0xFF not in (_READONLY, _CANTOPEN, _IOERR):
+                raise
+            # immutable: a log beside it could not be used, for that needs shared memory, which is a file
+            found = sqlite3.connect(
+                f"{self.file.as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None, check_same_thread=False
+            )
+            try:
+                found.text_factory = _decoded
+                _refuse_foreign(found, self.file)
+                if _version(found) < len(STEPS):
+                    raise _cannot(self.file, "an earlier slm has written it, and it must not be changed") from error
+            except BaseException:
+                found.close()
+                raise
+            return found
 
     def _open(self) -> "sqlite3.Connection":
         """The file, opened; with a full disk without the log and the shared memory beside it, for one slm alone."""

@@ -358,6 +358,28 @@ class Result:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A text as a vector of length 1, and its tokens with the marks around them (0: not told)."""
+
+    vector: tuple[float, ...]
+    n_tokens: int
+
+
+class Embedder(Protocol):
+    """What turns texts into vectors. Not for two threads at once, except `cancel`."""
+
+    def run(self, texts: Iterator[str]) -> Iterator[Embedding | SlmError]:
+        """A vector for each text, in order, or the error that it failed with. Raises `SlmError` for what ends all."""
+        ...
+
+    def cancel(self) -> None:
+        """End `run` soon, without the texts that are not done; from any thread or signal handler."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Session(Protocol):
     """One inference timeline: a KV cache and the tokens in it. Not for two threads at once, except `cancel`."""
 
@@ -509,6 +531,10 @@ class Engine(Protocol):
 
     def open_scorer(self, settings: SessionSettings) -> Pool:
         """A pool for requests with choices. Raises `SlmError`: NO_FIT, USAGE where the engine has no probabilities."""
+        ...
+
+    def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> Embedder:
+        """What turns texts into vectors; `is_cut`: of texts that are too long, the beginning counts."""
         ...
 
     def close(self) -> None: ...

@@ -19,6 +19,8 @@ from slmchat.engine import crash_markers
 from slmchat.engine.api import (
     Adapter,
     Chunk,
+    Embedder,
+    Embedding,
     Engine,
     Event,
     Finish,
@@ -38,7 +40,7 @@ from slmchat.engine.crash_markers import Ended as Ended
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import SlmError
 
-Record = TypeVar("Record", Event, Result)
+Record = TypeVar("Record", Event, Result, Embedding | SlmError)
 
 
 class CrashGuard:
@@ -87,7 +89,7 @@ class CrashGuard:
     def _watched(self, records: Iterator[Record]) -> Iterator[Record]:
         with self:
             for record in records:
-                is_failure = isinstance(record, Result) and record.error is not None
+                is_failure = isinstance(record, SlmError) or (isinstance(record, Result) and record.error is not None)
                 if not isinstance(record, Prefill) and not is_failure:
                     break
                 yield record
@@ -135,8 +137,28 @@ class _GuardedEngine:
         with self.guard:
             return _GuardedPool(self.engine.open_scorer(settings), self.guard)
 
+    def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> Embedder:
+        return _GuardedEmbedder(self.engine.embedder(settings, is_cut=is_cut), self.guard)
+
     def close(self) -> None:
         self.engine.close()
+
+
+class _GuardedEmbedder:
+    """Implements `Embedder`."""
+
+    def __init__(self, embedder: Embedder, guard: CrashGuard) -> None:
+        self._embedder = embedder
+        self._guard = guard
+
+    def run(self, texts: Iterator[str]) -> Iterator[Embedding | SlmError]:
+        return self._guard.watch(self._embedder.run(texts))
+
+    def cancel(self) -> None:
+        self._embedder.cancel()
+
+    def close(self) -> None:
+        self._embedder.close()
 
 
 class _GuardedSession:

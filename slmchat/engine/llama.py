@@ -15,9 +15,10 @@ from slmchat.engine import devices, native, threads, verdicts
 from slmchat.engine.adapters import Adapters
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
 from slmchat.engine.context import Context
+from slmchat.engine.embedding import LlamaEmbedder
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.limits import EngineLimits
-from slmchat.engine.loaded import LoadedModel
+from slmchat.engine.loaded import LoadedModel, model_metadata
 from slmchat.engine.parallelism import KV_BYTES, plan_cells, plan_streams
 from slmchat.engine.pool import LlamaPool
 from slmchat.engine.scoring import LlamaScorer
@@ -50,10 +51,10 @@ class LlamaEngine:
         self.path = path
         file = path.stat()
         self._stamp = (file.st_size, file.st_mtime_ns, api.llama_model_size(model))
-        self.vocabulary = Vocabulary(api, model, vision, tokenizer=_metadata(api, model, "tokenizer.ggml.pre"))
+        self.vocabulary = Vocabulary(api, model, vision, tokenizer=model_metadata(api, model, "tokenizer.ggml.pre"))
         self.loaded = LoadedModel(api, model, self.vocabulary, Adapters(api, model))
         self.info = ModelInfo(
-            architecture=_metadata(api, model, "general.architecture"),
+            architecture=model_metadata(api, model, "general.architecture"),
             trained_context_length=api.llama_model_n_ctx_train(model),
             chat_template=_decoded(api.llama_model_chat_template(model, None)),
             bos_text=self.vocabulary.bos_text,
@@ -118,6 +119,11 @@ class LlamaEngine:
         plan = plan_streams(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), memory.available().value)
         return LlamaStreamPool(self.loaded, settings, plan, self._state_key(settings), self._started)
 
+    def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> LlamaEmbedder:
+        """Texts to vectors. `settings.n_ctx` has no say: the context is as large as the texts need."""
+        settings = self.limits.session(settings)
+        return LlamaEmbedder(self.loaded.api, self.loaded.model, self.vocabulary, settings, is_cut=is_cut)
+
     def open_scorer(self, settings: SessionSettings) -> LlamaScorer:
         """A pool for requests with choices; raises `SlmError` (NO_FIT) when its memory cannot be had."""
         return LlamaScorer(self.loaded, self.limits.session(settings))
@@ -136,7 +142,7 @@ class LlamaEngine:
         heads = max(1, api.llama_model_n_head(model))
         plain = api.llama_model_n_embd(model) // heads
         architecture = self.info.architecture
-        lengths = (_metadata(api, model, f"{architecture}.attention.{kind}_length") for kind in ("key", "value"))
+        lengths = (model_metadata(api, model, f"{architecture}.attention.{kind}_length") for kind in ("key", "value"))
         per_head = sum(int(length) if length.isdecimal() else plain for length in lengths)
         return float(api.llama_model_n_layer(model) * api.llama_model_n_head_kv(model) * per_head * KV_BYTES[kv_type])
 
@@ -211,13 +217,6 @@ def _other_vocabulary(small: Path, target: Path) -> SlmError:
         hint="a smaller model of the same family and generation shares the vocabulary",
         exit_code=ExitCode.USAGE,
     )
-
-
-def _metadata(api: ModuleType, model: Any, key: str) -> str:
-    buffer = ctypes.create_string_buffer(256)
-    # int32_t llama_model_meta_val_str(model, const char * key, char * buf, size_t buf_size);
-    size = api.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
-    return buffer.value.decode("utf-8", "replace") if size >= 0 else ""
 
 
 def _decoded(text: bytes | None) -> str | None:

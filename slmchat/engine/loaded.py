@@ -1,14 +1,23 @@
 """What everything that computes with a loaded model holds of it.
 
-Knows: which four things those are. Refuses to know: what is done with them.
+Knows: which four things those are, what a model says of itself. Refuses to know: what is done with them.
 """
 
+import ctypes
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from slmchat.engine.adapters import Adapters
 from slmchat.engine.vocabulary import Vocabulary
+
+
+def model_metadata(api: ModuleType, model: Any, key: str) -> str:
+    """What the file of a model says under this key; "" where it says nothing."""
+    buffer = ctypes.create_string_buffer(256)
+    # int32_t llama_model_meta_val_str(model, const char * key, char * buf, size_t buf_size);
+    size = api.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
+    return buffer.value.decode("utf-8", "replace") if size >= 0 else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,6 +205,10 @@ class Vocabulary:
             return whole[len(tokens) :]
         return self._continued(text, is_first=False)  # the text would change the prompt's last token
 
+    def text_tokens(self, text: str) -> list[int]:
+        """A text by itself with the marks that the model wants around it; nothing in it is a control token."""
+        return self._raw_tokens(text, parse_special=False, adds_marks=True)
+
     def template_tokens(self, text: str) -> list[int]:
         """The tokens of a template's text behind other text: what it spells of control tokens is one."""
         layout = _Layout()
@@ -245,7 +249,7 @@ class Vocabulary:
                 return tokens[len(line_end) :]
         return self._raw_tokens(text, parse_special=False)
 
-    def _raw_tokens(self, text: str, *, parse_special: bool) -> list[int]:
+    def _raw_tokens(self, text: str, *, parse_special: bool, adds_marks: bool = False) -> list[int]:
         if not text:
             return []
         data = text.encode("utf-8", "replace")
@@ -253,7 +257,7 @@ class Vocabulary:
         # int32_t llama_tokenize(vocab, text, text_len, tokens, n_tokens_max, bool add_special, bool parse_special);
         while True:
             buffer = (self._api.llama_token * capacity)()
-            count = self._api.llama_tokenize(self._vocab, data, len(data), buffer, capacity, False, parse_special)
+            count = self._api.llama_tokenize(self._vocab, data, len(data), buffer, capacity, adds_marks, parse_special)
             if count >= 0:
                 return list(buffer[:count])
             capacity = -count

@@ -21,7 +21,7 @@ from slmchat.conversation.template import Layout, layout_of, raw_prompt
 from slmchat.engine.api import Adapter, Event, Finish, FinishReason, Limits, Prompt, Session
 from slmchat.engine.cancellable import Cancellable
 from slmchat.engine.sampler import SamplerSettings
-from slmchat.engine.thinking import Thinking
+from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.prompt import PLACEHOLDER, begins_thought, no_switch
@@ -31,9 +31,10 @@ from slmchat.models.open import OpenModel
 from slmchat.options import GenerationOptions
 from slmchat.reporting import Reporter
 from slmchat.sanitize import Sanitizer
+from slmchat.wording import counted
 
-# Tokens that a summary of what was said before may take.
-SUMMARY_TOKENS = 256
+# Tokens that a summary of what was said before may take: at most so many, and this share of the window.
+_SUMMARY_TOKENS, _SUMMARY_SHARE = 256, 0.25
 _SUMMARY_REQUEST = (
     "Summarise our conversation so far in a few short sentences. Keep names, numbers and decisions. "
     "Write only the summary."
@@ -95,6 +96,7 @@ class ChatSession:
         self.pictures: list[Picture] = []
         self.examples: list[Message] = []
         self.sampler_changes: dict[str, float] = {}
+        self._is_seed_reset = False  # `--seed` was taken back
         self.limits = params.limits(options)
         self.thinking = params.thinking_of(options, opened.settings)
         self.asked_ctx = options.ctx or opened.settings.n_ctx
@@ -179,11 +181,20 @@ class ChatSession:
     def sampler(self) -> SamplerSettings:
         """The sampler settings in force, /set included."""
         recommended = params.sampler_settings(self.model, self.opened.settings, self.options, self._thinks)
-        return recommended.with_values(self.sampler_changes)
+        sampler = recommended.with_values(self.sampler_changes)
+        return replace(sampler, seed=None) if self._is_seed_reset else sampler
 
     def _thinks(self) -> bool:
         """Whether the next answer begins with a thought; not known while the model is not loaded."""
         return self._layout is not None and self._layout.thinks
+
+    def change_sampler(self, name: str, value: float | None) -> None:
+        """`/set`: this value from now on; None: as it was without. A seed is then another one each time."""
+        self.sampler_changes.pop(name, None)
+        if name == "seed":
+            self._is_seed_reset = value is None
+        if value is not None:
+            self.sampler_changes[name] = value
 
     def ready(self) -> Session:
         """The session, after waiting for the model if it is still loading. Raises what the loading raised."""
@@ -345,9 +356,17 @@ class ChatSession:
             self._has_told_of_mending = True
             self.reporter.note("(a question here has no answer: the model gets it together with the next one)")
         prompt = self._with_cache_hints(self.prompt(said))
-        info = self.opened.engine.info
-        limits = params.with_thinking(self.limits, self.thinking, info.architecture, is_raw=self.options.raw)
+        limits = self._limits(self.limits, self.thinking)
         return self._follow(self._generate(prompt, sampler, limits), prompt, StreamingMessage(self))
+
+    def _limits(self, limits: Limits, asked: Thinking) -> Limits:
+        """These limits with what is asked of thinking."""
+        architecture = self.opened.engine.info.architecture
+        return params.with_thinking(limits, asked, architecture, is_raw=self.options.raw)
+
+    def _without_thought(self) -> Layout:
+        """The layout for an answer at once. An endpoint lays out itself, and is asked as always."""
+        return layout_of(self.opened.engine.info, is_raw=self.options.raw, mode=ThinkingMode.OFF)
 
     def go_on(self) -> Response | None:
         """Let the last answer go on where it stopped; None when cancelled before anything came."""
@@ -407,7 +426,7 @@ class ChatSession:
         if window.fits(n_prompt, n_ctx):
             return True
         n_least = self._check_fits_alone(messages, n_ctx, goes_on=goes_on)
-        can_summarise = window.fits(n_least + SUMMARY_TOKENS, n_ctx)
+        can_summarise = window.fits(n_least + self._summary_room, n_ctx)
         choice = self._delegate.on_overflow(Overflow(n_prompt, n_ctx, can_summarise, can_begin_afresh=not goes_on))
         if choice == "cancel":
             return False
@@ -437,7 +456,7 @@ class ChatSession:
         """Let the model see only the newest exchanges, and a summary of the others if asked for; False: cancelled."""
         visible = self.conversation.visible()
         messages = self.messages()
-        room = SUMMARY_TOKENS if is_summarising else 0
+        room = self._summary_room if is_summarising else 0
         head = len(messages) - len(visible)
 
         def count(kept: Sequence[Message]) -> int:
@@ -453,7 +472,8 @@ class ChatSession:
             summary = summary if choice == "keep" else self.conversation.summary
         self.conversation.see_from(visible[place], summary)
         instead = "; a summary stands for them" if summary else ""
-        self.reporter.note(f"(the model no longer sees the oldest {place} of {len(visible)} messages{instead})")
+        of_all = counted(len(visible), "message")
+        self.reporter.note(f"(the model no longer sees the oldest {place} of {of_all}{instead})")
         return True
 
     def compact(self) -> bool:
@@ -470,14 +490,22 @@ class ChatSession:
         self.conversation.see_from(visible[place], summary)
         return True
 
+    @property
+    def _summary_room(self) -> int:
+        n_ctx = self.n_ctx
+        return min(_SUMMARY_TOKENS, int(_SUMMARY_SHARE * n_ctx)) if n_ctx else _SUMMARY_TOKENS
+
     def _summary(self, messages: Sequence[Message], head: int) -> str:
         """What was said before, in the model's own words; of more than fits, the newest part."""
         session = self.ready()
         request = Message(Role.USER, _SUMMARY_REQUEST)
         asked = [*messages, request]
-        dropped = window.drop_oldest(asked, head, lambda kept: self.count(kept) + SUMMARY_TOKENS, session.n_ctx)
-        prompt = self.prompt([*asked[:head], *asked[head + dropped :]])
-        events = self._generate(prompt, replace(self.sampler, temperature=0.0), Limits(SUMMARY_TOKENS))
+        dropped = window.drop_oldest(asked, head, lambda kept: self.count(kept) + self._summary_room, session.n_ctx)
+        prompt = self._without_thought().render(alternating([*asked[:head], *asked[head + dropped :]]))
+        limits = self._limits(
+            Limits(self._summary_room), self.thinking if self.has_own_layout else Thinking(ThinkingMode.OFF, 0)
+        )
+        events = self._generate(prompt, replace(self.sampler, temperature=0.0), limits)
         self.reporter.note("(a summary of what was said before:)")
         with self._delegate.cancellable(session):
             answer = consume_stream(events, self._delegate.handler(), sanitizer=Sanitizer(show_invisible=False))

@@ -76,6 +76,14 @@ class ClassificationTask:
         return Classification(self.texts[best] if is_sure else None, probabilities)
 
 
+def question(instruction: str, name: str) -> str:
+    """What is asked of one of several questions: `{name}` in the instruction is its name, else that stands behind
+    it."""
+    if "{name}" in instruction:
+        return instruction.replace("{name}", name)
+    return f"{instruction}\n{name}:" if instruction.strip() else f"{name}:"
+
+
 def as_printed(probabilities: Mapping[str, float]) -> dict[str, float]:
     """Six digits of each probability; as they are printed their sum is 1 exactly.
 

@@ -289,24 +289,41 @@ class Generator:
 
     def classify(self, prepared: PreparedPrompt, cancellable: CancelScope) -> tuple[Classification, Finish] | None:
         """Which of the choices it is; None when that was cancelled. Raises `SlmError`, as CONTEXT."""
-        task, scorer = prepared.task, self._scorer
-        assert task is not None
+        found = self.classify_all([prepared], cancellable)
+        return None if found is None else found[0]
+
+    def classify_all(
+        self, prepared: Sequence[PreparedPrompt], cancellable: CancelScope
+    ) -> list[tuple[Classification, Finish]] | None:
+        """Which of its choices each prompt is: what they begin with is read once. None when that was cancelled.
+
+        Raises `SlmError`, as CONTEXT.
+        """
+        scorer = self._scorer
         assert scorer is not None
         asked = _TwoRuns(scorer)
+        found: dict[int, tuple[Classification, Finish]] = {}
         with cancellable(asked):
-            prior = self._prior_of(prepared, task, scorer)
-            if prior is None and task.is_calibrated:
-                return None
-            job = Request(0, prepared.prompt, choices=task.choices(prepared.prompt))
-            runs = scorer.run(iter([job]))
+            tasks = [each.task for each in prepared if each.task is not None]
+            priors = []
+            for each, task in zip(prepared, tasks, strict=True):
+                priors.append(self._prior_of(each, task, scorer))
+                if priors[-1] is None and task.is_calibrated:
+                    return None
+            runs = scorer.run(
+                iter(
+                    Request(number, each.prompt, choices=task.choices(each.prompt))
+                    for number, (each, task) in enumerate(zip(prepared, tasks, strict=True))
+                )
+            )
             if asked.is_cancelled:  # between the two runs: the second one does not know
                 return None
             for done in runs:
                 if done.error is not None:
                     raise done.error
                 if done.finish is not None:
-                    return task.classification(done.scores, prior), done.finish
-        return None
+                    found[done.id] = tasks[done.id].classification(done.scores, priors[done.id]), done.finish
+        return [found[number] for number in range(len(prepared))] if len(found) == len(prepared) else None
 
     def _prior_of(self, prepared: PreparedPrompt, task: ClassificationTask, scorer: Pool) -> tuple[float, ...] | None:
         """As `content_free_prior`, but not again for another input to the same question."""

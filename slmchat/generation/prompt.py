@@ -140,18 +140,20 @@ def layout(
     """How messages become a prompt: through the model's chat template, by the engine itself, or bare.
 
     The `instruction` stands last, behind everything of the user's (not in a bare prompt). `closes_thought`: a thought
-    that the template opens is closed at once; so it is behind an instruction, unless `thinking` is on. `goes_on`: the
-    last message is an answer that was cut, and the prompt ends inside it. `tell` hears of a model that cannot be told
-    to think or not to think.
+    that the template opens is closed at once, and the model is told not to think; so it is behind an instruction,
+    unless `thinking` is on. `goes_on`: the last message is an answer that was cut, and the prompt ends inside it.
+    `tell` hears of a model that cannot be told to think or not to think.
     Raises `SlmError` (USAGE) when the model has no template; what is returned raises it (DAMAGED) when the template
     refuses the messages.
     """
     if is_raw:
         return _bare
     template = layout_of(engine.info, is_raw=False, mode=thinking.mode)
-    render = template.render
     if tell is not None and not template.has_thinking_switch:
         tell(no_switch(thinking))
+    if thinking.mode is ThinkingMode.AUTO and (closes_thought or instruction is not None):
+        template = layout_of(engine.info, is_raw=False, mode=ThinkingMode.OFF)
+    render = template.render
     if instruction is not None and thinking.mode is ThinkingMode.ON:
         return lambda messages: template.thinking(render(instruction.with_instruction(messages)))
     if instruction is not None:

@@ -48,7 +48,7 @@ class _Told:
             return "" if is_outermost and len(schema["enum"]) < 2 else _values(schema["enum"])
         kind = _kind(schema)
         if kind == "array":
-            return self.list(schema)
+            return self.list(schema, is_outermost=is_outermost)
         if kind == "object":
             fields = self.fields(schema)
             if fields:
@@ -57,7 +57,7 @@ class _Told:
             return f"an object of names, each with {self.said(rest) or 'a value'}"
         return "" if is_outermost else _NAMES.get(kind, "")
 
-    def list(self, schema: Mapping[str, Any]) -> str:
+    def list(self, schema: Mapping[str, Any], *, is_outermost: bool) -> str:
         first = [self.said(self.resolved(part)) or "a value" for part in _parts(schema, "prefixItems")]
         if first:
             return f"a list of {', then '.join(first[:_MOST_NAMES])}"
@@ -66,8 +66,12 @@ class _Told:
         if fields:
             return f"a list of objects with these fields: {fields}"
         about = item.get("description")
-        what = f"{about}" if isinstance(about, str) else _several(self.said(item))
-        return f"a list of {what}"
+        if isinstance(about, str):
+            return f"a list of {about}"
+        said = self.said(item)
+        if is_outermost and said in _SEVERAL:
+            return ""  # "a list of texts" makes small models write an empty one (docs/decisions.md)
+        return f"a list of {_SEVERAL.get(said, said or 'values')}"
 
     def fields(self, schema: Mapping[str, Any], depth: int = 0) -> str:
         """The names of the properties with a remark each, also those that come through `allOf`."""
@@ -112,10 +116,6 @@ class _Told:
 
 _NAMES = {"string": "a text", "integer": "a whole number", "number": "a number", "boolean": "true or false"}
 _SEVERAL = {"a text": "texts", "a whole number": "whole numbers", "a number": "numbers"}
-
-
-def _several(said: str) -> str:
-    return _SEVERAL.get(said, said or "values")
 
 
 def _values(values: Sequence[Any]) -> str:

@@ -8,7 +8,7 @@ that endpoint and no other.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -65,8 +65,18 @@ class BackendModel(Protocol):
         ...
 
     @property
+    def draft(self) -> str | None:
+        """The name of a small model that drafts for it, as far as the catalog knows one."""
+        ...
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The files that it is made of; none where it is elsewhere."""
+        ...
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it was opened to make vectors, and nothing else."""
         ...
 
     @property
@@ -265,9 +275,10 @@ class RemoteBackend:
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """An installed model. Implements `BackendModel`."""
+    """An installed model. Implements `BackendModel`. `embeds`: it is to make vectors."""
 
     installed: Installed
+    embeds: bool = field(default=False, kw_only=True)
 
     @property
     def host(self) -> None:
@@ -295,6 +306,10 @@ class LocalModel:
         return self.installed.sampler_thinking
 
     @property
+    def draft(self) -> str | None:
+        return self.installed.draft
+
+    @property
     def files(self) -> tuple[Path, ...]:
         return tuple(file.path for file in self.installed.files)
 
@@ -303,7 +318,7 @@ class LocalModel:
         return self.installed.projector is not None
 
     def with_projector(self, path: str | None) -> "LocalModel":
-        return LocalModel(vision.with_projector(self.installed, path))
+        return LocalModel(vision.with_projector(self.installed, path), embeds=self.embeds)
 
     def check_vision(self, settings: Settings) -> None:
         vision.check_vision(self.installed, settings)
@@ -323,6 +338,8 @@ class LocalModel:
         """It was there when it was found."""
 
     def start(self, options: GenerationOptions, settings: Settings) -> Loading:
+        if self.embeds:
+            return loader.start_loading(self.installed, options, settings, embeds=True)
         return loader.start_loading(self.installed, options, settings)
 
     def report(self, loading: Loading, reporter: Reporter) -> None:
@@ -372,6 +389,8 @@ class RemoteModel:
         return self._engine is None or self._engine.model.sees is not False
 
     files: tuple[Path, ...] = ()
+    embeds = False
+    draft = None
 
     def with_projector(self, path: str | None) -> "RemoteModel":
         """Unchanged: `--mmproj` was refused when the endpoint was entered."""

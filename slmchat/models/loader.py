@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.records import Installed
 from slmchat.engine.api import Engine
 from slmchat.engine.crash_guard import CrashGuard
@@ -87,29 +88,49 @@ class Loading:
         return self._outcome.engine
 
 
-def start_loading(installed: Installed, options: GenerationOptions, settings: Settings) -> Loading:
-    """Begin to load an installed model, if it fits; with `--force` in any case."""
+def start_loading(
+    installed: Installed, options: GenerationOptions, settings: Settings, *, embeds: bool = False
+) -> Loading:
+    """Begin to load an installed model, if it fits; with `--force` in any case. `embeds`: it is to make vectors."""
     gpu_layers(options, settings), kv_type_of(options, settings)  # what is wrong with them is said at once
     notices: list[str] = []
     guard = CrashGuard(installed.path, None if settings.is_private else settings.paths.data)
-    return Loading(lambda: _load(installed, options, settings, notices, guard), guard, notices, installed.path)
+    check = _check_embeds if embeds else _check_generates
+    return Loading(lambda: _load(installed, options, settings, notices, guard, check), guard, notices, installed.path)
+
+
+def _check_generates(headers: Sequence[Header], name: str) -> None:
+    from slmchat.catalog import model_kind
+
+    model_kind.check_generates(headers, name)
+
+
+def _check_embeds(headers: Sequence[Header], name: str) -> None:
+    from slmchat.catalog import model_kind
+
+    model_kind.check_embeds(headers, name)
 
 
 def _load(
-    installed: Installed, options: GenerationOptions, settings: Settings, notices: list[str], guard: CrashGuard
+    installed: Installed,
+    options: GenerationOptions,
+    settings: Settings,
+    notices: list[str],
+    guard: CrashGuard,
+    check: Callable[[Sequence[Header], str], None],
 ) -> tuple[Engine, LoadPlan]:
     """Weights in memory, on the GPU as far as its memory goes.
 
-    Raises `SlmError`: before anything is loaded USAGE or DAMAGED for what cannot answer, and NO_FIT.
+    Raises `SlmError`: before anything is loaded what `check` raises for the header (USAGE, DAMAGED), and NO_FIT.
     """
-    from slmchat.catalog import kept_headers, model_kind
+    from slmchat.catalog import kept_headers
     from slmchat.catalog.file_facts import FileFacts
     from slmchat.engine import llama
     from slmchat.engine.vision import Projector
 
     facts = FileFacts(settings.paths.file_facts, is_kept=not settings.is_private)
     headers = kept_headers.read_headers(installed.parts, facts)
-    model_kind.check_generates(headers, installed.key)
+    check(headers, installed.key)
     trained = headers[0].context_length
     notices += _beyond_training(options, settings, trained)
     notices += engine_trial.settle(installed, settings, threads_of(options, settings), is_forced=options.force)

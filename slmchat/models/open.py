@@ -11,12 +11,12 @@ from dataclasses import replace
 from slmchat.catalog.records import Installed
 from slmchat.conversation.pictures import Picture
 from slmchat.engine.api import Adapter, Engine, Pool, Prompt, Session, SessionSettings, StreamPool
-from slmchat.errors import SlmError
+from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import DEFAULT_LARGEST_CTX
 from slmchat.models import loader, vision
 from slmchat.models.backend import Backend, BackendModel, LocalModel
 from slmchat.models.file_watch import ModelFile
-from slmchat.models.session_settings import draft_model, kv_store, session_settings
+from slmchat.models.session_settings import DRAFT_AUTO, draft_model, kv_store, session_settings
 from slmchat.models.warm_server import WarmLocalModel, WarmServer
 from slmchat.options import GenerationOptions
 from slmchat.reporting import Reporter
@@ -67,7 +67,7 @@ class OpenModel:
         self.settings = settings
         self.reporter = reporter
         self.adapters = model.with_adapters(options.lora, settings)
-        self._draft = draft_model(options, settings, reporter)
+        self._draft = draft_model(options, settings, model.draft, reporter)
         self._store = kv_store(settings)
         self._file = ModelFile(model.key, model.files)
         self._engine: Engine | None = None
@@ -171,7 +171,14 @@ class OpenModel:
         made = self.session_settings(n_ctx, threads=threads)
         most_ctx = loader.most_window(self.loading, self.options, self.settings) if may_grow else 0
         made = replace(made, store=self._store, draft_model=self._draft, is_multi_turn=is_multi_turn, most_ctx=most_ctx)
-        return self.engine.open_session(made)
+        try:
+            return self.engine.open_session(made)
+        except SlmError as error:
+            if self._draft is None or self.options.draft != DRAFT_AUTO or error.exit_code is ExitCode.BUG:
+                raise
+            self._draft = None
+            self.reporter.note(f"(nothing drafts: {error.message.rstrip('.')})")
+            return self.engine.open_session(replace(made, draft_model=None))
 
     def open_plain_session(self, n_ctx: int) -> Session:
         """A context window without drafts, of which nothing is kept on the disk and for which nothing is looked up

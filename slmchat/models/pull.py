@@ -72,7 +72,8 @@ def pull_name(name: str, pulling: Pulling) -> dict[str, Any]:
         return _as_json(installed, status="already-installed")
     reporter.note(f"installed {installed.key} ({in_bytes(installed.size)}) from {installed.source}")
     installed = pull_projector.add(installed, pull_projector.of(source, stated), name, pulling)
-    reporter.note(_next(installed))
+    if pulling.tells_next:
+        reporter.note(_next(installed))
     return _as_json(installed, status="installed")
 
 
@@ -107,7 +108,8 @@ def _pull_adapted(reference: Reference, adapted: Adapted, pulling: Pulling) -> d
         return facts
     found = adapters.finder(pulling.settings, pulling.library).find(reference.name)
     pulling.reporter.note(f"{found.title} is complete.")
-    pulling.reporter.note(f"next: slm chat {found.name}")
+    if pulling.tells_next:
+        pulling.reporter.note(f"next: slm chat {found.name}")
     is_new = any(part["status"] == "installed" for part in parts)
     return facts | {
         "status": "installed" if is_new else "already-installed",

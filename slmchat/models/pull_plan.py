@@ -36,7 +36,10 @@ class Candidate:
 
 @dataclass(slots=True)
 class Pulling:
-    """What all names of one `slm pull` share. `show`: where the preview of `--dry-run` goes, line by line."""
+    """What all names of one `slm pull` share. `show`: where the preview of `--dry-run` goes, line by line.
+
+    `tells_next`: the user is told what to do with the model; not where that is done at once.
+    """
 
     options: PullOptions
     settings: Settings
@@ -46,6 +49,7 @@ class Pulling:
     device: device_fit.ForDevice
     show: Callable[[str], None]
     is_hub_down: bool = False
+    tells_next: bool = True
 
 
 def quantization_asked(reference: Reference, options: PullOptions) -> str | None:

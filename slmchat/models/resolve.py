@@ -4,7 +4,7 @@ Knows: which model is meant when none is named. Refuses to know: the catalog of 
 """
 
 from slmchat.catalog.library import Library
-from slmchat.catalog.records import Installed
+from slmchat.catalog.records import BASE_TAG, EMBEDDING_TAG, Installed
 from slmchat.errors import ExitCode, SlmError
 from slmchat.models import adapters
 from slmchat.reporting import Reporter
@@ -29,7 +29,25 @@ def find(name: str | None, settings: Settings, reporter: Reporter) -> Installed:
     return finder.find(name)
 
 
+def find_embedding(name: str | None, settings: Settings, reporter: Reporter) -> Installed:
+    """The installed embedding model of this name, or the only one; `SlmError` NO_MODEL with what to pull."""
+    library = Library(settings.paths, warn=reporter.warn)
+    if name is None:
+        there_are = [record.key for record in library.all() if EMBEDDING_TAG in record.tags]
+        if len(there_are) != 1:
+            raise SlmError(
+                "several embedding models are installed." if there_are else "no embedding model is installed.",
+                hint=f"name one: slm embed -m {there_are[0]}" if there_are else "slm pull all-minilm",
+                exit_code=ExitCode.NO_MODEL,
+            )
+        (name,) = there_are
+    return adapters.finder(settings, library).find(name)
+
+
 def is_first_run(settings: Settings) -> bool:
-    """Nothing is installed and no model is named anywhere."""
+    """Nothing that chats is installed and no model is named anywhere."""
     library = Library(settings.paths)
-    return settings.model is None and library.default_model() is None and not library.all()
+    if settings.model is not None or any(record.answers and BASE_TAG not in record.tags for record in library.all()):
+        return False
+    default = library.default_model()
+    return default is None or any(record.answers for record in library.matching(default))

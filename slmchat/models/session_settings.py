@@ -78,10 +78,15 @@ def kv_type_of(options: GenerationOptions, settings: Settings) -> str | None:
     return kv_type
 
 
-def draft_model(options: GenerationOptions, settings: Settings, reporter: Reporter) -> Path | None:
-    """The file of the model of `--draft`, its header checked.
+# What `--draft` takes besides a name: the pair that the catalog states.
+DRAFT_AUTO = "auto"
 
-    Raises `SlmError`: NO_MODEL, DAMAGED, or USAGE for what cannot answer and together with `--speculation off`.
+
+def draft_model(options: GenerationOptions, settings: Settings, pair: str | None, reporter: Reporter) -> Path | None:
+    """The file of the model of `--draft`, its header checked. `pair`: what the catalog states for this model.
+
+    Raises `SlmError`: NO_MODEL, DAMAGED, or USAGE for what cannot answer and together with `--speculation off`. With
+    `auto` a pair that is not there is no error: the user is told, and nothing drafts.
     """
     if options.draft is None:
         return None
@@ -89,7 +94,16 @@ def draft_model(options: GenerationOptions, settings: Settings, reporter: Report
         raise SlmError(
             "--draft and --speculation off contradict each other.", hint="leave one out", exit_code=ExitCode.USAGE
         )
-    found = find(options.draft, settings, reporter)
+    if options.draft == DRAFT_AUTO and pair is None:
+        reporter.note("(the catalog states no model that drafts for this one)")
+        return None
+    try:
+        found = find(pair if options.draft == DRAFT_AUTO else options.draft, settings, reporter)
+    except SlmError as error:
+        if options.draft != DRAFT_AUTO or error.exit_code is not ExitCode.NO_MODEL:
+            raise
+        reporter.note(f"({pair} would draft for this model, and is not installed: slm pull {pair})")
+        return None
     from slmchat.catalog import model_kind
 
     model_kind.check_generates(read_headers(found.parts), found.key)

@@ -82,6 +82,26 @@ def list_of(rules: JsonRules, first: Sequence[Node], item: Node | None, least: i
     return chain(Text("["), node if least else choice((node, EMPTY)), Text("]"))
 
 
+def distinct_list_of(rules: JsonRules, values: Sequence[Node], least: int, most: int | None) -> Node:
+    """A list of some of these few values, each at most once, in any order: a rule for each set of those that are
+    left."""
+    most = len(values) if most is None else min(most, len(values))
+    made: dict[frozenset[int], Node] = {}
+
+    def rest(left: frozenset[int], n_before: int) -> Node:
+        """What may stand behind the values that are no longer left."""
+        if n_before >= most:
+            return EMPTY
+        if left not in made:
+            options = [chain(COMMA, values[place], rest(left - {place}, n_before + 1)) for place in sorted(left)]
+            made[left] = rules.add(choice(options if n_before < least else [*options, EMPTY]))
+        return made[left]
+
+    everything = frozenset(range(len(values)))
+    some = [chain(values[place], rest(everything - {place}, 1)) for place in sorted(everything)] if most else []
+    return chain(Text("["), choice(some if least else [*some, EMPTY]), Text("]"))
+
+
 def _behind_comma(several: Node) -> Node:
     """The same values when others stand before them."""
     if isinstance(several, Choice):
@@ -100,7 +120,7 @@ def more_members(rules: JsonRules, kinds: Sequence[Node], least: int, most: int 
 def names_unlike(rules: JsonRules, names: Sequence[str]) -> Node:
     """What stands between the quotes of a name that is none of `names` (escapes left out)."""
     if not names:
-        return Repeat(rules.character())
+        return rules.characters()
     return rules.add(_unlike(rules, [name for name in names if name], 0, is_empty_allowed="" not in names))
 
 

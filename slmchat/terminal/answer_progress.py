@@ -22,6 +22,7 @@ class AnswerProgress:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
+        self._began_at = clock()
         self._prefill: Prefill | None = None
         self._prefill_at = 0.0
         self._first_at: float | None = None
@@ -43,6 +44,10 @@ class AnswerProgress:
     def n_used(self) -> int:
         """Tokens of the context window in use by now; 0: not known yet."""
         return self._prefill.total + self.n_tokens if self._prefill is not None else 0
+
+    def elapsed(self) -> float:
+        """Seconds since it began."""
+        return self._clock() - self._began_at
 
     @property
     def is_answering(self) -> bool:

@@ -53,6 +53,8 @@ class AnswerScreen:
         self._typed = typed
         self._line = line
         self._is_redrawn = is_redrawn and console.is_stdout_tty and not console.is_dumb
+        # a plain prompt gets whole lines from the terminal, also those that were typed before
+        self._takes_keys = not (console.is_dumb or console.is_accessible)
         self._bar = StatusBar(console.send, has_color=console.has_color, size=lambda: console.size)
         self._is_held = False  # threads run
         self._is_up = False  # the screen and the modes are slm's
@@ -104,7 +106,7 @@ class AnswerScreen:
         self._take_modes()
         self._console.gate.run(self._put_up)
         self._ticker = Ticker(self._tick, _PERIOD_S)
-        if self._modes is not None and not self._console.is_dumb:
+        if self._modes is not None and self._takes_keys:
             self._keys = _KeyReader(self._descriptor, self._typed)
 
     def _give_back(self) -> None:
@@ -152,7 +154,7 @@ class AnswerScreen:
         assert self._modes is not None
         quiet = [*self._modes]
         quiet[3] = (quiet[3] & ~termios.ECHO) | termios.NOFLSH
-        if not self._console.is_dumb:  # a dumb terminal sends whole lines to its plain prompt
+        if self._takes_keys:
             quiet[0] &= ~termios.ICRNL  # Enter stays a carriage return: a line feed is Ctrl-J
             quiet[3] &= ~(termios.ICANON | termios.IEXTEN)
             quiet[6] = [*quiet[6]]

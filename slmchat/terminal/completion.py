@@ -6,6 +6,7 @@ Refuses to know: models, sessions, settings; a command brings its own completer 
 
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _MOST = 300
 # Where a backslash separates directories it quotes nothing.
 _ESCAPE = "\\" if os.sep == "/" else ""
+_NAMED = re.compile(r'(?:^|\s)@("[^"\n]*|[^\s"]*)$')
 _NEEDS_QUOTES = frozenset(" \t\n\"'\\" if _ESCAPE else " \t\n\"'")
 
 
@@ -57,6 +59,12 @@ def last_word(text: str) -> tuple[int, str]:
     return start, word or ""
 
 
+def named_path(text: str) -> str | None:
+    """What is typed of a path behind `@` at the end of a message; None when none is begun there."""
+    found = _NAMED.search(text)
+    return found[1] if found is not None and not text.startswith("/") else None
+
+
 def command_completer(table: CommandTable[Any], state: Any) -> "Completer":
     """Names after a slash at the start of the message, then what the command's own completer offers."""
     from prompt_toolkit.completion import Completer, Completion
@@ -64,14 +72,21 @@ def command_completer(table: CommandTable[Any], state: Any) -> "Completer":
     class Commands(Completer):
         def get_completions(self, document: "Document", _event: "CompleteEvent") -> "Iterable[Completion]":
             text = document.text_before_cursor
+            path = named_path(text)
+            if path is not None:
+                for replacement, description in itertools.islice(complete_path(path), _MOST):
+                    if _can_be_typed(replacement):
+                        shown = sanitize(_new_part(path, replacement), one_line=True)
+                        yield Completion(replacement, -len(path), display=shown, display_meta=description)
+                return
             if not text.startswith("/") or text.startswith("//") or "\n" in text:
                 return
             name, space, rest = text[1:].partition(" ")
             if not space:
                 for command in table.commands:
                     if command.name.startswith(name):
-                        shown = f"/{command.name} {command.arguments}".rstrip()
-                        yield Completion(f"/{command.name}", -len(text), display=shown, display_meta=command.help)
+                        meta = command.help
+                        yield Completion(f"/{command.name}", -len(text), display=command.usage, display_meta=meta)
                 return
             argument = rest.lstrip()
             for replacement, shown, description in _arguments(table, state, name, argument):

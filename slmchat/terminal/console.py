@@ -48,6 +48,7 @@ class Console:
         self.is_quiet = False
         self.is_verbose = False
         self.shows_engine_log = False  # -vv
+        self.is_accessible = False  # nothing is written twice, and no colour
         self.is_dumb = self.environ.get("TERM") == "dumb"
         self.is_interactive = is_tty(self.stdin) and self._out.is_tty
 
@@ -62,12 +63,13 @@ class Console:
     @property
     def has_color(self) -> bool:
         """Styles on stderr and stdout: a terminal, not dumb, and NO_COLOR unset (no-color.org)."""
-        return self.is_stdout_tty and not self.is_dumb and not self.environ.get("NO_COLOR")
+        is_able = self.is_stdout_tty and not self.is_dumb and not self.is_accessible
+        return is_able and not self.environ.get("NO_COLOR")
 
     @property
     def has_status_line(self) -> bool:
         """Whether stderr is a terminal that can take a line back."""
-        return self.is_stderr_tty and not self.is_dumb and not self.is_quiet
+        return self.is_stderr_tty and not self.is_dumb and not self.is_accessible and not self.is_quiet
 
     @property
     def size(self) -> tuple[int, int]:
@@ -103,6 +105,13 @@ class Console:
         self._end()
         self.write(sanitize(text) + "\n")
 
+    def tell(self, text: str) -> None:
+        """A sentence on stdout, folded between words where a terminal is narrow."""
+        from slmchat.terminal.tables import paragraphs
+
+        for line in paragraphs(sanitize(text), self.width):
+            self.print(line)
+
     def print_json(self, value: object) -> None:
         """A value on stdout. What a terminal would obey is escaped: names and titles come from anywhere."""
         from slmchat import safe_json
@@ -113,6 +122,17 @@ class Console:
         """A line about what is happening, on stderr; `-q` leaves it out."""
         if not self.is_quiet:
             self._tell(text)
+
+    def verbatim(self, text: str) -> None:
+        """As `note`, for a text whose lines are its own: only the terminal breaks them."""
+        if not self.is_quiet:
+            self._end()
+            self._err.send(ControlSequences(sanitize(text) + "\n"))
+
+    def ring(self) -> None:
+        """The bell of the terminal."""
+        if self.is_stderr_tty and not self.is_quiet:
+            self._err.send(ControlSequences("\a"))
 
     def detail(self, text: str) -> None:
         """A line that only `-v` shows."""
@@ -142,7 +162,8 @@ class Console:
     def aside(self, text: str) -> None:
         """Part of a text that is not the answer (thinking), on stderr as it comes; `-q` leaves it out."""
         if not self.is_quiet:
-            is_dim = self.is_stderr_tty and not self.is_dumb and not self.environ.get("NO_COLOR")
+            is_able = self.is_stderr_tty and not self.is_dumb and not self.is_accessible
+            is_dim = is_able and not self.environ.get("NO_COLOR")
             self._err.write(text, DIM if is_dim else None)
 
     def status(self, text: str) -> None:
@@ -167,9 +188,14 @@ class Console:
         finally:
             self._status_owner = before
 
+    @property
+    def can_ask(self) -> bool:
+        """Whether somebody is there to answer."""
+        return is_tty(self.stdin) and self.is_stderr_tty
+
     def ask(self, question: str) -> bool:
         """A yes-or-no question on the terminal; False when nobody can answer."""
-        if not (is_tty(self.stdin) and self.is_stderr_tty):
+        if not self.can_ask:
             return False
         return self.ask_text(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
@@ -227,7 +253,14 @@ class Console:
         self._end()
         if self._status_owner is None:
             self.draw_status("")
-        self._err.send(ControlSequences(sanitize(text) + "\n"))
+        if self.is_stderr_tty:
+            from slmchat.terminal.tables import paragraphs
+
+            width = terminal_size(self.stderr, self.environ)[0]
+            text = "\n".join(paragraphs(sanitize(text), width))
+        else:
+            text = sanitize(text)
+        self._err.send(ControlSequences(text + "\n"))
 
     def _end(self) -> None:
         """Another text begins: what waits of the ones that stream comes out before it."""

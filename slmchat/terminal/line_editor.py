@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from slmchat.errors import SlmError
 from slmchat.sanitize import sanitize
 from slmchat.terminal import interrupts, restore
-from slmchat.terminal.completion import command_completer
+from slmchat.terminal.completion import command_completer, named_path
 from slmchat.terminal.completion import complete_path as complete_path
 from slmchat.terminal.external_editor import edited, editor_command
 from slmchat.terminal.input_history import InputHistory
@@ -39,11 +39,13 @@ KEYS: Sequence[tuple[str, str]] = (
     ('"""', 'at the start: Enter makes new lines until a line ends in """'),
     ("Tab", "complete a command, its argument, a path; Enter takes the choice, Esc closes the menu"),
     ("Up, Down", "earlier messages that begin with what is typed; Page Up and Page Down skip long ones"),
+    ("Esc Esc", "change the last message, on an empty line (vi: /edit)"),
+    ("@PATH", "in a message: the file goes along; Tab completes it"),
     ("Ctrl-R", "search earlier messages"),
     ("Ctrl-O", "show a folded paste in full; Backspace deletes it as one"),
     ("Ctrl-G, Ctrl-X Ctrl-E", "write on in $VISUAL or $EDITOR"),
     ("Ctrl-_", "undo (vi: u)"),
-    ("Ctrl-C", "stop the answer; empty the line (undo brings it back)"),
+    ("Ctrl-C", "stop the answer (Esc does, too); empty the line (undo brings it back)"),
     ("Ctrl-D", "leave, on an empty line"),
     ("Ctrl-Z", "suspend; fg comes back"),
 )
@@ -66,11 +68,12 @@ class LineEditor:
         toolbar: Callable[[], str],
         is_over: Callable[[], bool],
         typed: TypedAhead | None = None,
+        is_plain: bool = False,
         editing_mode: str = "emacs",
     ) -> None:
         """`history_file` None: nothing is written to a disk. `state` goes to the completers of the commands.
 
-        `typed`: keys that were pressed before `read` is called.
+        `typed`: keys that were pressed before `read` is called. `is_plain`: the terminal edits its lines by itself.
         `is_over` is asked at every `refresh`: when True, `read` ends as if Ctrl-D had been pressed.
         `editing_mode` is "emacs" or "vi". A terminal with TERM=dumb gets plain lines, with the same `\"\"\"` blocks.
         """
@@ -82,8 +85,13 @@ class LineEditor:
         self._pastes = Pastes()
         self._last = ("", "")  # what was typed last, and the same as it stood in the line
         self._session: PromptSession[str] | None = None
-        if os.environ.get("TERM", "").lower() not in ("dumb", "unknown"):
+        if not is_plain and os.environ.get("TERM", "").lower() not in ("dumb", "unknown"):
             self._session = self._open_session(table, state, editing_mode)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether lines are edited here; False on a dumb terminal."""
+        return self._session is not None
 
     @property
     def history_problem(self) -> str | None:
@@ -294,13 +302,20 @@ def _more_arrives(event: "KeyPressEvent") -> bool:
 
 def _is_command(buffer: "Buffer") -> bool:
     text = buffer.document.text_before_cursor
-    return text.startswith("/") and not text.startswith("//") and "\n" not in text
+    return (text.startswith("/") and not text.startswith("//") and "\n" not in text) or named_path(text) is not None
 
 
 def _sending_keys(table: CommandTable[Any], burst: _Burst) -> "KeyBindings":
     """Enter, new lines, Tab and the completion menu."""
     from prompt_toolkit.enums import DEFAULT_BUFFER
-    from prompt_toolkit.filters import completion_is_selected, has_completions, has_focus, vi_insert_mode, vi_mode
+    from prompt_toolkit.filters import (
+        Condition,
+        completion_is_selected,
+        has_completions,
+        has_focus,
+        vi_insert_mode,
+        vi_mode,
+    )
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.key_binding.bindings.completion import generate_completions
 
@@ -329,6 +344,17 @@ def _sending_keys(table: CommandTable[Any], burst: _Burst) -> "KeyBindings":
     @keys.add("c-j", filter=in_message)
     def _new_line(event: "KeyPressEvent") -> None:
         event.current_buffer.insert_text("\n")
+
+    @Condition
+    def is_empty() -> bool:
+        from prompt_toolkit.application import get_app
+
+        return not get_app().current_buffer.text
+
+    @keys.add("escape", "escape", filter=in_message & ~vi_mode & is_empty)
+    def _edit_last(event: "KeyPressEvent") -> None:
+        event.current_buffer.text = "/edit"
+        event.current_buffer.validate_and_handle()
 
     @keys.add("tab", filter=in_message & (~vi_mode | vi_insert_mode))
     def _complete(event: "KeyPressEvent") -> None:

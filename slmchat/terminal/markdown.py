@@ -5,8 +5,8 @@ Knows: which blocks are open, and how they stand on the page. Refuses to know: s
 Text goes out word by word as it comes; nothing is redrawn and the cursor never moves back, so scrollback stays clean
 and a resized window does no harm (the width is asked again for every block). Held back are only: the start of a line
 until its kind is sure, markup that is still open (markdown_inline.py), headings and lines of coloured code to their
-end, and tables to their end or up to TABLE_LIMIT; from there their rows go out as they come, in the columns settled
-by then. Every decision depends on the characters before it, never on chunks: any split gives the same bytes.
+end, formulas, and tables to their end or up to TABLE_LIMIT; from there their rows go out as they come, in the columns
+settled by then. Every decision depends on the characters before it, never on chunks: any split gives the same bytes.
 
 Where we leave CommonMark, because of what small models write:
 - A line end stays a line end: models break lines in verse and addresses, and do not wrap prose.
@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from slmchat.sanitize import Sanitizer
+from slmchat.terminal import latex
 from slmchat.terminal.markdown_blocks import Block, Kind, recognise
 from slmchat.terminal.markdown_code import LINE_LIMIT, Highlighter, highlighter
 from slmchat.terminal.markdown_inline import HOLD_LIMIT, Inline
@@ -95,6 +96,7 @@ class MarkdownStream:
         self._levels: list[_Level] = []
         self._code: _Code | None = None
         self._math = ""  # what closes it
+        self._math_lines: list[str] | None = None  # of it so far, while they are held
         self._is_indented_code = False
         self._row: str | None = None  # what may be the header of a table
         self._table: Table | None = None
@@ -112,6 +114,7 @@ class MarkdownStream:
         self._take_safe(self._view.flush())
         if self._is_mid_line:
             self._end_line()
+        self._end_math()
         self._end_table()
         self._flush()
 
@@ -147,7 +150,7 @@ class MarkdownStream:
     def _end_line(self) -> None:
         if self._sink == self._take:
             self._read(is_end=True)
-        if self._sink != self._take:
+        if self._sink not in (self._take, self._ignore):
             self._inline.end()
             self._page.end()
         self._start_line()
@@ -248,8 +251,8 @@ class MarkdownStream:
         elif block.kind is Kind.ROW:
             self._add_row(text)
         elif block.kind is Kind.MATH and not (self._depth or self._markers):
-            self._math = _MATH_CLOSE[block.groups[0]]
-            self._stream_words(text)
+            self._math, self._math_lines = _MATH_CLOSE[block.groups[0]], [text]
+            self._sink = self._ignore
         else:
             self._start_paragraph(text, indent, is_end)
 
@@ -342,16 +345,43 @@ class MarkdownStream:
         self._sink(text)
 
     def _read_math(self, is_end: bool) -> None:
-        """A line of mathematics; a blank line ends it too, in case it is never closed."""
+        """A line of mathematics; a blank line ends it too, in case it is never closed. Held until it is whole."""
         text = self._line.lstrip(" \t")
         if not text or (not is_end and len(text) <= LINE_LIMIT):
             if is_end:
-                self._math = ""
+                self._end_math()
                 self._read(is_end=True)
             return
-        if len(text) <= LINE_LIMIT and text.rstrip(" \t").endswith(self._math):
+        is_closed = len(text) <= LINE_LIMIT and text.rstrip(" \t").endswith(self._math)
+        if self._math_lines is not None:
+            self._math_lines.append(text)
+            inside = " ".join(self._math_lines[1:]).rstrip(" \t").removesuffix(self._math)
+            made = latex.to_unicode(inside) if is_closed else None
+            if made is not None:
+                self._math, self._math_lines = "", None
+                self._stream_words(made)
+                return
+            if not is_closed and is_end and len(inside) <= latex.MOST_CHARACTERS:
+                self._sink = self._ignore
+                return
+            self._math_lines.pop()
+            self._end_math(is_open=not is_closed)
+        if is_closed:
             self._math = ""
         self._stream_words(text)
+
+    def _end_math(self, *, is_open: bool = False) -> None:
+        """What was held is shown as it was written; `is_open`: more of it comes, as it was written, too."""
+        lines, self._math_lines = self._math_lines or [], None
+        if not is_open:
+            self._math = ""
+        for line in lines:
+            self._begin()
+            self._page.wrapper.feed(line)
+            self._page.end()
+
+    def _ignore(self, _text: str) -> None:
+        """The rest of a line that is held: nothing but blanks."""
 
     # Tables.
 

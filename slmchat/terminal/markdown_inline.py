@@ -19,6 +19,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 
+from slmchat.terminal import latex
 from slmchat.terminal.markdown_layout import (
     BLUE,
     BOLD,
@@ -54,6 +55,9 @@ _IMAGE = DIM
 
 _PLAIN = re.compile(r"[^\\`*_~\[!<h$]+")
 _ESCAPABLE = frozenset("\\`*_~#+-.!|<>$&\"'^@=?/%")
+# Between single dollars only what looks like mathematics is: a price and the name of a variable of a shell are not.
+_MAYBE_FORMULA = re.compile(r"\$[A-Za-z\\({|]")
+_FORMULA = re.compile(r"\$((?:[^$\n]*[\\^_{}=<>+*/-][^$\n]*|[A-Za-z])(?<=[^\s\\]))\$(?!\w)")
 _TICKS = re.compile(r"`+")
 _RUN = re.compile(r"\*+|_+|~+")
 _DUNDER = re.compile(r"[a-z0-9_]+")
@@ -144,12 +148,23 @@ class Inline:
         if close:
             end = raw.find(close, 2, HOLD_LIMIT)
             if end >= 0:
-                return self._text(end + 2)
+                return self._formula(raw[2:end], end + 2)
             return self._text(2) if is_end or len(raw) >= HOLD_LIMIT else 0
+        if _MAYBE_FORMULA.match(raw) and not self._previous.isalnum():
+            formula = _FORMULA.match(raw[:HOLD_LIMIT])
+            if formula is not None:
+                return self._formula(formula[1], formula.end())
+            if "$" not in raw[1:] and not is_end and len(raw) < HOLD_LIMIT:
+                return 0
         if raw[0] == "\\" and raw[1] in _ESCAPABLE:
             self._add(raw[1])
             return 2
         return self._text(1)
+
+    def _formula(self, source: str, length: int) -> int:
+        """Mathematics whose source, with its delimiters, is the beginning of the raw text: as text, or as it stands."""
+        self._add(latex.to_unicode(source) or self._raw[:length])
+        return length
 
     def _read_code(self, is_end: bool) -> int:
         window = self._raw[:HOLD_LIMIT]

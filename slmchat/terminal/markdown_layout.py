@@ -6,6 +6,7 @@ Refuses to know: Markdown, cursor movement. What is written is final: nothing he
 Only the 16 ANSI colours that can be read on both black and white are used, and bold, dim, italic, underline, strike.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Protocol
@@ -20,6 +21,7 @@ Piece = tuple[str, int, str]
 
 # A cluster with more code points than this is cut: a thousand accents on one letter must not be held for ever.
 _CLUSTER_LIMIT = 32
+_ADDRESS = re.compile("https?://|www\\.")
 _ZWJ = "\u200d"
 # Closing marks do not start a line and opening marks do not end one, where text breaks between characters.
 _NO_START = frozenset(
@@ -182,14 +184,17 @@ class Wrapper:
     What is held is never more than one word, and no word is longer than a line. Spaces at a line's end are dropped.
     """
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, *, keeps_addresses: bool = False) -> None:
+        """`keeps_addresses`: one that is longer than a line is not broken; where nothing stands beside the lines."""
         self._sink = sink
+        self._keeps_addresses = keeps_addresses
         self._width = 80
         self._column = 0  # columns written on this line
         self._spaces: list[Piece] = []  # seen, not yet written
         self._word: list[Piece] = []  # the clusters of the word that is being read
         self._word_width = 0
         self._cluster, self._style, self._link = "", NONE, ""
+        self._runs_on = False  # inside of an address that is longer than a line
 
     def begin(self, width: int) -> None:
         """A new paragraph in a column of `width`, at the start of a line."""
@@ -201,6 +206,7 @@ class Wrapper:
             if char == " " or char == "\t":
                 self._push()
                 self._flush_word()
+                self._end_address()
                 if len(self._spaces) < self._width:
                     self._spaces.append((" ", style, link))
             elif self._cluster and extends(self._cluster, char):
@@ -213,6 +219,7 @@ class Wrapper:
         """The paragraph's last word, without the line end."""
         self._push()
         self._flush_word()
+        self._end_address()
         self._spaces.clear()
 
     def _push(self) -> None:
@@ -221,10 +228,17 @@ class Wrapper:
         if not cluster:
             return
         self._cluster = ""
+        if self._runs_on:
+            self._put([(cluster, self._style, self._link)])
+            self._column += cluster_width(cluster)
+            return
         if self._word and _may_break(self._word[-1][0], cluster):
             self._flush_word()
         self._word.append((cluster, self._style, self._link))
         self._word_width += cluster_width(cluster)
+        is_long = self._keeps_addresses and self._word_width > self._width
+        if is_long and _ADDRESS.match("".join(text for text, _, _ in self._word[:8])):
+            self._begin_address()
         while self._word_width > self._width and len(self._word) > 1:
             self._break_word()
 
@@ -243,6 +257,21 @@ class Wrapper:
         self._column += self._word_width
         self._word.clear()
         self._word_width = 0
+
+    def _begin_address(self) -> None:
+        """An address that is longer than a line goes out without line ends: the terminal wraps it, and it can be copied
+        and clicked in one piece."""
+        if self._column:
+            self._sink.newline()
+        self._spaces.clear()
+        self._put(self._word)
+        self._column, self._runs_on = self._word_width, True
+        self._word.clear()
+        self._word_width = 0
+
+    def _end_address(self) -> None:
+        if self._runs_on:
+            self._column, self._runs_on = self._column % self._width, False
 
     def _break_word(self) -> None:
         """The word is longer than a line: as much of it as a line takes."""

@@ -18,7 +18,7 @@ class Page:
     ) -> None:
         self._width = width
         self.pen = Pen(write, has_color=has_color, has_links=has_links)
-        self.wrapper = Wrapper(self.pen)
+        self.wrapper = Wrapper(self.pen, keeps_addresses=True)
         self._has_output = False
         self._last_depth = 0  # quote bars of the block above
         self._blank: int | None = None  # a blank line is due, with so many quote bars

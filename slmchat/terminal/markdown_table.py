@@ -41,7 +41,7 @@ def alignments(line: str) -> list[str] | None:
 
 
 class Table:
-    """Rows that share their columns. The widths are settled when the first rows are drawn, and then stay."""
+    """Rows that share their columns. The widths are settled when the first rows are drawn; later they only grow."""
 
     def __init__(self, header: list[str], aligns: list[str], *, has_color: bool, has_links: bool) -> None:
         self._has_color = has_color
@@ -80,6 +80,7 @@ class Table:
         for index, row in enumerate(rows):
             is_header = is_first and index == 0
             if self._widths:
+                self._make_room(row, width)
                 yield from self._columns(row)
                 if is_header:
                     yield [((" " * _GAP).join("─" * columns for columns in self._widths), DIM, "")]
@@ -88,6 +89,16 @@ class Table:
                     yield []
                 self._has_listed = True
                 yield from self._listed(row, width)
+
+    def _make_room(self, row: list[list[Piece]], width: int) -> None:
+        """A later row with a longer cell widens its column from here on, as long as the window has room."""
+        assert self._widths is not None, "drawn before"
+        spare = width - _GAP * (self._count - 1) - sum(self._widths)
+        for column, cell in enumerate(row):
+            more = min(_natural(cell) - self._widths[column], spare)
+            if more > 0:
+                self._widths[column] += more
+                spare -= more
 
     def _cells(self, row: list[str], style: int) -> list[list[Piece]]:
         texts = [_BREAK.sub("\n", cell) for cell in row] + [""] * (self._count - len(row))

@@ -6,7 +6,7 @@ Refuses to know: what the commands do; the errand that owns them brings the func
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -23,6 +23,8 @@ _SHOWN_NAME = 40
 class SlashCommand(Generic[State]):
     """`/name arguments`: the function gets the state of the chat and the text after the name.
 
+    `help` is a line, `more` what `/help NAME` says besides; commands of a `group` stand together in `/help`.
+    `also`: names by which other tools call it.
     `complete` gets the argument text so far and gives (replacement for the whole argument text, description) pairs.
     """
 
@@ -31,6 +33,14 @@ class SlashCommand(Generic[State]):
     help: str
     run: Callable[[State, str], None]
     complete: Callable[[State, str], Iterable[tuple[str, str]]] | None = None
+    group: str = ""
+    more: str = ""
+    also: tuple[str, ...] = ()
+
+    @property
+    def usage(self) -> str:
+        """As it is typed: `/name ARGUMENTS`."""
+        return f"/{self.name} {self.arguments}".rstrip()
 
 
 class CommandTable(Generic[State]):
@@ -38,7 +48,8 @@ class CommandTable(Generic[State]):
 
     def __init__(self, commands: Iterable[SlashCommand[State]]) -> None:
         self.commands: Sequence[SlashCommand[State]] = tuple(commands)
-        self._by_name = {command.name: command for command in self.commands}
+        self._groups = list(dict.fromkeys(command.group for command in self.commands))
+        self._by_name = {name: command for command in self.commands for name in (*command.also, command.name)}
 
     def find(self, name: str) -> SlashCommand[State] | None:
         """The command with exactly this name."""
@@ -59,11 +70,26 @@ class CommandTable(Generic[State]):
             raise self._unknown(name)
         return command, text[1 + len(name) :].strip()
 
-    def help_lines(self) -> list[str]:
-        """One line for each command, aligned."""
-        heads = [f"/{command.name} {command.arguments}".rstrip() for command in self.commands]
-        width = max(map(len, heads))
-        return [f"{head:<{width}}  {command.help}" for head, command in zip(heads, self.commands, strict=True)]
+    def help_lines(self) -> Iterator[str]:
+        """One line for each command, aligned, below the name of its group."""
+        width = max(len(command.usage) for command in self.commands)
+        group = ""
+        for command in sorted(self.commands, key=lambda command: self._groups.index(command.group)):
+            if command.group != group:
+                group = command.group
+                yield from ("", group)
+            yield f"  {command.usage:<{width}}  {command.help}"
+
+    def help_of(self, name: str) -> Iterator[str]:
+        """What there is to know of one command. Raises `SlmError` with the nearest names."""
+        command = self._by_name.get(name.removeprefix("/"))
+        if command is None:
+            raise self._unknown(name.removeprefix("/"))
+        yield f"{command.usage}: {command.help}"
+        if command.more:
+            yield command.more
+        if command.also:
+            yield f"Also: {', '.join('/' + name for name in command.also)}"
 
     def _unknown(self, name: str) -> SlmError:
         near = self._near(name)

@@ -7,6 +7,7 @@ the rest of its row follows below. Where even what must be shown does not fit si
 Knows: display widths, which column may be folded or left out. Refuses to know: streams, colour, what the rows mean.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from typing import NamedTuple
 from slmchat.terminal.markdown_layout import NONE, fold, text_width
 
 _GAP = 2
+# What a line begins with that its other lines stand under: a word of slm's, or the first column of a list.
+_LABEL = re.compile(r"(?:slm: warning: |slm: |hint: | *\S.{0,40}? {2,}| +)(?=\S)")
 # Prose narrower than this cannot be read.
 _LEAST_PROSE = 14
 
@@ -45,7 +48,7 @@ def layout(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int 
         shown = [columns[number] for number in kept]
         cells = [[row[number] for number in kept] for row in rows]
         widths = _widths(shown, cells, width)
-        names = [columns[number].header for number in sorted(left_out)]
+        names = [columns[number].header for number in sorted(left_out) if columns[number].header]
         if widths is not None:
             return _drawn(shown, cells, widths, names)
         rank = max(column.rank for column in shown)
@@ -75,6 +78,22 @@ def hanging(label: str, text: str, width: int | None) -> list[str]:
             lines[-1] = longer
     begun = [] if first == label else [label.rstrip()]
     return [*begun, *(f"{indent if number else first}{line}" for number, line in enumerate(lines))]
+
+
+def paragraphs(text: str, width: int | None) -> Iterator[str]:
+    """What slm says in lines, each folded between words under where its own text begins: behind `slm: `, behind the
+    first column of a list, else two columns further in. None: the lines as they are."""
+    for line in text.split("\n"):
+        if width is None or text_width(line) <= width:
+            yield line
+            continue
+        label = _LABEL.match(line)
+        if label is not None:
+            yield from hanging(label[0], line[len(label[0]) :], width)
+        else:
+            first, *rest = hanging("", line, width)
+            yield first
+            yield from hanging("  ", " ".join([first, *rest])[len(first) + 1 :], width)
 
 
 def _natural(columns: Sequence[Column], rows: Sequence[Sequence[str]], number: int) -> int:

@@ -199,6 +199,7 @@ def ask(server: EndpointServer, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     return asked
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("name", CASES)
 def test_what_an_endpoint_does_ends_in_an_answer_or_a_sentence(

@@ -92,6 +92,7 @@ def _fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Pat
     return fetched.path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_wheel_is_damaged(
     write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, canary: Canary

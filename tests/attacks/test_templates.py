@@ -98,6 +98,7 @@ def test_there_are_enough_of_them() -> None:
     assert len(ESCAPES) + len(ESCAPING_STATEMENTS) >= 500
 
 
+@pytest.mark.slow
 def test_no_template_reaches_python() -> None:
     """The words of Python's own texts for its objects; `<helper …>`, `<method>` and their like are slm's."""
     escaped = []

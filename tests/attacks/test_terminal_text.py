@@ -99,7 +99,9 @@ class Desk:
         installed = Installed(HOSTILE, "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z")
         self.monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(FakeEngine()))
         self.monkeypatch.setattr(resolve, "find", lambda *_: installed)
-        self.monkeypatch.setattr(ChatApp, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
+        self.monkeypatch.setattr(
+            ChatApp, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None, "is_full": False})
+        )
         options = ChatOptions(session=self.session(), plain=is_plain)
         return ChatApp(LocalBackend(), GenerationOptions(), options, self.settings, self.console, COMMANDS)
 
@@ -262,7 +264,7 @@ SURFACES: dict[str, Callable[[Desk], object]] = {
     "status line": _status_line,
     "resume": lambda desk: _resumed(desk, is_plain=False),
     "resume --plain": lambda desk: _resumed(desk, is_plain=True),
-    "toolbar": lambda desk: desk.console.status(desk.chat(is_plain=True).toolbar()),
+    "toolbar": lambda desk: desk.console.status(desk.chat(is_plain=False).toolbar()),
     "/sessions": lambda desk: _slash_command(desk, "/sessions"),
     "/title": lambda desk: _slash_command(desk, f"/title {HOSTILE}"),
     "/find": lambda desk: _slash_command(desk, "/search first"),
@@ -383,7 +385,8 @@ _COMMANDERS = {
     "terminal/preview.py",
     "terminal/doubt.py",
     "commands/output.py",  # --raw-output
-    "commands/repl/slash_commands.py",  # /copy
+    "commands/repl/saved.py",  # /copy
+    "commands/sessions.py",  # a conversation laid out as a whole, each piece sanitised
 }
 
 

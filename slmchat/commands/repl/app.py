@@ -8,7 +8,7 @@ Knows: the loop, how an answer is shown and how it ended. Refuses to know: singl
 how a conversation goes on (generation/chat_session.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from slmchat.generation.response import Response, StreamHandler, describe, silen
 from slmchat.models import adapters
 from slmchat.models.backend import Backend, BackendModel
 from slmchat.models.open import OpenModel
+from slmchat.models.session_settings import DRAFT_AUTO
 from slmchat.options import ChatOptions, GenerationOptions
 from slmchat.settings import Settings
 from slmchat.terminal.answer_progress import AnswerProgress
@@ -37,12 +38,22 @@ from slmchat.terminal.answer_view import ChatView
 from slmchat.terminal.console import Console
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 from slmchat.terminal.line_editor import LineEditor
+from slmchat.terminal.sentence_view import SentenceView
 from slmchat.terminal.slash_commands import CommandTable, as_typed, message_of
 from slmchat.terminal.typed_ahead import TypedAhead
 from slmchat.wording import counted
 
 # What helps when all of an answer was thought.
 THOUGHT_HELP = ", /think N limits the thought, /think off leaves it out"
+# An answer that takes so long is not watched, in seconds.
+_LONG_S = 10.0
+# What people type to leave other programs.
+_LEAVING_WORDS = ("exit", "quit", "bye", ":q")
+
+
+def usage(message: str, hint: str | None = None) -> SlmError:
+    """An error of what was typed."""
+    return SlmError(message, hint=hint, exit_code=ExitCode.USAGE)
 
 
 class ChatApp:
@@ -56,20 +67,24 @@ class ChatApp:
         settings: Settings,
         console: Console,
         table: "CommandTable[ChatApp]",
+        enclose: "Callable[[ChatApp, str], None]" = lambda _chat, _text: None,
         exports: Path | None = None,
     ) -> None:
-        """`place`: where the models are; `table`: the slash commands; `exports`: where `/export` writes, None: in
-        slm's own directory for that.
+        """`place`: where the models are; `table`: the slash commands; `enclose`: attaches what a message names;
+        `exports`: where `/export` writes, None: in slm's own directory for that.
 
         Raises `SlmError` (interrupted) when a conversation may not leave for the place.
         """
         self.place = place
         self._table = table
+        self._enclose = enclose
         self.exports = exports or settings.paths.exports
         self.console = console
         self.settings = settings
         self.options = options
-        self.is_plain = chat_options.plain or console.is_dumb or not console.has_color
+        console.is_accessible = console.is_accessible or chat_options.plain
+        self._has_bell = chat_options.bell
+        self.is_plain = console.is_dumb or not console.has_color
         self.shows_thinking = True
         self.shows_doubt = False
         self.shows_stats = console.is_verbose
@@ -148,10 +163,18 @@ class ChatApp:
             self.console.status("")
             self.console.note("(cancelled)")
 
+    @property
+    def can_redraw(self) -> bool:
+        """Whether something may stand on the terminal for a while and go again."""
+        return not self.is_plain and self.editor.is_full
+
     def send(self, text: str) -> None:
         """A message to the model. When nothing comes of it, the text is back in the line."""
+        if text.strip().lower() in _LEAVING_WORDS and not self._is_meant(text.strip()):
+            return
         with self.answering():
             try:
+                self._enclose(self, text)
                 answer = self.session.send(text)
             except (SlmError, KeyboardInterrupt):
                 self.next_text = as_typed(text)
@@ -160,6 +183,14 @@ class ChatApp:
                 self.next_text = as_typed(text)
                 self.console.note("(cancelled; your message is back in the line)")
             self.told(answer)
+
+    def _is_meant(self, word: str) -> bool:
+        """Whether a lone `exit` is a message. Most people who type it want to leave."""
+        choices = [("y", "leave the chat"), ("s", f"send '{word}' to the model")]
+        answer = self.editor.ask(f"'{word}' by itself:", choices)
+        if answer == "y":
+            self.leave()
+        return answer == "s"
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -187,7 +218,10 @@ class ChatApp:
             self.console.note(f"({reasons[answer.finish.reason]})")
         if self.shows_stats:
             self.console.note(describe(answer.finish.reason, answer.finish.usage, answer.finish.timings))
-        self.console.note("")
+        if self._has_bell and (self.console.is_accessible or self._progress.elapsed() >= _LONG_S):
+            self.console.ring()
+        if not self.console.is_accessible:
+            self.console.note("")
         self.session.keep(is_resting=True)
 
     def _window(self) -> str:
@@ -248,9 +282,10 @@ class ChatApp:
 
     def switch_model(self, model: BackendModel) -> None:
         """Let another model go on, with its own adapters and without the draft model of the one before."""
-        if self.options.draft is not None:
+        draft = self.options.draft if self.options.draft == DRAFT_AUTO else None
+        if self.options.draft != draft:
             self.console.note(f"{self.options.draft} no longer drafts: it was chosen for the model before")
-        self.options = replace(self.options, draft=None, lora=[])
+        self.options = replace(self.options, draft=draft, lora=[])
         self.session.switch_model(lambda: self._opened(model))
 
     def go_private(self) -> None:
@@ -273,6 +308,7 @@ class ChatApp:
             state=self,
             toolbar=self.toolbar,
             typed=self._typed,
+            is_plain=self.console.is_accessible,
             is_over=lambda: self.session.opened.loading.is_failed,
             editing_mode=self._editing_mode,
         )
@@ -281,6 +317,10 @@ class ChatApp:
 
     def handler(self) -> StreamHandler:
         self._progress = AnswerProgress()
+        if self.console.is_accessible and not self.session.options.raw_output:
+            return SentenceView(
+                self.console, shows_thinking=self.shows_thinking, progress=self._progress, screen=self.screen
+            )
         return ChatView(
             self.console,
             is_plain=self.is_plain,
@@ -318,7 +358,7 @@ class ChatApp:
         if overflow.can_begin_afresh:
             choices.append(("f", "start a fresh conversation with this message"))
         choices.append(("c", "cancel"))
-        answer = self._asked(numbers, choices)
+        answer = self.asked(numbers, choices)
         return {"d": "drop", "s": "summarise", "f": "fresh"}.get(answer or "c", "cancel")
 
     def on_summary(self, summary: str) -> str:
@@ -327,10 +367,10 @@ class ChatApp:
             ("d", "drop what was said before, without the summary"),
             ("c", "cancel"),
         ]
-        answer = self._asked("The summary is above.", choices)
+        answer = self.asked("The summary is above.", choices)
         return {"y": "keep", "d": "drop"}.get(answer or "c", "cancel")
 
-    def _asked(self, question: str, choices: list[tuple[str, str]]) -> str | None:
+    def asked(self, question: str, choices: list[tuple[str, str]]) -> str | None:
         with self.screen.released():
             return self.editor.ask(question, choices)
 
@@ -365,6 +405,8 @@ class ChatApp:
     def _progress_line(self) -> str:
         """The same while an answer is made. Asked from another thread."""
         progress, label = self._progress, self.session.label
+        if self.console.is_accessible:
+            return progress.reading()
         if not progress.is_answering:
             return f"{label} · {progress.reading()} · Ctrl-C cancels"
         speed = progress.speed()

@@ -1,28 +1,27 @@
 """`slm chat`: a conversation in the terminal.
 
 The story: choose a model (at the first run, pull one), close the process in, open the chat, stay in it until the end.
+
+What the chat itself needs is imported when the model is chosen: at the first run the screen must not stay empty.
 """
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from slmchat.commands.repl import files
-from slmchat.commands.repl.app import ChatApp
-from slmchat.commands.repl.slash_commands import COMMANDS, greet
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation import params
-from slmchat.models.backend import open_backend
-from slmchat.models.resolve import is_first_run
-from slmchat.options import ChatOptions, GenerationOptions
-from slmchat.settings import Settings
-from slmchat.terminal.console import Console
+
+if TYPE_CHECKING:
+    from slmchat.options import ChatOptions, GenerationOptions
+    from slmchat.settings import Settings
+    from slmchat.terminal.console import Console
 
 
 def chat(
     name: str | None,
-    options: GenerationOptions,
-    chat_options: ChatOptions,
-    settings: Settings,
-    console: Console,
+    options: "GenerationOptions",
+    chat_options: "ChatOptions",
+    settings: "Settings",
+    console: "Console",
 ) -> ExitCode:
     """Open a conversation and stay in it until Ctrl-D or /exit."""
     if not console.is_interactive:
@@ -33,17 +32,61 @@ def chat(
         )
     if name and options.model and name != options.model:
         raise SlmError(f"which model: '{name}' or '{options.model}'?", exit_code=ExitCode.USAGE)
-    options = params.with_persona(replace(options, model=name or options.model), settings)
-    if options.model is None and options.endpoint is None and is_first_run(settings):
-        from slmchat.commands.first_run import offer
+    options = replace(options, model=name or options.model)
+    if options.persona is not None:
+        from slmchat.generation import params
 
-        options = replace(options, model=offer(settings, console))
+        options = params.with_persona(options, settings)
+    if options.model is None and options.endpoint is None:
+        options, chat_options = _after_first_run(options, chat_options, settings, console)
+
+    from slmchat.commands.repl import chat_settings, enclosures, files, saved
+    from slmchat.commands.repl.app import ChatApp
+    from slmchat.commands.repl.slash_commands import COMMANDS, greet
+    from slmchat.models.backend import open_backend
+
     exports = files.export_directory(chat_options.export_dir, settings)
     backend = open_backend(options, settings, console, (exports,))
-    room = ChatApp(backend, options, chat_options, settings, console, COMMANDS, exports)
+    room = ChatApp(backend, options, chat_options, settings, console, COMMANDS, enclosures.named_in, exports)
     try:
+        chat_settings.take_over(room)
         greet(room)
+        if chat_options.resume:
+            saved.sessions(room, "")
         room.loop()
     finally:
         room.close()
     return ExitCode.DONE
+
+
+def _after_first_run(
+    options: "GenerationOptions", chat_options: "ChatOptions", settings: "Settings", console: "Console"
+) -> "tuple[GenerationOptions, ChatOptions]":
+    """The options with the model that was chosen and pulled, where nothing that chats is installed."""
+    from slmchat.models.resolve import is_first_run
+
+    if not is_first_run(settings):
+        return options, chat_options
+    chat_options = _without_past(chat_options, settings, console)
+    console.status("looking at this device …")
+    from slmchat.commands.first_run import offer
+
+    return replace(options, model=offer(settings, console)), chat_options
+
+
+def _without_past(options: "ChatOptions", settings: "Settings", console: "Console") -> "ChatOptions":
+    """Before anything is downloaded: there may be no conversation to go on with. Raises `SlmError` (USAGE)."""
+    if not (options.session or options.goes_on):
+        return options
+    from slmchat.conversation.archive import Archive
+
+    archive = Archive(settings.paths.sessions)
+    try:
+        if options.session:
+            archive.find(options.session)
+        elif archive.latest() is None:
+            console.note("There is no saved conversation to go on with; this is a new one.")
+            return replace(options, goes_on=False)
+    finally:
+        archive.close()
+    return options

@@ -1,11 +1,12 @@
 """Files that go into a chat and come out of it: text files for the next message, exports, lines of a search.
 
-Knows: globs and quoting in `/file`, what is no text, which format an export gets from its name.
+Knows: globs, directories and quoting in `/file`, what is no text, which format an export gets from its name.
 Refuses to know: how the contents are used.
 """
 
 import glob
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,25 +24,60 @@ from slmchat.settings import Settings
 from slmchat.terminal import preview
 from slmchat.terminal.completion import split_words
 from slmchat.terminal.console import Console
+from slmchat.wording import counted
 
 # More files than this by one glob are a mistake more often than a wish.
 MOST_FILES = 100
+# Files that are listed one by one.
+MOST_LISTED = 8
+# How often a name is taken before that is a mistake.
+MOST_NUMBERED = 999
 MOST_PICTURES = 16
 # Bytes of one file; a context window of a million tokens holds about four times as many characters.
 MOST_BYTES = 16 * 1024 * 1024
+# Directories that other programs fill; nobody means them.
+_TOOLS = ("node_modules", "__pycache__", "venv", "target", "build", "dist")
 
 
-def read_all(arguments: str) -> list[Attachment]:
-    """The text files that `/file` names: paths with `~`, quotes and globs. Raises `SlmError` (USAGE)."""
-    paths = [path for word in split_words(arguments) for path in _matching(word)]
-    if len(paths) > MOST_FILES:
+def read_all(arguments: str, console: Console) -> list[Attachment]:
+    """The text files that `/file` names: paths with `~`, quotes, globs and directories. Raises `SlmError` (USAGE)."""
+    return read_paths([path for word in split_words(arguments) for path in _matching(word)], console)
+
+
+def read_paths(paths: Sequence[Path], console: Console) -> list[Attachment]:
+    """The texts of these files, and of the text files below these directories. Raises `SlmError` (USAGE)."""
+    named = [path for path in paths if not path.is_dir()]
+    below = [(path, folder) for folder in paths if folder.is_dir() for path in _files_below(folder)]
+    if len(named) + len(below) > MOST_FILES:
         raise SlmError(
-            f"{len(paths):,} files are more than {MOST_FILES}.", hint="a narrower pattern", exit_code=ExitCode.USAGE
+            f"{len(named) + len(below):,} files are more than {MOST_FILES}.",
+            hint="a narrower pattern, or a directory further down",
+            exit_code=ExitCode.USAGE,
         )
-    for path in paths:
+    for path in named:
         if path.is_file() and path.stat().st_size > MOST_BYTES:
             raise SlmError(f"{path} has more than {MOST_BYTES:,} bytes.", exit_code=ExitCode.USAGE)
-    return [Attachment(read_text(str(path)), path.name) for path in paths]
+    read = [Attachment(read_text(str(path)), path.name) for path in named]
+    skipped = 0
+    for path, folder in below:
+        try:
+            if path.stat().st_size > MOST_BYTES:
+                raise SlmError(f"{path} has more than {MOST_BYTES:,} bytes.", exit_code=ExitCode.USAGE)
+            read.append(Attachment(read_text(str(path)), str(path.relative_to(folder.parent))))
+        except (SlmError, OSError):  # of a directory only what is text was asked for
+            skipped += 1
+    if skipped:
+        console.note(f"{counted(skipped, 'file')} left out: not text, too large or not readable.")
+    if below and not read:
+        raise SlmError("there is no text file in that directory.", exit_code=ExitCode.USAGE)
+    return read
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """The files in a directory and those below it, but not what is hidden or a tool's own."""
+    for top, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _TOOLS)
+        yield from (Path(top, name) for name in sorted(names) if not name.startswith("."))
 
 
 def read_pictures(arguments: str) -> list[Picture]:
@@ -81,27 +117,37 @@ def export_directory(named: str | None, settings: Settings) -> Path:
 def export(conversation: Conversation, arguments: str, directory: Path) -> Path:
     """Write a conversation to a file: Markdown (the current path), or JSON (everything) when it ends in `.json`.
 
-    Names are those of files in `directory`. Without one: the title. Raises `SlmError`: USAGE when the file exists,
-    STORAGE.
+    Names are those of files in `directory`. Without one: the title. Raises `SlmError` (STORAGE).
     """
     name = os.path.expanduser(arguments.strip().strip("\"'")) or f"{_file_name(conversation)}.md"
     file = directory / name
     write = exchange.to_json if file.suffix == ".json" else exchange.to_markdown
     times = [node.created_at for node in conversation.nodes()]
-    text = write(conversation, exchange.Times(min(times), max(times)))
-    try:
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
-            out.write(text)
-    except FileExistsError as error:
-        raise SlmError(
-            f"{file} exists already.", hint="another name: /export FILE", exit_code=ExitCode.USAGE
-        ) from error
-    except OSError as error:
-        hint = f"/export NAME writes to {directory}; slm chat --export-dir DIR chooses another directory"
-        if conversation.recorder is not None:
-            hint += f"; later: slm sessions export {conversation.id[:8]} -o FILE"
-        raise explain(error, file, hint) from error
-    return file
+    later = f"; later: slm sessions export {conversation.id[:8]} -o FILE" if conversation.recorder is not None else ""
+    return write_new(file, write(conversation, exchange.Times(min(times), max(times))), later)
+
+
+def write_new(file: Path, text: str, later: str = "") -> Path:
+    """Write a text to a file of this name, or, where there is one, with the next free number; the file.
+
+    `later`: what else can be done, for the hint. Raises `SlmError` (STORAGE).
+    """
+    for number in range(1, MOST_NUMBERED + 1):
+        numbered = file if number == 1 else file.with_stem(f"{file.stem}-{number}")
+        try:
+            descriptor = os.open(numbered, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            hint = f"names are those of files in {file.parent}; slm chat --export-dir DIR chooses another directory"
+            raise explain(error, numbered, hint + later) from error
+        try:
+            with open(descriptor, "w", encoding="utf-8", errors="replace") as out:
+                out.write(text)
+        except OSError as error:
+            raise explain(error, numbered, "free some space" + later) from error
+        return numbered
+    raise SlmError(f"{file} and {MOST_NUMBERED} more of that name exist.", exit_code=ExitCode.USAGE)
 
 
 def _file_name(conversation: Conversation) -> str:
@@ -111,8 +157,8 @@ def _file_name(conversation: Conversation) -> str:
 
 def hit_line(hit: Hit) -> str:
     """One line of a search result."""
-    found = "".join(text for text, _ in hit.parts)
-    return f"{hit.session[:8]}  {hit.title}" + (f"  {hit.role}: {found}" if hit.role else "")
+    found = " ".join("".join(text for text, _ in hit.parts).split())
+    return f"{hit.session[:8]}  {' '.join(hit.title.split())}" + (f"  {hit.role}: {found}" if hit.role else "")
 
 
 def draw(picture: Picture, console: Console) -> None:

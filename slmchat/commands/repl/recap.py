@@ -21,7 +21,8 @@ def show(chat: ChatApp) -> None:
     if not path:
         chat.console.note("(before the first message; /branch shows what was said)")
     if len(visible) < len(path):
-        chat.console.note(f"(the model no longer sees the first {counted(len(path) - len(visible), 'message')})")
+        hidden = len(path) - len(visible)
+        chat.console.note(f"(the model no longer sees the first {f'{hidden} messages' if hidden > 1 else 'message'})")
     for node in path[-2:]:
         message = node.message
         if message.role is Role.USER:

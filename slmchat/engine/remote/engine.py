@@ -16,9 +16,11 @@ from slmchat.engine.remote import dialect, errors
 from slmchat.engine.remote.adapters import RemoteAdapter, list_adapters
 from slmchat.engine.remote.client import Client
 from slmchat.engine.remote.dialect import Listed
+from slmchat.engine.remote.embedding import RemoteEmbedder
 from slmchat.engine.remote.known_model import KnownModel
 from slmchat.engine.remote.pool import AT_ONCE, RemotePool
 from slmchat.engine.remote.route import Route
+from slmchat.engine.remote.scorer import RemoteScorer
 from slmchat.engine.remote.session import RemoteSession
 from slmchat.errors import ExitCode, SlmError
 
@@ -71,13 +73,14 @@ class RemoteEngine:
         """Raises `SlmError` (USAGE): an endpoint has a queue of its own."""
         raise SlmError("the model of an endpoint cannot be served again.", exit_code=ExitCode.USAGE)
 
+    def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> RemoteEmbedder:
+        """Texts to vectors over there. What is too long, the endpoint refuses, or cuts by itself."""
+        client, self._spare = self._spare or self._new_client(), None
+        return RemoteEmbedder(self._model.endpoint, self._model.listed.id, client)
+
     def open_scorer(self, settings: SessionSettings) -> Pool:
-        """Never: the API has no field for the probability of a text that is given."""
-        raise SlmError(
-            f"--choices needs probabilities of whole texts, which {self._model.endpoint.address} does not tell.",
-            hint='a choice that is generated: --regex "(yes|no)" or --fields "mood enum(good|bad)"',
-            exit_code=ExitCode.USAGE,
-        )
+        """Scores from what the endpoint tells of the first token of an answer, in chats."""
+        return RemoteScorer(self.open_pool(settings), self._model.endpoint.address)
 
     def close(self) -> None:
         if self._spare is not None:

@@ -16,6 +16,7 @@ from typing import Any
 from slmchat.engine.api import (
     Adapter,
     Chunk,
+    Embedder,
     Event,
     Finish,
     FinishReason,
@@ -110,6 +111,10 @@ class WarmEngine:
         raise _only_sessions()
 
     def open_scorer(self, settings: SessionSettings) -> Pool:
+        """Raises `SlmError` (USAGE)."""
+        raise _only_sessions()
+
+    def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> Embedder:
         """Raises `SlmError` (USAGE)."""
         raise _only_sessions()
 

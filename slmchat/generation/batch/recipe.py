@@ -78,7 +78,7 @@ def recipe_of(
         "raw_output": options.raw_output,
         "shape": shape and fingerprint([shape.constraint.kind.value, shape.constraint.text]),
         **{name: value for name, value in asdict(choice).items() if name != "choices"},
-        "choices": choice.choices,
+        "choices": choice.choices[0] if choice.choices else None,
     }
     told = {name: value for name, value in given.items() if value not in (None, [], "") and value is not False}
     return Recipe(model, fingerprint(prompt), told)

@@ -1,0 +1,163 @@
+"""`/set`: the sampler, the limits, window and threads; for this chat, or kept for the chats to come.
+
+The chat is sealed and may not change the config (privacy.md). What `--save` keeps are numbers and stop sequences in a
+file of slm's data, which only the chat reads.
+
+Knows: the names of the settings and of the options that mean the same. Refuses to know: what a value does.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from slmchat import ranges
+from slmchat.commands.repl.app import ChatApp, usage
+from slmchat.generation import params
+from slmchat.models import loader
+from slmchat.private_files import write_private
+from slmchat.ranges import Range
+
+_SAMPLER: Mapping[str, Range] = {**ranges.SAMPLER, "seed": ranges.SEED}
+_RANGES: Mapping[str, Range] = {
+    **_SAMPLER,
+    "max_tokens": ranges.MAX_TOKENS,
+    "ctx": ranges.CTX,
+    "threads": ranges.THREADS,
+}
+# How the options of the command line call them.
+_ALSO = {"temp": "temperature", "n": "max_tokens", "num_ctx": "ctx", "num_predict": "max_tokens"}
+_NONE = ("none", "default", "auto", "off")
+_STOP = "stop"
+
+
+def command(chat: ChatApp, arguments: str) -> None:
+    """`/set`, `/set KEY VALUE`, `/set KEY none`, each with `--save`. Raises `SlmError` (USAGE)."""
+    text = arguments.strip()
+    is_saved = text == "--save" or text.endswith(" --save")
+    text = text.removesuffix("--save").strip()
+    if not text:
+        if is_saved:
+            raise usage("what is to be saved?", "/set KEY VALUE --save")
+        _show(chat)
+        return
+    given, _, value = text.partition(" ")
+    key = given.lstrip("-").replace("-", "_")
+    key, value = _ALSO.get(key, key), value.strip()
+    if key == _STOP:
+        _set_stop(chat, value)
+    elif key not in _RANGES:
+        raise usage(f"there is no setting '{given}'.", f"/set KEY VALUE with one of {', '.join([*_RANGES, _STOP])}")
+    elif key in ("ctx", "threads") and chat.place.host is not None:
+        raise usage(f"{key} is decided at {chat.place.host}, not here.")
+    else:
+        number = None if value.lower() in _NONE else _number(key, value)
+        _set_number(chat, key, number)
+        told = f"{key} is now {number:g}" if number is not None else f"{key} is as it was without /set"
+        chat.console.note(f"{told}{' and stays so in later chats' if is_saved else ''}.")
+    if is_saved:
+        _save(chat, key)
+
+
+def _set_number(chat: ChatApp, key: str, value: float | None) -> None:
+    session = chat.session
+    if key in _SAMPLER:
+        session.change_sampler(key, value)
+    elif key == "max_tokens":
+        session.limits = replace(session.limits, max_tokens=None if value is None else int(value))
+    else:
+        setattr(session, "asked_ctx" if key == "ctx" else "threads", None if value is None else int(value))
+        if key == "ctx" and value and session.trained_ctx and value > session.trained_ctx:
+            chat.console.warn(loader.beyond_training(f"ctx {int(value)}", session.trained_ctx))
+        session.reopen()
+
+
+def _set_stop(chat: ChatApp, text: str) -> None:
+    """One more stop sequence; `\\n` in it is a line break. `none`: no more of them."""
+    if not text:
+        raise usage("which stop sequence?", "/set stop TEXT, or /set stop none")
+    limits = chat.session.limits
+    stop = () if text.lower() in _NONE else (*limits.stop, text.strip("\"'").replace("\\n", "\n"))
+    chat.session.limits = replace(limits, stop=stop)
+    shown = ", ".join(map(repr, stop))
+    chat.console.note(f"An answer ends at {shown}." if stop else "No stop sequence ends an answer.")
+
+
+def _show(chat: ChatApp) -> None:
+    session, said = chat.session, chat.console.note
+    for name in _SAMPLER:
+        value = getattr(session.sampler, name)
+        said(f"{name:15} {'a new one each time' if value is None else value}")
+    if chat.place.host is None:
+        said(f"{'ctx':15} {session.n_ctx or session.asked_ctx or 'chosen when the model is loaded'}")
+        said(f"{'threads':15} {session.threads or 'as many as there are free cores'}")
+    said(f"{'max_tokens':15} {session.limits.max_tokens or 'no limit'}")
+    said(f"{'stop':15} {', '.join(map(repr, session.limits.stop)) or 'none'}")
+    kept = _kept(chat)
+    if kept:
+        said(f"kept for later chats: {', '.join(kept)} (/set KEY none --save forgets one)")
+
+
+def _number(key: str, text: str) -> float:
+    allowed = _RANGES[key]
+    try:
+        value = float(text)
+    except ValueError:
+        raise usage(f"{key} must be a number, not '{text}'.", f"/set {key} VALUE, or /set {key} none") from None
+    number = int(value) if allowed.is_whole and value.is_integer() else value
+    if not allowed.holds(number):
+        raise usage(f"{key} must be {allowed}.")
+    return number
+
+
+def complete(_chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
+    """The names, and what they can be."""
+    known = {**{name: str(allowed) for name, allowed in _RANGES.items()}, _STOP: "a text at which an answer ends"}
+    return ((f"{name} ", meaning) for name, meaning in known.items() if name.startswith(text))
+
+
+# What is kept
+
+
+def _kept(chat: ChatApp) -> dict[str, Any]:
+    """What was saved, as far as it is right; nothing where the file is damaged or of another slm."""
+    try:
+        found = json.loads(chat.settings.paths.chat_settings.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    numbers = {key: value for key, value in found.items() if key in _RANGES and _RANGES[key].holds(value)}
+    stop = found.get(_STOP)
+    is_stop = isinstance(stop, list) and all(isinstance(each, str) and each for each in stop)
+    return {**numbers, _STOP: stop} if is_stop and stop else numbers
+
+
+def _save(chat: ChatApp, key: str) -> None:
+    """Keep this setting as it is now. Raises `SlmError`: USAGE with `--private`, STORAGE."""
+    if chat.is_private:
+        raise usage("a private chat writes nothing, so nothing was saved.")
+    session, kept = chat.session, _kept(chat)
+    value = {
+        "ctx": session.asked_ctx,
+        "threads": session.threads,
+        "max_tokens": session.limits.max_tokens,
+        _STOP: list(session.limits.stop) or None,
+    }.get(key, session.sampler_changes.get(key))
+    kept.pop(key, None)
+    if value is not None:
+        kept[key] = value
+    write_private(chat.settings.paths.chat_settings, json.dumps(kept, indent=2).encode())
+
+
+def take_over(chat: ChatApp) -> None:
+    """At the beginning of a chat: what was kept, where neither the command line nor a persona says otherwise."""
+    persona = params.persona_of(chat.options, chat.settings)
+    given = {**(persona.sampler if persona else {}), **chat.options.sampler_values()}
+    given |= {"ctx": chat.options.ctx, "threads": chat.options.threads, "max_tokens": chat.options.max_tokens}
+    for key, value in _kept(chat).items():
+        if key == _STOP:
+            if not chat.options.stop:
+                chat.session.limits = replace(chat.session.limits, stop=tuple(value))
+        elif given.get(key) is None and not (chat.place.host is not None and key in ("ctx", "threads")):
+            _set_number(chat, key, value)

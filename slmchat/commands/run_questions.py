@@ -1,0 +1,83 @@
+"""`slm run --choices NAME=A,B --choices NAME=C,D`: several questions about one text, which is read once.
+
+The same story as `slm run`, with a prompt for each question: they begin with the text, so the model reads that once.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+
+from slmchat.commands.inputs import prefix_messages, read_inputs
+from slmchat.commands.output import OutputWriter, exit_code
+from slmchat.commands.structured_options import questions_of
+from slmchat.engine.api import FinishReason, Timings, Usage
+from slmchat.errors import ExitCode, SlmError
+from slmchat.generation import params
+from slmchat.generation.classify import as_printed, question
+from slmchat.generation.generator import Generator
+from slmchat.generation.prompt import PromptRequest
+from slmchat.generation.response import Completion, describe
+from slmchat.models.backend import open_backend
+from slmchat.models.open import open_model
+from slmchat.options import ChoiceOptions, GenerationOptions, OutputOptions
+from slmchat.settings import Settings
+from slmchat.terminal.console import Console
+from slmchat.terminal.interrupts import cancelled_by_ctrl_c
+
+
+def run_questions(
+    words: Sequence[str],
+    options: GenerationOptions,
+    choices: ChoiceOptions,
+    output: OutputOptions,
+    settings: Settings,
+    console: Console,
+    *,
+    reads_input: bool,
+) -> ExitCode:
+    """Answer every question with one of its choices, as a JSON object. Raises `SlmError`."""
+    start = time.perf_counter()
+    options = params.with_persona(options, settings)
+    asked = questions_of(choices)
+    writer = OutputWriter(output, console, is_structured=True, is_raw_output=options.raw_output)
+    writer.keep_target()
+    backend = open_backend(options, settings, console)
+    opened = open_model(backend, options, settings, console)
+    attachments, pictures = read_inputs(options, console, reads_piped=reads_input)
+    if pictures:
+        raise SlmError("--choices are between texts: they cannot be about a picture.", exit_code=ExitCode.USAGE)
+    generator = Generator(opened)
+    for line in opened.describe(pictures):
+        console.note(line)
+    prefix = prefix_messages(options, settings)
+    prepared = [
+        generator.prepare(
+            PromptRequest(question(" ".join(words), name), attachments, prefix), is_raw=options.raw, task=task
+        )
+        for name, task in asked.items()
+    ]
+    longest = max(prepared, key=lambda each: each.n_prompt)
+    generator.open_for(longest, is_trimmed=False)
+    load_s = time.perf_counter() - start
+    found = generator.classify_all(prepared, cancelled_by_ctrl_c)
+    if found is None:
+        usage, timings = Usage(longest.n_prompt, 0, 0), Timings(0.0, 0.0, None)
+        completion = Completion("", None, "", FinishReason.INTERRUPTED, usage, timings, 0)
+        besides: dict[str, object] = {}
+    else:
+        value = {name: made.label for name, (made, _) in zip(asked, found, strict=True)}
+        probabilities = {name: as_printed(made.probabilities) for name, (made, _) in zip(asked, found, strict=True)}
+        finishes = [finish for _, finish in found]
+        usage = Usage(
+            sum(finish.usage.prompt_tokens for finish in finishes),
+            sum(finish.usage.cached_tokens for finish in finishes),
+            0,
+        )
+        text = json.dumps(value, ensure_ascii=False)
+        completion = Completion(text, value, "", FinishReason.STOP, usage, finishes[-1].timings, 0)
+        besides = {"value": value, "probabilities": probabilities}
+    writer.write(completion, {**completion.record(opened.model.key, load_s), **besides}, discard_partial=True)
+    console.detail(describe(completion.finish_reason, completion.usage, completion.timings))
+    n_ctx = generator.n_ctx
+    generator.close()
+    return exit_code(completion.finish_reason, console, n_ctx, generator.engine.info.trained_context_length)

@@ -1,0 +1,32 @@
+"""An embedding model, opened: found, loaded, ready to make vectors.
+
+Knows: which model is meant, how it computes here. Refuses to know: where texts come from, what becomes of the vectors.
+"""
+
+from slmchat.engine.api import Embedder
+from slmchat.models import resolve
+from slmchat.models.backend import Backend, LocalModel
+from slmchat.models.open import OpenModel
+from slmchat.options import GenerationOptions
+from slmchat.reporting import Reporter
+from slmchat.settings import Settings
+
+# The context is made for the texts that come; this is what its settings are made for.
+_N_CTX = 512
+
+
+def open_embedding(backend: Backend, options: GenerationOptions, settings: Settings, reporter: Reporter) -> OpenModel:
+    """Choose the embedding model that the options name, or the only one, and begin to load it.
+
+    Raises `SlmError`: NO_MODEL; what its loading raises comes later.
+    """
+    if backend.host is not None:
+        model = backend.find(options.model, settings, reporter)
+        return OpenModel(model, options, settings, reporter, is_remembered=False)
+    found = LocalModel(resolve.find_embedding(options.model, settings, reporter), embeds=True)
+    return OpenModel(found, options, settings, reporter, is_remembered=False)
+
+
+def embedder(opened: OpenModel, *, is_cut: bool) -> Embedder:
+    """What makes the vectors. `is_cut`: of texts that are too long, the beginning counts. Waits for the model."""
+    return opened.engine.embedder(opened.session_settings(_N_CTX), is_cut=is_cut)
