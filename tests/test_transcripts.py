@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import foreign_samples
 import numpy as np
 import pytest
 from conftest import environment
@@ -46,6 +47,7 @@ FILES = {
     "helpers.py": "def double(x):\n    return 2 * x\n",
     "rest.py": "    return result\n",
     "buffer": "".join(f"number_{line} = {line}\n" for line in range(1, 20)),
+    "conversations.json": foreign_samples.chatgpt(),
     "mail.txt": "Dear team,\n\nthe invoice of March is still open.\n\nKind regards,\nMaria Lopez\n",
 }
 PICTURES = ("photo.jpg", "before.png", "after.png", "sign.png", "a.jpg", "b.jpg")
@@ -59,6 +61,7 @@ NOT_RUN = {
     r"strace": "tests/test_strace.py runs it where it is installed",
     r"slm doctor$": "its exit code is about this machine: tests/test_doctor.py",
     r"\$PROFILE|fpath": "another shell: tests/test_completion.py",
+    r"^slm embed": "it needs an embedding model: tests/test_embed.py",
 }
 # The models of the pages, and what answers for them here: small files with random weights.
 STAND_INS = {"smolvlm:256m": "vision/model.gguf", "qwen2.5-coder:0.5b": "tiny.gguf", "smollm2:135m": "tiny.gguf"}
