@@ -221,7 +221,7 @@ def _sessions_export(call: CommandCall) -> ExitCode:
 
 @_command("sessions import", take.SessionsImportOptions, is_answer=False)
 def _sessions_import(call: CommandCall) -> ExitCode:
-    """Read a JSON export back in."""
+    """Read an export back in, or the chats of ChatGPT, Claude, Open WebUI, llm and aichat."""
     from slmchat.commands.sessions import import_
 
     return import_(call[take.SessionsImportOptions].file, call.settings, call.console)

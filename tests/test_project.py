@@ -24,7 +24,8 @@ DOORS = {
         "terminal/picker.py",
     },
     "rich": {"terminal/console.py"},
-    "sqlite3": {"conversation/archive.py", "conversation/archive_schema.py"},
+    "sqlite3": {"conversation/archive.py", "conversation/archive_schema.py", "conversation/foreign_formats.py"},
+    "yaml": {"conversation/foreign_formats.py"},
     "tomlkit": {"catalog/user_file.py"},
     "typer": {"cli.py", "commands/command_line.py"},
     "PIL": {"conversation/pictures.py"},
@@ -158,7 +159,7 @@ def test_every_library_that_is_imported_is_declared() -> None:
 
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     names = {re.split(r"[<>=~!\[; ]", entry)[0].lower().replace("-", "_") for entry in declared}
-    modules = {"llama_cpp": "llama_cpp_python", "PIL": "pillow", "markdown_it": "markdown_it_py"}
+    modules = {"llama_cpp": "llama_cpp_python", "PIL": "pillow", "markdown_it": "markdown_it_py", "yaml": "pyyaml"}
     used = {name.partition(".")[0] for file in _files() for name in _imports(file)}
     foreign = {modules.get(name, name).lower() for name in used - set(sys.stdlib_module_names) - {"slmchat"}}
     # the transport of huggingface_hub 1.x and 2.x: its exceptions are caught where the Hub's client lets them through

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import foreign_samples
 import numpy as np
 import pytest
 from conftest import environment
@@ -46,6 +47,7 @@ FILES = {
     "helpers.py": "def double(x):\n    return 2 * x\n",
     "rest.py": "    return result\n",
     "buffer": "".join(f"number_{line} = {line}\n" for line in range(1, 20)),
+    "conversations.json": foreign_samples.chatgpt(),
     "mail.txt": "Dear team,\n\nthe invoice of March is still open.\n\nKind regards,\nMaria Lopez\n",
 }
 PICTURES = ("photo.jpg", "before.png", "after.png", "sign.png", "a.jpg", "b.jpg")

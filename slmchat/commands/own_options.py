@@ -202,7 +202,7 @@ class SessionsExportOptions:
 class SessionsImportOptions:
     """What `slm sessions import` takes."""
 
-    file: str = argument("FILE", "A JSON export; - is stdin.")
+    file: str = argument("FILE", "An export of slm or of another tool; - is stdin.")
 
 
 @dataclass(eq=False, repr=False)

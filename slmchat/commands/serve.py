@@ -91,19 +91,7 @@ def _run(name: str | None, options: ServeOptions, path: Path, settings: Settings
 
 
 def _generation(name: str | None, options: ServeOptions) -> GenerationOptions:
-    return GenerationOptions(
-        model=name,
-        ctx=options.ctx,
-        threads=options.threads,
-        gpu_layers=options.gpu_layers,
-        device=options.device,
-        kv_type=options.kv_type,
-        lora=options.lora,
-        mmproj=options.mmproj,
-        think=options.think,
-        think_budget=options.think_budget,
-        force=options.force,
-    )
+    return GenerationOptions.of(options, model=name)
 
 
 def _key(options: ServeOptions, console: Console) -> str | None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from slmchat.conversation import exchange, foreign_chat, foreign_formats
 from slmchat.conversation.archive import Archive, SessionSummary
 from slmchat.conversation.archive_search import Hit
 from slmchat.conversation.exchange import MOST_CHARACTERS
@@ -265,23 +266,52 @@ def _refuse_overwriting(file: Path, is_forced: bool) -> None:
 
 
 def import_(file: str, settings: Settings, console: Console) -> ExitCode:
-    """Take in an export (JSON); `-` is stdin. The new session's id goes to stdout."""
-    text = _read(Path(file)) if file != "-" else text_of(read_piped(console, _MOST_BYTES), "standard input")
+    """Take in an export of slm's own, or the chats of another tool; `-` is stdin. New ids go to stdout."""
+    path = Path(file) if file != "-" else None
+    data = _read(path) if path is not None else read_piped(console, _MOST_BYTES)
+    chats = foreign_formats.chats_in(data, path)
     with _archive(settings) as archive:
-        if '"pictures"' in text:  # an untrusted picture is decoded behind the seal only
-            from slmchat.models import sandbox
+        if chats is None:
+            return _import_own(text_of(data, file if path else "standard input"), archive, settings, console)
+        n_empty = 0
 
-            sandbox.seal(settings)
-        id = archive.import_json(text)
+        def made() -> Iterator[tuple[Conversation, exchange.Times]]:
+            nonlocal n_empty
+            for chat in chats:
+                conversation = foreign_chat.conversation_of(chat)
+                if conversation is None:
+                    n_empty += 1
+                else:
+                    yield conversation, chat.times
+
+        taken = archive.take_in(made())
+    if not console.is_stdout_tty:
+        console.write("".join(f"{id}\n" for id in taken.new))
+    told = [f"{counted(len(taken.new), 'conversation')} imported"]
+    told += [f"{counted(taken.n_grown, 'conversation')} brought up to date"] if taken.n_grown else []
+    told += [f"{counted(taken.n_known, 'conversation')} known already"] if taken.n_known else []
+    told += [f"{counted(n_empty, 'conversation')} without a message left out"] if n_empty else []
+    console.note(f"{', '.join(told)}.")
+    if taken.new:
+        console.note("next: slm chat --resume, or slm sessions search WORDS")
+    return ExitCode.DONE
+
+
+def _import_own(text: str, archive: Archive, settings: Settings, console: Console) -> ExitCode:
+    if '"pictures"' in text:  # an untrusted picture is decoded behind the seal only
+        from slmchat.models import sandbox
+
+        sandbox.seal(settings)
+    id = archive.import_json(text)
     console.print(id)
     console.note(f"imported. next: slm chat --session {id[:8]}")
     return ExitCode.DONE
 
 
-def _read(file: Path) -> str:
+def _read(file: Path) -> bytes:
     try:
         with file.open("rb") as stream:
-            return text_of(stream.read(_MOST_BYTES), str(file), exit_code=ExitCode.DAMAGED)
+            return stream.read(foreign_formats.MOST_BYTES)
     except FileNotFoundError:
         raise SlmError(f"there is no file {file}.", exit_code=ExitCode.USAGE) from None
     except OSError as error:

@@ -8,10 +8,11 @@ The file is opened when something is first asked of it, so each method may raise
 is created by the first message that is written: asking an archive that does not exist finds nothing and leaves nothing.
 """
 
+import itertools
 import re
 import struct
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ SHORT_ID = 8
 
 _SUMMARY = "SELECT id, title, model, message_count, created_at, updated_at FROM sessions"
 _HAS_ANSWER = "EXISTS (SELECT 1 FROM messages WHERE session = sessions.key AND role = 'assistant')"
+_TAKEN_AT_ONCE = 500  # conversations of one transaction
 _MOST_NAMED = 5  # sessions in an error message
 
 
@@ -44,6 +46,15 @@ class SessionSummary:
     @property
     def short_id(self) -> str:
         return self.id[:SHORT_ID]
+
+
+@dataclass(slots=True)
+class TakenIn:
+    """What became of conversations that were taken in: ids of the new ones, how many had more to say, or nothing."""
+
+    new: "list[str]" = field(default_factory=list)
+    n_grown: int = 0
+    n_known: int = 0
 
 
 class Archive:
@@ -149,12 +160,54 @@ class Archive:
             key = self._insert_session(conversation)
             self._put_all(key, conversation.nodes(), ())
             self._update_session(key, conversation, is_title_new=True)
-            self._database.run(
-                "UPDATE sessions SET created_at = ?, updated_at = ? WHERE key = ?",
-                (times.created_at, times.updated_at, key),
-            )
+            self._set_times(key, times)
         self.refresh_index()
         return conversation.id
+
+    def take_in(self, conversations: Iterable[tuple[Conversation, exchange.Times]]) -> "TakenIn":
+        """Write conversations that other tools had. Ids tell those that are here already: of them only what is new is
+        written, and what was said here since then stays as it is."""
+        taken = TakenIn()
+        waiting = iter(conversations)
+        while batch := list(itertools.islice(waiting, _TAKEN_AT_ONCE)):
+            with self._database.transaction():
+                for conversation, times in batch:
+                    self._take_in(conversation, times, taken)
+        self.refresh_index()
+        return taken
+
+    def _take_in(self, conversation: Conversation, times: exchange.Times, taken: "TakenIn") -> None:
+        key = self._key(conversation.id)
+        nodes = list(conversation.nodes())
+        if key is None:
+            key = self._insert_session(conversation)
+            taken.new.append(conversation.id)
+        else:
+            rows = self._database.rows("SELECT id, text FROM messages WHERE session = ?", (key,))
+            here = {archive_rows.text(id): archive_rows.text(text) for id, text in rows}
+            ours = set(here) - {node.id for node in nodes}
+            nodes = [node for node in nodes if here.get(node.id) != _storable(node.message.text)]
+            if not nodes:
+                taken.n_known += 1
+                return
+            taken.n_grown += 1
+            if ours:  # it has gone on here: the branch in use stays
+                self._put_all(key, nodes, ())
+                self._database.run(
+                    "UPDATE sessions SET message_count = (SELECT count(*) FROM messages WHERE session = sessions.key)"
+                    " WHERE key = ?",
+                    (key,),
+                )
+                return
+        self._put_all(key, nodes, ())
+        self._update_session(key, conversation, is_title_new=True)
+        self._set_times(key, times)
+
+    def _set_times(self, key: int, times: exchange.Times) -> None:
+        self._database.run(
+            "UPDATE sessions SET created_at = ?, updated_at = ? WHERE key = ?",
+            (times.created_at, times.updated_at, key),
+        )
 
     # Reading
 

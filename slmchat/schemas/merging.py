@@ -9,22 +9,10 @@ is checked against the whole schema at the end.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slmchat.errors import ExitCode, SlmError
 from slmchat.schemas import python_regex
 from slmchat.schemas.equality import equal
 from slmchat.schemas.keywords import ASSERTIONS
-
-
-class Impossible(SlmError):
-    """No value is right for a schema. Its message says where and why."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(
-            f"this schema cannot be used: {why}.",
-            hint="what is supported: docs/structured.md",
-            exit_code=ExitCode.USAGE,
-        )
-
+from slmchat.schemas.refusals import Impossible
 
 _OLD = frozenset(("exclusiveMinimum", "exclusiveMaximum", "items", "required"))
 
