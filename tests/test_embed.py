@@ -2,13 +2,15 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import minilm
 import numpy as np
 import pytest
-from conftest import _cache, run_slm
+from conftest import _cache, environment, run_slm
 from endpoint_server import Answer, EndpointServer, raw
 from gguf_surgery import with_keys
 from gguf_thinking import PLAIN, THINKS, write_planted
@@ -190,3 +192,33 @@ def test_a_decoder_that_was_made_to_embed(tmp_path: Path, home: Path) -> None:
     assert first == pytest.approx(look, abs=1e-5)
     assert last == pytest.approx(water, abs=1e-5)
     assert look != pytest.approx(water, abs=0.1)
+
+
+@pytest.mark.real
+def test_a_text_does_not_wait_for_the_next(tmp_path: Path, home: Path) -> None:
+    """A program that writes a line and reads its vector before it writes another."""
+    plain = write_planted(tmp_path / "plain.gguf", THINKS, PLAIN)
+    path = with_keys(plain, tmp_path / "embeds.gguf", {"llama.pooling_type": 3})
+    command = [sys.executable, "-m", "slmchat", "embed", "-m", str(path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(home)
+    ) as running:
+        assert running.stdin
+        assert running.stdout
+        for number in (1, 2, 3):
+            running.stdin.write(b"water\n")
+            running.stdin.flush()
+            assert json.loads(running.stdout.readline())["id"] == number
+        running.stdin.close()
+        assert running.wait(timeout=60) == 0
+
+
+def test_what_the_texts_raise_is_raised(tmp_path: Path) -> None:
+    from slmchat.engine.embedding import _Ahead
+
+    def texts() -> Iterator[str]:
+        yield "a"
+        raise SlmError("no more.", exit_code=ExitCode.STORAGE)
+
+    with pytest.raises(SlmError, match="no more"):
+        list(iter(_Ahead(texts()).take, []))

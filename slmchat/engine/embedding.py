@@ -7,10 +7,12 @@ A text is evaluated whole, in one batch: models that look both ways need that, a
 large as the longest text that has come, in steps, and is made anew for a longer one.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from queue import Empty, Full, Queue
+from threading import Thread
 from types import ModuleType
 from typing import Any
 
@@ -25,8 +27,9 @@ from slmchat.errors import ExitCode, SlmError
 # Texts that go together into one batch, and the step in which its room for tokens grows.
 _MOST_TEXTS = 64
 _STEP = 512
-# Texts that are looked at before a batch is made.
+# Texts that are read before a batch is made, and how long a text waits for others, in seconds.
 _AHEAD = 256
+_PATIENCE_S = 0.02
 
 
 class LlamaEmbedder:
@@ -42,6 +45,7 @@ class LlamaEmbedder:
         self._settings = settings
         self._is_cut = is_cut
         self._is_cancelled = False
+        self._ahead: _Ahead | None = None
         self._handle: Any = None
         self._room = 0  # tokens of one batch
         self._n_trained: int = api.llama_model_n_ctx_train(model)
@@ -50,14 +54,17 @@ class LlamaEmbedder:
     def cancel(self) -> None:
         """End `run` soon; from any thread or a signal handler."""
         self._is_cancelled = True
+        if self._ahead is not None:
+            self._ahead.stop()
 
     def run(self, texts: Iterator[str]) -> Iterator[Embedding | SlmError]:
         """A vector for each text, in order, or the error that it failed with: USAGE for an empty text, CONTEXT for one
         that is too long. Raises `SlmError`: NO_FIT, DAMAGED when the model computes no numbers, BUG."""
         self._is_cancelled = False
+        self._ahead = ahead = _Ahead(texts)
         try:
-            while ahead := list(islice(texts, _AHEAD)):
-                tokens = [self._tokens(text) for text in ahead]
+            while there_are := ahead.take():
+                tokens = [self._tokens(text) for text in there_are]
                 whole = [one for one in tokens if not isinstance(one, SlmError)]
                 self._open(max(map(len, whole), default=0))
                 found = iter(self._embedded(whole))
@@ -67,6 +74,7 @@ class LlamaEmbedder:
                         return
                     yield made
         finally:
+            ahead.stop()
             self.close()
 
     def close(self) -> None:
@@ -175,3 +183,58 @@ class LlamaEmbedder:
                 exit_code=ExitCode.DAMAGED,
             )
         return tuple(value / length for value in values)
+
+
+class _End:
+    """No more texts; `error`: what their iterator raised instead."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+
+class _Ahead:
+    """Texts that are read on a thread of their own: one that has come waits for others only a moment.
+
+    So a program that writes a line and waits for its vector gets it, and a file is read in large groups.
+    """
+
+    def __init__(self, texts: Iterator[str]) -> None:
+        self._texts = texts
+        self._queue: Queue[str | _End] = Queue(_AHEAD)
+        self._is_over = False
+        Thread(target=self._read, daemon=True, name="texts").start()
+
+    def take(self) -> list[str]:
+        """The texts that are there, at least one; none at the end. Raises what the iterator raised."""
+        found: list[str] = []
+        while not self._is_over and len(found) < _AHEAD:
+            try:
+                item = self._queue.get(timeout=_PATIENCE_S if found else None)
+            except Empty:
+                break
+            if isinstance(item, str):
+                found.append(item)
+                continue
+            self._is_over = True
+            if item.error is not None:
+                raise item.error
+        return found
+
+    def stop(self) -> None:
+        """Let `take` come back, and the reading end; from any thread or a signal handler. What was read is lost."""
+        self._is_over = True
+        with contextlib.suppress(Empty):
+            while True:  # the reading waits for room
+                self._queue.get_nowait()
+        with contextlib.suppress(Full):
+            self._queue.put_nowait(_End())
+
+    def _read(self) -> None:
+        try:
+            for text in self._texts:
+                if self._is_over:
+                    return
+                self._queue.put(text)
+            self._queue.put(_End())
+        except BaseException as error:  # noqa: BLE001 - raised again where the texts are taken
+            self._queue.put(_End(error))
