@@ -43,7 +43,9 @@ def read_pastes_whole(source: "Input") -> None:
                 continue
             if len(run) >= _PASTED_KEYS:
                 text = "".join(plain.get(each.key, each.key) for each in run)
-                run = [KeyPress(Keys.BracketedPaste, text)]
+                is_sent = text.find("\r") == len(text) - 1 and "\n" not in text  # one line, and Enter behind it
+                pasted = KeyPress(Keys.BracketedPaste, text[:-1] if is_sent else text)
+                run = [pasted, run[-1]] if is_sent else [pasted]
             keys += run
             run = []
             if key is not None:
