@@ -318,6 +318,16 @@ class TestLines:
         terminal.see("GOT 'half a thought'")
 
 
+def test_backspace_takes_what_is_seen_as_one_character(start: Callable[..., Terminal]) -> None:
+    terminal = start()
+    for keys in ("a\U0001f1e9\U0001f1ea", "e\u0301", "\U0001f468\u200d\U0001f469\u200d\U0001f467"):
+        terminal.send(keys + BACKSPACE)
+    terminal.send("b" + pasted("line\n" * 20))
+    terminal.see("ab[pasted text")
+    terminal.send(BACKSPACE + "!" + ENTER)
+    terminal.see("GOT 'ab!'")
+
+
 class TestPaste:
     def test_a_long_paste_without_marks_is_one_paste(self, start: Callable[..., Terminal]) -> None:
         """100 kB that a terminal sends as keys: taken in at once and folded, each line end once."""

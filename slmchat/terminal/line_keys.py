@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from slmchat.terminal.completion import named_path
+from slmchat.terminal.markdown_layout import last_cluster
 from slmchat.terminal.pastes import Pastes, is_fold
 from slmchat.terminal.plain_input import MORE_S, clean
 from slmchat.terminal.slash_commands import CommandTable, is_open_block
@@ -197,7 +198,7 @@ def text_keys(pastes: Pastes, open_editor: Callable[["Buffer"], Any]) -> "KeyBin
     """Pastes, the external editor, Ctrl-C."""
     from prompt_toolkit.document import Document
     from prompt_toolkit.enums import DEFAULT_BUFFER
-    from prompt_toolkit.filters import Condition, has_focus, has_selection
+    from prompt_toolkit.filters import Condition, has_focus, has_selection, vi_insert_mode, vi_mode
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.keys import Keys
 
@@ -224,6 +225,13 @@ def text_keys(pastes: Pastes, open_editor: Callable[["Buffer"], Any]) -> "KeyBin
         from prompt_toolkit.application import get_app
 
         return any(map(is_fold, get_app().current_buffer.text))
+
+    @keys.add("backspace", filter=in_message & ~has_selection & (~vi_mode | vi_insert_mode))
+    def _delete(event: "KeyPressEvent") -> None:
+        """What is seen as one character goes as one."""
+        buffer = event.current_buffer
+        for _ in range(event.arg):
+            buffer.delete_before_cursor(len(last_cluster(buffer.document.text_before_cursor)) or 1)
 
     @keys.add("c-o", filter=in_message & has_folds)
     def _unfold(event: "KeyPressEvent") -> None:
