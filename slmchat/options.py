@@ -6,7 +6,7 @@ Refuses to know: typer, and what any option does.
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
 from typing import Any
 
@@ -129,6 +129,13 @@ class GenerationOptions:
     raw_output: bool = _output(
         "--raw-output", help="Do not remove control sequences from the model's text.", default=False
     )
+
+    @classmethod
+    def of(cls, options: Any, **more: Any) -> "GenerationOptions":
+        """What another record has of these options, by the same names, and `more`."""
+        known = cls.__dataclass_fields__
+        shared = {item.name: getattr(options, item.name) for item in fields(options) if item.name in known}
+        return cls(**{**shared, **more})
 
     def sampler_values(self) -> Mapping[str, float | int | None]:
         """What was given of the sampler settings, by the names of `SamplerSettings`."""

@@ -54,7 +54,9 @@ def main() -> None:
         ({names[text]: share for text, share in shares.items()}, label)
         for shares, label in zip(found, labels, strict=True)
     ]
-    halves = rows[::2], rows[1::2]
+    halves = [
+        [row for number, row in enumerate(rows) if number // 2 % 2 == half] for half in (0, 1)
+    ]  # in pairs of labels
     temperatures = [fitted(half) for half in halves]
     others = [
         (scaled(probabilities, temperature), label)

@@ -26,6 +26,7 @@ from zod_samples import ZOD
 
 from slmchat.schemas import formats, json_schema
 from slmchat.schemas.check import SchemaCheck
+from slmchat.schemas.gbnf_writer import gbnf_of
 
 pytestmark = pytest.mark.real
 
@@ -40,7 +41,7 @@ def matcher() -> Iterator[maskbench.Matcher]:
 
 
 def _is_right(matcher: maskbench.Matcher, schema: Any, written: str) -> bool:
-    grammar = matcher.compiled(json_schema.to_grammar(schema).gbnf())
+    grammar = matcher.compiled(gbnf_of(json_schema.to_grammar(schema)))
     try:
         return matcher.matches(grammar, written) and SchemaCheck(schema).is_right(json.loads(written))
     finally:
@@ -103,7 +104,7 @@ _IDNA = ("hostname", "idn-hostname", "idn-email", "iri", "regex")
 def test_formats_are_as_wide_as_the_public_tests(matcher: maskbench.Matcher, name: str) -> None:
     texts: list[tuple[str, bool]] = json.loads((DATA / "format_suite.json").read_text())[name]
     schema = {"type": "string", "format": name}
-    grammar = matcher.compiled(json_schema.to_grammar(schema).gbnf())
+    grammar = matcher.compiled(gbnf_of(json_schema.to_grammar(schema)))
     for text, is_valid in texts:
         if name in _IDNA and ("xn--" in text.lower() or not text.isascii() or name == "regex"):
             continue

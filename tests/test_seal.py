@@ -114,6 +114,28 @@ def test_the_list_of_attempts_is_whole(sealed: SealCheck, unsealed: SealCheck) -
     assert unsealed.status.mechanism == ""
 
 
+SERVERS = ("turned", "listening-connects", "accept-by-copy")
+
+
+@needs_seccomp
+def test_a_sealed_server_is_reached_and_reaches_nothing() -> None:
+    found = check_seal(is_server=True)
+    assert found.is_tight
+    outcomes = {result.name: result.outcome for result in found.results}
+    assert outcomes.pop("accept") is ProbeOutcome.WORKS
+    assert list(outcomes) == [*SERVERS, *ATTEMPTS]
+    assert all(outcomes[name] is ProbeOutcome.REFUSED for name in SERVERS)
+
+
+@needs_seccomp
+def test_without_the_seal_a_server_reaches_out() -> None:
+    found = check_seal(is_sealed=False, is_server=True)
+    outcomes = {result.name: result for result in found.results}
+    assert outcomes["accept"].outcome is ProbeOutcome.WORKS
+    assert all(outcomes[name].outcome is ProbeOutcome.OUT for name in SERVERS)
+    assert outcomes["accept-by-copy"].how == "a connection was taken in by another descriptor"
+
+
 def test_every_attempt_on_files_is_marked_as_landlocks() -> None:
     from slmchat.privacy import bypass_probes, persistence_probes
 
@@ -791,6 +813,7 @@ def test_the_check_is_exit_zero_only_when_nothing_got_out(tmp_path: Path) -> Non
     proof = json.loads(done.stdout)
     assert proof["is_tight"] is True
     assert {attempt["outcome"] for attempt in proof["attempts"]} <= {"refused", "not_offered", "not_promised"}
+    assert proof["server"]["is_tight"] is True and proof["server"]["attempts"][0]["outcome"] == "works"
     text = slm_privacy(tmp_path, is_check=True)
     assert text.returncode == 0
     assert "EPERM" in text.stdout

@@ -27,14 +27,7 @@ _BAR_WIDTH = 24
 def bench(name: str | None, options: BenchOptions, settings: Settings, console: Console) -> ExitCode:
     """Measure a model. Ctrl-C shows what has been measured so far. Raises `SlmError`."""
     sandbox.seal(settings)
-    generation = GenerationOptions(
-        model=name,
-        ctx=options.ctx,
-        threads=options.threads,
-        gpu_layers=options.gpu_layers,
-        device=options.device,
-        kv_type=options.kv_type,
-    )
+    generation = GenerationOptions.of(options, model=name)
     installed = resolve.find(name, settings, console)
     made = prepared(installed, generation, settings, options.depths, options.repeat)
     if power()[0].value:
@@ -77,11 +70,11 @@ def _show(report: dict[str, Any], console: Console) -> None:
     """The report for people: two lines, the chart as a table, and the share of the memory bandwidth."""
     load = report["load_s"]
     peak = f"; at most {in_bytes(report['peak_memory'])} of memory" if report["peak_memory"] else ""
-    console.print(
+    console.tell(
         f"{report['model']}, {in_bytes(report['size'])}; {report['threads']} threads, "
         f"context window {report['n_ctx']:,}, KV cache {report['kv_type']}"
     )
-    console.print(f"loaded in {load['median']:.2f} s ({load['low']:.2f} to {load['high']:.2f}){peak}")
+    console.tell(f"loaded in {load['median']:.2f} s ({load['low']:.2f} to {load['high']:.2f}){peak}")
     depths = report["depths"]
     top = max((entry["generation_tps"]["median"] for entry in depths if entry["generation_tps"]), default=0.0)
     first = depths[0]
@@ -91,8 +84,8 @@ def _show(report: dict[str, Any], console: Console) -> None:
         [_row(entry, top, is_plain=console.is_dumb or not console.is_stdout_tty) for entry in depths],
     )
     console.print()
-    console.print(f"depth: tokens of the conversation before a message of {first['prompt_tokens']} tokens")
-    console.print(f"medians of {first['passes']}, in brackets the lowest and the highest")
+    console.tell(f"depth: tokens of the conversation before a message of {first['prompt_tokens']} tokens")
+    console.tell(f"medians of {first['passes']}, in brackets the lowest and the highest")
     _show_share(report, console)
 
 
@@ -114,7 +107,7 @@ def _show_share(report: dict[str, Any], console: Console) -> None:
     if share is None:
         return
     rate = first["generation_tps"]["median"]
-    console.print(
+    console.tell(
         f"every token reads {in_bytes(weights)} of weights: {in_bytes(round(weights * rate))}/s, {share:.0%} of the "
         f"memory bandwidth ({in_bytes(report['copy_bandwidth'])}/s, copying)"
     )

@@ -33,14 +33,7 @@ def embed(words: Sequence[str], options: EmbedOptions, settings: Settings, conso
         raise SlmError(
             f"--on-overflow cannot be '{options.on_overflow}'.", hint="fail or trim", exit_code=ExitCode.USAGE
         )
-    generation = GenerationOptions(
-        model=options.model,
-        endpoint=options.endpoint,
-        threads=options.threads,
-        gpu_layers=options.gpu_layers,
-        device=options.device,
-        force=options.force,
-    )
+    generation = GenerationOptions.of(options)
     backend = open_backend(generation, settings, console)
     rows = _rows(words, options, console)
     opened = open_embedding(backend, generation, settings, console)
@@ -62,6 +55,8 @@ def embed(words: Sequence[str], options: EmbedOptions, settings: Settings, conso
     opened.close()
     if interrupted:
         return ExitCode.INTERRUPTED
+    if not texts.n_records:
+        console.warn("there were no texts: nothing was done.")
     if texts.failed and words:
         raise texts.failed[0]
     if texts.failed:

@@ -8,16 +8,20 @@ import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmchat.catalog.hub_cache import hub_cache_directories
 from slmchat.errors import ExitCode, SlmError
-from slmchat.privacy import forked
+from slmchat.privacy import forked, server_probes
+from slmchat.privacy.probe_context import ProbeOutcome
 from slmchat.privacy.seal import SealStatus, seal
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.tables import Column
 from slmchat.wording import in_bytes
+
+if TYPE_CHECKING:
+    from slmchat.privacy.seal_check import SealCheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ COMMANDS = (
     Reach("run", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("chat", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("batch", _NOTHING_ELSE, True, takes_endpoint=True),
+    Reach("serve", "nothing; it is reached by programs of this device, with --host ADDRESS and a key by others", True),
     Reach("embed", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("bench", _NOTHING, True),
     Reach("doctor", _NOTHING, True),
@@ -228,29 +233,45 @@ def _size(path: Path) -> int:
 
 
 def _check(console: Console, is_json: bool, is_sealed: bool) -> ExitCode:
-    from slmchat.privacy.probe_context import ProbeOutcome
-    from slmchat.privacy.seal_check import SealCheck, check_seal
+    from slmchat.privacy.seal_check import check_seal
 
-    found: SealCheck = check_seal(is_sealed=is_sealed)
-    counts = Counter(result.outcome for result in found.results)
+    found = check_seal(is_sealed=is_sealed)
+    serving = check_seal(is_sealed=is_sealed, is_server=True)
     if is_json:
-        attempts: list[dict[str, Any]] = [
-            {**asdict(result), "outcome": result.outcome.name.lower()} for result in found.results
-        ]
-        console.print_json({"is_tight": found.is_tight, "seal": asdict(found.status), "attempts": attempts})
+        console.print_json({**_as_json(found), "server": _as_json(serving)})
     else:
         _print_status(found.status, console)
-        console.print()
-        console.table(
-            (Column("ATTEMPT", is_prose=True), Column("OUTCOME"), Column("HOW", rank=1, is_prose=True)),
-            [(result.title, result.outcome.value, result.how) for result in found.results],
-        )
-        told = ", ".join(f"{count} {outcome.value}" for outcome, count in counts.items())
-        console.print(f"\n{len(found.results)} attempts: {told}")
-    if found.is_tight:
-        return ExitCode.DONE
-    console.error(_leaking(found.status, counts[ProbeOutcome.OUT], len(found.results)))
-    return ExitCode.UNSEALED
+        _print_attempts(found, console)
+        console.print("\nIn a server (slm serve), which accepts connections and can make none:")
+        _print_attempts(serving, console, is_short=True)
+    for each in (found, serving):
+        if not each.is_tight:
+            n_out = sum(result.outcome in (ProbeOutcome.OUT, ProbeOutcome.BROKEN) for result in each.results)
+            console.error(_leaking(each.status, n_out, len(each.results)))
+            return ExitCode.UNSEALED
+    return ExitCode.DONE
+
+
+def _as_json(found: "SealCheck") -> dict[str, Any]:
+    attempts = [{**asdict(result), "outcome": result.outcome.name.lower()} for result in found.results]
+    return {"is_tight": found.is_tight, "seal": asdict(found.status), "attempts": attempts}
+
+
+def _print_attempts(found: "SealCheck", console: Console, *, is_short: bool = False) -> None:
+    """`is_short`: of the attempts that have a line above, only those that ended otherwise than refused."""
+    own = {probe.name for probe in (server_probes.ACCEPT, *server_probes.PROBES)}
+    console.print()
+    console.table(
+        (Column("ATTEMPT", is_prose=True), Column("OUTCOME"), Column("HOW", rank=1, is_prose=True)),
+        [
+            (result.title, result.outcome.value, result.how)
+            for result in found.results
+            if not is_short or result.name in own or result.outcome is ProbeOutcome.OUT
+        ],
+    )
+    counts = Counter(result.outcome for result in found.results)
+    told = ", ".join(f"{count} {outcome.value}" for outcome, count in counts.items())
+    console.print(f"\n{len(found.results)} attempts: {told}")
 
 
 def _leaking(status: SealStatus, n_out: int, n_attempts: int) -> SlmError:

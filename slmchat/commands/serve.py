@@ -80,9 +80,9 @@ def _run(name: str | None, options: ServeOptions, path: Path, settings: Settings
         access = Access(_hosts(options.host), tuple(options.allow_origin), key)
         ends_idle = console.environ.get(_ENDS_IDLE) == "1"
         server = Server(made, served, label, access, console, computed_with(generation), ends_idle=ends_idle)
-        console.note(f"{label} at {made[0].address}/v1 (window: {n_ctx:,} tokens; it accepts, and never connects)")
-        console.note("Ctrl-C ends it." if console.is_stderr_tty else "SIGTERM ends it.")
         with _ended_by_signals(server.stop):
+            console.note(f"{label} at {made[0].address}/v1 (window: {n_ctx:,} tokens; it accepts, and never connects)")
+            console.note("Ctrl-C ends it." if console.is_stderr_tty else "SIGTERM ends it.")
             server.serve()
     finally:
         for each in made:
@@ -91,19 +91,7 @@ def _run(name: str | None, options: ServeOptions, path: Path, settings: Settings
 
 
 def _generation(name: str | None, options: ServeOptions) -> GenerationOptions:
-    return GenerationOptions(
-        model=name,
-        ctx=options.ctx,
-        threads=options.threads,
-        gpu_layers=options.gpu_layers,
-        device=options.device,
-        kv_type=options.kv_type,
-        lora=options.lora,
-        mmproj=options.mmproj,
-        think=options.think,
-        think_budget=options.think_budget,
-        force=options.force,
-    )
+    return GenerationOptions.of(options, model=name)
 
 
 def _key(options: ServeOptions, console: Console) -> str | None:

@@ -16,7 +16,9 @@ from slmchat.generation.structured import ResponseFormat, room_for
 from slmchat.ranges import SEED
 
 # What is said when the first answer counts after all.
-FALLBACK = "the second answer has no end; the first one counts, and a list or a map in it stops at a limit of slm's."
+FALLBACK = (
+    "the second answer has no end; the first one counts, and a list, a map or a text in it stops at a limit of slm's."
+)
 
 # What comes along with a text: a response, the fields of a record.
 Made = TypeVar("Made")

@@ -18,7 +18,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.told import told
 from slmchat.schemas import strict_json
 from slmchat.schemas.check import SchemaCheck
-from slmchat.schemas.json_rules import SOFT_ANY_ITEMS, SOFT_ITEMS
+from slmchat.schemas.json_rules import SOFT_ANY_ITEMS, SOFT_CHARACTERS, SOFT_ITEMS
 
 if TYPE_CHECKING:
     from slmchat.schemas.json_schema import SchemaGbnf
@@ -102,17 +102,19 @@ class ResponseFormat:
 
     def soft_limit_reached(self, value: object) -> SlmError | None:
         """Why this answer may not be the whole one: something in it ends where a first attempt stops."""
-        if not self.constraint.is_capped or not _has_length(value, (SOFT_ITEMS, SOFT_ANY_ITEMS)):
+        if not self.constraint.is_capped or not _is_at_limit(value):
             return None
-        return _unsatisfied("something in it has as many values as a first attempt may write")
+        return _unsatisfied("something in it is as long as a first attempt may make it")
 
 
-def _has_length(value: object, lengths: tuple[int, ...]) -> bool:
-    """Whether a list or an object of one of these lengths is in it."""
+def _is_at_limit(value: object) -> bool:
+    """Whether a list, an object or a string in it has the length of a soft limit."""
+    if isinstance(value, str):
+        return len(value) == SOFT_CHARACTERS
     if not isinstance(value, list | dict):
         return False
     inside = value if isinstance(value, list) else value.values()
-    return len(value) in lengths or any(_has_length(item, lengths) for item in inside)
+    return len(value) in (SOFT_ITEMS, SOFT_ANY_ITEMS) or any(map(_is_at_limit, inside))
 
 
 def room_for(max_tokens: int | None, thought: int = 0) -> int:

@@ -22,7 +22,8 @@ class ProbeContext:
 
     Ports are on the loopback device, paths in a fresh temporary directory, descriptors inherited by the child, but for
     `listener` and `pipe`, which are the parent's own. `file` is in `outside`; `here` is the child's current directory,
-    with a git repository; `temporary` is the system's temporary directory.
+    with a git repository; `temporary` is the system's temporary directory. `listening`: a socket of the child's own as
+    a server, with two connections that wait; None: the child is no server.
     """
 
     is_sealed: bool
@@ -48,6 +49,7 @@ class ProbeContext:
     terminal: int | None
     listener: int
     cells: tuple[int, int]
+    listening: int | None = None
 
 
 class Unavailable(Exception):
@@ -82,6 +84,8 @@ class ProbeOutcome(Enum):
 
     REFUSED = "refused"
     OUT = "got out"
+    WORKS = "works, as it must"
+    BROKEN = "does not work"
     NOT_OFFERED = "not offered by this system"
     NOT_PROMISED = "not covered by the seal on this system"
 

@@ -29,8 +29,10 @@ _IS_LINUX = sys.platform.startswith(("linux", "android"))
 class ProbeServer:
     """Listeners of our own and a directory of our own, for as long as the attempts last. Raises `OSError` on entry."""
 
-    def __init__(self, is_sealed: bool) -> None:
+    def __init__(self, is_sealed: bool, *, is_for_server: bool = False) -> None:
+        """`is_for_server`: the child is to be a server, too."""
         self._is_sealed = is_sealed
+        self._is_for_server = is_for_server
         self._sockets: list[socket.socket] = []
         self._descriptors: list[int] = []
         self._selector = selectors.DefaultSelector()
@@ -68,7 +70,13 @@ class ProbeServer:
     def inherited(self) -> tuple[int, ...]:
         """Descriptors that the child is started with."""
         context = self.context
-        given = (context.inherited_stream, context.inherited_datagram, context.ring, context.terminal)
+        given = (
+            context.inherited_stream,
+            context.inherited_datagram,
+            context.ring,
+            context.terminal,
+            context.listening,
+        )
         return tuple(descriptor for descriptor in given if descriptor is not None)
 
     def has_heard(self, name: str) -> bool:
@@ -118,6 +126,7 @@ class ProbeServer:
             terminal=self._terminal(),
             listener=tcp4.fileno(),
             cells=(ctypes.addressof(self._cells[0]), ctypes.addressof(self._cells[1])),
+            listening=self._asked_server() if self._is_for_server else None,
         )
 
     def _kept(self, made: socket.socket) -> socket.socket:
@@ -143,6 +152,13 @@ class ProbeServer:
 
     def _connected(self, port: int) -> int:
         return self._kept(socket.create_connection(("127.0.0.1", port))).fileno()
+
+    def _asked_server(self) -> int:
+        """A socket that the child listens on, with two clients that wait."""
+        made = self._kept(socket.create_server(("127.0.0.1", 0)))
+        for _ in range(2):
+            self._connected(_port(made))
+        return made.fileno()
 
     def _fifo(self, path: Path) -> str | None:
         if not hasattr(os, "mkfifo"):

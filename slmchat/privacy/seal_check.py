@@ -2,7 +2,7 @@
 
 Knows: how the child is started, what counts as refused, that what arrives at the parent's server overrules the child's
 word.
-Refuses to know: the probes themselves (network_probes.py, bypass_probes.py, persistence_probes.py), how the result is
+Refuses to know: the probes themselves (network_probes.py, bypass_probes.py, server_probes.py, ...), how the result is
 shown (commands/privacy.py).
 
 The same attempts run without a seal too (`is_sealed=False`, for the tests): a check that cannot fail proves nothing.
@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from slmchat.errors import ExitCode, SlmError
-from slmchat.privacy import android, bypass_probes, network_probes, persistence_probes, seal
+from slmchat.privacy import android, bypass_probes, network_probes, persistence_probes, seal, server_probes
 from slmchat.privacy.landlock import SCOPE_ABI
 from slmchat.privacy.probe_context import Probe, ProbeContext, ProbeOutcome, ProbeResult, Promise, Refused, Unavailable
 from slmchat.privacy.probe_server import ProbeServer
 from slmchat.privacy.seal import SealStatus
+from slmchat.privacy.steps import KeptSockets
 
 _TIMEOUT_S = 60.0
 _IS_LINUX = sys.platform.startswith(("linux", "android"))
@@ -47,21 +48,24 @@ class SealCheck:
     @property
     def is_tight(self) -> bool:
         """Nothing got out, behind a seal that the kernel enforces."""
-        return self.status.is_enforced_by_kernel and all(
-            result.outcome is not ProbeOutcome.OUT for result in self.results
+        return self.status.is_enforced_by_kernel and not any(
+            result.outcome in (ProbeOutcome.OUT, ProbeOutcome.BROKEN) for result in self.results
         )
 
 
-def check_seal(*, is_sealed: bool = True) -> SealCheck:
-    """Run every attempt in a child. Raises `SlmError` (UNSEALED) when the check itself cannot be carried out."""
+def check_seal(*, is_sealed: bool = True, is_server: bool = False) -> SealCheck:
+    """Run every attempt in a child; `is_server`: in one that listens, as `slm serve` does, and that has to be reached.
+
+    Raises `SlmError` (UNSEALED) when the check itself cannot be carried out.
+    """
     try:
-        with ProbeServer(is_sealed) as server:
+        with ProbeServer(is_sealed, is_for_server=is_server) as server:
             answers = _answers(server)
             server.settle()
             results = [_witnessed(_result(answer), server) for answer in answers[1:]]
     except OSError as error:
         raise _not_possible(f"the listeners that it tries to reach cannot be opened: {error.strerror}") from error
-    names = [probe.name for probe in _probes(network_probes.EarlyThread())]
+    names = [probe.name for probe in _probes(network_probes.EarlyThread(), is_server=is_server)]
     missing = [name for name in names if name not in {result.name for result in results}]
     results += [ProbeResult(name, name, ProbeOutcome.OUT, "no answer: the child ended before") for name in missing]
     return SealCheck(_status(answers[0]), tuple(results))
@@ -124,7 +128,11 @@ def child() -> None:
     context = ProbeContext(**{**values, "cells": tuple(values["cells"])})
     early = network_probes.EarlyThread()
     android.raise_instead_of_ending()
-    status = seal.seal(is_required=False, writable=(Path(context.allowed),)) if context.is_sealed else seal.status()
+    listening = () if context.listening is None else (context.listening,)
+    status = seal.status()
+    if context.is_sealed:
+        kept = KeptSockets(listening=listening) if listening else None
+        status = seal.Seal(is_required=False, writable=(Path(context.allowed),), kept=kept).close_local()
     _tell(asdict(status))
     for result in _tried(context, status, early):
         _tell({"name": result.name, "title": result.title, "outcome": result.outcome.value, "how": result.how})
@@ -135,13 +143,16 @@ def _tell(answer: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _probes(early: network_probes.EarlyThread) -> tuple[Probe, ...]:
-    return (*network_probes.probes(early), *bypass_probes.PROBES, *persistence_probes.PROBES)
+def _probes(early: network_probes.EarlyThread, *, is_server: bool) -> tuple[Probe, ...]:
+    usual = (*network_probes.probes(early), *bypass_probes.PROBES, *persistence_probes.PROBES)
+    return (server_probes.ACCEPT, *server_probes.PROBES, *usual) if is_server else usual
 
 
 def _tried(context: ProbeContext, status: SealStatus, early: network_probes.EarlyThread) -> Iterator[ProbeResult]:
-    for probe in _probes(early):
+    for probe in _probes(early, is_server=context.listening is not None):
         outcome, how = _judged(probe, context)
+        if probe is server_probes.ACCEPT:
+            outcome = ProbeOutcome.WORKS if outcome is ProbeOutcome.OUT else ProbeOutcome.BROKEN
         if outcome is ProbeOutcome.OUT and context.is_sealed and not _is_promised(probe.promise, status):
             outcome = ProbeOutcome.NOT_PROMISED
         yield ProbeResult(probe.name, probe.title, outcome, how)

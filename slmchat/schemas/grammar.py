@@ -1,19 +1,11 @@
-"""A context-free grammar as a small tree, and its spelling as GBNF (llama.cpp, grammars/README.md).
+"""A context-free grammar as a small tree.
 
 Knows: literals, character ranges, sequences, choices, repetitions, named rules; which rules can never end.
-Refuses to know: what the grammar is for, tokens, llama.cpp.
+Refuses to know: what the grammar is for, tokens, how it is spelled (gbnf_writer.py).
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-
-# llama.cpp copies a repeated item once for each time and refuses more than 2,000 (llama-grammar.cpp,
-# MAX_REPETITION_THRESHOLD). Longer repetitions are made of blocks of this many.
-_BLOCK = 100
-_MOST_PLAIN = 500
-# Beyond this a repetition has no upper limit in the grammar; the check of the finished text has it all the same.
-MOST_REPEATS = 100_000
 
 # Fewer texts than this are written one beside the other; deeper branches too, whatever their number.
 _FEW_TEXTS = 6
@@ -234,6 +226,14 @@ class Grammar:
         ending.add(name)
         return True
 
+    def leave_out(self, names: frozenset[str]) -> None:
+        """Take these rules, and every alternative that needs one of them, out of the grammar; `root` is not among
+        them."""
+        if names:
+            left = {name: _less(node, names) for name, node in self.rules.items() if name not in names}
+            self.rules = {name: node for name, node in left.items() if node is not None}
+            self.prune()
+
     def left_recursive(self) -> list[str]:
         """The rules that begin with themselves, before a single character: llama.cpp's grammars cannot do that."""
         firsts = {name: _first_rules(node) for name, node in self.rules.items()}
@@ -253,16 +253,6 @@ class Grammar:
                     path[following] = iter(firsts[following])
         return []
 
-    def gbnf(self) -> str:
-        """The grammar in GBNF, `root` first."""
-        writer = _Writer("part-")
-        for name in ("root", *(name for name in self.rules if name != "root")):
-            if name in self.shared:
-                writer.lines += _lines_of(name, self.rules[name])
-            else:
-                writer.rule(name, self.rules[name])
-        return "\n".join(writer.lines) + "\n"
-
 
 def _ends(node: Node, ending: set[str]) -> bool:
     if isinstance(node, Rule):
@@ -274,6 +264,22 @@ def _ends(node: Node, ending: set[str]) -> bool:
     if isinstance(node, Repeat):
         return node.least == 0 or _ends(node.item, ending)
     return isinstance(node, Text) or bool(node.ranges)
+
+
+def _less(node: Node, names: frozenset[str]) -> Node | None:
+    """The node without what needs one of these rules; None: nothing is left."""
+    if isinstance(node, Rule):
+        return None if node.name in names else node
+    if isinstance(node, Chain):
+        items = [_less(item, names) for item in node.items]
+        return None if None in items else Chain(tuple(item for item in items if item is not None))
+    if isinstance(node, Choice):
+        options = [option for each in node.options if (option := _less(each, names)) is not None]
+        return choice(options) if options else None
+    if isinstance(node, Repeat):
+        item = _less(node.item, names)
+        return Repeat(item, node.least, node.most) if item is not None else None if node.least else EMPTY
+    return node
 
 
 def _first_rules(node: Node) -> list[str]:
@@ -301,110 +307,3 @@ def is_nullable(node: Node) -> bool:
     if isinstance(node, Repeat):
         return node.least == 0 or is_nullable(node.item)
     return isinstance(node, Text) and not node.text
-
-
-class _Writer:
-    """GBNF, line by line. Everything that is repeated gets a rule of its own: llama.cpp counts it as one then."""
-
-    def __init__(self, prefix: str) -> None:
-        """`prefix`: of the names of those rules."""
-        self.lines: list[str] = []
-        self._prefix = prefix
-        self._helpers: dict[Node, str] = {}
-
-    def rule(self, name: str, node: Node) -> None:
-        place = len(self.lines)
-        self.lines.append("")
-        self.lines[place] = f"{name} ::= {self._alternatives(node)}"
-
-    def _alternatives(self, node: Node) -> str:
-        options = node.options if isinstance(node, Choice) else (node,)
-        return " | ".join(self._sequence(option) for option in options)
-
-    def _sequence(self, node: Node) -> str:
-        items = node.items if isinstance(node, Chain) else (node,)
-        return " ".join(self._item(item) for item in items) or '""'
-
-    def _item(self, node: Node) -> str:
-        if isinstance(node, Text):
-            return f'"{_spelled(node.text)}"'
-        if isinstance(node, Chars):
-            return _class(node.ranges)
-        if isinstance(node, Rule):
-            return node.name
-        if isinstance(node, Repeat):
-            return self._repeat(node)
-        return f"({self._alternatives(node)})"
-
-    def _repeat(self, node: Repeat) -> str:
-        least, most = node.least, node.most
-        if most is not None and most > MOST_REPEATS:
-            most = None
-        if max(least, most or 0) > _MOST_PLAIN:
-            return self._item(_in_blocks(node.item, least, most))
-        if most == 0:
-            return '""'
-        item = self._atom(node.item)
-        if most is None:
-            return f"{item}*" if least == 0 else f"{item}+" if least == 1 else f"{item}{{{least},}}"
-        return f"{item}{{{least}}}" if least == most else f"{item}{{{least},{most}}}"
-
-    def _atom(self, node: Node) -> str:
-        """A spelling of the node to which a repetition applies as a whole."""
-        if isinstance(node, Rule | Chars):
-            return self._item(node)
-        if node not in self._helpers:
-            name = self._helpers[node] = f"{self._prefix}{len(self._helpers)}"
-            self.rule(name, node)
-        return self._helpers[node]
-
-
-@lru_cache(maxsize=128)
-def _lines_of(name: str, node: Node) -> list[str]:
-    """A shared rule in GBNF: it is written once, and not for each grammar."""
-    writer = _Writer(f"{name}-")
-    writer.rule(name, node)
-    return writer.lines
-
-
-def _in_blocks(item: Node, least: int, most: int | None) -> Node:
-    """The same repetition out of repetitions that llama.cpp takes."""
-    block = Repeat(item, _BLOCK, _BLOCK)
-    blocks, rest = divmod(min(least, MOST_REPEATS), _BLOCK)
-    required = (Repeat(block, blocks, blocks), Repeat(item, rest, rest))
-    if most is None:
-        return chain(*required, Repeat(item))
-    blocks, rest = divmod(most - least, _BLOCK)
-    if not blocks:
-        return chain(*required, Repeat(item, 0, rest))
-    fewer = chain(Repeat(block, 0, blocks - 1), Repeat(item, 0, _BLOCK - 1))
-    all_of_them = chain(Repeat(block, blocks, blocks), Repeat(item, 0, rest))
-    return chain(*required, choice((fewer, all_of_them)))
-
-
-@lru_cache(maxsize=512)
-def _class(ranges: Ranges) -> str:
-    return "[" + "".join(_code(a) if a == b else f"{_code(a)}-{_code(b)}" for a, b in ranges) + "]"
-
-
-def _code(point: int) -> str:
-    """A character in a class: plain where that cannot be misread."""
-    char = chr(point)
-    if char.isascii() and char.isalnum():
-        return char
-    if point <= 0xFF:
-        return f"\\x{point:02X}"
-    return f"\\u{point:04X}" if point <= 0xFFFF else f"\\U{point:08X}"
-
-
-def _spelled(text: str) -> str:
-    """A text between the quotes of GBNF."""
-    if text.isascii() and text.isprintable():
-        return text.replace("\\", "\\\\").replace('"', '\\"')
-    return "".join(map(_escaped, text))
-
-
-def _escaped(char: str) -> str:
-    return {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(char) or (
-        char if char.isprintable() else _code(ord(char))
-    )

@@ -120,7 +120,7 @@ def more_members(rules: JsonRules, kinds: Sequence[Node], least: int, most: int 
 def names_unlike(rules: JsonRules, names: Sequence[str]) -> Node:
     """What stands between the quotes of a name that is none of `names` (escapes left out)."""
     if not names:
-        return Repeat(rules.character())
+        return rules.characters()
     return rules.add(_unlike(rules, [name for name in names if name], 0, is_empty_allowed="" not in names))
 
 

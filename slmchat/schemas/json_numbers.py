@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from slmchat.errors import ExitCode, SlmError
 from slmchat.schemas import number_ranges
 from slmchat.schemas.equality import is_number
 from slmchat.schemas.grammar import Node, texts
 from slmchat.schemas.json_rules import JsonRules
 from slmchat.schemas.keywords import OF_TYPE
-from slmchat.schemas.merging import Impossible
+from slmchat.schemas.refusals import Impossible, unusable
 
 # Multiples between two bounds are written out as long as there are not more of them.
 _MOST_MULTIPLES = 500
@@ -82,7 +81,7 @@ def _decimals_of(step: Decimal) -> int | None:
 def _step(schema: Mapping[str, Any], place: str) -> Decimal:
     value = schema["multipleOf"]
     if not is_number(value) or value <= 0:
-        raise _wrong(f"multipleOf in {place} is not a number above 0")
+        raise unusable(f"multipleOf in {place} is not a number above 0")
     return Decimal(repr(value))
 
 
@@ -94,14 +93,8 @@ def _bound(schema: Mapping[str, Any], plain: str, exclusive: str, place: str, *,
         if value is None:
             continue
         if not is_number(value):
-            raise _wrong(f"{keyword} in {place} is not a number")
+            raise unusable(f"{keyword} in {place} is not a number")
         found.append((Decimal(repr(value)), keyword == exclusive))
     if not found:
         return None
     return max(found) if is_low else min(found, key=lambda bound: (bound[0], not bound[1]))
-
-
-def _wrong(what: str) -> SlmError:
-    return SlmError(
-        f"this schema cannot be used: {what}.", hint="what is supported: docs/structured.md", exit_code=ExitCode.USAGE
-    )

@@ -5,7 +5,10 @@ Refuses to know: schemas.
 """
 
 import json
+import math
 from collections.abc import Iterable
+from json.encoder import encode_basestring
+from typing import Any
 
 from slmchat.schemas import number_ranges
 from slmchat.schemas.grammar import (
@@ -41,7 +44,9 @@ _CHARACTER = choice((Rule("plain"), chain(Text("\\"), choice((chars('"\\/bfnrt')
 # this one: more values than most answers have, and few enough to end within 1,024 tokens. An answer that reaches it is
 # not taken for the whole: a second attempt has no such limit (generation/structured.py).
 SOFT_ITEMS = 64
-# The same for values of which nothing is known, and how deep they may be nested.
+# The same for the characters of a string: small models repeat a sentence without an end.
+SOFT_CHARACTERS = 1_000
+# And for values of which nothing is known, and how deep they may be nested.
 SOFT_ANY_ITEMS = 32
 _SOFT_DEPTH = 4
 
@@ -118,8 +123,15 @@ class JsonRules:
 
     def string(self) -> Rule:
         if "string" not in self.grammar.rules:
-            self._shared("string", chain(QUOTE, Repeat(self.character()), QUOTE))
+            self._shared("string", chain(QUOTE, self.characters(), QUOTE))
         return Rule("string")
+
+    def characters(self, least: int = 0, most: int | None = None) -> Node:
+        """`least` to `most` characters of a string."""
+        if most is None and self.is_capped:
+            most = max(SOFT_CHARACTERS, least)
+            self.has_soft_limits = True
+        return Repeat(self.character(), least, most)
 
     def number(self) -> Rule:
         return self._shared("number", number_ranges.NUMBER)
@@ -174,3 +186,13 @@ def _escaped_points(low: int, high: int) -> Iterable[int]:
 
 def _in_json(char: str) -> Text:
     return Text(json.dumps(char, ensure_ascii=False)[1:-1])
+
+
+def spellings(value: Any) -> list[str]:
+    """How a constant is written: 1.0 also as 1."""
+    if isinstance(value, str):
+        return [encode_basestring(value)]
+    spelled = [json.dumps(value, ensure_ascii=False)]
+    if isinstance(value, float) and value.is_integer() and math.isfinite(value):
+        spelled.append(str(int(value)))
+    return spelled

@@ -8,32 +8,29 @@ Properties come in the order of the schema. What a grammar cannot hold is left t
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from json.encoder import encode_basestring
 from typing import Any
 
-from slmchat.errors import ExitCode, SlmError
-from slmchat.schemas import formats, json_numbers, json_strings, merging, python_regex, references
+from slmchat.schemas import formats, json_numbers, json_strings, merging, references
 from slmchat.schemas.check import SchemaCheck
-from slmchat.schemas.equality import Distinct, is_number
-from slmchat.schemas.grammar import EMPTY, Grammar, Node, Rule, Text, chain, choice, texts
-from slmchat.schemas.json_members import Member, distinct_list_of, list_of, more_members, names_unlike, object_of
-from slmchat.schemas.json_rules import COLON, QUOTE, JsonRules
-from slmchat.schemas.keywords import ASSERTIONS, KNOWN, OF_TYPE, TYPES, escaped, is_note
-from slmchat.schemas.merging import Impossible
+from slmchat.schemas.gbnf_writer import gbnf_of
+from slmchat.schemas.grammar import EMPTY, Chars, Grammar, Node, Rule, Text, choice, texts
+from slmchat.schemas.json_containers import array_node, object_node
+from slmchat.schemas.json_rules import JsonRules, spellings
+from slmchat.schemas.keywords import ASSERTIONS, KNOWN, OF_TYPE, TYPE_ALONE, TYPES, is_note
+from slmchat.schemas.refusals import Impossible, some, unusable
 
 # Only the check of the finished text knows them.
 _CHECKED = ("not", "if", "dependentRequired", "dependentSchemas", "dependencies", "contains", "unevaluatedItems")
 
-_TYPE_ALONE = {"type"}
-# Values of which every order is written out where none may stand twice: a rule for each of 2^5 sets.
-_MOST_DISTINCT = 5
-
 # More schemas than this in one schema: the rest of it is any JSON to the grammar, and checked at the end.
-_MOST_SCHEMAS = 6_000
+_MOST_SCHEMAS = 3_000
 _MOST_NESTED = 80
+# From here on what a reference leads to is made later: a chain of references is not nesting.
+_DEEP = 30
+_NOTHING = Chars(())
 _MOST_UNFOLDED = 100
 
 
@@ -63,7 +60,7 @@ def to_gbnf(text: str, *, is_capped: bool) -> SchemaGbnf:
     """The grammar of a schema that is JSON text, written once for all who need it. Raises `SlmError` as `compiled`
     does."""
     made = compiled(json.loads(text), text, is_capped=is_capped)
-    return SchemaGbnf(made.grammar.gbnf(), made.only_checked, made.unknown, made.has_soft_limits)
+    return SchemaGbnf(gbnf_of(made.grammar), made.only_checked, made.unknown, made.has_soft_limits)
 
 
 def to_grammar(schema: Any, *, is_capped: bool = False) -> Grammar:
@@ -80,7 +77,7 @@ def compiled(schema: Any, text: str | None = None, *, is_capped: bool = False) -
     try:
         return _Converter(schema, json.dumps(schema) if text is None else text, is_capped).whole()
     except RecursionError as error:
-        raise _wrong("it is nested too deep") from error
+        raise unusable("it is nested too deep") from error
 
 
 def any_json(*, is_capped: bool = False) -> Grammar:
@@ -102,6 +99,7 @@ class _Converter:
         self.references: dict[str, str] = {"#": "root"}  # $ref, or a schema with allOf as text -> rule
         self.impossible: dict[str, Impossible] = {}
         self.under_way: set[str] = set()
+        self.later: list[tuple[str, Callable[[], Node]]] = []  # rules that are made when this one is done
         self.is_recursive = False
         self.has_waste = False  # rules of what was left out
         self.depth = 0
@@ -113,6 +111,13 @@ class _Converter:
         grammar.rules["root"] = EMPTY
         self.under_way.add("#")
         grammar.rules["root"] = self.schema(self.document, "#")
+        while self.later:
+            name, make = self.later.pop()
+            self.is_recursive = True  # whether it has an end, nobody knows yet
+            try:
+                grammar.rules[name] = make()
+            except Impossible:
+                grammar.rules[name] = _NOTHING
         if self.has_waste:
             grammar.prune()
         if self.is_recursive:
@@ -120,11 +125,20 @@ class _Converter:
         return JsonGrammar(grammar, tuple(self.only_checked), tuple(self.unknown), self.rules.has_soft_limits)
 
     def refuse_endless(self, grammar: Grammar) -> None:
-        """Raises `SlmError` (USAGE) for a schema that contains itself without an end, or before anything else."""
-        for names, what in ((grammar.left_recursive(), "refers to itself in a circle"), (grammar.endless(), _NO_END)):
-            if names:
-                places = [self.places[name] for name in names if name in self.places]
-                raise _wrong(f"{(places or ['the schema itself'])[-1]} {what}")
+        """Leave out what contains itself without an end. Raises `SlmError` (USAGE) where nothing is left, or where a
+        schema comes to itself before anything else."""
+        endless = grammar.endless()
+        if "root" in endless and not grammar.left_recursive():
+            raise unusable(f"{self.place_of(endless)} contains itself without an end")
+        if "root" not in endless:
+            grammar.leave_out(frozenset(endless))
+        if circle := grammar.left_recursive():
+            raise unusable(f"{self.place_of(circle)} refers to itself in a circle")
+
+    def place_of(self, names: Sequence[str]) -> str:
+        """Where in the schema these rules come from."""
+        places = [self.places[name] for name in names if name in self.places]
+        return (places or ["the schema itself"])[-1]
 
     def schema(self, schema: Any, place: str) -> Node:
         """What this schema allows. Raises `Impossible` when it allows nothing."""
@@ -133,18 +147,18 @@ class _Converter:
         if schema is False:
             raise Impossible(f"{place} is false: no value is right")
         if not isinstance(schema, dict):
-            raise _wrong(f"{place} is not a schema: an object was expected")
+            raise unusable(f"{place} is not a schema: an object was expected")
         self.n_schemas += 1
         if self.n_schemas > _MOST_SCHEMAS:
             self.only_checked["the rest of this large schema"] = None
             return self.rules.value()
         if self.depth > _MOST_NESTED:
-            raise _wrong(f"{place} is nested too deep")
+            raise unusable(f"{place} is nested too deep")
         self.depth += 1
         try:
             return self.known(schema, place)
         except (TypeError, AttributeError, KeyError) as error:
-            raise _wrong(f"a keyword in {place} has a value that it cannot have") from error
+            raise unusable(f"a keyword in {place} has a value that it cannot have") from error
         finally:
             self.depth -= 1
 
@@ -156,7 +170,7 @@ class _Converter:
         asserted = ASSERTIONS & schema.keys()
         if not asserted:
             return self.rules.value()
-        if asserted == _TYPE_ALONE and isinstance(schema["type"], str) and schema["type"] in TYPES:
+        if asserted == TYPE_ALONE and isinstance(schema["type"], str) and schema["type"] in TYPES:
             return self.of_type(schema["type"], schema, place)
         rest = merging.modern({key: value for key, value in schema.items() if key in asserted})
         if "$ref" in rest:
@@ -164,7 +178,7 @@ class _Converter:
                 return self.reference(rest["$ref"], place)
             rest = {"allOf": [{"$ref": rest["$ref"]}, *rest.get("allOf", ())], **_less(rest, "$ref", "allOf")}
         if "allOf" in rest:
-            if len(rest) == 1 and len(_list(rest, "allOf", place)) == 1:
+            if len(rest) == 1 and len(some(rest, "allOf", place)) == 1:
                 return self.schema(rest["allOf"][0], place)
             key = json.dumps(rest, sort_keys=True)
             return self.kept(key, lambda: self.plain(self.unfolded(rest, place), place), place)
@@ -184,7 +198,7 @@ class _Converter:
         types = [types] if isinstance(types, str) else types
         if not isinstance(types, list) or not all(kind in TYPES for kind in types):
             unknown = next((kind for kind in types if kind not in TYPES), types) if isinstance(types, list) else types
-            raise _wrong(f"{json.dumps(unknown)} is not a type ({_at(place)}); the types are {', '.join(TYPES)}")
+            raise unusable(f"{json.dumps(unknown)} is not a type ({_at(place)}); the types are {', '.join(TYPES)}")
         if len(types) == 1:
             return self.of_type(types[0], rest, place)
         return self.one_of([(lambda kind=kind: self.of_type(kind, rest, place)) for kind in types])
@@ -211,9 +225,9 @@ class _Converter:
     def of_type(self, kind: str, schema: Mapping[str, Any], place: str) -> Node:
         rules = self.rules
         if kind == "object":
-            return rules.object() if OF_TYPE["object"].isdisjoint(schema) else self.object(schema, place)
+            return rules.object() if OF_TYPE["object"].isdisjoint(schema) else object_node(self, schema, place)
         if kind == "array":
-            return rules.array() if OF_TYPE["array"].isdisjoint(schema) else self.array(schema, place)
+            return rules.array() if OF_TYPE["array"].isdisjoint(schema) else array_node(self, schema, place)
         if kind == "string":
             self.note_format(schema)
             return json_strings.string(rules, schema, place, self.only_checked)
@@ -244,6 +258,10 @@ class _Converter:
             self.under_way.add(key)
             name = self.references[key] = self.rules.reserve()
             self.places[name] = place
+            if self.depth > _DEEP:
+                self.later.append((name, make))
+                self.under_way.discard(key)
+                return Rule(name)
             try:
                 self.rules.grammar.rules[name] = make()
             except Impossible as error:
@@ -262,7 +280,7 @@ class _Converter:
             reference = schema["$ref"]
             target = references.target(self.document, reference, place)
             if reference in seen:
-                raise _wrong(f"{reference} refers to itself in a circle")
+                raise unusable(f"{reference} refers to itself in a circle")
             seen.add(reference)
             beside.append(_less(schema, "$ref"))
             schema = target
@@ -273,18 +291,18 @@ class _Converter:
         for _ in range(_MOST_UNFOLDED):
             if "allOf" not in rest:
                 return rest
-            parts = _list(rest, "allOf", place)
+            parts = some(rest, "allOf", place)
             waiting = [part for part in parts if _waits(part, rest)]
             if len(waiting) == len(parts):
                 return rest
             ready = [self.resolved(part, f"{place}/allOf/{n}") for n, part in enumerate(parts) if part not in waiting]
             left = [{"allOf": waiting}] if waiting else []
             rest = merging.merged([_less(rest, "allOf"), *ready, *left], place, self.only_checked)
-        raise _wrong(f"allOf in {place} refers to itself in a circle")
+        raise unusable(f"allOf in {place} refers to itself in a circle")
 
     def alternatives(self, schema: Mapping[str, Any], keyword: str, place: str) -> Node:
         others = _less(schema, keyword)
-        options = _list(schema, keyword, place)
+        options = some(schema, keyword, place)
         if keyword == "oneOf":
             options = _each_alone(options)
         if not others:
@@ -295,154 +313,20 @@ class _Converter:
 
         def merged(number: int, option: Any) -> Node:
             where = f"{place}/{keyword}/{number}"
-            option = self.resolved(option, where)
-            return self.schema(merging.merged([others, option], where, self.only_checked), where)
+            made = merging.merged([others, self.resolved(option, where)], where, self.only_checked)
+            # by what it says: a schema that comes to itself in this way comes to an end
+            return self.kept("option " + json.dumps(made, sort_keys=True), lambda: self.schema(made, where), where)
 
         return self.one_of((lambda n=n, option=option: merged(n, option)) for n, option in enumerate(options))
 
     def constants(self, schema: Mapping[str, Any], place: str) -> Node:
-        values = [schema["const"]] if "const" in schema else _list(schema, "enum", place)
+        values = [schema["const"]] if "const" in schema else some(schema, "enum", place)
         beside = _less(schema, "enum") if "const" not in schema or "enum" not in schema else schema
         beside = _less(beside, "const")
         found = [value for value in values if self.check.holds(beside, value)]
         if not found:
             raise Impossible(f"no value of the enum or const in {place} is right for what stands beside it")
-        return texts(spelling for value in found for spelling in _spellings(value))
-
-    # -- objects and arrays
-
-    def object(self, schema: Mapping[str, Any], place: str) -> Node:
-        properties = schema.get("properties", {})
-        required = list(schema.get("required", ()))
-        patterns = schema.get("patternProperties", {})
-        if not isinstance(properties, dict):
-            raise _wrong(f"properties in {place} is not an object")
-        if not all(isinstance(name, str) for name in required):
-            raise _wrong(f"required in {place} is not a list of names")
-        extra = schema.get("additionalProperties", schema.get("unevaluatedProperties"))
-        needed = {name: self.undeclared(name, extra, patterns) for name in required if name not in properties}
-        declared = {**properties, **needed}
-        if extra is None:  # nobody asks for others; where nothing else is said, they are what the object is for
-            extra = not (properties or required or patterns)
-        members = self.members(declared, frozenset(required), place)
-        least, most = _counts(schema, "minProperties", "maxProperties", place)
-        n_required = sum(member.is_required for member in members)
-        if most is not None and n_required > most:
-            raise Impossible(f"maxProperties in {place} is less than what is required")
-        kinds = self.others(schema, extra, patterns, tuple(declared), place)
-        if not members and not kinds and least:
-            raise Impossible(f"minProperties in {place} is more than there may be")
-        self.note_counts(schema, members, bool(kinds), least, most)
-        named = self.rules.named(choice(kinds)) if kinds else None
-        return object_of(
-            self.rules,
-            members,
-            EMPTY if named is None else more_members(self.rules, [named], 0, None, is_first=False),
-            EMPTY
-            if named is None and not least
-            else None
-            if named is None
-            else more_members(self.rules, [named], least if not members else min(least, 1), most, is_first=True),
-        )
-
-    def undeclared(self, name: str, extra: Any, patterns: Mapping[str, Any]) -> Any:
-        """What a required property has to be that has no schema of its own."""
-        found = [part for pattern, part in patterns.items() if python_regex.compiled(pattern).search(name)]
-        return found[0] if len(found) == 1 else {"allOf": found} if found else extra is None or extra
-
-    def members(self, declared: Mapping[str, Any], required: frozenset[str], place: str) -> list[Member]:
-        members: list[Member] = []
-        for name, value in declared.items():
-            is_required = name in required
-            try:
-                node = self.schema(value, f"{place}/properties/{escaped(name)}")
-            except Impossible as error:
-                if is_required:
-                    raise Impossible(
-                        f"{json.dumps(name, ensure_ascii=False)} is required in {place} and cannot be there"
-                    ) from error
-                self.has_waste = True
-                continue
-            key = Text(f"{encode_basestring(name)}: ")
-            # an optional one stands in two rules
-            node = node if is_required or isinstance(node, Text) else self.rules.named(node)
-            members.append(Member(chain(key, node), is_required))
-        return members
-
-    def others(
-        self, schema: Mapping[str, Any], extra: Any, patterns: Mapping[str, Any], declared: Sequence[str], place: str
-    ) -> list[Node]:
-        """The kinds of members that may stand behind the declared ones: by a pattern of their name, or any."""
-        kinds: list[Node] = []
-        for pattern, value in patterns.items():
-            try:
-                node = self.schema(value, f"{place}/patternProperties/{escaped(pattern)}")
-                key = json_strings.string(self.rules, {"pattern": pattern}, place, self.only_checked)
-            except Impossible:
-                self.has_waste = True
-                continue
-            kinds.append(chain(key, COLON, self.rules.named(node)))
-        if extra is not False:
-            try:
-                node = self.schema(extra, f"{place}/additionalProperties")
-                kinds.append(chain(self.other_name(schema, declared, place), COLON, self.rules.named(node)))
-            except Impossible:
-                self.has_waste = True
-        if kinds and patterns and extra is not False:
-            self.only_checked["patternProperties"] = None
-        return kinds
-
-    def other_name(self, schema: Mapping[str, Any], declared: Sequence[str], place: str) -> Node:
-        names = schema.get("propertyNames", True)
-        if isinstance(names, dict) and not declared:
-            return self.schema({"type": "string", **names}, f"{place}/propertyNames")
-        if names is not True:
-            self.only_checked["propertyNames"] = None
-        return chain(QUOTE, names_unlike(self.rules, declared), QUOTE)
-
-    def note_counts(
-        self, schema: Mapping[str, Any], members: Sequence[Member], has_more: bool, least: int, most: int | None
-    ) -> None:
-        """Say which of minProperties and maxProperties the grammar does not hold."""
-        n_required = sum(member.is_required for member in members)
-        if members and least > max(n_required, 1):
-            self.only_checked["minProperties"] = None
-        if most is not None and members and (has_more or len(members) > most):
-            self.only_checked["maxProperties"] = None
-
-    def array(self, schema: Mapping[str, Any], place: str) -> Node:
-        least, most = _counts(schema, "minItems", "maxItems", place)
-        first = _list(schema, "prefixItems", place) if schema.get("prefixItems") else []
-        items = schema.get("items", schema.get("unevaluatedItems", True) if "contains" not in schema else True)
-        if schema.get("uniqueItems") is True and most != 1:
-            values = _listed_values(items) if not first else None
-            if values is not None and len(values) <= _MOST_DISTINCT and least <= len(values):
-                nodes = [texts(_spellings(value)) for value in values]
-                return distinct_list_of(self.rules, nodes, least, most)
-            self.only_checked["uniqueItems"] = None
-            if values is not None:
-                most = len(values) if most is None else min(most, len(values))
-        fixed: list[Node] = []
-        for number, part in enumerate(first[:most]):
-            try:
-                fixed.append(self.rules.named(self.schema(part, f"{place}/prefixItems/{number}")))
-            except Impossible:
-                most = number
-                self.has_waste = True
-                break
-        item: Node | None = None
-        if items is not False and (most is None or most > len(fixed)):
-            try:
-                item = self.rules.named(self.schema(items, f"{place}/items"))
-            except Impossible:
-                item = None
-                self.has_waste = True
-        if (most is not None and most < least) or (item is None and least > len(fixed)):
-            raise Impossible(f"minItems in {place} is more than there may be")
-        return list_of(self.rules, fixed, item, least, most)
-
-
-_NO_END = "contains itself without an end"
+        return texts(spelling for value in found for spelling in spellings(value))
 
 
 def _waits(part: Any, rest: Mapping[str, Any]) -> bool:
@@ -467,41 +351,6 @@ def _each_alone(options: list[Any]) -> list[Any]:
     return [{"required": [name], "properties": {other: False for other in names if other != name}} for name in names]
 
 
-def _spellings(value: Any) -> list[str]:
-    """How a constant is written: 1.0 also as 1."""
-    if isinstance(value, str):
-        return [encode_basestring(value)]
-    spelled = [json.dumps(value, ensure_ascii=False)]
-    if isinstance(value, float) and value.is_integer() and is_number(value):
-        spelled.append(str(int(value)))
-    return spelled
-
-
-def _listed_values(schema: Any) -> list[Any] | None:
-    """The values that a schema allows, each once, where it lists them and says nothing else."""
-    asserted = schema.keys() & ASSERTIONS if isinstance(schema, dict) else set()
-    if asserted == _TYPE_ALONE and schema["type"] == "boolean":
-        return [True, False]
-    values = schema["enum"] if asserted == {"enum"} or asserted == {"enum", "type"} else None
-    if not isinstance(values, list) or (
-        "type" in asserted and not (schema["type"] == "string" and all(isinstance(value, str) for value in values))
-    ):
-        return None
-    seen = Distinct()
-    return [value for value in values if seen.add(value)]
-
-
-def _list(schema: Mapping[str, Any], keyword: str, place: str) -> list[Any]:
-    found = schema[keyword]
-    if not isinstance(found, list) or not found:
-        raise _wrong(f"{keyword} in {place} is not a list with something in it")
-    return found
-
-
-def _counts(schema: Mapping[str, Any], low: str, high: str, place: str) -> tuple[int, int | None]:
-    return json_strings.counts(schema, low, high, place)
-
-
 def _less(schema: Mapping[str, Any], *keywords: str) -> dict[str, Any]:
     return {key: value for key, value in schema.items() if key not in keywords}
 
@@ -509,11 +358,3 @@ def _less(schema: Mapping[str, Any], *keywords: str) -> dict[str, Any]:
 def _at(place: str) -> str:
     """Where in the schema something stands, in words: a JSON pointer says nothing at the top."""
     return "at the top" if place == "#" else f"at {place}"
-
-
-def _wrong(what: str) -> SlmError:
-    return SlmError(
-        f"this schema cannot be used: {what}.",
-        hint="what is supported: docs/structured.md",
-        exit_code=ExitCode.USAGE,
-    )

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from functools import cache, lru_cache
 from typing import Any
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError
 from slmchat.schemas import formats, lengths, python_regex, regex
-from slmchat.schemas.grammar import Node, Repeat, chain
+from slmchat.schemas.grammar import Node, chain
 from slmchat.schemas.json_rules import QUOTE, JsonRules, spelled
 from slmchat.schemas.keywords import OF_TYPE
-from slmchat.schemas.merging import Impossible
+from slmchat.schemas.refusals import Impossible, unusable
 
 _OF_STRINGS = OF_TYPE["string"]
 
@@ -41,7 +41,7 @@ def string(rules: JsonRules, schema: Mapping[str, Any], place: str, only_checked
     if shape is None:
         if not least and most is None:
             return rules.string()
-        return chain(QUOTE, Repeat(rules.character(), least, most), QUOTE)
+        return chain(QUOTE, rules.characters(least, most), QUOTE)
     sized = lengths.sized(shape, least, most)
     if sized is None:
         raise Impossible(f"no string in {place} has both its length and its pattern or format")
@@ -54,7 +54,7 @@ def string(rules: JsonRules, schema: Mapping[str, Any], place: str, only_checked
 
 def _of_pattern(pattern: Any, place: str, only_checked: dict[str, None]) -> Node | None:
     if not isinstance(pattern, str):
-        raise _wrong(f"the pattern in {place} is not text")
+        raise unusable(f"the pattern in {place} is not text")
     try:
         found = _parsed(pattern)
     except SlmError:
@@ -64,7 +64,7 @@ def _of_pattern(pattern: Any, place: str, only_checked: dict[str, None]) -> Node
         try:
             python_regex.compiled(pattern)  # at least somebody has to be able to
         except SlmError as error:
-            raise _wrong(f"the pattern in {place}: {error.message.rstrip('.')}") from error
+            raise unusable(f"the pattern in {place}: {error.message.rstrip('.')}") from error
     return None if found is None else found[0]
 
 
@@ -93,16 +93,10 @@ def counts(schema: Mapping[str, Any], low: str, high: str, place: str) -> tuple[
     for keyword in (low, high):
         value = schema.get(keyword, 0)
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value != int(value):
-            raise _wrong(f"{keyword} in {place} is not a whole number of 0 or more")
+            raise unusable(f"{keyword} in {place} is not a whole number of 0 or more")
     least, most = int(schema.get(low, 0)), schema.get(high)
     if most is not None and most < least:
         raise Impossible(f"{low} in {place} is above {high}")
     if least > _MOST_LEAST:
-        raise _wrong(f"{low} in {place} is more than {_MOST_LEAST:,}")
+        raise unusable(f"{low} in {place} is more than {_MOST_LEAST:,}")
     return least, None if most is None else int(most)
-
-
-def _wrong(what: str) -> SlmError:
-    return SlmError(
-        f"this schema cannot be used: {what}.", hint="what is supported: docs/structured.md", exit_code=ExitCode.USAGE
-    )

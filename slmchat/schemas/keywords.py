@@ -40,6 +40,7 @@ NOTES = frozenset(
     )
 )
 KNOWN = ASSERTIONS | NOTES
+TYPE_ALONE = {"type"}
 
 ONE_SCHEMA = (
     *("additionalProperties", "items", "additionalItems", "not", "if", "then", "else", "contains", "propertyNames"),

@@ -126,8 +126,11 @@ class _Translator:
                 if is_set and pattern[self.place : self.place + 1] == "-":  # ECMA: a plain dash; Python: half a range
                     self.place += 1
                     made.append(r"\-")
-            elif char == "-" and re.match(r"\\[dDwWsSpP]", pattern[self.place :]):
+            elif char == "-" and (not made or re.match(r"\\[dDwWsSpP]", pattern[self.place :])):
                 made.append(r"\-")
+            elif char == "-" and pattern[self.place : self.place + 1] == "-":  # a range to a dash
+                self.place += 1
+                made.append(r"-\-")
             else:
                 made.append("\\" + char if char in "[&~|]^" else char)
         if self.place >= len(pattern):

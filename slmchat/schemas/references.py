@@ -9,8 +9,8 @@ import re
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
-from slmchat.errors import ExitCode, SlmError
 from slmchat.schemas import keywords
+from slmchat.schemas.refusals import unusable
 
 # What makes a plain look into the document at "#/…" wrong or not enough: a name, and a reference that needs one.
 _NAME = re.compile(r'"(?:\$id|id|\$anchor|\$dynamicAnchor)": "')
@@ -37,10 +37,12 @@ def flattened(document: Any, text: str) -> Any:
 def target(document: Any, reference: Any, place: str) -> Any:
     """What a flattened `$ref` leads to. Raises `SlmError` (USAGE) when it is not in the document."""
     if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
-        raise _wrong(f"the $ref in {place} leads outside of the schema ({reference}); only its own parts are followed")
+        raise unusable(
+            f"the $ref in {place} leads outside of the schema ({reference}); only its own parts are followed"
+        )
     found = _at(document, unquote(reference[1:]))
     if found is _NOTHING:
-        raise _wrong(f"the $ref in {place} leads to {reference}, which is not there")
+        raise unusable(f"the $ref in {place} leads to {reference}, which is not there")
     return found
 
 
@@ -135,9 +137,3 @@ def _joined(base: str, name: str) -> str:
         return urljoin(base, name)
     except ValueError:
         return name
-
-
-def _wrong(what: str) -> SlmError:
-    return SlmError(
-        f"this schema cannot be used: {what}.", hint="what is supported: docs/structured.md", exit_code=ExitCode.USAGE
-    )

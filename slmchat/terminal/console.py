@@ -105,6 +105,13 @@ class Console:
         self._end()
         self.write(sanitize(text) + "\n")
 
+    def tell(self, text: str) -> None:
+        """A sentence on stdout, folded between words where a terminal is narrow."""
+        from slmchat.terminal.tables import paragraphs
+
+        for line in paragraphs(sanitize(text), self.width):
+            self.print(line)
+
     def print_json(self, value: object) -> None:
         """A value on stdout. What a terminal would obey is escaped: names and titles come from anywhere."""
         from slmchat import safe_json

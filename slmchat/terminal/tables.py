@@ -48,7 +48,7 @@ def layout(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int 
         shown = [columns[number] for number in kept]
         cells = [[row[number] for number in kept] for row in rows]
         widths = _widths(shown, cells, width)
-        names = [columns[number].header for number in sorted(left_out)]
+        names = [columns[number].header for number in sorted(left_out) if columns[number].header]
         if widths is not None:
             return _drawn(shown, cells, widths, names)
         rank = max(column.rank for column in shown)

@@ -1,0 +1,31 @@
+"""What is said of a schema that cannot be used.
+
+Knows: the sentence, its hint and its exit code. Refuses to know: why.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from slmchat.errors import ExitCode, SlmError
+
+_HINT = "what is supported: docs/structured.md"
+
+
+class Impossible(SlmError):
+    """No value is right for a schema. Its message says where and why."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"this schema cannot be used: {why}.", hint=_HINT, exit_code=ExitCode.USAGE)
+
+
+def unusable(what: str) -> SlmError:
+    """The error for something that is not a schema, or that is too large for one."""
+    return SlmError(f"this schema cannot be used: {what}.", hint=_HINT, exit_code=ExitCode.USAGE)
+
+
+def some(schema: Mapping[str, Any], keyword: str, place: str) -> list[Any]:
+    """The list that a keyword has as its value. Raises `SlmError` (USAGE) where it has none, or an empty one."""
+    found = schema[keyword]
+    if not isinstance(found, list) or not found:
+        raise unusable(f"{keyword} in {place} is not a list with something in it")
+    return found

@@ -1,0 +1,275 @@
+"""`slm serve` as a process: how it starts and ends, its seal, and `slm run` from its memory."""
+
+import http.client
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Outcome, environment, run_slm
+from gguf_samples import PHI3_TEMPLATE, write_tiny_llama
+
+pytestmark = [pytest.mark.real, pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that says nonsense until its window is full."""
+    return write_tiny_llama(
+        tmp_path_factory.mktemp("models") / "tiny.gguf", chat_template=PHI3_TEMPLATE, context_length=4096
+    )
+
+
+class ServerProcess:
+    """`slm serve` in the foreground, until the end of the block."""
+
+    def __init__(self, home: Path, *arguments: str | Path, env: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "slmchat", "serve", *map(str, arguments), "--port", "0", "--threads", "1", "-v"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(home, env),
+        )
+        self.said = ""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said += line.decode()
+            if b"SIGTERM ends it" in line:
+                break
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", self.said)
+        assert found is not None, self.said
+        self.port = int(found[1])
+
+    def request(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request(method, path, None if body is None else json.dumps(body).encode())
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+    def end(self) -> tuple[int, str]:
+        """SIGTERM; the exit code, and what was still said."""
+        self.process.send_signal(signal.SIGTERM)
+        _out, said = self.process.communicate(timeout=60)
+        return self.process.returncode, said.decode()
+
+    def __enter__(self) -> "ServerProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def server(home: Path, tiny: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(home, tiny) as made:
+        yield made
+
+
+Slm = Callable[..., Outcome]
+ASKED = {"messages": [{"role": "user", "content": "Hi"}], "temperature": 0}
+
+
+class TestLife:
+    def test_sigterm_lets_an_answer_end(self, server: ServerProcess) -> None:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as made:
+            body = json.dumps({**ASKED, "max_tokens": 400, "stream": True}).encode()
+            made.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))  # fmt: skip
+            said = made.recv(100)
+            server.process.send_signal(signal.SIGTERM)
+            while piece := made.recv(65536):
+                said += piece
+        assert b'"finish_reason": "length"' in said and b"[DONE]" in said
+        assert server.process.wait(60) == 0
+
+    def test_two_signals_are_one_end(self, server: ServerProcess) -> None:
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(60) in (0, 130)
+
+    def test_nothing_of_a_conversation_is_logged(self, server: ServerProcess) -> None:
+        server.request("POST", "/v1/chat/completions", {**ASKED, "messages": [{"role": "user", "content": "a secret"}]})
+        code, said = server.end()
+        assert code == 0
+        assert "/v1/chat/completions: 200" in said and "secret" not in said
+
+    def test_it_leaves_no_socket_behind(self, server: ServerProcess, home: Path) -> None:
+        path = home / "data" / "serve" / "socket"
+        assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
+        assert server.end()[0] == 0
+        assert not path.exists()
+
+    def test_a_second_one_is_refused_and_a_dead_ones_socket_is_no_obstacle(
+        self, server: ServerProcess, home: Path, tiny: Path, slm: Slm
+    ) -> None:
+        second = slm("serve", tiny, "--port", "0")
+        assert (second.code, second.out) == (2, "") and "already" in second.err
+        server.process.kill()
+        server.process.wait(60)
+        assert (home / "data" / "serve" / "socket").exists()
+        with ServerProcess(home, tiny) as third:
+            assert third.request("GET", "/health")[0] == 200
+
+    def test_a_port_that_is_taken_is_said(self, server: ServerProcess, tiny: Path, slm: Slm, tmp_path: Path) -> None:
+        second = slm("serve", tiny, "--port", str(server.port), "--socket", tmp_path / "other")
+        assert second.code == 2 and "cannot be listened on" in second.err
+
+    def test_an_address_that_others_reach_wants_a_key(self, tiny: Path, slm: Slm) -> None:
+        refused = slm("serve", tiny, "--host", "0.0.0.0", "--port", "0")
+        assert refused.code == 2 and "--api-key-env" in refused.err
+        unset = slm("serve", tiny, "--api-key-env", "NO_SUCH_KEY", "--port", "0")
+        assert unset.code == 2 and "NO_SUCH_KEY is not set" in unset.err
+
+    def test_without_a_server_status_and_stop_say_so(self, slm: Slm) -> None:
+        for flag in ("--status", "--stop"):
+            ended = slm("serve", flag)
+            assert ended.code == 3 and "no server runs" in ended.err
+
+
+class TestBackground:
+    def test_started_asked_and_ended(self, slm: Slm, tiny: Path) -> None:
+        began = slm("serve", tiny, "--background", "--port", "0", "--threads", "1")
+        try:
+            assert began.code == 0, began.err
+            told = json.loads(slm("serve", "--status", "--json").out)
+            assert told["is_loaded"] and told["model"].endswith("tiny.gguf")
+            again = slm("serve", tiny, "--background", "--port", "0")
+            assert again.code == 0 and "runs already" in again.err
+        finally:
+            ended = slm("serve", "--stop")
+        assert ended.code == 0, ended.err
+        assert slm("serve", "--status").code == 3
+
+    def test_two_starts_at_once_make_one_server(self, slm: Slm, tiny: Path) -> None:
+        outcomes: list[Outcome] = []
+        start = lambda: outcomes.append(slm("serve", tiny, "--background", "--port", "0", "--threads", "1"))  # noqa: E731
+        threads = [threading.Thread(target=start) for _ in range(2)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        try:
+            assert [each.code for each in outcomes] == [0, 0], [each.err for each in outcomes]
+            pids = {found[1] for each in outcomes if (found := re.search(r"process (\d+)", each.out))}
+            assert len(pids) == 1
+        finally:
+            slm("serve", "--stop")
+
+    def test_what_is_wrong_is_said_by_the_one_who_started_it(self, slm: Slm, tmp_path: Path) -> None:
+        failed = slm("serve", tmp_path / "missing.gguf", "--background", "--port", "0")
+        assert failed.code == 3 and "missing.gguf" in failed.err
+
+    def test_it_ends_with_its_weights(self, slm: Slm, tiny: Path, home: Path) -> None:
+        began = slm("serve", tiny, "--background", "--port", "0", "--threads", "1", "--keep-alive", "1s")
+        assert began.code == 0, began.err
+        path = home / "data" / "serve" / "socket"
+        with socket.socket(socket.AF_UNIX) as made:
+            made.settimeout(60)
+            made.connect(str(path))
+            assert made.recv(1) == b""  # it has gone by itself
+        assert slm("serve", "--status").code == 3
+
+
+class TestWarmRun:
+    RUN = ("run", "Hello world", "--temp", "0", "-n", "12", "--threads", "1")
+
+    def test_the_same_bytes_as_without_a_server(self, server: ServerProcess, slm: Slm, tiny: Path) -> None:
+        warm = slm(*self.RUN, "-m", tiny, "-v")
+        cold = slm(*self.RUN, "-m", tiny, "-v", "--no-server")
+        assert "from the memory of slm serve" in warm.err and "slm serve" not in cold.err
+        assert (warm.code, warm.out) == (cold.code, cold.out)
+
+    @pytest.mark.parametrize(
+        ("more", "code"),
+        [
+            (("--json", "--seed", "3"), 0),
+            (("--stop", "e", "--seed", "3"), 0),
+            (("--regex", "[a-c]{3}"), 0),
+            (("--schema", '{"type":"integer","maximum":9,"minimum":0}'), 0),
+            (("--raw",), 0),
+            (("--logprobs", "2", "--json", "--seed", "1"), 0),
+            (("--schema", '{"type":"string","minLength":900}'), 8),
+        ],
+    )
+    def test_options_mean_the_same(
+        self, server: ServerProcess, slm: Slm, tiny: Path, more: tuple[str, ...], code: int
+    ) -> None:
+        warm, cold = (slm(*self.RUN, "-m", tiny, *more, *where) for where in ((), ("--no-server",)))
+        assert warm.code == cold.code == code, warm.err
+        if "--json" in more:
+            records = [json.loads(each.out) for each in (warm, cold)]
+            for record in records:
+                del record["timings"], record["usage"]["cached_tokens"]
+            assert records[0] == records[1]
+        else:
+            assert warm.out == cold.out
+
+    def test_another_model_or_other_options_are_computed_here(
+        self, server: ServerProcess, slm: Slm, tiny: Path, tmp_path: Path
+    ) -> None:
+        other = write_tiny_llama(tmp_path / "other.gguf", chat_template=PHI3_TEMPLATE, seed=5, context_length=512)
+        for arguments in (("-m", other), ("-m", tiny, "--gpu-layers", "0"), ("-m", tiny, "--ctx", "100000", "--force")):
+            ended = slm("run", "Hi", "-n", "2", "-v", *arguments)
+            assert ended.code == 0, ended.err
+            assert "slm serve" not in ended.err
+
+    def test_a_prompt_larger_than_the_servers_window(self, home: Path, tiny: Path, slm: Slm) -> None:
+        with ServerProcess(home, tiny, "--ctx", "256"):
+            ended = slm("run", "-m", tiny, "-n", "4", "-v", stdin="the people said " * 200)
+        assert ended.code == 0, ended.err
+        assert "slm serve" not in ended.err.replace("from the memory of slm serve", "")
+
+    def test_private_commands_do_not_ask(self, server: ServerProcess, slm: Slm, tiny: Path) -> None:
+        assert "slm serve" not in slm("run", "Hi", "-n", "2", "-m", tiny, "-v", "--private").err
+
+    def test_ctrl_c_ends_the_generation_in_the_server(self, server: ServerProcess, home: Path, tiny: Path) -> None:
+        client = subprocess.Popen(
+            [sys.executable, "-m", "slmchat", "run", "Hi", "-m", str(tiny), "--temp", "1"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(home),
+        )
+        assert client.stdout is not None
+        assert client.stdout.read(1)
+        client.send_signal(signal.SIGINT)
+        client.communicate(timeout=60)
+        assert client.returncode == 130
+        while json.loads(run_slm("serve", "--status", "--json", home=home).out)["working"]:
+            pass
+        assert server.request("GET", "/health")[0] == 200
+
+    def test_a_server_that_dies_is_told(self, server: ServerProcess, home: Path, tiny: Path) -> None:
+        client = subprocess.Popen(
+            [sys.executable, "-m", "slmchat", "run", "Hi", "-m", str(tiny), "--temp", "1"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(home),
+        )
+        assert client.stdout is not None
+        assert client.stdout.read(1)
+        server.process.kill()
+        _out, err = client.communicate(timeout=60)
+        assert client.returncode == 5 and b"slm serve ended while it answered" in err
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_an_idle_server_takes_no_processor_time(server: ServerProcess) -> None:
+    def ticks() -> int:
+        fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(") ")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    before = ticks()
+    select.select([], [], [], 2)  # what is measured is that nothing happens meanwhile
+    assert ticks() - before <= 0.1 * os.sysconf("SC_CLK_TCK")
