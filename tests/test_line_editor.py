@@ -6,6 +6,7 @@ that answers as a real one does; nothing here sleeps, every step waits for a tex
 
 import json
 import os
+import re
 import signal
 import stat
 import sys
@@ -317,7 +318,32 @@ class TestLines:
         terminal.see("GOT 'half a thought'")
 
 
+def test_backspace_takes_what_is_seen_as_one_character(start: Callable[..., Terminal]) -> None:
+    terminal = start()
+    for keys in ("a\U0001f1e9\U0001f1ea", "e\u0301", "\U0001f468\u200d\U0001f469\u200d\U0001f467"):
+        terminal.send(keys + BACKSPACE)
+    terminal.send("b" + pasted("line\n" * 20))
+    terminal.see("ab[pasted text")
+    terminal.send(BACKSPACE + "!" + ENTER)
+    terminal.see("GOT 'ab!'")
+
+
 class TestPaste:
+    def test_a_long_paste_without_marks_is_one_paste(self, start: Callable[..., Terminal]) -> None:
+        """100 kB that a terminal sends as keys: taken in at once and folded, each line end once."""
+        terminal = start()
+        terminal.send("line of text\r\n" * 7500)
+
+        def n_lines(shown: str) -> int:
+            """The first part may have come like keys: it stands there as it was typed."""
+            folded = re.findall(r"\[pasted text: ([\d,]+) lines?", shown)
+            return shown.count("line of text") + sum(int(number.replace(",", "")) for number in folded)
+
+        terminal.until(lambda shown: n_lines(shown) >= 7500)
+        assert terminal.text().count("[pasted text") <= 3
+        terminal.send(ENTER)
+        terminal.see("GOT (97500, 7500, 'line ', 'text\\n')")
+
     def test_small_paste_is_inserted_and_never_sends(self, start: Callable[..., Terminal]) -> None:
         terminal = start()
         terminal.send(pasted("one\r\ntwo\rthree\n"))

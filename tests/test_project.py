@@ -22,6 +22,7 @@ DOORS = {
         "terminal/input_history.py",
         "terminal/pastes.py",
         "terminal/picker.py",
+        "terminal/line_keys.py",
     },
     "rich": {"terminal/console.py"},
     "sqlite3": {"conversation/archive.py", "conversation/archive_schema.py", "conversation/foreign_formats.py"},

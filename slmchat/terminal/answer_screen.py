@@ -63,7 +63,7 @@ class AnswerScreen:
         self._keys: _KeyReader | None = None
         self._ticker: Ticker | None = None
         self._said = ""  # what the program does now, by its own words
-        self._told_at = 0.0
+        self._told_at, self._told = 0.0, ""
         self._has_begun = False
         self._has_status = False
 
@@ -102,7 +102,7 @@ class AnswerScreen:
 
     def _take(self) -> None:
         self._is_held, self._has_begun = True, False
-        self._told_at = time.monotonic() + _TELL_FIRST_S - _TELL_S
+        self._told_at, self._told = time.monotonic() + _TELL_FIRST_S - _TELL_S, ""
         self._take_modes()
         self._console.gate.run(self._put_up)
         self._ticker = Ticker(self._tick, _PERIOD_S)
@@ -188,7 +188,9 @@ class AnswerScreen:
                 self._console.gate.run(self._draw)
             elif not self._has_begun and time.monotonic() - self._told_at >= _TELL_S:
                 self._told_at = time.monotonic()
-                self._console.note(f"({self._text()})")
+                if (text := self._text()) != self._told:  # the same again would be noise
+                    self._told = text
+                    self._console.note(f"({text})")
 
     def _draw(self) -> None:
         """The line in its place, else (a window too low for it) where the cursor is, until the answer begins there."""

@@ -6,7 +6,6 @@ Refuses to know: what the text means (slash_commands.py says what it stands for,
 
 import contextlib
 import os
-import select
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from slmchat.errors import SlmError
 from slmchat.sanitize import sanitize
 from slmchat.terminal import interrupts, restore
-from slmchat.terminal.completion import command_completer, named_path
+from slmchat.terminal.completion import command_completer
 from slmchat.terminal.completion import complete_path as complete_path
 from slmchat.terminal.external_editor import edited, editor_command
 from slmchat.terminal.input_history import InputHistory
+from slmchat.terminal.line_keys import Burst, is_command, menu_keys, read_pastes_whole, sending_keys, text_keys
 from slmchat.terminal.markdown_layout import cut_to_width
 from slmchat.terminal.pastes import Pastes, is_fold, processor
-from slmchat.terminal.plain_input import MORE_S, REST_OF_KEY_S, clean, pressed_key, read_plainly
+from slmchat.terminal.plain_input import REST_OF_KEY_S, clean, is_waiting, pressed_key, read_plainly
 from slmchat.terminal.slash_commands import CommandTable, as_typed, is_open_block, line_of
 from slmchat.terminal.typed_ahead import TypedAhead
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.buffer import Buffer
     from prompt_toolkit.history import History
-    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 # What /help shows about typing.
 KEYS: Sequence[tuple[str, str]] = (
@@ -52,8 +51,6 @@ KEYS: Sequence[tuple[str, str]] = (
 
 # A text of more characters that comes into the line is folded.
 _MOST_UNFOLDED = 4_000
-# Between the parts in which one paste is read, in seconds.
-_PASTE_S = 0.05
 
 
 class LineEditor:
@@ -163,12 +160,22 @@ class LineEditor:
             return stood
         return self._pastes.fold(text) if len(text) > _MOST_UNFOLDED else text
 
+    def _take_lines(self) -> None:
+        """Lines that were typed while nobody read keys (slm was starting): the terminal made a line feed of Enter,
+        which would be Ctrl-J in the prompt."""
+        data = b""
+        while is_waiting(0) and (part := os.read(sys.stdin.fileno(), 4096)):
+            data += part
+        if data:
+            self._typed_ahead.add(data.replace(b"\n", b"\r"), time.monotonic())
+
     def _feed(self, default: str, *, is_sent: bool) -> None:
         """Let prompt_toolkit find what was typed ahead, as if it were typed now."""
         from prompt_toolkit.input.typeahead import store_typeahead
         from prompt_toolkit.input.vt100_parser import Vt100Parser
         from prompt_toolkit.key_binding import KeyPress
 
+        self._take_lines()
         keys, is_entered = self._typed_ahead.take() if is_sent else (self._typed_ahead.take_all(), False)
         if not keys:
             return
@@ -190,10 +197,12 @@ class LineEditor:
         from prompt_toolkit.styles import Style
 
         is_vi = editing_mode == "vi"
-        burst = _Burst()
+        burst = Burst()
         session: PromptSession[str] = PromptSession(
             history=_kept_history(self._history, self._typed),
-            key_bindings=merge_key_bindings([_sending_keys(table, burst), _text_keys(self._pastes, self._open_editor)]),
+            key_bindings=merge_key_bindings(
+                [sending_keys(burst), menu_keys(table, burst), text_keys(self._pastes, self._open_editor)]
+            ),
             completer=command_completer(table, state),
             editing_mode=EditingMode.VI if is_vi else EditingMode.EMACS,
             cursor=ModalCursorShapeConfig() if is_vi else None,
@@ -205,8 +214,9 @@ class LineEditor:
             enable_history_search=True,
             enable_suspend=True,
         )
+        read_pastes_whole(session.app.input)
         # PromptSession turns this off when Up searches the history; both work, because this is for commands only.
-        session.default_buffer.complete_while_typing = Condition(lambda: _is_command(session.default_buffer))
+        session.default_buffer.complete_while_typing = Condition(lambda: is_command(session.default_buffer))
         session.app.key_processor.before_key_press += burst.note_key
         # Esc is a key of its own sooner than by default (half a second and a whole one). In vi mode it is so common,
         # and so often followed by Enter, that Alt-Enter has to be pressed as one key there.
@@ -249,173 +259,6 @@ class LineEditor:
         if changed is not None:
             buffer.save_to_undo_stack()
             buffer.document = Document(changed, len(changed))
-
-
-class _Burst:
-    """Tells a paste from typing where the terminal does not (no bracketed paste): its keys come all at once."""
-
-    def __init__(self) -> None:
-        self._at = 0.0  # when the last key was handled
-        self._is_alone = True  # whether the key that is handled now was the first of what was read
-        self._has_read = False
-        self._has_lines = False
-
-    def note_key(self, _processor: object) -> None:
-        """Called before each key is handled."""
-        import asyncio
-
-        before, self._at = self._at, time.monotonic()
-        if self._at - before > _PASTE_S:
-            self._has_lines = False
-        self._is_alone = not self._has_read
-        if self._is_alone:
-            self._has_read = True
-            asyncio.get_running_loop().call_soon(self._end_of_read)
-
-    def goes_on(self, event: "KeyPressEvent") -> bool:
-        """Whether this Enter or Tab belongs to a paste. An Enter at the very end of pasted lines does not send them."""
-        if _has_keys(event) or (self._has_lines and not self._is_alone) or _more_arrives(event):
-            self._has_lines = True
-            return True
-        return False
-
-    def _end_of_read(self) -> None:
-        self._has_read = False
-
-
-def _has_keys(event: "KeyPressEvent") -> bool:
-    from prompt_toolkit.keys import Keys
-
-    # The terminal's answer to "where is the cursor?" comes the same way as keys.
-    return any(key.key != Keys.CPRResponse for key in event.key_processor.input_queue)
-
-
-def _more_arrives(event: "KeyPressEvent") -> bool:
-    """Wait a moment for keys, since a read of the terminal may end in the middle of a paste."""
-    if sys.platform == "win32":
-        return False
-    source = event.app.input
-    if select.select([source.fileno()], [], [], MORE_S)[0]:
-        event.key_processor.feed_multiple(source.read_keys())
-    return _has_keys(event)
-
-
-def _is_command(buffer: "Buffer") -> bool:
-    text = buffer.document.text_before_cursor
-    return (text.startswith("/") and not text.startswith("//") and "\n" not in text) or named_path(text) is not None
-
-
-def _sending_keys(table: CommandTable[Any], burst: _Burst) -> "KeyBindings":
-    """Enter, new lines, Tab and the completion menu."""
-    from prompt_toolkit.enums import DEFAULT_BUFFER
-    from prompt_toolkit.filters import (
-        Condition,
-        completion_is_selected,
-        has_completions,
-        has_focus,
-        vi_insert_mode,
-        vi_mode,
-    )
-    from prompt_toolkit.key_binding import KeyBindings
-    from prompt_toolkit.key_binding.bindings.completion import generate_completions
-
-    keys = KeyBindings()
-    in_message = has_focus(DEFAULT_BUFFER)
-
-    @keys.add("enter", filter=in_message)
-    def _enter(event: "KeyPressEvent") -> None:
-        buffer = event.current_buffer
-        if burst.goes_on(event) or is_open_block(buffer.text):
-            buffer.insert_text("\n")
-        else:
-            buffer.validate_and_handle()
-
-    @keys.add("enter", filter=in_message & completion_is_selected)
-    def _take(event: "KeyPressEvent") -> None:
-        buffer = event.current_buffer
-        buffer.complete_state = None
-        command = table.find(buffer.text[1:])
-        if command is not None and command.arguments:
-            buffer.insert_text(" ")  # its completer, if it has one, opens the next menu
-        elif buffer.text.endswith("/"):
-            buffer.start_completion()  # a directory: what is in it
-
-    @keys.add("escape", "enter", filter=in_message)
-    @keys.add("c-j", filter=in_message)
-    def _new_line(event: "KeyPressEvent") -> None:
-        event.current_buffer.insert_text("\n")
-
-    @Condition
-    def is_empty() -> bool:
-        from prompt_toolkit.application import get_app
-
-        return not get_app().current_buffer.text
-
-    @keys.add("escape", "escape", filter=in_message & ~vi_mode & is_empty)
-    def _edit_last(event: "KeyPressEvent") -> None:
-        event.current_buffer.text = "/edit"
-        event.current_buffer.validate_and_handle()
-
-    @keys.add("tab", filter=in_message & (~vi_mode | vi_insert_mode))
-    def _complete(event: "KeyPressEvent") -> None:
-        if not _is_command(event.current_buffer) and burst.goes_on(event):
-            event.current_buffer.insert_text("\t")  # the indentation of pasted lines
-        else:
-            generate_completions(event)
-
-    @keys.add("escape", filter=in_message & has_completions & ~vi_mode)
-    def _close_menu(event: "KeyPressEvent") -> None:
-        event.current_buffer.cancel_completion()
-
-    return keys
-
-
-def _text_keys(pastes: Pastes, open_editor: Callable[["Buffer"], Any]) -> "KeyBindings":
-    """Pastes, the external editor, Ctrl-C."""
-    from prompt_toolkit.document import Document
-    from prompt_toolkit.enums import DEFAULT_BUFFER
-    from prompt_toolkit.filters import Condition, has_focus, has_selection
-    from prompt_toolkit.key_binding import KeyBindings
-    from prompt_toolkit.keys import Keys
-
-    keys = KeyBindings()
-    in_message = has_focus(DEFAULT_BUFFER)
-
-    @keys.add(Keys.BracketedPaste, filter=in_message)
-    def _paste(event: "KeyPressEvent") -> None:
-        text = event.data.replace("\r\n", "\n").replace("\r", "\n")
-        event.current_buffer.insert_text(pastes.fold(clean(text)))
-
-    @Condition
-    def has_folds() -> bool:
-        from prompt_toolkit.application import get_app
-
-        return any(map(is_fold, get_app().current_buffer.text))
-
-    @keys.add("c-o", filter=in_message & has_folds)
-    def _unfold(event: "KeyPressEvent") -> None:
-        buffer = event.current_buffer
-        buffer.document = Document(*pastes.expand_at(buffer.text, buffer.cursor_position))
-
-    @keys.add("c-g", filter=in_message & ~has_selection)
-    @keys.add("c-x", "c-e", filter=in_message & ~has_selection)
-    def _edit(event: "KeyPressEvent") -> None:
-        event.app.create_background_task(open_editor(event.current_buffer))
-
-    @keys.add("c-c", filter=in_message)
-    @keys.add("<sigint>")
-    def _clear(event: "KeyPressEvent") -> None:
-        buffer = event.app.layout.get_buffer_by_name(DEFAULT_BUFFER)
-        if buffer is None or not buffer.text:
-            event.app.exit(exception=KeyboardInterrupt(), style="class:aborting")
-            return
-        text = buffer.text
-        buffer.reset()  # away from the place in the history; the text goes where undo finds it
-        buffer.document = Document(text)
-        buffer.save_to_undo_stack()
-        buffer.document = Document()
-
-    return keys
 
 
 def _kept_history(kept: InputHistory, typed: Callable[[str], str]) -> "History":

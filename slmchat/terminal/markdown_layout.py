@@ -72,6 +72,15 @@ def extends(cluster: str, char: str) -> bool:
     return cluster_width(char) == 0
 
 
+def last_cluster(text: str) -> str:
+    """The grapheme cluster at the end of a text: a flag, a letter with its accents; "" for none."""
+    cluster = ""
+    for char in text[-2 * _CLUSTER_LIMIT :]:
+        is_own = "\ud800" <= char <= "\udfff"  # a folded paste
+        cluster = cluster + char if cluster and not is_own and extends(cluster, char) else char
+    return cluster
+
+
 def text_width(text: str) -> int:
     """Columns of a text on a terminal that joins what Unicode says to join."""
     if text.isascii():

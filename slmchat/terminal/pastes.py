@@ -38,6 +38,10 @@ class Pastes:
         self._texts[char] = text
         return char
 
+    def extend(self, char: str, text: str) -> None:
+        """More of the paste that this character stands for: it is read in parts."""
+        self._texts[char] = self._whole(char) + text
+
     def expand(self, text: str) -> str:
         """The text with every folded paste in full."""
         return "".join(map(self._whole, text)) if any(map(is_fold, text)) else text
