@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import _cache, run_slm
 from endpoint_server import Answer, EndpointServer, raw
+from gguf_surgery import with_keys
 from gguf_thinking import PLAIN, THINKS, write_planted
 
 import slmchat
@@ -175,3 +176,17 @@ def test_an_endpoint_that_answers_something_else_is_one_sentence(answer: bytes) 
         with pytest.raises(SlmError) as caught:
             list(_remote(server).embedder(SETTINGS).run(iter(["a", "b"])))
     assert caught.value.exit_code is ExitCode.NETWORK
+
+
+@pytest.mark.real
+def test_a_decoder_that_was_made_to_embed(tmp_path: Path, home: Path) -> None:
+    """As Qwen3-Embedding: it has a KV cache, and the last token counts."""
+    plain = write_planted(tmp_path / "plain.gguf", THINKS, PLAIN)
+    path = with_keys(plain, tmp_path / "embeds.gguf", {"llama.pooling_type": 3})
+    done = run_slm("embed", "-m", path, home=home, stdin="water look\nlook\nwater\nlook at the water\n")
+    first, look, water, last = (json.loads(line)["embedding"] for line in done.out.splitlines())
+    assert done.code == 0, done.err
+    # only the last token counts in this model
+    assert first == pytest.approx(look, abs=1e-5)
+    assert last == pytest.approx(water, abs=1e-5)
+    assert look != pytest.approx(water, abs=0.1)

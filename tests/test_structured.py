@@ -211,6 +211,11 @@ class TestSchemas:
         }
         assert {'{"is": 1}', '{"not": {"is": 1}}', '{"not": {"not": {"is": 1}}}'} <= set(_texts(schema, 200))
 
+    def test_a_long_chain_of_references_is_not_nesting(self) -> None:
+        links = {f"d{n}": {"type": "object", "properties": {"x": {"$ref": f"#/$defs/d{n + 1}"}}} for n in range(300)}
+        schema = {"$ref": "#/$defs/d0", "$defs": links | {"d300": {"const": 1}}}
+        assert '"x"' in "".join(_texts(schema, 10))
+
     def test_soft_limits_end_what_has_no_end(self) -> None:
         for schema in ({"type": "array", "items": {"const": 1}}, {"type": "object"}, {"type": "array"}, True):
             made = json_schema.compiled(schema, is_capped=True)

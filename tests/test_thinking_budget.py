@@ -309,25 +309,26 @@ def test_drafts_do_not_run_over_a_budget(planted: Planted, budget: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "think", "budget"),
+    ("fields", "asked"),
     [
-        ({}, None, None),
-        ({"reasoning_effort": "none"}, "off", None),
-        ({"reasoning_effort": "high"}, "on", None),
-        ({"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "high"}, "off", None),
-        ({"chat_template_kwargs": {"other": 1}}, None, None),
-        ({"thinking_budget_tokens": 0}, None, 0),
-        ({"thinking_token_budget": 7}, None, 7),
-        ({"thinking_budget_tokens": -1}, None, None),
+        ({}, None),
+        ({"reasoning_effort": "none"}, Thinking(ThinkingMode.OFF, 0)),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, Thinking(ThinkingMode.ON)),
+        (
+            {"chat_template_kwargs": {"enable_thinking": False}, "thinking_token_budget": 9},
+            Thinking(ThinkingMode.OFF, 0),
+        ),
+        ({"chat_template_kwargs": {"other": 1}}, None),
+        ({"thinking_budget_tokens": 0}, Thinking(ThinkingMode.OFF, 0)),
+        ({"thinking_token_budget": 7}, Thinking(budget=7)),
+        ({"thinking_budget_tokens": -1}, None),
     ],
 )
-def test_a_request_to_the_server_switches_and_limits(
-    fields: dict[str, object], think: str | None, budget: int | None
-) -> None:
+def test_a_request_to_the_server_switches_and_limits(fields: dict[str, object], asked: Thinking | None) -> None:
     from slmchat.server import openai
 
-    asked = openai.chat_request({"messages": [{"role": "user", "content": "word"}], **fields})
-    assert (asked.think, asked.think_budget, asked.ignored) == (think, budget, ())
+    made = openai.chat_request({"messages": [{"role": "user", "content": "word"}], **fields})
+    assert (made.thinking, made.ignored) == (asked, ())
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ NOT_RUN = {
     r"strace": "tests/test_strace.py runs it where it is installed",
     r"slm doctor$": "its exit code is about this machine: tests/test_doctor.py",
     r"\$PROFILE|fpath": "another shell: tests/test_completion.py",
+    r"^slm embed": "it needs an embedding model: tests/test_embed.py",
 }
 # The models of the pages, and what answers for them here: small files with random weights.
 STAND_INS = {"smolvlm:256m": "vision/model.gguf", "qwen2.5-coder:0.5b": "tiny.gguf", "smollm2:135m": "tiny.gguf"}

@@ -55,6 +55,8 @@ def embed(words: Sequence[str], options: EmbedOptions, settings: Settings, conso
     opened.close()
     if interrupted:
         return ExitCode.INTERRUPTED
+    if not texts.n_records:
+        console.warn("there were no texts: nothing was done.")
     if texts.failed and words:
         raise texts.failed[0]
     if texts.failed:

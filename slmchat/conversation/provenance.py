@@ -15,6 +15,7 @@ and trims the rest trims the right thing. It is made of a slash and letters: it 
 Knows: sentinels, the private characters, in which order they have to come. Refuses to know: Jinja, tokens, roles.
 """
 
+import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +30,6 @@ _SPELLING = "<>[]{}|\uff5c\u2581"
 # Planes 16: private, and hardly ever used. Where a message has them, the next ones are taken.
 _FIRST_PRIVATE, _LAST_PRIVATE = 0x100000, 0x10FFFD
 _PRIVATE = re.compile("[\U00100000-\U0010fffd]")
-_ESCAPED = re.compile(r"\\U0010|\\udb[c-f]", re.IGNORECASE)
 
 # What makers have their users write into a message to switch thinking (SmolLM3, Qwen3, Nemotron, GLM), at its edges.
 _MARK = r"/(?:no_?)?think"
@@ -84,6 +84,11 @@ def edges(message: Message) -> tuple[str, str, str]:
     return text[:begin], core, text[begin + len(core) :]
 
 
+def _escapes(character: str) -> tuple[str, str]:
+    """How Python's repr and JSON write a character of a high plane in ASCII."""
+    return f"\\U{ord(character):08x}", json.dumps(character)[1:-1]
+
+
 class Sentinels:
     """The random words and private characters of one template. `spans` reads back what `content` has given."""
 
@@ -135,10 +140,9 @@ class Sentinels:
             if number not in messages:
                 continue
             if kind == "e" and inside == number:
-                between = text[begin : match.start()]
-                if _ESCAPED.search(between):  # the template has written the message as Python or JSON would
+                if self._is_escaped(text[begin : match.start()], messages[number]):
                     broken.add(number)
-                spans.append(self._message_span(between, number, messages[number]))
+                spans.append(self._message_span(text[begin : match.start()], number, messages[number]))
                 begin, inside = match.end(), None
                 continue
             if kind == "e" or inside is not None:
@@ -158,6 +162,12 @@ class Sentinels:
         if any(span.message is None and self._leak.search(span.text or "") for span in spans):
             raise Broken(messages)
         return [span for span in spans if span.message is not None or span.text]
+
+    def _is_escaped(self, between: str, message: Message) -> bool:
+        """Whether a template has written private characters as Python or JSON escapes, which cannot be read back."""
+        escapes = {escape.lower() for each in self._hidden.values() for escape in _escapes(each)}
+        small = between.lower()
+        return any(escape in small and escape not in message.text.lower() for escape in escapes)
 
     def _message_span(self, between: str, number: int, message: Message) -> Span:
         text = between.translate(self._shown)

@@ -8,7 +8,7 @@ Properties come in the order of the schema. What a grammar cannot hold is left t
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from slmchat.schemas import formats, json_numbers, json_strings, merging, references
 from slmchat.schemas.check import SchemaCheck
 from slmchat.schemas.gbnf_writer import gbnf_of
-from slmchat.schemas.grammar import EMPTY, Grammar, Node, Rule, Text, choice, texts
+from slmchat.schemas.grammar import EMPTY, Chars, Grammar, Node, Rule, Text, choice, texts
 from slmchat.schemas.json_containers import array_node, object_node
 from slmchat.schemas.json_rules import JsonRules, spellings
 from slmchat.schemas.keywords import ASSERTIONS, KNOWN, OF_TYPE, TYPE_ALONE, TYPES, is_note
@@ -26,8 +26,11 @@ from slmchat.schemas.refusals import Impossible, some, unusable
 _CHECKED = ("not", "if", "dependentRequired", "dependentSchemas", "dependencies", "contains", "unevaluatedItems")
 
 # More schemas than this in one schema: the rest of it is any JSON to the grammar, and checked at the end.
-_MOST_SCHEMAS = 6_000
+_MOST_SCHEMAS = 3_000
 _MOST_NESTED = 80
+# From here on what a reference leads to is made later: a chain of references is not nesting.
+_DEEP = 30
+_NOTHING = Chars(())
 _MOST_UNFOLDED = 100
 
 
@@ -96,6 +99,7 @@ class _Converter:
         self.references: dict[str, str] = {"#": "root"}  # $ref, or a schema with allOf as text -> rule
         self.impossible: dict[str, Impossible] = {}
         self.under_way: set[str] = set()
+        self.later: list[tuple[str, Callable[[], Node]]] = []  # rules that are made when this one is done
         self.is_recursive = False
         self.has_waste = False  # rules of what was left out
         self.depth = 0
@@ -107,6 +111,13 @@ class _Converter:
         grammar.rules["root"] = EMPTY
         self.under_way.add("#")
         grammar.rules["root"] = self.schema(self.document, "#")
+        while self.later:
+            name, make = self.later.pop()
+            self.is_recursive = True  # whether it has an end, nobody knows yet
+            try:
+                grammar.rules[name] = make()
+            except Impossible:
+                grammar.rules[name] = _NOTHING
         if self.has_waste:
             grammar.prune()
         if self.is_recursive:
@@ -247,6 +258,10 @@ class _Converter:
             self.under_way.add(key)
             name = self.references[key] = self.rules.reserve()
             self.places[name] = place
+            if self.depth > _DEEP:
+                self.later.append((name, make))
+                self.under_way.discard(key)
+                return Rule(name)
             try:
                 self.rules.grammar.rules[name] = make()
             except Impossible as error:

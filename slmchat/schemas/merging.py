@@ -66,7 +66,7 @@ def _joined(one: dict[str, Any], other: Mapping[str, Any], place: str, left_out:
         elif keyword in _BOTH:
             made[keyword] = _BOTH[keyword](made[keyword], value, place)
         elif keyword == "allOf":
-            made[keyword] = [*made[keyword], *value]
+            made[keyword] = _each_once([*made[keyword], *value])
         elif keyword in ("anyOf", "oneOf"):
             apart.append({keyword: value})
         else:  # patterns, formats and the like
@@ -75,7 +75,7 @@ def _joined(one: dict[str, Any], other: Mapping[str, Any], place: str, left_out:
         made |= _objects(one, other)
         made |= _arrays(one, other)
     if apart:
-        made["allOf"] = [*made.get("allOf", []), *apart]
+        made["allOf"] = _each_once([*made.get("allOf", []), *apart])
     return made
 
 
@@ -85,7 +85,22 @@ def _both_of(one: Any, other: Any) -> Any:
         return other
     if other is True:
         return one
-    return False if one is False or other is False else {"allOf": [one, other]}
+    if one is False or other is False:
+        return False
+    return {"allOf": _each_once([*_parts(one), *_parts(other)])}
+
+
+def _parts(schema: Any) -> list[Any]:
+    return schema["allOf"] if isinstance(schema, dict) and schema.keys() == {"allOf"} else [schema]
+
+
+def _each_once(parts: Sequence[Any]) -> list[Any]:
+    """The parts without those that stand there already: a schema that meets itself again and again must not grow."""
+    kept: list[Any] = []
+    for part in parts:
+        if part not in kept:
+            kept.append(part)
+    return kept
 
 
 _SHAPES = (

@@ -10,6 +10,7 @@ from typing import Any
 
 from slmchat.engine.api import FinishReason, Prefill, Usage
 from slmchat.engine.cancellable import Cancellable
+from slmchat.engine.thinking import Thinking
 from slmchat.errors import SlmError
 from slmchat.generation import params
 from slmchat.generation.generator import Generator, PreparedPrompt
@@ -44,7 +45,7 @@ class CompletionAnswer:
             asked.request,
             is_raw=asked.is_raw,
             response_format=asked.response_format,
-            thinking=asked.thinking or params.thinking_of(opened.options, opened.settings),
+            thinking=_thinking(asked.thinking, params.thinking_of(opened.options, opened.settings)),
         )
         prepared = generator.fitted(prepared, generator.n_ctx, is_trimmed=False)
         sampler = params.sampler_settings(
@@ -147,3 +148,10 @@ class CompletionAnswer:
         if not self._has_begun and self._records.is_chat:
             self._connection.event(self._records.chunk(self._index, {"role": "assistant", "content": ""}))
         self._has_begun = True
+
+
+def _thinking(asked: Thinking | None, usual: Thinking) -> Thinking:
+    """What a request asks of a thought, and where it says nothing, what the server was started with."""
+    if asked is None:
+        return usual
+    return asked if asked.budget is not None else replace(asked, budget=usual.budget or None)

@@ -42,10 +42,13 @@ _SAMPLER = {
     "seed": ranges.SEED,
 }
 
+# What llama-server and vLLM call a budget of thinking.
+_BUDGETS = ("thinking_budget_tokens", "thinking_token_budget")
+
 _KNOWN = frozenset(
     (
         *("model", "stream", "stream_options", "stop", "n", "max_tokens", "max_completion_tokens", "logprobs"),
-        *("top_logprobs", "user", "metadata", "store", "reasoning_effort", "chat_template_kwargs"),
+        *("top_logprobs", "user", "metadata", "store", "reasoning_effort", "chat_template_kwargs", *_BUDGETS),
         *_SAMPLER,
     )
 )
@@ -343,16 +346,28 @@ def _top_logprobs(given: Mapping[str, Any], is_raw: bool) -> int | None:
 
 
 def _thinking(given: Mapping[str, Any]) -> Thinking | None:
-    """What is asked of a thought: by OpenAI's field, or by the one of vLLM and llama-server."""
+    """What is asked of a thought: by OpenAI's field, or by those of vLLM and llama-server."""
+    budgets = (_number(given, name, ranges.THINK_BUDGET) for name in _BUDGETS if given.get(name) != -1)  # -1: no limit
+    budget = next((int(each) for each in budgets if each is not None), None)
+    mode = _thinking_mode(given)
+    if mode is ThinkingMode.OFF or (budget == 0 and mode is None):
+        return Thinking(ThinkingMode.OFF, 0)
+    return None if mode is None and budget is None else Thinking(mode or ThinkingMode.AUTO, budget)
+
+
+def _thinking_mode(given: Mapping[str, Any]) -> ThinkingMode | None:
     arguments = given.get("chat_template_kwargs")
-    if isinstance(arguments, dict) and isinstance(arguments.get("enable_thinking"), bool):
-        return Thinking(ThinkingMode.ON if arguments["enable_thinking"] else ThinkingMode.OFF)
+    if arguments is not None and not isinstance(arguments, dict):
+        raise BadRequest("chat_template_kwargs must be an object.", "chat_template_kwargs")
+    switch = (arguments or {}).get("enable_thinking")
+    if isinstance(switch, bool):
+        return ThinkingMode.ON if switch else ThinkingMode.OFF
     effort = given.get("reasoning_effort")
     if effort is None:
         return None
     if effort not in _EFFORTS:
         raise BadRequest(f"reasoning_effort must be one of {', '.join(_EFFORTS)}.", "reasoning_effort")
-    return Thinking(ThinkingMode.OFF if effort == "none" else ThinkingMode.AUTO)
+    return ThinkingMode.OFF if effort == "none" else ThinkingMode.AUTO
 
 
 def _number(given: Mapping[str, Any], name: str, within: Range) -> float | int | None:

@@ -65,7 +65,6 @@ def target(random: random.Random) -> None:
         assert error.exit_code is ExitCode.DAMAGED
     else:
         said = {text for message in messages for text in (message.text, message.text.strip())}
-        said |= {repr(text)[1:-1] for text in said}  # a template may write a list of messages
         folded = any(text.startswith("s") for text in said)
         for part in prompt.parts:
             assert part.is_template or folded or part.text in said or _is_printed(part.text, said), source
