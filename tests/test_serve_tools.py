@@ -49,10 +49,10 @@ class TestNotation:
         assert (text, json.loads(call.arguments)) == ("", {"x": "</tool_call>"})
 
     def test_a_call_that_is_cut_off_is_left_out(self) -> None:
-        assert split('Yes.\n<tool_call>\n{"name": "wea') == ("Yes.", ())
+        assert split('Yes.\n<tool_call>\n{"name": "wea') == ("Yes.", [])
 
     def test_a_text_without_calls_stays_as_it_is(self) -> None:
-        assert split("a <tool_cal\n") == ("a <tool_cal\n", ())
+        assert split("a <tool_cal\n") == ("a <tool_cal\n", [])
 
     def test_every_call_has_an_id_of_its_own(self) -> None:
         assert len({call.id for call in split(f"{CALL}\n{CALL}")[1]}) == 2

@@ -229,9 +229,9 @@ def _overlap(text: str) -> int:
     return next((n for n in range(min(len(OPENING) - 1, len(text)), 0, -1) if text.endswith(OPENING[:n])), 0)
 
 
-def split(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+def split(text: str) -> tuple[str, list[ToolCall]]:
     """The text and the calls of a whole answer."""
     splitter = CallSplitter()
     parts = [*splitter.feed(text), *splitter.flush()]
     said = "".join(part for part in parts if isinstance(part, str))
-    return said, tuple(part for part in parts if isinstance(part, ToolCall))
+    return said, [part for part in parts if isinstance(part, ToolCall)]

@@ -20,13 +20,14 @@ from typing import Any
 
 from slmchat.errors import SlmError
 from slmchat.reporting import Reporter
-from slmchat.server import openai, records
+from slmchat.server import openai, records, responses
 from slmchat.server.completion_answer import CompletionAnswer
 from slmchat.server.connection import Connection, Gone, HttpRequest, RefusedRequest
 from slmchat.server.listeners import Listener
 from slmchat.server.openai import ApiRequest, BadRequest
 from slmchat.server.queue import Full
-from slmchat.server.records import AnswerRecords
+from slmchat.server.records import AnswerRecords, CompletionRecords
+from slmchat.server.responses import ResponseRecords
 from slmchat.server.served_model import ServedModel
 from slmchat.server.warm import WarmDoor
 
@@ -254,6 +255,7 @@ class Server:
             f"/v1/models/{self._name}": ("GET", self._one_model),
             "/v1/chat/completions": ("POST", self._chat),
             "/v1/completions": ("POST", self._text),
+            "/v1/responses": ("POST", self._response),
         }
         if path not in routes:
             raise BadRequest(f"there is nothing at {path[:200]}.", status=404)
@@ -284,12 +286,18 @@ class Server:
         return {"id": self._name, "object": "model", "created": 0, "owned_by": "slm", **told}
 
     def _chat(self, connection: Connection, request: HttpRequest) -> str:
-        return self._complete(connection, openai.chat_request(_json(request)), is_chat=True)
+        asked = openai.chat_request(_json(request))
+        return self._complete(connection, asked, CompletionRecords(self._name, is_chat=True))
 
     def _text(self, connection: Connection, request: HttpRequest) -> str:
-        return self._complete(connection, openai.text_request(_json(request)), is_chat=False)
+        asked = openai.text_request(_json(request))
+        return self._complete(connection, asked, CompletionRecords(self._name, is_chat=False))
 
-    def _complete(self, connection: Connection, asked: ApiRequest, *, is_chat: bool) -> str:
+    def _response(self, connection: Connection, request: HttpRequest) -> str:
+        body = _json(request)
+        return self._complete(connection, responses.response_request(body), ResponseRecords(self._name, body))
+
+    def _complete(self, connection: Connection, asked: ApiRequest, written: AnswerRecords) -> str:
         if asked.ignored:
             self._reporter.detail(f"ignored: {', '.join(asked.ignored)}")
         with self._model.used() as loaded:
@@ -302,9 +310,7 @@ class Server:
                     404,
                 )
             with loaded.session_for(asked.request, connection.is_gone) as session:
-                return CompletionAnswer(connection, asked, loaded, AnswerRecords(self._name, is_chat)).give(
-                    loaded.generator(session)
-                )
+                return CompletionAnswer(connection, asked, loaded, written).give(loaded.generator(session))
 
 
 def _json(request: HttpRequest) -> object:

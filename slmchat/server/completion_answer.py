@@ -3,23 +3,22 @@
 Knows: the order of a generation, of its completions and of what is sent. Refuses to know: HTTP, the fields of records.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
 
 from slmchat.engine.api import FinishReason, Prefill, Usage
 from slmchat.engine.cancellable import Cancellable
 from slmchat.engine.thinking import Thinking
 from slmchat.errors import SlmError
 from slmchat.generation import params
-from slmchat.generation.generator import Generator, PreparedPrompt
+from slmchat.generation.generator import Generator
 from slmchat.generation.response import Completion, NullHandler, Response
 from slmchat.generation.tools import CallSplitter, ToolCall, split
 from slmchat.ranges import SEED
 from slmchat.server.connection import Connection, Gone
 from slmchat.server.openai import ApiRequest
-from slmchat.server.records import AnswerRecords, call_record
+from slmchat.server.records import AnswerRecords, Made, Sent
 from slmchat.server.served_model import ServedWeights
 
 
@@ -36,7 +35,7 @@ class CompletionAnswer:
         self._index = 0
         self._has_begun = False  # something of this completion has been sent
         self._splitter: CallSplitter | None = None
-        self._n_calls = 0
+        self._calls: list[ToolCall] = []
 
     def give(self, generator: Generator) -> str:
         """Generate and send; what it was, in words for the log."""
@@ -51,51 +50,46 @@ class CompletionAnswer:
         sampler = params.sampler_settings(
             opened.model, opened.settings, opened.options, lambda: prepared.thinks(generator.engine)
         ).with_values(asked.sampler)
-        made: list[Completion] = []
+        made: list[Made] = []
+        usages: list[Usage] = []
         for self._index in range(asked.n):
             again = {} if sampler.seed is None else {"seed": (sampler.seed + self._index) % int(SEED.high)}
-            self._has_begun, self._n_calls = False, 0
+            self._has_begun, self._calls = False, []
             self._splitter = CallSplitter() if asked.toolbox is not None else None
             settings = sampler.with_values(again)
-            made.append(generator.generate(prepared, settings, asked.limits, self, takes_cut=True))
-            if made[-1].finish_reason is FinishReason.INTERRUPTED and self._connection.is_gone():
+            done = generator.generate(prepared, settings, asked.limits, self, takes_cut=True)
+            if done.finish_reason is FinishReason.INTERRUPTED and self._connection.is_gone():
                 raise Gone
-            self._end_one(made[-1])
+            made.append(self._ended(done))
+            usages.append(done.usage)
         usage = replace(
-            made[0].usage,
-            completion_tokens=sum(each.usage.completion_tokens for each in made),
-            thinking_tokens=sum(each.usage.thinking_tokens for each in made),
+            usages[0],
+            completion_tokens=sum(each.completion_tokens for each in usages),
+            thinking_tokens=sum(each.thinking_tokens for each in usages),
         )
-        self._end(made, usage, prepared)
+        if asked.is_streamed:
+            self._send(self._records.close(usage, includes_usage=asked.includes_usage))
+            self._connection.end()
+        else:
+            self._connection.answer(200, self._records.whole(made, usage))
         return f"200, {usage.prompt_tokens} tokens read ({usage.cached_tokens} known), {usage.completion_tokens} said"
 
-    def _end_one(self, made: Completion) -> None:
+    def _ended(self, done: Completion) -> Made:
+        """A completion that is whole, and sent where there is a stream."""
+        logprobs = None if self._asked.limits.top_logprobs is None else done.logprobs
         if self._asked.is_streamed:
             self._begin()
             for part in self._splitter.flush() if self._splitter is not None else ():
                 self._send_part(part)
-            last = self._records.last_chunk(
-                self._index, made.finish_reason, self._logprobs(made), has_calls=bool(self._n_calls)
-            )
-            self._connection.event(last)
-
-    def _end(self, made: Sequence[Completion], usage: Usage, prepared: PreparedPrompt) -> None:
+            text, calls = done.text, self._calls
+        elif self._splitter is not None:
+            text, calls = split(done.text)
+        else:
+            text, calls = done.text, []
+        made = Made(text, done.thinking, calls, done.finish_reason, logprobs)
         if self._asked.is_streamed:
-            if self._asked.includes_usage:
-                self._connection.event(self._records.usage_chunk(usage))
-            self._connection.event("[DONE]")
-            self._connection.end()
-            return
-        choices = []
-        for index, each in enumerate(made):
-            text, calls = split(each.text) if self._asked.toolbox is not None else (each.text, ())
-            choices.append(
-                self._records.choice(index, text, each.thinking, each.finish_reason, self._logprobs(each), calls)
-            )
-        self._connection.answer(200, self._records.whole(choices, usage))
-
-    def _logprobs(self, made: Completion) -> Any:
-        return None if self._asked.limits.top_logprobs is None else made.logprobs
+            self._send(self._records.end(made))
+        return made
 
     # Implements `GenerationDelegate`
 
@@ -123,8 +117,7 @@ class CompletionAnswer:
 
     def thinking(self, text: str) -> None:
         self._begin()
-        if self._records.is_chat:
-            self._connection.event(self._records.chunk(self._index, {"reasoning_content": text}))
+        self._send(self._records.thinking(text))
 
     def logprob(self, logprob: float) -> None: ...
 
@@ -136,18 +129,22 @@ class CompletionAnswer:
     def close(self) -> None: ...
 
     def _send_part(self, part: str | ToolCall) -> None:
-        delta: Any = {"content": part} if self._records.is_chat else part
         if isinstance(part, ToolCall):
-            delta = {"tool_calls": [{"index": self._n_calls, **call_record(part)}]}
-            self._n_calls += 1
-        self._connection.event(self._records.chunk(self._index, delta))
+            self._calls.append(part)
+            self._send(self._records.call(part))
+        else:
+            self._send(self._records.text(part))
 
     def _begin(self) -> None:
         if not self._connection.has_begun_answer:
             self._connection.begin_events()
-        if not self._has_begun and self._records.is_chat:
-            self._connection.event(self._records.chunk(self._index, {"role": "assistant", "content": ""}))
-        self._has_begun = True
+        if not self._has_begun:
+            self._has_begun = True
+            self._send(self._records.begin(self._index))
+
+    def _send(self, events: Iterable[Sent]) -> None:
+        for name, data in events:
+            self._connection.event(data, name)
 
 
 def _thinking(asked: Thinking | None, usual: Thinking) -> Thinking:

@@ -5,9 +5,9 @@ Knows: their fields. Refuses to know: requests (openai.py), connections, how an 
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from slmchat.engine.api import FinishReason, TokenLogprob, Usage
 from slmchat.errors import ExitCode, SlmError
@@ -21,73 +21,117 @@ _REASONS = {
 }
 
 
-@dataclass(slots=True)
-class AnswerRecords:
-    """The records of one answer: whole, and as chunks. `is_chat` False: those of /v1/completions."""
-
-    model: str
-    is_chat: bool
-    id: str = ""
-    created: int = field(default_factory=lambda: int(time.time()))
-
-    def __post_init__(self) -> None:
-        self.id = f"{'chatcmpl' if self.is_chat else 'cmpl'}-{uuid.uuid4().hex}"
-
-    def whole(self, choices: Sequence[Mapping[str, Any]], usage: Usage) -> dict[str, Any]:
-        """A whole answer."""
-        return {**self._head("chat.completion" if self.is_chat else "text_completion"), "choices": list(choices),
-                "usage": usage_of(usage)}  # fmt: skip
-
-    def choice(
-        self,
-        index: int,
-        text: str,
-        thinking: str,
-        reason: FinishReason,
-        logprobs: Sequence[TokenLogprob] | None,
-        calls: Sequence[ToolCall] = (),
-    ) -> dict[str, Any]:
-        """One of the completions of a whole answer. `logprobs` None: they were not asked for."""
-        told: dict[str, Any] = {"index": index, "finish_reason": _REASONS[reason]}
-        if not self.is_chat:
-            return {**told, "text": text, "logprobs": None if logprobs is None else _text_logprobs(logprobs)}
-        message: dict[str, Any] = {"role": "assistant", "content": text}
-        if thinking:
-            message["reasoning_content"] = thinking
-        if calls:
-            message |= {"content": text or None, "tool_calls": [call_record(call) for call in calls]}
-            told["finish_reason"] = _reason(reason, has_calls=True)
-        return {**told, "message": message, "logprobs": None if logprobs is None else _chat_logprobs(logprobs)}
-
-    def chunk(self, index: int, delta: Mapping[str, Any] | str, **more: Any) -> dict[str, Any]:
-        """A piece of an answer: a delta, or a text of /v1/completions."""
-        told = {"delta": delta} if self.is_chat else {"text": delta}
-        choice = {"index": index, **told, "logprobs": None, "finish_reason": None, **more}
-        return {**self._head("chat.completion.chunk" if self.is_chat else "text_completion"), "choices": [choice]}
-
-    def last_chunk(
-        self, index: int, reason: FinishReason, logprobs: Sequence[TokenLogprob] | None, *, has_calls: bool = False
-    ) -> dict[str, Any]:
-        """The end of a completion; the logprobs of all its tokens, where they were asked for, are here."""
-        told = None if logprobs is None else _chat_logprobs(logprobs) if self.is_chat else _text_logprobs(logprobs)
-        said = _reason(reason, has_calls=has_calls)
-        return self.chunk(index, {} if self.is_chat else "", finish_reason=said, logprobs=told)
-
-    def usage_chunk(self, usage: Usage) -> dict[str, Any]:
-        """The counts, behind all chunks, where they were asked for."""
-        head = self._head("chat.completion.chunk" if self.is_chat else "text_completion")
-        return {**head, "choices": [], "usage": usage_of(usage)}
-
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+# An event of a stream: its name, where it has one, and what it says; a text as it is, all else as JSON.
+Sent = tuple[str | None, object]
 
 
-def _reason(reason: FinishReason, *, has_calls: bool) -> str:
-    return "tool_calls" if has_calls and reason is FinishReason.STOP else _REASONS[reason]
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One completion as a client gets it. `logprobs` None: they were not asked for."""
+
+    text: str
+    thinking: str
+    calls: Sequence[ToolCall]
+    reason: FinishReason
+    logprobs: Sequence[TokenLogprob] | None = None
 
 
-def call_record(call: ToolCall) -> dict[str, Any]:
-    """A call of a function."""
+class AnswerRecords(Protocol):
+    """How an answer is written: whole, or as the events of a stream, in this order."""
+
+    def begin(self, index: int) -> Iterable[Sent]:
+        """Completion `index` begins."""
+        ...
+
+    def thinking(self, text: str) -> Iterable[Sent]: ...
+
+    def text(self, text: str) -> Iterable[Sent]: ...
+
+    def call(self, call: ToolCall) -> Iterable[Sent]: ...
+
+    def end(self, made: Made) -> Iterable[Sent]:
+        """The completion is whole."""
+        ...
+
+    def close(self, usage: Usage, *, includes_usage: bool) -> Iterable[Sent]:
+        """All of them are."""
+        ...
+
+    def whole(self, made: Sequence[Made], usage: Usage) -> dict[str, Any]:
+        """The answer to a request without a stream."""
+        ...
+
+
+class CompletionRecords:
+    """Those of /v1/chat/completions, and with `is_chat` False of /v1/completions. Implements `AnswerRecords`."""
+
+    def __init__(self, model: str, *, is_chat: bool) -> None:
+        self._is_chat = is_chat
+        self._kind = "chat.completion" if is_chat else "text_completion"
+        made = f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}"
+        self._head = {"id": made, "created": int(time.time()), "model": model}
+        self._index = self._n_calls = 0
+
+    def begin(self, index: int) -> Iterator[Sent]:
+        self._index, self._n_calls = index, 0
+        if self._is_chat:
+            yield self._chunk({"role": "assistant", "content": ""})
+
+    def thinking(self, text: str) -> Iterator[Sent]:
+        if self._is_chat:
+            yield self._chunk({"reasoning_content": text})
+
+    def text(self, text: str) -> Iterator[Sent]:
+        yield self._chunk({"content": text} if self._is_chat else text)
+
+    def call(self, call: ToolCall) -> Iterator[Sent]:
+        yield self._chunk({"tool_calls": [{"index": self._n_calls, **_call_record(call)}]})
+        self._n_calls += 1
+
+    def end(self, made: Made) -> Iterator[Sent]:
+        """The logprobs of all tokens are here, where they were asked for."""
+        told = {"finish_reason": _reason(made), "logprobs": self._logprobs(made)}
+        yield self._chunk({} if self._is_chat else "", **told)
+
+    def close(self, usage: Usage, *, includes_usage: bool) -> Iterator[Sent]:
+        if includes_usage:
+            yield None, {**self._chunk_head(), "choices": [], "usage": usage_of(usage)}
+        yield None, "[DONE]"
+
+    def whole(self, made: Sequence[Made], usage: Usage) -> dict[str, Any]:
+        choices = [self._choice(index, each) for index, each in enumerate(made)]
+        return {**self._head, "object": self._kind, "choices": choices, "usage": usage_of(usage)}
+
+    def _choice(self, index: int, made: Made) -> dict[str, Any]:
+        told = {"index": index, "finish_reason": _reason(made), "logprobs": self._logprobs(made)}
+        if not self._is_chat:
+            return {**told, "text": made.text}
+        message: dict[str, Any] = {"role": "assistant", "content": made.text}
+        if made.thinking:
+            message["reasoning_content"] = made.thinking
+        if made.calls:
+            message |= {"content": made.text or None, "tool_calls": [_call_record(call) for call in made.calls]}
+        return {**told, "message": message}
+
+    def _logprobs(self, made: Made) -> dict[str, Any] | None:
+        if made.logprobs is None:
+            return None
+        return _chat_logprobs(made.logprobs) if self._is_chat else _text_logprobs(made.logprobs)
+
+    def _chunk(self, delta: Mapping[str, Any] | str, **more: Any) -> Sent:
+        told = {"delta": delta} if self._is_chat else {"text": delta}
+        choice = {"index": self._index, **told, "logprobs": None, "finish_reason": None, **more}
+        return None, {**self._chunk_head(), "choices": [choice]}
+
+    def _chunk_head(self) -> dict[str, Any]:
+        return {**self._head, "object": f"{self._kind}.chunk" if self._is_chat else self._kind}
+
+
+def _reason(made: Made) -> str:
+    return "tool_calls" if made.calls and made.reason is FinishReason.STOP else _REASONS[made.reason]
+
+
+def _call_record(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
