@@ -30,6 +30,7 @@ FOREIGN = {
     "--jobs", "--arch",  # .ci/wheel
     "--repeat", "--only", "--patience", "--runs",  # the benchmarks
     "--save",  # /set in the chat
+    "--now", "--user",  # systemctl, journalctl
 }  # fmt: skip
 # Languages of blocks in which no line of shell stands.
 NO_SHELL = {"toml", "pycon", "python", "text"}

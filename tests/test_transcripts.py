@@ -56,6 +56,7 @@ PICTURES = ("photo.jpg", "before.png", "after.png", "sign.png", "a.jpg", "b.jpg"
 NOT_RUN = {
     r"pip install": "it installs slm: .ci/run does that with the README's test command",
     r"slm pull": "it fetches from the Hub: tests/test_pull.py has one on the loopback device",
+    r"slm serve": "it serves until it is ended: tests/test_serve_process.py",
     r"slm chat": "it wants a terminal: tests/test_chat.py",
     r"--endpoint": "it asks a server: tests/test_remote_command.py",
     r"strace": "tests/test_strace.py runs it where it is installed",

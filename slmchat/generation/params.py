@@ -107,7 +107,7 @@ def with_thinking(limits: Limits, asked: Thinking, architecture: str, *, is_raw:
     return replace(
         limits,
         thinking=asked,
-        shown=thinking.TOKENS,
+        shown=(*limits.shown, *thinking.TOKENS),
         marks=thinking.marks_for(architecture),
         unbroken=thinking.UNBROKEN,
     )

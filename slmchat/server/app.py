@@ -14,25 +14,21 @@ import selectors
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
-from slmchat.engine.api import FinishReason, Prefill, Usage
-from slmchat.engine.cancellable import Cancellable
-from slmchat.engine.thinking import Thinking
 from slmchat.errors import SlmError
-from slmchat.generation import params
-from slmchat.generation.generator import Generator, PreparedPrompt
-from slmchat.generation.response import Completion, NullHandler, Response
-from slmchat.ranges import SEED
 from slmchat.reporting import Reporter
-from slmchat.server import openai
+from slmchat.server import openai, records, responses
+from slmchat.server.completion_answer import CompletionAnswer
 from slmchat.server.connection import Connection, Gone, HttpRequest, RefusedRequest
 from slmchat.server.listeners import Listener
-from slmchat.server.openai import Answering, ApiRequest, BadRequest
+from slmchat.server.openai import ApiRequest, BadRequest
 from slmchat.server.queue import Full
-from slmchat.server.served_model import ServedModel, ServedWeights
+from slmchat.server.records import AnswerRecords, CompletionRecords
+from slmchat.server.responses import ResponseRecords
+from slmchat.server.served_model import ServedModel
 from slmchat.server.warm import WarmDoor
 
 # Connections at once; the next one is told so and closed.
@@ -115,7 +111,7 @@ class Server:
                 self._connections[connection] = False
         if is_full:
             with suppress(Gone):
-                connection.answer(503, openai.error_of("too many connections.", 503), {"Retry-After": "1"})
+                connection.answer(503, records.error_of("too many connections.", 503), {"Retry-After": "1"})
             connection.close()
             return
         work = threading.Thread(target=self._talk, args=(connection, listener), name="connection", daemon=True)
@@ -155,7 +151,7 @@ class Server:
                 try:
                     request = connection.receive()
                 except RefusedRequest as refused:
-                    connection.answer(refused.status, openai.error_of(str(refused), refused.status))
+                    connection.answer(refused.status, records.error_of(str(refused), refused.status))
                     return
                 if request is None:
                     return
@@ -191,7 +187,7 @@ class Server:
         except Full as error:
             what = self._fail(connection, 429, error.message, headers={"Retry-After": str(error.retry_after)})
         except SlmError as error:
-            status, code = openai.status_of(error)
+            status, code = records.status_of(error)
             what = self._fail(connection, status, error.message, code=code)
         except Gone:
             self._reporter.detail(f"{request.method} {request.path}: the client has gone")
@@ -209,7 +205,7 @@ class Server:
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> str:
-        body = openai.error_of(message, status, param, code)
+        body = records.error_of(message, status, param, code)
         if connection.has_begun_answer:  # a stream: the error is its last event
             connection.event(body)
             connection.end()
@@ -259,6 +255,7 @@ class Server:
             f"/v1/models/{self._name}": ("GET", self._one_model),
             "/v1/chat/completions": ("POST", self._chat),
             "/v1/completions": ("POST", self._text),
+            "/v1/responses": ("POST", self._response),
         }
         if path not in routes:
             raise BadRequest(f"there is nothing at {path[:200]}.", status=404)
@@ -289,12 +286,18 @@ class Server:
         return {"id": self._name, "object": "model", "created": 0, "owned_by": "slm", **told}
 
     def _chat(self, connection: Connection, request: HttpRequest) -> str:
-        return self._complete(connection, openai.chat_request(_json(request)), is_chat=True)
+        asked = openai.chat_request(_json(request))
+        return self._complete(connection, asked, CompletionRecords(self._name, is_chat=True))
 
     def _text(self, connection: Connection, request: HttpRequest) -> str:
-        return self._complete(connection, openai.text_request(_json(request)), is_chat=False)
+        asked = openai.text_request(_json(request))
+        return self._complete(connection, asked, CompletionRecords(self._name, is_chat=False))
 
-    def _complete(self, connection: Connection, asked: ApiRequest, *, is_chat: bool) -> str:
+    def _response(self, connection: Connection, request: HttpRequest) -> str:
+        body = _json(request)
+        return self._complete(connection, responses.response_request(body), ResponseRecords(self._name, body))
+
+    def _complete(self, connection: Connection, asked: ApiRequest, written: AnswerRecords) -> str:
         if asked.ignored:
             self._reporter.detail(f"ignored: {', '.join(asked.ignored)}")
         with self._model.used() as loaded:
@@ -307,124 +310,7 @@ class Server:
                     404,
                 )
             with loaded.session_for(asked.request, connection.is_gone) as session:
-                return _Answer(connection, asked, loaded, Answering(self._name, is_chat)).give(
-                    loaded.generator(session)
-                )
-
-
-class _Answer:
-    """One answer on its way. Implements `GenerationDelegate`."""
-
-    def __init__(self, connection: Connection, asked: ApiRequest, loaded: ServedWeights, records: Answering) -> None:
-        self._connection = connection
-        self._asked = asked
-        self._loaded = loaded
-        self._records = records
-        self._index = 0
-        self._has_begun = False  # something of this completion has been sent
-
-    def give(self, generator: Generator) -> str:
-        """Generate and send; what it was, in words for the log."""
-        asked, opened = self._asked, self._loaded.opened
-        prepared = generator.prepare(
-            asked.request,
-            is_raw=asked.is_raw,
-            response_format=asked.response_format,
-            thinking=_thinking(asked.thinking, params.thinking_of(opened.options, opened.settings)),
-        )
-        prepared = generator.fitted(prepared, generator.n_ctx, is_trimmed=False)
-        sampler = params.sampler_settings(
-            opened.model, opened.settings, opened.options, lambda: prepared.thinks(generator.engine)
-        ).with_values(asked.sampler)
-        made: list[Completion] = []
-        for self._index in range(asked.n):
-            again = {} if sampler.seed is None else {"seed": (sampler.seed + self._index) % int(SEED.high)}
-            self._has_begun = False
-            settings = sampler.with_values(again)
-            made.append(generator.generate(prepared, settings, asked.limits, self, takes_cut=True))
-            if made[-1].finish_reason is FinishReason.INTERRUPTED and self._connection.is_gone():
-                raise Gone
-            self._end_one(made[-1])
-        usage = replace(
-            made[0].usage,
-            completion_tokens=sum(each.usage.completion_tokens for each in made),
-            thinking_tokens=sum(each.usage.thinking_tokens for each in made),
-        )
-        self._end(made, usage, prepared)
-        return f"200, {usage.prompt_tokens} tokens read ({usage.cached_tokens} known), {usage.completion_tokens} said"
-
-    def _end_one(self, made: Completion) -> None:
-        if self._asked.is_streamed:
-            self._begin()
-            self._connection.event(self._records.last_chunk(self._index, made.finish_reason, self._logprobs(made)))
-
-    def _end(self, made: Sequence[Completion], usage: Usage, prepared: PreparedPrompt) -> None:
-        if self._asked.is_streamed:
-            if self._asked.includes_usage:
-                self._connection.event(self._records.usage_chunk(usage))
-            self._connection.event("[DONE]")
-            self._connection.end()
-            return
-        choices = [
-            self._records.choice(index, each.text, each.thinking, each.finish_reason, self._logprobs(each))
-            for index, each in enumerate(made)
-        ]
-        self._connection.answer(200, self._records.whole(choices, usage))
-
-    def _logprobs(self, made: Completion) -> Any:
-        return None if self._asked.limits.top_logprobs is None else made.logprobs
-
-    # Implements `GenerationDelegate`
-
-    def handler(self) -> "_Answer | NullHandler":
-        return self if self._asked.is_streamed else NullHandler()
-
-    def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    @property
-    def may_retry(self) -> bool:
-        # what was sent has been read; and a second attempt takes more room than a client may have allowed
-        return not self._asked.is_streamed and self._asked.limits.max_tokens is None
-
-    def on_retry(self, error: SlmError) -> None: ...
-
-    def on_fallback(self, response: Response) -> None: ...
-
-    # Implements `StreamHandler`
-
-    def prefill(self, event: Prefill) -> None:
-        if not self._connection.has_begun_answer:
-            self._connection.begin_events()
-        self._connection.send(f": {event.done} of {event.total} tokens read\n\n".encode())
-
-    def thinking(self, text: str) -> None:
-        self._begin()
-        if self._records.is_chat:
-            self._connection.event(self._records.chunk(self._index, {"reasoning_content": text}))
-
-    def logprob(self, logprob: float) -> None: ...
-
-    def answer(self, text: str) -> None:
-        self._begin()
-        delta: Any = {"content": text} if self._records.is_chat else text
-        self._connection.event(self._records.chunk(self._index, delta))
-
-    def close(self) -> None: ...
-
-    def _begin(self) -> None:
-        if not self._connection.has_begun_answer:
-            self._connection.begin_events()
-        if not self._has_begun and self._records.is_chat:
-            self._connection.event(self._records.chunk(self._index, {"role": "assistant", "content": ""}))
-        self._has_begun = True
-
-
-def _thinking(asked: Thinking | None, usual: Thinking) -> Thinking:
-    """What a request asks of a thought, and where it says nothing, what the server was started with."""
-    if asked is None:
-        return usual
-    return asked if asked.budget is not None else replace(asked, budget=usual.budget or None)
+                return CompletionAnswer(connection, asked, loaded, written).give(loaded.generator(session))
 
 
 def _json(request: HttpRequest) -> object:

@@ -1,7 +1,6 @@
-"""The API of OpenAI, both ways: what a request asks, and the records of an answer.
+"""The requests of the API of OpenAI: what they ask, in slm's own terms.
 
-Knows: fields, their types and ranges, the shape of answers, chunks and errors.
-Refuses to know: connections, models, how an answer is made.
+Knows: fields, their types and ranges, messages. Refuses to know: connections, models, answers (records.py).
 
 A field that slm does not know is ignored, and named in the log; one that it knows with a value that cannot be used is
 an error that names the field. Pictures are taken from data URLs alone: a server that fetched one would have to reach
@@ -10,28 +9,28 @@ out.
 
 import base64
 import binascii
-import time
-import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from slmchat import ranges
 from slmchat.conversation import pictures
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import Picture
-from slmchat.engine.api import FinishReason, Limits, TokenLogprob, Usage
+from slmchat.engine.api import Limits
 from slmchat.engine.thinking import Thinking, ThinkingMode
-from slmchat.errors import ExitCode, SlmError
-from slmchat.generation import structured
+from slmchat.errors import SlmError
+from slmchat.generation import structured, tools
 from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.structured import ResponseFormat
+from slmchat.generation.tools import CallMode, Tool, Toolbox, ToolCall
 from slmchat.ranges import Range
 
 # As OpenAI has them.
 _MOST_STOPS = 16
 _MOST_TOP_LOGPROBS = 20
 _MOST_CHOICES = 16
+_MOST_TOOLS = 128
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
 _SAMPLER = {
@@ -53,7 +52,7 @@ _KNOWN = frozenset(
         *_SAMPLER,
     )
 )
-_KNOWN_OF_CHAT = _KNOWN | {"messages", "response_format"}
+_KNOWN_OF_CHAT = _KNOWN | {"messages", "response_format", "tools", "tool_choice", "parallel_tool_calls"}
 _KNOWN_OF_TEXT = _KNOWN | {"prompt", "echo"}
 
 
@@ -87,6 +86,7 @@ class ApiRequest:
     includes_usage: bool = False
     ignored: tuple[str, ...] = ()
     thinking: Thinking | None = None  # None: as the server has it
+    toolbox: Toolbox | None = None  # what the model may call
 
 
 def chat_request(body: object) -> ApiRequest:
@@ -95,8 +95,18 @@ def chat_request(body: object) -> ApiRequest:
     messages = _list(given, "messages")
     if not messages:
         raise BadRequest("messages must hold at least one message.", "messages")
-    response_format = _response_format(given.get("response_format"))
-    return _asked(given, _conversation(messages), _KNOWN_OF_CHAT, is_raw=False, response_format=response_format)
+    response_format, toolbox = _response_format(given.get("response_format")), _toolbox(given)
+    if response_format is not None and toolbox is not None:
+        raise BadRequest("response_format and tools cannot be combined.", "response_format")
+    request = _conversation(messages, toolbox)
+    made = _asked(given, request, _KNOWN_OF_CHAT, is_raw=False, response_format=response_format)
+    if toolbox is None:
+        return made
+    try:
+        limits = replace(made.limits, constraint=toolbox.constraint(), shown=(tools.OPENING, tools.CLOSING))
+    except SlmError as error:
+        raise BadRequest(error.message, "tools") from error
+    return replace(made, limits=limits, toolbox=toolbox)
 
 
 def text_request(body: object) -> ApiRequest:
@@ -153,13 +163,14 @@ def _asked(
 # Messages
 
 
-def _conversation(messages: Sequence[object]) -> PromptRequest:
+def _conversation(messages: Sequence[object], toolbox: Toolbox | None) -> PromptRequest:
     """The messages as a request: one system message at the beginning, then the sides in turn."""
     system: list[str] = []
+    called: set[str] = set()
     turns: list[Message] = []
     for number, each in enumerate(messages):
         place = f"messages[{number}]"
-        role, text, shown = _message(each, place)
+        role, text, shown = _message(each, place, called)
         if role is Role.SYSTEM:
             system.append(text)
         elif turns and turns[-1].role is role:  # many templates refuse two of one side
@@ -172,6 +183,8 @@ def _conversation(messages: Sequence[object]) -> PromptRequest:
     if not turns or turns[-1].role is not Role.USER:
         raise BadRequest("messages must hold a message of the user.", "messages")
     question = turns.pop()
+    if toolbox is not None:
+        system.append(toolbox.instruction())
     if any(message.pictures for message in turns):
         raise BadRequest("pictures are taken in the last message alone.", "messages")
     head = [Message(Role.SYSTEM, "\n\n".join(system))] if any(text.strip() for text in system) else []
@@ -190,21 +203,43 @@ _ROLES = {
     "developer": Role.SYSTEM,
     "user": Role.USER,
     "assistant": Role.ASSISTANT,
+    "tool": Role.USER,  # what a function gave comes from this side
 }
 
 
-def _message(given: object, place: str) -> tuple[Role, str, tuple[Picture, ...]]:
+def _message(given: object, place: str, called: set[str]) -> tuple[Role, str, tuple[Picture, ...]]:
+    """Role, text and pictures of a message. `called`: ids of the calls so far, which results may name."""
     if not isinstance(given, dict):
         raise BadRequest(f"{place} must be an object.", place)
     role = _ROLES.get(given.get("role"))  # type: ignore[arg-type]
     if role is None:
         said = str(given.get("role"))[:40]
-        raise BadRequest(f"{place}.role must be system, developer, user or assistant, not {said!r}.", place)
-    content = given.get("content")
+        raise BadRequest(f"{place}.role must be system, developer, user, assistant or tool, not {said!r}.", place)
+    text, shown = _content(given.get("content"), place, role)
+    if given["role"] == "tool":
+        if given.get("tool_call_id") not in called:
+            raise BadRequest(f"{place}.tool_call_id must name a call of an earlier message.", place)
+        return role, tools.result_written(text), ()
+    calls = _calls(given.get("tool_calls"), f"{place}.tool_calls") if role is Role.ASSISTANT else []
+    called |= {call.id for call in calls}
+    return role, "\n".join(part for part in (text, *(call.written() for call in calls)) if part), shown
+
+
+def _calls(given: object, place: str) -> list[ToolCall]:
+    made = []
+    for each in given if isinstance(given, list) else []:
+        function = each.get("function") if isinstance(each, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise BadRequest(f"{place} must be calls of functions.", place)
+        made.append(ToolCall(function["name"], str(function.get("arguments") or "{}"), str(each.get("id"))))
+    return made
+
+
+def _content(content: object, place: str, role: Role) -> tuple[str, tuple[Picture, ...]]:
     if content is None and role is Role.ASSISTANT:
-        return role, "", ()
+        return "", ()
     if isinstance(content, str):
-        return role, content, ()
+        return content, ()
     if not isinstance(content, list):
         raise BadRequest(f"{place}.content must be a text or a list of parts.", place)
     texts: list[str] = []
@@ -213,7 +248,7 @@ def _message(given: object, place: str) -> tuple[Role, str, tuple[Picture, ...]]
         _part(part, f"{place}.content[{number}]", texts, shown)
     if shown and role is not Role.USER:
         raise BadRequest(f"{place}: only a message of the user can show pictures.", place)
-    return role, "\n".join(texts), tuple(shown)
+    return "\n".join(texts), tuple(shown)
 
 
 def _part(part: object, place: str, texts: list[str], shown: list[Picture]) -> None:
@@ -258,6 +293,37 @@ def _response_format(given: object) -> ResponseFormat | None:
         return structured.of_schema(described["schema"])
     except SlmError as error:
         raise BadRequest(error.message, "response_format") from error
+
+
+def _toolbox(given: Mapping[str, Any]) -> Toolbox | None:
+    """What may be called; None: nothing."""
+    choice, listed = given.get("tool_choice"), given.get("tools")
+    if not listed or choice == "none":
+        return None
+    if not isinstance(listed, list) or len(listed) > _MOST_TOOLS:
+        raise BadRequest(f"tools must be a list of at most {_MOST_TOOLS} functions.", "tools")
+    made = tuple(_tool(each, f"tools[{number}]") for number, each in enumerate(listed))
+    most = 1 if given.get("parallel_tool_calls") is False else None
+    if choice in (None, "auto", "required"):
+        return Toolbox(made, CallMode(choice or "auto"), most)
+    function = choice.get("function", choice) if isinstance(choice, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    named = tuple(tool for tool in made if tool.name == name)
+    if not named:
+        raise BadRequest("tool_choice must be none, auto, required or one of the tools.", "tool_choice")
+    return Toolbox(named, CallMode.REQUIRED, 1)
+
+
+def _tool(given: object, place: str) -> Tool:
+    function = given.get("function", given) if isinstance(given, dict) and given.get("type") == "function" else None
+    if not isinstance(function, dict):
+        raise BadRequest(f"{place} must be a function.", place)
+    name, described, parameters = (function.get(key) for key in ("name", "description", "parameters"))
+    if not isinstance(name, str) or not tools.NAME.fullmatch(name):
+        raise BadRequest(f"{place}.function.name must be letters, digits, _ and -.", place)
+    if not isinstance(parameters, dict | None):
+        raise BadRequest(f"{place}.function.parameters must be a JSON Schema.", place)
+    return Tool(name, described if isinstance(described, str) else "", parameters)
 
 
 def _stops(given: object) -> tuple[str, ...]:
@@ -333,130 +399,3 @@ def _list(given: Mapping[str, Any], name: str) -> list[object]:
     if not isinstance(value, list):
         raise BadRequest(f"{name} must be a list.", name)
     return value
-
-
-# Answers
-
-
-_REASONS = {
-    FinishReason.STOP: "stop",
-    FinishReason.LENGTH: "length",
-    FinishReason.CONTEXT: "length",
-    FinishReason.INTERRUPTED: "stop",
-}
-
-
-@dataclass(slots=True)
-class Answering:
-    """The records of one answer: whole, and as chunks. `is_chat` False: those of /v1/completions."""
-
-    model: str
-    is_chat: bool
-    id: str = ""
-    created: int = field(default_factory=lambda: int(time.time()))
-
-    def __post_init__(self) -> None:
-        self.id = f"{'chatcmpl' if self.is_chat else 'cmpl'}-{uuid.uuid4().hex}"
-
-    def whole(self, choices: Sequence[Mapping[str, Any]], usage: Usage) -> dict[str, Any]:
-        """A whole answer."""
-        return {**self._head("chat.completion" if self.is_chat else "text_completion"), "choices": list(choices),
-                "usage": usage_of(usage)}  # fmt: skip
-
-    def choice(
-        self, index: int, text: str, thinking: str, reason: FinishReason, logprobs: Sequence[TokenLogprob] | None
-    ) -> dict[str, Any]:
-        """One of the completions of a whole answer. `logprobs` None: they were not asked for."""
-        told: dict[str, Any] = {"index": index, "finish_reason": _REASONS[reason]}
-        if not self.is_chat:
-            return {**told, "text": text, "logprobs": None if logprobs is None else _text_logprobs(logprobs)}
-        message: dict[str, Any] = {"role": "assistant", "content": text}
-        if thinking:
-            message["reasoning_content"] = thinking
-        return {**told, "message": message, "logprobs": None if logprobs is None else _chat_logprobs(logprobs)}
-
-    def chunk(self, index: int, delta: Mapping[str, Any] | str, **more: Any) -> dict[str, Any]:
-        """A piece of an answer: a delta, or a text of /v1/completions."""
-        told = {"delta": delta} if self.is_chat else {"text": delta}
-        choice = {"index": index, **told, "logprobs": None, "finish_reason": None, **more}
-        return {**self._head("chat.completion.chunk" if self.is_chat else "text_completion"), "choices": [choice]}
-
-    def last_chunk(self, index: int, reason: FinishReason, logprobs: Sequence[TokenLogprob] | None) -> dict[str, Any]:
-        """The end of a completion; the logprobs of all its tokens, where they were asked for, are here."""
-        told = None if logprobs is None else _chat_logprobs(logprobs) if self.is_chat else _text_logprobs(logprobs)
-        return self.chunk(index, {} if self.is_chat else "", finish_reason=_REASONS[reason], logprobs=told)
-
-    def usage_chunk(self, usage: Usage) -> dict[str, Any]:
-        """The counts, behind all chunks, where they were asked for."""
-        head = self._head("chat.completion.chunk" if self.is_chat else "text_completion")
-        return {**head, "choices": [], "usage": usage_of(usage)}
-
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-
-
-def usage_of(usage: Usage) -> dict[str, Any]:
-    """The counts of an answer."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.thinking_tokens},
-    }
-
-
-def _chat_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-    def told(text: str, logprob: float, data: bytes | None) -> dict[str, Any]:
-        return {"token": text, "logprob": logprob, "bytes": None if data is None else list(data)}
-
-    return {
-        "content": [
-            {
-                **told(each.text, each.logprob, each.data),
-                "top_logprobs": [
-                    told(text, logprob, data)
-                    for (text, logprob), data in zip(each.alternatives, each.alternative_data, strict=False)
-                ],
-            }
-            for each in logprobs
-        ],
-        "refusal": None,
-    }
-
-
-def _text_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-    offsets, place = [], 0
-    for each in logprobs:
-        offsets.append(place)
-        place += len(each.text)
-    return {
-        "tokens": [each.text for each in logprobs],
-        "token_logprobs": [each.logprob for each in logprobs],
-        "top_logprobs": [dict(each.alternatives) for each in logprobs],
-        "text_offset": offsets,
-    }
-
-
-def error_of(message: str, status: int, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """The body of an error."""
-    kind = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-    usual = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": message, "type": kind.get(status, usual), "param": param, "code": code}}
-
-
-# How what slm itself says becomes a status: an input that does not fit, an answer that was not right, ...
-_STATUS = {
-    ExitCode.USAGE: (400, None),
-    ExitCode.CONTEXT: (400, "context_length_exceeded"),
-    ExitCode.DAMAGED: (400, None),
-    ExitCode.UNSATISFIED: (500, "response_format_not_met"),
-    ExitCode.NETWORK: (503, None),
-    ExitCode.NO_FIT: (503, "out_of_memory"),
-    ExitCode.NO_MODEL: (503, "model_not_found"),
-}
-
-
-def status_of(error: SlmError) -> tuple[int, str | None]:
-    """The status and the code of an error of slm's."""
-    return _STATUS.get(error.exit_code, (500, None))

@@ -1,0 +1,154 @@
+"""One answer on its way: generated, and sent as it comes or whole.
+
+Knows: the order of a generation, of its completions and of what is sent. Refuses to know: HTTP, the fields of records.
+"""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+from slmchat.engine.api import FinishReason, Prefill, Usage
+from slmchat.engine.cancellable import Cancellable
+from slmchat.engine.thinking import Thinking
+from slmchat.errors import SlmError
+from slmchat.generation import params
+from slmchat.generation.generator import Generator
+from slmchat.generation.response import Completion, NullHandler, Response
+from slmchat.generation.tools import CallSplitter, ToolCall, split
+from slmchat.ranges import SEED
+from slmchat.server.connection import Connection, Gone
+from slmchat.server.openai import ApiRequest
+from slmchat.server.records import AnswerRecords, Made, Sent
+from slmchat.server.served_model import ServedWeights
+
+
+class CompletionAnswer:
+    """One answer on its way. Implements `GenerationDelegate`."""
+
+    def __init__(
+        self, connection: Connection, asked: ApiRequest, loaded: ServedWeights, records: AnswerRecords
+    ) -> None:
+        self._connection = connection
+        self._asked = asked
+        self._loaded = loaded
+        self._records = records
+        self._index = 0
+        self._has_begun = False  # something of this completion has been sent
+        self._splitter: CallSplitter | None = None
+        self._calls: list[ToolCall] = []
+
+    def give(self, generator: Generator) -> str:
+        """Generate and send; what it was, in words for the log."""
+        asked, opened = self._asked, self._loaded.opened
+        prepared = generator.prepare(
+            asked.request,
+            is_raw=asked.is_raw,
+            response_format=asked.response_format,
+            thinking=_thinking(asked.thinking, params.thinking_of(opened.options, opened.settings)),
+        )
+        prepared = generator.fitted(prepared, generator.n_ctx, is_trimmed=False)
+        sampler = params.sampler_settings(
+            opened.model, opened.settings, opened.options, lambda: prepared.thinks(generator.engine)
+        ).with_values(asked.sampler)
+        made: list[Made] = []
+        usages: list[Usage] = []
+        for self._index in range(asked.n):
+            again = {} if sampler.seed is None else {"seed": (sampler.seed + self._index) % int(SEED.high)}
+            self._has_begun, self._calls = False, []
+            self._splitter = CallSplitter() if asked.toolbox is not None else None
+            settings = sampler.with_values(again)
+            done = generator.generate(prepared, settings, asked.limits, self, takes_cut=True)
+            if done.finish_reason is FinishReason.INTERRUPTED and self._connection.is_gone():
+                raise Gone
+            made.append(self._ended(done))
+            usages.append(done.usage)
+        usage = replace(
+            usages[0],
+            completion_tokens=sum(each.completion_tokens for each in usages),
+            thinking_tokens=sum(each.thinking_tokens for each in usages),
+        )
+        if asked.is_streamed:
+            self._send(self._records.close(usage, includes_usage=asked.includes_usage))
+            self._connection.end()
+        else:
+            self._connection.answer(200, self._records.whole(made, usage))
+        return f"200, {usage.prompt_tokens} tokens read ({usage.cached_tokens} known), {usage.completion_tokens} said"
+
+    def _ended(self, done: Completion) -> Made:
+        """A completion that is whole, and sent where there is a stream."""
+        logprobs = None if self._asked.limits.top_logprobs is None else done.logprobs
+        if self._asked.is_streamed:
+            self._begin()
+            for part in self._splitter.flush() if self._splitter is not None else ():
+                self._send_part(part)
+            text, calls = done.text, self._calls
+        elif self._splitter is not None:
+            text, calls = split(done.text)
+        else:
+            text, calls = done.text, []
+        made = Made(text, done.thinking, calls, done.finish_reason, logprobs)
+        if self._asked.is_streamed:
+            self._send(self._records.end(made))
+        return made
+
+    # Implements `GenerationDelegate`
+
+    def handler(self) -> "CompletionAnswer | NullHandler":
+        return self if self._asked.is_streamed else NullHandler()
+
+    def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    @property
+    def may_retry(self) -> bool:
+        # what was sent has been read; and a second attempt takes more room than a client may have allowed
+        return not self._asked.is_streamed and self._asked.limits.max_tokens is None
+
+    def on_retry(self, error: SlmError) -> None: ...
+
+    def on_fallback(self, response: Response) -> None: ...
+
+    # Implements `StreamHandler`
+
+    def prefill(self, event: Prefill) -> None:
+        if not self._connection.has_begun_answer:
+            self._connection.begin_events()
+        self._connection.send(f": {event.done} of {event.total} tokens read\n\n".encode())
+
+    def thinking(self, text: str) -> None:
+        self._begin()
+        self._send(self._records.thinking(text))
+
+    def logprob(self, logprob: float) -> None: ...
+
+    def answer(self, text: str) -> None:
+        self._begin()
+        for part in (text,) if self._splitter is None else self._splitter.feed(text):
+            self._send_part(part)
+
+    def close(self) -> None: ...
+
+    def _send_part(self, part: str | ToolCall) -> None:
+        if isinstance(part, ToolCall):
+            self._calls.append(part)
+            self._send(self._records.call(part))
+        else:
+            self._send(self._records.text(part))
+
+    def _begin(self) -> None:
+        if not self._connection.has_begun_answer:
+            self._connection.begin_events()
+        if not self._has_begun:
+            self._has_begun = True
+            self._send(self._records.begin(self._index))
+
+    def _send(self, events: Iterable[Sent]) -> None:
+        for name, data in events:
+            self._connection.event(data, name)
+
+
+def _thinking(asked: Thinking | None, usual: Thinking) -> Thinking:
+    """What a request asks of a thought, and where it says nothing, what the server was started with."""
+    if asked is None:
+        return usual
+    return asked if asked.budget is not None else replace(asked, budget=usual.budget or None)

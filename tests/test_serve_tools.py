@@ -1,0 +1,201 @@
+"""Functions that a model may call: the notation, its grammar, and the API of OpenAI around it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from fake_engine import FakeEngine
+from gguf_samples import PHI3_TEMPLATE, write_tiny_llama
+from serving import NAME, Notes, Serving, serving
+
+from slmchat import settings as settings_module
+from slmchat.errors import SlmError
+from slmchat.generation.tools import CallMode, CallSplitter, Tool, Toolbox, ToolCall, split
+from slmchat.models.backend import LocalBackend
+from slmchat.options import GenerationOptions
+
+PARAMETERS = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Oslo", "Rome"]}, "days": {"$ref": "#/$defs/days"}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+    "$defs": {"days": {"type": "integer", "minimum": 1, "maximum": 7}},
+}
+WEATHER = {"type": "function", "function": {"name": "weather", "description": "Forecast", "parameters": PARAMETERS}}
+CLOCK = {"type": "function", "function": {"name": "clock"}}
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo", "days": 2}}\n</tool_call>'
+OTHER = '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>'
+
+
+class TestNotation:
+    @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+    def test_the_same_however_the_text_is_cut(self, size: int) -> None:
+        said = f"Let me see. a < b <tool\n{CALL}\n{OTHER}"
+        splitter = CallSplitter()
+        parts: list[str | ToolCall] = []
+        for place in range(0, len(said), size):
+            parts += splitter.feed(said[place : place + size])
+        parts += splitter.flush()
+        text = "".join(part for part in parts if isinstance(part, str))
+        calls = [(part.name, json.loads(part.arguments)) for part in parts if isinstance(part, ToolCall)]
+        assert text == "Let me see. a < b <tool"
+        assert calls == [("weather", {"city": "Oslo", "days": 2}), ("clock", {})]
+
+    def test_the_closing_mark_may_stand_in_an_argument(self) -> None:
+        text, (call,) = split('<tool_call>\n{"name": "f", "arguments": {"x": "</tool_call>"}}\n</tool_call>')
+        assert (text, json.loads(call.arguments)) == ("", {"x": "</tool_call>"})
+
+    def test_a_call_that_is_cut_off_is_left_out(self) -> None:
+        assert split('Yes.\n<tool_call>\n{"name": "wea') == ("Yes.", [])
+
+    def test_a_text_without_calls_stays_as_it_is(self) -> None:
+        assert split("a <tool_cal\n") == ("a <tool_cal\n", [])
+
+    def test_every_call_has_an_id_of_its_own(self) -> None:
+        assert len({call.id for call in split(f"{CALL}\n{CALL}")[1]}) == 2
+
+    def test_parameters_that_contradict_themselves_are_refused(self) -> None:
+        with pytest.raises(SlmError, match="parameters of a function"):
+            Toolbox((Tool("f", "", {"type": "object", "properties": 1}),)).constraint()
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine(replies=[["Wait.\n", CALL[:20], CALL[20:], f"\n{OTHER}"]])
+
+
+@pytest.fixture
+def server(engine: FakeEngine, tmp_path: Path) -> Iterator[Serving]:
+    with serving(engine, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def client(server: Serving) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+SAID: list[Any] = [{"role": "user", "content": "Weather in Oslo?"}]
+
+
+class TestApi:
+    def test_calls_whole(self, client: openai.OpenAI, engine: FakeEngine) -> None:
+        done = client.chat.completions.create(model=NAME, messages=SAID, tools=[WEATHER, CLOCK])
+        choice = done.choices[0]
+        assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Wait.")
+        calls = choice.message.tool_calls or []
+        assert [(call.function.name, json.loads(call.function.arguments)) for call in calls] == [
+            ("weather", {"city": "Oslo", "days": 2}),
+            ("clock", {}),
+        ]
+        assert '"name": "weather"' in engine.prompts[0] and "<tools>" in engine.prompts[0]
+
+    def test_calls_in_a_stream(self, client: openai.OpenAI) -> None:
+        with client.chat.completions.stream(model=NAME, messages=SAID, tools=[WEATHER, CLOCK]) as stream:
+            for _ in stream:
+                pass
+            choice = stream.get_final_completion().choices[0]
+        assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Wait.")
+        assert [call.function.name for call in choice.message.tool_calls or []] == ["weather", "clock"]
+
+    def test_an_answer_without_a_call(self, client: openai.OpenAI, engine: FakeEngine) -> None:
+        engine.replies = [["It is ", "sunny <3"]]
+        choice = client.chat.completions.create(model=NAME, messages=SAID, tools=[WEATHER]).choices[0]
+        assert (choice.finish_reason, choice.message.content) == ("stop", "It is sunny <3")
+        assert not choice.message.tool_calls
+
+    def test_results_go_back(self, client: openai.OpenAI, engine: FakeEngine) -> None:
+        engine.replies = [[CALL], ["Sunny."]]
+        first = client.chat.completions.create(model=NAME, messages=SAID, tools=[WEATHER]).choices[0].message
+        assert first.tool_calls
+        result = {"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "sun"}
+        messages: list[Any] = [*SAID, first.model_dump(exclude_none=True), result]
+        done = client.chat.completions.create(model=NAME, messages=messages, tools=[WEATHER])
+        assert done.choices[0].message.content == "Sunny."
+        assert f"<|im_start|>assistant\n{CALL}<|im_end|>" in engine.prompts[1]
+        assert "<|im_start|>user\n<tool_response>\nsun\n</tool_response><|im_end|>" in engine.prompts[1]
+
+    def test_none_means_none(self, client: openai.OpenAI, engine: FakeEngine) -> None:
+        engine.replies = [["Hm."]]
+        client.chat.completions.create(model=NAME, messages=SAID, tools=[WEATHER], tool_choice="none")
+        assert engine.limits[0].constraint is None and "<tools>" not in engine.prompts[0]
+
+    def test_a_named_one_is_the_only_one(self, client: openai.OpenAI, engine: FakeEngine) -> None:
+        engine.replies = [[OTHER]]
+        chosen: Any = {"type": "function", "function": {"name": "clock"}}
+        client.chat.completions.create(model=NAME, messages=SAID, tools=[WEATHER, CLOCK], tool_choice=chosen)
+        constraint = engine.limits[0].constraint
+        assert constraint is not None and "clock" in constraint.text and "weather" not in constraint.text
+
+    @pytest.mark.parametrize(
+        ("fields", "param"),
+        [
+            ({"tools": "x"}, "tools"),
+            ({"tools": [{"type": "retrieval"}]}, "tools[0]"),
+            ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0]"),
+            ({"tools": [{"type": "function", "function": {"name": "a", "parameters": 3}}]}, "tools[0]"),
+            ({"tools": [{"type": "function", "function": {"name": "a", "parameters": {"type": 1}}}]}, "tools"),
+            ({"tools": [CLOCK], "tool_choice": "maybe"}, "tool_choice"),
+            ({"tools": [CLOCK], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice"),
+            ({"tools": [CLOCK], "response_format": {"type": "json_object"}}, "response_format"),
+            ({"messages": [*SAID, {"role": "tool", "tool_call_id": "no", "content": "x"}]}, "messages[1]"),
+            ({"messages": [*SAID, {"role": "assistant", "tool_calls": [1]}, *SAID]}, "messages[1].tool_calls"),
+        ],
+    )
+    def test_what_cannot_be_used_is_named(self, server: Serving, fields: dict[str, object], param: str) -> None:
+        reply = server.chat(**fields)
+        assert (reply.status, reply.json["error"]["param"]) == (400, param)
+
+
+@pytest.mark.real
+class TestTinyModel:
+    """A model that knows nothing, held by the grammar."""
+
+    @pytest.fixture
+    def tiny(self, tmp_path: Path) -> Iterator[tuple[openai.OpenAI, str]]:
+        path = write_tiny_llama(tmp_path / "tiny.gguf", chat_template=PHI3_TEMPLATE, context_length=2048)
+        settings = settings_module.load({"SLM_HOME": str(tmp_path / "home")})
+        model = LocalBackend().find(str(path), settings, Notes())  # type: ignore[arg-type]
+        options = GenerationOptions(ctx=2048, threads=1)
+        with (
+            serving(FakeEngine(), tmp_path, options=options, model=model) as server,  # type: ignore[arg-type]
+            openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+        ):
+            yield client, model.key
+
+    def test_what_it_must_call_always_parses(self, tiny: tuple[openai.OpenAI, str]) -> None:
+        client, name = tiny
+        for seed in range(8):
+            done = client.chat.completions.create(
+                model=name,
+                messages=SAID,
+                tools=[WEATHER, CLOCK],
+                tool_choice="required",
+                parallel_tool_calls=False,
+                seed=seed,
+                temperature=2,
+                max_tokens=400,
+            )
+            choice = done.choices[0]
+            assert choice.finish_reason == "tool_calls", choice
+            (call,) = choice.message.tool_calls or ()
+            arguments = json.loads(call.function.arguments)
+            if call.function.name == "weather":
+                assert arguments["city"] in ("Oslo", "Rome") and 1 <= arguments["days"] <= 7
+            else:
+                assert (call.function.name, arguments) == ("clock", {})
+
+    def test_where_it_may_it_says_what_it_likes(self, tiny: tuple[openai.OpenAI, str]) -> None:
+        client, name = tiny
+        done = client.chat.completions.create(
+            model=name, messages=SAID, tools=[WEATHER], seed=1, temperature=0, max_tokens=20
+        )
+        assert done.choices[0].message.content or done.choices[0].message.tool_calls
+
+
+def test_the_mode_is_part_of_the_instruction() -> None:
+    assert "now" in Toolbox((Tool("f"),), CallMode.REQUIRED).instruction()
