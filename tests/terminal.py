@@ -103,8 +103,11 @@ class Terminal:
         return "\n".join([*top, self.text])
 
     def wait_for(self, expected: str | Callable[[], bool], timeout: float = 60) -> None:
-        """Read until the pattern (a regular expression over scrollback and screen) or the condition holds."""
-        holds = (lambda: re.search(expected, self.everything)) if isinstance(expected, str) else expected
+        """Read until the pattern (a regular expression over scrollback and screen) or the condition holds.
+
+        The pattern may be folded over lines: how long a path is depends on where the tests run.
+        """
+        holds = (lambda: self._shows(expected)) if isinstance(expected, str) else expected
         deadline = time.monotonic() + timeout
         while not holds():
             left = deadline - time.monotonic()
@@ -117,6 +120,11 @@ class Terminal:
                 assert holds(), f"the program ended before {expected!r} came:\n{self.everything[-3000:]}"
                 return
             self._take(data)
+
+    def _shows(self, pattern: str) -> bool:
+        told = self.everything
+        folded = (re.sub(r"\n +", between, told) for between in ("", " "))
+        return any(re.search(pattern, text) for text in (told, *folded, told.replace("\n", "")))
 
     def _take(self, data: str) -> None:
         self.raw += data
