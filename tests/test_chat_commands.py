@@ -88,9 +88,9 @@ def test_answers_and_code_blocks_go_out(chat: Open, home: Path) -> None:
     assert _clipboard(terminal) == [ANSWER, "An older answer.", "echo 2\n", "print(1)\n"]
     terminal.enter("/copy code 3")
     terminal.wait_for("the last answer has 2 code blocks")
-    for _ in range(2):
+    for name in ("one", "one-2"):
         terminal.enter("/save code 1 one.py")
-    terminal.wait_for(r"exports/one-2\.py")
+        terminal.wait_for(rf"exports/{name}\.py")
     terminal.enter("/save all.md")
     terminal.wait_for("exports/all.md")
     exports = home / "data" / "exports"

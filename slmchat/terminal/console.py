@@ -202,7 +202,8 @@ class Console:
     def ask_text(self, question: str) -> str:
         """A line typed by the user after the question on stderr; empty at the end of the input."""
         self._end()
-        self._err.send(ControlSequences(sanitize(question)))
+        asked = self._folded(question.rstrip(" "))
+        self._err.send(ControlSequences(asked + question[len(question.rstrip(" ")) :]))
         return self.stdin.readline()
 
     def table(self, columns: Sequence["Column"], rows: Sequence[Sequence[str]]) -> None:
@@ -253,14 +254,15 @@ class Console:
         self._end()
         if self._status_owner is None:
             self.draw_status("")
-        if self.is_stderr_tty:
-            from slmchat.terminal.tables import paragraphs
+        self._err.send(ControlSequences(self._folded(text) + "\n"))
 
-            width = terminal_size(self.stderr, self.environ)[0]
-            text = "\n".join(paragraphs(sanitize(text), width))
-        else:
-            text = sanitize(text)
-        self._err.send(ControlSequences(text + "\n"))
+    def _folded(self, text: str) -> str:
+        """Safe, and folded between words on a terminal."""
+        if not self.is_stderr_tty:
+            return sanitize(text)
+        from slmchat.terminal.tables import paragraphs
+
+        return "\n".join(paragraphs(sanitize(text), terminal_size(self.stderr, self.environ)[0]))
 
     def _end(self) -> None:
         """Another text begins: what waits of the ones that stream comes out before it."""
