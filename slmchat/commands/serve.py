@@ -256,7 +256,7 @@ def _start(words: list[str], path: Path, console: Console) -> ExitCode:
 def _is_there(found: WarmConnection) -> bool:
     """Wait until the server behind this connection has its weights; False: it has ended before."""
     try:
-        ask(found, {"hello": ""})
+        ask(found, {"model": True})
     except SlmError as error:
         if error.exit_code is not ExitCode.NETWORK:
             raise
