@@ -142,8 +142,11 @@ class TestChat:
         assert server.chat(logit_bias={}, wonder=1).status == 200
         assert "ignored: logit_bias, wonder" in server.notes.lines
 
-    def test_nothing_that_is_said_is_logged(self, server: Serving) -> None:
+    def test_nothing_that_is_said_is_logged(self, server: Serving, engine: FakeEngine) -> None:
         server.chat("my secret")
+        engine.replies = [["1"]]
+        schema = {"type": "integer", "secretWord": True}  # of which slm run would say that it does not know it
+        server.chat(response_format={"type": "json_schema", "json_schema": {"schema": schema}})
         assert not any("secret" in line or "Hello" in line for line in server.notes.lines)
 
     @pytest.mark.parametrize(

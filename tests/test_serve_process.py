@@ -229,6 +229,15 @@ class TestWarmRun:
         assert ended.code == 0, ended.err
         assert "slm serve" not in ended.err.replace("from the memory of slm serve", "")
 
+    def test_a_server_that_does_not_answer_is_not_waited_for(self, home: Path, tiny: Path, slm: Slm) -> None:
+        path = home / "data" / "serve" / "socket"
+        path.parent.mkdir(parents=True)
+        with socket.socket(socket.AF_UNIX) as silent:  # it loads its own model, say
+            silent.bind(str(path))
+            silent.listen()
+            ended = slm("run", "Hi", "-n", "2", "-m", tiny, "-v")
+        assert ended.code == 0 and "slm serve" not in ended.err
+
     def test_private_commands_do_not_ask(self, server: ServerProcess, slm: Slm, tiny: Path) -> None:
         assert "slm serve" not in slm("run", "Hi", "-n", "2", "-m", tiny, "-v", "--private").err
 

@@ -35,6 +35,8 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 # How long a server in the background may take until it answers, in seconds: a large model from a slow disk.
 _START_S = 300.0
+# How often it is looked whether it does, in seconds.
+_LOOK_S = 0.05
 
 
 def serve(name: str | None, options: ServeOptions, settings: Settings, console: Console) -> ExitCode:
@@ -57,10 +59,9 @@ def _run(name: str | None, options: ServeOptions, path: Path, settings: Settings
     generation = _generation(name, options)
     params.thinking_of(generation, settings)  # what is wrong with it is said before anything is opened
     # 1. The sockets, while there can be new ones.
-    made = [listeners.on_tcp(options.host, options.port)]
+    made = [listeners.on_unix(path)] if hasattr(socket, "AF_UNIX") else []
     try:
-        if hasattr(socket, "AF_UNIX"):
-            made.append(listeners.on_unix(path))
+        made.append(listeners.on_tcp(options.host, options.port))
         # 2. Closed in: it can accept and never connect.
         kept = KeptSockets(listening=tuple(each.made.fileno() for each in made))
         sandbox.seal(settings, writable=[path.parent], kept=kept)
@@ -81,7 +82,7 @@ def _run(name: str | None, options: ServeOptions, path: Path, settings: Settings
         ends_idle = console.environ.get(_ENDS_IDLE) == "1"
         server = Server(made, served, label, access, console, computed_with(generation), ends_idle=ends_idle)
         with _ended_by_signals(server.stop):
-            console.note(f"{label} at {made[0].address}/v1 (window: {n_ctx:,} tokens; it accepts, and never connects)")
+            console.note(f"{label} at {made[-1].address}/v1 (window: {n_ctx:,} tokens; it accepts, and never connects)")
             console.note("Ctrl-C ends it." if console.is_stderr_tty else "SIGTERM ends it.")
             server.serve()
     finally:
@@ -219,6 +220,8 @@ def _words(name: str | None, options: ServeOptions) -> list[str]:
 
 def _start(words: list[str], path: Path, console: Console) -> ExitCode:
     """Start a server in the background and wait until it answers."""
+    from slmchat.server import listeners
+
     running = connect(path)
     if running is not None:
         console.note(f"a server runs already: {ask(running, {'status': True})['status']['model']} (slm serve --status)")
@@ -237,24 +240,28 @@ def _start(words: list[str], path: Path, console: Console) -> ExitCode:
         )
     end = time.monotonic() + _START_S
     while time.monotonic() < end:
-        if child.poll() is not None:
-            again = connect(path)  # two were started at once: the other one has the socket
-            if again is not None:
-                break
+        found = connect(path)
+        if found is not None and _is_there(found):
+            console.write(_described(ask(found, {"status": True})["status"]))
+            return ExitCode.DONE
+        # two were started at once: the other one may have the socket, and not be there yet
+        if child.poll() is not None and not listeners.is_taken(path):
             raise SlmError(
                 f"the server did not start: {_last_words(log)}", hint=f"all it said: {log}", exit_code=_code(child)
             )
-        if connect(path) is not None:
-            break
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(0.05)
-    found = connect(path)
-    if found is None:
-        raise SlmError("the server does not answer yet.", hint=f"slm serve --status; {log}", exit_code=ExitCode.NETWORK)
-    ask(found, {"hello": ""})  # waits for the weights
-    sys.stdout.flush()
-    console.write(_described(ask(found, {"status": True})["status"]))
-    return ExitCode.DONE
+        time.sleep(_LOOK_S)
+    raise SlmError("the server does not answer yet.", hint=f"slm serve --status; {log}", exit_code=ExitCode.NETWORK)
+
+
+def _is_there(found: WarmConnection) -> bool:
+    """Wait until the server behind this connection has its weights; False: it has ended before."""
+    try:
+        ask(found, {"model": True})
+    except SlmError as error:
+        if error.exit_code is not ExitCode.NETWORK:
+            raise
+        return False
+    return True
 
 
 def _last_words(log: Path) -> str:

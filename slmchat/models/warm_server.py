@@ -21,6 +21,9 @@ from slmchat.privacy.steps import KeptSockets
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
 
+# A server that does not say what it is by then, in seconds, has other things to do: it loads a model, say.
+_HELLO_S = 1.0
+
 
 def socket_path(settings: Settings) -> Path:
     """Where a server of this user listens for slm's own commands."""
@@ -72,11 +75,13 @@ class WarmServer:
     def instead_of(self, model: BackendModel, options: GenerationOptions) -> "WarmLocalModel | None":
         """The model in the server's memory; None when it is another one, or computed in another way."""
         with contextlib.suppress(SlmError, KeyError, TypeError, ValueError):
-            said: dict[str, Any] = ask(self._connection, {"hello": __version__})
-            if isinstance(model, LocalModel) and "model" in said:  # else it is of another version
-                warm = decode(WarmModel, said["model"])
-                is_same = warm.key == model.key and warm.options == computed_with(options)
-                if is_same and (options.ctx or 0) <= warm.n_ctx:
+            self._connection.wait_at_most(_HELLO_S)
+            said: dict[str, Any] = ask(self._connection, {"hello": True})
+            self._connection.wait_at_most(None)
+            wanted = {"version": __version__, "key": model.key, "options": list(computed_with(options))}
+            if isinstance(model, LocalModel) and said == wanted:
+                warm = decode(WarmModel, ask(self._connection, {"model": True})["model"])
+                if (options.ctx or 0) <= warm.n_ctx:
                     return WarmLocalModel(model.installed, WarmEngine(self._connection, warm), warm.n_ctx)
         return None
 

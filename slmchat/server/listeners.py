@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from slmchat import file_locks
 from slmchat.errors import ExitCode, SlmError
 
 # Connections that wait to be accepted.
@@ -24,10 +25,12 @@ _UCRED = struct.Struct("iII")
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A socket that listens. `path`: of a Unix socket, None for TCP."""
+    """A socket that listens. `path`: of a Unix socket, None for TCP. `lock`: the descriptor that keeps others from the
+    path, as long as it is open."""
 
     made: socket.socket
     path: Path | None = None
+    lock: int | None = None
 
     @property
     def address(self) -> str:
@@ -57,6 +60,9 @@ class Listener:
         if self.path is not None:
             with contextlib.suppress(OSError):
                 self.path.unlink()
+        if self.lock is not None:
+            with contextlib.suppress(OSError):  # closed before
+                os.close(self.lock)
 
 
 def is_loopback(host: str) -> bool:
@@ -70,7 +76,7 @@ def on_tcp(host: str, port: int) -> Listener:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         made = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise SlmError(
             f"{host}:{port} cannot be listened on: {reason.lower()}.",
             hint="another port: --port N; or slm serve --status, if that is slm itself",
@@ -81,12 +87,13 @@ def on_tcp(host: str, port: int) -> Listener:
 
 
 def on_unix(path: Path) -> Listener:
-    """A socket that is this user's alone, in a directory that is, too. One on which nobody listens is replaced.
+    """A socket that is this user's alone, in a directory that is, too. One that a dead server has left is replaced.
 
     Raises `SlmError` (USAGE): another server listens there, or the path cannot be used.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if is_answered(path):
+    lock = _locked(path)
+    if lock is None:
         raise SlmError(
             f"a server listens on {path} already.",
             hint="slm serve --status; slm serve --stop ends it",
@@ -102,6 +109,7 @@ def on_unix(path: Path) -> Listener:
         made.listen(_BACKLOG)
     except OSError as error:
         made.close()
+        os.close(lock)
         raise SlmError(
             f"{path} cannot be listened on: {(error.strerror or str(error)).lower()}.",
             hint="another place: --socket PATH",
@@ -110,17 +118,24 @@ def on_unix(path: Path) -> Listener:
     finally:
         os.umask(before)
     made.setblocking(False)
-    return Listener(made, path)
+    return Listener(made, path, lock)
 
 
-def is_answered(path: Path) -> bool:
-    """Whether somebody listens on this Unix socket."""
-    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as made:
-        try:
-            made.connect(str(path))
-        except OSError:
-            return False
-    return True
+def is_taken(path: Path) -> bool:
+    """Whether a server has this Unix socket, or is about to."""
+    lock = _locked(path)
+    if lock is not None:
+        os.close(lock)
+    return lock is None
+
+
+def _locked(path: Path) -> int | None:
+    """The right to listen on this path, which ends with the descriptor; None: another server has it."""
+    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    if file_locks.hold(lock):
+        return lock
+    os.close(lock)
+    return None
 
 
 def _is_own(made: socket.socket) -> bool:

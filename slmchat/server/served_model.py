@@ -13,6 +13,7 @@ from slmchat.engine.api import Session
 from slmchat.generation.generator import Generator
 from slmchat.generation.prompt import PromptRequest
 from slmchat.models.open import OpenModel
+from slmchat.reporting import LogReporter, Reporter
 from slmchat.server.queue import RequestQueue
 
 # Requests that may wait beside those that are worked on; the next one is told to come back.
@@ -57,6 +58,22 @@ class ServedWeights:
         generator = Generator(self.opened)
         generator.use(session)
         return generator
+
+
+class _RequestReporter(LogReporter):
+    """For what there is to say of a request: it may quote its words, which are no business of a log. Warnings are about
+    the device."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__()
+        self._reporter = reporter
+
+    def note(self, text: str) -> None: ...
+
+    def detail(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None:
+        self._reporter.warn(text)
 
 
 class ServedModel:
@@ -114,6 +131,7 @@ class ServedModel:
             except BaseException:
                 opened.close()
                 raise
+            opened.reporter = _RequestReporter(opened.reporter)
             loaded = ServedWeights(opened, RequestQueue(pool, MOST_WAITING))
         finally:
             with self._changed:

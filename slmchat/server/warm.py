@@ -59,7 +59,9 @@ class WarmDoor:
 
     def _answered(self, asked: Mapping[str, Any], made: socket.socket) -> Any:
         if "hello" in asked:
-            yield {"version": __version__, **({} if asked["hello"] != __version__ else self._hello())}
+            yield {"version": __version__, "key": self._name, "options": list(self._options)}
+        elif "model" in asked:
+            yield {"model": encode(self._loaded_model())}
         elif "status" in asked:
             yield {"status": dict(self._status())}
         elif "stop" in asked:
@@ -77,11 +79,9 @@ class WarmDoor:
                 for event in session.generate(prompt, sampler, limits):
                     yield {_name_of(event): encode(event)}
 
-    def _hello(self) -> dict[str, Any]:
+    def _loaded_model(self) -> WarmModel:
         with self._model.used() as loaded:
-            info = loaded.opened.engine.info
-            model = WarmModel(__version__, self._name, loaded.queue.n_ctx, self._options, info)
-        return {"model": encode(model)}
+            return WarmModel(loaded.queue.n_ctx, loaded.opened.engine.info)
 
 
 def _name_of(event: Event) -> str:

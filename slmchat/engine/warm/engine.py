@@ -40,12 +40,9 @@ EVENTS: dict[str, type[Prefill] | type[Chunk] | type[Finish]] = {"prefill": Pref
 
 @dataclass(frozen=True, slots=True)
 class WarmModel:
-    """What a server says of itself. `key`: the model's name; `options`: those that change what is computed."""
+    """The model in a server's memory, and the context window that a request may have there."""
 
-    version: str
-    key: str
     n_ctx: int
-    options: tuple[str, ...]
     info: ModelInfo
 
 
@@ -60,6 +57,10 @@ class WarmConnection:
     def fileno(self) -> int:
         """The descriptor, which the seal leaves open."""
         return self._socket.fileno()
+
+    def wait_at_most(self, seconds: float | None) -> None:
+        """For a line; None: as long as it takes. Too long is an OSError, after which it is of no more use."""
+        self._socket.settimeout(seconds)
 
     def send(self, request: dict[str, Any]) -> None:
         """Say a request. Raises OSError."""
