@@ -179,7 +179,8 @@ def test_no_command_but_pull_reaches_anything(
     for code, *arguments in QUIET:
         words = [str(tiny) if word == "TINY" else str(word) for word in arguments]
         done = slm(*words)
-        assert (words, _reached(record), proxy.hosts) == (words, [], [])
+        reached = [event for event in _reached(record) if words[0] != "serve" or event[0] != "socket.bind"]
+        assert (words, reached, proxy.hosts) == (words, [], [])
         assert code is None or done.code == code, (words, done)
 
 
