@@ -3,6 +3,7 @@
 import itertools
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -450,6 +451,16 @@ class TestManyClients:
         from slmchat.server import app
 
         monkeypatch.setattr(app, "_MOST_CONNECTIONS", 1)
+        with server.connect() as first:
+            first.sendall(b"GET /health HTTP/1.1\r\n")
+            _until(lambda: server.server._connections)
+            assert server.get("/health").status == 503
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+    def test_few_descriptors_are_fewer_connections(self, server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+        import resource
+
+        monkeypatch.setattr(resource, "getrlimit", lambda _what: (65, 65))
         with server.connect() as first:
             first.sendall(b"GET /health HTTP/1.1\r\n")
             _until(lambda: server.server._connections)

@@ -23,7 +23,7 @@ from slmchat.reporting import Reporter
 from slmchat.server import openai, records, responses
 from slmchat.server.completion_answer import CompletionAnswer
 from slmchat.server.connection import Connection, Gone, HttpRequest, RefusedRequest
-from slmchat.server.listeners import Listener
+from slmchat.server.listeners import Listener, descriptors
 from slmchat.server.openai import ApiRequest, BadRequest
 from slmchat.server.queue import Full
 from slmchat.server.records import AnswerRecords, CompletionRecords
@@ -33,6 +33,8 @@ from slmchat.server.warm import WarmDoor
 
 # Connections at once; the next one is told so and closed.
 _MOST_CONNECTIONS = 256
+# Descriptors that slm needs besides: weights, states on the disk, libraries.
+_OTHER_DESCRIPTORS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class Server:
             return
         connection = Connection(made)
         with self._changed:
-            is_full = len(self._connections) >= _MOST_CONNECTIONS
+            is_full = len(self._connections) >= min(_MOST_CONNECTIONS, descriptors() - _OTHER_DESCRIPTORS)
             if not is_full:
                 self._connections[connection] = False
         if is_full:
@@ -115,7 +117,10 @@ class Server:
             connection.close()
             return
         work = threading.Thread(target=self._talk, args=(connection, listener), name="connection", daemon=True)
-        work.start()
+        try:
+            work.start()
+        except RuntimeError:  # no more threads for this process: the others go on
+            self._forget(connection)
 
     def _finish(self) -> None:
         """Let running answers end, then close everything."""
@@ -160,10 +165,13 @@ class Server:
         except (Gone, OSError):
             pass
         finally:
-            connection.close()
-            with self._changed:
-                self._connections.pop(connection, None)
-                self._changed.notify_all()
+            self._forget(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        connection.close()
+        with self._changed:
+            self._connections.pop(connection, None)
+            self._changed.notify_all()
 
     @contextmanager
     def _answering(self, connection: Connection) -> Iterator[None]:

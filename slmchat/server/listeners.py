@@ -5,6 +5,7 @@ Refuses to know: what is asked.
 """
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -46,6 +47,10 @@ class Listener:
             made, _address = self.made.accept()
         except (BlockingIOError, ConnectionError, InterruptedError):
             return None
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):  # it waits until there is room
+                return None
+            raise
         made.setblocking(True)
         if self.path is not None and not _is_own(made):
             made.close()
@@ -63,6 +68,16 @@ class Listener:
         if self.lock is not None:
             with contextlib.suppress(OSError):  # closed before
                 os.close(self.lock)
+
+
+def descriptors() -> int:
+    """How many descriptors this process may have."""
+    if sys.platform == "win32":
+        return 1 << 16
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return most if most != resource.RLIM_INFINITY else 1 << 16
 
 
 def is_loopback(host: str) -> bool:
