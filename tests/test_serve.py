@@ -301,6 +301,24 @@ class TestWhoMayAsk:
             assert not any("right" in line for line in server.notes.lines)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
+def test_the_users_own_socket_speaks_http_and_wants_no_key(engine: FakeEngine, tmp_path: Path) -> None:
+    with serving(engine, tmp_path, key="right") as server, socket.socket(socket.AF_UNIX) as made:
+        made.connect(str(server.path))
+        made.sendall(b"GET /v1/models HTTP/1.1\r\nHost: anything\r\nConnection: close\r\n\r\n")
+        assert b"200" in read_all(made).splitlines()[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
+@pytest.mark.parametrize("line", [b"{}", b"{", b'{"generate": 1}', b'{"count": []}', b"{" + b"[" * 100_000])
+def test_a_line_that_is_no_request_is_answered_with_an_error(server: Serving, line: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.connect(str(server.path))
+        made.sendall(line + b"\n")
+        assert b'"error"' in made.recv(4096)
+    assert server.get("/health").status == 200
+
+
 HELLO = b'{"messages": [{"role": "user", "content": "Hi"}]}'
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
 
