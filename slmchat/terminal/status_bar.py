@@ -16,8 +16,11 @@ from slmchat.terminal.screen import DIM, ControlSequences
 
 MIN_LINES = 6
 
-# The whole screen scrolls again (which sends the cursor home), and what lies below the cursor goes.
-UNDOING = "\x1b7\x1b[r\x1b8\x1b[J"
+# The whole screen scrolls again (which sends the cursor home), and what lies below the cursor's row goes: from the next
+# row on, because a cursor behind the last column stands on the last letter. IND, not a line feed: the cursor moves
+# down, or the text up where it stands in the last row, and its column stays (a terminal's driver makes CR LF of a line
+# feed).
+UNDOING = "\x1b7\x1b[r\x1b8\x1bD\x1b[2K\x1b[J\x1b[A"
 
 
 class StatusBar:
@@ -50,9 +53,7 @@ class StatusBar:
         self.close()
         if lines >= MIN_LINES:
             self._window = (columns, lines)
-            # IND, not a line feed: the cursor moves down, or the text up where it stands in the last row, and its
-            # column stays (a terminal's driver makes CR LF of a line feed)
-            self._send(ControlSequences(f"{UNDOING}\x1bD\x1b[A\x1b7\x1b[1;{lines - 1}r\x1b8"))
+            self._send(ControlSequences(f"{UNDOING}\x1b7\x1b[1;{lines - 1}r\x1b8"))
 
     def draw(self, text: str) -> None:
         """Show a line, made safe and cut to the width."""
