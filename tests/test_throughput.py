@@ -16,7 +16,7 @@ from slmchat.engine import device_throughput, kept_throughput, native
 from slmchat.engine.kept_throughput import KeptThroughput
 from slmchat.engine.throughput_points import LAYER, MODELS, MOST_SHRUNK, Point
 from slmchat.errors import ExitCode, SlmError
-from slmchat.models import device_fit, pull_plan
+from slmchat.models import device_fit, pull_plan, suggestions
 from slmchat.options import PullOptions
 from slmchat.settings import Paths, Settings
 from slmchat.terminal.console import Console
@@ -238,11 +238,11 @@ class TestCommands:
     def test_the_first_run_recommends_what_is_fast_enough(self) -> None:
         known = load_registry(None).models
         suited = [
-            first_run.Suggestion(known[name], known[name].variants[0], speed)
+            suggestions.Suggestion(known[name], known[name].variants[0], speed)
             for name, speed in (("gemma3:4b", 4.0), ("llama3.2:3b", 12.0), ("smollm2:135m", 90.0))
         ]
-        assert first_run.recommended(suited) == (1, "the most capable of these that answers faster than you read")
-        assert first_run.recommended(suited[:1]) == (0, "the fastest of these")
+        assert suggestions.recommended(suited) == (1, "the most capable of these that answers faster than you read")
+        assert suggestions.recommended(suited[:1]) == (0, "the fastest of these")
 
     def test_a_pull_measures_only_to_choose(self, settings: Settings, console: Console, seen: list[str]) -> None:
         pulling = pull_plan.Pulling(

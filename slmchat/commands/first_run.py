@@ -1,75 +1,27 @@
 """The first run: nothing that chats is installed, so show what suits this device, recommend one of them, pull the one
 that is chosen, and let the chat begin.
 
-Knows: which few models of the catalog are a good beginning, which of them to recommend.
-Refuses to know: what fits (fit/), how a model is fetched (pull.py), how the chat goes on (chat.py).
+Knows: what is asked and answered. Refuses to know: which models suit a device (models/suggestions.py), how a model is
+fetched (pull.py), how the chat goes on (repl/).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from slmchat import hardware
 from slmchat.catalog import hub_names, registry
 from slmchat.catalog.library import Library
-from slmchat.catalog.model_specs import ModelSpec, Variant
 from slmchat.commands.pull import pull
 from slmchat.errors import ExitCode, SlmError
-from slmchat.fit.choice import READING_SPEED
-from slmchat.fit.plan import FitVerdict
 from slmchat.fit.speed import in_words
 from slmchat.models.device_fit import ForDevice
+from slmchat.models.suggestions import Suggestion, recommended, suggestions
 from slmchat.options import PullOptions
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.wording import in_bytes
 
-# From large to small: good chat models for their size, each of another order of magnitude of effort.
-SUGGESTED = ("gemma3:4b", "phi4-mini", "llama3.2:3b", "qwen2.5:1.5b", "gemma3:1b", "smollm2:360m", "smollm2:135m")
-_SHOWN = 4
 # Slices in which the speed of the device is measured, at most; a slice takes 0.2 s.
 _MOST_SLICES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Suggestion:
-    """A model that suits a device, in the quantization that `slm pull` would take there. `speed`: tokens a second."""
-
-    spec: ModelSpec
-    variant: Variant
-    speed: float | None = None
-
-    @property
-    def is_fast(self) -> bool:
-        return self.speed is None or self.speed >= READING_SPEED
-
-
-def suggestions(device: ForDevice, known: registry.Registry) -> list[Suggestion]:
-    """What fits this device with a useful context, the most capable first; the smallest is always there."""
-    found = [_suggested(known.models[name], device) for name in SUGGESTED if name in known.models]
-    fitting = [suggestion for suggestion, verdict in found if verdict is FitVerdict.FITS]
-    chosen, smallest = fitting[:_SHOWN], found[-1][0]
-    fast = next((one for one in fitting if one.is_fast), smallest)
-    for wanted in (fast, smallest):
-        if wanted not in chosen:
-            chosen = [*chosen[: _SHOWN - 1 - (wanted is fast and fast is not smallest)], wanted]
-    return chosen
-
-
-def recommended(suited: Sequence[Suggestion]) -> tuple[int, str]:
-    """The place of the one to take unless the user knows better, and why."""
-    for place, one in enumerate(suited):
-        if one.is_fast and one.speed is not None:
-            return place, "the most capable of these that answers faster than you read"
-        if one.is_fast:
-            return place, "the most capable that fits"
-    return len(suited) - 1, "the fastest of these"
-
-
-def _suggested(spec: ModelSpec, device: ForDevice) -> tuple[Suggestion, FitVerdict]:
-    chosen = device.best_variant(spec)
-    assert chosen is not None, "the catalog states the sizes of what is suggested"
-    variant = next(each for each in spec.variants if each.quantization == chosen.option.quantization)
-    return Suggestion(spec, variant, chosen.speed), chosen.plan.verdict
 
 
 def offer(settings: Settings, console: Console) -> str:
