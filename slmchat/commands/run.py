@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from slmchat.commands.inputs import prefix_messages, read_inputs, read_text
 from slmchat.commands.output import OutputWriter, exit_code
 from slmchat.commands.own_options import RunOptions
-from slmchat.commands.run_questions import run_questions
 from slmchat.commands.structured_options import response_format_from
 from slmchat.engine.api import FinishReason, Limits, Timings, Usage
 from slmchat.engine.cancellable import Cancellable
@@ -51,6 +50,8 @@ def run(
     words, reads_input = own.words or [], not own.no_input
     if len(wanted[1].choices) > 1:
         _refuse_beside_questions(wanted, template_options)
+        from slmchat.commands.run_questions import run_questions
+
         return run_questions(words, options, wanted[1], output, settings, console, reads_input=reads_input)
     start = time.perf_counter()
     is_trimmed = params.overflow_choice(options) == "trim"

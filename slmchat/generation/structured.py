@@ -17,10 +17,10 @@ from slmchat.engine.thinking import Thinking
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.told import told
 from slmchat.schemas import strict_json
-from slmchat.schemas.check import SchemaCheck
 from slmchat.schemas.json_rules import SOFT_ANY_ITEMS, SOFT_CHARACTERS, SOFT_ITEMS
 
 if TYPE_CHECKING:
+    from slmchat.schemas.check import SchemaCheck
     from slmchat.schemas.json_schema import SchemaGbnf
 
 # Room for an answer without -n, in tokens, and how much more the second attempt gets.
@@ -45,7 +45,7 @@ class ResponseFormat:
     constraint: Constraint
     instruction: str = ""
     notes: tuple[str, ...] = ()
-    _check: SchemaCheck | None = field(default=None, repr=False)
+    _check: "SchemaCheck | None" = field(default=None, repr=False)
     _pattern: re.Pattern[str] | None = field(default=None, repr=False)
     thinks_first: bool = False
 
@@ -168,6 +168,8 @@ def of_schema(schema: Any) -> ResponseFormat:
     text = json.dumps(schema, ensure_ascii=False)
     gbnf = json_schema.to_gbnf(text, is_capped=True)
     constraint = Constraint(ConstraintKind.SCHEMA, text, is_capped=gbnf.has_soft_limits)
+    from slmchat.schemas.check import SchemaCheck  # most answers have no schema
+
     return ResponseFormat(constraint, told(schema), tuple(_notes(gbnf)), SchemaCheck(schema, text))
 
 
