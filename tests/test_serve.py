@@ -16,6 +16,7 @@ from serving import NAME, Serving, read_all, serving
 from slmchat.engine.api import FinishReason
 from slmchat.errors import ExitCode, SlmError
 from slmchat.server import connection as wire
+from slmchat.server import listeners
 
 PNG = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 
@@ -556,3 +557,15 @@ def _is_listened(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
+def test_a_server_that_ends_late_leaves_the_socket_of_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    first = listeners.on_unix(path)
+    first.close()
+    second = listeners.on_unix(path)
+    first.close()  # its process ends when its states are written
+    assert path.exists() and listeners.is_taken(path)
+    second.close()
+    assert not path.exists() and not listeners.is_taken(path)

@@ -60,14 +60,16 @@ class Listener:
         return made
 
     def close(self) -> None:
-        """Listen no longer, and leave nothing in the file system."""
+        """Listen no longer, and leave nothing in the file system. A second call does nothing: another server may have
+        this path by then."""
+        if self.made.fileno() < 0:
+            return
         self.made.close()
         if self.path is not None:
             with contextlib.suppress(OSError):
                 self.path.unlink()
         if self.lock is not None:
-            with contextlib.suppress(OSError):  # closed before
-                os.close(self.lock)
+            os.close(self.lock)
 
 
 def descriptors() -> int:
