@@ -904,6 +904,7 @@ class TestDumbTerminal:
         terminal.see("GOT 'a\\nb'")
         terminal.send("/hel\n")
         terminal.see("ERROR there is no command /hel")
+        terminal.until(lambda text: text.rstrip().endswith(">"))  # it reads again, and is not still printing
         terminal.send(CTRL_C)
         terminal.see("CTRL-C")
         terminal.send(CTRL_D)
