@@ -180,6 +180,20 @@ class TestBackground:
         assert slm("serve", "--status").code == 3
 
 
+def _client_in_an_answer(home: Path, tiny: Path) -> "subprocess.Popen[bytes]":
+    """A `slm run` whose answer from the server has begun."""
+    client = subprocess.Popen(
+        [sys.executable, "-m", "slmchat", "run", "Hi", "-m", str(tiny), "--temp", "1"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(home),
+    )
+    assert client.stdout is not None
+    assert client.stdout.read(1)
+    return client
+
+
 class TestWarmRun:
     RUN = ("run", "Hello world", "--temp", "0", "-n", "12", "--threads", "1")
 
@@ -242,15 +256,7 @@ class TestWarmRun:
         assert "slm serve" not in slm("run", "Hi", "-n", "2", "-m", tiny, "-v", "--private").err
 
     def test_ctrl_c_ends_the_generation_in_the_server(self, server: ServerProcess, home: Path, tiny: Path) -> None:
-        client = subprocess.Popen(
-            [sys.executable, "-m", "slmchat", "run", "Hi", "-m", str(tiny), "--temp", "1"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment(home),
-        )
-        assert client.stdout is not None
-        assert client.stdout.read(1)
+        client = _client_in_an_answer(home, tiny)
         client.send_signal(signal.SIGINT)
         client.communicate(timeout=60)
         assert client.returncode == 130
@@ -259,15 +265,7 @@ class TestWarmRun:
         assert server.request("GET", "/health")[0] == 200
 
     def test_a_server_that_dies_is_told(self, server: ServerProcess, home: Path, tiny: Path) -> None:
-        client = subprocess.Popen(
-            [sys.executable, "-m", "slmchat", "run", "Hi", "-m", str(tiny), "--temp", "1"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment(home),
-        )
-        assert client.stdout is not None
-        assert client.stdout.read(1)
+        client = _client_in_an_answer(home, tiny)
         server.process.kill()
         _out, err = client.communicate(timeout=60)
         assert client.returncode == 5 and b"slm serve ended while it answered" in err

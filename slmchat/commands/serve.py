@@ -56,7 +56,7 @@ def _run(name: str | None, options: ServeOptions, path: Path, settings: Settings
 
     keep_alive_s, n_parallel = _seconds(options.keep_alive), _parallel(options.parallel)
     key = _key(options, console)
-    generation = _generation(name, options)
+    generation = GenerationOptions.of(options, model=name)
     params.thinking_of(generation, settings)  # what is wrong with it is said before anything is opened
     # 1. The sockets, while there can be new ones.
     made = [listeners.on_unix(path)] if hasattr(socket, "AF_UNIX") else []
@@ -89,10 +89,6 @@ def _run(name: str | None, options: ServeOptions, path: Path, settings: Settings
         for each in made:
             each.close()
     return ExitCode.DONE
-
-
-def _generation(name: str | None, options: ServeOptions) -> GenerationOptions:
-    return GenerationOptions.of(options, model=name)
 
 
 def _key(options: ServeOptions, console: Console) -> str | None:
@@ -210,11 +206,11 @@ def _words(name: str | None, options: ServeOptions) -> list[str]:
         if item.name == "background" or is_unset or value == item.default:
             continue
         flag = item.metadata["flags"][-1]
-        words += (
-            [flag]
-            if value is True
-            else [word for each in (value if isinstance(value, list) else [value]) for word in (flag, str(each))]
-        )
+        if value is True:
+            words.append(flag)
+            continue
+        for each in value if isinstance(value, list) else [value]:
+            words += [flag, str(each)]
     return words
 
 

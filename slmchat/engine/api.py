@@ -226,6 +226,9 @@ class Finish:
     tokens: tuple[int, ...] | None
 
 
+NEVER_BEGUN = Finish(FinishReason.INTERRUPTED, Usage(0, 0, 0), Timings(0.0, 0.0, None), 0, ())
+"""The end of a generation that was cancelled before anything was counted."""
+
 Event = Prefill | Chunk | Finish
 
 

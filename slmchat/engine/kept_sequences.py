@@ -11,16 +11,12 @@ a file. Refuses to know: completions (slot.py), when anything is evaluated (stre
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from slmchat.engine.kvstore import MIN_TOKENS, SHARED, KvStore, StateKey, Stored, shared_length
+from slmchat.engine.kvstore import MIN_TOKENS, REWRITING_GROWTH, SHARED, KvStore, StateKey, Stored, shared_length
 from slmchat.engine.sequences import Sequences
 
 # A prompt that leaves the way of a sequence so many tokens before its end begins as a copy of it, which takes no cells:
 # another conversation with the same instructions, say. With less to lose it takes the sequence over.
 _WORTH_KEEPING = 16
-
-# States are written again when they have grown so much; all files of a growing conversation together then stay within
-# a few times the last one.
-_GROWTH = 1.25
 
 
 class KeptSequence:
@@ -54,11 +50,6 @@ class KeptSequences:
         self._key = key
         self._clock = 0
         self._all = [KeptSequence(number, sequences) for number in range(count)]
-
-    @property
-    def n_held(self) -> int:
-        """Tokens of all sequences together; those that several share are counted for each."""
-        return sum(len(each.tokens) for each in self._all)
 
     def take(self, tokens: Sequence[int]) -> KeptSequence:
         """A sequence for this prompt, busy from now on: it holds a beginning of the prompt, as long as can be had.
@@ -170,7 +161,7 @@ class KeptSequences:
         return any(self._keep(each, self._store) for each in idle)
 
     def _keep(self, kept: KeptSequence, store: KvStore) -> bool:
-        if len(kept.tokens) < max(MIN_TOKENS, _GROWTH * kept.n_saved):
+        if len(kept.tokens) < max(MIN_TOKENS, REWRITING_GROWTH * kept.n_saved):
             return False
         return self._save(kept, store, is_replaced=True)
 

@@ -37,6 +37,14 @@ SHARED = "shared"
 # for 60 MB; evaluating 64 tokens takes 0.1 to 0.3 s where the smallest models run (docs/decisions.md).
 MIN_TOKENS = 64
 
+# What two prompts share is taken to end this many tokens earlier: how a text's last token is spelled may depend on what
+# follows it.
+MARGIN = 2
+
+# A state of a growing conversation is written again when it has grown so much: all these files together then stay
+# within a few times the last one.
+REWRITING_GROWTH = 1.25
+
 # Lengths whose hashes stand in a file's name.
 _LEVELS = (64, 256, 1024, 4096, 16384)
 

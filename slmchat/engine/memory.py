@@ -9,16 +9,11 @@ from dataclasses import dataclass, field
 
 from slmchat.engine.context import Context
 from slmchat.engine.image_tokens import whole
-from slmchat.engine.kvstore import MIN_TOKENS, SHARED, KvStore, StateKey, shared_length
+from slmchat.engine.kvstore import MARGIN, MIN_TOKENS, REWRITING_GROWTH, SHARED, KvStore, StateKey, shared_length
 
-# Between two messages only what nobody notices is written (30 ms for 60 MB), and only when there is so much more to
-# keep that all these files together stay within a few times the last one. The rest is written at the end.
+# Between two messages only what nobody notices is written (30 ms for 60 MB), and only when the state has grown enough
+# (`REWRITING_GROWTH`). The rest is written at the end.
 _RESTING_BYTES = 128 * 1024**2
-_RESTING_GROWTH = 1.25
-
-# What two prompts share is taken to end this many tokens earlier: how a text's last token is spelled may depend on what
-# follows it.
-_MARGIN = 2
 
 
 @dataclass(slots=True)
@@ -69,7 +64,7 @@ class SessionMemory:
         `cache_hints`: other prompts that may come; what they share with this one is kept for them. A prefill always
         stops there, store or not, so that the same prompt is evaluated in the same batches whatever is known.
         """
-        shared = sorted({whole(tokens, shared_length(tokens, other) - _MARGIN) for other in cache_hints})
+        shared = sorted({whole(tokens, shared_length(tokens, other) - MARGIN) for other in cache_hints})
         shared = [length for length in shared if len(self._context.tokens) < length < len(tokens)]
         stops = [*shared, *self._last_stops(whole(tokens, len(tokens) - 1), shared), len(tokens)]
         for stop in stops:
@@ -95,7 +90,7 @@ class SessionMemory:
         if is_known and tokens == self._kept.tokens:
             return
         size = context.state_size()
-        has_grown = not is_known or len(tokens) >= _RESTING_GROWTH * len(self._kept.tokens)
+        has_grown = not is_known or len(tokens) >= REWRITING_GROWTH * len(self._kept.tokens)
         if is_resting and (size > _RESTING_BYTES or not has_grown):
             return
         if self._store.put(self._key, owner, tokens, size, context.save) is not None:

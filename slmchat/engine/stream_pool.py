@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from slmchat.engine.api import Event, Finish, FinishReason, Prefill, Request, SessionSettings
 from slmchat.engine.context import check_room, window_full
 from slmchat.engine.kept_sequences import KeptSequence, KeptSequences
-from slmchat.engine.kvstore import StateKey, shared_length
+from slmchat.engine.kvstore import MARGIN, StateKey, shared_length
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.parallelism import CellPlan
 from slmchat.engine.sequences import Sequences, TokenSpan
@@ -33,9 +33,6 @@ _LEAST_PIECE = 16
 # Weight of the newest batch in the measured speed of reading, and the speed before anything was measured, in tokens/s.
 _NEWEST = 0.3
 _FIRST_SPEED = 200.0
-
-# As in memory.py: how a text's last token is spelled may depend on what follows it.
-_MARGIN = 2
 
 
 class _Work:
@@ -125,7 +122,7 @@ class LlamaStreamPool:
         """Lengths at which other prompts may leave this one, where the memory could not be cut there later."""
         if not kept.snapshots.are_needed:
             return []
-        shared = {shared_length(tokens, hint) - _MARGIN for hint in hints}
+        shared = {shared_length(tokens, hint) - MARGIN for hint in hints}
         return sorted({*shared, len(tokens) - 1 if not kept.snapshots.slack else len(tokens)})
 
     def cancel(self, number: int) -> Finish | None:

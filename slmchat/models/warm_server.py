@@ -5,14 +5,11 @@ Refuses to know: what is said over it (engine/warm), how it is started (commands
 """
 
 import contextlib
-import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmchat import __version__
-from slmchat.engine.warm.codec import decode
-from slmchat.engine.warm.engine import WarmConnection, WarmEngine, WarmModel, ask
 from slmchat.errors import SlmError
 from slmchat.models.backend import BackendModel, LocalModel
 from slmchat.models.loader import Loading
@@ -20,6 +17,9 @@ from slmchat.options import GenerationOptions
 from slmchat.privacy.steps import KeptSockets
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
+
+if TYPE_CHECKING:  # most commands find no server
+    from slmchat.engine.warm.engine import WarmConnection, WarmEngine
 
 # A server that does not say what it is by then, in seconds, has other things to do: it loads a model, say.
 _HELLO_S = 1.0
@@ -30,9 +30,15 @@ def socket_path(settings: Settings) -> Path:
     return settings.paths.data / "serve" / "socket"
 
 
-def connect(path: Path) -> WarmConnection | None:
+def connect(path: Path) -> "WarmConnection | None":
     """A connection to the server behind this socket; None when there is none."""
-    if not hasattr(socket, "AF_UNIX") or not path.exists():
+    if not path.exists():
+        return None
+    import socket
+
+    from slmchat.engine.warm.engine import WarmConnection
+
+    if not hasattr(socket, "AF_UNIX"):
         return None
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -60,7 +66,7 @@ def computed_with(options: GenerationOptions) -> tuple[str, ...]:
 class WarmServer:
     """A server that runs: the connection to it, made before the seal."""
 
-    def __init__(self, connection: WarmConnection) -> None:
+    def __init__(self, connection: "WarmConnection") -> None:
         self._connection = connection
         self.kept = KeptSockets(connected=(connection.fileno(),))
 
@@ -74,6 +80,9 @@ class WarmServer:
 
     def instead_of(self, model: BackendModel, options: GenerationOptions) -> "WarmLocalModel | None":
         """The model in the server's memory; None when it is another one, or computed in another way."""
+        from slmchat.engine.warm.codec import decode
+        from slmchat.engine.warm.engine import WarmEngine, WarmModel, ask
+
         with contextlib.suppress(SlmError, KeyError, TypeError, ValueError):
             self._connection.wait_at_most(_HELLO_S)
             said: dict[str, Any] = ask(self._connection, {"hello": True})
@@ -90,7 +99,7 @@ class WarmServer:
 class WarmLocalModel(LocalModel):
     """An installed model that is in the memory of a server already."""
 
-    engine: WarmEngine
+    engine: "WarmEngine"
     n_ctx: int
 
     def with_projector(self, path: str | None) -> "WarmLocalModel":

@@ -14,16 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 
 from slmchat.engine.api import (
+    NEVER_BEGUN,
     Adapter,
     Event,
     Finish,
-    FinishReason,
     Limits,
     Prompt,
     Request,
     StreamPool,
-    Timings,
-    Usage,
 )
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
@@ -146,7 +144,7 @@ class RequestQueue:
             self._waiting = deque(request for request in self._waiting if request.id not in cancelled)
         for number in cancelled:
             if number in self._heard:
-                self._say(number, self._pool.cancel(number) or _NEVER_BEGUN)
+                self._say(number, self._pool.cancel(number) or NEVER_BEGUN)
 
     def _begin_waiting(self) -> None:
         while self._pool.has_room:
@@ -177,9 +175,6 @@ class RequestQueue:
                 self._heard.pop(number, None)
         if said is not None:
             said.put(event)
-
-
-_NEVER_BEGUN = Finish(FinishReason.INTERRUPTED, Usage(0, 0, 0), Timings(0.0, 0.0, None), 0, ())
 
 
 class QueuedSession:

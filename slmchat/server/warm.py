@@ -11,15 +11,18 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from slmchat import __version__
-from slmchat.engine.api import Chunk, Event, Limits, Prefill, Prompt
+from slmchat.engine.api import Limits, Prompt
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.warm.codec import decode, encode
-from slmchat.engine.warm.engine import WarmModel, error_as_record
+from slmchat.engine.warm.engine import EVENTS, WarmModel, error_as_record
 from slmchat.errors import ExitCode, SlmError
 from slmchat.server.served_model import ServedModel
 
 # A line of a request: a prompt of a hundred thousand tokens is some MB.
 _MOST_LINE = 64 * 1024 * 1024
+
+
+_NAMES = {kind: name for name, kind in EVENTS.items()}
 
 
 class WarmDoor:
@@ -77,15 +80,11 @@ class WarmDoor:
             with self._model.used() as loaded:
                 session = loaded.queue.session(lambda: _is_gone(made))
                 for event in session.generate(prompt, sampler, limits):
-                    yield {_name_of(event): encode(event)}
+                    yield {_NAMES[type(event)]: encode(event)}
 
     def _loaded_model(self) -> WarmModel:
         with self._model.used() as loaded:
             return WarmModel(loaded.queue.n_ctx, loaded.opened.engine.info)
-
-
-def _name_of(event: Event) -> str:
-    return "prefill" if isinstance(event, Prefill) else "chunk" if isinstance(event, Chunk) else "finish"
 
 
 def _is_gone(made: socket.socket) -> bool:

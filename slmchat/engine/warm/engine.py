@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from slmchat.engine.api import (
+    NEVER_BEGUN,
     Adapter,
     Chunk,
     Embedder,
     Event,
     Finish,
-    FinishReason,
     Limits,
     ModelInfo,
     Pool,
@@ -28,8 +28,6 @@ from slmchat.engine.api import (
     Session,
     SessionSettings,
     StreamPool,
-    Timings,
-    Usage,
 )
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.warm.codec import decode, encode
@@ -146,7 +144,7 @@ class WarmSession:
                 said = self._connection.line()
             except (OSError, ValueError) as error:
                 if self._is_cancelled:
-                    yield Finish(FinishReason.INTERRUPTED, Usage(0, 0, 0), Timings(0.0, 0.0, None), 0, ())
+                    yield NEVER_BEGUN
                     return
                 raise _gone() from error
             if "error" in said:
