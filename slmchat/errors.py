@@ -23,7 +23,8 @@ class ExitCode(IntEnum):
     UNSATISFIED = 8, "the completion does not satisfy the requested schema, grammar or choice"
     UNSEALED = 9, "the seal was required and cannot be established"
     STORAGE = 10, "a file or directory cannot be read or written (permissions, full disk)"
-    ROWS_FAILED = 11, "some rows of a batch failed: their records say why (7 or 8 where all of them failed with that)"
+    NO_ANSWER = 11, "the documents do not answer the question (`slm ask`)"
+    ROWS_FAILED = 12, "some rows of a batch failed: their records say why (7 or 8 where all of them failed with that)"
     INTERRUPTED = 130, "interrupted"
 
     meaning: str

@@ -310,12 +310,12 @@ class TestProgram:
 
     def test_fields_of_csv_and_json(self, slm: Callable[..., Outcome], tiny: Path) -> None:
         done = slm(*_arguments(tiny), "{a} or {b}?", stdin='a,b\none,two\n"broken\n')
-        assert done.code == 11
+        assert done.code == ExitCode.ROWS_FAILED
         first, second = _records(done.out)
         assert (first["id"], first["input"], first["error"]) == (2, {"a": "one", "b": "two"}, None)
         assert (second["id"], second["error"]) == (3, "line 3: not CSV (unexpected end of data).")
         done = slm(*_arguments(tiny, "--input-field", "q"), stdin='{"id": "x", "q": "hello"}\n{"z": 1}\n')
-        assert done.code == 11
+        assert done.code == ExitCode.ROWS_FAILED
         first, second = _records(done.out)
         assert (first["id"], first["input"]) == ("x", "hello")
         assert second["error"] == "there is no field 'q' (fields: z)."
@@ -323,7 +323,7 @@ class TestProgram:
     def test_files_are_inputs(self, slm: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text("hello")
         done = slm(*_arguments(tiny, "-f", tmp_path / "a.txt", "-f", tmp_path / "none.txt"), "Sum up.")
-        assert done.code == 11
+        assert done.code == ExitCode.ROWS_FAILED
         assert [record["id"] for record in _records(done.out)] == [str(tmp_path / "a.txt"), str(tmp_path / "none.txt")]
 
     def test_rows_that_do_not_fit(self, slm: Callable[..., Outcome], tiny: Path) -> None:

@@ -183,7 +183,7 @@ class TestProgram:
         asked = ("batch", "-m", tiny, "-n", "2", "--template-file", file, "--var", "tone=kind")
         done = slm(*asked, stdin='{"id": "a", "word": "hi"}\n{"id": "b"}\n')
         records = [json.loads(line) for line in done.out.splitlines()]
-        assert done.code == 11, done.err
+        assert done.code == ExitCode.ROWS_FAILED, done.err
         assert [(record["id"], record["input"], bool(record["error"])) for record in records] == [
             ("a", {"word": "hi"}, False),
             ("b", {}, True),

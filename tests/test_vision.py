@@ -502,7 +502,7 @@ def test_a_batch_asks_about_each_picture(seeing: Path, home: Path, png: Path, tm
     told = ["-m", model, "--temp", "0", "-n", "8"]
     files = [png, png, tmp_path / "broken.png", tmp_path / "note.txt"]
     done = run_slm("batch", *told, *(flag for file in files for flag in ("-f", file)), "what is this", home=home)
-    assert done.code == 11, done.err
+    assert done.code == ExitCode.ROWS_FAILED, done.err
     first, again, broken, text = map(json.loads, done.out.splitlines())
     alone = run_slm("run", *told, "-f", png, "what is this", home=home).out
     assert first["completion"] == again["completion"] == alone.rstrip("\n") != ""
