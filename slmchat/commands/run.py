@@ -62,15 +62,14 @@ def run(
     top_logprobs = _alternatives(wanted[1], output, writer, console)
     writer.keep_target()
     # 1. Closed in; only then is anything read. 2. The model loads, behind what the prompt takes.
-    server = None if own.no_server or wanted[1].choices else WarmServer.find(options, settings)
-    backend = open_backend(options, settings, console, kept=None if server is None else server.kept)
+    server = None if wanted[1].choices else WarmServer.find(options, settings)
+    backend = open_backend(options, settings, console, server=server)
     template = prompt_file(template_options, words, read_text)
     response_format, task = response_format_from(*wanted, is_stdin_taken="-" in options.files)
-    opened = open_model(backend, options, settings, console, server)
-    model = opened.model
+    opened = open_model(backend, options, settings, console)
     attachments, pictures = read_inputs(options, console, reads_piped=reads_input)
     if pictures:
-        model.check_vision(settings)
+        opened.model.check_vision(settings)
     request = PromptRequest(" ".join(words), attachments, prefix_messages(options, settings), pictures, template)
     # 3. The prompt, and a window for it.
     generator = Generator(opened)
@@ -84,10 +83,10 @@ def run(
 
     prepared = prepared_by(generator)
     if not generator.has_room_for(prepared):  # of a server's window
-        generator = Generator(open_model(backend, options, settings, console))
-        opened = generator.opened
+        opened.load_here()
+        generator = Generator(opened)
         prepared = prepared_by(generator)
-    sampler = params.sampler_settings(model, settings, options, lambda: prepared.thinks(generator.engine))
+    sampler = params.sampler_settings(opened.model, settings, options, lambda: prepared.thinks(generator.engine))
     prepared = generator.open_for(prepared, is_trimmed=is_trimmed)
     load_s = time.perf_counter() - start
     n_ctx = generator.n_ctx
@@ -103,6 +102,7 @@ def run(
     )
     limits = params.limits(options, top_logprobs)
     completion, besides = _completed(generator, prepared, sampler, limits, delegate)
+    model = opened.model
     if top_logprobs is not None and completion.usage.completion_tokens and not completion.logprobs:
         console.warn(f"{model.label} does not tell the probabilities of its tokens.")
     if delegate.is_shown:
@@ -110,7 +110,7 @@ def run(
     else:
         record = {**completion.record(model.key, load_s), **besides}
         writer.write(completion, record, discard_partial=is_structured)
-    _tell_of_silence(completion, opened.model, console)
+    _tell_of_silence(completion, model, console)
     console.detail(describe(completion.finish_reason, completion.usage, completion.timings))
     if generator.n_ctx > n_ctx:
         n_ctx = generator.n_ctx

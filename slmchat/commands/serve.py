@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmchat import ranges
-from slmchat.engine.warm.engine import WarmConnection, ask
+from slmchat.engine.warm.session import WarmConnection, ask
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.models import resolve, sandbox

@@ -104,14 +104,15 @@ class LlamaStreamPool:
         """
         vocabulary = self._loaded.vocabulary
         tokens = vocabulary.tokenize(request.prompt)
-        check_room(len(tokens), self.n_ctx)
+        n_ctx = min(request.n_ctx or self.n_ctx, self.n_ctx)
+        check_room(len(tokens), n_ctx)
         hints = [vocabulary.tokenize(other) for other in request.prompt.cache_hints]
-        kept = self._kept.take(tokens)
+        kept = self._kept.take(tokens, request.prompt.owner)
         if self._watch is not None and self.is_idle:
             self._watch.look(is_computing=False)
         prepared = PreparedRequest(request, tokens, request.sampler.with_seed())
         try:
-            slot = Slot(kept.number, prepared, len(kept.tokens), self.n_ctx, self._loaded)
+            slot = Slot(kept.number, prepared, len(kept.tokens), n_ctx, self._loaded)
         except SlmError:
             self._kept.release(kept)
             raise
@@ -235,7 +236,7 @@ class LlamaStreamPool:
         while self._lost and (not self._busy or self._plan.cells - self._n_busy() > 2 * n_needed[0]):
             slot = self._lost.popleft()
             n_needed.pop(0)
-            kept = self._kept.take([*slot.held, 0])
+            kept = self._kept.take([*slot.held, 0], slot.work.request.prompt.owner)
             slot.begin_again(kept.number, len(kept.tokens))
             self._busy.append(_Work(slot, kept, []))
 
