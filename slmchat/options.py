@@ -243,7 +243,7 @@ class ServeOptions:
         default="127.0.0.1",
     )
     socket: str | None = _server(
-        "--socket", help="Unix socket instead of the usual one, by which slm run finds the server.", metavar="PATH"
+        "--socket", help="Unix socket instead of the usual one, where run, batch and chat look.", metavar="PATH"
     )
     parallel: str | None = _server(
         "--parallel", help="Answers at once: auto, or a number.", metavar="auto|N", default="auto"

@@ -158,14 +158,21 @@ def _parallel(text: str | None) -> int | None:
 @contextlib.contextmanager
 def _ended_by_signals(stop: Any) -> Iterator[None]:
     """Ctrl-C, SIGTERM and SIGHUP let running answers end, and then the server."""
+    heard: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        heard.append(number)
+        stop()
+
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, lambda *_: stop()) for number in numbers}
+    before = {number: signal.signal(number, end) for number in numbers}
     try:
         with interrupts.cancelling(stop):
             yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if not heard:  # else who hears signals in the end (terminal/interrupts.py) would take it for one more
+                signal.signal(number, handler)
 
 
 # The server that runs
