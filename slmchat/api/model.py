@@ -106,7 +106,7 @@ class Model:
         `raw`: the prompt is continued as it is, without the chat template. `logprobs`: True for those of its tokens,
         a number (0 to 20) for so many alternatives beside each.
         Raises `SlmError`: USAGE for options that cannot be used, CONTEXT when the prompt does not fit into the window,
-        UNSATISFIED when neither of two answers has the shape that was asked for; TypeError for an unknown keyword.
+        UNSATISFIED when neither of two answers is in the format that was asked for; TypeError for an unknown keyword.
         """
         refuse_unknown(options, CompletionOptions, "complete")
         return self._completed(self._question(prompt, messages, system, images, raw, logprobs, options), ModelTurn())
@@ -172,7 +172,7 @@ class Model:
         logprobs: bool | int = False,
         **options: Unpack[CompletionOptions],
     ) -> Stream:
-        """As `complete`, but piece by piece as they come. For an answer with a shape there is no second attempt.
+        """As `complete`, but piece by piece as they come. For an answer in a given format there is no second attempt.
 
         Raises as `complete` does; what goes wrong later is raised where the stream is read.
         """

@@ -71,7 +71,7 @@ class SamplingOptions(TypedDict, total=False):
     think_budget: int | None
 
 
-class ShapeOptions(TypedDict, total=False):
+class ResponseFormatOptions(TypedDict, total=False):
     """What the answer has to look like; at most one of them (docs/structured.md).
 
     `schema`: a JSON Schema, as a mapping or as JSON text, or a class: pydantic's, or a dataclass. `fields`: a schema in
@@ -86,7 +86,7 @@ class ShapeOptions(TypedDict, total=False):
     json: bool
 
 
-class CompletionOptions(SamplingOptions, ShapeOptions, total=False):
+class CompletionOptions(SamplingOptions, ResponseFormatOptions, total=False):
     """The keywords of `complete` and `stream`."""
 
 
@@ -168,8 +168,8 @@ def _plain(value: object) -> object:
 
 
 def response_format_of(given: Mapping[str, Any]) -> ResponseFormat | None:
-    """The shape that these `FormatOptions` ask for (others are left out). Raises `SlmError` (USAGE)."""
-    asked = structured.only_one({name: given.get(name) for name in ShapeOptions.__annotations__})
+    """The format that these `ResponseFormatOptions` ask for (others are left out). Raises `SlmError` (USAGE)."""
+    asked = structured.only_one({name: given.get(name) for name in ResponseFormatOptions.__annotations__})
     if asked is None:
         return None
     name, value = asked

@@ -77,15 +77,17 @@ class Completions:
         }
 
 
-class ShapedCompletions:
-    """Completions of a given shape, checked; one that is cut off or not right is asked for once more."""
+class StructuredCompletions:
+    """Completions in a given format, checked; one that is cut off or not right is asked for once more."""
 
-    def __init__(self, shape: ResponseFormat, sampler: SamplerSettings, limits: Limits, *, is_sanitized: bool) -> None:
-        self._shape = shape
+    def __init__(
+        self, response_format: ResponseFormat, sampler: SamplerSettings, limits: Limits, *, is_sanitized: bool
+    ) -> None:
+        self._format = response_format
         self._sampler = sampler
         self._limits = limits
         self._completions = Completions(
-            sampler, shape.limits(limits), is_raw=not shape.thinks_first, is_sanitized=is_sanitized
+            sampler, response_format.limits(limits), is_raw=not response_format.thinks_first, is_sanitized=is_sanitized
         )
         self._attempts: dict[int, Attempts[dict[str, Any]]] = {}  # of the rows that are under way
 
@@ -96,7 +98,7 @@ class ShapedCompletions:
 
     def request(self, number: int, prompt: Prompt) -> Request:
         """The first attempt."""
-        attempts = self._attempts[number] = Attempts(self._shape, self._sampler, self._limits)
+        attempts = self._attempts[number] = Attempts(self._format, self._sampler, self._limits)
         return Request(number, prompt, attempts.sampler, attempts.limits)
 
     def record(self, done: Result, prompt: Prompt) -> dict[str, Any] | Request:

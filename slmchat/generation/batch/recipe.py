@@ -57,13 +57,14 @@ def recipe_of(
     template: PromptFile | None,
     sampler: SamplerSettings,
     options: GenerationOptions,
-    shape: ResponseFormat | None,
+    response_format: ResponseFormat | None,
     choice: ChoiceOptions,
 ) -> Recipe:
     """The recipe of a batch, from what was given and what it became."""
     prompt = [instruction, field, [[message.role.value, message.text] for message in head]]
     if template is not None:
         prompt.append(template.identity)
+    constraint = response_format and response_format.constraint
     usual = asdict(SamplerSettings())
     given: dict[str, Any] = {name: value for name, value in asdict(sampler).items() if value != usual[name]}
     given |= {
@@ -76,7 +77,7 @@ def recipe_of(
         "lora": [Path(name).name for name in options.lora],
         "raw": options.raw,
         "raw_output": options.raw_output,
-        "shape": shape and fingerprint([shape.constraint.kind.value, shape.constraint.text]),
+        "response_format": constraint and fingerprint([constraint.kind.value, constraint.text]),
         **{name: value for name, value in asdict(choice).items() if name != "choices"},
         "choices": choice.choices[0] if choice.choices else None,
     }
@@ -96,6 +97,6 @@ def check_same(recipe: Recipe, before: Mapping[str, Any], file: Path) -> None:
 
 
 def _option(name: str, before: object) -> str:
-    if name == "shape":
+    if name == "response_format":
         return "another schema, grammar or pattern"
     return f"{name.replace('_', ' ')} {'not given' if before is None else before}"
