@@ -19,6 +19,7 @@ SETTINGS = SessionSettings(512, 1, 1)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory of this test's own for what is found out about the library."""
     monkeypatch.setattr(verdicts, "_directory", tmp_path)
+    monkeypatch.setattr(verdicts, "_may_keep", True)
     monkeypatch.setattr(attention_trial, "_known", {})
     return tmp_path
 
@@ -104,6 +105,12 @@ def test_where_nothing_can_be_kept_nothing_is_measured(
 ) -> None:
     monkeypatch.setattr(verdicts, "_directory", None)
     assert is_flash(engine)  # with nothing to measure this would raise IndexError
+    monkeypatch.setattr(verdicts, "_directory", place)
+    monkeypatch.setattr(verdicts, "_may_keep", False)
+    assert is_flash(engine)
+    assert not list(place.glob("attention*"))
+    monkeypatch.setattr(verdicts, "_may_keep", True)
+    monkeypatch.setattr(attention_trial, "_known", {})
     monkeypatch.setattr(verdicts, "_directory", place / "file" / "below")
     (place / "file").write_text("")
     assert is_flash(engine)

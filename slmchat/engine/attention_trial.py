@@ -38,14 +38,14 @@ def is_slower() -> bool:
     """Whether flash attention takes at least `SLOWER` times as long for a token as plain attention does.
 
     The first one who asks pays for the answer, about 0.1 s of one processor. False where it is not known: no place to
-    keep an answer is in use (verdicts.py), the place cannot be written, llama.cpp refuses, and with a GPU, whose
-    kernels are others.
+    keep an answer is in use (verdicts.py), nothing may be kept or can be written there, llama.cpp refuses; and with a
+    GPU, whose kernels are others.
     """
     place = verdicts.place_in_use()
     if place is None or native.has_gpu_backend():
         return False
     if place not in _known:
-        _known[place] = _kept(place) or _measured(place)
+        _known[place] = _kept(place) or (_measured(place) if verdicts.may_keep() else 0.0)
     return _known[place] >= SLOWER
 
 

@@ -56,6 +56,7 @@ class KnownVerdict:
 _lock = threading.Lock()
 _known: KnownVerdict | None = None
 _directory: Path | None = None
+_may_keep = True
 
 
 def directory(cache: Path) -> Path:
@@ -68,6 +69,11 @@ def place_in_use() -> Path | None:
     return _directory
 
 
+def may_keep() -> bool:
+    """Whether what is found out may be written there: nobody in this process has asked for nothing to be kept."""
+    return _may_keep
+
+
 def library(
     place: Path | None = None, *, is_forced: bool = False, is_wanted: bool = False, is_kept: bool = True
 ) -> KnownVerdict:
@@ -78,9 +84,9 @@ def library(
     `is_wanted`: try it where nothing is known, also if it need not be. `is_kept`: a new verdict may be written.
     Raises `SlmError` without llama.cpp.
     """
-    global _known, _directory
+    global _known, _directory, _may_keep
     with _lock:
-        _directory = place or _directory
+        _directory, _may_keep = place or _directory, _may_keep and is_kept
         if _known is None or is_forced:
             _known = _found(_directory, is_forced=is_forced, is_wanted=is_wanted, is_kept=is_kept)
         return _known
