@@ -17,7 +17,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slmchat import ranges
 from slmchat.engine.warm.session import WarmConnection, ask
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
@@ -25,8 +24,10 @@ from slmchat.models import resolve, sandbox
 from slmchat.models.backend import LocalBackend
 from slmchat.models.open import open_model
 from slmchat.models.warm_server import computed_with, connect, socket_path
+from slmchat.option_fields import number_or_auto
 from slmchat.options import GenerationOptions, ServeOptions
 from slmchat.privacy.steps import KeptSockets
+from slmchat.ranges import STREAMS
 from slmchat.settings import Settings
 from slmchat.terminal import interrupts
 from slmchat.terminal.console import Console
@@ -56,7 +57,8 @@ def _run(name: str | None, options: ServeOptions, path: Path, settings: Settings
     from slmchat.server import listeners
     from slmchat.server.app import Access, Server
 
-    keep_alive_s, n_parallel = _seconds(options.keep_alive), _parallel(options.parallel)
+    keep_alive_s = _seconds(options.keep_alive)
+    n_parallel = number_or_auto(options.parallel, "--parallel", STREAMS)
     key = _key(options, console)
     generation = GenerationOptions.of(options, model=name)
     params.thinking_of(generation, settings)  # what is wrong with it is said before anything is opened
@@ -144,15 +146,6 @@ def _seconds(text: str) -> float | None:
     if found is None:
         raise SlmError(f"--keep-alive cannot be '{text}'.", hint="30s, 10m, 2h; 0: never", exit_code=ExitCode.USAGE)
     return float(int(found[1]) * _UNITS[found[2]]) or None
-
-
-def _parallel(text: str | None) -> int | None:
-    if text in (None, "auto"):
-        return None
-    number = int(text) if text and text.isdecimal() else 0
-    if not ranges.STREAMS.holds(number):
-        raise SlmError(f"--parallel cannot be '{text}'.", hint=f"auto, or {ranges.STREAMS}", exit_code=ExitCode.USAGE)
-    return number
 
 
 @contextlib.contextmanager

@@ -30,9 +30,11 @@ _MORE_SEQUENCES = 4
 _MOST_WAIT_S = 0.2
 _LEAST_PIECE = 16
 
-# Weight of the newest batch in the measured speed of reading, and the speed before anything was measured, in tokens/s.
+# Weight of the newest piece in the measured speed of reading beside answers, where it is faster than thought; the speed
+# before any piece was measured, in tokens/s, and what reading beside nobody tells of it: a small piece is slower.
 _NEWEST = 0.3
 _FIRST_SPEED = 200.0
+_SHARE_ALONE = 0.5
 
 
 class _Work:
@@ -73,7 +75,8 @@ class LlamaStreamPool:
         self._kept = KeptSequences(self._sequences, count, settings.store, key)
         self._busy: list[_Work] = []
         self._lost: deque[Slot] = deque()  # had to give up their sequence, and go on when there is room
-        self._speed = _FIRST_SPEED
+        self._speed = _FIRST_SPEED  # of reading a piece beside answers
+        self._has_read_beside = False
         self._watch = Watch(settings.threads, started) if settings.adapts_threads else None
         try:
             loaded.adapters.apply(self._sequences.handle, [adapter for adapter in settings.adapters if adapter.scale])
@@ -181,9 +184,17 @@ class LlamaStreamPool:
         return chosen
 
     def _measure(self, batch: Sequence[tuple[TokenSpan, _Work]], seconds: float) -> None:
+        """Learn how fast a piece is read beside answers. The deeper in a prompt, the slower: that counts at once."""
         n_tokens = sum(len(span.tokens) for span, _ in batch)
-        if n_tokens >= _LEAST_PIECE:
-            self._speed += _NEWEST * (n_tokens / seconds - self._speed)
+        if n_tokens < _LEAST_PIECE:
+            return
+        speed = n_tokens / seconds
+        is_beside = any(len(span.tokens) == 1 for span, _ in batch)
+        if is_beside:
+            self._has_read_beside = True
+            self._speed = min(speed, self._speed + _NEWEST * (speed - self._speed))
+        elif not self._has_read_beside:
+            self._speed = min(_FIRST_SPEED, _SHARE_ALONE * speed)
 
     def _evaluated(self, work: _Work, span: TokenSpan, place: int) -> Iterator[tuple[int, Event | SlmError]]:
         slot, number = work.slot, work.slot.work.request.id
