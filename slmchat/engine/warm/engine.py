@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from slmchat.engine.api import Embedder, ModelInfo, Pool, Prompt, Session, SessionSettings, StreamPool
 from slmchat.engine.warm.codec import encode
+from slmchat.engine.warm.connection import WarmConnection, ask
 from slmchat.engine.warm.pool import WarmPool
-from slmchat.engine.warm.session import WarmConnection, WarmSession, ask, only_answers
+from slmchat.engine.warm.session import WarmSession, only_answers
 
 
 @dataclass(frozen=True, slots=True)
