@@ -9,7 +9,7 @@ how a conversation goes on (generation/chat_session.py).
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +78,9 @@ class ChatApp:
         self.place = place
         self._table = table
         self._enclose = enclose
+        # what is done while the user reads and types
+        self.resting: Callable[[ChatApp], AbstractContextManager[None]] = lambda _chat: nullcontext()
+        self.titled: set[str] = set()  # conversations for which the model has been asked for a title
         self.exports = exports or settings.paths.exports
         self.console = console
         self.settings = settings
@@ -126,7 +129,8 @@ class ChatApp:
         while not self._is_leaving:
             text, self.next_text = self.next_text, ""
             try:
-                line = self.editor.read(default=text, sends_typed=self._sends_typed)
+                with self.resting(self):
+                    line = self.editor.read(default=text, sends_typed=self._sends_typed)
             except KeyboardInterrupt:
                 self.console.note("(Ctrl-D or /exit leaves)")
                 continue
