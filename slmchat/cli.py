@@ -58,12 +58,14 @@ def _pull(call: CommandCall) -> ExitCode:
     "GenerationOptions",
     "FormatOptions",
     "ChoiceOptions",
+    "BestOfOptions",
     "InfillOptions",
     seals_itself=True,
 )
 def _run(call: CommandCall) -> ExitCode:
     """Answer one prompt on stdout, or fill in code with --infill."""
     from slmchat.options import (
+        BestOfOptions,
         ChoiceOptions,
         FormatOptions,
         GenerationOptions,
@@ -74,7 +76,7 @@ def _run(call: CommandCall) -> ExitCode:
 
     own, output, template = call[take.RunOptions], call[OutputOptions], call[TemplateOptions]
     generation, infill = call[GenerationOptions], call[InfillOptions]
-    wanted = (call[FormatOptions], call[ChoiceOptions])
+    wanted = (call[FormatOptions], call[ChoiceOptions], call[BestOfOptions])
     if infill.is_asked:
         from slmchat.commands.infill import fill
 
@@ -93,14 +95,22 @@ def _run(call: CommandCall) -> ExitCode:
     "GenerationOptions",
     "FormatOptions",
     "ChoiceOptions",
+    "BestOfOptions",
     seals_itself=True,
 )
 def _batch(call: CommandCall) -> ExitCode:
     """Answer many inputs with one model load. Each of them gets a line of JSON."""
     from slmchat.commands.batch import batch
-    from slmchat.options import BatchOptions, ChoiceOptions, FormatOptions, GenerationOptions, TemplateOptions
+    from slmchat.options import (
+        BatchOptions,
+        BestOfOptions,
+        ChoiceOptions,
+        FormatOptions,
+        GenerationOptions,
+        TemplateOptions,
+    )
 
-    wanted = (call[FormatOptions], call[ChoiceOptions])
+    wanted = (call[FormatOptions], call[ChoiceOptions], call[BestOfOptions])
     template = call[TemplateOptions]
     words = call[take.BatchPrompt].words or []
     return batch(words, call[BatchOptions], call[GenerationOptions], wanted, template, call.settings, call.console)

@@ -345,6 +345,24 @@ class ChoiceOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class BestOfOptions:
+    """Several answers of which one counts; `run` and `batch` share it. None means: not given."""
+
+    best_of: int | None = _sampling(
+        "--best-of",
+        help="N answers side by side, of which one counts: that of the majority, of free text the most probable.",
+        within=ranges.BEST_OF,
+        metavar="N",
+    )
+    vote: str | None = _sampling(
+        "--vote",
+        help="What the answers of --best-of are compared by: the last number in them, their text, what an answer "
+        "in a given format says, or their probability.",
+        metavar="number|text|value|logprob",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class BatchOptions:
     """What `slm batch` alone takes."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from slmchat.commands.inputs import prefix_messages, read_text
 from slmchat.commands.run import TOP_LOGPROBS
+from slmchat.commands.several_answers import settled, several_of
 from slmchat.commands.structured_options import response_format_from
 from slmchat.conversation import window
 from slmchat.conversation.messages import Message, Role
@@ -21,12 +22,19 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.sequential_pool import OneByOne
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
-from slmchat.generation.batch.answers import Answers, ChosenTexts, Completions, StructuredCompletions
+from slmchat.generation.batch.answers import (
+    Answers,
+    ChosenTexts,
+    Completions,
+    ElectedCompletions,
+    StructuredCompletions,
+)
 from slmchat.generation.batch.prompts import PromptMaker, check_fields, fields_in
 from slmchat.generation.batch.recipe import Recipe, check_same, recipe_of
 from slmchat.generation.batch.records import Begun, RecordWriter, open_output
 from slmchat.generation.batch.rows import RowSource, open_source
 from slmchat.generation.batch.runner import BatchWork, Rows
+from slmchat.generation.best_of import BestOf
 from slmchat.generation.classify import CONTENT_FREE, ClassificationTask
 from slmchat.generation.prompt import begins_thought, layout, thinks
 from slmchat.generation.prompt_template import PromptFile, prompt_file
@@ -34,7 +42,14 @@ from slmchat.generation.structured import ResponseFormat
 from slmchat.models.backend import open_backend
 from slmchat.models.open import OpenModel
 from slmchat.option_fields import number_or_auto
-from slmchat.options import BatchOptions, ChoiceOptions, FormatOptions, GenerationOptions, TemplateOptions
+from slmchat.options import (
+    BatchOptions,
+    BestOfOptions,
+    ChoiceOptions,
+    FormatOptions,
+    GenerationOptions,
+    TemplateOptions,
+)
 from slmchat.privacy.writable_paths import check_file
 from slmchat.ranges import PARALLEL
 from slmchat.settings import Settings
@@ -50,7 +65,7 @@ def batch(
     words: Sequence[str],
     batch: BatchOptions,
     options: GenerationOptions,
-    wanted: tuple[FormatOptions, ChoiceOptions],
+    wanted: tuple[FormatOptions, ChoiceOptions, BestOfOptions],
     template_options: TemplateOptions,
     settings: Settings,
     console: Console,
@@ -60,11 +75,12 @@ def batch(
     n_parallel = number_or_auto(batch.parallel, "--parallel", PARALLEL)
     options = params.with_persona(options, settings)
     thinking = params.thinking_of(options, settings)
+    several = several_of(wanted)
     descriptor = _open_output(
         batch, options.files, console
     )  # before the seal: it may lie where a sealed process cannot open it
     backend = open_backend(options, settings, console)
-    response_format, task = response_format_from(*wanted, is_stdin_taken=not options.files or "-" in options.files)
+    response_format, task = response_format_from(*wanted[:2], is_stdin_taken=not options.files or "-" in options.files)
     for note in response_format.notes if response_format else ():
         console.note(note)
     instruction = " ".join(words)
@@ -112,10 +128,11 @@ def batch(
     limits = params.with_thinking(
         params.limits(options, top_logprobs), thinking, engine.info.architecture, is_raw=options.raw
     )
-    answers = ChosenTexts(task) if task else _answers(sampler, options, response_format, limits)
+    asked = settled(several, response_format, sampler, is_remote=model.host is not None)
+    answers = ChosenTexts(task) if task else _answers(sampler, options, response_format, limits, asked)
     rows = Rows(source, prompts, answers, is_echoed=not batch.no_echo)
     recipe = recipe_of(
-        model.label, instruction, batch.input_field, prefix, template, sampler, options, response_format, wanted[1]
+        model.label, instruction, batch.input_field, prefix, template, sampler, options, response_format, wanted[1:]
     )
     begun = None
     if descriptor is not None:
@@ -191,8 +208,13 @@ def _answers(
     options: GenerationOptions,
     response_format: ResponseFormat | None,
     limits: Limits,
+    asked: BestOf | None,
 ) -> Answers:
     is_sanitized = not options.raw_output
+    if asked is not None:
+        return ElectedCompletions(
+            asked, response_format, sampler, limits, is_raw=options.raw, is_sanitized=is_sanitized
+        )
     if response_format is not None:
         return StructuredCompletions(response_format, sampler, limits, is_sanitized=is_sanitized)
     return Completions(sampler, limits, is_raw=options.raw, is_sanitized=is_sanitized)

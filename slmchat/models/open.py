@@ -11,6 +11,7 @@ from dataclasses import replace
 from slmchat.catalog.records import Installed
 from slmchat.conversation.pictures import Picture
 from slmchat.engine.api import Adapter, Engine, Pool, Prompt, Session, SessionSettings, StreamPool
+from slmchat.engine.sequential_pool import OneByOne
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import DEFAULT_LARGEST_CTX
 from slmchat.models import loader, vision
@@ -189,6 +190,12 @@ class OpenModel:
     def open_pool(self, n_ctx: int, parallel: int | None = None) -> Pool:
         """Many windows of `n_ctx` tokens at once, None: as many as pay. Raises `SlmError` (NO_FIT)."""
         return self.engine.open_pool(self.session_settings(n_ctx), parallel)
+
+    def open_pool_for(self, n_ctx: int, parallel: int | None, pictures: Sequence[Picture]) -> Pool:
+        """As `open_pool`; where these are shown, a pool of one, as no engine here decodes pictures side by side."""
+        if pictures and not self.engine.info.has_own_layout:  # an endpoint sees as many at once as it likes
+            return OneByOne(self.open_plain_session(n_ctx))
+        return self.open_pool(n_ctx, parallel)
 
     def open_stream_pool(self, n_ctx: int, parallel: int | None = None) -> StreamPool:
         """Windows whose answers are read while they come, None: as many as suit. Their states are kept on the disk.

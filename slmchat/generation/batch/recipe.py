@@ -18,7 +18,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.records import fingerprint
 from slmchat.generation.prompt_template import PromptFile
 from slmchat.generation.structured import ResponseFormat
-from slmchat.options import ChoiceOptions, GenerationOptions
+from slmchat.options import BestOfOptions, ChoiceOptions, GenerationOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def recipe_of(
     sampler: SamplerSettings,
     options: GenerationOptions,
     response_format: ResponseFormat | None,
-    choice: ChoiceOptions,
+    answer: tuple[ChoiceOptions, BestOfOptions],
 ) -> Recipe:
     """The recipe of a batch, from what was given and what it became."""
     prompt = [instruction, field, [[message.role.value, message.text] for message in head]]
@@ -66,6 +66,7 @@ def recipe_of(
         prompt.append(template.identity)
     constraint = response_format and response_format.constraint
     usual = asdict(SamplerSettings())
+    choice, several = answer
     given: dict[str, Any] = {name: value for name, value in asdict(sampler).items() if value != usual[name]}
     given |= {
         "max_tokens": options.max_tokens,
@@ -79,6 +80,7 @@ def recipe_of(
         "raw_output": options.raw_output,
         "response_format": constraint and fingerprint([constraint.kind.value, constraint.text]),
         **{name: value for name, value in asdict(choice).items() if name != "choices"},
+        **asdict(several),
         "choices": choice.choices[0] if choice.choices else None,
     }
     told = {name: value for name, value in given.items() if value not in (None, [], "") and value is not False}
