@@ -114,7 +114,7 @@ def _tables(page: Page) -> list[tuple[Block, dict[str, Any]]]:
     return [(block, tomllib.loads(block.text)) for block in page.blocks if block.language == "toml"]
 
 
-@pytest.mark.parametrize("page", [page for page in WRITTEN if _tables(page)], ids=_id)
+@pytest.mark.parametrize("page", [page for page in WRITTEN if "```toml" in page.text], ids=_id)
 def test_what_is_shown_of_a_file_can_be_read(page: Page, tmp_path: Path) -> None:
     for block, table in _tables(page):
         if {"model", "licenses"} & set(table) and not isinstance(table.get("model"), str):
