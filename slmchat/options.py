@@ -121,6 +121,7 @@ class GenerationOptions:
         "--device", help="GPUs to use, as slm doctor names them, separated by commas; none: no GPU.", metavar="NAME"
     )
     force: bool = _model("--force", help="Go on although the model does not fit this device's memory.", default=False)
+    no_server: bool = _model("--no-server", help="Load the model here, also when slm serve has it.", default=False)
     kv_type: str | None = _device("--kv-type", help="Type of the KV cache.", metavar="f16|q8_0|q4_0")
     on_overflow: str | None = _input(
         "--on-overflow", help="When the prompt does not fit: fail, or trim and say what was cut.", metavar="fail|trim"
@@ -242,7 +243,7 @@ class ServeOptions:
         default="127.0.0.1",
     )
     socket: str | None = _server(
-        "--socket", help="Unix socket instead of the usual one, by which slm run finds the server.", metavar="PATH"
+        "--socket", help="Unix socket instead of the usual one, where run, batch and chat look.", metavar="PATH"
     )
     parallel: str | None = _server(
         "--parallel", help="Answers at once: auto, or a number.", metavar="auto|N", default="auto"

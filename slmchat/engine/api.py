@@ -80,11 +80,13 @@ class Prompt:
     the assistant's: the completion goes on with that text.
     `cache_hints`: other prompts that may be asked later (another question about the same document, say). What they have
     in common with this one is worth keeping; a session need not heed it.
+    `owner`: the conversation whose words it holds, for a `StreamPool`, which keeps states by itself; "": none.
     """
 
     parts: tuple[Part, ...]
     turns: tuple[Turn, ...] = ()
     cache_hints: "tuple[Prompt, ...]" = ()
+    owner: str = ""
 
 
 class ConstraintKind(StrEnum):
@@ -336,6 +338,7 @@ class Request:
     """One of many completions. `id` is the caller's own and comes back in `Result`.
 
     `choices`: nothing is generated, and `Result` has the scores of these texts instead (`Engine.open_scorer`).
+    `n_ctx`: its context window, where that is to be smaller than a `StreamPool` has it.
     """
 
     id: int
@@ -343,6 +346,7 @@ class Request:
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     limits: Limits = field(default_factory=Limits)
     choices: Choices | None = None
+    n_ctx: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -470,6 +474,11 @@ class StreamPool(Protocol):
     @property
     def report(self) -> str:
         """One line about how it works (how many at once), for `-v`."""
+        ...
+
+    @property
+    def most(self) -> int:
+        """How many requests are worked on at once."""
         ...
 
     @property

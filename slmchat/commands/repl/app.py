@@ -282,7 +282,9 @@ class ChatApp:
         return self.place.find(self.options.model, self.settings, self.console)
 
     def _opened(self, model: BackendModel) -> OpenModel:
-        return OpenModel(model, self.options, self.settings, self.console)
+        return OpenModel(
+            self.place.warmed(model, self.options, self.settings), self.options, self.settings, self.console
+        )
 
     def switch_model(self, model: BackendModel) -> None:
         """Let another model go on, with its own adapters and without the draft model of the one before."""
@@ -301,7 +303,7 @@ class ChatApp:
         if self.recorder is not None:
             self.recorder.flush()
         self.recorder = self.session.conversation.recorder = None
-        self.session.opened.go_private()
+        self.session.go_private()
         self.settings = self.session.opened.settings
         self.editor = self._new_editor()
 

@@ -44,9 +44,10 @@ def chat(
     from slmchat.commands.repl.app import ChatApp
     from slmchat.commands.repl.slash_commands import COMMANDS, greet
     from slmchat.models.backend import open_backend
+    from slmchat.models.warm_server import WarmServer
 
     exports = files.export_directory(chat_options.export_dir, settings)
-    backend = open_backend(options, settings, console, (exports,))
+    backend = open_backend(options, settings, console, (exports,), WarmServer.find(options, settings))
     room = ChatApp(backend, options, chat_options, settings, console, COMMANDS, enclosures.named_in, exports)
     room.resting = rest.resting
     try:
