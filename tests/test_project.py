@@ -25,7 +25,7 @@ DOORS = {
         "terminal/line_keys.py",
     },
     "rich": {"terminal/console.py"},
-    "sqlite3": {"conversation/archive.py", "conversation/archive_schema.py", "conversation/foreign_formats.py"},
+    "sqlite3": {"database.py", "conversation/foreign_formats.py"},
     "yaml": {"conversation/foreign_formats.py"},
     "tomlkit": {"catalog/user_file.py"},
     "typer": {"cli.py", "commands/command_line.py"},
@@ -51,6 +51,7 @@ GROUND |= {
     "signals",
     "options",
     "option_fields",
+    "database",
 }
 GROUND |= {"invisible"}
 FLOORS = (

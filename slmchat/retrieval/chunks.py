@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from slmchat.retrieval.documents import Document, Kind
+from slmchat.retrieval.documents import Document, DocumentKind
 
 # Tokens of a text, by a model's vocabulary or by an estimate.
 TokenCounter = Callable[[str], int]
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class DocumentChunk:
     """A passage: `text` is a verbatim piece of the document's extracted text, without white space around it.
 
     `path` is the file, resolved; `title` the document's. `page` counts from 1, None where the file has no pages;
@@ -30,7 +30,7 @@ class Chunk:
     text: str
     path: Path
     title: str
-    kind: Kind
+    kind: DocumentKind
     page: int | None
     first_line: int
     last_line: int
@@ -40,6 +40,6 @@ class Chunk:
     key: int = 0
 
 
-def cut(document: Document, count_tokens: TokenCounter, most_tokens: int) -> Iterator[Chunk]:
+def cut(document: Document, count_tokens: TokenCounter, most_tokens: int) -> Iterator[DocumentChunk]:
     """The chunks of a document in their order, none of them larger than `most_tokens`."""
     raise NotImplementedError

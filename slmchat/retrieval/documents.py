@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 
-class Kind(StrEnum):
+class DocumentKind(StrEnum):
     """What a file is, by its name and its first bytes."""
 
     TEXT = "text"
@@ -52,6 +52,6 @@ class Document:
 
     path: Path
     title: str
-    kind: Kind
+    kind: DocumentKind
     sections: tuple[Section, ...]
     n_pages: int | None = None

@@ -1,6 +1,6 @@
 """The index: documents that were read once, found again by words and, with an embedding model, by meaning.
 
-Knows: which files are new, changed, gone; what is asked of the tables (index_schema.py), of the words (words.py), of the
+Knows: which files are new, changed, gone; what is asked of the words (words.py) and the
 vectors (vectors.py); how their ranks become one. Refuses to know: how a file is read (loaders/), where chunks are cut
 (chunks.py), what becomes of a passage.
 """
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from slmchat.engine.cancellable import CancelFlag
 from slmchat.reporting import Reporter
-from slmchat.retrieval.chunks import Chunk, TokenCounter
-from slmchat.retrieval.documents import Kind
+from slmchat.retrieval.chunks import DocumentChunk, TokenCounter
+from slmchat.retrieval.documents import DocumentKind
 from slmchat.retrieval.vectors import Vectors
 
 
@@ -26,7 +26,7 @@ class Passage:
     The last two can be compared from one search to the next.
     """
 
-    chunk: Chunk
+    chunk: DocumentChunk
     score: float
     word_rank: int | None = None
     vector_rank: int | None = None
@@ -40,7 +40,7 @@ class IndexedFile:
 
     path: Path
     title: str
-    kind: Kind
+    kind: DocumentKind
     n_bytes: int
     n_pages: int | None
     n_chunks: int
@@ -82,8 +82,8 @@ class DocumentIndex:
     ) -> IndexReport:
         """Read what is new or has changed below these files and directories, forget what is gone.
 
-        `is_fresh`: read everything again (`--reindex`). Raises `SlmError` (USAGE) for a path that does not exist; a file
-        that cannot be read is skipped and counted. When it is cancelled, what was read until then stays.
+        `is_fresh`: read everything again (`--reindex`). Raises `SlmError` (USAGE) for a path that does not exist; a
+        file that cannot be read is skipped and counted. When it is cancelled, what was read until then stays.
         """
         raise NotImplementedError
 
@@ -98,7 +98,7 @@ class DocumentIndex:
         """The documents by their paths."""
         raise NotImplementedError
 
-    def chunks(self, path: Path) -> list[Chunk]:
+    def chunks(self, path: Path) -> list[DocumentChunk]:
         """The chunks of one document in their order. Raises `SlmError` (USAGE) when it is not in the index."""
         raise NotImplementedError
 
