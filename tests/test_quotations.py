@@ -9,7 +9,7 @@ from gguf_samples import write_tiny_llama
 
 from slmchat.engine import llama
 from slmchat.engine.api import Chunk, Engine, Limits, Part, Prompt, SessionSettings
-from slmchat.engine.quotations import END, MOST_BYTES, SOFT_BYTES, QuotationRules, Quoting, Source
+from slmchat.engine.quotations import END, MOST_BYTES, SOFT_BYTES, QuotablePassages, QuotationRules, Quoting
 from slmchat.engine.sampler import SamplerSettings
 
 BYTES = {bytes([value]): value for value in range(256)}
@@ -166,7 +166,7 @@ def test_marks_inside_a_passage_make_no_quotation_of_their_own() -> None:
 @pytest.mark.parametrize("text", ["a " * 4_000, "(" * 9_000, "a" * 9_000, "- \n" * 4_000, '"' * 9_000])
 def test_pages_of_one_letter_are_quoted_like_others(text: str) -> None:
     """Each place of it looks like every other one: they are not all followed."""
-    source = Source.of((text,))
+    source = QuotablePassages.of((text,))
     assert len(source.starts) <= 2 * len(text)
     chance = random.Random(1)
     said = written(QuotationRules((text,), 1, none=""), BYTES, lambda allowed: chance.choice(allowed))

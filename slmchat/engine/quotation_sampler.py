@@ -27,7 +27,6 @@ class QuotationSampler:
         self._api = api
         self._quoting = Quoting(QuotationRules.of(constraint), vocabulary.pieces)
         self._ends = vocabulary.turn_ends
-        self._row = ctypes.c_float * vocabulary.n_tokens
         self._check = LogitsCheck(api, vocabulary.n_tokens)
         self._is_greedy = settings.temperature <= 0
         self._chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
@@ -61,19 +60,12 @@ class QuotationSampler:
         self._api.llama_sampler_free(self._chain)
 
     def _chosen(self, context: Any, index: int, allowed: list[int]) -> int:
-        import numpy
-
         # float * llama_get_logits_ith(struct llama_context * ctx, int32_t i);
-        pointer = self._api.llama_get_logits_ith(context, index)
-        row = ctypes.cast(pointer, ctypes.POINTER(self._row)).contents
-        logits = numpy.frombuffer(memoryview(row).cast("B"), dtype=numpy.float32)
-        ids = numpy.asarray(allowed, dtype=numpy.int32)
+        logits = self._api.llama_get_logits_ith(context, index)
         if self._is_greedy:
-            return allowed[int(logits[ids].argmax())]
+            return max(allowed, key=logits.__getitem__)
         # typedef struct llama_token_data { llama_token id; float logit; float p; } llama_token_data;
-        candidates = numpy.zeros(len(ids), dtype=[("id", "i4"), ("logit", "f4"), ("p", "f4")])
-        candidates["id"], candidates["logit"] = ids, logits[ids]
-        data = candidates.ctypes.data_as(ctypes.POINTER(self._api.llama_token_data))
-        array = self._api.llama_token_data_array(data=data, size=len(ids), selected=-1, sorted=False)
+        data = (self._api.llama_token_data * len(allowed))(*((token, logits[token], 0.0) for token in allowed))
+        array = self._api.llama_token_data_array(data=data, size=len(allowed), selected=-1, sorted=False)
         self._api.llama_sampler_apply(self._chain, ctypes.byref(array))
         return int(array.data[array.selected].id)

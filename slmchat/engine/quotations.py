@@ -92,7 +92,7 @@ class QuotationRules:
 
 
 @dataclass(slots=True)
-class Source:
+class QuotablePassages:
     """The passages as bytes. `starts`: where a span may begin. `ends`: at each place, whether it may end there."""
 
     data: bytes = b""
@@ -102,7 +102,7 @@ class Source:
     _stops: dict[int, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, passages: tuple[str, ...]) -> "Source":
+    def of(cls, passages: tuple[str, ...]) -> "QuotablePassages":
         """The places of these passages. A byte that no text has stands between two of them."""
         pieces = [passage.encode("utf-8", "replace") for passage in passages]
         made = cls(b"\xff".join(pieces))
@@ -177,7 +177,7 @@ class Quoting:
         """`pieces`: the tokens of a vocabulary by the bytes that they write; those that write none are not in it."""
         self._rules = rules
         self._pieces = pieces
-        self._source = Source.of(rules.passages)
+        self._source = QuotablePassages.of(rules.passages)
         first: list[_Item] = [("mark", (), 0)] if self._source.starts else []
         self._none = rules.none.encode()
         if self._none or not first:
