@@ -40,11 +40,6 @@ class Section:
     heading: tuple[str, ...] = ()
     lines: tuple[int, ...] | None = None
 
-    def line_at(self, offset: int) -> int:
-        """The line on which the character at `offset` stands."""
-        number = self.text.count("\n", 0, offset)
-        return self.first_line + number if self.lines is None else self.lines[number]
-
 
 @dataclass(frozen=True, slots=True)
 class Document:
