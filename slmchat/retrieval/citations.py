@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from slmchat.retrieval.quotations import MARKS
 
-_NUMBERS = re.compile(r"\[\s*\d{1,3}(?:\s*[,;]\s*\d{1,3})*\s*\]")
-_MAY_BECOME_NUMBERS = re.compile(r"\[[\d\s,;]{0,24}\Z")
+_NUMBERS = re.compile(r"([ \t]?)\[\s*\d{1,3}(?:\s*[,;]\s*\d{1,3})*\s*\]")
+_MAY_BECOME_NUMBERS = re.compile(r"[ \t]?\[[\d\s,;]{0,24}\Z")
 # What is looked at one by one: a bracket or mark, with a blank before a bracket.
 _SPECIAL = re.compile(r"[ \t]?\[|[" + "".join(MARKS) + "]")
 # Marks with so many characters between them are not taken for a pair; nor are those around a single word.
@@ -59,19 +59,16 @@ class CitationFilter:
 
     def _numbers(self, rest: str) -> tuple[str, int] | None:
         """What stands for the bracket at the beginning, and how long that is; None: more has to come."""
-        blank = rest[: len(rest) - len(rest.lstrip(" \t"))]
-        inside = rest[len(blank) :]
-        match = _NUMBERS.match(inside)
-        if match is None:
-            return None if _MAY_BECOME_NUMBERS.match(inside) else (blank + "[", len(blank) + 1)
-        kept = self._kept(match)
-        return (blank + kept if kept else ""), len(blank) + match.end()
+        if match := _NUMBERS.match(rest):
+            return self._kept(match), match.end()
+        head = rest[: rest.index("[") + 1]
+        return None if _MAY_BECOME_NUMBERS.match(rest) else (head, len(head))
 
     def _kept(self, match: re.Match[str]) -> str:
-        """The bracket with those of its numbers that are quotations; empty when none is."""
+        """The bracket with those of its numbers that are quotations, and the blank before it; empty when none is."""
         numbers = [number for number in map(int, re.findall(r"\d+", match[0])) if 1 <= number <= self._n_quotations]
         self.used.update(numbers)
-        return f"[{', '.join(map(str, dict.fromkeys(numbers)))}]" if numbers else ""
+        return f"{match[1]}[{', '.join(map(str, dict.fromkeys(numbers)))}]" if numbers else ""
 
     def _marked(self, rest: str, *, is_end: bool) -> tuple[str, int] | None:
         """The same for a quotation mark: with it or without it, up to the mark that closes it."""
