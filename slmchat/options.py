@@ -241,7 +241,7 @@ class AskOptions:
         metavar="PATH",
         default=[],
     )
-    top: int = _input("--top", help="Passages that the model reads.", metavar="N", default=5, within=Range(1, 50))
+    top: int = _input("--top", help="Passages that the model reads.", metavar="N", default=5, within=ranges.PASSAGES)
     reindex: bool = _input("--reindex", help="Read the documents again, changed or not.", default=False)
     quotes_only: bool = _output("--quotes-only", help="The quotations alone, without an answer.", default=False)
     json: bool = _output("--json", help="One JSON object for each question.", default=False)

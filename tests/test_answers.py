@@ -23,7 +23,7 @@ from slmchat.models.backend import LocalModel
 from slmchat.models.open import OpenModel
 from slmchat.options import GenerationOptions
 from slmchat.retrieval.answer_record import answer_record
-from slmchat.retrieval.answers import DocumentAnswer, DocumentAnswers
+from slmchat.retrieval.answers import Answer, DocumentAnswers
 from slmchat.retrieval.chunks import DocumentChunk
 from slmchat.retrieval.citations import CitationFilter
 from slmchat.retrieval.documents import DocumentKind
@@ -60,7 +60,7 @@ class Asked:
     def answers(self, **more: object) -> DocumentAnswers:
         return DocumentAnswers(Generator(self.opened), lambda _question, top: self.found[:top], self.options, **more)  # type: ignore[arg-type]
 
-    def __call__(self, question: str, *replies: str, **more: object) -> DocumentAnswer:
+    def __call__(self, question: str, *replies: str, **more: object) -> Answer:
         self.engine.replies += [[reply] for reply in replies]
         return self.answers(**more).answer(question, SilentDelegate(lambda _session: nullcontext()))
 

@@ -27,7 +27,7 @@ from slmchat.models.open import open_model
 from slmchat.models.warm_server import WarmServer
 from slmchat.options import AskOptions, GenerationOptions
 from slmchat.retrieval.answer_record import answer_record
-from slmchat.retrieval.answers import DocumentAnswer, DocumentAnswers
+from slmchat.retrieval.answers import Answer, DocumentAnswers
 from slmchat.retrieval.index import DocumentIndex, IndexReport
 from slmchat.retrieval.opening import open_index
 from slmchat.retrieval.quotations import Quotation
@@ -89,7 +89,7 @@ def ask(own: AskedQuestion, asked: AskOptions, settings: Settings, console: Cons
     return _worst(codes, answer, questions, asked)
 
 
-def _worst(codes: Sequence[ExitCode], last: DocumentAnswer, questions: Sequence[str], asked: AskOptions) -> ExitCode:
+def _worst(codes: Sequence[ExitCode], last: Answer, questions: Sequence[str], asked: AskOptions) -> ExitCode:
     """The exit code of all of them. Raises `SlmError` (NO_ANSWER) for a single question that people have asked."""
     if codes == [ExitCode.NO_ANSWER] and not asked.json:
         raise SlmError(
@@ -188,7 +188,7 @@ class _AnswerWriter:
         self._n_written += 1
         return _Delegate(self._console, is_silent=self._is_json)
 
-    def end(self, answer: DocumentAnswer, model: str, load_s: float) -> None:
+    def end(self, answer: Answer, model: str, load_s: float) -> None:
         """What came of it."""
         if self._is_json:
             record = answer_record(answer, model, load_s)

@@ -4,12 +4,12 @@ Knows: the keys, which docs/ask.md explains. Refuses to know: who writes them wh
 """
 
 from slmchat.generation.response import Completion
-from slmchat.retrieval.answers import DocumentAnswer
+from slmchat.retrieval.answers import Answer
 from slmchat.retrieval.index import Passage
 from slmchat.retrieval.quotations import Quotation
 
 
-def answer_record(answer: DocumentAnswer, model: str, load_s: float) -> dict[str, object]:
+def answer_record(answer: Answer, model: str, load_s: float) -> dict[str, object]:
     """The object of `slm ask --json`. `answer` is null where there is none. `load_s`: as a completion has it."""
     completion = Completion(
         answer.text, None, answer.thinking, answer.finish_reason, answer.usage, answer.timings, answer.seed
@@ -29,10 +29,10 @@ def _quotation(quotation: Quotation, passages: tuple[Passage, ...]) -> dict[str,
     return {
         "number": quotation.number,
         "text": quotation.text,
-        "file": str(quotation.passage.chunk.path),
-        "page": quotation.passage.chunk.page,
+        "file": str(quotation.file),
+        "page": quotation.page,
         "lines": [quotation.first_line, quotation.last_line],
-        "passage": passages.index(quotation.passage),
+        "passage": [passage.chunk for passage in passages].index(quotation.passage.chunk),
     }
 
 

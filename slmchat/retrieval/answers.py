@@ -12,6 +12,7 @@ prompts (prompts.py), how the model is kept to them (engine/quotations.py), who 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from slmchat.conversation.messages import Message
 from slmchat.engine.api import FinishReason, Limits, Timings, Usage
@@ -50,7 +51,7 @@ Search = Callable[[str, int], Sequence[Passage]]
 
 
 @dataclass(frozen=True, slots=True)
-class DocumentAnswer:
+class Answer:
     """What came of a question; `str()` gives the text.
 
     `text`: the answer, with `[n]` for the quotation of that number; empty where the documents have no answer, and where
@@ -74,6 +75,24 @@ class DocumentAnswer:
         return self.text
 
 
+class ReadingOrder:
+    """In which order passages stand in a prompt, so that those of the question before need not be read again."""
+
+    def __init__(self) -> None:
+        self._read: tuple[Passage, ...] = ()
+
+    def begins_with(self, passages: tuple[Passage, ...]) -> None:
+        """These are at the beginning of the window now."""
+        self._read = passages
+
+    def of(self, passages: Sequence[Passage]) -> tuple[Passage, ...]:
+        """Those with which the window begins already stay there; of the others the best is next to the question."""
+        wanted = [passage.chunk for passage in passages]
+        kept = list(takewhile(lambda passage: passage.chunk in wanted, self._read))
+        known = [passage.chunk for passage in kept]
+        return (*kept, *(passage for passage in reversed(passages) if passage.chunk not in known))
+
+
 class DocumentAnswers:
     """Answers to questions about documents, one after the other, in one window of a model."""
 
@@ -86,8 +105,10 @@ class DocumentAnswers:
         *,
         top: int = TOP,
         is_quoting_only: bool = False,
+        order: "ReadingOrder | None" = None,
     ) -> None:
         """`prefix`: a system message. `top`: passages for a question. `is_quoting_only`: there is no third step.
+        `order`: of those who have asked in this window before; None: nobody has.
 
         Opens a window where the generator has none. Raises `SlmError`: NO_FIT, USAGE for an option of thinking.
         """
@@ -98,23 +119,24 @@ class DocumentAnswers:
         self._top = top
         self._is_quoting_only = is_quoting_only
         self._thinking = params.thinking_of(options, generator.opened.settings)
-        self._read: tuple[Passage, ...] = ()  # what stands at the beginning of the window
+        self._order = order or ReadingOrder()
         opened = generator.opened
         if not generator.n_ctx:
             generator.open(opened.warm_ctx or opened.window(options.ctx or opened.settings.n_ctx))
 
-    def answer(self, question: str, delegate: AnswerDelegate) -> DocumentAnswer:
+    def answer(self, question: str, delegate: AnswerDelegate) -> Answer:
         """The answer to one question. Raises `SlmError`: CONTEXT when no passage fits into the window beside it."""
         question = question.strip()
         # 1. What is near enough to be read.
         found = self._search(question, self._top)
         if not is_near(found):
-            return DocumentAnswer(question, passages=tuple(found), refusal="nothing in the documents is about this.")
-        passages = self._read = self._fitting(question, found)
+            return Answer(question, passages=tuple(found), refusal="nothing in the documents is about this.")
+        passages = self._fitting(question, found)
+        self._order.begins_with(passages)
         # 2. What of it answers the question.
         copied = self._copied(question, passages, delegate)
         quotations = tuple(quotations_in(copied.text, passages))
-        made = DocumentAnswer(
+        made = Answer(
             question,
             quotations=quotations,
             passages=passages,
@@ -142,7 +164,7 @@ class DocumentAnswers:
         step = AnswerStep(ReadingHandler(delegate.reading()), delegate)
         return self._generator.generate(prepared, self._sampler(prepared), Limits(_QUOTING_ROOM), step, takes_cut=True)
 
-    def _answered(self, made: DocumentAnswer, delegate: AnswerDelegate) -> DocumentAnswer:
+    def _answered(self, made: Answer, delegate: AnswerDelegate) -> Answer:
         is_raw = self._options.raw
         prepared = self._prepared(
             prompts.to_answer(made.question, made.passages, made.quotations, self._prefix, is_raw=is_raw)
@@ -179,10 +201,10 @@ class DocumentAnswers:
         """The best passages that leave room, in the order in which they are read."""
         n_ctx, info = self._generator.n_ctx, self._generator.engine.info
         if not n_ctx or not info.has_exact_counts:
-            return self._ordered(found)
+            return self._order.of(found)
         fitting: tuple[Passage, ...] = ()
         for count in range(1, len(found) + 1):
-            passages = self._ordered(found[:count])
+            passages = self._order.of(found[:count])
             request = prompts.to_quote(question, passages, self._prefix, is_raw=self._options.raw)
             if self._prepared(request).n_prompt + self._room > n_ctx:
                 break
@@ -199,16 +221,6 @@ class DocumentAnswers:
     def _room(self) -> int:
         """Tokens behind a prompt without quotations: for them in the next one, for the thought and the answer."""
         return _QUOTING_ROOM + (self._options.max_tokens or _ANSWER_ROOM) + (self._thinking.budget or 0)
-
-    def _ordered(self, passages: Sequence[Passage]) -> tuple[Passage, ...]:
-        """Those with which the window begins already stay there; of the others the best is next to the question."""
-        wanted = [passage.chunk for passage in passages]
-        kept = 0
-        while kept < len(self._read) and self._read[kept].chunk in wanted:
-            kept += 1
-        known = [passage.chunk for passage in self._read[:kept]]
-        in_order = sorted(passages, key=lambda passage: known.index(passage.chunk) if passage.chunk in known else kept)
-        return (*in_order[:kept], *reversed(in_order[kept:]))
 
     def _tell_of_room(self, count: int, n_prompt: int) -> None:
         n_ctx = self._generator.n_ctx

@@ -10,6 +10,7 @@ Knows: the marks of quotations, the lines that one takes. Refuses to know: how a
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from slmchat.retrieval.documents import DocumentKind
 from slmchat.retrieval.index import Passage
@@ -36,6 +37,16 @@ class Quotation:
     begin: int
     first_line: int
     last_line: int
+
+    @property
+    def file(self) -> Path:
+        """The document."""
+        return self.passage.chunk.path
+
+    @property
+    def page(self) -> int | None:
+        """The page on which its passage begins, from 1; None where the document has no pages."""
+        return self.passage.chunk.page
 
     @property
     def where(self) -> str:
