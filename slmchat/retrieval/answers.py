@@ -161,7 +161,8 @@ class DocumentAnswers:
             ResponseFormat(rules.constraint()) if is_here else None,
         )
         self._tell_of_room(len(passages), prepared.n_prompt)
-        step = AnswerStep(ReadingHandler(delegate.reading()), delegate)
+        reading = delegate.reading()
+        step = AnswerStep(ReadingHandler(reading.prefill, reading.close), delegate)
         return self._generator.generate(prepared, self._sampler(prepared), Limits(_QUOTING_ROOM), step, takes_cut=True)
 
     def _answered(self, made: Answer, delegate: AnswerDelegate) -> Answer:

@@ -4,7 +4,7 @@ Knows: that there is no second attempt, that references are mended while an answ
 Refuses to know: what is asked (answers.py), how anything is drawn.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -77,14 +77,15 @@ class AnswerStep:
 class ReadingHandler(NullHandler):
     """Passes on how far a prompt is read, and nothing else."""
 
-    def __init__(self, shown: StreamHandler) -> None:
-        self._shown = shown
+    def __init__(self, reads: Callable[[Prefill], None], ended: Callable[[], None] = lambda: None) -> None:
+        self._reads = reads
+        self._ended = ended
 
     def prefill(self, event: Prefill) -> None:
-        self._shown.prefill(event)
+        self._reads(event)
 
     def close(self) -> None:
-        self._shown.close()
+        self._ended()
 
 
 class CitingHandler:
