@@ -9,10 +9,8 @@ from pathlib import Path
 from slmchat.models.backend import BackendModel, LocalModel
 from slmchat.models.info import in_millions
 from slmchat.retrieval.quotations import Quotation
+from slmchat.retrieval.thresholds import is_very_small
 from slmchat.sanitize import sanitize
-
-# Below so many parameters a model quotes beside the point more often than not (docs/ask.md): a choice of ours.
-_SMALL = 700_000_000
 
 
 def source_lines(quotations: Sequence[Quotation]) -> Iterator[str]:
@@ -30,7 +28,7 @@ def shown_path(path: Path) -> str:
 
 def smallness(model: BackendModel) -> str | None:
     """What to expect of a very small model; None for others, and for those of which nothing is known."""
-    if not isinstance(model, LocalModel) or not 0 < (model.installed.parameters or 0) < _SMALL:
+    if not (isinstance(model, LocalModel) and is_very_small(model)):
         return None
     size = in_millions(model.installed.parameters)
     return (

@@ -140,6 +140,16 @@ class QuotablePassages:
         kind = self.ends[end]
         return bool(kind & _SENTENCE or (kind and end - begin >= SOFT_BYTES)) or end == self.stop(begin)
 
+    def sentences(self) -> Iterator[str]:
+        """What stands between two places where a sentence ends, of all passages."""
+        begin = 0
+        for end in range(1, len(self.ends)):
+            if self.ends[end] & _SENTENCE:
+                text = self.data[begin:end].decode("utf-8", "replace").strip("\ufffd \t\n")
+                if text:
+                    yield text
+                begin = end
+
     def _read(self, passage: str, begin: int, offsets: list[int] | None) -> None:
         def place(index: int) -> int:
             return begin + (index if offsets is None else offsets[index])

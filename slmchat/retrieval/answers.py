@@ -6,8 +6,9 @@ it has copied by number.
 
 What is not in the documents is told three ways: by the search, by the model, and by a check of what the model quotes.
 
-Knows: the order of the steps, the thresholds. Refuses to know: how passages are found (index.py), the words of the
-prompts (prompts.py), how the model is kept to them (engine/quotations.py), who shows the answer (steps.py).
+Knows: the order of the steps. Refuses to know: how passages are found (index.py), the words of the prompts (prompts.py),
+how far a model is believed (thresholds.py), how it is kept to the passages (engine/quotations.py), who shows the answer
+(steps.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -26,20 +27,16 @@ from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.response import Completion
 from slmchat.generation.structured import ResponseFormat
 from slmchat.options import GenerationOptions
-from slmchat.retrieval import prompts
+from slmchat.retrieval import prompts, thresholds
 from slmchat.retrieval.citations import CitationFilter
 from slmchat.retrieval.index import Passage
+from slmchat.retrieval.nearest import nearest_sentences
 from slmchat.retrieval.quotations import Quotation, is_verbatim, quotations_in
 from slmchat.retrieval.steps import AnswerDelegate, AnswerStep, CitingHandler, ReadingHandler
 from slmchat.wording import counted
 
 TOP = 5
 """Passages that a model reads for a question, where nobody says how many."""
-
-# How much of what the question's words weigh the best passage has to have; one that is near by its meaning needs none.
-# docs/ask.md has what was measured.
-LEAST_SHARE = 0.3
-LEAST_SIMILARITY = 0.5
 
 # Quotations of one answer; tokens of room for them, and for an answer that nobody has limited.
 QUOTATIONS = 3
@@ -129,13 +126,14 @@ class DocumentAnswers:
         question = question.strip()
         # 1. What is near enough to be read.
         found = self._search(question, self._top)
-        if not is_near(found):
+        if not thresholds.is_near(found):
             return Answer(question, passages=tuple(found), refusal="nothing in the documents is about this.")
         passages = self._fitting(question, found)
         self._order.begins_with(passages)
         # 2. What of it answers the question.
         copied = self._copied(question, passages, delegate)
-        quotations = tuple(quotations_in(copied.text, passages))
+        is_none = thresholds.is_believed(copied.logprobs, self._generator.opened.model)
+        quotations = () if is_none else tuple(quotations_in(copied.text, passages))
         made = Answer(
             question,
             quotations=quotations,
@@ -154,11 +152,14 @@ class DocumentAnswers:
         return made if self._is_quoting_only else self._answered(made, delegate)
 
     def _copied(self, question: str, passages: Sequence[Passage], delegate: AnswerDelegate) -> Completion:
-        rules = QuotationRules(tuple(passage.chunk.text for passage in passages), QUOTATIONS, prompts.NONE)
-        is_here = self._generator.opened.model.host is None
+        model = self._generator.opened.model
+        texts = tuple(passage.chunk.text for passage in passages)
+        if thresholds.is_very_small(model):
+            texts = nearest_sentences(question, texts)
+        rules = QuotationRules(texts, QUOTATIONS, none="")
         prepared = self._prepared(
             prompts.to_quote(question, passages, self._prefix, is_raw=self._options.raw),
-            ResponseFormat(rules.constraint()) if is_here else None,
+            ResponseFormat(rules.constraint()) if model.host is None else None,
         )
         self._tell_of_room(len(passages), prepared.n_prompt)
         reading = delegate.reading()
@@ -229,13 +230,6 @@ class DocumentAnswers:
         self._generator.opened.reporter.detail(
             f"{counted(count, 'passage')} and the question: {n_prompt:,} tokens{of_all}"
         )
-
-
-def is_near(passages: Sequence[Passage]) -> bool:
-    """Whether a search has found anything that a question may be about, by its words or by its meaning."""
-    return any(
-        passage.word_share >= LEAST_SHARE or (passage.similarity or 0.0) >= LEAST_SIMILARITY for passage in passages
-    )
 
 
 def _sum(one: Usage, other: Usage) -> Usage:
