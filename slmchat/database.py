@@ -246,6 +246,14 @@ class Database:
             raise _cannot(self.file, error.strerror or str(error)) from error
 
 
+def has_fts5() -> bool:
+    """Whether this Python's SQLite can keep a search index."""
+    import sqlite3
+
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        return ("fts5",) in connection.execute("PRAGMA module_list").fetchall()
+
+
 class MemoryDatabase(Database):
     """A database that is gone when it is closed, and of which nothing reaches the disk."""
 

@@ -30,8 +30,9 @@ DOORS = {
     "tomlkit": {"catalog/user_file.py"},
     "typer": {"cli.py", "commands/command_line.py"},
     "PIL": {"conversation/pictures.py"},
+    "pypdf": {"retrieval/loaders/pdf.py"},
     "markdown_it": {"conversation/code_blocks.py"},
-    "numpy": {"engine/probabilities.py"},
+    "numpy": {"engine/probabilities.py", "retrieval/vectors.py"},
     "jinja2": {
         "conversation/template.py",
         "conversation/prompt_template.py",

@@ -96,7 +96,9 @@ class DocumentReader:
             title = next((section.heading[0] for section in sections if section.heading), None)
         pages = [section.page for section in sections if section.page is not None]
         name = content.path.name.encode("utf-8", "replace").decode()
-        return Document(content.path, _clean(title or name).strip(), content.kind, sections, max(pages, default=None))
+        return Document(
+            content.path, " ".join(_clean(title or name).split()), content.kind, sections, max(pages, default=None)
+        )
 
     def _read_in_child(self, content: FileContent) -> tuple[str | None, tuple[Section, ...]]:
         if self._child is None or not self._child.is_alive:
