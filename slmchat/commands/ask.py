@@ -149,7 +149,7 @@ def _read_documents(
     flag = CancelFlag()
     with cancelled_by_ctrl_c(flag):
         report = index.add(paths, console, flag, is_fresh=asked.reindex)
-    if flag():
+    if report.is_cut and flag():
         return None
     tell_of(report, console)
     if not report.n_files:
@@ -164,9 +164,9 @@ def _read_documents(
 def tell_of(report: IndexReport, console: Console) -> None:
     """What became of the documents that were named."""
     for reason, files in report.skipped.items():
-        names = ", ".join(shown_path(path) for path in files[:_MOST_NAMED])
-        more = f" and {len(files) - _MOST_NAMED:,} more" if len(files) > _MOST_NAMED else ""
-        console.warn(f"{counted(len(files), 'file')} skipped, {reason}: {names}{more}.")
+        names = ", ".join(shown_path(path) for path in files.examples[:_MOST_NAMED])
+        more = f" and {files.n_files - _MOST_NAMED:,} more" if files.n_files > _MOST_NAMED else ""
+        console.warn(f"{counted(files.n_files, 'file')} skipped, {reason}: {names}{more}.")
     total = f"{counted(report.n_files, 'file')} with {counted(report.n_chunks, 'passage')}"
     console.detail(f"{total} to search, {counted(report.n_read, 'file')} read just now")
 

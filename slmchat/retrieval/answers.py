@@ -6,9 +6,9 @@ it has copied by number.
 
 What is not in the documents is told three ways: by the search, by the model, and by a check of what the model quotes.
 
-Knows: the order of the steps. Refuses to know: how passages are found (index.py), the words of the prompts (prompts.py),
-how far a model is believed (thresholds.py), how it is kept to the passages (engine/quotations.py), who shows the answer
-(steps.py).
+Knows: the order of the steps. Refuses to know: how passages are found (index.py), the words of the prompts
+(prompts.py), how far a model is believed (thresholds.py), how it is kept to the passages (engine/quotations.py), who
+shows the answer (steps.py).
 """
 
 from collections.abc import Callable, Sequence
