@@ -189,7 +189,8 @@ def _places(settings: Settings, console: Console) -> list[WrittenPlace]:
     paths = settings.paths
     named = [
         WrittenPlace("models", paths.models, _size(paths.models), "as without: pulled models stay"),
-        WrittenPlace("saved conversations", paths.sessions, _archive_size(paths.sessions), "not written"),
+        WrittenPlace("saved conversations", paths.sessions, _database_size(paths.sessions), "not written"),
+        WrittenPlace("documents (slm ask)", paths.documents, _database_size(paths.documents), "not written, in memory"),
         WrittenPlace("messages typed in chat", paths.input_history, _size(paths.input_history), "not written"),
         WrittenPlace("chat settings (/set)", paths.chat_settings, _size(paths.chat_settings), "not written"),
         WrittenPlace("exports (/export)", paths.exports, _size(paths.exports), "written when asked for"),
@@ -214,7 +215,7 @@ def _places(settings: Settings, console: Console) -> list[WrittenPlace]:
     ]
 
 
-def _archive_size(file: Path) -> int:
+def _database_size(file: Path) -> int:
     """The archive with its write-ahead log and shared memory."""
     return sum(_size(Path(f"{file}{end}")) for end in ("", "-wal", "-shm"))
 
