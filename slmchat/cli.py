@@ -116,6 +116,15 @@ def _batch(call: CommandCall) -> ExitCode:
     return batch(words, call[BatchOptions], call[GenerationOptions], wanted, template, call.settings, call.console)
 
 
+@_command("ask", take.AskedQuestion, "AskOptions", seals_itself=True)
+def _ask(call: CommandCall) -> ExitCode:
+    """Answer a question from documents, with quotations that are in them word by word."""
+    from slmchat.commands.ask import ask
+    from slmchat.options import AskOptions
+
+    return ask(call[take.AskedQuestion], call[AskOptions], call.settings, call.console)
+
+
 @_command("embed", take.EmbedTexts, "EmbedOptions", seals_itself=True)
 def _embed(call: CommandCall) -> ExitCode:
     """Turn texts into vectors with an embedding model."""

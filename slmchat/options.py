@@ -232,6 +232,49 @@ class EmbedOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class AskOptions:
+    """What `slm ask` takes."""
+
+    documents: list[str] = _input(
+        "-d",
+        "--documents",
+        help="File or directory to answer from (repeatable); without one, everything in the index.",
+        metavar="PATH",
+        default=[],
+    )
+    top: int = _input("--top", help="Passages that the model reads.", metavar="N", default=5, within=ranges.PASSAGES)
+    reindex: bool = _input("--reindex", help="Read the documents again, changed or not.", default=False)
+    quotes_only: bool = _output("--quotes-only", help="The quotations alone, without an answer.", default=False)
+    json: bool = _output("--json", help="One JSON object for each question.", default=False)
+    model: str | None = _same("model")
+    endpoint: str | None = _same("endpoint")
+    system: str | None = _same("system")
+    temperature: float | None = _sampling(
+        "--temp",
+        help="Temperature; without it 0: the same question has the same answer.",
+        within=ranges.SAMPLER["temperature"],
+        metavar="X",
+    )
+    top_k: int | None = _same("top_k")
+    top_p: float | None = _same("top_p")
+    min_p: float | None = _same("min_p")
+    repeat_penalty: float | None = _same("repeat_penalty")
+    seed: int | None = _same("seed")
+    max_tokens: int | None = _same("max_tokens")
+    stop: list[str] = _same("stop")
+    think: str | None = _same("think")
+    think_budget: int | None = _same("think_budget")
+    raw: bool = _same("raw")
+    lora: list[str] = _same("lora")
+    ctx: int | None = _same("ctx")
+    threads: int | None = _same("threads")
+    gpu_layers: str | None = _same("gpu_layers")
+    device: str | None = _same("device")
+    kv_type: str | None = _same("kv_type")
+    force: bool = _same("force")
+
+
+@dataclass(frozen=True, slots=True)
 class ServeOptions:
     """What `slm serve` takes."""
 

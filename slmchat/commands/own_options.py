@@ -79,6 +79,14 @@ class RunOptions:
 
 
 @dataclass(eq=False, repr=False)
+class AskedQuestion:
+    """The question of `slm ask`."""
+
+    words: list[str] | None = argument("[QUESTION]...", "Without one, or with -: each line of stdin is one.", None)
+    no_server: bool = option("--no-server", help="Load the model here, also when slm serve has it.", default=False)
+
+
+@dataclass(eq=False, repr=False)
 class BatchPrompt:
     """The prompt of `slm batch`."""
 

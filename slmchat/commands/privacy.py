@@ -50,6 +50,7 @@ COMMANDS = (
     Reach("run", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("chat", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("batch", _NOTHING_ELSE, True, takes_endpoint=True),
+    Reach("ask", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("serve", "nothing; it is reached by programs of this device, with --host ADDRESS and a key by others", True),
     Reach("embed", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("bench", _NOTHING, True),

@@ -96,6 +96,7 @@ class ConstraintKind(StrEnum):
     SCHEMA = "schema"  # JSON Schema
     GRAMMAR = "grammar"  # GBNF (llama.cpp, grammars/README.md), beginning at `root`
     REGEX = "regex"  # a regular expression that the whole completion matches
+    QUOTATIONS = "quotations"  # spans of given passages (`QuotationRules`, as JSON)
 
 
 @dataclass(frozen=True, slots=True)
