@@ -44,7 +44,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "sessions rename": ('slm sessions rename 3f2a "Trip to Rome"',),
     "sessions rm": ("slm sessions rm 3f2a", "slm sessions rm --all --yes"),
     "serve": ("slm serve", "slm serve smollm2:135m --port 8484", "slm serve --background", "slm serve --stop"),
-    "bench": ("slm bench", "slm bench smollm2:135m --depth 0 --depth 4096 --json"),
+    "bench": ("slm bench", "slm bench smollm2:135m --depth 0 --depth 4096 --json", "slm bench --plot"),
     "doctor": ("slm doctor", "slm doctor smollm2:135m"),
     "tune": ("slm tune", "slm tune smollm2:135m", "slm tune --reset"),
     "privacy": ("slm privacy", "slm privacy --check"),
