@@ -28,6 +28,7 @@ from slmchat.engine.api import (
     Session,
     SessionSettings,
     StreamPool,
+    TextLogits,
 )
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.warm.codec import decode, encode
@@ -110,6 +111,10 @@ class WarmEngine:
         raise _only_sessions()
 
     def open_scorer(self, settings: SessionSettings) -> Pool:
+        """Raises `SlmError` (USAGE)."""
+        raise _only_sessions()
+
+    def open_text_logits(self, settings: SessionSettings) -> TextLogits:
         """Raises `SlmError` (USAGE)."""
         raise _only_sessions()
 
