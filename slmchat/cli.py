@@ -17,10 +17,9 @@ import typer
 from slmchat import settings
 from slmchat.commands import own_options as take
 from slmchat.commands import process_end
-from slmchat.commands.command_line import Command, CommandCall, program, writes_to_stdout
+from slmchat.commands.command_line import Command, CommandCall, called, program, writes_to_stdout
 from slmchat.commands.own_options import GlobalOptions
 from slmchat.errors import ExitCode, SlmError
-from slmchat.terminal import standard_streams
 from slmchat.terminal.console import Console, console_of_call, current_console
 
 _HELP = "Talk to small language models on your own device."
@@ -301,7 +300,7 @@ def _completion(call: CommandCall) -> ExitCode:
 @_command("help", take.HelpOptions)
 def _help(call: CommandCall) -> ExitCode:
     """Show the help of slm, or of a command."""
-    whole_program()([*(call[take.HelpOptions].words or []), "--help"], **_CALLED)
+    called(whole_program(), [*(call[take.HelpOptions].words or []), "--help"])
     return ExitCode.DONE
 
 
@@ -334,14 +333,9 @@ def _invoke(command: Command, context: typer.Context, given: Mapping[type[Any], 
         from slmchat.models.sandbox import seal
 
         seal(resolved, configures=True)
-    try:
-        if writes_to_stdout(command, given):
-            console.check_stdout()
-        code = int(command.errand(CommandCall(given, resolved, console)))
-        console.flush()
-    except BrokenPipeError:  # before typer sees it, which would make it exit code 1
-        code = _closed_pipe()
-    raise typer.Exit(code)
+    if writes_to_stdout(command, given):
+        console.check_stdout()
+    raise typer.Exit(int(command.errand(CommandCall(given, resolved, console))))
 
 
 def _complete(
@@ -364,8 +358,6 @@ def _complete(
 
 # typer vendors click: its usage errors are the vendored ones, which only typer itself names.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-
-_CALLED: Mapping[str, Any] = {"prog_name": "slm", "standalone_mode": False}
 
 
 @functools.cache
@@ -450,7 +442,11 @@ def _in_the_world_of(console: Console) -> Iterator[None]:
 
 def _run_cli(arguments: Sequence[str], console: Console) -> int:
     try:
-        return int(program_for(arguments)(list(arguments), **_CALLED) or 0)
+        code = called(program_for(arguments), arguments)
+        console.flush()
+        return code
+    except BrokenPipeError:  # the reader has gone (`slm … | head -1`): end quietly
+        return int(ExitCode.DONE)
     except SlmError as error:
         return _failed(console, error)
     except _UsageError as error:
@@ -492,9 +488,3 @@ def _bug(error: Exception) -> SlmError:
         hint="SLM_DEBUG=1 shows where; please report it",
         exit_code=ExitCode.BUG,
     )
-
-
-def _closed_pipe() -> int:
-    """The reader has gone: end quietly. What Python still holds in its buffer must not be flushed at exit."""
-    standard_streams.give_up(sys.stdout)
-    return int(ExitCode.DONE)

@@ -19,7 +19,7 @@ _input = partial(option, group=OptionGroup.INPUT)
 _conversation = partial(option, group=OptionGroup.CONVERSATION)
 _measurement = partial(option, group=OptionGroup.MEASUREMENT)
 _sampling = partial(option, group=OptionGroup.SAMPLING)
-_shape = partial(option, group=OptionGroup.SHAPE)
+_format = partial(option, group=OptionGroup.FORMAT)
 _infill = partial(option, group=OptionGroup.INFILL)
 _output = partial(option, group=OptionGroup.OUTPUT)
 _device = partial(option, group=OptionGroup.DEVICE)
@@ -283,15 +283,15 @@ class ServeOptions:
 class FormatOptions:
     """What the answer has to look like; `run` and `batch` share it. At most one of them."""
 
-    json_output: bool = _shape("--json-output", help="The answer is JSON: an object or an array.", default=False)
-    schema: str | None = _shape(
+    json_output: bool = _format("--json-output", help="The answer is JSON: an object or an array.", default=False)
+    schema: str | None = _format(
         "--schema", help="The answer is JSON of this JSON Schema: a file, - (stdin) or the schema.", metavar="SCHEMA"
     )
-    fields: str | None = _shape(
+    fields: str | None = _format(
         "--fields", help='A schema in short: "name, age int, tags[], mood enum(good|bad)?".', metavar="FIELDS"
     )
-    grammar: str | None = _shape("--grammar", help="The answer follows the GBNF grammar in FILE.", metavar="FILE")
-    regex: str | None = _shape("--regex", help="The answer matches PATTERN as a whole.", metavar="PATTERN")
+    grammar: str | None = _format("--grammar", help="The answer follows the GBNF grammar in FILE.", metavar="FILE")
+    regex: str | None = _format("--regex", help="The answer matches PATTERN as a whole.", metavar="PATTERN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,19 +329,19 @@ class TemplateOptions:
 class ChoiceOptions:
     """One of some given texts; `run` and `batch` share it. None means: not given."""
 
-    choices: list[str] = _shape(
+    choices: list[str] = _format(
         "--choices",
         help="Answer with one of these, by the model's own probabilities; several questions: NAME=A,B,... for each.",
         default=[],
         metavar="A,B,...",
     )
-    threshold: float | None = _shape(
+    threshold: float | None = _format(
         "--threshold", help="Answer 'unsure' when no choice is as probable as P.", within=ranges.SHARE, metavar="P"
     )
     logprobs: bool = _output(
         "--logprobs", help="JSON has the probability of each token, and the likeliest ones at its place.", default=False
     )
-    calibrate: bool | None = _shape(
+    calibrate: bool | None = _format(
         "--calibrate/--no-calibrate", help="Take away what the model prefers without any input (it is done)."
     )
 
@@ -359,7 +359,7 @@ class BestOfOptions:
     vote: str | None = _sampling(
         "--vote",
         help="What the answers of --best-of are compared by: the last number in them, their text, what an answer "
-        "of a given shape says, or their probability.",
+        "in a given format says, or their probability.",
         metavar="number|text|value|logprob",
     )
 

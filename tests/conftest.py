@@ -13,13 +13,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import fork_server
 import pytest
+
+if TYPE_CHECKING:
+    import openai
+    from fake_engine import FakeEngine
+    from serving import Serving
 
 SMOLLM2 = "smollm2:135m@Q4_1"
 GEMMA3_BASE = "gemma3:270m-pt@Q4_K_M"
@@ -140,6 +146,24 @@ def slm(home: Path) -> Callable[..., Outcome]:
         return run_slm(*arguments, home=home, **options)  # type: ignore[arg-type]
 
     return call
+
+
+@pytest.fixture
+def server(engine: "FakeEngine", tmp_path: Path) -> Iterator["Serving"]:
+    """`slm serve` in this process, over the engine of the tests."""
+    from serving import serving
+
+    with serving(engine, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def client(server: "Serving") -> Iterator["openai.OpenAI"]:
+    """A client of the server that nobody here wrote; servers of some tests have the key."""
+    import openai
+
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="secret", max_retries=0) as made:
+        yield made
 
 
 def _cache() -> Path:

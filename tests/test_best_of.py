@@ -172,7 +172,7 @@ class TestPython:
             ({"best_of": True}, "best_of must be a whole number from 1 to 64, or None."),
             ({"vote": "number"}, "vote is between several answers."),
             ({"best_of": 3, "vote": "luck"}, "vote cannot be 'luck'."),
-            ({"best_of": 3, "vote": "value"}, "vote value compares answers of a given shape."),
+            ({"best_of": 3, "vote": "value"}, "vote value compares answers in a given format."),
         ],
     )
     def test_what_is_refused(self, model: Model, options: dict[str, Any], said: str) -> None:

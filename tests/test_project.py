@@ -173,7 +173,12 @@ OLD_WORDS = {
     "Asker", "Talk", "Desk", "Listening", "Unseen", "Chance", "Stretch", "Tally", "Patient", "Delivery", "Choosing",
     "Outlook", "Opening", "Shape", "Question", "n_alternatives", "chances", "goes_back", "laid", "is_half_nothing",
     "suspects", "on_trial", "witness", "ways_out", "ways_around", "prior_of", "wanted_of", "satisfied", "check_sees",
+    "SHAPE", "ShapeOptions", "ShapedCompletions", "shape_options", "is_shaped", "shaped",
 }  # fmt: skip
+# An answer has a format. What has a shape is a tensor, or a model as fit/ sees it.
+OLD_TEXT = re.compile(
+    r"\bshaped?\b[\w ]{0,20}\banswer|\banswers?\b[\w ]{0,20}\bshape|\bof a (given )?shape", re.IGNORECASE
+)
 
 
 @pytest.mark.parametrize("file", _files(), ids=lambda file: str(file.relative_to(PACKAGE)))
@@ -184,6 +189,8 @@ def test_names_are_the_words_of_the_field(file: Path) -> None:
     named |= {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef)}
     named |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
     assert not named & OLD_WORDS
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    assert [text for text in texts if OLD_TEXT.search(text)] == []
 
 
 def test_a_public_class_name_stands_once() -> None:

@@ -33,12 +33,6 @@ def server(engine: FakeEngine, tmp_path: Path) -> Iterator[Serving]:
         yield made
 
 
-@pytest.fixture
-def client(server: Serving) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="secret", max_retries=0) as made:
-        yield made
-
-
 SAID = [{"role": "user", "content": "Hi"}]
 
 

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from conftest import Outcome, environment, run_slm
 from gguf_samples import PHI3_TEMPLATE, write_tiny_llama
+from gguf_surgery import with_keys
+from gguf_thinking import PLAIN, THINKS, write_planted
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")]
 
@@ -134,6 +136,24 @@ class TestLife:
         for flag in ("--status", "--stop"):
             ended = slm("serve", flag)
             assert ended.code == 3 and "no server runs" in ended.err
+
+
+class TestEmbeddingModel:
+    """A server of an embedding model makes vectors, and says so to who wants to chat."""
+
+    def test_vectors_alone(self, home: Path, tmp_path: Path, slm: Slm) -> None:
+        plain = write_planted(tmp_path / "plain.gguf", THINKS, PLAIN)
+        path = with_keys(plain, tmp_path / "embeds.gguf", {"llama.pooling_type": 3})
+        with ServerProcess(home, path) as made:
+            status, done = made.request("POST", "/v1/embeddings", {"input": ["water", "look"]})
+            assert (status, len(done["data"])) == (200, 2)
+            status, refused = made.request("POST", "/v1/chat/completions", ASKED)
+            assert status == 400 and "makes vectors" in refused["error"]["message"]
+            told = slm("serve", "--status")
+            assert told.code == 0 and "weights: in memory" in told.out
+            refused_run = slm("run", "Hi", "-m", path)
+            assert refused_run.code == 2 and "slm embed" in refused_run.err
+            assert made.end()[0] == 0
 
 
 class TestBackground:

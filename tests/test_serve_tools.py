@@ -67,18 +67,6 @@ def engine() -> FakeEngine:
     return FakeEngine(replies=[["Wait.\n", CALL[:20], CALL[20:], f"\n{OTHER}"]])
 
 
-@pytest.fixture
-def server(engine: FakeEngine, tmp_path: Path) -> Iterator[Serving]:
-    with serving(engine, tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def client(server: Serving) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
 SAID: list[Any] = [{"role": "user", "content": "Weather in Oslo?"}]
 
 

@@ -110,7 +110,7 @@ class Model:
         a number (0 to 20) for so many alternatives beside each. `best_of`: so many answers side by side, of which the
         one of the majority counts; the completion's `best_of` has the vote.
         Raises `SlmError`: USAGE for options that cannot be used, CONTEXT when the prompt does not fit into the window,
-        UNSATISFIED when neither of two answers has the shape that was asked for; TypeError for an unknown keyword.
+        UNSATISFIED when neither of two answers is in the format that was asked for; TypeError for an unknown keyword.
         """
         refuse_unknown(options, CompletionOptions, "complete")
         return self._completed(self._question(prompt, messages, system, images, raw, logprobs, options), ModelTurn())
@@ -177,7 +177,7 @@ class Model:
         logprobs: bool | int = False,
         **options: Unpack[CompletionOptions],
     ) -> Stream:
-        """As `complete`, but piece by piece as they come. For an answer with a shape there is no second attempt.
+        """As `complete`, but piece by piece as they come. For an answer in a given format there is no second attempt.
 
         Raises as `complete` does; what goes wrong later is raised where the stream is read.
         """

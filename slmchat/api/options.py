@@ -71,7 +71,7 @@ class SamplingOptions(TypedDict, total=False):
     think_budget: int | None
 
 
-class ShapeOptions(TypedDict, total=False):
+class ResponseFormatOptions(TypedDict, total=False):
     """What the answer has to look like; at most one of them (docs/structured.md).
 
     `schema`: a JSON Schema, as a mapping or as JSON text, or a class: pydantic's, or a dataclass. `fields`: a schema in
@@ -90,14 +90,15 @@ class SeveralOptions(TypedDict, total=False):
     """Several answers side by side, of which one counts (not for a stream).
 
     `best_of`: so many, 1 to 64. `vote`: what they are compared by, "number" (the last one), "text", "value" (what an
-    answer in a format says) or "logprob" (none: the most probable one); None: "value" with a shape, else "logprob".
+    answer in a format says) or "logprob" (none: the most probable one); None: "value" with a
+    response format, else "logprob".
     """
 
     best_of: int | None
     vote: Literal["number", "text", "value", "logprob"] | None
 
 
-class CompletionOptions(SamplingOptions, ShapeOptions, SeveralOptions, total=False):
+class CompletionOptions(SamplingOptions, ResponseFormatOptions, SeveralOptions, total=False):
     """The keywords of `complete` and `stream`."""
 
 
@@ -179,8 +180,8 @@ def _plain(value: object) -> object:
 
 
 def response_format_of(given: Mapping[str, Any]) -> ResponseFormat | None:
-    """The shape that these `FormatOptions` ask for (others are left out). Raises `SlmError` (USAGE)."""
-    asked = structured.only_one({name: given.get(name) for name in ShapeOptions.__annotations__})
+    """The format that these `ResponseFormatOptions` ask for (others are left out). Raises `SlmError` (USAGE)."""
+    asked = structured.only_one({name: given.get(name) for name in ResponseFormatOptions.__annotations__})
     if asked is None:
         return None
     name, value = asked

@@ -27,7 +27,7 @@ from slmchat.generation.batch.answers import (
     ChosenTexts,
     Completions,
     ElectedCompletions,
-    ShapedCompletions,
+    StructuredCompletions,
 )
 from slmchat.generation.batch.prompts import PromptMaker, check_fields, fields_in
 from slmchat.generation.batch.recipe import Recipe, check_same, recipe_of
@@ -41,6 +41,7 @@ from slmchat.generation.prompt_template import PromptFile, prompt_file
 from slmchat.generation.structured import ResponseFormat
 from slmchat.models.backend import open_backend
 from slmchat.models.open import OpenModel
+from slmchat.option_fields import number_or_auto
 from slmchat.options import (
     BatchOptions,
     BestOfOptions,
@@ -59,8 +60,6 @@ from slmchat.terminal.piped import telling_when_idle
 # Tokens that one row and its completion may take when nobody says so: enough for a page or two.
 _N_CTX = 4096
 
-_MOST_PARALLEL = int(PARALLEL.high)
-
 
 def batch(
     words: Sequence[str],
@@ -73,7 +72,7 @@ def batch(
 ) -> ExitCode:
     """Answer every input. Raises `SlmError` when the batch as a whole cannot go on; what is written stays whole."""
     is_trimmed = params.overflow_choice(options) == "trim"
-    n_parallel = _parallel(batch)
+    n_parallel = number_or_auto(batch.parallel, "--parallel", PARALLEL)
     options = params.with_persona(options, settings)
     thinking = params.thinking_of(options, settings)
     several = several_of(wanted)
@@ -217,7 +216,7 @@ def _answers(
             asked, response_format, sampler, limits, is_raw=options.raw, is_sanitized=is_sanitized
         )
     if response_format is not None:
-        return ShapedCompletions(response_format, sampler, limits, is_sanitized=is_sanitized)
+        return StructuredCompletions(response_format, sampler, limits, is_sanitized=is_sanitized)
     return Completions(sampler, limits, is_raw=options.raw, is_sanitized=is_sanitized)
 
 
@@ -228,18 +227,6 @@ def _window(opened: OpenModel) -> int:
         return trained
     wanted = options.ctx or opened.settings.n_ctx or min(trained, _N_CTX)
     return opened.window(wanted, least=None if options.ctx else window.MIN_COMPLETION_TOKENS)
-
-
-def _parallel(options: BatchOptions) -> int | None:
-    """`--parallel`: None for auto."""
-    given = options.parallel or "auto"
-    if given == "auto":
-        return None
-    if not given.isdecimal() or not 1 <= int(given) <= _MOST_PARALLEL:
-        raise SlmError(
-            f"--parallel cannot be '{given}'.", hint=f"auto, or 1 to {_MOST_PARALLEL}", exit_code=ExitCode.USAGE
-        )
-    return int(given)
 
 
 def _open_output(options: BatchOptions, files: Sequence[str], console: Console) -> int | None:

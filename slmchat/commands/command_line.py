@@ -13,6 +13,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 from slmchat.commands.own_options import GlobalOptions
@@ -116,6 +117,19 @@ def program(
             app.add_typer(groups[group], name=group)
         (groups[group] if group else app).command(name, cls=_Single)(_bound(command, invoke))
     return app
+
+
+def called(app: typer.Typer, arguments: Sequence[str]) -> int:
+    """Run a command line of this program; the exit code. What goes wrong is raised: typer's own `main` makes a closed
+    pipe exit code 1 and Ctrl-C one that it chooses.
+    """
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("slm", list(arguments)) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return int(end.exit_code)
+    return int(ExitCode.DONE)
 
 
 GROUPS = {"sessions": "Saved conversations. List, show, search, export, import, rename or remove them."}

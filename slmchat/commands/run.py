@@ -151,7 +151,7 @@ def _tell_of_silence(completion: Completion, model: BackendModel, console: Conso
 def _refuse_beside_questions(wanted: tuple[FormatOptions, ChoiceOptions], template: TemplateOptions) -> None:
     """Raises `SlmError` (USAGE) for what does not go together with several `--choices`."""
     if wanted[0] != FormatOptions() or wanted[1].logprobs:
-        raise SlmError("an answer cannot be one of --choices and of a shape.", exit_code=ExitCode.USAGE)
+        raise SlmError("an answer cannot be one of --choices and in another format.", exit_code=ExitCode.USAGE)
     if template != TemplateOptions():
         raise SlmError("several --choices take the prompt as words, with {name} in it.", exit_code=ExitCode.USAGE)
 

@@ -44,7 +44,7 @@ def several_of(
 
 def settled(
     several: BestOfOptions | None,
-    shape: "ResponseFormat | None",
+    response_format: "ResponseFormat | None",
     sampler: "SamplerSettings",
     *,
     is_remote: bool,
@@ -54,7 +54,7 @@ def settled(
         return None
     from slmchat.generation.best_of import best_of
 
-    return best_of(several.best_of or 1, several.vote, shape, sampler, is_remote=is_remote)
+    return best_of(several.best_of or 1, several.vote, response_format, sampler, is_remote=is_remote)
 
 
 def elected(

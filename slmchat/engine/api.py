@@ -361,6 +361,10 @@ class Result:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+TextOrTokens = str | tuple[int, ...]
+"""What an embedder takes: a text, or the ids of its tokens in the model's vocabulary, marks around them included."""
+
+
 @dataclass(frozen=True, slots=True)
 class Embedding:
     """A text as a vector of length 1, and its tokens with the marks around them (0: not told)."""
@@ -372,7 +376,7 @@ class Embedding:
 class Embedder(Protocol):
     """What turns texts into vectors. Not for two threads at once, except `cancel`."""
 
-    def run(self, texts: Iterator[str]) -> Iterator[Embedding | SlmError]:
+    def run(self, texts: Iterator[TextOrTokens]) -> Iterator[Embedding | SlmError]:
         """A vector for each text, in order, or the error that it failed with. Raises `SlmError` for what ends all."""
         ...
 

@@ -35,6 +35,7 @@ from slmchat.engine.api import (
     SessionSettings,
     StreamPool,
     TextLogits,
+    TextOrTokens,
 )
 from slmchat.engine.crash_markers import CrashMarker
 from slmchat.engine.crash_markers import Ended as Ended
@@ -177,7 +178,7 @@ class _GuardedEmbedder:
         self._embedder = embedder
         self._guard = guard
 
-    def run(self, texts: Iterator[str]) -> Iterator[Embedding | SlmError]:
+    def run(self, texts: Iterator[TextOrTokens]) -> Iterator[Embedding | SlmError]:
         return self._guard.watch(self._embedder.run(texts))
 
     def cancel(self) -> None:

@@ -248,5 +248,5 @@ def _time(running: list[_Running], threads: int, deadline: Deadline) -> None:
 
 def refused() -> SlmError:
     """llama.cpp does not do what is asked of it, and says why."""
-    said = next(iter(reversed(native.log_lines())), "no reason given")
+    said = native.last_said()
     return SlmError(f"the speed of this device could not be measured: {said}.", exit_code=ExitCode.BUG)

@@ -21,7 +21,7 @@ from slmchat.errors import SlmError
 class Vote(StrEnum):
     """What answers are compared by."""
 
-    VALUE = "value"  # an answer with a shape: what it says
+    VALUE = "value"  # an answer in a given format: what it says
     NUMBER = "number"  # the last number in it, as solutions of mathematical problems are compared
     TEXT = "text"  # its words, whatever the case, the white space and the full stop
     LOGPROB = "logprob"  # not at all: the most probable one counts
@@ -29,8 +29,8 @@ class Vote(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AnswerCandidate:
-    """One of the answers. `value`: what it says where it has a shape. `mean_logprob`: the mean natural logarithm of the
-    probability of its tokens, without a thought; None where it is not told. `error`: why there is no answer."""
+    """One of the answers. `value`: what it says where it has a format. `mean_logprob`: the mean natural logarithm of
+    the probability of its tokens, without a thought; None where it is not told. `error`: why there is no answer."""
 
     seed: int
     text: str = ""

@@ -39,10 +39,10 @@ ONE = BestOf()
 
 
 def best_of(
-    n: int, vote: str | None, shape: ResponseFormat | None, sampler: SamplerSettings, *, is_remote: bool
+    n: int, vote: str | None, response_format: ResponseFormat | None, sampler: SamplerSettings, *, is_remote: bool
 ) -> BestOf:
-    """What `--best-of N` and `--vote` ask for. `vote` None: an answer with a shape by what it says, free text by its
-    probability. `is_remote`: an endpoint is asked for probabilities only where they decide, as some refuse.
+    """What `--best-of N` and `--vote` ask for. `vote` None: an answer in a given format by what it says, free
+    text by its probability. `is_remote`: an endpoint is asked for probabilities only where they decide, as some refuse.
 
     Raises `SlmError` (USAGE): an unknown vote, or one that does not suit; a sampler that gives the same each time.
     """
@@ -50,9 +50,9 @@ def best_of(
         return ONE
     if vote is not None and vote not in [known.value for known in Vote]:
         raise SlmError(f"--vote cannot be '{vote}'.", hint="value, number, text or logprob", exit_code=ExitCode.USAGE)
-    if vote == Vote.VALUE and shape is None:
+    if vote == Vote.VALUE and response_format is None:
         raise SlmError(
-            "--vote value compares answers of a given shape.",
+            "--vote value compares answers in a given format.",
             hint="with --fields, --schema, --regex or --grammar; or --vote text; for numbers: --vote number",
             exit_code=ExitCode.USAGE,
         )
@@ -63,7 +63,7 @@ def best_of(
             hint="--temp 0.8 with --best-of; or one answer, without it",
             exit_code=ExitCode.USAGE,
         )
-    chosen = Vote(vote) if vote is not None else Vote.LOGPROB if shape is None else Vote.VALUE
+    chosen = Vote(vote) if vote is not None else Vote.LOGPROB if response_format is None else Vote.VALUE
     return BestOf(n, chosen, has_logprobs=chosen is Vote.LOGPROB or not is_remote)
 
 
@@ -77,7 +77,7 @@ class Candidates:
         prompt: Prompt,
         sampler: SamplerSettings,
         limits: Limits,
-        shape: ResponseFormat | None,
+        response_format: ResponseFormat | None,
         *,
         keeps_space: bool,
         is_sanitized: bool = True,
@@ -96,7 +96,7 @@ class Candidates:
         self._limits = limits
         self._samplers = [self._sampler(sampler, number) for number in range(asked.n)]
         self._attempts: list[Attempts[Response] | None] = [
-            None if shape is None else Attempts(shape, each, limits) for each in self._samplers
+            None if response_format is None else Attempts(response_format, each, limits) for each in self._samplers
         ]
         self._made: dict[int, Completion | SlmError] = {}
         self.last: Completion | None = None  # of those that came, also when it was not right

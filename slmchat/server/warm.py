@@ -16,7 +16,8 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.warm.codec import decode, encode
 from slmchat.engine.warm.engine import EVENTS, WarmModel, error_as_record
 from slmchat.errors import ExitCode, SlmError
-from slmchat.server.served_model import ServedModel
+from slmchat.server.on_demand import OnDemand
+from slmchat.server.served_model import ServedWeights
 
 # A line of a request: a prompt of a hundred thousand tokens is some MB.
 _MOST_LINE = 64 * 1024 * 1024
@@ -30,13 +31,14 @@ class WarmDoor:
 
     def __init__(
         self,
-        model: ServedModel,
+        model: Callable[[], OnDemand[ServedWeights]],
         name: str,
         options: tuple[str, ...],
         status: Callable[[], Mapping[str, Any]],
         stop: Callable[[], None],
     ) -> None:
-        """`options`: what the server computes with, as `WarmModel` has it. `status`: what it says of itself."""
+        """`model` raises `SlmError` where nothing chats. `options`: what the server computes with, as `WarmModel` has
+        it. `status`: what it says of itself."""
         self._model = model
         self._name = name
         self._options = options
@@ -71,19 +73,19 @@ class WarmDoor:
             yield {"stop": True}
             self._stop()
         elif "count" in asked:
-            with self._model.used() as loaded:
+            with self._model().used() as loaded:
                 yield {"count": loaded.opened.count(decode(Prompt, asked["count"]))}
         else:
             wanted = asked["generate"]
             prompt, limits = decode(Prompt, wanted["prompt"]), decode(Limits, wanted["limits"])
             sampler = decode(SamplerSettings, wanted["sampler"])
-            with self._model.used() as loaded:
+            with self._model().used() as loaded:
                 session = loaded.queue.session(lambda: _is_gone(made))
                 for event in session.generate(prompt, sampler, limits):
                     yield {_NAMES[type(event)]: encode(event)}
 
     def _loaded_model(self) -> WarmModel:
-        with self._model.used() as loaded:
+        with self._model().used() as loaded:
             return WarmModel(loaded.queue.n_ctx, loaded.opened.engine.info)
 
 

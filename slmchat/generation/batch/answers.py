@@ -85,17 +85,19 @@ class Completions:
         }
 
 
-class ShapedCompletions:
-    """Completions of a given shape, checked; one that is cut off or not right is asked for once more."""
+class StructuredCompletions:
+    """Completions in a given format, checked; one that is cut off or not right is asked for once more."""
 
     n_each = 1
 
-    def __init__(self, shape: ResponseFormat, sampler: SamplerSettings, limits: Limits, *, is_sanitized: bool) -> None:
-        self._shape = shape
+    def __init__(
+        self, response_format: ResponseFormat, sampler: SamplerSettings, limits: Limits, *, is_sanitized: bool
+    ) -> None:
+        self._format = response_format
         self._sampler = sampler
         self._limits = limits
         self._completions = Completions(
-            sampler, shape.limits(limits), is_raw=not shape.thinks_first, is_sanitized=is_sanitized
+            sampler, response_format.limits(limits), is_raw=not response_format.thinks_first, is_sanitized=is_sanitized
         )
         self._attempts: dict[int, Attempts[dict[str, Any]]] = {}  # of the rows that are under way
 
@@ -106,7 +108,7 @@ class ShapedCompletions:
 
     def requests(self, number: int, prompt: Prompt) -> Sequence[Request]:
         """The first attempt."""
-        attempts = self._attempts[number] = Attempts(self._shape, self._sampler, self._limits)
+        attempts = self._attempts[number] = Attempts(self._format, self._sampler, self._limits)
         return (Request(number, prompt, attempts.sampler, attempts.limits),)
 
     def record(self, done: Result, prompt: Prompt) -> dict[str, Any] | Request:
@@ -128,12 +130,12 @@ class ShapedCompletions:
 
 
 class ElectedCompletions:
-    """The best of several answers to each row (best_of.py), free text or of a given shape."""
+    """The best of several answers to each row (best_of.py), free text or of a given response_format."""
 
     def __init__(
         self,
         asked: BestOf,
-        shape: ResponseFormat | None,
+        response_format: ResponseFormat | None,
         sampler: SamplerSettings,
         limits: Limits,
         *,
@@ -142,10 +144,10 @@ class ElectedCompletions:
     ) -> None:
         self.n_each = asked.n
         self._asked = asked
-        self._shape = shape
+        self._shape = response_format
         self._sampler = sampler
         self._limits = limits
-        self._is_raw = is_raw if shape is None else not shape.thinks_first
+        self._is_raw = is_raw if response_format is None else not response_format.thinks_first
         self._is_sanitized = is_sanitized
         self._under_way: dict[int, Candidates] = {}
 

@@ -57,13 +57,14 @@ def recipe_of(
     template: PromptFile | None,
     sampler: SamplerSettings,
     options: GenerationOptions,
-    shape: ResponseFormat | None,
+    response_format: ResponseFormat | None,
     answer: tuple[ChoiceOptions, BestOfOptions],
 ) -> Recipe:
     """The recipe of a batch, from what was given and what it became."""
     prompt = [instruction, field, [[message.role.value, message.text] for message in head]]
     if template is not None:
         prompt.append(template.identity)
+    constraint = response_format and response_format.constraint
     usual = asdict(SamplerSettings())
     choice, several = answer
     given: dict[str, Any] = {name: value for name, value in asdict(sampler).items() if value != usual[name]}
@@ -77,7 +78,7 @@ def recipe_of(
         "lora": [Path(name).name for name in options.lora],
         "raw": options.raw,
         "raw_output": options.raw_output,
-        "shape": shape and fingerprint([shape.constraint.kind.value, shape.constraint.text]),
+        "response_format": constraint and fingerprint([constraint.kind.value, constraint.text]),
         **{name: value for name, value in asdict(choice).items() if name != "choices"},
         **asdict(several),
         "choices": choice.choices[0] if choice.choices else None,
@@ -98,6 +99,6 @@ def check_same(recipe: Recipe, before: Mapping[str, Any], file: Path) -> None:
 
 
 def _option(name: str, before: object) -> str:
-    if name == "shape":
+    if name == "response_format":
         return "another schema, grammar or pattern"
     return f"{name.replace('_', ' ')} {'not given' if before is None else before}"
