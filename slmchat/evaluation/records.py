@@ -67,7 +67,8 @@ class EvalTask:
 
     `fingerprint`: SHA-256 (hexadecimal, 16 digits) of everything that can change a score: another one is another task.
     `system`: the system message, "" for none. `examples`: shown before each item, read once. `max_tokens`: of an
-    answer. `uses_template`: through the model's chat template, where it has one; else as bare text.
+    answer. `uses_template`: through the model's chat template, where it has one; else as bare text. `content_free`:
+    the prompt with inputs that say nothing, where what a model prefers behind them is taken away from its choice.
     """
 
     name: str
@@ -80,7 +81,7 @@ class EvalTask:
     max_tokens: int = 256
     uses_template: bool = True
     normalization: Normalization = Normalization.NONE
-    is_calibrated: bool = False
+    content_free: tuple[str, ...] = ()
     license: str = ""
     source: str = ""
 

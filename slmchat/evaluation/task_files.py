@@ -23,6 +23,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation import answer_checks
 from slmchat.evaluation.numbers import number_in
 from slmchat.evaluation.records import EvalItem, EvalTask, ExpectedCall, Normalization, TaskKind
+from slmchat.generation.classify import CONTENT_FREE
 from slmchat.generation.tools import NAME as TOOL_NAME
 from slmchat.generation.tools import Tool
 from slmchat.text_files import read as read_text
@@ -98,7 +99,7 @@ def load(file: Path, name: str | None = None) -> EvalTask:
         max_tokens=table.get("max_tokens", _MAX_TOKENS),
         uses_template=table.get("template", True),
         normalization=Normalization(table.get("normalize", Normalization.NONE)),
-        is_calibrated=table.get("calibrate", False),
+        content_free=rows.content_free(items) if table.get("calibrate", False) else (),
         license=table.get("license", ""),
         source=table.get("source", ""),
     )
@@ -220,6 +221,12 @@ class _Rows:
             raise _Wrong("there is nothing to ask")
         return prompt
 
+    def content_free(self, items: Sequence[EvalItem]) -> tuple[str, ...]:
+        """The prompt with inputs that say nothing. Raises `SlmError` (USAGE) where choices differ from item to item."""
+        if self._kind is not TaskKind.CHOICES or len({item.choices for item in items}) > 1:
+            self._table.wrong("calibrate", "needs choices that are the same for all items")
+        return tuple(_FIELD.sub(lambda _, text=text: text, self._prompt) for text in CONTENT_FREE)  # type: ignore[misc]
+
     def choices(self, row: Mapping[str, Any]) -> dict[str, Any]:
         choices = row.get("choices", self._table.get("choices", None))
         if not _is_texts(choices) or len(set(choices)) < len(choices) or len(choices) < 2:
@@ -239,7 +246,7 @@ class _Rows:
     def texts(self, row: Mapping[str, Any]) -> dict[str, Any]:
         told = row.get(self._answer)
         answers = [told] if isinstance(told, str) else told
-        if not _is_texts(answers):
+        if not isinstance(answers, list) or not _is_texts(answers):
             raise _Wrong(f"'{self._answer}' must be a text or a list of accepted texts")
         return {"answers": tuple(answers)}
 

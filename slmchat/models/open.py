@@ -186,9 +186,13 @@ class OpenModel:
         """
         return self.engine.open_session(self.session_settings(n_ctx))
 
-    def open_pool(self, n_ctx: int, parallel: int | None = None) -> Pool:
-        """Many windows of `n_ctx` tokens at once, None: as many as pay. Raises `SlmError` (NO_FIT)."""
-        return self.engine.open_pool(self.session_settings(n_ctx), parallel)
+    def open_pool(self, n_ctx: int, parallel: int | None = None, *, is_repeatable: bool = False) -> Pool:
+        """Many windows of `n_ctx` tokens at once, None: as many as pay. `is_repeatable`: as `SessionSettings` has it.
+
+        Raises `SlmError` (NO_FIT).
+        """
+        settings = replace(self.session_settings(n_ctx), is_repeatable=is_repeatable)
+        return self.engine.open_pool(settings, parallel)
 
     def open_stream_pool(self, n_ctx: int, parallel: int | None = None) -> StreamPool:
         """Windows whose answers are read while they come, None: as many as suit. Their states are kept on the disk.
@@ -198,9 +202,9 @@ class OpenModel:
         settings = replace(self.session_settings(n_ctx), store=self._store)
         return self.engine.open_stream_pool(settings, parallel)
 
-    def open_scorer(self, n_ctx: int) -> Pool:
+    def open_scorer(self, n_ctx: int, *, is_repeatable: bool = False) -> Pool:
         """A window for scores of given texts. Raises `SlmError`: NO_FIT, USAGE where the engine has none."""
-        return self.engine.open_scorer(self.session_settings(n_ctx))
+        return self.engine.open_scorer(replace(self.session_settings(n_ctx), is_repeatable=is_repeatable))
 
     def set_adapters(self, adapters: Sequence[Adapter]) -> None:
         """The LoRA adapters of the sessions that are opened from now on."""
