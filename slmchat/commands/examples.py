@@ -45,6 +45,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "sessions rm": ("slm sessions rm 3f2a", "slm sessions rm --all --yes"),
     "serve": ("slm serve", "slm serve smollm2:135m --port 8484", "slm serve --background", "slm serve --stop"),
     "bench": ("slm bench", "slm bench smollm2:135m --depth 0 --depth 4096 --json", "slm bench --plot"),
+    "eval": (
+        "slm eval smollm2:135m",
+        "slm eval gemma3:1b qwen3:0.6b smollm2:1.7b --minutes 15",
+        "slm eval --task mathematics --task mails.toml --limit 20 gemma3:1b",
+        "slm eval --list",
+    ),
     "doctor": ("slm doctor", "slm doctor smollm2:135m"),
     "tune": ("slm tune", "slm tune smollm2:135m", "slm tune --reset"),
     "privacy": ("slm privacy", "slm privacy --check"),

@@ -187,9 +187,13 @@ class OpenModel:
         """
         return self.engine.open_session(self.session_settings(n_ctx))
 
-    def open_pool(self, n_ctx: int, parallel: int | None = None) -> Pool:
-        """Many windows of `n_ctx` tokens at once, None: as many as pay. Raises `SlmError` (NO_FIT)."""
-        return self.engine.open_pool(self.session_settings(n_ctx), parallel)
+    def open_pool(self, n_ctx: int, parallel: int | None = None, *, is_repeatable: bool = False) -> Pool:
+        """Many windows of `n_ctx` tokens at once, None: as many as pay. `is_repeatable`: as `SessionSettings` has it.
+
+        Raises `SlmError` (NO_FIT).
+        """
+        settings = replace(self.session_settings(n_ctx), is_repeatable=is_repeatable)
+        return self.engine.open_pool(settings, parallel)
 
     def open_pool_for(self, n_ctx: int, parallel: int | None, pictures: Sequence[Picture]) -> Pool:
         """As `open_pool`; where these are shown, a pool of one, as no engine here decodes pictures side by side."""
@@ -205,9 +209,9 @@ class OpenModel:
         settings = replace(self.session_settings(n_ctx), store=self._store)
         return self.engine.open_stream_pool(settings, parallel)
 
-    def open_scorer(self, n_ctx: int) -> Pool:
+    def open_scorer(self, n_ctx: int, *, is_repeatable: bool = False) -> Pool:
         """A window for scores of given texts. Raises `SlmError`: NO_FIT, USAGE where the engine has none."""
-        return self.engine.open_scorer(self.session_settings(n_ctx))
+        return self.engine.open_scorer(replace(self.session_settings(n_ctx), is_repeatable=is_repeatable))
 
     def open_text_logits(self, n_ctx: int) -> TextLogits:
         """What tells all logits of a text, in a window of `n_ctx` tokens. Raises `SlmError`: NO_FIT, USAGE where the
