@@ -272,6 +272,15 @@ def _bench(call: CommandCall) -> ExitCode:
     return bench(call[take.ModelName].name, call[BenchOptions], call.settings, call.console)
 
 
+@_command("eval", take.EvalModels, "EvalOptions", seals_itself=True)
+def _eval(call: CommandCall) -> ExitCode:
+    """Measure how good models are in tasks, and how fast. The tasks may be your own."""
+    from slmchat.commands.eval import eval_models
+    from slmchat.options import EvalOptions
+
+    return eval_models(call[take.EvalModels].names or [], call[EvalOptions], call.settings, call.console)
+
+
 @_command("doctor", take.ModelName, take.JsonOption, seals_itself=True)
 def _doctor(call: CommandCall) -> ExitCode:
     """Find what is wrong here or with a model. It says why it matters and what to do."""

@@ -54,6 +54,7 @@ COMMANDS = (
     Reach("serve", "nothing; it is reached by programs of this device, with --host ADDRESS and a key by others", True),
     Reach("embed", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("bench", _NOTHING, True),
+    Reach("eval", "nothing, once the public tasks that were asked for are fetched from the Hub", True),
     Reach("doctor", _NOTHING, True),
     Reach("tune", _NOTHING, True),
     Reach("list", _NOTHING_ELSE, False, takes_endpoint=True),
@@ -194,6 +195,7 @@ def _places(settings: Settings, console: Console) -> list[WrittenPlace]:
         WrittenPlace("messages typed in chat", paths.input_history, _size(paths.input_history), "not written"),
         WrittenPlace("chat settings (/set)", paths.chat_settings, _size(paths.chat_settings), "not written"),
         WrittenPlace("exports (/export)", paths.exports, _size(paths.exports), "written when asked for"),
+        WrittenPlace("evaluations (slm eval)", paths.evaluations, _size(paths.evaluations), "not written"),
         WrittenPlace("the model used last", paths.last_model, _size(paths.last_model), "not written"),
     ]
     states = WrittenPlace(
