@@ -22,7 +22,7 @@ from slmchat.retrieval.chunks import DocumentChunk, TokenCounter, cut
 from slmchat.retrieval.file_tree import MOST_FILES, FoundFile, files_below, resolved
 from slmchat.retrieval.index_schema import SCHEMA
 from slmchat.retrieval.loaders.bounds import Unreadable
-from slmchat.retrieval.loaders.reading import ReadingEnded, DocumentReader, content_of
+from slmchat.retrieval.loaders.reading import DocumentReader, ReadingEnded, content_of
 from slmchat.retrieval.store import IndexedFile, KnownFile, Store, not_indexed
 from slmchat.retrieval.vectors import Vectors, context, similarities
 from slmchat.wording import counted

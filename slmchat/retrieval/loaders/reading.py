@@ -174,7 +174,7 @@ class _Child:
         return self._process.poll() is None
 
     def records(self, content: FileContent, is_cancelled: Callable[[], bool]) -> Iterator[dict[str, Any]]:
-        """What the child finds in this file. Raises `Unreadable`, also when it dies or takes too long; `ReadingEnded`."""
+        """What the child finds in this file. Raises `Unreadable`, also when it dies or is too slow; `ReadingEnded`."""
         threading.Thread(target=self._send, args=(content,), daemon=True, name="document").start()
         begin = heard = monotonic()
         while True:
@@ -192,7 +192,10 @@ class _Child:
             if line is None:
                 continue
             heard = now
-            record = json.loads(line) if line else {"reason": "is damaged"}  # it died: too much memory, a crash
+            if not line:  # it died: too much memory, a crash
+                self.close()
+                raise Unreadable("is damaged")
+            record = json.loads(line)
             if "reason" in record:
                 raise Unreadable(record["reason"])
             if "end" in record:
