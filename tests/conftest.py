@@ -130,6 +130,7 @@ def call_slm(
     """
     from huggingface_hub import constants
 
+    from slmchat.catalog import hub_transfer
     from slmchat.cli import run_cli
     from slmchat.terminal.console import Console
 
@@ -140,7 +141,7 @@ def call_slm(
         mock.patch.dict(os.environ, environ, clear=True),
         mock.patch.object(constants, "HF_HUB_CACHE", str(home / "hf" / "hub")),
         mock.patch("slmchat.models.device_fit.ForDevice.measure_more"),
-        mock.patch("slmchat.catalog.hub_transfer.WAITS", (0.0,) * 4),
+        mock.patch("slmchat.catalog.hub_transfer.WAITS", (0.0,) * len(hub_transfer.WAITS)),
         mock.patch("slmchat.privacy.seal._close", side_effect=AssertionError("this needs a process: run_slm")),
     ):
         code = run_cli(list(map(str, arguments)), Console(*streams, environ))
