@@ -82,6 +82,11 @@ def _run(call: CommandCall) -> ExitCode:
 
         beside = (*wanted, template, replace(output, json=False))
         return fill(own.words or [], generation, beside, infill, call.settings, call.console, is_json=output.json)
+    from slmchat.commands.warm_run import run_warm
+
+    answered = run_warm(own, generation, (*wanted, template, output), call.settings, call.console)
+    if answered is not None:
+        return answered
     from slmchat.commands.run import run
 
     return run(own, generation, wanted, output, template, call.settings, call.console)
