@@ -126,7 +126,7 @@ class DocumentAnswers:
         question = question.strip()
         # 1. What is near enough to be read.
         found = self._search(question, self._top)
-        if not thresholds.is_near(found):
+        if not thresholds.is_near(question, found):
             return Answer(question, passages=tuple(found), refusal="nothing in the documents is about this.")
         passages = self._fitting(question, found)
         self._order.begins_with(passages)
@@ -155,7 +155,7 @@ class DocumentAnswers:
         model = self._generator.opened.model
         texts = tuple(passage.chunk.text for passage in passages)
         if thresholds.is_very_small(model):
-            texts = nearest_sentences(question, texts)
+            texts = nearest_sentences(question, passages)
         rules = QuotationRules(texts, QUOTATIONS, none="")
         prepared = self._prepared(
             prompts.to_quote(question, passages, self._prefix, is_raw=self._options.raw),
