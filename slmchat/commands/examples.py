@@ -18,6 +18,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'slm run --regex "(yes|no)" -f report.txt "Is it finished?"',
         'slm run --choices positive,negative -f review.txt "What is the sentiment?"',
         "slm run --template-file review.txt --var tone=kind -f main.py",
+        'slm run --best-of 5 --vote number "What are 15 % of 80, plus 3?"',
     ),
     "batch": (
         'slm batch --choices positive,negative "What is the sentiment?" < reviews.txt > answers.jsonl',

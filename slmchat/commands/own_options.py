@@ -76,7 +76,6 @@ class RunOptions:
     no_input: bool = _input(
         "--no-input", help="Do not read standard input (for loops that read it themselves).", default=False
     )
-    no_server: bool = option("--no-server", help="Load the model here, also when slm serve has it.", default=False)
 
 
 @dataclass(eq=False, repr=False)

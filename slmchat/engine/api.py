@@ -80,11 +80,13 @@ class Prompt:
     the assistant's: the completion goes on with that text.
     `cache_hints`: other prompts that may be asked later (another question about the same document, say). What they have
     in common with this one is worth keeping; a session need not heed it.
+    `owner`: the conversation whose words it holds, for a `StreamPool`, which keeps states by itself; "": none.
     """
 
     parts: tuple[Part, ...]
     turns: tuple[Turn, ...] = ()
     cache_hints: "tuple[Prompt, ...]" = ()
+    owner: str = ""
 
 
 class ConstraintKind(StrEnum):
@@ -337,6 +339,7 @@ class Request:
     """One of many completions. `id` is the caller's own and comes back in `Result`.
 
     `choices`: nothing is generated, and `Result` has the scores of these texts instead (`Engine.open_scorer`).
+    `n_ctx`: its context window, where that is to be smaller than a `StreamPool` has it.
     """
 
     id: int
@@ -344,6 +347,7 @@ class Request:
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     limits: Limits = field(default_factory=Limits)
     choices: Choices | None = None
+    n_ctx: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,6 +366,10 @@ class Result:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+TextOrTokens = str | tuple[int, ...]
+"""What an embedder takes: a text, or the ids of its tokens in the model's vocabulary, marks around them included."""
+
+
 @dataclass(frozen=True, slots=True)
 class Embedding:
     """A text as a vector of length 1, and its tokens with the marks around them (0: not told)."""
@@ -373,7 +381,7 @@ class Embedding:
 class Embedder(Protocol):
     """What turns texts into vectors. Not for two threads at once, except `cancel`."""
 
-    def run(self, texts: Iterator[str]) -> Iterator[Embedding | SlmError]:
+    def run(self, texts: Iterator[TextOrTokens]) -> Iterator[Embedding | SlmError]:
         """A vector for each text, in order, or the error that it failed with. Raises `SlmError` for what ends all."""
         ...
 
@@ -467,6 +475,11 @@ class StreamPool(Protocol):
     @property
     def report(self) -> str:
         """One line about how it works (how many at once), for `-v`."""
+        ...
+
+    @property
+    def most(self) -> int:
+        """How many requests are worked on at once."""
         ...
 
     @property

@@ -9,7 +9,7 @@ how a conversation goes on (generation/chat_session.py).
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,6 +89,9 @@ class ChatApp:
         self._table = table
         self._hooks = hooks or MessageHooks()
         self.documents = ChatDocuments()
+        # what is done while the user reads and types
+        self.resting: Callable[[ChatApp], AbstractContextManager[None]] = lambda _chat: nullcontext()
+        self.titled: set[str] = set()  # conversations for which the model has been asked for a title
         self.exports = exports or settings.paths.exports
         self.console = console
         self.settings = settings
@@ -137,7 +140,8 @@ class ChatApp:
         while not self._is_leaving:
             text, self.next_text = self.next_text, ""
             try:
-                line = self.editor.read(default=text, sends_typed=self._sends_typed)
+                with self.resting(self):
+                    line = self.editor.read(default=text, sends_typed=self._sends_typed)
             except KeyboardInterrupt:
                 self.console.note("(Ctrl-D or /exit leaves)")
                 continue
@@ -292,7 +296,9 @@ class ChatApp:
         return self.place.find(self.options.model, self.settings, self.console)
 
     def _opened(self, model: BackendModel) -> OpenModel:
-        return OpenModel(model, self.options, self.settings, self.console)
+        return OpenModel(
+            self.place.warmed(model, self.options, self.settings), self.options, self.settings, self.console
+        )
 
     def switch_model(self, model: BackendModel) -> None:
         """Let another model go on, with its own adapters and without the draft model of the one before."""
@@ -311,7 +317,7 @@ class ChatApp:
         if self.recorder is not None:
             self.recorder.flush()
         self.recorder = self.session.conversation.recorder = None
-        self.session.opened.go_private()
+        self.session.go_private()
         self.settings = self.session.opened.settings
         self.editor = self._new_editor()
 
