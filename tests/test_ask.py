@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from ask_samples import write_documents
 from conftest import SMOLLM2, Outcome, run_slm
+from endpoint_server import EndpointServer, stream
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
 MANUAL = """# Pump P-7
@@ -22,6 +23,7 @@ The pump must not run dry. If it does, switch it off and wait for 20 minutes.
 
 The warranty lasts three years and ends when the housing is opened.
 """
+QUOTED = "The filter of the pump is cleaned every six weeks with warm water."
 QUESTION = "How often is the filter of the pump cleaned?"
 
 
@@ -121,6 +123,31 @@ class TestNoise:
         words = [re.sub("DOCS|EMPTY", lambda found: places[found[0]], word) for word in arguments]
         done = ask(*words)
         assert done.code == 2 and said in done.err and done.out == "" and "Traceback" not in done.err
+
+
+@pytest.mark.real
+class TestEndpoint:
+    """A server elsewhere quotes as it likes; what is not in a passage does not count."""
+
+    @pytest.fixture
+    def server(self) -> Iterator[EndpointServer]:
+        with EndpointServer() as running:
+            yield running
+
+    def test_what_is_made_up_is_left_out(self, server: EndpointServer, slm: Ask, manual: Path) -> None:
+        free = f'- "{QUOTED}"\n- "The filter is cleaned every day."'
+        server.script += [stream(free), stream("Every six weeks [1], says ", '"the filter is never cleaned" [2].')]
+        done = slm("ask", "--endpoint", server.url, QUESTION, "-d", manual)
+        assert done.code == 0, done.err
+        answer, _, sources = done.out.partition("\n\n")
+        assert answer == "Every six weeks [1], says the filter is never cleaned."
+        assert sources == f'[1] {manual}, line 5: "{QUOTED}"\n'
+        assert "grammar" not in server.posts[0].body and server.posts[0].body["temperature"] == 0
+
+    def test_nothing_that_is_there_is_no_answer(self, server: EndpointServer, slm: Ask, manual: Path) -> None:
+        server.script.append(stream('"The filter is cleaned every day."'))
+        done = slm("ask", "--endpoint", server.url, QUESTION, "-d", manual)
+        assert (done.code, done.out, len(server.posts)) == (11, "", 1)
 
 
 @pytest.mark.model
