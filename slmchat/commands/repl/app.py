@@ -60,10 +60,12 @@ def usage(message: str, hint: str | None = None) -> SlmError:
 
 @dataclass(frozen=True, slots=True)
 class MessageHooks:
-    """What commands do around a message. `before`: what goes along is attached; `behind`: an answer is there."""
+    """What commands do around a message. `before`: what goes along is attached; `behind`: an answer is there;
+    `resting`: while the user reads it and types the next one."""
 
     before: "Callable[[ChatApp, str], None]" = lambda _chat, _text: None
     behind: "Callable[[ChatApp], None]" = lambda _chat: None
+    resting: "Callable[[ChatApp], AbstractContextManager[None]]" = lambda _chat: nullcontext()
 
 
 class ChatApp:
@@ -89,8 +91,11 @@ class ChatApp:
         self._table = table
         self._hooks = hooks or MessageHooks()
         self.documents = ChatDocuments()
+<<<<<<< HEAD
         # what is done while the user reads and types
         self.resting: Callable[[ChatApp], AbstractContextManager[None]] = lambda _chat: nullcontext()
+=======
+>>>>>>> main
         self.titled: set[str] = set()  # conversations for which the model has been asked for a title
         self.exports = exports or settings.paths.exports
         self.console = console
@@ -140,7 +145,7 @@ class ChatApp:
         while not self._is_leaving:
             text, self.next_text = self.next_text, ""
             try:
-                with self.resting(self):
+                with self._hooks.resting(self):
                     line = self.editor.read(default=text, sends_typed=self._sends_typed)
             except KeyboardInterrupt:
                 self.console.note("(Ctrl-D or /exit leaves)")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from slmchat.commands.ask import tell_of
-from slmchat.commands.repl import enclosures
+from slmchat.commands.repl import enclosures, rest
 from slmchat.commands.repl.app import ChatApp, MessageHooks, usage
 from slmchat.commands.sources import shown_path, smallness, source_lines
 from slmchat.terminal.completion import complete_path, split_words
@@ -66,7 +66,7 @@ def _behind(chat: ChatApp) -> None:
         chat.console.note(line)
 
 
-HOOKS = MessageHooks(_before, _behind)
+HOOKS = MessageHooks(_before, _behind, rest.resting)
 
 
 def complete(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
