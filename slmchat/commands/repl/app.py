@@ -91,11 +91,6 @@ class ChatApp:
         self._table = table
         self._hooks = hooks or MessageHooks()
         self.documents = ChatDocuments()
-<<<<<<< HEAD
-        # what is done while the user reads and types
-        self.resting: Callable[[ChatApp], AbstractContextManager[None]] = lambda _chat: nullcontext()
-=======
->>>>>>> main
         self.titled: set[str] = set()  # conversations for which the model has been asked for a title
         self.exports = exports or settings.paths.exports
         self.console = console

@@ -40,11 +40,7 @@ def chat(
     if options.model is None and options.endpoint is None:
         options, chat_options = _after_first_run(options, chat_options, settings, console)
 
-<<<<<<< HEAD
-    from slmchat.commands.repl import chat_settings, documents, files, rest, saved
-=======
     from slmchat.commands.repl import chat_settings, documents, files, saved
->>>>>>> main
     from slmchat.commands.repl.app import ChatApp
     from slmchat.commands.repl.slash_commands import COMMANDS, greet
     from slmchat.models.backend import open_backend
@@ -53,10 +49,6 @@ def chat(
     exports = files.export_directory(chat_options.export_dir, settings)
     backend = open_backend(options, settings, console, (exports,), WarmServer.find(options, settings))
     room = ChatApp(backend, options, chat_options, settings, console, COMMANDS, documents.HOOKS, exports)
-<<<<<<< HEAD
-    room.resting = rest.resting
-=======
->>>>>>> main
     try:
         chat_settings.take_over(room)
         greet(room)
