@@ -24,7 +24,7 @@ from ask_samples import Question, folded, questions, write_documents
 from slmchat.reporting import LogReporter
 from slmchat.retrieval import answers, thresholds
 from slmchat.retrieval.index import DocumentIndex, Passage
-from slmchat.retrieval.nearest import nearness
+from slmchat.retrieval.nearest import nearest_sentences, nearness
 from slmchat.retrieval.steps import SilentDelegate
 
 GOAL_WRONG = 0.10
@@ -41,6 +41,7 @@ class Row:
     none: float
     is_read: bool  # the right passage was among those that the model has read
     is_right: bool  # a quotation has the answer
+    is_nearest_right: bool  # the sentence nearest by its words has it
     n_quotations: int
     n_verbatim: int
 
@@ -92,10 +93,16 @@ def _row(question: Question, passages: Sequence[Passage], answer: answers.Answer
         max((nearness(question.question, passage.chunk.text) for passage in passages), default=0.0),
         none,
         bool(span) and any(span in text for text in texts),
-        bool(span) and any(span in text or text in span for text in quoted),
+        bool(span) and _is_in(span, quoted),
+        bool(span) and _is_in(span, nearest_sentences(question.question, passages)[:1]),
         len(quoted),
         sum(any(quotation.text in passage.chunk.text for passage in passages) for quotation in answer.quotations),
     )
+
+
+def _is_in(span: str, quoted: Sequence[str]) -> bool:
+    """Whether one of these has the span, or is a piece of it."""
+    return any(span in text or text in span for text in map(folded, quoted))
 
 
 def refused(row: Row, near: float, none: float) -> bool:
@@ -132,6 +139,7 @@ def table(name: str, rows: Sequence[Row]) -> str:
         f"quotations that are verbatim: {verbatim} of {quoted}",
         f"the right passage was read: {sum(row.is_read for row in answered) / len(answered):.0%}",
         f"a quotation has the answer: {sum(row.is_right for row in answered) / len(answered):.0%}",
+        f"the sentence nearest by its words has it: {sum(row.is_nearest_right for row in answered) / len(answered):.0%}",
         f"thresholds found on one half: nearness {near:.2f}, none {none:.4f}",
     ]
     for what, half in (("that half", train), ("the other half", test)):
