@@ -266,10 +266,10 @@ class Model:
         """The answer to a question from documents (files and directories), with quotations that are in them letter by
         letter (docs/ask.md). What is new of them is read first.
 
-        `top`: so many passages are read for the question (1 to 50; None: 5, by a very small model 3). `quotes_only`: the quotations without an answer.
-        Without a temperature the same question has the same answer. Where the documents do not answer it, `refusal`
-        says so, and there is no text. Raises as `complete` does; USAGE too for documents that are not there or cannot
-        be read, INTERRUPTED when it was cancelled while they were.
+        `top`: so many passages are read for the question (1 to 50; None: 5, by a very small model 3). `quotes_only`:
+        the quotations without an answer. Without a temperature the same question has the same answer. Where the
+        documents do not answer it, `refusal` says so, and there is no text. Raises as `complete` does; USAGE too for
+        documents that are not there or cannot be read, INTERRUPTED when it was cancelled while they were.
         """
         refuse_unknown(options, SamplingOptions, "ask")
         self._shared.check_answers()
