@@ -157,6 +157,7 @@ QUIET = (
     (0, "verify", "TINY"),
     (0, "rm", "mine"),
     (2, "embed", "-m", "TINY", "hello"),
+    (2, "ask", "-m", "TINY", "hello"),
     (3, "serve", "--status"),
     (3, "serve", "smollm2:135m", "--port", "0"),
     (0, "docs", "list"),

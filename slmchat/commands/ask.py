@@ -27,7 +27,7 @@ from slmchat.models.open import open_model
 from slmchat.models.warm_server import WarmServer
 from slmchat.options import AskOptions, GenerationOptions
 from slmchat.retrieval.answer_record import answer_record
-from slmchat.retrieval.answers import Answer, DocumentAnswers
+from slmchat.retrieval.answers import TOP, Answer, DocumentAnswers
 from slmchat.retrieval.index import DocumentIndex, IndexReport
 from slmchat.retrieval.opening import open_index
 from slmchat.retrieval.quotations import Quotation
@@ -94,7 +94,7 @@ def _worst(codes: Sequence[ExitCode], last: Answer, questions: Sequence[str], as
     if codes == [ExitCode.NO_ANSWER] and not asked.json:
         raise SlmError(
             last.refusal,
-            hint=f"other words, or more passages: --top {2 * asked.top}; -v tells what was read",
+            hint=f"other words, or more passages: --top {2 * (asked.top or TOP)}; -v tells what was read",
             exit_code=ExitCode.NO_ANSWER,
         )
     for code in (ExitCode.INTERRUPTED, ExitCode.CONTEXT, ExitCode.NO_ANSWER):
