@@ -13,7 +13,6 @@ from slmchat.evaluation.method import Method
 from slmchat.evaluation.records import ModelReport, TaskResult, completed
 from slmchat.evaluation.report_records import as_json, differences
 from slmchat.options import EvalOptions
-from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.scatter import Point, scatter
 from slmchat.terminal.tables import Column
@@ -25,21 +24,28 @@ _HEIGHT, _MOST_WIDTH = 10, 72
 _MOST_NAME = 18
 
 
-def show_tasks(settings: Settings, console: Console, *, is_json: bool) -> ExitCode:
-    """Every task with a name."""
-    known = [task_catalog.built_in(name) for name in task_catalog.SUITE]
+def show_tasks(console: Console, *, is_json: bool) -> ExitCode:
+    """Every task with a name: those that come with slm, and those whose items are fetched from the Hub."""
+    own = [task_catalog.load(name) for name in task_catalog.SUITE]
+    public = [(name, task_catalog.table(name)) for name in task_catalog.PUBLIC]
     if is_json:
-        console.print_json(
-            [
-                {"task": task.name, "kind": task.kind.value, "items": len(task.items), "title": task.title}
-                for task in known
-            ]
-        )
+        told: list[dict[str, object]] = [
+            {"task": task.name, "kind": task.kind.value, "items": len(task.items), "title": task.title, "hub": None}
+            for task in own
+        ]
+        told += [
+            {"task": name, "kind": found.get("kind", ""), "items": None, "title": found.get("title", ""), "hub": hub}
+            for name, found in public
+            for hub in [{**found.values["hub"], "license": found.get("license", "")}]
+        ]
+        console.print_json(told)
         return ExitCode.DONE
-    console.table(
-        (Column("TASK"), Column("ITEMS", rank=1), Column("KIND", rank=2), Column("WHAT", is_prose=True)),
-        [(task.name, f"{len(task.items):,}", task.kind.value, task.title) for task in known],
-    )
+    rows = [(task.name, f"{len(task.items):,}", task.kind.value, task.title, "") for task in own]
+    rows += [
+        (name, "", found.get("kind", ""), found.get("title", ""), found.get("license", "")) for name, found in public
+    ]
+    columns = (Column("TASK"), Column("ITEMS", rank=2), Column("KIND", rank=3), Column("WHAT", is_prose=True))
+    console.table((*columns, Column("FROM THE HUB", rank=1)), rows)
     return ExitCode.DONE
 
 
