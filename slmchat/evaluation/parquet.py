@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slmchat.evaluation.snappy import Broken, decompressed
+from slmchat.evaluation.snappy import decompressed
 from slmchat.evaluation.thrift import CompactReader
 
 _MAGIC = b"PAR1"
 # A page and a file that are larger than this are not of a task.
 _MOST_PAGE = 64 << 20
 _MOST_ROWS = 1_000_000
+_MOST_VALUES = 8_000_000
 
 # parquet.thrift: Type, Encoding, CompressionCodec, PageType, FieldRepetitionType.
 _BOOLEAN, _INT32, _INT64, _FLOAT, _DOUBLE, _BYTE_ARRAY = 0, 1, 2, 4, 5, 6
@@ -30,6 +31,10 @@ _DATA_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = 0, 2, 3
 _OPTIONAL, _REPEATED = 1, 2
 
 _FIXED: Mapping[int, str] = {_INT32: "i", _INT64: "q", _FLOAT: "f", _DOUBLE: "d"}
+
+
+# What a damaged record makes of the reading: a number where a text was, a list that ends too early.
+_WRONG = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, struct.error, zlib.error)
 
 
 class NotReadable(ValueError):
@@ -52,7 +57,9 @@ def rows(data: bytes) -> list[dict[str, Any]]:
     """The rows, each with the values of its columns by name; a list where the column is one. Raises `NotReadable`."""
     try:
         return _rows(data)
-    except (Broken, IndexError, struct.error, zlib.error, UnicodeDecodeError, RecursionError, KeyError) as error:
+    except NotReadable:
+        raise
+    except _WRONG as error:
         raise NotReadable(f"is damaged ({type(error).__name__})") from error
 
 
@@ -185,7 +192,7 @@ def _read_page_v2(
 def _levels(data: bytes, place: int, n: int, most: int) -> tuple[list[int], int]:
     """Levels of a page of the first kind: their length stands before them; none where they would all be 0."""
     if not most:
-        return [0] * n, place
+        return _hybrid(b"", 0, n), place
     (size,) = struct.unpack_from("<I", data, place)
     begin = place + 4
     return _hybrid(data[begin : begin + size], most.bit_length(), n), begin + size
@@ -221,6 +228,8 @@ def _plain(data: bytes, type: int, n: int) -> list[Any]:
 
 def _hybrid(data: bytes, width: int, n: int) -> list[int]:
     """`n` numbers of `width` bits, in runs of equal ones and packed groups of eight."""
+    if not 0 <= n <= _MOST_VALUES:
+        raise NotReadable("has too many values")
     if width == 0:
         return [0] * n
     if width > 32:

@@ -51,4 +51,6 @@ def decompressed(data: bytes, size: int) -> bytes:
                 made += (bytes(made[begin:]) * (length // offset + 1))[:length]
         if len(made) > size:
             raise Broken("more than was stated")
+    if len(made) != size:
+        raise Broken("less than was stated")
     return bytes(made)
