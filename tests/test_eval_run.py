@@ -384,7 +384,7 @@ class TestShown:
     def test_an_interrupted_first_item_shows_no_empty_table(self) -> None:
         console = Console(io.StringIO(), io.StringIO(), io.StringIO(), environ={})
         empty = TaskResult("t", "t", TaskKind.NUMBER, 5, 0.0, (), 0.0)
-        eval_report.show([ModelReport("m", 1, None, (empty,))], None, EvalOptions(), console)  # type: ignore[arg-type]
+        eval_report.show([ModelReport("m", "m", 1, None, (empty,))], None, EvalOptions(), console)  # type: ignore[arg-type]
         assert console.stdout.getvalue() == ""  # type: ignore[attr-defined]
 
 
@@ -417,7 +417,7 @@ class TestStatistics:
     def test_only_items_that_both_have_are_compared(self) -> None:
         def report(name: str, **items: bool) -> ModelReport:
             made = tuple(ItemResult(id, right) for id, right in items.items())
-            return ModelReport(name, 1, None, (TaskResult("t", "t", TaskKind.NUMBER, 9, 0.0, made, 0.0),))
+            return ModelReport(name, name, 1, None, (TaskResult("t", "t", TaskKind.NUMBER, 9, 0.0, made, 0.0),))
 
         (found,) = differences([report("a", x=True, y=False), report("b", y=True, z=True)])
         assert (found.difference.n, found.difference.value) == (1, 1.0)

@@ -70,10 +70,10 @@ def ending(reports: Sequence[ModelReport], file: Path | None, console: Console, 
     """What has to be said at the end, and the exit code."""
     for report in reports:
         if report.error is not None:
-            console.warn(f"{report.model} could not be measured to the end: {report.error.rstrip('.')}.")
+            console.warn(f"{report.label} could not be measured to the end: {report.error.rstrip('.')}.")
         failed = sum(item.error is not None for task in report.tasks for item in task.items)
         if failed:
-            console.warn(f"{report.model}: {counted(failed, 'item')} could not be asked and count as wrong (--json).")
+            console.warn(f"{report.label}: {counted(failed, 'item')} could not be asked and count as wrong (--json).")
     if is_interrupted:
         console.warn("interrupted; this is what was measured until then.")
     if file is not None and (is_interrupted or not completed(reports)):
@@ -85,8 +85,8 @@ def ending(reports: Sequence[ModelReport], file: Path | None, console: Console, 
 
 def _marks(reports: Sequence[ModelReport]) -> list[str]:
     """What stands for each model: its name where all are short, else a letter."""
-    if len(reports) == 1 or (all(len(report.model) <= _MOST_NAME for report in reports) and len(reports) < 4):
-        return [report.model for report in reports]
+    if len(reports) == 1 or (all(len(report.label) <= _MOST_NAME for report in reports) and len(reports) < 4):
+        return [report.label for report in reports]
     return [ascii_uppercase[number % 26] * (1 + number // 26) for number in range(len(reports))]
 
 
@@ -94,8 +94,8 @@ def _show_table(reports: Sequence[ModelReport], console: Console) -> None:
     """Tasks and figures downwards, models side by side."""
     marks = _marks(reports)
     for mark, report in zip(marks, reports, strict=True):
-        if mark != report.model:
-            console.tell(f"{mark}  {report.model}")
+        if mark != report.label:
+            console.tell(f"{mark}  {report.label}")
     first = reports[0].tasks
     rows = [
         (
@@ -187,13 +187,13 @@ def _show_plot(reports: Sequence[ModelReport], console: Console) -> None:
         for line in lines:
             console.print(line)
         if letters != _marks(reports):
-            console.tell(", ".join(f"{letter} {report.model}" for letter, report in zip(letters, reports, strict=True)))
+            console.tell(", ".join(f"{letter} {report.label}" for letter, report in zip(letters, reports, strict=True)))
 
 
 def _sentences(reports: Sequence[ModelReport]) -> Iterator[str]:
     """The same for a screen reader: nothing has to be found by its place."""
     for report in reports:
-        yield f"{report.model}:"
+        yield f"{report.label}:"
         for task in report.tasks:
             if task.score is None:
                 yield f"{task.task}: not measured."
@@ -209,5 +209,5 @@ def _sentences(reports: Sequence[ModelReport]) -> Iterator[str]:
         yield f"Speed: {_speed(report.generation_tps)} tokens a second, prompts {_speed(report.prompt_tps)}."
         if report.memory is not None:
             yield f"Memory: {in_bytes(report.memory)}."
-    for line in list(_remarks(reports, [report.model for report in reports]))[1:]:
+    for line in list(_remarks(reports, [report.label for report in reports]))[1:]:
         yield f"{line}."
