@@ -17,10 +17,9 @@ import typer
 from slmchat import settings
 from slmchat.commands import own_options as take
 from slmchat.commands import process_end
-from slmchat.commands.command_line import Command, CommandCall, program, writes_to_stdout
+from slmchat.commands.command_line import Command, CommandCall, called, program, writes_to_stdout
 from slmchat.commands.own_options import GlobalOptions
 from slmchat.errors import ExitCode, SlmError
-from slmchat.terminal import standard_streams
 from slmchat.terminal.console import Console, console_of_call, current_console
 
 _HELP = "Talk to small language models on your own device."
@@ -59,12 +58,14 @@ def _pull(call: CommandCall) -> ExitCode:
     "GenerationOptions",
     "FormatOptions",
     "ChoiceOptions",
+    "BestOfOptions",
     "InfillOptions",
     seals_itself=True,
 )
 def _run(call: CommandCall) -> ExitCode:
     """Answer one prompt on stdout, or fill in code with --infill."""
     from slmchat.options import (
+        BestOfOptions,
         ChoiceOptions,
         FormatOptions,
         GenerationOptions,
@@ -75,7 +76,7 @@ def _run(call: CommandCall) -> ExitCode:
 
     own, output, template = call[take.RunOptions], call[OutputOptions], call[TemplateOptions]
     generation, infill = call[GenerationOptions], call[InfillOptions]
-    wanted = (call[FormatOptions], call[ChoiceOptions])
+    wanted = (call[FormatOptions], call[ChoiceOptions], call[BestOfOptions])
     if infill.is_asked:
         from slmchat.commands.infill import fill
 
@@ -94,17 +95,34 @@ def _run(call: CommandCall) -> ExitCode:
     "GenerationOptions",
     "FormatOptions",
     "ChoiceOptions",
+    "BestOfOptions",
     seals_itself=True,
 )
 def _batch(call: CommandCall) -> ExitCode:
     """Answer many inputs with one model load. Each of them gets a line of JSON."""
     from slmchat.commands.batch import batch
-    from slmchat.options import BatchOptions, ChoiceOptions, FormatOptions, GenerationOptions, TemplateOptions
+    from slmchat.options import (
+        BatchOptions,
+        BestOfOptions,
+        ChoiceOptions,
+        FormatOptions,
+        GenerationOptions,
+        TemplateOptions,
+    )
 
-    wanted = (call[FormatOptions], call[ChoiceOptions])
+    wanted = (call[FormatOptions], call[ChoiceOptions], call[BestOfOptions])
     template = call[TemplateOptions]
     words = call[take.BatchPrompt].words or []
     return batch(words, call[BatchOptions], call[GenerationOptions], wanted, template, call.settings, call.console)
+
+
+@_command("ask", take.AskedQuestion, "AskOptions", seals_itself=True)
+def _ask(call: CommandCall) -> ExitCode:
+    """Answer a question from documents, with quotations that are in them word by word."""
+    from slmchat.commands.ask import ask
+    from slmchat.options import AskOptions
+
+    return ask(call[take.AskedQuestion], call[AskOptions], call.settings, call.console)
 
 
 @_command("embed", take.EmbedTexts, "EmbedOptions", seals_itself=True)
@@ -300,7 +318,7 @@ def _completion(call: CommandCall) -> ExitCode:
 @_command("help", take.HelpOptions)
 def _help(call: CommandCall) -> ExitCode:
     """Show the help of slm, or of a command."""
-    whole_program()([*(call[take.HelpOptions].words or []), "--help"], **_CALLED)
+    called(whole_program(), [*(call[take.HelpOptions].words or []), "--help"])
     return ExitCode.DONE
 
 
@@ -333,14 +351,9 @@ def _invoke(command: Command, context: typer.Context, given: Mapping[type[Any], 
         from slmchat.models.sandbox import seal
 
         seal(resolved, configures=True)
-    try:
-        if writes_to_stdout(command, given):
-            console.check_stdout()
-        code = int(command.errand(CommandCall(given, resolved, console)))
-        console.flush()
-    except BrokenPipeError:  # before typer sees it, which would make it exit code 1
-        code = _closed_pipe()
-    raise typer.Exit(code)
+    if writes_to_stdout(command, given):
+        console.check_stdout()
+    raise typer.Exit(int(command.errand(CommandCall(given, resolved, console))))
 
 
 def _complete(
@@ -348,32 +361,27 @@ def _complete(
     line: Annotated[str | None, typer.Option("--line")] = None,
 ) -> None:
     """What could stand next: asked by the scripts of `slm completion`, with the words or the line up to the cursor."""
-    import typer.main
-
     from slmchat.commands.completion import complete, lines, split_line
 
     *before, incomplete = words or [""]
     if line is not None:
         before, incomplete = split_line(line)
     console = current_console()
-    known = typer.main.get_command(program_for(before))
-    found = complete(known, before, incomplete, lambda: settings.load(console.environ))
+    found = complete(program_for(before), before, incomplete, lambda: settings.load(console.environ))
     console.write("".join(f"{each}\n" for each in lines(found)))
 
 
 # typer vendors click: its usage errors are the vendored ones, which only typer itself names.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-_CALLED: Mapping[str, Any] = {"prog_name": "slm", "standalone_mode": False}
-
 
 @functools.cache
-def whole_program() -> typer.Typer:
+def whole_program() -> Any:
     """The command line with all of its commands."""
     return program(_root, _ROOT_TAKES, COMMANDS.values(), _invoke, help=_HELP, epilog=_EPILOG)
 
 
-def program_for(arguments: Sequence[str]) -> typer.Typer:
+def program_for(arguments: Sequence[str]) -> Any:
     """The command line with nothing but the command that is called: all options of all commands take 10 ms.
 
     The whole of it where help is asked for before a name, or the name is that of a group or unknown.
@@ -381,9 +389,7 @@ def program_for(arguments: Sequence[str]) -> typer.Typer:
     before = list(itertools.takewhile(lambda word: word.startswith("-"), arguments))
     name = arguments[len(before)] if len(before) < len(arguments) else None
     if name == "__complete":
-        app = program(_root, _ROOT_TAKES, (), _invoke)
-        app.command(name, hidden=True)(_complete)
-        return app
+        return program(_root, _ROOT_TAKES, (), _invoke, {name: _complete})
     called = [COMMANDS[name]] if name in COMMANDS else []
     if (not called and "--version" not in before) or {"-h", "--help"} & set(before):
         return whole_program()
@@ -449,7 +455,11 @@ def _in_the_world_of(console: Console) -> Iterator[None]:
 
 def _run_cli(arguments: Sequence[str], console: Console) -> int:
     try:
-        return int(program_for(arguments)(list(arguments), **_CALLED) or 0)
+        code = called(program_for(arguments), arguments)
+        console.flush()
+        return code
+    except BrokenPipeError:  # the reader has gone (`slm … | head -1`): end quietly
+        return int(ExitCode.DONE)
     except SlmError as error:
         return _failed(console, error)
     except _UsageError as error:
@@ -475,11 +485,9 @@ def _failed(console: Console, error: SlmError) -> int:
 
 
 def _usage(error: Any, arguments: Sequence[str]) -> SlmError:
-    import typer.main
-
     from slmchat.commands.usage_errors import explained
 
-    return explained(error, arguments, getattr(typer.main.get_command(whole_program()), "commands", {}))
+    return explained(error, arguments, whole_program().commands)
 
 
 def _bug(error: Exception) -> SlmError:
@@ -491,9 +499,3 @@ def _bug(error: Exception) -> SlmError:
         hint="SLM_DEBUG=1 shows where; please report it",
         exit_code=ExitCode.BUG,
     )
-
-
-def _closed_pipe() -> int:
-    """The reader has gone: end quietly. What Python still holds in its buffer must not be flushed at exit."""
-    standard_streams.give_up(sys.stdout)
-    return int(ExitCode.DONE)

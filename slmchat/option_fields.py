@@ -8,6 +8,7 @@ from dataclasses import Field, field
 from enum import StrEnum
 from typing import Any
 
+from slmchat.errors import ExitCode, SlmError
 from slmchat.ranges import Range
 
 _REQUIRED: Any = object()
@@ -22,7 +23,7 @@ class OptionGroup(StrEnum):
     CONVERSATION = "Conversation"
     MEASUREMENT = "Measurement"
     SAMPLING = "Sampling"
-    SHAPE = "Shape of the answer"
+    FORMAT = "Response format"
     INFILL = "Infill of code"
     OUTPUT = "Output"
     DEVICE = "Device"
@@ -53,6 +54,16 @@ def range_of(item: "Field[Any]") -> Range | None:
     """The numbers that a field of an options record accepts; None: it is no number, or any will do."""
     low, high = item.metadata.get("min"), item.metadata.get("max")
     return None if low is None or high is None else Range(low, high)
+
+
+def number_or_auto(given: str | None, flag: str, within: Range) -> int | None:
+    """The value of an option that is `auto` or a number; None for auto. Raises `SlmError` (USAGE)."""
+    if given in (None, "auto"):
+        return None
+    number = int(given) if given.isascii() and given.isdecimal() and len(given) < 20 else -1
+    if not within.holds(number):
+        raise SlmError(f"{flag} cannot be '{given}'.", hint=f"auto, or {within}", exit_code=ExitCode.USAGE)
+    return number
 
 
 def argument(metavar: str, help: str = "", default: Any = _REQUIRED) -> Any:

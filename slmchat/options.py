@@ -19,7 +19,7 @@ _input = partial(option, group=OptionGroup.INPUT)
 _conversation = partial(option, group=OptionGroup.CONVERSATION)
 _measurement = partial(option, group=OptionGroup.MEASUREMENT)
 _sampling = partial(option, group=OptionGroup.SAMPLING)
-_shape = partial(option, group=OptionGroup.SHAPE)
+_format = partial(option, group=OptionGroup.FORMAT)
 _infill = partial(option, group=OptionGroup.INFILL)
 _output = partial(option, group=OptionGroup.OUTPUT)
 _device = partial(option, group=OptionGroup.DEVICE)
@@ -121,6 +121,7 @@ class GenerationOptions:
         "--device", help="GPUs to use, as slm doctor names them, separated by commas; none: no GPU.", metavar="NAME"
     )
     force: bool = _model("--force", help="Go on although the model does not fit this device's memory.", default=False)
+    no_server: bool = _model("--no-server", help="Load the model here, also when slm serve has it.", default=False)
     kv_type: str | None = _device("--kv-type", help="Type of the KV cache.", metavar="f16|q8_0|q4_0")
     on_overflow: str | None = _input(
         "--on-overflow", help="When the prompt does not fit: fail, or trim and say what was cut.", metavar="fail|trim"
@@ -272,6 +273,49 @@ class EmbedOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class AskOptions:
+    """What `slm ask` takes."""
+
+    documents: list[str] = _input(
+        "-d",
+        "--documents",
+        help="File or directory to answer from (repeatable); without one, everything in the index.",
+        metavar="PATH",
+        default=[],
+    )
+    top: int = _input("--top", help="Passages that the model reads.", metavar="N", default=5, within=ranges.PASSAGES)
+    reindex: bool = _input("--reindex", help="Read the documents again, changed or not.", default=False)
+    quotes_only: bool = _output("--quotes-only", help="The quotations alone, without an answer.", default=False)
+    json: bool = _output("--json", help="One JSON object for each question.", default=False)
+    model: str | None = _same("model")
+    endpoint: str | None = _same("endpoint")
+    system: str | None = _same("system")
+    temperature: float | None = _sampling(
+        "--temp",
+        help="Temperature; without it 0: the same question has the same answer.",
+        within=ranges.SAMPLER["temperature"],
+        metavar="X",
+    )
+    top_k: int | None = _same("top_k")
+    top_p: float | None = _same("top_p")
+    min_p: float | None = _same("min_p")
+    repeat_penalty: float | None = _same("repeat_penalty")
+    seed: int | None = _same("seed")
+    max_tokens: int | None = _same("max_tokens")
+    stop: list[str] = _same("stop")
+    think: str | None = _same("think")
+    think_budget: int | None = _same("think_budget")
+    raw: bool = _same("raw")
+    lora: list[str] = _same("lora")
+    ctx: int | None = _same("ctx")
+    threads: int | None = _same("threads")
+    gpu_layers: str | None = _same("gpu_layers")
+    device: str | None = _same("device")
+    kv_type: str | None = _same("kv_type")
+    force: bool = _same("force")
+
+
+@dataclass(frozen=True, slots=True)
 class ServeOptions:
     """What `slm serve` takes."""
 
@@ -283,7 +327,7 @@ class ServeOptions:
         default="127.0.0.1",
     )
     socket: str | None = _server(
-        "--socket", help="Unix socket instead of the usual one, by which slm run finds the server.", metavar="PATH"
+        "--socket", help="Unix socket instead of the usual one, where run, batch and chat look.", metavar="PATH"
     )
     parallel: str | None = _server(
         "--parallel", help="Answers at once: auto, or a number.", metavar="auto|N", default="auto"
@@ -322,15 +366,15 @@ class ServeOptions:
 class FormatOptions:
     """What the answer has to look like; `run` and `batch` share it. At most one of them."""
 
-    json_output: bool = _shape("--json-output", help="The answer is JSON: an object or an array.", default=False)
-    schema: str | None = _shape(
+    json_output: bool = _format("--json-output", help="The answer is JSON: an object or an array.", default=False)
+    schema: str | None = _format(
         "--schema", help="The answer is JSON of this JSON Schema: a file, - (stdin) or the schema.", metavar="SCHEMA"
     )
-    fields: str | None = _shape(
+    fields: str | None = _format(
         "--fields", help='A schema in short: "name, age int, tags[], mood enum(good|bad)?".', metavar="FIELDS"
     )
-    grammar: str | None = _shape("--grammar", help="The answer follows the GBNF grammar in FILE.", metavar="FILE")
-    regex: str | None = _shape("--regex", help="The answer matches PATTERN as a whole.", metavar="PATTERN")
+    grammar: str | None = _format("--grammar", help="The answer follows the GBNF grammar in FILE.", metavar="FILE")
+    regex: str | None = _format("--regex", help="The answer matches PATTERN as a whole.", metavar="PATTERN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,20 +412,38 @@ class TemplateOptions:
 class ChoiceOptions:
     """One of some given texts; `run` and `batch` share it. None means: not given."""
 
-    choices: list[str] = _shape(
+    choices: list[str] = _format(
         "--choices",
         help="Answer with one of these, by the model's own probabilities; several questions: NAME=A,B,... for each.",
         default=[],
         metavar="A,B,...",
     )
-    threshold: float | None = _shape(
+    threshold: float | None = _format(
         "--threshold", help="Answer 'unsure' when no choice is as probable as P.", within=ranges.SHARE, metavar="P"
     )
     logprobs: bool = _output(
         "--logprobs", help="JSON has the probability of each token, and the likeliest ones at its place.", default=False
     )
-    calibrate: bool | None = _shape(
+    calibrate: bool | None = _format(
         "--calibrate/--no-calibrate", help="Take away what the model prefers without any input (it is done)."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BestOfOptions:
+    """Several answers of which one counts; `run` and `batch` share it. None means: not given."""
+
+    best_of: int | None = _sampling(
+        "--best-of",
+        help="N answers side by side, of which one counts: that of the majority, of free text the most probable.",
+        within=ranges.BEST_OF,
+        metavar="N",
+    )
+    vote: str | None = _sampling(
+        "--vote",
+        help="What the answers of --best-of are compared by: the last number in them, their text, what an answer "
+        "in a given format says, or their probability.",
+        metavar="number|text|value|logprob",
     )
 
 

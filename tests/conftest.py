@@ -8,21 +8,32 @@ import atexit
 import functools
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import fork_server
 import pytest
 
+if TYPE_CHECKING:
+    import openai
+    from fake_engine import FakeEngine
+    from serving import Serving
+
 SMOLLM2 = "smollm2:135m@Q4_1"
 GEMMA3_BASE = "gemma3:270m-pt@Q4_K_M"
+
+# Tests start many programs: they compile slm once, also where the one who runs the tests wants no bytecode.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Two workers that compute at once: llama.cpp's threads wait by spinning, each against the other's (docs/performance.md,
 # threads), and a token takes a hundred times as long. So a worker, and every program that it tests, computes with one
@@ -38,6 +49,16 @@ if os.environ.get("PYTEST_XDIST_WORKER"):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for _number in (signal.SIGHUP, signal.SIGTERM) if sys.platform != "win32" else ():
     signal.signal(_number, signal.SIG_DFL)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A file whose tests are all left out (`-m "not real and …"`) is not imported: half of the imports of all."""
+    wanted = config.option.markexpr
+    if collection_path.suffix != ".py" or not re.fullmatch(r"not \w+( and not \w+)*", wanted):
+        return None
+    marks = re.search(r"^pytestmark = (\[[^\]]*\]|.*)", collection_path.read_text(encoding="utf-8"), re.MULTILINE)
+    found = set(re.findall(r"pytest\.mark\.(\w+)", marks[1])) if marks else set()
+    return bool(found & set(re.findall(r"not (\w+)", wanted))) or None
 
 
 @dataclass(frozen=True)
@@ -140,6 +161,24 @@ def slm(home: Path) -> Callable[..., Outcome]:
         return run_slm(*arguments, home=home, **options)  # type: ignore[arg-type]
 
     return call
+
+
+@pytest.fixture
+def server(engine: "FakeEngine", tmp_path: Path) -> Iterator["Serving"]:
+    """`slm serve` in this process, over the engine of the tests."""
+    from serving import serving
+
+    with serving(engine, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def client(server: "Serving") -> Iterator["openai.OpenAI"]:
+    """A client of the server that nobody here wrote; servers of some tests have the key."""
+    import openai
+
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="secret", max_retries=0) as made:
+        yield made
 
 
 def _cache() -> Path:

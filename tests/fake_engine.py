@@ -21,6 +21,7 @@ from slmchat.engine.api import (
     Score,
     SessionSettings,
     Timings,
+    TokenLogprob,
     Usage,
 )
 from slmchat.engine.sampler import SamplerSettings
@@ -49,6 +50,7 @@ class FakeEngine:
     # what a pool says to a prompt, and in which order it is done with the requests that it holds
     answer: Callable[[str], str | SlmError] = lambda prompt: "yes"
     score: Callable[[str, str], Score] = lambda prompt, text: Score((-1.0,) * len(text.split()))
+    logprob: Callable[[str], float] = lambda word: -1.0  # of each word of a pool's answers, where it is asked for
     n_held: int = 1
     pick: Callable[[int], int] = lambda n_held: 0
     stream_pool: "FakeStreamPool | None" = None  # the one that was opened last
@@ -191,7 +193,9 @@ class FakePool:
         finish = Finish(
             reason, Usage(len(prompt), 0, len(words)), Timings(0.1, 0.1, 0.1), request.sampler.seed or 1, ()
         )
-        return Result(request.id, said if reason is FinishReason.STOP else "".join(words), finish)
+        is_told = request.limits.top_logprobs is not None
+        logprobs = tuple(TokenLogprob(word, self.engine.logprob(word)) for word in words if is_told)
+        return Result(request.id, said if reason is FinishReason.STOP else "".join(words), finish, logprobs=logprobs)
 
     def resubmit(self, request: Request) -> None:
         self.held.insert(0, request)

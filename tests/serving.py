@@ -19,11 +19,14 @@ from fake_engine import FakeEngine, Ready
 from slmchat import settings as settings_module
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.models.backend import LocalModel
+from slmchat.models.embedding import installed_embedding_models, open_installed_embedding
 from slmchat.models.open import OpenModel
 from slmchat.options import GenerationOptions
 from slmchat.server import listeners
-from slmchat.server.app import Access, Server
-from slmchat.server.served_model import ServedModel
+from slmchat.server.app import Access, ServedModels, Server
+from slmchat.server.embedders import Embedders
+from slmchat.server.on_demand import OnDemand
+from slmchat.server.served_model import ServedWeights, weights_of
 
 NAME = "fake:1b@Q4_K_M"
 
@@ -84,7 +87,7 @@ class Serving:
     port: int
     path: Path
     notes: Notes
-    model: ServedModel
+    model: OnDemand[ServedWeights]
     thread: threading.Thread
     opened: list[OpenModel] = field(default_factory=list)
 
@@ -151,11 +154,17 @@ def serving(
         opened.append(OpenModel(chosen, options, settings, notes, is_remembered=False))  # type: ignore[arg-type]
         return opened[-1]
 
-    served = ServedModel(open_model, n_ctx=options.ctx, parallel=parallel, keep_alive_s=keep_alive_s)
+    served = OnDemand(lambda: weights_of(open_model(), options.ctx, parallel), keep_alive_s)
+    embedders = Embedders(
+        lambda installed: open_installed_embedding(installed, options, settings, notes),  # type: ignore[arg-type]
+        lambda: installed_embedding_models(settings, notes),  # type: ignore[arg-type]
+        keep_alive_s,
+    )
+    models = ServedModels(NAME if model is None else model.key, served, embedders)
     path = tmp_path / "s" / "socket"
     made = [listeners.on_tcp("127.0.0.1", 0), listeners.on_unix(path)]
     access = Access(frozenset(("localhost", "127.0.0.1")), origins, key)
-    server = Server(made, served, NAME if model is None else model.key, access, notes)  # type: ignore[arg-type]
+    server = Server(made, models, access, notes)  # type: ignore[arg-type]
     thread = threading.Thread(target=server.serve)
     thread.start()
     try:

@@ -24,7 +24,7 @@ from slmchat.generation.batch.progress import Progress
 from slmchat.generation.batch.recipe import Recipe, check_same, recipe_of
 from slmchat.generation.batch.records import Expected, RecordWriter, Window, open_output, read_begun
 from slmchat.generation.batch.rows import Row
-from slmchat.options import ChoiceOptions, GenerationOptions
+from slmchat.options import BestOfOptions, ChoiceOptions, GenerationOptions
 from slmchat.terminal.console import Console
 
 
@@ -208,7 +208,7 @@ class TestRecipe:
         def made(**given: Any) -> Recipe:
             options = GenerationOptions(**given)
             sampler = SamplerSettings().with_values(options.sampler_values())
-            return recipe_of("tiny", "x", None, [], None, sampler, options, None, ChoiceOptions())
+            return recipe_of("tiny", "x", None, [], None, sampler, options, None, (ChoiceOptions(), BestOfOptions()))
 
         assert made(threads=3, force=True, kv_type="f16", device="none") == made()
         assert made().options == {}

@@ -440,7 +440,9 @@ class TestCommands:
 def test_the_first_run_offers_a_model_pulls_it_and_the_chat_begins(home: Path) -> None:
     with Terminal([], home=home) as terminal:
         terminal.wait_for(r"Nothing is installed yet\. This device has .* of memory")
-        terminal.wait_for(r"(\S+) is recommended: the .*\nPull which one\? \[1-(\d) or a name; Enter: \1; q leaves\]")
+        terminal.wait_for(
+            r"(\S+) is recommended: (?:the|it) .*\nPull which one\? \[1-(\d) or a name; Enter: \1; q leaves\]"
+        )
         offered = re.findall(r"^[ *]+(\d)  (\S+) ", terminal.everything, flags=re.M)
         assert offered[-1][1] == "smollm2:135m"
         terminal.enter("9")

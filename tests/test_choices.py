@@ -333,7 +333,10 @@ class TestProgram:
             (["--choices", "a=b,c", "--choices", "d,e"], "'d,e' has no name"),
             (["--choices", "a=b,c", "--choices", "a=d,e"], "the question a stands there twice"),
             (["--choices", "a=b,c", "--choices", "d=e"], "there must be 2 to 1,000 of them, not 1"),
-            (["--choices", "a=b,c", "--choices", "d=e,f", "--regex", "x"], "cannot be one of --choices and of a shape"),
+            (
+                ["--choices", "a=b,c", "--choices", "d=e,f", "--regex", "x"],
+                "cannot be one of --choices and in another format",
+            ),
         ],
     )
     def test_several_questions_need_names(
@@ -356,7 +359,7 @@ class TestProgram:
         ("arguments", "says"),
         [
             (["--choices", "a,a"], "stands there twice"),
-            (["--choices", "a,b", "--regex", "x"], "cannot be one of --choices and of a shape"),
+            (["--choices", "a,b", "--regex", "x"], "cannot be one of --choices and in another format"),
             (["--threshold", "0.5"], "needs --choices"),
             (["--choices", "a,b", "--threshold", "2"], "--threshold"),
         ],

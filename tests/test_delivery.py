@@ -69,10 +69,10 @@ def test_a_block_without_its_end_is_open(text: str, is_open: bool) -> None:
 class Desk:
     """A delivery with what came out of it."""
 
-    def __init__(self, *, is_shaped: bool = False, **options: Any) -> None:
+    def __init__(self, *, is_structured: bool = False, **options: Any) -> None:
         self.out, self.err = io.StringIO(), io.StringIO()
         console = Console(io.StringIO(), self.out, self.err, environ={})
-        self._writer = OutputWriter(OutputOptions(**options), console, is_structured=is_shaped, is_raw_output=False)
+        self._writer = OutputWriter(OutputOptions(**options), console, is_structured=is_structured, is_raw_output=False)
 
     def give(self, text: str, reason: FinishReason = FinishReason.STOP, *, discard_partial: bool = False) -> int:
         completion = Completion(text, None, "", reason, Usage(1, 0, 1), Timings(0.1, 0.1, 0.1), 1)
@@ -120,8 +120,8 @@ def test_what_contradicts_itself_is_refused() -> None:
     with pytest.raises(SlmError, match="cannot be combined") as caught:
         Desk(extract=True, extract_last=True)
     assert caught.value.exit_code is ExitCode.USAGE
-    with pytest.raises(SlmError, match="a given shape"):
-        Desk(extract=True, is_shaped=True)
+    with pytest.raises(SlmError, match="a given format"):
+        Desk(extract=True, is_structured=True)
 
 
 def test_a_file_is_replaced_and_keeps_its_mode_and_its_link(tmp_path: Path) -> None:
@@ -161,11 +161,11 @@ def test_an_answer_that_is_not_right_leaves_the_file_as_it_was(tmp_path: Path, t
 def test_an_interrupted_answer_goes_to_stdout_and_the_file_stays(tmp_path: Path) -> None:
     file = tmp_path / "answer"
     file.write_text("old")
-    desk, shaped = Desk(output=str(file)), Desk(output=str(file), is_shaped=True)
+    desk, structured = Desk(output=str(file)), Desk(output=str(file), is_structured=True)
     assert desk.give("half an ans", FinishReason.INTERRUPTED) == 0
     assert (file.read_text(), desk.out.getvalue()) == ("old", "half an ans\n")
-    shaped.give('{"a": ', FinishReason.INTERRUPTED, discard_partial=True)
-    assert (file.read_text(), shaped.out.getvalue()) == ("old", "")
+    structured.give('{"a": ', FinishReason.INTERRUPTED, discard_partial=True)
+    assert (file.read_text(), structured.out.getvalue()) == ("old", "")
 
 
 def test_a_pipe_is_written_and_not_replaced(tmp_path: Path) -> None:

@@ -51,8 +51,9 @@ LINES = {
     "tune": True,
     "privacy": True,
     "completion bash": True,
+    "__complete run --": True,
 }
-CASES = {"plain": "", "in and err": "02", "out": "1", "all": "012", "full out": "/1", "full err": "/2"}
+CASES = {"plain": "", "in and err": "02", "out": "1", "all": "012", "full out": "/1", "full err": "/2", "gone": "|1"}
 
 # Every line in every case, in a fork each: Python starts once. What a shell does is done to the descriptors, and what
 # Python makes of them at its start.
@@ -79,6 +80,11 @@ for line in lines:
                 full = os.open("/dev/full", os.O_WRONLY)
                 os.dup2(full, int(case[1]))
                 os.close(full)
+            elif case.startswith("|"):
+                reader, writer = os.pipe()
+                os.close(reader)
+                os.dup2(writer, int(case[1]))
+                os.close(writer)
             else:
                 for number in map(int, case):
                     os.close(number)
@@ -122,6 +128,8 @@ def test_every_command_with_every_stream_closed_or_full(home: Path, tmp_path: Pa
                 assert (code, err.splitlines()[-2]) == (10, "slm: standard output is closed."), what
             elif name == "all" and is_answer:
                 assert code == 10, what
+            elif name == "gone":  # as `slm … | head -1` when head has ended
+                assert code == (0 if out else plain) and err == found[f"{line}|plain"][2], what
             elif name == "full out" and out:
                 assert (code, "standard output cannot be written: no space left" in err) == (10, True), what
         assert set(found[f"{line}|in and err"][1].splitlines()) >= set(out.splitlines()[:1]), line
@@ -171,12 +179,9 @@ def test_a_warning_is_told_apart_from_an_error() -> None:
 
 
 def _page(name: str, columns: int) -> list[str]:
-    import typer.main
-
-    command = typer.main.get_command(cli.whole_program())
-    path = "slm"
+    path, command = "slm", cli.whole_program()
     for word in name.split():
-        path, command = f"{path} {word}", command.commands[word]  # type: ignore[attr-defined]
+        path, command = f"{path} {word}", command.commands[word]
     with command.make_context(path, [], resilient_parsing=True) as context:
         return list(page(command, context, columns))
 
@@ -191,7 +196,7 @@ def test_help_fits_the_window(columns: int) -> None:
 @pytest.mark.slow
 def test_long_help_is_in_groups_and_short_help_is_not() -> None:
     run = _page("run", 80)
-    order = ["Model:", "Input:", "Sampling:", "Shape of the answer:", "Output:", "Device:", "General:"]
+    order = ["Model:", "Input:", "Sampling:", "Response format:", "Output:", "Device:", "General:"]
     assert [line for line in run if line in order] == order and "Options:" not in run
     assert "Options:" in _page("show", 80) and "General:" not in _page("show", 80)
     for name in EXAMPLES:

@@ -107,7 +107,6 @@ import signal, threading
 from queue import SimpleQueue
 from slmchat.terminal import interrupts
 interrupts.listen()
-interrupts.watch()
 press = lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 cancelled = []
 def cancel():

@@ -65,13 +65,13 @@ class TestEngine:
     def test_they_are_the_models_own_whatever_the_sampler_does(self, engine: llama.LlamaEngine) -> None:
         hot = SamplerSettings(temperature=5.0, top_k=0, top_p=1.0, min_p=0.0, repeat_penalty=2.0, seed=3)
         held = Constraint(ConstraintKind.REGEX, "x+")
-        greedy, sampled, shaped = (
+        greedy, sampled, structured = (
             _generated(engine, Limits(1, top_logprobs=3, constraint=constraint), sampler)[0].logprobs[0]
             for sampler, constraint in ((GREEDY, None), (hot, None), (GREEDY, held))
         )
-        assert len({greedy.text, sampled.text, shaped.text}) == 3
-        assert greedy.alternatives == sampled.alternatives == shaped.alternatives
-        assert sampled.logprob < greedy.logprob and shaped.logprob < greedy.logprob
+        assert len({greedy.text, sampled.text, structured.text}) == 3
+        assert greedy.alternatives == sampled.alternatives == structured.alternatives
+        assert sampled.logprob < greedy.logprob and structured.logprob < greedy.logprob
 
     def test_of_a_pool_as_of_a_session(self, engine: llama.LlamaEngine) -> None:
         limits = Limits(8, top_logprobs=2)

@@ -162,6 +162,23 @@ class TestEqualTexts:
         assert _n_equal(second, _alone(engine, _prompts(3, OTHER))) >= 2
 
 
+class TestTwins:
+    def test_prompts_that_come_several_times_are_read_once_each(
+        self, engine: llama.LlamaEngine, open_pool: Open
+    ) -> None:
+        """Answers of which the best counts: rows that share a beginning, each of them three times."""
+        prompts = [prompt for prompt in _prompts(4) for _ in range(3)]
+        expected = _alone(engine, prompts)
+        found = _results(open_pool(engine, 6).run(_requests(prompts)))
+        assert _n_equal(found, expected) >= 10
+        is_recurrent = engine.info.architecture == "mamba"  # its state is copied whole or not at all
+        n_whole = sum(
+            each.finish is not None and each.finish.usage.cached_tokens == each.finish.usage.prompt_tokens - 1
+            for each in found.values()
+        )
+        assert n_whole >= (0 if is_recurrent else 8)
+
+
 class TestEnds:
     def test_every_reason_to_end(self, plain: llama.LlamaEngine, open_pool: Open) -> None:
         (text,) = _alone(plain, [_plain(HEAD)])

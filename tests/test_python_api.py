@@ -151,7 +151,7 @@ class TestComplete:
             ({"max_tokens": 0}, "max_tokens must be a whole number from 1 to 10,000,000."),
             ({"temperature": "warm"}, "temperature must be a number from 0 to 10."),
             ({"seed": 2**32}, "seed must be a whole number from 0 to 4,294,967,294."),
-            ({"regex": "a", "json": True}, "regex and json cannot be combined: an answer has one shape."),
+            ({"regex": "a", "json": True}, "regex and json cannot be combined: an answer has one format."),
             ({"schema": {"type": {1}}}, "the schema is not valid JSON"),
             ({"schema": "{"}, "the schema is not valid JSON"),
             ({"fields": ""}, ""),
@@ -197,7 +197,7 @@ class TestComplete:
         assert _refused(lambda: model.complete("What?", images=[b"no picture"])).exit_code is ExitCode.DAMAGED
 
 
-class TestShapes:
+class TestResponseFormats:
     def test_the_value_comes_parsed(self, model: Model, engine: FakeEngine) -> None:
         engine.replies = [('{"name":', ' "Ann", "age": 3}'), ("yes",), ("[1]",)]
         assert model.complete("Who?", fields="name, age int").value == {"name": "Ann", "age": 3}
@@ -259,7 +259,7 @@ class TestShapes:
         error = _refused(lambda: model.complete("Hi", schema=schema))  # type: ignore[arg-type]
         assert (error.exit_code, error.message.startswith(said)) == (ExitCode.USAGE, True), error.message
 
-    def test_a_shape_can_be_streamed_and_is_tried_once(self, model: Model, engine: FakeEngine) -> None:
+    def test_a_format_can_be_streamed_and_is_tried_once(self, model: Model, engine: FakeEngine) -> None:
         engine.replies = [('{"a":', " 1}"), ("may", "be"), ("next",)]
         stream = model.stream("Hi", json=True)
         assert list(stream) == ['{"a":', " 1}"]
@@ -1045,7 +1045,10 @@ class TestRealWeights:
             "run", "-m", SMOLLM2, "--choices", "positive,negative", "--json", question, home=model_home, stdin=text
         )
         record = json.loads(done.out)
-        assert (found.label, found.probabilities) == (record["completion"], pytest.approx(record["probabilities"]))
+        assert (found.label, found.probabilities) == (
+            record["completion"],
+            pytest.approx(record["probabilities"], abs=1e-6),
+        )
         assert found.label == "positive"
         assert real.complete("Hi", max_tokens=1).finish_reason == "length"
 

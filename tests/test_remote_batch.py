@@ -1,4 +1,4 @@
-"""`slm batch --endpoint`: requests side by side with a bound, busy and failing servers, order; shapes over there."""
+"""`slm batch --endpoint`: requests side by side with a bound, busy and failing servers, order; formats over there."""
 
 import json
 import signal
@@ -197,7 +197,7 @@ SCHEMA = (
 )
 
 
-class TestShapes:
+class TestResponseFormats:
     """What an endpoint is asked for, and what is refused before anything is sent."""
 
     def _body(self, owner: str, constraint: Constraint, *, is_bare: bool = False) -> dict[str, Any]:

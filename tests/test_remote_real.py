@@ -116,7 +116,7 @@ def test_a_bare_prompt_and_a_stop_sequence(server: str, model_home: Path, home: 
     assert there.out == here.out and there.out.strip()
 
 
-def test_rows_of_a_shape_are_those_of_the_local_engine(server: str, model_home: Path, home: Path) -> None:
+def test_rows_in_a_format_are_those_of_the_local_engine(server: str, model_home: Path, home: Path) -> None:
     asked = ("batch", "--temp", "0", "--fields", "name, age int", "Who is it?")
     rows = "Ann Miller is 34.\nBob Stone is 7 years old.\n"
     here = run_slm(*asked, "-m", SMOLLM2, "--parallel", "1", home=model_home, stdin=rows)

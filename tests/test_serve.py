@@ -26,12 +26,6 @@ def engine() -> FakeEngine:
     return FakeEngine(replies=[["Hel", "lo"]])
 
 
-@pytest.fixture
-def server(engine: FakeEngine, tmp_path: Path) -> Iterator[Serving]:
-    with serving(engine, tmp_path) as made:
-        yield made
-
-
 def endless(word: str = "on ") -> Any:
     return itertools.repeat(word)
 

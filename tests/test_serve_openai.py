@@ -16,6 +16,8 @@ from slmchat import settings as settings_module
 from slmchat.models.backend import LocalBackend, LocalModel
 from slmchat.options import GenerationOptions
 
+pytestmark = pytest.mark.real
+
 
 class Pet(pydantic.BaseModel):
     name: str
@@ -30,12 +32,6 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def server(engine: FakeEngine, tmp_path: Path) -> Iterator[Serving]:
     with serving(engine, tmp_path, key="secret") as made:
-        yield made
-
-
-@pytest.fixture
-def client(server: Serving) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="secret", max_retries=0) as made:
         yield made
 
 
@@ -122,7 +118,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, Lo
         yield made, model
 
 
-@pytest.mark.real
 class TestTinyModel:
     """llama.cpp itself, with a model so small that it knows nothing."""
 

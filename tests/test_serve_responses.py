@@ -1,15 +1,15 @@
 """`/v1/responses` of `slm serve`, asked by the `openai` package."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
 import pydantic
 import pytest
 from fake_engine import FakeEngine
-from serving import NAME, Serving, serving
+from serving import NAME, Serving
+
+pytestmark = pytest.mark.real
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
 WEATHER: Any = {
@@ -22,18 +22,6 @@ WEATHER: Any = {
 @pytest.fixture
 def engine() -> FakeEngine:
     return FakeEngine(replies=[["Hel", "lo"]])
-
-
-@pytest.fixture
-def server(engine: FakeEngine, tmp_path: Path) -> Iterator[Serving]:
-    with serving(engine, tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def client(server: Serving) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
 
 
 def test_a_text(client: openai.OpenAI, engine: FakeEngine) -> None:

@@ -393,28 +393,28 @@ class TestFields:
         assert "--fields cannot be read" in caught.value.message
 
 
-class TestShape:
-    def _shape(self, **options: Any) -> structured.ResponseFormat:
+class TestResponseFormat:
+    def _format(self, **options: Any) -> structured.ResponseFormat:
         made = structured_options.response_format_of(FormatOptions(**options))
         assert made is not None
         return made
 
-    def test_no_option_no_shape(self) -> None:
+    def test_no_option_no_format(self) -> None:
         assert structured_options.response_format_of(FormatOptions()) is None
 
-    def test_two_shapes_are_one_too_many(self) -> None:
+    def test_two_formats_are_one_too_many(self) -> None:
         with pytest.raises(SlmError, match=r"--json-output and --regex cannot be combined"):
-            self._shape(json_output=True, regex="a")
+            self._format(json_output=True, regex="a")
 
     def test_a_value_is_checked_again(self) -> None:
-        shape = self._shape(fields="a int")
-        assert shape.value('{"a": 1}', FinishReason.STOP) == {"a": 1}
+        wanted = self._format(fields="a int")
+        assert wanted.value('{"a": 1}', FinishReason.STOP) == {"a": 1}
         for text in ('{"a": "1"}', '{"a": 1', "{}", "[]"):
             with pytest.raises(SlmError) as caught:
-                shape.value(text, FinishReason.STOP)
+                wanted.value(text, FinishReason.STOP)
             assert caught.value.exit_code is ExitCode.UNSATISFIED
         with pytest.raises(SlmError, match="cut off"):
-            shape.value('{"a": 1}', FinishReason.LENGTH)
+            wanted.value('{"a": 1}', FinishReason.LENGTH)
 
     @pytest.mark.parametrize(
         ("text", "says"),
@@ -426,34 +426,34 @@ class TestShape:
     )
     def test_json_that_others_would_read_differently(self, text: str, says: str) -> None:
         with pytest.raises(SlmError, match=says):
-            self._shape(json_output=True).value(text, FinishReason.STOP)
+            self._format(json_output=True).value(text, FinishReason.STOP)
 
     def test_notes_say_what_is_left_to_the_end_and_what_has_no_effect(self) -> None:
-        shape = self._shape(schema='{"type": "array", "uniqueItems": true, "maxitems": 3}')
-        assert shape.notes[0] == "only checked at the end: uniqueItems"
-        assert '"maxitems"' in shape.notes[1]
+        wanted = self._format(schema='{"type": "array", "uniqueItems": true, "maxitems": 3}')
+        assert wanted.notes[0] == "only checked at the end: uniqueItems"
+        assert '"maxitems"' in wanted.notes[1]
 
     def test_one_of_several_right_answers_is_not_oneOf(self) -> None:
-        shape = self._shape(schema='{"oneOf": [{"type": "integer"}, {"type": "number"}]}')
+        wanted = self._format(schema='{"oneOf": [{"type": "integer"}, {"type": "number"}]}')
         with pytest.raises(SlmError, match="exactly one of the schemas of oneOf"):
-            shape.value("3", FinishReason.STOP)
+            wanted.value("3", FinishReason.STOP)
 
     def test_an_expression_is_matched_again(self) -> None:
-        shape = self._shape(regex="[ab]+")
-        assert shape.value("abba", FinishReason.STOP) == "abba"
+        wanted = self._format(regex="[ab]+")
+        assert wanted.value("abba", FinishReason.STOP) == "abba"
         with pytest.raises(SlmError, match="does not match"):
-            shape.value("abc", FinishReason.STOP)
+            wanted.value("abc", FinishReason.STOP)
 
     @pytest.mark.parametrize("text", ["{", '{"type": "nul"}', "/no/such/file"])
     def test_a_schema_that_is_none(self, text: str) -> None:
         with pytest.raises(SlmError) as caught:
-            self._shape(schema=text)
+            self._format(schema=text)
         assert caught.value.exit_code is ExitCode.USAGE
 
     def test_the_model_is_told_the_names_of_the_fields(self) -> None:
-        shape = self._shape(fields="name, mood enum(good|bad): how they feel")
-        assert shape.instruction == "Answer with JSON that has these fields: name, mood (how they feel; good or bad)."
-        assert self._shape(schema='{"enum": ["a"]}').instruction == ""
+        wanted = self._format(fields="name, mood enum(good|bad): how they feel")
+        assert wanted.instruction == "Answer with JSON that has these fields: name, mood (how they feel; good or bad)."
+        assert self._format(schema='{"enum": ["a"]}').instruction == ""
 
     @pytest.mark.parametrize(
         ("schema", "told"),
@@ -492,5 +492,5 @@ class TestShape:
             ),
         ],
     )
-    def test_the_model_is_told_the_shape_wherever_it_stands(self, schema: Any, told: str) -> None:
+    def test_the_model_is_told_the_format_wherever_it_stands(self, schema: Any, told: str) -> None:
         assert structured.of_schema(schema).instruction == told

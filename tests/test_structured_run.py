@@ -1,4 +1,4 @@
-"""Shaped answers of the real engine: whatever the weights want, what comes out is right, or it is exit code 8."""
+"""Structured answers of the real engine: whatever the weights want, what comes out is right, or it is exit code 8."""
 
 import json
 import random
@@ -53,9 +53,9 @@ def session(tiny_path: Path) -> Iterator[llama.LlamaSession]:
 
 
 def _generated(
-    session: llama.LlamaSession, shape: Constraint, sampler: SamplerSettings, max_tokens: int = 250
+    session: llama.LlamaSession, wanted: Constraint, sampler: SamplerSettings, max_tokens: int = 250
 ) -> tuple[str, Finish]:
-    events = list(session.generate(Prompt((Part("word"),)), sampler, Limits(max_tokens, constraint=shape)))
+    events = list(session.generate(Prompt((Part("word"),)), sampler, Limits(max_tokens, constraint=wanted)))
     finish = events[-1]
     assert isinstance(finish, Finish)
     return "".join(event.text for event in events if isinstance(event, Chunk)), finish
@@ -67,11 +67,11 @@ class TestEngine:
         for seed in range(18):
             rng = random.Random(seed)
             schema = with_references(rng) if seed % 7 == 0 else random_schema(rng)
-            shape = structured.of_schema(schema)
+            wanted = structured.of_schema(schema)
             sampler = SamplerSettings(temperature=1.0, top_k=(0, 40)[seed % 2], seed=seed)
-            text, finish = _generated(session, shape.constraint, sampler)
+            text, finish = _generated(session, wanted.constraint, sampler)
             if finish.reason is FinishReason.STOP:
-                shape.value(text, finish.reason)
+                wanted.value(text, finish.reason)
                 n_right += 1
             else:
                 assert finish.reason is FinishReason.LENGTH, described(schema)
@@ -81,7 +81,7 @@ class TestEngine:
         self, session: llama.LlamaSession, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The grammar sees 8 candidates, then 30, then all; the text is that of a grammar which sees all at once."""
-        shape = structured.of_schema({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]})
+        wanted = structured.of_schema({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]})
 
         def texts(widths: tuple[int, ...]) -> list[str]:
             monkeypatch.setattr(constraint, "_WIDTHS", widths)
@@ -91,7 +91,7 @@ class TestEngine:
                 )
                 for temperature, top_k, min_p in ((0.0, 40, 0.05), (0.9, 40, 0.05), (1.5, 5, 0.0), (0.8, 20, 0.3))
             ]
-            return [_generated(session, shape.constraint, each, 60)[0] for each in settings]
+            return [_generated(session, wanted.constraint, each, 60)[0] for each in settings]
 
         few = texts((8, 30))
         assert few == texts((100_000, 100_001))
@@ -101,8 +101,8 @@ class TestEngine:
         """To llama.cpp's grammar a control token is its spelling, and a cut character is followed by anything."""
         for seed in range(12):
             sampler = SamplerSettings(temperature=10.0, top_k=0, top_p=1.0, min_p=0.0, seed=seed)
-            shape = Constraint(ConstraintKind.REGEX, "[^x]{60}")
-            text, finish = _generated(session, shape, sampler)
+            wanted = Constraint(ConstraintKind.REGEX, "[^x]{60}")
+            text, finish = _generated(session, wanted, sampler)
             assert finish.reason is FinishReason.STOP
             assert len(text) == 60
             assert "\ufffd" not in text
@@ -180,7 +180,7 @@ class TestAttempts:
 
     def test_a_list_that_reaches_the_soft_limit_is_asked_for_again_without_it(self) -> None:
         """Cut off without the limit, the first answer counts after all."""
-        shape = structured.of_schema({"type": "array", "items": {"const": 1}})
+        wanted = structured.of_schema({"type": "array", "items": {"const": 1}})
         full, longer = json.dumps([1] * SOFT_ITEMS), json.dumps([1] * (SOFT_ITEMS + 9))
         for second, reason, counts in ((longer, FinishReason.STOP, longer), ("[1, 1", FinishReason.LENGTH, full)):
             answers, capped, kept = [(full, FinishReason.STOP), (second, reason)], [], []
@@ -192,7 +192,7 @@ class TestAttempts:
                 return Response(text, finish=Finish(reason, Usage(1, 0, 1), Timings(1, 1, 1), 0, ()))
 
             answer, value = attempts.generate_valid(
-                shape, SamplerSettings(), Limits(), ask, on_retry=lambda error: None, on_fallback=kept.append
+                wanted, SamplerSettings(), Limits(), ask, on_retry=lambda error: None, on_fallback=kept.append
             )
             assert (answer.text, value) == (counts, json.loads(counts))
             assert capped == [True, False]

@@ -244,6 +244,14 @@ class TestCommands:
         assert suggestions.recommended(suited) == (1, "the most capable of these that answers faster than you read")
         assert suggestions.recommended(suited[:1]) == (0, "the fastest of these")
 
+    def test_what_could_not_be_measured_is_not_taken_for_fast(self) -> None:
+        """A machine that other programs keep busy: not the largest that fits, which may give a word a second."""
+        known = load_registry(None).models
+        names = ("gemma3:12b", "gemma3:4b", "gemma3:1b", "smollm2:135m")
+        suited = [suggestions.Suggestion(known[name], known[name].variants[0]) for name in names]
+        place, why = suggestions.recommended(suited)
+        assert names[place] == "gemma3:1b" and "could not be measured" in why
+
     def test_a_pull_measures_only_to_choose(self, settings: Settings, console: Console, seen: list[str]) -> None:
         pulling = pull_plan.Pulling(
             PullOptions(), settings, console, Library(settings.paths, console.warn),

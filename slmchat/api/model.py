@@ -5,18 +5,21 @@ Refuses to know: how a question becomes an answer (generation/generator.py) and 
 (generation/chat_session.py).
 """
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from os import PathLike
 from typing import Literal, NoReturn, Unpack
 
 from slmchat.api import arguments
 from slmchat.api.chat import Chat, Overflowing
+from slmchat.api.documents import paths_of
 from slmchat.api.options import (
     CompletionOptions,
     ImageSource,
     SamplingOptions,
     choosing_of,
+    n_answers_of,
     refuse_unknown,
     response_format_of,
     top_logprobs_of,
@@ -31,17 +34,21 @@ from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import raw_prompt
+from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
+from slmchat.generation.best_of import best_of
 from slmchat.generation.classify import Classification
 from slmchat.generation.generator import PreparedPrompt
 from slmchat.generation.many import ManyCompletions
 from slmchat.generation.prompt import PromptRequest, thinks
-from slmchat.generation.response import Completion, NullHandler, StreamHandler
+from slmchat.generation.response import Completion, NullHandler, StreamHandler, interrupted
 from slmchat.generation.structured import ResponseFormat
 from slmchat.models.embedding import embedder
 from slmchat.options import GenerationOptions
-from slmchat.ranges import PARALLEL
+from slmchat.ranges import PARALLEL, PASSAGES
+from slmchat.retrieval.answers import TOP, Answer, DocumentAnswers
+from slmchat.retrieval.steps import SilentDelegate
 
 
 class Model:
@@ -104,9 +111,10 @@ class Model:
         last one is an answer, the completion goes on with it.
         `system`: a system message. `images`: files, or the bytes of files, that a model with a projector is shown.
         `raw`: the prompt is continued as it is, without the chat template. `logprobs`: True for those of its tokens,
-        a number (0 to 20) for so many alternatives beside each.
+        a number (0 to 20) for so many alternatives beside each. `best_of`: so many answers side by side, of which the
+        one of the majority counts; the completion's `best_of` has the vote.
         Raises `SlmError`: USAGE for options that cannot be used, CONTEXT when the prompt does not fit into the window,
-        UNSATISFIED when neither of two answers has the shape that was asked for; TypeError for an unknown keyword.
+        UNSATISFIED when neither of two answers is in the format that was asked for; TypeError for an unknown keyword.
         """
         refuse_unknown(options, CompletionOptions, "complete")
         return self._completed(self._question(prompt, messages, system, images, raw, logprobs, options), ModelTurn())
@@ -136,6 +144,7 @@ class Model:
         given = arguments.several(prompts, "prompts", "texts")
         asked, response_format = self._settled(raw, options), response_format_of(options)
         limits = params.limits(asked, top_logprobs_of(logprobs))
+        n_answers, vote = n_answers_of(options)
         arguments.text_or_none(system, "system")
 
         def prepare(number: int) -> PreparedPrompt:
@@ -155,7 +164,7 @@ class Model:
                 sampler,
                 limits,
                 opened.engine.info,
-                response_format,
+                asked=best_of(n_answers, vote, response_format, sampler, is_remote=opened.model.host is not None),
             )
             made = work.run(opened.open_pool(n_ctx, parallel), self._shared.running) if given else []
         return [name_parameters(one) if isinstance(one, SlmError) else one for one in made]
@@ -172,11 +181,12 @@ class Model:
         logprobs: bool | int = False,
         **options: Unpack[CompletionOptions],
     ) -> Stream:
-        """As `complete`, but piece by piece as they come. For an answer with a shape there is no second attempt.
+        """As `complete`, but piece by piece as they come. For an answer in a given format there is no second attempt.
 
         Raises as `complete` does; what goes wrong later is raised where the stream is read.
         """
         refuse_unknown(options, CompletionOptions, "stream")
+        _refuse_several(options, "stream")
         return self._streamed(self._question(prompt, messages, system, images, raw, logprobs, options), ModelTurn())
 
     async def acomplete(self, prompt: str | None = None, **options: Unpack[QuestionOptions]) -> Completion:
@@ -196,6 +206,7 @@ class Model:
         import asyncio
 
         refuse_unknown(options, QuestionOptions, "astream")
+        _refuse_several(options, "astream")
         question, turn = self._question_with(prompt, options), ModelTurn()
         try:
             stream = await asyncio.to_thread(self._streamed, question, turn)
@@ -240,6 +251,47 @@ class Model:
         if found is None:
             raise SlmError("the classification was cancelled.", exit_code=ExitCode.INTERRUPTED)
         return found[0]
+
+    @says_parameters
+    def ask(
+        self,
+        question: str,
+        documents: str | PathLike[str] | Sequence[str | PathLike[str]],
+        *,
+        top: int = TOP,
+        quotes_only: bool = False,
+        system: str | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Answer:
+        """The answer to a question from documents (files and directories), with quotations that are in them letter by
+        letter (docs/ask.md). What is new of them is read first.
+
+        `top`: so many passages are read for the question (1 to 50). `quotes_only`: the quotations without an answer.
+        Without a temperature the same question has the same answer. Where the documents do not answer it, `refusal`
+        says so, and there is no text. Raises as `complete` does; USAGE too for documents that are not there or cannot
+        be read, INTERRUPTED when it was cancelled while they were.
+        """
+        refuse_unknown(options, SamplingOptions, "ask")
+        self._shared.check_answers()
+        if not arguments.text(question, "question").strip():
+            raise SlmError("the question is empty.", exit_code=ExitCode.USAGE)
+        if isinstance(top, bool) or not isinstance(top, int) or not PASSAGES.holds(top):
+            raise SlmError(f"top must be {PASSAGES}.", exit_code=ExitCode.USAGE)
+        arguments.text_or_none(system, "system")
+        paths = paths_of(documents)
+        asked = with_sampling(replace(self._options, temperature=None), options)
+        with self._shared.turns.taken():
+            generator = self._shared.generator
+            answers = DocumentAnswers(
+                generator,
+                self._shared.documents.search_in(paths, self._shared.running),
+                asked,
+                [Message(Role.SYSTEM, system)] if system else [],
+                top=top,
+                is_quoting_only=arguments.flag(quotes_only, "quotes_only"),
+                order=self._shared.documents.order,
+            )
+            return answers.answer(question, SilentDelegate(self._shared.running))
 
     @says_parameters
     def embed(self, texts: str | Sequence[str], *, trim: bool = False) -> list[list[float]]:
@@ -331,6 +383,7 @@ class Model:
             self._settled(raw, options),
             response_format_of(options),
             top_logprobs_of(logprobs),
+            *n_answers_of(options),
         )
 
     def _question_with(self, prompt: str | None, options: QuestionOptions) -> "_Question":
@@ -379,7 +432,35 @@ class Model:
     def _completed(self, question: "_Question", turn: ModelTurn) -> Completion:
         with self._shared.turns.taken(turn):
             prepared = self._prepared(question.request, question.options, question.response_format)
+            if question.n_answers > 1:
+                return self._elected(prepared, question)
             return self._answer(prepared, question, NullHandler())
+
+    def _elected(self, prepared: PreparedPrompt, question: "_Question") -> Completion:
+        opened = self._shared.opened
+        sampler = self._sampler(prepared, question)
+        asked = best_of(
+            question.n_answers,
+            question.vote,
+            question.response_format,
+            sampler,
+            is_remote=opened.model.host is not None,
+        )
+        limits = params.limits(question.options, question.top_logprobs)
+        work = ManyCompletions([lambda: prepared], sampler, limits, opened.engine.info, asked=asked)
+        pool = opened.open_pool_for(self._shared.generator.n_ctx, asked.n, prepared.request.pictures)
+        (made,) = work.run(pool, self._shared.running)
+        if isinstance(made, Completion):
+            return made
+        if made.exit_code is ExitCode.INTERRUPTED:
+            return interrupted(prepared.n_prompt)
+        raise made
+
+    def _sampler(self, prepared: PreparedPrompt, question: "_Question") -> SamplerSettings:
+        opened = self._shared.opened
+        return params.sampler_settings(
+            opened.model, opened.settings, question.options, lambda: prepared.thinks(opened.engine)
+        )
 
     @says_parameters
     def _streamed(self, question: "_Question", turn: ModelTurn) -> Stream:
@@ -396,12 +477,9 @@ class Model:
     def _answer(
         self, prepared: PreparedPrompt, question: "_Question", handler: StreamHandler, *, is_streamed: bool = False
     ) -> Completion:
-        opened = self._shared.opened
         return self._shared.generator.generate(
             prepared,
-            params.sampler_settings(
-                opened.model, opened.settings, question.options, lambda: prepared.thinks(opened.engine)
-            ),
+            self._sampler(prepared, question),
             params.limits(question.options, question.top_logprobs),
             self._shared.delegate(handler, is_streamed=is_streamed),
         )
@@ -415,3 +493,15 @@ class _Question:
     options: GenerationOptions
     response_format: ResponseFormat | None
     top_logprobs: int | None
+    n_answers: int
+    vote: str | None
+
+
+def _refuse_several(options: Mapping[str, object], function: str) -> None:
+    """Raises `SlmError` (USAGE) for several answers where one is shown while it comes."""
+    if options.get("best_of") not in (None, 1):
+        raise SlmError(
+            f"{function} gives an answer while it comes; best_of chooses among whole ones.",
+            hint="complete(..., best_of=N)",
+            exit_code=ExitCode.USAGE,
+        )

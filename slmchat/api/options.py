@@ -22,7 +22,7 @@ from slmchat.generation.classify import ClassificationTask, problem_of
 from slmchat.generation.structured import ResponseFormat
 from slmchat.option_fields import range_of
 from slmchat.options import GenerationOptions
-from slmchat.ranges import GPU_LAYERS, SHARE, Range
+from slmchat.ranges import BEST_OF, GPU_LAYERS, SHARE, Range
 from slmchat.settings import THINK
 
 _SCHEMAS = "a mapping, JSON text, a pydantic class or a dataclass"
@@ -71,7 +71,7 @@ class SamplingOptions(TypedDict, total=False):
     think_budget: int | None
 
 
-class ShapeOptions(TypedDict, total=False):
+class ResponseFormatOptions(TypedDict, total=False):
     """What the answer has to look like; at most one of them (docs/structured.md).
 
     `schema`: a JSON Schema, as a mapping or as JSON text, or a class: pydantic's, or a dataclass. `fields`: a schema in
@@ -86,7 +86,19 @@ class ShapeOptions(TypedDict, total=False):
     json: bool
 
 
-class CompletionOptions(SamplingOptions, ShapeOptions, total=False):
+class SeveralOptions(TypedDict, total=False):
+    """Several answers side by side, of which one counts (not for a stream).
+
+    `best_of`: so many, 1 to 64. `vote`: what they are compared by, "number" (the last one), "text", "value" (what an
+    answer in a format says) or "logprob" (none: the most probable one); None: "value" with a
+    response format, else "logprob".
+    """
+
+    best_of: int | None
+    vote: Literal["number", "text", "value", "logprob"] | None
+
+
+class CompletionOptions(SamplingOptions, ResponseFormatOptions, SeveralOptions, total=False):
     """The keywords of `complete` and `stream`."""
 
 
@@ -168,8 +180,8 @@ def _plain(value: object) -> object:
 
 
 def response_format_of(given: Mapping[str, Any]) -> ResponseFormat | None:
-    """The shape that these `FormatOptions` ask for (others are left out). Raises `SlmError` (USAGE)."""
-    asked = structured.only_one({name: given.get(name) for name in ShapeOptions.__annotations__})
+    """The format that these `ResponseFormatOptions` ask for (others are left out). Raises `SlmError` (USAGE)."""
+    asked = structured.only_one({name: given.get(name) for name in ResponseFormatOptions.__annotations__})
     if asked is None:
         return None
     name, value = asked
@@ -194,6 +206,16 @@ def _schema(given: object) -> Any:
         raise SlmError(error.message, hint=f"schema can be {_SCHEMAS}", exit_code=error.exit_code) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise SlmError(f"the schema is not valid JSON: {error}.", exit_code=ExitCode.USAGE) from error
+
+
+def n_answers_of(given: Mapping[str, Any]) -> tuple[int, str | None]:
+    """How many answers are made, and what they are compared by. Raises `SlmError` (USAGE)."""
+    n, vote = _plain(given.get("best_of")), arguments.text_or_none(given.get("vote"), "vote")
+    if n is not None and not BEST_OF.holds(n):
+        raise SlmError(f"best_of must be {BEST_OF}, or None.", exit_code=ExitCode.USAGE)
+    if vote is not None and n in (None, 1):
+        raise SlmError("vote is between several answers.", hint="with best_of=5", exit_code=ExitCode.USAGE)
+    return (n if isinstance(n, int) else 1), vote
 
 
 def top_logprobs_of(asked: object) -> int | None:

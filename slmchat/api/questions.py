@@ -14,7 +14,7 @@ from slmchat.generation.prompt import PromptRequest
 
 # {"role": "system", "user" or "assistant", "content": a text}
 MessageDict = Mapping[str, str]
-_SHAPE = '{"role": ..., "content": ...}'
+_MESSAGE = '{"role": ..., "content": ...}'
 
 
 class QuestionOptions(CompletionOptions, total=False):
@@ -62,7 +62,7 @@ def question_of(
 
 def messages_of(given: object, *, takes_pairs: bool = False) -> list[Message]:
     """Messages of a program. `takes_pairs`: (role, text) is one, too. Raises `SlmError` (USAGE)."""
-    several = arguments.several(given, "messages", _SHAPE)
+    several = arguments.several(given, "messages", _MESSAGE)
     if takes_pairs:
         several = [
             {"role": one[0], "content": one[1]} if isinstance(one, (tuple, list)) and len(one) == 2 else one
@@ -74,7 +74,7 @@ def messages_of(given: object, *, takes_pairs: bool = False) -> list[Message]:
 def _message(given: object, number: int) -> Message:
     place = f"messages[{number}]"
     if not isinstance(given, Mapping):
-        raise arguments.refused(place, _SHAPE, given)
+        raise arguments.refused(place, _MESSAGE, given)
     unknown = [str(key) for key in given if key not in ("role", "content")]
     if unknown:
         raise _wrong(f"{place} has a key '{unknown[0][:40]}'; there are role and content.")

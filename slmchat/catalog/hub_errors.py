@@ -12,7 +12,7 @@ from slmchat.catalog.untrusted import MalformedAnswer, NotAHub
 from slmchat.errors import ExitCode, SlmError
 from slmchat.redaction import redacted
 
-# What the client stumbles over when an answer has another shape than a Hub's.
+# What the client stumbles over when an answer has another form than a Hub's.
 _WRONG_ANSWERS = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 # The HTTP libraries below the client; not all of their errors have the base class of its transport errors.
 _TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2", "h11")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from slmchat.commands.inputs import prefix_messages, read_text
 from slmchat.commands.run import TOP_LOGPROBS
+from slmchat.commands.several_answers import settled, several_of
 from slmchat.commands.structured_options import response_format_from
 from slmchat.conversation import window
 from slmchat.conversation.messages import Message, Role
@@ -21,19 +22,35 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.sequential_pool import OneByOne
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
-from slmchat.generation.batch.answers import Answers, ChosenTexts, Completions, ShapedCompletions
+from slmchat.generation.batch.answers import (
+    Answers,
+    ChosenTexts,
+    Completions,
+    ElectedCompletions,
+    StructuredCompletions,
+)
 from slmchat.generation.batch.prompts import PromptMaker, check_fields, fields_in
 from slmchat.generation.batch.recipe import Recipe, check_same, recipe_of
 from slmchat.generation.batch.records import Begun, RecordWriter, open_output
 from slmchat.generation.batch.rows import RowSource, open_source
 from slmchat.generation.batch.runner import BatchWork, Rows
+from slmchat.generation.best_of import BestOf
 from slmchat.generation.classify import CONTENT_FREE, ClassificationTask
 from slmchat.generation.prompt import begins_thought, layout, thinks
 from slmchat.generation.prompt_template import PromptFile, prompt_file
 from slmchat.generation.structured import ResponseFormat
 from slmchat.models.backend import open_backend
 from slmchat.models.open import OpenModel
-from slmchat.options import BatchOptions, ChoiceOptions, FormatOptions, GenerationOptions, TemplateOptions
+from slmchat.models.warm_server import WarmLocalModel, WarmServer
+from slmchat.option_fields import number_or_auto
+from slmchat.options import (
+    BatchOptions,
+    BestOfOptions,
+    ChoiceOptions,
+    FormatOptions,
+    GenerationOptions,
+    TemplateOptions,
+)
 from slmchat.privacy.writable_paths import check_file
 from slmchat.ranges import PARALLEL
 from slmchat.settings import Settings
@@ -44,28 +61,32 @@ from slmchat.terminal.piped import telling_when_idle
 # Tokens that one row and its completion may take when nobody says so: enough for a page or two.
 _N_CTX = 4096
 
-_MOST_PARALLEL = int(PARALLEL.high)
+# Rows that a server of this user gets at once: as many connections are made before the seal.
+_MOST_AT_A_SERVER = 8
 
 
 def batch(
     words: Sequence[str],
     batch: BatchOptions,
     options: GenerationOptions,
-    wanted: tuple[FormatOptions, ChoiceOptions],
+    wanted: tuple[FormatOptions, ChoiceOptions, BestOfOptions],
     template_options: TemplateOptions,
     settings: Settings,
     console: Console,
 ) -> ExitCode:
     """Answer every input. Raises `SlmError` when the batch as a whole cannot go on; what is written stays whole."""
     is_trimmed = params.overflow_choice(options) == "trim"
-    n_parallel = _parallel(batch)
+    n_parallel = number_or_auto(batch.parallel, "--parallel", PARALLEL)
     options = params.with_persona(options, settings)
     thinking = params.thinking_of(options, settings)
+    several = several_of(wanted)
     descriptor = _open_output(
         batch, options.files, console
     )  # before the seal: it may lie where a sealed process cannot open it
-    backend = open_backend(options, settings, console)
-    response_format, task = response_format_from(*wanted, is_stdin_taken=not options.files or "-" in options.files)
+    needs_own = bool(wanted[1].choices) or wanted[2].best_of is not None
+    server = None if needs_own else WarmServer.find(options, settings, _MOST_AT_A_SERVER)
+    backend = open_backend(options, settings, console, server=server)
+    response_format, task = response_format_from(*wanted[:2], is_stdin_taken=not options.files or "-" in options.files)
     for note in response_format.notes if response_format else ():
         console.note(note)
     instruction = " ".join(words)
@@ -84,7 +105,9 @@ def batch(
         _check_pictures(instruction, template, task)
         model.check_vision(settings)
     prefix = prefix_messages(options, settings)
-    opened = OpenModel(model, options, settings, console)
+    opened = OpenModel(backend.warmed(model, options, settings), options, settings, console)
+    if has_pictures or not _has_room_for(opened, n_parallel):
+        opened.load_here()
     engine = opened.engine
     n_ctx = _window(opened)
     lay_out = layout(
@@ -113,10 +136,11 @@ def batch(
     limits = params.with_thinking(
         params.limits(options, top_logprobs), thinking, engine.info.architecture, is_raw=options.raw
     )
-    answers = ChosenTexts(task) if task else _answers(sampler, options, response_format, limits)
+    asked = settled(several, response_format, sampler, is_remote=model.host is not None)
+    answers = ChosenTexts(task) if task else _answers(sampler, options, response_format, limits, asked)
     rows = Rows(source, prompts, answers, is_echoed=not batch.no_echo)
     recipe = recipe_of(
-        model.label, instruction, batch.input_field, prefix, template, sampler, options, response_format, wanted[1]
+        model.label, instruction, batch.input_field, prefix, template, sampler, options, response_format, wanted[1:]
     )
     begun = None
     if descriptor is not None:
@@ -192,32 +216,34 @@ def _answers(
     options: GenerationOptions,
     response_format: ResponseFormat | None,
     limits: Limits,
+    asked: BestOf | None,
 ) -> Answers:
     is_sanitized = not options.raw_output
+    if asked is not None:
+        return ElectedCompletions(
+            asked, response_format, sampler, limits, is_raw=options.raw, is_sanitized=is_sanitized
+        )
     if response_format is not None:
-        return ShapedCompletions(response_format, sampler, limits, is_sanitized=is_sanitized)
+        return StructuredCompletions(response_format, sampler, limits, is_sanitized=is_sanitized)
     return Completions(sampler, limits, is_raw=options.raw, is_sanitized=is_sanitized)
+
+
+def _wanted_window(opened: OpenModel) -> int:
+    return opened.options.ctx or opened.settings.n_ctx or min(opened.trained_context_length, _N_CTX)
 
 
 def _window(opened: OpenModel) -> int:
     """The context window of each row in tokens; 0: the endpoint does not tell its own."""
-    options, trained = opened.options, opened.trained_context_length
     if not opened.engine.info.has_exact_counts:
-        return trained
-    wanted = options.ctx or opened.settings.n_ctx or min(trained, _N_CTX)
-    return opened.window(wanted, least=None if options.ctx else window.MIN_COMPLETION_TOKENS)
+        return opened.trained_context_length
+    return opened.window(_wanted_window(opened), least=None if opened.options.ctx else window.MIN_COMPLETION_TOKENS)
 
 
-def _parallel(options: BatchOptions) -> int | None:
-    """`--parallel`: None for auto."""
-    given = options.parallel or "auto"
-    if given == "auto":
-        return None
-    if not given.isdecimal() or not 1 <= int(given) <= _MOST_PARALLEL:
-        raise SlmError(
-            f"--parallel cannot be '{given}'.", hint=f"auto, or 1 to {_MOST_PARALLEL}", exit_code=ExitCode.USAGE
-        )
-    return int(given)
+def _has_room_for(opened: OpenModel, n_parallel: int | None) -> bool:
+    """Whether a server that has the model works on so many rows at once, in windows as large as they are here."""
+    if not isinstance(opened.model, WarmLocalModel):
+        return True
+    return (n_parallel or 1) <= opened.model.engine.most and opened.has_room_in_server(_wanted_window(opened))
 
 
 def _open_output(options: BatchOptions, files: Sequence[str], console: Console) -> int | None:

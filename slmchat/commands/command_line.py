@@ -13,6 +13,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 from slmchat.commands.own_options import GlobalOptions
@@ -31,6 +32,9 @@ _FILE = re.compile(r"FILE|PATH|DIR|NAME$|^\[?NAME\]?\.\.\.$|^\[MODEL\]$|^TARGET$
 
 class _Page:
     """What both kinds of commands have: slm's own help page, imported when it is asked for."""
+
+    def get_help_option_names(self, _context: Any) -> list[str]:
+        return ["-h", "--help"]
 
     def get_help_option(self, ctx: Any) -> Any:
         option = super().get_help_option(ctx)  # type: ignore[misc]
@@ -100,11 +104,13 @@ def program(
     takes: Sequence[type[Any]],
     commands: Iterable[Command],
     invoke: Callable[..., Any],
+    hidden: Mapping[str, Callable[..., None]] | None = None,
     **told: Any,
-) -> typer.Typer:
-    """The command line with these commands, in groups where their names have two words.
+) -> Any:
+    """The command line with these commands, in groups where their names have two words: click's record of it.
 
-    `invoke(command, context, records)` runs one of them. `told` goes to typer.
+    `invoke(command, context, records)` runs one of them. `hidden`: functions as typer reads them, for programs.
+    `told` goes to typer.
     """
     app = typer.Typer(name="slm", cls=_Group, **_TYPER, **told)
     app.callback(cls=_Group, invoke_without_command=True)(with_signature(root, takes))
@@ -115,7 +121,21 @@ def program(
             groups[group] = typer.Typer(help=GROUPS[group], cls=_Group, **_TYPER)
             app.add_typer(groups[group], name=group)
         (groups[group] if group else app).command(name, cls=_Single)(_bound(command, invoke))
-    return app
+    for name, function in (hidden or {}).items():
+        app.command(name, hidden=True)(function)
+    return typer.main.get_command(app)
+
+
+def called(program: Any, arguments: Sequence[str]) -> int:
+    """Run a command line of this program; the exit code. What goes wrong is raised: typer's own `main` makes a closed
+    pipe exit code 1 and Ctrl-C one that it chooses.
+    """
+    try:
+        with program.make_context("slm", list(arguments)) as context:
+            program.invoke(context)
+    except typer.Exit as end:
+        return int(end.exit_code)
+    return int(ExitCode.DONE)
 
 
 GROUPS = {"sessions": "Saved conversations. List, show, search, export, import, rename or remove them."}
@@ -124,7 +144,6 @@ _TYPER: Mapping[str, Any] = {
     "rich_markup_mode": None,
     "pretty_exceptions_enable": False,
     "add_completion": False,
-    "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 
 

@@ -18,11 +18,17 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'slm run --regex "(yes|no)" -f report.txt "Is it finished?"',
         'slm run --choices positive,negative -f review.txt "What is the sentiment?"',
         "slm run --template-file review.txt --var tone=kind -f main.py",
+        'slm run --best-of 5 --vote number "What are 15 % of 80, plus 3?"',
     ),
     "batch": (
         'slm batch --choices positive,negative "What is the sentiment?" < reviews.txt > answers.jsonl',
         'slm batch --resume out.jsonl -f people.csv --format csv "Write to {name} in {city}."',
         'slm batch --fields "topic, urgent bool" -f a.txt -f b.txt "What is this mail about?"',
+    ),
+    "ask": (
+        'slm ask "How often is the filter cleaned?" -d manual.pdf',
+        'slm ask "What does it cost to cancel?" -d contracts --quotes-only',
+        "slm ask -d handbook --json < questions.txt",
     ),
     "embed": (
         'slm embed "The cat sits outside." "A cat is sitting in the garden."',

@@ -112,7 +112,7 @@ def _check(words: Sequence[str], options: GenerationOptions, beside: Sequence[ob
             words or options.system or options.persona
         ),
         "models of this device fill in code, --endpoint has no place beside --infill": options.endpoint is not None,
-        "a fill is code: the options for the shape, the file and the prompt of an answer do not apply": (
+        "a fill is code: the options for the format, the file and the prompt of an answer do not apply": (
             any(record != type(record)() for record in beside)
         ),
         "standard input can be only one of the inputs": sum(inputs) > 1,

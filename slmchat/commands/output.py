@@ -94,7 +94,8 @@ class OutputWriter:
             raise SlmError(f"{' and '.join(given)} cannot be combined.", exit_code=ExitCode.USAGE)
         if given and is_structured:
             raise SlmError(
-                f"{given[0]} looks for a code block, and an answer of a given shape has none.", exit_code=ExitCode.USAGE
+                f"{given[0]} looks for a code block, and an answer in a given format has none.",
+                exit_code=ExitCode.USAGE,
             )
         self.is_json = options.json
         self._flag = next(iter(given), None)

@@ -10,8 +10,9 @@ from contextlib import AbstractContextManager
 from slmchat.commands.inputs import prefix_messages, read_inputs, read_text
 from slmchat.commands.output import OutputWriter, exit_code
 from slmchat.commands.own_options import RunOptions
+from slmchat.commands.several_answers import elected, settled, several_of
 from slmchat.commands.structured_options import response_format_from
-from slmchat.engine.api import FinishReason, Limits, Timings, Usage
+from slmchat.engine.api import Limits
 from slmchat.engine.cancellable import Cancellable
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
@@ -21,12 +22,19 @@ from slmchat.generation.classify import as_printed
 from slmchat.generation.generator import Generator, PreparedPrompt
 from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.prompt_template import prompt_file
-from slmchat.generation.response import Completion, Response, describe, logprob_fields, silence
+from slmchat.generation.response import Completion, Response, describe, interrupted, logprob_fields, silence
 from slmchat.models import adapters
 from slmchat.models.backend import BackendModel, open_backend
 from slmchat.models.open import open_model
 from slmchat.models.warm_server import WarmServer
-from slmchat.options import ChoiceOptions, FormatOptions, GenerationOptions, OutputOptions, TemplateOptions
+from slmchat.options import (
+    BestOfOptions,
+    ChoiceOptions,
+    FormatOptions,
+    GenerationOptions,
+    OutputOptions,
+    TemplateOptions,
+)
 from slmchat.settings import Settings
 from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
@@ -37,7 +45,7 @@ from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 def run(
     own: RunOptions,
     options: GenerationOptions,
-    wanted: tuple[FormatOptions, ChoiceOptions],
+    wanted: tuple[FormatOptions, ChoiceOptions, BestOfOptions],
     output: OutputOptions,
     template_options: TemplateOptions,
     settings: Settings,
@@ -49,7 +57,7 @@ def run(
     """
     words, reads_input = own.words or [], not own.no_input
     if len(wanted[1].choices) > 1:
-        _refuse_beside_questions(wanted, template_options)
+        _refuse_beside_questions(wanted[:2], template_options)
         from slmchat.commands.run_questions import run_questions
 
         return run_questions(words, options, wanted[1], output, settings, console, reads_input=reads_input)
@@ -57,20 +65,21 @@ def run(
     is_trimmed = params.overflow_choice(options) == "trim"
     options = params.with_persona(options, settings)
     thinking = params.thinking_of(options, settings)
-    is_structured = wanted != (FormatOptions(), ChoiceOptions())
+    is_structured = wanted[:2] != (FormatOptions(), ChoiceOptions())
     writer = OutputWriter(output, console, is_structured=is_structured, is_raw_output=options.raw_output)
     top_logprobs = _alternatives(wanted[1], output, writer, console)
+    several = several_of(wanted, output)
     writer.keep_target()
     # 1. Closed in; only then is anything read. 2. The model loads, behind what the prompt takes.
-    server = None if own.no_server or wanted[1].choices else WarmServer.find(options, settings)
-    backend = open_backend(options, settings, console, kept=None if server is None else server.kept)
+    needs_own = bool(wanted[1].choices) or several is not None
+    server = None if needs_own else WarmServer.find(options, settings)
+    backend = open_backend(options, settings, console, server=server)
     template = prompt_file(template_options, words, read_text)
-    response_format, task = response_format_from(*wanted, is_stdin_taken="-" in options.files)
-    opened = open_model(backend, options, settings, console, server)
-    model = opened.model
+    response_format, task = response_format_from(*wanted[:2], is_stdin_taken="-" in options.files)
+    opened = open_model(backend, options, settings, console)
     attachments, pictures = read_inputs(options, console, reads_piped=reads_input)
     if pictures:
-        model.check_vision(settings)
+        opened.model.check_vision(settings)
     request = PromptRequest(" ".join(words), attachments, prefix_messages(options, settings), pictures, template)
     # 3. The prompt, and a window for it.
     generator = Generator(opened)
@@ -84,11 +93,13 @@ def run(
 
     prepared = prepared_by(generator)
     if not generator.has_room_for(prepared):  # of a server's window
-        generator = Generator(open_model(backend, options, settings, console))
-        opened = generator.opened
+        opened.load_here()
+        generator = Generator(opened)
         prepared = prepared_by(generator)
+    model = opened.model
     sampler = params.sampler_settings(model, settings, options, lambda: prepared.thinks(generator.engine))
-    prepared = generator.open_for(prepared, is_trimmed=is_trimmed)
+    asked = settled(several, response_format, sampler, is_remote=model.host is not None)
+    prepared = generator.open_for(prepared, is_trimmed=is_trimmed, n_answers=asked.n if asked else 1)
     load_s = time.perf_counter() - start
     n_ctx = generator.n_ctx
     console.detail(f"context window: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}; loaded after {load_s:.2f} s")
@@ -98,20 +109,26 @@ def run(
     delegate = _Delegate(
         console,
         writer,
-        may_grow=task is None and (not is_structured or console.is_stdout_tty),
+        may_grow=task is None and several is None and (not is_structured or console.is_stdout_tty),
         shows_doubt=output.confidence and console.is_stdout_tty and not console.is_dumb,
     )
     limits = params.limits(options, top_logprobs)
-    completion, besides = _completed(generator, prepared, sampler, limits, delegate)
+    if asked is not None:
+        completion = elected(generator, prepared, sampler, limits, asked, console)
+        besides = _besides(completion, prepared, limits)
+    else:
+        completion, besides = _completed(generator, prepared, sampler, limits, delegate)
     if top_logprobs is not None and completion.usage.completion_tokens and not completion.logprobs:
         console.warn(f"{model.label} does not tell the probabilities of its tokens.")
     if delegate.is_shown:
         console.write("" if completion.text.endswith("\n") else "\n")
     else:
         record = {**completion.record(model.key, load_s), **besides}
-        writer.write(completion, record, discard_partial=is_structured)
-    _tell_of_silence(completion, opened.model, console)
+        writer.write(completion, record, discard_partial=is_structured or asked is not None)
+    _tell_of_silence(completion, model, console)
     console.detail(describe(completion.finish_reason, completion.usage, completion.timings))
+    if completion.best_of is not None:
+        console.detail(str(completion.best_of))
     if generator.n_ctx > n_ctx:
         n_ctx = generator.n_ctx
         console.detail(f"context window: grown to {n_ctx:,} tokens")
@@ -134,7 +151,7 @@ def _tell_of_silence(completion: Completion, model: BackendModel, console: Conso
 def _refuse_beside_questions(wanted: tuple[FormatOptions, ChoiceOptions], template: TemplateOptions) -> None:
     """Raises `SlmError` (USAGE) for what does not go together with several `--choices`."""
     if wanted[0] != FormatOptions() or wanted[1].logprobs:
-        raise SlmError("an answer cannot be one of --choices and of a shape.", exit_code=ExitCode.USAGE)
+        raise SlmError("an answer cannot be one of --choices and in another format.", exit_code=ExitCode.USAGE)
     if template != TemplateOptions():
         raise SlmError("several --choices take the prompt as words, with {name} in it.", exit_code=ExitCode.USAGE)
 
@@ -164,18 +181,21 @@ def _completed(
     """The completion, and what `--json` says besides."""
     if prepared.task is None:
         completion = generator.generate(prepared, sampler, limits, delegate)
-        besides: dict[str, object] = {"value": completion.value} if prepared.response_format else {}
-        if limits.top_logprobs:
-            besides["logprobs"] = logprob_fields(completion.logprobs)
-        return completion, besides
+        return completion, _besides(completion, prepared, limits)
     found = generator.classify(prepared, cancelled_by_ctrl_c)
     if found is None:
-        usage, timings = Usage(prepared.n_prompt, 0, 0), Timings(0.0, 0.0, None)
-        return Completion("", None, "", FinishReason.INTERRUPTED, usage, timings, 0), {}
+        return interrupted(prepared.n_prompt), {}
     made, finish = found
     delegate.detail(made.probabilities)
     completion = Completion(str(made), None, "", finish.reason, finish.usage, finish.timings, finish.seed)
     return completion, {"probabilities": as_printed(made.probabilities)}
+
+
+def _besides(completion: Completion, prepared: PreparedPrompt, limits: Limits) -> dict[str, object]:
+    besides: dict[str, object] = {"value": completion.value} if prepared.response_format else {}
+    if limits.top_logprobs:
+        besides["logprobs"] = logprob_fields(completion.logprobs)
+    return besides
 
 
 class _Delegate:

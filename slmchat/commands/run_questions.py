@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from slmchat.commands.inputs import prefix_messages, read_inputs
 from slmchat.commands.output import OutputWriter, exit_code
 from slmchat.commands.structured_options import questions_of
-from slmchat.engine.api import FinishReason, Timings, Usage
+from slmchat.engine.api import FinishReason, Usage
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.classify import as_printed, question
 from slmchat.generation.generator import Generator
 from slmchat.generation.prompt import PromptRequest
-from slmchat.generation.response import Completion, describe
+from slmchat.generation.response import Completion, describe, interrupted
 from slmchat.models.backend import open_backend
 from slmchat.models.open import open_model
 from slmchat.options import ChoiceOptions, GenerationOptions, OutputOptions
@@ -61,8 +61,7 @@ def run_questions(
     load_s = time.perf_counter() - start
     found = generator.classify_all(prepared, cancelled_by_ctrl_c)
     if found is None:
-        usage, timings = Usage(longest.n_prompt, 0, 0), Timings(0.0, 0.0, None)
-        completion = Completion("", None, "", FinishReason.INTERRUPTED, usage, timings, 0)
+        completion = interrupted(longest.n_prompt)
         besides: dict[str, object] = {}
     else:
         value = {name: made.label for name, (made, _) in zip(asked, found, strict=True)}

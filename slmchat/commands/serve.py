@@ -15,21 +15,25 @@ import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from slmchat import ranges
-from slmchat.engine.warm.engine import WarmConnection, ask
+from slmchat.engine.warm.session import WarmConnection, ask
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
-from slmchat.models import sandbox
+from slmchat.models import resolve, sandbox
 from slmchat.models.backend import LocalBackend
-from slmchat.models.open import OpenModel, open_model
+from slmchat.models.open import open_model
 from slmchat.models.warm_server import computed_with, connect, socket_path
+from slmchat.option_fields import number_or_auto
 from slmchat.options import GenerationOptions, ServeOptions
 from slmchat.privacy.steps import KeptSockets
+from slmchat.ranges import STREAMS
 from slmchat.settings import Settings
 from slmchat.terminal import interrupts
 from slmchat.terminal.console import Console
+
+if TYPE_CHECKING:
+    from slmchat.server.app import ServedModels
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -52,9 +56,9 @@ def serve(name: str | None, options: ServeOptions, settings: Settings, console: 
 def _run(name: str | None, options: ServeOptions, path: Path, settings: Settings, console: Console) -> ExitCode:
     from slmchat.server import listeners
     from slmchat.server.app import Access, Server
-    from slmchat.server.served_model import ServedModel
 
-    keep_alive_s, n_parallel = _seconds(options.keep_alive), _parallel(options.parallel)
+    keep_alive_s = _seconds(options.keep_alive)
+    n_parallel = number_or_auto(options.parallel, "--parallel", STREAMS)
     key = _key(options, console)
     generation = GenerationOptions.of(options, model=name)
     params.thinking_of(generation, settings)  # what is wrong with it is said before anything is opened
@@ -66,29 +70,48 @@ def _run(name: str | None, options: ServeOptions, path: Path, settings: Settings
         kept = KeptSockets(listening=tuple(each.made.fileno() for each in made))
         sandbox.seal(settings, writable=[path.parent], kept=kept)
         # 3. The model, so that what is wrong with it is said here.
-        first: list[OpenModel] = [open_model(LocalBackend(), generation, settings, console)]
-        served = ServedModel(
-            lambda: first.pop() if first else open_model(LocalBackend(), generation, settings, console),
-            n_ctx=options.ctx,
-            parallel=n_parallel,
-            keep_alive_s=keep_alive_s,
-        )
-        label = first[0].model.key
-        with served.used() as loaded:
-            console.detail(loaded.report)
-            n_ctx = loaded.queue.n_ctx
+        models, about = _loaded(generation, settings, console, n_parallel, keep_alive_s)
         # 4. Answer.
         access = Access(_hosts(options.host), tuple(options.allow_origin), key)
         ends_idle = console.environ.get(_ENDS_IDLE) == "1"
-        server = Server(made, served, label, access, console, computed_with(generation), ends_idle=ends_idle)
+        server = Server(made, models, access, console, computed_with(generation), ends_idle=ends_idle)
         with _ended_by_signals(server.stop):
-            console.note(f"{label} at {made[-1].address}/v1 (window: {n_ctx:,} tokens; it accepts, and never connects)")
+            console.note(f"{models.name} at {made[-1].address}/v1 ({about}; it accepts, and never connects)")
             console.note("Ctrl-C ends it." if console.is_stderr_tty else "SIGTERM ends it.")
             server.serve()
     finally:
         for each in made:
             each.close()
     return ExitCode.DONE
+
+
+def _loaded(
+    options: GenerationOptions, settings: Settings, console: Console, n_parallel: int | None, keep_alive_s: float | None
+) -> "tuple[ServedModels, str]":
+    """What is served, with the model that the options name in memory; and a word about it."""
+    from slmchat.models.embedding import installed_embedding_models, open_installed_embedding
+    from slmchat.server.app import ServedModels
+    from slmchat.server.embedders import Embedders
+    from slmchat.server.on_demand import OnDemand
+    from slmchat.server.served_model import weights_of
+
+    found = resolve.find(options.model, settings, console)
+    embedders = Embedders(
+        lambda installed: open_installed_embedding(installed, options, settings, console),
+        lambda: installed_embedding_models(settings, console),
+        keep_alive_s,
+        None if found.answers else found,
+    )
+    if not found.answers:
+        with embedders.used(None):
+            return ServedModels(found.key, None, embedders), "vectors alone"
+    chat = OnDemand(
+        lambda: weights_of(open_model(LocalBackend(), options, settings, console), options.ctx, n_parallel),
+        keep_alive_s,
+    )
+    with chat.used() as loaded:
+        console.detail(loaded.report)
+        return ServedModels(found.key, chat, embedders), f"window: {loaded.queue.n_ctx:,} tokens"
 
 
 def _key(options: ServeOptions, console: Console) -> str | None:
@@ -125,26 +148,24 @@ def _seconds(text: str) -> float | None:
     return float(int(found[1]) * _UNITS[found[2]]) or None
 
 
-def _parallel(text: str | None) -> int | None:
-    if text in (None, "auto"):
-        return None
-    number = int(text) if text and text.isdecimal() else 0
-    if not ranges.STREAMS.holds(number):
-        raise SlmError(f"--parallel cannot be '{text}'.", hint=f"auto, or {ranges.STREAMS}", exit_code=ExitCode.USAGE)
-    return number
-
-
 @contextlib.contextmanager
 def _ended_by_signals(stop: Any) -> Iterator[None]:
     """Ctrl-C, SIGTERM and SIGHUP let running answers end, and then the server."""
+    heard: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        heard.append(number)
+        stop()
+
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, lambda *_: stop()) for number in numbers}
+    before = {number: signal.signal(number, end) for number in numbers}
     try:
         with interrupts.cancelling(stop):
             yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if not heard:  # else who hears signals in the end (terminal/interrupts.py) would take it for one more
+                signal.signal(number, handler)
 
 
 # The server that runs
@@ -174,7 +195,8 @@ def _ask_running(path: Path, console: Console, *, is_stopped: bool, is_json: boo
 
 def _described(status: dict[str, Any]) -> str:
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(status["started_at"]))
-    weights = f"window: {status['n_ctx']:,} tokens" if status["is_loaded"] else "weights: freed until the next request"
+    window = f"window: {status['n_ctx']:,} tokens" if status["n_ctx"] else "weights: in memory"
+    weights = window if status["is_loaded"] else "weights: freed until the next request"
     lines = [
         f"{status['model']} (process {status['pid']}, since {since})",
         *(f"  {address}" for address in status["addresses"]),

@@ -28,20 +28,20 @@ _MOST_SCHEMA = 1 << 20  # bytes
 
 
 def response_format_from(
-    shape_options: FormatOptions, choice_options: ChoiceOptions, *, is_stdin_taken: bool
+    format_options: FormatOptions, choice_options: ChoiceOptions, *, is_stdin_taken: bool
 ) -> tuple[ResponseFormat | None, ClassificationTask | None]:
-    """What the answer has to be: of a shape, one of some choices, or neither. Raises `SlmError` (USAGE)."""
+    """What the answer has to be: in a format, one of some choices, or neither. Raises `SlmError` (USAGE)."""
     task = classification_task_of(choice_options)
-    response_format = response_format_of(shape_options, is_stdin_taken=is_stdin_taken)
+    response_format = response_format_of(format_options, is_stdin_taken=is_stdin_taken)
     if task is not None and response_format is not None:
-        raise SlmError("an answer cannot be one of --choices and of a shape.", exit_code=ExitCode.USAGE)
+        raise SlmError("an answer cannot be one of --choices and in another format.", exit_code=ExitCode.USAGE)
     if task is not None and choice_options.logprobs:
         raise SlmError("--choices have probabilities of their own, without --logprobs.", exit_code=ExitCode.USAGE)
     return response_format, task
 
 
 def response_format_of(options: FormatOptions, *, is_stdin_taken: bool = False) -> ResponseFormat | None:
-    """The shape that the options ask for, None when they ask for none.
+    """The format that the options ask for, None when they ask for none.
 
     Reads the files that they name, and standard input for `--schema -` unless that `is_stdin_taken`. Everything that
     can be wrong with a schema, its grammar or a regular expression is found here, before a model is loaded. Raises

@@ -87,7 +87,7 @@ class Context:
         self.handle = api.llama_init_from_model(self._model, context_params(api, settings, self.batch_tokens))
         if not self.handle:
             self.handle = None
-            raise SlmError(
+            raise refused_kv_type(settings) or SlmError(
                 f"a context window of {n_ctx:,} tokens does not fit into the memory of this device.",
                 hint=f"try a smaller one: --ctx {max(256, n_ctx // 2)}, or --kv-type q8_0",
                 exit_code=ExitCode.NO_FIT,
@@ -364,8 +364,21 @@ def window_full(n_ctx: int) -> SlmError:
 
 def decode_failed(status: int) -> SlmError:
     """The sentence for a llama_decode that answered with an error."""
-    said = next(iter(reversed(native.log_lines())), "no reason given")
+    said = native.last_said()
     return SlmError(f"llama.cpp failed while computing (status {status}): {said}.", exit_code=ExitCode.BUG)
+
+
+def refused_kv_type(settings: SessionSettings) -> SlmError | None:
+    """Why llama.cpp has just refused a context, if that was the type of its KV cache: the heads of a small model can
+    be shorter than the 32 numbers of a block (llama-context.cpp, llama_init_from_model). None: it was something else.
+    """
+    if not any("does not divide n_embd_head" in line for line in native.log_lines()):
+        return None
+    return SlmError(
+        f"this model cannot have a KV cache of {settings.kv_type}: its attention heads are no multiple of 32 numbers.",
+        hint="--kv-type f16",
+        exit_code=ExitCode.USAGE,
+    )
 
 
 def context_params(api: ModuleType, settings: SessionSettings, batch: int) -> Any:

@@ -34,6 +34,7 @@ from slmchat.engine.api import (
     Session,
     SessionSettings,
     StreamPool,
+    TextOrTokens,
 )
 from slmchat.engine.crash_markers import CrashMarker
 from slmchat.engine.crash_markers import Ended as Ended
@@ -151,7 +152,7 @@ class _GuardedEmbedder:
         self._embedder = embedder
         self._guard = guard
 
-    def run(self, texts: Iterator[str]) -> Iterator[Embedding | SlmError]:
+    def run(self, texts: Iterator[TextOrTokens]) -> Iterator[Embedding | SlmError]:
         return self._guard.watch(self._embedder.run(texts))
 
     def cancel(self) -> None:
@@ -211,6 +212,7 @@ class _GuardedStreamPool:
         self.keep_one = pool.keep_one
         self.close = pool.close
         self.n_ctx = pool.n_ctx
+        self.most = pool.most
         self.report = pool.report
 
     @property

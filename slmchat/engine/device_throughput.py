@@ -230,5 +230,5 @@ def _time(running: list[_Running], threads: int, deadline: _Deadline) -> None:
 
 
 def _refused() -> SlmError:
-    said = next(iter(reversed(native.log_lines())), "no reason given")
+    said = native.last_said()
     return SlmError(f"the speed of this device could not be measured: {said}.", exit_code=ExitCode.BUG)

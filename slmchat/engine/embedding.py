@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from slmchat.engine import native
-from slmchat.engine.api import Embedding, SessionSettings
+from slmchat.engine.api import Embedding, SessionSettings, TextOrTokens
 from slmchat.engine.callbacks import guarded, raise_interrupt
 from slmchat.engine.context import DECODE_ABORTED, context_params, decode_failed
 from slmchat.engine.loaded import model_metadata
@@ -57,7 +57,7 @@ class LlamaEmbedder:
         if self._ahead is not None:
             self._ahead.stop()
 
-    def run(self, texts: Iterator[str]) -> Iterator[Embedding | SlmError]:
+    def run(self, texts: Iterator[TextOrTokens]) -> Iterator[Embedding | SlmError]:
         """A vector for each text, in order, or the error that it failed with: USAGE for an empty text, CONTEXT for one
         that is too long. Raises `SlmError`: NO_FIT, DAMAGED when the model computes no numbers, BUG."""
         self._is_cancelled = False
@@ -84,10 +84,15 @@ class LlamaEmbedder:
             self._api.llama_free(self._handle)
             self._handle, self._room = None, 0
 
-    def _tokens(self, text: str) -> list[int] | SlmError:
-        if not text.strip():
+    def _tokens(self, text: TextOrTokens) -> list[int] | SlmError:
+        if not (text.strip() if isinstance(text, str) else text):
             return SlmError("the text is empty.", hint="a vector needs words", exit_code=ExitCode.USAGE)
-        tokens = self._vocabulary.text_tokens(text)
+        tokens = self._vocabulary.text_tokens(text) if isinstance(text, str) else list(text)
+        n_known = self._vocabulary.n_tokens
+        if not isinstance(text, str) and not all(0 <= token < n_known for token in tokens):
+            return SlmError(
+                f"the vocabulary of this model has the tokens 0 to {n_known - 1:,}.", exit_code=ExitCode.USAGE
+            )
         if self._n_trained and len(tokens) > self._n_trained:
             if not self._is_cut:
                 return SlmError(
@@ -198,21 +203,21 @@ class _Ahead:
     So a program that writes a line and waits for its vector gets it, and a file is read in large groups.
     """
 
-    def __init__(self, texts: Iterator[str]) -> None:
+    def __init__(self, texts: Iterator[TextOrTokens]) -> None:
         self._texts = texts
-        self._queue: Queue[str | _End] = Queue(_AHEAD)
+        self._queue: Queue[TextOrTokens | _End] = Queue(_AHEAD)
         self._is_over = False
         Thread(target=self._read, daemon=True, name="texts").start()
 
-    def take(self) -> list[str]:
+    def take(self) -> list[TextOrTokens]:
         """The texts that are there, at least one; none at the end. Raises what the iterator raised."""
-        found: list[str] = []
+        found: list[TextOrTokens] = []
         while not self._is_over and len(found) < _AHEAD:
             try:
                 item = self._queue.get(timeout=_PATIENCE_S if found else None)
             except Empty:
                 break
-            if isinstance(item, str):
+            if not isinstance(item, _End):
                 found.append(item)
                 continue
             self._is_over = True

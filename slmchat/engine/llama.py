@@ -7,11 +7,12 @@ Refuses to know: conversations, chat templates' meaning, terminals, where files 
 import ctypes
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from slmchat.engine import devices, native, threads, verdicts
+from slmchat.engine import attention_trial, devices, native, threads, verdicts
 from slmchat.engine.adapters import Adapters
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
 from slmchat.engine.context import Context
@@ -29,6 +30,10 @@ from slmchat.engine.vision import Projector, Vision
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
 from slmchat.hardware import memory
+
+# Of the memory that could be had now, what the scores of attention may take. They are only written to as far as the
+# window is filled.
+_SCORES_SHARE = 0.25
 
 
 class LlamaEngine:
@@ -69,7 +74,7 @@ class LlamaEngine:
 
     def open_session(self, settings: SessionSettings) -> LlamaSession:
         """A new, empty session; raises `SlmError`: NO_FIT when its memory cannot be had, DAMAGED for an adapter."""
-        settings = self.limits.session(settings)
+        settings = self._settled(settings, max(settings.n_ctx, settings.most_ctx))
         drafts = self._drafts(settings)
         try:
             return LlamaSession(self.loaded, settings, self._state_key(settings), self._started, drafts)
@@ -80,7 +85,7 @@ class LlamaEngine:
 
     def open_context(self, settings: SessionSettings, is_cancelled: Callable[[], bool]) -> Context:
         """A KV cache of its own without a session, for drafts; raises `SlmError` (NO_FIT)."""
-        return Context(self.loaded.api, self.loaded.model, self.limits.session(settings), is_cancelled)
+        return Context(self.loaded.api, self.loaded.model, self._settled(settings, settings.n_ctx), is_cancelled)
 
     def _drafts(self, settings: SessionSettings) -> Drafts | None:
         """Where guesses come from: the small model that was asked for, else the conversation; None: nowhere."""
@@ -111,12 +116,14 @@ class LlamaEngine:
         """Up to `parallel` completions at once; raises `SlmError` (NO_FIT) when their memory cannot be had."""
         settings = self.limits.session(settings)
         plan = plan_cells(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), memory.available().value)
+        settings = self._settled(settings, plan.cells)
         return LlamaPool(self.loaded, settings, plan)
 
     def open_stream_pool(self, settings: SessionSettings, parallel: int | None = None) -> LlamaStreamPool:
         """`parallel` completions that are read while they come; raises `SlmError` (NO_FIT) when memory runs out."""
         settings = self.limits.session(settings)
         plan = plan_streams(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), memory.available().value)
+        settings = self._settled(settings, plan.cells)
         return LlamaStreamPool(self.loaded, settings, plan, self._state_key(settings), self._started)
 
     def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> LlamaEmbedder:
@@ -126,7 +133,7 @@ class LlamaEngine:
 
     def open_scorer(self, settings: SessionSettings) -> LlamaScorer:
         """A pool for requests with choices; raises `SlmError` (NO_FIT) when its memory cannot be had."""
-        return LlamaScorer(self.loaded, self.limits.session(settings))
+        return LlamaScorer(self.loaded, self._settled(settings, settings.n_ctx))
 
     def close(self) -> None:
         """Free the weights. Sessions must be closed before."""
@@ -135,6 +142,18 @@ class LlamaEngine:
         if not self._is_closed:
             self._is_closed = True
             self.loaded.api.llama_model_free(self.loaded.model)
+
+    def _settled(self, settings: SessionSettings, n_cells: int) -> SessionSettings:
+        """Within the limits of this machine; and without flash attention where that is the slower way here, nobody
+        has said which, and the scores of plain attention have room (f32: ggml.h, ggml_mul_mat)."""
+        settings = self.limits.session(settings)
+        if settings.flash_attention is not None or settings.kv_type != "f16":  # V is quantized with it alone
+            return settings
+        scores = 4 * settings.batch_tokens * n_cells * self.loaded.api.llama_model_n_head(self.loaded.model)
+        available = memory.available().value
+        if available is None or scores > _SCORES_SHARE * available or not attention_trial.is_slower():
+            return settings
+        return replace(settings, flash_attention=False)
 
     def _cell_bytes(self, kv_type: str) -> float:
         """Bytes that one token takes in the KV cache: keys and values of every layer (0 where there are none)."""

@@ -290,6 +290,11 @@ def log_lines() -> list[str]:
     return [line.rstrip("\n") for line in list(_log) if line.strip()]
 
 
+def last_said() -> str:
+    """The last of it, as a reason in a sentence. Untrusted."""
+    return next(iter(reversed(log_lines())), "no reason given")
+
+
 def n_graph_nodes() -> int:
     """Nodes of the graph of the context that was opened last, as the library has said; 0 when it has not."""
     found = (re.search(r"graph:? nodes\s*=\s*(\d+)", line) for line in reversed(log_lines()))

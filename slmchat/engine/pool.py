@@ -117,19 +117,39 @@ class LlamaPool(PrefixPool[PreparedRequest]):
                 self._waiting.append(item)
 
     def _place_waiting(self) -> None:
+        held: list[PreparedRequest] = []  # the same prompt is being read: what is read is theirs too
         while self._waiting and self._free and len(self._busy) < self._growth.allowed and not self._is_cancelled:
             if self._is_crowded and self._busy:
-                return
+                break
             work = self._waiting.popleft()
-            n_shared = 0 if work is self._alone else self._share(work.tokens)
+            twin = self._twin_of(work)
+            if twin is not None and twin.is_in_prompt:
+                held.append(work)
+                continue
+            if twin is not None:
+                n_shared = len(work.tokens) - 1
+            else:
+                n_shared = 0 if work is self._alone else self._share(work.tokens)
             self._last = work.tokens
             if self._busy and len(work.tokens) - n_shared >= self._plan.cells - self._n_held():
-                self._waiting.appendleft(work)
-                return
+                held.append(work)
+                break
             self._is_crowded = work is self._alone
             sequence = self._free.pop()
-            self._prefix.begin(sequence, n_shared)
+            if twin is not None:
+                self._sequences.copy(twin.sequence, sequence, n_shared)
+            else:
+                self._prefix.begin(sequence, n_shared)
             self._busy.append(Slot(sequence, work, n_shared, self._n_ctx, self._loaded))
+        self._waiting.extendleft(reversed(held))
+
+    def _twin_of(self, work: PreparedRequest) -> Slot | None:
+        """A completion of the same prompt that is worked on and has more of it than the shared prefix, where a part of
+        a sequence can be copied; rather one whose prompt is read."""
+        if not self._sequences.can_copy_part or self._prefix.common(work.tokens) == len(work.tokens) - 1:
+            return None
+        twins = [slot for slot in self._busy if slot.work.tokens == work.tokens]
+        return next((slot for slot in twins if not slot.is_in_prompt), twins[0] if twins else None)
 
     def _n_held(self) -> int:
         """Cells in use, counting those of the shared prefix once."""
@@ -139,6 +159,8 @@ class LlamaPool(PrefixPool[PreparedRequest]):
         """How many tokens this prompt takes from the shared prefix, which is made anew where that pays."""
         prefix = self._prefix
         n_shared = prefix.common(tokens)
+        if not self._sequences.can_copy_part and self._has_twins_that_pay(tokens, n_shared):
+            return self._replace_prefix(tokens[:-1])
         if not prefix.tokens:
             others = [work.tokens for work in self._waiting] or ([self._last] if self._last else [])
             return self._replace_prefix(tokens[: min((n_common(other, tokens) for other in others), default=0)])
@@ -150,6 +172,13 @@ class LlamaPool(PrefixPool[PreparedRequest]):
         # the memory of this model cannot be cut: a prompt of another kind is evaluated whole, two change the prefix
         self._misses += 1
         return self._replace_prefix(tokens[:n_shared]) if self._misses > 1 and n_shared >= MIN_SHARED else 0
+
+    def _has_twins_that_pay(self, tokens: list[int], n_shared: int) -> bool:
+        """Whether several that wait have this very prompt, so that to read it whole for all of them is less than what
+        each would read behind the prefix."""
+        n_own = len(tokens) - (n_shared if n_shared == len(self._prefix.tokens) else 0)
+        n_alike = 1 + sum(work.tokens == tokens for work in self._waiting)
+        return n_alike > 1 and n_alike * n_own > len(tokens)
 
     def _replace_prefix(self, tokens: list[int]) -> int:
         """As `SharedPrefix.replace`, where the cache has room for it beside what is worked on."""

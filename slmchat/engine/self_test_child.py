@@ -73,7 +73,7 @@ def _computed(api: Any, path: str, limits: EngineLimits, threads: int, n_prompt:
     with contextlib.ExitStack() as stack:
         model = api.llama_model_load_from_file(path.encode(), limits.model_params(params))
         if not model:
-            raise RuntimeError(f"the model was refused: {_said()}")
+            raise RuntimeError(f"the model was refused: {native.last_said()}")
         stack.callback(api.llama_model_free, model)
         settings = api.llama_context_default_params()
         settings.n_ctx = _N_CTX
@@ -81,7 +81,7 @@ def _computed(api: Any, path: str, limits: EngineLimits, threads: int, n_prompt:
         settings.n_threads = settings.n_threads_batch = threads
         context = api.llama_init_from_model(model, limits.context_params(settings))
         if not context:
-            raise RuntimeError(f"the context was refused: {_said()}")
+            raise RuntimeError(f"the context was refused: {native.last_said()}")
         stack.callback(api.llama_free, context)
         n_vocabulary = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
         found: list[float] = []
@@ -91,11 +91,7 @@ def _computed(api: Any, path: str, limits: EngineLimits, threads: int, n_prompt:
             # float * llama_get_logits_ith(struct llama_context * ctx, int32_t i);
             logits = api.llama_get_logits_ith(context, -1) if status == 0 else None
             if not logits:
-                raise RuntimeError(f"llama_decode failed with status {status}: {_said()}")
+                raise RuntimeError(f"llama_decode failed with status {status}: {native.last_said()}")
             size = min(_LOGITS, n_vocabulary) * ctypes.sizeof(ctypes.c_float)
             found += array.array("f", ctypes.string_at(logits, size))
         return found
-
-
-def _said() -> str:
-    return next(iter(reversed(native.log_lines())), "no reason given")

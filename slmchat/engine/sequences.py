@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from slmchat.engine import native, sequence_state
 from slmchat.engine.api import SessionSettings
 from slmchat.engine.callbacks import guarded, raise_interrupt
-from slmchat.engine.context import DECODE_ABORTED, DECODE_NO_PLACE, context_params, decode_failed
+from slmchat.engine.context import DECODE_ABORTED, DECODE_NO_PLACE, context_params, decode_failed, refused_kv_type
 from slmchat.engine.snapshots import Snapshots, has_state
 from slmchat.errors import ExitCode, SlmError
 
@@ -67,7 +67,7 @@ class Sequences:
         native.clear_log()
         self.handle = api.llama_init_from_model(model, params)
         if not self.handle:
-            raise SlmError(
+            raise refused_kv_type(settings) or SlmError(
                 f"a KV cache of {n_cells:,} tokens does not fit into the memory of this device.",
                 hint="fewer at once: --parallel 1; or a smaller window: --ctx N",
                 exit_code=ExitCode.NO_FIT,

@@ -56,11 +56,22 @@ class KnownVerdict:
 _lock = threading.Lock()
 _known: KnownVerdict | None = None
 _directory: Path | None = None
+_may_keep = True
 
 
 def directory(cache: Path) -> Path:
     """Where verdicts are kept, below slm's cache directory."""
     return Path(os.environ.get(PLACE) or cache / "engine")
+
+
+def place_in_use() -> Path | None:
+    """The directory that `library` was given in this process; None when it was not."""
+    return _directory
+
+
+def may_keep() -> bool:
+    """Whether what is found out may be written there: nobody in this process has asked for nothing to be kept."""
+    return _may_keep
 
 
 def library(
@@ -73,9 +84,9 @@ def library(
     `is_wanted`: try it where nothing is known, also if it need not be. `is_kept`: a new verdict may be written.
     Raises `SlmError` without llama.cpp.
     """
-    global _known, _directory
+    global _known, _directory, _may_keep
     with _lock:
-        _directory = place or _directory
+        _directory, _may_keep = place or _directory, _may_keep and is_kept
         if _known is None or is_forced:
             _known = _found(_directory, is_forced=is_forced, is_wanted=is_wanted, is_kept=is_kept)
         return _known
@@ -121,7 +132,7 @@ def of_model(model: Path) -> SelfTestVerdict | None:
 
 def _found(place: Path | None, *, is_forced: bool, is_wanted: bool, is_kept: bool) -> KnownVerdict:
     file = None if place is None else _file(place, native.library().path)
-    kept = _read(file, _library_key) if file is not None and not is_forced else None
+    kept = _read(file, library_key) if file is not None and not is_forced else None
     if kept is not None:
         return KnownVerdict(kept, is_tried=True)
     if not (is_forced or is_wanted or _is_needed()):
@@ -134,7 +145,7 @@ def _found(place: Path | None, *, is_forced: bool, is_wanted: bool, is_kept: boo
             ALL.without("has_extra_buffers"), verdict.attempts, verdict.seconds, untried=verdict.untried
         )
     if is_kept and file is not None and not verdict.untried and not verdict.is_broken:
-        _write(file, _library_key(), verdict)
+        _write(file, library_key(), verdict)
     return KnownVerdict(verdict, is_tried=True, is_new=True)
 
 
@@ -163,8 +174,8 @@ def _special_here() -> set[str]:
     return {name for name in built if here is None or _SPECIAL[name] is None or _SPECIAL[name] in here}
 
 
-def _library_key() -> dict[str, Any]:
-    """What a verdict on the library depends on."""
+def library_key() -> dict[str, Any]:
+    """What anything depends on that is found out about the library: its file and build, the processor, the GPUs."""
     from slmchat.hardware import graphics
 
     gpus = [device for device in devices.devices() if device.is_gpu] if native.has_gpu_backend() else []
@@ -184,7 +195,7 @@ def _model_key(model: Path) -> dict[str, Any]:
         found = model.stat()
     except OSError:
         return {}
-    return {**_library_key(), "model": [str(model), found.st_size, found.st_mtime_ns]}
+    return {**library_key(), "model": [str(model), found.st_size, found.st_mtime_ns]}
 
 
 def _file(place: Path, subject: Path) -> Path:

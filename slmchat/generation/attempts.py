@@ -35,12 +35,12 @@ class TryAgain(Exception):
 class Attempts(Generic[Made]):
     """One answer on its way. `sampler` and `limits` are those of the attempt that is to be made."""
 
-    def __init__(self, shape: ResponseFormat, sampler: SamplerSettings, limits: Limits) -> None:
-        self._shape = shape
+    def __init__(self, response_format: ResponseFormat, sampler: SamplerSettings, limits: Limits) -> None:
+        self._format = response_format
         self._is_first = True
         self._kept: tuple[Made, object] | None = None
         self.sampler = sampler.with_seed()  # settled here: the second attempt takes the next one
-        self.limits = shape.limits(limits)
+        self.limits = response_format.limits(limits)
 
     def judged(self, made: Made, text: str, reason: FinishReason) -> tuple[Made, object]:
         """The answer that counts, and its value. Raises `TryAgain`, or `SlmError` (UNSATISFIED) after the second one.
@@ -48,8 +48,8 @@ class Attempts(Generic[Made]):
         A first answer with a list as long as the soft limit is kept: it counts when the second one has no end.
         """
         try:
-            value = self._shape.value(text, reason)
-            problem = self._shape.soft_limit_reached(value) if self._is_first else None
+            value = self._format.value(text, reason)
+            problem = self._format.soft_limit_reached(value) if self._is_first else None
             if problem is None:
                 return made, value
             self._kept = made, value
@@ -69,12 +69,12 @@ class Attempts(Generic[Made]):
         """With twice the room of the first one and, where it samples at all, the next seed."""
         self._is_first = False
         self.sampler = replace(self.sampler, seed=((self.sampler.seed or 0) + 1) % int(SEED.high))
-        constraint = replace(self._shape.constraint, is_capped=is_capped and self._shape.constraint.is_capped)
+        constraint = replace(self._format.constraint, is_capped=is_capped and self._format.constraint.is_capped)
         self.limits = replace(self.limits, max_tokens=room_for(self.limits.max_tokens), constraint=constraint)
 
 
 def generate_valid(
-    shape: ResponseFormat,
+    response_format: ResponseFormat,
     sampler: SamplerSettings,
     limits: Limits,
     ask: Callable[[SamplerSettings, Limits], Response],
@@ -84,7 +84,7 @@ def generate_valid(
     may_retry: bool = True,
     takes_cut: bool = False,
 ) -> tuple[Response, object]:
-    """An answer of the shape and its value; the value of an interrupted one is None.
+    """An answer in the format and its value; the value of an interrupted one is None.
 
     `ask` generates once. When its answer is cut off or not right, `on_retry` hears why and it is asked a second time;
     not `may_retry`: there is one attempt, without soft limits, and `takes_cut`: when it is cut off it counts, too, its
@@ -93,8 +93,8 @@ def generate_valid(
     no answer is right.
     """
     if not may_retry:
-        shape = shape.uncapped()
-    attempts: Attempts[Response] = Attempts(shape, sampler, limits)
+        response_format = response_format.uncapped()
+    attempts: Attempts[Response] = Attempts(response_format, sampler, limits)
     while True:
         answer = ask(attempts.sampler, attempts.limits)
         assert answer.finish is not None

@@ -116,7 +116,8 @@ class Generator:
         self.engine = opened.engine
         self._session: Session | None = None
         self._scorer: Pool | None = None
-        self._scorer_ctx = 0
+        self._pool: Pool | None = None
+        self._pool_ctx = 0
         self._prior: _Prior | None = None
         self._has_told_of_thinking = False
         self._told_of: ResponseFormat | None = None
@@ -181,8 +182,8 @@ class Generator:
 
     # The window
 
-    def open_for(self, prepared: PreparedPrompt, *, is_trimmed: bool) -> PreparedPrompt:
-        """Make a window for this prompt and its completion; the prompt as it fits in.
+    def open_for(self, prepared: PreparedPrompt, *, is_trimmed: bool, n_answers: int = 1) -> PreparedPrompt:
+        """Make a window for this prompt and its completion, or a pool for several; the prompt as it fits in.
 
         Raises `SlmError`: NO_FIT, CONTEXT as `fitted` does, DAMAGED for an adapter.
         """
@@ -193,6 +194,8 @@ class Generator:
         prepared = self.fitted(prepared, n_ctx, is_trimmed=is_trimmed)
         if prepared.task is not None:
             self.open_scorer(n_ctx)
+        elif n_answers > 1:
+            self._pool, self._pool_ctx = self.opened.open_pool_for(n_ctx, n_answers, prepared.request.pictures), n_ctx
         else:
             self.open(n_ctx, is_multi_turn=prepared.response_format is not None, may_grow=True)
         return prepared
@@ -216,7 +219,7 @@ class Generator:
     @property
     def n_ctx(self) -> int:
         """The context window in tokens; 0: not known."""
-        return self._session.n_ctx if self._session is not None else self._scorer_ctx
+        return self._session.n_ctx if self._session is not None else self._pool_ctx
 
     def open(self, n_ctx: int, *, is_multi_turn: bool = True, may_grow: bool = False) -> None:
         """Make the context window. `is_multi_turn`: more than one generation will follow in it. `may_grow`: for a long
@@ -225,6 +228,12 @@ class Generator:
         Raises `SlmError` (NO_FIT, and DAMAGED for an adapter).
         """
         self._session = self.opened.open_session(n_ctx, is_multi_turn=is_multi_turn, may_grow=may_grow)
+
+    def take_pool(self) -> Pool:
+        """The pool that `open_for` has made; whoever takes it closes it."""
+        pool, self._pool = self._pool, None
+        assert pool is not None
+        return pool
 
     def use(self, session: Session) -> None:
         """Generate in this window, which somebody else has made."""
@@ -235,7 +244,7 @@ class Generator:
         engine has no probabilities."""
         if self._scorer is None:
             self._scorer = self.opened.open_scorer(n_ctx)
-            self._scorer_ctx = n_ctx
+            self._pool_ctx = n_ctx
 
     # Completions
 
@@ -343,6 +352,9 @@ class Generator:
         if self._scorer is not None:
             self._scorer.close()
             self._scorer = None
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
         self.opened.close()
 
 

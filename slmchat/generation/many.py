@@ -1,6 +1,6 @@
 """Completions of many prompts at once, in a pool: each comes to its own completion, or to its own error.
 
-Knows: order, second attempts, that one prompt which fails stops no other.
+Knows: order, that one prompt which fails stops no other.
 Refuses to know: where prompts come from; files and records of a batch (generation/batch/).
 """
 
@@ -10,10 +10,9 @@ from slmchat.engine.api import Limits, ModelInfo, Pool, Request, Result
 from slmchat.engine.cancellable import CancelScope
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation.attempts import Attempts, TryAgain
+from slmchat.generation.best_of import ONE, BestOf, Candidates
 from slmchat.generation.generator import PreparedPrompt
-from slmchat.generation.response import Completion, Response, completion_of, response_of
-from slmchat.generation.structured import ResponseFormat
+from slmchat.generation.response import Completion
 
 # Lays one prompt out. Raises `SlmError` for one that cannot be asked.
 Preparing = Callable[[], PreparedPrompt]
@@ -28,21 +27,26 @@ class ManyCompletions:
         sampler: SamplerSettings,
         limits: Limits,
         info: ModelInfo,
-        response_format: ResponseFormat | None = None,
+        *,
+        asked: BestOf = ONE,
+        is_sanitized: bool = True,
     ) -> None:
-        """With a seed every prompt has the same one. The prompts are laid out as the pool has room for them."""
+        """With a seed every prompt has the same one. The prompts are laid out as the pool has room for them. `asked`:
+        the best of so many answers to each of them."""
         self._prompts = prompts
         self._info = info
-        self._format = response_format
         self._sampler = sampler
         self._limits = limits
-        self._prepared: dict[int, PreparedPrompt] = {}  # those that are under way
-        self._attempts: dict[int, Attempts[Response]] = {}
+        self._asked = asked
+        self._is_sanitized = is_sanitized
+        self._under_way: dict[int, Candidates] = {}
 
-    def run(self, pool: Pool, cancellable: CancelScope) -> list[Completion | SlmError]:
+    def run(
+        self, pool: Pool, cancellable: CancelScope, on_answer: Callable[[], None] = lambda: None
+    ) -> list[Completion | SlmError]:
         """A completion for each prompt, in order, or the error that it ended with: INTERRUPTED after `cancel`.
 
-        Raises `SlmError` as `Pool.run` does. The pool is closed.
+        `on_answer` hears of each answer that has come. Raises `SlmError` as `Pool.run` does. The pool is closed.
         """
         made: list[Completion | SlmError] = [
             SlmError("this was cancelled before it was done.", exit_code=ExitCode.INTERRUPTED) for _ in self._prompts
@@ -52,12 +56,20 @@ class ManyCompletions:
             results = pool.run(self._requests())  # before it can be cancelled: what is cancelled must have begun
             with cancellable(pool):
                 for done in results:
-                    try:
-                        made[done.id] = self._completion(done)
-                    except TryAgain:
-                        pool.resubmit(self._request(done.id))
-                    except SlmError as error:
-                        made[done.id] = error
+                    number = done.id // self._asked.n
+                    candidates = self._under_way.get(number)
+                    if candidates is None:  # it never became a question
+                        assert done.error is not None
+                        made[number] = done.error
+                        continue
+                    again = candidates.take(done)
+                    if again is not None:
+                        pool.resubmit(again)
+                        continue
+                    on_answer()
+                    if candidates.is_complete:
+                        made[number] = _completion(candidates)
+                        del self._under_way[number]
         finally:
             if isinstance(results, Generator):  # as after Ctrl-C: what is under way ends here and not in a traceback
                 results.close()
@@ -66,30 +78,27 @@ class ManyCompletions:
 
     def _requests(self) -> Iterator[Request | Result]:
         for number, prepare in enumerate(self._prompts):
+            first = number * self._asked.n
             try:
-                prepared = self._prepared[number] = prepare()
+                prepared = prepare()
             except SlmError as error:
-                yield Result(number, error=error)
-            else:
-                if self._format is not None:
-                    assert prepared.response_format is not None
-                    limits = prepared.limits(self._limits, self._info)
-                    self._attempts[number] = Attempts(prepared.response_format, self._sampler, limits)
-                yield self._request(number)
+                yield Result(first, error=error)
+                continue
+            candidates = self._under_way[number] = Candidates(
+                self._asked,
+                first,
+                prepared.prompt,
+                self._sampler,
+                prepared.limits(self._limits, self._info),
+                prepared.response_format,
+                keeps_space=prepared.keeps_space,
+                is_sanitized=self._is_sanitized,
+            )
+            yield from candidates.requests
 
-    def _request(self, number: int) -> Request:
-        prepared = self._prepared[number]
-        attempts = self._attempts.get(number)
-        if attempts is None:
-            return Request(number, prepared.prompt, self._sampler, prepared.limits(self._limits, self._info))
-        return Request(number, prepared.prompt, attempts.sampler, attempts.limits)
 
-    def _completion(self, done: Result) -> Completion:
-        if done.error is not None:
-            raise done.error
-        prepared = self._prepared[done.id]
-        response = response_of(done, prepared.prompt, keeps_space=prepared.keeps_space)
-        attempts = self._attempts.get(done.id)
-        if attempts is None or response.finish is None:
-            return completion_of(response)
-        return completion_of(*attempts.judged(response, response.text, response.finish.reason))
+def _completion(candidates: Candidates) -> Completion | SlmError:
+    try:
+        return candidates.completion()
+    except SlmError as error:
+        return error

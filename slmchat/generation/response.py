@@ -8,7 +8,7 @@ Refuses to know: how the prompt was made, how anything is drawn.
 import io
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from slmchat.conversation.thinking import ThinkingSplitter, opens_thinking
 from slmchat.engine.api import (
@@ -24,6 +24,9 @@ from slmchat.engine.api import (
     Usage,
 )
 from slmchat.sanitize import Sanitizer
+
+if TYPE_CHECKING:  # most completions are the only one
+    from slmchat.generation.ballot import Ballot
 
 
 class StreamHandler(Protocol):
@@ -180,7 +183,8 @@ class Completion:
     `finish_reason`: "stop" (the model's own end or a stop sequence), "length" (`max_tokens`), "context" (the context
     window is full) or "interrupted" (it was cancelled).
     `usage` in tokens, `timings` in seconds; `seed` repeats the completion with the same settings. `logprobs`: of all
-    its tokens, where they were asked for.
+    its tokens, where they were asked for. `best_of`: the vote by which it was chosen among several, None where it is
+    the only one.
     """
 
     text: str
@@ -191,6 +195,7 @@ class Completion:
     timings: Timings
     seed: int
     logprobs: tuple[TokenLogprob, ...] = ()
+    best_of: "Ballot | None" = None
 
     def __str__(self) -> str:
         return self.text
@@ -202,6 +207,7 @@ class Completion:
             **({"thinking": self.thinking} if self.thinking else {}),
             "finish_reason": self.finish_reason.value,
             "usage": usage_fields(self.usage),
+            **({"best_of": self.best_of.as_json()} if self.best_of else {}),
         }
 
     def record(self, model: str, load_s: float) -> dict[str, object]:
@@ -234,6 +240,12 @@ def completion_of(made: Response, value: object = None) -> Completion:
     return Completion(
         made.text, value, made.thinking, finish.reason, finish.usage, finish.timings, finish.seed, made.logprobs
     )
+
+
+def interrupted(n_prompt: int) -> Completion:
+    """Of a generation that was cancelled where nothing is said before all is done. `n_prompt`: tokens."""
+    usage, timings = Usage(n_prompt, 0, 0), Timings(0.0, 0.0, None)
+    return Completion("", None, "", FinishReason.INTERRUPTED, usage, timings, 0)
 
 
 def usage_fields(usage: Usage) -> dict[str, object]:

@@ -124,7 +124,7 @@ def room_for(max_tokens: int | None, thought: int = 0) -> int:
 
 
 def thought_closed(prompt: Prompt) -> Prompt:
-    """The prompt with the thought closed that its template has opened: a shaped answer begins at once."""
+    """The prompt with the thought closed that its template has opened: a structured answer begins at once."""
     closing = closing_of(prompt.parts[-1].text) if prompt.parts[-1].is_template else None
     if closing is None:
         return prompt
@@ -132,14 +132,14 @@ def thought_closed(prompt: Prompt) -> Prompt:
 
 
 def only_one(asked: Mapping[str, Any]) -> tuple[str, Any] | None:
-    """The name and value of the one shape that is asked for (not None, not False); None when there is none.
+    """The name and value of the one format that is asked for (not None, not False); None when there is none.
 
     Raises `SlmError` (USAGE) when there are several.
     """
     given = [(name, value) for name, value in asked.items() if value is not None and value is not False]
     if len(given) > 1:
         names = " and ".join(name for name, _ in given)
-        raise SlmError(f"{names} cannot be combined: an answer has one shape.", exit_code=ExitCode.USAGE)
+        raise SlmError(f"{names} cannot be combined: an answer has one format.", exit_code=ExitCode.USAGE)
     return given[0] if given else None
 
 
@@ -154,14 +154,14 @@ def of_grammar(text: str) -> ResponseFormat:
 
 
 def of_fields(text: str) -> ResponseFormat:
-    """The shape of a schema in short (schemas/fields.py). Raises `SlmError` (USAGE)."""
+    """The format of a schema in short (schemas/fields.py). Raises `SlmError` (USAGE)."""
     from slmchat.schemas import fields
 
     return of_schema(fields.parse(text))
 
 
 def of_schema(schema: Any) -> ResponseFormat:
-    """The shape of a JSON Schema. Raises `SlmError` (USAGE) for what is not a schema, and for what contradicts
+    """The format of a JSON Schema. Raises `SlmError` (USAGE) for what is not a schema, and for what contradicts
     itself."""
     from slmchat.schemas import json_schema
 

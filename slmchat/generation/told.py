@@ -1,6 +1,6 @@
 """What the model is told of a JSON Schema: the names of the fields, their descriptions, the values to choose from.
 
-Knows: how a shape is said in a sentence. Refuses to know: grammars, checks.
+Knows: how a schema is said in a sentence. Refuses to know: grammars, checks.
 
 The whole schema makes small models copy it, and without a word lists come back empty (docs/decisions.md has the
 figures).
@@ -22,8 +22,7 @@ _MOST_STEPS = 8
 
 def told(schema: Any) -> str:
     """A sentence for the end of the prompt; empty where the schema is a single text or number."""
-    shape = _Told(references.flattened(schema, json.dumps(schema)))
-    return shape.whole()
+    return _Told(references.flattened(schema, json.dumps(schema))).whole()
 
 
 class _Told:

@@ -3,6 +3,8 @@
 Knows: which model is meant, how it computes here. Refuses to know: where texts come from, what becomes of the vectors.
 """
 
+from slmchat.catalog.library import Library
+from slmchat.catalog.records import EMBEDDING_TAG, Installed
 from slmchat.engine.api import Embedder
 from slmchat.models import resolve
 from slmchat.models.backend import Backend, LocalModel
@@ -25,6 +27,22 @@ def open_embedding(backend: Backend, options: GenerationOptions, settings: Setti
         return OpenModel(model, options, settings, reporter, is_remembered=False)
     found = LocalModel(resolve.find_embedding(options.model, settings, reporter), embeds=True)
     return OpenModel(found, options, settings, reporter, is_remembered=False)
+
+
+def installed_embedding_models(settings: Settings, reporter: Reporter) -> list[Installed]:
+    """Those that are installed, by name."""
+    return [record for record in Library(settings.paths, warn=reporter.warn).all() if EMBEDDING_TAG in record.tags]
+
+
+def open_installed_embedding(
+    installed: Installed, options: GenerationOptions, settings: Settings, reporter: Reporter
+) -> OpenModel:
+    """An installed embedding model, in a process that is closed in already. What is computed with alone counts of the
+    `options`. Raises what its loading raises later."""
+    chosen = GenerationOptions(
+        threads=options.threads, gpu_layers=options.gpu_layers, device=options.device, force=options.force
+    )
+    return OpenModel(LocalModel(installed, embeds=True), chosen, settings, reporter, is_remembered=False)
 
 
 def embedder(opened: OpenModel, *, is_cut: bool) -> Embedder:

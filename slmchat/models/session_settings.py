@@ -13,7 +13,9 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.memory import DEFAULT_KV_TYPE
 from slmchat.models import tuning
 from slmchat.models.resolve import find
+from slmchat.option_fields import number_or_auto
 from slmchat.options import GenerationOptions
+from slmchat.ranges import GPU_LAYERS
 from slmchat.reporting import Reporter
 from slmchat.settings import KV_TYPES, SPECULATION, Settings
 
@@ -112,10 +114,6 @@ def draft_model(options: GenerationOptions, settings: Settings, pair: str | None
 
 def gpu_layers(options: GenerationOptions, settings: Settings) -> int | None:
     """Layers for the GPU, None for llama.cpp's own choice."""
-    if options.gpu_layers is None or options.gpu_layers == "auto":
-        return settings.gpu_layers if options.gpu_layers is None else None
-    if not options.gpu_layers.isdecimal():
-        raise SlmError(
-            f"--gpu-layers cannot be '{options.gpu_layers}'.", hint="auto or a number", exit_code=ExitCode.USAGE
-        )
-    return int(options.gpu_layers)
+    if options.gpu_layers is None:
+        return settings.gpu_layers
+    return number_or_auto(options.gpu_layers, "--gpu-layers", GPU_LAYERS)

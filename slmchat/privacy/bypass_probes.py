@@ -175,16 +175,15 @@ def _moved(context: ProbeContext, name: str) -> str:
 def _fifo(context: ProbeContext, name: str) -> str:
     if context.fifo is None:
         raise Unavailable("no named pipes")
-    descriptor = os.open(context.fifo, os.O_WRONLY | os.O_NONBLOCK)
-    try:
-        os.write(descriptor, f"{name};".encode())
-    finally:
-        os.close(descriptor)
-    return "sent"
+    return _written_to(context.fifo, name)
 
 
 def _pipe_of_another(context: ProbeContext, name: str) -> str:
-    descriptor = os.open(f"/proc/{context.parent}/fd/{context.pipe}", os.O_WRONLY | os.O_NONBLOCK)
+    return _written_to(f"/proc/{context.parent}/fd/{context.pipe}", name)
+
+
+def _written_to(pipe: str, name: str) -> str:
+    descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
     try:
         os.write(descriptor, f"{name};".encode())
     finally:

@@ -73,23 +73,21 @@ def _but(argument: int, *values: int) -> tuple[Instruction, ...]:
 
 
 def _null(argument: int) -> tuple[Instruction, ...]:
-    """Allowed when this argument is a null pointer: both halves are 0."""
-    return (
-        low(argument),
-        (IF_EQUAL, 0, 3, 0),
-        _high(argument),
-        (IF_EQUAL, 0, 1, 0),
-        (RETURN, 0, 0, ALLOW),
-        (RETURN, 0, 0, EPERM),
-    )
+    """Allowed when this argument is a null pointer."""
+    return _both_zero(low(argument), _high(argument))
 
 
 def _zeros(first: int, second: int) -> tuple[Instruction, ...]:
     """Allowed when both of these ints are 0."""
+    return _both_zero(low(first), low(second))
+
+
+def _both_zero(first: Instruction, second: Instruction) -> tuple[Instruction, ...]:
+    """Allowed when both of these halves are 0."""
     return (
-        low(first),
+        first,
         (IF_EQUAL, 0, 3, 0),
-        low(second),
+        second,
         (IF_EQUAL, 0, 1, 0),
         (RETURN, 0, 0, ALLOW),
         (RETURN, 0, 0, EPERM),

@@ -1,1 +1,1 @@
-"""Shapes of text: JSON Schema, regular expressions and short field lists, as grammars and as checks."""
+"""Formats of text: JSON Schema, regular expressions and short field lists, as grammars and as checks."""

@@ -142,9 +142,9 @@ class JsonRules:
     def boolean(self) -> Rule:
         return self._shared("boolean", _BOOLEAN)
 
-    def format(self, name: str, shape: Node) -> Rule:
-        """A string of a format, between its quotes; `shape` is already spelled as JSON."""
-        return self._shared(f"format-{name}", chain(QUOTE, shape, QUOTE))
+    def format(self, name: str, content: Node) -> Rule:
+        """A string of a format, between its quotes; `content` is already spelled as JSON."""
+        return self._shared(f"format-{name}", chain(QUOTE, content, QUOTE))
 
     def character(self) -> Rule:
         """A character of a string, escaped or not."""

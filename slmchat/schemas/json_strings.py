@@ -29,26 +29,26 @@ def string(rules: JsonRules, schema: Mapping[str, Any], place: str, only_checked
     if _OF_STRINGS.isdisjoint(schema):
         return rules.string()
     least, most = counts(schema, "minLength", "maxLength", place)
-    shape: Node | None = None
+    content: Node | None = None
     if "pattern" in schema:
-        shape = _of_pattern(schema["pattern"], place, only_checked)
+        content = _of_pattern(schema["pattern"], place, only_checked)
         if "format" in schema and schema["format"] in formats.PATTERNS:
             only_checked["format"] = None
     elif schema.get("format") in formats.PATTERNS:
-        shape = _of_format(schema["format"])
+        content = _of_format(schema["format"])
         if not least and most is None:
             return rules.format(schema["format"], _spelled_format(schema["format"]))
-    if shape is None:
+    if content is None:
         if not least and most is None:
             return rules.string()
         return chain(QUOTE, rules.characters(least, most), QUOTE)
-    sized = lengths.sized(shape, least, most)
+    sized = lengths.sized(content, least, most)
     if sized is None:
         raise Impossible(f"no string in {place} has both its length and its pattern or format")
     node, is_held = sized
     if not is_held:
         only_checked["minLength" if most is None else "maxLength"] = None
-    is_whole = node is shape and "pattern" in schema
+    is_whole = node is content and "pattern" in schema
     return chain(QUOTE, _spelled_pattern(schema["pattern"]) if is_whole else spelled(node), QUOTE)
 
 

@@ -59,7 +59,7 @@ def _joined(one: dict[str, Any], other: Mapping[str, Any], place: str, left_out:
     made = dict(one)
     apart: list[Any] = []
     for keyword, value in other.items():
-        if keyword in _SHAPES:
+        if keyword in _CONTAINERS:
             continue
         if keyword not in made or equal(made[keyword], value):
             made[keyword] = value
@@ -71,7 +71,7 @@ def _joined(one: dict[str, Any], other: Mapping[str, Any], place: str, left_out:
             apart.append({keyword: value})
         else:  # patterns, formats and the like
             left_out["if" if keyword in ("then", "else") else keyword] = None
-    if any(keyword in other for keyword in _SHAPES):
+    if any(keyword in other for keyword in _CONTAINERS):
         made |= _objects(one, other)
         made |= _arrays(one, other)
     if apart:
@@ -103,7 +103,7 @@ def _each_once(parts: Sequence[Any]) -> list[Any]:
     return kept
 
 
-_SHAPES = (
+_CONTAINERS = (
     *("properties", "patternProperties", "additionalProperties", "prefixItems", "items", "additionalItems"),
     "propertyNames",
 )

@@ -17,18 +17,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
-from slmchat.errors import SlmError
+from slmchat.errors import ExitCode, SlmError
 from slmchat.reporting import Reporter
-from slmchat.server import openai, records, responses
+from slmchat.server import embeddings, openai, records, responses
 from slmchat.server.completion_answer import CompletionAnswer
 from slmchat.server.connection import Connection, Gone, HttpRequest, RefusedRequest
+from slmchat.server.embedders import Embedders
+from slmchat.server.fields import BadRequest
 from slmchat.server.listeners import Listener, descriptors
-from slmchat.server.openai import ApiRequest, BadRequest
+from slmchat.server.on_demand import OnDemand
+from slmchat.server.openai import ApiRequest
 from slmchat.server.queue import Full
 from slmchat.server.records import AnswerRecords, CompletionRecords
 from slmchat.server.responses import ResponseRecords
-from slmchat.server.served_model import ServedModel
+from slmchat.server.served_model import ServedWeights
 from slmchat.server.warm import WarmDoor
 
 # Connections at once; the next one is told so and closed.
@@ -47,29 +51,60 @@ class Access:
     key: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ServedModels:
+    """What can be asked. `name`: of the model that the server was started with, which stays when the weights are freed.
+    `chat` None: that one makes vectors and nothing else."""
+
+    name: str
+    chat: OnDemand[ServedWeights] | None
+    embedders: Embedders
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether anything is in memory."""
+        return self.embedders.is_loaded or (self.chat is not None and self.chat.loaded is not None)
+
+    def chatting(self) -> OnDemand[ServedWeights]:
+        """What chats. Raises `SlmError` (USAGE) where nothing does."""
+        if self.chat is None:
+            raise SlmError(f"{self.name} makes vectors: it is not a chat model.", exit_code=ExitCode.USAGE)
+        return self.chat
+
+    def unload_if_idle(self) -> float | None:
+        """Free what nobody has asked for long; the seconds after which to ask again, None: never."""
+        waits = [self.embedders.unload_if_idle(), self.chat.unload_if_idle() if self.chat is not None else None]
+        return min((wait_s for wait_s in waits if wait_s is not None), default=None)
+
+    def close(self) -> None:
+        """Free everything; what is being answered ends."""
+        self.embedders.close()
+        if self.chat is not None:
+            self.chat.close()
+
+
 class Server:
     """A server on its listeners, from `serve` until `stop`."""
 
     def __init__(
         self,
         listeners: Sequence[Listener],
-        model: ServedModel,
-        name: str,
+        models: ServedModels,
         access: Access,
         reporter: Reporter,
         options: tuple[str, ...] = (),
         *,
         ends_idle: bool = False,
     ) -> None:
-        """`name`: the model's, which stays when the weights are freed. `options`: what is computed with, as
-        `WarmModel` has it. `ends_idle`: with the weights the server ends, too."""
+        """`options`: what is computed with, as `WarmModel` has it. `ends_idle`: with the weights the server ends,
+        too."""
         self._ends_idle = ends_idle
         self._listeners = listeners
-        self._model = model
-        self._name = name
+        self._models = models
+        self._name = models.name
         self._access = access
         self._reporter = reporter
-        self._warm = WarmDoor(model, name, options, self.status, self.stop)
+        self._warm = WarmDoor(models.chatting, models.name, options, self.status, self.stop)
         self._started = time.time()
         self._woken, self._waking = os.pipe()
         os.set_blocking(self._waking, False)
@@ -91,8 +126,8 @@ class Server:
                     selector.register(listener.made, selectors.EVENT_READ, listener)
                 selector.register(self._woken, selectors.EVENT_READ)
                 while not self._is_stopping:
-                    wait_s = self._model.unload_if_idle()
-                    if self._ends_idle and self._model.loaded is None:
+                    wait_s = self._models.unload_if_idle()
+                    if self._ends_idle and not self._models.is_loaded:
                         break
                     for key, _events in selector.select(wait_s):
                         if isinstance(key.data, Listener):
@@ -129,17 +164,17 @@ class Server:
                 if not is_answering:
                     connection.close()
             self._changed.wait_for(lambda: not any(self._connections.values()))
-        self._model.close()
+        self._models.close()
 
     def status(self) -> dict[str, Any]:
         """What the server says of itself, without anything that was asked."""
-        loaded = self._model.loaded
+        loaded = self._models.chat.loaded if self._models.chat is not None else None
         return {
             "model": self._name,
             "pid": os.getpid(),
             "addresses": [listener.address for listener in self._listeners],
             "started_at": int(self._started),
-            "is_loaded": loaded is not None,
+            "is_loaded": self._models.is_loaded,
             "n_ctx": loaded.queue.n_ctx if loaded is not None else None,
             "working": loaded.queue.n_open - loaded.queue.n_waiting if loaded is not None else 0,
             "waiting": loaded.queue.n_waiting if loaded is not None else 0,
@@ -259,12 +294,14 @@ class Server:
         routes: dict[str, tuple[str, Callable[[Connection, HttpRequest], str]]] = {
             "/": ("GET", self._hello),
             "/health": ("GET", self._health),
-            "/v1/models": ("GET", self._models),
-            f"/v1/models/{self._name}": ("GET", self._one_model),
+            "/v1/models": ("GET", self._list_models),
             "/v1/chat/completions": ("POST", self._chat),
             "/v1/completions": ("POST", self._text),
             "/v1/responses": ("POST", self._response),
+            "/v1/embeddings": ("POST", self._embeddings),
         }
+        if path.startswith(_ONE_MODEL):
+            routes[path] = ("GET", self._one_model)
         if path not in routes:
             raise BadRequest(f"there is nothing at {path[:200]}.", status=404)
         wanted, answer = routes[path]
@@ -280,18 +317,29 @@ class Server:
         connection.answer(200, {"status": "ok"})
         return "200"
 
-    def _models(self, connection: Connection, _request: HttpRequest) -> str:
-        connection.answer(200, {"object": "list", "data": [self._model_record()]})
+    def _list_models(self, connection: Connection, _request: HttpRequest) -> str:
+        connection.answer(200, {"object": "list", "data": self._model_records()})
         return "200"
 
-    def _one_model(self, connection: Connection, _request: HttpRequest) -> str:
-        connection.answer(200, self._model_record())
-        return "200"
+    def _one_model(self, connection: Connection, request: HttpRequest) -> str:
+        name = unquote(request.path.removeprefix(_ONE_MODEL))
+        for record in self._model_records():
+            if record["id"] == name:
+                connection.answer(200, record)
+                return "200"
+        raise self._no_such_model(name)
 
-    def _model_record(self) -> dict[str, Any]:
-        loaded = self._model.loaded
+    def _model_records(self) -> list[dict[str, Any]]:
+        """The model that was started with, then the embedding models that may be asked for."""
+        loaded = self._models.chat.loaded if self._models.chat is not None else None
         told = {} if loaded is None else {"meta": {"n_ctx": loaded.queue.n_ctx}}
-        return {"id": self._name, "object": "model", "created": 0, "owned_by": "slm", **told}
+        names = dict.fromkeys([self._name, *self._models.embedders.keys()])
+        usual = {"object": "model", "created": 0, "owned_by": "slm"}
+        return [{"id": name, **usual, **(told if name == self._name else {})} for name in names]
+
+    def _no_such_model(self, name: str) -> BadRequest:
+        message = f"the model '{name[:200]}' is not served here; this server has {self._name}."
+        return BadRequest(message, "model", "model_not_found", 404)
 
     def _chat(self, connection: Connection, request: HttpRequest) -> str:
         asked = openai.chat_request(_json(request))
@@ -305,20 +353,31 @@ class Server:
         body = _json(request)
         return self._complete(connection, responses.response_request(body), ResponseRecords(self._name, body))
 
+    def _embeddings(self, connection: Connection, request: HttpRequest) -> str:
+        asked = embeddings.embeddings_request(_json(request))
+        if asked.ignored:
+            self._reporter.detail(f"ignored: {', '.join(asked.ignored)}")
+        chat = self._models.chat
+        if chat is not None and asked.model == self._name:
+            raise BadRequest(f"{self._name} is a chat model: it makes no vectors.", "model")
+        with self._models.embedders.used(asked.model) as weights:
+            made = weights.vectors(asked.texts, connection.is_gone)
+            embeddings.check_dimensions(asked, len(made[0].vector), can_be_shortened=weights.can_be_shortened)
+            connection.answer(200, embeddings.embeddings_record(weights.key, made, asked))
+        return f"200, {len(made)} texts"
+
     def _complete(self, connection: Connection, asked: ApiRequest, written: AnswerRecords) -> str:
         if asked.ignored:
             self._reporter.detail(f"ignored: {', '.join(asked.ignored)}")
-        with self._model.used() as loaded:
-            opened = loaded.opened
-            if asked.model not in (None, "", self._name) and not opened.model.is_called(asked.model or ""):
-                raise BadRequest(
-                    f"the model '{asked.model}' is not served here; this server has {self._name}.",
-                    "model",
-                    "model_not_found",
-                    404,
-                )
+        with self._models.chatting().used() as loaded:
+            if asked.model not in (None, "", self._name) and not loaded.opened.model.is_called(asked.model or ""):
+                raise self._no_such_model(asked.model or "")
             with loaded.session_for(asked.request, connection.is_gone) as session:
                 return CompletionAnswer(connection, asked, loaded, written).give(loaded.generator(session))
+
+
+# Below this path each model has one of its own.
+_ONE_MODEL = "/v1/models/"
 
 
 def _json(request: HttpRequest) -> object:

@@ -25,6 +25,7 @@ from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.structured import ResponseFormat
 from slmchat.generation.tools import CallMode, Tool, Toolbox, ToolCall
 from slmchat.ranges import Range
+from slmchat.server.fields import BadRequest, checked_flag, checked_list, checked_number, checked_object, model_named
 
 # As OpenAI has them.
 _MOST_STOPS = 16
@@ -56,17 +57,6 @@ _KNOWN_OF_CHAT = _KNOWN | {"messages", "response_format", "tools", "tool_choice"
 _KNOWN_OF_TEXT = _KNOWN | {"prompt", "echo"}
 
 
-class BadRequest(Exception):
-    """What a client asked cannot be done; `param` is the field at fault."""
-
-    def __init__(self, message: str, param: str | None = None, code: str | None = None, status: int = 400) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
-        self.code = code
-        self.status = status
-
-
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
     """A request for completions.
@@ -91,8 +81,8 @@ class ApiRequest:
 
 def chat_request(body: object) -> ApiRequest:
     """What a request to /v1/chat/completions asks. Raises `BadRequest`."""
-    given = _object(body)
-    messages = _list(given, "messages")
+    given = checked_object(body)
+    messages = checked_list(given, "messages")
     if not messages:
         raise BadRequest("messages must hold at least one message.", "messages")
     response_format, toolbox = _response_format(given.get("response_format")), _toolbox(given)
@@ -111,7 +101,7 @@ def chat_request(body: object) -> ApiRequest:
 
 def text_request(body: object) -> ApiRequest:
     """What a request to /v1/completions asks: a bare prompt that goes on. Raises `BadRequest`."""
-    given = _object(body)
+    given = checked_object(body)
     prompt = given.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
@@ -133,27 +123,28 @@ def _asked(
     for name in ("frequency_penalty", "presence_penalty"):
         if given.get(name) not in (None, 0, 0.0):
             raise BadRequest(f"{name} is not supported; there is repeat_penalty.", name)
-    sampler = {name: value for name, within in _SAMPLER.items() if (value := _number(given, name, within)) is not None}
-    most = _number(given, "max_completion_tokens", ranges.MAX_TOKENS) or _number(given, "max_tokens", ranges.MAX_TOKENS)
+    sampler = {
+        name: value for name, within in _SAMPLER.items() if (value := checked_number(given, name, within)) is not None
+    }
+    most = checked_number(given, "max_completion_tokens", ranges.MAX_TOKENS) or checked_number(
+        given, "max_tokens", ranges.MAX_TOKENS
+    )
     limits = Limits(
         None if most is None else int(most), _stops(given.get("stop")), top_logprobs=_top_logprobs(given, is_raw)
     )
-    model = given.get("model")
-    if model is not None and not isinstance(model, str):
-        raise BadRequest("model must be a text.", "model")
     options = given.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise BadRequest("stream_options must be an object.", "stream_options")
     quiet = {"frequency_penalty", "presence_penalty"}
     return ApiRequest(
         request,
-        model,
+        model_named(given),
         sampler,
         limits,
         is_raw,
         response_format,
-        n=int(_number(given, "n", Range(1, _MOST_CHOICES)) or 1),
-        is_streamed=_flag(given, "stream"),
+        n=int(checked_number(given, "n", Range(1, _MOST_CHOICES)) or 1),
+        is_streamed=checked_flag(given, "stream"),
         includes_usage=bool((options or {}).get("include_usage")),
         ignored=tuple(sorted(name[:60] for name in given if name not in known | quiet)),
         thinking=_thinking(given),
@@ -339,15 +330,17 @@ def _top_logprobs(given: Mapping[str, Any], is_raw: bool) -> int | None:
     if asked in (None, False):
         return None
     if is_raw:
-        return int(_number(given, "logprobs", Range(0, _MOST_TOP_LOGPROBS)) or 0)
+        return int(checked_number(given, "logprobs", Range(0, _MOST_TOP_LOGPROBS)) or 0)
     if asked is not True:
         raise BadRequest("logprobs must be true or false.", "logprobs")
-    return int(_number(given, "top_logprobs", Range(0, _MOST_TOP_LOGPROBS)) or 0)
+    return int(checked_number(given, "top_logprobs", Range(0, _MOST_TOP_LOGPROBS)) or 0)
 
 
 def _thinking(given: Mapping[str, Any]) -> Thinking | None:
     """What is asked of a thought: by OpenAI's field, or by those of vLLM and llama-server."""
-    budgets = (_number(given, name, ranges.THINK_BUDGET) for name in _BUDGETS if given.get(name) != -1)  # -1: no limit
+    budgets = (
+        checked_number(given, name, ranges.THINK_BUDGET) for name in _BUDGETS if given.get(name) != -1
+    )  # -1: no limit
     budget = next((int(each) for each in budgets if each is not None), None)
     mode = _thinking_mode(given)
     if mode is ThinkingMode.OFF or (budget == 0 and mode is None):
@@ -368,34 +361,3 @@ def _thinking_mode(given: Mapping[str, Any]) -> ThinkingMode | None:
     if effort not in _EFFORTS:
         raise BadRequest(f"reasoning_effort must be one of {', '.join(_EFFORTS)}.", "reasoning_effort")
     return ThinkingMode.OFF if effort == "none" else ThinkingMode.AUTO
-
-
-def _number(given: Mapping[str, Any], name: str, within: Range) -> float | int | None:
-    value = given.get(name)
-    if value is None:
-        return None
-    if isinstance(value, float) and within.is_whole and value.is_integer():
-        value = int(value)
-    if not within.holds(value):
-        raise BadRequest(f"{name} must be {within}.", name)
-    return value
-
-
-def _flag(given: Mapping[str, Any], name: str) -> bool:
-    value = given.get(name)
-    if value not in (None, True, False):
-        raise BadRequest(f"{name} must be true or false.", name)
-    return bool(value)
-
-
-def _object(body: object) -> Mapping[str, Any]:
-    if not isinstance(body, dict):
-        raise BadRequest("the request must be a JSON object.")
-    return body
-
-
-def _list(given: Mapping[str, Any], name: str) -> list[object]:
-    value = given.get(name)
-    if not isinstance(value, list):
-        raise BadRequest(f"{name} must be a list.", name)
-    return value

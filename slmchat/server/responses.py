@@ -11,7 +11,8 @@ from typing import Any
 
 from slmchat.engine.api import FinishReason, Usage
 from slmchat.generation.tools import ToolCall
-from slmchat.server.openai import ApiRequest, BadRequest, chat_request
+from slmchat.server.fields import BadRequest
+from slmchat.server.openai import ApiRequest, chat_request
 from slmchat.server.records import Made, Sent
 
 # Fields that mean the same as in a chat completion.

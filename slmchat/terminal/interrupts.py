@@ -51,6 +51,7 @@ _ENDING = tuple(
 
 _lock = threading.Lock()
 _reader: int | None = None
+_is_watching = False
 _presses = 0  # without effect so far
 _first_at = 0.0
 _has_told = False
@@ -102,8 +103,11 @@ def _woken(_number: int, _frame: FrameType | None) -> None:
 
 
 def watch() -> None:
-    """Start to count what `listen` hears. From any thread."""
-    if _reader is not None:
+    """Start to count what `listen` hears, once. From any thread, after the process is sealed."""
+    global _is_watching
+    with _lock:
+        is_first, _is_watching = not _is_watching, True
+    if _reader is not None and is_first:
         threading.Thread(target=_wait, args=(_reader,), daemon=True, name="Ctrl-C").start()
 
 
@@ -117,6 +121,7 @@ def settled() -> None:
 @contextlib.contextmanager
 def cancelling(cancel: Callable[[], None]) -> Iterator[None]:
     """While this lasts, Ctrl-C calls `cancel`; a second one is a KeyboardInterrupt. In the main thread."""
+    watch()  # work that loads no library has not begun it: that of an endpoint
 
     def first(_number: int, _frame: FrameType | None) -> None:
         cancel()

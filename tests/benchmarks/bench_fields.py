@@ -43,8 +43,8 @@ def measure(_repeat: int) -> list[Target]:
         "the schema": replace(told, instruction=f"Answer with JSON of this schema: {told.constraint.text}"),
     }
     found = []
-    for telling, shape in others.items():
-        n_right = _n_right(engine, shape)
+    for telling, wanted in others.items():
+        n_right = _n_right(engine, wanted)
         raw = {f"told the names, of {3 * N_CASES}": [names], f"told {telling}": [n_right]}
         name = f"{programs.MODELS[0]}: fields right, told their names against told {telling}"
         found.append(Target(name, 1, [names / n_right], raw, is_at_least=True))
@@ -60,22 +60,22 @@ def _cases() -> list[tuple[str, dict[str, object]]]:
     return made
 
 
-def _n_right(engine: llama.LlamaEngine, shape: structured.ResponseFormat) -> int:
+def _n_right(engine: llama.LlamaEngine, wanted: structured.ResponseFormat) -> int:
     """Fields that are right; an answer that was cut off has none."""
     session = engine.open_session(SessionSettings(1024, programs.THREADS, programs.THREADS))
     info = engine.info
     template = ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text)
-    limits = Limits(max_tokens=100, constraint=shape.constraint)
+    limits = Limits(max_tokens=100, constraint=wanted.constraint)
     n_right = 0
     for sentence, value in _cases():
-        question = f"{sentence}\n\nExtract the person's name, age and city.\n\n{shape.instruction}".strip()
+        question = f"{sentence}\n\nExtract the person's name, age and city.\n\n{wanted.instruction}".strip()
         prompt = template.render([Message(Role.USER, question)])
         events = list(session.generate(prompt, SamplerSettings(temperature=0), limits))
         finish = events[-1]
         assert isinstance(finish, Finish)
         text = "".join(event.text for event in events if isinstance(event, Chunk))
         try:
-            found = shape.value(text, finish.reason)
+            found = wanted.value(text, finish.reason)
         except SlmError:
             continue
         assert isinstance(found, dict)

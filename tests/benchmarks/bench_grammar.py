@@ -55,8 +55,8 @@ def _rates(model: str, repeat: int) -> Iterator[Target]:
 
     calls = itertools.count()
 
-    def rate(temperature: float, shape: Constraint | None) -> float:
-        limits = Limits(max_tokens=N_TOKENS, constraint=shape)
+    def rate(temperature: float, constraint: Constraint | None) -> float:
+        limits = Limits(max_tokens=N_TOKENS, constraint=constraint)
         sampler = SamplerSettings(temperature=temperature, seed=next(calls) // 2)  # both of a pair have the same
         _, finish = _generated(session, prompt, sampler, limits)
         return finish.usage.completion_tokens / finish.timings.generation_s
@@ -64,12 +64,12 @@ def _rates(model: str, repeat: int) -> Iterator[Target]:
     for temperature in TEMPERATURES:
         rate(temperature, schema), rate(temperature, None)  # the grammar's tables, the session's graphs: once
         with _widths() as widths:
-            ratios, shaped, free = pairs(
+            ratios, structured_rate, free = pairs(
                 repeat,
                 lambda temperature=temperature: rate(temperature, schema),
                 lambda temperature=temperature: rate(temperature, None),
             )
-        raw = {"with a schema tok/s": shaped, "free tok/s": free}
+        raw = {"with a schema tok/s": structured_rate, "free tok/s": free}
         raw |= {f"tokens that took {width:,} candidates": [count] for width, count in sorted(widths.items())}
         yield Target(f"{model}: rate with a schema against none, temperature {temperature}", 0.9, ratios, raw, True)
     session.close()
@@ -129,12 +129,12 @@ def schemas(model: Path | None, runs: int, seed: int) -> Counter[str]:
 
 def _one_run(session: llama.LlamaSession, schema: object, seed: int) -> str:
     """ "right", "cut off" or "wrong"."""
-    shape = structured.of_schema(schema)
+    wanted = structured.of_schema(schema)
     sampler = SamplerSettings(temperature=1.0, top_k=(0, 40)[seed % 2], min_p=(0.0, 0.05)[seed // 2 % 2], seed=seed)
     prompt = Prompt((Part("Answer in JSON:"),))
-    text, finish = _generated(session, prompt, sampler, Limits(max_tokens=400, constraint=shape.constraint))
+    text, finish = _generated(session, prompt, sampler, Limits(max_tokens=400, constraint=wanted.constraint))
     try:
-        shape.value(text, finish.reason)
+        wanted.value(text, finish.reason)
     except SlmError as error:
         if finish.reason is FinishReason.LENGTH:
             return "cut off"

@@ -165,7 +165,7 @@ def not_asked(kind: ServerKind, asked: Thinking) -> str | None:
 
 
 def _chances_wanted(top_logprobs: int, *, is_bare: bool) -> dict[str, Any]:
-    if is_bare:  # servers answer it in several shapes
+    if is_bare:  # servers answer it in several forms
         raise SlmError(
             "an endpoint tells the probabilities of tokens in chats only, not for --raw.", exit_code=ExitCode.USAGE
         )

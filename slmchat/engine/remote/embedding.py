@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from slmchat.endpoints import Endpoint
-from slmchat.engine.api import Embedding
+from slmchat.engine.api import Embedding, TextOrTokens
 from slmchat.engine.remote import errors
 from slmchat.engine.remote.cancel import Cancelled
 from slmchat.engine.remote.client import Client
@@ -34,24 +34,24 @@ class RemoteEmbedder:
         """Close the answer that is awaited; from any thread or a signal handler."""
         self._client.cancel.set()
 
-    def run(self, texts: Iterator[str]) -> Iterator[Embedding | SlmError]:
+    def run(self, texts: Iterator[TextOrTokens]) -> Iterator[Embedding | SlmError]:
         """As `Embedder` has it. Raises `SlmError` (NETWORK, and USAGE or CONTEXT for what the endpoint refuses)."""
         self._client.cancel.reset()
         while group := list(islice(texts, _AT_ONCE)):
-            asked = [text for text in group if text.strip()]
+            asked = [text for text in group if not _is_empty(text)]
             try:
                 found = iter(self._asked(asked) if asked else [])
             except Cancelled:
                 self._client.close()
                 return
             for text in group:
-                yield next(found) if text.strip() else _empty()
+                yield _empty() if _is_empty(text) else next(found)
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
 
-    def _asked(self, texts: Sequence[str]) -> list[Embedding]:
+    def _asked(self, texts: Sequence[TextOrTokens]) -> list[Embedding]:
         body = {"model": self._model, "input": list(texts), "encoding_format": "float"}
         answer = "".join(self._client.events("/embeddings", body))
         try:
@@ -89,6 +89,10 @@ def _normalised(values: Any) -> tuple[float, ...]:
     if not length or not math.isfinite(length):
         raise ValueError("not a vector")
     return tuple(number / length for number in numbers)
+
+
+def _is_empty(text: TextOrTokens) -> bool:
+    return not (text.strip() if isinstance(text, str) else text)
 
 
 def _empty() -> SlmError:

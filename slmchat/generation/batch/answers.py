@@ -11,6 +11,7 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import SlmError
 from slmchat.generation import response
 from slmchat.generation.attempts import Attempts, TryAgain
+from slmchat.generation.best_of import BestOf, Candidates
 from slmchat.generation.classify import ClassificationTask, as_printed, content_free_prior
 from slmchat.generation.structured import ResponseFormat
 
@@ -32,13 +33,18 @@ class Answers(Protocol):
         """The fields of a record where there is no answer."""
         ...
 
-    def request(self, number: int, prompt: Prompt) -> Request:
+    @property
+    def n_each(self) -> int:
+        """Requests for each row: those of row `number` have the ids from `number * n_each` on."""
+        ...
+
+    def requests(self, number: int, prompt: Prompt) -> Sequence[Request]:
         """What the engine is asked for row `number`."""
         ...
 
-    def record(self, done: Result, prompt: Prompt) -> dict[str, Any] | Request:
+    def record(self, done: Result, prompt: Prompt) -> dict[str, Any] | Request | None:
         """The fields of a record for a request that the engine has done, or the request with which the row is asked
-        again.
+        again; None: others of its requests are still on their way.
 
         Raises `Unsuitable` when the row failed: its fields then stand beside the error.
         """
@@ -47,6 +53,8 @@ class Answers(Protocol):
 
 class Completions:
     """Free text, as `slm run` answers."""
+
+    n_each = 1
 
     def __init__(self, sampler: SamplerSettings, limits: Limits, *, is_raw: bool, is_sanitized: bool) -> None:
         """`is_raw`: without a chat template, so that white space and thoughts are text like any other."""
@@ -60,9 +68,9 @@ class Completions:
         """No completion."""
         return {"completion": None, "finish_reason": None, "usage": None}
 
-    def request(self, number: int, prompt: Prompt) -> Request:
+    def requests(self, number: int, prompt: Prompt) -> Sequence[Request]:
         """The row's own completion; with `--seed` every row has the same seed."""
-        return Request(number, prompt, self._sampler, self._limits)
+        return (Request(number, prompt, self._sampler, self._limits),)
 
     def record(self, done: Result, prompt: Prompt) -> dict[str, Any]:
         """Completion, finish reason, usage and seed; the thinking of a reasoning model where there was one."""
@@ -77,15 +85,19 @@ class Completions:
         }
 
 
-class ShapedCompletions:
-    """Completions of a given shape, checked; one that is cut off or not right is asked for once more."""
+class StructuredCompletions:
+    """Completions in a given format, checked; one that is cut off or not right is asked for once more."""
 
-    def __init__(self, shape: ResponseFormat, sampler: SamplerSettings, limits: Limits, *, is_sanitized: bool) -> None:
-        self._shape = shape
+    n_each = 1
+
+    def __init__(
+        self, response_format: ResponseFormat, sampler: SamplerSettings, limits: Limits, *, is_sanitized: bool
+    ) -> None:
+        self._format = response_format
         self._sampler = sampler
         self._limits = limits
         self._completions = Completions(
-            sampler, shape.limits(limits), is_raw=not shape.thinks_first, is_sanitized=is_sanitized
+            sampler, response_format.limits(limits), is_raw=not response_format.thinks_first, is_sanitized=is_sanitized
         )
         self._attempts: dict[int, Attempts[dict[str, Any]]] = {}  # of the rows that are under way
 
@@ -94,10 +106,10 @@ class ShapedCompletions:
         """No completion, no value."""
         return {"completion": None, "value": None} | self._completions.nothing
 
-    def request(self, number: int, prompt: Prompt) -> Request:
+    def requests(self, number: int, prompt: Prompt) -> Sequence[Request]:
         """The first attempt."""
-        attempts = self._attempts[number] = Attempts(self._shape, self._sampler, self._limits)
-        return Request(number, prompt, attempts.sampler, attempts.limits)
+        attempts = self._attempts[number] = Attempts(self._format, self._sampler, self._limits)
+        return (Request(number, prompt, attempts.sampler, attempts.limits),)
 
     def record(self, done: Result, prompt: Prompt) -> dict[str, Any] | Request:
         """As for free text, with the `value`; the second attempt when the first was not right."""
@@ -117,8 +129,72 @@ class ShapedCompletions:
         return {"completion": None, "value": value} | fields
 
 
+class ElectedCompletions:
+    """The best of several answers to each row (best_of.py), free text or of a given response_format."""
+
+    def __init__(
+        self,
+        asked: BestOf,
+        response_format: ResponseFormat | None,
+        sampler: SamplerSettings,
+        limits: Limits,
+        *,
+        is_raw: bool,
+        is_sanitized: bool,
+    ) -> None:
+        self.n_each = asked.n
+        self._asked = asked
+        self._shape = response_format
+        self._sampler = sampler
+        self._limits = limits
+        self._is_raw = is_raw if response_format is None else not response_format.thinks_first
+        self._is_sanitized = is_sanitized
+        self._under_way: dict[int, Candidates] = {}
+
+    @property
+    def nothing(self) -> dict[str, Any]:
+        """No completion, and no value where there would be one."""
+        value = {} if self._shape is None else {"value": None}
+        return {"completion": None} | value | {"finish_reason": None, "usage": None}
+
+    def requests(self, number: int, prompt: Prompt) -> Sequence[Request]:
+        """All answers to the row; with `--seed` every row has the same seeds."""
+        made = self._under_way[number] = Candidates(
+            self._asked,
+            number * self.n_each,
+            prompt,
+            self._sampler,
+            self._limits,
+            self._shape,
+            keeps_space=self._is_raw,
+            is_sanitized=self._is_sanitized,
+        )
+        return made.requests
+
+    def record(self, done: Result, prompt: Prompt) -> dict[str, Any] | Request | None:
+        """The fields of the answer that counts, with the vote (`best_of`), when all of them have come."""
+        number = done.id // self.n_each
+        candidates = self._under_way[number]
+        again = candidates.take(done)
+        if again is not None or not candidates.is_complete:
+            return again
+        del self._under_way[number]
+        try:
+            completion = candidates.completion()
+        except SlmError as error:
+            raise Unsuitable(error, {}) from error
+        return {
+            **completion.as_json(),
+            **({} if self._shape is None else {"value": completion.value}),
+            **({} if self._limits.top_logprobs is None else {"logprobs": response.logprob_fields(completion.logprobs)}),
+            "seed": completion.seed,
+        }
+
+
 class ChosenTexts:
     """One of some choices, with the probability of each."""
+
+    n_each = 1
 
     def __init__(self, task: ClassificationTask) -> None:
         self._task = task
@@ -133,9 +209,9 @@ class ChosenTexts:
         """No choice."""
         return {"completion": None, "probabilities": None, "finish_reason": None, "usage": None}
 
-    def request(self, number: int, prompt: Prompt) -> Request:
+    def requests(self, number: int, prompt: Prompt) -> Sequence[Request]:
         """The scores of all choices; nothing is sampled."""
-        return Request(number, prompt, choices=self._task.choices(prompt))
+        return (Request(number, prompt, choices=self._task.choices(prompt)),)
 
     def record(self, done: Result, prompt: Prompt) -> dict[str, Any]:
         """The choice and all probabilities."""

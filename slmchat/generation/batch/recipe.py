@@ -18,7 +18,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.records import fingerprint
 from slmchat.generation.prompt_template import PromptFile
 from slmchat.generation.structured import ResponseFormat
-from slmchat.options import ChoiceOptions, GenerationOptions
+from slmchat.options import BestOfOptions, ChoiceOptions, GenerationOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +57,16 @@ def recipe_of(
     template: PromptFile | None,
     sampler: SamplerSettings,
     options: GenerationOptions,
-    shape: ResponseFormat | None,
-    choice: ChoiceOptions,
+    response_format: ResponseFormat | None,
+    answer: tuple[ChoiceOptions, BestOfOptions],
 ) -> Recipe:
     """The recipe of a batch, from what was given and what it became."""
     prompt = [instruction, field, [[message.role.value, message.text] for message in head]]
     if template is not None:
         prompt.append(template.identity)
+    constraint = response_format and response_format.constraint
     usual = asdict(SamplerSettings())
+    choice, several = answer
     given: dict[str, Any] = {name: value for name, value in asdict(sampler).items() if value != usual[name]}
     given |= {
         "max_tokens": options.max_tokens,
@@ -76,8 +78,9 @@ def recipe_of(
         "lora": [Path(name).name for name in options.lora],
         "raw": options.raw,
         "raw_output": options.raw_output,
-        "shape": shape and fingerprint([shape.constraint.kind.value, shape.constraint.text]),
+        "response_format": constraint and fingerprint([constraint.kind.value, constraint.text]),
         **{name: value for name, value in asdict(choice).items() if name != "choices"},
+        **asdict(several),
         "choices": choice.choices[0] if choice.choices else None,
     }
     told = {name: value for name, value in given.items() if value not in (None, [], "") and value is not False}
@@ -96,6 +99,6 @@ def check_same(recipe: Recipe, before: Mapping[str, Any], file: Path) -> None:
 
 
 def _option(name: str, before: object) -> str:
-    if name == "shape":
+    if name == "response_format":
         return "another schema, grammar or pattern"
     return f"{name.replace('_', ' ')} {'not given' if before is None else before}"

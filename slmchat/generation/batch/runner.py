@@ -48,6 +48,7 @@ class _Recorded:
     record: dict[str, Any]
     row: Row
     error: SlmError | None
+    number: int
 
 
 class Rows:
@@ -61,6 +62,7 @@ class Rows:
         self._is_echoed = is_echoed
         self._made_with: Mapping[str, Any] | None = None
         self._under_way: dict[int, _UnderWay] = {}
+        self._n_each = answers.n_each
 
     def skip_begun(self, descriptor: int, file: Path) -> Begun:
         """Skip the rows that an earlier run has written. Raises `SlmError` when they are not those of these inputs."""
@@ -81,14 +83,15 @@ class Rows:
                 asked = self._prompts.make(row)
             except SlmError as error:
                 self._under_way[number] = _UnderWay(row, None)
-                yield Result(number, error=error)
+                yield Result(number * self._n_each, error=error)
             else:
                 self._under_way[number] = _UnderWay(row, asked)
-                yield self._answers.request(number, asked.prompt)
+                yield from self._answers.requests(number, asked.prompt)
 
-    def record(self, done: Result) -> _Recorded | Request:
-        """The record of a row, or the request with which it is asked again."""
-        under_way = self._under_way.pop(done.id)
+    def record(self, done: Result) -> _Recorded | Request | None:
+        """The record of a row, or the request with which it is asked again; None: it is not done yet."""
+        number = done.id // self._n_each
+        under_way = self._under_way.pop(number)
         row, asked, error = under_way.row, under_way.asked, done.error
         fields = self._answers.nothing
         if asked is not None:
@@ -98,17 +101,17 @@ class Rows:
                 fields |= unsuitable.fields
                 error = unsuitable.error
             else:
-                if isinstance(answered, Request):
-                    self._under_way[done.id] = under_way
+                if answered is None or isinstance(answered, Request):
+                    self._under_way[number] = under_way
                     return answered
                 fields = answered
             if asked.n_trimmed:
                 fields["trimmed_characters"] = asked.n_trimmed
         shown = self._prompts.shown_input(row)
         head = {"id": row.id, **({"input": shown} if self._is_echoed else {"input_sha256": fingerprint(shown)})}
-        is_first = done.id == 0 and self._made_with is not None
+        is_first = number == 0 and self._made_with is not None
         tail = {"error": error and error.message, **({"made_with": self._made_with} if is_first else {})}
-        return _Recorded({**head, **fields, **tail}, row, error)
+        return _Recorded({**head, **fields, **tail}, row, error, number)
 
 
 class BatchWork:
@@ -144,9 +147,11 @@ class BatchWork:
                         self._pool.resubmit(made)
                         self._n_resubmitted += 1
                         continue
+                    if made is None:
+                        continue
                     self._count(made.record, made.error)
-                    ends[done.id] = (made.row.end, made.error is not None)
-                    for number, line in self._window.leave(done.id, encoded(made.record)):
+                    ends[made.number] = (made.row.end, made.error is not None)
+                    for number, line in self._window.leave(made.number, encoded(made.record)):
                         self._writer.write(line)
                         end, is_failed = ends.pop(number)
                         self._progress.add(end, is_failed=is_failed)
@@ -165,7 +170,8 @@ class BatchWork:
         if error is not None:
             self._failures[error.exit_code] += 1
         usage = record.get("usage")
-        self._n_tokens += usage["completion_tokens"] if usage else 0
+        counted_in = record.get("best_of", usage)  # of several answers all were generated
+        self._n_tokens += counted_in["completion_tokens"] if counted_in else 0
         self._n_trimmed += "trimmed_characters" in record
         self._n_without_end += record.get("finish_reason") == FinishReason.CONTEXT
         self._n_silent += error is None and "value" not in record and not record["completion"].strip()

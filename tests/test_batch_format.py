@@ -1,4 +1,4 @@
-"""`slm batch` with answers of a shape: the value of each row, the second attempt, rows that fail, one constraint."""
+"""`slm batch` with answers in a given format: the value of each row, the second attempt, rows that fail, one constraint."""
 
 import json
 import subprocess
@@ -29,10 +29,10 @@ from slmchat.engine.gbnf import to_gbnf
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured
-from slmchat.generation.batch.answers import ShapedCompletions
+from slmchat.generation.batch.answers import StructuredCompletions
 from slmchat.generation.batch.rows import Row
 
-SHAPE = structured.of_schema(
+FORMAT = structured.of_schema(
     {"type": "object", "properties": {"age": {"type": "integer"}, "mood": {"type": "string"}}, "required": ["age"]}
 )
 
@@ -45,7 +45,7 @@ def desk(tmp_path: Path) -> Desk:
 def _desk(tmp_path: Path, limits: Limits | None = None) -> Desk:
     desk = Desk(tmp_path)
     given = limits or Limits(stop=("}",))
-    desk.answers = ShapedCompletions(SHAPE, SamplerSettings(seed=5), given, is_sanitized=True)
+    desk.answers = StructuredCompletions(FORMAT, SamplerSettings(seed=5), given, is_sanitized=True)
     return desk
 
 
@@ -62,7 +62,7 @@ class TestRecords:
         assert list(desk.records[0])[-1] == "error"
         (request, _) = desk.engine.requests
         assert request.limits == Limits(
-            structured.ROOM, constraint=SHAPE.constraint
+            structured.ROOM, constraint=FORMAT.constraint
         )  # no stop sequence cuts through it
 
     def test_a_row_that_is_cut_off_is_asked_again_with_more_room(self, tmp_path: Path) -> None:
@@ -112,9 +112,9 @@ def engine(tiny: Path) -> Iterator[llama.LlamaEngine]:
 
 @pytest.mark.real
 class TestPool:
-    def _done(self, engine: llama.LlamaEngine, shape: Constraint, count: int = 6) -> list[Result]:
+    def _done(self, engine: llama.LlamaEngine, constraint: Constraint, count: int = 6) -> list[Result]:
         pool = engine.open_pool(SessionSettings(512, 1, 1), 3)
-        limits = Limits(60, constraint=shape)
+        limits = Limits(60, constraint=constraint)
         requests = (
             Request(n, Prompt((Part("word " * n),)), SamplerSettings(seed=n), limits) for n in range(1, count + 1)
         )

@@ -1,0 +1,127 @@
+"""Whether flash attention is the slower way on this machine: timed once, on a model of zeros, and kept.
+
+Knows: which token to time, how a ratio is found on a machine that other programs use too, where it is kept.
+Refuses to know: real models, and what is done with the answer (llama.py).
+
+llama.cpp uses flash attention wherever it can. That saves memory, and prompts are read faster with it. A single token
+takes another of its kernels, and how fast that is depends on the compiler: in a build by GCC 12 for AVX-512 it takes
+2.5 times as long as plain attention behind 512 tokens, which makes a chat half as fast behind 1,000 tokens and a third
+as fast behind 3,000; in the prebuilt library it takes 1.1 times as long (docs/decisions.md).
+"""
+
+import json
+import os
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from slmchat.engine import crash_report, native, tiny_model, verdicts
+from slmchat.errors import ExitCode, SlmError
+from slmchat.private_files import make_private, write_private
+
+SLOWER = 1.6
+"""Ratio of the two times of a token from which flash attention is given up: between what was seen of the build that
+suffers (2.5 to 2.9) and of those that do not (1.05 to 1.2)."""
+
+# One layer of eight heads: attention is then most of what a token takes. Zeros take as long as other numbers.
+_EMBEDDING, _FEED_FORWARD = 512, 32
+_DEPTH = 512  # tokens that the timed ones look back at
+_TURNS = 7  # tokens timed in each way, by turns; the fastest of them is the one that nobody disturbed
+
+_FORMAT = 1
+
+_known: dict[Path, float] = {}
+
+
+def is_slower() -> bool:
+    """Whether flash attention takes at least `SLOWER` times as long for a token as plain attention does.
+
+    The first one who asks pays for the answer, about 0.1 s of one processor. False where it is not known: no place to
+    keep an answer is in use (verdicts.py), nothing may be kept or can be written there, llama.cpp refuses; and with a
+    GPU, whose kernels are others.
+    """
+    place = verdicts.place_in_use()
+    if place is None or native.has_gpu_backend():
+        return False
+    if place not in _known:
+        _known[place] = _kept(place) or (_measured(place) if verdicts.may_keep() else 0.0)
+    return _known[place] >= SLOWER
+
+
+def _file(place: Path) -> Path:
+    return place / "attention.json"
+
+
+def _kept(place: Path) -> float | None:
+    """The ratio that was found for this library on this processor; None when there is none."""
+    try:
+        found = json.loads(_file(place).read_text(encoding="utf-8"))
+        if found["format"] != _FORMAT or found["key"] != verdicts.library_key():
+            return None
+        return float(found["ratio"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _measured(place: Path) -> float:
+    """The ratio, measured now and kept; 0 when it cannot be."""
+    import tempfile  # 10 ms that only a measurement needs
+
+    try:
+        make_private(place)
+        with (
+            crash_report.own_errand("comparing two ways of attention"),
+            tempfile.TemporaryDirectory(dir=place, prefix="attention-") as directory,
+        ):
+            found = ratio(Path(directory))
+        content = {"format": _FORMAT, "key": verdicts.library_key(), "ratio": round(found, 2), "found_at": time.time()}
+        write_private(_file(place), json.dumps(content, indent=1).encode())
+    except (SlmError, OSError):  # read-only, full, or behind the seal of --private
+        return 0.0
+    return found
+
+
+def ratio(directory: Path) -> float:
+    """Time of a token with flash attention over that without, behind 512 tokens on one thread.
+
+    A model of 3 MB, mostly a hole, is written to `directory`. Raises `SlmError` when llama.cpp refuses, `OSError` when
+    the directory cannot be written.
+    """
+    file = directory / "attention.gguf"
+    tiny_model.write_llama(file, [tiny_model.Q8_0], embedding=_EMBEDDING, feed_forward=_FEED_FORWARD)
+    api, limits = native.bindings(), verdicts.library().verdict.limits
+    params = api.llama_model_default_params()
+    params.n_gpu_layers = 0
+    with ExitStack() as stack:
+        model = api.llama_model_load_from_file(os.fsencode(file), limits.model_params(params))
+        if not model:
+            raise _refused()
+        stack.callback(api.llama_model_free, model)
+        ways = []
+        for way in (api.LLAMA_FLASH_ATTN_TYPE_ENABLED, api.LLAMA_FLASH_ATTN_TYPE_DISABLED):
+            settings = api.llama_context_default_params()
+            settings.n_ctx, settings.n_batch, settings.n_ubatch = 2 * _DEPTH, _DEPTH, _DEPTH
+            settings.n_threads = settings.n_threads_batch = 1
+            settings.flash_attn_type = way
+            context = api.llama_init_from_model(model, settings)
+            if not context:
+                raise _refused()
+            stack.callback(api.llama_free, context)
+            _seconds(api, context, _DEPTH)
+            ways.append(context)
+        times = [(_seconds(api, ways[0], 1), _seconds(api, ways[1], 1)) for _ in range(_TURNS)]
+        return min(flash for flash, _ in times) / min(plain for _, plain in times)
+
+
+def _seconds(api: Any, context: Any, n_tokens: int) -> float:
+    """Seconds that these tokens take. Raises `SlmError` when llama.cpp fails."""
+    tokens = (api.llama_token * n_tokens)()
+    start = time.perf_counter()
+    if api.llama_decode(context, api.llama_batch_get_one(tokens, n_tokens)) != 0:
+        raise _refused()
+    return time.perf_counter() - start
+
+
+def _refused() -> SlmError:
+    return SlmError(f"two ways of attention could not be compared: {native.last_said()}.", exit_code=ExitCode.BUG)
