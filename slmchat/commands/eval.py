@@ -11,7 +11,7 @@ from slmchat.catalog.records import Installed
 from slmchat.commands import eval_report
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation import task_catalog
-from slmchat.evaluation.method import Method
+from slmchat.evaluation.method import EvalMethod
 from slmchat.evaluation.records import EvalTask
 from slmchat.evaluation.run_records import RunPlan, RunRecords, last_run
 from slmchat.evaluation.runner import Evaluation
@@ -28,13 +28,13 @@ _THINK_BUDGET = 512
 def eval_models(names: Sequence[str], options: EvalOptions, settings: Settings, console: Console) -> ExitCode:
     """Measure models in tasks. Raises `SlmError`; what is wrong with one model of several stops no other."""
     if options.is_list:
-        return eval_report.show_tasks(settings, console, is_json=options.json)
+        return eval_report.show_tasks(console, is_json=options.json)
     earlier = _earlier(names, options, settings) if options.resume else None
     targets = list(earlier.plan.tasks) if earlier else _targets(options.tasks)
     task_catalog.fetch_missing(targets, settings, console)
     sandbox.seal(settings)
     method = earlier.plan.method if earlier else _method(options)
-    tasks = [task_catalog.load(target, settings) for target in targets]
+    tasks = [task_catalog.load(target) for target in targets]
     wanted: Sequence[str | None] = [*earlier.plan.models] if earlier else [*names] or [None]
     models = [resolve.find(name, settings, console) for name in wanted]
     plan = _plan(models, dict(zip(targets, tasks, strict=True)), method)
@@ -61,14 +61,14 @@ def _targets(asked: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(targets))
 
 
-def _method(options: EvalOptions) -> Method:
+def _method(options: EvalOptions) -> EvalMethod:
     """Raises `SlmError` (USAGE)."""
     if options.sampler not in ("greedy", "maker"):
         raise SlmError(f"--sampler cannot be '{options.sampler}'.", hint="greedy or maker", exit_code=ExitCode.USAGE)
     if options.think not in (None, "on", "off", "auto"):
         raise SlmError(f"--think cannot be '{options.think}'.", hint="on, off or auto", exit_code=ExitCode.USAGE)
     think = options.think or ("off" if not options.think_budget else "on")
-    return Method(
+    return EvalMethod(
         limit=options.limit,
         is_sampled=options.minutes is not None,
         is_greedy=options.sampler == "greedy",
@@ -81,7 +81,7 @@ def _method(options: EvalOptions) -> Method:
     )
 
 
-def _plan(models: Sequence[Installed], tasks: dict[str, EvalTask], method: Method) -> RunPlan:
+def _plan(models: Sequence[Installed], tasks: dict[str, EvalTask], method: EvalMethod) -> RunPlan:
     stamps = {model.key: model.sha256 or f"{model.size} bytes, {model.files[0].mtime_ns}" for model in models}
     return RunPlan(stamps, {target: task.fingerprint for target, task in tasks.items()}, method)
 
