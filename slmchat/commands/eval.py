@@ -29,6 +29,12 @@ def eval_models(names: Sequence[str], options: EvalOptions, settings: Settings, 
     """Measure models in tasks. Raises `SlmError`; what is wrong with one model of several stops no other."""
     if options.is_list:
         return eval_report.show_tasks(settings, console, is_json=options.json)
+    if options.quantizations:
+        from slmchat.commands.eval_quantizations import eval_quantizations
+
+        return eval_quantizations(names, options, settings, console)
+    if options.text is not None:
+        raise SlmError("--text is what --quantizations reads.", exit_code=ExitCode.USAGE)
     earlier = _earlier(names, options, settings) if options.resume else None
     targets = list(earlier.plan.tasks) if earlier else _targets(options.tasks)
     task_catalog.fetch_missing(targets, settings, console)

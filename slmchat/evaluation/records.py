@@ -158,7 +158,8 @@ class TaskResult:
 class Agreement:
     """How much a quantization says the same as a larger one of the same model, over `n_tokens` places of a text.
 
-    `top_token`: the share of places with the same most probable token. `kl_divergence`: the mean, in nats.
+    `top_token`: the share of places with the same most probable token. `kl_divergence`: the mean, in nats
+    (agreement.py has the definition). The intervals hold 95 %.
     """
 
     reference: str
@@ -166,6 +167,7 @@ class Agreement:
     top_token: float
     top_token_interval: Interval
     kl_divergence: float
+    kl_interval: Interval
 
 
 @dataclass(frozen=True, slots=True)
