@@ -28,7 +28,7 @@ _THINK_BUDGET = 512
 def eval_models(names: Sequence[str], options: EvalOptions, settings: Settings, console: Console) -> ExitCode:
     """Measure models in tasks. Raises `SlmError`; what is wrong with one model of several stops no other."""
     if options.is_list:
-        return eval_report.show_tasks(settings, console, is_json=options.json)
+        return eval_report.show_tasks(console, is_json=options.json)
     if options.quantizations:
         from slmchat.commands.eval_quantizations import eval_quantizations
 
@@ -40,7 +40,7 @@ def eval_models(names: Sequence[str], options: EvalOptions, settings: Settings, 
     task_catalog.fetch_missing(targets, settings, console)
     sandbox.seal(settings)
     method = earlier.plan.method if earlier else _method(options)
-    tasks = [task_catalog.load(target, settings) for target in targets]
+    tasks = [task_catalog.load(target) for target in targets]
     wanted: Sequence[str | None] = [*earlier.plan.models] if earlier else [*names] or [None]
     models = [resolve.find(name, settings, console) for name in wanted]
     plan = _plan(models, dict(zip(targets, tasks, strict=True)), method)

@@ -13,7 +13,6 @@ from slmchat.evaluation.method import Method
 from slmchat.evaluation.records import ModelReport, TaskResult, completed
 from slmchat.evaluation.report_records import as_json, differences
 from slmchat.options import EvalOptions
-from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.scatter import Point, scatter
 from slmchat.terminal.tables import Column
@@ -25,21 +24,28 @@ _HEIGHT, _MOST_WIDTH = 10, 72
 _MOST_NAME = 18
 
 
-def show_tasks(settings: Settings, console: Console, *, is_json: bool) -> ExitCode:
-    """Every task with a name."""
-    known = [task_catalog.built_in(name) for name in task_catalog.SUITE]
+def show_tasks(console: Console, *, is_json: bool) -> ExitCode:
+    """Every task with a name: those that come with slm, and those whose items are fetched from the Hub."""
+    own = [task_catalog.load(name) for name in task_catalog.SUITE]
+    public = [(name, task_catalog.table(name)) for name in task_catalog.PUBLIC]
     if is_json:
-        console.print_json(
-            [
-                {"task": task.name, "kind": task.kind.value, "items": len(task.items), "title": task.title}
-                for task in known
-            ]
-        )
+        told: list[dict[str, object]] = [
+            {"task": task.name, "kind": task.kind.value, "items": len(task.items), "title": task.title, "hub": None}
+            for task in own
+        ]
+        told += [
+            {"task": name, "kind": found.get("kind", ""), "items": None, "title": found.get("title", ""), "hub": hub}
+            for name, found in public
+            for hub in [{**found.values["hub"], "license": found.get("license", "")}]
+        ]
+        console.print_json(told)
         return ExitCode.DONE
-    console.table(
-        (Column("TASK"), Column("ITEMS", rank=1), Column("KIND", rank=2), Column("WHAT", is_prose=True)),
-        [(task.name, f"{len(task.items):,}", task.kind.value, task.title) for task in known],
-    )
+    rows = [(task.name, f"{len(task.items):,}", task.kind.value, task.title, "") for task in own]
+    rows += [
+        (name, "", found.get("kind", ""), found.get("title", ""), found.get("license", "")) for name, found in public
+    ]
+    columns = (Column("TASK"), Column("ITEMS", rank=2), Column("KIND", rank=3), Column("WHAT", is_prose=True))
+    console.table((*columns, Column("FROM THE HUB", rank=1)), rows)
     return ExitCode.DONE
 
 
@@ -64,10 +70,10 @@ def ending(reports: Sequence[ModelReport], file: Path | None, console: Console, 
     """What has to be said at the end, and the exit code."""
     for report in reports:
         if report.error is not None:
-            console.warn(f"{report.model} could not be measured to the end: {report.error.rstrip('.')}.")
+            console.warn(f"{report.label} could not be measured to the end: {report.error.rstrip('.')}.")
         failed = sum(item.error is not None for task in report.tasks for item in task.items)
         if failed:
-            console.warn(f"{report.model}: {counted(failed, 'item')} could not be asked and count as wrong (--json).")
+            console.warn(f"{report.label}: {counted(failed, 'item')} could not be asked and count as wrong (--json).")
     if is_interrupted:
         console.warn("interrupted; this is what was measured until then.")
     if file is not None and (is_interrupted or not completed(reports)):
@@ -79,8 +85,8 @@ def ending(reports: Sequence[ModelReport], file: Path | None, console: Console, 
 
 def _marks(reports: Sequence[ModelReport]) -> list[str]:
     """What stands for each model: its name where all are short, else a letter."""
-    if len(reports) == 1 or (all(len(report.model) <= _MOST_NAME for report in reports) and len(reports) < 4):
-        return [report.model for report in reports]
+    if len(reports) == 1 or (all(len(report.label) <= _MOST_NAME for report in reports) and len(reports) < 4):
+        return [report.label for report in reports]
     return [ascii_uppercase[number % 26] * (1 + number // 26) for number in range(len(reports))]
 
 
@@ -88,8 +94,8 @@ def _show_table(reports: Sequence[ModelReport], console: Console) -> None:
     """Tasks and figures downwards, models side by side."""
     marks = _marks(reports)
     for mark, report in zip(marks, reports, strict=True):
-        if mark != report.model:
-            console.tell(f"{mark}  {report.model}")
+        if mark != report.label:
+            console.tell(f"{mark}  {report.label}")
     first = reports[0].tasks
     rows = [
         (
@@ -181,13 +187,13 @@ def _show_plot(reports: Sequence[ModelReport], console: Console) -> None:
         for line in lines:
             console.print(line)
         if letters != _marks(reports):
-            console.tell(", ".join(f"{letter} {report.model}" for letter, report in zip(letters, reports, strict=True)))
+            console.tell(", ".join(f"{letter} {report.label}" for letter, report in zip(letters, reports, strict=True)))
 
 
 def _sentences(reports: Sequence[ModelReport]) -> Iterator[str]:
     """The same for a screen reader: nothing has to be found by its place."""
     for report in reports:
-        yield f"{report.model}:"
+        yield f"{report.label}:"
         for task in report.tasks:
             if task.score is None:
                 yield f"{task.task}: not measured."
@@ -203,5 +209,5 @@ def _sentences(reports: Sequence[ModelReport]) -> Iterator[str]:
         yield f"Speed: {_speed(report.generation_tps)} tokens a second, prompts {_speed(report.prompt_tps)}."
         if report.memory is not None:
             yield f"Memory: {in_bytes(report.memory)}."
-    for line in list(_remarks(reports, [report.model for report in reports]))[1:]:
+    for line in list(_remarks(reports, [report.label for report in reports]))[1:]:
         yield f"{line}."

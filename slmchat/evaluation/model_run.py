@@ -25,6 +25,7 @@ from slmchat.evaluation.run_records import GroupRecord, RunRecords, same_ids
 from slmchat.evaluation.speed import measure_speed
 from slmchat.generation import params
 from slmchat.hardware.usage import resident_memory
+from slmchat.models.backend import LocalModel
 from slmchat.models.open import OpenModel, open_installed
 from slmchat.options import GenerationOptions
 from slmchat.reporting import Reporter
@@ -57,6 +58,7 @@ class ModelRun:
     ) -> None:
         self._installed = installed
         self._key = installed.key
+        self._label = LocalModel(installed).label
         self._kept = kept
         self._method = kept.plan.method
         self._progress = progress
@@ -76,7 +78,7 @@ class ModelRun:
         opened: OpenModel | None = None
         try:
             if self._has_work(tasks):
-                reporter.status(f"loading {self._key}")
+                reporter.status(f"loading {self._label}")
                 opened = open_installed(self._installed, options, settings, reporter)
                 self._begin(opened, tasks)
         except SlmError as problem:
@@ -111,6 +113,7 @@ class ModelRun:
         memories = [group.memory for task in tasks for group in self._groups(task)]
         return ModelReport(
             model=self._key,
+            label=self._label,
             size=self._installed.size,
             quantization=self._installed.quantization or None,
             tasks=tuple(results),
@@ -126,7 +129,7 @@ class ModelRun:
         """Wait for the weights, measure the speed, settle the window. Raises `SlmError`."""
         trained = opened.engine.info.trained_context_length
         if self._key not in self._kept.speeds and not self._interruption.is_set:
-            opened.reporter.status(f"measuring the speed of {self._key}")
+            opened.reporter.status(f"measuring the speed of {self._label}")
             speed = measure_speed(opened, self._interruption.reaches)
             self._note_memory()
             if speed is not None:
@@ -181,7 +184,7 @@ class ModelRun:
         """Ask and keep the groups that are missing; the results of one that was cancelled. Raises `SlmError`."""
         kept = self._groups(task)
         asking: Asking | None = None
-        self._progress.begin(self._key, task, sum(len(group.items) for group in kept))
+        self._progress.begin(self._label, task, sum(len(group.items) for group in kept))
         for number, items in enumerate(self._method.groups(task.items)):
             if number < len(kept) and same_ids(kept[number], [item.id for item in items]):
                 continue

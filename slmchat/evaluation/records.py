@@ -172,14 +172,15 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """Everything that was measured of one model. Speeds in tokens a second of one answer alone, None: not measured.
+    """Everything that was measured of one model; `label`: its name as it is shown.
 
-    `memory`: bytes of this process while the model was at work, the most that was seen. `energy_j`: joules, and
-    `energy_tokens` the generated tokens that they were used for; None: not readable here. `error`: why it could not
-    be measured to the end.
+    Speeds in tokens a second of one answer alone, None: not measured. `memory`: bytes of this process while the model
+    was at work, the most that was seen. `energy_j`: joules, and `energy_tokens` the generated tokens that they were used
+    for; None: not readable here. `error`: why it could not be measured to the end.
     """
 
     model: str
+    label: str
     size: int
     quantization: str | None
     tasks: tuple[TaskResult, ...]
