@@ -116,6 +116,15 @@ def _batch(call: CommandCall) -> ExitCode:
     return batch(words, call[BatchOptions], call[GenerationOptions], wanted, template, call.settings, call.console)
 
 
+@_command("ask", take.AskedQuestion, "AskOptions", seals_itself=True)
+def _ask(call: CommandCall) -> ExitCode:
+    """Answer a question from documents, with quotations that are in them word by word."""
+    from slmchat.commands.ask import ask
+    from slmchat.options import AskOptions
+
+    return ask(call[take.AskedQuestion], call[AskOptions], call.settings, call.console)
+
+
 @_command("embed", take.EmbedTexts, "EmbedOptions", seals_itself=True)
 def _embed(call: CommandCall) -> ExitCode:
     """Turn texts into vectors with an embedding model."""
@@ -352,16 +361,13 @@ def _complete(
     line: Annotated[str | None, typer.Option("--line")] = None,
 ) -> None:
     """What could stand next: asked by the scripts of `slm completion`, with the words or the line up to the cursor."""
-    import typer.main
-
     from slmchat.commands.completion import complete, lines, split_line
 
     *before, incomplete = words or [""]
     if line is not None:
         before, incomplete = split_line(line)
     console = current_console()
-    known = typer.main.get_command(program_for(before))
-    found = complete(known, before, incomplete, lambda: settings.load(console.environ))
+    found = complete(program_for(before), before, incomplete, lambda: settings.load(console.environ))
     console.write("".join(f"{each}\n" for each in lines(found)))
 
 
@@ -370,12 +376,12 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 @functools.cache
-def whole_program() -> typer.Typer:
+def whole_program() -> Any:
     """The command line with all of its commands."""
     return program(_root, _ROOT_TAKES, COMMANDS.values(), _invoke, help=_HELP, epilog=_EPILOG)
 
 
-def program_for(arguments: Sequence[str]) -> typer.Typer:
+def program_for(arguments: Sequence[str]) -> Any:
     """The command line with nothing but the command that is called: all options of all commands take 10 ms.
 
     The whole of it where help is asked for before a name, or the name is that of a group or unknown.
@@ -383,9 +389,7 @@ def program_for(arguments: Sequence[str]) -> typer.Typer:
     before = list(itertools.takewhile(lambda word: word.startswith("-"), arguments))
     name = arguments[len(before)] if len(before) < len(arguments) else None
     if name == "__complete":
-        app = program(_root, _ROOT_TAKES, (), _invoke)
-        app.command(name, hidden=True)(_complete)
-        return app
+        return program(_root, _ROOT_TAKES, (), _invoke, {name: _complete})
     called = [COMMANDS[name]] if name in COMMANDS else []
     if (not called and "--version" not in before) or {"-h", "--help"} & set(before):
         return whole_program()
@@ -481,11 +485,9 @@ def _failed(console: Console, error: SlmError) -> int:
 
 
 def _usage(error: Any, arguments: Sequence[str]) -> SlmError:
-    import typer.main
-
     from slmchat.commands.usage_errors import explained
 
-    return explained(error, arguments, getattr(typer.main.get_command(whole_program()), "commands", {}))
+    return explained(error, arguments, whole_program().commands)
 
 
 def _bug(error: Exception) -> SlmError:

@@ -53,6 +53,7 @@ THREADS = Range(1, 512)
 MAX_TOKENS = Range(1, 10_000_000)
 THINK_BUDGET = Range(0, 10_000_000)
 BEST_OF = Range(1, 64)
+PASSAGES = Range(1, 50)  # that are read for a question about documents
 PARALLEL = Range(1, 255)  # llama.cpp has 256 sequences (LLAMA_MAX_SEQ), and one holds what the prompts share
 STREAMS = Range(1, 64)  # answers of a server at once
 GPU_LAYERS = Range(0, 10_000)

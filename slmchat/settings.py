@@ -65,6 +65,11 @@ class Paths:
         return self.data / "evaluations"
 
     @property
+    def documents(self) -> Path:
+        """The index of documents: their text in pieces, the words in it."""
+        return self.data / "documents.db"
+
+    @property
     def kv_states(self) -> Path:
         """States of the KV cache: what was evaluated before. They hold the tokens of what was said."""
         return self.cache / "kv"

@@ -8,6 +8,7 @@ import atexit
 import functools
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 SMOLLM2 = "smollm2:135m@Q4_1"
 GEMMA3_BASE = "gemma3:270m-pt@Q4_K_M"
 
+# Tests start many programs: they compile slm once, also where the one who runs the tests wants no bytecode.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Two workers that compute at once: llama.cpp's threads wait by spinning, each against the other's (docs/performance.md,
 # threads), and a token takes a hundred times as long. So a worker, and every program that it tests, computes with one
 # thread, unless a test is about threads (`MANY_THREADS`). Read by libgomp when it is loaded.
@@ -44,6 +49,16 @@ if os.environ.get("PYTEST_XDIST_WORKER"):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for _number in (signal.SIGHUP, signal.SIGTERM) if sys.platform != "win32" else ():
     signal.signal(_number, signal.SIG_DFL)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A file whose tests are all left out (`-m "not real and …"`) is not imported: half of the imports of all."""
+    wanted = config.option.markexpr
+    if collection_path.suffix != ".py" or not re.fullmatch(r"not \w+( and not \w+)*", wanted):
+        return None
+    marks = re.search(r"^pytestmark = (\[[^\]]*\]|.*)", collection_path.read_text(encoding="utf-8"), re.MULTILINE)
+    found = set(re.findall(r"pytest\.mark\.(\w+)", marks[1])) if marks else set()
+    return bool(found & set(re.findall(r"not (\w+)", wanted))) or None
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,8 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
 from fake_engine import FakeEngine
 from gguf_samples import PHI3_TEMPLATE, write_tiny_llama
@@ -16,6 +15,9 @@ from slmchat.errors import SlmError
 from slmchat.generation.tools import CallMode, CallSplitter, Tool, Toolbox, ToolCall, split
 from slmchat.models.backend import LocalBackend
 from slmchat.options import GenerationOptions
+
+if TYPE_CHECKING:
+    import openai  # a second of imports, for the tests of a client
 
 PARAMETERS = {
     "type": "object",
@@ -70,8 +72,9 @@ def engine() -> FakeEngine:
 SAID: list[Any] = [{"role": "user", "content": "Weather in Oslo?"}]
 
 
-class TestApi:
-    def test_calls_whole(self, client: openai.OpenAI, engine: FakeEngine) -> None:
+@pytest.mark.real
+class TestClient:
+    def test_calls_whole(self, client: "openai.OpenAI", engine: FakeEngine) -> None:
         done = client.chat.completions.create(model=NAME, messages=SAID, tools=[WEATHER, CLOCK])
         choice = done.choices[0]
         assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Wait.")
@@ -82,7 +85,7 @@ class TestApi:
         ]
         assert '"name": "weather"' in engine.prompts[0] and "<tools>" in engine.prompts[0]
 
-    def test_calls_in_a_stream(self, client: openai.OpenAI) -> None:
+    def test_calls_in_a_stream(self, client: "openai.OpenAI") -> None:
         with client.chat.completions.stream(model=NAME, messages=SAID, tools=[WEATHER, CLOCK]) as stream:
             for _ in stream:
                 pass
@@ -90,13 +93,13 @@ class TestApi:
         assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Wait.")
         assert [call.function.name for call in choice.message.tool_calls or []] == ["weather", "clock"]
 
-    def test_an_answer_without_a_call(self, client: openai.OpenAI, engine: FakeEngine) -> None:
+    def test_an_answer_without_a_call(self, client: "openai.OpenAI", engine: FakeEngine) -> None:
         engine.replies = [["It is ", "sunny <3"]]
         choice = client.chat.completions.create(model=NAME, messages=SAID, tools=[WEATHER]).choices[0]
         assert (choice.finish_reason, choice.message.content) == ("stop", "It is sunny <3")
         assert not choice.message.tool_calls
 
-    def test_results_go_back(self, client: openai.OpenAI, engine: FakeEngine) -> None:
+    def test_results_go_back(self, client: "openai.OpenAI", engine: FakeEngine) -> None:
         engine.replies = [[CALL], ["Sunny."]]
         first = client.chat.completions.create(model=NAME, messages=SAID, tools=[WEATHER]).choices[0].message
         assert first.tool_calls
@@ -107,18 +110,20 @@ class TestApi:
         assert f"<|im_start|>assistant\n{CALL}<|im_end|>" in engine.prompts[1]
         assert "<|im_start|>user\n<tool_response>\nsun\n</tool_response><|im_end|>" in engine.prompts[1]
 
-    def test_none_means_none(self, client: openai.OpenAI, engine: FakeEngine) -> None:
+    def test_none_means_none(self, client: "openai.OpenAI", engine: FakeEngine) -> None:
         engine.replies = [["Hm."]]
         client.chat.completions.create(model=NAME, messages=SAID, tools=[WEATHER], tool_choice="none")
         assert engine.limits[0].constraint is None and "<tools>" not in engine.prompts[0]
 
-    def test_a_named_one_is_the_only_one(self, client: openai.OpenAI, engine: FakeEngine) -> None:
+    def test_a_named_one_is_the_only_one(self, client: "openai.OpenAI", engine: FakeEngine) -> None:
         engine.replies = [[OTHER]]
         chosen: Any = {"type": "function", "function": {"name": "clock"}}
         client.chat.completions.create(model=NAME, messages=SAID, tools=[WEATHER, CLOCK], tool_choice=chosen)
         constraint = engine.limits[0].constraint
         assert constraint is not None and "clock" in constraint.text and "weather" not in constraint.text
 
+
+class TestApi:
     @pytest.mark.parametrize(
         ("fields", "param"),
         [
@@ -144,7 +149,9 @@ class TestTinyModel:
     """A model that knows nothing, held by the grammar."""
 
     @pytest.fixture
-    def tiny(self, tmp_path: Path) -> Iterator[tuple[openai.OpenAI, str]]:
+    def tiny(self, tmp_path: Path) -> Iterator[tuple["openai.OpenAI", str]]:
+        import openai
+
         path = write_tiny_llama(tmp_path / "tiny.gguf", chat_template=PHI3_TEMPLATE, context_length=2048)
         settings = settings_module.load({"SLM_HOME": str(tmp_path / "home")})
         model = LocalBackend().find(str(path), settings, Notes())  # type: ignore[arg-type]
@@ -155,7 +162,7 @@ class TestTinyModel:
         ):
             yield client, model.key
 
-    def test_what_it_must_call_always_parses(self, tiny: tuple[openai.OpenAI, str]) -> None:
+    def test_what_it_must_call_always_parses(self, tiny: tuple["openai.OpenAI", str]) -> None:
         client, name = tiny
         for seed in range(8):
             done = client.chat.completions.create(
@@ -177,7 +184,7 @@ class TestTinyModel:
             else:
                 assert (call.function.name, arguments) == ("clock", {})
 
-    def test_where_it_may_it_says_what_it_likes(self, tiny: tuple[openai.OpenAI, str]) -> None:
+    def test_where_it_may_it_says_what_it_likes(self, tiny: tuple["openai.OpenAI", str]) -> None:
         client, name = tiny
         done = client.chat.completions.create(
             model=name, messages=SAID, tools=[WEATHER], seed=1, temperature=0, max_tokens=20

@@ -25,6 +25,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'slm batch --resume out.jsonl -f people.csv --format csv "Write to {name} in {city}."',
         'slm batch --fields "topic, urgent bool" -f a.txt -f b.txt "What is this mail about?"',
     ),
+    "ask": (
+        'slm ask "How often is the filter cleaned?" -d manual.pdf',
+        'slm ask "What does it cost to cancel?" -d contracts --quotes-only',
+        "slm ask -d handbook --json < questions.txt",
+    ),
     "embed": (
         'slm embed "The cat sits outside." "A cat is sitting in the garden."',
         "slm embed --input-field text < articles.jsonl > vectors.jsonl",

@@ -50,6 +50,7 @@ COMMANDS = (
     Reach("run", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("chat", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("batch", _NOTHING_ELSE, True, takes_endpoint=True),
+    Reach("ask", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("serve", "nothing; it is reached by programs of this device, with --host ADDRESS and a key by others", True),
     Reach("embed", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("bench", _NOTHING, True),
@@ -189,7 +190,8 @@ def _places(settings: Settings, console: Console) -> list[WrittenPlace]:
     paths = settings.paths
     named = [
         WrittenPlace("models", paths.models, _size(paths.models), "as without: pulled models stay"),
-        WrittenPlace("saved conversations", paths.sessions, _archive_size(paths.sessions), "not written"),
+        WrittenPlace("saved conversations", paths.sessions, _database_size(paths.sessions), "not written"),
+        WrittenPlace("documents (slm ask)", paths.documents, _database_size(paths.documents), "not written, in memory"),
         WrittenPlace("messages typed in chat", paths.input_history, _size(paths.input_history), "not written"),
         WrittenPlace("chat settings (/set)", paths.chat_settings, _size(paths.chat_settings), "not written"),
         WrittenPlace("exports (/export)", paths.exports, _size(paths.exports), "written when asked for"),
@@ -215,7 +217,7 @@ def _places(settings: Settings, console: Console) -> list[WrittenPlace]:
     ]
 
 
-def _archive_size(file: Path) -> int:
+def _database_size(file: Path) -> int:
     """The archive with its write-ahead log and shared memory."""
     return sum(_size(Path(f"{file}{end}")) for end in ("", "-wal", "-shm"))
 

@@ -71,16 +71,15 @@ def run(
     several = several_of(wanted, output)
     writer.keep_target()
     # 1. Closed in; only then is anything read. 2. The model loads, behind what the prompt takes.
-    needs_own = own.no_server or bool(wanted[1].choices) or several is not None
+    needs_own = bool(wanted[1].choices) or several is not None
     server = None if needs_own else WarmServer.find(options, settings)
-    backend = open_backend(options, settings, console, kept=None if server is None else server.kept)
+    backend = open_backend(options, settings, console, server=server)
     template = prompt_file(template_options, words, read_text)
     response_format, task = response_format_from(*wanted[:2], is_stdin_taken="-" in options.files)
-    opened = open_model(backend, options, settings, console, server)
-    model = opened.model
+    opened = open_model(backend, options, settings, console)
     attachments, pictures = read_inputs(options, console, reads_piped=reads_input)
     if pictures:
-        model.check_vision(settings)
+        opened.model.check_vision(settings)
     request = PromptRequest(" ".join(words), attachments, prefix_messages(options, settings), pictures, template)
     # 3. The prompt, and a window for it.
     generator = Generator(opened)
@@ -94,9 +93,10 @@ def run(
 
     prepared = prepared_by(generator)
     if not generator.has_room_for(prepared):  # of a server's window
-        generator = Generator(open_model(backend, options, settings, console))
-        opened = generator.opened
+        opened.load_here()
+        generator = Generator(opened)
         prepared = prepared_by(generator)
+    model = opened.model
     sampler = params.sampler_settings(model, settings, options, lambda: prepared.thinks(generator.engine))
     asked = settled(several, response_format, sampler, is_remote=model.host is not None)
     prepared = generator.open_for(prepared, is_trimmed=is_trimmed, n_answers=asked.n if asked else 1)
@@ -125,7 +125,7 @@ def run(
     else:
         record = {**completion.record(model.key, load_s), **besides}
         writer.write(completion, record, discard_partial=is_structured or asked is not None)
-    _tell_of_silence(completion, opened.model, console)
+    _tell_of_silence(completion, model, console)
     console.detail(describe(completion.finish_reason, completion.usage, completion.timings))
     if completion.best_of is not None:
         console.detail(str(completion.best_of))

@@ -17,7 +17,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slmchat.engine.warm.engine import WarmConnection, ask
+from slmchat.engine.warm.session import WarmConnection, ask
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.models import resolve, sandbox
@@ -151,14 +151,21 @@ def _seconds(text: str) -> float | None:
 @contextlib.contextmanager
 def _ended_by_signals(stop: Any) -> Iterator[None]:
     """Ctrl-C, SIGTERM and SIGHUP let running answers end, and then the server."""
+    heard: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        heard.append(number)
+        stop()
+
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, lambda *_: stop()) for number in numbers}
+    before = {number: signal.signal(number, end) for number in numbers}
     try:
         with interrupts.cancelling(stop):
             yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if not heard:  # else who hears signals in the end (terminal/interrupts.py) would take it for one more
+                signal.signal(number, handler)
 
 
 # The server that runs

@@ -80,11 +80,13 @@ class Prompt:
     the assistant's: the completion goes on with that text.
     `cache_hints`: other prompts that may be asked later (another question about the same document, say). What they have
     in common with this one is worth keeping; a session need not heed it.
+    `owner`: the conversation whose words it holds, for a `StreamPool`, which keeps states by itself; "": none.
     """
 
     parts: tuple[Part, ...]
     turns: tuple[Turn, ...] = ()
     cache_hints: "tuple[Prompt, ...]" = ()
+    owner: str = ""
 
 
 class ConstraintKind(StrEnum):
@@ -94,6 +96,7 @@ class ConstraintKind(StrEnum):
     SCHEMA = "schema"  # JSON Schema
     GRAMMAR = "grammar"  # GBNF (llama.cpp, grammars/README.md), beginning at `root`
     REGEX = "regex"  # a regular expression that the whole completion matches
+    QUOTATIONS = "quotations"  # spans of given passages (`QuotationRules`, as JSON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +342,7 @@ class Request:
     """One of many completions. `id` is the caller's own and comes back in `Result`.
 
     `choices`: nothing is generated, and `Result` has the scores of these texts instead (`Engine.open_scorer`).
+    `n_ctx`: its context window, where that is to be smaller than a `StreamPool` has it.
     """
 
     id: int
@@ -346,6 +350,7 @@ class Request:
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     limits: Limits = field(default_factory=Limits)
     choices: Choices | None = None
+    n_ctx: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -492,6 +497,11 @@ class StreamPool(Protocol):
     @property
     def report(self) -> str:
         """One line about how it works (how many at once), for `-v`."""
+        ...
+
+    @property
+    def most(self) -> int:
+        """How many requests are worked on at once."""
         ...
 
     @property

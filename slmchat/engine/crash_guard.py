@@ -238,6 +238,7 @@ class _GuardedStreamPool:
         self.keep_one = pool.keep_one
         self.close = pool.close
         self.n_ctx = pool.n_ctx
+        self.most = pool.most
         self.report = pool.report
 
     @property

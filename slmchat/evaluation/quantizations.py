@@ -14,6 +14,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation import task_catalog
 from slmchat.evaluation.agreement import WINDOW, measure_agreement
 from slmchat.evaluation.records import Agreement, ModelReport
+from slmchat.models.backend import LocalModel
 from slmchat.models.open import OpenModel, open_installed
 from slmchat.options import GenerationOptions
 from slmchat.reporting import Reporter
@@ -44,7 +45,7 @@ def quantizations_of(found: Sequence[Installed], settings: Settings) -> list[Ins
 
 def text_of_suite() -> str:
     """The prompts of the suite's tasks in prose, one after the other: some 9,000 tokens of plain English."""
-    return "\n\n".join(item.prompt for name in _PROSE for item in task_catalog.built_in(name).items)
+    return "\n\n".join(item.prompt for name in _PROSE for item in task_catalog.load(name).items)
 
 
 def compare(
@@ -110,6 +111,7 @@ class _Reader:
 def _report(model: Installed, agreement: Agreement | None, error: SlmError | None = None) -> ModelReport:
     return ModelReport(
         model=model.key,
+        label=LocalModel(model).label,
         size=model.size,
         quantization=model.quantization or None,
         tasks=(),
