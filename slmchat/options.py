@@ -243,6 +243,13 @@ class EvalOptions:
         metavar="greedy|maker",
         default="greedy",
     )
+    best_of: int = _sampling(
+        "--best-of",
+        help="N answers to each item, of which one counts: that of the majority (with --sampler maker).",
+        metavar="N",
+        default=1,
+        within=ranges.BEST_OF,
+    )
     think: str | None = _same("think")
     think_budget: int | None = _same("think_budget")
     raw: bool = _same("raw")

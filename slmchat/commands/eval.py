@@ -73,6 +73,12 @@ def _method(options: EvalOptions) -> Method:
         raise SlmError(f"--sampler cannot be '{options.sampler}'.", hint="greedy or maker", exit_code=ExitCode.USAGE)
     if options.think not in (None, "on", "off", "auto"):
         raise SlmError(f"--think cannot be '{options.think}'.", hint="on, off or auto", exit_code=ExitCode.USAGE)
+    if options.best_of > 1 and options.sampler == "greedy":
+        raise SlmError(
+            "the most probable token is the same every time, and so are the answers of --best-of.",
+            hint="--best-of N --sampler maker",
+            exit_code=ExitCode.USAGE,
+        )
     think = options.think or ("off" if not options.think_budget else "on")
     return Method(
         limit=options.limit,
@@ -84,6 +90,7 @@ def _method(options: EvalOptions) -> Method:
         n_parallel=options.parallel,
         n_ctx=options.ctx,
         kv_type=options.kv_type,
+        best_of=options.best_of,
     )
 
 

@@ -175,8 +175,9 @@ class ModelReport:
     """Everything that was measured of one model; `label`: its name as it is shown.
 
     Speeds in tokens a second of one answer alone, None: not measured. `memory`: bytes of this process while the model
-    was at work, the most that was seen. `energy_j`: joules, and `energy_tokens` the generated tokens that they were used
-    for; None: not readable here. `error`: why it could not be measured to the end.
+    was at work, the most that was seen. `energy_j`: joules, and `energy_tokens` the generated tokens that they were
+    used for; None: not readable here, or too little, `energy_why_not` says why. `error`: why it could not be measured
+    to the end.
     """
 
     model: str
@@ -189,6 +190,7 @@ class ModelReport:
     memory: int | None = None
     energy_j: float | None = None
     energy_tokens: int = 0
+    energy_why_not: str | None = None
     agreement: Agreement | None = None
     error: str | None = None
 

@@ -69,6 +69,7 @@ def model_as_json(report: ModelReport) -> dict[str, Any]:
         "memory": report.memory,
         "energy_j": _rounded(report.energy_j, 3),
         "energy_tokens": report.energy_tokens,
+        "energy_not_readable": report.energy_why_not,
         "agreement": agreement
         and {
             "reference": agreement.reference,
