@@ -29,7 +29,7 @@ from slmchat.evaluation.statistics import paired_difference, wilson
 from slmchat.models import loader, resolve, sandbox
 from slmchat.options import EvalOptions
 from slmchat.terminal.console import Console
-from slmchat.terminal.scatter import Point, scatter
+from slmchat.terminal.scatter import PlotPoint, scatter
 
 WORDS = (" word",) * 80
 
@@ -481,13 +481,15 @@ class TestTime:
 
 class TestScatter:
     def test_points_stand_where_they_belong_and_never_on_each_other(self) -> None:
-        lines = scatter([Point("A", 10, 50), Point("B", 10, 50), Point("C", 20, 100)], 40, 5, x_label="x", y_label="y")
+        lines = scatter(
+            [PlotPoint("A", 10, 50), PlotPoint("B", 10, 50), PlotPoint("C", 20, 100)], 40, 5, x_label="x", y_label="y"
+        )
         assert lines[0] == "y" and lines[1].endswith("C") and lines[1].startswith(" 100 |")
         assert "AB" in lines[3] or "BA" in lines[3]
         assert all(len(line) <= 40 for line in lines)
 
     def test_no_room_no_plot(self) -> None:
-        assert scatter([Point("A", 1, 1)], 15, 5, x_label="x", y_label="y") == []
+        assert scatter([PlotPoint("A", 1, 1)], 15, 5, x_label="x", y_label="y") == []
         assert scatter([], 80, 5, x_label="x", y_label="y") == []
 
 

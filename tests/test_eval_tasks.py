@@ -10,10 +10,10 @@ import pytest
 
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation import answer_checks, parquet, task_catalog, task_files
-from slmchat.evaluation.method import Method
+from slmchat.evaluation.method import EvalMethod
 from slmchat.evaluation.prompts import instruction_of
 from slmchat.evaluation.records import EvalTask, TaskKind
-from slmchat.evaluation.snappy import Broken, decompressed
+from slmchat.evaluation.snappy import NotSnappy, decompressed
 from slmchat.generation.numbers import last_number, number_in
 from slmchat.schemas.check import SchemaCheck
 
@@ -330,7 +330,7 @@ class TestParquet:
         assert decompressed(b"\x0b\x14hello \x12\x06\x00", 10 + 1) == b"hello hello"
         assert decompressed(b"\x09\x00a\x1e\x01\x00", 9) == b"a" * 9  # it repeats what it has just written
         for broken in (b"\x05\x00a", b"\x05\x01\x00", b"\x02\x0cabcd", b"\x09\x00a\x1e\x02\x00"):
-            with pytest.raises((Broken, IndexError)):
+            with pytest.raises((NotSnappy, IndexError)):
                 decompressed(broken, broken[0])
 
 
@@ -377,26 +377,26 @@ class TestSelection:
         return task_catalog.load("sentiment")
 
     def test_a_limit_takes_the_same_items_in_their_order_every_time(self) -> None:
-        once, twice = (Method(limit=20).selected(self.task()) for _ in range(2))
+        once, twice = (EvalMethod(limit=20).selected(self.task()) for _ in range(2))
         assert once.items == twice.items and len(once.items) == 20
         numbers = [int(item.id) for item in once.items]
         assert numbers == sorted(numbers) and numbers != list(range(1, 21))
 
     def test_more_than_there_is_takes_all(self) -> None:
-        assert Method(limit=10_000).selected(self.task()).items == self.task().items
+        assert EvalMethod(limit=10_000).selected(self.task()).items == self.task().items
 
     def test_with_minutes_the_order_is_drawn_and_the_beginning_is_a_sample(self) -> None:
-        drawn = Method(is_sampled=True).selected(self.task()).items
+        drawn = EvalMethod(is_sampled=True).selected(self.task()).items
         assert drawn != self.task().items
         assert sorted(item.id for item in drawn) == sorted(item.id for item in self.task().items)
-        assert Method(is_sampled=True, limit=5).selected(self.task()).items == drawn[:5]
+        assert EvalMethod(is_sampled=True, limit=5).selected(self.task()).items == drawn[:5]
 
     def test_groups_do_not_depend_on_what_comes_behind_them(self) -> None:
         items = self.task().items
-        groups = list(Method().groups(items))
+        groups = list(EvalMethod().groups(items))
         assert [item for group in groups for item in group] == list(items)
-        assert list(Method().groups(items[:100]))[:2] == groups[:2]
+        assert list(EvalMethod().groups(items[:100]))[:2] == groups[:2]
 
     def test_a_method_comes_back_from_its_json(self) -> None:
-        made = Method(limit=3, think="on", think_budget=9, n_ctx=512)
-        assert Method.of_json(json.loads(json.dumps(made.as_json()))) == made
+        made = EvalMethod(limit=3, think="on", think_budget=9, n_ctx=512)
+        assert EvalMethod.of_json(json.loads(json.dumps(made.as_json()))) == made

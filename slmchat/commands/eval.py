@@ -11,7 +11,7 @@ from slmchat.catalog.records import Installed
 from slmchat.commands import eval_report
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation import task_catalog
-from slmchat.evaluation.method import Method
+from slmchat.evaluation.method import EvalMethod
 from slmchat.evaluation.records import EvalTask
 from slmchat.evaluation.run_records import RunPlan, RunRecords, last_run
 from slmchat.evaluation.runner import Evaluation
@@ -67,7 +67,7 @@ def _targets(asked: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(targets))
 
 
-def _method(options: EvalOptions) -> Method:
+def _method(options: EvalOptions) -> EvalMethod:
     """Raises `SlmError` (USAGE)."""
     if options.sampler not in ("greedy", "maker"):
         raise SlmError(f"--sampler cannot be '{options.sampler}'.", hint="greedy or maker", exit_code=ExitCode.USAGE)
@@ -80,7 +80,7 @@ def _method(options: EvalOptions) -> Method:
             exit_code=ExitCode.USAGE,
         )
     think = options.think or ("off" if not options.think_budget else "on")
-    return Method(
+    return EvalMethod(
         limit=options.limit,
         is_sampled=options.minutes is not None,
         is_greedy=options.sampler == "greedy",
@@ -94,7 +94,7 @@ def _method(options: EvalOptions) -> Method:
     )
 
 
-def _plan(models: Sequence[Installed], tasks: dict[str, EvalTask], method: Method) -> RunPlan:
+def _plan(models: Sequence[Installed], tasks: dict[str, EvalTask], method: EvalMethod) -> RunPlan:
     stamps = {model.key: model.sha256 or f"{model.size} bytes, {model.files[0].mtime_ns}" for model in models}
     return RunPlan(stamps, {target: task.fingerprint for target, task in tasks.items()}, method)
 

@@ -9,12 +9,12 @@ from string import ascii_uppercase
 
 from slmchat.errors import ExitCode
 from slmchat.evaluation import task_catalog
-from slmchat.evaluation.method import Method
+from slmchat.evaluation.method import EvalMethod
 from slmchat.evaluation.records import ModelReport, TaskResult, completed
 from slmchat.evaluation.report_records import as_json, differences
 from slmchat.options import EvalOptions
 from slmchat.terminal.console import Console
-from slmchat.terminal.scatter import Point, scatter
+from slmchat.terminal.scatter import PlotPoint, scatter
 from slmchat.terminal.tables import Column
 from slmchat.wording import counted, in_bytes
 
@@ -49,7 +49,7 @@ def show_tasks(console: Console, *, is_json: bool) -> ExitCode:
     return ExitCode.DONE
 
 
-def show(reports: Sequence[ModelReport], method: Method, options: EvalOptions, console: Console) -> None:
+def show(reports: Sequence[ModelReport], method: EvalMethod, options: EvalOptions, console: Console) -> None:
     """The answer on stdout: JSON, sentences for a screen reader, or table and plot."""
     if options.json:
         console.print_json(as_json(reports, method))
@@ -176,7 +176,7 @@ def _show_plot(reports: Sequence[ModelReport], console: Console) -> None:
         return
     letters = [mark if len(mark) == 1 else ascii_uppercase[n % 26] for n, mark in enumerate(_marks(reports))]
     points = [
-        Point(letter, report.generation_tps, 100 * report.mean)
+        PlotPoint(letter, report.generation_tps, 100 * report.mean)
         for letter, report in zip(letters, reports, strict=True)
         if report.generation_tps is not None and report.mean is not None
     ]

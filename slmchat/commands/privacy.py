@@ -211,7 +211,7 @@ def _places(settings: Settings, console: Console) -> list[WrittenPlace]:
         WrittenPlace("configuration", paths.config, _size(paths.config), "as without: written only on request"),
         WrittenPlace("the rest of the cache", paths.cache, _size(paths.cache) - states.size, "as without"),
         *(
-            WrittenPlace(what, path, _size(path), "as without: only slm pull writes there")
+            WrittenPlace(what, path, _size(path), "as without: written by slm pull, and slm eval for public tasks")
             for what, path in hub_cache_directories(console.environ)
         ),
     ]

@@ -21,7 +21,7 @@ _SEED = 20_261_126
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
+class EvalMethod:
     """`limit`: items of each task, None: all. `is_sampled`: items in a drawn order, as many as there is time for.
 
     `is_greedy`: the most probable token always; else the sampler of the model's maker. `is_raw`: no chat template.
@@ -52,7 +52,7 @@ class Method:
         return asdict(self)
 
     @classmethod
-    def of_json(cls, told: Mapping[str, Any]) -> "Method":
+    def of_json(cls, told: Mapping[str, Any]) -> "EvalMethod":
         """What `as_json` gave. Raises TypeError for other fields."""
         return cls(**told)
 

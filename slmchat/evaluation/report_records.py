@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slmchat.evaluation.method import Method
+from slmchat.evaluation.method import EvalMethod
 from slmchat.evaluation.records import ModelReport, TaskResult
 from slmchat.evaluation.statistics import Difference, Interval, paired_difference
 
@@ -36,7 +36,7 @@ def differences(reports: Sequence[ModelReport]) -> Iterator[TaskDifference]:
                 yield TaskDifference(one.task, other.model, first.model, found)
 
 
-def as_json(reports: Sequence[ModelReport], method: Method) -> dict[str, Any]:
+def as_json(reports: Sequence[ModelReport], method: EvalMethod) -> dict[str, Any]:
     """Everything, down to each answer."""
     return {
         "method": method.as_json(),

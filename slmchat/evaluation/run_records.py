@@ -16,9 +16,9 @@ from typing import Any
 
 from slmchat import file_locks, safe_json
 from slmchat.errors import ExitCode, SlmError
-from slmchat.evaluation.method import Method
+from slmchat.evaluation.method import EvalMethod
 from slmchat.evaluation.records import ItemResult
-from slmchat.evaluation.speed import Speed
+from slmchat.evaluation.speed import AnswerSpeed
 from slmchat.private_files import create_private, storage_error
 
 _FORMAT = 1
@@ -32,7 +32,7 @@ class RunPlan:
 
     models: Mapping[str, str]
     tasks: Mapping[str, str]
-    method: Method
+    method: EvalMethod
 
     def as_json(self) -> dict[str, Any]:
         return {"models": dict(self.models), "tasks": dict(self.tasks), "method": self.method.as_json()}
@@ -55,7 +55,7 @@ class RunRecords:
     plan: RunPlan
     file: Path | None = None
     groups: dict[tuple[str, str], list[GroupRecord]] = field(default_factory=dict)
-    speeds: dict[str, Speed] = field(default_factory=dict)
+    speeds: dict[str, AnswerSpeed] = field(default_factory=dict)
     _descriptor: int | None = None
 
     @classmethod
@@ -108,7 +108,7 @@ class RunRecords:
         except OSError as error:
             raise self._refused(error) from error
 
-    def add_speed(self, model: str, speed: Speed) -> None:
+    def add_speed(self, model: str, speed: AnswerSpeed) -> None:
         self.speeds[model] = speed
         self._write({"model": model, "speed": asdict(speed)})
 
@@ -130,7 +130,7 @@ class RunRecords:
 
     def _take(self, told: Mapping[str, Any]) -> None:
         if "speed" in told:
-            self.speeds[told["model"]] = Speed(**told["speed"])
+            self.speeds[told["model"]] = AnswerSpeed(**told["speed"])
             return
         items = tuple(_item_of(item) for item in told["items"])
         group = GroupRecord(items, float(told["seconds"]), told["memory"], told["energy_j"])
@@ -183,7 +183,7 @@ def _new_file(directory: Path) -> Path:
 def _plan_of(told: Mapping[str, Any]) -> RunPlan:
     if told["format"] != _FORMAT:
         raise ValueError("another format")
-    return RunPlan(dict(told["models"]), dict(told["tasks"]), Method.of_json(told["method"]))
+    return RunPlan(dict(told["models"]), dict(told["tasks"]), EvalMethod.of_json(told["method"]))
 
 
 def _group_told(model: str, task: str, group: GroupRecord) -> dict[str, Any]:

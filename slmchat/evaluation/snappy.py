@@ -4,12 +4,12 @@ Knows: literals and copies. Refuses to know: what the bytes are.
 """
 
 
-class Broken(ValueError):
+class NotSnappy(ValueError):
     """The bytes are not of this format."""
 
 
 def decompressed(data: bytes, size: int) -> bytes:
-    """The bytes, which must be `size`. Raises `Broken`, and IndexError where the data ends too early."""
+    """The bytes, which must be `size`. Raises `NotSnappy`, and IndexError where the data ends too early."""
     stated = shift = place = 0
     while True:
         byte = data[place]
@@ -19,7 +19,7 @@ def decompressed(data: bytes, size: int) -> bytes:
         if byte < 0x80:
             break
     if stated != size:
-        raise Broken("another size")
+        raise NotSnappy("another size")
     made = bytearray()
     while place < len(data):
         tag = data[place]
@@ -44,13 +44,13 @@ def decompressed(data: bytes, size: int) -> bytes:
                 place += n_bytes
             begin = len(made) - offset
             if offset == 0 or begin < 0:
-                raise Broken("a copy from before the beginning")
+                raise NotSnappy("a copy from before the beginning")
             if offset >= length:
                 made += made[begin : begin + length]
             else:  # it repeats what it has just written
                 made += (bytes(made[begin:]) * (length // offset + 1))[:length]
         if len(made) > size:
-            raise Broken("more than was stated")
+            raise NotSnappy("more than was stated")
     if len(made) != size:
-        raise Broken("less than was stated")
+        raise NotSnappy("less than was stated")
     return bytes(made)

@@ -19,14 +19,14 @@ _N_CTX = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Speed:
+class AnswerSpeed:
     """Tokens a second. `generation_tps` None: the model ended at once, however often it was asked."""
 
     prompt_tps: float
     generation_tps: float | None
 
 
-def measure_speed(opened: OpenModel, cancellable: CancelScope) -> Speed | None:
+def measure_speed(opened: OpenModel, cancellable: CancelScope) -> AnswerSpeed | None:
     """The speed of an open model; None when that was cancelled. Raises `SlmError`."""
     engine = opened.engine
     trained = engine.info.trained_context_length or _N_CTX
@@ -48,4 +48,4 @@ def measure_speed(opened: OpenModel, cancellable: CancelScope) -> Speed | None:
         return None
     finally:
         session.close()
-    return Speed(stop.prompt_tps, stop.generation_tps)
+    return AnswerSpeed(stop.prompt_tps, stop.generation_tps)

@@ -23,7 +23,7 @@ ANSWER_FORMS = ("text", "index", "label", "flags")
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class TaskKey:
     """A key of the table: whether a value is right, what is wanted (in words), what it is for."""
 
     takes: Callable[[Any], bool]
@@ -50,26 +50,26 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 < value <= 32_768
 
 
-def _text(meaning: str) -> Key:
-    return Key(is_text, "a text", meaning)
+def _text(meaning: str) -> TaskKey:
+    return TaskKey(is_text, "a text", meaning)
 
 
-def _flag(meaning: str) -> Key:
-    return Key(lambda value: isinstance(value, bool), "true or false", meaning)
+def _flag(meaning: str) -> TaskKey:
+    return TaskKey(lambda value: isinstance(value, bool), "true or false", meaning)
 
 
-def _one_of(allowed: tuple[str, ...], meaning: str) -> Key:
-    return Key(lambda value: value in allowed, f"one of {', '.join(allowed)}", meaning)
+def _one_of(allowed: tuple[str, ...], meaning: str) -> TaskKey:
+    return TaskKey(lambda value: value in allowed, f"one of {', '.join(allowed)}", meaning)
 
 
-KEYS: Mapping[str, Key] = {
+KEYS: Mapping[str, TaskKey] = {
     "title": _text("what the task is about, in a few words"),
     "kind": _one_of(tuple(TaskKind), "how items are asked and graded (needed)"),
     "items": _text("the file with the items, beside this one; without it, the same name with `.jsonl`"),
     "prompt": _text("what is asked; `{field}` stands for a field of the row; without it `{question}`"),
     "system": _text("the system message"),
     "answer": _text("the field with the answer; without it `answer`"),
-    "choices": Key(
+    "choices": TaskKey(
         lambda value: is_texts(value) and len(set(value)) == len(value) > 1,
         "two or more different texts",
         "what may be answered, where it is the same for all items",
@@ -77,18 +77,18 @@ KEYS: Mapping[str, Key] = {
     "normalize": _one_of(tuple(Normalization), "by what the log-probability of a choice is divided; `none`"),
     "calibrate": _flag("take away what the model prefers without any input (the same choices for all items)"),
     "examples": _text("a file with items that are shown, with their answers, before each question"),
-    "max_tokens": Key(_is_count, "a whole number from 1 to 32768", "the most tokens of an answer; 256"),
+    "max_tokens": TaskKey(_is_count, "a whole number from 1 to 32768", "the most tokens of an answer; 256"),
     "template": _flag("whether the model's chat template is used, where it has one; true"),
-    "tool": Key(lambda value: isinstance(value, list), "tables [[tool]]", "a function that may be called"),
+    "tool": TaskKey(lambda value: isinstance(value, list), "tables [[tool]]", "a function that may be called"),
     "id": _text("the field with the id of an item; without it `id`, else the number of its line"),
     "choices_field": _text("the field with the choices of an item; without it `choices`"),
-    "labels_field": _text('the field with the labels of the choices, for `answer_is = "label"`'),
+    "labels_field": _text("the field with the labels of the choices, where `answer_is` is `label`"),
     "answer_is": _one_of(ANSWER_FORMS, "the answer is the text of a choice, its index from 0, its label, or flags"),
     "answer_after": _text("the answer stands behind this mark in its field"),
-    "remove": Key(_is_pattern, "a regular expression", "what is taken out of prompts and choices"),
+    "remove": TaskKey(_is_pattern, "a regular expression", "what is taken out of prompts and choices"),
     "license": _text("the licence of the items"),
     "source": _text("where the items come from"),
-    "hub": Key(
+    "hub": TaskKey(
         public_data.is_right,
         "a table with repo, revision (a commit), file and sha256",
         "a file of a data set on the Hub (`.jsonl` or `.parquet`) that holds the items",

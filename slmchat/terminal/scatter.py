@@ -12,7 +12,7 @@ _LEAST_WIDTH = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class PlotPoint:
     """A mark of one character, and where it stands."""
 
     mark: str
@@ -20,7 +20,7 @@ class Point:
     y: float
 
 
-def scatter(points: Sequence[Point], width: int, height: int, *, x_label: str, y_label: str) -> list[str]:
+def scatter(points: Sequence[PlotPoint], width: int, height: int, *, x_label: str, y_label: str) -> list[str]:
     """The lines of a plot of at most `width` columns and `height` rows of points. x and y begin at 0.
 
     A point that falls on another one stands beside it. No points, or no room: no lines.
