@@ -50,9 +50,9 @@ def ask(own: AskedQuestion, asked: AskOptions, settings: Settings, console: Cons
     words = _checked_words(own.words or [])
     options = GenerationOptions.of(asked)
     server = None if own.no_server else WarmServer.find(options, settings)
-    backend = open_backend(options, settings, console, kept=None if server is None else server.kept)
+    backend = open_backend(options, settings, console, server=server)
     questions = [" ".join(words)] if words else _questions_on_stdin(console)
-    opened = open_model(backend, options, settings, console, server)
+    opened = open_model(backend, options, settings, console)
     # 3. What is new of the documents is read.
     generator = Generator(opened)
     index = open_index(settings, console, lambda text: opened.count(raw_prompt([Message(Role.USER, text)])), backend)

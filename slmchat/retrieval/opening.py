@@ -63,7 +63,7 @@ class _EmbedderOnDemand:
         self._opened: OpenModel | None = None
         self._embedder: Embedder | None = None
 
-    def run(self, texts: Iterator[str]) -> Iterator[Embedding | SlmError]:
+    def run(self, texts: Iterator[str | tuple[int, ...]]) -> Iterator[Embedding | SlmError]:
         if self._embedder is None:
             model = LocalModel(self._installed, embeds=True)
             options = GenerationOptions(model=self._installed.key)

@@ -9,7 +9,16 @@ the model is the right one (models/warm_server.py).
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slmchat.engine.api import Embedder, ModelInfo, Pool, Prompt, Session, SessionSettings, StreamPool, TextLogits
+from slmchat.engine.api import (
+    Embedder,
+    ModelInfo,
+    Pool,
+    Prompt,
+    Session,
+    SessionSettings,
+    StreamPool,
+    TextLogits,
+)
 from slmchat.engine.warm.codec import encode
 from slmchat.engine.warm.pool import WarmPool
 from slmchat.engine.warm.session import WarmConnection, WarmSession, ask, only_answers
