@@ -227,11 +227,28 @@ class EvalOptions:
     )
     resume: bool = _measurement("--resume", help="Go on with the last run.", default=False)
     is_list: bool = _output("--list", help="Show the tasks.", default=False)
+    quantizations: bool = _measurement(
+        "--quantizations",
+        help="How much the installed quantizations of MODEL (or these models) say the same as the largest one.",
+        default=False,
+    )
+    text: str | None = _measurement(
+        "--text",
+        help="What --quantizations reads: a text of some thousand words; without it, the suite's.",
+        metavar="FILE",
+    )
     sampler: str = _sampling(
         "--sampler",
         help="greedy: always the most probable token; maker: as the model's maker recommends.",
         metavar="greedy|maker",
         default="greedy",
+    )
+    best_of: int = _sampling(
+        "--best-of",
+        help="N answers to each item, of which one counts: that of the majority (with --sampler maker).",
+        metavar="N",
+        default=1,
+        within=ranges.BEST_OF,
     )
     think: str | None = _same("think")
     think_budget: int | None = _same("think_budget")

@@ -58,6 +58,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "slm eval smollm2:135m",
         "slm eval gemma3:1b qwen3:0.6b smollm2:1.7b --minutes 15",
         "slm eval --task mathematics --task mails.toml --limit 20 gemma3:1b",
+        "slm eval gemma3:1b --quantizations",
         "slm eval --list",
     ),
     "doctor": ("slm doctor", "slm doctor smollm2:135m"),

@@ -7,7 +7,6 @@ pieces of a few dozen places, and each piece is gone when the next one is read.
 Knows: evaluating tokens from an empty cache, rows of logits. Refuses to know: what is compared with what.
 """
 
-import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from slmchat.engine.api import Part, Prompt, SessionSettings
 from slmchat.engine.context import window_full
 from slmchat.engine.loaded import LoadedModel
+from slmchat.engine.probabilities import LogProbabilities
 from slmchat.engine.sequences import Sequences, TokenSpan
 from slmchat.errors import SlmError
 
@@ -29,12 +29,13 @@ class LlamaTextLogits:
 
     def __init__(self, loaded: LoadedModel, settings: SessionSettings) -> None:
         """Raises `SlmError`: NO_FIT for the memory of the KV cache, DAMAGED for an adapter of another model."""
-        self._api = loaded.api
         self._vocabulary = loaded.vocabulary
-        self._n_vocabulary = loaded.vocabulary.n_tokens
+        self._probabilities = LogProbabilities(loaded.api, loaded.vocabulary.n_tokens)
         self._n_ctx = settings.n_ctx
         self._is_cancelled = False
-        piece = max(_LEAST_PIECE, min(settings.batch_tokens, _PIECE_BYTES // (_FLOAT_BYTES * self._n_vocabulary)))
+        piece = max(
+            _LEAST_PIECE, min(settings.batch_tokens, _PIECE_BYTES // (_FLOAT_BYTES * loaded.vocabulary.n_tokens))
+        )
         self._sequences = Sequences(
             loaded.api,
             loaded.model,
@@ -59,8 +60,6 @@ class LlamaTextLogits:
 
         Ends early when it is cancelled. Raises `SlmError`: CONTEXT for more tokens than the window has, BUG.
         """
-        import numpy
-
         self._is_cancelled = False
         self._sequences.forget_all()
         step = self._sequences.batch_tokens
@@ -71,11 +70,7 @@ class LlamaTextLogits:
                 raise window_full(self._n_ctx)
             if self._is_cancelled:
                 return
-            row = ctypes.c_float * self._n_vocabulary
-            # float * llama_get_logits_ith(struct llama_context * ctx, int32_t i);
-            rows = [self._api.llama_get_logits_ith(self._sequences.handle, place) for place in range(len(piece))]
-            views = [ctypes.cast(each, ctypes.POINTER(row)).contents for each in rows]
-            yield numpy.stack([numpy.frombuffer(memoryview(view).cast("B"), dtype=numpy.float32) for view in views])
+            yield self._probabilities.rows(self._sequences.handle, len(piece))
 
     def cancel(self) -> None:
         """End `read` soon; from any thread or a signal handler."""
