@@ -25,6 +25,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'slm batch --resume out.jsonl -f people.csv --format csv "Write to {name} in {city}."',
         'slm batch --fields "topic, urgent bool" -f a.txt -f b.txt "What is this mail about?"',
     ),
+    "ask": (
+        'slm ask "How often is the filter cleaned?" -d manual.pdf',
+        'slm ask "What does it cost to cancel?" -d contracts --quotes-only',
+        "slm ask -d handbook --json < questions.txt",
+    ),
     "embed": (
         'slm embed "The cat sits outside." "A cat is sitting in the garden."',
         "slm embed --input-field text < articles.jsonl > vectors.jsonl",
@@ -48,7 +53,14 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "docs show": ("slm docs show manual.pdf",),
     "docs rm": ("slm docs rm manual.pdf", "slm docs rm --all --yes"),
     "serve": ("slm serve", "slm serve smollm2:135m --port 8484", "slm serve --background", "slm serve --stop"),
-    "bench": ("slm bench", "slm bench smollm2:135m --depth 0 --depth 4096 --json"),
+    "bench": ("slm bench", "slm bench smollm2:135m --depth 0 --depth 4096 --json", "slm bench --plot"),
+    "eval": (
+        "slm eval smollm2:135m",
+        "slm eval gemma3:1b qwen3:0.6b smollm2:1.7b --minutes 15",
+        "slm eval --task mathematics --task mails.toml --limit 20 gemma3:1b",
+        "slm eval gemma3:1b --quantizations",
+        "slm eval --list",
+    ),
     "doctor": ("slm doctor", "slm doctor smollm2:135m"),
     "tune": ("slm tune", "slm tune smollm2:135m", "slm tune --reset"),
     "privacy": ("slm privacy", "slm privacy --check"),

@@ -62,6 +62,13 @@ class ModelName:
 
 
 @dataclass(eq=False, repr=False)
+class EvalModels:
+    """The models of `slm eval`."""
+
+    names: list[str] | None = argument("[MODEL]...", "Without one, the default model.", None)
+
+
+@dataclass(eq=False, repr=False)
 class JsonOption:
     """Where nothing else is taken."""
 
@@ -76,6 +83,14 @@ class RunOptions:
     no_input: bool = _input(
         "--no-input", help="Do not read standard input (for loops that read it themselves).", default=False
     )
+
+
+@dataclass(eq=False, repr=False)
+class AskedQuestion:
+    """The question of `slm ask`."""
+
+    words: list[str] | None = argument("[QUESTION]...", "Without one, or with -: each line of stdin is one.", None)
+    no_server: bool = option("--no-server", help="Load the model here, also when slm serve has it.", default=False)
 
 
 @dataclass(eq=False, repr=False)
