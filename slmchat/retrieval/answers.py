@@ -36,8 +36,8 @@ from slmchat.retrieval.steps import AnswerDelegate, AnswerStep, CitingHandler, R
 from slmchat.wording import counted
 
 TOP, TOP_SMALL = 5, 3
-"""Passages that a model reads where nobody says how many, and those of a very small one: the right passage is among five
-for 97 % of the questions, among three for 93 %, and three are read in half of the time."""
+"""Passages that a model reads where nobody says how many, and those of a very small one: the right passage is among
+five for 97 % of the questions, among three for 93 %, and three are read in half of the time."""
 
 # Quotations of one answer; tokens of room for them, and for an answer that nobody has limited.
 QUOTATIONS = 3
