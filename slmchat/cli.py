@@ -263,6 +263,32 @@ def _sessions_rm(call: CommandCall) -> ExitCode:
     return rm(asked.names or [], call.settings, call.console, is_all=asked.all, is_yes=asked.yes)
 
 
+@_command("docs list", take.DocsListOptions)
+def _docs_list(call: CommandCall) -> ExitCode:
+    """List the documents that were read, by their paths."""
+    from slmchat.commands.docs import list_documents
+
+    return list_documents(call.settings, call.console, is_json=call[take.DocsListOptions].json)
+
+
+@_command("docs show", take.DocsShowOptions)
+def _docs_show(call: CommandCall) -> ExitCode:
+    """Show what was read of a document, passage by passage."""
+    from slmchat.commands.docs import show
+
+    asked = call[take.DocsShowOptions]
+    return show(asked.name, call.settings, call.console, is_json=asked.json)
+
+
+@_command("docs rm", take.DocsRemoveOptions, is_answer=False)
+def _docs_rm(call: CommandCall) -> ExitCode:
+    """Forget documents; the files stay where they are."""
+    from slmchat.commands.docs import rm
+
+    asked = call[take.DocsRemoveOptions]
+    return rm(asked.names or [], call.settings, call.console, is_all=asked.all, is_yes=asked.yes)
+
+
 @_command("bench", take.ModelName, "BenchOptions", seals_itself=True)
 def _bench(call: CommandCall) -> ExitCode:
     """Measure how fast a model is on this device."""
