@@ -82,6 +82,11 @@ def _run(call: CommandCall) -> ExitCode:
 
         beside = (*wanted, template, replace(output, json=False))
         return fill(own.words or [], generation, beside, infill, call.settings, call.console, is_json=output.json)
+    from slmchat.commands.warm_run import run_warm
+
+    answered = run_warm(own, generation, (*wanted, template, output), call.settings, call.console)
+    if answered is not None:
+        return answered
     from slmchat.commands.run import run
 
     return run(own, generation, wanted, output, template, call.settings, call.console)
@@ -296,6 +301,15 @@ def _bench(call: CommandCall) -> ExitCode:
     from slmchat.options import BenchOptions
 
     return bench(call[take.ModelName].name, call[BenchOptions], call.settings, call.console)
+
+
+@_command("eval", take.EvalModels, "EvalOptions", seals_itself=True)
+def _eval(call: CommandCall) -> ExitCode:
+    """Measure how good models are in tasks, and how fast. The tasks may be your own."""
+    from slmchat.commands.eval import eval_models
+    from slmchat.options import EvalOptions
+
+    return eval_models(call[take.EvalModels].names or [], call[EvalOptions], call.settings, call.console)
 
 
 @_command("doctor", take.ModelName, take.JsonOption, seals_itself=True)

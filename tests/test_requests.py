@@ -146,6 +146,8 @@ QUIET = (
     (3, "run", "-m", "hf:owner/repo", "hello"),
     (2, "chat", "TINY"),
     (0, "bench", "TINY", "--repeat", "1", "--json"),
+    (0, "eval", "--list"),
+    (0, "eval", "TINY", "--task", "knowledge", "--limit", "3"),
     (0, "batch", "-m", "TINY", "-n", "3", "What is it?"),
     (None, "doctor"),  # what is wrong with the device of the tests is not asked here
     (1, "doctor", "TINY"),

@@ -62,6 +62,7 @@ NOT_RUN = {
     r"strace": "tests/test_strace.py runs it where it is installed",
     r"slm doctor$": "its exit code is about this machine: tests/test_doctor.py",
     r"\$PROFILE|fpath": "another shell: tests/test_completion.py",
+    r"^slm eval": "it measures for minutes: tests/test_eval_run.py",
     r"^slm embed": "it needs an embedding model: tests/test_embed.py",
 }
 # The models of the pages, and what answers for them here: small files with random weights.

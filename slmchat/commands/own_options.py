@@ -62,6 +62,13 @@ class ModelName:
 
 
 @dataclass(eq=False, repr=False)
+class EvalModels:
+    """The models of `slm eval`."""
+
+    names: list[str] | None = argument("[MODEL]...", "Without one, the default model.", None)
+
+
+@dataclass(eq=False, repr=False)
 class JsonOption:
     """Where nothing else is taken."""
 

@@ -54,6 +54,7 @@ COMMANDS = (
     Reach("serve", "nothing; it is reached by programs of this device, with --host ADDRESS and a key by others", True),
     Reach("embed", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("bench", _NOTHING, True),
+    Reach("eval", "nothing, once the public tasks that were asked for are fetched from the Hub", True),
     Reach("doctor", _NOTHING, True),
     Reach("tune", _NOTHING, True),
     Reach("list", _NOTHING_ELSE, False, takes_endpoint=True),
@@ -195,6 +196,7 @@ def _places(settings: Settings, console: Console) -> list[WrittenPlace]:
         WrittenPlace("messages typed in chat", paths.input_history, _size(paths.input_history), "not written"),
         WrittenPlace("chat settings (/set)", paths.chat_settings, _size(paths.chat_settings), "not written"),
         WrittenPlace("exports (/export)", paths.exports, _size(paths.exports), "written when asked for"),
+        WrittenPlace("evaluations (slm eval)", paths.evaluations, _size(paths.evaluations), "not written"),
         WrittenPlace("the model used last", paths.last_model, _size(paths.last_model), "not written"),
     ]
     states = WrittenPlace(
@@ -210,7 +212,7 @@ def _places(settings: Settings, console: Console) -> list[WrittenPlace]:
         WrittenPlace("configuration", paths.config, _size(paths.config), "as without: written only on request"),
         WrittenPlace("the rest of the cache", paths.cache, _size(paths.cache) - states.size, "as without"),
         *(
-            WrittenPlace(what, path, _size(path), "as without: only slm pull writes there")
+            WrittenPlace(what, path, _size(path), "as without: written by slm pull, and slm eval for public tasks")
             for what, path in hub_cache_directories(console.environ)
         ),
     ]
