@@ -317,6 +317,25 @@ class TestModels:
         assert told.task(model=1)["score"] == 0.5
         assert "a could not be measured to the end: a KV cache does not fit." in told.err
 
+    def test_a_task_has_the_same_window_whatever_is_measured_beside_it(self, bench: Bench) -> None:
+        """The size of a window can move the last bits of a score."""
+        opened: list[int] = []
+
+        class Watched(FakeEngine):
+            def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> FakePool:
+                opened.append(settings.n_ctx)
+                return super().open_pool(settings, parallel)
+
+        short = bench.numbers(2, toml="max_tokens = 10\n")
+        long = bench.numbers(2, name="long", toml="max_tokens = 3000\n")
+        for tasks in ([short], [short, long], [long, short]):
+            bench.engines["a"] = Watched(replies=[WORDS] * 3)
+            bench("a", tasks=tasks)
+        assert opened == [256, 256, 3072, 3072, 256]
+        bench.engines["a"] = Watched(replies=[WORDS] * 3)
+        bench("a", tasks=[short], ctx=700)
+        assert opened[-1] == 700
+
     def test_a_name_that_is_wrong_costs_no_measurement(self, bench: Bench) -> None:
         with pytest.raises(SlmError, match="missing"):
             bench("a", "missing", tasks=[bench.numbers(4)])

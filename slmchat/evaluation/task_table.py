@@ -82,7 +82,7 @@ KEYS: Mapping[str, TaskKey] = {
     "tool": TaskKey(lambda value: isinstance(value, list), "tables [[tool]]", "a function that may be called"),
     "id": _text("the field with the id of an item; without it `id`, else the number of its line"),
     "choices_field": _text("the field with the choices of an item; without it `choices`"),
-    "labels_field": _text('the field with the labels of the choices, where `answer_is` is `label`'),
+    "labels_field": _text("the field with the labels of the choices, where `answer_is` is `label`"),
     "answer_is": _one_of(ANSWER_FORMS, "the answer is the text of a choice, its index from 0, its label, or flags"),
     "answer_after": _text("the answer stands behind this mark in its field"),
     "remove": TaskKey(_is_pattern, "a regular expression", "what is taken out of prompts and choices"),
