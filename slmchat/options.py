@@ -193,6 +193,7 @@ class BenchOptions:
         default=[],
         within=Range(0, ranges.CTX.high),
     )
+    plot: bool = _measurement("--plot", help="Draw tokens a second against the depth, at more depths.", default=False)
     repeat: int = _measurement(
         "--repeat", help="Passes; the median counts.", metavar="N", default=3, within=Range(1, 100)
     )
@@ -201,6 +202,7 @@ class BenchOptions:
     gpu_layers: str | None = _same("gpu_layers")
     device: str | None = _same("device")
     kv_type: str | None = _same("kv_type")
+    plain: bool = _output("--plain", help="For screen readers: sentences instead of a table and a plot.", default=False)
     json: bool = json_option()
 
 
@@ -225,11 +227,28 @@ class EvalOptions:
     )
     resume: bool = _measurement("--resume", help="Go on with the last run.", default=False)
     is_list: bool = _output("--list", help="Show the tasks.", default=False)
+    quantizations: bool = _measurement(
+        "--quantizations",
+        help="How much the installed quantizations of MODEL (or these models) say the same as the largest one.",
+        default=False,
+    )
+    text: str | None = _measurement(
+        "--text",
+        help="What --quantizations reads: a text of some thousand words; without it, the suite's.",
+        metavar="FILE",
+    )
     sampler: str = _sampling(
         "--sampler",
         help="greedy: always the most probable token; maker: as the model's maker recommends.",
         metavar="greedy|maker",
         default="greedy",
+    )
+    best_of: int = _sampling(
+        "--best-of",
+        help="N answers to each item, of which one counts: that of the majority (with --sampler maker).",
+        metavar="N",
+        default=1,
+        within=ranges.BEST_OF,
     )
     think: str | None = _same("think")
     think_budget: int | None = _same("think_budget")
@@ -283,7 +302,9 @@ class AskOptions:
         metavar="PATH",
         default=[],
     )
-    top: int = _input("--top", help="Passages that the model reads.", metavar="N", default=5, within=ranges.PASSAGES)
+    top: int | None = _input(
+        "--top", help="Passages that the model reads: 5, a very small one 3.", metavar="N", within=ranges.PASSAGES
+    )
     reindex: bool = _input("--reindex", help="Read the documents again, changed or not.", default=False)
     quotes_only: bool = _output("--quotes-only", help="The quotations alone, without an answer.", default=False)
     json: bool = _output("--json", help="One JSON object for each question.", default=False)

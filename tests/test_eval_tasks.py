@@ -11,10 +11,10 @@ import pytest
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation import answer_checks, parquet, task_catalog, task_files
 from slmchat.evaluation.method import EvalMethod
-from slmchat.evaluation.numbers import last_number, number_in
 from slmchat.evaluation.prompts import instruction_of
 from slmchat.evaluation.records import EvalTask, TaskKind
 from slmchat.evaluation.snappy import NotSnappy, decompressed
+from slmchat.generation.numbers import last_number, number_in
 from slmchat.schemas.check import SchemaCheck
 
 DATA = Path(__file__).parent / "data" / "evaluation"

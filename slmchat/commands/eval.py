@@ -29,6 +29,12 @@ def eval_models(names: Sequence[str], options: EvalOptions, settings: Settings, 
     """Measure models in tasks. Raises `SlmError`; what is wrong with one model of several stops no other."""
     if options.is_list:
         return eval_report.show_tasks(console, is_json=options.json)
+    if options.quantizations:
+        from slmchat.commands.eval_quantizations import eval_quantizations
+
+        return eval_quantizations(names, options, settings, console)
+    if options.text is not None:
+        raise SlmError("--text is what --quantizations reads.", exit_code=ExitCode.USAGE)
     earlier = _earlier(names, options, settings) if options.resume else None
     targets = list(earlier.plan.tasks) if earlier else _targets(options.tasks)
     task_catalog.fetch_missing(targets, settings, console)
@@ -67,6 +73,12 @@ def _method(options: EvalOptions) -> EvalMethod:
         raise SlmError(f"--sampler cannot be '{options.sampler}'.", hint="greedy or maker", exit_code=ExitCode.USAGE)
     if options.think not in (None, "on", "off", "auto"):
         raise SlmError(f"--think cannot be '{options.think}'.", hint="on, off or auto", exit_code=ExitCode.USAGE)
+    if options.best_of > 1 and options.sampler == "greedy":
+        raise SlmError(
+            "the most probable token is the same every time, and so are the answers of --best-of.",
+            hint="--best-of N --sampler maker",
+            exit_code=ExitCode.USAGE,
+        )
     think = options.think or ("off" if not options.think_budget else "on")
     return EvalMethod(
         limit=options.limit,
@@ -78,6 +90,7 @@ def _method(options: EvalOptions) -> EvalMethod:
         n_parallel=options.parallel,
         n_ctx=options.ctx,
         kv_type=options.kv_type,
+        best_of=options.best_of,
     )
 
 

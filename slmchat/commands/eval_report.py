@@ -148,6 +148,8 @@ def _energy(report: ModelReport) -> str:
 def _remarks(reports: Sequence[ModelReport], marks: Sequence[str]) -> Iterator[str]:
     """What the figures mean: the intervals, guessing, and which differences are clear."""
     yield "in brackets: 95 of 100 times the true value is between these two (Wilson)"
+    if reports[0].energy_why_not is not None:
+        yield f"energy: not readable here ({reports[0].energy_why_not})"
     for mark, report in zip(marks, reports, strict=True):
         guessing = [
             task.task for task in report.tasks if task.items and task.chance and task.interval.low <= task.chance

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
@@ -395,6 +395,25 @@ class Embedder(Protocol):
     def close(self) -> None: ...
 
 
+class TextLogits(Protocol):
+    """What a model expects at every place of a text. Not for two threads at once, except `cancel`."""
+
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of a plain text, with the mark of its beginning where the model wants one."""
+        ...
+
+    def read(self, tokens: Sequence[int]) -> Iterator[Any]:
+        """NumPy arrays of float32, together a row of logits for each token, in order; each is gone when the next one
+        comes. Ends early after a cancel. Raises `SlmError`: CONTEXT for more tokens than the window has, BUG."""
+        ...
+
+    def cancel(self) -> None:
+        """End `read` soon; from any thread or signal handler."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Session(Protocol):
     """One inference timeline: a KV cache and the tokens in it. Not for two threads at once, except `cancel`."""
 
@@ -551,6 +570,10 @@ class Engine(Protocol):
 
     def open_scorer(self, settings: SessionSettings) -> Pool:
         """A pool for requests with choices. Raises `SlmError`: NO_FIT, USAGE where the engine has no probabilities."""
+        ...
+
+    def open_text_logits(self, settings: SessionSettings) -> TextLogits:
+        """What tells all logits of a text. Raises `SlmError`: NO_FIT, USAGE where the engine has none to tell."""
         ...
 
     def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> Embedder:

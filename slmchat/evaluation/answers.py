@@ -44,6 +44,11 @@ class Asking(Protocol):
         """What came of it."""
         ...
 
+    @property
+    def is_raw(self) -> bool:
+        """Whether the answer has no thought: it goes on with bare text, or is a choice."""
+        ...
+
 
 def is_raw(task: EvalTask, engine: Engine, tags: Sequence[str], *, is_asked: bool) -> bool:
     """Whether the model gets bare text: it was asked for, the task wants it, or the model was never taught to chat."""
@@ -61,6 +66,8 @@ def asking_of(task: EvalTask, engine: Engine, sampler: SamplerSettings, thinking
 
 class ChosenAnswers:
     """The most probable of an item's choices. Implements `Asking`."""
+
+    is_raw = True
 
     def __init__(self, task: EvalTask, lay_out: Layout) -> None:
         self._task = task
@@ -123,7 +130,7 @@ class GeneratedAnswers:
         self._info = engine.info
         self._sampler = sampler
         self._thinking = thinking
-        self._is_raw = is_raw
+        self.is_raw = is_raw
 
     def prepare(self, pool: Pool) -> None:
         """Nothing has to be known."""
@@ -132,14 +139,14 @@ class GeneratedAnswers:
         return prompts.prompt_of(self._task, item, self._lay_out)
 
     def room(self, engine: Engine) -> int:
-        return prompts.room_of(self._task, self._thinking, is_raw=self._is_raw)
+        return prompts.room_of(self._task, self._thinking, is_raw=self.is_raw)
 
     def request(self, number: int, item: EvalItem) -> Request:
-        limits = prompts.limits_of(self._task, item, self._info, self._thinking, is_raw=self._is_raw)
+        limits = prompts.limits_of(self._task, item, self._info, self._thinking, is_raw=self.is_raw)
         return Request(number, self.prompt(item), self._sampler, limits)
 
     def result(self, item: EvalItem, prompt: Prompt, done: Result) -> ItemResult:
-        response = response_of(done, prompt, keeps_space=self._is_raw)
+        response = response_of(done, prompt, keeps_space=self.is_raw)
         finish = done.finish
         assert finish is not None
         grade = grading.grade(self._task.kind, item, response.text)

@@ -25,7 +25,8 @@ class EvalMethod:
     """`limit`: items of each task, None: all. `is_sampled`: items in a drawn order, as many as there is time for.
 
     `is_greedy`: the most probable token always; else the sampler of the model's maker. `is_raw`: no chat template.
-    `n_parallel`: answers at once. `n_ctx`: tokens of the context window, None: as many as the items need.
+    `n_parallel`: answers at once. `best_of`: the best of so many answers counts. `n_ctx`: tokens of the context window,
+    None: as many as the items need.
     """
 
     limit: int | None = None
@@ -37,6 +38,7 @@ class EvalMethod:
     n_parallel: int = 8
     n_ctx: int | None = None
     kv_type: str | None = None
+    best_of: int = 1
 
     @property
     def thinking(self) -> Thinking:

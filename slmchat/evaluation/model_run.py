@@ -11,7 +11,7 @@ Refuses to know: other models, the files of a run, how an answer is graded.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from slmchat.catalog.records import Installed
 from slmchat.engine.api import Pool, Request, Result
@@ -24,7 +24,9 @@ from slmchat.evaluation.progress import EvalProgress, TimeBudget
 from slmchat.evaluation.records import EvalItem, EvalTask, ItemResult, ModelReport, TaskKind, TaskResult
 from slmchat.evaluation.run_records import GroupRecord, RunRecords, same_ids
 from slmchat.evaluation.speed import measure_speed
+from slmchat.evaluation.votes import ItemVotes, requests_of
 from slmchat.generation import params
+from slmchat.hardware.energy import energy_meter
 from slmchat.hardware.usage import resident_memory
 from slmchat.models.backend import LocalModel
 from slmchat.models.open import OpenModel, open_installed
@@ -66,6 +68,7 @@ class ModelRun:
         self._budget = budget
         self._interruption = interruption
         self._memory: int | None = None
+        self._energy = energy_meter()
         self._pool: Pool | None = None
 
     def report(
@@ -119,6 +122,8 @@ class ModelRun:
             prompt_tps=speed.prompt_tps if speed else None,
             generation_tps=speed.generation_tps if speed else None,
             memory=max((each for each in (*memories, self._memory) if each is not None), default=None),
+            **_energy_of(results),
+            energy_why_not=self._energy.why_not,
             error=error.message if error else None,
         )
 
@@ -196,40 +201,69 @@ class ModelRun:
             if asking is None or pool is None:
                 asking = self._asking(task, opened)
                 pool = self._open_pool(task, asking, opened)
+            before_j = self._energy.read()
             made = self._ask(pool, asking, items)
-            seconds = time.perf_counter() - start
+            seconds, joules = time.perf_counter() - start, self._energy.read() - before_j
             self._budget.note(seconds)
             self._note_memory()
             if len(made) < len(items):  # what is there counts now, and is asked again next time
                 return made
-            self._kept.add_group(self._key, task.name, GroupRecord(tuple(made), seconds, self._memory))
+            energy = joules if self._energy.is_enough(joules) else None
+            self._kept.add_group(self._key, task.name, GroupRecord(tuple(made), seconds, self._memory, energy))
         self._progress.skip(task, len(task.items) - sum(len(group.items) for group in self._groups(task)))
         return ()
 
     def _ask(self, pool: Pool, asking: Asking, items: Sequence[EvalItem]) -> list[ItemResult]:
         """The results of a group, in the order of its items; fewer when it was cancelled. Raises `SlmError`."""
+        n = self._method.best_of
         asked: dict[int, Request] = {}
+        votes: dict[int, ItemVotes] = {}
         made: dict[int, ItemResult] = {}
 
         def requests() -> Iterator[Request | Result]:
             for number, item in enumerate(items):
                 try:
-                    asked[number] = asking.request(number, item)
+                    several = list(requests_of(asking.request(number, item), n))
                 except SlmError as error:
-                    yield Result(number, error=error)
-                else:
-                    yield asked[number]
+                    yield Result(n * number, error=error)
+                    continue
+                votes[number] = ItemVotes(len(several))
+                for request in several:
+                    asked[request.id] = request
+                    yield request
 
         results = pool.run(requests())
         with self._interruption.reaches(pool):
             for done in results:
-                item = items[done.id]
+                self._energy.read()  # often enough for any counter
+                number = done.id // n
                 if done.error is not None:
-                    made[done.id] = answers.failed_result(item, done.error)
+                    made[number] = answers.failed_result(items[number], done.error)
+                elif number not in made:
+                    request = asked[done.id]
+                    result = asking.result(items[number], request.prompt, done)
+                    votes[number].add(request, result, done, is_raw=asking.is_raw)
+                    if not votes[number].is_complete:
+                        continue
+                    made[number] = votes[number].elected()
                 else:
-                    made[done.id] = asking.result(item, asked[done.id].prompt, done)
+                    continue
                 self._progress.add()
         return [made[number] for number in sorted(made)]
+
+
+def _energy_of(results: Sequence[TaskResult]) -> "_Energy":
+    """Joules of the tasks whose answers are generated, prompts included, and how many tokens these are."""
+    told = [task for task in results if task.energy_j is not None and task.completion_tokens]
+    joules = sum(task.energy_j or 0.0 for task in told)
+    return {"energy_j": joules if told else None, "energy_tokens": sum(task.completion_tokens for task in told)}
+
+
+class _Energy(TypedDict):
+    """Two fields of `ModelReport`."""
+
+    energy_j: float | None
+    energy_tokens: int
 
 
 def _result(task: EvalTask, groups: Sequence[GroupRecord], partial: Sequence[ItemResult]) -> TaskResult:

@@ -158,7 +158,8 @@ class TaskResult:
 class Agreement:
     """How much a quantization says the same as a larger one of the same model, over `n_tokens` places of a text.
 
-    `top_token`: the share of places with the same most probable token. `kl_divergence`: the mean, in nats.
+    `top_token`: the share of places with the same most probable token. `kl_divergence`: the mean, in nats
+    (agreement.py has the definition). The intervals hold 95 %.
     """
 
     reference: str
@@ -166,6 +167,7 @@ class Agreement:
     top_token: float
     top_token_interval: Interval
     kl_divergence: float
+    kl_interval: Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,8 @@ class ModelReport:
 
     Speeds in tokens a second of one answer alone, None: not measured. `memory`: bytes of this process while the model
     was at work, the most that was seen. `energy_j`: joules, and `energy_tokens` the generated tokens that they were
-    used for; None: not readable here. `error`: why it could not be measured to the end.
+    used for; None: not readable here, or too little, `energy_why_not` says why. `error`: why it could not be measured
+    to the end.
     """
 
     model: str
@@ -187,6 +190,7 @@ class ModelReport:
     memory: int | None = None
     energy_j: float | None = None
     energy_tokens: int = 0
+    energy_why_not: str | None = None
     agreement: Agreement | None = None
     error: str | None = None
 

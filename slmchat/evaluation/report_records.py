@@ -40,7 +40,7 @@ def as_json(reports: Sequence[ModelReport], method: EvalMethod) -> dict[str, Any
     """Everything, down to each answer."""
     return {
         "method": method.as_json(),
-        "models": [_model(report) for report in reports],
+        "models": [model_as_json(report) for report in reports],
         "differences": [
             {
                 "task": each.task,
@@ -56,7 +56,8 @@ def as_json(reports: Sequence[ModelReport], method: EvalMethod) -> dict[str, Any
     }
 
 
-def _model(report: ModelReport) -> dict[str, Any]:
+def model_as_json(report: ModelReport) -> dict[str, Any]:
+    """What was measured of one model."""
     agreement = report.agreement
     return {
         "model": report.model,
@@ -68,6 +69,7 @@ def _model(report: ModelReport) -> dict[str, Any]:
         "memory": report.memory,
         "energy_j": _rounded(report.energy_j, 3),
         "energy_tokens": report.energy_tokens,
+        "energy_not_readable": report.energy_why_not,
         "agreement": agreement
         and {
             "reference": agreement.reference,
@@ -75,6 +77,8 @@ def _model(report: ModelReport) -> dict[str, Any]:
             "top_token": _rounded(agreement.top_token),
             **_bounds(agreement.top_token_interval),
             "kl_divergence": _rounded(agreement.kl_divergence, 6),
+            "kl_low": _rounded(agreement.kl_interval.low, 6),
+            "kl_high": _rounded(agreement.kl_interval.high, 6),
         },
         "error": report.error,
         "tasks": [_task(task) for task in report.tasks],

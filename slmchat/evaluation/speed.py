@@ -11,6 +11,7 @@ from slmchat.engine.cancellable import CancelScope
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import bench_walk
+from slmchat.generation.bench_walk import Followed
 from slmchat.models.open import OpenModel
 
 # A window that holds the walk: 256 tokens, 64 more, and those of a model that ends early and is asked again.
@@ -31,12 +32,12 @@ def measure_speed(opened: OpenModel, cancellable: CancelScope) -> AnswerSpeed | 
     trained = engine.info.trained_context_length or _N_CTX
     session = opened.open_plain_session(min(_N_CTX, trained))
 
-    def follow(session: Session, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Finish:
+    def follow(session: Session, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Followed:
         events = session.generate(prompt, sampler, limits)
         with cancellable(session):
             for event in events:
                 if isinstance(event, Finish):
-                    return event
+                    return Followed(event)
         raise SlmError("the engine ended a generation without saying how.", exit_code=ExitCode.BUG)
 
     sampler = SamplerSettings(temperature=0.0, seed=1)

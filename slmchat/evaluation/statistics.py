@@ -1,6 +1,7 @@
 """How sure a score is: intervals and comparisons, by formulas that can be looked up.
 
-Knows: the Wilson interval of a share, the paired bootstrap of a difference. Refuses to know: models and tasks.
+Knows: the intervals of a share (Wilson) and of a mean (Student), the paired bootstrap of a difference.
+Refuses to know: models and tasks.
 """
 
 import math
@@ -70,3 +71,21 @@ def paired_difference(one: Sequence[float], other: Sequence[float]) -> Differenc
     means = sorted(sum(drawn.choices(gaps, k=n)) / n for _ in range(n_means))
     cut = round(0.025 * n_means)
     return Difference(sum(gaps) / n, Interval(means[cut], means[-1 - cut]), n)
+
+
+# The 97.5th percentiles of Student's t for 1 to 30 degrees of freedom, and about that for more (Cornish and Fisher).
+_T = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The 95 % interval of the mean of independent values (Student 1908). Raises ValueError for fewer than two."""
+    n = len(values)
+    if n < 2:
+        raise ValueError("one value has no interval")
+    mean = math.fsum(values) / n
+    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
+    factor = _T[n - 2] if n - 2 < len(_T) else _Z + (_Z**3 + _Z) / (4 * (n - 1))
+    return Interval(mean - factor * error, mean + factor * error)

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation import answer_checks
-from slmchat.evaluation.numbers import number_in
 from slmchat.evaluation.records import EvalItem, ExpectedCall, TaskKind
 from slmchat.evaluation.task_table import TaskTable, is_texts
 from slmchat.generation.classify import CONTENT_FREE
+from slmchat.generation.numbers import number_in
 from slmchat.generation.tools import Tool
 
 _FIELD = re.compile(r"\{(\w+(?:\.\w+)*)\}")

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from slmchat.catalog.records import Installed
 from slmchat.conversation.pictures import Picture
-from slmchat.engine.api import Adapter, Engine, Pool, Prompt, Session, SessionSettings, StreamPool
+from slmchat.engine.api import Adapter, Engine, Pool, Prompt, Session, SessionSettings, StreamPool, TextLogits
 from slmchat.engine.sequential_pool import OneByOne
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import DEFAULT_LARGEST_CTX
@@ -241,6 +241,11 @@ class OpenModel:
     def open_scorer(self, n_ctx: int, *, is_repeatable: bool = False) -> Pool:
         """A window for scores of given texts. Raises `SlmError`: NO_FIT, USAGE where the engine has none."""
         return self.engine.open_scorer(replace(self.session_settings(n_ctx), is_repeatable=is_repeatable))
+
+    def open_text_logits(self, n_ctx: int) -> TextLogits:
+        """What tells all logits of a text, in a window of `n_ctx` tokens. Raises `SlmError`: NO_FIT, USAGE where the
+        engine has none to tell."""
+        return self.engine.open_text_logits(self.session_settings(n_ctx))
 
     def set_adapters(self, adapters: Sequence[Adapter]) -> None:
         """The LoRA adapters of the sessions that are opened from now on."""

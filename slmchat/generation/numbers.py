@@ -7,14 +7,14 @@ import re
 from decimal import Decimal
 
 # A digit, groups of thousands, decimals; no part of a word. A point or comma behind it ends the sentence.
-_NUMBER = re.compile(r"(?<![\w.])[-−]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,30})(?:\.\d{1,30})?(?![\w])")
+_NUMBER = re.compile(r"(?<![\w.])[-−]?[$€£]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,30})(?:\.\d{1,30})?(?![\w])")
 
 
 def number_in(text: str) -> str | None:
     """A text that is a number and nothing else (a unit sign before or behind it is let be), as `last_number` has it."""
     found = _NUMBER.findall(text)
     bare = text.strip().strip("$€£%").strip()
-    return _plain(found[0]) if len(found) == 1 and found[0] == bare else None
+    return _plain(found[0]) if len(found) == 1 and re.sub(r"[$€£]", "", found[0]) == bare else None
 
 
 def last_number(text: str) -> str | None:
@@ -24,7 +24,7 @@ def last_number(text: str) -> str | None:
 
 
 def _plain(written: str) -> str:
-    value = Decimal(written.replace(",", "").replace("−", "-"))
+    value = Decimal(re.sub(r"[,$€£]", "", written).replace("−", "-"))
     if value == 0:
         return "0"
     text = f"{value:f}"
