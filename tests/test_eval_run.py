@@ -261,6 +261,8 @@ class TestKept:
             bench(resume=True)
         with pytest.raises(SlmError, match="just as it was begun"):
             bench("a", resume=True)
+        with pytest.raises(SlmError, match="just as it was begun"):
+            bench(resume=True, parallel=3)
 
     def test_a_file_that_is_no_run_is_named(self, bench: Bench) -> None:
         folder = bench.home / "data" / "evaluations"
@@ -335,6 +337,17 @@ class TestModels:
         bench.engines["a"] = Watched(replies=[WORDS] * 3)
         bench("a", tasks=[short], ctx=700)
         assert opened[-1] == 700
+
+    def test_a_model_that_is_named_twice_is_measured_once(self, bench: Bench) -> None:
+        told = bench("a", "a", tasks=[bench.numbers(4)])
+        assert [model["model"] for model in told.report["models"]] == ["a"]
+
+    def test_two_tasks_of_one_name_are_refused(self, bench: Bench, tmp_path: Path) -> None:
+        first = bench.numbers(4)
+        bench.folder = tmp_path / "other"
+        bench.folder.mkdir()
+        with pytest.raises(SlmError, match="two tasks are called 'mine'"):
+            bench("a", tasks=[first, bench.numbers(4)])
 
     def test_a_name_that_is_wrong_costs_no_measurement(self, bench: Bench) -> None:
         with pytest.raises(SlmError, match="missing"):
