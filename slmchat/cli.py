@@ -82,6 +82,11 @@ def _run(call: CommandCall) -> ExitCode:
 
         beside = (*wanted, template, replace(output, json=False))
         return fill(own.words or [], generation, beside, infill, call.settings, call.console, is_json=output.json)
+    from slmchat.commands.warm_run import run_warm
+
+    answered = run_warm(own, generation, (*wanted, template, output), call.settings, call.console)
+    if answered is not None:
+        return answered
     from slmchat.commands.run import run
 
     return run(own, generation, wanted, output, template, call.settings, call.console)
@@ -260,6 +265,32 @@ def _sessions_rm(call: CommandCall) -> ExitCode:
     from slmchat.commands.sessions import rm
 
     asked = call[take.SessionsRemoveOptions]
+    return rm(asked.names or [], call.settings, call.console, is_all=asked.all, is_yes=asked.yes)
+
+
+@_command("docs list", take.DocsListOptions)
+def _docs_list(call: CommandCall) -> ExitCode:
+    """List the documents that were read, by their paths."""
+    from slmchat.commands.docs import list_documents
+
+    return list_documents(call.settings, call.console, is_json=call[take.DocsListOptions].json)
+
+
+@_command("docs show", take.DocsShowOptions)
+def _docs_show(call: CommandCall) -> ExitCode:
+    """Show what was read of a document, passage by passage."""
+    from slmchat.commands.docs import show
+
+    asked = call[take.DocsShowOptions]
+    return show(asked.name, call.settings, call.console, is_json=asked.json)
+
+
+@_command("docs rm", take.DocsRemoveOptions, is_answer=False)
+def _docs_rm(call: CommandCall) -> ExitCode:
+    """Forget documents; the files stay where they are."""
+    from slmchat.commands.docs import rm
+
+    asked = call[take.DocsRemoveOptions]
     return rm(asked.names or [], call.settings, call.console, is_all=asked.all, is_yes=asked.yes)
 
 

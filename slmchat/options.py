@@ -302,7 +302,9 @@ class AskOptions:
         metavar="PATH",
         default=[],
     )
-    top: int = _input("--top", help="Passages that the model reads.", metavar="N", default=5, within=ranges.PASSAGES)
+    top: int | None = _input(
+        "--top", help="Passages that the model reads: 5, a very small one 3.", metavar="N", within=ranges.PASSAGES
+    )
     reindex: bool = _input("--reindex", help="Read the documents again, changed or not.", default=False)
     quotes_only: bool = _output("--quotes-only", help="The quotations alone, without an answer.", default=False)
     json: bool = _output("--json", help="One JSON object for each question.", default=False)

@@ -24,6 +24,7 @@ from ask_samples import Question, folded, questions, write_documents
 from slmchat.reporting import LogReporter
 from slmchat.retrieval import answers, thresholds
 from slmchat.retrieval.index import DocumentIndex, Passage
+from slmchat.retrieval.nearest import nearest_sentences, nearness
 from slmchat.retrieval.steps import SilentDelegate
 
 GOAL_WRONG = 0.10
@@ -36,10 +37,11 @@ class Row:
 
     question: str
     has_answer: bool
-    share: float
+    nearness: float
     none: float
     is_read: bool  # the right passage was among those that the model has read
     is_right: bool  # a quotation has the answer
+    is_nearest_right: bool  # the sentence nearest by its words has it
     n_quotations: int
     n_verbatim: int
 
@@ -62,7 +64,7 @@ def rows_of(name: str, asked: Sequence[Question], *, is_raw: bool, tell: Callabl
 
     made: list[Row] = []
     recorded = _Recorded()
-    thresholds.is_near, thresholds.is_believed = bool, recorded.is_believed  # type: ignore[assignment]
+    thresholds.is_near, thresholds.is_believed = (lambda _question, found: bool(found)), recorded.is_believed  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder, slmchat.load(name, ctx=4096) as model:
         documents = write_documents(Path(folder, "documents"))
         index = DocumentIndex(None, model.count_tokens)
@@ -88,18 +90,24 @@ def _row(question: Question, passages: Sequence[Passage], answer: answers.Answer
     return Row(
         question.question,
         question.span is not None,
-        max((passage.word_share for passage in passages), default=0.0),
+        max((nearness(question.question, passage.chunk.text) for passage in passages), default=0.0),
         none,
         bool(span) and any(span in text for text in texts),
-        bool(span) and any(span in text or text in span for text in quoted),
+        bool(span) and _is_in(span, quoted),
+        bool(span) and _is_in(span, nearest_sentences(question.question, passages)[:1]),
         len(quoted),
         sum(any(quotation.text in passage.chunk.text for passage in passages) for quotation in answer.quotations),
     )
 
 
-def refused(row: Row, share: float, none: float) -> bool:
+def _is_in(span: str, quoted: Sequence[str]) -> bool:
+    """Whether one of these has the span, or is a piece of it."""
+    return any(span in text or text in span for text in map(folded, quoted))
+
+
+def refused(row: Row, near: float, none: float) -> bool:
     """Whether these thresholds say that nothing answers it."""
-    return row.share < share or row.none > none or not row.n_quotations
+    return row.nearness < near or row.none > none or not row.n_quotations
 
 
 def best_thresholds(rows: Sequence[Row]) -> tuple[float, float]:
@@ -108,22 +116,22 @@ def best_thresholds(rows: Sequence[Row]) -> tuple[float, float]:
     nones = [*sorted({row.none for row in rows})[:: max(1, len(rows) // 60)], 1.0]
     for step in range(0, 81):
         for none in nones:
-            share = step / 100
-            wrong = _rate(rows, share, none, has_answer=True)
+            near = step / 100
+            wrong = _rate(rows, near, none, has_answer=True)
             if wrong <= GOAL_WRONG:
-                found = max(found, (_rate(rows, share, none, has_answer=False), -share, none))
+                found = max(found, (_rate(rows, near, none, has_answer=False), -near, none))
     return -found[1], found[2]
 
 
-def _rate(rows: Sequence[Row], share: float, none: float, *, has_answer: bool) -> float:
+def _rate(rows: Sequence[Row], near: float, none: float, *, has_answer: bool) -> float:
     those = [row for row in rows if row.has_answer is has_answer]
-    return sum(refused(row, share, none) for row in those) / len(those)
+    return sum(refused(row, near, none) for row in those) / len(those)
 
 
 def table(name: str, rows: Sequence[Row]) -> str:
     """What was measured, in the words of docs/ask.md."""
     train, test = rows[::2], rows[1::2]
-    share, none = best_thresholds(train)
+    near, none = best_thresholds(train)
     answered = [row for row in rows if row.has_answer]
     quoted, verbatim = sum(row.n_quotations for row in rows), sum(row.n_verbatim for row in rows)
     lines = [
@@ -131,12 +139,13 @@ def table(name: str, rows: Sequence[Row]) -> str:
         f"quotations that are verbatim: {verbatim} of {quoted}",
         f"the right passage was read: {sum(row.is_read for row in answered) / len(answered):.0%}",
         f"a quotation has the answer: {sum(row.is_right for row in answered) / len(answered):.0%}",
-        f"thresholds found on one half: share {share:.2f}, none {none:.4f}",
+        f"the sentence nearest by its words has it: {sum(row.is_nearest_right for row in answered) / len(answered):.0%}",
+        f"thresholds found on one half: nearness {near:.2f}, none {none:.4f}",
     ]
     for what, half in (("that half", train), ("the other half", test)):
-        right, wrong = (_rate(half, share, none, has_answer=known) for known in (False, True))
+        right, wrong = (_rate(half, near, none, has_answer=known) for known in (False, True))
         lines.append(f"  {what}: refused where there is no answer {right:.0%}, where there is one {wrong:.0%}")
-    fixed = (thresholds.LEAST_SHARE, thresholds.MOST_NONE_SMALL)
+    fixed = (thresholds.LEAST_NEARNESS, thresholds.MOST_NONE_SMALL)
     right, wrong = (_rate(test, *fixed, has_answer=known) for known in (False, True))
     lines.append(f"with slm's thresholds {fixed}, the other half: {right:.0%} and {wrong:.0%}")
     return "\n".join(lines)

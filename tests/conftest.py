@@ -126,10 +126,11 @@ def call_slm(
 ) -> Outcome:
     """`slm` inside this process, with pipes for all three streams: for commands that do not seal it.
 
-    What a pull measures of this device meanwhile is left out.
+    What a pull measures of this device meanwhile is left out, and its pauses after a cut connection.
     """
     from huggingface_hub import constants
 
+    from slmchat.catalog import hub_transfer
     from slmchat.cli import run_cli
     from slmchat.terminal.console import Console
 
@@ -140,6 +141,7 @@ def call_slm(
         mock.patch.dict(os.environ, environ, clear=True),
         mock.patch.object(constants, "HF_HUB_CACHE", str(home / "hf" / "hub")),
         mock.patch("slmchat.models.device_fit.ForDevice.measure_more"),
+        mock.patch("slmchat.catalog.hub_transfer.WAITS", (0.0,) * len(hub_transfer.WAITS)),
         mock.patch("slmchat.privacy.seal._close", side_effect=AssertionError("this needs a process: run_slm")),
     ):
         code = run_cli(list(map(str, arguments)), Console(*streams, environ))

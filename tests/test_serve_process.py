@@ -273,6 +273,37 @@ class TestWarmRun:
             ended = slm("run", "Hi", "-n", "2", "-m", tiny, "-v")
         assert ended.code == 0 and "slm serve" not in ended.err
 
+    def test_a_plain_answer_is_made_by_the_server_as_a_whole(self, server: ServerProcess, slm: Slm, tiny: Path) -> None:
+        asked = (*self.RUN, "-m", tiny, "--seed", "3", "-s", "Be short.", "--json")
+        slm(*asked, stdin="water and oil\r\n")
+        warm, cold = (
+            json.loads(slm(*asked, *where, stdin="water and oil\r\n").out) for where in ((), ("--no-server",))
+        )
+        assert warm["usage"].pop("cached_tokens") == warm["usage"]["prompt_tokens"] - 1
+        del cold["usage"]["cached_tokens"], warm["timings"], cold["timings"]
+        assert warm == cold
+        slm("run", "Hi", "-n", "2", "-m", tiny)
+        assert slm("run", "Hi", "-n", "2", "--temp", "0").code == 0  # the model that was used last
+
+    @pytest.mark.parametrize(
+        ("arguments", "stdin"),
+        [
+            (("-n", "2"), "the people said " * 3000),  # more than the window
+            (("-n", "2", "What is it?"), b"\x89PNG\r\n\x1a\n" + b"\0" * 20),
+            (("-n", "2", "--on-overflow", "what"), "a"),
+            (("-n", "2"), ""),
+            (("-n", "2", "--think", "never"), "a"),
+            (("-n", "2", "-s", "@no-such-file"), "a"),
+            (("-n", "2", "--persona", "nobody"), "a"),
+        ],
+    )
+    def test_what_goes_wrong_is_said_as_without_a_server(
+        self, server: ServerProcess, slm: Slm, tiny: Path, arguments: tuple[str, ...], stdin: str | bytes
+    ) -> None:
+        warm, cold = (slm("run", "-m", tiny, *arguments, *where, stdin=stdin) for where in ((), ("--no-server",)))
+        assert (warm.code, warm.out, warm.err) == (cold.code, cold.out, cold.err)
+        assert warm.code != 0
+
     def test_private_commands_do_not_ask(self, server: ServerProcess, slm: Slm, tiny: Path) -> None:
         assert "slm serve" not in slm("run", "Hi", "-n", "2", "-m", tiny, "-v", "--private").err
 

@@ -47,7 +47,7 @@ from slmchat.generation.structured import ResponseFormat
 from slmchat.models.embedding import embedder
 from slmchat.options import GenerationOptions
 from slmchat.ranges import PARALLEL, PASSAGES
-from slmchat.retrieval.answers import TOP, Answer, DocumentAnswers
+from slmchat.retrieval.answers import Answer, DocumentAnswers
 from slmchat.retrieval.steps import SilentDelegate
 
 
@@ -258,7 +258,7 @@ class Model:
         question: str,
         documents: str | PathLike[str] | Sequence[str | PathLike[str]],
         *,
-        top: int = TOP,
+        top: int | None = None,
         quotes_only: bool = False,
         system: str | None = None,
         **options: Unpack[SamplingOptions],
@@ -266,17 +266,17 @@ class Model:
         """The answer to a question from documents (files and directories), with quotations that are in them letter by
         letter (docs/ask.md). What is new of them is read first.
 
-        `top`: so many passages are read for the question (1 to 50). `quotes_only`: the quotations without an answer.
-        Without a temperature the same question has the same answer. Where the documents do not answer it, `refusal`
-        says so, and there is no text. Raises as `complete` does; USAGE too for documents that are not there or cannot
-        be read, INTERRUPTED when it was cancelled while they were.
+        `top`: so many passages are read for the question (1 to 50; None: 5, by a very small model 3). `quotes_only`:
+        the quotations without an answer. Without a temperature the same question has the same answer. Where the
+        documents do not answer it, `refusal` says so, and there is no text. Raises as `complete` does; USAGE too for
+        documents that are not there or cannot be read, INTERRUPTED when it was cancelled while they were.
         """
         refuse_unknown(options, SamplingOptions, "ask")
         self._shared.check_answers()
         if not arguments.text(question, "question").strip():
             raise SlmError("the question is empty.", exit_code=ExitCode.USAGE)
-        if isinstance(top, bool) or not isinstance(top, int) or not PASSAGES.holds(top):
-            raise SlmError(f"top must be {PASSAGES}.", exit_code=ExitCode.USAGE)
+        if top is not None and (isinstance(top, bool) or not isinstance(top, int) or not PASSAGES.holds(top)):
+            raise SlmError(f"top must be {PASSAGES}, or None.", exit_code=ExitCode.USAGE)
         arguments.text_or_none(system, "system")
         paths = paths_of(documents)
         asked = with_sampling(replace(self._options, temperature=None), options)

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from slmchat import safe_json, text_files
+from slmchat.commands.endings import exit_code
 from slmchat.commands.inputs import system_text
-from slmchat.commands.output import exit_code
 from slmchat.commands.own_options import AskedQuestion
 from slmchat.commands.sources import shown_path, smallness, source_lines
 from slmchat.conversation.messages import Message, Role
@@ -27,15 +27,15 @@ from slmchat.models.open import open_model
 from slmchat.models.warm_server import WarmServer
 from slmchat.options import AskOptions, GenerationOptions
 from slmchat.retrieval.answer_record import answer_record
-from slmchat.retrieval.answers import Answer, DocumentAnswers
+from slmchat.retrieval.answers import TOP, Answer, DocumentAnswers
 from slmchat.retrieval.index import DocumentIndex, IndexReport
 from slmchat.retrieval.opening import open_index
 from slmchat.retrieval.quotations import Quotation
 from slmchat.settings import Settings
-from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 from slmchat.terminal.piped import read_piped
+from slmchat.terminal.plain_view import PlainView
 from slmchat.wording import counted
 
 # Files of one reason that are named when they are skipped.
@@ -94,7 +94,7 @@ def _worst(codes: Sequence[ExitCode], last: Answer, questions: Sequence[str], as
     if codes == [ExitCode.NO_ANSWER] and not asked.json:
         raise SlmError(
             last.refusal,
-            hint=f"other words, or more passages: --top {2 * asked.top}; -v tells what was read",
+            hint=f"other words, or more passages: --top {2 * (asked.top or TOP)}; -v tells what was read",
             exit_code=ExitCode.NO_ANSWER,
         )
     for code in (ExitCode.INTERRUPTED, ExitCode.CONTEXT, ExitCode.NO_ANSWER):

@@ -48,6 +48,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "sessions import": ("slm sessions import chat.json",),
     "sessions rename": ('slm sessions rename 3f2a "Trip to Rome"',),
     "sessions rm": ("slm sessions rm 3f2a", "slm sessions rm --all --yes"),
+    "docs": ("slm docs list", "slm docs rm ~/notes"),
+    "docs list": ("slm docs list", "slm docs list --json | jq -r .[].path"),
+    "docs show": ("slm docs show manual.pdf",),
+    "docs rm": ("slm docs rm manual.pdf", "slm docs rm --all --yes"),
     "serve": ("slm serve", "slm serve smollm2:135m --port 8484", "slm serve --background", "slm serve --stop"),
     "bench": ("slm bench", "slm bench smollm2:135m --depth 0 --depth 4096 --json", "slm bench --plot"),
     "eval": (

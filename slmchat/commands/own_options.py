@@ -234,3 +234,27 @@ class SessionsRemoveOptions:
     names: list[str] | None = argument("[ID|TITLE]...", default=None)
     all: bool = option("--all", help="Remove every conversation.", default=False)
     yes: bool = option("--yes", help="Do not ask.", default=False)
+
+
+@dataclass(eq=False, repr=False)
+class DocsListOptions:
+    """What `slm docs list` takes."""
+
+    json: bool = json_option()
+
+
+@dataclass(eq=False, repr=False)
+class DocsShowOptions:
+    """What `slm docs show` takes."""
+
+    name: str = argument("PATH", "A document that was read.")
+    json: bool = json_option()
+
+
+@dataclass(eq=False, repr=False)
+class DocsRemoveOptions:
+    """What `slm docs rm` takes."""
+
+    names: list[str] | None = argument("[PATH]...", "Documents, or directories with some.", default=None)
+    all: bool = option("--all", help="Forget every document.", default=False)
+    yes: bool = option("--yes", help="Do not ask.", default=False)

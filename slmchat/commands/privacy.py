@@ -63,6 +63,7 @@ COMMANDS = (
     Reach("rm", _NOTHING, False),
     Reach("verify", _NOTHING, False),
     Reach("sessions", _NOTHING, False),
+    Reach("docs", _NOTHING, False),
     Reach("completion", _NOTHING, False),
     Reach("help", _NOTHING, False),
     Reach("privacy", "nothing; --check talks to itself on the loopback device", True),

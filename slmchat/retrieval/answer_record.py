@@ -6,6 +6,7 @@ Knows: the keys, which docs/ask.md explains. Refuses to know: who writes them wh
 from slmchat.generation.response import Completion
 from slmchat.retrieval.answers import Answer
 from slmchat.retrieval.index import Passage
+from slmchat.retrieval.nearest import nearness
 from slmchat.retrieval.quotations import Quotation
 
 
@@ -20,7 +21,7 @@ def answer_record(answer: Answer, model: str, load_s: float) -> dict[str, object
         "answer": answer.text or None,
         "refusal": answer.refusal or None,
         "quotations": [_quotation(quotation, answer.passages) for quotation in answer.quotations],
-        "passages": [_passage(passage) for passage in answer.passages],
+        "passages": [_passage(passage, answer.question) for passage in answer.passages],
         **completion,
     }
 
@@ -36,7 +37,7 @@ def _quotation(quotation: Quotation, passages: tuple[Passage, ...]) -> dict[str,
     }
 
 
-def _passage(passage: Passage) -> dict[str, object]:
+def _passage(passage: Passage, question: str) -> dict[str, object]:
     chunk = passage.chunk
     return {
         "file": str(chunk.path),
@@ -45,6 +46,6 @@ def _passage(passage: Passage) -> dict[str, object]:
         "page": chunk.page,
         "lines": [chunk.first_line, chunk.last_line],
         "text": chunk.text,
-        "word_share": round(passage.word_share, 4),
+        "nearness": round(nearness(question, chunk.text), 4),
         "similarity": None if passage.similarity is None else round(passage.similarity, 4),
     }

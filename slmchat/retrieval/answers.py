@@ -35,8 +35,9 @@ from slmchat.retrieval.quotations import Quotation, is_verbatim, quotations_in
 from slmchat.retrieval.steps import AnswerDelegate, AnswerStep, CitingHandler, ReadingHandler
 from slmchat.wording import counted
 
-TOP = 5
-"""Passages that a model reads for a question, where nobody says how many."""
+TOP, TOP_SMALL = 5, 3
+"""Passages that a model reads where nobody says how many, and those of a very small one: the right passage is among
+five for 97 % of the questions, among three for 93 %, and three are read in half of the time."""
 
 # Quotations of one answer; tokens of room for them, and for an answer that nobody has limited.
 QUOTATIONS = 3
@@ -100,7 +101,7 @@ class DocumentAnswers:
         options: GenerationOptions,
         prefix: Sequence[Message] = (),
         *,
-        top: int = TOP,
+        top: int | None = None,
         is_quoting_only: bool = False,
         order: "ReadingOrder | None" = None,
     ) -> None:
@@ -113,7 +114,7 @@ class DocumentAnswers:
         self._search = search
         self._options = options
         self._prefix = prefix
-        self._top = top
+        self._top = top or (TOP_SMALL if thresholds.is_very_small(generator.opened.model) else TOP)
         self._is_quoting_only = is_quoting_only
         self._thinking = params.thinking_of(options, generator.opened.settings)
         self._order = order or ReadingOrder()
@@ -126,7 +127,7 @@ class DocumentAnswers:
         question = question.strip()
         # 1. What is near enough to be read.
         found = self._search(question, self._top)
-        if not thresholds.is_near(found):
+        if not thresholds.is_near(question, found):
             return Answer(question, passages=tuple(found), refusal="nothing in the documents is about this.")
         passages = self._fitting(question, found)
         self._order.begins_with(passages)
@@ -155,7 +156,7 @@ class DocumentAnswers:
         model = self._generator.opened.model
         texts = tuple(passage.chunk.text for passage in passages)
         if thresholds.is_very_small(model):
-            texts = nearest_sentences(question, texts)
+            texts = nearest_sentences(question, passages)
         rules = QuotationRules(texts, QUOTATIONS, none="")
         prepared = self._prepared(
             prompts.to_quote(question, passages, self._prefix, is_raw=self._options.raw),

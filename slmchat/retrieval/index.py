@@ -22,7 +22,7 @@ from slmchat.retrieval.chunks import DocumentChunk, TokenCounter, cut
 from slmchat.retrieval.file_tree import MOST_FILES, FoundFile, files_below, resolved
 from slmchat.retrieval.index_schema import SCHEMA
 from slmchat.retrieval.loaders.bounds import Unreadable
-from slmchat.retrieval.loaders.reading import Cancelled, DocumentReader, content_of
+from slmchat.retrieval.loaders.reading import DocumentReader, ReadingEnded, content_of
 from slmchat.retrieval.store import IndexedFile, KnownFile, Store, not_indexed
 from slmchat.retrieval.vectors import Vectors, context, similarities
 from slmchat.wording import counted
@@ -94,6 +94,15 @@ class IndexReport:
             found.examples.append(path)
 
 
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What was forgotten. Not `is_erased`: another slm was in the way or the disk is full, traces may stay until the
+    next removal."""
+
+    n_documents: int
+    is_erased: bool
+
+
 class DocumentIndex:
     """The index in `file`, or in memory. One object for each thread of work; many processes may use the file at once.
 
@@ -142,7 +151,7 @@ class DocumentIndex:
             self._read_all(report, reader, reporter, is_cancelled, is_fresh=is_fresh)
             if self._vectors is not None and not report.is_cut:
                 self._embed(self._vectors, report, reporter, is_cancelled)
-        except Cancelled:
+        except ReadingEnded:
             report.is_cut = True
         finally:
             reader.close()
@@ -234,13 +243,16 @@ class DocumentIndex:
     def _model(self, *, is_made: bool = False) -> int | None:
         return None if self._vectors is None else self._store.model_key(self._vectors.model, is_made=is_made)
 
-    def remove(self, paths: Sequence[Path]) -> int:
-        """Forget the documents at or below these paths, and leave nothing of their text; how many there were."""
-        keys = self._store.keys(paths) if paths else []
-        if keys:
-            self._store.forget(keys)
-            self._store.purge()
-        return len(keys)
+    def remove(self, paths: Sequence[Path] | None) -> Removal:
+        """Forget the documents at or below these paths (None: all), and leave nothing of their text.
+
+        Raises `SlmError` (USAGE) for a path that the index has nothing of: then all stay.
+        """
+        for path in paths or ():
+            if not self._store.keys([path]):
+                raise not_indexed(path)
+        keys = self._store.keys(paths or ())
+        return Removal(len(keys), self._store.erase(keys))
 
     # Reading
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import EMBEDDING_TAG, Installed
-from slmchat.engine.api import Embedder, Embedding
+from slmchat.engine.api import Embedder, Embedding, TextOrTokens
 from slmchat.errors import SlmError
 from slmchat.models.backend import Backend, LocalModel
 from slmchat.models.embedding import embedder
@@ -63,7 +63,7 @@ class _EmbedderOnDemand:
         self._opened: OpenModel | None = None
         self._embedder: Embedder | None = None
 
-    def run(self, texts: Iterator[str | tuple[int, ...]]) -> Iterator[Embedding | SlmError]:
+    def run(self, texts: Iterator[TextOrTokens]) -> Iterator[Embedding | SlmError]:
         if self._embedder is None:
             model = LocalModel(self._installed, embeds=True)
             options = GenerationOptions(model=self._installed.key)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from slmchat.retrieval.documents import DocumentKind
 from slmchat.retrieval.index import Passage
+from slmchat.retrieval.nearest import is_heading
 
 # Fewer letters are a word that stands in any document.
 _LEAST_LETTERS = 2
@@ -62,7 +63,10 @@ class Quotation:
 
 
 def quotations_in(text: str, passages: Sequence[Passage]) -> list[Quotation]:
-    """The quotations of a model's text that stand in the passages, numbered anew; none of them is in another one."""
+    """The quotations of a model's text that stand in the passages, numbered anew.
+
+    None of them is in another one, and none is a mere heading.
+    """
     found: list[Quotation] = []
     for part in _parts(text):
         place = _place(part, passages)
@@ -70,6 +74,8 @@ def quotations_in(text: str, passages: Sequence[Passage]) -> list[Quotation]:
             continue
         passage, begin, end = place
         quoted = passage.chunk.text[begin:end]
+        if is_heading(quoted, passages):
+            continue
         if not any(quoted in other.text for other in found):
             found = [other for other in found if other.text not in quoted]
             found.append(_quotation(quoted, passage, begin))

@@ -109,12 +109,26 @@ class Store:
             with self._database.transaction(is_synced=False):
                 self._remove(key)
 
-    def purge(self) -> bool:
-        """Leave nothing of what was taken out in the files; False: another slm is in the way, traces may stay."""
-        with self._database.transaction():
-            for table in ("words", "pieces"):  # words that were taken out stay until segments merge
-                self._database.run(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
-        return self._database.erase()
+    def erase(self, keys: Sequence[int]) -> bool:
+        """Take documents out, and leave nothing of them in the files; False: traces may stay."""
+        database = self._database
+        if not keys:
+            return True
+        try:
+            with database.transaction():
+                for key in keys:
+                    self._remove(key)
+                for table in ("words", "pieces"):  # words that were taken out stay until segments merge
+                    database.run(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
+        except SlmError as error:
+            if error.exit_code is not ExitCode.STORAGE:
+                raise
+            with database.transaction_in_place():  # the disk is full, or the reason comes again
+                for key in keys:
+                    self._remove(key)
+            database.erase()
+            return False
+        return database.erase()
 
     def _put_chunk(self, document: int, title: str, chunk: DocumentChunk) -> None:
         database = self._database

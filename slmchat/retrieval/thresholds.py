@@ -13,10 +13,11 @@ from slmchat.engine.api import TokenLogprob
 from slmchat.engine.quotations import OPENING
 from slmchat.models.backend import BackendModel, LocalModel
 from slmchat.retrieval.index import Passage
+from slmchat.retrieval.nearest import nearness
 from slmchat.retrieval.prompts import NONE
 
-LEAST_SHARE = 0.3
-"""How much of what the question's words weigh the best passage has to have."""
+LEAST_NEARNESS = 0.4
+"""How near by its words the nearest passage has to be."""
 
 LEAST_SIMILARITY = 0.5
 """A passage that is so near by its meaning needs no words of the question."""
@@ -34,10 +35,11 @@ ALTERNATIVES = 20
 """Tokens that are looked at beside the first one of the quotations."""
 
 
-def is_near(passages: Sequence[Passage]) -> bool:
+def is_near(question: str, passages: Sequence[Passage]) -> bool:
     """Whether a search has found anything that a question may be about, by its words or by its meaning."""
     return any(
-        passage.word_share >= LEAST_SHARE or (passage.similarity or 0.0) >= LEAST_SIMILARITY for passage in passages
+        nearness(question, passage.chunk.text) >= LEAST_NEARNESS or (passage.similarity or 0.0) >= LEAST_SIMILARITY
+        for passage in passages
     )
 
 

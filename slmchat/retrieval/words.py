@@ -15,7 +15,7 @@ import unicodedata
 _WORD = re.compile(r"\w+(?:[-.,:/@'’_]\w+)*")
 _JOINT = re.compile(r"[\W_]+")
 _HUMPS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_PIECE, _UNSPACED_PIECE = 3, 2
+_PIECE, UNSPACED_PIECE = 3, 2
 # From so many letters on a word of a question finds the words that begin with it.
 PREFIX_FROM = 5
 _LONGEST = 64  # characters of a word: what is longer is no word (base64)
@@ -79,7 +79,7 @@ def pieces_of(words: list[str]) -> list[str]:
     found: dict[str, None] = {}
     for word in words:
         for text in _runs(word):
-            size = _UNSPACED_PIECE if _UNSPACED.match(text) else _PIECE
+            size = UNSPACED_PIECE if _UNSPACED.match(text) else _PIECE
             for begin in range(max(1, len(text) - size + 1)):
                 found[text[begin : begin + size]] = None
     return list(found)

@@ -20,8 +20,9 @@ from slmchat.engine.api import (
     TextLogits,
 )
 from slmchat.engine.warm.codec import encode
+from slmchat.engine.warm.connection import WarmConnection, ask
 from slmchat.engine.warm.pool import WarmPool
-from slmchat.engine.warm.session import WarmConnection, WarmSession, ask, only_answers
+from slmchat.engine.warm.session import WarmSession, only_answers
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,11 +34,11 @@ def read(data: bytes) -> Iterator[str | Section]:
         yield _title(reader.metadata)
         path = HeadingPath()
         for number, page in enumerate(reader.pages, 1):
-            text = page.extract_text()
+            text = page.extract_text().rstrip()
             n_characters += len(text)
             if n_characters > MOST_CHARACTERS:
                 raise Unreadable(TOO_LONG)
-            if text.strip():
+            if text:
                 yield from text_sections(text, DocumentKind.PDF, number, path)
     except Unreadable:
         raise

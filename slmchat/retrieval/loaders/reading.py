@@ -36,7 +36,7 @@ from slmchat.retrieval.loaders.child import main
 main()"""
 
 
-class Cancelled(Exception):
+class ReadingEnded(Exception):
     """The reading was ended before its end."""
 
 
@@ -84,7 +84,7 @@ class DocumentReader:
         self._child: _Child | None = None
 
     def read(self, content: FileContent) -> Document:
-        """The document. Raises `Unreadable`, and `Cancelled`."""
+        """The document. Raises `Unreadable`, and `ReadingEnded`."""
         title: str | None = None
         if content.kind in _IN_CHILD:
             title, sections = self._read_in_child(content)
@@ -174,7 +174,7 @@ class _Child:
         return self._process.poll() is None
 
     def records(self, content: FileContent, is_cancelled: Callable[[], bool]) -> Iterator[dict[str, Any]]:
-        """What the child finds in this file. Raises `Unreadable`, also when it dies or takes too long; `Cancelled`."""
+        """What the child finds in this file. Raises `Unreadable`, also when it dies or is too slow; `ReadingEnded`."""
         threading.Thread(target=self._send, args=(content,), daemon=True, name="document").start()
         begin = heard = monotonic()
         while True:
@@ -185,14 +185,17 @@ class _Child:
             now = monotonic()
             if is_cancelled():
                 self.close()
-                raise Cancelled
+                raise ReadingEnded
             if now - begin > MOST_S or (line is None and now - heard > MOST_SILENCE_S):
                 self.close()
                 raise Unreadable("takes too long to read")
             if line is None:
                 continue
             heard = now
-            record = json.loads(line) if line else {"reason": "is damaged"}  # it died: too much memory, a crash
+            if not line:  # it died: too much memory, a crash
+                self.close()
+                raise Unreadable("is damaged")
+            record = json.loads(line)
             if "reason" in record:
                 raise Unreadable(record["reason"])
             if "end" in record:
