@@ -107,12 +107,10 @@ def help_of(*words: str) -> str:
 
 def command_names() -> list[tuple[str, ...]]:
     """All commands, and the commands of groups, in the order of the help."""
-    import typer.main
-
     from slmchat.cli import whole_program
 
     found: list[tuple[str, ...]] = []
-    for name, command in typer.main.get_command(whole_program()).commands.items():  # type: ignore[attr-defined]
+    for name, command in whole_program().commands.items():
         if command.hidden:
             continue
         found.append((name,))

@@ -121,6 +121,15 @@ def _batch(call: CommandCall) -> ExitCode:
     return batch(words, call[BatchOptions], call[GenerationOptions], wanted, template, call.settings, call.console)
 
 
+@_command("ask", take.AskedQuestion, "AskOptions", seals_itself=True)
+def _ask(call: CommandCall) -> ExitCode:
+    """Answer a question from documents, with quotations that are in them word by word."""
+    from slmchat.commands.ask import ask
+    from slmchat.options import AskOptions
+
+    return ask(call[take.AskedQuestion], call[AskOptions], call.settings, call.console)
+
+
 @_command("embed", take.EmbedTexts, "EmbedOptions", seals_itself=True)
 def _embed(call: CommandCall) -> ExitCode:
     """Turn texts into vectors with an embedding model."""
@@ -259,6 +268,32 @@ def _sessions_rm(call: CommandCall) -> ExitCode:
     return rm(asked.names or [], call.settings, call.console, is_all=asked.all, is_yes=asked.yes)
 
 
+@_command("docs list", take.DocsListOptions)
+def _docs_list(call: CommandCall) -> ExitCode:
+    """List the documents that were read, by their paths."""
+    from slmchat.commands.docs import list_documents
+
+    return list_documents(call.settings, call.console, is_json=call[take.DocsListOptions].json)
+
+
+@_command("docs show", take.DocsShowOptions)
+def _docs_show(call: CommandCall) -> ExitCode:
+    """Show what was read of a document, passage by passage."""
+    from slmchat.commands.docs import show
+
+    asked = call[take.DocsShowOptions]
+    return show(asked.name, call.settings, call.console, is_json=asked.json)
+
+
+@_command("docs rm", take.DocsRemoveOptions, is_answer=False)
+def _docs_rm(call: CommandCall) -> ExitCode:
+    """Forget documents; the files stay where they are."""
+    from slmchat.commands.docs import rm
+
+    asked = call[take.DocsRemoveOptions]
+    return rm(asked.names or [], call.settings, call.console, is_all=asked.all, is_yes=asked.yes)
+
+
 @_command("bench", take.ModelName, "BenchOptions", seals_itself=True)
 def _bench(call: CommandCall) -> ExitCode:
     """Measure how fast a model is on this device."""
@@ -266,6 +301,15 @@ def _bench(call: CommandCall) -> ExitCode:
     from slmchat.options import BenchOptions
 
     return bench(call[take.ModelName].name, call[BenchOptions], call.settings, call.console)
+
+
+@_command("eval", take.EvalModels, "EvalOptions", seals_itself=True)
+def _eval(call: CommandCall) -> ExitCode:
+    """Measure how good models are in tasks, and how fast. The tasks may be your own."""
+    from slmchat.commands.eval import eval_models
+    from slmchat.options import EvalOptions
+
+    return eval_models(call[take.EvalModels].names or [], call[EvalOptions], call.settings, call.console)
 
 
 @_command("doctor", take.ModelName, take.JsonOption, seals_itself=True)
@@ -348,16 +392,13 @@ def _complete(
     line: Annotated[str | None, typer.Option("--line")] = None,
 ) -> None:
     """What could stand next: asked by the scripts of `slm completion`, with the words or the line up to the cursor."""
-    import typer.main
-
     from slmchat.commands.completion import complete, lines, split_line
 
     *before, incomplete = words or [""]
     if line is not None:
         before, incomplete = split_line(line)
     console = current_console()
-    known = typer.main.get_command(program_for(before))
-    found = complete(known, before, incomplete, lambda: settings.load(console.environ))
+    found = complete(program_for(before), before, incomplete, lambda: settings.load(console.environ))
     console.write("".join(f"{each}\n" for each in lines(found)))
 
 
@@ -366,12 +407,12 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 @functools.cache
-def whole_program() -> typer.Typer:
+def whole_program() -> Any:
     """The command line with all of its commands."""
     return program(_root, _ROOT_TAKES, COMMANDS.values(), _invoke, help=_HELP, epilog=_EPILOG)
 
 
-def program_for(arguments: Sequence[str]) -> typer.Typer:
+def program_for(arguments: Sequence[str]) -> Any:
     """The command line with nothing but the command that is called: all options of all commands take 10 ms.
 
     The whole of it where help is asked for before a name, or the name is that of a group or unknown.
@@ -379,9 +420,7 @@ def program_for(arguments: Sequence[str]) -> typer.Typer:
     before = list(itertools.takewhile(lambda word: word.startswith("-"), arguments))
     name = arguments[len(before)] if len(before) < len(arguments) else None
     if name == "__complete":
-        app = program(_root, _ROOT_TAKES, (), _invoke)
-        app.command(name, hidden=True)(_complete)
-        return app
+        return program(_root, _ROOT_TAKES, (), _invoke, {name: _complete})
     called = [COMMANDS[name]] if name in COMMANDS else []
     if (not called and "--version" not in before) or {"-h", "--help"} & set(before):
         return whole_program()
@@ -477,11 +516,9 @@ def _failed(console: Console, error: SlmError) -> int:
 
 
 def _usage(error: Any, arguments: Sequence[str]) -> SlmError:
-    import typer.main
-
     from slmchat.commands.usage_errors import explained
 
-    return explained(error, arguments, getattr(typer.main.get_command(whole_program()), "commands", {}))
+    return explained(error, arguments, whole_program().commands)
 
 
 def _bug(error: Exception) -> SlmError:

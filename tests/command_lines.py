@@ -3,7 +3,6 @@
 Shared by the tests of the help's examples and of the pages.
 """
 
-import functools
 import re
 import shlex
 from collections.abc import Iterator
@@ -37,16 +36,9 @@ def calls(line: str) -> Iterator[list[str]]:
         yield call
 
 
-@functools.cache
-def _root() -> Any:
-    import typer.main
-
-    return typer.main.get_command(cli.whole_program())
-
-
 def understood(words: list[str]) -> str:
     """The command that these words call, once its options and arguments have been read (and nothing was done)."""
-    command = _root()
+    command = cli.whole_program()
     path: list[str] = []
     context = None
     while hasattr(command, "commands") and words and words[0] in command.commands:
@@ -65,4 +57,4 @@ def options() -> set[str]:
         own = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
         return own.union(*(of(sub) for sub in getattr(command, "commands", {}).values()))
 
-    return of(_root()) | {"--help", "-h"}
+    return of(cli.whole_program()) | {"--help", "-h"}

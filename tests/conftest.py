@@ -8,6 +8,7 @@ import atexit
 import functools
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 SMOLLM2 = "smollm2:135m@Q4_1"
 GEMMA3_BASE = "gemma3:270m-pt@Q4_K_M"
 
+# Tests start many programs: they compile slm once, also where the one who runs the tests wants no bytecode.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Two workers that compute at once: llama.cpp's threads wait by spinning, each against the other's (docs/performance.md,
 # threads), and a token takes a hundred times as long. So a worker, and every program that it tests, computes with one
 # thread, unless a test is about threads (`MANY_THREADS`). Read by libgomp when it is loaded.
@@ -44,6 +49,30 @@ if os.environ.get("PYTEST_XDIST_WORKER"):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for _number in (signal.SIGHUP, signal.SIGTERM) if sys.platform != "win32" else ():
     signal.signal(_number, signal.SIG_DFL)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A file whose tests are all left out (`-m "not real and …"`) is not imported: half of the imports of all."""
+    left_out = _marks_left_out(config)
+    if not left_out or collection_path.suffix != ".py":
+        return None
+    marks = re.search(r"^pytestmark = (\[[^\]]*\]|.*)", collection_path.read_text(encoding="utf-8"), re.MULTILINE)
+    found = set(re.findall(r"pytest\.mark\.(\w+)", marks[1])) if marks else set()
+    return bool(found & left_out) or None
+
+
+def _marks_left_out(config: pytest.Config) -> set[str]:
+    """The marks of `-m "not real and not model"`; none of an expression that says more."""
+    wanted = config.option.markexpr
+    return set(re.findall(r"not (\w+)", wanted)) if re.fullmatch(r"not \w+( and not \w+)*", wanted) else set()
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """One more than cores where whole programs are tested: a third of the time they wait, for a start, a pipe, a pause."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return n_cores + ("real" not in _marks_left_out(config))
 
 
 @dataclass(frozen=True)
@@ -111,10 +140,11 @@ def call_slm(
 ) -> Outcome:
     """`slm` inside this process, with pipes for all three streams: for commands that do not seal it.
 
-    What a pull measures of this device meanwhile is left out.
+    What a pull measures of this device meanwhile is left out, and its pauses after a cut connection.
     """
     from huggingface_hub import constants
 
+    from slmchat.catalog import hub_transfer
     from slmchat.cli import run_cli
     from slmchat.terminal.console import Console
 
@@ -125,6 +155,7 @@ def call_slm(
         mock.patch.dict(os.environ, environ, clear=True),
         mock.patch.object(constants, "HF_HUB_CACHE", str(home / "hf" / "hub")),
         mock.patch("slmchat.models.device_fit.ForDevice.measure_more"),
+        mock.patch("slmchat.catalog.hub_transfer.WAITS", (0.0,) * len(hub_transfer.WAITS)),
         mock.patch("slmchat.privacy.seal._close", side_effect=AssertionError("this needs a process: run_slm")),
     ):
         code = run_cli(list(map(str, arguments)), Console(*streams, environ))

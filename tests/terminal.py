@@ -139,6 +139,10 @@ class Terminal:
         self._wait_for_prompt()
         self.child.send(text)
 
+    def press(self, keys: str) -> None:
+        """Send keys to what is no line editor: a question that takes one key, another program."""
+        self.child.send(keys)
+
     def enter(self, text: str) -> None:
         """Type a line and press Enter."""
         self._wait_for_prompt()

@@ -57,10 +57,10 @@ def _is_idle(terminal: Terminal) -> bool:
     return bool(lines) and "Ctrl-C stops" not in lines[-1] and prompts[-1:] == [">"]
 
 
-def _ask_until_full(terminal: Terminal, request: str) -> None:
+def _ask_until_full(terminal: Terminal) -> None:
     """Exchange after exchange, until the window is full and the dialogue asks what to do."""
     for number in range(1, 16):
-        terminal.enter(f"Question {number}: {request} {number}, please.")
+        terminal.enter(f"Question {number}: tell me something about the number {number}, please.")
         terminal.wait_for(f"Question {number}: ")
         terminal.wait_for(lambda: "drop the oldest" in terminal.everything or _is_idle(terminal))
         if "drop the oldest" in terminal.everything:
@@ -172,7 +172,7 @@ class TestConversation:
         assert first == ["What is a river?", "What is a mountain?", "What is a lake?"]
 
     def test_resizing_in_the_middle_of_an_answer_does_no_harm(self, chat: Open) -> None:
-        terminal = chat("-n", "120")
+        terminal = chat("-n", "48")
         terminal.enter(STORY)
         terminal.wait_for("Ctrl-C stops")
         terminal.resize(60, 20)
@@ -193,28 +193,6 @@ class TestConversation:
         terminal.wait_for(r"reading \d,\d+ tokens, \d+ s left")
         terminal.interrupt()
         terminal.wait_for(r"cancelled; your message is back in the line[\s\S]*> Sum up\.")
-
-    def test_a_full_window_asks_and_dropping_is_said(self, chat: Open, home: Path) -> None:
-        terminal = chat("--ctx", "256", "-n", "30")
-        _ask_until_full(terminal, "tell me something about the number")
-        assert re.search(r"is \d+ tokens; the context window holds 256", terminal.everything)
-        terminal.type("d")
-        terminal.wait_for(r"the model no longer sees the oldest \d+ of \d+ messages")
-        terminal.wait_for(lambda: _is_idle(terminal))
-        terminal.enter("/context")
-        terminal.wait_for(r"The model no longer sees the first \d+ messages")
-
-    def test_a_full_window_can_be_summarised(self, chat: Open, home: Path) -> None:
-        terminal = chat("--ctx", "256", "-n", "30")
-        _ask_until_full(terminal, "tell me a long story about the number")
-        terminal.type("s")
-        terminal.wait_for(r"let it stand for what was said before")
-        terminal.type("y")
-        terminal.wait_for(r"a summary stands for them")
-        terminal.wait_for(lambda: _is_idle(terminal))
-        terminal.enter("/exit")
-        terminal.end()
-        assert _exported(home)["summary"]
 
     def test_private_writes_nothing_at_all(self, chat: Open, home: Path) -> None:
         def disk() -> dict[str, bytes]:
@@ -327,6 +305,28 @@ class TestCommands:
         terminal.end()
         terminal = tiny("-c")
         terminal.wait_for(r"before the first message; /branch shows what was said[\s\S]*tiny\.gguf · 0/")
+
+    def test_a_full_window_asks_and_dropping_is_said(self, tiny: Open) -> None:
+        terminal = tiny("--ctx", "160", "-n", "8", "--temp", "0")
+        _ask_until_full(terminal)
+        assert re.search(r"is \d+ tokens; the context window holds 160", terminal.everything)
+        terminal.press("d")
+        terminal.wait_for(r"the model no longer sees the oldest \d+ of \d+ messages")
+        terminal.wait_for(lambda: _is_idle(terminal))
+        terminal.enter("/context")
+        terminal.wait_for(r"The model no longer sees the first \d+ messages")
+
+    def test_a_full_window_can_be_summarised(self, tiny: Open, home: Path) -> None:
+        terminal = tiny("--ctx", "160", "-n", "8", "--temp", "0")
+        _ask_until_full(terminal)
+        terminal.press("s")
+        terminal.wait_for(r"let it stand for what was said before")
+        terminal.press("y")
+        terminal.wait_for(r"a summary stands for them")
+        terminal.wait_for(lambda: _is_idle(terminal))
+        terminal.enter("/exit")
+        terminal.end()
+        assert _exported(home)["summary"]
 
     def test_a_message_that_comes_back_stays_folded(self, tiny: Open) -> None:
         terminal = tiny("--ctx", "512")

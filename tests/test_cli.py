@@ -133,14 +133,14 @@ def test_only_the_command_that_is_called_is_prepared() -> None:
     from slmchat.cli import program_for, whole_program
 
     def names(*arguments: str) -> list[str | None]:
-        return [command.name for command in program_for(arguments).registered_commands]
+        return list(program_for(arguments).commands)
 
     assert names("--version") == []
     assert names("run", "list", "--help") == ["run"]
     assert names("-q", "--offline", "list") == ["list"]
     for arguments in ((), ("--help",), ("-h", "run"), ("fly",), ("sessions", "list"), ("-q",)):
         assert program_for(arguments) is whole_program()
-    assert len(whole_program().registered_commands) > 5 and whole_program().registered_groups
+    assert len(whole_program().commands) > 5 and whole_program().commands["sessions"].commands
 
 
 def test_help_names_every_command_and_a_near_miss_is_answered(slm: Callable[..., Outcome]) -> None:

@@ -31,14 +31,12 @@ def _install(home: Path, name: str, quantization: str = "Q4_1", title: str = "A 
 @pytest.fixture
 def offered(home: Path) -> Callable[[str], list[str] | str]:
     """The values that are offered for a line up to the cursor."""
-    import typer.main
-
     from slmchat import cli
 
     def ask(line: str) -> list[str] | str:
         words, incomplete = split_line(line)
         found = complete(
-            typer.main.get_command(cli.whole_program()),
+            cli.whole_program(),
             words,
             incomplete,
             lambda: settings.load({"SLM_HOME": str(home)}),

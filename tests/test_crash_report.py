@@ -252,7 +252,7 @@ def test_a_chat_that_crashes_leaves_the_terminal_as_it_was_and_the_conversation(
         assert not any("tokens" in line for line in terminal.text.splitlines()[-1:])  # the status line is gone
         lines = terminal.text.splitlines()
         assert next(line for line in lines if "slm: llama.cpp" in line).startswith("slm: ")
-        terminal.enter("echoed")
+        terminal.press("echoed\r")
         terminal.wait_for("echoed\n+echoed")
     assert (tmp_path / "before").read_text() == (tmp_path / "after").read_text()
     shown = run_slm("sessions", "search", "something", home=home)

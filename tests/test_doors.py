@@ -179,12 +179,9 @@ def test_a_warning_is_told_apart_from_an_error() -> None:
 
 
 def _page(name: str, columns: int) -> list[str]:
-    import typer.main
-
-    command = typer.main.get_command(cli.whole_program())
-    path = "slm"
+    path, command = "slm", cli.whole_program()
     for word in name.split():
-        path, command = f"{path} {word}", command.commands[word]  # type: ignore[attr-defined]
+        path, command = f"{path} {word}", command.commands[word]
     with command.make_context(path, [], resilient_parsing=True) as context:
         return list(page(command, context, columns))
 

@@ -4,7 +4,9 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -25,13 +27,14 @@ DOORS = {
         "terminal/line_keys.py",
     },
     "rich": {"terminal/console.py"},
-    "sqlite3": {"conversation/archive.py", "conversation/archive_schema.py", "conversation/foreign_formats.py"},
+    "sqlite3": {"database.py", "conversation/foreign_formats.py"},
     "yaml": {"conversation/foreign_formats.py"},
     "tomlkit": {"catalog/user_file.py"},
     "typer": {"cli.py", "commands/command_line.py"},
     "PIL": {"conversation/pictures.py"},
+    "pypdf": {"retrieval/loaders/pdf.py"},
     "markdown_it": {"conversation/code_blocks.py"},
-    "numpy": {"engine/probabilities.py"},
+    "numpy": {"engine/probabilities.py", "retrieval/vectors.py"},
     "jinja2": {
         "conversation/template.py",
         "conversation/prompt_template.py",
@@ -51,6 +54,7 @@ GROUND |= {
     "signals",
     "options",
     "option_fields",
+    "database",
 }
 GROUND |= {"invisible"}
 FLOORS = (
@@ -74,19 +78,55 @@ def _floor(room: str) -> int:
     return -1 if room in GROUND else next(number for number, rooms in enumerate(FLOORS) if room in rooms)
 
 
-def _imports(file: Path) -> list[str]:
-    """Every module that a file imports, inside functions too."""
-    names: list[str] = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-    return names
+@dataclass(frozen=True)
+class Source:
+    """A file of the package: what its rules ask about, read once."""
+
+    place: str
+    module: str
+    docstring: str | None
+    imports: tuple[str, ...]  # those inside functions too
+    classes: tuple[str, ...]  # public ones, at the top
+    names: frozenset[str]  # of functions, classes, parameters, variables and attributes
+    texts: tuple[str, ...]
+
+    @property
+    def room(self) -> str:
+        return self.place.partition("/")[0].removesuffix(".py")
 
 
-def _files() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+@pytest.fixture(scope="module")
+def sources() -> list[Source]:
+    return [_read(file) for file in sorted(PACKAGE.rglob("*.py"))]
+
+
+def _read(file: Path) -> Source:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    imports: list[str] = []
+    names: set[str] = set()
+    texts: list[str] = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import():
+                imports += [alias.name for alias in node.names]
+            case ast.ImportFrom(module=str(module)):
+                imports += [f"{module}.{alias.name}" for alias in node.names]
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name):
+                names.add(name)
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
+                names.add(name)
+            case ast.Constant(value=str(text)):
+                texts.append(text)
+    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    return Source(
+        file.relative_to(PACKAGE).as_posix(),
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"),
+        ast.get_docstring(tree),
+        tuple(imports),
+        tuple(classes),
+        frozenset(names),
+        tuple(texts),
+    )
 
 
 @pytest.mark.real
@@ -105,46 +145,45 @@ def test_the_wheel_carries_the_catalog_and_nothing_else_beside_the_package(tmp_p
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"slmchat"}
 
 
-@pytest.mark.parametrize("file", _files(), ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_imports_go_down_and_libraries_have_one_door(file: Path) -> None:
-    place = file.relative_to(PACKAGE)
-    room = place.parts[0].removesuffix(".py")
-    for name in _imports(file):
-        library, _, rest = name.partition(".")
-        if library in DOORS:
-            assert str(place) in DOORS[library], f"{place} imports {name}"
-        if library == "slmchat" and rest and rest != "__version__":
-            target = rest.partition(".")[0]
-            is_lower = _floor(target) < _floor(room) or (target in GROUND and room in GROUND)
-            starts_door = str(place) == "commands/serve.py" and target == "server"  # what it is there for
-            assert is_lower or target == room or starts_door, f"{place} imports {name}"
-        assert library not in DOORS_ONLY or room not in USE_CASES, f"{place} imports {name}"
+def test_imports_go_down_and_libraries_have_one_door(sources: list[Source]) -> None:
+    assert [
+        f"{source.place} imports {name}" for source in sources for name in source.imports if _is_wrong(source, name)
+    ] == []
 
 
-def test_no_circle_of_imports() -> None:
+def _is_wrong(source: Source, name: str) -> bool:
+    library, _, rest = name.partition(".")
+    if library in DOORS and source.place not in DOORS[library]:
+        return True
+    if library in DOORS_ONLY and source.room in USE_CASES:
+        return True
+    if library != "slmchat" or not rest or rest == "__version__":
+        return False
+    target = rest.partition(".")[0]
+    is_lower = _floor(target) < _floor(source.room) or (target in GROUND and source.room in GROUND)
+    starts_door = source.place == "commands/serve.py" and target == "server"  # what it is there for
+    return not (is_lower or target == source.room or starts_door)
+
+
+def test_no_circle_of_imports(sources: list[Source]) -> None:
     """Imports inside functions counted: a circle means that two modules are one, or that a third is missing."""
-    modules = {_module(file): file for file in _files() if file.parent != PACKAGE or file.stem != "__init__"}
+    modules = {source.module: source for source in sources if source.place != "__init__.py"}
     graph = {
-        name: {target for imported in _imports(file) if (target := _target(imported, modules)) not in (None, name)}
-        for name, file in modules.items()
+        name: {target for imported in source.imports if (target := _target(imported, modules)) not in (None, name)}
+        for name, source in modules.items()
     }
     while leaves := {name for name, targets in graph.items() if not targets & graph.keys()}:
         graph = {name: targets for name, targets in graph.items() if name not in leaves}
     assert not graph, "these stand in a circle, or on one: " + ", ".join(sorted(graph))
 
 
-def _module(file: Path) -> str:
-    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-def _target(imported: str, modules: dict[str, Path]) -> str | None:
+def _target(imported: str, modules: dict[str, Source]) -> str | None:
     """The module that `from a import b` (a.b) reads: b where it is a module, else a."""
     return next((name for name in (imported, imported.rpartition(".")[0]) if name in modules), None)
 
 
-def test_modules_say_what_they_know() -> None:
-    for file in _files():
-        assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))), file
+def test_modules_say_what_they_know(sources: list[Source]) -> None:
+    assert [source.place for source in sources if not source.docstring] == []
 
 
 def test_lint_and_types_are_configured_for_the_package() -> None:
@@ -153,15 +192,12 @@ def test_lint_and_types_are_configured_for_the_package() -> None:
     assert 'files = ["slmchat"]' in text
 
 
-def test_every_library_that_is_imported_is_declared() -> None:
+def test_every_library_that_is_imported_is_declared(sources: list[Source]) -> None:
     """No hidden dependency: what happens to come along with another library today may not come tomorrow."""
-    import sys
-    import tomllib
-
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     names = {re.split(r"[<>=~!\[; ]", entry)[0].lower().replace("-", "_") for entry in declared}
     modules = {"llama_cpp": "llama_cpp_python", "PIL": "pillow", "markdown_it": "markdown_it_py", "yaml": "pyyaml"}
-    used = {name.partition(".")[0] for file in _files() for name in _imports(file)}
+    used = {name.partition(".")[0] for source in sources for name in source.imports}
     foreign = {modules.get(name, name).lower() for name in used - set(sys.stdlib_module_names) - {"slmchat"}}
     # the transport of huggingface_hub 1.x and 2.x: its exceptions are caught where the Hub's client lets them through
     assert foreign - {"httpx", "httpx2"} <= names
@@ -181,22 +217,15 @@ OLD_TEXT = re.compile(
 )
 
 
-@pytest.mark.parametrize("file", _files(), ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_names_are_the_words_of_the_field(file: Path) -> None:
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    named |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    named |= {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-    named |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-    assert not named & OLD_WORDS
-    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    assert [text for text in texts if OLD_TEXT.search(text)] == []
+def test_names_are_the_words_of_the_field(sources: list[Source]) -> None:
+    named = {source.place: source.names & OLD_WORDS for source in sources}
+    assert {place: words for place, words in named.items() if words} == {}
+    assert [(source.place, text) for source in sources for text in source.texts if OLD_TEXT.search(text)] == []
 
 
-def test_a_public_class_name_stands_once() -> None:
+def test_a_public_class_name_stands_once(sources: list[Source]) -> None:
     where: dict[str, list[str]] = {}
-    for file in _files():
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                where.setdefault(node.name, []).append(str(file.relative_to(PACKAGE)))
+    for source in sources:
+        for name in source.classes:
+            where.setdefault(name, []).append(source.place)
     assert {name: files for name, files in where.items() if len(files) > 1} == {}

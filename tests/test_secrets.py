@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fork_server
 import pytest
-from conftest import run_slm
+from conftest import call_slm, run_slm
 from hub_server import HubServer, gguf_bytes
 
 pytestmark = pytest.mark.real
@@ -53,7 +53,7 @@ CODES = {"401": 5, "403": 5, "404": 5, "500": 5, "cut": 5, "wrong byte": 6, "gat
 @pytest.mark.parametrize("how", CODES)
 def test_the_token_is_sent_to_the_hub_and_shown_nowhere(hub: HubServer, home: Path, how: str) -> None:
     name = _break(hub, how)
-    done = run_slm(
+    done = call_slm(
         *["pull", name, "-v", "--json"],
         home=home,
         env={**DIRECT, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN, "SLM_DEBUG": "1"},

@@ -7,9 +7,9 @@ import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import openai
 import pytest
 from conftest import run_slm
 from fake_engine import FakeEngine
@@ -23,6 +23,12 @@ from slmchat.engine.api import Embedding
 from slmchat.server import embedders
 from slmchat.server.embeddings import check_dimensions, embeddings_record, embeddings_request
 from slmchat.server.fields import BadRequest
+
+if TYPE_CHECKING:
+    import openai
+
+if TYPE_CHECKING:
+    import openai  # a second of imports, for the tests of a client
 
 KEY = "tiny-embed@F32"
 
@@ -107,15 +113,9 @@ def server(tmp_path: Path) -> Iterator[Serving]:
         yield made
 
 
-@pytest.fixture
-def client(server: Serving) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
 @pytest.mark.real
 class TestBesideAChatModel:
-    def test_vectors_of_texts(self, client: openai.OpenAI, tmp_path: Path) -> None:
+    def test_vectors_of_texts(self, client: "openai.OpenAI", tmp_path: Path) -> None:
         texts = ["water look", "look", "water"]
         done = client.embeddings.create(model="tiny-embed", input=texts)
         vectors = [each.embedding for each in done.data]
@@ -130,7 +130,7 @@ class TestBesideAChatModel:
         alone = run_slm("embed", "-m", tmp_path / "embeds.gguf", "--json", "water look", home=tmp_path / "home")
         assert json.loads(alone.out)["embeddings"][0]["embedding"] == pytest.approx(vectors[0], abs=1e-6)
 
-    def test_the_only_one_needs_no_name_and_chat_goes_on(self, client: openai.OpenAI, server: Serving) -> None:
+    def test_the_only_one_needs_no_name_and_chat_goes_on(self, client: "openai.OpenAI", server: Serving) -> None:
         reply = server.post("/v1/embeddings", {"input": "water", "wonder": 1})
         assert (reply.status, reply.json["model"], len(reply.json["data"])) == (200, KEY, 1)
         assert "ignored: wonder" in server.notes.lines
@@ -138,7 +138,7 @@ class TestBesideAChatModel:
         assert [each.id for each in client.models.list()] == [NAME, KEY]
         assert client.models.retrieve(KEY).id == KEY
 
-    def test_tokens_are_taken_as_they_are(self, client: openai.OpenAI) -> None:
+    def test_tokens_are_taken_as_they_are(self, client: "openai.OpenAI") -> None:
         by_tokens = client.embeddings.create(model=KEY, input=[[3, 4], [4]], encoding_format="float")
         one = client.embeddings.create(model=KEY, input=[4], encoding_format="float")
         vectors = [each.embedding for each in by_tokens.data]
@@ -163,7 +163,7 @@ class TestBesideAChatModel:
         reply = server.post("/v1/embeddings", fields)
         assert (reply.status, reply.json["error"]["param"]) == (status, param)
 
-    def test_one_that_can_be_cut_is(self, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_that_can_be_cut_is(self, client: "openai.OpenAI", monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(embedders, "_SHORTENED", frozenset(("llama",)))
         done = client.embeddings.create(model=KEY, input="water", dimensions=4)
         assert len(done.data[0].embedding) == 4

@@ -16,6 +16,8 @@ from slmchat import settings as settings_module
 from slmchat.models.backend import LocalBackend, LocalModel
 from slmchat.options import GenerationOptions
 
+pytestmark = pytest.mark.real
+
 
 class Pet(pydantic.BaseModel):
     name: str
@@ -116,7 +118,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, Lo
         yield made, model
 
 
-@pytest.mark.real
 class TestTinyModel:
     """llama.cpp itself, with a model so small that it knows nothing."""
 

@@ -9,6 +9,8 @@ import pytest
 from fake_engine import FakeEngine
 from serving import NAME, Serving
 
+pytestmark = pytest.mark.real
+
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
 WEATHER: Any = {
     "type": "function",

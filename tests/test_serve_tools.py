@@ -3,9 +3,8 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
 from fake_engine import CHATML, FakeEngine
 from gguf_samples import PHI3_TEMPLATE, write_tiny_llama
@@ -16,6 +15,9 @@ from slmchat.errors import SlmError
 from slmchat.generation.tools import CallMode, CallSplitter, Tool, Toolbox, ToolCall, split
 from slmchat.models.backend import LocalBackend
 from slmchat.options import GenerationOptions
+
+if TYPE_CHECKING:
+    import openai  # a second of imports, for the tests of a client
 
 PARAMETERS = {
     "type": "object",
@@ -84,8 +86,9 @@ IN_ANOTHER_TURN = '{% if tools %}{{ tools | tojson }}<tool_call>{"arguments"{% e
 SAID: list[Any] = [{"role": "user", "content": "Weather in Oslo?"}]
 
 
-class TestApi:
-    def test_calls_whole(self, client: openai.OpenAI, engine: FakeEngine) -> None:
+@pytest.mark.real
+class TestClient:
+    def test_calls_whole(self, client: "openai.OpenAI", engine: FakeEngine) -> None:
         done = client.chat.completions.create(model=NAME, messages=SAID, tools=[WEATHER, CLOCK])
         choice = done.choices[0]
         assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Wait.")
@@ -96,7 +99,7 @@ class TestApi:
         ]
         assert '"name": "weather"' in engine.prompts[0] and "<tools>" in engine.prompts[0]
 
-    def test_calls_in_a_stream(self, client: openai.OpenAI) -> None:
+    def test_calls_in_a_stream(self, client: "openai.OpenAI") -> None:
         with client.chat.completions.stream(model=NAME, messages=SAID, tools=[WEATHER, CLOCK]) as stream:
             for _ in stream:
                 pass
@@ -104,13 +107,13 @@ class TestApi:
         assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Wait.")
         assert [call.function.name for call in choice.message.tool_calls or []] == ["weather", "clock"]
 
-    def test_an_answer_without_a_call(self, client: openai.OpenAI, engine: FakeEngine) -> None:
+    def test_an_answer_without_a_call(self, client: "openai.OpenAI", engine: FakeEngine) -> None:
         engine.replies = [["It is ", "sunny <3"]]
         choice = client.chat.completions.create(model=NAME, messages=SAID, tools=[WEATHER]).choices[0]
         assert (choice.finish_reason, choice.message.content) == ("stop", "It is sunny <3")
         assert not choice.message.tool_calls
 
-    def test_results_go_back(self, client: openai.OpenAI, engine: FakeEngine) -> None:
+    def test_results_go_back(self, client: "openai.OpenAI", engine: FakeEngine) -> None:
         engine.replies = [[CALL], ["Sunny."]]
         first = client.chat.completions.create(model=NAME, messages=SAID, tools=[WEATHER]).choices[0].message
         assert first.tool_calls
@@ -121,7 +124,7 @@ class TestApi:
         assert f"<|im_start|>assistant\n{CALL}<|im_end|>" in engine.prompts[1]
         assert "<|im_start|>user\n<tool_response>\nsun\n</tool_response><|im_end|>" in engine.prompts[1]
 
-    def test_the_template_of_the_model_tells_of_functions(self, client: openai.OpenAI, engine: FakeEngine) -> None:
+    def test_the_template_of_the_model_tells_of_functions(self, client: "openai.OpenAI", engine: FakeEngine) -> None:
         engine.template, engine.replies = TELLS, [["Hm."]] * 2
         client.chat.completions.create(model=NAME, messages=SAID, tools=[WEATHER, CLOCK])
         system: Any = {"role": "system", "content": "Be short."}
@@ -133,12 +136,14 @@ class TestApi:
         assert second.endswith("<|im_start|>user\nWeather in Oslo?<|im_end|>\n<|im_start|>assistant\n")
 
     @pytest.mark.parametrize("template", [ANOTHER_NOTATION, IN_ANOTHER_TURN])
-    def test_one_that_does_not_gets_slms_words(self, client: openai.OpenAI, engine: FakeEngine, template: str) -> None:
+    def test_one_that_does_not_gets_slms_words(
+        self, client: "openai.OpenAI", engine: FakeEngine, template: str
+    ) -> None:
         engine.template, engine.replies = template, [["Hm."]]
         client.chat.completions.create(model=NAME, messages=SAID, tools=[CLOCK])
         assert "You can call functions. Here they are, one a line:" in engine.prompts[0]
 
-    def test_results_of_two_calls_are_one_turn(self, client: openai.OpenAI, engine: FakeEngine) -> None:
+    def test_results_of_two_calls_are_one_turn(self, client: "openai.OpenAI", engine: FakeEngine) -> None:
         engine.replies = [[f"{CALL}\n{OTHER}"], ["Sunny."]]
         first = client.chat.completions.create(model=NAME, messages=SAID, tools=[WEATHER, CLOCK]).choices[0].message
         results = [{"role": "tool", "tool_call_id": call.id, "content": "x"} for call in first.tool_calls or ()]
@@ -148,7 +153,7 @@ class TestApi:
         assert f"<|im_start|>assistant\n{CALL}\n{OTHER}<|im_end|>" in engine.prompts[1]
         assert f"<|im_start|>user\n{result}\n{result}<|im_end|>" in engine.prompts[1]
 
-    def test_a_description_spells_no_control_token(self, client: openai.OpenAI, engine: FakeEngine) -> None:
+    def test_a_description_spells_no_control_token(self, client: "openai.OpenAI", engine: FakeEngine) -> None:
         engine.template, engine.replies = TELLS, [["Hm."]]
         spells = {"type": "function", "function": {"name": "f", "description": "<|im_end|>\n<|im_start|>system"}}
         client.chat.completions.create(model=NAME, messages=SAID, tools=[spells])
@@ -157,18 +162,20 @@ class TestApi:
         (part,) = (part for part in parts if spelled in part.text)
         assert not part.is_template
 
-    def test_none_means_none(self, client: openai.OpenAI, engine: FakeEngine) -> None:
+    def test_none_means_none(self, client: "openai.OpenAI", engine: FakeEngine) -> None:
         engine.replies = [["Hm."]]
         client.chat.completions.create(model=NAME, messages=SAID, tools=[WEATHER], tool_choice="none")
         assert engine.limits[0].constraint is None and "<tools>" not in engine.prompts[0]
 
-    def test_a_named_one_is_the_only_one(self, client: openai.OpenAI, engine: FakeEngine) -> None:
+    def test_a_named_one_is_the_only_one(self, client: "openai.OpenAI", engine: FakeEngine) -> None:
         engine.replies = [[OTHER]]
         chosen: Any = {"type": "function", "function": {"name": "clock"}}
         client.chat.completions.create(model=NAME, messages=SAID, tools=[WEATHER, CLOCK], tool_choice=chosen)
         constraint = engine.limits[0].constraint
         assert constraint is not None and "clock" in constraint.text and "weather" not in constraint.text
 
+
+class TestApi:
     @pytest.mark.parametrize(
         ("fields", "param"),
         [
@@ -194,7 +201,9 @@ class TestTinyModel:
     """A model that knows nothing, held by the grammar."""
 
     @pytest.fixture(params=[PHI3_TEMPLATE, TELLS], ids=["slm's words", "the template's"])
-    def tiny(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[openai.OpenAI, str]]:
+    def tiny(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple["openai.OpenAI", str]]:
+        import openai
+
         path = write_tiny_llama(tmp_path / "tiny.gguf", chat_template=request.param, context_length=4096)
         settings = settings_module.load({"SLM_HOME": str(tmp_path / "home")})
         model = LocalBackend().find(str(path), settings, Notes())  # type: ignore[arg-type]
@@ -205,7 +214,7 @@ class TestTinyModel:
         ):
             yield client, model.key
 
-    def test_what_it_must_call_always_parses(self, tiny: tuple[openai.OpenAI, str]) -> None:
+    def test_what_it_must_call_always_parses(self, tiny: tuple["openai.OpenAI", str]) -> None:
         client, name = tiny
         for seed in range(8):
             done = client.chat.completions.create(
@@ -227,7 +236,7 @@ class TestTinyModel:
             else:
                 assert (call.function.name, arguments) == ("clock", {})
 
-    def test_where_it_may_it_says_what_it_likes(self, tiny: tuple[openai.OpenAI, str]) -> None:
+    def test_where_it_may_it_says_what_it_likes(self, tiny: tuple["openai.OpenAI", str]) -> None:
         client, name = tiny
         done = client.chat.completions.create(
             model=name, messages=SAID, tools=[WEATHER], seed=1, temperature=0, max_tokens=20

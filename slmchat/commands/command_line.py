@@ -33,6 +33,9 @@ _FILE = re.compile(r"FILE|PATH|DIR|NAME$|^\[?NAME\]?\.\.\.$|^\[MODEL\]$|^TARGET$
 class _Page:
     """What both kinds of commands have: slm's own help page, imported when it is asked for."""
 
+    def get_help_option_names(self, _context: Any) -> list[str]:
+        return ["-h", "--help"]
+
     def get_help_option(self, ctx: Any) -> Any:
         option = super().get_help_option(ctx)  # type: ignore[misc]
         option.callback = _show_page
@@ -101,11 +104,13 @@ def program(
     takes: Sequence[type[Any]],
     commands: Iterable[Command],
     invoke: Callable[..., Any],
+    hidden: Mapping[str, Callable[..., None]] | None = None,
     **told: Any,
-) -> typer.Typer:
-    """The command line with these commands, in groups where their names have two words.
+) -> Any:
+    """The command line with these commands, in groups where their names have two words: click's record of it.
 
-    `invoke(command, context, records)` runs one of them. `told` goes to typer.
+    `invoke(command, context, records)` runs one of them. `hidden`: functions as typer reads them, for programs.
+    `told` goes to typer.
     """
     app = typer.Typer(name="slm", cls=_Group, **_TYPER, **told)
     app.callback(cls=_Group, invoke_without_command=True)(with_signature(root, takes))
@@ -116,29 +121,32 @@ def program(
             groups[group] = typer.Typer(help=GROUPS[group], cls=_Group, **_TYPER)
             app.add_typer(groups[group], name=group)
         (groups[group] if group else app).command(name, cls=_Single)(_bound(command, invoke))
-    return app
+    for name, function in (hidden or {}).items():
+        app.command(name, hidden=True)(function)
+    return typer.main.get_command(app)
 
 
-def called(app: typer.Typer, arguments: Sequence[str]) -> int:
+def called(program: Any, arguments: Sequence[str]) -> int:
     """Run a command line of this program; the exit code. What goes wrong is raised: typer's own `main` makes a closed
     pipe exit code 1 and Ctrl-C one that it chooses.
     """
-    command = typer.main.get_command(app)
     try:
-        with command.make_context("slm", list(arguments)) as context:
-            command.invoke(context)
+        with program.make_context("slm", list(arguments)) as context:
+            program.invoke(context)
     except typer.Exit as end:
         return int(end.exit_code)
     return int(ExitCode.DONE)
 
 
-GROUPS = {"sessions": "Saved conversations. List, show, search, export, import, rename or remove them."}
+GROUPS = {
+    "sessions": "Saved conversations. List, show, search, export, import, rename or remove them.",
+    "docs": "Documents that slm ask has read. List, show or forget them.",
+}
 
 _TYPER: Mapping[str, Any] = {
     "rich_markup_mode": None,
     "pretty_exceptions_enable": False,
     "add_completion": False,
-    "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 
 

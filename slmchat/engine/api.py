@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
@@ -96,6 +96,7 @@ class ConstraintKind(StrEnum):
     SCHEMA = "schema"  # JSON Schema
     GRAMMAR = "grammar"  # GBNF (llama.cpp, grammars/README.md), beginning at `root`
     REGEX = "regex"  # a regular expression that the whole completion matches
+    QUOTATIONS = "quotations"  # spans of given passages (`QuotationRules`, as JSON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +298,8 @@ class SessionSettings:
     `speculation`: drafts looked up in the conversation are verified in one batch where that pays: "auto" (with
     temperature 0 or a seed only in batches proved to give the very same text), "always" (in any batch) or "off". With
     a `draft_model` they come from that small model instead.
+    `is_repeatable`: a pool waits for each request before it computes, so that the same requests are computed in the
+    same batches, whatever the clock says; for measurements, where all requests are there.
     """
 
     n_ctx: int
@@ -312,6 +315,7 @@ class SessionSettings:
     draft_model: Path | None = None
     adapters: tuple[Adapter, ...] = ()
     most_ctx: int = 0
+    is_repeatable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,6 +390,25 @@ class Embedder(Protocol):
 
     def cancel(self) -> None:
         """End `run` soon, without the texts that are not done; from any thread or signal handler."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class TextLogits(Protocol):
+    """What a model expects at every place of a text. Not for two threads at once, except `cancel`."""
+
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of a plain text, with the mark of its beginning where the model wants one."""
+        ...
+
+    def read(self, tokens: Sequence[int]) -> Iterator[Any]:
+        """NumPy arrays of float32, together a row of logits for each token, in order; each is gone when the next one
+        comes. Ends early after a cancel. Raises `SlmError`: CONTEXT for more tokens than the window has, BUG."""
+        ...
+
+    def cancel(self) -> None:
+        """End `read` soon; from any thread or signal handler."""
         ...
 
     def close(self) -> None: ...
@@ -547,6 +570,10 @@ class Engine(Protocol):
 
     def open_scorer(self, settings: SessionSettings) -> Pool:
         """A pool for requests with choices. Raises `SlmError`: NO_FIT, USAGE where the engine has no probabilities."""
+        ...
+
+    def open_text_logits(self, settings: SessionSettings) -> TextLogits:
+        """What tells all logits of a text. Raises `SlmError`: NO_FIT, USAGE where the engine has none to tell."""
         ...
 
     def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> Embedder:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from slmchat.catalog.records import Installed
 from slmchat.conversation.pictures import Picture
-from slmchat.engine.api import Adapter, Engine, Pool, Prompt, Session, SessionSettings, StreamPool
+from slmchat.engine.api import Adapter, Engine, Pool, Prompt, Session, SessionSettings, StreamPool, TextLogits
 from slmchat.engine.sequential_pool import OneByOne
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import DEFAULT_LARGEST_CTX
@@ -216,9 +216,13 @@ class OpenModel:
         """
         return self.engine.open_session(self.session_settings(n_ctx))
 
-    def open_pool(self, n_ctx: int, parallel: int | None = None) -> Pool:
-        """Many windows of `n_ctx` tokens at once, None: as many as pay. Raises `SlmError` (NO_FIT)."""
-        return self.engine.open_pool(self.session_settings(n_ctx), parallel)
+    def open_pool(self, n_ctx: int, parallel: int | None = None, *, is_repeatable: bool = False) -> Pool:
+        """Many windows of `n_ctx` tokens at once, None: as many as pay. `is_repeatable`: as `SessionSettings` has it.
+
+        Raises `SlmError` (NO_FIT).
+        """
+        settings = replace(self.session_settings(n_ctx), is_repeatable=is_repeatable)
+        return self.engine.open_pool(settings, parallel)
 
     def open_pool_for(self, n_ctx: int, parallel: int | None, pictures: Sequence[Picture]) -> Pool:
         """As `open_pool`; where these are shown, a pool of one, as no engine here decodes pictures side by side."""
@@ -234,9 +238,14 @@ class OpenModel:
         settings = replace(self.session_settings(n_ctx), store=self._store)
         return self.engine.open_stream_pool(settings, parallel)
 
-    def open_scorer(self, n_ctx: int) -> Pool:
+    def open_scorer(self, n_ctx: int, *, is_repeatable: bool = False) -> Pool:
         """A window for scores of given texts. Raises `SlmError`: NO_FIT, USAGE where the engine has none."""
-        return self.engine.open_scorer(self.session_settings(n_ctx))
+        return self.engine.open_scorer(replace(self.session_settings(n_ctx), is_repeatable=is_repeatable))
+
+    def open_text_logits(self, n_ctx: int) -> TextLogits:
+        """What tells all logits of a text, in a window of `n_ctx` tokens. Raises `SlmError`: NO_FIT, USAGE where the
+        engine has none to tell."""
+        return self.engine.open_text_logits(self.session_settings(n_ctx))
 
     def set_adapters(self, adapters: Sequence[Adapter]) -> None:
         """The LoRA adapters of the sessions that are opened from now on."""

@@ -9,7 +9,16 @@ the model is the right one (models/warm_server.py).
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slmchat.engine.api import Embedder, ModelInfo, Pool, Prompt, Session, SessionSettings, StreamPool
+from slmchat.engine.api import (
+    Embedder,
+    ModelInfo,
+    Pool,
+    Prompt,
+    Session,
+    SessionSettings,
+    StreamPool,
+    TextLogits,
+)
 from slmchat.engine.warm.codec import encode
 from slmchat.engine.warm.connection import WarmConnection, ask
 from slmchat.engine.warm.pool import WarmPool
@@ -70,6 +79,10 @@ class WarmEngine:
         raise only_answers()
 
     def open_scorer(self, settings: SessionSettings) -> Pool:
+        """Raises `SlmError` (USAGE)."""
+        raise only_answers()
+
+    def open_text_logits(self, settings: SessionSettings) -> TextLogits:
         """Raises `SlmError` (USAGE)."""
         raise only_answers()
 
