@@ -33,7 +33,11 @@ SECTIONS = (
     Section("adapters", "bench_adapters", "LoRA adapters: switching a scale"),
     Section("images", "bench_images", "second questions about an image"),
     Section("remote", "bench_remote", "what the remote engine adds"),
+    Section(
+        "serve", "bench_serve", "slm serve against llama-server, over HTTP, after a restart, idle; slm run from it"
+    ),
     Section("archive", "bench_archive", "sessions: list and search over 10,000 of them"),
+    Section("documents", "bench_documents", "documents: reading and searching them"),
     Section("parts", "bench_parts", "the seal, a header, the history, safe text"),
     Section("markdown", "bench_markdown", "rendering, per token"),
 )
