@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ask_injections import INJECTIONS
-from fake_engine import FakeEngine, Ready
+from fake_engine import CHATML, FakeEngine, Ready
 
 from slmchat import settings as settings_module
 from slmchat.catalog.records import Installed, InstalledFile
@@ -170,6 +170,14 @@ class TestSteps:
         with pytest.raises(SlmError) as caught:
             asked("Which word?")
         assert caught.value.exit_code is ExitCode.CONTEXT
+
+    def test_a_thought_stands_before_the_answer_and_not_before_a_quotation(self, asked: Asked) -> None:
+        asked.engine.template = CHATML.replace("assistant\n{%", "assistant\n<think>\n{%")
+        answer = asked("How often is the filter cleaned?", QUOTED, "Six weeks, as [9] says.</think>\n\nSix weeks [1].")
+        assert (answer.thinking.strip(), answer.text) == ("Six weeks, as [9] says.", "Six weeks [1].")
+        quoting, answering = asked.engine.prompts
+        assert quoting.rstrip().endswith("</think>") and answering.endswith("<think>\n")
+        assert asked.engine.limits[0].max_tokens and asked.engine.limits[1].max_tokens is None
 
     def test_the_record_for_programs(self, asked: Asked) -> None:
         answer = asked("How often is the filter cleaned?", QUOTED, "Every six weeks [1].")

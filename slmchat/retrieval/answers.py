@@ -119,8 +119,11 @@ class DocumentAnswers:
         self._thinking = params.thinking_of(options, generator.opened.settings)
         self._order = order or ReadingOrder()
         opened = generator.opened
-        if not generator.n_ctx:
-            generator.open(opened.warm_ctx or opened.window(options.ctx or opened.settings.n_ctx))
+        if (
+            not generator.n_ctx
+        ):  # a window of which nothing is kept on the disk: `slm docs rm` forgets all of a document
+            n_ctx = opened.warm_ctx or opened.window(options.ctx or opened.settings.n_ctx)
+            generator.use(opened.open_plain_session(n_ctx))
 
     def answer(self, question: str, delegate: AnswerDelegate) -> Answer:
         """The answer to one question. Raises `SlmError`: CONTEXT when no passage fits into the window beside it."""
