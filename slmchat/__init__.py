@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # as typing has it, whose import would cost more than everything else here
 if TYPE_CHECKING:
     from slmchat.api import (
+        Answer,
         Chat,
         Classification,
         Completion,
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
         FinishReason,
         Message,
         Model,
+        Quotation,
         SealStatus,
         SlmError,
         Stream,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Answer",
     "Chat",
     "Classification",
     "Completion",
@@ -33,6 +36,7 @@ __all__ = [
     "FinishReason",
     "Message",
     "Model",
+    "Quotation",
     "SealStatus",
     "SlmError",
     "Stream",

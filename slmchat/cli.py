@@ -82,6 +82,11 @@ def _run(call: CommandCall) -> ExitCode:
 
         beside = (*wanted, template, replace(output, json=False))
         return fill(own.words or [], generation, beside, infill, call.settings, call.console, is_json=output.json)
+    from slmchat.commands.warm_run import run_warm
+
+    answered = run_warm(own, generation, (*wanted, template, output), call.settings, call.console)
+    if answered is not None:
+        return answered
     from slmchat.commands.run import run
 
     return run(own, generation, wanted, output, template, call.settings, call.console)
@@ -114,6 +119,15 @@ def _batch(call: CommandCall) -> ExitCode:
     template = call[TemplateOptions]
     words = call[take.BatchPrompt].words or []
     return batch(words, call[BatchOptions], call[GenerationOptions], wanted, template, call.settings, call.console)
+
+
+@_command("ask", take.AskedQuestion, "AskOptions", seals_itself=True)
+def _ask(call: CommandCall) -> ExitCode:
+    """Answer a question from documents, with quotations that are in them word by word."""
+    from slmchat.commands.ask import ask
+    from slmchat.options import AskOptions
+
+    return ask(call[take.AskedQuestion], call[AskOptions], call.settings, call.console)
 
 
 @_command("embed", take.EmbedTexts, "EmbedOptions", seals_itself=True)
@@ -254,6 +268,32 @@ def _sessions_rm(call: CommandCall) -> ExitCode:
     return rm(asked.names or [], call.settings, call.console, is_all=asked.all, is_yes=asked.yes)
 
 
+@_command("docs list", take.DocsListOptions)
+def _docs_list(call: CommandCall) -> ExitCode:
+    """List the documents that were read, by their paths."""
+    from slmchat.commands.docs import list_documents
+
+    return list_documents(call.settings, call.console, is_json=call[take.DocsListOptions].json)
+
+
+@_command("docs show", take.DocsShowOptions)
+def _docs_show(call: CommandCall) -> ExitCode:
+    """Show what was read of a document, passage by passage."""
+    from slmchat.commands.docs import show
+
+    asked = call[take.DocsShowOptions]
+    return show(asked.name, call.settings, call.console, is_json=asked.json)
+
+
+@_command("docs rm", take.DocsRemoveOptions, is_answer=False)
+def _docs_rm(call: CommandCall) -> ExitCode:
+    """Forget documents; the files stay where they are."""
+    from slmchat.commands.docs import rm
+
+    asked = call[take.DocsRemoveOptions]
+    return rm(asked.names or [], call.settings, call.console, is_all=asked.all, is_yes=asked.yes)
+
+
 @_command("bench", take.ModelName, "BenchOptions", seals_itself=True)
 def _bench(call: CommandCall) -> ExitCode:
     """Measure how fast a model is on this device."""
@@ -261,6 +301,15 @@ def _bench(call: CommandCall) -> ExitCode:
     from slmchat.options import BenchOptions
 
     return bench(call[take.ModelName].name, call[BenchOptions], call.settings, call.console)
+
+
+@_command("eval", take.EvalModels, "EvalOptions", seals_itself=True)
+def _eval(call: CommandCall) -> ExitCode:
+    """Measure how good models are in tasks, and how fast. The tasks may be your own."""
+    from slmchat.commands.eval import eval_models
+    from slmchat.options import EvalOptions
+
+    return eval_models(call[take.EvalModels].names or [], call[EvalOptions], call.settings, call.console)
 
 
 @_command("doctor", take.ModelName, take.JsonOption, seals_itself=True)

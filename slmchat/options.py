@@ -121,6 +121,7 @@ class GenerationOptions:
         "--device", help="GPUs to use, as slm doctor names them, separated by commas; none: no GPU.", metavar="NAME"
     )
     force: bool = _model("--force", help="Go on although the model does not fit this device's memory.", default=False)
+    no_server: bool = _model("--no-server", help="Load the model here, also when slm serve has it.", default=False)
     kv_type: str | None = _device("--kv-type", help="Type of the KV cache.", metavar="f16|q8_0|q4_0")
     on_overflow: str | None = _input(
         "--on-overflow", help="When the prompt does not fit: fail, or trim and say what was cut.", metavar="fail|trim"
@@ -192,6 +193,7 @@ class BenchOptions:
         default=[],
         within=Range(0, ranges.CTX.high),
     )
+    plot: bool = _measurement("--plot", help="Draw tokens a second against the depth, at more depths.", default=False)
     repeat: int = _measurement(
         "--repeat", help="Passes; the median counts.", metavar="N", default=3, within=Range(1, 100)
     )
@@ -200,6 +202,65 @@ class BenchOptions:
     gpu_layers: str | None = _same("gpu_layers")
     device: str | None = _same("device")
     kv_type: str | None = _same("kv_type")
+    plain: bool = _output("--plain", help="For screen readers: sentences instead of a table and a plot.", default=False)
+    json: bool = json_option()
+
+
+@dataclass(frozen=True, slots=True)
+class EvalOptions:
+    """What `slm eval` takes."""
+
+    tasks: list[str] = _measurement(
+        "--task",
+        help="A task of slm eval --list, or a task file (repeatable); without it, all that come with slm.",
+        metavar="NAME|FILE",
+        default=[],
+    )
+    limit: int | None = _measurement(
+        "--limit", help="At most N items of each task, always the same ones.", metavar="N", within=Range(1, 1_000_000)
+    )
+    minutes: float | None = _measurement(
+        "--minutes",
+        help="Stop after about M minutes, with as many items of each task as there was time for.",
+        metavar="M",
+        within=Range(0.1, 100_000.0),
+    )
+    resume: bool = _measurement("--resume", help="Go on with the last run.", default=False)
+    is_list: bool = _output("--list", help="Show the tasks.", default=False)
+    quantizations: bool = _measurement(
+        "--quantizations",
+        help="How much the installed quantizations of MODEL (or these models) say the same as the largest one.",
+        default=False,
+    )
+    text: str | None = _measurement(
+        "--text",
+        help="What --quantizations reads: a text of some thousand words; without it, the suite's.",
+        metavar="FILE",
+    )
+    sampler: str = _sampling(
+        "--sampler",
+        help="greedy: always the most probable token; maker: as the model's maker recommends.",
+        metavar="greedy|maker",
+        default="greedy",
+    )
+    best_of: int = _sampling(
+        "--best-of",
+        help="N answers to each item, of which one counts: that of the majority (with --sampler maker).",
+        metavar="N",
+        default=1,
+        within=ranges.BEST_OF,
+    )
+    think: str | None = _same("think")
+    think_budget: int | None = _same("think_budget")
+    raw: bool = _same("raw")
+    parallel: int = _device("--parallel", help="Answers at once.", metavar="N", default=8, within=ranges.PARALLEL)
+    ctx: int | None = _same("ctx")
+    threads: int | None = _same("threads")
+    gpu_layers: str | None = _same("gpu_layers")
+    device: str | None = _same("device")
+    kv_type: str | None = _same("kv_type")
+    force: bool = _same("force")
+    plain: bool = _output("--plain", help="For screen readers: sentences, no table and no plot.", default=False)
     json: bool = json_option()
 
 
@@ -231,6 +292,51 @@ class EmbedOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class AskOptions:
+    """What `slm ask` takes."""
+
+    documents: list[str] = _input(
+        "-d",
+        "--documents",
+        help="File or directory to answer from (repeatable); without one, everything in the index.",
+        metavar="PATH",
+        default=[],
+    )
+    top: int | None = _input(
+        "--top", help="Passages that the model reads: 5, a very small one 3.", metavar="N", within=ranges.PASSAGES
+    )
+    reindex: bool = _input("--reindex", help="Read the documents again, changed or not.", default=False)
+    quotes_only: bool = _output("--quotes-only", help="The quotations alone, without an answer.", default=False)
+    json: bool = _output("--json", help="One JSON object for each question.", default=False)
+    model: str | None = _same("model")
+    endpoint: str | None = _same("endpoint")
+    system: str | None = _same("system")
+    temperature: float | None = _sampling(
+        "--temp",
+        help="Temperature; without it 0: the same question has the same answer.",
+        within=ranges.SAMPLER["temperature"],
+        metavar="X",
+    )
+    top_k: int | None = _same("top_k")
+    top_p: float | None = _same("top_p")
+    min_p: float | None = _same("min_p")
+    repeat_penalty: float | None = _same("repeat_penalty")
+    seed: int | None = _same("seed")
+    max_tokens: int | None = _same("max_tokens")
+    stop: list[str] = _same("stop")
+    think: str | None = _same("think")
+    think_budget: int | None = _same("think_budget")
+    raw: bool = _same("raw")
+    lora: list[str] = _same("lora")
+    ctx: int | None = _same("ctx")
+    threads: int | None = _same("threads")
+    gpu_layers: str | None = _same("gpu_layers")
+    device: str | None = _same("device")
+    kv_type: str | None = _same("kv_type")
+    force: bool = _same("force")
+
+
+@dataclass(frozen=True, slots=True)
 class ServeOptions:
     """What `slm serve` takes."""
 
@@ -242,7 +348,7 @@ class ServeOptions:
         default="127.0.0.1",
     )
     socket: str | None = _server(
-        "--socket", help="Unix socket instead of the usual one, by which slm run finds the server.", metavar="PATH"
+        "--socket", help="Unix socket instead of the usual one, where run, batch and chat look.", metavar="PATH"
     )
     parallel: str | None = _server(
         "--parallel", help="Answers at once: auto, or a number.", metavar="auto|N", default="auto"

@@ -52,6 +52,7 @@ CTX = Range(16, 10_000_000)
 THREADS = Range(1, 512)
 MAX_TOKENS = Range(1, 10_000_000)
 THINK_BUDGET = Range(0, 10_000_000)
+PASSAGES = Range(1, 50)  # that are read for a question about documents
 BEST_OF = Range(1, 64)
 PARALLEL = Range(1, 255)  # llama.cpp has 256 sequences (LLAMA_MAX_SEQ), and one holds what the prompts share
 STREAMS = Range(1, 64)  # answers of a server at once

@@ -60,6 +60,16 @@ class Paths:
         return self.data / "sessions.db"
 
     @property
+    def documents(self) -> Path:
+        """The index of documents: their text in pieces, the words in it."""
+        return self.data / "documents.db"
+
+    @property
+    def evaluations(self) -> Path:
+        """What `slm eval` has measured, run by run, with the answers of the models."""
+        return self.data / "evaluations"
+
+    @property
     def kv_states(self) -> Path:
         """States of the KV cache: what was evaluated before. They hold the tokens of what was said."""
         return self.cache / "kv"

@@ -1,6 +1,7 @@
-"""Numbers in sentences: "1 message", "1,024 messages", "98.4 MB".
+"""Numbers in sentences: "1 message", "1,024 messages", "98.4 MB", "3:20".
 
-Knows: how a number and its noun agree in English, how sizes are written. Refuses to know: which sentence it is.
+Knows: how a number and its noun agree in English, how sizes and times are written.
+Refuses to know: which sentence it is.
 """
 
 
@@ -27,3 +28,10 @@ def part_in_bytes(size: int, whole: int) -> str:
     """A part of a whole in bytes: `50.0 MB of 98.4 MB`; to the byte where rounding hides the gap."""
     part, all_of_it = in_bytes(size), in_bytes(whole)
     return f"{size:,} of {whole:,} bytes" if part == all_of_it else f"{part} of {all_of_it}"
+
+
+def clock_time(seconds: float) -> str:
+    """Seconds as minutes and hours: `0:07`, `3:20`, `1:00:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,7 +1,7 @@
 """How far the probabilities of `--choices` are from how often they are right, as they are and after temperature scaling.
 
-Usage: slm batch --choices ... < tests/data/sentiment.jsonl > records.jsonl
-       python tests/calibration.py tests/data/sentiment.jsonl records.jsonl
+Usage: slm batch --choices ... < slmchat/evaluation/suite/sentiment.jsonl > records.jsonl
+       python tests/calibration.py slmchat/evaluation/suite/sentiment.jsonl records.jsonl
 
 The expected calibration error over ten bins (Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2). The
 temperature is fitted on one half of the rows and measured on the other, both ways, so that it is not measured on itself.

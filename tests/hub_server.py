@@ -150,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._storage(hub, path)
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+?)(?:/(revision|tree)/([^/]+))?", path):
             self._listing(hub, match[1], match[2], match[3])
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        elif match := re.fullmatch(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._resolve(hub, match[1], match[2], match[3])
         else:
             self._send(404, b"{}")

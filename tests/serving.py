@@ -164,7 +164,7 @@ def serving(
     path = tmp_path / "s" / "socket"
     made = [listeners.on_tcp("127.0.0.1", 0), listeners.on_unix(path)]
     access = Access(frozenset(("localhost", "127.0.0.1")), origins, key)
-    server = Server(made, models, access, notes)  # type: ignore[arg-type]
+    server = Server(made, models, access, notes, settings)  # type: ignore[arg-type]
     thread = threading.Thread(target=server.serve)
     thread.start()
     try:

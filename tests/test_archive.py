@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import fork_server
@@ -19,11 +20,12 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from slmchat import database
 from slmchat.conversation import archive_schema, archive_search
 from slmchat.conversation.archive import Archive
-from slmchat.conversation.archive_schema import Database
 from slmchat.conversation.messages import Conversation, Message, Node, Role
 from slmchat.conversation.recorder import ArchiveRecorder
+from slmchat.database import Database, Schema
 from slmchat.errors import ExitCode, SlmError
 
 pytestmark = pytest.mark.real
@@ -445,15 +447,20 @@ def test_a_file_of_version_1_is_read_and_written(file: Path, archive: Archive) -
     assert archive.list()[0].message_count == 3
 
 
+def with_step(step: tuple[str, ...]) -> Schema:
+    """The tables of the archive in a version that does not exist yet."""
+    return replace(archive_schema.SCHEMA, steps=(*archive_schema.SCHEMA.steps, step))
+
+
 def test_migration_brings_version_1_to_a_later_one(
     file: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hand_made(file, VERSION_1)
     later = ("ALTER TABLE sessions ADD COLUMN persona TEXT", "UPDATE sessions SET persona = 'pirate'")
-    monkeypatch.setattr(archive_schema, "STEPS", (*archive_schema.STEPS, later))
+    monkeypatch.setattr(archive._database, "_schema", with_step(later))
     check_version_1(archive)
     assert archive._database.rows("SELECT persona FROM sessions") == [("pirate",)]
-    assert archive._database.rows("PRAGMA user_version") == [(len(archive_schema.STEPS),)]
+    assert archive._database.rows("PRAGMA user_version") == [(archive_schema.SCHEMA.version + 1,)]
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(
@@ -461,7 +468,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(
 ) -> None:
     hand_made(file, VERSION_1)
     broken = ("ALTER TABLE sessions ADD COLUMN persona TEXT", "UPDATE nothing SET persona = 'pirate'")
-    monkeypatch.setattr(archive_schema, "STEPS", (*archive_schema.STEPS, broken))
+    monkeypatch.setattr(archive._database, "_schema", with_step(broken))
     with pytest.raises(sqlite3.OperationalError):
         archive.list()
     monkeypatch.undo()
@@ -600,7 +607,7 @@ def test_the_hint_for_a_damaged_file_names_all_its_files(file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     for end in ("", "-wal", "-shm"):
         Path(f"{file}{end}").write_bytes(b"no database" * 500)
-    error = Database(file).damaged("it is")
+    error = Database(file, archive_schema.SCHEMA).damaged("it is")
     assert error.hint is not None
     for end in ("", "-wal", "-shm"):
         assert f"mv {file}{end} {file}.damaged{end}" in error.hint
@@ -871,7 +878,7 @@ def test_removed_text_is_gone_from_the_bytes_of_the_file(
 def test_a_removal_beside_another_that_reads_says_that_traces_stay(
     file: Path, archive: Archive, recorder: ArchiveRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive_schema, "WAIT_S", 0.05)
+    monkeypatch.setattr(database, "WAIT_S", 0.05)
     talk = talk_about("a secret", recorder)
     reader = sqlite3.connect(file, isolation_level=None)
     reader.execute("BEGIN")
@@ -1047,7 +1054,7 @@ def test_an_archive_that_must_not_be_written_can_be_read(tmp_path: Path, monkeyp
     def refuse(_file: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(archive_schema, "create_private", refuse)
+    monkeypatch.setattr(database, "create_private", refuse)
     archive = Archive(file)
     assert [one.title for one in archive.list()] == ["hello"]
     assert [node.message.text for node in archive.load(talk.id).path()] == ["hello", "yes"]

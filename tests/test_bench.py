@@ -15,11 +15,13 @@ from terminal import Terminal
 from slmchat import settings
 from slmchat.catalog.library import from_path
 from slmchat.commands import bench
+from slmchat.engine import arithmetic_limit
 from slmchat.engine.api import Finish, FinishReason, Limits, Prompt, Session, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation import bench_walk, benchmark
-from slmchat.generation.bench_walk import Steps, Stop
+from slmchat.generation import bench_report, bench_walk, benchmark
+from slmchat.generation.bench_walk import Followed, Steps, Stop
+from slmchat.hardware.energy import EnergyMeter
 from slmchat.hardware.facts import Fact
 from slmchat.models import loader, resolve, sandbox
 from slmchat.options import BenchOptions
@@ -36,12 +38,12 @@ class Follower:
         self.limits: list[int | None] = []
         self.finishes: list[Finish] = []
 
-    def __call__(self, session: Session, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Finish:
+    def __call__(self, session: Session, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Followed:
         self.limits.append(limits.max_tokens)
         *_, finish = session.generate(prompt, sampler, limits)
         assert isinstance(finish, Finish)
         self.finishes.append(finish)
-        return finish
+        return Followed(finish, prompt_j=2.0, generation_j=0.5)
 
 
 def walked(engine: FakeEngine, steps: Steps, follow: Follower) -> list[Stop]:
@@ -78,6 +80,7 @@ def test_a_model_that_ends_its_turn_early_is_asked_again() -> None:
     assert stop.generation_tokens == 8 + 8 + 3
     assert 296 < stop.prompt_tokens <= 300
     assert stop.generation_tps == pytest.approx(19 / 0.3)
+    assert (stop.prompt_j, stop.generation_j) == (2.0, 1.5)  # of the questions in between nothing counts
 
 
 def test_a_model_that_says_nothing_has_no_rate() -> None:
@@ -137,7 +140,8 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
     installed = from_path(write_tiny_llama(tmp_path / "tiny.gguf", chat_template=None))
     monkeypatch.setattr(sandbox, "seal", lambda settings: None)
     monkeypatch.setattr(resolve, "find", lambda name, settings, console: installed)
-    monkeypatch.setattr(benchmark, "measure_copy_bandwidth", lambda: 1e9)
+    monkeypatch.setattr(bench_report, "measure_copy_bandwidth", lambda: 1e9)
+    monkeypatch.setattr(arithmetic_limit, "measure", lambda *_: 1e9)
 
     def call(engine: FakeEngine, options: BenchOptions) -> tuple[ExitCode, str, str]:
         monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(engine))
@@ -168,8 +172,11 @@ def test_the_share_of_the_bandwidth_is_weights_times_rate_over_the_copy(told: Ca
     first = report["depths"][0]
     assert code is ExitCode.DONE
     assert first["generation_tps"]["median"] == pytest.approx(first["generation_tokens"] / 0.1)
-    share = report["weight_bytes_per_token"] * first["generation_tps"]["median"] / 1e9
+    share = first["bytes_per_token"] * first["generation_tps"]["median"] / 1e9
     assert first["bandwidth_share"] == pytest.approx(share, abs=0.001)
+    assert first["bytes_per_token"] > report["weight_bytes_per_token"]
+    share = first["multiply_adds_per_token"] * first["prompt_tps"]["median"] / 1e9
+    assert first["arithmetic_share"] == pytest.approx(share, abs=0.001)
     assert engine.is_closed
 
 
@@ -194,7 +201,7 @@ def test_a_busy_machine_and_a_battery_are_warned_of(
     _, out, err = told(FakeEngine(replies=[WORDS] * 3), BenchOptions(repeat=1, ctx=1024))  # type: ignore[misc]
     assert "other programs used 40% of the processors" in err
     assert "battery" in err
-    assert "GENERATION tok/s" in out and "battery" not in out
+    assert "GENERATION tok/s" in out and "runs on its battery" not in out
 
 
 def test_an_idle_machine_on_mains_is_not(told: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,9 +210,48 @@ def test_an_idle_machine_on_mains_is_not(told: Callable[..., object], monkeypatc
             return 0.02
 
     monkeypatch.setattr(benchmark, "OthersWatch", Watch)
-    monkeypatch.setattr(benchmark, "power", lambda: (Fact(False, "test"), Fact(None, "test")))
+    monkeypatch.setattr(bench, "power", lambda: (Fact(False, "test"), Fact(None, "test")))
     _, _, err = told(FakeEngine(replies=[WORDS] * 3), BenchOptions(repeat=1, ctx=1024))  # type: ignore[misc]
     assert err == ""
+
+
+def test_energy_is_told_for_each_token_where_a_counter_counts(
+    told: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "energy_meter", lambda: EnergyMeter((lambda: 4.0,), "all of it", "planted"))
+    _, out, _ = told(FakeEngine(replies=[WORDS] * 3), BenchOptions(json=True, repeat=1, ctx=1024))  # type: ignore[misc]
+    report = json.loads(out)
+    first = report["depths"][0]
+    # two records of the prompt, 4 J each, and one for all that was generated
+    assert first["prompt_joules_per_token"] == pytest.approx(8 / first["prompt_tokens"], abs=1e-5)
+    assert first["generation_joules_per_token"] == pytest.approx(4 / first["generation_tokens"], abs=1e-5)
+    assert (report["energy"]["covers"], report["energy"]["not_readable"]) == ("all of it", None)
+    _, out, _ = told(FakeEngine(replies=[WORDS] * 3), BenchOptions(repeat=1, ctx=1024))  # type: ignore[misc]
+    assert re.search(r"energy: [\d.]+ J a token of the prompt, [\d.]+ J a generated token \(all of it\)", out)
+
+
+def test_energy_that_cannot_be_read_is_no_figure_but_a_reason(
+    told: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "energy_meter", lambda: EnergyMeter(why_not="nobody counts"))
+    _, out, _ = told(FakeEngine(replies=[WORDS] * 3), BenchOptions(repeat=1, ctx=1024))  # type: ignore[misc]
+    assert "energy: not readable here (nobody counts)" in out
+    monkeypatch.setattr(benchmark, "energy_meter", lambda: EnergyMeter((lambda: 4.0,), "all", "planted", step=1e3))
+    _, out, _ = told(FakeEngine(replies=[WORDS] * 3), BenchOptions(json=True, repeat=1, ctx=1024))  # type: ignore[misc]
+    energy = json.loads(out)["energy"]
+    assert energy["generation_joules_per_token"] is None and "steps that are too large" in energy["not_readable"]
+
+
+def test_a_plot_has_more_depths_and_a_screen_reader_gets_sentences(told: Callable[..., object]) -> None:
+    _, out, _ = told(FakeEngine(replies=[WORDS] * 20), BenchOptions(repeat=1, ctx=4096, plot=True))  # type: ignore[misc]
+    assert "generation, tokens a second against depth" in out
+    assert len(re.findall(r"^[\d,]+ +\d+ \(", out, re.MULTILINE)) == 6
+    assert max(map(len, out[out.index("generation, tokens") : out.index("depth: tokens")].splitlines())) <= 80
+    _, out, _ = told(  # type: ignore[misc]
+        FakeEngine(replies=[WORDS] * 20), BenchOptions(repeat=1, ctx=4096, plot=True, plain=True)
+    )
+    assert len(re.findall(r"^at depth [\d,]+: \d+ tokens a second of the prompt, ", out, re.MULTILINE)) == 6
+    assert "against depth" not in out and "DEPTH" not in out
 
 
 @pytest.mark.real
@@ -231,6 +277,10 @@ def test_real_weights_as_json(model_home: Path) -> None:
     assert 90e6 < report["weight_bytes_per_token"] < 98.4e6
     assert 95e6 < report["peak_memory"] < 2e9
     assert 0 < near["bandwidth_share"] < 2
+    assert 0 < near["arithmetic_share"] < 2
+    assert near["multiply_adds_per_token"] == pytest.approx(106e6, rel=0.05)  # 135M less 28M of embeddings, attention
+    assert report["multiply_adds_type"] == "Q4_1"
+    assert ("not_readable" in report["energy"]) and report["energy"]["covers"] != ""
     assert report["copy_bandwidth"] > 1e8
 
 

@@ -21,10 +21,11 @@ from slmchat.engine.api import FinishReason, Limits
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured
-from slmchat.generation.ballot import AnswerCandidate, Vote, elected, last_number
+from slmchat.generation.ballot import AnswerCandidate, Vote, elected
 from slmchat.generation.batch.answers import ElectedCompletions
 from slmchat.generation.batch.rows import Row
 from slmchat.generation.best_of import BestOf
+from slmchat.generation.numbers import last_number
 from slmchat.models import loader, resolve, sandbox
 from slmchat.terminal.console import Console
 
@@ -37,10 +38,9 @@ from slmchat.terminal.console import Console
         ("1, 2 and 3.0", "3"),
         ("between 5-10", "10"),
         ("it falls to −3", "-3"),
-        ("that is -.50", "-0.5"),
+        ("a loss of -$5", "-5"),
         ("**18** apples", "18"),
         (r"\boxed{072}", "72"),
-        ("42km later", "42"),
         ("-0", "0"),
         ("x2 is a name", None),
         ("none", None),

@@ -410,7 +410,7 @@ class TestProgram:
 
 @pytest.mark.model
 def test_reviews_with_real_weights(model_home: Path, gemma3_base: Path) -> None:
-    lines = (Path(__file__).parent / "data" / "sentiment.jsonl").read_text().splitlines()[:30]
+    lines = (Path(__file__).parents[1] / "slmchat/evaluation/suite/sentiment.jsonl").read_text().splitlines()[:30]
     asked = ("--raw", "--choices", "positive,negative", "--input-field", "text", "Review: {}\nSentiment:")
     done = run_slm("batch", "-m", "gemma3:270m-pt", *asked, home=model_home, stdin="\n".join(lines))
     assert done.code == 0, done.err

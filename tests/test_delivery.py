@@ -26,8 +26,8 @@ from slmchat.engine.api import FinishReason, Timings, Usage
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.response import Completion
 from slmchat.options import OutputOptions
-from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
+from slmchat.terminal.plain_view import PlainView
 
 TWO = "Here:\n\n```python title\nprint(1)\n```\n\nor\n\n~~~sh\necho 2\n~~~\nDone."
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,6 +66,24 @@ class TestRealWeights:
             assert one.n_tokens == len(minilm.tokens_of(weights, text))
             assert float(np.dot(one.vector, minilm.vector_of(weights, text))) > 0.9999, text
             assert math.isclose(math.fsum(value * value for value in one.vector), 1, abs_tol=1e-6)
+
+    def test_llama_embedding_of_the_same_build_says_the_same(
+        self, engine: llama.LlamaEngine, mini: Path, tmp_path: Path
+    ) -> None:
+        tool = shutil.which("llama-embedding")
+        if tool is None:
+            pytest.skip("llama.cpp's own llama-embedding is not on the PATH")
+        # it takes a text for each line, and what looks like a special token for one
+        texts = [text for text in TEXTS if text.strip() and not {"\n", "["} & set(text)]
+        (tmp_path / "texts").write_text("\n".join(texts), encoding="utf-8")
+        told = subprocess.run(
+            [tool, "-m", mini, "-f", tmp_path / "texts", "--embd-output-format", "json", "-t", "2", "--no-repack"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        theirs = [one["embedding"] for one in json.loads(told.stdout)["data"]]
+        for text, one, vector in zip(texts, engine.embedder(SETTINGS).run(iter(texts)), theirs, strict=True):
+            assert isinstance(one, Embedding)
+            assert np.abs(np.array(one.vector) - np.array(vector)).max() < 1e-6, text  # printed with 7 digits
 
     def test_a_vector_does_not_depend_on_its_neighbours(self, engine: llama.LlamaEngine) -> None:
         many = [*TEXTS, *(f"sentence number {number}" for number in range(100)), *TEXTS]

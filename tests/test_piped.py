@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from slmchat import cli
-from slmchat.commands.output import exit_code
+from slmchat.commands.endings import exit_code
 from slmchat.engine.api import FinishReason, Timings, Usage
 from slmchat.errors import ExitCode
 from slmchat.generation import response
 from slmchat.terminal import piped
-from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
+from slmchat.terminal.plain_view import PlainView
 
 
 class _Told(io.StringIO):

@@ -27,13 +27,14 @@ DOORS = {
         "terminal/line_keys.py",
     },
     "rich": {"terminal/console.py"},
-    "sqlite3": {"conversation/archive.py", "conversation/archive_schema.py", "conversation/foreign_formats.py"},
+    "sqlite3": {"database.py", "conversation/foreign_formats.py"},
     "yaml": {"conversation/foreign_formats.py"},
     "tomlkit": {"catalog/user_file.py"},
     "typer": {"cli.py", "commands/command_line.py"},
     "PIL": {"conversation/pictures.py"},
+    "pypdf": {"retrieval/loaders/pdf.py"},
     "markdown_it": {"conversation/code_blocks.py"},
-    "numpy": {"engine/probabilities.py"},
+    "numpy": {"engine/probabilities.py", "retrieval/vectors.py"},
     "jinja2": {
         "conversation/template.py",
         "conversation/prompt_template.py",
@@ -53,6 +54,7 @@ GROUND |= {
     "signals",
     "options",
     "option_fields",
+    "database",
 }
 GROUND |= {"invisible"}
 FLOORS = (

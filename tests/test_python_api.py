@@ -95,6 +95,48 @@ class _Gate:
         yield from self._pieces[1:]
 
 
+class TestAsk:
+    TEXT = "The filter is cleaned every six weeks. The pump must not run dry."
+
+    @pytest.fixture
+    def manual(self, tmp_path: Path) -> Path:
+        path = tmp_path / "manual.md"
+        path.write_text(self.TEXT)
+        return path
+
+    @pytest.fixture
+    def large(self, load: Loader) -> Iterator[Model]:
+        with load(ctx=4000) as made:
+            yield made
+
+    def test_an_answer_has_quotations_with_their_places(
+        self, large: Model, engine: FakeEngine, manual: Path, tmp_path: Path
+    ) -> None:
+        engine.replies = [['[1] "The filter is cleaned every six weeks."'], ["Every six weeks [1] [5]."]]
+        answer = large.ask("How often is the filter cleaned?", manual, seed=3)
+        assert (str(answer), answer.refusal, answer.finish_reason) == ("Every six weeks [1].", "", "stop")
+        (quotation,) = answer.quotations
+        assert quotation.text in self.TEXT and quotation.file == manual.resolve()
+        assert (quotation.page, quotation.first_line, quotation.last_line) == (None, 1, 1)
+        assert [sampler.temperature for sampler in engine.samplers] == [0, 0]
+        assert not list(tmp_path.rglob("*.sqlite*"))  # the index is in memory
+
+    def test_what_is_not_there_is_refused_without_the_model(
+        self, large: Model, engine: FakeEngine, manual: Path
+    ) -> None:
+        answer = large.ask("What is the capital of Mongolia?", [str(manual)])
+        assert answer.text == "" and answer.refusal and not answer.quotations and not engine.prompts
+
+    def test_what_cannot_be_asked(self, large: Model, manual: Path, tmp_path: Path) -> None:
+        assert "is empty" in _refused(lambda: large.ask(" ", manual)).message
+        assert "documents is empty" in _refused(lambda: large.ask("What?", [])).message
+        assert "top must be" in _refused(lambda: large.ask("What?", manual, top=0)).message
+        assert _refused(lambda: large.ask("What?", tmp_path / "nowhere")).exit_code is ExitCode.USAGE
+        (tmp_path / "empty").mkdir()
+        assert "can be read" in _refused(lambda: large.ask("What?", tmp_path / "empty")).message
+        assert "documents must be" in _refused(lambda: large.ask("What?", 7)).message  # type: ignore[arg-type]
+
+
 class TestComplete:
     def test_a_completion_says_everything_about_itself(self, model: Model, engine: FakeEngine) -> None:
         done = model.complete("Hi", system="Be brief.", seed=7)

@@ -311,8 +311,8 @@ class TestModels:
         from slmchat.engine.api import Chunk, Finish, FinishReason, Timings, Usage
         from slmchat.generation import response
         from slmchat.sanitize import Sanitizer
-        from slmchat.terminal.answer_view import PlainView
         from slmchat.terminal.console import Console
+        from slmchat.terminal.plain_view import PlainView
 
         finish = Finish(FinishReason.STOP, Usage(1, 0, 3), Timings(1, 1, 1), 1, ())
         pieces = ["safe \x1b]0;own", "ed\x07 \x1b", "[31mred\x9b2J end"]

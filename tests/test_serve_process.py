@@ -19,6 +19,7 @@ from conftest import Outcome, environment, run_slm
 from gguf_samples import PHI3_TEMPLATE, write_tiny_llama
 from gguf_surgery import with_keys
 from gguf_thinking import PLAIN, THINKS, write_planted
+from terminal import Terminal
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")]
 
@@ -272,6 +273,37 @@ class TestWarmRun:
             ended = slm("run", "Hi", "-n", "2", "-m", tiny, "-v")
         assert ended.code == 0 and "slm serve" not in ended.err
 
+    def test_a_plain_answer_is_made_by_the_server_as_a_whole(self, server: ServerProcess, slm: Slm, tiny: Path) -> None:
+        asked = (*self.RUN, "-m", tiny, "--seed", "3", "-s", "Be short.", "--json")
+        slm(*asked, stdin="water and oil\r\n")
+        warm, cold = (
+            json.loads(slm(*asked, *where, stdin="water and oil\r\n").out) for where in ((), ("--no-server",))
+        )
+        assert warm["usage"].pop("cached_tokens") == warm["usage"]["prompt_tokens"] - 1
+        del cold["usage"]["cached_tokens"], warm["timings"], cold["timings"]
+        assert warm == cold
+        slm("run", "Hi", "-n", "2", "-m", tiny)
+        assert slm("run", "Hi", "-n", "2", "--temp", "0").code == 0  # the model that was used last
+
+    @pytest.mark.parametrize(
+        ("arguments", "stdin"),
+        [
+            (("-n", "2"), "the people said " * 3000),  # more than the window
+            (("-n", "2", "What is it?"), b"\x89PNG\r\n\x1a\n" + b"\0" * 20),
+            (("-n", "2", "--on-overflow", "what"), "a"),
+            (("-n", "2"), ""),
+            (("-n", "2", "--think", "never"), "a"),
+            (("-n", "2", "-s", "@no-such-file"), "a"),
+            (("-n", "2", "--persona", "nobody"), "a"),
+        ],
+    )
+    def test_what_goes_wrong_is_said_as_without_a_server(
+        self, server: ServerProcess, slm: Slm, tiny: Path, arguments: tuple[str, ...], stdin: str | bytes
+    ) -> None:
+        warm, cold = (slm("run", "-m", tiny, *arguments, *where, stdin=stdin) for where in ((), ("--no-server",)))
+        assert (warm.code, warm.out, warm.err) == (cold.code, cold.out, cold.err)
+        assert warm.code != 0
+
     def test_private_commands_do_not_ask(self, server: ServerProcess, slm: Slm, tiny: Path) -> None:
         assert "slm serve" not in slm("run", "Hi", "-n", "2", "-m", tiny, "-v", "--private").err
 
@@ -289,6 +321,179 @@ class TestWarmRun:
         server.process.kill()
         _out, err = client.communicate(timeout=60)
         assert client.returncode == 5 and b"slm serve ended while it answered" in err
+
+    @pytest.mark.parametrize(("more", "code"), [(("--ctx", "64"), 7), (("--ctx", "16"), 7)])
+    def test_a_window_that_is_asked_for_is_that_large(
+        self, server: ServerProcess, slm: Slm, tiny: Path, more: tuple[str, ...], code: int
+    ) -> None:
+        asked = ("run", "Hello world", "--temp", "0", "-m", tiny, *more)
+        warm, cold = slm(*asked, "-v"), slm(*asked, "--no-server")
+        assert "from the memory of slm serve" in warm.err
+        assert (warm.code, warm.out) == (cold.code, cold.out) == (code, cold.out)
+
+
+class TestWarmBatch:
+    ROWS = "".join(f"the people said {number} words\n" for number in range(12))
+    BATCH = ("batch", "Say it again", "--temp", "0", "--seed", "3", "-n", "8", "--threads", "1")
+
+    def _both(self, slm: Slm, *arguments: str | Path, stdin: str = ROWS) -> list[list[dict[str, Any]]]:
+        found = []
+        for where in (("-v",), ("--no-server", "-v")):
+            done = slm(*self.BATCH, *arguments, *where, stdin=stdin)
+            assert done.code == 0, done.err
+            assert ("in the memory of slm serve" in done.err) == (where == ("-v",))
+            found.append([json.loads(line) for line in done.out.splitlines()])
+        return found
+
+    def test_the_same_records_as_without_a_server(self, server: ServerProcess, slm: Slm, tiny: Path) -> None:
+        n_same = 0
+        for warm, cold in zip(*self._both(slm, "-m", tiny), strict=True):
+            n_same += warm.pop("completion") == cold.pop("completion")
+            for record in (warm, cold):
+                del record["usage"]["cached_tokens"]
+            assert warm == cold
+        # texts may part where two tokens are nearly equally probable: the order of sums differs
+        assert n_same >= 9
+
+    def test_a_format_holds(self, server: ServerProcess, slm: Slm, tiny: Path) -> None:
+        warm, cold = self._both(slm, "-m", tiny, "--regex", "[a-c]{3}")
+        assert [len(record["value"]) for record in warm] == [3] * 12
+        assert [record["id"] for record in warm] == [record["id"] for record in cold]
+
+    def test_rows_that_fail_are_records(self, server: ServerProcess, slm: Slm, tiny: Path) -> None:
+        done = slm(*self.BATCH, "-m", tiny, "--ctx", "256", "-v", stdin=f"a\n{'word ' * 600}\nb\n")
+        records = [json.loads(line) for line in done.out.splitlines()]
+        assert done.code == 7, done.err
+        assert "in the memory of slm serve" in done.err
+        assert [record["error"] is None for record in records] == [True, False, True]
+
+    @pytest.mark.parametrize("more", [("--choices", "yes,no"), ("--parallel", "200"), ("--private",)])
+    def test_what_the_server_does_not_do_is_done_here(
+        self, server: ServerProcess, slm: Slm, tiny: Path, more: tuple[str, ...]
+    ) -> None:
+        done = slm(*self.BATCH, "-m", tiny, *more, "-v", stdin="a\n")
+        assert done.code == 0, done.err
+        assert "slm serve" not in done.err.replace("from the memory of slm serve", "")
+
+    def test_ctrl_c_keeps_what_is_written(self, server: ServerProcess, home: Path, tiny: Path, slm: Slm) -> None:
+        client = subprocess.Popen(
+            [sys.executable, "-m", "slmchat", *self.BATCH, "-m", str(tiny)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(home),
+        )
+        assert client.stdin is not None and client.stdout is not None
+        client.stdin.write(b"one\n")
+        client.stdin.flush()
+        assert json.loads(client.stdout.readline())["error"] is None
+        client.send_signal(signal.SIGINT)
+        _out, err = client.communicate(timeout=60)
+        assert client.returncode == 130 and b"interrupted; 1 row" in err
+        assert server.request("GET", "/health")[0] == 200
+
+    def test_a_server_that_dies_ends_the_batch_with_a_way_on(
+        self, server: ServerProcess, home: Path, tiny: Path
+    ) -> None:
+        client = subprocess.Popen(
+            [sys.executable, "-m", "slmchat", "batch", "go on", "-m", str(tiny), "--temp", "1"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(home),
+        )
+        assert client.stdin is not None
+        client.stdin.write(b"one\n")
+        client.stdin.flush()
+        while not json.loads(run_slm("serve", "--status", "--json", home=home).out)["working"]:
+            pass
+        server.process.kill()
+        _out, err = client.communicate(timeout=60)
+        assert client.returncode == 5 and b"--resume" in err
+
+
+class TestWarmChat:
+    def _open(self, home: Path, tiny: Path, *more: str) -> Terminal:
+        terminal = Terminal(["chat", tiny, "--temp", "0", "-n", "10", "-v", *more], home=home)
+        terminal.wait_for("/help")
+        return terminal
+
+    def _exported(self, home: Path) -> list[str]:
+        found = run_slm("sessions", "list", "--json", home=home)
+        last = json.loads(found.out)[0]["id"]
+        tree = json.loads(run_slm("sessions", "export", last, "--format", "json", home=home).out)
+        return [node["text"] for node in tree["messages"]]
+
+    def test_the_same_conversation_as_without_a_server(self, server: ServerProcess, home: Path, tiny: Path) -> None:
+        said = []
+        for more in ((), ("--no-server",)):
+            with self._open(home, tiny, *more) as terminal:
+                for number, text in enumerate(("Hello world", "And then"), 1):
+                    terminal.enter(text)
+                    terminal.wait_for_count("finish reason", number)
+                assert ("from the memory of slm serve" in terminal.everything) == (not more)
+                terminal.enter("/exit")
+                assert terminal.end() == 0
+            said.append(self._exported(home))
+        assert said[0] == said[1] and len(said[0]) == 4
+
+    def test_what_the_server_does_not_do_loads_the_model_here(
+        self, server: ServerProcess, home: Path, tiny: Path
+    ) -> None:
+        with self._open(home, tiny) as terminal:
+            terminal.enter("Hello world")
+            terminal.wait_for_count("finish reason", 1)
+            terminal.enter("/set threads 1")
+            terminal.enter("And then")
+            terminal.wait_for_count("finish reason", 2)
+            server.process.kill()
+            terminal.enter("And on")
+            terminal.wait_for_count("finish reason", 3)
+
+    def test_a_server_that_ends_is_not_needed(self, server: ServerProcess, home: Path, tiny: Path) -> None:
+        with self._open(home, tiny) as terminal:
+            terminal.enter("Hello world")
+            terminal.wait_for_count("finish reason", 1)
+            assert server.end()[0] == 0
+            terminal.enter("And then")
+            terminal.wait_for_count("finish reason", 2)
+
+    def test_ctrl_c_stops_the_answer_and_the_next_one_comes(
+        self, server: ServerProcess, home: Path, tiny: Path
+    ) -> None:
+        with self._open(home, tiny, "--temp", "1", "-n", "3000") as terminal:
+            terminal.enter("Hello world")
+            while not json.loads(run_slm("serve", "--status", "--json", home=home).out)["working"]:
+                pass
+            terminal.interrupt()
+            terminal.wait_for_count("finish reason", 1)
+            terminal.enter("/set n 5")
+            terminal.enter("And then")
+            terminal.wait_for_count("finish reason", 2)
+
+    def test_a_chat_that_goes_private_leaves_the_server(self, server: ServerProcess, home: Path, tiny: Path) -> None:
+        with self._open(home, tiny) as terminal:
+            terminal.enter("/private")
+            terminal.wait_for("nothing more of this chat")
+            terminal.enter("Hello world")
+            terminal.wait_for_count("finish reason", 1)
+        _code, said = server.end()
+        assert "generate" not in said
+
+    def test_a_removed_conversation_takes_its_state_along(
+        self, server: ServerProcess, home: Path, tiny: Path, slm: Slm
+    ) -> None:
+        with self._open(home, tiny) as terminal:
+            terminal.enter("the people said that it was the first time " * 12)
+            terminal.wait_for_count("finish reason", 1)
+            terminal.enter("/exit")
+            assert terminal.end() == 0
+        assert server.end()[0] == 0  # states are written at the latest then
+        kept = list((home / "cache" / "kv").rglob("*.kv"))
+        (session,) = json.loads(slm("sessions", "list", "--json").out)
+        assert kept and all(state.name.startswith(session["id"]) for state in kept)
+        assert slm("sessions", "rm", session["id"], "--yes").code == 0
+        assert not list((home / "cache" / "kv").rglob("*.kv"))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -178,7 +178,7 @@ def test_search(settings: Settings, talk: Conversation) -> None:
 
 
 def test_search_without_fts5_says_so(settings: Settings, talk: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slmchat.conversation.archive_schema.Database.has_fts5", lambda self: False)
+    monkeypatch.setattr("slmchat.database.Database.has_fts5", lambda self: False)
     told = world()
     sessions.search(["rayleigh"], settings, told.console)
     assert "FTS5" in told.err()
@@ -331,7 +331,7 @@ def test_rm_all_asks(
 def test_rm_while_another_is_reading_says_that_traces_may_stay(
     settings: Settings, three: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slmchat.conversation.archive_schema.Database.erase", lambda self: False)
+    monkeypatch.setattr("slmchat.database.Database.erase", lambda self: False)
     told = world()
     sessions.rm([three[0]], settings, told.console)
     assert "traces may stay" in told.err()

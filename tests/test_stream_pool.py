@@ -219,7 +219,9 @@ def test_a_long_prompt_is_read_in_pieces_beside_an_answer(
     plain: llama.LlamaEngine, open_pool: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_pool, "_FIRST_SPEED", 100.0)
-    monkeypatch.setattr(stream_pool, "_NEWEST", 0.0)  # the speed of this machine does not matter
+    monkeypatch.setattr(
+        stream_pool.LlamaStreamPool, "_measure", lambda *_: None
+    )  # that of this machine does not matter
     pool = open_pool(plain)
     pool.begin(Request(0, _plain("hello"), GREEDY, Limits(60)))
     list(pool.step())
@@ -232,6 +234,22 @@ def test_a_long_prompt_is_read_in_pieces_beside_an_answer(
     steps = [after - before for before, after in itertools.pairwise(done)]
     assert max(steps) == 20  # 0.2 s of it
     assert sum(n_between) > len(steps) / 2
+
+
+def test_a_slower_piece_counts_at_once(plain: llama.LlamaEngine, open_pool: Open) -> None:
+    pool = open_pool(plain)
+
+    def after(*sizes: int, seconds: float) -> float:
+        spans = [(stream_pool.TokenSpan(0, 0, [1] * size), None) for size in sizes]
+        pool._measure(spans, seconds)  # type: ignore[arg-type]
+        return pool._speed
+
+    assert after(512, seconds=0.5) == 200  # alone: no more than the first guess
+    assert after(512, seconds=5.0) == pytest.approx(51.2)  # a slow device
+    assert after(40, 1, seconds=0.2) == pytest.approx(51.2 + 0.3 * (205 - 51.2))
+    assert after(19, 1, seconds=1.0) == pytest.approx(20)  # what has become slow, is
+    assert after(512, seconds=0.1) == pytest.approx(20)  # a large batch tells nothing of a piece any more
+    assert after(1, 1, seconds=0.1) == pytest.approx(20)
 
 
 @pytest.mark.parametrize(

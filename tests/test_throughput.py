@@ -58,7 +58,7 @@ class TestMeasuring:
         assert list(tmp_path.iterdir()) == []
 
     def test_the_end_comes_inside_a_token(self, tmp_path: Path) -> None:
-        with device_throughput._Deadline(600) as deadline:
+        with device_throughput.Deadline(600) as deadline:
             with device_throughput._opened(LAYER, tmp_path, 1, 1, deadline) as running:
                 assert running is not None and running.token() is not None
                 deadline._ring()

@@ -66,6 +66,7 @@ NOT_RUN = {
     r"strace": "tests/test_strace.py runs it where it is installed",
     r"slm doctor$": "its exit code is about this machine: tests/test_doctor.py",
     r"fpath": "an array of zsh: tests/test_completion.py",
+    r"^slm eval": "it measures for minutes: tests/test_eval_run.py",
 }
 # Pages about other times: what they name need not exist any more.
 OTHER_TIMES = ("decisions.md", "changelog.md", "architecture.md")

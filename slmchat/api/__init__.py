@@ -14,8 +14,11 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.classify import Classification
 from slmchat.generation.response import Completion
 from slmchat.privacy.seal import SealStatus
+from slmchat.retrieval.answers import Answer
+from slmchat.retrieval.quotations import Quotation
 
 __all__ = [
+    "Answer",
     "Chat",
     "Classification",
     "Completion",
@@ -23,6 +26,7 @@ __all__ = [
     "FinishReason",
     "Message",
     "Model",
+    "Quotation",
     "SealStatus",
     "SlmError",
     "Stream",

@@ -8,10 +8,12 @@ Refuses to know: how a question becomes an answer (generation/generator.py) and 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from os import PathLike
 from typing import Literal, NoReturn, Unpack, cast
 
 from slmchat.api import arguments
 from slmchat.api.chat import Chat, Overflowing
+from slmchat.api.documents import paths_of
 from slmchat.api.options import (
     CompletionOptions,
     ImageSource,
@@ -44,7 +46,9 @@ from slmchat.generation.response import Completion, NullHandler, StreamHandler, 
 from slmchat.generation.structured import ResponseFormat
 from slmchat.models.embedding import embedder
 from slmchat.options import GenerationOptions
-from slmchat.ranges import PARALLEL
+from slmchat.ranges import PARALLEL, PASSAGES
+from slmchat.retrieval.answers import Answer, DocumentAnswers
+from slmchat.retrieval.steps import SilentDelegate
 
 
 class Model:
@@ -248,6 +252,47 @@ class Model:
         if found is None:
             raise SlmError("the classification was cancelled.", exit_code=ExitCode.INTERRUPTED)
         return found[0]
+
+    @says_parameters
+    def ask(
+        self,
+        question: str,
+        documents: str | PathLike[str] | Sequence[str | PathLike[str]],
+        *,
+        top: int | None = None,
+        quotes_only: bool = False,
+        system: str | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Answer:
+        """The answer to a question from documents (files and directories), with quotations that are in them letter by
+        letter (docs/ask.md). What is new of them is read first.
+
+        `top`: so many passages are read for the question (1 to 50; None: 5, by a very small model 3). `quotes_only`:
+        the quotations without an answer. Without a temperature the same question has the same answer. Where the
+        documents do not answer it, `refusal` says so, and there is no text. Raises as `complete` does; USAGE too for
+        documents that are not there or cannot be read, INTERRUPTED when it was cancelled while they were.
+        """
+        refuse_unknown(options, SamplingOptions, "ask")
+        self._shared.check_answers()
+        if not arguments.text(question, "question").strip():
+            raise SlmError("the question is empty.", exit_code=ExitCode.USAGE)
+        if top is not None and (isinstance(top, bool) or not isinstance(top, int) or not PASSAGES.holds(top)):
+            raise SlmError(f"top must be {PASSAGES}, or None.", exit_code=ExitCode.USAGE)
+        arguments.text_or_none(system, "system")
+        paths = paths_of(documents)
+        asked = with_sampling(replace(self._options, temperature=None), options)
+        with self._shared.turns.taken():
+            generator = self._shared.generator
+            answers = DocumentAnswers(
+                generator,
+                self._shared.documents.search_in(paths, self._shared.running),
+                asked,
+                [Message(Role.SYSTEM, system)] if system else [],
+                top=top,
+                is_quoting_only=arguments.flag(quotes_only, "quotes_only"),
+                order=self._shared.documents.order,
+            )
+            return answers.answer(question, SilentDelegate(self._shared.running))
 
     @says_parameters
     def embed(self, texts: str | Sequence[str], *, trim: bool = False) -> list[list[float]]:

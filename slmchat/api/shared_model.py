@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from slmchat.api.documents import ModelDocuments
 from slmchat.api.parameters import says_parameters
 from slmchat.api.stream import Stream
 from slmchat.api.turns import ModelTurn, Turns
@@ -32,6 +33,7 @@ class SharedModel:
         self.opened = generator.opened
         self.turns = Turns()
         self.chats: weakref.WeakSet[Closable] = weakref.WeakSet()
+        self.documents = ModelDocuments(generator.opened)
         self._generator: Generator | None = generator
         self._stream: weakref.ref[Stream] | None = None
 
@@ -99,6 +101,7 @@ class SharedModel:
     def _free(self) -> None:
         generator, self._generator = self._generator, None
         if generator is not None:
+            self.documents.close()
             generator.close()
 
     def __del__(self) -> None:

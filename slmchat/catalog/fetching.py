@@ -138,6 +138,23 @@ def checked(
 ) -> tuple[tuple[FetchedFile, ...], tuple[Header, ...]]:
     """Fetch, and return files whose sha256 and GGUF header are right, with the headers.
 
+    Raises `SlmError`, and `OSError` when this disk refuses.
+    """
+    fetched = whole(source, plan, directory, name, reporter, again=f"slm pull {name}")
+    try:
+        return fetched, tuple(read_header(file.path, file.planned.name) for file in fetched)
+    except SlmError as error:
+        source.discard(tuple(file for file in fetched if not file.was_there))
+        if error.exit_code is not ExitCode.DAMAGED or plan.lock_file is None:
+            raise
+        raise SlmError(f"it came as its source states it, and {error.message}", exit_code=ExitCode.DAMAGED) from error
+
+
+def whole(
+    source: Source, plan: FetchPlan, directory: Path, name: str, reporter: Reporter, *, again: str
+) -> tuple[FetchedFile, ...]:
+    """Fetch, and return files whose sha256 is right. `again`: the command that tries again.
+
     A damaged copy (or part) that lay in the Hub's cache before is thrown away and fetched again, once. Wrong bytes are
     thrown away. Raises `SlmError`, and `OSError` when this disk refuses.
     """
@@ -154,16 +171,10 @@ def checked(
         source.discard((file,))
         raise SlmError(
             f"{file.planned.name} is damaged: its sha256 is {found}, expected {file.planned.sha256}.",
-            hint=f"the damaged copy is deleted; try again: slm pull {name}",
+            hint=f"the damaged copy is deleted; try again: {again}",
             exit_code=ExitCode.DAMAGED,
         )
-    try:
-        return fetched, tuple(read_header(file.path, file.planned.name) for file in fetched)
-    except SlmError as error:
-        source.discard(tuple(file for file in fetched if not file.was_there))
-        if error.exit_code is not ExitCode.DAMAGED or plan.lock_file is None:
-            raise
-        raise SlmError(f"it came as its source states it, and {error.message}", exit_code=ExitCode.DAMAGED) from error
+    return fetched
 
 
 def _fetch(source: Source, plan: FetchPlan, directory: Path, name: str, reporter: Reporter) -> tuple[FetchedFile, ...]:

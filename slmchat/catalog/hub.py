@@ -58,6 +58,8 @@ class HubSource:
                 f"HF_ENDPOINT is {_without_login(self._endpoint)}", "HF_ENDPOINT=https://…, or unset it"
             )
         spec = self._spec
+        if spec.is_dataset:
+            return self._planned(str(spec.revision), (PlannedFile(spec.file, spec.size, spec.sha256),), None)
         names = file_names.parts_of(spec.file) if spec.file else ()
         is_pinned = spec.revision is not None and is_commit(spec.revision)
         if is_pinned and len(names) == 1 and spec.size is not None and spec.sha256 is not None:
@@ -110,10 +112,11 @@ class HubSource:
 
     @property
     def _here(self) -> CachedRepository:
-        return CachedRepository(hub_client.cache_directory(), self._spec.repo)
+        return CachedRepository(hub_client.cache_directory(), self._spec.repo, self._spec.is_dataset)
 
     def _transfer(self, commit: str) -> HubTransfer:
-        return HubTransfer(self._endpoint, self._host, self._spec.repo, commit, self._command)
+        spec = self._spec
+        return HubTransfer(self._endpoint, self._host, spec.repo, commit, self._command, spec.is_dataset)
 
     def _listing(self) -> HubListing:
         """What the Hub says about the repository. Raises `MalformedAnswer`, and the client's errors."""

@@ -3,8 +3,8 @@
 slm puts its files in by itself. The client would take the name of a blob and of a snapshot from the headers of a
 server, and this module takes them from records that have been checked (untrusted.py).
 
-Knows: the cache's documented layout (`models--OWNER--REPO/blobs/SHA256`, `snapshots/COMMIT/FILE` links to a blob), and
-that a link in it may lead out of it.
+Knows: the cache's documented layout (`models--OWNER--REPO/blobs/SHA256`, `snapshots/COMMIT/FILE` links to a blob; data
+sets lie in `datasets--OWNER--REPO`), and that a link in it may lead out of it.
 Refuses to know: the network; huggingface_hub itself, whose own deletion takes a whole revision with the files that
 other tools have fetched.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from slmchat.catalog.untrusted import PlannedFile
 from slmchat.private_files import check_below, is_below, remove_below
 
-_REPOSITORY = "models--"
+_REPOSITORY, _DATASET = "models--", "datasets--"
 
 
 def hub_cache_directories(environ: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
@@ -35,10 +35,11 @@ class CachedRepository:
 
     cache: Path
     repo: str
+    is_dataset: bool = False
 
     @property
     def folder(self) -> Path:
-        return self.cache / (_REPOSITORY + self.repo.replace("/", "--"))
+        return self.cache / ((_DATASET if self.is_dataset else _REPOSITORY) + self.repo.replace("/", "--"))
 
     def lock_file(self, commit: str, file: PlannedFile) -> Path:
         """What a pull of this file locks."""
@@ -99,7 +100,7 @@ def delete_cached(path: Path) -> int:
     Returns the bytes freed. Paths that are gone are fine. What is not below the folder of a repository, also behind
     links, stays. Raises `OSError`, `SlmError`.
     """
-    repository = next((folder for folder in path.parents if folder.name.startswith(_REPOSITORY)), None)
+    repository = next((folder for folder in path.parents if folder.name.startswith((_REPOSITORY, _DATASET))), None)
     if repository is None or not is_below(repository.parent, path):
         return 0
     if not path.is_symlink():  # a partial file, a blob, or a cache on a disk without symbolic links

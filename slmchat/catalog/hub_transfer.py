@@ -49,13 +49,17 @@ class _Refused(_Cut):
 
 @dataclass(frozen=True, slots=True)
 class HubTransfer:
-    """Files of `repo` at `commit`. `command`: what hints repeat. Errors are the client's own, besides `SlmError`."""
+    """Files of `repo` at `commit`. `command`: what hints repeat. `is_dataset`: the repository is one of data.
+
+    Errors are the client's own, besides `SlmError`.
+    """
 
     endpoint: str
     host: str
     repo: str
     commit: str
     command: str
+    is_dataset: bool = False
 
     def header(self, file: PlannedFile, most_bytes: int) -> Header | None:
         """The header of a file of `most_bytes` bytes at most; None when the server does not send parts of a file."""
@@ -112,7 +116,8 @@ class HubTransfer:
             return bytes(data[: end - start])
 
     def _url(self, file: PlannedFile) -> str:
-        return f"{self.endpoint}/{self.repo}/resolve/{self.commit}/{quote(file.name)}"
+        place = f"datasets/{self.repo}" if self.is_dataset else self.repo
+        return f"{self.endpoint}/{place}/resolve/{self.commit}/{quote(file.name)}"
 
     @contextmanager
     def _opened(self, file: PlannedFile, range: str | None) -> Iterator[Any]:

@@ -21,10 +21,11 @@ class License:
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """One GGUF (or the first part of a split one) in a repository on the Hugging Face Hub.
+    """One GGUF (or the first part of a split one) in a repository on the Hugging Face Hub, or a file of a data set.
 
     `revision` is the commit at which `sha256` (of the whole file, the Git-LFS object id) was recorded.
-    `size` is in bytes. What is None is asked of the Hub when pulling.
+    `size` is in bytes. What is None is asked of the Hub when pulling. `is_dataset`: it lies in a repository of data,
+    and `revision` and `sha256` are known.
     """
 
     repo: str
@@ -33,6 +34,7 @@ class HubFile:
     size: int | None = None
     sha256: str | None = None
     is_gated: bool = False
+    is_dataset: bool = False
 
 
 @dataclass(frozen=True, slots=True)

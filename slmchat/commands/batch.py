@@ -41,6 +41,7 @@ from slmchat.generation.prompt_template import PromptFile, prompt_file
 from slmchat.generation.structured import ResponseFormat
 from slmchat.models.backend import open_backend
 from slmchat.models.open import OpenModel
+from slmchat.models.warm_server import WarmLocalModel, WarmServer
 from slmchat.option_fields import number_or_auto
 from slmchat.options import (
     BatchOptions,
@@ -59,6 +60,9 @@ from slmchat.terminal.piped import telling_when_idle
 
 # Tokens that one row and its completion may take when nobody says so: enough for a page or two.
 _N_CTX = 4096
+
+# Rows that a server of this user gets at once: as many connections are made before the seal.
+_MOST_AT_A_SERVER = 8
 
 
 def batch(
@@ -79,7 +83,9 @@ def batch(
     descriptor = _open_output(
         batch, options.files, console
     )  # before the seal: it may lie where a sealed process cannot open it
-    backend = open_backend(options, settings, console)
+    needs_own = bool(wanted[1].choices) or wanted[2].best_of is not None
+    server = None if needs_own else WarmServer.find(options, settings, _MOST_AT_A_SERVER)
+    backend = open_backend(options, settings, console, server=server)
     response_format, task = response_format_from(*wanted[:2], is_stdin_taken=not options.files or "-" in options.files)
     for note in response_format.notes if response_format else ():
         console.note(note)
@@ -99,7 +105,9 @@ def batch(
         _check_pictures(instruction, template, task)
         model.check_vision(settings)
     prefix = prefix_messages(options, settings)
-    opened = OpenModel(model, options, settings, console)
+    opened = OpenModel(backend.warmed(model, options, settings), options, settings, console)
+    if has_pictures or not _has_room_for(opened, n_parallel):
+        opened.load_here()
     engine = opened.engine
     n_ctx = _window(opened)
     lay_out = layout(
@@ -220,13 +228,22 @@ def _answers(
     return Completions(sampler, limits, is_raw=options.raw, is_sanitized=is_sanitized)
 
 
+def _wanted_window(opened: OpenModel) -> int:
+    return opened.options.ctx or opened.settings.n_ctx or min(opened.trained_context_length, _N_CTX)
+
+
 def _window(opened: OpenModel) -> int:
     """The context window of each row in tokens; 0: the endpoint does not tell its own."""
-    options, trained = opened.options, opened.trained_context_length
     if not opened.engine.info.has_exact_counts:
-        return trained
-    wanted = options.ctx or opened.settings.n_ctx or min(trained, _N_CTX)
-    return opened.window(wanted, least=None if options.ctx else window.MIN_COMPLETION_TOKENS)
+        return opened.trained_context_length
+    return opened.window(_wanted_window(opened), least=None if opened.options.ctx else window.MIN_COMPLETION_TOKENS)
+
+
+def _has_room_for(opened: OpenModel, n_parallel: int | None) -> bool:
+    """Whether a server that has the model works on so many rows at once, in windows as large as they are here."""
+    if not isinstance(opened.model, WarmLocalModel):
+        return True
+    return (n_parallel or 1) <= opened.model.engine.most and opened.has_room_in_server(_wanted_window(opened))
 
 
 def _open_output(options: BatchOptions, files: Sequence[str], console: Console) -> int | None:

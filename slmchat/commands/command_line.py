@@ -138,7 +138,10 @@ def called(program: Any, arguments: Sequence[str]) -> int:
     return int(ExitCode.DONE)
 
 
-GROUPS = {"sessions": "Saved conversations. List, show, search, export, import, rename or remove them."}
+GROUPS = {
+    "sessions": "Saved conversations. List, show, search, export, import, rename or remove them.",
+    "docs": "Documents that slm ask has read. List, show or forget them.",
+}
 
 _TYPER: Mapping[str, Any] = {
     "rich_markup_mode": None,

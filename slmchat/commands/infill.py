@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from slmchat.catalog import registry
+from slmchat.commands.endings import exit_code
 from slmchat.commands.infill_target import InfillPlace, InfillTarget, named, place_of, read, read_target, resolved
-from slmchat.commands.output import exit_code
 from slmchat.conversation import infill, window
 from slmchat.conversation.infill import Gap, SourceFile
 from slmchat.engine.api import Engine, FinishReason, InfillTokens, Limits
@@ -28,9 +28,9 @@ from slmchat.privacy.writable_paths import check_file
 from slmchat.privacy.writer import FileWriter
 from slmchat.sanitize import Sanitizer
 from slmchat.settings import Settings
-from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
+from slmchat.terminal.plain_view import PlainView
 from slmchat.text_files import text_of, with_line_feeds
 
 # Room for a fill without -n, in tokens: some 20 lines. Base models do not always know where to stop.

@@ -185,20 +185,3 @@ def _refused(error: OSError, path: Path) -> SlmError:
     is_full = "full" in refused.message
     hint = "make room and try again, or write elsewhere" if is_full else "write elsewhere: -o FILE"
     return SlmError(refused.message, hint=hint, exit_code=refused.exit_code)
-
-
-def exit_code(reason: FinishReason, console: Console, n_ctx: int, n_trained: int) -> ExitCode:
-    """The exit code of a completion that ended so; warns when the context window was full, with what to do.
-
-    `n_ctx`: the window in tokens (0: not told); `n_trained`: what the model was trained for.
-    """
-    if reason is FinishReason.INTERRUPTED:
-        return ExitCode.INTERRUPTED
-    if reason is FinishReason.CONTEXT:
-        larger = min(n_trained, 2 * n_ctx)
-        way = f"twice as much: --ctx {larger}" if larger == 2 * n_ctx else f"the most for this model: --ctx {larger}"
-        way = way if larger > n_ctx else f"the model was trained for {n_trained:,}; a shorter input leaves more"
-        size = f"context window of {n_ctx:,} tokens ({way})" if n_ctx else "context window"
-        console.warn(f"the completion ran into the end of the {size}.")
-        return ExitCode.CONTEXT
-    return ExitCode.DONE

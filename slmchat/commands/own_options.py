@@ -62,6 +62,13 @@ class ModelName:
 
 
 @dataclass(eq=False, repr=False)
+class EvalModels:
+    """The models of `slm eval`."""
+
+    names: list[str] | None = argument("[MODEL]...", "Without one, the default model.", None)
+
+
+@dataclass(eq=False, repr=False)
 class JsonOption:
     """Where nothing else is taken."""
 
@@ -76,6 +83,13 @@ class RunOptions:
     no_input: bool = _input(
         "--no-input", help="Do not read standard input (for loops that read it themselves).", default=False
     )
+
+
+@dataclass(eq=False, repr=False)
+class AskedQuestion:
+    """The question of `slm ask`."""
+
+    words: list[str] | None = argument("[QUESTION]...", "Without one, or with -: each line of stdin is one.", None)
     no_server: bool = option("--no-server", help="Load the model here, also when slm serve has it.", default=False)
 
 
@@ -219,4 +233,28 @@ class SessionsRemoveOptions:
 
     names: list[str] | None = argument("[ID|TITLE]...", default=None)
     all: bool = option("--all", help="Remove every conversation.", default=False)
+    yes: bool = option("--yes", help="Do not ask.", default=False)
+
+
+@dataclass(eq=False, repr=False)
+class DocsListOptions:
+    """What `slm docs list` takes."""
+
+    json: bool = json_option()
+
+
+@dataclass(eq=False, repr=False)
+class DocsShowOptions:
+    """What `slm docs show` takes."""
+
+    name: str = argument("PATH", "A document that was read.")
+    json: bool = json_option()
+
+
+@dataclass(eq=False, repr=False)
+class DocsRemoveOptions:
+    """What `slm docs rm` takes."""
+
+    names: list[str] | None = argument("[PATH]...", "Documents, or directories with some.", default=None)
+    all: bool = option("--all", help="Forget every document.", default=False)
     yes: bool = option("--yes", help="Do not ask.", default=False)

@@ -50,9 +50,11 @@ COMMANDS = (
     Reach("run", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("chat", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("batch", _NOTHING_ELSE, True, takes_endpoint=True),
+    Reach("ask", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("serve", "nothing; it is reached by programs of this device, with --host ADDRESS and a key by others", True),
     Reach("embed", _NOTHING_ELSE, True, takes_endpoint=True),
     Reach("bench", _NOTHING, True),
+    Reach("eval", "nothing, once the public tasks that were asked for are fetched from the Hub", True),
     Reach("doctor", _NOTHING, True),
     Reach("tune", _NOTHING, True),
     Reach("list", _NOTHING_ELSE, False, takes_endpoint=True),
@@ -61,6 +63,7 @@ COMMANDS = (
     Reach("rm", _NOTHING, False),
     Reach("verify", _NOTHING, False),
     Reach("sessions", _NOTHING, False),
+    Reach("docs", _NOTHING, False),
     Reach("completion", _NOTHING, False),
     Reach("help", _NOTHING, False),
     Reach("privacy", "nothing; --check talks to itself on the loopback device", True),
@@ -188,10 +191,12 @@ def _places(settings: Settings, console: Console) -> list[WrittenPlace]:
     paths = settings.paths
     named = [
         WrittenPlace("models", paths.models, _size(paths.models), "as without: pulled models stay"),
-        WrittenPlace("saved conversations", paths.sessions, _archive_size(paths.sessions), "not written"),
+        WrittenPlace("saved conversations", paths.sessions, _database_size(paths.sessions), "not written"),
+        WrittenPlace("documents (slm ask)", paths.documents, _database_size(paths.documents), "not written, in memory"),
         WrittenPlace("messages typed in chat", paths.input_history, _size(paths.input_history), "not written"),
         WrittenPlace("chat settings (/set)", paths.chat_settings, _size(paths.chat_settings), "not written"),
         WrittenPlace("exports (/export)", paths.exports, _size(paths.exports), "written when asked for"),
+        WrittenPlace("evaluations (slm eval)", paths.evaluations, _size(paths.evaluations), "not written"),
         WrittenPlace("the model used last", paths.last_model, _size(paths.last_model), "not written"),
     ]
     states = WrittenPlace(
@@ -207,13 +212,13 @@ def _places(settings: Settings, console: Console) -> list[WrittenPlace]:
         WrittenPlace("configuration", paths.config, _size(paths.config), "as without: written only on request"),
         WrittenPlace("the rest of the cache", paths.cache, _size(paths.cache) - states.size, "as without"),
         *(
-            WrittenPlace(what, path, _size(path), "as without: only slm pull writes there")
+            WrittenPlace(what, path, _size(path), "as without: written by slm pull, and slm eval for public tasks")
             for what, path in hub_cache_directories(console.environ)
         ),
     ]
 
 
-def _archive_size(file: Path) -> int:
+def _database_size(file: Path) -> int:
     """The archive with its write-ahead log and shared memory."""
     return sum(_size(Path(f"{file}{end}")) for end in ("", "-wal", "-shm"))
 

@@ -7,8 +7,9 @@ context window of the size that it needs, show what comes, and leave with an exi
 import time
 from contextlib import AbstractContextManager
 
+from slmchat.commands.endings import exit_code, tell_of_silence
 from slmchat.commands.inputs import prefix_messages, read_inputs, read_text
-from slmchat.commands.output import OutputWriter, exit_code
+from slmchat.commands.output import OutputWriter
 from slmchat.commands.own_options import RunOptions
 from slmchat.commands.several_answers import elected, settled, several_of
 from slmchat.commands.structured_options import response_format_from
@@ -36,10 +37,10 @@ from slmchat.options import (
     TemplateOptions,
 )
 from slmchat.settings import Settings
-from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
 from slmchat.terminal.doubt import LEGEND
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
+from slmchat.terminal.plain_view import PlainView
 
 
 def run(
@@ -71,16 +72,15 @@ def run(
     several = several_of(wanted, output)
     writer.keep_target()
     # 1. Closed in; only then is anything read. 2. The model loads, behind what the prompt takes.
-    needs_own = own.no_server or bool(wanted[1].choices) or several is not None
+    needs_own = bool(wanted[1].choices) or several is not None
     server = None if needs_own else WarmServer.find(options, settings)
-    backend = open_backend(options, settings, console, kept=None if server is None else server.kept)
+    backend = open_backend(options, settings, console, server=server)
     template = prompt_file(template_options, words, read_text)
     response_format, task = response_format_from(*wanted[:2], is_stdin_taken="-" in options.files)
-    opened = open_model(backend, options, settings, console, server)
-    model = opened.model
+    opened = open_model(backend, options, settings, console)
     attachments, pictures = read_inputs(options, console, reads_piped=reads_input)
     if pictures:
-        model.check_vision(settings)
+        opened.model.check_vision(settings)
     request = PromptRequest(" ".join(words), attachments, prefix_messages(options, settings), pictures, template)
     # 3. The prompt, and a window for it.
     generator = Generator(opened)
@@ -94,9 +94,10 @@ def run(
 
     prepared = prepared_by(generator)
     if not generator.has_room_for(prepared):  # of a server's window
-        generator = Generator(open_model(backend, options, settings, console))
-        opened = generator.opened
+        opened.load_here()
+        generator = Generator(opened)
         prepared = prepared_by(generator)
+    model = opened.model
     sampler = params.sampler_settings(model, settings, options, lambda: prepared.thinks(generator.engine))
     asked = settled(several, response_format, sampler, is_remote=model.host is not None)
     prepared = generator.open_for(prepared, is_trimmed=is_trimmed, n_answers=asked.n if asked else 1)
@@ -125,7 +126,7 @@ def run(
     else:
         record = {**completion.record(model.key, load_s), **besides}
         writer.write(completion, record, discard_partial=is_structured or asked is not None)
-    _tell_of_silence(completion, opened.model, console)
+    tell_of_silence(_silence(completion, model), completion.thinking, console)
     console.detail(describe(completion.finish_reason, completion.usage, completion.timings))
     if completion.best_of is not None:
         console.detail(str(completion.best_of))
@@ -136,16 +137,9 @@ def run(
     return exit_code(completion.finish_reason, console, n_ctx, generator.engine.info.trained_context_length)
 
 
-def _tell_of_silence(completion: Completion, model: BackendModel, console: Console) -> None:
-    """An answer that is empty, or all thought: why, and what helps. Of an endpoint its engine tells."""
-    empty = silence(completion, completion.usage, completion.finish_reason)
-    if empty is None or model.host is not None:
-        return
-    if completion.thinking:
-        hint = "--think-budget N limits the thought, --think off leaves it out; more room for both: -n N"
-    else:
-        hint = "another --seed, or another wording; slm doctor MODEL tests the model"
-    console.warn(f"{empty}.", hint)
+def _silence(completion: Completion, model: BackendModel) -> str | None:
+    """Why there is no answer; None: there is one, or it is an endpoint's, and then its engine tells."""
+    return None if model.host else silence(completion, completion.usage, completion.finish_reason)
 
 
 def _refuse_beside_questions(wanted: tuple[FormatOptions, ChoiceOptions], template: TemplateOptions) -> None:

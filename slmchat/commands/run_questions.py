@@ -7,8 +7,9 @@ import json
 import time
 from collections.abc import Sequence
 
+from slmchat.commands.endings import exit_code
 from slmchat.commands.inputs import prefix_messages, read_inputs
-from slmchat.commands.output import OutputWriter, exit_code
+from slmchat.commands.output import OutputWriter
 from slmchat.commands.structured_options import questions_of
 from slmchat.engine.api import FinishReason, Usage
 from slmchat.errors import ExitCode, SlmError

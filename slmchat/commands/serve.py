@@ -17,13 +17,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slmchat.engine.warm.engine import WarmConnection, ask
+from slmchat.engine.warm.connection import WarmConnection, ask
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.models import resolve, sandbox
 from slmchat.models.backend import LocalBackend
 from slmchat.models.open import open_model
-from slmchat.models.warm_server import computed_with, connect, socket_path
+from slmchat.models.warm_socket import computed_with, connect, socket_path
 from slmchat.option_fields import number_or_auto
 from slmchat.options import GenerationOptions, ServeOptions
 from slmchat.privacy.steps import KeptSockets
@@ -74,7 +74,7 @@ def _run(name: str | None, options: ServeOptions, path: Path, settings: Settings
         # 4. Answer.
         access = Access(_hosts(options.host), tuple(options.allow_origin), key)
         ends_idle = console.environ.get(_ENDS_IDLE) == "1"
-        server = Server(made, models, access, console, computed_with(generation), ends_idle=ends_idle)
+        server = Server(made, models, access, console, settings, computed_with(generation), ends_idle=ends_idle)
         with _ended_by_signals(server.stop):
             console.note(f"{models.name} at {made[-1].address}/v1 ({about}; it accepts, and never connects)")
             console.note("Ctrl-C ends it." if console.is_stderr_tty else "SIGTERM ends it.")
@@ -151,14 +151,21 @@ def _seconds(text: str) -> float | None:
 @contextlib.contextmanager
 def _ended_by_signals(stop: Any) -> Iterator[None]:
     """Ctrl-C, SIGTERM and SIGHUP let running answers end, and then the server."""
+    heard: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        heard.append(number)
+        stop()
+
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, lambda *_: stop()) for number in numbers}
+    before = {number: signal.signal(number, end) for number in numbers}
     try:
         with interrupts.cancelling(stop):
             yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if not heard:  # else who hears signals in the end (terminal/interrupts.py) would take it for one more
+                signal.signal(number, handler)
 
 
 # The server that runs

@@ -1,7 +1,7 @@
 """The saved conversations: sessions in one SQLite file, written as they happen, listed, found, removed.
 
 Knows: how the tree of a conversation lies in the tables, how people name a session.
-Refuses to know: the file itself (archive_schema.py), the search index (archive_search.py), formats for other programs
+Refuses to know: the file itself (database.py), the search index (archive_search.py), formats for other programs
 (exchange.py), when to write (recorder.py), and how anything is shown: texts come out as raw as they went in.
 
 The file is opened when something is first asked of it, so each method may raise `SlmError` (storage, damaged), and it
@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from slmchat.conversation import archive_pictures, archive_rows, archive_search, exchange
-from slmchat.conversation.archive_schema import WAIT_S, Database
+from slmchat.conversation import archive_pictures, archive_rows, archive_schema, archive_search, exchange
 from slmchat.conversation.archive_search import Hit
 from slmchat.conversation.messages import Conversation, Message, Node, Role, new_id
+from slmchat.database import WAIT_S, Database
 from slmchat.errors import ExitCode, SlmError
 
 # The first characters of an id that are shown; an id may be abbreviated down to four.
@@ -61,7 +61,7 @@ class Archive:
     """The sessions in `file`. One object for each thread of work; many processes may use the file at once."""
 
     def __init__(self, file: Path) -> None:
-        self._database = Database(file)
+        self._database = Database(file, archive_schema.SCHEMA)
 
     def close(self) -> None:
         self._database.close()

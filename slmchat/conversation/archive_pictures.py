@@ -7,8 +7,8 @@ All functions run inside a transaction of the caller.
 from collections.abc import Sequence
 
 from slmchat.conversation import archive_rows
-from slmchat.conversation.archive_schema import Database
 from slmchat.conversation.pictures import Picture
+from slmchat.database import Database
 
 
 def put(database: Database, message: int, pictures: Sequence[Picture]) -> None:

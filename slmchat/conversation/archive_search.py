@@ -1,7 +1,7 @@
 """Finding what was said: the user's words as a safe query, the index, hits with the words in their context.
 
 Knows: FTS5, its index over the messages and how it is kept up, and what to do without it.
-Refuses to know: SQLite's errors and files (archive_schema.py), how hits are shown.
+Refuses to know: SQLite's errors and files (database.py), how hits are shown.
 
 The index has no copy of the texts, only their words. It lags behind: what is written goes to the table `unindexed`, and
 `refresh` takes it from there, so that saving an answer never waits for the index, nor fails with it.
@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from slmchat.conversation import archive_rows
-from slmchat.conversation.archive_schema import Database
+from slmchat.database import Database
 from slmchat.errors import ExitCode, SlmError
 
 _MOST_CHARACTERS = 1_000  # of a query

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
@@ -80,11 +80,13 @@ class Prompt:
     the assistant's: the completion goes on with that text.
     `cache_hints`: other prompts that may be asked later (another question about the same document, say). What they have
     in common with this one is worth keeping; a session need not heed it.
+    `owner`: the conversation whose words it holds, for a `StreamPool`, which keeps states by itself; "": none.
     """
 
     parts: tuple[Part, ...]
     turns: tuple[Turn, ...] = ()
     cache_hints: "tuple[Prompt, ...]" = ()
+    owner: str = ""
 
 
 class ConstraintKind(StrEnum):
@@ -94,6 +96,7 @@ class ConstraintKind(StrEnum):
     SCHEMA = "schema"  # JSON Schema
     GRAMMAR = "grammar"  # GBNF (llama.cpp, grammars/README.md), beginning at `root`
     REGEX = "regex"  # a regular expression that the whole completion matches
+    QUOTATIONS = "quotations"  # spans of given passages (`QuotationRules`, as JSON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +298,8 @@ class SessionSettings:
     `speculation`: drafts looked up in the conversation are verified in one batch where that pays: "auto" (with
     temperature 0 or a seed only in batches proved to give the very same text), "always" (in any batch) or "off". With
     a `draft_model` they come from that small model instead.
+    `is_repeatable`: a pool waits for each request before it computes, so that the same requests are computed in the
+    same batches, whatever the clock says; for measurements, where all requests are there.
     """
 
     n_ctx: int
@@ -310,6 +315,7 @@ class SessionSettings:
     draft_model: Path | None = None
     adapters: tuple[Adapter, ...] = ()
     most_ctx: int = 0
+    is_repeatable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +342,7 @@ class Request:
     """One of many completions. `id` is the caller's own and comes back in `Result`.
 
     `choices`: nothing is generated, and `Result` has the scores of these texts instead (`Engine.open_scorer`).
+    `n_ctx`: its context window, where that is to be smaller than a `StreamPool` has it.
     """
 
     id: int
@@ -343,6 +350,7 @@ class Request:
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     limits: Limits = field(default_factory=Limits)
     choices: Choices | None = None
+    n_ctx: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,6 +390,25 @@ class Embedder(Protocol):
 
     def cancel(self) -> None:
         """End `run` soon, without the texts that are not done; from any thread or signal handler."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class TextLogits(Protocol):
+    """What a model expects at every place of a text. Not for two threads at once, except `cancel`."""
+
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of a plain text, with the mark of its beginning where the model wants one."""
+        ...
+
+    def read(self, tokens: Sequence[int]) -> Iterator[Any]:
+        """NumPy arrays of float32, together a row of logits for each token, in order; each is gone when the next one
+        comes. Ends early after a cancel. Raises `SlmError`: CONTEXT for more tokens than the window has, BUG."""
+        ...
+
+    def cancel(self) -> None:
+        """End `read` soon; from any thread or signal handler."""
         ...
 
     def close(self) -> None: ...
@@ -473,6 +500,11 @@ class StreamPool(Protocol):
         ...
 
     @property
+    def most(self) -> int:
+        """How many requests are worked on at once."""
+        ...
+
+    @property
     def has_room(self) -> bool:
         """Whether another request may begin now."""
         ...
@@ -538,6 +570,10 @@ class Engine(Protocol):
 
     def open_scorer(self, settings: SessionSettings) -> Pool:
         """A pool for requests with choices. Raises `SlmError`: NO_FIT, USAGE where the engine has no probabilities."""
+        ...
+
+    def open_text_logits(self, settings: SessionSettings) -> TextLogits:
+        """What tells all logits of a text. Raises `SlmError`: NO_FIT, USAGE where the engine has none to tell."""
         ...
 
     def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> Embedder:

@@ -21,9 +21,10 @@ from types import ModuleType
 from typing import Any, BinaryIO
 
 from slmchat.engine import native
-from slmchat.engine.api import Constraint
+from slmchat.engine.api import Constraint, ConstraintKind
 from slmchat.engine.gbnf import to_gbnf
 from slmchat.engine.logits import LogitsCheck
+from slmchat.engine.quotation_sampler import QuotationSampler
 from slmchat.engine.sampler import Sampler, SamplerSettings, choosers, penalties
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
@@ -40,10 +41,12 @@ _NEVER = -math.inf
 
 def open_sampler(
     api: ModuleType, vocabulary: Vocabulary, settings: SamplerSettings, constraint: Constraint | None
-) -> "Sampler | ConstrainedSampler":
+) -> "Sampler | ConstrainedSampler | QuotationSampler":
     """What picks the tokens of one generation. Raises `SlmError` (USAGE) when the constraint cannot be used."""
     if constraint is None:
         return Sampler(api, vocabulary.n_tokens, settings)
+    if constraint.kind is ConstraintKind.QUOTATIONS:
+        return QuotationSampler(api, vocabulary, settings, constraint)
     return ConstrainedSampler(api, vocabulary, settings, to_gbnf(constraint))
 
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from slmchat.engine import crash_markers
 from slmchat.engine.api import (
@@ -34,6 +34,7 @@ from slmchat.engine.api import (
     Session,
     SessionSettings,
     StreamPool,
+    TextLogits,
     TextOrTokens,
 )
 from slmchat.engine.crash_markers import CrashMarker
@@ -141,8 +142,33 @@ class _GuardedEngine:
     def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> Embedder:
         return _GuardedEmbedder(self.engine.embedder(settings, is_cut=is_cut), self.guard)
 
+    def open_text_logits(self, settings: SessionSettings) -> TextLogits:
+        with self.guard:
+            return _GuardedTextLogits(self.engine.open_text_logits(settings), self.guard)
+
     def close(self) -> None:
         self.engine.close()
+
+
+class _GuardedTextLogits:
+    """Implements `TextLogits`."""
+
+    def __init__(self, logits: TextLogits, guard: CrashGuard) -> None:
+        self._logits = logits
+        self._guard = guard
+
+    def tokens(self, text: str) -> list[int]:
+        return self._logits.tokens(text)
+
+    def read(self, tokens: Sequence[int]) -> Iterator[Any]:
+        with self._guard:
+            yield from self._logits.read(tokens)
+
+    def cancel(self) -> None:
+        self._logits.cancel()
+
+    def close(self) -> None:
+        self._logits.close()
 
 
 class _GuardedEmbedder:
@@ -212,6 +238,7 @@ class _GuardedStreamPool:
         self.keep_one = pool.keep_one
         self.close = pool.close
         self.n_ctx = pool.n_ctx
+        self.most = pool.most
         self.report = pool.report
 
     @property

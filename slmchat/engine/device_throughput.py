@@ -42,7 +42,7 @@ _LEAST_SECONDS = 0.06
 # llama.cpp's threads wait by spinning: undisturbed they use all of the time of as many processors. The share of it
 # below which another process was in the way: then two threads may wait a hundred times longer than they compute.
 _QUIET_SHARE = 0.85
-_ABORTED = 2  # llama_decode: "aborted" (llama.h). Of context.py, whose modules `slm show` does without
+ABORTED = 2  # llama_decode: "aborted" (llama.h). Of context.py, whose modules `slm show` does without
 
 
 # What is measured for all types of its kind, with enough layers that caches of usual processors do not hold them:
@@ -53,6 +53,7 @@ _MEASURED = {
     "Q5_0": (WeightType(6, 32, 22), 24, 3),
 }
 _SHORT, _LONG = 512, 2048
+_AT_A_TIME = 32
 _TINY_LAYERS = 32
 
 
@@ -68,7 +69,7 @@ def measure(
     """
     import tempfile  # 10 ms that only a measurement needs
 
-    with _Deadline(seconds) as deadline, ExitStack() as stack:
+    with Deadline(seconds) as deadline, ExitStack() as stack:
         stack.enter_context(crash_report.own_errand("measuring the speed of this device"))
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory, prefix="pace-")))
         running: list[_Running] = []
@@ -87,7 +88,7 @@ def measure(
         }
 
 
-class _Deadline:
+class Deadline:
     """A moment at which whatever llama.cpp does ends.
 
     llama.cpp asks an abort callback after each operation of a token: hundreds of times, in which a function of Python's
@@ -102,7 +103,7 @@ class _Deadline:
         self._timer = threading.Timer(seconds, self._ring)
         self._timer.daemon = True
 
-    def __enter__(self) -> "_Deadline":
+    def __enter__(self) -> "Deadline":
         self._timer.start()
         return self
 
@@ -161,13 +162,13 @@ class _Running:
         start = time.perf_counter()
         status = self.api.llama_decode(self.context, self.api.llama_batch_get_one(token, 1))
         self.api.llama_synchronize(self.context)
-        if status not in (0, _ABORTED):
-            raise _refused()
+        if status not in (0, ABORTED):
+            raise refused()
         return time.perf_counter() - start if status == 0 else None
 
 
 @contextmanager
-def _opened(name: str, place: Path, threads: int, shrunk: int, deadline: _Deadline) -> Iterator[_Running | None]:
+def _opened(name: str, place: Path, threads: int, shrunk: int, deadline: Deadline) -> Iterator[_Running | None]:
     """One of `MODELS`, loaded; None when the time was over before it had computed a token."""
     file = place / f"{name}.gguf"
     if name == LAYER:
@@ -179,6 +180,23 @@ def _opened(name: str, place: Path, threads: int, shrunk: int, deadline: _Deadli
         embedding, layers = (_SHORT, short_layers) if length == "short" else (_LONG, long_layers)
         layers = max(1, layers // shrunk)
         size, rows = tiny_model.write_llama(file, [kind] * layers, embedding=embedding, feed_forward=4 * embedding)
+    with opened_context(file, threads, deadline, n_tokens=_AT_A_TIME) as opened:
+        if opened is None:
+            yield None
+            return
+        running = _Running(name, *opened, size, rows, layers)
+        yield running if running.token() is not None else None  # the first token allocates; it is no measure
+
+
+@contextmanager
+def opened_context(
+    file: Path, threads: int, deadline: Deadline, *, n_tokens: int
+) -> Iterator[tuple[ModuleType, Any] | None]:
+    """llama.cpp and a context on this model, on the processor, of which the `deadline` ends whatever it computes.
+
+    `n_tokens`: so many are evaluated at once. None when the time was over before it was loaded. Raises `SlmError` when
+    llama.cpp is missing, broken here, or refuses.
+    """
     verdict = verdicts.library().verdict  # before this process loads what may end it
     if verdict.is_broken:
         raise SlmError(f"llama.cpp {verdict.fault} on this machine.", exit_code=ExitCode.BUG)
@@ -199,22 +217,21 @@ def _opened(name: str, place: Path, threads: int, shrunk: int, deadline: _Deadli
             yield None
             return
         if not model:
-            raise _refused()
+            raise refused()
         stack.callback(api.llama_model_free, model)
         settings = api.llama_context_default_params()
         settings.n_ctx = 256
-        settings.n_batch = settings.n_ubatch = 32
+        settings.n_batch = settings.n_ubatch = n_tokens
         settings.n_threads = settings.n_threads_batch = threads
         context = api.llama_init_from_model(model, limits.context_params(settings))
         if not context:
-            raise _refused()
+            raise refused()
         stack.callback(api.llama_free, context)
         deadline.hold(api, context)
-        running = _Running(name, api, context, size, rows, layers)
-        yield running if running.token() is not None else None  # the first token allocates; it is no measure
+        yield api, context
 
 
-def _time(running: list[_Running], threads: int, deadline: _Deadline) -> None:
+def _time(running: list[_Running], threads: int, deadline: Deadline) -> None:
     """Time tokens of these models; none where too little time was left. Raises `SlmError` when others computed."""
     start, used = time.perf_counter(), time.process_time()
     spent = 0.0
@@ -229,6 +246,7 @@ def _time(running: list[_Running], threads: int, deadline: _Deadline) -> None:
         raise SlmError("other programs keep the processor busy.", exit_code=ExitCode.BUG)
 
 
-def _refused() -> SlmError:
+def refused() -> SlmError:
+    """llama.cpp does not do what is asked of it, and says why."""
     said = native.last_said()
     return SlmError(f"the speed of this device could not be measured: {said}.", exit_code=ExitCode.BUG)

@@ -25,6 +25,7 @@ class KeptSequence:
     def __init__(self, number: int, sequences: Sequences) -> None:
         self.number = number
         self.tokens: list[int] = []
+        self.owner = SHARED  # the conversation whose words it holds
         self.is_busy = False
         self.used = 0  # a clock of takings: the larger, the later
         self.snapshots = sequences.snapshots(number)
@@ -51,14 +52,17 @@ class KeptSequences:
         self._clock = 0
         self._all = [KeptSequence(number, sequences) for number in range(count)]
 
-    def take(self, tokens: Sequence[int]) -> KeptSequence:
+    def take(self, tokens: Sequence[int], owner: str = "") -> KeptSequence:
         """A sequence for this prompt, busy from now on: it holds a beginning of the prompt, as long as can be had.
 
-        There must be one that is not busy.
+        There must be one that is not busy. `owner`: the conversation whose words the prompt holds; "": none.
         """
         chosen = self._from_memory(tokens)
         if self._store is not None and len(tokens) - 1 - len(chosen.tokens) >= MIN_TOKENS:
             chosen = self._from_disk(tokens, chosen, self._store)
+        owner = owner or SHARED
+        if owner != chosen.owner:  # what is on the disk is another's
+            chosen.owner, chosen.saved, chosen.n_saved = owner, None, 0
         self._clock += 1
         chosen.used = self._clock
         chosen.is_busy = True
@@ -111,7 +115,7 @@ class KeptSequences:
             if not self.make_room(besides=target):
                 return False
         target.tokens = list(found.tokens)
-        target.saved, target.n_saved = found.path, len(found.tokens)
+        target.owner, target.saved, target.n_saved = found.owner, found.path, len(found.tokens)
         target.snapshots.mark(len(target.tokens), is_kept=True, is_settled=True)
         return True
 
@@ -168,7 +172,7 @@ class KeptSequences:
     def _save(self, kept: KeptSequence, store: KvStore, *, is_replaced: bool) -> bool:
         """`is_replaced`: the shorter state of the same tokens is of no more use."""
         write: Callable[[Path], bool] = lambda path: self._sequences.save(kept.number, kept.tokens, path)  # noqa: E731
-        made = store.put(self._key, SHARED, kept.tokens, self._sequences.state_size(kept.number), write)
+        made = store.put(self._key, kept.owner, kept.tokens, self._sequences.state_size(kept.number), write)
         before, kept.n_saved = kept.saved, len(kept.tokens)  # one that the disk refuses is not tried again at once
         if made is not None and is_replaced and before is not None and before != made and not kept.snapshots.are_needed:
             before.unlink(missing_ok=True)

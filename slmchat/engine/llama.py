@@ -26,6 +26,7 @@ from slmchat.engine.scoring import LlamaScorer
 from slmchat.engine.session import LlamaSession
 from slmchat.engine.speculation import Drafts, PromptDrafts
 from slmchat.engine.stream_pool import LlamaStreamPool
+from slmchat.engine.text_logits import LlamaTextLogits
 from slmchat.engine.vision import Projector, Vision
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
@@ -134,6 +135,10 @@ class LlamaEngine:
     def open_scorer(self, settings: SessionSettings) -> LlamaScorer:
         """A pool for requests with choices; raises `SlmError` (NO_FIT) when its memory cannot be had."""
         return LlamaScorer(self.loaded, self._settled(settings, settings.n_ctx))
+
+    def open_text_logits(self, settings: SessionSettings) -> LlamaTextLogits:
+        """What tells all logits of a text; raises `SlmError` (NO_FIT) when its memory cannot be had."""
+        return LlamaTextLogits(self.loaded, self.limits.session(settings))
 
     def close(self) -> None:
         """Free the weights. Sessions must be closed before."""

@@ -107,7 +107,7 @@ class LlamaPool(PrefixPool[PreparedRequest]):
         while len(self._waiting) + len(self._busy) < self._growth.allowed and not feed.is_ended:
             is_idle = not (self._waiting or self._busy or self._resubmitted)
             is_first = len(self._waiting) == 1 and not self._last  # a second prompt shows what is shared
-            item = feed.take(None if is_idle else SECOND_PROMPT_S if is_first else 0)
+            item = feed.take(None if is_idle or self._waits else SECOND_PROMPT_S if is_first else 0)
             if item is None:
                 return
             feed.make_room()

@@ -107,7 +107,7 @@ class LlamaScorer(PrefixPool[_Row]):
                 break
             else:
                 is_first = len(group) == 1 and not self._prefix.tokens  # a second prompt shows what is shared
-                item = feed.take(None if not group else SECOND_PROMPT_S if is_first else 0)
+                item = feed.take(None if self._waits or not group else SECOND_PROMPT_S if is_first else 0)
                 if item is not None:
                     feed.make_room()
             if item is None:

@@ -30,9 +30,11 @@ _MORE_SEQUENCES = 4
 _MOST_WAIT_S = 0.2
 _LEAST_PIECE = 16
 
-# Weight of the newest batch in the measured speed of reading, and the speed before anything was measured, in tokens/s.
+# Weight of the newest piece in the measured speed of reading beside answers, where it is faster than thought; the speed
+# before any piece was measured, in tokens/s, and what reading beside nobody tells of it: a small piece is slower.
 _NEWEST = 0.3
 _FIRST_SPEED = 200.0
+_SHARE_ALONE = 0.5
 
 
 class _Work:
@@ -73,7 +75,8 @@ class LlamaStreamPool:
         self._kept = KeptSequences(self._sequences, count, settings.store, key)
         self._busy: list[_Work] = []
         self._lost: deque[Slot] = deque()  # had to give up their sequence, and go on when there is room
-        self._speed = _FIRST_SPEED
+        self._speed = _FIRST_SPEED  # of reading a piece beside answers
+        self._has_read_beside = False
         self._watch = Watch(settings.threads, started) if settings.adapts_threads else None
         try:
             loaded.adapters.apply(self._sequences.handle, [adapter for adapter in settings.adapters if adapter.scale])
@@ -104,14 +107,15 @@ class LlamaStreamPool:
         """
         vocabulary = self._loaded.vocabulary
         tokens = vocabulary.tokenize(request.prompt)
-        check_room(len(tokens), self.n_ctx)
+        n_ctx = min(request.n_ctx or self.n_ctx, self.n_ctx)
+        check_room(len(tokens), n_ctx)
         hints = [vocabulary.tokenize(other) for other in request.prompt.cache_hints]
-        kept = self._kept.take(tokens)
+        kept = self._kept.take(tokens, request.prompt.owner)
         if self._watch is not None and self.is_idle:
             self._watch.look(is_computing=False)
         prepared = PreparedRequest(request, tokens, request.sampler.with_seed())
         try:
-            slot = Slot(kept.number, prepared, len(kept.tokens), self.n_ctx, self._loaded)
+            slot = Slot(kept.number, prepared, len(kept.tokens), n_ctx, self._loaded)
         except SlmError:
             self._kept.release(kept)
             raise
@@ -180,9 +184,17 @@ class LlamaStreamPool:
         return chosen
 
     def _measure(self, batch: Sequence[tuple[TokenSpan, _Work]], seconds: float) -> None:
+        """Learn how fast a piece is read beside answers. The deeper in a prompt, the slower: that counts at once."""
         n_tokens = sum(len(span.tokens) for span, _ in batch)
-        if n_tokens >= _LEAST_PIECE:
-            self._speed += _NEWEST * (n_tokens / seconds - self._speed)
+        if n_tokens < _LEAST_PIECE:
+            return
+        speed = n_tokens / seconds
+        is_beside = any(len(span.tokens) == 1 for span, _ in batch)
+        if is_beside:
+            self._has_read_beside = True
+            self._speed = min(speed, self._speed + _NEWEST * (speed - self._speed))
+        elif not self._has_read_beside:
+            self._speed = min(_FIRST_SPEED, _SHARE_ALONE * speed)
 
     def _evaluated(self, work: _Work, span: TokenSpan, place: int) -> Iterator[tuple[int, Event | SlmError]]:
         slot, number = work.slot, work.slot.work.request.id
@@ -235,7 +247,7 @@ class LlamaStreamPool:
         while self._lost and (not self._busy or self._plan.cells - self._n_busy() > 2 * n_needed[0]):
             slot = self._lost.popleft()
             n_needed.pop(0)
-            kept = self._kept.take([*slot.held, 0])
+            kept = self._kept.take([*slot.held, 0], slot.work.request.prompt.owner)
             slot.begin_again(kept.number, len(kept.tokens))
             self._busy.append(_Work(slot, kept, []))
 

@@ -8,7 +8,7 @@ from collections import deque
 from typing import Any, Protocol
 
 from slmchat.engine.api import Limits, Prompt
-from slmchat.engine.constraint import ConstrainedSampler, open_sampler
+from slmchat.engine.constraint import open_sampler
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.sampler import Sampler, SamplerSettings
 from slmchat.engine.thinking import ThoughtWatch
@@ -54,7 +54,7 @@ class ThinkingSampler:
         self._watch = watch
         self._due: deque[int] = deque()
         self._free = Sampler(loaded.api, loaded.vocabulary.n_tokens, settings)
-        self._behind: Sampler | ConstrainedSampler = self._free
+        self._behind: TokenSampler = self._free
         if limits.constraint is not None:
             try:
                 self._behind = open_sampler(loaded.api, loaded.vocabulary, settings, limits.constraint)

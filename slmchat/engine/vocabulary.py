@@ -8,8 +8,9 @@ text together, is tokenized as one run in which no control token is recognised.
 """
 
 import ctypes
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
@@ -132,6 +133,25 @@ class Vocabulary:
             return self._buffer.raw[:size]
         buffer = ctypes.create_string_buffer(-size)
         return buffer.raw[: self._api.llama_token_to_piece(self._vocab, token, buffer, -size, 0, is_shown)]
+
+    @functools.cached_property
+    def pieces(self) -> Mapping[bytes, int]:
+        """The plain tokens by the bytes that they write; of several that write the same, the one that is not a byte.
+
+        Built at the first use (0.1 s for 49,152 tokens, 0.5 s for 262,144) and kept. Control tokens and user-defined
+        ones are left out: no text spells them.
+        """
+        normal, byte = self._api.LLAMA_TOKEN_ATTR_NORMAL, self._api.LLAMA_TOKEN_ATTR_BYTE
+        attributes_of, piece = functools.partial(self._api.llama_vocab_get_attr, self._vocab), self.piece
+        found: dict[bytes, int] = {}
+        for token in range(self.n_tokens):
+            attributes = attributes_of(token)
+            if attributes & normal:
+                found[piece(token)] = token
+            elif attributes & byte:
+                found.setdefault(piece(token), token)
+        found.pop(b"", None)
+        return found
 
     def tokenize(self, prompt: Prompt) -> list[int]:
         """The prompt's tokens: control tokens from template text only, never two beginning-of-sequence tokens.

@@ -60,7 +60,8 @@ class Layer:
 class Matrix:
     """A tensor that is multiplied with: its type, rows, and bytes (`active_bytes` of them are read for one token).
 
-    `rows` of each of its matrices (ggml's second dimension), `all_rows` of all experts together.
+    `rows` of each of its matrices (ggml's second dimension), `all_rows` of all experts together, each of so many
+    `columns` (0: not known).
     """
 
     type_name: str
@@ -69,6 +70,7 @@ class Matrix:
     bytes: int
     active_bytes: int
     is_output: bool
+    columns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +151,8 @@ def _matrices(tensors: Iterable[Tensor], expert_share: float, *, is_tied: bool) 
             continue
         share = expert_share if _EXPERTS.search(tensor.name) else 1.0
         all_rows = tensor.elements // tensor.shape[0]
-        yield Matrix(
-            tensor.type_name or "", tensor.shape[1], all_rows, tensor.size, round(tensor.size * share), is_output
-        )
+        active = round(tensor.size * share)
+        yield Matrix(tensor.type_name or "", tensor.shape[1], all_rows, tensor.size, active, is_output, tensor.shape[0])
 
 
 class _Reader:

@@ -9,20 +9,20 @@ Knows: what two answers have in common, votes, ties. Refuses to know: how answer
 """
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from slmchat.engine.api import FinishReason, TokenLogprob
 from slmchat.errors import SlmError
+from slmchat.generation.numbers import last_number
 
 
 class Vote(StrEnum):
     """What answers are compared by."""
 
     VALUE = "value"  # an answer in a given format: what it says
-    NUMBER = "number"  # the last number in it, as solutions of mathematical problems are compared
+    NUMBER = "number"  # the last number in it, as solutions of GSM8K are compared (Cobbe et al. 2021)
     TEXT = "text"  # its words, whatever the case, the white space and the full stop
     LOGPROB = "logprob"  # not at all: the most probable one counts
 
@@ -136,25 +136,6 @@ def ballot_of(candidate: AnswerCandidate, vote: Vote) -> str | None:
     if vote is Vote.TEXT:
         return " ".join(candidate.text.split()).strip(" .!").casefold() or None
     return None
-
-
-# A number as people write it: thousands with commas, decimals behind a point. In `x2` there is none.
-_NUMBER = re.compile(r"(?<![\w])([-\u2212]?)[$£€]?(\d{1,3}(?:,\d{3})+(?!\d)|\d+|(?=\.\d))(?:\.(\d+))?")
-
-
-def last_number(text: str) -> str | None:
-    """The last number in a text, written in one way: `$1,200.50` and `1200.5` are `1200.5`. None: there is none.
-
-    Solutions of GSM8K are compared so: their last number is the answer (Cobbe et al. 2021, "Training Verifiers to Solve
-    Math Word Problems").
-    """
-    found = _NUMBER.findall(text)
-    if not found:
-        return None
-    sign, whole, fraction = found[-1]
-    whole, fraction = whole.replace(",", "").lstrip("0") or "0", fraction.rstrip("0")
-    number = f"{whole}.{fraction}" if fraction else whole
-    return f"-{number}" if sign and number != "0" else number
 
 
 def mean_logprob(logprobs: Sequence[TokenLogprob]) -> float | None:

@@ -16,6 +16,9 @@ from slmchat.errors import ExitCode, SlmError
 PROMPT_TOKENS = 256  # a message with a pasted paragraph; llama.cpp's own programs evaluate up to 512 at once
 GENERATION_TOKENS = 64
 
+# Depths of a plot: its line is seen, and a measurement does not take longer than a coffee.
+_PLOT_DEPTHS = 7
+
 # A model that ends its turn early is asked again, at most this often, until enough tokens are there.
 _TRIES = 4
 
@@ -27,7 +30,16 @@ class Interrupted(Exception):
     """Ctrl-C during a generation: nothing of this step counts."""
 
 
-Follow = Callable[[Session, Prompt, SamplerSettings, Limits], Finish]
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A generation at its end, and the joules that were counted while the prompt was read and while it generated."""
+
+    finish: Finish
+    prompt_j: float = 0.0
+    generation_j: float = 0.0
+
+
+Follow = Callable[[Session, Prompt, SamplerSettings, Limits], Followed]
 """Runs a generation to its end."""
 
 
@@ -36,7 +48,7 @@ class Stop:
     """What one stop of one pass measured. `depth`: tokens that were in the KV cache before the message.
 
     `prompt_s` seconds for `prompt_tokens` evaluated, `generation_s` seconds for `generation_tokens` decoded, `ttft_s`
-    seconds from the message to the first token of its answer.
+    seconds from the message to the first token of its answer; `prompt_j` and `generation_j`: joules (`Followed`).
     """
 
     depth: int
@@ -45,6 +57,8 @@ class Stop:
     generation_tokens: int
     generation_s: float
     ttft_s: float
+    prompt_j: float = 0.0
+    generation_j: float = 0.0
 
     @property
     def prompt_tps(self) -> float:
@@ -83,6 +97,15 @@ def plan(n_ctx: int, asked: Sequence[int]) -> Steps:
     return Steps(tuple(sorted(set(asked)) or [depth for depth in usual if depth <= room]), n_prompt, n_generation)
 
 
+def evenly(n_ctx: int) -> list[int]:
+    """Depths for a plot: from 0 to the end of the window, as many as there are places between two messages."""
+    steps = plan(n_ctx, [])
+    each = 2 * (steps.n_prompt + steps.n_generation)
+    last = n_ctx - steps.n_prompt - steps.n_generation
+    n_parts = max(1, min(_PLOT_DEPTHS - 1, last // each))
+    return [last * number // n_parts for number in range(n_parts + 1)]
+
+
 def walk(session: Session, engine: Engine, steps: Steps, sampler: SamplerSettings, follow: Follow) -> Iterator[Stop]:
     """One pass on a new session. Raises `Interrupted` when a generation was."""
     text = _Text(engine)
@@ -95,17 +118,28 @@ def walk(session: Session, engine: Engine, steps: Steps, sampler: SamplerSetting
 
 
 def _measure(session: Session, text: "_Text", sampler: SamplerSettings, wanted: int, follow: Follow) -> Stop:
-    first = _generate(session, text, sampler, wanted, follow)
+    followed = _generate(session, text, sampler, wanted, follow)
+    first, joules = followed.finish, followed.generation_j
     decoded, seconds = _decoded(first), first.timings.generation_s
     for _ in range(_TRIES - 1):
         if decoded >= wanted - 1 or text.count() + text.sentence_tokens + wanted > session.n_ctx:
             break
         text.ask_on()
-        finish = _generate(session, text, sampler, wanted - decoded, follow)
-        decoded, seconds = decoded + _decoded(finish), seconds + finish.timings.generation_s
+        more = _generate(session, text, sampler, wanted - decoded, follow)
+        decoded += _decoded(more.finish)
+        seconds, joules = seconds + more.finish.timings.generation_s, joules + more.generation_j
     evaluated = first.usage.prompt_tokens - first.usage.cached_tokens
     ttft_s = first.timings.ttft_s if first.timings.ttft_s is not None else first.timings.prompt_s
-    return Stop(first.usage.cached_tokens, evaluated, first.timings.prompt_s, decoded, seconds, ttft_s)
+    return Stop(
+        depth=first.usage.cached_tokens,
+        prompt_tokens=evaluated,
+        prompt_s=first.timings.prompt_s,
+        generation_tokens=decoded,
+        generation_s=seconds,
+        ttft_s=ttft_s,
+        prompt_j=followed.prompt_j,
+        generation_j=joules,
+    )
 
 
 def _decoded(finish: Finish) -> int:
@@ -117,13 +151,14 @@ def _decoded(finish: Finish) -> int:
     return max(0, said - 1 if finish.reason is FinishReason.LENGTH else said)
 
 
-def _generate(session: Session, text: "_Text", sampler: SamplerSettings, n_tokens: int, follow: Follow) -> Finish:
-    finish = follow(session, text.prompt(), sampler, Limits(max_tokens=n_tokens))
+def _generate(session: Session, text: "_Text", sampler: SamplerSettings, n_tokens: int, follow: Follow) -> Followed:
+    followed = follow(session, text.prompt(), sampler, Limits(max_tokens=n_tokens))
+    finish = followed.finish
     if finish.reason is FinishReason.INTERRUPTED:
         raise Interrupted
     if n_tokens > 1:
         text.add_completion(finish)
-    return finish
+    return followed
 
 
 class _Text:

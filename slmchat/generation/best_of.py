@@ -67,6 +67,11 @@ def best_of(
     return BestOf(n, chosen, has_logprobs=chosen is Vote.LOGPROB or not is_remote)
 
 
+def sampler_of(sampler: SamplerSettings, number: int) -> SamplerSettings:
+    """That of answer `number`, from the one of the first, which has a seed."""
+    return replace(sampler, seed=((sampler.seed or 0) + _SEEDS_EACH * number) % int(SEED.high))
+
+
 class Candidates:
     """The answers to one prompt on their way through a pool; one of them, when nothing else is asked for."""
 
@@ -94,7 +99,7 @@ class Candidates:
             if asked.has_logprobs and limits.top_logprobs is None:
                 limits = replace(limits, top_logprobs=0)
         self._limits = limits
-        self._samplers = [self._sampler(sampler, number) for number in range(asked.n)]
+        self._samplers = [sampler] if asked.n == 1 else [sampler_of(sampler, number) for number in range(asked.n)]
         self._attempts: list[Attempts[Response] | None] = [
             None if response_format is None else Attempts(response_format, each, limits) for each in self._samplers
         ]
@@ -135,11 +140,6 @@ class Candidates:
         logprobs = completion.logprobs if self._has_own_logprobs else ()
         return replace(completion, best_of=ballot, logprobs=logprobs)
 
-    def _sampler(self, sampler: SamplerSettings, number: int) -> SamplerSettings:
-        if self._asked.n == 1:
-            return sampler
-        return replace(sampler, seed=((sampler.seed or 0) + _SEEDS_EACH * number) % int(SEED.high))
-
     def _request(self, number: int) -> Request:
         attempts = self._attempts[number]
         if attempts is None:
@@ -163,17 +163,20 @@ class Candidates:
             made.seed,
             made.text,
             made.value,
-            mean_logprob(self._of_answer(made.logprobs)),
+            mean_logprob(logprobs_of_answer(made.logprobs, self._prompt, keeps_space=self._keeps_space)),
             made.finish_reason,
             made.usage.completion_tokens,
         )
 
-    def _of_answer(self, logprobs: tuple[TokenLogprob, ...]) -> tuple[TokenLogprob, ...]:
-        """Those of the answer, without a thought before it."""
-        if self._keeps_space:
-            return logprobs
-        splitter = ThinkingSplitter(opened=begins_thought(self._prompt))
-        for number, token in enumerate(logprobs):
-            if any(not piece.is_thinking for piece in splitter.feed(token.text)):
-                return logprobs[number:]
-        return ()
+
+def logprobs_of_answer(
+    logprobs: tuple[TokenLogprob, ...], prompt: Prompt, *, keeps_space: bool
+) -> tuple[TokenLogprob, ...]:
+    """Those of the answer, without a thought before it. `keeps_space`: nothing is taken for a thought."""
+    if keeps_space:
+        return logprobs
+    splitter = ThinkingSplitter(opened=begins_thought(prompt))
+    for number, token in enumerate(logprobs):
+        if any(not piece.is_thinking for piece in splitter.feed(token.text)):
+            return logprobs[number:]
+    return ()

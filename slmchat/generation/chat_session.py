@@ -198,6 +198,8 @@ class ChatSession:
 
     def ready(self) -> Session:
         """The session, after waiting for the model if it is still loading. Raises what the loading raised."""
+        if self._needs_own_engine():
+            self._leave_server()
         engine = self.opened.engine
         self.opened.check_file()
         if self._layout is None:
@@ -206,6 +208,26 @@ class ChatSession:
         if self._session is None:
             self._session = self.opened.open_session(self.opened.window(self.asked_ctx), threads=self.threads)
         return self._session
+
+    def _needs_own_engine(self) -> bool:
+        """Whether a server of this user that has the model cannot do what is asked now, or has ended."""
+        opened = self.opened
+        if opened.warm_ctx is None:
+            return False
+        if opened.is_server_gone or not opened.has_room_in_server(self.asked_ctx):
+            return True
+        are_shown = self.pictures or any(node.message.pictures for node in self.conversation.visible())
+        return bool(are_shown) or self.threads != opened.options.threads
+
+    def _leave_server(self) -> None:
+        if self.opened.warm_ctx is not None:
+            self.reopen()
+            self.opened.load_here()
+
+    def go_private(self) -> None:
+        """From now on nothing is written, and nothing that was written is looked at."""
+        self._leave_server()
+        self.opened.go_private()
 
     def switch_model(self, open_other: Callable[[], OpenModel]) -> None:
         """Let another model go on with the conversation, with its own adapters; the present one is freed first."""
@@ -222,6 +244,7 @@ class ChatSession:
 
     def set_adapters(self, chosen: Sequence[Adapter]) -> None:
         """Let these LoRA adapters count from the next exchange on. Raises `SlmError`; then all is as it was."""
+        self._leave_server()  # which has its own
         if self._session is not None:
             self.keep()
             self._session.set_adapters(chosen)
@@ -388,7 +411,7 @@ class ChatSession:
         if self._held_by != self.conversation.id:
             self.keep()
             self._held_by = self.conversation.id
-        return session.generate(prompt, sampler, limits)
+        return session.generate(replace(prompt, owner=self.conversation.id), sampler, limits)
 
     def _with_cache_hints(self, prompt: Prompt) -> Prompt:
         """For the first message: another chat may begin with the same system message and examples."""

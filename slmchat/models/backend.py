@@ -126,6 +126,16 @@ class BackendModel(Protocol):
         ...
 
 
+class ModelServer(Protocol):
+    """A server of this user that may have a model in memory. `kept`: the sockets to it, made before the seal."""
+
+    kept: KeptSockets
+
+    def instead_of(self, model: BackendModel, options: GenerationOptions, settings: Settings) -> "LocalModel | None":
+        """The same model in the server's memory; None when it is another one, or computed in another way."""
+        ...
+
+
 class Backend(Protocol):
     """Where models are looked for in this process."""
 
@@ -145,22 +155,26 @@ class Backend(Protocol):
         """The model of an earlier answer. Raises `SlmError` when it cannot answer here."""
         ...
 
+    def warmed(self, model: BackendModel, options: GenerationOptions, settings: Settings) -> BackendModel:
+        """This model, or the same in the memory of a server of this user, if it is there just as it would be here."""
+        ...
+
 
 def open_backend(
     options: GenerationOptions,
     settings: Settings,
     reporter: Reporter,
     writable: Sequence[Path] = (),
-    kept: KeptSockets | None = None,
+    server: ModelServer | None = None,
 ) -> Backend:
     """Settle where this process looks for models, and close every other way out of it.
 
-    `writable`: what the user has named to be written, besides slm's own places. `kept`: sockets that stay open.
+    `writable`: what the user has named to be written, besides slm's own places. `server`: may have the model already.
     Raises `SlmError`: USAGE, NETWORK for an endpoint that `--offline` forbids, UNSEALED.
     """
     if options.endpoint is None:
-        sandbox.seal(settings, writable=writable, kept=kept)
-        return LocalBackend()
+        sandbox.seal(settings, writable=writable, kept=None if server is None else server.kept)
+        return LocalBackend(server)
     refuse_local_options(options)
     return open_endpoint(options.endpoint, settings, reporter, writable)
 
@@ -235,6 +249,10 @@ class LocalBackend:
     host = None
     what_happens = ""
 
+    def __init__(self, server: ModelServer | None = None) -> None:
+        """`server`: one of this user, which may have a model in memory."""
+        self._server = server
+
     def find(self, name: str | None, settings: Settings, reporter: Reporter) -> BackendModel:
         return LocalModel(resolve.find(name, settings, reporter))
 
@@ -247,6 +265,9 @@ class LocalBackend:
                 exit_code=ExitCode.NO_MODEL,
             )
         return LocalModel(resolve.find(key, settings, reporter))
+
+    def warmed(self, model: BackendModel, options: GenerationOptions, settings: Settings) -> BackendModel:
+        return (self._server and self._server.instead_of(model, options, settings)) or model
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +292,9 @@ class RemoteBackend:
     def find_again(self, key: str, settings: Settings, reporter: Reporter) -> BackendModel:
         mark = f"{REMOTE_MARK}{self.host}/"
         return RemoteModel(self, key.removeprefix(mark) if key.startswith(mark) else self.endpoint.model, reporter)
+
+    def warmed(self, model: BackendModel, options: GenerationOptions, settings: Settings) -> BackendModel:
+        return model
 
 
 @dataclass(frozen=True, slots=True)

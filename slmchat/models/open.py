@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from slmchat.catalog.records import Installed
 from slmchat.conversation.pictures import Picture
-from slmchat.engine.api import Adapter, Engine, Pool, Prompt, Session, SessionSettings, StreamPool
+from slmchat.engine.api import Adapter, Engine, Pool, Prompt, Session, SessionSettings, StreamPool, TextLogits
 from slmchat.engine.sequential_pool import OneByOne
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import DEFAULT_LARGEST_CTX
@@ -18,7 +18,7 @@ from slmchat.models import loader, vision
 from slmchat.models.backend import Backend, BackendModel, LocalModel
 from slmchat.models.file_watch import ModelFile
 from slmchat.models.session_settings import DRAFT_AUTO, draft_model, kv_store, session_settings
-from slmchat.models.warm_server import WarmLocalModel, WarmServer
+from slmchat.models.warm_server import WarmLocalModel
 from slmchat.options import GenerationOptions
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
@@ -29,17 +29,14 @@ def open_model(
     options: GenerationOptions,
     settings: Settings,
     reporter: Reporter,
-    server: WarmServer | None = None,
 ) -> "OpenModel":
     """Choose the model that the options name, or the default, and begin to load it.
 
-    `backend`: where models are looked for; what opened it has closed everything else (`open_backend`). `server`: the
-    model is taken from its memory, if it is there just as it would be here.
+    `backend`: where models are looked for; what opened it has closed everything else (`open_backend`).
     Raises `SlmError` before anything is loaded: USAGE, NO_MODEL, NETWORK, DAMAGED.
     """
     model = backend.find(options.model, settings, reporter).with_projector(options.mmproj)
-    warm = None if server is None else server.instead_of(model, options)
-    return OpenModel(warm or model, options, settings, reporter)
+    return OpenModel(backend.warmed(model, options, settings), options, settings, reporter)
 
 
 def open_installed(
@@ -105,6 +102,28 @@ class OpenModel:
         """The largest window of a model in the memory of a server; None: it is in this process."""
         return self.model.n_ctx if isinstance(self.model, WarmLocalModel) else None
 
+    def has_room_in_server(self, wanted: int | None) -> bool:
+        """Whether the window of a server that has the model is as large as it would be here: `wanted`, None: what suits
+        this device."""
+        model = self.model
+        if not isinstance(model, WarmLocalModel):
+            return True
+        if wanted is not None:
+            return wanted <= model.n_ctx
+        return not model.is_ctx_asked or model.n_ctx >= min(DEFAULT_LARGEST_CTX, self.trained_context_length)
+
+    @property
+    def is_server_gone(self) -> bool:
+        """Whether the model was in the memory of a server that has ended."""
+        return isinstance(self.model, WarmLocalModel) and self.model.engine.is_gone()
+
+    def load_here(self) -> None:
+        """Let this process load the model that a server has had in memory. Sessions must be closed before."""
+        if isinstance(self.model, WarmLocalModel):
+            self.model.engine.close()
+            self.model, self._engine = self.model.here(), None
+            self.loading = self.model.start(self.options, self.settings)
+
     @property
     def is_loaded(self) -> bool:
         """Whether it has been loaded and told."""
@@ -139,6 +158,8 @@ class OpenModel:
         One that does not fit becomes as large as fits, and the user is told; but not smaller than `least` (None: not
         smaller at all). 0: nothing is known of the model. Raises `SlmError` (NO_FIT).
         """
+        if self.warm_ctx is not None:
+            return min(wanted or self.warm_ctx, self.warm_ctx)
         trained = self.trained_context_length
         n_ctx = loader.window(self.loading, wanted, self.options, least=least) or trained
         usual = wanted or min(DEFAULT_LARGEST_CTX, trained)
@@ -150,6 +171,8 @@ class OpenModel:
         """What `window` is going to be, as far as it is known now, without telling anything; 0: not known."""
         if (engine := self.engine_if_there) is None:
             return 0
+        if self.warm_ctx is not None:
+            return min(wanted or self.warm_ctx, self.warm_ctx)
         try:
             return loader.window(self.loading, wanted, self.options) or engine.info.trained_context_length
         except SlmError:  # said when the window is opened
@@ -170,7 +193,7 @@ class OpenModel:
         Raises `SlmError` (NO_FIT, and DAMAGED for an adapter).
         """
         made = self.session_settings(n_ctx, threads=threads)
-        most_ctx = loader.most_window(self.loading, self.options, self.settings) if may_grow else 0
+        most_ctx = self._most_window() if may_grow else 0
         made = replace(made, store=self._store, draft_model=self._draft, is_multi_turn=is_multi_turn, most_ctx=most_ctx)
         try:
             return self.engine.open_session(made)
@@ -181,15 +204,25 @@ class OpenModel:
             self.reporter.note(f"(nothing drafts: {error.message.rstrip('.')})")
             return self.engine.open_session(replace(made, draft_model=None))
 
+    def _most_window(self) -> int:
+        """Up to how many tokens a window may grow; 0: a size was asked for, or nothing is known of the model."""
+        if self.warm_ctx is not None and not (self.options.ctx or self.settings.n_ctx):
+            return self.warm_ctx
+        return loader.most_window(self.loading, self.options, self.settings)
+
     def open_plain_session(self, n_ctx: int) -> Session:
         """A context window without drafts, of which nothing is kept on the disk and for which nothing is looked up
         there: for what is measured, and for texts that no conversation owns. Raises `SlmError` as `open_session` does.
         """
         return self.engine.open_session(self.session_settings(n_ctx))
 
-    def open_pool(self, n_ctx: int, parallel: int | None = None) -> Pool:
-        """Many windows of `n_ctx` tokens at once, None: as many as pay. Raises `SlmError` (NO_FIT)."""
-        return self.engine.open_pool(self.session_settings(n_ctx), parallel)
+    def open_pool(self, n_ctx: int, parallel: int | None = None, *, is_repeatable: bool = False) -> Pool:
+        """Many windows of `n_ctx` tokens at once, None: as many as pay. `is_repeatable`: as `SessionSettings` has it.
+
+        Raises `SlmError` (NO_FIT).
+        """
+        settings = replace(self.session_settings(n_ctx), is_repeatable=is_repeatable)
+        return self.engine.open_pool(settings, parallel)
 
     def open_pool_for(self, n_ctx: int, parallel: int | None, pictures: Sequence[Picture]) -> Pool:
         """As `open_pool`; where these are shown, a pool of one, as no engine here decodes pictures side by side."""
@@ -205,9 +238,14 @@ class OpenModel:
         settings = replace(self.session_settings(n_ctx), store=self._store)
         return self.engine.open_stream_pool(settings, parallel)
 
-    def open_scorer(self, n_ctx: int) -> Pool:
+    def open_scorer(self, n_ctx: int, *, is_repeatable: bool = False) -> Pool:
         """A window for scores of given texts. Raises `SlmError`: NO_FIT, USAGE where the engine has none."""
-        return self.engine.open_scorer(self.session_settings(n_ctx))
+        return self.engine.open_scorer(replace(self.session_settings(n_ctx), is_repeatable=is_repeatable))
+
+    def open_text_logits(self, n_ctx: int) -> TextLogits:
+        """What tells all logits of a text, in a window of `n_ctx` tokens. Raises `SlmError`: NO_FIT, USAGE where the
+        engine has none to tell."""
+        return self.engine.open_text_logits(self.session_settings(n_ctx))
 
     def set_adapters(self, adapters: Sequence[Adapter]) -> None:
         """The LoRA adapters of the sessions that are opened from now on."""
@@ -218,6 +256,7 @@ class OpenModel:
     def go_private(self) -> None:
         """From now on nothing is written and nothing that was written is looked at."""
         self.settings = replace(self.settings, is_private=True)
+        self.load_here()  # a server keeps what it reads
         self.loading.go_private()
         if self._store is not None:
             self._store.close()

@@ -1,106 +1,81 @@
 """The server of this user that has a model in memory already: found before a command is sealed, used where it fits.
 
-Knows: where its Unix socket is, which server computes just what a command of its own would compute.
-Refuses to know: what is said over it (engine/warm), how it is started (commands/serve.py).
+Knows: which server computes just what a command of its own would compute.
+Refuses to know: where its socket is (warm_socket.py), what is said over it (engine/warm), how it is started
+(commands/serve.py).
 """
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmchat import __version__
 from slmchat.errors import SlmError
 from slmchat.models.backend import BackendModel, LocalModel
 from slmchat.models.loader import Loading
+from slmchat.models.warm_socket import HELLO_S, computed_with, connect, socket_path
 from slmchat.options import GenerationOptions
 from slmchat.privacy.steps import KeptSockets
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
 
 if TYPE_CHECKING:  # most commands find no server
-    from slmchat.engine.warm.engine import WarmConnection, WarmEngine
-
-# A server that does not say what it is by then, in seconds, has other things to do: it loads a model, say.
-_HELLO_S = 1.0
-
-
-def socket_path(settings: Settings) -> Path:
-    """Where a server of this user listens for slm's own commands."""
-    return settings.paths.data / "serve" / "socket"
-
-
-def connect(path: Path) -> "WarmConnection | None":
-    """A connection to the server behind this socket; None when there is none."""
-    if not path.exists():
-        return None
-    import socket
-
-    from slmchat.engine.warm.engine import WarmConnection
-
-    if not hasattr(socket, "AF_UNIX"):
-        return None
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        made.connect(str(path))
-    except OSError:  # nobody listens any more, or the path is too long for a socket
-        made.close()
-        return None
-    return WarmConnection(made)
-
-
-def computed_with(options: GenerationOptions) -> tuple[str, ...]:
-    """The options that change what is computed, as a server tells them; those of speed and memory are left out."""
-    return tuple(
-        f"{name}={value}"
-        for name, value in (
-            ("lora", ",".join(options.lora)),
-            ("kv_type", options.kv_type or "f16"),
-            ("device", options.device or ""),
-            ("gpu_layers", options.gpu_layers or "auto"),
-            ("mmproj", options.mmproj or ""),
-        )
-    )
+    from slmchat.engine.warm.connection import WarmConnection
+    from slmchat.engine.warm.engine import WarmEngine
 
 
 class WarmServer:
-    """A server that runs: the connection to it, made before the seal."""
+    """A server that runs: the connections to it, made before the seal. Implements `ModelServer`."""
 
-    def __init__(self, connection: "WarmConnection") -> None:
-        self._connection = connection
-        self.kept = KeptSockets(connected=(connection.fileno(),))
+    def __init__(self, asking: "WarmConnection", generating: "Sequence[WarmConnection]") -> None:
+        self._asking = asking
+        self._generating = generating
+        self.kept = KeptSockets(connected=tuple(each.fileno() for each in (asking, *generating)))
 
     @classmethod
-    def find(cls, options: GenerationOptions, settings: Settings) -> "WarmServer | None":
-        """The server of this user; None: there is none, or this command may not use one."""
-        if options.endpoint or settings.is_private or options.draft or options.speculation:
+    def find(cls, options: GenerationOptions, settings: Settings, n_answers: int = 1) -> "WarmServer | None":
+        """The server of this user; None: there is none, or this command may not use one. `n_answers`: at once."""
+        if options.no_server or options.endpoint or settings.is_private or options.draft or options.speculation:
             return None
-        connection = connect(socket_path(settings))
-        return None if connection is None else cls(connection)
+        made = [connect(socket_path(settings)) for _ in range(1 + n_answers)]
+        connections = [each for each in made if each is not None]
+        return None if len(connections) < len(made) else cls(connections[0], connections[1:])
 
-    def instead_of(self, model: BackendModel, options: GenerationOptions) -> "WarmLocalModel | None":
+    def instead_of(
+        self, model: BackendModel, options: GenerationOptions, settings: Settings
+    ) -> "WarmLocalModel | None":
         """The model in the server's memory; None when it is another one, or computed in another way."""
         from slmchat.engine.warm.codec import decode
-        from slmchat.engine.warm.engine import WarmEngine, WarmModel, ask
+        from slmchat.engine.warm.connection import ask
+        from slmchat.engine.warm.engine import WarmEngine, WarmModel
 
-        with contextlib.suppress(SlmError, KeyError, TypeError, ValueError):
-            self._connection.wait_at_most(_HELLO_S)
-            said: dict[str, Any] = ask(self._connection, {"hello": True})
-            self._connection.wait_at_most(None)
+        with contextlib.suppress(SlmError, KeyError, TypeError, ValueError, OSError):
+            self._asking.wait_at_most(HELLO_S)
+            said: dict[str, Any] = ask(self._asking, {"hello": True})
+            self._asking.wait_at_most(None)
             wanted = {"version": __version__, "key": model.key, "options": list(computed_with(options))}
             if isinstance(model, LocalModel) and said == wanted:
-                warm = decode(WarmModel, ask(self._connection, {"model": True})["model"])
-                if (options.ctx or 0) <= warm.n_ctx:
-                    return WarmLocalModel(model.installed, WarmEngine(self._connection, warm), warm.n_ctx)
+                warm = decode(WarmModel, ask(self._asking, {"model": True})["model"])
+                if (options.ctx or settings.n_ctx or 0) <= warm.n_ctx:
+                    return WarmLocalModel(
+                        model.installed, WarmEngine(self._asking, self._generating, warm), warm.n_ctx, warm.is_ctx_asked
+                    )
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class WarmLocalModel(LocalModel):
-    """An installed model that is in the memory of a server already."""
+    """An installed model that is in the memory of a server already. `n_ctx`: the largest window there; `is_ctx_asked`:
+    its user has chosen that."""
 
     engine: "WarmEngine"
     n_ctx: int
+    is_ctx_asked: bool = False
+
+    def here(self) -> LocalModel:
+        """The same, to be loaded by this process."""
+        return LocalModel(self.installed)
 
     def with_projector(self, path: str | None) -> "WarmLocalModel":
         return self

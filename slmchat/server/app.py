@@ -34,6 +34,7 @@ from slmchat.server.records import AnswerRecords, CompletionRecords
 from slmchat.server.responses import ResponseRecords
 from slmchat.server.served_model import ServedWeights
 from slmchat.server.warm import WarmDoor
+from slmchat.settings import Settings
 
 # Connections at once; the next one is told so and closed.
 _MOST_CONNECTIONS = 256
@@ -92,6 +93,7 @@ class Server:
         models: ServedModels,
         access: Access,
         reporter: Reporter,
+        settings: Settings,
         options: tuple[str, ...] = (),
         *,
         ends_idle: bool = False,
@@ -104,7 +106,7 @@ class Server:
         self._name = models.name
         self._access = access
         self._reporter = reporter
-        self._warm = WarmDoor(models.chatting, models.name, options, self.status, self.stop)
+        self._warm = WarmDoor(models.chatting, models.name, options, settings, self.status, self.stop)
         self._started = time.time()
         self._woken, self._waking = os.pipe()
         os.set_blocking(self._waking, False)

@@ -50,6 +50,7 @@ class RequestQueue:
 
     def __init__(self, pool: StreamPool, most_waiting: int) -> None:
         self.n_ctx = pool.n_ctx
+        self.most = pool.most
         self.report = pool.report
         self._pool = pool
         self._most_waiting = most_waiting
@@ -74,8 +75,13 @@ class RequestQueue:
         with self._changed:
             return len(self._waiting)
 
-    def submit(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> tuple[int, "SimpleQueue[_Said]"]:
-        """The number of a new request, and where its events come. Raises `Full`, `SlmError` (NETWORK) after `close`."""
+    def submit(
+        self, prompt: Prompt, sampler: SamplerSettings, limits: Limits, n_ctx: int | None = None
+    ) -> tuple[int, "SimpleQueue[_Said]"]:
+        """The number of a new request, and where its events come. `n_ctx`: its window, None: the pool's.
+
+        Raises `Full`, `SlmError` (NETWORK) after `close`.
+        """
         with self._changed:
             if self._is_closed:
                 raise SlmError("the server is stopping.", exit_code=ExitCode.NETWORK)
@@ -83,7 +89,7 @@ class RequestQueue:
                 raise Full(len(self._waiting))
             number, said = next(self._numbers), SimpleQueue[_Said]()
             self._heard[number] = said
-            self._waiting.append(Request(number, prompt, sampler, limits))
+            self._waiting.append(Request(number, prompt, sampler, limits, n_ctx=n_ctx))
             self._changed.notify_all()
         return number, said
 
@@ -94,9 +100,10 @@ class RequestQueue:
                 self._cancelled.add(number)
                 self._changed.notify_all()
 
-    def session(self, is_gone: Callable[[], bool] = lambda: False) -> "QueuedSession":
-        """A session whose generations are requests; `is_gone` is asked whether anybody still waits for them."""
-        return QueuedSession(self, is_gone)
+    def session(self, is_gone: Callable[[], bool] = lambda: False, n_ctx: int | None = None) -> "QueuedSession":
+        """A session whose generations are requests; `is_gone` is asked whether anybody still waits for them. `n_ctx`:
+        a smaller window than the pool's."""
+        return QueuedSession(self, is_gone, n_ctx)
 
     def close(self) -> None:
         """Take no more requests, give up what is open, free the pool."""
@@ -180,19 +187,15 @@ class RequestQueue:
 class QueuedSession:
     """Generations that take their turn in a queue. Implements `Session`."""
 
-    def __init__(self, queue: RequestQueue, is_gone: Callable[[], bool]) -> None:
+    def __init__(self, queue: RequestQueue, is_gone: Callable[[], bool], n_ctx: int | None = None) -> None:
+        self.n_ctx = min(n_ctx or queue.n_ctx, queue.n_ctx)
         self._queue = queue
         self._is_gone = is_gone
         self._number: int | None = None
 
-    @property
-    def n_ctx(self) -> int:
-        """The context window in tokens."""
-        return self._queue.n_ctx
-
     def generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
         """As `Session` says. Raises `Full` when too many wait; when the client is gone it ends as if cancelled."""
-        self._number, said = self._queue.submit(prompt, sampler, limits)
+        self._number, said = self._queue.submit(prompt, sampler, limits, self.n_ctx)
         return self._events(self._number, said)
 
     def _events(self, number: int, said: "SimpleQueue[_Said]") -> Iterator[Event]:

@@ -14,10 +14,14 @@ from slmchat import __version__
 from slmchat.engine.api import Limits, Prompt
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.warm.codec import decode, encode
-from slmchat.engine.warm.engine import EVENTS, WarmModel, error_as_record
+from slmchat.engine.warm.connection import error_as_record
+from slmchat.engine.warm.engine import WarmModel
+from slmchat.engine.warm.session import EVENTS
 from slmchat.errors import ExitCode, SlmError
+from slmchat.server import warm_run
 from slmchat.server.on_demand import OnDemand
 from slmchat.server.served_model import ServedWeights
+from slmchat.settings import Settings
 
 # A line of a request: a prompt of a hundred thousand tokens is some MB.
 _MOST_LINE = 64 * 1024 * 1024
@@ -34,6 +38,7 @@ class WarmDoor:
         model: Callable[[], OnDemand[ServedWeights]],
         name: str,
         options: tuple[str, ...],
+        settings: Settings,
         status: Callable[[], Mapping[str, Any]],
         stop: Callable[[], None],
     ) -> None:
@@ -42,6 +47,7 @@ class WarmDoor:
         self._model = model
         self._name = name
         self._options = options
+        self._settings = settings
         self._status = status
         self._stop = stop
 
@@ -67,6 +73,12 @@ class WarmDoor:
             yield {"version": __version__, "key": self._name, "options": list(self._options)}
         elif "model" in asked:
             yield {"model": encode(self._loaded_model())}
+        elif "run" in asked:
+            yield {"run": warm_run.is_same(asked["run"], self._name, self._options, self._settings)}
+        elif "prompt" in asked:
+            yield self._answered_run(asked["prompt"], made)
+        elif "cancel" in asked:
+            return  # what was to be given up has ended already
         elif "status" in asked:
             yield {"status": dict(self._status())}
         elif "stop" in asked:
@@ -80,18 +92,25 @@ class WarmDoor:
             prompt, limits = decode(Prompt, wanted["prompt"]), decode(Limits, wanted["limits"])
             sampler = decode(SamplerSettings, wanted["sampler"])
             with self._model().used() as loaded:
-                session = loaded.queue.session(lambda: _is_gone(made))
+                session = loaded.queue.session(lambda: _is_given_up(made), wanted["n_ctx"])
                 for event in session.generate(prompt, sampler, limits):
                     yield {_NAMES[type(event)]: encode(event)}
 
+    def _answered_run(self, asked: Mapping[str, Any], made: socket.socket) -> dict[str, Any]:
+        send = lambda said: made.sendall(json.dumps(said).encode() + b"\n")  # noqa: E731
+        with self._model().used() as loaded:
+            return warm_run.answer(asked, loaded, self._settings, send, lambda: _is_given_up(made))
+
     def _loaded_model(self) -> WarmModel:
         with self._model().used() as loaded:
-            return WarmModel(loaded.queue.n_ctx, loaded.opened.engine.info)
+            opened = loaded.opened
+            is_asked = bool(opened.options.ctx or opened.settings.n_ctx)
+            return WarmModel(loaded.queue.n_ctx, loaded.queue.most, opened.engine.info, is_ctx_asked=is_asked)
 
 
-def _is_gone(made: socket.socket) -> bool:
-    """Whether the other end is closed: it says nothing while it waits for events."""
+def _is_given_up(made: socket.socket) -> bool:
+    """Whether the other end is closed, or says something, which is that it gives up: it waits for events."""
     try:
-        return bool(select.select([made], [], [], 0)[0]) and not made.recv(1, socket.MSG_PEEK)
+        return bool(select.select([made], [], [], 0)[0])
     except (OSError, ValueError):
         return True

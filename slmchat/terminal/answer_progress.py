@@ -8,13 +8,26 @@ Knows: time left of a prompt, speed of an answer. Refuses to know: how and where
 
 import time
 from collections.abc import Callable
-
-from slmchat.engine.api import Prefill
+from typing import Protocol
 
 # Before so much of a prompt has been timed, nothing is said about the time left, in seconds.
 _TIMED_S = 0.5
 # A speed measured over less is noise, in seconds.
 _MEASURED_S = 0.3
+
+
+class ReadPrompt(Protocol):
+    """How much of a prompt is evaluated, in tokens: `engine.api.Prefill`, or what a server says of it."""
+
+    @property
+    def total(self) -> int: ...
+
+    @property
+    def cached(self) -> int: ...
+
+    def now(self) -> float:
+        """Tokens that are done by now."""
+        ...
 
 
 class AnswerProgress:
@@ -23,12 +36,12 @@ class AnswerProgress:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._began_at = clock()
-        self._prefill: Prefill | None = None
+        self._prefill: ReadPrompt | None = None
         self._prefill_at = 0.0
         self._first_at: float | None = None
         self.n_tokens = 0
 
-    def reads(self, event: Prefill) -> None:
+    def reads(self, event: ReadPrompt) -> None:
         """The engine has told how far the prompt is."""
         if self._prefill is None:
             self._prefill_at = self._clock()

@@ -38,10 +38,11 @@ from slmchat.sanitize import Sanitizer
 from slmchat.terminal import line_editor, plain_input
 from slmchat.terminal.answer_progress import AnswerProgress
 from slmchat.terminal.answer_screen import AnswerScreen
-from slmchat.terminal.answer_view import ChatView, PlainView
+from slmchat.terminal.answer_view import ChatView
 from slmchat.terminal.completion import command_completer, complete_path
 from slmchat.terminal.console import Console
 from slmchat.terminal.line_editor import LineEditor
+from slmchat.terminal.plain_view import PlainView
 from slmchat.terminal.slash_commands import CommandTable, SlashCommand
 from slmchat.terminal.tables import Column
 from slmchat.terminal.typed_ahead import TypedAhead
@@ -379,7 +380,8 @@ _COMMANDERS = {
     "terminal/screen.py",
     "terminal/console.py",
     "terminal/answer_screen.py",
-    "terminal/answer_view.py",  # --raw-output
+    "terminal/plain_view.py",  # --raw-output
+    "commands/docs.py",  # bold heads; the rest through sanitize
     "terminal/status_bar.py",
     "terminal/markdown.py",
     "terminal/preview.py",

@@ -1,6 +1,6 @@
 """`--choices` against generating the label, in one process, and how often either is right.
 
-The rows are the 204 labelled sentences of tests/data/sentiment.jsonl. The generated label is the first of the two words
+The rows are the 204 labelled sentences of slmchat/evaluation/suite/sentiment.jsonl. The generated label is the first of the two words
 that stands in 16 tokens of text, sampled as `slm run` does. Instruction-tuned models get a question through their chat
 template, base models a text to complete. Generating takes most of a minute, so that only the first model is measured.
 """
@@ -25,7 +25,10 @@ LABELS = ("positive", "negative")
 QUESTION = "What is the sentiment of this text? {}"
 LINES = "Review: {}\nSentiment:"
 MAX_TOKENS = 16
-ROWS = [json.loads(line) for line in (Path(__file__).parents[1] / "data" / "sentiment.jsonl").read_text().splitlines()]
+ROWS = [
+    json.loads(line)
+    for line in (Path(__file__).parents[2] / "slmchat/evaluation/suite/sentiment.jsonl").read_text().splitlines()
+]
 
 
 class Bench:

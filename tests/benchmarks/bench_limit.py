@@ -98,8 +98,8 @@ def _followed() -> tuple[float, float]:
     from slmchat.engine.api import Chunk, Finish, FinishReason, Timings, Usage
     from slmchat.generation import response
     from slmchat.sanitize import Sanitizer
-    from slmchat.terminal.answer_view import PlainView
     from slmchat.terminal.console import Console
+    from slmchat.terminal.plain_view import PlainView
 
     marks: list[float] = []
 

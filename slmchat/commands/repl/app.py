@@ -9,11 +9,12 @@ how a conversation goes on (generation/chat_session.py).
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slmchat.commands.inputs import read_text, system_text
+from slmchat.commands.repl.chat_documents import ChatDocuments
 from slmchat.commands.repl.hints import in_chat
 from slmchat.conversation import pictures
 from slmchat.conversation.archive import Archive
@@ -31,6 +32,7 @@ from slmchat.models.backend import Backend, BackendModel
 from slmchat.models.open import OpenModel
 from slmchat.models.session_settings import DRAFT_AUTO
 from slmchat.options import ChatOptions, GenerationOptions
+from slmchat.retrieval.steps import ReadingHandler
 from slmchat.settings import Settings
 from slmchat.terminal.answer_progress import AnswerProgress
 from slmchat.terminal.answer_screen import AnswerScreen
@@ -56,6 +58,16 @@ def usage(message: str, hint: str | None = None) -> SlmError:
     return SlmError(message, hint=hint, exit_code=ExitCode.USAGE)
 
 
+@dataclass(frozen=True, slots=True)
+class MessageHooks:
+    """What commands do around a message. `before`: what goes along is attached; `behind`: an answer is there;
+    `resting`: while the user reads it and types the next one."""
+
+    before: "Callable[[ChatApp, str], None]" = lambda _chat, _text: None
+    behind: "Callable[[ChatApp], None]" = lambda _chat: None
+    resting: "Callable[[ChatApp], AbstractContextManager[None]]" = lambda _chat: nullcontext()
+
+
 class ChatApp:
     """What the loop and the commands share. Implements `ChatDelegate`."""
 
@@ -67,17 +79,19 @@ class ChatApp:
         settings: Settings,
         console: Console,
         table: "CommandTable[ChatApp]",
-        enclose: "Callable[[ChatApp, str], None]" = lambda _chat, _text: None,
+        hooks: MessageHooks | None = None,
         exports: Path | None = None,
     ) -> None:
-        """`place`: where the models are; `table`: the slash commands; `enclose`: attaches what a message names;
+        """`place`: where the models are; `table`: the slash commands; `hooks`: what happens around a message;
         `exports`: where `/export` writes, None: in slm's own directory for that.
 
         Raises `SlmError` (interrupted) when a conversation may not leave for the place.
         """
         self.place = place
         self._table = table
-        self._enclose = enclose
+        self._hooks = hooks or MessageHooks()
+        self.documents = ChatDocuments()
+        self.titled: set[str] = set()  # conversations for which the model has been asked for a title
         self.exports = exports or settings.paths.exports
         self.console = console
         self.settings = settings
@@ -126,7 +140,8 @@ class ChatApp:
         while not self._is_leaving:
             text, self.next_text = self.next_text, ""
             try:
-                line = self.editor.read(default=text, sends_typed=self._sends_typed)
+                with self._hooks.resting(self):
+                    line = self.editor.read(default=text, sends_typed=self._sends_typed)
             except KeyboardInterrupt:
                 self.console.note("(Ctrl-D or /exit leaves)")
                 continue
@@ -174,7 +189,7 @@ class ChatApp:
             return
         with self.answering():
             try:
-                self._enclose(self, text)
+                self._hooks.before(self, text)
                 answer = self.session.send(text)
             except (SlmError, KeyboardInterrupt):
                 self.next_text = as_typed(text)
@@ -182,6 +197,8 @@ class ChatApp:
             if answer is None:
                 self.next_text = as_typed(text)
                 self.console.note("(cancelled; your message is back in the line)")
+            else:
+                self._hooks.behind(self)
             self.told(answer)
 
     def _is_meant(self, word: str) -> bool:
@@ -232,6 +249,7 @@ class ChatApp:
 
     def close(self) -> None:
         """Write down what is left, free everything."""
+        self.documents.close()
         self.session.close()
         if self.recorder is not None:
             self.recorder.close()
@@ -278,7 +296,9 @@ class ChatApp:
         return self.place.find(self.options.model, self.settings, self.console)
 
     def _opened(self, model: BackendModel) -> OpenModel:
-        return OpenModel(model, self.options, self.settings, self.console)
+        return OpenModel(
+            self.place.warmed(model, self.options, self.settings), self.options, self.settings, self.console
+        )
 
     def switch_model(self, model: BackendModel) -> None:
         """Let another model go on, with its own adapters and without the draft model of the one before."""
@@ -297,7 +317,7 @@ class ChatApp:
         if self.recorder is not None:
             self.recorder.flush()
         self.recorder = self.session.conversation.recorder = None
-        self.session.opened.go_private()
+        self.session.go_private()
         self.settings = self.session.opened.settings
         self.editor = self._new_editor()
 
@@ -330,6 +350,11 @@ class ChatApp:
             shows_doubt=self.shows_doubt,
             is_raw=self.session.options.raw_output,
         )
+
+    def reading(self) -> StreamHandler:
+        """What shows that a prompt is read, and nothing of what is generated."""
+        self._progress = AnswerProgress()
+        return ReadingHandler(self._progress.reads)
 
     @contextmanager
     def _quiet(self, work: Cancellable) -> Iterator[None]:

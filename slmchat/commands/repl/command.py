@@ -40,14 +40,15 @@ def chat(
     if options.model is None and options.endpoint is None:
         options, chat_options = _after_first_run(options, chat_options, settings, console)
 
-    from slmchat.commands.repl import chat_settings, enclosures, files, saved
+    from slmchat.commands.repl import chat_settings, documents, files, saved
     from slmchat.commands.repl.app import ChatApp
     from slmchat.commands.repl.slash_commands import COMMANDS, greet
     from slmchat.models.backend import open_backend
+    from slmchat.models.warm_server import WarmServer
 
     exports = files.export_directory(chat_options.export_dir, settings)
-    backend = open_backend(options, settings, console, (exports,))
-    room = ChatApp(backend, options, chat_options, settings, console, COMMANDS, enclosures.named_in, exports)
+    backend = open_backend(options, settings, console, (exports,), WarmServer.find(options, settings))
+    room = ChatApp(backend, options, chat_options, settings, console, COMMANDS, documents.HOOKS, exports)
     try:
         chat_settings.take_over(room)
         greet(room)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from slmchat import personas
 from slmchat.catalog.library import Library
-from slmchat.commands.repl import adapters, chat_settings, enclosures, recap, saved, thinking, tree, view
+from slmchat.commands.repl import adapters, chat_settings, documents, enclosures, recap, saved, thinking, tree, view
 from slmchat.commands.repl.app import ChatApp, usage
 from slmchat.errors import SlmError
 from slmchat.generation import params
@@ -172,6 +172,11 @@ _GROUPS: Mapping[str, tuple[SlashCommand[ChatApp], ...]] = {
         ),
         SlashCommand(
             "image", "PATH…", 'show pictures with the next message; "" detaches', enclosures.image, enclosures.complete
+        ),
+        SlashCommand(
+            "docs", "[PATH…|drop]", "answer from documents, list them, or stop that", documents.command,
+            documents.complete,
+            more="Files and directories. What answers a message is quoted from them word by word, and shown below.",
         ),
         SlashCommand("editor", "[TEXT]", "write the next message in $EDITOR", enclosures.editor),
     ),

@@ -179,6 +179,8 @@ def constrained(kind: ServerKind, constraint: Constraint, *, is_bare: bool) -> d
     Schema in `response_format`, vLLM regular expressions too (0.11 and later). Raises `SlmError` (USAGE) for what a
     server is not known to take: a field that it ignores would let any answer through.
     """
+    if constraint.kind is ConstraintKind.QUOTATIONS:
+        raise SlmError("an endpoint cannot be held to passages.", exit_code=ExitCode.USAGE)
     if kind in (ServerKind.LLAMA_SERVER, ServerKind.LLAMA_PYTHON):
         return {"grammar": to_gbnf(constraint)}
     if kind is ServerKind.VLLM and constraint.kind is ConstraintKind.REGEX:

@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Callable
 
 from slmchat.endpoints import Endpoint
-from slmchat.engine.api import ModelInfo, Pool, Prompt, SessionSettings, StreamPool
+from slmchat.engine.api import ModelInfo, Pool, Prompt, SessionSettings, StreamPool, TextLogits
 from slmchat.engine.remote import dialect, errors
 from slmchat.engine.remote.adapters import RemoteAdapter, list_adapters
 from slmchat.engine.remote.client import Client
@@ -81,6 +81,10 @@ class RemoteEngine:
     def open_scorer(self, settings: SessionSettings) -> Pool:
         """Scores from what the endpoint tells of the first token of an answer, in chats."""
         return RemoteScorer(self.open_pool(settings), self._model.endpoint.address)
+
+    def open_text_logits(self, settings: SessionSettings) -> TextLogits:
+        """Raises `SlmError` (USAGE): no endpoint tells all of them."""
+        raise SlmError("an endpoint does not tell all logits of a text.", exit_code=ExitCode.USAGE)
 
     def close(self) -> None:
         if self._spare is not None:

@@ -1,208 +1,95 @@
-"""The engine of a server of this user, as a command sees it: `WarmEngine`, `WarmSession`.
+"""The engine of a server of this user, as a command sees it: `WarmEngine`.
 
-Everything goes over one Unix socket that was connected before the process was sealed: a line of JSON for each request,
-lines of JSON back. The server does what a session here would do; the chat template, the checks of an answer and its
-exit code stay here. A generation is cancelled by closing the connection.
+The server does what an engine here would do; the chat template, the checks of an answer and its exit code stay here.
 
-Knows: the lines. Refuses to know: where the socket is, whether the model is the right one (models/warm_server.py).
+Knows: which connection is for what. Refuses to know: what is said on one (session.py), where the socket is, whether
+the model is the right one (models/warm_server.py).
 """
 
-import json
-import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from slmchat.engine.api import (
-    NEVER_BEGUN,
-    Adapter,
-    Chunk,
     Embedder,
-    Event,
-    Finish,
-    Limits,
     ModelInfo,
     Pool,
-    Prefill,
     Prompt,
     Session,
     SessionSettings,
     StreamPool,
+    TextLogits,
 )
-from slmchat.engine.sampler import SamplerSettings
-from slmchat.engine.warm.codec import decode, encode
-from slmchat.errors import ExitCode, SlmError
-
-EVENTS: dict[str, type[Prefill] | type[Chunk] | type[Finish]] = {"prefill": Prefill, "chunk": Chunk, "finish": Finish}
+from slmchat.engine.warm.codec import encode
+from slmchat.engine.warm.connection import WarmConnection, ask
+from slmchat.engine.warm.pool import WarmPool
+from slmchat.engine.warm.session import WarmSession, only_answers
 
 
 @dataclass(frozen=True, slots=True)
 class WarmModel:
-    """The model in a server's memory, and the context window that a request may have there."""
+    """The model in a server's memory. `n_ctx`: the context window of a request there; `is_ctx_asked`: it was asked for,
+    not chosen as suits the device. `most`: how many answers at once."""
 
     n_ctx: int
+    most: int
     info: ModelInfo
-
-
-class WarmConnection:
-    """The socket to a server."""
-
-    def __init__(self, made: socket.socket) -> None:
-        """`made` is connected. It is this object's own from here on."""
-        self._socket = made
-        self._lines = made.makefile("rb")
-
-    def fileno(self) -> int:
-        """The descriptor, which the seal leaves open."""
-        return self._socket.fileno()
-
-    def wait_at_most(self, seconds: float | None) -> None:
-        """For a line; None: as long as it takes. Too long is an OSError, after which it is of no more use."""
-        self._socket.settimeout(seconds)
-
-    def send(self, request: dict[str, Any]) -> None:
-        """Say a request. Raises OSError."""
-        self._socket.sendall(json.dumps(request).encode() + b"\n")
-
-    def line(self) -> dict[str, Any]:
-        """The next line. Raises OSError at the end, ValueError for what is no object."""
-        data = self._lines.readline()
-        if not data.endswith(b"\n"):
-            raise ConnectionResetError("the server has closed the connection")
-        said = json.loads(data)
-        if not isinstance(said, dict):
-            raise ValueError("not an object")
-        return said
-
-    def close(self) -> None:
-        """Close it; also from a signal handler, while a line is waited for."""
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
+    is_ctx_asked: bool = False
 
 
 class WarmEngine:
-    """A loaded model in another process. Implements `Engine`, for sessions alone."""
+    """A loaded model in another process. Implements `Engine`, for sessions and pools."""
 
-    def __init__(self, connection: WarmConnection, model: WarmModel) -> None:
-        self._connection = connection
+    def __init__(self, asking: WarmConnection, generating: Sequence[WarmConnection], model: WarmModel) -> None:
+        """`asking`: for short questions, from any thread. `generating`: one for each answer at a time."""
+        self._asking = asking
+        self._generating = generating
         self._model = model
 
     @property
     def info(self) -> ModelInfo:
         return self._model.info
 
+    @property
+    def most(self) -> int:
+        """How many answers there can be at once."""
+        return min(len(self._generating), self._model.most)
+
+    def is_gone(self) -> bool:
+        """Whether the server has ended, or a connection is of no more use. Between answers."""
+        return any(connection.is_gone() for connection in (self._asking, *self._generating))
+
     def count(self, prompt: Prompt) -> int:
         """Number of tokens, as the server counts them. Raises `SlmError` (NETWORK) when it is gone."""
-        return int(ask(self._connection, {"count": encode(prompt)})["count"])
+        return int(ask(self._asking, {"count": encode(prompt)})["count"])
 
     def open_session(self, settings: SessionSettings) -> Session:
         """A turn in the server's queue for each generation."""
-        return WarmSession(self._connection, self._model.n_ctx)
+        return self._session(self._generating[0], settings)
 
     def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> Pool:
-        """Raises `SlmError` (USAGE): many at once are for an engine of one's own."""
-        raise _only_sessions()
+        """Turns in the server's queue side by side: `parallel`, None: as many as it has."""
+        count = min(parallel or self.most, self.most)
+        return WarmPool([self._session(connection, settings) for connection in self._generating[:count]])
+
+    def _session(self, connection: WarmConnection, settings: SessionSettings) -> WarmSession:
+        return WarmSession(connection, min(max(settings.n_ctx, settings.most_ctx), self._model.n_ctx))
 
     def open_stream_pool(self, settings: SessionSettings, parallel: int | None = None) -> StreamPool:
-        """Raises `SlmError` (USAGE)."""
-        raise _only_sessions()
+        """Raises `SlmError` (USAGE): who streams to many has an engine of its own."""
+        raise only_answers()
 
     def open_scorer(self, settings: SessionSettings) -> Pool:
         """Raises `SlmError` (USAGE)."""
-        raise _only_sessions()
+        raise only_answers()
+
+    def open_text_logits(self, settings: SessionSettings) -> TextLogits:
+        """Raises `SlmError` (USAGE)."""
+        raise only_answers()
 
     def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> Embedder:
         """Raises `SlmError` (USAGE)."""
-        raise _only_sessions()
+        raise only_answers()
 
     def close(self) -> None:
-        self._connection.close()
-
-
-class WarmSession:
-    """Generations in the server's queue. Implements `Session`."""
-
-    def __init__(self, connection: WarmConnection, n_ctx: int) -> None:
-        self._connection = connection
-        self._is_cancelled = False
-        self.n_ctx = n_ctx
-
-    def generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
-        """As `Session` says; the errors are those of the server's engine, and NETWORK when it is gone."""
-        self._is_cancelled = False
-        return self._events(prompt, sampler, limits)
-
-    def _events(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
-        asked = {"prompt": encode(prompt), "sampler": encode(sampler), "limits": encode(limits)}
-        said: dict[str, Any] | None = None
-        while True:
-            try:
-                if said is None:
-                    self._connection.send({"generate": asked})
-                said = self._connection.line()
-            except (OSError, ValueError) as error:
-                if self._is_cancelled:
-                    yield NEVER_BEGUN
-                    return
-                raise _gone() from error
-            if "error" in said:
-                raise error_of(said["error"])
-            ((name, data),) = said.items()
-            event = decode(EVENTS[name], data)
-            yield event
-            if isinstance(event, Finish):
-                return
-
-    def cancel(self) -> None:
-        """End the generation: the server notices that nobody listens."""
-        self._is_cancelled = True
-        self._connection.close()
-
-    def keep(self, owner: str, *, is_resting: bool = False) -> None:
-        """Nothing: the server keeps what is worth it."""
-
-    def set_adapters(self, adapters: Sequence[Adapter]) -> None:
-        """Raises `SlmError` (USAGE) for any: the server has its own."""
-        if adapters:
-            raise _only_sessions()
-
-    def close(self) -> None:
-        """Nothing: the connection is the engine's."""
-
-
-def ask(connection: WarmConnection, request: dict[str, Any]) -> dict[str, Any]:
-    """The one line that answers this request. Raises `SlmError`: NETWORK when the server is gone, what it says."""
-    try:
-        connection.send(request)
-        said = connection.line()
-    except (OSError, ValueError) as error:
-        raise _gone() from error
-    if "error" in said:
-        raise error_of(said["error"])
-    return said
-
-
-def error_as_record(error: SlmError) -> dict[str, Any]:
-    """An error as the server says it."""
-    return {"message": error.message, "hint": error.hint, "exit_code": int(error.exit_code)}
-
-
-def error_of(said: dict[str, Any]) -> SlmError:
-    """The error that a server has said."""
-    return SlmError(
-        said["message"], hint=said["hint"], exit_code=next(code for code in ExitCode if code == said["exit_code"])
-    )
-
-
-def _gone() -> SlmError:
-    return SlmError(
-        "slm serve ended while it answered.",
-        hint="the same command again; or with --no-server",
-        exit_code=ExitCode.NETWORK,
-    )
-
-
-def _only_sessions() -> SlmError:
-    return SlmError("the engine of slm serve gives answers one by one.", hint="--no-server", exit_code=ExitCode.USAGE)
+        for connection in (self._asking, *self._generating):
+            connection.close()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from slmchat.reporting import Reporter
+from slmchat.wording import clock_time
 
 _REDRAWN_EVERY = 0.2  # seconds
 _TOLD_EVERY = 10.0
@@ -49,7 +50,7 @@ class Progress:
             parts.append(f"{self.failed:,} failed")
         done = end - self._begun
         if self._total is not None and done > 0 and seconds > 1:
-            parts.append(f"{_clock_time(seconds * max(0, self._total - end) / done)} left")
+            parts.append(f"{clock_time(seconds * max(0, self._total - end) / done)} left")
         return ", ".join(parts)
 
     def summary(self, n_tokens: int) -> str:
@@ -61,9 +62,3 @@ class Progress:
     def _rate(self, seconds: float) -> str:
         rate = self.rows / max(seconds, 1e-6)
         return f"{rate:,.0f}" if rate >= 100 else f"{rate:.2g}" if rate < 1 else f"{rate:.1f}"
-
-
-def _clock_time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,61 @@
+"""The documents that a Python program asks about.
+
+Knows: paths as a program gives them; one index for each model, in memory or where the user's own is.
+Refuses to know: how documents are read and searched (retrieval/), what is asked.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from slmchat.api import arguments
+from slmchat.conversation.messages import Message, Role
+from slmchat.conversation.template import raw_prompt
+from slmchat.engine.cancellable import CancelFlag, CancelScope
+from slmchat.errors import ExitCode, SlmError
+from slmchat.models.open import OpenModel
+from slmchat.retrieval.answers import ReadingOrder, Search
+from slmchat.retrieval.index import DocumentIndex
+from slmchat.retrieval.opening import open_index
+
+
+class ModelDocuments:
+    """The index of one model, and the order in which it has read passages."""
+
+    def __init__(self, opened: OpenModel) -> None:
+        self._opened = opened
+        self._index: DocumentIndex | None = None
+        self.order = ReadingOrder()
+
+    def search_in(self, paths: Sequence[Path], running: CancelScope) -> Search:
+        """Read what is new at these paths; what finds passages there.
+
+        Raises `SlmError`: USAGE for a path that does not exist or has nothing that can be read, INTERRUPTED.
+        """
+        opened, flag = self._opened, CancelFlag()
+        if self._index is None:
+            self._index = open_index(
+                opened.settings, opened.reporter, lambda text: opened.count(raw_prompt([Message(Role.USER, text)]))
+            )
+        index = self._index
+        with running(flag):
+            report = index.add(paths, opened.reporter, flag)
+        if flag():
+            raise SlmError("this was cancelled before it was done.", exit_code=ExitCode.INTERRUPTED)
+        if not report.n_files:
+            reasons = "; ".join(report.skipped) or "there is no file"
+            raise SlmError(f"nothing in these documents can be read: {reasons}.", exit_code=ExitCode.USAGE)
+        return lambda question, top: index.search(question, top, report.roots)
+
+    def close(self) -> None:
+        """Free the index."""
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+
+
+def paths_of(given: object) -> list[Path]:
+    """One path or several. Raises `SlmError` (USAGE)."""
+    several = [given] if isinstance(given, (str, Path)) else arguments.several(given, "documents", "paths")
+    if not several:
+        raise SlmError("documents is empty.", exit_code=ExitCode.USAGE)
+    return [Path(arguments.path(one, f"documents[{number}]")).expanduser() for number, one in enumerate(several)]

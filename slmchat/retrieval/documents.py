@@ -1,0 +1,52 @@
+"""A document as it was read: its text in sections, each with the page and the lines it stands on.
+
+The text is what people see in the document, as the loader has extracted it, and nothing rewrites it afterwards: a
+quotation is checked against it, character by character.
+
+Knows: what every kind of file has in common once it is text. Refuses to know: how a kind is read (loaders/), how long a
+passage may be (chunks.py).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class DocumentKind(StrEnum):
+    """What a file is, by its name and its first bytes."""
+
+    TEXT = "text"
+    MARKDOWN = "markdown"
+    HTML = "html"
+    PDF = "pdf"
+    DOCX = "docx"
+    CSV = "csv"
+    CODE = "code"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Text between two headings, or of one page; "\\n" ends its lines.
+
+    `page` counts from 1 and is None where a file has no pages. `first_line` is the line of the file on which the text
+    begins, from 1: of a PDF a line of the page, of a DOCX a paragraph. `lines`: the number of each line of the text
+    where they do not simply follow one another (HTML). `heading`: the titles above the text, the outermost first; of a
+    table its head row is the innermost.
+    """
+
+    text: str
+    first_line: int = 1
+    page: int | None = None
+    heading: tuple[str, ...] = ()
+    lines: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file that was read. `title` is its own title, else its name. `n_pages` is None where a file has no pages."""
+
+    path: Path
+    title: str
+    kind: DocumentKind
+    sections: tuple[Section, ...]
+    n_pages: int | None = None

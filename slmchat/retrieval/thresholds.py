@@ -1,0 +1,64 @@
+"""What is not in the documents: how far a search and a model are believed.
+
+Every number here was found on one half of the questions of tests/data/ask and measured on the other one
+(`python -m tests.ask_quality`; docs/ask.md has the table).
+
+Knows: the numbers, which models are very small. Refuses to know: searches, prompts.
+"""
+
+import math
+from collections.abc import Sequence
+
+from slmchat.engine.api import TokenLogprob
+from slmchat.models.backend import BackendModel, LocalModel
+from slmchat.retrieval.index import Passage
+from slmchat.retrieval.nearest import nearness
+from slmchat.retrieval.prompts import NONE
+
+LEAST_NEARNESS, LEAST_NEARNESS_SMALL = 0.3, 0.4
+"""How near by its words the nearest passage has to be. What a very small model says of it does not count, so that more
+is decided here."""
+
+LEAST_SIMILARITY = 0.5
+"""A passage that is so near by its meaning needs no words of the question."""
+
+MOST_NONE = 0.5
+"""Where a model would rather say that nothing answers the question than anything else, nothing does."""
+
+VERY_SMALL = 700_000_000
+"""Parameters below which a model is very small: it picks other sentences than the right one more often than not."""
+
+ALTERNATIVES = 20
+"""Tokens that are looked at beside the first one of the quotations."""
+
+_NONE_BEGINS = (NONE, NONE[:-1])  # "N" and "No" begin too much else
+
+
+def is_near(question: str, passages: Sequence[Passage], model: BackendModel) -> bool:
+    """Whether a search has found anything that a question may be about, by its words or by its meaning."""
+    least = LEAST_NEARNESS_SMALL if is_very_small(model) else LEAST_NEARNESS
+    return any(
+        nearness(question, passage.chunk.text) >= least or (passage.similarity or 0.0) >= LEAST_SIMILARITY
+        for passage in passages
+    )
+
+
+def is_very_small(model: BackendModel) -> bool:
+    """Whether it is a model of this device with few parameters; where nobody knows how many, it is not."""
+    return isinstance(model, LocalModel) and 0 < (model.installed.parameters or 0) < VERY_SMALL
+
+
+def finds_nothing(logprobs: Sequence[TokenLogprob], model: BackendModel) -> bool:
+    """Whether a model says that nothing answers the question, and can be believed."""
+    return not is_very_small(model) and none_probability(logprobs) > MOST_NONE
+
+
+def none_probability(logprobs: Sequence[TokenLogprob]) -> float:
+    """How probable the model finds it that nothing answers the question, 0 to 1.
+
+    `logprobs`: of the quotations that it was made to write, of which the first token counts. 0 where none are told.
+    """
+    if not logprobs:
+        return 0.0
+    told = dict(logprobs[0].alternatives)
+    return sum(math.exp(logprob) for text, logprob in told.items() if text.strip() in _NONE_BEGINS)

@@ -1,0 +1,80 @@
+"""Vectors of chunks: an embedding model that is open, and the chunks that mean what a question means.
+
+Knows: which texts an embedding model wants (its prefixes), how vectors are kept and compared.
+Refuses to know: how a vector is computed (engine/embedding.py), SQL, words.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from slmchat.engine.api import Embedder, Embedding
+from slmchat.errors import SlmError
+from slmchat.retrieval.chunks import DocumentChunk
+
+# What a model was trained to see before a text: of a question, of a passage. From the model cards of their makers; a
+# model that is not here (all-MiniLM, gte) was trained without.
+_PREFIXES = {
+    "embeddinggemma": ("task: search result | query: ", "title: none | text: "),
+    "nomic": ("search_query: ", "search_document: "),
+    "e5": ("query: ", "passage: "),
+    "arctic-embed": ("Represent this sentence for searching relevant passages: ", ""),
+    "mxbai": ("Represent this sentence for searching relevant passages: ", ""),
+    "bge": ("Represent this sentence for searching relevant passages: ", ""),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """An embedding model that is open. `model` tells its vectors from those of another: its name and the beginning of
+    its sha256; the prefixes are found by the name."""
+
+    model: str
+    embedder: Embedder
+
+    def of_question(self, question: str) -> bytes | None:
+        """The vector of a question, packed; None where it has none. Raises `SlmError` for what ends all."""
+        made = next(self.embedder.run(iter((self._prefixes[0] + question,))), None)
+        return packed(made.vector) if isinstance(made, Embedding) else None
+
+    def of_chunks(
+        self, chunks: Sequence[DocumentChunk], is_cancelled: Callable[[], bool]
+    ) -> Iterator[tuple[DocumentChunk, bytes]]:
+        """The vectors of those chunks that have one, in order. Raises `SlmError` for what ends all."""
+        prefix = self._prefixes[1]
+        texts = (f"{prefix}{context(chunk)}\n{chunk.text}" for chunk in chunks)
+        for chunk, made in zip(chunks, self.embedder.run(texts), strict=False):
+            if is_cancelled():
+                self.embedder.cancel()
+                return
+            if not isinstance(made, SlmError):
+                yield chunk, packed(made.vector)
+
+    @property
+    def _prefixes(self) -> tuple[str, str]:
+        name = self.model.lower()
+        return next((found for part, found in _PREFIXES.items() if part in name), ("", ""))
+
+
+def context(chunk: DocumentChunk) -> str:
+    """What stands above a chunk, for whoever has to tell what it is about: the title and the headings."""
+    return "\n".join(dict.fromkeys((chunk.title, *chunk.heading)))
+
+
+def packed(vector: Sequence[float]) -> bytes:
+    """Half precision: it moves no rank of the measured questions and takes half the room."""
+    import numpy
+
+    return numpy.asarray(vector, dtype="<f2").tobytes()
+
+
+def similarities(question: bytes, vectors: Iterable[bytes]) -> list[float]:
+    """The cosines of a question and chunks, all of them vectors of length 1 of one model."""
+    import numpy
+
+    rows = b"".join(vectors)
+    if not rows:
+        return []
+    wanted = numpy.frombuffer(question, dtype="<f2").astype(numpy.float32)
+    matrix = numpy.frombuffer(rows, dtype="<f2").reshape(-1, len(wanted)).astype(numpy.float32)
+    found: list[float] = (matrix @ wanted).tolist()
+    return found

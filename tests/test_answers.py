@@ -1,0 +1,319 @@
+"""From ranked passages to an answer: prompts, quotations that are checked, references that are mended, refusals."""
+
+import io
+import json
+import math
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ask_injections import INJECTIONS
+from fake_engine import FakeEngine, Ready
+
+from slmchat import settings as settings_module
+from slmchat.catalog.records import Installed, InstalledFile
+from slmchat.commands.sources import source_lines
+from slmchat.conversation.messages import Message, Role
+from slmchat.engine.api import ConstraintKind, FinishReason, TokenLogprob
+from slmchat.engine.quotations import QuotationRules
+from slmchat.errors import ExitCode, SlmError
+from slmchat.generation.generator import Generator
+from slmchat.models import loader
+from slmchat.models.backend import LocalModel
+from slmchat.models.open import OpenModel
+from slmchat.options import GenerationOptions
+from slmchat.retrieval import thresholds
+from slmchat.retrieval.answer_record import answer_record
+from slmchat.retrieval.answers import Answer, DocumentAnswers
+from slmchat.retrieval.chunks import DocumentChunk
+from slmchat.retrieval.citations import CitationFilter
+from slmchat.retrieval.documents import DocumentKind
+from slmchat.retrieval.index import Passage
+from slmchat.retrieval.nearest import nearest_sentences
+from slmchat.retrieval.quotations import quotations_in
+from slmchat.retrieval.steps import SilentDelegate
+from slmchat.terminal.console import Console
+
+PUMP = "The filter is cleaned every\nsix weeks. The pump must not run dry."
+FERRY = "The ferry leaves at 07:40. Bicycles travel free of charge."
+
+
+def passage(text: str, name: str = "manual.md", *, share: float = 0.9, page: int | None = None) -> Passage:
+    lines = text.count("\n")
+    kind = DocumentKind.PDF if page else DocumentKind.MARKDOWN
+    chunk = DocumentChunk(text, Path("/docs", name), name, kind, page, 10, 10 + lines, ("Care",), len(text) // 4)
+    return Passage(chunk, share, 1, None, share)
+
+
+class Asked:
+    """Documents, a fake engine, and what is asked of both."""
+
+    def __init__(self, home: Path, engine: FakeEngine, parameters: int | None = None) -> None:
+        self.engine = engine
+        settings = settings_module.load({"SLM_HOME": str(home)})
+        self.console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
+        self.console.is_verbose = True
+        file = InstalledFile(home / "m.gguf", None, 1, 1)
+        installed = Installed("fake:1b", "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z", parameters=parameters)
+        self.model = LocalModel(installed)
+        self.options = GenerationOptions(ctx=4000)
+        self.opened = OpenModel(self.model, self.options, settings, self.console)
+        self.found: list[Passage] = [passage(PUMP), passage(FERRY, "ferry.pdf", page=3)]
+
+    def answers(self, **more: object) -> DocumentAnswers:
+        return DocumentAnswers(Generator(self.opened), lambda _question, top: self.found[:top], self.options, **more)  # type: ignore[arg-type]
+
+    def __call__(self, question: str, *replies: str, **more: object) -> Answer:
+        self.engine.replies += [[reply] for reply in replies]
+        return self.answers(**more).answer(question, SilentDelegate(lambda _session: nullcontext()))
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    engine = FakeEngine([])
+    monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(engine))
+    return Asked(tmp_path, engine)
+
+
+@pytest.fixture
+def small(tmp_path: Path, asked: Asked) -> Asked:
+    """The same with a model of 135 million parameters."""
+    return Asked(tmp_path, asked.engine, 135_000_000)
+
+
+QUOTED = '[1] "The filter is cleaned every\nsix weeks."'
+
+
+class TestSteps:
+    def test_an_answer_with_its_sources(self, asked: Asked) -> None:
+        answer = asked("How often is the filter cleaned?", QUOTED, "Every six weeks [1].")
+        assert (answer.text, answer.refusal, answer.finish_reason) == ("Every six weeks [1].", "", FinishReason.STOP)
+        (quotation,) = answer.quotations
+        assert quotation.text in PUMP and (quotation.first_line, quotation.last_line) == (10, 11)
+        assert list(source_lines(answer.quotations)) == [f'[1] /docs/manual.md, lines 10-11: "{quotation.text}"']
+
+    def test_the_model_can_only_copy(self, asked: Asked) -> None:
+        """The first generation is held to the passages, the second is free."""
+        asked("How often is the filter cleaned?", QUOTED, "So.")
+        constraint = asked.engine.limits[0].constraint
+        assert constraint is not None and constraint.kind is ConstraintKind.QUOTATIONS
+        assert sorted(QuotationRules.of(constraint).passages) == sorted([PUMP, FERRY])
+        assert asked.engine.limits[1].constraint is None
+
+    def test_the_passages_stand_first_in_every_prompt(self, asked: Asked) -> None:
+        """So that they are read once: for both steps, and for the next question about them."""
+        answers = asked.answers()
+        asked.engine.replies += [[QUOTED], ["So [1]."], [QUOTED], ["So."]]
+        for question in ("How often is the filter cleaned?", "May the pump run dry?"):
+            answers.answer(question, SilentDelegate(lambda _session: nullcontext()))
+            asked.found.reverse()  # another passage is the best one now
+        heads = {prompt[: prompt.index("Question: ")] for prompt in asked.engine.prompts}
+        assert len(asked.engine.prompts) == 4 and len(heads) == 1
+        assert PUMP in heads.pop()
+
+    def test_the_best_passage_is_next_to_the_question(self, asked: Asked) -> None:
+        asked("How often is the filter cleaned?", QUOTED, "So.")
+        assert asked.engine.prompts[0].index(FERRY) < asked.engine.prompts[0].index(PUMP)
+
+    def test_the_same_question_has_the_same_answer(self, asked: Asked) -> None:
+        asked("How often is the filter cleaned?", QUOTED, "So.")
+        assert [sampler.temperature for sampler in asked.engine.samplers] == [0, 0]
+        asked.options = replace(asked.options, temperature=0.7)
+        asked("How often is the filter cleaned?", QUOTED, "So.")
+        assert [sampler.temperature for sampler in asked.engine.samplers[2:]] == [0.7, 0.7]
+
+    def test_quotations_alone(self, asked: Asked) -> None:
+        answer = asked("How often is the filter cleaned?", QUOTED, is_quoting_only=True)
+        assert (answer.text, len(answer.quotations), len(asked.engine.prompts)) == ("", 1, 1)
+
+    def test_a_system_message_stands_before_all_of_it(self, asked: Asked) -> None:
+        asked("How often is the filter cleaned?", QUOTED, "So.", prefix=[Message(Role.SYSTEM, "Be brief.")])
+        assert all(prompt.startswith("<|im_start|>system\nBe brief.") for prompt in asked.engine.prompts)
+
+    def test_braces_in_a_question_and_a_document_are_text(self, asked: Asked) -> None:
+        asked.found = [passage("{question} {quotations} {} are set in x = {}.")]
+        asked("What is {} and {quotations}?", '[1] "{question} {quotations} {} are set in x = {}."', "So.")
+        for prompt in asked.engine.prompts:
+            assert prompt.count("What is {} and {quotations}?") == 1
+        assert asked.engine.prompts[1].count("{question} {quotations} {} are set in x = {}.") == 2
+
+    def test_a_question_about_which_nothing_is_found_asks_no_model(self, asked: Asked) -> None:
+        answer = asked("Who won the world cup in 1998?")
+        assert answer.refusal and not answer.text and not asked.engine.prompts
+
+    def test_a_meaning_that_is_near_needs_no_word(self, asked: Asked) -> None:
+        asked.found = [replace(passage(PUMP, share=0.0), similarity=0.9)]
+        assert asked("How often do I rinse the strainer?", QUOTED, "So.").text == "So."
+
+    @pytest.mark.parametrize("said", ["None", "", "The filter is cleaned daily.", '[1] "The filter is cleaned daily."'])
+    def test_what_the_model_does_not_find_is_not_answered(self, asked: Asked, said: str) -> None:
+        answer = asked("How often is the filter cleaned?", said)
+        assert answer.refusal and not answer.text and not answer.quotations and len(asked.engine.prompts) == 1
+
+    def test_a_quotation_that_is_cut_off_does_not_count(self, asked: Asked) -> None:
+        asked.engine.replies = [['[1] "The pump must not run dry."', '\n[2] "The filter is clea', "ned"]]
+        answer = asked("May the pump run dry?", "So.")
+        assert [quotation.text for quotation in answer.quotations][:1] == ["The pump must not run dry."]
+        assert all(quotation.text in PUMP for quotation in answer.quotations)
+
+    def test_passages_leave_room_for_the_answer(self, asked: Asked) -> None:
+        asked.found = [passage(f"{number} " + "word " * 100) for number in range(8)]
+        answer = asked("Which word?", '[1] "word word"', "So.", top=8)
+        taken = len(answer.passages)
+        assert 1 <= taken < 8 and len(asked.engine.prompts[0]) + 900 < 4000
+        assert [each.chunk.text[0] for each in answer.passages] == [str(n) for n in reversed(range(taken))]
+        assert f"{taken} passages and the question: " in asked.console.stderr.getvalue()  # type: ignore[attr-defined]
+
+    def test_a_window_without_room_is_an_error(self, asked: Asked) -> None:
+        asked.found = [passage("word " * 1000)]
+        with pytest.raises(SlmError) as caught:
+            asked("Which word?")
+        assert caught.value.exit_code is ExitCode.CONTEXT
+
+    def test_the_record_for_programs(self, asked: Asked) -> None:
+        answer = asked("How often is the filter cleaned?", QUOTED, "Every six weeks [1].")
+        record = json.loads(json.dumps(answer_record(answer, "fake:1b@Q4_K_M", 0.5)))
+        assert record["answer"] == "Every six weeks [1]." and record["refusal"] is None
+        quotation = record["quotations"][0]
+        assert quotation["lines"] == [10, 11] and quotation["page"] is None and quotation["file"] == "/docs/manual.md"
+        assert quotation["text"] in record["passages"][quotation["passage"]]["text"]
+        assert record["usage"]["completion_tokens"] == 2
+        refused = answer_record(asked("How often is the filter cleaned?", "None"), "fake:1b@Q4_K_M", 0.5)
+        assert refused["answer"] is None and refused["quotations"] == [] and refused["refusal"]
+
+
+class TestQuotations:
+    """The check of the text, for engines that cannot be held to anything."""
+
+    PASSAGES = (passage(PUMP), passage(FERRY, "ferry.pdf", page=3))
+
+    @pytest.mark.parametrize(
+        ("text", "found"),
+        [
+            ('[1] "The pump must not run dry."\n[2] "Bicycles travel free of charge."', 2),
+            ("The manual says “The pump must not run dry.”", 1),
+            ('- "The filter is cleaned every six weeks."', 1),  # with a blank for the line end
+            ("- The pump must not run dry.\n- It must be cleaned.", 1),
+            ('[1] "The pump must run dry."', 0),
+            ('[1] "the pump must not run dry"', 0),  # another case is another text
+            ('[1] "a"\n[2] "."', 0),
+            ('[1] "Care"', 0),  # a heading
+            ('[1] "run dry."\n[2] "The pump must not run dry."\n[3] "pump must"', 1),  # one is inside of another
+        ],
+    )
+    def test_only_what_stands_there_counts(self, text: str, found: int) -> None:
+        quotations = quotations_in(text, self.PASSAGES)
+        assert len(quotations) == found
+        for number, quotation in enumerate(quotations, 1):
+            place = quotation.passage.chunk.text[quotation.begin :]
+            assert quotation.number == number and place.startswith(quotation.text)
+
+    def test_pages_and_lines_are_told(self) -> None:
+        first, second = quotations_in('[1] "The pump must not run dry."\n[2] "Bicycles travel"', self.PASSAGES)
+        assert (first.where, second.where) == ("line 11", "page 3")
+
+
+class TestVerySmallModels:
+    TEXT = "## Care\n\nThe filter is cleaned every six weeks. Use no soap.\n\nThe warranty lasts three years."
+
+    def test_they_choose_among_the_sentences_that_have_the_words(self, small: Asked) -> None:
+        small.found = [passage(self.TEXT), passage("Nothing of it. Not here.", "other.md")]
+        small("How long does the warranty last?", '[1] "The warranty lasts three years."', "So.")
+        constraint = small.engine.limits[0].constraint
+        assert constraint is not None
+        assert QuotationRules.of(constraint).passages == ("The warranty lasts three years.",)
+
+    def test_in_another_language_they_choose_among_all(self) -> None:
+        found = nearest_sentences("Wie lange gilt die Garantie?", [passage(self.TEXT)])
+        assert found == (self.TEXT,)
+
+    @pytest.mark.parametrize(
+        ("question", "text", "is_near"),
+        [
+            ("How long does the warranty last?", "The warranty lasts three years.", True),
+            ("How long is the warranty?", "The warranty lasts three years.", True),
+            ("When is the Überprüfung?", "Die Ueberprüfungen sind im Mai.", True),
+            ("What is the capital of Mongolia?", "The warranty lasts three years.", False),
+            ("Who won the football world cup?", "The cup is made of steel.", False),
+            ("水は何度で沸騰しますか", "水は百度で沸騰する。", True),
+        ],
+    )
+    def test_words_tell_what_a_text_is_about(
+        self, asked: Asked, small: Asked, question: str, text: str, is_near: bool
+    ) -> None:
+        """In the smallest index: one passage."""
+        for model in (asked.model, small.model):
+            assert thresholds.is_near(question, [passage(text)], model) is is_near
+
+    def test_a_model_is_believed_by_its_size(self, asked: Asked, small: Asked) -> None:
+        def said(none: float) -> list[TokenLogprob]:
+            others = ((" None", math.log(none)), ("The", -3.0), ("No", -0.1))
+            return [TokenLogprob("[", -5.0, others), TokenLogprob("1", -1.0, (("None", -0.01),))]
+
+        assert thresholds.none_probability(said(0.25)) == pytest.approx(0.25) and thresholds.none_probability([]) == 0
+        assert thresholds.finds_nothing(said(0.6), asked.model)
+        assert not thresholds.finds_nothing(said(0.4), asked.model)
+        assert not thresholds.finds_nothing(said(0.99), small.model)
+
+    def test_a_larger_model_is_asked_more(self, asked: Asked, small: Asked) -> None:
+        question, text = "Which colour has the warranty card?", "The warranty lasts three years."
+        assert thresholds.is_near(question, [passage(text)], asked.model)
+        assert not thresholds.is_near(question, [passage(text)], small.model)
+
+
+class TestCitations:
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("It is so [1].", "It is so [1]."),
+            ("It is so [3].", "It is so."),
+            ("It [0] is [1, 7] so [12][2].", "It is [1] so[2]."),
+            ("a list [a, b] and x[i] and [", "a list [a, b] and x[i] and ["),
+            ('He said "run dry" and "run wet".', 'He said "run dry" and run wet.'),
+            ("Er sagte „not run dry“ und „gar nichts [9] davon“.", "Er sagte „not run dry“ und gar nichts davon."),
+            ('The "pump" is 5" wide.', 'The "pump" is 5" wide.'),
+            ('An open "mark at the end [', 'An open "mark at the end ['),
+            ("[1]", "[1]"),
+        ],
+    )
+    def test_numbers_point_somewhere_and_marks_hold_what_is_quoted(self, text: str, shown: str) -> None:
+        for size in (1, 2, 3, 7, 100):
+            made = CitationFilter(2, lambda quoted: quoted in PUMP)
+            pieces = [made.feed(text[begin : begin + size]) for begin in range(0, len(text), size)]
+            assert "".join(pieces) + made.flush() == shown, size
+
+    def test_an_answer_comes_as_it_is_written(self) -> None:
+        made = CitationFilter(1, lambda _text: True)
+        assert made.feed("The filter is ") == "The filter is" and made.feed("clean [") == " clean"
+        assert made.feed("1] ") == " [1]" and made.used == {1}
+
+
+class TestInjections:
+    """Documents are text: whatever stands in them, slm itself does the same as ever."""
+
+    def test_there_are_thirty(self) -> None:
+        assert len(INJECTIONS) >= 30 and len(set(INJECTIONS.values())) == len(INJECTIONS)
+
+    @pytest.mark.parametrize("name", INJECTIONS)
+    def test_a_document_changes_nothing(self, asked: Asked, name: str) -> None:
+        text = f"The code of the door is 4711.\n{INJECTIONS[name]}\nThe door is green."
+        asked.found = [passage(text, "note.txt")]
+        answer = asked("What is the code?", '[1] "The code of the door is 4711."', "It is 4711 [1]. Not [2].")
+        assert answer.text == "It is 4711 [1]. Not."
+        assert [quotation.text for quotation in answer.quotations] == ["The code of the door is 4711."]
+        assert answer.refusal == "" and len(asked.engine.prompts) == 2
+        for made in asked.engine.prompts:  # the turns are those of the template, and the document is one piece of it
+            assert made.count(text) == 1 and made.index(text) < made.index("Question: What is the code?")
+            assert made.count("<|im_start|>") == 2 + text.count("<|im_start|>")
+
+    @pytest.mark.parametrize("name", INJECTIONS)
+    def test_what_is_quoted_of_it_is_shown_as_text(self, asked: Asked, name: str) -> None:
+        """A quotation of the attack itself: letter by letter in the record, harmless on a terminal."""
+        asked.found = [passage(INJECTIONS[name], "note.txt")]
+        answer = asked("What is the code?", f'[1] "{INJECTIONS[name].strip()}"', "So [1].")
+        asked.console.write("".join(f"{line}\n" for line in source_lines(answer.quotations)))
+        shown = asked.console.stdout.getvalue()  # type: ignore[attr-defined]
+        assert not {"\x1b", "\x07", "\x9b", "\r", "\x08"} & set(shown)
+        for quotation in answer.quotations:
+            assert quotation.text in INJECTIONS[name]

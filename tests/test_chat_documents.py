@@ -1,0 +1,128 @@
+"""`/docs` in the chat: what of the documents answers a message goes along with it, and stands below the answer."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ask_injections import INJECTIONS
+from fake_engine import FakeEngine, Ready
+
+from slmchat import settings as settings_module
+from slmchat.catalog.records import Installed, InstalledFile
+from slmchat.commands.repl.app import ChatApp
+from slmchat.commands.repl.documents import HOOKS, complete
+from slmchat.commands.repl.slash_commands import COMMANDS
+from slmchat.models import loader, resolve
+from slmchat.models.backend import LocalBackend
+from slmchat.options import ChatOptions, GenerationOptions
+from slmchat.terminal.console import Console
+
+QUESTION = "How often is the filter cleaned?"
+QUOTED = "The filter is cleaned every six weeks."
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine([])
+
+
+@pytest.fixture
+def manual(tmp_path: Path) -> Path:
+    path = tmp_path / "manual.md"
+    path.write_text(f"# Pump\n\n{QUOTED} Use no soap.\n")
+    return path
+
+
+@pytest.fixture
+def chat(engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatApp]:
+    file = InstalledFile(tmp_path / "m.gguf", None, 1, 1)
+    installed = Installed("fake:1b", "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z")
+    monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(engine))
+    monkeypatch.setattr(resolve, "find", lambda *_: installed)
+    monkeypatch.setattr(ChatApp, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
+    settings = settings_module.load({"SLM_HOME": str(tmp_path / "home")})
+    console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
+    options = GenerationOptions(ctx=4000)
+    room = ChatApp(LocalBackend(), options, ChatOptions(), settings, console, COMMANDS, HOOKS)
+    yield room
+    room.close()
+
+
+def said(chat: ChatApp) -> str:
+    """What stood on stderr since the last time."""
+    stream = chat.console.stderr
+    assert isinstance(stream, io.StringIO)
+    text = stream.getvalue()
+    stream.seek(0)
+    stream.truncate()
+    return text
+
+
+def test_quotations_go_along_and_stand_below(chat: ChatApp, engine: FakeEngine, manual: Path) -> None:
+    chat._handle(f"/docs {manual}")
+    assert "1 document with 1 passage" in said(chat)
+    engine.replies = [[f'[1] "{QUOTED}"'], ["Every six weeks."]]
+    chat._handle(QUESTION)
+    assert f'[1] {manual}, line 3: "{QUOTED}"' in said(chat)
+    message, answer = [node.message for node in chat.session.conversation.path()]
+    assert QUOTED in message.text and message.text.endswith(QUESTION) and "soap" not in message.text
+    assert answer.text == "Every six weeks." and chat.session.attachments == []
+
+
+def test_what_they_do_not_answer_is_the_models_own(chat: ChatApp, engine: FakeEngine, manual: Path) -> None:
+    chat._handle(f"/docs {manual}")
+    engine.replies = [["Hello."]]
+    said(chat)
+    chat._handle("Thank you very much")
+    assert "nothing in the documents is about this; the answer is the model's own" in said(chat)
+    assert [node.message.text for node in chat.session.conversation.path()] == ["Thank you very much", "Hello."]
+
+
+def test_they_are_listed_and_dropped(chat: ChatApp, engine: FakeEngine, manual: Path) -> None:
+    chat._handle("/docs")
+    assert "which documents?" in said(chat)
+    chat._handle(f"/docs {manual.parent / 'nowhere.md'}")
+    assert "nowhere.md" in said(chat) and not chat.documents.roots
+    chat._handle(f"/docs {manual}")
+    said(chat)
+    chat._handle("/docs")
+    assert f"{manual}: 1 passage" in said(chat)
+    assert ("drop", "answer without documents") in list(complete(chat, "dr"))
+    chat._handle("/docs drop")
+    engine.replies = [["Hello."]]
+    chat._handle(QUESTION)
+    assert len(engine.prompts) == 1 and QUOTED not in engine.prompts[0]
+
+
+def test_paths_are_completed(chat: ChatApp, manual: Path) -> None:
+    assert [found for found, _ in complete(chat, str(manual)[:-3])] == [str(manual)]
+
+
+def test_a_message_that_fails_takes_its_quotations_back(chat: ChatApp, engine: FakeEngine, manual: Path) -> None:
+    chat._handle(f"/docs {manual}")
+    engine.replies = [[f'[1] "{QUOTED}"']]  # and then nothing: the answer fails
+    with pytest.raises(IndexError):
+        chat._handle(QUESTION)
+    engine.replies = [[f'[1] "{QUOTED}"'], ["Every six weeks."]]
+    chat._handle(QUESTION)
+    message = chat.session.conversation.path()[0].message
+    assert message.text.count(QUOTED) == 1
+
+
+def test_documents_that_attack_type_nothing(chat: ChatApp, engine: FakeEngine, tmp_path: Path) -> None:
+    """All thirty in one directory: no slash command runs, nothing is written, no control sequence is shown."""
+    folder = tmp_path / "attacks"
+    folder.mkdir()
+    for number, text in enumerate(INJECTIONS.values()):
+        (folder / f"note-{number}.txt").write_text(f"The code of door {number} is 4711. {text}")
+    chat._handle(f"/docs {folder}")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for number in range(len(INJECTIONS)):
+        engine.replies = [[f'[1] "The code of door {number} is 4711."'], ["/exit"]]
+        chat._handle(f"What is the code of door {number}?")
+        chat._handle("/clear")
+    shown = said(chat)
+    assert not chat._is_leaving and not {"\x1b", "\x07", "\x9b", "\x08"} & set(shown)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert shown.count("is 4711.") >= 20
