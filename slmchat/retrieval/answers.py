@@ -127,13 +127,13 @@ class DocumentAnswers:
         question = question.strip()
         # 1. What is near enough to be read.
         found = self._search(question, self._top)
-        if not thresholds.is_near(question, found):
+        if not thresholds.is_near(question, found, self._generator.opened.model):
             return Answer(question, passages=tuple(found), refusal="nothing in the documents is about this.")
         passages = self._fitting(question, found)
         self._order.begins_with(passages)
         # 2. What of it answers the question.
         copied = self._copied(question, passages, delegate)
-        is_none = thresholds.is_believed(copied.logprobs, self._generator.opened.model)
+        is_none = thresholds.finds_nothing(copied.logprobs, self._generator.opened.model)
         quotations = () if is_none else tuple(quotations_in(copied.text, passages))
         made = Answer(
             question,

@@ -24,6 +24,8 @@ _MOST_SENTENCES, _NEARLY = 3, 0.7
 
 # A word that begins with the question's counts for so much, and one that has so many of its pieces for that part.
 _PREFIX, _PIECES, _LEAST_PIECES = 0.9, 0.7, 0.6
+# Letters that a short word may have behind it: "last" begins "lasts". Its pieces say nothing ("very" is in "every").
+_ENDING, _LONGEST_WORD = 2, 64
 
 
 def nearest_sentences(question: str, passages: Sequence[Passage]) -> tuple[str, ...]:
@@ -73,10 +75,11 @@ def _matches(terms: Sequence[str], text: str) -> list[float]:
 def _match(term: str, words: frozenset[str], pieces: frozenset[str]) -> float:
     if term in words:
         return 1.0
-    if is_prefix(term) and any(word.startswith(term) for word in words):
+    longest = _LONGEST_WORD if is_prefix(term) else len(term) + _ENDING
+    if any(word.startswith(term) and len(word) <= longest for word in words):
         return _PREFIX
     wanted = pieces_of([term])
     share = sum(piece in pieces for piece in wanted) / len(wanted)
     if len(wanted) > 1 and len(wanted[0]) < len(term) and len(wanted[0]) == UNSPACED_PIECE:
         return min(1.0, share / _LEAST_PIECES)  # a whole clause of a script without spaces, particles among its pieces
-    return _PIECES * share if len(wanted) > 1 and share >= _LEAST_PIECES else 0.0
+    return _PIECES * share if is_prefix(term) and share >= _LEAST_PIECES else 0.0

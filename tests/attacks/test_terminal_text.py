@@ -380,7 +380,8 @@ _COMMANDERS = {
     "terminal/screen.py",
     "terminal/console.py",
     "terminal/answer_screen.py",
-    "terminal/answer_view.py",  # --raw-output
+    "terminal/plain_view.py",  # --raw-output
+    "commands/docs.py",  # bold heads; the rest through sanitize
     "terminal/status_bar.py",
     "terminal/markdown.py",
     "terminal/preview.py",
