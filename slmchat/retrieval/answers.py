@@ -119,21 +119,24 @@ class DocumentAnswers:
         self._thinking = params.thinking_of(options, generator.opened.settings)
         self._order = order or ReadingOrder()
         opened = generator.opened
-        if not generator.n_ctx:
-            generator.open(opened.warm_ctx or opened.window(options.ctx or opened.settings.n_ctx))
+        if (
+            not generator.n_ctx
+        ):  # a window of which nothing is kept on the disk: `slm docs rm` forgets all of a document
+            n_ctx = opened.warm_ctx or opened.window(options.ctx or opened.settings.n_ctx)
+            generator.use(opened.open_plain_session(n_ctx))
 
     def answer(self, question: str, delegate: AnswerDelegate) -> Answer:
         """The answer to one question. Raises `SlmError`: CONTEXT when no passage fits into the window beside it."""
         question = question.strip()
         # 1. What is near enough to be read.
         found = self._search(question, self._top)
-        if not thresholds.is_near(question, found):
+        if not thresholds.is_near(question, found, self._generator.opened.model):
             return Answer(question, passages=tuple(found), refusal="nothing in the documents is about this.")
         passages = self._fitting(question, found)
         self._order.begins_with(passages)
         # 2. What of it answers the question.
         copied = self._copied(question, passages, delegate)
-        is_none = thresholds.is_believed(copied.logprobs, self._generator.opened.model)
+        is_none = thresholds.finds_nothing(copied.logprobs, self._generator.opened.model)
         quotations = () if is_none else tuple(quotations_in(copied.text, passages))
         made = Answer(
             question,

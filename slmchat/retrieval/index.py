@@ -167,7 +167,7 @@ class DocumentIndex:
         *,
         is_fresh: bool,
     ) -> None:
-        seen: set[int] = set()
+        seen: set[Path] = set()
         n_looked_at, next_status = 0, monotonic() + _STATUS_S
         for root in report.roots:
             for found in files_below(root):
@@ -186,13 +186,14 @@ class DocumentIndex:
                 known = self._brought_up_to_date(found, report, reader, is_fresh=is_fresh)
                 if known is None:
                     continue
-                seen.add(known.key)
+                seen.add(found.path)
                 if known.problem is not None:
                     report.skip(known.problem, found.path)
                     continue
                 report.n_files += 1
                 report.n_chunks += known.n_chunks
-        gone = [key for key in self._store.keys(report.roots) if key not in seen]
+        # by their paths: another indexer may have given them other keys meanwhile
+        gone = [key for key, path in self._store.paths(report.roots) if path not in seen]
         self._store.forget(gone)
         report.n_gone = len(gone)
 
@@ -218,9 +219,10 @@ class DocumentIndex:
         try:
             document = reader.read(content)
         except Unreadable as error:
-            return self._store.put(content, None, (), error.reason)
+            return self._store.put(content, None, (), error.reason, replaces=is_fresh)
         report.n_read += 1
-        return self._store.put(content, document, cut(document, self._count_tokens, self._chunk_tokens), None)
+        chunks = cut(document, self._count_tokens, self._chunk_tokens)
+        return self._store.put(content, document, chunks, None, replaces=is_fresh)
 
     def _embed(
         self, vectors: Vectors, report: IndexReport, reporter: Reporter, is_cancelled: Callable[[], bool]
@@ -249,9 +251,9 @@ class DocumentIndex:
         Raises `SlmError` (USAGE) for a path that the index has nothing of: then all stay.
         """
         for path in paths or ():
-            if not self._store.keys([path]):
+            if not self._store.paths([path]):
                 raise not_indexed(path)
-        keys = self._store.keys(paths or ())
+        keys = [key for key, _ in self._store.paths(paths or ())]
         return Removal(len(keys), self._store.erase(keys))
 
     # Reading

@@ -67,13 +67,24 @@ class Store:
         return KnownFile(*found[0]) if found else None
 
     def put(
-        self, content: FileContent, document: Document | None, chunks: Iterable[DocumentChunk], problem: str | None
+        self,
+        content: FileContent,
+        document: Document | None,
+        chunks: Iterable[DocumentChunk],
+        problem: str | None,
+        *,
+        replaces: bool,
     ) -> KnownFile:
-        """A document with its chunks in the place of what was known of its file, or why it has none."""
+        """A document with its chunks in the place of what was known of its file, or why it has none.
+
+        Not `replaces`: what is known of a file with the same content stays.
+        """
         database = self._database
         with database.transaction(is_synced=False):
             known = self.known(content.path)
             if known is not None:
+                if known.sha256 == content.sha256 and not replaces:  # another indexer was faster
+                    return known
                 self._remove(known.key)
             title = _storable(content.path.name if document is None else document.title)
             read_at = time_ns()
@@ -183,10 +194,11 @@ class Store:
             for path, title, kind, n_bytes, n_pages, n_chunks, read_at in rows
         ]
 
-    def keys(self, within: Sequence[Path]) -> list[int]:
-        """All documents at or below these paths, those without chunks too."""
+    def paths(self, within: Sequence[Path]) -> list[tuple[int, Path]]:
+        """The keys and paths of all documents at or below these paths, those without chunks too."""
         condition, parameters = _below(within)
-        return [key for (key,) in self._database.rows(f"SELECT key FROM documents WHERE {condition}", parameters)]
+        rows = self._database.rows(f"SELECT key, path FROM documents WHERE {condition}", parameters)
+        return [(key, Path(os.fsdecode(path))) for key, path in rows]
 
     def n_chunks(self, within: Sequence[Path]) -> int:
         condition, parameters = _below(within)

@@ -31,8 +31,8 @@ _UNSPACED = re.compile(
 # small index such a word can be rare, and then it would weigh more than what is asked about.
 _STOP_WORDS = """
 a about am an and any are as at be been by can could did do does each for from had has have how i if in into is it its
-may me must my no not of on or our shall should so than that the their them then there these they this those to was we
-were what when where which who whom whose why will with would you your
+many may me much must my no not of on or our shall should so than that the their them then there these they this those
+to was we were what when where which who whom whose why will with would you your
 
 aber als am an auch auf aus bei beim bin bis bist da damit darf das dass dein dem den der des dich die dies diese
 diesem diesen dieser dieses doch du durch durfen ein eine einem einen einer eines er es fur gegen gibt habe haben hat
