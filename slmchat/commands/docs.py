@@ -104,7 +104,7 @@ def show(name: str, settings: Settings, console: Console, *, is_json: bool = Fal
     facts = [document.kind.value, in_bytes(document.n_bytes)]
     facts += [counted(document.n_pages, "page")] if document.n_pages is not None else []
     facts += [counted(document.n_chunks, "passage"), f"read {ago(document.indexed_at)}"]
-    lines = [document.title, f"{path} · {' · '.join(facts)}"]
+    lines = [document.title, f"{_shown(path, console)} · {' · '.join(facts)}"]
     written = ["".join(sanitize(line, one_line=True) + "\n" for line in lines)]
     on, off = BOLD if console.has_color else ("", "")
     for chunk in chunks:
