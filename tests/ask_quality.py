@@ -1,6 +1,6 @@
 """How well a model quotes what answers a question, and how well it is told that nothing does: the table of docs/ask.md.
 
-    python -m tests.ask_quality smollm2:135m [--raw] [--limit N] [--rows FILE]
+    python -m tests.ask_quality smollm2:135m [--raw] [--large] [--limit N] [--rows FILE]
 
 The questions of tests/data/ask go through slm's own index and its own first steps, one after the other. With
 `--rows FILE` what was found is written to FILE, and read from there where it is, so that thresholds can be looked at
@@ -52,8 +52,8 @@ class _Recorded:
     def __init__(self) -> None:
         self.none = 0.0
 
-    def is_believed(self, logprobs: Sequence[Any], _model: object) -> bool:
-        self.none = thresholds.none_share(logprobs)
+    def finds_nothing(self, logprobs: Sequence[Any], _model: object) -> bool:
+        self.none = thresholds.none_probability(logprobs)
         return False
 
 
@@ -64,7 +64,8 @@ def rows_of(name: str, asked: Sequence[Question], *, is_raw: bool, tell: Callabl
 
     made: list[Row] = []
     recorded = _Recorded()
-    thresholds.is_near, thresholds.is_believed = (lambda _question, found: bool(found)), recorded.is_believed  # type: ignore[assignment]
+    thresholds.is_near = lambda _question, found, _model: bool(found)  # type: ignore[assignment]
+    thresholds.finds_nothing = recorded.finds_nothing  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder, slmchat.load(name, ctx=4096) as model:
         documents = write_documents(Path(folder, "documents"))
         index = DocumentIndex(None, model.count_tokens)
@@ -128,7 +129,7 @@ def _rate(rows: Sequence[Row], near: float, none: float, *, has_answer: bool) ->
     return sum(refused(row, near, none) for row in those) / len(those)
 
 
-def table(name: str, rows: Sequence[Row]) -> str:
+def table(name: str, rows: Sequence[Row], *, is_small: bool) -> str:
     """What was measured, in the words of docs/ask.md."""
     train, test = rows[::2], rows[1::2]
     near, none = best_thresholds(train)
@@ -145,7 +146,7 @@ def table(name: str, rows: Sequence[Row]) -> str:
     for what, half in (("that half", train), ("the other half", test)):
         right, wrong = (_rate(half, near, none, has_answer=known) for known in (False, True))
         lines.append(f"  {what}: refused where there is no answer {right:.0%}, where there is one {wrong:.0%}")
-    fixed = (thresholds.LEAST_NEARNESS, thresholds.MOST_NONE_SMALL)
+    fixed = (thresholds.LEAST_NEARNESS_SMALL, 1.0) if is_small else (thresholds.LEAST_NEARNESS, thresholds.MOST_NONE)
     right, wrong = (_rate(test, *fixed, has_answer=known) for known in (False, True))
     lines.append(f"with slm's thresholds {fixed}, the other half: {right:.0%} and {wrong:.0%}")
     return "\n".join(lines)
@@ -155,6 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--raw", action="store_true")
+    parser.add_argument("--large", action="store_true", help="the model is not a very small one")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--rows", type=Path)
     given = parser.parse_args()
@@ -165,7 +167,7 @@ def main() -> None:
         rows = rows_of(given.model, asked, is_raw=given.raw, tell=lambda line: print(line, file=sys.stderr, flush=True))
         if given.rows:
             given.rows.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
-    print(table(given.model, rows))
+    print(table(given.model, rows, is_small=not given.large))
 
 
 if __name__ == "__main__":

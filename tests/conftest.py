@@ -53,12 +53,26 @@ for _number in (signal.SIGHUP, signal.SIGTERM) if sys.platform != "win32" else (
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """A file whose tests are all left out (`-m "not real and …"`) is not imported: half of the imports of all."""
-    wanted = config.option.markexpr
-    if collection_path.suffix != ".py" or not re.fullmatch(r"not \w+( and not \w+)*", wanted):
+    left_out = _marks_left_out(config)
+    if not left_out or collection_path.suffix != ".py":
         return None
     marks = re.search(r"^pytestmark = (\[[^\]]*\]|.*)", collection_path.read_text(encoding="utf-8"), re.MULTILINE)
     found = set(re.findall(r"pytest\.mark\.(\w+)", marks[1])) if marks else set()
-    return bool(found & set(re.findall(r"not (\w+)", wanted))) or None
+    return bool(found & left_out) or None
+
+
+def _marks_left_out(config: pytest.Config) -> set[str]:
+    """The marks of `-m "not real and not model"`; none of an expression that says more."""
+    wanted = config.option.markexpr
+    return set(re.findall(r"not (\w+)", wanted)) if re.fullmatch(r"not \w+( and not \w+)*", wanted) else set()
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """One more than cores where whole programs are tested: a third of the time they wait, for a start, a pipe, a pause."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return n_cores + ("real" not in _marks_left_out(config))
 
 
 @dataclass(frozen=True)

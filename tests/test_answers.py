@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ask_injections import INJECTIONS
-from fake_engine import FakeEngine, Ready
+from fake_engine import CHATML, FakeEngine, Ready
 
 from slmchat import settings as settings_module
 from slmchat.catalog.records import Installed, InstalledFile
@@ -171,6 +171,14 @@ class TestSteps:
             asked("Which word?")
         assert caught.value.exit_code is ExitCode.CONTEXT
 
+    def test_a_thought_stands_before_the_answer_and_not_before_a_quotation(self, asked: Asked) -> None:
+        asked.engine.template = CHATML.replace("assistant\n{%", "assistant\n<think>\n{%")
+        answer = asked("How often is the filter cleaned?", QUOTED, "Six weeks, as [9] says.</think>\n\nSix weeks [1].")
+        assert (answer.thinking.strip(), answer.text) == ("Six weeks, as [9] says.", "Six weeks [1].")
+        quoting, answering = asked.engine.prompts
+        assert quoting.rstrip().endswith("</think>") and answering.endswith("<think>\n")
+        assert asked.engine.limits[0].max_tokens and asked.engine.limits[1].max_tokens is None
+
     def test_the_record_for_programs(self, asked: Asked) -> None:
         answer = asked("How often is the filter cleaned?", QUOTED, "Every six weeks [1].")
         record = json.loads(json.dumps(answer_record(answer, "fake:1b@Q4_K_M", 0.5)))
@@ -224,6 +232,13 @@ class TestVerySmallModels:
         assert constraint is not None
         assert QuotationRules.of(constraint).passages == ("The warranty lasts three years.",)
 
+    def test_their_answer_is_one_paragraph(self, asked: Asked, small: Asked) -> None:
+        """They write the first one again and again, until the limit."""
+        for one, stop in ((asked, ()), (small, ("\n\n",))):
+            one.found = [passage(self.TEXT)]
+            one("How long does the warranty last?", '[1] "The warranty lasts three years."', "So.")
+            assert one.engine.limits[-1].stop == stop
+
     def test_in_another_language_they_choose_among_all(self) -> None:
         found = nearest_sentences("Wie lange gilt die Garantie?", [passage(self.TEXT)])
         assert found == (self.TEXT,)
@@ -235,22 +250,31 @@ class TestVerySmallModels:
             ("How long is the warranty?", "The warranty lasts three years.", True),
             ("When is the Überprüfung?", "Die Ueberprüfungen sind im Mai.", True),
             ("What is the capital of Mongolia?", "The warranty lasts three years.", False),
-            ("Who won the world cup?", "The cup is made of steel.", False),
+            ("Who won the football world cup?", "The cup is made of steel.", False),
             ("水は何度で沸騰しますか", "水は百度で沸騰する。", True),
         ],
     )
-    def test_words_tell_what_a_text_is_about(self, question: str, text: str, is_near: bool) -> None:
+    def test_words_tell_what_a_text_is_about(
+        self, asked: Asked, small: Asked, question: str, text: str, is_near: bool
+    ) -> None:
         """In the smallest index: one passage."""
-        assert thresholds.is_near(question, [passage(text)]) is is_near
+        for model in (asked.model, small.model):
+            assert thresholds.is_near(question, [passage(text)], model) is is_near
 
     def test_a_model_is_believed_by_its_size(self, asked: Asked, small: Asked) -> None:
-        def said(none: float, quotes: float) -> list[TokenLogprob]:
-            return [TokenLogprob("[", math.log(quotes), ((" None", math.log(none)), ("The", -1.0)))]
+        def said(none: float) -> list[TokenLogprob]:
+            others = ((" None", math.log(none)), ("The", -3.0), ("No", -0.1))
+            return [TokenLogprob("[", -5.0, others), TokenLogprob("1", -1.0, (("None", -0.01),))]
 
-        assert thresholds.none_share(said(0.2, 0.2)) == pytest.approx(0.5) and thresholds.none_share([]) == 0
-        assert thresholds.is_believed(said(0.3, 0.2), asked.model)
-        assert not thresholds.is_believed(said(0.2, 0.3), asked.model)
-        assert not thresholds.is_believed(said(0.99, 0.01), small.model)
+        assert thresholds.none_probability(said(0.25)) == pytest.approx(0.25) and thresholds.none_probability([]) == 0
+        assert thresholds.finds_nothing(said(0.6), asked.model)
+        assert not thresholds.finds_nothing(said(0.4), asked.model)
+        assert not thresholds.finds_nothing(said(0.99), small.model)
+
+    def test_a_larger_model_is_asked_more(self, asked: Asked, small: Asked) -> None:
+        question, text = "Which colour has the warranty card?", "The warranty lasts three years."
+        assert thresholds.is_near(question, [passage(text)], asked.model)
+        assert not thresholds.is_near(question, [passage(text)], small.model)
 
 
 class TestCitations:

@@ -261,6 +261,8 @@ class TestKept:
             bench(resume=True)
         with pytest.raises(SlmError, match="just as it was begun"):
             bench("a", resume=True)
+        with pytest.raises(SlmError, match="just as it was begun"):
+            bench(resume=True, parallel=3)
 
     def test_a_file_that_is_no_run_is_named(self, bench: Bench) -> None:
         folder = bench.home / "data" / "evaluations"
@@ -316,6 +318,36 @@ class TestModels:
         assert told.report["models"][0]["error"] == "a KV cache does not fit."
         assert told.task(model=1)["score"] == 0.5
         assert "a could not be measured to the end: a KV cache does not fit." in told.err
+
+    def test_a_task_has_the_same_window_whatever_is_measured_beside_it(self, bench: Bench) -> None:
+        """The size of a window can move the last bits of a score."""
+        opened: list[int] = []
+
+        class Watched(FakeEngine):
+            def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> FakePool:
+                opened.append(settings.n_ctx)
+                return super().open_pool(settings, parallel)
+
+        short = bench.numbers(2, toml="max_tokens = 10\n")
+        long = bench.numbers(2, name="long", toml="max_tokens = 3000\n")
+        for tasks in ([short], [short, long], [long, short]):
+            bench.engines["a"] = Watched(replies=[WORDS] * 3)
+            bench("a", tasks=tasks)
+        assert opened == [256, 256, 3072, 3072, 256]
+        bench.engines["a"] = Watched(replies=[WORDS] * 3)
+        bench("a", tasks=[short], ctx=700)
+        assert opened[-1] == 700
+
+    def test_a_model_that_is_named_twice_is_measured_once(self, bench: Bench) -> None:
+        told = bench("a", "a", tasks=[bench.numbers(4)])
+        assert [model["model"] for model in told.report["models"]] == ["a"]
+
+    def test_two_tasks_of_one_name_are_refused(self, bench: Bench, tmp_path: Path) -> None:
+        first = bench.numbers(4)
+        bench.folder = tmp_path / "other"
+        bench.folder.mkdir()
+        with pytest.raises(SlmError, match="two tasks are called 'mine'"):
+            bench("a", tasks=[first, bench.numbers(4)])
 
     def test_a_name_that_is_wrong_costs_no_measurement(self, bench: Bench) -> None:
         with pytest.raises(SlmError, match="missing"):

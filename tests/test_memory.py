@@ -221,25 +221,33 @@ def _last(events: Iterator[Event]) -> Finish:
 
 @pytest.mark.model
 @pytest.mark.parametrize("model", ["smollm2", "gemma3_base"])
-def test_real_weights_resume_with_the_same_text(model: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """Longer than Gemma's window of 512 tokens, over its spare cells, too."""
+def test_real_weights_resume_and_go_back_with_the_same_text(
+    model: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Longer than Gemma's window of 512 tokens, over its spare cells, too: what is further back than these is lost."""
     engine = llama.load(request.getfixturevalue(model))
 
-    def opened() -> LlamaSession:
-        settings = SessionSettings(1536, 2, 2, store=KvStore(tmp_path))
-        return engine.open_session(settings)
+    def opened(store: KvStore | None) -> LlamaSession:
+        return engine.open_session(SessionSettings(1536, 2, 2, store=store, speculation="off"))
 
     def asked(session: LlamaSession, prompt: Prompt, n: int) -> Finish:
         return _last(session.generate(prompt, GREEDY, Limits(n)))
 
-    begin = Part(" ".join(f"item {n} is {n * n}," for n in range(30 if model == "smollm2" else 135)))
-    chat = opened()
+    words = " ".join(f"item {n} is {n * n}," for n in range(30 if model == "smollm2" else 135))
+    begin, back = Part(words), Part(words[: len(words) // 6])
+    chat = opened(KvStore(tmp_path))
     first = asked(chat, Prompt((begin,)), 8)
     chat.keep("a")
     more = Prompt((begin, Part("", tokens=first.tokens), Part(" and then item 9 was")))
     going_on = asked(chat, more, 12)
+    fresh = opened(None)
+    gone_back = asked(chat, Prompt((back,)), 16)
+    assert gone_back.tokens == asked(fresh, Prompt((back,)), 16).tokens
+    on = asked(chat, Prompt((back, Part("", tokens=gone_back.tokens), Part(" and"))), 1)
+    assert on.usage.cached_tokens > 0.9 * on.usage.prompt_tokens
     chat.close()
-    resumed = opened()
+    fresh.close()
+    resumed = opened(KvStore(tmp_path))
     finish = asked(resumed, more, 12)
     assert finish.usage.cached_tokens == first.usage.prompt_tokens + first.usage.completion_tokens - 1
     assert finish.tokens == going_on.tokens

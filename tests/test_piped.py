@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from slmchat import cli
-from slmchat.commands.output import exit_code
+from slmchat.commands.endings import exit_code
 from slmchat.engine.api import FinishReason, Timings, Usage
 from slmchat.errors import ExitCode
 from slmchat.generation import response

@@ -379,7 +379,7 @@ class TestRealWeights:
             session = engine.open_session(_settings(speculation=name))
             if session._drafts is not None:
                 session._drafts.costs.of = lambda size: 1 + 0.1 * size  # type: ignore[attr-defined]  # a busy machine
-            heard = Heard.of(session.generate(prompt, GREEDY, Limits(45)))  # type: ignore[arg-type]
+            heard = Heard.of(session.generate(prompt, GREEDY, Limits(28)))  # type: ignore[arg-type]
             assert heard.finish
             texts[name] = heard.text
             usage = heard.finish.usage

@@ -11,21 +11,25 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import foreign_samples
 import numpy as np
 import pytest
 from conftest import environment
+from endpoint_server import EndpointServer, stream
 from gguf_samples import CHATML_TEMPLATE, QWEN_INFILL, write_tiny_llama
+from gguf_surgery import with_keys
+from gguf_thinking import PLAIN, THINKS, write_planted
 from gguf_vision import write_tiny_gemma3, write_tiny_siglip
 from hub_server import write_wheel
 from lora_samples import write_lora
 from pages import WRITTEN
 from PIL import Image
 
-from slmchat.catalog import registry
+from slmchat import settings
+from slmchat.catalog import library, registry
 from slmchat.errors import ExitCode
 
 pytestmark = pytest.mark.real
@@ -43,6 +47,7 @@ FILES = {
     "topics.txt": "rain\nsnow\n",
     "reply.txt": "Write a {{ tone }} reply to this mail:\n\n{{ input }}\n",
     "greeting.txt": "Greet {{ name }} in {{ city }}.\n",
+    "sentences.txt": "The cat sits outside.\nA cat is sitting in the garden.\n",
     "main.py": "".join(f"number_{line} = {line}\n" for line in range(1, 20)),
     "helpers.py": "def double(x):\n    return 2 * x\n",
     "rest.py": "    return result\n",
@@ -58,15 +63,17 @@ NOT_RUN = {
     r"slm pull": "it fetches from the Hub: tests/test_pull.py has one on the loopback device",
     r"slm serve": "it serves until it is ended: tests/test_serve_process.py",
     r"slm chat": "it wants a terminal: tests/test_chat.py",
-    r"--endpoint": "it asks a server: tests/test_remote_command.py",
     r"strace": "tests/test_strace.py runs it where it is installed",
     r"slm doctor$": "its exit code is about this machine: tests/test_doctor.py",
-    r"\$PROFILE|fpath": "another shell: tests/test_completion.py",
+    r"fpath": "an array of zsh: tests/test_completion.py",
     r"^slm eval": "it measures for minutes: tests/test_eval_run.py",
-    r"^slm embed": "it needs an embedding model: tests/test_embed.py",
 }
+# Pages about other times: what they name need not exist any more.
+OTHER_TIMES = ("decisions.md", "changelog.md", "architecture.md")
 # The models of the pages, and what answers for them here: small files with random weights.
 STAND_INS = {"smolvlm:256m": "vision/model.gguf", "qwen2.5-coder:0.5b": "tiny.gguf", "smollm2:135m": "tiny.gguf"}
+# Where the pages have a server.
+ADDRESS = re.compile(r"localhost:8080|127\.0\.0\.1:8484")
 # Random weights seldom end by themselves, and never write a code block.
 ENDS = (ExitCode.DONE, ExitCode.CONTEXT, ExitCode.UNSATISFIED)
 
@@ -99,9 +106,14 @@ def _transcripts() -> Iterator[Transcript]:
 
 
 def _command_lines() -> list[tuple[str, str]]:
-    """Page and line: each that is not part of a transcript and is not in NOT_RUN; one that stands twice comes once."""
+    """Page and line: each that is not part of a transcript and is not in NOT_RUN; one that stands twice comes once.
+
+    Of those in a sentence or a table the ones that can be typed as they are: they quote a prompt or name a file.
+    """
     blocks = ((page, block) for page in WRITTEN for block in page.blocks if block.language in ("", "sh"))
     lines = {line.strip(): page.name for page, block in blocks for line in block.text.splitlines()}
+    spans = ((page.name, span) for page in WRITTEN if page.path.name not in OTHER_TIMES for span in page.spans)
+    lines |= {span: page for page, span in spans if re.search(r'slm .*("|< |\.py)', span) and "NAME" not in span}
     return [
         (page, line)
         for line, page in lines.items()
@@ -140,7 +152,19 @@ def tiny_desk(desk: Path) -> Path:
     shutil.copy(tiny, desk / "models" / "mine.gguf")
     change = (np.zeros((2, 64), np.float32), np.zeros((64, 2), np.float32))  # rank 2, of the width of the model
     write_lora(desk / "adapters" / "pirate.gguf", {"blk.0.attn_q.weight": change})
+    embeds = with_keys(
+        write_planted(desk / "words.gguf", THINKS, PLAIN), desk / "embeds.gguf", {"llama.pooling_type": 3}
+    )
+    installed = replace(library.from_path(embeds), name="words", quantization="F32", admitted_at="2026-11-26T00:00:00Z")
+    library.Library(settings.load({"SLM_HOME": str(desk / "slm")}).paths).admit(installed)
     return desk
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[EndpointServer]:
+    with EndpointServer() as server:
+        server.usual = stream('{"name": "Bob", "age": 45}')
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -166,13 +190,13 @@ def wheels(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("page", "line"), _command_lines())
-def test_a_command_line_can_be_run(page: str, line: str, tiny_desk: Path) -> None:
+def test_a_command_line_can_be_run(page: str, line: str, tiny_desk: Path, endpoint: EndpointServer) -> None:
     """Not what it answers: that nothing in it is refused, and no file that it names is of the wrong kind."""
     for name, file in STAND_INS.items():
         line = line.replace(name, str(tiny_desk / file))
-    done = _typed(
-        line, tiny_desk, tiny_desk / "slm", {"SLM_MODEL": str(tiny_desk / "tiny.gguf"), "HOME": str(tiny_desk)}
-    )
+    line = ADDRESS.sub(endpoint.url, line)
+    places = {"HOME": tiny_desk, "PROFILE": tiny_desk / "profile.ps1", "SLM_MODEL": tiny_desk / "tiny.gguf"}
+    done = _typed(line, tiny_desk, tiny_desk / "slm", {name: str(place) for name, place in places.items()})
     assert done.returncode in ENDS, f"{page}: {line}: exit code {done.returncode}: {done.stdout}"
 
 

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from slmchat import safe_json, text_files
+from slmchat.commands.endings import exit_code
 from slmchat.commands.inputs import system_text
-from slmchat.commands.output import exit_code
 from slmchat.commands.own_options import AskedQuestion
 from slmchat.commands.sources import shown_path, smallness, source_lines
 from slmchat.conversation.messages import Message, Role
@@ -32,10 +32,10 @@ from slmchat.retrieval.index import DocumentIndex, IndexReport
 from slmchat.retrieval.opening import open_index
 from slmchat.retrieval.quotations import Quotation
 from slmchat.settings import Settings
-from slmchat.terminal.answer_view import PlainView
 from slmchat.terminal.console import Console
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 from slmchat.terminal.piped import read_piped
+from slmchat.terminal.plain_view import PlainView
 from slmchat.wording import counted
 
 # Files of one reason that are named when they are skipped.

@@ -4,7 +4,9 @@ The story: see which tasks are meant and fetch what is missing of them, close th
 with an earlier run or begin a new one, measure, and show what was measured. Ctrl-C shows what there is until then.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from slmchat.catalog.records import Installed
@@ -40,13 +42,14 @@ def eval_models(names: Sequence[str], options: EvalOptions, settings: Settings, 
     task_catalog.fetch_missing(targets, settings, console)
     sandbox.seal(settings)
     method = earlier.plan.method if earlier else _method(options)
-    tasks = [task_catalog.load(target) for target in targets]
+    tasks = _with_different_names([task_catalog.load(target) for target in targets])
     wanted: Sequence[str | None] = [*earlier.plan.models] if earlier else [*names] or [None]
-    models = [resolve.find(name, settings, console) for name in wanted]
+    found = [resolve.find(name, settings, console) for name in wanted]
+    models = list({model.key: model for model in found}.values())
     plan = _plan(models, dict(zip(targets, tasks, strict=True)), method)
     records = _going_on(earlier, plan) if earlier else RunRecords.begin(plan, _directory(settings))
     asked = [method.selected(task) for task in tasks]
-    generation = GenerationOptions.of(options)
+    generation = replace(GenerationOptions.of(options), kv_type=method.kv_type, threads=method.threads)
     work = Evaluation(asked, generation, settings, console, records, options.minutes)
     reports = work.run(models, cancelled_by_ctrl_c)
     records.close()
@@ -65,6 +68,14 @@ def _targets(asked: Sequence[str]) -> list[str]:
         for target in asked or task_catalog.SUITE
     ]
     return list(dict.fromkeys(targets))
+
+
+def _with_different_names(tasks: list[EvalTask]) -> list[EvalTask]:
+    """The tasks. Raises `SlmError` (USAGE) when two of them have one name: nobody could tell their scores apart."""
+    twice = next((name for name, count in Counter(task.name for task in tasks).items() if count > 1), None)
+    if twice is not None:
+        raise SlmError(f"two tasks are called '{twice}'.", hint="rename one of the files", exit_code=ExitCode.USAGE)
+    return tasks
 
 
 def _method(options: EvalOptions) -> EvalMethod:
@@ -90,6 +101,7 @@ def _method(options: EvalOptions) -> EvalMethod:
         n_parallel=options.parallel,
         n_ctx=options.ctx,
         kv_type=options.kv_type,
+        threads=options.threads,
         best_of=options.best_of,
     )
 
@@ -103,8 +115,8 @@ def _earlier(names: Sequence[str], options: EvalOptions, settings: Settings) -> 
     """The last run, which `--resume` goes on with. Raises `SlmError` (USAGE, DAMAGED)."""
     if settings.is_private:
         raise SlmError("--private keeps nothing, so there is nothing to resume.", exit_code=ExitCode.USAGE)
-    given = names or options.tasks or options.limit or options.sampler != "greedy" or options.raw or options.think
-    if given:
+    method = replace(_method(options), is_sampled=False)  # more minutes may be given
+    if names or options.tasks or method != _method(EvalOptions()):
         raise SlmError(
             "--resume goes on with the last run just as it was begun.",
             hint="slm eval --resume; or leave it out, and a new run begins",

@@ -26,7 +26,7 @@ class EvalMethod:
 
     `is_greedy`: the most probable token always; else the sampler of the model's maker. `is_raw`: no chat template.
     `n_parallel`: answers at once. `best_of`: the best of so many answers counts. `n_ctx`: tokens of the context window,
-    None: as many as the items need.
+    None: as many as the items need. `kv_type`, `threads`: as they were asked for, None: as they are without asking.
     """
 
     limit: int | None = None
@@ -38,6 +38,7 @@ class EvalMethod:
     n_parallel: int = 8
     n_ctx: int | None = None
     kv_type: str | None = None
+    threads: int | None = None
     best_of: int = 1
 
     @property

@@ -1,7 +1,8 @@
 """One model in all tasks: opened once, its speed measured, its items asked in groups, what came of them kept.
 
 A group is one run of a pool. It begins with an empty KV cache, and its requests are computed in the same batches every
-time: with the most probable token always taken, each score repeats to the last bit, also when a run went on later.
+time: with the most probable token always taken, each score repeats to the last bit, also when a run went on later. A
+task has a window of its own, so that the tasks beside it change nothing.
 
 Knows: the order of a measurement, which groups are there already, what counts when it ends early.
 Refuses to know: other models, the files of a run, how an answer is graded.
@@ -68,9 +69,7 @@ class ModelRun:
         self._interruption = interruption
         self._memory: int | None = None
         self._energy = energy_meter()
-        self._n_ctx = 0
         self._pool: Pool | None = None
-        self._is_scorer = False
 
     def report(
         self, tasks: Sequence[EvalTask], options: GenerationOptions, settings: Settings, reporter: Reporter
@@ -83,7 +82,7 @@ class ModelRun:
             if self._has_work(tasks):
                 reporter.status(f"loading {self._label}")
                 opened = open_installed(self._installed, options, settings, reporter)
-                self._begin(opened, tasks)
+                self._begin(opened)
         except SlmError as problem:
             error = problem
         for number, task in enumerate(tasks):
@@ -130,24 +129,27 @@ class ModelRun:
 
     # The model
 
-    def _begin(self, opened: OpenModel, tasks: Sequence[EvalTask]) -> None:
-        """Wait for the weights, measure the speed, settle the window. Raises `SlmError`."""
-        trained = opened.engine.info.trained_context_length
+    def _begin(self, opened: OpenModel) -> None:
+        """Wait for the weights, measure the speed. Raises `SlmError`."""
+        _ = opened.engine
         if self._key not in self._kept.speeds and not self._interruption.is_set:
             opened.reporter.status(f"measuring the speed of {self._label}")
             speed = measure_speed(opened, self._interruption.reaches)
             self._note_memory()
             if speed is not None:
                 self._kept.add_speed(self._key, speed)
-        longest = max(self._longest(task, opened) for task in tasks)
-        wanted = -(-longest // _CTX_STEP) * _CTX_STEP
-        self._n_ctx = opened.window(self._method.n_ctx or min(wanted, trained or wanted))
 
-    def _longest(self, task: EvalTask, opened: OpenModel) -> int:
-        """Tokens of the longest prompt with its answer, as far as characters tell which one it is."""
-        asking = self._asking(task, opened)
+    def _window(self, task: EvalTask, asking: Asking, opened: OpenModel) -> int:
+        """Tokens that the longest prompt of a task needs with its answer, as far as characters tell which one it is.
+
+        Raises `SlmError` (NO_FIT).
+        """
+        if self._method.n_ctx is not None:
+            return opened.window(self._method.n_ctx)
         longest = sorted(task.items, key=lambda item: len(item.prompt), reverse=True)[:_COUNTED]
-        return max(opened.engine.count(asking.prompt(item)) for item in longest) + asking.room(opened.engine) + 1
+        needed = max(opened.engine.count(asking.prompt(item)) for item in longest) + asking.room(opened.engine) + 1
+        wanted = -(-needed // _CTX_STEP) * _CTX_STEP
+        return opened.window(min(wanted, opened.trained_context_length or wanted))
 
     def _asking(self, task: EvalTask, opened: OpenModel) -> Asking:
         is_raw = answers.is_raw(task, opened.engine, self._installed.tags, is_asked=self._method.is_raw)
@@ -158,18 +160,17 @@ class ModelRun:
             return prompts.greedy()
         return params.sampler_settings(opened.model, opened.settings, opened.options).with_values({"seed": 1})
 
-    def _pool_for(self, task: EvalTask, opened: OpenModel) -> Pool:
-        """The pool that does this kind of work; of the two kinds one is open at a time. Raises `SlmError` (NO_FIT)."""
-        is_scorer = task.kind is TaskKind.CHOICES
-        if self._pool is not None and self._is_scorer is is_scorer:
-            return self._pool
+    def _open_pool(self, task: EvalTask, asking: Asking, opened: OpenModel) -> Pool:
+        """The pool of a task; that of the task before is closed. Raises `SlmError` (NO_FIT)."""
         if self._pool is not None:
             self._pool.close()
-        self._is_scorer = is_scorer
-        if is_scorer:
-            self._pool = opened.open_scorer(self._n_ctx, is_repeatable=True)
+            self._pool = None
+        n_ctx = self._window(task, asking, opened)
+        if task.kind is TaskKind.CHOICES:
+            self._pool = opened.open_scorer(n_ctx, is_repeatable=True)
         else:
-            self._pool = opened.open_pool(self._n_ctx, self._method.n_parallel, is_repeatable=True)
+            self._pool = opened.open_pool(n_ctx, self._method.n_parallel, is_repeatable=True)
+        asking.prepare(self._pool)
         return self._pool
 
     def _close(self, opened: OpenModel | None) -> None:
@@ -189,6 +190,7 @@ class ModelRun:
         """Ask and keep the groups that are missing; the results of one that was cancelled. Raises `SlmError`."""
         kept = self._groups(task)
         asking: Asking | None = None
+        pool: Pool | None = None
         self._progress.begin(self._label, task, sum(len(group.items) for group in kept))
         for number, items in enumerate(self._method.groups(task.items)):
             if number < len(kept) and same_ids(kept[number], [item.id for item in items]):
@@ -196,10 +198,9 @@ class ModelRun:
             if self._interruption.is_set or not self._budget.has_room():
                 break
             start = time.perf_counter()
-            pool = self._pool_for(task, opened)
-            if asking is None:
+            if asking is None or pool is None:
                 asking = self._asking(task, opened)
-                asking.prepare(pool)
+                pool = self._open_pool(task, asking, opened)
             before_j = self._energy.read()
             made = self._ask(pool, asking, items)
             seconds, joules = time.perf_counter() - start, self._energy.read() - before_j

@@ -5,9 +5,8 @@ weigh more than the subject. So a word weighs by its length here, and not by how
 with an answer from others better than weights from the index did (docs/decisions.md).
 
 A very small model copies the first line that it has read, whatever was asked. So it is given a choice that it cannot
-spoil: of all sentences of its passages only those few that have the question's words. The right one is the first of
-them for seven questions of ten, and among the one to three that are nearly as near for eight (docs/decisions.md). That
-is more than such a model finds by itself.
+spoil: of all sentences of its passages the one that has most of the question's words, and those that have nearly as
+many. That one is right for seven questions of ten (docs/ask.md), which is more than such a model finds by itself.
 
 Knows: how words of a question weigh, words that are nearly the same. Refuses to know: which model reads it.
 """
@@ -20,10 +19,12 @@ from slmchat.retrieval.index import Passage
 from slmchat.retrieval.words import UNSPACED_PIECE, is_prefix, pieces_of, terms_of, words_of
 
 # Sentences that a very small model may choose from: so many, each so near as this part of the nearest one.
-_MOST_SENTENCES, _NEARLY = 3, 0.7
+_MOST_SENTENCES, _NEARLY = 3, 0.9
 
 # A word that begins with the question's counts for so much, and one that has so many of its pieces for that part.
 _PREFIX, _PIECES, _LEAST_PIECES = 0.9, 0.7, 0.6
+# Letters that a short word may have behind it: "last" begins "lasts". Its pieces say nothing ("very" is in "every").
+_ENDING, _LONGEST_WORD = 2, 64
 
 
 def nearest_sentences(question: str, passages: Sequence[Passage]) -> tuple[str, ...]:
@@ -73,10 +74,11 @@ def _matches(terms: Sequence[str], text: str) -> list[float]:
 def _match(term: str, words: frozenset[str], pieces: frozenset[str]) -> float:
     if term in words:
         return 1.0
-    if is_prefix(term) and any(word.startswith(term) for word in words):
+    longest = _LONGEST_WORD if is_prefix(term) else len(term) + _ENDING
+    if any(word.startswith(term) and len(word) <= longest for word in words):
         return _PREFIX
     wanted = pieces_of([term])
     share = sum(piece in pieces for piece in wanted) / len(wanted)
     if len(wanted) > 1 and len(wanted[0]) < len(term) and len(wanted[0]) == UNSPACED_PIECE:
         return min(1.0, share / _LEAST_PIECES)  # a whole clause of a script without spaces, particles among its pieces
-    return _PIECES * share if len(wanted) > 1 and share >= _LEAST_PIECES else 0.0
+    return _PIECES * share if is_prefix(term) and share >= _LEAST_PIECES else 0.0

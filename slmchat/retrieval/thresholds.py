@@ -10,23 +10,20 @@ import math
 from collections.abc import Sequence
 
 from slmchat.engine.api import TokenLogprob
-from slmchat.engine.quotations import OPENING
 from slmchat.models.backend import BackendModel, LocalModel
 from slmchat.retrieval.index import Passage
 from slmchat.retrieval.nearest import nearness
 from slmchat.retrieval.prompts import NONE
 
-LEAST_NEARNESS = 0.4
-"""How near by its words the nearest passage has to be."""
+LEAST_NEARNESS, LEAST_NEARNESS_SMALL = 0.3, 0.4
+"""How near by its words the nearest passage has to be. What a very small model says of it does not count, so that more
+is decided here."""
 
 LEAST_SIMILARITY = 0.5
 """A passage that is so near by its meaning needs no words of the question."""
 
 MOST_NONE = 0.5
-"""Where a model finds it more probable than this that nothing answers the question, nothing does."""
-
-MOST_NONE_SMALL = 1.0
-"""The same for a very small model, which is not believed."""
+"""Where a model would rather say that nothing answers the question than anything else, nothing does."""
 
 VERY_SMALL = 700_000_000
 """Parameters below which a model is very small: it picks other sentences than the right one more often than not."""
@@ -34,11 +31,14 @@ VERY_SMALL = 700_000_000
 ALTERNATIVES = 20
 """Tokens that are looked at beside the first one of the quotations."""
 
+_NONE_BEGINS = (NONE, NONE[:-1])  # "N" and "No" begin too much else
 
-def is_near(question: str, passages: Sequence[Passage]) -> bool:
+
+def is_near(question: str, passages: Sequence[Passage], model: BackendModel) -> bool:
     """Whether a search has found anything that a question may be about, by its words or by its meaning."""
+    least = LEAST_NEARNESS_SMALL if is_very_small(model) else LEAST_NEARNESS
     return any(
-        nearness(question, passage.chunk.text) >= LEAST_NEARNESS or (passage.similarity or 0.0) >= LEAST_SIMILARITY
+        nearness(question, passage.chunk.text) >= least or (passage.similarity or 0.0) >= LEAST_SIMILARITY
         for passage in passages
     )
 
@@ -48,23 +48,17 @@ def is_very_small(model: BackendModel) -> bool:
     return isinstance(model, LocalModel) and 0 < (model.installed.parameters or 0) < VERY_SMALL
 
 
-def is_believed(logprobs: Sequence[TokenLogprob], model: BackendModel) -> bool:
-    """Whether a model that would rather have written that nothing answers the question is right."""
-    return none_share(logprobs) > (MOST_NONE_SMALL if is_very_small(model) else MOST_NONE)
+def finds_nothing(logprobs: Sequence[TokenLogprob], model: BackendModel) -> bool:
+    """Whether a model says that nothing answers the question, and can be believed."""
+    return not is_very_small(model) and none_probability(logprobs) > MOST_NONE
 
 
-def none_share(logprobs: Sequence[TokenLogprob]) -> float:
-    """How probable the model finds it that nothing answers the question, against that something does: 0 to 1.
+def none_probability(logprobs: Sequence[TokenLogprob]) -> float:
+    """How probable the model finds it that nothing answers the question, 0 to 1.
 
-    `logprobs`: of the quotations it was made to write. 0 where the engine tells none.
+    `logprobs`: of the quotations that it was made to write, of which the first token counts. 0 where none are told.
     """
     if not logprobs:
         return 0.0
-    first = logprobs[0]
-    told = dict(first.alternatives)
-    told[first.text] = first.logprob
-    none, quotes = (
-        sum(math.exp(logprob) for text, logprob in told.items() if text.strip() and start.startswith(text.strip()))
-        for start in (NONE, OPENING.format(1))
-    )
-    return none / (none + quotes) if none else 0.0
+    told = dict(logprobs[0].alternatives)
+    return sum(math.exp(logprob) for text, logprob in told.items() if text.strip() in _NONE_BEGINS)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from slmchat.catalog.records import Installed
+from slmchat.engine import heap
 from slmchat.engine.api import Embedding, TextOrTokens
 from slmchat.errors import SlmError
 from slmchat.models.embedding import embedder
@@ -61,6 +62,7 @@ class EmbedderWeights:
         """Free the weights."""
         self._embedder.close()
         self._opened.close()
+        heap.give_back()
 
 
 class Embedders:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from slmchat.engine import heap
 from slmchat.engine.api import Session
 from slmchat.generation.generator import Generator
 from slmchat.generation.prompt import PromptRequest
@@ -60,6 +61,7 @@ class ServedWeights:
         """Free the weights; what is being answered ends."""
         self.queue.close()
         self.opened.close()
+        heap.give_back()
 
 
 def weights_of(opened: OpenModel, n_ctx: int | None, parallel: int | None) -> ServedWeights:

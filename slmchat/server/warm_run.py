@@ -23,6 +23,7 @@ from slmchat.engine.api import (
     Session,
     SessionSettings,
     StreamPool,
+    TextLogits,
 )
 from slmchat.engine.cancellable import Cancellable
 from slmchat.errors import ExitCode, SlmError
@@ -112,6 +113,9 @@ class _Engine:
         raise _one_answer()
 
     def open_scorer(self, settings: SessionSettings) -> Pool:
+        raise _one_answer()
+
+    def open_text_logits(self, settings: SessionSettings) -> TextLogits:
         raise _one_answer()
 
     def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> Embedder:

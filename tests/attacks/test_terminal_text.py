@@ -380,7 +380,9 @@ _COMMANDERS = {
     "terminal/screen.py",
     "terminal/console.py",
     "terminal/answer_screen.py",
-    "terminal/answer_view.py",  # --raw-output
+    "terminal/plain_view.py",  # --raw-output
+    "terminal/answer_view.py",
+    "commands/docs.py",  # bold heads; the rest through sanitize
     "terminal/status_bar.py",
     "terminal/markdown.py",
     "terminal/preview.py",

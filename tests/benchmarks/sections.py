@@ -26,12 +26,16 @@ SECTIONS = (
     Section("speculation", "bench_speculation", "drafts looked up in the conversation"),
     Section("batch", "bench_batch", "many inputs with one model load"),
     Section("grammar", "bench_grammar", "answers held to a schema"),
+    Section("quotations", "bench_quotations", "answers that can only copy"),
     Section("choices", "bench_choices", "--choices against generating the label"),
     Section("fields", "bench_fields", "what a small model should be told of the schema"),
     Section("fit", "bench_fit", "predicted memory and speed against what is measured"),
     Section("adapters", "bench_adapters", "LoRA adapters: switching a scale"),
     Section("images", "bench_images", "second questions about an image"),
     Section("remote", "bench_remote", "what the remote engine adds"),
+    Section(
+        "serve", "bench_serve", "slm serve against llama-server, over HTTP, after a restart, idle; slm run from it"
+    ),
     Section("archive", "bench_archive", "sessions: list and search over 10,000 of them"),
     Section("documents", "bench_documents", "documents: reading and searching them"),
     Section("parts", "bench_parts", "the seal, a header, the history, safe text"),
