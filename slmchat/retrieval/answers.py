@@ -180,7 +180,7 @@ class DocumentAnswers:
         limits = params.limits(self._options)
         if limits.max_tokens is None and not prepared.thinks(self._generator.engine):
             limits = replace(limits, max_tokens=_ANSWER_ROOM)
-        if thresholds.is_very_small(self._generator.opened.model):
+        if thresholds.is_very_small(self._generator.opened.model) and not is_raw:  # a bare text often begins with one
             limits = replace(limits, stop=(*limits.stop, _PARAGRAPH))
         citations = CitationFilter(len(made.quotations), lambda text: is_verbatim(text, made.passages))
         shown = CitingHandler(delegate.answering(), citations)
