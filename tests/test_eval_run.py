@@ -318,6 +318,7 @@ class TestModels:
         assert told.report["models"][0]["error"] == "a KV cache does not fit."
         assert told.task(model=1)["score"] == 0.5
         assert "a could not be measured to the end: a KV cache does not fit." in told.err
+        assert bench("a", tasks=[bench.numbers(4)]).code is ExitCode.NO_FIT
 
     def test_a_task_has_the_same_window_whatever_is_measured_beside_it(self, bench: Bench) -> None:
         """The size of a window can move the last bits of a score."""
