@@ -213,6 +213,8 @@ class ModelRun:
             energy = joules if self._energy.is_enough(joules) else None
             self._kept.add_group(self._key, task.name, GroupRecord(tuple(made), seconds, self._memory, energy))
         self._progress.skip(task, len(task.items) - sum(len(group.items) for group in self._groups(task)))
+        if pool is not None:
+            opened.reporter.detail(f"{self._label} · {task.name}: {pool.report}")
         return ()
 
     def _ask(self, pool: Pool, asking: Asking, items: Sequence[EvalItem]) -> list[ItemResult]:
