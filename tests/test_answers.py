@@ -232,6 +232,13 @@ class TestVerySmallModels:
         assert constraint is not None
         assert QuotationRules.of(constraint).passages == ("The warranty lasts three years.",)
 
+    def test_their_answer_is_one_paragraph(self, asked: Asked, small: Asked) -> None:
+        """They write the first one again and again, until the limit."""
+        for one, stop in ((asked, ()), (small, ("\n\n",))):
+            one.found = [passage(self.TEXT)]
+            one("How long does the warranty last?", '[1] "The warranty lasts three years."', "So.")
+            assert one.engine.limits[-1].stop == stop
+
     def test_in_another_language_they_choose_among_all(self) -> None:
         found = nearest_sentences("Wie lange gilt die Garantie?", [passage(self.TEXT)])
         assert found == (self.TEXT,)

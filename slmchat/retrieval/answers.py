@@ -43,6 +43,8 @@ five for 97 % of the questions, among three for 93 %, and three are read in half
 QUOTATIONS = 3
 _QUOTING_ROOM = 420
 _ANSWER_ROOM = 512
+# Where an answer of a very small model ends: such a model writes its first paragraph again and again.
+_PARAGRAPH = "\n\n"
 
 Search = Callable[[str, int], Sequence[Passage]]
 """The best passages for a question, the best first, at most so many."""
@@ -178,6 +180,8 @@ class DocumentAnswers:
         limits = params.limits(self._options)
         if limits.max_tokens is None and not prepared.thinks(self._generator.engine):
             limits = replace(limits, max_tokens=_ANSWER_ROOM)
+        if thresholds.is_very_small(self._generator.opened.model):
+            limits = replace(limits, stop=(*limits.stop, _PARAGRAPH))
         citations = CitationFilter(len(made.quotations), lambda text: is_verbatim(text, made.passages))
         shown = CitingHandler(delegate.answering(), citations)
         completion = self._generator.generate(prepared, self._sampler(prepared), limits, AnswerStep(shown, delegate))
