@@ -566,7 +566,7 @@ class TestWrongTypes:
             (lambda model: model.complete("Hi", raw=None), "raw must be True or False, not None."),
             (lambda model: model.complete("Hi", temperature=NAN), "temperature must be a number from 0 to 10."),
             (lambda model: model.complete("Hi", max_tokens=2.5), "max_tokens must be a whole number"),
-            (lambda model: model.complete("Hi", stop=3), "stop must be a list of texts, not 3."),
+            (lambda model: model.complete("Hi", stop=3), "stop must be a text (str) or a list of texts, not 3."),
             (lambda model: model.complete("Hi", stop=["a", None]), "stop[1] must be a text (str), not None."),
             (lambda model: model.complete("Hi", json="yes"), "json must be True or False"),
             (lambda model: model.complete("Hi", regex=3), "regex must be a text (str), not 3."),
@@ -577,6 +577,7 @@ class TestWrongTypes:
             (lambda model: model.count_tokens(None), "text must be a text (str), not None."),
             (lambda model: model.classify(None, ["a", "b"]), "text must be a text (str), not None."),
             (lambda model: model.classify("x", None), "choices must be a list of texts, not None."),
+            (lambda model: model.classify("x", "a,b"), "choices must be a list of texts, not a value of type str."),
             (lambda model: model.classify("x", ["a", 1]), "choices[1] must be a text (str), not 1."),
             (lambda model: model.classify("x", ["a", "b"], threshold="much"), "threshold must be a number"),
             (lambda model: model.classify("x", ["a", "b"], instruction=3), "instruction must be a text (str), not 3."),
@@ -600,7 +601,7 @@ class TestWrongTypes:
             ({"kv_type": 8}, "kv_type must be a text (str), not 8."),
             ({"kv_type": "q3"}, "kv_type cannot be 'q3'."),
             ({"gpu_layers": NAN}, "gpu_layers must be a whole number from 0 to 10,000, or"),
-            ({"lora": 3}, "lora must be a list of texts, not 3."),
+            ({"lora": 3}, "lora must be a text (str) or a list of texts, not 3."),
             ({"mmproj": 3}, "mmproj must be a text (str) or a path, not 3."),
             ({"force": "yes"}, "force must be True or False"),
             ({"reads_config": 1}, "reads_config must be True or False, not 1."),
@@ -615,11 +616,14 @@ class TestWrongTypes:
         error = _refused(lambda: slmchat.load(name))  # type: ignore[arg-type]
         assert error.message.startswith("name must be a text (str) or a path, not ")
 
-    def test_a_whole_number_of_another_library_is_one(self, model: Model, engine: FakeEngine) -> None:
+    def test_numbers_of_another_library_are_numbers(self, model: Model, engine: FakeEngine) -> None:
         import numpy
 
-        model.complete("Hi", max_tokens=numpy.int64(1), seed=numpy.uint32(3))  # type: ignore[typeddict-item]
-        assert (engine.limits[0].max_tokens, engine.samplers[0].seed) == (1, 3)
+        model.complete("Hi", max_tokens=numpy.int64(1), seed=numpy.uint32(3), temperature=numpy.float32(0.5))  # type: ignore[typeddict-item]
+        model.complete_many(numpy.array(["a", "b"]), parallel=numpy.int64(2), temperature=numpy.float16(0))  # type: ignore[typeddict-item]
+        model.classify("x", numpy.array(["a", "b"]), threshold=numpy.float32(0.5))  # type: ignore[arg-type]
+        sampler = engine.samplers[0]
+        assert (engine.limits[0].max_tokens, sampler.seed, sampler.temperature) == (1, 3, 0.5)
 
     def test_hints_name_parameters_and_leave_commands_alone(self, model: Model, engine: FakeEngine) -> None:
         def failing(hint: str) -> Iterator[str]:
@@ -896,7 +900,7 @@ class TestClassify:
         ("choices", "options", "said"),
         [
             (["a"], {}, "there must be 2 to 1,000 of them, not 1"),
-            ("ab", {}, "there must be 2 to 1,000 of them, not 0"),
+            ("ab", {}, "choices must be a list of texts"),
             (["a", "a"], {}, "'a' stands there twice"),
             (["a", " "], {}, "a choice is empty"),
             (["a", "b"], {"threshold": 2}, "threshold must be a number from 0 to 1"),

@@ -3,8 +3,11 @@
 Knows: types, and how they are called. Refuses to know: what the values mean.
 """
 
+import operator
 import os
 from collections.abc import Iterable
+from numbers import Real
+from typing import SupportsIndex
 
 from slmchat.errors import ExitCode, SlmError
 
@@ -33,11 +36,34 @@ def path(value: object, name: str) -> str:
     return str(os.fspath(value))
 
 
+def number(value: object) -> object:
+    """A number of another library (NumPy) as one of Python's; anything else as it is."""
+    if isinstance(value, (bool, int, float, str)) or value is None:
+        return value
+    if isinstance(value, SupportsIndex):
+        return operator.index(value)
+    return float(value) if isinstance(value, Real) else value
+
+
 def flag(value: object, name: str) -> bool:
     """The same truth value. Raises `SlmError` (USAGE)."""
     if not isinstance(value, bool):
         raise refused(name, "True or False", value)
     return value
+
+
+def texts(value: object, name: str) -> list[str]:
+    """The texts of a list. Raises `SlmError` (USAGE)."""
+    return [text(one, f"{name}[{place}]") for place, one in enumerate(several(value, name, "texts"))]
+
+
+def text_or_texts(value: object, name: str) -> list[str]:
+    """One text, or the texts of a list. Raises `SlmError` (USAGE)."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, (bytes, dict)) or not isinstance(value, Iterable):
+        raise refused(name, "a text (str) or a list of texts", value)
+    return texts(value, name)
 
 
 def several(value: object, name: str, of_what: str) -> list[object]:

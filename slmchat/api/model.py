@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
-from typing import Literal, NoReturn, Unpack
+from typing import Literal, NoReturn, Unpack, cast
 
 from slmchat.api import arguments
 from slmchat.api.chat import Chat, Overflowing
@@ -138,7 +138,8 @@ class Model:
         Raises `SlmError`: USAGE for options that cannot be used, NO_FIT.
         """
         refuse_unknown(options, CompletionOptions, "complete_many")
-        if parallel is not None and not PARALLEL.holds(parallel):
+        n_parallel = cast("int | None", arguments.number(parallel))
+        if n_parallel is not None and not PARALLEL.holds(n_parallel):
             raise SlmError(f"parallel must be {PARALLEL}, or None.", exit_code=ExitCode.USAGE)
         self._shared.check_answers()
         given = arguments.several(prompts, "prompts", "texts")
@@ -166,7 +167,7 @@ class Model:
                 opened.engine.info,
                 asked=best_of(n_answers, vote, response_format, sampler, is_remote=opened.model.host is not None),
             )
-            made = work.run(opened.open_pool(n_ctx, parallel), self._shared.running) if given else []
+            made = work.run(opened.open_pool(n_ctx, n_parallel), self._shared.running) if given else []
         return [name_parameters(one) if isinstance(one, SlmError) else one for one in made]
 
     @says_parameters

@@ -5,12 +5,11 @@ Refuses to know: what they do.
 """
 
 import json
-import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, SupportsIndex, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
 from slmchat.api import arguments
 from slmchat.api.schema_types import schema_of_class
@@ -116,7 +115,7 @@ def with_loading(given: Mapping[str, Any]) -> GenerationOptions:
         arguments.text_or_none(given.get(name), name)
     arguments.flag(given.get("force", False), "force")
     gpu_layers = given.get("gpu_layers")
-    if gpu_layers not in (None, "auto") and not GPU_LAYERS.holds(_plain(gpu_layers)):
+    if gpu_layers not in (None, "auto") and not GPU_LAYERS.holds(arguments.number(gpu_layers)):
         raise SlmError(f'gpu_layers must be {GPU_LAYERS}, or "auto".', exit_code=ExitCode.USAGE)
     return _with_values(
         GenerationOptions(),
@@ -124,7 +123,7 @@ def with_loading(given: Mapping[str, Any]) -> GenerationOptions:
             **given,
             "gpu_layers": None if gpu_layers is None else str(gpu_layers),
             "mmproj": None if mmproj is None else arguments.path(mmproj, "mmproj"),
-            "lora": _texts(adapters, "lora"),
+            "lora": arguments.text_or_texts(adapters, "lora"),
         },
     )
 
@@ -133,7 +132,7 @@ def with_sampling(options: GenerationOptions, given: Mapping[str, Any]) -> Gener
     """The options with these `SamplingOptions` (others are left out). Raises `SlmError` (USAGE)."""
     values = {name: value for name, value in given.items() if name in SamplingOptions.__annotations__}
     if values.get("stop") is not None:
-        values["stop"] = _texts(values["stop"], "stop")
+        values["stop"] = arguments.text_or_texts(values["stop"], "stop")
     if "think" in values:
         values["think"] = _thinking(values["think"])
     return _with_values(options, values)
@@ -147,36 +146,26 @@ def _thinking(given: object) -> str | None:
     raise SlmError(f'think cannot be {given!r}: True, False, "on", "off" or "auto".', exit_code=ExitCode.USAGE)
 
 
-def _texts(given: object, name: str) -> list[str]:
-    """One text or several. Raises `SlmError` (USAGE)."""
-    several = [given] if isinstance(given, str) else arguments.several(given, name, "texts")
-    return [arguments.text(one, f"{name}[{number}]") for number, one in enumerate(several)]
-
-
 def choosing_of(choices: Sequence[str], threshold: float | None, *, is_calibrated: bool) -> ClassificationTask:
     """What `classify` chooses from. Raises `SlmError` (USAGE)."""
-    texts = () if isinstance(choices, str) else tuple(_texts(choices, "choices"))
+    texts, share = tuple(arguments.texts(choices, "choices")), arguments.number(threshold)
+    if share is not None and not SHARE.holds(share):
+        raise SlmError(f"threshold must be {SHARE}.", exit_code=ExitCode.USAGE)
+    threshold = cast("float | None", share)
     problem = problem_of(texts, threshold)
     if problem:
         raise SlmError(f"the choices cannot be used: {problem}.", exit_code=ExitCode.USAGE)
-    if threshold is not None and not SHARE.holds(threshold):
-        raise SlmError(f"threshold must be {SHARE}.", exit_code=ExitCode.USAGE)
     return ClassificationTask(texts, threshold, is_calibrated)
 
 
 def _with_values(options: GenerationOptions, given: Mapping[str, Any]) -> GenerationOptions:
     """The options with these values; None means: not given. Raises `SlmError` (USAGE) that names the limits."""
-    values: dict[str, Any] = {name: _plain(value) for name, value in given.items() if value is not None}
+    values: dict[str, Any] = {name: arguments.number(value) for name, value in given.items() if value is not None}
     for field in fields(options):
         within = range_of(field)
         if field.name in values and within is not None and not within.holds(values[field.name]):
             raise SlmError(f"{field.name} must be {within}.", exit_code=ExitCode.USAGE)
     return replace(options, **values)
-
-
-def _plain(value: object) -> object:
-    """A whole number of another library (NumPy) as one of Python's."""
-    return value if isinstance(value, bool) or not isinstance(value, SupportsIndex) else operator.index(value)
 
 
 def response_format_of(given: Mapping[str, Any]) -> ResponseFormat | None:
@@ -210,7 +199,7 @@ def _schema(given: object) -> Any:
 
 def n_answers_of(given: Mapping[str, Any]) -> tuple[int, str | None]:
     """How many answers are made, and what they are compared by. Raises `SlmError` (USAGE)."""
-    n, vote = _plain(given.get("best_of")), arguments.text_or_none(given.get("vote"), "vote")
+    n, vote = arguments.number(given.get("best_of")), arguments.text_or_none(given.get("vote"), "vote")
     if n is not None and not BEST_OF.holds(n):
         raise SlmError(f"best_of must be {BEST_OF}, or None.", exit_code=ExitCode.USAGE)
     if vote is not None and n in (None, 1):
