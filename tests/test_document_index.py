@@ -494,6 +494,18 @@ class TestChunks:
             "def two():\n    return 2",
         ]
 
+    @pytest.mark.parametrize("text", ["word " * 20_000, "x" * 100_000, "a" + "\n" * 100_000 + "b", "a,b,c\n" * 20_000])
+    def test_a_file_without_a_place_to_cut_it_is_not_counted_again_and_again(self, text: str) -> None:
+        counted: list[int] = []
+
+        def count(part: str) -> int:
+            counted.append(len(part))
+            return len(part) // 4
+
+        document = Document(Path("a"), "a", DocumentKind.TEXT, (Section(text),))
+        assert sum(len(chunk.text) for chunk in cut(document, count, 200)) <= len(text)
+        assert sum(counted) <= 4 * len(text)
+
     def test_a_small_end_takes_a_part_of_the_one_before_it(self) -> None:
         sizes = [count_tokens(text) for text in self.cut("\n\n".join(["one two three four five"] * 5), most=20)]
         assert max(sizes) - min(sizes) <= count_tokens("one two three four five\n\n")
