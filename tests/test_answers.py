@@ -151,6 +151,10 @@ class TestSteps:
         answer = asked("How often is the filter cleaned?", said)
         assert answer.refusal and not answer.text and not answer.quotations and len(asked.engine.prompts) == 1
 
+    def test_none_is_not_quoted(self, asked: Asked) -> None:
+        asked.found = [passage("None of the pumps may run dry. The function returns None")]
+        assert asked("May the pumps run dry?", "None.").refusal
+
     def test_a_quotation_that_is_cut_off_does_not_count(self, asked: Asked) -> None:
         asked.engine.replies = [['[1] "The pump must not run dry."', '\n[2] "The filter is clea', "ned"]]
         answer = asked("May the pump run dry?", "So.")

@@ -123,6 +123,7 @@ class TestNoise:
         [
             (("What?", "-d", "nowhere"), "nowhere"),
             (("-d", "DOCS"), "there is no question"),
+            ((" ", "-d", "DOCS"), "there is no question"),
             (("What is it?", "DOCS/manual.md", "-d", "DOCS"), "is a file"),
             (("What is it?", "-d", "EMPTY"), "nothing in these documents can be read"),
             (("What is it?", "-d", "DOCS", "--top", "0"), "--top"),

@@ -121,9 +121,8 @@ class DocumentAnswers:
         self._thinking = params.thinking_of(options, generator.opened.settings)
         self._order = order or ReadingOrder()
         opened = generator.opened
-        if (
-            not generator.n_ctx
-        ):  # a window of which nothing is kept on the disk: `slm docs rm` forgets all of a document
+        if not generator.n_ctx:
+            # nothing of this window is kept on the disk: `slm docs rm` forgets all of a document
             n_ctx = opened.warm_ctx or opened.window(options.ctx or opened.settings.n_ctx)
             generator.use(opened.open_plain_session(n_ctx))
 
@@ -138,7 +137,8 @@ class DocumentAnswers:
         self._order.begins_with(passages)
         # 2. What of it answers the question.
         copied = self._copied(question, passages, delegate)
-        is_none = thresholds.finds_nothing(copied.logprobs, self._generator.opened.model)
+        is_none = copied.text.strip(' .*"') == prompts.NONE  # from a model elsewhere
+        is_none = is_none or thresholds.finds_nothing(copied.logprobs, self._generator.opened.model)
         quotations = () if is_none else tuple(quotations_in(copied.text, passages))
         made = Answer(
             question,
@@ -162,7 +162,7 @@ class DocumentAnswers:
         texts = tuple(passage.chunk.text for passage in passages)
         if thresholds.is_very_small(model):
             texts = nearest_sentences(question, passages)
-        rules = QuotationRules(texts, QUOTATIONS, none="")
+        rules = QuotationRules(texts, QUOTATIONS)
         prepared = self._prepared(
             prompts.to_quote(question, passages, self._prefix, is_raw=self._options.raw),
             ResponseFormat(rules.constraint()) if model.host is None else None,
@@ -180,7 +180,7 @@ class DocumentAnswers:
         limits = params.limits(self._options)
         if limits.max_tokens is None and not prepared.thinks(self._generator.engine):
             limits = replace(limits, max_tokens=_ANSWER_ROOM)
-        if thresholds.is_very_small(self._generator.opened.model):
+        if thresholds.is_very_small(self._generator.opened.model) and not is_raw:  # a bare text often begins with one
             limits = replace(limits, stop=(*limits.stop, _PARAGRAPH))
         citations = CitationFilter(len(made.quotations), lambda text: is_verbatim(text, made.passages))
         shown = CitingHandler(delegate.answering(), citations)
