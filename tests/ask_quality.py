@@ -9,6 +9,7 @@ without a model. The thresholds are found on every second question and measured 
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -57,12 +58,12 @@ class _Recorded:
         return False
 
 
-def rows_of(name: str, asked: Sequence[Question], *, is_raw: bool, tell: Callable[[str], None]) -> list[Row]:
+def rows_of(name: str, asked: Sequence[Question], *, is_raw: bool, made: Callable[[Row], None]) -> list[Row]:
     """Ask a model all of it."""
     import slmchat
     from slmchat.api.options import with_sampling
 
-    made: list[Row] = []
+    rows: list[Row] = []
     recorded = _Recorded()
     thresholds.is_near = lambda _question, found, _model: bool(found)  # type: ignore[assignment]
     thresholds.finds_nothing = recorded.finds_nothing  # type: ignore[assignment]
@@ -74,14 +75,13 @@ def rows_of(name: str, asked: Sequence[Question], *, is_raw: bool, tell: Callabl
         options = type(options).of(options, raw=is_raw)
         generator = model._shared.generator
         used = answers.DocumentAnswers(generator, index.search, options, is_quoting_only=True)
-        for number, question in enumerate(asked):
+        for question in asked:
             recorded.none = 0.0
             answer = used.answer(question.question, SilentDelegate(lambda _session: nullcontext()))
-            made.append(_row(question, answer.passages, answer, recorded.none))
-            if number % 10 == 0:
-                tell(f"{number} of {len(asked)}: {asdict(made[-1])}")
+            rows.append(_row(question, answer.passages, answer, recorded.none))
+            made(rows[-1])
         index.close()
-    return made
+    return rows
 
 
 def _row(question: Question, passages: Sequence[Passage], answer: answers.Answer, none: float) -> Row:
@@ -164,9 +164,12 @@ def main() -> None:
         rows = [Row(**json.loads(line)) for line in given.rows.read_text().splitlines()]
     else:
         asked = questions()[:: max(1, len(questions()) // given.limit)] if given.limit else questions()
-        rows = rows_of(given.model, asked, is_raw=given.raw, tell=lambda line: print(line, file=sys.stderr, flush=True))
-        if given.rows:
-            given.rows.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+        with open(given.rows or os.devnull, "w") as kept:  # what is there when somebody loses patience
+
+            def made(row: Row) -> None:
+                print(json.dumps(asdict(row)), file=kept, flush=True)
+
+            rows = rows_of(given.model, asked, is_raw=given.raw, made=made)
     print(table(given.model, rows, is_small=not given.large))
 
 

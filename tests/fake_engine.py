@@ -14,6 +14,7 @@ from slmchat.engine.api import (
     FinishReason,
     Limits,
     ModelInfo,
+    Part,
     Prefill,
     Prompt,
     Request,
@@ -41,6 +42,7 @@ class FakeEngine:
     template: str | None = CHATML
     trained: int = 100_000
     prompts: list[str] = field(default_factory=list)
+    parts: list[tuple[Part, ...]] = field(default_factory=list)  # of the prompts of a stream pool
     requests: deque[Request] = field(default_factory=lambda: deque(maxlen=100))  # the last ones that a pool was given
     is_closed: bool = False
     kept: list[str] = field(default_factory=list)
@@ -236,6 +238,7 @@ class FakeStreamPool:
 
     def begin(self, request: Request) -> Prefill:
         self.engine.prompts.append("".join(part.text for part in request.prompt.parts))
+        self.engine.parts.append(request.prompt.parts)
         self.engine.samplers.append(request.sampler)
         self.engine.limits.append(request.limits)
         self._busy[request.id] = request, iter(self.engine.replies.pop(0)), []

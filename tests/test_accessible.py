@@ -3,6 +3,8 @@
 import io
 import re
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pyte
@@ -10,9 +12,11 @@ import pytest
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from terminal import Terminal
 
+from slmchat.engine.api import Prefill
 from slmchat.terminal.answer_progress import AnswerProgress
 from slmchat.terminal.answer_screen import AnswerScreen
 from slmchat.terminal.console import Console
+from slmchat.terminal.plain_view import PlainView
 from slmchat.terminal.sentence_view import SentenceView
 from slmchat.terminal.typed_ahead import TypedAhead
 
@@ -69,6 +73,48 @@ def test_nothing_is_written_twice(home: Path, tmp_path: Path, way: str) -> None:
     screen = _Once(60, 9)
     pyte.Stream(screen).feed(terminal.raw)
     assert len(screen.places) == len(set(screen.places)) > 500
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_takes_long_is_said_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A download or a long prompt must not be silence; nor a line for each number."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    console = Console(io.StringIO(), io.StringIO(), _Terminal(), {})
+    console.is_accessible = True
+    with console.progress("model.gguf") as progress:
+        for second in range(25):
+            now = float(second)
+            progress(second * 10_000_000, 250_000_000)
+    console.status("loading")
+    console.status("loading")
+    console.status("")
+    assert console.stderr.getvalue().splitlines() == [  # type: ignore[attr-defined]
+        "(model.gguf: 0 bytes of 250.0 MB)",
+        "(model.gguf: 100.0 MB of 250.0 MB)",
+        "(model.gguf: 200.0 MB of 250.0 MB)",
+        "(loading)",
+    ]
+
+
+def test_a_prompt_that_is_read_for_long_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slmchat.terminal.plain_view._SAYING_PERIOD_S", 0.001)
+    console = Console(io.StringIO(), io.StringIO(), _Terminal(), {})
+    console.is_accessible = True
+    said = threading.Event()
+    draw = console.draw_status
+    monkeypatch.setattr(console, "draw_status", lambda text: (draw(text), said.set()))
+    view = PlainView(console)
+    view.prefill(Prefill(0, 2_176, 0))
+    assert said.wait(60)
+    view.answer("Yes.")
+    view.close()
+    assert re.fullmatch(r"\(reading 2,176 tokens.*\)\n", console.stderr.getvalue())  # type: ignore[attr-defined]
+    assert console.stdout.getvalue() == "Yes."  # type: ignore[attr-defined]
 
 
 def test_an_answer_comes_in_sentences_with_its_parts_named() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ask_injections import INJECTIONS
-from fake_engine import FakeEngine, Ready
+from fake_engine import CHATML, FakeEngine, Ready
 
 from slmchat import settings as settings_module
 from slmchat.catalog.records import Installed, InstalledFile
@@ -151,6 +151,10 @@ class TestSteps:
         answer = asked("How often is the filter cleaned?", said)
         assert answer.refusal and not answer.text and not answer.quotations and len(asked.engine.prompts) == 1
 
+    def test_none_is_not_quoted(self, asked: Asked) -> None:
+        asked.found = [passage("None of the pumps may run dry. The function returns None")]
+        assert asked("May the pumps run dry?", "None.").refusal
+
     def test_a_quotation_that_is_cut_off_does_not_count(self, asked: Asked) -> None:
         asked.engine.replies = [['[1] "The pump must not run dry."', '\n[2] "The filter is clea', "ned"]]
         answer = asked("May the pump run dry?", "So.")
@@ -170,6 +174,14 @@ class TestSteps:
         with pytest.raises(SlmError) as caught:
             asked("Which word?")
         assert caught.value.exit_code is ExitCode.CONTEXT
+
+    def test_a_thought_stands_before_the_answer_and_not_before_a_quotation(self, asked: Asked) -> None:
+        asked.engine.template = CHATML.replace("assistant\n{%", "assistant\n<think>\n{%")
+        answer = asked("How often is the filter cleaned?", QUOTED, "Six weeks, as [9] says.</think>\n\nSix weeks [1].")
+        assert (answer.thinking.strip(), answer.text) == ("Six weeks, as [9] says.", "Six weeks [1].")
+        quoting, answering = asked.engine.prompts
+        assert quoting.rstrip().endswith("</think>") and answering.endswith("<think>\n")
+        assert asked.engine.limits[0].max_tokens and asked.engine.limits[1].max_tokens is None
 
     def test_the_record_for_programs(self, asked: Asked) -> None:
         answer = asked("How often is the filter cleaned?", QUOTED, "Every six weeks [1].")
@@ -223,6 +235,13 @@ class TestVerySmallModels:
         constraint = small.engine.limits[0].constraint
         assert constraint is not None
         assert QuotationRules.of(constraint).passages == ("The warranty lasts three years.",)
+
+    def test_their_answer_is_one_paragraph(self, asked: Asked, small: Asked) -> None:
+        """They write the first one again and again, until the limit."""
+        for one, stop in ((asked, ()), (small, ("\n\n",))):
+            one.found = [passage(self.TEXT)]
+            one("How long does the warranty last?", '[1] "The warranty lasts three years."', "So.")
+            assert one.engine.limits[-1].stop == stop
 
     def test_in_another_language_they_choose_among_all(self) -> None:
         found = nearest_sentences("Wie lange gilt die Garantie?", [passage(self.TEXT)])

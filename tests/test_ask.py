@@ -11,6 +11,8 @@ from conftest import SMOLLM2, Outcome, run_slm
 from endpoint_server import EndpointServer, stream
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
+from slmchat import settings as settings_module
+
 MANUAL = """# Pump P-7
 
 ## Care
@@ -101,6 +103,15 @@ class TestNoise:
         assert ask(QUESTION, "-d", manual).code == 0
         assert ask(QUESTION, "--quotes-only").code == 0
 
+    def test_what_is_forgotten_leaves_nothing(self, ask: Ask, slm: Ask, manual: Path, home: Path) -> None:
+        """The index is all that is kept of a document: no state of the model, no question, no answer."""
+        assert ask(QUESTION, "-d", manual).code == 0
+        assert slm("docs", "rm", manual).code == 0
+        kept = [file for file in home.rglob("*") if file.is_file()]
+        assert kept and not [file for file in kept if re.search(b"six weeks|How often", file.read_bytes())]
+        states = settings_module.load({"SLM_HOME": str(home)}).paths.kv_states
+        assert not [file for file in states.rglob("*") if file.is_file()]
+
     def test_a_document_that_changed_is_read_again(self, ask: Ask, manual: Path) -> None:
         assert ask(QUESTION, "-d", manual, "--quotes-only").code == 0
         manual.write_text(MANUAL.replace("six weeks", "nine days"))
@@ -112,6 +123,7 @@ class TestNoise:
         [
             (("What?", "-d", "nowhere"), "nowhere"),
             (("-d", "DOCS"), "there is no question"),
+            ((" ", "-d", "DOCS"), "there is no question"),
             (("What is it?", "DOCS/manual.md", "-d", "DOCS"), "is a file"),
             (("What is it?", "-d", "EMPTY"), "nothing in these documents can be read"),
             (("What is it?", "-d", "DOCS", "--top", "0"), "--top"),

@@ -3,6 +3,7 @@
 import io
 import json
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from batch_desk import Desk
 from conftest import Outcome, run_slm
+from endpoint_server import USAGE, EndpointServer, Handler, stream
 from fake_engine import FakeEngine, Ready
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
@@ -286,3 +288,37 @@ def test_real_tiny_weights_make_several_answers_that_repeat_with_their_seed(home
     assert first["usage"]["cached_tokens"] == first["usage"]["prompt_tokens"] - 1  # read once for all three
     scores = [one["mean_logprob"] for one in first["best_of"]["candidates"]]
     assert scores[first["best_of"]["chosen"]] == max(scores) and len(set(scores)) == 3
+
+
+@pytest.mark.real
+class TestEndpoint:
+    @pytest.fixture
+    def server(self) -> Iterator[EndpointServer]:
+        with EndpointServer() as running:
+            yield running
+
+    def _asked(self, server: EndpointServer, home: Path, *arguments: str) -> Outcome:
+        said = iter(["red", "blue", "blue"])
+        lock = threading.Lock()
+
+        def answer(handler: Handler) -> None:
+            with lock:
+                text = next(said)
+            stream(text, usage=USAGE)(handler)
+
+        server.usual = answer
+        return run_slm("run", "--endpoint", server.url, "--best-of", "3", *arguments, "Which colour?", home=home)
+
+    def test_the_majority_with_a_seed_for_each_and_no_probabilities_asked_for(
+        self, server: EndpointServer, home: Path
+    ) -> None:
+        done = self._asked(server, home, "--vote", "text", "--seed", "5")
+        assert (done.code, done.out) == (0, "blue\n"), done.err
+        assert sorted(post.body["seed"] for post in server.posts) == [5, 7, 9]
+        assert all("logprobs" not in post.body for post in server.posts)
+
+    def test_free_text_without_probabilities_is_told(self, server: EndpointServer, home: Path) -> None:
+        done = self._asked(server, home)
+        assert done.code == 0 and done.out in ("red\n", "blue\n")
+        assert "does not tell the probabilities of its tokens: the first answer counts" in done.err
+        assert all(post.body["logprobs"] for post in server.posts)

@@ -31,6 +31,7 @@ FOREIGN = {
     "--jobs", "--arch",  # .ci/wheel
     "--repeat", "--only", "--patience", "--runs",  # the benchmarks
     "--save",  # /set in the chat
+    "--multiple-choice",  # llama-perplexity
     "--now", "--user",  # systemctl, journalctl
 }  # fmt: skip
 # Languages of blocks in which no line of shell stands.

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -129,6 +130,15 @@ def test_a_slow_source_of_requests_changes_no_batch(tmp_path: Path) -> None:
             sizes.append(seen)
         assert sizes[0] == sizes[1]
     engine.close()
+
+
+def test_the_examples_are_read_once(slm: Callable[..., Outcome], tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "shown.jsonl").write_text(json.dumps({"question": " ".join(WORDS), "answer": "oil"}) + "\n")
+    rows = [{"question": f"{word} {n}", "answer": "word"} for n, word in enumerate(WORDS)]
+    done = slm("eval", tiny, "--task", write_task(tmp_path, "exact", rows, 'examples = "shown.jsonl"\n'), "-v")
+    assert done.code == 0, done.err
+    told = re.search(r"mine: .*; (\d+) tokens of every prompt were evaluated once", done.err)
+    assert told and int(told[1]) > len(WORDS)
 
 
 def test_a_recurrent_model_is_measured_too(slm: Callable[..., Outcome], tmp_path: Path, tasks: list[str]) -> None:

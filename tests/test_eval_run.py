@@ -175,6 +175,17 @@ class TestScores:
         bench("a", tasks=[bench.numbers(1)], sampler="maker")
         assert engine.requests[-1].sampler.temperature > 0 and engine.requests[-1].sampler.seed == 1
 
+    def test_a_thought_has_room_of_its_own_and_is_off_unless_asked_for(self, bench: Bench) -> None:
+        engine, task = bench.engine("a"), bench.numbers(1, toml="max_tokens = 50\n")
+        bench("a", tasks=[task])
+        assert (engine.requests[-1].limits.max_tokens, engine.requests[-1].limits.thinking.mode) == (50, "off")
+        engine.answer = lambda prompt: "<think>Is it 7?</think>It is 0."
+        told = bench("a", tasks=[task], think_budget=100)
+        asked = engine.requests[-1].limits
+        assert asked.max_tokens is not None and 150 < asked.max_tokens < 250
+        assert (asked.thinking.mode, asked.thinking.budget) == ("on", 100)
+        assert told.task()["answers"][0]["answer"] == "It is 0." and told.task()["score"] == 1
+
     def test_an_item_that_cannot_be_asked_counts_as_wrong_and_is_told(self, bench: Bench) -> None:
         error = SlmError("it does not fit.", exit_code=ExitCode.CONTEXT)
         bench.engine("a").answer = lambda prompt: error if "What is 1?" in prompt else _says_the_number(prompt)
@@ -318,6 +329,7 @@ class TestModels:
         assert told.report["models"][0]["error"] == "a KV cache does not fit."
         assert told.task(model=1)["score"] == 0.5
         assert "a could not be measured to the end: a KV cache does not fit." in told.err
+        assert bench("a", tasks=[bench.numbers(4)]).code is ExitCode.NO_FIT
 
     def test_a_task_has_the_same_window_whatever_is_measured_beside_it(self, bench: Bench) -> None:
         """The size of a window can move the last bits of a score."""

@@ -140,6 +140,9 @@ def test_the_wheel_carries_the_catalog_and_nothing_else_beside_the_package(tmp_p
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         assert archive.read("slmchat/models.toml") == (ROOT / "models.toml").read_bytes()
+        suite = ROOT / "slmchat" / "evaluation" / "suite"
+        tasks = {str(file.relative_to(ROOT)) for file in suite.rglob("*.*")}
+        assert len(tasks) > 20 and tasks <= set(names)
         entry = next(name for name in names if name.endswith("entry_points.txt"))
         assert b"slm = slmchat.__main__:main" in archive.read(entry)
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"slmchat"}

@@ -1,5 +1,6 @@
 """`slm serve`: what HTTP clients get, see and may do. The fake engine first; tests/test_serve_real.py has the process."""
 
+import contextlib
 import itertools
 import json
 import socket
@@ -13,7 +14,9 @@ import pytest
 from fake_engine import CHATML, FakeEngine
 from serving import NAME, Serving, read_all, serving
 
-from slmchat.engine.api import FinishReason
+from slmchat.engine.api import FinishReason, Limits, Part, Prompt
+from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.warm.codec import encode
 from slmchat.errors import ExitCode, SlmError
 from slmchat.server import connection as wire
 from slmchat.server import listeners
@@ -305,6 +308,20 @@ def test_the_users_own_socket_speaks_http_and_wants_no_key(engine: FakeEngine, t
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
+def test_a_word_that_comes_with_the_request_gives_it_up(server: Serving, engine: FakeEngine) -> None:
+    engine.replies = [endless(), ["Hello"]]
+    prompt = {"prompt": encode(Prompt((Part("Hi"),))), "sampler": encode(SamplerSettings()), "limits": encode(Limits())}
+    asked = json.dumps({"generate": {**prompt, "n_ctx": 4096}}).encode() + b"\n"
+    with socket.socket(socket.AF_UNIX) as made, made.makefile("rb") as lines:
+        made.connect(str(server.path))
+        for data, reason in ((asked + b'{"cancel": true}\n', "interrupted"), (asked, "stop")):
+            made.sendall(data)
+            said: dict[str, Any] = {}
+            while "finish" not in said:
+                said = json.loads(lines.readline())
+            assert said["finish"]["reason"] == reason
+
+
 @pytest.mark.parametrize("line", [b"{}", b"{", b'{"generate": 1}', b'{"count": []}', b"{" + b"[" * 100_000])
 def test_a_line_that_is_no_request_is_answered_with_an_error(server: Serving, line: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as made:
@@ -373,8 +390,9 @@ class TestOnTheWire:
     )
     def test_what_is_not_http_is_refused_and_closed(self, server: Serving, said: bytes, status: bytes) -> None:
         with server.connect() as made:
-            made.sendall(said)
-            made.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # it may have been refused and closed by then
+                made.sendall(said)
+                made.shutdown(socket.SHUT_WR)
             try:
                 answer = read_all(made)
             except ConnectionResetError:

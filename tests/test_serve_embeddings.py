@@ -25,6 +25,9 @@ from slmchat.server.embeddings import check_dimensions, embeddings_record, embed
 from slmchat.server.fields import BadRequest
 
 if TYPE_CHECKING:
+    import openai
+
+if TYPE_CHECKING:
     import openai  # a second of imports, for the tests of a client
 
 KEY = "tiny-embed@F32"

@@ -104,9 +104,11 @@ def _worst(codes: Sequence[ExitCode], last: Answer, questions: Sequence[str], as
 
 
 def _checked_words(words: Sequence[str]) -> list[str]:
-    """The words of the question; none: it comes on stdin. Raises `SlmError` (USAGE) for files among them."""
+    """The words of the question; none: it comes on stdin. Raises `SlmError` (USAGE): empty, or a file among them."""
     if list(words) == ["-"]:
         return []
+    if words and not " ".join(words).strip():
+        raise _no_question()
     files = [word for word in words[1:] if "." in word and Path(word).is_file()]
     if files:
         raise SlmError(

@@ -13,7 +13,7 @@ from pathlib import Path
 from slmchat.commands.inputs import prefix_messages, read_text
 from slmchat.commands.run import TOP_LOGPROBS
 from slmchat.commands.several_answers import settled, several_of
-from slmchat.commands.structured_options import response_format_from
+from slmchat.commands.structured_options import questions_of, refuse_beside_questions, response_format_from
 from slmchat.conversation import window
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import is_picture
@@ -25,17 +25,18 @@ from slmchat.generation import params
 from slmchat.generation.batch.answers import (
     Answers,
     ChosenTexts,
+    ChosenValues,
     Completions,
     ElectedCompletions,
     StructuredCompletions,
 )
-from slmchat.generation.batch.prompts import PromptMaker, check_fields, fields_in
+from slmchat.generation.batch.prompts import PromptMaker, SeveralPrompts, check_fields, fields_in
 from slmchat.generation.batch.recipe import Recipe, check_same, recipe_of
 from slmchat.generation.batch.records import Begun, RecordWriter, open_output
 from slmchat.generation.batch.rows import RowSource, open_source
 from slmchat.generation.batch.runner import BatchWork, Rows
 from slmchat.generation.best_of import BestOf
-from slmchat.generation.classify import CONTENT_FREE, ClassificationTask
+from slmchat.generation.classify import CONTENT_FREE, ClassificationTask, question
 from slmchat.generation.prompt import begins_thought, layout, thinks
 from slmchat.generation.prompt_template import PromptFile, prompt_file
 from slmchat.generation.structured import ResponseFormat
@@ -86,10 +87,13 @@ def batch(
     needs_own = bool(wanted[1].choices) or wanted[2].best_of is not None
     server = None if needs_own else WarmServer.find(options, settings, _MOST_AT_A_SERVER)
     backend = open_backend(options, settings, console, server=server)
-    response_format, task = response_format_from(*wanted[:2], is_stdin_taken=not options.files or "-" in options.files)
+    questions = _questions(wanted, template_options)
+    response_format, task = (None, None) if questions else _one_answer(wanted, options)
+    is_classifying = task is not None or bool(questions)
     for note in response_format.notes if response_format else ():
         console.note(note)
-    instruction = " ".join(words)
+    instructions = [question(" ".join(words), name) for name in questions] or [" ".join(words)]
+    instruction = instructions[0]
     template = prompt_file(template_options, words, read_text)
     wants_fields = batch.input_field is not None or bool(template.fields if template else fields_in(instruction))
     source = open_source(
@@ -102,7 +106,7 @@ def batch(
     model = backend.find(options.model, settings, console).with_projector(options.mmproj)
     has_pictures = source.format == "files" and any(map(is_picture, map(Path, options.files)))
     if has_pictures:
-        _check_pictures(instruction, template, task)
+        _check_pictures(instruction, template, is_classifying=is_classifying)
         model.check_vision(settings)
     prefix = prefix_messages(options, settings)
     opened = OpenModel(backend.warmed(model, options, settings), options, settings, console)
@@ -114,7 +118,7 @@ def batch(
         engine,
         is_raw=options.raw,
         instruction=response_format,
-        closes_thought=task is not None,
+        closes_thought=is_classifying,
         thinking=thinking,
         tell=console.note,
     )
@@ -131,13 +135,15 @@ def batch(
         return window.fits(engine.count(prompt), n_ctx, options.max_tokens)
 
     trims = fits if is_trimmed else None
-    prompts = PromptMaker(instruction, batch.input_field, prefix, lay_out, trims, template)
+    makers = [PromptMaker(each, batch.input_field, prefix, lay_out, trims, template) for each in instructions]
     top_logprobs = TOP_LOGPROBS if wanted[1].logprobs else None
     limits = params.with_thinking(
         params.limits(options, top_logprobs), thinking, engine.info.architecture, is_raw=options.raw
     )
     asked = settled(several, response_format, sampler, is_remote=model.host is not None)
-    answers = ChosenTexts(task) if task else _answers(sampler, options, response_format, limits, asked)
+    chosen = ChosenTexts(task) if task else ChosenValues(questions) if questions else None
+    answers = chosen or _answers(sampler, options, response_format, limits, asked)
+    prompts = SeveralPrompts(makers) if questions else makers[0]
     rows = Rows(source, prompts, answers, is_echoed=not batch.no_echo)
     recipe = recipe_of(
         model.label, instruction, batch.input_field, prefix, template, sampler, options, response_format, wanted[1:]
@@ -153,9 +159,8 @@ def batch(
         f"inputs: {source.format}{f', the first {begun.records:,} are done already' if begun else ''}; "
         f"context window of each: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}"
     )
-    pool = _pool(opened, n_ctx, n_parallel, is_classifying=task is not None, has_pictures=has_pictures)
-    if isinstance(answers, ChosenTexts):
-        answers.calibrate(pool, [prompts.without_input(text) for text in CONTENT_FREE])
+    pool = _pool(opened, n_ctx, n_parallel, is_classifying=is_classifying, has_pictures=has_pictures)
+    _calibrate(answers, pool, makers)
     writer = _writer(descriptor, batch, console)
     work = BatchWork(rows, pool, writer, console, begun)
     try:
@@ -199,9 +204,33 @@ def _pool(opened: OpenModel, n_ctx: int, n_parallel: int | None, *, is_classifyi
     return opened.open_scorer(n_ctx) if is_classifying else opened.open_pool(n_ctx, n_parallel)
 
 
-def _check_pictures(instruction: str, template: PromptFile | None, task: ClassificationTask | None) -> None:
+def _questions(
+    wanted: tuple[FormatOptions, ChoiceOptions, BestOfOptions], template: TemplateOptions
+) -> dict[str, ClassificationTask]:
+    """Several questions about each row, by their names; none where there is one. Raises `SlmError` (USAGE)."""
+    if len(wanted[1].choices) < 2:
+        return {}
+    refuse_beside_questions(wanted[:2], template)
+    return questions_of(wanted[1])
+
+
+def _one_answer(
+    wanted: tuple[FormatOptions, ChoiceOptions, BestOfOptions], options: GenerationOptions
+) -> tuple[ResponseFormat | None, ClassificationTask | None]:
+    return response_format_from(*wanted[:2], is_stdin_taken=not options.files or "-" in options.files)
+
+
+def _calibrate(answers: Answers, pool: Pool, makers: Sequence[PromptMaker]) -> None:
+    """What the model prefers without any input, for each question. Raises `SlmError`."""
+    if isinstance(answers, ChosenTexts):
+        answers.calibrate(pool, [makers[0].without_input(text) for text in CONTENT_FREE])
+    elif isinstance(answers, ChosenValues):
+        answers.calibrate(pool, [[maker.without_input(text) for text in CONTENT_FREE] for maker in makers])
+
+
+def _check_pictures(instruction: str, template: PromptFile | None, *, is_classifying: bool) -> None:
     """Raises `SlmError` (USAGE) for what cannot be asked about pictures."""
-    if task is not None:
+    if is_classifying:
         raise SlmError("--choices are between texts: they cannot be about a picture.", exit_code=ExitCode.USAGE)
     if template is None and not instruction.strip():
         raise SlmError(

@@ -6,7 +6,7 @@ Every function prints what was asked for on stdout and returns the exit code; er
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,13 @@ def _columns(document: IndexedFile, console: Console) -> tuple[str, ...]:
 
 
 def _shown(path: Path, console: Console) -> str:
-    """A path for people begins with ~ where it can; a pipe gets it whole."""
+    """A path for people, from here or from their home where it lies below; a pipe gets it whole."""
     if console.is_stdout_tty:
-        home = Path.home()
-        if path != home and path.is_relative_to(home):
-            return f"~{os.sep}{path.relative_to(home)}"
+        with suppress(OSError):  # the current directory has been deleted
+            if path.is_relative_to(Path.cwd()):
+                return str(path.relative_to(Path.cwd()))
+        if path.is_relative_to(Path.home()):
+            return f"~{os.sep}{path.relative_to(Path.home())}"
     return str(path)
 
 
@@ -102,7 +104,7 @@ def show(name: str, settings: Settings, console: Console, *, is_json: bool = Fal
     facts = [document.kind.value, in_bytes(document.n_bytes)]
     facts += [counted(document.n_pages, "page")] if document.n_pages is not None else []
     facts += [counted(document.n_chunks, "passage"), f"read {ago(document.indexed_at)}"]
-    lines = [document.title, f"{path} · {' · '.join(facts)}"]
+    lines = [document.title, f"{_shown(path, console)} · {' · '.join(facts)}"]
     written = ["".join(sanitize(line, one_line=True) + "\n" for line in lines)]
     on, off = BOLD if console.has_color else ("", "")
     for chunk in chunks:

@@ -6,6 +6,7 @@ The story: see which text is read, close the process in, find the files, compare
 from collections.abc import Sequence
 
 from slmchat import text_files
+from slmchat.commands import eval_report
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation import quantizations
 from slmchat.evaluation.records import ModelReport
@@ -49,7 +50,7 @@ def eval_quantizations(names: Sequence[str], options: EvalOptions, settings: Set
     if is_interrupted:
         console.warn("interrupted; this is what was measured until then.")
         return ExitCode.INTERRUPTED
-    return ExitCode.ROWS_FAILED if any(report.error for report in reports) else ExitCode.DONE
+    return eval_report.code_of(reports)
 
 
 def _show(reports: Sequence[ModelReport], console: Console, *, is_plain: bool) -> None:

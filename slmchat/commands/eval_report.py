@@ -70,7 +70,8 @@ def ending(reports: Sequence[ModelReport], file: Path | None, console: Console, 
     """What has to be said at the end, and the exit code."""
     for report in reports:
         if report.error is not None:
-            console.warn(f"{report.label} could not be measured to the end: {report.error.rstrip('.')}.")
+            hint = report.failure.hint if report.failure else None
+            console.warn(f"{report.label} could not be measured to the end: {report.error.rstrip('.')}.", hint)
         failed = sum(item.error is not None for task in report.tasks for item in task.items)
         if failed:
             console.warn(f"{report.label}: {counted(failed, 'item')} could not be asked and count as wrong (--json).")
@@ -80,7 +81,13 @@ def ending(reports: Sequence[ModelReport], file: Path | None, console: Console, 
         console.note("hint: slm eval --resume goes on with what is missing")
     if is_interrupted:
         return ExitCode.INTERRUPTED
-    return ExitCode.ROWS_FAILED if any(report.error for report in reports) else ExitCode.DONE
+    return code_of(reports)
+
+
+def code_of(reports: Sequence[ModelReport]) -> ExitCode:
+    """The exit code: that of the failure where all models failed with it, as a batch has it."""
+    codes = {report.failure.exit_code if report.failure else ExitCode.DONE for report in reports}
+    return codes.pop() if len(codes) == 1 else ExitCode.ROWS_FAILED
 
 
 def _marks(reports: Sequence[ModelReport]) -> list[str]:

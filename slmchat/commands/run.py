@@ -12,7 +12,7 @@ from slmchat.commands.inputs import prefix_messages, read_inputs, read_text
 from slmchat.commands.output import OutputWriter
 from slmchat.commands.own_options import RunOptions
 from slmchat.commands.several_answers import elected, settled, several_of
-from slmchat.commands.structured_options import response_format_from
+from slmchat.commands.structured_options import refuse_beside_questions, response_format_from
 from slmchat.engine.api import Limits
 from slmchat.engine.cancellable import Cancellable
 from slmchat.engine.sampler import SamplerSettings
@@ -58,7 +58,7 @@ def run(
     """
     words, reads_input = own.words or [], not own.no_input
     if len(wanted[1].choices) > 1:
-        _refuse_beside_questions(wanted[:2], template_options)
+        refuse_beside_questions(wanted[:2], template_options)
         from slmchat.commands.run_questions import run_questions
 
         return run_questions(words, options, wanted[1], output, settings, console, reads_input=reads_input)
@@ -140,14 +140,6 @@ def run(
 def _silence(completion: Completion, model: BackendModel) -> str | None:
     """Why there is no answer; None: there is one, or it is an endpoint's, and then its engine tells."""
     return None if model.host else silence(completion, completion.usage, completion.finish_reason)
-
-
-def _refuse_beside_questions(wanted: tuple[FormatOptions, ChoiceOptions], template: TemplateOptions) -> None:
-    """Raises `SlmError` (USAGE) for what does not go together with several `--choices`."""
-    if wanted[0] != FormatOptions() or wanted[1].logprobs:
-        raise SlmError("an answer cannot be one of --choices and in another format.", exit_code=ExitCode.USAGE)
-    if template != TemplateOptions():
-        raise SlmError("several --choices take the prompt as words, with {name} in it.", exit_code=ExitCode.USAGE)
 
 
 # How many of the most probable tokens stand beside each one (`--logprobs`).

@@ -11,10 +11,10 @@ from slmchat.commands.endings import exit_code
 from slmchat.commands.inputs import prefix_messages, read_inputs
 from slmchat.commands.output import OutputWriter
 from slmchat.commands.structured_options import questions_of
-from slmchat.engine.api import FinishReason, Usage
+from slmchat.engine.api import FinishReason
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
-from slmchat.generation.classify import as_printed, question
+from slmchat.generation.classify import as_printed, question, usage_of_all
 from slmchat.generation.generator import Generator
 from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.response import Completion, describe, interrupted
@@ -68,11 +68,7 @@ def run_questions(
         value = {name: made.label for name, (made, _) in zip(asked, found, strict=True)}
         probabilities = {name: as_printed(made.probabilities) for name, (made, _) in zip(asked, found, strict=True)}
         finishes = [finish for _, finish in found]
-        usage = Usage(
-            sum(finish.usage.prompt_tokens for finish in finishes),
-            sum(finish.usage.cached_tokens for finish in finishes),
-            0,
-        )
+        usage = usage_of_all(finishes)
         text = json.dumps(value, ensure_ascii=False)
         completion = Completion(text, value, "", FinishReason.STOP, usage, finishes[-1].timings, 0)
         besides = {"value": value, "probabilities": probabilities}

@@ -21,7 +21,7 @@ from slmchat.generation.structured import (
     only_one,
     parsed,
 )
-from slmchat.options import ChoiceOptions, FormatOptions
+from slmchat.options import ChoiceOptions, FormatOptions, TemplateOptions
 from slmchat.text_files import text_of
 
 _MOST_SCHEMA = 1 << 20  # bytes
@@ -115,10 +115,16 @@ def questions_of(options: ChoiceOptions) -> dict[str, ClassificationTask]:
     return asked
 
 
+def refuse_beside_questions(wanted: tuple[FormatOptions, ChoiceOptions], template: TemplateOptions) -> None:
+    """Raises `SlmError` (USAGE) for what does not go together with several `--choices`."""
+    if wanted[0] != FormatOptions() or wanted[1].logprobs:
+        raise SlmError("an answer cannot be one of --choices and in another format.", exit_code=ExitCode.USAGE)
+    if template != TemplateOptions():
+        raise SlmError("several --choices take the prompt as words, with {name} in it.", exit_code=ExitCode.USAGE)
+
+
 def classification_task_of(options: ChoiceOptions) -> ClassificationTask | None:
     """What the options ask for, None when there are no choices. Raises `SlmError` (USAGE)."""
-    if len(options.choices) > 1:
-        raise SlmError("several questions are asked by slm run.", hint="one --choices", exit_code=ExitCode.USAGE)
     if not options.choices:
         for flag, value in (("--threshold", options.threshold), ("--calibrate", options.calibrate)):
             if value is not None:

@@ -99,6 +99,11 @@ class Sentinels:
         self._shown: dict[int, str] = {}
         self._take_private(_FIRST_PRIVATE)
 
+    @property
+    def word(self) -> str:
+        """A random word that no message has."""
+        return self._nonce
+
     def _take_private(self, first: int) -> None:
         self._hidden = {ord(character): chr(first + place) for place, character in enumerate(_SPELLING)}
         self._shown = {ord(private): chr(character) for character, private in self._hidden.items()}

@@ -66,6 +66,11 @@ class Layout(Protocol):
         """The prompt with a thought begun at its end, where that is possible."""
         ...
 
+    def tool_words(self, tools: Sequence[Mapping[str, Any]]) -> str | None:
+        """What the model's makers have it told of these functions, behind the text of a system message; None: it is not
+        known, or not told there. `tools`: as the API of OpenAI describes functions."""
+        ...
+
 
 def layout_of(info: ModelInfo, *, is_raw: bool, mode: ThinkingMode = ThinkingMode.AUTO) -> Layout:
     """How prompts for this model are made: as bare text, by the engine itself, or by the model's chat template.
@@ -90,6 +95,9 @@ class BareText:
     def thinking(self, prompt: Prompt) -> Prompt:
         return prompt
 
+    def tool_words(self, tools: Sequence[Mapping[str, Any]]) -> None:
+        return None
+
 
 class TurnsOnly:
     """For an engine that lays turns out itself. The parts are the bare texts: to be counted, and to be looked at."""
@@ -108,6 +116,9 @@ class TurnsOnly:
 
     def thinking(self, prompt: Prompt) -> Prompt:
         return prompt
+
+    def tool_words(self, tools: Sequence[Mapping[str, Any]]) -> None:
+        return None
 
 
 class ChatTemplate:
@@ -189,6 +200,23 @@ class ChatTemplate:
         except _Refused as refused:
             raise SlmError(f"the chat template refuses: {refused}.", exit_code=ExitCode.DAMAGED) from refused
 
+    def tool_words(self, tools: Sequence[Mapping[str, Any]]) -> str | None:
+        """As `Layout` says: what the template writes of them into the turn of the system message, and nowhere else.
+
+        The words are text of a message from then on: what a description spells is never a control token.
+        """
+        mark = self._sentinels.word
+        said = [{"role": Role.SYSTEM.value, "content": mark}, {"role": Role.USER.value, "content": "?"}]
+        try:
+            usual = self._rendered(said, True, self._switch.variables)
+            told = self._rendered(said, True, {**self._switch.variables, "tools": list(tools)})
+        except _Refused:
+            return None
+        before, _, behind = usual.partition(mark)
+        if told == usual or not told.startswith(before + mark) or not told.endswith(behind):
+            return None
+        return told[len(before) + len(mark) : len(told) - len(behind)]
+
     def _probe(self, variables: Mapping[str, Any]) -> str:
         """What it makes of a small conversation with these variables; nothing where it refuses them."""
         try:
@@ -244,8 +272,7 @@ class ChatTemplate:
                         bos_token=self._bos_text,
                         eos_token=self._eos_text,
                         add_generation_prompt=add_generation_prompt,
-                        tools=None,
-                        **variables,
+                        **{"tools": None, **variables},
                     )
                 )
         except _Refused:

@@ -3,7 +3,7 @@
     [1] "a span of a passage"
     [2] "another one"
 
-or a single word that says there is none. A span begins at a word. It ends where a sentence, an item or a paragraph
+A span begins at a word. It ends where a sentence, an item or a paragraph
 ends, behind `SOFT_BYTES` also at the end of a word, and it never goes over a blank line.
 
 The spans are followed in bytes, as all the places of the passages at which the text may stand by now. So the model may
@@ -61,7 +61,6 @@ _WORD_END, _SENTENCE = 1, 2  # bits
 
 # Where a text may stand. `quoted`: the spans that are closed, or about to be, as (begin, end) in the bytes.
 # ("mark", quoted, k): k bytes of what stands between the last span and the next are written.
-# ("none", (), k): so many bytes of the word for nothing.
 # ("start", quoted, 0): the next byte is the first of a span; ("span", quoted + ((begin, place),), 0): inside of one.
 Spans = tuple[tuple[int, int], ...]
 _Item = tuple[str, Spans, int]
@@ -72,23 +71,21 @@ END = -1
 
 @dataclass(frozen=True, slots=True)
 class QuotationRules:
-    """What may be quoted. `most`: quotations; `none`: what is written instead of the first where nothing fits, empty:
-    something has to be quoted."""
+    """What may be quoted: at most so many spans of these passages, and at least one where there is a word in them."""
 
     passages: tuple[str, ...]
     most: int = 3
-    none: str = "None"
 
     def constraint(self) -> Constraint:
         """The rules as an engine takes them, in this process or in another."""
-        text = json.dumps({"passages": self.passages, "most": self.most, "none": self.none}, ensure_ascii=False)
+        text = json.dumps({"passages": self.passages, "most": self.most}, ensure_ascii=False)
         return Constraint(ConstraintKind.QUOTATIONS, text)
 
     @classmethod
     def of(cls, constraint: Constraint) -> "QuotationRules":
         """The rules that `constraint()` has made this of."""
         said = json.loads(constraint.text)
-        return cls(tuple(said["passages"]), said["most"], said["none"])
+        return cls(tuple(said["passages"]), said["most"])
 
 
 @dataclass(slots=True)
@@ -188,12 +185,8 @@ class Quoting:
         self._rules = rules
         self._pieces = pieces
         self._source = QuotablePassages.of(rules.passages)
-        first: list[_Item] = [("mark", (), 0)] if self._source.starts else []
-        self._none = rules.none.encode()
-        if self._none or not first:
-            first.append(("none", (), 0))
-        self._state: State = frozenset(first)
-        self._options: dict[int, list[_Item]] | None = None
+        self._state: State = frozenset([("mark", (), 0)])
+        self._options: dict[int, list[_Item]] | None = None if self._source.starts else {END: []}
 
     @property
     def options(self) -> Mapping[int, object]:
@@ -225,11 +218,6 @@ class Quoting:
         kind, quoted, written = item
         if kind == "mark":
             yield from self._from_mark(quoted, written)
-        elif kind == "none":
-            if written == len(self._none):
-                yield END, item
-            for token, size in self._spelled(self._none[written:]):
-                yield token, ("none", (), written + size)
         elif kind == "start":
             for token, several in self._beginnings(quoted).items():
                 yield from ((token, each) for each in several)

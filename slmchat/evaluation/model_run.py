@@ -91,6 +91,8 @@ class ModelRun:
             try:
                 if opened is not None and error is None:
                     partial = self._ask_missing(task, opened)
+                else:
+                    self._progress.skip(task, len(task.items))
             except SlmError as problem:
                 if problem.exit_code is ExitCode.STORAGE:
                     raise
@@ -124,7 +126,7 @@ class ModelRun:
             memory=max((each for each in (*memories, self._memory) if each is not None), default=None),
             **_energy_of(results),
             energy_why_not=self._energy.why_not,
-            error=error.message if error else None,
+            failure=error,
         )
 
     # The model
@@ -211,6 +213,8 @@ class ModelRun:
             energy = joules if self._energy.is_enough(joules) else None
             self._kept.add_group(self._key, task.name, GroupRecord(tuple(made), seconds, self._memory, energy))
         self._progress.skip(task, len(task.items) - sum(len(group.items) for group in self._groups(task)))
+        if pool is not None:
+            opened.reporter.detail(f"{self._label} · {task.name}: {pool.report}")
         return ()
 
     def _ask(self, pool: Pool, asking: Asking, items: Sequence[EvalItem]) -> list[ItemResult]:

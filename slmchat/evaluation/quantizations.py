@@ -116,5 +116,5 @@ def _report(model: Installed, agreement: Agreement | None, error: SlmError | Non
         quantization=model.quantization or None,
         tasks=(),
         agreement=agreement,
-        error=error.message if error else None,
+        failure=error,
     )

@@ -10,6 +10,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from slmchat.errors import SlmError
 from slmchat.evaluation.statistics import Interval, wilson
 from slmchat.generation.tools import Tool
 
@@ -192,7 +193,12 @@ class ModelReport:
     energy_tokens: int = 0
     energy_why_not: str | None = None
     agreement: Agreement | None = None
-    error: str | None = None
+    failure: SlmError | None = None
+
+    @property
+    def error(self) -> str | None:
+        """Why it could not be measured to the end, in a sentence."""
+        return None if self.failure is None else self.failure.message
 
     @property
     def mean(self) -> float | None:

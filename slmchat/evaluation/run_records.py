@@ -9,7 +9,7 @@ Knows: the file, the owner's alone; which run is the last one. Refuses to know: 
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class RunRecords:
     groups: dict[tuple[str, str], list[GroupRecord]] = field(default_factory=dict)
     speeds: dict[str, AnswerSpeed] = field(default_factory=dict)
     _descriptor: int | None = None
+    _end: int = 0  # bytes of the file up to where it is whole
 
     @classmethod
     def begin(cls, plan: RunPlan, directory: Path | None) -> "RunRecords":
@@ -85,6 +86,7 @@ class RunRecords:
                     made = cls(_plan_of(told), file)
                 else:
                     made._take(told)
+                made._end += len(line)
             except (ValueError, TypeError, KeyError, RecursionError):
                 break  # what follows a damaged line is measured again
         if made is None:
@@ -96,15 +98,12 @@ class RunRecords:
         return made
 
     def go_on(self) -> None:
-        """Write behind what is there; a last line that is not whole is cut off. Raises `SlmError` (STORAGE)."""
+        """Write behind what is there; what is not whole is cut off. Raises `SlmError` (STORAGE)."""
         self._open()
         assert self._descriptor is not None
-        kept = [{"format": _FORMAT, **self.plan.as_json()}, *self._told()]
-        data = "".join(safe_json.encode(each, indent=None) for each in kept).encode()
         try:
-            os.ftruncate(self._descriptor, 0)
-            os.lseek(self._descriptor, 0, os.SEEK_SET)
-            self._write_bytes(data)
+            os.ftruncate(self._descriptor, self._end)
+            os.lseek(self._descriptor, 0, os.SEEK_END)
         except OSError as error:
             raise self._refused(error) from error
 
@@ -120,13 +119,6 @@ class RunRecords:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-    def _told(self) -> Iterator[dict[str, Any]]:
-        for model, speed in self.speeds.items():
-            yield {"model": model, "speed": asdict(speed)}
-        for (model, task), groups in self.groups.items():
-            for group in groups:
-                yield _group_told(model, task, group)
 
     def _take(self, told: Mapping[str, Any]) -> None:
         if "speed" in told:

@@ -104,7 +104,6 @@ class Candidates:
             None if response_format is None else Attempts(response_format, each, limits) for each in self._samplers
         ]
         self._made: dict[int, Completion | SlmError] = {}
-        self.last: Completion | None = None  # of those that came, also when it was not right
 
     @property
     def is_complete(self) -> bool:
@@ -150,10 +149,9 @@ class Candidates:
         if done.error is not None:
             raise done.error
         response = response_of(done, self._prompt, keeps_space=self._keeps_space, is_sanitized=self._is_sanitized)
-        self.last = completion_of(response)
         attempts = self._attempts[number]
         if attempts is None or response.finish is None:
-            return self.last
+            return completion_of(response)
         return completion_of(*attempts.judged(response, response.text, response.finish.reason))
 
     def _candidate(self, number: int, made: Completion | SlmError) -> AnswerCandidate:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from slmchat.engine.api import Choices, Pool, Prompt, Request, Score
+from slmchat.engine.api import Choices, Finish, Pool, Prompt, Request, Score, Usage
 
 # The answer when no choice is probable enough (`--threshold`).
 UNSURE = "unsure"
@@ -82,6 +82,15 @@ def question(instruction: str, name: str) -> str:
     if "{name}" in instruction:
         return instruction.replace("{name}", name)
     return f"{instruction}\n{name}:" if instruction.strip() else f"{name}:"
+
+
+def usage_of_all(finishes: Sequence[Finish]) -> Usage:
+    """The tokens that several questions took together."""
+    return Usage(
+        sum(finish.usage.prompt_tokens for finish in finishes),
+        sum(finish.usage.cached_tokens for finish in finishes),
+        0,
+    )
 
 
 def as_printed(probabilities: Mapping[str, float]) -> dict[str, float]:

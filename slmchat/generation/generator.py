@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from slmchat.conversation import window
+from slmchat.conversation.template import layout_of
 from slmchat.engine.api import Engine, Finish, Limits, ModelInfo, Pool, Prompt, Request, Session
 from slmchat.engine.cancellable import Cancellable, CancelScope
 from slmchat.engine.sampler import SamplerSettings
@@ -22,6 +23,7 @@ from slmchat.generation.classify import CONTENT_FREE, Classification, Classifica
 from slmchat.generation.prompt import Layout, PromptRequest, begins_thought, layout, thinks
 from slmchat.generation.response import Completion, Response, StreamHandler, completion_of, consume_stream
 from slmchat.generation.structured import ResponseFormat
+from slmchat.generation.tools import Toolbox
 from slmchat.models.open import OpenModel
 from slmchat.sanitize import Sanitizer
 
@@ -157,6 +159,11 @@ class Generator:
             response_format = replace(response_format, thinks_first=begins_thought(prompt))
         n_prompt = self.opened.count(prompt)
         return PreparedPrompt(request, lay_out, prompt, n_prompt, is_raw, response_format, task, thinking)
+
+    def with_tools(self, request: PromptRequest, toolbox: Toolbox) -> PromptRequest:
+        """The request with what the model is told of functions. Raises `SlmError` (USAGE) where it has no template."""
+        words = layout_of(self.engine.info, is_raw=False).tool_words
+        return request.with_system(toolbox.instruction(words))
 
     def _tell_of_thinking(self, sentence: str) -> None:
         """Once for a model: it has no switch."""

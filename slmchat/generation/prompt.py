@@ -6,6 +6,7 @@ Refuses to know: where inputs come from (the doors), how a model is opened, what
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from typing import Protocol
 
@@ -61,6 +62,16 @@ class PromptRequest:
                 else 'slm run "Why is the sky blue?", or pipe text into it',
                 exit_code=ExitCode.USAGE,
             )
+
+    def with_system(self, text: str) -> "PromptRequest":
+        """The same with this text behind that of the system message."""
+        made = copy(self)
+        head, rest = list(self.prefix[:1]), list(self.prefix[1:])
+        if head and head[0].role is not Role.SYSTEM:
+            head, rest = [], list(self.prefix)
+        told = "\n\n".join([*(message.text for message in head), text])
+        made.prefix = [Message(Role.SYSTEM, told), *rest]
+        return made
 
     def prompt(self, lay_out: Layout, attachments: Sequence[Attachment] | None = None) -> Prompt:
         """The prompt with these attachments; None: with all of them."""

@@ -1,9 +1,9 @@
 """Functions that a model may call: how it is told of them, how its calls are made to parse, how they are read.
 
-One notation for every model, that of Hermes and Qwen: a call is JSON between `<tool_call>` and `</tool_call>`, which
-many models have seen in training and the others are told of in the system message. A grammar holds the model to it: its
-answer is text in which no call begins, or text and then calls whose arguments keep to the schema of their function. So
-whatever begins as a call can be read, unless it is cut off.
+One notation for every model, that of Hermes and Qwen: a call is JSON between `<tool_call>` and `</tool_call>`. Models
+that were trained with it are told of their functions in the words of their own chat template, the others in slm's. A
+grammar holds the model to it: its answer is text in which no call begins, or text and then calls whose arguments keep
+to the schema of their function. So whatever begins as a call can be read, unless it is cut off.
 
 Knows: the notation, the grammar, the words for the system message. Refuses to know: the records of an API (server/),
 what a function does.
@@ -12,7 +12,7 @@ what a function does.
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -49,6 +49,11 @@ class Tool:
     description: str = ""
     parameters: Mapping[str, Any] | None = None
 
+    def described(self) -> dict[str, Any]:
+        """As the API of OpenAI has it, and templates expect it."""
+        told = {"name": self.name, "description": self.description, "parameters": self.parameters or _NOTHING}
+        return {"type": "function", "function": told}
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
@@ -80,8 +85,14 @@ class Toolbox:
     mode: CallMode = CallMode.AUTO
     most: int | None = None
 
-    def instruction(self) -> str:
-        """What stands in the system message."""
+    def instruction(self, words: Callable[[Sequence[Mapping[str, Any]]], str | None] = lambda _tools: None) -> str:
+        """What stands in the system message: the words of the model's makers where they use this notation (`words` has
+        them for functions as OpenAI describes them), else slm's own."""
+        usual = words([Tool("f").described()]) or ""
+        if OPENING in usual and '"arguments"' in usual:  # others write something else between these marks (GLM)
+            own = words([tool.described() for tool in self.tools])
+            if own is not None and all(tool.name in own for tool in self.tools):
+                return own.strip()
         described = "\n".join(
             json.dumps(
                 {"name": tool.name, "description": tool.description, "parameters": tool.parameters or _NOTHING},

@@ -43,6 +43,8 @@ five for 97 % of the questions, among three for 93 %, and three are read in half
 QUOTATIONS = 3
 _QUOTING_ROOM = 420
 _ANSWER_ROOM = 512
+# Where an answer of a very small model ends: such a model writes its first paragraph again and again.
+_PARAGRAPH = "\n\n"
 
 Search = Callable[[str, int], Sequence[Passage]]
 """The best passages for a question, the best first, at most so many."""
@@ -120,7 +122,9 @@ class DocumentAnswers:
         self._order = order or ReadingOrder()
         opened = generator.opened
         if not generator.n_ctx:
-            generator.open(opened.warm_ctx or opened.window(options.ctx or opened.settings.n_ctx))
+            # nothing of this window is kept on the disk: `slm docs rm` forgets all of a document
+            n_ctx = opened.warm_ctx or opened.window(options.ctx or opened.settings.n_ctx)
+            generator.use(opened.open_plain_session(n_ctx))
 
     def answer(self, question: str, delegate: AnswerDelegate) -> Answer:
         """The answer to one question. Raises `SlmError`: CONTEXT when no passage fits into the window beside it."""
@@ -133,7 +137,8 @@ class DocumentAnswers:
         self._order.begins_with(passages)
         # 2. What of it answers the question.
         copied = self._copied(question, passages, delegate)
-        is_none = thresholds.finds_nothing(copied.logprobs, self._generator.opened.model)
+        is_none = copied.text.strip(' .*"') == prompts.NONE  # from a model elsewhere
+        is_none = is_none or thresholds.finds_nothing(copied.logprobs, self._generator.opened.model)
         quotations = () if is_none else tuple(quotations_in(copied.text, passages))
         made = Answer(
             question,
@@ -157,7 +162,7 @@ class DocumentAnswers:
         texts = tuple(passage.chunk.text for passage in passages)
         if thresholds.is_very_small(model):
             texts = nearest_sentences(question, passages)
-        rules = QuotationRules(texts, QUOTATIONS, none="")
+        rules = QuotationRules(texts, QUOTATIONS)
         prepared = self._prepared(
             prompts.to_quote(question, passages, self._prefix, is_raw=self._options.raw),
             ResponseFormat(rules.constraint()) if model.host is None else None,
@@ -175,6 +180,8 @@ class DocumentAnswers:
         limits = params.limits(self._options)
         if limits.max_tokens is None and not prepared.thinks(self._generator.engine):
             limits = replace(limits, max_tokens=_ANSWER_ROOM)
+        if thresholds.is_very_small(self._generator.opened.model) and not is_raw:  # a bare text often begins with one
+            limits = replace(limits, stop=(*limits.stop, _PARAGRAPH))
         citations = CitationFilter(len(made.quotations), lambda text: is_verbatim(text, made.passages))
         shown = CitingHandler(delegate.answering(), citations)
         completion = self._generator.generate(prepared, self._sampler(prepared), limits, AnswerStep(shown, delegate))

@@ -5,9 +5,8 @@ weigh more than the subject. So a word weighs by its length here, and not by how
 with an answer from others better than weights from the index did (docs/decisions.md).
 
 A very small model copies the first line that it has read, whatever was asked. So it is given a choice that it cannot
-spoil: of all sentences of its passages only those few that have the question's words. The right one is the first of
-them for seven questions of ten, and among the one to three that are nearly as near for eight (docs/decisions.md). That
-is more than such a model finds by itself.
+spoil: of all sentences of its passages the one that has most of the question's words, and those that have nearly as
+many. That one is right for seven questions of ten (docs/ask.md), which is more than such a model finds by itself.
 
 Knows: how words of a question weigh, words that are nearly the same. Refuses to know: which model reads it.
 """
@@ -20,7 +19,7 @@ from slmchat.retrieval.index import Passage
 from slmchat.retrieval.words import UNSPACED_PIECE, is_prefix, pieces_of, terms_of, words_of
 
 # Sentences that a very small model may choose from: so many, each so near as this part of the nearest one.
-_MOST_SENTENCES, _NEARLY = 3, 0.7
+_MOST_SENTENCES, _NEARLY = 3, 0.9
 
 # A word that begins with the question's counts for so much, and one that has so many of its pieces for that part.
 _PREFIX, _PIECES, _LEAST_PIECES = 0.9, 0.7, 0.6

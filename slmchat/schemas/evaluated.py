@@ -5,20 +5,13 @@ Refuses to know: what they demand: it asks the check whether a branch holds.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from slmchat.schemas import python_regex
+from slmchat.schemas.problems import Checker
 
 
-class BranchCheck(Protocol):
-    """What is asked here of check.SchemaCheck."""
-
-    def holds(self, schema: Any, value: Any) -> bool: ...
-
-    def target(self, reference: Any) -> Any: ...
-
-
-def names(check: BranchCheck, schema: Mapping[str, Any], value: Mapping[str, Any], *, is_own: bool = True) -> set[str]:
+def names(check: Checker, schema: Mapping[str, Any], value: Mapping[str, Any], *, is_own: bool = True) -> set[str]:
     """The properties that this schema looks at, but for its own unevaluatedProperties (`is_own`)."""
     found = {name for name in schema.get("properties", ()) if name in value}
     for pattern in schema.get("patternProperties", ()):
@@ -30,7 +23,7 @@ def names(check: BranchCheck, schema: Mapping[str, Any], value: Mapping[str, Any
     return found
 
 
-def positions(check: BranchCheck, schema: Mapping[str, Any], value: list[Any], *, is_own: bool = True) -> set[int]:
+def positions(check: Checker, schema: Mapping[str, Any], value: list[Any], *, is_own: bool = True) -> set[int]:
     """The items that this schema looks at, but for its own unevaluatedItems (`is_own`)."""
     every = set(range(len(value)))
     items = schema.get("items")
@@ -46,7 +39,7 @@ def positions(check: BranchCheck, schema: Mapping[str, Any], value: list[Any], *
     return found
 
 
-def _beside(check: BranchCheck, schema: Mapping[str, Any], value: Any) -> Iterator[Mapping[str, Any]]:
+def _beside(check: Checker, schema: Mapping[str, Any], value: Any) -> Iterator[Mapping[str, Any]]:
     """The schemas that speak about the same value and hold."""
     candidates: list[Any] = []
     for keyword in ("allOf", "anyOf", "oneOf"):

@@ -40,8 +40,9 @@ class CompletionAnswer:
     def give(self, generator: Generator) -> str:
         """Generate and send; what it was, in words for the log."""
         asked, opened = self._asked, self._loaded.opened
+        toolbox = asked.toolbox
         prepared = generator.prepare(
-            asked.request,
+            asked.request if toolbox is None else generator.with_tools(asked.request, toolbox),
             is_raw=asked.is_raw,
             response_format=asked.response_format,
             thinking=_thinking(asked.thinking, params.thinking_of(opened.options, opened.settings)),

@@ -88,7 +88,7 @@ def chat_request(body: object) -> ApiRequest:
     response_format, toolbox = _response_format(given.get("response_format")), _toolbox(given)
     if response_format is not None and toolbox is not None:
         raise BadRequest("response_format and tools cannot be combined.", "response_format")
-    request = _conversation(messages, toolbox)
+    request = _conversation(messages)
     made = _asked(given, request, _KNOWN_OF_CHAT, is_raw=False, response_format=response_format)
     if toolbox is None:
         return made
@@ -154,7 +154,7 @@ def _asked(
 # Messages
 
 
-def _conversation(messages: Sequence[object], toolbox: Toolbox | None) -> PromptRequest:
+def _conversation(messages: Sequence[object]) -> PromptRequest:
     """The messages as a request: one system message at the beginning, then the sides in turn."""
     system: list[str] = []
     called: set[str] = set()
@@ -166,7 +166,8 @@ def _conversation(messages: Sequence[object], toolbox: Toolbox | None) -> Prompt
             system.append(text)
         elif turns and turns[-1].role is role:  # many templates refuse two of one side
             last = turns.pop()
-            joined = "\n\n".join(part for part in (last.text, text) if part)
+            are_results = text.startswith(tools.RESULT[0]) and last.text.endswith(tools.RESULT[1])
+            joined = ("\n" if are_results else "\n\n").join(part for part in (last.text, text) if part)
             turns.append(Message(role, joined, pictures=(*last.pictures, *shown)))
         else:
             turns.append(Message(role, text, pictures=shown))
@@ -174,8 +175,6 @@ def _conversation(messages: Sequence[object], toolbox: Toolbox | None) -> Prompt
     if not turns or turns[-1].role is not Role.USER:
         raise BadRequest("messages must hold a message of the user.", "messages")
     question = turns.pop()
-    if toolbox is not None:
-        system.append(toolbox.instruction())
     if any(message.pictures for message in turns):
         raise BadRequest("pictures are taken in the last message alone.", "messages")
     head = [Message(Role.SYSTEM, "\n\n".join(system))] if any(text.strip() for text in system) else []

@@ -3,6 +3,7 @@
 Knows: what is asked on a line. Refuses to know: HTTP, who may connect (listeners.py).
 """
 
+import io
 import json
 import select
 import socket
@@ -56,19 +57,19 @@ class WarmDoor:
         with made.makefile("rb") as lines:
             while (line := lines.readline(_MOST_LINE)).endswith(b"\n"):
                 with answering():
-                    for said in self._answers(line, made):
+                    for said in self._answers(line, made, lambda: _is_given_up(made, lines)):
                         made.sendall(json.dumps(said).encode() + b"\n")
 
-    def _answers(self, line: bytes, made: socket.socket) -> Any:
+    def _answers(self, line: bytes, made: socket.socket, is_given_up: Callable[[], bool]) -> Any:
         try:
-            yield from self._answered(json.loads(line), made)
+            yield from self._answered(json.loads(line), made, is_given_up)
         except SlmError as error:
             yield {"error": error_as_record(error)}
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             wrong = SlmError(f"this is not a request: {error}.", exit_code=ExitCode.BUG)
             yield {"error": error_as_record(wrong)}
 
-    def _answered(self, asked: Mapping[str, Any], made: socket.socket) -> Any:
+    def _answered(self, asked: Mapping[str, Any], made: socket.socket, is_given_up: Callable[[], bool]) -> Any:
         if "hello" in asked:
             yield {"version": __version__, "key": self._name, "options": list(self._options)}
         elif "model" in asked:
@@ -76,7 +77,7 @@ class WarmDoor:
         elif "run" in asked:
             yield {"run": warm_run.is_same(asked["run"], self._name, self._options, self._settings)}
         elif "prompt" in asked:
-            yield self._answered_run(asked["prompt"], made)
+            yield self._answered_run(asked["prompt"], made, is_given_up)
         elif "cancel" in asked:
             return  # what was to be given up has ended already
         elif "status" in asked:
@@ -92,14 +93,16 @@ class WarmDoor:
             prompt, limits = decode(Prompt, wanted["prompt"]), decode(Limits, wanted["limits"])
             sampler = decode(SamplerSettings, wanted["sampler"])
             with self._model().used() as loaded:
-                session = loaded.queue.session(lambda: _is_given_up(made), wanted["n_ctx"])
+                session = loaded.queue.session(is_given_up, wanted["n_ctx"])
                 for event in session.generate(prompt, sampler, limits):
                     yield {_NAMES[type(event)]: encode(event)}
 
-    def _answered_run(self, asked: Mapping[str, Any], made: socket.socket) -> dict[str, Any]:
+    def _answered_run(
+        self, asked: Mapping[str, Any], made: socket.socket, is_given_up: Callable[[], bool]
+    ) -> dict[str, Any]:
         send = lambda said: made.sendall(json.dumps(said).encode() + b"\n")  # noqa: E731
         with self._model().used() as loaded:
-            return warm_run.answer(asked, loaded, self._settings, send, lambda: _is_given_up(made))
+            return warm_run.answer(asked, loaded, self._settings, send, is_given_up)
 
     def _loaded_model(self) -> WarmModel:
         with self._model().used() as loaded:
@@ -108,9 +111,15 @@ class WarmDoor:
             return WarmModel(loaded.queue.n_ctx, loaded.queue.most, opened.engine.info, is_ctx_asked=is_asked)
 
 
-def _is_given_up(made: socket.socket) -> bool:
+def _is_given_up(made: socket.socket, lines: io.BufferedReader) -> bool:
     """Whether the other end is closed, or says something, which is that it gives up: it waits for events."""
     try:
-        return bool(select.select([made], [], [], 0)[0])
+        if select.select([made], [], [], 0)[0]:
+            return True
+        made.setblocking(False)  # what came together with the request has been read with it
+        try:
+            return bool(lines.peek(1))
+        finally:
+            made.setblocking(True)
     except (OSError, ValueError):
         return True

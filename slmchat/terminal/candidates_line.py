@@ -40,4 +40,4 @@ class CandidatesLine:
 
     def _tell(self) -> None:
         seconds = time.monotonic() - self._begun
-        self._console.status(f"{self._n} answers: {self._n_there} are there, {seconds:.0f} s (Ctrl-C cancels)")
+        self._console.status(f"{self._n} answers: {self._n_there} done, {seconds:.0f} s (Ctrl-C stops)")

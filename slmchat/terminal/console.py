@@ -9,10 +9,12 @@ Refuses to know: models, conversations, commands. The only file that uses `rich`
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, TextIO
 
 from slmchat.errors import SlmError
@@ -22,9 +24,13 @@ from slmchat.terminal import standard_streams
 from slmchat.terminal.markdown_layout import cut_to_width
 from slmchat.terminal.screen import BOLD, DIM, ControlSequences, Screen, Style, WriteGate, closed_output, is_tty
 from slmchat.terminal.size import terminal_size
+from slmchat.wording import in_bytes
 
 if TYPE_CHECKING:
     from slmchat.terminal.tables import Column
+
+# Seconds between two lines of one kind for somebody who hears them.
+_SAID_EVERY_S = 10.0
 
 
 class Console:
@@ -45,6 +51,7 @@ class Console:
         self._out = Screen(self.stdout, gate=self.gate)
         self._err = Screen(self.stderr, is_answer=False, gate=self.gate)
         self._status_owner: Callable[[str], None] | None = None
+        self._said_at: dict[str, float] = {}  # what stands before the number of a status -> when it was said
         self.is_quiet = False
         self.is_verbose = False
         self.shows_engine_log = False  # -vv
@@ -70,6 +77,11 @@ class Console:
     def has_status_line(self) -> bool:
         """Whether stderr is a terminal that can take a line back."""
         return self.is_stderr_tty and not self.is_dumb and not self.is_accessible and not self.is_quiet
+
+    @property
+    def says_status(self) -> bool:
+        """Whether stderr is a terminal of somebody who hears it."""
+        return self.is_stderr_tty and self.is_accessible and not self.is_quiet
 
     @property
     def size(self) -> tuple[int, int]:
@@ -167,7 +179,10 @@ class Console:
             self._err.write(text, DIM if is_dim else None)
 
     def status(self, text: str) -> None:
-        """A line on a terminal's stderr that the next status (or an empty one) replaces."""
+        """A line on a terminal's stderr that the next status (or an empty one) replaces.
+
+        For people who do not see the screen it is a line of its own: the first of its kind, and one in ten seconds.
+        """
         if self._status_owner is not None:
             self._status_owner(text)
         else:
@@ -178,6 +193,11 @@ class Console:
         if self.has_status_line:
             shown = cut_to_width(sanitize(text, one_line=True), terminal_size(self.stderr, self.environ)[0] - 1)
             self._err.send(ControlSequences("\r\x1b[K" + shown))
+        elif text and self.says_status:
+            kind, now = "".join(takewhile(lambda one: not one.isdigit(), text)), time.monotonic()
+            if now - self._said_at.get(kind, float("-inf")) >= _SAID_EVERY_S:
+                self._said_at[kind] = now
+                self._err.send(ControlSequences(f"({self._folded(text)})\n"))
 
     @contextmanager
     def status_shown_by(self, owner: Callable[[str], None]) -> Iterator[None]:
@@ -228,7 +248,15 @@ class Console:
 
     @contextmanager
     def progress(self, label: str) -> Iterator[ByteProgress]:
-        """A byte progress bar with speed and time left on a terminal's stderr; silent elsewhere."""
+        """A byte progress bar with speed and time left on a terminal's stderr, or lines that say how far; silent
+        elsewhere."""
+        if self.says_status:
+
+            def say(done: int, total: int | None) -> None:
+                self.status(f"{label}: {in_bytes(done)}" + (f" of {in_bytes(total)}" if total else ""))
+
+            yield say
+            return
         if not self.has_status_line:
             yield lambda done, total: None
             return

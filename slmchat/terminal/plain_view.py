@@ -11,8 +11,9 @@ from slmchat.terminal.screen import ControlSequences
 from slmchat.terminal.ticker import Ticker
 from slmchat.wording import counted
 
-# Between two drawings of the status line, in seconds.
+# Between two drawings of the status line, in seconds; and between two looks whether there is something to say.
 _PERIOD_S = 0.25
+_SAYING_PERIOD_S = 1.0
 
 
 class PlainView:
@@ -31,7 +32,9 @@ class PlainView:
         self._progress = AnswerProgress()
         self._has_begun = False  # something of it is on the screen, so that no line can be redrawn there
         self._is_thinking = False
-        self._ticker = Ticker(lambda: console.gate.run(self._tell), _PERIOD_S) if console.has_status_line else None
+        period_s = _PERIOD_S if console.has_status_line else _SAYING_PERIOD_S
+        is_told = console.has_status_line or console.says_status
+        self._ticker = Ticker(lambda: console.gate.run(self._tell), period_s) if is_told else None
 
     def prefill(self, event: ReadPrompt) -> None:
         self._progress.reads(event)

@@ -381,6 +381,7 @@ _COMMANDERS = {
     "terminal/console.py",
     "terminal/answer_screen.py",
     "terminal/plain_view.py",  # --raw-output
+    "terminal/answer_view.py",
     "commands/docs.py",  # bold heads; the rest through sanitize
     "terminal/status_bar.py",
     "terminal/markdown.py",

@@ -36,7 +36,7 @@ def _rates(model: str, repeat: int) -> Iterator[Target]:
     n_ctx = N_PASSAGES + 1_024
     session = engine.open_session(SessionSettings(n_ctx, programs.THREADS, programs.THREADS, speculation="off"))
     prompt = Prompt((Part("\n\n".join(passages) + "\n\nQuestion: What has to be done every year?\n\nSentences:\n"),))
-    quoting = QuotationRules(passages, most=9, none="").constraint()
+    quoting = QuotationRules(passages, most=9).constraint()
     calls = itertools.count()
 
     def rate(temperature: float, constraint: Constraint | None) -> float:

@@ -3,7 +3,8 @@
 Knows: records of completions. Refuses to know: rows, order, files. Another kind of answer is another `Answers`.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from slmchat.engine.api import FinishReason, Limits, Pool, Prompt, Request, Result
@@ -11,8 +12,9 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import SlmError
 from slmchat.generation import response
 from slmchat.generation.attempts import Attempts, TryAgain
+from slmchat.generation.batch.prompts import Asked
 from slmchat.generation.best_of import BestOf, Candidates
-from slmchat.generation.classify import ClassificationTask, as_printed, content_free_prior
+from slmchat.generation.classify import ClassificationTask, as_printed, content_free_prior, usage_of_all
 from slmchat.generation.structured import ResponseFormat
 
 
@@ -38,7 +40,7 @@ class Answers(Protocol):
         """Requests for each row: those of row `number` have the ids from `number * n_each` on."""
         ...
 
-    def requests(self, number: int, prompt: Prompt) -> Sequence[Request]:
+    def requests(self, number: int, asked: Asked) -> Sequence[Request]:
         """What the engine is asked for row `number`."""
         ...
 
@@ -68,9 +70,9 @@ class Completions:
         """No completion."""
         return {"completion": None, "finish_reason": None, "usage": None}
 
-    def requests(self, number: int, prompt: Prompt) -> Sequence[Request]:
+    def requests(self, number: int, asked: Asked) -> Sequence[Request]:
         """The row's own completion; with `--seed` every row has the same seed."""
-        return (Request(number, prompt, self._sampler, self._limits),)
+        return (Request(number, asked.prompt, self._sampler, self._limits),)
 
     def record(self, done: Result, prompt: Prompt) -> dict[str, Any]:
         """Completion, finish reason, usage and seed; the thinking of a reasoning model where there was one."""
@@ -106,10 +108,10 @@ class StructuredCompletions:
         """No completion, no value."""
         return {"completion": None, "value": None} | self._completions.nothing
 
-    def requests(self, number: int, prompt: Prompt) -> Sequence[Request]:
+    def requests(self, number: int, asked: Asked) -> Sequence[Request]:
         """The first attempt."""
         attempts = self._attempts[number] = Attempts(self._format, self._sampler, self._limits)
-        return (Request(number, prompt, attempts.sampler, attempts.limits),)
+        return (Request(number, asked.prompt, attempts.sampler, attempts.limits),)
 
     def record(self, done: Result, prompt: Prompt) -> dict[str, Any] | Request:
         """As for free text, with the `value`; the second attempt when the first was not right."""
@@ -157,12 +159,12 @@ class ElectedCompletions:
         value = {} if self._shape is None else {"value": None}
         return {"completion": None} | value | {"finish_reason": None, "usage": None}
 
-    def requests(self, number: int, prompt: Prompt) -> Sequence[Request]:
+    def requests(self, number: int, asked: Asked) -> Sequence[Request]:
         """All answers to the row; with `--seed` every row has the same seeds."""
         made = self._under_way[number] = Candidates(
             self._asked,
             number * self.n_each,
-            prompt,
+            asked.prompt,
             self._sampler,
             self._limits,
             self._shape,
@@ -209,9 +211,9 @@ class ChosenTexts:
         """No choice."""
         return {"completion": None, "probabilities": None, "finish_reason": None, "usage": None}
 
-    def requests(self, number: int, prompt: Prompt) -> Sequence[Request]:
+    def requests(self, number: int, asked: Asked) -> Sequence[Request]:
         """The scores of all choices; nothing is sampled."""
-        return (Request(number, prompt, choices=self._task.choices(prompt)),)
+        return (Request(number, asked.prompt, choices=self._task.choices(asked.prompt)),)
 
     def record(self, done: Result, prompt: Prompt) -> dict[str, Any]:
         """The choice and all probabilities."""
@@ -224,4 +226,58 @@ class ChosenTexts:
             "probabilities": as_printed(found.probabilities),
             "finish_reason": done.finish.reason.value,
             "usage": response.usage_fields(done.finish.usage),
+        }
+
+
+class ChosenValues:
+    """One of its choices for each of several questions about a row."""
+
+    def __init__(self, tasks: Mapping[str, ClassificationTask]) -> None:
+        self.n_each = len(tasks)
+        self._tasks = tasks
+        self._priors: list[tuple[float, ...] | None] = [None] * len(tasks)
+        self._done: dict[int, dict[int, Result]] = {}  # of the rows that are under way, by the number of the question
+
+    def calibrate(self, pool: Pool, empty: Sequence[Sequence[Prompt]]) -> None:
+        """As `ChosenTexts.calibrate`, with such prompts for each question."""
+        pairs = zip(self._tasks.values(), empty, strict=True)
+        self._priors = [content_free_prior(task, pool, prompts) for task, prompts in pairs]
+
+    @property
+    def nothing(self) -> dict[str, Any]:
+        """No choices."""
+        return {"completion": None, "value": None, "probabilities": None, "finish_reason": None, "usage": None}
+
+    def requests(self, number: int, asked: Asked) -> Sequence[Request]:
+        """The scores of all choices of each question."""
+        self._done[number] = {}
+        asking = zip(self._tasks.values(), (asked.prompt, *asked.others), strict=True)
+        return [
+            Request(number * self.n_each + question, prompt, choices=task.choices(prompt))
+            for question, (task, prompt) in enumerate(asking)
+        ]
+
+    def record(self, done: Result, prompt: Prompt) -> dict[str, Any] | None:
+        """All choices and their probabilities, by the names of the questions, when all of them have come."""
+        number, question = divmod(done.id, self.n_each)
+        results = self._done[number]
+        results[question] = done
+        if len(results) < self.n_each:
+            return None
+        del self._done[number]
+        value, probabilities, finishes = {}, {}, []
+        for each, (name, task) in enumerate(self._tasks.items()):
+            error, finish = results[each].error, results[each].finish
+            if error is not None:
+                raise Unsuitable(error, {})
+            assert finish is not None
+            found = task.classification(results[each].scores, self._priors[each])
+            value[name], probabilities[name] = found.label, as_printed(found.probabilities)
+            finishes.append(finish)
+        return {
+            "completion": json.dumps(value, ensure_ascii=False),
+            "value": value,
+            "probabilities": probabilities,
+            "finish_reason": finishes[0].reason.value,
+            "usage": response.usage_fields(usage_of_all(finishes)),
         }

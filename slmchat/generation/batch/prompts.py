@@ -26,10 +26,11 @@ _PLACE = re.compile(r"\{\{([^{}\"':,\n]+)\}\}|\{([^{}\"':,\n]*)\}")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a row asks: the prompt, what stands as `input` in its record, how many characters had to be left out."""
+    """What a row asks: the prompt, how many characters had to be left out, the prompts of more questions about it."""
 
     prompt: Prompt
     n_trimmed: int = 0
+    others: tuple[Prompt, ...] = ()
 
 
 class NoField(SlmError):
@@ -201,6 +202,24 @@ class PromptMaker:
             return _as_text(fields[match[2]])
 
         return _PLACE.sub(value, self._instruction)
+
+
+class SeveralPrompts:
+    """Makes the prompts of a batch that asks several questions about each row."""
+
+    def __init__(self, makers: Sequence[PromptMaker]) -> None:
+        """One for each question, at least one."""
+        self._makers = makers
+
+    def make(self, row: Row) -> Asked:
+        """The prompts of a row. Raises `SlmError` with what is wrong with the row."""
+        first, *others = (maker.make(row) for maker in self._makers)
+        n_trimmed = max(each.n_trimmed for each in (first, *others))
+        return Asked(first.prompt, n_trimmed, tuple(other.prompt for other in others))
+
+    def shown_input(self, row: Row) -> Any:
+        """What the record has as `input`."""
+        return self._makers[0].shown_input(row)
 
 
 def _as_text(value: Any) -> str:

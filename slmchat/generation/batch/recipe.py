@@ -81,7 +81,7 @@ def recipe_of(
         "response_format": constraint and fingerprint([constraint.kind.value, constraint.text]),
         **{name: value for name, value in asdict(choice).items() if name != "choices"},
         **asdict(several),
-        "choices": choice.choices[0] if choice.choices else None,
+        "choices": choice.choices[0] if len(choice.choices) == 1 else choice.choices,
     }
     told = {name: value for name, value in given.items() if value not in (None, [], "") and value is not False}
     return Recipe(model, fingerprint(prompt), told)

@@ -14,7 +14,7 @@ from slmchat.engine.cancellable import CancelScope
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.answers import Answers, Unsuitable
 from slmchat.generation.batch.progress import Progress
-from slmchat.generation.batch.prompts import Asked, PromptMaker
+from slmchat.generation.batch.prompts import Asked, PromptMaker, SeveralPrompts
 from slmchat.generation.batch.records import (
     Begun,
     Expected,
@@ -54,7 +54,9 @@ class _Recorded:
 class Rows:
     """The rows of a batch as requests, and records of what came of them."""
 
-    def __init__(self, source: RowSource, prompts: PromptMaker, answers: Answers, *, is_echoed: bool) -> None:
+    def __init__(
+        self, source: RowSource, prompts: PromptMaker | SeveralPrompts, answers: Answers, *, is_echoed: bool
+    ) -> None:
         self.total = source.total
         self._rows = source.rows
         self._prompts = prompts
@@ -86,7 +88,7 @@ class Rows:
                 yield Result(number * self._n_each, error=error)
             else:
                 self._under_way[number] = _UnderWay(row, asked)
-                yield from self._answers.requests(number, asked.prompt)
+                yield from self._answers.requests(number, asked)
 
     def record(self, done: Result) -> _Recorded | Request | None:
         """The record of a row, or the request with which it is asked again; None: it is not done yet."""
