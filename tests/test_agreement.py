@@ -70,13 +70,14 @@ class TestDivergence:
 
 def test_windows_begin_with_the_mark_and_a_short_text_is_one() -> None:
     tokens = [1, *range(100, 100 + 2 * WINDOW)]
-    first, second = windows_of(tokens)
+    first, second = windows_of(tokens, [1])
     assert (len(first), len(second)) == (WINDOW, WINDOW)
     assert first[0] == second[0] == 1 and second[1] == first[-1] + 1
-    assert windows_of(tokens, most=1) == [first]
-    assert windows_of(tokens[:40]) == [tokens[:40]]
+    assert windows_of(tokens, [1], most=1) == [first]
+    assert windows_of(tokens[1:], []) == [tokens[1 : 1 + WINDOW], tokens[1 + WINDOW :]]
+    assert windows_of(tokens[:40], [1]) == [tokens[:40]]
     with pytest.raises(SlmError, match="has 31 tokens"):
-        windows_of(tokens[:31])
+        windows_of(tokens[:31], [1])
 
 
 def test_the_interval_of_a_mean_is_student_s() -> None:

@@ -58,8 +58,9 @@ class _Both:
             reader.cancel()
 
 
-def windows_of(tokens: Sequence[int], *, most: int = _WINDOWS) -> list[list[int]]:
-    """The first windows of a text; each begins with the mark of a text's beginning, if this one does.
+def windows_of(tokens: Sequence[int], mark: Sequence[int], *, most: int = _WINDOWS) -> list[list[int]]:
+    """The first windows of a text; each begins with the mark of a text's beginning, as the text does (none: `mark` is
+    empty).
 
     A text that is shorter than a window is one. Raises `SlmError` (USAGE) for one of less than 32 tokens.
     """
@@ -71,9 +72,8 @@ def windows_of(tokens: Sequence[int], *, most: int = _WINDOWS) -> list[list[int]
         )
     if len(tokens) <= WINDOW:
         return [list(tokens)]
-    first, rest = tokens[:1], tokens[1:]
-    each = WINDOW - 1
-    return [[*first, *rest[begin : begin + each]] for begin in range(0, len(rest) - each + 1, each)][:most]
+    rest, each = tokens[len(mark) :], WINDOW - len(mark)
+    return [[*mark, *rest[begin : begin + each]] for begin in range(0, len(rest) - each + 1, each)][:most]
 
 
 def measure_agreement(
@@ -96,7 +96,7 @@ def measure_agreement(
             f"it reads the text as other tokens than {name}: the two are not the same model.", exit_code=ExitCode.USAGE
         )
     both = _Both(reference, other)
-    windows = windows_of(tokens)
+    windows = windows_of(tokens, reference.tokens(""))
     done: list[_Places] = []
     with cancellable(both):
         for window in windows:
