@@ -161,6 +161,30 @@ def test_a_resumed_conversation_goes_on_in_the_same_session(archive: Archive, re
     assert len(archive.list()) == 1
 
 
+def test_a_clock_that_goes_back_does_not_change_which_is_the_latest(
+    archive: Archive, recorder: ArchiveRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk_about("yesterday", recorder)
+    monkeypatch.setattr("slmchat.conversation.archive._now", lambda: "2020-01-01T00:00:00.000000+00:00")
+    today = talk_about("today", recorder)
+    found = archive.latest()
+    assert found is not None and found.id == today.id
+    assert [texts(archive.load(one.id).path())[0] for one in archive.list(2)] == ["today", "yesterday"]
+
+
+def test_what_is_imported_from_the_future_is_not_the_latest_for_ever(
+    archive: Archive, recorder: ArchiveRecorder
+) -> None:
+    other = talk_about("imported", recorder)
+    exported = json.loads(archive.export_json(other.id))
+    archive.remove([other.id])
+    exported["updated_at"] = exported["created_at"] = "2099-01-01T00:00:00+00:00"
+    archive.import_json(json.dumps(exported))
+    mine = talk_about("mine", recorder)
+    found = archive.latest()
+    assert found is not None and found.id == mine.id
+
+
 def test_half_surrogates_do_not_stop_the_chat(archive: Archive, recorder: ArchiveRecorder, warnings: list[str]) -> None:
     talk = Conversation("\udcff", recorder)
     talk.add(user("a \ud800 b"))

@@ -204,9 +204,10 @@ class Archive:
         self._set_times(key, times)
 
     def _set_times(self, key: int, times: exchange.Times) -> None:
+        """As an imported file says, but nothing from the future: that would be the latest for ever."""
         self._database.run(
             "UPDATE sessions SET created_at = ?, updated_at = ? WHERE key = ?",
-            (times.created_at, times.updated_at, key),
+            (min(times.created_at, _now()), min(times.updated_at, _now()), key),
         )
 
     # Reading
@@ -317,7 +318,9 @@ class Archive:
         current = next(stored, None)  # an answer that is still empty is not stored: then the question before it
         model = next((node.message.model for node in reversed(path) if node.message.model), None)
         self._database.run(
-            "UPDATE sessions SET current = ?, seen_from = ?, system = ?, summary = ?, model = ?, updated_at = ?,"
+            "UPDATE sessions SET current = ?, seen_from = ?, system = ?, summary = ?, model = ?,"
+            # a clock that was set back must not make this one older than what was said before it
+            " updated_at = max(?, (SELECT max(updated_at) FROM sessions)),"
             " title = CASE WHEN ? THEN ? ELSE title END,"
             " message_count = (SELECT count(*) FROM messages WHERE session = sessions.key) WHERE key = ?",
             (
