@@ -23,10 +23,11 @@ from slmchat.models.embedding import installed_embedding_models, open_installed_
 from slmchat.models.open import OpenModel
 from slmchat.options import GenerationOptions
 from slmchat.server import listeners
-from slmchat.server.app import Access, ServedModels, Server
+from slmchat.server.app import Access, Server
 from slmchat.server.embedders import Embedders
 from slmchat.server.on_demand import OnDemand
 from slmchat.server.served_model import ServedWeights, weights_of
+from slmchat.server.served_models import ServedModels
 
 NAME = "fake:1b@Q4_K_M"
 

@@ -98,6 +98,7 @@ def test_personas_choices_and_files(offered: Offered, home: Path) -> None:
     assert offered("slm run -p trans") == ["translator", "transcriber"]
     assert offered("slm run --speculation ") == ["auto", "always", "off"]
     assert offered("slm run --kv-type q") == ["q8_0", "q4_0"]
+    assert offered("slm eval --task m") == ["mathematics", "mmlu-pro"]
     assert offered("slm run -n ") == []
     assert offered("slm completion f") == ["fish"]
     for line in ("run -f ", "run -o ", "add name ", "batch --template-file ./t", "sessions import "):

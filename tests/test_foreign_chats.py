@@ -110,7 +110,19 @@ def test_a_chat_that_has_grown_there_and_here(home: Path, tmp_path: Path) -> Non
     assert "more 3" in [node.message.text for node in talk.nodes()]
 
 
-@pytest.mark.parametrize("text", ["", "hello", "[]", "[1, 2]", '{"a": 1}', "PK\x03\x04", "- a\n- b", "{" * 3000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "hello",
+        "[]",
+        "[1, 2]",
+        '{"a": 1}',
+        "PK\x03\x04",
+        "- a\n- b",
+        pytest.param("{" * 3000, marks=pytest.mark.slow),
+    ],
+)
 def test_another_file_is_refused_in_a_sentence(text: str, home: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text(text)
     done = call_slm("sessions", "import", str(tmp_path / "file"), home=home)

@@ -14,6 +14,7 @@ def test_all_four_are_here() -> None:
     assert NAMES == ["fuzz_gguf", "fuzz_models_toml", "fuzz_sanitize", "fuzz_template"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_short(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from slmchat.conversation import template_budget

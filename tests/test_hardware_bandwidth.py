@@ -8,6 +8,7 @@ from slmchat import hardware
 from slmchat.hardware import bandwidth
 
 
+@pytest.mark.real
 def test_a_copy_moves_a_plausible_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bandwidth, "_SECONDS", 0.05)
     # from the slowest single board to more than any cache gives

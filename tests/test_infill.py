@@ -519,7 +519,7 @@ class TestWriting:
 
     def test_a_change_while_it_computes_is_not_overwritten(self, qwen: Path, file: Path, home: Path) -> None:
         """The first byte on stdout says that the file has been read; then somebody else saves it."""
-        arguments = ["run", "-m", str(qwen), "-n", "3000", "--ctx", "4096", "--infill", f"{file}:4", "--write"]
+        arguments = ["run", "-m", str(qwen), "-n", "1500", "--ctx", "4096", "--infill", f"{file}:4", "--write"]
         program = _started(arguments, home)
         assert program.stdout and program.stdout.read(1)
         file.write_text("saved by an editor\n")

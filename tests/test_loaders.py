@@ -127,6 +127,7 @@ class TestHtml:
 
     def test_a_page_that_is_nested_without_end(self, read: Read) -> None:
         assert texts(read("a.html", "<div>" * 100_000 + "deep"))[-1] == "deep"
+        assert texts(read("c.html", "<p hidden>secret<b>er</b><p>seen</p>")) == ["seen"]
         assert refused(read, "b.html", "<script>" + "x" * 100_000) == "is empty"
 
 
@@ -278,6 +279,7 @@ class TestChild:
         assert texts(made.read(content)) == ["text"]
         made.close()
 
+    @pytest.mark.slow
     def test_one_that_dies_takes_its_document_with_it(
         self, content: reading.FileContent, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -232,3 +232,12 @@ def test_a_public_class_name_stands_once(sources: list[Source]) -> None:
         for name in source.classes:
             where.setdefault(name, []).append(source.place)
     assert {name: files for name, files in where.items() if len(files) > 1} == {}
+
+
+def test_nothing_lies_beside_the_house() -> None:
+    """A file that somebody measured with, and added with the rest."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is not a git checkout")
+    told = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    top = {name.partition("/")[0] for name in told.stdout.split("\0") if name and not name.startswith(".")}
+    assert top == {"LICENSE", "README.md", "docs", "models.toml", "pyproject.toml", "slmchat", "tests"}

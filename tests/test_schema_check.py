@@ -30,6 +30,7 @@ def test_the_public_suite() -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_the_grammar_takes_each_schema_of_the_suite_or_says_why_not() -> None:
     refusals: dict[str, SlmError] = {}
     for name, schema, _ in SUITE:

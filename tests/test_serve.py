@@ -510,6 +510,7 @@ class TestManyClients:
             each.join()
         assert sorted(texts) == [f"{n} " * 30 for n in range(8)]
 
+    @pytest.mark.slow
     def test_templates_of_several_requests_at_once(self, engine: FakeEngine, tmp_path: Path) -> None:
         engine.replies = [["a"]] * 200
         engine.trained = 10_000_000

@@ -101,7 +101,8 @@ class TestLife:
         assert server.process.wait(60) in (0, 130)
 
     def test_nothing_of_a_conversation_is_logged(self, server: ServerProcess) -> None:
-        server.request("POST", "/v1/chat/completions", {**ASKED, "messages": [{"role": "user", "content": "a secret"}]})
+        said_to_it = {**ASKED, "max_tokens": 8, "messages": [{"role": "user", "content": "a secret"}]}
+        server.request("POST", "/v1/chat/completions", said_to_it)
         code, said = server.end()
         assert code == 0
         assert "/v1/chat/completions: 200" in said and "secret" not in said
@@ -444,6 +445,7 @@ class TestWarmChat:
             terminal.enter("Hello world")
             terminal.wait_for_count("finish reason", 1)
             terminal.enter("/set threads 1")
+            terminal.wait_for("threads is now 1")
             terminal.enter("And then")
             terminal.wait_for_count("finish reason", 2)
             server.process.kill()
@@ -468,6 +470,7 @@ class TestWarmChat:
             terminal.interrupt()
             terminal.wait_for_count("finish reason", 1)
             terminal.enter("/set n 5")
+            terminal.wait_for("max_tokens is now 5")
             terminal.enter("And then")
             terminal.wait_for_count("finish reason", 2)
 

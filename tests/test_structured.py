@@ -216,6 +216,7 @@ class TestSchemas:
         schema = {"$ref": "#/$defs/d0", "$defs": links | {"d300": {"const": 1}}}
         assert '"x"' in "".join(_texts(schema, 10))
 
+    @pytest.mark.slow
     def test_soft_limits_end_what_has_no_end(self) -> None:
         for schema in ({"type": "array", "items": {"const": 1}}, {"type": "object"}, {"type": "array"}, True):
             made = json_schema.compiled(schema, is_capped=True)

@@ -142,6 +142,10 @@ def _values(path: str, param: Any | None, settings: Callable[[], Settings]) -> l
     flag = param.opts[-1] if param is not None else ""
     if param is None:
         return []
+    if flag == "--task":
+        from slmchat.evaluation.task_catalog import PUBLIC, SUITE
+
+        return [CompletionCandidate(name) for name in (*SUITE, *PUBLIC)]
     if any(name in metavar for name in _FILE_LIKE):
         return FILES
     if path == "completion":

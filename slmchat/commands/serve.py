@@ -33,7 +33,7 @@ from slmchat.terminal import interrupts
 from slmchat.terminal.console import Console
 
 if TYPE_CHECKING:
-    from slmchat.server.app import ServedModels
+    from slmchat.server.served_models import ServedModels
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -90,10 +90,10 @@ def _loaded(
 ) -> "tuple[ServedModels, str]":
     """What is served, with the model that the options name in memory; and a word about it."""
     from slmchat.models.embedding import installed_embedding_models, open_installed_embedding
-    from slmchat.server.app import ServedModels
     from slmchat.server.embedders import Embedders
     from slmchat.server.on_demand import OnDemand
     from slmchat.server.served_model import weights_of
+    from slmchat.server.served_models import ServedModels
 
     found = resolve.find(options.model, settings, console)
     embedders = Embedders(

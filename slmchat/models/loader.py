@@ -134,18 +134,7 @@ def _load(
     trained = headers[0].context_length
     notices += _beyond_training(options, settings, trained)
     notices += engine_trial.settle(installed, settings, threads_of(options, settings), is_forced=options.force)
-    layers, device = gpu_layers(options, settings), options.device or settings.device
-    found = device_fit.plan_load(
-        shape_of(headers),
-        settings,
-        model=installed.path,
-        n_ctx=options.ctx or settings.n_ctx,
-        kv_type=kv_type_of(options, settings) or tuning.of(installed.path, settings).kv_type,
-        gpu_layers=layers,
-        device=device,
-    )
-    if found.verdict is FitVerdict.NO and not options.force:
-        raise device_fit.refusal(installed.key, found)
+    found = _planned(installed, headers, options, settings)
     file = installed.projector
     projector = Projector(file.path, threads_of(options, settings)) if file is not None else None
 
@@ -154,14 +143,14 @@ def _load(
             lambda: llama.load(
                 installed.path,
                 gpu_layers=layers,
-                device=device,
+                device=options.device or settings.device,
                 is_repacked=found.load.is_repacked,
                 is_lazy=found.load.is_lazy,
                 projector=projector,
             )
         )
 
-    if layers and not found.available_memory.gpu:
+    if gpu_layers(options, settings) and not found.available_memory.gpu:
         notices.append("the installed llama.cpp finds no GPU to put layers on; slm doctor tells why.")
     try:
         return on_gpu(found.gpu_layers), found
@@ -173,6 +162,24 @@ def _load(
         "(fewer may fit: --gpu-layers N)."
     )
     return on_gpu(0), replace(found, gpu_layers=0)
+
+
+def _planned(
+    installed: Installed, headers: Sequence[Header], options: GenerationOptions, settings: Settings
+) -> LoadPlan:
+    """How it is to be loaded. Raises `SlmError` (NO_FIT) where it does not fit, unless that is forced."""
+    found = device_fit.plan_load(
+        shape_of(headers),
+        settings,
+        model=installed.path,
+        n_ctx=options.ctx or settings.n_ctx,
+        kv_type=kv_type_of(options, settings) or tuning.of(installed.path, settings).kv_type,
+        gpu_layers=gpu_layers(options, settings),
+        device=options.device or settings.device,
+    )
+    if found.verdict is FitVerdict.NO and not options.force:
+        raise device_fit.refusal(installed.key, found)
+    return found
 
 
 def _beyond_training(options: GenerationOptions, settings: Settings, trained: int | None) -> list[str]:

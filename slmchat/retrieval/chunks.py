@@ -33,6 +33,8 @@ _ROW = re.compile(r"[ \t]*(?:\||[-*+•] |\d+[.)] )")
 _LOOKED_AT = 20  # lines of it
 # A last chunk that is smaller than this part of the largest shares with the one before it.
 _SMALL = 3
+# Characters of one token at the most: blanks of deep indents, rows of signs.
+_LONGEST_TOKEN = 64
 # Characters that are one token at the least, in text without any place to cut it.
 _HARD = 2
 
@@ -158,7 +160,8 @@ class _Cutter:
     def _parts(self, begin: int, end: int, separators: Sequence[re.Pattern[str]], head: str) -> Iterator[_Piece]:
         """Pieces that are small enough each, cut by the first separator that makes them so."""
         for first, last in self._between(begin, end, separators[0]):
-            n_tokens = self._count(self._text[first:last])
+            is_small = last - first <= self._most * _LONGEST_TOKEN  # who counts a file as one text counts for minutes
+            n_tokens = self._count(self._text[first:last]) if is_small else self._most + 1
             if n_tokens <= self._most:
                 yield _Piece(first, last, n_tokens, head)
             elif len(separators) > 1:
@@ -191,8 +194,12 @@ class _Cutter:
         if not text or text.isspace():
             return
         first = begin + len(text) - len(text.lstrip())
-        indent = self._text.rfind("\n", 0, first) + 1
-        yield max(begin, indent) if indent >= begin or begin == indent else first, begin + len(text.rstrip())
+        line = self._text.rfind("\n", begin, first) + 1
+        if line:
+            first = line
+        elif begin == 0 or self._text[begin - 1] == "\n":
+            first = begin
+        yield first, begin + len(text.rstrip())
 
     def _hard(self, begin: int, end: int, head: str) -> Iterator[_Piece]:
         """Text without a place to cut it: a long number, base64."""

@@ -8,7 +8,6 @@ next `add` goes on. Vectors are made afterwards, some at a time; until then a ch
 """
 
 import heapq
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from slmchat.retrieval.index_schema import SCHEMA
 from slmchat.retrieval.loaders.bounds import Unreadable
 from slmchat.retrieval.loaders.reading import DocumentReader, ReadingEnded, content_of
 from slmchat.retrieval.store import IndexedFile, KnownFile, Store, not_indexed
-from slmchat.retrieval.vectors import Vectors, context, similarities
+from slmchat.retrieval.vectors import Vectors, similarities
 from slmchat.wording import counted
 
 # Tokens of a chunk: five of them leave room in a window of 2,048. All-MiniLM was trained for 256.
@@ -33,7 +32,7 @@ CHUNK_TOKENS = 200
 # Reciprocal rank fusion: Cormack, Clarke, Büttcher, "Reciprocal rank fusion outperforms Condorcet and individual rank
 # learning methods", SIGIR 2009. Theirs is 60, for thirty lists that agree; with these three a smaller number, by which
 # the first places count more, found one or two answers more (docs/decisions.md).
-_K = 10
+_K = 5
 _CANDIDATES = 100  # of each list
 # A file whose time of change is so close to that of its reading may have changed once more in the same tick of the file
 # system (FAT has ticks of 2 s).
@@ -48,16 +47,14 @@ class Passage:
     """A chunk that was found. `score` orders passages of one search and means nothing beyond it.
 
     `word_rank`, `vector_rank`: its place in the two lists, from 1; None where it is not in the list.
-    `word_share`: how much of what the question's words weigh (rare ones more, as in BM25) is in the chunk, 0 to 1.
-    `similarity`: cosine of the vectors of question and chunk, -1 to 1; None without an embedding model.
-    The last two can be compared from one search to the next.
+    `similarity`: cosine of the vectors of question and chunk, -1 to 1; None without an embedding model. It can be
+    compared from one search to the next.
     """
 
     chunk: DocumentChunk
     score: float
     word_rank: int | None = None
     vector_rank: int | None = None
-    word_share: float = 0.0
     similarity: float | None = None
 
 
@@ -276,14 +273,12 @@ class DocumentIndex:
         word_ranks = _ranks(_fused(lists[:2]))
         vector_ranks = {key: rank for rank, (key, _) in enumerate(by_vectors, 1)}
         nearness = dict(by_vectors)
-        weights = self._weights(terms)
         return [
             Passage(
                 chunks[key],
                 scores[key],
                 word_ranks.get(key),
                 vector_ranks.get(key),
-                _share(chunks[key], weights),
                 nearness.get(key),
             )
             for key in best
@@ -302,12 +297,6 @@ class DocumentIndex:
             found = similarities(wanted, (vector for _, vector in page))
             best = heapq.nlargest(_CANDIDATES, [*best, *zip(found, (key for key, _ in page), strict=True)])
         return [(key, nearness) for nearness, key in best]
-
-    def _weights(self, terms: Sequence[str]) -> dict[str, float]:
-        """How much each term tells, by the number of chunks that have it (the idf of BM25, without its zero)."""
-        whole = self._store.n_chunks(())
-        numbers = {term: self._store.n_with(_query([term])) for term in terms}
-        return {term: math.log(1 + (whole - number + 0.5) / (number + 0.5)) for term, number in numbers.items()}
 
     def documents(self, within: Sequence[Path] = ()) -> list[IndexedFile]:
         """The documents by their paths."""
@@ -347,15 +336,3 @@ def _fused(lists: Sequence[Sequence[int]]) -> dict[int, float]:
 
 def _ranks(scores: dict[int, float]) -> dict[int, int]:
     return {key: rank for rank, key in enumerate(sorted(scores, key=lambda key: (-scores[key], key)), 1)}
-
-
-def _share(chunk: DocumentChunk, weights: dict[str, float]) -> float:
-    """How much of the weight of a question's terms a chunk has."""
-    there_are = set(words.words_of(f"{context(chunk)}\n{chunk.text}"))
-    whole = math.fsum(weights.values())
-    has = [
-        weight
-        for term, weight in weights.items()
-        if term in there_are or (words.is_prefix(term) and any(word.startswith(term) for word in there_are))
-    ]
-    return math.fsum(has) / whole if whole else 0.0

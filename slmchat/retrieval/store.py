@@ -200,11 +200,6 @@ class Store:
         rows = self._database.rows(f"SELECT key, path FROM documents WHERE {condition}", parameters)
         return [(key, Path(os.fsdecode(path))) for key, path in rows]
 
-    def n_chunks(self, within: Sequence[Path]) -> int:
-        condition, parameters = _below(within)
-        rows = self._database.rows(f"SELECT coalesce(sum(n_chunks), 0) FROM documents WHERE {condition}", parameters)
-        return int(rows[0][0]) if rows else 0
-
     def chunks_of(self, path: Path) -> list[DocumentChunk]:
         """The chunks of a document in their order."""
         return list(map(_chunk, self._database.rows(f"{_CHUNK} WHERE path = ? ORDER BY place", (os.fsencode(path),))))
@@ -227,11 +222,6 @@ class Store:
             (query, *parameters, most),
         )
         return [key for (key,) in rows]
-
-    def n_with(self, query: str) -> int:
-        """How many chunks of the whole index match a query of FTS5 in their words."""
-        rows = self._database.rows("SELECT count(*) FROM words WHERE words MATCH ?", (query,))
-        return int(rows[0][0]) if rows else 0
 
     # Vectors
 

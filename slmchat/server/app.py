@@ -19,20 +19,18 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import SlmError
 from slmchat.reporting import Reporter
 from slmchat.server import embeddings, openai, records, responses
 from slmchat.server.completion_answer import CompletionAnswer
 from slmchat.server.connection import Connection, Gone, HttpRequest, RefusedRequest
-from slmchat.server.embedders import Embedders
 from slmchat.server.fields import BadRequest
 from slmchat.server.listeners import Listener, descriptors
-from slmchat.server.on_demand import OnDemand
 from slmchat.server.openai import ApiRequest
 from slmchat.server.queue import Full
 from slmchat.server.records import AnswerRecords, CompletionRecords
 from slmchat.server.responses import ResponseRecords
-from slmchat.server.served_model import ServedWeights
+from slmchat.server.served_models import ServedModels
 from slmchat.server.warm import WarmDoor
 from slmchat.settings import Settings
 
@@ -50,38 +48,6 @@ class Access:
     hosts: frozenset[str] | None
     origins: tuple[str, ...] = ()
     key: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModels:
-    """What can be asked. `name`: of the model that the server was started with, which stays when the weights are freed.
-    `chat` None: that one makes vectors and nothing else."""
-
-    name: str
-    chat: OnDemand[ServedWeights] | None
-    embedders: Embedders
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether anything is in memory."""
-        return self.embedders.is_loaded or (self.chat is not None and self.chat.loaded is not None)
-
-    def chatting(self) -> OnDemand[ServedWeights]:
-        """What chats. Raises `SlmError` (USAGE) where nothing does."""
-        if self.chat is None:
-            raise SlmError(f"{self.name} makes vectors: it is not a chat model.", exit_code=ExitCode.USAGE)
-        return self.chat
-
-    def unload_if_idle(self) -> float | None:
-        """Free what nobody has asked for long; the seconds after which to ask again, None: never."""
-        waits = [self.embedders.unload_if_idle(), self.chat.unload_if_idle() if self.chat is not None else None]
-        return min((wait_s for wait_s in waits if wait_s is not None), default=None)
-
-    def close(self) -> None:
-        """Free everything; what is being answered ends."""
-        self.embedders.close()
-        if self.chat is not None:
-            self.chat.close()
 
 
 class Server:

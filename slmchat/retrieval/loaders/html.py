@@ -64,7 +64,8 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "title" and not self.title:
             self._is_title = True
-        if tag == "body":  # a page that forgets to end its head
+        ends_paragraph = self._unseen[-1:] == ["p"] and (tag in _BLOCKS or tag in _HEADINGS)
+        if tag == "body" or ends_paragraph:  # a page need not end its head, nor its paragraphs
             self._unseen = []
         if self._unseen:
             if tag == self._unseen[-1]:
