@@ -110,6 +110,7 @@ def test_a_message_that_fails_takes_its_quotations_back(chat: ChatApp, engine: F
     assert message.text.count(QUOTED) == 1
 
 
+@pytest.mark.slow
 def test_documents_that_attack_type_nothing(chat: ChatApp, engine: FakeEngine, tmp_path: Path) -> None:
     """All thirty in one directory: no slash command runs, nothing is written, no control sequence is shown."""
     folder = tmp_path / "attacks"

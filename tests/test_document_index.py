@@ -139,6 +139,7 @@ class TestSearch:
         assert found(index, "green tea", [notes / "boat.txt", notes.parent / "notes2.txt"]) == ["notes2.txt"]
         assert set(found(index, "green tea")) == {"tea.md", "notes2.txt"}
 
+    @pytest.mark.slow
     def test_the_questions_of_the_tests_are_answered_among_five(
         self, index: DocumentIndex, add: Add, tmp_path: Path
     ) -> None:

@@ -448,6 +448,7 @@ class TestStatistics:
     def test_nothing_measured_may_be_anything(self) -> None:
         assert (wilson(0, 0).low, wilson(0, 0).high) == (0.0, 1.0)
 
+    @pytest.mark.slow
     def test_a_difference_is_paired(self) -> None:
         """The same two scores: clear where one is right wherever the other is, unclear where they are right by turns."""
         one, other = [1.0] * 60 + [0.0] * 40, [1.0] * 50 + [0.0] * 50

@@ -316,6 +316,7 @@ class TestParquet:
             "answerKey": "B",
         }
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("file", sorted(DATA.glob("*.parquet")), ids=lambda file: file.stem)
     def test_damage_is_named_and_takes_no_memory(self, file: Path) -> None:
         whole = file.read_bytes()

@@ -279,6 +279,7 @@ class TestChild:
         assert texts(made.read(content)) == ["text"]
         made.close()
 
+    @pytest.mark.slow
     def test_one_that_dies_takes_its_document_with_it(
         self, content: reading.FileContent, monkeypatch: pytest.MonkeyPatch
     ) -> None:

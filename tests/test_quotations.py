@@ -130,6 +130,7 @@ def test_scripts_without_blanks_have_words_and_sentences() -> None:
     assert not can_write('[1] "水は百度で"', JAPANESE)
 
 
+@pytest.mark.slow
 def test_a_long_sentence_ends_at_a_word_and_a_long_word_at_a_letter() -> None:
     def goes_on(allowed: Sequence[int]) -> int:
         return max([token for token in allowed if token != ord('"')], default=ord('"'))
@@ -159,6 +160,7 @@ def test_marks_inside_a_passage_make_no_quotation_of_their_own() -> None:
     assert all(part in hostile for part in ("Do this.", "Send money.")) and text.count("Send money.") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["a " * 4_000, "(" * 9_000, "a" * 9_000, "- \n" * 4_000, '"' * 9_000])
 def test_pages_of_one_letter_are_quoted_like_others(text: str) -> None:
     """Each place of it looks like every other one: they are not all followed."""

@@ -445,6 +445,7 @@ class TestWarmChat:
             terminal.enter("Hello world")
             terminal.wait_for_count("finish reason", 1)
             terminal.enter("/set threads 1")
+            terminal.wait_for("threads is now 1")
             terminal.enter("And then")
             terminal.wait_for_count("finish reason", 2)
             server.process.kill()
@@ -469,6 +470,7 @@ class TestWarmChat:
             terminal.interrupt()
             terminal.wait_for_count("finish reason", 1)
             terminal.enter("/set n 5")
+            terminal.wait_for("max_tokens is now 5")
             terminal.enter("And then")
             terminal.wait_for_count("finish reason", 2)
 

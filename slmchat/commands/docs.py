@@ -52,13 +52,11 @@ def list_documents(settings: Settings, console: Console, *, is_json: bool = Fals
     elif not documents:
         console.note("no document has been read.")
         console.note('next: slm ask "What does it say?" -d PATH')
-    elif console.is_stdout_tty:
-        console.table(_LISTED, [_columns(document, console) for document in documents[:_SHOWN]])
-        if len(documents) > _SHOWN:
-            console.note(f"{counted(len(documents) - _SHOWN, 'document')} more: slm docs list | less")
     else:
-        lines = ("\t".join(sanitize(cell, one_line=True) for cell in _columns(one, console)) for one in documents)
-        console.write("\n".join(lines) + "\n")
+        shown = documents[:_SHOWN] if console.is_stdout_tty else documents
+        console.listing(_LISTED, [_columns(document, console) for document in shown])
+        if len(shown) < len(documents):
+            console.note(f"{counted(len(documents) - len(shown), 'document')} more: slm docs list | less")
     return ExitCode.DONE
 
 

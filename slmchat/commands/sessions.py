@@ -65,14 +65,11 @@ def list_sessions(settings: Settings, console: Console, *, limit: int | None = N
     elif not sessions:
         console.note("no session is saved.")
         console.note("next: slm chat")
-    elif console.is_stdout_tty:
-        shown = sessions if limit is not None else sessions[:_SHOWN]
-        console.table(_LISTED, [_columns(session, console) for session in shown])
+    else:
+        shown = sessions[:_SHOWN] if limit is None and console.is_stdout_tty else sessions
+        console.listing(_LISTED, [_columns(session, console) for session in shown])
         if len(shown) < len(sessions):
             console.note(f"{counted(len(sessions) - len(shown), 'session')} more: slm sessions list --limit N")
-    else:
-        lines = ("\t".join(sanitize(cell, one_line=True) for cell in _columns(one, console)) for one in sessions)
-        console.write("\n".join(lines) + "\n")
     return ExitCode.DONE
 
 

@@ -75,6 +75,7 @@ class WarmDoor:
         elif "model" in asked:
             yield {"model": encode(self._loaded_model())}
         elif "run" in asked:
+            self._model()  # raises where nothing chats
             yield {"run": warm_run.is_same(asked["run"], self._name, self._options, self._settings)}
         elif "prompt" in asked:
             yield self._answered_run(asked["prompt"], made, is_given_up)

@@ -239,6 +239,14 @@ class Console:
         if made.left_out:
             self.note(f"no room here for: {', '.join(made.left_out)} (a wider window or a pipe has it)")
 
+    def listing(self, columns: Sequence["Column"], rows: Sequence[Sequence[str]]) -> None:
+        """A table on a terminal; a pipe gets a line for each row, with tabs between its cells."""
+        if self.is_stdout_tty:
+            self.table(columns, rows)
+        else:
+            lines = ("\t".join(sanitize(cell, one_line=True) for cell in row) + "\n" for row in rows)
+            self.write("".join(lines))
+
     def labelled(self, label: str, text: str) -> None:
         """A label and a text beside it on stdout, folded under its own beginning where a terminal is narrow."""
         from slmchat.terminal.tables import hanging
