@@ -43,7 +43,7 @@ def passage(text: str, name: str = "manual.md", *, share: float = 0.9, page: int
     lines = text.count("\n")
     kind = DocumentKind.PDF if page else DocumentKind.MARKDOWN
     chunk = DocumentChunk(text, Path("/docs", name), name, kind, page, 10, 10 + lines, ("Care",), len(text) // 4)
-    return Passage(chunk, share, 1, None, share)
+    return Passage(chunk, share, word_rank=1)
 
 
 class Asked:

@@ -4,9 +4,9 @@ In a small index nearly every word is rare, and what the question has beside its
 weigh more than the subject. So a word weighs by its length here, and not by how many texts have it. That told questions
 with an answer from others better than weights from the index did (docs/decisions.md).
 
-A very small model copies the first line that it has read, whatever was asked. So it is given a choice that it cannot
-spoil: of all sentences of its passages the one that has most of the question's words, and those that have nearly as
-many. That one is right for seven questions of ten (docs/ask.md), which is more than such a model finds by itself.
+A very small model copies the first line that it has read, whatever was asked. So it may quote nothing but the sentence
+that has most of the question's words, or one of those that have just as many. That one is right for seven questions of
+ten (docs/ask.md), which is more than such a model finds by itself.
 
 Knows: how words of a question weigh, words that are nearly the same. Refuses to know: which model reads it.
 """
@@ -19,7 +19,7 @@ from slmchat.retrieval.index import Passage
 from slmchat.retrieval.words import UNSPACED_PIECE, is_prefix, pieces_of, terms_of, words_of
 
 # Sentences that a very small model may choose from: so many, each so near as this part of the nearest one.
-_MOST_SENTENCES, _NEARLY = 3, 0.9
+_MOST_SENTENCES, _NEARLY = 3, 1.0
 
 # A word that begins with the question's counts for so much, and one that has so many of its pieces for that part.
 _PREFIX, _PIECES, _LEAST_PIECES = 0.9, 0.7, 0.6
