@@ -2,13 +2,14 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from gguf_samples import WORDS, write_tiny_gemma3, write_tiny_llama, write_tiny_mamba, write_tiny_phi3
 
 from slmchat.engine import llama
-from slmchat.engine.api import Chunk, FinishReason, Limits, Part, Prompt, Request, Result, SessionSettings
+from slmchat.engine.api import Choices, Chunk, FinishReason, Limits, Part, Prompt, Request, Result, SessionSettings
 from slmchat.engine.parallelism import CellPlan, Growth, plan_cells
 from slmchat.engine.pool import LlamaPool
 from slmchat.engine.sampler import SamplerSettings
@@ -339,3 +340,30 @@ class TestHowMany:
         for _ in range(100):
             growth.note(3, 0, 3, 1.0)
         assert growth.allowed == 3
+
+
+@pytest.mark.parametrize("is_repeatable", [False, True])
+def test_a_pool_gives_way_to_other_programs(
+    engine: llama.LlamaEngine, monkeypatch: pytest.MonkeyPatch, is_repeatable: bool
+) -> None:
+    """Two threads beside a busy program compute a hundredth of what one does; but what has to repeat stays as it is."""
+
+    class Busy:
+        def __init__(self, most: int, _started: object) -> None:
+            assert most == 2
+
+        def look(self) -> int:
+            return 1
+
+    monkeypatch.setattr("slmchat.engine.sequences.Watch", Busy)
+    settings = SessionSettings(512, 2, 2, adapts_threads=True, is_repeatable=is_repeatable)
+    for opened in (engine.open_pool, engine.open_scorer):
+        pool = opened(settings)
+        try:
+            request = _requests([_plain("one two")], Limits(2))
+            if opened == engine.open_scorer:
+                request = iter([replace(next(request), choices=Choices(("one", "two")))])  # type: ignore[type-var]
+            _results(pool.run(request))
+            assert engine.loaded.api.llama_n_threads(pool._sequences.handle) == (2 if is_repeatable else 1)
+        finally:
+            pool.close()

@@ -68,7 +68,7 @@ def open_pool() -> Iterator[Open]:
         else:
             plan = CellPlan(cells, parallel, True, "a test")
             key = engine._state_key(settings)
-            opened.append(LlamaStreamPool(engine.loaded, settings, plan, key, engine._started))
+            opened.append(LlamaStreamPool(engine.loaded, settings, plan, key))
         return opened[-1]
 
     yield open_one

@@ -49,8 +49,7 @@ class LlamaEngine:
         limits: EngineLimits,
         vision: Vision | None = None,
     ) -> None:
-        """`started`: processor time before the model was loaded, by which sessions tell who else computes."""
-        self._started = started
+        """`started`: as `LoadedModel` has it."""
         self._is_closed = False
         self.limits = limits
         self._vision = vision
@@ -58,7 +57,7 @@ class LlamaEngine:
         file = path.stat()
         self._stamp = (file.st_size, file.st_mtime_ns, api.llama_model_size(model))
         self.vocabulary = Vocabulary(api, model, vision, tokenizer=model_metadata(api, model, "tokenizer.ggml.pre"))
-        self.loaded = LoadedModel(api, model, self.vocabulary, Adapters(api, model))
+        self.loaded = LoadedModel(api, model, self.vocabulary, Adapters(api, model), started)
         self.info = ModelInfo(
             architecture=model_metadata(api, model, "general.architecture"),
             trained_context_length=api.llama_model_n_ctx_train(model),
@@ -78,7 +77,7 @@ class LlamaEngine:
         settings = self._settled(settings, max(settings.n_ctx, settings.most_ctx))
         drafts = self._drafts(settings)
         try:
-            return LlamaSession(self.loaded, settings, self._state_key(settings), self._started, drafts)
+            return LlamaSession(self.loaded, settings, self._state_key(settings), drafts)
         except SlmError:
             if drafts is not None:
                 drafts.close()
@@ -125,7 +124,7 @@ class LlamaEngine:
         settings = self.limits.session(settings)
         plan = plan_streams(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), memory.available().value)
         settings = self._settled(settings, plan.cells)
-        return LlamaStreamPool(self.loaded, settings, plan, self._state_key(settings), self._started)
+        return LlamaStreamPool(self.loaded, settings, plan, self._state_key(settings))
 
     def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> LlamaEmbedder:
         """Texts to vectors. `settings.n_ctx` has no say: the context is as large as the texts need."""

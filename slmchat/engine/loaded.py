@@ -1,6 +1,6 @@
 """What everything that computes with a loaded model holds of it.
 
-Knows: which four things those are, what a model says of itself. Refuses to know: what is done with them.
+Knows: which five things those are, what a model says of itself. Refuses to know: what is done with them.
 """
 
 import ctypes
@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from slmchat.engine.adapters import Adapters
+from slmchat.engine.threads import Sample
 from slmchat.engine.vocabulary import Vocabulary
 
 
@@ -22,9 +23,13 @@ def model_metadata(api: ModuleType, model: Any, key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """llama.cpp's functions, the model's handle, its tokenizer and the LoRA adapters loaded for it."""
+    """llama.cpp's functions, the model's handle, its tokenizer and the LoRA adapters loaded for it.
+
+    `started`: processor time before it was loaded, by which whoever computes with it tells who else does.
+    """
 
     api: ModuleType
     model: Any
     vocabulary: Vocabulary
     adapters: Adapters
+    started: Sample

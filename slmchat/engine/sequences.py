@@ -15,6 +15,7 @@ from slmchat.engine.api import SessionSettings
 from slmchat.engine.callbacks import guarded, raise_interrupt
 from slmchat.engine.context import DECODE_ABORTED, DECODE_NO_PLACE, context_params, decode_failed, refused_kv_type
 from slmchat.engine.snapshots import Snapshots, has_state
+from slmchat.engine.threads import Sample, Watch
 from slmchat.errors import ExitCode, SlmError
 
 _Item = TypeVar("_Item")
@@ -40,12 +41,14 @@ class Sequences:
         model: Any,
         settings: SessionSettings,
         *,
+        started: Sample,
         n_sequences: int,
         n_cells: int,
         is_cancelled: Callable[[], bool],
         abortable_from: int,
     ) -> None:
-        """`is_cancelled` is asked inside batches of `abortable_from` tokens and more.
+        """`started`: as `LoadedModel` has it. `is_cancelled` is asked inside batches of `abortable_from` tokens or
+        more.
 
         Raises `SlmError` (NO_FIT) when the memory cannot be had."""
         self._api = api
@@ -61,6 +64,9 @@ class Sequences:
         self.batch_tokens = min(settings.batch_tokens, n_cells)
         params = context_params(api, settings, self.batch_tokens)
         self._threads = settings.threads
+        # fewer threads add up in another order, and what has to repeat must not depend on what else computes here
+        is_adapting = settings.adapts_threads and not settings.is_repeatable
+        self._watch = Watch(settings.threads, started) if is_adapting else None
         params.n_ctx = n_cells
         params.n_seq_max = n_sequences
         params.kv_unified = True  # one buffer: without it a copy is a copy of the whole cache
@@ -97,13 +103,6 @@ class Sequences:
         No numbers are copied: the cells belong to both from now on.
         """
         self._api.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens if self.can_copy_part else -1)
-
-    def set_threads(self, threads: int) -> None:
-        """Compute with so many threads from here on, single tokens and prompts."""
-        if threads != self._threads:
-            # void llama_set_n_threads(struct llama_context * ctx, int32_t n_threads, int32_t n_threads_batch);
-            self._api.llama_set_n_threads(self.handle, threads, threads)
-            self._threads = threads
 
     def snapshots(self, sequence: int) -> Snapshots:
         """What brings one sequence back to where its memory cannot be cut."""
@@ -171,6 +170,7 @@ class Sequences:
             logits[index - 1] = span.needs_logits
             places.append(index - 1)
         batch.n_tokens = index
+        self._give_way()
         status = self._decode(index)
         if status == DECODE_NO_PLACE:
             return None
@@ -179,6 +179,19 @@ class Sequences:
         if status not in (0, DECODE_ABORTED):
             raise decode_failed(status)
         return places
+
+    def rested(self) -> None:
+        """Nothing was computed here until now: what others used meanwhile kept nobody waiting."""
+        if self._watch is not None:
+            self._watch.look(is_computing=False)
+
+    def _give_way(self) -> None:
+        """Compute with fewer threads while other programs need the processors, single tokens and prompts alike."""
+        threads = self._threads if self._watch is None else self._watch.look()
+        if threads != self._threads:
+            # void llama_set_n_threads(struct llama_context * ctx, int32_t n_threads, int32_t n_threads_batch);
+            self._api.llama_set_n_threads(self.handle, threads, threads)
+            self._threads = threads
 
     def _decode(self, n_tokens: int) -> int:
         if n_tokens < self._abortable_from:

@@ -22,7 +22,7 @@ from slmchat.engine.memory import SessionMemory
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.speculation import SIZES, Drafts, ExactnessCheck
 from slmchat.engine.thinking_sampler import TokenSampler, sampler_for, watch_for
-from slmchat.engine.threads import Sample, Watch
+from slmchat.engine.threads import Watch
 from slmchat.errors import SlmError
 
 
@@ -34,12 +34,10 @@ class LlamaSession:
         loaded: LoadedModel,
         settings: SessionSettings,
         key: StateKey,
-        started: Sample,
         drafts: Drafts | None,
     ) -> None:
-        """`key`: what the states of this session depend on; `started`: processor time before the model was loaded.
+        """`key`: what the states of this session depend on. `drafts`: where guesses come from, closed with this.
 
-        `drafts`: where guesses come from, closed with this.
         Raises `SlmError`: NO_FIT when memory runs out, DAMAGED for an adapter that does not belong to this model.
         """
         self._loaded = loaded
@@ -50,7 +48,7 @@ class LlamaSession:
             loaded.api, loaded.model, settings, lambda: self._is_cancelled, loaded.vocabulary.vision
         )
         self._memory = SessionMemory(self._context, settings.store, key, is_multi_turn=settings.is_multi_turn)
-        self._watch = Watch(settings.threads, started) if settings.adapts_threads else None
+        self._watch = Watch(settings.threads, loaded.started) if settings.adapts_threads else None
         self._drafts = drafts
         self._exactness = ExactnessCheck()
         self._is_always_exact = settings.speculation != "always"

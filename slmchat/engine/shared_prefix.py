@@ -106,6 +106,7 @@ class PrefixPool(ABC, Generic[Prepared]):
             loaded.api,
             loaded.model,
             settings,
+            started=loaded.started,
             n_sequences=n_sequences,
             n_cells=n_cells,
             is_cancelled=lambda: self._is_cancelled,

@@ -20,7 +20,6 @@ from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.parallelism import CellPlan
 from slmchat.engine.sequences import Sequences, TokenSpan
 from slmchat.engine.slot import PreparedRequest, Slot
-from slmchat.engine.threads import Sample, Watch
 from slmchat.errors import SlmError
 
 # Sequences beside those that are worked on: places where conversations wait for their next message.
@@ -50,10 +49,8 @@ class _Work:
 class LlamaStreamPool:
     """Completions side by side, one KV cache, sequences that stay. Implements `StreamPool`."""
 
-    def __init__(
-        self, loaded: LoadedModel, settings: SessionSettings, plan: CellPlan, key: StateKey, started: Sample
-    ) -> None:
-        """`key`: what the states of its sequences depend on. `started`: processor time before the model was loaded.
+    def __init__(self, loaded: LoadedModel, settings: SessionSettings, plan: CellPlan, key: StateKey) -> None:
+        """`key`: what the states of its sequences depend on.
 
         Raises `SlmError`: NO_FIT for the memory of the KV cache, DAMAGED for an adapter of another model.
         """
@@ -67,6 +64,7 @@ class LlamaStreamPool:
             loaded.api,
             loaded.model,
             settings,
+            started=loaded.started,
             n_sequences=count,
             n_cells=plan.cells,
             is_cancelled=lambda: self._is_ended,
@@ -77,7 +75,6 @@ class LlamaStreamPool:
         self._lost: deque[Slot] = deque()  # had to give up their sequence, and go on when there is room
         self._speed = _FIRST_SPEED  # of reading a piece beside answers
         self._has_read_beside = False
-        self._watch = Watch(settings.threads, started) if settings.adapts_threads else None
         try:
             loaded.adapters.apply(self._sequences.handle, [adapter for adapter in settings.adapters if adapter.scale])
         except SlmError:
@@ -111,8 +108,8 @@ class LlamaStreamPool:
         check_room(len(tokens), n_ctx)
         hints = [vocabulary.tokenize(other) for other in request.prompt.cache_hints]
         kept = self._kept.take(tokens, request.prompt.owner)
-        if self._watch is not None and self.is_idle:
-            self._watch.look(is_computing=False)
+        if self.is_idle:
+            self._sequences.rested()
         prepared = PreparedRequest(request, tokens, request.sampler.with_seed())
         try:
             slot = Slot(kept.number, prepared, len(kept.tokens), n_ctx, self._loaded)
@@ -148,8 +145,6 @@ class LlamaStreamPool:
         Raises `SlmError` (BUG) when llama.cpp fails.
         """
         self._take_up_lost()
-        if self._watch is not None:
-            self._sequences.set_threads(self._watch.look())
         spans = self._spans()
         for batch in self._sequences.batches(spans):
             start = time.perf_counter()

@@ -40,6 +40,7 @@ class LlamaTextLogits:
             loaded.api,
             loaded.model,
             replace(settings, batch_tokens=piece),
+            started=loaded.started,
             n_sequences=1,
             n_cells=settings.n_ctx,
             is_cancelled=lambda: self._is_cancelled,
