@@ -24,9 +24,9 @@ QUESTION = ("-n", "8", "--temp", "0", "--raw", "The capital of France is")
 
 def told(error: str) -> None:
     """A refusal has numbers and what would do."""
-    assert re.search(r"needs \d+\.\d MB of (memory|address space), and .* \d+\.\d MB|needs .* and \d+\.\d MB", error), (
-        error
-    )
+    assert re.search(
+        r"needs \d+\.\d [MG]B of (memory|address space), and .* \d+\.\d MB|needs .* and \d+\.\d MB", error
+    ), error
     assert "hint: " in error
 
 

@@ -16,8 +16,9 @@ import pytest
 from conftest import SMOLLM2, Outcome, run_slm
 
 from slmchat import endpoints
-from slmchat.engine import verdicts
+from slmchat.engine import native, verdicts
 from slmchat.engine.api import Finish, FinishReason, Limits, Part, Prompt, SessionSettings, Turn
+from slmchat.engine.library import LibraryKind
 from slmchat.engine.remote.engine import load
 from slmchat.engine.remote.route import route_to
 from slmchat.engine.sampler import SamplerSettings
@@ -76,6 +77,8 @@ def _command(kind: str, weights: Path, port: int) -> list[str]:
             "1",
         ]
     pytest.importorskip("uvicorn", reason="the extra 'dev' brings what llama_cpp.server needs")
+    if native.library().kind is LibraryKind.PREBUILT:
+        pytest.skip("llama_cpp.server loads a library of its own package alone")
     if verdicts.library().verdict.limits.forbidden:
         pytest.skip("llama_cpp.server crashes on this machine: it has no way around what goes wrong in this library")
     return [
