@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import ask_samples
 import foreign_samples
 import numpy as np
 import pytest
@@ -53,6 +54,10 @@ FILES = {
     "rest.py": "    return result\n",
     "buffer": "".join(f"number_{line} = {line}\n" for line in range(1, 20)),
     "conversations.json": foreign_samples.chatgpt(),
+    "contracts/lease.md": "# Lease\n\nIt ends on 31 May. Maria Lopez signed it.\n",
+    "handbook/filter.md": "# Care\n\nThe filter is cleaned every six weeks.\n",
+    "prices.csv": "what,price\ncancel,40 euros\n",
+    "questions.txt": "How often is the filter cleaned?\n",
     "mail.txt": "Dear team,\n\nthe invoice of March is still open.\n\nKind regards,\nMaria Lopez\n",
 }
 PICTURES = ("photo.jpg", "before.png", "after.png", "sign.png", "a.jpg", "b.jpg")
@@ -75,7 +80,7 @@ STAND_INS = {"smolvlm:256m": "vision/model.gguf", "qwen2.5-coder:0.5b": "tiny.gg
 # Where the pages have a server.
 ADDRESS = re.compile(r"localhost:8080|127\.0\.0\.1:8484")
 # Random weights seldom end by themselves, and never write a code block.
-ENDS = (ExitCode.DONE, ExitCode.CONTEXT, ExitCode.UNSATISFIED)
+ENDS = (ExitCode.DONE, ExitCode.CONTEXT, ExitCode.UNSATISFIED, ExitCode.NO_ANSWER)
 
 # Probabilities and their logarithms: another processor adds up in another order. This is far more than that changes.
 NUMBER = re.compile(r"-?\d+\.\d{3,}")
@@ -125,6 +130,9 @@ def _command_lines() -> list[tuple[str, str]]:
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the files, and a `slm` to be found on the PATH."""
     place = tmp_path_factory.mktemp("transcripts")
+    for directory in ("contracts", "handbook"):
+        (place / directory).mkdir()
+    (place / "manual.pdf").write_bytes(ask_samples.pdf(["The filter is cleaned every six weeks."]))
     for name, text in FILES.items():
         (place / name).write_text(text, encoding="utf-8")
     for name in PICTURES:
