@@ -106,9 +106,11 @@ def test_where_nothing_can_be_kept_nothing_is_measured(
     monkeypatch.setattr(verdicts, "_directory", None)
     assert is_flash(engine)  # with nothing to measure this would raise IndexError
     monkeypatch.setattr(verdicts, "_directory", place)
+    monkeypatch.setattr(attention_trial, "_known", {})
     monkeypatch.setattr(verdicts, "_may_keep", False)
-    assert is_flash(engine)
-    assert not list(place.glob("attention*"))
+    measured.append(2.8)
+    assert not is_flash(engine)  # a Python program computes as `slm run` does, and leaves nothing behind
+    assert not measured and not list(place.glob("*attention*"))
     monkeypatch.setattr(verdicts, "_may_keep", True)
     monkeypatch.setattr(attention_trial, "_known", {})
     monkeypatch.setattr(verdicts, "_directory", place / "file" / "below")

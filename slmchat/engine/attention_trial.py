@@ -38,14 +38,14 @@ def is_slower() -> bool:
     """Whether flash attention takes at least `SLOWER` times as long for a token as plain attention does.
 
     The first one who asks pays for the answer, about 0.1 s of one processor. False where it is not known: no place to
-    keep an answer is in use (verdicts.py), nothing may be kept or can be written there, llama.cpp refuses; and with a
-    GPU, whose kernels are others.
+    keep an answer is in use (verdicts.py), nothing can be written (`--private`), llama.cpp refuses; and with a GPU,
+    whose kernels are others. A program that keeps nothing finds it out again.
     """
     place = verdicts.place_in_use()
     if place is None or native.has_gpu_backend():
         return False
     if place not in _known:
-        _known[place] = _kept(place) or (_measured(place) if verdicts.may_keep() else 0.0)
+        _known[place] = _kept(place) or _measured(place)
     return _known[place] >= SLOWER
 
 
@@ -65,16 +65,20 @@ def _kept(place: Path) -> float | None:
 
 
 def _measured(place: Path) -> float:
-    """The ratio, measured now and kept; 0 when it cannot be."""
+    """The ratio, measured now, and kept where something may be; 0 when it cannot be measured."""
     import tempfile  # 10 ms that only a measurement needs
 
+    is_kept = verdicts.may_keep()
     try:
-        make_private(place)
+        if is_kept:
+            make_private(place)
         with (
             crash_report.own_errand("comparing two ways of attention"),
-            tempfile.TemporaryDirectory(dir=place, prefix="attention-") as directory,
+            tempfile.TemporaryDirectory(dir=place if is_kept else None, prefix="slm-attention-") as directory,
         ):
             found = ratio(Path(directory))
+        if not is_kept:
+            return found
         content = {"format": _FORMAT, "key": verdicts.library_key(), "ratio": round(found, 2), "found_at": time.time()}
         write_private(_file(place), json.dumps(content, indent=1).encode())
     except (SlmError, OSError):  # read-only, full, or behind the seal of --private
