@@ -10,14 +10,14 @@ as fast behind 3,000; in the prebuilt library it takes 1.1 times as long (docs/d
 """
 
 import json
-import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from slmchat.engine import crash_report, native, tiny_model, verdicts
-from slmchat.errors import ExitCode, SlmError
+from slmchat.engine.device_throughput import Deadline, opened_context, refused
+from slmchat.errors import SlmError
 from slmchat.private_files import make_private, write_private
 
 SLOWER = 1.6
@@ -27,6 +27,7 @@ suffers (2.5 to 2.9) and of those that do not (1.05 to 1.2)."""
 # One layer of eight heads: attention is then most of what a token takes. Zeros take as long as other numbers.
 _EMBEDDING, _FEED_FORWARD = 512, 32
 _DEPTH = 512  # tokens that the timed ones look back at
+_SECONDS = 10.0  # and then it is given up: another program has the processor
 _TURNS = 7  # tokens timed in each way, by turns; the fastest of them is the one that nobody disturbed
 
 _FORMAT = 1
@@ -89,33 +90,25 @@ def _measured(place: Path) -> float:
 def ratio(directory: Path) -> float:
     """Time of a token with flash attention over that without, behind 512 tokens on one thread.
 
-    A model of 3 MB, mostly a hole, is written to `directory`. Raises `SlmError` when llama.cpp refuses, `OSError` when
-    the directory cannot be written.
+    A model of 3 MB, mostly a hole, is written to `directory`. Raises `SlmError` when llama.cpp refuses or is not done
+    within ten seconds, `OSError` when the directory cannot be written.
     """
     file = directory / "attention.gguf"
     tiny_model.write_llama(file, [tiny_model.Q8_0], embedding=_EMBEDDING, feed_forward=_FEED_FORWARD)
-    api, limits = native.bindings(), verdicts.library().verdict.limits
-    params = api.llama_model_default_params()
-    params.n_gpu_layers = 0
-    with ExitStack() as stack:
-        model = api.llama_model_load_from_file(os.fsencode(file), limits.model_params(params))
-        if not model:
-            raise _refused()
-        stack.callback(api.llama_model_free, model)
-        ways = []
+    api = native.bindings()
+    with Deadline(_SECONDS) as deadline, ExitStack() as stack:
+        contexts = []
         for way in (api.LLAMA_FLASH_ATTN_TYPE_ENABLED, api.LLAMA_FLASH_ATTN_TYPE_DISABLED):
-            settings = api.llama_context_default_params()
-            settings.n_ctx, settings.n_batch, settings.n_ubatch = 2 * _DEPTH, _DEPTH, _DEPTH
-            settings.n_threads = settings.n_threads_batch = 1
-            settings.flash_attn_type = way
-            context = api.llama_init_from_model(model, settings)
-            if not context:
-                raise _refused()
-            stack.callback(api.llama_free, context)
-            _seconds(api, context, _DEPTH)
-            ways.append(context)
-        times = [(_seconds(api, ways[0], 1), _seconds(api, ways[1], 1)) for _ in range(_TURNS)]
-        return min(flash for flash, _ in times) / min(plain for _, plain in times)
+            opened = stack.enter_context(
+                opened_context(file, 1, deadline, n_tokens=_DEPTH, n_ctx=2 * _DEPTH, flash_attention=way)
+            )
+            if opened is None:
+                raise refused()
+            contexts.append(opened[1])
+            _seconds(api, opened[1], _DEPTH)
+        flash, plain = contexts
+        times = [(_seconds(api, flash, 1), _seconds(api, plain, 1)) for _ in range(_TURNS)]
+        return min(one for one, _ in times) / min(other for _, other in times)
 
 
 def _seconds(api: Any, context: Any, n_tokens: int) -> float:
@@ -123,9 +116,5 @@ def _seconds(api: Any, context: Any, n_tokens: int) -> float:
     tokens = (api.llama_token * n_tokens)()
     start = time.perf_counter()
     if api.llama_decode(context, api.llama_batch_get_one(tokens, n_tokens)) != 0:
-        raise _refused()
+        raise refused()
     return time.perf_counter() - start
-
-
-def _refused() -> SlmError:
-    return SlmError(f"two ways of attention could not be compared: {native.last_said()}.", exit_code=ExitCode.BUG)

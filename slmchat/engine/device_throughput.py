@@ -190,11 +190,18 @@ def _opened(name: str, place: Path, threads: int, shrunk: int, deadline: Deadlin
 
 @contextmanager
 def opened_context(
-    file: Path, threads: int, deadline: Deadline, *, n_tokens: int
+    file: Path,
+    threads: int,
+    deadline: Deadline,
+    *,
+    n_tokens: int,
+    n_ctx: int = 256,
+    flash_attention: int | None = None,
 ) -> Iterator[tuple[ModuleType, Any] | None]:
     """llama.cpp and a context on this model, on the processor, of which the `deadline` ends whatever it computes.
 
-    `n_tokens`: so many are evaluated at once. None when the time was over before it was loaded. Raises `SlmError` when
+    `n_tokens`: so many are evaluated at once. `flash_attention`: a value of enum llama_flash_attn_type, None for
+    llama.cpp's own choice. None when the time was over before it was loaded. Raises `SlmError` when
     llama.cpp is missing, broken here, or refuses.
     """
     verdict = verdicts.library().verdict  # before this process loads what may end it
@@ -220,9 +227,11 @@ def opened_context(
             raise refused()
         stack.callback(api.llama_model_free, model)
         settings = api.llama_context_default_params()
-        settings.n_ctx = 256
+        settings.n_ctx = n_ctx
         settings.n_batch = settings.n_ubatch = n_tokens
         settings.n_threads = settings.n_threads_batch = threads
+        if flash_attention is not None:
+            settings.flash_attn_type = flash_attention
         context = api.llama_init_from_model(model, limits.context_params(settings))
         if not context:
             raise refused()
