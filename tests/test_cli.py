@@ -21,6 +21,14 @@ def test_nothing_heavy_is_imported_by_the_door(home: Path) -> None:
     assert not set(HEAVY) & set(done.stdout.split())
 
 
+def test_a_chat_without_documents_imports_nothing_that_reads_them() -> None:
+    """The prompt waits for every import."""
+    code = "import sys, slmchat.commands.repl.command, slmchat.commands.repl.slash_commands; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "slmchat.commands.repl.documents" in done.stdout.split()
+    assert "slmchat.retrieval" not in done.stdout.split()
+
+
 def test_the_bindings_come_without_the_package_around_them(home: Path) -> None:
     code = "import sys; from slmchat.engine import native; native.bindings(); print(*sorted(sys.modules))"
     done = subprocess.run(

@@ -11,10 +11,11 @@ how a conversation goes on (generation/chat_session.py).
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slmchat.commands.inputs import read_text, system_text
-from slmchat.commands.repl.chat_documents import ChatDocuments
 from slmchat.commands.repl.hints import in_chat
 from slmchat.conversation import pictures
 from slmchat.conversation.archive import Archive
@@ -32,7 +33,6 @@ from slmchat.models.backend import Backend, BackendModel
 from slmchat.models.open import OpenModel
 from slmchat.models.session_settings import DRAFT_AUTO
 from slmchat.options import ChatOptions, GenerationOptions
-from slmchat.retrieval.steps import ReadingHandler
 from slmchat.settings import Settings
 from slmchat.terminal.answer_progress import AnswerProgress
 from slmchat.terminal.answer_screen import AnswerScreen
@@ -44,6 +44,9 @@ from slmchat.terminal.sentence_view import SentenceView
 from slmchat.terminal.slash_commands import CommandTable, as_typed, message_of
 from slmchat.terminal.typed_ahead import TypedAhead
 from slmchat.wording import counted
+
+if TYPE_CHECKING:
+    from slmchat.commands.repl.chat_documents import ChatDocuments
 
 # What helps when all of an answer was thought.
 THOUGHT_HELP = ", /think N limits the thought, /think off leaves it out"
@@ -90,7 +93,6 @@ class ChatApp:
         self.place = place
         self._table = table
         self._hooks = hooks or MessageHooks()
-        self.documents = ChatDocuments()
         self.titled: set[str] = set()  # conversations for which the model has been asked for a title
         self.exports = exports or settings.paths.exports
         self.console = console
@@ -132,6 +134,18 @@ class ChatApp:
         if self.session.pictures:
             self.session.model.check_vision(settings)
         self.session.opened.loading.when_done(self.editor.refresh)
+
+    @cached_property
+    def documents(self) -> "ChatDocuments":
+        """The documents of this chat. All of retrieval is imported for them: not before the first `/docs`."""
+        from slmchat.commands.repl.chat_documents import ChatDocuments
+
+        return ChatDocuments()
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether there has been a `/docs`."""
+        return "documents" in self.__dict__
 
     # The loop
 
@@ -249,7 +263,8 @@ class ChatApp:
 
     def close(self) -> None:
         """Write down what is left, free everything."""
-        self.documents.close()
+        if self.has_documents:
+            self.documents.close()
         self.session.close()
         if self.recorder is not None:
             self.recorder.close()
@@ -353,6 +368,8 @@ class ChatApp:
 
     def reading(self) -> StreamHandler:
         """What shows that a prompt is read, and nothing of what is generated."""
+        from slmchat.retrieval.steps import ReadingHandler  # asked for documents alone
+
         self._progress = AnswerProgress()
         return ReadingHandler(self._progress.reads)
 

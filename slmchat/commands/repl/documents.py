@@ -6,10 +6,8 @@ Knows: what is typed and told. Refuses to know: how documents are read and quote
 from collections.abc import Iterable
 from pathlib import Path
 
-from slmchat.commands.ask import tell_of
 from slmchat.commands.repl import enclosures, rest
 from slmchat.commands.repl.app import ChatApp, MessageHooks, usage
-from slmchat.commands.sources import shown_path, smallness, source_lines
 from slmchat.terminal.completion import complete_path, split_words
 from slmchat.wording import counted
 
@@ -18,6 +16,9 @@ DROP = ("drop", '""')
 
 def command(chat: ChatApp, arguments: str) -> None:
     """`/docs`, `/docs PATH…`, `/docs drop`. Raises `SlmError` (USAGE)."""
+    from slmchat.commands.ask import tell_of  # with all of retrieval: not for a chat without documents
+    from slmchat.commands.sources import shown_path, smallness
+
     documents = chat.documents
     if arguments in DROP:
         documents.drop()
@@ -52,6 +53,8 @@ def command(chat: ChatApp, arguments: str) -> None:
 def _before(chat: ChatApp, text: str) -> None:
     """What of the documents answers a message goes along with it, and what it names. Raises `SlmError`."""
     enclosures.named_in(chat, text)
+    if not chat.has_documents:
+        return
     chat.documents.attach(text, chat.session, chat.settings, chat.reading, chat.cancellable)
     quoted = chat.documents.quoted
     if quoted:
@@ -62,6 +65,10 @@ def _before(chat: ChatApp, text: str) -> None:
 
 def _behind(chat: ChatApp) -> None:
     """Below an answer: what was quoted for it."""
+    if not chat.has_documents:
+        return
+    from slmchat.commands.sources import source_lines
+
     for line in source_lines(chat.documents.quoted):
         chat.console.note(line)
 
@@ -71,6 +78,6 @@ HOOKS = MessageHooks(_before, _behind, rest.resting)
 
 def complete(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
     """`drop`, then files and directories."""
-    if chat.documents.roots and text and DROP[0].startswith(text):
+    if chat.has_documents and chat.documents.roots and text and DROP[0].startswith(text):
         yield DROP[0], "answer without documents"
     yield from complete_path(text)
