@@ -55,6 +55,7 @@ class Sequences:
         self._model = model
         self._is_cancelled = is_cancelled
         self._abortable_from = abortable_from
+        self._has_gpu = native.has_gpu_backend()
         # A sliding window has forgotten what lies before it, a recurrent state cannot go back: of these only a whole
         # sequence can be copied (llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp).
         self._has_state = has_state(api, model)
@@ -195,9 +196,16 @@ class Sequences:
 
     def _decode(self, n_tokens: int) -> int:
         if n_tokens < self._abortable_from:
-            return int(self._api.llama_decode(self.handle, self._batch))
+            return self._computed()
         self._api.llama_set_abort_callback(self.handle, self._abort, None)
         try:
-            return int(self._api.llama_decode(self.handle, self._batch))
+            return self._computed()
         finally:
             self._api.llama_set_abort_callback(self.handle, self._no_abort, None)
+
+    def _computed(self) -> int:
+        """The status of llama_decode, when a GPU too is done (as in context.py)."""
+        status = int(self._api.llama_decode(self.handle, self._batch))
+        if self._has_gpu:
+            self._api.llama_synchronize(self.handle)
+        return status
