@@ -342,6 +342,10 @@ def test_near_misses(catalog: Registry, text: str, near: list[str]) -> None:
             None,
             HubFile("a/b", "x.gguf", "refs/pr/1"),
         ),
+        (f"https://huggingface.co/a/b/commit/{COMMIT}", f"hf:a/b#{COMMIT}", None, HubFile("a/b", "", COMMIT)),
+        ("https://huggingface.co/a/b/commits/main", "hf:a/b", None, HubFile("a/b", "")),
+        ("https://huggingface.co/a/b/discussions/3", "hf:a/b", None, HubFile("a/b", "")),
+        ("huggingface://a/b/x.gguf", "hf:a/b/x.gguf", None, HubFile("a/b", "x.gguf")),
         ("https://huggingface.co/a/b?show_file_info=x.gguf", "hf:a/b/x.gguf", None, HubFile("a/b", "x.gguf")),
     ],
 )
