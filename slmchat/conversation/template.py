@@ -184,7 +184,8 @@ class ChatTemplate:
                     prompt = Prompt(tuple(parts), _turns(said))
                     return prompt if goes_on else _with_ending(prompt, self._switch.ending(_tail(prompt)))
         raise SlmError(
-            f"the model's chat template cannot render this conversation: {reason}.",
+            "the model's chat template cannot render this conversation: "
+            f"{self._sentinels.readable(str(reason)).rstrip('.')}.",
             hint="plain completion does without it: slm run --raw; slm show MODEL prints the template",
             exit_code=ExitCode.DAMAGED,
         )
