@@ -14,9 +14,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
+
+from loopback import LoopbackServer, QuietHandler
 
 Answer = Callable[["Handler"], None]
 
@@ -123,13 +124,7 @@ def hold(server: "EndpointServer", *values: object, begins: bool = True) -> Answ
     return answer
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Any
-
-    def log_message(self, *_: object) -> None:
-        pass
-
+class Handler(QuietHandler):
     def handle(self) -> None:
         try:
             super().handle()
@@ -207,7 +202,7 @@ class EndpointServer:
         self.holding = threading.Event()
         self.left = threading.Event()
         self.closed = threading.Event()
-        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._server = LoopbackServer(Handler)
         self._server.owner = self  # type: ignore[attr-defined]
         self._scheme = "http"
         if certificate is not None:
@@ -218,7 +213,7 @@ class EndpointServer:
 
     @property
     def port(self) -> int:
-        return int(self._server.server_address[1])
+        return self._server.port
 
     @property
     def url(self) -> str:
@@ -229,19 +224,9 @@ class EndpointServer:
         return [request for request in self.requests if request.method == "POST"]
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        self._server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.closed.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 64
-
-    def handle_error(self, *_: object) -> None:
-        """A client that goes away, or speaks no TLS, is no error here."""
+        self._server.stop()

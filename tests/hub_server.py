@@ -18,10 +18,11 @@ import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
+
+from loopback import LoopbackServer, QuietHandler
 
 STEP = 64 << 10
 
@@ -80,11 +81,11 @@ class HubServer:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._servers[0].server_address[1]}"
+        return f"http://127.0.0.1:{self._servers[0].port}"
 
     @property
     def storage(self) -> str:
-        return f"http://127.0.0.1:{self._servers[1].server_address[1]}"
+        return f"http://127.0.0.1:{self._servers[1].port}"
 
     def add(self, name: str, contents: dict[str, bytes], **facts: Any) -> Repo:
         """A repository with these files; `facts` are fields of `Repo`."""
@@ -98,16 +99,15 @@ class HubServer:
 
     def __enter__(self) -> Self:
         for server in self._servers:
-            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+            server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release.set()
         for server in self._servers:
-            server.shutdown()
-            server.server_close()
+            server.stop()
 
-    def _serve(self, place: str) -> ThreadingHTTPServer:
+    def _serve(self, place: str) -> LoopbackServer:
         hub = self
 
         class Handler(_Handler):
@@ -117,22 +117,10 @@ class HubServer:
             def do_HEAD(self) -> None:
                 self.answer(hub, place)
 
-        server = _Server(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        return server
+        return LoopbackServer(Handler)
 
 
-class _Server(ThreadingHTTPServer):
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone is no news."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        pass
-
+class _Handler(QuietHandler):
     def answer(self, hub: HubServer, place: str) -> None:
         path = unquote(urlsplit(self.path).path)
         headers = self.headers

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 from conftest import environment
+from gguf_samples import write_tiny_llama
 from terminal import Terminal
 
-from slmchat import cli
+from slmchat import cli, settings
+from slmchat.commands import models
 from slmchat.commands.examples import EXAMPLES
 from slmchat.commands.help_pages import example, page
 from slmchat.errors import SlmError
+from slmchat.models import device_fit
 from slmchat.terminal.console import Console
 from slmchat.terminal.size import terminal_size
 from slmchat.terminal.tables import Column, hanging, layout
@@ -277,10 +280,37 @@ def test_columns_go_by_rank_and_prose_is_folded_between_words() -> None:
     assert narrow == ["models", "  SIZE: 1 GB", "  WHERE: /some/where/else"]
 
 
+@pytest.mark.parametrize("width", [30, 40, 80])
+def test_a_name_in_prose_is_not_cut(width: int) -> None:
+    columns = (Column("NAME"), Column("SIZE", rank=2), Column("HERE", rank=1, is_prose=True))
+    rows = [("gemma4:e2b", "3.1 GB", "fits (UD-Q4_K_XL-QAT)"), ("a:1b", "1.0 GB", "fits with 4,096 tokens of context")]
+    lines = layout(columns, rows, width).lines
+    assert any("(UD-Q4_K_XL-QAT)" in line for line in lines) and all(len(line) <= width for line in lines), lines
+
+
 def test_a_label_keeps_its_text_beside_it_and_paths_whole() -> None:
     path = "/home/someone/with/a/long/path/model.gguf"
     assert hanging("why:  ", "it is not there", None) == ["why:  it is not there"]
     assert hanging("why:  ", f"see {path} for it", 30) == ["why:  see", f"      {path}", "      for it"]
+
+
+class _Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_facts_of_a_model_are_folded_beside_their_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_fit.ForDevice, "measure_more", lambda self: None)
+    file = write_tiny_llama(tmp_path / "tiny.gguf", chat_template="{% if true %}\n  {{ bos_token }}{% endif %}")
+    out = _Tty()
+    console = Console(io.StringIO(), out, io.StringIO(), {"COLUMNS": "50", "TERM": "dumb"})
+    models.show(str(file), settings.load({"SLM_HOME": str(tmp_path / "home")}), console)
+    lines = out.getvalue().splitlines()
+    label = " " * 17
+    fit = next(number for number, line in enumerate(lines) if line.startswith("fit: "))
+    assert lines[fit + 1].startswith(label) and not lines[fit + 1].startswith(label + " ")
+    assert f"{label}  {{{{ bos_token }}}}{{% endif %}}" in lines  # a line of the template, as it is
+    assert [line for line in lines if len(line) > 50 and " " in line[17:]] == []  # what is too long is one word
 
 
 # The size of the window

@@ -18,6 +18,7 @@ from slmchat.retrieval.loaders.bounds import Unreadable
 from slmchat.retrieval.loaders.reading import DocumentReader, ReadingEnded, content_of
 
 SCANNED = "is scanned: its pages are pictures, without text"
+UNPACKS = b"a stream that unpacks to 140 MB"  # in its place: it takes half a second to make
 
 Read = Callable[[str, bytes | str], Document]
 
@@ -176,7 +177,7 @@ class TestPdf:
                 b"<< /Type /Catalog /Pages 2 0 R >>",
                 b"<< /Type /Pages /Count 1 /Kids [3 0 R] >>",
                 b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 9 9] /Contents 4 0 R >>",
-                stream(zlib.compress(b"(x) Tj " * (20 << 20)), b"/Filter /FlateDecode"),
+                UNPACKS,
             ],
             "a form that draws itself": [
                 b"<< /Type /Catalog /Pages 2 0 R >>",
@@ -191,6 +192,8 @@ class TestPdf:
         ids=lambda objects: f"{len(objects)} objects",
     )
     def test_hostile_ones_cost_a_moment(self, read: Read, objects: list[bytes]) -> None:
+        if objects[-1] is UNPACKS:
+            objects = [*objects[:-1], stream(zlib.compress(b"(x) Tj " * (20 << 20)), b"/Filter /FlateDecode")]
         reason = refused(read, "a.pdf", assembled(objects))
         assert reason in ("is damaged", "takes too long to read", SCANNED)
         assert texts(read("b.pdf", pdf(["the next one is read"]))) == ["the next one is read"]

@@ -8,9 +8,7 @@ import json
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -21,6 +19,7 @@ from conftest import Outcome, environment
 from endpoint_server import EndpointServer
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from hub_server import HubServer, gguf_bytes
+from loopback import LoopbackServer, QuietHandler
 from terminal import Terminal
 
 pytestmark = pytest.mark.real
@@ -56,9 +55,8 @@ class Proxy:
         self.hosts: list[str] = []
         proxy = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_: object) -> None:
-                pass
+        class Handler(QuietHandler):
+            protocol_version = "HTTP/1.0"
 
             def refuse(self) -> None:
                 proxy.hosts.append(urlsplit(self.path).netloc or self.path)
@@ -66,21 +64,20 @@ class Proxy:
 
             do_CONNECT = do_GET = do_HEAD = do_POST = refuse
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = LoopbackServer(Handler)
 
     @property
     def environment(self) -> dict[str, str]:
-        url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        url = f"http://127.0.0.1:{self._server.port}"
         names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
         return {**dict.fromkeys(names, url), "NO_PROXY": "", "no_proxy": ""}
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        self._server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.stop()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.warm.codec import encode
 from slmchat.errors import ExitCode, SlmError
 from slmchat.server import connection as wire
-from slmchat.server import listeners
+from slmchat.server import listeners, on_demand
 
 PNG = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 
@@ -553,7 +553,10 @@ class TestEnd:
         assert replies[0].json["choices"][0]["finish_reason"] == FinishReason.STOP
         assert engine.is_closed
 
-    def test_weights_are_freed_when_nobody_asks_and_come_again(self, engine: FakeEngine, tmp_path: Path) -> None:
+    def test_weights_are_freed_when_nobody_asks_and_come_again(
+        self, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(on_demand, "_LOOK_AGAIN_S", 0.05)
         engine.replies = [["a"], ["b"]]
         with serving(engine, tmp_path, keep_alive_s=0.05) as server:
             assert server.chat().status == 200

@@ -179,7 +179,6 @@ class _AnswerWriter:
     def __init__(self, console: Console, asked: AskOptions, *, is_one: bool) -> None:
         self._console = console
         self._is_json = asked.json
-        self._is_quotes_only = asked.quotes_only
         self._is_one = is_one
         self._n_written = 0
 

@@ -23,8 +23,6 @@ from slmchat.terminal.screen import BOLD, ControlSequences
 from slmchat.terminal.tables import Column
 from slmchat.wording import counted, in_bytes
 
-_SHOWN = 50  # documents that fit a terminal
-
 _LISTED = (
     Column("DOCUMENT"),
     Column("KIND", rank=3),
@@ -53,10 +51,8 @@ def list_documents(settings: Settings, console: Console, *, is_json: bool = Fals
         console.note("no document has been read.")
         console.note('next: slm ask "What does it say?" -d PATH')
     else:
-        shown = documents[:_SHOWN] if console.is_stdout_tty else documents
-        console.listing(_LISTED, [_columns(document, console) for document in shown])
-        if len(shown) < len(documents):
-            console.note(f"{counted(len(documents) - len(shown), 'document')} more: slm docs list | less")
+        rows = [_columns(document, console) for document in documents]
+        console.listing(_LISTED, rows, "document", "slm docs list | less")
     return ExitCode.DONE
 
 

@@ -238,7 +238,10 @@ def _print_facts(
         console.print_json(facts)
         return
     for label, text in info.in_lines(facts, fit_report.rows() if fit_report else ()):
-        console.print(f"{label + ':':17}{text}")
+        if label:
+            console.labelled(f"{label + ':':17}", text)
+        else:  # a line of the template, as it is
+            console.print(f"{'':17}{text}")
 
 
 def rm(names: Sequence[str], settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:

@@ -129,7 +129,7 @@ def _report(settings: Settings, console: Console, is_json: bool) -> ExitCode:
         (Column("COMMAND"), Column("SEALED", is_prose=True), Column("MAY REACH", is_prose=True)),
         [(f"slm {reach.command}", reach.when_sealed, reach.network) for reach in COMMANDS],
     )
-    console.print(_WITH_ENDPOINT[forked.is_possible()])
+    console.labelled("", _WITH_ENDPOINT[forked.is_possible()])
     known = _endpoints(settings)
     if known:
         console.print("\nEndpoints of the config: reached only with --endpoint NAME")
@@ -150,9 +150,10 @@ def _report(settings: Settings, console: Console, is_json: bool) -> ExitCode:
             for place in places
         ],
     )
-    console.print(
+    console.labelled(
+        "",
         f"A file of -o, --resume or --write is written by itself; /export writes to "
-        f"{settings.export_dir or settings.paths.exports}"
+        f"{settings.export_dir or settings.paths.exports}",
     )
     console.print("\nThe proof: slm privacy --check")
     return ExitCode.DONE
@@ -179,11 +180,11 @@ def _print_status(status: SealStatus, console: Console) -> None:
     by = "enforced by the kernel" if status.is_enforced_by_kernel else "NOT enforced by the kernel"
     if status.gaps:
         by = "kept by the kernel, but NOT whole"
-    console.print(f"The seal on this device: {status.mechanism or 'none'}, {by}")
+    console.labelled("", f"The seal on this device: {status.mechanism or 'none'}, {by}")
     for line in (*(f"NOT closed: {gap}" for gap in status.gaps), *status.details):
-        console.print(f"  {line}")
+        console.labelled("  ", line)
     if status.writable is not None:
-        console.print(f"  writable: {', '.join(str(place) for place in status.writable)}")
+        console.labelled("  writable: ", ", ".join(str(place) for place in status.writable))
 
 
 def _places(settings: Settings, console: Console) -> list[WrittenPlace]:

@@ -32,7 +32,6 @@ from slmchat.text_files import text_of
 from slmchat.wording import counted
 
 _MOST_BYTES = 4 * MOST_CHARACTERS  # of an export that is read
-_SHOWN = 50  # sessions that fit a terminal; a table of 10,000 takes seconds to lay out
 
 
 @contextmanager
@@ -66,10 +65,8 @@ def list_sessions(settings: Settings, console: Console, *, limit: int | None = N
         console.note("no session is saved.")
         console.note("next: slm chat")
     else:
-        shown = sessions[:_SHOWN] if limit is None and console.is_stdout_tty else sessions
-        console.listing(_LISTED, [_columns(session, console) for session in shown])
-        if len(shown) < len(sessions):
-            console.note(f"{counted(len(sessions) - len(shown), 'session')} more: slm sessions list --limit N")
+        rows = [_columns(session, console) for session in sessions]
+        console.listing(_LISTED, rows, "session", "slm sessions list --limit N", limit)
     return ExitCode.DONE
 
 

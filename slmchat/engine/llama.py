@@ -115,15 +115,17 @@ class LlamaEngine:
     def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> LlamaPool:
         """Up to `parallel` completions at once; raises `SlmError` (NO_FIT) when their memory cannot be had."""
         settings = self.limits.session(settings)
-        plan = plan_cells(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), memory.available().value)
-        settings = self._settled(settings, plan.cells)
+        available = memory.available().value
+        plan = plan_cells(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), available)
+        settings = self._without_slow_attention(settings, plan.cells, available)
         return LlamaPool(self.loaded, settings, plan)
 
     def open_stream_pool(self, settings: SessionSettings, parallel: int | None = None) -> LlamaStreamPool:
         """`parallel` completions that are read while they come; raises `SlmError` (NO_FIT) when memory runs out."""
         settings = self.limits.session(settings)
-        plan = plan_streams(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), memory.available().value)
-        settings = self._settled(settings, plan.cells)
+        available = memory.available().value
+        plan = plan_streams(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), available)
+        settings = self._without_slow_attention(settings, plan.cells, available)
         return LlamaStreamPool(self.loaded, settings, plan, self._state_key(settings))
 
     def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> LlamaEmbedder:
@@ -148,13 +150,17 @@ class LlamaEngine:
             self.loaded.api.llama_model_free(self.loaded.model)
 
     def _settled(self, settings: SessionSettings, n_cells: int) -> SessionSettings:
-        """Within the limits of this machine; and without flash attention where that is the slower way here, nobody
-        has said which, and the scores of plain attention have room (f32: ggml.h, ggml_mul_mat)."""
-        settings = self.limits.session(settings)
+        """Within the limits of this machine, and with the faster way of attention."""
+        return self._without_slow_attention(self.limits.session(settings), n_cells, memory.available().value)
+
+    def _without_slow_attention(
+        self, settings: SessionSettings, n_cells: int, available: int | None
+    ) -> SessionSettings:
+        """Without flash attention where that is the slower way here, nobody has said which, and the scores of plain
+        attention have room in the `available` bytes (f32: ggml.h, ggml_mul_mat)."""
         if settings.flash_attention is not None or settings.kv_type != "f16":  # V is quantized with it alone
             return settings
         scores = 4 * settings.batch_tokens * n_cells * self.loaded.api.llama_model_n_head(self.loaded.model)
-        available = memory.available().value
         if available is None or scores > _SCORES_SHARE * available or not attention_trial.is_slower():
             return settings
         return replace(settings, flash_attention=False)

@@ -129,7 +129,6 @@ class _Cutter:
         self._count = count_tokens
         self._most = most_tokens
         self._separators = {DocumentKind.CSV: _ROWS, DocumentKind.CODE: _CODE}.get(kind, _PROSE)
-        self._is_csv = kind is DocumentKind.CSV
 
     def pieces(self) -> Iterator[_Piece]:
         """The pieces that become chunks; a small one at the end takes a part of the one before it."""

@@ -28,9 +28,6 @@ MOST_NONE = 0.5
 VERY_SMALL = 700_000_000
 """Parameters below which a model is very small: it picks other sentences than the right one more often than not."""
 
-ALTERNATIVES = 20
-"""Tokens that are looked at beside the first one of the quotations."""
-
 _NONE_BEGINS = (NONE, NONE[:-1])  # "N" and "No" begin too much else
 
 

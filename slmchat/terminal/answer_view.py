@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING
 from slmchat.terminal.answer_progress import AnswerProgress, ReadPrompt
 from slmchat.terminal.answer_screen import AnswerScreen
 from slmchat.terminal.console import Console
-from slmchat.terminal.doubt import style_of
-from slmchat.terminal.screen import DIM, ControlSequences
+from slmchat.terminal.doubt import AnswerText
+from slmchat.terminal.screen import DIM
 
 if TYPE_CHECKING:
     from slmchat.terminal.markdown import MarkdownStream
-
-# Between two drawings of the status line, in seconds.
-_PERIOD_S = 0.25
 
 
 class ChatView:
@@ -43,9 +40,8 @@ class ChatView:
         self._progress = progress
         self._screen = screen
         self._is_plain = is_plain
-        self._is_raw = is_raw
         self._shows_doubt = shows_doubt
-        self._doubt = 0.0
+        self._text = AnswerText(console, shows_doubt=shows_doubt, is_raw=is_raw)
         self._shows_thinking = shows_thinking
         self._stage = "waiting"  # then "thinking", "answer"
         self._ends_line = True
@@ -71,14 +67,11 @@ class ChatView:
         self._ends_line = text.endswith("\n")
         if self._markdown is not None:
             self._markdown.feed(text)
-        elif self._is_raw:
-            self._console.send(ControlSequences(text))
         else:
-            self._console.write(text, style_of(self._doubt) if self._shows_doubt else None)
-            self._doubt = 0.0
+            self._text.write(text)
 
     def logprob(self, logprob: float) -> None:
-        self._doubt = min(self._doubt, logprob)
+        self._text.logprob(logprob)
 
     def close(self) -> None:
         if self._stage == "thinking":

@@ -24,13 +24,15 @@ from slmchat.terminal import standard_streams
 from slmchat.terminal.markdown_layout import cut_to_width
 from slmchat.terminal.screen import BOLD, DIM, ControlSequences, Screen, Style, WriteGate, closed_output, is_tty
 from slmchat.terminal.size import terminal_size
-from slmchat.wording import in_bytes
+from slmchat.wording import counted, in_bytes
 
 if TYPE_CHECKING:
     from slmchat.terminal.tables import Column
 
 # Seconds between two lines of one kind for somebody who hears them.
 _SAID_EVERY_S = 10.0
+# Rows of a listing that a terminal gets: a table of 10,000 takes seconds to lay out.
+_LISTED = 50
 
 
 class Console:
@@ -239,10 +241,18 @@ class Console:
         if made.left_out:
             self.note(f"no room here for: {', '.join(made.left_out)} (a wider window or a pipe has it)")
 
-    def listing(self, columns: Sequence["Column"], rows: Sequence[Sequence[str]]) -> None:
-        """A table on a terminal; a pipe gets a line for each row, with tabs between its cells."""
+    def listing(
+        self, columns: Sequence["Column"], rows: Sequence[Sequence[str]], what: str, more: str, most: int | None = None
+    ) -> None:
+        """A table of `most` rows (None: 50) on a terminal; a pipe gets a line for each, with tabs between its cells.
+
+        `what` a row is, and the command that shows `more` of them, are said where a terminal does not get them all.
+        """
         if self.is_stdout_tty:
-            self.table(columns, rows)
+            most = most or _LISTED
+            self.table(columns, rows[:most])
+            if len(rows) > most:
+                self.note(f"{counted(len(rows) - most, what)} more: {more}")
         else:
             lines = ("\t".join(sanitize(cell, one_line=True) for cell in row) + "\n" for row in rows)
             self.write("".join(lines))

@@ -6,8 +6,7 @@ Refuses to know: models and conversations, what is said of a prompt (answer_prog
 
 from slmchat.terminal.answer_progress import AnswerProgress, ReadPrompt
 from slmchat.terminal.console import Console
-from slmchat.terminal.doubt import style_of
-from slmchat.terminal.screen import ControlSequences
+from slmchat.terminal.doubt import AnswerText
 from slmchat.terminal.ticker import Ticker
 from slmchat.wording import counted
 
@@ -25,10 +24,8 @@ class PlainView:
         """`is_silent`: nothing of the answer is written, a terminal sees how long it is by now; `shows_doubt`: unsure
         tokens are underlined; `is_raw`: the user wants the terminal to obey the model."""
         self._console = console
-        self._is_raw = is_raw
         self._is_silent = is_silent
-        self._shows_doubt = shows_doubt
-        self._doubt = 0.0
+        self._text = AnswerText(console, shows_doubt=shows_doubt, is_raw=is_raw)
         self._progress = AnswerProgress()
         self._has_begun = False  # something of it is on the screen, so that no line can be redrawn there
         self._is_thinking = False
@@ -54,14 +51,11 @@ class PlainView:
             self._console.aside("\n")
         if self._is_silent:
             self._has_begun = False
-        elif self._is_raw:
-            self._console.send(ControlSequences(text))
         else:
-            self._console.write(text, style_of(self._doubt) if self._shows_doubt else None)
-        self._doubt = 0.0
+            self._text.write(text)
 
     def logprob(self, logprob: float) -> None:
-        self._doubt = min(self._doubt, logprob)
+        self._text.logprob(logprob)
 
     def close(self) -> None:
         if self._ticker is not None:

@@ -17,8 +17,9 @@ from slmchat.terminal.markdown_layout import NONE, fold, text_width
 _GAP = 2
 # What a line begins with that its other lines stand under: a word of slm's, or the first column of a list.
 _LABEL = re.compile(r"(?:slm: warning: |slm: |hint: | *\S.{0,40}? {2,}| +)(?=\S)")
-# Prose narrower than this cannot be read.
+# Prose narrower than this cannot be read; and a word that is no longer than this, a name maybe, stays in one piece.
 _LEAST_PROSE = 14
+_WORD = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,10 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int
     if sum(widths) <= room:
         return widths
     least = [
-        max(text_width(column.header), min(natural, _LEAST_PROSE)) if column.is_prose else natural
-        for column, natural in zip(columns, widths, strict=True)
+        max(text_width(column.header), min(natural, _LEAST_PROSE), _longest_word(rows, number))
+        if column.is_prose
+        else natural
+        for number, (column, natural) in enumerate(zip(columns, widths, strict=True))
     ]
     if sum(least) > room and not columns[0].is_prose:
         usual = [size for row in rows if (size := text_width(row[0])) <= width // 2]
@@ -122,6 +125,11 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int
         least[number] += more
         spare -= more
     return least
+
+
+def _longest_word(rows: Sequence[Sequence[str]], number: int) -> int:
+    sizes = (text_width(word) for row in rows for word in row[number].split())
+    return max((size for size in sizes if size <= _WORD), default=0)
 
 
 def _drawn(
