@@ -1,9 +1,13 @@
 """One llama.cpp context whose KV cache several sequences share; cells of a common beginning are held once.
 
+Or each sequence has a part of the cache for itself (`is_split`): a token is then compared with the cells of its own
+sequence, not with those of all. llama.cpp computes sequences together that have neighbouring numbers.
+
 Knows: batches of tokens of many sequences, copying a beginning from one sequence to another, aborting.
 Refuses to know: what the sequences are, how many there should be (parallelism.py), sampling.
 """
 
+import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +50,10 @@ class Sequences:
         n_cells: int,
         is_cancelled: Callable[[], bool],
         abortable_from: int,
+        is_split: bool = False,
     ) -> None:
         """`started`: as `LoadedModel` has it. `is_cancelled` is asked inside batches of `abortable_from` tokens or
-        more.
+        more. `is_split`: each sequence has its share of the cells for itself.
 
         Raises `SlmError` (NO_FIT) when the memory cannot be had."""
         self._api = api
@@ -69,7 +74,10 @@ class Sequences:
         self._watch = Watch(settings.threads, started) if is_adapting else None
         params.n_ctx = n_cells
         params.n_seq_max = n_sequences
-        params.kv_unified = True  # one buffer: without it a copy is a copy of the whole cache
+        params.kv_unified = not is_split  # one buffer: without it a copy is a copy of numbers
+        self.is_split = is_split
+        # cells that one sequence may have
+        self.capacity = n_cells // n_sequences if is_split else n_cells
         native.clear_log()
         self.handle = api.llama_init_from_model(model, params)
         if not self.handle:
@@ -79,6 +87,7 @@ class Sequences:
                 exit_code=ExitCode.NO_FIT,
             )
         self._memory = api.llama_get_memory(self.handle)
+        self.weights_size: int = api.llama_model_size(model)
         # struct llama_batch llama_batch_init(int32_t n_tokens, int32_t embd, int32_t n_seq_max);
         self._batch = api.llama_batch_init(self.batch_tokens, 0, 1)
 
@@ -100,9 +109,37 @@ class Sequences:
     def copy(self, source: int, target: int, n_tokens: int) -> None:
         """Let `target`, which is empty, begin with the first tokens of `source`: all of them, unless `can_copy_part`.
 
-        No numbers are copied: the cells belong to both from now on.
+        No numbers are copied, unless the cache is split: the cells belong to both from now on.
         """
+        if self.is_split:
+            # llama.cpp would copy the whole buffer, and not before the next batch, whatever comes between
+            self._write(target, self._read(source))
+            if self.can_copy_part:
+                self._api.llama_memory_seq_rm(self._memory, target, n_tokens, -1)
+            return
         self._api.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens if self.can_copy_part else -1)
+
+    def swap(self, one: int, other: int) -> None:
+        """Let two sequences of a split cache change places."""
+        states = self._read(one), self._read(other)
+        for sequence, state in zip((other, one), states, strict=True):
+            self.forget(sequence)
+            self._write(sequence, state)
+
+    def _read(self, sequence: int) -> Any:
+        """The whole state of a sequence, in memory."""
+        size = self.state_size(sequence)
+        data = (ctypes.c_uint8 * size)()
+        # size_t llama_state_seq_get_data(struct llama_context * ctx, uint8_t * dst, size_t size, llama_seq_id seq_id);
+        if self._api.llama_state_seq_get_data(self.handle, data, size, sequence) != size:
+            raise _cannot_move()
+        return data
+
+    def _write(self, sequence: int, data: Any) -> None:
+        """Let an empty sequence hold this state."""
+        # size_t llama_state_seq_set_data(struct llama_context * ctx, const uint8_t * src, size_t size, llama_seq_id);
+        if not self._api.llama_state_seq_set_data(self.handle, data, len(data), sequence):
+            raise _cannot_move()
 
     def snapshots(self, sequence: int) -> Snapshots:
         """What brings one sequence back to where its memory cannot be cut."""
@@ -132,12 +169,15 @@ class Sequences:
         A recurrent state takes tokens of several sequences only in equal numbers: of spans of unequal length
         llama.cpp makes pieces, and on some processors what it computes for a sequence then depends on its neighbours
         (docs/decisions.md). So for such models a span of several tokens has a batch of its own; single tokens go
-        together, in the order of their sequences, which makes one piece of neighbours.
+        together, in the order of their sequences, which makes one piece of neighbours. A split cache wants that order
+        as well (llama-batch.cpp, split_equal).
         """
         if self._has_state:
             singles = [item for item in spans if len(item[0].tokens) == 1]
             yield from ([item] for item in spans if len(item[0].tokens) > 1)
-            spans = sorted(singles, key=lambda item: item[0].sequence)
+            spans = singles
+        if self._has_state or self.is_split:
+            spans = sorted(spans, key=lambda item: item[0].sequence)
         batch: list[tuple[TokenSpan, _Item]] = []
         size = 0
         for item in spans:
@@ -201,3 +241,7 @@ class Sequences:
             return int(self._api.llama_decode(self.handle, self._batch))
         finally:
             self._api.llama_set_abort_callback(self.handle, self._no_abort, None)
+
+
+def _cannot_move() -> SlmError:
+    return SlmError("llama.cpp cannot copy the state of a sequence.", exit_code=ExitCode.BUG)
