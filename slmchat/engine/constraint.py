@@ -40,14 +40,21 @@ _NEVER = -math.inf
 
 
 def open_sampler(
-    api: ModuleType, vocabulary: Vocabulary, settings: SamplerSettings, constraint: Constraint | None
+    api: ModuleType,
+    vocabulary: Vocabulary,
+    settings: SamplerSettings,
+    constraint: Constraint | None,
+    shown: frozenset[int] = frozenset(),
 ) -> "Sampler | ConstrainedSampler | QuotationSampler":
-    """What picks the tokens of one generation. Raises `SlmError` (USAGE) when the constraint cannot be used."""
+    """What picks the tokens of one generation. `shown`: control tokens that are text of it.
+
+    Raises `SlmError` (USAGE) when the constraint cannot be used.
+    """
     if constraint is None:
         return Sampler(api, vocabulary.n_tokens, settings)
     if constraint.kind is ConstraintKind.QUOTATIONS:
         return QuotationSampler(api, vocabulary, settings, constraint)
-    return ConstrainedSampler(api, vocabulary, settings, to_gbnf(constraint))
+    return ConstrainedSampler(api, vocabulary, settings, to_gbnf(constraint), shown)
 
 
 class ConstrainedSampler:
@@ -58,11 +65,22 @@ class ConstrainedSampler:
     probabilities among those looked at.
     """
 
-    def __init__(self, api: ModuleType, vocabulary: Vocabulary, settings: SamplerSettings, gbnf: str) -> None:
-        """Raises `SlmError` (USAGE) when llama.cpp cannot read the grammar."""
+    def __init__(
+        self,
+        api: ModuleType,
+        vocabulary: Vocabulary,
+        settings: SamplerSettings,
+        gbnf: str,
+        shown: frozenset[int] = frozenset(),
+    ) -> None:
+        """`shown`: control tokens that write their spelling.
+
+        Raises `SlmError` (USAGE) when llama.cpp cannot read the grammar.
+        """
         self._api = api
         self._vocabulary = vocabulary
         self._settings = settings
+        self._shown = shown
         self._grammar = _compiled(api, vocabulary, gbnf)
         self._text = codecs.getincrementaldecoder("utf-8")("strict")
         self._failure: BaseException | None = None
@@ -92,7 +110,7 @@ class ConstrainedSampler:
         self._check.picked(context, index, token)
         if not self._vocabulary.is_end(token):
             self._api.llama_sampler_accept(self._grammar, token)
-            self._text.decode(self._vocabulary.piece(token))
+            self._text.decode(self._piece(token))
         return token
 
     def close(self) -> None:
@@ -168,19 +186,22 @@ class ConstrainedSampler:
     def _is_text(self, token: int) -> bool:
         """Whether the token writes what the grammar takes it for.
 
-        To the grammar a control token is its spelling, and an incomplete character may be followed by anything of the
-        right length. The text would then be another one.
+        To the grammar every control token is its spelling, and an incomplete character may be followed by anything of
+        the right length. The text would then be another one.
         """
         if self._vocabulary.is_end(token):
             return True
         state = self._text.getstate()
         try:
-            self._text.decode(piece := self._vocabulary.piece(token))
+            self._text.decode(piece := self._piece(token))
         except UnicodeDecodeError:
             return False
         finally:
             self._text.setstate(state)
         return bool(piece)
+
+    def _piece(self, token: int) -> bytes:
+        return self._vocabulary.piece(token, is_shown=token in self._shown)
 
 
 def _compiled(api: ModuleType, vocabulary: Vocabulary, gbnf: str) -> Any:
