@@ -22,8 +22,8 @@ _WORTH_KEEPING = 16
 # In a split cache a copy is one of all tokens of the other sequence; so many of them take as long as reading one.
 _COPIED_FOR_ONE = 100
 
-# A sequence goes to another place if both states together are not larger than the weights: computing in two pieces reads
-# those twice, at every token.
+# A sequence goes to another place if both states together are not larger than the weights: computing in two pieces
+# reads those twice, at every token.
 _MOST_MOVED = 1.0
 
 

@@ -19,8 +19,9 @@ STREAMS_AT_ONCE = 4
 # are short; where they are not, fewer of them run at once.
 _CELLS_EACH = 256
 
-# Of a split KV cache: sequences beside those of completions, where conversations wait; what llama.cpp rounds the cells of
-# each up to (llama-context.cpp); bytes that it takes at most when nobody has said how many completions there are to be.
+# Of a split KV cache: sequences beside those of completions, where conversations wait; what llama.cpp rounds the cells
+# of each up to (llama-context.cpp); bytes that it takes at most when nobody has said how many completions there are to
+# be.
 _MORE_SPLIT = 1
 _PADDED = 256
 _LARGEST_UNASKED = 256 * 2**20
