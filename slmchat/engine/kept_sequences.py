@@ -19,6 +19,9 @@ from slmchat.engine.sequences import Sequences
 _WORTH_KEEPING = 16
 
 
+# A state of so many tokens is written before its sequence is given away; shorter ones when there is time (keep_one).
+_LONG = 512
+
 # In a split cache a copy is one of all tokens of the other sequence; so many of them take as long as reading one.
 _COPIED_FOR_ONE = 100
 
@@ -126,6 +129,8 @@ class KeptSequences:
         is_copied = best.is_busy or (best is not oldest and len(best.tokens) - n_best >= _WORTH_KEEPING)
         if is_copied and self._sequences.is_split and n_best * _COPIED_FOR_ONE < len(best.tokens):
             n_best = 0
+        if oldest is not best or not n_best:
+            self._keep_if_long(oldest)
         if not n_best:
             self._empty(oldest)
             return oldest
@@ -134,6 +139,11 @@ class KeptSequences:
             return oldest
         self._bring_back(best, best.same(tokens))
         return best
+
+    def _keep_if_long(self, kept: KeptSequence) -> None:
+        """Write the state of a sequence that another prompt takes over, where reading it again would take long."""
+        if self._store is not None and len(kept.tokens) >= _LONG:
+            self._keep(kept, self._store)
 
     def _copy(self, donor: KeptSequence, target: KeptSequence, n_same: int) -> None:
         """Let `target` begin as the first `n_same` tokens of `donor`, or as many of them as can be brought back."""
@@ -174,8 +184,8 @@ class KeptSequences:
     def _bring_back(self, kept: KeptSequence, n_same: int) -> None:
         """Let a sequence hold its first `n_same` tokens, or as many of them as it can be brought back to."""
         if n_same < len(kept.tokens):
-            kept.snapshots.drop_beyond(n_same)
             n_kept = n_same if kept.snapshots.cut(n_same) else kept.snapshots.go_back(n_same)
+            kept.snapshots.drop_beyond(n_kept)  # not before: one of a token more can be cut back
             if not n_kept:
                 self._empty(kept)
                 return

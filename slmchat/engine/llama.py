@@ -125,7 +125,8 @@ class LlamaEngine:
         settings = self.limits.session(settings)
         api, model = self.loaded.api, self.loaded.model
         cell_bytes, available = self._cell_bytes(settings.kv_type), memory.available().value
-        can_split = not has_state(api, model)
+        # of a sliding window there is a second cache, whose cells are few anyway
+        can_split = not has_state(api, model) and not api.llama_model_n_swa(model)
         plan = plan_streams(settings.n_ctx, parallel, cell_bytes, available, can_split=can_split)
         settings = self._settled(settings, plan.cells)
         return LlamaStreamPool(self.loaded, settings, plan, self._state_key(settings))

@@ -7,7 +7,6 @@ Knows: batches of tokens of many sequences, copying a beginning from one sequenc
 Refuses to know: what the sequences are, how many there should be (parallelism.py), sampling.
 """
 
-import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,10 +75,15 @@ class Sequences:
         params.n_seq_max = n_sequences
         params.kv_unified = not is_split  # one buffer: without it a copy is a copy of numbers
         self.is_split = is_split
+        self._n_sequences = n_sequences
         # cells that one sequence may have
         self.capacity = n_cells // n_sequences if is_split else n_cells
         native.clear_log()
         self.handle = api.llama_init_from_model(model, params)
+        if self.handle and is_split and not sequence_state.is_plain(api, self.handle, n_sequences):
+            api.llama_free(self.handle)  # a kind of cache that is not known here
+            params.kv_unified, self.is_split, self.capacity = True, False, n_cells
+            self.handle = api.llama_init_from_model(model, params)
         if not self.handle:
             raise refused_kv_type(settings) or SlmError(
                 f"a KV cache of {n_cells:,} tokens does not fit into the memory of this device.",
@@ -113,7 +117,7 @@ class Sequences:
         """
         if self.is_split:
             # llama.cpp would copy the whole buffer, and not before the next batch, whatever comes between
-            self._write(target, self._read(source))
+            sequence_state.write(self._api, self.handle, target, sequence_state.read(self._api, self.handle, source))
             if self.can_copy_part:
                 self._api.llama_memory_seq_rm(self._memory, target, n_tokens, -1)
             return
@@ -121,25 +125,11 @@ class Sequences:
 
     def swap(self, one: int, other: int) -> None:
         """Let two sequences of a split cache change places."""
-        states = self._read(one), self._read(other)
+        api, handle = self._api, self.handle
+        states = sequence_state.read(api, handle, one), sequence_state.read(api, handle, other)
         for sequence, state in zip((other, one), states, strict=True):
             self.forget(sequence)
-            self._write(sequence, state)
-
-    def _read(self, sequence: int) -> Any:
-        """The whole state of a sequence, in memory."""
-        size = self.state_size(sequence)
-        data = (ctypes.c_uint8 * size)()
-        # size_t llama_state_seq_get_data(struct llama_context * ctx, uint8_t * dst, size_t size, llama_seq_id seq_id);
-        if self._api.llama_state_seq_get_data(self.handle, data, size, sequence) != size:
-            raise _cannot_move()
-        return data
-
-    def _write(self, sequence: int, data: Any) -> None:
-        """Let an empty sequence hold this state."""
-        # size_t llama_state_seq_set_data(struct llama_context * ctx, const uint8_t * src, size_t size, llama_seq_id);
-        if not self._api.llama_state_seq_set_data(self.handle, data, len(data), sequence):
-            raise _cannot_move()
+            sequence_state.write(api, handle, sequence, state)
 
     def snapshots(self, sequence: int) -> Snapshots:
         """What brings one sequence back to where its memory cannot be cut."""
@@ -153,12 +143,17 @@ class Sequences:
 
     def save(self, sequence: int, tokens: Sequence[int], path: Path) -> bool:
         """Write the state of a sequence, which holds these tokens, to an existing file; False when that fails."""
+        if self.is_split:
+            return sequence_state.save_split(self._api, self.handle, sequence, self._n_sequences, tokens, path)
         return sequence_state.save(self._api, self.handle, sequence, tokens, path)
 
     def load(self, sequence: int, tokens: Sequence[int], path: Path) -> bool:
         """Let a sequence hold the state that was saved with these tokens; False, and an empty one, when it cannot."""
         self.forget(sequence)
-        is_loaded = sequence_state.load(self._api, self.handle, sequence, tokens, path)
+        if self.is_split:
+            is_loaded = sequence_state.load_split(self._api, self.handle, sequence, self._n_sequences, tokens, path)
+        else:
+            is_loaded = sequence_state.load(self._api, self.handle, sequence, tokens, path)
         if not is_loaded:
             self.forget(sequence)
         return is_loaded
@@ -241,7 +236,3 @@ class Sequences:
             return int(self._api.llama_decode(self.handle, self._batch))
         finally:
             self._api.llama_set_abort_callback(self.handle, self._no_abort, None)
-
-
-def _cannot_move() -> SlmError:
-    return SlmError("llama.cpp cannot copy the state of a sequence.", exit_code=ExitCode.BUG)
