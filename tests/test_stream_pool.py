@@ -147,6 +147,19 @@ def test_a_conversation_goes_on_without_being_read_again(engine: llama.LlamaEngi
     assert again.usage.cached_tokens >= first.usage.prompt_tokens + first.usage.completion_tokens - 1
 
 
+def test_the_same_again_is_not_read_where_the_window_has_moved_on(tmp_path: Path) -> None:
+    engine = llama.load(write_tiny_gemma3(tmp_path / "tiny.gguf"))
+    pool = engine.open_stream_pool(SessionSettings(512, 1, 1, batch_tokens=32), 1)
+    prompt = _plain(HEAD)
+    first = _finish(_events(pool, [prompt], Limits(400))[0])
+    again = _finish(_events(pool, [prompt], Limits(400))[0])
+    assert first.usage.cached_tokens == 0
+    assert again.usage.cached_tokens == engine.count(prompt) - 1
+    assert (again.tokens or ())[:40] == (first.tokens or ())[:40]
+    pool.close()
+    engine.close()
+
+
 def test_another_last_message_comes_back_to_where_it_left(engine: llama.LlamaEngine, open_pool: Open) -> None:
     pool, ends = open_pool(engine), ["about water", "about oil", "of the first time"]
     hints = [HEAD + "zzz"]
