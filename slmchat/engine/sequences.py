@@ -1,5 +1,8 @@
 """One llama.cpp context whose KV cache several sequences share; cells of a common beginning are held once.
 
+Or each sequence has a part of the cache for itself (`is_split`): a token is then compared with the cells of its own
+sequence, not with those of all. llama.cpp computes sequences together that have neighbouring numbers.
+
 Knows: batches of tokens of many sequences, copying a beginning from one sequence to another, aborting.
 Refuses to know: what the sequences are, how many there should be (parallelism.py), sampling.
 """
@@ -46,9 +49,10 @@ class Sequences:
         n_cells: int,
         is_cancelled: Callable[[], bool],
         abortable_from: int,
+        is_split: bool = False,
     ) -> None:
         """`started`: as `LoadedModel` has it. `is_cancelled` is asked inside batches of `abortable_from` tokens or
-        more.
+        more. `is_split`: each sequence has its share of the cells for itself.
 
         Raises `SlmError` (NO_FIT) when the memory cannot be had."""
         self._api = api
@@ -70,9 +74,17 @@ class Sequences:
         self._watch = Watch(settings.threads, started) if is_adapting else None
         params.n_ctx = n_cells
         params.n_seq_max = n_sequences
-        params.kv_unified = True  # one buffer: without it a copy is a copy of the whole cache
+        params.kv_unified = not is_split  # one buffer: without it a copy is a copy of numbers
+        self.is_split = is_split
+        self._n_sequences = n_sequences
+        # cells that one sequence may have
+        self.capacity = n_cells // n_sequences if is_split else n_cells
         native.clear_log()
         self.handle = api.llama_init_from_model(model, params)
+        if self.handle and is_split and not sequence_state.is_plain(api, self.handle, n_sequences):
+            api.llama_free(self.handle)  # a kind of cache that is not known here
+            params.kv_unified, self.is_split, self.capacity = True, False, n_cells
+            self.handle = api.llama_init_from_model(model, params)
         if not self.handle:
             raise refused_kv_type(settings) or SlmError(
                 f"a KV cache of {n_cells:,} tokens does not fit into the memory of this device.",
@@ -80,6 +92,7 @@ class Sequences:
                 exit_code=ExitCode.NO_FIT,
             )
         self._memory = api.llama_get_memory(self.handle)
+        self.weights_size: int = api.llama_model_size(model)
         # struct llama_batch llama_batch_init(int32_t n_tokens, int32_t embd, int32_t n_seq_max);
         self._batch = api.llama_batch_init(self.batch_tokens, 0, 1)
 
@@ -101,9 +114,23 @@ class Sequences:
     def copy(self, source: int, target: int, n_tokens: int) -> None:
         """Let `target`, which is empty, begin with the first tokens of `source`: all of them, unless `can_copy_part`.
 
-        No numbers are copied: the cells belong to both from now on.
+        No numbers are copied, unless the cache is split: the cells belong to both from now on.
         """
+        if self.is_split:
+            # llama.cpp would copy the whole buffer, and not before the next batch, whatever comes between
+            sequence_state.write(self._api, self.handle, target, sequence_state.read(self._api, self.handle, source))
+            if self.can_copy_part:
+                self._api.llama_memory_seq_rm(self._memory, target, n_tokens, -1)
+            return
         self._api.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens if self.can_copy_part else -1)
+
+    def swap(self, one: int, other: int) -> None:
+        """Let two sequences of a split cache change places."""
+        api, handle = self._api, self.handle
+        states = sequence_state.read(api, handle, one), sequence_state.read(api, handle, other)
+        for sequence, state in zip((other, one), states, strict=True):
+            self.forget(sequence)
+            sequence_state.write(api, handle, sequence, state)
 
     def snapshots(self, sequence: int) -> Snapshots:
         """What brings one sequence back to where its memory cannot be cut."""
@@ -117,12 +144,17 @@ class Sequences:
 
     def save(self, sequence: int, tokens: Sequence[int], path: Path) -> bool:
         """Write the state of a sequence, which holds these tokens, to an existing file; False when that fails."""
+        if self.is_split:
+            return sequence_state.save_split(self._api, self.handle, sequence, self._n_sequences, tokens, path)
         return sequence_state.save(self._api, self.handle, sequence, tokens, path)
 
     def load(self, sequence: int, tokens: Sequence[int], path: Path) -> bool:
         """Let a sequence hold the state that was saved with these tokens; False, and an empty one, when it cannot."""
         self.forget(sequence)
-        is_loaded = sequence_state.load(self._api, self.handle, sequence, tokens, path)
+        if self.is_split:
+            is_loaded = sequence_state.load_split(self._api, self.handle, sequence, self._n_sequences, tokens, path)
+        else:
+            is_loaded = sequence_state.load(self._api, self.handle, sequence, tokens, path)
         if not is_loaded:
             self.forget(sequence)
         return is_loaded
@@ -133,12 +165,15 @@ class Sequences:
         A recurrent state takes tokens of several sequences only in equal numbers: of spans of unequal length
         llama.cpp makes pieces, and on some processors what it computes for a sequence then depends on its neighbours
         (docs/decisions.md). So for such models a span of several tokens has a batch of its own; single tokens go
-        together, in the order of their sequences, which makes one piece of neighbours.
+        together, in the order of their sequences, which makes one piece of neighbours. A split cache wants that order
+        as well (llama-batch.cpp, split_equal).
         """
         if self._has_state:
             singles = [item for item in spans if len(item[0].tokens) == 1]
             yield from ([item] for item in spans if len(item[0].tokens) > 1)
-            spans = sorted(singles, key=lambda item: item[0].sequence)
+            spans = singles
+        if self._has_state or self.is_split:
+            spans = sorted(spans, key=lambda item: item[0].sequence)
         batch: list[tuple[TokenSpan, _Item]] = []
         size = 0
         for item in spans:

@@ -8,10 +8,11 @@ Refuses to know: where a prompt comes from, who reads the completion, exit codes
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Protocol
 
 from slmchat.conversation import window
-from slmchat.conversation.template import layout_of
+from slmchat.conversation.template import ChatTemplate, layout_of
 from slmchat.engine.api import Engine, Finish, Limits, ModelInfo, Pool, Prompt, Request, Session
 from slmchat.engine.cancellable import Cancellable, CancelScope
 from slmchat.engine.sampler import SamplerSettings
@@ -19,6 +20,7 @@ from slmchat.engine.thinking import UNASKED, Thinking
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import classify, params, structured
 from slmchat.generation.attempts import generate_valid
+from slmchat.generation.call_notation import CallNotation, notation_of
 from slmchat.generation.classify import CONTENT_FREE, Classification, ClassificationTask, content_free_prior
 from slmchat.generation.prompt import Layout, PromptRequest, begins_thought, layout, thinks
 from slmchat.generation.response import Completion, Response, StreamHandler, completion_of, consume_stream
@@ -160,10 +162,15 @@ class Generator:
         n_prompt = self.opened.count(prompt)
         return PreparedPrompt(request, lay_out, prompt, n_prompt, is_raw, response_format, task, thinking)
 
+    def toolbox_for(self, toolbox: Toolbox) -> Toolbox:
+        """The functions in the notation in which this model calls them."""
+        info = self.engine.info
+        return toolbox.in_notation(_notation_of(info.chat_template or "", info.bos_text, info.eos_text))
+
     def with_tools(self, request: PromptRequest, toolbox: Toolbox) -> PromptRequest:
         """The request with what the model is told of functions. Raises `SlmError` (USAGE) where it has no template."""
         words = layout_of(self.engine.info, is_raw=False).tool_words
-        return request.with_system(toolbox.instruction(words))
+        return request.with_answers(toolbox.rewritten).with_system(toolbox.instruction(words))
 
     def _tell_of_thinking(self, sentence: str) -> None:
         """Once for a model: it has no switch."""
@@ -363,6 +370,14 @@ class Generator:
             self._pool.close()
             self._pool = None
         self.opened.close()
+
+
+@lru_cache(maxsize=8)
+def _notation_of(template: str, bos_text: str, eos_text: str) -> CallNotation | None:
+    """In which notation a model with this chat template calls functions; None: nobody knows."""
+    if not template:
+        return None
+    return notation_of(ChatTemplate(template, bos_text=bos_text, eos_text=eos_text).calls_written)
 
 
 def window_for(n_prompt: int, room: int, info: ModelInfo, asked: int | None = None) -> int:

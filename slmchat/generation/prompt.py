@@ -73,6 +73,15 @@ class PromptRequest:
         made.prefix = [Message(Role.SYSTEM, told), *rest]
         return made
 
+    def with_answers(self, rewrite: Callable[[str], str]) -> "PromptRequest":
+        """The same with the texts of earlier answers as `rewrite` has them."""
+        made = copy(self)
+        made.prefix = [
+            replace(message, text=rewrite(message.text)) if message.role is Role.ASSISTANT else message
+            for message in self.prefix
+        ]
+        return made
+
     def prompt(self, lay_out: Layout, attachments: Sequence[Attachment] | None = None) -> Prompt:
         """The prompt with these attachments; None: with all of them."""
         attachments = self.attachments if attachments is None else attachments
