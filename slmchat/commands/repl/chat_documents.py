@@ -20,6 +20,7 @@ from slmchat.generation.chat_session import ChatSession
 from slmchat.generation.generator import Generator
 from slmchat.generation.response import StreamHandler
 from slmchat.retrieval.answers import DocumentAnswers, ReadingOrder
+from slmchat.retrieval.chunk_vectors import VECTORS_S
 from slmchat.retrieval.index import DocumentIndex, IndexReport
 from slmchat.retrieval.opening import open_index
 from slmchat.retrieval.quotations import Quotation
@@ -43,7 +44,7 @@ class ChatDocuments:
         """Read these documents; None when that was cancelled. Raises `SlmError` (USAGE) for what does not exist."""
         flag = CancelFlag()
         with scope(flag):
-            report = self._opened(session, settings).add(paths, session.reporter, flag)
+            report = self._opened(session, settings).add(paths, session.reporter, flag, vectors_s=VECTORS_S)
         if flag():
             return None
         if report.n_files:
@@ -112,7 +113,7 @@ class ChatDocuments:
             self._is_private = settings.is_private
             self._index = open_index(settings, session.reporter, session.count_text)
             if self.roots:  # a chat that has become private: what was read is read again, into memory
-                self._index.add(self.roots, session.reporter, CancelFlag())
+                self._index.add(self.roots, session.reporter, CancelFlag(), vectors_s=VECTORS_S)
         return self._index
 
 
