@@ -389,6 +389,7 @@ class _Expecting(FakeEngine):
     n_read = 0
     expects = 0
     fault: SlmError | None = None
+    is_interrupted = False
 
     def open_text_logits(self, settings: SessionSettings) -> "_Expecting":
         if self.fault is not None:
@@ -400,6 +401,8 @@ class _Expecting(FakeEngine):
 
     def read(self, tokens: Sequence[int]) -> Iterator[Any]:
         self.n_read += 1
+        if self.is_interrupted:
+            os.kill(os.getpid(), 2)
         yield np.tile(np.eye(3, dtype=np.float32)[self.expects], (len(tokens), 1))
 
     def cancel(self) -> None: ...
@@ -453,6 +456,17 @@ class TestQuantizationsOfOneModel:
         again = bench(resume=True)
         assert again.report["models"][1]["agreement"] == first.report["models"][1]["agreement"]
         assert 0 < n_read == self.engine(bench, "a@Q8_0").n_read
+
+    def test_ctrl_c_meanwhile_keeps_the_scores_and_resume_compares(self, bench: Bench) -> None:
+        self.engine(bench, "a@Q8_0").is_interrupted = True
+        told = bench("a@F16", "a@Q8_0", "a@Q4_0", tasks=[bench.numbers(2)])
+        assert told.code is ExitCode.INTERRUPTED and "slm eval --resume goes on" in told.err
+        assert [model["tasks"][0]["done"] for model in told.report["models"]] == [2, 2, 2]
+        assert [model["agreement"] for model in told.report["models"]] == [None, None, None]
+        self.engine(bench, "a@Q8_0").is_interrupted = False
+        again = bench(resume=True)
+        assert again.code is ExitCode.DONE
+        assert [bool(model["agreement"]) for model in again.report["models"]] == [False, True, True]
 
     def test_one_that_cannot_be_compared_keeps_its_scores(self, bench: Bench) -> None:
         self.engine(bench, "a@Q8_0").fault = SlmError("there is no memory for it.", exit_code=ExitCode.NO_FIT)
