@@ -174,7 +174,7 @@ def tell_of(report: IndexReport, console: Console) -> None:
     if report.n_without_vector:
         console.note(
             f"{report.n_without_vector:,} of {counted(report.n_chunks, 'passage')} are found by their words so far; "
-            "each question prepares some more to be found by meaning, --reindex all of them."
+            "each question prepares some more to be found by meaning, slm ask --reindex all of them."
         )
     total = f"{counted(report.n_files, 'file')} with {counted(report.n_chunks, 'passage')}"
     console.detail(f"{total} to search, {counted(report.n_read, 'file')} read just now")
