@@ -305,7 +305,9 @@ class AskOptions:
     top: int | None = _input(
         "--top", help="Passages that the model reads: 5, a very small one 3.", metavar="N", within=ranges.PASSAGES
     )
-    reindex: bool = _input("--reindex", help="Read the documents again, changed or not.", default=False)
+    reindex: bool = _input(
+        "--reindex", help="Read the documents again, changed or not, and make all of their vectors.", default=False
+    )
     quotes_only: bool = _output("--quotes-only", help="The quotations alone, without an answer.", default=False)
     json: bool = _output("--json", help="One JSON object for each question.", default=False)
     model: str | None = _same("model")
