@@ -447,3 +447,43 @@ def test_reviews_with_real_weights(model_home: Path, gemma3_base: Path) -> None:
     said = [json.loads(line)["completion"] for line in done.out.splitlines()]
     right = sum(choice == json.loads(line)["label"] for choice, line in zip(said, lines, strict=True))
     assert right >= 25  # docs/batch.md has the figures of all 204
+
+
+@pytest.mark.real
+class TestKeptPriors:
+    def _asked(self, slm: Callable[..., Outcome], tiny: Path, *more: object) -> dict[str, float]:
+        done = slm("run", "-m", tiny, "--choices", "water,oil", "--json", *more, "What?", stdin="hello")
+        assert done.code == 0, done.err
+        shares: dict[str, float] = json.loads(done.out)["probabilities"]
+        return shares
+
+    def test_a_second_run_looks_it_up(self, slm: Callable[..., Outcome], tiny: Path, home: Path) -> None:
+        file = home / "cache" / "choices.json"
+        first = self._asked(slm, tiny)
+        kept = json.loads(file.read_text())
+        assert len(kept) == 1 and "What" not in file.read_text()
+        (key,) = kept
+        file.write_text(json.dumps({key: [kept[key][0] - 50, kept[key][1]]}))  # as if it had been so
+        assert self._asked(slm, tiny)["water"] > 0.999999
+        assert self._asked(slm, tiny, "--private") == pytest.approx(first, abs=1e-5)  # neither read nor written
+        file.write_text("{[")
+        assert self._asked(slm, tiny) == pytest.approx(first, abs=1e-5)
+        assert json.loads(file.read_text())[key] == pytest.approx(kept[key], abs=0.1)
+
+    def test_another_question_model_or_list_is_another_prior(
+        self, slm: Callable[..., Outcome], tiny: Path, home: Path, tmp_path: Path
+    ) -> None:
+        other = tmp_path / "other.gguf"
+        other.write_bytes(tiny.read_bytes())
+        for asked in (
+            ("-m", tiny, "--choices", "water,oil", "What?"),
+            ("-m", tiny, "--choices", "oil,water", "What?"),
+            ("-m", tiny, "--choices", "water,oil", "Which?"),
+            ("-m", tiny, "--choices", "water,oil", "--system", "Be short.", "What?"),
+            ("-m", other, "--choices", "water,oil", "What?"),
+            ("-m", tiny, "--choices", "water,oil", "--raw", "What?"),
+        ):
+            assert slm("run", *asked, stdin="hello").code == 0
+        assert len(json.loads((home / "cache" / "choices.json").read_text())) == 6
+        slm("run", "-m", tiny, "--no-calibrate", "--choices", "a,b", "What?", stdin="hello")
+        assert len(json.loads((home / "cache" / "choices.json").read_text())) == 6

@@ -31,6 +31,7 @@ from slmchat.generation.batch.answers import (
     EmptyPrompts,
     StructuredCompletions,
 )
+from slmchat.generation.batch.labelled import fit, labelled_format
 from slmchat.generation.batch.prompts import PromptMaker, SeveralPrompts, check_fields, fields_in
 from slmchat.generation.batch.recipe import Recipe, check_same, recipe_of
 from slmchat.generation.batch.records import Begun, RecordWriter, open_output
@@ -83,6 +84,7 @@ def batch(
     options = params.with_persona(options, settings)
     thinking = params.thinking_of(options, settings)
     several = several_of(wanted)
+    _check_labelled(batch, wanted[1])
     descriptor = _open_output(
         batch, options.files, console
     )  # before the seal: it may lie where a sealed process cannot open it
@@ -149,7 +151,7 @@ def batch(
     rows = Rows(source, prompts, answers, is_echoed=not batch.no_echo)
     recipe = recipe_of(
         model.label, instruction, batch.input_field, prefix, template, sampler, options, response_format, wanted[1:]
-    )
+    ).with_option("labelled", batch.labelled and Path(batch.labelled).name)
     begun = None
     if descriptor is not None:
         begun = rows.skip_begun(descriptor, Path(batch.resume)) if batch.resume else None
@@ -163,6 +165,7 @@ def batch(
     )
     pool = _pool(opened, n_ctx, n_parallel, is_classifying=is_classifying, has_pictures=has_pictures)
     _calibrate(answers, pool, makers, opened, source, options.files)
+    _fit(answers, prompts, pool, batch, console)
     writer = _writer(descriptor, batch, console)
     work = BatchWork(rows, pool, writer, console, begun)
     try:
@@ -249,6 +252,23 @@ def _calibrate(
         answers.calibrate(lambda task, prompts: priors.of(task, pool, prompts), empty(makers[0]))
     else:
         answers.calibrate(lambda task, prompts: priors.of(task, pool, prompts), [empty(maker) for maker in makers])
+
+
+def _check_labelled(batch: BatchOptions, choices: ChoiceOptions) -> None:
+    if batch.labelled is not None and not choices.choices:
+        hint = "for example: --choices positive,negative"
+        raise SlmError("--labelled needs --choices.", hint=hint, exit_code=ExitCode.USAGE)
+
+
+def _fit(
+    answers: Answers, prompts: PromptMaker | SeveralPrompts, pool: Pool, batch: BatchOptions, console: Console
+) -> None:
+    """Fit the probabilities of choices on rows whose labels are known. Raises `SlmError`."""
+    if batch.labelled is None or not isinstance(answers, (ChosenTexts, ChosenValues)):
+        return
+    source = open_source([batch.labelled], labelled_format(batch.labelled), True, console.stdin)
+    for name, found in fit(answers, prompts, pool, source.rows, cancelled_by_ctrl_c).items():
+        console.note(f"{name}: {found}" if name else str(found))
 
 
 def _check_pictures(instruction: str, template: PromptFile | None) -> None:

@@ -5,10 +5,10 @@ Knows: records of completions. Refuses to know: rows, order, files. Another kind
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from slmchat.engine.api import FinishReason, Limits, Prompt, Request, Result
+from slmchat.engine.api import FinishReason, Limits, Prompt, Request, Result, Score
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import SlmError
 from slmchat.generation import response
@@ -235,6 +235,19 @@ class ChosenTexts:
         self._prior = _Prior.found(self._task, prior_of, empty)
 
     @property
+    def tasks(self) -> Mapping[str, ClassificationTask]:
+        """The question, which has no name."""
+        return {"": self._task}
+
+    def probabilities(self, question: int, scores: Sequence[Score], prompt: Prompt) -> Mapping[str, float]:
+        """What the scores of the choices behind this prompt mean."""
+        return self._task.classification(scores, self._prior.of(prompt)).probabilities
+
+    def scale(self, temperatures: Sequence[float]) -> None:
+        """From now on divide the logarithms of the probabilities by the one temperature."""
+        self._task = replace(self._task, temperature=temperatures[0])
+
+    @property
     def nothing(self) -> dict[str, Any]:
         """No choice."""
         return {"completion": None, "probabilities": None, "finish_reason": None, "usage": None}
@@ -270,6 +283,22 @@ class ChosenValues:
         """As `ChosenTexts.calibrate`, with such prompts for each question."""
         pairs = zip(self._tasks.values(), empty, strict=True)
         self._priors = [_Prior.found(task, prior_of, prompts) for task, prompts in pairs]
+
+    @property
+    def tasks(self) -> Mapping[str, ClassificationTask]:
+        """The questions by their names."""
+        return self._tasks
+
+    def probabilities(self, question: int, scores: Sequence[Score], prompt: Prompt) -> Mapping[str, float]:
+        """What the scores of the choices of this question behind this prompt mean."""
+        task = list(self._tasks.values())[question]
+        return task.classification(scores, self._priors[question].of(prompt)).probabilities
+
+    def scale(self, temperatures: Sequence[float]) -> None:
+        """From now on divide the logarithms of each question's probabilities by its temperature."""
+        pairs = zip(self._tasks.items(), temperatures, strict=True)
+        self._tasks = {name: replace(task, temperature=one) for (name, task), one in pairs}
+        self._done.clear()  # of the rows that it was fitted on
 
     @property
     def nothing(self) -> dict[str, Any]:
