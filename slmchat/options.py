@@ -482,6 +482,11 @@ class BatchOptions:
     input_field: str | None = _input(
         "--input-field", help="The field of a JSON or CSV row that is the input.", metavar="NAME"
     )
+    labelled: str | None = _format(
+        "--labelled",
+        help="Rows with a 'label' (JSON lines or CSV), on which the probabilities of --choices are fitted.",
+        metavar="FILE",
+    )
     no_echo: bool = _output("--no-echo", help="Leave the input out of the records.", default=False)
     parallel: str | None = _device(
         "--parallel", help="Rows worked on at once: auto, or a number.", metavar="auto|N", default="auto"

@@ -26,7 +26,7 @@ from slmchat.engine.vision import Vision
 from slmchat.errors import ExitCode, SlmError
 
 # Tokens evaluated by one llama_decode of a prefill when images may come: some models see a whole one at once.
-_IMAGE_BATCH_TOKENS = 512
+IMAGE_BATCH_TOKENS = 512
 
 # Before the first graph has been counted: the share of its nodes that compute something. The others (views, reshapes)
 # are not asked about. 0.55 for SmolLM2 135M and Gemma 3 270M, 0.57 for a model of two layers.
@@ -60,7 +60,7 @@ class Context:
         self._is_cancelled = is_cancelled
         self._vision = vision
         self._has_gpu = native.has_gpu_backend()
-        batch = settings.batch_tokens if vision is None else max(settings.batch_tokens, _IMAGE_BATCH_TOKENS)
+        batch = settings.batch_tokens if vision is None else max(settings.batch_tokens, IMAGE_BATCH_TOKENS)
         self.batch_tokens = min(batch, settings.n_ctx)
         self.tokens: list[int] = []
         self.is_unsure = False  # a llama_decode was left (KeyboardInterrupt) before `tokens` followed

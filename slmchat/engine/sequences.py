@@ -13,12 +13,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from slmchat.engine import native, sequence_state
+from slmchat.engine import image_tokens, native, sequence_state
 from slmchat.engine.api import SessionSettings
 from slmchat.engine.callbacks import guarded, raise_interrupt
-from slmchat.engine.context import DECODE_ABORTED, DECODE_NO_PLACE, context_params, decode_failed, refused_kv_type
+from slmchat.engine.context import (
+    DECODE_ABORTED,
+    DECODE_NO_PLACE,
+    IMAGE_BATCH_TOKENS,
+    context_params,
+    decode_failed,
+    refused_kv_type,
+)
 from slmchat.engine.snapshots import Snapshots, has_state
 from slmchat.engine.threads import Sample, Watch
+from slmchat.engine.vision import Vision
 from slmchat.errors import ExitCode, SlmError
 
 _Item = TypeVar("_Item")
@@ -50,9 +58,11 @@ class Sequences:
         is_cancelled: Callable[[], bool],
         abortable_from: int,
         is_split: bool = False,
+        vision: Vision | None = None,
     ) -> None:
         """`started`: as `LoadedModel` has it. `is_cancelled` is asked inside batches of `abortable_from` tokens or
-        more. `is_split`: each sequence has its share of the cells for itself.
+        more. `is_split`: each sequence has its share of the cells for itself. `vision`: where tokens may stand for
+        images, what knows which.
 
         Raises `SlmError` (NO_FIT) when the memory cannot be had."""
         self._api = api
@@ -66,7 +76,9 @@ class Sequences:
         self.can_copy_part: bool = not (self._has_state or api.llama_model_n_swa(model))
         self._abort = api.ggml_abort_callback(guarded(lambda _data: is_cancelled(), instead=True))
         self._no_abort = api.ggml_abort_callback()
-        self.batch_tokens = min(settings.batch_tokens, n_cells)
+        self._vision = vision
+        most = settings.batch_tokens if vision is None else max(settings.batch_tokens, IMAGE_BATCH_TOKENS)
+        self.batch_tokens = min(most, n_cells)
         params = context_params(api, settings, self.batch_tokens)
         self._threads = settings.threads
         # fewer threads add up in another order, and what has to repeat must not depend on what else computes here
@@ -114,7 +126,8 @@ class Sequences:
     def copy(self, source: int, target: int, n_tokens: int) -> None:
         """Let `target`, which is empty, begin with the first tokens of `source`: all of them, unless `can_copy_part`.
 
-        No numbers are copied, unless the cache is split: the cells belong to both from now on.
+        `n_tokens`: where images are among them, the position behind them (`position`). No numbers are copied, unless
+        the cache is split: the cells belong to both from now on.
         """
         if self.is_split:
             # llama.cpp would copy the whole buffer, and not before the next batch, whatever comes between
@@ -131,6 +144,51 @@ class Sequences:
         for sequence, state in zip((other, one), states, strict=True):
             self.forget(sequence)
             sequence_state.write(api, handle, sequence, state)
+
+    def cut(self, sequence: int, position: int) -> bool:
+        """Take everything from a position on out of a sequence, where a part of it can be; False: it cannot."""
+        return self.can_copy_part and bool(self._api.llama_memory_seq_rm(self._memory, sequence, position, -1))
+
+    def position(self, tokens: Sequence[int], n_tokens: int) -> int:
+        """The position of the token behind the first `n_tokens`: an image may take fewer positions than tokens."""
+        return n_tokens if self._vision is None else n_tokens - self._vision.surplus(tokens[:n_tokens])
+
+    def read(self, sequence: int, tokens: Sequence[int], begin: int, end: int) -> bool | None:
+        """Evaluate the tokens from `begin` to `end` of a sequence that holds those before, images among them included.
+
+        True when done; the logits of the last one then have the index -1, where that is an image's. None: there is no
+        place for them. False: cancelled, as `evaluate` says. Raises `SlmError` (BUG), and what the projector raises.
+        """
+        for first, last in image_tokens.batches(tokens[begin:end], self.batch_tokens):
+            piece = tokens[begin + first : begin + last]
+            position = self.position(tokens, begin + first)
+            if not image_tokens.is_image_token(piece[0]):
+                is_done = self.evaluate([TokenSpan(sequence, position, piece, needs_logits=False)]) is not None
+            else:
+                is_done = self._look_at(sequence, position, piece)
+            if not is_done:
+                return None
+            if self._is_cancelled():
+                return False
+        return True
+
+    def _look_at(self, sequence: int, position: int, tokens: Sequence[int]) -> bool:
+        """Evaluate what the projector makes of the image slice that these tokens stand for; False: no place for it."""
+        assert self._vision is not None
+        seen = self._vision.see(tokens[0], position, self._is_cancelled)
+        if seen is None:  # cancelled
+            return True
+        self._api.llama_set_causal_attn(self.handle, not seen.is_non_causal)
+        try:
+            for begin in range(0, len(tokens), self.batch_tokens):
+                count = min(self.batch_tokens, len(tokens) - begin)
+                if not self._is_decoded(seen.batch(begin, count, sequence), count):
+                    return False
+                if self._is_cancelled():
+                    break
+        finally:
+            self._api.llama_set_causal_attn(self.handle, True)
+        return True
 
     def snapshots(self, sequence: int) -> Snapshots:
         """What brings one sequence back to where its memory cannot be cut."""
@@ -206,15 +264,19 @@ class Sequences:
             logits[index - 1] = span.needs_logits
             places.append(index - 1)
         batch.n_tokens = index
+        return places if self._is_decoded(batch, index) else None
+
+    def _is_decoded(self, batch: Any, n_tokens: int) -> bool:
+        """Evaluate a batch; False when there is no place for it. Raises `SlmError` (BUG) when llama.cpp fails."""
         self._give_way()
-        status = self._decode(index)
+        status = self._decode(batch, n_tokens)
         if status == DECODE_NO_PLACE:
-            return None
+            return False
         if status == DECODE_ABORTED and not self._is_cancelled():
             raise_interrupt()
         if status not in (0, DECODE_ABORTED):
             raise decode_failed(status)
-        return places
+        return True
 
     def rested(self) -> None:
         """Nothing was computed here until now: what others used meanwhile kept nobody waiting."""
@@ -229,18 +291,18 @@ class Sequences:
             self._api.llama_set_n_threads(self.handle, threads, threads)
             self._threads = threads
 
-    def _decode(self, n_tokens: int) -> int:
+    def _decode(self, batch: Any, n_tokens: int) -> int:
         if n_tokens < self._abortable_from:
-            return self._computed()
+            return self._computed(batch)
         self._api.llama_set_abort_callback(self.handle, self._abort, None)
         try:
-            return self._computed()
+            return self._computed(batch)
         finally:
             self._api.llama_set_abort_callback(self.handle, self._no_abort, None)
 
-    def _computed(self) -> int:
+    def _computed(self, batch: Any) -> int:
         """The status of llama_decode, when a GPU too is done (as in context.py)."""
-        status = int(self._api.llama_decode(self.handle, self._batch))
+        status = int(self._api.llama_decode(self.handle, batch))
         if self._has_gpu:
             self._api.llama_synchronize(self.handle)
         return status

@@ -21,7 +21,8 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import classify, params, structured
 from slmchat.generation.attempts import generate_valid
 from slmchat.generation.call_notation import CallNotation, notation_of
-from slmchat.generation.classify import CONTENT_FREE, Classification, ClassificationTask, content_free_prior
+from slmchat.generation.classify import CONTENT_FREE, Classification, ClassificationTask
+from slmchat.generation.priors import Priors
 from slmchat.generation.prompt import Layout, PromptRequest, begins_thought, layout, thinks
 from slmchat.generation.response import Completion, Response, StreamHandler, completion_of, consume_stream
 from slmchat.generation.structured import ResponseFormat
@@ -90,15 +91,6 @@ class PreparedPrompt:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Prior:
-    """How probable these texts are behind prompts whose input says nothing."""
-
-    empty: Sequence[Prompt]
-    texts: tuple[str, ...]
-    values: tuple[float, ...]
-
-
 class _TwoRuns:
     """A pool that is run twice for one prompt, and whether it was cancelled in any of the two or between them."""
 
@@ -122,7 +114,7 @@ class Generator:
         self._scorer: Pool | None = None
         self._pool: Pool | None = None
         self._pool_ctx = 0
-        self._prior: _Prior | None = None
+        self._priors = Priors(opened)
         self._has_told_of_thinking = False
         self._told_of: ResponseFormat | None = None
 
@@ -137,10 +129,8 @@ class Generator:
         task: ClassificationTask | None = None,
         thinking: Thinking = UNASKED,
     ) -> PreparedPrompt:
-        """The prompt as this model gets it. Raises `SlmError` as `layout` does; USAGE: choices by sight, a format or no
-        template for an answer that goes on."""
-        if task is not None and request.pictures:
-            raise SlmError("what is seen in a picture cannot be one of given choices.", exit_code=ExitCode.USAGE)
+        """The prompt as this model gets it. Raises `SlmError` as `layout` does; USAGE: a format or no template for an
+        answer that goes on."""
         if request.answer and (is_raw or response_format is not None):
             what = "a raw prompt" if is_raw else "an answer in a given format"
             raise SlmError(f"{what} cannot go on with an answer that was cut.", exit_code=ExitCode.USAGE)
@@ -330,7 +320,8 @@ class Generator:
             tasks = [each.task for each in prepared if each.task is not None]
             priors = []
             for each, task in zip(prepared, tasks, strict=True):
-                priors.append(self._prior_of(each, task, scorer))
+                empty = [each.request.without_input(each.lay_out, text) for text in CONTENT_FREE]
+                priors.append(self._priors.of(task, scorer, empty))
                 if priors[-1] is None and task.is_calibrated:
                     return None
             runs = scorer.run(
@@ -347,16 +338,6 @@ class Generator:
                 if done.finish is not None:
                     found[done.id] = tasks[done.id].classification(done.scores, priors[done.id]), done.finish
         return [found[number] for number in range(len(prepared))] if len(found) == len(prepared) else None
-
-    def _prior_of(self, prepared: PreparedPrompt, task: ClassificationTask, scorer: Pool) -> tuple[float, ...] | None:
-        """As `content_free_prior`, but not again for another input to the same question."""
-        empty = [prepared.request.without_input(prepared.lay_out, text) for text in CONTENT_FREE]
-        if self._prior is None or self._prior.empty != empty or self._prior.texts != task.texts:
-            values = content_free_prior(task, scorer, empty)
-            if values is None:
-                return None
-            self._prior = _Prior(empty, task.texts, values)
-        return self._prior.values if task.is_calibrated else None
 
     def close(self) -> None:
         """Free the window and the weights."""
