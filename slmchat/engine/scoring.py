@@ -11,7 +11,7 @@ sequence, all of them in one batch again.
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from slmchat.engine.api import Finish, FinishReason, Request, Result, Score, SessionSettings, Timings, Usage
 from slmchat.engine.context import check_room, window_full
@@ -22,6 +22,7 @@ from slmchat.engine.sequences import TokenSpan
 from slmchat.engine.shared_prefix import MIN_SHARED, SECOND_PROMPT_S, PrefixPool, n_common
 from slmchat.engine.snapshots import has_state
 from slmchat.errors import SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 # Prompts of one group, and copies of them for texts of several tokens. Recurrent models pay memory for each sequence.
 _ROWS, _COPIES = 48, 96

@@ -13,13 +13,13 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from slmchat.engine.api import Constraint, ConstraintKind
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:
     from slmchat.schemas.grammar import Node

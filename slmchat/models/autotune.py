@@ -11,7 +11,7 @@ faster in every turn, and by more than the usual one differs from itself.
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from slmchat import hardware
@@ -24,6 +24,7 @@ from slmchat.engine.limits import EngineLimits
 from slmchat.engine.llama import LlamaEngine
 from slmchat.engine.throughput import Workload, WorkloadTimes
 from slmchat.errors import SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models import own_build
 from slmchat.models.own_build import OwnBuild
 from slmchat.models.session_settings import session_settings

@@ -8,7 +8,7 @@ that endpoint and no other.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +17,7 @@ from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.engine.api import Adapter, Engine
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models import adapters, loader, resolve, sandbox, vision
 from slmchat.models.loader import Loading
 from slmchat.options import GenerationOptions

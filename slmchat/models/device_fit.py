@@ -5,7 +5,7 @@ Refuses to know: the arithmetic (fit/), what is done with a verdict.
 """
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from slmchat.fit.memory import DEFAULT_KV_TYPE, Load
 from slmchat.fit.plan import FitPlan, FitVerdict, Room, choose_ctx, choose_gpu_layers, largest_ctx, plan
 from slmchat.fit.shape import ModelShape
 from slmchat.fit.speed import Throughput, in_words, throughput_of
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
 from slmchat.wording import in_bytes

@@ -6,7 +6,7 @@ Refuses to know: which model is meant, what is then said to it.
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from slmchat.catalog.gguf_header import Header
@@ -16,6 +16,7 @@ from slmchat.engine.crash_guard import CrashGuard
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import FitVerdict
 from slmchat.fit.shape import shape_of
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models import device_fit, engine_trial, tuning
 from slmchat.models.device_fit import LoadPlan
 from slmchat.models.session_settings import gpu_layers, kv_type_of, threads_of

@@ -7,11 +7,11 @@ Refuses to know: where its socket is (warm_socket.py), what is said over it (eng
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slmchat import __version__
 from slmchat.errors import SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models.backend import BackendModel, LocalModel
 from slmchat.models.loader import Loading
 from slmchat.models.warm_socket import HELLO_S, computed_with, connect, socket_path

@@ -9,12 +9,13 @@ next `add` goes on. Vectors are made afterwards, some at a time; until then a ch
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from time import monotonic
 
 from slmchat.database import Database, MemoryDatabase, has_fts5
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.reporting import Reporter
 from slmchat.retrieval import words
 from slmchat.retrieval.chunks import DocumentChunk, TokenCounter, cut

@@ -5,10 +5,10 @@ Refuses to know: how a vector is computed (engine/embedding.py), SQL, words.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from slmchat.engine.api import Embedder, Embedding
 from slmchat.errors import SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval.chunks import DocumentChunk
 
 # What a model was trained to see before a text: of a question, of a passage. From the model cards of their makers; a

@@ -9,10 +9,10 @@ Properties come in the order of the schema. What a grammar cannot hold is left t
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.schemas import formats, json_numbers, json_strings, merging, references
 from slmchat.schemas.check import SchemaCheck
 from slmchat.schemas.gbnf_writer import gbnf_of
