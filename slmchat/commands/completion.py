@@ -1,7 +1,7 @@
 """What could stand next on a command line: commands, options, names of models and personas.
 
 Knows: which word takes which kind of value, where names come from; it reads records and the config, nothing more.
-Refuses to know: typer (cli.py hands its commands over as they are), shells (completion_scripts.py).
+Refuses to know: what commands do (cli.py hands its commands over as they are), shells (completion_scripts.py).
 """
 
 import re
@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from slmchat.commands.command_line import CommandNode
 from slmchat.commands.completion_scripts import SCRIPTS
+from slmchat.commands.parser import Parameter
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.sanitize import sanitize
 from slmchat.settings import KV_TYPES, Settings
@@ -44,11 +46,11 @@ def split_line(line: str) -> tuple[list[str], str]:
 
 
 def complete(
-    program: Any, words: Sequence[str], incomplete: str, settings: Callable[[], Settings]
+    program: CommandNode, words: Sequence[str], incomplete: str, settings: Callable[[], Settings]
 ) -> list[CompletionCandidate] | str:
     """What `incomplete` could become behind `words`; `FILES` where the shell knows better.
 
-    `program`: the whole command line (a click group). `settings` are loaded only when names are asked for.
+    `program`: the whole command line. `settings` are loaded only when names are asked for.
     """
     if list(words[:1]) == ["help"]:
         return _helped(program, words[1:], incomplete)
@@ -56,9 +58,10 @@ def complete(
 
 
 def _offered(
-    program: Any, words: Sequence[str], incomplete: str, settings: Callable[[], Settings]
+    program: CommandNode, words: Sequence[str], incomplete: str, settings: Callable[[], Settings]
 ) -> list[CompletionCandidate] | str:
-    command, path, waiting, n_given, is_literal = program, "", None, 0, False
+    command, path, n_given, is_literal = program, "", 0, False
+    waiting: Parameter | None = None
     for word in words:
         if waiting is not None:
             waiting = None
@@ -66,8 +69,8 @@ def _offered(
             is_literal = True
         elif word.startswith("-") and len(word) > 1 and not is_literal:
             option = _option(command, word)
-            waiting = option if option is not None and not (option.is_flag or option.count) else None
-        elif hasattr(command, "commands"):
+            waiting = option if option is not None and option.takes_value else None
+        elif command.commands is not None:
             if word not in command.commands:
                 return []
             command, path = command.commands[word], f"{path} {word}".strip()
@@ -81,7 +84,7 @@ def _offered(
         found, incomplete = _prefixed(f"{name}=", _values(path, attached, settings)), incomplete
     elif incomplete.startswith("-") and not is_literal:
         found = list(_options(command))
-    elif hasattr(command, "commands"):
+    elif command.commands is not None:
         found = _commands(command)
     else:
         found = _values(path, _argument(command, n_given), settings)
@@ -90,17 +93,17 @@ def _offered(
     return [one for one in found if one.value.startswith(incomplete) and _PLAIN.fullmatch(one.value)]
 
 
-def _helped(program: Any, words: Sequence[str], incomplete: str) -> list[CompletionCandidate]:
+def _helped(program: CommandNode, words: Sequence[str], incomplete: str) -> list[CompletionCandidate]:
     """The commands that `slm help` could be asked about."""
-    command = program
+    command: CommandNode | None = program
     for word in words:
-        command = getattr(command, "commands", {}).get(word)
+        command = (command.commands or {}).get(word) if command is not None else None
     return [one for one in _commands(command) if one.value.startswith(incomplete)]
 
 
-def _commands(command: Any) -> list[CompletionCandidate]:
-    known = getattr(command, "commands", {})
-    return [CompletionCandidate(each, _first_line(sub.help)) for each, sub in known.items() if not sub.hidden]
+def _commands(command: CommandNode | None) -> list[CompletionCandidate]:
+    known = (command.commands if command is not None else None) or {}
+    return [CompletionCandidate(each, sub.help) for each, sub in known.items() if not sub.is_hidden]
 
 
 def lines(found: Sequence[CompletionCandidate] | str) -> Iterator[str]:
@@ -114,32 +117,31 @@ def _prefixed(prefix: str, found: list[CompletionCandidate] | str) -> list[Compl
     return found if isinstance(found, str) else [CompletionCandidate(prefix + one.value, one.about) for one in found]
 
 
-def _option(command: Any, word: str) -> Any | None:
+def _option(command: CommandNode, word: str) -> Parameter | None:
     name = word.partition("=")[0]
-    return next((param for param in command.params if name in param.opts and name.startswith("-")), None)
+    return next((param for param in command.parameters if name in param.opts), None)
 
 
-def _options(command: Any) -> Iterator[CompletionCandidate]:
-    for param in command.params:
-        if param.param_type_name == "option" and not param.hidden:
-            for flag in param.opts:
-                if flag.startswith("--"):
-                    yield CompletionCandidate(flag, param.help or "")
+def _options(command: CommandNode) -> Iterator[CompletionCandidate]:
+    for param in command.parameters:
+        for flag in param.opts:
+            if flag.startswith("--"):
+                yield CompletionCandidate(flag, param.help)
     yield CompletionCandidate("--help", "Show this message and exit.")
 
 
-def _argument(command: Any, n_given: int) -> Any | None:
+def _argument(command: CommandNode, n_given: int) -> Parameter | None:
     """The argument that the next word belongs to: the last one takes all that follow."""
-    arguments = [param for param in command.params if param.param_type_name == "argument"]
-    if not arguments or (n_given >= len(arguments) and arguments[-1].nargs == 1):
+    arguments = [param for param in command.parameters if not param.is_option]
+    if not arguments or (n_given >= len(arguments) and not arguments[-1].is_many):
         return None
     return arguments[min(n_given, len(arguments) - 1)]
 
 
-def _values(path: str, param: Any | None, settings: Callable[[], Settings]) -> list[CompletionCandidate] | str:
+def _values(path: str, param: Parameter | None, settings: Callable[[], Settings]) -> list[CompletionCandidate] | str:
     """What an option or an argument of the command at `path` takes."""
     metavar = (param.metavar or "") if param is not None else ""
-    flag = param.opts[-1] if param is not None else ""
+    flag = param.opts[-1] if param is not None and param.opts else ""
     if param is None:
         return []
     if flag == "--task":
@@ -153,10 +155,10 @@ def _values(path: str, param: Any | None, settings: Callable[[], Settings]) -> l
     if (
         flag in ("--model", "--draft")
         or "MODEL" in metavar
-        or (path in ("show", "rm", "verify") and not _is_option(param))
+        or (path in ("show", "rm", "verify") and not param.is_option)
     ):
         return _installed(settings())
-    if path == "pull" and not _is_option(param):
+    if path == "pull" and not param.is_option:
         return [CompletionCandidate(name, title) for name, title in _catalog(settings())]
     if flag == "--persona":
         from slmchat.personas import load as load_personas
@@ -166,10 +168,6 @@ def _values(path: str, param: Any | None, settings: Callable[[], Settings]) -> l
         return [CompletionCandidate(persona.name, persona.description) for persona in personas]
     choices = KV_TYPES if flag == "--kv-type" else metavar.split("|")
     return [CompletionCandidate(choice) for choice in choices if _CHOICE.fullmatch(choice)]
-
-
-def _is_option(param: Any) -> bool:
-    return bool(param.param_type_name == "option")
 
 
 def _installed(settings: Settings) -> list[CompletionCandidate]:
@@ -190,7 +188,3 @@ def _catalog(settings: Settings) -> list[tuple[str, str]]:
 
     own: Mapping[str, Any] = registry.load_user_names(settings.paths.user_registry)
     return sorted({**dict.fromkeys(own, ""), **registry.catalog_titles()}.items())
-
-
-def _first_line(text: str | None) -> str:
-    return (text or "").strip().partition("\n")[0]

@@ -16,6 +16,7 @@ from dataclasses import field
 from slmchat.engine.api import Finish, FinishReason, Request, Result, Score, SessionSettings, Timings, Usage
 from slmchat.engine.context import check_room, window_full
 from slmchat.engine.feed import Feed
+from slmchat.engine.kvstore import StateKey
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.probabilities import LogProbabilities
 from slmchat.engine.sequences import TokenSpan
@@ -47,8 +48,10 @@ class _Row:
 class LlamaScorer(PrefixPool[_Row]):
     """Scores side by side, one KV cache. Implements `Pool` for requests with `choices`."""
 
-    def __init__(self, loaded: LoadedModel, settings: SessionSettings) -> None:
-        """Raises `SlmError`: NO_FIT for the memory of the KV cache, DAMAGED for an adapter of another model."""
+    def __init__(self, loaded: LoadedModel, settings: SessionSettings, key: StateKey | None = None) -> None:
+        """`key`: what states on the disk depend on; None: none are kept.
+
+        Raises `SlmError`: NO_FIT for the memory of the KV cache, DAMAGED for an adapter of another model."""
         is_recurrent = has_state(loaded.api, loaded.model)
         most, self._copies = (_ROWS_RECURRENT, _COPIES_RECURRENT) if is_recurrent else (_ROWS, _COPIES)
         super().__init__(
@@ -57,6 +60,7 @@ class LlamaScorer(PrefixPool[_Row]):
             most=most,
             n_sequences=1 + most + self._copies,
             n_cells=settings.n_ctx + 2 * settings.batch_tokens,
+            key=key,
             abortable_from=1,  # few batches, and on a slow device one of 60 tokens takes seconds
         )
         self._waiting: deque[_Row | Result] = deque()  # taken, and not worked on yet

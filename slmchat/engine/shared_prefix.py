@@ -1,7 +1,8 @@
 """The beginning that many prompts share: evaluated once (`SharedPrefix`), for pools that work so (`PrefixPool`).
 
 The rows of a batch mostly begin alike: an instruction, a document, examples. That beginning stands in a sequence of its
-own in the KV cache, and the sequence of every prompt begins as a copy of it, which takes no memory and no time.
+own in the KV cache, and the sequence of every prompt begins as a copy of it, which takes no memory and no time. Its
+state is kept on the disk: the next batch, run, chat or server that begins so reads none of it.
 
 Knows: how long the shared prefix is, what a prompt has in common with it, how requests reach a pool and are given up.
 Refuses to know: when another prefix pays, and what happens behind it (pool.py, scoring.py).
@@ -10,11 +11,12 @@ Refuses to know: when another prefix pays, and what happens behind it (pool.py, 
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Generic
 
 from slmchat.engine.api import Request, Result, SessionSettings
 from slmchat.engine.feed import Feed, Prepared
-from slmchat.engine.kvstore import shared_length
+from slmchat.engine.kvstore import MIN_TOKENS, SHARED, KvStore, StateKey, shared_length
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.sequences import Sequences, TokenSpan
 from slmchat.errors import SlmError
@@ -31,16 +33,26 @@ _SEQUENCE = 0  # that of the prefix; those of the prompts are 1, 2, ...
 class SharedPrefix:
     """The tokens of sequence 0."""
 
-    def __init__(self, sequences: Sequences, is_cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self, sequences: Sequences, is_cancelled: Callable[[], bool], store: KvStore | None, key: StateKey | None
+    ) -> None:
+        """`store` None: nothing is on the disk. `key`: what a state there depends on."""
         self._sequences = sequences
         self._is_cancelled = is_cancelled
+        self._store = store if key is not None else None
+        self._key = key or StateKey(Path(), "")
+        self._snapshots = sequences.snapshots(_SEQUENCE)
         self._n_last = 0  # length of the last one
+        self._n_known = 0  # tokens of it that were on the disk
         self.tokens: list[int] = []
 
     @property
     def report(self) -> str:
         """The end of a line for `-v`: how much was shared, "" for nothing."""
-        return f"; {self._n_last:,} tokens of every prompt were evaluated once" if self._n_last else ""
+        if not self._n_last:
+            return ""
+        known = f", {self._n_known:,} of them before this" if self._n_known else ""
+        return f"; {self._n_last:,} tokens of every prompt were evaluated once{known}"
 
     def common(self, tokens: Sequence[int]) -> int:
         """How many tokens a prompt begins with that are the prefix's."""
@@ -51,15 +63,37 @@ class SharedPrefix:
         self.forget()
         if len(tokens) < MIN_SHARED:
             return 0
+        self._n_known = self._from_disk(tokens)
         step = self._sequences.batch_tokens
-        for begin in range(0, len(tokens), step):
+        for begin in range(self._n_known, len(tokens), step):
             piece = TokenSpan(_SEQUENCE, begin, tokens[begin : begin + step], needs_logits=False)
             if self._sequences.evaluate([piece]) is None or self._is_cancelled():
                 self.forget()
                 return 0
         self.tokens = tokens
         self._n_last = len(tokens)
+        if self._n_known < len(tokens):
+            self._keep()
         return len(tokens)
+
+    def _from_disk(self, tokens: list[int]) -> int:
+        """How many of these tokens the sequence holds after what is on the disk of them was read."""
+        if self._store is None or len(tokens) < MIN_TOKENS:
+            return 0
+        found = self._store.find(self._key, tokens, self._snapshots.usable, MIN_TOKENS)
+        if found is None or not self._sequences.load(_SEQUENCE, found.tokens, found.path):
+            return 0
+        n_same = shared_length(found.tokens, tokens)
+        if n_same < len(found.tokens) and not self._snapshots.cut(n_same):
+            self._sequences.forget(_SEQUENCE)
+            return 0
+        return n_same
+
+    def _keep(self) -> None:
+        if self._store is not None and len(self.tokens) >= MIN_TOKENS:
+            size = self._sequences.state_size(_SEQUENCE)
+            write: Callable[[Path], bool] = lambda path: self._sequences.save(_SEQUENCE, self.tokens, path)  # noqa: E731
+            self._store.put(self._key, SHARED, self.tokens, size, write)
 
     def begin(self, sequence: int, n_tokens: int) -> None:
         """Let a sequence, which is empty, begin with the first tokens of the prefix."""
@@ -89,8 +123,10 @@ class PrefixPool(ABC, Generic[Prepared]):
         n_sequences: int,
         n_cells: int,
         abortable_from: int,
+        key: StateKey | None = None,
     ) -> None:
         """`most`: prompts that are worked on at once. `abortable_from`: as in `Sequences`.
+        `key`: what states on the disk depend on, None: none are kept.
 
         Raises `SlmError`: NO_FIT for the memory of the KV cache, DAMAGED for an adapter of another model.
         """
@@ -112,9 +148,12 @@ class PrefixPool(ABC, Generic[Prepared]):
             is_cancelled=lambda: self._is_cancelled,
             abortable_from=abortable_from,
         )
-        self._prefix = SharedPrefix(self._sequences, lambda: self._is_cancelled)
+        counting = tuple(adapter for adapter in settings.adapters if adapter.scale)
+        if key is not None and counting:
+            key = key.with_more(repr(counting))
+        self._prefix = SharedPrefix(self._sequences, lambda: self._is_cancelled, settings.store, key)
         try:
-            loaded.adapters.apply(self._sequences.handle, [adapter for adapter in settings.adapters if adapter.scale])
+            loaded.adapters.apply(self._sequences.handle, counting)
         except SlmError:
             self.close()
             raise

@@ -39,16 +39,21 @@ class Loading:
         guard: CrashGuard | None = None,
         notices: Sequence[str] = (),
         path: Path | None = None,
+        begun: threading.Event | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         """`load` is called in the thread: it gives the engine, and how it was opened where that was settled here.
 
         `guard`: what `load` guards the model with. `notices`: what the user has to know of it then, in sentences.
-        `path`: the file of a model on this device.
+        `path`: the file of a model on this device. `begun` is set when Python has nothing more to do for it, but
+        llama.cpp has. `meanwhile`: what has to be done anyway, in the time that is waited for it.
         """
         self._guard = guard
         self.plan: LoadPlan | None = None  # how it is opened, once that is decided
         self.notices = notices
         self.path = path
+        self._begun = begun
+        self._meanwhile = meanwhile
         self._outcome = _Outcome()
         self._callbacks: list[Callable[[], None]] = []
         # daemon: Ctrl-C while the weights are read ends slm at once
@@ -60,6 +65,8 @@ class Loading:
             self._outcome.engine, self.plan = load()
         except BaseException as error:  # noqa: BLE001 - raised again where the engine is asked for
             self._outcome.error = error
+        if self._begun is not None:
+            self._begun.set()
         for callback in self._callbacks:
             callback()
 
@@ -80,8 +87,16 @@ class Loading:
     def is_failed(self) -> bool:
         return self._outcome.error is not None
 
+    def wait_until_begun(self) -> None:
+        """Until the weights are read, or there is no more to wait for. What Python does from then on takes no time of
+        the loading; before, the thread would share the interpreter."""
+        if self._begun is not None:
+            self._begun.wait()
+
     def engine(self) -> Engine:
         """The loaded model, after waiting for it; raises what the loading raised."""
+        if not self.is_done:
+            self._meanwhile()
         self._thread.join()
         if self._outcome.error is not None:
             raise self._outcome.error
@@ -97,7 +112,17 @@ def start_loading(
     notices: list[str] = []
     guard = CrashGuard(installed.path, None if settings.is_private else settings.paths.data)
     check = _check_embeds if embeds else _check_generates
-    return Loading(lambda: _load(installed, options, settings, notices, guard, check), guard, notices, installed.path)
+    begun = threading.Event()
+
+    def load() -> tuple[Engine, LoadPlan]:
+        return _load(installed, options, settings, notices, guard, check, begun.set)
+
+    return Loading(load, guard, notices, installed.path, begun, _import_session)
+
+
+def _import_session() -> None:
+    """What the first session needs."""
+    import slmchat.engine.session  # noqa: F401
 
 
 def _check_generates(headers: Sequence[Header], name: str) -> None:
@@ -119,6 +144,7 @@ def _load(
     notices: list[str],
     guard: CrashGuard,
     check: Callable[[Sequence[Header], str], None],
+    begins: Callable[[], None],
 ) -> tuple[Engine, LoadPlan]:
     """Weights in memory, on the GPU as far as its memory goes.
 
@@ -127,7 +153,6 @@ def _load(
     from slmchat.catalog import kept_headers
     from slmchat.catalog.file_facts import FileFacts
     from slmchat.engine import llama
-    from slmchat.engine.vision import Projector
 
     facts = FileFacts(settings.paths.file_facts, is_kept=not settings.is_private)
     headers = kept_headers.read_headers(installed.parts, facts)
@@ -136,8 +161,11 @@ def _load(
     notices += _beyond_training(options, settings, trained)
     notices += engine_trial.settle(installed, settings, threads_of(options, settings), is_forced=options.force)
     found = _planned(installed, headers, options, settings)
-    file = installed.projector
-    projector = Projector(file.path, threads_of(options, settings)) if file is not None else None
+    projector = None
+    if installed.projector is not None:
+        from slmchat.engine.vision import Projector
+
+        projector = Projector(installed.projector.path, threads_of(options, settings))
 
     def on_gpu(layers: int | None) -> Engine:
         return guard.load(
@@ -148,6 +176,7 @@ def _load(
                 is_repacked=found.load.is_repacked,
                 is_lazy=found.load.is_lazy,
                 projector=projector,
+                begins=begins,
             )
         )
 

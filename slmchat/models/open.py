@@ -217,11 +217,13 @@ class OpenModel:
         return self.engine.open_session(self.session_settings(n_ctx))
 
     def open_pool(self, n_ctx: int, parallel: int | None = None, *, is_repeatable: bool = False) -> Pool:
-        """Many windows of `n_ctx` tokens at once, None: as many as pay. `is_repeatable`: as `SessionSettings` has it.
+        """Many windows of `n_ctx` tokens at once, None: as many as pay. `is_repeatable`: as `SessionSettings` has it,
+        and no state on the disk has a say then. What all prompts begin with is kept there.
 
         Raises `SlmError` (NO_FIT).
         """
-        settings = replace(self.session_settings(n_ctx), is_repeatable=is_repeatable)
+        store = None if is_repeatable else self._store
+        settings = replace(self.session_settings(n_ctx), is_repeatable=is_repeatable, store=store)
         return self.engine.open_pool(settings, parallel)
 
     def open_pool_for(self, n_ctx: int, parallel: int | None, pictures: Sequence[Picture]) -> Pool:
@@ -240,7 +242,9 @@ class OpenModel:
 
     def open_scorer(self, n_ctx: int, *, is_repeatable: bool = False) -> Pool:
         """A window for scores of given texts. Raises `SlmError`: NO_FIT, USAGE where the engine has none."""
-        return self.engine.open_scorer(replace(self.session_settings(n_ctx), is_repeatable=is_repeatable))
+        store = None if is_repeatable else self._store
+        settings = replace(self.session_settings(n_ctx), is_repeatable=is_repeatable, store=store)
+        return self.engine.open_scorer(settings)
 
     def open_text_logits(self, n_ctx: int) -> TextLogits:
         """What tells all logits of a text, in a window of `n_ctx` tokens. Raises `SlmError`: NO_FIT, USAGE where the
