@@ -76,9 +76,9 @@ def run(
     # 2. The model loads, behind the imports and what the prompt takes.
     opened = open_model(backend, options, settings, console)
     opened.loading.wait_until_begun()
-    from slmchat.commands.run_answer import RunPlan, answer
+    from slmchat.commands.run_answer import RunRequest, answer
 
-    plan = RunPlan(
+    plan = RunRequest(
         instruction=" ".join(words),
         reads_piped=reads_input,
         is_structured=is_structured,

@@ -35,7 +35,7 @@ from slmchat.terminal.plain_view import PlainView
 
 
 @dataclass(frozen=True, slots=True)
-class RunPlan:
+class RunRequest:
     """What was settled before. `writer` None: the answer goes to stdout as it comes. `start`: when slm began."""
 
     instruction: str
@@ -51,7 +51,7 @@ class RunPlan:
     start: float
 
 
-def answer(opened: OpenModel, plan: RunPlan, console: Console) -> ExitCode:
+def answer(opened: OpenModel, plan: RunRequest, console: Console) -> ExitCode:
     """Answer one prompt by a model that is being loaded. Raises `SlmError`; the exit code tells how it ended."""
     options, settings = opened.options, opened.settings
     response_format, task = plan.response_format, plan.task

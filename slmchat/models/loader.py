@@ -104,10 +104,27 @@ class Loading:
         return self._outcome.engine
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedBeside:
+    """What is loaded with a model, from these files, besides its own projector."""
+
+    adapters: tuple[Path, ...] = ()
+    draft: Path | None = None
+
+
+NOTHING_BESIDE = LoadedBeside()
+
+
 def start_loading(
-    installed: Installed, options: GenerationOptions, settings: Settings, *, embeds: bool = False
+    installed: Installed,
+    options: GenerationOptions,
+    settings: Settings,
+    *,
+    embeds: bool = False,
+    beside: LoadedBeside = NOTHING_BESIDE,
 ) -> Loading:
-    """Begin to load an installed model, if it fits; with `--force` in any case. `embeds`: it is to make vectors."""
+    """Begin to load an installed model, if it fits beside those; with `--force` in any case. `embeds`: it is to make
+    vectors."""
     gpu_layers(options, settings), kv_type_of(options, settings)  # what is wrong with them is said at once
     notices: list[str] = []
     guard = CrashGuard(installed.path, None if settings.is_private else settings.paths.data)
@@ -115,7 +132,7 @@ def start_loading(
     begun = threading.Event()
 
     def load() -> tuple[Engine, LoadPlan]:
-        return _load(installed, options, settings, notices, guard, check, begun.set)
+        return _load(installed, options, settings, notices, guard, check, begun.set, beside)
 
     return Loading(load, guard, notices, installed.path, begun, _import_session)
 
@@ -145,6 +162,7 @@ def _load(
     guard: CrashGuard,
     check: Callable[[Sequence[Header], str], None],
     begins: Callable[[], None],
+    beside: LoadedBeside,
 ) -> tuple[Engine, LoadPlan]:
     """Weights in memory, on the GPU as far as its memory goes.
 
@@ -160,7 +178,7 @@ def _load(
     trained = headers[0].context_length
     notices += _beyond_training(options, settings, trained)
     notices += engine_trial.settle(installed, settings, threads_of(options, settings), is_forced=options.force)
-    found = _planned(installed, headers, options, settings)
+    found = _planned(installed, headers, options, settings, beside)
     projector = None
     if installed.projector is not None:
         from slmchat.engine.vision import Projector
@@ -195,7 +213,11 @@ def _load(
 
 
 def _planned(
-    installed: Installed, headers: Sequence[Header], options: GenerationOptions, settings: Settings
+    installed: Installed,
+    headers: Sequence[Header],
+    options: GenerationOptions,
+    settings: Settings,
+    beside: LoadedBeside,
 ) -> LoadPlan:
     """How it is to be loaded. Raises `SlmError` (NO_FIT) where it does not fit, unless that is forced."""
     found = device_fit.plan_load(
@@ -206,6 +228,13 @@ def _planned(
         kv_type=kv_type_of(options, settings) or tuning.of(installed.path, settings).kv_type,
         gpu_layers=gpu_layers(options, settings),
         device=options.device or settings.device,
+        beside=device_fit.needed_beside(
+            settings,
+            adapters=beside.adapters,
+            projector=installed.projector.path if installed.projector is not None else None,
+            draft=beside.draft,
+            n_ctx=options.ctx or settings.n_ctx,
+        ),
     )
     if found.verdict is FitVerdict.NO and not options.force:
         raise device_fit.refusal(installed.key, found)

@@ -17,6 +17,7 @@ from slmchat.fit.plan import DEFAULT_LARGEST_CTX
 from slmchat.models import loader, vision
 from slmchat.models.backend import Backend, BackendModel, LocalModel
 from slmchat.models.file_watch import ModelFile
+from slmchat.models.loader import LoadedBeside
 from slmchat.models.session_settings import DRAFT_AUTO, draft_model, kv_store, session_settings
 from slmchat.models.warm_server import WarmLocalModel
 from slmchat.options import GenerationOptions
@@ -69,7 +70,12 @@ class OpenModel:
         self._store = kv_store(settings)
         self._file = ModelFile(model.key, model.files)
         self._engine: Engine | None = None
-        self.loading = model.start(options, settings)
+        self.loading = model.start(options, settings, self._beside())
+
+    def _beside(self) -> LoadedBeside:
+        """What this process loads with the model."""
+        files = tuple(path for each in self.adapters if (path := getattr(each, "path", None)) is not None)
+        return LoadedBeside(files, self._draft)
 
     # The weights
 
@@ -122,7 +128,7 @@ class OpenModel:
         if isinstance(self.model, WarmLocalModel):
             self.model.engine.close()
             self.model, self._engine = self.model.here(), None
-            self.loading = self.model.start(self.options, self.settings)
+            self.loading = self.model.start(self.options, self.settings, self._beside())
 
     @property
     def is_loaded(self) -> bool:
