@@ -110,11 +110,11 @@ def command_names() -> list[tuple[str, ...]]:
     from slmchat.cli import whole_program
 
     found: list[tuple[str, ...]] = []
-    for name, command in (whole_program().commands or {}).items():
-        if command.is_hidden:
+    for name, command in whole_program().commands.items():
+        if command.hidden:
             continue
         found.append((name,))
-        found.extend((name, sub) for sub in command.commands or {})
+        found.extend((name, sub) for sub in getattr(command, "commands", {}))
     return found
 
 

@@ -5,28 +5,20 @@ Refuses to know: how any errand is done. A command body is one lazy import and o
 """
 
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from slmchat import settings
 from slmchat.commands import own_options as take
 from slmchat.commands import process_end
-from slmchat.commands.command_line import (
-    Command,
-    CommandCall,
-    CommandEnded,
-    CommandNode,
-    Invocation,
-    called,
-    program,
-    records_of,
-    writes_to_stdout,
-)
+from slmchat.commands.command_line import Command, CommandCall, called, program, writes_to_stdout
 from slmchat.commands.own_options import GlobalOptions
-from slmchat.commands.parser import UsageError
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.console import Console, console_of_call, current_console
 
@@ -357,72 +349,87 @@ def _completion(call: CommandCall) -> ExitCode:
 @_command("help", take.HelpOptions)
 def _help(call: CommandCall) -> ExitCode:
     """Show the help of slm, or of a command."""
-    called(whole_program(), [*(call[take.HelpOptions].words or []), "--help"], _show_help)
+    called(whole_program(), [*(call[take.HelpOptions].words or []), "--help"])
     return ExitCode.DONE
 
 
-def _show_help(context: Invocation) -> None:
-    from slmchat.commands import help_pages
-
-    help_pages.show(context)
-
-
-def _root(context: Invocation) -> None:
-    given = records_of(context.values, _ROOT_TAKES)
-    if given[take.ProgramOptions].version:
+def _root(context: typer.Context, version: bool, **given: Any) -> None:
+    if version:
         from slmchat.commands.version import version as tell
 
-        tell(current_console(), is_verbose=bool(given[GlobalOptions].verbose))
-        raise CommandEnded(0)
-    context.globals = given[GlobalOptions]
-    if context.subcommand is not None:
+        tell(current_console(), is_verbose=bool(given["verbose"]))
+        raise typer.Exit(0)
+    context.obj = GlobalOptions(**given)
+    if context.invoked_subcommand is not None:
         return
-    console, resolved = _world(context, context.globals)
+    console, resolved = _world(context, context.obj)
     if not console.is_interactive:
-        _show_help(context)
-        raise CommandEnded(int(ExitCode.USAGE))
+        from slmchat.commands import help_pages
+
+        help_pages.show(context)
+        raise typer.Exit(int(ExitCode.USAGE))
     from slmchat.commands.repl.command import chat as errand
     from slmchat.options import ChatOptions, GenerationOptions
 
-    raise CommandEnded(int(errand(None, GenerationOptions(), ChatOptions(), resolved, console)))
+    raise typer.Exit(int(errand(None, GenerationOptions(), ChatOptions(), resolved, console)))
 
 
-def _invoke(command: Command, context: Invocation, given: Mapping[type[Any], Any]) -> None:
+def _invoke(command: Command, context: typer.Context, given: Mapping[type[Any], Any]) -> None:
     """Run a command with what was given for it, in the world of this process."""
     console, resolved = _world(context, given[GlobalOptions])
-    if resolved.is_offline and not command.seals_itself and not context.values.get("endpoint"):
+    if resolved.is_offline and not command.seals_itself and not context.params.get("endpoint"):
         # with an endpoint one way stays open, if it does not leave this device: the command sees to that
         from slmchat.models.sandbox import seal
 
         seal(resolved, configures=True)
     if writes_to_stdout(command, given):
         console.check_stdout()
-    raise CommandEnded(int(command.errand(CommandCall(given, resolved, console))))
+    raise typer.Exit(int(command.errand(CommandCall(given, resolved, console))))
 
 
-def _complete(context: Invocation) -> None:
+def _complete(
+    words: Annotated[list[str] | None, typer.Argument()] = None,
+    line: Annotated[str | None, typer.Option("--line")] = None,
+) -> None:
     """What could stand next: asked by the scripts of `slm completion`, with the words or the line up to the cursor."""
     from slmchat.commands.completion import complete, lines, split_line
 
-    asked = records_of(context.values, (take.CompleteOptions,))[take.CompleteOptions]
-    *before, incomplete = asked.words or [""]
-    if asked.line is not None:
-        before, incomplete = split_line(asked.line)
+    *before, incomplete = words or [""]
+    if line is not None:
+        before, incomplete = split_line(line)
     console = current_console()
-    found = complete(whole_program(), before, incomplete, lambda: settings.load(console.environ))
+    found = complete(program_for(before), before, incomplete, lambda: settings.load(console.environ))
     console.write("".join(f"{each}\n" for each in lines(found)))
 
 
+# typer vendors click: its usage errors are the vendored ones, which only typer itself names.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
 @functools.cache
-def whole_program() -> CommandNode:
+def whole_program() -> Any:
     """The command line with all of its commands."""
-    hidden = {"__complete": CommandNode(lambda: (take.CompleteOptions,), _complete, "", is_hidden=True)}
-    return program(_root, _ROOT_TAKES, COMMANDS.values(), _invoke, hidden, help=_HELP, epilog=_EPILOG)
+    return program(_root, _ROOT_TAKES, COMMANDS.values(), _invoke, help=_HELP, epilog=_EPILOG)
 
 
-def _world(context: Invocation, given: GlobalOptions) -> tuple[Console, settings.Settings]:
+def program_for(arguments: Sequence[str]) -> Any:
+    """The command line with nothing but the command that is called: all options of all commands take 10 ms.
+
+    The whole of it where help is asked for before a name, or the name is that of a group or unknown.
+    """
+    before = list(itertools.takewhile(lambda word: word.startswith("-"), arguments))
+    name = arguments[len(before)] if len(before) < len(arguments) else None
+    if name == "__complete":
+        return program(_root, _ROOT_TAKES, (), _invoke, {name: _complete})
+    called = [COMMANDS[name]] if name in COMMANDS else []
+    if (not called and "--version" not in before) or {"-h", "--help"} & set(before):
+        return whole_program()
+    return program(_root, _ROOT_TAKES, called, _invoke, help=_HELP, epilog=_EPILOG)
+
+
+def _world(context: typer.Context, given: GlobalOptions) -> tuple[Console, settings.Settings]:
     """Console and settings of this call; global options count before and after the command's name."""
-    before = context.root.globals
+    before: GlobalOptions = context.find_root().obj
     console = current_console()
     console.is_quiet = before.quiet or given.quiet
     console.is_verbose = before.verbose + given.verbose > 0
@@ -479,14 +486,14 @@ def _in_the_world_of(console: Console) -> Iterator[None]:
 
 def _run_cli(arguments: Sequence[str], console: Console) -> int:
     try:
-        code = called(whole_program(), arguments, _show_help)
+        code = called(program_for(arguments), arguments)
         console.flush()
         return code
     except BrokenPipeError:  # the reader has gone (`slm … | head -1`): end quietly
         return int(ExitCode.DONE)
     except SlmError as error:
         return _failed(console, error)
-    except UsageError as error:
+    except _UsageError as error:
         return _failed(console, _usage(error, arguments))
     except KeyboardInterrupt:
         return int(ExitCode.INTERRUPTED)
@@ -508,10 +515,10 @@ def _failed(console: Console, error: SlmError) -> int:
     return int(error.exit_code)
 
 
-def _usage(error: UsageError, arguments: Sequence[str]) -> SlmError:
+def _usage(error: Any, arguments: Sequence[str]) -> SlmError:
     from slmchat.commands.usage_errors import explained
 
-    return explained(error, arguments, whole_program())
+    return explained(error, arguments, whole_program().commands)
 
 
 def _bug(error: Exception) -> SlmError:

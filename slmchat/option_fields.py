@@ -1,7 +1,7 @@
 """An option, written once: name, help, group, metavar, default, range. It is a field of a record.
 
 The records become command lines in commands/command_line.py; docs/commands.md, completion and the limits of the Python
-API are made from the same. Refuses to know: how words are read, and what any option does.
+API are made from the same. Refuses to know: typer, and what any option does.
 """
 
 from dataclasses import Field, field

@@ -2,7 +2,7 @@
 
 A start that needs none of them (`slm --version`, `slm list`) does without this module: 20 of 130 ms of imports when it
 was measured (2026-11-26).
-Refuses to know: how words are read, and what any option does.
+Refuses to know: typer, and what any option does.
 """
 
 from collections.abc import Mapping

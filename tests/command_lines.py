@@ -7,10 +7,11 @@ import re
 import shlex
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
+
+import typer
 
 from slmchat import cli
-from slmchat.commands.command_line import CommandNode, Invocation
-from slmchat.commands.parser import HelpWanted
 
 _ENDS = set("|<>;&()")
 
@@ -37,20 +38,23 @@ def calls(line: str) -> Iterator[list[str]]:
 
 def understood(words: list[str]) -> str:
     """The command that these words call, once its options and arguments have been read (and nothing was done)."""
-    context = Invocation(cli.whole_program(), "slm")
-    with suppress(HelpWanted):
-        rest = context.read(words)
-        while context.node.commands is not None and rest:
-            context = context.sub(rest[0])
-            rest = context.read(rest[1:])
-    return context.path.partition(" ")[2]
+    command = cli.whole_program()
+    path: list[str] = []
+    context = None
+    while hasattr(command, "commands") and words and words[0] in command.commands:
+        name, *words = words
+        path.append(name)
+        command = command.commands[name]
+    with suppress(typer.Exit), command.make_context(path[-1] if path else "slm", words, parent=context):
+        pass  # `--help` and `--version` answer while they are read
+    return " ".join(path)
 
 
 def options() -> set[str]:
     """Every option of every command, in all its spellings."""
 
-    def of(command: CommandNode) -> set[str]:
-        own = {name for parameter in command.parameters for name in (*parameter.opts, *parameter.secondary_opts)}
-        return own.union(*(of(sub) for sub in (command.commands or {}).values()))
+    def of(command: Any) -> set[str]:
+        own = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        return own.union(*(of(sub) for sub in getattr(command, "commands", {}).values()))
 
     return of(cli.whole_program()) | {"--help", "-h"}

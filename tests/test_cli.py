@@ -10,21 +10,7 @@ from conftest import Outcome, environment
 
 pytestmark = pytest.mark.real
 
-HEAVY = (
-    "typer",
-    "click",
-    "argparse",
-    "difflib",
-    "llama_cpp",
-    "numpy",
-    "jinja2",
-    "huggingface_hub",
-    "prompt_toolkit",
-    "rich",
-    "psutil",
-    "tomlkit",
-    "pygments",
-)
+HEAVY = ("llama_cpp", "numpy", "jinja2", "huggingface_hub", "prompt_toolkit", "rich", "psutil", "tomlkit", "pygments")
 
 
 def test_nothing_heavy_is_imported_by_the_door(home: Path) -> None:
@@ -150,18 +136,19 @@ def test_global_options_before_and_after_the_command(slm: Callable[..., Outcome]
     assert "slm pull" in slm("list").err
 
 
-def test_only_the_options_of_the_command_that_is_called_are_prepared(home: Path) -> None:
-    """Those of all commands take 10 ms, at every start."""
-    code = (
-        "from slmchat import cli; from slmchat.commands import command_line\n"
-        "made, real = [], command_line.parameters_of\n"
-        "command_line.parameters_of = lambda records: made.append(list(records)) or real(made[-1])\n"
-        "cli.run_cli(['-q', 'list']); print(len(made))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(home), check=True
-    )
-    assert done.stdout.split() == ["2"]  # those of slm itself and of the command
+def test_only_the_command_that_is_called_is_prepared() -> None:
+    """typer prepares the options of all commands otherwise, at every start."""
+    from slmchat.cli import program_for, whole_program
+
+    def names(*arguments: str) -> list[str | None]:
+        return list(program_for(arguments).commands)
+
+    assert names("--version") == []
+    assert names("run", "list", "--help") == ["run"]
+    assert names("-q", "--offline", "list") == ["list"]
+    for arguments in ((), ("--help",), ("-h", "run"), ("fly",), ("sessions", "list"), ("-q",)):
+        assert program_for(arguments) is whole_program()
+    assert len(whole_program().commands) > 5 and whole_program().commands["sessions"].commands
 
 
 def test_help_names_every_command_and_a_near_miss_is_answered(slm: Callable[..., Outcome]) -> None:

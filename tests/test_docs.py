@@ -19,9 +19,8 @@ from command_lines import calls, options, understood
 from conftest import Outcome
 from pages import PAGES, ROOT, WRITTEN, Block, Page
 
-from slmchat import settings
+from slmchat import cli, settings
 from slmchat.catalog import registry
-from slmchat.commands.parser import UsageError
 from slmchat.personas import Persona
 
 # Options of other programs that the pages name.
@@ -64,9 +63,9 @@ def test_every_command_line_is_understood(page: Page) -> None:
         for words in calls(line):
             try:
                 understood(words)
-            except UsageError as error:
+            except cli._UsageError as error:
                 told = f"{type(error).__name__}: {error}"
-                if not (is_name and re.search(r"missing argument|requires an argument", told)):
+                if not (is_name and re.search(r"Missing parameter|requires an argument", told)):
                     pytest.fail(f"{page.name}: {line}: {told}")
 
 

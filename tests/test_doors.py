@@ -181,9 +181,9 @@ def test_a_warning_is_told_apart_from_an_error() -> None:
 def _page(name: str, columns: int) -> list[str]:
     path, command = "slm", cli.whole_program()
     for word in name.split():
-        assert command.commands is not None
         path, command = f"{path} {word}", command.commands[word]
-    return list(page(command, path, columns))
+    with command.make_context(path, [], resilient_parsing=True) as context:
+        return list(page(command, context, columns))
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 120])

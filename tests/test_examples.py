@@ -7,8 +7,8 @@ import pytest
 from command_lines import calls, understood
 from conftest import Outcome
 
+from slmchat import cli
 from slmchat.commands.examples import EXAMPLES
-from slmchat.commands.parser import UsageError
 
 
 @pytest.mark.parametrize("command", [" ".join(name) for name in generate.command_names()])
@@ -25,7 +25,7 @@ def test_no_example_is_of_a_command_that_is_gone() -> None:
 
 
 def test_a_wrong_example_would_be_found() -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(cli._UsageError):
         understood(["run", "--colour", "red"])
     assert list(calls('cat a | slm run -x "a | b" > out; eval "$(slm completion bash)"')) == [
         ["run", "-x", "a | b"],

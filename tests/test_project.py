@@ -30,6 +30,7 @@ DOORS = {
     "sqlite3": {"database.py", "conversation/foreign_formats.py"},
     "yaml": {"conversation/foreign_formats.py"},
     "tomlkit": {"catalog/user_file.py"},
+    "typer": {"cli.py", "commands/command_line.py"},
     "PIL": {"conversation/pictures.py"},
     "pypdf": {"retrieval/loaders/pdf.py"},
     "markdown_it": {"conversation/code_blocks.py"},
@@ -70,7 +71,7 @@ FLOORS = (
 )
 USE_CASES = {"models", "generation", "diagnostics", "retrieval", "evaluation"}
 # How people and programs are talked to is the business of the doors.
-DOORS_ONLY = {"argparse", "rich", "prompt_toolkit", "signal"}
+DOORS_ONLY = {"typer", "click", "rich", "prompt_toolkit", "signal"}
 
 
 def _floor(room: str) -> int:

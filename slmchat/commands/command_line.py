@@ -1,21 +1,22 @@
 """How records of options become a command line, and a command line becomes records again.
 
 A command is a row of cli.py's table: its name, what it takes (records of options.py), the function that is
-called. The function gets everything in one `CommandCall`.
+called. typer reads signatures, so one is made of the fields. The function gets everything in one `CommandCall`.
 
-Knows: groups of commands, whose options stand before and whose behind a name, when help is shown.
-Refuses to know: which commands there are, what options mean, how words are read (parser.py), the world that a command
-runs in.
+Knows: typer. Refuses to know: which commands there are, what options mean, the world that a command runs in.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import MISSING, Field, fields
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+import typer.main
+from typer.core import TyperCommand, TyperGroup
 
 from slmchat.commands.own_options import GlobalOptions
-from slmchat.commands.parser import HelpWanted, Parameter, UsageError, parameters_of, parse
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 
@@ -30,12 +31,32 @@ _SURROGATE = re.compile("[\udc80-\udcff]")
 _FILE = re.compile(r"FILE|PATH|DIR|NAME$|^\[?NAME\]?\.\.\.$|^\[MODEL\]$|^TARGET$")
 
 
-class CommandEnded(Exception):
-    """A command has come to its end."""
+class _Page:
+    """What both kinds of commands have: slm's own help page, imported when it is asked for."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
+    def get_help_option_names(self, _context: Any) -> list[str]:
+        return ["-h", "--help"]
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)  # type: ignore[misc]
+        option.callback = _show_page
+        return option
+
+
+def _show_page(context: Any, _option: Any, is_wanted: bool) -> None:
+    if is_wanted and not context.resilient_parsing:
+        from slmchat.commands import help_pages
+
+        help_pages.show(context)
+        context.exit()
+
+
+class _Single(_Page, TyperCommand):
+    """A command."""
+
+
+class _Group(_Page, TyperGroup):
+    """A group of commands, as slm itself is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,138 +100,73 @@ def _shared_record(name: str) -> type[Any]:
     return record
 
 
-class CommandNode:
-    """A command, a group of commands, or `slm` itself."""
-
-    def __init__(
-        self,
-        takes: Callable[[], Iterable[type[Any]]],
-        run: "Callable[[Invocation], None] | None",
-        help: str,
-        *,
-        commands: "dict[str, CommandNode] | None" = None,
-        epilog: str = "",
-        is_hidden: bool = False,
-    ) -> None:
-        """`takes`: the records of its options. `run`: what is done, None in a group that does nothing by itself.
-        `commands`: those of a group, by name; None: it is a command."""
-        self._takes = takes
-        self.run = run
-        self._help = help
-        self.commands = commands
-        self.epilog = epilog
-        self.is_hidden = is_hidden
-
-    @cached_property
-    def parameters(self) -> list[Parameter]:
-        """Its options and arguments. All of them of all commands take 10 ms: they are made when they are asked for."""
-        return parameters_of(self._takes())
-
-    @property
-    def help(self) -> str:
-        """What it is for, in sentences on one line."""
-        return " ".join(self._help.split())
-
-
-class Invocation:
-    """One call: which node was named, how, and what was given for it."""
-
-    def __init__(self, node: CommandNode, path: str, parent: "Invocation | None" = None) -> None:
-        """`path`: how it is called, "slm sessions list"."""
-        self.node = node
-        self.path = path
-        self.parent = parent
-        self.values: dict[str, Any] = {}
-        self.subcommand: str | None = None  # the name behind its options
-        self.globals = GlobalOptions()
-
-    @property
-    def root(self) -> "Invocation":
-        return self if self.parent is None else self.parent.root
-
-    def read(self, words: Sequence[str]) -> list[str]:
-        """Take what stands there for this node; the words behind it. Raises `UsageError`, `HelpWanted`."""
-        try:
-            self.values, rest = parse(self.node.parameters, words, ends_at_name=self.node.commands is not None)
-        except UsageError as error:
-            error.path = self.path
-            raise
-        return rest
-
-    def sub(self, name: str) -> "Invocation":
-        """The call of a command of this group. Raises `UsageError` where there is none of this name."""
-        if name not in (self.node.commands or {}):
-            error = UsageError(f"no such command '{name}'", command=name)
-            error.path = self.path
-            raise error
-        assert self.node.commands is not None
-        self.subcommand = name
-        return Invocation(self.node.commands[name], f"{self.path} {name}", self)
-
-
 def program(
-    root: Callable[[Invocation], None],
+    root: Callable[..., None],
     takes: Sequence[type[Any]],
     commands: Iterable[Command],
-    invoke: Callable[[Command, Invocation, Mapping[type[Any], Any]], None],
-    hidden: Mapping[str, CommandNode] | None = None,
-    *,
-    help: str,
-    epilog: str,
-) -> CommandNode:
-    """The command line with these commands, in groups where their names have two words.
+    invoke: Callable[..., Any],
+    hidden: Mapping[str, Callable[..., None]] | None = None,
+    **told: Any,
+) -> Any:
+    """The command line with these commands, in groups where their names have two words: click's record of it.
 
-    `root` is called before each of them, and alone where none is named. `invoke` runs one. `hidden`: for programs.
+    `invoke(command, context, records)` runs one of them. `hidden`: functions as typer reads them, for programs.
+    `told` goes to typer.
     """
-    single: dict[str, CommandNode] = {}
-    groups: dict[str, dict[str, CommandNode]] = {}
+    app = typer.Typer(name="slm", cls=_Group, **_TYPER, **told)
+    app.callback(cls=_Group, invoke_without_command=True)(with_signature(root, takes))
+    groups: dict[str, typer.Typer] = {}
     for command in commands:
         group, _, name = command.name.rpartition(" ")
-        (groups.setdefault(group, {}) if group else single)[name] = _node(command, invoke)
-    grouped = {name: CommandNode(tuple, None, GROUPS[name], commands=own) for name, own in groups.items()}
-    return CommandNode(lambda: takes, root, help, commands={**single, **grouped, **(hidden or {})}, epilog=epilog)
+        if group and group not in groups:
+            groups[group] = typer.Typer(help=GROUPS[group], cls=_Group, **_TYPER)
+            app.add_typer(groups[group], name=group)
+        (groups[group] if group else app).command(name, cls=_Single)(_bound(command, invoke))
+    for name, function in (hidden or {}).items():
+        app.command(name, hidden=True)(function)
+    return typer.main.get_command(app)
 
 
-def _node(command: Command, invoke: Callable[[Command, Invocation, Mapping[type[Any], Any]], None]) -> CommandNode:
-    def takes() -> tuple[type[Any], ...]:
-        return (*command.records(), GlobalOptions)
-
-    def run(context: Invocation) -> None:
-        invoke(command, context, records_of(context.values, takes()))
-
-    return CommandNode(takes, run, command.errand.__doc__ or "")
-
-
-def called(program: CommandNode, arguments: Sequence[str], show_help: Callable[[Invocation], None]) -> int:
-    """Run a command line of this program; the exit code. What goes wrong is raised, `UsageError` too."""
+def called(program: Any, arguments: Sequence[str]) -> int:
+    """Run a command line of this program; the exit code. What goes wrong is raised: typer's own `main` makes a closed
+    pipe exit code 1 and Ctrl-C one that it chooses.
+    """
     try:
-        _call(Invocation(program, "slm"), list(arguments), show_help)
-    except CommandEnded as end:
-        return end.code
+        with program.make_context("slm", list(arguments)) as context:
+            program.invoke(context)
+    except typer.Exit as end:
+        return int(end.exit_code)
     return int(ExitCode.DONE)
-
-
-def _call(context: Invocation, words: Sequence[str], show_help: Callable[[Invocation], None]) -> None:
-    try:
-        rest = context.read(words)
-    except HelpWanted:
-        show_help(context)
-        return
-    sub = context.sub(rest[0]) if rest and context.node.commands is not None else None
-    if sub is None and context.node.run is None:
-        error = UsageError("missing command")
-        error.path = context.path
-        raise error
-    if context.node.run is not None:
-        context.node.run(context)
-    if sub is not None:
-        _call(sub, rest[1:], show_help)
 
 
 GROUPS = {
     "sessions": "Saved conversations. List, show, search, export, import, rename or remove them.",
     "docs": "Documents that slm ask has read. List, show or forget them.",
 }
+
+_TYPER: Mapping[str, Any] = {
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+    "add_completion": False,
+}
+
+
+def with_signature(function: Callable[..., None], records: Iterable[type[Any]]) -> Callable[..., None]:
+    """The function as typer has to see it: with a parameter for each field, and the context."""
+    parameters = [
+        inspect.Parameter(
+            item.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if _is_required(item) else _default(item),
+            annotation=_annotation(item),
+        )
+        for record in records
+        for item in fields(record)
+    ]
+    parameters.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return function
 
 
 def records_of(values: dict[str, Any], records: Iterable[type[Any]]) -> dict[type[Any], Any]:
@@ -227,6 +183,36 @@ def writes_to_stdout(command: Command, records: Mapping[type[Any], Any]) -> bool
         for record in records.values()
         for item in fields(record)
     )
+
+
+def _bound(command: Command, invoke: Callable[..., Any]) -> Callable[..., None]:
+    takes = (*command.records(), GlobalOptions)
+
+    def call(context: typer.Context, **values: Any) -> None:
+        invoke(command, context, records_of(values, takes))
+
+    call.__doc__ = command.errand.__doc__
+    return with_signature(call, takes)
+
+
+def _is_required(item: "Field[Any]") -> bool:
+    return item.default is MISSING and item.default_factory is MISSING
+
+
+def _default(item: "Field[Any]") -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
+def _annotation(item: "Field[Any]") -> Any:
+    told = item.metadata
+    shared: dict[str, Any] = {"help": told["help"], "metavar": told["metavar"], "show_default": False}
+    if not told["flags"]:
+        return Annotated[item.type, typer.Argument(**shared)]
+    shared |= {name: told[name] for name in ("min", "max") if name in told}
+    shared["rich_help_panel"] = told["group"]  # where help_pages.py finds it
+    if told["is_count"]:
+        shared["count"] = True
+    return Annotated[item.type, typer.Option(*told["flags"], **shared)]
 
 
 def _check_text(records: Iterable[Any]) -> None:

@@ -1,7 +1,7 @@
 """What could stand next on a command line: commands, options, names of models and personas.
 
 Knows: which word takes which kind of value, where names come from; it reads records and the config, nothing more.
-Refuses to know: what commands do (cli.py hands its commands over as they are), shells (completion_scripts.py).
+Refuses to know: typer (cli.py hands its commands over as they are), shells (completion_scripts.py).
 """
 
 import re
@@ -10,9 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from slmchat.commands.command_line import CommandNode
 from slmchat.commands.completion_scripts import SCRIPTS
-from slmchat.commands.parser import Parameter
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.sanitize import sanitize
 from slmchat.settings import KV_TYPES, Settings
@@ -46,11 +44,11 @@ def split_line(line: str) -> tuple[list[str], str]:
 
 
 def complete(
-    program: CommandNode, words: Sequence[str], incomplete: str, settings: Callable[[], Settings]
+    program: Any, words: Sequence[str], incomplete: str, settings: Callable[[], Settings]
 ) -> list[CompletionCandidate] | str:
     """What `incomplete` could become behind `words`; `FILES` where the shell knows better.
 
-    `program`: the whole command line. `settings` are loaded only when names are asked for.
+    `program`: the whole command line (a click group). `settings` are loaded only when names are asked for.
     """
     if list(words[:1]) == ["help"]:
         return _helped(program, words[1:], incomplete)
@@ -58,10 +56,9 @@ def complete(
 
 
 def _offered(
-    program: CommandNode, words: Sequence[str], incomplete: str, settings: Callable[[], Settings]
+    program: Any, words: Sequence[str], incomplete: str, settings: Callable[[], Settings]
 ) -> list[CompletionCandidate] | str:
-    command, path, n_given, is_literal = program, "", 0, False
-    waiting: Parameter | None = None
+    command, path, waiting, n_given, is_literal = program, "", None, 0, False
     for word in words:
         if waiting is not None:
             waiting = None
@@ -69,8 +66,8 @@ def _offered(
             is_literal = True
         elif word.startswith("-") and len(word) > 1 and not is_literal:
             option = _option(command, word)
-            waiting = option if option is not None and option.takes_value else None
-        elif command.commands is not None:
+            waiting = option if option is not None and not (option.is_flag or option.count) else None
+        elif hasattr(command, "commands"):
             if word not in command.commands:
                 return []
             command, path = command.commands[word], f"{path} {word}".strip()
@@ -84,7 +81,7 @@ def _offered(
         found, incomplete = _prefixed(f"{name}=", _values(path, attached, settings)), incomplete
     elif incomplete.startswith("-") and not is_literal:
         found = list(_options(command))
-    elif command.commands is not None:
+    elif hasattr(command, "commands"):
         found = _commands(command)
     else:
         found = _values(path, _argument(command, n_given), settings)
@@ -93,17 +90,17 @@ def _offered(
     return [one for one in found if one.value.startswith(incomplete) and _PLAIN.fullmatch(one.value)]
 
 
-def _helped(program: CommandNode, words: Sequence[str], incomplete: str) -> list[CompletionCandidate]:
+def _helped(program: Any, words: Sequence[str], incomplete: str) -> list[CompletionCandidate]:
     """The commands that `slm help` could be asked about."""
-    command: CommandNode | None = program
+    command = program
     for word in words:
-        command = (command.commands or {}).get(word) if command is not None else None
+        command = getattr(command, "commands", {}).get(word)
     return [one for one in _commands(command) if one.value.startswith(incomplete)]
 
 
-def _commands(command: CommandNode | None) -> list[CompletionCandidate]:
-    known = (command.commands if command is not None else None) or {}
-    return [CompletionCandidate(each, sub.help) for each, sub in known.items() if not sub.is_hidden]
+def _commands(command: Any) -> list[CompletionCandidate]:
+    known = getattr(command, "commands", {})
+    return [CompletionCandidate(each, _first_line(sub.help)) for each, sub in known.items() if not sub.hidden]
 
 
 def lines(found: Sequence[CompletionCandidate] | str) -> Iterator[str]:
@@ -117,31 +114,32 @@ def _prefixed(prefix: str, found: list[CompletionCandidate] | str) -> list[Compl
     return found if isinstance(found, str) else [CompletionCandidate(prefix + one.value, one.about) for one in found]
 
 
-def _option(command: CommandNode, word: str) -> Parameter | None:
+def _option(command: Any, word: str) -> Any | None:
     name = word.partition("=")[0]
-    return next((param for param in command.parameters if name in param.opts), None)
+    return next((param for param in command.params if name in param.opts and name.startswith("-")), None)
 
 
-def _options(command: CommandNode) -> Iterator[CompletionCandidate]:
-    for param in command.parameters:
-        for flag in param.opts:
-            if flag.startswith("--"):
-                yield CompletionCandidate(flag, param.help)
+def _options(command: Any) -> Iterator[CompletionCandidate]:
+    for param in command.params:
+        if param.param_type_name == "option" and not param.hidden:
+            for flag in param.opts:
+                if flag.startswith("--"):
+                    yield CompletionCandidate(flag, param.help or "")
     yield CompletionCandidate("--help", "Show this message and exit.")
 
 
-def _argument(command: CommandNode, n_given: int) -> Parameter | None:
+def _argument(command: Any, n_given: int) -> Any | None:
     """The argument that the next word belongs to: the last one takes all that follow."""
-    arguments = [param for param in command.parameters if not param.is_option]
-    if not arguments or (n_given >= len(arguments) and not arguments[-1].is_many):
+    arguments = [param for param in command.params if param.param_type_name == "argument"]
+    if not arguments or (n_given >= len(arguments) and arguments[-1].nargs == 1):
         return None
     return arguments[min(n_given, len(arguments) - 1)]
 
 
-def _values(path: str, param: Parameter | None, settings: Callable[[], Settings]) -> list[CompletionCandidate] | str:
+def _values(path: str, param: Any | None, settings: Callable[[], Settings]) -> list[CompletionCandidate] | str:
     """What an option or an argument of the command at `path` takes."""
     metavar = (param.metavar or "") if param is not None else ""
-    flag = param.opts[-1] if param is not None and param.opts else ""
+    flag = param.opts[-1] if param is not None else ""
     if param is None:
         return []
     if flag == "--task":
@@ -155,10 +153,10 @@ def _values(path: str, param: Parameter | None, settings: Callable[[], Settings]
     if (
         flag in ("--model", "--draft")
         or "MODEL" in metavar
-        or (path in ("show", "rm", "verify") and not param.is_option)
+        or (path in ("show", "rm", "verify") and not _is_option(param))
     ):
         return _installed(settings())
-    if path == "pull" and not param.is_option:
+    if path == "pull" and not _is_option(param):
         return [CompletionCandidate(name, title) for name, title in _catalog(settings())]
     if flag == "--persona":
         from slmchat.personas import load as load_personas
@@ -168,6 +166,10 @@ def _values(path: str, param: Parameter | None, settings: Callable[[], Settings]
         return [CompletionCandidate(persona.name, persona.description) for persona in personas]
     choices = KV_TYPES if flag == "--kv-type" else metavar.split("|")
     return [CompletionCandidate(choice) for choice in choices if _CHOICE.fullmatch(choice)]
+
+
+def _is_option(param: Any) -> bool:
+    return bool(param.param_type_name == "option")
 
 
 def _installed(settings: Settings) -> list[CompletionCandidate]:
@@ -188,3 +190,7 @@ def _catalog(settings: Settings) -> list[tuple[str, str]]:
 
     own: Mapping[str, Any] = registry.load_user_names(settings.paths.user_registry)
     return sorted({**dict.fromkeys(own, ""), **registry.catalog_titles()}.items())
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0]

@@ -3,15 +3,15 @@
 A page with more than ten options has them in groups, by what they are about. In a narrow window the meaning of an
 option stands below it.
 
-Knows: how a page is laid out. Refuses to know: any command.
+Knows: click's records of commands (vendored by typer), how a page is laid out. Refuses to know: any command.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
-from slmchat.commands.command_line import CommandNode, Invocation
 from slmchat.commands.examples import EXAMPLES
-from slmchat.commands.parser import Parameter
 from slmchat.option_fields import OptionGroup
+from slmchat.ranges import Range
 from slmchat.terminal.console import current_console
 from slmchat.terminal.screen import BOLD
 from slmchat.terminal.tables import hanging
@@ -23,40 +23,38 @@ _NARROW = 60
 # The options of a page with more than these are in groups.
 _MOST_UNGROUPED = 10
 _SPELLING_WIDTH = 28
-_HELP = ("-h, --help", "Show this message and exit.")
 # What is written as a space, but where no line ends. It is ASCII, since the width of other characters costs an import.
 _NO_BREAK = "\x1f"
 
 
-def show(context: Invocation) -> None:
+def show(context: Any) -> None:
     """Print the page of the command of this context, its headings bold on a terminal in colour."""
     console = current_console()
-    for line in page(context.node, context.path, console.size[0]):
+    for line in page(context.command, context, console.size[0]):
         is_heading = line.endswith(":") and not line.startswith(" ")
         console.write(line, BOLD if is_heading and console.has_color else None)
         console.write("\n")
 
 
-def page(command: CommandNode, path: str, columns: int) -> Iterator[str]:
-    """The lines of the page of a command that is called so, in a window of `columns`; those of headings end with a
-    colon and are not indented."""
+def page(command: Any, context: Any, columns: int) -> Iterator[str]:
+    """The lines of the page in a window of `columns`; those of headings end with a colon and are not indented."""
     width = min(columns, _WIDEST)
-    yield from hanging("Usage: ", " ".join([path, "[OPTIONS]", *_operands(command)]), width)
+    yield from hanging("Usage: ", " ".join([context.command_path, "[OPTIONS]", *_operands(command)]), width)
     yield ""
-    yield from hanging("  ", command.help, width)
-    arguments = [param for param in command.parameters if not param.is_option and param.help]
-    yield from _section("Arguments", [(param.metavar or "", param.help) for param in arguments], width)
-    options = [(_spelling(param), _meaning(param), param.group) for param in command.parameters if param.is_option]
-    options.append((*_HELP, OptionGroup.GENERAL))
+    yield from hanging("  ", " ".join((command.help or "").split()), width)
+    parameters = [param for param in command.get_params(context) if not getattr(param, "hidden", False)]
+    arguments = [param for param in parameters if param.param_type_name == "argument" and param.help]
+    yield from _section("Arguments", [(param.metavar, param.help) for param in arguments], width)
+    options = [param for param in parameters if param.param_type_name == "option"]
     is_grouped = len(options) > _MOST_UNGROUPED
-    widest = max(len(spelling) for spelling, _, _ in options)
+    widest = max(len(_spelling(param)) for param in options)
     for heading in OptionGroup if is_grouped else ("Options",):
-        own = [(spelling, meaning) for spelling, meaning, group in options if not is_grouped or group == heading]
-        yield from _section(str(heading), own, width, widest)
-    commands = command.commands or {}
-    told = [(name, _first_sentence(each.help)) for name, each in commands.items() if not each.is_hidden]
+        own = [param for param in options if not is_grouped or _group_of(param) == heading]
+        yield from _section(str(heading), [(_spelling(param), _meaning(param)) for param in own], width, widest)
+    commands = getattr(command, "commands", {})
+    told = [(name, _first_sentence(each.help)) for name, each in commands.items() if not each.hidden]
     yield from _section("Commands", told, width)
-    examples = EXAMPLES.get(path.partition(" ")[2], ())
+    examples = EXAMPLES.get(context.command_path.partition(" ")[2], ())
     if examples:
         yield from ("", "Examples:")
         for line in examples:
@@ -84,27 +82,34 @@ def _section(heading: str, rows: list[tuple[str, str]], width: int, widest: int 
         yield from (line.replace(_NO_BREAK, " ").rstrip() for line in lines)
 
 
-def _operands(command: CommandNode) -> list[str]:
+def _operands(command: Any) -> list[str]:
     """What stands behind the options in the usage line; a metavar has brackets around what may be left out."""
-    if command.commands is not None:
-        return ["COMMAND [ARGS]..."]
-    return [param.metavar or "" for param in command.parameters if not param.is_option]
+    if hasattr(command, "commands"):
+        return [command.subcommand_metavar]
+    return [param.metavar for param in command.params if param.param_type_name == "argument"]
 
 
-def _spelling(param: Parameter) -> str:
+def _group_of(param: Any) -> str:
+    return getattr(param, "rich_help_panel", None) or OptionGroup.GENERAL
+
+
+def _spelling(param: Any) -> str:
     spellings = ", ".join(sorted(param.opts, key=lambda flag: flag.startswith("--")))
     other = f" / {', '.join(param.secondary_opts)}" if param.secondary_opts else ""
-    return f"{spellings}{other}" + (f" {param.metavar}" if param.takes_value and param.metavar else "")
+    takes_value = not param.is_flag and not param.count
+    return f"{spellings}{other}" + (f" {param.metavar}" if takes_value and param.metavar else "")
 
 
-def _meaning(param: Parameter) -> str:
-    if param.range is None:
-        return param.help
-    return f"{param.help} [{param.range.in_short.replace(' ', _NO_BREAK)}]"
+def _meaning(param: Any) -> str:
+    low, high = getattr(param.type, "min", None), getattr(param.type, "max", None)
+    if low is None or high is None or param.count:
+        return param.help or ""
+    limits = Range(low, high).in_short.replace(" ", _NO_BREAK)
+    return f"{param.help} [{limits}]"
 
 
-def _first_sentence(text: str) -> str:
-    return text.partition(". ")[0].rstrip(".;")
+def _first_sentence(text: str | None) -> str:
+    return " ".join((text or "").split()).partition(". ")[0].rstrip(".;")
 
 
 def example(line: str, columns: int) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """What single commands take besides the records of options.py, and what every command takes.
 
 These records are made at each start and used by one call at most: they have no methods but `__init__`, which is a third
-of the time. Refuses to know: how words are read, and what any option does.
+of the time. Refuses to know: typer, and what any option does.
 """
 
 from functools import partial
@@ -258,11 +258,3 @@ class DocsRemoveOptions:
     names: list[str] | None = argument("[PATH]...", "Documents, or directories with some.", default=None)
     all: bool = option("--all", help="Forget every document.", default=False)
     yes: bool = option("--yes", help="Do not ask.", default=False)
-
-
-@dataclass(eq=False, repr=False)
-class CompleteOptions:
-    """What the scripts of `slm completion` say: the words behind `slm` up to the cursor, or the whole line."""
-
-    words: list[str] | None = argument("[WORD]...", default=None)
-    line: str | None = option("--line", help="The line up to the cursor.", metavar="FILE")

@@ -1,54 +1,68 @@
-"""What a wrong command line is answered with: what is wrong, and the line that would be right.
+"""What typer says of a wrong command line, in slm's words: what is wrong, and the line that would be right.
 
-Knows: the errors of the parser and which commands take an option. Refuses to know: what options mean.
+Knows: the sentences of click (vendored by typer) and which commands take an option. Refuses to know: what options mean.
 """
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from slmchat.commands.command_line import CommandNode
-from slmchat.commands.parser import UsageError
 from slmchat.errors import ExitCode, SlmError
+from slmchat.ranges import NO_LIMIT, Range
 
 _EXAMPLE = 'text that begins with "-" goes behind "--": slm run -- "-5 plus 3"'
 
-
-def explained(error: UsageError, arguments: Sequence[str], program: CommandNode) -> SlmError:
-    """The sentence and the hint for a command line of this program that is not understood."""
-    commands = program.commands or {}
-    hint = f"{error.path} --help"
-    if error.option is not None:
-        hint = _right_option(error, arguments, program) or hint
-    elif error.command is not None:
-        near = difflib.get_close_matches(error.command, _node_at(program, error.path).commands or {})
-        hint = f"did you mean {' or '.join(f'{error.path} {name}' for name in near)}?" if near else hint
-    elif "'-n'" in error.message and "is not" in error.message:
-        hint = "without -n an answer is as long as the context window lets it be"
-    elif error.path == "slm" and arguments and arguments[0] in commands:
-        hint = f"slm {arguments[0]} --help"
-    return SlmError(f"{error.message}.", hint=hint, exit_code=ExitCode.USAGE)
+_OUT_OF_RANGE = re.compile(r"(?P<value>\S+) is not in the range (?P<low>\d+(?:\.\d+)?)<=x<=(?P<high>\d+(?:\.\d+)?)")
+_NO_NUMBER = re.compile(r"(?P<value>'.*') is not a valid (?P<kind>int|float)\w*(?: range)?")
 
 
-def _node_at(program: CommandNode, path: str) -> CommandNode:
-    """The node that is called so."""
-    node = program
-    for name in path.split()[1:]:
-        node = (node.commands or {})[name]
-    return node
-
-
-def _right_option(error: UsageError, arguments: Sequence[str], program: CommandNode) -> str | None:
-    """How the option would be right: behind a command, with another spelling, or as a text."""
-    name, commands = error.option or "", program.commands or {}
+def explained(error: Any, arguments: Sequence[str], commands: Mapping[str, Any]) -> SlmError:
+    """The sentence and the hint for a usage error of typer's. `commands`: those of the program, by name."""
     called = next((word for word in arguments if word in commands), None)
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else " ".join(["slm", *([called] if called else [])])
+    hint = f"{path} --help"
+    message = error.format_message().strip()
+    if getattr(error, "option_name", None) and "no such option" in message.lower():
+        message = f"there is no option {error.option_name}"
+        hint = _right_option(error, arguments, commands, called) or hint
+    elif "o such command" in message:
+        name, _, better = message.partition("Did you mean ")
+        message = name.strip().rstrip(".")
+        names = re.findall(r"'([^']+)'", better)
+        hint = f"did you mean {' or '.join(f'{path} {each}' for each in names)}?" if names else hint
+    else:
+        message = _OUT_OF_RANGE.sub(_range, message)
+        message = _NO_NUMBER.sub(lambda found: f"{found['value']} is not a {_KINDS[found['kind']]}", message)
+        if "'-n'" in message and "is not" in message:
+            hint = "without -n an answer is as long as the context window lets it be"
+    message = message.rstrip(".")
+    return SlmError(f"{message[:1].lower()}{message[1:]}.", hint=hint, exit_code=ExitCode.USAGE)
+
+
+_KINDS = {"int": "whole number", "float": "number"}
+
+
+def _range(found: "re.Match[str]") -> str:
+    low, high = (float(found[name]) if "." in found[name] else int(found[name]) for name in ("low", "high"))
+    value = found["value"].removesuffix(".0")
+    if high >= NO_LIMIT and isinstance(low, int):
+        return f"{value} is not a whole number from {low:,} on"
+    return f"{value} is not {Range(low, high)}"
+
+
+def _right_option(error: Any, arguments: Sequence[str], commands: Mapping[str, Any], called: str | None) -> str | None:
+    """How the option would be right: behind a command, with another spelling, or as a text."""
+    name = error.option_name
     takers = [command for command in commands if name in options_of(commands[command])]
-    if error.path == "slm" and takers:
+    is_before_command = error.ctx is not None and error.ctx.parent is None
+    if is_before_command and takers:
         taker = called if called in takers else "run" if "run" in takers else takers[0]
         return f"{name} goes behind the command: slm {taker} {name} …"
-    known = options_of(_node_at(program, error.path))
+    known = options_of(error.ctx.command) if error.ctx is not None else ()
     given = next((word for word in arguments if word.startswith(name)), name)
-    if not given.startswith("--"):  # "-temp" was read as the letters t, e, m, p
+    if not given.startswith("--"):  # click reads "-temp" as the letters t, e, m, p
         if f"-{given}" in known:
             return f"did you mean -{given}?"
         if re.match(r"-[\d.]", given):
@@ -59,6 +73,6 @@ def _right_option(error: UsageError, arguments: Sequence[str], program: CommandN
     return f"did you mean {' or '.join(near)}?" if near else None
 
 
-def options_of(command: CommandNode) -> tuple[str, ...]:
+def options_of(command: Any) -> tuple[str, ...]:
     """Every spelling of every option of a command."""
-    return tuple(spelling for parameter in command.parameters for spelling in parameter.opts)
+    return tuple(spelling for parameter in command.params for spelling in parameter.opts if spelling.startswith("-"))
