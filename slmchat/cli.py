@@ -451,7 +451,7 @@ def run_program(arguments: Sequence[str]) -> int:
     """Run one command line in a process that is slm's own: also what ends it from below is a sentence."""
     process_end.take_over()
     code = run_cli(arguments)
-    if code == ExitCode.INTERRUPTED:
+    if code == ExitCode.INTERRUPTED or process_end.may_leave_at_once():
         process_end.leave_at_once(code)
     return code
 

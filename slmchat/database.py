@@ -14,11 +14,11 @@ import shlex
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.private_files import create_private
 
 if TYPE_CHECKING:  # sqlite3 takes 5 to 10 ms to import: only when a database is really used

@@ -6,11 +6,12 @@ Refuses to know: typer, and what any option does.
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, field, fields
 from functools import partial
 from typing import Any
 
 from slmchat import ranges
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.option_fields import OptionGroup, json_option, option
 from slmchat.ranges import Range
 

@@ -10,12 +10,13 @@ instruction in plain words, and an example better than any instruction. What was
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from slmchat import ranges
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.ranges import Range
 from slmchat.settings import THINK
 

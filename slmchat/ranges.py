@@ -4,7 +4,8 @@ Knows: names, lowest and highest values. Refuses to know: where a value was writ
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from slmchat.lazy_dataclasses import dataclass
 
 # From this upper bound on, a range is told without it: it only keeps absurd numbers out.
 NO_LIMIT = 1_000_000

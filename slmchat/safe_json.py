@@ -16,6 +16,11 @@ _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0d\uffa0\U000e0100-\U000e01ef]"
     "|(?<![#*0-9\u00a9\u00ae\u2010-\u33ff\U0001f000-\U0001faff])[\ufe0e\ufe0f]"
 )
+# Any of them, without what stands before it.
+_MAY_BE_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+_FLAT = {str, int, float, bool, type(None)}
 
 
 def encode(value: object, indent: int | None = 2) -> str:
@@ -23,7 +28,32 @@ def encode(value: object, indent: int | None = 2) -> str:
 
     What JSON does not know is written as its text.
     """
-    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str) + "\n"
-    text = _UNSEEN.sub(lambda found: json.dumps(found.group())[1:-1], text)
-    hidden = {char for char in set(text) - {"\n"} if unicodedata.category(char) in _HIDDEN}
+    text = _plain(value, indent) + "\n"
+    if text.isascii() and "\x7f" not in text:  # JSON has escaped the others
+        return text
+    chars = set(text) - {"\n"}
+    if any(map(_MAY_BE_UNSEEN.match, chars)):
+        text = _UNSEEN.sub(lambda found: json.dumps(found.group())[1:-1], text)
+    hidden = {char for char in chars if unicodedata.category(char) in _HIDDEN}
+    if not hidden:
+        return text
     return text.translate({ord(char): json.dumps(char)[1:-1] if char != "\x7f" else "\\u007f" for char in hidden})
+
+
+def _plain(value: object, indent: int | None) -> str:
+    """JSON as `json` writes it. It indents in Python, 20 times as slowly as it writes without: a list of flat records
+    is written at once, with line breaks as its commas (a text in JSON has none), and its braces are moved then."""
+    if indent != 2 or not _are_flat_records(value):
+        return json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    text = json.dumps(value, ensure_ascii=False, separators=(",\n    ", ": "))
+    records = text[2:-2].replace("},\n    {", "\n  },\n  {\n    ")
+    return f"[\n  {{\n    {records}\n  }}\n]"
+
+
+def _are_flat_records(value: object) -> bool:
+    """Whether it is a list of objects of texts and numbers, none of them empty."""
+    if not isinstance(value, list) or not value:
+        return False
+    if not all(type(record) is dict and record for record in value):
+        return False
+    return {type(field) for record in value for field in record.values()} <= _FLAT

@@ -7,12 +7,13 @@ Refuses to know: what the values do. Nothing here opens a model, a terminal or t
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
 from slmchat import ranges, toml_files
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.ranges import Range
 
 KV_TYPES = ("f16", "q8_0", "q4_0")

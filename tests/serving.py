@@ -38,7 +38,7 @@ class _FakeModel(LocalModel):
 
     made: FakeEngine
 
-    def start(self, options: object, settings: object) -> Any:
+    def start(self, options: object, settings: object, beside: object = None) -> Any:
         return Ready(self.made)
 
 

@@ -1,13 +1,15 @@
-"""Per-layer embeddings that stay on the disk: when that is decided, how it is counted, and that it changes no answer."""
+"""What memory is planned with: per-layer embeddings that stay on the disk, and what is loaded beside a model."""
 
 import ctypes
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from gguf_memories import write_per_layer
+from gguf_samples import write_tiny_llama
 
 from slmchat import settings as settings_module
 from slmchat.catalog import registry
@@ -105,6 +107,41 @@ class TestOutlook:
             settings = settings_module.Settings(paths=paths)
             found = device_fit.plan_load(shape, settings, model=model, n_ctx=512, kv_type=None, gpu_layers=None)
             assert found.load.is_lazy is is_lazy
+
+
+class TestBeside:
+    """Adapters, projectors and draft models take memory of their own."""
+
+    def test_files_count_as_large_as_they_are_and_drafts_with_their_cache(self, tmp_path: Path) -> None:
+        adapter, draft = tmp_path / "adapter.gguf", write_tiny_llama(tmp_path / "draft.gguf", chat_template=None)
+        adapter.write_bytes(bytes(1000))
+        made = settings_module.Settings(settings_module.Paths(tmp_path, tmp_path, tmp_path))
+        shape = shape_of([read_header(draft)])
+
+        def needed(**given: Any) -> int:
+            nothing: dict[str, Any] = {"adapters": (), "projector": None, "draft": None, "n_ctx": 256}
+            return device_fit.needed_beside(made, **{**nothing, **given})
+
+        assert needed() == 0
+        assert needed(adapters=(adapter, adapter), projector=adapter) == 3000
+        assert needed(draft=draft) == memory(shape, device_fit.load(made, 256)).needed > draft.stat().st_size / 2
+        assert needed(adapters=(tmp_path / "gone",), draft=adapter) == 0  # whoever opens them says so
+
+    def test_what_they_take_is_not_available(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = write_tiny_llama(tmp_path / "tiny.gguf", chat_template=None)
+        made = settings_module.Settings(settings_module.Paths(tmp_path, tmp_path, tmp_path))
+        shape = shape_of([read_header(model)])
+        needed = memory(shape, device_fit.load(made, 256)).needed
+        monkeypatch.setattr(device_fit, "available_memory", lambda device: Room(2 * needed, 64 * GIB))
+
+        def planned(beside: int) -> device_fit.LoadPlan:
+            given = {"model": model, "n_ctx": 256, "kv_type": None, "gpu_layers": None}
+            return device_fit.plan_load(shape, made, **given, beside=beside)  # type: ignore[arg-type]
+
+        assert planned(0).verdict is not FitVerdict.NO
+        refused = planned(2 * needed)
+        assert refused.verdict is FitVerdict.NO
+        assert "for what is loaded with it" in device_fit.refusal("tiny", refused).message
 
 
 def _logits(engine: llama.LlamaEngine) -> list[float]:

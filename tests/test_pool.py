@@ -9,7 +9,19 @@ import pytest
 from gguf_samples import WORDS, write_tiny_gemma3, write_tiny_llama, write_tiny_mamba, write_tiny_phi3
 
 from slmchat.engine import llama
-from slmchat.engine.api import Choices, Chunk, FinishReason, Limits, Part, Prompt, Request, Result, SessionSettings
+from slmchat.engine.api import (
+    Choices,
+    Chunk,
+    Finish,
+    FinishReason,
+    Limits,
+    Part,
+    Prompt,
+    Request,
+    Result,
+    SessionSettings,
+)
+from slmchat.engine.kvstore import KvStore
 from slmchat.engine.parallelism import CellPlan, Growth, plan_cells
 from slmchat.engine.pool import LlamaPool
 from slmchat.engine.sampler import SamplerSettings
@@ -367,3 +379,48 @@ def test_a_pool_gives_way_to_other_programs(
             assert engine.loaded.api.llama_n_threads(pool._sequences.handle) == (2 if is_repeatable else 1)
         finally:
             pool.close()
+
+
+class TestStates:
+    """What all prompts begin with is kept on the disk, for every later pool and session."""
+
+    def _texts(
+        self, engine: llama.LlamaEngine, settings: SessionSettings, prompts: list[Prompt]
+    ) -> tuple[list[str], str]:
+        pool = engine.open_pool(settings, 4)
+        try:
+            found = _results(pool.run(_requests(prompts)))
+            return [found[number].text for number in range(len(prompts))], pool.report
+        finally:
+            pool.close()
+
+    def test_the_next_pool_reads_none_of_it_and_says_the_same(self, engine: llama.LlamaEngine, tmp_path: Path) -> None:
+        settings = replace(_settings(), store=KvStore(tmp_path))
+        first, report = self._texts(engine, settings, _prompts(6))
+        assert "evaluated once" in report and "before this" not in report
+        assert list(tmp_path.glob("*/shared.*.kv"))
+        again, report = self._texts(engine, settings, _prompts(6))
+        assert "before this" in report
+        assert again == first
+
+    def test_a_state_of_a_longer_beginning_is_cut_back(self, plain: llama.LlamaEngine, tmp_path: Path) -> None:
+        settings = replace(_settings(), store=KvStore(tmp_path))
+        self._texts(plain, settings, _prompts(4, HEAD * 3))
+        other = _prompts(4, HEAD * 2 + "now for something that has not been said ")
+        without, _ = self._texts(plain, _settings(), other)
+        found, report = self._texts(plain, settings, other)
+        assert "before this" in report
+        assert _n_equal(dict(enumerate(Result(n, text=text) for n, text in enumerate(found))), without) >= 3
+
+    def test_a_session_begins_with_it(self, plain: llama.LlamaEngine, tmp_path: Path) -> None:
+        settings = replace(_settings(), store=KvStore(tmp_path))
+        self._texts(plain, settings, _prompts(4))
+        session = plain.open_session(settings)
+        finish = list(session.generate(_plain(HEAD + "another question"), GREEDY, Limits(2)))[-1]
+        session.close()
+        assert isinstance(finish, Finish) and finish.usage.cached_tokens > 0.7 * finish.usage.prompt_tokens
+
+    def test_nothing_is_kept_without_a_store(self, plain: llama.LlamaEngine, tmp_path: Path) -> None:
+        self._texts(plain, _settings(), _prompts(4))
+        _, report = self._texts(plain, _settings(), _prompts(4))
+        assert "before this" not in report and not list(tmp_path.iterdir())

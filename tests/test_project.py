@@ -56,7 +56,7 @@ GROUND |= {
     "option_fields",
     "database",
 }
-GROUND |= {"invisible"}
+GROUND |= {"invisible", "lazy_dataclasses"}
 FLOORS = (
     {"engine"},
     {"conversation", "catalog", "privacy"},

@@ -78,6 +78,33 @@ def test_what_is_not_surely_faster_does_not(usual: list[float], other: list[floa
     assert pick(usual, other).chosen == {}
 
 
+@pytest.mark.parametrize(("agreement", "chosen"), [(0.99, {"kv_type": "q4_0"}), (0.96, {"kv_type": "q8_0"})])
+def test_a_kv_type_that_changes_answers_does_not_win(agreement: float, chosen: dict[str, str]) -> None:
+    speeds = {"f16": 1.0, "q8_0": 0.9, "q4_0": 0.7}
+    shares = {"q8_0": 0.985, "q4_0": agreement}
+    group = TuneGroup(
+        "KV type", ({"kv_type": "q8_0"}, {"kv_type": "q4_0"}), Workload(9, 0), lambda found: found.prompt_s
+    )
+    found = compare(
+        group,
+        USUAL,
+        lambda made, _work: WorkloadTimes(speeds[made.kv_type], 0.0),
+        lambda change: shares[change["kv_type"]],
+    )
+    assert found.chosen == chosen
+    assert found.agreement == {"kv type q8_0": 0.985, "kv type q4_0": agreement}
+
+
+@pytest.mark.slow
+def test_agreement_is_measured_on_a_text(smollm2: Path) -> None:
+    engine = llama.load(smollm2)
+    usual = SessionSettings(512, 2, 2)
+    same, q8_0, q4_0 = (autotune._agreement(engine, usual, {"kv_type": each}) for each in ("f16", "q8_0", "q4_0"))
+    engine.close()
+    assert same == 1.0
+    assert q8_0 >= autotune.LEAST_AGREEMENT > q4_0
+
+
 def test_turns_are_taken_in_turn_and_a_kind_that_is_refused_is_left_out() -> None:
     asked: list[str] = []
 

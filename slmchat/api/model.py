@@ -6,7 +6,7 @@ Refuses to know: how a question becomes an answer (generation/generator.py) and 
 """
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from typing import Literal, NoReturn, Unpack, cast
@@ -45,6 +45,7 @@ from slmchat.generation.many import ManyCompletions
 from slmchat.generation.prompt import PromptRequest, thinks
 from slmchat.generation.response import Completion, NullHandler, StreamHandler, interrupted
 from slmchat.generation.structured import ResponseFormat
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models.embedding import embedder
 from slmchat.options import GenerationOptions
 from slmchat.ranges import PARALLEL, PASSAGES

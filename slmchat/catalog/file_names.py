@@ -9,7 +9,8 @@ Refuses to know: the network, the disk, what is inside a file.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from slmchat.lazy_dataclasses import dataclass
 
 # The order in which files of one model are looked at: Q4_K_M (small, little is lost), then what is nearest to it. Which
 # one is taken is decided by what fits.

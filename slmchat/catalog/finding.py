@@ -5,7 +5,7 @@ Refuses to know: how anything is fetched, llama.cpp.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from slmchat.catalog import adapter_names, hub_names, registry
@@ -13,6 +13,7 @@ from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.catalog.registry import Reference, UserName
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

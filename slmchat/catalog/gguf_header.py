@@ -6,7 +6,8 @@ Refuses to know: bytes (gguf_parser.py), files (gguf.py), what a terminal may sh
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from slmchat.lazy_dataclasses import dataclass
 
 # ggml.h, enum ggml_type -> name, elements of a block, bytes of a block (ggml-common.h: static_assert of each block_*).
 GGML_TYPES: Mapping[int, tuple[str, int, int]] = {

@@ -8,7 +8,7 @@ that do not fit the keys): nothing is checked twice. tests/fuzz/search_headers.p
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from slmchat.catalog.architectures import (
     IN_SECTIONS,
@@ -22,6 +22,7 @@ from slmchat.catalog.architectures import (
 from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.schema import shown
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 MAX_LAYERS = 512
 """llama-hparams.h: LLAMA_MAX_LAYERS."""

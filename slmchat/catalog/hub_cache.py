@@ -12,10 +12,10 @@ other tools have fetched.
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from slmchat.catalog.untrusted import PlannedFile
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.private_files import check_below, is_below, remove_below
 
 _REPOSITORY, _DATASET = "models--", "datasets--"

@@ -5,11 +5,11 @@ Refuses to know: what there is on the Hub, what a name of the catalog is (regist
 """
 
 import re
-from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote
 
 from slmchat.catalog.file_names import quantization_of
 from slmchat.catalog.untrusted import is_contained, is_hub_file
+from slmchat.lazy_dataclasses import dataclass
 
 HINT = "write hf:OWNER/REPO, hf:OWNER/REPO@Q4_K_M or hf:OWNER/REPO/FILE.gguf, then #REVISION if you like"
 

@@ -12,7 +12,6 @@ right (fetching.py).
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -25,6 +24,7 @@ from slmchat.catalog.partial import PartialFile, StepBack, TooLong
 from slmchat.catalog.sources import BLOCK, FetchPlan, Unreachable
 from slmchat.catalog.untrusted import MOST_BYTES, HubHeaders, MalformedAnswer, PlannedFile, content_range
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.wording import in_bytes
 
 WAITS = (0.2, 1.0, 3.0, 6.0)

@@ -5,13 +5,13 @@ Refuses to know: what values inside the header llama.cpp survives (header_limits
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 from slmchat.catalog import architectures, header_limits, lora
 from slmchat.catalog.gguf_header import Header, is_projector
 from slmchat.catalog.schema import shown
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 _OTHERS = "slm list --available shows models that answer"
 _NEWER = "a newer slm may: update it"

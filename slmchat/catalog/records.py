@@ -6,7 +6,7 @@ Refuses to know: where records are kept (library.py), how files are fetched.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from slmchat import ranges
 from slmchat.catalog import untrusted
 from slmchat.catalog.model_specs import License
 from slmchat.catalog.untrusted import MOST_BYTES, parsed_json
+from slmchat.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:  # `slm list` and `slm show` have no time for the records of an engine
     from slmchat.engine.api import Adapter

@@ -7,7 +7,7 @@ Refuses to know: which values a file may hold (schema.py), how bytes are fetched
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from slmchat import toml_files
 from slmchat.catalog import adapter_names, file_names, hub_names, schema
 from slmchat.catalog.model_specs import HubFile, License, ModelSpec, sampler_of, spec_of
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 _MOST_NEAR = 8  # names in one hint
 _HEAD = re.compile(r'^\[\[model\]\]\nname = "([^"]+)"\ntitle = "([^"]*)"$', re.MULTILINE)

@@ -6,7 +6,7 @@ Refuses to know: what a name stands for (registry.py), how files are fetched, wh
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from slmchat.catalog import adapter_names, hub_names
 from slmchat.catalog.hub_names import QUANTIZATION, REPO
 from slmchat.catalog.untrusted import is_contained, is_hub_file
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 TAGS = ("chat", "code", "infill", "vision", "base", "reasoning", "embedding")
 MOST_MISTAKES = 10  # more than this in one message helps nobody

@@ -11,7 +11,6 @@ Refuses to know: how any source works, whether the bytes are right (fetching.py 
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +19,7 @@ from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.model_specs import License
 from slmchat.catalog.untrusted import PlannedFile
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.reporting import ByteProgress
 
 BLOCK = 1 << 20

@@ -12,8 +12,9 @@ own directory (private_files.py): a right name can still lie behind a wrong link
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from slmchat.lazy_dataclasses import dataclass
 
 MOST_BYTES = 1 << 44
 """The largest size of a file that is believed: 16 TiB, the most that ext4 holds."""

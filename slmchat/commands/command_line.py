@@ -9,7 +9,7 @@ Knows: typer. Refuses to know: which commands there are, what options mean, the 
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, fields
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from slmchat.commands.own_options import GlobalOptions
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:
     from slmchat.settings import Settings

@@ -8,10 +8,10 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from slmchat.commands.completion_scripts import SCRIPTS
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.sanitize import sanitize
 from slmchat.settings import KV_TYPES, Settings
 

@@ -6,7 +6,6 @@ each record as soon as its vector is there. A text that fails is a record with a
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from slmchat import safe_json
@@ -14,6 +13,7 @@ from slmchat.engine.api import Embedding, Prompt
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.prompts import PromptMaker
 from slmchat.generation.batch.rows import Row, open_source
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models.backend import open_backend
 from slmchat.models.embedding import embedder, open_embedding
 from slmchat.options import EmbedOptions, GenerationOptions

@@ -7,11 +7,11 @@ carriage return before it), byte order marks. Refuses to know: what is inserted 
 import os
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from slmchat import text_files
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.text_files import encode_like, text_of, with_line_feeds
 
 

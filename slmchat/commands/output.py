@@ -7,7 +7,6 @@ Refuses to know: how an answer is made, what is in its record.
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from slmchat import safe_json
@@ -15,6 +14,7 @@ from slmchat.conversation.code_blocks import CodeBlock, code_blocks
 from slmchat.engine.api import FinishReason
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.response import Completion
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.options import OutputOptions
 from slmchat.privacy.writable_paths import check_file
 from slmchat.privacy.writer import FileWriter

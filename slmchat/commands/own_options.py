@@ -4,11 +4,11 @@ These records are made at each start and used by one call at most: they have no 
 of the time. Refuses to know: typer, and what any option does.
 """
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.option_fields import OptionGroup, argument, json_option, option
 from slmchat.ranges import Range
 

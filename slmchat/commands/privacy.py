@@ -6,12 +6,13 @@ Refuses to know: how the seal works (privacy/), how the check is carried out (pr
 
 import os
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmchat.catalog.hub_cache import hub_cache_directories
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.privacy import forked, server_probes
 from slmchat.privacy.probe_context import ProbeOutcome
 from slmchat.privacy.seal import SealStatus, seal

@@ -15,7 +15,7 @@ from slmchat.errors import ExitCode
 from slmchat.hardware.power import power
 from slmchat.hardware.usage import OthersWatch
 from slmchat.models import resolve, sandbox, tuning
-from slmchat.models.autotune import TuneOutcome, measure_groups, measure_own_build, named, tuning_of
+from slmchat.models.autotune import LEAST_AGREEMENT, TuneOutcome, measure_groups, measure_own_build, named, tuning_of
 from slmchat.models.open import open_installed
 from slmchat.models.own_build import OwnBuild
 from slmchat.models.tuning import Tuning
@@ -114,5 +114,9 @@ def _in_words(outcome: TuneOutcome) -> str:
     told = [
         f"{name} {base / statistics.median(found) - 1:+.1%}" if found else f"{name} not possible"
         for name, found in others
+    ]
+    told += [
+        f"{name}: the most probable token is the same for {share:.1%}, and {LEAST_AGREEMENT:.0%} count"
+        for name, share in outcome.agreement.items()
     ]
     return f"{named(outcome.chosen) or 'as usual'} ({'; '.join(told)}; noise {outcome.noise:.1%})"

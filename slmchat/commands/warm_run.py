@@ -15,6 +15,7 @@ from slmchat.commands.endings import exit_code, tell_of_silence
 from slmchat.commands.own_options import RunOptions
 from slmchat.engine.warm.connection import WarmConnection, ask, error_of, server_gone
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models import sandbox
 from slmchat.models.warm_socket import HELLO_S, computed_with, connect, socket_path
 from slmchat.options import (
@@ -196,7 +197,7 @@ class _Answer:
         return exit_code(record["finish_reason"], console, done["n_ctx"], done["n_trained"])
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Read:
     """How much of the prompt is read. Implements `ReadPrompt`."""
 

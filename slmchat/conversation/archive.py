@@ -12,7 +12,7 @@ import itertools
 import re
 import struct
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from slmchat.conversation.archive_search import Hit
 from slmchat.conversation.messages import Conversation, Message, Node, Role, new_id
 from slmchat.database import WAIT_S, Database
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 # The first characters of an id that are shown; an id may be abbreviated down to four.
 SHORT_ID = 8

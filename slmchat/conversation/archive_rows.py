@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 UNREADABLE = "(unreadable)"
 # A time that nobody can read: then the session is the oldest.
 _LONG_AGO = "1970-01-01T00:00:00+00:00"
+# Years that can be shown in any place of the earth, whatever the clock and the C library are: not tried each time.
+_EVERYWHERE = range(1971, 3000)
 
 
 def text(value: object) -> str:
@@ -36,8 +38,9 @@ def time(value: object) -> str:
     """A time in ISO 8601 as it was written, when it can be shown in any place of the earth; else one long ago."""
     try:
         then = datetime.fromisoformat(text(value))
-        then.astimezone(UTC)
-        then.astimezone()
+        if then.year not in _EVERYWHERE:
+            then.astimezone(UTC)
+            then.astimezone()
     except (ValueError, OverflowError, OSError):
         return _LONG_AGO
     return text(value) if then.tzinfo is not None else then.replace(tzinfo=UTC).isoformat()

@@ -8,11 +8,11 @@ The index has no copy of the texts, only their words. It lags behind: what is wr
 """
 
 import re
-from dataclasses import dataclass
 
 from slmchat.conversation import archive_rows
 from slmchat.database import Database
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 _MOST_CHARACTERS = 1_000  # of a query
 _MOST_TERMS = 32

@@ -5,7 +5,7 @@ quotations, tildes, one that the end of the text closes.
 Refuses to know: where an answer comes from, how Markdown looks on a terminal (terminal/markdown.py).
 """
 
-from dataclasses import dataclass
+from slmchat.lazy_dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

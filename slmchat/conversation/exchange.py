@@ -14,7 +14,7 @@ import base64
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +22,7 @@ from slmchat import safe_json
 from slmchat.conversation.messages import Conversation, Message, Node, Role, new_id
 from slmchat.conversation.pictures import MOST_BYTES, MOST_SIDE, Picture, format_of
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 FORMAT = "slm session"
 VERSION = 1

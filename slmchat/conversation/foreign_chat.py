@@ -6,10 +6,11 @@ Refuses to know: files and formats of the tools (foreign_formats.py), the archiv
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from slmchat.conversation.exchange import Times
 from slmchat.conversation.messages import Conversation, Message, Node, Role, title_of
+from slmchat.lazy_dataclasses import dataclass
 
 # Two parts that one side said in a row.
 _BETWEEN = "\n\n"

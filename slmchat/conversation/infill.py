@@ -8,9 +8,10 @@ file stand where it writes "myproject" and "filename", and the other files come 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from slmchat.engine.api import InfillTokens, Part, Prompt
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.wording import counted
 
 # What stands before another file for a model without a token for that (llama.cpp, tools/server/server-common.cpp).

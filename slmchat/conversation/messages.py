@@ -6,12 +6,13 @@ Refuses to know: templates, engines, files. Whoever wants to keep what happens (
 
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Protocol
 
 from slmchat.conversation.pictures import Picture
+from slmchat.lazy_dataclasses import dataclass
 
 
 class Role(StrEnum):

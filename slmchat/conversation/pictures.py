@@ -13,13 +13,14 @@ import io
 import os
 import stat
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from slmchat.engine.api import Image
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Decoded

@@ -19,11 +19,11 @@ import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from slmchat.conversation.messages import Message
+from slmchat.lazy_dataclasses import dataclass
 
 # Every control token of the 19 vocabularies in llama.cpp's models/ has one of these (looked at on 2026-11-26).
 _SPELLING = "<>[]{}|\uff5c\u2581"

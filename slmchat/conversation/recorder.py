@@ -9,11 +9,12 @@ again. It is complete with `flush`, or with the next message or move.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from slmchat.conversation.archive import Archive
 from slmchat.conversation.messages import Conversation, Node, Role
 from slmchat.errors import SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 # Seconds between two writes of a growing answer: the most that `kill -9` can lose.
 INTERVAL_S = 0.5

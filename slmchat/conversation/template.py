@@ -429,6 +429,11 @@ def _compiled(source: str) -> "tuple[TemplateSandbox, Template]":
         ) from error
 
 
+def get_ready() -> None:
+    """Import and make what lays prompts out, which takes 30 ms: while something else is waited for."""
+    _environment()
+
+
 @cache
 def _environment() -> "TemplateSandbox":
     """The one sandbox of this process. It keeps nothing of a template, and only one is rendered at a time."""

@@ -9,8 +9,9 @@ the last resort, for a device that is much slower.
 """
 
 import time
-from dataclasses import dataclass
 from typing import Any
+
+from slmchat.lazy_dataclasses import dataclass
 
 MAX_SECONDS = 5.0
 MAX_STEPS = 20_000_000

@@ -9,13 +9,13 @@ The functions are reached as filters whose names no template can spell.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import nodes
 from jinja2.exceptions import TemplateSyntaxError
 
 from slmchat.conversation.template_budget import MAX_DEPTH, MAX_NUMBER, NESTED, NUMBERS, TooMuch
+from slmchat.lazy_dataclasses import dataclass
 
 TICK = "slm tick"
 ITEMS = "slm items"

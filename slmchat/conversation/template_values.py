@@ -11,7 +11,6 @@ numbers, no objects of Python. A number has 64 bits.
 import _string  # type: ignore[import-not-found]  # where string.Formatter has it from
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from string import Formatter
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from jinja2 import Undefined
 from jinja2.utils import Namespace
 
 from slmchat.conversation.template_budget import MAX_NUMBER, NUMBERS, TOO_LARGE, Budget, TooMuch
+from slmchat.lazy_dataclasses import dataclass
 
 _NUMBERS = frozenset({int, float, bool})
 _SEQUENCES = frozenset({str, list, tuple, range})

@@ -10,9 +10,10 @@ split into chunks.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from slmchat.engine.thinking import ThoughtMarks, opened_by
+from slmchat.lazy_dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ Refuses to know: how facts are gathered (hardware/, engine/devices.py, privacy/)
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from slmchat.diagnostics.findings import Check, Finding, fine, note, wrong
 from slmchat.engine.devices import ComputeDevice
@@ -17,6 +16,7 @@ from slmchat.errors import SlmError
 from slmchat.hardware import Device, compilers
 from slmchat.hardware.facts import Fact
 from slmchat.hardware.graphics import Graphics
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.privacy.seal import SealStatus
 from slmchat.wording import in_bytes
 

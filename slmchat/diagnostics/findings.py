@@ -6,11 +6,12 @@ Refuses to know: any check (diagnostics/device.py, diagnostics/storage.py, diagn
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import Generic, TypeVar
 
 from slmchat.errors import SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 
 class Level(StrEnum):

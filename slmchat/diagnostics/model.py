@@ -6,7 +6,6 @@ Refuses to know: what the weights answer (diagnostics/smoke_test.py), how a mode
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from slmchat import ranges
 from slmchat.catalog import model_kind
@@ -19,6 +18,7 @@ from slmchat.engine.llama import LlamaEngine
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import SlmError
 from slmchat.fit.plan import FitPlan, FitVerdict
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models.tuning import Tuning
 
 # What stands between two messages: words that no template writes by itself.

@@ -7,7 +7,7 @@ Refuses to know: headers and templates (diagnostics/model.py), how sessions are 
 import math
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import raw_prompt
@@ -15,6 +15,7 @@ from slmchat.diagnostics.findings import Check, Finding, fine, note, wrong
 from slmchat.diagnostics.model import Loaded
 from slmchat.engine.api import Chunk, Finish, Limits, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.sanitize import sanitize
 
 _TOKENS = 5

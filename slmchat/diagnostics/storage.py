@@ -9,7 +9,7 @@ import shlex
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from slmchat.catalog import fetching
@@ -23,6 +23,7 @@ from slmchat.engine.crash_guard import Ended
 from slmchat.engine.kvstore import KvStore
 from slmchat.hardware import free_disk
 from slmchat.hardware.facts import Fact
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.settings import Paths
 from slmchat.wording import in_bytes
 

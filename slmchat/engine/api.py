@@ -11,7 +11,7 @@ Refuses to know: conversations, terminals, model names, llama.cpp. Imports nothi
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from slmchat.engine.kvstore import KvStore
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import UNASKED, Thinking, ThoughtMarks
 from slmchat.errors import SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 BATCH_TOKENS = 512
 """Tokens of a prompt that are evaluated at once, and how often progress is reported."""

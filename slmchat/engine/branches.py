@@ -7,9 +7,9 @@ Knows: tokens, and which split saves most. Refuses to know: KV caches, what the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from slmchat.engine.shared_prefix import MIN_SHARED, n_common
+from slmchat.lazy_dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

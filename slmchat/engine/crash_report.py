@@ -28,13 +28,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from slmchat import signals
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 # The first words of faulthandler's report, and their signals (faulthandler.c, faulthandler_handlers).
 _SIGNALS = {

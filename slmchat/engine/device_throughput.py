@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +27,7 @@ from slmchat.engine.callbacks import guarded
 from slmchat.engine.throughput_points import LAYER, MODELS, Point
 from slmchat.engine.tiny_model import WeightType
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 # Tokens timed for each model before the next one has its turn, and the fewest of which a median says something.
 _TOKENS = 8

@@ -8,11 +8,11 @@ llama-cpp-python declares nothing of ggml; the functions are found in the same l
 
 import ctypes
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from slmchat.engine import native
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 # enum ggml_backend_dev_type { CPU, GPU, IGPU, ACCEL, META };  (ggml-backend.h)
 _KINDS = ("cpu", "gpu", "igpu", "accelerator", "meta")

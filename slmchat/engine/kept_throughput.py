@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from slmchat.engine import native, threads
 from slmchat.engine.throughput_points import MODELS, MOST_SHRUNK, Point
 from slmchat.errors import SlmError
 from slmchat.hardware import load
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.private_files import make_private, write_private
 
 # Seconds of one command: loading llama.cpp and cleaning up make 0.2 of it.

@@ -25,9 +25,9 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.private_files import create_private
 
 # The owner of prefixes that belong to no conversation: documents, long system messages, few-shot blocks.

@@ -15,13 +15,13 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
 from slmchat.errors import ExitCode, SlmError
 from slmchat.hardware.power import is_android
+from slmchat.lazy_dataclasses import dataclass
 
 # The versions that slm is made for; pyproject.toml has the same. The structures of the second, which is compiled, are
 # those that the first declares.

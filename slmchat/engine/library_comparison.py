@@ -16,12 +16,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from slmchat.engine.library import VARIABLE, NativeLibrary
 from slmchat.engine.throughput import GivenUp, Workload, WorkloadTimes, measure
+from slmchat.lazy_dataclasses import dataclass
 
 _TURNS = 3
 # After this the children are ended: on a machine that others keep busy a turn can take minutes.

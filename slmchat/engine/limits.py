@@ -9,10 +9,11 @@ asks which of these ways is open, but for `fit`, which counts what they take, an
 """
 
 import ctypes
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from slmchat.engine import native
+from slmchat.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:  # the child of the self-test needs none of it
     from slmchat.engine.api import SessionSettings

@@ -1,5 +1,8 @@
 """A GGUF loaded by llama.cpp (`LlamaEngine`).
 
+What computes with it (a session, a pool …) is imported when the first one is opened: the weights can be on their way to
+memory before.
+
 Knows: loading weights, what the model says of itself, what a failed load means.
 Refuses to know: conversations, chat templates' meaning, terminals, where files come from, generating (session.py).
 """
@@ -10,28 +13,30 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmchat.engine import attention_trial, devices, native, threads, verdicts
 from slmchat.engine.adapters import Adapters
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
-from slmchat.engine.context import Context
-from slmchat.engine.embedding import LlamaEmbedder
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.limits import EngineLimits
 from slmchat.engine.loaded import LoadedModel, model_metadata
 from slmchat.engine.parallelism import KV_BYTES, plan_cells, plan_streams
-from slmchat.engine.pool import LlamaPool
-from slmchat.engine.scoring import LlamaScorer
-from slmchat.engine.session import LlamaSession
 from slmchat.engine.snapshots import has_state
-from slmchat.engine.speculation import Drafts, PromptDrafts
-from slmchat.engine.stream_pool import LlamaStreamPool
-from slmchat.engine.text_logits import LlamaTextLogits
-from slmchat.engine.vision import Projector, Vision
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
 from slmchat.hardware import memory
+
+if TYPE_CHECKING:
+    from slmchat.engine.context import Context
+    from slmchat.engine.embedding import LlamaEmbedder
+    from slmchat.engine.pool import LlamaPool
+    from slmchat.engine.scoring import LlamaScorer
+    from slmchat.engine.session import LlamaSession
+    from slmchat.engine.speculation import Drafts
+    from slmchat.engine.stream_pool import LlamaStreamPool
+    from slmchat.engine.text_logits import LlamaTextLogits
+    from slmchat.engine.vision import Projector, Vision
 
 # Of the memory that could be had now, what the scores of attention may take. They are only written to as far as the
 # window is filled.
@@ -48,7 +53,7 @@ class LlamaEngine:
         path: Path,
         started: threads.Sample,
         limits: EngineLimits,
-        vision: Vision | None = None,
+        vision: "Vision | None" = None,
     ) -> None:
         """`started`: as `LoadedModel` has it."""
         self._is_closed = False
@@ -73,8 +78,10 @@ class LlamaEngine:
         """Exact number of tokens of the prompt."""
         return len(self.vocabulary.tokenize(prompt))
 
-    def open_session(self, settings: SessionSettings) -> LlamaSession:
+    def open_session(self, settings: SessionSettings) -> "LlamaSession":
         """A new, empty session; raises `SlmError`: NO_FIT when its memory cannot be had, DAMAGED for an adapter."""
+        from slmchat.engine.session import LlamaSession
+
         settings = self._settled(settings, max(settings.n_ctx, settings.most_ctx))
         drafts = self._drafts(settings)
         try:
@@ -84,14 +91,18 @@ class LlamaEngine:
                 drafts.close()
             raise
 
-    def open_context(self, settings: SessionSettings, is_cancelled: Callable[[], bool]) -> Context:
+    def open_context(self, settings: SessionSettings, is_cancelled: Callable[[], bool]) -> "Context":
         """A KV cache of its own without a session, for drafts; raises `SlmError` (NO_FIT)."""
+        from slmchat.engine.context import Context
+
         return Context(self.loaded.api, self.loaded.model, self._settled(settings, settings.n_ctx), is_cancelled)
 
-    def _drafts(self, settings: SessionSettings) -> Drafts | None:
+    def _drafts(self, settings: SessionSettings) -> "Drafts | None":
         """Where guesses come from: the small model that was asked for, else the conversation; None: nowhere."""
         if settings.speculation == "off":
             return None
+        from slmchat.engine.speculation import PromptDrafts
+
         if settings.draft_model is None:
             return PromptDrafts()
         from slmchat.engine import draft_model
@@ -113,16 +124,20 @@ class LlamaEngine:
         cells = (settings.kv_type, settings.flash_attention)
         return StateKey(self.path, repr((self._stamp, native.build(), cells)))
 
-    def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> LlamaPool:
+    def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> "LlamaPool":
         """Up to `parallel` completions at once; raises `SlmError` (NO_FIT) when their memory cannot be had."""
+        from slmchat.engine.pool import LlamaPool
+
         settings = self.limits.session(settings)
         available = memory.available().value
         plan = plan_cells(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), available)
         settings = self._without_slow_attention(settings, plan.cells, available)
-        return LlamaPool(self.loaded, settings, plan)
+        return LlamaPool(self.loaded, settings, plan, self._state_key(settings))
 
-    def open_stream_pool(self, settings: SessionSettings, parallel: int | None = None) -> LlamaStreamPool:
+    def open_stream_pool(self, settings: SessionSettings, parallel: int | None = None) -> "LlamaStreamPool":
         """`parallel` completions that are read while they come; raises `SlmError` (NO_FIT) when memory runs out."""
+        from slmchat.engine.stream_pool import LlamaStreamPool
+
         settings = self.limits.session(settings)
         api, model = self.loaded.api, self.loaded.model
         cell_bytes, available = self._cell_bytes(settings.kv_type), memory.available().value
@@ -132,17 +147,24 @@ class LlamaEngine:
         settings = self._without_slow_attention(settings, plan.cells, available)
         return LlamaStreamPool(self.loaded, settings, plan, self._state_key(settings))
 
-    def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> LlamaEmbedder:
+    def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> "LlamaEmbedder":
         """Texts to vectors. `settings.n_ctx` has no say: the context is as large as the texts need."""
+        from slmchat.engine.embedding import LlamaEmbedder
+
         settings = self.limits.session(settings)
         return LlamaEmbedder(self.loaded.api, self.loaded.model, self.vocabulary, settings, is_cut=is_cut)
 
-    def open_scorer(self, settings: SessionSettings) -> LlamaScorer:
+    def open_scorer(self, settings: SessionSettings) -> "LlamaScorer":
         """A pool for requests with choices; raises `SlmError` (NO_FIT) when its memory cannot be had."""
-        return LlamaScorer(self.loaded, self._settled(settings, settings.n_ctx))
+        from slmchat.engine.scoring import LlamaScorer
 
-    def open_text_logits(self, settings: SessionSettings) -> LlamaTextLogits:
+        settings = self._settled(settings, settings.n_ctx)
+        return LlamaScorer(self.loaded, settings, self._state_key(settings))
+
+    def open_text_logits(self, settings: SessionSettings) -> "LlamaTextLogits":
         """What tells all logits of a text; raises `SlmError` (NO_FIT) when its memory cannot be had."""
+        from slmchat.engine.text_logits import LlamaTextLogits
+
         return LlamaTextLogits(self.loaded, self.limits.session(settings))
 
     def close(self) -> None:
@@ -187,7 +209,8 @@ def load(
     device: str | None = None,
     is_repacked: bool = True,
     is_lazy: bool = False,
-    projector: Projector | None = None,
+    projector: "Projector | None" = None,
+    begins: Callable[[], None] = lambda: None,
 ) -> LlamaEngine:
     """Map the weights of a GGUF (the first part of a split one) into memory.
 
@@ -197,6 +220,7 @@ def load(
     row by row; otherwise llama.cpp leaves only those above 4 GiB there. `projector`: the file that lets the model see;
     it is read when the first image comes. What does not work on this machine (verdicts.py) is left out, whatever is
     asked for. The header must have been checked before (catalog/gguf.py).
+    `begins` is called when all that is left is llama.cpp's work, which needs none of Python.
     Raises `SlmError`: DAMAGED for a file that llama.cpp refuses, NO_FIT when memory runs out.
     """
     started = threads.sample()
@@ -212,10 +236,15 @@ def load(
     if is_lazy:
         params.lazy_mode = api.LLAMA_LAZY_MODE_ON
     limits = verdicts.limits_of(path)
+    begins()
     model = api.llama_model_load_from_file(os.fsencode(path), limits.model_params(params))
     if not model:
         raise _load_error(path)
-    vision = Vision(api, model, projector, limits) if projector else None
+    vision = None
+    if projector is not None:
+        from slmchat.engine.vision import Vision
+
+        vision = Vision(api, model, projector, limits)
     return LlamaEngine(api, model, path, started, limits, vision)
 
 

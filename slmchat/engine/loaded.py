@@ -4,13 +4,13 @@ Knows: which five things those are, what a model says of itself. Refuses to know
 """
 
 import ctypes
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from slmchat.engine.adapters import Adapters
 from slmchat.engine.threads import Sample
 from slmchat.engine.vocabulary import Vocabulary
+from slmchat.lazy_dataclasses import dataclass
 
 
 def model_metadata(api: ModuleType, model: Any, key: str) -> str:

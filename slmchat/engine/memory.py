@@ -5,11 +5,12 @@ Refuses to know: how a context evaluates and goes back (context.py, snapshots.py
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from slmchat.engine.context import Context
 from slmchat.engine.image_tokens import whole
 from slmchat.engine.kvstore import MARGIN, MIN_TOKENS, REWRITING_GROWTH, SHARED, KvStore, StateKey, shared_length
+from slmchat.lazy_dataclasses import dataclass
 
 # Between two messages only what nobody notices is written (30 ms for 60 MB), and only when the state has grown enough
 # (`REWRITING_GROWTH`). The rest is written at the end.

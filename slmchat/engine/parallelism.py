@@ -4,7 +4,8 @@ Knows: sizes of KV caches, rates. Refuses to know: llama.cpp, requests, texts.
 """
 
 import math
-from dataclasses import dataclass
+
+from slmchat.lazy_dataclasses import dataclass
 
 # Bytes of one number in the KV cache: f16; blocks of 32 with a 2-byte scale (ggml-common.h: block_q8_0, block_q4_0).
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}

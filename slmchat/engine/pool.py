@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from slmchat.engine.api import Request, Result, SessionSettings
 from slmchat.engine.context import check_room, window_full
 from slmchat.engine.feed import Feed
+from slmchat.engine.kvstore import StateKey
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.parallelism import CellPlan, Growth
 from slmchat.engine.sequences import TokenSpan
@@ -35,8 +36,12 @@ class LlamaPool(PrefixPool[PreparedRequest]):
     two tokens are nearly equally probable, the text may then differ from that of a session (docs/batch.md).
     """
 
-    def __init__(self, loaded: LoadedModel, settings: SessionSettings, plan: CellPlan) -> None:
-        """Raises `SlmError`: NO_FIT for the memory of the KV cache, DAMAGED for an adapter of another model."""
+    def __init__(
+        self, loaded: LoadedModel, settings: SessionSettings, plan: CellPlan, key: StateKey | None = None
+    ) -> None:
+        """`key`: what states on the disk depend on; None: none are kept.
+
+        Raises `SlmError`: NO_FIT for the memory of the KV cache, DAMAGED for an adapter of another model."""
         super().__init__(
             loaded,
             settings,
@@ -44,6 +49,7 @@ class LlamaPool(PrefixPool[PreparedRequest]):
             n_sequences=plan.most + 1,
             n_cells=plan.cells,
             abortable_from=_ABORTABLE_FROM,
+            key=key,
         )
         self._plan = plan
         self._growth = Growth(plan)

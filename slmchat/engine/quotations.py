@@ -20,10 +20,11 @@ import re
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import accumulate, pairwise
 
 from slmchat.engine.api import Constraint, ConstraintKind
+from slmchat.lazy_dataclasses import dataclass
 
 OPENING, CLOSING = '[{}] "', '"'
 """The marks around a quotation; the first one has its number."""

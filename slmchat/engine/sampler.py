@@ -6,11 +6,12 @@ Refuses to know: where the settings come from.
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from types import ModuleType
 from typing import Any
 
 from slmchat.engine.logits import LogitsCheck
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.ranges import SEED
 
 # llama.cpp looks back over this many tokens for the repeat penalty (common/common.h: penalty_last_n).

@@ -12,19 +12,21 @@ them in one batch again.
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from slmchat.engine.api import Finish, FinishReason, Request, Result, Score, SessionSettings, Timings, Usage
 from slmchat.engine.branches import Branch, branches
 from slmchat.engine.context import check_room, window_full
 from slmchat.engine.feed import Feed
 from slmchat.engine.image_tokens import is_image_token
+from slmchat.engine.kvstore import StateKey
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.probabilities import LogProbabilities
 from slmchat.engine.sequences import TokenSpan
 from slmchat.engine.shared_prefix import MIN_SHARED, SECOND_PROMPT_S, PrefixPool, n_common
 from slmchat.engine.snapshots import has_state
 from slmchat.errors import SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 # Prompts of one group, copies of them for texts of several tokens, and beginnings that some of the prompts share. The
 # sum is below 256 (llama.cpp: LLAMA_MAX_SEQ). Recurrent models pay memory for each sequence.
@@ -54,8 +56,10 @@ class _Row:
 class LlamaScorer(PrefixPool[_Row]):
     """Scores side by side, one KV cache. Implements `Pool` for requests with `choices`."""
 
-    def __init__(self, loaded: LoadedModel, settings: SessionSettings) -> None:
-        """Raises `SlmError`: NO_FIT for the memory of the KV cache, DAMAGED for an adapter of another model."""
+    def __init__(self, loaded: LoadedModel, settings: SessionSettings, key: StateKey | None = None) -> None:
+        """`key`: what states on the disk depend on; None: none are kept.
+
+        Raises `SlmError`: NO_FIT for the memory of the KV cache, DAMAGED for an adapter of another model."""
         is_recurrent = has_state(loaded.api, loaded.model)
         most, self._copies = (_ROWS_RECURRENT, _COPIES_RECURRENT) if is_recurrent else (_ROWS, _COPIES)
         self._branches = _BRANCHES_RECURRENT if is_recurrent else _BRANCHES
@@ -65,6 +69,7 @@ class LlamaScorer(PrefixPool[_Row]):
             most=most,
             n_sequences=1 + most + self._copies + self._branches,
             n_cells=settings.n_ctx + 2 * settings.batch_tokens,
+            key=key,
             abortable_from=1,  # few batches, and on a slow device one of 60 tokens takes seconds
             vision=loaded.vocabulary.vision,
         )

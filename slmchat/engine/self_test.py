@@ -19,11 +19,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
 
 from slmchat.engine import library, native, self_test_model
 from slmchat.engine.limits import ALL, FEATURES, HANGS, LEAST, Attempt, EngineLimits, SelfTestVerdict
+from slmchat.lazy_dataclasses import dataclass
 
 # Tokens of the prompt: more than two tiles of AMX (mmq.cpp: TILE_M * 2 = 32) with a part of a third, past the block of
 # queries from which flash attention computes in tiles (ggml-cpu/common.h: GGML_FA_TILE_Q = 64). Then single tokens.

@@ -8,7 +8,6 @@ Refuses to know: what the sequences are, how many there should be (parallelism.p
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -28,6 +27,7 @@ from slmchat.engine.snapshots import Snapshots, has_state
 from slmchat.engine.threads import Sample, Watch
 from slmchat.engine.vision import Vision
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 _Item = TypeVar("_Item")
 

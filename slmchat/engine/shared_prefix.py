@@ -1,7 +1,8 @@
 """The beginning that many prompts share: evaluated once (`SharedPrefix`), for pools that work so (`PrefixPool`).
 
 The rows of a batch mostly begin alike: an instruction, a document, examples. That beginning stands in a sequence of its
-own in the KV cache, and the sequence of every prompt begins as a copy of it, which takes no memory and no time.
+own in the KV cache, and the sequence of every prompt begins as a copy of it, which takes no memory and no time. Its
+state is kept on the disk: the next batch, run, chat or server that begins so reads none of it.
 
 Knows: how long the shared prefix is, what a prompt has in common with it, how requests reach a pool and are given up.
 Refuses to know: when another prefix pays, and what happens behind it (pool.py, scoring.py).
@@ -10,12 +11,13 @@ Refuses to know: when another prefix pays, and what happens behind it (pool.py, 
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Generic
 
 from slmchat.engine.api import Request, Result, SessionSettings
 from slmchat.engine.feed import Feed, Prepared
-from slmchat.engine.image_tokens import whole
-from slmchat.engine.kvstore import shared_length
+from slmchat.engine.image_tokens import is_image_token, whole
+from slmchat.engine.kvstore import MIN_TOKENS, SHARED, KvStore, StateKey, shared_length
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.sequences import Sequences
 from slmchat.engine.vision import Vision
@@ -33,16 +35,26 @@ _SEQUENCE = 0  # that of the prefix; those of the prompts are 1, 2, ...
 class SharedPrefix:
     """The tokens of sequence 0."""
 
-    def __init__(self, sequences: Sequences, is_cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self, sequences: Sequences, is_cancelled: Callable[[], bool], store: KvStore | None, key: StateKey | None
+    ) -> None:
+        """`store` None: nothing is on the disk. `key`: what a state there depends on."""
         self._sequences = sequences
         self._is_cancelled = is_cancelled
+        self._store = store if key is not None else None
+        self._key = key or StateKey(Path(), "")
+        self._snapshots = sequences.snapshots(_SEQUENCE)
         self._n_last = 0  # length of the last one
+        self._n_known = 0  # tokens of it that were on the disk
         self.tokens: list[int] = []
 
     @property
     def report(self) -> str:
         """The end of a line for `-v`: how much was shared, "" for nothing."""
-        return f"; {self._n_last:,} tokens of every prompt were evaluated once" if self._n_last else ""
+        if not self._n_last:
+            return ""
+        known = f", {self._n_known:,} of them before this" if self._n_known else ""
+        return f"; {self._n_last:,} tokens of every prompt were evaluated once{known}"
 
     def common(self, tokens: Sequence[int]) -> int:
         """How many tokens a prompt begins with that are the prefix's."""
@@ -51,17 +63,19 @@ class SharedPrefix:
     def replace(self, tokens: list[int]) -> int:
         """Evaluate these tokens as the new prefix; its length: 0 where it is too short or the cache has no place."""
         self.forget()
-        return self.grow(tokens) if len(tokens) >= MIN_SHARED else 0
+        if len(tokens) < MIN_SHARED:
+            return 0
+        self._n_known = self._from_disk(tokens)
+        if not self._read(tokens, self._n_known):
+            return 0
+        if self._n_known < len(tokens):
+            self._keep()
+        return len(tokens)
 
     def grow(self, tokens: list[int]) -> int:
         """Evaluate the rest of these tokens, which begin with the prefix, and let all of them be it; its length: 0
-        where the cache has no place."""
-        if not self._sequences.read(_SEQUENCE, tokens, len(self.tokens), len(tokens)) or self._is_cancelled():
-            self.forget()
-            return 0
-        self.tokens = tokens
-        self._n_last = len(tokens)
-        return len(tokens)
+        where the cache has no place. Not for the disk: what one row adds is of no use to another."""
+        return len(tokens) if self._read(tokens, len(self.tokens)) else 0
 
     def cut(self, n_tokens: int) -> int:
         """Let the prefix be its own first tokens, which are evaluated again only where the memory cannot be cut."""
@@ -70,6 +84,37 @@ class SharedPrefix:
             return self.replace(kept)
         self.tokens, self._n_last = kept, n_tokens
         return n_tokens
+
+    def _read(self, tokens: list[int], begin: int) -> bool:
+        """Evaluate these tokens from `begin` on, and let all of them be the prefix; False: there is none now."""
+        if not self._sequences.read(_SEQUENCE, tokens, begin, len(tokens)) or self._is_cancelled():
+            self.forget()
+            return False
+        self.tokens, self._n_last = tokens, len(tokens)
+        return True
+
+    def _from_disk(self, tokens: list[int]) -> int:
+        """How many of these tokens the sequence holds after what is on the disk of them was read."""
+        if not self._is_for_disk(tokens) or self._store is None:
+            return 0
+        found = self._store.find(self._key, tokens, self._snapshots.usable, MIN_TOKENS)
+        if found is None or not self._sequences.load(_SEQUENCE, found.tokens, found.path):
+            return 0
+        n_same = shared_length(found.tokens, tokens)
+        if n_same < len(found.tokens) and not self._snapshots.cut(n_same):
+            self._sequences.forget(_SEQUENCE)
+            return 0
+        return n_same
+
+    def _keep(self) -> None:
+        if self._is_for_disk(self.tokens) and self._store is not None:
+            size = self._sequences.state_size(_SEQUENCE)
+            write: Callable[[Path], bool] = lambda path: self._sequences.save(_SEQUENCE, self.tokens, path)  # noqa: E731
+            self._store.put(self._key, SHARED, self.tokens, size, write)
+
+    def _is_for_disk(self, tokens: Sequence[int]) -> bool:
+        """A beginning with pictures is not: its tokens do not say what is in them."""
+        return self._store is not None and len(tokens) >= MIN_TOKENS and not any(map(is_image_token, tokens))
 
     def begin(self, sequence: int, n_tokens: int) -> None:
         """Let a sequence, which is empty, begin with the first tokens of the prefix."""
@@ -99,9 +144,11 @@ class PrefixPool(ABC, Generic[Prepared]):
         n_sequences: int,
         n_cells: int,
         abortable_from: int,
+        key: StateKey | None = None,
         vision: Vision | None = None,
     ) -> None:
         """`most`: prompts that are worked on at once. `abortable_from` and `vision`: as in `Sequences`.
+        `key`: what states on the disk depend on, None: none are kept.
 
         Raises `SlmError`: NO_FIT for the memory of the KV cache, DAMAGED for an adapter of another model.
         """
@@ -124,9 +171,12 @@ class PrefixPool(ABC, Generic[Prepared]):
             abortable_from=abortable_from,
             vision=vision,
         )
-        self._prefix = SharedPrefix(self._sequences, lambda: self._is_cancelled)
+        counting = tuple(adapter for adapter in settings.adapters if adapter.scale)
+        if key is not None and counting:
+            key = key.with_more(repr(counting))
+        self._prefix = SharedPrefix(self._sequences, lambda: self._is_cancelled, settings.store, key)
         try:
-            loaded.adapters.apply(self._sequences.handle, [adapter for adapter in settings.adapters if adapter.scale])
+            loaded.adapters.apply(self._sequences.handle, counting)
         except SlmError:
             self.close()
             raise

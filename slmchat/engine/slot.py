@@ -5,7 +5,7 @@ Refuses to know: the other completions, the KV cache (sequences.py), what a toke
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from slmchat.engine.api import Chunk, Finish, FinishReason, Request, Result
@@ -15,6 +15,7 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.sequences import TokenSpan
 from slmchat.engine.thinking_sampler import sampler_for, watch_for
 from slmchat.errors import SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

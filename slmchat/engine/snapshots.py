@@ -10,9 +10,10 @@ Knows: what kind of memory a context has, and the states at a few lengths. Refus
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+
+from slmchat.lazy_dataclasses import dataclass
 
 # What snapshots may cost: a share of the weights, so that it stays small beside what the model takes anyway, but a few
 # for the smallest models; and not more than a conversation needs for /undo and /retry of its last turns.

@@ -10,8 +10,10 @@ the text in any case. So text that does not repeat itself costs nothing but the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
+
+from slmchat.lazy_dataclasses import dataclass
 
 # Tokens that must agree before what followed them last time is a guess.
 NGRAM = 3

@@ -19,9 +19,10 @@ import ctypes
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+
+from slmchat.lazy_dataclasses import dataclass
 
 # Bytes of the buffer: more than ten times the largest structure. The byte that it is filled with is neither a boolean
 # nor, four or eight times, any number that is a default.

@@ -12,8 +12,9 @@ a call of a tool).
 import codecs
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum, StrEnum
+
+from slmchat.lazy_dataclasses import dataclass
 
 
 class ThinkingMode(StrEnum):

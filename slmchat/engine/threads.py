@@ -11,10 +11,10 @@ is what others took; and spinning threads that got less than the whole time were
 
 import math
 import time
-from dataclasses import dataclass
 
 from slmchat import hardware
 from slmchat.hardware import load, power
+from slmchat.lazy_dataclasses import dataclass
 
 # Seconds between two looks. Counters move in ticks of 10 ms, so that a shorter one would see noise.
 WINDOW_S = 0.2

@@ -8,10 +8,11 @@ Nothing is sampled: the same tokens are evaluated every time, so that two settin
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from slmchat.engine.api import SessionSettings
 from slmchat.engine.llama import LlamaEngine
+from slmchat.lazy_dataclasses import dataclass
 
 
 class GivenUp(Exception):

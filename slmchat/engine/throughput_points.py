@@ -4,7 +4,7 @@ Knows: their names and their order, the record of one. Refuses to know: how they
 all of llama.cpp), which `slm show` and `slm list` have no time for.
 """
 
-from dataclasses import dataclass
+from slmchat.lazy_dataclasses import dataclass
 
 LAYER = "layer"
 """The name of the model whose matrices are too small to count: what its layers cost is what any layer costs."""

@@ -8,8 +8,9 @@ Refuses to know: what the weights hold (the caller fills them), what the model i
 import os
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from slmchat.lazy_dataclasses import dataclass
 
 VOCABULARY = 256
 """Tokens that such a model knows; it has no texts for them."""

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from slmchat.engine.limits import ALL, HANGS, Attempt, EngineLimits, SelfTestVer
 from slmchat.errors import SlmError
 from slmchat.hardware import cores
 from slmchat.hardware.facts import text_of
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.private_files import write_private
 
 _FORMAT = 1

@@ -9,7 +9,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +19,7 @@ from slmchat.engine.callbacks import guarded
 from slmchat.engine.image_tokens import is_first, numbers
 from slmchat.engine.limits import EngineLimits
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 # Embeddings kept, so that a second question does not encode an image again: 2.6 MB for one of Gemma 3 4B.
 _EMBEDDING_BYTES = 128 * 1024**2

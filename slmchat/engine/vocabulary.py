@@ -11,13 +11,14 @@ import ctypes
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from types import ModuleType
 from typing import Any
 
 from slmchat.engine.api import Image, InfillTokens, Part, Prompt
 from slmchat.engine.vision import Vision
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 # The longest piece of a token, in bytes; longer ones (rare) take a second call.
 _PIECE_BYTES = 64

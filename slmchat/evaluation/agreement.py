@@ -17,7 +17,7 @@ Knows: windows, both figures, their intervals. Refuses to know: which models are
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from slmchat.engine.api import TextLogits
@@ -26,6 +26,7 @@ from slmchat.engine.probabilities import kl_divergence
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation.records import Agreement
 from slmchat.evaluation.statistics import Interval, mean_interval
+from slmchat.lazy_dataclasses import dataclass
 
 WINDOW = 512
 """Tokens of a window, with the mark of its beginning."""

@@ -9,8 +9,9 @@ Knows: the checks by name, what each may ask for, how words and sentences are co
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from slmchat.lazy_dataclasses import dataclass
 
 _WORD = re.compile(r"\S*\w\S*")
 # A sentence ends with . ! ? or … and perhaps a quotation mark, before white space or the end.

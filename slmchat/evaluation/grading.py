@@ -7,13 +7,13 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from slmchat.evaluation import answer_checks
 from slmchat.evaluation.records import EvalItem, EvalTask, Normalization, TaskKind
 from slmchat.generation import tools
 from slmchat.generation.numbers import last_number
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.schemas.check import SchemaCheck
 
 # A span is part of an answer that is not longer than this: who repeats the whole text has not found it.

@@ -6,11 +6,12 @@ Refuses to know: models, prompts.
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.evaluation.records import EvalItem, EvalTask
+from slmchat.lazy_dataclasses import dataclass
 
 # Items that are asked together, of which all count or none: a group begins with an empty KV cache, so that its answers
 # depend on nothing but its items. Large, since the last answers of a group leave the others' places empty.

@@ -11,11 +11,11 @@ are untrusted: sizes are bounded before memory is taken.
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from slmchat.evaluation.snappy import decompressed
 from slmchat.evaluation.thrift import CompactReader
+from slmchat.lazy_dataclasses import dataclass
 
 _MAGIC = b"PAR1"
 # A page and a file that are larger than this are not of a task.

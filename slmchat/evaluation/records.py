@@ -5,7 +5,7 @@ Knows: fields, counts, the interval of a score. Refuses to know: files, models, 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from slmchat.errors import SlmError
 from slmchat.evaluation.statistics import Interval, wilson
 from slmchat.generation.tools import Tool
+from slmchat.lazy_dataclasses import dataclass
 
 
 class TaskKind(StrEnum):

@@ -4,12 +4,12 @@ Knows: names and digits of the fields. Refuses to know: tables and terminals.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from slmchat.evaluation.method import EvalMethod
 from slmchat.evaluation.records import ModelReport, TaskResult
 from slmchat.evaluation.statistics import Difference, Interval, paired_difference
+from slmchat.lazy_dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from slmchat.evaluation.method import EvalMethod
 from slmchat.evaluation.records import Agreement, ItemResult
 from slmchat.evaluation.speed import AnswerSpeed
 from slmchat.evaluation.statistics import Interval
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.private_files import create_private, storage_error
 
 _FORMAT = 1

@@ -7,7 +7,7 @@ terminals, files of tasks, how an answer is graded.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from slmchat.catalog.records import Installed
 from slmchat.engine.cancellable import Cancellable, CancelScope
@@ -17,6 +17,7 @@ from slmchat.evaluation.model_run import ModelRun
 from slmchat.evaluation.progress import EvalProgress, TimeBudget
 from slmchat.evaluation.records import EvalTask, ModelReport
 from slmchat.evaluation.run_records import RunRecords
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.options import GenerationOptions
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings

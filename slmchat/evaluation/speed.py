@@ -4,14 +4,13 @@ The walk of `slm bench` with one stop: a message of 256 tokens, then 64 tokens o
 Refuses to know: tasks, scores, how a model was opened.
 """
 
-from dataclasses import dataclass
-
 from slmchat.engine.api import Finish, Limits, Prompt, Session
 from slmchat.engine.cancellable import CancelScope
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import bench_walk
 from slmchat.generation.bench_walk import Followed
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models.open import OpenModel
 
 # A window that holds the walk: 256 tokens, 64 more, and those of a model that ends early and is asked again.

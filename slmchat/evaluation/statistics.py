@@ -7,7 +7,8 @@ Refuses to know: models and tasks.
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from slmchat.lazy_dataclasses import dataclass
 
 # The 97.5th percentile of the normal distribution: an interval that holds the true value 95 times in 100.
 _Z = 1.959963984540054

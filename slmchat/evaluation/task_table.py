@@ -6,7 +6,6 @@ Knows: the keys, the one sentence with file and line for what is wrong. Refuses 
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +15,7 @@ from slmchat.evaluation import public_data
 from slmchat.evaluation.records import Normalization, TaskKind
 from slmchat.generation.tools import NAME as TOOL_NAME
 from slmchat.generation.tools import Tool
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.text_files import read as read_text
 
 # What the field with the answer of a row may hold besides the answer itself.

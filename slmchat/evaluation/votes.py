@@ -8,12 +8,13 @@ Knows: the requests and results of one item. Refuses to know: pools, groups, how
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from slmchat.engine.api import FinishReason, Request, Result
 from slmchat.evaluation.records import ItemResult
 from slmchat.generation.ballot import AnswerCandidate, Vote, elected, mean_logprob
 from slmchat.generation.best_of import logprobs_of_answer, sampler_of
+from slmchat.lazy_dataclasses import dataclass
 
 
 def requests_of(asked: Request, n: int) -> Iterator[Request]:

@@ -6,12 +6,13 @@ Refuses to know: where variants come from.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from slmchat.fit.memory import Load
 from slmchat.fit.plan import USEFUL_CTX, FitPlan, FitVerdict, Room, largest_ctx, plan
 from slmchat.fit.shape import ModelShape
 from slmchat.fit.speed import Throughput, in_words
+from slmchat.lazy_dataclasses import dataclass
 
 READING_SPEED = 10.0
 """Tokens a second that keep up with a reader (240 words a minute are about 5); twice that for hurried ones."""

@@ -5,9 +5,9 @@ Refuses to know: how much memory a device has.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from slmchat.fit.shape import LAZY_ANYWAY, Layer, Matrix, ModelShape
+from slmchat.lazy_dataclasses import dataclass
 
 MIB = 1 << 20
 

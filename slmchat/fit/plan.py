@@ -3,11 +3,12 @@
 Knows: arithmetic over a shape and amounts of memory. Refuses to know: where those numbers come from.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 
 from slmchat.fit.memory import CTX_STEP, MIB, Load, MemoryNeed, memory
 from slmchat.fit.shape import ModelShape
+from slmchat.lazy_dataclasses import dataclass
 
 USEFUL_CTX = 2048
 """A context window worth having, in tokens: a page of text and an answer to it."""

@@ -9,10 +9,10 @@ A header is untrusted: a value that is missing or nonsense counts as its llama.c
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from slmchat.catalog.architectures import RECURRENT, RECURRENT_WITHOUT_KV_HEADS
 from slmchat.catalog.gguf_header import Header, SkippedArray, Tensor
+from slmchat.lazy_dataclasses import dataclass
 
 MAX_LAYERS = 512
 """llama-hparams.h: LLAMA_MAX_LAYERS. A header that claims more is not a model that llama.cpp loads."""

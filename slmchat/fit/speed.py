@@ -14,10 +14,10 @@ uses count. A KV cache of 512 tokens is read along.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from slmchat.fit.memory import Load, kv_bytes
 from slmchat.fit.shape import ModelShape
+from slmchat.lazy_dataclasses import dataclass
 
 # Weight types by how llama.cpp multiplies with them: whole bytes; 4-bit types that are repacked; the others. The name
 # is that of the type which is measured for all of its kind (measured ones lie within 20 % of it, here).

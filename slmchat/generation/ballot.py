@@ -10,12 +10,12 @@ Knows: what two answers have in common, votes, ties. Refuses to know: how answer
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from slmchat.engine.api import FinishReason, TokenLogprob
 from slmchat.errors import SlmError
 from slmchat.generation.numbers import last_number
+from slmchat.lazy_dataclasses import dataclass
 
 
 class Vote(StrEnum):

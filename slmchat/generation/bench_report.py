@@ -8,7 +8,6 @@ the figures look like.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from slmchat.hardware.bandwidth import measure_copy_bandwidth
 from slmchat.hardware.energy import EnergyMeter
 from slmchat.hardware.power import power
 from slmchat.hardware.usage import peak_memory
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models.session_settings import gpu_layers, session_settings
 from slmchat.private_files import make_private
 

@@ -7,11 +7,11 @@ Refuses to know: how a model is found and loaded, what the figures look like.
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from slmchat.engine.api import Engine, Finish, FinishReason, Limits, Part, Prompt, Session
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 PROMPT_TOKENS = 256  # a message with a pasted paragraph; llama.cpp's own programs evaluate up to 512 at once
 GENERATION_TOKENS = 64

@@ -7,7 +7,7 @@ through the context window goes (bench_walk.py), what the figures are compared w
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from slmchat.catalog.records import Installed
 from slmchat.engine.api import Finish, Limits, Prefill, Prompt, Session
@@ -18,6 +18,7 @@ from slmchat.generation import bench_walk, params
 from slmchat.generation.bench_walk import Followed, Steps, Stop
 from slmchat.hardware.energy import EnergyMeter, energy_meter
 from slmchat.hardware.usage import OthersWatch
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models.open import OpenModel, open_installed
 from slmchat.options import GenerationOptions
 from slmchat.reporting import Reporter

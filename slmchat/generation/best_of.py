@@ -8,7 +8,7 @@ Knows: seeds, requests and results of one prompt, what is compared by default.
 Refuses to know: which pool that is and who else is in it (many.py, batch/answers.py), how votes count (ballot.py).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from slmchat.conversation.thinking import ThinkingSplitter
 from slmchat.engine.api import Limits, Prompt, Request, Result, TokenLogprob
@@ -19,6 +19,7 @@ from slmchat.generation.ballot import AnswerCandidate, Vote, elected, mean_logpr
 from slmchat.generation.prompt import begins_thought
 from slmchat.generation.response import Completion, Response, completion_of, response_of
 from slmchat.generation.structured import ResponseFormat
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.ranges import SEED
 
 # The seed of one answer and that of its second attempt.

@@ -8,7 +8,8 @@ Refuses to know: models, files.
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from slmchat.lazy_dataclasses import dataclass
 
 _BINS = 10
 _LOWEST, _HIGHEST = 0.05, 20.0

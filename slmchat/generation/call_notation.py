@@ -12,10 +12,11 @@ which calls there may be (tools.py), schemas (call_grammar.py).
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from slmchat.engine.kvstore import shared_length
+from slmchat.lazy_dataclasses import dataclass
 
 # As OpenAI has them: what a function may be called.
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")

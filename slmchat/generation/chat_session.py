@@ -10,7 +10,7 @@ as it comes, and an error or Ctrl-C leaves everything in place.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from slmchat.conversation import window
@@ -26,6 +26,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.prompt import PLACEHOLDER, begins_thought, no_switch
 from slmchat.generation.response import Response, StreamHandler, consume_stream
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models.backend import BackendModel
 from slmchat.models.open import OpenModel
 from slmchat.options import GenerationOptions

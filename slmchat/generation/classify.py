@@ -6,9 +6,9 @@ the threshold. Refuses to know: how scores are computed (the engine), rows, stre
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from slmchat.engine.api import Choices, Finish, Pool, Prompt, Request, Score, Usage
+from slmchat.lazy_dataclasses import dataclass
 
 # The answer when no choice is probable enough (`--threshold`).
 UNSURE = "unsure"

@@ -7,7 +7,7 @@ Refuses to know: where a prompt comes from, who reads the completion, exit codes
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from slmchat.generation.prompt import Layout, PromptRequest, begins_thought, lay
 from slmchat.generation.response import Completion, Response, StreamHandler, completion_of, consume_stream
 from slmchat.generation.structured import ResponseFormat
 from slmchat.generation.tools import Toolbox
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models.open import OpenModel
 from slmchat.sanitize import Sanitizer
 

@@ -7,7 +7,6 @@ Refuses to know: how the prompt was made, how anything is drawn.
 
 import io
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from slmchat.conversation.thinking import ThinkingSplitter, opens_thinking
@@ -23,6 +22,7 @@ from slmchat.engine.api import (
     TokenLogprob,
     Usage,
 )
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.sanitize import Sanitizer
 
 if TYPE_CHECKING:  # most completions are the only one

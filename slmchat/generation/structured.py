@@ -7,7 +7,7 @@ Refuses to know: how tokens are chosen, which option or keyword asked for it, se
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
 from slmchat.conversation.messages import Message
@@ -16,6 +16,7 @@ from slmchat.engine.api import Constraint, ConstraintKind, FinishReason, Limits,
 from slmchat.engine.thinking import Thinking
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.told import told
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.schemas import strict_json
 from slmchat.schemas.json_rules import SOFT_ANY_ITEMS, SOFT_CHARACTERS, SOFT_ITEMS
 

@@ -11,12 +11,13 @@ an API (server/), what a function does, how a grammar holds a notation (call_gra
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
 from slmchat.engine.api import Constraint, ConstraintKind
 from slmchat.generation.call_notation import HERMES, NAME, PYTHON_TAG, CallNotation
+from slmchat.lazy_dataclasses import dataclass
 
 __all__ = ["CLOSING", "NAME", "OPENING", "RESULT", "CallMode", "CallSplitter", "Tool", "ToolCall", "Toolbox", "split"]
 

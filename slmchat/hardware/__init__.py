@@ -5,13 +5,13 @@ Refuses to know: what anyone does with it, and GPUs (llama.cpp's own backends kn
 """
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from slmchat.hardware import cores, memory, power
 from slmchat.hardware.cores import cpu_quota, physical_cores, usable_cpus
 from slmchat.hardware.facts import Fact
 from slmchat.hardware.memory import ROOT, total_memory
+from slmchat.lazy_dataclasses import dataclass
 
 __all__ = ["Device", "Fact", "cpu_quota", "device", "physical_cores", "total_memory", "usable_cpus"]
 

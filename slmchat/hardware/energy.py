@@ -12,11 +12,11 @@ Refuses to know: what the energy was used for.
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from slmchat.hardware.facts import number_of, text_of
 from slmchat.hardware.memory import ROOT
+from slmchat.lazy_dataclasses import dataclass
 
 # A figure is told from so many steps of the counter on: one more or less at each end is then a fifth of it at most.
 _LEAST_STEPS = 10

@@ -4,9 +4,10 @@ Knows: a value with the place that it comes from; None is "not known".
 Refuses to know: which facts there are, and what anyone does with them.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
+
+from slmchat.lazy_dataclasses import dataclass
 
 Value = TypeVar("Value")
 

@@ -6,11 +6,11 @@ Refuses to know: what llama.cpp can compute on (engine/devices.py), what anyone 
 
 import platform
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from slmchat.hardware.facts import Fact, number_of, text_of
 from slmchat.hardware.memory import ROOT
+from slmchat.lazy_dataclasses import dataclass
 
 # PCI vendors that llama.cpp has backends for (https://pci-ids.ucw.cz); the others draw the screen of virtual machines.
 _VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}

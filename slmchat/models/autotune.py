@@ -1,6 +1,7 @@
 """The settings with which a model is fastest on this device, measured in about a minute.
 
-Knows: which settings are compared, how much work a comparison needs, when a difference is more than noise.
+Knows: which settings are compared, what may not change with them, how much work a comparison needs, when a difference
+is more than noise.
 Refuses to know: how a measurement is made (engine/throughput.py), where the result is kept (tuning.py), how it is told.
 
 One group of settings after another; what won is used in the next. Within a group the usual setting and the others are
@@ -8,10 +9,11 @@ measured in turn, three times, so that a slow moment of the machine meets them a
 faster in every turn, and by more than the usual one differs from itself.
 """
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from slmchat import hardware
@@ -24,6 +26,7 @@ from slmchat.engine.limits import EngineLimits
 from slmchat.engine.llama import LlamaEngine
 from slmchat.engine.throughput import Workload, WorkloadTimes
 from slmchat.errors import SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models import own_build
 from slmchat.models.own_build import OwnBuild
 from slmchat.models.session_settings import session_settings
@@ -40,6 +43,10 @@ _GENERATION_LIMITS = (12, 64)
 _DEPTH = 512  # tokens before those that are generated, where attention and the KV cache are compared
 _BATCHES = (128, 256)  # beside the usual 512; larger ones need more memory than `fit` counts
 _LIMIT_S = 110.0  # after this no further group is begun
+# Of 256 tokens, each behind 128 others at least, so many must be the most probable one with another KV type as well.
+# q8_0 reaches 0.98 to 1 with our real models, q4_0 does not with most (docs/decisions.md).
+LEAST_AGREEMENT = 0.97
+_AGREEMENT_TOKENS, _AGREEMENT_FROM = 384, 128
 
 _TEXT = (
     "The old mill stood by the river where the road turned north. In spring the water rose to its lowest window, and "
@@ -48,8 +55,28 @@ _TEXT = (
     "in the margin, very small, what the driver had told her of the world beyond the hills. "
 )
 
+# Read once, for the agreement: nothing of it repeats.
+_STORY = (
+    "When the ferry stopped for the winter, Mr. Abel kept the keys of the small museum at the pier. It had four "
+    "rooms. In the first there were nets, cork floats and a brass compass that pointed a little west of north; "
+    "the second held letters of sailors, written in pencil because ink froze. Visitors asked mostly about the "
+    "third, where a whale's jaw hung over the door like an arch of bone. Nobody knew who had brought it. The "
+    "priest said 1804, the baker said a Norwegian captain lost it at cards, and the schoolteacher measured it "
+    "with a ruler: six metres and twenty. Mr. Abel himself liked the last room best. Two windows looked over the "
+    "sea, and on a table between them stood a barometer, a lamp without oil, and the logbook of the lighthouse. "
+    'Each evening he opened it at another page. "Wind from the south-east, fog until noon, one schooner passed '
+    'without answering," it said for the ninth of March. He wondered what the schooner had carried, oranges '
+    "perhaps, or timber, and whether its captain had been asleep. In April the first tourists would come with "
+    "cameras and questions about opening hours. Until then there was time to paint the shutters green, to mend "
+    "the roof where the gulls had pulled at the tiles, and to write to the county for money, which never came. "
+    "Snow fell again on Thursday. A boy from the village brought bread, milk and a newspaper four days old, and "
+    "stayed to hear how ships find their way at night without any stars."
+)
+
 # What one setting is measured for: (settings, work) -> seconds.
 Measure = Callable[[SessionSettings, Workload], WorkloadTimes]
+# How often the most probable token stays the same with a change of settings, 0 to 1.
+Agree = Callable[[dict[str, Any]], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +97,7 @@ class TuneOutcome:
     chosen: dict[str, Any]
     gain: float = 1.0
     noise: float = 0.0
+    agreement: dict[str, float] = field(default_factory=dict)  # of what was faster and may change answers
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -102,7 +130,7 @@ def measure_groups(
                 reporter.detail(f"no time was left for: {group.name}")
                 continue
             label = group.name
-            outcome = compare(group, usual, measure)
+            outcome = compare(group, usual, measure, functools.partial(_agreement, engine, usual))
             usual = replace(usual, **outcome.chosen)
             yield outcome
 
@@ -158,8 +186,9 @@ def groups(speed: Speed, usual: SessionSettings, *, has_images: bool) -> Iterato
     deep = Workload(depth, n_generated)
     flash = tuple({"flash_attention": is_on} for is_on in (True, False))
     yield TuneGroup("flash attention", flash, deep, lambda found: found.prompt_s + found.generation_s)
-    # q4_0 is not tried: it changes answers visibly. V in q8_0 needs flash attention.
-    yield TuneGroup("KV type", ({"kv_type": "q8_0"},), deep, lambda found: found.prompt_s + found.generation_s)
+    # V in another type than f16 needs flash attention
+    types = tuple({"kv_type": kv_type} for kv_type in ("q8_0", "q4_0"))
+    yield TuneGroup("KV type", types, deep, lambda found: found.prompt_s + found.generation_s)
 
 
 def allowed(group: TuneGroup, usual: SessionSettings, limits: EngineLimits) -> TuneGroup:
@@ -185,8 +214,28 @@ def thread_counts(usual: int) -> list[int]:
     return sorted(count for count in wanted if 1 <= count <= most and count != usual)
 
 
-def compare(group: TuneGroup, usual: SessionSettings, measure: Measure) -> TuneOutcome:
-    """The best of the group: the usual setting, unless another one was faster in every turn and beyond the noise."""
+def _agreement(engine: LlamaEngine, usual: SessionSettings, change: dict[str, Any]) -> float:
+    """The share of tokens of a text for which the same token is the most probable one with this change."""
+    tokens = engine.vocabulary.tokenize(Prompt((Part(_STORY),)))[:_AGREEMENT_TOKENS]
+    best: list[list[int]] = []
+    for settings in (usual, replace(usual, **change)):
+        logits = engine.open_text_logits(replace(settings, n_ctx=_AGREEMENT_TOKENS, is_repeatable=True))
+        try:
+            best.append([int(token) for rows in logits.read(tokens) for token in rows.argmax(axis=1)])
+        finally:
+            logits.close()
+    pairs = list(zip(*best, strict=True))[_AGREEMENT_FROM:] or list(zip(*best, strict=True))
+    n_same: int = sum(one == other for one, other in pairs)
+    return n_same / len(pairs)
+
+
+def compare(
+    group: TuneGroup, usual: SessionSettings, measure: Measure, agree: Agree = lambda _change: 1.0
+) -> TuneOutcome:
+    """The best of the group: the usual setting, unless another one was faster in every turn and beyond the noise.
+
+    What changes the numbers (another KV type) must besides leave the most probable token as it is, as `agree` tells.
+    """
     if not group.others:
         return TuneOutcome(group.name, {})
     seconds: list[list[float]] = [[] for _ in range(len(group.others) + 1)]
@@ -207,8 +256,13 @@ def compare(group: TuneGroup, usual: SessionSettings, measure: Measure) -> TuneO
     for change, found in zip(group.others, seconds[1:], strict=True):
         ratios = [before / after for before, after in zip(seconds[0], found, strict=False)]
         gain = statistics.median(ratios) if ratios else 0.0
-        if ratios and min(ratios) > 1 and gain > max(outcome.gain, 1 + max(_LEAST_GAIN, outcome.noise)):
-            outcome.chosen, outcome.gain = change, gain
+        if not ratios or min(ratios) <= 1 or gain <= max(outcome.gain, 1 + max(_LEAST_GAIN, outcome.noise)):
+            continue
+        if "kv_type" in change:
+            outcome.agreement[named(change)] = agreement = agree(change)
+            if agreement < LEAST_AGREEMENT:
+                continue
+        outcome.chosen, outcome.gain = change, gain
     return outcome
 
 

@@ -8,7 +8,7 @@ that endpoint and no other.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,8 +17,9 @@ from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.engine.api import Adapter, Engine
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models import adapters, loader, resolve, sandbox, vision
-from slmchat.models.loader import Loading
+from slmchat.models.loader import NOTHING_BESIDE, LoadedBeside, Loading
 from slmchat.options import GenerationOptions
 from slmchat.privacy.steps import KeptSockets
 from slmchat.reporting import Reporter
@@ -113,8 +114,8 @@ class BackendModel(Protocol):
         """Raises `SlmError` when it is not there. May take as long as the network does."""
         ...
 
-    def start(self, options: GenerationOptions, settings: Settings) -> Loading:
-        """Begin to load it."""
+    def start(self, options: GenerationOptions, settings: Settings, beside: LoadedBeside = NOTHING_BESIDE) -> Loading:
+        """Begin to load it, with these `beside` it."""
         ...
 
     def report(self, loading: Loading, reporter: Reporter) -> None:
@@ -361,10 +362,10 @@ class LocalModel:
     def check(self) -> None:
         """It was there when it was found."""
 
-    def start(self, options: GenerationOptions, settings: Settings) -> Loading:
+    def start(self, options: GenerationOptions, settings: Settings, beside: LoadedBeside = NOTHING_BESIDE) -> Loading:
         if self.embeds:
             return loader.start_loading(self.installed, options, settings, embeds=True)
-        return loader.start_loading(self.installed, options, settings)
+        return loader.start_loading(self.installed, options, settings, beside=beside)
 
     def report(self, loading: Loading, reporter: Reporter) -> None:
         for notice in loading.notices:
@@ -460,7 +461,7 @@ class RemoteModel:
         models = list_models(place.endpoint, place.key, place.route, self._reporter.note)
         self._name = choose(models, self._name, place.endpoint).id
 
-    def start(self, options: GenerationOptions, settings: Settings) -> Loading:
+    def start(self, options: GenerationOptions, settings: Settings, beside: LoadedBeside = NOTHING_BESIDE) -> Loading:
         return Loading(self._load)
 
     def _load(self) -> tuple[Engine, None]:

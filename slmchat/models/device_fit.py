@@ -5,7 +5,8 @@ Refuses to know: the arithmetic (fit/), what is done with a verdict.
 """
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from contextlib import suppress
+from dataclasses import astuple, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,19 @@ from slmchat.engine.kept_throughput import KeptThroughput
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.estimate import guessed_shape
 from slmchat.fit.memory import DEFAULT_KV_TYPE, Load
-from slmchat.fit.plan import FitPlan, FitVerdict, Room, choose_ctx, choose_gpu_layers, largest_ctx, plan
+from slmchat.fit.plan import (
+    DEFAULT_LARGEST_CTX,
+    FitPlan,
+    FitVerdict,
+    Room,
+    choose_ctx,
+    choose_gpu_layers,
+    largest_ctx,
+    plan,
+)
 from slmchat.fit.shape import ModelShape
 from slmchat.fit.speed import Throughput, in_words, throughput_of
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
 from slmchat.wording import in_bytes
@@ -230,13 +241,15 @@ def _throughput_in(kept: KeptThroughput) -> Throughput | None:
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """How a model is to be opened. `gpu_layers` None: there is no GPU to decide about."""
+    """How a model is to be opened. `gpu_layers` None: there is no GPU to decide about. `beside`: bytes of the available
+    memory that what is loaded with it takes; `available_memory` is what they leave."""
 
     shape: ModelShape
     available_memory: Room
     verdict: FitVerdict
     load: Load
     gpu_layers: int | None
+    beside: int = 0
 
     @property
     def largest_ctx(self) -> int:
@@ -270,13 +283,16 @@ def plan_load(
     kv_type: str | None,
     gpu_layers: int | None,
     device: str | None = None,
+    beside: int = 0,
 ) -> LoadPlan:
     """How a model is to be opened on this device: GPU layers, repacking, and the verdict on the window.
 
     `model`: its file, by which it is known what does not work with it here. `n_ctx` None: the one that is chosen.
+    `beside`: bytes that what is loaded with it takes (`needed_beside`).
     """
     open_ways = limits(settings, model)
     space = _within(available_memory(device), open_ways)
+    space = replace(space, available=max(0, space.available - beside))
     base = load(settings, n_ctx or 0, kv_type, open_ways)
     if n_ctx is None:
         base = replace(base, n_ctx=choose_ctx(shape, base, space))
@@ -285,7 +301,39 @@ def plan_load(
         layers = choose_gpu_layers(shape, base, max(0, space.gpu - space.headroom))
     base = replace(base, gpu_layers=layers if layers is not None and space.gpu else 0)
     found = plan(shape, base, space)
-    return LoadPlan(shape, space, found.verdict, found.load, layers if space.gpu or gpu_layers is not None else None)
+    layers = layers if space.gpu or gpu_layers is not None else None
+    return LoadPlan(shape, space, found.verdict, found.load, layers, beside)
+
+
+def needed_beside(
+    settings: Settings,
+    *,
+    adapters: Sequence[Path],
+    projector: Path | None,
+    draft: Path | None,
+    n_ctx: int | None,
+) -> int:
+    """Bytes that what is loaded beside a model takes: LoRA adapters and a projector as large as their files, a draft
+    model with a KV cache for as many tokens (None: those of the usual window). What cannot be read counts nothing: who
+    opens it says so.
+    """
+    needed = sum(_size(file) for file in (*adapters, *([projector] if projector is not None else ())))
+    if draft is not None:
+        from slmchat.catalog.gguf import read_headers
+        from slmchat.fit.memory import memory
+        from slmchat.fit.shape import shape_of
+
+        with suppress(OSError, SlmError):
+            shape = shape_of(read_headers([draft]))
+            needed += memory(shape, load(settings, n_ctx or min(DEFAULT_LARGEST_CTX, shape.context_length or 0))).needed
+    return needed
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def refusal(name: str, found: LoadPlan, others: Sequence[str] = ()) -> SlmError:
@@ -305,6 +353,8 @@ def refusal(name: str, found: LoadPlan, others: Sequence[str] = ()) -> SlmError:
         numbers = (
             f"{in_bytes(told.memory.needed)} of memory, and {in_bytes(found.available_memory.available)} are available"
         )
+    if found.beside:
+        numbers += f" beside {in_bytes(found.beside)} for what is loaded with it"
     if largest:
         instead.append(f"--ctx {largest} fits")
     if others:

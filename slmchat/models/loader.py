@@ -6,7 +6,7 @@ Refuses to know: which model is meant, what is then said to it.
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from slmchat.catalog.gguf_header import Header
@@ -16,6 +16,7 @@ from slmchat.engine.crash_guard import CrashGuard
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import FitVerdict
 from slmchat.fit.shape import shape_of
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models import device_fit, engine_trial, tuning
 from slmchat.models.device_fit import LoadPlan
 from slmchat.models.session_settings import gpu_layers, kv_type_of, threads_of
@@ -38,16 +39,21 @@ class Loading:
         guard: CrashGuard | None = None,
         notices: Sequence[str] = (),
         path: Path | None = None,
+        begun: threading.Event | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         """`load` is called in the thread: it gives the engine, and how it was opened where that was settled here.
 
         `guard`: what `load` guards the model with. `notices`: what the user has to know of it then, in sentences.
-        `path`: the file of a model on this device.
+        `path`: the file of a model on this device. `begun` is set when Python has nothing more to do for it, but
+        llama.cpp has. `meanwhile`: what has to be done anyway, in the time that is waited for it.
         """
         self._guard = guard
         self.plan: LoadPlan | None = None  # how it is opened, once that is decided
         self.notices = notices
         self.path = path
+        self._begun = begun
+        self._meanwhile = meanwhile
         self._outcome = _Outcome()
         self._callbacks: list[Callable[[], None]] = []
         # daemon: Ctrl-C while the weights are read ends slm at once
@@ -59,6 +65,8 @@ class Loading:
             self._outcome.engine, self.plan = load()
         except BaseException as error:  # noqa: BLE001 - raised again where the engine is asked for
             self._outcome.error = error
+        if self._begun is not None:
+            self._begun.set()
         for callback in self._callbacks:
             callback()
 
@@ -79,8 +87,16 @@ class Loading:
     def is_failed(self) -> bool:
         return self._outcome.error is not None
 
+    def wait_until_begun(self) -> None:
+        """Until the weights are read, or there is no more to wait for. What Python does from then on takes no time of
+        the loading; before, the thread would share the interpreter."""
+        if self._begun is not None:
+            self._begun.wait()
+
     def engine(self) -> Engine:
         """The loaded model, after waiting for it; raises what the loading raised."""
+        if not self.is_done:
+            self._meanwhile()
         self._thread.join()
         if self._outcome.error is not None:
             raise self._outcome.error
@@ -88,15 +104,42 @@ class Loading:
         return self._outcome.engine
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedBeside:
+    """What is loaded with a model, from these files, besides its own projector."""
+
+    adapters: tuple[Path, ...] = ()
+    draft: Path | None = None
+
+
+NOTHING_BESIDE = LoadedBeside()
+
+
 def start_loading(
-    installed: Installed, options: GenerationOptions, settings: Settings, *, embeds: bool = False
+    installed: Installed,
+    options: GenerationOptions,
+    settings: Settings,
+    *,
+    embeds: bool = False,
+    beside: LoadedBeside = NOTHING_BESIDE,
 ) -> Loading:
-    """Begin to load an installed model, if it fits; with `--force` in any case. `embeds`: it is to make vectors."""
+    """Begin to load an installed model, if it fits beside those; with `--force` in any case. `embeds`: it is to make
+    vectors."""
     gpu_layers(options, settings), kv_type_of(options, settings)  # what is wrong with them is said at once
     notices: list[str] = []
     guard = CrashGuard(installed.path, None if settings.is_private else settings.paths.data)
     check = _check_embeds if embeds else _check_generates
-    return Loading(lambda: _load(installed, options, settings, notices, guard, check), guard, notices, installed.path)
+    begun = threading.Event()
+
+    def load() -> tuple[Engine, LoadPlan]:
+        return _load(installed, options, settings, notices, guard, check, begun.set, beside)
+
+    return Loading(load, guard, notices, installed.path, begun, _import_session)
+
+
+def _import_session() -> None:
+    """What the first session needs."""
+    import slmchat.engine.session  # noqa: F401
 
 
 def _check_generates(headers: Sequence[Header], name: str) -> None:
@@ -118,6 +161,8 @@ def _load(
     notices: list[str],
     guard: CrashGuard,
     check: Callable[[Sequence[Header], str], None],
+    begins: Callable[[], None],
+    beside: LoadedBeside,
 ) -> tuple[Engine, LoadPlan]:
     """Weights in memory, on the GPU as far as its memory goes.
 
@@ -126,7 +171,6 @@ def _load(
     from slmchat.catalog import kept_headers
     from slmchat.catalog.file_facts import FileFacts
     from slmchat.engine import llama
-    from slmchat.engine.vision import Projector
 
     facts = FileFacts(settings.paths.file_facts, is_kept=not settings.is_private)
     headers = kept_headers.read_headers(installed.parts, facts)
@@ -134,9 +178,12 @@ def _load(
     trained = headers[0].context_length
     notices += _beyond_training(options, settings, trained)
     notices += engine_trial.settle(installed, settings, threads_of(options, settings), is_forced=options.force)
-    found = _planned(installed, headers, options, settings)
-    file = installed.projector
-    projector = Projector(file.path, threads_of(options, settings)) if file is not None else None
+    found = _planned(installed, headers, options, settings, beside)
+    projector = None
+    if installed.projector is not None:
+        from slmchat.engine.vision import Projector
+
+        projector = Projector(installed.projector.path, threads_of(options, settings))
 
     def on_gpu(layers: int | None) -> Engine:
         return guard.load(
@@ -147,6 +194,7 @@ def _load(
                 is_repacked=found.load.is_repacked,
                 is_lazy=found.load.is_lazy,
                 projector=projector,
+                begins=begins,
             )
         )
 
@@ -165,7 +213,11 @@ def _load(
 
 
 def _planned(
-    installed: Installed, headers: Sequence[Header], options: GenerationOptions, settings: Settings
+    installed: Installed,
+    headers: Sequence[Header],
+    options: GenerationOptions,
+    settings: Settings,
+    beside: LoadedBeside,
 ) -> LoadPlan:
     """How it is to be loaded. Raises `SlmError` (NO_FIT) where it does not fit, unless that is forced."""
     found = device_fit.plan_load(
@@ -176,6 +228,13 @@ def _planned(
         kv_type=kv_type_of(options, settings) or tuning.of(installed.path, settings).kv_type,
         gpu_layers=gpu_layers(options, settings),
         device=options.device or settings.device,
+        beside=device_fit.needed_beside(
+            settings,
+            adapters=beside.adapters,
+            projector=installed.projector.path if installed.projector is not None else None,
+            draft=beside.draft,
+            n_ctx=options.ctx or settings.n_ctx,
+        ),
     )
     if found.verdict is FitVerdict.NO and not options.force:
         raise device_fit.refusal(installed.key, found)

@@ -17,6 +17,7 @@ from slmchat.fit.plan import DEFAULT_LARGEST_CTX
 from slmchat.models import loader, vision
 from slmchat.models.backend import Backend, BackendModel, LocalModel
 from slmchat.models.file_watch import ModelFile
+from slmchat.models.loader import LoadedBeside
 from slmchat.models.session_settings import DRAFT_AUTO, draft_model, kv_store, session_settings
 from slmchat.models.warm_server import WarmLocalModel
 from slmchat.options import GenerationOptions
@@ -69,7 +70,12 @@ class OpenModel:
         self._store = kv_store(settings)
         self._file = ModelFile(model.key, model.files)
         self._engine: Engine | None = None
-        self.loading = model.start(options, settings)
+        self.loading = model.start(options, settings, self._beside())
+
+    def _beside(self) -> LoadedBeside:
+        """What this process loads with the model."""
+        files = tuple(path for each in self.adapters if (path := getattr(each, "path", None)) is not None)
+        return LoadedBeside(files, self._draft)
 
     # The weights
 
@@ -122,7 +128,7 @@ class OpenModel:
         if isinstance(self.model, WarmLocalModel):
             self.model.engine.close()
             self.model, self._engine = self.model.here(), None
-            self.loading = self.model.start(self.options, self.settings)
+            self.loading = self.model.start(self.options, self.settings, self._beside())
 
     @property
     def is_loaded(self) -> bool:
@@ -217,11 +223,13 @@ class OpenModel:
         return self.engine.open_session(self.session_settings(n_ctx))
 
     def open_pool(self, n_ctx: int, parallel: int | None = None, *, is_repeatable: bool = False) -> Pool:
-        """Many windows of `n_ctx` tokens at once, None: as many as pay. `is_repeatable`: as `SessionSettings` has it.
+        """Many windows of `n_ctx` tokens at once, None: as many as pay. `is_repeatable`: as `SessionSettings` has it,
+        and no state on the disk has a say then. What all prompts begin with is kept there.
 
         Raises `SlmError` (NO_FIT).
         """
-        settings = replace(self.session_settings(n_ctx), is_repeatable=is_repeatable)
+        store = None if is_repeatable else self._store
+        settings = replace(self.session_settings(n_ctx), is_repeatable=is_repeatable, store=store)
         return self.engine.open_pool(settings, parallel)
 
     def open_pool_for(self, n_ctx: int, parallel: int | None, pictures: Sequence[Picture]) -> Pool:
@@ -240,7 +248,9 @@ class OpenModel:
 
     def open_scorer(self, n_ctx: int, *, is_repeatable: bool = False) -> Pool:
         """A window for scores of given texts. Raises `SlmError`: NO_FIT, USAGE where the engine has none."""
-        return self.engine.open_scorer(replace(self.session_settings(n_ctx), is_repeatable=is_repeatable))
+        store = None if is_repeatable else self._store
+        settings = replace(self.session_settings(n_ctx), is_repeatable=is_repeatable, store=store)
+        return self.engine.open_scorer(settings)
 
     def open_text_logits(self, n_ctx: int) -> TextLogits:
         """What tells all logits of a text, in a window of `n_ctx` tokens. Raises `SlmError`: NO_FIT, USAGE where the

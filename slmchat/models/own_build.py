@@ -5,7 +5,6 @@ Refuses to know: how they are measured (engine/library_comparison.py), what a bu
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from slmchat import hardware
@@ -13,6 +12,7 @@ from slmchat.engine import devices, library, native
 from slmchat.engine.library import LibraryKind, NativeLibrary
 from slmchat.engine.library_comparison import Comparison, compare
 from slmchat.engine.throughput import Workload
+from slmchat.lazy_dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Knows: the catalog's variants, repositories, sizes against this device's memory.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from slmchat.catalog import file_names
 from slmchat.catalog.gguf_header import Header
@@ -17,6 +17,7 @@ from slmchat.catalog.sources import FetchPlan, Source, Unreachable
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import FitVerdict
 from slmchat.fit.shape import shape_of
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models import device_fit
 from slmchat.models.repository_choice import chooser
 from slmchat.options import PullOptions

@@ -9,7 +9,7 @@ Refuses to know: the network (catalog/hub.py reads headers), what names say (cat
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from slmchat.catalog import file_names, model_kind
 from slmchat.catalog.gguf_header import Header
@@ -20,6 +20,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.choice import Option, choose
 from slmchat.fit.estimate import guessed_shape, requantized
 from slmchat.fit.shape import ModelShape, shape_of
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models.device_fit import ForDevice
 from slmchat.reporting import Reporter
 

@@ -4,12 +4,12 @@ Refuses to know: who asks, and how a model is fetched.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from slmchat.catalog import registry
 from slmchat.catalog.model_specs import ModelSpec, Variant
 from slmchat.fit.choice import READING_SPEED
 from slmchat.fit.plan import FitVerdict
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models.device_fit import ForDevice
 
 # From large to small: good chat models for their size, of makers that differ. None of them thinks before it answers

@@ -5,12 +5,13 @@ Refuses to know: how it is measured (tune.py).
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
 from slmchat import hardware
 from slmchat.errors import SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.private_files import write_private
 from slmchat.settings import KV_TYPES, Settings
 

@@ -7,13 +7,13 @@ Refuses to know: where its socket is (warm_socket.py), what is said over it (eng
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slmchat import __version__
 from slmchat.errors import SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models.backend import BackendModel, LocalModel
-from slmchat.models.loader import Loading
+from slmchat.models.loader import NOTHING_BESIDE, LoadedBeside, Loading
 from slmchat.models.warm_socket import HELLO_S, computed_with, connect, socket_path
 from slmchat.options import GenerationOptions
 from slmchat.privacy.steps import KeptSockets
@@ -80,7 +80,7 @@ class WarmLocalModel(LocalModel):
     def with_projector(self, path: str | None) -> "WarmLocalModel":
         return self
 
-    def start(self, options: GenerationOptions, settings: Settings) -> Loading:
+    def start(self, options: GenerationOptions, settings: Settings, beside: LoadedBeside = NOTHING_BESIDE) -> Loading:
         """It is loaded."""
         return Loading(lambda: (self.engine, None))
 

@@ -5,8 +5,8 @@ Refuses to know: how a filter is put together and installed (seccomp.py).
 """
 
 import errno
-from dataclasses import dataclass
 
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.privacy.steps import Step
 
 # linux/bpf_common.h and linux/filter.h

@@ -14,9 +14,9 @@ import ipaddress
 import sys
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from pathlib import Path
 
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.privacy.dialer import DialerProcess
 from slmchat.privacy.seal import SealStatus, adopt, refuse_if
 from slmchat.privacy.steps import NotOffered

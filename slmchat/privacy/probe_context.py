@@ -8,9 +8,9 @@ import os
 import pickle
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.privacy import seccomp
 
 TIMEOUT_S = 2.0

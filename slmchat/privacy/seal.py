@@ -13,10 +13,11 @@ import sys
 import threading
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.privacy.steps import KeptSockets, Mechanism, NotOffered, Step
 from slmchat.settings import Paths
 

@@ -15,11 +15,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.privacy import android, bypass_probes, network_probes, persistence_probes, seal, server_probes
 from slmchat.privacy.landlock import SCOPE_ABI
 from slmchat.privacy.probe_context import Probe, ProbeContext, ProbeOutcome, ProbeResult, Promise, Refused, Unavailable

@@ -5,10 +5,11 @@ Refuses to know: how any system does it.
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
+
+from slmchat.lazy_dataclasses import dataclass
 
 
 class Step(Enum):

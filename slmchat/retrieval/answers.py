@@ -12,7 +12,7 @@ shows the answer (steps.py).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import takewhile
 
 from slmchat.conversation.messages import Message
@@ -26,6 +26,7 @@ from slmchat.generation.generator import Generator, PreparedPrompt
 from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.response import Completion
 from slmchat.generation.structured import ResponseFormat
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.options import GenerationOptions
 from slmchat.retrieval import prompts, thresholds
 from slmchat.retrieval.citations import CitationFilter

@@ -10,10 +10,11 @@ what is searched for. How tokens are counted is passed in.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval.documents import Document, DocumentKind, Section
 
 # Tokens of a text, by a model's vocabulary or by an estimate.

@@ -7,9 +7,10 @@ Knows: what every kind of file has in common once it is text. Refuses to know: h
 passage may be (chunks.py).
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from slmchat.lazy_dataclasses import dataclass
 
 
 class DocumentKind(StrEnum):

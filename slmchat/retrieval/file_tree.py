@@ -8,10 +8,10 @@ Knows: directories. Refuses to know: what is in a file.
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 # Files of one call; a home directory has a million, and nobody means that.
 MOST_FILES = 250_000

@@ -10,12 +10,13 @@ next `add` goes on. Vectors are made afterwards (chunk_vectors.py); until then a
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from time import monotonic
 
 from slmchat.database import Database, MemoryDatabase, has_fts5
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.reporting import Reporter
 from slmchat.retrieval import words
 from slmchat.retrieval.chunk_vectors import BEST_BY_WORDS, ChunkVectors

@@ -9,9 +9,10 @@ Knows: the marks of quotations, the lines that one takes. Refuses to know: how a
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval.documents import DocumentKind
 from slmchat.retrieval.index import Passage
 from slmchat.retrieval.nearest import is_heading

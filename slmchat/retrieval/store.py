@@ -5,7 +5,6 @@ Knows: SQL, the queries of FTS5. Refuses to know: SQLite's errors (database.py),
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import time_ns
@@ -13,6 +12,7 @@ from typing import Any
 
 from slmchat.database import Database
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval import words
 from slmchat.retrieval.chunks import DocumentChunk
 from slmchat.retrieval.documents import Document, DocumentKind

@@ -5,11 +5,11 @@ Refuses to know: how a vector is computed (engine/embedding.py), SQL, words.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from slmchat.engine.api import Embedder, Embedding
 from slmchat.engine.quotations import QuotablePassages
 from slmchat.errors import SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval.chunks import DocumentChunk
 
 # What a model was trained to see before a text: of a question, of a passage. From the model cards of their makers; a

@@ -4,8 +4,7 @@ Knows: where ^ and $ change nothing, and where they say that a match begins or e
 pattern is written.
 """
 
-from dataclasses import dataclass
-
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.schemas.grammar import EMPTY, PRINTABLE, Chain, Chars, Choice, Node, Repeat, Rule, chain, choice
 
 # More alternatives than this, each with its own ends, are not written out.

@@ -5,7 +5,9 @@ Refuses to know: what the grammar is for, tokens, how it is spelled (gbnf_writer
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from slmchat.lazy_dataclasses import dataclass
 
 # Fewer texts than this are written one beside the other; deeper branches too, whatever their number.
 _FEW_TEXTS = 6

@@ -7,9 +7,9 @@ becomes deeper with more members.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.schemas.grammar import EMPTY, Chain, Chars, Choice, Node, Repeat, Text, chain, choice, without
 from slmchat.schemas.json_rules import COMMA, PLAIN, JsonRules
 

@@ -11,10 +11,10 @@ import gc
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.schemas import formats, json_numbers, json_strings, merging, references
 from slmchat.schemas.check import SchemaCheck
 from slmchat.schemas.gbnf_writer import gbnf_of

@@ -15,11 +15,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
 from slmchat.errors import SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.reporting import Reporter
 from slmchat.server import embeddings, openai, records, responses
 from slmchat.server.completion_answer import CompletionAnswer

@@ -10,12 +10,12 @@ import select
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import h11
 
 from slmchat import __version__
+from slmchat.lazy_dataclasses import dataclass
 
 # What a request may be, in bytes: its head, and its body (pictures are in it as text).
 _MOST_HEAD = 32 * 1024

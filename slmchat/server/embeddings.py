@@ -7,10 +7,10 @@ import base64
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from slmchat.engine.api import Embedding, TextOrTokens
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.ranges import Range
 from slmchat.server.fields import BadRequest, checked_number, checked_object, model_named
 

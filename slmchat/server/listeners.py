@@ -11,11 +11,11 @@ import socket
 import stat
 import struct
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from slmchat import file_locks
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 # Connections that wait to be accepted.
 _BACKLOG = 128

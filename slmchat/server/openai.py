@@ -10,7 +10,7 @@ out.
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from slmchat import ranges
@@ -24,6 +24,7 @@ from slmchat.generation import structured, tools
 from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.structured import ResponseFormat
 from slmchat.generation.tools import CallMode, Tool, Toolbox, ToolCall
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.ranges import Range
 from slmchat.server.fields import BadRequest, checked_flag, checked_list, checked_number, checked_object, model_named
 

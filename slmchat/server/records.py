@@ -6,12 +6,12 @@ Knows: their fields. Refuses to know: requests (openai.py), connections, how an 
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from slmchat.engine.api import FinishReason, TokenLogprob, Usage
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.tools import ToolCall
+from slmchat.lazy_dataclasses import dataclass
 
 _REASONS = {
     FinishReason.STOP: "stop",

@@ -7,12 +7,13 @@ Knows: how it is opened for many, which session a request gets. Refuses to know:
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from slmchat.engine import heap
 from slmchat.engine.api import Session
 from slmchat.generation.generator import Generator
 from slmchat.generation.prompt import PromptRequest
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models.open import OpenModel
 from slmchat.reporting import LogReporter, Reporter
 from slmchat.server.queue import RequestQueue

@@ -3,9 +3,8 @@
 Knows: what is in memory of them, what chats. Refuses to know: what is asked.
 """
 
-from dataclasses import dataclass
-
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.server.embedders import Embedders
 from slmchat.server.on_demand import OnDemand
 from slmchat.server.served_model import ServedWeights

@@ -20,8 +20,8 @@ Code stands at the left edge, without a frame, even in a list, so that selecting
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.sanitize import Sanitizer
 from slmchat.terminal import latex
 from slmchat.terminal.markdown_blocks import Block, Kind, recognise

@@ -8,8 +8,9 @@ the text was cut.
 """
 
 import re
-from dataclasses import dataclass
 from enum import Enum, auto
+
+from slmchat.lazy_dataclasses import dataclass
 
 # Most characters of a line that are held back to find out what it is; a table row may be longer.
 _LIMIT = 200

@@ -5,9 +5,9 @@ It stands below the prompt and goes when a choice is made; the scrollback gets o
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.sanitize import sanitize
 from slmchat.terminal import interrupts, restore
 from slmchat.terminal.markdown_layout import cut_to_width, text_width

@@ -5,8 +5,9 @@ where a terminal has no such characters. Refuses to know: what the numbers mean,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+
+from slmchat.lazy_dataclasses import dataclass
 
 Point = tuple[float, float]
 

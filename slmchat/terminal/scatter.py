@@ -4,7 +4,8 @@ Knows: rows and columns of characters, round numbers at an axis. Refuses to know
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from slmchat.lazy_dataclasses import dataclass
 
 # Columns left of the plot: `100 |`.
 _LABEL = 4

@@ -7,10 +7,10 @@ Refuses to know: what the commands do; the errand that owns them brings the func
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 State = TypeVar("State")
 

@@ -9,9 +9,9 @@ Knows: display widths, which column may be folded or left out. Refuses to know: 
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.terminal.markdown_layout import NONE, fold, text_width
 
 _GAP = 2

@@ -118,7 +118,7 @@ def _with_a_full_home(repeat: int) -> list[Target]:
     with tempfile.TemporaryDirectory(prefix="slm-benchmark-") as directory:
         small, full = Path(directory, "small"), Path(directory, "full")
         for home in (small, full):
-            _install(model, home)
+            install(model, home)
         _fill(full)
         homes = {"SLM_HOME": str(small)}, {"SLM_HOME": str(full)}
         for home in homes:
@@ -148,7 +148,7 @@ def _with_a_full_home(repeat: int) -> list[Target]:
     ]
 
 
-def _install(model: str, home: Path) -> None:
+def install(model: str, home: Path) -> None:
     """A home with the record of one installed model; its file stays where it is."""
     from slmchat import settings
     from slmchat.catalog.library import Library

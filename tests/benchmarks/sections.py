@@ -23,6 +23,7 @@ SECTIONS = (
     Section("chat", "bench_chat", "how soon the prompt is open, and first tokens late in a conversation"),
     Section("threads", "bench_threads", "threads that follow what other programs take"),
     Section("resume", "bench_resume", "conversations and documents whose KV state was kept"),
+    Section("day", "bench_day", "50 mixed commands: the share of prompt tokens that none of them read"),
     Section("speculation", "bench_speculation", "drafts looked up in the conversation"),
     Section("batch", "bench_batch", "many inputs with one model load"),
     Section("grammar", "bench_grammar", "answers held to a schema"),

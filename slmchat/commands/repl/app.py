@@ -10,7 +10,7 @@ how a conversation goes on (generation/chat_session.py).
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.chat_session import ChatSession, Overflow
 from slmchat.generation.response import Response, StreamHandler, describe, silence
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models import adapters
 from slmchat.models.backend import Backend, BackendModel
 from slmchat.models.open import OpenModel

@@ -5,7 +5,6 @@ Refuses to know: adapters on this device. Their files are the server's: a path h
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 from slmchat.endpoints import Endpoint
@@ -13,6 +12,7 @@ from slmchat.engine.api import Adapter
 from slmchat.engine.remote import errors
 from slmchat.engine.remote.client import Client
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 _MOST = 1000
 _NO_STAMP = (0, 0)

@@ -8,9 +8,8 @@ character waits for the next), so as many pieces as tokens were asked for are th
 many tokens into an event is held by the size of the text.
 """
 
-from dataclasses import dataclass
-
 from slmchat.engine.remote.events import TooLarge
+from slmchat.lazy_dataclasses import dataclass
 
 # Characters of one token on average at most (white space in code comes close), and of a single long one.
 _CHARACTERS_PER_TOKEN = 16

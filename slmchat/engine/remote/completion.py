@@ -7,10 +7,10 @@ Refuses to know: HTTP, what was asked, what becomes of it. Nothing here is trust
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from slmchat.engine.api import TokenLogprob
+from slmchat.lazy_dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ is not slm's default: some refuse a request for a field that they do not know.
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -20,6 +19,7 @@ from slmchat.engine.remote.png import data_url
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 
 class ServerKind(Enum):

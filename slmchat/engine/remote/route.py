@@ -8,12 +8,13 @@ import base64
 import os
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from slmchat.endpoints import Endpoint
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.redaction import hide
 
 

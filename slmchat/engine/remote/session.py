@@ -7,7 +7,7 @@ told of an answer that is none. Refuses to know: which model is meant (engine.py
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from slmchat.engine.api import (
@@ -32,6 +32,7 @@ from slmchat.engine.remote.completion import AnswerEvent, CharacterJoiner, Count
 from slmchat.engine.remote.known_model import KnownModel
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_dataclasses import dataclass
 
 _DONE = "[DONE]"
 # Fields whose loss the user is told.

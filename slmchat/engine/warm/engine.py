@@ -7,7 +7,6 @@ the model is the right one (models/warm_server.py).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from slmchat.engine.api import (
     Embedder,
@@ -23,6 +22,7 @@ from slmchat.engine.warm.codec import encode
 from slmchat.engine.warm.connection import WarmConnection, ask
 from slmchat.engine.warm.pool import WarmPool
 from slmchat.engine.warm.session import WarmSession, only_answers
+from slmchat.lazy_dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

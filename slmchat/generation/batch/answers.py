@@ -5,7 +5,7 @@ Knows: records of completions. Refuses to know: rows, order, files. Another kind
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from slmchat.engine.api import FinishReason, Limits, Prompt, Request, Result, Score
@@ -17,6 +17,7 @@ from slmchat.generation.batch.prompts import Asked
 from slmchat.generation.best_of import BestOf, Candidates
 from slmchat.generation.classify import ClassificationTask, as_printed, usage_of_all
 from slmchat.generation.structured import ResponseFormat
+from slmchat.lazy_dataclasses import dataclass
 
 # What a model prefers behind prompts that say nothing (`Priors.of`); None: nothing is taken away.
 PriorOf = Callable[[ClassificationTask, Sequence[Prompt]], tuple[float, ...] | None]

@@ -5,7 +5,8 @@ Refuses to know: encodings and formats (generation/batch/rows.py).
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from slmchat.lazy_dataclasses import dataclass
 
 # The longest line, record or file that is taken in. A million tokens of English have about 4 MiB.
 MAX_BYTES = 4 * 2**20

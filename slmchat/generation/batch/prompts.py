@@ -8,7 +8,6 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from slmchat.conversation.attachments import Attachment, compose, trim
@@ -19,6 +18,7 @@ from slmchat.engine.api import Prompt
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.rows import USUAL_FIELDS, Row, RowSource
 from slmchat.generation.prompt_template import PromptFile
+from slmchat.lazy_dataclasses import dataclass
 
 # {{name}} is a literal {name}; {} and {name} are filled in. '{"a": 1}' is none of them.
 _PLACE = re.compile(r"\{\{([^{}\"':,\n]+)\}\}|\{([^{}\"':,\n]*)\}")

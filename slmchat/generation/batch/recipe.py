@@ -8,7 +8,7 @@ Refuses to know: rows, records, files.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.records import fingerprint
 from slmchat.generation.prompt_template import PromptFile
 from slmchat.generation.structured import ResponseFormat
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.options import BestOfOptions, ChoiceOptions, GenerationOptions
 
 

@@ -11,13 +11,13 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slmchat import file_locks, safe_json
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.lines import MAX_BYTES, Line, read_lines
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.private_files import storage_error
 
 # A record holds an input (escaped) and a completion; longer lines are not of slm's making.

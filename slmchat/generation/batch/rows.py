@@ -11,7 +11,6 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,6 +18,7 @@ from slmchat.conversation import pictures
 from slmchat.conversation.pictures import Picture
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.lines import MAX_BYTES, Line, read_lines
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.text_files import BINARY, NotText, decode, utf8_reader
 from slmchat.wording import counted
 

@@ -5,7 +5,6 @@ Knows: rows, requests, records, how many of what there was. Refuses to know: mod
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from slmchat.generation.batch.records import (
     read_begun,
 )
 from slmchat.generation.batch.rows import Row, RowSource
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.reporting import Reporter
 from slmchat.wording import counted
 

@@ -15,13 +15,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from slmchat import text_files
 from slmchat.engine.self_test import interpreter
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval.documents import Document, DocumentKind, Section
 from slmchat.retrieval.loaders import markdown, plain
 from slmchat.retrieval.loaders.bounds import MOST_BYTES, MOST_S, MOST_SILENCE_S, TOO_LARGE, Unreadable

@@ -1,0 +1,192 @@
+"""What `slm run` does while the model loads and behind that: the prompt, its window, the answer.
+
+Knows: the way of one prompt from its inputs to an exit code. Refuses to know: what is settled before the weights are
+read (run.py), which imports nothing of this until then.
+"""
+
+import time
+from contextlib import AbstractContextManager
+
+from slmchat.commands.endings import exit_code, tell_of_silence
+from slmchat.commands.inputs import prefix_messages, read_inputs
+from slmchat.commands.output import OutputWriter
+from slmchat.commands.several_answers import elected, settled
+from slmchat.conversation.template import get_ready
+from slmchat.engine.api import Limits
+from slmchat.engine.cancellable import Cancellable
+from slmchat.engine.sampler import SamplerSettings
+from slmchat.errors import ExitCode, SlmError
+from slmchat.generation import params
+from slmchat.generation.attempts import FALLBACK
+from slmchat.generation.classify import ClassificationTask, as_printed
+from slmchat.generation.generator import Generator, PreparedPrompt
+from slmchat.generation.prompt import PromptRequest
+from slmchat.generation.prompt_template import PromptFile
+from slmchat.generation.response import Completion, Response, describe, interrupted, logprob_fields, silence
+from slmchat.generation.structured import ResponseFormat
+from slmchat.lazy_dataclasses import dataclass
+from slmchat.models import adapters
+from slmchat.models.backend import BackendModel
+from slmchat.models.open import OpenModel
+from slmchat.options import BestOfOptions, OutputOptions
+from slmchat.terminal.console import Console
+from slmchat.terminal.interrupts import cancelled_by_ctrl_c
+from slmchat.terminal.plain_view import PlainView
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What was settled before. `writer` None: the answer goes to stdout as it comes. `start`: when slm began."""
+
+    instruction: str
+    reads_piped: bool
+    is_structured: bool
+    writer: OutputWriter | None
+    template: PromptFile | None
+    response_format: ResponseFormat | None
+    task: ClassificationTask | None
+    several: BestOfOptions | None
+    top_logprobs: int | None
+    shows_doubt: bool
+    start: float
+
+
+def answer(opened: OpenModel, plan: RunRequest, console: Console) -> ExitCode:
+    """Answer one prompt by a model that is being loaded. Raises `SlmError`; the exit code tells how it ended."""
+    options, settings = opened.options, opened.settings
+    response_format, task = plan.response_format, plan.task
+    writer = plan.writer or OutputWriter(
+        OutputOptions(), console, is_structured=plan.is_structured, is_raw_output=options.raw_output
+    )
+    is_trimmed = params.overflow_choice(options) == "trim"
+    thinking = params.thinking_of(options, settings)
+    attachments, pictures = read_inputs(options, console, reads_piped=plan.reads_piped)
+    if pictures:
+        opened.model.check_vision(settings)
+    request = PromptRequest(plan.instruction, attachments, prefix_messages(options, settings), pictures, plan.template)
+    # 1. The prompt, and a window for it.
+    if not options.raw and opened.model.host is None:
+        get_ready()
+    generator = Generator(opened)
+    for line in opened.describe(pictures):
+        console.note(line)
+
+    def prepared_by(generator: Generator) -> PreparedPrompt:
+        return generator.prepare(
+            request, is_raw=options.raw, response_format=response_format, task=task, thinking=thinking
+        )
+
+    prepared = prepared_by(generator)
+    if not generator.has_room_for(prepared):  # of a server's window
+        opened.load_here()
+        generator = Generator(opened)
+        prepared = prepared_by(generator)
+    model = opened.model
+    sampler = params.sampler_settings(model, settings, options, lambda: prepared.thinks(generator.engine))
+    asked = settled(plan.several, response_format, sampler, is_remote=model.host is not None)
+    prepared = generator.open_for(prepared, is_trimmed=is_trimmed, n_answers=asked.n if asked else 1)
+    load_s = time.perf_counter() - plan.start
+    n_ctx = generator.n_ctx
+    console.detail(f"context window: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}; loaded after {load_s:.2f} s")
+    if opened.adapters:
+        console.detail(f"adapters: {adapters.labels(opened.adapters)}")
+    # 2. The completion, while it comes and as a whole.
+    delegate = _Delegate(
+        console,
+        writer,
+        may_grow=task is None and plan.several is None and (not plan.is_structured or console.is_stdout_tty),
+        shows_doubt=plan.shows_doubt and console.is_stdout_tty and not console.is_dumb,
+    )
+    limits = params.limits(options, plan.top_logprobs)
+    if asked is not None:
+        completion = elected(generator, prepared, sampler, limits, asked, console)
+        besides = _besides(completion, prepared, limits)
+    else:
+        completion, besides = _completed(generator, prepared, sampler, limits, delegate)
+    if plan.top_logprobs is not None and completion.usage.completion_tokens and not completion.logprobs:
+        console.warn(f"{model.label} does not tell the probabilities of its tokens.")
+    if delegate.is_shown:
+        console.write("" if completion.text.endswith("\n") else "\n")
+    else:
+        record = {**completion.record(model.key, load_s), **besides}
+        writer.write(completion, record, discard_partial=plan.is_structured or asked is not None)
+    tell_of_silence(_silence(completion, model), completion.thinking, console)
+    console.detail(describe(completion.finish_reason, completion.usage, completion.timings))
+    if completion.best_of is not None:
+        console.detail(str(completion.best_of))
+    if generator.n_ctx > n_ctx:
+        n_ctx = generator.n_ctx
+        console.detail(f"context window: grown to {n_ctx:,} tokens")
+    generator.close()
+    return exit_code(completion.finish_reason, console, n_ctx, generator.engine.info.trained_context_length)
+
+
+def _silence(completion: Completion, model: BackendModel) -> str | None:
+    """Why there is no answer; None: there is one, or it is an endpoint's, and then its engine tells."""
+    return None if model.host else silence(completion, completion.usage, completion.finish_reason)
+
+
+def _completed(
+    generator: Generator, prepared: PreparedPrompt, sampler: SamplerSettings, limits: Limits, delegate: "_Delegate"
+) -> tuple[Completion, dict[str, object]]:
+    """The completion, and what `--json` says besides."""
+    if prepared.task is None:
+        completion = generator.generate(prepared, sampler, limits, delegate)
+        return completion, _besides(completion, prepared, limits)
+    found = generator.classify(prepared, cancelled_by_ctrl_c)
+    if found is None:
+        return interrupted(prepared.n_prompt), {}
+    made, finish = found
+    delegate.detail(made.probabilities)
+    completion = Completion(str(made), None, "", finish.reason, finish.usage, finish.timings, finish.seed)
+    return completion, {"probabilities": as_printed(made.probabilities)}
+
+
+def _besides(completion: Completion, prepared: PreparedPrompt, limits: Limits) -> dict[str, object]:
+    besides: dict[str, object] = {"value": completion.value} if prepared.response_format else {}
+    if limits.top_logprobs:
+        besides["logprobs"] = logprob_fields(completion.logprobs)
+    return besides
+
+
+class _Delegate:
+    """The completion on stdout, and Ctrl-C. Implements `GenerationDelegate`.
+
+    A structured completion is shown while it comes only on a terminal: what reads a pipe gets it whole and right, or
+    nothing. A choice comes at once.
+    """
+
+    def __init__(self, console: Console, writer: OutputWriter, *, may_grow: bool, shows_doubt: bool) -> None:
+        """`may_grow`: the completion may be shown while it comes."""
+        self._console = console
+        self._writer = writer
+        self._shows_doubt = shows_doubt
+        self.is_shown = writer.is_streamed and may_grow
+
+    def handler(self) -> PlainView:
+        return PlainView(
+            self._console,
+            is_silent=not self.is_shown,
+            shows_doubt=self._shows_doubt,
+            is_raw=self._writer.is_raw_output,
+        )
+
+    def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:
+        return cancelled_by_ctrl_c(session)
+
+    def detail(self, probabilities: dict[str, float]) -> None:
+        """How probable each choice is, for `-v`."""
+        self._console.detail(", ".join(f"{text} {share:.3f}" for text, share in probabilities.items()))
+
+    @property
+    def may_retry(self) -> bool:
+        return True
+
+    def on_retry(self, error: SlmError) -> None:
+        self._console.write("\n" if self.is_shown else "")
+        self._console.warn(f"{error.message.rstrip('.')}; trying once more, with more room.")
+
+    def on_fallback(self, response: Response) -> None:
+        self._console.write("\n" if self.is_shown else "")
+        self._console.warn(FALLBACK)
+        self._console.write(response.text if self.is_shown else "")
