@@ -29,7 +29,7 @@ from slmchat.server.connection import Gone
 from slmchat.server.embeddings import check_dimensions, embeddings_record, embeddings_request
 from slmchat.server.fields import BadRequest
 from slmchat.server.queue import Full
-from slmchat.server.turns import Turns
+from slmchat.server.turns import ComputeTurns
 
 if TYPE_CHECKING:
     import openai
@@ -204,8 +204,8 @@ class _Slow:
 
 
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> tuple[embedders.EmbedderWeights, _Slow, Turns]:
-    made, turns = _Slow(), Turns()
+def slow(monkeypatch: pytest.MonkeyPatch) -> tuple[embedders.EmbedderWeights, _Slow, ComputeTurns]:
+    made, turns = _Slow(), ComputeTurns()
     monkeypatch.setattr(embedders, "embedder", lambda _opened, is_cut: made)
     opened = SimpleNamespace(model=SimpleNamespace(key=KEY), reporter=None)
     return embedders.EmbedderWeights(opened, turns), made, turns  # type: ignore[arg-type]
@@ -224,7 +224,9 @@ def _until(is_so: Callable[[], bool]) -> None:
 
 
 class TestTurns:
-    def test_a_long_request_lets_others_in_between(self, slow: tuple[embedders.EmbedderWeights, _Slow, Turns]) -> None:
+    def test_a_long_request_lets_others_in_between(
+        self, slow: tuple[embedders.EmbedderWeights, _Slow, ComputeTurns]
+    ) -> None:
         weights, model, turns = slow
         texts = ["x" * 1500, "y" * 1500, "z" * 1500]
         threads = [_asked(weights, texts)]
@@ -248,7 +250,7 @@ class TestTurns:
         assert chatted == [1]  # behind the group that was being made, before the next one
 
     def test_too_many_are_told_to_come_back(
-        self, slow: tuple[embedders.EmbedderWeights, _Slow, Turns], monkeypatch: pytest.MonkeyPatch
+        self, slow: tuple[embedders.EmbedderWeights, _Slow, ComputeTurns], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         weights, model, _ = slow
         monkeypatch.setattr(embedders, "MOST_WAITING", 1)
@@ -262,7 +264,7 @@ class TestTurns:
         assert len(model.groups) == 2
 
     def test_who_has_gone_waits_no_longer(self) -> None:
-        turns = Turns()
+        turns = ComputeTurns()
         with turns.turn(), pytest.raises(Gone), turns.turn(lambda: True):
             pass
         with turns.turn():

@@ -94,7 +94,7 @@ def _loaded(
     from slmchat.server.on_demand import OnDemand
     from slmchat.server.served_model import weights_of
     from slmchat.server.served_models import ServedModels
-    from slmchat.server.turns import Turns
+    from slmchat.server.turns import ComputeTurns
 
     found = resolve.find(options.model, settings, console)
     embedders = Embedders(
@@ -102,7 +102,7 @@ def _loaded(
         lambda: installed_embedding_models(settings, console),
         keep_alive_s,
         None if found.answers else found,
-        turns := Turns(),
+        turns := ComputeTurns(),
     )
     if not found.answers:
         with embedders.used(None):

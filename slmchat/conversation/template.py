@@ -233,8 +233,8 @@ class ChatTemplate:
 
     def calls_written(self, calls: Sequence[Mapping[str, Any]]) -> str | None:
         """As `Layout` says: what stands between the beginning of the answer and its end."""
-        asked = {"role": Role.USER.value, "content": "?"}
-        answer = {"role": Role.ASSISTANT.value, "content": (mark := self._sentinels.word)}
+        asked: dict[str, Any] = {"role": Role.USER.value, "content": "?"}
+        answer: dict[str, Any] = {"role": Role.ASSISTANT.value, "content": (mark := self._sentinels.word)}
         try:
             usual = self._rendered([asked, answer], False, self._switch.variables)
             for content in ("", None):

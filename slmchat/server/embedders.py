@@ -23,7 +23,7 @@ from slmchat.server.on_demand import OnDemand
 from slmchat.server.queue import Full
 from slmchat.server.records import status_of
 from slmchat.server.served_model import MOST_WAITING, RequestReporter
-from slmchat.server.turns import Turns
+from slmchat.server.turns import ComputeTurns
 
 # Architectures of embedding models that were trained so that a vector can be cut (Matryoshka): EmbeddingGemma, Nomic
 # Embed 1.5 and 2, Qwen3 Embedding, Jina 3, as their makers state.
@@ -40,13 +40,13 @@ _MOST_IN_GROUP = 64
 class EmbedderWeights:
     """An embedding model in memory."""
 
-    def __init__(self, opened: OpenModel, turns: Turns) -> None:
+    def __init__(self, opened: OpenModel, turns: ComputeTurns) -> None:
         """Waits for the model. `turns`: what all models of this process share. Raises what its loading raises."""
         self.key = opened.model.key
         self._opened = opened
         self._embedder = embedder(opened, is_cut=False)
         self._turns = turns
-        self._own_turns = Turns()
+        self._own_turns = ComputeTurns()
         opened.reporter = RequestReporter(opened.reporter)
 
     def vectors(self, texts: Sequence[TextOrTokens], is_gone: Callable[[], bool]) -> list[Embedding]:
@@ -96,11 +96,11 @@ class Embedders:
         installed: Callable[[], Sequence[Installed]],
         keep_alive_s: float | None,
         first: Installed | None = None,
-        turns: Turns | None = None,
+        turns: ComputeTurns | None = None,
     ) -> None:
         """`installed`: those that are here now. `first`: the one with which the server was started, as its own.
         `turns`: what they share with others that compute in this process."""
-        self._turns = turns or Turns()
+        self._turns = turns or ComputeTurns()
         self._open_model = open_model
         self._installed = installed
         self._keep_alive_s = keep_alive_s

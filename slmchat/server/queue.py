@@ -25,7 +25,7 @@ from slmchat.engine.api import (
 )
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
-from slmchat.server.turns import Turns
+from slmchat.server.turns import ComputeTurns
 
 # How often a request that waits looks whether its client is still there, in seconds.
 _LOOK_S = 0.2
@@ -49,9 +49,9 @@ class Full(SlmError):
 class RequestQueue:
     """The requests to one pool, and the thread that works on them."""
 
-    def __init__(self, pool: StreamPool, most_waiting: int, turns: Turns | None = None) -> None:
+    def __init__(self, pool: StreamPool, most_waiting: int, turns: ComputeTurns | None = None) -> None:
         """`turns`: what is shared with others that compute in this process; None: nobody else does."""
-        self._turns = turns or Turns()
+        self._turns = turns or ComputeTurns()
         self.n_ctx = pool.n_ctx
         self.most = pool.most
         self.report = pool.report

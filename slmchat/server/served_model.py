@@ -17,7 +17,7 @@ from slmchat.lazy_dataclasses import dataclass
 from slmchat.models.open import OpenModel
 from slmchat.reporting import LogReporter, Reporter
 from slmchat.server.queue import RequestQueue
-from slmchat.server.turns import Turns
+from slmchat.server.turns import ComputeTurns
 
 # Requests that may wait beside those that are worked on; the next one is told to come back.
 MOST_WAITING = 64
@@ -66,7 +66,9 @@ class ServedWeights:
         heap.give_back()
 
 
-def weights_of(opened: OpenModel, n_ctx: int | None, parallel: int | None, turns: Turns | None = None) -> ServedWeights:
+def weights_of(
+    opened: OpenModel, n_ctx: int | None, parallel: int | None, turns: ComputeTurns | None = None
+) -> ServedWeights:
     """Wait for a model and make its queue. `n_ctx`: the window of each request; None, as `parallel`: as suits the
     device. `turns`: as `RequestQueue` has them. Raises what its loading raises, and `SlmError` (NO_FIT)."""
     try:

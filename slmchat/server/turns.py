@@ -18,7 +18,7 @@ from slmchat.server.connection import Gone
 _LOOK_S = 0.2
 
 
-class Turns:
+class ComputeTurns:
     """From any thread. Who has had a turn and wants another stands behind those that wait."""
 
     def __init__(self) -> None:
