@@ -23,8 +23,8 @@ SIMILARITY_WEIGHT = 0.7
 LEAST_SUM, LEAST_SUM_SMALL = 0.7, 0.77
 LEAST_SIMILARITY = 0.6
 """With an embedding model: how much the nearness by words and the similarity by meaning, times its weight, have to be
-together; what is so similar needs no words of it. The weight is that of a logistic regression on both (6.1 and
-4.3), with all-MiniLM-L6-v2. Another model may find everything more alike, and then fewer questions are refused."""
+together; what is so similar needs no words of it. A logistic regression on both has the weights 6.0 and 4.8 with
+all-MiniLM-L6-v2, and refuses as many as 1 and 0.7. Another model may find all things more alike, and refuse less."""
 
 MOST_NONE = 0.5
 """Where a model would rather say that nothing answers the question than anything else, nothing does."""
