@@ -131,3 +131,31 @@ def test_values_are_judged_as_the_reference_judges_them() -> None:
         check = SchemaCheck(schema)
         for value in values:
             assert check.is_right(value) == reference.is_valid(value), (schema, value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"not": 5}, r'"not" \(at #\) must be a schema'),
+        ({"properties": {"a": {"if": []}}}, r'"if" \(at #/properties/a\) must be a schema'),
+        ({"not": {"contains": 7}}, r'"contains" \(at #/not\) must be a schema'),
+        ({"$defs": {"a": {"propertyNames": "b"}}}, r'"propertyNames" \(at #/\$defs/a\) must be a schema'),
+        ({"type": "array", "contains": {}, "minContains": "x"}, r'"minContains" \(at #\) must be a count'),
+        ({"type": "array", "uniqueItems": 3}, r'"uniqueItems" \(at #\) must be true or false'),
+        ({"type": "object", "dependentRequired": {"a": 3}}, "must be an object of lists of names"),
+        ({"type": "object", "dependentSchemas": {"a": []}}, "must be an object of schemas"),
+        ({"type": "object", "dependencies": {"a": "b"}}, "must be an object of schemas or lists of names"),
+    ],
+)
+def test_what_only_the_check_knows_is_refused_before_anything_is_generated(schema: Any, says: str) -> None:
+    with pytest.raises(SlmError, match=says) as caught:
+        json_schema.compiled(schema)
+    assert caught.value.exit_code is ExitCode.USAGE
+
+
+def test_the_same_words_as_names_and_texts_are_no_keywords() -> None:
+    schema = {
+        "properties": {"not": {"enum": ["if"]}, "contains": {"const": {"uniqueItems": 3}}},
+        "examples": [{"if": 3}],
+    }
+    assert json_schema.compiled(schema).grammar.rules["root"]

@@ -1,12 +1,14 @@
 """`--choices` about pictures: the same scores as one token after the other, each picture seen once."""
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Outcome
+from endpoint_server import EndpointServer, delta, stream
 from PIL import Image as Pillow
 from test_vision import IMAGE_TOKENS, asked, counting, encodings, image, loaded, seeing
 
@@ -177,6 +179,20 @@ class TestProgram:
         quotients = {text: plain[text] / without[text] for text in plain}
         expected = {text: share / sum(quotients.values()) for text, share in quotients.items()}
         assert found == pytest.approx(expected, abs=0.001)
+
+    def test_an_endpoint_is_shown_the_picture(self, slm: Callable[..., Outcome], photos: list[Path]) -> None:
+        with EndpointServer() as server:
+            top = [{"token": token, "logprob": math.log(share)} for token, share in (("cat", 0.6), ("dog", 0.2))]
+            said = delta("x")
+            said["choices"][0]["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}  # type: ignore[index]
+            server.usual = stream(said, reason="length")
+            done = slm(
+                "run", "--endpoint", server.url, "--choices", "cat,dog", "What is it?", "-f", photos[0], "--json"
+            )
+            assert done.code == 0, done.err
+            assert json.loads(done.out)["probabilities"] == {"cat": 0.5, "dog": 0.5}  # as it is without the picture
+            bodies = [json.dumps(post.body) for post in server.posts]
+            assert sorted("image_url" in body for body in bodies) == [False, True]
 
     def test_a_model_that_does_not_see_says_so(
         self, slm: Callable[..., Outcome], seeing: Path, photos: list[Path], tmp_path: Path

@@ -204,15 +204,19 @@ def _places(settings: Settings, console: Console) -> list[WrittenPlace]:
     states = WrittenPlace(
         "what was evaluated (KV states)", paths.kv_states, _size(paths.kv_states), "not written, not read"
     )
+    priors = WrittenPlace("what models prefer (--choices)", paths.priors, _size(paths.priors), "not written, not read")
     rest = _size(paths.data) - sum(place.size for place in named)
     return [
         *named,
         states,
+        priors,
         WrittenPlace(
             "the rest of slm's data", paths.data, rest, "accepted licences as without; no marks of loading models"
         ),
         WrittenPlace("configuration", paths.config, _size(paths.config), "as without: written only on request"),
-        WrittenPlace("the rest of the cache", paths.cache, _size(paths.cache) - states.size, "as without"),
+        WrittenPlace(
+            "the rest of the cache", paths.cache, _size(paths.cache) - states.size - priors.size, "as without"
+        ),
         *(
             WrittenPlace(what, path, _size(path), "as without: written by slm pull, and slm eval for public tasks")
             for what, path in hub_cache_directories(console.environ)

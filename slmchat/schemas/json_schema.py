@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from slmchat.lazy_dataclasses import dataclass
-from slmchat.schemas import formats, json_numbers, json_strings, merging, references
+from slmchat.schemas import formats, json_numbers, json_strings, merging, misshapen, references
 from slmchat.schemas.check import SchemaCheck
 from slmchat.schemas.gbnf_writer import gbnf_of
 from slmchat.schemas.grammar import EMPTY, Chars, Grammar, Node, Rule, Text, choice, texts
@@ -116,6 +116,7 @@ def any_json(*, is_capped: bool = False) -> Grammar:
 
 class _Converter:
     def __init__(self, schema: Any, text: str, is_capped: bool) -> None:
+        misshapen.refuse(schema, text)
         self.document = references.flattened(schema, text)
         self.check = SchemaCheck.of_flattened(self.document)
         self.rules = JsonRules(is_capped=is_capped)
