@@ -305,7 +305,9 @@ class AskOptions:
     top: int | None = _input(
         "--top", help="Passages that the model reads: 5, a very small one 3.", metavar="N", within=ranges.PASSAGES
     )
-    reindex: bool = _input("--reindex", help="Read the documents again, changed or not.", default=False)
+    reindex: bool = _input(
+        "--reindex", help="Read the documents again, changed or not, and make all of their vectors.", default=False
+    )
     quotes_only: bool = _output("--quotes-only", help="The quotations alone, without an answer.", default=False)
     json: bool = _output("--json", help="One JSON object for each question.", default=False)
     model: str | None = _same("model")
@@ -479,6 +481,11 @@ class BatchOptions:
     )
     input_field: str | None = _input(
         "--input-field", help="The field of a JSON or CSV row that is the input.", metavar="NAME"
+    )
+    labelled: str | None = _format(
+        "--labelled",
+        help="Rows with a 'label' (JSON lines or CSV), on which the probabilities of --choices are fitted.",
+        metavar="FILE",
     )
     no_echo: bool = _output("--no-echo", help="Leave the input out of the records.", default=False)
     parallel: str | None = _device(

@@ -80,6 +80,11 @@ class Paths:
         return self.cache / "files"
 
     @property
+    def priors(self) -> Path:
+        """What models prefer among choices whatever they read, under hashes of the questions."""
+        return self.cache / "choices.json"
+
+    @property
     def last_model(self) -> Path:
         return self.data / "last-model"
 

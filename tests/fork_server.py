@@ -102,7 +102,16 @@ def can_fork(command: Sequence[str], env: Mapping[str, str]) -> bool:
         and command[0] == sys.executable
         and (list(command[1:3]) == ["-m", "slmchat"] or command[1] == "-c" or command[1].endswith(".py"))
         and _at_start(env) == _at_start(_server_environment())
+        and not _has_gpu_backend()
     )
+
+
+@functools.cache
+def _has_gpu_backend() -> bool:
+    """CUDA, once it has started, does not work in the children of a fork."""
+    from slmchat.engine import native
+
+    return native.has_gpu_backend()
 
 
 def _at_start(env: Mapping[str, str]) -> dict[str, str]:

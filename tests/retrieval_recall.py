@@ -37,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         documents = write_documents(Path(directory, "documents"))
-        vectors = None if options.no_vectors else _vectors(options.model, Path(directory))
+        vectors = None if options.no_vectors else all_minilm(Path(directory), options.model)
         # about four characters are a token of a small vocabulary
         index = DocumentIndex(None, lambda text: -(-len(text) // 4), vectors, options.chunk_tokens)
         begin = time.perf_counter()
@@ -47,7 +47,8 @@ def main() -> None:
         index.close()
 
 
-def _vectors(model: Path | None, directory: Path) -> Vectors:
+def all_minilm(directory: Path, model: Path | None = None) -> Vectors:
+    """An open embedding model: the real all-MiniLM-L6-v2, written into the directory, or another one."""
     import minilm
     from conftest import _cache
 

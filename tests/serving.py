@@ -28,6 +28,7 @@ from slmchat.server.embedders import Embedders
 from slmchat.server.on_demand import OnDemand
 from slmchat.server.served_model import ServedWeights, weights_of
 from slmchat.server.served_models import ServedModels
+from slmchat.server.turns import Turns
 
 NAME = "fake:1b@Q4_K_M"
 
@@ -155,11 +156,13 @@ def serving(
         opened.append(OpenModel(chosen, options, settings, notes, is_remembered=False))  # type: ignore[arg-type]
         return opened[-1]
 
-    served = OnDemand(lambda: weights_of(open_model(), options.ctx, parallel), keep_alive_s)
+    turns = Turns()
+    served = OnDemand(lambda: weights_of(open_model(), options.ctx, parallel, turns), keep_alive_s)
     embedders = Embedders(
         lambda installed: open_installed_embedding(installed, options, settings, notes),  # type: ignore[arg-type]
         lambda: installed_embedding_models(settings, notes),  # type: ignore[arg-type]
         keep_alive_s,
+        turns=turns,
     )
     models = ServedModels(NAME if model is None else model.key, served, embedders)
     path = tmp_path / "s" / "socket"

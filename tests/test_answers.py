@@ -146,6 +146,13 @@ class TestSteps:
         asked.found = [replace(passage(PUMP, share=0.0), similarity=0.9)]
         assert asked("How often do I rinse the strainer?", QUOTED, "So.").text == "So."
 
+    def test_with_an_embedding_model_words_and_meaning_decide_together(self, asked: Asked) -> None:
+        question = "When does the guarantee of the pump filter end?"  # two of its words are in the passage
+        asked.found = [replace(passage(PUMP, share=0.0), similarity=0.05)]
+        assert asked(question).refusal and not asked.engine.prompts
+        asked.found = [replace(passage(PUMP, share=0.0), similarity=0.5)]
+        assert asked(question, QUOTED, "So.").text == "So."
+
     @pytest.mark.parametrize("said", ["None", "", "The filter is cleaned daily.", '[1] "The filter is cleaned daily."'])
     def test_what_the_model_does_not_find_is_not_answered(self, asked: Asked, said: str) -> None:
         answer = asked("How often is the filter cleaned?", said)

@@ -10,12 +10,17 @@ from fake_engine import FakeEngine, Ready
 
 from slmchat import settings as settings_module
 from slmchat.catalog.records import Installed, InstalledFile
+from slmchat.commands.repl import chat_documents
 from slmchat.commands.repl.app import ChatApp
 from slmchat.commands.repl.documents import HOOKS, complete
 from slmchat.commands.repl.slash_commands import COMMANDS
+from slmchat.engine.api import Embedding, TextOrTokens
+from slmchat.errors import SlmError
 from slmchat.models import loader, resolve
 from slmchat.models.backend import LocalBackend
 from slmchat.options import ChatOptions, GenerationOptions
+from slmchat.retrieval.index import DocumentIndex
+from slmchat.retrieval.vectors import Vectors
 from slmchat.terminal.console import Console
 
 QUESTION = "How often is the filter cleaned?"
@@ -77,6 +82,47 @@ def test_what_they_do_not_answer_is_the_models_own(chat: ChatApp, engine: FakeEn
     chat._handle("Thank you very much")
     assert "nothing in the documents is about this; the answer is the model's own" in said(chat)
     assert [node.message.text for node in chat.session.conversation.path()] == ["Thank you very much", "Hello."]
+
+
+class _Alike:
+    """Finds everything alike, and counts what it reads. Implements `Embedder`."""
+
+    def __init__(self) -> None:
+        self.n_read = 0
+
+    def run(self, texts: Iterator[TextOrTokens]) -> Iterator[Embedding | SlmError]:
+        for _ in texts:
+            self.n_read += 1
+            yield Embedding((1.0, 0.0), 3)
+
+    def cancel(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_nobody_waits_for_vectors_and_messages_go_on_with_them(
+    chat: ChatApp, engine: FakeEngine, manual: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No seconds at all for vectors: each message makes a few."""
+    notes = manual.parent / "notes"
+    notes.mkdir()
+    for number in range(20):
+        (notes / f"{number}.txt").write_text(f"The lamp number {number} is yellow.")
+    vectors = _Alike()
+    index = DocumentIndex(None, len, Vectors("alike", vectors), chunk_tokens=500)
+    monkeypatch.setattr(chat_documents, "open_index", lambda *_: index)
+    monkeypatch.setattr(chat_documents, "VECTORS_S", 0)
+    chat._handle(f"/docs {notes}")
+    left = 20 - vectors.n_read
+    assert 0 < left < 20
+    assert f"{left} of 20 passages are found by their words so far" in " ".join(said(chat).split())
+    for _ in range(4):
+        engine.replies = [['[1] "The lamp number 7 is yellow."'], ["Yellow."]]
+        chat._handle("Which colour has lamp number 7?")
+        assert "The lamp number 7 is yellow." in said(chat)
+    n_read = vectors.n_read
+    assert index.add([notes], chat.session.reporter, lambda: False).n_without_vector == 0
+    assert vectors.n_read == n_read  # nothing was left to do
 
 
 def test_they_are_listed_and_dropped(chat: ChatApp, engine: FakeEngine, manual: Path) -> None:

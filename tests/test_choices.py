@@ -27,7 +27,7 @@ from slmchat.engine.context import Context
 from slmchat.engine.probabilities import LogProbabilities
 from slmchat.engine.sequences import Sequences, TokenSpan
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation.batch.answers import ChosenTexts
+from slmchat.generation.batch.answers import ChosenTexts, EmptyPrompts
 from slmchat.generation.batch.prompts import PromptMaker
 from slmchat.generation.batch.rows import Row
 from slmchat.generation.classify import ClassificationTask, as_printed, content_free_prior
@@ -102,6 +102,34 @@ class TestScores:
         assert [score.end for score in without] == [None] * 4
         for one, other in zip(with_end, without, strict=True):
             assert one.logprobs == pytest.approx(other.logprobs, abs=0.1)
+
+    def test_a_text_that_several_questions_are_about_is_read_once(
+        self, engine: llama.LlamaEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        texts = [" ".join(WORDS[n % 7 : n % 7 + 9]) * 3 + f" {n}" for n in range(6)]
+        asked = (" it is the first", " it is the second", " it is a third one")
+        prompts = [_prompt(f"{HEAD}{text}{question}") for text in texts for question in asked]
+        evaluated: list[int] = []
+        evaluate = Sequences.evaluate
+
+        def counting(self: Sequences, spans: Sequence[TokenSpan]) -> list[int] | None:
+            evaluated.extend(len(span.tokens) for span in spans)
+            return evaluate(self, spans)
+
+        monkeypatch.setattr(Sequences, "evaluate", counting)
+        found = _scores(engine, prompts, Choices(TEXTS))
+        monkeypatch.undo()
+        for n in (0, 1, 2, 7, 11, 17):
+            for text, score in zip(TEXTS, found[n].scores, strict=True):
+                assert score.logprobs == pytest.approx(_alone(engine, prompts[n], text).logprobs, abs=0.1)
+        lengths = [len(engine.vocabulary.tokenize(prompt)) for prompt in prompts]
+        head = len(engine.vocabulary.tokenize(_prompt(HEAD)))
+        once = head + sum(length - head for length in lengths[::3]) + sum(len(question) for question in asked) * 6
+        followed = 18 * sum(len(engine.vocabulary.tokenize(_prompt(text))) for text in TEXTS)
+        # every text is read once, and two of them, which had to show what prompts share, perhaps once more
+        assert sum(evaluated) <= once + followed + lengths[0] + lengths[3]
+        usage = [done.finish.usage for done in found.values() if done.finish]
+        assert sum(one.cached_tokens for one in usage) > 0.7 * sum(one.prompt_tokens for one in usage)
 
     def test_probabilities_of_all_tokens_sum_up_to_one(self, engine: llama.LlamaEngine) -> None:
         context = Context(engine.loaded.api, engine.loaded.model, SETTINGS, lambda: False)
@@ -235,7 +263,9 @@ def _desk(tmp_path: Path, **more: object) -> Desk:
     assert choosing is not None
     answers = ChosenTexts(choosing)
     prompts = PromptMaker("", None, [], lambda messages: _prompt(messages[-1].text), None)
-    answers.calibrate(desk.engine.open_scorer(SETTINGS), [prompts.without_input("")])
+    pool = desk.engine.open_scorer(SETTINGS)
+    empty = EmptyPrompts([prompts.without_input("")])
+    answers.calibrate(lambda task, prompts: content_free_prior(task, pool, prompts), empty)
     desk.answers = answers
     return desk
 
@@ -417,3 +447,43 @@ def test_reviews_with_real_weights(model_home: Path, gemma3_base: Path) -> None:
     said = [json.loads(line)["completion"] for line in done.out.splitlines()]
     right = sum(choice == json.loads(line)["label"] for choice, line in zip(said, lines, strict=True))
     assert right >= 25  # docs/batch.md has the figures of all 204
+
+
+@pytest.mark.real
+class TestKeptPriors:
+    def _asked(self, slm: Callable[..., Outcome], tiny: Path, *more: object) -> dict[str, float]:
+        done = slm("run", "-m", tiny, "--choices", "water,oil", "--json", *more, "What?", stdin="hello")
+        assert done.code == 0, done.err
+        shares: dict[str, float] = json.loads(done.out)["probabilities"]
+        return shares
+
+    def test_a_second_run_looks_it_up(self, slm: Callable[..., Outcome], tiny: Path, home: Path) -> None:
+        file = home / "cache" / "choices.json"
+        first = self._asked(slm, tiny)
+        kept = json.loads(file.read_text())
+        assert len(kept) == 1 and "What" not in file.read_text()
+        (key,) = kept
+        file.write_text(json.dumps({key: [kept[key][0] - 50, kept[key][1]]}))  # as if it had been so
+        assert self._asked(slm, tiny)["water"] > 0.999999
+        assert self._asked(slm, tiny, "--private") == pytest.approx(first, abs=1e-5)  # neither read nor written
+        file.write_text("{[")
+        assert self._asked(slm, tiny) == pytest.approx(first, abs=1e-5)
+        assert json.loads(file.read_text())[key] == pytest.approx(kept[key], abs=0.1)
+
+    def test_another_question_model_or_list_is_another_prior(
+        self, slm: Callable[..., Outcome], tiny: Path, home: Path, tmp_path: Path
+    ) -> None:
+        other = tmp_path / "other.gguf"
+        other.write_bytes(tiny.read_bytes())
+        for asked in (
+            ("-m", tiny, "--choices", "water,oil", "What?"),
+            ("-m", tiny, "--choices", "oil,water", "What?"),
+            ("-m", tiny, "--choices", "water,oil", "Which?"),
+            ("-m", tiny, "--choices", "water,oil", "--system", "Be short.", "What?"),
+            ("-m", other, "--choices", "water,oil", "What?"),
+            ("-m", tiny, "--choices", "water,oil", "--raw", "What?"),
+        ):
+            assert slm("run", *asked, stdin="hello").code == 0
+        assert len(json.loads((home / "cache" / "choices.json").read_text())) == 6
+        slm("run", "-m", tiny, "--no-calibrate", "--choices", "a,b", "What?", stdin="hello")
+        assert len(json.loads((home / "cache" / "choices.json").read_text())) == 6

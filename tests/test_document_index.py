@@ -1,5 +1,7 @@
 """The index of documents: what is found, what is read again, and what may go wrong meanwhile."""
 
+import io
+import json
 import math
 import os
 import signal
@@ -9,13 +11,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import ask_samples
 import pytest
 from ask_samples import folded, pdf, write_docx
-from conftest import call_slm
+from conftest import Outcome, call_slm
 
+from slmchat import settings
+from slmchat.commands import docs
 from slmchat.engine.api import Embedding
 from slmchat.engine.cancellable import CancelFlag
 from slmchat.errors import ExitCode, SlmError
@@ -25,6 +30,7 @@ from slmchat.retrieval.chunks import cut
 from slmchat.retrieval.documents import Document, DocumentKind, Section
 from slmchat.retrieval.index import DocumentIndex, IndexReport
 from slmchat.retrieval.vectors import Vectors
+from slmchat.terminal.console import Console
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="names and signals of POSIX")
 
@@ -425,8 +431,9 @@ class TestVectors:
         assert best.chunk.path.name == "sea.txt"
         assert (best.word_rank, best.vector_rank) == (None, 1)
         assert best.similarity == pytest.approx(1.0, abs=1e-3)
+        n_texts = len(colours.texts)  # with the question, and the sentences of what was found
         index.add([notes], LogReporter(), never)
-        assert len(colours.texts) == n_texts + 1  # the question
+        assert len(colours.texts) == n_texts
         index.close()
         other = _Colours()
         index = DocumentIndex(file, count_tokens, Vectors("other", other))
@@ -445,6 +452,44 @@ class TestVectors:
         with_vectors.remove([notes])
         assert with_vectors._database.rows("SELECT count(*) FROM vectors") == [(0,)]
         with_vectors.close()
+
+    def test_what_there_is_no_time_for_is_found_by_its_words_and_done_later(
+        self, file: Path, tmp_path: Path, colours: _Colours
+    ) -> None:
+        """No seconds at all: a few vectors are made at a time, and a question makes those of the best by their words."""
+        notes = tmp_path / "many"
+        notes.mkdir()
+        for number in range(20):
+            (notes / f"{number:02}.txt").write_text(f"The lamp number {number} is yellow.")
+        (notes / "99.txt").write_text("The sea at noon.")
+        index = DocumentIndex(file, count_tokens, Vectors("colours", colours))
+        first = index.add([notes], LogReporter(), never, vectors_s=0)
+        assert 0 < first.n_without_vector < 21 and len(colours.texts) == 21 - first.n_without_vector
+        asked = index.search("blue lamp 19", 3)
+        assert [passage.chunk.path.name for passage in asked][:1] == ["19.txt"]
+        assert asked[0].similarity == pytest.approx(0.6, abs=1e-3)
+        assert "sea.txt" not in [passage.chunk.path.name for passage in asked]  # has no vector, shares no word
+        n_texts = len(colours.texts)
+        assert index.search("blue lamp 19", 3) == asked and len(colours.texts) == n_texts  # nothing is made twice
+        left = [index.add([notes], LogReporter(), never, vectors_s=0).n_without_vector for _ in range(3)]
+        assert first.n_without_vector > left[0] > left[-1] == 0
+        assert found(index, "blue")[:1] == ["99.txt"]
+        index.close()
+
+    def test_a_sentence_that_is_nearer_than_its_chunk_counts(self, notes: Path) -> None:
+        class ByLength(_Colours):
+            """Long texts are far from everything."""
+
+            def run(self, texts: Iterator[str | tuple[int, ...]]) -> Iterator[Embedding | SlmError]:
+                for text in texts:
+                    yield Embedding((0.6, 0.8) if len(text) > 40 else (1.0, 0.0), 3)
+
+        (notes / "long.txt").write_text("The harbour has two cranes. Nobody knows what a berth costs at night there.")
+        index = DocumentIndex(None, count_tokens, Vectors("lengths", ByLength()))
+        index.add([notes / "long.txt", notes / "boat.txt"], LogReporter(), never)
+        similarity = {passage.chunk.path.name: passage.similarity for passage in index.search("cranes", 2)}
+        assert similarity["long.txt"] == pytest.approx(1.0, abs=1e-3)
+        index.close()
 
     def test_texts_have_the_prefixes_that_a_model_was_trained_with(self, notes: Path, colours: _Colours) -> None:
         index = DocumentIndex(None, count_tokens, Vectors("nomic-embed@Q8_0 abc", colours))
@@ -533,6 +578,23 @@ class TestWords:
         assert words.pieces_of(["router"]) == ["rou", "out", "ute", "ter"]
 
 
+class _Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown_in_terminal(home: Path, width: int) -> Outcome:
+    """`slm docs list` on a terminal of this width."""
+    streams = (io.StringIO(), _Tty(), io.StringIO())
+    console = Console(*streams, environ={"COLUMNS": str(width), "TERM": "dumb"})
+    code = docs.list_documents(settings.load({"SLM_HOME": str(home)}), console)
+    return Outcome(code, streams[1].getvalue(), streams[2].getvalue())
+
+
+def _gone() -> Path:
+    raise FileNotFoundError("the directory has been deleted")
+
+
 class TestCommands:
     def test_list_show_and_rm(self, add: Add, index: DocumentIndex, notes: Path, tmp_path: Path) -> None:
         home = tmp_path / "home"
@@ -557,6 +619,69 @@ class TestCommands:
         assert call_slm("docs", "list", "--json", home=home).out == "[]\n"
         assert call_slm("docs", "show", notes / "tea.md", home=home).code == ExitCode.USAGE
         assert (notes / "tea.md").exists()
+
+    def test_a_list_in_a_terminal_is_short_and_fits(
+        self, add: Add, index: DocumentIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Paths from here or from home, the first fifty, whatever the width; a pipe gets all of it, whole."""
+        here = tmp_path / "here"
+        (here / "sub").mkdir(parents=True)
+        for number in range(60):
+            (here / "sub" / f"note-{number:02}.md").write_text(f"# Note\n\nThis is number {number}.\n")
+        add(here)
+        index.close()
+        monkeypatch.chdir(here)
+        wide = shown_in_terminal(tmp_path / "home", 100)
+        rows = [line for line in wide.out.splitlines() if "note-" in line]
+        assert len(rows) == 50 and rows[0].split()[:3] == ["sub/note-00.md".replace("/", os.sep), "markdown", "1"]
+        assert "READ" in wide.out and wide.err == "10 documents more: slm docs list | less\n"
+        narrow = shown_in_terminal(tmp_path / "home", 24)
+        assert all(len(line) <= 24 for line in narrow.out.splitlines()) and "note-00.md" in narrow.out
+        piped = call_slm("docs", "list", home=tmp_path / "home").out.splitlines()
+        assert len(piped) == 60 and piped[0].startswith(f"{here / 'sub' / 'note-00.md'}\tmarkdown\t1\t")
+
+    def test_a_list_says_home_from_elsewhere_and_survives_a_directory_that_is_gone(
+        self, add: Add, index: DocumentIndex, tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        add(notes)
+        index.close()
+        monkeypatch.setattr(Path, "home", lambda: tmp_path)
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        monkeypatch.chdir(elsewhere)
+        assert f"~{os.sep}notes{os.sep}tea.md" in shown_in_terminal(tmp_path / "home", 100).out
+        monkeypatch.setattr(Path, "cwd", _gone)
+        assert f"~{os.sep}notes{os.sep}tea.md" in shown_in_terminal(tmp_path / "home", 100).out
+
+    def test_a_list_in_json_has_what_is_known_of_each(self, add: Add, index: DocumentIndex, tmp_path: Path) -> None:
+        (tmp_path / "two.pdf").write_bytes(pdf(["One page of text.", "Another page of text."], title="Two pages"))
+        (tmp_path / "scan.pdf").write_bytes(pdf(["", ""]))
+        assert skipped(add(tmp_path / "two.pdf", tmp_path / "scan.pdf"))
+        index.close()
+        (told,) = json.loads(call_slm("docs", "list", "--json", home=tmp_path / "home").out)
+        read_at = datetime.fromisoformat(told.pop("indexed_at"))
+        assert abs(datetime.now(UTC) - read_at) < timedelta(hours=1)
+        assert told == {
+            "path": str(tmp_path / "two.pdf"),
+            "title": "Two pages",
+            "kind": "pdf",
+            "size": (tmp_path / "two.pdf").stat().st_size,
+            "pages": 2,
+            "passages": 2,
+        }
+
+    @posix_only
+    def test_a_list_keeps_a_line_for_each_whatever_its_name(
+        self, add: Add, index: DocumentIndex, tmp_path: Path
+    ) -> None:
+        (tmp_path / "in").mkdir()
+        for name in ("two\nlines.txt", "tab\there.txt", "\x1b[31mred.txt"):
+            (tmp_path / "in" / name).write_text("text")
+        add(tmp_path / "in")
+        index.close()
+        out = call_slm("docs", "list", home=tmp_path / "home").out
+        assert len(out.splitlines()) == 3 and "\x1b" not in out
+        assert all(line.count("\t") == 4 for line in out.splitlines())
 
     def test_a_document_cannot_write_to_the_terminal(self, add: Add, index: DocumentIndex, tmp_path: Path) -> None:
         path = write_docx(tmp_path / "a.docx", "harmless", title="red\x85 title")

@@ -2,13 +2,16 @@
 
 import io
 import json
+import math
 import os
+import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_engine import FakeEngine, FakePool, Ready
 from gguf_samples import write_tiny_llama
@@ -380,7 +383,122 @@ class TestModels:
         assert [made.is_repeatable for made in opened] == [True]
 
 
+class _Expecting(FakeEngine):
+    """Expects the same token everywhere, and counts the texts that it reads."""
+
+    n_read = 0
+    expects = 0
+    fault: SlmError | None = None
+    is_interrupted = False
+
+    def open_text_logits(self, settings: SessionSettings) -> "_Expecting":
+        if self.fault is not None:
+            raise self.fault
+        return self
+
+    def tokens(self, text: str) -> list[int]:
+        return [ord(letter) for letter in text]
+
+    def read(self, tokens: Sequence[int]) -> Iterator[Any]:
+        self.n_read += 1
+        if self.is_interrupted:
+            os.kill(os.getpid(), 2)
+        yield np.tile(np.eye(3, dtype=np.float32)[self.expects], (len(tokens), 1))
+
+    def cancel(self) -> None: ...
+
+
+class TestQuantizationsOfOneModel:
+    """`slm eval a@F16 a@Q8_0 a@Q4_0 b`: how much each says what the largest one says, beside the scores."""
+
+    @pytest.fixture
+    def bench(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+        sizes = {"F16": 400, "Q8_0": 200, "Q4_0": 100, "": 50}
+
+        def find(name: str, *_: object) -> Any:
+            model, _, quantization = name.partition("@")
+            made = bench.installed(model)
+            files = (replace(made.files[0], size=sizes[quantization]),)
+            return replace(made, quantization=quantization, files=files, admitted_at="2026-11-26")
+
+        monkeypatch.setattr(resolve, "find", find)
+        monkeypatch.setattr(loader, "start_loading", lambda installed, *_: Ready(bench.engine(installed.key)))
+        for key in ("a@F16", "a@Q8_0", "a@Q4_0", "b"):
+            bench.engines[key] = _Expecting(replies=[WORDS] * 3)
+        return bench
+
+    def engine(self, bench: Bench, key: str) -> _Expecting:
+        found = bench.engines[key]
+        assert isinstance(found, _Expecting)
+        return found
+
+    def test_they_are_compared_with_the_largest_whatever_the_order(self, bench: Bench) -> None:
+        self.engine(bench, "a@Q4_0").expects = 1
+        told = bench("a@Q4_0", "b", "a@F16", "a@Q8_0", tasks=[bench.numbers(2)]).report["models"]
+        q4, b, f16, q8 = (model["agreement"] for model in told)
+        assert (b, f16) == (None, None)
+        assert (q4["reference"], q4["top_token"]) == ("a@F16", 0)
+        assert (q8["reference"], q8["top_token"], q8["kl_divergence"]) == ("a@F16", 1, 0)
+        # of three tokens one has e/(e+2) and the others 1/(e+2), and another one is first: (e-1)/(e+2) nats
+        assert q4["kl_divergence"] == pytest.approx((math.e - 1) / (math.e + 2), abs=1e-4)
+
+    def test_the_table_and_the_sentences_say_it(self, bench: Bench) -> None:
+        names, task = ("a@F16", "a@Q8_0"), bench.numbers(2)
+        out = bench(*names, tasks=[task], tty=True).out
+        assert re.search(r"same token, % +the largest +100 \(100-100\)", out), out
+        assert re.search(r"KL, nats +- +0.0000", out)
+        plain = bench(*names, tasks=[task], tty=True, plain=True).out
+        assert "At 100 percent of the places of a text its most probable token is that of a@F16" in plain
+
+    def test_it_is_kept_and_not_measured_again(self, bench: Bench) -> None:
+        first = bench("a@F16", "a@Q8_0", tasks=[bench.numbers(2)])
+        n_read = self.engine(bench, "a@Q8_0").n_read
+        again = bench(resume=True)
+        assert again.report["models"][1]["agreement"] == first.report["models"][1]["agreement"]
+        assert 0 < n_read == self.engine(bench, "a@Q8_0").n_read
+
+    def test_ctrl_c_meanwhile_keeps_the_scores_and_resume_compares(self, bench: Bench) -> None:
+        self.engine(bench, "a@Q8_0").is_interrupted = True
+        told = bench("a@F16", "a@Q8_0", "a@Q4_0", tasks=[bench.numbers(2)])
+        assert told.code is ExitCode.INTERRUPTED and "slm eval --resume goes on" in told.err
+        assert [model["tasks"][0]["done"] for model in told.report["models"]] == [2, 2, 2]
+        assert [model["agreement"] for model in told.report["models"]] == [None, None, None]
+        self.engine(bench, "a@Q8_0").is_interrupted = False
+        again = bench(resume=True)
+        assert again.code is ExitCode.DONE
+        assert [bool(model["agreement"]) for model in again.report["models"]] == [False, True, True]
+
+    def test_one_that_cannot_be_compared_keeps_its_scores(self, bench: Bench) -> None:
+        self.engine(bench, "a@Q8_0").fault = SlmError("there is no memory for it.", exit_code=ExitCode.NO_FIT)
+        told = bench("a@F16", "a@Q8_0", "a@Q4_0", tasks=[bench.numbers(2)])
+        assert told.code is ExitCode.DONE
+        _f16, q8, q4 = told.report["models"]
+        assert (q8["agreement"], q8["tasks"][0]["done"], q4["agreement"]["top_token"]) == (None, 2, 1)
+        assert "a@Q8_0 could not be compared token by token: there is no memory for it." in told.err
+
+    def test_minutes_are_for_the_tasks(self, bench: Bench) -> None:
+        told = bench("a@F16", "a@Q8_0", tasks=[bench.numbers(2)], minutes=1.0)
+        assert told.report["models"][1]["agreement"] is None
+        assert self.engine(bench, "a@F16").n_read == 0
+
+
 class TestShown:
+    def test_rows_of_a_public_task_that_cannot_be_asked_are_counted(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows: list[dict[str, Any]] = [{"question": "What is 2?", "answer": 2}, {"question": "What is it?"}]
+        (bench.folder / "fetched.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in [*rows, rows[1], rows[0]])
+        )
+        monkeypatch.setattr("slmchat.evaluation.public_data.here", lambda spec: bench.folder / "fetched.jsonl")
+        hub = f'[hub]\nrepo = "owner/set"\nrevision = "{"a" * 40}"\nfile = "f.jsonl"\nsha256 = "{"b" * 64}"\n'
+        task = bench.task("number", toml=hub)
+        told = bench("a", tasks=[task])
+        assert (told.task()["items"], told.task()["left_out"]) == (2, 2)
+        out = bench("a", tasks=[task], tty=True).out
+        said = "mine: 2 rows cannot be asked and are left out (line 2: 'answer' must be a number)"
+        assert said in " ".join(out.split())
+
     def both(self, bench: Bench) -> list[str]:
         bench.engine("small").answer = lambda prompt: "nothing"
         bench.engine("large").answer = lambda prompt: prompt.rpartition("What is ")[2].partition("?")[0]

@@ -3,12 +3,15 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gguf import GGUFWriter
 from gguf_shapes import ALL, GEMMA3_4B, LLAMA_1B, MIXTRAL, Shape, write_shape
 from llama_plan import MIB, planned
 
 from slmchat.catalog.gguf import read_header
 from slmchat.engine import devices, native
+from slmchat.fit.estimate import requantized
 from slmchat.fit.memory import Load, compute_reserved, kv_bytes, memory, repacked_bytes
 from slmchat.fit.shape import ModelShape, shape_of
 
@@ -106,3 +109,90 @@ def test_layers_on_a_gpu_leave_the_processors_memory(tmp_path: Path) -> None:
     assert none.weights > half.weights > all_.weights
     assert half.kv == none.kv / 2
     assert half.weights + sum(layer.weight_bytes for layer in shape.layers[8:]) == none.weights
+
+
+# Qwen 3.5 in small: recurrent, attention, recurrent, attention, and a head for multi-token prediction behind them.
+_WIDTH, _WIDE, _HEADS, _HEAD, _STATE, _GROUPS, _RANK = 64, 128, 4, 16, 16, 2, 4
+
+
+def _write_predicting(path: Path) -> Path:
+    writer, blocks = GGUFWriter(path, "qwen35"), 5
+    writer.add_tokenizer_model("none")
+    writer.add_vocab_size(256)
+    writer.add_context_length(4096)
+    writer.add_embedding_length(_WIDTH)
+    writer.add_block_count(blocks)
+    writer.add_feed_forward_length(_WIDE)
+    writer.add_head_count(_HEADS)
+    writer.add_head_count_kv(2)
+    writer.add_key_length(_HEAD)
+    writer.add_value_length(_HEAD)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_ssm_conv_kernel(4)
+    writer.add_ssm_inner_size(_STATE * _RANK)
+    writer.add_ssm_state_size(_STATE)
+    writer.add_ssm_time_step_rank(_RANK)
+    writer.add_ssm_group_count(_GROUPS)
+    writer.add_uint32("qwen35.full_attention_interval", 2)
+    writer.add_uint32("qwen35.nextn_predict_layers", 1)
+    writer.add_uint32("qwen35.rope.dimension_count", 4)
+    writer.add_array("qwen35.rope.dimension_sections", [2, 0, 0, 0])
+    shapes = {"token_embd.weight": (256, _WIDTH), "output_norm.weight": (_WIDTH,)}
+    for block in range(blocks):
+        is_recurrent = block < blocks - 1 and block % 2 == 0
+        own: dict[str, tuple[int, ...]] = {
+            "attn_norm.weight": (_WIDTH,), "post_attention_norm.weight": (_WIDTH,),
+            "ffn_gate.weight": (_WIDE, _WIDTH), "ffn_up.weight": (_WIDE, _WIDTH), "ffn_down.weight": (_WIDTH, _WIDE),
+        }  # fmt: skip
+        if is_recurrent:
+            inner, mixed = _STATE * _RANK, 2 * _STATE * _GROUPS + _STATE * _RANK
+            own |= {
+                "attn_qkv.weight": (mixed, _WIDTH), "attn_gate.weight": (inner, _WIDTH), "ssm_conv1d.weight": (mixed, 4),
+                "ssm_dt.bias": (_RANK,), "ssm_a": (_RANK,), "ssm_beta.weight": (_RANK, _WIDTH),
+                "ssm_alpha.weight": (_RANK, _WIDTH), "ssm_norm.weight": (_STATE,), "ssm_out.weight": (_WIDTH, inner),
+            }  # fmt: skip
+        else:
+            own |= {
+                "attn_q.weight": (2 * _HEAD * _HEADS, _WIDTH), "attn_k.weight": (2 * _HEAD, _WIDTH),
+                "attn_v.weight": (2 * _HEAD, _WIDTH), "attn_output.weight": (_WIDTH, _HEAD * _HEADS),
+                "attn_q_norm.weight": (_HEAD,), "attn_k_norm.weight": (_HEAD,),
+            }  # fmt: skip
+        if block == blocks - 1:
+            own |= {"nextn.eh_proj.weight": (_WIDTH, 2 * _WIDTH), "nextn.enorm.weight": (_WIDTH,)}
+            own |= {"nextn.hnorm.weight": (_WIDTH,)}
+        shapes |= {f"blk.{block}.{name}": sides for name, sides in own.items()}
+    for name, sides in shapes.items():
+        writer.add_tensor(name, np.ones(sides, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_heads_that_predict_tokens_ahead_stay_in_the_file(tmp_path: Path) -> None:
+    """llama.cpp loads the head only where it is asked to (`load_mtp`), and slm does not ask."""
+    path = _write_predicting(tmp_path / "x.gguf")
+    header, shape = read_header(path), shape_at(path)
+    head = sum(tensor.size or 0 for tensor in header.tensors if tensor.name.startswith("blk.4."))
+    assert shape.unused_bytes == head == header.tensor_bytes - shape.weight_bytes > 0
+    assert shape.weight_bytes / MIB == pytest.approx(_in_memory(path, with_head=False), abs=0.01)
+    assert header.tensor_bytes / MIB == pytest.approx(_in_memory(path, with_head=True), abs=0.01)
+    assert sum(matrix.bytes for matrix in shape.matrices) < shape.weight_bytes
+    found = planned(path, 4096, "f16")
+    assert kv_bytes(shape.layers, Load(4096)) / MIB == pytest.approx(sum(found.caches), abs=0.03)
+    twice = requantized(shape, 2 * header.tensor_bytes, "Q8_0")
+    assert (twice.weight_bytes, twice.unused_bytes) == (2 * shape.weight_bytes, 2 * head)
+
+
+def _in_memory(path: Path, *, with_head: bool) -> float:
+    """MiB of weights that llama.cpp loads."""
+    api = native.bindings()
+    native.clear_log()
+    params = api.llama_model_default_params()
+    params.load_mtp, params.load_mode, params.use_extra_bufts = with_head, api.LLAMA_LOAD_MODE_NONE, False
+    model = api.llama_model_load_from_file(str(path).encode(), params)
+    assert model, native.log_lines()[-3:]
+    api.llama_model_free(model)
+    sizes = re.findall(r"model buffer size = +([\d.]+) MiB", "\n".join(native.log_lines()))
+    return sum(map(float, sizes))

@@ -1,5 +1,6 @@
 """GPUs: which are used, and what happens when their memory is not enough. Planted ones: the backends here have none."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,13 @@ from conftest import run_slm
 from fake_engine import FakeEngine
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
+from slmchat.catalog.gguf import read_header
 from slmchat.catalog.library import from_path
-from slmchat.engine import crash_guard, devices, llama
+from slmchat.engine import crash_guard, devices, llama, native
 from slmchat.engine.devices import ComputeDevice
 from slmchat.errors import ExitCode, SlmError
-from slmchat.models import loader
+from slmchat.fit.shape import shape_of
+from slmchat.models import device_fit, loader
 from slmchat.options import GenerationOptions
 from slmchat.settings import load
 
@@ -97,7 +100,21 @@ def _of_gpus(loading: loader.Loading) -> list[str]:
     return [notice for notice in loading.notices if "on this machine" not in notice]
 
 
+def test_a_refusal_because_of_the_gpu_names_its_memory(gpus: None, model: Path, tmp_path: Path) -> None:
+    settings = load({"SLM_HOME": str(tmp_path)})
+    shape = shape_of([read_header(model)])
+    asked = {"model": model, "n_ctx": 256, "kv_type": None, "gpu_layers": 3, "device": "CUDA1"}
+    found = device_fit.plan_load(shape, settings, **asked)
+    assert found.gpu_layers == 3
+    small = replace(found, available_memory=replace(found.available_memory, gpu=1000))
+    error = device_fit.refusal("tiny", small)
+    assert error.exit_code is ExitCode.NO_FIT
+    assert "of the GPU's memory for 3 layers, and 1.0 kB are free there" in str(error)
+    assert "--gpu-layers auto" in str(error.hint)
+
+
 @pytest.mark.real
+@pytest.mark.skipif(native.has_gpu_backend(), reason="this library was built for GPUs")
 def test_without_a_gpu_backend_the_flags_say_so(model: Path, home: Path) -> None:
     named = run_slm("run", "-m", model, "-n", "2", "--device", "CUDA0", "hi", home=home)
     assert named.code == 2

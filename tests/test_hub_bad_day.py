@@ -182,6 +182,16 @@ def test_an_answer_of_any_shape_ends_in_a_sentence(
     assert outside == []
 
 
+@pytest.mark.parametrize("siblings", [None, {}, "", 0])
+def test_a_list_of_files_that_is_none_is_not_an_empty_repository(
+    slm: Callable[..., Outcome], hub: HubServer, siblings: object
+) -> None:
+    hub.listing = lambda info: {**info, "siblings": siblings}
+    pulled = slm("pull", f"hf:{REPO}")
+    assert pulled.code == 5
+    assert "does not answer like a Hub: its list of files is not one" in pulled.err
+
+
 # Caches without symbolic links, parts of equal content
 
 

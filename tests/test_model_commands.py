@@ -98,6 +98,11 @@ def test_show_what_is_installed(slm: Callable[..., Outcome], repo: Repo) -> None
         assert text in told.out
 
 
+def test_settings_that_no_maker_recommends_are_said_to_be_slms_own(slm: Callable[..., Outcome]) -> None:
+    told = slm("show", "phi4")
+    assert "sampler:         slm's own settings (none stated: the maker's generation_config.json)" in told.out
+
+
 def test_show_what_only_the_catalog_knows(slm: Callable[..., Outcome]) -> None:
     told = slm("show", "smollm2:135m@Q4_1")
     assert told.code == 3

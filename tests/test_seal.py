@@ -344,9 +344,9 @@ def test_standard_streams_that_are_sockets_stay_streams_and_nothing_more() -> No
 
 
 @needs_seccomp
-def test_the_seal_closes_in_two_steps_for_a_gpu() -> None:
+def test_the_seal_closes_in_three_steps_for_a_gpu(tmp_path: Path) -> None:
     code = """
-    import socket
+    import socket, threading
     from slmchat.privacy.seal import Seal, status
     def tried(family):
         try:
@@ -354,14 +354,71 @@ def test_the_seal_closes_in_two_steps_for_a_gpu() -> None:
         except PermissionError:
             return "refused"
         return "open"
+    def written(file):
+        try:
+            open(file, "w").close()
+        except PermissionError:
+            return "refused"
+        return "open"
     seal = Seal(is_required=True)
-    for close in (seal.close_network, seal.close_network, seal.close_local, seal.close_network, seal.close_local):
+    steps = (seal.close_network, seal.close_files, seal.close_local)
+    for close in (*steps[:1], *steps[:2], *steps[:2], *steps, *steps):
         close()
         told = any("local sockets" in line for line in status().details)
-        print(tried(socket.AF_UNIX), tried(socket.AF_INET), status().is_local_closed, told)
+        files = written(sys.argv[1]) if status().writable else "open"
+        print(tried(socket.AF_UNIX), tried(socket.AF_INET), files, status().is_local_closed, told)
     """
-    first, second = "open refused False True", "refused refused True False"
-    assert told(in_python(code)).splitlines() == [first, first, second, second, second]
+    first, second, third = (
+        "open refused open False True",
+        "open refused refused False True",
+        "refused refused refused True False",
+    )
+    steps = [*[first] * 2, *[second] * 5, *[third] * 4]
+    landlock = {
+        second: second if landlock_abi() else first,
+        third: third if landlock_abi() else third.replace("refused True", "open True"),
+    }
+    assert told(in_python(code, tmp_path / "file")).splitlines() == [landlock.get(step, step) for step in steps]
+
+
+@needs_landlock
+def test_the_driver_of_a_gpu_may_name_its_threads_and_keep_a_local_socket(tmp_path: Path) -> None:
+    """NVIDIA's finds no GPU where it may not write below /proc/self/task; the socket that it opens leads nowhere."""
+    code = """
+    import os, socket, threading
+    from pathlib import Path
+    from slmchat.privacy.seal import Seal, status
+    ready, end = threading.Event(), threading.Event()
+    def name():
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text("driver")
+        ready.set()
+        end.wait()
+    seal = Seal(is_required=True)
+    seal.close_files()
+    thread = threading.Thread(target=name)
+    thread.start()
+    ready.wait(30)
+    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    held = socket.socket(socket.AF_UNIX)
+    seal.close_local()
+    print("driver" in names, status().is_enforced_by_kernel, [line for line in status().details if "driver" in line])
+    for place in ("/proc/sys/kernel/core_pattern", f"/proc/{os.getppid()}/comm"):
+        try:
+            Path(place).write_text("x")
+        except PermissionError:
+            print("refused")
+    try:
+        held.connect(sys.argv[1])
+    except PermissionError:
+        print("refused")
+    end.set()
+    """
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "service"))
+        listener.listen()
+        told_lines = told(in_python(code, tmp_path / "service")).splitlines()
+    kept = "the driver of the GPU keeps 1 local socket, to nobody or to its own services"
+    assert told_lines == [f"True True ['{kept}']", "refused", "refused", "refused"]
 
 
 @needs_seccomp

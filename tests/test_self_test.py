@@ -11,7 +11,7 @@ import pytest
 from conftest import run_slm
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
-from slmchat import settings
+from slmchat import load, settings
 from slmchat.catalog.gguf import read_header
 from slmchat.catalog.library import from_path
 from slmchat.engine import crash_markers, devices, native, self_test, verdicts
@@ -344,6 +344,20 @@ def _finds(
 
 CRASHED = Attempt(ALL, "crashes (SIGSEGV)")
 FINE = SelfTestVerdict(ALL, (Attempt(ALL, ""),), 0.3)
+
+
+def test_a_program_is_told_once_however_many_models_it_loads(
+    tried: list[int], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SLM_HOME", str(tmp_path))
+    with caplog.at_level("INFO", logger="slmchat"):
+        for _ in range(3):
+            load(tiny, ctx=128).close()
+    assert len(tried) == 1
+    assert [line for line in caplog.messages if "slm goes on without" in line] == [
+        "llama.cpp crashes on this machine (SIGSEGV) with flash attention; slm goes on without, and that works: "
+        "slm doctor tells what mends it."
+    ]
 
 
 def test_a_crash_lets_the_library_be_tried_wherever_that_is(

@@ -4,9 +4,12 @@ import base64
 import json
 import math
 import struct
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,10 +22,14 @@ from serving import NAME, Serving, serving
 
 from slmchat import settings as settings_module
 from slmchat.catalog import library
-from slmchat.engine.api import Embedding
+from slmchat.engine.api import Embedding, TextOrTokens
+from slmchat.errors import SlmError
 from slmchat.server import embedders
+from slmchat.server.connection import Gone
 from slmchat.server.embeddings import check_dimensions, embeddings_record, embeddings_request
 from slmchat.server.fields import BadRequest
+from slmchat.server.queue import Full
+from slmchat.server.turns import Turns
 
 if TYPE_CHECKING:
     import openai
@@ -177,6 +184,89 @@ class TestBesideAChatModel:
         vectors = [reply.json["data"][0]["embedding"] for reply in replies]
         for text, vector in zip(texts, vectors, strict=True):
             assert vector == pytest.approx(vectors[texts.index(text)], abs=1e-5)
+
+
+class _Slow:
+    """An embedding model whose groups are let go one by one."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[TextOrTokens]] = []
+        self.began, self.goes = threading.Semaphore(0), threading.Semaphore(0)
+
+    def run(self, texts: Iterator[TextOrTokens]) -> Iterator[Embedding | SlmError]:
+        group = list(texts)
+        self.groups.append(group)
+        self.began.release()
+        assert self.goes.acquire(timeout=30)
+        yield from [Embedding((1.0,), 1)] * len(group)
+
+    def cancel(self) -> None: ...
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> tuple[embedders.EmbedderWeights, _Slow, Turns]:
+    made, turns = _Slow(), Turns()
+    monkeypatch.setattr(embedders, "embedder", lambda _opened, is_cut: made)
+    opened = SimpleNamespace(model=SimpleNamespace(key=KEY), reporter=None)
+    return embedders.EmbedderWeights(opened, turns), made, turns  # type: ignore[arg-type]
+
+
+def _asked(weights: embedders.EmbedderWeights, texts: list[str]) -> threading.Thread:
+    thread = threading.Thread(target=weights.vectors, args=(texts, lambda: False))
+    thread.start()
+    return thread
+
+
+def _until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < end
+
+
+class TestTurns:
+    def test_a_long_request_lets_others_in_between(self, slow: tuple[embedders.EmbedderWeights, _Slow, Turns]) -> None:
+        weights, model, turns = slow
+        texts = ["x" * 1500, "y" * 1500, "z" * 1500]
+        threads = [_asked(weights, texts)]
+        assert model.began.acquire(timeout=30)
+        threads.append(_asked(weights, ["short"]))
+        _until(lambda: weights._own_turns.n_waiting == 1)
+        chatted: list[int] = []
+
+        def chat() -> None:
+            with turns.turn():
+                chatted.append(len(model.groups))
+
+        threads.append(threading.Thread(target=chat))
+        threads[-1].start()
+        _until(lambda: turns.n_waiting == 1)
+        for _ in range(4):
+            model.goes.release()
+        for thread in threads:
+            thread.join(30)
+        assert model.groups == [texts[:1], ["short"], texts[1:2], texts[2:]]
+        assert chatted == [1]  # behind the group that was being made, before the next one
+
+    def test_too_many_are_told_to_come_back(
+        self, slow: tuple[embedders.EmbedderWeights, _Slow, Turns], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        weights, model, _ = slow
+        monkeypatch.setattr(embedders, "MOST_WAITING", 1)
+        threads = [_asked(weights, ["a"]), _asked(weights, ["b"])]
+        _until(lambda: weights._own_turns.n_waiting == 1)
+        with pytest.raises(Full):
+            weights.vectors(["c"], lambda: False)
+        model.goes.release(2)
+        for thread in threads:
+            thread.join(30)
+        assert len(model.groups) == 2
+
+    def test_who_has_gone_waits_no_longer(self) -> None:
+        turns = Turns()
+        with turns.turn(), pytest.raises(Gone), turns.turn(lambda: True):
+            pass
+        with turns.turn():
+            assert turns.n_waiting == 0
 
 
 def test_without_one_it_is_said(tmp_path: Path) -> None:

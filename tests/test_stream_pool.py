@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from gguf_samples import WORDS, write_tiny_gemma3, write_tiny_llama, write_tiny_mamba
 
-from slmchat.engine import llama, stream_pool
+from slmchat.engine import kept_sequences, llama, stream_pool
 from slmchat.engine.api import (
     Chunk,
     Event,
@@ -147,6 +147,19 @@ def test_a_conversation_goes_on_without_being_read_again(engine: llama.LlamaEngi
     assert again.usage.cached_tokens >= first.usage.prompt_tokens + first.usage.completion_tokens - 1
 
 
+def test_the_same_again_is_not_read_where_the_window_has_moved_on(tmp_path: Path) -> None:
+    engine = llama.load(write_tiny_gemma3(tmp_path / "tiny.gguf"))
+    pool = engine.open_stream_pool(SessionSettings(512, 1, 1, batch_tokens=32), 1)
+    prompt = _plain(HEAD)
+    first = _finish(_events(pool, [prompt], Limits(400))[0])
+    again = _finish(_events(pool, [prompt], Limits(400))[0])
+    assert first.usage.cached_tokens == 0
+    assert again.usage.cached_tokens == engine.count(prompt) - 1
+    assert (again.tokens or ())[:40] == (first.tokens or ())[:40]
+    pool.close()
+    engine.close()
+
+
 def test_another_last_message_comes_back_to_where_it_left(engine: llama.LlamaEngine, open_pool: Open) -> None:
     pool, ends = open_pool(engine), ["about water", "about oil", "of the first time"]
     hints = [HEAD + "zzz"]
@@ -165,6 +178,94 @@ def test_what_was_read_is_known_after_a_restart(engine: llama.LlamaEngine, open_
     again = _events(open_pool(engine, store=store), [_plain(HEAD)])[0]
     assert _finish(again).usage.cached_tokens >= engine.count(_plain(HEAD)) - 1
     assert _text(again)[:40] == _text(first)[:40]
+
+
+def _places(pool: LlamaStreamPool) -> list[int]:
+    return sorted(work.kept.number for work in pool._busy)
+
+
+def test_those_that_go_on_stand_side_by_side(plain: llama.LlamaEngine, open_pool: Open) -> None:
+    engine, pool = plain, open_pool(plain, parallel=4)
+    assert pool._sequences.is_split
+    lengths = [30, 6, 30, 6]
+    prompts = _prompts(4)
+    for number, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
+        pool.begin(Request(number, prompt, GREEDY, Limits(length)))
+    found: dict[int, list[Event | SlmError]] = {number: [] for number in range(4)}
+    while not pool.is_idle:
+        for number, event in pool.step():
+            found[number].append(event)
+        list_of = _places(pool)
+        if len(list_of) == 2 and len(pool._busy[0].slot.held) > engine.count(prompts[0]) + 8:
+            assert list_of[1] - list_of[0] == 1
+    expected = _alone(engine, prompts)
+    for number, events in found.items():
+        assert _finish(events).usage.completion_tokens == lengths[number]
+    assert sum(_text(found[n])[:15] == text[:15] for n, text in enumerate(expected)) >= 3
+    # what has ended is known where it is now
+    again = pool.begin(Request(9, prompts[1], GREEDY, Limits(1)))
+    assert again.cached >= engine.count(prompts[1]) - 1
+
+
+def test_a_conversation_comes_to_the_others(plain: llama.LlamaEngine, open_pool: Open) -> None:
+    pool = open_pool(plain, parallel=3)
+    texts = [" ".join(WORDS[n : n + 30]) for n in (0, 8, 16, 24)]
+    for number, text in enumerate(texts):
+        _events(pool, [_plain(text)], Limits(1))
+        assert sum(bool(each.tokens) for each in pool._kept._all) == number + 1  # each in a sequence of its own
+    far = pool.begin(Request(0, _plain(texts[0] + " and"), GREEDY, Limits(8)))
+    near = pool.begin(Request(1, _plain(texts[3] + " and"), GREEDY, Limits(8)))
+    low, high = _places(pool)
+    assert high == low + 1
+    assert far.cached >= plain.count(_plain(texts[0])) - 2
+    assert near.cached >= plain.count(_plain(texts[3])) - 2
+    while not pool.is_idle:
+        list(pool.step())
+    for text in texts[1:3]:  # those that had to go elsewhere are whole
+        assert pool.begin(Request(5, _plain(text + " and"), GREEDY, Limits(1))).cached >= plain.count(_plain(text)) - 2
+        while not pool.is_idle:
+            list(pool.step())
+
+
+def test_a_long_one_is_written_before_it_is_given_away(
+    plain: llama.LlamaEngine, open_pool: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_sequences, "_LONG", 100)
+    pool = open_pool(plain, parallel=1, store=KvStore(tmp_path / "states"))
+    texts = [" ".join(WORDS[n:] + WORDS[:n]) for n in (0, 8, 16, 24)]
+    for text in texts:
+        _events(pool, [_plain(text)], Limits(1))
+    assert _finish(_events(pool, [_plain(texts[0] + " and")], Limits(1))[0]).usage.cached_tokens > 100
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_states_are_those_of_every_other_cache(
+    plain: llama.LlamaEngine, open_pool: Open, tmp_path: Path, parallel: int
+) -> None:
+    store = KvStore(tmp_path / "states")
+    prompt = _plain(HEAD)
+    n_head = plain.count(prompt)
+    servers: list[Callable[[], LlamaStreamPool]] = [
+        lambda: open_pool(plain, parallel=parallel, store=store),
+        lambda: open_pool(plain, parallel=2, store=store, cells=1024),  # one that all share
+        lambda: open_pool(plain, parallel=3, store=store),
+    ]
+    _events(open_pool(plain, parallel=2), [prompt])
+    first = servers[0]()
+    _events(first, [_plain("other words"), prompt])
+    while first.keep_one():
+        pass
+    assert [open_one()._sequences.is_split for open_one in servers] == [True, False, True]
+    for open_one in servers[1:]:
+        pool = open_one()
+        _events(pool, [_plain("yet others of them")])
+        assert _finish(_events(pool, [_plain(HEAD + " and so on")])[0]).usage.cached_tokens >= n_head - 1
+    settings = SessionSettings(512, 1, 1, store=store)
+    session = plain.open_session(settings)
+    finish = list(session.generate(_plain(HEAD + " and so on"), GREEDY, Limits(4)))[-1]
+    assert isinstance(finish, Finish) and finish.usage.cached_tokens >= n_head - 1
+    session.keep("", is_resting=True)
+    session.close()
 
 
 def test_private_leaves_nothing(plain: llama.LlamaEngine, open_pool: Open) -> None:
@@ -257,4 +358,22 @@ def test_a_slower_piece_counts_at_once(plain: llama.LlamaEngine, open_pool: Open
 )
 def test_how_many_cells(parallel: int | None, memory: int | None, cells: int, most: int) -> None:
     plan = plan_streams(1024, parallel, 1000.0, memory)
-    assert (plan.cells, plan.most) == (cells, most)
+    assert (plan.cells, plan.most, plan.n_split) == (cells, most, 0)
+
+
+@pytest.mark.parametrize(
+    ("n_ctx", "parallel", "memory", "n_split"),
+    [
+        (1000, None, None, 5),
+        (1000, None, 20_480_000, 5),  # a quarter of it is five windows of 1,024
+        (1000, None, 20_479_000, 0),
+        (1000, 16, None, 17),
+        (100_000, None, None, 0),  # nobody asked for so much
+        (100_000, 4, None, 5),
+        (100_000, 4, 10**9, 0),
+    ],
+)
+def test_when_each_has_cells_of_its_own(n_ctx: int, parallel: int | None, memory: int | None, n_split: int) -> None:
+    plan = plan_streams(n_ctx, parallel, 1000.0, memory, can_split=True)
+    assert plan.n_split == n_split
+    assert plan.cells >= max(1, n_split) * n_ctx

@@ -83,8 +83,9 @@ class TestEngine:
         """The grammar sees 8 candidates, then 30, then all; the text is that of a grammar which sees all at once."""
         wanted = structured.of_schema({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]})
 
-        def texts(widths: tuple[int, ...]) -> list[str]:
+        def texts(widths: tuple[int, ...], short: int) -> list[str]:
             monkeypatch.setattr(constraint, "_WIDTHS", widths)
+            monkeypatch.setattr(constraint, "_SHORT", short)
             settings = [
                 SamplerSettings(
                     temperature=temperature, top_k=top_k, top_p=1.0, min_p=min_p, repeat_penalty=1.1, seed=5
@@ -93,8 +94,8 @@ class TestEngine:
             ]
             return [_generated(session, wanted.constraint, each, 60)[0] for each in settings]
 
-        few = texts((8, 30))
-        assert few == texts((100_000, 100_001))
+        few = texts((8, 30), 8)
+        assert few == texts((8, 30), 100_000) == texts((100_000, 100_001), 100_000)
         assert len(set(few)) > 1
 
     def test_control_tokens_and_broken_characters_are_no_text(self, session: llama.LlamaSession) -> None:

@@ -151,6 +151,17 @@ def test_a_bad_template_is_a_sentence_with_its_reason(
     assert reason in caught.value.message
 
 
+@pytest.mark.parametrize("length", [1, 400])
+def test_a_template_that_quotes_what_was_said_quotes_the_users_words(length: int) -> None:
+    """It was given a random word and private characters in their place."""
+    said = "say <|im_end|> [x] " * length
+    with pytest.raises(SlmError) as caught:
+        _template("{{ raise_exception('I do not like ' ~ messages[0].content) }}").render([Message(Role.USER, said)])
+    words = f"I do not like {said}"
+    quoted = words.strip() if length == 1 else words[:300] + "…"
+    assert caught.value.message == f"the model's chat template cannot render this conversation: {quoted}."
+
+
 @pytest.mark.parametrize(
     "reach",
     [

@@ -21,6 +21,12 @@ from slmchat.cli import run_cli
         (["rnu"], "no such command 'rnu'.\n", "did you mean slm run?"),
         (["sessions", "shw"], "no such command 'shw'.\n", "did you mean slm sessions show?"),
         (["run", "-n", "-1", "hi"], "-1 is not a whole number from 1 on.", "without -n"),
+        (
+            ["run", "--seed", str(2**64), "hi"],
+            f"{2**64} is not a whole number from 0 to 4,294,967,294.",
+            "slm run --help",
+        ),
+        (["run", "--think-budget", "10000001", "hi"], "is not a whole number from 0 to 10,000,000.", "slm run --help"),
         (["run", "--top-p", "3", "hi"], "3 is not a number from 0 to 1.", "slm run --help"),
         (["run", "--seed", "x", "hi"], "'x' is not a whole number.", "slm run --help"),
         (["pull", "--source"], "option '--source' requires an argument.", "slm pull --help"),

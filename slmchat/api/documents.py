@@ -14,6 +14,7 @@ from slmchat.engine.cancellable import CancelFlag, CancelScope
 from slmchat.errors import ExitCode, SlmError
 from slmchat.models.open import OpenModel
 from slmchat.retrieval.answers import ReadingOrder, Search
+from slmchat.retrieval.chunk_vectors import VECTORS_S
 from slmchat.retrieval.index import DocumentIndex
 from slmchat.retrieval.opening import open_index
 
@@ -38,7 +39,7 @@ class ModelDocuments:
             )
         index = self._index
         with running(flag):
-            report = index.add(paths, opened.reporter, flag)
+            report = index.add(paths, opened.reporter, flag, vectors_s=VECTORS_S)
         if flag():
             raise SlmError("this was cancelled before it was done.", exit_code=ExitCode.INTERRUPTED)
         if not report.n_files:

@@ -20,6 +20,7 @@ from slmchat.api.options import (
     SamplingOptions,
     choosing_of,
     n_answers_of,
+    pictures_of,
     refuse_unknown,
     response_format_of,
     top_logprobs_of,
@@ -224,6 +225,7 @@ class Model:
         *,
         instruction: str = "",
         system: str | None = None,
+        images: Sequence[ImageSource] = (),
         raw: bool = False,
         threshold: float | None = None,
         calibrate: bool = True,
@@ -231,9 +233,10 @@ class Model:
         """Which of 2 to 1,000 choices is the model's answer, by its own probabilities: nothing is sampled.
 
         `instruction`: what is asked about the text; `{}` in it says where the text goes, else it stands behind it. The
-        model is not told the choices. `threshold`: the label is None when no choice is as probable (0 to 1).
-        `calibrate`: take away what the model prefers whatever it reads. Raises as `complete` does, and `SlmError`
-        (INTERRUPTED) when it was cancelled.
+        model is not told the choices. `images`: what it is asked about, beside the text or with "" instead of it;
+        without an instruction the text is the question about them. `threshold`: the label is None when no choice is as
+        probable (0 to 1). `calibrate`: take away what the model prefers whatever it reads. Raises as `complete` does,
+        and `SlmError` (INTERRUPTED) when it was cancelled.
         """
         self._shared.check_answers()
         task = choosing_of(choices, threshold, is_calibrated=arguments.flag(calibrate, "calibrate"))
@@ -241,11 +244,16 @@ class Model:
         arguments.text_or_none(system, "system")
         arguments.flag(raw, "raw")
         head = [Message(Role.SYSTEM, system)] if system else []
-        if not arguments.text(text, "text").strip():
+        shown = pictures_of(images)
+        if not arguments.text(text, "text").strip() and not (shown and instruction.strip()):
             raise SlmError("the text is empty.", exit_code=ExitCode.USAGE)
+        is_question = bool(shown) and not instruction.strip()
+        said = [Attachment(text)] if text.strip() and not is_question else []
         with self._shared.turns.taken():
             generator = self._shared.generator
-            question = PromptRequest(instruction, [Attachment(text)], head)
+            if shown:
+                self._shared.opened.model.check_vision(self._shared.opened.settings)
+            question = PromptRequest(text if is_question else instruction, said, head, shown)
             request = self._fitting(generator.prepare(question, is_raw=raw, task=task), None)
             generator.open_scorer(generator.n_ctx)
             found = generator.classify(request, self._shared.running)

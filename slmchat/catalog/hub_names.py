@@ -23,7 +23,9 @@ _NAME = re.compile(
 _ADDRESS = re.compile(
     r"(?P<scheme>https?://)?(?:(?:www\.)?huggingface\.co|hf\.co)/(?P<rest>.+)", re.IGNORECASE | re.DOTALL
 )
-_ANY_ADDRESS = re.compile(r"(?:https?|hf)://|(?:www\.)?huggingface\.co/|hf\.co/|hf:", re.IGNORECASE)
+_ANY_ADDRESS = re.compile(r"(?:https?|hf|huggingface)://|(?:www\.)?huggingface\.co/|hf\.co/|hf:", re.IGNORECASE)
+# Pages of a repository, with a revision behind them.
+_PAGES = frozenset({"tree", "blob", "resolve", "raw", "blame", "commit", "commits"})
 # `huggingface.co/datasets/OWNER/REPO` and the like look as if `datasets` owned something.
 _NO_OWNERS = frozenset({"datasets", "spaces", "docs", "blog", "papers", "collections", "models", "settings"})
 
@@ -70,8 +72,8 @@ def parse(text: str) -> HubName | None:
     address = _ADDRESS.fullmatch(text)
     if address is not None:
         found = _of_address(address["rest"], is_link=address["scheme"] is not None)
-    elif text.lower().startswith("hf:"):
-        found = _of_name(text[3:].removeprefix("//"))
+    elif text.lower().startswith(("hf:", "huggingface://")):
+        found = _of_name(text.partition(":")[2].removeprefix("//"))
     else:
         return None
     return found if found is not None and found.is_right else None
@@ -90,12 +92,14 @@ def _of_name(text: str) -> HubName | None:
 
 
 def _of_address(rest: str, *, is_link: bool) -> HubName | None:
-    """What stands behind the host: `OWNER/REPO`, then perhaps `tree`, `blob` or `resolve`, a revision and a path."""
+    """What stands behind the host: `OWNER/REPO`, then perhaps `tree`, `blob` or another page, a revision and a path."""
     if is_link:
         rest = rest.partition("#")[0]  # a place on the page
     rest, _, query = rest.partition("?")
     parts = [unquote(part) for part in rest.rstrip("/").split("/")]
-    if len(parts) < 4 or parts[2] not in ("tree", "blob", "resolve", "raw"):
+    if is_link and parts[2:3] == ["discussions"]:
+        return HubName("/".join(parts[:2]))
+    if len(parts) < 4 or parts[2] not in _PAGES:
         shown = parse_qs(query).get("show_file_info", [""])[0]  # what a click on a file of the page leaves there
         return HubName("/".join(parts[:2]), shown) if shown and len(parts) == 2 else _of_name("/".join(parts))
     revision = parts[3] if parts[3] != "main" else None

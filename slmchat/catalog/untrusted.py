@@ -122,7 +122,7 @@ class HubListing:
         """The answer of `/api/models/OWNER/REPO`. Raises `MalformedAnswer`."""
         if not isinstance(document, dict):
             raise NotAHub("its answer is not a description of a repository")
-        siblings = document.get("siblings") or []
+        siblings = document.get("siblings", [])
         if not isinstance(siblings, list) or len(siblings) > _MOST_FILES:
             raise MalformedAnswer("its list of files is not one")
         files: dict[str, PlannedFile] = {}

@@ -28,6 +28,7 @@ from slmchat.models.warm_server import WarmServer
 from slmchat.options import AskOptions, GenerationOptions
 from slmchat.retrieval.answer_record import answer_record
 from slmchat.retrieval.answers import TOP, Answer, DocumentAnswers
+from slmchat.retrieval.chunk_vectors import VECTORS_S
 from slmchat.retrieval.index import DocumentIndex, IndexReport
 from slmchat.retrieval.opening import open_index
 from slmchat.retrieval.quotations import Quotation
@@ -150,7 +151,8 @@ def _read_documents(
         return ()
     flag = CancelFlag()
     with cancelled_by_ctrl_c(flag):
-        report = index.add(paths, console, flag, is_fresh=asked.reindex)
+        vectors_s = None if asked.reindex else VECTORS_S
+        report = index.add(paths, console, flag, is_fresh=asked.reindex, vectors_s=vectors_s)
     if report.is_cut and flag():
         return None
     tell_of(report, console)
@@ -169,6 +171,11 @@ def tell_of(report: IndexReport, console: Console) -> None:
         names = ", ".join(shown_path(path) for path in files.examples[:_MOST_NAMED])
         more = f" and {files.n_files - _MOST_NAMED:,} more" if files.n_files > _MOST_NAMED else ""
         console.warn(f"{counted(files.n_files, 'file')} skipped, {reason}: {names}{more}.")
+    if report.n_without_vector:
+        console.note(
+            f"{report.n_without_vector:,} of {counted(report.n_chunks, 'passage')} are found by their words so far; "
+            "each question prepares some more to be found by meaning, slm ask --reindex all of them."
+        )
     total = f"{counted(report.n_files, 'file')} with {counted(report.n_chunks, 'passage')}"
     console.detail(f"{total} to search, {counted(report.n_read, 'file')} read just now")
 

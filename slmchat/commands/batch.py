@@ -28,8 +28,10 @@ from slmchat.generation.batch.answers import (
     ChosenValues,
     Completions,
     ElectedCompletions,
+    EmptyPrompts,
     StructuredCompletions,
 )
+from slmchat.generation.batch.labelled import fit, labelled_format
 from slmchat.generation.batch.prompts import PromptMaker, SeveralPrompts, check_fields, fields_in
 from slmchat.generation.batch.recipe import Recipe, check_same, recipe_of
 from slmchat.generation.batch.records import Begun, RecordWriter, open_output
@@ -37,6 +39,7 @@ from slmchat.generation.batch.rows import RowSource, open_source
 from slmchat.generation.batch.runner import BatchWork, Rows
 from slmchat.generation.best_of import BestOf
 from slmchat.generation.classify import CONTENT_FREE, ClassificationTask, question
+from slmchat.generation.priors import Priors
 from slmchat.generation.prompt import begins_thought, layout, thinks
 from slmchat.generation.prompt_template import PromptFile, prompt_file
 from slmchat.generation.structured import ResponseFormat
@@ -81,6 +84,7 @@ def batch(
     options = params.with_persona(options, settings)
     thinking = params.thinking_of(options, settings)
     several = several_of(wanted)
+    _check_labelled(batch, wanted[1])
     descriptor = _open_output(
         batch, options.files, console
     )  # before the seal: it may lie where a sealed process cannot open it
@@ -106,7 +110,7 @@ def batch(
     model = backend.find(options.model, settings, console).with_projector(options.mmproj)
     has_pictures = source.format == "files" and any(map(is_picture, map(Path, options.files)))
     if has_pictures:
-        _check_pictures(instruction, template, is_classifying=is_classifying)
+        _check_pictures(instruction, template)
         model.check_vision(settings)
     prefix = prefix_messages(options, settings)
     opened = OpenModel(backend.warmed(model, options, settings), options, settings, console)
@@ -147,7 +151,7 @@ def batch(
     rows = Rows(source, prompts, answers, is_echoed=not batch.no_echo)
     recipe = recipe_of(
         model.label, instruction, batch.input_field, prefix, template, sampler, options, response_format, wanted[1:]
-    )
+    ).with_option("labelled", batch.labelled and Path(batch.labelled).name)
     begun = None
     if descriptor is not None:
         begun = rows.skip_begun(descriptor, Path(batch.resume)) if batch.resume else None
@@ -160,7 +164,8 @@ def batch(
         f"context window of each: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}"
     )
     pool = _pool(opened, n_ctx, n_parallel, is_classifying=is_classifying, has_pictures=has_pictures)
-    _calibrate(answers, pool, makers)
+    _calibrate(answers, pool, makers, opened, source, options.files)
+    _fit(answers, prompts, pool, batch, console)
     writer = _writer(descriptor, batch, console)
     work = BatchWork(rows, pool, writer, console, begun)
     try:
@@ -199,9 +204,11 @@ def _check_recipe(recipe: Recipe, begun: Begun | None, options: BatchOptions, co
 
 
 def _pool(opened: OpenModel, n_ctx: int, n_parallel: int | None, *, is_classifying: bool, has_pictures: bool) -> Pool:
+    if is_classifying:
+        return opened.open_scorer(n_ctx)
     if has_pictures and not opened.engine.info.has_own_layout:  # an endpoint sees as many at once as it likes
         return OneByOne(opened.open_plain_session(n_ctx))
-    return opened.open_scorer(n_ctx) if is_classifying else opened.open_pool(n_ctx, n_parallel)
+    return opened.open_pool(n_ctx, n_parallel)
 
 
 def _questions(
@@ -220,18 +227,52 @@ def _one_answer(
     return response_format_from(*wanted[:2], is_stdin_taken=not options.files or "-" in options.files)
 
 
-def _calibrate(answers: Answers, pool: Pool, makers: Sequence[PromptMaker]) -> None:
+def _calibrate(
+    answers: Answers,
+    pool: Pool,
+    makers: Sequence[PromptMaker],
+    opened: OpenModel,
+    source: RowSource,
+    files: Sequence[str],
+) -> None:
     """What the model prefers without any input, for each question. Raises `SlmError`."""
+    if not isinstance(answers, (ChosenTexts, ChosenValues)):
+        return
+    may_show = source.format == "files" and any(name == "-" or is_picture(Path(name)) for name in files)
+    may_say = source.format != "files" or not all(is_picture(Path(name)) for name in files)
+
+    def empty(maker: PromptMaker) -> EmptyPrompts:
+        return EmptyPrompts(
+            [maker.without_input(text) for text in CONTENT_FREE] if may_say else [],
+            [maker.without_picture()] if may_show else [],
+        )
+
+    priors = Priors(opened)
     if isinstance(answers, ChosenTexts):
-        answers.calibrate(pool, [makers[0].without_input(text) for text in CONTENT_FREE])
-    elif isinstance(answers, ChosenValues):
-        answers.calibrate(pool, [[maker.without_input(text) for text in CONTENT_FREE] for maker in makers])
+        answers.calibrate(lambda task, prompts: priors.of(task, pool, prompts), empty(makers[0]))
+    else:
+        answers.calibrate(lambda task, prompts: priors.of(task, pool, prompts), [empty(maker) for maker in makers])
 
 
-def _check_pictures(instruction: str, template: PromptFile | None, *, is_classifying: bool) -> None:
+def _check_labelled(batch: BatchOptions, choices: ChoiceOptions) -> None:
+    if batch.labelled is not None and not choices.choices:
+        hint = "for example: --choices positive,negative"
+        raise SlmError("--labelled needs --choices.", hint=hint, exit_code=ExitCode.USAGE)
+
+
+def _fit(
+    answers: Answers, prompts: PromptMaker | SeveralPrompts, pool: Pool, batch: BatchOptions, console: Console
+) -> None:
+    """Fit the probabilities of choices on rows whose labels are known. Raises `SlmError`."""
+    if batch.labelled is None or not isinstance(answers, (ChosenTexts, ChosenValues)):
+        return
+    source = open_source([batch.labelled], labelled_format(batch.labelled), True, console.stdin)
+    for name, found in fit(answers, prompts, pool, source.rows, cancelled_by_ctrl_c).items():
+        console.note(f"{name}: {found}" if name else str(found))
+
+
+def _check_pictures(instruction: str, template: PromptFile | None) -> None:
     """Raises `SlmError` (USAGE) for what cannot be asked about pictures."""
-    if is_classifying:
-        raise SlmError("--choices are between texts: they cannot be about a picture.", exit_code=ExitCode.USAGE)
     if template is None and not instruction.strip():
         raise SlmError(
             "there is no question about the pictures.",

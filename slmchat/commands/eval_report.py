@@ -125,8 +125,24 @@ def _figures(reports: Sequence[ModelReport]) -> Iterator[tuple[str, list[str]]]:
     yield "prompt tok/s", [_speed(report.prompt_tps) for report in reports]
     yield "memory", ["-" if report.memory is None else in_bytes(report.memory) for report in reports]
     yield "file", [in_bytes(report.size) for report in reports]
+    if any(report.agreement for report in reports):
+        yield "same token, %", [_same_token(report, reports) for report in reports]
+        yield "KL, nats", [_divergence(report) for report in reports]
     if any(report.energy_j is not None for report in reports):
         yield "joules a token", [_energy(report) for report in reports]
+
+
+def _same_token(report: ModelReport, reports: Sequence[ModelReport]) -> str:
+    told = report.agreement
+    if told is None:
+        references = {each.agreement.reference for each in reports if each.agreement is not None}
+        return "the largest" if report.model in references else "-"
+    low, high = 100 * told.top_token_interval.low, 100 * told.top_token_interval.high
+    return f"{100 * told.top_token:.0f} ({low:.0f}-{high:.0f})"
+
+
+def _divergence(report: ModelReport) -> str:
+    return "-" if report.agreement is None else f"{report.agreement.kl_divergence:.4f}"
 
 
 def _score(task: TaskResult) -> str:
@@ -163,6 +179,10 @@ def _remarks(reports: Sequence[ModelReport], marks: Sequence[str]) -> Iterator[s
         ]
         if guessing:
             yield f"{mark} does not do better than guessing in: {', '.join(guessing)}"
+    for task in reports[0].tasks:
+        if left_out := task.left_out.n_rows:
+            are = "is" if left_out == 1 else "are"
+            yield f"{task.task}: {counted(left_out, 'row')} cannot be asked and {are} left out ({task.left_out.first})"
     names = {report.model: mark for mark, report in zip(marks, reports, strict=True)}
     clear = [each for each in differences(reports) if each.difference.is_clear]
     for each in clear:
@@ -172,6 +192,11 @@ def _remarks(reports: Sequence[ModelReport], marks: Sequence[str]) -> Iterator[s
         yield (
             f"{names[each.model]} is {word} than {names[each.other]} in {each.task}: "
             f"{abs(100 * value):.0f} points ({low:.0f} to {high:.0f})"
+        )
+    if agreement := next((report.agreement for report in reports if report.agreement is not None), None):
+        yield (
+            "same token, KL: how much a quantization expects what the largest one of its model expects, over "
+            f"{agreement.n_tokens:,} places of a text (0 nats: the same)"
         )
     if len(reports) > 1 and not clear:
         yield "no difference between them is clear (paired bootstrap, 95 %): more items would tell more"
@@ -218,5 +243,10 @@ def _sentences(reports: Sequence[ModelReport]) -> Iterator[str]:
         yield f"Speed: {_speed(report.generation_tps)} tokens a second, prompts {_speed(report.prompt_tps)}."
         if report.memory is not None:
             yield f"Memory: {in_bytes(report.memory)}."
+        if (told := report.agreement) is not None:
+            yield (
+                f"At {100 * told.top_token:.0f} percent of the places of a text its most probable token is that of "
+                f"{told.reference}; the divergence is {told.kl_divergence:.4f} nats."
+            )
     for line in list(_remarks(reports, [report.label for report in reports]))[1:]:
         yield f"{line}."

@@ -12,7 +12,7 @@ from slmchat.commands.inputs import prefix_messages, read_inputs
 from slmchat.commands.output import OutputWriter
 from slmchat.commands.structured_options import questions_of
 from slmchat.engine.api import FinishReason
-from slmchat.errors import ExitCode, SlmError
+from slmchat.errors import ExitCode
 from slmchat.generation import params
 from slmchat.generation.classify import as_printed, question, usage_of_all
 from slmchat.generation.generator import Generator
@@ -46,14 +46,14 @@ def run_questions(
     opened = open_model(backend, options, settings, console)
     attachments, pictures = read_inputs(options, console, reads_piped=reads_input)
     if pictures:
-        raise SlmError("--choices are between texts: they cannot be about a picture.", exit_code=ExitCode.USAGE)
+        opened.model.check_vision(settings)
     generator = Generator(opened)
     for line in opened.describe(pictures):
         console.note(line)
     prefix = prefix_messages(options, settings)
     prepared = [
         generator.prepare(
-            PromptRequest(question(" ".join(words), name), attachments, prefix), is_raw=options.raw, task=task
+            PromptRequest(question(" ".join(words), name), attachments, prefix, pictures), is_raw=options.raw, task=task
         )
         for name, task in asked.items()
     ]

@@ -94,6 +94,7 @@ def _loaded(
     from slmchat.server.on_demand import OnDemand
     from slmchat.server.served_model import weights_of
     from slmchat.server.served_models import ServedModels
+    from slmchat.server.turns import Turns
 
     found = resolve.find(options.model, settings, console)
     embedders = Embedders(
@@ -101,12 +102,13 @@ def _loaded(
         lambda: installed_embedding_models(settings, console),
         keep_alive_s,
         None if found.answers else found,
+        turns := Turns(),
     )
     if not found.answers:
         with embedders.used(None):
             return ServedModels(found.key, None, embedders), "vectors alone"
     chat = OnDemand(
-        lambda: weights_of(open_model(LocalBackend(), options, settings, console), options.ctx, n_parallel),
+        lambda: weights_of(open_model(LocalBackend(), options, settings, console), options.ctx, n_parallel, turns),
         keep_alive_s,
     )
     with chat.used() as loaded:

@@ -47,7 +47,7 @@ _KINDS = {"int": "whole number", "float": "number"}
 def _range(found: "re.Match[str]") -> str:
     low, high = (float(found[name]) if "." in found[name] else int(found[name]) for name in ("low", "high"))
     value = found["value"].removesuffix(".0")
-    if high >= NO_LIMIT and isinstance(low, int):
+    if high >= NO_LIMIT and isinstance(low, int) and float(value) < low:
         return f"{value} is not a whole number from {low:,} on"
     return f"{value} is not {Range(low, high)}"
 

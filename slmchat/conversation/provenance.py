@@ -31,6 +31,8 @@ _SPELLING = "<>[]{}|\uff5c\u2581"
 _FIRST_PRIVATE, _LAST_PRIVATE = 0x100000, 0x10FFFD
 _PRIVATE = re.compile("[\U00100000-\U0010fffd]")
 
+_MOST_QUOTED = 300  # characters of a template's own error
+
 # What makers have their users write into a message to switch thinking (SmolLM3, Qwen3, Nemotron, GLM), at its edges.
 _MARK = r"/(?:no_?)?think"
 _LEADING = re.compile(rf"\s*(?:{_MARK}(?:\s+|\Z))*")
@@ -167,6 +169,11 @@ class Sentinels:
         if any(span.message is None and self._leak.search(span.text or "") for span in spans):
             raise Broken(messages)
         return [span for span in spans if span.message is not None or span.text]
+
+    def readable(self, text: str) -> str:
+        """`text` of a template's own error, in which it may have quoted messages, as their writer knows them."""
+        plain = self._pattern.sub(lambda mark: "…" if mark[2] == "w" else "", text).translate(self._shown)
+        return plain if len(plain) <= _MOST_QUOTED else plain[:_MOST_QUOTED] + "…"
 
     def _is_escaped(self, between: str, message: Message) -> bool:
         """Whether a template has written private characters as Python or JSON escapes, which cannot be read back."""

@@ -13,6 +13,7 @@ often as it likes. A template that knows no images gets words in their place, be
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import cache, lru_cache
@@ -24,6 +25,7 @@ from slmchat.conversation.provenance import MOST_SHOWN, MOST_SHOWN_TOGETHER, Bro
 from slmchat.conversation.template_budget import NESTED, TooMuch
 from slmchat.conversation.thinking_switch import ThinkingSwitch
 from slmchat.engine.api import ModelInfo, Part, Prompt, Turn
+from slmchat.engine.kvstore import shared_length
 from slmchat.engine.thinking import ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 
@@ -71,6 +73,11 @@ class Layout(Protocol):
         known, or not told there. `tools`: as the API of OpenAI describes functions."""
         ...
 
+    def calls_written(self, calls: Sequence[Mapping[str, Any]]) -> str | None:
+        """What an answer is that makes these calls and says nothing else; None: it cannot be laid out, or nobody knows.
+        `calls`: as the API of OpenAI has them."""
+        ...
+
 
 def layout_of(info: ModelInfo, *, is_raw: bool, mode: ThinkingMode = ThinkingMode.AUTO) -> Layout:
     """How prompts for this model are made: as bare text, by the engine itself, or by the model's chat template.
@@ -98,6 +105,9 @@ class BareText:
     def tool_words(self, tools: Sequence[Mapping[str, Any]]) -> None:
         return None
 
+    def calls_written(self, calls: Sequence[Mapping[str, Any]]) -> None:
+        return None
+
 
 class TurnsOnly:
     """For an engine that lays turns out itself. The parts are the bare texts: to be counted, and to be looked at."""
@@ -118,6 +128,9 @@ class TurnsOnly:
         return prompt
 
     def tool_words(self, tools: Sequence[Mapping[str, Any]]) -> None:
+        return None
+
+    def calls_written(self, calls: Sequence[Mapping[str, Any]]) -> None:
         return None
 
 
@@ -184,7 +197,8 @@ class ChatTemplate:
                     prompt = Prompt(tuple(parts), _turns(said))
                     return prompt if goes_on else _with_ending(prompt, self._switch.ending(_tail(prompt)))
         raise SlmError(
-            f"the model's chat template cannot render this conversation: {reason}.",
+            "the model's chat template cannot render this conversation: "
+            f"{self._sentinels.readable(str(reason)).rstrip('.')}.",
             hint="plain completion does without it: slm run --raw; slm show MODEL prints the template",
             exit_code=ExitCode.DAMAGED,
         )
@@ -216,6 +230,27 @@ class ChatTemplate:
         if told == usual or not told.startswith(before + mark) or not told.endswith(behind):
             return None
         return told[len(before) + len(mark) : len(told) - len(behind)]
+
+    def calls_written(self, calls: Sequence[Mapping[str, Any]]) -> str | None:
+        """As `Layout` says: what stands between the beginning of the answer and its end."""
+        asked = {"role": Role.USER.value, "content": "?"}
+        answer = {"role": Role.ASSISTANT.value, "content": (mark := self._sentinels.word)}
+        try:
+            usual = self._rendered([asked, answer], False, self._switch.variables)
+            for content in ("", None):
+                said = [asked, {**answer, "content": content, "tool_calls": list(calls)}]
+                with suppress(_Refused):
+                    told = self._rendered(said, False, self._switch.variables)
+                    break
+            else:
+                return None
+        except _Refused:
+            return None
+        before, found, behind = usual.partition(mark)
+        if not found:
+            return None
+        told = told[shared_length(before, told) :]
+        return told.removesuffix(behind) if behind else told
 
     def _probe(self, variables: Mapping[str, Any]) -> str:
         """What it makes of a small conversation with these variables; nothing where it refuses them."""

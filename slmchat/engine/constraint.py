@@ -30,7 +30,11 @@ from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
 
 # How many of the most probable tokens are looked at, before all of them are.
-_WIDTHS = (64, 2048)
+_WIDTHS = (64, 256, 2048)
+# Of what the grammar leaves of more than these, as many are looked at from here: the rest of them seldom counts.
+_SHORT = 64
+# Up to this many, llama.cpp sorts without overwriting the others (llama-sampler.cpp, llama_sampler_top_k_impl).
+_KEEPS = 128
 
 # Grammars larger or deeper than any that people write: llama.cpp parses them recursively.
 _MOST_GRAMMAR = 1 << 20
@@ -40,14 +44,21 @@ _NEVER = -math.inf
 
 
 def open_sampler(
-    api: ModuleType, vocabulary: Vocabulary, settings: SamplerSettings, constraint: Constraint | None
+    api: ModuleType,
+    vocabulary: Vocabulary,
+    settings: SamplerSettings,
+    constraint: Constraint | None,
+    shown: frozenset[int] = frozenset(),
 ) -> "Sampler | ConstrainedSampler | QuotationSampler":
-    """What picks the tokens of one generation. Raises `SlmError` (USAGE) when the constraint cannot be used."""
+    """What picks the tokens of one generation. `shown`: control tokens that are text of it.
+
+    Raises `SlmError` (USAGE) when the constraint cannot be used.
+    """
     if constraint is None:
         return Sampler(api, vocabulary.n_tokens, settings)
     if constraint.kind is ConstraintKind.QUOTATIONS:
         return QuotationSampler(api, vocabulary, settings, constraint)
-    return ConstrainedSampler(api, vocabulary, settings, to_gbnf(constraint))
+    return ConstrainedSampler(api, vocabulary, settings, to_gbnf(constraint), shown)
 
 
 class ConstrainedSampler:
@@ -58,11 +69,22 @@ class ConstrainedSampler:
     probabilities among those looked at.
     """
 
-    def __init__(self, api: ModuleType, vocabulary: Vocabulary, settings: SamplerSettings, gbnf: str) -> None:
-        """Raises `SlmError` (USAGE) when llama.cpp cannot read the grammar."""
+    def __init__(
+        self,
+        api: ModuleType,
+        vocabulary: Vocabulary,
+        settings: SamplerSettings,
+        gbnf: str,
+        shown: frozenset[int] = frozenset(),
+    ) -> None:
+        """`shown`: control tokens that write their spelling.
+
+        Raises `SlmError` (USAGE) when llama.cpp cannot read the grammar.
+        """
         self._api = api
         self._vocabulary = vocabulary
         self._settings = settings
+        self._shown = shown
         self._grammar = _compiled(api, vocabulary, gbnf)
         self._text = codecs.getincrementaldecoder("utf-8")("strict")
         self._failure: BaseException | None = None
@@ -71,6 +93,7 @@ class ConstrainedSampler:
         for sampler in choosers(api, settings):
             api.llama_sampler_chain_add(self._tail, sampler)
         self._top = {width: api.llama_sampler_init_top_k(width) for width in _WIDTHS}
+        self._short = api.llama_sampler_init_top_k(_SHORT)
         self._chain = penalties(api, vocabulary.n_tokens, settings)
         # struct llama_sampler_i { name, accept, apply, ... };  kept here for as long as the chain may call it
         self._interface = api.llama_sampler_i(
@@ -92,12 +115,12 @@ class ConstrainedSampler:
         self._check.picked(context, index, token)
         if not self._vocabulary.is_end(token):
             self._api.llama_sampler_accept(self._grammar, token)
-            self._text.decode(self._vocabulary.piece(token))
+            self._text.decode(self._piece(token))
         return token
 
     def close(self) -> None:
         """Free the chains and the grammar."""
-        for sampler in (self._chain, self._tail, self._grammar, *self._top.values()):
+        for sampler in (self._chain, self._tail, self._grammar, self._short, *self._top.values()):
             self._api.llama_sampler_free(sampler)
 
     def _apply(self, _sampler: Any, pointer: Any) -> None:
@@ -115,17 +138,17 @@ class ConstrainedSampler:
         array = pointer.contents
         data = ctypes.addressof(array.data.contents)
         n_all = array.size
-        kept: Any = None
-        for width in (*_WIDTHS, n_all):
-            if width > n_all or (kept is None and width == _WIDTHS[0] == n_all):
-                continue
-            if width == _WIDTHS[1]:  # this sort overwrites what does not fit
+        kept: Any = None  # all candidates, before a sort has overwritten some
+        is_whole = True
+        for width in (*(width for width in _WIDTHS if width < n_all), n_all):
+            if kept is None and _KEEPS < width < n_all:
                 kept = self._copied(data, n_all)
+            if not is_whole:
+                ctypes.memmove(data, kept, ctypes.sizeof(kept))
             if width < n_all:
                 array.size, array.sorted = n_all, False
                 self._api.llama_sampler_apply(self._top[width], pointer)
-            elif kept is not None:
-                data = ctypes.addressof(kept)
+                is_whole = width <= _KEEPS
             candidates = self._copied(data, width)
             token = self._chosen(candidates, is_all=width == n_all)
             if token is not None:
@@ -146,6 +169,18 @@ class ConstrainedSampler:
         lowest = candidates[len(candidates) - 1].logit
         array = self._api.llama_token_data_array(data=candidates, size=len(candidates), selected=-1, sorted=False)
         self._api.llama_sampler_apply(self._grammar, ctypes.byref(array))
+        if len(candidates) <= _SHORT:
+            return self._chosen_of(candidates, lowest, is_all=is_all)
+        whole = self._copied(ctypes.addressof(candidates), len(candidates))
+        self._api.llama_sampler_apply(self._short, ctypes.byref(array))
+        best = self._copied(ctypes.addressof(candidates), _SHORT)
+        if best[_SHORT - 1].logit == _NEVER:  # these are all that the grammar has left
+            return self._chosen_of(best, lowest, is_all=is_all)
+        token = self._chosen_of(best, best[_SHORT - 1].logit, is_all=False)
+        return token if token is not None else self._chosen_of(whole, lowest, is_all=is_all)
+
+    def _chosen_of(self, candidates: Any, lowest: float, *, is_all: bool) -> int | None:
+        """The same among candidates of which the grammar has taken its own. `lowest`: nothing else is more probable."""
         logits = memoryview(candidates).cast("B").cast("f")[1::3].tolist()
         allowed = [place for place, logit in enumerate(logits) if logit != _NEVER]
         while allowed and (is_all or self._is_enough([logits[place] for place in allowed], lowest)):
@@ -168,19 +203,22 @@ class ConstrainedSampler:
     def _is_text(self, token: int) -> bool:
         """Whether the token writes what the grammar takes it for.
 
-        To the grammar a control token is its spelling, and an incomplete character may be followed by anything of the
-        right length. The text would then be another one.
+        To the grammar every control token is its spelling, and an incomplete character may be followed by anything of
+        the right length. The text would then be another one.
         """
         if self._vocabulary.is_end(token):
             return True
         state = self._text.getstate()
         try:
-            self._text.decode(piece := self._vocabulary.piece(token))
+            self._text.decode(piece := self._piece(token))
         except UnicodeDecodeError:
             return False
         finally:
             self._text.setstate(state)
         return bool(piece)
+
+    def _piece(self, token: int) -> bytes:
+        return self._vocabulary.piece(token, is_shown=token in self._shown)
 
 
 def _compiled(api: ModuleType, vocabulary: Vocabulary, gbnf: str) -> Any:

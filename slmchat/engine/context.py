@@ -26,7 +26,7 @@ from slmchat.engine.vision import Vision
 from slmchat.errors import ExitCode, SlmError
 
 # Tokens evaluated by one llama_decode of a prefill when images may come: some models see a whole one at once.
-_IMAGE_BATCH_TOKENS = 512
+IMAGE_BATCH_TOKENS = 512
 
 # Before the first graph has been counted: the share of its nodes that compute something. The others (views, reshapes)
 # are not asked about. 0.55 for SmolLM2 135M and Gemma 3 270M, 0.57 for a model of two layers.
@@ -59,7 +59,8 @@ class Context:
         self._settings = settings
         self._is_cancelled = is_cancelled
         self._vision = vision
-        batch = settings.batch_tokens if vision is None else max(settings.batch_tokens, _IMAGE_BATCH_TOKENS)
+        self._has_gpu = native.has_gpu_backend()
+        batch = settings.batch_tokens if vision is None else max(settings.batch_tokens, IMAGE_BATCH_TOKENS)
         self.batch_tokens = min(batch, settings.n_ctx)
         self.tokens: list[int] = []
         self.is_unsure = False  # a llama_decode was left (KeyboardInterrupt) before `tokens` followed
@@ -327,7 +328,13 @@ class Context:
             self._api.llama_set_abort_callback(self.handle, self._no_abort, None)
 
     def _evaluated(self, status: int, tokens: Sequence[int]) -> None:
-        """Keep `tokens` equal to what the KV cache holds after a llama_decode."""
+        """Keep `tokens` equal to what the KV cache holds after a llama_decode.
+
+        A GPU computes on after llama_decode has returned. It is waited for here: so every time that is measured holds
+        the work it is about, and somebody who leaves a prompt does not wait for batches that are only queued.
+        """
+        if self._has_gpu:
+            self._api.llama_synchronize(self.handle)
         self.is_unsure = False
         if status == 0:
             self.tokens.extend(tokens)

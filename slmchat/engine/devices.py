@@ -50,6 +50,12 @@ def devices() -> tuple[ComputeDevice, ...]:
     return tuple(device for _, device in _listed())
 
 
+def start() -> None:
+    """Let the GPU backends start: they look for their devices when they are first asked, and CUDA sets up what belongs
+    to one device when it is asked for its free memory."""
+    devices()
+
+
 def choose(given: str) -> Any:
     """The devices named in `given` (separated by commas) as llama_model_params takes them: an array that ends in NULL.
 

@@ -19,6 +19,17 @@ from slmchat.engine.sequences import Sequences
 _WORTH_KEEPING = 16
 
 
+# A state of so many tokens is written before its sequence is given away; shorter ones when there is time (keep_one).
+_LONG = 512
+
+# In a split cache a copy is one of all tokens of the other sequence; so many of them take as long as reading one.
+_COPIED_FOR_ONE = 100
+
+# A sequence goes to another place if both states together are not larger than the weights: computing in two pieces
+# reads those twice, at every token.
+_MOST_MOVED = 1.0
+
+
 class KeptSequence:
     """One sequence and the tokens that it holds. `is_busy`: a completion works on it."""
 
@@ -31,6 +42,14 @@ class KeptSequence:
         self.snapshots = sequences.snapshots(number)
         self.saved: Path | None = None  # its state on the disk
         self.n_saved = 0  # tokens of it
+
+    def change_places(self, other: "KeptSequence") -> None:
+        """What each of them knows of its tokens goes to the other, as the states have gone."""
+        for name in ("tokens", "owner", "is_busy", "used", "saved", "n_saved"):
+            mine = getattr(self, name)
+            setattr(self, name, getattr(other, name))
+            setattr(other, name, mine)
+        self.snapshots.exchange(other.snapshots)
 
     def same(self, tokens: Sequence[int]) -> int:
         """How many tokens it has in common with a prompt; the prompt's last one does not count, it is evaluated."""
@@ -51,6 +70,7 @@ class KeptSequences:
         self._key = key
         self._clock = 0
         self._all = [KeptSequence(number, sequences) for number in range(count)]
+        self._most_moved = _MOST_MOVED * sequences.weights_size
 
     def take(self, tokens: Sequence[int], owner: str = "") -> KeptSequence:
         """A sequence for this prompt, busy from now on: it holds a beginning of the prompt, as long as can be had.
@@ -63,10 +83,42 @@ class KeptSequences:
         owner = owner or SHARED
         if owner != chosen.owner:  # what is on the disk is another's
             chosen.owner, chosen.saved, chosen.n_saved = owner, None, 0
+        chosen = self._beside_others(chosen)
         self._clock += 1
         chosen.used = self._clock
         chosen.is_busy = True
         return chosen
+
+    def _beside_others(self, chosen: KeptSequence) -> KeptSequence:
+        """The same in a place beside those that are busy, or between them."""
+        busy = [each.number for each in self._all if each.is_busy]
+        if not (self._sequences.is_split and busy):
+            return chosen
+        low, high = min(busy), max(busy)
+        idle = [each for each in self._all if not each.is_busy]
+        between = [each for each in idle if low < each.number < high]
+        beside = between or [each for each in idle if each.number in (low - 1, high + 1)]
+        if not beside or chosen in beside:
+            return chosen
+        return self._moved(chosen, min(beside, key=lambda each: len(each.tokens)))
+
+    def closer(self, kept: KeptSequence) -> KeptSequence:
+        """The busy sequence of the highest number in a place between the others, where there is one; else itself."""
+        if not self._sequences.is_split:
+            return kept
+        low = min(each.number for each in self._all if each.is_busy)
+        between = (each for each in self._all[low : kept.number] if not each.is_busy)
+        place = min(between, key=lambda each: len(each.tokens), default=None)
+        return kept if place is None else self._moved(kept, place)
+
+    def _moved(self, kept: KeptSequence, place: KeptSequence) -> KeptSequence:
+        """The sequence in that place, where what is there goes to its own; itself where that is too much to copy."""
+        sizes = (self._sequences.state_size(each.number) for each in (kept, place) if each.tokens)
+        if sum(sizes) > self._most_moved:
+            return kept
+        self._sequences.swap(kept.number, place.number)
+        kept.change_places(place)
+        return place
 
     def _from_memory(self, tokens: Sequence[int]) -> KeptSequence:
         idle = [each for each in self._all if not each.is_busy]
@@ -74,14 +126,24 @@ class KeptSequences:
         donors = self._all if self._sequences.can_copy_part else idle  # of these a busy one has lost what it began with
         best = max(donors, key=lambda each: (each.reachable(tokens), not each.is_busy, each.used))
         n_best = best.reachable(tokens)
+        is_copied = best.is_busy or (best is not oldest and len(best.tokens) - n_best >= _WORTH_KEEPING)
+        if is_copied and self._sequences.is_split and n_best * _COPIED_FOR_ONE < len(best.tokens):
+            n_best = 0
+        if oldest is not best or not n_best:
+            self._keep_if_long(oldest)
         if not n_best:
             self._empty(oldest)
             return oldest
-        if best.is_busy or (best is not oldest and len(best.tokens) - n_best >= _WORTH_KEEPING):
+        if is_copied:
             self._copy(best, oldest, best.same(tokens))
             return oldest
         self._bring_back(best, best.same(tokens))
         return best
+
+    def _keep_if_long(self, kept: KeptSequence) -> None:
+        """Write the state of a sequence that another prompt takes over, where reading it again would take long."""
+        if self._store is not None and len(kept.tokens) >= _LONG:
+            self._keep(kept, self._store)
 
     def _copy(self, donor: KeptSequence, target: KeptSequence, n_same: int) -> None:
         """Let `target` begin as the first `n_same` tokens of `donor`, or as many of them as can be brought back."""
@@ -99,7 +161,7 @@ class KeptSequences:
         n_held = len(chosen.tokens)
         usable = chosen.snapshots.usable
         found = store.find(self._key, tokens[:-1], usable, n_held + MIN_TOKENS)
-        if found is None:
+        if found is None or len(found.tokens) > self._sequences.capacity:
             return chosen
         idle = [each for each in self._all if not each.is_busy and each is not chosen]
         target = min(idle, key=lambda each: (bool(each.tokens), each.used), default=chosen) if n_held else chosen
@@ -122,8 +184,8 @@ class KeptSequences:
     def _bring_back(self, kept: KeptSequence, n_same: int) -> None:
         """Let a sequence hold its first `n_same` tokens, or as many of them as it can be brought back to."""
         if n_same < len(kept.tokens):
-            kept.snapshots.drop_beyond(n_same)
             n_kept = n_same if kept.snapshots.cut(n_same) else kept.snapshots.go_back(n_same)
+            kept.snapshots.drop_beyond(n_kept)  # not before: one of a token more can be cut back
             if not n_kept:
                 self._empty(kept)
                 return

@@ -274,8 +274,8 @@ class KvStore:
         return min(_DEFAULT_LIMIT, int((shutil.disk_usage(place).free + present) * _SHARE_OF_FREE_DISK))
 
 
-def shared_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two sequences have in common from their beginning."""
+def shared_length(one: Sequence[object], other: Sequence[object]) -> int:
+    """How many tokens, or characters, two sequences have in common from their beginning."""
     length = min(len(one), len(other))
     if list(one[:length]) == list(other[:length]):
         return length

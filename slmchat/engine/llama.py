@@ -24,6 +24,7 @@ from slmchat.engine.parallelism import KV_BYTES, plan_cells, plan_streams
 from slmchat.engine.pool import LlamaPool
 from slmchat.engine.scoring import LlamaScorer
 from slmchat.engine.session import LlamaSession
+from slmchat.engine.snapshots import has_state
 from slmchat.engine.speculation import Drafts, PromptDrafts
 from slmchat.engine.stream_pool import LlamaStreamPool
 from slmchat.engine.text_logits import LlamaTextLogits
@@ -123,8 +124,11 @@ class LlamaEngine:
     def open_stream_pool(self, settings: SessionSettings, parallel: int | None = None) -> LlamaStreamPool:
         """`parallel` completions that are read while they come; raises `SlmError` (NO_FIT) when memory runs out."""
         settings = self.limits.session(settings)
-        available = memory.available().value
-        plan = plan_streams(settings.n_ctx, parallel, self._cell_bytes(settings.kv_type), available)
+        api, model = self.loaded.api, self.loaded.model
+        cell_bytes, available = self._cell_bytes(settings.kv_type), memory.available().value
+        # of a sliding window there is a second cache, whose cells are few anyway
+        can_split = not has_state(api, model) and not api.llama_model_n_swa(model)
+        plan = plan_streams(settings.n_ctx, parallel, cell_bytes, available, can_split=can_split)
         settings = self._without_slow_attention(settings, plan.cells, available)
         return LlamaStreamPool(self.loaded, settings, plan, self._state_key(settings))
 

@@ -280,11 +280,6 @@ def build() -> tuple[str, int, int]:
     return library().build
 
 
-def start_devices() -> None:
-    """Let the GPU backends start: they look for their devices when llama.cpp is first asked about them."""
-    bindings().llama_supports_gpu_offload()
-
-
 def log_lines() -> list[str]:
     """What the library has said so far, oldest first, without line ends. Untrusted: it quotes the model file."""
     return [line.rstrip("\n") for line in list(_log) if line.strip()]

@@ -3,6 +3,7 @@
 Knows: sizes of KV caches, rates. Refuses to know: llama.cpp, requests, texts.
 """
 
+import math
 from dataclasses import dataclass
 
 # Bytes of one number in the KV cache: f16; blocks of 32 with a 2-byte scale (ggml-common.h: block_q8_0, block_q4_0).
@@ -18,18 +19,29 @@ STREAMS_AT_ONCE = 4
 # are short; where they are not, fewer of them run at once.
 _CELLS_EACH = 256
 
+# Of a split KV cache: sequences beside those of completions, where conversations wait; what llama.cpp rounds the cells
+# of each up to (llama-context.cpp); bytes that it takes at most when nobody has said how many completions there are to
+# be.
+_MORE_SPLIT = 1
+_PADDED = 256
+_LARGEST_UNASKED = 256 * 2**20
+
 # Share of the memory that could be had now which the KV cache may take.
 _MEMORY_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class CellPlan:
-    """`cells` of one KV cache shared by up to `most` completions; `is_fixed`: the number was asked for."""
+    """`cells` of one KV cache shared by up to `most` completions; `is_fixed`: the number was asked for.
+
+    `n_split`: sequences that have an equal share of the cells each; 0: all share all of them.
+    """
 
     cells: int
     most: int
     is_fixed: bool
     why: str
+    n_split: int = 0
 
 
 def plan_cells(n_ctx: int, parallel: int | None, cell_bytes: float, memory: int | None) -> CellPlan:
@@ -49,15 +61,28 @@ def plan_cells(n_ctx: int, parallel: int | None, cell_bytes: float, memory: int 
     return CellPlan(cells, fitting, False, f"a KV cache of {cells:,} tokens, {size:,.0f} MiB")
 
 
-def plan_streams(n_ctx: int, parallel: int | None, cell_bytes: float, memory: int | None) -> CellPlan:
-    """The size of the KV cache for completions of a server: two whole windows of `n_ctx` tokens, where memory allows.
+def plan_streams(
+    n_ctx: int, parallel: int | None, cell_bytes: float, memory: int | None, *, can_split: bool = False
+) -> CellPlan:
+    """The size of the KV cache for completions of a server.
 
-    Few conversations fill their window, and the cells are shared by all. When they run out, conversations that wait
-    for their next message go first. `parallel` None: `STREAMS_AT_ONCE`. The rest as in `plan_cells`.
+    Where memory allows, each completion has a whole window of `n_ctx` tokens for itself, and there is one more for a
+    conversation that waits: then no token is compared with the cells of others (sequences.py). Else, or where the
+    memory of the model is not of that kind (`can_split`), it is two windows that all share: few conversations fill
+    theirs, and when the cells run out, those that wait for their next message go first. `parallel` None:
+    `STREAMS_AT_ONCE`. The rest as in `plan_cells`.
     """
     most = parallel or STREAMS_AT_ONCE
+    each = -(-n_ctx // _PADDED) * _PADDED
+    n_split = most + _MORE_SPLIT
+    room = memory * _MEMORY_SHARE if memory is not None else math.inf
+    limit = room if parallel else min(room, _LARGEST_UNASKED)
+    if can_split and cell_bytes and n_split * each * cell_bytes <= limit:
+        size = n_split * each * cell_bytes / 2**20
+        why = f"KV caches of {n_ctx:,} tokens each, {size:,.0f} MiB"
+        return CellPlan(n_split * each, most, parallel is not None, why, n_split)
     wanted = n_ctx * min(2, most)
-    affordable = int(memory * _MEMORY_SHARE / cell_bytes) if cell_bytes and memory is not None else wanted
+    affordable = int(room / cell_bytes) if cell_bytes and memory is not None else wanted
     cells = max(n_ctx, min(wanted, affordable))
     size = cells * cell_bytes / 2**20
     return CellPlan(cells, most, parallel is not None, f"a KV cache of {cells:,} tokens, {size:,.0f} MiB")

@@ -3,19 +3,22 @@
 Knows: which logits say it, many prompts and all of their texts in few batches, the beginning that the prompts share.
 Refuses to know: what the texts mean, how probabilities are compared (generation/classify.py).
 
-The prompts of a group are evaluated together, each in a sequence of its own behind what they share. The logits at a
-prompt's end give the first token of every text; only texts of several tokens need more: each in a copy of the prompt's
-sequence, all of them in one batch again.
+The prompts of a group are evaluated together, each in a sequence of its own behind what they share: the prefix of all
+of them, and the text or the picture that several questions are about (branches.py). The logits at a prompt's end give
+the first token of every text; only texts of several tokens need more: each in a copy of the prompt's sequence, all of
+them in one batch again.
 """
 
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from slmchat.engine.api import Finish, FinishReason, Request, Result, Score, SessionSettings, Timings, Usage
+from slmchat.engine.branches import Branch, branches
 from slmchat.engine.context import check_room, window_full
 from slmchat.engine.feed import Feed
+from slmchat.engine.image_tokens import is_image_token
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.probabilities import LogProbabilities
 from slmchat.engine.sequences import TokenSpan
@@ -23,20 +26,25 @@ from slmchat.engine.shared_prefix import MIN_SHARED, SECOND_PROMPT_S, PrefixPool
 from slmchat.engine.snapshots import has_state
 from slmchat.errors import SlmError
 
-# Prompts of one group, and copies of them for texts of several tokens. Recurrent models pay memory for each sequence.
-_ROWS, _COPIES = 48, 96
-_ROWS_RECURRENT, _COPIES_RECURRENT = 8, 8
+# Prompts of one group, copies of them for texts of several tokens, and beginnings that some of the prompts share. The
+# sum is below 256 (llama.cpp: LLAMA_MAX_SEQ). Recurrent models pay memory for each sequence.
+_ROWS, _COPIES, _BRANCHES = 48, 96, 24
+_ROWS_RECURRENT, _COPIES_RECURRENT, _BRANCHES_RECURRENT = 8, 8, 4
 
 
 @dataclass(slots=True)
 class _Row:
-    """A request with its tokens; `found`: the log-probabilities of each text's tokens so far, or the `error`."""
+    """A request with its tokens; `found`: the log-probabilities of each text's tokens so far, or the `error`.
+
+    `n_shared`: tokens that stand in its sequence before it is evaluated, of which others have evaluated `n_cached`.
+    """
 
     request: Request
     tokens: list[int]
     texts: list[list[int]]
     sequence: int = 0
     n_shared: int = 0
+    n_cached: int = 0
     found: list[list[float]] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
     error: SlmError | None = None
@@ -50,13 +58,15 @@ class LlamaScorer(PrefixPool[_Row]):
         """Raises `SlmError`: NO_FIT for the memory of the KV cache, DAMAGED for an adapter of another model."""
         is_recurrent = has_state(loaded.api, loaded.model)
         most, self._copies = (_ROWS_RECURRENT, _COPIES_RECURRENT) if is_recurrent else (_ROWS, _COPIES)
+        self._branches = _BRANCHES_RECURRENT if is_recurrent else _BRANCHES
         super().__init__(
             loaded,
             settings,
             most=most,
-            n_sequences=1 + most + self._copies,
+            n_sequences=1 + most + self._copies + self._branches,
             n_cells=settings.n_ctx + 2 * settings.batch_tokens,
             abortable_from=1,  # few batches, and on a slow device one of 60 tokens takes seconds
+            vision=loaded.vocabulary.vision,
         )
         self._waiting: deque[_Row | Result] = deque()  # taken, and not worked on yet
         self._step = self._sequences.batch_tokens  # tokens that are evaluated at once
@@ -115,13 +125,19 @@ class LlamaScorer(PrefixPool[_Row]):
             if isinstance(item, Result):
                 passed.append(item)
                 continue
-            own = len(item.tokens) - self._prefix.common(item.tokens)
+            own = len(item.tokens) - self._n_known(item, group)
             if group and size + own > self._step:
                 self._waiting.appendleft(item)
                 break
             size += own
             group.append(item)
         return group, passed
+
+    def _n_known(self, row: _Row, group: list[_Row]) -> int:
+        """How many tokens of a prompt are evaluated already, or with the prompt before it."""
+        known = self._prefix.common(row.tokens)
+        common = n_common(group[-1].tokens, row.tokens) if group else 0
+        return common if common >= known + MIN_SHARED else known
 
     def _scored(self, group: list[_Row]) -> Iterator[Result]:
         if self._evaluated(group):
@@ -139,25 +155,96 @@ class LlamaScorer(PrefixPool[_Row]):
 
     def _evaluated(self, group: list[_Row]) -> bool:
         """Fill in what is found for these rows; False when the cache has no place for them."""
+        self._show(group[0])
         self._share(group)
         if self._is_cancelled:
             return True
         for number, row in enumerate(group, 1):
             row.sequence, row.found, row.ends, row.error = number, [], [], None
             self._sequences.forget(number)
-            self._prefix.begin(number, row.n_shared)
+        made = branches([row.tokens for row in group], [row.n_shared for row in group], self._branches)
+        if not self._begin_branches(group, made):
+            return False
+        if self._is_cancelled:
+            return True
+        in_branch = {place for branch in made for place in branch.members}
+        for place, row in enumerate(group):
+            if place not in in_branch:
+                self._prefix.begin(row.sequence, row.n_shared)
         return self._prompts(group) and (self._is_cancelled or self._rest(group))
+
+    def _begin_branches(self, group: list[_Row], made: list[Branch]) -> bool:
+        """Evaluate what the prompts of each branch begin with, and let them begin so; False: there is no place."""
+        spans: list[tuple[TokenSpan, None]] = []
+        for sequence, branch in enumerate(made, 1 + self._most + self._copies):
+            first = group[branch.members[0]]
+            self._sequences.forget(sequence)
+            self._prefix.begin(sequence, first.n_shared)
+            begin = self._read_images(first, sequence, first.n_shared, branch.n_tokens)
+            if begin is None:
+                return False
+            if self._is_cancelled:
+                return True
+            spans += [(span, None) for span in self._spans(first, sequence, begin, branch.n_tokens)]
+        for batch in self._sequences.batches(spans):
+            if self._sequences.evaluate([span for span, _ in batch]) is None:
+                return False
+            if self._is_cancelled:
+                return True
+        for sequence, branch in enumerate(made, 1 + self._most + self._copies):
+            for number, place in enumerate(branch.members):
+                row = group[place]
+                self._sequences.copy(sequence, row.sequence, self._position(row, branch.n_tokens))
+                row.n_cached = branch.n_tokens if number else row.n_shared
+                row.n_shared = branch.n_tokens
+        return True
+
+    def _show(self, row: _Row) -> None:
+        """Let the pixels of a prompt's images be at hand: those of many waiting prompts are not."""
+        for part in row.request.prompt.parts:
+            if part.image is not None and self._vocabulary.vision is not None:
+                self._vocabulary.vision.tokens_of(part.image)
+
+    def _read_images(self, row: _Row, sequence: int, begin: int, end: int) -> int | None:
+        """Evaluate the tokens from `begin` on as far as images are among those before `end`, one piece after the other;
+        where the rest begins. None: there is no place for them."""
+        last = next((place for place in range(end, begin, -1) if is_image_token(row.tokens[place - 1])), begin)
+        if last > begin:
+            self._show(row)
+            if self._sequences.read(sequence, row.tokens, begin, last) is None:
+                return None
+        return last
+
+    def _spans(self, row: _Row, sequence: int, begin: int, end: int) -> list[TokenSpan]:
+        """Tokens of a prompt, no images, in pieces of a batch each; nobody needs their logits."""
+        return [
+            TokenSpan(
+                sequence,
+                self._position(row, first),
+                row.tokens[first : min(end, first + self._step)],
+                needs_logits=False,
+            )
+            for first in range(begin, end, self._step)
+        ]
+
+    def _position(self, row: _Row, n_tokens: int) -> int:
+        return self._sequences.position(row.tokens, n_tokens)
 
     def _prompts(self, group: list[_Row]) -> bool:
         """Evaluate the prompts; what follows them gives the first token of each text."""
         ends: list[tuple[TokenSpan, _Row | None]] = []
         for row in group:
-            own = row.tokens[row.n_shared :]
-            for begin in range(0, len(own), self._step):
-                piece = own[begin : begin + self._step]
-                is_last = begin + len(piece) == len(own)
-                span = TokenSpan(row.sequence, row.n_shared + begin, piece, needs_logits=is_last)
-                ends.append((span, row if is_last else None))
+            begin = self._read_images(row, row.sequence, row.n_shared, len(row.tokens))
+            if begin is None:
+                return False
+            if self._is_cancelled:
+                return True
+            *before, last = self._spans(row, row.sequence, begin, len(row.tokens)) or [None]
+            if last is None:  # it ends in an image
+                self._begin(row, -1)
+                continue
+            ends += [(span, None) for span in before if span is not None]
+            ends.append((replace(last, needs_logits=True), row))
         for batch in self._sequences.batches(ends):
             places = self._sequences.evaluate([span for span, _ in batch])
             if places is None:
@@ -182,8 +269,9 @@ class LlamaScorer(PrefixPool[_Row]):
             asked: list[tuple[TokenSpan, tuple[_Row, int]]] = []
             for number, (row, which, tokens) in enumerate(longer[begin : begin + self._copies], self._most + 1):
                 self._sequences.forget(number)
-                self._sequences.copy(row.sequence, number, len(row.tokens))
-                asked.append((TokenSpan(number, len(row.tokens), tokens, needs_all_logits=True), (row, which)))
+                behind = self._position(row, len(row.tokens))
+                self._sequences.copy(row.sequence, number, behind)
+                asked.append((TokenSpan(number, behind, tokens, needs_all_logits=True), (row, which)))
             for batch in self._sequences.batches(asked):
                 places = self._sequences.evaluate([span for span, _ in batch])
                 if places is None:
@@ -218,20 +306,29 @@ class LlamaScorer(PrefixPool[_Row]):
             row.error = error
 
     def _share(self, group: list[_Row]) -> None:
-        """Settle how much of each prompt is shared; another prefix comes where the group has more in common."""
-        prefix = self._prefix
-        if len(group) > 1:
-            first = group[0].tokens
-            common = min(n_common(first, row.tokens) for row in group[1:])
-            if common >= MIN_SHARED and prefix.common(first) != common:
-                prefix.replace(first[:common])
+        """Settle how much of each prompt is shared with the prefix, which is what all prompts begin with.
+
+        What one prompt does not share of it is cut off. Where the memory can be cut, that costs nothing, and the prefix
+        follows each group: it grows by a text that all of the group are about. Else such a text is a branch, and what
+        is left of a prefix that is cut is evaluated again, as the prompt would have to do by itself.
+        """
+        prefix, first = self._prefix, group[0].tokens
+        known = min(prefix.common(row.tokens) for row in group)
+        common = min((n_common(first, row.tokens) for row in group[1:]), default=0)
+        if MIN_SHARED <= known < len(prefix.tokens):
+            prefix.cut(known)
+        if known < MIN_SHARED <= common:
+            prefix.replace(first[:common])
+        elif self._sequences.can_copy_part and known == len(prefix.tokens) and common >= known + MIN_SHARED:
+            prefix.grow(first[:common])
         for row in group:
             shared = prefix.common(row.tokens)
             row.n_shared = shared if shared == len(prefix.tokens) or self._sequences.can_copy_part else 0
+            row.n_cached = row.n_shared
 
     def _leave(self) -> None:
         """Take the rows out of the cache; the shared prefix stays."""
-        for number in range(1, self._most + self._copies + 1):
+        for number in range(1, 1 + self._most + self._copies + self._branches):
             self._sequences.forget(number)
 
 
@@ -243,6 +340,6 @@ def _done(row: _Row) -> Result:
     scores = tuple(
         Score(tuple(found), end if has_end else None) for found, end in zip(row.found, row.ends, strict=True)
     )
-    usage = Usage(len(row.tokens), row.n_shared, 0)
+    usage = Usage(len(row.tokens), row.n_cached, 0)
     finish = Finish(FinishReason.STOP, usage, Timings(now - row.start, 0.0, None), 0, ())
     return Result(row.request.id, finish=finish, scores=scores)

@@ -14,9 +14,11 @@ from typing import Generic
 
 from slmchat.engine.api import Request, Result, SessionSettings
 from slmchat.engine.feed import Feed, Prepared
+from slmchat.engine.image_tokens import whole
 from slmchat.engine.kvstore import shared_length
 from slmchat.engine.loaded import LoadedModel
-from slmchat.engine.sequences import Sequences, TokenSpan
+from slmchat.engine.sequences import Sequences
+from slmchat.engine.vision import Vision
 from slmchat.errors import SlmError
 
 MIN_SHARED = 8
@@ -49,22 +51,30 @@ class SharedPrefix:
     def replace(self, tokens: list[int]) -> int:
         """Evaluate these tokens as the new prefix; its length: 0 where it is too short or the cache has no place."""
         self.forget()
-        if len(tokens) < MIN_SHARED:
+        return self.grow(tokens) if len(tokens) >= MIN_SHARED else 0
+
+    def grow(self, tokens: list[int]) -> int:
+        """Evaluate the rest of these tokens, which begin with the prefix, and let all of them be it; its length: 0
+        where the cache has no place."""
+        if not self._sequences.read(_SEQUENCE, tokens, len(self.tokens), len(tokens)) or self._is_cancelled():
+            self.forget()
             return 0
-        step = self._sequences.batch_tokens
-        for begin in range(0, len(tokens), step):
-            piece = TokenSpan(_SEQUENCE, begin, tokens[begin : begin + step], needs_logits=False)
-            if self._sequences.evaluate([piece]) is None or self._is_cancelled():
-                self.forget()
-                return 0
         self.tokens = tokens
         self._n_last = len(tokens)
         return len(tokens)
 
+    def cut(self, n_tokens: int) -> int:
+        """Let the prefix be its own first tokens, which are evaluated again only where the memory cannot be cut."""
+        kept = self.tokens[:n_tokens]
+        if not self._sequences.cut(_SEQUENCE, self._sequences.position(kept, n_tokens)):
+            return self.replace(kept)
+        self.tokens, self._n_last = kept, n_tokens
+        return n_tokens
+
     def begin(self, sequence: int, n_tokens: int) -> None:
         """Let a sequence, which is empty, begin with the first tokens of the prefix."""
         if n_tokens:
-            self._sequences.copy(_SEQUENCE, sequence, n_tokens)
+            self._sequences.copy(_SEQUENCE, sequence, self._sequences.position(self.tokens, n_tokens))
 
     def forget(self) -> None:
         """Take the prefix out of the cache; copies of it stay."""
@@ -89,8 +99,9 @@ class PrefixPool(ABC, Generic[Prepared]):
         n_sequences: int,
         n_cells: int,
         abortable_from: int,
+        vision: Vision | None = None,
     ) -> None:
-        """`most`: prompts that are worked on at once. `abortable_from`: as in `Sequences`.
+        """`most`: prompts that are worked on at once. `abortable_from` and `vision`: as in `Sequences`.
 
         Raises `SlmError`: NO_FIT for the memory of the KV cache, DAMAGED for an adapter of another model.
         """
@@ -111,6 +122,7 @@ class PrefixPool(ABC, Generic[Prepared]):
             n_cells=n_cells,
             is_cancelled=lambda: self._is_cancelled,
             abortable_from=abortable_from,
+            vision=vision,
         )
         self._prefix = SharedPrefix(self._sequences, lambda: self._is_cancelled)
         try:
@@ -148,5 +160,6 @@ class PrefixPool(ABC, Generic[Prepared]):
 
 
 def n_common(one: Sequence[int], prompt: Sequence[int]) -> int:
-    """Length of the common beginning; the last token of `prompt` does not count, its logits are needed."""
-    return min(shared_length(one, prompt), len(prompt) - 1)
+    """Length of the common beginning, images in it whole; the last token of `prompt` does not count, its logits are
+    needed."""
+    return whole(prompt, min(shared_length(one, prompt), len(prompt) - 1))

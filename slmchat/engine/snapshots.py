@@ -128,6 +128,10 @@ class Snapshots:
         """Take over what was noted of another sequence, of which this one is a copy."""
         self._kept = list(other._kept)
 
+    def exchange(self, other: "Snapshots") -> None:
+        """What was noted of each goes to the other: their sequences have changed places."""
+        self._kept, other._kept = other._kept, self._kept
+
     def drop_beyond(self, n_tokens: int) -> None:
         """Forget the snapshots of more than `n_tokens`: other tokens will stand there."""
         self._kept = [item for item in self._kept if item.n_tokens <= n_tokens]

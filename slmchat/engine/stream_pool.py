@@ -58,7 +58,7 @@ class LlamaStreamPool:
         self.n_ctx = settings.n_ctx
         self.most = plan.most
         self._plan = plan
-        count = plan.most + _MORE_SEQUENCES
+        count = plan.n_split or plan.most + _MORE_SEQUENCES
         self._is_ended = False
         self._sequences = Sequences(
             loaded.api,
@@ -69,6 +69,7 @@ class LlamaStreamPool:
             n_cells=plan.cells,
             is_cancelled=lambda: self._is_ended,
             abortable_from=settings.batch_tokens,
+            is_split=plan.n_split > 0,
         )
         self._kept = KeptSequences(self._sequences, count, settings.store, key)
         self._busy: list[_Work] = []
@@ -145,6 +146,7 @@ class LlamaStreamPool:
         Raises `SlmError` (BUG) when llama.cpp fails.
         """
         self._take_up_lost()
+        self._close_up()
         spans = self._spans()
         for batch in self._sequences.batches(spans):
             start = time.perf_counter()
@@ -155,6 +157,15 @@ class LlamaStreamPool:
             self._measure(batch, time.perf_counter() - start)
             for (span, work), place in zip(batch, places, strict=True):
                 yield from self._evaluated(work, span, place)
+
+    def _close_up(self) -> None:
+        """Let completions stand side by side where one between them has ended: they are computed together then."""
+        by_place = sorted(self._busy, key=lambda work: work.kept.number)
+        for work in by_place[:0:-1]:
+            moved = self._kept.closer(work.kept)
+            if moved is work.kept:
+                return
+            work.kept, work.slot.sequence = moved, moved.number
 
     def _spans(self) -> list[tuple[TokenSpan, _Work]]:
         """One token of each that generates, then prompts, the one that came first before the others."""

@@ -41,8 +41,14 @@ def sampler_for(
     Raises `SlmError` (USAGE) when the constraint cannot be used.
     """
     if watch is None or (limits.thinking.budget is None and not (limits.constraint and watch.is_thinking)):
-        return open_sampler(loaded.api, loaded.vocabulary, settings, limits.constraint)
+        return _behind(loaded, settings, limits)
     return ThinkingSampler(loaded, settings, limits, watch)
+
+
+def _behind(loaded: LoadedModel, settings: SamplerSettings, limits: Limits) -> TokenSampler:
+    """What picks the tokens behind a thought."""
+    shown = loaded.vocabulary.tokens_of(limits.shown) if limits.constraint else frozenset()
+    return open_sampler(loaded.api, loaded.vocabulary, settings, limits.constraint, shown)
 
 
 class ThinkingSampler:
@@ -57,7 +63,7 @@ class ThinkingSampler:
         self._behind: TokenSampler = self._free
         if limits.constraint is not None:
             try:
-                self._behind = open_sampler(loaded.api, loaded.vocabulary, settings, limits.constraint)
+                self._behind = _behind(loaded, settings, limits)
             except BaseException:
                 self._free.close()
                 raise

@@ -40,6 +40,9 @@ PLACE = "SLM_VERDICTS"
 _SPECIAL = {"AMX_INT8": "AMX_INT8", "SVE": "SVE", "SME": "SME", "KLEIDIAI": None, "RISCV_V": "RVV"}
 _COMMON_MACHINES = ("x86_64", "amd64", "i686", "aarch64", "arm64")
 
+# By these variables a user takes GPUs from the drivers' sight.
+_CHOICES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
+
 # A verdict that says "hangs" may come from a machine that was very busy: it is found again after a day.
 _HANGS_S = 86_400
 
@@ -175,17 +178,22 @@ def _special_here() -> set[str]:
 
 
 def library_key() -> dict[str, Any]:
-    """What anything depends on that is found out about the library: its file and build, the processor, the GPUs."""
+    """What anything depends on that is found out about the library: its file and build, the processor, the GPUs.
+
+    The GPUs are those that the system tells: the library would have to start their drivers, and the seal is not closed
+    yet for whoever asks first.
+    """
     from slmchat.hardware import graphics
 
-    gpus = [device for device in devices.devices() if device.is_gpu] if native.has_gpu_backend() else []
+    gpus = (graphics.graphics().value or ()) if native.has_gpu_backend() else ()
     return {
         "library": str(native.library().path),
         "build": list(native.build()),
         "processor": cores.processor().value,
         "sets": list(cores.instruction_sets().value or ()),
-        "gpus": [[gpu.name, gpu.description, gpu.total_memory] for gpu in gpus],
-        "driver": graphics.driver() if gpus else "",
+        "gpus": [[gpu.maker, gpu.name] for gpu in gpus],
+        "chosen": [os.environ.get(name) for name in _CHOICES] if native.has_gpu_backend() else [],
+        "driver": graphics.driver() if native.has_gpu_backend() else "",
         "is_parallel": threads.of_this_device() > 1,
     }
 

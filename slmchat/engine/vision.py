@@ -6,6 +6,7 @@ Refuses to know: files of images and their formats, templates, when anything is 
 
 import ctypes
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ _EMBEDDING_BYTES = 128 * 1024**2
 # Pixels of images in prompts; an image that a prompt needs beyond this is refused.
 _PIXEL_BYTES = 256 * 1024**2
 
-# A model that sees a whole image at once must evaluate it in one batch (context.py: _IMAGE_BATCH_TOKENS).
+# A model that sees a whole image at once must evaluate it in one batch (context.py: IMAGE_BATCH_TOKENS).
 _MOST_AT_ONCE = 512
 
 # While an image is encoded (seconds on a small device), Ctrl-C is looked for after so many nodes of the graph.
@@ -73,8 +74,8 @@ class Seen:
     positions: tuple[Any, ...]  # a ctypes array for each dimension of the rotary embedding
     is_non_causal: bool
 
-    def batch(self, begin: int, count: int) -> Any:
-        """A llama_batch of `count` tokens from `begin` on; its memory lives as long as it does."""
+    def batch(self, begin: int, count: int, sequence: int = 0) -> Any:
+        """A llama_batch of `count` tokens from `begin` on, for this sequence; its memory lives as long as it does."""
         width = len(self.embedding) // self.n_tokens
         positions = [dimension[begin : begin + count] for dimension in self.positions]
         batch = self.api.llama_batch()
@@ -83,11 +84,18 @@ class Seen:
         batch.embd = ctypes.cast(start, ctypes.POINTER(ctypes.c_float))
         flat = [position for dimension in positions for position in dimension]
         batch.pos = (self.api.llama_pos * len(flat))(*flat)
+        if sequence:
+            own = (self.api.llama_seq_id * 1)(sequence)
+            batch.n_seq_id = (ctypes.c_int32 * count)(*[1] * count)
+            batch.seq_id = (ctypes.POINTER(self.api.llama_seq_id) * count)(*[own] * count)
         return batch
 
 
 class Vision:
-    """What a model sees with. The projector is read when the first image comes. Not for two threads at once."""
+    """What a model sees with. The projector is read when the first image comes.
+
+    A thread that lays out prompts may ask `tokens_of` while another one looks (`see`): it waits for that.
+    """
 
     def __init__(self, api: ModuleType, model: Any, projector: Projector, limits: EngineLimits) -> None:
         self._api = api
@@ -104,6 +112,7 @@ class Vision:
         self._images: OrderedDict[str, Image] = OrderedDict()
         self._embeddings: OrderedDict[int, Any] = OrderedDict()
         self._chunks: tuple[str, Any] | None = None  # the image that was cut into slices last
+        self._lock = threading.Lock()
         stat = projector.path.stat()
         self._key = f"{projector.path.name}:{stat.st_size}:{stat.st_mtime_ns}"
 
@@ -118,6 +127,10 @@ class Vision:
 
     def tokens_of(self, image: Image) -> tuple[int, ...]:
         """The tokens that an image takes, the model's own marks around it included. Raises `SlmError` (DAMAGED)."""
+        with self._lock:
+            return self._tokens_of(image)
+
+    def _tokens_of(self, image: Image) -> tuple[int, ...]:
         self._open()
         self._images[image.id] = image
         self._images.move_to_end(image.id)
@@ -169,6 +182,10 @@ class Vision:
 
         An image that was seen before is not encoded again. Raises `SlmError` (BUG) when llama.cpp fails.
         """
+        with self._lock:
+            return self._seen(first, position, is_cancelled)
+
+    def _seen(self, first: int, position: int, is_cancelled: Callable[[], bool]) -> Seen | None:
         place = self._places[first]
         embedding = self._embeddings.get(first)
         if embedding is None:

@@ -282,4 +282,5 @@ def _result(task: EvalTask, groups: Sequence[GroupRecord], partial: Sequence[Ite
         items=(*(item for group in groups for item in group.items), *partial),
         seconds=sum(group.seconds for group in groups),
         energy_j=sum(known) if known and len(known) == len(energies) else None,
+        left_out=task.left_out,
     )

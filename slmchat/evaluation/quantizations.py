@@ -43,6 +43,14 @@ def quantizations_of(found: Sequence[Installed], settings: Settings) -> list[Ins
     return sorted(models.values(), key=lambda model: model.size, reverse=True)
 
 
+def groups_of(found: Sequence[Installed]) -> list[list[Installed]]:
+    """Which of these are quantizations of one model, by their names: groups of two and more, the largest first."""
+    groups: dict[str, list[Installed]] = {}
+    for model in found:
+        groups.setdefault(model.name, []).append(model)
+    return [sorted(group, key=lambda model: model.size, reverse=True) for group in groups.values() if len(group) > 1]
+
+
 def text_of_suite() -> str:
     """The prompts of the suite's tasks in prose, one after the other: some 9,000 tokens of plain English."""
     return "\n\n".join(item.prompt for name in _PROSE for item in task_catalog.load(name).items)

@@ -63,6 +63,14 @@ class ExpectedCall:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Rows of a public task that cannot be asked: how many, and what is wrong with the first one, with its line."""
+
+    n_rows: int = 0
+    first: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EvalTask:
     """A task: its items and how they are asked.
 
@@ -85,6 +93,7 @@ class EvalTask:
     content_free: tuple[str, ...] = ()
     license: str = ""
     source: str = ""
+    left_out: LeftOut = LeftOut()
 
     @property
     def chance(self) -> float:
@@ -120,6 +129,7 @@ class ItemResult:
 class TaskResult:
     """What a model scored in a task. `n_items`: how many there are to do; `items` are those that are done, in order.
 
+    `left_out`: rows of the task that are not among them, since they cannot be asked.
     `seconds`: wall time of those items. `energy_j`: what the device used for them, None where it cannot be read.
     """
 
@@ -131,6 +141,7 @@ class TaskResult:
     items: tuple[ItemResult, ...]
     seconds: float
     energy_j: float | None = None
+    left_out: LeftOut = LeftOut()
 
     @cached_property
     def n_right(self) -> int:

@@ -95,6 +95,7 @@ def _task(task: TaskResult) -> dict[str, Any]:
         "right": task.n_right,
         "done": len(task.items),
         "items": task.n_items,
+        "left_out": task.left_out.n_rows,
         "seconds": round(task.seconds, 3),
         "completion_tokens": task.completion_tokens,
         "energy_j": _rounded(task.energy_j, 3),

@@ -17,8 +17,9 @@ from typing import Any
 from slmchat import file_locks, safe_json
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation.method import EvalMethod
-from slmchat.evaluation.records import ItemResult
+from slmchat.evaluation.records import Agreement, ItemResult
 from slmchat.evaluation.speed import AnswerSpeed
+from slmchat.evaluation.statistics import Interval
 from slmchat.private_files import create_private, storage_error
 
 _FORMAT = 1
@@ -56,6 +57,7 @@ class RunRecords:
     file: Path | None = None
     groups: dict[tuple[str, str], list[GroupRecord]] = field(default_factory=dict)
     speeds: dict[str, AnswerSpeed] = field(default_factory=dict)
+    agreements: dict[str, Agreement] = field(default_factory=dict)
     _descriptor: int | None = None
     _end: int = 0  # bytes of the file up to where it is whole
 
@@ -111,6 +113,10 @@ class RunRecords:
         self.speeds[model] = speed
         self._write({"model": model, "speed": asdict(speed)})
 
+    def add_agreement(self, model: str, agreement: Agreement) -> None:
+        self.agreements[model] = agreement
+        self._write({"model": model, "agreement": asdict(agreement)})
+
     def add_group(self, model: str, task: str, group: GroupRecord) -> None:
         self.groups.setdefault((model, task), []).append(group)
         self._write(_group_told(model, task, group))
@@ -123,6 +129,9 @@ class RunRecords:
     def _take(self, told: Mapping[str, Any]) -> None:
         if "speed" in told:
             self.speeds[told["model"]] = AnswerSpeed(**told["speed"])
+            return
+        if "agreement" in told:
+            self.agreements[told["model"]] = _agreement_of(told["agreement"])
             return
         items = tuple(_item_of(item) for item in told["items"])
         group = GroupRecord(items, float(told["seconds"]), told["memory"], told["energy_j"])
@@ -185,6 +194,11 @@ def _group_told(model: str, task: str, group: GroupRecord) -> dict[str, Any]:
 def _item_of(told: Mapping[str, Any]) -> ItemResult:
     made = ItemResult(**told)
     return replace(made, scores=tuple(made.scores), tokens=tuple(made.tokens), failed=tuple(made.failed))
+
+
+def _agreement_of(told: Mapping[str, Any]) -> Agreement:
+    intervals = {name: Interval(**told[name]) for name in ("top_token_interval", "kl_interval")}
+    return Agreement(**{**told, **intervals})
 
 
 def same_ids(group: GroupRecord, ids: Sequence[str]) -> bool:

@@ -1,15 +1,18 @@
 """Models in tasks: one model after the other, what came of them kept, and a report of each.
 
-Knows: the order of models, cancelling, that what is wrong with one model stops no other. Refuses to know: how one model
-is measured (model_run.py), terminals, files of tasks, how an answer is graded.
+Knows: the order of models, cancelling, that what is wrong with one model stops no other, which of them are compared
+token by token. Refuses to know: how one model is measured (model_run.py), how two are compared (quantizations.py),
+terminals, files of tasks, how an answer is graded.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from slmchat.catalog.records import Installed
 from slmchat.engine.cancellable import Cancellable, CancelScope
+from slmchat.errors import ExitCode, SlmError
+from slmchat.evaluation import quantizations
 from slmchat.evaluation.model_run import ModelRun
 from slmchat.evaluation.progress import EvalProgress, TimeBudget
 from slmchat.evaluation.records import EvalTask, ModelReport
@@ -67,9 +70,41 @@ class Evaluation:
         budget = TimeBudget(self.minutes, len(models))
         try:
             with cancellable(self.interruption):
-                return [self._report(model, progress, budget) for model in models]
+                reports = [self._report(model, progress, budget) for model in models]
+                return self._with_agreements(reports, models)
         finally:
             self.reporter.status("")
+
+    def _with_agreements(self, reports: Sequence[ModelReport], models: Sequence[Installed]) -> list[ModelReport]:
+        """The same reports; where several are quantizations of one model, with how much they say what the largest says.
+
+        A budget of minutes is for the tasks and has no room for it.
+        """
+        failed = {report.model for report in reports if report.failure is not None}
+        kept = self.kept.agreements
+        for first, *others in quantizations.groups_of([model for model in models if model.key not in failed]):
+            missing = [model for model in others if model.key not in kept or kept[model.key].reference != first.key]
+            if missing and self.minutes is None and not self.interruption.is_set:
+                self._compare([first, *missing])
+        return [replace(report, agreement=kept.get(report.model)) for report in reports]
+
+    def _compare(self, models: Sequence[Installed]) -> None:
+        """Compare the first of these with the others, and keep it; one that cannot be compared is told of."""
+        text = quantizations.text_of_suite()
+        reaches = self.interruption.reaches
+        try:
+            for report in quantizations.compare(models, text, self.options, self.settings, self.reporter, reaches):
+                if report.agreement is not None:
+                    self.kept.add_agreement(report.model, report.agreement)
+                elif report.failure is not None:
+                    self._tell_of(report.model, report.failure)
+        except SlmError as error:
+            if error.exit_code is ExitCode.STORAGE:
+                raise
+            self._tell_of(models[0].key, error)
+
+    def _tell_of(self, model: str, error: SlmError) -> None:
+        self.reporter.warn(f"{model} could not be compared token by token: {error.message.rstrip('.')}.")
 
     def _report(self, model: Installed, progress: EvalProgress, budget: TimeBudget) -> ModelReport:
         budget.begin_model()

@@ -19,7 +19,7 @@ from typing import Any
 
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation import parquet, public_data
-from slmchat.evaluation.records import EvalItem, EvalTask, Normalization, TaskKind
+from slmchat.evaluation.records import EvalItem, EvalTask, LeftOut, Normalization, TaskKind
 from slmchat.evaluation.task_rows import NumberedRow, TaskRows, Unusable
 from slmchat.evaluation.task_table import TaskTable
 from slmchat.text_files import read as read_text
@@ -38,7 +38,7 @@ def load(file: Path, name: str | None = None) -> EvalTask:
     table = TaskTable(file)
     kind = TaskKind(table.required("kind"))
     rows = TaskRows(table, kind)
-    items = _items(table, rows, name)
+    items, left_out = _items(table, rows, name)
     beside = file.parent / table.get("examples", "")
     examples = rows.items(_json_lines(beside), beside) if "examples" in table.values else ()
     return EvalTask(
@@ -55,13 +55,14 @@ def load(file: Path, name: str | None = None) -> EvalTask:
         content_free=rows.content_free(items) if table.get("calibrate", False) else (),
         license=table.get("license", ""),
         source=table.get("source", ""),
+        left_out=left_out,
     )
 
 
-def _items(table: TaskTable, rows: TaskRows, name: str) -> tuple[EvalItem, ...]:
+def _items(table: TaskTable, rows: TaskRows, name: str) -> tuple[tuple[EvalItem, ...], LeftOut]:
     if "hub" not in table.values:
         beside = table.file.parent / table.get("items", f"{table.file.stem}.jsonl")
-        return rows.items(_json_lines(beside), beside)
+        return rows.items(_json_lines(beside), beside), LeftOut()
     spec = public_data.spec_of(table.values["hub"])
     fetched = public_data.here(spec)
     if fetched is None:

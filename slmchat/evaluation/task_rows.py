@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation import answer_checks
-from slmchat.evaluation.records import EvalItem, ExpectedCall, TaskKind
+from slmchat.evaluation.records import EvalItem, ExpectedCall, LeftOut, TaskKind
 from slmchat.evaluation.task_table import TaskTable, is_texts
 from slmchat.generation.classify import CONTENT_FREE
 from slmchat.generation.numbers import number_in
@@ -62,16 +62,17 @@ class TaskRows:
             raise SlmError(f"{file} {what}.", exit_code=ExitCode.USAGE)
         return tuple(made)
 
-    def usable_items(self, rows: Iterable[NumberedRow], file: Path) -> tuple[EvalItem, ...]:
-        """The same of rows that nobody here can mend: those that are not right are left out."""
-        usable = []
+    def usable_items(self, rows: Iterable[NumberedRow], file: Path) -> tuple[tuple[EvalItem, ...], LeftOut]:
+        """The same of rows that nobody here can mend: those that are not right are left out, and counted."""
+        usable, left_out = [], LeftOut()
         for number, row in rows:
             try:
                 self._item(row, number)
-            except Unusable:
+            except Unusable as wrong:
+                left_out = LeftOut(left_out.n_rows + 1, left_out.first or f"line {number}: {wrong}")
                 continue
             usable.append(NumberedRow(number, row))
-        return self.items(usable, file)
+        return self.items(usable, file), left_out
 
     def content_free(self, items: Sequence[EvalItem]) -> tuple[str, ...]:
         """The prompt with inputs that say nothing. Raises `SlmError` (USAGE) where choices differ from item to item."""

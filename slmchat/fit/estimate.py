@@ -65,7 +65,9 @@ def guessed_shape(
 
 def requantized(shape: ModelShape, size: int, quantization: str) -> ModelShape:
     """A shape whose weights have `size` bytes in another quantization: one header speaks for all files of a model."""
-    share = size / shape.weight_bytes if shape.weight_bytes else 1.0
+    file_bytes = shape.weight_bytes + shape.unused_bytes
+    share = size / file_bytes if file_bytes else 1.0
+    unused = round(shape.unused_bytes * share)
     type_name = _type_of(quantization)
     return replace(
         shape,
@@ -79,8 +81,9 @@ def requantized(shape: ModelShape, size: int, quantization: str) -> ModelShape:
             )
             for matrix in shape.matrices
         ),
-        weight_bytes=size,
+        weight_bytes=size - unused,
         lazy_bytes=round(shape.lazy_bytes * share),
+        unused_bytes=unused,
     )
 
 

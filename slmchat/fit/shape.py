@@ -92,6 +92,7 @@ class ModelShape:
     is_tied: bool  # the output matrix is the token embedding
     lazy_bytes: int = 0  # of the weights: what may stay on the disk and be read row by row
     heads: int = 0  # of queries, in the widest layer
+    unused_bytes: int = 0  # of the file beside `weight_bytes`: heads that predict tokens ahead, which are not loaded
 
     @property
     def is_mixture(self) -> bool:
@@ -106,12 +107,7 @@ class ModelShape:
 def shape_of(parts: Sequence[Header]) -> ModelShape:
     """The shape of a model from its header, or from those of all its parts (the first has the metadata)."""
     reader = _Reader(parts[0])
-    tensors = [tensor for part in parts for tensor in part.tensors]
-    sizes = [0] * reader.n_layer
-    for tensor in tensors:
-        block = _BLOCK.match(tensor.name)
-        if block is not None and int(block[1]) < len(sizes):
-            sizes[int(block[1])] += tensor.size or 0
+    tensors, sizes, unused = reader.loaded(tensor for part in parts for tensor in part.tensors)
     names = {tensor.name for tensor in tensors}
     is_tied = "output.weight" not in names
     share = reader.expert_share()
@@ -127,10 +123,11 @@ def shape_of(parts: Sequence[Header]) -> ModelShape:
         attention=max((reader.heads[i] * reader.key_size(i) for i in range(reader.n_layer)), default=0),
         experts=reader.number("expert_count"),
         experts_used=max(reader.per_layer("expert_used_count", 0), default=0),
-        weight_bytes=sum(part.tensor_bytes for part in parts),
+        weight_bytes=sum(part.tensor_bytes for part in parts) - unused,
         is_tied=is_tied,
         lazy_bytes=_lazy_bytes(reader.architecture, tensors),
         heads=max(reader.heads, default=0),
+        unused_bytes=unused,
     )
 
 
@@ -168,9 +165,24 @@ class _Reader:
             for own, heads in zip(self.optional_per_layer("attention.head_count_kv"), self.heads, strict=True)
         ]
         self.window, self.windowed = self._windows()
-        # the last ones predict tokens ahead (multi-token prediction); the main context gives them no cache
+        # the last ones predict tokens ahead (multi-token prediction): the main context gives them no cache, and the
+        # loader leaves their tensors in the file (llama_model_params.load_mtp, TENSOR_SKIP)
         self.n_used = self.n_layer - min(self.number("nextn_predict_layers"), self.n_layer)
         self.n_with_kv = self._layers_with_kv()
+
+    def loaded(self, tensors: Iterable[Tensor]) -> tuple[list[Tensor], list[int], int]:
+        """The tensors that are loaded, their bytes in each layer, and the bytes of those that stay in the file."""
+        kept, sizes, unused = [], [0] * self.n_layer, 0
+        for tensor in tensors:
+            block = _BLOCK.match(tensor.name)
+            index = None if block is None else int(block[1])
+            if index is not None and self.n_used <= index < self.n_layer:
+                unused += tensor.size or 0
+                continue
+            kept.append(tensor)
+            if index is not None and index < self.n_layer:
+                sizes[index] += tensor.size or 0
+        return kept, sizes, unused
 
     def number(self, key: str, default: int = 0) -> int:
         value = self.header.metadata.get(f"{self.architecture}.{key}")

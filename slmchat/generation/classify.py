@@ -42,7 +42,8 @@ class Classification:
 
 @dataclass(frozen=True, slots=True)
 class ClassificationTask:
-    """What may be chosen, and how. One for a whole batch: nothing in it changes.
+    """What may be chosen, and how. One for a whole batch: nothing in it changes. `temperature`: by which the logarithms
+    of the probabilities are divided (calibration.py).
 
     The model is not told the choices. A small model that reads them picks one whatever the text says: the accuracy of
     SmolLM2-135M fell from 0.70 to 0.50 (docs/decisions.md).
@@ -51,6 +52,7 @@ class ClassificationTask:
     texts: tuple[str, ...]
     threshold: float | None
     is_calibrated: bool
+    temperature: float = 1.0
 
     def choices(self, prompt: Prompt) -> Choices:
         """What the engine is asked for.
@@ -68,7 +70,7 @@ class ClassificationTask:
         if prior is not None:
             values = [value - before for value, before in zip(values, prior, strict=True)]
         highest = max(values)
-        weights = [math.exp(value - highest) for value in values]
+        weights = [math.exp((value - highest) / self.temperature) for value in values]
         shares = [weight / sum(weights) for weight in weights]
         best = shares.index(max(shares))
         is_sure = self.threshold is None or shares[best] >= self.threshold

@@ -8,10 +8,11 @@ Refuses to know: where a prompt comes from, who reads the completion, exit codes
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Protocol
 
 from slmchat.conversation import window
-from slmchat.conversation.template import layout_of
+from slmchat.conversation.template import ChatTemplate, layout_of
 from slmchat.engine.api import Engine, Finish, Limits, ModelInfo, Pool, Prompt, Request, Session
 from slmchat.engine.cancellable import Cancellable, CancelScope
 from slmchat.engine.sampler import SamplerSettings
@@ -19,7 +20,9 @@ from slmchat.engine.thinking import UNASKED, Thinking
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import classify, params, structured
 from slmchat.generation.attempts import generate_valid
-from slmchat.generation.classify import CONTENT_FREE, Classification, ClassificationTask, content_free_prior
+from slmchat.generation.call_notation import CallNotation, notation_of
+from slmchat.generation.classify import CONTENT_FREE, Classification, ClassificationTask
+from slmchat.generation.priors import Priors
 from slmchat.generation.prompt import Layout, PromptRequest, begins_thought, layout, thinks
 from slmchat.generation.response import Completion, Response, StreamHandler, completion_of, consume_stream
 from slmchat.generation.structured import ResponseFormat
@@ -88,15 +91,6 @@ class PreparedPrompt:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Prior:
-    """How probable these texts are behind prompts whose input says nothing."""
-
-    empty: Sequence[Prompt]
-    texts: tuple[str, ...]
-    values: tuple[float, ...]
-
-
 class _TwoRuns:
     """A pool that is run twice for one prompt, and whether it was cancelled in any of the two or between them."""
 
@@ -120,7 +114,7 @@ class Generator:
         self._scorer: Pool | None = None
         self._pool: Pool | None = None
         self._pool_ctx = 0
-        self._prior: _Prior | None = None
+        self._priors = Priors(opened)
         self._has_told_of_thinking = False
         self._told_of: ResponseFormat | None = None
 
@@ -135,10 +129,8 @@ class Generator:
         task: ClassificationTask | None = None,
         thinking: Thinking = UNASKED,
     ) -> PreparedPrompt:
-        """The prompt as this model gets it. Raises `SlmError` as `layout` does; USAGE: choices by sight, a format or no
-        template for an answer that goes on."""
-        if task is not None and request.pictures:
-            raise SlmError("what is seen in a picture cannot be one of given choices.", exit_code=ExitCode.USAGE)
+        """The prompt as this model gets it. Raises `SlmError` as `layout` does; USAGE: a format or no template for an
+        answer that goes on."""
         if request.answer and (is_raw or response_format is not None):
             what = "a raw prompt" if is_raw else "an answer in a given format"
             raise SlmError(f"{what} cannot go on with an answer that was cut.", exit_code=ExitCode.USAGE)
@@ -160,10 +152,15 @@ class Generator:
         n_prompt = self.opened.count(prompt)
         return PreparedPrompt(request, lay_out, prompt, n_prompt, is_raw, response_format, task, thinking)
 
+    def toolbox_for(self, toolbox: Toolbox) -> Toolbox:
+        """The functions in the notation in which this model calls them."""
+        info = self.engine.info
+        return toolbox.in_notation(_notation_of(info.chat_template or "", info.bos_text, info.eos_text))
+
     def with_tools(self, request: PromptRequest, toolbox: Toolbox) -> PromptRequest:
         """The request with what the model is told of functions. Raises `SlmError` (USAGE) where it has no template."""
         words = layout_of(self.engine.info, is_raw=False).tool_words
-        return request.with_system(toolbox.instruction(words))
+        return request.with_answers(toolbox.rewritten).with_system(toolbox.instruction(words))
 
     def _tell_of_thinking(self, sentence: str) -> None:
         """Once for a model: it has no switch."""
@@ -323,7 +320,8 @@ class Generator:
             tasks = [each.task for each in prepared if each.task is not None]
             priors = []
             for each, task in zip(prepared, tasks, strict=True):
-                priors.append(self._prior_of(each, task, scorer))
+                empty = [each.request.without_input(each.lay_out, text) for text in CONTENT_FREE]
+                priors.append(self._priors.of(task, scorer, empty))
                 if priors[-1] is None and task.is_calibrated:
                     return None
             runs = scorer.run(
@@ -341,16 +339,6 @@ class Generator:
                     found[done.id] = tasks[done.id].classification(done.scores, priors[done.id]), done.finish
         return [found[number] for number in range(len(prepared))] if len(found) == len(prepared) else None
 
-    def _prior_of(self, prepared: PreparedPrompt, task: ClassificationTask, scorer: Pool) -> tuple[float, ...] | None:
-        """As `content_free_prior`, but not again for another input to the same question."""
-        empty = [prepared.request.without_input(prepared.lay_out, text) for text in CONTENT_FREE]
-        if self._prior is None or self._prior.empty != empty or self._prior.texts != task.texts:
-            values = content_free_prior(task, scorer, empty)
-            if values is None:
-                return None
-            self._prior = _Prior(empty, task.texts, values)
-        return self._prior.values if task.is_calibrated else None
-
     def close(self) -> None:
         """Free the window and the weights."""
         if self._session is not None:
@@ -363,6 +351,14 @@ class Generator:
             self._pool.close()
             self._pool = None
         self.opened.close()
+
+
+@lru_cache(maxsize=8)
+def _notation_of(template: str, bos_text: str, eos_text: str) -> CallNotation | None:
+    """In which notation a model with this chat template calls functions; None: nobody knows."""
+    if not template:
+        return None
+    return notation_of(ChatTemplate(template, bos_text=bos_text, eos_text=eos_text).calls_written)
 
 
 def window_for(n_prompt: int, room: int, info: ModelInfo, asked: int | None = None) -> int:

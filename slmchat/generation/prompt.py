@@ -73,6 +73,15 @@ class PromptRequest:
         made.prefix = [Message(Role.SYSTEM, told), *rest]
         return made
 
+    def with_answers(self, rewrite: Callable[[str], str]) -> "PromptRequest":
+        """The same with the texts of earlier answers as `rewrite` has them."""
+        made = copy(self)
+        made.prefix = [
+            replace(message, text=rewrite(message.text)) if message.role is Role.ASSISTANT else message
+            for message in self.prefix
+        ]
+        return made
+
     def prompt(self, lay_out: Layout, attachments: Sequence[Attachment] | None = None) -> Prompt:
         """The prompt with these attachments; None: with all of them."""
         attachments = self.attachments if attachments is None else attachments
@@ -80,14 +89,16 @@ class PromptRequest:
         return replace(prompt, cache_hints=tuple(self._laid_out(lay_out, text) for text in self._others(attachments)))
 
     def without_input(self, lay_out: Layout, text: str) -> Prompt:
-        """The prompt with this text instead of its input: every attachment, or the question where there is none."""
-        if not self.attachments:
+        """The prompt with this text instead of its input: every attachment, or the question where there is neither one
+        nor a picture. Pictures are left out: to look at an empty one takes as long as to look at the real one."""
+        if not self.attachments and not self.pictures:
             return self._laid_out(lay_out, text)
-        return self._laid_out(lay_out, self._composed([replace(item, text=text) for item in self.attachments]))
+        empty = [replace(item, text=text) for item in self.attachments]
+        return self._laid_out(lay_out, self._composed(empty), shows=False)
 
-    def _laid_out(self, lay_out: Layout, text: str) -> Prompt:
+    def _laid_out(self, lay_out: Layout, text: str, *, shows: bool = True) -> Prompt:
         begun = [Message(Role.ASSISTANT, self.answer)] if self.answer else []
-        return lay_out([*self.prefix, Message(Role.USER, text, pictures=self.pictures), *begun])
+        return lay_out([*self.prefix, Message(Role.USER, text, pictures=self.pictures if shows else ()), *begun])
 
     def _others(self, attachments: Sequence[Attachment]) -> Iterator[str]:
         """What may be asked next: something else of the same system message, another question about the same input,

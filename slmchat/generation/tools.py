@@ -1,34 +1,30 @@
 """Functions that a model may call: how it is told of them, how its calls are made to parse, how they are read.
 
-One notation for every model, that of Hermes and Qwen: a call is JSON between `<tool_call>` and `</tool_call>`. Models
-that were trained with it are told of their functions in the words of their own chat template, the others in slm's. A
-grammar holds the model to it: its answer is text in which no call begins, or text and then calls whose arguments keep
-to the schema of their function. So whatever begins as a call can be read, unless it is cut off.
+A model calls in the notation that its chat template writes (call_notation.py), and in that of Hermes and Qwen where the
+template knows none: JSON between `<tool_call>` and `</tool_call>`. It is told of its functions in the words of its own
+template where these stand in the system message, else in slm's.
 
-Knows: the notation, the grammar, the words for the system message. Refuses to know: the records of an API (server/),
-what a function does.
+Knows: functions, calls, the words for the system message, text and calls as they come. Refuses to know: the records of
+an API (server/), what a function does, how a grammar holds a notation (call_grammar.py).
 """
 
 import json
-import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slmchat.engine.api import Constraint, ConstraintKind
-from slmchat.errors import ExitCode, SlmError
+from slmchat.generation.call_notation import HERMES, NAME, PYTHON_TAG, CallNotation
 
-if TYPE_CHECKING:
-    from slmchat.schemas.grammar import Node
+__all__ = ["CLOSING", "NAME", "OPENING", "RESULT", "CallMode", "CallSplitter", "Tool", "ToolCall", "Toolbox", "split"]
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 RESULT = ("<tool_response>", "</tool_response>")
 
-# As OpenAI has them: what a function may be called.
-NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# Begins no call: nothing comes behind the only one of an answer.
+_NEVER = "\0"
 
 # Without parameters: no arguments.
 _NOTHING: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -68,28 +64,44 @@ class ToolCall:
         """A call with an id of its own."""
         return cls(name, json.dumps(arguments, ensure_ascii=False), f"call_{secrets.token_hex(12)}")
 
-    def written(self) -> str:
-        """The call in the notation, for a later prompt. Arguments that are no JSON are a text."""
+    def written(self, notation: CallNotation = HERMES) -> str:
+        """The call in a notation, for a later prompt."""
+        return notation.written([(self.name, self._given())])
+
+    def _given(self) -> Any:
+        """The arguments; a text where they are not JSON."""
         try:
-            arguments = json.loads(self.arguments or "{}")
+            return json.loads(self.arguments or "{}")
         except ValueError:
-            arguments = self.arguments
-        return f"{OPENING}\n{json.dumps({'name': self.name, 'arguments': arguments}, ensure_ascii=False)}\n{CLOSING}"
+            return self.arguments
 
 
 @dataclass(frozen=True, slots=True)
 class Toolbox:
-    """The functions of one request. `most`: calls in one answer, None: as many as the model likes."""
+    """The functions of one request. `most`: calls in one answer, None: as many as the model likes.
+
+    `notation`: the one in which they are called.
+    """
 
     tools: tuple[Tool, ...]
     mode: CallMode = CallMode.AUTO
     most: int | None = None
+    notation: CallNotation = HERMES
+
+    def in_notation(self, notation: CallNotation | None) -> "Toolbox":
+        """The same in the notation of a model, where that can hold the arguments of all functions; None: it has none"""
+        from slmchat.generation.call_grammar import can_hold
+
+        if notation is None or not all(can_hold(notation, tool.parameters or _NOTHING) for tool in self.tools):
+            return self
+        return replace(self, notation=notation)
 
     def instruction(self, words: Callable[[Sequence[Mapping[str, Any]]], str | None] = lambda _tools: None) -> str:
-        """What stands in the system message: the words of the model's makers where they use this notation (`words` has
-        them for functions as OpenAI describes them), else slm's own."""
+        """What stands in the system message: the words of the model's makers where these are of the notation (`words`
+        has them for functions as OpenAI describes them), else slm's own."""
         usual = words([Tool("f").described()]) or ""
-        if OPENING in usual and '"arguments"' in usual:  # others write something else between these marks (GLM)
+        is_hermes = OPENING in usual and '"arguments"' in usual  # others write something else between these marks
+        if is_hermes if self.notation == HERMES else usual:
             own = words([tool.described() for tool in self.tools])
             if own is not None and all(tool.name in own for tool in self.tools):
                 return own.strip()
@@ -103,80 +115,51 @@ class Toolbox:
         must = "Call a function now." if self.mode is CallMode.REQUIRED else "Call one only when it helps."
         return (
             f"You can call functions. Here they are, one a line:\n<tools>\n{described}\n</tools>\n\n"
-            f"To call one, write its name and its arguments as JSON:\n{OPENING}\n"
-            f'{{"name": ..., "arguments": {{...}}}}\n{CLOSING}\n'
+            f"To call one, {self._shown()}\n"
             f"Its result comes in the next message, between {RESULT[0]} and {RESULT[1]}. {must}"
         )
 
+    def _shown(self) -> str:
+        """How a call is written, for slm's own words."""
+        if self.notation == HERMES:
+            return (
+                "write its name and its arguments as JSON:\n"
+                f'{OPENING}\n{{"name": ..., "arguments": {{...}}}}\n{CLOSING}'
+            )
+        call = self.notation.written([("NAME", {"ARGUMENT": "VALUE"})])
+        return f"write its name and the values of its arguments like this:\n{call}"
+
     def constraint(self) -> Constraint:
         """What an answer has to look like. Raises `SlmError` (USAGE) for parameters that cannot be used."""
-        schemas = tuple(json.dumps(_envelope(tool, place), ensure_ascii=False) for place, tool in enumerate(self.tools))
-        return Constraint(ConstraintKind.GRAMMAR, _gbnf(schemas, self.mode, self.most))
+        from slmchat.generation.call_grammar import gbnf
+
+        functions = tuple((tool.name, json.dumps(tool.parameters or _NOTHING)) for tool in self.tools)
+        is_required = self.mode is CallMode.REQUIRED
+        return Constraint(ConstraintKind.GRAMMAR, gbnf(functions, self.notation, self.most, is_required=is_required))
+
+    def is_text(self, name: str, key: str) -> bool:
+        """Whether this argument of this function is a text."""
+        from slmchat.generation.call_grammar import is_text
+
+        properties = next((tool.parameters or {} for tool in self.tools if tool.name == name), {}).get("properties")
+        return is_text((properties or {}).get(key))
+
+    def splitter(self) -> "CallSplitter":
+        """What tells text from calls in an answer."""
+        return CallSplitter(self.notation, self.is_text)
+
+    def rewritten(self, text: str) -> str:
+        """An earlier answer, whose calls stand in the notation of Hermes, in the notation of this model."""
+        if self.notation == HERMES or OPENING not in text:
+            return text
+        said, calls = split(text)
+        written = self.notation.written([(call.name, call._given()) for call in calls]) if calls else ""
+        return "\n".join(part for part in (said, written) if part)
 
 
 def result_written(text: str) -> str:
     """What a function gave, for a message of the user's side."""
     return f"{RESULT[0]}\n{text}\n{RESULT[1]}"
-
-
-def _envelope(tool: Tool, place: int) -> dict[str, Any]:
-    """The schema of a call, with references inside of the parameters that still lead where they led."""
-    parameters = tool.parameters or _NOTHING
-    moved = _moved(parameters, f"#/anyOf/{place}/properties/arguments")
-    return {
-        "type": "object",
-        "properties": {"name": {"const": tool.name}, "arguments": moved},
-        "required": ["name", "arguments"],
-        "additionalProperties": False,
-    }
-
-
-def _moved(schema: Any, place: str) -> Any:
-    if isinstance(schema, list):
-        return [_moved(item, place) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    return {
-        name: place + value[1:]
-        if name == "$ref" and isinstance(value, str) and value.startswith("#")
-        else _moved(value, place)
-        for name, value in schema.items()
-    }
-
-
-@lru_cache(maxsize=16)
-def _gbnf(schemas: tuple[str, ...], mode: CallMode, most: int | None) -> str:
-    from slmchat.schemas import gbnf_writer, json_schema
-    from slmchat.schemas.grammar import Grammar, Repeat, Rule, Text, chain
-
-    try:
-        rules = dict(json_schema.to_grammar({"anyOf": [json.loads(schema) for schema in schemas]}).rules)
-    except SlmError as error:
-        raise SlmError(f"parameters of a function cannot be used: {error.message}", exit_code=ExitCode.USAGE) from error
-    rules["call-object"] = rules.pop("root")  # nothing leads there: references have been moved
-    rules["call"] = chain(Text(f"{OPENING}\n"), Rule("call-object"), Text(f"\n{CLOSING}"))
-    more = Repeat(chain(Text("\n"), Rule("call")), 0, None if most is None else most - 1)
-    calls = Rule("call") if most == 1 else chain(Rule("call"), more)
-    rules.update(_text_without(OPENING, calls))
-    rules["root"] = calls if mode is CallMode.REQUIRED else Rule("text-0")
-    return gbnf_writer.gbnf_of(Grammar(rules))
-
-
-def _text_without(mark: str, behind: "Node") -> "dict[str, Node]":
-    """Rules for text in which `mark` does not stand, and which may go on with `behind`.
-
-    Rule n: the first n characters of the mark have just been written. The first one comes only once in the mark.
-    """
-    from slmchat.schemas.grammar import EMPTY, PRINTABLE, Chars, Rule, Text, chain, choice, without
-
-    made: dict[str, Node] = {}
-    for n, due in enumerate(mark):
-        others = Chars(without(PRINTABLE, [(ord(each), ord(each)) for each in (mark[0], due)]))
-        options: list[Node] = [EMPTY, chain(others, Rule("text-0")), chain(Text(mark[0]), Rule("text-1"))]
-        if 0 < n < len(mark) - 1:
-            options.append(chain(Text(due), Rule(f"text-{n + 1}")))
-        made[f"text-{n}"] = choice([*options, *(() if n else (behind,))])
-    return made
 
 
 class CallSplitter:
@@ -185,64 +168,98 @@ class CallSplitter:
     `has_calls`: there was one.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, notation: CallNotation = HERMES, is_text: Callable[[str, str], bool] = lambda _name, _key: False
+    ) -> None:
+        """`is_text`: as `CallNotation.read` has it."""
+        self._notation = notation
+        self._is_text = is_text
         self._held = ""
-        self._is_in_call = False
+        self._begins: str | None = None  # what stands before the name of the next call; None: text comes
+        self._is_at_start = True
         self.has_calls = False
 
     def feed(self, text: str) -> Iterator[str | ToolCall]:
         """What is certain after this text."""
         self._held += text
         while True:
-            if self._is_in_call:
-                place = self._end_of_call()
-                if place is None:
+            if self._begins is None:
+                said = self._take_text()
+                if said:
+                    yield said
+                if self._begins is None:
                     return
-                yield self._call(place)
+            call = self._take_loose_call() if self._notation == HERMES else self._take_call(self._begins)
+            if call is None:
+                return
+            self.has_calls = True
+            yield call
+
+    def _take_text(self) -> str:
+        """The text that is certain; a call may begin behind it."""
+        notation = self._notation
+        mark = notation.mark or PYTHON_TAG
+        if self._is_at_start and not notation.mark:
+            begun = self._held.lstrip()
+            if begun.startswith("{"):
+                self._held, self._begins = begun, notation.first
+            if not begun or self._begins:
+                return ""
+        before, found, _ = self._held.partition(mark)
+        if found:
+            self._held = self._held[len(before) + (0 if notation.mark else len(mark)) :]
+            self._begins = notation.first
+            return before.rstrip()
+        keep = len(before[: len(before) - _overlap(before, mark)].rstrip())
+        said, self._held = before[:keep], before[keep:]
+        self._is_at_start = self._is_at_start and not said
+        return said
+
+    def _take_call(self, begins: str) -> ToolCall | None:
+        """The call that comes next; None: it is not whole yet, or there is no further one."""
+        if not self._held.startswith(begins):
+            return None
+        try:
+            read = self._notation.read(self._held, len(begins), self._is_text)
+        except ValueError:  # not a call in this notation: nothing that the grammar lets through
+            return None
+        if read is None:
+            return None
+        name, arguments, end = read
+        self._held = self._held[end:]
+        self._begins = self._notation.between or _NEVER
+        return ToolCall.new(name, arguments)
+
+    def _take_loose_call(self) -> ToolCall | None:
+        """The same in the notation of Hermes, as a model writes it that no grammar holds, behind an endpoint: any JSON
+        up to the closing mark, which may stand inside of the JSON as well."""
+        begin = len(OPENING)
+        place = begin
+        while (place := self._held.find(CLOSING, place)) >= 0:
+            try:
+                made = json.loads(self._held[begin:place])
+            except ValueError:
+                place += 1
                 continue
-            before, found, after = self._held.partition(OPENING)
-            if found:
-                self._held, self._is_in_call = after, True
-                if before.rstrip():
-                    yield before.rstrip()
-                continue
-            keep = len(before[: len(before) - _overlap(before)].rstrip())
-            said, self._held = before[:keep], before[keep:]
-            if said:
-                yield said
-            return
+            self._held, self._begins = self._held[place + len(CLOSING) :].lstrip(), None
+            return ToolCall.new(made["name"], made["arguments"])
+        return None
 
     def flush(self) -> Iterator[str | ToolCall]:
         """What was held back, at the end of the answer."""
-        if not self._is_in_call and self._held and not self.has_calls:
+        if self._begins is None and self._held and not self.has_calls:
             yield self._held
         self._held = ""
 
-    def _end_of_call(self) -> int | None:
-        """Where the call that has begun is closed: behind its JSON, in which the closing mark may stand as well."""
-        place = -1
-        while (place := self._held.find(CLOSING, place + 1)) >= 0:
-            try:
-                json.loads(self._held[:place])
-            except ValueError:
-                continue
-            return place
-        return None
 
-    def _call(self, place: int) -> ToolCall:
-        made = json.loads(self._held[:place])
-        self._held, self._is_in_call, self.has_calls = self._held[place + len(CLOSING) :].lstrip(), False, True
-        return ToolCall.new(made["name"], made["arguments"])
+def _overlap(text: str, mark: str) -> int:
+    """Length of the end of `text` that may become the mark."""
+    return next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:n])), 0)
 
 
-def _overlap(text: str) -> int:
-    """Length of the end of `text` that may become the opening mark."""
-    return next((n for n in range(min(len(OPENING) - 1, len(text)), 0, -1) if text.endswith(OPENING[:n])), 0)
-
-
-def split(text: str) -> tuple[str, list[ToolCall]]:
-    """The text and the calls of a whole answer."""
-    splitter = CallSplitter()
+def split(text: str, toolbox: Toolbox | None = None) -> tuple[str, list[ToolCall]]:
+    """The text and the calls of a whole answer; without a toolbox in the notation of Hermes."""
+    splitter = CallSplitter() if toolbox is None else toolbox.splitter()
     parts = [*splitter.feed(text), *splitter.flush()]
     said = "".join(part for part in parts if isinstance(part, str))
     return said, [part for part in parts if isinstance(part, ToolCall)]

@@ -293,7 +293,13 @@ def refusal(name: str, found: LoadPlan, others: Sequence[str] = ()) -> SlmError:
     told = plan(found.shape, found.load, found.available_memory)
     instead, largest = [], told.largest_ctx
     limit, mapped = found.available_memory.address_space, told.memory.address_space
-    if limit is not None and mapped > limit:
+    if told.memory.gpu > found.available_memory.gpu:
+        numbers = (
+            f"{in_bytes(told.memory.gpu)} of the GPU's memory for {found.gpu_layers} layers, and "
+            f"{in_bytes(found.available_memory.gpu)} are free there"
+        )
+        instead.append("--gpu-layers auto takes as many as fit")
+    elif limit is not None and mapped > limit:
         numbers = f"{in_bytes(mapped)} of address space, and ulimit -v leaves {in_bytes(limit)}"
     else:
         numbers = (

@@ -17,13 +17,16 @@ from slmchat.settings import Settings
 
 _MENDS = "slm doctor tells what mends it"
 
+# What has been told in this process: a program may load many models on its one machine.
+_told: verdicts.KnownVerdict | None = None
+
 
 def settle(installed: Installed, settings: Settings, threads: int, *, is_forced: bool) -> list[str]:
     """Find out what may be used with this model; what the user has to know of it, in sentences.
 
-    A crash is told once; with `--private` it is told again, because nothing is written. `is_forced`:
-    go on even where nothing works. Raises `SlmError`: BUG when llama.cpp crashes even in its plain way, DAMAGED when
-    it does so with this model alone.
+    What was found out about the library is told once in a process, however many models it loads. A crash is told once;
+    with `--private` it is told again, because nothing is written. `is_forced`: go on even where nothing works.
+    Raises `SlmError`: BUG when llama.cpp crashes even in its plain way, DAMAGED when it does so with this model alone.
     """
     place = verdicts.directory(settings.paths.cache)
     data = settings.paths.data
@@ -33,7 +36,9 @@ def settle(installed: Installed, settings: Settings, threads: int, *, is_forced:
     known = verdicts.library(place, is_forced=has_crashed, is_kept=is_kept)
     if known.verdict.is_broken and not is_forced:
         raise _broken(known.verdict)
-    found = _found(known.verdict) if known.is_new else []
+    global _told
+    found = _found(known.verdict) if known.is_new and known is not _told else []
+    _told = known
     if ended is Ended.CRASHED:
         found = [_after_crash(installed, known, threads, is_kept=is_kept, is_forced=is_forced)]
     elif ended is Ended.KILLED:

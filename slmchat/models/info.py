@@ -261,6 +261,8 @@ def _sampler_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for key, when in (("sampler", ""), ("sampler_thinking", ", while it thinks"))
         if facts[key]
     ]
+    if not told and facts["sampler_source"]:
+        yield "sampler", f"slm's own settings ({facts['sampler_source']})"
     for text in told:
         is_last = text is told[-1] and facts["sampler_source"]
         yield "sampler", text + (f" (from {facts['sampler_source']})" if is_last else "")

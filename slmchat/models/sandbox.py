@@ -27,12 +27,12 @@ def seal(
 ) -> None:
     """Close the process to the network before anything untrusted is read. Raises `SlmError` (UNSEALED) if it must be.
 
-    A GPU backend needs local sockets while it starts, so that the seal then closes in two steps, both before a model
-    file is opened. `configures`: this command may change the configuration. With `--private` not even slm's own
-    directories stay writable, and core dumps are off. `writable`: what else this errand has to write. `kept`: sockets
-    that stay open.
+    A GPU backend needs local sockets while it starts, and the child that tries it a place that no sealed process may
+    write, so that the seal then closes in three steps, all before a model file is opened. `configures`: this command
+    may change the configuration. With `--private` not even slm's own directories stay writable, and core dumps are off.
+    `writable`: what else this errand has to write. `kept`: sockets that stay open.
     """
-    from slmchat.engine import native, verdicts
+    from slmchat.engine import devices, native, verdicts
     from slmchat.privacy.seal import Seal, own_directories
 
     found_out = verdicts.directory(settings.paths.cache)
@@ -40,9 +40,10 @@ def seal(
     closing = Seal(is_required=settings.is_offline, writable=(*own, *writable), kept=kept)
     closing.close_network()
     if native.has_gpu_backend():
-        known = verdicts.library(found_out)  # its child needs local sockets as well
+        known = verdicts.library(found_out)  # the child that tries the GPU
+        closing.close_files()
         if not known.verdict.is_broken:
-            native.start_devices()
+            devices.start()
     closing.close_local()
     if settings.is_private:
         from slmchat.privacy import dumps

@@ -87,13 +87,27 @@ def _waiting(threads: Collection[Path], machine: str) -> Iterator[str]:
 
 
 def _kept_by_threads(threads: Collection[Path], spared: Collection[int]) -> Iterator[str]:
-    """Sockets in the descriptors that a thread has for itself (unshare)."""
+    """Sockets in the descriptors that a thread has for itself (unshare), and not together with this one."""
     for thread in threads:
         with suppress(OSError):
             for entry in (thread / "fd").iterdir():
                 with suppress(OSError):
-                    if int(entry.name) not in spared and os.readlink(entry).startswith(("socket:[", *_LIKE_SOCKETS)):
+                    kind = os.readlink(entry)
+                    if int(entry.name) in spared or not kind.startswith(("socket:[", *_LIKE_SOCKETS)):
+                        continue
+                    if not _is_here(entry.name, kind):
                         yield "a thread has a socket among descriptors of its own"
+
+
+def _is_here(name: str, kind: str) -> bool:
+    with suppress(OSError):
+        return os.readlink(f"/proc/self/fd/{name}") == kind
+    return False
+
+
+def left_by_a_driver(kept: Collection[int] = ()) -> int:
+    """Sockets that are open although all were replaced: local ones, of a GPU's driver. They cannot be connected."""
+    return sum(is_socket(each) for each in open_descriptors() if each not in {*_STANDARD_STREAMS, *kept})
 
 
 def standard_sockets() -> tuple[int, ...]:

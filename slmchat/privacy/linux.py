@@ -45,17 +45,19 @@ class Linux:
         if Step.LOCAL not in steps:
             details.append(_LOCAL_OPEN)
         gaps = inherited.survivors(seccomp.machine(), self._kept.all)
+        if Step.LOCAL in steps and Step.NETWORK not in steps:
+            details += _of_a_driver(inherited.left_by_a_driver(self._kept.all))
+        if set(steps) == {Step.NETWORK}:
+            return Closed("seccomp", tuple(details), gaps=gaps)
         allowed, problems = (
-            writable_paths.allowed_paths(writable, has_gpu=Step.LOCAL not in steps)
-            if Step.NETWORK in steps
-            else ((), ())
+            writable_paths.allowed_paths(writable, has_gpu=Step.LOCAL not in steps) if Step.FILES in steps else ((), ())
         )
         try:
             abi = _landlock(steps, allowed)
         except NotOffered as reason:
             details.append(f"Landlock is not in force ({reason}): files are not protected by the seal")
             return Closed("seccomp", tuple(details), gaps=(*gaps, *open_memory()))
-        if Step.NETWORK in steps:
+        if Step.FILES in steps:
             writable_paths.use_temporary_directory()
         details += [*problems, *_of_landlock(abi, steps)]
         return Closed("seccomp and Landlock", tuple(details), abi, allowed, gaps)
@@ -83,7 +85,7 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _landlock(steps: AbstractSet[Step], places: Sequence[Path]) -> int:
-    if Step.NETWORK in steps:
+    if Step.FILES in steps:
         return landlock.restrict(places, has_scopes=Step.LOCAL in steps)
     return landlock.restrict_scopes()
 
@@ -98,9 +100,15 @@ def of_inherited(replaced: int) -> list[str]:
     return details
 
 
+def _of_a_driver(left: int) -> list[str]:
+    return [f"the driver of the GPU keeps {_counted(left, 'local socket')}, to nobody or to its own services"] * bool(
+        left
+    )
+
+
 def _of_landlock(abi: int, steps: AbstractSet[Step]) -> list[str]:
     details = []
-    if Step.NETWORK in steps:
+    if Step.FILES in steps:
         details.append(f"Landlock (version {abi}) keeps writing to the places listed")
         if abi >= landlock.TCP_ABI:
             details.append("Landlock denies TCP a second time")

@@ -20,7 +20,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.privacy.steps import KeptSockets, Mechanism, NotOffered, Step
 from slmchat.settings import Paths
 
-_BOTH = frozenset(Step)
+_ALL = frozenset(Step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ _OPEN = SealStatus("", False, False, ("the seal is not closed",))
 
 _lock = threading.Lock()
 _status = _OPEN
+_closed: frozenset[Step] = frozenset()
 _mechanism: Mechanism | None = None  # the one in force
 
 
@@ -73,21 +74,22 @@ def status() -> SealStatus:
 def seal(
     *, is_required: bool, writable: Sequence[Path] = (), mechanisms: Sequence[Mechanism] | None = None
 ) -> SealStatus:
-    """Close the seal, both steps at once. A second call changes nothing.
+    """Close the seal, all steps at once. A second call changes nothing.
 
     `writable` are the places where this process still has to write: temporary files have one of their own, the current
     directory is none.
     `is_required` is `--offline`: raises `SlmError` (UNSEALED) where the kernel does not enforce the seal.
     `mechanisms` replaces what this system has.
     """
-    return _close(_BOTH, is_required, writable, mechanisms)
+    return _close(_ALL, is_required, writable, mechanisms)
 
 
 class Seal:
-    """The seal in two steps, for an engine with a GPU backend, whose driver needs local sockets while it starts.
+    """The seal in steps, for an engine with a GPU backend, whose driver needs local sockets while it starts.
 
-    `close_network()` before anything else; `close_local()` once the backend has started and before the model file is
-    opened. Both can be called again without effect, and raise `SlmError` (UNSEALED) as `seal()` does.
+    `close_network()` before anything else; `close_files()` before the backend starts, so that the threads of the driver
+    are kept to slm's places as well; `close_local()` once it has started and before the model file is opened. Each
+    makes the earlier ones too, can be called again without effect, and raises `SlmError` (UNSEALED) as `seal()` does.
     """
 
     def __init__(
@@ -106,9 +108,13 @@ class Seal:
     def close_network(self) -> SealStatus:
         return _close(frozenset({Step.NETWORK}), self._is_required, self._writable, self._mechanisms)
 
+    def close_files(self) -> SealStatus:
+        """From here on no child can start a GPU: a driver names its threads, and that is writing below /proc."""
+        steps = frozenset({Step.NETWORK, Step.FILES})
+        return _close(steps, self._is_required, self._writable, self._mechanisms)
+
     def close_local(self) -> SealStatus:
-        """The second step; the first one too, if it has not been made."""
-        return _close(_BOTH, self._is_required, self._writable, self._mechanisms)
+        return _close(_ALL, self._is_required, self._writable, self._mechanisms)
 
 
 def adopt(status: SealStatus) -> SealStatus:
@@ -122,14 +128,15 @@ def adopt(status: SealStatus) -> SealStatus:
 def _close(
     steps: AbstractSet[Step], is_required: bool, writable: Sequence[Path], mechanisms: Sequence[Mechanism] | None
 ) -> SealStatus:
-    global _status, _mechanism
+    global _status, _mechanism, _closed
     with _lock:
-        missing = steps - _closed_steps()
+        missing = steps - _closed
         if missing and _mechanism is None:
             reasons = []
             for mechanism in kernel_mechanisms() if mechanisms is None else mechanisms:
                 try:
                     _status, _mechanism = _closed_by(mechanism, missing, writable), mechanism
+                    _closed = frozenset(missing)
                     break
                 except NotOffered as reason:
                     reasons.append(str(reason))
@@ -138,18 +145,13 @@ def _close(
                 from slmchat.privacy.guard import Guard
 
                 _mechanism = Guard(reasons)
-                _status = _closed_by(_mechanism, _BOTH, writable)
+                _status, _closed = _closed_by(_mechanism, _ALL, writable), _ALL
         elif missing and _mechanism is not None:
-            _status = _closed_further(_mechanism, missing, is_required)
+            _status = _closed_further(_mechanism, missing, writable, is_required)
+            _closed |= missing
         if not _status.is_enforced_by_kernel:
             refuse_if(is_required, _status.gaps or _status.details)
         return _status
-
-
-def _closed_steps() -> frozenset[Step]:
-    if not _status.is_closed:
-        return frozenset()
-    return _BOTH if _status.is_local_closed else frozenset({Step.NETWORK})
 
 
 def _closed_by(mechanism: Mechanism, steps: AbstractSet[Step], writable: Sequence[Path]) -> SealStatus:
@@ -165,21 +167,26 @@ def _closed_by(mechanism: Mechanism, steps: AbstractSet[Step], writable: Sequenc
     )
 
 
-def _closed_further(mechanism: Mechanism, steps: AbstractSet[Step], is_required: bool) -> SealStatus:
-    """The status after the second step; it keeps what the first one did."""
+def _closed_further(
+    mechanism: Mechanism, steps: AbstractSet[Step], writable: Sequence[Path], is_required: bool
+) -> SealStatus:
+    """The status after a later step; it keeps what the earlier ones did."""
     try:
-        done = mechanism.close(steps, ())
+        done = mechanism.close(steps, writable)
     except NotOffered as reason:
         refuse_if(is_required, (str(reason),))
-        return replace(_status, details=(*_status.details, f"local sockets stay open: {reason}"))
+        return replace(_status, details=(*_status.details, f"the rest of the seal stays open: {reason}"))
     kept = [line for line in _status.details if not line.startswith("local sockets")]
     gaps = tuple(dict.fromkeys((*_status.gaps, *done.gaps)))
-    return replace(
-        _status,
-        is_enforced_by_kernel=_status.is_enforced_by_kernel and not gaps,
-        is_local_closed=True,
-        details=tuple(dict.fromkeys((*kept, *done.details))),
-        gaps=gaps,
+    has_files = Step.FILES in steps
+    return SealStatus(
+        done.name if has_files else _status.mechanism,
+        _status.is_enforced_by_kernel and not gaps,
+        _status.is_local_closed or Step.LOCAL in steps,
+        tuple(dict.fromkeys((*kept, *done.details))),
+        done.landlock_abi if has_files else _status.landlock_abi,
+        done.writable if has_files else _status.writable,
+        gaps,
     )
 
 

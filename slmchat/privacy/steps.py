@@ -12,9 +12,10 @@ from typing import Protocol
 
 
 class Step(Enum):
-    """The seal closes in two steps where a GPU driver needs local sockets to start, else in one."""
+    """The seal closes in steps where a GPU driver needs more to start than a model does, else in one."""
 
     NETWORK = "network"  # every family of sockets but AF_UNIX, and the ways around sockets
+    FILES = "files"  # writing anywhere but in slm's own places
     LOCAL = "local"  # AF_UNIX as well, and the rest of what a driver may need
 
 

@@ -21,11 +21,17 @@ from slmchat.errors import ExitCode, SlmError
 # Memory, not disk: semaphores live here (multiprocessing, OpenMP), and behind the seal temporary files.
 _MEMORY = Path("/dev/shm")
 
+_held: int | None = None  # the descriptor of `_THREADS`
+
 # Writing here stores nothing.
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/tty")
 
 # What drivers open for writing: NVIDIA, DRI (Intel, AMD, Mesa), AMD compute, WSL, Mali, Adreno, Apple on Asahi by DRI.
 _GPU_PATTERNS = ("nvidia*", "nvidia-caps/*", "dri", "kfd", "dxg", "mali*", "kgsl*")
+
+# The threads of this process: NVIDIA's driver gives its own a name (/proc/self/task/…/comm), and finds no GPU where it
+# may not. What can be written below belongs to this process alone.
+_THREADS = "/proc/self/task"
 
 # What shells, sessions and tools read when they start, below the home directory: whatever is in a hidden directory
 # (~/.config, ~/.vim, ~/.local), hidden files that are called so, and what other systems have in plain sight.
@@ -61,6 +67,7 @@ def allowed_paths(writable: Sequence[Path], *, has_gpu: bool) -> tuple[tuple[Pat
     found += _own_terminals()
     if has_gpu:
         found += [path for pattern in _GPU_PATTERNS for path in Path("/dev").glob(pattern)]
+        found += _own_threads()
     return tuple(dict.fromkeys(found)), tuple(problems)
 
 
@@ -86,6 +93,16 @@ def use_temporary_directory() -> None:
     if place is not None:
         tempfile.tempdir = str(place)
         os.environ["TMPDIR"] = str(place)
+
+
+def _own_threads() -> Iterator[Path]:
+    """The directory of this process' threads. It is held open: the kernel forgets what it has shown of /proc when
+    memory is short, and what it then shows anew would not be the place that Landlock was told."""
+    global _held
+    with suppress(OSError):
+        if _held is None:
+            _held = os.open(_THREADS, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        yield Path(os.path.realpath(_THREADS))
 
 
 def _own_terminals() -> Iterator[Path]:

@@ -1,10 +1,11 @@
 """The index: documents that were read once, found again by words and, with an embedding model, by meaning.
 
 Knows: which files are new, changed, gone; how the ranks of words, pieces of words and vectors become one.
-Refuses to know: how a file is read (loaders/), where chunks are cut (chunks.py), SQL (store.py), what becomes of them.
+Refuses to know: how a file is read (loaders/), where chunks are cut (chunks.py), which of them have a vector,
+SQL (store.py), what becomes of them.
 
 Reading is one transaction for each file: after a `kill -9` every document is in the index whole or not at all, and the
-next `add` goes on. Vectors are made afterwards, some at a time; until then a chunk is found by its words.
+next `add` goes on. Vectors are made afterwards (chunk_vectors.py); until then a chunk is found by its words.
 """
 
 import heapq
@@ -17,13 +18,14 @@ from slmchat.database import Database, MemoryDatabase, has_fts5
 from slmchat.errors import ExitCode, SlmError
 from slmchat.reporting import Reporter
 from slmchat.retrieval import words
+from slmchat.retrieval.chunk_vectors import BEST_BY_WORDS, ChunkVectors
 from slmchat.retrieval.chunks import DocumentChunk, TokenCounter, cut
 from slmchat.retrieval.file_tree import MOST_FILES, FoundFile, files_below, resolved
 from slmchat.retrieval.index_schema import SCHEMA
 from slmchat.retrieval.loaders.bounds import Unreadable
 from slmchat.retrieval.loaders.reading import DocumentReader, ReadingEnded, content_of
 from slmchat.retrieval.store import IndexedFile, KnownFile, Store, not_indexed
-from slmchat.retrieval.vectors import Vectors, similarities
+from slmchat.retrieval.vectors import Vectors
 from slmchat.wording import counted
 
 # Tokens of a chunk: five of them leave room in a window of 2,048. All-MiniLM was trained for 256.
@@ -37,7 +39,6 @@ _CANDIDATES = 100  # of each list
 # A file whose time of change is so close to that of its reading may have changed once more in the same tick of the file
 # system (FAT has ticks of 2 s).
 _TICK_NS = 2_000_000_000
-_VECTORS_AT_ONCE = 64
 _STATUS_S = 0.1
 _EXAMPLES = 5
 
@@ -47,8 +48,8 @@ class Passage:
     """A chunk that was found. `score` orders passages of one search and means nothing beyond it.
 
     `word_rank`, `vector_rank`: its place in the two lists, from 1; None where it is not in the list.
-    `similarity`: cosine of the vectors of question and chunk, -1 to 1; None without an embedding model. It can be
-    compared from one search to the next.
+    `similarity`: cosine of the vectors of the question and of the chunk or the sentence of it that is nearest, -1 to 1;
+    None without an embedding model. It can be compared from one search to the next.
     """
 
     chunk: DocumentChunk
@@ -74,6 +75,7 @@ class IndexReport:
     read just now. `n_gone`: files taken out of the index, because they are not there any more.
     `skipped`: reason in words ("is encrypted") -> the files. What is hidden or a tool's own counts, too.
     `roots`: the paths, resolved: pass them to `search` as `within`. `is_cut`: it was cancelled, or a limit ended it.
+    `n_without_vector`: chunks that are found by their words alone so far, for want of time.
     """
 
     roots: tuple[Path, ...] = ()
@@ -83,6 +85,7 @@ class IndexReport:
     n_gone: int = 0
     skipped: dict[str, SkippedFiles] = field(default_factory=dict)
     is_cut: bool = False
+    n_without_vector: int = 0
 
     def skip(self, reason: str, path: Path) -> None:
         """Count a file that is left out."""
@@ -119,8 +122,8 @@ class DocumentIndex:
         self._database = MemoryDatabase("the index", SCHEMA) if file is None else Database(file, SCHEMA)
         self._store = Store(self._database)
         self._count_tokens = count_tokens
-        self._vectors = vectors
         self._chunk_tokens = chunk_tokens
+        self._by_vectors = ChunkVectors(self._store, vectors)
 
     # Writing
 
@@ -131,10 +134,12 @@ class DocumentIndex:
         is_cancelled: Callable[[], bool],
         *,
         is_fresh: bool = False,
+        vectors_s: float | None = None,
     ) -> IndexReport:
         """Read what is new or has changed below these files and directories, forget what is gone.
 
-        `is_fresh`: read everything again (`--reindex`). Raises `SlmError` (USAGE) for a path that does not exist; a
+        `is_fresh`: read everything again (`--reindex`). `vectors_s`: no more vectors are made behind so many seconds,
+        None: all that are missing. Raises `SlmError` (USAGE) for a path that does not exist; a
         file that cannot be read is skipped and counted. When it is cancelled, what was read until then stays.
         """
         if not has_fts5():
@@ -147,8 +152,9 @@ class DocumentIndex:
         reader = DocumentReader(is_cancelled)
         try:
             self._read_all(report, reader, reporter, is_cancelled, is_fresh=is_fresh)
-            if self._vectors is not None and not report.is_cut:
-                self._embed(self._vectors, report, reporter, is_cancelled)
+            if not report.is_cut:
+                report.n_without_vector = self._by_vectors.make(report.roots, reporter, is_cancelled, vectors_s)
+                report.is_cut = is_cancelled()
         except ReadingEnded:
             report.is_cut = True
         finally:
@@ -222,27 +228,6 @@ class DocumentIndex:
         chunks = cut(document, self._count_tokens, self._chunk_tokens)
         return self._store.put(content, document, chunks, None, replaces=is_fresh)
 
-    def _embed(
-        self, vectors: Vectors, report: IndexReport, reporter: Reporter, is_cancelled: Callable[[], bool]
-    ) -> None:
-        """Make the vectors that are missing."""
-        store = self._store
-        n_missing = store.n_without_vector(model, report.roots) if (model := self._model(is_made=True)) else 0
-        n_done = 0
-        while model is not None and (chunks := store.without_vector(model, report.roots, _VECTORS_AT_ONCE)):
-            reporter.status(f"reading documents: {n_done:,} of {counted(n_missing, 'passage')} by meaning")
-            made = list(vectors.of_chunks(chunks, is_cancelled))
-            store.put_vectors(model, made)
-            n_done += len(made)
-            if is_cancelled():
-                report.is_cut = True
-                return
-            if len(made) < len(chunks):  # some have none: they would come again and again
-                return
-
-    def _model(self, *, is_made: bool = False) -> int | None:
-        return None if self._vectors is None else self._store.model_key(self._vectors.model, is_made=is_made)
-
     def remove(self, paths: Sequence[Path] | None) -> Removal:
         """Forget the documents at or below these paths (None: all), and leave nothing of their text.
 
@@ -265,38 +250,25 @@ class DocumentIndex:
         terms = words.terms_of(question)
         by_words = store.ranked("words", _query(terms), within, _CANDIDATES)
         by_pieces = store.ranked("pieces", _any_of(words.pieces_of(terms)), within, _CANDIDATES)
-        by_vectors = self._by_vectors(question, within)
-        lists = [by_words, by_pieces, [key for key, _ in by_vectors]]
-        scores = _fused(lists)
-        best = heapq.nlargest(top, scores, key=lambda key: (scores[key], -key))
+        scores_by_words = _fused([by_words, by_pieces])
+        by_vectors = self._by_vectors.ranked(question, _best(scores_by_words, BEST_BY_WORDS), within, _CANDIDATES)
+        scores = _fused([by_words, by_pieces, [key for key, _ in by_vectors]])
+        best = _best(scores, top)
         chunks = store.chunks(best)
-        word_ranks = _ranks(_fused(lists[:2]))
+        word_ranks = _ranks(scores_by_words)
         vector_ranks = {key: rank for rank, (key, _) in enumerate(by_vectors, 1)}
-        nearness = dict(by_vectors)
+        similarity = self._by_vectors.with_sentences(question, chunks, dict(by_vectors))
         return [
             Passage(
                 chunks[key],
                 scores[key],
                 word_ranks.get(key),
                 vector_ranks.get(key),
-                nearness.get(key),
+                similarity.get(key),
             )
             for key in best
             if key in chunks
         ]
-
-    def _by_vectors(self, question: str, within: Sequence[Path]) -> list[tuple[int, float]]:
-        model = self._model()
-        if self._vectors is None or model is None:
-            return []
-        wanted = self._vectors.of_question(question)
-        if wanted is None:
-            return []
-        best: list[tuple[float, int]] = []
-        for page in self._store.vectors(model, within):
-            found = similarities(wanted, (vector for _, vector in page))
-            best = heapq.nlargest(_CANDIDATES, [*best, *zip(found, (key for key, _ in page), strict=True)])
-        return [(key, nearness) for nearness, key in best]
 
     def documents(self, within: Sequence[Path] = ()) -> list[IndexedFile]:
         """The documents by their paths."""
@@ -312,8 +284,7 @@ class DocumentIndex:
     def close(self) -> None:
         """Close the file, and the embedding model. The next use opens the file again."""
         self._database.close()
-        if self._vectors is not None:
-            self._vectors.embedder.close()
+        self._by_vectors.close()
 
 
 def _query(terms: Sequence[str]) -> str:
@@ -332,6 +303,10 @@ def _fused(lists: Sequence[Sequence[int]]) -> dict[int, float]:
         for rank, key in enumerate(ranked, 1):
             scores[key] = scores.get(key, 0.0) + 1 / (_K + rank)
     return scores
+
+
+def _best(scores: dict[int, float], most: int) -> list[int]:
+    return heapq.nlargest(most, scores, key=lambda key: (scores[key], -key))
 
 
 def _ranks(scores: dict[int, float]) -> dict[int, int]:

@@ -262,6 +262,15 @@ class Store:
                     (model, vector, chunk.key),
                 )
 
+    def vectors_of(self, model: int, keys: Sequence[int]) -> dict[int, bytes]:
+        """The vectors of those of these chunks that have one."""
+        marks = ", ".join("?" * len(keys))
+        return dict(
+            self._database.rows(
+                f"SELECT chunk, vector FROM vectors WHERE model = ? AND chunk IN ({marks})", (model, *keys)
+            )
+        )
+
     def vectors(self, model: int, within: Sequence[Path]) -> Iterator[list[tuple[int, bytes]]]:
         """Keys and vectors of all chunks that have one, in pages."""
         condition, parameters = _within(within, "chunk")

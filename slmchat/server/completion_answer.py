@@ -14,7 +14,7 @@ from slmchat.errors import SlmError
 from slmchat.generation import params
 from slmchat.generation.generator import Generator
 from slmchat.generation.response import Completion, NullHandler, Response
-from slmchat.generation.tools import CallSplitter, ToolCall, split
+from slmchat.generation.tools import CallSplitter, Toolbox, ToolCall, split
 from slmchat.ranges import SEED
 from slmchat.server.connection import Connection, Gone
 from slmchat.server.openai import ApiRequest
@@ -34,13 +34,17 @@ class CompletionAnswer:
         self._records = records
         self._index = 0
         self._has_begun = False  # something of this completion has been sent
+        self._toolbox: Toolbox | None = None
         self._splitter: CallSplitter | None = None
         self._calls: list[ToolCall] = []
 
     def give(self, generator: Generator) -> str:
         """Generate and send; what it was, in words for the log."""
         asked, opened = self._asked, self._loaded.opened
-        toolbox = asked.toolbox
+        limits, toolbox = asked.limits, asked.toolbox
+        if toolbox is not None:
+            self._toolbox = toolbox = generator.toolbox_for(toolbox)
+            limits = replace(limits, constraint=toolbox.constraint(), shown=toolbox.notation.marks)
         prepared = generator.prepare(
             asked.request if toolbox is None else generator.with_tools(asked.request, toolbox),
             is_raw=asked.is_raw,
@@ -56,9 +60,9 @@ class CompletionAnswer:
         for self._index in range(asked.n):
             again = {} if sampler.seed is None else {"seed": (sampler.seed + self._index) % int(SEED.high)}
             self._has_begun, self._calls = False, []
-            self._splitter = CallSplitter() if asked.toolbox is not None else None
+            self._splitter = toolbox.splitter() if toolbox is not None else None
             settings = sampler.with_values(again)
-            done = generator.generate(prepared, settings, asked.limits, self, takes_cut=True)
+            done = generator.generate(prepared, settings, limits, self, takes_cut=True)
             if done.finish_reason is FinishReason.INTERRUPTED and self._connection.is_gone():
                 raise Gone
             made.append(self._ended(done))
@@ -84,7 +88,7 @@ class CompletionAnswer:
                 self._send_part(part)
             text, calls = done.text, self._calls
         elif self._splitter is not None:
-            text, calls = split(done.text)
+            text, calls = split(done.text, self._toolbox)
         else:
             text, calls = done.text, []
         made = Made(text, done.thinking, calls, done.finish_reason, logprobs)

@@ -1,11 +1,14 @@
 """The embedding models of a server: those that are installed, each in memory while it is asked.
 
-Knows: which one a name means, one request at a time for each. Refuses to know: the fields of requests and answers.
+A request with many texts is made in groups, and after each of them the next request has its turn, and then the model
+that chats. More requests than may wait are told to come back.
+
+Knows: which one a name means, groups of texts, who is next. Refuses to know: the fields of requests and answers.
 """
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from slmchat.catalog.records import Installed
@@ -17,41 +20,60 @@ from slmchat.models.open import OpenModel
 from slmchat.server.connection import Gone
 from slmchat.server.fields import BadRequest
 from slmchat.server.on_demand import OnDemand
+from slmchat.server.queue import Full
 from slmchat.server.records import status_of
-from slmchat.server.served_model import RequestReporter
+from slmchat.server.served_model import MOST_WAITING, RequestReporter
+from slmchat.server.turns import Turns
 
 # Architectures of embedding models that were trained so that a vector can be cut (Matryoshka): EmbeddingGemma, Nomic
 # Embed 1.5 and 2, Qwen3 Embedding, Jina 3, as their makers state.
 _SHORTENED = frozenset(("gemma-embedding", "nomic-bert", "nomic-bert-moe", "qwen3", "jina-bert-v3"))
 
 
+# Texts of one turn: together so many characters at most (a token is about four of them), and so many of them. One that
+# is longer has a turn for itself: it is evaluated whole.
+_CHARACTERS = 4
+_GROUP = 512 * _CHARACTERS
+_MOST_IN_GROUP = 64
+
+
 class EmbedderWeights:
     """An embedding model in memory."""
 
-    def __init__(self, opened: OpenModel) -> None:
-        """Waits for the model. Raises what its loading raises."""
+    def __init__(self, opened: OpenModel, turns: Turns) -> None:
+        """Waits for the model. `turns`: what all models of this process share. Raises what its loading raises."""
         self.key = opened.model.key
         self._opened = opened
         self._embedder = embedder(opened, is_cut=False)
-        self._turn = threading.Lock()
+        self._turns = turns
+        self._own_turns = Turns()
         opened.reporter = RequestReporter(opened.reporter)
 
     def vectors(self, texts: Sequence[TextOrTokens], is_gone: Callable[[], bool]) -> list[Embedding]:
-        """A vector for each text. Raises `BadRequest` for a text that cannot be used, `Gone`, and `SlmError`."""
+        """A vector for each text.
+
+        Raises `Full` when too many wait, `BadRequest` for a text that cannot be used, `Gone`, and `SlmError`.
+        """
+        if (n_waiting := self._own_turns.n_waiting) >= MOST_WAITING:
+            raise Full(n_waiting)
         made: list[Embedding] = []
-        with self._turn:
-            results = self._embedder.run(iter(texts))
-            try:
-                for number, result in enumerate(results):
-                    if isinstance(result, SlmError):
-                        raise _refused(result, f"input[{number}]") from result
-                    made.append(result)
-                    if is_gone():
-                        raise Gone
-            finally:
-                self._embedder.cancel()  # what nobody wants any more
-                deque(results, maxlen=0)
+        for group in _groups(texts):
+            with self._own_turns.turn(is_gone), self._turns.turn(is_gone):
+                made += self._made(group, len(made))
+            if is_gone():
+                raise Gone
         return made
+
+    def _made(self, group: Sequence[TextOrTokens], n_before: int) -> Iterator[Embedding]:
+        results = self._embedder.run(iter(group))
+        try:
+            for number, result in enumerate(results, n_before):
+                if isinstance(result, SlmError):
+                    raise _refused(result, f"input[{number}]") from result
+                yield result
+        finally:
+            self._embedder.cancel()  # what nobody wants any more
+            deque(results, maxlen=0)
 
     @property
     def can_be_shortened(self) -> bool:
@@ -74,8 +96,11 @@ class Embedders:
         installed: Callable[[], Sequence[Installed]],
         keep_alive_s: float | None,
         first: Installed | None = None,
+        turns: Turns | None = None,
     ) -> None:
-        """`installed`: those that are here now. `first`: the one with which the server was started, as its own."""
+        """`installed`: those that are here now. `first`: the one with which the server was started, as its own.
+        `turns`: what they share with others that compute in this process."""
+        self._turns = turns or Turns()
         self._open_model = open_model
         self._installed = installed
         self._keep_alive_s = keep_alive_s
@@ -93,7 +118,7 @@ class Embedders:
         with self._changed:
             held = self._held.get(meant.key)
             if held is None:
-                held = OnDemand(lambda: EmbedderWeights(self._open_model(meant)), self._keep_alive_s)
+                held = OnDemand(lambda: EmbedderWeights(self._open_model(meant), self._turns), self._keep_alive_s)
                 self._held[meant.key] = held
         return held.used()
 
@@ -131,6 +156,20 @@ class Embedders:
     def _all(self) -> list[OnDemand[EmbedderWeights]]:
         with self._changed:
             return list(self._held.values())
+
+
+def _groups(texts: Sequence[TextOrTokens]) -> Iterator[list[TextOrTokens]]:
+    """The texts in the groups that are made in one turn."""
+    group: list[TextOrTokens] = []
+    size = 0
+    for text in texts:
+        length = len(text) if isinstance(text, str) else _CHARACTERS * len(text)
+        if group and (size + length > _GROUP or len(group) == _MOST_IN_GROUP):
+            yield group
+            group, size = [], 0
+        group.append(text)
+        size += length
+    yield group
 
 
 def _refused(error: SlmError, place: str) -> BadRequest:

@@ -93,10 +93,10 @@ def chat_request(body: object) -> ApiRequest:
     if toolbox is None:
         return made
     try:
-        limits = replace(made.limits, constraint=toolbox.constraint(), shown=(tools.OPENING, tools.CLOSING))
+        toolbox.constraint()  # as its model writes calls is seen later
     except SlmError as error:
         raise BadRequest(error.message, "tools") from error
-    return replace(made, limits=limits, toolbox=toolbox)
+    return replace(made, toolbox=toolbox)
 
 
 def text_request(body: object) -> ApiRequest:

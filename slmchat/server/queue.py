@@ -25,6 +25,7 @@ from slmchat.engine.api import (
 )
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
+from slmchat.server.turns import Turns
 
 # How often a request that waits looks whether its client is still there, in seconds.
 _LOOK_S = 0.2
@@ -48,7 +49,9 @@ class Full(SlmError):
 class RequestQueue:
     """The requests to one pool, and the thread that works on them."""
 
-    def __init__(self, pool: StreamPool, most_waiting: int) -> None:
+    def __init__(self, pool: StreamPool, most_waiting: int, turns: Turns | None = None) -> None:
+        """`turns`: what is shared with others that compute in this process; None: nobody else does."""
+        self._turns = turns or Turns()
         self.n_ctx = pool.n_ctx
         self.most = pool.most
         self.report = pool.report
@@ -166,8 +169,9 @@ class RequestQueue:
 
     def _step(self) -> None:
         try:
-            for number, event in self._pool.step():
-                self._say(number, event)
+            with self._turns.turn():
+                for number, event in self._pool.step():
+                    self._say(number, event)
         except SlmError as error:  # llama.cpp failed: what was worked on is lost, what waits is not
             with self._changed:
                 working = set(self._heard) - {request.id for request in self._waiting}

@@ -16,6 +16,7 @@ from slmchat.generation.prompt import PromptRequest
 from slmchat.models.open import OpenModel
 from slmchat.reporting import LogReporter, Reporter
 from slmchat.server.queue import RequestQueue
+from slmchat.server.turns import Turns
 
 # Requests that may wait beside those that are worked on; the next one is told to come back.
 MOST_WAITING = 64
@@ -64,16 +65,16 @@ class ServedWeights:
         heap.give_back()
 
 
-def weights_of(opened: OpenModel, n_ctx: int | None, parallel: int | None) -> ServedWeights:
+def weights_of(opened: OpenModel, n_ctx: int | None, parallel: int | None, turns: Turns | None = None) -> ServedWeights:
     """Wait for a model and make its queue. `n_ctx`: the window of each request; None, as `parallel`: as suits the
-    device. Raises what its loading raises, and `SlmError` (NO_FIT)."""
+    device. `turns`: as `RequestQueue` has them. Raises what its loading raises, and `SlmError` (NO_FIT)."""
     try:
         pool = opened.open_stream_pool(opened.window(n_ctx), parallel)
     except BaseException:
         opened.close()
         raise
     opened.reporter = RequestReporter(opened.reporter)
-    return ServedWeights(opened, RequestQueue(pool, MOST_WAITING))
+    return ServedWeights(opened, RequestQueue(pool, MOST_WAITING, turns))
 
 
 class RequestReporter(LogReporter):

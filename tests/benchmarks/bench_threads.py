@@ -1,6 +1,7 @@
 """Threads that follow what other programs take: idle, beside busy programs, and after they have left.
 
-Half of the processors are kept busy by processes that only count. The best fixed number of threads is found by
+Half of the processors are kept busy by processes that only count; then all of them by another llama.cpp, whose threads
+spin while they wait for each other, as ours do. The best fixed number of threads is found by
 measuring every number up to the most; the machine must be idle otherwise.
 """
 
@@ -9,7 +10,7 @@ import functools
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import programs
@@ -21,7 +22,9 @@ from slmchat.engine.sampler import SamplerSettings
 
 N_TOKENS, N_CTX = 150, 1024
 SETTLE_S = 0.5  # what other programs take is known to a chat from the time before the question
+LOADED_S = 3.0  # another llama.cpp computes by then
 RECOVERY_S = 5.0
+COUNTING = (sys.executable, "-c", "while True: pass")
 MOST = max(1, programs.THREADS)
 
 
@@ -32,10 +35,24 @@ def measure(repeat: int) -> list[Target]:
         with _busy(max(1, MOST // 2)):
             disturbed = _against_best(engine, repeat, f"{max(1, MOST // 2)} of {MOST} processors taken", 0.8)
         back = [_recovery(engine) for _ in rounds(repeat)]
+        spun = _beside_spinning(engine, repeat)
     finally:
         engine.close()
     name = "all threads again after the others have left"
-    return [idle, disturbed, Target(name, 2, back, {"s": back}, is_at_least=False, unit="s")]
+    return [idle, disturbed, Target(name, 2, back, {"s": back}, is_at_least=False, unit="s"), spun]
+
+
+def _beside_spinning(engine: llama.LlamaEngine, repeat: int) -> Target:
+    """The rate beside a llama.cpp that generates with all processors, over the rate alone."""
+    rate = functools.partial(_rate, engine, MOST, adapts=True)
+    ratios, beside, alone = [], [], []
+    for _ in rounds(repeat):
+        alone.append(rate())
+        with _busy(1, programs.bare_loop(programs.MODELS[0], 16_000, 16_384), LOADED_S):
+            beside.append(rate())
+        ratios.append(beside[-1] / alone[-1])
+    raw = {"beside it tok/s": beside, "alone tok/s": alone}
+    return Target("beside another llama.cpp: rate over that alone", 0.2, ratios, raw, is_at_least=True)
 
 
 def _against_best(engine: llama.LlamaEngine, repeat: int, name: str, goal: float) -> Target:
@@ -93,12 +110,12 @@ def _settings(threads: int, *, adapts: bool) -> SessionSettings:
 
 
 @contextlib.contextmanager
-def _busy(count: int) -> Iterator[None]:
-    """So many processes that only count, for as long as this lasts."""
-    command = [sys.executable, "-c", "while True: pass"]
-    started = [subprocess.Popen(command) for _ in range(count)]
+def _busy(count: int, command: Sequence[str] = COUNTING, settle_s: float = SETTLE_S) -> Iterator[None]:
+    """So many processes, which only count if nothing else is said, for as long as this lasts."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    started = [subprocess.Popen(command, env=programs.environment(), **quiet) for _ in range(count)]  # type: ignore[call-overload]
     try:
-        time.sleep(SETTLE_S)
+        time.sleep(settle_s)
         yield
     finally:
         for process in started:

@@ -20,6 +20,7 @@ from slmchat.generation.chat_session import ChatSession
 from slmchat.generation.generator import Generator
 from slmchat.generation.response import StreamHandler
 from slmchat.retrieval.answers import DocumentAnswers, ReadingOrder
+from slmchat.retrieval.chunk_vectors import VECTORS_S
 from slmchat.retrieval.index import DocumentIndex, IndexReport
 from slmchat.retrieval.opening import open_index
 from slmchat.retrieval.quotations import Quotation
@@ -36,6 +37,7 @@ class ChatDocuments:
         self._order = ReadingOrder()
         self._index: DocumentIndex | None = None
         self._is_private = False
+        self._has_missing = False  # passages without a vector, for want of time
 
     def add(
         self, paths: Sequence[Path], session: ChatSession, settings: Settings, scope: CancelScope
@@ -43,9 +45,10 @@ class ChatDocuments:
         """Read these documents; None when that was cancelled. Raises `SlmError` (USAGE) for what does not exist."""
         flag = CancelFlag()
         with scope(flag):
-            report = self._opened(session, settings).add(paths, session.reporter, flag)
+            report = self._opened(session, settings).add(paths, session.reporter, flag, vectors_s=VECTORS_S)
         if flag():
             return None
+        self._has_missing = self._has_missing or bool(report.n_without_vector)
         if report.n_files:
             self.roots += [root for root in report.roots if root not in self.roots]
         return report
@@ -74,6 +77,13 @@ class ChatDocuments:
         if not self.roots:
             return
         index, roots = self._opened(session, settings), tuple(self.roots)
+        if self._has_missing:
+            flag = CancelFlag()
+            with scope(flag):
+                report = index.add(roots, session.reporter, flag, vectors_s=VECTORS_S)
+            if flag():
+                raise KeyboardInterrupt
+            self._has_missing = bool(report.n_without_vector)
         generator = Generator(session.opened)
         generator.use(session.ready())
         answers = DocumentAnswers(
@@ -112,7 +122,8 @@ class ChatDocuments:
             self._is_private = settings.is_private
             self._index = open_index(settings, session.reporter, session.count_text)
             if self.roots:  # a chat that has become private: what was read is read again, into memory
-                self._index.add(self.roots, session.reporter, CancelFlag())
+                report = self._index.add(self.roots, session.reporter, CancelFlag(), vectors_s=VECTORS_S)
+                self._has_missing = bool(report.n_without_vector)
         return self._index
 
 

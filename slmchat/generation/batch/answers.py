@@ -4,18 +4,22 @@ Knows: records of completions. Refuses to know: rows, order, files. Another kind
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from slmchat.engine.api import FinishReason, Limits, Pool, Prompt, Request, Result
+from slmchat.engine.api import FinishReason, Limits, Prompt, Request, Result, Score
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import SlmError
 from slmchat.generation import response
 from slmchat.generation.attempts import Attempts, TryAgain
 from slmchat.generation.batch.prompts import Asked
 from slmchat.generation.best_of import BestOf, Candidates
-from slmchat.generation.classify import ClassificationTask, as_printed, content_free_prior, usage_of_all
+from slmchat.generation.classify import ClassificationTask, as_printed, usage_of_all
 from slmchat.generation.structured import ResponseFormat
+
+# What a model prefers behind prompts that say nothing (`Priors.of`); None: nothing is taken away.
+PriorOf = Callable[[ClassificationTask, Sequence[Prompt]], tuple[float, ...] | None]
 
 
 class Unsuitable(Exception):
@@ -193,6 +197,30 @@ class ElectedCompletions:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class EmptyPrompts:
+    """The prompts of rows that say nothing: of texts, and of pictures. Empty: there are no such rows."""
+
+    texts: Sequence[Prompt] = ()
+    pictures: Sequence[Prompt] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Prior:
+    """What the model prefers without any input: of texts, and of pictures."""
+
+    of_texts: tuple[float, ...] | None
+    of_pictures: tuple[float, ...] | None
+
+    @classmethod
+    def found(cls, task: ClassificationTask, prior_of: PriorOf, empty: EmptyPrompts) -> "_Prior":
+        return cls(*(prior_of(task, prompts) if prompts else None for prompts in (empty.texts, empty.pictures)))
+
+    def of(self, prompt: Prompt) -> tuple[float, ...] | None:
+        shows = any(part.image for part in prompt.parts) or any(turn.images for turn in prompt.turns)
+        return self.of_pictures if shows else self.of_texts
+
+
 class ChosenTexts:
     """One of some choices, with the probability of each."""
 
@@ -200,11 +228,24 @@ class ChosenTexts:
 
     def __init__(self, task: ClassificationTask) -> None:
         self._task = task
-        self._prior: tuple[float, ...] | None = None
+        self._prior = _Prior(None, None)
 
-    def calibrate(self, pool: Pool, empty: Sequence[Prompt]) -> None:
+    def calibrate(self, prior_of: PriorOf, empty: EmptyPrompts) -> None:
         """Find out what the model prefers without any input, before the first row. Raises `SlmError` as a pool does."""
-        self._prior = content_free_prior(self._task, pool, empty)
+        self._prior = _Prior.found(self._task, prior_of, empty)
+
+    @property
+    def tasks(self) -> Mapping[str, ClassificationTask]:
+        """The question, which has no name."""
+        return {"": self._task}
+
+    def probabilities(self, question: int, scores: Sequence[Score], prompt: Prompt) -> Mapping[str, float]:
+        """What the scores of the choices behind this prompt mean."""
+        return self._task.classification(scores, self._prior.of(prompt)).probabilities
+
+    def scale(self, temperatures: Sequence[float]) -> None:
+        """From now on divide the logarithms of the probabilities by the one temperature."""
+        self._task = replace(self._task, temperature=temperatures[0])
 
     @property
     def nothing(self) -> dict[str, Any]:
@@ -220,7 +261,7 @@ class ChosenTexts:
         if done.error is not None:
             raise Unsuitable(done.error, {})
         assert done.finish is not None
-        found = self._task.classification(done.scores, self._prior)
+        found = self._task.classification(done.scores, self._prior.of(prompt))
         return {
             "completion": str(found),
             "probabilities": as_printed(found.probabilities),
@@ -235,13 +276,29 @@ class ChosenValues:
     def __init__(self, tasks: Mapping[str, ClassificationTask]) -> None:
         self.n_each = len(tasks)
         self._tasks = tasks
-        self._priors: list[tuple[float, ...] | None] = [None] * len(tasks)
+        self._priors = [_Prior(None, None)] * len(tasks)
         self._done: dict[int, dict[int, Result]] = {}  # of the rows that are under way, by the number of the question
 
-    def calibrate(self, pool: Pool, empty: Sequence[Sequence[Prompt]]) -> None:
+    def calibrate(self, prior_of: PriorOf, empty: Sequence[EmptyPrompts]) -> None:
         """As `ChosenTexts.calibrate`, with such prompts for each question."""
         pairs = zip(self._tasks.values(), empty, strict=True)
-        self._priors = [content_free_prior(task, pool, prompts) for task, prompts in pairs]
+        self._priors = [_Prior.found(task, prior_of, prompts) for task, prompts in pairs]
+
+    @property
+    def tasks(self) -> Mapping[str, ClassificationTask]:
+        """The questions by their names."""
+        return self._tasks
+
+    def probabilities(self, question: int, scores: Sequence[Score], prompt: Prompt) -> Mapping[str, float]:
+        """What the scores of the choices of this question behind this prompt mean."""
+        task = list(self._tasks.values())[question]
+        return task.classification(scores, self._priors[question].of(prompt)).probabilities
+
+    def scale(self, temperatures: Sequence[float]) -> None:
+        """From now on divide the logarithms of each question's probabilities by its temperature."""
+        pairs = zip(self._tasks.items(), temperatures, strict=True)
+        self._tasks = {name: replace(task, temperature=one) for (name, task), one in pairs}
+        self._done.clear()  # of the rows that it was fitted on
 
     @property
     def nothing(self) -> dict[str, Any]:
@@ -271,7 +328,7 @@ class ChosenValues:
             if error is not None:
                 raise Unsuitable(error, {})
             assert finish is not None
-            found = task.classification(results[each].scores, self._priors[each])
+            found = task.classification(results[each].scores, self._priors[each].of(prompt))
             value[name], probabilities[name] = found.label, as_printed(found.probabilities)
             finishes.append(finish)
         return {

@@ -149,6 +149,10 @@ class PromptMaker:
             return self._asking(_PLACE.sub(lambda match: f"{{{match[1]}}}" if match[1] else text, self._instruction))
         return self._asking(self._composed([Attachment(text)]))
 
+    def without_picture(self) -> Prompt:
+        """The prompt of a row that is a picture, without the picture."""
+        return self._asking(self._composed([]))
+
     def shown_input(self, row: Row) -> Any:
         """What the record has as `input`: the text, or the fields that the instruction names."""
         if row.fields is None:

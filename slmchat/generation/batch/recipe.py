@@ -8,7 +8,7 @@ Refuses to know: rows, records, files.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,10 @@ class Recipe:
     def as_json(self) -> dict[str, Any]:
         """The value of `made_with`."""
         return asdict(self)
+
+    def with_option(self, name: str, value: Any) -> "Recipe":
+        """The recipe with one more option that decides the answers; None: it was not given."""
+        return self if value is None else replace(self, options={**self.options, name: value})
 
     def differences(self, before: Mapping[str, Any]) -> list[str]:
         """What is another in this recipe than in `before`, in words."""

@@ -45,7 +45,7 @@ class Row:
     `id`: the row's own `id` field, else the number of its line, or the path of its file. `fields`: of JSON and CSV
     rows. `error`: why it cannot be used; `text` is then what can be shown of it. `end`: how much of the source had
     been read when it was whole (bytes; for files, their number). `picture`: the row is one, and `text` says which.
-    `size`: characters that it holds in memory.
+    `size`: characters, or bytes of a picture, that it holds in memory.
     """
 
     id: str | int
@@ -58,7 +58,9 @@ class Row:
 
     @property
     def size(self) -> int:
-        return len(self.text) + sum(len(value) for value in (self.fields or {}).values() if isinstance(value, str))
+        pixels = 3 * self.picture.width * self.picture.height if self.picture else 0
+        texts = (value for value in (self.fields or {}).values() if isinstance(value, str))
+        return len(self.text) + pixels + sum(map(len, texts))
 
 
 @dataclass(frozen=True, slots=True)
