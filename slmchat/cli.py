@@ -413,15 +413,15 @@ def whole_program() -> Any:
 
 
 def program_for(arguments: Sequence[str]) -> Any:
-    """The command line with nothing but the command that is called: all options of all commands take 10 ms.
+    """The command line with nothing but the command that is called, or the group of commands: all of them take 30 ms.
 
-    The whole of it where help is asked for before a name, or the name is that of a group or unknown.
+    The whole of it where help is asked for before a name, or the name is unknown.
     """
     before = list(itertools.takewhile(lambda word: word.startswith("-"), arguments))
     name = arguments[len(before)] if len(before) < len(arguments) else None
     if name == "__complete":
         return program(_root, _ROOT_TAKES, (), _invoke, {name: _complete})
-    called = [COMMANDS[name]] if name in COMMANDS else []
+    called = [command for known, command in COMMANDS.items() if known.partition(" ")[0] == name]
     if (not called and "--version" not in before) or {"-h", "--help"} & set(before):
         return whole_program()
     return program(_root, _ROOT_TAKES, called, _invoke, help=_HELP, epilog=_EPILOG)

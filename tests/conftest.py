@@ -48,7 +48,7 @@ if os.environ.get("PYTEST_XDIST_WORKER"):
 
 # Tests that run in the background of a script, or under nohup, inherit ignored signals, and so would slm from them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-for _number in (signal.SIGHUP, signal.SIGTERM) if sys.platform != "win32" else ():
+for _number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM) if sys.platform != "win32" else ():
     signal.signal(_number, signal.SIG_DFL)
 
 
@@ -78,11 +78,11 @@ def _marks_left_out(config: pytest.Config) -> set[str]:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """One more than cores where whole programs are tested: a third of the time they wait, for a start, a pipe, a pause."""
+    """Two more than cores where whole programs are tested: half of the time they wait, for a start, a pipe, a pause."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return n_cores + ("real" not in _marks_left_out(config))
+    return n_cores + (0 if "real" in _marks_left_out(config) else 2)
 
 
 # Where a file costs nothing. Not for whole programs: a sealed one may write there, which its tests have to notice.

@@ -43,8 +43,8 @@ class LoopbackServer(ThreadingHTTPServer):
     def stop(self) -> None:
         """Take no more connections. `serve_forever` would look for its end now and then; this one is woken."""
         self._is_ending = True
-        with socket.create_connection(("127.0.0.1", self.port)):
-            self._thread.join()
+        socket.create_connection(("127.0.0.1", self.port)).close()
+        self._thread.join()
         self.server_close()
 
     def _accept(self) -> None:

@@ -61,7 +61,7 @@ EXTRA, FLASH, THREADS, ALWAYS = "extra", "flash", "threads > 1", "1"
 CRASHES = "raise(SIGSEGV)"
 ABORTS = "raise(SIGABRT)"
 KILLED = "raise(SIGKILL)"
-HANGS = "for (;;) {}"
+HANGS = "for (;;) pause()"
 COMPUTES_WRONGLY = "found[i] *= i % 4 ? 1.0f : 0.2f"
 COMPUTES_NAN = "found[i] = i ? found[i] : NAN"
 
@@ -136,6 +136,8 @@ def plant_at_load(directory: Path, what: str) -> dict[str, str]:
     compiler = _compiler()
     directory.mkdir()
     source = directory / "planted.c"
-    source.write_text(f"#include <signal.h>\n__attribute__((constructor)) static void load(void) {{ {what}; }}\n")
+    source.write_text(
+        f"#include <signal.h>\n#include <unistd.h>\n__attribute__((constructor)) static void load(void) {{ {what}; }}\n"
+    )
     subprocess.run([compiler, "-shared", "-fPIC", "-o", directory / "libllama.so", source], check=True)
     return {"LLAMA_CPP_LIB_PATH": str(directory), "SLM_VERDICTS": str(directory / "verdicts")}

@@ -62,9 +62,9 @@ CASES = {"plain": "", "in and err": "02", "out": "1", "all": "012", "full out": 
 # Python makes of them at its start.
 _ALL = """
 import gc, json, os, sys
-import slmchat.cli
-from slmchat.commands import batch, bench, doctor, help_pages, models, privacy, pull, run, sessions, tune
-from slmchat.commands.repl import command
+sys.path.insert(0, sys.argv[2])
+import fork_server
+fork_server.load()
 lines, cases, place = json.loads(sys.argv[1])
 found = {}
 gc.freeze()
@@ -111,7 +111,7 @@ print(json.dumps(found))
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 def test_every_command_with_every_stream_closed_or_full(home: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _ALL, json.dumps([list(LINES), CASES, str(tmp_path)])],
+        [sys.executable, "-c", _ALL, json.dumps([list(LINES), CASES, str(tmp_path)]), str(Path(__file__).parent)],
         capture_output=True,
         text=True,
         env=environment(home),

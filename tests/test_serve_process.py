@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 from conftest import Outcome, environment, run_slm
 from gguf_samples import PHI3_TEMPLATE, write_tiny_llama
@@ -36,7 +37,7 @@ class ServerProcess:
     """`slm serve` in the foreground, until the end of the block."""
 
     def __init__(self, home: Path, *arguments: str | Path, env: dict[str, str] | None = None) -> None:
-        self.process = subprocess.Popen(
+        self.process = fork_server.popen(
             [sys.executable, "-m", "slmchat", "serve", *map(str, arguments), "--port", "0", "--threads", "1", "-v"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -204,7 +205,7 @@ class TestBackground:
 
 def _client_in_an_answer(home: Path, tiny: Path) -> "subprocess.Popen[bytes]":
     """A `slm run` whose answer from the server has begun."""
-    client = subprocess.Popen(
+    client = fork_server.popen(
         [sys.executable, "-m", "slmchat", "run", "Hi", "-m", str(tiny), "--temp", "1"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -377,7 +378,7 @@ class TestWarmBatch:
         assert "slm serve" not in done.err.replace("from the memory of slm serve", "")
 
     def test_ctrl_c_keeps_what_is_written(self, server: ServerProcess, home: Path, tiny: Path, slm: Slm) -> None:
-        client = subprocess.Popen(
+        client = fork_server.popen(
             [sys.executable, "-m", "slmchat", *self.BATCH, "-m", str(tiny)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -396,7 +397,7 @@ class TestWarmBatch:
     def test_a_server_that_dies_ends_the_batch_with_a_way_on(
         self, server: ServerProcess, home: Path, tiny: Path
     ) -> None:
-        client = subprocess.Popen(
+        client = fork_server.popen(
             [sys.executable, "-m", "slmchat", "batch", "go on", "-m", str(tiny), "--temp", "1"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -140,7 +140,11 @@ def test_no_template_names_the_way_out() -> None:
         ("{{ undefined_helper() }}", "undefined"),
     ],
 )
-def test_a_bad_template_is_a_sentence_with_its_reason(source: str, reason: str) -> None:
+def test_a_bad_template_is_a_sentence_with_its_reason(
+    source: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("MAX_STEPS", "MAX_WRITTEN"):
+        monkeypatch.setattr(template_budget, limit, getattr(template_budget, limit) // 50)
     with pytest.raises(SlmError) as caught:
         _template(source).render([Message(Role.USER, "hi")])
     assert caught.value.exit_code is ExitCode.DAMAGED

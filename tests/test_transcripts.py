@@ -6,10 +6,8 @@ named here, with its reason: `...` (the page leaves it out) and numbers with thr
 """
 
 import re
-import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import environment
 from endpoint_server import EndpointServer, stream
+from forked_program import ForkedProgram
 from gguf_samples import CHATML_TEMPLATE, QWEN_INFILL, write_tiny_llama
 from gguf_surgery import with_keys
 from gguf_thinking import PLAIN, THINKS, write_planted
@@ -127,7 +126,7 @@ def _command_lines() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory with the files, and a `slm` to be found on the PATH."""
     place = tmp_path_factory.mktemp("transcripts")
     for directory in ("contracts", "handbook"):
@@ -137,12 +136,11 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / name).write_text(text, encoding="utf-8")
     for name in PICTURES:
         Image.new("RGB", (32, 32), "teal").save(place / name)
-    programs = {"slm": f'exec {shlex.quote(sys.executable)} -m slmchat "$@"', "git": "echo '-old'; echo '+new'"}
     (place / "bin").mkdir()
-    for name, script in programs.items():
-        (place / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
-        (place / "bin" / name).chmod(0o755)
-    return place
+    (place / "bin" / "git").write_text("#!/bin/sh\necho '-old'; echo '+new'\n")
+    (place / "bin" / "git").chmod(0o755)
+    with ForkedProgram(place / "bin" / "slm"):
+        yield place
 
 
 @pytest.fixture(scope="module")
