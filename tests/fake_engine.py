@@ -96,6 +96,9 @@ class Ready:
     def engine(self) -> FakeEngine:
         return self.loaded
 
+    def wait_until_begun(self) -> None:
+        pass
+
     def when_done(self, callback: object) -> None:
         pass
 

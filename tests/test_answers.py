@@ -72,7 +72,7 @@ class Asked:
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
     engine = FakeEngine([])
-    monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(engine))
+    monkeypatch.setattr(loader, "start_loading", lambda *_, **__: Ready(engine))
     return Asked(tmp_path, engine)
 
 

@@ -27,7 +27,7 @@ class Batch:
         found = Installed("fake:1b", "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z")
         self.engine = FakeEngine(score=lambda prompt, text: Score((0.0 if text.strip() in prompt else -3.0,)))
         monkeypatch.setattr(resolve, "find", lambda *_: found)
-        monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(self.engine))
+        monkeypatch.setattr(loader, "start_loading", lambda *_, **__: Ready(self.engine))
         monkeypatch.setattr(sandbox, "seal", lambda *_, **__: None)
         self.folder = tmp_path
 

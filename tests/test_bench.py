@@ -144,7 +144,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
     monkeypatch.setattr(arithmetic_limit, "measure", lambda *_: 1e9)
 
     def call(engine: FakeEngine, options: BenchOptions) -> tuple[ExitCode, str, str]:
-        monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(engine))
+        monkeypatch.setattr(loader, "start_loading", lambda *_, **__: Ready(engine))
         console = Console(io.StringIO(), io.StringIO(), io.StringIO(), environ={})
         code = bench.bench(None, options, settings.load({"SLM_HOME": str(tmp_path)}), console)
         return code, console.stdout.getvalue(), console.stderr.getvalue()  # type: ignore[attr-defined]

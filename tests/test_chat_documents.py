@@ -43,7 +43,7 @@ def manual(tmp_path: Path) -> Path:
 def chat(engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatApp]:
     file = InstalledFile(tmp_path / "m.gguf", None, 1, 1)
     installed = Installed("fake:1b", "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z")
-    monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(engine))
+    monkeypatch.setattr(loader, "start_loading", lambda *_, **__: Ready(engine))
     monkeypatch.setattr(resolve, "find", lambda *_: installed)
     monkeypatch.setattr(ChatApp, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
     settings = settings_module.load({"SLM_HOME": str(tmp_path / "home")})

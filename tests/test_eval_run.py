@@ -63,7 +63,7 @@ class Bench:
         self._tiny = from_path(write_tiny_llama(tmp_path / "tiny.gguf", chat_template=None))
         monkeypatch.setattr(sandbox, "seal", lambda settings: None)
         monkeypatch.setattr(resolve, "find", lambda name, settings, console: self.installed(name or "fake"))
-        monkeypatch.setattr(loader, "start_loading", lambda installed, *_: Ready(self.engine(installed.name)))
+        monkeypatch.setattr(loader, "start_loading", lambda installed, *_, **__: Ready(self.engine(installed.name)))
 
     def installed(self, name: str) -> Any:
         if name == "missing":
@@ -422,7 +422,7 @@ class TestQuantizationsOfOneModel:
             return replace(made, quantization=quantization, files=files, admitted_at="2026-11-26")
 
         monkeypatch.setattr(resolve, "find", find)
-        monkeypatch.setattr(loader, "start_loading", lambda installed, *_: Ready(bench.engine(installed.key)))
+        monkeypatch.setattr(loader, "start_loading", lambda installed, *_, **__: Ready(bench.engine(installed.key)))
         for key in ("a@F16", "a@Q8_0", "a@Q4_0", "b"):
             bench.engines[key] = _Expecting(replies=[WORDS] * 3)
         return bench

@@ -60,7 +60,7 @@ def load(engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     file = InstalledFile(tmp_path / "m.gguf", None, 1, 1)
     found = Installed("fake:1b", "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z", sampler={"temperature": 0.3})
     monkeypatch.setattr(resolve, "find", lambda *_: found)
-    monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(engine))
+    monkeypatch.setattr(loader, "start_loading", lambda *_, **__: Ready(engine))
     monkeypatch.setenv("SLM_HOME", str(tmp_path / "home"))
 
     def call(**options: object) -> Model:

@@ -85,7 +85,7 @@ def host() -> Heard:
 
 @pytest.fixture
 def talk(engine: FakeEngine, host: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatSession]:
-    monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(engine))
+    monkeypatch.setattr(loader, "start_loading", lambda *_, **__: Ready(engine))
     settings = settings_module.load({"SLM_HOME": str(tmp_path)})
     console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
     file = InstalledFile(tmp_path / "m.gguf", None, 1, 1)
@@ -400,7 +400,7 @@ def test_ctrl_c_while_the_model_loads_gives_the_message_back(
         def engine(self) -> FakeEngine:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loader, "start_loading", lambda *_: Interrupted(engine, is_done=False))
+    monkeypatch.setattr(loader, "start_loading", lambda *_, **__: Interrupted(engine, is_done=False))
     assert isinstance(talk.model, LocalModel)
     monkeypatch.setattr(resolve, "find", lambda *_: talk.model.installed)
     monkeypatch.setattr(ChatApp, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
@@ -420,7 +420,7 @@ def test_private_in_the_middle_of_a_chat_reaches_the_loading(
     from slmchat.privacy import dumps
 
     ready = Ready(engine)
-    monkeypatch.setattr(loader, "start_loading", lambda *_: ready)
+    monkeypatch.setattr(loader, "start_loading", lambda *_, **__: ready)
     monkeypatch.setattr(resolve, "find", lambda *_: talk.model.installed)
     monkeypatch.setattr(ChatApp, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
     monkeypatch.setattr(dumps, "switch_off", lambda: None)

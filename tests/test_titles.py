@@ -60,7 +60,7 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def chat(engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """What `resting` asks of a chat, with one exchange in it, and a user who never goes on by himself."""
-    monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(engine))
+    monkeypatch.setattr(loader, "start_loading", lambda *_, **__: Ready(engine))
     monkeypatch.setattr(rest, "REST_S", 0.0)
     monkeypatch.setattr(rest, "power", lambda: (Fact(False, ""), Fact(None, "")))
     settings = settings_module.load({"SLM_HOME": str(tmp_path)})

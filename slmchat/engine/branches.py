@@ -26,7 +26,7 @@ def branches(prompts: Sequence[Sequence[int]], shared: Sequence[int], most: int)
     `shared`: how many tokens of each prompt need no evaluation anyway. A prompt joins the branch of its neighbours as
     long as the branch saves no less by it, though it may become shorter.
     """
-    order = sorted(range(len(prompts)), key=lambda place: prompts[place])
+    order = sorted(range(len(prompts)), key=lambda place: tuple(prompts[place]))
     found: list[tuple[int, Branch]] = []
     begin = 0
     while begin < len(order) - 1:

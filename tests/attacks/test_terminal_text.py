@@ -98,7 +98,7 @@ class Desk:
         """A chat that has resumed the hostile session with a model of that name."""
         file = InstalledFile(self.home / "m.gguf", None, 1, 1)
         installed = Installed(HOSTILE, "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z")
-        self.monkeypatch.setattr(loader, "start_loading", lambda *_: Ready(FakeEngine()))
+        self.monkeypatch.setattr(loader, "start_loading", lambda *_, **__: Ready(FakeEngine()))
         self.monkeypatch.setattr(resolve, "find", lambda *_: installed)
         self.monkeypatch.setattr(
             ChatApp, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None, "is_full": False})

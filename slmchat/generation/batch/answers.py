@@ -214,8 +214,8 @@ class _Prior:
     of_pictures: tuple[float, ...] | None
 
     @classmethod
-    def found(cls, task: ClassificationTask, prior_of: PriorOf, empty: EmptyPrompts) -> "_Prior":
-        return cls(*(prior_of(task, prompts) if prompts else None for prompts in (empty.texts, empty.pictures)))
+    def found(cls, task: ClassificationTask, measure_prior: PriorOf, empty: EmptyPrompts) -> "_Prior":
+        return cls(*(measure_prior(task, prompts) if prompts else None for prompts in (empty.texts, empty.pictures)))
 
     def of(self, prompt: Prompt) -> tuple[float, ...] | None:
         shows = any(part.image for part in prompt.parts) or any(turn.images for turn in prompt.turns)
@@ -231,9 +231,9 @@ class ChosenTexts:
         self._task = task
         self._prior = _Prior(None, None)
 
-    def calibrate(self, prior_of: PriorOf, empty: EmptyPrompts) -> None:
+    def calibrate(self, measure_prior: PriorOf, empty: EmptyPrompts) -> None:
         """Find out what the model prefers without any input, before the first row. Raises `SlmError` as a pool does."""
-        self._prior = _Prior.found(self._task, prior_of, empty)
+        self._prior = _Prior.found(self._task, measure_prior, empty)
 
     @property
     def tasks(self) -> Mapping[str, ClassificationTask]:
@@ -280,10 +280,10 @@ class ChosenValues:
         self._priors = [_Prior(None, None)] * len(tasks)
         self._done: dict[int, dict[int, Result]] = {}  # of the rows that are under way, by the number of the question
 
-    def calibrate(self, prior_of: PriorOf, empty: Sequence[EmptyPrompts]) -> None:
+    def calibrate(self, measure_prior: PriorOf, empty: Sequence[EmptyPrompts]) -> None:
         """As `ChosenTexts.calibrate`, with such prompts for each question."""
         pairs = zip(self._tasks.values(), empty, strict=True)
-        self._priors = [_Prior.found(task, prior_of, prompts) for task, prompts in pairs]
+        self._priors = [_Prior.found(task, measure_prior, prompts) for task, prompts in pairs]
 
     @property
     def tasks(self) -> Mapping[str, ClassificationTask]:
