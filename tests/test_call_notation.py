@@ -15,6 +15,8 @@ from serving import NAME, Notes, serving
 from slmchat import settings as settings_module
 from slmchat.conversation.template import ChatTemplate
 from slmchat.engine import llama, native
+from slmchat.engine.constraint import ConstrainedSampler
+from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.generation.call_notation import HERMES, CallNotation, notation_of
 from slmchat.generation.tools import CallMode, CallSplitter, Tool, Toolbox, ToolCall, split
@@ -207,7 +209,8 @@ def test_the_splitter_of_hermes_is_the_usual_one() -> None:
 
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vocabulary]:
-    made = llama.load(write_tiny_llama(tmp_path_factory.mktemp("models") / "tiny.gguf", chat_template=None))
+    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
+    made = llama.load(write_tiny_llama(path, chat_template=None, extra_control_tokens=("[TOOL_CALLS]",)))
     yield made.vocabulary
     made.close()
 
@@ -245,6 +248,18 @@ def test_the_grammar_lets_such_calls_through_and_no_others(name: str, vocabulary
     for arguments in ({"city": "Oslo", "days": 9}, {"city": "Rome", "days": 1}, {"days": 1}, {"city": "Oslo"}):
         assert not admits(vocabulary, free, box.notation.written([("weather", arguments)]))
     assert not admits(vocabulary, free, box.notation.written([("other", {})]))
+
+
+@pytest.mark.real
+def test_a_mark_that_is_a_control_token_may_be_written_where_it_is_shown(vocabulary: Vocabulary) -> None:
+    (mark,) = vocabulary.tokens_of(("[TOOL_CALLS]",))
+    assert not vocabulary.is_plain_text(mark)
+    for shown, is_text in ((frozenset[int](), False), (frozenset((mark,)), True)):
+        made = ConstrainedSampler(
+            native.bindings(), vocabulary, SamplerSettings(seed=1), 'root ::= "[TOOL_CALLS]"', shown
+        )
+        assert made._is_text(mark) is is_text
+        made.close()
 
 
 FUNCTIONS: list[Any] = [WEATHER.described(), CLOCK.described()]
