@@ -239,11 +239,11 @@ class LlamaScorer(PrefixPool[_Row]):
                 return False
             if self._is_cancelled:
                 return True
-            *before, last = self._spans(row, row.sequence, begin, len(row.tokens)) or [None]
-            if last is None:  # it ends in an image
+            if begin == len(row.tokens):  # it ends in an image
                 self._begin(row, -1)
                 continue
-            ends += [(span, None) for span in before if span is not None]
+            *before, last = self._spans(row, row.sequence, begin, len(row.tokens))
+            ends += [(span, None) for span in before]
             ends.append((replace(last, needs_logits=True), row))
         for batch in self._sequences.batches(ends):
             places = self._sequences.evaluate([span for span, _ in batch])
