@@ -29,7 +29,6 @@ from slmchat.engine import constraint, llama
 from slmchat.errors import SlmError
 from slmchat.schemas import json_schema
 from slmchat.schemas.check import SchemaCheck
-from slmchat.schemas.gbnf_writer import gbnf_of
 
 
 class Matcher:
@@ -102,12 +101,11 @@ def judged(matcher: Matcher, name: str, schema: Any, tests: Sequence[dict[str, A
     start = time.process_time()
     try:
         text = json.dumps(schema, ensure_ascii=False)
-        made = json_schema.compiled(schema, text)
-        gbnf = gbnf_of(made.grammar)
+        made = json_schema.to_gbnf.__wrapped__(text, is_capped=False)
         check = SchemaCheck(schema, text)
         done = time.process_time()
         report.only_checked = made.only_checked
-        grammar = matcher.compiled(gbnf)
+        grammar = matcher.compiled(made.gbnf)
     except SlmError as error:
         report.refusal = error.message
         return report

@@ -20,7 +20,7 @@ class Branch:
     members: tuple[int, ...]
 
 
-def branches(prompts: Sequence[Sequence[int]], shared: Sequence[int], most: int) -> list[Branch]:
+def branches(prompts: Sequence[list[int]], shared: Sequence[int], most: int) -> list[Branch]:
     """At most `most` branches, those that save the most tokens; no prompt is in two of them.
 
     `shared`: how many tokens of each prompt need no evaluation anyway. A prompt joins the branch of its neighbours as

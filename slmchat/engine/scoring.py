@@ -244,12 +244,12 @@ class LlamaScorer(PrefixPool[_Row]):
                 return False
             if self._is_cancelled:
                 return True
-            spans = self._spans(row, row.sequence, begin, len(row.tokens))
-            if not spans:  # it ends in an image
+            if begin == len(row.tokens):  # it ends in an image
                 self._begin(row, -1)
                 continue
-            ends += [(span, None) for span in spans[:-1]]
-            ends.append((replace(spans[-1], needs_logits=True), row))
+            *before, last = self._spans(row, row.sequence, begin, len(row.tokens))
+            ends += [(span, None) for span in before]
+            ends.append((replace(last, needs_logits=True), row))
         for batch in self._sequences.batches(ends):
             places = self._sequences.evaluate([span for span, _ in batch])
             if places is None:

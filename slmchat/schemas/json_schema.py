@@ -71,8 +71,11 @@ class SchemaGbnf:
 def to_gbnf(text: str, *, is_capped: bool) -> SchemaGbnf:
     """The grammar of a schema that is JSON text, written once for all who need it. Raises `SlmError` as `compiled`
     does."""
-    made = compiled(json.loads(text), text, is_capped=is_capped)
-    return SchemaGbnf(gbnf_of(made.grammar), made.only_checked, made.unknown, made.has_soft_limits)
+    with _without_collector():
+        made = compiled(json.loads(text), text, is_capped=is_capped)
+        found = SchemaGbnf(gbnf_of(made.grammar), made.only_checked, made.unknown, made.has_soft_limits)
+        del made  # before the collector looks: of all its nodes nothing is left then
+    return found
 
 
 def to_grammar(schema: Any, *, is_capped: bool = False) -> Grammar:
