@@ -56,6 +56,11 @@ FILES = {
     "contracts/lease.md": "# Lease\n\nIt ends on 31 May. Maria Lopez signed it.\n",
     "handbook/filter.md": "# Care\n\nThe filter is cleaned every six weeks.\n",
     "prices.csv": "what,price\ncancel,40 euros\n",
+    "known.jsonl": "".join(
+        f'{{"text": "Visit {n} was {word}.", "label": "{label}"}}\n'
+        for n in range(12)
+        for word, label in (("good", "positive"), ("bad", "negative"))
+    ),
     "questions.txt": "How often is the filter cleaned?\n",
     "mail.txt": "Dear team,\n\nthe invoice of March is still open.\n\nKind regards,\nMaria Lopez\n",
 }
