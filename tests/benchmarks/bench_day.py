@@ -135,6 +135,7 @@ class _Day:
             for number, message in enumerate(messages, 1):
                 terminal.enter(message)
                 terminal.wait_for(lambda number=number: len(_reported(terminal.raw)) >= number)
+            terminal.enter("/exit")
             terminal.end()
             for prompt, cached in _reported(terminal.raw):
                 self._add("chat", prompt, cached)
