@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Outcome, environment
+from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
 pytestmark = pytest.mark.real
 
@@ -27,6 +28,27 @@ def test_a_chat_without_documents_imports_nothing_that_reads_them() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "slmchat.commands.repl.documents" in done.stdout.split()
     assert "slmchat.retrieval" not in done.stdout.split()
+
+
+def test_the_weights_are_read_before_what_answers_is_imported(home: Path, tmp_path: Path) -> None:
+    """llama.cpp needs no interpreter while it reads: what Python imports then takes no time of its own."""
+    model = write_tiny_llama(tmp_path / "tiny.gguf", chat_template=CHATML_TEMPLATE)
+    code = (
+        "import sys; from slmchat import cli; from slmchat.models.loader import Loading\n"
+        "wait = Loading.wait_until_begun\n"
+        "def waited(loading): wait(loading); print(*sys.modules, file=sys.stderr)\n"
+        "Loading.wait_until_begun = waited\n"
+        f"sys.exit(cli.run_cli(['run', '-m', {str(model)!r}, '--temp', '0', '-n', '2', 'hello']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(home), check=True
+    )
+    imported = set(done.stderr.split())
+    assert {"llama_cpp.llama_cpp", "slmchat.engine.llama", "slmchat.commands.run"} <= imported
+    late = {"jinja2", "socket", "secrets", "slmchat.commands.run_answer", "slmchat.engine.session"}
+    late |= {"slmchat.generation.generator", "slmchat.generation.structured", "slmchat.conversation.template"}
+    assert not late & imported
+    assert len({name for name in imported if name.startswith("slmchat")}) < 140
 
 
 def test_the_bindings_come_without_the_package_around_them(home: Path) -> None:

@@ -27,6 +27,7 @@ from slmchat.engine.api import (
     Usage,
 )
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.session import LlamaSession
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import attempts, structured
 from slmchat.generation.response import Response
@@ -44,7 +45,7 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def session(tiny_path: Path) -> Iterator[llama.LlamaSession]:
+def session(tiny_path: Path) -> Iterator[LlamaSession]:
     engine = llama.load(tiny_path)
     made = engine.open_session(SessionSettings(n_ctx=1024, threads=1, threads_batch=1))
     yield made
@@ -53,7 +54,7 @@ def session(tiny_path: Path) -> Iterator[llama.LlamaSession]:
 
 
 def _generated(
-    session: llama.LlamaSession, wanted: Constraint, sampler: SamplerSettings, max_tokens: int = 250
+    session: LlamaSession, wanted: Constraint, sampler: SamplerSettings, max_tokens: int = 250
 ) -> tuple[str, Finish]:
     events = list(session.generate(Prompt((Part("word"),)), sampler, Limits(max_tokens, constraint=wanted)))
     finish = events[-1]
@@ -62,7 +63,7 @@ def _generated(
 
 
 class TestEngine:
-    def test_every_finished_object_of_random_schemas_is_right(self, session: llama.LlamaSession) -> None:
+    def test_every_finished_object_of_random_schemas_is_right(self, session: LlamaSession) -> None:
         n_right = 0
         for seed in range(18):
             rng = random.Random(seed)
@@ -78,7 +79,7 @@ class TestEngine:
         assert n_right >= 12
 
     def test_few_candidates_choose_as_all_of_them_would(
-        self, session: llama.LlamaSession, monkeypatch: pytest.MonkeyPatch
+        self, session: LlamaSession, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The grammar sees 8 candidates, then 30, then all; the text is that of a grammar which sees all at once."""
         wanted = structured.of_schema({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]})
@@ -98,7 +99,7 @@ class TestEngine:
         assert few == texts((8, 30), 100_000) == texts((100_000, 100_001), 100_000)
         assert len(set(few)) > 1
 
-    def test_control_tokens_and_broken_characters_are_no_text(self, session: llama.LlamaSession) -> None:
+    def test_control_tokens_and_broken_characters_are_no_text(self, session: LlamaSession) -> None:
         """To llama.cpp's grammar a control token is its spelling, and a cut character is followed by anything."""
         for seed in range(12):
             sampler = SamplerSettings(temperature=10.0, top_k=0, top_p=1.0, min_p=0.0, seed=seed)
@@ -108,7 +109,7 @@ class TestEngine:
             assert len(text) == 60
             assert "\ufffd" not in text
 
-    def test_what_the_model_cannot_write_is_a_sentence(self, session: llama.LlamaSession) -> None:
+    def test_what_the_model_cannot_write_is_a_sentence(self, session: LlamaSession) -> None:
         grammar = Constraint(ConstraintKind.GRAMMAR, "root ::= <[0]> | <[1]>")
         with pytest.raises(SlmError) as caught:
             _generated(session, grammar, SamplerSettings(seed=1))
@@ -129,7 +130,7 @@ class TestEngine:
         ],
     )
     def test_a_grammar_that_cannot_be_read(
-        self, session: llama.LlamaSession, gbnf: str, says: str, capfd: pytest.CaptureFixture[str]
+        self, session: LlamaSession, gbnf: str, says: str, capfd: pytest.CaptureFixture[str]
     ) -> None:
         with pytest.raises(SlmError) as caught:
             _generated(session, Constraint(ConstraintKind.GRAMMAR, gbnf), SamplerSettings(seed=1))

@@ -26,6 +26,7 @@ from slmchat.engine import llama, native
 from slmchat.engine.api import Chunk, Finish, Image, Limits, Part, Prefill, Prompt, SessionSettings
 from slmchat.engine.image_tokens import is_image_token
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.session import LlamaSession
 from slmchat.engine.vision import Projector
 from slmchat.errors import ExitCode, SlmError
 
@@ -73,7 +74,7 @@ def asked(question: str, *images: Image) -> Prompt:
     return Prompt((start, *shown, Part(question), end))
 
 
-def answer(session: llama.LlamaSession, prompt: Prompt, n: int = 12) -> tuple[list[int], Finish, list[Prefill]]:
+def answer(session: LlamaSession, prompt: Prompt, n: int = 12) -> tuple[list[int], Finish, list[Prefill]]:
     tokens: list[int] = []
     steps: list[Prefill] = []
     finish = None

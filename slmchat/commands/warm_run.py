@@ -8,12 +8,11 @@ import dataclasses
 import io
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmchat import __version__
 from slmchat.commands.endings import exit_code, tell_of_silence
 from slmchat.commands.own_options import RunOptions
-from slmchat.engine.warm.connection import WarmConnection, ask, error_of, server_gone
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.models import sandbox
@@ -27,6 +26,9 @@ from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 from slmchat.terminal.plain_view import PlainView
+
+if TYPE_CHECKING:  # most calls find no server
+    from slmchat.engine.warm.connection import WarmConnection
 
 # Settings that an answer depends on, and the server has of its own start.
 _OF_ANSWERS = ("n_ctx", "think", "think_budget", "sampler")
@@ -76,7 +78,9 @@ def _is_plain(options: GenerationOptions, beside: tuple[Any, ...], settings: Set
     return is_usual and not (is_elsewhere or needs_more or is_file or options.raw_output or console.is_verbose)
 
 
-def _has_model(connection: WarmConnection, options: GenerationOptions, settings: Settings) -> bool:
+def _has_model(connection: "WarmConnection", options: GenerationOptions, settings: Settings) -> bool:
+    from slmchat.engine.warm.connection import ask
+
     name = options.model
     if name is not None and name.endswith(".gguf"):
         name = os.path.abspath(os.path.expanduser(name))
@@ -117,7 +121,7 @@ def _put_back(data: bytes, console: Console) -> None:
 class _Answer:
     """One answer on the line, as it is shown. Can be cancelled."""
 
-    def __init__(self, connection: WarmConnection, console: Console, *, is_json: bool, start: float) -> None:
+    def __init__(self, connection: "WarmConnection", console: Console, *, is_json: bool, start: float) -> None:
         self._connection = connection
         self._console = console
         self._is_json = is_json
@@ -142,6 +146,8 @@ class _Answer:
                     self.cancel()
                 done = self._followed()
         except (OSError, ValueError) as error:
+            from slmchat.engine.warm.connection import server_gone
+
             raise server_gone() from error
         finally:
             self._connection.close()
@@ -161,6 +167,8 @@ class _Answer:
                 if name == "no":
                     return None
                 if name == "error":
+                    from slmchat.engine.warm.connection import error_of
+
                     raise error_of(said)
                 self._take(name, said)
         finally:

@@ -9,7 +9,6 @@ Knows: prompts as parts with their provenance, limits, progress, chunks, why a g
 Refuses to know: conversations, terminals, model names, llama.cpp. Imports nothing heavy.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field
 from enum import StrEnum
@@ -43,6 +42,8 @@ class Image:
         """The image with its id. Raises ValueError when the pixels are not those of an image of this size."""
         if width < 1 or height < 1 or len(rgb) != 3 * width * height:
             raise ValueError("the pixels do not make an image of this size")
+        import hashlib  # OpenSSL, for pictures alone
+
         return cls(width, height, rgb, hashlib.sha256(b"%dx%d:" % (width, height) + rgb).hexdigest())
 
 

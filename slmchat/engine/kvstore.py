@@ -14,11 +14,8 @@ file, or `SHARED`. HASHES are of the first 64, 256, 1,024 ... tokens: a director
 and only those are opened. States are caches: nothing is fsynced, and what a crash leaves behind fails its checksum.
 """
 
-import hashlib
 import os
 import re
-import secrets
-import shutil
 import struct
 import time
 import zlib
@@ -181,7 +178,7 @@ class KvStore:
         folder = self._directory / key.folder
         if folder.is_symlink():  # it would lead out of the directory
             return None
-        new = folder / f".new-{secrets.token_hex(8)}"
+        new = folder / f".new-{os.urandom(8).hex()}"
         try:
             if not self._make_room(owner, size):
                 return None
@@ -270,6 +267,8 @@ class KvStore:
         return total + size <= limit
 
     def _default_limit(self, present: int) -> int:
+        import shutil  # here and below: 8 ms of a start that finds no state (with bz2, lzma, OpenSSL)
+
         place = next(path for path in (self._directory, *self._directory.parents) if path.exists())
         return min(_DEFAULT_LIMIT, int((shutil.disk_usage(place).free + present) * _SHARE_OF_FREE_DISK))
 
@@ -287,6 +286,8 @@ def _model_prefix(model: Path) -> str:
 
 
 def _digest(text: str) -> str:
+    import hashlib
+
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
 
 
@@ -313,6 +314,8 @@ def _states_in(folder: Path) -> list["os.DirEntry[str]"]:
 def _remove_entry(entry: "os.DirEntry[str]") -> None:
     """Delete a file, a link (not what it stands for), or a directory with all that is in it. Raises `OSError`."""
     if entry.is_dir(follow_symlinks=False):
+        import shutil
+
         shutil.rmtree(entry.path)
     else:
         os.unlink(entry.path)

@@ -365,7 +365,7 @@ class LocalModel:
     def start(self, options: GenerationOptions, settings: Settings, beside: LoadedBeside = NOTHING_BESIDE) -> Loading:
         if self.embeds:
             return loader.start_loading(self.installed, options, settings, embeds=True)
-        return loader.start_loading(self.installed, options, settings, beside=beside)
+        return loader.start_loading(self.installed, options, settings, beside)
 
     def report(self, loading: Loading, reporter: Reporter) -> None:
         for notice in loading.notices:

@@ -119,9 +119,9 @@ def start_loading(
     installed: Installed,
     options: GenerationOptions,
     settings: Settings,
+    beside: LoadedBeside = NOTHING_BESIDE,
     *,
     embeds: bool = False,
-    beside: LoadedBeside = NOTHING_BESIDE,
 ) -> Loading:
     """Begin to load an installed model, if it fits beside those; with `--force` in any case. `embeds`: it is to make
     vectors."""

@@ -4,12 +4,14 @@ Knows: the path, the options that matter. Refuses to know: models, what is said 
 start that has 0.2 s in all, so it imports nothing else.
 """
 
-import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from slmchat.engine.warm.connection import WarmConnection
 from slmchat.options import GenerationOptions
 from slmchat.settings import Settings
+
+if TYPE_CHECKING:
+    from slmchat.engine.warm.connection import WarmConnection
 
 # A server that does not say what it is by then, in seconds, has other things to do: it loads a model, say.
 HELLO_S = 1.0
@@ -20,10 +22,14 @@ def socket_path(settings: Settings) -> Path:
     return settings.paths.data / "serve" / "socket"
 
 
-def connect(path: Path) -> WarmConnection | None:
+def connect(path: Path) -> "WarmConnection | None":
     """A connection to the server behind this socket; None when there is none."""
     if not path.exists():
         return None
+    import socket
+
+    from slmchat.engine.warm.connection import WarmConnection
+
     if not hasattr(socket, "AF_UNIX"):
         return None
     try:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from terminal import Terminal
 
 MODEL = programs.MODELS[0]
-LEAST_SHARE = 0.6
+LEAST_SHARE = 0.75
 N_COMMANDS = 50
 
 _INSTRUCTION = (
@@ -134,9 +134,10 @@ class _Day:
             terminal.wait_for(r"(^|\n)> ?(\n|$)")
             for number, message in enumerate(messages, 1):
                 terminal.enter(message)
-                terminal.wait_for(lambda number=number: len(_reported(terminal.raw)) >= number)
+                terminal.wait_for(lambda number=number: len(_reported(terminal.everything)) >= number)
+            terminal.enter("/exit")
             terminal.end()
-            for prompt, cached in _reported(terminal.raw):
+            for prompt, cached in _reported(terminal.everything):
                 self._add("chat", prompt, cached)
         self.n_commands += 1
 
@@ -192,5 +193,5 @@ def _number(text: str) -> int:
 
 def _reported(text: str) -> list[tuple[int, int]]:
     """Prompt tokens and cached ones of every answer so far, as the chat tells them with -v."""
-    found = re.findall(r"([\d,]+) prompt tokens(?: \(([\d,]+) cached\))?", text)
+    found = re.findall(r"^([\d,]+) prompt tokens(?: \(([\d,]+) cached\))?", text, re.MULTILINE)
     return [(_number(prompt), _number(cached or "0")) for prompt, cached in found]

@@ -28,6 +28,7 @@ from targets import Target, pairs
 from slmchat.engine import constraint, llama
 from slmchat.engine.api import Constraint, ConstraintKind, Finish, FinishReason, Limits, Part, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.session import LlamaSession
 from slmchat.errors import SlmError
 from slmchat.generation import structured
 from slmchat.schemas import fields
@@ -97,9 +98,7 @@ def _settings(n_ctx: int) -> SessionSettings:
     return SessionSettings(n_ctx, programs.THREADS, programs.THREADS, speculation="off")
 
 
-def _generated(
-    session: llama.LlamaSession, prompt: Prompt, sampler: SamplerSettings, limits: Limits
-) -> tuple[str, Finish]:
+def _generated(session: LlamaSession, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> tuple[str, Finish]:
     text = ""
     finish = None
     for event in session.generate(prompt, sampler, limits):
@@ -127,7 +126,7 @@ def schemas(model: Path | None, runs: int, seed: int) -> Counter[str]:
     return outcomes
 
 
-def _one_run(session: llama.LlamaSession, schema: object, seed: int) -> str:
+def _one_run(session: LlamaSession, schema: object, seed: int) -> str:
     """ "right", "cut off" or "wrong"."""
     wanted = structured.of_schema(schema)
     sampler = SamplerSettings(temperature=1.0, top_k=(0, 40)[seed % 2], min_p=(0.0, 0.05)[seed // 2 % 2], seed=seed)
