@@ -118,11 +118,13 @@ _DEVELOPERS = ("SLM_", "HF_", "NO_COLOR", "PYTHONUNBUFFERED")
 
 @functools.cache
 def _verdicts() -> Path:
-    """What works of llama.cpp on this machine, for the homes of all tests: where it must be tried, that is done once."""
-    from slmchat.engine import verdicts
+    """What works of llama.cpp on this machine, and what is fast, for the homes of all tests: where it must be tried, that
+    is done once, and before a test plants a fault in what is tried."""
+    from slmchat.engine import attention_trial, verdicts
 
     place = Path(tempfile.gettempdir(), f"slm-verdicts-{os.getpid()}")
     verdicts.library(place)
+    attention_trial.is_slower()
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     return place
 
