@@ -5,6 +5,7 @@ Refuses to know: what needs the memory.
 All sizes are bytes.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ ROOT = Path("/")
 
 # Version 1 writes "no limit" as the largest multiple of a page below 2^63 (kernel, page_counter.h).
 _UNLIMITED = 1 << 60
+
+_M_ARENA_MAX = -8  # malloc.h
 
 
 def total_memory(root: Path = ROOT) -> int:
@@ -56,6 +59,16 @@ def address_space() -> Fact[int]:
     if soft == resource.RLIM_INFINITY:
         return Fact(None, "RLIMIT_AS is not set")
     return Fact(max(0, soft - _mapped()), "RLIMIT_AS, less what is mapped")
+
+
+def share_one_heap() -> None:
+    """Let all threads allocate from one heap: glibc reserves 64 MiB of address space for each thread's own
+    (malloc/arena.c, HEAP_MAX_SIZE), whenever that comes to its mind. Nothing happens with another C library."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        # int mallopt(int param, int value);  (malloc.h: M_ARENA_MAX)
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def _of_machine(root: Path) -> tuple[int, int]:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.records import Installed
+from slmchat.engine import native
 from slmchat.engine.api import Engine
 from slmchat.engine.crash_guard import CrashGuard
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import FitVerdict
 from slmchat.fit.shape import shape_of
+from slmchat.hardware import memory
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.models import device_fit, engine_trial, tuning
 from slmchat.models.device_fit import LoadPlan
@@ -130,6 +132,10 @@ def start_loading(
     guard = CrashGuard(installed.path, None if settings.is_private else settings.paths.data)
     check = _check_embeds if embeds else _check_generates
     begun = threading.Event()
+    if memory.address_space().value is not None:  # what takes some of it later has to be there when it is planned
+        memory.share_one_heap()
+        _import_session()
+        native.bindings()
 
     def load() -> tuple[Engine, LoadPlan]:
         return _load(installed, options, settings, notices, guard, check, begun.set, beside)
