@@ -40,7 +40,8 @@ def first_tokens(home: Path, turns: int) -> list[float]:
 
 
 def _reported(text: str) -> list[float]:
-    return [float(found) for found in re.findall(r"first token after ([\d.]+) s", text)]
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    return [float(found) for found in re.findall(r"first token after\s+([\d.]+) s", plain)]
 
 
 def measure(repeat: int) -> list[Target]:
