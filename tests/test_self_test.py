@@ -14,7 +14,7 @@ from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from slmchat import load, settings
 from slmchat.catalog.gguf import read_header
 from slmchat.catalog.library import from_path
-from slmchat.engine import crash_markers, devices, native, self_test, verdicts
+from slmchat.engine import crash_markers, devices, library, native, self_test, verdicts
 from slmchat.engine.api import SessionSettings
 from slmchat.engine.library import LibraryKind
 from slmchat.engine.limits import ALL, FEATURES, LEAST, Attempt, EngineLimits, SelfTestVerdict
@@ -212,7 +212,7 @@ def test_it_is_tried_where_build_and_processor_have_something_special(
 def test_a_library_of_ones_own_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "library_features", frozenset)
     assert not verdicts._is_needed()
-    monkeypatch.setattr(native, "_library", replace(native.library(), kind=LibraryKind.EXPLICIT))
+    monkeypatch.setattr(library, "_loaded", replace(native.library(), kind=LibraryKind.EXPLICIT))
     assert verdicts._is_needed()
 
 

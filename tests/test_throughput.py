@@ -12,7 +12,7 @@ from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from slmchat.catalog.library import Library
 from slmchat.catalog.registry import load as load_registry
 from slmchat.commands import first_run, models
-from slmchat.engine import device_throughput, kept_throughput, native
+from slmchat.engine import device_throughput, kept_throughput, library
 from slmchat.engine.kept_throughput import KeptThroughput
 from slmchat.engine.throughput_points import LAYER, MODELS, MOST_SHRUNK, Point
 from slmchat.errors import ExitCode, SlmError
@@ -178,7 +178,7 @@ class TestKept:
             for file in ("libllama.so", "libggml-cpu.so"):
                 (tmp_path / name / file).write_bytes(b"the same")
         (tmp_path / "other" / "libggml-cpu.so").write_bytes(b"for another processor")
-        monkeypatch.setattr(native, "_library", None)  # as in a process that has loaded none
+        monkeypatch.setattr(library, "_loaded", None)  # as in a process that has loaded none
         monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path / "one"))
         key = kept_throughput.key_of(THREADS)
         kept_throughput.go_on(KeptThroughput(key), tmp_path / "pace.json", tmp_path)

@@ -30,7 +30,7 @@ from slmchat.settings import Settings
 
 def device_facts(settings: Settings) -> device_checks.Facts:
     """What is known of this device, its library and its seal."""
-    from slmchat.engine import devices, library, native, threads, verdicts
+    from slmchat.engine import devices, library, native, threads, verdict_place, verdicts
     from slmchat.hardware.graphics import graphics
     from slmchat.privacy import seal
 
@@ -38,7 +38,7 @@ def device_facts(settings: Settings) -> device_checks.Facts:
     compute: tuple[devices.ComputeDevice, ...] = ()
     try:
         used = native.library()
-        self_test = verdicts.tried(verdicts.directory(settings.paths.cache)).verdict
+        self_test = verdicts.tried(verdict_place.directory(settings.paths.cache)).verdict
         if not self_test.is_broken:  # what ends the child ends this process as well
             features, compute = devices.build_features(), devices.devices()
     except SlmError as error:  # the library's check says so

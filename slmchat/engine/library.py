@@ -107,6 +107,33 @@ class NativeLibrary:
         return f"{told}: {self.path}"
 
 
+_loaded: NativeLibrary | None = None
+
+
+def note_loaded(library: NativeLibrary) -> None:
+    """From now on this one is in use: native.py has loaded it."""
+    global _loaded
+    _loaded = library
+
+
+def loaded() -> NativeLibrary | None:
+    """The library that is loaded; None before."""
+    return _loaded
+
+
+def in_use() -> NativeLibrary:
+    """The library that is loaded, else the one that would be. Raises `SlmError` when there is none."""
+    return _loaded or find(os.environ)
+
+
+def has_gpu_backend() -> bool:
+    """Whether the library in use was built with a GPU backend, told without loading it. False without a library."""
+    try:
+        return in_use().has_gpu_backend()
+    except SlmError:
+        return False
+
+
 def find(environ: Mapping[str, str] = os.environ) -> NativeLibrary:
     """The library to use: the one that `LLAMA_CPP_LIB_PATH` names, else an own build, else the prebuilt one.
 

@@ -22,6 +22,7 @@ from slmchat.engine import crash_report, structures
 from slmchat.engine import library as libraries
 from slmchat.engine.callbacks import guarded
 from slmchat.engine.library import DECLARATIONS, PREBUILT, LibraryKind, NativeLibrary
+from slmchat.engine.library import has_gpu_backend as has_gpu_backend
 from slmchat.engine.native_symbols import LLAMA, MULTIMODAL
 from slmchat.engine.shared_object import fault_of
 from slmchat.errors import ExitCode, SlmError
@@ -40,7 +41,6 @@ _CPU_DEVICE = 0  # enum ggml_backend_dev_type { GGML_BACKEND_DEVICE_TYPE_CPU, â€
 
 _lock = threading.Lock()
 _bindings: types.ModuleType | None = None
-_library: NativeLibrary | None = None  # the one that is loaded
 _log: deque[str] = deque(maxlen=LOG_LINES)
 _log_callback: Any = None  # referenced for as long as the library may call it
 
@@ -52,7 +52,7 @@ def bindings() -> types.ModuleType:
     in which a sentence could have been answered. The declarations alone take 30-45 ms. Raises `SlmError` (BUG) when
     there is no library, when it cannot be loaded on this machine and when it does not belong to the declarations.
     """
-    global _bindings, _library
+    global _bindings
     with _lock:
         if _bindings is None:
             crash_report.no_debugger()
@@ -61,7 +61,8 @@ def bindings() -> types.ModuleType:
             _capture_log(module)
             _register_backends(Path(module._lib._name))
             module.llama_backend_init()
-            _library, _bindings = used, module
+            libraries.note_loaded(used)
+            _bindings = module
         return _bindings
 
 
@@ -78,14 +79,14 @@ def multimodal() -> types.ModuleType:
 
 def library() -> NativeLibrary:
     """The library in use: the one that is loaded, else the one that would be. Raises `SlmError` when there is none."""
-    return _library or libraries.find(os.environ)
+    return libraries.in_use()
 
 
 def _import_declarations(name: str) -> tuple[NativeLibrary, types.ModuleType]:
     """The module of declarations on top of the library in use, both known to belong together."""
     loaded = sys.modules.get(name)
     if loaded is not None:  # by an earlier call, or with all of llama_cpp by the program that slm is a part of
-        used = _library or libraries.at(Path(loaded._lib._name))
+        used = libraries.loaded() or libraries.at(Path(loaded._lib._name))
         _check_belongs(loaded, used)
         return used, loaded
     used = library()
@@ -265,14 +266,6 @@ def _register_backends(library: Path) -> None:
             hint="install one that has: pip install --force-reinstall --no-cache-dir llama-cpp-python",
             exit_code=ExitCode.BUG,
         )
-
-
-def has_gpu_backend() -> bool:
-    """Whether the library in use was built with a GPU backend, told without loading it. False without a library."""
-    try:
-        return library().has_gpu_backend()
-    except SlmError:
-        return False
 
 
 def build() -> tuple[str, int, int]:

@@ -33,9 +33,6 @@ _FORMAT = 1
 FORCE = "SLM_SELF_TEST"
 """Internal: "always" makes the self-test on every machine (the tests do)."""
 
-PLACE = "SLM_VERDICTS"
-"""Internal: another directory for the verdicts, shared by homes that live for one test only."""
-
 # What no common processor has, by ggml's names (ggml-cpu.cpp, ggml_backend_cpu_get_features), and the flag that the
 # processor must have for it (hardware/cores.py). KleidiAI is a library of kernels and needs none.
 _SPECIAL = {"AMX_INT8": "AMX_INT8", "SVE": "SVE", "SME": "SME", "KLEIDIAI": None, "RISCV_V": "RVV"}
@@ -61,11 +58,6 @@ _lock = threading.Lock()
 _known: KnownVerdict | None = None
 _directory: Path | None = None
 _may_keep = True
-
-
-def directory(cache: Path) -> Path:
-    """Where verdicts are kept, below slm's cache directory."""
-    return Path(os.environ.get(PLACE) or cache / "engine")
 
 
 def place_in_use() -> Path | None:

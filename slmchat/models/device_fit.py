@@ -42,10 +42,10 @@ if TYPE_CHECKING:  # whoever only lists models does without the engine
 
 def limits(settings: Settings, model: Path | None = None) -> "EngineLimits":
     """What of llama.cpp's ways is open on this device, or with this model."""
-    from slmchat.engine import verdicts
+    from slmchat.engine import verdict_place, verdicts
     from slmchat.engine.limits import ALL
 
-    place = verdicts.directory(settings.paths.cache)
+    place = verdict_place.directory(settings.paths.cache)
     try:
         return verdicts.expected(place) if model is None else verdicts.limits_of(model, place)
     except SlmError:  # llama.cpp is missing; whoever loads a model is told

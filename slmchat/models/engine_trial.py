@@ -8,7 +8,7 @@ is noticed (engine/crash_guard.py).
 from dataclasses import replace
 
 from slmchat.catalog.records import Installed
-from slmchat.engine import crash_guard, native, verdicts
+from slmchat.engine import crash_guard, native, verdict_place, verdicts
 from slmchat.engine.crash_guard import Ended
 from slmchat.engine.limits import SelfTestVerdict
 from slmchat.errors import ExitCode, SlmError
@@ -28,7 +28,7 @@ def settle(installed: Installed, settings: Settings, threads: int, *, is_forced:
     with `--private` it is told again, because nothing is written. `is_forced`: go on even where nothing works.
     Raises `SlmError`: BUG when llama.cpp crashes even in its plain way, DAMAGED when it does so with this model alone.
     """
-    place = verdicts.directory(settings.paths.cache)
+    place = verdict_place.directory(settings.paths.cache)
     data = settings.paths.data
     ended = crash_guard.last_end(data, installed.path)
     is_kept = not settings.is_private

@@ -32,14 +32,16 @@ def seal(
     may change the configuration. With `--private` not even slm's own directories stay writable, and core dumps are off.
     `writable`: what else this errand has to write. `kept`: sockets that stay open.
     """
-    from slmchat.engine import devices, native, verdicts
+    from slmchat.engine import library, verdict_place
     from slmchat.privacy.seal import Seal, own_directories
 
-    found_out = verdicts.directory(settings.paths.cache)
+    found_out = verdict_place.directory(settings.paths.cache)
     own = () if settings.is_private else own_directories(settings.paths, found_out, configures=configures)
     closing = Seal(is_required=settings.is_offline, writable=(*own, *writable), kept=kept)
     closing.close_network()
-    if native.has_gpu_backend():
+    if library.has_gpu_backend():
+        from slmchat.engine import devices, verdicts
+
         known = verdicts.library(found_out)  # the child that tries the GPU
         closing.close_files()
         if not known.verdict.is_broken:

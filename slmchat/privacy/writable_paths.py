@@ -11,7 +11,6 @@ has named; the current directory and the system's temporary one are not.
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -78,6 +77,8 @@ def temporary_directory() -> Path | None:
     """
     if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK | os.X_OK):
         return _MEMORY
+    import tempfile  # where it is not needed, it is 2 ms of a start
+
     with suppress(OSError):
         own = Path(os.path.realpath(tempfile.gettempdir()), f"slm-{os.geteuid()}")
         own.mkdir(mode=0o700, exist_ok=True)
@@ -91,8 +92,9 @@ def use_temporary_directory() -> None:
     """From here on this process and its children make their temporary files where they may."""
     place = temporary_directory()
     if place is not None:
-        tempfile.tempdir = str(place)
-        os.environ["TMPDIR"] = str(place)
+        os.environ["TMPDIR"] = str(place)  # read by `tempfile` when it is first asked
+        if "tempfile" in sys.modules:
+            sys.modules["tempfile"].tempdir = str(place)  # type: ignore[attr-defined]
 
 
 def _own_threads() -> Iterator[Path]:
