@@ -2,8 +2,9 @@
 
 Python compiles the methods of a frozen dataclass with slots from text when the class is made: 3.6 million instructions
 each, and `slm run` imports 150 of them, most of which it never makes one of. That was half of what its imports took.
-Here `__init__` is compiled when the first record is made, and the other methods need no text of their own. Type
-checkers see the decorator of the standard library; `fields`, `replace`, `asdict` and `field` are the standard ones.
+Here `__init__`, `__eq__` and `__hash__` are compiled when they are first called, and the others need no text of their
+own. Type checkers see the decorator of the standard library; `fields`, `replace`, `asdict` and `field` are the standard
+ones.
 
 Knows: those parameters that slm uses, and what the standard library does for them (CPython's Lib/dataclasses.py).
 Refuses to know: `order`, `kw_only` of a whole class, `InitVar`, `weakref_slot`; and signatures: `inspect.signature`
@@ -13,7 +14,6 @@ tells that of a record once one has been made.
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, FrozenInstanceError
-from operator import attrgetter
 from reprlib import recursive_repr
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, get_origin
@@ -56,11 +56,11 @@ def _made(cls: Any, told: SimpleNamespace) -> Any:
     _add(cls, "__init__", _init_of(cls))
     if told.repr:
         _add(cls, "__repr__", _repr_of([each.name for each in found.values() if each.repr]))
-    compared = _values_of([each.name for each in found.values() if each.compare])
+    compared = [each.name for each in found.values() if each.compare]
     if told.eq:
-        _add(cls, "__eq__", _eq_of(compared))
+        _add(cls, "__eq__", _eq_of(cls, compared))
     if told.unsafe_hash or (told.eq and told.frozen and not has_hash):
-        cls.__hash__ = _hash_of(compared)
+        cls.__hash__ = _hash_of(cls, compared)
     elif told.eq and not has_hash:
         cls.__hash__ = None
     if told.frozen:
@@ -161,12 +161,6 @@ def _compiled_init(cls: Any) -> Callable[..., None]:
     return found_init
 
 
-def _values_of(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
-    if len(names) > 1:
-        return attrgetter(*names)
-    return lambda record: tuple(getattr(record, name) for name in names)
-
-
 def _repr_of(names: list[str]) -> Callable[[Any], str]:
     @recursive_repr()
     def __repr__(self: Any) -> str:
@@ -176,18 +170,43 @@ def _repr_of(names: list[str]) -> Callable[[Any], str]:
     return __repr__
 
 
-def _eq_of(values: Callable[[Any], tuple[Any, ...]]) -> Callable[[Any, object], bool]:
+def _eq_of(cls: Any, names: list[str]) -> Callable[[Any, object], bool]:
+    """As `_init_of`: written out when two records are compared for the first time."""
+
     def __eq__(self: Any, other: object) -> bool:
-        return values(self) == values(other) if other.__class__ is self.__class__ else NotImplemented
+        made = _written(
+            "__eq__",
+            "self, other",
+            f"{_values('self', names)} == {_values('other', names)}"
+            " if other.__class__ is self.__class__ else NotImplemented",
+            cls,
+        )
+        cls.__eq__ = made
+        found: bool = made(self, other)
+        return found
 
     return __eq__
 
 
-def _hash_of(values: Callable[[Any], tuple[Any, ...]]) -> Callable[[Any], int]:
+def _hash_of(cls: Any, names: list[str]) -> Callable[[Any], int]:
     def __hash__(self: Any) -> int:
-        return hash(values(self))
+        cls.__hash__ = made = _written("__hash__", "self", f"hash({_values('self', names)})", cls)
+        found: int = made(self)
+        return found
 
     return __hash__
+
+
+def _values(record: str, names: list[str]) -> str:
+    return f"({''.join(f'{record}.{name}, ' for name in names)})"
+
+
+def _written(name: str, takes: str, gives: str, cls: type) -> Callable[..., Any]:
+    names: dict[str, Any] = {}
+    exec(f"def {name}({takes}):\n  return {gives}", names)
+    made: Callable[..., Any] = names[name]
+    made.__qualname__, made.__module__ = f"{cls.__qualname__}.{name}", cls.__module__
+    return made
 
 
 def _freeze(cls: Any, names: frozenset[str], *, has_slots: bool) -> None:
