@@ -3,8 +3,8 @@
 import io
 import re
 import sys
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyte
@@ -102,15 +102,24 @@ def test_what_takes_long_is_said_in_lines(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_prompt_that_is_read_for_long_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slmchat.terminal.plain_view._SAYING_PERIOD_S", 0.001)
+    ticks: list[Callable[[], None]] = []
+
+    class ByHand:
+        """A ticker whose time comes when the test says so."""
+
+        def __init__(self, tick: Callable[[], None], period_s: float) -> None:
+            ticks.append(tick)
+
+        def stop(self) -> None:
+            ticks.clear()
+
+    monkeypatch.setattr("slmchat.terminal.plain_view.Ticker", ByHand)
     console = Console(io.StringIO(), io.StringIO(), _Terminal(), {})
     console.is_accessible = True
-    said = threading.Event()
-    draw = console.draw_status
-    monkeypatch.setattr(console, "draw_status", lambda text: (draw(text), said.set()))
     view = PlainView(console)
     view.prefill(Prefill(0, 2_176, 0))
-    assert said.wait(60)
+    (tick,) = ticks
+    tick()
     view.answer("Yes.")
     view.close()
     assert re.fullmatch(r"\(reading 2,176 tokens.*\)\n", console.stderr.getvalue())  # type: ignore[attr-defined]
