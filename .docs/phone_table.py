@@ -30,7 +30,7 @@ def phone(memory: int) -> ForDevice:
     made = ForDevice(settings.load(os.environ), Console(io.StringIO(), io.StringIO(), io.StringIO(), {}))
     made.available_memory = Room(usable_memory(memory, is_phone=True), memory)
     made.load = Load(0, instruction_sets=_SETS)
-    made.pace = None
+    made.throughput = None  # and not what this machine has measured of itself
     return made
 
 
