@@ -178,7 +178,9 @@ class TestKeys:
         assert _said(home, "user") == ["first"]
 
     def test_a_message_typed_while_slm_starts_is_sent(self, model: Path, home: Path) -> None:
-        with Terminal(["chat", model, "-n", "4"], home=home, echo=True) as terminal:
+        # -q: a start of Python and no fork, which is at the prompt as soon as the keys come
+        started = (sys.executable, "-q", "-m", "slmchat")
+        with Terminal(["chat", model, "-n", "4"], home=home, echo=True, program=started) as terminal:
             terminal.child.send("first\r")
             terminal.wait_for(r"> first\n[\s\S]*cut at the limit")
             terminal.enter("/exit")
