@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fake_engine import FakeEngine, Ready
+from gguf_samples import write_tiny_llama
 
 from slmchat import settings as settings_module
 from slmchat.catalog.records import Installed, InstalledFile
-from slmchat.models.backend import LocalModel
+from slmchat.models.backend import LocalBackend, LocalModel
 from slmchat.models.embedding import installed_embedding_models, open_installed_embedding
 from slmchat.models.open import OpenModel
 from slmchat.options import GenerationOptions
@@ -29,6 +30,9 @@ from slmchat.server.on_demand import OnDemand
 from slmchat.server.served_model import ServedWeights, weights_of
 from slmchat.server.served_models import ServedModels
 from slmchat.server.turns import ComputeTurns
+
+if TYPE_CHECKING:
+    import openai
 
 NAME = "fake:1b@Q4_K_M"
 
@@ -124,6 +128,22 @@ class Serving:
         with self.connect() as made:
             made.sendall(data)
             return read_all(made)
+
+
+@contextmanager
+def random_weights(directory: Path, template: str) -> Iterator[tuple["openai.OpenAI", str]]:
+    """A client of a server with random weights and this chat template, and the model's name."""
+    import openai
+
+    path = write_tiny_llama(directory / "tiny.gguf", chat_template=template, context_length=4096)
+    settings = settings_module.load({"SLM_HOME": str(directory / "home")})
+    model = LocalBackend().find(str(path), settings, Notes())  # type: ignore[arg-type]
+    options = GenerationOptions(ctx=4096, threads=1)
+    with (
+        serving(FakeEngine(), directory, options=options, model=model) as server,  # type: ignore[arg-type]
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        yield client, model.key
 
 
 def read_all(made: socket.socket) -> bytes:

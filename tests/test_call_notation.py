@@ -1,6 +1,5 @@
 """Calls of functions as families write them: found in a chat template, held by a grammar, read again."""
 
-import contextlib
 import ctypes
 import json
 from collections.abc import Iterator
@@ -10,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fake_engine import CHATML, FakeEngine
 from gguf_samples import write_tiny_llama
-from serving import NAME, Notes, serving
+from serving import NAME, random_weights
 
-from slmchat import settings as settings_module
 from slmchat.conversation.template import ChatTemplate
 from slmchat.engine import llama, native
 from slmchat.engine.constraint import ConstrainedSampler
@@ -20,8 +18,6 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.generation.call_notation import HERMES, CallNotation, notation_of
 from slmchat.generation.tools import CallMode, CallSplitter, Tool, Toolbox, ToolCall, split
-from slmchat.models.backend import LocalBackend
-from slmchat.options import GenerationOptions
 
 if TYPE_CHECKING:
     import openai
@@ -275,7 +271,7 @@ SAID: list[Any] = [{"role": "user", "content": "Weather in Oslo?"}]
 class TestServed:
     @pytest.mark.parametrize("name", TEMPLATES)
     def test_a_model_that_knows_nothing_calls_right(self, name: str, tmp_path: Path) -> None:
-        with tiny(TEMPLATES[name], tmp_path) as (client, key):
+        with random_weights(tmp_path, TEMPLATES[name]) as (client, key):
             for seed in range(4):
                 done = client.chat.completions.create(
                     model=key, messages=SAID, tools=[tool.described() for tool in HELD_FUNCTIONS],
@@ -319,23 +315,3 @@ def check(name: str, arguments: dict[str, Any]) -> None:
 @pytest.fixture
 def engine() -> FakeEngine:
     return FakeEngine()
-
-
-def tiny(source: str, directory: Path) -> Any:
-    """A client of a server with random weights and this chat template."""
-
-    @contextlib.contextmanager
-    def opened() -> Iterator[tuple["openai.OpenAI", str]]:
-        import openai
-
-        path = write_tiny_llama(directory / "tiny.gguf", chat_template=source, context_length=4096)
-        settings = settings_module.load({"SLM_HOME": str(directory / "home")})
-        model = LocalBackend().find(str(path), settings, Notes())  # type: ignore[arg-type]
-        options = GenerationOptions(ctx=4096, threads=1)
-        with (
-            serving(FakeEngine(), directory, options=options, model=model) as server,  # type: ignore[arg-type]
-            openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
-        ):
-            yield client, model.key
-
-    return opened()

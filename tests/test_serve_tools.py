@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fake_engine import CHATML, FakeEngine
-from gguf_samples import PHI3_TEMPLATE, write_tiny_llama
-from serving import NAME, Notes, Serving, serving
+from gguf_samples import PHI3_TEMPLATE
+from serving import NAME, Serving, random_weights
 
-from slmchat import settings as settings_module
 from slmchat.errors import SlmError
 from slmchat.generation.tools import CallMode, CallSplitter, Tool, Toolbox, ToolCall, split
-from slmchat.models.backend import LocalBackend
-from slmchat.options import GenerationOptions
 
 if TYPE_CHECKING:
     import openai  # a second of imports, for the tests of a client
@@ -202,17 +199,8 @@ class TestTinyModel:
 
     @pytest.fixture(params=[PHI3_TEMPLATE, TELLS], ids=["slm's words", "the template's"])
     def tiny(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple["openai.OpenAI", str]]:
-        import openai
-
-        path = write_tiny_llama(tmp_path / "tiny.gguf", chat_template=request.param, context_length=4096)
-        settings = settings_module.load({"SLM_HOME": str(tmp_path / "home")})
-        model = LocalBackend().find(str(path), settings, Notes())  # type: ignore[arg-type]
-        options = GenerationOptions(ctx=4096, threads=1)
-        with (
-            serving(FakeEngine(), tmp_path, options=options, model=model) as server,  # type: ignore[arg-type]
-            openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
-        ):
-            yield client, model.key
+        with random_weights(tmp_path, request.param) as opened:
+            yield opened
 
     def test_what_it_must_call_always_parses(self, tiny: tuple["openai.OpenAI", str]) -> None:
         client, name = tiny
