@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from slmchat.commands.own_options import RunOptions
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
-from slmchat.hardware import memory
 from slmchat.models.backend import open_backend
 from slmchat.models.open import open_model
 from slmchat.models.warm_server import WarmServer
@@ -74,10 +73,7 @@ def run(
     backend = open_backend(options, settings, console, server=server)
     template = _template(template_options, words)
     response_format, task = _format(wanted, is_stdin_taken="-" in options.files)
-    # 2. The model loads, behind the imports and what the prompt takes. Where the address space is limited (ulimit -v),
-    # what is left of it is only known when everything is imported.
-    if memory.address_space().value is not None:
-        import slmchat.commands.run_answer  # noqa: F401
+    # 2. The model loads, behind the imports and what the prompt takes.
     opened = open_model(backend, options, settings, console)
     opened.loading.wait_until_begun()
     from slmchat.commands.run_answer import RunRequest, answer

@@ -95,7 +95,7 @@ class SharedPrefix:
 
     def _from_disk(self, tokens: list[int]) -> int:
         """How many of these tokens the sequence holds after what is on the disk of them was read."""
-        if not self._is_for_disk(tokens) or self._store is None:
+        if self._store is None or not self._is_for_disk(tokens):
             return 0
         found = self._store.find(self._key, tokens, self._snapshots.usable, MIN_TOKENS)
         if found is None or not self._sequences.load(_SEQUENCE, found.tokens, found.path):
@@ -107,14 +107,14 @@ class SharedPrefix:
         return n_same
 
     def _keep(self) -> None:
-        if self._is_for_disk(self.tokens) and self._store is not None:
+        if self._store is not None and self._is_for_disk(self.tokens):
             size = self._sequences.state_size(_SEQUENCE)
             write: Callable[[Path], bool] = lambda path: self._sequences.save(_SEQUENCE, self.tokens, path)  # noqa: E731
             self._store.put(self._key, SHARED, self.tokens, size, write)
 
     def _is_for_disk(self, tokens: Sequence[int]) -> bool:
         """A beginning with pictures is not: its tokens do not say what is in them."""
-        return self._store is not None and len(tokens) >= MIN_TOKENS and not any(map(is_image_token, tokens))
+        return len(tokens) >= MIN_TOKENS and not any(map(is_image_token, tokens))
 
     def begin(self, sequence: int, n_tokens: int) -> None:
         """Let a sequence, which is empty, begin with the first tokens of the prefix."""
