@@ -169,7 +169,7 @@ HANGS = "it hangs now"
 
 
 def _hangs(faults: Path, name: str, after: int, *arguments: str | Path) -> list[str]:
-    fault = f"os.write(2, b'({HANGS})'); {native_faults.native(faults, 'spin')}"
+    fault = f"os.write(2, b'\\n({HANGS})\\n'); {native_faults.native(faults, 'spin')}"
     python, flag, script = native_faults.program(name, after, fault, arguments)
     return [python, flag, SOON + script]
 
