@@ -45,7 +45,7 @@ def chat(engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     installed = Installed("fake:1b", "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z")
     monkeypatch.setattr(loader, "start_loading", lambda *_, **__: Ready(engine))
     monkeypatch.setattr(resolve, "find", lambda *_: installed)
-    monkeypatch.setattr(ChatApp, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
+    monkeypatch.setattr(ChatApp, "_new_editor", lambda *_given: type("Editor", (), {"refresh": lambda: None}))
     settings = settings_module.load({"SLM_HOME": str(tmp_path / "home")})
     console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
     options = GenerationOptions(ctx=4000)

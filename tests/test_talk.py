@@ -403,7 +403,7 @@ def test_ctrl_c_while_the_model_loads_gives_the_message_back(
     monkeypatch.setattr(loader, "start_loading", lambda *_, **__: Interrupted(engine, is_done=False))
     assert isinstance(talk.model, LocalModel)
     monkeypatch.setattr(resolve, "find", lambda *_: talk.model.installed)
-    monkeypatch.setattr(ChatApp, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
+    monkeypatch.setattr(ChatApp, "_new_editor", lambda *_given: type("Editor", (), {"refresh": lambda: None}))
     room = ChatApp(LocalBackend(), GenerationOptions(), ChatOptions(), talk.opened.settings, talk.reporter, COMMANDS)
     room._handle("my question")
     assert room.next_text == "my question"
@@ -422,7 +422,7 @@ def test_private_in_the_middle_of_a_chat_reaches_the_loading(
     ready = Ready(engine)
     monkeypatch.setattr(loader, "start_loading", lambda *_, **__: ready)
     monkeypatch.setattr(resolve, "find", lambda *_: talk.model.installed)
-    monkeypatch.setattr(ChatApp, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None}))
+    monkeypatch.setattr(ChatApp, "_new_editor", lambda *_given: type("Editor", (), {"refresh": lambda: None}))
     monkeypatch.setattr(dumps, "switch_off", lambda: None)
     room = ChatApp(LocalBackend(), GenerationOptions(), ChatOptions(), talk.opened.settings, talk.reporter, COMMANDS)
     assert not ready.is_private

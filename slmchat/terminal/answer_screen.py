@@ -13,19 +13,18 @@ Refuses to know: what the line says, what an answer looks like, models.
 
 import contextlib
 import os
-import select
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
 
 from slmchat.errors import SlmError
 from slmchat.terminal import restore
 from slmchat.terminal.console import Console
-from slmchat.terminal.plain_input import MORE_S, REST_OF_KEY_S
+from slmchat.terminal.key_modes import KeyModes
+from slmchat.terminal.key_reader import KeyReader
 from slmchat.terminal.screen import ControlSequences
 from slmchat.terminal.status_bar import UNDOING, StatusBar
 from slmchat.terminal.ticker import Ticker
@@ -58,9 +57,8 @@ class AnswerScreen:
         self._bar = StatusBar(console.send, has_color=console.has_color, size=lambda: console.size)
         self._is_held = False  # threads run
         self._is_up = False  # the screen and the modes are slm's
-        self._descriptor = 0
-        self._modes: list[Any] | None = None  # as they were found
-        self._keys: _KeyReader | None = None
+        self._modes = KeyModes(console.stdin)
+        self._keys: KeyReader | None = None
         self._ticker: Ticker | None = None
         self._said = ""  # what the program does now, by its own words
         self._told_at, self._told = 0.0, ""
@@ -103,11 +101,11 @@ class AnswerScreen:
     def _take(self) -> None:
         self._is_held, self._has_begun = True, False
         self._told_at, self._told = time.monotonic() + _TELL_FIRST_S - _TELL_S, ""
-        self._take_modes()
+        self._take_keys()
         self._console.gate.run(self._put_up)
         self._ticker = Ticker(self._tick, _PERIOD_S)
-        if self._modes is not None and self._takes_keys:
-            self._keys = _KeyReader(self._descriptor, self._typed)
+        if self._modes.is_taken and self._takes_keys:
+            self._keys = KeyReader(self._modes.descriptor, self._typed, on_escape=_press_ctrl_c)
 
     def _give_back(self) -> None:
         self._is_held = False
@@ -117,7 +115,11 @@ class AnswerScreen:
         self._ticker = self._keys = None
         self._said = ""
         self._console.gate.run(self._put_away)
-        self._restore_modes()
+        self._modes.give_back()
+
+    def _take_keys(self) -> None:
+        if self._console.is_interactive:
+            self._modes.take(keeps_keys=self._takes_keys)
 
     def _put_up(self) -> None:
         self._is_up = True
@@ -135,39 +137,6 @@ class AnswerScreen:
             self._bar.close()
             self._console.send(ControlSequences(_PASTE_OFF))
             restore.ended("answer")
-
-    def _take_modes(self) -> None:
-        """Remember the modes of the terminal, and change them."""
-        try:
-            import termios
-        except ImportError:  # Windows: the console echoes nothing unless asked to
-            return
-        if self._console.is_interactive:
-            self._descriptor = self._console.stdin.fileno()
-            self._modes = termios.tcgetattr(self._descriptor)
-            self._change_modes()
-
-    def _change_modes(self) -> None:
-        """No echo into the answer, keys as they are pressed and of any number, and Ctrl-C takes none of them away."""
-        import termios
-
-        assert self._modes is not None
-        quiet = [*self._modes]
-        quiet[3] = (quiet[3] & ~termios.ECHO) | termios.NOFLSH
-        if self._takes_keys:
-            quiet[0] &= ~termios.ICRNL  # Enter stays a carriage return: a line feed is Ctrl-J
-            quiet[3] &= ~(termios.ICANON | termios.IEXTEN)
-            quiet[6] = [*quiet[6]]
-            quiet[6][termios.VMIN], quiet[6][termios.VTIME] = 1, 0
-        termios.tcsetattr(self._descriptor, termios.TCSADRAIN, quiet)
-
-    def _restore_modes(self) -> None:
-        if self._modes is not None:
-            import termios
-
-            with contextlib.suppress(termios.error):  # the terminal has gone
-                termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._modes)
-            self._modes = None
 
     # What is shown
 
@@ -237,12 +206,12 @@ class AnswerScreen:
         was_up = self._is_up
         if was_up:
             self._put_away()
-            self._restore_modes()
+            self._modes.give_back()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         signal.pthread_kill(threading.get_ident(), signal.SIGTSTP)  # to this thread: slm has stopped when it comes back
         signal.signal(signal.SIGTSTP, self._on_stop)
         if was_up:
-            self._take_modes()
+            self._take_keys()
             self._put_up()
 
     def _on_continue(self, _number: int, _frame: FrameType | None) -> None:
@@ -252,61 +221,10 @@ class AnswerScreen:
     def _take_again(self) -> None:
         if self._is_up:
             self._put_away()
-            if self._modes is not None:
-                self._change_modes()
+            if self._modes.is_taken:
+                self._take_keys()
             self._put_up()
 
 
-class _KeyReader:
-    """A thread that reads keys into what is typed ahead. Esc alone is Ctrl-C, once."""
-
-    def __init__(self, descriptor: int, typed: TypedAhead) -> None:
-        self._descriptor = descriptor
-        self._typed = typed
-        self._has_stopped = False
-        self._end, self._wake = os.pipe()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="keys")
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Nothing is read any more once this has returned, and nothing that was typed before is left unread."""
-        os.close(self._wake)
-        self._thread.join()
-        os.close(self._end)
-        while self._has_more(0):
-            data = self._read()
-            if not data:
-                break
-            self._take(data)
-
-    def _run(self) -> None:
-        while True:
-            ready = select.select([self._descriptor, self._end], [], [])[0]
-            if self._end in ready:
-                return
-            data = self._read()
-            if not data:  # the terminal has gone
-                return
-            while self._has_more(REST_OF_KEY_S if data.endswith(b"\x1b") else MORE_S):
-                more = self._read()
-                data += more
-                if not more:
-                    break
-            self._take(data)
-
-    def _take(self, data: bytes) -> None:
-        if data in (b"\x1b", b"\x1b\x1b"):
-            if not self._has_stopped:
-                self._has_stopped = True
-                os.kill(os.getpid(), signal.SIGINT)
-        else:
-            self._typed.add(data, time.monotonic())
-
-    def _read(self) -> bytes:
-        try:
-            return os.read(self._descriptor, 65536)
-        except OSError:
-            return b""
-
-    def _has_more(self, seconds: float) -> bool:
-        return bool(select.select([self._descriptor], [], [], seconds)[0])
+def _press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)

@@ -8,7 +8,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,10 @@ from slmchat.sanitize import sanitize
 from slmchat.terminal import interrupts, restore
 from slmchat.terminal.completion import command_completer
 from slmchat.terminal.completion import complete_path as complete_path
+from slmchat.terminal.early_prompt import PROMPT, EarlyPrompt
 from slmchat.terminal.external_editor import edited, editor_command
 from slmchat.terminal.input_history import InputHistory
+from slmchat.terminal.key_modes import KeyModes
 from slmchat.terminal.line_keys import Burst, is_command, menu_keys, read_pastes_whole, sending_keys, text_keys
 from slmchat.terminal.markdown_layout import cut_to_width
 from slmchat.terminal.pastes import Pastes, is_fold, processor
@@ -67,18 +69,22 @@ class LineEditor:
         typed: TypedAhead | None = None,
         is_plain: bool = False,
         editing_mode: str = "emacs",
+        early: EarlyPrompt | None = None,
     ) -> None:
         """`history_file` None: nothing is written to a disk. `state` goes to the completers of the commands.
 
         `typed`: keys that were pressed before `read` is called. `is_plain`: the terminal edits its lines by itself.
         `is_over` is asked at every `refresh`: when True, `read` ends as if Ctrl-D had been pressed.
         `editing_mode` is "emacs" or "vi". A terminal with TERM=dumb gets plain lines, with the same `\"\"\"` blocks.
+        `early`: the prompt that may stand there already.
         """
         self._history = InputHistory(history_file)
         self._is_private = history_file is None
         self._toolbar = toolbar
         self._is_over = is_over
         self._typed_ahead = typed or TypedAhead()
+        self._early = early
+        self._modes = early.modes if early else KeyModes(sys.stdin)
         self._pastes = Pastes()
         self._last = ("", "")  # what was typed last, and the same as it stood in the line
         self._session: PromptSession[str] | None = None
@@ -95,7 +101,7 @@ class LineEditor:
         """Why earlier messages are missing or new ones are not kept, in a sentence; None when all is well."""
         return self._history.problem
 
-    def read(self, *, default: str = "", prompt: str = "> ", sends_typed: bool = True) -> str:
+    def read(self, *, default: str = "", prompt: str = PROMPT, sends_typed: bool = True) -> str:
         """The next line: a command, or a message for `message_of`. `default` stands in it already.
 
         What was typed ahead goes on behind that. Not `sends_typed`: an Enter in it does not send it.
@@ -108,9 +114,9 @@ class LineEditor:
             self._history.append(typed)
         else:
             default = self._folded(default)
-            self._feed(default, is_sent=sends_typed and not default)
-            # prompt_toolkit keeps what is typed in the history by itself (see _kept_history)
-            with interrupts.left_alone(), restore.undone("prompt", restore.PROMPT):
+            with self._keys_kept():
+                self._feed(default, is_sent=sends_typed and not default)
+                # prompt_toolkit keeps what is typed in the history by itself (see _kept_history)
                 read = self._session.prompt([("class:prompt", shown)], default=default, pre_run=self._end_if_over)
             typed = self._typed(read)
             self._last = (typed, read)
@@ -160,9 +166,21 @@ class LineEditor:
             return stood
         return self._pastes.fold(text) if len(text) > _MOST_UNFOLDED else text
 
+    @contextlib.contextmanager
+    def _keys_kept(self) -> Iterator[None]:
+        """Around a prompt: it takes some milliseconds to open, and a key that comes meanwhile is to be the same key."""
+        self._modes.take()
+        try:
+            with interrupts.left_alone(), restore.undone("prompt", restore.PROMPT):
+                if self._early is not None:
+                    self._early.take_over()
+                yield
+        finally:
+            self._modes.give_back()
+
     def _take_lines(self) -> None:
-        """Lines that were typed while nobody read keys (slm was starting): the terminal made a line feed of Enter,
-        which would be Ctrl-J in the prompt."""
+        """What was typed while nobody read keys. What came before the modes of the terminal were changed has line feeds
+        for Enter, which would be Ctrl-J in the prompt."""
         data = b""
         while is_waiting(0) and (part := os.read(sys.stdin.fileno(), 4096)):
             data += part

@@ -101,7 +101,7 @@ class Desk:
         self.monkeypatch.setattr(loader, "start_loading", lambda *_, **__: Ready(FakeEngine()))
         self.monkeypatch.setattr(resolve, "find", lambda *_: installed)
         self.monkeypatch.setattr(
-            ChatApp, "_new_editor", lambda _self: type("Editor", (), {"refresh": lambda: None, "is_full": False})
+            ChatApp, "_new_editor", lambda *_given: type("Editor", (), {"refresh": lambda: None, "is_full": False})
         )
         options = ChatOptions(session=self.session(), plain=is_plain)
         return ChatApp(LocalBackend(), GenerationOptions(), options, self.settings, self.console, COMMANDS)

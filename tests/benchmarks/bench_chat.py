@@ -1,4 +1,4 @@
-"""How soon the chat is there: from the start of the program to an open prompt, and to the first token of turn N."""
+"""How soon the chat is there: from the start of the program to its prompt and its editor, and to a turn's first token."""
 
 import re
 import statistics
@@ -16,12 +16,14 @@ from terminal import Terminal
 TURNS = 12
 
 
-def prompt_opens(home: Path) -> float:
-    """Seconds until the prompt stands there."""
+def prompt_opens(home: Path) -> tuple[float, float]:
+    """Seconds until the prompt stands there and keeps keys, and until its line editor is there (it draws the toolbar)."""
     start = time.perf_counter()
     with Terminal(["chat", "smollm2:135m", "--private"], home=home, env=programs.python_environment()) as terminal:
         terminal.wait_for(r"(^|\n)> ?(\n|$)")
-        return time.perf_counter() - start
+        stands = time.perf_counter() - start
+        terminal.wait_for(r"\nsmollm2:135m\S* · ")
+        return stands, time.perf_counter() - start
 
 
 def first_tokens(home: Path, turns: int) -> list[float]:
@@ -46,8 +48,11 @@ def _reported(text: str) -> list[float]:
 
 def measure(repeat: int) -> list[Target]:
     home = programs.home()
-    opened = [prompt_opens(home) for _ in rounds(repeat)]
-    found = [Target("slm chat: the prompt is open", 0.4, opened, {"slm chat s": opened}, False, "s")]
+    stands, edits = zip(*(prompt_opens(home) for _ in rounds(repeat)), strict=True)
+    found = [
+        Target("slm chat: the prompt stands, and keeps keys", 0.2, [*stands], {"prompt s": [*stands]}, False, "s"),
+        Target("slm chat: its line editor is there", 0.4, [*edits], {"editor s": [*edits]}, False, "s"),
+    ]
     early, late = [], []
     for _ in rounds(min(repeat, 3)):
         turns = first_tokens(home, TURNS)

@@ -39,6 +39,7 @@ from slmchat.terminal.answer_progress import AnswerProgress
 from slmchat.terminal.answer_screen import AnswerScreen
 from slmchat.terminal.answer_view import ChatView
 from slmchat.terminal.console import Console
+from slmchat.terminal.early_prompt import EarlyPrompt
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 from slmchat.terminal.line_editor import LineEditor
 from slmchat.terminal.sentence_view import SentenceView
@@ -85,9 +86,12 @@ class ChatApp:
         table: "CommandTable[ChatApp]",
         hooks: MessageHooks | None = None,
         exports: Path | None = None,
+        model: BackendModel | None = None,
+        early: EarlyPrompt | None = None,
     ) -> None:
         """`place`: where the models are; `table`: the slash commands; `hooks`: what happens around a message;
-        `exports`: where `/export` writes, None: in slm's own directory for that.
+        `exports`: where `/export` writes, None: in slm's own directory for that; `model`: that of a new conversation,
+        None: it is to be found; `early`: the prompt that may stand there already.
 
         Raises `SlmError` (interrupted) when a conversation may not leave for the place.
         """
@@ -99,7 +103,6 @@ class ChatApp:
         self.console = console
         self.settings = settings
         self.options = options
-        console.is_accessible = console.is_accessible or chat_options.plain
         self._has_bell = chat_options.bell
         self.is_plain = console.is_dumb or not console.has_color
         self.shows_thinking = True
@@ -107,7 +110,7 @@ class ChatApp:
         self.shows_stats = console.is_verbose
         self.is_private = settings.is_private
         self.next_text = ""
-        self._typed = TypedAhead()
+        self._typed = early.typed if early is not None else TypedAhead()
         self._sends_typed = True  # what was typed ahead, if Enter was pressed behind it
         self._progress = AnswerProgress()
         self.screen = AnswerScreen(console, self._typed, self._progress_line, is_redrawn=not self.is_plain)
@@ -121,10 +124,10 @@ class ChatApp:
             self.recorder = ArchiveRecorder(self.archive, console.warn)
         conversation = self._first_conversation(chat_options)
         # before the model: its loading would share the interpreter with the imports that the prompt waits for
-        self.editor = self._new_editor()
+        self.editor = self._new_editor(early)
         if not self.may_send(conversation):
             raise SlmError("nothing of the conversation has been sent.", exit_code=ExitCode.INTERRUPTED)
-        model = self._model_of(conversation).with_projector(options.mmproj)
+        model = (model or self._model_of(conversation)).with_projector(options.mmproj)
         self.session = ChatSession(self._opened(model), conversation, options, self)
         self.session.examples = params.example_messages(params.persona_of(options, settings))
         for file in map(Path, options.files):
@@ -337,7 +340,7 @@ class ChatApp:
         self.settings = self.session.opened.settings
         self.editor = self._new_editor()
 
-    def _new_editor(self) -> LineEditor:
+    def _new_editor(self, early: EarlyPrompt | None = None) -> LineEditor:
         return LineEditor(
             history_file=None if self.is_private else self.settings.paths.input_history,
             table=self._table,
@@ -347,6 +350,7 @@ class ChatApp:
             is_plain=self.console.is_accessible,
             is_over=lambda: self.session.opened.loading.is_failed,
             editing_mode=self._editing_mode,
+            early=early,
         )
 
     # The host of the session

@@ -2,18 +2,24 @@
 
 The story: choose a model (at the first run, pull one), close the process in, open the chat, stay in it until the end.
 
-What the chat itself needs is imported when the model is chosen: at the first run the screen must not stay empty.
+What the chat itself needs is imported when the model is chosen and the prompt stands there: the screen must not stay
+empty meanwhile.
 """
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from slmchat.commands.repl.greeting import greet
 from slmchat.errors import ExitCode, SlmError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from slmchat.models.backend import Backend, BackendModel
     from slmchat.options import ChatOptions, GenerationOptions
     from slmchat.settings import Settings
     from slmchat.terminal.console import Console
+    from slmchat.terminal.early_prompt import EarlyPrompt
 
 
 def chat(
@@ -40,18 +46,51 @@ def chat(
     if options.model is None and options.endpoint is None:
         options, chat_options = _after_first_run(options, chat_options, settings, console)
 
-    from slmchat.commands.repl import chat_settings, documents, files, saved
-    from slmchat.commands.repl.app import ChatApp
-    from slmchat.commands.repl.slash_commands import COMMANDS, greet
+    console.is_accessible = console.is_accessible or chat_options.plain
+    from slmchat.commands.repl.export_directory import export_directory
     from slmchat.models.backend import open_backend
     from slmchat.models.warm_server import WarmServer
+    from slmchat.terminal.early_prompt import EarlyPrompt
 
-    exports = files.export_directory(chat_options.export_dir, settings)
+    exports = export_directory(chat_options.export_dir, settings)
     backend = open_backend(options, settings, console, (exports,), WarmServer.find(options, settings))
-    room = ChatApp(backend, options, chat_options, settings, console, COMMANDS, documents.HOOKS, exports)
+    model = None
+    early = EarlyPrompt(console)
+    if not (chat_options.session or chat_options.goes_on or chat_options.resume):
+        # What a new conversation begins with is known: the prompt stands while the rest is imported.
+        model = backend.find(options.model, settings, console)
+        greet(console, model, is_private=settings.is_private)
+        early.show()
+    try:
+        return _stay(backend, options, chat_options, settings, console, exports, model, early)
+    finally:
+        early.end()
+
+
+def _stay(
+    backend: "Backend",
+    options: "GenerationOptions",
+    chat_options: "ChatOptions",
+    settings: "Settings",
+    console: "Console",
+    exports: "Path",
+    model: "BackendModel | None",
+    early: "EarlyPrompt",
+) -> ExitCode:
+    """The chat itself, from its first prompt on."""
+    from slmchat.commands.repl import chat_settings, documents, recap, saved
+    from slmchat.commands.repl.app import ChatApp
+    from slmchat.commands.repl.slash_commands import COMMANDS
+
+    room = ChatApp(
+        backend, options, chat_options, settings, console, COMMANDS, documents.HOOKS, exports, model=model, early=early
+    )
     try:
         chat_settings.take_over(room)
-        greet(room)
+        if model is None:
+            greet(console, room.session.model, is_private=settings.is_private)
+        if room.session.conversation.roots:
+            recap.show(room)
         if chat_options.resume:
             saved.sessions(room, "")
         room.loop()

@@ -7,7 +7,6 @@ Refuses to know: how the contents are used.
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from slmchat.commands.inputs import read_text
@@ -18,9 +17,6 @@ from slmchat.conversation.messages import Conversation
 from slmchat.conversation.pictures import Picture
 from slmchat.errors import ExitCode, SlmError
 from slmchat.privacy.seal import explain
-from slmchat.privacy.writable_paths import check_directory
-from slmchat.private_files import make_private
-from slmchat.settings import Settings
 from slmchat.terminal import preview
 from slmchat.terminal.completion import split_words
 from slmchat.terminal.console import Console
@@ -100,18 +96,6 @@ def _matching(word: str) -> list[Path]:
     if not found:
         raise SlmError(f"no file matches {word}.", exit_code=ExitCode.USAGE)
     return found
-
-
-def export_directory(named: str | None, settings: Settings) -> Path:
-    """Where the sealed chat may write exports: what was named, else a directory of slm's own, made when missing.
-
-    Raises `SlmError` (USAGE) for a directory that a sealed process must not write in.
-    """
-    if named or settings.export_dir:
-        return check_directory(Path(named or settings.export_dir or ""), "--export-dir" if named else "export-dir")
-    with suppress(SlmError):  # a home that cannot be written: `/export` says so
-        make_private(settings.paths.exports)
-    return settings.paths.exports
 
 
 def export(conversation: Conversation, arguments: str, directory: Path) -> Path:

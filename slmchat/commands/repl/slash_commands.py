@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from slmchat import personas
 from slmchat.catalog.library import Library
-from slmchat.commands.repl import adapters, chat_settings, documents, enclosures, recap, saved, thinking, tree, view
+from slmchat.commands.repl import adapters, chat_settings, documents, enclosures, saved, thinking, tree, view
 from slmchat.commands.repl.app import ChatApp, usage
 from slmchat.errors import SlmError
 from slmchat.generation import params
@@ -21,16 +21,6 @@ from slmchat.terminal.slash_commands import CommandTable, SlashCommand
 from slmchat.wording import counted
 
 # The chat itself
-
-
-def greet(chat: ChatApp) -> None:
-    """The first lines: which model, how to get help, and where a resumed conversation stopped."""
-    session = chat.session
-    chat.console.note(f"{session.model.title or session.label}. /help lists the commands, Ctrl-D leaves.")
-    if chat.is_private:
-        chat.console.note("Private: no session, no history, nothing of this chat is written to the disk.")
-    if session.conversation.roots:
-        recap.show(chat)
 
 
 def _help(chat: ChatApp, arguments: str) -> None:

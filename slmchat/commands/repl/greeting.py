@@ -1,0 +1,17 @@
+"""The first lines of a chat: which model, how to get help, what is not kept.
+
+Knows: the sentences. Refuses to know: the chat, which is imported while they are read.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slmchat.models.backend import BackendModel
+    from slmchat.terminal.console import Console
+
+
+def greet(console: "Console", model: "BackendModel", *, is_private: bool) -> None:
+    """`is_private`: nothing of the chat is written to the disk."""
+    console.note(f"{model.title or model.label}. /help lists the commands, Ctrl-D leaves.")
+    if is_private:
+        console.note("Private: no session, no history, nothing of this chat is written to the disk.")
