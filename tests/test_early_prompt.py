@@ -47,7 +47,7 @@ def gate(home: Path) -> Path:
 
 def _chat(gate: Path, *arguments: str | Path) -> list[str]:
     script = HELD.format(gate=str(gate), arguments=["chat", *map(str, arguments)])
-    return [sys.executable, "-c", script]
+    return [sys.executable, "-q", "-c", script]  # -q: a start of Python, and no fork that has imported everything
 
 
 def test_what_is_typed_before_the_editor_is_there_is_sent_by_it(model: Path, home: Path, gate: Path) -> None:

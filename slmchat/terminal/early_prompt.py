@@ -14,7 +14,7 @@ from slmchat.sanitize import sanitize
 from slmchat.terminal import restore
 from slmchat.terminal.console import Console
 from slmchat.terminal.key_modes import KeyModes
-from slmchat.terminal.key_reader import KeyReader
+from slmchat.terminal.key_reader import KeyReader, take_lines
 from slmchat.terminal.markdown_layout import text_width
 from slmchat.terminal.screen import ControlSequences
 from slmchat.terminal.typed_ahead import TypedAhead
@@ -45,6 +45,7 @@ class EarlyPrompt:
         if not self.modes.is_taken:
             return
         restore.begun("prompt", restore.PROMPT)
+        take_lines(self.modes.descriptor, self.typed)
         console.send(ControlSequences(_PASTE_ON))
         self._is_there = True
         self._draw()

@@ -9,8 +9,18 @@ import threading
 import time
 from collections.abc import Callable
 
-from slmchat.terminal.plain_input import MORE_S, REST_OF_KEY_S
+from slmchat.terminal.plain_input import MORE_S, REST_OF_KEY_S, is_waiting
 from slmchat.terminal.typed_ahead import TypedAhead
+
+
+def take_lines(descriptor: int, typed: TypedAhead) -> None:
+    """What was typed before the modes of the terminal were changed: it made a line feed of Enter, which would be Ctrl-J
+    in a line editor."""
+    data = b""
+    while is_waiting(0) and (part := os.read(descriptor, 4096)):
+        data += part
+    if data:
+        typed.add(data.replace(b"\n", b"\r"), time.monotonic())
 
 
 class KeyReader:

@@ -7,7 +7,6 @@ Refuses to know: what the text means (slash_commands.py says what it stands for,
 import contextlib
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +20,11 @@ from slmchat.terminal.early_prompt import PROMPT, EarlyPrompt
 from slmchat.terminal.external_editor import edited, editor_command
 from slmchat.terminal.input_history import InputHistory
 from slmchat.terminal.key_modes import KeyModes
+from slmchat.terminal.key_reader import take_lines
 from slmchat.terminal.line_keys import Burst, is_command, menu_keys, read_pastes_whole, sending_keys, text_keys
 from slmchat.terminal.markdown_layout import cut_to_width
 from slmchat.terminal.pastes import Pastes, is_fold, processor
-from slmchat.terminal.plain_input import REST_OF_KEY_S, clean, is_waiting, pressed_key, read_plainly
+from slmchat.terminal.plain_input import REST_OF_KEY_S, clean, pressed_key, read_plainly
 from slmchat.terminal.slash_commands import CommandTable, as_typed, is_open_block, line_of
 from slmchat.terminal.typed_ahead import TypedAhead
 
@@ -178,22 +178,13 @@ class LineEditor:
         finally:
             self._modes.give_back()
 
-    def _take_lines(self) -> None:
-        """What was typed while nobody read keys. What came before the modes of the terminal were changed has line feeds
-        for Enter, which would be Ctrl-J in the prompt."""
-        data = b""
-        while is_waiting(0) and (part := os.read(sys.stdin.fileno(), 4096)):
-            data += part
-        if data:
-            self._typed_ahead.add(data.replace(b"\n", b"\r"), time.monotonic())
-
     def _feed(self, default: str, *, is_sent: bool) -> None:
         """Let prompt_toolkit find what was typed ahead, as if it were typed now."""
         from prompt_toolkit.input.typeahead import store_typeahead
         from prompt_toolkit.input.vt100_parser import Vt100Parser
         from prompt_toolkit.key_binding import KeyPress
 
-        self._take_lines()
+        take_lines(sys.stdin.fileno(), self._typed_ahead)
         keys, is_entered = self._typed_ahead.take() if is_sent else (self._typed_ahead.take_all(), False)
         if not keys:
             return

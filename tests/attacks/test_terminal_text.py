@@ -167,10 +167,12 @@ def _doubt(desk: Desk) -> None:
 
 
 def _resumed(desk: Desk, *, is_plain: bool) -> None:
-    from slmchat.commands.repl.slash_commands import greet
+    from slmchat.commands.repl import recap
+    from slmchat.commands.repl.greeting import greet
 
     room = desk.chat(is_plain=is_plain)
-    greet(room)
+    greet(room.console, room.session.model, is_private=False)
+    recap.show(room)
     room.close()
 
 
@@ -380,6 +382,7 @@ _COMMANDERS = {
     "terminal/screen.py",
     "terminal/console.py",
     "terminal/answer_screen.py",
+    "terminal/early_prompt.py",  # what is typed, through sanitize
     "terminal/plain_view.py",  # --raw-output
     "terminal/answer_view.py",
     "commands/docs.py",  # bold heads; the rest through sanitize
