@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from slmchat.conversation import archive_pictures, archive_rows, archive_schema, archive_search, exchange
 from slmchat.conversation.archive_search import Hit
@@ -33,8 +33,7 @@ _TAKEN_AT_ONCE = 500  # conversations of one transaction
 _MOST_NAMED = 5  # sessions in an error message
 
 
-@dataclass(frozen=True, slots=True)
-class SessionSummary:
+class SessionSummary(NamedTuple):
     """What a list shows of a session. Times are UTC in ISO 8601; `model` is the key of the last one that answered."""
 
     id: str
@@ -300,8 +299,12 @@ class Archive:
         read = archive_rows
         return [
             SessionSummary(
-                *(read.text(id), read.text(title), read.text_or_none(model)),
-                *(read.count(messages), read.time(created_at), read.time(updated_at)),
+                read.text(id),
+                read.text(title),
+                read.text_or_none(model),
+                read.count(messages),
+                read.time(created_at),
+                read.time(updated_at),
             )
             for id, title, model, messages, created_at, updated_at in rows
         ]

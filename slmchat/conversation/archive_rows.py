@@ -36,14 +36,16 @@ def count(value: object) -> int:
 
 def time(value: object) -> str:
     """A time in ISO 8601 as it was written, when it can be shown in any place of the earth; else one long ago."""
+    if not isinstance(value, str):
+        value = text(value)
     try:
-        then = datetime.fromisoformat(text(value))
+        then = datetime.fromisoformat(value)
         if then.year not in _EVERYWHERE:
             then.astimezone(UTC)
             then.astimezone()
     except (ValueError, OverflowError, OSError):
         return _LONG_AGO
-    return text(value) if then.tzinfo is not None else then.replace(tzinfo=UTC).isoformat()
+    return value if then.tzinfo is not None else then.replace(tzinfo=UTC).isoformat()
 
 
 def tokens(value: object) -> tuple[int, ...] | None:

@@ -59,6 +59,9 @@ _STEPS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID""",
         "CREATE INDEX message_pictures_by_picture ON message_pictures (picture)",
     ),
+    (  # `list` asks of each session whether it has an answer: without this it reads a page with a long text for each
+        "CREATE INDEX answers_by_session ON messages (session) WHERE role = 'assistant'",
+    ),
 )
 
 SCHEMA = Schema(_STEPS, frozenset({"sessions", "messages", "unindexed"}))

@@ -95,13 +95,13 @@ class Screen:
         """
         if self._view:
             text = self._view.feed(text)
-        core = text.strip()
-        if style and core:
+        if style and (core := text.strip()):
             before, _, after = text.partition(core)
             text = f"{before}{style.on}{core}{style.off}{after}"
         if self._view is None:  # whole lines go out at once, unmixed with those of another program (`xargs -P`)
-            lines, end, text = text.rpartition("\n")
-            self._put(lines + end, is_flushed=bool(end))
+            end = text.rfind("\n") + 1
+            self._put(text[:end], is_flushed=end > 0)
+            text = text[end:]
         self._put(text, is_flushed=self._view is not None)
 
     def end(self) -> None:
