@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from gguf import GGUFWriter, LlamaFileType, TokenType
+from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 
 PHI3_TEMPLATE = (
     "{% for message in messages %}"
@@ -434,3 +434,50 @@ def write_big_vocabulary(path: Path, count: int = 262_144) -> Path:
     ]
     path.write_bytes(gguf(tokens))
     return path
+
+
+def write_mixture(
+    path: Path, *, experts: int, width: int = 512, feed_forward: int = 1024, blocks: int = 8, seed: int = 0
+) -> Path:
+    """A mixture of experts in Q8_0, of which each token uses two: `blocks` * `experts` * 3 * `width` * `feed_forward`
+    * 34 / 32 bytes, and little beside them."""
+    writer = GGUFWriter(path, "llama", use_temp_file=True)
+    writer.add_type("model")
+    writer.add_name("Mixture")
+    writer.add_file_type(LlamaFileType.MOSTLY_Q8_0)
+    writer.add_context_length(2048)
+    writer.add_embedding_length(width)
+    writer.add_block_count(blocks)
+    writer.add_feed_forward_length(feed_forward)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(width // HEADS)
+    writer.add_expert_count(experts)
+    writer.add_expert_used_count(2)
+    tokens, scores, types = _spm_vocabulary(())
+    _add_spm(writer, tokens, scores, types, eos=tokens.index("</s>"))
+    writer.add_vocab_size(len(types))
+    random = np.random.default_rng(seed)
+
+    def matrix(name: str, *shape: int) -> None:
+        """Blocks of 32 bytes, each behind its scale (ggml-common.h: block_q8_0)."""
+        n_blocks = int(np.prod(shape)) // 32
+        made = np.empty((n_blocks, 34), dtype=np.uint8)
+        made[:, :2] = np.frombuffer(np.float16(0.0005).tobytes(), dtype=np.uint8)
+        made[:, 2:] = random.integers(0, 256, (n_blocks, 32), dtype=np.uint8)
+        writer.add_tensor(name, made.reshape(*shape[:-1], shape[-1] // 32 * 34), raw_dtype=GGMLQuantizationType.Q8_0)
+
+    matrix("token_embd.weight", len(types), width)
+    matrix("output.weight", len(types), width)
+    writer.add_tensor("output_norm.weight", np.ones(width, dtype=np.float32))
+    for block in range(blocks):
+        for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            matrix(f"blk.{block}.{part}.weight", width, width)
+        for part in ("attn_norm", "ffn_norm"):
+            writer.add_tensor(f"blk.{block}.{part}.weight", np.ones(width, dtype=np.float32))
+        writer.add_tensor(f"blk.{block}.ffn_gate_inp.weight", random.normal(0, 1, (experts, width)).astype(np.float32))
+        matrix(f"blk.{block}.ffn_gate_exps.weight", experts, feed_forward, width)
+        matrix(f"blk.{block}.ffn_up_exps.weight", experts, feed_forward, width)
+        matrix(f"blk.{block}.ffn_down_exps.weight", experts, width, feed_forward)
+    return _finish(writer, path)

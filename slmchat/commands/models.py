@@ -208,7 +208,7 @@ def show(name: str, settings: Settings, console: Console, *, is_json: bool = Fal
     headers = kept_headers.read_headers(installed.parts, facts_of_files)
     answers = model_kind.kind_of(headers).can_generate
     device = device_fit.ForDevice(settings, console)
-    fit_report = device.fit_report(shape_of(headers)) if answers else None
+    fit_report = device.fit_report(shape_of(headers), files=installed.parts) if answers else None
     fault = info.kept_template_fault(headers[0], installed.path, facts_of_files)
     facts = {**info.of_installed(installed, headers, fault), "fit": fit_report.as_json() if fit_report else None}
     _print_facts(facts, console, is_json, fit_report)

@@ -47,6 +47,14 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
+class Paged:
+    """What a token reads from the disk: so many pieces (matrices of single experts), each of so many bytes."""
+
+    pieces: float
+    piece_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class FitPlan:
     """A verdict with its numbers."""
 
@@ -60,6 +68,19 @@ class FitPlan:
     def largest_ctx(self) -> int:
         """The largest context that fits, 0 when none does. Searched for at every call."""
         return largest_ctx(self.shape, self.load, self.room)
+
+    @property
+    def paged(self) -> "Paged":
+        """What one token reads from the disk; nothing of a model that is in memory."""
+        experts = [matrix for matrix in self.shape.matrices if matrix.active_bytes < matrix.bytes]
+        total = sum(matrix.bytes for matrix in experts)
+        used = len(experts) * self.shape.experts_used
+        if self.verdict is not FitVerdict.PAGES or not used:
+            return Paged(0.0, 0)
+        # Every token reads all else, which stays; experts are chosen evenly, so that of those chosen as many are there
+        # as of all.
+        kept = self.room.available - self.memory.anonymous - (self.memory.weights - total)
+        return Paged(used * (1 - min(1.0, max(0.0, kept / total))), sum(m.active_bytes for m in experts) // used)
 
     @property
     def is_possible(self) -> bool:

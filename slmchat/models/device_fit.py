@@ -22,6 +22,7 @@ from slmchat.fit.plan import (
     DEFAULT_LARGEST_CTX,
     FitPlan,
     FitVerdict,
+    Paged,
     Room,
     choose_ctx,
     choose_gpu_layers,
@@ -226,13 +227,26 @@ class ForDevice:
         options = [option for variant in spec.variants if (option := catalog_option(spec, variant)) is not None]
         return choose(options, self.load, self.available_memory, self.throughput) if options else None
 
-    def fit_report(self, shape: ModelShape, *, is_estimate: bool = False) -> FitReport:
-        """What becomes of a model here, with the window that a chat would take."""
+    def fit_report(self, shape: ModelShape, *, is_estimate: bool = False, files: Sequence[Path] = ()) -> FitReport:
+        """What becomes of a model here, with the window that a chat would take.
+
+        `files`: the model's own, when they are here; how fast they are read is measured for one that does not fit.
+        """
         base = self.load
         n_ctx = self._settings.n_ctx or choose_ctx(shape, base, self.available_memory)
         found = plan(shape, replace(base, n_ctx=n_ctx), self.available_memory)
         speed = self.throughput.tokens_per_second(shape) if self.throughput and not self.throughput.is_rough else None
+        if speed and found.verdict is FitVerdict.PAGES:
+            speed = self._paged_speed(speed, found.paged, files)
         return FitReport(found, speed, self.available_memory, is_estimate)
+
+    def _paged_speed(self, in_memory: float, paged: Paged, files: Sequence[Path]) -> float | None:
+        """Tokens a second of a model that is read from the disk; None where nobody knows how fast that is."""
+        from slmchat.hardware.paging import seconds_per_piece
+
+        measured = (seconds_per_piece(file, paged.piece_bytes, self._kept.threads) for file in files)
+        seconds = next((each for each in measured if each is not None), None)
+        return None if seconds is None else 1 / (1 / in_memory + paged.pieces * seconds)
 
 
 def _throughput_in(kept: KeptThroughput) -> Throughput | None:

@@ -31,6 +31,7 @@ SECTIONS = (
     Section("choices", "bench_choices", "--choices against generating the label"),
     Section("fields", "bench_fields", "what a small model should be told of the schema"),
     Section("fit", "bench_fit", "predicted memory and speed against what is measured"),
+    Section("paging", "bench_paging", "a mixture of experts of three times the memory, against the prediction"),
     Section("adapters", "bench_adapters", "LoRA adapters: switching a scale"),
     Section("images", "bench_images", "second questions about an image"),
     Section("remote", "bench_remote", "what the remote engine adds"),
