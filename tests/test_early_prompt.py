@@ -1,5 +1,7 @@
 """The prompt of a chat stands before its line editor is imported: keys are kept, what goes wrong meanwhile is told."""
 
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -104,3 +106,23 @@ def test_where_lines_are_the_terminals_own_there_is_none(model: Path, home: Path
     with Terminal([], home=home, program=_chat(gate, model, "--plain", "-n", "3")) as terminal:
         terminal.wait_for(r"Ctrl-D leaves\.\n> ?$")
         assert "\x1b[?2004h" not in terminal.raw
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs a shell with job control")
+def test_ctrl_z_waits_for_the_editor_and_the_shell_gets_its_terminal(
+    model: Path, home: Path, gate: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "chat").write_text(f"exec {shlex.join(_chat(gate, model))}\n")
+    with Terminal(["--norc", "-i"], home=home, program=("bash",), cwd=tmp_path, echo=True) as terminal:
+        terminal.child.send("PS1='READY> '; stty -a > before; sh ./chat\r")
+        terminal.wait_for(r"Ctrl-D leaves\.\n> ?$")
+        terminal.type("half\x1a")
+        gate.touch()
+        terminal.wait_for("Stopped")
+        terminal.child.send("stty -a > stopped; echo all of it\r")
+        terminal.wait_for(r"\nall of it")
+        terminal.child.send("fg\r")
+        terminal.wait_for(r"fg\n[\s\S]*> half\n")
+        terminal.type("\x15\x04")
+        terminal.wait_for(r"READY> ?$")
+    assert (tmp_path / "stopped").read_text() == (tmp_path / "before").read_text()

@@ -41,7 +41,7 @@ class EarlyPrompt:
         console = self._console
         if not console.is_interactive or console.is_dumb or console.is_accessible:
             return
-        self.modes.take()
+        self.modes.take(keeps_ctrl_z=True)
         if not self.modes.is_taken:
             return
         restore.begun("prompt", restore.PROMPT)

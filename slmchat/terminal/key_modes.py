@@ -7,6 +7,7 @@ Knows: termios. Refuses to know: what reads the keys, what is on the screen.
 """
 
 import contextlib
+import os
 from typing import Any, TextIO
 
 
@@ -29,10 +30,11 @@ class KeyModes:
         """Where keys are read."""
         return self._stream.fileno()
 
-    def take(self, *, keeps_keys: bool = True) -> None:
+    def take(self, *, keeps_keys: bool = True, keeps_ctrl_z: bool = False) -> None:
         """Change the modes; once more where somebody else has changed them since.
 
-        Not `keeps_keys`: lines stay the terminal's own, unseen.
+        Not `keeps_keys`: lines stay the terminal's own, unseen. `keeps_ctrl_z`: it is a key for the reader as well.
+        Stopped in these modes, slm would leave a shell a terminal that shows no keys.
         """
         try:
             import termios
@@ -50,6 +52,8 @@ class KeyModes:
             quiet[3] &= ~(termios.ICANON | termios.IEXTEN)
             quiet[6] = [*quiet[6]]
             quiet[6][termios.VMIN], quiet[6][termios.VTIME] = 1, 0
+            if keeps_ctrl_z:
+                quiet[6][termios.VSUSP] = bytes([os.fpathconf(self.descriptor, "PC_VDISABLE") & 0xFF])
         termios.tcsetattr(self.descriptor, termios.TCSADRAIN, quiet)
 
     def give_back(self) -> None:

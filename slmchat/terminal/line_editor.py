@@ -169,7 +169,7 @@ class LineEditor:
     @contextlib.contextmanager
     def _keys_kept(self) -> Iterator[None]:
         """Around a prompt: it takes some milliseconds to open, and a key that comes meanwhile is to be the same key."""
-        self._modes.take()
+        self._modes.take(keeps_ctrl_z=True)
         try:
             with interrupts.left_alone(), restore.undone("prompt", restore.PROMPT):
                 if self._early is not None:
