@@ -94,19 +94,32 @@ def distinct_list_of(rules: JsonRules, values: Sequence[Node], least: int, most:
     left."""
     most = len(values) if most is None else min(most, len(values))
     made: dict[frozenset[int], Node] = {}
-
-    def rest(left: frozenset[int], n_before: int) -> Node:
-        """What may stand behind the values that are no longer left."""
-        if n_before >= most:
-            return EMPTY
-        if left not in made:
-            options = [chain(COMMA, values[place], rest(left - {place}, n_before + 1)) for place in sorted(left)]
-            made[left] = rules.add(choice(options if n_before < least else [*options, EMPTY]))
-        return made[left]
-
     everything = frozenset(range(len(values)))
-    some = [chain(values[place], rest(everything - {place}, 1)) for place in sorted(everything)] if most else []
+    some: list[Node] = []
+    for place, value in enumerate(values if most else ()):
+        some.append(chain(value, _further(rules, values, everything - {place}, least, most, made)))
     return chain(Text("["), choice(some if least else [*some, EMPTY]), Text("]"))
+
+
+def _further(
+    rules: JsonRules,
+    values: Sequence[Node],
+    left: frozenset[int],
+    least: int,
+    most: int,
+    made: dict[frozenset[int], Node],
+) -> Node:
+    """What may stand behind the values that are no longer left. `made`: what was already made."""
+    n_before = len(values) - len(left)
+    if n_before >= most:
+        return EMPTY
+    if left not in made:
+        options = [
+            chain(COMMA, values[place], _further(rules, values, left - {place}, least, most, made))
+            for place in sorted(left)
+        ]
+        made[left] = rules.add(choice(options if n_before < least else [*options, EMPTY]))
+    return made[left]
 
 
 def _behind_comma(several: Node) -> Node:

@@ -127,7 +127,7 @@ class _Converter:
         self.unknown: dict[str, None] = {}
         self.places = {"root": "the schema itself"}  # rule -> where in the schema it comes from
         self.references: dict[str, str] = {"#": "root"}  # $ref, or a schema with allOf as text -> rule
-        self.impossible: dict[str, Impossible] = {}
+        self.impossible: dict[str, str] = {}  # the same -> why
         self.under_way: set[str] = set()
         self.later: list[tuple[str, Callable[[], Node]]] = []  # rules that are made when this one is done
         self.is_recursive = False
@@ -238,15 +238,15 @@ class _Converter:
     def one_of(self, makers: Iterable[Any]) -> Node:
         """What any of these allows; those that allow nothing are left out. Raises `Impossible` when all do."""
         found: list[Node] = []
-        last: Impossible | None = None
+        why = "there is nothing to choose from"
         for make in makers:
             try:
                 found.append(make())
             except Impossible as error:
-                last = error
+                why = error.why
                 self.has_waste = True
         if not found:
-            raise last or Impossible("there is nothing to choose from")
+            raise Impossible(why)
         return choice(found)
 
     def implied_types(self, schema: Mapping[str, Any]) -> list[str]:
@@ -283,7 +283,7 @@ class _Converter:
     def kept(self, key: str, make: Any, place: str) -> Node:
         """The rule of a schema that several places use, or that uses itself; made once."""
         if key in self.impossible:
-            raise self.impossible[key]
+            raise Impossible(self.impossible[key])
         if key in self.under_way:
             self.is_recursive = True
         if key not in self.references:
@@ -297,7 +297,7 @@ class _Converter:
             try:
                 self.rules.grammar.rules[name] = make()
             except Impossible as error:
-                self.impossible[key] = error
+                self.impossible[key] = error.why
                 del self.references[key]
                 raise
             finally:
