@@ -53,7 +53,7 @@ def object_node(converter: Converter, schema: Mapping[str, Any], place: str) -> 
         extra = not (properties or required or patterns)
     members = _members(converter, declared, frozenset(required), place)
     least, most = counts(schema, "minProperties", "maxProperties", place)
-    n_required = sum(member.is_required for member in members)
+    n_required = sum(is_required for _, is_required in members)
     if most is not None and n_required > most:
         raise Impossible(f"maxProperties in {place} is less than what is required")
     kinds = _others(converter, schema, extra, patterns, tuple(declared), place)
@@ -94,7 +94,7 @@ def _members(converter: Converter, declared: Mapping[str, Any], required: frozen
         key = Text(f"{encode_basestring(name)}: ")
         # an optional one stands in two rules
         node = node if is_required or isinstance(node, Text) else converter.rules.named(node)
-        members.append(Member(chain(key, node), is_required))
+        members.append((chain(key, node), is_required))
     return members
 
 
@@ -145,7 +145,7 @@ def _note_counts(
     most: int | None,
 ) -> None:
     """Say which of minProperties and maxProperties the grammar does not hold."""
-    n_required = sum(member.is_required for member in members)
+    n_required = sum(is_required for _, is_required in members)
     if members and least > max(n_required, 1):
         converter.only_checked["minProperties"] = None
     if most is not None and members and (has_more or len(members) > most):

@@ -9,20 +9,15 @@ becomes deeper with more members.
 from collections.abc import Sequence
 from functools import lru_cache
 
-from slmchat.lazy_dataclasses import dataclass
-from slmchat.schemas.grammar import EMPTY, Chain, Chars, Choice, Node, Repeat, Text, chain, choice, without
+from slmchat.schemas.grammar import EMPTY, Chain, Chars, Choice, Node, Repeat, Rule, Text, chain, choice, without
 from slmchat.schemas.json_rules import COMMA, PLAIN, JsonRules
 
 # Letters of a name that stand in one rule; longer names go on in another.
 _DEEPEST = 20
 
 
-@dataclass(slots=True)
-class Member:
-    """`"name": value`, and whether it has to be there."""
-
-    node: Node
-    is_required: bool
+# `"name": value`, and whether it has to be there.
+Member = tuple[Node, bool]
 
 
 def object_of(rules: JsonRules, members: Sequence[Member], more: Node, only_more: Node | None) -> Node:
@@ -30,35 +25,52 @@ def object_of(rules: JsonRules, members: Sequence[Member], more: Node, only_more
 
     `only_more`: the others where no member is there; None: some member has to be.
     """
-    tails = _tails(rules, [(member.node, member.is_required) for member in members], more)
+    tails = _tails(rules, members, more)
     options: list[Node] = []
-    for member, tail in zip(members, tails[1:], strict=True):
-        options.append(chain(member.node, tail))
-        if member.is_required:
+    for (node, is_required), tail in zip(members, tails[1:], strict=True):
+        options.append(_before(node, tail))
+        if is_required:
             break
     else:
         if only_more is not None:
             options.append(only_more)
-    return chain(Text("{"), choice(options), Text("}"))
+    # no two of the options begin with the same name: nothing to look for
+    return chain(_OPEN, options[0] if len(options) == 1 else Choice(tuple(options)), _CLOSE)
 
 
-def _tails(rules: JsonRules, items: Sequence[tuple[Node, bool]], last: Node) -> list[Node]:
-    """For each item, and for the end, what may stand from there on when something stands before it."""
+_OPEN, _CLOSE = Text("{"), Text("}")
+
+
+def _tails(rules: JsonRules, members: Sequence[Member], last: Node) -> list[Node]:
+    """For each member, and for the end, what may stand from there on when something stands before it."""
     tails = [last]
-    for place in range(len(items) - 1, -1, -1):
-        node, is_required = items[place]
-        tail = _behind(node, tails[-1])
+    after = last
+    for place in range(len(members) - 1, -1, -1):
+        node, is_required = members[place]
+        tail = _behind(node, after)
         if not is_required:
-            tails.append(rules.add(choice((tail, tails[-1]))))
-        elif place and (not items[place - 1][1] or place % _STRIDE == 0):
-            tails.append(rules.add(tail))
+            after = rules.add(Choice((tail, after)))
+        elif place and (not members[place - 1][1] or place % _STRIDE == 0):
+            after = rules.add(tail)
         else:
-            tails.append(tail)
+            after = tail
+        tails.append(after)
     return tails[::-1]
 
 
+# A member is a chain that begins with a text, what stands behind it mostly a rule. The general `chain` finds that out
+# item by item, and an object has two chains for each member.
+
+
+def _before(node: Node, tail: Node) -> Node:
+    """`chain(node, tail)` for a member."""
+    if type(node) is Chain and type(tail) is Rule:
+        return Chain((*node.items, tail))
+    return chain(node, tail)
+
+
 def _behind(node: Node, tail: Node) -> Node:
-    """`chain(COMMA, node, tail)` for a member: what takes most of the time where there are many of them."""
+    """`chain(COMMA, node, tail)` for a member."""
     if type(node) is Chain and type(node.items[0]) is Text and type(tail) is not Chain:
         return Chain((Text(COMMA.text + node.items[0].text), *node.items[1:], tail))
     return chain(COMMA, node, tail)
@@ -141,24 +153,47 @@ def names_unlike(rules: JsonRules, names: Sequence[str]) -> Node:
     """What stands between the quotes of a name that is none of `names` (escapes left out)."""
     if not names:
         return rules.characters()
+    rules.plain()
     return rules.add(_unlike(rules, [name for name in names if name], 0, is_empty_allowed="" not in names))
 
 
-@lru_cache(maxsize=1024)
-def _plain_but(chars: str) -> Chars:
-    """A character of a string that needs no escape and is none of these."""
-    return Chars(without(PLAIN.ranges, [(ord(char), ord(char)) for char in chars]))
-
-
 def _unlike(rules: JsonRules, names: Sequence[str], depth: int, *, is_empty_allowed: bool) -> Node:
+    """`names`: what is left of them behind `depth` letters."""
+    if len(names) == 1 and is_empty_allowed:
+        return _unlike_one(rules, names[0], depth)
     by_first: dict[str, list[str]] = {}
     for name in names:
         by_first.setdefault(name[0], []).append(name[1:])
     options: list[Node] = []
     for first, rests in by_first.items():
-        if first in '"\\' or ord(first) < 0x20:
-            continue
-        rest = _unlike(rules, [each for each in rests if each], depth + 1, is_empty_allowed="" not in rests)
-        options.append(chain(Text(first), rest if (depth + 1) % _DEEPEST else rules.add(rest)))
-    options.append(chain(_plain_but("".join(sorted(by_first))), Repeat(rules.plain())))
-    return choice((*options, EMPTY)) if is_empty_allowed else choice(options)
+        if not _is_escaped(first):
+            rest = _unlike(rules, [each for each in rests if each], depth + 1, is_empty_allowed="" not in rests)
+            options.append(chain(Text(first), rest if (depth + 1) % _DEEPEST else rules.add(rest)))
+    options.append(_another("".join(sorted(by_first))))
+    if is_empty_allowed:
+        options.append(EMPTY)
+    return options[0] if len(options) == 1 else Choice(tuple(options))
+
+
+def _unlike_one(rules: JsonRules, name: str, depth: int) -> Node:
+    """The same for a single name, letter by letter from its end: that is most of what there is to do."""
+    made = _another("")  # behind the whole name something has to follow
+    end = next((place for place, char in enumerate(name) if _is_escaped(char)), None)
+    if end is not None:
+        made = Choice((_another(name[end]), EMPTY))
+    for place in range((len(name) if end is None else end) - 1, -1, -1):
+        if (depth + place + 1) % _DEEPEST == 0:
+            made = rules.add(made)
+        same = chain(Text(name[place]), made)
+        made = Choice((same, _another(name[place]), EMPTY))
+    return made
+
+
+def _is_escaped(char: str) -> bool:
+    return char in '"\\' or char < " "
+
+
+@lru_cache(maxsize=1024)
+def _another(chars: str) -> Node:
+    """Text that begins with a character that needs no escape and is none of these."""
+    return Chain((Chars(without(PLAIN.ranges, [(ord(char), ord(char)) for char in chars])), Repeat(Rule("plain"))))
