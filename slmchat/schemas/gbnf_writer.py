@@ -89,9 +89,9 @@ class _Writer:
             return node.name
         if type(node) is Chars:
             return _class(node.ranges)
-        name = self._helpers.get(node)
-        if name is None:
-            name = self._helpers[node] = f"{self._prefix}{len(self._helpers)}"
+        n_before = len(self._helpers)
+        name = self._helpers.setdefault(node, f"{self._prefix}{n_before}")  # one look: a hash goes through all of it
+        if len(self._helpers) > n_before:
             self.rule(name, node)
         return name
 

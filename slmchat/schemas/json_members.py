@@ -16,8 +16,8 @@ from slmchat.schemas.json_rules import COMMA, PLAIN, JsonRules
 _DEEPEST = 20
 
 
-# `"name": value`, and whether it has to be there.
-Member = tuple[Node, bool]
+# What stands before the value (`"name": `), the value, and whether it has to be there.
+Member = tuple[str, Node, bool]
 
 
 def object_of(rules: JsonRules, members: Sequence[Member], more: Node, only_more: Node | None) -> Node:
@@ -27,8 +27,8 @@ def object_of(rules: JsonRules, members: Sequence[Member], more: Node, only_more
     """
     tails = _tails(rules, members, more)
     options: list[Node] = []
-    for (node, is_required), tail in zip(members, tails[1:], strict=True):
-        options.append(_before(node, tail))
+    for (name, node, is_required), tail in zip(members, tails[1:], strict=True):
+        options.append(_member(name, node, tail))
         if is_required:
             break
     else:
@@ -46,11 +46,11 @@ def _tails(rules: JsonRules, members: Sequence[Member], last: Node) -> list[Node
     tails = [last]
     after = last
     for place in range(len(members) - 1, -1, -1):
-        node, is_required = members[place]
-        tail = _behind(node, after)
+        name, node, is_required = members[place]
+        tail = _member(COMMA.text + name, node, after)
         if not is_required:
             after = rules.add(Choice((tail, after)))
-        elif place and (not members[place - 1][1] or place % _STRIDE == 0):
+        elif place and (not members[place - 1][2] or place % _STRIDE == 0):
             after = rules.add(tail)
         else:
             after = tail
@@ -58,22 +58,11 @@ def _tails(rules: JsonRules, members: Sequence[Member], last: Node) -> list[Node
     return tails[::-1]
 
 
-# A member is a chain that begins with a text, what stands behind it mostly a rule. The general `chain` finds that out
-# item by item, and an object has two chains for each member.
-
-
-def _before(node: Node, tail: Node) -> Node:
-    """`chain(node, tail)` for a member."""
-    if type(node) is Chain and type(tail) is Rule:
-        return Chain((*node.items, tail))
-    return chain(node, tail)
-
-
-def _behind(node: Node, tail: Node) -> Node:
-    """`chain(COMMA, node, tail)` for a member."""
-    if type(node) is Chain and type(node.items[0]) is Text and type(tail) is not Chain:
-        return Chain((Text(COMMA.text + node.items[0].text), *node.items[1:], tail))
-    return chain(COMMA, node, tail)
+def _member(name: str, node: Node, tail: Node) -> Node:
+    """A member with what stands behind it. An object has two of these for each, nearly all of them of two rules."""
+    if type(node) is Rule and type(tail) is Rule:
+        return Chain((Text(name), node, tail))
+    return chain(Text(name), node, tail)
 
 
 # Required members that stand in one rule: the next ones stand in another, so that no chain becomes long.
@@ -182,10 +171,11 @@ def _unlike_one(rules: JsonRules, name: str, depth: int) -> Node:
     if end is not None:
         made = Choice((_another(name[end]), EMPTY))
     for place in range((len(name) if end is None else end) - 1, -1, -1):
+        letter = name[place]
         if (depth + place + 1) % _DEEPEST == 0:
             made = rules.add(made)
-        same = chain(Text(name[place]), made)
-        made = Choice((same, _another(name[place]), EMPTY))
+        same = (Text(letter), *made.items) if type(made) is Chain else (Text(letter), made)
+        made = Choice((Chain(same), _another(letter), EMPTY))
     return made
 
 
