@@ -171,7 +171,7 @@ def of_schema(schema: Any) -> ResponseFormat:
     constraint = Constraint(ConstraintKind.SCHEMA, text, is_capped=gbnf.has_soft_limits)
     from slmchat.schemas.check import SchemaCheck  # most answers have no schema
 
-    return ResponseFormat(constraint, told(schema), tuple(_notes(gbnf)), SchemaCheck(schema, text))
+    return ResponseFormat(constraint, told(schema, text), tuple(_notes(gbnf)), SchemaCheck(schema, text))
 
 
 def _notes(gbnf: "SchemaGbnf") -> Iterator[str]:

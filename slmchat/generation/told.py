@@ -20,9 +20,12 @@ _MOST_NAMES = 12
 _MOST_STEPS = 8
 
 
-def told(schema: Any) -> str:
-    """A sentence for the end of the prompt; empty where the schema is a single text or number."""
-    return _Told(references.flattened(schema, json.dumps(schema))).whole()
+def told(schema: Any, text: str | None = None) -> str:
+    """A sentence for the end of the prompt; empty where the schema is a single text or number.
+
+    `text`: the schema as JSON text, where somebody has it already.
+    """
+    return _Told(references.flattened(schema, json.dumps(schema) if text is None else text)).whole()
 
 
 class _Told:

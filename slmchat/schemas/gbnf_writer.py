@@ -4,6 +4,7 @@ Knows: its spelling, and how many repetitions llama.cpp takes. Refuses to know: 
 """
 
 from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 
 from slmchat.schemas.grammar import Chain, Chars, Choice, Grammar, Node, Ranges, Repeat, Rule, Text, chain, choice
 
@@ -48,13 +49,21 @@ class _Writer:
     def _sequence(self, node: Node) -> str:
         if type(node) is not Chain:
             return self._item(node)
-        return " ".join([self._item(item) for item in node.items]) or '""'
+        made: list[str] = []
+        for item in node.items:  # names and texts, which most of them are, without a further call
+            if type(item) is Rule:
+                made.append(item.name)
+            elif type(item) is Text:
+                made.append(_quoted(item.text))
+            else:
+                made.append(self._item(item))
+        return " ".join(made) or '""'
 
     def _item(self, node: Node) -> str:
         if type(node) is Rule:
             return node.name
         if type(node) is Text:
-            return f'"{_spelled(node.text)}"'
+            return _quoted(node.text)
         if type(node) is Chars:
             return _class(node.ranges)
         if type(node) is Repeat:
@@ -76,12 +85,15 @@ class _Writer:
 
     def _atom(self, node: Node) -> str:
         """A spelling of the node to which a repetition applies as a whole."""
-        if isinstance(node, Rule | Chars):
-            return self._item(node)
-        if node not in self._helpers:
-            name = self._helpers[node] = f"{self._prefix}{len(self._helpers)}"
+        if type(node) is Rule:
+            return node.name
+        if type(node) is Chars:
+            return _class(node.ranges)
+        n_before = len(self._helpers)
+        name = self._helpers.setdefault(node, f"{self._prefix}{n_before}")  # one look: a hash goes through all of it
+        if len(self._helpers) > n_before:
             self.rule(name, node)
-        return self._helpers[node]
+        return name
 
 
 @lru_cache(maxsize=128)
@@ -122,11 +134,11 @@ def _code(point: int) -> str:
     return f"\\u{point:04X}" if point <= 0xFFFF else f"\\U{point:08X}"
 
 
-def _spelled(text: str) -> str:
-    """A text between the quotes of GBNF."""
+def _quoted(text: str) -> str:
+    """A text between the quotes of GBNF, which of printable ASCII escapes what JSON does."""
     if text.isascii() and text.isprintable():
-        return text.replace("\\", "\\\\").replace('"', '\\"')
-    return "".join(map(_escaped, text))
+        return encode_basestring_ascii(text)
+    return f'"{"".join(map(_escaped, text))}"'
 
 
 def _escaped(char: str) -> str:

@@ -128,7 +128,8 @@ def texts(values: Iterable[str]) -> Node:
 def _branches(values: Sequence[str], skip: int, depth: int) -> Node:
     """The texts without their first `skip` characters; sorted, each once."""
     if len(values) < _FEW_TEXTS or depth > _MOST_BRANCHING:
-        return choice([Text(value[skip:]) for value in values])
+        found = [Text(value[skip:]) for value in values]
+        return found[0] if len(found) == 1 else Choice(tuple(found))
     options: list[Node] = []
     begin = 0
     while begin < len(values):
@@ -146,8 +147,10 @@ def _branches(values: Sequence[str], skip: int, depth: int) -> Node:
 
 def _n_common(one: str, other: str) -> int:
     """How many characters two texts begin with together."""
-    most = min(len(one), len(other))
-    return next((place for place in range(most) if one[place] != other[place]), most)
+    for place, (char, its) in enumerate(zip(one, other, strict=False)):
+        if char != its:
+            return place
+    return min(len(one), len(other))
 
 
 def chars(text: str) -> Chars:
@@ -177,12 +180,21 @@ def joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 def without(ranges: Ranges, removed: Iterable[tuple[int, int]]) -> Ranges:
     """`ranges` less `removed`."""
-    left = list(ranges)
-    for low, high in removed:
-        left = [
-            piece for a, b in left for piece in ((a, min(b, low - 1)), (max(a, high + 1), b)) if piece[0] <= piece[1]
-        ]
-    return joined(left)
+    cuts = joined(removed)
+    left: list[tuple[int, int]] = []
+    place = 0  # of the first cut that does not end before the range
+    for low, high in ranges:
+        while place < len(cuts) and cuts[place][1] < low:
+            place += 1
+        for cut_low, cut_high in cuts[place:]:
+            if cut_low > high:
+                break
+            if low < cut_low:
+                left.append((low, cut_low - 1))
+            low = cut_high + 1
+        if low <= high:
+            left.append((low, high))
+    return tuple(left)
 
 
 @dataclass(slots=True)

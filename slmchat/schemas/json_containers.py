@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from slmchat.schemas import json_strings, python_regex
 from slmchat.schemas.equality import Distinct
-from slmchat.schemas.grammar import EMPTY, Node, Text, chain, choice, texts
+from slmchat.schemas.grammar import EMPTY, Node, Rule, Text, chain, choice, texts
 from slmchat.schemas.json_members import Member, distinct_list_of, list_of, more_members, names_unlike, object_of
 from slmchat.schemas.json_rules import COLON, QUOTE, JsonRules, spellings
 from slmchat.schemas.json_strings import counts
@@ -53,13 +53,12 @@ def object_node(converter: Converter, schema: Mapping[str, Any], place: str) -> 
         extra = not (properties or required or patterns)
     members = _members(converter, declared, frozenset(required), place)
     least, most = counts(schema, "minProperties", "maxProperties", place)
-    n_required = sum(member.is_required for member in members)
-    if most is not None and n_required > most:
+    if most is not None and _n_required(members) > most:
         raise Impossible(f"maxProperties in {place} is less than what is required")
     kinds = _others(converter, schema, extra, patterns, tuple(declared), place)
     if not members and not kinds and least:
         raise Impossible(f"minProperties in {place} is more than there may be")
-    _note_counts(converter, schema, members, bool(kinds), least, most)
+    _note_counts(converter, members, bool(kinds), least, most)
     rules = converter.rules
     more: Node = EMPTY
     only_more: Node | None = None if least else EMPTY
@@ -80,10 +79,11 @@ def _undeclared(name: str, extra: Any, patterns: Mapping[str, Any]) -> Any:
 
 def _members(converter: Converter, declared: Mapping[str, Any], required: frozenset[str], place: str) -> list[Member]:
     members: list[Member] = []
+    below = f"{place}/properties/"
     for name, value in declared.items():
         is_required = name in required
         try:
-            node = converter.schema(value, f"{place}/properties/{escaped(name)}")
+            node = converter.schema(value, below + escaped(name))
         except Impossible as error:
             if is_required:
                 raise Impossible(
@@ -91,10 +91,10 @@ def _members(converter: Converter, declared: Mapping[str, Any], required: frozen
                 ) from error
             converter.has_waste = True
             continue
-        key = Text(f"{encode_basestring(name)}: ")
         # an optional one stands in two rules
-        node = node if is_required or isinstance(node, Text) else converter.rules.named(node)
-        members.append(Member(chain(key, node), is_required))
+        if not is_required and type(node) is not Rule and type(node) is not Text:
+            node = converter.rules.add(node)
+        members.append((encode_basestring(name) + COLON.text, node, is_required))
     return members
 
 
@@ -108,6 +108,8 @@ def _others(
 ) -> list[Node]:
     """The kinds of members that may stand behind the declared ones: by a pattern of their name, or any."""
     kinds: list[Node] = []
+    if extra is False and not patterns:
+        return kinds
     for pattern, value in patterns.items():
         try:
             node = converter.schema(value, f"{place}/patternProperties/{escaped(pattern)}")
@@ -136,20 +138,16 @@ def _other_name(converter: Converter, schema: Mapping[str, Any], declared: Seque
     return chain(QUOTE, names_unlike(converter.rules, declared), QUOTE)
 
 
-def _note_counts(
-    converter: Converter,
-    schema: Mapping[str, Any],
-    members: Sequence[Member],
-    has_more: bool,
-    least: int,
-    most: int | None,
-) -> None:
+def _note_counts(converter: Converter, members: Sequence[Member], has_more: bool, least: int, most: int | None) -> None:
     """Say which of minProperties and maxProperties the grammar does not hold."""
-    n_required = sum(member.is_required for member in members)
-    if members and least > max(n_required, 1):
+    if members and least > 1 and least > _n_required(members):
         converter.only_checked["minProperties"] = None
     if most is not None and members and (has_more or len(members) > most):
         converter.only_checked["maxProperties"] = None
+
+
+def _n_required(members: Sequence[Member]) -> int:
+    return sum(is_required for *_, is_required in members)
 
 
 def array_node(converter: Converter, schema: Mapping[str, Any], place: str) -> Node:

@@ -9,20 +9,15 @@ becomes deeper with more members.
 from collections.abc import Sequence
 from functools import lru_cache
 
-from slmchat.lazy_dataclasses import dataclass
-from slmchat.schemas.grammar import EMPTY, Chain, Chars, Choice, Node, Repeat, Text, chain, choice, without
+from slmchat.schemas.grammar import EMPTY, Chain, Chars, Choice, Node, Repeat, Rule, Text, chain, choice, without
 from slmchat.schemas.json_rules import COMMA, PLAIN, JsonRules
 
 # Letters of a name that stand in one rule; longer names go on in another.
 _DEEPEST = 20
 
 
-@dataclass(slots=True)
-class Member:
-    """`"name": value`, and whether it has to be there."""
-
-    node: Node
-    is_required: bool
+# What stands before the value (`"name": `), the value, and whether it has to be there.
+Member = tuple[str, Node, bool]
 
 
 def object_of(rules: JsonRules, members: Sequence[Member], more: Node, only_more: Node | None) -> Node:
@@ -30,38 +25,44 @@ def object_of(rules: JsonRules, members: Sequence[Member], more: Node, only_more
 
     `only_more`: the others where no member is there; None: some member has to be.
     """
-    tails = _tails(rules, [(member.node, member.is_required) for member in members], more)
+    tails = _tails(rules, members, more)
     options: list[Node] = []
-    for member, tail in zip(members, tails[1:], strict=True):
-        options.append(chain(member.node, tail))
-        if member.is_required:
+    for (name, node, is_required), tail in zip(members, tails[1:], strict=True):
+        options.append(_member(name, node, tail))
+        if is_required:
             break
     else:
         if only_more is not None:
             options.append(only_more)
-    return chain(Text("{"), choice(options), Text("}"))
+    # no two of the options begin with the same name: nothing to look for
+    return chain(_OPEN, options[0] if len(options) == 1 else Choice(tuple(options)), _CLOSE)
 
 
-def _tails(rules: JsonRules, items: Sequence[tuple[Node, bool]], last: Node) -> list[Node]:
-    """For each item, and for the end, what may stand from there on when something stands before it."""
+_OPEN, _CLOSE = Text("{"), Text("}")
+
+
+def _tails(rules: JsonRules, members: Sequence[Member], last: Node) -> list[Node]:
+    """For each member, and for the end, what may stand from there on when something stands before it."""
     tails = [last]
-    for place in range(len(items) - 1, -1, -1):
-        node, is_required = items[place]
-        tail = _behind(node, tails[-1])
+    after = last
+    for place in range(len(members) - 1, -1, -1):
+        name, node, is_required = members[place]
+        tail = _member(COMMA.text + name, node, after)
         if not is_required:
-            tails.append(rules.add(choice((tail, tails[-1]))))
-        elif place and (not items[place - 1][1] or place % _STRIDE == 0):
-            tails.append(rules.add(tail))
+            after = rules.add(Choice((tail, after)))
+        elif place and (not members[place - 1][2] or place % _STRIDE == 0):
+            after = rules.add(tail)
         else:
-            tails.append(tail)
+            after = tail
+        tails.append(after)
     return tails[::-1]
 
 
-def _behind(node: Node, tail: Node) -> Node:
-    """`chain(COMMA, node, tail)` for a member: what takes most of the time where there are many of them."""
-    if type(node) is Chain and type(node.items[0]) is Text and type(tail) is not Chain:
-        return Chain((Text(COMMA.text + node.items[0].text), *node.items[1:], tail))
-    return chain(COMMA, node, tail)
+def _member(name: str, node: Node, tail: Node) -> Node:
+    """A member with what stands behind it. An object has two of these for each, nearly all of them of two rules."""
+    if type(node) is Rule and type(tail) is Rule:
+        return Chain((Text(name), node, tail))
+    return chain(Text(name), node, tail)
 
 
 # Required members that stand in one rule: the next ones stand in another, so that no chain becomes long.
@@ -94,19 +95,32 @@ def distinct_list_of(rules: JsonRules, values: Sequence[Node], least: int, most:
     left."""
     most = len(values) if most is None else min(most, len(values))
     made: dict[frozenset[int], Node] = {}
-
-    def rest(left: frozenset[int], n_before: int) -> Node:
-        """What may stand behind the values that are no longer left."""
-        if n_before >= most:
-            return EMPTY
-        if left not in made:
-            options = [chain(COMMA, values[place], rest(left - {place}, n_before + 1)) for place in sorted(left)]
-            made[left] = rules.add(choice(options if n_before < least else [*options, EMPTY]))
-        return made[left]
-
     everything = frozenset(range(len(values)))
-    some = [chain(values[place], rest(everything - {place}, 1)) for place in sorted(everything)] if most else []
+    some: list[Node] = []
+    for place, value in enumerate(values if most else ()):
+        some.append(chain(value, _further(rules, values, everything - {place}, least, most, made)))
     return chain(Text("["), choice(some if least else [*some, EMPTY]), Text("]"))
+
+
+def _further(
+    rules: JsonRules,
+    values: Sequence[Node],
+    left: frozenset[int],
+    least: int,
+    most: int,
+    made: dict[frozenset[int], Node],
+) -> Node:
+    """What may stand behind the values that are no longer left. `made`: what was already made."""
+    n_before = len(values) - len(left)
+    if n_before >= most:
+        return EMPTY
+    if left not in made:
+        options = [
+            chain(COMMA, values[place], _further(rules, values, left - {place}, least, most, made))
+            for place in sorted(left)
+        ]
+        made[left] = rules.add(choice(options if n_before < least else [*options, EMPTY]))
+    return made[left]
 
 
 def _behind_comma(several: Node) -> Node:
@@ -128,24 +142,48 @@ def names_unlike(rules: JsonRules, names: Sequence[str]) -> Node:
     """What stands between the quotes of a name that is none of `names` (escapes left out)."""
     if not names:
         return rules.characters()
+    rules.plain()
     return rules.add(_unlike(rules, [name for name in names if name], 0, is_empty_allowed="" not in names))
 
 
-@lru_cache(maxsize=1024)
-def _plain_but(chars: str) -> Chars:
-    """A character of a string that needs no escape and is none of these."""
-    return Chars(without(PLAIN.ranges, [(ord(char), ord(char)) for char in chars]))
-
-
 def _unlike(rules: JsonRules, names: Sequence[str], depth: int, *, is_empty_allowed: bool) -> Node:
+    """`names`: what is left of them behind `depth` letters."""
+    if len(names) == 1 and is_empty_allowed:
+        return _unlike_one(rules, names[0], depth)
     by_first: dict[str, list[str]] = {}
     for name in names:
         by_first.setdefault(name[0], []).append(name[1:])
     options: list[Node] = []
     for first, rests in by_first.items():
-        if first in '"\\' or ord(first) < 0x20:
-            continue
-        rest = _unlike(rules, [each for each in rests if each], depth + 1, is_empty_allowed="" not in rests)
-        options.append(chain(Text(first), rest if (depth + 1) % _DEEPEST else rules.add(rest)))
-    options.append(chain(_plain_but("".join(sorted(by_first))), Repeat(rules.plain())))
-    return choice((*options, EMPTY)) if is_empty_allowed else choice(options)
+        if not _is_escaped(first):
+            rest = _unlike(rules, [each for each in rests if each], depth + 1, is_empty_allowed="" not in rests)
+            options.append(chain(Text(first), rest if (depth + 1) % _DEEPEST else rules.add(rest)))
+    options.append(_another("".join(sorted(by_first))))
+    if is_empty_allowed:
+        options.append(EMPTY)
+    return options[0] if len(options) == 1 else Choice(tuple(options))
+
+
+def _unlike_one(rules: JsonRules, name: str, depth: int) -> Node:
+    """The same for a single name, letter by letter from its end: that is most of what there is to do."""
+    made = _another("")  # behind the whole name something has to follow
+    end = next((place for place, char in enumerate(name) if _is_escaped(char)), None)
+    if end is not None:
+        made = Choice((_another(name[end]), EMPTY))
+    for place in range((len(name) if end is None else end) - 1, -1, -1):
+        letter = name[place]
+        if (depth + place + 1) % _DEEPEST == 0:
+            made = rules.add(made)
+        same = (Text(letter), *made.items) if type(made) is Chain else (Text(letter), made)
+        made = Choice((Chain(same), _another(letter), EMPTY))
+    return made
+
+
+def _is_escaped(char: str) -> bool:
+    return char in '"\\' or char < " "
+
+
+@lru_cache(maxsize=1024)
+def _another(chars: str) -> Node:
+    """Text that begins with a character that needs no escape and is none of these."""
+    return Chain((Chars(without(PLAIN.ranges, [(ord(char), ord(char)) for char in chars])), Repeat(Rule("plain"))))

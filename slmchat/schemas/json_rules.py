@@ -6,7 +6,7 @@ Refuses to know: schemas.
 
 import json
 import math
-from collections.abc import Iterable
+from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Any
 
@@ -19,6 +19,7 @@ from slmchat.schemas.grammar import (
     Choice,
     Grammar,
     Node,
+    Ranges,
     Repeat,
     Rule,
     Text,
@@ -37,7 +38,9 @@ _UNICODE = choice(  # \uXXXX; halves of a surrogate pair come in pairs
         chain(chars("dD"), chars("89abAB"), Repeat(_HEX, 2, 2), Text("\\u"), chars("dD"), chars("c-fC-F"), _HEX, _HEX),
     )
 )
-PLAIN = Chars(without(PRINTABLE, [(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)]))
+# What JSON writes as an escape in a string.
+_ESCAPED = ((0, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
+PLAIN = Chars(without(PRINTABLE, _ESCAPED))
 _CHARACTER = choice((Rule("plain"), chain(Text("\\"), choice((chars('"\\/bfnrt'), chain(Text("u"), _UNICODE))))))
 
 # Small models go on with a list or a map until all tokens are used. Where a schema sets no limit, a first attempt has
@@ -66,16 +69,14 @@ class JsonRules:
         return node if isinstance(node, Rule) else self.add(node)
 
     def add(self, node: Node) -> Rule:
-        name = self.reserve()
+        name = f"r{self._count}"
+        self._count += 1
         self.grammar.rules[name] = node
         return Rule(name)
 
     def reserve(self) -> str:
         """The name of a rule that is to be filled: something inside of it refers to it."""
-        name = f"r{self._count}"
-        self._count += 1
-        self.grammar.rules[name] = EMPTY
-        return name
+        return self.add(EMPTY).name
 
     def several(self, item: Node, least: int, most: int | None) -> Node:
         """`least` to `most` of the item with commas between them."""
@@ -85,7 +86,7 @@ class JsonRules:
         if most == 0:
             return EMPTY
         some = chain(item, Repeat(chain(COMMA, item), max(0, least - 1), None if most is None else most - 1))
-        return some if least else choice((some, EMPTY))
+        return some if least else Choice((some, EMPTY))
 
     # -- any JSON
 
@@ -124,7 +125,7 @@ class JsonRules:
     def string(self) -> Rule:
         if "string" not in self.grammar.rules:
             self._shared("string", chain(QUOTE, self.characters(), QUOTE))
-        return Rule("string")
+        return _STRING
 
     def characters(self, least: int = 0, most: int | None = None) -> Node:
         """`least` to `most` characters of a string."""
@@ -162,17 +163,16 @@ class JsonRules:
         return Rule(name)
 
 
+_STRING = Rule("string")
 _BOOLEAN = choice((Text("true"), Text("false")))
 
 
 def spelled(node: Node) -> Node:
     """The same texts as they are written between the quotes of a JSON string."""
     if isinstance(node, Text):
-        return chain(*(_in_json(char) for char in node.text)) if node.text else node
+        return _in_json(node.text)
     if isinstance(node, Chars):
-        plain = without(node.ranges, [(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)])
-        special = [chr(point) for low, high in node.ranges for point in _escaped_points(low, high)]
-        return choice((*([Chars(plain)] if plain else []), *map(_in_json, special)))
+        return _spelled_chars(node.ranges)
     if isinstance(node, Repeat):
         return Repeat(spelled(node.item), node.least, node.most)
     if isinstance(node, Chain):
@@ -180,12 +180,20 @@ def spelled(node: Node) -> Node:
     return choice(map(spelled, node.options)) if isinstance(node, Choice) else node
 
 
-def _escaped_points(low: int, high: int) -> Iterable[int]:
-    return [point for point in (*range(0x20), 0x22, 0x5C) if low <= point <= high]
+@lru_cache(maxsize=256)
+def _spelled_chars(ranges: Ranges) -> Node:
+    plain = without(ranges, _ESCAPED)
+    special = [
+        chr(point)
+        for low, high in ranges
+        for cut in _ESCAPED
+        for point in range(max(low, cut[0]), min(high, cut[1]) + 1)
+    ]
+    return choice((*([Chars(plain)] if plain else []), *map(_in_json, special)))
 
 
-def _in_json(char: str) -> Text:
-    return Text(json.dumps(char, ensure_ascii=False)[1:-1])
+def _in_json(text: str) -> Text:
+    return Text(encode_basestring(text)[1:-1])
 
 
 def spellings(value: Any) -> list[str]:

@@ -21,7 +21,7 @@ from slmchat.schemas.gbnf_writer import gbnf_of
 from slmchat.schemas.grammar import EMPTY, Chars, Grammar, Node, Rule, Text, choice, texts
 from slmchat.schemas.json_containers import array_node, object_node
 from slmchat.schemas.json_rules import JsonRules, spellings
-from slmchat.schemas.keywords import ASSERTIONS, KNOWN, NOTES, OF_TYPE, TYPE_ALONE, TYPES, is_note
+from slmchat.schemas.keywords import ASSERTIONS, KNOWN, NOTES, OF_TYPE, TYPES, is_note
 from slmchat.schemas.refusals import Impossible, some, unusable
 
 # A schema with a type and notes alone, and what is made of it.
@@ -36,6 +36,9 @@ _LEAVES: dict[str, Callable[[JsonRules], Node]] = {
 
 # Only the check of the finished text knows them.
 _CHECKED = ("not", "if", "dependentRequired", "dependentSchemas", "dependencies", "contains", "unevaluatedItems")
+
+# What a schema says besides its type and what belongs to that: most say nothing of it.
+_BEYOND_TYPES = frozenset((*_CHECKED, "$ref", "allOf", "anyOf", "oneOf", "enum", "const"))
 
 # More schemas than this in one schema: the rest of it is any JSON to the grammar, and checked at the end.
 _MOST_SCHEMAS = 3_000
@@ -127,7 +130,7 @@ class _Converter:
         self.unknown: dict[str, None] = {}
         self.places = {"root": "the schema itself"}  # rule -> where in the schema it comes from
         self.references: dict[str, str] = {"#": "root"}  # $ref, or a schema with allOf as text -> rule
-        self.impossible: dict[str, Impossible] = {}
+        self.impossible: dict[str, str] = {}  # the same -> why
         self.under_way: set[str] = set()
         self.later: list[tuple[str, Callable[[], Node]]] = []  # rules that are made when this one is done
         self.is_recursive = False
@@ -199,11 +202,12 @@ class _Converter:
             self.unknown |= {
                 json.dumps(key, ensure_ascii=False): None for key in schema if key not in KNOWN and not is_note(key)
             }
+        kind = schema.get("type")
+        if isinstance(kind, str) and kind in TYPES and _BEYOND_TYPES.isdisjoint(schema):
+            return self.of_type(kind, merging.modern(schema), place)
         asserted = ASSERTIONS & schema.keys()
         if not asserted:
             return self.rules.value()
-        if asserted == TYPE_ALONE and isinstance(schema["type"], str) and schema["type"] in TYPES:
-            return self.of_type(schema["type"], schema, place)
         rest = merging.modern({key: value for key, value in schema.items() if key in asserted})
         if "$ref" in rest:
             if len(rest) == 1:
@@ -221,9 +225,7 @@ class _Converter:
         for keyword in ("anyOf", "oneOf"):
             if keyword in rest:
                 return self.alternatives(rest, keyword, place)
-        for keyword in _CHECKED:
-            if keyword in rest:
-                self.only_checked[keyword] = None
+        self.only_checked |= {keyword: None for keyword in _CHECKED if keyword in rest}
         if "const" in rest or "enum" in rest:
             return self.constants(rest, place)
         types = rest.get("type") or self.implied_types(rest)
@@ -238,15 +240,15 @@ class _Converter:
     def one_of(self, makers: Iterable[Any]) -> Node:
         """What any of these allows; those that allow nothing are left out. Raises `Impossible` when all do."""
         found: list[Node] = []
-        last: Impossible | None = None
+        why = "there is nothing to choose from"
         for make in makers:
             try:
                 found.append(make())
             except Impossible as error:
-                last = error
+                why = error.why
                 self.has_waste = True
         if not found:
-            raise last or Impossible("there is nothing to choose from")
+            raise Impossible(why)
         return choice(found)
 
     def implied_types(self, schema: Mapping[str, Any]) -> list[str]:
@@ -283,7 +285,7 @@ class _Converter:
     def kept(self, key: str, make: Any, place: str) -> Node:
         """The rule of a schema that several places use, or that uses itself; made once."""
         if key in self.impossible:
-            raise self.impossible[key]
+            raise Impossible(self.impossible[key])
         if key in self.under_way:
             self.is_recursive = True
         if key not in self.references:
@@ -297,7 +299,7 @@ class _Converter:
             try:
                 self.rules.grammar.rules[name] = make()
             except Impossible as error:
-                self.impossible[key] = error
+                self.impossible[key] = error.why
                 del self.references[key]
                 raise
             finally:
@@ -353,9 +355,11 @@ class _Converter:
 
     def constants(self, schema: Mapping[str, Any], place: str) -> Node:
         values = [schema["const"]] if "const" in schema else some(schema, "enum", place)
-        beside = _less(schema, "enum") if "const" not in schema or "enum" not in schema else schema
-        beside = _less(beside, "const")
-        found = [value for value in values if self.check.holds(beside, value)]
+        beside = _less(schema, "const", *(("enum",) if "const" not in schema else ()))
+        if beside == {"type": "string"}:
+            found = [value for value in values if isinstance(value, str)]
+        else:
+            found = [value for value in values if self.check.holds(beside, value)] if beside else values
         if not found:
             raise Impossible(f"no value of the enum or const in {place} is right for what stands beside it")
         return texts(spelling for value in found for spelling in spellings(value))

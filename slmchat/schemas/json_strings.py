@@ -90,6 +90,8 @@ def _of_format(name: str) -> Node:
 
 def counts(schema: Mapping[str, Any], low: str, high: str, place: str) -> tuple[int, int | None]:
     """A least and a most number. Raises `SlmError` (USAGE) for what is not one, `Impossible` where they contradict."""
+    if low not in schema and high not in schema:
+        return 0, None
     for keyword in (low, high):
         value = schema.get(keyword, 0)
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value != int(value):

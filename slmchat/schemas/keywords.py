@@ -69,6 +69,22 @@ def below(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                     yield f"/{keyword}/{escaped(name)}", part
 
 
+def inside(schema: Mapping[str, Any]) -> list[Any]:
+    """The same schemas without their places."""
+    found: list[Any] = []
+    for keyword, value in schema.items():
+        kind = HOLDS_SCHEMAS.get(keyword)
+        if kind is None:
+            continue
+        if isinstance(value, list) and kind != "named":
+            found += value
+        elif isinstance(value, dict) and kind == "one":
+            found.append(value)
+        elif isinstance(value, dict) and kind == "named":
+            found += value.values()
+    return found
+
+
 def all_below(document: Any) -> Iterator[Mapping[str, Any]]:
     """The schema and every schema inside of it."""
     waiting = [document]
@@ -76,7 +92,7 @@ def all_below(document: Any) -> Iterator[Mapping[str, Any]]:
         schema = waiting.pop()
         if isinstance(schema, dict):
             yield schema
-            waiting.extend(part for _, part in below(schema))
+            waiting += inside(schema)
 
 
 def escaped(name: str) -> str:

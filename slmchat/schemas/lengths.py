@@ -36,6 +36,8 @@ def sized(node: Node, least: int, most: int | None) -> tuple[Node, bool] | None:
     Exact where one repetition of single characters decides about the length, and where nothing has to be done; else the
     node itself.
     """
+    if not least and most is None:
+        return node, True
     low, high = bounds(node)
     if (most is not None and low > most) or (high is not None and high < least):
         return None

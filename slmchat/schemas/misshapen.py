@@ -38,7 +38,8 @@ _WANTED: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "dependentRequired": ("an object of lists of names", _each(_are_names)),
     "dependencies": ("an object of schemas or lists of names", _each(lambda one: _is_schema(one) or _are_names(one))),
 }
-_SPELLED = tuple(f'"{keyword}"' for keyword in _WANTED)
+# Of which one stands in the text of every schema that has one of them: looking for all of them took twice as long.
+_SPELLED = ('"not"', '"if"', '"then"', '"else"', 'ontains"', '"propertyNames"', '"uniqueItems"', '"depend')
 
 
 def refuse(document: Any, text: str) -> None:

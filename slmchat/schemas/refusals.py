@@ -12,10 +12,15 @@ _HINT = "what is supported: docs/structured.md"
 
 
 class Impossible(SlmError):
-    """No value is right for a schema. Its message says where and why."""
+    """No value is right for a schema. Its message says where and why.
+
+    Who keeps one for later keeps `why`: an error holds the frames that it went through, and in them itself and the
+    whole grammar, which only the collector finds then.
+    """
 
     def __init__(self, why: str) -> None:
         super().__init__(f"this schema cannot be used: {why}.", hint=_HINT, exit_code=ExitCode.USAGE)
+        self.why = why
 
 
 def unusable(what: str) -> SlmError:
