@@ -421,9 +421,15 @@ def program_for(arguments: Sequence[str]) -> Any:
     name = arguments[len(before)] if len(before) < len(arguments) else None
     if name == "__complete":
         return program(_root, _ROOT_TAKES, (), _invoke, {name: _complete})
-    called = [command for known, command in COMMANDS.items() if known.partition(" ")[0] == name]
-    if (not called and "--version" not in before) or {"-h", "--help"} & set(before):
+    is_known = any(known.partition(" ")[0] == name for known in COMMANDS)
+    if (not is_known and "--version" not in before) or {"-h", "--help"} & set(before):
         return whole_program()
+    return _program_with(name)
+
+
+@functools.cache
+def _program_with(name: str | None) -> Any:
+    called = [command for known, command in COMMANDS.items() if known.partition(" ")[0] == name]
     return program(_root, _ROOT_TAKES, called, _invoke, help=_HELP, epilog=_EPILOG)
 
 

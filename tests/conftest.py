@@ -8,6 +8,7 @@ import atexit
 import functools
 import gc
 import io
+import itertools
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from unittest import mock
 
 import fork_server
 import pytest
+from _pytest.runner import runtestprotocol
 
 if TYPE_CHECKING:
     import openai
@@ -83,6 +85,19 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
         return None
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return n_cores + (0 if "real" in _marks_left_out(config) else 2)
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """A worker sends one report of a test that passed, not six messages: they cost as much as a small test itself.
+
+    `--durations` needs them all.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ or item.config.option.durations is not None:
+        return None
+    for report in runtestprotocol(item, nextitem=nextitem, log=False):
+        if report.when == "call" or not report.passed:
+            item.ihook.pytest_runtest_logreport(report=report)
+    return True
 
 
 # Where a file costs nothing. Not for whole programs: a sealed one may write there, which its tests have to notice.
@@ -191,6 +206,18 @@ def call_slm(
         code = run_cli(list(map(str, arguments)), Console(*streams, environ))
     out, err = (stream.buffer.getvalue().decode() for stream in streams[1:])
     return Outcome(code, out, err)
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As pytest's own, which looks through the directories of all tests before it for a number that is free."""
+    name = re.sub(r"\W", "_", request.node.name)[:30]
+    place = tmp_path_factory.getbasetemp() / f"{name}{next(_numbers)}"
+    place.mkdir(mode=0o700)
+    return place
 
 
 @pytest.fixture

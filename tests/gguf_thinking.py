@@ -16,6 +16,7 @@ from gguf_samples import (
     _add_spm,
     _finish,
     _spm_vocabulary,
+    made_once,
 )
 
 NEWLINE = "<0x0A>"
@@ -49,6 +50,7 @@ THINKS = {
 }
 
 
+@made_once
 def write_planted(
     path: Path,
     following: Mapping[str, str],

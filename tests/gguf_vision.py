@@ -16,6 +16,7 @@ from gguf_samples import (
     _finish,
     _spm_vocabulary,
     _Weights,
+    made_once,
     write_tiny_llama,
 )
 
@@ -94,6 +95,7 @@ IMAGE_SIZE, _PATCH, _MERGE = 64, 8, 2
 IMAGE_TOKENS = (IMAGE_SIZE // _PATCH // _MERGE) ** 2
 
 
+@made_once
 def write_tiny_gemma3(path: Path, *, window: int = 64, context_length: int = 1024, seed: int = 1) -> Path:
     """Gemma 3's tensors, sliding window, template and marks of images."""
     writer = GGUFWriter(path, "gemma3")
@@ -118,6 +120,7 @@ def write_tiny_gemma3(path: Path, *, window: int = 64, context_length: int = 102
     return _finish(writer, path)
 
 
+@made_once
 def write_tiny_siglip(path: Path, *, embedding: int = EMBEDDING, seed: int = 2, kind: str = "gemma3") -> Path:
     """The projector of that Gemma 3: keys and tensors as llama.cpp's converter writes them (clip.cpp reads them).
 
@@ -139,6 +142,7 @@ def write_tiny_siglip(path: Path, *, embedding: int = EMBEDDING, seed: int = 2, 
     return _finish(writer, path)
 
 
+@made_once
 def write_tiny_qwen2vl(path: Path) -> Path:
     """Qwen2-VL in small: what it sees has a place in height and width (M-RoPE), and fewer positions than tokens."""
     writer = GGUFWriter(path, "qwen2vl")
@@ -159,6 +163,7 @@ def write_tiny_qwen2vl(path: Path) -> Path:
     return _finish(writer, path)
 
 
+@made_once
 def write_tiny_qwen2vl_projector(path: Path) -> Path:
     """Its projector: no learned positions, two patch embeddings (for two frames), a merger of four patches."""
     sight = _Sight(path, "qwen2vl_merger", EMBEDDING, seed=4)

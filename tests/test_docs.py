@@ -3,7 +3,6 @@
 tests/test_transcripts.py runs what they show.
 """
 
-import functools
 import json
 import re
 import sys
@@ -55,25 +54,32 @@ def test_generated_pages_are_fresh(page: str) -> None:
     assert text == generate.PAGES[page](text), f"docs/{page} is stale: run `python .docs/generate.py`"
 
 
-@pytest.mark.parametrize("page", WRITTEN, ids=_id)
-def test_every_command_line_is_understood(page: Page) -> None:
+def test_every_command_line_is_understood() -> None:
     """Of a command that is named in a sentence (`slm pull`, `slm batch -o`), what it needs besides may be missing."""
-    lines = [(line, False) for line in _shell_lines(page)]
-    lines += [(span, True) for span in page.spans if span.startswith("slm ")]
-    for line, is_name in lines:
-        for words in calls(line):
-            try:
-                understood(words)
-            except cli._UsageError as error:
-                told = f"{type(error).__name__}: {error}"
-                if not (is_name and re.search(r"Missing parameter|requires an argument", told)):
-                    pytest.fail(f"{page.name}: {line}: {told}")
+    wrong = []
+    for page in WRITTEN:
+        lines = [(line, False) for line in _shell_lines(page)]
+        lines += [(span, True) for span in page.spans if span.startswith("slm ")]
+        for line, is_name in lines:
+            for words in calls(line):
+                try:
+                    understood(words)
+                except cli._UsageError as error:
+                    told = f"{type(error).__name__}: {error}"
+                    if not (is_name and re.search(r"Missing parameter|requires an argument", told)):
+                        wrong.append(f"{page.name}: {line}: {told}")
+    assert wrong == []
 
 
-@pytest.mark.parametrize("page", WRITTEN, ids=_id)
-def test_every_option_exists(page: Page) -> None:
-    named = {name for span in page.spans for name in re.findall(r"(?<![\w-])--[a-z][a-z-]+", span)}
-    assert named <= options() | FOREIGN, named - options() - FOREIGN
+def test_every_option_exists() -> None:
+    known = options() | FOREIGN
+    named = [
+        (page.name, name)
+        for page in WRITTEN
+        for span in page.spans
+        for name in re.findall(r"(?<![\w-])--[a-z][a-z-]+", span)
+    ]
+    assert [each for each in named if each[1] not in known] == []
 
 
 @pytest.mark.slow
@@ -89,11 +95,15 @@ def test_links_lead_somewhere(page: Page) -> None:
             assert anchor in Page(there).anchors, f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("page", [page for page in WRITTEN if page.path.name != "decisions.md"], ids=_id)
-def test_every_file_that_is_named_exists(page: Page) -> None:
+def test_every_file_that_is_named_exists() -> None:
     """docs/decisions.md is left out: it says how things were called on its dates."""
-    named = [span for span in page.spans if re.fullmatch(r"(tests|slmchat|docs|\.docs|\.ci)/[\w./-]+", span)]
-    assert [name for name in named if not (ROOT / name).exists()] == []
+    named = [
+        (page.name, span)
+        for page in WRITTEN
+        for span in page.spans
+        if page.path.name != "decisions.md" and re.fullmatch(r"(tests|slmchat|docs|\.docs|\.ci)/[\w./-]+", span)
+    ]
+    assert [each for each in named if not (ROOT / each[1]).exists()] == []
 
 
 def test_every_page_that_the_program_names_exists() -> None:
@@ -102,19 +112,13 @@ def test_every_page_that_the_program_names_exists() -> None:
             assert (ROOT / name).exists() or name == "docs/gguf.md", (file, name)  # that one is ggml's
 
 
-@pytest.mark.parametrize("page", WRITTEN, ids=_id)
-def test_every_variable_of_the_environment_exists(page: Page) -> None:
-    assert set(_VARIABLE.findall(page.text)) <= _variables()
-
-
-_VARIABLE = re.compile(r"\bSLM_[A-Z_]+")
-
-
-@functools.cache
-def _variables() -> set[str]:
-    """Those that the program or its tests know."""
+def test_every_variable_of_the_environment_exists() -> None:
+    """The program or its tests know it."""
+    variable = re.compile(r"\bSLM_[A-Z_]+")
     files = [*(ROOT / "slmchat").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
-    return {name for file in files for name in _VARIABLE.findall(file.read_text(encoding="utf-8"))}
+    known = {name for file in files for name in variable.findall(file.read_text(encoding="utf-8"))}
+    named = {(page.name, name) for page in WRITTEN for name in variable.findall(page.text)}
+    assert {each for each in named if each[1] not in known} == set()
 
 
 def _tables(page: Page) -> list[tuple[Block, dict[str, Any]]]:
@@ -135,13 +139,17 @@ def test_what_is_shown_of_a_file_can_be_read(page: Page, tmp_path: Path) -> None
             settings.load({"SLM_HOME": str(tmp_path)})
 
 
-@pytest.mark.parametrize("page", WRITTEN, ids=_id)
-def test_every_setting_exists(page: Page) -> None:
+def test_every_setting_exists() -> None:
     """`kv-cache = false` in a sentence: a key of the config, of an endpoint, of a persona or of models.toml."""
     known = {key.name for key in settings.KEYS} | {field.name.replace("_", "-") for field in fields(Persona)}
     known |= {"insecure", "timeout", "key_env", "url", "accept", "gated", "base", "lora", "draft"}
-    named = {found[1] for span in page.spans if (found := re.fullmatch(r"([a-z][a-z_-]*) = \S+", span))}
-    assert named <= known, named - known
+    named = {
+        (page.name, found[1])
+        for page in WRITTEN
+        for span in page.spans
+        if (found := re.fullmatch(r"([a-z][a-z_-]*) = \S+", span))
+    }
+    assert {each for each in named if each[1] not in known} == set()
 
 
 def test_an_option_of_all_commands_has_one_meaning() -> None:
@@ -160,12 +168,12 @@ def test_the_index_leads_to_every_page() -> None:
     assert {page.path.name for page in PAGES} - {target.rpartition("/")[2] for target in index.links} == {"index.md"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=_id)
-def test_a_page_opens_with_what_the_reader_gets(page: Page) -> None:
+def test_a_page_opens_with_what_the_reader_gets() -> None:
     """A title, then a sentence; not a table, a command or another heading."""
-    first, _, rest = page.text.partition("\n\n")
-    assert re.fullmatch(r"# [^\n]+", first)
-    assert re.match(r"[A-Z`*a-z]", rest), rest[:80]
+    for page in PAGES:
+        first, _, rest = page.text.partition("\n\n")
+        assert re.fullmatch(r"# [^\n]+", first), page.name
+        assert re.match(r"[A-Z`*a-z]", rest), (page.name, rest[:80])
 
 
 # Sentences that a reader has to solve, and what to write instead.
@@ -186,14 +194,13 @@ DIALECT = {
 }
 
 
-@pytest.mark.parametrize("page", WRITTEN, ids=_id)
-def test_sentences_are_plain(page: Page) -> None:
+def test_sentences_are_plain() -> None:
     """docs/decisions.md keeps the words of its dates."""
-    rules = RIDDLES | ({} if page.path.name == "decisions.md" else DIALECT)
     found = [
         f"{page.name}:{line}: {hit[0]!r}: {better}"
+        for page in WRITTEN
         for line, text in page.prose
-        for pattern, better in rules.items()
+        for pattern, better in (RIDDLES if page.path.name == "decisions.md" else RIDDLES | DIALECT).items()
         if (hit := re.search(pattern, text, re.IGNORECASE))
     ]
     assert found == []

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,23 +101,39 @@ def sources() -> list[Source]:
     return [_read(file) for file in sorted(PACKAGE.rglob("*.py"))]
 
 
+_NAME_OF = {ast.Name: "id", ast.Attribute: "attr", ast.arg: "arg", ast.ClassDef: "name", ast.FunctionDef: "name"}
+
+
+def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """As `ast.walk`, in another order and without `ctx`, a third of all nodes: 500,000 of them take a second."""
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        yield node
+        for field in node._fields:
+            value = getattr(node, field, None)
+            if isinstance(value, list):
+                todo += [each for each in value if isinstance(each, ast.AST)]
+            elif isinstance(value, ast.AST) and field != "ctx":
+                todo.append(value)
+
+
 def _read(file: Path) -> Source:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     imports: list[str] = []
     names: set[str] = set()
     texts: list[str] = []
-    for node in ast.walk(tree):
-        match node:
-            case ast.Import():
-                imports += [alias.name for alias in node.names]
-            case ast.ImportFrom(module=str(module)):
-                imports += [f"{module}.{alias.name}" for alias in node.names]
-            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name):
-                names.add(name)
-            case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
-                names.add(name)
-            case ast.Constant(value=str(text)):
-                texts.append(text)
+    for node in _nodes(tree):
+        kind = type(node)
+        if kind in _NAME_OF:
+            names.add(getattr(node, _NAME_OF[kind]))
+        elif isinstance(node, ast.Constant):
+            if isinstance(node.value, str):
+                texts.append(node.value)
+        elif isinstance(node, ast.Import):
+            imports += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imports += [f"{node.module}.{alias.name}" for alias in node.names]
     classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
     return Source(
         file.relative_to(PACKAGE).as_posix(),

@@ -77,11 +77,10 @@ def stream(chunks: list[str], *, show_invisible: bool = True) -> str:
         ("a\ud800b\udfff", "a\ufffdb\ufffd"),
     ],
 )
-@pytest.mark.parametrize("show_invisible", [True, False])
-def test_control_sequences_are_removed(text: str, shown: str, show_invisible: bool) -> None:
-    if show_invisible or "\u202e" not in text:
-        assert stream([text], show_invisible=show_invisible) == shown
-        assert stream(list(text), show_invisible=show_invisible) == shown
+def test_control_sequences_are_removed(text: str, shown: str) -> None:
+    assert stream([text]) == stream(list(text)) == shown
+    if "\u202e" not in text:
+        assert stream([text], show_invisible=False) == stream(list(text), show_invisible=False) == shown
 
 
 @pytest.mark.parametrize(
@@ -388,19 +387,19 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("text", LEGITIMATE.values(), ids=LEGITIMATE)
-def test_honest_text_is_shown_as_it_is(text: str) -> None:
-    assert stream([text]) == stream(list(text)) == text
-    assert stream([text], show_invisible=False) == text
+def test_honest_text_is_shown_as_it_is() -> None:
+    for name, text in LEGITIMATE.items():
+        assert stream([text]) == stream(list(text)) == text, name
+        assert stream([text], show_invisible=False) == text, name
 
 
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_hidden_text_is_told(text: str) -> None:
-    shown = stream([text])
-    assert shown == stream(list(text)) != text
-    assert "<U+" in shown
-    assert sanitize(shown) == shown
-    assert stream([text], show_invisible=False) == text, "the record is what was said"
+def test_hidden_text_is_told() -> None:
+    for name, text in HOSTILE.items():
+        shown = stream([text])
+        assert shown == stream(list(text)) != text, name
+        assert "<U+" in shown, name
+        assert sanitize(shown) == shown, name
+        assert stream([text], show_invisible=False) == text, f"{name}: the record is what was said"
 
 
 def test_little_is_held_back() -> None:

@@ -9,7 +9,6 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
 from slmchat.errors import ExitCode, SlmError
@@ -120,6 +119,8 @@ def test_older_drafts(schema: Any, right: Any, wrong: Any) -> None:
 
 
 def test_values_are_judged_as_the_reference_judges_them() -> None:
+    import jsonschema
+
     values: list[Any] = [
         *(None, True, False, 0, 1, -1, 2.5, 1.0, "", "a", "abc", "ab1", [], [1], [1, 1], ["a", 1], [[1]]),
         *({}, {"a": 1}, {"a": "x", "b": [1]}, {"ab": 1}, {"a": {"a": 1}}, [{"a": 1}, {"a": 1}], {"b": None}),

@@ -32,9 +32,6 @@ from slmchat.server.queue import Full
 from slmchat.server.turns import ComputeTurns
 
 if TYPE_CHECKING:
-    import openai
-
-if TYPE_CHECKING:
     import openai  # a second of imports, for the tests of a client
 
 KEY = "tiny-embed@F32"

@@ -1,13 +1,15 @@
 """`/v1/responses` of `slm serve`, asked by the `openai` package."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pydantic
 import pytest
 from fake_engine import FakeEngine
 from serving import NAME, Serving
+
+if TYPE_CHECKING:
+    import openai  # a second of imports: not for a worker that runs none of these tests
 
 pytestmark = pytest.mark.real
 
@@ -24,14 +26,14 @@ def engine() -> FakeEngine:
     return FakeEngine(replies=[["Hel", "lo"]])
 
 
-def test_a_text(client: openai.OpenAI, engine: FakeEngine) -> None:
+def test_a_text(client: "openai.OpenAI", engine: FakeEngine) -> None:
     done = client.responses.create(model=NAME, input="Hi", instructions="Be brief.", temperature=0.5)
     assert (done.output_text, done.status, done.temperature) == ("Hello", "completed", 0.5)
     assert done.usage is not None and done.usage.output_tokens == 2
     assert engine.prompts[0].startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>")
 
 
-def test_a_conversation(client: openai.OpenAI, engine: FakeEngine) -> None:
+def test_a_conversation(client: "openai.OpenAI", engine: FakeEngine) -> None:
     engine.replies = [["One."], ["Two."]]
     said: list[Any] = [{"role": "user", "content": [{"type": "input_text", "text": "First"}]}]
     first = client.responses.create(model=NAME, input=said)
@@ -40,13 +42,13 @@ def test_a_conversation(client: openai.OpenAI, engine: FakeEngine) -> None:
     assert "assistant\nOne.<|im_end|>\n<|im_start|>user\nSecond" in engine.prompts[1]
 
 
-def test_the_limit_makes_it_incomplete(client: openai.OpenAI) -> None:
+def test_the_limit_makes_it_incomplete(client: "openai.OpenAI") -> None:
     done = client.responses.create(model=NAME, input="Hi", max_output_tokens=1)
     assert done.status == "incomplete" and done.incomplete_details is not None
     assert done.incomplete_details.reason == "max_output_tokens"
 
 
-def test_a_stream(client: openai.OpenAI, engine: FakeEngine) -> None:
+def test_a_stream(client: "openai.OpenAI", engine: FakeEngine) -> None:
     engine.replies = [["<think>", "hm", "</think>\n\n", "yes", " no"]]
     events = list(client.responses.create(model=NAME, input="Hi", stream=True))
     assert [event.sequence_number for event in events] == list(range(len(events)))
@@ -59,7 +61,7 @@ def test_a_stream(client: openai.OpenAI, engine: FakeEngine) -> None:
     assert [item.type for item in done.response.output] == ["reasoning", "message"]
 
 
-def test_the_helper_for_streams(client: openai.OpenAI, engine: FakeEngine) -> None:
+def test_the_helper_for_streams(client: "openai.OpenAI", engine: FakeEngine) -> None:
     engine.replies = [["Wait.\n", CALL]]
     with client.responses.stream(model=NAME, input="Weather?", tools=[WEATHER]) as stream:
         for _ in stream:
@@ -70,7 +72,7 @@ def test_the_helper_for_streams(client: openai.OpenAI, engine: FakeEngine) -> No
     assert (call.name, json.loads(call.arguments)) == ("weather", {"city": "Oslo"})
 
 
-def test_a_call_and_its_result(client: openai.OpenAI, engine: FakeEngine) -> None:
+def test_a_call_and_its_result(client: "openai.OpenAI", engine: FakeEngine) -> None:
     engine.replies = [[CALL], ["Sunny."]]
     said: list[Any] = [{"role": "user", "content": "Weather?"}]
     first = client.responses.create(model=NAME, input=said, tools=[WEATHER], tool_choice="required")
@@ -81,7 +83,7 @@ def test_a_call_and_its_result(client: openai.OpenAI, engine: FakeEngine) -> Non
     assert f"assistant\n{CALL}" in engine.prompts[1] and "<tool_response>\nsun" in engine.prompts[1]
 
 
-def test_a_class_is_a_schema(client: openai.OpenAI, engine: FakeEngine) -> None:
+def test_a_class_is_a_schema(client: "openai.OpenAI", engine: FakeEngine) -> None:
     class Pet(pydantic.BaseModel):
         legs: int
 

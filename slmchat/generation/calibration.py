@@ -97,8 +97,8 @@ def calibrated(rows: Sequence[Labelled]) -> Calibration:
     random.Random(0).shuffle(order)  # rows often stand there sorted by label
     halves = order[::2], order[1::2]
     others = [
-        (scaled(probabilities, fitted_temperature(half)), label)
-        for half, rest in (halves, halves[::-1])
+        (scaled(probabilities, temperature), label)
+        for temperature, rest in zip(map(fitted_temperature, halves), halves[::-1], strict=True)
         for probabilities, label in rest
     ]
     right = sum(max(shares, key=lambda text: shares[text]) == label for shares, label in rows)
