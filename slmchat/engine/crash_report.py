@@ -62,7 +62,7 @@ _SA_NODEFER, _SA_RESETHAND = 0x40000000, 0x80000000
 _SIGACTION = "@P128xIP"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # a comparison in Python would let two threads into `_running.remove`
 class NativeCall:
     """What a call of llama.cpp does with a file. `words`: "loading {}" where {} is the name of the file."""
 
