@@ -21,12 +21,7 @@ from slmchat.engine.api import Pool, Prompt
 from slmchat.engine.sequential_pool import OneByOne
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
-from slmchat.generation.batch.answers import (
-    Answers,
-    ChosenTexts,
-    Completions,
-    EmptyPrompts,
-)
+from slmchat.generation.batch.answers import Answers, ChosenTexts, Completions, EmptyPrompts
 from slmchat.generation.batch.labelled import fit, labelled_format
 from slmchat.generation.batch.prompts import PromptMaker, SeveralPrompts, check_fields, fields_in
 from slmchat.generation.batch.recipe import Recipe, check_same, recipe_of

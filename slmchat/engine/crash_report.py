@@ -37,13 +37,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 
 # The first words of faulthandler's report, and their signals (faulthandler.c, faulthandler_handlers).
-_SIGNALS = {
-    "Bus": "SIGBUS",
-    "Illegal": "SIGILL",
-    "Floating": "SIGFPE",
-    "Aborted": "SIGABRT",
-    "Segmentation": "SIGSEGV",
-}
+_SIGNALS = {"Bus": "SIGBUS", "Illegal": "SIGILL", "Floating": "SIGFPE", "Aborted": "SIGABRT", "Segmentation": "SIGSEGV"}
 _WORDS = {
     "SIGBUS": "bus error",
     "SIGILL": "illegal instruction",

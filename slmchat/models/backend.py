@@ -239,8 +239,7 @@ def refuse_local_options(options: GenerationOptions) -> None:
     for flag, value in given.items():
         if value is not None:
             raise SlmError(
-                f"{flag} cannot be given together with --endpoint: the endpoint decides that.",
-                exit_code=ExitCode.USAGE,
+                f"{flag} cannot be given together with --endpoint: the endpoint decides that.", exit_code=ExitCode.USAGE
             )
 
 

@@ -27,16 +27,7 @@ from slmchat.terminal import latex
 from slmchat.terminal.markdown_blocks import Block, Kind, recognise
 from slmchat.terminal.markdown_code import LINE_LIMIT, Highlighter, highlighter
 from slmchat.terminal.markdown_inline import HOLD_LIMIT, Inline
-from slmchat.terminal.markdown_layout import (
-    BOLD,
-    CYAN,
-    DIM,
-    GREEN,
-    MAGENTA,
-    NONE,
-    UNDERLINE,
-    Piece,
-)
+from slmchat.terminal.markdown_layout import BOLD, CYAN, DIM, GREEN, MAGENTA, NONE, UNDERLINE, Piece
 from slmchat.terminal.markdown_page import Page
 from slmchat.terminal.markdown_table import Table, alignments, split_row
 from slmchat.terminal.screen import ControlSequences
@@ -78,11 +69,7 @@ class MarkdownStream:
     """One answer. `feed` takes it in any chunks; `close` ends it, finished or not, at the start of a line."""
 
     def __init__(
-        self,
-        write: Callable[[ControlSequences], None],
-        *,
-        width: Callable[[], int],
-        has_color: bool = True,
+        self, write: Callable[[ControlSequences], None], *, width: Callable[[], int], has_color: bool = True
     ) -> None:
         self._write = write
         self._view = Sanitizer(show_invisible=True)

@@ -15,19 +15,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
-from slmchat.terminal.markdown_layout import (
-    BLUE,
-    BOLD,
-    CYAN,
-    DIM,
-    GREEN,
-    ITALIC,
-    MAGENTA,
-    NONE,
-    RED,
-    Piece,
-    merged,
-)
+from slmchat.terminal.markdown_layout import BLUE, BOLD, CYAN, DIM, GREEN, ITALIC, MAGENTA, NONE, RED, Piece, merged
 
 # The names after a fence that get colours, each a name of pygments, and what closes their open tokens.
 # Others (text, output, no name) stay plain, and pygments is not imported for them.
