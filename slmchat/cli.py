@@ -50,33 +50,17 @@ def _pull(call: CommandCall) -> ExitCode:
     return pull(call[take.PullNames].names, call[PullOptions], call.settings, call.console)
 
 
-@_command(
-    "run",
-    take.RunOptions,
-    "OutputOptions",
-    "TemplateOptions",
-    "GenerationOptions",
-    "FormatOptions",
-    "ChoiceOptions",
-    "BestOfOptions",
-    "InfillOptions",
-    seals_itself=True,
-)
+_ANSWERING = ("TemplateOptions", "GenerationOptions", "FormatOptions", "ChoiceOptions", "BestOfOptions")
+
+
+@_command("run", take.RunOptions, "OutputOptions", *_ANSWERING, "InfillOptions", seals_itself=True)
 def _run(call: CommandCall) -> ExitCode:
     """Answer one prompt on stdout, or fill in code with --infill."""
-    from slmchat.options import (
-        BestOfOptions,
-        ChoiceOptions,
-        FormatOptions,
-        GenerationOptions,
-        InfillOptions,
-        OutputOptions,
-        TemplateOptions,
-    )
+    from slmchat import options
 
-    own, output, template = call[take.RunOptions], call[OutputOptions], call[TemplateOptions]
-    generation, infill = call[GenerationOptions], call[InfillOptions]
-    wanted = (call[FormatOptions], call[ChoiceOptions], call[BestOfOptions])
+    own, output, template = call[take.RunOptions], call[options.OutputOptions], call[options.TemplateOptions]
+    generation, infill = call[options.GenerationOptions], call[options.InfillOptions]
+    wanted = (call[options.FormatOptions], call[options.ChoiceOptions], call[options.BestOfOptions])
     if infill.is_asked:
         from slmchat.commands.infill import fill
 
@@ -92,33 +76,19 @@ def _run(call: CommandCall) -> ExitCode:
     return run(own, generation, wanted, output, template, call.settings, call.console)
 
 
-@_command(
-    "batch",
-    take.BatchPrompt,
-    "BatchOptions",
-    "TemplateOptions",
-    "GenerationOptions",
-    "FormatOptions",
-    "ChoiceOptions",
-    "BestOfOptions",
-    seals_itself=True,
-)
+@_command("batch", take.BatchPrompt, "BatchOptions", *_ANSWERING, seals_itself=True)
 def _batch(call: CommandCall) -> ExitCode:
     """Answer many inputs with one model load. Each of them gets a line of JSON."""
+    from slmchat import options
     from slmchat.commands.batch import batch
-    from slmchat.options import (
-        BatchOptions,
-        BestOfOptions,
-        ChoiceOptions,
-        FormatOptions,
-        GenerationOptions,
-        TemplateOptions,
-    )
 
-    wanted = (call[FormatOptions], call[ChoiceOptions], call[BestOfOptions])
-    template = call[TemplateOptions]
-    words = call[take.BatchPrompt].words or []
-    return batch(words, call[BatchOptions], call[GenerationOptions], wanted, template, call.settings, call.console)
+    words, asked, template = (
+        call[take.BatchPrompt].words or [],
+        call[options.BatchOptions],
+        call[options.TemplateOptions],
+    )
+    wanted = (call[options.FormatOptions], call[options.ChoiceOptions], call[options.BestOfOptions])
+    return batch(words, asked, call[options.GenerationOptions], wanted, template, call.settings, call.console)
 
 
 @_command("ask", take.AskedQuestion, "AskOptions", seals_itself=True)
@@ -268,12 +238,12 @@ def _sessions_rm(call: CommandCall) -> ExitCode:
     return rm(asked.names or [], call.settings, call.console, is_all=asked.all, is_yes=asked.yes)
 
 
-@_command("docs list", take.DocsListOptions)
+@_command("docs list", take.JsonOption)
 def _docs_list(call: CommandCall) -> ExitCode:
     """List the documents that were read, by their paths."""
     from slmchat.commands.docs import list_documents
 
-    return list_documents(call.settings, call.console, is_json=call[take.DocsListOptions].json)
+    return list_documents(call.settings, call.console, is_json=call[take.JsonOption].json)
 
 
 @_command("docs show", take.DocsShowOptions)

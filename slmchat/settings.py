@@ -352,9 +352,7 @@ def _from_file(file: Path) -> dict[str, Any]:
         if key is None:
             known = ", ".join(by_name)
             raise SlmError(
-                f"{file}: there is no setting '{name}'.",
-                hint=f"the settings are {known}",
-                exit_code=ExitCode.USAGE,
+                f"{file}: there is no setting '{name}'.", hint=f"the settings are {known}", exit_code=ExitCode.USAGE
             )
         values[key.field] = _parsed(key, value, f"{file}: '{name}'")
     return values

@@ -85,12 +85,12 @@ def encode_like(before: bytes, text: str) -> bytes:
     return mark + text.encode(codec)
 
 
-def text_of(data: bytes, what: str, *, exit_code: ExitCode = ExitCode.USAGE) -> str:
-    """As `decode`; `what` names the source in a sentence. Raises `SlmError` with `exit_code`."""
+def text_of(data: bytes, what: str) -> str:
+    """As `decode`; `what` names the source in a sentence. Raises `SlmError` (USAGE)."""
     try:
         return decode(data)
     except NotText as error:
-        raise SlmError(f"{what} {error.reason}.", hint=error.hint, exit_code=exit_code) from error
+        raise SlmError(f"{what} {error.reason}.", hint=error.hint, exit_code=ExitCode.USAGE) from error
 
 
 def read(name: str) -> str:

@@ -29,7 +29,7 @@ from slmchat.engine.gbnf import to_gbnf
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured
-from slmchat.generation.batch.answers import StructuredCompletions
+from slmchat.generation.batch.answers import Completions
 from slmchat.generation.batch.rows import Row
 
 FORMAT = structured.of_schema(
@@ -45,7 +45,7 @@ def desk(tmp_path: Path) -> Desk:
 def _desk(tmp_path: Path, limits: Limits | None = None) -> Desk:
     desk = Desk(tmp_path)
     given = limits or Limits(stop=("}",))
-    desk.answers = StructuredCompletions(FORMAT, SamplerSettings(seed=5), given, is_sanitized=True)
+    desk.answers = Completions(SamplerSettings(seed=5), given, is_raw=False, is_sanitized=True, response_format=FORMAT)
     return desk
 
 

@@ -24,7 +24,7 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured
 from slmchat.generation.ballot import AnswerCandidate, Vote, elected
-from slmchat.generation.batch.answers import ElectedCompletions
+from slmchat.generation.batch.answers import Completions
 from slmchat.generation.batch.rows import Row
 from slmchat.generation.best_of import BestOf
 from slmchat.generation.numbers import last_number
@@ -261,8 +261,8 @@ class TestBatch:
         desk.engine.answer = answer
         asked = BestOf(3, Vote.NUMBER)
         shape = structured.of_regex("[0-9]")
-        desk.answers = ElectedCompletions(
-            asked, shape, SamplerSettings(seed=5), Limits(), is_raw=True, is_sanitized=True
+        desk.answers = Completions(
+            SamplerSettings(seed=5), Limits(), is_raw=True, is_sanitized=True, response_format=shape, asked=asked
         )
         rows = [Row(1, "votes", 1), Row(2, "bad", 2), Row(3, "", 3), Row(4, "all", 4)]
         assert desk.run(iter(rows)) is ExitCode.ROWS_FAILED

@@ -261,11 +261,11 @@ def _desk(tmp_path: Path, **more: object) -> Desk:
     desk = Desk(tmp_path, FakeEngine(score=score, n_held=3))
     choosing = _asked("good,bad", **more)
     assert choosing is not None
-    answers = ChosenTexts(choosing)
+    answers = ChosenTexts({"": choosing})
     prompts = PromptMaker("", None, [], lambda messages: _prompt(messages[-1].text), None)
     pool = desk.engine.open_scorer(SETTINGS)
     empty = EmptyPrompts([prompts.without_input("")])
-    answers.calibrate(lambda task, prompts: content_free_prior(task, pool, prompts), empty)
+    answers.calibrate(lambda task, prompts: content_free_prior(task, pool, prompts), [empty])
     desk.answers = answers
     return desk
 

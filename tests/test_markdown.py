@@ -18,23 +18,22 @@ from slmchat.terminal.markdown import TABLE_LIMIT, MarkdownStream
 from slmchat.terminal.markdown_inline import HOLD_LIMIT
 from slmchat.terminal.markdown_layout import extends
 
-CONTROL = re.compile(r"\x1b\]8;[^\x1b]*\x1b\\|\x1b\[[0-9;]*m")
-LINK = re.compile(r"\x1b\]8;id=slm\d+;([^\x1b]+)\x1b\\(.*?)\x1b\]8;;\x1b\\")
+CONTROL = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def render(text: str | list[str], *, width: int = 60, has_color: bool = True, has_links: bool = False) -> str:
+def render(text: str | list[str], *, width: int = 60, has_color: bool = True) -> str:
     """What is written for these chunks."""
     written: list[str] = []
-    stream = MarkdownStream(written.append, width=lambda: width, has_color=has_color, has_links=has_links)
+    stream = MarkdownStream(written.append, width=lambda: width, has_color=has_color)
     for chunk in [text] if isinstance(text, str) else text:
         stream.feed(chunk)
     stream.close()
     return "".join(written)
 
 
-def plain(text: str, *, width: int = 60, has_color: bool = True, has_links: bool = False) -> str:
-    """What is written, without styles and links."""
-    return CONTROL.sub("", render(text, width=width, has_color=has_color, has_links=has_links))
+def plain(text: str, *, width: int = 60, has_color: bool = True) -> str:
+    """What is written, without styles."""
+    return CONTROL.sub("", render(text, width=width, has_color=has_color))
 
 
 def screen_of(written: str, *, width: int = 60, height: int = 100) -> pyte.Screen:
@@ -302,7 +301,7 @@ def test_markup_that_is_never_closed_is_held_for_a_while_only(opening: str) -> N
 
 
 def test_nothing_is_ever_redrawn() -> None:
-    written = render(SMALL_MODEL_ANSWER, has_links=True)
+    written = render(SMALL_MODEL_ANSWER)
     assert "\r" not in written
     assert set(re.findall(r"\x1b\[[0-9;]*([A-Za-z])", written)) <= {"m"}
 
@@ -365,12 +364,11 @@ def test_an_interrupted_answer_ends_clean() -> None:
     for end in sorted(
         set(range(len(SMALL_MODEL_ANSWER))) - {at.end() for at in inside_words.finditer(SMALL_MODEL_ANSWER)}
     ):
-        written = render(SMALL_MODEL_ANSWER[:end], has_links=True)
+        written = render(SMALL_MODEL_ANSWER[:end])
         screen = screen_of(written + "after")
         assert styled(screen, data="a"), "still usable"
         assert screen.cursor.attrs == screen.default_char
         assert not written or written.endswith("\n")
-        assert written.count("\x1b]8;id") == written.count("\x1b]8;;\x1b")
 
 
 def test_a_token_costs_the_same_in_a_long_answer() -> None:
@@ -388,40 +386,22 @@ def test_a_token_costs_the_same_in_a_long_answer() -> None:
 # --- links ---------------------------------------------------------------------------------------------------------
 
 
-def test_links_with_osc_8() -> None:
-    written = render("[docs](https://a.b/ü?q=1) and [*x*](mailto:a@b) <https://c.d>", has_links=True)
-    assert [(target, CONTROL.sub("", text)) for target, text in LINK.findall(written)] == [
-        ("https://a.b/%C3%BC?q=1", "docs"),
-        ("mailto:a@b", "x"),
-        ("https://c.d", "https://c.d"),
-    ]
-    assert CONTROL.sub("", written) == "docs and x https://c.d\n"
-
-
 @pytest.mark.parametrize("address", ["javascript:alert(1)", "file:///etc/passwd", "relative.md", "data:text/html,x"])
-def test_other_addresses_are_shown_and_never_linked(address: str) -> None:
-    written = render(f"[click]({address})", has_links=True)
+def test_addresses_are_shown_and_never_linked(address: str) -> None:
+    written = render(f"[click]({address})")
     assert "\x1b]8" not in written
     assert CONTROL.sub("", written) == f"click ({address})\n"
 
 
 def test_a_link_that_claims_another_address_shows_its_own() -> None:
-    shown = plain("[https://bank.example](https://evil.example/x)", has_links=True)
+    shown = plain("[https://bank.example](https://evil.example/x)")
     assert shown == "https://bank.example (https://evil.example/x)\n"
 
 
-def test_a_link_over_two_lines_is_one_link() -> None:
-    written = render("[one two three four](https://a.b)", width=10, has_links=True)
-    assert written.count("\x1b]8;id=slm1;https://a.b\x1b\\") == 2
-
-
 def test_an_address_cannot_carry_control_sequences() -> None:
-    written = render("[x](https://a.b/\x1b]0;t\x07\x9b31m) <https://a.b/\u202e>", has_links=True)
+    written = render("[x](https://a.b/\x1b]0;t\x07\x9b31m) <https://a.b/\u202e>")
     assert "\x07" not in written
     assert "\x9b" not in written
-    for target, _ in LINK.findall(written):
-        assert target.isascii()
-        assert target.isprintable()
 
 
 # --- width ---------------------------------------------------------------------------------------------------------
@@ -512,7 +492,7 @@ def test_colours_are_those_of_the_whole_block(language: str, source: str) -> Non
     lines = source.split("\n")[:-1]
     block = highlighter(language)
     assert block is not None
-    one_by_one = [piece for line in lines for piece in [*block.line(line), ("\n", 0, "")]]
+    one_by_one = [piece for line in lines for piece in [*block.line(line), ("\n", 0)]]
     stack = ("root", "php") if language == "php" else ("root",)
     lexer = get_lexer_by_name(language)
     tokens = (
@@ -522,11 +502,11 @@ def test_colours_are_those_of_the_whole_block(language: str, source: str) -> Non
     )
     whole = _pieces((kind, value) for _, kind, value in tokens)
     assert _cells(one_by_one) == _cells(whole)
-    assert "".join(text for text, _, _ in one_by_one) == source
+    assert "".join(text for text, _ in one_by_one) == source
 
 
-def _cells(pieces: list[tuple[str, int, str]]) -> list[tuple[str, int]]:
-    return [(char, style) for text, style, _ in pieces for char in text if not char.isspace()]
+def _cells(pieces: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    return [(char, style) for text, style in pieces for char in text if not char.isspace()]
 
 
 def test_code_colours_on_the_screen() -> None:
@@ -584,18 +564,18 @@ WIDTHS = st.sampled_from([2, 3, 5, 12, 20, 40, 80])
 
 @pytest.mark.slow
 @settings(max_examples=300, deadline=None)
-@given(DOCUMENTS, PLACES, WIDTHS, st.booleans(), st.booleans())
-@example(SMALL_MODEL_ANSWER, list(range(1000)), 40, True, True)
-@example("a **" + "b" * 500 + "** `" + "c" * 500 + "` [" + "d" * 500 + "](e)", list(range(3000)), 40, True, True)
-@example("[a](https://" + "d" * 3000 + ") https://" + "e" * 3000, list(range(9000)), 40, True, True)
-@example("```js\n" + "x = 1; " * 300 + "\n/* a\nb */\n```", list(range(3000)), 40, True, True)
-@example("| a |\n|---|\n" + "| b |\n" * 30 + "| " + "c" * 5000 + " |\n", list(range(9000)), 40, True, True)
-@example("# " + "x " * 300 + "\n" + "- " * 300 + "\n$$\n" + "y " * 900 + "\n$$", list(range(4000)), 40, True, True)
-@example("*" * 500 + "a" + "*" * 500 + "\n\n    " + "def f " * 60 + ":", list(range(2000)), 40, True, True)
-def test_any_split_writes_the_same(text: str, places: list[int], width: int, has_color: bool, has_links: bool) -> None:
-    whole = render(text, width=width, has_color=has_color, has_links=has_links)
-    assert render(cuts(text, places), width=width, has_color=has_color, has_links=has_links) == whole
-    assert render(list(text), width=width, has_color=has_color, has_links=has_links) == whole
+@given(DOCUMENTS, PLACES, WIDTHS, st.booleans())
+@example(SMALL_MODEL_ANSWER, list(range(1000)), 40, True)
+@example("a **" + "b" * 500 + "** `" + "c" * 500 + "` [" + "d" * 500 + "](e)", list(range(3000)), 40, True)
+@example("[a](https://" + "d" * 3000 + ") https://" + "e" * 3000, list(range(9000)), 40, True)
+@example("```js\n" + "x = 1; " * 300 + "\n/* a\nb */\n```", list(range(3000)), 40, True)
+@example("| a |\n|---|\n" + "| b |\n" * 30 + "| " + "c" * 5000 + " |\n", list(range(9000)), 40, True)
+@example("# " + "x " * 300 + "\n" + "- " * 300 + "\n$$\n" + "y " * 900 + "\n$$", list(range(4000)), 40, True)
+@example("*" * 500 + "a" + "*" * 500 + "\n\n    " + "def f " * 60 + ":", list(range(2000)), 40, True)
+def test_any_split_writes_the_same(text: str, places: list[int], width: int, has_color: bool) -> None:
+    whole = render(text, width=width, has_color=has_color)
+    assert render(cuts(text, places), width=width, has_color=has_color) == whole
+    assert render(list(text), width=width, has_color=has_color) == whole
 
 
 @pytest.mark.slow
@@ -635,9 +615,7 @@ def test_every_letter_is_shown_in_order(text: str, width: int) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(_ATOMS, max_size=40).map("".join))
 def test_styles_are_reset_at_the_end_of_every_line(text: str) -> None:
-    for line in render(text, has_links=True).split("\n"):
+    for line in render(text).split("\n"):
         codes = re.findall(r"\x1b\[[0-9;]*m", line)
         assert not codes or codes[-1] == "\x1b[0m"
-        links = re.findall(r"\x1b\]8;([^\x1b]*)\x1b", line)
-        assert not links or links[-1] == ";"
         assert "\x1b" not in CONTROL.sub("", line)

@@ -12,11 +12,7 @@ from typing import Literal, Unpack
 from slmchat import settings as settings_module
 from slmchat.api import arguments
 from slmchat.api.model import Model
-from slmchat.api.options import (
-    LoadOptions,
-    refuse_unknown,
-    with_loading,
-)
+from slmchat.api.options import LoadOptions, refuse_unknown, with_loading
 from slmchat.api.parameters import says_parameters
 from slmchat.api.shared_model import SharedModel
 from slmchat.catalog.records import EMBEDDING_TAG
@@ -60,15 +56,7 @@ def load(
     refuse_unknown(rare, LoadOptions, "load")
     settings = _settings(reads_config=arguments.flag(reads_config, "reads_config"))
     reporter = LogReporter()
-    options = with_loading(
-        {
-            "ctx": ctx,
-            "threads": threads,
-            "gpu_layers": gpu_layers,
-            "seed": seed,
-            **rare,
-        }
-    )
+    options = with_loading({"ctx": ctx, "threads": threads, "gpu_layers": gpu_layers, "seed": seed, **rare})
     name = None if name is None else arguments.path(name, "name")
     model: BackendModel
     if endpoint is None:

@@ -11,8 +11,7 @@ from queue import SimpleQueue
 from typing import Literal, NamedTuple
 
 from slmchat.api.turns import ModelTurn
-from slmchat.engine.api import Prefill
-from slmchat.generation.response import Completion, StreamHandler
+from slmchat.generation.response import Completion, NullHandler, StreamHandler
 
 
 class StreamEvent(NamedTuple):
@@ -22,7 +21,7 @@ class StreamEvent(NamedTuple):
     text: str
 
 
-class _Pipe:
+class _Pipe(NullHandler):
     """What both threads hold. A handler of the generation; None at the end of the events."""
 
     def __init__(self) -> None:
@@ -31,17 +30,11 @@ class _Pipe:
         self.completion: Completion | None = None
         self.error: BaseException | None = None
 
-    def prefill(self, event: Prefill) -> None: ...
-
-    def logprob(self, logprob: float) -> None: ...
-
     def thinking(self, text: str) -> None:
         self.events.put(StreamEvent("thinking", text))
 
     def answer(self, text: str) -> None:
         self.events.put(StreamEvent("answer", text))
-
-    def close(self) -> None: ...
 
     def run(self, work: Callable[[StreamHandler], Completion], when_done: Callable[[], None]) -> None:
         """The generating thread, from beginning to end."""

@@ -102,7 +102,6 @@ class ModelSpec:
     sampler_thinking: Mapping[str, float] = field(default_factory=dict)
     sampler_source: str | None = None
     draft: str | None = None
-    base_model: str | None = None
     note: str | None = None
     projector: tuple[SourceSpec, ...] = ()
 
@@ -130,7 +129,6 @@ def spec_of(table: Mapping[str, Any], licenses: Mapping[str, License]) -> ModelS
         sampler_thinking=sampler_of(table, "sampler_thinking"),
         sampler_source=table.get("sampler_source"),
         draft=table.get("draft"),
-        base_model=table.get("base_model"),
         note=table.get("note"),
         projector=tuple(_source(source) for source in table.get("projector", ())),
     )

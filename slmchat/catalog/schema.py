@@ -246,10 +246,7 @@ _SOURCES = {
     "index": _table({"index": _array(_MEMBER), "size": _size, "sha256": _sha256}, required=("index", "size", "sha256")),
 }
 _VARIANT = _table(
-    {
-        "quantization": _pattern(QUANTIZATION, "must be a word such as Q4_K_M"),
-        "source": _array(_source),
-    },
+    {"quantization": _pattern(QUANTIZATION, "must be a word such as Q4_K_M"), "source": _array(_source)},
     required=("quantization", "source"),
 )
 _SAMPLER = _table({name: _value(allowed.holds, f"must be {allowed}") for name, allowed in ranges.SAMPLER.items()})
@@ -258,11 +255,7 @@ _ASKED_WITH = {  # how a model is asked, whatever its name stands for
     "sampler_thinking": _SAMPLER,
     "draft": _value(_is_base, "must be the name of a model, hf:OWNER/REPO, or an absolute path"),
 }
-_TARGET_KEYS = {
-    "name": _name,
-    "target": _value(is_target, "must be hf:OWNER/REPO, or an absolute path"),
-    **_ASKED_WITH,
-}
+_TARGET_KEYS = {"name": _name, "target": _value(is_target, "must be hf:OWNER/REPO, or an absolute path"), **_ASKED_WITH}
 _MODEL_KEYS = {
     "name": _name,
     "title": _text(200),

@@ -17,27 +17,18 @@ from slmchat.commands.structured_options import questions_of, refuse_beside_ques
 from slmchat.conversation import window
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import is_picture
-from slmchat.engine.api import Limits, Pool, Prompt
-from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.api import Pool, Prompt
 from slmchat.engine.sequential_pool import OneByOne
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
-from slmchat.generation.batch.answers import (
-    Answers,
-    ChosenTexts,
-    ChosenValues,
-    Completions,
-    ElectedCompletions,
-    EmptyPrompts,
-    StructuredCompletions,
-)
+from slmchat.generation.batch.answers import Answers, ChosenTexts, Completions, EmptyPrompts
 from slmchat.generation.batch.labelled import fit, labelled_format
 from slmchat.generation.batch.prompts import PromptMaker, SeveralPrompts, check_fields, fields_in
 from slmchat.generation.batch.recipe import Recipe, check_same, recipe_of
 from slmchat.generation.batch.records import Begun, RecordWriter, open_output
 from slmchat.generation.batch.rows import RowSource, open_source
 from slmchat.generation.batch.runner import BatchWork, Rows
-from slmchat.generation.best_of import BestOf
+from slmchat.generation.best_of import ONE
 from slmchat.generation.classify import CONTENT_FREE, ClassificationTask, question
 from slmchat.generation.priors import Priors
 from slmchat.generation.prompt import begins_thought, layout, thinks
@@ -144,9 +135,17 @@ def batch(
     limits = params.with_thinking(
         params.limits(options, top_logprobs), thinking, engine.info.architecture, is_raw=options.raw
     )
-    asked = settled(several, response_format, sampler, is_remote=model.host is not None)
-    chosen = ChosenTexts(task) if task else ChosenValues(questions) if questions else None
-    answers = chosen or _answers(sampler, options, response_format, limits, asked)
+    asked = settled(several, response_format, sampler, is_remote=model.host is not None) or ONE
+    answers: Answers = Completions(
+        sampler,
+        limits,
+        is_raw=options.raw,
+        is_sanitized=not options.raw_output,
+        response_format=response_format,
+        asked=asked,
+    )
+    if choosing := questions or ({"": task} if task else {}):
+        answers = ChosenTexts(choosing)
     prompts = SeveralPrompts(makers) if questions else makers[0]
     rows = Rows(source, prompts, answers, is_echoed=not batch.no_echo)
     recipe = recipe_of(
@@ -236,7 +235,7 @@ def _calibrate(
     files: Sequence[str],
 ) -> None:
     """What the model prefers without any input, for each question. Raises `SlmError`."""
-    if not isinstance(answers, (ChosenTexts, ChosenValues)):
+    if not isinstance(answers, ChosenTexts):
         return
     may_show = source.format == "files" and any(name == "-" or is_picture(Path(name)) for name in files)
     may_say = source.format != "files" or not all(is_picture(Path(name)) for name in files)
@@ -248,10 +247,7 @@ def _calibrate(
         )
 
     priors = Priors(opened)
-    if isinstance(answers, ChosenTexts):
-        answers.calibrate(lambda task, prompts: priors.of(task, pool, prompts), empty(makers[0]))
-    else:
-        answers.calibrate(lambda task, prompts: priors.of(task, pool, prompts), [empty(maker) for maker in makers])
+    answers.calibrate(lambda task, prompts: priors.of(task, pool, prompts), [empty(maker) for maker in makers])
 
 
 def _check_labelled(batch: BatchOptions, choices: ChoiceOptions) -> None:
@@ -264,7 +260,7 @@ def _fit(
     answers: Answers, prompts: PromptMaker | SeveralPrompts, pool: Pool, batch: BatchOptions, console: Console
 ) -> None:
     """Fit the probabilities of choices on rows whose labels are known. Raises `SlmError`."""
-    if batch.labelled is None or not isinstance(answers, (ChosenTexts, ChosenValues)):
+    if batch.labelled is None or not isinstance(answers, ChosenTexts):
         return
     source = open_source([batch.labelled], labelled_format(batch.labelled), True, console.stdin)
     for name, found in fit(answers, prompts, pool, source.rows, cancelled_by_ctrl_c).items():
@@ -279,23 +275,6 @@ def _check_pictures(instruction: str, template: PromptFile | None) -> None:
             hint='slm batch -f a.png -f b.png "What does it show?"',
             exit_code=ExitCode.USAGE,
         )
-
-
-def _answers(
-    sampler: SamplerSettings,
-    options: GenerationOptions,
-    response_format: ResponseFormat | None,
-    limits: Limits,
-    asked: BestOf | None,
-) -> Answers:
-    is_sanitized = not options.raw_output
-    if asked is not None:
-        return ElectedCompletions(
-            asked, response_format, sampler, limits, is_raw=options.raw, is_sanitized=is_sanitized
-        )
-    if response_format is not None:
-        return StructuredCompletions(response_format, sampler, limits, is_sanitized=is_sanitized)
-    return Completions(sampler, limits, is_raw=options.raw, is_sanitized=is_sanitized)
 
 
 def _wanted_window(opened: OpenModel) -> int:

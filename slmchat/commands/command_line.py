@@ -144,11 +144,7 @@ GROUPS = {
     "docs": "Documents that slm ask has read. List, show or forget them.",
 }
 
-_TYPER: Mapping[str, Any] = {
-    "rich_markup_mode": None,
-    "pretty_exceptions_enable": False,
-    "add_completion": False,
-}
+_TYPER: Mapping[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}
 
 
 def with_signature(function: Callable[..., None], records: Iterable[type[Any]]) -> Callable[..., None]:

@@ -5,8 +5,8 @@ Every function prints what was asked for on stdout and returns the exit code; er
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,8 @@ _LISTED = (
 )
 
 
-@contextmanager
-def _index(settings: Settings) -> Iterator[DocumentIndex]:
-    index = DocumentIndex(settings.paths.documents, lambda _text: 0)  # nothing is cut here
-    try:
-        yield index
-    finally:
-        index.close()
+def _index(settings: Settings) -> closing[DocumentIndex]:
+    return closing(DocumentIndex(settings.paths.documents, lambda _text: 0))  # nothing is cut here
 
 
 def list_documents(settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:

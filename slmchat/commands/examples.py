@@ -5,11 +5,7 @@ Refuses to know: how help is laid out. A test reads each of them with the option
 """
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
-    "pull": (
-        "slm pull smollm2:135m",
-        "slm pull --dry-run gemma3:4b@Q8_0",
-        "slm pull hf:Qwen/Qwen3-0.6B-GGUF@Q8_0",
-    ),
+    "pull": ("slm pull smollm2:135m", "slm pull --dry-run gemma3:4b@Q8_0", "slm pull hf:Qwen/Qwen3-0.6B-GGUF@Q8_0"),
     "run": (
         'slm run "Why is the sky blue?"',
         'git diff | slm run "Write a commit message."',

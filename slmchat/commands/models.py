@@ -14,13 +14,7 @@ from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.library import Library, from_path
 from slmchat.catalog.model_specs import ModelSpec
 from slmchat.catalog.records import Installed, with_quantization
-from slmchat.catalog.registry import (
-    Reference,
-    UserName,
-    load,
-    load_user_names,
-    resolve_without_catalog,
-)
+from slmchat.catalog.registry import Reference, UserName, load, load_user_names, resolve_without_catalog
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.shape import shape_of
 from slmchat.models import adapters, device_fit, info

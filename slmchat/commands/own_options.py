@@ -237,13 +237,6 @@ class SessionsRemoveOptions:
 
 
 @dataclass(eq=False, repr=False)
-class DocsListOptions:
-    """What `slm docs list` takes."""
-
-    json: bool = json_option()
-
-
-@dataclass(eq=False, repr=False)
 class DocsShowOptions:
     """What `slm docs show` takes."""
 

@@ -135,12 +135,7 @@ def _report(settings: Settings, console: Console, is_json: bool) -> ExitCode:
     if known:
         console.print("\nEndpoints of the config: reached only with --endpoint NAME")
         console.table(
-            (
-                Column("NAME"),
-                Column("WHERE"),
-                Column("ON THIS DEVICE"),
-                Column("ITS KEY COMES FROM", is_prose=True),
-            ),
+            (Column("NAME"), Column("WHERE"), Column("ON THIS DEVICE"), Column("ITS KEY COMES FROM", is_prose=True)),
             [(one.name, one.url, "yes" if one.is_here else "no", one.key_from) for one in known],
         )
     console.print("\nWhere slm writes" + (" (--private is on)" if settings.is_private else ""))

@@ -165,10 +165,7 @@ class _Delegate:
 
     def handler(self) -> PlainView:
         return PlainView(
-            self._console,
-            is_silent=not self.is_shown,
-            shows_doubt=self._shows_doubt,
-            is_raw=self._writer.is_raw_output,
+            self._console, is_silent=not self.is_shown, shows_doubt=self._shows_doubt, is_raw=self._writer.is_raw_output
         )
 
     def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:

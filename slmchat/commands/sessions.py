@@ -6,7 +6,7 @@ written but by `import_`, `rename`, `rm` and `export` to a file; with `--private
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,8 @@ from slmchat.wording import counted
 _MOST_BYTES = 4 * MOST_CHARACTERS  # of an export that is read
 
 
-@contextmanager
-def _archive(settings: Settings) -> Iterator[Archive]:
-    archive = Archive(settings.paths.sessions)
-    try:
-        yield archive
-    finally:
-        archive.close()
+def _archive(settings: Settings) -> closing[Archive]:
+    return closing(Archive(settings.paths.sessions))
 
 
 _LISTED = (

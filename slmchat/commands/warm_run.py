@@ -17,10 +17,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.models import sandbox
 from slmchat.models.warm_socket import HELLO_S, computed_with, connect, socket_path
-from slmchat.options import (
-    GenerationOptions,
-    OutputOptions,
-)
+from slmchat.options import GenerationOptions, OutputOptions
 from slmchat.privacy.steps import KeptSockets
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -84,12 +81,7 @@ def _has_model(connection: "WarmConnection", options: GenerationOptions, setting
     name = options.model
     if name is not None and name.endswith(".gguf"):
         name = os.path.abspath(os.path.expanduser(name))
-    wanted = {
-        "version": __version__,
-        "options": list(computed_with(options)),
-        "model": name,
-        "default": settings.model,
-    }
+    wanted = {"version": __version__, "options": list(computed_with(options)), "model": name, "default": settings.model}
     try:
         connection.wait_at_most(HELLO_S)
         is_there = ask(connection, {"run": wanted}).get("run") is True

@@ -109,11 +109,10 @@ class BareText:
         return None
 
 
-class TurnsOnly:
+class TurnsOnly(BareText):
     """For an engine that lays turns out itself. The parts are the bare texts: to be counted, and to be looked at."""
 
     has_thinking_switch = True  # as far as anybody knows before it is asked
-    thinks = False
 
     def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
         turns = [
@@ -123,15 +122,6 @@ class TurnsOnly:
         parts = [part for turn in turns for part in (*(Part("", image=one) for one in turn.images), Part(turn.text))]
         # what stands at the end is no text of the user's: it opens no thought, whatever a message ends with
         return Prompt((*parts, Part("", is_template=True)), tuple(turns))
-
-    def thinking(self, prompt: Prompt) -> Prompt:
-        return prompt
-
-    def tool_words(self, tools: Sequence[Mapping[str, Any]]) -> None:
-        return None
-
-    def calls_written(self, calls: Sequence[Mapping[str, Any]]) -> None:
-        return None
 
 
 class ChatTemplate:

@@ -193,7 +193,7 @@ class ThinkingSplitter:
         elif is_end:
             thought, self._held = text.rstrip(), ""
         else:
-            keep = max(_overlap(text, mark) for mark in self._closings)
+            keep = max(overlap(text, mark) for mark in self._closings)
             thought = text[: len(text) - keep].rstrip()
             self._held = text[len(thought) :]
         self._is_begun = self._is_begun or bool(thought)
@@ -253,6 +253,6 @@ def _is_spelled(marks: ThoughtMarks, template: str) -> bool:
     return marks.closings[0] in template or marks.openings[0] in template
 
 
-def _overlap(text: str, mark: str) -> int:
+def overlap(text: str, mark: str) -> int:
     """Length of the longest end of `text` that is a beginning of `mark` (but not all of it)."""
     return next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:n])), 0)

@@ -257,7 +257,6 @@ class InfillTokens:
 class ModelInfo:
     """What a loaded model says of itself. Texts are untrusted (they come from the file).
 
-    `has_projector`: it was loaded with a file that lets it see images.
     `trained_context_length` 0: not known. `has_own_layout`: the engine lays a conversation out by itself, from the
     turns of a prompt; there is no template here. `has_exact_counts`: `Engine.count` counts and does not guess.
     `infill` None: the model was not trained to fill in gaps.
@@ -268,7 +267,6 @@ class ModelInfo:
     chat_template: str | None
     bos_text: str
     eos_text: str
-    has_projector: bool = False
     has_own_layout: bool = False
     has_exact_counts: bool = True
     infill: InfillTokens | None = None

@@ -108,6 +108,7 @@ class _GuardedEngine:
     def __init__(self, engine: Engine, guard: CrashGuard) -> None:
         self.engine = engine
         self.guard = guard
+        self.close = engine.close
         self._has_counted = False
 
     @property
@@ -146,9 +147,6 @@ class _GuardedEngine:
         with self.guard:
             return _GuardedTextLogits(self.engine.open_text_logits(settings), self.guard)
 
-    def close(self) -> None:
-        self.engine.close()
-
 
 class _GuardedTextLogits:
     """Implements `TextLogits`."""
@@ -156,19 +154,13 @@ class _GuardedTextLogits:
     def __init__(self, logits: TextLogits, guard: CrashGuard) -> None:
         self._logits = logits
         self._guard = guard
-
-    def tokens(self, text: str) -> list[int]:
-        return self._logits.tokens(text)
+        self.tokens = logits.tokens
+        self.cancel = logits.cancel
+        self.close = logits.close
 
     def read(self, tokens: Sequence[int]) -> Iterator[Any]:
         with self._guard:
             yield from self._logits.read(tokens)
-
-    def cancel(self) -> None:
-        self._logits.cancel()
-
-    def close(self) -> None:
-        self._logits.close()
 
 
 class _GuardedEmbedder:
@@ -177,15 +169,11 @@ class _GuardedEmbedder:
     def __init__(self, embedder: Embedder, guard: CrashGuard) -> None:
         self._embedder = embedder
         self._guard = guard
+        self.cancel = embedder.cancel
+        self.close = embedder.close
 
     def run(self, texts: Iterator[TextOrTokens]) -> Iterator[Embedding | SlmError]:
         return self._guard.watch(self._embedder.run(texts))
-
-    def cancel(self) -> None:
-        self._embedder.cancel()
-
-    def close(self) -> None:
-        self._embedder.close()
 
 
 class _GuardedSession:

@@ -37,13 +37,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 
 # The first words of faulthandler's report, and their signals (faulthandler.c, faulthandler_handlers).
-_SIGNALS = {
-    "Bus": "SIGBUS",
-    "Illegal": "SIGILL",
-    "Floating": "SIGFPE",
-    "Aborted": "SIGABRT",
-    "Segmentation": "SIGSEGV",
-}
+_SIGNALS = {"Bus": "SIGBUS", "Illegal": "SIGILL", "Floating": "SIGFPE", "Aborted": "SIGABRT", "Segmentation": "SIGSEGV"}
 _WORDS = {
     "SIGBUS": "bus error",
     "SIGILL": "illegal instruction",
@@ -62,7 +56,7 @@ _SA_NODEFER, _SA_RESETHAND = 0x40000000, 0x80000000
 _SIGACTION = "@P128xIP"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # a comparison in Python would let two threads into `_running.remove`
 class NativeCall:
     """What a call of llama.cpp does with a file. `words`: "loading {}" where {} is the name of the file."""
 

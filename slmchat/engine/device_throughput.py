@@ -191,13 +191,7 @@ def _opened(name: str, place: Path, threads: int, shrunk: int, deadline: Deadlin
 
 @contextmanager
 def opened_context(
-    file: Path,
-    threads: int,
-    deadline: Deadline,
-    *,
-    n_tokens: int,
-    n_ctx: int = 256,
-    flash_attention: int | None = None,
+    file: Path, threads: int, deadline: Deadline, *, n_tokens: int, n_ctx: int = 256, flash_attention: int | None = None
 ) -> Iterator[tuple[ModuleType, Any] | None]:
     """llama.cpp and a context on this model, on the processor, of which the `deadline` ends whatever it computes.
 

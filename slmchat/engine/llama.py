@@ -70,7 +70,6 @@ class LlamaEngine:
             chat_template=_decoded(api.llama_model_chat_template(model, None)),
             bos_text=self.vocabulary.bos_text,
             eos_text=self.vocabulary.eos_text,
-            has_projector=vision is not None,
             infill=self.vocabulary.infill,
         )
 

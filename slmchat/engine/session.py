@@ -29,13 +29,7 @@ from slmchat.errors import SlmError
 class LlamaSession:
     """One inference timeline. Implements `Session`."""
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        settings: SessionSettings,
-        key: StateKey,
-        drafts: Drafts | None,
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, settings: SessionSettings, key: StateKey, drafts: Drafts | None) -> None:
         """`key`: what the states of this session depend on. `drafts`: where guesses come from, closed with this.
 
         Raises `SlmError`: NO_FIT when memory runs out, DAMAGED for an adapter that does not belong to this model.

@@ -58,7 +58,6 @@ def guessed_shape(
         experts=8 if active else 0,
         experts_used=2 if active else 0,
         weight_bytes=size,
-        is_tied=True,
         lazy_bytes=lazy,
     )
 

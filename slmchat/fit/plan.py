@@ -146,9 +146,9 @@ def _is_possible(shape: ModelShape, load: Load, room: Room) -> bool:
     return _judged(shape, load, room)[0] is not FitVerdict.NO
 
 
-def choose_ctx(shape: ModelShape, load: Load, room: Room, *, limit: int = DEFAULT_LARGEST_CTX) -> int:
+def choose_ctx(shape: ModelShape, load: Load, room: Room) -> int:
     """The window to take when nobody asks: as large as is comfortable, else as fits, at least `SMALLEST_CTX`."""
-    top = min(limit, shape.context_length or limit)
+    top = min(DEFAULT_LARGEST_CTX, shape.context_length or DEFAULT_LARGEST_CTX)
     comfortable = replace(room, available=max(0, room.available - room.headroom))
     for space in (comfortable, room):
         found = largest_ctx(shape, load, space, limit=top)

@@ -89,7 +89,6 @@ class ModelShape:
     experts: int
     experts_used: int
     weight_bytes: int
-    is_tied: bool  # the output matrix is the token embedding
     lazy_bytes: int = 0  # of the weights: what may stay on the disk and be read row by row
     heads: int = 0  # of queries, in the widest layer
     unused_bytes: int = 0  # of the file beside `weight_bytes`: heads that predict tokens ahead, which are not loaded
@@ -124,7 +123,6 @@ def shape_of(parts: Sequence[Header]) -> ModelShape:
         experts=reader.number("expert_count"),
         experts_used=max(reader.per_layer("expert_used_count", 0), default=0),
         weight_bytes=sum(part.tensor_bytes for part in parts) - unused,
-        is_tied=is_tied,
         lazy_bytes=_lazy_bytes(reader.architecture, tensors),
         heads=max(reader.heads, default=0),
         unused_bytes=unused,

@@ -105,6 +105,7 @@ class Candidates:
             None if response_format is None else Attempts(response_format, each, limits) for each in self._samplers
         ]
         self._made: dict[int, Completion | SlmError] = {}
+        self.unsuitable: Completion | None = None  # a single answer that came and is not what was asked for
 
     @property
     def is_complete(self) -> bool:
@@ -119,6 +120,7 @@ class Candidates:
     def take(self, done: Result) -> Request | None:
         """Note what came of a request; the request with which it is asked again."""
         number = done.id - self._first
+        self.unsuitable = None
         try:
             self._made[number] = self._judged(number, done)
         except TryAgain:
@@ -153,6 +155,7 @@ class Candidates:
         attempts = self._attempts[number]
         if attempts is None or response.finish is None:
             return completion_of(response)
+        self.unsuitable = completion_of(response) if self._asked.n == 1 else None
         return completion_of(*attempts.judged(response, response.text, response.finish.reason))
 
     def _candidate(self, number: int, made: Completion | SlmError) -> AnswerCandidate:

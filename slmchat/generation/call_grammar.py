@@ -30,11 +30,11 @@ from slmchat.schemas.grammar import (
     choice,
     without,
 )
+from slmchat.schemas.keywords import NOTES
 
 # Keywords with which arguments can be keys and values, and those of an argument that is a text as it stands.
-_OF_OBJECT = {"type", "properties", "required", "additionalProperties", "$defs", "definitions", "$schema", "strict"}
-_NOTES = {"description", "title", "default", "examples", "$comment"}
-_OF_TEXT = {"type", "enum", "const"} | _NOTES
+_OF_OBJECT = {"type", "properties", "required", "additionalProperties", "strict"} | NOTES
+_OF_TEXT = {"type", "enum", "const"} | NOTES
 _KEY = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -54,7 +54,7 @@ def can_hold(notation: CallNotation, parameters: Mapping[str, Any]) -> bool:
         return True
     properties = parameters.get("properties", {})
     is_plain = parameters.get("type", "object") == "object" and isinstance(properties, Mapping)
-    if not is_plain or not set(parameters) <= _OF_OBJECT | _NOTES:
+    if not is_plain or not set(parameters) <= _OF_OBJECT:
         return False
     if not set(parameters.get("required", ())) <= set(properties):
         return False

@@ -176,10 +176,7 @@ def _behind(text: str, place: int, expected: str) -> int | None:
 
 
 HERMES = CallNotation(
-    '<tool_call>\n{"name": "',
-    '", "arguments": ',
-    '}\n</tool_call>\n<tool_call>\n{"name": "',
-    "}\n</tool_call>",
+    '<tool_call>\n{"name": "', '", "arguments": ', '}\n</tool_call>\n<tool_call>\n{"name": "', "}\n</tool_call>"
 )
 """The notation of Hermes and Qwen, for models whose template knows none."""
 

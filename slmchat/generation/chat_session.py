@@ -84,11 +84,7 @@ class ChatSession:
     """The state of one chat."""
 
     def __init__(
-        self,
-        opened: OpenModel,
-        conversation: Conversation,
-        options: GenerationOptions,
-        delegate: ChatDelegate,
+        self, opened: OpenModel, conversation: Conversation, options: GenerationOptions, delegate: ChatDelegate
     ) -> None:
         """`options`: of this chat, where they differ from those with which the model was opened."""
         self.conversation = conversation

@@ -60,6 +60,18 @@ class GenerationDelegate(Protocol):
         ...
 
 
+class OneAttempt:
+    """What is the same in every `GenerationDelegate` that takes the first completion, right or not."""
+
+    @property
+    def may_retry(self) -> bool:
+        return False
+
+    def on_retry(self, error: SlmError) -> None: ...
+
+    def on_fallback(self, response: Response) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class PreparedPrompt:
     """A request laid out for one model: its prompt, and how many tokens that is."""

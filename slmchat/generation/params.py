@@ -71,10 +71,7 @@ class Recommended(Protocol):
 
 
 def sampler_settings(
-    model: Recommended,
-    settings: Settings,
-    options: GenerationOptions,
-    thinks: Callable[[], bool] = lambda: False,
+    model: Recommended, settings: Settings, options: GenerationOptions, thinks: Callable[[], bool] = lambda: False
 ) -> SamplerSettings:
     """The sampler: slm's defaults < the model's recommended ones < the config's < the persona's < the flags.
 

@@ -10,18 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from slmchat.conversation.thinking import ThinkingSplitter, opens_thinking
-from slmchat.engine.api import (
-    Chunk,
-    Event,
-    Finish,
-    FinishReason,
-    Prefill,
-    Prompt,
-    Result,
-    Timings,
-    TokenLogprob,
-    Usage,
-)
+from slmchat.engine.api import Chunk, Event, Finish, FinishReason, Prefill, Prompt, Result, Timings, TokenLogprob, Usage
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.sanitize import Sanitizer
 
@@ -212,12 +201,7 @@ class Completion:
 
     def record(self, model: str, load_s: float) -> dict[str, object]:
         """The object of `--json`: docs/commands.md has its keys. `load_s`: seconds until the model was there."""
-        return {
-            "model": model,
-            **self.as_json(),
-            "timings": self._timings_as_json(load_s),
-            "seed": self.seed,
-        }
+        return {"model": model, **self.as_json(), "timings": self._timings_as_json(load_s), "seed": self.seed}
 
     def _timings_as_json(self, load_s: float) -> dict[str, object]:
         """Seconds, and tokens a second."""

@@ -15,6 +15,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import Any
 
+from slmchat.conversation.thinking import overlap
 from slmchat.engine.api import Constraint, ConstraintKind
 from slmchat.generation.call_notation import HERMES, NAME, PYTHON_TAG, CallNotation
 from slmchat.lazy_dataclasses import dataclass
@@ -211,7 +212,7 @@ class CallSplitter:
             self._held = self._held[len(before) + (0 if notation.mark else len(mark)) :]
             self._begins = notation.first
             return before.rstrip()
-        keep = len(before[: len(before) - _overlap(before, mark)].rstrip())
+        keep = len(before[: len(before) - overlap(before, mark)].rstrip())
         said, self._held = before[:keep], before[keep:]
         self._is_at_start = self._is_at_start and not said
         return said
@@ -251,11 +252,6 @@ class CallSplitter:
         if self._begins is None and self._held and not self.has_calls:
             yield self._held
         self._held = ""
-
-
-def _overlap(text: str, mark: str) -> int:
-    """Length of the end of `text` that may become the mark."""
-    return next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:n])), 0)
 
 
 def split(text: str, toolbox: Toolbox | None = None) -> tuple[str, list[ToolCall]]:

@@ -8,7 +8,7 @@ that endpoint and no other.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -239,8 +239,7 @@ def refuse_local_options(options: GenerationOptions) -> None:
     for flag, value in given.items():
         if value is not None:
             raise SlmError(
-                f"{flag} cannot be given together with --endpoint: the endpoint decides that.",
-                exit_code=ExitCode.USAGE,
+                f"{flag} cannot be given together with --endpoint: the endpoint decides that.", exit_code=ExitCode.USAGE
             )
 
 
@@ -298,49 +297,23 @@ class RemoteBackend:
         return model
 
 
-@dataclass(frozen=True, slots=True)
 class LocalModel:
-    """An installed model. Implements `BackendModel`. `embeds`: it is to make vectors."""
+    """An installed model. Implements `BackendModel`."""
 
-    installed: Installed
-    embeds: bool = field(default=False, kw_only=True)
+    host = None
 
-    @property
-    def host(self) -> None:
-        return None
-
-    @property
-    def key(self) -> str:
-        return self.installed.key
-
-    @property
-    def label(self) -> str:
-        """Of a file used in place, only the file's name."""
-        return self.installed.path.name if self.installed.name.endswith(".gguf") else self.installed.key
-
-    @property
-    def title(self) -> str:
-        return self.installed.title or str(self.installed.path)
-
-    @property
-    def sampler(self) -> Mapping[str, float]:
-        return self.installed.sampler
-
-    @property
-    def sampler_thinking(self) -> Mapping[str, float]:
-        return self.installed.sampler_thinking
-
-    @property
-    def draft(self) -> str | None:
-        return self.installed.draft
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return tuple(file.path for file in self.installed.files)
-
-    @property
-    def supports_vision(self) -> bool:
-        return self.installed.projector is not None
+    def __init__(self, installed: Installed, *, embeds: bool = False) -> None:
+        """`embeds`: it is to make vectors."""
+        self.installed = installed
+        self.embeds = embeds
+        self.key = installed.key
+        self.label = installed.path.name if installed.name.endswith(".gguf") else installed.key  # a file used in place
+        self.title = installed.title or str(installed.path)
+        self.sampler = installed.sampler
+        self.sampler_thinking = installed.sampler_thinking
+        self.draft = installed.draft
+        self.files = tuple(file.path for file in installed.files)
+        self.supports_vision = installed.projector is not None
 
     def with_projector(self, path: str | None) -> "LocalModel":
         return LocalModel(vision.with_projector(self.installed, path), embeds=self.embeds)

@@ -320,12 +320,7 @@ def plan_load(
 
 
 def needed_beside(
-    settings: Settings,
-    *,
-    adapters: Sequence[Path],
-    projector: Path | None,
-    draft: Path | None,
-    n_ctx: int | None,
+    settings: Settings, *, adapters: Sequence[Path], projector: Path | None, draft: Path | None, n_ctx: int | None
 ) -> int:
     """Bytes that what is loaded beside a model takes: LoRA adapters and a projector as large as their files, a draft
     model with a KV cache for as many tokens (None: those of the usual window). What cannot be read counts nothing: who

@@ -25,12 +25,7 @@ from slmchat.reporting import Reporter
 from slmchat.settings import Settings
 
 
-def open_model(
-    backend: Backend,
-    options: GenerationOptions,
-    settings: Settings,
-    reporter: Reporter,
-) -> "OpenModel":
+def open_model(backend: Backend, options: GenerationOptions, settings: Settings, reporter: Reporter) -> "OpenModel":
     """Choose the model that the options name, or the default, and begin to load it.
 
     `backend`: where models are looked for; what opened it has closed everything else (`open_backend`).

@@ -45,11 +45,7 @@ class OwnBuild:
 
 
 def look(
-    model: Path,
-    threads: tuple[int, int],
-    tokens: Sequence[int],
-    work: Workload,
-    is_cancelled: Callable[[], bool],
+    model: Path, threads: tuple[int, int], tokens: Sequence[int], work: Workload, is_cancelled: Callable[[], bool]
 ) -> OwnBuild:
     """Measure the own build beside the library that would be used without it, where both are here.
 

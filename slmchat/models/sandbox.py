@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 
 def seal(
-    settings: Settings,
-    *,
-    configures: bool = False,
-    writable: Sequence[Path] = (),
-    kept: KeptSockets | None = None,
+    settings: Settings, *, configures: bool = False, writable: Sequence[Path] = (), kept: KeptSockets | None = None
 ) -> None:
     """Close the process to the network before anything untrusted is read. Raises `SlmError` (UNSEALED) if it must be.
 

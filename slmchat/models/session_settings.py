@@ -28,12 +28,7 @@ def kv_store(settings: Settings) -> KvStore | None:
 
 
 def session_settings(
-    options: GenerationOptions,
-    settings: Settings,
-    n_ctx: int,
-    store: KvStore | None = None,
-    draft_model: Path | None = None,
-    model: Path | None = None,
+    options: GenerationOptions, settings: Settings, n_ctx: int, model: Path | None = None
 ) -> SessionSettings:
     """Threads, KV cache and drafts: flags over settings over what `slm tune` measured over what this device has.
 
@@ -56,10 +51,8 @@ def session_settings(
         kv_type=kv_type_of(options, settings) or tuned.kv_type or DEFAULT_KV_TYPE,
         flash_attention=tuned.flash_attention,
         batch_tokens=tuned.batch_tokens or BATCH_TOKENS,
-        store=store,
         adapts_threads=not (options.threads or settings.threads),
         speculation=speculation,
-        draft_model=draft_model,
     )
 
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from slmchat import __version__
+from slmchat.catalog.records import Installed
 from slmchat.errors import SlmError
-from slmchat.lazy_dataclasses import dataclass
 from slmchat.models.backend import BackendModel, LocalModel
 from slmchat.models.loader import NOTHING_BESIDE, LoadedBeside, Loading
 from slmchat.models.warm_socket import HELLO_S, computed_with, connect, socket_path
@@ -64,14 +64,15 @@ class WarmServer:
         return None
 
 
-@dataclass(frozen=True, slots=True)
 class WarmLocalModel(LocalModel):
-    """An installed model that is in the memory of a server already. `n_ctx`: the largest window there; `is_ctx_asked`:
-    its user has chosen that."""
+    """An installed model that is in the memory of a server already."""
 
-    engine: "WarmEngine"
-    n_ctx: int
-    is_ctx_asked: bool = False
+    def __init__(self, installed: Installed, engine: "WarmEngine", n_ctx: int, is_ctx_asked: bool = False) -> None:
+        """`n_ctx`: the largest window there; `is_ctx_asked`: its user has chosen that."""
+        super().__init__(installed)
+        self.engine = engine
+        self.n_ctx = n_ctx
+        self.is_ctx_asked = is_ctx_asked
 
     def here(self) -> LocalModel:
         """The same, to be loaded by this process."""

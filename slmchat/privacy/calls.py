@@ -84,14 +84,7 @@ def _zeros(first: int, second: int) -> tuple[Instruction, ...]:
 
 def _both_zero(first: Instruction, second: Instruction) -> tuple[Instruction, ...]:
     """Allowed when both of these halves are 0."""
-    return (
-        first,
-        (IF_EQUAL, 0, 3, 0),
-        second,
-        (IF_EQUAL, 0, 1, 0),
-        (RETURN, 0, 0, ALLOW),
-        (RETURN, 0, 0, EPERM),
-    )
+    return (first, (IF_EQUAL, 0, 3, 0), second, (IF_EQUAL, 0, 1, 0), (RETURN, 0, 0, ALLOW), (RETURN, 0, 0, EPERM))
 
 
 # Both of socketpair's: of two rules for one call the later one counts alone.

@@ -141,13 +141,7 @@ class _Guard:
 
 # Events of https://docs.python.org/3/library/audit_events.html that no connection to an endpoint needs.
 _REFUSED = frozenset(
-    {
-        "socket.sendto",
-        "socket.sendmsg",
-        "socket.gethostbyname",
-        "socket.gethostbyaddr",
-        "socket.getnameinfo",
-    }
+    {"socket.sendto", "socket.sendmsg", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"}
 )
 
 

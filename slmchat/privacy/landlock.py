@@ -103,9 +103,7 @@ def restrict(places: Iterable[Path], *, has_scopes: bool, port: int | None = Non
         if version < needed:
             handled &= ~right
     attr = _RulesetAttr(
-        handled,
-        _NET_BIND_TCP | _NET_CONNECT_TCP if version >= TCP_ABI else 0,
-        _scopes(version) if has_scopes else 0,
+        handled, _NET_BIND_TCP | _NET_CONNECT_TCP if version >= TCP_ABI else 0, _scopes(version) if has_scopes else 0
     )
     ruleset = _ruleset(attr)
     try:

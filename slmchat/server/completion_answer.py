@@ -10,10 +10,9 @@ from dataclasses import replace
 from slmchat.engine.api import FinishReason, Prefill, Usage
 from slmchat.engine.cancellable import Cancellable
 from slmchat.engine.thinking import Thinking
-from slmchat.errors import SlmError
 from slmchat.generation import params
-from slmchat.generation.generator import Generator
-from slmchat.generation.response import Completion, NullHandler, Response
+from slmchat.generation.generator import Generator, OneAttempt
+from slmchat.generation.response import Completion, NullHandler
 from slmchat.generation.tools import CallSplitter, Toolbox, ToolCall, split
 from slmchat.ranges import SEED
 from slmchat.server.connection import Connection, Gone
@@ -22,7 +21,7 @@ from slmchat.server.records import AnswerRecords, Made, Sent
 from slmchat.server.served_model import ServedWeights
 
 
-class CompletionAnswer:
+class CompletionAnswer(OneAttempt, NullHandler):
     """One answer on its way. Implements `GenerationDelegate`."""
 
     def __init__(
@@ -98,7 +97,7 @@ class CompletionAnswer:
 
     # Implements `GenerationDelegate`
 
-    def handler(self) -> "CompletionAnswer | NullHandler":
+    def handler(self) -> NullHandler:
         return self if self._asked.is_streamed else NullHandler()
 
     def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:
@@ -108,10 +107,6 @@ class CompletionAnswer:
     def may_retry(self) -> bool:
         # what was sent has been read; and a second attempt takes more room than a client may have allowed
         return not self._asked.is_streamed and self._asked.limits.max_tokens is None
-
-    def on_retry(self, error: SlmError) -> None: ...
-
-    def on_fallback(self, response: Response) -> None: ...
 
     # Implements `StreamHandler`
 
@@ -124,14 +119,10 @@ class CompletionAnswer:
         self._begin()
         self._send(self._records.thinking(text))
 
-    def logprob(self, logprob: float) -> None: ...
-
     def answer(self, text: str) -> None:
         self._begin()
         for part in (text,) if self._splitter is None else self._splitter.feed(text):
             self._send_part(part)
-
-    def close(self) -> None: ...
 
     def _send_part(self, part: str | ToolCall) -> None:
         if isinstance(part, ToolCall):

@@ -28,9 +28,9 @@ from slmchat.engine.api import (
 from slmchat.engine.cancellable import Cancellable
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
-from slmchat.generation.generator import Generator
+from slmchat.generation.generator import Generator, OneAttempt
 from slmchat.generation.prompt import PromptRequest
-from slmchat.generation.response import Response, silence
+from slmchat.generation.response import NullHandler, silence
 from slmchat.models import resolve
 from slmchat.models.backend import LocalModel
 from slmchat.models.open import OpenModel
@@ -146,10 +146,8 @@ class _Reporter(LogReporter):
         """Who wants details does it all itself."""
 
 
-class _Delegate:
+class _Delegate(OneAttempt, NullHandler):
     """Implements `GenerationDelegate` and `StreamHandler`: all goes to the client."""
-
-    may_retry = False
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -160,19 +158,11 @@ class _Delegate:
     def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def on_retry(self, error: SlmError) -> None: ...
-
-    def on_fallback(self, response: Response) -> None: ...
-
     def prefill(self, event: Prefill) -> None:
         self._send({"prefill": [event.done, event.total, event.cached]})
 
     def thinking(self, text: str) -> None:
         self._send({"thinking": text})
 
-    def logprob(self, logprob: float) -> None: ...
-
     def answer(self, text: str) -> None:
         self._send({"answer": text})
-
-    def close(self) -> None: ...

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmchat.sanitize import sanitize
+from slmchat.terminal.input_history import is_unicode
 from slmchat.terminal.slash_commands import CommandTable
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def command_completer(table: CommandTable[Any], state: Any) -> "Completer":
             path = named_path(text)
             if path is not None:
                 for replacement, description in itertools.islice(complete_path(path), _MOST):
-                    if _can_be_typed(replacement):
+                    if is_unicode(replacement):
                         shown = sanitize(_new_part(path, replacement), one_line=True)
                         yield Completion(replacement, -len(path), display=shown, display_meta=description)
                 return
@@ -98,14 +99,14 @@ def command_completer(table: CommandTable[Any], state: Any) -> "Completer":
 def _arguments(table: CommandTable[Any], state: Any, name: str, argument: str) -> Iterator[tuple[str, str, str]]:
     """(replacement, what the menu shows of it, description)."""
     command = table.find(name)
-    if command is None or command.complete is None or not _can_be_typed(argument):
+    if command is None or command.complete is None or not is_unicode(argument):
         return  # the last: a folded paste
     try:
         offers = list(itertools.islice(command.complete(state, argument), _MOST))
     except Exception:  # noqa: BLE001  whatever a completer stumbles over, typing must go on
         return
     for replacement, description in offers:
-        if _can_be_typed(replacement):
+        if is_unicode(replacement):
             shown = _new_part(argument, replacement)
             yield replacement, sanitize(shown, one_line=True), sanitize(description, one_line=True)
 
@@ -118,15 +119,6 @@ def _new_part(typed: str, replacement: str) -> str:
     if folder and name.startswith(folder) and name != folder:
         return name[len(folder) :]
     return replacement[start:] if replacement.startswith(typed[:start]) else replacement
-
-
-def _can_be_typed(text: str) -> bool:
-    """No lone surrogates: a file name that is not UTF-8 cannot be written into a message."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _words(text: str) -> Iterator[tuple[int, str | None]]:

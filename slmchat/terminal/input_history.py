@@ -52,7 +52,7 @@ class InputHistory:
     def append(self, text: str) -> bool:
         """Keep an entry; False when it is empty or repeats the one before."""
         entries = self.entries()
-        if not text.strip() or not _is_unicode(text) or (entries and entries[-1] == text):
+        if not text.strip() or not is_unicode(text) or (entries and entries[-1] == text):
             return False
         assert self._entries is not None
         self._entries.append(text)
@@ -121,12 +121,12 @@ def _entries_of(data: bytes) -> list[str]:
             entry = json.loads(line)
         except ValueError:
             continue
-        if isinstance(entry, str) and _is_unicode(entry) and (not entries or entries[-1] != entry):
+        if isinstance(entry, str) and is_unicode(entry) and (not entries or entries[-1] != entry):
             entries.append(entry)
     return entries
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """No lone surrogates: they cannot be written, and the line editor marks folded pastes with them."""
     try:
         text.encode()

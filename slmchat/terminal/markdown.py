@@ -27,16 +27,7 @@ from slmchat.terminal import latex
 from slmchat.terminal.markdown_blocks import Block, Kind, recognise
 from slmchat.terminal.markdown_code import LINE_LIMIT, Highlighter, highlighter
 from slmchat.terminal.markdown_inline import HOLD_LIMIT, Inline
-from slmchat.terminal.markdown_layout import (
-    BOLD,
-    CYAN,
-    DIM,
-    GREEN,
-    MAGENTA,
-    NONE,
-    UNDERLINE,
-    Piece,
-)
+from slmchat.terminal.markdown_layout import BOLD, CYAN, DIM, GREEN, MAGENTA, NONE, UNDERLINE, Piece
 from slmchat.terminal.markdown_page import Page
 from slmchat.terminal.markdown_table import Table, alignments, split_row
 from slmchat.terminal.screen import ControlSequences
@@ -78,20 +69,14 @@ class MarkdownStream:
     """One answer. `feed` takes it in any chunks; `close` ends it, finished or not, at the start of a line."""
 
     def __init__(
-        self,
-        write: Callable[[ControlSequences], None],
-        *,
-        width: Callable[[], int],
-        has_color: bool = True,
-        has_links: bool = False,
+        self, write: Callable[[ControlSequences], None], *, width: Callable[[], int], has_color: bool = True
     ) -> None:
         self._write = write
         self._view = Sanitizer(show_invisible=True)
         self._has_color = has_color
-        self._has_links = has_links
         self._out: list[str] = []
-        self._page = Page(self._out.append, width, has_color=has_color, has_links=has_links)
-        self._inline = Inline(self._page.wrapper.feed, has_color=has_color, has_links=has_links)
+        self._page = Page(self._out.append, width, has_color=has_color)
+        self._inline = Inline(self._page.wrapper.feed, has_color=has_color)
         # What is open over several lines.
         self._levels: list[_Level] = []
         self._code: _Code | None = None
@@ -198,12 +183,12 @@ class MarkdownStream:
             self._settle(indent)
             self._outer = self._indent()
         mark = block.groups[0] if block.kind is Kind.ORDERED else _BULLETS[min(len(self._levels), 2)]
-        self._markers.append((mark + " ", CYAN, ""))
+        self._markers.append((mark + " ", CYAN))
         self._levels.append(_Level(indent, self._outer + self._markers_width()))
 
     def _take_task(self, block: Block, text: str) -> str:
         """A box behind a list marker; it takes the place of a bullet. Returns the rest of the line."""
-        box: Piece = ("[ ] ", NONE, "") if block.groups[0] == " " else ("[x] ", GREEN, "")
+        box: Piece = ("[ ] ", NONE) if block.groups[0] == " " else ("[x] ", GREEN)
         if self._markers[-1][0][0] in _BULLETS:
             self._markers.pop()
         self._markers.append(box)
@@ -211,7 +196,7 @@ class MarkdownStream:
         return text[block.length :]
 
     def _markers_width(self) -> int:
-        return sum(len(text) for text, _, _ in self._markers)
+        return sum(len(text) for text, _ in self._markers)
 
     def _settle(self, indent: int) -> None:
         """A line whose quote marks are known, at this indent: end what does not go on in it."""
@@ -245,7 +230,7 @@ class MarkdownStream:
             self._page.wrapper.end()
             if not self._page.pen.is_line_start:  # a list marker that found no room in the prefix
                 self._page.pen.newline()
-            self._page.line([("─" * min(columns, _RULE_WIDTH), DIM, "")])
+            self._page.line([("─" * min(columns, _RULE_WIDTH), DIM)])
         elif block.kind is Kind.FENCE:
             self._open_fence(block, text, indent)
         elif block.kind is Kind.ROW:
@@ -296,7 +281,7 @@ class MarkdownStream:
         self._code = _Code(fence, indent, self._depth, colors)
         self._page.set_apart()
         if not self._has_color:  # nothing else would show that it is code
-            self._show_code([(text, NONE, "")])
+            self._show_code([(text, NONE)])
 
     def _read_code(self, code: _Code, is_end: bool) -> None:
         line = self._line
@@ -314,7 +299,7 @@ class MarkdownStream:
         if mark.count(code.fence[0]) == len(mark) and not is_long and (not is_end or len(mark) >= len(code.fence)):
             if is_end:
                 if not self._has_color:
-                    self._show_code([(mark, NONE, "")])
+                    self._show_code([(mark, NONE)])
                 self._close_fence()
             return  # it may be the closing fence
         if code.colors and not is_long:
@@ -334,7 +319,7 @@ class MarkdownStream:
     def _stream_verbatim(self, text: str, style: int) -> None:
         """A line that is not wrapped and has no markup, from here to its end."""
         self._page.begin(self._depth, 0)
-        self._sink = lambda part: self._page.pen.put(part, style, "")
+        self._sink = lambda part: self._page.pen.put(part, style)
         if text:
             self._sink(text)
 
@@ -396,7 +381,7 @@ class MarkdownStream:
             aligns = alignments(line)
             if aligns:
                 header = split_row(self._row)
-                self._table = Table(header, aligns, has_color=self._has_color, has_links=self._has_links)
+                self._table = Table(header, aligns, has_color=self._has_color)
                 self._row = None
                 return
             self._end_table()

@@ -15,19 +15,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
-from slmchat.terminal.markdown_layout import (
-    BLUE,
-    BOLD,
-    CYAN,
-    DIM,
-    GREEN,
-    ITALIC,
-    MAGENTA,
-    NONE,
-    RED,
-    Piece,
-    merged,
-)
+from slmchat.terminal.markdown_layout import BLUE, BOLD, CYAN, DIM, GREEN, ITALIC, MAGENTA, NONE, RED, Piece, merged
 
 # The names after a fence that get colours, each a name of pygments, and what closes their open tokens.
 # Others (text, output, no name) stay plain, and pygments is not imported for them.
@@ -94,7 +82,7 @@ class Highlighter:
     def line(self, text: str) -> list[Piece]:
         """The pieces of the next line (without its line end)."""
         if len(text) > LINE_LIMIT:
-            return [(text, NONE, "")]
+            return [(text, NONE)]
         if not self._has_state:
             return _pieces((kind, value) for _, kind, value in self._lexer.get_tokens_unprocessed(text + "\n"))
         start = len(self._open)
@@ -169,7 +157,7 @@ def _clip(tokens: Iterable[tuple[int, Any, str]], start: int, end: int) -> Itera
 
 
 def _pieces(tokens: Iterable[tuple[Any, str]]) -> list[Piece]:
-    return merged((text, _style(kind), "") for kind, value in tokens if (text := value.rstrip("\n")))
+    return merged((text, _style(kind)) for kind, value in tokens if (text := value.rstrip("\n")))
 
 
 @lru_cache(maxsize=256)

@@ -42,7 +42,6 @@ from slmchat.terminal.markdown_links import (
     SCHEMES,
     TARGET,
     closing_bracket,
-    safe_target,
     without_punctuation,
 )
 
@@ -67,12 +66,11 @@ _MATH = {"\\(": "\\)", "\\[": "\\]", "$$": "$$"}
 class _Node:
     """Held text, or a run of delimiters that may still become markup."""
 
-    __slots__ = ("can_close", "can_open", "is_delimiter", "length", "link", "style", "text")
+    __slots__ = ("can_close", "can_open", "is_delimiter", "length", "style", "text")
 
-    def __init__(self, text: str, style: int, link: str, *, can_open: bool = False, can_close: bool = False) -> None:
+    def __init__(self, text: str, style: int, *, can_open: bool = False, can_close: bool = False) -> None:
         self.text = text
         self.style = style
-        self.link = link
         self.can_open = can_open
         self.can_close = can_close
         self.is_delimiter = can_open or can_close
@@ -82,10 +80,9 @@ class _Node:
 class Inline:
     """The inline markup of one line. `put` gets each piece as soon as its style is certain."""
 
-    def __init__(self, put: Callable[[str, int, str], None], *, has_color: bool, has_links: bool) -> None:
+    def __init__(self, put: Callable[[str, int], None], *, has_color: bool) -> None:
         self._put = put
         self._has_color = has_color
-        self._has_links = has_links
         self.begin()
 
     def begin(self, style: int = NONE) -> None:
@@ -200,7 +197,7 @@ class Inline:
         if can_close:
             run = self._close(run, can_open=can_open)
         if run and can_open:
-            node = _Node(run, self._style, "", can_open=True, can_close=can_close)
+            node = _Node(run, self._style, can_open=True, can_close=can_close)
             self._nodes.append(node)
             self._openers.append(node)
             self._held += len(run)
@@ -238,8 +235,8 @@ class Inline:
         opener.text = opener.text[used:]
         self._held -= used
         if char == "~" and not self._has_color:  # without the stroke the text would say the opposite
-            self._nodes.insert(self._nodes.index(opener) + 1, _Node("~~", self._style, ""))
-            self._nodes.append(_Node("~~", self._style, ""))
+            self._nodes.insert(self._nodes.index(opener) + 1, _Node("~~", self._style))
+            self._nodes.append(_Node("~~", self._style))
             self._held += 4
 
     def _read_address(self, is_end: bool) -> int:
@@ -247,7 +244,7 @@ class Inline:
         window = self._raw[:ADDRESS_LIMIT]
         found = None if self._previous.isalnum() else ADDRESS.match(window)
         if not found:
-            is_open = not is_end and any(start.startswith(window) for start in SCHEMES[:2])
+            is_open = not is_end and any(start.startswith(window) for start in SCHEMES)
             return 0 if is_open and not self._previous.isalnum() else self._text(1)
         if found.end() == ADDRESS_LIMIT:
             return self._text(1)
@@ -256,7 +253,7 @@ class Inline:
         address = without_punctuation(found[0])
         if not ADDRESS.fullmatch(address):
             return self._text(1)
-        self._add_link([(address, NONE, "")], address)
+        self._add_link([(address, NONE)], address)
         return len(address)
 
     def _read_bracketed(self, is_end: bool) -> int:
@@ -264,7 +261,7 @@ class Inline:
         found = BRACKETED.match(window)
         if found:
             address = found[1]
-            self._add_link([(address, NONE, "")], address if ":" in address else "mailto:" + address)
+            self._add_link([(address, NONE)], address)
             return found.end()
         if is_end or len(window) == ADDRESS_LIMIT or not MAYBE_BRACKETED.fullmatch(window):
             return self._text(1)
@@ -289,45 +286,43 @@ class Inline:
             return 0 if is_open else self._text(opening + 1)
         label, address = raw[opening + 1 : closing], found[1].removeprefix("<").removesuffix(">")
         if is_image:
-            self._add_link([(f"[image: {label}]", _IMAGE, "")], address, shows_address=False)
+            self._add_link([(f"[image: {label}]", _IMAGE)], address, shows_address=False)
         else:
-            pieces = render_inline(label, NONE, has_color=self._has_color, has_links=False)
-            self._add_link(pieces or [(address, NONE, "")], address)
+            pieces = render_inline(label, NONE, has_color=self._has_color)
+            self._add_link(pieces or [(address, NONE)], address)
         return closing + 1 + found.end()
 
     def _add_link(self, pieces: list[Piece], address: str, *, shows_address: bool = True) -> None:
-        """A link. Its address is shown too where the terminal cannot, or where the text claims another one."""
-        target = safe_target(address) if self._has_links else ""
-        shown = "".join(text for text, _, _ in pieces)
-        for text, style, _ in pieces:
-            self._add_whole(text, restyled(self._style, restyled(style, _LINK if shows_address else NONE)), target)
+        """A link, and its address where the text is another one."""
+        shown = "".join(text for text, _ in pieces)
+        for text, style in pieces:
+            self._add_whole(text, restyled(self._style, restyled(style, _LINK if shows_address else NONE)))
         is_same = shown in (address, address.removeprefix("mailto:"), address.removesuffix("/"))
-        is_claim = "://" in shown or shown.startswith("www.")
-        if shows_address and address and not is_same and (not target or is_claim):
+        if shows_address and address and not is_same:
             self._add_whole(f" ({address})", self._style)
 
     def _add(self, text: str) -> None:
         """Text in the style of the line; an open delimiter holds it back, up to the limit."""
         while text:
             if not self._openers:
-                self._put(text, self._style, "")
+                self._put(text, self._style)
                 return
             part, text = text[: HOLD_LIMIT - self._held], text[HOLD_LIMIT - self._held :]
-            self._hold(part, self._style, "")
+            self._hold(part, self._style)
 
-    def _add_whole(self, text: str, style: int, link: str = "") -> None:
+    def _add_whole(self, text: str, style: int) -> None:
         """Text that was read as one."""
         if self._openers:
-            self._hold(text, style, link)
+            self._hold(text, style)
         else:
-            self._put(text, style, link)
+            self._put(text, style)
 
-    def _hold(self, text: str, style: int, link: str) -> None:
+    def _hold(self, text: str, style: int) -> None:
         last = self._nodes[-1]
-        if not last.is_delimiter and last.style == style and last.link == link:
+        if not last.is_delimiter and last.style == style:
             last.text += text
         else:
-            self._nodes.append(_Node(text, style, link))
+            self._nodes.append(_Node(text, style))
         self._held += len(text)
         self._give_up_if_full()
 
@@ -341,15 +336,15 @@ class Inline:
         first = self._nodes.index(self._openers[0]) if self._openers else len(self._nodes)
         for node in self._nodes[:first]:
             if node.text:
-                self._put(node.text, node.style, node.link)
+                self._put(node.text, node.style)
         del self._nodes[:first]
         self._held = sum(len(node.text) for node in self._nodes)
 
 
-def render_inline(text: str, style: int, *, has_color: bool, has_links: bool) -> list[Piece]:
+def render_inline(text: str, style: int, *, has_color: bool) -> list[Piece]:
     """The pieces of a whole line."""
     pieces: list[Piece] = []
-    inline = Inline(lambda *piece: pieces.append(piece), has_color=has_color, has_links=has_links)
+    inline = Inline(lambda *piece: pieces.append(piece), has_color=has_color)
     inline.begin(style)
     inline.feed(text)
     inline.end()

@@ -1,6 +1,6 @@
 """Styled text on a terminal: styles as control sequences, and word wrap by display width.
 
-Knows: display columns, grapheme clusters, where a line may break, SGR and OSC 8.
+Knows: display columns, grapheme clusters, where a line may break, SGR.
 Refuses to know: Markdown, cursor movement. What is written is final: nothing here moves the cursor back.
 
 Only the 16 ANSI colours that can be read on both black and white are used, and bold, dim, italic, underline, strike.
@@ -16,8 +16,8 @@ NONE, BOLD, DIM, ITALIC, UNDERLINE, STRIKE = 0, 1, 2, 4, 8, 16
 RED, GREEN, BLUE, MAGENTA, CYAN = (number << 8 for number in (31, 32, 34, 35, 36))
 _FLAGS = ((BOLD, "1"), (DIM, "2"), (ITALIC, "3"), (UNDERLINE, "4"), (STRIKE, "9"))
 
-# Text, style, and the address it links to (empty: none).
-Piece = tuple[str, int, str]
+# Text and style.
+Piece = tuple[str, int]
 
 # A cluster with more code points than this is cut: a thousand accents on one letter must not be held for ever.
 _CLUSTER_LIMIT = 32
@@ -116,21 +116,17 @@ def reach(text: str) -> int:
 class Sink(Protocol):
     """Where wrapped lines go."""
 
-    def put(self, text: str, style: int, link: str) -> None: ...
+    def put(self, text: str, style: int) -> None: ...
     def newline(self) -> None: ...
 
 
 class Pen:
     """Writes pieces with as few control sequences as they need. Every line starts with a prefix and ends unstyled."""
 
-    def __init__(self, write: Callable[[str], None], *, has_color: bool, has_links: bool) -> None:
+    def __init__(self, write: Callable[[str], None], *, has_color: bool) -> None:
         self._write = write
         self._has_color = has_color
-        self._has_links = has_links
         self._style = NONE
-        self._link = ""  # open now
-        self._last_link = ""
-        self._link_count = 0
         self._first: Sequence[Piece] = ()
         self._rest: Sequence[Piece] = ()
         self.is_line_start = True
@@ -139,13 +135,13 @@ class Pen:
         """The prefix of the next line, and of the lines after it."""
         self._first, self._rest = first, rest
 
-    def put(self, text: str, style: int, link: str) -> None:
+    def put(self, text: str, style: int) -> None:
         if self.is_line_start:
             self.is_line_start = False
             for piece in self._first:
                 self._emit(*piece)
             self._first = self._rest
-        self._emit(text, style, link)
+        self._emit(text, style)
 
     def newline(self) -> None:
         """End the line. A prefix nothing was written behind still shows, without trailing spaces."""
@@ -153,20 +149,14 @@ class Pen:
             prefix = list(self._first)
             while prefix and not prefix[-1][0].strip():
                 prefix.pop()
-            for index, (text, style, link) in enumerate(prefix):
-                self._emit(text.rstrip() if index == len(prefix) - 1 else text, style, link)
+            for index, (text, style) in enumerate(prefix):
+                self._emit(text.rstrip() if index == len(prefix) - 1 else text, style)
             self._first = self._rest
-        self.reset()
+        self._set_style(NONE)
         self._write("\n")
         self.is_line_start = True
 
-    def reset(self) -> None:
-        """No style, no link."""
-        self._set_link("")
-        self._set_style(NONE)
-
-    def _emit(self, text: str, style: int, link: str) -> None:
-        self._set_link(link)
+    def _emit(self, text: str, style: int) -> None:
         self._set_style(style)
         self._write(text)
 
@@ -174,17 +164,6 @@ class Pen:
         if self._has_color and style != self._style:
             self._write(sgr(style))
             self._style = style
-
-    def _set_link(self, link: str) -> None:
-        if not self._has_links or link == self._link:
-            return
-        if link:  # the number tells the terminal which pieces are one link, where a line break divides it
-            self._link_count += link != self._last_link
-            self._last_link = link
-            self._write(f"\x1b]8;id=slm{self._link_count};{link}\x1b\\")
-        else:
-            self._write("\x1b]8;;\x1b\\")
-        self._link = link
 
 
 class Wrapper:
@@ -202,7 +181,7 @@ class Wrapper:
         self._spaces: list[Piece] = []  # seen, not yet written
         self._word: list[Piece] = []  # the clusters of the word that is being read
         self._word_width = 0
-        self._cluster, self._style, self._link = "", NONE, ""
+        self._cluster, self._style = "", NONE
         self._runs_on = False  # inside of an address that is longer than a line
 
     def begin(self, width: int) -> None:
@@ -210,19 +189,19 @@ class Wrapper:
         self._width = max(width, 2)  # a wide character needs two
         self._column = 0
 
-    def feed(self, text: str, style: int = NONE, link: str = "") -> None:
+    def feed(self, text: str, style: int = NONE) -> None:
         for char in text:
             if char == " " or char == "\t":
                 self._push()
                 self._flush_word()
                 self._end_address()
                 if len(self._spaces) < self._width:
-                    self._spaces.append((" ", style, link))
+                    self._spaces.append((" ", style))
             elif self._cluster and extends(self._cluster, char):
                 self._cluster += char
             else:
                 self._push()
-                self._cluster, self._style, self._link = char, style, link
+                self._cluster, self._style = char, style
 
     def end(self) -> None:
         """The paragraph's last word, without the line end."""
@@ -238,15 +217,15 @@ class Wrapper:
             return
         self._cluster = ""
         if self._runs_on:
-            self._put([(cluster, self._style, self._link)])
+            self._put([(cluster, self._style)])
             self._column += cluster_width(cluster)
             return
         if self._word and _may_break(self._word[-1][0], cluster):
             self._flush_word()
-        self._word.append((cluster, self._style, self._link))
+        self._word.append((cluster, self._style))
         self._word_width += cluster_width(cluster)
         is_long = self._keeps_addresses and self._word_width > self._width
-        if is_long and _ADDRESS.match("".join(text for text, _, _ in self._word[:8])):
+        if is_long and _ADDRESS.match("".join(text for text, _ in self._word[:8])):
             self._begin_address()
         while self._word_width > self._width and len(self._word) > 1:
             self._break_word()
@@ -288,7 +267,7 @@ class Wrapper:
             self._sink.newline()
         self._spaces.clear()
         taken = used = 0
-        for cluster, _, _ in self._word:
+        for cluster, _ in self._word:
             columns = cluster_width(cluster)
             if taken and used + columns > self._width:
                 break
@@ -302,18 +281,18 @@ class Wrapper:
             self._column = 0
 
     def _put(self, pieces: Iterable[Piece]) -> None:
-        for text, style, link in merged(pieces):
-            self._sink.put(text, style, link)
+        for piece in merged(pieces):
+            self._sink.put(*piece)
 
 
 def merged(pieces: Iterable[Piece]) -> list[Piece]:
     """Neighbours that look alike as one piece."""
     result: list[Piece] = []
-    for text, style, link in pieces:
-        if result and result[-1][1] == style and result[-1][2] == link:
-            result[-1] = (result[-1][0] + text, style, link)
+    for text, style in pieces:
+        if result and result[-1][1] == style:
+            result[-1] = (result[-1][0] + text, style)
         else:
-            result.append((text, style, link))
+            result.append((text, style))
     return result
 
 
@@ -322,13 +301,13 @@ def fold(pieces: Iterable[Piece], width: int) -> list[list[Piece]]:
     lines = _Lines()
     wrapper = Wrapper(lines)
     wrapper.begin(width)
-    for text, style, link in pieces:
+    for text, style in pieces:
         for index, part in enumerate(text.split("\n")):
             if index:
                 wrapper.end()
                 lines.newline()
                 wrapper.begin(width)
-            wrapper.feed(part, style, link)
+            wrapper.feed(part, style)
     wrapper.end()
     return lines.lines
 
@@ -339,8 +318,8 @@ class _Lines:
     def __init__(self) -> None:
         self.lines: list[list[Piece]] = [[]]
 
-    def put(self, text: str, style: int, link: str) -> None:
-        self.lines[-1].append((text, style, link))
+    def put(self, text: str, style: int) -> None:
+        self.lines[-1].append((text, style))
 
     def newline(self) -> None:
         self.lines.append([])

@@ -6,10 +6,9 @@ Refuses to know: other inline markup, how a link is shown.
 
 import re
 
-# Longest address that becomes a link, in characters; the limit of VTE is 2,083 bytes.
+# Longest address that is taken for one, in characters.
 ADDRESS_LIMIT = 2000
-# The only schemes that become links: a click must not run or open anything on this machine.
-SCHEMES = ("http://", "https://", "mailto:")
+SCHEMES = ("http://", "https://")
 # What follows `[text]`: a destination without spaces (parentheses paired) or in <>, and perhaps a title.
 TARGET = re.compile(
     r"\([ \t]*(<[^<>]*>|[^\s()<][^\s()]*(?:\([^\s()]*\)[^\s()]*)*|)"
@@ -49,13 +48,3 @@ def without_punctuation(address: str) -> str:
         else:
             break
     return address
-
-
-def safe_target(address: str) -> str:
-    """The address as OSC 8 may carry it (printable ASCII), or empty: the text alone must do."""
-    if not address.lower().startswith(SCHEMES):
-        return ""
-    from urllib.parse import quote  # late: 4 ms, for the first link
-
-    target = quote(address, safe="%!#$&'()*+,/:;=?@[]~-._", errors="replace")
-    return target if len(target) <= ADDRESS_LIMIT else ""

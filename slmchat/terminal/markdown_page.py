@@ -7,17 +7,15 @@ from collections.abc import Callable, Sequence
 
 from slmchat.terminal.markdown_layout import DIM, NONE, Pen, Piece, Wrapper
 
-_BAR: Piece = ("│ ", DIM, "")
+_BAR: Piece = ("│ ", DIM)
 
 
 class Page:
     """The growing page. After `begin`, `wrapper` takes text that is wrapped and `pen` text that is not."""
 
-    def __init__(
-        self, write: Callable[[str], None], width: Callable[[], int], *, has_color: bool, has_links: bool
-    ) -> None:
+    def __init__(self, write: Callable[[str], None], width: Callable[[], int], *, has_color: bool) -> None:
         self._width = width
-        self.pen = Pen(write, has_color=has_color, has_links=has_links)
+        self.pen = Pen(write, has_color=has_color)
         self.wrapper = Wrapper(self.pen, keeps_addresses=True)
         self._has_output = False
         self._last_depth = 0  # quote bars of the block above
@@ -76,4 +74,4 @@ class Page:
 
 
 def _space(columns: int) -> list[Piece]:
-    return [(" " * columns, NONE, "")] if columns > 0 else []
+    return [(" " * columns, NONE)] if columns > 0 else []

@@ -43,9 +43,8 @@ def alignments(line: str) -> list[str] | None:
 class Table:
     """Rows that share their columns. The widths are settled when the first rows are drawn; later they only grow."""
 
-    def __init__(self, header: list[str], aligns: list[str], *, has_color: bool, has_links: bool) -> None:
+    def __init__(self, header: list[str], aligns: list[str], *, has_color: bool) -> None:
         self._has_color = has_color
-        self._has_links = has_links
         self._header = header
         self._aligns = aligns
         self._count = max(len(header), len(aligns))
@@ -83,7 +82,7 @@ class Table:
                 self._make_room(row, width)
                 yield from self._columns(row)
                 if is_header:
-                    yield [((" " * _GAP).join("─" * columns for columns in self._widths), DIM, "")]
+                    yield [((" " * _GAP).join("─" * columns for columns in self._widths), DIM)]
             elif not is_header:
                 if self._has_listed:
                     yield []
@@ -108,8 +107,8 @@ class Table:
         pieces: list[Piece] = []
         for part in text.split("\n"):
             if pieces:
-                pieces.append(("\n", NONE, ""))
-            pieces += render_inline(part.strip(), style, has_color=self._has_color, has_links=self._has_links)
+                pieces.append(("\n", NONE))
+            pieces += render_inline(part.strip(), style, has_color=self._has_color)
         return pieces
 
     def _columns(self, row: list[list[Piece]]) -> Iterator[list[Piece]]:
@@ -121,10 +120,10 @@ class Table:
             missing = 0  # spaces due before the next text
             for lines, columns, align in zip(folded, self._widths, self._padded_aligns(), strict=True):
                 part = lines[number] if number < len(lines) else []
-                spare = max(0, columns - sum(text_width(text) for text, _, _ in part))
+                spare = max(0, columns - sum(text_width(text) for text, _ in part))
                 before = spare if align == ">" else spare // 2 if align == "^" else 0
                 if part:
-                    line += [(" " * (missing + before), NONE, ""), *part]
+                    line += [(" " * (missing + before), NONE), *part]
                     missing = spare - before + _GAP
                 else:
                     missing += columns + _GAP
@@ -139,12 +138,12 @@ class Table:
         for name, cell in zip(names, row, strict=True):
             if cell:
                 label = self._inline(name + ":" if name else "", BOLD)
-                yield from fold([*label, (" ", NONE, ""), *cell] if label else cell, width)
+                yield from fold([*label, (" ", NONE), *cell] if label else cell, width)
 
 
 def _natural(cell: list[Piece]) -> int:
     """The width of a cell that is not folded."""
-    return max(map(reach, "".join(text for text, _, _ in cell).split("\n")))
+    return max(map(reach, "".join(text for text, _ in cell).split("\n")))
 
 
 def _share(natural: Sequence[int], width: int) -> list[int]:

@@ -27,11 +27,7 @@ class StatusBar:
     """The line; `close` gives the terminal back as it was."""
 
     def __init__(
-        self,
-        send: Callable[[ControlSequences], None],
-        *,
-        has_color: bool,
-        size: Callable[[], tuple[int, int]],
+        self, send: Callable[[ControlSequences], None], *, has_color: bool, size: Callable[[], tuple[int, int]]
     ) -> None:
         """`send` writes sequences to the terminal. `size` answers (columns, lines) of the terminal, now."""
         self._send = send

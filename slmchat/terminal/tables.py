@@ -172,4 +172,4 @@ def _listed(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int
 
 
 def _folded(text: str, width: int) -> list[str]:
-    return ["".join(piece for piece, _, _ in line).rstrip() for line in fold([(text, NONE, "")], max(1, width))]
+    return ["".join(piece for piece, _ in line).rstrip() for line in fold([(text, NONE)], max(1, width))]

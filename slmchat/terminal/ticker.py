@@ -8,12 +8,11 @@ from collections.abc import Callable
 
 
 class Ticker:
-    """Calls `act` every `period_s` seconds, the first time after `first_s`, until `stop`."""
+    """Calls `act` every `period_s` seconds until `stop`."""
 
-    def __init__(self, act: Callable[[], None], period_s: float, first_s: float | None = None) -> None:
+    def __init__(self, act: Callable[[], None], period_s: float) -> None:
         self._act = act
         self._period_s = period_s
-        self._first_s = period_s if first_s is None else first_s
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="ticker")
         self._thread.start()
@@ -24,7 +23,5 @@ class Ticker:
         self._thread.join()
 
     def _run(self) -> None:
-        wait_s = self._first_s
-        while not self._is_over.wait(wait_s):
+        while not self._is_over.wait(self._period_s):
             self._act()
-            wait_s = self._period_s

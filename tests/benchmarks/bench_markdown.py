@@ -63,7 +63,7 @@ def document(kind: str) -> str:
 
 def time_calls(text: str) -> list[float]:
     """Seconds of each call."""
-    stream = MarkdownStream(lambda text: None, width=lambda: 80, has_links=True)
+    stream = MarkdownStream(lambda text: None, width=lambda: 80)
     times = []
     for start in range(0, len(text), CHUNK):
         before = time.perf_counter()

@@ -9,6 +9,7 @@ of its own, so that many can ask at once.
 
 import difflib
 from collections.abc import Callable
+from contextlib import closing
 
 from slmchat.endpoints import Endpoint
 from slmchat.engine.api import ModelInfo, Pool, Prompt, SessionSettings, StreamPool, TextLogits
@@ -111,11 +112,8 @@ def load(
 
 def list_models(endpoint: Endpoint, key: str | None, route: Route, tell: Callable[[str], None]) -> tuple[Listed, ...]:
     """The models of an endpoint. Raises `SlmError` (network)."""
-    client = Client(endpoint, key, route, tell)
-    try:
+    with closing(Client(endpoint, key, route, tell)) as client:
         return _models(client, must_tell=True) or ()
-    finally:
-        client.close()
 
 
 def _models(client: Client, *, must_tell: bool) -> tuple[Listed, ...] | None:
@@ -137,11 +135,8 @@ def served_adapters(
     endpoint: Endpoint, key: str | None, route: Route, tell: Callable[[str], None]
 ) -> tuple[RemoteAdapter, ...]:
     """The LoRA adapters of an endpoint. Raises `SlmError` as `list_adapters` does."""
-    client = Client(endpoint, key, route, tell)
-    try:
+    with closing(Client(endpoint, key, route, tell)) as client:
         return list_adapters(client)
-    finally:
-        client.close()
 
 
 def choose(models: tuple[Listed, ...] | None, name: str | None, endpoint: Endpoint) -> Listed:

@@ -8,16 +8,7 @@ the model is the right one (models/warm_server.py).
 
 from collections.abc import Sequence
 
-from slmchat.engine.api import (
-    Embedder,
-    ModelInfo,
-    Pool,
-    Prompt,
-    Session,
-    SessionSettings,
-    StreamPool,
-    TextLogits,
-)
+from slmchat.engine.api import Embedder, ModelInfo, Pool, Prompt, Session, SessionSettings, StreamPool, TextLogits
 from slmchat.engine.warm.codec import encode
 from slmchat.engine.warm.connection import WarmConnection, ask
 from slmchat.engine.warm.pool import WarmPool

@@ -10,7 +10,7 @@ from dataclasses import replace
 from slmchat.engine.api import Pool
 from slmchat.engine.cancellable import CancelScope
 from slmchat.errors import ExitCode, SlmError
-from slmchat.generation.batch.answers import ChosenTexts, ChosenValues
+from slmchat.generation.batch.answers import ChosenTexts
 from slmchat.generation.batch.prompts import Asked, PromptMaker, SeveralPrompts
 from slmchat.generation.batch.rows import Row
 from slmchat.generation.calibration import LEAST_ROWS, Calibration, Labelled, calibrated
@@ -25,7 +25,7 @@ def labelled_format(name: str) -> str:
 
 
 def fit(
-    answers: ChosenTexts | ChosenValues,
+    answers: ChosenTexts,
     prompts: PromptMaker | SeveralPrompts,
     pool: Pool,
     rows: Iterator[Row],

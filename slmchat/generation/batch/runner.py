@@ -14,15 +14,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.answers import Answers, Unsuitable
 from slmchat.generation.batch.progress import Progress
 from slmchat.generation.batch.prompts import Asked, PromptMaker, SeveralPrompts
-from slmchat.generation.batch.records import (
-    Begun,
-    Expected,
-    RecordWriter,
-    Window,
-    encoded,
-    fingerprint,
-    read_begun,
-)
+from slmchat.generation.batch.records import Begun, Expected, RecordWriter, Window, encoded, fingerprint, read_begun
 from slmchat.generation.batch.rows import Row, RowSource
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.reporting import Reporter
