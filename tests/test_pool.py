@@ -191,6 +191,20 @@ class TestTwins:
         )
         assert n_whole >= (0 if is_recurrent else 8)
 
+    @pytest.mark.parametrize("parallel", [2, 8])
+    def test_a_text_that_several_questions_are_about_is_read_once(
+        self, plain: llama.LlamaEngine, open_pool: Open, parallel: int
+    ) -> None:
+        """Four texts behind what all prompts begin with, four questions about each, one after the other."""
+        texts = [HEAD + " ".join(WORDS[3 * n :]) * 2 for n in range(4)]
+        prompts = [_plain(text + " " + " ".join(WORDS[n : n + 4])) for text in texts for n in range(4)]
+        expected = _alone(plain, prompts)
+        found = _results(open_pool(plain, parallel, n_ctx=1024).run(_requests(prompts)))
+        assert _n_equal(found, expected) >= 14
+        counts = [each.finish.usage for each in (found[n] for n in range(16)) if each.finish is not None]
+        n_read = sum(usage.prompt_tokens - usage.cached_tokens for usage in counts)
+        assert n_read < 4 * max(plain.count(_plain(text)) for text in texts) + 16 * 20
+
 
 class TestEnds:
     def test_every_reason_to_end(self, plain: llama.LlamaEngine, open_pool: Open) -> None:
