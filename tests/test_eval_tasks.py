@@ -415,7 +415,9 @@ class TestSelection:
 
     def test_choices_that_are_seldom_right_stay_seldom(self) -> None:
         """A sample has the answers of a task in their own shares, whatever these are."""
-        items = [replace(self.task().items[0], id=str(n), answers=("positive" if n % 4 else "negative",)) for n in range(80)]
+        items = [
+            replace(self.task().items[0], id=str(n), answers=("positive" if n % 4 else "negative",)) for n in range(80)
+        ]
         drawn = EvalMethod(limit=20).selected(replace(self.task(), items=tuple(items))).items
         assert Counter(item.answers[0] for item in drawn) == {"positive": 15, "negative": 5}
 
