@@ -80,6 +80,13 @@ class TestSuite:
                 schema = next(tool.parameters for tool in item.tools if tool.name == item.call.name)
                 assert SchemaCheck(schema).problem(chosen) is None, item.id
 
+    def test_an_answer_that_may_be_right_is_not_cut(self) -> None:
+        """Where an instruction allows so many words, there is room for more of them, in any vocabulary."""
+        for item in task_catalog.load("instructions").items:
+            words = item.checks.get("words", 0)
+            most = words[1] if isinstance(words, list) else words
+            assert item.max_tokens is None or item.max_tokens >= 1.5 * most + 8, item.id
+
     def test_no_empty_answer_satisfies_an_instruction(self) -> None:
         for item in task_catalog.load("instructions").items:
             assert answer_checks.failed("", item.checks), item.id
@@ -157,6 +164,12 @@ class TestTaskFiles:
             (GOOD, {"answer": "a"}, "mine.jsonl, line 2", "'question' is missing, and the prompt asks for it"),
             (GOOD, {"question": ["?"], "answer": "a"}, "mine.jsonl, line 2", "'question' must be a text"),
             (GOOD, {"question": "?", "answer": "a", "id": "1"}, "mine.jsonl, line 2", "stands in line 1 already"),
+            (
+                GOOD,
+                {"question": "?", "answer": "a", "max_tokens": "few"},
+                "mine.jsonl, line 2",
+                "'max_tokens' must be a",
+            ),
             ('kind = "number"\n', {"question": "?", "answer": "four"}, "mine.jsonl, line 2", "must be a number"),
             ('kind = "choices"\n', {"question": "?", "answer": "a"}, "mine.jsonl, line 2", "two or more different"),
             (
