@@ -254,7 +254,7 @@ class EvalOptions:
     think: str | None = _same("think")
     think_budget: int | None = _same("think_budget")
     raw: bool = _same("raw")
-    parallel: int = _device("--parallel", help="Answers at once.", metavar="N", default=8, within=ranges.PARALLEL)
+    parallel: int = _device("--parallel", help="Answers at once.", metavar="N", default=16, within=ranges.PARALLEL)
     ctx: int | None = _same("ctx")
     threads: int | None = _same("threads")
     gpu_layers: str | None = _same("gpu_layers")

@@ -70,7 +70,7 @@ def write_shape(path: Path, shape: Shape) -> Path:
         add = {int: writer.add_uint32, float: writer.add_float32, list: writer.add_array}[type(value)]
         add(f"{shape.architecture}.{key}", value)  # type: ignore[operator]
     size = 0
-    for name, sides, type_name in _tensors(shape):
+    for name, sides, type_name in tensors(shape):
         kind = GGMLQuantizationType[type_name]
         block, block_bytes = GGML_QUANT_SIZES[kind]
         n_bytes = int(np.prod(sides)) // block * block_bytes
@@ -87,7 +87,7 @@ def write_shape(path: Path, shape: Shape) -> Path:
     return path
 
 
-def _tensors(shape: Shape) -> list[tuple[str, tuple[int, ...], str]]:
+def tensors(shape: Shape) -> list[tuple[str, tuple[int, ...], str]]:
     wide, narrow, embedding = shape.heads * shape.head, shape.kv_heads * shape.head, shape.embedding
     found: list[tuple[str, tuple[int, ...], str]] = [
         ("token_embd.weight", (embedding, shape.vocabulary), shape.output_type),

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "llama": lambda path: write_tiny_llama(path, chat_template=None, context_length=512),
     "phi3": lambda path: write_tiny_phi3(path, context_length=512),
     "sliding window": write_tiny_gemma3,
+    "window as long as the context": partial(write_tiny_gemma3, window=512),
     "recurrent": write_tiny_mamba,
 }
 SETTINGS = SessionSettings(512, 1, 1)

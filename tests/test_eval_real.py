@@ -12,13 +12,17 @@ from typing import Any
 
 import pytest
 from conftest import Outcome, environment, run_slm
+from gguf_random import write_random
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama, write_tiny_mamba
+from gguf_shapes import Shape
 from hub_server import HubServer
 from terminal import Terminal
 
 from slmchat.engine import llama
 from slmchat.engine.api import Choices, Limits, Part, Prompt, Request, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.evaluation import task_catalog
+from slmchat.evaluation.method import EvalMethod
 
 pytestmark = pytest.mark.real
 
@@ -240,6 +244,29 @@ def test_mistakes_are_a_sentence_and_a_code(
     done = slm("eval", *(str(tiny) if word == "TINY" else word for word in arguments))
     assert (done.code, done.out) == (code, "")
     assert says in done.err
+
+
+def test_the_time_of_the_suite_is_measured_with_answers_of_given_lengths(home: Path, tmp_path: Path) -> None:
+    control = ("<|im_start|>", "<|im_end|>")
+    words = write_tiny_llama(tmp_path / "words.gguf", chat_template=CHATML_TEMPLATE, extra_control_tokens=control)
+    shape = Shape("llama", 2, 256, 256, 4, 2, 64, 2000, "Q4_0", context=2048)
+    model = write_random(tmp_path / "random.gguf", shape, words)
+    asked = EvalMethod(limit=4).selected(task_catalog.load("mathematics")).items
+    lengths = json.loads((DATA / "lengths.json").read_text())["mathematics"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.eval_time", str(model), "--task", "mathematics", "--limit", "4", "--plain"],
+        cwd=DATA.parents[2],
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    _name, _passes, _read, generated, *_ = next(
+        line for line in done.stdout.splitlines() if line.startswith("mathematics  ")
+    ).split()
+    # the first token of an answer is picked behind its prompt
+    assert int(generated.replace(",", "")) == sum(lengths[item.id] - 1 for item in asked)
 
 
 @pytest.mark.model

@@ -24,6 +24,7 @@ from slmchat.commands.eval import eval_models
 from slmchat.engine.api import Request, Result, Score, SessionSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation import grading, task_catalog
+from slmchat.evaluation.method import EvalMethod
 from slmchat.evaluation.progress import EvalProgress, TimeBudget
 from slmchat.evaluation.records import EvalItem, ItemResult, ModelReport, TaskKind, TaskResult
 from slmchat.evaluation.report_records import differences
@@ -189,6 +190,12 @@ class TestScores:
         assert (asked.thinking.mode, asked.thinking.budget) == ("on", 100)
         assert told.task()["answers"][0]["answer"] == "It is 0." and told.task()["score"] == 1
 
+    def test_a_row_may_allow_fewer_tokens_than_its_task(self, bench: Bench) -> None:
+        rows = [{"question": f"What is {n}?", "answer": n, **more} for n, more in enumerate(({}, {"max_tokens": 9}))]
+        engine = bench.engine("a")
+        bench("a", tasks=[bench.task("number", *rows, toml="max_tokens = 50\n")])
+        assert [request.limits.max_tokens for request in list(engine.requests)[-2:]] == [50, 9]
+
     def test_an_item_that_cannot_be_asked_counts_as_wrong_and_is_told(self, bench: Bench) -> None:
         error = SlmError("it does not fit.", exit_code=ExitCode.CONTEXT)
         bench.engine("a").answer = lambda prompt: error if "What is 1?" in prompt else _says_the_number(prompt)
@@ -277,6 +284,26 @@ class TestKept:
             bench("a", resume=True)
         with pytest.raises(SlmError, match="just as it was begun"):
             bench(resume=True, parallel=3)
+
+    def test_a_sample_of_all_tasks_together_is_gone_on_with_and_a_named_task_is_asked_whole(self, bench: Bench) -> None:
+        def answer(prompt: str) -> str:
+            if "\nQuestion: In which year was the lighthouse built?" in prompt:
+                os.kill(os.getpid(), 2)
+            return "0"
+
+        engine = bench.engine("a")
+        engine.score = lambda prompt, text: Score((-1.0,))
+        engine.answer = answer
+        assert bench("a").code is ExitCode.INTERRUPTED
+        engine.answer = lambda prompt: "0"
+        whole = bench(resume=True)
+        assert whole.code is ExitCode.DONE
+        assert {task["task"]: task["items"] for task in whole.report["models"][0]["tasks"]}["sentiment"] == 48
+        assert all(task["done"] == task["items"] >= 40 for task in whole.report["models"][0]["tasks"])
+        n_asked = len(engine.requests)
+        assert bench(resume=True).report["models"] == whole.report["models"]
+        assert len(engine.requests) == n_asked
+        assert bench("a", tasks=["sentiment"]).task()["items"] == 204
 
     def test_a_file_that_is_no_run_is_named(self, bench: Bench) -> None:
         folder = bench.home / "data" / "evaluations"
@@ -536,7 +563,7 @@ class TestShown:
     def test_the_list_has_every_task(self, bench: Bench) -> None:
         told = bench(is_list=True)
         assert [each["task"] for each in told.report] == [*task_catalog.SUITE, *task_catalog.PUBLIC]  # type: ignore[index]
-        assert all(word in bench(is_list=True, json=False).out for word in ("gsm8k", "MIT", "knowledge"))
+        assert all(word in bench(is_list=True, json=False).out for word in ("gsm8k", "MIT", "knowledge", "48 of 204"))
 
     def test_a_task_that_does_not_exist_is_answered_with_the_nearest(self, bench: Bench) -> None:
         with pytest.raises(SlmError, match="there is no task 'mathematic'") as caught:
@@ -640,6 +667,32 @@ class TestTime:
             now[0] += 2
             progress.add()
         assert said[-1] == "m · mathematics 5 of 10, 0:30 left"
+
+    def test_the_time_left_is_told_before_the_first_item_and_stays_about_right(self) -> None:
+        """The whole suite on a device that reads 100 tokens a second, as many as SmolLM2-135M was measured to take."""
+        spent = {"knowledge": 8.2, "reasoning": 13.5, "mathematics": 58.8, "reading": 29.6, "instructions": 32.9}
+        spent |= {"tools": 63.5, "sentiment": 15.3}
+        said: list[str] = []
+        now = [0.0]
+
+        class Reporter:
+            has_status_line = True
+
+            def status(self, text: str) -> None:
+                said.append(text)
+
+        tasks = [EvalMethod(is_suite=True).selected(task_catalog.load(name)) for name in task_catalog.SUITE]
+        progress = EvalProgress(Reporter(), tasks, 1, lambda: now[0])  # type: ignore[arg-type]
+        progress.expect(100.0)
+        for task in tasks:
+            progress.begin("m", task, 0)
+            for _ in task.items:
+                now[0] += spent[task.name] / len(task.items)
+                progress.add()
+                minutes, seconds = map(int, said[-1].rpartition(", ")[2].removesuffix(" left").split(":"))
+                left = sum(spent.values()) - now[0]
+                assert left / 1.5 - 5 < 60 * minutes + seconds < left * 1.5 + 5, said[-1]
+        assert re.fullmatch(r"m · knowledge 0 of 52, 3:[0-5]\d left", said[0]), said[0]
 
 
 class TestScatter:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,13 @@ class TestSuite:
                 chosen = {name: values[0] for name, values in item.call.arguments.items()}
                 schema = next(tool.parameters for tool in item.tools if tool.name == item.call.name)
                 assert SchemaCheck(schema).problem(chosen) is None, item.id
+
+    def test_an_answer_that_may_be_right_is_not_cut(self) -> None:
+        """Where an instruction allows so many words, there is room for more of them, in any vocabulary."""
+        for item in task_catalog.load("instructions").items:
+            words = item.checks.get("words", 0)
+            most = words[1] if isinstance(words, list) else words
+            assert item.max_tokens is None or item.max_tokens >= 1.5 * most + 8, item.id
 
     def test_no_empty_answer_satisfies_an_instruction(self) -> None:
         for item in task_catalog.load("instructions").items:
@@ -156,6 +164,12 @@ class TestTaskFiles:
             (GOOD, {"answer": "a"}, "mine.jsonl, line 2", "'question' is missing, and the prompt asks for it"),
             (GOOD, {"question": ["?"], "answer": "a"}, "mine.jsonl, line 2", "'question' must be a text"),
             (GOOD, {"question": "?", "answer": "a", "id": "1"}, "mine.jsonl, line 2", "stands in line 1 already"),
+            (
+                GOOD,
+                {"question": "?", "answer": "a", "max_tokens": "few"},
+                "mine.jsonl, line 2",
+                "'max_tokens' must be a",
+            ),
             ('kind = "number"\n', {"question": "?", "answer": "four"}, "mine.jsonl, line 2", "must be a number"),
             ('kind = "choices"\n', {"question": "?", "answer": "a"}, "mine.jsonl, line 2", "two or more different"),
             (
@@ -390,7 +404,35 @@ class TestSelection:
         drawn = EvalMethod(is_sampled=True).selected(self.task()).items
         assert drawn != self.task().items
         assert sorted(item.id for item in drawn) == sorted(item.id for item in self.task().items)
-        assert EvalMethod(is_sampled=True, limit=5).selected(self.task()).items == drawn[:5]
+        five = EvalMethod(is_sampled=True, limit=5).selected(self.task()).items
+        assert sorted(item.id for item in five) == sorted(
+            item.id for item in EvalMethod(limit=5).selected(self.task()).items
+        )
+
+    def test_of_all_tasks_together_one_asks_a_sample_that_is_the_same_every_time_and_half_and_half(self) -> None:
+        once, twice = (EvalMethod(is_suite=True).selected(self.task()) for _ in range(2))
+        assert once.items == twice.items and len(once.items) == once.sample == 48
+        assert Counter(item.answers[0] for item in once.items) == {"positive": 24, "negative": 24}
+        numbers = [int(item.id) for item in once.items]
+        assert numbers == sorted(numbers) and numbers[-1] > 150
+        others = [name for name in task_catalog.SUITE if name != "sentiment"]
+        assert {task_catalog.load(name).sample for name in others} == {None}
+
+    def test_with_minutes_it_is_the_same_sample(self) -> None:
+        drawn = EvalMethod(is_suite=True, is_sampled=True).selected(self.task()).items
+        assert set(map(id, drawn)) == set(map(id, EvalMethod(is_suite=True).selected(self.task()).items))
+
+    def test_who_names_a_task_or_a_limit_gets_what_they_asked_for(self) -> None:
+        assert EvalMethod().selected(self.task()).items == self.task().items
+        assert len(EvalMethod(is_suite=True, limit=100).selected(self.task()).items) == 100
+
+    def test_choices_that_are_seldom_right_stay_seldom(self) -> None:
+        """A sample has the answers of a task in their own shares, whatever these are."""
+        items = [
+            replace(self.task().items[0], id=str(n), answers=("positive" if n % 4 else "negative",)) for n in range(80)
+        ]
+        drawn = EvalMethod(limit=20).selected(replace(self.task(), items=tuple(items))).items
+        assert Counter(item.answers[0] for item in drawn) == {"positive": 15, "negative": 5}
 
     def test_groups_do_not_depend_on_what_comes_behind_them(self) -> None:
         items = self.task().items

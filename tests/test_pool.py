@@ -59,6 +59,15 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[llama.LlamaEngin
     engine.close()
 
 
+@pytest.fixture(scope="module")
+def wide_window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[llama.LlamaEngine]:
+    """A sliding window that is as long as a context window of 512 tokens."""
+    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
+    engine = llama.load(write_tiny_gemma3(path, window=512))
+    yield engine
+    engine.close()
+
+
 def _settings(n_ctx: int = 512) -> SessionSettings:
     return SessionSettings(n_ctx, threads=1, threads_batch=1)
 
@@ -190,6 +199,24 @@ class TestTwins:
             for each in found.values()
         )
         assert n_whole >= (0 if is_recurrent else 8)
+
+    @pytest.mark.parametrize("parallel", [2, 8])
+    @pytest.mark.parametrize("kind", ["plain", "wide_window"])
+    def test_a_text_that_several_questions_are_about_is_read_once(
+        self, request: pytest.FixtureRequest, open_pool: Open, parallel: int, kind: str
+    ) -> None:
+        """Four texts behind what all prompts begin with, four questions about each, one after the other. A sliding window
+        that no prompt leaves makes no difference."""
+        engine: llama.LlamaEngine = request.getfixturevalue(kind)
+        texts = [HEAD + " ".join(WORDS[3 * n :]) * 2 for n in range(4)]
+        prompts = [_plain(text + " " + " ".join(WORDS[n : n + 4])) for text in texts for n in range(4)]
+        expected = _alone(engine, prompts)
+        found = _results(open_pool(engine, parallel, n_ctx=512).run(_requests(prompts)))
+        assert _n_equal(found, expected) >= 14
+        counts = [each.finish.usage for each in (found[n] for n in range(16)) if each.finish is not None]
+        n_read = sum(usage.prompt_tokens - usage.cached_tokens for usage in counts)
+        assert max(usage.prompt_tokens for usage in counts) < 480
+        assert n_read < 4 * max(engine.count(_plain(text)) for text in texts) + 16 * 20
 
 
 class TestEnds:

@@ -94,6 +94,7 @@ def _method(options: EvalOptions) -> EvalMethod:
     return EvalMethod(
         limit=options.limit,
         is_sampled=options.minutes is not None,
+        is_suite=not options.tasks,
         is_greedy=options.sampler == "greedy",
         is_raw=options.raw,
         think=think,

@@ -10,7 +10,7 @@ from string import ascii_uppercase
 from slmchat.errors import ExitCode
 from slmchat.evaluation import task_catalog
 from slmchat.evaluation.method import EvalMethod
-from slmchat.evaluation.records import ModelReport, TaskResult, completed
+from slmchat.evaluation.records import EvalTask, ModelReport, TaskResult, completed
 from slmchat.evaluation.report_records import as_json, differences
 from slmchat.options import EvalOptions
 from slmchat.terminal.console import Console
@@ -30,23 +30,42 @@ def show_tasks(console: Console, *, is_json: bool) -> ExitCode:
     public = [(name, task_catalog.table(name)) for name in task_catalog.PUBLIC]
     if is_json:
         told: list[dict[str, object]] = [
-            {"task": task.name, "kind": task.kind.value, "items": len(task.items), "title": task.title, "hub": None}
+            {
+                "task": task.name,
+                "kind": task.kind.value,
+                "items": len(task.items),
+                "sample": task.sample,
+                "title": task.title,
+                "hub": None,
+            }
             for task in own
         ]
         told += [
-            {"task": name, "kind": found.get("kind", ""), "items": None, "title": found.get("title", ""), "hub": hub}
+            {
+                "task": name,
+                "kind": found.get("kind", ""),
+                "items": None,
+                "sample": None,
+                "title": found.get("title", ""),
+                "hub": hub,
+            }
             for name, found in public
             for hub in [{**found.values["hub"], "license": found.get("license", "")}]
         ]
         console.print_json(told)
         return ExitCode.DONE
-    rows = [(task.name, f"{len(task.items):,}", task.kind.value, task.title, "") for task in own]
+    rows = [(task.name, _n_items(task), task.kind.value, task.title, "") for task in own]
     rows += [
         (name, "", found.get("kind", ""), found.get("title", ""), found.get("license", "")) for name, found in public
     ]
     columns = (Column("TASK"), Column("ITEMS", rank=2), Column("KIND", rank=3), Column("WHAT", is_prose=True))
     console.table((*columns, Column("FROM THE HUB", rank=1)), rows)
     return ExitCode.DONE
+
+
+def _n_items(task: EvalTask) -> str:
+    """`48 of 204` where not all of them are asked when no task is named."""
+    return f"{task.sample} of {len(task.items):,}" if task.sample else f"{len(task.items):,}"
 
 
 def show(reports: Sequence[ModelReport], method: EvalMethod, options: EvalOptions, console: Console) -> None:

@@ -123,18 +123,16 @@ class LlamaPool(PrefixPool[PreparedRequest]):
                 self._waiting.append(item)
 
     def _place_waiting(self) -> None:
-        held: list[PreparedRequest] = []  # the same prompt is being read: what is read is theirs too
+        held: list[PreparedRequest] = []  # what they begin with is being read: it is theirs too
         while self._waiting and self._free and len(self._busy) < self._growth.allowed and not self._is_cancelled:
             if self._is_crowded and self._busy:
                 break
             work = self._waiting.popleft()
-            twin = self._twin_of(work)
-            if twin is not None and twin.is_in_prompt:
+            other, n_shared = self._nearest(work)
+            if other is not None and other.n_evaluated < n_shared:
                 held.append(work)
                 continue
-            if twin is not None:
-                n_shared = len(work.tokens) - 1
-            else:
+            if other is None:
                 n_shared = 0 if work is self._alone else self._share(work.tokens)
             self._last = work.tokens
             if self._busy and len(work.tokens) - n_shared >= self._plan.cells - self._n_held():
@@ -142,20 +140,38 @@ class LlamaPool(PrefixPool[PreparedRequest]):
                 break
             self._is_crowded = work is self._alone
             sequence = self._free.pop()
-            if twin is not None:
-                self._sequences.copy(twin.sequence, sequence, n_shared)
+            if other is not None:
+                self._sequences.copy(other.sequence, sequence, n_shared)
             else:
                 self._prefix.begin(sequence, n_shared)
             self._busy.append(Slot(sequence, work, n_shared, self._n_ctx, self._loaded))
         self._waiting.extendleft(reversed(held))
 
-    def _twin_of(self, work: PreparedRequest) -> Slot | None:
-        """A completion of the same prompt that is worked on and has more of it than the shared prefix, where a part of
-        a sequence can be copied; rather one whose prompt is read."""
-        if not self._sequences.can_copy_part or self._prefix.common(work.tokens) == len(work.tokens) - 1:
-            return None
-        twins = [slot for slot in self._busy if slot.work.tokens == work.tokens]
-        return next((slot for slot in twins if not slot.is_in_prompt), twins[0] if twins else None)
+    def _nearest(self, work: PreparedRequest) -> tuple[Slot | None, int]:
+        """The completion that is worked on and whose prompt has most in common with this one, where that is more than
+        the shared prefix has (questions about one text, several answers to one prompt), and how many tokens that is.
+
+        What is not evaluated yet is waited for where it is most of what this prompt would have to read itself. Not
+        where only a whole sequence can be copied.
+        """
+        if not self._sequences.can_copy_part or work is self._alone:
+            return None, 0
+        n_prefix = self._prefix.common(work.tokens)
+        n_own = len(work.tokens) - n_prefix
+        mark = work.tokens[n_prefix : n_prefix + MIN_SHARED]  # most others are told apart by this
+        best: Slot | None = None
+        most = n_prefix
+        for slot in self._busy:
+            tokens = slot.work.tokens
+            if tokens[n_prefix : n_prefix + MIN_SHARED] != mark and tokens != work.tokens:
+                continue
+            common = n_common(tokens, work.tokens)
+            is_there = slot.n_evaluated >= common
+            is_worth_it = is_there or 2 * (common - n_prefix) >= n_own - 1
+            is_better = common > most or (common == most and best is not None and is_there)
+            if is_worth_it and is_better:
+                best, most = slot, common
+        return best, most
 
     def _n_held(self) -> int:
         """Cells in use, counting those of the shared prefix once."""

@@ -59,10 +59,11 @@ class Sequences:
         abortable_from: int,
         is_split: bool = False,
         vision: Vision | None = None,
+        longest: int | None = None,
     ) -> None:
         """`started`: as `LoadedModel` has it. `is_cancelled` is asked inside batches of `abortable_from` tokens or
         more. `is_split`: each sequence has its share of the cells for itself. `vision`: where tokens may stand for
-        images, what knows which.
+        images, what knows which. `longest`: no sequence gets more tokens than these; None: nobody knows.
 
         Raises `SlmError` (NO_FIT) when the memory cannot be had."""
         self._api = api
@@ -71,9 +72,11 @@ class Sequences:
         self._abortable_from = abortable_from
         self._has_gpu = native.has_gpu_backend()
         # A sliding window has forgotten what lies before it, a recurrent state cannot go back: of these only a whole
-        # sequence can be copied (llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp).
+        # sequence can be copied (llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp). A window that is as long as any
+        # sequence forgets nothing.
         self._has_state = has_state(api, model)
-        self.can_copy_part: bool = not (self._has_state or api.llama_model_n_swa(model))
+        is_sliding = api.llama_model_n_swa(model) and (longest is None or longest > api.llama_model_n_swa(model))
+        self.can_copy_part: bool = not (self._has_state or is_sliding)
         self._abort = api.ggml_abort_callback(guarded(lambda _data: is_cancelled(), instead=True))
         self._no_abort = api.ggml_abort_callback()
         self._vision = vision

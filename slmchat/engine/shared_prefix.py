@@ -170,6 +170,7 @@ class PrefixPool(ABC, Generic[Prepared]):
             is_cancelled=lambda: self._is_cancelled,
             abortable_from=abortable_from,
             vision=vision,
+            longest=settings.n_ctx,
         )
         counting = tuple(adapter for adapter in settings.adapters if adapter.scale)
         if key is not None and counting:

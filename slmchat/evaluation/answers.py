@@ -139,7 +139,7 @@ class GeneratedAnswers:
         return prompts.prompt_of(self._task, item, self._lay_out)
 
     def room(self, engine: Engine) -> int:
-        return prompts.room_of(self._task, self._thinking, is_raw=self.is_raw)
+        return prompts.room_of(self._task.max_tokens, self._thinking, is_raw=self.is_raw)
 
     def request(self, number: int, item: EvalItem) -> Request:
         limits = prompts.limits_of(self._task, item, self._info, self._thinking, is_raw=self.is_raw)

@@ -25,6 +25,7 @@ _SEED = 20_261_126
 class EvalMethod:
     """`limit`: items of each task, None: all. `is_sampled`: items in a drawn order, as many as there is time for.
 
+    `is_suite`: no task was named: where a task says how many of its items are enough then, so many are asked.
     `is_greedy`: the most probable token always; else the sampler of the model's maker. `is_raw`: no chat template.
     `n_parallel`: answers at once. `best_of`: the best of so many answers counts. `n_ctx`: tokens of the context window,
     None: as many as the items need. `kv_type`, `threads`: as they were asked for, None: as they are without asking.
@@ -32,11 +33,12 @@ class EvalMethod:
 
     limit: int | None = None
     is_sampled: bool = False
+    is_suite: bool = False
     is_greedy: bool = True
     is_raw: bool = False
     think: str = "off"
     think_budget: int = 0
-    n_parallel: int = 8
+    n_parallel: int = 16
     n_ctx: int | None = None
     kv_type: str | None = None
     threads: int | None = None
@@ -60,18 +62,29 @@ class EvalMethod:
 
     def selected(self, task: EvalTask) -> EvalTask:
         """The task with the items that are asked: drawn with a fixed seed, then in their own order or `is_sampled`."""
+        most = self.limit if self.limit is not None or not self.is_suite else task.sample
         items = list(task.items)
-        if self.is_sampled:
-            items = _shuffled(items)[: self.limit]
-        elif self.limit is not None and self.limit < len(items):
-            chosen = set(_shuffled(range(len(items)))[: self.limit])
+        if most is not None and most < len(items):
+            chosen = set(_drawn(items, most))
             items = [item for number, item in enumerate(items) if number in chosen]
+        if self.is_sampled:
+            items = _shuffled(items)
         return replace(task, items=tuple(items))
 
     def groups(self, items: Sequence[EvalItem]) -> Iterator[Sequence[EvalItem]]:
         """The items in groups of `group_size`; the last one may be smaller."""
         for begin in range(0, len(items), self.group_size):
             yield items[begin : begin + self.group_size]
+
+
+def _drawn(items: Sequence[EvalItem], n: int) -> list[int]:
+    """The places of `n` items. Where all have the same choices, each of these is right as often as in all items: the
+    drawn items are sorted by their answers, and every so many-th is taken."""
+    places = _shuffled(range(len(items)))
+    if len({item.choices for item in items}) > 1 or not items[0].choices:
+        return places[:n]
+    places.sort(key=lambda place: items[place].answers[0])
+    return [places[(2 * k + 1) * len(places) // (2 * n)] for k in range(n)]
 
 
 def _shuffled(values: Sequence[Any]) -> list[Any]:

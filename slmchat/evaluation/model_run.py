@@ -140,6 +140,8 @@ class ModelRun:
             self._note_memory()
             if speed is not None:
                 self._kept.add_speed(self._key, speed)
+        known = self._kept.speeds.get(self._key)
+        self._progress.expect(known.prompt_tps if known is not None else None)
 
     def _window(self, task: EvalTask, asking: Asking, opened: OpenModel) -> int:
         """Tokens that the longest prompt of a task needs with its answer, as far as characters tell which one it is.

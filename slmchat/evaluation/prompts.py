@@ -68,7 +68,8 @@ def _bare_parts(messages: Sequence[Message]) -> Iterator[str]:
 
 def limits_of(task: EvalTask, item: EvalItem, info: ModelInfo, thinking: Thinking, *, is_raw: bool) -> Limits:
     """Where an answer ends. A thought has room of its own beside the answer's."""
-    limits = Limits(room_of(task, thinking, is_raw=is_raw), RAW_STOP if is_raw else ())
+    most = min(task.max_tokens, item.max_tokens or task.max_tokens)
+    limits = Limits(room_of(most, thinking, is_raw=is_raw), RAW_STOP if is_raw else ())
     limits = params.with_thinking(limits, thinking, info.architecture, is_raw=is_raw)
     if task.kind is not TaskKind.TOOLS:
         return limits
@@ -83,10 +84,10 @@ def limits_of(task: EvalTask, item: EvalItem, info: ModelInfo, thinking: Thinkin
     )
 
 
-def room_of(task: EvalTask, thinking: Thinking, *, is_raw: bool) -> int:
-    """Tokens that an answer of the task may take, with its thought."""
+def room_of(max_tokens: int, thinking: Thinking, *, is_raw: bool) -> int:
+    """Tokens that an answer of `max_tokens` may take with its thought."""
     is_thinking = thinking.mode is not ThinkingMode.OFF and not is_raw
-    return task.max_tokens + ((thinking.budget or 0) + _CLOSING_ROOM if is_thinking else 0)
+    return max_tokens + ((thinking.budget or 0) + _CLOSING_ROOM if is_thinking else 0)
 
 
 def greedy() -> SamplerSettings:

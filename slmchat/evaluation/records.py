@@ -41,7 +41,8 @@ class EvalItem:
 
     `answers`: the accepted ones; of choices the right one. `worked`: the answer that it has as an example (few-shot),
     "" where that is the first accepted one. `checks`: what a program verifies (answer_checks.py), by name. `tools`:
-    what may be called, and `call` the right call; None with tools: no call is right.
+    what may be called, and `call` the right call; None with tools: no call is right. `max_tokens`: of its answer, where
+    that is fewer than the task allows.
     """
 
     id: str
@@ -52,6 +53,7 @@ class EvalItem:
     checks: Mapping[str, Any] = field(default_factory=dict)
     tools: tuple[Tool, ...] = ()
     call: "ExpectedCall | None" = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class EvalTask:
     `system`: the system message, "" for none. `examples`: shown before each item, read once. `max_tokens`: of an
     answer. `uses_template`: through the model's chat template, where it has one; else as bare text. `content_free`:
     the prompt with inputs that say nothing, where what a model prefers behind them is taken away from its choice.
+    `sample`: so many of its items are asked when all tasks that come with slm are, None: all.
     """
 
     name: str
@@ -95,6 +98,7 @@ class EvalTask:
     license: str = ""
     source: str = ""
     left_out: LeftOut = LeftOut()
+    sample: int | None = None
 
     @property
     def chance(self) -> float:

@@ -56,6 +56,7 @@ def load(file: Path, name: str | None = None) -> EvalTask:
         license=table.get("license", ""),
         source=table.get("source", ""),
         left_out=left_out,
+        sample=table.get("sample", None),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation import answer_checks
 from slmchat.evaluation.records import EvalItem, ExpectedCall, LeftOut, TaskKind
-from slmchat.evaluation.task_table import TaskTable, is_texts
+from slmchat.evaluation.task_table import COUNT, TaskTable, is_count, is_texts
 from slmchat.generation.classify import CONTENT_FREE
 from slmchat.generation.numbers import number_in
 from slmchat.generation.tools import Tool
@@ -89,8 +89,11 @@ class TaskRows:
         worked = row.get("worked", "")
         if not isinstance(worked, str):
             raise Unusable("'worked' must be a text")
+        most = row.get("max_tokens")
+        if most is not None and not is_count(most):
+            raise Unusable(f"'max_tokens' must be {COUNT}")
         graded = _BY_KIND[self._kind](self, row)
-        return EvalItem(str(id), self._prompt_of(row), worked=worked, **graded)
+        return EvalItem(str(id), self._prompt_of(row), worked=worked, max_tokens=most, **graded)
 
     def _prompt_of(self, row: Mapping[str, Any]) -> str:
         def value(found: re.Match[str]) -> str:

@@ -21,6 +21,9 @@ from slmchat.text_files import read as read_text
 # What the field with the answer of a row may hold besides the answer itself.
 ANSWER_FORMS = ("text", "index", "label", "flags")
 
+_MOST = 32_768
+COUNT = f"a whole number from 1 to {_MOST}"
+
 
 @dataclass(frozen=True, slots=True)
 class TaskKey:
@@ -46,8 +49,8 @@ def _is_pattern(value: object) -> bool:
         return False
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 < value <= 32_768
+def is_count(value: object) -> bool:
+    return type(value) is int and 0 < value <= _MOST
 
 
 def _text(meaning: str) -> TaskKey:
@@ -77,9 +80,10 @@ KEYS: Mapping[str, TaskKey] = {
     "normalize": _one_of(tuple(Normalization), "by what the log-probability of a choice is divided; `none`"),
     "calibrate": _flag("take away what the model prefers without any input (the same choices for all items)"),
     "examples": _text("a file with items that are shown, with their answers, before each question"),
-    "max_tokens": TaskKey(_is_count, "a whole number from 1 to 32768", "the most tokens of an answer; 256"),
+    "max_tokens": TaskKey(is_count, COUNT, "the most tokens of an answer; 256 (a row may say fewer)"),
     "template": _flag("whether the model's chat template is used, where it has one; true"),
     "tool": TaskKey(lambda value: isinstance(value, list), "tables [[tool]]", "a function that may be called"),
+    "sample": TaskKey(is_count, COUNT, "how many items are asked when no task is named (for those that come with slm)"),
     "id": _text("the field with the id of an item; without it `id`, else the number of its line"),
     "choices_field": _text("the field with the choices of an item; without it `choices`"),
     "labels_field": _text("the field with the labels of the choices, where `answer_is` is `label`"),
