@@ -11,8 +11,8 @@ regression on both features, which is where those of slm's thresholds come from.
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from ask_samples import Question, questions, write_documents
 from retrieval_recall import all_minilm
 
-from slmchat.engine.api import Embedder, Embedding, TextOrTokens
-from slmchat.errors import SlmError
 from slmchat.reporting import LogReporter
 from slmchat.retrieval import thresholds
 from slmchat.retrieval.answers import TOP
@@ -49,21 +47,6 @@ class Found:
         return self.asked.span is not None
 
 
-class _Remembering:
-    """An embedder that computes no text twice: the same sentences come with many questions."""
-
-    def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
-        self._known: dict[TextOrTokens, Embedding | SlmError] = {}
-        self.cancel, self.close = embedder.cancel, embedder.close
-
-    def run(self, texts: Iterator[TextOrTokens]) -> Iterator[Embedding | SlmError]:
-        asked = list(texts)
-        new = [text for text in dict.fromkeys(asked) if text not in self._known]
-        self._known |= dict(zip(new, self._embedder.run(iter(new)), strict=True))
-        yield from (self._known[text] for text in asked)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--no-vectors", action="store_true")
@@ -71,16 +54,18 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=TOP)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        documents = write_documents(Path(directory, "documents"))
-        vectors = None
-        if not options.no_vectors:
-            opened = all_minilm(Path(directory))
-            vectors = replace(opened, embedder=_Remembering(opened.embedder))
-        index = DocumentIndex(None, lambda text: -(-len(text) // 4), vectors)
-        index.add([documents], LogReporter(), lambda: False)
-        found = [_found(asked, index, options.top, documents if options.one else None) for asked in questions()]
-        index.close()
+        found = found_of(Path(directory), has_vectors=not options.no_vectors, top=options.top, is_one=options.one)
     print(table(found, has_vectors=not options.no_vectors))
+
+
+def found_of(directory: Path, *, has_vectors: bool, top: int = TOP, is_one: bool = False) -> list[Found]:
+    """What a search finds for every question. `is_one`: in an index of the document alone that each is about."""
+    documents = write_documents(directory / "documents")
+    index = DocumentIndex(None, lambda text: -(-len(text) // 4), all_minilm(directory) if has_vectors else None)
+    index.add([documents], LogReporter(), lambda: False)
+    found = [_found(asked, index, top, documents if is_one else None) for asked in questions()]
+    index.close()
+    return found
 
 
 def _found(asked: Question, index: DocumentIndex, top: int, directory: Path | None) -> Found:
@@ -100,21 +85,26 @@ def table(found: Sequence[Found], *, has_vectors: bool) -> str:
     for name, is_small in (("very small models", True), ("other models, before they are asked", False)):
         thresholds.is_very_small = lambda _model, is_small=is_small: is_small  # type: ignore[misc]
         near_enough = np.array([thresholds.is_near(each.asked.question, each.passages, _ANY) for each in found])
-        lines.append(f"slm's thresholds, {name}: {_told(~near_enough, right)}")
+        lines.append(f"slm's thresholds, {name}: {told(~near_enough, right)}")
     by_weight: list[tuple[str, Callable[[Any, Any], Any]]] = [("a threshold on nearness", lambda _x, _y: [1.0, 0, 0])]
     if has_vectors:
         slm_weights = [1.0, thresholds.SIMILARITY_WEIGHT, 0]
         by_weight = [("a threshold on slm's sum", lambda _x, _y: slm_weights), ("a regression on both", regression)]
     for name, fitted in by_weight:
         refused = held_out(both, right, groups(found), fitted)
-        lines.append(f"{name}, documents left out: {_told(refused, right)}")
+        lines.append(f"{name}, documents left out: {told(refused, right)}")
         for what, chosen in (
             ("about a subject of the documents", [each.asked.document is not None for each in found]),
             ("about something else", [each.asked.document is None for each in found]),
             ("in English", [each.asked.language == "en" for each in found]),
             ("in German", [each.asked.language == "de" for each in found]),
         ):
-            lines.append(f"  {what}: {_told(refused[chosen], right[chosen])}")
+            lines.append(f"  {what}: {told(refused[chosen], right[chosen])}")
+        kinds = np.array([each.asked.kind or "" for each in found])
+        by_kind = [
+            f"{kind} {refused[kinds == kind].sum()} of {(kinds == kind).sum()}" for kind in sorted({*kinds} - {""})
+        ]
+        lines.append(f"  refused without an answer, by kind: {', '.join(by_kind)}")
     if has_vectors:
         lines.append(f"weights on all of them: {np.round(regression(both, right), 2)}")
     return "\n".join(lines)
@@ -123,7 +113,8 @@ def table(found: Sequence[Found], *, has_vectors: bool) -> str:
 _ANY: Any = None
 
 
-def _told(refused: Any, right: Any) -> str:
+def told(refused: Any, right: Any) -> str:
+    """How many are refused, rightly and wrongly."""
     n_wrong = f"{refused[right].mean():.0%} ({refused[right].sum()} of {right.sum()})" if right.any() else "none there"
     return f"refused without an answer {refused[~right].mean():.0%} ({refused[~right].sum()} of {(~right).sum()}), with one {n_wrong}"
 

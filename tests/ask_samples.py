@@ -23,6 +23,7 @@ class Question:
     document: str | None
     span: str | None
     language: str
+    kind: str | None = None
 
 
 def questions() -> list[Question]:

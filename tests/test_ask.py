@@ -10,6 +10,7 @@ from ask_samples import write_documents
 from conftest import SMOLLM2, Outcome, run_slm
 from endpoint_server import EndpointServer, stream
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
+from gguf_surgery import with_keys
 
 from slmchat import settings as settings_module
 
@@ -102,6 +103,35 @@ class TestNoise:
         assert ask(QUESTION).code == 2  # nothing was written
         assert ask(QUESTION, "-d", manual).code == 0
         assert ask(QUESTION, "--quotes-only").code == 0
+
+    def test_an_embedding_model_of_ones_own_is_used_by_its_name(
+        self, ask: Ask, slm: Ask, tiny: Path, manual: Path, tmp_path: Path
+    ) -> None:
+        """Its file says that it makes vectors; nothing was pulled, and the catalog does not know it."""
+        assert json.loads(ask(QUESTION, "-d", manual, "--json").out)["passages"][0]["similarity"] is None
+        own = with_keys(tiny, tmp_path / "own.gguf", {"llama.pooling_type": 1})
+        assert slm("add", "answers", tiny).code == slm("add", "mine", own).code == 0
+        done = ask(QUESTION, "-d", manual, "--json", "-v")
+        assert "searched by meaning, with mine" in done.err
+        assert json.loads(done.out)["passages"][0]["similarity"] is not None
+        assert slm("embed", "water").code == 0  # the only one there is
+        own.unlink()
+        done = ask(QUESTION, "-d", manual, "--json", "-v")
+        assert done.code == 0 and "by their words; an embedding model also" in done.err
+
+    def test_a_file_that_cannot_be_read_is_told_of_once(self, ask: Ask, manual: Path) -> None:
+        (manual.parent / ".git").mkdir()
+        (manual.parent / "a.docx").write_bytes(b"PK\x03\x04 and no archive")
+        (manual.parent / "a.png").write_bytes(b"\x89PNG\0")
+        first, second, aloud = (ask(QUESTION, "-d", manual.parent, "--quotes-only", *more) for more in ((), (), ("-v",)))
+        assert "a.docx: it is damaged." in first.err and "a.png: it is" in first.err and ".git" not in first.err
+        assert "skipped" not in second.err and second.code == 0
+        assert all(told in aloud.err for told in ("a.docx: it is damaged.", "a.png: it is", ".git: it is hidden."))
+        (manual.parent / "b.docx").write_bytes(b"PK\x03\x04 and no archive either")
+        more = ask(QUESTION, "-d", manual.parent, "--quotes-only")
+        assert "skipped 2 files, each is damaged: " in more.err and "a.png" not in more.err
+        alone = ask(QUESTION, "-d", manual.parent / "a.docx")
+        assert alone.code == 2 and "it is damaged" in alone.err  # nothing else is there: the reason again
 
     def test_what_is_forgotten_leaves_nothing(self, ask: Ask, slm: Ask, manual: Path, home: Path) -> None:
         """The index is all that is kept of a document: no state of the model, no question, no answer."""

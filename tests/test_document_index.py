@@ -29,7 +29,7 @@ from slmchat.retrieval import file_tree, words
 from slmchat.retrieval.chunks import cut
 from slmchat.retrieval.documents import Document, DocumentKind, Section
 from slmchat.retrieval.index import DocumentIndex, IndexReport
-from slmchat.retrieval.vectors import Vectors
+from slmchat.retrieval.vectors import Vectors, prefixes_of
 from slmchat.terminal.console import Console
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="names and signals of POSIX")
@@ -492,11 +492,26 @@ class TestVectors:
         index.close()
 
     def test_texts_have_the_prefixes_that_a_model_was_trained_with(self, notes: Path, colours: _Colours) -> None:
-        index = DocumentIndex(None, count_tokens, Vectors("nomic-embed@Q8_0 abc", colours))
+        prefixes = prefixes_of("nomic-embed@Q8_0 nomic-embed@Q8_0-3e243421.gguf")
+        index = DocumentIndex(None, count_tokens, Vectors("a", colours, prefixes))
         index.add([notes / "boat.txt"], LogReporter(), never)
         index.search("blue", 1)
         assert colours.texts == ["search_document: boat.txt\nThe boat Skua has a new engine.", "search_query: blue"]
         index.close()
+
+    @pytest.mark.parametrize(
+        ("description", "of_question"),
+        [
+            ("mine own.gguf EmbeddingGemma 300M gemma-embedding", "task: search result | query: "),
+            ("mine own.gguf gemma-embedding", "task: search result | query: "),
+            ("mine own.gguf nomic-bert", "search_query: "),
+            ("hf:a/multilingual-e5-small-GGUF@Q8_0 multilingual-e5-small.gguf bert", "query: "),
+            ("all-minilm@F16 all-minilm@F16-79e5c4ed.gguf bert", ""),  # not a word of its own
+            ("mine own.gguf llama", ""),
+        ],
+    )
+    def test_a_model_is_known_by_what_its_file_says(self, description: str, of_question: str) -> None:
+        assert prefixes_of(description)[0] == of_question
 
 
 class TestChunks:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from slmchat.catalog import adapter_names, hub_names, registry
 from slmchat.catalog.library import Library
-from slmchat.catalog.records import Installed
+from slmchat.catalog.records import EMBEDDING_TAG, Installed
 from slmchat.catalog.registry import Reference, UserName
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
@@ -51,6 +51,23 @@ class Finder:
             found = self.library.find(registry.load(self.user_file).resolve(name))
         own = self.names.get(found.name)
         return found if own is None else self._with_settings_of(own, found)
+
+    def embedding_models(self) -> list[Installed]:
+        """Those that are installed, by name, and behind them the files that `slm add` has named, in the order of the
+        user's own file. A file that is gone, or is not what it was, is left out. Raises `SlmError` (storage)."""
+        found = [record for record in self.library.all() if EMBEDDING_TAG in record.tags]
+        for own in self.names.values():
+            if own.target is not None and own.target.path is not None and (named := self._in_place(own.target)):
+                found.append(named)
+        return found
+
+    def _in_place(self, target: Reference) -> Installed | None:
+        """The embedding model in a file that has a name; None for anything else, or nothing."""
+        try:
+            record = self.library.find(target)
+        except SlmError:
+            return None
+        return record if EMBEDDING_TAG in record.tags else None
 
     def adapter_file(self, target: str) -> Path:
         """The file of an adapter, given as a path or as the `hf:` name of one that was pulled.

@@ -29,6 +29,7 @@ from slmchat.options import AskOptions, GenerationOptions
 from slmchat.retrieval.answer_record import answer_record
 from slmchat.retrieval.answers import TOP, Answer, DocumentAnswers
 from slmchat.retrieval.chunk_vectors import VECTORS_S
+from slmchat.retrieval.file_tree import LEFT_OUT
 from slmchat.retrieval.index import DocumentIndex, IndexReport
 from slmchat.retrieval.opening import open_index
 from slmchat.retrieval.quotations import Quotation
@@ -170,7 +171,13 @@ def tell_of(report: IndexReport, console: Console) -> None:
     for reason, files in report.skipped.items():
         names = ", ".join(shown_path(path) for path in files.examples[:_MOST_NAMED])
         more = f" and {files.n_files - _MOST_NAMED:,} more" if files.n_files > _MOST_NAMED else ""
-        console.warn(f"{counted(files.n_files, 'file')} skipped, {reason}: {names}{more}.")
+        # once: the next question is about the same files
+        is_new = files.is_news or (report.n_read and reason not in LEFT_OUT)
+        tell = console.warn if is_new or not report.n_files else console.detail
+        if files.n_files == 1:
+            tell(f"skipped {names}: it {reason}.")
+        else:
+            tell(f"skipped {files.n_files:,} files, each {reason}: {names}{more}.")
     if report.n_without_vector:
         console.note(
             f"{report.n_without_vector:,} of {counted(report.n_chunks, 'passage')} are found by their words so far; "

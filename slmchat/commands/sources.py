@@ -4,6 +4,7 @@ Knows: how a place in a file is written. Refuses to know: how quotations are fou
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from slmchat.models.backend import BackendModel, LocalModel
@@ -22,8 +23,10 @@ def source_lines(quotations: Sequence[Quotation]) -> Iterator[str]:
 
 def shown_path(path: Path) -> str:
     """A path from here, where it is below; on one line, whatever is in it."""
-    here = Path.cwd()
-    return sanitize(str(path.relative_to(here) if path.is_relative_to(here) else path), one_line=True)
+    with suppress(OSError):  # the current directory has been deleted
+        here = Path.cwd()
+        path = path.relative_to(here) if path.is_relative_to(here) else path
+    return sanitize(str(path), one_line=True)
 
 
 def smallness(model: BackendModel) -> str | None:

@@ -1,12 +1,13 @@
 """An embedding model, opened: found, loaded, ready to make vectors.
 
-Knows: which model is meant, how it computes here. Refuses to know: where texts come from, what becomes of the vectors.
+Knows: which models of this device make vectors, which is meant, how it computes here.
+Refuses to know: where texts come from, what becomes of the vectors.
 """
 
 from slmchat.catalog.library import Library
-from slmchat.catalog.records import EMBEDDING_TAG, Installed
+from slmchat.catalog.records import Installed
 from slmchat.engine.api import Embedder
-from slmchat.models import resolve
+from slmchat.models import adapters, resolve
 from slmchat.models.backend import Backend, LocalModel
 from slmchat.models.open import OpenModel
 from slmchat.options import GenerationOptions
@@ -30,8 +31,15 @@ def open_embedding(backend: Backend, options: GenerationOptions, settings: Setti
 
 
 def installed_embedding_models(settings: Settings, reporter: Reporter) -> list[Installed]:
-    """Those that are installed, by name."""
-    return [record for record in Library(settings.paths, warn=reporter.warn).all() if EMBEDDING_TAG in record.tags]
+    """Those that are installed, and files that `slm add` has named."""
+    return adapters.finder(settings, Library(settings.paths, warn=reporter.warn)).embedding_models()
+
+
+def newest_embedding_model(settings: Settings, reporter: Reporter) -> Installed | None:
+    """The one that was pulled last, else the file that was named last with `slm add`; None: there is none."""
+    there_are = installed_embedding_models(settings, reporter)
+    # a file that is used in place has no date; behind equal ones the last name of the user's own file
+    return max(enumerate(there_are), key=lambda one: (one[1].admitted_at, one[0]), default=(0, None))[1]
 
 
 def open_installed_embedding(

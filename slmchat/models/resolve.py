@@ -4,7 +4,7 @@ Knows: which model is meant when none is named. Refuses to know: the catalog of 
 """
 
 from slmchat.catalog.library import Library
-from slmchat.catalog.records import BASE_TAG, EMBEDDING_TAG, Installed
+from slmchat.catalog.records import BASE_TAG, Installed
 from slmchat.errors import ExitCode, SlmError
 from slmchat.models import adapters
 from slmchat.reporting import Reporter
@@ -31,9 +31,9 @@ def find(name: str | None, settings: Settings, reporter: Reporter) -> Installed:
 
 def find_embedding(name: str | None, settings: Settings, reporter: Reporter) -> Installed:
     """The installed embedding model of this name, or the only one; `SlmError` NO_MODEL with what to pull."""
-    library = Library(settings.paths, warn=reporter.warn)
+    finder = adapters.finder(settings, Library(settings.paths, warn=reporter.warn))
     if name is None:
-        there_are = [record.key for record in library.all() if EMBEDDING_TAG in record.tags]
+        there_are = [record.key for record in finder.embedding_models()]
         if len(there_are) != 1:
             raise SlmError(
                 "several embedding models are installed." if there_are else "no embedding model is installed.",
@@ -41,7 +41,7 @@ def find_embedding(name: str | None, settings: Settings, reporter: Reporter) -> 
                 exit_code=ExitCode.NO_MODEL,
             )
         (name,) = there_are
-    return adapters.finder(settings, library).find(name)
+    return finder.find(name)
 
 
 def is_first_run(settings: Settings) -> bool:

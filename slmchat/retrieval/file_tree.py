@@ -16,6 +16,10 @@ from slmchat.lazy_dataclasses import dataclass
 # Files of one call; a home directory has a million, and nobody means that.
 MOST_FILES = 250_000
 
+_HIDDEN, _LINK, _MADE = "is hidden", "is a link", "holds what a tool has made"
+LEFT_OUT = frozenset({_HIDDEN, _LINK, _MADE})
+"""Reasons to leave out what nobody means: no news to whoever has such files."""
+
 _TOOLS_OWN = frozenset({"node_modules", "__pycache__", "bower_components", "site-packages"})
 # What marks a directory that can be made anew: an environment of Python, a cache (bford.info/cachedir).
 _MARKS = ("pyvenv.cfg", "CACHEDIR.TAG")
@@ -63,7 +67,7 @@ def files_below(root: Path) -> Iterator[FoundFile]:
             yield FoundFile(directory, reason=_refusal(error))
             continue
         if directory != root and any(entry.name in _MARKS for entry in entries):
-            yield FoundFile(directory, reason="holds what a tool has made")
+            yield FoundFile(directory, reason=_MADE)
             continue
         below = []
         for entry in entries:
@@ -80,11 +84,11 @@ def _file(entry: "os.DirEntry[str]") -> FoundFile | None:
     path = Path(entry.path)
     try:
         if entry.name.startswith("."):
-            return FoundFile(path, reason="is hidden")
+            return FoundFile(path, reason=_HIDDEN)
         if entry.is_symlink():
-            return FoundFile(path, reason="is a link")
+            return FoundFile(path, reason=_LINK)
         if entry.is_dir(follow_symlinks=False):
-            return FoundFile(path, reason="holds what a tool has made") if entry.name in _TOOLS_OWN else None
+            return FoundFile(path, reason=_MADE) if entry.name in _TOOLS_OWN else None
         facts = entry.stat(follow_symlinks=False)
     except OSError as error:
         return FoundFile(path, reason=_refusal(error))

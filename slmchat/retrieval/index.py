@@ -12,7 +12,7 @@ import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import field
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time_ns
 
 from slmchat.database import Database, MemoryDatabase, has_fts5
 from slmchat.errors import ExitCode, SlmError
@@ -21,9 +21,9 @@ from slmchat.reporting import Reporter
 from slmchat.retrieval import words
 from slmchat.retrieval.chunk_vectors import BEST_BY_WORDS, ChunkVectors
 from slmchat.retrieval.chunks import DocumentChunk, TokenCounter, cut
-from slmchat.retrieval.file_tree import MOST_FILES, FoundFile, files_below, resolved
+from slmchat.retrieval.file_tree import LEFT_OUT, MOST_FILES, FoundFile, files_below, resolved
 from slmchat.retrieval.index_schema import SCHEMA
-from slmchat.retrieval.loaders.bounds import Unreadable
+from slmchat.retrieval.loaders.bounds import NotDocument, Unreadable
 from slmchat.retrieval.loaders.reading import DocumentReader, ReadingEnded, content_of
 from slmchat.retrieval.store import IndexedFile, KnownFile, Store, not_indexed
 from slmchat.retrieval.vectors import Vectors
@@ -62,10 +62,12 @@ class Passage:
 
 @dataclass(slots=True)
 class SkippedFiles:
-    """Files that are left out for one reason: how many, and some of them."""
+    """Files that are left out for one reason: how many, and some of them. `is_news`: one of them ought to be
+    read, and nobody was told so before."""
 
     n_files: int = 0
     examples: list[Path] = field(default_factory=list)
+    is_news: bool = False
 
 
 @dataclass(slots=True)
@@ -88,10 +90,11 @@ class IndexReport:
     is_cut: bool = False
     n_without_vector: int = 0
 
-    def skip(self, reason: str, path: Path) -> None:
+    def skip(self, reason: str, path: Path, *, is_news: bool) -> None:
         """Count a file that is left out."""
         found = self.skipped.setdefault(reason, SkippedFiles())
         found.n_files += 1
+        found.is_news = found.is_news or is_news
         if len(found.examples) < _EXAMPLES:
             found.examples.append(path)
 
@@ -173,7 +176,7 @@ class DocumentIndex:
         is_fresh: bool,
     ) -> None:
         seen: set[Path] = set()
-        n_looked_at, next_status = 0, monotonic() + _STATUS_S
+        n_looked_at, next_status, begin = 0, monotonic() + _STATUS_S, time_ns()
         for root in report.roots:
             for found in files_below(root):
                 n_looked_at += 1
@@ -193,7 +196,7 @@ class DocumentIndex:
                     continue
                 seen.add(found.path)
                 if known.problem is not None:
-                    report.skip(known.problem, found.path)
+                    report.skip(known.problem, found.path, is_news=known.read_at >= begin)
                     continue
                 report.n_files += 1
                 report.n_chunks += known.n_chunks
@@ -207,7 +210,7 @@ class DocumentIndex:
     ) -> KnownFile | None:
         """What the index knows of a file after it was read, if that was needed; None: it does not become a document."""
         if found.reason is not None:
-            report.skip(found.reason, found.path)
+            report.skip(found.reason, found.path, is_news=found.reason not in LEFT_OUT)
             return None
         known = self._store.known(found.path)
         is_same = known is not None and (known.n_bytes, known.mtime) == (found.n_bytes, found.mtime)
@@ -216,7 +219,7 @@ class DocumentIndex:
         try:
             content = content_of(found.path)
         except Unreadable as error:
-            report.skip(error.reason, found.path)
+            report.skip(error.reason, found.path, is_news=not isinstance(error, NotDocument))
             return None
         if known is not None and known.sha256 == content.sha256 and not is_fresh:
             self._store.touch(known.key, content.mtime)

@@ -6,18 +6,17 @@ is none. Refuses to know: what is in the index (index.py), how a vector is compu
 
 from collections.abc import Iterator
 
-from slmchat.catalog.library import Library
-from slmchat.catalog.records import EMBEDDING_TAG, Installed
+from slmchat.catalog.records import Installed
 from slmchat.engine.api import Embedder, Embedding, TextOrTokens
 from slmchat.errors import SlmError
 from slmchat.models.backend import Backend, LocalModel
-from slmchat.models.embedding import embedder
+from slmchat.models.embedding import embedder, newest_embedding_model
 from slmchat.models.open import OpenModel
 from slmchat.options import GenerationOptions
 from slmchat.reporting import Reporter
 from slmchat.retrieval.chunks import TokenCounter
 from slmchat.retrieval.index import DocumentIndex
-from slmchat.retrieval.vectors import Vectors
+from slmchat.retrieval.vectors import Vectors, prefixes_of
 from slmchat.settings import Settings
 
 # Digits of a model's sha256 that tell its vectors from those of another file of the same name.
@@ -36,10 +35,11 @@ def open_index(
     file = None if settings.is_private else settings.paths.documents
     if backend is not None and backend.host is not None:
         return DocumentIndex(file, count_tokens)
-    installed = _newest(settings, reporter)
+    installed = newest_embedding_model(settings, reporter)
     if installed is not None:
-        model = f"{installed.key} {(installed.sha256 or str(installed.size))[:_DIGITS]}"
-        vectors = Vectors(model, _EmbedderOnDemand(installed, settings, reporter))
+        reporter.detail(f"documents are also searched by meaning, with {installed.key}")
+        on_demand = _EmbedderOnDemand(installed, settings, reporter)
+        vectors = Vectors(_identity(installed), on_demand, prefixes_of(_description(installed)))
         return DocumentIndex(file, count_tokens, vectors)
     tell = reporter.detail if file is None or file.exists() else reporter.note
     tell("documents are searched by their words; an embedding model also finds what says it in other words:")
@@ -47,10 +47,17 @@ def open_index(
     return DocumentIndex(file, count_tokens)
 
 
-def _newest(settings: Settings, reporter: Reporter) -> Installed | None:
-    """The embedding model that was installed last; None: there is none."""
-    there_are = [one for one in Library(settings.paths, warn=reporter.warn).all() if EMBEDDING_TAG in one.tags]
-    return max(there_are, key=lambda one: (one.admitted_at, one.key), default=None)
+def _identity(installed: Installed) -> str:
+    """What tells the vectors of a model from those of another: its name and what its file is. A file that is used in
+    place has no sha256, so that its size and its time of change count: of BERT's size there are many."""
+    file = installed.files[0]
+    return f"{installed.key} {file.sha256[:_DIGITS] if file.sha256 else f'{file.size}-{file.mtime_ns}'}"
+
+
+def _description(installed: Installed) -> str:
+    """By what a model says which it is: a name of the user's own need not tell."""
+    told = (installed.name, installed.path.name, installed.title, installed.architecture)
+    return " ".join(text for text in told if text)
 
 
 class _EmbedderOnDemand:

@@ -4,6 +4,7 @@ Knows: which texts an embedding model wants (its prefixes), how vectors are kept
 Refuses to know: how a vector is computed (engine/embedding.py), SQL, words.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from slmchat.engine.api import Embedder, Embedding
@@ -14,8 +15,10 @@ from slmchat.retrieval.chunks import DocumentChunk
 
 # What a model was trained to see before a text: of a question, of a passage. From the model cards of their makers; a
 # model that is not here (all-MiniLM, gte) was trained without.
+_GEMMA = ("task: search result | query: ", "title: none | text: ")
 _PREFIXES = {
-    "embeddinggemma": ("task: search result | query: ", "title: none | text: "),
+    "embeddinggemma": _GEMMA,
+    "gemma-embedding": _GEMMA,
     "nomic": ("search_query: ", "search_document: "),
     "e5": ("query: ", "passage: "),
     "arctic-embed": ("Represent this sentence for searching relevant passages: ", ""),
@@ -26,22 +29,23 @@ _PREFIXES = {
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """An embedding model that is open. `model` tells its vectors from those of another: its name and the beginning of
-    its sha256; the prefixes are found by the name."""
+    """An embedding model that is open. `model` tells its vectors from those of another. `prefixes`: what it wants
+    before a question and before a passage (`prefixes_of`)."""
 
     model: str
     embedder: Embedder
+    prefixes: tuple[str, str] = ("", "")
 
     def of_question(self, question: str) -> bytes | None:
         """The vector of a question, packed; None where it has none. Raises `SlmError` for what ends all."""
-        made = next(self.embedder.run(iter((self._prefixes[0] + question,))), None)
+        made = next(self.embedder.run(iter((self.prefixes[0] + question,))), None)
         return packed(made.vector) if isinstance(made, Embedding) else None
 
     def of_chunks(
         self, chunks: Sequence[DocumentChunk], is_cancelled: Callable[[], bool]
     ) -> Iterator[tuple[DocumentChunk, bytes]]:
         """The vectors of those chunks that have one, in order. Raises `SlmError` for what ends all."""
-        prefix = self._prefixes[1]
+        prefix = self.prefixes[1]
         texts = (f"{prefix}{context(chunk)}\n{chunk.text}" for chunk in chunks)
         for chunk, made in zip(chunks, self.embedder.run(texts), strict=False):
             if is_cancelled():
@@ -56,7 +60,7 @@ class Vectors:
 
         One sentence in 200 tokens of other things moves the vector of a chunk little.
         """
-        prefix = self._prefixes[1]
+        prefix = self.prefixes[1]
         keys, texts = [], []
         for key, chunk in chunks.items():
             sentences = list(QuotablePassages.of((chunk.text,)).sentences())
@@ -69,10 +73,14 @@ class Vectors:
                 best[key] = max(similarities(question, [packed(made.vector)])[0], best.get(key, -1.0))
         yield from best.items()
 
-    @property
-    def _prefixes(self) -> tuple[str, str]:
-        name = self.model.lower()
-        return next((found for part, found in _PREFIXES.items() if part in name), ("", ""))
+
+def prefixes_of(description: str) -> tuple[str, str]:
+    """What a model was trained to see before a question and before a passage, by what its name, its file and its header
+    say it is."""
+    told = description.lower()
+    # as a word of its own: "e5" is in many a hash
+    known = (found for name, found in _PREFIXES.items() if re.search(rf"(?<![a-z0-9]){name}(?![a-z0-9])", told))
+    return next(known, ("", ""))
 
 
 def context(chunk: DocumentChunk) -> str:

@@ -27,3 +27,7 @@ class Unreadable(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class NotDocument(Unreadable):
+    """It is another kind of file: nobody expects it to be read."""

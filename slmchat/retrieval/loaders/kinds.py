@@ -7,7 +7,7 @@ from pathlib import Path
 
 from slmchat import text_files
 from slmchat.retrieval.documents import DocumentKind
-from slmchat.retrieval.loaders.bounds import Unreadable
+from slmchat.retrieval.loaders.bounds import NotDocument, Unreadable
 
 # So much of a file tells whether it is text: a page of a disk.
 FIRST_BYTES = 4096
@@ -31,10 +31,11 @@ _PICTURES = (".svg", ".eps", ".ps")
 
 
 def kind_of(path: Path, first: bytes) -> DocumentKind:
-    """The kind of a file that begins with these bytes. Raises `Unreadable` for what is not text, PDF or DOCX."""
+    """The kind of a file that begins with these bytes. Raises `Unreadable` for what is not text, PDF or DOCX, as
+    `NotDocument` where it does not claim to be."""
     suffix = path.suffix.lower()
     if suffix in _PICTURES:
-        raise Unreadable("is a picture, not text")
+        raise NotDocument("is a picture, not text")
     named = _BY_SUFFIX.get(suffix)
     if b"%PDF-" in first[:1024]:  # readers of PDF look for it in the first 1,024 bytes
         return DocumentKind.PDF
@@ -43,7 +44,7 @@ def kind_of(path: Path, first: bytes) -> DocumentKind:
     if named in (DocumentKind.PDF, DocumentKind.DOCX):
         raise Unreadable(f"is called {suffix} and is not one")
     if b"\0" in first and not text_files.mark_of(first)[0]:
-        raise Unreadable(why_not_text(first))
+        raise NotDocument(why_not_text(first))
     if named is None and first.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
         return DocumentKind.HTML
     return named or DocumentKind.TEXT
