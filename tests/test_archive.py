@@ -16,9 +16,9 @@ from pathlib import Path
 
 import fork_server
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from properties import HealthCheck, given
+from properties import settings as hypothesis_settings
+from properties import strategies as st
 
 from slmchat import database
 from slmchat.conversation import archive_schema, archive_search
@@ -824,7 +824,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
         st.text(), st.text(alphabet='"*-+^(){}:,.AND OR NOT NEAR ab\\%_\x00\ud800\x02\x03'), st.binary().map(repr)
     )
 )
-@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_query_is_a_good_query(library: Archive, query: str) -> None:
     for hit in library.search(query):
         assert hit.parts
@@ -943,7 +943,7 @@ def trees(draw: Callable[..., object]) -> Conversation:
 
 
 @given(talk=trees())
-@hypothesis_settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_export_import_export_is_equal(library: Archive, talk: Conversation) -> None:
     library.store(talk, talk.nodes())
     loaded = library.load(talk.id)

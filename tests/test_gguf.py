@@ -25,8 +25,8 @@ from gguf_samples import (
     tensor,
     write_big_vocabulary,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from properties import given, settings
+from properties import strategies as st
 
 from slmchat.catalog import gguf as gguf_module
 from slmchat.catalog.gguf import read_header, read_header_bytes, read_remote_header, split_parts
@@ -423,7 +423,7 @@ NUMBERS = st.one_of(st.integers(0, 20), st.sampled_from([2**31, 2**32 - 1, 2**60
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=2000)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(st.integers(4, len(GOOD) - 409), NUMBERS, st.sampled_from([1, 4, 8])), max_size=4))
 def test_mutations_of_a_good_header(changes: list[tuple[int, int, int]]) -> None:
     data = bytearray(GOOD)

@@ -8,8 +8,8 @@ from pathlib import Path, PureWindowsPath
 import gguf_samples as samples
 import pytest
 from conftest import Outcome, run_slm
-from hypothesis import example, given
-from hypothesis import strategies as st
+from properties import example, given
+from properties import strategies as st
 
 from slmchat.catalog import registry, schema
 from slmchat.catalog.library import Library, from_path

@@ -1,8 +1,8 @@
 """Formulas as text: all of one, or nothing of it."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from properties import given
+from properties import strategies as st
 
 from slmchat.terminal.latex import MOST_CHARACTERS, to_unicode
 

@@ -8,8 +8,8 @@ from itertools import pairwise
 import pyte
 import pytest
 from cpu_time import is_linear
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from properties import example, given, settings
+from properties import strategies as st
 from pyte.modes import LNM
 from wcwidth import wcswidth
 
@@ -563,7 +563,7 @@ WIDTHS = st.sampled_from([2, 3, 5, 12, 20, 40, 80])
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(DOCUMENTS, PLACES, WIDTHS, st.booleans())
 @example(SMALL_MODEL_ANSWER, list(range(1000)), 40, True)
 @example("a **" + "b" * 500 + "** `" + "c" * 500 + "` [" + "d" * 500 + "](e)", list(range(3000)), 40, True)
@@ -579,7 +579,7 @@ def test_any_split_writes_the_same(text: str, places: list[int], width: int, has
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(_ATOMS, max_size=40).map("".join), PLACES)
 def test_any_split_gives_the_same_screen(text: str, places: list[int]) -> None:
     whole, split = screen_of(render(text), height=60), screen_of(render(cuts(text, places)), height=60)
@@ -588,7 +588,7 @@ def test_any_split_gives_the_same_screen(text: str, places: list[int]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(DOCUMENTS, WIDTHS, st.booleans())
 def test_no_line_is_wider_than_the_window_or_padded(text: str, width: int, has_color: bool) -> None:
     if "```" in text or "~~~" in text or "    " in text or "\t" in text:
@@ -599,7 +599,7 @@ def test_no_line_is_wider_than_the_window_or_padded(text: str, width: int, has_c
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(DOCUMENTS, WIDTHS)
 def test_every_letter_is_shown_in_order(text: str, width: int) -> None:
     """Without the constructs that hide text (addresses, info strings) or lay it out side by side (tables)."""
@@ -612,7 +612,7 @@ def test_every_letter_is_shown_in_order(text: str, width: int) -> None:
     assert [char for char in shown if char.isalnum()] == [char for char in text if char.isalnum()]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(_ATOMS, max_size=40).map("".join))
 def test_styles_are_reset_at_the_end_of_every_line(text: str) -> None:
     for line in render(text).split("\n"):

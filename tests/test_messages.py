@@ -1,8 +1,8 @@
 """The tree of messages: retry, undo, edit and branch; what the model sees; what the recorder is told."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from properties import given
+from properties import strategies as st
 
 from slmchat.conversation.messages import Conversation, Message, Node, Role, title_of
 

@@ -7,9 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from properties import example, given
+from properties import strategies as st
 
 from slmchat.catalog import architectures, registry, schema
 from slmchat.catalog import user_file as user_file_module
@@ -408,7 +407,6 @@ NAMES = st.one_of(
 
 
 @pytest.mark.slow
-@hypothesis_settings(deadline=None)
 @given(NAMES)
 @example("~\ud800/x.gguf")
 @example("gemma3:1b@" + "x" * 10_000)
@@ -678,7 +676,6 @@ def test_file_that_cannot_be_read(user_file: Path) -> None:
     assert str(user_file) in error.message
 
 
-@hypothesis_settings(deadline=None)
 @given(
     st.recursive(
         st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
@@ -862,7 +859,6 @@ def test_remove_leaves_other_entries_alone(user_file: Path) -> None:
 
 
 @pytest.mark.slow
-@hypothesis_settings(deadline=None)
 @given(st.permutations(["a", "b", "c"]), st.lists(st.sampled_from("abc"), max_size=6))
 def test_adding_and_removing_in_any_order(
     tmp_path_factory: pytest.TempPathFactory, order: list[str], then: list[str]

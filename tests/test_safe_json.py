@@ -3,8 +3,8 @@
 import json
 import unicodedata
 
-from hypothesis import given
-from hypothesis import strategies as st
+from properties import given
+from properties import strategies as st
 
 from slmchat import safe_json
 

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 from cpu_time import is_linear
-from hypothesis import example, given
-from hypothesis import strategies as st
+from properties import example, given
+from properties import strategies as st
 
 from slmchat.invisible import REACH
 from slmchat.sanitize import SEQUENCE_LIMIT, Sanitizer, sanitize

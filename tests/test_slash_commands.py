@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from properties import given
+from properties import strategies as st
 
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.slash_commands import (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from cpu_time import is_linear
-from hypothesis import given
-from hypothesis import strategies as st
+from properties import given
+from properties import strategies as st
 
 from slmchat.conversation import template_budget
 from slmchat.conversation.messages import Message, Role

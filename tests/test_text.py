@@ -1,7 +1,7 @@
 """Bytes to whole characters, and stop sequences held back: the same text for every split."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from properties import given
+from properties import strategies as st
 
 from slmchat.engine.text import CompletionText
 

@@ -1,8 +1,8 @@
 """Thinking and answer told apart: by the marks of the families, only where they count, for every split into chunks."""
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from properties import example, given
+from properties import strategies as st
 
 from slmchat.conversation import thinking
 from slmchat.conversation.thinking import ThinkingSplitter, opens_thinking
