@@ -130,22 +130,18 @@ def test_battery_or_mains(files: dict[str, str], on_battery: bool | None, percen
     assert (is_on_battery.value, charge.value) == (on_battery, percent)
 
 
-def test_android_and_termux_are_told_by_their_marks() -> None:
+def test_android_is_told_by_its_marks() -> None:
     phone = {"ANDROID_ROOT": "/system", "ANDROID_DATA": "/data", "PREFIX": "/data/data/com.termux/files/usr"}
     assert power.is_android(phone).value
-    assert power.is_termux(phone).value
-    assert not power.is_termux({"PREFIX": "/usr"}).value
 
 
-def test_every_fact_of_this_device_has_a_source(tmp_path: Path) -> None:
+def test_every_fact_of_this_device_has_a_source() -> None:
     from dataclasses import fields
 
-    found = hardware.device(tmp_path / "not" / "there")
+    found = hardware.device()
     for field in fields(found):
         assert getattr(found, field.name).source
     assert 0 < (found.available_memory.value or 0) <= (found.total_memory.value or 0)
-    assert found.free_disk.value
-    assert found.free_disk.source == str(tmp_path)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="RLIMIT_AS")

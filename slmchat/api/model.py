@@ -257,10 +257,10 @@ class Model:
             question = PromptRequest(text if is_question else instruction, said, head, shown)
             request = self._fitting(generator.prepare(question, is_raw=raw, task=task), None)
             generator.open_scorer(generator.n_ctx)
-            found = generator.classify(request, self._shared.running)
+            found = generator.classify([request], self._shared.running)
         if found is None:
             raise SlmError("the classification was cancelled.", exit_code=ExitCode.INTERRUPTED)
-        return found[0]
+        return found[0][0]
 
     @says_parameters
     def ask(

@@ -52,11 +52,9 @@ def run(
     """
     words, reads_input = own.words or [], not own.no_input
     if len(wanted[1].choices) > 1:
-        from slmchat.commands.run_questions import run_questions
         from slmchat.commands.structured_options import refuse_beside_questions
 
         refuse_beside_questions(wanted[:2], template_options)
-        return run_questions(words, options, wanted[1], output, settings, console, reads_input=reads_input)
     start = time.perf_counter()
     params.overflow_choice(options)  # what is wrong with it is said at once; so is it below
     options = params.with_persona(options, settings)
@@ -72,7 +70,7 @@ def run(
     server = None if needs_own else WarmServer.find(options, settings)
     backend = open_backend(options, settings, console, server=server)
     template = _template(template_options, words)
-    response_format, task = _format(wanted, is_stdin_taken="-" in options.files)
+    response_format, tasks = _format(wanted, is_stdin_taken="-" in options.files)
     # 2. The model loads, behind the imports and what the prompt takes.
     opened = open_model(backend, options, settings, console)
     opened.loading.wait_until_begun()
@@ -85,7 +83,7 @@ def run(
         writer=writer,
         template=template,
         response_format=response_format,
-        task=task,
+        tasks=tasks,
         several=several,
         top_logprobs=top_logprobs,
         shows_doubt=output.confidence,
@@ -124,13 +122,16 @@ def _template(options: TemplateOptions, words: list[str]) -> "PromptFile | None"
     return prompt_file(options, words, read_text)
 
 
-def _format(wanted: Wanted, *, is_stdin_taken: bool) -> "tuple[ResponseFormat | None, ClassificationTask | None]":
-    """As `response_format_from`."""
+def _format(wanted: Wanted, *, is_stdin_taken: bool) -> "tuple[ResponseFormat | None, dict[str, ClassificationTask]]":
+    """As `response_format_from`, with what has choices by the names of the questions: "" where there is one."""
     if wanted[:2] == (FormatOptions(), ChoiceOptions()):
-        return None, None
-    from slmchat.commands.structured_options import response_format_from
+        return None, {}
+    from slmchat.commands.structured_options import questions_of, response_format_from
 
-    return response_format_from(*wanted[:2], is_stdin_taken=is_stdin_taken)
+    if len(wanted[1].choices) > 1:
+        return None, questions_of(wanted[1])
+    response_format, task = response_format_from(*wanted[:2], is_stdin_taken=is_stdin_taken)
+    return response_format, {} if task is None else {"": task}
 
 
 def _alternatives(choice: ChoiceOptions, output: OutputOptions, console: Console, *, is_streamed: bool) -> int | None:

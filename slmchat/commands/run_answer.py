@@ -4,7 +4,9 @@ Knows: the way of one prompt from its inputs to an exit code. Refuses to know: w
 read (run.py), which imports nothing of this until then.
 """
 
+import json
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from slmchat.commands.endings import exit_code, tell_of_silence
@@ -12,13 +14,12 @@ from slmchat.commands.inputs import prefix_messages, read_inputs
 from slmchat.commands.output import OutputWriter
 from slmchat.commands.several_answers import elected, settled
 from slmchat.conversation.template import get_ready
-from slmchat.engine.api import Limits
+from slmchat.engine.api import Adapter, FinishReason, Limits
 from slmchat.engine.cancellable import Cancellable
-from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.attempts import FALLBACK
-from slmchat.generation.classify import ClassificationTask, as_printed
+from slmchat.generation.classify import ClassificationTask, as_printed, question, usage_of_all
 from slmchat.generation.generator import Generator, PreparedPrompt
 from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.prompt_template import PromptFile
@@ -44,7 +45,7 @@ class RunRequest:
     writer: OutputWriter | None
     template: PromptFile | None
     response_format: ResponseFormat | None
-    task: ClassificationTask | None
+    tasks: Mapping[str, ClassificationTask]  # by the names of the questions, "" where there is one
     several: BestOfOptions | None
     top_logprobs: int | None
     shows_doubt: bool
@@ -54,7 +55,7 @@ class RunRequest:
 def answer(opened: OpenModel, plan: RunRequest, console: Console) -> ExitCode:
     """Answer one prompt by a model that is being loaded. Raises `SlmError`; the exit code tells how it ended."""
     options, settings = opened.options, opened.settings
-    response_format, task = plan.response_format, plan.task
+    response_format, tasks = plan.response_format, plan.tasks
     writer = plan.writer or OutputWriter(
         OutputOptions(), console, is_structured=plan.is_structured, is_raw_output=options.raw_output
     )
@@ -63,7 +64,9 @@ def answer(opened: OpenModel, plan: RunRequest, console: Console) -> ExitCode:
     attachments, pictures = read_inputs(options, console, reads_piped=plan.reads_piped)
     if pictures:
         opened.model.check_vision(settings)
-    request = PromptRequest(plan.instruction, attachments, prefix_messages(options, settings), pictures, plan.template)
+    prefix = prefix_messages(options, settings)
+    words = [question(plan.instruction, name) if name else plan.instruction for name in tasks or ("",)]
+    requests = [PromptRequest(each, attachments, prefix, pictures, plan.template) for each in words]
     # 1. The prompt, and a window for it.
     if not options.raw and opened.model.host is None:
         get_ready()
@@ -71,38 +74,45 @@ def answer(opened: OpenModel, plan: RunRequest, console: Console) -> ExitCode:
     for line in opened.describe(pictures):
         console.note(line)
 
-    def prepared_by(generator: Generator) -> PreparedPrompt:
-        return generator.prepare(
-            request, is_raw=options.raw, response_format=response_format, task=task, thinking=thinking
-        )
+    def prepared_by(generator: Generator) -> list[PreparedPrompt]:
+        return [
+            generator.prepare(
+                request, is_raw=options.raw, response_format=response_format, task=task, thinking=thinking
+            )
+            for request, task in zip(requests, tasks.values() or (None,), strict=True)
+        ]
 
-    prepared = prepared_by(generator)
+    questions = prepared_by(generator)
+    prepared = max(questions, key=lambda each: each.n_prompt)
     if not generator.has_room_for(prepared):  # of a server's window
         opened.load_here()
         generator = Generator(opened)
-        prepared = prepared_by(generator)
+        (prepared,) = prepared_by(generator)  # choices are not made there
     model = opened.model
     sampler = params.sampler_settings(model, settings, options, lambda: prepared.thinks(generator.engine))
     asked = settled(plan.several, response_format, sampler, is_remote=model.host is not None)
+    is_trimmed = is_trimmed and len(questions) == 1
     prepared = generator.open_for(prepared, is_trimmed=is_trimmed, n_answers=asked.n if asked else 1)
     load_s = time.perf_counter() - plan.start
     n_ctx = generator.n_ctx
     console.detail(f"context window: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}; loaded after {load_s:.2f} s")
-    if opened.adapters:
-        console.detail(f"adapters: {adapters.labels(opened.adapters)}")
+    _tell_of(opened.adapters, console)
     # 2. The completion, while it comes and as a whole.
     delegate = _Delegate(
         console,
         writer,
-        may_grow=task is None and plan.several is None and (not plan.is_structured or console.is_stdout_tty),
+        may_grow=not tasks and plan.several is None and (not plan.is_structured or console.is_stdout_tty),
         shows_doubt=plan.shows_doubt and console.is_stdout_tty and not console.is_dumb,
     )
     limits = params.limits(options, plan.top_logprobs)
     if asked is not None:
         completion = elected(generator, prepared, sampler, limits, asked, console)
         besides = _besides(completion, prepared, limits)
+    elif not tasks:
+        completion = generator.generate(prepared, sampler, limits, delegate)
+        besides = _besides(completion, prepared, limits)
     else:
-        completion, besides = _completed(generator, prepared, sampler, limits, delegate)
+        completion, besides = _chosen(generator, tasks, questions if len(questions) > 1 else [prepared], console)
     if plan.top_logprobs is not None and completion.usage.completion_tokens and not completion.logprobs:
         console.warn(f"{model.label} does not tell the probabilities of its tokens.")
     if delegate.is_shown:
@@ -121,25 +131,35 @@ def answer(opened: OpenModel, plan: RunRequest, console: Console) -> ExitCode:
     return exit_code(completion.finish_reason, console, n_ctx, generator.engine.info.trained_context_length)
 
 
+def _tell_of(counting: Sequence[Adapter], console: Console) -> None:
+    if counting:
+        console.detail(f"adapters: {adapters.labels(counting)}")
+
+
 def _silence(completion: Completion, model: BackendModel) -> str | None:
     """Why there is no answer; None: there is one, or it is an endpoint's, and then its engine tells."""
     return None if model.host else silence(completion, completion.usage, completion.finish_reason)
 
 
-def _completed(
-    generator: Generator, prepared: PreparedPrompt, sampler: SamplerSettings, limits: Limits, delegate: "_Delegate"
+def _chosen(
+    generator: Generator, names: Iterable[str], prepared: Sequence[PreparedPrompt], console: Console
 ) -> tuple[Completion, dict[str, object]]:
-    """The completion, and what `--json` says besides."""
-    if prepared.task is None:
-        completion = generator.generate(prepared, sampler, limits, delegate)
-        return completion, _besides(completion, prepared, limits)
+    """The choice of each question, and what `--json` says besides. Several are a JSON object."""
     found = generator.classify(prepared, cancelled_by_ctrl_c)
     if found is None:
-        return interrupted(prepared.n_prompt), {}
-    made, finish = found
-    delegate.detail(made.probabilities)
-    completion = Completion(str(made), None, "", finish.reason, finish.usage, finish.timings, finish.seed)
-    return completion, {"probabilities": as_printed(made.probabilities)}
+        return interrupted(max(each.n_prompt for each in prepared)), {}
+    made = {name: classification for name, (classification, _) in zip(names, found, strict=True)}
+    finishes = [finish for _, finish in found]
+    last = finishes[-1]
+    probabilities = {name: as_printed(one.probabilities) for name, one in made.items()}
+    if "" in made:
+        console.detail(", ".join(f"{text} {share:.3f}" for text, share in made[""].probabilities.items()))
+        completion = Completion(str(made[""]), None, "", last.reason, last.usage, last.timings, last.seed)
+        return completion, {"probabilities": probabilities[""]}
+    value = {name: one.label for name, one in made.items()}
+    text, usage = json.dumps(value, ensure_ascii=False), usage_of_all(finishes)
+    completion = Completion(text, value, "", FinishReason.STOP, usage, last.timings, 0)
+    return completion, {"value": value, "probabilities": probabilities}
 
 
 def _besides(completion: Completion, prepared: PreparedPrompt, limits: Limits) -> dict[str, object]:
@@ -170,10 +190,6 @@ class _Delegate:
 
     def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:
         return cancelled_by_ctrl_c(session)
-
-    def detail(self, probabilities: dict[str, float]) -> None:
-        """How probable each choice is, for `-v`."""
-        self._console.detail(", ".join(f"{text} {share:.3f}" for text, share in probabilities.items()))
 
     @property
     def may_retry(self) -> bool:

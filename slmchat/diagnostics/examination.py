@@ -44,7 +44,7 @@ def device_facts(settings: Settings) -> device_checks.Facts:
     except SlmError as error:  # the library's check says so
         fault = error
     return device_checks.Facts(
-        device=hardware.device(settings.paths.models),
+        device=hardware.device(),
         graphics=graphics(),
         library=used,
         fault=fault,

@@ -313,12 +313,7 @@ class Generator:
         )
         return completion_of(made, value)
 
-    def classify(self, prepared: PreparedPrompt, cancellable: CancelScope) -> tuple[Classification, Finish] | None:
-        """Which of the choices it is; None when that was cancelled. Raises `SlmError`, as CONTEXT."""
-        found = self.classify_all([prepared], cancellable)
-        return None if found is None else found[0]
-
-    def classify_all(
+    def classify(
         self, prepared: Sequence[PreparedPrompt], cancellable: CancelScope
     ) -> list[tuple[Classification, Finish]] | None:
         """Which of its choices each prompt is: what they begin with is read once. None when that was cancelled.

@@ -29,15 +29,12 @@ class Device:
     cpu_quota: Fact[float]
     processor: Fact[str]
     instruction_sets: Fact[tuple[str, ...]]
-    free_disk: Fact[int]
     is_on_battery: Fact[bool]
     battery_percent: Fact[int]
-    is_android: Fact[bool]
-    is_termux: Fact[bool]
 
 
-def device(place: Path, root: Path = ROOT) -> Device:
-    """What is known of this device now. `place`: the directory whose free disk counts (it need not exist yet)."""
+def device(root: Path = ROOT) -> Device:
+    """What is known of this device now."""
     performance, efficiency = cores.kinds(root)
     is_on_battery, percent = power.power(root)
     quota = cpu_quota(root)
@@ -52,11 +49,8 @@ def device(place: Path, root: Path = ROOT) -> Device:
         cpu_quota=Fact(quota, "cpu.max of its control group" if quota else "no control group limits it"),
         processor=cores.processor(root),
         instruction_sets=cores.instruction_sets(root),
-        free_disk=free_disk(place),
         is_on_battery=is_on_battery,
         battery_percent=percent,
-        is_android=power.is_android(),
-        is_termux=power.is_termux(),
     )
 
 

@@ -58,9 +58,3 @@ def is_android(environ: Mapping[str, str] = os.environ) -> Fact[bool]:
     if sys.platform == "android" or hasattr(sys, "getandroidapilevel"):
         return Fact(True, "Python was built for Android")
     return Fact("ANDROID_ROOT" in environ and "ANDROID_DATA" in environ, "ANDROID_ROOT and ANDROID_DATA")
-
-
-def is_termux(environ: Mapping[str, str] = os.environ) -> Fact[bool]:
-    """Whether this runs inside Termux."""
-    is_here = "TERMUX_VERSION" in environ or "com.termux" in environ.get("PREFIX", "")
-    return Fact(is_here, "TERMUX_VERSION and PREFIX")

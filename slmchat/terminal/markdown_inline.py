@@ -66,12 +66,11 @@ _MATH = {"\\(": "\\)", "\\[": "\\]", "$$": "$$"}
 class _Node:
     """Held text, or a run of delimiters that may still become markup."""
 
-    __slots__ = ("can_close", "can_open", "is_delimiter", "length", "style", "text")
+    __slots__ = ("can_close", "is_delimiter", "length", "style", "text")
 
     def __init__(self, text: str, style: int, *, can_open: bool = False, can_close: bool = False) -> None:
         self.text = text
         self.style = style
-        self.can_open = can_open
         self.can_close = can_close
         self.is_delimiter = can_open or can_close
         self.length = len(text)  # of the whole run, for CommonMark's rule of three
