@@ -25,7 +25,6 @@ def _mixture() -> ModelShape:
     return ModelShape(
         architecture="llama", context_length=2048, layers=(), matrices=(other, *[expert] * 4), vocabulary=1000, merges=0,
         embedding=512, feed_forward=1024, attention=512, experts=16, experts_used=2, weight_bytes=1700 * MIB,
-        is_tied=False,
     )  # fmt: skip
 
 
