@@ -72,7 +72,7 @@ class Feed(Generic[Prepared]):
         self._ready.put(None)
 
     def stop(self) -> None:
-        """Take no more from the iterator. Nothing is being prepared then: the model with its vocabulary may be freed."""
+        """Take no more from the iterator. Nothing is being prepared then: the model may be freed, with its words."""
         self._is_stopped = True
         self._room.release()
         with self._preparing:
