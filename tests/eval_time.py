@@ -6,7 +6,8 @@
 
 The file has the shape of Llama 3.2 1B, so that its arithmetic is that of the real one, and random weights, which never
 end an answer. So each answer ends where that of a real model to the same question ended: `data/evaluation/lengths.json`
-has the lengths that SmolLM2-135M gave (`--lengths` others). All else is `slm eval` as it is, in this process.
+has the lengths that SmolLM2-135M gave. `--brief` takes the length of the right answer in reading and tools, where that
+model talks on; `--lengths` takes others. All else is `slm eval` as it is, in this process.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from slmchat.evaluation.records import EvalItem, EvalTask, TaskKind
 from slmchat.terminal.console import Console
 
 HERE = Path(__file__).parent
-LENGTHS = HERE / "data" / "evaluation" / "lengths.json"
+LENGTHS, BRIEF = (HERE / "data" / "evaluation" / name for name in ("lengths.json", "lengths-brief.json"))
 
 
 @dataclass
@@ -118,6 +119,9 @@ def main() -> int:
     parser.add_argument("model", type=Path)
     parser.add_argument("--vocabulary", type=Path, help="a file with the tokens and the template, to make the model")
     parser.add_argument("--lengths", type=Path, default=LENGTHS, help="by task and id of an item")
+    parser.add_argument(
+        "--brief", action="store_const", dest="lengths", const=BRIEF, help="the lengths of right answers"
+    )
     parser.add_argument("--as-it-is", action="store_true", help="answers end where the model ends them")
     given, others = parser.parse_known_args()
     path = _made(given.model, given.vocabulary)

@@ -1,6 +1,7 @@
 """Many completions at once: the same texts as alone, for every kind of memory; limits, a full cache, lazy requests, cancel."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from slmchat.engine.api import (
     Result,
     SessionSettings,
 )
+from slmchat.engine.feed import Feed
 from slmchat.engine.kvstore import KvStore
 from slmchat.engine.parallelism import CellPlan, Growth, plan_cells
 from slmchat.engine.pool import LlamaPool
@@ -293,6 +295,26 @@ class TestJobsAsTheyCome:
         assert next(done).id == 1  # while the iterator waits for us
         more.set()
         assert [each.id for each in done] == [2]
+
+    def test_nothing_is_prepared_after_the_end(self) -> None:
+        """Whoever closes a pool frees the model next, and a prompt that is still being read would be one of no model."""
+        happened: list[str] = []
+        has_begun, is_made = threading.Event(), threading.Event()
+
+        def prepare(request: Request) -> Result:
+            has_begun.set()
+            is_made.wait()
+            while not feed._is_stopped:
+                time.sleep(0)
+            happened.append("prepared")
+            return Result(request.id)
+
+        feed = Feed(_requests(_prompts(2)), prepare, ahead=2)
+        is_made.set()
+        has_begun.wait()
+        feed.stop()
+        happened.append("stopped")
+        assert happened == ["prepared", "stopped"]
 
     def test_cancel_ends_a_wait_for_jobs(self, plain: llama.LlamaEngine, open_pool: Open) -> None:
         never = threading.Event()

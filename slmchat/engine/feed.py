@@ -35,6 +35,7 @@ class Feed(Generic[Prepared]):
         # its put() may be called from a signal handler that interrupts its get(); that of queue.Queue may not
         self._ready: SimpleQueue[Prepared | Result | _End | None] = SimpleQueue()
         self._room = threading.Semaphore(ahead)
+        self._preparing = threading.Lock()
         self._is_stopped = False
         threading.Thread(target=self._fetch, daemon=True, name="jobs").start()
 
@@ -71,9 +72,11 @@ class Feed(Generic[Prepared]):
         self._ready.put(None)
 
     def stop(self) -> None:
-        """Take no more from the iterator."""
+        """Take no more from the iterator. Nothing is being prepared then: the model may be freed, with its words."""
         self._is_stopped = True
         self._room.release()
+        with self._preparing:
+            pass
 
     def _fetch(self) -> None:
         try:
@@ -84,7 +87,11 @@ class Feed(Generic[Prepared]):
                 request = next(self._requests, None)
                 if request is None:
                     break
-                self._ready.put(request if isinstance(request, Result) else self._prepare(request))
+                with self._preparing:
+                    if self._is_stopped:
+                        return
+                    prepared = request if isinstance(request, Result) else self._prepare(request)
+                self._ready.put(prepared)
             self._ready.put(_End())
         except BaseException as error:  # noqa: BLE001 - raised again where the requests are taken
             self._ready.put(_End(error))

@@ -22,7 +22,7 @@ Clock = Callable[[], float]
 _CHARACTERS = 4.5
 _AROUND = 10
 _ANSWER_SHARE = 0.4
-_GENERATED = 1.7
+_GENERATED = 1.9
 
 # Work after which what was measured here counts as much as the speed that was measured before.
 _TRUSTED = 500.0
