@@ -130,6 +130,7 @@ class _Converter:
         self.unknown: dict[str, None] = {}
         self.places = {"root": "the schema itself"}  # rule -> where in the schema it comes from
         self.references: dict[str, str] = {"#": "root"}  # $ref, or a schema with allOf as text -> rule
+        self.targets: dict[str, Any] = {}  # $ref -> what it leads to
         self.impossible: dict[str, str] = {}  # the same -> why
         self.under_way: set[str] = set()
         self.later: list[tuple[str, Callable[[], Node]]] = []  # rules that are made when this one is done
@@ -216,7 +217,7 @@ class _Converter:
         if "allOf" in rest:
             if len(rest) == 1 and len(some(rest, "allOf", place)) == 1:
                 return self.schema(rest["allOf"][0], place)
-            key = json.dumps(rest, sort_keys=True)
+            key = _as_text(rest)
             return self.kept(key, lambda: self.plain(self.unfolded(rest, place), place), place)
         return self.plain(rest, place)
 
@@ -279,8 +280,15 @@ class _Converter:
     # -- references, alternatives, constants
 
     def reference(self, reference: Any, place: str) -> Node:
-        target = references.target(self.document, reference, place)
+        target = self.target(reference, place)
         return self.kept(reference, lambda: self.schema(target, reference), reference)
+
+    def target(self, reference: Any, place: str) -> Any:
+        """What a `$ref` leads to, looked for once. Raises `SlmError` (USAGE)."""
+        if isinstance(reference, str) and reference in self.targets:
+            return self.targets[reference]
+        found = self.targets[reference] = references.target(self.document, reference, place)
+        return found
 
     def kept(self, key: str, make: Any, place: str) -> Node:
         """The rule of a schema that several places use, or that uses itself; made once."""
@@ -312,7 +320,7 @@ class _Converter:
         beside: list[Any] = []
         while isinstance(schema, dict) and "$ref" in schema:
             reference = schema["$ref"]
-            target = references.target(self.document, reference, place)
+            target = self.target(reference, place)
             if reference in seen:
                 raise unusable(f"{reference} refers to itself in a circle")
             seen.add(reference)
@@ -349,7 +357,7 @@ class _Converter:
             where = f"{place}/{keyword}/{number}"
             made = merging.merged([others, self.resolved(option, where)], where, self.only_checked)
             # by what it says: a schema that comes to itself in this way comes to an end
-            return self.kept("option " + json.dumps(made, sort_keys=True), lambda: self.schema(made, where), where)
+            return self.kept("option " + _as_text(made), lambda: self.schema(made, where), where)
 
         return self.one_of((lambda n=n, option=option: merged(n, option)) for n, option in enumerate(options))
 
@@ -363,6 +371,10 @@ class _Converter:
         if not found:
             raise Impossible(f"no value of the enum or const in {place} is right for what stands beside it")
         return texts(spelling for value in found for spelling in spellings(value))
+
+
+# Two schemas that say the same have the same text.
+_as_text = json.JSONEncoder(sort_keys=True).encode
 
 
 def _waits(part: Any, rest: Mapping[str, Any]) -> bool:
