@@ -36,6 +36,7 @@ _LEAVES: dict[str, Callable[[JsonRules], Node]] = {
 
 # Only the check of the finished text knows them.
 _CHECKED = ("not", "if", "dependentRequired", "dependentSchemas", "dependencies", "contains", "unevaluatedItems")
+_ONLY_CHECKED = frozenset(_CHECKED)
 
 # What a schema says besides its type and what belongs to that: most say nothing of it.
 _BEYOND_TYPES = frozenset((*_CHECKED, "$ref", "allOf", "anyOf", "oneOf", "enum", "const"))
@@ -209,10 +210,10 @@ class _Converter:
         asserted = ASSERTIONS & schema.keys()
         if not asserted:
             return self.rules.value()
+        if asserted == {"$ref"}:
+            return self.reference(schema["$ref"], place)
         rest = merging.modern({key: value for key, value in schema.items() if key in asserted})
         if "$ref" in rest:
-            if len(rest) == 1:
-                return self.reference(rest["$ref"], place)
             rest = {"allOf": [{"$ref": rest["$ref"]}, *rest.get("allOf", ())], **_less(rest, "$ref", "allOf")}
         if "allOf" in rest:
             if len(rest) == 1 and len(some(rest, "allOf", place)) == 1:
@@ -226,7 +227,8 @@ class _Converter:
         for keyword in ("anyOf", "oneOf"):
             if keyword in rest:
                 return self.alternatives(rest, keyword, place)
-        self.only_checked |= {keyword: None for keyword in _CHECKED if keyword in rest}
+        if not _ONLY_CHECKED.isdisjoint(rest):
+            self.only_checked |= {keyword: None for keyword in _CHECKED if keyword in rest}
         if "const" in rest or "enum" in rest:
             return self.constants(rest, place)
         types = rest.get("type") or self.implied_types(rest)
