@@ -71,10 +71,18 @@ class SchemaGbnf:
     has_soft_limits: bool
 
 
-@lru_cache(maxsize=16)
 def to_gbnf(text: str, *, is_capped: bool) -> SchemaGbnf:
     """The grammar of a schema that is JSON text, written once for all who need it. Raises `SlmError` as `compiled`
-    does."""
+    does.
+
+    The one with soft limits is made first, as the first attempt needs it; where nothing has one, the other is the same.
+    """
+    made = _written(text, is_capped=True)
+    return made if is_capped or not made.has_soft_limits else _written(text, is_capped=False)
+
+
+@lru_cache(maxsize=16)
+def _written(text: str, *, is_capped: bool) -> SchemaGbnf:
     with _without_collector():
         made = compiled(json.loads(text), text, is_capped=is_capped)
         found = SchemaGbnf(gbnf_of(made.grammar), made.only_checked, made.unknown, made.has_soft_limits)
