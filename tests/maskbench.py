@@ -101,7 +101,7 @@ def judged(matcher: Matcher, name: str, schema: Any, tests: Sequence[dict[str, A
     start = time.process_time()
     try:
         text = json.dumps(schema, ensure_ascii=False)
-        made = json_schema.to_gbnf.__wrapped__(text, is_capped=False)
+        made = json_schema._written.__wrapped__(text, is_capped=False)
         check = SchemaCheck(schema, text)
         done = time.process_time()
         report.only_checked = made.only_checked

@@ -1,5 +1,6 @@
 """Schemas, expressions and field lists as grammars: what they let through, and what is refused by name."""
 
+import gc
 import json
 import random
 import re
@@ -226,6 +227,30 @@ class TestSchemas:
         assert not json_schema.compiled(
             {"type": "array", "items": {"const": 1}, "maxItems": 9}, is_capped=True
         ).has_soft_limits
+
+    def test_a_compiled_schema_leaves_nothing_to_the_collector(self) -> None:
+        lists = {"type": "array", "uniqueItems": True, "items": {"enum": ["a", "b", "c"]}}
+        nothing = {"allOf": [{"type": "string"}, {"type": "integer"}]}
+        schema = {
+            "properties": {"some": lists, "none": {"$ref": "#/$defs/none"}, "any": {"anyOf": [nothing, {"const": 1}]}},
+            "$defs": {"none": nothing},
+        }
+        json_schema.compiled(schema)  # what is kept for the next ones is made
+        gc.collect()
+        gc.disable()
+        try:
+            json_schema.compiled(schema)
+            assert gc.collect() == 0
+        finally:
+            gc.enable()
+
+    def test_a_schema_without_soft_limits_has_one_grammar(self) -> None:
+        for schema, is_one in (({"type": "integer"}, True), ({"type": "string"}, False)):
+            capped, open_ = (
+                json_schema.to_gbnf(json.dumps(schema), is_capped=is_capped) for is_capped in (True, False)
+            )
+            assert (capped is open_) == is_one
+            assert open_.gbnf == gbnf_of(json_schema.to_grammar(schema))
 
     def test_a_schema_nested_without_measure_is_refused(self) -> None:
         schema: Any = {"type": "null"}
@@ -486,6 +511,13 @@ class TestResponseFormat:
                     ]
                 },
                 "Answer with JSON: an object with these fields: a or a list of one of x, y.",
+            ),
+            (
+                {
+                    "$ref": "#/$defs/v",
+                    "$defs": {"v": {"anyOf": [{"type": "string"}, {"items": {"$ref": "#/$defs/v"}}]}},
+                },
+                "Answer with JSON: a text or a list of a text or a list of a text or a list of values.",
             ),
             (
                 {"properties": {"people": {"type": "array", "items": {"properties": {"name": {}}}}}},

@@ -18,6 +18,8 @@ _MOST_VALUES = 30
 _MOST_NAMES = 12
 # How deep a reference is followed.
 _MOST_STEPS = 8
+# How deep values stand in others that are still said: a schema that comes to itself would have no end.
+_MOST_DEPTH = 6
 
 
 def told(schema: Any, text: str | None = None) -> str:
@@ -31,6 +33,7 @@ def told(schema: Any, text: str | None = None) -> str:
 class _Told:
     def __init__(self, document: Any) -> None:
         self.document = document
+        self.depth = 0
 
     def whole(self) -> str:
         schema = self.resolved(self.document)
@@ -42,6 +45,15 @@ class _Told:
 
     def said(self, schema: Mapping[str, Any], *, is_outermost: bool = False) -> str:
         """A value in a few words; empty for what goes without saying at the top: one text, one number."""
+        if self.depth >= _MOST_DEPTH:
+            return ""
+        self.depth += 1
+        try:
+            return self.words(schema, is_outermost=is_outermost)
+        finally:
+            self.depth -= 1
+
+    def words(self, schema: Mapping[str, Any], *, is_outermost: bool) -> str:
         options = [self.resolved(part) for keyword in ("anyOf", "oneOf") for part in _parts(schema, keyword)]
         if options:
             named = [said for part in options if part.get("type") != "null" and (said := self.said(part))]

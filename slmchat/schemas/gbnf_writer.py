@@ -47,35 +47,26 @@ class _Writer:
         return " | ".join([self._sequence(option) for option in node.options])
 
     def _sequence(self, node: Node) -> str:
-        if type(node) is not Chain:
-            return self._item(node)
         made: list[str] = []
-        for item in node.items:  # names and texts, which most of them are, without a further call
+        for item in node.items if type(node) is Chain else (node,):
             if type(item) is Rule:
                 made.append(item.name)
             elif type(item) is Text:
                 made.append(_quoted(item.text))
+            elif type(item) is Chars:
+                made.append(_class(item.ranges))
+            elif type(item) is Repeat:
+                made.append(self._repeat(item))
             else:
-                made.append(self._item(item))
+                made.append(f"({self._alternatives(item)})")
         return " ".join(made) or '""'
-
-    def _item(self, node: Node) -> str:
-        if type(node) is Rule:
-            return node.name
-        if type(node) is Text:
-            return _quoted(node.text)
-        if type(node) is Chars:
-            return _class(node.ranges)
-        if type(node) is Repeat:
-            return self._repeat(node)
-        return f"({self._alternatives(node)})"
 
     def _repeat(self, node: Repeat) -> str:
         least, most = node.least, node.most
         if most is not None and most > MOST_REPEATS:
             most = None
         if max(least, most or 0) > _MOST_PLAIN:
-            return self._item(_in_blocks(node.item, least, most))
+            return f"({self._alternatives(_in_blocks(node.item, least, most))})"
         if most == 0:
             return '""'
         item = self._atom(node.item)

@@ -206,19 +206,19 @@ class Grammar:
 
     def prune(self) -> None:
         """Forget the rules that nothing needs."""
-        needed: dict[str, None] = {}
-        waiting: list[Node] = [Rule("root")]
+        needed = {"root"}
+        waiting: list[Node] = [self.rules["root"]]
         while waiting:
             node = waiting.pop()
-            if isinstance(node, Rule):
+            if type(node) is Rule:
                 if node.name not in needed:
-                    needed[node.name] = None
+                    needed.add(node.name)
                     waiting.append(self.rules[node.name])
-            elif isinstance(node, Chain):
-                waiting.extend(node.items)
-            elif isinstance(node, Choice):
-                waiting.extend(node.options)
-            elif isinstance(node, Repeat):
+            elif type(node) is Chain:
+                waiting += node.items
+            elif type(node) is Choice:
+                waiting += node.options
+            elif type(node) is Repeat:
                 waiting.append(node.item)
         self.rules = {name: node for name, node in self.rules.items() if name in needed}
 
@@ -280,7 +280,7 @@ def _ends(node: Node, ending: set[str]) -> bool:
     if type(node) is Rule:
         return node.name in ending
     if type(node) is Chain:
-        return all(_ends(item, ending) for item in node.items)
+        return all(type(item) is Text or _ends(item, ending) for item in node.items)
     if type(node) is Choice:
         return any(_ends(option, ending) for option in reversed(node.options))  # often the last one is nothing
     if type(node) is Repeat:
@@ -290,15 +290,20 @@ def _ends(node: Node, ending: set[str]) -> bool:
 
 def _less(node: Node, names: frozenset[str]) -> Node | None:
     """The node without what needs one of these rules; None: nothing is left."""
-    if isinstance(node, Rule):
+    if type(node) is Rule:
         return None if node.name in names else node
-    if isinstance(node, Chain):
-        items = [_less(item, names) for item in node.items]
-        return None if None in items else Chain(tuple(item for item in items if item is not None))
-    if isinstance(node, Choice):
+    if type(node) is Chain:
+        items: list[Node] = []
+        for each in node.items:
+            left = _less(each, names)
+            if left is None:
+                return None
+            items.append(left)
+        return Chain(tuple(items))
+    if type(node) is Choice:
         options = [option for each in node.options if (option := _less(each, names)) is not None]
         return choice(options) if options else None
-    if isinstance(node, Repeat):
+    if type(node) is Repeat:
         item = _less(node.item, names)
         return Repeat(item, node.least, node.most) if item is not None else None if node.least else EMPTY
     return node

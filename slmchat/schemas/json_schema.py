@@ -36,6 +36,7 @@ _LEAVES: dict[str, Callable[[JsonRules], Node]] = {
 
 # Only the check of the finished text knows them.
 _CHECKED = ("not", "if", "dependentRequired", "dependentSchemas", "dependencies", "contains", "unevaluatedItems")
+_ONLY_CHECKED = frozenset(_CHECKED)
 
 # What a schema says besides its type and what belongs to that: most say nothing of it.
 _BEYOND_TYPES = frozenset((*_CHECKED, "$ref", "allOf", "anyOf", "oneOf", "enum", "const"))
@@ -70,10 +71,18 @@ class SchemaGbnf:
     has_soft_limits: bool
 
 
-@lru_cache(maxsize=16)
 def to_gbnf(text: str, *, is_capped: bool) -> SchemaGbnf:
     """The grammar of a schema that is JSON text, written once for all who need it. Raises `SlmError` as `compiled`
-    does."""
+    does.
+
+    The one with soft limits is made first, as the first attempt needs it; where nothing has one, the other is the same.
+    """
+    made = _written(text, is_capped=True)
+    return made if is_capped or not made.has_soft_limits else _written(text, is_capped=False)
+
+
+@lru_cache(maxsize=16)
+def _written(text: str, *, is_capped: bool) -> SchemaGbnf:
     with _without_collector():
         made = compiled(json.loads(text), text, is_capped=is_capped)
         found = SchemaGbnf(gbnf_of(made.grammar), made.only_checked, made.unknown, made.has_soft_limits)
@@ -130,6 +139,7 @@ class _Converter:
         self.unknown: dict[str, None] = {}
         self.places = {"root": "the schema itself"}  # rule -> where in the schema it comes from
         self.references: dict[str, str] = {"#": "root"}  # $ref, or a schema with allOf as text -> rule
+        self.targets: dict[str, Any] = {}  # $ref -> what it leads to
         self.impossible: dict[str, str] = {}  # the same -> why
         self.under_way: set[str] = set()
         self.later: list[tuple[str, Callable[[], Node]]] = []  # rules that are made when this one is done
@@ -208,15 +218,15 @@ class _Converter:
         asserted = ASSERTIONS & schema.keys()
         if not asserted:
             return self.rules.value()
+        if asserted == {"$ref"}:
+            return self.reference(schema["$ref"], place)
         rest = merging.modern({key: value for key, value in schema.items() if key in asserted})
         if "$ref" in rest:
-            if len(rest) == 1:
-                return self.reference(rest["$ref"], place)
             rest = {"allOf": [{"$ref": rest["$ref"]}, *rest.get("allOf", ())], **_less(rest, "$ref", "allOf")}
         if "allOf" in rest:
             if len(rest) == 1 and len(some(rest, "allOf", place)) == 1:
                 return self.schema(rest["allOf"][0], place)
-            key = json.dumps(rest, sort_keys=True)
+            key = _as_text(rest)
             return self.kept(key, lambda: self.plain(self.unfolded(rest, place), place), place)
         return self.plain(rest, place)
 
@@ -225,7 +235,8 @@ class _Converter:
         for keyword in ("anyOf", "oneOf"):
             if keyword in rest:
                 return self.alternatives(rest, keyword, place)
-        self.only_checked |= {keyword: None for keyword in _CHECKED if keyword in rest}
+        if not _ONLY_CHECKED.isdisjoint(rest):
+            self.only_checked |= {keyword: None for keyword in _CHECKED if keyword in rest}
         if "const" in rest or "enum" in rest:
             return self.constants(rest, place)
         types = rest.get("type") or self.implied_types(rest)
@@ -279,8 +290,15 @@ class _Converter:
     # -- references, alternatives, constants
 
     def reference(self, reference: Any, place: str) -> Node:
-        target = references.target(self.document, reference, place)
+        target = self.target(reference, place)
         return self.kept(reference, lambda: self.schema(target, reference), reference)
+
+    def target(self, reference: Any, place: str) -> Any:
+        """What a `$ref` leads to, looked for once. Raises `SlmError` (USAGE)."""
+        if isinstance(reference, str) and reference in self.targets:
+            return self.targets[reference]
+        found = self.targets[reference] = references.target(self.document, reference, place)
+        return found
 
     def kept(self, key: str, make: Any, place: str) -> Node:
         """The rule of a schema that several places use, or that uses itself; made once."""
@@ -312,7 +330,7 @@ class _Converter:
         beside: list[Any] = []
         while isinstance(schema, dict) and "$ref" in schema:
             reference = schema["$ref"]
-            target = references.target(self.document, reference, place)
+            target = self.target(reference, place)
             if reference in seen:
                 raise unusable(f"{reference} refers to itself in a circle")
             seen.add(reference)
@@ -349,7 +367,7 @@ class _Converter:
             where = f"{place}/{keyword}/{number}"
             made = merging.merged([others, self.resolved(option, where)], where, self.only_checked)
             # by what it says: a schema that comes to itself in this way comes to an end
-            return self.kept("option " + json.dumps(made, sort_keys=True), lambda: self.schema(made, where), where)
+            return self.kept("option " + _as_text(made), lambda: self.schema(made, where), where)
 
         return self.one_of((lambda n=n, option=option: merged(n, option)) for n, option in enumerate(options))
 
@@ -363,6 +381,10 @@ class _Converter:
         if not found:
             raise Impossible(f"no value of the enum or const in {place} is right for what stands beside it")
         return texts(spelling for value in found for spelling in spellings(value))
+
+
+# Two schemas that say the same have the same text.
+_as_text = json.JSONEncoder(sort_keys=True).encode
 
 
 def _waits(part: Any, rest: Mapping[str, Any]) -> bool:

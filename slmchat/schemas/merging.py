@@ -71,7 +71,7 @@ def _joined(one: dict[str, Any], other: Mapping[str, Any], place: str, left_out:
             apart.append({keyword: value})
         else:  # patterns, formats and the like
             left_out["if" if keyword in ("then", "else") else keyword] = None
-    if any(keyword in other for keyword in _CONTAINERS):
+    if not _CONTAINERS.isdisjoint(other):
         made |= _objects(one, other)
         made |= _arrays(one, other)
     if apart:
@@ -103,9 +103,11 @@ def _each_once(parts: Sequence[Any]) -> list[Any]:
     return kept
 
 
-_CONTAINERS = (
-    *("properties", "patternProperties", "additionalProperties", "prefixItems", "items", "additionalItems"),
-    "propertyNames",
+_CONTAINERS = frozenset(
+    (
+        *("properties", "patternProperties", "additionalProperties", "prefixItems", "items", "additionalItems"),
+        "propertyNames",
+    )
 )
 
 

@@ -38,6 +38,7 @@ _WANTED: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "dependentRequired": ("an object of lists of names", _each(_are_names)),
     "dependencies": ("an object of schemas or lists of names", _each(lambda one: _is_schema(one) or _are_names(one))),
 }
+_KEYWORDS = frozenset(_WANTED)
 # Of which one stands in the text of every schema that has one of them: looking for all of them took twice as long.
 _SPELLED = ('"not"', '"if"', '"then"', '"else"', 'ontains"', '"propertyNames"', '"uniqueItems"', '"depend')
 
@@ -45,15 +46,20 @@ _SPELLED = ('"not"', '"if"', '"then"', '"else"', 'ontains"', '"propertyNames"', 
 def refuse(document: Any, text: str) -> None:
     """Raises `SlmError` (USAGE) for a schema in which such a keyword has a value that it cannot have. `text`: the
     schema as JSON text, which says at once when there is none of them."""
-    if not any(spelled in text for spelled in _SPELLED):
+    if not any(spelled in text for spelled in _SPELLED) or not any(map(_wrong, keywords.all_below(document))):
         return
     waiting = [("#", document)]
     while waiting:
         place, schema = waiting.pop()
         if not isinstance(schema, dict):
             continue
-        for keyword in _WANTED.keys() & schema.keys():
-            wanted, is_right = _WANTED[keyword]
-            if not is_right(schema[keyword]):
-                raise unusable(f'the keyword "{keyword}" (at {place}) must be {wanted}')
+        if (keyword := _wrong(schema)) is not None:
+            raise unusable(f'the keyword "{keyword}" (at {place}) must be {_WANTED[keyword][0]}')
         waiting.extend((place + step, part) for step, part in keywords.below(schema))
+
+
+def _wrong(schema: Mapping[str, Any]) -> str | None:
+    """A keyword of this schema, and not of one inside of it, that has a value that it cannot have."""
+    if _KEYWORDS.isdisjoint(schema):
+        return None
+    return next((keyword for keyword in _KEYWORDS & schema.keys() if not _WANTED[keyword][1](schema[keyword])), None)
