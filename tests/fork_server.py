@@ -305,6 +305,8 @@ def load() -> None:
 
 def _make_ready() -> None:
     """What is made once in a process, and what a command makes for itself: a third of the time of a short one."""
+    from chat_templates import CHATML_TEMPLATE, GEMMA_TEMPLATE, LLAMA2_TEMPLATE, PHI3_TEMPLATE
+
     from slmchat import cli, lazy_dataclasses
     from slmchat.catalog import registry
     from slmchat.conversation.template import ChatTemplate
@@ -313,7 +315,8 @@ def _make_ready() -> None:
     for name in cli.COMMANDS:
         cli.program_for([name.partition(" ")[0]])
     registry.is_in_catalog("")
-    ChatTemplate("{{ messages }}", bos_text="", eos_text="")
+    for source in (PHI3_TEMPLATE, CHATML_TEMPLATE, GEMMA_TEMPLATE, LLAMA2_TEMPLATE):
+        ChatTemplate(source, bos_text="", eos_text="")
     for module in [module for name, module in sys.modules.items() if name.startswith("slmchat.")]:
         for record in vars(module).values():
             if isinstance(record, type) and getattr(record.__init__, "__qualname__", "").startswith("_init_of."):

@@ -156,6 +156,13 @@ def _stands_alone(character: str) -> bool:
     return is_sign or unicodedata.name(character, "").startswith("CJK UNIFIED")
 
 
+def _erf(x: Any) -> Any:
+    """The error function to 1.5e-7 (Abramowitz and Stegun, 7.1.26): numpy has none, and Python's takes seconds here."""
+    t = 1 / (1 + 0.3275911 * np.abs(x))
+    series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    return np.sign(x) * (1 - series * np.exp(-x * x))
+
+
 def vector_of(model: MiniLm, text: str) -> Any:
     """The vector of a text, length 1."""
     t, config = model.tensors, model.config
@@ -184,7 +191,7 @@ def vector_of(model: MiniLm, text: str) -> Any:
         seen = (weights @ v).transpose(1, 0, 2).reshape(len(ids), -1)
         x = norm(x + dense(seen, f"{layer}.attention.output.dense"), f"{layer}.attention.output.LayerNorm")
         inner = dense(x, f"{layer}.intermediate.dense")
-        inner = 0.5 * inner * (1 + np.vectorize(math.erf)(inner / math.sqrt(2)))
+        inner = 0.5 * inner * (1 + _erf(inner / math.sqrt(2)))
         x = norm(x + dense(inner, f"{layer}.output.dense"), f"{layer}.output.LayerNorm")
     mean = x.mean(0)
     return mean / np.linalg.norm(mean)

@@ -3,6 +3,7 @@
 tests/test_transcripts.py runs what they show.
 """
 
+import functools
 import json
 import re
 import sys
@@ -82,6 +83,11 @@ def test_every_option_exists() -> None:
     assert [each for each in named if each[1] not in known] == []
 
 
+@functools.cache
+def _anchors(path: Path) -> set[str]:
+    return Page(path).anchors
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=_id)
 def test_links_lead_somewhere(page: Page) -> None:
@@ -92,7 +98,7 @@ def test_links_lead_somewhere(page: Page) -> None:
         there = page.path.parent / file if file else page.path
         assert there.exists(), f"{page.name} links to {target}"
         if anchor:
-            assert anchor in Page(there).anchors, f"{page.name} links to {target}"
+            assert anchor in _anchors(there), f"{page.name} links to {target}"
 
 
 def test_every_file_that_is_named_exists() -> None:

@@ -36,8 +36,7 @@ def test_header_alone_gives_the_kv_cache_exactly_and_the_buffers_within_ten_perc
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("n_ctx", [512, 4096, 32768])
-@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+@pytest.mark.parametrize(("n_ctx", "kv_type"), [(512, "q8_0"), (4096, "f16"), (32768, "q8_0")])
 def test_kv_cache_of_the_real_models(n_ctx: int, kv_type: str, smollm2: Path, gemma3_base: Path) -> None:
     for path in (smollm2, gemma3_base):
         found = planned(path, n_ctx, kv_type)

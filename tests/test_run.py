@@ -23,6 +23,10 @@ pytestmark = pytest.mark.real
 COLORS = "The primary colors are:\n\nRed (R)\nBlue (B)\nYellow (Y)\n"
 
 
+# A pipe gets whole lines: this answer has a short one at once, and is long.
+LINES = "Write a list of 50 animals, one on each line."
+
+
 def _greedy(model: Path | str, *more: str) -> list[str]:
     return ["run", "-m", str(model), "--temp", "0", *more]
 
@@ -123,7 +127,7 @@ class TestRealWeights:
 
     def test_a_closed_pipe_ends_quietly(self, model_home: Path) -> None:
         program = fork_server.popen(
-            [sys.executable, "-m", "slmchat", *_greedy("smollm2:135m"), "Tell me a long story."],
+            [sys.executable, "-m", "slmchat", *_greedy("smollm2:135m"), LINES],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -137,7 +141,7 @@ class TestRealWeights:
 
     def test_ctrl_c_keeps_what_was_generated_and_exits_130(self, model_home: Path) -> None:
         program = fork_server.popen(
-            [sys.executable, "-m", "slmchat", *_greedy("smollm2:135m"), "Tell me a very long story."],
+            [sys.executable, "-m", "slmchat", *_greedy("smollm2:135m"), LINES],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

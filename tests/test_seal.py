@@ -170,16 +170,18 @@ EPERM = "errno 1"
 
 
 @pytest.mark.parametrize("machine", ARCHES)
-@pytest.mark.parametrize("call", sorted({call.name for call in seccomp.CALLS}))
-def test_every_listed_call_is_refused_on_both_machines(machine: str, call: str) -> None:
+def test_every_listed_call_is_refused_on_both_machines(machine: str) -> None:
     program = seccomp.program(Step, machine)
-    entry = next(entry for entry in seccomp.CALLS if entry.name == call)
     worst = {
         "socketpair": (1, 2 | 0o2000000),  # AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC
         "sendto": (3, 0, 0, 0, 1 << 40, 16),  # an address whose low half is 0
         "ioctl": (0, 0x5412 | 1 << 40),  # TIOCSTI, with bits above those that the kernel reads
-    }.get(call, (1, 1))
-    assert _decides(program, entry.number(machine), ARCHES[machine], *worst) == EPERM
+    }
+    decided = {
+        entry.name: _decides(program, entry.number(machine), ARCHES[machine], *worst.get(entry.name, (1, 1)))
+        for entry in reversed(seccomp.CALLS)
+    }
+    assert len(decided) > 50 and {name for name, said in decided.items() if said != EPERM} == set()
 
 
 @pytest.mark.parametrize("machine", ARCHES)

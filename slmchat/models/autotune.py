@@ -130,7 +130,7 @@ def measure_groups(
                 reporter.detail(f"no time was left for: {group.name}")
                 continue
             label = group.name
-            outcome = compare(group, usual, measure, functools.partial(_agreement, engine, usual))
+            outcome = compare(group, usual, measure, _agreement(engine, usual))
             usual = replace(usual, **outcome.chosen)
             yield outcome
 
@@ -214,19 +214,25 @@ def thread_counts(usual: int) -> list[int]:
     return sorted(count for count in wanted if 1 <= count <= most and count != usual)
 
 
-def _agreement(engine: LlamaEngine, usual: SessionSettings, change: dict[str, Any]) -> float:
-    """The share of tokens of a text for which the same token is the most probable one with this change."""
+def _agreement(engine: LlamaEngine, usual: SessionSettings) -> Agree:
+    """Tells the share of tokens of a text for which the same token is the most probable one with a change."""
     tokens = engine.vocabulary.tokenize(Prompt((Part(_STORY),)))[:_AGREEMENT_TOKENS]
-    best: list[list[int]] = []
-    for settings in (usual, replace(usual, **change)):
+
+    def best(settings: SessionSettings) -> list[int]:
         logits = engine.open_text_logits(replace(settings, n_ctx=_AGREEMENT_TOKENS, is_repeatable=True))
         try:
-            best.append([int(token) for rows in logits.read(tokens) for token in rows.argmax(axis=1)])
+            return [int(token) for rows in logits.read(tokens) for token in rows.argmax(axis=1)]
         finally:
             logits.close()
-    pairs = list(zip(*best, strict=True))[_AGREEMENT_FROM:] or list(zip(*best, strict=True))
-    n_same: int = sum(one == other for one, other in pairs)
-    return n_same / len(pairs)
+
+    best_as_usual = functools.cache(lambda: best(usual))  # once, however many changes are compared with it
+
+    def agree(change: dict[str, Any]) -> float:
+        every = list(zip(best_as_usual(), best(replace(usual, **change)), strict=True))
+        pairs = every[_AGREEMENT_FROM:] or every
+        return sum(one == other for one, other in pairs) / len(pairs)
+
+    return agree
 
 
 def compare(
