@@ -123,7 +123,9 @@ class TestNoise:
         (manual.parent / ".git").mkdir()
         (manual.parent / "a.docx").write_bytes(b"PK\x03\x04 and no archive")
         (manual.parent / "a.png").write_bytes(b"\x89PNG\0")
-        first, second, aloud = (ask(QUESTION, "-d", manual.parent, "--quotes-only", *more) for more in ((), (), ("-v",)))
+        first, second, aloud = (
+            ask(QUESTION, "-d", manual.parent, "--quotes-only", *more) for more in ((), (), ("-v",))
+        )
         assert "a.docx: it is damaged." in first.err and "a.png: it is" in first.err and ".git" not in first.err
         assert "skipped" not in second.err and second.code == 0
         assert all(told in aloud.err for told in ("a.docx: it is damaged.", "a.png: it is", ".git: it is hidden."))
