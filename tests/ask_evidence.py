@@ -18,6 +18,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +142,11 @@ def main() -> None:
     rules += [(name, [values]) for name, values in features.items()]
     rules += [(f"the search and {name}", [*search, values]) for name, values in features.items()]
     rules += [("all of the model", [*features.values()]), ("all of both", [*search, *features.values()])]
+    fitted = partial(regression, ridge=3.0)  # many features, few questions
     for name, columns in rules:
         values = np.stack(columns, 1)
         values = (values - values.mean(0)) / values.std(0)
-        print(f"{name}: {told(held_out(values, right, group, regression), right)}")
+        print(f"{name}: {told(held_out(values, right, group, fitted), right)}")
 
 
 if __name__ == "__main__":

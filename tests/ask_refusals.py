@@ -143,15 +143,15 @@ def held_out(features: Any, right: Any, group: Any, fitted: Callable[[Any, Any],
     return refused
 
 
-def regression(features: Any, right: Any) -> Any:
-    """The weights of a logistic regression, and its constant, by Newton's method (a ridge of 0.01)."""
+def regression(features: Any, right: Any, ridge: float = 0.01) -> Any:
+    """The weights of a logistic regression, and its constant, by Newton's method."""
     columns = np.c_[features, np.ones(len(features))]
     weights = np.zeros(columns.shape[1])
-    ridge = 0.01 * np.eye(len(weights))
+    pull = ridge * np.eye(len(weights))
     for _ in range(30):
         probable = 1 / (1 + np.exp(-columns @ weights))
-        slope = columns.T @ (probable - right) + ridge @ weights
-        curve = (columns * (probable * (1 - probable))[:, None]).T @ columns + ridge
+        slope = columns.T @ (probable - right) + pull @ weights
+        curve = (columns * (probable * (1 - probable))[:, None]).T @ columns + pull
         weights -= np.linalg.solve(curve, slope)
     return weights
 

@@ -5,7 +5,7 @@ Refuses to know: where texts come from, what becomes of the vectors.
 """
 
 from slmchat.catalog.library import Library
-from slmchat.catalog.records import Installed
+from slmchat.catalog.records import EMBEDDING_TAG, Installed
 from slmchat.engine.api import Embedder
 from slmchat.models import adapters, resolve
 from slmchat.models.backend import Backend, LocalModel
@@ -37,9 +37,11 @@ def installed_embedding_models(settings: Settings, reporter: Reporter) -> list[I
 
 def newest_embedding_model(settings: Settings, reporter: Reporter) -> Installed | None:
     """The one that was pulled last, else the file that was named last with `slm add`; None: there is none."""
-    there_are = installed_embedding_models(settings, reporter)
-    # a file that is used in place has no date; behind equal ones the last name of the user's own file
-    return max(enumerate(there_are), key=lambda one: (one[1].admitted_at, one[0]), default=(0, None))[1]
+    finder = adapters.finder(settings, Library(settings.paths, warn=reporter.warn))
+    pulled = [record for record in finder.library.all() if EMBEDDING_TAG in record.tags]
+    if pulled:  # then no header of a file that has a name is read
+        return max(pulled, key=lambda record: (record.admitted_at, record.key))
+    return next(reversed(finder.embedding_models()), None)
 
 
 def open_installed_embedding(
