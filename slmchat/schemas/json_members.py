@@ -171,16 +171,22 @@ def _unlike_one(rules: JsonRules, name: str, depth: int) -> Node:
     if end is not None:
         made = Choice((_another(name[end]), EMPTY))
     for place in range((len(name) if end is None else end) - 1, -1, -1):
-        letter = name[place]
+        letter, another = _letter(name[place])
         if (depth + place + 1) % _DEEPEST == 0:
             made = rules.add(made)
-        same = (Text(letter), *made.items) if type(made) is Chain else (Text(letter), made)
-        made = Choice((Chain(same), _another(letter), EMPTY))
+        same = (letter, *made.items) if type(made) is Chain else (letter, made)
+        made = Choice((Chain(same), another, EMPTY))
     return made
 
 
 def _is_escaped(char: str) -> bool:
     return char in '"\\' or char < " "
+
+
+@lru_cache(maxsize=256)
+def _letter(char: str) -> tuple[Node, Node]:
+    """The letter itself, and text that begins with another one."""
+    return Text(char), _another(char)
 
 
 @lru_cache(maxsize=1024)

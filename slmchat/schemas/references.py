@@ -4,7 +4,9 @@ Knows: JSON pointers, $id and id, anchors. Refuses to know: other documents. Not
 that leads out of the document is an error where somebody needs it.
 """
 
+import itertools
 import json
+import re
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
@@ -12,8 +14,9 @@ from urllib.parse import unquote, urldefrag, urljoin
 from slmchat.schemas import keywords
 from slmchat.schemas.refusals import unusable
 
-_NAMES = ("$id", "id", "$anchor", "$dynamicAnchor")
-_ENDS_OF_NAMES = ('id": "', 'nchor": "')
+# What makes a plain look into the document at "#/…" wrong or not enough: a name, and a reference that needs one.
+_NAME = re.compile(r'"(?:\$id|id|\$anchor|\$dynamicAnchor)": "')
+_NEEDS_NAMES = re.compile(r'"(?:\$dynamicRef|\$recursiveRef)"|"\$ref": "(?!#/|#")')
 # The base of a document that does not name its own.
 _NO_BASE = "http://schema.invalid/"
 
@@ -27,21 +30,8 @@ def flattened(document: Any, text: str) -> Any:
         return document
     # the name of the whole changes nothing for "#/…"
     n_own = sum(isinstance(document.get(keyword), str) for keyword in ("$id", "id", "$anchor"))
-    return _flattened(text) if _n_names(text, n_own) > n_own or _needs_names(text) else document
-
-
-def _n_names(text: str, n_own: int) -> int:
-    """How many names of schemas there are, or at most `n_own`."""
-    n_most = sum(map(text.count, _ENDS_OF_NAMES))  # half of the searches are enough for most schemas
-    return n_most if n_most <= n_own else sum(text.count(f'"{keyword}": "') for keyword in _NAMES)
-
-
-def _needs_names(text: str) -> bool:
-    """Whether a reference may be something else than a pointer ("#/…") from the top."""
-    n_others = text.count('"$ref": "') - text.count('"$ref": "#/')
-    return (
-        (n_others > 0 and n_others > text.count('"$ref": "#"')) or '"$dynamicRef"' in text or '"$recursiveRef"' in text
-    )
+    has_names = sum(1 for _ in itertools.islice(_NAME.finditer(text), n_own + 1)) > n_own
+    return _flattened(text) if has_names or _NEEDS_NAMES.search(text) else document
 
 
 @lru_cache(maxsize=2)
