@@ -328,7 +328,7 @@ def test_add_and_show_name_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     models.list_models(settings, Console())
     models.show("mine", settings, Console())
     shown = capsys.readouterr()
-    assert "is an embedding model" in shown.err
+    assert "is an embedding model" in shown.err and "next: slm embed -m mine" in shown.err
     assert "tags:            embedding" in shown.out
 
 

@@ -315,9 +315,11 @@ def add(name: str, target: str, settings: Settings, console: Console, *, is_json
     if library.matching(name.strip().lower()):
         raise SlmError(f"{name} is installed already.", hint=f"slm rm {name}", exit_code=ExitCode.USAGE)
     reference = resolve_without_catalog(target, {})
+    following = "slm pull {name}"
     if reference is not None and reference.path is not None:
         headers = read_headers(from_path(reference.path).parts)
         kind = model_kind.check_installable(headers, str(reference.path))
+        following = 'slm embed -m {name} "Hello"; slm ask uses it, too' if kind.is_embedding else "slm chat {name}"
         if not kind.can_generate:
             console.note(f"{reference.path} is {kind.in_words}")
         elif fault := info.template_fault(headers[0]):
@@ -330,7 +332,7 @@ def add(name: str, target: str, settings: Settings, console: Console, *, is_json
     if is_json:
         console.print_json({"name": added, "target": meant})
     console.note(f"{added} stands for {meant}.")
-    console.note(f"next: slm {'chat' if is_path else 'pull'} {added}")
+    console.note(f"next: {following.replace('{name}', added)}")
     return ExitCode.DONE
 
 
