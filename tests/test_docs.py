@@ -33,7 +33,7 @@ FOREIGN = {
     "--save",  # /set in the chat
     "--multiple-choice",  # llama-perplexity
     "--now", "--user",  # systemctl, journalctl
-    "--basetemp",  # pytest
+    "--basetemp", "--hypothesis-seed",  # pytest
 }  # fmt: skip
 # Languages of blocks in which no line of shell stands.
 NO_SHELL = {"toml", "pycon", "python", "text"}

