@@ -15,11 +15,11 @@ _PLANT = """
 import os
 import sys
 from pathlib import Path
-from slmchat.commands.repl import files
+from slmchat.commands.repl import export_directory
 from slmchat.models import sandbox
 from slmchat.settings import load
 settings = load(os.environ)
-sandbox.seal(settings, writable=(files.export_directory(None, settings),))
+sandbox.seal(settings, writable=(export_directory.export_directory(None, settings),))
 import tempfile
 for name in sys.argv[1:]:
     try:
