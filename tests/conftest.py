@@ -8,7 +8,6 @@ import atexit
 import functools
 import gc
 import io
-import itertools
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,14 +208,16 @@ def call_slm(
     return Outcome(code, out, err)
 
 
-_numbers = itertools.count()
+# How many tests of this worker had the name so far: long names are cut, and paths stay as long as they were.
+_named_so: Counter[str] = Counter()
 
 
 @pytest.fixture
 def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As pytest's own, which looks through the directories of all tests before it for a number that is free."""
     name = re.sub(r"\W", "_", request.node.name)[:30]
-    place = tmp_path_factory.getbasetemp() / f"{name}{next(_numbers)}"
+    place = tmp_path_factory.getbasetemp() / f"{name}{_named_so[name]}"
+    _named_so[name] += 1
     place.mkdir(mode=0o700)
     return place
 

@@ -433,7 +433,7 @@ class TestCommands:
         (tmp_path / "bad.gguf").write_text("hello")
         with Terminal(["chat", tmp_path / "bad.gguf"], home=home) as terminal:
             assert terminal.end() == 6
-            assert "is not a GGUF" in terminal.everything
+            assert "is not a GGUF" in " ".join(terminal.everything.split())
 
 
 @pytest.mark.model
