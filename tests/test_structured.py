@@ -13,6 +13,7 @@ from slmchat.commands import structured_options
 from slmchat.engine.api import FinishReason
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured
+from slmchat.generation.told import told
 from slmchat.options import FormatOptions
 from slmchat.schemas import fields, json_rules, json_schema, python_regex, regex
 from slmchat.schemas.check import SchemaCheck
@@ -527,3 +528,18 @@ class TestResponseFormat:
     )
     def test_the_model_is_told_the_format_wherever_it_stands(self, schema: Any, told: str) -> None:
         assert structured.of_schema(schema).instruction == told
+
+
+def test_a_large_schema_is_said_in_fewer_words() -> None:
+    """The names stay as long as there is room for them; what each is for goes first."""
+    about = "a word about it, " * 20
+    fields = {f"field{number}": {"type": "string", "description": about} for number in range(40)}
+    said = told({"type": "object", "properties": fields})
+    assert len(said) <= 6_000
+    assert said.count("field") == 41  # and "has these fields"
+    assert about not in said
+    few = told({"type": "object", "properties": {"field": fields["field0"]}})
+    assert about in few
+    many = told({"type": "object", "properties": {f"field{number:05}": {} for number in range(5_000)}})
+    assert len(many) < 6_100
+    assert many.endswith(" and others.")
