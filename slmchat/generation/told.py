@@ -41,7 +41,7 @@ def told(schema: Any, text: str | None = None) -> str:
 
 class _Told:
     def __init__(self, document: Any, most_depth: int, detail: int) -> None:
-        """`most_depth`: of values in values. `detail`: of a field 0 its name, 1 what it is for, 2 its fields as well."""
+        """`most_depth`: of values in values. `detail`: of a field 0 its name, 1 what it is for, 2 its fields too."""
         self.document = document
         self.most_depth = most_depth
         self.detail = detail
