@@ -5,7 +5,8 @@ the last attempt failed less than an hour ago. Refuses to know: what is done wit
 (device_throughput.py).
 
 All of it takes half a second on a quiet device and longer on others. No command makes a person wait for that: each
-measures for at most `SLICE_S`, keeps what it has, and the next one goes on.
+measures for at most `SLICE_S`, keeps what it has, and the next one goes on. On a device on which nothing is done in
+that time, `LONG_SLICE_S`: without a figure, nobody is told how fast a model is there.
 """
 
 import json
@@ -26,6 +27,7 @@ from slmchat.private_files import make_private, write_private
 
 # Seconds of one command: loading llama.cpp and cleaning up make 0.2 of it.
 SLICE_S = 0.17
+LONG_SLICE_S = 0.6
 RETRY_AFTER_S = 3600.0
 
 _FORMAT = 2
@@ -51,6 +53,11 @@ class KeptThroughput:
     def missing(self) -> tuple[str, ...]:
         """The models that have not been measured yet, those first that tell most."""
         return tuple(name for name in MODELS if name not in self.points)
+
+    @property
+    def slice_s(self) -> float:
+        """Seconds that the next measurement may take."""
+        return SLICE_S if self.shrunk < MOST_SHRUNK else LONG_SLICE_S
 
     @property
     def may_go_on(self) -> bool:
@@ -99,7 +106,7 @@ def _point(found: Mapping[str, Any]) -> Point:
 
 
 def go_on(kept: KeptThroughput, file: Path, cache: Path) -> tuple[KeptThroughput, str]:
-    """Measure a little more, for at most `SLICE_S`, and keep it in `file`; what is known now, and a sentence about it.
+    """Measure a little more, for at most `kept.slice_s`, and keep it in `file`; what is known now, and a sentence.
 
     Nothing is measured while other programs want the processors that it needs. A failure is kept too. Temporary files
     are written to `cache`. Raises `SlmError` (storage) when the disk refuses.
@@ -113,7 +120,7 @@ def go_on(kept: KeptThroughput, file: Path, cache: Path) -> tuple[KeptThroughput
     _write(replace(kept, failed_at=time.time()), file)
     try:
         make_private(cache)
-        found = device_throughput.measure(kept.threads, cache, kept.missing, seconds=SLICE_S, shrunk=kept.shrunk)
+        found = device_throughput.measure(kept.threads, cache, kept.missing, seconds=kept.slice_s, shrunk=kept.shrunk)
     except (SlmError, OSError) as error:
         now = replace(kept, failed_at=time.time(), shrunk=1)
         told = f"the speed of this device could not be measured; slm tries again in an hour: {error}"
