@@ -207,18 +207,28 @@ class _Weights:
         self.matrix(f"blk.{block}.ffn_down.weight", EMBEDDING, FEED_FORWARD)
 
 
-def _add_facts(writer: GGUFWriter, name: str, context_length: int, *, kv_heads: int) -> None:
+def _add_facts(
+    writer: GGUFWriter,
+    name: str,
+    context_length: int,
+    *,
+    kv_heads: int,
+    width: int = EMBEDDING,
+    blocks: int = BLOCKS,
+    feed_forward: int = FEED_FORWARD,
+    file_type: LlamaFileType = LlamaFileType.MOSTLY_F16,
+) -> None:
     writer.add_type("model")
     writer.add_name(name)
-    writer.add_file_type(LlamaFileType.MOSTLY_F16)
+    writer.add_file_type(file_type)
     writer.add_context_length(context_length)
-    writer.add_embedding_length(EMBEDDING)
-    writer.add_block_count(BLOCKS)
-    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_embedding_length(width)
+    writer.add_block_count(blocks)
+    writer.add_feed_forward_length(feed_forward)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(EMBEDDING // HEADS)
+    writer.add_rope_dimension_count(width // HEADS)
     writer.add_rope_freq_base(10000.0)
 
 
@@ -431,17 +441,10 @@ def write_mixture(
     """A mixture of experts in Q8_0, of which each token uses two: `blocks` * `experts` * 3 * `width` * `feed_forward`
     * 34 / 32 bytes, and little beside them."""
     writer = GGUFWriter(path, "llama", use_temp_file=True)
-    writer.add_type("model")
-    writer.add_name("Mixture")
-    writer.add_file_type(LlamaFileType.MOSTLY_Q8_0)
-    writer.add_context_length(2048)
-    writer.add_embedding_length(width)
-    writer.add_block_count(blocks)
-    writer.add_feed_forward_length(feed_forward)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(width // HEADS)
+    _add_facts(
+        writer, "Mixture", 2048, kv_heads=HEADS, width=width, blocks=blocks, feed_forward=feed_forward,
+        file_type=LlamaFileType.MOSTLY_Q8_0,
+    )  # fmt: skip
     writer.add_expert_count(experts)
     writer.add_expert_used_count(2)
     tokens, scores, types = _spm_vocabulary(())

@@ -653,15 +653,8 @@ class TestTime:
     def test_the_time_left_is_told(self) -> None:
         said: list[str] = []
         now = [0.0]
-
-        class Reporter:
-            has_status_line = True
-
-            def status(self, text: str) -> None:
-                said.append(text)
-
         task = replace(task_catalog.load("mathematics"), items=task_catalog.load("mathematics").items[:10])
-        progress = EvalProgress(Reporter(), [task], 2, lambda: now[0])  # type: ignore[arg-type]
+        progress = EvalProgress(_StatusLine(said), [task], 2, lambda: now[0])  # type: ignore[arg-type]
         progress.begin("m", task, 0)
         for _ in range(5):
             now[0] += 2
@@ -674,15 +667,8 @@ class TestTime:
         spent |= {"tools": 76.7, "sentiment": 16.2}
         said: list[str] = []
         now = [0.0]
-
-        class Reporter:
-            has_status_line = True
-
-            def status(self, text: str) -> None:
-                said.append(text)
-
         tasks = [EvalMethod(is_suite=True).selected(task_catalog.load(name)) for name in task_catalog.SUITE]
-        progress = EvalProgress(Reporter(), tasks, 1, lambda: now[0])  # type: ignore[arg-type]
+        progress = EvalProgress(_StatusLine(said), tasks, 1, lambda: now[0])  # type: ignore[arg-type]
         progress.expect(100.0)
         for task in tasks:
             progress.begin("m", task, 0)
@@ -720,3 +706,12 @@ def test_a_result_of_a_pool_that_failed_before_it_was_asked_is_an_item_too(bench
 
     bench.engines["a"] = Engine(replies=[WORDS] * 3)
     assert bench("a", tasks=[bench.numbers(2)]).task()["right"] == 0
+
+
+class _StatusLine:
+    """A reporter that keeps what it is told to show."""
+
+    has_status_line = True
+
+    def __init__(self, said: list[str]) -> None:
+        self.status = said.append

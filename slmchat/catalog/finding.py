@@ -52,10 +52,14 @@ class Finder:
         own = self.names.get(found.name)
         return found if own is None else self._with_settings_of(own, found)
 
+    def pulled_embedding_models(self) -> list[Installed]:
+        """Those that are installed, by name. Raises `SlmError` (storage)."""
+        return [record for record in self.library.all() if EMBEDDING_TAG in record.tags]
+
     def embedding_models(self) -> list[Installed]:
         """Those that are installed, by name, and behind them the files that `slm add` has named, in the order of the
         user's own file. A file that is gone, or is not what it was, is left out. Raises `SlmError` (storage)."""
-        found = [record for record in self.library.all() if EMBEDDING_TAG in record.tags]
+        found = self.pulled_embedding_models()
         for own in self.names.values():
             if own.target is not None and own.target.path is not None and (named := self._in_place(own.target)):
                 found.append(named)

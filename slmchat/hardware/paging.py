@@ -43,7 +43,7 @@ def seconds_per_piece(file: Path, size: int, n_threads: int) -> float | None:
             if start is None or start == ctypes.c_void_p(-1).value:
                 return None
             try:
-                return _mean_seconds(start, length, size, n_threads)
+                return _mean_seconds(libc, start, length, size, n_threads)
             finally:
                 libc.munmap(start, length)
         finally:
@@ -52,7 +52,7 @@ def seconds_per_piece(file: Path, size: int, n_threads: int) -> float | None:
         return None
 
 
-def _mean_seconds(start: int, length: int, size: int, n_threads: int) -> float | None:
+def _mean_seconds(libc: ctypes.CDLL, start: int, length: int, size: int, n_threads: int) -> float | None:
     if length < 2 * size:
         return None
     part = max(1, size // n_threads)
@@ -64,7 +64,7 @@ def _mean_seconds(start: int, length: int, size: int, n_threads: int) -> float |
         if len(taken) == _MOST or time.perf_counter() >= until:
             break
         place = start + anywhere.randrange(0, length - size) // mmap.PAGESIZE * mmap.PAGESIZE
-        if _is_in_memory(place, size):
+        if _is_in_memory(libc, place, size):
             continue
         began = time.perf_counter()
         threads = [
@@ -80,8 +80,8 @@ def _mean_seconds(start: int, length: int, size: int, n_threads: int) -> float |
     return sum(taken) / len(taken) if len(taken) >= _FEWEST else None
 
 
-def _is_in_memory(place: int, size: int) -> bool:
+def _is_in_memory(libc: ctypes.CDLL, place: int, size: int) -> bool:
     """Whether any page of it is. Raises AttributeError where there is no mincore(2)."""
     pages = (ctypes.c_ubyte * (-(-size // mmap.PAGESIZE)))()
-    failed = ctypes.CDLL(None).mincore(ctypes.c_void_p(place), ctypes.c_size_t(size), pages)
+    failed = libc.mincore(ctypes.c_void_p(place), ctypes.c_size_t(size), pages)
     return bool(failed) or any(page & 1 for page in pages)

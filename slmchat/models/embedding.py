@@ -5,7 +5,7 @@ Refuses to know: where texts come from, what becomes of the vectors.
 """
 
 from slmchat.catalog.library import Library
-from slmchat.catalog.records import EMBEDDING_TAG, Installed
+from slmchat.catalog.records import Installed
 from slmchat.engine.api import Embedder
 from slmchat.models import adapters, resolve
 from slmchat.models.backend import Backend, LocalModel
@@ -38,7 +38,7 @@ def installed_embedding_models(settings: Settings, reporter: Reporter) -> list[I
 def newest_embedding_model(settings: Settings, reporter: Reporter) -> Installed | None:
     """The one that was pulled last, else the file that was named last with `slm add`; None: there is none."""
     finder = adapters.finder(settings, Library(settings.paths, warn=reporter.warn))
-    pulled = [record for record in finder.library.all() if EMBEDDING_TAG in record.tags]
+    pulled = finder.pulled_embedding_models()
     if pulled:  # then no header of a file that has a name is read
         return max(pulled, key=lambda record: (record.admitted_at, record.key))
     return next(reversed(finder.embedding_models()), None)

@@ -37,8 +37,6 @@ _TELL_S = 5.0
 # When the first of them comes, in seconds after Enter.
 _TELL_FIRST_S = 0.25
 
-_PASTE_ON, _PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
-
 
 class AnswerScreen:
     """`held` around everything that happens between Enter and the next prompt; from the main thread."""
@@ -124,9 +122,9 @@ class AnswerScreen:
     def _put_up(self) -> None:
         self._is_up = True
         if self._is_redrawn:
-            restore.begun("answer", UNDOING + _PASTE_OFF)
+            restore.begun("answer", UNDOING + restore.PASTE_OFF)
             self._console.gate.before = self._make_way
-            self._console.send(ControlSequences(_PASTE_ON))
+            self._console.send(ControlSequences(restore.PASTE_ON))
             self._draw()
 
     def _put_away(self) -> None:
@@ -135,7 +133,7 @@ class AnswerScreen:
         self._console.gate.before = None
         if self._is_redrawn:
             self._bar.close()
-            self._console.send(ControlSequences(_PASTE_OFF))
+            self._console.send(ControlSequences(restore.PASTE_OFF))
             restore.ended("answer")
 
     # What is shown

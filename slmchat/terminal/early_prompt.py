@@ -22,7 +22,6 @@ from slmchat.terminal.typed_ahead import TypedAhead
 # What stands before the line, and its colour (the editor's style says the same in words).
 PROMPT = "> "
 _COLOURED = f"\x1b[0;36;1m{PROMPT}\x1b[0m"
-_PASTE_ON = "\x1b[?2004h"
 _LINE_AWAY = "\r\x1b[K"
 
 
@@ -46,7 +45,7 @@ class EarlyPrompt:
             return
         restore.begun("prompt", restore.PROMPT)
         take_lines(self.modes.descriptor, self.typed)
-        console.send(ControlSequences(_PASTE_ON))
+        console.send(ControlSequences(restore.PASTE_ON))
         self._is_there = True
         self._draw()
         self._keys = KeyReader(self.modes.descriptor, self.typed, on_key=self._show_keys)

@@ -17,7 +17,7 @@ def take_lines(descriptor: int, typed: TypedAhead) -> None:
     """What was typed before the modes of the terminal were changed: it made a line feed of Enter, which would be Ctrl-J
     in a line editor."""
     data = b""
-    while is_waiting(0) and (part := os.read(descriptor, 4096)):
+    while is_waiting(0, descriptor) and (part := os.read(descriptor, 4096)):
         data += part
     if data:
         typed.add(data.replace(b"\n", b"\r"), time.monotonic())
@@ -55,7 +55,7 @@ class KeyReader:
         os.close(self._wake)
         self._thread.join()
         os.close(self._end)
-        while self._has_more(0):
+        while is_waiting(0, self._descriptor):
             data = self._read()
             if not data:
                 break
@@ -69,7 +69,7 @@ class KeyReader:
             data = self._read()
             if not data:  # the terminal has gone
                 return
-            while self._has_more(REST_OF_KEY_S if data.endswith(b"\x1b") else MORE_S):
+            while is_waiting(REST_OF_KEY_S if data.endswith(b"\x1b") else MORE_S, self._descriptor):
                 more = self._read()
                 data += more
                 if not more:
@@ -90,6 +90,3 @@ class KeyReader:
             return os.read(self._descriptor, 65536)
         except OSError:
             return b""
-
-    def _has_more(self, seconds: float) -> bool:
-        return bool(select.select([self._descriptor], [], [], seconds)[0])

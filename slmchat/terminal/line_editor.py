@@ -184,7 +184,7 @@ class LineEditor:
         from prompt_toolkit.input.vt100_parser import Vt100Parser
         from prompt_toolkit.key_binding import KeyPress
 
-        take_lines(sys.stdin.fileno(), self._typed_ahead)
+        take_lines(self._modes.descriptor, self._typed_ahead)
         keys, is_entered = self._typed_ahead.take() if is_sent else (self._typed_ahead.take_all(), False)
         if not keys:
             return

@@ -52,9 +52,11 @@ def _plain_line(is_over: Callable[[], bool]) -> str:
     return data[:-1].decode("utf-8", "replace")
 
 
-def is_waiting(seconds: float) -> bool:
-    """Whether something can be read from the terminal."""
-    return sys.platform != "win32" and bool(select.select([sys.stdin.fileno()], [], [], seconds)[0])
+def is_waiting(seconds: float, descriptor: int | None = None) -> bool:
+    """Whether something can be read from the terminal; `descriptor` None: the one that is standard input."""
+    if sys.platform == "win32":
+        return False
+    return bool(select.select([sys.stdin.fileno() if descriptor is None else descriptor], [], [], seconds)[0])
 
 
 def pressed_key(question: str) -> str | None:

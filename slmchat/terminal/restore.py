@@ -15,8 +15,10 @@ from typing import Any
 
 from slmchat.terminal.size import terminal_size
 
+# Bracketed paste: the terminal marks where a paste begins and ends (xterm, ctlseqs).
+PASTE_ON, PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 # What a line editor leaves: attributes, its toolbar below the cursor, bracketed paste; no cursor, no wrapping at times.
-PROMPT = "\x1b[0m\x1b[J\x1b[?2004l\x1b[?25h\x1b[?7h"
+PROMPT = f"\x1b[0m\x1b[J{PASTE_OFF}\x1b[?25h\x1b[?7h"
 
 _modes: list[Any] | None = None
 _undoing: dict[str, str] = {}
