@@ -304,6 +304,21 @@ class TestLines:
         shown = terminal.see("> next\n  one")
         assert shown.count("next") == 1 and "GOT" not in shown  # neither echoed into the answer nor sent
 
+    def test_up_during_an_answer_shows_the_last_message_in_the_next_prompt(
+        self, start: Callable[..., Terminal], tmp_path: Path
+    ) -> None:
+        """The history is there before a key that was pressed too early is."""
+        control, history = tmp_path / "control", tmp_path / "history"
+        os.mkfifo(control)
+        write_history(history, 3)
+        terminal = start(control=control, history=history)
+        terminal.send("answer!" + ENTER)
+        terminal.see("ANSWERING")
+        terminal.send(UP + UP)
+        with control.open("w") as out:
+            out.write("answered=yes\n")
+        terminal.see("> a message of a 2 length", "\n  with a second line", gone="^[[A")
+
     def test_ctrl_z_suspends_and_fg_comes_back(self, start: Callable[..., Terminal]) -> None:
         terminal = start(shell=True)
         terminal.send("half a")

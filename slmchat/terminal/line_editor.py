@@ -117,7 +117,7 @@ class LineEditor:
             with self._keys_kept():
                 self._feed(default, is_sent=sends_typed and not default)
                 # prompt_toolkit keeps what is typed in the history by itself (see _kept_history)
-                read = self._session.prompt([("class:prompt", shown)], default=default, pre_run=self._end_if_over)
+                read = self._session.prompt([("class:prompt", shown)], default=default, pre_run=self._begin)
             typed = self._typed(read)
             self._last = (typed, read)
         return line_of(typed)
@@ -244,6 +244,27 @@ class LineEditor:
         assert self._session is not None
         hint = '""" at the end of a line ends the block · ' if is_open_block(self._session.default_buffer.text) else ""
         return cut_to_width(hint + sanitize(self._toolbar(), one_line=True), get_app().output.get_size().columns)
+
+    def _begin(self) -> None:
+        """What was typed ahead is pressed when the history is loaded: Up has something to show then.
+
+        prompt_toolkit would press it before it draws for the first time, and load the history after that.
+        """
+        from prompt_toolkit.input.typeahead import get_typeahead
+
+        self._end_if_over()
+        assert self._session is not None
+        app = self._session.app
+        if app.is_done or app.loop is None:
+            return
+
+        def press() -> None:
+            app.key_processor.feed_multiple(keys)
+            app.key_processor.process_keys()
+
+        self._session.default_buffer.load_history_if_not_yet_loaded()  # in the first step of the loop
+        keys = get_typeahead(app.input)
+        app.loop.call_soon(press)  # in the second, before keys that come from the terminal
 
     def _end_if_over(self) -> None:
         assert self._session is not None
