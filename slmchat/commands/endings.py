@@ -20,12 +20,18 @@ def tell_of_silence(why: str | None, thinking: str, console: Console) -> None:
 
 
 def exit_code(reason: str, console: Console, n_ctx: int, n_trained: int) -> ExitCode:
-    """The exit code of a completion that ended so; warns when the context window was full, with what to do.
+    """The exit code of a completion that ended so; warns when it went round in circles or its window was full.
 
     `reason`: a `FinishReason`. `n_ctx`: the window in tokens (0: not told); `n_trained`: what it was trained for.
     """
     if reason == "interrupted":
         return ExitCode.INTERRUPTED
+    if reason == "repetition":
+        console.warn(
+            "the completion went round in circles, and was ended.",
+            "another --seed, or --repeat-penalty 1.1; with -n N it goes on to N tokens",
+        )
+        return ExitCode.DONE
     if reason == "context":
         larger = min(n_trained, 2 * n_ctx)
         way = f"twice as much: --ctx {larger}" if larger == 2 * n_ctx else f"the most for this model: --ctx {larger}"

@@ -142,7 +142,13 @@ class FinishReason(StrEnum):
     STOP = "stop"  # the model ended its turn, or a stop sequence came
     LENGTH = "length"  # max_tokens reached
     CONTEXT = "context"  # the context window is full
+    REPETITION = "repetition"  # it went round in circles, where `Limits.max_tokens` said nothing (repetition.py)
     INTERRUPTED = "interrupted"  # cancel() was called
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the model itself would have gone on, and nobody stopped it."""
+        return self in (FinishReason.LENGTH, FinishReason.CONTEXT, FinishReason.REPETITION)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any
 from slmchat.engine.api import Chunk, Finish, FinishReason, Limits, Timings, Usage
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.probabilities import LogprobReader
+from slmchat.engine.repetition import EVERY, repeats_itself
 from slmchat.engine.speculation import DraftStats
 from slmchat.engine.text import CompletionText
 from slmchat.engine.thinking import ThoughtWatch
@@ -127,4 +128,8 @@ class GenerationState:
         if self._max_tokens is not None and n_tokens >= self._max_tokens:
             return FinishReason.LENGTH
         # the last token is not evaluated, so that it needs no place
-        return FinishReason.CONTEXT if self._n_prompt + n_tokens > self._n_ctx else None
+        if self._n_prompt + n_tokens > self._n_ctx:
+            return FinishReason.CONTEXT
+        # who says how long it may become gets it that long
+        goes_round = self._max_tokens is None and n_tokens % EVERY == 0 and repeats_itself(self.tokens)
+        return FinishReason.REPETITION if goes_round else None

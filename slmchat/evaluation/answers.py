@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from slmchat.catalog.records import BASE_TAG
-from slmchat.engine.api import Engine, FinishReason, Part, Pool, Prompt, Request, Result, Score
+from slmchat.engine.api import Engine, Part, Pool, Prompt, Request, Result, Score
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import Thinking
 from slmchat.errors import SlmError
@@ -150,7 +150,7 @@ class GeneratedAnswers:
         finish = done.finish
         assert finish is not None
         grade = grading.grade(self._task.kind, item, response.text)
-        is_cut = finish.reason in (FinishReason.LENGTH, FinishReason.CONTEXT)
+        is_cut = finish.reason.is_cut
         return ItemResult(
             item.id,
             grade.is_right,

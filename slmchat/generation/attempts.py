@@ -100,7 +100,7 @@ def generate_valid(
         assert answer.finish is not None
         if answer.finish.reason is FinishReason.INTERRUPTED:
             return answer, None
-        if takes_cut and not may_retry and answer.finish.reason in (FinishReason.LENGTH, FinishReason.CONTEXT):
+        if takes_cut and not may_retry and answer.finish.reason.is_cut:
             return answer, None
         try:
             found, value = attempts.judged(answer, answer.text, answer.finish.reason)

@@ -170,7 +170,7 @@ class Completion:
     where it was asked for with a regular expression or a grammar, else None.
     `thinking`: what a reasoning model said before its answer, "" where there was nothing.
     `finish_reason`: "stop" (the model's own end or a stop sequence), "length" (`max_tokens`), "context" (the context
-    window is full) or "interrupted" (it was cancelled).
+    window is full), "repetition" (it went round in circles, without `max_tokens`) or "interrupted" (it was cancelled).
     `usage` in tokens, `timings` in seconds; `seed` repeats the completion with the same settings. `logprobs`: of all
     its tokens, where they were asked for. `best_of`: the vote by which it was chosen among several, None where it is
     the only one.
@@ -279,6 +279,7 @@ def silence(made: Completion | Response, usage: Usage, reason: FinishReason) -> 
     why = {
         FinishReason.LENGTH: "and its limit of tokens was used up",
         FinishReason.CONTEXT: "and the context window was full",
+        FinishReason.REPETITION: "and went round in circles",
     }
     return f"there is no answer: {thought} {why.get(reason, 'and ended there')}"
 

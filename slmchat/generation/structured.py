@@ -84,7 +84,7 @@ class ResponseFormat:
 
     def value(self, text: str, reason: FinishReason) -> object:
         """The finished answer as a value. Raises `SlmError` (UNSATISFIED) when it is cut off or not right."""
-        if reason in (FinishReason.LENGTH, FinishReason.CONTEXT):
+        if reason.is_cut:
             raise _unsatisfied("it was cut off: the room for it is used up", "more room: -n N, or --ctx N")
         if self._pattern is not None and self._pattern.fullmatch(text) is None:
             raise _unsatisfied("it does not match the regular expression")

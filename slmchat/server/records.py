@@ -17,6 +17,7 @@ _REASONS = {
     FinishReason.STOP: "stop",
     FinishReason.LENGTH: "length",
     FinishReason.CONTEXT: "length",
+    FinishReason.REPETITION: "length",
     FinishReason.INTERRUPTED: "stop",
 }
 

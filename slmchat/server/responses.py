@@ -175,7 +175,7 @@ class ResponseRecords:
         return self._response([*items, *(_call_item(call) for call in only.calls)], only.reason, usage)
 
     def _response(self, output: Sequence[Mapping[str, Any]], reason: FinishReason, usage: Usage) -> dict[str, Any]:
-        is_cut = reason in (FinishReason.LENGTH, FinishReason.CONTEXT)
+        is_cut = reason.is_cut
         return {
             **self._head,
             "status": "incomplete" if is_cut else "completed",

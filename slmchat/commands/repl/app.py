@@ -242,6 +242,7 @@ class ChatApp:
         reasons = {
             FinishReason.LENGTH: "cut at the limit of tokens; /continue goes on",
             FinishReason.CONTEXT: f"{self._window()} is full; /continue makes room",
+            FinishReason.REPETITION: "ended, since it went round in circles; /retry asks again, /continue goes on",
             FinishReason.INTERRUPTED: "stopped; /continue goes on",
         }
         empty = silence(answer, answer.finish.usage, answer.finish.reason)

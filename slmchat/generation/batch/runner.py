@@ -121,7 +121,8 @@ class BatchWork:
         self._progress = Progress(reporter, rows.total, begun.end_of_input if begun else 0)
         self._window = Window(_MOST_UNDER_WAY)
         self._is_interrupted = False
-        self._n_tokens = self._n_trimmed = self._n_without_end = self._n_resubmitted = self._n_silent = 0
+        self._n_tokens = self._n_trimmed = self._n_resubmitted = self._n_silent = 0
+        self._n_without_end = self._n_repeating = 0
 
     def cancel(self) -> None:
         """Ctrl-C: what is written stays, what is under way is dropped."""
@@ -168,6 +169,7 @@ class BatchWork:
         self._n_tokens += counted_in["completion_tokens"] if counted_in else 0
         self._n_trimmed += "trimmed_characters" in record
         self._n_without_end += record.get("finish_reason") == FinishReason.CONTEXT
+        self._n_repeating += record.get("finish_reason") == FinishReason.REPETITION
         self._n_silent += error is None and "value" not in record and not record["completion"].strip()
 
     def tell(self, file: str | None, nothing: str = "there were no inputs") -> ExitCode:
@@ -185,6 +187,10 @@ class BatchWork:
         if self._n_without_end:
             reporter.warn(
                 f"{counted(self._n_without_end, 'row')} ran into the end of the context window (a larger one: --ctx N)."
+            )
+        if self._n_repeating:
+            reporter.warn(
+                f"{counted(self._n_repeating, 'row')} went round in circles and ended there (-n N lets a row go on)."
             )
         if self._n_silent:
             reporter.warn(
