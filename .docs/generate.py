@@ -47,7 +47,7 @@ This page is written by `.docs/generate.py`: change the program, not the page.
 
 ## JSON of `slm run --json`
 
-- `model`, `completion`, `finish_reason` (`stop`, `length`, `context`, `interrupted`), `seed`. Where they apply:
+- `model`, `completion`, `finish_reason` (`stop`, `length`, `context`, `repetition`, `interrupted`), `seed`. Where they apply:
   `thinking` (of a reasoning model), `value`, `probabilities`, `code`, `logprobs`.
 - `usage`: `prompt_tokens`; `cached_tokens`, the part of them that was not evaluated again; `completion_tokens`. With drafts:
   `drafted_tokens` and `accepted_tokens`. `is_estimate` is true where an endpoint did not count.

@@ -34,7 +34,7 @@ def questions() -> list[Question]:
 def write_documents(directory: Path) -> Path:
     """The twelve documents in `directory`, which is made."""
     directory.mkdir(parents=True, exist_ok=True)
-    for source in sorted((ASK / "documents").iterdir()):
+    for source in sorted(path for path in (ASK / "documents").iterdir() if path.is_file()):
         name = source.name.removesuffix(".txt")
         text = source.read_text(encoding="utf-8")
         if name.endswith(".pdf"):
