@@ -10,6 +10,7 @@ import psutil
 import pytest
 from gguf_memories import write_per_layer
 from gguf_samples import write_tiny_llama
+from gguf_vision import IMAGE_SIZE, write_tiny_siglip
 
 from slmchat import settings as settings_module
 from slmchat.catalog import registry
@@ -124,6 +125,9 @@ class TestBeside:
 
         assert needed() == 0
         assert needed(adapters=(adapter, adapter), projector=adapter) == 3000
+        seen = write_tiny_siglip(tmp_path / "mmproj.gguf")
+        patches = (IMAGE_SIZE // 8) ** 2
+        assert needed(projector=seen) == seen.stat().st_size + patches * 4 * (2 * 96 + 2.5 * 32)  # it computes, too
         assert needed(draft=draft) == memory(shape, device_fit.load(made, 256)).needed > draft.stat().st_size / 2
         assert needed(adapters=(tmp_path / "gone",), draft=adapter) == 0  # whoever opens them says so
 

@@ -322,18 +322,23 @@ def plan_load(
 def needed_beside(
     settings: Settings, *, adapters: Sequence[Path], projector: Path | None, draft: Path | None, n_ctx: int | None
 ) -> int:
-    """Bytes that what is loaded beside a model takes: LoRA adapters and a projector as large as their files, a draft
-    model with a KV cache for as many tokens (None: those of the usual window). What cannot be read counts nothing: who
-    opens it says so.
+    """Bytes that what is loaded beside a model takes: LoRA adapters as large as their files, a projector with what it
+    computes in, a draft model with a KV cache for as many tokens (None: those of the usual window). What cannot be read
+    counts as large as it is, a draft nothing: who opens it says so.
     """
-    needed = sum(_size(file) for file in (*adapters, *([projector] if projector is not None else ())))
-    if draft is not None:
-        from slmchat.catalog.gguf import read_headers
-        from slmchat.fit.memory import memory
+    needed = sum(map(_size, adapters))
+    if projector is not None or draft is not None:
+        from slmchat.catalog.gguf import read_header
+        from slmchat.fit.memory import memory, projector_memory
         from slmchat.fit.shape import shape_of
-
+    if projector is not None:
+        try:
+            needed += projector_memory(read_header(projector))
+        except (OSError, SlmError):
+            needed += _size(projector)
+    if draft is not None:
         with suppress(OSError, SlmError):
-            shape = shape_of(read_headers([draft]))
+            shape = shape_of([read_header(draft)])
             needed += memory(shape, load(settings, n_ctx or min(DEFAULT_LARGEST_CTX, shape.context_length or 0))).needed
     return needed
 
