@@ -151,6 +151,12 @@ class TestChoice:
         assert found.option.quantization == "Q2_K"
         assert not found.plan.is_possible
 
+    def test_what_reads_from_the_disk_is_not_chosen_for_its_speed_in_memory(self, mixtral: ModelShape) -> None:
+        half = replace(mixtral, weight_bytes=mixtral.weight_bytes // 2)
+        found = choose([Option("Q8_0", mixtral), Option("Q4_K_M", half)], Load(0), room(12 * GIB), throughput(900e9))
+        assert (found.option.quantization, found.plan.verdict, found.speed) == ("Q4_K_M", FitVerdict.PAGES, None)
+        assert found.reason == "the best that works, reading from disk (speed not measured)"
+
     def test_less_bits_lose_more(self) -> None:
         order = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0-QAT", "Q4_0", "Q3_K_M", "Q2_K")
         assert sorted(order, key=loss) == list(order)

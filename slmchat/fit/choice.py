@@ -73,20 +73,12 @@ def choose(options: Sequence[Option], load: Load, room: Room, throughput: Throug
     """The variant with the least loss that fits with a useful context and generates at reading speed.
 
     Where none is that quick: the quickest with no more loss than Q4_K_M has, or the quickest. Where the speed is not
-    known: the smallest with no more loss than Q4_K_M. Where none fits with a useful context: the one that needs the
-    least memory. A tie goes to the option that comes first.
+    known, as that of files which are read from the disk while they answer: the smallest with no more loss than Q4_K_M.
+    Where none fits with a useful context: the one that needs the least memory. A tie goes to what comes first.
     """
     ordered = sorted(options, key=lambda option: (option.quantization in _WASTEFUL, loss(option.quantization)))
     useful = replace(load, n_ctx=USEFUL_CTX)
-    tried = [
-        QuantizationChoice(
-            option,
-            plan(option.shape, replace(useful, n_ctx=min(USEFUL_CTX, option.shape.context_length or USEFUL_CTX)), room),
-            throughput.tokens_per_second(option.shape) if throughput else None,
-            "",
-        )
-        for option in ordered
-    ]
+    tried = [_tried(option, useful, room, throughput) for option in ordered]
     for wanted in ((FitVerdict.FITS,), (FitVerdict.TIGHT,), (FitVerdict.PAGES,)):
         fitting = [choice for choice in tried if choice.plan.verdict in wanted]
         if fitting:
@@ -94,6 +86,14 @@ def choose(options: Sequence[Option], load: Load, room: Room, throughput: Throug
     least = min(tried, key=lambda choice: choice.plan.memory.needed)
     has_window = largest_ctx(least.option.shape, load, room) > 0
     return replace(least, reason="only with a small context window" if has_window else "none fits; the smallest")
+
+
+def _tried(option: Option, useful: Load, room: Room, throughput: Throughput | None) -> QuantizationChoice:
+    window = min(USEFUL_CTX, option.shape.context_length or USEFUL_CTX)
+    found = plan(option.shape, replace(useful, n_ctx=window), room)
+    # how fast a file is read from the disk is known when it is there
+    known = None if found.verdict is FitVerdict.PAGES else throughput
+    return QuantizationChoice(option, found, known.tokens_per_second(option.shape) if known else None, "")
 
 
 def _quick_enough(fitting: list[QuantizationChoice], *, is_rough: bool) -> QuantizationChoice:
