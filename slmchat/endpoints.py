@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
+from slmchat.ranges import Range
 from slmchat.redaction import hide
+from slmchat.toml_schema import Check, Mistakes, flag, said, table, value
 
 # The variable with the key for an endpoint that is given by its URL and not named in the config.
 KEY_VARIABLE = "SLM_ENDPOINT_KEY"
@@ -29,7 +31,11 @@ DEFAULT_TIMEOUT_S = 300.0
 _PORTS = {"http": 80, "https": 443}
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_KEYS = ("url", "model", "key_env", "key_keyring", "insecure", "timeout")
+_KEYS: Mapping[str, Check] = {
+    **dict.fromkeys(("url", "model", "key_env", "key_keyring"), said),
+    "insecure": flag,
+    "timeout": value(Range(1.0, 86_400.0).holds, "must be a number of seconds from 1 to 86400"),
+}
 # What people call a key that they are about to write into a file.
 _KEYS_IN_THE_CLEAR = ("key", "api_key", "apikey", "token", "secret", "password")
 
@@ -166,7 +172,7 @@ def _with_scheme(asked: str) -> str | None:
 
 def named(tables: Mapping[str, object], file: Path) -> dict[str, Endpoint]:
     """The endpoints of the config by name. Raises `SlmError` (usage) with the file, the name and the reason."""
-    return {name: _from_table(name, table, f"{file}: endpoint '{name}'") for name, table in tables.items()}
+    return {name: _from_table(name, told, file) for name, told in tables.items()}
 
 
 def from_url(text: str, where: str) -> Endpoint:
@@ -192,24 +198,24 @@ def from_url(text: str, where: str) -> Endpoint:
     return Endpoint(parts.scheme, host.lower(), port or _PORTS[parts.scheme], path)
 
 
-def _from_table(name: str, table: object, where: str) -> Endpoint:
+def _from_table(name: str, told: Any, file: Path) -> Endpoint:
+    where = f"{file}: endpoint '{name}'"
     if not _NAME.fullmatch(name):
         raise _usage(f"{where}: a name is of letters, digits, '.', '_' and '-'.")
-    if not isinstance(table, dict):
-        raise _usage(f'{where} must be a table such as {{ url = "https://HOST/v1" }}.')
-    for key in table:
+    for key in told if isinstance(told, dict) else ():
         if str(key).lower() in _KEYS_IN_THE_CLEAR:
-            hide(str(table[key]))
+            hide(str(told[key]))
             raise _usage(
                 f"{where} has its key in the file, where slm does not read it.",
                 'take it out, and name where it is: key_env = "MY_KEY" (a variable) or key_keyring = "SERVICE"',
             )
-        if key not in _KEYS:
-            raise _usage(f"{where} has no setting '{key}' (it has {', '.join(_KEYS)}).")
-    if table.get("key_env") and table.get("key_keyring"):
+    mistakes = Mistakes()
+    table(_KEYS, required=("url",))(told, f"endpoints.{name}", mistakes)
+    mistakes.raise_if_any(file, "docs/remote.md has the keys", form="'{where}' {reason}")
+    if told.get("key_env") and told.get("key_keyring"):
         raise _usage(f"{where} names two places for its key.", "either key_env or key_keyring")
-    plain = from_url(_text(table, "url", where) or "", f"{where}: 'url'")
-    variable = _text(table, "key_env", where)
+    plain = from_url(told["url"], f"{where}: 'url'")
+    variable = told.get("key_env")
     if variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
         hide(variable)  # most likely the key itself
         raise _usage(f"{where}: 'key_env' must be the name of a variable, not the key itself.")
@@ -219,33 +225,12 @@ def _from_table(name: str, table: object, where: str) -> Endpoint:
         plain.port,
         plain.path,
         name=name,
-        model=_text(table, "model", where),
+        model=told.get("model"),
         key_env=variable,
-        key_keyring=_text(table, "key_keyring", where),
-        is_insecure=_flag(table, "insecure", where),
-        timeout_s=_seconds(table, "timeout", where),
+        key_keyring=told.get("key_keyring"),
+        is_insecure=told.get("insecure", False),
+        timeout_s=float(told.get("timeout", DEFAULT_TIMEOUT_S)),
     )
-
-
-def _text(table: Mapping[str, Any], key: str, where: str) -> str | None:
-    value = table.get(key)
-    if value is not None and (not isinstance(value, str) or not value.strip()):
-        raise _usage(f"{where}: '{key}' must be a non-empty string.")
-    return value
-
-
-def _flag(table: Mapping[str, Any], key: str, where: str) -> bool:
-    value = table.get(key, False)
-    if not isinstance(value, bool):
-        raise _usage(f"{where}: '{key}' must be true or false.")
-    return value
-
-
-def _seconds(table: Mapping[str, Any], key: str, where: str) -> float:
-    value = table.get(key, DEFAULT_TIMEOUT_S)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 86_400:
-        raise _usage(f"{where}: '{key}' must be a number of seconds from 1 to 86400.")
-    return float(value)
 
 
 def _from_keyring(place: str, user: str) -> str:

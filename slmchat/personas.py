@@ -9,7 +9,7 @@ instruction in plain words, and an example better than any instruction. What was
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from typing import Any
 from slmchat import ranges
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
-from slmchat.ranges import Range
 from slmchat.settings import THINK
+from slmchat.toml_schema import Check, Mistakes, array, said, shown, table, text, value, within
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +93,26 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 def load(config: Mapping[str, object], file: Path) -> dict[str, Persona]:
     """The personas by name: those that come with slm, and the user's own, which replace others of the same name.
 
-    `config` is the table `personas` of `file`. Raises `SlmError` (usage) for the first mistake in it, with the file,
-    the path of the key, the reason, and the nearest key that there is.
+    `config` is the table `personas` of `file`. Raises `SlmError` (usage) for the mistakes in it, with the file,
+    the path of each key, the reason, and the nearest key that there is.
     """
-    personas = {persona.name: persona for persona in BUILT_IN}
-    try:
-        for name, table in config.items():
-            where = f"personas.{_shown(name)}"
-            if not _NAME.fullmatch(name):
-                raise _Wrong(where, "must be named with one word of lower-case letters, digits, '-' and '_'")
-            personas[name] = Persona(name, **_fields(table, where))
-    except _Wrong as wrong:
-        raise SlmError(f"{file}: {wrong}.", hint="docs/personas.md has the keys", exit_code=ExitCode.USAGE) from wrong
-    return personas
+    mistakes = Mistakes()
+    for name, told in config.items():
+        where = f"personas.{shown(name)}"
+        if not _NAME.fullmatch(name):
+            mistakes.add(where, "must be named with one word of lower-case letters, digits, '-' and '_'")
+        table(KEYS)(told, where, mistakes)
+    mistakes.raise_if_any(file, "docs/personas.md has the keys", form="'{where}' {reason}")
+    own = {name: _persona(name, told) for name, told in config.items() if isinstance(told, dict)}
+    return {persona.name: persona for persona in BUILT_IN} | own
+
+
+def _persona(name: str, told: Mapping[str, Any]) -> Persona:
+    """The persona of a checked table."""
+    fields = {key.replace("-", "_"): value for key, value in told.items()}
+    fields["examples"] = tuple((each["user"], each["assistant"]) for each in told.get("examples", ()))
+    fields["sampler"] = {key: float(number) for key, number in told.get("sampler", {}).items()}
+    return Persona(name, **{**fields, "stop": tuple(told.get("stop", ()))})
 
 
 def find(name: str, personas: Mapping[str, Persona]) -> Persona:
@@ -116,109 +123,27 @@ def find(name: str, personas: Mapping[str, Persona]) -> Persona:
     near = _nearest(name, personas)
     listed = "the personas are " + ", ".join(sorted(personas))
     raise SlmError(
-        f"there is no persona '{_shown(name)}'.",
+        f"there is no persona '{shown(name)}'.",
         hint=f"did you mean {' or '.join(near)}? {listed}" if near else listed,
         exit_code=ExitCode.USAGE,
     )
 
 
-class _Wrong(ValueError):
-    """A mistake in the user's table: where it stands, and the reason."""
-
-    def __init__(self, where: str, reason: str) -> None:
-        super().__init__(f"'{where}' {reason}")
-
-
-_Parse = Callable[[Any, str], Any]  # value, path of the key -> what the field of Persona holds
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise _Wrong(where, "must be a non-empty string")
-    return value
-
-
-def _line(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > 200:
-        raise _Wrong(where, "must be one line of text, 1 to 200 characters")
-    return value
-
-
-def _count(allowed: Range) -> _Parse:
-    def parse(value: Any, where: str) -> int:
-        if not isinstance(value, int) or not allowed.holds(value):
-            raise _Wrong(where, f"must be a whole number of at least {allowed.low} and at most {allowed.high}")
-        return value
-
-    return parse
-
-
-def _think(value: Any, where: str) -> str:
-    if value not in THINK:
-        raise _Wrong(where, f"must be one of {', '.join(THINK)}")
-    return str(value)
-
-
-def _array(value: Any, where: str, parse: _Parse, what: str) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise _Wrong(where, f"must be an array of {what}")
-    return tuple(parse(entry, f"{where}[{number}]") for number, entry in enumerate(value, 1))
-
-
-def _stop(value: Any, where: str) -> tuple[str, ...]:
-    return _array(value, where, _text, "strings")
-
-
-def _sampler(value: Any, where: str) -> dict[str, float]:
-    table = _table(value, where, ranges.SAMPLER)
-    for key, number in table.items():
-        if not ranges.SAMPLER[key].holds(number):
-            raise _Wrong(f"{where}.{key}", f"must be {ranges.SAMPLER[key]}")
-    return {key: float(number) for key, number in table.items()}
-
-
-def _examples(value: Any, where: str) -> tuple[tuple[str, str], ...]:
-    return _array(value, where, _example, 'tables { user = "", assistant = "" }')
-
-
-def _example(value: Any, where: str) -> tuple[str, str]:
-    table = _table(value, where, ("user", "assistant"))
-    for key in ("user", "assistant"):
-        if key not in table:
-            raise _Wrong(f"{where}.{key}", "is missing")
-    return _text(table["user"], f"{where}.user"), _text(table["assistant"], f"{where}.assistant")
-
-
-# key in config.toml -> field of Persona, what it may hold
-KEYS: dict[str, tuple[str, _Parse]] = {
-    "description": ("description", _line),
-    "system": ("system", _text),
-    "examples": ("examples", _examples),
-    "sampler": ("sampler", _sampler),
-    "model": ("model", _line),
-    "max-tokens": ("max_tokens", _count(ranges.MAX_TOKENS)),
-    "stop": ("stop", _stop),
-    "think": ("think", _think),
-    "think-budget": ("think_budget", _count(ranges.THINK_BUDGET)),
+KEYS: Mapping[str, Check] = {
+    "description": text(200),
+    "system": said,
+    "examples": array(
+        table({"user": said, "assistant": said}, required=("user", "assistant")),
+        least=0,
+        of='tables { user = "", assistant = "" }',
+    ),
+    "sampler": table({name: within(allowed) for name, allowed in ranges.SAMPLER.items()}),
+    "model": text(200),
+    "max-tokens": within(ranges.MAX_TOKENS),
+    "stop": array(said, least=0, of="strings"),
+    "think": value(lambda given: given in THINK, f"must be one of {', '.join(THINK)}"),
+    "think-budget": within(ranges.THINK_BUDGET),
 }
-
-
-def _fields(table: object, where: str) -> dict[str, Any]:
-    """The fields of a persona, from its table."""
-    return {KEYS[key][0]: KEYS[key][1](value, f"{where}.{key}") for key, value in _table(table, where, KEYS).items()}
-
-
-def _table(value: object, where: str, known: Iterable[str]) -> dict[str, Any]:
-    """`value`, if it is a table that has no other keys than the known ones."""
-    if not isinstance(value, dict):
-        raise _Wrong(where, "must be a table")
-    known = list(known)
-    for key in value:
-        if key not in known:
-            near = _nearest(key, known)
-            reason = f"did you mean {near[0]}?" if near else "known: " + ", ".join(known)
-            raise _Wrong(f"{where}.{_shown(key)}", f"is not a known key ({reason})")
-    return value
 
 
 def _nearest(word: str, known: Iterable[str]) -> list[str]:
@@ -226,9 +151,3 @@ def _nearest(word: str, known: Iterable[str]) -> list[str]:
     word, known = word[:80].lower(), list(known)
     near = difflib.get_close_matches(word.replace("_", "-"), known, 3) or difflib.get_close_matches(word, known, 3)
     return near or [each for each in known if word and each.startswith(word)][:3]
-
-
-def _shown(text: str) -> str:
-    """A word of the user's as an error may show it: short, without control characters."""
-    short = text if len(text) <= 80 else text[:79] + "…"
-    return "".join(character if character.isprintable() else "?" for character in short)

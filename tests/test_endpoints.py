@@ -97,9 +97,10 @@ def test_a_name_that_is_not_there_is_answered_with_near_ones() -> None:
         ({"url": "https://h/v1", "api_key": "sk-secret-0123456789abcdef"}, "has its key in the file"),
         ({"url": "https://h/v1", "key_env": "sk-secret-0123456789abcdef"}, "must be the name of a variable"),
         ({"url": "https://h/v1", "key_env": "A", "key_keyring": "b"}, "two places"),
-        ({"url": "https://h/v1", "modle": "x"}, "has no setting 'modle'"),
-        ({"url": 7}, "'url' must be a non-empty string"),
-        ({}, "must be an address"),
+        ({"url": "https://h/v1", "modle": "x"}, "'endpoints.work.modle' is not a known key (did you mean model?)"),
+        ({"url": 7}, "'endpoints.work.url' must be a non-empty string"),
+        ({}, "'endpoints.work.url' is missing"),
+        ({"url": "https://"}, "must be an address"),
         ({"url": "https://h/v1", "insecure": "yes"}, "true or false"),
         ({"url": "https://h/v1", "timeout": 0}, "seconds"),
         ("https://h/v1", "must be a table"),
@@ -108,7 +109,7 @@ def test_a_name_that_is_not_there_is_answered_with_near_ones() -> None:
 def test_mistakes_in_the_table(table: object, words: str) -> None:
     with pytest.raises(SlmError) as raised:
         endpoints.named({"work": table}, FILE)
-    assert words in raised.value.message and "endpoint 'work'" in raised.value.message
+    assert words in raised.value.message and "work" in raised.value.message
     assert raised.value.exit_code is ExitCode.USAGE
     assert "secret" not in raised.value.message + str(raised.value.hint)
 

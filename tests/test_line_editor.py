@@ -699,11 +699,11 @@ class TestCompletion:
         terminal.send(TAB)
         terminal.see('> /file "my files/\n')
         terminal.send(ENTER)
-        terminal.see("notes.md ", "2 kB")
+        terminal.see("notes.md ", "2.0 kB")
         terminal.send(TAB)
         terminal.see('> /file "my files/notes.md"\n')
         terminal.send(ENTER)
-        terminal.see('> /file "my files/notes.md"', gone="2 kB")
+        terminal.see('> /file "my files/notes.md"', gone="2.0 kB")
         terminal.send(ENTER)
         terminal.see("COMMAND file '\"my files/notes.md\"'")
 

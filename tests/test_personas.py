@@ -96,12 +96,12 @@ def test_a_persona_of_the_same_name_replaces_a_built_in_one_as_a_whole() -> None
         ('[personas."a b"]', "personas.a b", "one word"),
         ('[personas.x]\nsytem = "a"', "personas.x.sytem", "did you mean system?"),
         ("[personas.x]\nmax_tokens = 1", "personas.x.max_tokens", "did you mean max-tokens?"),
-        ("[personas.x]\nzzz = 1", "personas.x.zzz", "known: description, system"),
+        ("[personas.x]\nzzz = 1", "personas.x.zzz", "known: description, examples"),
         ("[personas.x]\nsystem = 1", "personas.x.system", "non-empty string"),
         ('[personas.x]\nsystem = " "', "personas.x.system", "non-empty string"),
         ('[personas.x]\ndescription = "a\\nb"', "personas.x.description", "one line"),
         ('[personas.x]\nmodel = ""', "personas.x.model", "one line"),
-        ("[personas.x]\nmax-tokens = 0", "personas.x.max-tokens", "at least 1"),
+        ("[personas.x]\nmax-tokens = 0", "personas.x.max-tokens", "from 1 to"),
         ("[personas.x]\nmax-tokens = true", "personas.x.max-tokens", "whole number"),
         ('[personas.x]\nstop = "END"', "personas.x.stop", "array of strings"),
         ('[personas.x]\nstop = ["END", ""]', "personas.x.stop[2]", "non-empty string"),
@@ -126,6 +126,13 @@ def test_a_mistake_is_named_with_file_key_and_reason(toml: str, key: str, reason
     assert caught.value.exit_code is ExitCode.USAGE
     assert caught.value.message.startswith(f"{FILE}: '{key}' ")
     assert reason in caught.value.message
+
+
+def test_every_mistake_is_named() -> None:
+    with pytest.raises(SlmError) as caught:
+        _load('[personas.x]\nsystem = 1\nstop = "END"\n[personas.y]\nmodel = ""')
+    assert "'personas.x.system'" in caught.value.message
+    assert all(f"'personas.{key}'" in (caught.value.hint or "") for key in ("x.stop", "y.model"))
 
 
 def test_control_characters_of_a_key_are_not_shown() -> None:

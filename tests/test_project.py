@@ -49,6 +49,7 @@ GROUND |= {
     "schemas",
     "endpoints",
     "toml_files",
+    "toml_schema",
     "text_files",
     "file_locks",
     "wording",

@@ -20,9 +20,9 @@ from slmchat.catalog.architectures import (
     WITHOUT_ROPE,
 )
 from slmchat.catalog.gguf_header import Header
-from slmchat.catalog.schema import shown
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
+from slmchat.toml_schema import shown
 
 MAX_LAYERS = 512
 """llama-hparams.h: LLAMA_MAX_LAYERS."""

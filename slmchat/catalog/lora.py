@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from slmchat.catalog.gguf import read_header, read_headers
 from slmchat.catalog.gguf_header import Header, Tensor
-from slmchat.catalog.schema import shown
 from slmchat.errors import ExitCode, SlmError
+from slmchat.toml_schema import shown
 
 if TYPE_CHECKING:
     from slmchat.engine.api import Adapter

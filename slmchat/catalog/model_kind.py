@@ -9,9 +9,9 @@ from enum import Enum
 
 from slmchat.catalog import architectures, header_limits, lora
 from slmchat.catalog.gguf_header import Header, is_projector
-from slmchat.catalog.schema import shown
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
+from slmchat.toml_schema import shown
 
 _OTHERS = "slm list --available shows models that answer"
 _NEWER = "a newer slm may: update it"

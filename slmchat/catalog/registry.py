@@ -17,6 +17,7 @@ from slmchat.catalog import adapter_names, file_names, hub_names, schema
 from slmchat.catalog.model_specs import HubFile, License, ModelSpec, sampler_of, spec_of
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
+from slmchat.toml_schema import shown
 
 _MOST_NEAR = 8  # names in one hint
 _HEAD = re.compile(r'^\[\[model\]\]\nname = "([^"]+)"\ntitle = "([^"]*)"$', re.MULTILINE)
@@ -86,7 +87,7 @@ class Registry:
         name, quantization = _split(text)
         spec = self.models.get(name)
         if spec is None:
-            text = schema.shown(text.strip())
+            text = shown(text.strip())
             raise SlmError(f"there is no model '{text}'.", hint=self._near(text), exit_code=ExitCode.NO_MODEL)
         if quantization is None:
             return Reference(name, spec=spec)
@@ -94,7 +95,7 @@ class Registry:
         meant = file_names.named(quantization, there_are)
         if meant is None:
             raise SlmError(
-                f"{name} has no quantization '{schema.shown(quantization)}'; there are {', '.join(there_are)}.",
+                f"{name} has no quantization '{shown(quantization)}'; there are {', '.join(there_are)}.",
                 hint=f"slm pull {name}@{there_are[0]}",
                 exit_code=ExitCode.NO_MODEL,
             )
@@ -252,7 +253,7 @@ def _hub_reference(text: str) -> Reference:
     name = hub_names.parse(text)
     if name is None:
         raise SlmError(
-            f"'{schema.shown(text)}' does not name a file on the Hub.", hint=hub_names.HINT, exit_code=ExitCode.USAGE
+            f"'{shown(text)}' does not name a file on the Hub.", hint=hub_names.HINT, exit_code=ExitCode.USAGE
         )
     quantization = name.quantization.upper() if name.quantization else None
     hub = HubFile(name.repo, name.file or "", name.revision)
@@ -266,7 +267,7 @@ def absolute(text: str) -> Path:
             raise ValueError("a path cannot hold a null character")
         return Path(text).expanduser().absolute()
     except (OSError, RuntimeError, ValueError) as error:  # no such user, no current directory, not encodable
-        message = f"the path '{schema.shown(text)}' cannot be used: {schema.shown(str(error))}."
+        message = f"the path '{shown(text)}' cannot be used: {shown(str(error))}."
         raise SlmError(message, exit_code=ExitCode.USAGE) from error
 
 
@@ -275,7 +276,7 @@ def _split(text: str) -> tuple[str, str | None]:
     name, at, quantization = text.strip().partition("@")
     if not name or (at and not quantization):
         hint = "write NAME@QUANT, as in gemma3:1b@Q8_0"
-        raise SlmError(f"'{schema.shown(text)}' is not a name.", hint=hint, exit_code=ExitCode.USAGE)
+        raise SlmError(f"'{shown(text)}' is not a name.", hint=hint, exit_code=ExitCode.USAGE)
     return name.lower(), quantization.upper() if at else None
 
 

@@ -14,6 +14,7 @@ from slmchat.catalog.registry import absolute, is_in_catalog, is_path, load_user
 from slmchat.errors import ExitCode, SlmError
 from slmchat.private_files import write_private
 from slmchat.text_files import decode, encode_like
+from slmchat.toml_schema import shown
 
 
 def add_target(user_file: Path, name: str, target: str) -> str:
@@ -25,7 +26,7 @@ def add_target(user_file: Path, name: str, target: str) -> str:
     name, target = name.strip().lower(), target.strip()
     if not schema.NAME.fullmatch(name):
         reason = "a name is family:size or one word, of letters, digits, '.', '_' and '-'"
-        raise SlmError(f"'{schema.shown(name)}' cannot be a name: {reason}.", exit_code=ExitCode.USAGE)
+        raise SlmError(f"'{shown(name)}' cannot be a name: {reason}.", exit_code=ExitCode.USAGE)
     hub_name = hub_names.parse(target)
     if hub_name is not None:
         target = hub_name.text  # an address from a browser as slm writes it
@@ -33,13 +34,13 @@ def add_target(user_file: Path, name: str, target: str) -> str:
         target = str(absolute(target))
     if target != target.encode("utf-8", "ignore").decode():
         raise SlmError(
-            f"'{schema.shown(target)}' is not UTF-8 text, and {user_file.name} is.",
+            f"'{shown(target)}' is not UTF-8 text, and {user_file.name} is.",
             hint="rename the file, or give its path where the name would stand",
             exit_code=ExitCode.USAGE,
         )
     if not schema.is_target(target):
         raise SlmError(
-            f"'{schema.shown(target)}' is neither a path to a file nor a name on the Hub.",
+            f"'{shown(target)}' is neither a path to a file nor a name on the Hub.",
             hint=hub_names.HINT,
             exit_code=ExitCode.USAGE,
         )

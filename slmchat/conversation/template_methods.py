@@ -8,9 +8,10 @@ Refuses to know: operators, filters, Jinja.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jinja2.filters import _GroupTuple as GroupTuple  # what `groupby` gives; it has no other name
 from jinja2.runtime import LoopContext, Macro
 
-from slmchat.conversation.template_values import Cycler, GroupTuple, Operations
+from slmchat.conversation.template_values import Cycler, Operations
 
 Callee = Callable[..., Any]
 

@@ -62,8 +62,8 @@ class TemplateSandbox(SandboxedEnvironment):
             finalize=pass_context(lambda _context, value: self._written(value)),
         )
         self.budget = Budget()
-        self._operations = operations = Operations(self.budget, self._looked_up)
-        known = Filters(operations, lambda *args, **kwargs: self.undefined(*args, **kwargs))
+        self._operations = operations = Operations(self.budget, self)
+        known = Filters(operations)
         self.tests = {**known.tests}
         self.filters = {
             **known.filters,
@@ -147,7 +147,7 @@ class TemplateSandbox(SandboxedEnvironment):
         if kind is Function:
             return called.function(*args, **kwargs)
         if kind is Joiner:
-            return called.next()
+            return called()
         if isinstance(called, Undefined):
             called._fail_with_undefined_error()
         if kind is LoopContext:  # a recursive loop
@@ -191,9 +191,6 @@ class TemplateSandbox(SandboxedEnvironment):
         if name.startswith("_") or hasattr(kind, name):
             return self.unsafe_undefined(obj, name)
         return self.undefined(obj=obj, name=name)
-
-    def _looked_up(self, obj: Any, name: Any, is_attribute: bool) -> Any:
-        return self.getattr(obj, name) if is_attribute else self.getitem(obj, name)
 
     def _range(self, *bounds: int) -> range:
         numbers = range(*bounds)

@@ -8,14 +8,12 @@ the types that are named and no others, and there is no way to a value of anothe
 numbers, no objects of Python. A number has 64 bits.
 """
 
-import _string  # type: ignore[import-not-found]  # where string.Formatter has it from
 import operator
 from collections.abc import Callable, Mapping
-from string import Formatter
-from typing import Any, NamedTuple
+from typing import Any
 
-from jinja2 import Undefined
-from jinja2.utils import Namespace
+from jinja2 import Environment, Undefined, utils
+from jinja2.sandbox import SandboxedFormatter
 
 from slmchat.conversation.template_budget import MAX_NUMBER, NUMBERS, TOO_LARGE, Budget, TooMuch
 from slmchat.lazy_dataclasses import dataclass
@@ -28,7 +26,7 @@ _SHORT_NEEDLE = 100  # CPython looks for longer texts in linear time, for shorte
 _COMPARED_A_STEP = 32  # characters compared in 100 ns, at least
 
 
-class SafeNamespace(Namespace):
+class SafeNamespace(utils.Namespace):
     """`namespace()`, without the text that would repeat whatever is in it."""
 
     def __repr__(self) -> str:
@@ -39,13 +37,6 @@ def entries(namespace: SafeNamespace) -> dict[str, Any]:
     """What was set in a namespace. Its own attributes are out of the way: every name is an entry."""
     found: dict[str, Any] = object.__getattribute__(namespace, "_Namespace__attrs")
     return found
-
-
-class GroupTuple(NamedTuple):
-    """What `groupby` gives."""
-
-    grouper: Any
-    list: Any
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -74,54 +65,27 @@ class Method:
         return self.function(self.operations, self.owner, *args, **kwargs)
 
 
-class Cycler:
+class Cycler(utils.Cycler):
     """`cycler(a, b)`: one after the other, again and again."""
-
-    def __init__(self, *items: Any) -> None:
-        if not items:
-            raise TypeError("at least one item has to be provided")
-        self.items = items
-        self.place = 0
 
     def __repr__(self) -> str:
         return "<cycler>"
 
-    @property
-    def current(self) -> Any:
-        return self.items[self.place]
 
-    def next(self) -> Any:
-        value = self.current
-        self.place = (self.place + 1) % len(self.items)
-        return value
-
-    def reset(self) -> None:
-        self.place = 0
-
-
-class Joiner:
+class Joiner(utils.Joiner):
     """`joiner(', ')`: nothing the first time, then the separator."""
-
-    def __init__(self, separator: Any = ", ") -> None:
-        self.separator = separator
-        self.is_used = False
 
     def __repr__(self) -> str:
         return "<joiner>"
-
-    def next(self) -> Any:
-        text = self.separator if self.is_used else ""
-        self.is_used = True
-        return text
 
 
 class Operations:
     """The operators of templates. Each looks at what goes in before it does anything."""
 
-    def __init__(self, budget: Budget, lookup: Callable[[Any, Any, bool], Any]) -> None:
-        """`lookup` of an object, a name, and whether it is an attribute: for `'{0.name}'.format(x)`."""
+    def __init__(self, budget: Budget, environment: Environment) -> None:
+        """`environment`: what looks up a name, for `'{0.name}'.format(x)`."""
         self.budget = budget
-        self.lookup = lookup
+        self.environment = environment
 
     def text(self, value: Any) -> str:
         if isinstance(value, str):
@@ -307,20 +271,17 @@ class Operations:
         return result
 
 
-class _Formatter(Formatter):
+class _Formatter(SandboxedFormatter):
     """`str.format` without a way to the attributes of Python's objects, and with an end."""
 
     def __init__(self, operations: Operations) -> None:
+        super().__init__(operations.environment)
         self._operations = operations
         self._length = 0
 
     def get_field(self, field_name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
         self._operations.budget.spend(50 + len(field_name))
-        first, rest = _string.formatter_field_name_split(field_name)
-        value = self.get_value(first, args, kwargs)
-        for is_attribute, name in rest:
-            value = self._operations.lookup(value, name, is_attribute)
-        return value, first
+        return super().get_field(field_name, args, kwargs)
 
     def convert_field(self, value: Any, conversion: Any) -> Any:
         text = self._operations.text(value)

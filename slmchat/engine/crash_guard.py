@@ -5,44 +5,22 @@ something with a model that it has not done yet: it loads, opens a session or a 
 a first prompt. A marker whose process is gone tells what happened. From the first token on the model is proven, and
 its sessions run as if there were no guard.
 
-Knows: which steps of an `Engine` and a `Session` are guarded, and how an earlier slm ended with a model.
+Knows: which steps of an `Engine`, and of what it opens, are guarded, and how an earlier slm ended with a model.
 Refuses to know: how a model is loaded, what follows from an end (models that crash are tried with less elsewhere).
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, cast
 
 from slmchat.engine import crash_markers
-from slmchat.engine.api import (
-    Adapter,
-    Chunk,
-    Embedder,
-    Embedding,
-    Engine,
-    Event,
-    Finish,
-    Limits,
-    ModelInfo,
-    Pool,
-    Prefill,
-    Prompt,
-    Request,
-    Result,
-    Session,
-    SessionSettings,
-    StreamPool,
-    TextLogits,
-    TextOrTokens,
-)
+from slmchat.engine.api import Chunk, Engine, Event, Finish, Prefill, Prompt, Result
 from slmchat.engine.crash_markers import CrashMarker
 from slmchat.engine.crash_markers import Ended as Ended
-from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import SlmError
-
-Record = TypeVar("Record", Event, Result, Embedding | SlmError)
 
 
 class CrashGuard:
@@ -58,7 +36,7 @@ class CrashGuard:
         """The engine that `load` gives, guarded as long as it is not proven. Raises what `load` raises."""
         with self:
             engine = load()
-        return _GuardedEngine(engine, self) if self.is_on else engine
+        return cast(Engine, _GuardedEngine(engine, self)) if self.is_on else engine
 
     @property
     def is_on(self) -> bool:
@@ -84,11 +62,11 @@ class CrashGuard:
             if self._marker is not None and not self._depth:
                 self._marker.clear()
 
-    def watch(self, records: Iterator[Record]) -> Iterator[Record]:
+    def watch(self, records: Iterator[Any]) -> Iterator[Any]:
         """These records; the first that is neither progress nor a failure proves the model."""
         return self._watched(records) if self.is_on else records
 
-    def _watched(self, records: Iterator[Record]) -> Iterator[Record]:
+    def _watched(self, records: Iterator[Any]) -> Iterator[Any]:
         with self:
             for record in records:
                 is_failure = isinstance(record, SlmError) or (isinstance(record, Result) and record.error is not None)
@@ -102,158 +80,68 @@ class CrashGuard:
         yield from records
 
 
-class _GuardedEngine:
+class _Guarded:
+    """An engine, or what it has opened, behind the guard. What has no way in `_WAYS` is the thing's own."""
+
+    def __init__(self, own: Any, guard: CrashGuard) -> None:
+        self.own = own
+        self.guard = guard
+
+    def __getattr__(self, name: str) -> Any:
+        found, way = getattr(self.own, name), _WAYS.get(name)
+        return found if way is None else partial(way, self.guard, found)
+
+
+class _GuardedEngine(_Guarded):
     """Implements `Engine`."""
 
-    def __init__(self, engine: Engine, guard: CrashGuard) -> None:
-        self.engine = engine
-        self.guard = guard
-        self.close = engine.close
-        self._has_counted = False
-
-    @property
-    def info(self) -> ModelInfo:
-        return self.engine.info
+    _has_counted = False
 
     def count(self, prompt: Prompt) -> int:
         if self._has_counted and not any(part.image for part in prompt.parts):  # an image opens the projector
-            return self.engine.count(prompt)
+            return int(self.own.count(prompt))
         with self.guard:
-            count = self.engine.count(prompt)
+            count = int(self.own.count(prompt))
         self._has_counted = True
         return count
 
-    def open_session(self, settings: SessionSettings) -> Session:
-        with self.guard:
-            session = self.engine.open_session(settings)
-        return _GuardedSession(session, self.guard) if self.guard.is_on else session
 
-    def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> Pool:
-        with self.guard:
-            return _GuardedPool(self.engine.open_pool(settings, parallel), self.guard)
-
-    def open_stream_pool(self, settings: SessionSettings, parallel: int | None = None) -> StreamPool:
-        with self.guard:
-            return _GuardedStreamPool(self.engine.open_stream_pool(settings, parallel), self.guard)
-
-    def open_scorer(self, settings: SessionSettings) -> Pool:
-        with self.guard:
-            return _GuardedPool(self.engine.open_scorer(settings), self.guard)
-
-    def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> Embedder:
-        return _GuardedEmbedder(self.engine.embedder(settings, is_cut=is_cut), self.guard)
-
-    def open_text_logits(self, settings: SessionSettings) -> TextLogits:
-        with self.guard:
-            return _GuardedTextLogits(self.engine.open_text_logits(settings), self.guard)
+def _opened(guard: CrashGuard, open: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    made = _done(guard, open, *given, **named)
+    return _Guarded(made, guard) if guard.is_on else made
 
 
-class _GuardedTextLogits:
-    """Implements `TextLogits`."""
-
-    def __init__(self, logits: TextLogits, guard: CrashGuard) -> None:
-        self._logits = logits
-        self._guard = guard
-        self.tokens = logits.tokens
-        self.cancel = logits.cancel
-        self.close = logits.close
-
-    def read(self, tokens: Sequence[int]) -> Iterator[Any]:
-        with self._guard:
-            yield from self._logits.read(tokens)
+def _done(guard: CrashGuard, do: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    with guard:
+        return do(*given, **named)
 
 
-class _GuardedEmbedder:
-    """Implements `Embedder`."""
-
-    def __init__(self, embedder: Embedder, guard: CrashGuard) -> None:
-        self._embedder = embedder
-        self._guard = guard
-        self.cancel = embedder.cancel
-        self.close = embedder.close
-
-    def run(self, texts: Iterator[TextOrTokens]) -> Iterator[Embedding | SlmError]:
-        return self._guard.watch(self._embedder.run(texts))
+def _watched(guard: CrashGuard, records: Callable[..., Iterator[Any]], *given: Any) -> Iterator[Any]:
+    return guard.watch(records(*given))
 
 
-class _GuardedSession:
-    """Implements `Session`."""
-
-    def __init__(self, session: Session, guard: CrashGuard) -> None:
-        self._session = session
-        self._guard = guard
-        self.cancel = session.cancel
-        self.keep = session.keep
-        self.close = session.close
-
-    @property
-    def n_ctx(self) -> int:
-        return self._session.n_ctx
-
-    def generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
-        return self._guard.watch(self._session.generate(prompt, sampler, limits))
-
-    def set_adapters(self, adapters: Sequence[Adapter]) -> None:
-        with self._guard:
-            self._session.set_adapters(adapters)
+def _stepped(guard: CrashGuard, step: Callable[[], Iterator[tuple[int, Event | SlmError]]]) -> Iterator[Any]:
+    if not guard.is_on:
+        return step()
+    events = _done(guard, lambda: list(step()))
+    if any(isinstance(event, Chunk | Finish) for _, event in events):
+        guard.stop()
+    return iter(events)
 
 
-class _GuardedPool:
-    """Implements `Pool`."""
-
-    def __init__(self, pool: Pool, guard: CrashGuard) -> None:
-        self._pool = pool
-        self._guard = guard
-        self.resubmit = pool.resubmit
-        self.cancel = pool.cancel
-        self.close = pool.close
-
-    @property
-    def report(self) -> str:
-        return self._pool.report
-
-    def run(self, requests: Iterator[Request | Result]) -> Iterator[Result]:
-        return self._guard.watch(self._pool.run(requests))
-
-
-class _GuardedStreamPool:
-    """Implements `StreamPool`."""
-
-    def __init__(self, pool: StreamPool, guard: CrashGuard) -> None:
-        self._pool = pool
-        self._guard = guard
-        self.cancel = pool.cancel
-        self.keep_one = pool.keep_one
-        self.close = pool.close
-        self.n_ctx = pool.n_ctx
-        self.most = pool.most
-        self.report = pool.report
-
-    @property
-    def has_room(self) -> bool:
-        return self._pool.has_room
-
-    @property
-    def is_idle(self) -> bool:
-        return self._pool.is_idle
-
-    def begin(self, request: Request) -> Prefill:
-        with self._guard:
-            return self._pool.begin(request)
-
-    def step(self) -> Iterator[tuple[int, Event | SlmError]]:
-        if not self._guard.is_on:
-            return self._pool.step()
-        with self._guard:
-            events = list(self._pool.step())
-        if any(isinstance(event, Chunk | Finish) for _, event in events):
-            self._guard.stop()
-        return iter(events)
+# What is done with llama.cpp for the first time, by the names of the methods in engine/api.py.
+_WAYS: Mapping[str, Callable[..., Any]] = {
+    **dict.fromkeys(("open_session", "open_pool", "open_stream_pool", "open_scorer", "open_text_logits"), _opened),
+    "embedder": _opened,
+    **dict.fromkeys(("set_adapters", "begin"), _done),
+    **dict.fromkeys(("generate", "run", "read"), _watched),
+    "step": _stepped,
+}
 
 
 def unguarded(engine: Engine) -> Engine:
     """The engine itself, for those who need more of it than `Engine` promises."""
-    return engine.engine if isinstance(engine, _GuardedEngine) else engine
+    return cast(Engine, engine.own) if isinstance(engine, _GuardedEngine) else engine
 
 
 @contextmanager

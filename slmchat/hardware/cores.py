@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from slmchat.hardware.facts import Fact, number_of, text_of
-from slmchat.hardware.memory import ROOT, upwards
+from slmchat.hardware.memory import ROOT, control_groups
 
 # A core counts as one for efficiency when it has less than this share of the largest core (Arm's `cpu_capacity`: little
 # cores have 0.2 to 0.45), or of its highest frequency where no capacity is told (little cores run at 0.55 to 0.7 of the
@@ -67,18 +67,14 @@ def cpu_quota(root: Path = ROOT) -> float | None:
     `cpu.cfs_period_us`; of this process's group and those above it.
     """
     quotas: list[float] = []
-    for line in (text_of(root / "proc/self/cgroup") or "").splitlines():
-        number, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if number == "0" and not controllers:
-            for group in upwards(root / "sys/fs/cgroup", path):
-                quota, _, period = (text_of(group / "cpu.max") or "max").partition(" ")
-                if quota.isdecimal() and period.isdecimal() and int(period):
-                    quotas.append(int(quota) / int(period))
-        elif "cpu" in controllers.split(","):
-            for group in upwards(root / "sys/fs/cgroup/cpu", path):
-                allowed, span = number_of(group / "cpu.cfs_quota_us"), number_of(group / "cpu.cfs_period_us")
-                if allowed and span:
-                    quotas.append(allowed / span)
+    for version, group in control_groups(root, "cpu"):
+        if version == 2:
+            quota, _, period = (text_of(group / "cpu.max") or "max").partition(" ")
+            allowed, span = (int(number) if number.isdecimal() else None for number in (quota, period))
+        else:
+            allowed, span = number_of(group / "cpu.cfs_quota_us"), number_of(group / "cpu.cfs_period_us")
+        if allowed and span:
+            quotas.append(allowed / span)
     return min(quotas, default=None)
 
 

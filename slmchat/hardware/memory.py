@@ -128,17 +128,23 @@ _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
 
 
 def _groups(root: Path) -> Iterator[_Group]:
-    """The control groups of this process for memory, its own and those above it, in whichever versions are mounted."""
+    for version, directory in control_groups(root, "memory"):
+        yield _Group(directory, _VERSION_2 if version == 2 else _VERSION_1)
+
+
+def control_groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
+    """The control groups of this process for "memory" or "cpu", its own and those above it, in whichever versions are
+    mounted: the version, and the directory."""
     mounted = root / "sys/fs/cgroup"
     for line in (text_of(root / "proc/self/cgroup") or "").splitlines():
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if number == "0" and not controllers:
-            yield from (_Group(directory, _VERSION_2) for directory in upwards(mounted, path))
-        elif "memory" in controllers.split(","):
-            yield from (_Group(directory, _VERSION_1) for directory in upwards(mounted / "memory", path))
+            yield from ((2, directory) for directory in _upwards(mounted, path))
+        elif controller in controllers.split(","):
+            yield from ((1, directory) for directory in _upwards(mounted / controller, path))
 
 
-def upwards(mounted: Path, path: str) -> Iterator[Path]:
+def _upwards(mounted: Path, path: str) -> Iterator[Path]:
     """The directory of a control group and those above it, up to where the hierarchy is mounted.
 
     A process that entered a namespace from outside has a path with `..` in it: those parts lie outside the mount.

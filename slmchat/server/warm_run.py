@@ -14,19 +14,9 @@ from typing import Any
 from slmchat import __version__
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Message, Role
-from slmchat.engine.api import (
-    Embedder,
-    ModelInfo,
-    Pool,
-    Prefill,
-    Prompt,
-    Session,
-    SessionSettings,
-    StreamPool,
-    TextLogits,
-)
+from slmchat.engine.api import ModelInfo, Prefill, Prompt, Session, SessionSettings
 from slmchat.engine.cancellable import Cancellable
-from slmchat.errors import ExitCode, SlmError
+from slmchat.engine.warm.engine import AnswersOnly
 from slmchat.generation import params
 from slmchat.generation.generator import Generator, OneAttempt
 from slmchat.generation.prompt import PromptRequest
@@ -89,7 +79,7 @@ def answer(
     }
 
 
-class _Engine:
+class _Engine(AnswersOnly):
     """The weights and the queue of the server as an engine for one answer. Implements `Engine`, for sessions."""
 
     def __init__(self, loaded: ServedWeights, is_gone: Callable[[], bool]) -> None:
@@ -106,27 +96,8 @@ class _Engine:
     def open_session(self, settings: SessionSettings) -> Session:
         return self._loaded.queue.session(self._is_gone, max(settings.n_ctx, settings.most_ctx))
 
-    def open_pool(self, settings: SessionSettings, parallel: int | None = None) -> Pool:
-        raise _one_answer()
-
-    def open_stream_pool(self, settings: SessionSettings, parallel: int | None = None) -> StreamPool:
-        raise _one_answer()
-
-    def open_scorer(self, settings: SessionSettings) -> Pool:
-        raise _one_answer()
-
-    def open_text_logits(self, settings: SessionSettings) -> TextLogits:
-        raise _one_answer()
-
-    def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> Embedder:
-        raise _one_answer()
-
     def close(self) -> None:
         """Nothing: the weights stay."""
-
-
-def _one_answer() -> SlmError:
-    return SlmError("this is for one answer.", exit_code=ExitCode.BUG)
 
 
 class _Reporter(LogReporter):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from slmchat.sanitize import sanitize
 from slmchat.terminal.input_history import is_unicode
 from slmchat.terminal.slash_commands import CommandTable
+from slmchat.wording import in_bytes
 
 if TYPE_CHECKING:
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
@@ -176,13 +177,6 @@ def _is_directory(entry: "os.DirEntry[str]") -> bool:
 
 def _size(entry: "os.DirEntry[str]") -> str:
     try:
-        size = float(entry.stat().st_size)
+        return in_bytes(entry.stat().st_size)
     except OSError:
         return "cannot be read"
-    if size < 1000:
-        return f"{size:.0f} bytes"
-    for unit in ("kB", "MB"):
-        size /= 1000
-        if size < 999.5:
-            return f"{size:.3g} {unit}"
-    return f"{size / 1000:,.1f} GB"

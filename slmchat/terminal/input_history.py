@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from slmchat import file_locks
-from slmchat.private_files import create_private
+from slmchat.private_files import create_private, replace_file
 
 # The newest entries that are kept. The file is rewritten when it is a tenth longer, so that not every chat does it.
 MAX_ENTRIES = 10_000
@@ -97,13 +97,7 @@ class InputHistory:
             kept = lines[-MAX_ENTRIES:]
             while len(kept) > 1 and sum(map(len, kept)) > MAX_BYTES // 2:
                 del kept[: max(1, len(kept) // 10)]
-            # One name, written over: what a crash leaves behind does not pile up.
-            temporary = file.with_name(f".{file.name}.new")
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-                out.writelines(kept)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(temporary, file)
+            replace_file(file, b"".join(kept))
         self._lines = len(kept)
 
     def _give_up(self, error: OSError) -> None:

@@ -55,6 +55,9 @@ LARGE = _sets(
     "'a'.translate({97: 'b' * 999999})", "'a' | wordwrap(1, wrapstring='b' * 9999)", "('<' * 999999) | escape | escape",
     "('\\x01' * 999999) | urlencode | urlencode", "('\\U0001f600' * 999999) | tojson(ensure_ascii=true)",
     "'a' * (10**9 | int)", "[none] * 10**9", "{'a': 'b' * 10**9}", "{'a' * 10**9: 1}", "('a' ~ 'b') * 10**9",
+    "[namespace(x='a' * 999999)] * 99999 | sort(attribute='x')", "[cycler('a' * 999999)] * 99999 | unique(attribute='current')",
+    "[namespace(x='a' * 999999)] * 99999 | join(attribute='x')", "[{}] * 99999 | groupby('x', 'a' * 999999)", "[[namespace(x='a' * 999999)]] * 99999 | max(attribute='0.x')",
+    "[{}] * 99999 | map(attribute='a' ~ '.a' * 99999)", "[{}] * 99999 | sort(attribute='a' ~ ',a' * 99999)", "[{}] * 99999 | selectattr('a' ~ '.a' * 99999)",
     "'a' if ('a' * 10**10) else 'b'", "'ǰ' * 999999 | upper * 9", "'%s%%' % ('a' * 999999) * 99",
 )  # fmt: skip
 
@@ -125,6 +128,7 @@ ENDLESS = [
     _again("{% set x = 'a' | list %}" * 999), _again("{% set x = namespace(a=1) %}" * 999), _again("{% set x = cycler(1, 2) %}{{ x.next() }}" * 99),
     _again("{% set x = strftime_now('%Y' * 90) %}"), _again("{% set x = '{:1000}'.format(1) %}"), _again("{% set x = '%1000d' % 1 %}"),
     _again("{% set x = 1.1 | round(9) | string | float | int %}" * 99), "{% filter upper %}" * 15 + MANY + "a" + END + "{% endfilter %}" * 15,
+    "{% for a in range(99999) %}{% set x = loop | urlencode %}{% set x = [loop] | first | list %}{% endfor %}", "{% set ns = namespace(items=1) %}" + MANY + "{% set x = ns | dictsort %}" + END,
     "{% for i in range(9) %}" * 19 + "{% endfor %}" * 19, "{% set r = range(99999) %}" + "{% for a in r %}" * 9 + "{% endfor %}" * 9,
     _again("{{ range(99999) | map('slm tick', -999999999, 0) | list }}"), _again("{{ 1 | slm_tick(-9999999) }}"),
     "{% for i in range(99999) %}" + "{% set x = i %}" * 3000 + "{% endfor %}", "{% for i in range(99999) %}" + "a" * 9999 + "{% endfor %}",

@@ -7,8 +7,9 @@ the model is the right one (models/warm_server.py).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-from slmchat.engine.api import Embedder, ModelInfo, Pool, Prompt, Session, SessionSettings, StreamPool, TextLogits
+from slmchat.engine.api import ModelInfo, Pool, Prompt, Session, SessionSettings
 from slmchat.engine.warm.codec import encode
 from slmchat.engine.warm.connection import WarmConnection, ask
 from slmchat.engine.warm.pool import WarmPool
@@ -27,7 +28,16 @@ class WarmModel:
     is_ctx_asked: bool = False
 
 
-class WarmEngine:
+class AnswersOnly:
+    """What else an `Engine` is asked for raises `SlmError` (USAGE): who wants it has an engine of its own."""
+
+    def _refused(self, settings: SessionSettings, *_: Any, **_named: Any) -> Any:
+        raise only_answers()
+
+    open_pool = open_stream_pool = open_scorer = open_text_logits = embedder = _refused
+
+
+class WarmEngine(AnswersOnly):
     """A loaded model in another process. Implements `Engine`, for sessions and pools."""
 
     def __init__(self, asking: WarmConnection, generating: Sequence[WarmConnection], model: WarmModel) -> None:
@@ -64,22 +74,6 @@ class WarmEngine:
 
     def _session(self, connection: WarmConnection, settings: SessionSettings) -> WarmSession:
         return WarmSession(connection, min(max(settings.n_ctx, settings.most_ctx), self._model.n_ctx))
-
-    def open_stream_pool(self, settings: SessionSettings, parallel: int | None = None) -> StreamPool:
-        """Raises `SlmError` (USAGE): who streams to many has an engine of its own."""
-        raise only_answers()
-
-    def open_scorer(self, settings: SessionSettings) -> Pool:
-        """Raises `SlmError` (USAGE)."""
-        raise only_answers()
-
-    def open_text_logits(self, settings: SessionSettings) -> TextLogits:
-        """Raises `SlmError` (USAGE)."""
-        raise only_answers()
-
-    def embedder(self, settings: SessionSettings, *, is_cut: bool = False) -> Embedder:
-        """Raises `SlmError` (USAGE)."""
-        raise only_answers()
 
     def close(self) -> None:
         for connection in (self._asking, *self._generating):
