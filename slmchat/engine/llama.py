@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from slmchat.engine import attention_trial, devices, native, threads, verdicts
 from slmchat.engine.adapters import Adapters
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
+from slmchat.engine.grammars import ReadGrammars
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.limits import EngineLimits
 from slmchat.engine.loaded import LoadedModel, model_metadata
@@ -63,7 +64,7 @@ class LlamaEngine:
         file = path.stat()
         self._stamp = (file.st_size, file.st_mtime_ns, api.llama_model_size(model))
         self.vocabulary = Vocabulary(api, model, vision, tokenizer=model_metadata(api, model, "tokenizer.ggml.pre"))
-        self.loaded = LoadedModel(api, model, self.vocabulary, Adapters(api, model), started)
+        self.loaded = LoadedModel(api, model, self.vocabulary, Adapters(api, model), started, ReadGrammars(api))
         self.info = ModelInfo(
             architecture=model_metadata(api, model, "general.architecture"),
             trained_context_length=api.llama_model_n_ctx_train(model),
@@ -172,6 +173,7 @@ class LlamaEngine:
             self._vision.close()
         if not self._is_closed:
             self._is_closed = True
+            self.loaded.grammars.close()
             self.loaded.api.llama_model_free(self.loaded.model)
 
     def _settled(self, settings: SessionSettings, n_cells: int) -> SessionSettings:
