@@ -52,7 +52,7 @@ class Bench:
         pool = self.engine.open_scorer(self.settings)
         prior = content_free_prior(choosing, pool, [self._prompt(text) for text in CONTENT_FREE])
         requests = (Request(n, prompt, choices=choosing.choices(prompt)) for n, prompt in enumerate(self.prompts))
-        said = {done.id: choosing.classification(done.scores, prior).choice for done in pool.run(requests)}
+        said = {done.id: choosing.classification(done.scores, prior).label for done in pool.run(requests)}
         rate = len(ROWS) / (time.perf_counter() - start)
         pool.close()
         return rate, _accuracy([said[n] for n in range(len(ROWS))])
