@@ -53,7 +53,7 @@ class Matcher:
 
     def compiled(self, gbnf: str) -> Any:
         """llama.cpp's grammar; `free` it. Raises `SlmError`."""
-        return constraint._compiled(self._api, self._vocabulary, gbnf)
+        return constraint.compiled(self._api, self._vocabulary, gbnf)
 
     def free(self, grammar: Any) -> None:
         self._api.llama_sampler_free(grammar)

@@ -37,7 +37,7 @@ def engine(tmp_path: Path) -> Iterator[LlamaEngine]:
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What is going to be measured, the next one last."""
     ratios: list[float] = []
-    monkeypatch.setattr(attention_trial, "ratio", lambda _: ratios.pop())
+    monkeypatch.setattr(attention_trial, "ratio", lambda _directory, _head: ratios.pop())
     return ratios
 
 
@@ -60,7 +60,7 @@ def test_the_slower_way_is_left_and_the_faster_one_is_not(
     assert not is_flash(engine)  # and in the next process
     assert len(measured) == 1
 
-    file = place / "attention.json"
+    file = place / "attention-64.json"
     other = json.loads(file.read_text())
     other["key"]["library"] = "/another/libllama.so"
     file.write_text(json.dumps(other))
@@ -72,7 +72,7 @@ def test_the_slower_way_is_left_and_the_faster_one_is_not(
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format": 1}', "\xff"])
 def test_a_damaged_answer_is_found_again(engine: LlamaEngine, place: Path, measured: list[float], content: str) -> None:
-    (place / "attention.json").write_text(content, encoding="latin-1")
+    (place / "attention-64.json").write_text(content, encoding="latin-1")
     measured.append(2.8)
     assert not is_flash(engine)
 
@@ -118,6 +118,20 @@ def test_where_nothing_can_be_kept_nothing_is_measured(
     assert is_flash(engine)
 
 
-def test_llama_cpp_tells_a_ratio(place: Path) -> None:
+@pytest.mark.parametrize(
+    ("head", "asked"), [(8, 64), (64, 64), (96, 64), (128, 128), (192, 128), (256, 256), (576, 256)]
+)
+def test_heads_of_another_size_are_another_question(
+    head: int, asked: int, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one build heads of 64 numbers suffer from flash attention, and larger ones gain by it."""
+    ratios = {64: 2.4, 128: 0.9, 256: 0.8}
+    monkeypatch.setattr(attention_trial, "ratio", lambda _directory, size: ratios[size])
+    assert attention_trial.is_slower(head) is (asked == 64)
+    assert [file.name for file in place.iterdir()] == [f"attention-{asked}.json"]
+
+
+@pytest.mark.parametrize("head", attention_trial.HEADS)
+def test_llama_cpp_tells_a_ratio(place: Path, head: int) -> None:
     """Both ways compute, and neither is out of all proportion on any machine that is known."""
-    assert 0.2 < attention_trial.ratio(place) < 50
+    assert 0.2 < attention_trial.ratio(place, head) < 50

@@ -13,7 +13,7 @@ from serving import NAME, random_weights
 
 from slmchat.conversation.template import ChatTemplate
 from slmchat.engine import llama, native
-from slmchat.engine.constraint import ConstrainedSampler
+from slmchat.engine.constraint import ConstrainedSampler, compiled
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.generation.call_notation import HERMES, CallNotation, notation_of
@@ -251,9 +251,9 @@ def test_a_mark_that_is_a_control_token_may_be_written_where_it_is_shown(vocabul
     (mark,) = vocabulary.tokens_of(("[TOOL_CALLS]",))
     assert not vocabulary.is_plain_text(mark)
     for shown, is_text in ((frozenset[int](), False), (frozenset((mark,)), True)):
-        made = ConstrainedSampler(
-            native.bindings(), vocabulary, SamplerSettings(seed=1), 'root ::= "[TOOL_CALLS]"', shown
-        )
+        api = native.bindings()
+        grammar = compiled(api, vocabulary, 'root ::= "[TOOL_CALLS]"')
+        made = ConstrainedSampler(api, vocabulary, SamplerSettings(seed=1), grammar, shown)
         assert made._is_text(mark) is is_text
         made.close()
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from slmchat.engine import native
 from slmchat.engine.api import Constraint, ConstraintKind
 from slmchat.engine.gbnf import to_gbnf
+from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.logits import LogitsCheck
 from slmchat.engine.sampler import Sampler, SamplerSettings, choosers, penalties
 from slmchat.engine.vocabulary import Vocabulary
@@ -47,23 +48,22 @@ _NEVER = -math.inf
 
 
 def open_sampler(
-    api: ModuleType,
-    vocabulary: Vocabulary,
-    settings: SamplerSettings,
-    constraint: Constraint | None,
-    shown: frozenset[int] = frozenset(),
+    loaded: LoadedModel, settings: SamplerSettings, constraint: Constraint | None, shown: frozenset[int] = frozenset()
 ) -> "Sampler | ConstrainedSampler | QuotationSampler":
     """What picks the tokens of one generation. `shown`: control tokens that are text of it.
 
     Raises `SlmError` (USAGE) when the constraint cannot be used.
     """
+    api, vocabulary = loaded.api, loaded.vocabulary
     if constraint is None:
         return Sampler(api, vocabulary.n_tokens, settings)
     if constraint.kind is ConstraintKind.QUOTATIONS:
         from slmchat.engine.quotation_sampler import QuotationSampler  # 4 ms, for answers from documents alone
 
         return QuotationSampler(api, vocabulary, settings, constraint)
-    return ConstrainedSampler(api, vocabulary, settings, to_gbnf(constraint), shown)
+    gbnf = to_gbnf(constraint)
+    grammar = loaded.grammars.copy(gbnf, lambda: compiled(api, vocabulary, gbnf))
+    return ConstrainedSampler(api, vocabulary, settings, grammar, shown)
 
 
 class ConstrainedSampler:
@@ -79,18 +79,16 @@ class ConstrainedSampler:
         api: ModuleType,
         vocabulary: Vocabulary,
         settings: SamplerSettings,
-        gbnf: str,
+        grammar: Any,
         shown: frozenset[int] = frozenset(),
     ) -> None:
-        """`shown`: control tokens that write their spelling.
-
-        Raises `SlmError` (USAGE) when llama.cpp cannot read the grammar.
-        """
+        """`grammar`: llama.cpp's sampler of it, at its beginning; `close` frees it. `shown`: control tokens that write
+        their spelling."""
         self._api = api
         self._vocabulary = vocabulary
         self._settings = settings
         self._shown = shown
-        self._grammar = _compiled(api, vocabulary, gbnf)
+        self._grammar = grammar
         self._text = codecs.getincrementaldecoder("utf-8")("strict")
         self._failure: BaseException | None = None
         self._check = LogitsCheck(api, vocabulary.n_tokens)
@@ -226,7 +224,7 @@ class ConstrainedSampler:
         return self._vocabulary.piece(token, is_shown=token in self._shown)
 
 
-def _compiled(api: ModuleType, vocabulary: Vocabulary, gbnf: str) -> Any:
+def compiled(api: ModuleType, vocabulary: Vocabulary, gbnf: str) -> Any:
     """llama.cpp's grammar sampler. Raises `SlmError` (USAGE) with the line where it could not go on reading."""
     if len(gbnf) > _MOST_GRAMMAR or "\0" in gbnf or not gbnf.strip() or _nesting(gbnf.encode()) > _MOST_NESTED:
         raise _unreadable("it is empty, larger than 1 MiB, nested too deep or not text")

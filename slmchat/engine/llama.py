@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from slmchat.engine import attention_trial, devices, native, threads, verdicts
 from slmchat.engine.adapters import Adapters
 from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
+from slmchat.engine.grammars import ReadGrammars
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.limits import EngineLimits
 from slmchat.engine.loaded import LoadedModel, model_metadata
@@ -63,7 +64,7 @@ class LlamaEngine:
         file = path.stat()
         self._stamp = (file.st_size, file.st_mtime_ns, api.llama_model_size(model))
         self.vocabulary = Vocabulary(api, model, vision, tokenizer=model_metadata(api, model, "tokenizer.ggml.pre"))
-        self.loaded = LoadedModel(api, model, self.vocabulary, Adapters(api, model), started)
+        self.loaded = LoadedModel(api, model, self.vocabulary, Adapters(api, model), started, ReadGrammars(api))
         self.info = ModelInfo(
             architecture=model_metadata(api, model, "general.architecture"),
             trained_context_length=api.llama_model_n_ctx_train(model),
@@ -172,6 +173,7 @@ class LlamaEngine:
             self._vision.close()
         if not self._is_closed:
             self._is_closed = True
+            self.loaded.grammars.close()
             self.loaded.api.llama_model_free(self.loaded.model)
 
     def _settled(self, settings: SessionSettings, n_cells: int) -> SessionSettings:
@@ -186,19 +188,26 @@ class LlamaEngine:
         if settings.flash_attention is not None or settings.kv_type != "f16":  # V is quantized with it alone
             return settings
         scores = 4 * settings.batch_tokens * n_cells * self.loaded.api.llama_model_n_head(self.loaded.model)
-        if available is None or scores > _SCORES_SHARE * available or not attention_trial.is_slower():
+        if available is None or scores > _SCORES_SHARE * available:
+            return settings
+        if not attention_trial.is_slower(self._head_sizes()[0]):
             return settings
         return replace(settings, flash_attention=False)
 
     def _cell_bytes(self, kv_type: str) -> float:
         """Bytes that one token takes in the KV cache: keys and values of every layer (0 where there are none)."""
         api, model = self.loaded.api, self.loaded.model
-        heads = max(1, api.llama_model_n_head(model))
-        plain = api.llama_model_n_embd(model) // heads
-        architecture = self.info.architecture
-        lengths = (model_metadata(api, model, f"{architecture}.attention.{kind}_length") for kind in ("key", "value"))
-        per_head = sum(int(length) if length.isdecimal() else plain for length in lengths)
+        per_head = sum(self._head_sizes())
         return float(api.llama_model_n_layer(model) * api.llama_model_n_head_kv(model) * per_head * KV_BYTES[kv_type])
+
+    def _head_sizes(self) -> tuple[int, int]:
+        """Numbers of the keys and of the values of each head."""
+        api, model = self.loaded.api, self.loaded.model
+        plain = api.llama_model_n_embd(model) // max(1, api.llama_model_n_head(model))
+        key, value = (
+            model_metadata(api, model, f"{self.info.architecture}.attention.{kind}_length") for kind in ("key", "value")
+        )
+        return int(key) if key.isdecimal() else plain, int(value) if value.isdecimal() else plain
 
 
 def load(

@@ -1,6 +1,6 @@
 """What everything that computes with a loaded model holds of it.
 
-Knows: which five things those are, what a model says of itself. Refuses to know: what is done with them.
+Knows: which six things those are, what a model says of itself. Refuses to know: what is done with them.
 """
 
 import ctypes
@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from slmchat.engine.adapters import Adapters
+from slmchat.engine.grammars import ReadGrammars
 from slmchat.engine.threads import Sample
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.lazy_dataclasses import dataclass
@@ -23,7 +24,7 @@ def model_metadata(api: ModuleType, model: Any, key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """llama.cpp's functions, the model's handle, its tokenizer and the LoRA adapters loaded for it.
+    """llama.cpp's functions, the model's handle, its tokenizer, the LoRA adapters and the grammars loaded for it.
 
     `started`: processor time before it was loaded, by which whoever computes with it tells who else does.
     """
@@ -33,3 +34,4 @@ class LoadedModel:
     vocabulary: Vocabulary
     adapters: Adapters
     started: Sample
+    grammars: ReadGrammars

@@ -6,6 +6,7 @@ a model without numbers then answers with token 0 for ever.
 
 import ctypes
 import math
+import sys
 from array import array
 from types import ModuleType
 from typing import Any
@@ -25,8 +26,8 @@ class LogitsCheck:
     def before(self, context: Any, index: int) -> None:
         """A token is about to be picked from the logits at `index` of the last batch (-1: its last one).
 
-        The first call takes below 1 ms for 49,000 tokens and 4 ms for 262,000, later ones nothing. Raises `SlmError`
-        (DAMAGED).
+        The first call takes below 1 ms for 49,000 tokens and 4 ms for 262,000 (0.2 ms with NumPy), later ones nothing.
+        Raises `SlmError` (DAMAGED).
         """
         if not self._is_first:
             return
@@ -34,7 +35,9 @@ class LogitsCheck:
         data = ctypes.string_at(self._row(context, index), ctypes.sizeof(ctypes.c_float) * self._n_tokens)
         # Finite ones never add up to infinity in double precision; NaN is not below it. Negative infinity is a number
         # here: a model may forbid tokens so.
-        if not sum(array("f", data)) < math.inf:
+        numpy = sys.modules.get("numpy")  # not imported for this: it takes 0.1 s
+        total = sum(array("f", data)) if numpy is None else numpy.frombuffer(data, "f").sum(dtype="d")
+        if not total < math.inf:
             raise _no_numbers()
 
     def picked(self, context: Any, index: int, token: int) -> None:

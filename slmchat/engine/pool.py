@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
+from slmchat.engine import shortlist
 from slmchat.engine.api import Request, Result, SessionSettings
 from slmchat.engine.context import check_room, window_full
 from slmchat.engine.feed import Feed
@@ -51,6 +52,7 @@ class LlamaPool(PrefixPool[PreparedRequest]):
             abortable_from=_ABORTABLE_FROM,
             key=key,
         )
+        shortlist.prepare(loaded.vocabulary.n_tokens)
         self._plan = plan
         self._growth = Growth(plan)
         self._misses = 0  # prompts in a row that did not begin with the shared prefix

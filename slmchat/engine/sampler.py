@@ -4,17 +4,22 @@ Knows: temperature, top-k, top-p, min-p, repeat penalty, seed, and the order in 
 Refuses to know: where the settings come from.
 """
 
+import ctypes
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from types import ModuleType
 from typing import Any
 
 from slmchat.engine.logits import LogitsCheck
+from slmchat.engine.shortlist import Shortlist
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.ranges import SEED
 
 # llama.cpp looks back over this many tokens for the repeat penalty (common/common.h: penalty_last_n).
 PENALTY_LAST_N = 64
+
+# More of them are no short list.
+_MOST_TOP_K = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,10 @@ class Sampler:
     def __init__(self, api: ModuleType, n_vocab: int, settings: SamplerSettings) -> None:
         self._api = api
         self._chain = _chain(api, n_vocab, settings)
+        # penalties change any logit, and without top-k any token may come
+        is_short = settings.repeat_penalty == 1.0 and (settings.temperature <= 0 or 0 < settings.top_k <= _MOST_TOP_K)
+        self._shortlist = Shortlist.made(api, n_vocab) if is_short else None
+        self._top_k = 0 if settings.temperature <= 0 else settings.top_k
         self._check = LogitsCheck(api, n_vocab)
 
     def pick(self, context: Any, index: int = -1) -> int:
@@ -62,8 +71,24 @@ class Sampler:
         Raises `SlmError` (DAMAGED) when these are no numbers.
         """
         self._check.before(context, index)
-        token = int(self._api.llama_sampler_sample(self._chain, context, index))
+        token = self._chosen_of_few(context, index)
+        if token is None:
+            token = int(self._api.llama_sampler_sample(self._chain, context, index))
         self._check.picked(context, index, token)
+        return token
+
+    def _chosen_of_few(self, context: Any, index: int) -> int | None:
+        """The token that the chain chooses, where it need not look at all of them; else None."""
+        if self._shortlist is None:
+            return None
+        if not self._top_k:
+            return self._shortlist.best(context, index)
+        array = self._shortlist.candidates(context, index, self._top_k)
+        if array is None:
+            return None
+        self._api.llama_sampler_apply(self._chain, ctypes.byref(array))
+        token = int(array.data[array.selected].id)
+        self._api.llama_sampler_accept(self._chain, token)
         return token
 
     def accept(self, token: int) -> None:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import field, replace
 
+from slmchat.engine import native
 from slmchat.engine.api import Finish, FinishReason, Request, Result, Score, SessionSettings, Timings, Usage
 from slmchat.engine.branches import Branch, branches
 from slmchat.engine.context import check_room, window_full
@@ -31,6 +32,9 @@ from slmchat.lazy_dataclasses import dataclass
 # Prompts of one group, copies of them for texts of several tokens, and beginnings that some of the prompts share. The
 # sum is below 256 (llama.cpp: LLAMA_MAX_SEQ). Recurrent models pay memory for each sequence.
 _ROWS, _COPIES, _BRANCHES = 48, 96, 24
+# Tokens of prompts that have nothing in common, in one group: a processor computes no faster with more of them, and
+# each is compared with the cells of all (with 510 tokens of 30 prompts a token took 1.2 times as long).
+_APART = 128
 _ROWS_RECURRENT, _COPIES_RECURRENT, _BRANCHES_RECURRENT = 8, 8, 4
 
 
@@ -75,6 +79,7 @@ class LlamaScorer(PrefixPool[_Row]):
         )
         self._waiting: deque[_Row | Result] = deque()  # taken, and not worked on yet
         self._step = self._sequences.batch_tokens  # tokens that are evaluated at once
+        self._apart = self._step if native.has_gpu_backend() else min(_APART, self._step)
         self._probabilities = LogProbabilities(loaded.api, loaded.vocabulary.n_tokens)
 
     @property
@@ -130,8 +135,10 @@ class LlamaScorer(PrefixPool[_Row]):
             if isinstance(item, Result):
                 passed.append(item)
                 continue
-            own = len(item.tokens) - self._n_known(item, group)
-            if group and size + own > self._step:
+            n_known = self._n_known(item, group)
+            own = len(item.tokens) - n_known
+            is_apart = n_known == self._prefix.common(item.tokens)
+            if group and size + own > (self._apart if is_apart else self._step):
                 self._waiting.appendleft(item)
                 break
             size += own

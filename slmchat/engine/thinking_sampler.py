@@ -48,7 +48,7 @@ def sampler_for(
 def _behind(loaded: LoadedModel, settings: SamplerSettings, limits: Limits) -> TokenSampler:
     """What picks the tokens behind a thought."""
     shown = loaded.vocabulary.tokens_of(limits.shown) if limits.constraint else frozenset()
-    return open_sampler(loaded.api, loaded.vocabulary, settings, limits.constraint, shown)
+    return open_sampler(loaded, settings, limits.constraint, shown)
 
 
 class ThinkingSampler:

@@ -36,14 +36,20 @@ Fill = Callable[[str, WeightType, int], bytes]
 
 
 def write_llama(
-    file: Path, kinds: Sequence[WeightType], *, embedding: int, feed_forward: int, fill: Fill | None = None
+    file: Path,
+    kinds: Sequence[WeightType],
+    *,
+    embedding: int,
+    feed_forward: int,
+    head: int = _HEAD,
+    fill: Fill | None = None,
 ) -> tuple[int, int]:
     """A Llama with one layer for each of `kinds`, the type of its matrices; bytes and rows of those.
 
-    `fill` None: the weights are zeros, a hole in the file. Raises `OSError`.
+    `head`: numbers of each of its heads. `fill` None: the weights are zeros, a hole in the file. Raises `OSError`.
     """
-    heads = embedding // _HEAD
-    keys = max(1, heads // 4) * _HEAD
+    heads = embedding // head
+    keys = max(1, heads // 4) * head
     matrices = (
         ("attn_q", embedding, embedding), ("attn_k", embedding, keys), ("attn_v", embedding, keys),
         ("attn_output", embedding, embedding), ("ffn_gate", embedding, feed_forward),
@@ -57,7 +63,7 @@ def write_llama(
         "general.architecture": "llama", "tokenizer.ggml.model": "no_vocab", "llama.vocab_size": VOCABULARY,
         "llama.context_length": _CONTEXT, "llama.embedding_length": embedding, "llama.block_count": len(kinds),
         "llama.feed_forward_length": feed_forward, "llama.attention.head_count": heads,
-        "llama.attention.head_count_kv": keys // _HEAD, "llama.rope.dimension_count": _HEAD,
+        "llama.attention.head_count_kv": keys // head, "llama.rope.dimension_count": head,
         "llama.attention.layer_norm_rms_epsilon": 1e-5,
     }  # fmt: skip
     out = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys_values)))

@@ -7,7 +7,8 @@ figures).
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from slmchat.errors import SlmError
@@ -68,8 +69,8 @@ class _Told:
     def words(self, schema: Mapping[str, Any], *, is_outermost: bool) -> str:
         options = [self.resolved(part) for keyword in ("anyOf", "oneOf") for part in _parts(schema, keyword)]
         if options:
-            named = [said for part in options if part.get("type") != "null" and (said := self.said(part))]
-            return " or ".join(dict.fromkeys(named[:_MOST_NAMES]))
+            named = (said for part in options if part.get("type") != "null" and (said := self.said(part)))
+            return _joined(" or ", _once(islice(named, _MOST_NAMES)))
         if isinstance(schema.get("enum"), list):
             return "" if is_outermost and len(schema["enum"]) < 2 else _values(schema["enum"])
         kind = _kind(schema)
@@ -84,9 +85,9 @@ class _Told:
         return "" if is_outermost else _NAMES.get(kind, "")
 
     def list(self, schema: Mapping[str, Any], *, is_outermost: bool) -> str:
-        first = [self.said(self.resolved(part)) or "a value" for part in _parts(schema, "prefixItems")]
+        first = _parts(schema, "prefixItems")[:_MOST_NAMES]
         if first:
-            return f"a list of {', then '.join(first[:_MOST_NAMES])}"
+            return f"a list of {_joined(', then ', (self.said(self.resolved(part)) or 'a value' for part in first))}"
         item = self.resolved(schema.get("items", True))
         fields = self.fields(item)
         if fields:
@@ -105,8 +106,8 @@ class _Told:
         for part in (schema, *map(self.resolved, _parts(schema, "allOf"))):
             properties = part.get("properties")
             found |= properties if isinstance(properties, dict) else {}
-        names = [name + self.remark(self.resolved(value), depth) for name, value in found.items() if value is not False]
-        return ", ".join(names)
+        told = ((name, self.resolved(value)) for name, value in found.items() if value is not False)
+        return _joined(", ", (name + self.remark(value, depth) for name, value in told))
 
     def remark(self, schema: Mapping[str, Any], depth: int) -> str:
         if not self.detail:
@@ -144,6 +145,26 @@ class _Told:
 
 _NAMES = {"string": "a text", "integer": "a whole number", "number": "a number", "boolean": "true or false"}
 _SEVERAL = {"a text": "texts", "a whole number": "whole numbers", "a number": "numbers"}
+
+
+def _joined(separator: str, parts: Iterable[str]) -> str:
+    """The parts as one text, made one by one: no more of them once it is longer than anything that is said."""
+    made: list[str] = []
+    length = 0
+    for part in parts:
+        made.append(part)
+        length += len(part)
+        if length > _MOST_LENGTH:
+            break
+    return separator.join(made)
+
+
+def _once(texts: Iterable[str]) -> Iterable[str]:
+    known: set[str] = set()
+    for text in texts:
+        if text not in known:
+            known.add(text)
+            yield text
 
 
 def _values(values: Sequence[Any]) -> str:

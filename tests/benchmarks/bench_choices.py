@@ -15,7 +15,6 @@ from targets import Target, pairs
 
 from slmchat.conversation.attachments import Attachment, compose
 from slmchat.conversation.messages import Message, Role
-from slmchat.engine import llama
 from slmchat.engine.api import Chunk, Engine, Limits, Prompt, Request, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.generation.classify import CONTENT_FREE, ClassificationTask, content_free_prior
@@ -35,7 +34,7 @@ class Bench:
     """One model, one form of the question."""
 
     def __init__(self, model: str) -> None:
-        self.engine: Engine = llama.load(Path(programs.path_of(model)))
+        self.engine: Engine = programs.load_engine(model)
         self.settings = SessionSettings(1024, programs.THREADS, programs.THREADS)
         is_base = self.engine.info.chat_template is None
         self._lay_out = layout(self.engine, is_raw=is_base)
@@ -52,7 +51,7 @@ class Bench:
         pool = self.engine.open_scorer(self.settings)
         prior = content_free_prior(choosing, pool, [self._prompt(text) for text in CONTENT_FREE])
         requests = (Request(n, prompt, choices=choosing.choices(prompt)) for n, prompt in enumerate(self.prompts))
-        said = {done.id: choosing.classification(done.scores, prior).choice for done in pool.run(requests)}
+        said = {done.id: choosing.classification(done.scores, prior).label for done in pool.run(requests)}
         rate = len(ROWS) / (time.perf_counter() - start)
         pool.close()
         return rate, _accuracy([said[n] for n in range(len(ROWS))])

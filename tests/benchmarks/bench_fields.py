@@ -6,7 +6,6 @@ and told the schema. The fields that are right count; the answers are the same e
 
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import programs
 from targets import Target
@@ -32,7 +31,7 @@ FORMS = (
 
 
 def measure(_repeat: int) -> list[Target]:
-    engine = llama.load(Path(programs.path_of(programs.MODELS[0])))
+    engine = programs.load_engine(programs.MODELS[0])
     if not engine.info.chat_template:
         engine.close()
         raise RuntimeError(f"{programs.MODELS[0]} is a base model: it cannot be asked")

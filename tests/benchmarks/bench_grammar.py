@@ -49,7 +49,7 @@ def measure(repeat: int) -> list[Target]:
 
 
 def _rates(model: str, repeat: int) -> Iterator[Target]:
-    engine = llama.load(Path(programs.path_of(model)))
+    engine = programs.load_engine(model)
     session = engine.open_session(_settings(1024))
     prompt = Prompt((Part(f"{TEXT}\n\nExtract name, age, tags, mood and born.\n\nJSON:\n"),))
     schema = Constraint(ConstraintKind.SCHEMA, json.dumps(SCHEMA))

@@ -28,7 +28,7 @@ def measure(repeat: int) -> list[Target]:
 
 
 def _rates(model: str, repeat: int) -> Iterator[Target]:
-    engine = llama.load(Path(programs.path_of(model)))
+    engine = programs.load_engine(model)
     begin = time.perf_counter()
     n_pieces = len(engine.loaded.vocabulary.pieces)
     table_s = time.perf_counter() - begin

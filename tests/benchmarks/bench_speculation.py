@@ -6,7 +6,6 @@ compute what single tokens do. That no text differs is a target, too.
 """
 
 import functools
-from pathlib import Path
 
 import programs
 from targets import Target, pairs
@@ -34,7 +33,7 @@ def measure(repeat: int) -> list[Target]:
 
 
 def _of(model: str, repeat: int) -> list[Target]:
-    engine = llama.load(Path(programs.path_of(model)))
+    engine = programs.load_engine(model)
     goal = next((value for name, value in _COPYING.items() if model.startswith(name)), _COPYING_ELSEWHERE)
     copying, free = _prompt(engine, is_copying=True), _prompt(engine, is_copying=False)
     targets = [

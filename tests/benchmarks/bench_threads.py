@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import programs
 from targets import Target, pairs, rounds
@@ -29,7 +28,7 @@ MOST = max(1, programs.THREADS)
 
 
 def measure(repeat: int) -> list[Target]:
-    engine = llama.load(Path(programs.path_of(programs.MODELS[0])))
+    engine = programs.load_engine(programs.MODELS[0])
     try:
         idle = _against_best(engine, repeat, "idle", 0.98)
         with _busy(max(1, MOST // 2)):

@@ -14,7 +14,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slmchat.engine.llama import LlamaEngine
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -90,6 +93,15 @@ def home() -> Path:
 def path_of(model: str) -> str:
     """The file of an installed model."""
     return str(json.loads(run([*SLM, "show", model, "--json"]).out)["path"])
+
+
+def load_engine(model: str) -> "LlamaEngine":
+    """An installed model as slm loads it: without what does not work on this machine, with the faster attention."""
+    from slmchat import settings
+    from slmchat.engine import llama, verdict_place, verdicts
+
+    verdicts.library(verdict_place.directory(settings.paths_of(os.environ).cache))
+    return llama.load(Path(path_of(model)))
 
 
 @functools.cache
