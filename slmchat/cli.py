@@ -20,6 +20,7 @@ from slmchat.commands import process_end
 from slmchat.commands.command_line import Command, CommandCall, called, program, writes_to_stdout
 from slmchat.commands.own_options import GlobalOptions
 from slmchat.errors import ExitCode, SlmError
+from slmchat.privacy import bytecode
 from slmchat.terminal.console import Console, console_of_call, current_console
 
 _HELP = "Talk to small language models on your own device."
@@ -420,12 +421,15 @@ def _world(context: typer.Context, given: GlobalOptions) -> tuple[Console, setti
 
     for path in narrow(resolved.paths.private()):
         console.detail(f"{path} could be read by others; now it is yours alone")
+    if not resolved.is_private:
+        bytecode.make_up(resolved.paths.cache)
     return console, resolved
 
 
 def run_program(arguments: Sequence[str]) -> int:
     """Run one command line in a process that is slm's own: also what ends it from below is a sentence."""
     process_end.take_over()
+    bytecode.watch()
     code = run_cli(arguments)
     if code == ExitCode.INTERRUPTED or process_end.may_leave_at_once():
         process_end.leave_at_once(code)

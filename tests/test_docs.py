@@ -25,8 +25,8 @@ from slmchat.personas import Persona
 
 # Options of other programs that the pages name.
 FOREIGN = {
-    "--force-reinstall", "--no-cache-dir", "--no-deps", "--only-binary", "--extra-index-url", "--platform",
-    "--python-version", "--system-site-packages",  # pip and venv
+    "--force-reinstall", "--no-cache-dir", "--no-compile", "--no-deps", "--only-binary", "--extra-index-url",
+    "--platform", "--python-version", "--system-site-packages",  # pip and venv
     "--install",  # xcode-select
     "--jobs", "--arch",  # .ci/wheel
     "--repeat", "--only", "--patience", "--runs",  # the benchmarks

@@ -126,7 +126,7 @@ def check_directory(directory: Path, named_by: str) -> Path:
         raise _unfit(named_by, f"{directory} leads nowhere: {error}") from error
     if not place.is_dir():
         raise _unfit(named_by, f"there is no directory {place}", f"mkdir -p {place}")
-    why = _held_code(place, _home(), (*_code_places(), *_library_places(), *_path_places())) or _code_around(place)
+    why = _held_code(place, _home(), (*_code_places(), *library_places(), *_path_places())) or _code_around(place)
     why = why or next((f"programs of your PATH ({one})" for one in _path_places() if place.is_relative_to(one)), None)
     if why is None and any(part.startswith(".") for part in place.parts):
         why = "what is hidden"
@@ -190,7 +190,7 @@ def _code_around(place: Path) -> str | None:
     """What this file or directory lies in that is run unasked; None: nothing of the kind."""
     if ".git" in place.parts:
         return "the files of a git repository"
-    return next((f"code ({code})" for code in _library_places() if place.is_relative_to(code)), None)
+    return next((f"code ({code})" for code in library_places() if place.is_relative_to(code)), None)
 
 
 def _found_inside(place: Path) -> str | None:
@@ -211,8 +211,8 @@ def _code_places() -> tuple[Path, ...]:
     return _real([*sys.path, sys.prefix, os.path.dirname(sys.executable), str(Path(__file__).parents[1])])
 
 
-def _library_places() -> tuple[Path, ...]:
-    """Directories with nothing but code: of Python, of its libraries, of slm."""
+def library_places() -> tuple[Path, ...]:
+    """Directories with nothing but code: of Python, of its libraries, of slm. No sealed process may write there."""
     import site
     import sysconfig
 

@@ -1,7 +1,7 @@
 """The programs that are measured: slm and its peers, started as a user starts them.
 
-slm is compiled before, as pip does it. A sealed program cannot keep what it compiles: without that it would compile at
-every start what it imports behind the seal (the line editor: half a second).
+slm is compiled before, as pip does it: a sealed program cannot keep what it compiles, so that the first starts of an slm
+that nobody compiled take half a second more.
 """
 
 import functools
