@@ -89,7 +89,10 @@ class _Guarded:
 
     def __getattr__(self, name: str) -> Any:
         found, way = getattr(self.own, name), _WAYS.get(name)
-        return found if way is None else partial(way, self.guard, found)
+        if way is None:
+            return found
+        made = self.__dict__[name] = partial(way, self.guard, found)  # looked up once: a server steps for every token
+        return made
 
 
 class _GuardedEngine(_Guarded):
