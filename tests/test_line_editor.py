@@ -148,7 +148,7 @@ class Terminal:
         return self.until(lambda shown: all(text in shown for text in texts) and not (gone and gone in shown))
 
     def until(self, is_right: Callable[[str], bool]) -> str:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 300
         while not is_right(self.text()):
             assert time.monotonic() < deadline, f"the screen stays:\n{self.text()}"
             try:
