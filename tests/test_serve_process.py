@@ -33,6 +33,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.fixture(scope="module")
+def tireless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose window is not full for minutes."""
+    return write_tiny_llama(
+        tmp_path_factory.mktemp("models") / "tireless.gguf", chat_template=PHI3_TEMPLATE, context_length=60_000
+    )
+
+
 class ServerProcess:
     """`slm serve` in the foreground, until the end of the block."""
 
@@ -309,19 +317,21 @@ class TestWarmRun:
     def test_private_commands_do_not_ask(self, server: ServerProcess, slm: Slm, tiny: Path) -> None:
         assert "slm serve" not in slm("run", "Hi", "-n", "2", "-m", tiny, "-v", "--private").err
 
-    def test_ctrl_c_ends_the_generation_in_the_server(self, server: ServerProcess, home: Path, tiny: Path) -> None:
-        client = _client_in_an_answer(home, tiny)
-        client.send_signal(signal.SIGINT)
-        client.communicate(timeout=300)
-        assert client.returncode == 130
-        while json.loads(run_slm("serve", "--status", "--json", home=home).out)["working"]:
-            pass
-        assert server.request("GET", "/health")[0] == 200
+    def test_ctrl_c_ends_the_generation_in_the_server(self, home: Path, tireless: Path) -> None:
+        with ServerProcess(home, tireless, "--ctx", "60000") as server:
+            client = _client_in_an_answer(home, tireless)
+            client.send_signal(signal.SIGINT)
+            client.communicate(timeout=300)
+            assert client.returncode == 130
+            while json.loads(run_slm("serve", "--status", "--json", home=home).out)["working"]:
+                pass
+            assert server.request("GET", "/health")[0] == 200
 
-    def test_a_server_that_dies_is_told(self, server: ServerProcess, home: Path, tiny: Path) -> None:
-        client = _client_in_an_answer(home, tiny)
-        server.process.kill()
-        _out, err = client.communicate(timeout=300)
+    def test_a_server_that_dies_is_told(self, home: Path, tireless: Path) -> None:
+        with ServerProcess(home, tireless, "--ctx", "60000") as server:
+            client = _client_in_an_answer(home, tireless)
+            server.process.kill()
+            _out, err = client.communicate(timeout=300)
         assert client.returncode == 5 and b"slm serve ended while it answered" in err
 
     @pytest.mark.parametrize(("more", "code"), [(("--ctx", "64"), 7), (("--ctx", "16"), 7)])
@@ -394,23 +404,22 @@ class TestWarmBatch:
         assert client.returncode == 130 and b"interrupted; 1 row" in err
         assert server.request("GET", "/health")[0] == 200
 
-    def test_a_server_that_dies_ends_the_batch_with_a_way_on(
-        self, server: ServerProcess, home: Path, tiny: Path
-    ) -> None:
-        client = fork_server.popen(
-            [sys.executable, "-m", "slmchat", "batch", "go on", "-m", str(tiny), "--temp", "1"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment(home),
-        )
-        assert client.stdin is not None
-        client.stdin.write(b"one\n")
-        client.stdin.flush()
-        while not json.loads(run_slm("serve", "--status", "--json", home=home).out)["working"]:
-            pass
-        server.process.kill()
-        _out, err = client.communicate(timeout=300)
+    def test_a_server_that_dies_ends_the_batch_with_a_way_on(self, home: Path, tireless: Path) -> None:
+        with ServerProcess(home, tireless, "--ctx", "60000") as server:
+            client = fork_server.popen(
+                [sys.executable, "-m", "slmchat", "batch", "go on", "-m", str(tireless), "--temp", "1"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment(home),
+            )
+            assert client.stdin is not None
+            client.stdin.write(b"one\n")
+            client.stdin.flush()
+            while not json.loads(run_slm("serve", "--status", "--json", home=home).out)["working"]:
+                pass
+            server.process.kill()
+            _out, err = client.communicate(timeout=300)
         assert client.returncode == 5 and b"--resume" in err
 
 
@@ -461,10 +470,11 @@ class TestWarmChat:
             terminal.enter("And then")
             terminal.wait_for_count("finish reason", 2)
 
-    def test_ctrl_c_stops_the_answer_and_the_next_one_comes(
-        self, server: ServerProcess, home: Path, tiny: Path
-    ) -> None:
-        with self._open(home, tiny, "--temp", "1", "-n", "3000") as terminal:
+    def test_ctrl_c_stops_the_answer_and_the_next_one_comes(self, home: Path, tireless: Path) -> None:
+        with (
+            ServerProcess(home, tireless, "--ctx", "60000"),
+            self._open(home, tireless, "--temp", "1", "-n", "50000") as terminal,
+        ):
             terminal.enter("Hello world")
             while not json.loads(run_slm("serve", "--status", "--json", home=home).out)["working"]:
                 pass
