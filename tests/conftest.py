@@ -164,7 +164,7 @@ def run_slm(
     home: Path,
     stdin: bytes | str | None = None,
     env: Mapping[str, str] | None = None,
-    timeout: float = 100,
+    timeout: float = 300,
     from_start: bool = False,
 ) -> Outcome:
     """Run `slm` to its end, with pipes for all three streams; `from_start`: without the help of the fork server."""
@@ -273,7 +273,7 @@ def model_home() -> Path:
     # what a killed benchmark left behind: slm would warn of it, once, in some test
     shutil.rmtree(home / "data" / "loading", ignore_errors=True)
     for name in (SMOLLM2, GEMMA3_BASE):
-        pulled = run_slm("pull", name, "--source", "index", "--accept-license", home=home, timeout=110)
+        pulled = run_slm("pull", name, "--source", "index", "--accept-license", home=home, timeout=300)
         assert pulled.code == 0, pulled.err
     return home
 

@@ -79,7 +79,7 @@ def limited_slm(home: Path, before: Callable[[], None], *arguments: str | Path, 
         preexec_fn=before,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)

@@ -102,7 +102,7 @@ class Serving:
         return f"http://127.0.0.1:{self.port}"
 
     def request(self, method: str, path: str, body: object = None, **headers: str) -> Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         connection.request(method, path, data, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
@@ -121,7 +121,7 @@ class Serving:
         return self.post("/v1/chat/completions", {"messages": [{"role": "user", "content": text}], **fields})
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=300)
 
     def raw(self, data: bytes) -> bytes:
         """All that the server says to these bytes, until it closes the connection."""
@@ -195,5 +195,5 @@ def serving(
         yield Serving(server, made[0].made.getsockname()[1], path, notes, served, thread, opened)
     finally:
         server.stop()
-        thread.join(30)
+        thread.join(300)
         assert not thread.is_alive()

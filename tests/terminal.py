@@ -51,7 +51,13 @@ class _Screen(pyte.HistoryScreen):  # type: ignore[misc]
         self.dirty.update(range(lines))
 
 
+# How long a test waits for anything. It only ends a hang: a busy machine may need a hundred times as long as an idle one.
+PATIENCE_S = 300
+
+# Bracketed paste is on while a line is edited, and while an answer streams. The line editor's drawing of a prompt, which
+# takes keys by then, goes on with the mode of the arrows (DECCKM, the first time) or the cursor.
 _OPENED, _CLOSED = "\x1b[?2004h", "\x1b[?2004l"
+_EDITS = (f"{_OPENED}\x1b[?1l", f"{_OPENED}\x1b[?25l")
 
 
 class Terminal:
@@ -83,9 +89,11 @@ class Terminal:
             codec_errors="replace",
             echo=echo,
         )
+        self.child.delaybeforesend = None
         self.screen = _Screen(columns, lines, self._write)
         self._stream = pyte.Stream(self.screen)
         self.raw = ""
+        self._entered_at = -1
 
     def _write(self, data: str) -> None:
         if self.child.isalive():
@@ -102,7 +110,7 @@ class Terminal:
         top = ["".join(line[x].data for x in range(self.screen.columns)).rstrip() for line in self.screen.history.top]
         return "\n".join([*top, self.text])
 
-    def wait_for(self, expected: str | Callable[[], bool], timeout: float = 60) -> None:
+    def wait_for(self, expected: str | Callable[[], bool], timeout: float = PATIENCE_S) -> None:
         """Read until the pattern (a regular expression over scrollback and screen) or the condition holds.
 
         The pattern may be folded over lines: how long a path is depends on where the tests run.
@@ -130,30 +138,34 @@ class Terminal:
         self.raw += data
         self._stream.feed(data)
 
-    def wait_for_count(self, pattern: str, count: int, timeout: float = 60) -> None:
+    def wait_for_count(self, pattern: str, count: int, timeout: float = PATIENCE_S) -> None:
         """Read until the pattern stands there `count` times."""
         self.wait_for(lambda: len(re.findall(pattern, self.everything)) >= count, timeout)
 
     def type(self, text: str) -> None:
-        """Send keys as they are."""
+        """Send keys as they are, to slm's line editor where there is one: once it takes keys."""
         self._wait_for_prompt()
         self.child.send(text)
 
     def press(self, keys: str) -> None:
-        """Send keys to what is no line editor: a question that takes one key, another program."""
+        """Send keys now: to what is not slm's line editor, or to an answer that streams."""
         self.child.send(keys)
 
     def enter(self, text: str) -> None:
-        """Type a line and press Enter."""
-        self._wait_for_prompt()
-        self.child.send(text + "\r")
+        """Type a line and press Enter. Keys that are typed afterwards wait for the next prompt."""
+        self.type(text + "\r")
+        if _OPENED in self.raw:
+            self._entered_at = len(self.raw)
 
     def _wait_for_prompt(self) -> None:
-        """Where a line editor runs, wait until it takes keys: Enter is another key before. It turns on bracketed paste
-        when it opens and off when it closes. A program that is busy for long gets the line ahead of its prompt.
-        """
-        with contextlib.suppress(AssertionError):
-            self.wait_for(lambda: self.raw.rfind(_OPENED) >= self.raw.rfind(_CLOSED), timeout=5)
+        """Until the editor takes keys: between two prompts Enter, Tab, Esc and Ctrl-C are other keys, and what comes
+        right behind an Enter is a paste."""
+
+        def is_open() -> bool:
+            closed = self.raw.rfind(_CLOSED)
+            return _OPENED not in self.raw or max(map(self.raw.rfind, _EDITS)) > closed >= self._entered_at
+
+        self.wait_for(is_open)
 
     def interrupt(self) -> None:
         """Ctrl-C as the terminal sends it."""
@@ -172,7 +184,7 @@ class Terminal:
         self.screen.resize(lines, columns)
         self.child.setwinsize(lines, columns)
 
-    def end(self, timeout: float = 60) -> int:
+    def end(self, timeout: float = PATIENCE_S) -> int:
         """Read to the end of the program; its exit code."""
         self.wait_for(lambda: not self.child.isalive(), timeout)
         with contextlib.suppress(pexpect.TIMEOUT, pexpect.EOF):

@@ -60,9 +60,9 @@ def test_nothing_is_written_twice(home: Path, tmp_path: Path, way: str) -> None:
     with terminal:
         for number, typed in enumerate(("What is a river?", "/set temp 0.1", "/retry", "/sessions", "/context"), 1):
             terminal.wait_for(lambda number=number: len(re.findall(r"^\a?> ", terminal.raw, re.M)) >= number)
-            terminal.child.send(typed + "\r")
+            terminal.press(typed + "\r")
         terminal.wait_for(r"the chat template's own marks")
-        terminal.child.send("/exit\r")
+        terminal.press("/exit\r")
         assert terminal.end() == 0
     assert "\x1b" not in terminal.raw and "\b" not in terminal.raw
     assert not re.search(r"\r(?!\n)", terminal.raw)

@@ -199,7 +199,7 @@ def test_real_weights_quantized_once_more_lose_more_with_fewer_bits(smollm2: Pat
     text = tmp_path / "text.txt"
     text.write_text((Path(__file__).parents[1] / "docs" / "chat.md").read_text()[:2500])
     done = run_slm(
-        "eval", "--quantizations", "--text", text, "--threads", "1", "--json", *files, home=home, timeout=200
+        "eval", "--quantizations", "--text", text, "--threads", "1", "--json", *files, home=home, timeout=300
     )
     assert done.code == 0, done.err
     agreement = json.loads(done.out)["models"][1]["agreement"]

@@ -23,6 +23,8 @@ needs_pty = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-t
 
 # A token takes so long that there is time to press keys, in seconds.
 SLOWLY = "import time; time.sleep(0.02)"
+# After some tokens none comes any more until there is this file.
+HELD = "[time.sleep(0.02) for _ in iter(lambda: calls > 12 and not os.path.exists({gate!r}), False)]"
 _PROMPT = r"\n> ?(\n|$)"
 
 Open = Callable[..., Terminal]
@@ -40,8 +42,9 @@ def slow_chat(model: Path, home: Path) -> Iterator[Open]:
     """`slow_chat(*options)` opens a chat with some tokens a second; closed at the end of the test."""
     opened: list[Terminal] = []
 
-    def call(*options: str, **more: object) -> Terminal:
-        program = native_faults.program("llama_decode", 0, SLOWLY, ["chat", model, "--temp", "0", *options])
+    def call(*options: str, gate: Path | None = None, **more: object) -> Terminal:
+        slowly = SLOWLY if gate is None else f"{SLOWLY}; {HELD.format(gate=str(gate))}"
+        program = native_faults.program("llama_decode", 0, slowly, ["chat", model, "--temp", "0", *options])
         opened.append(Terminal([], home=home, program=program, **more))  # type: ignore[arg-type]
         opened[-1].wait_for(_PROMPT)
         return opened[-1]
@@ -107,27 +110,27 @@ def test_a_stopped_answer_gives_the_terminal_back_and_takes_it_again(model: Path
     program = native_faults.program("llama_decode", 0, SLOWLY, ["chat", model, "--temp", "0"])
     (tmp_path / "slow").write_text(f"exec {shlex.join(program)}\n")
     with Terminal(["--norc", "-i"], home=home, program=("bash",), cwd=tmp_path, lines=12, echo=True) as terminal:
-        terminal.child.send("PS1='READY> '; stty -a > before; sh ./slow\r")
+        terminal.press("PS1='READY> '; stty -a > before; sh ./slow\r")
         terminal.wait_for(_PROMPT)
         terminal.enter("hello")
         terminal.wait_for(lambda: _is_answering(terminal))
-        terminal.child.send("\x1a")
+        terminal.press("\x1a")
         terminal.wait_for("Stopped")
-        terminal.child.send("stty -a > stopped; seq 1 30; echo all of it\r")
+        terminal.press("stty -a > stopped; seq 1 30; echo all of it\r")
         terminal.wait_for(r"\nall of it")
         assert terminal.screen.margins is None  # the whole window scrolls
         assert "Ctrl-C stops" not in terminal.text
-        terminal.child.send("fg\r")
+        terminal.press("fg\r")
         terminal.wait_for(lambda: _is_answering(terminal))
-        terminal.child.send("not into the answer")
+        terminal.press("not into the answer")
         terminal.wait_for(r"queued: not into the answer · ")
         terminal.interrupt()
         terminal.wait_for(r"\(stopped[\s\S]*> not into the answer")
         terminal.type("\x15")
         terminal.enter("/exit")
         terminal.wait_for(r"> /exit\n[\s\S]*READY> ?$")
-        terminal.child.send("stty -a > after\r")
-        terminal.child.send("exit\r")
+        terminal.press("stty -a > after\r")
+        terminal.press("exit\r")
         terminal.end()
     before = (tmp_path / "before").read_text()
     assert (tmp_path / "stopped").read_text() == before
@@ -138,28 +141,32 @@ def test_a_stopped_answer_gives_the_terminal_back_and_takes_it_again(model: Path
 @pytest.mark.real
 class TestKeys:
     def test_what_is_typed_ahead_is_shown_and_sent_when_the_answer_is_there(self, slow_chat: Open, home: Path) -> None:
-        terminal = slow_chat("-n", "60")
+        gate = home / "gate"
+        terminal = slow_chat("-n", "20", gate=gate)
         terminal.enter("first")
         terminal.wait_for(lambda: _is_answering(terminal))
-        terminal.child.send("secone\x7fd")
+        terminal.press("secone\x7fd")
         terminal.wait_for(r"queued: second · tiny")
-        terminal.child.send("\r")
+        terminal.press("\r")
         terminal.wait_for(r"queued: second ⏎ · tiny")
-        terminal.child.send("/exit\r")
+        terminal.press("/exit\r")
+        gate.touch()
         assert terminal.end() == 0
         assert len(_answers(home)) == 2
         assert re.search(r"cut at the limit[\s\S]*> second\n[\s\S]*cut at the limit[\s\S]*> /exit", terminal.everything)
 
     def test_it_survives_ctrl_c_and_may_be_long(self, slow_chat: Open, home: Path) -> None:
-        terminal = slow_chat("-n", "60")
+        terminal = slow_chat()
         terminal.enter("first")
         terminal.wait_for(lambda: _is_answering(terminal))
-        terminal.child.send("a word " * 1000 + "the end")  # a line of a terminal's driver holds 4,095 bytes
+        terminal.press("a word " * 1000 + "the end")  # a line of a terminal's driver holds 4,095 bytes
         terminal.wait_for("queued: ….*the end")
         terminal.interrupt()
         terminal.wait_for(r"\(stopped[\s\S]*> .*\[pasted text: ")
         terminal.enter("")
         terminal.wait_for(lambda: _is_answering(terminal))
+        terminal.interrupt()
+        terminal.wait_for_count(r"\(stopped", 2)
         terminal.enter("/exit")
         terminal.end()
         assert _said(home, "user")[1] == "a word " * 1000 + "the end"
@@ -168,7 +175,7 @@ class TestKeys:
         terminal = slow_chat()
         terminal.enter("first")
         terminal.wait_for(lambda: _is_answering(terminal))
-        terminal.child.send("second\r")
+        terminal.press("second\r")
         terminal.wait_for(r"queued: second ⏎")
         terminal.interrupt()
         terminal.wait_for(r"\(stopped[\s\S]*> second")
@@ -181,7 +188,7 @@ class TestKeys:
         # -q: a start of Python and no fork, which is at the prompt as soon as the keys come
         started = (sys.executable, "-q", "-m", "slmchat")
         with Terminal(["chat", model, "-n", "4"], home=home, echo=True, program=started) as terminal:
-            terminal.child.send("first\r")
+            terminal.press("first\r")
             terminal.wait_for(r"> first\n[\s\S]*cut at the limit")
             terminal.enter("/exit")
             assert terminal.end() == 0
@@ -191,9 +198,11 @@ class TestKeys:
         terminal = slow_chat()
         terminal.enter("hello")
         terminal.wait_for(lambda: _is_answering(terminal))
-        terminal.child.send("\x1b[A")  # an arrow begins with Esc, too
-        terminal.child.send("\x1b")
+        terminal.press("\x1b[Aa")  # an arrow begins with Esc, too
+        terminal.wait_for("queued: a")
+        terminal.press("\x1b")
         terminal.wait_for(r"\(stopped; /continue goes on\)")
+        terminal.type("\x15")
         terminal.enter("/exit")
         assert terminal.end() == 0
         assert _answers(home)[0]

@@ -280,7 +280,12 @@ def test_kill_9_in_the_middle_of_an_answer_keeps_all_that_was_flushed(file: Path
     archive.close()
 
 
+# How long a write waits for another one is not what this is about: on a busy machine it waits for long.
 WRITE_MANY = """
+from slmchat import database
+from slmchat.conversation import recorder as recording
+recording._WAIT_S = recording._SHORT_WAIT_S = recording._PATIENCE_S = database.WAIT_S = 300
+database.Database.transaction.__wrapped__.__kwdefaults__["wait_s"] = 300
 recorder = ArchiveRecorder(Archive(Path(sys.argv[1])), lambda text: print("WARNED", text))
 sys.stdin.readline()
 for chat in range(5):

@@ -433,7 +433,7 @@ class TestProgram:
                 stdout=full,
                 stderr=subprocess.PIPE,
                 env=environment(home),
-                timeout=60,
+                timeout=300,
                 check=False,
             )
         assert done.returncode == 10
@@ -449,7 +449,7 @@ class TestProgram:
             program.stdout.close()
             program.stdin.write(b"the people\n" * 20)
             program.stdin.flush()
-            assert program.wait(60) == 0
+            assert program.wait(300) == 0
             assert program.stderr.read() == b""
 
     def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(self, home: Path, tiny: Path, tmp_path: Path) -> None:
@@ -462,7 +462,7 @@ class TestProgram:
             while not file.exists() or file.read_bytes().count(b"\n") < 3:
                 assert program.poll() is None
             program.send_signal(signal.SIGINT)  # it waits for more input now
-            assert program.wait(60) == 130
+            assert program.wait(300) == 130
             said = program.stderr.read().decode()
         assert "interrupted; 3 rows are written" in said
         assert f"--resume {file}" in said
@@ -473,7 +473,7 @@ class TestProgram:
             input="".join(f"{text}\n" for text in inputs).encode(),
             capture_output=True,
             env=environment(home),
-            timeout=60,
+            timeout=300,
             check=False,
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

@@ -179,7 +179,7 @@ class TestProgram:
                 assert record["error"] is None
                 assert len(record["value"]) == 12
             program.stdin.close()
-            assert program.wait(60) == 0
+            assert program.wait(300) == 0
             assert b"2 rows had to be asked a second time" in program.stderr.read()
 
     def test_rows_that_stay_unfinished(self, slm: Callable[..., Outcome], tiny: Path) -> None:

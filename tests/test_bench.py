@@ -289,14 +289,14 @@ def test_real_weights_as_json(model_home: Path) -> None:
 def test_a_real_terminal_shows_the_chart_and_ctrl_c_keeps_it(model_home: Path) -> None:
     arguments = ["bench", "smollm2:135m", "--repeat", "100", "--ctx", "64"]
     with Terminal(arguments, home=model_home, columns=120) as terminal:
-        terminal.wait_for("pass 2 of 100")
+        terminal.wait_for(r"pass ([2-9]|[1-9]\d) of 100")
         terminal.interrupt()
         terminal.wait_for("interrupted")
         assert terminal.end() == 130
         shown = terminal.everything
     assert "GENERATION tok/s" in shown
     assert "█" in shown
-    assert re.search(r"medians of [12]\b", shown)
+    assert re.search(r"medians of [1-9]", shown)
 
 
 @pytest.mark.real

@@ -53,7 +53,7 @@ def run_benchmarks(tmp_path: Path, sections: str, *arguments: str) -> tuple[int,
         f"sys.argv = ['benchmarks', '--json', {str(tmp_path / 'out.json')!r}, *{list(arguments)!r}]\n"
         f"runpy.run_path({str(ROOT / 'tests' / 'benchmarks')!r}, run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, json.loads((tmp_path / "out.json").read_text())
 

@@ -448,7 +448,7 @@ def test_the_first_run_offers_a_model_pulls_it_and_the_chat_begins(home: Path) -
         terminal.enter("9")
         terminal.wait_for(r"'9' is not one of them.*[\s\S]*Pull which one")
         terminal.enter("smollm2:135m")  # as it stands there
-        terminal.wait_for(r"installed smollm2:135m[\s\S]*\n> ?(\n|$)", timeout=110)
+        terminal.wait_for(r"installed smollm2:135m[\s\S]*\n> ?(\n|$)", timeout=300)
         assert "next:" not in terminal.everything
         terminal.enter("/exit")
         assert terminal.end() == 0

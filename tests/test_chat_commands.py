@@ -131,16 +131,16 @@ def test_a_session_is_picked_with_arrows_and_letters(chat: Open, home: Path) -> 
     terminal = chat("--resume")
     terminal.wait_for(r"Go on with which conversation\? \(2 of 2\)")
     terminal.wait_for(r"> About (\w+)  2 messages, \d+ \w+ ago")
-    terminal.child.send("riv")
+    terminal.press("riv")
     terminal.wait_for(r"\(1 of 2\) riv\n> About rivers[\s\S]*> What is a river\?\n  Water that flows\.")
-    terminal.child.send("\x15\x1b[B\x1b[A\x1b[B")
+    terminal.press("\x15\x1b[B\x1b[A\x1b[B")
     terminal.wait_for(r"\(2 of 2\)\n  About \w+ [\s\S]*\n> About")
-    terminal.child.send("\x15rivers\r")
+    terminal.press("\x15rivers\r")
     terminal.wait_for(r"About rivers \(2 messages\)\n> What is a river\?\nWater that flows\.")
     assert "Go on with which" not in terminal.text
     terminal.enter("/sessions")
     terminal.wait_for(r"Go on with which")
-    terminal.child.send("\x1b")
+    terminal.press("\x1b")
     terminal.wait_for(r"\(nothing was chosen\)")
 
 
@@ -202,9 +202,9 @@ def test_names_from_other_tools_and_a_lone_exit(chat: Open, home: Path) -> None:
     terminal.wait_for("A new conversation")
     terminal.enter("quit")
     terminal.wait_for(r"'quit' by itself:")
-    terminal.child.send("s")
+    terminal.press("s")
     terminal.wait_for_count("cut at the limit", 3)
     terminal.enter("exit")
     terminal.wait_for(r"'exit' by itself:")
-    terminal.child.send("y")
+    terminal.press("y")
     assert terminal.end() == 0

@@ -131,7 +131,7 @@ class TestProgram:
             "print(*sys.modules, file=sys.stderr)"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, env=environment(home), check=True, timeout=60
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment(home), check=True, timeout=300
         )
         heavy = {"rich", "jinja2", "llama_cpp", "numpy", "prompt_toolkit", "huggingface_hub", "psutil", "sqlite3"}
         assert not heavy & {name.partition(".")[0] for name in done.stderr.split()}
@@ -175,7 +175,7 @@ class TestProgram:
             "PS2": "> ",
         }
         with Terminal(shell[1:], home=home, env=env, program=shell[:1], cwd=tmp_path) as terminal:
-            terminal.enter(f"{setup}; echo read''y")
+            terminal.press(f"{setup}; echo read''y\r")
             terminal.wait_for(r"(?m)^ready\n.*[$#%>]")  # its prompt: before that it would not see a Tab
             for typed, whole in (
                 ("slm ch", "slm chat"),
@@ -184,8 +184,8 @@ class TestProgram:
                 ("slm run --extract-l", "slm run --extract-last"),
                 ("slm pull phi4-m", "slm pull phi4-mini"),
             ):
-                terminal.type(f"{typed}\t")
-                terminal.wait_for(re.escape(whole), timeout=12)
-                terminal.type("\x05\x15")  # to the end of the line, and away with it
-            terminal.enter("exit")
+                terminal.press(f"{typed}\t")
+                terminal.wait_for(re.escape(whole))
+                terminal.press("\x05\x15")  # to the end of the line, and away with it
+            terminal.press("exit\r")
             terminal.end()

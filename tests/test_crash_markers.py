@@ -74,7 +74,11 @@ def _script(arguments: Sequence[str], how: str, at: str) -> str:
 def _dies(model: Path, home: Path, how: str, *flags: str, at: str = "loading") -> int:
     script = _script(["run", "-m", str(model), *flags, "-n", "2", "hi"], how, at)
     return fork_server.run(
-        [sys.executable, "-c", script], env=environment(home), capture_output=True, stdin=subprocess.DEVNULL, timeout=60
+        [sys.executable, "-c", script],
+        env=environment(home),
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        timeout=300,
     ).returncode
 
 
@@ -142,7 +146,7 @@ def test_a_signal_that_is_ignored_stays_ignored_and_spoils_no_mark(model: Path, 
     script = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + DIES.format(
         loading=ignored, opening="pass", decoding="pass", afterwards="pass", arguments=["run", "-m", str(model), "hi"]
     )
-    done = fork_server.run([sys.executable, "-c", script], env=environment(home), capture_output=True, timeout=60)
+    done = fork_server.run([sys.executable, "-c", script], env=environment(home), capture_output=True, timeout=300)
     assert done.returncode == -signal.SIGABRT
     assert "crashed" in run_slm("run", "-m", model, "-n", "1", "hi", home=home).err
 

@@ -34,7 +34,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _run(command: Sequence[str], home: Path, **more: str) -> subprocess.CompletedProcess[str]:
     return fork_server.run(
-        command, env=environment(home, more), capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60
+        command, env=environment(home, more), capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300
     )
 
 

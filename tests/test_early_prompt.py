@@ -55,11 +55,11 @@ def _chat(gate: Path, *arguments: str | Path) -> list[str]:
 def test_what_is_typed_before_the_editor_is_there_is_sent_by_it(model: Path, home: Path, gate: Path) -> None:
     with Terminal([], home=home, program=_chat(gate, model, "-n", "3")) as terminal:
         terminal.wait_for(r"Ctrl-D leaves\.\n> ?$")
-        terminal.type("hi there")
+        terminal.press("hi there")
         terminal.wait_for(r"> hi there$")
-        terminal.type("\r")
+        terminal.press("\r")
         terminal.wait_for(r"> hi there ⏎$")
-        terminal.type("ant\x7fd")
+        terminal.press("ant\x7fd")
         terminal.wait_for(r"> hi there ⏎ and$")
         gate.touch()
         terminal.wait_for(r"> hi there\n")
@@ -73,7 +73,7 @@ def test_what_is_typed_before_the_editor_is_there_is_sent_by_it(model: Path, hom
 def test_a_pasted_text_of_lines_is_one_message(model: Path, home: Path, gate: Path) -> None:
     with Terminal([], home=home, program=_chat(gate, model, "-n", "3")) as terminal:
         terminal.wait_for(r"Ctrl-D leaves\.\n> ?$")
-        terminal.type("\x1b[200~one\rtwo\x1b[201~\r")
+        terminal.press("\x1b[200~one\rtwo\x1b[201~\r")
         gate.touch()
         terminal.wait_for(r"> one\n +two\n")
 
@@ -114,14 +114,14 @@ def test_ctrl_z_waits_for_the_editor_and_the_shell_gets_its_terminal(
 ) -> None:
     (tmp_path / "chat").write_text(f"exec {shlex.join(_chat(gate, model))}\n")
     with Terminal(["--norc", "-i"], home=home, program=("bash",), cwd=tmp_path, echo=True) as terminal:
-        terminal.child.send("PS1='READY> '; stty -a > before; sh ./chat\r")
+        terminal.press("PS1='READY> '; stty -a > before; sh ./chat\r")
         terminal.wait_for(r"Ctrl-D leaves\.\n> ?$")
-        terminal.type("half\x1a")
+        terminal.press("half\x1a")
         gate.touch()
         terminal.wait_for("Stopped")
-        terminal.child.send("stty -a > stopped; echo all of it\r")
+        terminal.press("stty -a > stopped; echo all of it\r")
         terminal.wait_for(r"\nall of it")
-        terminal.child.send("fg\r")
+        terminal.press("fg\r")
         terminal.wait_for(r"fg\n[\s\S]*> half\n")
         terminal.type("\x15\x04")
         terminal.wait_for(r"READY> ?$")

@@ -229,7 +229,7 @@ def test_a_text_does_not_wait_for_the_next(tmp_path: Path, home: Path) -> None:
             running.stdin.flush()
             assert json.loads(running.stdout.readline())["id"] == number
         running.stdin.close()
-        assert running.wait(timeout=60) == 0
+        assert running.wait(timeout=300) == 0
 
 
 def test_what_the_texts_raise_is_raised(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_the_program_refuses_a_hostile_file(hostile: dict[str, Path], kind: str,
 )
 def test_the_program_does_not_hang_in_a_template(template: str, tmp_path: Path, home: Path) -> None:
     file = samples.write_tiny_llama(tmp_path / "m.gguf", chat_template=template)
-    outcome = run_slm("run", "-m", file, "hi", home=home, timeout=30)
+    outcome = run_slm("run", "-m", file, "hi", home=home, timeout=300)
     assert outcome.code == ExitCode.DAMAGED, outcome
     assert _is_one_sentence(outcome), outcome
     assert "chat template" in outcome.err

@@ -523,7 +523,7 @@ class TestWriting:
         program = _started(arguments, home)
         assert program.stdout and program.stdout.read(1)
         file.write_text("saved by an editor\n")
-        _, errors = program.communicate(timeout=60)
+        _, errors = program.communicate(timeout=300)
         assert program.returncode == 10
         assert b"has changed meanwhile" in errors
         assert file.read_text() == "saved by an editor\n"
@@ -534,7 +534,7 @@ class TestWriting:
         program = _started(arguments, home)
         assert program.stdout and program.stdout.read(1)
         program.send_signal(signal.SIGINT)
-        _, errors = program.communicate(timeout=60)
+        _, errors = program.communicate(timeout=300)
         assert program.returncode == 130
         assert b"was left as it is" in errors
         assert file.read_text() == CODE
@@ -612,6 +612,6 @@ def _serving(model: Path, *more: str) -> Iterator[str]:
 
 def _post(url: str, body: dict[str, object]) -> dict[str, object]:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=300) as answer:
         found: dict[str, object] = json.load(answer)
         return found

@@ -42,7 +42,7 @@ def test_a_long_conversation_goes_through_the_pager(planted: Path, tmp_path: Pat
 def test_a_person_is_asked_before_something_is_removed(planted: Path) -> None:
     with Terminal(["sessions", "rm", "Planted"], home=planted) as terminal:
         terminal.wait_for(r"Remove 'Planted' \(2 messages\) for good\? \[y/N\]")
-        terminal.child.send("n\r")
+        terminal.press("n\r")
         assert terminal.end() == 2
     with Terminal(["sessions", "rm", "Planted", "--yes"], home=planted) as terminal:
         assert terminal.end() == 0

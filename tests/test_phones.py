@@ -43,7 +43,7 @@ def test_slm_works_without_psutil(arguments: tuple[str, ...], home: Path, tmp_pa
         env=environment(home),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert "No module named" not in done.stderr

@@ -37,7 +37,7 @@ def test_silence_on_standard_input_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     told = _Told()
 
     def write() -> None:
-        told.happened.wait(30)
+        told.happened.wait(300)
         os.write(writer, b"late")
         os.close(writer)
 

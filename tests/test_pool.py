@@ -288,7 +288,7 @@ class TestJobsAsTheyCome:
 
         def requests() -> Iterator[Request | Result]:
             yield Request(1, _plain("hello"), GREEDY, Limits(5))
-            assert more.wait(60)
+            assert more.wait(300)
             yield Request(2, _plain("world"), GREEDY, Limits(5))
 
         done = open_pool(plain).run(requests())
@@ -321,7 +321,7 @@ class TestJobsAsTheyCome:
 
         def requests() -> Iterator[Request | Result]:
             yield Request(1, _plain("hello"), GREEDY, Limits(5))
-            never.wait(60)
+            never.wait(300)
 
         pool = open_pool(plain)
         done = pool.run(requests())

@@ -86,7 +86,7 @@ def _dumps(home: Path, *, is_private: bool, user: int = -1) -> dict[str, object]
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -137,7 +137,7 @@ def test_a_private_run_leaves_no_file_and_starts_no_program(place: Path, tiny: P
         cwd=place,  # the current directory stays writable behind the seal: only slm itself keeps from writing here
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -205,9 +205,9 @@ def test_ctrl_c_says_how_to_go_on(
     catalog(home, ("Q4_K_M", [hub_source(repo)]))
     hub.hold_after = 400_000
     process = start("pull", "mine", home=home, env=env)
-    assert hub.holding.wait(60)
+    assert hub.holding.wait(300)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "interrupted" in err
     assert "slm pull mine" in err
@@ -221,7 +221,7 @@ def test_two_pulls_at_once_fetch_once(
     catalog(home, ("Q4_K_M", [hub_source(repo)]))
     hub.hold_after = 400_000
     first = start("pull", "mine", home=home, env=env)
-    assert hub.holding.wait(60)
+    assert hub.holding.wait(300)
     second = start("pull", "mine", home=home, env=env)
     assert second.stderr is not None
     said = ""
@@ -230,8 +230,8 @@ def test_two_pulls_at_once_fetch_once(
         assert line, said
         said += line
     hub.release.set()
-    assert first.wait(60) == 0
-    assert second.wait(60) == 0
+    assert first.wait(300) == 0
+    assert second.wait(300) == 0
     assert "already installed" in second.stderr.read()
     assert len(hub.asked("storage", "GET")) == 1
     assert listed(slm) == ["mine@Q4_K_M"]
@@ -482,7 +482,7 @@ class TestLicense:
         pexpect = pytest.importorskip("pexpect")
         catalog(home, ("Q4_K_M", [hub_source(repo)]), license="gemma")
         child = pexpect.spawn(
-            sys.executable, ["-m", "slmchat", "pull", "mine"], env=environment(home, env), encoding="utf-8", timeout=60
+            sys.executable, ["-m", "slmchat", "pull", "mine"], env=environment(home, env), encoding="utf-8", timeout=300
         )
         child.expect("Do you accept the Gemma Terms of Use")
         child.sendline("y")
@@ -660,7 +660,7 @@ def start(*arguments: str, home: Path, env: dict[str, str]) -> "subprocess.Popen
 
 def wait_for(is_so: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
     """Look at the disk until something is there; there is no event for what another process writes."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not is_so():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline

@@ -91,7 +91,7 @@ class _Gate:
     def __iter__(self) -> Iterator[str]:
         yield self._pieces[0]
         self.has_begun.set()
-        assert self.may_go_on.wait(20)
+        assert self.may_go_on.wait(300)
         yield from self._pieces[1:]
 
 
@@ -412,7 +412,7 @@ class TestStream:
         gate = _Gate("begun", " never", " said")
         engine.replies = [gate]  # type: ignore[list-item]
         stream = model.stream("Hi")
-        assert gate.has_begun.wait(20)
+        assert gate.has_begun.wait(300)
         stream.cancel()
         gate.may_go_on.set()
         assert list(stream) == ["begun"]
@@ -481,13 +481,13 @@ class TestThreads:
         first = threading.Thread(target=lambda: done.append(model.complete("1").text))
         second = threading.Thread(target=lambda: done.append(model.complete("2").text))
         first.start()
-        assert gate.has_begun.wait(20)
+        assert gate.has_begun.wait(300)
         second.start()
         second.join(0.2)  # long enough to overtake, if it could
         assert (second.is_alive(), len(engine.prompts)) == (True, 1)
         gate.may_go_on.set()
-        first.join(20)
-        second.join(20)
+        first.join(300)
+        second.join(300)
         assert done == ["slow!", "quick"]
 
     def test_cancel_from_another_thread(self, model: Model, engine: FakeEngine) -> None:
@@ -496,10 +496,10 @@ class TestThreads:
         done: list[slmchat.Completion] = []
         thread = threading.Thread(target=lambda: done.append(model.complete("1")))
         thread.start()
-        assert gate.has_begun.wait(20)
+        assert gate.has_begun.wait(300)
         model.cancel()
         gate.may_go_on.set()
-        thread.join(20)
+        thread.join(300)
         assert (done[0].text, done[0].finish_reason) == ("begun", "interrupted")
         model.cancel()  # nothing runs: nothing happens
 
@@ -538,7 +538,7 @@ class TestThreads:
         gate = _Gate("a", "b")
         engine.replies = [gate, ("next",)]  # type: ignore[list-item]
         stream = model.stream("Hi")  # its turn is taken in the child, too, by a thread that is not there
-        assert gate.has_begun.wait(20)
+        assert gate.has_begun.wait(300)
         child = os.fork()
         if not child:
             said = _refused(lambda: model.complete("Hi"))
@@ -1109,7 +1109,7 @@ class TestRealWeights:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(300)
         assert got == wanted
 
     def test_a_model_that_is_not_there(self, real: Model) -> None:

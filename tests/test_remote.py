@@ -265,7 +265,7 @@ def test_a_kept_connection_that_was_closed_meanwhile_is_opened_again(server: End
 
 
 def test_many_sessions_at_once(server: EndpointServer) -> None:
-    gate = threading.Barrier(8, timeout=20)
+    gate = threading.Barrier(8, timeout=300)
 
     def together(handler: Handler) -> None:
         gate.wait()  # all eight are here, or none goes on
@@ -285,7 +285,7 @@ def test_many_sessions_at_once(server: EndpointServer) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(300)
     assert texts == ["x"] * 8
 
 
@@ -437,12 +437,12 @@ def test_silence_after_the_end_is_not_waited_for(server: EndpointServer) -> None
 
 @pytest.mark.parametrize(("begins", "words"), [(False, "has not answered for"), (True, "fell silent in the middle")])
 def test_silence_is_given_up(server: EndpointServer, begins: bool, words: str) -> None:
-    asked = Asked(server, timeout_s=0.2)
+    asked = Asked(server, timeout_s=1.0 if begins else 0.2)  # the beginning comes before that on a busy machine, too
     server.script.append(hold(server, "Hel", begins=begins))
     error = asked.error()
     assert words in error.message
     assert error.exit_code is ExitCode.NETWORK
-    assert server.left.wait(10)
+    assert server.left.wait(300)
 
 
 def test_nobody_there_is_one_sentence() -> None:
@@ -560,9 +560,9 @@ def test_cancel_closes_the_stream_at_once(server: EndpointServer, begins: bool) 
     asked = Asked(server, timeout_s=600.0)
 
     def cancel() -> None:
-        server.holding.wait(20)
+        server.holding.wait(300)
         if begins:
-            seen.wait(20)
+            seen.wait(300)
         asked.session.cancel()
 
     seen = threading.Event()
@@ -574,7 +574,7 @@ def test_cancel_closes_the_stream_at_once(server: EndpointServer, begins: bool) 
             seen.set()
     assert isinstance(item, Finish)
     assert (text, item.reason) == ("Hel" if begins else "", FinishReason.INTERRUPTED)
-    assert server.left.wait(10), "the endpoint goes on generating for nobody"
+    assert server.left.wait(300), "the endpoint goes on generating for nobody"
     assert asked.says()[0] == "Hello."
 
 
@@ -605,12 +605,12 @@ def test_cancel_ends_the_search_for_a_name(monkeypatch: pytest.MonkeyPatch) -> N
 
     def slow(*_: object, **__: object) -> list[object]:
         asked.set()
-        answered.wait(20)
+        answered.wait(300)
         return []
 
     monkeypatch.setattr(wire.socket, "getaddrinfo", slow)
     cancel = Cancel()
-    threading.Thread(target=lambda: (asked.wait(20), cancel.set()), daemon=True).start()
+    threading.Thread(target=lambda: (asked.wait(300), cancel.set()), daemon=True).start()
     with pytest.raises(Cancelled):
         wire.resolve("example.org", 443, cancel)
     answered.set()

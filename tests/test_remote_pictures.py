@@ -160,7 +160,7 @@ def test_run_shows_a_picture(server: EndpointServer, slm: Callable[..., Outcome]
 def test_a_batch_shows_pictures_side_by_side(
     server: EndpointServer, slm: Callable[..., Outcome], picture: Path
 ) -> None:
-    gate = threading.Barrier(2, timeout=20)
+    gate = threading.Barrier(2, timeout=300)
 
     def together(handler: Handler) -> None:
         gate.wait()

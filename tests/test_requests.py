@@ -105,7 +105,7 @@ def slm(home: Path, proxy: Proxy, record: Path, tmp_path: Path) -> Callable[...,
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=300,
             check=False,
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
@@ -307,7 +307,7 @@ def test_telemetry_is_off_before_the_library_is_imported(home: Path) -> None:
         env=environment(home, {**given, "PYTHONPATH": str(Path(__file__).parents[1])}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.stdout.strip() == "True True 1 1", done.stderr

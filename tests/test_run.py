@@ -137,7 +137,7 @@ class TestRealWeights:
         assert program.stdout.read(1)
         program.stdout.close()
         assert program.stderr.read() == b""
-        assert program.wait(60) == 0
+        assert program.wait(300) == 0
 
     def test_ctrl_c_keeps_what_was_generated_and_exits_130(self, model_home: Path) -> None:
         program = fork_server.popen(
@@ -150,7 +150,7 @@ class TestRealWeights:
         assert program.stdout and program.stderr
         first = program.stdout.read(12)  # it is generating now
         program.send_signal(signal.SIGINT)
-        rest, errors = program.communicate(timeout=60)
+        rest, errors = program.communicate(timeout=300)
         assert program.returncode == 130
         assert (first + rest).endswith(b"\n")
         assert errors == b""
@@ -170,7 +170,7 @@ class TestRealWeights:
         while b"context window:" not in (line := program.stderr.readline()):  # the prefill begins
             assert line
         program.send_signal(signal.SIGINT)
-        rest, errors = program.communicate(timeout=60)
+        rest, errors = program.communicate(timeout=300)
         assert program.returncode == 130
         assert rest == b"\n" or rest == b""
         assert b"Traceback" not in errors
@@ -244,7 +244,7 @@ class TestInput:
         with os.fdopen(reader) as idle:
             ended = subprocess.run(
                 [sys.executable, "-m", "slmchat", *_greedy(tiny, "-n", "1", "--no-input", "Hi")],
-                stdin=idle, capture_output=True, env=environment(home), timeout=100, check=False,
+                stdin=idle, capture_output=True, env=environment(home), timeout=300, check=False,
             )  # fmt: skip
         os.close(writer)
         assert ended.returncode == 0

@@ -338,7 +338,7 @@ def test_standard_streams_that_are_sockets_stay_streams_and_nothing_more() -> No
     answer = b""
     while piece := here.recv(4096):
         answer += piece
-    assert child.wait(30) == 0
+    assert child.wait(300) == 0
     here.close()
     assert answer.startswith(
         b"by send; hello refused refused refused refused standard input, standard output was given"
@@ -399,7 +399,7 @@ def test_the_driver_of_a_gpu_may_name_its_threads_and_keep_a_local_socket(tmp_pa
     seal.close_files()
     thread = threading.Thread(target=name)
     thread.start()
-    ready.wait(30)
+    ready.wait(300)
     names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
     held = socket.socket(socket.AF_UNIX)
     seal.close_local()
@@ -736,12 +736,12 @@ def test_event_loops_children_and_semaphores_work_sealed(tmp_path: Path) -> None
                     queue = context.Queue()
                     child = context.Process(target=work, args=(queue,))
                     child.start()
-                    print(queue.get(timeout=30))
+                    print(queue.get(timeout=300))
                     child.join()
             """
         )
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, check=False)
     assert told(done).splitlines() == ["piped", "threaded", "from a child", "from a child"]
 
 
@@ -795,7 +795,7 @@ for name in ("localhost", "slm.invalid"):
 subprocess.run([sys.executable, "-c", "import socket; socket.socket()"], stderr=subprocess.DEVNULL)
 """
     traced = ["strace", "-f", "-e", "trace=socket,connect,sendto,sendmsg,bind", "-o", log, sys.executable, "-c", code]
-    done = subprocess.run(traced, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(traced, capture_output=True, text=True, timeout=300, check=False)
     if "ptrace" in done.stderr:
         pytest.skip("strace may not trace here")
     assert done.returncode == 0, done.stderr

@@ -142,7 +142,7 @@ def _python(code: str, home: Path, arguments: list[str], **extra: str) -> "subpr
         env=environment(home, {**DIRECT, **extra}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
         stdin=subprocess.DEVNULL,
     )

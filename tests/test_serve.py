@@ -368,7 +368,7 @@ class TestOnTheWire:
     def test_one_connection_serves_many_requests(self, server: Serving) -> None:
         import http.client
 
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=300)
         for _ in range(3):
             connection.request("GET", "/health")
             assert connection.getresponse().read() == b'{"status": "ok"}'
@@ -548,7 +548,7 @@ class TestEnd:
         _until(lambda: not _is_listened(server.port))
         gate.set()
         asking.join()
-        server.thread.join(30)
+        server.thread.join(300)
         assert replies[0].json["choices"][0]["message"]["content"] == "ab"
         assert replies[0].json["choices"][0]["finish_reason"] == FinishReason.STOP
         assert engine.is_closed

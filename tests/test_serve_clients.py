@@ -51,7 +51,7 @@ class TestLlm:
             capture_output=True,
             text=True,
             env={**os.environ, "LLM_USER_PATH": str(home), "OPENAI_API_KEY": "none"},
-            timeout=100,
+            timeout=300,
             check=False,
         )
         assert done.returncode == 0, done.stderr

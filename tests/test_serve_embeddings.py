@@ -194,7 +194,7 @@ class _Slow:
         group = list(texts)
         self.groups.append(group)
         self.began.release()
-        assert self.goes.acquire(timeout=30)
+        assert self.goes.acquire(timeout=300)
         yield from [Embedding((1.0,), 1)] * len(group)
 
     def cancel(self) -> None: ...
@@ -215,7 +215,7 @@ def _asked(weights: embedders.EmbedderWeights, texts: list[str]) -> threading.Th
 
 
 def _until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while not is_so():
         assert time.monotonic() < end
 
@@ -227,7 +227,7 @@ class TestTurns:
         weights, model, turns = slow
         texts = ["x" * 1500, "y" * 1500, "z" * 1500]
         threads = [_asked(weights, texts)]
-        assert model.began.acquire(timeout=30)
+        assert model.began.acquire(timeout=300)
         threads.append(_asked(weights, ["short"]))
         _until(lambda: weights._own_turns.n_waiting == 1)
         chatted: list[int] = []
@@ -242,7 +242,7 @@ class TestTurns:
         for _ in range(4):
             model.goes.release()
         for thread in threads:
-            thread.join(30)
+            thread.join(300)
         assert model.groups == [texts[:1], ["short"], texts[1:2], texts[2:]]
         assert chatted == [1]  # behind the group that was being made, before the next one
 
@@ -257,7 +257,7 @@ class TestTurns:
             weights.vectors(["c"], lambda: False)
         model.goes.release(2)
         for thread in threads:
-            thread.join(30)
+            thread.join(300)
         assert len(model.groups) == 2
 
     def test_who_has_gone_waits_no_longer(self) -> None:

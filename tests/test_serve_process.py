@@ -33,6 +33,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.fixture(scope="module")
+def tireless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose window is not full for minutes."""
+    return write_tiny_llama(
+        tmp_path_factory.mktemp("models") / "tireless.gguf", chat_template=PHI3_TEMPLATE, context_length=60_000
+    )
+
+
 class ServerProcess:
     """`slm serve` in the foreground, until the end of the block."""
 
@@ -55,7 +63,7 @@ class ServerProcess:
         self.port = int(found[1])
 
     def request(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         connection.request(method, path, None if body is None else json.dumps(body).encode())
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
@@ -63,7 +71,7 @@ class ServerProcess:
     def end(self) -> tuple[int, str]:
         """SIGTERM; the exit code, and what was still said."""
         self.process.send_signal(signal.SIGTERM)
-        _out, said = self.process.communicate(timeout=60)
+        _out, said = self.process.communicate(timeout=300)
         return self.process.returncode, said.decode()
 
     def __enter__(self) -> "ServerProcess":
@@ -87,7 +95,7 @@ ASKED = {"messages": [{"role": "user", "content": "Hi"}], "temperature": 0}
 
 class TestLife:
     def test_sigterm_lets_an_answer_end(self, server: ServerProcess) -> None:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as made:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=300) as made:
             body = json.dumps({**ASKED, "max_tokens": 400, "stream": True}).encode()
             made.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))  # fmt: skip
             said = made.recv(100)
@@ -95,11 +103,11 @@ class TestLife:
             while piece := made.recv(65536):
                 said += piece
         assert b'"finish_reason": "length"' in said and b"[DONE]" in said
-        assert server.process.wait(60) == 0
+        assert server.process.wait(300) == 0
 
     def test_two_signals_are_one_end(self, server: ServerProcess) -> None:
         server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(60) in (0, 130)
+        assert server.process.wait(300) in (0, 130)
 
     def test_nothing_of_a_conversation_is_logged(self, server: ServerProcess) -> None:
         said_to_it = {**ASKED, "max_tokens": 8, "messages": [{"role": "user", "content": "a secret"}]}
@@ -120,7 +128,7 @@ class TestLife:
         second = slm("serve", tiny, "--port", "0")
         assert (second.code, second.out) == (2, "") and "already" in second.err
         server.process.kill()
-        server.process.wait(60)
+        server.process.wait(300)
         assert (home / "data" / "serve" / "socket").exists()
         with ServerProcess(home, tiny) as third:
             assert third.request("GET", "/health")[0] == 200
@@ -309,19 +317,21 @@ class TestWarmRun:
     def test_private_commands_do_not_ask(self, server: ServerProcess, slm: Slm, tiny: Path) -> None:
         assert "slm serve" not in slm("run", "Hi", "-n", "2", "-m", tiny, "-v", "--private").err
 
-    def test_ctrl_c_ends_the_generation_in_the_server(self, server: ServerProcess, home: Path, tiny: Path) -> None:
-        client = _client_in_an_answer(home, tiny)
-        client.send_signal(signal.SIGINT)
-        client.communicate(timeout=60)
-        assert client.returncode == 130
-        while json.loads(run_slm("serve", "--status", "--json", home=home).out)["working"]:
-            pass
-        assert server.request("GET", "/health")[0] == 200
+    def test_ctrl_c_ends_the_generation_in_the_server(self, home: Path, tireless: Path) -> None:
+        with ServerProcess(home, tireless, "--ctx", "60000") as server:
+            client = _client_in_an_answer(home, tireless)
+            client.send_signal(signal.SIGINT)
+            client.communicate(timeout=300)
+            assert client.returncode == 130
+            while json.loads(run_slm("serve", "--status", "--json", home=home).out)["working"]:
+                pass
+            assert server.request("GET", "/health")[0] == 200
 
-    def test_a_server_that_dies_is_told(self, server: ServerProcess, home: Path, tiny: Path) -> None:
-        client = _client_in_an_answer(home, tiny)
-        server.process.kill()
-        _out, err = client.communicate(timeout=60)
+    def test_a_server_that_dies_is_told(self, home: Path, tireless: Path) -> None:
+        with ServerProcess(home, tireless, "--ctx", "60000") as server:
+            client = _client_in_an_answer(home, tireless)
+            server.process.kill()
+            _out, err = client.communicate(timeout=300)
         assert client.returncode == 5 and b"slm serve ended while it answered" in err
 
     @pytest.mark.parametrize(("more", "code"), [(("--ctx", "64"), 7), (("--ctx", "16"), 7)])
@@ -390,27 +400,26 @@ class TestWarmBatch:
         client.stdin.flush()
         assert json.loads(client.stdout.readline())["error"] is None
         client.send_signal(signal.SIGINT)
-        _out, err = client.communicate(timeout=60)
+        _out, err = client.communicate(timeout=300)
         assert client.returncode == 130 and b"interrupted; 1 row" in err
         assert server.request("GET", "/health")[0] == 200
 
-    def test_a_server_that_dies_ends_the_batch_with_a_way_on(
-        self, server: ServerProcess, home: Path, tiny: Path
-    ) -> None:
-        client = fork_server.popen(
-            [sys.executable, "-m", "slmchat", "batch", "go on", "-m", str(tiny), "--temp", "1"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment(home),
-        )
-        assert client.stdin is not None
-        client.stdin.write(b"one\n")
-        client.stdin.flush()
-        while not json.loads(run_slm("serve", "--status", "--json", home=home).out)["working"]:
-            pass
-        server.process.kill()
-        _out, err = client.communicate(timeout=60)
+    def test_a_server_that_dies_ends_the_batch_with_a_way_on(self, home: Path, tireless: Path) -> None:
+        with ServerProcess(home, tireless, "--ctx", "60000") as server:
+            client = fork_server.popen(
+                [sys.executable, "-m", "slmchat", "batch", "go on", "-m", str(tireless), "--temp", "1"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment(home),
+            )
+            assert client.stdin is not None
+            client.stdin.write(b"one\n")
+            client.stdin.flush()
+            while not json.loads(run_slm("serve", "--status", "--json", home=home).out)["working"]:
+                pass
+            server.process.kill()
+            _out, err = client.communicate(timeout=300)
         assert client.returncode == 5 and b"--resume" in err
 
 
@@ -461,10 +470,11 @@ class TestWarmChat:
             terminal.enter("And then")
             terminal.wait_for_count("finish reason", 2)
 
-    def test_ctrl_c_stops_the_answer_and_the_next_one_comes(
-        self, server: ServerProcess, home: Path, tiny: Path
-    ) -> None:
-        with self._open(home, tiny, "--temp", "1", "-n", "3000") as terminal:
+    def test_ctrl_c_stops_the_answer_and_the_next_one_comes(self, home: Path, tireless: Path) -> None:
+        with (
+            ServerProcess(home, tireless, "--ctx", "60000"),
+            self._open(home, tireless, "--temp", "1", "-n", "50000") as terminal,
+        ):
             terminal.enter("Hello world")
             while not json.loads(run_slm("serve", "--status", "--json", home=home).out)["working"]:
                 pass

@@ -67,6 +67,7 @@ def open_pool() -> Iterator[Open]:
             opened.append(engine.open_stream_pool(settings, parallel))
         else:
             plan = CellPlan(cells, parallel, True, "a test")
+            settings = engine._settled(settings, cells)
             key = engine._state_key(settings)
             opened.append(LlamaStreamPool(engine.loaded, settings, plan, key))
         return opened[-1]

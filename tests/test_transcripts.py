@@ -242,7 +242,7 @@ def _typed(command: str, desk: Path, home: Path, environ: dict[str, str]) -> "su
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=environment(home, environ), cwd=desk, text=True, timeout=100, check=False,
+        env=environment(home, environ), cwd=desk, text=True, timeout=300, check=False,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from slmchat.terminal.completion import named_path
 from slmchat.terminal.markdown_layout import last_cluster
 from slmchat.terminal.pastes import Pastes, is_fold
-from slmchat.terminal.plain_input import MORE_S, clean
+from slmchat.terminal.plain_input import MORE_S, clean, is_waiting
 from slmchat.terminal.slash_commands import CommandTable, is_open_block
 
 if TYPE_CHECKING:
@@ -72,8 +72,10 @@ class Burst:
         import asyncio
 
         before, self._at = self._at, time.monotonic()
-        self.is_after_return, self._is_return = self._is_return and self._at - before <= _PASTE_S, False
-        if self._at - before > _PASTE_S:
+        # Keys of one read came together, however long a busy machine lets slm wait between two of them.
+        is_soon = self._has_read or self._at - before <= _PASTE_S
+        self.is_after_return, self._is_return = self._is_return and is_soon, False
+        if not is_soon:
             self._has_lines = False
         self._is_alone = not self._has_read
         if self._is_alone:
@@ -204,13 +206,13 @@ def text_keys(pastes: Pastes, open_editor: Callable[["Buffer"], Any]) -> "KeyBin
 
     keys = KeyBindings()
     in_message = has_focus(DEFAULT_BUFFER)
-    pasted_at, ended_in_cr = float("-inf"), False
+    pasted_at, ended_in_cr, more_waits = float("-inf"), False, False
 
     @keys.add(Keys.BracketedPaste, filter=in_message)
     def _paste(event: "KeyPressEvent") -> None:
-        nonlocal pasted_at, ended_in_cr
+        nonlocal pasted_at, ended_in_cr, more_waits
         before = event.current_buffer.document.char_before_cursor
-        goes_on = time.monotonic() - pasted_at < _PASTE_S and is_fold(before)
+        goes_on = (more_waits or time.monotonic() - pasted_at < _PASTE_S) and is_fold(before)
         data = event.data.removeprefix("\n") if goes_on and ended_in_cr else event.data
         ended_in_cr = event.data.endswith("\r")
         text = clean(data.replace("\r\n", "\n").replace("\r", "\n"))
@@ -218,7 +220,8 @@ def text_keys(pastes: Pastes, open_editor: Callable[["Buffer"], Any]) -> "KeyBin
             pastes.extend(before, text)
         else:
             event.current_buffer.insert_text(pastes.fold(text))
-        pasted_at = time.monotonic()
+        # what waits by now belongs to it, also where slm itself is held up before it reads on
+        pasted_at, more_waits = time.monotonic(), is_waiting(0, event.app.input.fileno())
 
     @Condition
     def has_folds() -> bool:
