@@ -396,8 +396,19 @@ class TestHowMany:
             growth.note(3, 0, 3, 1.0)
         assert growth.allowed == 8
 
+    @pytest.mark.parametrize(("most", "n_own", "first"), [(32, 12, 16), (32, 700, 8), (12, 12, 12), (3, 12, 3)])
+    def test_short_rows_begin_with_more(self, most: int, n_own: int, first: int) -> None:
+        growth = Growth(CellPlan(10_000, most, False, ""))
+        growth.begins(n_own)
+        growth.begins(n_own)
+        assert growth.allowed == first
+        growth.note(0, 1, growth.allowed, 1.0)
+        growth.begins(12)
+        assert growth.allowed == first  # by what is measured from then on
+
     def test_what_was_asked_for_is_not_changed(self) -> None:
         growth = Growth(CellPlan(10_000, 3, True, ""))
+        growth.begins(1)
         for _ in range(100):
             growth.note(3, 0, 3, 1.0)
         assert growth.allowed == 3

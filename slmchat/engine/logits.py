@@ -6,11 +6,11 @@ a model without numbers then answers with token 0 for ever.
 
 import ctypes
 import math
-import sys
 from array import array
 from types import ModuleType
 from typing import Any
 
+from slmchat.engine.shortlist import numpy_in_use
 from slmchat.errors import ExitCode, SlmError
 
 
@@ -35,7 +35,7 @@ class LogitsCheck:
         data = ctypes.string_at(self._row(context, index), ctypes.sizeof(ctypes.c_float) * self._n_tokens)
         # Finite ones never add up to infinity in double precision; NaN is not below it. Negative infinity is a number
         # here: a model may forbid tokens so.
-        numpy = sys.modules.get("numpy")  # not imported for this: it takes 0.1 s
+        numpy = numpy_in_use()  # not imported for this: it takes 0.1 s
         total = sum(array("f", data)) if numpy is None else numpy.frombuffer(data, "f").sum(dtype="d")
         if not total < math.inf:
             raise _no_numbers()

@@ -94,11 +94,13 @@ class Growth:
 
     What is compared is the time that full steps take for each token. A prompt token counts as a fraction of a generated
     one, because it costs about that, so that steps with new prompts do not look fast. The quicker quarter of the steps
-    counts: other programs on the device only ever make a step slower.
+    counts: other programs on the device only ever make a step slower. Short rows begin with twice as many: there 16 at
+    once were quicker than 8 wherever it was measured (docs/decisions.md), and most batches are over soon.
     """
 
     _PROMPT_WEIGHT = 0.3
     _FIRST = 8
+    _SHORT_ROW = 32  # tokens of a prompt that are its own
     _STEPS = 16  # full steps that are compared
     _GAIN = 1.05  # a doubling must bring this to be kept
 
@@ -108,6 +110,12 @@ class Growth:
         self._is_settled = self.allowed == plan.most
         self._best: tuple[float, int] | None = None  # seconds for each token, and with how many at once
         self._costs: list[float] = []
+
+    def begins(self, n_own: int) -> None:
+        """A row with so many tokens of its own begins."""
+        if self._best is None and not self._costs and not self._is_settled and n_own <= self._SHORT_ROW:
+            self.allowed = min(2 * self._FIRST, self._most)
+            self._is_settled = self.allowed == self._most
 
     def note(self, n_generated: int, n_prompt: int, n_busy: int, seconds: float) -> None:
         """One step: tokens generated, tokens of prompts evaluated, completions that it was for."""

@@ -146,6 +146,7 @@ class LlamaPool(PrefixPool[PreparedRequest]):
                 self._sequences.copy(other.sequence, sequence, n_shared)
             else:
                 self._prefix.begin(sequence, n_shared)
+            self._growth.begins(len(work.tokens) - n_shared)
             self._busy.append(Slot(sequence, work, n_shared, self._n_ctx, self._loaded))
         self._waiting.extendleft(reversed(held))
 

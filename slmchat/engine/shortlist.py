@@ -10,7 +10,6 @@ Knows: which tokens the chain would be left with. Refuses to know: how the chain
 """
 
 import ctypes
-import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +24,22 @@ _NEAR = (8.0, 16.0)
 _MOST = 4096
 
 
+# NumPy, once somebody has found it worth its import. Not looked up in sys.modules: another thread may be importing it.
+_numpy: ModuleType | None = None
+
+
 def prepare(n_tokens: int) -> None:
-    """Many tokens of a vocabulary of this size are going to be picked."""
+    """Many tokens of a vocabulary of this size are going to be picked, in this process."""
+    global _numpy
     if n_tokens >= _LARGE:
-        import numpy  # noqa: F401 - for whoever asks `Shortlist.made` from now on
+        import numpy
+
+        _numpy = numpy
+
+
+def numpy_in_use() -> ModuleType | None:
+    """NumPy, where it has been prepared in this process."""
+    return _numpy
 
 
 class Shortlist:
@@ -44,9 +55,8 @@ class Shortlist:
 
     @classmethod
     def made(cls, api: ModuleType, n_tokens: int) -> "Shortlist | None":
-        """None where NumPy has not been imported."""
-        numpy = sys.modules.get("numpy")
-        return None if numpy is None else cls(api, n_tokens, numpy)
+        """None where NumPy has not been prepared."""
+        return None if _numpy is None else cls(api, n_tokens, _numpy)
 
     def best(self, context: Any, index: int) -> int:
         """The token with the highest logit, of several the first, as llama.cpp's greedy sampler has it; one whose logit
