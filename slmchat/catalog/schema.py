@@ -16,12 +16,13 @@ from slmchat.catalog.hub_names import QUANTIZATION, REPO
 from slmchat.catalog.untrusted import is_contained, is_hub_file
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
+from slmchat.lazy_patterns import lazy_pattern
 
 TAGS = ("chat", "code", "infill", "vision", "base", "reasoning", "embedding")
 MOST_MISTAKES = 10  # more than this in one message helps nobody
 
 # `hf:` and `.gguf` are how the other two kinds of name are told apart, so no name may look like them.
-NAME = re.compile(r"(?!hf:)(?!.*\.gguf$)[a-z0-9][a-z0-9._-]{0,63}(:[a-z0-9][a-z0-9._-]{0,63})?")
+NAME = lazy_pattern(r"(?!hf:)(?!.*\.gguf$)[a-z0-9][a-z0-9._-]{0,63}(:[a-z0-9][a-z0-9._-]{0,63})?")
 
 
 def shown(text: str) -> str:
@@ -54,7 +55,7 @@ def _value(is_right: Callable[[Any], object], reason: str) -> _Check:
 
 
 def _pattern(pattern: str | re.Pattern[str], reason: str) -> _Check:
-    compiled = re.compile(pattern)
+    compiled = lazy_pattern(pattern) if isinstance(pattern, str) else pattern
     return _value(lambda value: isinstance(value, str) and compiled.fullmatch(value), reason)
 
 
