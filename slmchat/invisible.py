@@ -18,31 +18,9 @@ The rules stand on:
 - StandardizedVariants.txt and UTS #37: which characters take the other variation selectors.
 """
 
-import re
 import unicodedata
-from collections.abc import Iterator
-from functools import cached_property
 
-
-class _Pattern:
-    """A regular expression, compiled when it is first looked for: all of them take 15 ms, and `slm --version` none."""
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-
-    @cached_property
-    def _compiled(self) -> "re.Pattern[str]":
-        return re.compile(self._source)
-
-    def match(self, text: str) -> "re.Match[str] | None":
-        return self._compiled.match(text)
-
-    def search(self, text: str, position: int = 0) -> "re.Match[str] | None":
-        return self._compiled.search(text, position)
-
-    def finditer(self, text: str) -> "Iterator[re.Match[str]]":
-        return self._compiled.finditer(text)
-
+from slmchat.lazy_patterns import lazy_pattern
 
 # How far around a mark of direction right-to-left text is looked for, and the end of an embedding; in characters.
 REACH = 64
@@ -66,31 +44,31 @@ _OTHERS = (
     r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f\U0001bca0-\U0001bca3"
     r"\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
-_UNIT = _Pattern(f"[{_OPENERS}{_OVERRIDES}\u202c\u2069]|[{_OTHERS}]{{1,{_RUN}}}")
-_BIDI = _Pattern(f"[{_OPENERS}{_OVERRIDES}\u202c\u2069\n]")
-_SELECTOR = _Pattern("[\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+_UNIT = lazy_pattern(f"[{_OPENERS}{_OVERRIDES}\u202c\u2069]|[{_OTHERS}]{{1,{_RUN}}}")
+_BIDI = lazy_pattern(f"[{_OPENERS}{_OVERRIDES}\u202c\u2069\n]")
+_SELECTOR = lazy_pattern("[\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 # Scripts whose letters join, stack or form conjuncts, so that ZWJ and ZWNJ change what is read: Hebrew (with its
 # points), Arabic to Mandaic and Arabic Extended, the Brahmic scripts of India and Sri Lanka, Myanmar, Khmer,
 # Mongolian, Tai Tham, Balinese to Batak, Phags-pa to Javanese, Myanmar Extended-A, Meetei Mayek, presentation forms,
 # Kharoshthi to Sogdian, Rohingya, Brahmi and its kin, Adlam.
-_JOINING = _Pattern(
+_JOINING = lazy_pattern(
     "[\u0591-\u05f4\u0600-\u085f\u0860-\u0dff\u1000-\u109f\u1780-\u17ff\u1800-\u18af\u1a20-\u1aaf\u1b00-\u1bff\ua840-\ua8ff"
     "\ua980-\ua9df\uaa60-\uaa7f\uaae0-\uaaff\uabc0-\uabff\ufb1d-\ufdff\ufe70-\ufefc\U00010a00-\U00010fff"
     "\U00011000-\U00011fff\U0001e900-\U0001e95f]"
 )
 # Written without spaces between words: Thai, Lao, Tibetan, Myanmar, Khmer, New Tai Lue, Tai Tham, Balinese, Javanese
 # and their kin, and what East Asia writes: radicals to kana, ideographs, full width.
-_SPACELESS = _Pattern(
+_SPACELESS = lazy_pattern(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1bff\ua980-\ua9ff\uaa00-\uaadf\u2e80-\u312f"
     "\u3190-\u9fff\uf900-\ufaff\uff01-\uff9f\U00020000-\U0003ffff]"
 )
 # Right-to-left text with its digits: Hebrew to Arabic Extended-A, presentation forms, the rows above the first plane.
-_RIGHT_TO_LEFT = _Pattern(
+_RIGHT_TO_LEFT = lazy_pattern(
     "[\u0590-\u061b\u061d-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
 )
 # Blocks that hold the Extended_Pictographic characters (emoji-data.txt), skin tones included.
-_PICTOGRAPH = _Pattern(
+_PICTOGRAPH = lazy_pattern(
     "[\u00a9\u00ae\u203c\u2049\u2122\u2139\u2190-\u21ff\u2300-\u23ff\u24c2\u25a0-\u27bf\u2934\u2935\u2b00-\u2bff"
     "\u3030\u303d\u3297\u3299\U0001f000-\U0001faff]"
 )
@@ -98,7 +76,7 @@ _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 # Selectors by the characters that take them: ideographs (compatibility forms and UTS #37), mathematical operators and
 # the slashed zero, full-width punctuation, Myanmar, Phags-pa, Manichaean, hieroglyphs, Mongolian letters.
 _VARIANTS = tuple(
-    (_Pattern(f"[{selectors}]"), _Pattern(f"[{bases}]"))
+    (lazy_pattern(f"[{selectors}]"), lazy_pattern(f"[{bases}]"))
     for selectors, bases in (
         ("\U000e0100-\U000e01ef", f"\u3005-\u3007{_HAN}"),
         ("\ufe00-\ufe02", _HAN),
@@ -113,7 +91,7 @@ _JOINERS, _MARKS = "\u200c\u200d", "\u200e\u200f\u061c"
 _ZWJ, _SOFT_HYPHEN, _ZERO_WIDTH_SPACE, _WORD_JOINER = "\u200d", "\u00ad", "\u200b", "\u2060"
 # Invisible characters that belong to one script: what stands before, or after, must be of it.
 _OWN_SCRIPT = tuple(
-    (_Pattern(f"[{chars}]"), before and _Pattern(before), after and _Pattern(after))
+    (lazy_pattern(f"[{chars}]"), before and lazy_pattern(before), after and lazy_pattern(after))
     for chars, before, after in (
         ("\u180e", "[\u180b-\u180d\u180f\u1820-\u18aa]", "[\u1820-\u18aa]"),  # Mongolian vowel separator
         ("\u1160", "[\u1100-\u115e\ua960-\ua97c]", ""),  # Hangul without a vowel

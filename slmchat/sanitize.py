@@ -21,10 +21,10 @@ Choices of our own:
 - A character above U+009F inside an escape or CSI sequence ends it and is shown: no sequence contains one.
 """
 
-import re
 from enum import IntEnum
 
 from slmchat.invisible import InvisibleFilter
+from slmchat.lazy_patterns import lazy_pattern
 
 # Longest sequence that is swallowed whole. An OSC 8 link of 2,083 bytes (the limit of VTE) fits well.
 SEQUENCE_LIMIT = 4096
@@ -37,7 +37,7 @@ _LINE_SEPARATORS = "\u2028\u2029"
 # C0 without \t and \n, DEL, C1, lone surrogates, line and paragraph separator: never written as they are.
 _CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029"
 
-_CONTROL = re.compile(f"[{_CONTROLS}]")
+_CONTROL = lazy_pattern(f"[{_CONTROLS}]")
 
 
 class _State(IntEnum):
@@ -175,7 +175,7 @@ class Sanitizer:
 
 def sanitize(text: str, *, one_line: bool = False) -> str:
     """A whole text made safe to show, invisible characters told. `one_line` turns line ends and tabs into spaces."""
-    if not text.isascii() or _CONTROL.search(text):
+    if not (text.isascii() and (text.isprintable() or not _CONTROL.search(text))):
         sanitizer = Sanitizer(show_invisible=True)
         text = sanitizer.feed(text) + sanitizer.flush()
     return text.replace("\n", " ").replace("\t", " ") if one_line else text

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_patterns import lazy_pattern
 from slmchat.ranges import Range
 
 MOST_MISTAKES = 10  # more than this in one message helps nobody
@@ -59,7 +60,7 @@ def value(is_right: Callable[[Any], object], reason: str) -> Check:
 
 def pattern(pattern: str | re.Pattern[str], reason: str) -> Check:
     """A text that the pattern matches as a whole."""
-    compiled = re.compile(pattern)
+    compiled = lazy_pattern(pattern) if isinstance(pattern, str) else pattern
     return value(lambda value: isinstance(value, str) and compiled.fullmatch(value), reason)
 
 

@@ -58,7 +58,7 @@ GROUND |= {
     "option_fields",
     "database",
 }
-GROUND |= {"invisible", "lazy_dataclasses"}
+GROUND |= {"invisible", "lazy_dataclasses", "lazy_patterns"}
 FLOORS = (
     {"engine"},
     {"conversation", "catalog", "privacy"},

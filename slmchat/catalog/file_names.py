@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 
 from slmchat.lazy_dataclasses import dataclass
+from slmchat.lazy_patterns import lazy_pattern
 
 # The order in which files of one model are looked at: Q4_K_M (small, little is lost), then what is nearest to it. Which
 # one is taken is decided by what fits.
@@ -21,24 +22,24 @@ _ORDER = (
 
 # llama.cpp's own names (tools/quantize, QUANT_OPTIONS), those that Unsloth and others make of them (UD-Q4_K_XL, Q6_K_L,
 # Q4_0_4_4) and short ones (Q4, fp16).
-_QUANTIZATION = re.compile(
+_QUANTIZATION = lazy_pattern(
     r"(?:^|[-._/ ])((?:UD-)?"
     r"(?:I?Q[1-8](?:_[0-9A-Z]+)*|TQ[12]_0|MXFP4(?:_MOE)?|NVFP4|BF16|F16|F32|FP16|FP32))(?="
     r"$|[-._/ ])",
     re.IGNORECASE,
 )
-_QAT = re.compile(r"(?:^|[-._/])qat(?=$|[-._/])", re.IGNORECASE)
+_QAT = lazy_pattern(r"(?:^|[-._/])qat(?=$|[-._/])", re.IGNORECASE)
 
-_PART = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
+_PART = lazy_pattern(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
 
 # What is mostly not the model itself: an image encoder, a calibration matrix, a vocabulary, something that guesses
 # ahead or lies on top of a model. Such a file comes last; its header says what it is.
-_BESIDE = re.compile(
+_BESIDE = lazy_pattern(
     r"(?:^|[-._/])(?:mmproj|imatrix|vocab|draft|drafter|mtp|dflash|eagle\d?|lora|adapter|assistant)(?=$|[-._/])",
     re.IGNORECASE,
 )
 
-_PROJECTOR = re.compile(r"(?:^|[-._/])mmproj(?=$|[-._/])", re.IGNORECASE)
+_PROJECTOR = lazy_pattern(r"(?:^|[-._/])mmproj(?=$|[-._/])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,20 +10,21 @@ from urllib.parse import parse_qs, unquote
 from slmchat.catalog.file_names import quantization_of
 from slmchat.catalog.untrusted import is_contained, is_hub_file
 from slmchat.lazy_dataclasses import dataclass
+from slmchat.lazy_patterns import lazy_pattern
 
 HINT = "write hf:OWNER/REPO, hf:OWNER/REPO@Q4_K_M or hf:OWNER/REPO/FILE.gguf, then #REVISION if you like"
 
-QUANTIZATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
+QUANTIZATION = lazy_pattern(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 _REPO_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
-REPO = re.compile(rf"(?!.*(?:--|\.\.)){_REPO_PART}/{_REPO_PART}")
-_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")  # a commit, a branch or a tag
-_NAME = re.compile(
+REPO = lazy_pattern(rf"(?!.*(?:--|\.\.)){_REPO_PART}/{_REPO_PART}")
+_REVISION = lazy_pattern(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")  # a commit, a branch or a tag
+_NAME = lazy_pattern(
     r"(?P<repo>[^/@#:]+/[^/@#:]+)(?:/(?P<file>[^@#]+?))?(?:[@:](?P<quantization>[^@#:]+))?(?:#(?P<revision>[^@#]+))?"
 )
-_ADDRESS = re.compile(
+_ADDRESS = lazy_pattern(
     r"(?P<scheme>https?://)?(?:(?:www\.)?huggingface\.co|hf\.co)/(?P<rest>.+)", re.IGNORECASE | re.DOTALL
 )
-_ANY_ADDRESS = re.compile(r"(?:https?|hf|huggingface)://|(?:www\.)?huggingface\.co/|hf\.co/|hf:", re.IGNORECASE)
+_ANY_ADDRESS = lazy_pattern(r"(?:https?|hf|huggingface)://|(?:www\.)?huggingface\.co/|hf\.co/|hf:", re.IGNORECASE)
 # Pages of a repository, with a revision behind them.
 _PAGES = frozenset({"tree", "blob", "resolve", "raw", "blame", "commit", "commits"})
 # `huggingface.co/datasets/OWNER/REPO` and the like look as if `datasets` owned something.

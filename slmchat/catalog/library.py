@@ -5,7 +5,6 @@ Refuses to know: the network, how the files were fetched, what the catalog offer
 because `slm run` reads it before every completion.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -31,6 +30,7 @@ from slmchat.catalog.records import (
 from slmchat.catalog.registry import Reference
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
+from slmchat.lazy_patterns import lazy_pattern
 from slmchat.private_files import check_readable, is_below, remove_below, storage_error, write_private
 from slmchat.reporting import ByteProgress
 from slmchat.settings import Paths
@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # whoever only lists models does without headers
 _MOST_RECORD = 4 << 20
 
 # What Windows takes for a device, whatever follows the first dot.
-_DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9]|lpt[0-9])[ ]*(?:\.|$)", re.IGNORECASE)
+_DEVICE = lazy_pattern(r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9]|lpt[0-9])[ ]*(?:\.|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,6 +402,8 @@ def _of_quantization(named: list[Installed], quantization: str) -> list[Installe
 
 def _slug(name: str, quantization: str) -> str:
     """A file name for a variant on any file system; the hash keeps names apart that look the same without case."""
+    import hashlib  # OpenSSL, for a new model alone
+
     key = with_quantization(name, quantization)
     return f"{_readable(key)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 

@@ -17,10 +17,11 @@ from slmchat.catalog import adapter_names, file_names, hub_names, schema
 from slmchat.catalog.model_specs import HubFile, License, ModelSpec, sampler_of, spec_of
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
+from slmchat.lazy_patterns import lazy_pattern
 from slmchat.toml_schema import shown
 
 _MOST_NEAR = 8  # names in one hint
-_HEAD = re.compile(r'^\[\[model\]\]\nname = "([^"]+)"\ntitle = "([^"]*)"$', re.MULTILINE)
+_HEAD = lazy_pattern(r'^\[\[model\]\]\nname = "([^"]+)"\ntitle = "([^"]*)"$', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,13 @@ from slmchat.catalog import adapter_names, hub_names
 from slmchat.catalog.hub_names import QUANTIZATION, REPO
 from slmchat.catalog.untrusted import is_contained, is_hub_file
 from slmchat.errors import SlmError
+from slmchat.lazy_patterns import lazy_pattern
 from slmchat.toml_schema import Mistakes, array, count, flag, join, pattern, shown, table, text, unknown, value, within
 
 TAGS = ("chat", "code", "infill", "vision", "base", "reasoning", "embedding")
 
 # `hf:` and `.gguf` are how the other two kinds of name are told apart, so no name may look like them.
-NAME = re.compile(r"(?!hf:)(?!.*\.gguf$)[a-z0-9][a-z0-9._-]{0,63}(:[a-z0-9][a-z0-9._-]{0,63})?")
+NAME = lazy_pattern(r"(?!hf:)(?!.*\.gguf$)[a-z0-9][a-z0-9._-]{0,63}(:[a-z0-9][a-z0-9._-]{0,63})?")
 
 
 class _Report(Mistakes):

@@ -12,7 +12,6 @@ GPU; `LLAMA_CPP_LIB_PATH` comes before both.
 import importlib.util
 import os
 import re
-import shlex
 import sys
 from collections.abc import Mapping
 from enum import StrEnum
@@ -20,7 +19,6 @@ from functools import cached_property
 from pathlib import Path
 
 from slmchat.errors import ExitCode, SlmError
-from slmchat.hardware.power import is_android
 from slmchat.lazy_dataclasses import dataclass
 
 # The versions that slm is made for; pyproject.toml has the same. The structures of the second, which is compiled, are
@@ -202,6 +200,8 @@ def build_command(options: str, version: str | None = DECLARATIONS, compiler: tu
     """
     package = f"llama-cpp-python=={version}" if version else "llama-cpp-python"
     words = f"install --force-reinstall --no-cache-dir --no-deps {package}"
+    import shlex
+
     chosen = {"CC": compiler[0], "CXX": compiler[1]} if compiler and any(compiler) else {}
     if sys.platform == "win32":
         variables = {**chosen, "CMAKE_ARGS": options} if options else chosen
@@ -227,6 +227,8 @@ def reinstall_command() -> str:
 
 def has_prebuilt_wheel() -> bool:
     """Whether xllamacpp has a wheel for this system that slm can load: Linux with glibc, macOS."""
+    from slmchat.hardware.power import is_android
+
     machine = os.uname().machine if hasattr(os, "uname") else ""
     return sys.platform in ("linux", "darwin") and machine in ("x86_64", "aarch64", "arm64") and not is_android().value
 
@@ -237,6 +239,8 @@ def no_declarations() -> SlmError:
 
 
 def _pip() -> str:
+    import shlex
+
     return f"{shlex.quote(sys.executable)} -m pip"
 
 

@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, Protocol
 from slmchat.catalog import adapter_names
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
-from slmchat.engine.api import Adapter, Engine
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
-from slmchat.models import adapters, loader, resolve, sandbox, vision
-from slmchat.models.loader import NOTHING_BESIDE, LoadedBeside, Loading
+from slmchat.models import adapters, resolve, sandbox
 from slmchat.options import GenerationOptions
 from slmchat.privacy.steps import KeptSockets
 from slmchat.reporting import Reporter
 from slmchat.settings import Settings
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what loads a model is imported when one is: the prompt of a chat stands there before
     from slmchat.endpoints import Endpoint
+    from slmchat.engine.api import Adapter, Engine
     from slmchat.engine.remote.adapters import RemoteAdapter
     from slmchat.engine.remote.engine import RemoteEngine
     from slmchat.engine.remote.route import Route
+    from slmchat.models.loader import LoadedBeside, Loading
     from slmchat.privacy.dialer import DialerProcess
 
 # How the model of an endpoint is named in messages and the archive: `remote:HOST/MODEL`.
@@ -94,15 +94,15 @@ class BackendModel(Protocol):
         ...
 
     def with_adapters(
-        self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
-    ) -> tuple[Adapter, ...]:
+        self, texts: Sequence[str], settings: Settings, present: "Sequence[Adapter] | None" = None
+    ) -> "tuple[Adapter, ...]":
         """The LoRA adapters that count when these were named beside `present` (None: those of its own name).
 
         Raises `SlmError`.
         """
         ...
 
-    def without_adapters(self) -> tuple[Adapter, ...]:
+    def without_adapters(self) -> "tuple[Adapter, ...]":
         """What has to be asked for so that no LoRA adapter counts, in a window opened later too. Raises `SlmError`."""
         ...
 
@@ -114,11 +114,11 @@ class BackendModel(Protocol):
         """Raises `SlmError` when it is not there. May take as long as the network does."""
         ...
 
-    def start(self, options: GenerationOptions, settings: Settings, beside: LoadedBeside = NOTHING_BESIDE) -> Loading:
+    def start(self, options: GenerationOptions, settings: Settings, beside: "LoadedBeside") -> "Loading":
         """Begin to load it, with these `beside` it."""
         ...
 
-    def report(self, loading: Loading, reporter: Reporter) -> None:
+    def report(self, loading: "Loading", reporter: Reporter) -> None:
         """What the user has to know of the loading, and for `-v` everything that was said."""
         ...
 
@@ -316,17 +316,23 @@ class LocalModel:
         self.supports_vision = installed.projector is not None
 
     def with_projector(self, path: str | None) -> "LocalModel":
+        if path is None:
+            return self
+        from slmchat.models import vision
+
         return LocalModel(vision.with_projector(self.installed, path), embeds=self.embeds)
 
     def check_vision(self, settings: Settings) -> None:
+        from slmchat.models import vision
+
         vision.check_vision(self.installed, settings)
 
     def with_adapters(
-        self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
-    ) -> tuple[Adapter, ...]:
+        self, texts: Sequence[str], settings: Settings, present: "Sequence[Adapter] | None" = None
+    ) -> "tuple[Adapter, ...]":
         return adapters.with_adapters(self.installed, texts, settings, present)
 
-    def without_adapters(self) -> tuple[Adapter, ...]:
+    def without_adapters(self) -> "tuple[Adapter, ...]":
         return ()
 
     def is_called(self, name: str) -> bool:
@@ -335,12 +341,14 @@ class LocalModel:
     def check(self) -> None:
         """It was there when it was found."""
 
-    def start(self, options: GenerationOptions, settings: Settings, beside: LoadedBeside = NOTHING_BESIDE) -> Loading:
+    def start(self, options: GenerationOptions, settings: Settings, beside: "LoadedBeside") -> "Loading":
+        from slmchat.models import loader
+
         if self.embeds:
             return loader.start_loading(self.installed, options, settings, embeds=True)
         return loader.start_loading(self.installed, options, settings, beside)
 
-    def report(self, loading: Loading, reporter: Reporter) -> None:
+    def report(self, loading: "Loading", reporter: Reporter) -> None:
         for notice in loading.notices:
             reporter.warn(notice)
         if reporter.shows_engine_log:
@@ -401,8 +409,8 @@ class RemoteModel:
             raise does_not_see(self._place.endpoint)
 
     def with_adapters(
-        self, texts: Sequence[str], settings: Settings, present: Sequence[Adapter] | None = None
-    ) -> tuple[Adapter, ...]:
+        self, texts: Sequence[str], settings: Settings, present: "Sequence[Adapter] | None" = None
+    ) -> "tuple[Adapter, ...]":
         if not texts:
             return tuple(present or ())
         from slmchat.engine.remote.adapters import joined, named
@@ -414,7 +422,7 @@ class RemoteModel:
             [replace(named(served, target, self._place.endpoint), scale=scale) for target, scale in parsed],
         )
 
-    def without_adapters(self) -> tuple[Adapter, ...]:
+    def without_adapters(self) -> "tuple[Adapter, ...]":
         """Every adapter of the server, off: a request that names none gets those that the server applies by itself."""
         return tuple(replace(adapter, scale=0.0) for adapter in self._served_adapters())
 
@@ -434,10 +442,12 @@ class RemoteModel:
         models = list_models(place.endpoint, place.key, place.route, self._reporter.note)
         self._name = choose(models, self._name, place.endpoint).id
 
-    def start(self, options: GenerationOptions, settings: Settings, beside: LoadedBeside = NOTHING_BESIDE) -> Loading:
+    def start(self, options: GenerationOptions, settings: Settings, beside: "LoadedBeside") -> "Loading":
+        from slmchat.models.loader import Loading
+
         return Loading(self._load)
 
-    def _load(self) -> tuple[Engine, None]:
+    def _load(self) -> "tuple[Engine, None]":
         from slmchat.engine.remote.engine import load
 
         place = self._place
@@ -445,7 +455,7 @@ class RemoteModel:
         self._name, self._engine = engine.model.id, engine
         return engine, None
 
-    def report(self, loading: Loading, reporter: Reporter) -> None:
+    def report(self, loading: "Loading", reporter: Reporter) -> None:
         reporter.detail(f"{self._name} at {self._place.endpoint.url}")
 
     def remember(self, settings: Settings) -> None:

@@ -114,14 +114,11 @@ class LoadedBeside:
     draft: Path | None = None
 
 
-NOTHING_BESIDE = LoadedBeside()
-
-
 def start_loading(
     installed: Installed,
     options: GenerationOptions,
     settings: Settings,
-    beside: LoadedBeside = NOTHING_BESIDE,
+    beside: LoadedBeside | None = None,
     *,
     embeds: bool = False,
 ) -> Loading:
@@ -138,7 +135,7 @@ def start_loading(
         native.bindings()
 
     def load() -> tuple[Engine, LoadPlan]:
-        return _load(installed, options, settings, notices, guard, check, begun.set, beside)
+        return _load(installed, options, settings, notices, guard, check, begun.set, beside or LoadedBeside())
 
     return Loading(load, guard, notices, installed.path, begun, _import_session)
 

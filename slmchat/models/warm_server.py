@@ -13,7 +13,6 @@ from slmchat import __version__
 from slmchat.catalog.records import Installed
 from slmchat.errors import SlmError
 from slmchat.models.backend import BackendModel, LocalModel
-from slmchat.models.loader import NOTHING_BESIDE, LoadedBeside, Loading
 from slmchat.models.warm_socket import HELLO_S, computed_with, connect, socket_path
 from slmchat.options import GenerationOptions
 from slmchat.privacy.steps import KeptSockets
@@ -23,6 +22,7 @@ from slmchat.settings import Settings
 if TYPE_CHECKING:  # most commands find no server
     from slmchat.engine.warm.connection import WarmConnection
     from slmchat.engine.warm.engine import WarmEngine
+    from slmchat.models.loader import LoadedBeside, Loading
 
 
 class WarmServer:
@@ -81,9 +81,11 @@ class WarmLocalModel(LocalModel):
     def with_projector(self, path: str | None) -> "WarmLocalModel":
         return self
 
-    def start(self, options: GenerationOptions, settings: Settings, beside: LoadedBeside = NOTHING_BESIDE) -> Loading:
+    def start(self, options: GenerationOptions, settings: Settings, beside: "LoadedBeside") -> "Loading":
         """It is loaded."""
+        from slmchat.models.loader import Loading
+
         return Loading(lambda: (self.engine, None))
 
-    def report(self, loading: Loading, reporter: Reporter) -> None:
+    def report(self, loading: "Loading", reporter: Reporter) -> None:
         reporter.detail("from the memory of slm serve")

@@ -9,13 +9,13 @@ has named; the current directory and the system's temporary one are not.
 """
 
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from slmchat.errors import ExitCode, SlmError
+from slmchat.lazy_patterns import lazy_pattern
 
 # Memory, not disk: semaphores live here (multiprocessing, OpenMP), and behind the seal temporary files.
 _MEMORY = Path("/dev/shm")
@@ -34,7 +34,7 @@ _THREADS = "/proc/self/task"
 
 # What shells, sessions and tools read when they start, below the home directory: whatever is in a hidden directory
 # (~/.config, ~/.vim, ~/.local), hidden files that are called so, and what other systems have in plain sight.
-_START_UP_FILE = re.compile(
+_START_UP_FILE = lazy_pattern(
     r"\.([\w.-]*(rc|profile|login|logout|env|environment|aliases|init|conf|config|session)|emacs|crontab)"
 )
 _START_UP = ("library/launchagents", "documents/powershell", "documents/windowspowershell", "appdata/roaming/microsoft")
