@@ -4,7 +4,6 @@ Knows: which keys there are, what each may hold.
 Refuses to know: what a name stands for (registry.py), how files are fetched, what fits.
 """
 
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
