@@ -6,7 +6,7 @@ It is imported inside the try, so that Ctrl-C during imports is clean too.
 import gc
 import sys
 
-# Objects made between two looks for garbage (Python: 700). Nothing that a start makes is garbage, and looking through it
+# Objects made between two looks for garbage (Python: 700). Nothing that a start makes is garbage; looking through it
 # again and again is a twentieth of a start.
 _OBJECTS = 50_000
 
