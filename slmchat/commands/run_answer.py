@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
+from slmchat.commands import process_end
 from slmchat.commands.endings import exit_code, tell_of_silence
 from slmchat.commands.inputs import prefix_messages, read_inputs
 from slmchat.commands.output import OutputWriter
@@ -127,8 +128,17 @@ def answer(opened: OpenModel, plan: RunRequest, console: Console) -> ExitCode:
     if generator.n_ctx > n_ctx:
         n_ctx = generator.n_ctx
         console.detail(f"context window: grown to {n_ctx:,} tokens")
-    generator.close()
-    return exit_code(completion.finish_reason, console, n_ctx, generator.engine.info.trained_context_length)
+    n_trained = generator.engine.info.trained_context_length
+    _end(generator)
+    return exit_code(completion.finish_reason, console, n_ctx, n_trained)
+
+
+def _end(generator: Generator) -> None:
+    """Close what others see of it. The weights are freed by the end of the process: one by one, the 49,152 tokens of a
+    small vocabulary take 20 ms, and nobody needs them to be."""
+    is_in_this_process = generator.opened.loading.path is not None
+    if not (is_in_this_process and process_end.may_leave_at_once()):
+        generator.close()
 
 
 def _tell_of(counting: Sequence[Adapter], console: Console) -> None:
