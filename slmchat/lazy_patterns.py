@@ -5,11 +5,20 @@ module needs at every start is better left to `re`.
 """
 
 import re
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from typing import Any
 
 
-class _LazyPattern:
-    """Stands for an `re.Pattern`, and has its methods from their first use on."""
+class LazyPattern:
+    """Has the methods of `re.Pattern`, from their first use on. The functions of `re` do not take it."""
+
+    search: Callable[..., re.Match[str] | None]
+    match: Callable[..., re.Match[str] | None]
+    fullmatch: Callable[..., re.Match[str] | None]
+    finditer: Callable[..., Iterator[re.Match[str]]]
+    findall: Callable[..., list[Any]]
+    sub: Callable[..., str]
+    split: Callable[..., list[Any]]
 
     def __init__(self, source: str, flags: int) -> None:
         self._source, self._flags = source, flags
@@ -22,6 +31,6 @@ class _LazyPattern:
         return found
 
 
-def lazy_pattern(source: str, flags: int = 0) -> "re.Pattern[str]":
-    """As `re.compile`; a mistake in it shows at its first use. The functions of `re` do not take it."""
-    return cast("re.Pattern[str]", _LazyPattern(source, flags))
+def lazy_pattern(source: str, flags: int = 0) -> LazyPattern:
+    """As `re.compile`; a mistake in it shows at its first use."""
+    return LazyPattern(source, flags)

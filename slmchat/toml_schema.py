@@ -4,12 +4,11 @@ Knows: texts, numbers, arrays and tables, where in the file a mistake stands, wh
 Refuses to know: which keys a file has (catalog/schema.py, personas.py).
 """
 
-import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from slmchat.errors import ExitCode, SlmError
-from slmchat.lazy_patterns import lazy_pattern
+from slmchat.lazy_patterns import LazyPattern, lazy_pattern
 from slmchat.ranges import Range
 
 MOST_MISTAKES = 10  # more than this in one message helps nobody
@@ -58,7 +57,7 @@ def value(is_right: Callable[[Any], object], reason: str) -> Check:
     return check
 
 
-def pattern(pattern: str | re.Pattern[str], reason: str) -> Check:
+def pattern(pattern: str | LazyPattern, reason: str) -> Check:
     """A text that the pattern matches as a whole."""
     compiled = lazy_pattern(pattern) if isinstance(pattern, str) else pattern
     return value(lambda value: isinstance(value, str) and compiled.fullmatch(value), reason)

@@ -35,7 +35,7 @@ DOORS = {
     "PIL": {"conversation/pictures.py"},
     "pypdf": {"retrieval/loaders/pdf.py"},
     "markdown_it": {"conversation/code_blocks.py"},
-    "numpy": {"engine/probabilities.py", "retrieval/vectors.py"},
+    "numpy": {"engine/probabilities.py", "engine/shortlist.py", "retrieval/vectors.py"},
     "jinja2": {
         "conversation/template.py",
         "conversation/prompt_template.py",

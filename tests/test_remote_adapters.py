@@ -19,6 +19,7 @@ from slmchat.engine.remote.route import route_to
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.models.backend import RemoteBackend, RemoteModel
+from slmchat.models.loader import LoadedBeside
 from slmchat.options import GenerationOptions
 from slmchat.terminal.console import Console
 
@@ -109,7 +110,7 @@ def test_none_holds_for_a_session_opened_later(server: EndpointServer, tmp_path:
     console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
     model = RemoteModel(RemoteBackend(endpoint, None, route_to(endpoint, {})), None, console)
     settings = settings_module.load({"SLM_HOME": str(tmp_path)})
-    engine = model.start(GenerationOptions(), settings).engine()
+    engine = model.start(GenerationOptions(), settings, LoadedBeside()).engine()
     none = model.without_adapters()
     for chosen in (none, none, model.with_adapters(["haiku"], settings, none)):
         session = engine.open_session(SessionSettings(1, 1, 1, adapters=chosen))

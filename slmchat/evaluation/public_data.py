@@ -30,7 +30,7 @@ def is_right(told: object) -> bool:
         isinstance(told, dict)
         and {"repo", "revision", "file", "sha256"} <= set(told) <= _FIELDS
         and isinstance(told["repo"], str)
-        and bool(re.fullmatch(REPO, told["repo"]))
+        and bool(REPO.fullmatch(told["repo"]))
         and is_commit(told["revision"])
         and is_contained(told["file"])
         and isinstance(told["sha256"], str)
