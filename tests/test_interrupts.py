@@ -225,7 +225,9 @@ def test_a_hang_in_a_chat_ends_with_the_terminal_as_it_was(
 
 @pytest.mark.real
 def test_two_quick_ones_stop_an_answer_and_keep_the_chat(model: Path, home: Path) -> None:
-    with Terminal(["chat", model], home=home) as terminal:
+    slowly = "import time; time.sleep(0.02)"  # an answer does not end by itself before the keys come
+    program = native_faults.program("llama_decode", 0, slowly, ["chat", model, "--temp", "0"])
+    with Terminal([], home=home, program=program) as terminal:
         terminal.wait_for(r"\n> ?(\n|$)")
         for turn in (1, 2):
             terminal.enter(f"hello {turn}")
@@ -237,6 +239,31 @@ def test_two_quick_ones_stop_an_answer_and_keep_the_chat(model: Path, home: Path
         terminal.enter("/exit")
         assert terminal.end() == 0
         assert "Traceback" not in terminal.everything
+
+
+@pytest.mark.real
+def test_ctrl_c_while_the_terminal_is_given_back_does_not_cost_the_keys(model: Path, home: Path) -> None:
+    """Between the end of an answer and the next prompt a thread that reads keys has to end."""
+    press = (
+        "import os, signal, sys; from slmchat.terminal.ticker import Ticker; stop = Ticker.stop\n"
+        "def pressed(self):\n"
+        "    Ticker.stop = stop\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    stop(self)\n"
+        "Ticker.stop = pressed\n"
+        f"sys.argv = ['slm', 'chat', {str(model)!r}, '-n', '3']\n"
+        "from slmchat.__main__ import main\n"
+        "sys.exit(main())"
+    )
+    with Terminal([], home=home, program=(sys.executable, "-c", press)) as terminal:
+        terminal.wait_for(r"\n> ?(\n|$)")
+        terminal.enter("hello")
+        terminal.wait_for(r"cut at the limit[\s\S]*\(cancelled\)")
+        assert terminal.screen.margins is None  # the whole window scrolls
+        terminal.enter("are you there")
+        terminal.wait_for_count("cut at the limit", 2)
+        terminal.enter("/exit")
+        assert terminal.end() == 0
 
 
 @pytest.mark.real

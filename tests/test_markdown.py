@@ -563,7 +563,7 @@ WIDTHS = st.sampled_from([2, 3, 5, 12, 20, 40, 80])
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(DOCUMENTS, PLACES, WIDTHS, st.booleans())
 @example(SMALL_MODEL_ANSWER, list(range(1000)), 40, True)
 @example("a **" + "b" * 500 + "** `" + "c" * 500 + "` [" + "d" * 500 + "](e)", list(range(3000)), 40, True)
@@ -588,7 +588,7 @@ def test_any_split_gives_the_same_screen(text: str, places: list[int]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(DOCUMENTS, WIDTHS, st.booleans())
 def test_no_line_is_wider_than_the_window_or_padded(text: str, width: int, has_color: bool) -> None:
     if "```" in text or "~~~" in text or "    " in text or "\t" in text:
@@ -599,7 +599,7 @@ def test_no_line_is_wider_than_the_window_or_padded(text: str, width: int, has_c
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(DOCUMENTS, WIDTHS)
 def test_every_letter_is_shown_in_order(text: str, width: int) -> None:
     """Without the constructs that hide text (addresses, info strings) or lay it out side by side (tables)."""

@@ -37,7 +37,7 @@ def server() -> Iterator[EndpointServer]:
 
 
 def _engine(server: EndpointServer) -> engine_module.RemoteEngine:
-    endpoint = replace(endpoints.from_url(server.url, "test"), timeout_s=10.0)
+    endpoint = replace(endpoints.from_url(server.url, "test"), timeout_s=100.0)
     return engine_module.load(endpoint, None, None, route_to(endpoint, {}), print)
 
 

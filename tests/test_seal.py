@@ -333,7 +333,7 @@ def test_standard_streams_that_are_sockets_stay_streams_and_nothing_more() -> No
     prelude = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
     child = subprocess.Popen([sys.executable, "-c", prelude + textwrap.dedent(code)], stdin=there, stdout=there)
     there.close()
-    here.settimeout(30)
+    here.settimeout(300)
     here.sendall(b"hello\n")
     answer = b""
     while piece := here.recv(4096):

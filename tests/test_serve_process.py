@@ -205,7 +205,7 @@ class TestBackground:
         assert began.code == 0, began.err
         path = home / "data" / "serve" / "socket"
         with socket.socket(socket.AF_UNIX) as made:
-            made.settimeout(60)
+            made.settimeout(300)
             made.connect(str(path))
             assert made.recv(1) == b""  # it has gone by itself
         assert slm("serve", "--status").code == 3

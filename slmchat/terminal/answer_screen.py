@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from slmchat.errors import SlmError
-from slmchat.terminal import restore
+from slmchat.terminal import interrupts, restore
 from slmchat.terminal.console import Console
 from slmchat.terminal.key_modes import KeyModes
 from slmchat.terminal.key_reader import KeyReader
@@ -70,11 +70,12 @@ class AnswerScreen:
             yield
             return
         with self._console.status_shown_by(self._say), self._signals():
-            self._take()
             try:
+                with interrupts.postponed():
+                    self._take()
                 yield
             finally:
-                self._give_back()
+                self._give_back_whole()
 
     @contextlib.contextmanager
     def released(self) -> Iterator[None]:
@@ -82,11 +83,13 @@ class AnswerScreen:
         if not self._is_held:
             yield
             return
-        self._give_back()
+        with interrupts.postponed():
+            self._give_back()
         try:
             yield
         finally:
-            self._take()
+            with interrupts.postponed():
+                self._take()
 
     def begins(self) -> None:
         """The first text of the answer comes: where there is no line to draw, nothing more is told."""
@@ -104,6 +107,16 @@ class AnswerScreen:
         self._ticker = Ticker(self._tick, _PERIOD_S)
         if self._modes.is_taken and self._takes_keys:
             self._keys = KeyReader(self._modes.descriptor, self._typed, on_escape=_press_ctrl_c)
+
+    def _give_back_whole(self) -> None:
+        """Also when Ctrl-C comes just now: a thread that went on reading keys would take them from the next prompt."""
+        try:
+            with interrupts.postponed():
+                self._give_back()
+        except KeyboardInterrupt:
+            if self._is_held:  # it came before that; a second one is not raised so soon
+                self._give_back()
+            raise
 
     def _give_back(self) -> None:
         self._is_held = False

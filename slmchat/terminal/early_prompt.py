@@ -11,7 +11,7 @@ import contextlib
 
 from slmchat.errors import SlmError
 from slmchat.sanitize import sanitize
-from slmchat.terminal import restore
+from slmchat.terminal import interrupts, restore
 from slmchat.terminal.console import Console
 from slmchat.terminal.key_modes import KeyModes
 from slmchat.terminal.key_reader import KeyReader, take_lines
@@ -53,10 +53,11 @@ class EarlyPrompt:
 
     def take_over(self) -> None:
         """The editor draws its prompt now, where this one stands. The modes stay taken."""
-        if self._keys is not None:
-            self._keys.stop()
-            self._keys = None
-        self._console.gate.run(self._make_way)
+        with interrupts.postponed():
+            if self._keys is not None:
+                self._keys.stop()
+                self._keys = None
+            self._console.gate.run(self._make_way)
 
     def end(self) -> None:
         """No editor comes, or it has ended: the terminal is as it was. May be called again."""

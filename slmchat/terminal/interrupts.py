@@ -142,6 +142,23 @@ def cancelled_by_ctrl_c(work: Cancellable) -> AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
+def postponed() -> Iterator[None]:
+    """While this lasts, Ctrl-C waits for its end: what is put in order now must not be left half done."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    pressed: list[FrameType | None] = []
+    signal.signal(signal.SIGINT, lambda _number, frame: pressed.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        before(signal.SIGINT, pressed[-1])
+
+
+@contextlib.contextmanager
 def left_alone() -> Iterator[None]:
     """While this lasts, Ctrl-C is somebody else's: a line editor's, another program's on the same terminal."""
     if _reader is None or threading.current_thread() is not threading.main_thread():

@@ -98,7 +98,7 @@ def _found(where: str, how: str, cwd: Path) -> dict[str, object]:
             cwd=cwd,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         assert other.requests == []
@@ -164,7 +164,7 @@ os.kill(stuck._child, 9)
 """
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = fork_server.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     refused, cancelled, ended, status = done.stdout.splitlines()

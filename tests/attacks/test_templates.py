@@ -70,7 +70,7 @@ def outcomes() -> Mapping[str, dict[str, object]]:
         [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(tests)!r}, {str(tests.parent)!r}]\n" + _CHILD],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     lines = [json.loads(line) for line in child.stdout.splitlines()]
