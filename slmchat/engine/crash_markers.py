@@ -13,7 +13,6 @@ handler in Python would have to wait. Where engine/crash_report.py has faulthand
 import atexit
 import contextlib
 import faulthandler
-import hashlib
 import os
 import signal
 import sys
@@ -22,6 +21,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from slmchat.engine import crash_report
+from slmchat.file_hashes import short_sha256
 
 # faulthandler.c: "Fatal Python error: Segmentation fault", and so for aborts; on Windows "Windows fatal exception: …".
 _FATAL = (b"Fatal", b"Windows fatal")
@@ -149,7 +149,7 @@ def _dead(data: Path, model: Path | None) -> list[tuple[Path, Ended]]:
 
 
 def _stem(model: Path) -> str:
-    return hashlib.sha256(os.fsencode(model.absolute())).hexdigest()[:16]
+    return short_sha256(os.fsencode(model.absolute()))[:16]
 
 
 def _is_running(pid: str) -> bool:

@@ -9,7 +9,6 @@ products): it is as well tested as the plain way, and needs no instruction that 
 end slm all the same, a mark of that is left (engine/crash_markers.py), and the self-test is made then.
 """
 
-import hashlib
 import json
 import os
 import threading
@@ -23,6 +22,7 @@ from slmchat.engine import devices, native, threads
 from slmchat.engine.library import LibraryKind
 from slmchat.engine.limits import ALL, HANGS, Attempt, EngineLimits, SelfTestVerdict
 from slmchat.errors import SlmError
+from slmchat.file_hashes import short_sha256
 from slmchat.hardware import cores
 from slmchat.hardware.facts import text_of
 from slmchat.lazy_dataclasses import dataclass
@@ -200,7 +200,7 @@ def _model_key(model: Path) -> dict[str, Any]:
 
 
 def _file(place: Path, subject: Path) -> Path:
-    return place / f"{hashlib.sha256(os.fsencode(subject.absolute())).hexdigest()[:16]}.json"
+    return place / f"{short_sha256(os.fsencode(subject.absolute()))[:16]}.json"
 
 
 def _read(file: Path, key: Callable[[], dict[str, Any]]) -> SelfTestVerdict | None:
