@@ -161,6 +161,16 @@ class TestEqualTexts:
         again = found[15].finish
         assert again and again.usage.cached_tokens > 0.7 * engine.count(_plain(OTHER[: len(HEAD) // 2]))
 
+    def test_rows_that_begin_more_alike_at_first_than_later(self, engine: llama.LlamaEngine) -> None:
+        """Ten rows share more than the others do. Where that cannot be cut off, the head would be read twice more."""
+        rows = [f"{HEAD}a {kind} {word}" for kind in ("cheap wooden", "large red") for word in WORDS[:10]]
+        pool = engine.open_pool(SessionSettings(512, 1, 1, is_repeatable=True))  # it waits for rows, on any machine
+        found = _results(pool.run(_requests([_plain(row) for row in rows], Limits(2))))
+        pool.close()
+        counts = [each.finish.usage for each in found.values() if each.finish is not None]
+        assert sum(each.prompt_tokens - each.cached_tokens for each in counts) < len(rows) * 40
+        assert min(each.cached_tokens for each in counts) >= engine.count(_plain(HEAD)) - 6
+
     def test_a_seed_gives_the_same_text_each_time(self, engine: llama.LlamaEngine, open_pool: Open) -> None:
         sampler = SamplerSettings(temperature=1.0, seed=11)
         prompts = _prompts(4) * 2

@@ -112,10 +112,9 @@ class LlamaPool(PrefixPool[PreparedRequest]):
                 yield again
             else:
                 self._waiting.appendleft(again)
-        while len(self._waiting) + len(self._busy) < self._growth.allowed and not feed.is_ended:
+        while len(self._waiting) + len(self._busy) < self._n_looked_at and not feed.is_ended:
             is_idle = not (self._waiting or self._busy or self._resubmitted)
-            is_first = len(self._waiting) == 1 and not self._last  # a second prompt shows what is shared
-            item = feed.take(None if is_idle or self._waits else SECOND_PROMPT_S if is_first else 0)
+            item = feed.take(None if is_idle or self._waits else SECOND_PROMPT_S if self._shows_shared else 0)
             if item is None:
                 return
             feed.make_room()
@@ -123,6 +122,17 @@ class LlamaPool(PrefixPool[PreparedRequest]):
                 yield item
             else:
                 self._waiting.append(item)
+
+    @property
+    def _shows_shared(self) -> bool:
+        """Whether one more prompt shows what all share, before any has begun. A second one does where what they share
+        can be cut later; else it may be too much, and be read twice more, so that as many as can be are looked at."""
+        return not self._last and (len(self._waiting) == 1 or not self._sequences.can_copy_part)
+
+    @property
+    def _n_looked_at(self) -> int:
+        """How many prompts are taken: as many as may begin, or more where these do not show enough."""
+        return self._growth.allowed if self._last or self._sequences.can_copy_part else self._plan.most
 
     def _place_waiting(self) -> None:
         held: list[PreparedRequest] = []  # what they begin with is being read: it is theirs too
