@@ -68,7 +68,7 @@ def test_a_chat_compiles_its_line_editor_once(model: Path, home: Path, uncompile
             assert terminal.end() == 0
         left.append([name for file in _lists(home) for name in file.read_text().splitlines()])
     assert any("prompt_toolkit" in name for name in left[0])
-    assert left[1] == []
+    assert set(left[0]).isdisjoint(left[1])  # how far a chat gets before its user leaves is chance
 
 
 @pytest.mark.real
