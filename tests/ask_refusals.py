@@ -3,9 +3,10 @@
     python tests/ask_refusals.py [--no-vectors] [--one] [--top N]
 
 All 235 questions of tests/data/ask are looked up in an index of its twelve documents, or with `--one` in an index of
-the document alone that each is about. No chat model is needed: what one adds that is asked is told by ask_belief.py. Three things are told: what slm's own thresholds do;
-what a threshold does to questions about a document that was left out when it was found; and the weights of a logistic
-regression on both features, which is where those of slm's thresholds come from. By vectors: the real all-MiniLM-L6-v2.
+the document alone that each is about. No chat model is needed: what one adds that is asked, ask_belief.py tells. Three
+things are told: what slm's own thresholds do; what a threshold does to questions about a document that was left out when
+it was found; and the weights of a logistic regression on both features, which is where those of slm's thresholds come
+from. By vectors: the real all-MiniLM-L6-v2.
 """
 
 import argparse
