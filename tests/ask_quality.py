@@ -66,6 +66,7 @@ def rows_of(name: str, asked: Sequence[Question], *, is_raw: bool, made: Callabl
     rows: list[Row] = []
     recorded = _Recorded()
     thresholds.is_near = lambda _question, found, _model: bool(found)  # type: ignore[assignment]
+    thresholds.least_yes = lambda _question, _found: 0.0  # type: ignore[assignment]
     thresholds.finds_nothing = recorded.finds_nothing  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder, slmchat.load(name, ctx=4096) as model:
         documents = write_documents(Path(folder, "documents"))

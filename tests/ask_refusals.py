@@ -3,9 +3,10 @@
     python tests/ask_refusals.py [--no-vectors] [--one] [--top N]
 
 All 235 questions of tests/data/ask are looked up in an index of its twelve documents, or with `--one` in an index of
-the document alone that each is about. No chat model is needed. Three things are told: what slm's own thresholds do;
-what a threshold does to questions about a document that was left out when it was found; and the weights of a logistic
-regression on both features, which is where those of slm's thresholds come from. By vectors: the real all-MiniLM-L6-v2.
+the document alone that each is about. No chat model is needed: what one adds that is asked, ask_belief.py tells. Three
+things are told: what slm's own thresholds do; what a threshold does to questions about a document that was left out when
+it was found; and the weights of a logistic regression on both features, which is where those of slm's thresholds come
+from. By vectors: the real all-MiniLM-L6-v2.
 """
 
 import argparse
@@ -82,7 +83,7 @@ def table(found: Sequence[Found], *, has_vectors: bool) -> str:
     near = np.array([each.near for each in found])
     both = np.stack([near, [each.similar for each in found]], 1) if has_vectors else near[:, None]
     lines = [f"{len(found)} questions, {(~right).sum()} of them without an answer"]
-    for name, is_small in (("very small models", True), ("other models, before they are asked", False)):
+    for name, is_small in (("very small models", True), ("models at an endpoint, before they are asked", False)):
         thresholds.is_very_small = lambda _model, is_small=is_small: is_small  # type: ignore[misc]
         near_enough = np.array([thresholds.is_near(each.asked.question, each.passages, _ANY) for each in found])
         lines.append(f"slm's thresholds, {name}: {told(~near_enough, right)}")

@@ -53,6 +53,7 @@ class FakeEngine:
     answer: Callable[[str], str | SlmError] = lambda prompt: "yes"
     score: Callable[[str, str], Score] = lambda prompt, text: Score((-1.0,) * len(text.split()))
     logprob: Callable[[str], float] = lambda word: -1.0  # of each word of a pool's answers, where it is asked for
+    alternatives: tuple[tuple[str, float], ...] = ()  # to each token of a session's answer, where they are asked for
     n_held: int = 1
     pick: Callable[[int], int] = lambda n_held: 0
     stream_pool: "FakeStreamPool | None" = None  # the one that was opened last
@@ -139,7 +140,8 @@ class FakeSession:
                 reason = FinishReason.LENGTH
                 break
             said += 1
-            yield Chunk(piece, (said,))
+            told = () if limits.top_logprobs is None else (TokenLogprob(piece, -1.0, self.engine.alternatives),)
+            yield Chunk(piece, (said,), logprobs=told)
         yield Finish(
             reason, Usage(total, 0, said), Timings(0.1, 0.1, 0.1), sampler.seed or 1, tuple(range(1, said + 1))
         )

@@ -87,7 +87,7 @@ QUOTED = '[1] "The filter is cleaned every\nsix weeks."'
 
 class TestSteps:
     def test_an_answer_with_its_sources(self, asked: Asked) -> None:
-        answer = asked("How often is the filter cleaned?", QUOTED, "Every six weeks [1].")
+        answer = asked("Is the filter cleaned every six weeks?", QUOTED, "Every six weeks [1].")
         assert (answer.text, answer.refusal, answer.finish_reason) == ("Every six weeks [1].", "", FinishReason.STOP)
         (quotation,) = answer.quotations
         assert quotation.text in PUMP and (quotation.first_line, quotation.last_line) == (10, 11)
@@ -95,7 +95,7 @@ class TestSteps:
 
     def test_the_model_can_only_copy(self, asked: Asked) -> None:
         """The first generation is held to the passages, the second is free."""
-        asked("How often is the filter cleaned?", QUOTED, "So.")
+        asked("Is the filter cleaned every six weeks?", QUOTED, "So.")
         constraint = asked.engine.limits[0].constraint
         assert constraint is not None and constraint.kind is ConstraintKind.QUOTATIONS
         assert sorted(QuotationRules.of(constraint).passages) == sorted([PUMP, FERRY])
@@ -105,7 +105,7 @@ class TestSteps:
         """So that they are read once: for both steps, and for the next question about them."""
         answers = asked.answers()
         asked.engine.replies += [[QUOTED], ["So [1]."], [QUOTED], ["So."]]
-        for question in ("How often is the filter cleaned?", "May the pump run dry?"):
+        for question in ("Is the filter cleaned every six weeks?", "May the pump run dry?"):
             answers.answer(question, SilentDelegate(lambda _session: nullcontext()))
             asked.found.reverse()  # another passage is the best one now
         heads = {prompt[: prompt.index("Question: ")] for prompt in asked.engine.prompts}
@@ -113,22 +113,22 @@ class TestSteps:
         assert PUMP in heads.pop()
 
     def test_the_best_passage_is_next_to_the_question(self, asked: Asked) -> None:
-        asked("How often is the filter cleaned?", QUOTED, "So.")
+        asked("Is the filter cleaned every six weeks?", QUOTED, "So.")
         assert asked.engine.prompts[0].index(FERRY) < asked.engine.prompts[0].index(PUMP)
 
     def test_the_same_question_has_the_same_answer(self, asked: Asked) -> None:
-        asked("How often is the filter cleaned?", QUOTED, "So.")
+        asked("Is the filter cleaned every six weeks?", QUOTED, "So.")
         assert [sampler.temperature for sampler in asked.engine.samplers] == [0, 0]
         asked.options = replace(asked.options, temperature=0.7)
-        asked("How often is the filter cleaned?", QUOTED, "So.")
+        asked("Is the filter cleaned every six weeks?", QUOTED, "So.")
         assert [sampler.temperature for sampler in asked.engine.samplers[2:]] == [0.7, 0.7]
 
     def test_quotations_alone(self, asked: Asked) -> None:
-        answer = asked("How often is the filter cleaned?", QUOTED, is_quoting_only=True)
+        answer = asked("Is the filter cleaned every six weeks?", QUOTED, is_quoting_only=True)
         assert (answer.text, len(answer.quotations), len(asked.engine.prompts)) == ("", 1, 1)
 
     def test_a_system_message_stands_before_all_of_it(self, asked: Asked) -> None:
-        asked("How often is the filter cleaned?", QUOTED, "So.", prefix=[Message(Role.SYSTEM, "Be brief.")])
+        asked("Is the filter cleaned every six weeks?", QUOTED, "So.", prefix=[Message(Role.SYSTEM, "Be brief.")])
         assert all(prompt.startswith("<|im_start|>system\nBe brief.") for prompt in asked.engine.prompts)
 
     def test_braces_in_a_question_and_a_document_are_text(self, asked: Asked) -> None:
@@ -142,20 +142,20 @@ class TestSteps:
         answer = asked("Who won the world cup in 1998?")
         assert answer.refusal and not answer.text and not asked.engine.prompts
 
-    def test_a_meaning_that_is_near_needs_no_word(self, asked: Asked) -> None:
-        asked.found = [replace(passage(PUMP, share=0.0), similarity=0.9)]
-        assert asked("How often do I rinse the strainer?", QUOTED, "So.").text == "So."
+    def test_a_meaning_that_is_near_needs_no_word(self, small: Asked) -> None:
+        small.found = [replace(passage(PUMP, share=0.0), similarity=0.9)]
+        assert small("How often do I rinse the strainer?", QUOTED, "So.").text == "So."
 
-    def test_with_an_embedding_model_words_and_meaning_decide_together(self, asked: Asked) -> None:
+    def test_with_an_embedding_model_words_and_meaning_decide_together(self, small: Asked) -> None:
         question = "When does the guarantee of the pump filter end?"  # two of its words are in the passage
-        asked.found = [replace(passage(PUMP, share=0.0), similarity=0.05)]
-        assert asked(question).refusal and not asked.engine.prompts
-        asked.found = [replace(passage(PUMP, share=0.0), similarity=0.5)]
-        assert asked(question, QUOTED, "So.").text == "So."
+        small.found = [replace(passage(PUMP, share=0.0), similarity=0.05)]
+        assert small(question).refusal and not small.engine.prompts
+        small.found = [replace(passage(PUMP, share=0.0), similarity=0.59)]
+        assert small(question, QUOTED, "So.").text == "So."
 
     @pytest.mark.parametrize("said", ["None", "", "The filter is cleaned daily.", '[1] "The filter is cleaned daily."'])
     def test_what_the_model_does_not_find_is_not_answered(self, asked: Asked, said: str) -> None:
-        answer = asked("How often is the filter cleaned?", said)
+        answer = asked("Is the filter cleaned every six weeks?", said)
         assert answer.refusal and not answer.text and not answer.quotations and len(asked.engine.prompts) == 1
 
     def test_none_is_not_quoted(self, asked: Asked) -> None:
@@ -184,22 +184,84 @@ class TestSteps:
 
     def test_a_thought_stands_before_the_answer_and_not_before_a_quotation(self, asked: Asked) -> None:
         asked.engine.template = CHATML.replace("assistant\n{%", "assistant\n<think>\n{%")
-        answer = asked("How often is the filter cleaned?", QUOTED, "Six weeks, as [9] says.</think>\n\nSix weeks [1].")
+        answer = asked(
+            "Is the filter cleaned every six weeks?", QUOTED, "Six weeks, as [9] says.</think>\n\nSix weeks [1]."
+        )
         assert (answer.thinking.strip(), answer.text) == ("Six weeks, as [9] says.", "Six weeks [1].")
         quoting, answering = asked.engine.prompts
         assert quoting.rstrip().endswith("</think>") and answering.endswith("<think>\n")
         assert asked.engine.limits[0].max_tokens and asked.engine.limits[1].max_tokens is None
 
     def test_the_record_for_programs(self, asked: Asked) -> None:
-        answer = asked("How often is the filter cleaned?", QUOTED, "Every six weeks [1].")
+        answer = asked("Is the filter cleaned every six weeks?", QUOTED, "Every six weeks [1].")
         record = json.loads(json.dumps(answer_record(answer, "fake:1b@Q4_K_M", 0.5)))
         assert record["answer"] == "Every six weeks [1]." and record["refusal"] is None
         quotation = record["quotations"][0]
         assert quotation["lines"] == [10, 11] and quotation["page"] is None and quotation["file"] == "/docs/manual.md"
         assert quotation["text"] in record["passages"][quotation["passage"]]["text"]
         assert record["usage"]["completion_tokens"] == 2
-        refused = answer_record(asked("How often is the filter cleaned?", "None"), "fake:1b@Q4_K_M", 0.5)
+        refused = answer_record(asked("Is the filter cleaned every six weeks?", "None"), "fake:1b@Q4_K_M", 0.5)
         assert refused["answer"] is None and refused["quotations"] == [] and refused["refusal"]
+
+
+def said(yes: float, *, no: float | None = None) -> tuple[tuple[str, float], ...]:
+    """The alternatives to a first token, with these probabilities of the two words."""
+    return (("Yes", math.log(yes)), ("No", math.log(1 - yes if no is None else no)))
+
+
+class TestUnsure:
+    """Where the search is not sure, a model that is not very small is asked about the best passage."""
+
+    QUESTION = "What does the filter of the pump cost today?"
+
+    @pytest.mark.parametrize(("yes", "is_answered"), [(0.95, True), (0.05, False)])
+    def test_the_model_decides(self, asked: Asked, yes: float, is_answered: bool) -> None:
+        asked.engine.alternatives = said(yes)
+        answer = asked(self.QUESTION, "Yes", QUOTED, "So.")
+        assert bool(answer.text) is is_answered and bool(answer.refusal) is not is_answered
+        assert len(asked.engine.prompts) == (3 if is_answered else 1)
+        assert answer.usage.completion_tokens == (3 if is_answered else 1) and answer.passages
+        assert PUMP in asked.engine.prompts[0] and FERRY not in asked.engine.prompts[0]
+        assert asked.engine.samplers[0].temperature == 0 and asked.engine.limits[0].max_tokens == 1
+        assert "probable that the best passage has the answer" in asked.console.stderr.getvalue()  # type: ignore[attr-defined]
+
+    def test_a_system_message_of_the_user_has_no_say(self, asked: Asked) -> None:
+        asked.engine.alternatives = said(0.95)
+        asked(self.QUESTION, "Yes", QUOTED, "So.", prefix=[Message(Role.SYSTEM, "Answer in Latin.")])
+        assert ["Latin" in prompt for prompt in asked.engine.prompts] == [False, True, True]
+
+    def test_where_the_search_is_sure_it_is_not_asked(self, asked: Asked) -> None:
+        asked.engine.alternatives = said(0.01)
+        assert asked("Is the filter cleaned every six weeks?", QUOTED, "So.").text == "So."
+        assert asked("Who won the world cup in 1998?").refusal
+        assert len(asked.engine.prompts) == 2
+
+    def test_a_meaning_that_is_near_needs_no_word_and_a_yes(self, asked: Asked) -> None:
+        asked.found = [replace(passage(PUMP, share=0.0), similarity=0.7)]
+        for yes, is_answered in ((0.6, True), (0.4, False)):
+            asked.engine.replies.clear()
+            asked.engine.alternatives = said(yes)
+            assert bool(asked("How often do I rinse the strainer?", "Yes", QUOTED, "So.").text) is is_answered
+
+    def test_without_a_word_of_it_the_search_decides_alone(self, asked: Asked) -> None:
+        asked.engine.alternatives = (("The", -0.1),)
+        assert asked(self.QUESTION, "The", QUOTED, "So.").text == "So."
+
+    def test_very_small_models_and_bare_texts_are_not_asked(self, asked: Asked, small: Asked) -> None:
+        asked.options = replace(asked.options, raw=True)
+        asked.engine.alternatives = said(0.01)
+        for one in (asked, small):
+            assert one("What does the pump filter hold?", QUOTED, "So.").text == "So."
+
+    def test_the_probability_of_yes(self) -> None:
+        def first(text: str, *alternatives: tuple[str, float]) -> list[TokenLogprob]:
+            return [TokenLogprob(text, alternatives[0][1], alternatives)]
+
+        assert thresholds.yes_probability(first("Yes", *said(0.3, no=0.1))) == pytest.approx(0.75)
+        both = first(" yes", (" yes", math.log(0.2)), ("Yes", math.log(0.2)), ("No", math.log(0.1)))
+        assert thresholds.yes_probability(both) == pytest.approx(0.8)
+        assert thresholds.yes_probability(first("The", ("The", -0.1))) is None
+        assert thresholds.yes_probability([]) is None
 
 
 class TestQuotations:

@@ -19,11 +19,12 @@ from slmchat.errors import SlmError
 from slmchat.models import loader, resolve
 from slmchat.models.backend import LocalBackend
 from slmchat.options import ChatOptions, GenerationOptions
+from slmchat.retrieval import thresholds
 from slmchat.retrieval.index import DocumentIndex
 from slmchat.retrieval.vectors import Vectors
 from slmchat.terminal.console import Console
 
-QUESTION = "How often is the filter cleaned?"
+QUESTION = "Is the filter cleaned every six weeks?"  # the search is sure of it
 QUOTED = "The filter is cleaned every six weeks."
 
 
@@ -157,8 +158,11 @@ def test_a_message_that_fails_takes_its_quotations_back(chat: ChatApp, engine: F
 
 
 @pytest.mark.slow
-def test_documents_that_attack_type_nothing(chat: ChatApp, engine: FakeEngine, tmp_path: Path) -> None:
+def test_documents_that_attack_type_nothing(
+    chat: ChatApp, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All thirty in one directory: no slash command runs, nothing is written, no control sequence is shown."""
+    monkeypatch.setattr(thresholds, "least_yes", lambda *_: 0.0)  # the search is sure
     folder = tmp_path / "attacks"
     folder.mkdir()
     for number, text in enumerate(INJECTIONS.values()):

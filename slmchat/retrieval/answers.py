@@ -4,7 +4,8 @@ The story of a question: (1) the passages that are nearest to it, as many as fit
 answer; (2) the model copies out of them what answers it, or says that nothing does; (3) it answers, and refers to what
 it has copied by number.
 
-What is not in the documents is told three ways: by the search, by the model, and by a check of what the model quotes.
+What is not in the documents is told by the search and the model together, which is asked about the best passage where
+the search is not sure; by what the model says when it is to quote; and by a check of what it quotes.
 
 Knows: the order of the steps. Refuses to know: how passages are found (index.py), the words of the prompts
 (prompts.py), how far a model is believed (thresholds.py), how it is kept to the passages (engine/quotations.py), who
@@ -22,6 +23,7 @@ from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import UNASKED
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
+from slmchat.generation.classify import ClassificationTask
 from slmchat.generation.generator import Generator, PreparedPrompt
 from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.response import Completion
@@ -44,6 +46,12 @@ five for 97 % of the questions, among three for 93 %, and three are read in half
 QUOTATIONS = 3
 _QUOTING_ROOM = 420
 _ANSWER_ROOM = 512
+# Why there is no answer.
+_NOTHING_NEAR = "nothing in the documents is about this."
+_NOT_STATED = "the documents do not answer this."
+# What a model is asked about the best passage, and how many of the most probable tokens are looked at for both words.
+_YES_OR_NO = ClassificationTask(("Yes", "No"), None, is_calibrated=False)
+_ALTERNATIVES = 20
 # Where an answer of a very small model ends: such a model writes its first paragraph again and again.
 _PARAGRAPH = "\n\n"
 
@@ -132,8 +140,9 @@ class DocumentAnswers:
         question = question.strip()
         # 1. What is near enough to be read.
         found = self._search(question, self._top)
-        if not thresholds.is_near(question, found, self._generator.opened.model):
-            return Answer(question, passages=tuple(found), refusal="nothing in the documents is about this.")
+        judged = self._judged(question, found, delegate)
+        if judged.finish_reason is FinishReason.INTERRUPTED or judged.refusal:
+            return judged
         passages = self._fitting(question, found)
         self._order.begins_with(passages)
         # 2. What of it answers the question.
@@ -146,17 +155,48 @@ class DocumentAnswers:
             quotations=quotations,
             passages=passages,
             finish_reason=FinishReason.STOP if quotations else copied.finish_reason,
-            usage=copied.usage,
-            timings=copied.timings,
+            usage=_sum(judged.usage, copied.usage),
+            timings=_joined(judged.timings, copied.timings),
             seed=copied.seed,
         )
         if copied.finish_reason is FinishReason.INTERRUPTED:
             return replace(made, finish_reason=FinishReason.INTERRUPTED)
         if not quotations:
-            return replace(made, refusal="the documents do not answer this.")
+            return replace(made, refusal=_NOT_STATED)
         delegate.quoted(quotations)
         # 3. The answer, which refers to it.
         return made if self._is_quoting_only else self._answered(made, delegate)
+
+    def _judged(self, question: str, found: Sequence[Passage], delegate: AnswerDelegate) -> Answer:
+        """An answer without text: whether it is refused already, and what it took to find out."""
+        model, refused = self._generator.opened.model, Answer(question, passages=tuple(found), refusal=_NOTHING_NEAR)
+        least = thresholds.least_yes(question, found)
+        may_be_asked = bool(found) and model.host is None and not self._options.raw
+        if not may_be_asked or thresholds.is_very_small(model):
+            return Answer(question) if thresholds.is_near(question, found, model) else refused
+        if not 0 < least <= 1:
+            return Answer(question) if least <= 0 else refused
+        prepared = self._generator.prepare(prompts.to_judge(question, found[0]), is_raw=False, task=_YES_OR_NO)
+        n_ctx = self._generator.n_ctx
+        if n_ctx and prepared.n_prompt >= n_ctx:
+            return Answer(question)  # a long question: what has no room is told where the passages are read
+        self._order.begins_with(())
+        reading = delegate.reading()
+        step = AnswerStep(ReadingHandler(reading.prefill, reading.close), delegate)
+        sampler = replace(self._sampler(prepared), temperature=0.0)
+        said = self._generator.generate(prepared, sampler, Limits(1, top_logprobs=_ALTERNATIVES), step)
+        yes = thresholds.yes_probability(said.logprobs)
+        if yes is None:
+            refusal = "" if thresholds.is_near(question, found, model) else _NOTHING_NEAR
+        else:
+            refusal = "" if yes >= least else _NOT_STATED
+            self._generator.opened.reporter.detail(
+                f"the model finds it {yes:.0%} probable that the best passage has the answer; {least:.0%} are needed"
+            )
+        took = Answer(question, refusal=refusal, usage=said.usage, timings=said.timings, seed=said.seed)
+        if said.finish_reason is FinishReason.INTERRUPTED:
+            return replace(took, refusal="", finish_reason=FinishReason.INTERRUPTED)
+        return replace(took, passages=tuple(found)) if refusal else took
 
     def _copied(self, question: str, passages: Sequence[Passage], delegate: AnswerDelegate) -> Completion:
         model = self._generator.opened.model

@@ -1,7 +1,7 @@
-"""What a model is asked about passages: to copy what answers a question, and to answer it.
+"""What a model is asked about passages: whether one has the answer, to copy what answers a question, and to answer it.
 
 The passages stand first and the question behind them. So they are read once for both steps, and once for several
-questions about the same passages.
+questions about the same passages. Only the first of these questions is about one passage alone.
 
 Knows: the words, the order. Refuses to know: which passages, what becomes of the completion.
 """
@@ -9,10 +9,11 @@ Knows: the words, the order. Refuses to know: which passages, what becomes of th
 from collections.abc import Sequence
 
 from slmchat.conversation.attachments import Attachment, fenced_before
-from slmchat.conversation.messages import Message
+from slmchat.conversation.messages import Message, Role
 from slmchat.generation.prompt import PromptRequest
 from slmchat.retrieval.index import Passage
 from slmchat.retrieval.quotations import Quotation
+from slmchat.retrieval.vectors import context
 from slmchat.sanitize import sanitize
 
 NONE = "None"
@@ -27,6 +28,9 @@ _ANSWER = (
     "sentences of your own, in the language of the question. Say nothing that they do not say, and put the number of "
     "the sentence behind what you say, like [1]."
 )
+# Word by word what was measured (tests/ask_belief.py): how probable a model finds Yes depends on the words.
+_READER = "You are a careful reader."
+_STATED = "Is the answer to this question stated in the text above? Answer Yes or No."
 # Where the model completes a text (`--raw`).
 _QUOTE_CUE, _ANSWER_CUE = "\n\nSentences:\n", "\n\nAnswer:"
 
@@ -40,6 +44,13 @@ class PassagesRequest(PromptRequest):
 
     def _composed(self, attachments: Sequence[Attachment]) -> str:
         return fenced_before(self.instruction, attachments)
+
+
+def to_judge(question: str, passage: Passage) -> PromptRequest:
+    """The request for whether a passage states the answer, by Yes or No. The system message is slm's own: another one
+    may ask for another language."""
+    text = f"{context(passage.chunk)}\n{passage.chunk.text}\n\nQuestion: {question}\n{_STATED}"
+    return PromptRequest(text, (), (Message(Role.SYSTEM, _READER),))
 
 
 def to_quote(question: str, passages: Sequence[Passage], prefix: Sequence[Message], *, is_raw: bool) -> PromptRequest:
