@@ -56,7 +56,11 @@ def ask(model: Path, found: Sequence[Found], said: Said, kept: Path | None) -> N
     for document in sorted({one.passages[0].chunk.path for one in found}):
         asked = [one for one in found if one.passages[0].chunk.path == document]
         requests = (
-            Request(number, prompts.to_judge(one.asked.question, one.passages[0]).prompt(lay_out), choices=_CHOICES)
+            Request(
+                number,
+                prompts.to_judge(one.asked.question, prompts.whole(one.passages[0])).prompt(lay_out),
+                choices=_CHOICES,
+            )
             for number, one in enumerate(asked)
         )
         for result in scorer.run(requests):

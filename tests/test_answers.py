@@ -19,6 +19,7 @@ from slmchat.engine.api import ConstraintKind, FinishReason, TokenLogprob
 from slmchat.engine.quotations import QuotationRules
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.generator import Generator
+from slmchat.generation.priors import Priors
 from slmchat.models import loader
 from slmchat.models.backend import LocalModel
 from slmchat.models.open import OpenModel
@@ -32,6 +33,7 @@ from slmchat.retrieval.documents import DocumentKind
 from slmchat.retrieval.index import Passage
 from slmchat.retrieval.nearest import nearest_sentences
 from slmchat.retrieval.quotations import quotations_in
+from slmchat.retrieval.reader_check import is_reader
 from slmchat.retrieval.steps import SilentDelegate
 from slmchat.terminal.console import Console
 
@@ -73,6 +75,7 @@ class Asked:
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
     engine = FakeEngine([])
     monkeypatch.setattr(loader, "start_loading", lambda *_, **__: Ready(engine))
+    monkeypatch.setattr(Priors, "said", lambda *_: (0.9, 0.1, 0.9, 0.1))  # right about the texts that are known
     return Asked(tmp_path, engine)
 
 
@@ -252,6 +255,23 @@ class TestUnsure:
         asked.engine.alternatives = said(0.01)
         for one in (asked, small):
             assert one("What does the pump filter hold?", QUOTED, "So.").text == "So."
+
+    @pytest.mark.parametrize("yes", [0.01, 0.99])
+    def test_a_model_that_always_says_the_same_has_no_say(
+        self, asked: Asked, monkeypatch: pytest.MonkeyPatch, yes: float
+    ) -> None:
+        """It is asked four times about texts that are known, and never again."""
+        monkeypatch.undo()
+        monkeypatch.setattr(loader, "start_loading", lambda *_, **__: Ready(asked.engine))
+        asked.engine.alternatives = said(yes)
+        (asked.model.installed.path).write_bytes(b"x")  # what a model has said is kept with its file
+        assert asked(self.QUESTION, *["Yes"] * 4, QUOTED, "So.").text == "So."
+        assert asked(self.QUESTION, QUOTED, "So.").text == "So."
+        assert len(asked.engine.prompts) == 8
+
+    def test_who_is_right_about_known_texts_is_a_reader(self) -> None:
+        assert is_reader((0.6, 0.4, 0.9, 0.1))
+        assert not is_reader((0.6, 0.4, 0.9, 0.6)) and not is_reader((0.4, 0.1, 0.3, 0.1)) and not is_reader((0.5,) * 4)
 
     def test_the_probability_of_yes(self) -> None:
         def first(text: str, *alternatives: tuple[str, float]) -> list[TokenLogprob]:

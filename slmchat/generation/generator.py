@@ -127,7 +127,7 @@ class Generator:
         self._scorer: Pool | None = None
         self._pool: Pool | None = None
         self._pool_ctx = 0
-        self._priors = Priors(opened)
+        self.priors = Priors(opened)
         self._has_told_of_thinking = False
         self._told_of: ResponseFormat | None = None
 
@@ -329,7 +329,7 @@ class Generator:
             priors = []
             for each, task in zip(prepared, tasks, strict=True):
                 empty = [each.request.without_input(each.lay_out, text) for text in CONTENT_FREE]
-                priors.append(self._priors.of(task, scorer, empty))
+                priors.append(self.priors.of(task, scorer, empty))
                 if priors[-1] is None and task.is_calibrated:
                     return None
             runs = scorer.run(

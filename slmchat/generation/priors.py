@@ -1,4 +1,4 @@
-"""What a model prefers among choices whatever it reads (`Priors`): computed once for a question, and kept.
+"""What a model says whatever it is to read (`Priors`), as which of some choices it prefers: computed once, and kept.
 
 The prior of a question depends on nothing that changes from input to input, so the next run needs no more than to look
 it up. A file in slm's cache has the numbers of each question under a hash of all that they depend on: the files of the
@@ -10,7 +10,7 @@ Knows: the file, what makes a prior another one. Refuses to know: how a prior is
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slmchat.engine.api import Pool, Prompt
@@ -37,14 +37,27 @@ class Priors:
         if not task.is_calibrated:
             return None
         empty = tuple(dict.fromkeys(empty))  # a prompt without a place for text is the same for every text
+        asked = [[*_prompt_key(prompt), task.choices(prompt).texts, task.choices(prompt).has_end] for prompt in empty]
+        return self._kept(asked, len(task.texts), lambda: content_free_prior(task, pool, empty))
+
+    def said(
+        self, prompts: Sequence[Prompt], compute: Callable[[], tuple[float, ...] | None]
+    ) -> tuple[float, ...] | None:
+        """What the model has said to these prompts, a number for each: known, kept, or computed now (None: it was
+        interrupted, and nothing is kept)."""
+        return self._kept([[*_prompt_key(prompt), "said"] for prompt in prompts], len(prompts), compute)
+
+    def _kept(
+        self, asked: object, n_values: int, compute: Callable[[], tuple[float, ...] | None]
+    ) -> tuple[float, ...] | None:
         file = self._file
-        key = self._key(task, empty, file)
+        key = self._key(asked, file)
         if key not in self._known and file is not None:
             kept = _read(file).get(key)
-            if kept is not None and len(kept) == len(task.texts):
+            if kept is not None and len(kept) == n_values:
                 self._known[key] = tuple(kept)
         if key not in self._known:
-            found = content_free_prior(task, pool, empty)
+            found = compute()
             if found is None:
                 return None
             self._known[key] = found
@@ -52,16 +65,7 @@ class Priors:
                 _keep(file, key, found)
         return self._known[key]
 
-    def _key(self, task: ClassificationTask, empty: Sequence[Prompt], file: Path | None) -> str:
-        asked = [
-            [
-                [[part.text, part.is_template] for part in prompt.parts],
-                [[turn.role, turn.text] for turn in prompt.turns],
-                task.choices(prompt).texts,
-                task.choices(prompt).has_end,
-            ]
-            for prompt in empty
-        ]
+    def _key(self, asked: object, file: Path | None) -> str:
         model = [] if file is None else self._model()
         return hashlib.sha256(json.dumps([_FORMAT, model, asked]).encode()).hexdigest()
 
@@ -84,6 +88,13 @@ class Priors:
         files = opened.model.files
         is_kept = files and all(file.exists() for file in files) and not opened.settings.is_private
         return opened.settings.paths.priors if is_kept else None
+
+
+def _prompt_key(prompt: Prompt) -> list[object]:
+    return [
+        [[part.text, part.is_template] for part in prompt.parts],
+        [[turn.role, turn.text] for turn in prompt.turns],
+    ]
 
 
 def _read(file: Path) -> dict[str, list[float]]:

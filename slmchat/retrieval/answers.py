@@ -30,7 +30,7 @@ from slmchat.generation.response import Completion
 from slmchat.generation.structured import ResponseFormat
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.options import GenerationOptions
-from slmchat.retrieval import prompts, thresholds
+from slmchat.retrieval import prompts, reader_check, thresholds
 from slmchat.retrieval.citations import CitationFilter
 from slmchat.retrieval.index import Passage
 from slmchat.retrieval.nearest import nearest_sentences
@@ -176,16 +176,21 @@ class DocumentAnswers:
             return Answer(question) if thresholds.is_near(question, found, model) else refused
         if not 0 < least <= 1:
             return Answer(question) if least <= 0 else refused
-        prepared = self._generator.prepare(prompts.to_judge(question, found[0]), is_raw=False, task=_YES_OR_NO)
+        prepared = self._to_judge(question, prompts.whole(found[0]))
         n_ctx = self._generator.n_ctx
         if n_ctx and prepared.n_prompt >= n_ctx:
             return Answer(question)  # a long question: what has no room is told where the passages are read
         self._order.begins_with(())
-        reading = delegate.reading()
-        step = AnswerStep(ReadingHandler(reading.prefill, reading.close), delegate)
-        sampler = replace(self._sampler(prepared), temperature=0.0)
-        said = self._generator.generate(prepared, sampler, Limits(1, top_logprobs=_ALTERNATIVES), step)
-        yes = thresholds.yes_probability(said.logprobs)
+        # a model that is wrong about texts that are known has no say
+        known = [self._to_judge(asked, text) for text, asked, _ in reader_check.KNOWN]
+        said = self._generator.priors.said([each.prompt for each in known], lambda: self._yes_to_each(known, delegate))
+        if said is None:
+            return Answer(question, finish_reason=FinishReason.INTERRUPTED)
+        if not reader_check.is_reader(said):
+            self._generator.opened.reporter.detail("the model cannot tell what a text leaves open; the search decides")
+            return Answer(question) if thresholds.is_near(question, found, model) else refused
+        made = self._judgement(prepared, delegate)
+        yes = thresholds.yes_probability(made.logprobs)
         if yes is None:
             refusal = "" if thresholds.is_near(question, found, model) else _NOTHING_NEAR
         else:
@@ -193,10 +198,30 @@ class DocumentAnswers:
             self._generator.opened.reporter.detail(
                 f"the model finds it {yes:.0%} probable that the best passage has the answer; {least:.0%} are needed"
             )
-        took = Answer(question, refusal=refusal, usage=said.usage, timings=said.timings, seed=said.seed)
-        if said.finish_reason is FinishReason.INTERRUPTED:
+        took = Answer(question, refusal=refusal, usage=made.usage, timings=made.timings, seed=made.seed)
+        if made.finish_reason is FinishReason.INTERRUPTED:
             return replace(took, refusal="", finish_reason=FinishReason.INTERRUPTED)
         return replace(took, passages=tuple(found)) if refusal else took
+
+    def _to_judge(self, question: str, text: str) -> PreparedPrompt:
+        return self._generator.prepare(prompts.to_judge(question, text), is_raw=False, task=_YES_OR_NO)
+
+    def _judgement(self, prepared: PreparedPrompt, delegate: AnswerDelegate) -> Completion:
+        reading = delegate.reading()
+        step = AnswerStep(ReadingHandler(reading.prefill, reading.close), delegate)
+        sampler = replace(self._sampler(prepared), temperature=0.0)
+        return self._generator.generate(prepared, sampler, Limits(1, top_logprobs=_ALTERNATIVES), step)
+
+    def _yes_to_each(self, known: Sequence[PreparedPrompt], delegate: AnswerDelegate) -> tuple[float, ...] | None:
+        """How probable the model finds Yes; half where it says neither. None when that was interrupted."""
+        found = []
+        for prepared in known:
+            made = self._judgement(prepared, delegate)
+            if made.finish_reason is FinishReason.INTERRUPTED:
+                return None
+            yes = thresholds.yes_probability(made.logprobs)
+            found.append(0.5 if yes is None else yes)
+        return tuple(found)
 
     def _copied(self, question: str, passages: Sequence[Passage], delegate: AnswerDelegate) -> Completion:
         model = self._generator.opened.model

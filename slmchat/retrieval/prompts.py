@@ -46,11 +46,15 @@ class PassagesRequest(PromptRequest):
         return fenced_before(self.instruction, attachments)
 
 
-def to_judge(question: str, passage: Passage) -> PromptRequest:
-    """The request for whether a passage states the answer, by Yes or No. The system message is slm's own: another one
-    may ask for another language."""
-    text = f"{context(passage.chunk)}\n{passage.chunk.text}\n\nQuestion: {question}\n{_STATED}"
-    return PromptRequest(text, (), (Message(Role.SYSTEM, _READER),))
+def to_judge(question: str, text: str) -> PromptRequest:
+    """The request for whether a text states the answer, by Yes or No. The system message is slm's own: another one may
+    ask for another language."""
+    return PromptRequest(f"{text}\n\nQuestion: {question}\n{_STATED}", (), (Message(Role.SYSTEM, _READER),))
+
+
+def whole(passage: Passage) -> str:
+    """A passage below what tells what it is about."""
+    return f"{context(passage.chunk)}\n{passage.chunk.text}"
 
 
 def to_quote(question: str, passages: Sequence[Passage], prefix: Sequence[Message], *, is_raw: bool) -> PromptRequest:
