@@ -6,7 +6,20 @@ import pytest
 from fake_engine import FakeEngine, FakeSession
 
 from slmchat.engine import crash_guard, crash_markers
-from slmchat.engine.api import Image, Limits, Part, Prompt, Result, SessionSettings
+from slmchat.engine.api import (
+    Embedder,
+    Engine,
+    Image,
+    Limits,
+    Part,
+    Pool,
+    Prompt,
+    Result,
+    Session,
+    SessionSettings,
+    StreamPool,
+    TextLogits,
+)
 from slmchat.engine.crash_guard import CrashGuard, Ended
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
@@ -21,6 +34,17 @@ def guard(tmp_path: Path) -> CrashGuard:
 
 def _is_marked(data: Path) -> bool:
     return any(crash_markers.directory(data).glob("*"))
+
+
+@pytest.mark.parametrize("protocol", [Engine, Session, Pool, StreamPool, TextLogits, Embedder])
+def test_what_computes_has_a_way_through_the_guard(protocol: type) -> None:
+    """Whoever adds a method says here or in `_WAYS` whether llama.cpp computes in it."""
+    methods = {name for name in vars(protocol) if not name.startswith("_")}
+    assert methods - set(crash_guard._WAYS) <= {
+        *("cancel", "close", "info", "n_ctx", "report", "tokens", "most", "has_room", "is_idle"),
+        *("keep", "keep_one", "resubmit"),  # of what has been computed
+        "count",  # has a way of its own
+    }
 
 
 def test_every_first_step_is_guarded_and_nothing_between_them(guard: CrashGuard, tmp_path: Path) -> None:
