@@ -1,6 +1,8 @@
 """`slm serve` as a process: how it starts and ends, its seal, and `slm run` from its memory."""
 
+import contextlib
 import http.client
+import io
 import json
 import os
 import re
@@ -21,6 +23,10 @@ from gguf_samples import PHI3_TEMPLATE, write_tiny_llama
 from gguf_surgery import with_keys
 from gguf_thinking import PLAIN, THINKS, write_planted
 from terminal import Terminal
+
+from slmchat.commands.serve import _start
+from slmchat.errors import ExitCode
+from slmchat.terminal.console import Console
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")]
 
@@ -195,6 +201,26 @@ class TestBackground:
             assert len(pids) == 1
         finally:
             slm("serve", "--stop")
+        assert slm("serve", "--status").code == 3  # the other one does not take its place
+
+    def test_a_server_that_comes_too_late_is_ended(
+        self, tiny: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It would listen when the other one ends, and nobody would know of it."""
+        late: list[subprocess.Popen[bytes]] = []
+        with contextlib.ExitStack() as stack:
+
+            def start(*_given: object, **_named: object) -> "subprocess.Popen[bytes]":
+                monkeypatch.undo()
+                stack.enter_context(ServerProcess(home, tiny))
+                late.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+                return late[0]
+
+            monkeypatch.setattr(subprocess, "Popen", start)
+            console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
+            assert _start(["serve"], home / "data" / "serve" / "socket", console) is ExitCode.DONE
+            assert "tiny.gguf" in console.stdout.getvalue()  # type: ignore[attr-defined]
+        assert late[0].poll() is not None
 
     def test_what_is_wrong_is_said_by_the_one_who_started_it(self, slm: Slm, tmp_path: Path) -> None:
         failed = slm("serve", tmp_path / "missing.gguf", "--background", "--port", "0")

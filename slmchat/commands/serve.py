@@ -262,7 +262,11 @@ def _start(words: list[str], path: Path, console: Console) -> ExitCode:
     while time.monotonic() < end:
         found = connect(path)
         if found is not None and _is_there(found):
-            console.write(_described(ask(found, {"status": True})["status"]))
+            status = ask(found, {"status": True})["status"]
+            if status["pid"] != child.pid:  # two were started at once; ours would listen when that one has ended
+                child.terminate()
+                child.wait()
+            console.write(_described(status))
             return ExitCode.DONE
         # two were started at once: the other one may have the socket, and not be there yet
         if child.poll() is not None and not listeners.is_taken(path):
