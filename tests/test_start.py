@@ -11,7 +11,7 @@ import pytest
 
 import slmchat
 from slmchat.file_hashes import short_sha256
-from slmchat.lazy_patterns import _LazyPattern, lazy_pattern
+from slmchat.lazy_patterns import LazyPattern, lazy_pattern
 
 _BEHIND_THE_PROMPT = ("slmchat.models.loader", "slmchat.engine.api", "slmchat.fit.plan", "slmchat.models.vision")
 
@@ -61,7 +61,7 @@ def test_every_lazy_pattern_of_slm_can_be_compiled() -> None:
             if module.name == "slmchat.__main__":
                 continue
             for each in vars(importlib.import_module(module.name)).values():
-                if isinstance(each, _LazyPattern):
+                if isinstance(each, LazyPattern):
                     re.compile(each._source, each._flags)
                     found += 1
     assert found > 15
