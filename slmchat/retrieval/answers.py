@@ -129,6 +129,9 @@ class DocumentAnswers:
         self._is_quoting_only = is_quoting_only
         self._thinking = params.thinking_of(options, generator.opened.settings)
         self._order = order or ReadingOrder()
+        self._is_reader: bool | None = (
+            None  # whether the model has a say in what a passage answers; None: not asked yet
+        )
         opened = generator.opened
         if not generator.n_ctx:
             # nothing of this window is kept on the disk: `slm docs rm` forgets all of a document
@@ -180,13 +183,11 @@ class DocumentAnswers:
         n_ctx = self._generator.n_ctx
         if n_ctx and prepared.n_prompt >= n_ctx:
             return Answer(question)  # a long question: what has no room is told where the passages are read
-        self._order.begins_with(())
-        # a model that is wrong about texts that are known has no say
-        known = [self._to_judge(asked, text) for text, asked, _ in reader_check.KNOWN]
-        said = self._generator.priors.said([each.prompt for each in known], lambda: self._yes_to_each(known, delegate))
-        if said is None:
+        if self._is_reader is None:
+            self._is_reader = self._checked(delegate)
+        if self._is_reader is None:
             return Answer(question, finish_reason=FinishReason.INTERRUPTED)
-        if not reader_check.is_reader(said):
+        if not self._is_reader:
             self._generator.opened.reporter.detail("the model cannot tell what a text leaves open; the search decides")
             return Answer(question) if thresholds.is_near(question, found, model) else refused
         made = self._judgement(prepared, delegate)
@@ -207,10 +208,17 @@ class DocumentAnswers:
         return self._generator.prepare(prompts.to_judge(question, text), is_raw=False, task=_YES_OR_NO)
 
     def _judgement(self, prepared: PreparedPrompt, delegate: AnswerDelegate) -> Completion:
+        self._order.begins_with(())
         reading = delegate.reading()
         step = AnswerStep(ReadingHandler(reading.prefill, reading.close), delegate)
         sampler = replace(self._sampler(prepared), temperature=0.0)
         return self._generator.generate(prepared, sampler, Limits(1, top_logprobs=_ALTERNATIVES), step)
+
+    def _checked(self, delegate: AnswerDelegate) -> bool | None:
+        """Whether the model is right about texts that are known; else it has no say. None when that was interrupted."""
+        known = [self._to_judge(asked, text) for text, asked, _ in reader_check.KNOWN]
+        said = self._generator.priors.said([each.prompt for each in known], lambda: self._yes_to_each(known, delegate))
+        return None if said is None else reader_check.is_reader(said)
 
     def _yes_to_each(self, known: Sequence[PreparedPrompt], delegate: AnswerDelegate) -> tuple[float, ...] | None:
         """How probable the model finds Yes; half where it says neither. None when that was interrupted."""
