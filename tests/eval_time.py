@@ -6,8 +6,8 @@
 
 The file has the shape of Llama 3.2 1B, so that its arithmetic is that of the real one, and random weights, which never
 end an answer. So each answer ends where that of a real model to the same question ended: `data/evaluation/lengths.json`
-has the lengths that SmolLM2-135M gave. `--brief` takes the length of the right answer in reading and tools, where that
-model talks on; `--lengths` takes others. All else is `slm eval` as it is, in this process.
+has the lengths that SmolLM2-135M gave, which talks on where it does not know. `--brief` takes those of Qwen2.5-Coder 1.5B
+(Q4_K_M), about half as long; `--lengths` takes others. All else is `slm eval` as it is, in this process.
 """
 
 import argparse
@@ -120,7 +120,7 @@ def main() -> int:
     parser.add_argument("--vocabulary", type=Path, help="a file with the tokens and the template, to make the model")
     parser.add_argument("--lengths", type=Path, default=LENGTHS, help="by task and id of an item")
     parser.add_argument(
-        "--brief", action="store_const", dest="lengths", const=BRIEF, help="the lengths of right answers"
+        "--brief", action="store_const", dest="lengths", const=BRIEF, help="the lengths of a larger model, which answers briefly"
     )
     parser.add_argument("--as-it-is", action="store_true", help="answers end where the model ends them")
     given, others = parser.parse_known_args()
