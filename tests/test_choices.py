@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -73,8 +74,10 @@ def _alone(engine: llama.LlamaEngine, prompt: Prompt, text: str) -> Score:
     return Score(tuple(found), end)
 
 
-def _scores(engine: llama.LlamaEngine, prompts: list[Prompt], choices: Choices) -> dict[int, Result]:
-    scorer = engine.open_scorer(SETTINGS)
+def _scores(
+    engine: llama.LlamaEngine, prompts: list[Prompt], choices: Choices, settings: SessionSettings = SETTINGS
+) -> dict[int, Result]:
+    scorer = engine.open_scorer(settings)
     found = {done.id: done for done in scorer.run(Request(n, each, choices=choices) for n, each in enumerate(prompts))}
     scorer.close()
     assert all(done.error is None for done in found.values()), [done.error for done in found.values()]
@@ -132,6 +135,36 @@ class TestScores:
         assert sum(evaluated) <= once + followed + lengths[0] + lengths[3]
         usage = [done.finish.usage for done in found.values() if done.finish]
         assert sum(one.cached_tokens for one in usage) > 0.7 * sum(one.prompt_tokens for one in usage)
+
+    def test_a_beginning_longer_than_a_batch_is_read_once(
+        self, engine: llama.LlamaEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = replace(SETTINGS, batch_tokens=256, is_repeatable=True)
+        prompts = [_prompt(f"{HEAD * 6}and then {WORDS[n]} {WORDS[n + 1]}") for n in range(6)]
+        length = len(engine.vocabulary.tokenize(prompts[0]))
+        assert length > settings.batch_tokens, length
+        evaluated: list[int] = []
+        evaluate = Sequences.evaluate
+
+        def counting(self: Sequences, spans: Sequence[TokenSpan]) -> list[int] | None:
+            evaluated.extend(len(span.tokens) for span in spans)
+            return evaluate(self, spans)
+
+        monkeypatch.setattr(Sequences, "evaluate", counting)
+        found = _scores(engine, prompts, Choices(TEXTS), settings)
+        monkeypatch.undo()
+        assert sum(evaluated) < 2 * length
+        for n in (0, 5):
+            for text, score in zip(TEXTS, found[n].scores, strict=True):
+                assert score.logprobs == pytest.approx(_alone(engine, prompts[n], text).logprobs, abs=0.1)
+
+    def test_batches_smaller_than_the_number_of_sequences(self, engine: llama.LlamaEngine) -> None:
+        prompts = [_prompt(f"{HEAD}and then {word}") for word in WORDS]
+        usual = _scores(engine, prompts, Choices(TEXTS))
+        found = _scores(engine, prompts, Choices(TEXTS), replace(SETTINGS, batch_tokens=32))  # what tune may choose
+        for n in range(len(prompts)):
+            for one, other in zip(usual[n].scores, found[n].scores, strict=True):
+                assert one.logprobs == pytest.approx(other.logprobs, abs=0.1)
 
     def test_probabilities_of_all_tokens_sum_up_to_one(self, engine: llama.LlamaEngine) -> None:
         context = Context(engine.loaded.api, engine.loaded.model, SETTINGS, lambda: False)

@@ -114,7 +114,8 @@ class LlamaScorer(PrefixPool[_Row]):
             self._prefix.forget_all()
 
     def _group(self, feed: Feed[_Row]) -> tuple[list[_Row], list[Result]]:
-        """Rows that go into one batch, and what failed before."""
+        """Rows that go into one batch, and what failed before. A prompt longer than a batch goes with one more that has
+        something in common with it: else nothing would ever show what all of them begin with."""
         group: list[_Row] = []
         passed: list[Result] = []
         self._waiting.extendleft(self._prepare(request) for request in self._resubmitted)
@@ -139,8 +140,10 @@ class LlamaScorer(PrefixPool[_Row]):
             own = len(item.tokens) - n_known
             is_apart = n_known == self._prefix.common(item.tokens)
             if group and size + own > (self._apart if is_apart else self._step):
-                self._waiting.appendleft(item)
-                break
+                shows_shared = len(group) == 1 and not is_apart and own <= self._step
+                if not shows_shared:
+                    self._waiting.appendleft(item)
+                    break
             size += own
             group.append(item)
         return group, passed

@@ -81,7 +81,9 @@ class Sequences:
         self._no_abort = api.ggml_abort_callback()
         self._vision = vision
         most = settings.batch_tokens if vision is None else max(settings.batch_tokens, IMAGE_BATCH_TOKENS)
-        self.batch_tokens = min(most, n_cells)
+        # llama.cpp plans its memory for one token of each sequence, and aborts where a batch has no place for that
+        # (llama-context.cpp: graph_reserve)
+        self.batch_tokens = min(max(most, n_sequences), n_cells)
         params = context_params(api, settings, self.batch_tokens)
         self._threads = settings.threads
         # fewer threads add up in another order, and what has to repeat must not depend on what else computes here
