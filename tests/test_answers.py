@@ -104,6 +104,15 @@ class TestSteps:
         assert sorted(QuotationRules.of(constraint).passages) == sorted([PUMP, FERRY])
         assert asked.engine.limits[1].constraint is None
 
+    @pytest.mark.parametrize(("none", "refusal"), [(0.6, "the documents do not answer this."), (0.4, "")])
+    def test_a_model_that_would_rather_say_none_than_quote_finds_nothing(
+        self, asked: Asked, none: float, refusal: str
+    ) -> None:
+        """It can write nothing but a quotation; what it would have written instead counts."""
+        asked.engine.alternatives = (("None", math.log(none)), ("[", math.log(0.3)))
+        answer = asked("Is the filter cleaned every six weeks?", QUOTED, "Every six weeks [1].")
+        assert (answer.refusal, bool(answer.quotations)) == (refusal, not refusal)
+
     def test_the_passages_stand_first_in_every_prompt(self, asked: Asked) -> None:
         """So that they are read once: for both steps, and for the next question about them."""
         answers = asked.answers()

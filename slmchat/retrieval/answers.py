@@ -49,7 +49,7 @@ _ANSWER_ROOM = 512
 # Why there is no answer.
 _NOTHING_NEAR = "nothing in the documents is about this."
 _NOT_STATED = "the documents do not answer this."
-# What a model is asked about the best passage, and how many of the most probable tokens are looked at for both words.
+# What a model is asked about the best passage, and how many of the most probable tokens are looked at for its words.
 _YES_OR_NO = ClassificationTask(("Yes", "No"), None, is_calibrated=False)
 _ALTERNATIVES = 20
 # Where an answer of a very small model ends: such a model writes its first paragraph again and again.
@@ -244,7 +244,10 @@ class DocumentAnswers:
         self._tell_of_room(len(passages), prepared.n_prompt)
         reading = delegate.reading()
         step = AnswerStep(ReadingHandler(reading.prefill, reading.close), delegate)
-        return self._generator.generate(prepared, self._sampler(prepared), Limits(_QUOTING_ROOM), step, takes_cut=True)
+        # how probable None is, is told with the first token; drafts are not made beside that
+        may_say_none = model.host is None and not thresholds.is_very_small(model)
+        limits = Limits(_QUOTING_ROOM, top_logprobs=_ALTERNATIVES if may_say_none else None)
+        return self._generator.generate(prepared, self._sampler(prepared), limits, step, takes_cut=True)
 
     def _answered(self, made: Answer, delegate: AnswerDelegate) -> Answer:
         is_raw = self._options.raw
