@@ -18,8 +18,8 @@ from slmchat.engine.remote.adapters import RemoteAdapter, joined, named
 from slmchat.engine.remote.route import route_to
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
-from slmchat.models.backend import RemoteBackend, RemoteModel
 from slmchat.models.loader import LoadedBeside
+from slmchat.models.remote_backend import RemoteBackend, RemoteModel
 from slmchat.options import GenerationOptions
 from slmchat.terminal.console import Console
 
