@@ -33,8 +33,8 @@ from slmchat.api.stream import Stream
 from slmchat.api.turns import ModelTurn
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment
+from slmchat.conversation.layouts import raw_prompt
 from slmchat.conversation.messages import Message, Role
-from slmchat.conversation.template import raw_prompt
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params

@@ -9,8 +9,8 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import replace
 
+from slmchat.conversation.layouts import raw_prompt
 from slmchat.conversation.messages import Message, Role
-from slmchat.conversation.template import raw_prompt
 from slmchat.diagnostics.findings import Check, Finding, fine, note, wrong
 from slmchat.diagnostics.model import Loaded
 from slmchat.engine.api import Chunk, Finish, Limits, Prompt, SessionSettings

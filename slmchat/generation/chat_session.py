@@ -15,9 +15,9 @@ from typing import Protocol
 
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose
+from slmchat.conversation.layouts import Layout, layout_of, raw_prompt
 from slmchat.conversation.messages import Conversation, Message, Node, Role, alternating, title_of
 from slmchat.conversation.pictures import Picture
-from slmchat.conversation.template import Layout, layout_of, raw_prompt
 from slmchat.engine.api import Adapter, Event, Finish, FinishReason, Limits, Prompt, Session
 from slmchat.engine.cancellable import Cancellable
 from slmchat.engine.sampler import SamplerSettings

@@ -12,7 +12,8 @@ from functools import lru_cache
 from typing import Protocol
 
 from slmchat.conversation import window
-from slmchat.conversation.template import ChatTemplate, layout_of
+from slmchat.conversation.layouts import layout_of
+from slmchat.conversation.template import ChatTemplate
 from slmchat.engine.api import Engine, Finish, Limits, ModelInfo, Pool, Prompt, Request, Session
 from slmchat.engine.cancellable import Cancellable, CancelScope
 from slmchat.engine.sampler import SamplerSettings

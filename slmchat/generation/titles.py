@@ -12,8 +12,8 @@ import re
 import threading
 from collections.abc import Sequence
 
+from slmchat.conversation.layouts import layout_of
 from slmchat.conversation.messages import Message, Role
-from slmchat.conversation.template import layout_of
 from slmchat.engine.api import FinishReason, Limits, Session
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import ThinkingMode

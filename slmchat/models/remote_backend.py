@@ -8,7 +8,7 @@ Refuses to know: HTTP and what is sent (engine/remote), what is said to the mode
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from slmchat.catalog import adapter_names
 from slmchat.errors import ExitCode, SlmError
@@ -24,9 +24,10 @@ if TYPE_CHECKING:  # what loads a model is imported when one is: the prompt of a
     from slmchat.engine.remote.adapters import RemoteAdapter
     from slmchat.engine.remote.engine import RemoteEngine
     from slmchat.engine.remote.route import Route
-    from slmchat.models.backend import BackendModel
     from slmchat.models.loader import LoadedBeside, Loading
     from slmchat.privacy.dialer import DialerProcess
+
+Model = TypeVar("Model")
 
 # How the model of an endpoint is named in messages and the archive: `remote:HOST/MODEL`.
 REMOTE_MARK = "remote:"
@@ -118,7 +119,7 @@ class RemoteBackend:
         mark = f"{REMOTE_MARK}{self.host}/"
         return RemoteModel(self, key.removeprefix(mark) if key.startswith(mark) else self.endpoint.model, reporter)
 
-    def warmed(self, model: "BackendModel", options: GenerationOptions, settings: Settings) -> "BackendModel":
+    def warmed(self, model: Model, options: GenerationOptions, settings: Settings) -> Model:
         return model
 
 
