@@ -77,7 +77,6 @@ class Matrix:
 class ModelShape:
     """What memory and speed follow from. Sizes in bytes, lengths in tokens or elements."""
 
-    architecture: str
     context_length: int | None
     layers: tuple[Layer, ...]
     matrices: tuple[Matrix, ...]
@@ -111,7 +110,6 @@ def shape_of(parts: Sequence[Header]) -> ModelShape:
     is_tied = "output.weight" not in names
     share = reader.expert_share()
     return ModelShape(
-        architecture=reader.architecture,
         context_length=parts[0].context_length,
         layers=tuple(reader.layer(index, size) for index, size in enumerate(sizes)),
         matrices=tuple(_matrices(tensors, share, is_tied=is_tied)),

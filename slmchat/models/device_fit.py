@@ -250,7 +250,7 @@ class ForDevice:
 
 
 def _throughput_in(kept: KeptThroughput) -> Throughput | None:
-    return throughput_of({name: astuple(point) for name, point in kept.points.items()}, kept.threads)
+    return throughput_of({name: astuple(point) for name, point in kept.points.items()})
 
 
 @dataclass(frozen=True, slots=True)

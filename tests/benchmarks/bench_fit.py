@@ -133,7 +133,7 @@ print(json.dumps({{name: astuple(point) for name, point in found.items()}}))
     for _ in range(8):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         if done.returncode == 0:
-            found = throughput_of(json.loads(done.stdout.splitlines()[-1]), _threads())
+            found = throughput_of(json.loads(done.stdout.splitlines()[-1]))
             assert found is not None
             return found
     raise RuntimeError(f"the throughput of this device cannot be measured: {done.stderr.strip().splitlines()[-1:]}")
