@@ -232,12 +232,15 @@ def test_a_text_does_not_wait_for_the_next(tmp_path: Path, home: Path) -> None:
         assert running.wait(timeout=300) == 0
 
 
+@pytest.mark.real
 def test_what_the_texts_raise_is_raised(tmp_path: Path) -> None:
-    from slmchat.engine.embedding import _Ahead
+    plain = write_planted(tmp_path / "plain.gguf", THINKS, PLAIN)
+    engine = llama.load(with_keys(plain, tmp_path / "embeds.gguf", {"llama.pooling_type": 3}))
 
     def texts() -> Iterator[str]:
-        yield "a"
+        yield "water"
         raise SlmError("no more.", exit_code=ExitCode.STORAGE)
 
     with pytest.raises(SlmError, match="no more"):
-        list(iter(_Ahead(texts()).take, []))
+        list(engine.embedder(SETTINGS).run(texts()))
+    engine.close()

@@ -75,7 +75,7 @@ class LlamaScorer(PrefixPool[_Row]):
             n_cells=settings.n_ctx + 2 * settings.batch_tokens,
             key=key,
             abortable_from=1,  # few batches, and on a slow device one of 60 tokens takes seconds
-            vision=loaded.vocabulary.vision,
+            has_images=True,
         )
         self._waiting: deque[_Row | Result] = deque()  # taken, and not worked on yet
         self._step = self._sequences.batch_tokens  # tokens that are evaluated at once

@@ -61,10 +61,8 @@ class LlamaStreamPool:
         count = plan.n_split or plan.most + _MORE_SEQUENCES
         self._is_ended = False
         self._sequences = Sequences(
-            loaded.api,
-            loaded.model,
+            loaded,
             settings,
-            started=loaded.started,
             n_sequences=count,
             n_cells=plan.cells,
             is_cancelled=lambda: self._is_ended,
@@ -76,11 +74,6 @@ class LlamaStreamPool:
         self._lost: deque[Slot] = deque()  # had to give up their sequence, and go on when there is room
         self._speed = _FIRST_SPEED  # of reading a piece beside answers
         self._has_read_beside = False
-        try:
-            loaded.adapters.apply(self._sequences.handle, [adapter for adapter in settings.adapters if adapter.scale])
-        except SlmError:
-            self.close()
-            raise
 
     @property
     def report(self) -> str:
