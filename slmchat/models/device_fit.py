@@ -162,12 +162,13 @@ class FitReport:
         }
 
 
-def usable_memory(total: int) -> int:
+def usable_memory(total: int, *, is_phone: bool | None = None) -> int:
     """What models may count on of a device's memory whatever runs now: three quarters; of a phone's half.
 
     Android ends apps that leave it less, beginning with those in the background, and Termux with them.
     """
-    return total // 2 if hardware.power.is_android().value else total * 3 // 4
+    is_phone = hardware.power.is_android().value if is_phone is None else is_phone
+    return total // 2 if is_phone else total * 3 // 4
 
 
 class ForDevice:
