@@ -29,6 +29,7 @@ from slmchat.engine.remote.bounds import Bounds
 from slmchat.engine.remote.cancel import Cancelled
 from slmchat.engine.remote.client import Client
 from slmchat.engine.remote.completion import AnswerEvent, CharacterJoiner, Counted
+from slmchat.engine.remote.error_words import ErrorWords
 from slmchat.engine.remote.known_model import KnownModel
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
@@ -236,7 +237,7 @@ class RemoteSession:
         except completion.MalformedEvent as error:
             raise errors.garbled(endpoint, str(error)) from error
         except completion.ErrorEvent as error:
-            status = errors.ErrorWords(str(error)).status
+            status = ErrorWords(str(error)).status
             if status is not None and run.first is None:
                 raise self._client.refusal(status, str(error)) from error
             raise errors.of_event(endpoint, str(error), is_begun=run.first is not None) from error
