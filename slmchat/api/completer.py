@@ -113,7 +113,7 @@ class Completer:
             return request  # an endpoint knows, and says so
         if not window.fits(request.n_prompt, n_ctx, max_tokens):
             raise SlmError(
-                f"{window.overflow(request.n_prompt, n_ctx, max_tokens)}.",
+                f"{window.overflow('the prompt is', request.n_prompt, n_ctx, max_tokens)}.",
                 hint="a larger window: load(..., ctx=N); or a shorter prompt",
                 exit_code=ExitCode.CONTEXT,
             )

@@ -384,7 +384,7 @@ def window_for(n_prompt: int, room: int, info: ModelInfo, asked: int | None = No
 def _too_long(n_prompt: int, n_ctx: int, max_tokens: int | None, n_trained: int) -> SlmError:
     larger = f"a larger one: --ctx {n_prompt + COMPLETION_ROOM}" if n_prompt < n_trained else None
     return SlmError(
-        window.overflow(n_prompt, n_ctx, max_tokens)
+        window.overflow("the prompt is", n_prompt, n_ctx, max_tokens)
         + ("." if larger else f"; this model was trained for {n_trained:,}."),
         hint=f"{larger or 'a shorter input'}; or leave out the end of the input: --on-overflow trim",
         exit_code=ExitCode.CONTEXT,

@@ -128,14 +128,14 @@ class PromptRequest:
         kept = trim(self.attachments, fits)
         if kept is None:
             raise SlmError(
-                f"{window.overflow(n_prompt, n_ctx, max_tokens)}, and there is no input to trim.",
+                f"{window.overflow('the prompt is', n_prompt, n_ctx, max_tokens)}, and there is no input to trim.",
                 hint="a larger window: --ctx N, or a shorter prompt",
                 exit_code=ExitCode.CONTEXT,
             )
         before = sum(len(item.text) for item in self.attachments)
         after = sum(len(item.text) for item in kept)
         reporter.warn(
-            f"{window.overflow(n_prompt, n_ctx, max_tokens)}: "
+            f"{window.overflow('the prompt is', n_prompt, n_ctx, max_tokens)}: "
             f"the last {before - after:,} of {before:,} characters of the input were left out."
         )
         return self.prompt(lay_out, kept)
