@@ -115,7 +115,7 @@ from pathlib import Path
 from slmchat.commands import process_end
 process_end.take_over()
 from slmchat.engine import llama, native
-from slmchat.engine.api import Limits, Part, Prompt, SessionSettings
+from slmchat.engine.requests import Limits, Part, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import SlmError
 native.bindings()

@@ -19,9 +19,10 @@ from gguf_thinking import PLAIN, THINKS, write_planted
 import slmchat
 from slmchat import endpoints
 from slmchat.engine import llama
-from slmchat.engine.api import Embedding, SessionSettings
 from slmchat.engine.remote import engine as remote_engine
 from slmchat.engine.remote.route import route_to
+from slmchat.engine.requests import SessionSettings
+from slmchat.engine.results import Embedding
 from slmchat.errors import ExitCode, SlmError
 
 SETTINGS = SessionSettings(n_ctx=512, threads=1, threads_batch=1)

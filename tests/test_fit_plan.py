@@ -12,7 +12,7 @@ from slmchat.fit.memory import MIB, Load, memory
 from slmchat.fit.plan import FitVerdict, Room, choose_ctx, choose_gpu_layers, largest_ctx, plan
 from slmchat.fit.shape import ModelShape, shape_of
 from slmchat.fit.speed import Rate, Throughput, in_words, solved, throughput_of
-from slmchat.models.device_fit import LoadPlan
+from slmchat.models.load_plan import LoadPlan
 
 GIB = 1 << 30
 

@@ -16,8 +16,8 @@ from slmchat import settings as settings_module
 from slmchat.catalog import registry
 from slmchat.catalog.gguf import read_header
 from slmchat.engine import llama
-from slmchat.engine.api import Part, Prompt, SessionSettings
 from slmchat.engine.context import Context
+from slmchat.engine.requests import Part, Prompt, SessionSettings
 from slmchat.fit import memory as fit_memory
 from slmchat.fit.memory import MIB, Load, memory
 from slmchat.fit.plan import FitVerdict, Room, choose_ctx, plan

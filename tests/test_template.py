@@ -12,7 +12,7 @@ from properties import strategies as st
 from slmchat.conversation import template_budget
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import ChatTemplate
-from slmchat.engine.api import Prompt
+from slmchat.engine.requests import Prompt
 from slmchat.engine.thinking import ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from slmchat.conversation.messages import Message
 from slmchat.conversation.template import ChatTemplate
-from slmchat.engine.api import ModelInfo, Part, Prompt, Turn
+from slmchat.engine.api import ModelInfo
+from slmchat.engine.requests import Part, Prompt, Turn
 from slmchat.engine.thinking import ThinkingMode
 
 

@@ -23,8 +23,8 @@ from slmchat.conversation.long_layout import LongLayout
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.provenance import MOST_SHOWN, MOST_SHOWN_TOGETHER, Broken, Form, Sentinels, Span, edges
 from slmchat.conversation.thinking_switch import ThinkingSwitch
-from slmchat.engine.api import Part, Prompt, Turn
 from slmchat.engine.kvstore import shared_length
+from slmchat.engine.requests import Part, Prompt, Turn
 from slmchat.engine.thinking import ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 

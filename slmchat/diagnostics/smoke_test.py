@@ -13,7 +13,8 @@ from slmchat.conversation.layouts import raw_prompt
 from slmchat.conversation.messages import Message, Role
 from slmchat.diagnostics.findings import Check, Finding, fine, note, wrong
 from slmchat.diagnostics.model import Loaded
-from slmchat.engine.api import Chunk, Finish, Limits, Prompt, SessionSettings
+from slmchat.engine.requests import Limits, Prompt, SessionSettings
+from slmchat.engine.results import Chunk, Finish
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.sanitize import sanitize

@@ -14,11 +14,12 @@ from types import ModuleType
 from typing import Any
 
 from slmchat.engine import native
-from slmchat.engine.api import Embedding, Result, SessionSettings, TextOrTokens
 from slmchat.engine.callbacks import guarded, raise_interrupt
 from slmchat.engine.context import DECODE_ABORTED, context_params, decode_failed
 from slmchat.engine.feed import Feed
 from slmchat.engine.loaded import model_metadata
+from slmchat.engine.requests import SessionSettings, TextOrTokens
+from slmchat.engine.results import Embedding, Result
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from slmchat.engine.api import Result
+from slmchat.engine.results import Result
 
 Prepared = TypeVar("Prepared")
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slmchat.engine import image_tokens, native, sequence_state
-from slmchat.engine.api import SessionSettings
 from slmchat.engine.callbacks import guarded, raise_interrupt
 from slmchat.engine.context import (
     DECODE_ABORTED,
@@ -23,6 +22,7 @@ from slmchat.engine.context import (
     refused_kv_type,
 )
 from slmchat.engine.loaded import LoadedModel
+from slmchat.engine.requests import SessionSettings
 from slmchat.engine.snapshots import Snapshots, has_state
 from slmchat.engine.threads import Watch
 from slmchat.errors import ExitCode, SlmError

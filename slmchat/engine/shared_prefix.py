@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic
 
-from slmchat.engine.api import Request, Result, SessionSettings
 from slmchat.engine.feed import Feed, Prepared
 from slmchat.engine.image_tokens import is_image_token, whole
 from slmchat.engine.kvstore import MIN_TOKENS, SHARED, KvStore, StateKey, shared_length
 from slmchat.engine.loaded import LoadedModel
+from slmchat.engine.requests import Request, SessionSettings
+from slmchat.engine.results import Result
 from slmchat.engine.sequences import Sequences
 
 MIN_SHARED = 8

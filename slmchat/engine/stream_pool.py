@@ -12,12 +12,13 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from slmchat.engine.api import Event, Finish, FinishReason, Prefill, Request, SessionSettings
 from slmchat.engine.context import check_room, window_full
 from slmchat.engine.kept_sequences import KeptSequence, KeptSequences
 from slmchat.engine.kvstore import MARGIN, StateKey, shared_length
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.parallelism import CellPlan
+from slmchat.engine.requests import Request, SessionSettings
+from slmchat.engine.results import Event, Finish, FinishReason, Prefill
 from slmchat.engine.sequences import Sequences, TokenSpan
 from slmchat.engine.slot import PreparedRequest, Slot
 from slmchat.errors import SlmError

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from slmchat.engine.api import Part, Prompt, SessionSettings
 from slmchat.engine.context import window_full
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.probabilities import LogProbabilities
+from slmchat.engine.requests import Part, Prompt, SessionSettings
 from slmchat.engine.sequences import Sequences, TokenSpan
 
 # Bytes of the logits of one piece: llama.cpp holds them all until the next one.

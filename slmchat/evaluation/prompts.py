@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from slmchat.conversation.layouts import raw_prompt
 from slmchat.conversation.messages import Message, Role
-from slmchat.engine.api import Limits, ModelInfo, Prompt
+from slmchat.engine.api import ModelInfo
+from slmchat.engine.requests import Limits, Prompt
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.evaluation.records import EvalItem, EvalTask, TaskKind

@@ -11,7 +11,9 @@ from dataclasses import replace
 from slmchat.conversation.layouts import Layout, layout_of, raw_prompt
 from slmchat.conversation.messages import Conversation, Message, Role, alternating
 from slmchat.conversation.pictures import Picture
-from slmchat.engine.api import Adapter, Event, Limits, Prompt, Session
+from slmchat.engine.api import Session
+from slmchat.engine.requests import Adapter, Limits, Prompt
+from slmchat.engine.results import Event
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import SlmError

@@ -16,8 +16,9 @@ from typing import Protocol
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose
 from slmchat.conversation.messages import Conversation, Message, Role, alternating, title_of
-from slmchat.engine.api import Event, Finish, FinishReason, Limits, Prompt
 from slmchat.engine.cancellable import Cancellable
+from slmchat.engine.requests import Limits, Prompt
+from slmchat.engine.results import Event, Finish, FinishReason
 from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.chat_model import ChatModel

@@ -4,7 +4,7 @@ Knows: when its node is made, what of it is kept when it was cut. Refuses to kno
 """
 
 from slmchat.conversation.messages import Conversation, Message, Node, Role
-from slmchat.engine.api import FinishReason
+from slmchat.engine.results import FinishReason
 from slmchat.generation.response import Response
 
 

@@ -22,7 +22,7 @@ from slmchat.reporting import Reporter
 from slmchat.settings import Settings
 
 if TYPE_CHECKING:  # what loads a model is imported when one is: the prompt of a chat stands there before
-    from slmchat.engine.api import Adapter
+    from slmchat.engine.requests import Adapter
     from slmchat.models.loader import LoadedBeside, Loading
 
 

@@ -20,10 +20,11 @@ from slmchat.settings import Settings
 
 if TYPE_CHECKING:  # what loads a model is imported when one is: the prompt of a chat stands there before
     from slmchat.endpoints import Endpoint
-    from slmchat.engine.api import Adapter, Engine
+    from slmchat.engine.api import Engine
     from slmchat.engine.remote.adapters import RemoteAdapter
     from slmchat.engine.remote.engine import RemoteEngine
     from slmchat.engine.remote.route import Route
+    from slmchat.engine.requests import Adapter
     from slmchat.models.loader import LoadedBeside, Loading
     from slmchat.privacy.dialer import DialerProcess
 

@@ -40,7 +40,7 @@ bare = resident()
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from slmchat.engine import llama
-from slmchat.engine.api import Limits, Part, Prompt, SessionSettings
+from slmchat.engine.requests import Limits, Part, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 path, n_ctx, kv_type, threads, answer = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
 engine = llama.load(Path(path))

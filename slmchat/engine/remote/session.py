@@ -10,19 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import field
 from typing import Any
 
-from slmchat.engine.api import (
-    Adapter,
-    Chunk,
-    Event,
-    Finish,
-    FinishReason,
-    Limits,
-    Prefill,
-    Prompt,
-    Timings,
-    TokenLogprob,
-    Usage,
-)
 from slmchat.engine.remote import completion, dialect, errors
 from slmchat.engine.remote.adapters import RemoteAdapter
 from slmchat.engine.remote.bounds import Bounds
@@ -31,6 +18,8 @@ from slmchat.engine.remote.client import Client
 from slmchat.engine.remote.completion import AnswerEvent, CharacterJoiner, Counted
 from slmchat.engine.remote.error_words import ErrorWords
 from slmchat.engine.remote.known_model import KnownModel
+from slmchat.engine.requests import Adapter, Limits, Prompt
+from slmchat.engine.results import Chunk, Event, Finish, FinishReason, Prefill, Timings, TokenLogprob, Usage
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
