@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from slmchat.engine.api import Image
+from slmchat.engine.requests import Image
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 
@@ -88,22 +88,12 @@ class Picture:
 
     def small_png(self, width: int, height: int) -> bytes:
         """A PNG that fits into this box, for a preview."""
-        out = io.BytesIO()
-        self._small(width, height).save(out, "PNG")
-        return out.getvalue()
-
-    def small_indexed(self, width: int, height: int, colours: int) -> tuple[int, list[tuple[int, int, int]], bytes]:
-        """The same in few colours: its width, the palette, and the place in the palette of each pixel."""
-        small = self._small(width, height).quantize(colours)
-        flat = small.getpalette() or []
-        palette = [(flat[place], flat[place + 1], flat[place + 2]) for place in range(0, len(flat), 3)]
-        return small.width, palette, small.tobytes()
-
-    def _small(self, width: int, height: int) -> "Decoded":
         image = self.image()
-        small: Decoded = _pillow().frombytes("RGB", (image.width, image.height), image.rgb)
+        small = _pillow().frombytes("RGB", (image.width, image.height), image.rgb)
         small.thumbnail((width, height))
-        return small
+        out = io.BytesIO()
+        small.save(out, "PNG")
+        return out.getvalue()
 
     def describe(self) -> str:
         """Name and size for people: `cat.png, 640 × 480 pixels`."""

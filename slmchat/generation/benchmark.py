@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import field
 
 from slmchat.catalog.records import Installed
-from slmchat.engine.api import Finish, Limits, Prefill, Prompt, Session
+from slmchat.engine.api import Session
 from slmchat.engine.cancellable import CancelScope
+from slmchat.engine.requests import Limits, Prompt
+from slmchat.engine.results import Finish, Prefill
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import bench_walk, params
@@ -73,24 +75,16 @@ class Bench:
 
 
 def prepared(
-    installed: Installed,
-    options: GenerationOptions,
-    settings: Settings,
-    depths: Sequence[int],
-    repeat: int,
-    *,
-    is_plotted: bool = False,
+    installed: Installed, options: GenerationOptions, settings: Settings, depths: Sequence[int], repeat: int
 ) -> Bench:
-    """A measurement at these depths (none: the usual ones, or as many as a plot needs), `repeat` times.
-
-    Raises `SlmError` (USAGE)."""
+    """A measurement at these depths (none: the usual ones), `repeat` times. Raises `SlmError` (USAGE)."""
     n_ctx = options.ctx or settings.n_ctx or min(_N_CTX, installed.context_length or _N_CTX)
     return Bench(
         installed=installed,
         options=options,
         settings=settings,
         n_ctx=n_ctx,
-        steps=bench_walk.plan(n_ctx, depths or (bench_walk.evenly(n_ctx) if is_plotted else ())),
+        steps=bench_walk.plan(n_ctx, depths),
         sampler=params.sampler_settings(installed, settings, options).with_values({"seed": 1}),
         repeat=repeat,
     )

@@ -28,7 +28,7 @@ from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.conversation.recorder import ArchiveRecorder
 from slmchat.conversation.template import ChatTemplate
 from slmchat.diagnostics.findings import wrong
-from slmchat.engine.api import Chunk, Finish, FinishReason, Timings, Usage
+from slmchat.engine.results import Chunk, Finish, FinishReason, Timings, Usage
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.response import consume_stream
 from slmchat.models import loader, resolve, sandbox
@@ -375,7 +375,6 @@ _WRITERS = {
     "terminal/plain_input.py",  # sanitises all it writes
     "terminal/line_editor.py",  # one error beside the editor, the key that was pressed
     "engine/self_test_child.py",  # a child, and its parent reads a pipe
-    "engine/library_comparison.py",  # the same
     "privacy/seal_check.py",  # the same
 }
 _COMMANDERS = {
