@@ -194,6 +194,7 @@ class BenchOptions:
         default=[],
         within=Range(0, ranges.CTX.high),
     )
+    plot: bool = _measurement("--plot", help="Draw tokens a second against the depth, at more depths.", default=False)
     repeat: int = _measurement(
         "--repeat", help="Passes; the median counts.", metavar="N", default=3, within=Range(1, 100)
     )
@@ -202,7 +203,7 @@ class BenchOptions:
     gpu_layers: str | None = _same("gpu_layers")
     device: str | None = _same("device")
     kv_type: str | None = _same("kv_type")
-    plain: bool = _output("--plain", help="For screen readers: sentences instead of a table.", default=False)
+    plain: bool = _output("--plain", help="For screen readers: sentences instead of a table and a plot.", default=False)
     json: bool = json_option()
 
 
@@ -260,7 +261,7 @@ class EvalOptions:
     device: str | None = _same("device")
     kv_type: str | None = _same("kv_type")
     force: bool = _same("force")
-    plain: bool = _output("--plain", help="For screen readers: sentences instead of a table.", default=False)
+    plain: bool = _output("--plain", help="For screen readers: sentences, no table and no plot.", default=False)
     json: bool = json_option()
 
 

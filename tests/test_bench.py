@@ -4,7 +4,6 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -245,13 +244,16 @@ def test_energy_that_cannot_be_read_is_no_figure_but_a_reason(
     assert energy["generation_joules_per_token"] is None and "steps that are too large" in energy["not_readable"]
 
 
-def test_a_screen_reader_gets_sentences(told: Callable[..., object]) -> None:
-    asked = BenchOptions(repeat=1, ctx=4096, depths=[0, 700, 1400])
-    _, out, _ = told(FakeEngine(replies=[WORDS] * 20), asked)  # type: ignore[misc]
-    assert len(re.findall(r"^[\d,]+ +\d+ \(", out, re.MULTILINE)) == 3
-    _, out, _ = told(FakeEngine(replies=[WORDS] * 20), replace(asked, plain=True))  # type: ignore[misc]
-    assert len(re.findall(r"^at depth [\d,]+: \d+ tokens a second of the prompt, ", out, re.MULTILINE)) == 3
-    assert "DEPTH" not in out
+def test_a_plot_has_more_depths_and_a_screen_reader_gets_sentences(told: Callable[..., object]) -> None:
+    _, out, _ = told(FakeEngine(replies=[WORDS] * 20), BenchOptions(repeat=1, ctx=4096, plot=True))  # type: ignore[misc]
+    assert "generation, tokens a second against depth" in out
+    assert len(re.findall(r"^[\d,]+ +\d+ \(", out, re.MULTILINE)) == 6
+    assert max(map(len, out[out.index("generation, tokens") : out.index("depth: tokens")].splitlines())) <= 80
+    _, out, _ = told(  # type: ignore[misc]
+        FakeEngine(replies=[WORDS] * 20), BenchOptions(repeat=1, ctx=4096, plot=True, plain=True)
+    )
+    assert len(re.findall(r"^at depth [\d,]+: \d+ tokens a second of the prompt, ", out, re.MULTILINE)) == 6
+    assert "against depth" not in out and "DEPTH" not in out
 
 
 @pytest.mark.real

@@ -34,6 +34,7 @@ from slmchat.evaluation.statistics import paired_difference, wilson
 from slmchat.models import loader, resolve, sandbox
 from slmchat.options import EvalOptions
 from slmchat.terminal.console import Console
+from slmchat.terminal.scatter import PlotPoint, scatter
 
 WORDS = (" word",) * 80
 
@@ -535,7 +536,7 @@ class TestShown:
         ]
 
     @pytest.mark.parametrize("columns", [80, 60, 40])
-    def test_the_table_fits_the_window(self, bench: Bench, columns: int) -> None:
+    def test_table_and_plot_fit_the_window(self, bench: Bench, columns: int) -> None:
         told = bench("small", "large", tasks=self.both(bench), tty=True, environ={"COLUMNS": str(columns)})
         lines = [_plain(line) for line in told.out.splitlines()]
         assert max(map(len, lines)) <= columns, lines
@@ -543,10 +544,11 @@ class TestShown:
         assert "100 (91-100)" in text and "0 (0-9)" in text
         assert "large is better than small in mine: 100 points (100 to 100)" in text
         assert "does not do better than guessing in: c" in text
+        assert any(line.rstrip().endswith("A") for line in lines) and "generation tok/s" in text
 
-    def test_a_pipe_gets_the_table_without_colours(self, bench: Bench) -> None:
+    def test_a_pipe_gets_the_table_without_a_plot(self, bench: Bench) -> None:
         told = bench("small", "large", tasks=self.both(bench), json=False)
-        assert "RIGHT, in %" in told.out and "\x1b" not in told.out
+        assert "RIGHT, in %" in told.out and "+---" not in told.out and "\x1b" not in told.out
 
     def test_a_screen_reader_gets_sentences(self, bench: Bench) -> None:
         told = bench("small", "large", tasks=self.both(bench), tty=True, plain=True)
@@ -678,6 +680,20 @@ class TestTime:
                 left = sum(spent.values()) - now[0]
                 assert left / 1.75 - 5 < 60 * minutes + seconds < left * 1.75 + 5, said[-1]
         assert re.fullmatch(r"m · knowledge 0 of 52, 3:[0-5]\d left", said[0]), said[0]
+
+
+class TestScatter:
+    def test_points_stand_where_they_belong_and_never_on_each_other(self) -> None:
+        lines = scatter(
+            [PlotPoint("A", 10, 50), PlotPoint("B", 10, 50), PlotPoint("C", 20, 100)], 40, 5, x_label="x", y_label="y"
+        )
+        assert lines[0] == "y" and lines[1].endswith("C") and lines[1].startswith(" 100 |")
+        assert "AB" in lines[3] or "BA" in lines[3]
+        assert all(len(line) <= 40 for line in lines)
+
+    def test_no_room_no_plot(self) -> None:
+        assert scatter([PlotPoint("A", 1, 1)], 15, 5, x_label="x", y_label="y") == []
+        assert scatter([], 80, 5, x_label="x", y_label="y") == []
 
 
 def test_a_result_of_a_pool_that_failed_before_it_was_asked_is_an_item_too(bench: Bench) -> None:

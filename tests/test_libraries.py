@@ -19,8 +19,10 @@ from gguf_vision import write_tiny_gemma3, write_tiny_siglip
 
 from slmchat.engine import library, native, native_symbols, structures
 from slmchat.engine.library import DECLARATIONS, PREBUILT, LibraryKind, NativeLibrary, find
+from slmchat.engine.library_comparison import Comparison
 from slmchat.engine.shared_object import fault_of
 from slmchat.errors import SlmError
+from slmchat.models import own_build
 
 TESTS = Path(__file__).resolve().parent
 PACKAGE = TESTS.parent / "slmchat"
@@ -335,3 +337,24 @@ def test_both_libraries_answer_the_same(tmp_path: Path, home: Path) -> None:
     for found in answers:
         assert found["first"]["cached"] == 0
         assert found["again"]["cached"] > 0
+
+
+# What an own build gains
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_measured", "gain", "missing", "says"),
+    [
+        (LibraryKind.OWN, True, Comparison((1.5, 1.4, 1.6), (1.0, 0.9, 1.1)), (), "reads prompts at 1.50 times the speed (1.40 to 1.60)"),
+        (LibraryKind.OWN, True, None, (), "could not be measured"),
+        (LibraryKind.OWN, False, None, ("AVX512",), "no other library"),
+        (LibraryKind.PREBUILT, False, None, ("AVX512",), "without AVX512, which this processor has"),
+        (LibraryKind.PREBUILT, False, None, (), "nothing to gain"),
+    ],
+)  # fmt: skip
+def test_what_a_build_of_ones_own_gains_is_said(
+    kind: LibraryKind, is_measured: bool, gain: Comparison | None, missing: tuple[str, ...], says: str
+) -> None:
+    told = own_build.OwnBuild(NativeLibrary(Path("/l"), kind, "1"), is_measured, gain, missing).in_words()
+    assert says in told
+    assert ("pip install" in told) == (kind is LibraryKind.PREBUILT and bool(missing))

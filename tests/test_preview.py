@@ -42,7 +42,8 @@ def drawn(picture: Picture, stderr: io.StringIO, environ: Mapping[str, str]) -> 
         ({"TERM": "xterm-256color", "TERM_PROGRAM": "iTerm.app"}, Drawing.ITERM2),
         ({"TERM": "xterm-256color", "LC_TERMINAL": "iTerm2"}, Drawing.ITERM2),
         ({"TERM": "xterm-256color", "TERM_PROGRAM": "WezTerm"}, Drawing.ITERM2),
-        ({"TERM": "foot"}, None),
+        ({"TERM": "foot"}, Drawing.SIXEL),
+        ({"TERM": "mlterm-256color"}, Drawing.SIXEL),
         ({"TERM": "xterm-256color"}, None),
         ({"TERM": "linux"}, None),
         ({}, None),
@@ -80,6 +81,37 @@ def test_iterm2_gets_a_file(picture: Picture) -> None:
     png = base64.b64decode(found[2])
     assert len(png) == int(found[1])
     assert Pillow.open(io.BytesIO(png)).size == (240, 160)
+
+
+def test_sixel_paints_every_pixel_once(picture: Picture) -> None:
+    text = drawn(picture, Terminal(), {"TERM": "foot"})
+    pixels = painted(text)
+    assert len(pixels) == 240 * 160
+    assert pixels[10, 10] == (100, 0, 0) and pixels[230, 150] == (0, 0, 100)
+
+
+def painted(text: str) -> dict[tuple[int, int], tuple[int, ...]]:
+    """What a terminal makes of a Sixel sequence; colours in percent. A pixel painted twice is an error."""
+    body = text.removeprefix('\x1bPq"1;1;240;160').removesuffix("\x1b\\\n")
+    colours: dict[int, tuple[int, ...]] = {}
+    pixels: dict[tuple[int, int], tuple[int, ...]] = {}
+    column, top, colour = 0, 0, 0
+    pattern = r"#(\d+);2;(\d+);(\d+);(\d+)|#(\d+)|!(\d+)([?-~])|([?-~])|([$-])"
+    assert re.fullmatch(f"(?:{pattern})*", body)
+    for number, red, green, blue, chosen, count, repeated, letter, control in re.findall(pattern, body):
+        if number:
+            colours[int(number)] = (int(red), int(green), int(blue))
+        elif chosen:
+            colour = int(chosen)
+        elif control:
+            column, top = 0, top + (6 if control == "-" else 0)
+        for _ in range(int(count or bool(letter))):
+            for row in range(6):
+                if (ord(repeated or letter) - 63) >> row & 1:
+                    assert (column, top + row) not in pixels
+                    pixels[column, top + row] = colours[colour]
+            column += 1
+    return pixels
 
 
 def test_nothing_is_drawn_where_nobody_draws(picture: Picture) -> None:

@@ -16,6 +16,7 @@ from terminal import Terminal
 from slmchat import hardware, settings
 from slmchat.commands import tune
 from slmchat.engine import llama
+from slmchat.engine.library import own_build, prebuilt
 from slmchat.engine.native import library
 from slmchat.engine.requests import SessionSettings
 from slmchat.engine.throughput import Workload, WorkloadTimes
@@ -276,6 +277,9 @@ def test_the_command_measures_keeps_shows_and_forgets(slm: Callable[..., Outcome
     assert all(seconds > 0 for group in told["measured"] for turns in group["seconds"].values() for seconds in turns)
     assert told["is_kept"]
     assert told["library"] == library().as_json()
+    gain = told["own_build"]["gain"]
+    if own_build() is not None and prebuilt() is not None and gain is not None:  # None: too busy to be done in time
+        assert all(factor > 0 for factor in (*gain["prompt"], *gain["generation"]))
     assert str(tiny) in json.loads((home / "data" / "tuning.json").read_text())["models"]
     shown = json.loads(slm("doctor", tiny, "--json").out)["model_findings"]
     assert (
@@ -293,6 +297,7 @@ def test_private_measures_and_keeps_nothing(slm: Callable[..., Outcome], home: P
     done = slm("tune", tiny, "--private")
     assert done.code == 0, done.err
     assert "not kept (--private)" in done.out
+    assert "\nown build         " in done.out
     assert [path for path in home.rglob("*") if path.is_file()] == []
 
 

@@ -24,7 +24,7 @@ def bench(name: str | None, options: BenchOptions, settings: Settings, console: 
     sandbox.seal(settings)
     generation = GenerationOptions.of(options, model=name)
     installed = resolve.find(name, settings, console)
-    made = prepared(installed, generation, settings, options.depths, options.repeat)
+    made = prepared(installed, generation, settings, options.depths, options.repeat, is_plotted=options.plot)
     if power()[0].value:
         console.warn("this device runs on its battery, which may slow it down.")
     measured = BenchMeasurements()
@@ -40,7 +40,7 @@ def bench(name: str | None, options: BenchOptions, settings: Settings, console: 
     if options.json:
         console.print_json(report)
     else:
-        bench_view.show(report, console, is_plain=options.plain or console.is_accessible)
+        bench_view.show(report, console, is_plotted=options.plot, is_plain=options.plain or console.is_accessible)
     if not measured.is_complete:
         console.warn("interrupted; this is what was measured until then.")
     elif measured.others_share is not None and measured.others_share > _BUSY_SHARE:

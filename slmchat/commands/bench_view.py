@@ -1,4 +1,4 @@
-"""How the figures of `slm bench` look: a table with bars, sentences for screen readers.
+"""How the figures of `slm bench` look: a table with bars, a plot on request, sentences for screen readers.
 
 Knows: which figures stand where, and in which words. Refuses to know: how they come about (generation/bench_report.py).
 """
@@ -7,10 +7,13 @@ from typing import Any
 
 from slmchat.terminal.bars import bar
 from slmchat.terminal.console import Console
+from slmchat.terminal.plot import plot
 from slmchat.terminal.tables import Column
 from slmchat.wording import in_bytes
 
 _BAR_WIDTH = 24
+_PLOT_ROWS = 7
+_WIDEST_PLOT = 80
 
 # The speeds with how much they differed, which goes first, and a bar for each.
 _STOPS = (
@@ -23,8 +26,8 @@ _STOPS = (
 )
 
 
-def show(report: dict[str, Any], console: Console, *, is_plain: bool) -> None:
-    """The report for people. `is_plain`: whole sentences, without a table."""
+def show(report: dict[str, Any], console: Console, *, is_plotted: bool, is_plain: bool) -> None:
+    """The report for people. `is_plain`: whole sentences, without a table and a plot."""
     load, depths = report["load_s"], report["depths"]
     peak = f"; at most {in_bytes(report['peak_memory'])} of memory" if report["peak_memory"] else ""
     console.tell(
@@ -41,6 +44,8 @@ def show(report: dict[str, Any], console: Console, *, is_plain: bool) -> None:
         console.print()
         console.table(_STOPS, [_row(entry, top, is_plain=has_no_blocks) for entry in depths])
         console.print()
+        if is_plotted:
+            _plot(depths, console, is_plain=has_no_blocks)
     console.tell(f"depth: tokens of the conversation before a message of {depths[0]['prompt_tokens']} tokens")
     console.tell(f"medians of {depths[0]['passes']}, in brackets the lowest and the highest")
     _show_limits(report, console)
@@ -66,6 +71,19 @@ def _sentence(entry: dict[str, Any]) -> str:
         f"at depth {entry['depth']:,}: {prompt['median']:.0f} tokens a second of the prompt, {written}, "
         f"the first token after {entry['ttft_s']['median']:.2f} seconds."
     )
+
+
+def _plot(depths: list[dict[str, Any]], console: Console, *, is_plain: bool) -> None:
+    """Two curves, one above the other: their numbers differ too much for one field."""
+    for title, key in (("generation", "generation_tps"), ("prompt", "prompt_tps")):
+        points = [(float(entry["depth"]), float(entry[key]["median"])) for entry in depths if entry[key]]
+        if not points:
+            continue
+        console.print(f"{title}, tokens a second against depth")
+        width = min(console.width or _WIDEST_PLOT, _WIDEST_PLOT)
+        for line in plot(points, width=width, height=_PLOT_ROWS, is_plain=is_plain):
+            console.print(line)
+        console.print()
 
 
 def _show_limits(report: dict[str, Any], console: Console) -> None:

@@ -1,4 +1,4 @@
-"""What `slm eval` shows: the tasks, the table of scores beside speed and memory, what differs.
+"""What `slm eval` shows: the tasks, the table of scores beside speed and memory, what differs, the plot.
 
 Knows: which figure stands where, what fits a narrow window. Refuses to know: how something was measured.
 """
@@ -14,9 +14,12 @@ from slmchat.evaluation.records import EvalTask, ModelReport, TaskResult, comple
 from slmchat.evaluation.report_records import as_json, differences
 from slmchat.options import EvalOptions
 from slmchat.terminal.console import Console
+from slmchat.terminal.scatter import PlotPoint, scatter
 from slmchat.terminal.tables import Column
 from slmchat.wording import counted, in_bytes
 
+# The plot: rows of points, and at most so many columns.
+_HEIGHT, _MOST_WIDTH = 10, 72
 # Names of models that stand above their columns; longer ones get a letter.
 _MOST_NAME = 18
 
@@ -66,7 +69,7 @@ def _n_items(task: EvalTask) -> str:
 
 
 def show(reports: Sequence[ModelReport], method: EvalMethod, options: EvalOptions, console: Console) -> None:
-    """The answer on stdout: JSON, sentences for a screen reader, or a table."""
+    """The answer on stdout: JSON, sentences for a screen reader, or table and plot."""
     if options.json:
         console.print_json(as_json(reports, method))
         return
@@ -79,6 +82,7 @@ def show(reports: Sequence[ModelReport], method: EvalMethod, options: EvalOption
     _show_table(reports, console)
     for line in _remarks(reports, _marks(reports)):
         console.tell(line)
+    _show_plot(reports, console)
 
 
 def ending(reports: Sequence[ModelReport], file: Path | None, console: Console, *, is_interrupted: bool) -> ExitCode:
@@ -215,6 +219,28 @@ def _remarks(reports: Sequence[ModelReport], marks: Sequence[str]) -> Iterator[s
         )
     if len(reports) > 1 and not clear:
         yield "no difference between them is clear (paired bootstrap, 95 %): more items would tell more"
+
+
+def _show_plot(reports: Sequence[ModelReport], console: Console) -> None:
+    """Score against speed, where there is something to compare and somebody to look at it."""
+    if not console.is_stdout_tty or console.width is None:
+        return
+    letters = [mark if len(mark) == 1 else ascii_uppercase[n % 26] for n, mark in enumerate(_marks(reports))]
+    points = [
+        PlotPoint(letter, report.generation_tps, 100 * report.mean)
+        for letter, report in zip(letters, reports, strict=True)
+        if report.generation_tps is not None and report.mean is not None
+    ]
+    if len(points) < 2:
+        return
+    width = min(console.width, _MOST_WIDTH)
+    lines = scatter(points, width, _HEIGHT, x_label="generation tok/s", y_label="mean of tasks, %")
+    if lines:
+        console.print()
+        for line in lines:
+            console.print(line)
+        if letters != _marks(reports):
+            console.tell(", ".join(f"{letter} {report.label}" for letter, report in zip(letters, reports, strict=True)))
 
 
 def _sentences(reports: Sequence[ModelReport]) -> Iterator[str]:

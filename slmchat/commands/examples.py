@@ -49,7 +49,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "docs show": ("slm docs show manual.pdf",),
     "docs rm": ("slm docs rm manual.pdf", "slm docs rm --all --yes"),
     "serve": ("slm serve", "slm serve smollm2:135m --port 8484", "slm serve --background", "slm serve --stop"),
-    "bench": ("slm bench", "slm bench smollm2:135m --depth 0 --depth 4096 --json"),
+    "bench": ("slm bench", "slm bench smollm2:135m --depth 0 --depth 4096 --json", "slm bench --plot"),
     "eval": (
         "slm eval smollm2:135m",
         "slm eval gemma3:1b qwen3:0.6b smollm2:1.7b --minutes 15",

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from slmchat.catalog.records import Installed
-from slmchat.engine import crash_guard, native
+from slmchat.engine import crash_guard
 from slmchat.engine.llama import LlamaEngine
 from slmchat.engine.throughput import GivenUp
 from slmchat.errors import ExitCode
 from slmchat.hardware.power import power
 from slmchat.hardware.usage import OthersWatch
 from slmchat.models import resolve, sandbox, tuning
-from slmchat.models.autotune import LEAST_AGREEMENT, TuneOutcome, measure_groups, named, tuning_of
+from slmchat.models.autotune import LEAST_AGREEMENT, TuneOutcome, measure_groups, measure_own_build, named, tuning_of
 from slmchat.models.open import open_installed
+from slmchat.models.own_build import OwnBuild
 from slmchat.models.tuning import Tuning
 from slmchat.options import GenerationOptions
 from slmchat.settings import Settings
@@ -45,6 +46,7 @@ def tune(name: str | None, settings: Settings, console: Console, *, is_reset: bo
     assert isinstance(engine, LlamaEngine)
     try:
         outcomes = list(measure_groups(engine, installed, settings, console, cancelled_by_ctrl_c))
+        own = measure_own_build(engine, installed, settings, console, cancelled_by_ctrl_c)
     except GivenUp:
         console.status("")
         console.note("interrupted; nothing was changed.")
@@ -56,7 +58,7 @@ def tune(name: str | None, settings: Settings, console: Console, *, is_reset: bo
     found = tuning_of(outcomes, is_disturbed=share is not None and share > _BUSY_SHARE)
     if not settings.is_private:
         tuning.keep(installed.path, found, settings)
-    _tell(installed, outcomes, found, share, console, is_json=is_json, is_kept=not settings.is_private)
+    _tell(installed, outcomes, found, own, share, console, is_json=is_json, is_kept=not settings.is_private)
     return ExitCode.DONE
 
 
@@ -74,6 +76,7 @@ def _tell(
     installed: Installed,
     outcomes: Sequence[TuneOutcome],
     found: Tuning,
+    own: OwnBuild,
     share: float | None,
     console: Console,
     *,
@@ -87,7 +90,8 @@ def _tell(
                 "model": installed.key,
                 "tuning": asdict(found),
                 "measured": told,
-                "library": native.library().as_json(),
+                "library": own.used.as_json(),
+                "own_build": {"gain": own.gain and asdict(own.gain), "missing": own.missing},
                 "others_share": share,
                 "is_kept": is_kept,
             }
@@ -95,6 +99,7 @@ def _tell(
     else:
         for outcome in outcomes:
             console.labelled(f"{outcome.name:<18}", _in_words(outcome))
+        console.labelled(f"{'own build':<18}", own.in_words())
         kept = "kept for this model on this device; slm tune --reset forgets it" if is_kept else "not kept (--private)"
         console.print(f"\n{found.in_words() or 'the usual settings are the fastest'}: {kept}")
     if found.is_disturbed:

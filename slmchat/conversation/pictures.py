@@ -88,12 +88,22 @@ class Picture:
 
     def small_png(self, width: int, height: int) -> bytes:
         """A PNG that fits into this box, for a preview."""
-        image = self.image()
-        small = _pillow().frombytes("RGB", (image.width, image.height), image.rgb)
-        small.thumbnail((width, height))
         out = io.BytesIO()
-        small.save(out, "PNG")
+        self._small(width, height).save(out, "PNG")
         return out.getvalue()
+
+    def small_indexed(self, width: int, height: int, colours: int) -> tuple[int, list[tuple[int, int, int]], bytes]:
+        """The same in few colours: its width, the palette, and the place in the palette of each pixel."""
+        small = self._small(width, height).quantize(colours)
+        flat = small.getpalette() or []
+        palette = [(flat[place], flat[place + 1], flat[place + 2]) for place in range(0, len(flat), 3)]
+        return small.width, palette, small.tobytes()
+
+    def _small(self, width: int, height: int) -> "Decoded":
+        image = self.image()
+        small: Decoded = _pillow().frombytes("RGB", (image.width, image.height), image.rgb)
+        small.thumbnail((width, height))
+        return small
 
     def describe(self) -> str:
         """Name and size for people: `cat.png, 640 × 480 pixels`."""

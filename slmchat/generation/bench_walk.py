@@ -18,6 +18,9 @@ from slmchat.lazy_dataclasses import dataclass
 PROMPT_TOKENS = 256  # a message with a pasted paragraph; llama.cpp's own programs evaluate up to 512 at once
 GENERATION_TOKENS = 64
 
+# Depths of a plot: its line is seen, and a measurement does not take longer than a coffee.
+_PLOT_DEPTHS = 7
+
 # A model that ends its turn early is asked again, at most this often, until enough tokens are there.
 _TRIES = 4
 
@@ -94,6 +97,15 @@ def plan(n_ctx: int, asked: Sequence[int]) -> Steps:
         )
     usual = (0, *(512 * 4**power for power in range(8)))
     return Steps(tuple(sorted(set(asked)) or [depth for depth in usual if depth <= room]), n_prompt, n_generation)
+
+
+def evenly(n_ctx: int) -> list[int]:
+    """Depths for a plot: from 0 to the end of the window, as many as there are places between two messages."""
+    steps = plan(n_ctx, [])
+    each = 2 * (steps.n_prompt + steps.n_generation)
+    last = n_ctx - steps.n_prompt - steps.n_generation
+    n_parts = max(1, min(_PLOT_DEPTHS - 1, last // each))
+    return [last * number // n_parts for number in range(n_parts + 1)]
 
 
 def walk(session: Session, engine: Engine, steps: Steps, sampler: SamplerSettings, follow: Follow) -> Iterator[Stop]:

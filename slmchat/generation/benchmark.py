@@ -75,16 +75,24 @@ class Bench:
 
 
 def prepared(
-    installed: Installed, options: GenerationOptions, settings: Settings, depths: Sequence[int], repeat: int
+    installed: Installed,
+    options: GenerationOptions,
+    settings: Settings,
+    depths: Sequence[int],
+    repeat: int,
+    *,
+    is_plotted: bool = False,
 ) -> Bench:
-    """A measurement at these depths (none: the usual ones), `repeat` times. Raises `SlmError` (USAGE)."""
+    """A measurement at these depths (none: the usual ones, or as many as a plot needs), `repeat` times.
+
+    Raises `SlmError` (USAGE)."""
     n_ctx = options.ctx or settings.n_ctx or min(_N_CTX, installed.context_length or _N_CTX)
     return Bench(
         installed=installed,
         options=options,
         settings=settings,
         n_ctx=n_ctx,
-        steps=bench_walk.plan(n_ctx, depths),
+        steps=bench_walk.plan(n_ctx, depths or (bench_walk.evenly(n_ctx) if is_plotted else ())),
         sampler=params.sampler_settings(installed, settings, options).with_values({"seed": 1}),
         repeat=repeat,
     )

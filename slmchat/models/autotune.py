@@ -27,6 +27,8 @@ from slmchat.engine.requests import Part, Prompt, SessionSettings
 from slmchat.engine.throughput import Workload, WorkloadTimes
 from slmchat.errors import SlmError
 from slmchat.lazy_dataclasses import dataclass
+from slmchat.models import own_build
+from slmchat.models.own_build import OwnBuild
 from slmchat.models.session_settings import session_settings
 from slmchat.models.tuning import Tuning
 from slmchat.options import GenerationOptions
@@ -131,6 +133,19 @@ def measure_groups(
             outcome = compare(group, usual, measure, _agreement(engine, usual))
             usual = replace(usual, **outcome.chosen)
             yield outcome
+
+
+def measure_own_build(
+    engine: LlamaEngine, installed: Installed, settings: Settings, reporter: Reporter, cancellable: CancelScope
+) -> OwnBuild:
+    """What a build of one's own gains with this model. Raises `Cancelled`."""
+    usual = session_settings(GenerationOptions(), settings, _DEPTH)
+    work = Workload(_DEPTH // 2, _GENERATION_LIMITS[1] // 2)
+    reporter.status("the libraries")
+    is_cancelled = CancelFlag()
+    with cancellable(is_cancelled):
+        threads = (usual.threads, usual.threads_batch)
+        return own_build.look(installed.path, threads, _tokens(engine), work, is_cancelled)
 
 
 def _tokens(engine: LlamaEngine) -> list[int]:

@@ -1,12 +1,12 @@
-"""A small picture in a terminal that can draw one: the protocols of Kitty and iTerm2.
+"""A small picture in a terminal that can draw one: the protocols of Kitty and iTerm2, and Sixel.
 
 Knows: which terminals draw, told from the environment alone (a question to the terminal may never be answered, and its
-answer would stand among what the user types), and the two ways of writing pixels.
-Refuses to know: decoding and scaling (conversation/pictures.py); it gets a finished PNG.
+answer would stand among what the user types), and the three ways of writing pixels.
+Refuses to know: decoding and scaling (conversation/pictures.py); it gets a finished PNG, or pixels of few colours.
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
 from slmchat.terminal.screen import ControlSequences
@@ -14,6 +14,8 @@ from slmchat.terminal.screen import ControlSequences
 # Text rows that a preview takes, and the pixels that are enough for them.
 ROWS = 8
 SIZE = (320, 160)
+# Colours of a Sixel picture: VT340s had 16, every terminal that draws today has 256.
+COLOURS = 64
 
 # Kitty takes at most this much base64 in one sequence (sw.kovidgoyal.net/kitty/graphics-protocol, "m=1").
 _KITTY_CHUNK = 4096
@@ -24,6 +26,7 @@ class Drawing(Enum):
 
     KITTY = "kitty"
     ITERM2 = "iterm2"
+    SIXEL = "sixel"
 
 
 def drawing_of(environ: Mapping[str, str]) -> Drawing | None:
@@ -35,6 +38,8 @@ def drawing_of(environ: Mapping[str, str]) -> Drawing | None:
         return Drawing.KITTY
     if program in ("iTerm.app", "WezTerm", "mintty") or environ.get("LC_TERMINAL") == "iTerm2":
         return Drawing.ITERM2
+    if term.startswith(("foot", "mlterm", "contour")):
+        return Drawing.SIXEL
     return None
 
 
@@ -53,3 +58,33 @@ def iterm2(png: bytes) -> ControlSequences:
     """The picture as iTerm2 takes files (iterm2.com/documentation-images.html)."""
     data = base64.standard_b64encode(png).decode()
     return ControlSequences(f"\x1b]1337;File=inline=1;size={len(png)};height={ROWS};preserveAspectRatio=1:{data}\x07\n")
+
+
+def sixel(width: int, palette: Sequence[tuple[int, int, int]], pixels: bytes) -> ControlSequences:
+    """The picture in bands of six rows (VT330/VT340 manual, chapter 14); `pixels` are places in the palette."""
+    height = len(pixels) // width
+    parts = [f'\x1bPq"1;1;{width};{height}']
+    for number, colour in enumerate(palette):
+        red, green, blue = (round(100 * value / 255) for value in colour)
+        parts.append(f"#{number};2;{red};{green};{blue}")
+    for top in range(0, height, 6):
+        rows = [pixels[row * width : (row + 1) * width] for row in range(top, min(top + 6, height))]
+        bands = (_band(number, rows) for number in sorted(set().union(*rows)))
+        parts.append("$".join(bands) + "-")
+    return ControlSequences("".join(parts) + "\x1b\\\n")
+
+
+def _band(colour: int, rows: Sequence[bytes]) -> str:
+    columns = (sum((pixel == colour) << row for row, pixel in enumerate(column)) for column in zip(*rows, strict=True))
+    return f"#{colour}{''.join(_packed(columns))}"
+
+
+def _packed(columns: Iterable[int]) -> Iterable[str]:
+    """One letter for each column, runs as `!N` and the letter."""
+    letter, count = "", 0
+    for value in (*columns, -1):
+        now = chr(63 + value) if value >= 0 else ""
+        if now != letter:
+            yield f"!{count}{letter}" if count > 3 else letter * count
+            letter, count = now, 0
+        count += 1

@@ -152,3 +152,5 @@ def draw(picture: Picture, console: Console) -> None:
         console.draw(preview.kitty(picture.small_png(*preview.SIZE)))
     elif drawing is preview.Drawing.ITERM2:
         console.draw(preview.iterm2(picture.small_png(*preview.SIZE)))
+    elif drawing is preview.Drawing.SIXEL:
+        console.draw(preview.sixel(*picture.small_indexed(*preview.SIZE, preview.COLOURS)))
