@@ -31,7 +31,7 @@ DISCHARGING = {
 def _meter(root: Path, *trees: dict[str, str]) -> EnergyMeter:
     for tree in trees:
         plant(root, tree)
-    return energy_meter(root)
+    return energy_meter(root, "linux")
 
 
 def test_a_package_counts_in_microjoules(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_counters_for_root_alone_are_no_figure_and_say_so(tmp_path: Path, monkey
     (tmp_path / RAPL / "energy_uj").chmod(0)
     monkeypatch.setattr(energy.os, "access", lambda *_: False)  # as for a user; these tests may run as root
     monkeypatch.setattr(energy, "number_of", lambda file: None if file.name == "energy_uj" else 1)
-    meter = energy_meter(tmp_path)
+    meter = energy_meter(tmp_path, "linux")
     assert meter.why_not is not None and "only root may read the processor's counters" in meter.why_not
     assert meter.read() == 0 and not meter.is_enough(0)
 
@@ -131,3 +131,27 @@ def test_a_device_that_tells_nothing(tmp_path: Path) -> None:
     meter = _meter(tmp_path)
     assert meter.why_not is not None and "has no counter of a processor" in meter.why_not
     assert meter.read() == 0
+
+
+def test_macos_tells_nanojoules_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = iter([1_000_000_000, 4_500_000_000, 4_500_000_000])
+    monkeypatch.setattr(energy, "_energy_nj", lambda: next(told))
+    meter = energy_meter(platform="darwin")
+    assert meter.read() == pytest.approx(3.5)
+    assert meter.is_enough(3.5) and not meter.is_enough(0.0)
+    assert meter.read() == pytest.approx(3.5)
+    assert "macOS estimates" in meter.covers
+
+
+def test_the_number_of_macos_stands_behind_a_uuid_and_forty_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """struct rusage_info_v6 of <sys/resource.h>, filled in by a planted function."""
+    import ctypes
+
+    class Library:
+        def proc_pid_rusage(self, pid: int, flavor: int, buffer: object) -> int:
+            numbers = (ctypes.c_uint64 * 56).from_buffer(buffer._obj, 16)  # type: ignore[attr-defined]
+            numbers[40] = 77 if flavor == 6 else 0
+            return 0
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: Library())
+    assert energy._energy_nj() == 77
