@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from ask_refusals import GOAL_WRONG, Found, found_of, groups, held_out, told
 
 from slmchat.engine import llama
-from slmchat.engine.api import Choices, Request, SessionSettings
+from slmchat.engine.requests import Choices, Request, SessionSettings
 from slmchat.generation.prompt import layout
 from slmchat.retrieval import prompts, thresholds
 

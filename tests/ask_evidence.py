@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from ask_refusals import Found, found_of, groups, held_out, regression, told
 
 from slmchat.engine import llama
-from slmchat.engine.api import Choices, Part, Prompt, Request, SessionSettings
 from slmchat.engine.quotations import QuotablePassages
+from slmchat.engine.requests import Choices, Part, Prompt, Request, SessionSettings
 from slmchat.retrieval.nearest import is_heading, nearness
 from slmchat.retrieval.vectors import context
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fake_engine import FakeEngine
 
-from slmchat.engine.api import Limits, SessionSettings
+from slmchat.engine.requests import Limits, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode
 from slmchat.generation.batch.answers import Answers, Completions

@@ -120,7 +120,11 @@ def main() -> int:
     parser.add_argument("--vocabulary", type=Path, help="a file with the tokens and the template, to make the model")
     parser.add_argument("--lengths", type=Path, default=LENGTHS, help="by task and id of an item")
     parser.add_argument(
-        "--brief", action="store_const", dest="lengths", const=BRIEF, help="the lengths of a larger model, which answers briefly"
+        "--brief",
+        action="store_const",
+        dest="lengths",
+        const=BRIEF,
+        help="the lengths of a larger model, which answers briefly",
     )
     parser.add_argument("--as-it-is", action="store_true", help="answers end where the model ends them")
     given, others = parser.parse_known_args()

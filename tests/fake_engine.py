@@ -6,21 +6,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from slmchat.engine.api import (
-    Adapter,
+from slmchat.engine.api import ModelInfo
+from slmchat.engine.requests import Adapter, Limits, Part, Prompt, Request, SessionSettings
+from slmchat.engine.results import (
     Chunk,
     Event,
     Finish,
     FinishReason,
-    Limits,
-    ModelInfo,
-    Part,
     Prefill,
-    Prompt,
-    Request,
     Result,
     Score,
-    SessionSettings,
     Timings,
     TokenLogprob,
     Usage,

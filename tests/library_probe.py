@@ -16,18 +16,9 @@ from test_vision import asked, image, loaded
 
 from slmchat.catalog import lora
 from slmchat.engine import devices, llama, native
-from slmchat.engine.api import (
-    Adapter,
-    Chunk,
-    Constraint,
-    ConstraintKind,
-    Finish,
-    Limits,
-    Part,
-    Prompt,
-    SessionSettings,
-)
 from slmchat.engine.kvstore import KvStore
+from slmchat.engine.requests import Adapter, Constraint, ConstraintKind, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.results import Chunk, Finish
 from slmchat.engine.sampler import SamplerSettings
 
 TEXT = "the people said that they will come and see what is there, and how many of them know the way " * 4

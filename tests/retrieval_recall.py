@@ -19,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ask_samples import Question, folded, questions, write_documents
 
-from slmchat.engine.api import Embedder, Embedding, TextOrTokens
+from slmchat.engine.api import Embedder
+from slmchat.engine.requests import TextOrTokens
+from slmchat.engine.results import Embedding
 from slmchat.errors import SlmError
 from slmchat.reporting import LogReporter
 from slmchat.retrieval.chunks import DocumentChunk
@@ -55,7 +57,7 @@ def all_minilm(directory: Path, model: Path | None = None) -> Vectors:
     from conftest import _cache
 
     from slmchat.engine import llama
-    from slmchat.engine.api import SessionSettings
+    from slmchat.engine.requests import SessionSettings
 
     path = model or minilm.write_gguf(minilm.fetch(_cache()), directory / "all-minilm.gguf")
     settings = SessionSettings(n_ctx=512, threads=1, threads_batch=1)  # two wait for each other on a busy machine

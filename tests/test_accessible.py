@@ -12,7 +12,7 @@ import pytest
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from terminal import Terminal
 
-from slmchat.engine.api import Prefill
+from slmchat.engine.results import Prefill
 from slmchat.terminal.answer_progress import AnswerProgress
 from slmchat.terminal.answer_screen import AnswerScreen
 from slmchat.terminal.console import Console

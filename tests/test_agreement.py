@@ -14,9 +14,9 @@ from conftest import run_slm
 from gguf_samples import WORDS, write_tiny_llama
 
 from slmchat.engine import llama, native
-from slmchat.engine.api import SessionSettings
 from slmchat.engine.library import LibraryKind
 from slmchat.engine.probabilities import kl_divergence
+from slmchat.engine.requests import SessionSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation.agreement import WINDOW, measure_agreement, windows_of
 from slmchat.evaluation.statistics import mean_interval

@@ -15,7 +15,7 @@ from conftest import run_slm
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from terminal import Terminal
 
-from slmchat.engine.api import Prefill
+from slmchat.engine.results import Prefill
 from slmchat.terminal.answer_progress import AnswerProgress
 from slmchat.terminal.typed_ahead import PASTE_BEGINS, PASTE_ENDS, TypedAhead
 

@@ -15,8 +15,9 @@ from slmchat import settings as settings_module
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.commands.sources import source_lines
 from slmchat.conversation.messages import Message, Role
-from slmchat.engine.api import ConstraintKind, FinishReason, TokenLogprob
 from slmchat.engine.quotations import QuotationRules
+from slmchat.engine.requests import ConstraintKind
+from slmchat.engine.results import FinishReason, TokenLogprob
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.generator import Generator
 from slmchat.generation.priors import Priors

@@ -8,8 +8,8 @@ import pytest
 from gguf_samples import write_tiny_llama
 
 from slmchat.engine import attention_trial, llama, native, verdicts
-from slmchat.engine.api import SessionSettings
 from slmchat.engine.llama import LlamaEngine
+from slmchat.engine.requests import SessionSettings
 from slmchat.errors import ExitCode, SlmError
 
 SETTINGS = SessionSettings(512, 1, 1)

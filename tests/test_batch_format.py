@@ -14,18 +14,9 @@ from fake_engine import FakeEngine
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
 from slmchat.engine import llama
-from slmchat.engine.api import (
-    Constraint,
-    ConstraintKind,
-    FinishReason,
-    Limits,
-    Part,
-    Prompt,
-    Request,
-    Result,
-    SessionSettings,
-)
 from slmchat.engine.gbnf import to_gbnf
+from slmchat.engine.requests import Constraint, ConstraintKind, Limits, Part, Prompt, Request, SessionSettings
+from slmchat.engine.results import FinishReason, Result
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured

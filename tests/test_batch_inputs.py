@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from slmchat.conversation.messages import Message
-from slmchat.engine.api import Part, Prompt
+from slmchat.engine.requests import Part, Prompt
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch import rows as batch_inputs
 from slmchat.generation.batch.lines import read_lines

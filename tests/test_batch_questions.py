@@ -11,7 +11,7 @@ from fake_engine import FakeEngine, Ready
 
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.cli import run_cli
-from slmchat.engine.api import Score
+from slmchat.engine.results import Score
 from slmchat.errors import ExitCode
 from slmchat.models import loader, resolve, sandbox
 from slmchat.terminal.console import Console

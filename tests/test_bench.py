@@ -16,7 +16,9 @@ from slmchat import settings
 from slmchat.catalog.library import from_path
 from slmchat.commands import bench
 from slmchat.engine import arithmetic_limit
-from slmchat.engine.api import Finish, FinishReason, Limits, Prompt, Session, SessionSettings
+from slmchat.engine.api import Session
+from slmchat.engine.requests import Limits, Prompt, SessionSettings
+from slmchat.engine.results import Finish, FinishReason
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import bench_report, bench_walk, benchmark

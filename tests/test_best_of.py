@@ -19,7 +19,8 @@ import slmchat
 from slmchat.api.model import Model
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.cli import run_cli
-from slmchat.engine.api import FinishReason, Limits
+from slmchat.engine.requests import Limits
+from slmchat.engine.results import FinishReason
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured

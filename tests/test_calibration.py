@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_batch_questions import ASKED, Batch, batch
 
-from slmchat.engine.api import Score
+from slmchat.engine.results import Score
 from slmchat.errors import ExitCode
 from slmchat.generation.calibration import Labelled, calibrated, calibration_error, fitted_temperature, scaled
 

@@ -14,7 +14,8 @@ from slmchat.commands.repl import chat_documents
 from slmchat.commands.repl.app import ChatApp
 from slmchat.commands.repl.documents import HOOKS, complete
 from slmchat.commands.repl.slash_commands import COMMANDS
-from slmchat.engine.api import Embedding, TextOrTokens
+from slmchat.engine.requests import TextOrTokens
+from slmchat.engine.results import Embedding
 from slmchat.errors import SlmError
 from slmchat.models import loader, resolve
 from slmchat.models.backend import LocalBackend

@@ -24,9 +24,10 @@ from gguf_samples import (
 
 from slmchat.commands.structured_options import choices_in, classification_task_of
 from slmchat.engine import llama
-from slmchat.engine.api import Choices, Part, Prompt, Request, Result, Score, SessionSettings
 from slmchat.engine.context import Context
 from slmchat.engine.probabilities import LogProbabilities
+from slmchat.engine.requests import Choices, Part, Prompt, Request, SessionSettings
+from slmchat.engine.results import Result, Score
 from slmchat.engine.sequences import Sequences, TokenSpan
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.answers import ChosenTexts, EmptyPrompts

@@ -6,21 +6,10 @@ import pytest
 from fake_engine import FakeEngine, FakeSession
 
 from slmchat.engine import crash_guard, crash_markers
-from slmchat.engine.api import (
-    Embedder,
-    Engine,
-    Image,
-    Limits,
-    Part,
-    Pool,
-    Prompt,
-    Result,
-    Session,
-    SessionSettings,
-    StreamPool,
-    TextLogits,
-)
+from slmchat.engine.api import Embedder, Engine, Pool, Session, StreamPool, TextLogits
 from slmchat.engine.crash_guard import CrashGuard, Ended
+from slmchat.engine.requests import Image, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.results import Result
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 

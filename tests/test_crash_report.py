@@ -15,7 +15,8 @@ from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from gguf_surgery import with_keys
 from terminal import Terminal
 
-from slmchat.engine import crash_report
+from slmchat.engine import crash_report, native_calls
+from slmchat.engine.native_calls import NativeCall
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's signals")
 
@@ -48,28 +49,28 @@ def _is_one_sentence(said: str) -> bool:
 
 def test_a_failed_check_blames_the_file_until_something_was_computed_with_it() -> None:
     file = Path("/models/m.gguf")
-    work = crash_report.NativeCall("computing with {}", file, is_computing=True)
+    work = NativeCall("computing with {}", file, is_computing=True)
     first = crash_report._explained("a check of its own failed", "GGML_ASSERT(x) failed, ops.cpp:1", work)
     assert first.exit_code == 6
     assert "cannot use m.gguf" in first.message
-    crash_report._proven.add(file)
+    native_calls._proven.add(file)
     try:
         later = crash_report._explained("a check of its own failed", "GGML_ASSERT(x) failed, ops.cpp:1", work)
     finally:
-        crash_report._proven.discard(file)
+        native_calls._proven.discard(file)
     assert later.exit_code == 1
     assert "computing with m.gguf" in later.message
 
 
 def test_a_model_of_slms_own_is_not_blamed() -> None:
     """As when the speed of the device is measured: nobody can do anything about that file."""
-    inner = crash_report.NativeCall("loading {}", Path("/tmp/zeros.gguf"))
-    with crash_report.own_errand("measuring the speed of this device"):
-        crash_report._running.append(inner)
+    inner = NativeCall("loading {}", Path("/tmp/zeros.gguf"))
+    with native_calls.own_errand("measuring the speed of this device"):
+        native_calls._running.append(inner)
         try:
-            error = crash_report._explained("a check of its own failed", "", crash_report._now())
+            error = crash_report._explained("a check of its own failed", "", native_calls.now())
         finally:
-            crash_report._running.remove(inner)
+            native_calls._running.remove(inner)
     assert error.exit_code == 1
     assert "while measuring the speed of this device" in error.message
     assert "zeros" not in error.message
@@ -114,7 +115,7 @@ from pathlib import Path
 from slmchat.commands import process_end
 process_end.take_over()
 from slmchat.engine import llama, native
-from slmchat.engine.api import Limits, Part, Prompt, SessionSettings
+from slmchat.engine.requests import Limits, Part, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import SlmError
 native.bindings()

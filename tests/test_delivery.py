@@ -22,7 +22,7 @@ from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
 from slmchat.commands.output import OutputWriter
 from slmchat.conversation.code_blocks import code_blocks
-from slmchat.engine.api import FinishReason, Timings, Usage
+from slmchat.engine.results import FinishReason, Timings, Usage
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.response import Completion
 from slmchat.options import OutputOptions

@@ -21,8 +21,8 @@ from conftest import Outcome, call_slm
 
 from slmchat import settings
 from slmchat.commands import docs
-from slmchat.engine.api import Embedding
 from slmchat.engine.cancellable import CancelFlag
+from slmchat.engine.results import Embedding
 from slmchat.errors import ExitCode, SlmError
 from slmchat.reporting import LogReporter
 from slmchat.retrieval import file_tree, words

@@ -19,9 +19,10 @@ from gguf_thinking import PLAIN, THINKS, write_planted
 import slmchat
 from slmchat import endpoints
 from slmchat.engine import llama
-from slmchat.engine.api import Embedding, SessionSettings
 from slmchat.engine.remote import engine as remote_engine
 from slmchat.engine.remote.route import route_to
+from slmchat.engine.requests import SessionSettings
+from slmchat.engine.results import Embedding
 from slmchat.errors import ExitCode, SlmError
 
 SETTINGS = SessionSettings(n_ctx=512, threads=1, threads_batch=1)
@@ -232,12 +233,15 @@ def test_a_text_does_not_wait_for_the_next(tmp_path: Path, home: Path) -> None:
         assert running.wait(timeout=300) == 0
 
 
+@pytest.mark.real
 def test_what_the_texts_raise_is_raised(tmp_path: Path) -> None:
-    from slmchat.engine.embedding import _Ahead
+    plain = write_planted(tmp_path / "plain.gguf", THINKS, PLAIN)
+    engine = llama.load(with_keys(plain, tmp_path / "embeds.gguf", {"llama.pooling_type": 3}))
 
     def texts() -> Iterator[str]:
-        yield "a"
+        yield "water"
         raise SlmError("no more.", exit_code=ExitCode.STORAGE)
 
     with pytest.raises(SlmError, match="no more"):
-        list(iter(_Ahead(texts()).take, []))
+        list(engine.embedder(SETTINGS).run(texts()))
+    engine.close()

@@ -10,7 +10,8 @@ from gguf_samples import PHI3_TEMPLATE, write_tiny_llama, write_tiny_phi3
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import ChatTemplate
 from slmchat.engine import llama, native
-from slmchat.engine.api import Chunk, Event, Finish, FinishReason, Limits, Part, Prefill, Prompt, SessionSettings
+from slmchat.engine.requests import Limits, Part, Prompt, SessionSettings
+from slmchat.engine.results import Chunk, Event, Finish, FinishReason, Prefill
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.session import LlamaSession
 from slmchat.errors import ExitCode, SlmError

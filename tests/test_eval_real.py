@@ -19,7 +19,7 @@ from hub_server import HubServer
 from terminal import Terminal
 
 from slmchat.engine import llama
-from slmchat.engine.api import Choices, Limits, Part, Prompt, Request, SessionSettings
+from slmchat.engine.requests import Choices, Limits, Part, Prompt, Request, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.evaluation import task_catalog
 from slmchat.evaluation.method import EvalMethod

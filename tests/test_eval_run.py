@@ -21,7 +21,8 @@ from slmchat.catalog.library import from_path
 from slmchat.catalog.records import BASE_TAG
 from slmchat.commands import eval_report
 from slmchat.commands.eval import eval_models
-from slmchat.engine.api import Request, Result, Score, SessionSettings
+from slmchat.engine.requests import Request, SessionSettings
+from slmchat.engine.results import Result, Score
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation import grading, task_catalog
 from slmchat.evaluation.method import EvalMethod

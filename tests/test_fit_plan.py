@@ -12,7 +12,7 @@ from slmchat.fit.memory import MIB, Load, memory
 from slmchat.fit.plan import FitVerdict, Room, choose_ctx, choose_gpu_layers, largest_ctx, plan
 from slmchat.fit.shape import ModelShape, shape_of
 from slmchat.fit.speed import Rate, Throughput, in_words, solved, throughput_of
-from slmchat.models.device_fit import LoadPlan
+from slmchat.models.load_plan import LoadPlan
 
 GIB = 1 << 30
 
@@ -232,14 +232,14 @@ TIMINGS = {
 
 class TestMeasuredPace:
     def test_all_of_it(self) -> None:
-        found = throughput_of(TIMINGS, 2)
+        found = throughput_of(TIMINGS)
         assert found is not None and not found.is_rough
         assert found.layer_seconds == pytest.approx(1e-4)
         rate = found.rates["Q8_0"]
         assert LONG[0] / rate.bytes_per_second + LONG[1] * rate.row_seconds == pytest.approx(0.01)
 
     def test_the_beginning_is_enough_to_choose_by_and_tells_no_number(self) -> None:
-        found = throughput_of({"Q4_K long": LONG}, 2)
+        found = throughput_of({"Q4_K long": LONG})
         assert found is not None and found.is_rough
         assert found.rates["Q5_0"].bytes_per_second == pytest.approx(100e6 / 0.0104)
         model = guessed_shape(
@@ -254,7 +254,7 @@ class TestMeasuredPace:
 
     def test_every_measurement_counts(self) -> None:
         for missing in TIMINGS:
-            found = throughput_of({name: each for name, each in TIMINGS.items() if name != missing}, 2)
+            found = throughput_of({name: each for name, each in TIMINGS.items() if name != missing})
             assert found is not None and found.is_rough, missing
-        assert throughput_of({"layer": TIMINGS["layer"]}, 2) is None
-        assert throughput_of({}, 2) is None
+        assert throughput_of({"layer": TIMINGS["layer"]}) is None
+        assert throughput_of({}) is None

@@ -14,7 +14,7 @@ from slmchat.engine import crash_guard, devices, llama, native
 from slmchat.engine.devices import ComputeDevice
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.shape import shape_of
-from slmchat.models import device_fit, loader
+from slmchat.models import load_plan, loader
 from slmchat.options import GenerationOptions
 from slmchat.settings import load
 
@@ -104,10 +104,10 @@ def test_a_refusal_because_of_the_gpu_names_its_memory(gpus: None, model: Path, 
     settings = load({"SLM_HOME": str(tmp_path)})
     shape = shape_of([read_header(model)])
     asked = {"model": model, "n_ctx": 256, "kv_type": None, "gpu_layers": 3, "device": "CUDA1"}
-    found = device_fit.plan_load(shape, settings, **asked)
+    found = load_plan.plan_load(shape, settings, **asked)
     assert found.gpu_layers == 3
     small = replace(found, available_memory=replace(found.available_memory, gpu=1000))
-    error = device_fit.refusal("tiny", small)
+    error = load_plan.refusal("tiny", small)
     assert error.exit_code is ExitCode.NO_FIT
     assert "of the GPU's memory for 3 layers, and 1.0 kB are free there" in str(error)
     assert "--gpu-layers auto" in str(error.hint)

@@ -1,8 +1,5 @@
 """What is in use of the device: the peak of this process, and what other programs take."""
 
-from types import SimpleNamespace
-
-import psutil
 import pytest
 
 from slmchat.hardware import usage
@@ -27,20 +24,6 @@ def test_what_others_take_is_the_busy_time_less_the_own(monkeypatch: pytest.Monk
     assert OthersWatch().share() == pytest.approx((18 - 8) / 40)
 
 
-def test_an_idle_processor_and_one_that_waits_for_a_disk_are_not_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    def times(**more: float) -> SimpleNamespace:
-        return SimpleNamespace(**{"user": 1.0, "system": 1.0, "idle": 50.0, "iowait": 7.0, "guest": 0.5, **more})
-
-    monkeypatch.setattr(psutil, "cpu_times", times)
-    assert usage._counted() is not None
-    assert usage._counted()[1] == 2.0  # type: ignore[index]
-    monkeypatch.setattr(psutil, "cpu_times", lambda: times(steal=3.0))
-    assert usage._counted()[1] == 5.0  # type: ignore[index]
-
-
 def test_a_system_that_hides_it_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
-        raise PermissionError("/proc/stat")
-
-    monkeypatch.setattr(psutil, "cpu_times", refuse)
+    monkeypatch.setattr(usage.load, "busy_seconds", lambda _cpus: None)
     assert OthersWatch().share() is None

@@ -25,7 +25,9 @@ from gguf_samples import GEMMA_INFILL, QWEN_INFILL, write_tiny_llama
 from slmchat.commands.infill_target import place_of, read_target
 from slmchat.conversation.infill import Gap, SourceFile, fit, lay_out, left_out
 from slmchat.engine import llama
-from slmchat.engine.api import Finish, InfillTokens, Limits, SessionSettings
+from slmchat.engine.api import InfillTokens
+from slmchat.engine.requests import Limits, SessionSettings
+from slmchat.engine.results import Finish
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.private_files import replace_content

@@ -16,7 +16,7 @@ from slmchat.conversation.attachments import Attachment, compose
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import ChatTemplate
 from slmchat.engine import llama
-from slmchat.engine.api import Part, Prompt
+from slmchat.engine.requests import Part, Prompt
 
 LLAMA3 = (
     "{% set loop_messages = messages %}{% for message in loop_messages %}"

@@ -16,13 +16,13 @@ from slmchat import settings as settings_module
 from slmchat.catalog import registry
 from slmchat.catalog.gguf import read_header
 from slmchat.engine import llama
-from slmchat.engine.api import Part, Prompt, SessionSettings
 from slmchat.engine.context import Context
+from slmchat.engine.requests import Part, Prompt, SessionSettings
 from slmchat.fit import memory as fit_memory
 from slmchat.fit.memory import MIB, Load, memory
 from slmchat.fit.plan import FitVerdict, Room, choose_ctx, plan
 from slmchat.fit.shape import ModelShape, shape_of
-from slmchat.models import device_fit
+from slmchat.models import device_fit, load_plan
 
 GIB = 1 << 30
 PROMPT = Prompt((Part("the people said that it was not the first time"),))
@@ -106,7 +106,7 @@ class TestOutlook:
         for available, is_lazy in ((64 * GIB, False), (memory(shape, Load(512)).needed, True)):
             monkeypatch.setattr(device_fit, "available_memory", lambda device, free=available: _room(free))
             settings = settings_module.Settings(paths=paths)
-            found = device_fit.plan_load(shape, settings, model=model, n_ctx=512, kv_type=None, gpu_layers=None)
+            found = load_plan.plan_load(shape, settings, model=model, n_ctx=512, kv_type=None, gpu_layers=None)
             assert found.load.is_lazy is is_lazy
 
 
@@ -121,7 +121,7 @@ class TestBeside:
 
         def needed(**given: Any) -> int:
             nothing: dict[str, Any] = {"adapters": (), "projector": None, "draft": None, "n_ctx": 256}
-            return device_fit.needed_beside(made, **{**nothing, **given})
+            return load_plan.needed_beside(made, **{**nothing, **given})
 
         assert needed() == 0
         assert needed(adapters=(adapter, adapter), projector=adapter) == 3000
@@ -138,14 +138,14 @@ class TestBeside:
         needed = memory(shape, device_fit.load(made, 256)).needed
         monkeypatch.setattr(device_fit, "available_memory", lambda device: Room(2 * needed, 64 * GIB))
 
-        def planned(beside: int) -> device_fit.LoadPlan:
+        def planned(beside: int) -> load_plan.LoadPlan:
             given = {"model": model, "n_ctx": 256, "kv_type": None, "gpu_layers": None}
-            return device_fit.plan_load(shape, made, **given, beside=beside)  # type: ignore[arg-type]
+            return load_plan.plan_load(shape, made, **given, beside=beside)  # type: ignore[arg-type]
 
         assert planned(0).verdict is not FitVerdict.NO
         refused = planned(2 * needed)
         assert refused.verdict is FitVerdict.NO
-        assert "for what is loaded with it" in device_fit.refusal("tiny", refused).message
+        assert "for what is loaded with it" in load_plan.refusal("tiny", refused).message
 
 
 def _logits(engine: llama.LlamaEngine) -> list[float]:

@@ -13,7 +13,8 @@ from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 from terminal import Terminal
 
 from slmchat.engine import llama
-from slmchat.engine.api import Chunk, Constraint, ConstraintKind, Finish, Limits, Part, Prompt, Request, SessionSettings
+from slmchat.engine.requests import Constraint, ConstraintKind, Limits, Part, Prompt, Request, SessionSettings
+from slmchat.engine.results import Chunk, Finish
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.terminal.doubt import style_of
 from slmchat.terminal.screen import Screen

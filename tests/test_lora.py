@@ -19,8 +19,9 @@ from slmchat.catalog import adapter_names, lora
 from slmchat.catalog.gguf import read_header
 from slmchat.engine import llama
 from slmchat.engine.adapters import Adapters
-from slmchat.engine.api import Adapter, Chunk, Finish, Limits, Part, Prompt, SessionSettings, Usage
 from slmchat.engine.kvstore import KvStore
+from slmchat.engine.requests import Adapter, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.results import Chunk, Finish, Usage
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.session import LlamaSession
 from slmchat.errors import ExitCode, SlmError

@@ -8,9 +8,10 @@ import pytest
 from gguf_memories import MEMORIES, WINDOW
 
 from slmchat.engine import llama
-from slmchat.engine.api import Event, Finish, FinishReason, Limits, Part, Prompt, SessionSettings
 from slmchat.engine.context import Context
 from slmchat.engine.kvstore import KvStore
+from slmchat.engine.requests import Limits, Part, Prompt, SessionSettings
+from slmchat.engine.results import Event, Finish, FinishReason
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.session import LlamaSession
 from slmchat.errors import ExitCode, SlmError

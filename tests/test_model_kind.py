@@ -405,8 +405,8 @@ def _answered(file: Path, run: Callable[..., object]) -> SlmError:
 def test_a_model_that_computes_no_numbers_answers_nothing(
     value: float, temperature: float, tiny_chat: Path, tmp_path: Path
 ) -> None:
-    from slmchat.engine.api import Limits, Part, Prompt, Request, SessionSettings
     from slmchat.engine.llama import LlamaEngine
+    from slmchat.engine.requests import Limits, Part, Prompt, Request, SessionSettings
     from slmchat.engine.sampler import SamplerSettings
 
     file = with_tensor(tiny_chat, tmp_path / "nan.gguf", "output_norm.weight", value)

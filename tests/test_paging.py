@@ -23,7 +23,7 @@ def _mixture() -> ModelShape:
     expert = Matrix("Q8_0", 512, 512 * 16, 400 * MIB, 50 * MIB, is_output=False)
     other = Matrix("Q8_0", 512, 512, 100 * MIB, 100 * MIB, is_output=False)
     return ModelShape(
-        architecture="llama", context_length=2048, layers=(), matrices=(other, *[expert] * 4), vocabulary=1000, merges=0,
+        context_length=2048, layers=(), matrices=(other, *[expert] * 4), vocabulary=1000, merges=0,
         embedding=512, feed_forward=1024, attention=512, experts=16, experts_used=2, weight_bytes=1700 * MIB,
     )  # fmt: skip
 
@@ -69,7 +69,7 @@ def test_the_speed_that_is_told_counts_the_disk_and_nothing_is_told_without_its_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = ForDevice(settings.load({"SLM_HOME": str(tmp_path)}), Console(environ={}))
-    in_memory = Throughput({kind: Rate(20e9, 0.0) for kind in ("Q8_0", "Q4_K", "Q5_0")}, 1e-5, 2)
+    in_memory = Throughput({kind: Rate(20e9, 0.0) for kind in ("Q8_0", "Q4_K", "Q5_0")}, 1e-5)
     monkeypatch.setattr(ForDevice, "throughput", in_memory)
     monkeypatch.setattr(ForDevice, "available_memory", Room(600 * MIB, 24_000 * MIB))
     monkeypatch.setattr(paging, "seconds_per_piece", lambda *_given: 0.05)

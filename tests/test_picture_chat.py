@@ -20,7 +20,7 @@ from slmchat.conversation.archive import Archive
 from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.conversation.pictures import Picture
 from slmchat.conversation.recorder import ArchiveRecorder
-from slmchat.engine.api import Image
+from slmchat.engine.requests import Image
 from slmchat.errors import ExitCode, SlmError
 
 pytestmark = pytest.mark.real

@@ -15,7 +15,7 @@ from PIL import PngImagePlugin
 
 from slmchat.conversation import pictures
 from slmchat.conversation.pictures import Picture
-from slmchat.engine.api import Image
+from slmchat.engine.requests import Image
 from slmchat.errors import ExitCode, SlmError
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from slmchat import cli
 from slmchat.commands.endings import exit_code
-from slmchat.engine.api import FinishReason, Timings, Usage
+from slmchat.engine.results import FinishReason, Timings, Usage
 from slmchat.errors import ExitCode
 from slmchat.generation import response
 from slmchat.terminal import piped

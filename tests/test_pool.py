@@ -10,22 +10,12 @@ import pytest
 from gguf_samples import WORDS, write_tiny_gemma3, write_tiny_llama, write_tiny_mamba, write_tiny_phi3
 
 from slmchat.engine import llama
-from slmchat.engine.api import (
-    Choices,
-    Chunk,
-    Finish,
-    FinishReason,
-    Limits,
-    Part,
-    Prompt,
-    Request,
-    Result,
-    SessionSettings,
-)
 from slmchat.engine.feed import Feed
 from slmchat.engine.kvstore import KvStore
 from slmchat.engine.parallelism import CellPlan, Growth, plan_cells
 from slmchat.engine.pool import LlamaPool
+from slmchat.engine.requests import Choices, Limits, Part, Prompt, Request, SessionSettings
+from slmchat.engine.results import Chunk, Finish, FinishReason, Result
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 

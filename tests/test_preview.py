@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 
 from slmchat.commands.repl import files
 from slmchat.conversation.pictures import Picture
-from slmchat.engine.api import Image
+from slmchat.engine.requests import Image
 from slmchat.terminal import preview
 from slmchat.terminal.console import Console
 from slmchat.terminal.preview import Drawing

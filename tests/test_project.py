@@ -37,7 +37,7 @@ DOORS = {
     "markdown_it": {"conversation/code_blocks.py"},
     "numpy": {"engine/probabilities.py", "engine/shortlist.py", "retrieval/vectors.py"},
     "jinja2": {
-        "conversation/template.py",
+        "conversation/compiled_template.py",
         "conversation/prompt_template.py",
         *(f"conversation/template_{part}.py" for part in ("sandbox", "metering", "values", "methods", "filters")),
     },

@@ -11,9 +11,9 @@ from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
 from slmchat.conversation import template_budget
 from slmchat.conversation.attachments import Attachment
+from slmchat.conversation.layouts import raw_prompt
 from slmchat.conversation.messages import Message
-from slmchat.conversation.template import raw_prompt
-from slmchat.engine.api import Prompt
+from slmchat.engine.requests import Prompt
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.prompts import PromptMaker
 from slmchat.generation.batch.rows import Row

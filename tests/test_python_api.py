@@ -26,7 +26,7 @@ from gguf_samples import write_tiny_llama
 import slmchat
 from slmchat import Model, SlmError
 from slmchat.catalog.records import Installed, InstalledFile
-from slmchat.engine.api import Event, Prefill, Score
+from slmchat.engine.results import Event, Prefill, Score
 from slmchat.errors import ExitCode
 from slmchat.generation.response import NullHandler, consume_stream
 from slmchat.models import loader, resolve

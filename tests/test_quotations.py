@@ -8,8 +8,10 @@ import pytest
 from gguf_samples import write_tiny_llama
 
 from slmchat.engine import llama
-from slmchat.engine.api import Chunk, Engine, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.api import Engine
 from slmchat.engine.quotations import END, MOST_BYTES, SOFT_BYTES, QuotablePassages, QuotationRules, Quoting
+from slmchat.engine.requests import Limits, Part, Prompt, SessionSettings
+from slmchat.engine.results import Chunk
 from slmchat.engine.sampler import SamplerSettings
 
 BYTES = {bytes([value]): value for value in range(256)}

@@ -23,11 +23,12 @@ from endpoint_server import (
 )
 
 from slmchat import endpoints
-from slmchat.engine.api import Chunk, Event, Finish, FinishReason, Limits, Part, Prefill, Prompt, SessionSettings, Turn
 from slmchat.engine.remote import client as client_module
 from slmchat.engine.remote import engine as engine_module
 from slmchat.engine.remote.events import MOST_OF_A_LINE, EventStream, TooLarge
 from slmchat.engine.remote.route import Route, route_to
+from slmchat.engine.requests import Limits, Part, Prompt, SessionSettings, Turn
+from slmchat.engine.results import Chunk, Event, Finish, FinishReason, Prefill
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError

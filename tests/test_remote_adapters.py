@@ -12,14 +12,14 @@ from endpoint_server import EndpointServer, Handler
 
 from slmchat import endpoints
 from slmchat import settings as settings_module
-from slmchat.engine.api import Limits, Part, Prompt, SessionSettings, Turn
 from slmchat.engine.remote import engine as engine_module
 from slmchat.engine.remote.adapters import RemoteAdapter, joined, named
 from slmchat.engine.remote.route import route_to
+from slmchat.engine.requests import Limits, Part, Prompt, SessionSettings, Turn
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
-from slmchat.models.backend import RemoteBackend, RemoteModel
 from slmchat.models.loader import LoadedBeside
+from slmchat.models.remote_backend import RemoteBackend, RemoteModel
 from slmchat.options import GenerationOptions
 from slmchat.terminal.console import Console
 

@@ -16,12 +16,13 @@ from conftest import Outcome, environment
 from endpoint_server import USAGE, Answer, EndpointServer, Handler, cut, delta, hold, status, stream
 
 from slmchat import endpoints
-from slmchat.engine.api import Constraint, ConstraintKind, Limits, Part, Prompt, Request, Result, SessionSettings, Turn
 from slmchat.engine.remote import client as client_module
 from slmchat.engine.remote import pool as pool_module
 from slmchat.engine.remote.engine import load
 from slmchat.engine.remote.pool import RemotePool
 from slmchat.engine.remote.route import route_to
+from slmchat.engine.requests import Constraint, ConstraintKind, Limits, Part, Prompt, Request, SessionSettings, Turn
+from slmchat.engine.results import Result
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 

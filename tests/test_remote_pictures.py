@@ -13,13 +13,13 @@ from conftest import Outcome
 from endpoint_server import EndpointServer, Handler, status, stream
 
 from slmchat import endpoints
+from slmchat.conversation.layouts import TurnsOnly, raw_prompt
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import Picture, decode
-from slmchat.conversation.template import TurnsOnly, raw_prompt
-from slmchat.engine.api import Image, Limits, Prompt, SessionSettings
 from slmchat.engine.remote import engine as engine_module
 from slmchat.engine.remote.png import data_url
 from slmchat.engine.remote.route import route_to
+from slmchat.engine.requests import Image, Limits, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 

@@ -17,10 +17,11 @@ from conftest import SMOLLM2, Outcome, run_slm
 
 from slmchat import endpoints
 from slmchat.engine import native, verdicts
-from slmchat.engine.api import Finish, FinishReason, Limits, Part, Prompt, SessionSettings, Turn
 from slmchat.engine.library import LibraryKind
 from slmchat.engine.remote.engine import load
 from slmchat.engine.remote.route import route_to
+from slmchat.engine.requests import Limits, Part, Prompt, SessionSettings, Turn
+from slmchat.engine.results import Finish, FinishReason
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import SlmError
 

@@ -10,8 +10,8 @@ from gguf_thinking import PLAIN, SWITCHED, THINKS, write_planted
 from terminal import Terminal
 
 import slmchat
-from slmchat.engine.api import FinishReason
 from slmchat.engine.repetition import LONGEST_PIECE, STRETCH, repeats_itself
+from slmchat.engine.results import FinishReason
 from slmchat.server.records import _REASONS
 
 PIECE = list(range(LONGEST_PIECE))

@@ -312,7 +312,7 @@ class TestModels:
         """The filter sits between every chunk and every stream; the model's text here is what an attacker would say."""
         import io
 
-        from slmchat.engine.api import Chunk, Finish, FinishReason, Timings, Usage
+        from slmchat.engine.results import Chunk, Finish, FinishReason, Timings, Usage
         from slmchat.generation import response
         from slmchat.sanitize import Sanitizer
         from slmchat.terminal.console import Console

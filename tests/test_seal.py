@@ -768,7 +768,8 @@ def test_the_engine_loads_and_answers_sealed(smollm2: Path) -> None:
     from slmchat.privacy.seal import seal
     seal(is_required=True)
     from slmchat.engine import llama
-    from slmchat.engine.api import Chunk, Limits, Part, Prompt, SessionSettings
+    from slmchat.engine.requests import Limits, Part, Prompt, SessionSettings
+    from slmchat.engine.results import Chunk
     from slmchat.engine.sampler import SamplerSettings
     engine = llama.load(Path(sys.argv[1]))
     session = engine.open_session(SessionSettings(n_ctx=256, threads=1, threads_batch=1))

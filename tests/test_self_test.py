@@ -15,9 +15,9 @@ from slmchat import load, settings
 from slmchat.catalog.gguf import read_header
 from slmchat.catalog.library import from_path
 from slmchat.engine import crash_markers, devices, library, native, self_test, verdicts
-from slmchat.engine.api import SessionSettings
 from slmchat.engine.library import LibraryKind
 from slmchat.engine.limits import ALL, FEATURES, LEAST, Attempt, EngineLimits, SelfTestVerdict
+from slmchat.engine.requests import SessionSettings
 from slmchat.engine.self_test import Ending, step_down
 from slmchat.engine.throughput import Workload
 from slmchat.errors import ExitCode, SlmError

@@ -14,7 +14,8 @@ import pytest
 from fake_engine import CHATML, FakeEngine
 from serving import NAME, Serving, read_all, serving
 
-from slmchat.engine.api import FinishReason, Limits, Part, Prompt
+from slmchat.engine.requests import Limits, Part, Prompt
+from slmchat.engine.results import FinishReason
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.warm.codec import encode
 from slmchat.errors import ExitCode, SlmError

@@ -22,7 +22,8 @@ from serving import NAME, Serving, serving
 
 from slmchat import settings as settings_module
 from slmchat.catalog import library
-from slmchat.engine.api import Embedding, TextOrTokens
+from slmchat.engine.requests import TextOrTokens
+from slmchat.engine.results import Embedding
 from slmchat.errors import SlmError
 from slmchat.server import embedders
 from slmchat.server.connection import Gone

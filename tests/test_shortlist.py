@@ -6,8 +6,8 @@ import pytest
 from gguf_samples import write_tiny_llama
 
 from slmchat.engine import llama, shortlist
-from slmchat.engine.api import Limits, Part, Prompt, Request, SessionSettings
 from slmchat.engine.llama import LlamaEngine
+from slmchat.engine.requests import Limits, Part, Prompt, Request, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 
 pytestmark = pytest.mark.real

@@ -12,8 +12,9 @@ from gguf_memories import STATES
 from gguf_samples import WORDS, write_tiny_llama
 
 from slmchat.engine import llama
-from slmchat.engine.api import Choices, Chunk, Limits, Part, Prompt, Request, Result, SessionSettings
 from slmchat.engine.probabilities import LogProbabilities
+from slmchat.engine.requests import Choices, Limits, Part, Prompt, Request, SessionSettings
+from slmchat.engine.results import Chunk, Result
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.sequences import Sequences, TokenSpan
 from slmchat.errors import SlmError

@@ -15,7 +15,8 @@ from test_engine import GREEDY, Heard, _chat, _plain
 
 from slmchat.conversation.messages import Message, Role
 from slmchat.engine import llama
-from slmchat.engine.api import FinishReason, Limits, SessionSettings
+from slmchat.engine.requests import Limits, SessionSettings
+from slmchat.engine.results import FinishReason
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.session import LlamaSession
 from slmchat.engine.speculation import EXACT_SIZES, SIZES, Costs, ExactnessCheck, PromptDrafts, PromptLookup

@@ -13,7 +13,10 @@ import slmchat
 from slmchat.file_hashes import short_sha256
 from slmchat.lazy_patterns import LazyPattern, lazy_pattern
 
-_BEHIND_THE_PROMPT = ("slmchat.models.loader", "slmchat.engine.api", "slmchat.fit.plan", "slmchat.models.vision")
+_BEHIND_THE_PROMPT = (
+    *("slmchat.models.loader", "slmchat.engine.api", "slmchat.engine.requests", "slmchat.engine.results"),
+    *("slmchat.fit.plan", "slmchat.models.vision"),
+)
 
 
 def _imported_by(*names: str) -> set[str]:

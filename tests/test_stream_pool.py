@@ -8,20 +8,10 @@ import pytest
 from gguf_samples import WORDS, write_tiny_gemma3, write_tiny_llama, write_tiny_mamba
 
 from slmchat.engine import kept_sequences, llama, stream_pool
-from slmchat.engine.api import (
-    Chunk,
-    Event,
-    Finish,
-    FinishReason,
-    Limits,
-    Part,
-    Prefill,
-    Prompt,
-    Request,
-    SessionSettings,
-)
 from slmchat.engine.kvstore import KvStore
 from slmchat.engine.parallelism import CellPlan, plan_streams
+from slmchat.engine.requests import Limits, Part, Prompt, Request, SessionSettings
+from slmchat.engine.results import Chunk, Event, Finish, FinishReason, Prefill
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.stream_pool import LlamaStreamPool
 from slmchat.errors import ExitCode, SlmError

@@ -10,7 +10,7 @@ import pytest
 from schema_samples import PATTERNS, described, expression, random_schema, sample, with_references
 
 from slmchat.commands import structured_options
-from slmchat.engine.api import FinishReason
+from slmchat.engine.results import FinishReason
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured
 from slmchat.generation.told import told

@@ -13,19 +13,8 @@ from schema_samples import described, random_schema, with_references
 
 from slmchat.conversation.thinking import closing_of
 from slmchat.engine import constraint, llama
-from slmchat.engine.api import (
-    Chunk,
-    Constraint,
-    ConstraintKind,
-    Finish,
-    FinishReason,
-    Limits,
-    Part,
-    Prompt,
-    SessionSettings,
-    Timings,
-    Usage,
-)
+from slmchat.engine.requests import Constraint, ConstraintKind, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.results import Chunk, Finish, FinishReason, Timings, Usage
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.session import LlamaSession
 from slmchat.errors import ExitCode, SlmError

@@ -15,7 +15,9 @@ from slmchat.conversation import window
 from slmchat.conversation.archive import Archive
 from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.conversation.recorder import ArchiveRecorder
-from slmchat.engine.api import Adapter, Chunk, Event, Limits, Prefill, Prompt, Session
+from slmchat.engine.api import Session
+from slmchat.engine.requests import Adapter, Limits, Prompt
+from slmchat.engine.results import Chunk, Event, Prefill
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError

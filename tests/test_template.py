@@ -12,7 +12,7 @@ from properties import strategies as st
 from slmchat.conversation import template_budget
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import ChatTemplate
-from slmchat.engine.api import Prompt
+from slmchat.engine.requests import Prompt
 from slmchat.engine.thinking import ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 
@@ -253,12 +253,12 @@ def test_the_page_about_models_tells_the_limits_that_hold() -> None:
     from jinja2.defaults import DEFAULT_FILTERS
 
     from slmchat.catalog import gguf_parser
-    from slmchat.conversation import template, template_sandbox
+    from slmchat.conversation import compiled_template, template_sandbox
 
     page = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
     limits = page[page.index("## Limits of a model file") :]
     for number in (
-        gguf_parser.MAX_KEYS, gguf_parser.MAX_TENSORS, gguf_parser.MAX_STRINGS, gguf_parser.MAX_KEY_BYTES, template.MAX_TEMPLATE_LENGTH,
+        gguf_parser.MAX_KEYS, gguf_parser.MAX_TENSORS, gguf_parser.MAX_STRINGS, gguf_parser.MAX_KEY_BYTES, compiled_template.MAX_TEMPLATE_LENGTH,
         template_budget.MAX_STEPS, template_budget.MAX_WRITTEN, template_budget.MAX_VALUE, template_budget.MAX_DEPTH,
         template_sandbox.MAX_TOKENS,
     ):  # fmt: skip
@@ -435,10 +435,11 @@ def test_one_more_exchange_does_not_render_what_is_known() -> None:
     said = _long(1001)
     template.render(said)
     rendered: list[int] = []
-    generate = template._template.generate
-    template._template.generate = lambda **given: rendered.append(len(given["messages"])) or generate(**given)  # type: ignore[method-assign]
+    compiled = template._template._template
+    generate = compiled.generate
+    compiled.generate = lambda **given: rendered.append(len(given["messages"])) or generate(**given)  # type: ignore[method-assign]
     try:
         template.render([*said, Message(Role.ASSISTANT, "yes"), Message(Role.USER, "more")])
     finally:
-        del template._template.generate
+        del compiled.generate
     assert sum(rendered) < 40

@@ -13,7 +13,8 @@ from slmchat.conversation import thinking
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import ChatTemplate
 from slmchat.engine import llama
-from slmchat.engine.api import Chunk, Constraint, ConstraintKind, Finish, FinishReason, Limits, Request, SessionSettings
+from slmchat.engine.requests import Constraint, ConstraintKind, Limits, Request, SessionSettings
+from slmchat.engine.results import Chunk, Finish, FinishReason
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import Thinking, ThinkingMode, ThoughtMarks
 from slmchat.generation import params

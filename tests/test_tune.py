@@ -16,9 +16,9 @@ from terminal import Terminal
 from slmchat import hardware, settings
 from slmchat.commands import tune
 from slmchat.engine import llama
-from slmchat.engine.api import SessionSettings
 from slmchat.engine.library import own_build, prebuilt
 from slmchat.engine.native import library
+from slmchat.engine.requests import SessionSettings
 from slmchat.engine.throughput import Workload, WorkloadTimes
 from slmchat.errors import ExitCode, SlmError
 from slmchat.hardware.facts import Fact

@@ -23,8 +23,9 @@ from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import Picture
 from slmchat.conversation.template import ChatTemplate
 from slmchat.engine import llama, native
-from slmchat.engine.api import Chunk, Finish, Image, Limits, Part, Prefill, Prompt, SessionSettings
 from slmchat.engine.image_tokens import is_image_token
+from slmchat.engine.requests import Image, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.results import Chunk, Finish, Prefill
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.session import LlamaSession
 from slmchat.engine.vision import Projector

@@ -14,9 +14,10 @@ from test_vision import IMAGE_TOKENS, asked, counting, encodings, image, loaded,
 
 import slmchat
 from slmchat.engine import llama
-from slmchat.engine.api import Choices, Part, Prompt, Request, Result, Score, SessionSettings
 from slmchat.engine.context import Context
 from slmchat.engine.probabilities import LogProbabilities
+from slmchat.engine.requests import Choices, Part, Prompt, Request, SessionSettings
+from slmchat.engine.results import Result, Score
 
 pytestmark = pytest.mark.real
 __all__ = ["counting", "seeing"]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from test_vision import answer, asked, counting, encodings, image, loaded, seeing
 
-from slmchat.engine.api import Part, Prompt, SessionSettings
 from slmchat.engine.kvstore import KvStore
+from slmchat.engine.requests import Part, Prompt, SessionSettings
 
 pytestmark = pytest.mark.real
 __all__ = ["counting", "seeing"]

@@ -9,7 +9,7 @@ from slmchat.api.loading import load, seal
 from slmchat.api.model import Model
 from slmchat.api.stream import Stream, StreamEvent
 from slmchat.conversation.messages import Message
-from slmchat.engine.api import FinishReason, Timings, Usage
+from slmchat.engine.results import FinishReason, Timings, Usage
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.classify import Classification
 from slmchat.generation.response import Completion

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slmchat.api import arguments
+from slmchat.conversation.layouts import raw_prompt
 from slmchat.conversation.messages import Message, Role
-from slmchat.conversation.template import raw_prompt
 from slmchat.engine.cancellable import CancelFlag, CancelScope
 from slmchat.errors import ExitCode, SlmError
 from slmchat.models.open import OpenModel

@@ -18,8 +18,9 @@ from slmchat.api.shared_model import SharedModel
 from slmchat.catalog.records import EMBEDDING_TAG
 from slmchat.generation.generator import Generator
 from slmchat.models import resolve, sandbox
-from slmchat.models.backend import BackendModel, LocalModel, endpoint_in_open_process, refuse_local_options
+from slmchat.models.backend import BackendModel, LocalModel
 from slmchat.models.open import OpenModel
+from slmchat.models.remote_backend import endpoint_in_open_process, refuse_local_options
 from slmchat.privacy.seal import SealStatus, status
 from slmchat.privacy.writable_paths import check_directory
 from slmchat.reporting import LogReporter

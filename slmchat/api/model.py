@@ -13,6 +13,7 @@ from typing import Literal, NoReturn, Unpack, cast
 
 from slmchat.api import arguments
 from slmchat.api.chat import Chat, Overflowing
+from slmchat.api.completer import Completer
 from slmchat.api.documents import paths_of
 from slmchat.api.options import (
     CompletionOptions,
@@ -27,15 +28,13 @@ from slmchat.api.options import (
     with_sampling,
 )
 from slmchat.api.parameters import name_parameters, says_parameters
-from slmchat.api.questions import MessageDict, QuestionOptions, one_of, question_of
+from slmchat.api.questions import MessageDict, QuestionOptions, one_of
 from slmchat.api.shared_model import SharedModel
 from slmchat.api.stream import Stream
 from slmchat.api.turns import ModelTurn
-from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment
+from slmchat.conversation.layouts import raw_prompt
 from slmchat.conversation.messages import Message, Role
-from slmchat.conversation.template import raw_prompt
-from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.best_of import best_of
@@ -43,9 +42,7 @@ from slmchat.generation.classify import Classification
 from slmchat.generation.generator import PreparedPrompt
 from slmchat.generation.many import ManyCompletions
 from slmchat.generation.prompt import PromptRequest, thinks
-from slmchat.generation.response import Completion, NullHandler, StreamHandler, interrupted
-from slmchat.generation.structured import ResponseFormat
-from slmchat.lazy_dataclasses import dataclass
+from slmchat.generation.response import Completion
 from slmchat.models.embedding import embedder
 from slmchat.options import GenerationOptions
 from slmchat.ranges import PARALLEL, PASSAGES
@@ -64,6 +61,7 @@ class Model:
         """Programs use `load`."""
         self._shared = shared
         self._options = options
+        self._completer = Completer(shared, options)
 
     def __reduce__(self) -> NoReturn:
         raise SlmError(
@@ -119,7 +117,8 @@ class Model:
         UNSATISFIED when neither of two answers is in the format that was asked for; TypeError for an unknown keyword.
         """
         refuse_unknown(options, CompletionOptions, "complete")
-        return self._completed(self._question(prompt, messages, system, images, raw, logprobs, options), ModelTurn())
+        question = self._completer.question(prompt, messages, system, images, raw, logprobs, options)
+        return self._completer.complete(question, ModelTurn())
 
     @says_parameters
     def complete_many(
@@ -145,13 +144,13 @@ class Model:
             raise SlmError(f"parallel must be {PARALLEL}, or None.", exit_code=ExitCode.USAGE)
         self._shared.check_answers()
         given = arguments.several(prompts, "prompts", "texts")
-        asked, response_format = self._settled(raw, options), response_format_of(options)
+        asked, response_format = self._completer.settled(raw, options), response_format_of(options)
         limits = params.limits(asked, top_logprobs_of(logprobs))
         n_answers, vote = n_answers_of(options)
         arguments.text_or_none(system, "system")
 
         def prepare(number: int) -> PreparedPrompt:
-            return self._prepared(one_of(given[number], f"prompts[{number}]", system), asked, response_format)
+            return self._completer.prepared(one_of(given[number], f"prompts[{number}]", system), asked, response_format)
 
         with self._shared.turns.taken():
             opened, n_ctx = self._shared.opened, self._shared.generator.n_ctx
@@ -190,16 +189,17 @@ class Model:
         """
         refuse_unknown(options, CompletionOptions, "stream")
         _refuse_several(options, "stream")
-        return self._streamed(self._question(prompt, messages, system, images, raw, logprobs, options), ModelTurn())
+        question = self._completer.question(prompt, messages, system, images, raw, logprobs, options)
+        return self._completer.stream(question, ModelTurn())
 
     async def acomplete(self, prompt: str | None = None, **options: Unpack[QuestionOptions]) -> Completion:
         """As `complete`, without keeping the event loop waiting. To cancel the task ends the generation."""
         import asyncio
 
         refuse_unknown(options, QuestionOptions, "acomplete")
-        question, turn = self._question_with(prompt, options), ModelTurn()
+        question, turn = self._completer.question_with(prompt, options), ModelTurn()
         try:
-            return await asyncio.to_thread(self._completed, question, turn)
+            return await asyncio.to_thread(self._completer.complete, question, turn)
         finally:
             self._shared.turns.cancel(turn)  # nothing, when it has ended by itself
 
@@ -210,9 +210,9 @@ class Model:
 
         refuse_unknown(options, QuestionOptions, "astream")
         _refuse_several(options, "astream")
-        question, turn = self._question_with(prompt, options), ModelTurn()
+        question, turn = self._completer.question_with(prompt, options), ModelTurn()
         try:
-            stream = await asyncio.to_thread(self._streamed, question, turn)
+            stream = await asyncio.to_thread(self._completer.stream, question, turn)
             while (piece := await asyncio.to_thread(next, stream, None)) is not None:
                 yield piece
         finally:
@@ -255,7 +255,7 @@ class Model:
             if shown:
                 self._shared.opened.model.check_vision(self._shared.opened.settings)
             question = PromptRequest(text if is_question else instruction, said, head, shown)
-            request = self._fitting(generator.prepare(question, is_raw=raw, task=task), None)
+            request = self._completer.fitting(generator.prepare(question, is_raw=raw, task=task), None)
             generator.open_scorer(generator.n_ctx)
             found = generator.classify([request], self._shared.running)
         if found is None:
@@ -374,137 +374,6 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<slmchat.Model {self.name}{', closed' if self._shared.is_closed else ''}>"
-
-    @says_parameters
-    def _question(
-        self,
-        prompt: str | None,
-        messages: Sequence[MessageDict] | None,
-        system: str | None,
-        images: Sequence[ImageSource],
-        raw: bool,
-        logprobs: bool | int,
-        options: CompletionOptions,
-    ) -> "_Question":
-        """What is asked, with everything checked that needs no model. Raises `SlmError`."""
-        self._shared.check_answers()
-        return _Question(
-            question_of(prompt, messages, system, images),
-            self._settled(raw, options),
-            response_format_of(options),
-            top_logprobs_of(logprobs),
-            *n_answers_of(options),
-        )
-
-    def _question_with(self, prompt: str | None, options: QuestionOptions) -> "_Question":
-        return self._question(
-            prompt,
-            options.get("messages"),
-            options.get("system"),
-            options.get("images", ()),
-            options.get("raw", False),
-            options.get("logprobs", False),
-            options,
-        )
-
-    def _settled(self, raw: bool, options: CompletionOptions) -> GenerationOptions:
-        return with_sampling(replace(self._options, raw=arguments.flag(raw, "raw")), options)
-
-    def _prepared(
-        self, request: PromptRequest, options: GenerationOptions, response_format: ResponseFormat | None
-    ) -> PreparedPrompt:
-        """The prompt laid out and known to fit. Raises `SlmError`."""
-        generator = self._shared.generator
-        if request.pictures:
-            self._shared.opened.model.check_vision(self._shared.opened.settings)
-        prepared = generator.prepare(
-            request,
-            is_raw=options.raw,
-            response_format=response_format,
-            thinking=params.thinking_of(options, self._shared.opened.settings),
-        )
-        return self._fitting(prepared, options.max_tokens)
-
-    def _fitting(self, request: PreparedPrompt, max_tokens: int | None) -> PreparedPrompt:
-        """The same request. Raises `SlmError` (CONTEXT) when it leaves no room for an answer."""
-        n_ctx = self._shared.generator.n_ctx
-        if not self._shared.opened.engine.info.has_exact_counts:
-            return request  # an endpoint knows, and says so
-        if not window.fits(request.n_prompt, n_ctx, max_tokens):
-            raise SlmError(
-                f"{window.overflow('the prompt is', request.n_prompt, n_ctx, max_tokens)}.",
-                hint="a larger window: load(..., ctx=N); or a shorter prompt",
-                exit_code=ExitCode.CONTEXT,
-            )
-        return request
-
-    @says_parameters
-    def _completed(self, question: "_Question", turn: ModelTurn) -> Completion:
-        with self._shared.turns.taken(turn):
-            prepared = self._prepared(question.request, question.options, question.response_format)
-            if question.n_answers > 1:
-                return self._elected(prepared, question)
-            return self._answer(prepared, question, NullHandler())
-
-    def _elected(self, prepared: PreparedPrompt, question: "_Question") -> Completion:
-        opened = self._shared.opened
-        sampler = self._sampler(prepared, question)
-        asked = best_of(
-            question.n_answers,
-            question.vote,
-            question.response_format,
-            sampler,
-            is_remote=opened.model.host is not None,
-        )
-        limits = params.limits(question.options, question.top_logprobs)
-        work = ManyCompletions([lambda: prepared], sampler, limits, opened.engine.info, asked=asked)
-        pool = opened.open_pool_for(self._shared.generator.n_ctx, asked.n, prepared.request.pictures)
-        (made,) = work.run(pool, self._shared.running)
-        if isinstance(made, Completion):
-            return made
-        if made.exit_code is ExitCode.INTERRUPTED:
-            return interrupted(prepared.n_prompt)
-        raise made
-
-    def _sampler(self, prepared: PreparedPrompt, question: "_Question") -> SamplerSettings:
-        opened = self._shared.opened
-        return params.sampler_settings(
-            opened.model, opened.settings, question.options, lambda: prepared.thinks(opened.engine)
-        )
-
-    @says_parameters
-    def _streamed(self, question: "_Question", turn: ModelTurn) -> Stream:
-        try:
-            self._shared.turns.take(turn)
-            prepared = self._prepared(question.request, question.options, question.response_format)
-            return self._shared.streamed(
-                turn, lambda handler: self._answer(prepared, question, handler, is_streamed=True)
-            )
-        except BaseException:
-            self._shared.turns.give_back(turn)
-            raise
-
-    def _answer(
-        self, prepared: PreparedPrompt, question: "_Question", handler: StreamHandler, *, is_streamed: bool = False
-    ) -> Completion:
-        return self._shared.generator.generate(
-            prepared,
-            self._sampler(prepared, question),
-            params.limits(question.options, question.top_logprobs),
-            self._shared.delegate(handler, is_streamed=is_streamed),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """One question of a program, checked."""
-
-    request: PromptRequest
-    options: GenerationOptions
-    response_format: ResponseFormat | None
-    top_logprobs: int | None
-    n_answers: int
-    vote: str | None
 
 
 def _refuse_several(options: Mapping[str, object], function: str) -> None:

@@ -15,7 +15,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.toml_schema import shown
 
 if TYPE_CHECKING:
-    from slmchat.engine.api import Adapter
+    from slmchat.engine.requests import Adapter
 
 # What ggml_mul_mat takes as its first operand on every backend, and what convert_lora_to_gguf.py can write.
 _TYPES = ("F32", "F16", "BF16", "Q8_0")
@@ -82,7 +82,7 @@ class Base:
                 hint=_made_for(header),
                 exit_code=ExitCode.DAMAGED,
             )
-        from slmchat.engine.api import Adapter  # most who look at a header meet no adapter
+        from slmchat.engine.requests import Adapter  # most who look at a header meet no adapter
 
         return Adapter(path, scale, stamp)
 

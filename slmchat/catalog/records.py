@@ -17,7 +17,7 @@ from slmchat.catalog.untrusted import MOST_BYTES, parsed_json
 from slmchat.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:  # `slm list` and `slm show` have no time for the records of an engine
-    from slmchat.engine.api import Adapter
+    from slmchat.engine.requests import Adapter
 
 EMBEDDING_TAG = "embedding"
 """The tag of models that turn text into numbers: they are installed, and nothing answers with them."""

@@ -15,10 +15,10 @@ from slmchat.commands.endings import exit_code
 from slmchat.commands.inputs import system_text
 from slmchat.commands.own_options import AskedQuestion
 from slmchat.commands.sources import shown_path, smallness, source_lines
+from slmchat.conversation.layouts import raw_prompt
 from slmchat.conversation.messages import Message, Role
-from slmchat.conversation.template import raw_prompt
-from slmchat.engine.api import FinishReason
 from slmchat.engine.cancellable import CancelFlag, Cancellable
+from slmchat.engine.results import FinishReason
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.generator import Generator
 from slmchat.generation.response import describe

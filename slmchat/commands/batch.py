@@ -17,7 +17,8 @@ from slmchat.commands.structured_options import questions_of, refuse_beside_ques
 from slmchat.conversation import window
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import is_picture
-from slmchat.engine.api import Pool, Prompt
+from slmchat.engine.api import Pool
+from slmchat.engine.requests import Prompt
 from slmchat.engine.sequential_pool import OneByOne
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params

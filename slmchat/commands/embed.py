@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from slmchat import safe_json
-from slmchat.engine.api import Embedding, Prompt
+from slmchat.engine.requests import Prompt
+from slmchat.engine.results import Embedding
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.prompts import PromptMaker
 from slmchat.generation.batch.rows import Row, open_source

@@ -16,7 +16,9 @@ from slmchat.commands.endings import exit_code
 from slmchat.commands.infill_target import InfillPlace, InfillTarget, named, place_of, read, read_target, resolved
 from slmchat.conversation import infill, window
 from slmchat.conversation.infill import Gap, SourceFile
-from slmchat.engine.api import Engine, FinishReason, InfillTokens, Limits
+from slmchat.engine.api import Engine, InfillTokens
+from slmchat.engine.requests import Limits
+from slmchat.engine.results import FinishReason
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from slmchat import safe_json
 from slmchat.conversation.code_blocks import CodeBlock, code_blocks
-from slmchat.engine.api import FinishReason
+from slmchat.engine.results import FinishReason
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.response import Completion
 from slmchat.lazy_dataclasses import dataclass

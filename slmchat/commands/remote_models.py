@@ -4,7 +4,7 @@ Refuses to know: what is installed here (models.py), how the endpoint is asked (
 """
 
 from slmchat.errors import ExitCode
-from slmchat.models import backend
+from slmchat.models.remote_backend import open_endpoint
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.tables import Column
@@ -12,7 +12,7 @@ from slmchat.terminal.tables import Column
 
 def list_remote(asked: str, settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
     """Print the models that the endpoint lists. Raises `SlmError` (network)."""
-    place = backend.open_endpoint(asked, settings, console)
+    place = open_endpoint(asked, settings, console)
     from slmchat.engine.remote.engine import list_models
 
     models = list_models(place.endpoint, place.key, place.route, console.note)

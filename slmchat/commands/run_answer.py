@@ -14,9 +14,10 @@ from slmchat.commands.endings import exit_code, tell_of_silence
 from slmchat.commands.inputs import prefix_messages, read_inputs
 from slmchat.commands.output import OutputWriter
 from slmchat.commands.several_answers import elected, settled
-from slmchat.conversation.template import get_ready
-from slmchat.engine.api import Adapter, FinishReason, Limits
+from slmchat.conversation.compiled_template import get_ready
 from slmchat.engine.cancellable import Cancellable
+from slmchat.engine.requests import Adapter, Limits
+from slmchat.engine.results import FinishReason
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.attempts import FALLBACK

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from slmchat.conversation import exchange, foreign_chat, foreign_formats
-from slmchat.conversation.archive import Archive, SessionSummary
+from slmchat.conversation.archive import Archive
+from slmchat.conversation.archive_names import SessionSummary
 from slmchat.conversation.archive_search import Hit
 from slmchat.conversation.exchange import MOST_CHARACTERS
 from slmchat.conversation.messages import Conversation, Node, Role

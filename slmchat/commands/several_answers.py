@@ -9,7 +9,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.options import BestOfOptions, ChoiceOptions, FormatOptions, OutputOptions
 
 if TYPE_CHECKING:  # most runs have one answer, and begin without this
-    from slmchat.engine.api import Limits
+    from slmchat.engine.requests import Limits
     from slmchat.engine.sampler import SamplerSettings
     from slmchat.generation.best_of import BestOf
     from slmchat.generation.generator import Generator, PreparedPrompt

@@ -1,51 +1,30 @@
 """The saved conversations: sessions in one SQLite file, written as they happen, listed, found, removed.
 
-Knows: how the tree of a conversation lies in the tables, how people name a session.
-Refuses to know: the file itself (database.py), the search index (archive_search.py), formats for other programs
-(exchange.py), when to write (recorder.py), and how anything is shown: texts come out as raw as they went in.
+Knows: how the tree of a conversation lies in the tables.
+Refuses to know: the file itself (database.py), how people name a session (archive_names.py), the search index
+(archive_search.py), formats for other programs (exchange.py), when to write (recorder.py), and how anything is shown:
+texts come out as raw as they went in.
 
 The file is opened when something is first asked of it, so each method may raise `SlmError` (storage, damaged), and it
 is created by the first message that is written: asking an archive that does not exist finds nothing and leaves nothing.
 """
 
 import itertools
-import re
 import struct
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from slmchat.conversation import archive_pictures, archive_rows, archive_schema, archive_search, exchange
+from slmchat.conversation import archive_names, archive_pictures, archive_rows, archive_schema, archive_search, exchange
+from slmchat.conversation.archive_names import SHORT_ID, SessionSummary, unknown
 from slmchat.conversation.archive_search import Hit
 from slmchat.conversation.messages import Conversation, Message, Node, Role, new_id
 from slmchat.database import WAIT_S, Database
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 
-# The first characters of an id that are shown; an id may be abbreviated down to four.
-SHORT_ID = 8
-
-_SUMMARY = "SELECT id, title, model, message_count, created_at, updated_at FROM sessions"
-_HAS_ANSWER = "EXISTS (SELECT 1 FROM messages WHERE session = sessions.key AND role = 'assistant')"
 _TAKEN_AT_ONCE = 500  # conversations of one transaction
-_MOST_NAMED = 5  # sessions in an error message
-
-
-class SessionSummary(NamedTuple):
-    """What a list shows of a session. Times are UTC in ISO 8601; `model` is the key of the last one that answered."""
-
-    id: str
-    title: str
-    model: str | None
-    message_count: int
-    created_at: str
-    updated_at: str
-
-    @property
-    def short_id(self) -> str:
-        return self.id[:SHORT_ID]
 
 
 @dataclass(slots=True)
@@ -106,7 +85,7 @@ class Archive:
     def rename(self, id: str, title: str) -> None:
         """Another title. Raises `SlmError` (usage) when there is no such session."""
         if not self._database.rows("SELECT 1 FROM sessions WHERE id = ?", (id,)):
-            raise _unknown(id)
+            raise unknown(id)
         with self._database.transaction():
             self._database.run("UPDATE sessions SET title = ? WHERE id = ?", (_storable(title), id))
 
@@ -218,7 +197,7 @@ class Archive:
             "SELECT key, title, system, summary, current, seen_from FROM sessions WHERE id = ?", (id,)
         )
         if not rows:
-            raise _unknown(id)
+            raise unknown(id)
         key, title, system, summary, current, seen_from = rows[0]
         conversation = Conversation(system=archive_rows.text_or_none(system), id=id)
         conversation.title = archive_rows.text(title)
@@ -236,29 +215,15 @@ class Archive:
         `is_exact`: the beginning of a title is not enough (for removal). Raises `SlmError` (usage) that names the
         nearest sessions when there are none or several.
         """
-        wanted = _folded(text)
-        if re.fullmatch("[0-9a-f]{4,32}", wanted):
-            found = self._summaries("WHERE id GLOB ? ORDER BY updated_at DESC", wanted + "*")
-            if found:
-                return _only(found, text)
-        titles = self._database.rows("SELECT id, title FROM sessions ORDER BY updated_at DESC")
-        folded = [(id, _folded(archive_rows.text(title))) for id, title in titles]
-        ids = [id for id, title in folded if title == wanted]
-        if not ids and wanted and not is_exact:
-            ids = [id for id, title in folded if title.startswith(wanted)]
-        if not ids:
-            raise _unknown(text, _nearest(wanted, folded, dict(titles)))
-        return _only([one for id in ids[: _MOST_NAMED + 1] for one in self._summaries("WHERE id = ?", id)], text)
+        return archive_names.find(self._database, text, is_exact=is_exact)
 
     def latest(self) -> SessionSummary | None:
         """The session with an answer that was last written to."""
-        found = self._summaries(f"WHERE {_HAS_ANSWER} ORDER BY updated_at DESC, key DESC LIMIT ?", 1)
-        return next(iter(found), None)
+        return archive_names.latest(self._database)
 
     def list(self, limit: int | None = None) -> Sequence[SessionSummary]:
         """Sessions, the last one written to first; those without any answer come behind all others."""
-        order = f"ORDER BY {_HAS_ANSWER} DESC, updated_at DESC, key DESC LIMIT ?"
-        return self._summaries(order, -1 if limit is None else limit)
+        return archive_names.newest(self._database, limit)
 
     def search(self, query: str, limit: int = 50, *, may_write: bool = True) -> Sequence[Hit]:
         """Messages and titles with all these words, newest first. Any query is a good query.
@@ -293,21 +258,6 @@ class Archive:
     def _times(self, id: str) -> exchange.Times:
         rows = self._database.rows("SELECT created_at, updated_at FROM sessions WHERE id = ?", (id,))
         return exchange.Times(*map(archive_rows.time, rows[0]))
-
-    def _summaries(self, condition: str, parameter: Any) -> Sequence[SessionSummary]:
-        rows = self._database.rows(f"{_SUMMARY} {condition}", (parameter,))
-        read = archive_rows
-        return [
-            SessionSummary(
-                read.text(id),
-                read.text(title),
-                read.text_or_none(model),
-                read.count(messages),
-                read.time(created_at),
-                read.time(updated_at),
-            )
-            for id, title, model, messages, created_at, updated_at in rows
-        ]
 
     def _insert_session(self, conversation: Conversation) -> int:
         created_at = conversation.roots[0].created_at if conversation.roots else _now()
@@ -413,31 +363,3 @@ def _storable(text: str | None) -> str | None:
     if text is None or text.isascii():
         return text
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.split()).casefold()
-
-
-def _only(found: Sequence[SessionSummary], text: str) -> SessionSummary:
-    if len(found) == 1:
-        return found[0]
-    named = ", ".join(f"{one.id[:12]} '{one.title}'" for one in found[:_MOST_NAMED])
-    more = ", …" if len(found) > _MOST_NAMED else ""
-    raise SlmError(
-        f"'{text}' may be more than one session.", hint=f"which one: {named}{more}", exit_code=ExitCode.USAGE
-    )
-
-
-def _nearest(wanted: str, folded: Sequence[tuple[str, str]], titles: dict[str, Any]) -> Sequence[str]:
-    """The sessions with titles most like what was asked for, among the newest."""
-    import difflib
-
-    newest = {title: id for id, title in reversed(folded[:1_000])}
-    near = difflib.get_close_matches(wanted, newest, n=3, cutoff=0.5)
-    return [f"{newest[title][:SHORT_ID]} '{archive_rows.text(titles[newest[title]])}'" for title in near]
-
-
-def _unknown(text: str, nearest: Sequence[str] = ()) -> SlmError:
-    hint = f"did you mean {' or '.join(nearest)}?" if nearest else "slm sessions list"
-    return SlmError(f"there is no session '{text}'.", hint=hint, exit_code=ExitCode.USAGE)

@@ -10,7 +10,8 @@ file stand where it writes "myproject" and "filename", and the other files come 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from slmchat.engine.api import InfillTokens, Part, Prompt
+from slmchat.engine.api import InfillTokens
+from slmchat.engine.requests import Part, Prompt
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.wording import counted
 

@@ -1,9 +1,10 @@
 """Messages to a prompt through the GGUF's own chat template.
 
-Knows: Jinja in a sandbox, the helpers that templates of the field expect, models without a system role, images,
-and where in the rendered text every message ended up, so that no message is ever read as control tokens.
-Refuses to know: tokens and vocabularies (engine/vocabulary.py), where the template comes from, how what a template
-writes is told from what messages say (provenance.py), how long conversations are laid out (long_layout.py).
+Knows: models without a system role, images, and where in the rendered text every message ended up, so that no message
+is ever read as control tokens.
+Refuses to know: tokens and vocabularies (engine/vocabulary.py), where the template comes from, how it runs
+(compiled_template.py), how what a template writes is told from what messages say (provenance.py), how long
+conversations are laid out (long_layout.py).
 
 Images: the template says where they go, too. It gets them as items of a message (`{"type": "image"}`), writes its own
 mark for each, and that mark is looked for in the template's own text only. What a user types can spell such a mark as
@@ -11,117 +12,27 @@ often as it likes. A template that knows no images gets words in their place, be
 """
 
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
-from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import lru_cache
+from typing import Any
 
+from slmchat.conversation.compiled_template import CompiledTemplate, TemplateRefusal
 from slmchat.conversation.long_layout import LongLayout
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.provenance import MOST_SHOWN, MOST_SHOWN_TOGETHER, Broken, Form, Sentinels, Span, edges
-from slmchat.conversation.template_budget import NESTED, TooMuch
 from slmchat.conversation.thinking_switch import ThinkingSwitch
-from slmchat.engine.api import ModelInfo, Part, Prompt, Turn
 from slmchat.engine.kvstore import shared_length
+from slmchat.engine.requests import Part, Prompt, Turn
 from slmchat.engine.thinking import ThinkingMode
 from slmchat.errors import ExitCode, SlmError
-
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-    from slmchat.conversation.template_sandbox import TemplateSandbox
-
-# A template longer than this is not a template (the longest known one, with tools, has about 20 KiB).
-MAX_TEMPLATE_LENGTH = 256 * 1024
 
 # What templates write where an image goes: Qwen, Gemma 4, Gemma 3, SmolVLM and LFM2-VL. libmtmd puts the model's own
 # marks around the image (mtmd.cpp: img_beg, img_end), so that the template's are left out.
 _IMAGE_MARK = re.compile(
     r"<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image\|>|<start_of_image>|<image>|<\|image_pad\|>"
 )
-
-# There is one sandbox with one budget in a process, and a server has threads.
-_one_at_a_time = threading.Lock()
-
-
-class Layout(Protocol):
-    """How messages become a prompt."""
-
-    def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
-        """The prompt for these messages; `goes_on`: it ends inside the last one, an answer that was cut."""
-        ...
-
-    @property
-    def has_thinking_switch(self) -> bool:
-        """Whether what was asked of thinking reaches the model."""
-        ...
-
-    @property
-    def thinks(self) -> bool:
-        """Whether the model thinks before it answers, as far as anybody can tell."""
-        ...
-
-    def thinking(self, prompt: Prompt) -> Prompt:
-        """The prompt with a thought begun at its end, where that is possible."""
-        ...
-
-    def tool_words(self, tools: Sequence[Mapping[str, Any]]) -> str | None:
-        """What the model's makers have it told of these functions, behind the text of a system message; None: it is not
-        known, or not told there. `tools`: as the API of OpenAI describes functions."""
-        ...
-
-    def calls_written(self, calls: Sequence[Mapping[str, Any]]) -> str | None:
-        """What an answer is that makes these calls and says nothing else; None: it cannot be laid out, or nobody knows.
-        `calls`: as the API of OpenAI has them."""
-        ...
-
-
-def layout_of(info: ModelInfo, *, is_raw: bool, mode: ThinkingMode = ThinkingMode.AUTO) -> Layout:
-    """How prompts for this model are made: as bare text, by the engine itself, or by the model's chat template.
-
-    `mode`: what the template is told of thinking. Raises `SlmError` as `ChatTemplate` does.
-    """
-    if is_raw:
-        return BareText()
-    if info.has_own_layout:
-        return TurnsOnly()
-    return ChatTemplate(info.chat_template, bos_text=info.bos_text, eos_text=info.eos_text, mode=mode)
-
-
-class BareText:
-    """The texts one after the other, for a model (or a user) that wants no chat template."""
-
-    has_thinking_switch = thinks = False
-
-    def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
-        return raw_prompt(messages)
-
-    def thinking(self, prompt: Prompt) -> Prompt:
-        return prompt
-
-    def tool_words(self, tools: Sequence[Mapping[str, Any]]) -> None:
-        return None
-
-    def calls_written(self, calls: Sequence[Mapping[str, Any]]) -> None:
-        return None
-
-
-class TurnsOnly(BareText):
-    """For an engine that lays turns out itself. The parts are the bare texts: to be counted, and to be looked at."""
-
-    has_thinking_switch = True  # as far as anybody knows before it is asked
-
-    def render(self, messages: Sequence[Message], *, goes_on: bool = False) -> Prompt:
-        turns = [
-            Turn(message.role.value, message.text, tuple(picture.image() for picture in message.pictures))
-            for message in messages
-        ]
-        parts = [part for turn in turns for part in (*(Part("", image=one) for one in turn.images), Part(turn.text))]
-        # what stands at the end is no text of the user's: it opens no thought, whatever a message ends with
-        return Prompt((*parts, Part("", is_template=True)), tuple(turns))
 
 
 class ChatTemplate:
@@ -140,7 +51,7 @@ class ChatTemplate:
                 hint='complete text with it: slm run --raw "Once upon a time"; chat models: slm list --available',
                 exit_code=ExitCode.USAGE,
             )
-        self._sandbox, self._template = _compiled(source)
+        self._template = _compiled(source)
         self._bos_text = bos_text
         self._eos_text = eos_text
         self._sentinels = Sentinels()
@@ -171,14 +82,14 @@ class ChatTemplate:
         """
         messages = list(messages)
         self._sentinels.avoid(messages)
-        reason: Exception = _Refused("it leaves out what was said")
+        reason: Exception = TemplateRefusal("it leaves out what was said")
         foldings = [messages, _with_system_folded(messages)] if _has_system(messages) else [messages]
         has_pictures = any(message.pictures for message in messages)
         for said in foldings:
             for form in (Form.ITEMS, Form.MIXED, Form.TEXT) if has_pictures else (Form.TEXT, Form.ITEMS):
                 try:
                     parts = self._parts(said, goes_on, form)
-                except _Refused as refused:
+                except TemplateRefusal as refused:
                     reason = refused
                     if has_pictures:
                         continue
@@ -201,7 +112,7 @@ class ChatTemplate:
         said = [{"role": message.role.value, "content": message.text} for message in messages]
         try:
             return self._rendered(said, adds_generation_prompt, self._switch.variables)
-        except _Refused as refused:
+        except TemplateRefusal as refused:
             raise SlmError(f"the chat template refuses: {refused}.", exit_code=ExitCode.DAMAGED) from refused
 
     def tool_words(self, tools: Sequence[Mapping[str, Any]]) -> str | None:
@@ -214,7 +125,7 @@ class ChatTemplate:
         try:
             usual = self._rendered(said, True, self._switch.variables)
             told = self._rendered(said, True, {**self._switch.variables, "tools": list(tools)})
-        except _Refused:
+        except TemplateRefusal:
             return None
         before, _, behind = usual.partition(mark)
         if told == usual or not told.startswith(before + mark) or not told.endswith(behind):
@@ -229,12 +140,12 @@ class ChatTemplate:
             usual = self._rendered([asked, answer], False, self._switch.variables)
             for content in ("", None):
                 said = [asked, {**answer, "content": content, "tool_calls": list(calls)}]
-                with suppress(_Refused):
+                with suppress(TemplateRefusal):
                     told = self._rendered(said, False, self._switch.variables)
                     break
             else:
                 return None
-        except _Refused:
+        except TemplateRefusal:
             return None
         before, found, behind = usual.partition(mark)
         if not found:
@@ -246,7 +157,7 @@ class ChatTemplate:
         """What it makes of a small conversation with these variables; nothing where it refuses them."""
         try:
             return self._rendered([{"role": Role.USER.value, "content": "?"}], True, variables)
-        except _Refused:
+        except TemplateRefusal:
             return ""
 
     def _parts(self, messages: list[Message], goes_on: bool, form: Form) -> list[Part] | None:
@@ -260,14 +171,14 @@ class ChatTemplate:
         if goes_on:
             last = len(messages) - 1
             if last not in placed:
-                raise _Refused("it leaves out the answer that is to go on")
+                raise TemplateRefusal("it leaves out the answer that is to go on")
             spans = spans[: max(place for place, span in enumerate(spans) if span.message == last) + 1]
         return _parts_of(spans, messages, form)
 
     def _spans(
         self, messages: Sequence[Message], numbers: Sequence[int], form: Form, *, adds_generation_prompt: bool
     ) -> list[Span]:
-        """The rendered text of these messages of a conversation, in pieces. Raises `_Refused`."""
+        """The rendered text of these messages of a conversation, in pieces. Raises `TemplateRefusal`."""
         words = _too_long_to_show(messages, numbers)
         while True:
             said = [
@@ -286,28 +197,8 @@ class ChatTemplate:
     def _rendered(
         self, messages: list[dict[str, Any]], add_generation_prompt: bool, variables: Mapping[str, Any]
     ) -> str:
-        from jinja2 import TemplateError
-
-        try:
-            with _one_at_a_time:
-                self._sandbox.begin()
-                return "".join(
-                    self._template.generate(
-                        messages=messages,
-                        bos_token=self._bos_text,
-                        eos_token=self._eos_text,
-                        add_generation_prompt=add_generation_prompt,
-                        **{"tools": None, **variables},
-                    )
-                )
-        except _Refused:
-            raise
-        except TooMuch as error:
-            raise _Refused(str(error)) from error
-        except TemplateError as error:
-            raise _Refused(str(error.message or type(error).__name__)) from error
-        except Exception as error:  # a template is foreign code: whatever it raises is its refusal
-            raise _Refused(_reason(error)) from error
+        given = {"bos_token": self._bos_text, "eos_token": self._eos_text}
+        return self._template.written(messages, {**given, "add_generation_prompt": add_generation_prompt, **variables})
 
 
 def _too_long_to_show(messages: Sequence[Message], numbers: Sequence[int]) -> frozenset[int]:
@@ -321,21 +212,8 @@ def _too_long_to_show(messages: Sequence[Message], numbers: Sequence[int]) -> fr
     return frozenset(words)
 
 
-def raw_prompt(messages: Sequence[Message]) -> Prompt:
-    """The bare texts one after the other, for a model (or a user) that wants no chat template."""
-    parts: list[Part] = []
-    for message in messages:
-        parts += [Part("", image=picture.image()) for picture in message.pictures]
-        parts.append(Part(message.text, tokens=message.tokens))
-    return Prompt(tuple(parts))
-
-
 def _turns(messages: Sequence[Message]) -> tuple[Turn, ...]:
     return tuple(Turn(message.role.value, message.text) for message in messages)
-
-
-class _Refused(Exception):
-    """The template would not render; the message is its reason."""
 
 
 def _tail(prompt: Prompt) -> str:
@@ -405,52 +283,5 @@ def _with_system_folded(messages: list[Message]) -> list[Message]:
 
 
 @lru_cache(maxsize=8)
-def _compiled(source: str) -> "tuple[TemplateSandbox, Template]":
-    if len(source) > MAX_TEMPLATE_LENGTH:
-        raise SlmError("the model's chat template is absurdly long.", exit_code=ExitCode.DAMAGED)
-    environment = _environment()
-    try:
-        return environment, environment.from_string(source)
-    except Exception as error:  # also what Python's compiler says: SyntaxError (loops too deep), MemoryError
-        raise SlmError(
-            f"the model's chat template is not valid Jinja: {_reason(error)}.",
-            hint="plain completion does without it: slm run --raw",
-            exit_code=ExitCode.DAMAGED,
-        ) from error
-
-
-def get_ready() -> None:
-    """Import and make what lays prompts out, which takes 30 ms: while something else is waited for."""
-    _environment()
-
-
-@cache
-def _environment() -> "TemplateSandbox":
-    """The one sandbox of this process. It keeps nothing of a template, and only one is rendered at a time."""
-    from slmchat.conversation.template_sandbox import TemplateSandbox
-
-    environment = TemplateSandbox()
-    # The helpers of transformers' apply_chat_template, which templates are written for (`tojson` is a filter).
-    environment.add_helper("raise_exception", _raise_exception)
-    environment.add_helper("strftime_now", _strftime_now)
-    return environment
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong inside a template, without Python's words for a stack or a memory that is full."""
-    if isinstance(error, RecursionError | MemoryError):
-        return NESTED
-    if isinstance(error, TooMuch):
-        return str(error)
-    text = str(error).strip().rstrip(".")
-    return f"{type(error).__name__}: {text}" if not hasattr(error, "message") else text or type(error).__name__
-
-
-def _raise_exception(message: str) -> None:
-    raise _Refused(str(message).strip().rstrip("."))  # the sentence around it has a full stop of its own
-
-
-def _strftime_now(format: str) -> str:
-    if len(format) > 200 or re.search(r"\d{3}", format):  # glibc writes '%9999d' as wide as it says
-        raise _Refused("it asks for an absurd date")
-    return datetime.now().strftime(format)
+def _compiled(source: str) -> CompiledTemplate:
+    return CompiledTemplate(source)

@@ -20,7 +20,7 @@ from slmchat.errors import SlmError
 from slmchat.fit.plan import FitVerdict, plan
 from slmchat.fit.shape import shape_of
 from slmchat.generation import params
-from slmchat.models import device_fit, tuning
+from slmchat.models import load_plan, tuning
 from slmchat.models.open import open_installed
 from slmchat.models.session_settings import gpu_layers
 from slmchat.options import GenerationOptions
@@ -63,7 +63,7 @@ def examine_model(installed: Installed, settings: Settings, reporter: Reporter) 
     """The findings about a model, as they come: file, load, template and tokens, five tokens."""
     options = GenerationOptions()
     headers = read_headers(installed.parts)
-    planned = device_fit.plan_load(
+    planned = load_plan.plan_load(
         shape_of(headers),
         settings,
         model=installed.path,

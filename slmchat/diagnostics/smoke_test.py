@@ -9,11 +9,12 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import replace
 
+from slmchat.conversation.layouts import raw_prompt
 from slmchat.conversation.messages import Message, Role
-from slmchat.conversation.template import raw_prompt
 from slmchat.diagnostics.findings import Check, Finding, fine, note, wrong
 from slmchat.diagnostics.model import Loaded
-from slmchat.engine.api import Chunk, Finish, Limits, Prompt, SessionSettings
+from slmchat.engine.requests import Limits, Prompt, SessionSettings
+from slmchat.engine.results import Chunk, Finish
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.sanitize import sanitize

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from slmchat.engine import native
-from slmchat.engine.api import Adapter
+from slmchat.engine.requests import Adapter
 from slmchat.errors import ExitCode, SlmError
 
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from slmchat.engine import crash_report, tiny_model
+from slmchat.engine import native_calls, tiny_model
 from slmchat.engine.device_throughput import ABORTED, Deadline, opened_context, refused
 from slmchat.engine.tiny_model import WeightType
 
@@ -38,7 +38,7 @@ def measure(kind: WeightType, threads: int, directory: Path) -> float | None:
     """
     with (
         Deadline(_SECONDS) as deadline,
-        crash_report.own_errand("measuring the arithmetic of this device"),
+        native_calls.own_errand("measuring the arithmetic of this device"),
         tempfile.TemporaryDirectory(dir=directory, prefix="pace-") as place,
     ):
         file = Path(place) / "layer.gguf"

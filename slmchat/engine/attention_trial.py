@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from slmchat.engine import crash_report, native, tiny_model, verdicts
+from slmchat.engine import native, native_calls, tiny_model, verdicts
 from slmchat.engine.device_throughput import Deadline, opened_context, refused
 from slmchat.errors import SlmError
 from slmchat.private_files import make_private, write_private
@@ -77,7 +77,7 @@ def _measured(file: Path, head: int) -> float:
         if is_kept:
             make_private(place)
         with (
-            crash_report.own_errand("comparing two ways of attention"),
+            native_calls.own_errand("comparing two ways of attention"),
             tempfile.TemporaryDirectory(dir=place if is_kept else None, prefix="slm-attention-") as directory,
         ):
             found = ratio(Path(directory), head)

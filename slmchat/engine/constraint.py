@@ -22,10 +22,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from slmchat.engine import native
-from slmchat.engine.api import Constraint, ConstraintKind
 from slmchat.engine.gbnf import to_gbnf
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.logits import LogitsCheck
+from slmchat.engine.requests import Constraint, ConstraintKind
 from slmchat.engine.sampler import Sampler, SamplerSettings, choosers, penalties
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError

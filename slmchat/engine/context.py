@@ -16,10 +16,10 @@ from types import ModuleType
 from typing import Any
 
 from slmchat.engine import native, sequence_state
-from slmchat.engine.api import SessionSettings
 from slmchat.engine.callbacks import guarded, raise_interrupt
 from slmchat.engine.image_tokens import batches, is_image_token, whole
 from slmchat.engine.kvstore import shared_length
+from slmchat.engine.requests import SessionSettings
 from slmchat.engine.snapshots import Snapshots, has_state
 from slmchat.engine.speculation import SIZES
 from slmchat.engine.vision import Vision

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from slmchat.engine import crash_markers
-from slmchat.engine.api import Chunk, Engine, Event, Finish, Prefill, Prompt, Result
+from slmchat.engine.api import Engine
 from slmchat.engine.crash_markers import CrashMarker
 from slmchat.engine.crash_markers import Ended as Ended
+from slmchat.engine.requests import Prompt
+from slmchat.engine.results import Chunk, Event, Finish, Prefill, Result
 from slmchat.errors import SlmError
 
 

@@ -55,7 +55,6 @@ class CrashMarker:
     """The mark of one model in this process. A disk that refuses it is no reason not to load."""
 
     def __init__(self, data: Path, model: Path) -> None:
-        self._model = model
         self._file = directory(data) / f"{_stem(model)}-{os.getpid()}"
         self._descriptor: int | None = None
         self._had_faulthandler = False

@@ -1,8 +1,8 @@
 """When llama.cpp takes the process down: one sentence that says what it was doing, then the end.
 
-Knows: which call of llama.cpp runs now and on which file; ggml's abort callback, C++'s terminate handler, the signals
-of a crash; which of them are a file's fault.
-Refuses to know: terminals, marks on the disk, conversations. `take_over` hands in what has to be put right first.
+Knows: ggml's abort callback, C++'s terminate handler, the signals of a crash; which of them are a file's fault.
+Refuses to know: which call runs (native_calls.py), terminals, marks on the disk, conversations. `take_over` hands in
+what has to be put right first.
 
 Three ways down, in the order of how much is known:
 
@@ -27,14 +27,15 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from slmchat import signals
+from slmchat.engine import native_calls
+from slmchat.engine.native_calls import NativeCall
 from slmchat.errors import ExitCode, SlmError
-from slmchat.lazy_dataclasses import dataclass
 
 # The first words of faulthandler's report, and their signals (faulthandler.c, faulthandler_handlers).
 _SIGNALS = {"Bus": "SIGBUS", "Illegal": "SIGILL", "Floating": "SIGFPE", "Aborted": "SIGABRT", "Segmentation": "SIGSEGV"}
@@ -56,19 +57,6 @@ _SA_NODEFER, _SA_RESETHAND = 0x40000000, 0x80000000
 _SIGACTION = "@P128xIP"
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # a comparison in Python would let two threads into `_running.remove`
-class NativeCall:
-    """What a call of llama.cpp does with a file. `words`: "loading {}" where {} is the name of the file."""
-
-    words: str
-    file: Path | None
-    is_computing: bool = False  # with weights; else it only reads what the file says of itself
-
-    @property
-    def doing(self) -> str:
-        return self.words.format(self.file.name if self.file is not None else "a model")
-
-
 # Puts right what has to be and says the error.
 End = Callable[[SlmError], None]
 
@@ -78,9 +66,6 @@ _before_end: list[Callable[[bool], None]] = []
 _is_watching = False
 _lock = threading.Lock()
 _ending = threading.Lock()  # never released: the first end is the only one
-_running: list[NativeCall] = []
-_files: dict[int, Path] = {}  # a model, its vocabulary or its context -> its file
-_proven: set[Path] = set()  # files that something was computed with
 _callbacks: list[Any] = []  # referenced for as long as the library may call them
 
 
@@ -92,6 +77,7 @@ def take_over(end: End, begin: Callable[[], None]) -> None:
     """
     global _end, _begin
     _end, _begin = end, begin
+    native_calls.before_the_first = watch
 
 
 def before_end(settle: Callable[[bool], None]) -> None:
@@ -127,114 +113,7 @@ def install(api: ModuleType) -> None:
             set_terminate.restype, set_terminate.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
             set_terminate(ctypes.cast(thrown, ctypes.c_void_p))
             _callbacks.append(thrown)
-    follow(api)
-
-
-@contextlib.contextmanager
-def own_errand(words: str) -> Iterator[None]:
-    """While this lasts, models are slm's own: no file is to blame. `words`: "measuring the speed of this device"."""
-    work = NativeCall(words, None)
-    _running.append(work)
-    try:
-        yield
-    finally:
-        _running.remove(work)
-
-
-def follow(api: ModuleType) -> None:
-    """Note when one of these calls runs, and on which file. Names that the module does not have are left out.
-
-    A second call for the same module changes nothing.
-    """
-    if "_is_followed_by_slm" in api.__dict__:
-        return
-    api.__dict__["_is_followed_by_slm"] = True
-    for name, followed in _FOLLOWED.items():
-        function = getattr(api, name, None)
-        if function is not None:
-            setattr(api, name, followed(function))
-
-
-# Which calls, and what they do. Each takes the function of the bindings and gives the one that stands in its place.
-
-
-def _reading(words: str, position: int) -> Callable[[Any], Any]:
-    """A call that reads the file named by its argument `position`; what it returns stands for that file."""
-
-    def followed(function: Any) -> Any:
-        def call(*arguments: Any) -> Any:
-            file = Path(os.fsdecode(arguments[position]))
-            result = _run(NativeCall(words, file), function, arguments)
-            if result and isinstance(result, int):
-                _files[result] = file
-            return result
-
-        return call
-
-    return followed
-
-
-def _working(words: str, *, is_computing: bool = False, is_kept: bool = False) -> Callable[[Any], Any]:
-    """A call on what stands for a file, its first argument. `is_kept`: what it returns stands for the file, too."""
-
-    def followed(function: Any) -> Any:
-        def call(*arguments: Any) -> Any:
-            file = _files.get(arguments[0])
-            result = _run(NativeCall(words, file, is_computing), function, arguments)
-            if is_kept and result and file is not None:
-                _files[result] = file
-            if is_computing and result == 0 and file is not None:
-                _proven.add(file)
-            return result
-
-        return call
-
-    return followed
-
-
-def _blameless(words: str) -> Callable[[Any], Any]:
-    """A call on something of slm's own: no file of the user's is to blame."""
-    work = NativeCall(words, None)
-    return lambda function: lambda *arguments: _run(work, function, arguments)
-
-
-def _freeing(function: Any) -> Any:
-    """A call after which what stands for the file stands for nothing."""
-
-    def call(*arguments: Any) -> Any:
-        result = function(*arguments)
-        file = _files.pop(arguments[0], None)
-        for handle in [handle for handle, known in _files.items() if known == file]:
-            del _files[handle]
-        return result
-
-    return call
-
-
-_FOLLOWED: dict[str, Callable[[Any], Any]] = {
-    "llama_model_load_from_file": _reading("loading {}", 0),
-    "llama_adapter_lora_init": _reading("loading {}", 1),
-    "mtmd_init_from_file": _reading("loading {}", 0),
-    "llama_model_get_vocab": _working("loading {}", is_kept=True),
-    "llama_init_from_model": _working("opening a context window for {}", is_kept=True),
-    "llama_tokenize": _working("tokenizing text for {}"),
-    "llama_decode": _working("computing with {}", is_computing=True),
-    "llama_state_seq_load_file": _blameless("reading a stored state"),
-    "llama_model_free": _freeing,
-    "mtmd_tokenize_from_parts": _working("taking in an image with {}"),
-    "mtmd_encode_chunk": _working("encoding an image with {}", is_computing=True),
-    "mtmd_free": _freeing,
-}
-
-
-def _run(work: NativeCall, function: Any, arguments: tuple[Any, ...]) -> Any:
-    if not _is_watching and _end is not None:
-        watch()
-    _running.append(work)
-    try:
-        return function(*arguments)
-    finally:
-        _running.remove(work)
+    native_calls.follow(api)
 
 
 # What is said
@@ -252,15 +131,10 @@ def _thrown() -> None:
     _ends("an internal error was not caught")
 
 
-def _now() -> NativeCall | None:
-    """What runs: slm's own errand if there is one, else the innermost call."""
-    return next((work for work in _running if work.file is None), _running[-1] if _running else None)
-
-
 def _explained(what: str, detail: str, work: NativeCall | None) -> SlmError:
     """A file is to blame as long as nothing has been computed with it."""
     detail = f" ({detail})" if detail else ""
-    if work is not None and work.file is not None and work.file not in _proven:
+    if work is not None and work.file is not None and not native_calls.is_proven(work.file):
         return SlmError(
             f"llama.cpp cannot use {work.file.name}: {what} while {work.words.format('it')}{detail}.",
             hint=f"slm show {work.file} tells what its header says; slm verify finds a damaged copy",
@@ -280,7 +154,7 @@ def _crashed(name: str) -> tuple[SlmError, bool]:
     While a file is read, it is taken to be the file. Where it is computed with, the library or the processor may be
     the reason as well: then the signal itself ends slm, for the system's own reports of crashes.
     """
-    work = _now()
+    work = native_calls.now()
     cut = cut_files() if name == "SIGBUS" else []
     if cut:
         return SlmError(
@@ -336,10 +210,9 @@ def cut_files() -> list[Path]:
 
 def _ends(what: str, detail: str = "") -> None:
     """The process ends here; in a program of somebody else's, the sentence is said, and ggml goes on to abort()."""
-    files = set(_files.values())
-    work = _now()
-    if work is None and len(files) == 1:  # a call that is not followed, on the only model there is
-        work = NativeCall("working with {}", files.pop())
+    work, file = native_calls.now(), native_calls.only_file()
+    if work is None and file is not None:  # a call that is not followed, on the only model there is
+        work = NativeCall("working with {}", file)
     error = _explained(what, detail, work)
     if _end is None:
         text = f"slmchat: {error.message}\n"

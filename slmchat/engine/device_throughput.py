@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from slmchat.engine import crash_report, native, tiny_model, verdicts
+from slmchat.engine import native, native_calls, tiny_model, verdicts
 from slmchat.engine.callbacks import guarded
 from slmchat.engine.throughput_points import LAYER, MODELS, Point
 from slmchat.engine.tiny_model import WeightType
@@ -71,7 +71,7 @@ def measure(
     import tempfile  # 10 ms that only a measurement needs
 
     with Deadline(seconds) as deadline, ExitStack() as stack:
-        stack.enter_context(crash_report.own_errand("measuring the speed of this device"))
+        stack.enter_context(native_calls.own_errand("measuring the speed of this device"))
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory, prefix="pace-")))
         running: list[_Running] = []
         for name in wanted:

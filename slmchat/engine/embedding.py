@@ -7,27 +7,27 @@ A text is evaluated whole, in one batch: models that look both ways need that, a
 large as the longest text that has come, in steps, and is made anew for a longer one.
 """
 
-import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from queue import Empty, Full, Queue
-from threading import Thread
 from types import ModuleType
 from typing import Any
 
 from slmchat.engine import native
-from slmchat.engine.api import Embedding, SessionSettings, TextOrTokens
 from slmchat.engine.callbacks import guarded, raise_interrupt
 from slmchat.engine.context import DECODE_ABORTED, context_params, decode_failed
+from slmchat.engine.feed import Feed
 from slmchat.engine.loaded import model_metadata
+from slmchat.engine.requests import SessionSettings, TextOrTokens
+from slmchat.engine.results import Embedding, Result
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
 
 # Texts that go together into one batch, and the step in which its room for tokens grows.
 _MOST_TEXTS = 64
 _STEP = 512
-# Texts that are read before a batch is made, and how long a text waits for others, in seconds.
+# Texts that are read before a batch is made, and how long a text waits for others, in seconds: so a program that writes
+# a line and waits for its vector gets it, and a file is read in large groups.
 _AHEAD = 256
 _PATIENCE_S = 0.02
 
@@ -45,7 +45,7 @@ class LlamaEmbedder:
         self._settings = settings
         self._is_cut = is_cut
         self._is_cancelled = False
-        self._ahead: _Ahead | None = None
+        self._feed: Feed[list[int] | SlmError] | None = None
         self._handle: Any = None
         self._room = 0  # tokens of one batch
         self._n_trained: int = api.llama_model_n_ctx_train(model)
@@ -54,28 +54,40 @@ class LlamaEmbedder:
     def cancel(self) -> None:
         """End `run` soon; from any thread or a signal handler."""
         self._is_cancelled = True
-        if self._ahead is not None:
-            self._ahead.stop()
+        if self._feed is not None:
+            self._feed.wake()
 
     def run(self, texts: Iterator[TextOrTokens]) -> Iterator[Embedding | SlmError]:
         """A vector for each text, in order, or the error that it failed with: USAGE for an empty text, CONTEXT for one
         that is too long. Raises `SlmError`: NO_FIT, DAMAGED when the model computes no numbers, BUG."""
         self._is_cancelled = False
-        self._ahead = ahead = _Ahead(texts)
+        feed: Feed[list[int] | SlmError] = Feed(texts, self._tokens, ahead=_AHEAD)
+        self._feed = feed
         try:
-            while there_are := ahead.take():
-                tokens = [self._tokens(text) for text in there_are]
-                whole = [one for one in tokens if not isinstance(one, SlmError)]
+            while group := self._group(feed):
+                whole = [one for one in group if not isinstance(one, SlmError)]
                 self._open(max(map(len, whole), default=0))
                 found = iter(self._embedded(whole))
-                for one in tokens:
+                for one in group:
                     made = one if isinstance(one, SlmError) else next(found, None)
                     if made is None:  # cancelled
                         return
                     yield made
         finally:
-            ahead.stop()
+            feed.stop()
             self.close()
+
+    def _group(self, feed: Feed[list[int] | SlmError]) -> list[list[int] | SlmError]:
+        """The texts that are there, at least one; none at the end. Raises what their iterator raised."""
+        group: list[list[int] | SlmError] = []
+        while len(group) < _AHEAD and not (feed.is_ended or self._is_cancelled):
+            item = feed.take(_PATIENCE_S if group else None)
+            if item is None:
+                break
+            assert not isinstance(item, Result)
+            feed.make_room()
+            group.append(item)
+        return group
 
     def close(self) -> None:
         """Free the context."""
@@ -188,58 +200,3 @@ class LlamaEmbedder:
                 exit_code=ExitCode.DAMAGED,
             )
         return tuple(value / length for value in values)
-
-
-class _End:
-    """No more texts; `error`: what their iterator raised instead."""
-
-    def __init__(self, error: BaseException | None = None) -> None:
-        self.error = error
-
-
-class _Ahead:
-    """Texts that are read on a thread of their own: one that has come waits for others only a moment.
-
-    So a program that writes a line and waits for its vector gets it, and a file is read in large groups.
-    """
-
-    def __init__(self, texts: Iterator[TextOrTokens]) -> None:
-        self._texts = texts
-        self._queue: Queue[TextOrTokens | _End] = Queue(_AHEAD)
-        self._is_over = False
-        Thread(target=self._read, daemon=True, name="texts").start()
-
-    def take(self) -> list[TextOrTokens]:
-        """The texts that are there, at least one; none at the end. Raises what the iterator raised."""
-        found: list[TextOrTokens] = []
-        while not self._is_over and len(found) < _AHEAD:
-            try:
-                item = self._queue.get(timeout=_PATIENCE_S if found else None)
-            except Empty:
-                break
-            if not isinstance(item, _End):
-                found.append(item)
-                continue
-            self._is_over = True
-            if item.error is not None:
-                raise item.error
-        return found
-
-    def stop(self) -> None:
-        """Let `take` come back, and the reading end; from any thread or a signal handler. What was read is lost."""
-        self._is_over = True
-        with contextlib.suppress(Empty):
-            while True:  # the reading waits for room
-                self._queue.get_nowait()
-        with contextlib.suppress(Full):
-            self._queue.put_nowait(_End())
-
-    def _read(self) -> None:
-        try:
-            for text in self._texts:
-                if self._is_over:
-                    return
-                self._queue.put(text)
-            self._queue.put(_End())
-        except BaseException as error:  # noqa: BLE001 - raised again where the texts are taken
-            self._queue.put(_End(error))

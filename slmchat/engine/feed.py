@@ -1,4 +1,4 @@
-"""Requests taken from an iterator on a thread of its own, a few ahead.
+"""Requests, or texts, taken from an iterator on a thread of its own, a few ahead.
 
 Knows: threads and waiting. Refuses to know: what a request is, and who works on it.
 
@@ -9,9 +9,9 @@ behind when the iterator never comes back: it is a daemon, and nothing waits for
 import threading
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from slmchat.engine.api import Request, Result
+from slmchat.engine.results import Result
 
 Prepared = TypeVar("Prepared")
 
@@ -26,9 +26,7 @@ class _End:
 class Feed(Generic[Prepared]):
     """What `prepare` makes of each request, at most `ahead` of them before `make_room`. A `Result` passes as it is."""
 
-    def __init__(
-        self, requests: Iterator[Request | Result], prepare: Callable[[Request], Prepared | Result], ahead: int
-    ) -> None:
+    def __init__(self, requests: Iterator[Any], prepare: Callable[[Any], Prepared | Result], ahead: int) -> None:
         self.is_ended = False
         self._requests = requests
         self._prepare = prepare

@@ -5,7 +5,7 @@ Knows: which translator a constraint needs. Refuses to know: sampling, requests,
 
 import functools
 
-from slmchat.engine.api import Constraint, ConstraintKind
+from slmchat.engine.requests import Constraint, ConstraintKind
 
 
 @functools.lru_cache(maxsize=8)  # a batch asks for each of its rows

@@ -10,10 +10,11 @@ Refuses to know: how tokens are evaluated and picked, who reads the text (sessio
 import time
 from typing import Any
 
-from slmchat.engine.api import Chunk, Finish, FinishReason, Limits, Timings, Usage
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.probabilities import LogprobReader
 from slmchat.engine.repetition import EVERY, repeats_itself
+from slmchat.engine.requests import Limits
+from slmchat.engine.results import Chunk, Finish, FinishReason, Timings, Usage
 from slmchat.engine.speculation import DraftStats
 from slmchat.engine.text import CompletionText
 from slmchat.engine.thinking import ThoughtWatch

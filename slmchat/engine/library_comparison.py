@@ -131,7 +131,7 @@ def compare(
 
 def _main() -> None:
     from slmchat.engine import llama
-    from slmchat.engine.api import SessionSettings
+    from slmchat.engine.requests import SessionSettings
 
     order = json.loads(sys.stdin.readline())
     engine = llama.load(Path(order["model"]))

@@ -16,7 +16,7 @@ from slmchat.engine import native
 from slmchat.lazy_dataclasses import dataclass
 
 if TYPE_CHECKING:  # the child of the self-test needs none of it
-    from slmchat.engine.api import SessionSettings
+    from slmchat.engine.requests import SessionSettings
 
 FEATURES = {
     "has_extra_buffers": "weights repacked for this processor",

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from slmchat.engine import attention_trial, devices, native, threads, verdicts
 from slmchat.engine.adapters import Adapters
-from slmchat.engine.api import ModelInfo, Prompt, SessionSettings
+from slmchat.engine.api import ModelInfo
 from slmchat.engine.grammars import ReadGrammars
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.limits import EngineLimits
 from slmchat.engine.loaded import LoadedModel, model_metadata
 from slmchat.engine.parallelism import KV_BYTES, plan_cells, plan_streams
+from slmchat.engine.requests import Prompt, SessionSettings
 from slmchat.engine.snapshots import has_state
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from slmchat.engine import crash_report, structures
+from slmchat.engine import crash_report, native_calls, structures
 from slmchat.engine import library as libraries
 from slmchat.engine.callbacks import guarded
 from slmchat.engine.library import DECLARATIONS, PREBUILT, LibraryKind, NativeLibrary
@@ -71,7 +71,7 @@ def multimodal() -> types.ModuleType:
     bindings()
     with _lock:
         _, module = _import_declarations("llama_cpp.mtmd_cpp")
-        crash_report.follow(module)
+        native_calls.follow(module)
     # MTMD_API void mtmd_log_set(ggml_log_callback log_callback, void * user_data);
     module.mtmd_log_set(_log_callback, None)
     return module

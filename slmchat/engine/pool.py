@@ -13,12 +13,13 @@ from collections import deque
 from collections.abc import Iterator
 
 from slmchat.engine import shortlist
-from slmchat.engine.api import Request, Result, SessionSettings
 from slmchat.engine.context import check_room, window_full
 from slmchat.engine.feed import Feed
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.parallelism import CellPlan, Growth
+from slmchat.engine.requests import Request, SessionSettings
+from slmchat.engine.results import Result
 from slmchat.engine.sequences import TokenSpan
 from slmchat.engine.shared_prefix import MIN_SHARED, SECOND_PROMPT_S, PrefixPool, n_common
 from slmchat.engine.slot import PreparedRequest, Slot

@@ -10,9 +10,9 @@ import ctypes
 from types import ModuleType
 from typing import Any
 
-from slmchat.engine.api import Constraint
 from slmchat.engine.logits import LogitsCheck
 from slmchat.engine.quotations import END, QuotationRules, Quoting
+from slmchat.engine.requests import Constraint
 from slmchat.engine.sampler import SamplerSettings, choosers
 from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from itertools import accumulate, pairwise
 
-from slmchat.engine.api import Constraint, ConstraintKind
+from slmchat.engine.requests import Constraint, ConstraintKind
 from slmchat.lazy_dataclasses import dataclass
 
 OPENING, CLOSING = '[{}] "', '"'

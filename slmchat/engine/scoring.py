@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import field, replace
 
 from slmchat.engine import native
-from slmchat.engine.api import Finish, FinishReason, Request, Result, Score, SessionSettings, Timings, Usage
 from slmchat.engine.branches import Branch, branches
 from slmchat.engine.context import check_room, window_full
 from slmchat.engine.feed import Feed
@@ -23,6 +22,8 @@ from slmchat.engine.image_tokens import is_image_token
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.probabilities import LogProbabilities
+from slmchat.engine.requests import Request, SessionSettings
+from slmchat.engine.results import Finish, FinishReason, Result, Score, Timings, Usage
 from slmchat.engine.sequences import TokenSpan
 from slmchat.engine.shared_prefix import MIN_SHARED, SECOND_PROMPT_S, PrefixPool, n_common
 from slmchat.engine.snapshots import has_state
@@ -75,7 +76,7 @@ class LlamaScorer(PrefixPool[_Row]):
             n_cells=settings.n_ctx + 2 * settings.batch_tokens,
             key=key,
             abortable_from=1,  # few batches, and on a slow device one of 60 tokens takes seconds
-            vision=loaded.vocabulary.vision,
+            has_images=True,
         )
         self._waiting: deque[_Row | Result] = deque()  # taken, and not worked on yet
         self._step = self._sequences.batch_tokens  # tokens that are evaluated at once

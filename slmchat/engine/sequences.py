@@ -9,11 +9,9 @@ Refuses to know: what the sequences are, how many there should be (parallelism.p
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 from slmchat.engine import image_tokens, native, sequence_state
-from slmchat.engine.api import SessionSettings
 from slmchat.engine.callbacks import guarded, raise_interrupt
 from slmchat.engine.context import (
     DECODE_ABORTED,
@@ -23,9 +21,10 @@ from slmchat.engine.context import (
     decode_failed,
     refused_kv_type,
 )
+from slmchat.engine.loaded import LoadedModel
+from slmchat.engine.requests import SessionSettings
 from slmchat.engine.snapshots import Snapshots, has_state
-from slmchat.engine.threads import Sample, Watch
-from slmchat.engine.vision import Vision
+from slmchat.engine.threads import Watch
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 
@@ -48,26 +47,24 @@ class Sequences:
 
     def __init__(
         self,
-        api: ModuleType,
-        model: Any,
+        loaded: LoadedModel,
         settings: SessionSettings,
         *,
-        started: Sample,
         n_sequences: int,
         n_cells: int,
         is_cancelled: Callable[[], bool],
         abortable_from: int,
         is_split: bool = False,
-        vision: Vision | None = None,
+        has_images: bool = False,
         longest: int | None = None,
     ) -> None:
-        """`started`: as `LoadedModel` has it. `is_cancelled` is asked inside batches of `abortable_from` tokens or
-        more. `is_split`: each sequence has its share of the cells for itself. `vision`: where tokens may stand for
-        images, what knows which. `longest`: no sequence gets more tokens than these; None: nobody knows.
+        """`is_cancelled` is asked inside batches of `abortable_from` tokens or more. `is_split`: each sequence has its
+        share of the cells for itself. `has_images`: tokens may stand for images. `longest`: no sequence gets more
+        tokens than these; None: nobody knows.
 
-        Raises `SlmError` (NO_FIT) when the memory cannot be had."""
-        self._api = api
-        self._model = model
+        Raises `SlmError`: NO_FIT when the memory cannot be had, DAMAGED for an adapter of another model."""
+        self._api = api = loaded.api
+        self._model = model = loaded.model
         self._is_cancelled = is_cancelled
         self._abortable_from = abortable_from
         self._has_gpu = native.has_gpu_backend()
@@ -79,8 +76,8 @@ class Sequences:
         self.can_copy_part: bool = not (self._has_state or is_sliding)
         self._abort = api.ggml_abort_callback(guarded(lambda _data: is_cancelled(), instead=True))
         self._no_abort = api.ggml_abort_callback()
-        self._vision = vision
-        most = settings.batch_tokens if vision is None else max(settings.batch_tokens, IMAGE_BATCH_TOKENS)
+        self._vision = loaded.vocabulary.vision if has_images else None
+        most = settings.batch_tokens if self._vision is None else max(settings.batch_tokens, IMAGE_BATCH_TOKENS)
         # llama.cpp plans its memory for one token of each sequence, and aborts where a batch has no place for that
         # (llama-context.cpp: graph_reserve)
         self.batch_tokens = min(max(most, n_sequences), n_cells)
@@ -88,7 +85,7 @@ class Sequences:
         self._threads = settings.threads
         # fewer threads add up in another order, and what has to repeat must not depend on what else computes here
         is_adapting = settings.adapts_threads and not settings.is_repeatable
-        self._watch = Watch(settings.threads, started) if is_adapting else None
+        self._watch = Watch(settings.threads, loaded.started) if is_adapting else None
         params.n_ctx = n_cells
         params.n_seq_max = n_sequences
         params.kv_unified = not is_split  # one buffer: without it a copy is a copy of numbers
@@ -112,6 +109,11 @@ class Sequences:
         self.weights_size: int = api.llama_model_size(model)
         # struct llama_batch llama_batch_init(int32_t n_tokens, int32_t embd, int32_t n_seq_max);
         self._batch = api.llama_batch_init(self.batch_tokens, 0, 1)
+        try:
+            loaded.adapters.apply(self.handle, [adapter for adapter in settings.adapters if adapter.scale])
+        except SlmError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Free the KV cache."""

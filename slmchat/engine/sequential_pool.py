@@ -6,7 +6,9 @@ Knows: the order of requests, collecting a completion. Refuses to know: rows, re
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from slmchat.engine.api import Chunk, Event, Finish, Request, Result, Session, TokenLogprob
+from slmchat.engine.api import Session
+from slmchat.engine.requests import Request
+from slmchat.engine.results import Chunk, Event, Finish, Result, TokenLogprob
 from slmchat.errors import SlmError
 
 

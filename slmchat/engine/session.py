@@ -12,13 +12,14 @@ import contextlib
 import time
 from collections.abc import Generator, Iterator, Sequence
 
-from slmchat.engine.api import Adapter, Event, FinishReason, Limits, Prefill, Prompt, SessionSettings
 from slmchat.engine.context import Context, check_room
 from slmchat.engine.generation_state import GenerationState
 from slmchat.engine.image_tokens import is_image_token
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.memory import SessionMemory
+from slmchat.engine.requests import Adapter, Limits, Prompt, SessionSettings
+from slmchat.engine.results import Event, FinishReason, Prefill
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.speculation import SIZES, Drafts, ExactnessCheck
 from slmchat.engine.thinking_sampler import TokenSampler, sampler_for, watch_for

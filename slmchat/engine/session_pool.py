@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-from slmchat.engine.api import FinishReason, Request, Result, Session
+from slmchat.engine.api import Session
 from slmchat.engine.feed import Feed
+from slmchat.engine.requests import Request
+from slmchat.engine.results import FinishReason, Result
 from slmchat.engine.sequential_pool import result_of
 from slmchat.errors import SlmError
 

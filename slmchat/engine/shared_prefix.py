@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic
 
-from slmchat.engine.api import Request, Result, SessionSettings
 from slmchat.engine.feed import Feed, Prepared
 from slmchat.engine.image_tokens import is_image_token, whole
 from slmchat.engine.kvstore import MIN_TOKENS, SHARED, KvStore, StateKey, shared_length
 from slmchat.engine.loaded import LoadedModel
+from slmchat.engine.requests import Request, SessionSettings
+from slmchat.engine.results import Result
 from slmchat.engine.sequences import Sequences
-from slmchat.engine.vision import Vision
-from slmchat.errors import SlmError
 
 MIN_SHARED = 8
 """A shared beginning that is shorter is not worth a sequence of its own."""
@@ -145,9 +144,9 @@ class PrefixPool(ABC, Generic[Prepared]):
         n_cells: int,
         abortable_from: int,
         key: StateKey | None = None,
-        vision: Vision | None = None,
+        has_images: bool = False,
     ) -> None:
-        """`most`: prompts that are worked on at once. `abortable_from` and `vision`: as in `Sequences`.
+        """`most`: prompts that are worked on at once. `abortable_from` and `has_images`: as in `Sequences`.
         `key`: what states on the disk depend on, None: none are kept.
 
         Raises `SlmError`: NO_FIT for the memory of the KV cache, DAMAGED for an adapter of another model.
@@ -161,26 +160,19 @@ class PrefixPool(ABC, Generic[Prepared]):
         self._feed: Feed[Prepared] | None = None
         self._resubmitted: deque[Request] = deque()
         self._sequences = Sequences(
-            loaded.api,
-            loaded.model,
+            loaded,
             settings,
-            started=loaded.started,
             n_sequences=n_sequences,
             n_cells=n_cells,
             is_cancelled=lambda: self._is_cancelled,
             abortable_from=abortable_from,
-            vision=vision,
+            has_images=has_images,
             longest=settings.n_ctx,
         )
         counting = tuple(adapter for adapter in settings.adapters if adapter.scale)
         if key is not None and counting:
             key = key.with_more(repr(counting))
         self._prefix = SharedPrefix(self._sequences, lambda: self._is_cancelled, settings.store, key)
-        try:
-            loaded.adapters.apply(self._sequences.handle, counting)
-        except SlmError:
-            self.close()
-            raise
 
     def run(self, requests: Iterator[Request | Result]) -> Iterator[Result]:
         """Work on the requests, as `Pool` says."""

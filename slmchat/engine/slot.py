@@ -8,9 +8,10 @@ import time
 from dataclasses import field
 from typing import Any
 
-from slmchat.engine.api import Chunk, Finish, FinishReason, Request, Result
 from slmchat.engine.generation_state import GenerationState
 from slmchat.engine.loaded import LoadedModel
+from slmchat.engine.requests import Request
+from slmchat.engine.results import Chunk, Finish, FinishReason, Result
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.sequences import TokenSpan
 from slmchat.engine.thinking_sampler import sampler_for, watch_for

@@ -12,12 +12,13 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from slmchat.engine.api import Event, Finish, FinishReason, Prefill, Request, SessionSettings
 from slmchat.engine.context import check_room, window_full
 from slmchat.engine.kept_sequences import KeptSequence, KeptSequences
 from slmchat.engine.kvstore import MARGIN, StateKey, shared_length
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.parallelism import CellPlan
+from slmchat.engine.requests import Request, SessionSettings
+from slmchat.engine.results import Event, Finish, FinishReason, Prefill
 from slmchat.engine.sequences import Sequences, TokenSpan
 from slmchat.engine.slot import PreparedRequest, Slot
 from slmchat.errors import SlmError
@@ -61,10 +62,8 @@ class LlamaStreamPool:
         count = plan.n_split or plan.most + _MORE_SEQUENCES
         self._is_ended = False
         self._sequences = Sequences(
-            loaded.api,
-            loaded.model,
+            loaded,
             settings,
-            started=loaded.started,
             n_sequences=count,
             n_cells=plan.cells,
             is_cancelled=lambda: self._is_ended,
@@ -76,11 +75,6 @@ class LlamaStreamPool:
         self._lost: deque[Slot] = deque()  # had to give up their sequence, and go on when there is room
         self._speed = _FIRST_SPEED  # of reading a piece beside answers
         self._has_read_beside = False
-        try:
-            loaded.adapters.apply(self._sequences.handle, [adapter for adapter in settings.adapters if adapter.scale])
-        except SlmError:
-            self.close()
-            raise
 
     @property
     def report(self) -> str:

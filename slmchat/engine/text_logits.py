@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from slmchat.engine.api import Part, Prompt, SessionSettings
 from slmchat.engine.context import window_full
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.probabilities import LogProbabilities
+from slmchat.engine.requests import Part, Prompt, SessionSettings
 from slmchat.engine.sequences import Sequences, TokenSpan
-from slmchat.errors import SlmError
 
 # Bytes of the logits of one piece: llama.cpp holds them all until the next one.
 _PIECE_BYTES = 32 << 20
@@ -37,20 +36,13 @@ class LlamaTextLogits:
             _LEAST_PIECE, min(settings.batch_tokens, _PIECE_BYTES // (_FLOAT_BYTES * loaded.vocabulary.n_tokens))
         )
         self._sequences = Sequences(
-            loaded.api,
-            loaded.model,
+            loaded,
             replace(settings, batch_tokens=piece),
-            started=loaded.started,
             n_sequences=1,
             n_cells=settings.n_ctx,
             is_cancelled=lambda: self._is_cancelled,
             abortable_from=1,
         )
-        try:
-            loaded.adapters.apply(self._sequences.handle, [adapter for adapter in settings.adapters if adapter.scale])
-        except SlmError:
-            self.close()
-            raise
 
     def tokens(self, text: str) -> list[int]:
         """The tokens of a plain text, with the mark of its beginning where the model wants one."""

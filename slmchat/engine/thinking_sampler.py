@@ -7,9 +7,9 @@ Refuses to know: how free and constrained tokens are chosen (sampler.py, constra
 from collections import deque
 from typing import Any, Protocol
 
-from slmchat.engine.api import Limits, Prompt
 from slmchat.engine.constraint import open_sampler
 from slmchat.engine.loaded import LoadedModel
+from slmchat.engine.requests import Limits, Prompt
 from slmchat.engine.sampler import Sampler, SamplerSettings
 from slmchat.engine.thinking import ThoughtWatch
 

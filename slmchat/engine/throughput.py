@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from slmchat.engine.api import SessionSettings
 from slmchat.engine.llama import LlamaEngine
+from slmchat.engine.requests import SessionSettings
 from slmchat.lazy_dataclasses import dataclass
 
 

@@ -14,10 +14,10 @@ from types import ModuleType
 from typing import Any
 
 from slmchat.engine import native
-from slmchat.engine.api import Image
 from slmchat.engine.callbacks import guarded
 from slmchat.engine.image_tokens import is_first, numbers
 from slmchat.engine.limits import EngineLimits
+from slmchat.engine.requests import Image
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 

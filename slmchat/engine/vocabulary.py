@@ -15,7 +15,8 @@ from dataclasses import field, replace
 from types import ModuleType
 from typing import Any
 
-from slmchat.engine.api import Image, InfillTokens, Part, Prompt
+from slmchat.engine.api import InfillTokens
+from slmchat.engine.requests import Image, Part, Prompt
 from slmchat.engine.vision import Vision
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass

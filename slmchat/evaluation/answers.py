@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from slmchat.catalog.records import BASE_TAG
-from slmchat.engine.api import Engine, Part, Pool, Prompt, Request, Result, Score
+from slmchat.engine.api import Engine, Pool
+from slmchat.engine.requests import Part, Prompt, Request
+from slmchat.engine.results import Result, Score
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import Thinking
 from slmchat.errors import SlmError

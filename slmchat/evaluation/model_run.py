@@ -14,8 +14,10 @@ from contextlib import AbstractContextManager
 from typing import Protocol, TypedDict
 
 from slmchat.catalog.records import Installed
-from slmchat.engine.api import Pool, Request, Result
+from slmchat.engine.api import Pool
 from slmchat.engine.cancellable import Cancellable
+from slmchat.engine.requests import Request
+from slmchat.engine.results import Result
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation import answers, prompts

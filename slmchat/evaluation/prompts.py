@@ -7,9 +7,10 @@ Knows: the order of what stands in a prompt, both ways of writing it. Refuses to
 
 from collections.abc import Iterator, Sequence
 
+from slmchat.conversation.layouts import raw_prompt
 from slmchat.conversation.messages import Message, Role
-from slmchat.conversation.template import raw_prompt
-from slmchat.engine.api import Limits, ModelInfo, Prompt
+from slmchat.engine.api import ModelInfo
+from slmchat.engine.requests import Limits, Prompt
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.evaluation.records import EvalItem, EvalTask, TaskKind

@@ -4,8 +4,10 @@ The walk of `slm bench` with one stop: a message of 256 tokens, then 64 tokens o
 Refuses to know: tasks, scores, how a model was opened.
 """
 
-from slmchat.engine.api import Finish, Limits, Prompt, Session
+from slmchat.engine.api import Session
 from slmchat.engine.cancellable import CancelScope
+from slmchat.engine.requests import Limits, Prompt
+from slmchat.engine.results import Finish
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import bench_walk

@@ -10,7 +10,8 @@ Knows: the requests and results of one item. Refuses to know: pools, groups, how
 from collections.abc import Iterator
 from dataclasses import field, replace
 
-from slmchat.engine.api import FinishReason, Request, Result
+from slmchat.engine.requests import Request
+from slmchat.engine.results import FinishReason, Result
 from slmchat.evaluation.records import ItemResult
 from slmchat.generation.ballot import AnswerCandidate, Vote, elected, mean_logprob
 from slmchat.generation.best_of import logprobs_of_answer, sampler_of

@@ -43,7 +43,6 @@ def guessed_shape(
     lazy = round(size * _per_layer_share(architecture, count))
     multiplied = size - lazy
     return ModelShape(
-        architecture=architecture or "",
         context_length=context_length,
         layers=tuple(
             Layer(round(elements / 2 / layers), round(elements / 2 / layers), None, 0, size // layers)

@@ -77,7 +77,6 @@ class Matrix:
 class ModelShape:
     """What memory and speed follow from. Sizes in bytes, lengths in tokens or elements."""
 
-    architecture: str
     context_length: int | None
     layers: tuple[Layer, ...]
     matrices: tuple[Matrix, ...]
@@ -111,7 +110,6 @@ def shape_of(parts: Sequence[Header]) -> ModelShape:
     is_tied = "output.weight" not in names
     share = reader.expert_share()
     return ModelShape(
-        architecture=reader.architecture,
         context_length=parts[0].context_length,
         layers=tuple(reader.layer(index, size) for index, size in enumerate(sizes)),
         matrices=tuple(_matrices(tensors, share, is_tied=is_tied)),
@@ -121,7 +119,7 @@ def shape_of(parts: Sequence[Header]) -> ModelShape:
         feed_forward=reader.feed_forward(),
         attention=max((reader.heads[i] * reader.key_size(i) for i in range(reader.n_layer)), default=0),
         experts=reader.number("expert_count"),
-        experts_used=max(reader.per_layer("expert_used_count", 0), default=0),
+        experts_used=max(reader.per_layer("expert_used_count"), default=0),
         weight_bytes=sum(part.tensor_bytes for part in parts) - unused,
         lazy_bytes=_lazy_bytes(reader.architecture, tensors),
         heads=max(reader.heads, default=0),
@@ -157,7 +155,7 @@ class _Reader:
         self.header = header
         self.architecture = header.architecture or ""
         self.n_layer = min(header.block_count or 0, MAX_LAYERS)
-        self.heads = self.per_layer("attention.head_count", 0)
+        self.heads = self.per_layer("attention.head_count")
         self.kv_heads = [
             own if own is not None else heads
             for own, heads in zip(self.optional_per_layer("attention.head_count_kv"), self.heads, strict=True)
@@ -190,8 +188,8 @@ class _Reader:
         value = self.header.metadata.get(key)
         return value.length if isinstance(value, SkippedArray) else len(value) if isinstance(value, tuple) else 0
 
-    def per_layer(self, key: str, default: int) -> list[int]:
-        return [default if value is None else value for value in self.optional_per_layer(key)]
+    def per_layer(self, key: str) -> list[int]:
+        return [value or 0 for value in self.optional_per_layer(key)]
 
     def optional_per_layer(self, key: str) -> list[int | None]:
         """A number for all layers, or one for each (llama.cpp: get_key_or_arr)."""
@@ -260,9 +258,7 @@ class _Reader:
         if self.architecture in RECURRENT or self.architecture == "falcon-h1":
             return True
         if self.architecture in RECURRENT_WITHOUT_KV_HEADS:
-            is_mixer = (
-                not self.architecture.startswith("nemotron") or not self.per_layer("feed_forward_length", 0)[index]
-            )
+            is_mixer = not self.architecture.startswith("nemotron") or not self.per_layer("feed_forward_length")[index]
             return self.kv_heads[index] == 0 and is_mixer
         if self.architecture not in _RECURRENT_BY_INTERVAL:
             return False
@@ -293,14 +289,14 @@ class _Reader:
     def expert_share(self) -> float:
         """The part of the experts' weights that one token reads."""
         experts = self.number("expert_count")
-        used = max(self.per_layer("expert_used_count", 0), default=0)
+        used = max(self.per_layer("expert_used_count"), default=0)
         return min(1.0, used / experts) if experts and used else 1.0
 
     def feed_forward(self) -> int:
         """The widest layer's, of a mixture of experts that of all experts that one token uses."""
-        dense = max(self.per_layer("feed_forward_length", 0), default=0)
-        used = max(self.per_layer("expert_used_count", 0), default=0)
+        dense = max(self.per_layer("feed_forward_length"), default=0)
+        used = max(self.per_layer("expert_used_count"), default=0)
         if not self.number("expert_count") or not used:
             return dense
-        own = max(self.per_layer("expert_feed_forward_length", 0), default=0) or dense
+        own = max(self.per_layer("expert_feed_forward_length"), default=0) or dense
         return max(own * used + self.number("expert_shared_feed_forward_length"), dense if own != dense else 0)

@@ -49,7 +49,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """What this device manages, as measured. `threads`: with so many.
+    """What this device manages, as measured.
 
     `is_rough`: something has not been measured yet, and what is known stands in for it. Good enough to choose by, where
     a factor of two matters; a model of many short rows may be three times as slow, so that no number is told.
@@ -57,7 +57,6 @@ class Throughput:
 
     rates: Mapping[str, Rate]
     layer_seconds: float
-    threads: int
     is_rough: bool = False
 
     def tokens_per_second(self, shape: ModelShape) -> float | None:
@@ -71,7 +70,7 @@ class Throughput:
         return 1 / seconds if shape.matrices and seconds > 0 else None
 
 
-def throughput_of(timings: Mapping[str, Timing], threads: int) -> Throughput | None:
+def throughput_of(timings: Mapping[str, Timing]) -> Throughput | None:
     """The throughput that follows from what has been measured, None when that is too little to choose by.
 
     `timings`: by name, as engine/device_throughput.py has them: a kind of weights, `short` or `long`; `layer`.
@@ -96,7 +95,7 @@ def throughput_of(timings: Mapping[str, Timing], threads: int) -> Throughput | N
     wanted = {f"{kind} {length}" for kind in _KINDS_MEASURED for length in ("short", "long")}
     is_rough = layer is None or not wanted <= set(matrices)
     slowest = min(rates.values(), key=lambda rate: rate.bytes_per_second)
-    return Throughput({kind: rates.get(kind, slowest) for kind in _KINDS_MEASURED}, layer_seconds, threads, is_rough)
+    return Throughput({kind: rates.get(kind, slowest) for kind in _KINDS_MEASURED}, layer_seconds, is_rough)
 
 
 def solved(short: tuple[int, int, float], long: tuple[int, int, float]) -> tuple[float, float]:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Generic, TypeVar
 
-from slmchat.engine.api import FinishReason, Limits
+from slmchat.engine.requests import Limits
+from slmchat.engine.results import FinishReason
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.response import Response

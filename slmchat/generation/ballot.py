@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from enum import StrEnum
 
-from slmchat.engine.api import FinishReason, TokenLogprob
+from slmchat.engine.results import FinishReason, TokenLogprob
 from slmchat.errors import SlmError
 from slmchat.generation.numbers import last_number
 from slmchat.lazy_dataclasses import dataclass

@@ -8,7 +8,9 @@ Refuses to know: how a model is found and loaded, what the figures look like.
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 
-from slmchat.engine.api import Engine, Finish, FinishReason, Limits, Part, Prompt, Session
+from slmchat.engine.api import Engine, Session
+from slmchat.engine.requests import Limits, Part, Prompt
+from slmchat.engine.results import Finish, FinishReason
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import field
 
 from slmchat.catalog.records import Installed
-from slmchat.engine.api import Finish, Limits, Prefill, Prompt, Session
+from slmchat.engine.api import Session
 from slmchat.engine.cancellable import CancelScope
+from slmchat.engine.requests import Limits, Prompt
+from slmchat.engine.results import Finish, Prefill
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import bench_walk, params

@@ -11,7 +11,8 @@ Refuses to know: which pool that is and who else is in it (many.py, batch/answer
 from dataclasses import replace
 
 from slmchat.conversation.thinking import ThinkingSplitter
-from slmchat.engine.api import Limits, Prompt, Request, Result, TokenLogprob
+from slmchat.engine.requests import Limits, Prompt, Request
+from slmchat.engine.results import Result, TokenLogprob
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.attempts import Attempts, TryAgain

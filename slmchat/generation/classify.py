@@ -7,7 +7,9 @@ the threshold. Refuses to know: how scores are computed (the engine), rows, stre
 import math
 from collections.abc import Mapping, Sequence
 
-from slmchat.engine.api import Choices, Finish, Pool, Prompt, Request, Score, Usage
+from slmchat.engine.api import Pool
+from slmchat.engine.requests import Choices, Prompt, Request
+from slmchat.engine.results import Finish, Score, Usage
 from slmchat.lazy_dataclasses import dataclass
 
 # The answer when no choice is probable enough (`--threshold`).

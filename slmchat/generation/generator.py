@@ -12,9 +12,12 @@ from functools import lru_cache
 from typing import Protocol
 
 from slmchat.conversation import window
-from slmchat.conversation.template import ChatTemplate, layout_of
-from slmchat.engine.api import Engine, Finish, Limits, ModelInfo, Pool, Prompt, Request, Session
+from slmchat.conversation.layouts import layout_of
+from slmchat.conversation.template import ChatTemplate
+from slmchat.engine.api import Engine, ModelInfo, Pool, Session
 from slmchat.engine.cancellable import Cancellable, CancelScope
+from slmchat.engine.requests import Limits, Prompt, Request
+from slmchat.engine.results import Finish
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import UNASKED, Thinking
 from slmchat.errors import ExitCode, SlmError

@@ -6,8 +6,10 @@ Refuses to know: where prompts come from; files and records of a batch (generati
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-from slmchat.engine.api import Limits, ModelInfo, Pool, Request, Result
+from slmchat.engine.api import ModelInfo, Pool
 from slmchat.engine.cancellable import CancelScope
+from slmchat.engine.requests import Limits, Request
+from slmchat.engine.results import Result
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.best_of import ONE, BestOf, Candidates

@@ -13,7 +13,8 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from slmchat.engine.api import Pool, Prompt
+from slmchat.engine.api import Pool
+from slmchat.engine.requests import Prompt
 from slmchat.errors import SlmError
 from slmchat.generation.classify import ClassificationTask, content_free_prior
 from slmchat.models.open import OpenModel

@@ -12,11 +12,12 @@ from typing import Protocol
 
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose, trim
+from slmchat.conversation.layouts import layout_of, raw_prompt
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import Picture
-from slmchat.conversation.template import layout_of, raw_prompt
 from slmchat.conversation.thinking import opens_thinking
-from slmchat.engine.api import Engine, Prompt
+from slmchat.engine.api import Engine
+from slmchat.engine.requests import Prompt
 from slmchat.engine.thinking import UNASKED, Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import structured

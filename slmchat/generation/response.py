@@ -10,7 +10,8 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from slmchat.conversation.thinking import ThinkingSplitter, opens_thinking
-from slmchat.engine.api import Chunk, Event, Finish, FinishReason, Prefill, Prompt, Result, Timings, TokenLogprob, Usage
+from slmchat.engine.requests import Prompt
+from slmchat.engine.results import Chunk, Event, Finish, FinishReason, Prefill, Result, Timings, TokenLogprob, Usage
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.sanitize import Sanitizer
 

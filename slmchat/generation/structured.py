@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from slmchat.conversation.messages import Message
 from slmchat.conversation.thinking import closing_of
-from slmchat.engine.api import Constraint, ConstraintKind, FinishReason, Limits, Part, Prompt
+from slmchat.engine.requests import Constraint, ConstraintKind, Limits, Part, Prompt
+from slmchat.engine.results import FinishReason
 from slmchat.engine.thinking import Thinking
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.told import told

@@ -12,9 +12,11 @@ import re
 import threading
 from collections.abc import Sequence
 
+from slmchat.conversation.layouts import layout_of
 from slmchat.conversation.messages import Message, Role
-from slmchat.conversation.template import layout_of
-from slmchat.engine.api import FinishReason, Limits, Session
+from slmchat.engine.api import Session
+from slmchat.engine.requests import Limits
+from slmchat.engine.results import FinishReason
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import ThinkingMode
 from slmchat.errors import SlmError

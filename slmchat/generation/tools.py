@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any
 
 from slmchat.conversation.thinking import overlap
-from slmchat.engine.api import Constraint, ConstraintKind
+from slmchat.engine.requests import Constraint, ConstraintKind
 from slmchat.generation.call_notation import HERMES, NAME, PYTHON_TAG, CallNotation
 from slmchat.lazy_dataclasses import dataclass
 

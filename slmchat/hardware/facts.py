@@ -19,10 +19,6 @@ class Fact(Generic[Value]):
     value: Value | None
     source: str
 
-    @property
-    def is_known(self) -> bool:
-        return self.value is not None
-
 
 def text_of(file: Path) -> str | None:
     """The stripped text of a small system file, None where there is none or it may not be read."""

@@ -7,6 +7,8 @@ import os
 import sys
 import time
 
+from slmchat.hardware import load
+
 
 def peak_memory() -> int | None:
     """Bytes of this process's largest resident set so far, pages of mapped files that it touched included.
@@ -59,12 +61,5 @@ class OthersWatch:
 
 def _counted() -> tuple[float, float, float] | None:
     """Seconds: the clock, busy time of all processors together, processor time of this process."""
-    try:
-        import psutil
-
-        times = psutil.cpu_times()
-    except (ImportError, OSError, RuntimeError):  # Android: no psutil, and a hidden /proc/stat
-        return None
-    # guest time is part of user time already, and waiting for a disk keeps no processor busy (proc_stat(5))
-    busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
-    return (time.perf_counter(), float(busy), time.process_time())
+    busy = load.busy_seconds(())
+    return None if busy is None else (time.perf_counter(), busy, time.process_time())

@@ -15,7 +15,7 @@ from slmchat.catalog.records import Installed
 from slmchat.settings import Settings
 
 if TYPE_CHECKING:
-    from slmchat.engine.api import Adapter
+    from slmchat.engine.requests import Adapter
 
 
 def finder(settings: Settings, library: Library | None = None) -> Finder:

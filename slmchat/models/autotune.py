@@ -20,10 +20,10 @@ from slmchat import hardware
 from slmchat.catalog.library import now
 from slmchat.catalog.records import Installed
 from slmchat.engine import throughput
-from slmchat.engine.api import Part, Prompt, SessionSettings
 from slmchat.engine.cancellable import CancelFlag, CancelScope
 from slmchat.engine.limits import EngineLimits
 from slmchat.engine.llama import LlamaEngine
+from slmchat.engine.requests import Part, Prompt, SessionSettings
 from slmchat.engine.throughput import Workload, WorkloadTimes
 from slmchat.errors import SlmError
 from slmchat.lazy_dataclasses import dataclass

@@ -19,8 +19,8 @@ from slmchat.fit.plan import FitVerdict
 from slmchat.fit.shape import shape_of
 from slmchat.hardware import memory
 from slmchat.lazy_dataclasses import dataclass
-from slmchat.models import device_fit, engine_trial, tuning
-from slmchat.models.device_fit import LoadPlan
+from slmchat.models import engine_trial, load_plan, tuning
+from slmchat.models.load_plan import LoadPlan
 from slmchat.models.session_settings import gpu_layers, kv_type_of, threads_of
 from slmchat.options import GenerationOptions
 from slmchat.settings import Settings
@@ -223,7 +223,7 @@ def _planned(
     beside: LoadedBeside,
 ) -> LoadPlan:
     """How it is to be loaded. Raises `SlmError` (NO_FIT) where it does not fit, unless that is forced."""
-    found = device_fit.plan_load(
+    found = load_plan.plan_load(
         shape_of(headers),
         settings,
         model=installed.path,
@@ -231,7 +231,7 @@ def _planned(
         kv_type=kv_type_of(options, settings) or tuning.of(installed.path, settings).kv_type,
         gpu_layers=gpu_layers(options, settings),
         device=options.device or settings.device,
-        beside=device_fit.needed_beside(
+        beside=load_plan.needed_beside(
             settings,
             adapters=beside.adapters,
             projector=installed.projector.path if installed.projector is not None else None,
@@ -240,7 +240,7 @@ def _planned(
         ),
     )
     if found.verdict is FitVerdict.NO and not options.force:
-        raise device_fit.refusal(installed.key, found)
+        raise load_plan.refusal(installed.key, found)
     return found
 
 
@@ -276,7 +276,7 @@ def window(loading: Loading, wanted: int | None, options: GenerationOptions, *, 
     largest = told.largest_ctx
     if least is not None and largest >= least:
         return largest
-    raise device_fit.refusal("this model", told)
+    raise load_plan.refusal("this model", told)
 
 
 def most_window(loading: Loading, options: GenerationOptions, settings: Settings) -> int:

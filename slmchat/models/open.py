@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from slmchat.catalog.records import Installed
 from slmchat.conversation.pictures import Picture
-from slmchat.engine.api import Adapter, Engine, Pool, Prompt, Session, SessionSettings, StreamPool, TextLogits
+from slmchat.engine.api import Engine, Pool, Session, StreamPool, TextLogits
+from slmchat.engine.requests import Adapter, Prompt, SessionSettings
 from slmchat.engine.sequential_pool import OneByOne
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.plan import DEFAULT_LARGEST_CTX

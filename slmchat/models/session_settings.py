@@ -7,8 +7,8 @@ Refuses to know: how a session computes, which model is chosen.
 from pathlib import Path
 
 from slmchat.catalog.gguf import read_headers
-from slmchat.engine.api import BATCH_TOKENS, SessionSettings
 from slmchat.engine.kvstore import KvStore
+from slmchat.engine.requests import BATCH_TOKENS, SessionSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.memory import DEFAULT_KV_TYPE
 from slmchat.models import tuning

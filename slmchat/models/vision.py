@@ -11,7 +11,8 @@ from slmchat.catalog import registry
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import Installed
 from slmchat.conversation.pictures import Picture
-from slmchat.engine.api import Engine, Part, Prompt
+from slmchat.engine.api import Engine
+from slmchat.engine.requests import Part, Prompt
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
 

@@ -17,8 +17,9 @@ from dataclasses import field, replace
 from itertools import takewhile
 
 from slmchat.conversation.messages import Message
-from slmchat.engine.api import FinishReason, Limits, Timings, Usage
 from slmchat.engine.quotations import QuotationRules
+from slmchat.engine.requests import Limits
+from slmchat.engine.results import FinishReason, Timings, Usage
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import UNASKED
 from slmchat.errors import ExitCode, SlmError

@@ -7,7 +7,9 @@ is none. Refuses to know: what is in the index (index.py), how a vector is compu
 from collections.abc import Iterator
 
 from slmchat.catalog.records import Installed
-from slmchat.engine.api import Embedder, Embedding, TextOrTokens
+from slmchat.engine.api import Embedder
+from slmchat.engine.requests import TextOrTokens
+from slmchat.engine.results import Embedding
 from slmchat.errors import SlmError
 from slmchat.models.backend import Backend, LocalModel
 from slmchat.models.embedding import embedder, newest_embedding_model

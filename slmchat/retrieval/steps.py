@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from slmchat.engine.api import Prefill
 from slmchat.engine.cancellable import Cancellable, CancelScope
+from slmchat.engine.results import Prefill
 from slmchat.errors import SlmError
 from slmchat.generation.response import NullHandler, Response, StreamHandler
 from slmchat.retrieval.citations import CitationFilter

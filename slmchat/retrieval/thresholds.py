@@ -9,7 +9,7 @@ Knows: the numbers, which models are very small. Refuses to know: searches, prom
 import math
 from collections.abc import Sequence
 
-from slmchat.engine.api import TokenLogprob
+from slmchat.engine.results import TokenLogprob
 from slmchat.models.backend import BackendModel, LocalModel
 from slmchat.retrieval.index import Passage
 from slmchat.retrieval.nearest import nearness

@@ -7,8 +7,9 @@ Refuses to know: how a vector is computed (engine/embedding.py), SQL, words.
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from slmchat.engine.api import Embedder, Embedding
+from slmchat.engine.api import Embedder
 from slmchat.engine.quotations import QuotablePassages
+from slmchat.engine.results import Embedding
 from slmchat.errors import SlmError
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval.chunks import DocumentChunk

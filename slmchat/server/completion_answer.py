@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
-from slmchat.engine.api import FinishReason, Prefill, Usage
 from slmchat.engine.cancellable import Cancellable
+from slmchat.engine.results import FinishReason, Prefill, Usage
 from slmchat.engine.thinking import Thinking
 from slmchat.generation import params
 from slmchat.generation.generator import Generator, OneAttempt

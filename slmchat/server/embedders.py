@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager
 
 from slmchat.catalog.records import Installed
 from slmchat.engine import heap
-from slmchat.engine.api import Embedding, TextOrTokens
+from slmchat.engine.requests import TextOrTokens
+from slmchat.engine.results import Embedding
 from slmchat.errors import SlmError
 from slmchat.models.embedding import embedder
 from slmchat.models.open import OpenModel

@@ -9,7 +9,8 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from slmchat.engine.api import Embedding, TextOrTokens
+from slmchat.engine.requests import TextOrTokens
+from slmchat.engine.results import Embedding
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.ranges import Range
 from slmchat.server.fields import BadRequest, checked_number, checked_object, model_named

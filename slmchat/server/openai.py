@@ -17,7 +17,7 @@ from slmchat import ranges
 from slmchat.conversation import pictures
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import Picture
-from slmchat.engine.api import Limits
+from slmchat.engine.requests import Limits
 from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import SlmError
 from slmchat.generation import structured, tools

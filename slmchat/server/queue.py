@@ -13,7 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 
-from slmchat.engine.api import NEVER_BEGUN, Adapter, Event, Finish, Limits, Prompt, Request, StreamPool
+from slmchat.engine.api import StreamPool
+from slmchat.engine.requests import Adapter, Limits, Prompt, Request
+from slmchat.engine.results import NEVER_BEGUN, Event, Finish
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.server.turns import ComputeTurns

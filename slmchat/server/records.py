@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from slmchat.engine.api import FinishReason, TokenLogprob, Usage
+from slmchat.engine.results import FinishReason, TokenLogprob, Usage
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.tools import ToolCall
 from slmchat.lazy_dataclasses import dataclass

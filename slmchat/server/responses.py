@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from slmchat.engine.api import FinishReason, Usage
+from slmchat.engine.results import FinishReason, Usage
 from slmchat.generation.tools import ToolCall
 from slmchat.server.fields import BadRequest
 from slmchat.server.openai import ApiRequest, chat_request

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from slmchat import __version__
-from slmchat.engine.api import Limits, Prompt
+from slmchat.engine.requests import Limits, Prompt
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.warm.codec import decode, encode
 from slmchat.engine.warm.connection import error_as_record

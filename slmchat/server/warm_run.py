@@ -14,8 +14,10 @@ from typing import Any
 from slmchat import __version__
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Message, Role
-from slmchat.engine.api import ModelInfo, Prefill, Prompt, Session, SessionSettings
+from slmchat.engine.api import ModelInfo, Session
 from slmchat.engine.cancellable import Cancellable
+from slmchat.engine.requests import Prompt, SessionSettings
+from slmchat.engine.results import Prefill
 from slmchat.engine.warm.engine import AnswersOnly
 from slmchat.generation import params
 from slmchat.generation.generator import Generator, OneAttempt

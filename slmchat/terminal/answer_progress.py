@@ -17,7 +17,7 @@ _MEASURED_S = 0.3
 
 
 class ReadPrompt(Protocol):
-    """How much of a prompt is evaluated, in tokens: `engine.api.Prefill`, or what a server says of it."""
+    """How much of a prompt is evaluated, in tokens: `engine.results.Prefill`, or what a server says of it."""
 
     @property
     def total(self) -> int: ...

@@ -7,7 +7,7 @@ Knows: where a sentence ends. Refuses to know: who reads it out.
 
 import re
 
-from slmchat.engine.api import Prefill
+from slmchat.engine.results import Prefill
 from slmchat.terminal.answer_progress import AnswerProgress
 from slmchat.terminal.answer_screen import AnswerScreen
 from slmchat.terminal.console import Console

@@ -14,11 +14,12 @@ import pytest
 from endpoint_server import DONE, USAGE, Answer, EndpointServer, Handler, delta, event, events, raw, status, stream
 
 from slmchat import endpoints
-from slmchat.engine.api import Chunk, Finish, FinishReason, Limits, Part, Prompt, SessionSettings, Turn
 from slmchat.engine.remote import bounds
 from slmchat.engine.remote import engine as engine_module
 from slmchat.engine.remote.completion import CharacterJoiner
 from slmchat.engine.remote.route import route_to
+from slmchat.engine.requests import Limits, Part, Prompt, SessionSettings, Turn
+from slmchat.engine.results import Chunk, Finish, FinishReason
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 

@@ -28,7 +28,7 @@ from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.conversation.recorder import ArchiveRecorder
 from slmchat.conversation.template import ChatTemplate
 from slmchat.diagnostics.findings import wrong
-from slmchat.engine.api import Chunk, Finish, FinishReason, Timings, Usage
+from slmchat.engine.results import Chunk, Finish, FinishReason, Timings, Usage
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.response import consume_stream
 from slmchat.models import loader, resolve, sandbox

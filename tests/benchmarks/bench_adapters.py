@@ -22,7 +22,8 @@ from slmchat import settings as settings_module
 from slmchat.catalog.gguf import read_header
 from slmchat.catalog.library import from_path
 from slmchat.engine import llama
-from slmchat.engine.api import Finish, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.requests import Limits, Part, Prompt, SessionSettings
+from slmchat.engine.results import Finish
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.session import LlamaSession
 from slmchat.models.adapters import with_adapters

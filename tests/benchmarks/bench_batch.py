@@ -15,8 +15,8 @@ import programs
 from targets import Target, pairs
 
 if TYPE_CHECKING:
-    from slmchat.engine.api import SessionSettings
     from slmchat.engine.llama import LlamaEngine
+    from slmchat.engine.requests import SessionSettings
 
 N_ROWS = 200
 N_RUNS = 5  # calls of `slm run` that are timed; each is like every other
@@ -64,7 +64,7 @@ def run_rate(model: str) -> float:
 def in_process(model: str) -> tuple[Callable[[], float], Callable[[], float], Callable[[], float]]:
     """Rows a second of the pool, of a session, and of a bare loop, on one loaded model."""
     from slmchat.conversation.messages import Message, Role
-    from slmchat.engine.api import Limits, Request, SessionSettings
+    from slmchat.engine.requests import Limits, Request, SessionSettings
     from slmchat.engine.sampler import SamplerSettings
     from slmchat.generation.prompt import layout
 

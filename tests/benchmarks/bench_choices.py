@@ -15,7 +15,9 @@ from targets import Target, pairs
 
 from slmchat.conversation.attachments import Attachment, compose
 from slmchat.conversation.messages import Message, Role
-from slmchat.engine.api import Chunk, Engine, Limits, Prompt, Request, SessionSettings
+from slmchat.engine.api import Engine
+from slmchat.engine.requests import Limits, Prompt, Request, SessionSettings
+from slmchat.engine.results import Chunk
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.generation.classify import CONTENT_FREE, ClassificationTask, content_free_prior
 from slmchat.generation.prompt import layout

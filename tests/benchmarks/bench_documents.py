@@ -16,7 +16,7 @@ from pathlib import Path
 
 from targets import Target
 
-from slmchat.engine.api import Embedding
+from slmchat.engine.results import Embedding
 from slmchat.errors import SlmError
 from slmchat.reporting import LogReporter
 from slmchat.retrieval.index import DocumentIndex

@@ -13,7 +13,8 @@ from targets import Target
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import ChatTemplate
 from slmchat.engine import llama
-from slmchat.engine.api import Chunk, Finish, Limits, SessionSettings
+from slmchat.engine.requests import Limits, SessionSettings
+from slmchat.engine.results import Chunk, Finish
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import SlmError
 from slmchat.generation import structured

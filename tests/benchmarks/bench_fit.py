@@ -40,7 +40,7 @@ bare = resident()
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from slmchat.engine import llama
-from slmchat.engine.api import Limits, Part, Prompt, SessionSettings
+from slmchat.engine.requests import Limits, Part, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 path, n_ctx, kv_type, threads, answer = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
 engine = llama.load(Path(path))
@@ -133,7 +133,7 @@ print(json.dumps({{name: astuple(point) for name, point in found.items()}}))
     for _ in range(8):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         if done.returncode == 0:
-            found = throughput_of(json.loads(done.stdout.splitlines()[-1]), _threads())
+            found = throughput_of(json.loads(done.stdout.splitlines()[-1]))
             assert found is not None
             return found
     raise RuntimeError(f"the throughput of this device cannot be measured: {done.stderr.strip().splitlines()[-1:]}")

@@ -26,7 +26,8 @@ from schema_samples import described, random_schema, with_references
 from targets import Target, pairs
 
 from slmchat.engine import constraint, llama
-from slmchat.engine.api import Constraint, ConstraintKind, Finish, FinishReason, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.requests import Constraint, ConstraintKind, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.results import Finish, FinishReason
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.session import LlamaSession
 from slmchat.errors import SlmError

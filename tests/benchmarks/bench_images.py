@@ -17,7 +17,8 @@ from gguf_vision import write_tiny_gemma3, write_tiny_siglip
 from targets import Target, rounds
 
 from slmchat.engine import llama, native
-from slmchat.engine.api import Finish, Image, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.requests import Image, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.results import Finish
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.session import LlamaSession
 from slmchat.engine.vision import Projector

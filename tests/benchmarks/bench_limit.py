@@ -95,7 +95,7 @@ def _growth(repeat: int) -> list[Target]:
 
 def _followed() -> tuple[float, float]:
     """Seconds a chunk in the first and in the last tenth of an answer that goes to a file."""
-    from slmchat.engine.api import Chunk, Finish, FinishReason, Timings, Usage
+    from slmchat.engine.results import Chunk, Finish, FinishReason, Timings, Usage
     from slmchat.generation import response
     from slmchat.sanitize import Sanitizer
     from slmchat.terminal.console import Console

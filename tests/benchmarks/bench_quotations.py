@@ -13,8 +13,9 @@ import programs
 from targets import Target, pairs
 
 from slmchat.engine import llama
-from slmchat.engine.api import Constraint, Finish, Limits, Part, Prompt, SessionSettings
 from slmchat.engine.quotations import QuotationRules
+from slmchat.engine.requests import Constraint, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.results import Finish
 from slmchat.engine.sampler import SamplerSettings
 
 DOCUMENTS = Path(__file__).resolve().parent.parent / "data" / "ask" / "documents"

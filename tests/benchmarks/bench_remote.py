@@ -20,10 +20,11 @@ import programs
 from targets import Target, rounds
 
 from slmchat import endpoints
-from slmchat.engine.api import Chunk, Limits, Part, Prompt, SessionSettings, Turn
 from slmchat.engine.remote.engine import load
 from slmchat.engine.remote.route import route_to
 from slmchat.engine.remote.session import RemoteSession
+from slmchat.engine.requests import Limits, Part, Prompt, SessionSettings, Turn
+from slmchat.engine.results import Chunk
 from slmchat.engine.sampler import SamplerSettings
 
 PROMPT = Prompt((Part("Hi"),), (Turn("user", "Hi"),))

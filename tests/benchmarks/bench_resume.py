@@ -14,8 +14,9 @@ import programs
 from targets import Target, rounds
 
 from slmchat.engine import llama
-from slmchat.engine.api import Finish, Limits, Part, Prompt, SessionSettings
 from slmchat.engine.kvstore import KvStore
+from slmchat.engine.requests import Limits, Part, Prompt, SessionSettings
+from slmchat.engine.results import Finish
 from slmchat.engine.sampler import SamplerSettings
 
 CONVERSATION_TOKENS, DOCUMENT_TOKENS = 3000, 2000

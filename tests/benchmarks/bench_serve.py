@@ -149,7 +149,7 @@ def _against(peer: str, model: str, n_streams: int, repeat: int) -> Iterator[Tar
 
 def _added_by_http(model: str, repeat: int) -> Target:
     """One token over HTTP, less the same over the line of slm's own commands (engine and queue are the same)."""
-    from slmchat.engine.api import Limits, Part, Prompt
+    from slmchat.engine.requests import Limits, Part, Prompt
     from slmchat.engine.sampler import SamplerSettings
     from slmchat.engine.warm.session import WarmSession
     from slmchat.models.warm_socket import connect

@@ -13,7 +13,8 @@ from targets import Target, pairs
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.template import ChatTemplate
 from slmchat.engine import llama
-from slmchat.engine.api import Chunk, Finish, Limits, Part, Prompt, SessionSettings
+from slmchat.engine.requests import Limits, Part, Prompt, SessionSettings
+from slmchat.engine.results import Chunk, Finish
 from slmchat.engine.sampler import SamplerSettings
 
 N_TOKENS, N_CTX = 100, 1024

@@ -16,7 +16,7 @@ import programs
 from targets import Target, pairs, rounds
 
 from slmchat.engine import llama
-from slmchat.engine.api import Limits, Part, Prompt, SessionSettings
+from slmchat.engine.requests import Limits, Part, Prompt, SessionSettings
 from slmchat.engine.sampler import SamplerSettings
 
 N_TOKENS, N_CTX = 150, 1024

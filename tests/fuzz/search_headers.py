@@ -243,7 +243,7 @@ def _load(path: Path) -> str | None:
 def _use(path: Path) -> int:
     """Load, tokenize, generate two tokens, read their text and as slm does."""
     from slmchat.engine import llama
-    from slmchat.engine.api import Limits, Part, Prompt, SessionSettings
+    from slmchat.engine.requests import Limits, Part, Prompt, SessionSettings
     from slmchat.engine.sampler import SamplerSettings
     from slmchat.errors import SlmError
 

@@ -22,8 +22,8 @@ from slmchat.conversation.archive import Archive
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Conversation, Role
 from slmchat.conversation.recorder import ArchiveRecorder
-from slmchat.engine.api import FinishReason
 from slmchat.engine.cancellable import Cancellable
+from slmchat.engine.results import FinishReason
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.chat_session import ChatSession, Overflow

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from slmchat.commands.sources import shown_path
 from slmchat.conversation.attachments import Attachment
-from slmchat.engine.api import FinishReason
 from slmchat.engine.cancellable import CancelFlag, Cancellable, CancelScope
+from slmchat.engine.results import FinishReason
 from slmchat.generation.chat_session import ChatSession
 from slmchat.generation.generator import Generator
 from slmchat.generation.response import StreamHandler

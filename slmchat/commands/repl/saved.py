@@ -10,7 +10,7 @@ from pathlib import Path
 from slmchat.commands.repl import files, recap
 from slmchat.commands.repl.app import ChatApp, usage
 from slmchat.commands.sessions import ago
-from slmchat.conversation.archive import SessionSummary
+from slmchat.conversation.archive_names import SessionSummary
 from slmchat.conversation.code_blocks import code_blocks
 from slmchat.conversation.messages import Role
 from slmchat.terminal.completion import complete_path, split_words

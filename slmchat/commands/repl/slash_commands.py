@@ -14,7 +14,7 @@ from slmchat.commands.repl import adapters, chat_settings, documents, enclosures
 from slmchat.commands.repl.app import ChatApp, usage
 from slmchat.errors import SlmError
 from slmchat.generation import params
-from slmchat.models.backend import REMOTE_MARK
+from slmchat.models.remote_backend import REMOTE_MARK
 from slmchat.terminal.doubt import LEGEND
 from slmchat.terminal.line_editor import KEYS
 from slmchat.terminal.slash_commands import CommandTable, SlashCommand

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 
 from slmchat.endpoints import Endpoint
-from slmchat.engine.api import Adapter
 from slmchat.engine.remote import errors
 from slmchat.engine.remote.client import Client
+from slmchat.engine.requests import Adapter
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 

@@ -21,6 +21,7 @@ from slmchat import __version__
 from slmchat.endpoints import Endpoint
 from slmchat.engine.remote import errors
 from slmchat.engine.remote.cancel import Cancel
+from slmchat.engine.remote.error_words import ErrorWords
 from slmchat.engine.remote.events import EventStream
 from slmchat.engine.remote.route import Route
 from slmchat.engine.remote.wire import TimedOut, Wire, connect
@@ -144,7 +145,7 @@ class Client:
                     raise errors.garbled(self.endpoint, f"it is compressed ({encoding[:20]}), which nobody asked for")
                 return response
             text = self._whole(response, MOST_OF_AN_ERROR, is_cut=True)
-            said = errors.ErrorWords(text)  # llama-server answers 500 to pictures that its model does not see
+            said = ErrorWords(text)  # llama-server answers 500 to pictures that its model does not see
             is_final = said.is_about_context or said.is_about_pictures
             if response.status not in PASSING or is_final or number == MOST_TRIES:
                 raise self.refusal(response.status, text)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slmchat.engine.api import TokenLogprob
+from slmchat.engine.results import TokenLogprob
 from slmchat.lazy_dataclasses import dataclass
 
 

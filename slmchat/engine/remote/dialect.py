@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from slmchat.engine.api import Constraint, ConstraintKind, Limits, Prompt, Turn
 from slmchat.engine.gbnf import to_gbnf
 from slmchat.engine.remote.png import data_url
+from slmchat.engine.requests import Constraint, ConstraintKind, Limits, Prompt, Turn
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError

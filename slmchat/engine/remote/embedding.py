@@ -11,10 +11,11 @@ from itertools import islice
 from typing import Any
 
 from slmchat.endpoints import Endpoint
-from slmchat.engine.api import Embedding, TextOrTokens
 from slmchat.engine.remote import errors
 from slmchat.engine.remote.cancel import Cancelled
 from slmchat.engine.remote.client import Client
+from slmchat.engine.requests import TextOrTokens
+from slmchat.engine.results import Embedding
 from slmchat.errors import ExitCode, SlmError
 
 _AT_ONCE = 32

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import closing
 
 from slmchat.endpoints import Endpoint
-from slmchat.engine.api import ModelInfo, Pool, Prompt, SessionSettings, StreamPool, TextLogits
+from slmchat.engine.api import ModelInfo, Pool, StreamPool, TextLogits
 from slmchat.engine.remote import dialect, errors
 from slmchat.engine.remote.adapters import RemoteAdapter, list_adapters
 from slmchat.engine.remote.client import Client
@@ -23,6 +23,7 @@ from slmchat.engine.remote.pool import AT_ONCE, RemotePool
 from slmchat.engine.remote.route import Route
 from slmchat.engine.remote.scorer import RemoteScorer
 from slmchat.engine.remote.session import RemoteSession
+from slmchat.engine.requests import Prompt, SessionSettings
 from slmchat.errors import ExitCode, SlmError
 
 

@@ -1,54 +1,31 @@
 """What goes wrong between slm and an endpoint, one sentence each.
 
-Knows: the exceptions of sockets, TLS and http.client, status codes, how servers of the field word their refusals.
-Refuses to know: what was asked. What a server says is untrusted: it is cut, put on one line, and keys are taken out.
+Knows: the exceptions of sockets, TLS and http.client, status codes.
+Refuses to know: what was asked, how servers word their refusals (error_words.py).
 """
 
 import http.client
 import json
-import re
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from slmchat.endpoints import KEY_VARIABLE, Endpoint
 from slmchat.engine.remote.cancel import Cancelled
+from slmchat.engine.remote.error_words import ErrorWords, quoted
 from slmchat.engine.remote.events import TooLarge
 from slmchat.engine.remote.wire import NoSuchHost, ProxyRefused, TimedOut
 from slmchat.errors import ExitCode, SlmError
-from slmchat.redaction import redacted
 
 _PROXY_HINT = "check the proxy; NO_PROXY=HOST names a host that is asked straight"
 _OK = 200  # the status of an answer that tells its error inside
-_MOST_QUOTED = 240  # characters of a server's own words
-
-# "maximum context length is 4096 tokens" (OpenAI, vLLM, llama-cpp-python); "exceeds the available context size (4096
-# tokens)" (llama-server); "context window of 4096" (llama-cpp-python)
-_CONTEXT = re.compile(
-    r"context[ _-]?(?:length|size|window)|exceed_context|prompt is too long|too many (?:input )?tokens", re.IGNORECASE
-)
-_CONTEXT_SIZE = re.compile(
-    r"(?:maximum|available) (?:model )?context (?:length|size|window)(?: is| of)?:? \(?(\d+)|"
-    r"context window of (\d+)|max_model_len\D{1,20}(\d+)",
-    re.IGNORECASE,
-)
-# "image input is not supported … mmproj" (llama-server), "is not a multimodal model" (vLLM), "missing data required for
-# image input" (Ollama), "content: Input should be a valid string" (FastAPI): the model, or the server, sees nothing.
-_NO_PICTURES = re.compile(
-    r"mmproj|(?:not|n't|no) .{0,20}multi-?modal|"
-    r"\b(?:images?|image_url|vision|pictures?)\b.{0,40}\b(?:not|n't) (?:supported|accepted|enabled|allowed)|"
-    r"(?:not|n't|no endpoints found that) (?:support|accept|take|have|process|handle).{0,60}\b(?:image|vision|picture)|"
-    r"(?:missing|lacks).{0,40}\b(?:image|vision)|content\b.{0,40}(?:must|should) be an? (?:valid )?(?:string|str)\b",
-    re.IGNORECASE,
-)
-_NO_MODEL = re.compile(r"model.{0,200}(?:not found|does not exist|not exist|unknown|not supported)", re.IGNORECASE)
 
 
 class Refusal(SlmError):
     """The endpoint answered, and refused. `said`: its own words; `param`: the field of the request that it names."""
 
-    def __init__(self, message: str, *, exit_code: ExitCode, hint: str | None, status: int, said: "ErrorWords") -> None:
+    def __init__(self, message: str, *, exit_code: ExitCode, hint: str | None, status: int, said: ErrorWords) -> None:
         super().__init__(message, exit_code=exit_code, hint=hint)
         self.status = status
         self.said = said
@@ -56,96 +33,6 @@ class Refusal(SlmError):
 
 class Truncated(SlmError):
     """The stream ended without saying that the completion did."""
-
-
-class ErrorWords:
-    """The words of a refusal, from the JSON that OpenAI's API made a habit, or from whatever else came."""
-
-    def __init__(self, body: bytes | str) -> None:
-        text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
-        self.is_page = bool(re.match(r"\s*<(?:!doctype|html|head|\?xml)", text, re.IGNORECASE))
-        self.param: str | None = None
-        self.code = ""
-        self.n_ctx: int | None = None
-        self.status: int | None = None
-        if self.is_page:
-            title = re.search(r"<title[^>]*>(.{1,200}?)</title>", text, re.IGNORECASE | re.DOTALL)
-            self.text = _quoted(title[1]) if title else ""
-            return
-        fields = _error_fields(text)
-        words = next((_words(fields[name]) for name in _WORDED if fields.get(name)), "")
-        self.text = _quoted(words or (text if not fields else ""))
-        self.code = " ".join(str(fields[name]) for name in ("code", "type") if fields.get(name))
-        self.param = fields["param"] if isinstance(fields.get("param"), str) else None
-        number = str(fields.get("code") or fields.get("status") or "")
-        self.status = int(number) if re.fullmatch(r"[45]\d\d", number) else None  # which an event may tell
-        size = fields.get("n_ctx")
-        found = _CONTEXT_SIZE.search(self.text)
-        if isinstance(size, int) and size > 0:
-            self.n_ctx = size
-        elif found:
-            self.n_ctx = int(next(number for number in found.groups() if number))
-
-    @property
-    def is_about_context(self) -> bool:
-        return bool(_CONTEXT.search(f"{self.text} {self.code}"))
-
-    @property
-    def is_about_pictures(self) -> bool:
-        """Whether they say that pictures are not taken, whatever there is in them."""
-        return bool(_NO_PICTURES.search(self.text)) and not self.is_about_context
-
-    @property
-    def is_about_model(self) -> bool:
-        return "model_not_found" in self.code or bool(_NO_MODEL.search(self.text) and not self.is_about_pictures)
-
-
-# Where servers put the words of a refusal.
-_WORDED = ("message", "detail", "msg", "error", "errors")
-# What pydantic says of a field, as Python prints it (vLLM puts that into its message).
-_PRINTED = re.compile(r"'loc': \(([^)]{0,200})\), 'msg': (?:'([^']{0,300})'|\"([^\"]{0,300})\")")
-# A refusal names this many fields.
-_MOST_REASONS = 5
-
-
-def _words(value: object) -> str:
-    """The words in a part of a refusal: a text, FastAPI's list of `{"loc": [...], "msg": ...}`, or what holds one."""
-    if isinstance(value, list):
-        return "; ".join(words for item in value[:_MOST_REASONS] if (words := _words(item)))
-    if isinstance(value, dict):
-        words = next((_words(value[name]) for name in _WORDED if value.get(name)), "")
-        place = value.get("loc")
-        return _of_field(place if isinstance(place, list) else [], words)
-    if not isinstance(value, str):
-        return ""
-    printed = _PRINTED.findall(value[: 64 * 1024])[:_MOST_REASONS]
-    return "; ".join(_of_field(place.replace("'", "").split(", "), one or two) for place, one, two in printed) or value
-
-
-def _of_field(place: Sequence[object], words: str) -> str:
-    """`messages.0.content: field required`. The body is where every field is."""
-    names = [str(name).strip(" ,") for name in place]
-    names = [name for name in (names[1:] if names[:1] == ["body"] else names) if name]
-    return f"{'.'.join(names)}: {words}" if names and words else words
-
-
-def _error_fields(text: str) -> dict[str, Any]:
-    """`{"error": {"message", "type", "param", "code"}}`, `{"error": "…"}`, `{"detail": …}`, `{"message": …}`."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    if isinstance(value, list) and value:  # Vertex AI wraps it
-        value = value[0]
-    if not isinstance(value, dict):
-        return {}
-    error = value.get("error") or value
-    return error if isinstance(error, dict) else {"message": error}
-
-
-def _quoted(text: str) -> str:
-    words = redacted(" ".join(text.split()))
-    return (words if len(words) <= _MOST_QUOTED else f"{words[:_MOST_QUOTED]} …").rstrip(".")
 
 
 def meaning(status: int) -> str:
@@ -253,7 +140,7 @@ def asks_too_long(endpoint: Endpoint, status: int, seconds: float, body: bytes) 
 
 def redirected(endpoint: Endpoint, place: str) -> SlmError:
     """The endpoint sends slm to somebody else."""
-    there = _quoted(place)[:120] or "nowhere"
+    there = quoted(place)[:120] or "nowhere"
     return _network(
         f"{endpoint.address} redirects to {there}, and slm follows nobody to another place with what you say.",
         "if that is where you want to go, give its address with --endpoint",
@@ -269,7 +156,7 @@ def wrong_type(endpoint: Endpoint, kind: str, body: bytes) -> SlmError:
             f"{endpoint.address} answers with a web page{title} instead of a completion.",
             "is it an OpenAI-compatible endpoint, and does this network want a login first?",
         )
-    return garbled(endpoint, f"its type is '{_quoted(kind)[:60] or 'not said'}', not a stream of events")
+    return garbled(endpoint, f"its type is '{quoted(kind)[:60] or 'not said'}', not a stream of events")
 
 
 def garbled(endpoint: Endpoint, why: str, hint: str | None = None) -> SlmError:
@@ -340,7 +227,7 @@ def _sentence(endpoint: Endpoint, proxy: str | None, error: Exception) -> SlmErr
     if isinstance(error, PermissionError):
         return _network(f"{where} cannot be reached: this process may not use the network for it.", "slm privacy")
     if isinstance(error, OSError):
-        return _network(f"{proxy or where} cannot be reached: {_quoted(error.strerror or str(error))}.")
+        return _network(f"{proxy or where} cannot be reached: {quoted(error.strerror or str(error))}.")
     return None
 
 
@@ -349,11 +236,11 @@ def _not_connected(endpoint: Endpoint, proxy: str | None, error: Exception) -> S
     if isinstance(error, TimedOut):
         return _of_timeout(endpoint.address, proxy, error)
     if isinstance(error, ProxyRefused):
-        return _network(f"{proxy} does not let slm through to {endpoint.address}: {_quoted(str(error))}.", _PROXY_HINT)
+        return _network(f"{proxy} does not let slm through to {endpoint.address}: {quoted(str(error))}.", _PROXY_HINT)
     hint = _PROXY_HINT if proxy else "is the server running?" if endpoint.is_loopback else "check the address"
     if isinstance(error, NoSuchHost):
         hint = _PROXY_HINT if proxy else "check the address and the network"
-        return _network(f"{proxy or endpoint.host} cannot be found: {_quoted(str(error))}.", hint)
+        return _network(f"{proxy or endpoint.host} cannot be found: {quoted(str(error))}.", hint)
     return _network(f"{proxy or endpoint.address} cannot be reached: nobody listens there (connection refused).", hint)
 
 
@@ -376,13 +263,13 @@ def _of_timeout(where: str, proxy: str | None, error: TimedOut) -> SlmError:
 def _of_tls(endpoint: Endpoint, error: ssl.SSLError) -> SlmError:
     where = endpoint.address
     if isinstance(error, ssl.SSLCertVerificationError):
-        reason = _quoted(error.verify_message or str(error))
+        reason = quoted(error.verify_message or str(error))
         hint = "a certificate of your own: SSL_CERT_FILE=FILE names who signed it"
         return _network(f"{where} cannot prove that it is {endpoint.host}: {reason}.", hint)
     if isinstance(error, ssl.SSLEOFError):
         return _network(f"{where} closed the connection while it was being secured.")
     is_plain = "WRONG_VERSION_NUMBER" in str(error) or "HTTP_REQUEST" in str(error)
-    reason = (error.reason or "").replace("_", " ").lower() or _quoted(str(error))
+    reason = (error.reason or "").replace("_", " ").lower() or quoted(str(error))
     return _network(
         f"there is no secure connection to {where}: {reason}.", "it may speak plain http:// there" if is_plain else None
     )

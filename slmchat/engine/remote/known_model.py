@@ -8,9 +8,9 @@ import math
 from dataclasses import replace
 
 from slmchat.endpoints import Endpoint
-from slmchat.engine.api import Prompt
 from slmchat.engine.remote.completion import Counted
 from slmchat.engine.remote.dialect import Listed
+from slmchat.engine.requests import Prompt
 
 # Bytes of UTF-8 for one token of English text, before the endpoint has told better; tokens around a message.
 _BYTES_PER_TOKEN = 4.0

@@ -9,7 +9,7 @@ import functools
 import struct
 import zlib
 
-from slmchat.engine.api import Image
+from slmchat.engine.requests import Image
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB_8 = b"\x08\x02\0\0\0"  # bits a sample, colour type, and the only methods that there are

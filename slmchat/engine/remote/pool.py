@@ -6,10 +6,11 @@ Refuses to know: threads (session_pool.py), what is sent, what a status means (c
 
 from collections.abc import Callable, Iterator
 
-from slmchat.engine.api import Request, Result
 from slmchat.engine.remote.client import PASSING
 from slmchat.engine.remote.errors import Refusal
 from slmchat.engine.remote.session import RemoteSession
+from slmchat.engine.requests import Request
+from slmchat.engine.results import Result
 from slmchat.engine.session_pool import SessionPool
 from slmchat.errors import ExitCode, SlmError
 from slmchat.wording import counted

@@ -10,7 +10,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from slmchat.engine.api import Limits, Pool, Request, Result, Score, TokenLogprob
+from slmchat.engine.api import Pool
+from slmchat.engine.requests import Limits, Request
+from slmchat.engine.results import Result, Score, TokenLogprob
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 

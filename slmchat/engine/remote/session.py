@@ -10,26 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import field
 from typing import Any
 
-from slmchat.engine.api import (
-    Adapter,
-    Chunk,
-    Event,
-    Finish,
-    FinishReason,
-    Limits,
-    Prefill,
-    Prompt,
-    Timings,
-    TokenLogprob,
-    Usage,
-)
 from slmchat.engine.remote import completion, dialect, errors
 from slmchat.engine.remote.adapters import RemoteAdapter
 from slmchat.engine.remote.bounds import Bounds
 from slmchat.engine.remote.cancel import Cancelled
 from slmchat.engine.remote.client import Client
 from slmchat.engine.remote.completion import AnswerEvent, CharacterJoiner, Counted
+from slmchat.engine.remote.error_words import ErrorWords
 from slmchat.engine.remote.known_model import KnownModel
+from slmchat.engine.requests import Adapter, Limits, Prompt
+from slmchat.engine.results import Chunk, Event, Finish, FinishReason, Prefill, Timings, TokenLogprob, Usage
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
@@ -236,7 +226,7 @@ class RemoteSession:
         except completion.MalformedEvent as error:
             raise errors.garbled(endpoint, str(error)) from error
         except completion.ErrorEvent as error:
-            status = errors.ErrorWords(str(error)).status
+            status = ErrorWords(str(error)).status
             if status is not None and run.first is None:
                 raise self._client.refusal(status, str(error)) from error
             raise errors.of_event(endpoint, str(error), is_begun=run.first is not None) from error

@@ -9,7 +9,8 @@ the model is the right one (models/warm_server.py).
 from collections.abc import Sequence
 from typing import Any
 
-from slmchat.engine.api import ModelInfo, Pool, Prompt, Session, SessionSettings
+from slmchat.engine.api import ModelInfo, Pool, Session
+from slmchat.engine.requests import Prompt, SessionSettings
 from slmchat.engine.warm.codec import encode
 from slmchat.engine.warm.connection import WarmConnection, ask
 from slmchat.engine.warm.pool import WarmPool

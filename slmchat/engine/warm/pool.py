@@ -6,7 +6,8 @@ Knows: when a failure is that of the server. Refuses to know: threads (session_p
 
 from collections.abc import Sequence
 
-from slmchat.engine.api import Request, Result
+from slmchat.engine.requests import Request
+from slmchat.engine.results import Result
 from slmchat.engine.session_pool import SessionPool
 from slmchat.engine.warm.session import WarmSession
 from slmchat.errors import ExitCode

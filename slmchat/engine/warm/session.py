@@ -7,7 +7,8 @@ come and go (connection.py), what the model is.
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from slmchat.engine.api import Adapter, Chunk, Event, Finish, Limits, Prefill, Prompt
+from slmchat.engine.requests import Adapter, Limits, Prompt
+from slmchat.engine.results import Chunk, Event, Finish, Prefill
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.warm.codec import decode, encode
 from slmchat.engine.warm.connection import WarmConnection, error_of, server_gone

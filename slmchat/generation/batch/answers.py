@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from slmchat.engine.api import Limits, Prompt, Request, Result, Score
+from slmchat.engine.requests import Limits, Prompt, Request
+from slmchat.engine.results import Result, Score
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import SlmError
 from slmchat.generation import response

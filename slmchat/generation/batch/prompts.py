@@ -14,7 +14,7 @@ from slmchat.conversation.attachments import Attachment, compose, trim
 from slmchat.conversation.messages import Message, Role
 from slmchat.conversation.pictures import Picture
 from slmchat.conversation.prompt_template import NoValue
-from slmchat.engine.api import Prompt
+from slmchat.engine.requests import Prompt
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.rows import USUAL_FIELDS, Row, RowSource
 from slmchat.generation.prompt_template import PromptFile

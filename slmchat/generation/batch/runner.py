@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from slmchat.engine.api import FinishReason, Pool, Request, Result
+from slmchat.engine.api import Pool
 from slmchat.engine.cancellable import CancelScope
+from slmchat.engine.requests import Request
+from slmchat.engine.results import FinishReason, Result
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.answers import Answers, Unsuitable
 from slmchat.generation.batch.progress import Progress
