@@ -3,8 +3,8 @@
     python -m tests.ask_quality smollm2:135m [--raw] [--large] [--limit N] [--rows FILE]
 
 The questions of tests/data/ask go through slm's own index and its own first steps, one after the other. With
-`--rows FILE` what was found is written to FILE, and read from there where it is, so that thresholds can be looked at
-without a model. The thresholds are found on every second question and measured on the others.
+`--rows FILE` what was found is written to FILE, and read from there where it is, so that a threshold can be looked at
+without a model. It is found on every second question and measured on the others.
 """
 
 import argparse
@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -39,23 +38,11 @@ class Row:
     question: str
     has_answer: bool
     nearness: float
-    none: float
     is_read: bool  # the right passage was among those that the model has read
     is_right: bool  # a quotation has the answer
     is_nearest_right: bool  # the sentence nearest by its words has it
     n_quotations: int
     n_verbatim: int
-
-
-class _Recorded:
-    """Believes nobody, and remembers what was said."""
-
-    def __init__(self) -> None:
-        self.none = 0.0
-
-    def finds_nothing(self, logprobs: Sequence[Any], _model: object) -> bool:
-        self.none = thresholds.none_probability(logprobs)
-        return False
 
 
 def rows_of(name: str, asked: Sequence[Question], *, is_raw: bool, made: Callable[[Row], None]) -> list[Row]:
@@ -64,10 +51,8 @@ def rows_of(name: str, asked: Sequence[Question], *, is_raw: bool, made: Callabl
     from slmchat.api.options import with_sampling
 
     rows: list[Row] = []
-    recorded = _Recorded()
     thresholds.is_near = lambda _question, found, _model: bool(found)  # type: ignore[assignment]
     thresholds.least_yes = lambda _question, _found: 0.0  # type: ignore[assignment]
-    thresholds.finds_nothing = recorded.finds_nothing  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder, slmchat.load(name, ctx=4096) as model:
         documents = write_documents(Path(folder, "documents"))
         index = DocumentIndex(None, model.count_tokens)
@@ -77,15 +62,14 @@ def rows_of(name: str, asked: Sequence[Question], *, is_raw: bool, made: Callabl
         generator = model._shared.generator
         used = answers.DocumentAnswers(generator, index.search, options, is_quoting_only=True)
         for question in asked:
-            recorded.none = 0.0
             answer = used.answer(question.question, SilentDelegate(lambda _session: nullcontext()))
-            rows.append(_row(question, answer.passages, answer, recorded.none))
+            rows.append(_row(question, answer.passages, answer))
             made(rows[-1])
         index.close()
     return rows
 
 
-def _row(question: Question, passages: Sequence[Passage], answer: answers.Answer, none: float) -> Row:
+def _row(question: Question, passages: Sequence[Passage], answer: answers.Answer) -> Row:
     span = folded(question.span or "")
     texts = [folded(passage.chunk.text) for passage in passages]
     quoted = [folded(quotation.text) for quotation in answer.quotations]
@@ -93,7 +77,6 @@ def _row(question: Question, passages: Sequence[Passage], answer: answers.Answer
         question.question,
         question.span is not None,
         max((nearness(question.question, passage.chunk.text) for passage in passages), default=0.0),
-        none,
         bool(span) and any(span in text for text in texts),
         bool(span) and _is_in(span, quoted),
         bool(span) and _is_in(span, nearest_sentences(question.question, passages)[:1]),
@@ -107,33 +90,26 @@ def _is_in(span: str, quoted: Sequence[str]) -> bool:
     return any(span in text or text in span for text in map(folded, quoted))
 
 
-def refused(row: Row, near: float, none: float) -> bool:
-    """Whether these thresholds say that nothing answers it."""
-    return row.nearness < near or row.none > none or not row.n_quotations
+def refused(row: Row, near: float) -> bool:
+    """Whether this threshold says that nothing answers it."""
+    return row.nearness < near or not row.n_quotations
 
 
-def best_thresholds(rows: Sequence[Row]) -> tuple[float, float]:
-    """Those that refuse most of what has no answer, and at most a tenth of what has one."""
-    found = (-1.0, 0.0, 1.0)
-    nones = [*sorted({row.none for row in rows})[:: max(1, len(rows) // 60)], 1.0]
-    for step in range(0, 81):
-        for none in nones:
-            near = step / 100
-            wrong = _rate(rows, near, none, has_answer=True)
-            if wrong <= GOAL_WRONG:
-                found = max(found, (_rate(rows, near, none, has_answer=False), -near, none))
-    return -found[1], found[2]
+def best_threshold(rows: Sequence[Row]) -> float:
+    """The one that refuses most of what has no answer, and at most a tenth of what has one."""
+    steps = [step / 100 for step in range(0, 81) if _rate(rows, step / 100, has_answer=True) <= GOAL_WRONG]
+    return max(steps, key=lambda near: (_rate(rows, near, has_answer=False), -near), default=0.0)
 
 
-def _rate(rows: Sequence[Row], near: float, none: float, *, has_answer: bool) -> float:
+def _rate(rows: Sequence[Row], near: float, *, has_answer: bool) -> float:
     those = [row for row in rows if row.has_answer is has_answer]
-    return sum(refused(row, near, none) for row in those) / len(those)
+    return sum(refused(row, near) for row in those) / len(those)
 
 
 def table(name: str, rows: Sequence[Row], *, is_small: bool) -> str:
     """What was measured, in the words of docs/ask.md."""
     train, test = rows[::2], rows[1::2]
-    near, none = best_thresholds(train)
+    near = best_threshold(train)
     answered = [row for row in rows if row.has_answer]
     quoted, verbatim = sum(row.n_quotations for row in rows), sum(row.n_verbatim for row in rows)
     lines = [
@@ -142,14 +118,14 @@ def table(name: str, rows: Sequence[Row], *, is_small: bool) -> str:
         f"the right passage was read: {sum(row.is_read for row in answered) / len(answered):.0%}",
         f"a quotation has the answer: {sum(row.is_right for row in answered) / len(answered):.0%}",
         f"the sentence nearest by its words has it: {sum(row.is_nearest_right for row in answered) / len(answered):.0%}",
-        f"thresholds found on one half: nearness {near:.2f}, none {none:.4f}",
+        f"threshold found on one half: nearness {near:.2f}",
     ]
     for what, half in (("that half", train), ("the other half", test)):
-        right, wrong = (_rate(half, near, none, has_answer=known) for known in (False, True))
+        right, wrong = (_rate(half, near, has_answer=known) for known in (False, True))
         lines.append(f"  {what}: refused where there is no answer {right:.0%}, where there is one {wrong:.0%}")
-    fixed = (thresholds.LEAST_NEARNESS_SMALL, 1.0) if is_small else (thresholds.LEAST_NEARNESS, thresholds.MOST_NONE)
-    right, wrong = (_rate(test, *fixed, has_answer=known) for known in (False, True))
-    lines.append(f"with slm's thresholds {fixed}, the other half: {right:.0%} and {wrong:.0%}")
+    fixed = thresholds.LEAST_NEARNESS_SMALL if is_small else thresholds.LEAST_NEARNESS
+    right, wrong = (_rate(test, fixed, has_answer=known) for known in (False, True))
+    lines.append(f"with slm's threshold {fixed}, the other half: {right:.0%} and {wrong:.0%}")
     return "\n".join(lines)
 
 

@@ -105,15 +105,6 @@ class TestSteps:
         assert sorted(QuotationRules.of(constraint).passages) == sorted([PUMP, FERRY])
         assert asked.engine.limits[1].constraint is None
 
-    @pytest.mark.parametrize(("none", "refusal"), [(0.6, "the documents do not answer this."), (0.4, "")])
-    def test_a_model_that_would_rather_say_none_than_quote_finds_nothing(
-        self, asked: Asked, none: float, refusal: str
-    ) -> None:
-        """It can write nothing but a quotation; what it would have written instead counts."""
-        asked.engine.alternatives = (("None", math.log(none)), ("[", math.log(0.3)))
-        answer = asked("Is the filter cleaned every six weeks?", QUOTED, "Every six weeks [1].")
-        assert (answer.refusal, bool(answer.quotations)) == (refusal, not refusal)
-
     def test_the_passages_stand_first_in_every_prompt(self, asked: Asked) -> None:
         """So that they are read once: for both steps, and for the next question about them."""
         answers = asked.answers()
@@ -363,16 +354,6 @@ class TestVerySmallModels:
         """In the smallest index: one passage."""
         for model in (asked.model, small.model):
             assert thresholds.is_near(question, [passage(text)], model) is is_near
-
-    def test_a_model_is_believed_by_its_size(self, asked: Asked, small: Asked) -> None:
-        def said(none: float) -> list[TokenLogprob]:
-            others = ((" None", math.log(none)), ("The", -3.0), ("No", -0.1))
-            return [TokenLogprob("[", -5.0, others), TokenLogprob("1", -1.0, (("None", -0.01),))]
-
-        assert thresholds.none_probability(said(0.25)) == pytest.approx(0.25) and thresholds.none_probability([]) == 0
-        assert thresholds.finds_nothing(said(0.6), asked.model)
-        assert not thresholds.finds_nothing(said(0.4), asked.model)
-        assert not thresholds.finds_nothing(said(0.99), small.model)
 
     def test_a_larger_model_is_asked_more(self, asked: Asked, small: Asked) -> None:
         question, text = "Which colour has the warranty card?", "The warranty lasts three years."

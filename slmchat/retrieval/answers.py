@@ -5,7 +5,7 @@ answer; (2) the model copies out of them what answers it, or says that nothing d
 it has copied by number.
 
 What is not in the documents is told by the search and the model together, which is asked about the best passage where
-the search is not sure; by what the model says when it is to quote; and by a check of what it quotes.
+the search is not sure, and by a check of what it quotes.
 
 Knows: the order of the steps. Refuses to know: how passages are found (index.py), the words of the prompts
 (prompts.py), how far a model is believed (thresholds.py), how it is kept to the passages (engine/quotations.py), who
@@ -50,7 +50,7 @@ _ANSWER_ROOM = 512
 # Why there is no answer.
 _NOTHING_NEAR = "nothing in the documents is about this."
 _NOT_STATED = "the documents do not answer this."
-# What a model is asked about the best passage, and how many of the most probable tokens are looked at for its words.
+# What a model is asked about the best passage, and how many of the most probable tokens are looked at for both words.
 _YES_OR_NO = ClassificationTask(("Yes", "No"), None, is_calibrated=False)
 _ALTERNATIVES = 20
 # Where an answer of a very small model ends: such a model writes its first paragraph again and again.
@@ -152,7 +152,6 @@ class DocumentAnswers:
         # 2. What of it answers the question.
         copied = self._copied(question, passages, delegate)
         is_none = copied.text.strip(' .*"') == prompts.NONE  # from a model elsewhere
-        is_none = is_none or thresholds.finds_nothing(copied.logprobs, self._generator.opened.model)
         quotations = () if is_none else tuple(quotations_in(copied.text, passages))
         made = Answer(
             question,
@@ -245,10 +244,7 @@ class DocumentAnswers:
         self._tell_of_room(len(passages), prepared.n_prompt)
         reading = delegate.reading()
         step = AnswerStep(ReadingHandler(reading.prefill, reading.close), delegate)
-        # how probable None is, is told with the first token; drafts are not made beside that
-        may_say_none = model.host is None and not thresholds.is_very_small(model)
-        limits = Limits(_QUOTING_ROOM, top_logprobs=_ALTERNATIVES if may_say_none else None)
-        return self._generator.generate(prepared, self._sampler(prepared), limits, step, takes_cut=True)
+        return self._generator.generate(prepared, self._sampler(prepared), Limits(_QUOTING_ROOM), step, takes_cut=True)
 
     def _answered(self, made: Answer, delegate: AnswerDelegate) -> Answer:
         is_raw = self._options.raw

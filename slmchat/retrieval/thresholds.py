@@ -13,7 +13,6 @@ from slmchat.engine.results import TokenLogprob
 from slmchat.models.backend import BackendModel, LocalModel
 from slmchat.retrieval.index import Passage
 from slmchat.retrieval.nearest import nearness
-from slmchat.retrieval.prompts import NONE
 
 LEAST_NEARNESS, LEAST_NEARNESS_SMALL = 0.3, 0.4
 """How near by its words the nearest passage has to be, where there is no embedding model. What a very small model says
@@ -34,13 +33,8 @@ is asked only where its word can decide, and its word alone never does."""
 LEAST_YES = 0.5
 """How probable its Yes has to be at most where a passage is so similar that it needs no words of the question."""
 
-MOST_NONE = 0.5
-"""Where a model would rather say that nothing answers the question than anything else, nothing does."""
-
 VERY_SMALL = 700_000_000
 """Parameters below which a model is very small: it picks other sentences than the right one more often than not."""
-
-_NONE_BEGINS = (NONE, NONE[:-1])  # "N" and "No" begin too much else
 
 
 def is_near(question: str, passages: Sequence[Passage], model: BackendModel) -> bool:
@@ -80,22 +74,6 @@ def yes_probability(logprobs: Sequence[TokenLogprob]) -> float | None:
 def is_very_small(model: BackendModel) -> bool:
     """Whether it is a model of this device with few parameters; where nobody knows how many, it is not."""
     return isinstance(model, LocalModel) and 0 < (model.installed.parameters or 0) < VERY_SMALL
-
-
-def finds_nothing(logprobs: Sequence[TokenLogprob], model: BackendModel) -> bool:
-    """Whether a model says that nothing answers the question, and can be believed."""
-    return not is_very_small(model) and none_probability(logprobs) > MOST_NONE
-
-
-def none_probability(logprobs: Sequence[TokenLogprob]) -> float:
-    """How probable the model finds it that nothing answers the question, 0 to 1.
-
-    `logprobs`: of the quotations that it was made to write, of which the first token counts. 0 where none are told.
-    """
-    if not logprobs:
-        return 0.0
-    told = dict(logprobs[0].alternatives)
-    return sum(math.exp(logprob) for text, logprob in told.items() if text.strip() in _NONE_BEGINS)
 
 
 def _nearest(question: str, passages: Sequence[Passage]) -> tuple[float, float | None]:
