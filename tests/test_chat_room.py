@@ -15,9 +15,12 @@ from fake_engine import FakeEngine, Ready
 
 from slmchat import settings as settings_module
 from slmchat.catalog.records import Installed, InstalledFile
+from slmchat.commands.repl import saved
 from slmchat.commands.repl.app import ChatApp, MessageHooks
 from slmchat.commands.repl.documents import HOOKS
 from slmchat.commands.repl.slash_commands import COMMANDS
+from slmchat.conversation.exchange import Times
+from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.errors import ExitCode, SlmError
 from slmchat.models import loader, resolve
 from slmchat.models.backend import LocalBackend
@@ -266,6 +269,23 @@ def test_what_is_lost_at_the_end_is_told(chat: Open, monkeypatch: pytest.MonkeyP
     said(room)
     room.close()
     assert said(room) == "slm: warning: what was said last is not saved: the disk is full.\n"
+
+
+def test_the_oldest_of_many_conversations_is_found(chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made() -> Iterator[tuple[Conversation, Times]]:
+        for number in range(600):
+            conversation = Conversation()
+            conversation.add(Message(Role.USER, f"question {number}"))
+            yield conversation, Times(*(f"2026-01-01T{number // 60:02}:{number % 60:02}:00+00:00",) * 2)
+
+    room = chat()
+    room.archive.take_in(made())
+    asked: list[str] = []
+    monkeypatch.setattr(saved, "pick", lambda _question, choices, _preview: asked.extend(it.name for it in choices))
+    assert saved.choose(room) is None
+    assert len(asked) == 600
+    assert asked[-1] == "question 0"
+    assert [title for title, _ in saved.complete_session(room, "question 0")] == ["question 0"]
 
 
 def test_one_is_not_several(chat: Open) -> None:

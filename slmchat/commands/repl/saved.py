@@ -21,7 +21,6 @@ from slmchat.wording import counted
 # A terminal need not take more through OSC 52 (xterm's limit is about 100,000 bytes of base64).
 _MOST_COPIED = 74_000
 _SHOWN_SESSIONS = 15
-_PICKED_SESSIONS = 500
 
 
 def sessions(chat: ChatApp, arguments: str) -> None:
@@ -45,7 +44,7 @@ def sessions(chat: ChatApp, arguments: str) -> None:
 
 def choose(chat: ChatApp) -> str | None:
     """The id of a saved conversation that the user picks; None when they do not. Raises `SlmError` without any."""
-    found = chat.archive.list(_PICKED_SESSIONS)
+    found = chat.archive.list()
     if not found:
         raise usage("no conversation is saved yet.")
     choices = [Pickable(item.title or "(no title)", _facts(item)) for item in found]
@@ -84,7 +83,7 @@ def go_to(chat: ChatApp, id: str) -> None:
 
 def complete_session(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
     """Titles of saved conversations."""
-    for item in chat.archive.list(200):
+    for item in chat.archive.list():
         if item.title.casefold().startswith(text.casefold()) or item.id.startswith(text):
             yield item.title, f"{item.short_id}, {_facts(item)}"
 
