@@ -5,7 +5,7 @@ Knows: which editor, a file for it that nobody else can read, how to leave no co
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal import interrupts, restore
@@ -59,7 +59,7 @@ def edited(text: str, command: Sequence[str], *, in_memory: bool) -> str:
             file = os.path.join(folder, "message.md")
             with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
                 out.write(text if not text or text.endswith("\n") else text + "\n")
-            with _ctrl_c_is_the_editors():
+            with interrupts.left_to_a_child():
                 code = subprocess.call([*command, file])
             if code != 0:
                 raise SlmError(
@@ -73,21 +73,3 @@ def edited(text: str, command: Sequence[str], *, in_memory: bool) -> str:
             hint="TMPDIR chooses another directory for the file",
             exit_code=ExitCode.STORAGE,
         ) from error
-
-
-@contextlib.contextmanager
-def _ctrl_c_is_the_editors() -> Iterator[None]:
-    """Ctrl-C goes to every program on the terminal; while the editor has it, slm does nothing."""
-    import signal
-    import threading
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # A handler, not SIG_IGN: the editor would inherit that.
-    before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
-    try:
-        with interrupts.left_alone():
-            yield
-    finally:
-        signal.signal(signal.SIGINT, before)
