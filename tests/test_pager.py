@@ -40,10 +40,10 @@ def test_a_long_conversation_goes_through_the_pager(planted: Path, tmp_path: Pat
 
 
 def test_ctrl_c_is_the_pagers(planted: Path, tmp_path: Path) -> None:
-    """It ends no search of `less` only: slm must not end it, and so leave the terminal as it has set it."""
+    """A pager may take its time for it (`less` ends a search), and has its own modes of the terminal to give back."""
     pager = tmp_path / "pager"
     pager.write_text(
-        "#!/bin/sh\nstty -echo < /dev/tty\ntrap 'echo heard' INT\ncat > /dev/null\necho turning\n"
+        "#!/bin/sh\nstty -echo < /dev/tty\ntrap 'sleep 1; echo heard' INT\ncat > /dev/null\necho turning\n"
         'while ! read -r line < /dev/tty; do :; done\nstty echo < /dev/tty\necho "left by $line"\n'
     )
     pager.chmod(0o755)
