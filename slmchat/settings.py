@@ -15,6 +15,7 @@ from slmchat import ranges, toml_files
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.ranges import Range
+from slmchat.user_paths import user_path
 
 KV_TYPES = ("f16", "q8_0", "q4_0")
 SPECULATION = ("auto", "always", "off")
@@ -335,7 +336,7 @@ def paths_of(environ: Mapping[str, str]) -> Paths:
     """Where slm's files are: below SLM_HOME, or where this system keeps such files."""
     home = environ.get("SLM_HOME")
     if home:
-        root = Path(home).expanduser().absolute()
+        root = user_path(home).absolute()
         return Paths(data=root / "data", config=root / "config", cache=root / "cache", home=root)
     import platformdirs
 

@@ -9,9 +9,9 @@ Refuses to know: what the text is for, line ends; of limits, only that of a sour
 
 import codecs
 from collections.abc import Callable
-from pathlib import Path
 
 from slmchat.errors import ExitCode, SlmError
+from slmchat.user_paths import user_path
 
 # Longest first: the mark of UTF-32 (little-endian) begins with that of UTF-16.
 _MARKS = (
@@ -96,7 +96,7 @@ def text_of(data: bytes, what: str) -> str:
 def read(name: str) -> str:
     """The text of a file that the user named; line ends as they are. Raises `SlmError` (USAGE)."""
     try:
-        with Path(name).expanduser().open("rb") as file:
+        with user_path(name).open("rb") as file:
             data = read_whole(file.read, name)
     except (OSError, RuntimeError, ValueError) as error:  # also: no such user, a zero byte in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)

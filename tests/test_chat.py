@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -309,7 +310,7 @@ class TestCommands:
     def test_a_full_window_asks_and_dropping_is_said(self, tiny: Open) -> None:
         terminal = tiny("--ctx", "160", "-n", "8", "--temp", "0")
         _ask_until_full(terminal)
-        assert re.search(r"is \d+ tokens; the context window holds 160", terminal.everything)
+        assert re.search(r"is \d+ tokens(; with 16 for an answer it does not fit| and).*160", terminal.everything)
         terminal.press("d")
         terminal.wait_for(r"the model no longer sees the oldest \d+ of \d+ messages")
         terminal.wait_for(lambda: _is_idle(terminal))
@@ -460,3 +461,18 @@ def test_the_first_run_can_be_left(home: Path) -> None:
         terminal.enter("q")
         assert terminal.end() == 3
         assert "hint: slm pull" in terminal.everything
+
+
+@pytest.mark.parametrize(("key", "code"), [("\x03", 130), ("\x04", 3)], ids=["Ctrl-C", "Ctrl-D"])
+def test_what_comes_behind_a_question_that_was_not_answered_begins_a_line(home: Path, key: str, code: int) -> None:
+    """The question stays whole, and a shell's next prompt does not stand behind it."""
+    with Terminal(
+        ["-c", 'trap : INT; "$@"; echo "ended with $?"', "sh", sys.executable, "-m", "slmchat"],
+        home=home,
+        program=("sh",),
+        echo=True,
+    ) as terminal:
+        terminal.wait_for(r"q leaves\] ?$")
+        terminal.press(key)
+        terminal.wait_for(rf"q leaves\].*\n(slm: .*\n.*\n)?ended with {code}")
+        terminal.end()

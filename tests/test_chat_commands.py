@@ -2,7 +2,11 @@
 
 import base64
 import json
+import os
 import re
+import shlex
+import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -142,6 +146,45 @@ def test_a_session_is_picked_with_arrows_and_letters(chat: Open, home: Path) -> 
     terminal.wait_for(r"Go on with which")
     terminal.press("\x1b")
     terminal.wait_for(r"\(nothing was chosen\)")
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs a shell with job control")
+def test_ctrl_z_in_a_list_stops_slm_and_fg_shows_it_again(home: Path, model: Path, tmp_path: Path) -> None:
+    _plant(home, "About rivers", "What is a river?", "Water that flows.")
+    chat = shlex.join([sys.executable, "-m", "slmchat", "chat", str(model), "--resume"])
+    with Terminal(["--norc", "-i"], home=home, program=("bash",), cwd=tmp_path, echo=True) as terminal:
+        terminal.press(f"PS1='READY> '; stty -a > before; {chat}\r")
+        terminal.wait_for(r"> About rivers  2 messages")
+        terminal.press("riv")
+        terminal.wait_for(r"\(1 of 1\) riv")
+        terminal.press("\x1a")
+        terminal.wait_for("Stopped")
+        terminal.press("stty -a > stopped; echo all of it\r")
+        terminal.wait_for(r"\nall of it")
+        terminal.press("fg\r")
+        terminal.wait_for(r"all of it[\s\S]*\(1 of 1\) riv")
+        terminal.press("\r")
+        terminal.wait_for(r"About rivers \(2 messages\)")
+        terminal.type("\x04")
+        terminal.wait_for(r"READY> ?$")
+    assert (tmp_path / "stopped").read_text() == (tmp_path / "before").read_text()
+
+
+@pytest.mark.parametrize("keys", ["/editor my secret\r", "my secret\x07"], ids=["/editor", "Ctrl-G"])
+def test_what_is_in_an_editor_goes_with_the_terminal(keys: str, home: Path, model: Path, tmp_path: Path) -> None:
+    """A terminal that is closed ends slm by SIGHUP; the text must not stay in memory or on a disk."""
+    editor, told = tmp_path / "editor", home / "data" / "told"
+    editor.write_text(f'#!/bin/sh\nprintf "%s" "$1" > "{told}.new"; mv "{told}.new" "{told}"; exec sleep 300\n')
+    editor.chmod(0o700)
+    with Terminal(["chat", model], home=home, env={"EDITOR": str(editor)}) as terminal:
+        terminal.wait_for(r"\n> ?(\n|$)")
+        terminal.type(keys)
+        terminal.wait_for(told.exists)
+        text = Path(told.read_text())
+        assert text.read_text() == "my secret\n"
+        os.kill(terminal.child.pid, signal.SIGHUP)
+        assert terminal.end() == -signal.SIGHUP
+    assert not text.parent.exists()
 
 
 def test_settings_by_the_names_of_the_options_and_back(chat: Open, home: Path) -> None:

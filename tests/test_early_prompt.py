@@ -70,6 +70,18 @@ def test_what_is_typed_before_the_editor_is_there_is_sent_by_it(model: Path, hom
         assert terminal.end() == 0
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_a_window_that_has_no_room_for_it_is_no_end_of_the_chat(
+    columns: int, model: Path, home: Path, gate: Path
+) -> None:
+    with Terminal([], home=home, program=_chat(gate, model, "-n", "3"), columns=columns, lines=5) as terminal:
+        terminal.wait_for(lambda: "\x1b[K\x1b[0;36;1m> " in terminal.raw)  # the prompt
+        terminal.press("hi there")
+        gate.touch()
+        terminal.type("\x15\x04")
+        assert terminal.end() == 0
+
+
 def test_a_pasted_text_of_lines_is_one_message(model: Path, home: Path, gate: Path) -> None:
     with Terminal([], home=home, program=_chat(gate, model, "-n", "3")) as terminal:
         terminal.wait_for(r"Ctrl-D leaves\.\n> ?$")

@@ -39,6 +39,24 @@ def test_a_long_conversation_goes_through_the_pager(planted: Path, tmp_path: Pat
     assert "PAGER" not in terminal.everything
 
 
+def test_ctrl_c_is_the_pagers(planted: Path, tmp_path: Path) -> None:
+    """A pager may take its time for it (`less` ends a search), and has its own modes of the terminal to give back."""
+    pager = tmp_path / "pager"
+    pager.write_text(
+        "#!/bin/sh\nstty -echo < /dev/tty\ntrap 'sleep 1; echo heard' INT\ncat > /dev/null\necho turning\n"
+        'while ! read -r line < /dev/tty; do :; done\nstty echo < /dev/tty\necho "left by $line"\n'
+    )
+    pager.chmod(0o755)
+    show = ["sessions", "show", "Planted"]
+    with Terminal(show, home=planted, env={"PAGER": str(pager)}, lines=20, echo=True) as terminal:
+        terminal.wait_for("turning")
+        terminal.interrupt()
+        terminal.wait_for("heard")
+        terminal.press("q\r")
+        terminal.wait_for("left by q")
+        assert terminal.end() == 0
+
+
 def test_a_person_is_asked_before_something_is_removed(planted: Path) -> None:
     with Terminal(["sessions", "rm", "Planted"], home=planted) as terminal:
         terminal.wait_for(r"Remove 'Planted' \(2 messages\) for good\? \[y/N\]")

@@ -51,6 +51,7 @@ GROUND |= {
     "toml_files",
     "toml_schema",
     "text_files",
+    "user_paths",
     "file_locks",
     "wording",
     "signals",

@@ -567,7 +567,7 @@ def test_a_model_without_a_switch_says_so_once(talk: ChatSession, engine: FakeEn
     talk.send("one")
     talk.send("two")
     told = talk.reporter.stderr.getvalue()  # type: ignore[attr-defined]
-    assert told.count("has no switch for thinking: --think off changes nothing") == 1
+    assert told.count("has no switch for thinking: /think off changes nothing") == 1
 
 
 def test_a_summary_is_made_without_a_thought(talk: ChatSession, engine: FakeEngine) -> None:

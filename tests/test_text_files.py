@@ -69,3 +69,9 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     for name in (str(tmp_path), str(tmp_path / "none"), "a\0b", "~nobody-of-that-name/a"):
         with pytest.raises(SlmError, match="cannot be read"):
             text_files.read(name)
+
+
+def test_a_tilde_that_is_nobodys_home_is_a_file_that_is_not_there() -> None:
+    with pytest.raises(SlmError, match="~nobody-here/x cannot be read") as caught:
+        text_files.read("~nobody-here/x")
+    assert caught.value.exit_code is ExitCode.USAGE

@@ -18,6 +18,7 @@ from slmchat.api.questions import MessageDict, messages_of
 from slmchat.api.shared_model import SharedModel
 from slmchat.api.stream import Stream
 from slmchat.api.turns import ModelTurn
+from slmchat.conversation import window
 from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.conversation.pictures import Picture
 from slmchat.engine.cancellable import Cancellable
@@ -190,7 +191,7 @@ class _Delegate:
     def on_overflow(self, overflow: Overflow) -> str:
         if self._on_overflow == "fail":
             raise SlmError(
-                f"the conversation is {overflow.n_prompt:,} tokens and the context window holds {overflow.n_ctx:,}.",
+                f"{window.overflow('the conversation is', overflow.n_prompt, overflow.n_ctx)}.",
                 hint='chat(on_overflow="drop") leaves the oldest exchanges out; or a larger window: load(..., ctx=N)',
                 exit_code=ExitCode.CONTEXT,
             )

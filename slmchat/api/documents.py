@@ -17,6 +17,7 @@ from slmchat.retrieval.answers import ReadingOrder, Search
 from slmchat.retrieval.chunk_vectors import VECTORS_S
 from slmchat.retrieval.index import DocumentIndex
 from slmchat.retrieval.opening import open_index
+from slmchat.user_paths import user_path
 
 
 class ModelDocuments:
@@ -59,4 +60,4 @@ def paths_of(given: object) -> list[Path]:
     several = [given] if isinstance(given, (str, Path)) else arguments.several(given, "documents", "paths")
     if not several:
         raise SlmError("documents is empty.", exit_code=ExitCode.USAGE)
-    return [Path(arguments.path(one, f"documents[{number}]")).expanduser() for number, one in enumerate(several)]
+    return [user_path(arguments.path(one, f"documents[{number}]")) for number, one in enumerate(several)]

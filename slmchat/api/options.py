@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
 from slmchat.api import arguments
@@ -23,6 +22,7 @@ from slmchat.option_fields import range_of
 from slmchat.options import GenerationOptions
 from slmchat.ranges import BEST_OF, GPU_LAYERS, SHARE, Range
 from slmchat.settings import THINK
+from slmchat.user_paths import user_path
 
 _SCHEMAS = "a mapping, JSON text, a pydantic class or a dataclass"
 
@@ -226,4 +226,4 @@ def _picture(source: object, number: int) -> Picture:
     if isinstance(source, bytes):
         name = f"image {number}"
         return Picture.of(name, pictures.decode(source, name))
-    return pictures.read(Path(arguments.path(source, f"images[{number - 1}]")).expanduser())
+    return pictures.read(user_path(arguments.path(source, f"images[{number - 1}]")))

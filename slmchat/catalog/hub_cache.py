@@ -17,6 +17,7 @@ from pathlib import Path
 from slmchat.catalog.untrusted import PlannedFile
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.private_files import check_below, is_below, remove_below
+from slmchat.user_paths import user_path
 
 _REPOSITORY, _DATASET = "models--", "datasets--"
 
@@ -25,8 +26,8 @@ def hub_cache_directories(environ: Mapping[str, str]) -> Iterator[tuple[str, Pat
     """The caches of the Hub's client, found as its documentation says; other tools use them too."""
     cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache")
     home = Path(environ.get("HF_HOME") or cache / "huggingface")
-    yield "the Hub's cache", Path(environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    yield "the Hub's transfer cache", Path(environ.get("HF_XET_CACHE") or home / "xet").expanduser()
+    yield "the Hub's cache", user_path(environ.get("HF_HUB_CACHE") or home / "hub")
+    yield "the Hub's transfer cache", user_path(environ.get("HF_XET_CACHE") or home / "xet")
 
 
 @dataclass(frozen=True, slots=True)

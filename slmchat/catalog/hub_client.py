@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from slmchat.catalog.untrusted import MalformedAnswer, NotAHub, parsed_json
 from slmchat.errors import ExitCode, SlmError
+from slmchat.user_paths import user_path
 
 # A listing with hashes has about 250 bytes a file; the largest repositories of models have some thousand files.
 _MOST_LISTING = 16 << 20
@@ -58,7 +59,7 @@ def _without_controls(record: logging.LogRecord) -> bool:
 
 def cache_directory() -> Path:
     """Where the Hub's client keeps its files on this device."""
-    return Path(hub_package().constants.HF_HUB_CACHE).expanduser().absolute()
+    return user_path(hub_package().constants.HF_HUB_CACHE).absolute()
 
 
 def transport_errors() -> tuple[type[Exception], ...]:

@@ -34,6 +34,7 @@ from slmchat.lazy_patterns import lazy_pattern
 from slmchat.private_files import check_readable, is_below, remove_below, storage_error, write_private
 from slmchat.reporting import ByteProgress
 from slmchat.settings import Paths
+from slmchat.user_paths import user_path
 
 if TYPE_CHECKING:  # whoever only lists models does without headers
     from slmchat.catalog.gguf_header import Header
@@ -325,7 +326,7 @@ def from_path(path: Path, facts: FileFacts | None = None) -> Installed:
     from slmchat.catalog.gguf import read_headers, split_parts
     from slmchat.catalog.projectors import beside
 
-    path = path.expanduser().absolute()
+    path = user_path(path).absolute()
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise SlmError(f"{path} {what}.", exit_code=ExitCode.NO_MODEL)

@@ -38,6 +38,7 @@ from slmchat.terminal.console import Console
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 from slmchat.terminal.piped import read_piped
 from slmchat.terminal.plain_view import PlainView
+from slmchat.user_paths import user_path
 from slmchat.wording import counted
 
 # Files of one reason that are named when they are skipped.
@@ -48,7 +49,7 @@ def ask(own: AskedQuestion, asked: AskOptions, settings: Settings, console: Cons
     """Answer one question, or each line of stdin. Raises `SlmError`: NO_ANSWER for a single question without one."""
     start = time.perf_counter()
     # 1. What is asked, of what. 2. Closed in; only then is a document read.
-    paths = [Path(path).expanduser() for path in asked.documents]
+    paths = [user_path(path) for path in asked.documents]
     words = _checked_words(own.words or [])
     options = GenerationOptions.of(asked)
     server = None if own.no_server else WarmServer.find(options, settings)

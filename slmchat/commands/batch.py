@@ -53,6 +53,7 @@ from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 from slmchat.terminal.piped import telling_when_idle
+from slmchat.user_paths import user_path
 
 # Tokens that one row and its completion may take when nobody says so: enough for a page or two.
 _N_CTX = 4096
@@ -306,9 +307,9 @@ def _open_output(options: BatchOptions, files: Sequence[str], console: Console) 
     name = options.resume or options.output
     if name is None:
         return None
-    check_file(Path(name).expanduser(), "--resume" if options.resume else "-o")
-    inputs = [console.stdin.fileno() if file == "-" else Path(file).expanduser() for file in files or ["-"]]
-    return open_output(Path(name).expanduser(), inputs, may_exist=options.resume is not None or options.overwrite)
+    check_file(user_path(name), "--resume" if options.resume else "-o")
+    inputs = [console.stdin.fileno() if file == "-" else user_path(file) for file in files or ["-"]]
+    return open_output(user_path(name), inputs, may_exist=options.resume is not None or options.overwrite)
 
 
 def _writer(descriptor: int | None, options: BatchOptions, console: Console) -> RecordWriter:

@@ -21,6 +21,7 @@ from slmchat.terminal import pager
 from slmchat.terminal.console import Console
 from slmchat.terminal.screen import BOLD, ControlSequences
 from slmchat.terminal.tables import Column
+from slmchat.user_paths import user_path
 from slmchat.wording import counted, in_bytes
 
 _LISTED = (
@@ -148,4 +149,4 @@ def rm(
 
 def _path(name: str) -> Path:
     """The path as the index has it: without links, also where the file is gone."""
-    return Path(os.path.realpath(Path(name).expanduser()))
+    return Path(os.path.realpath(user_path(name)))

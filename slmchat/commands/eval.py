@@ -22,6 +22,7 @@ from slmchat.options import EvalOptions, GenerationOptions
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
+from slmchat.user_paths import user_path
 
 # Tokens of thinking where somebody asks for it and does not say how many.
 _THINK_BUDGET = 512
@@ -64,7 +65,7 @@ def _directory(settings: Settings) -> Path | None:
 def _targets(asked: Sequence[str]) -> list[str]:
     """What `--task` names, each once; files by their whole path. Raises `SlmError` (USAGE)."""
     targets = [
-        str(Path(target).expanduser().absolute()) if task_catalog.is_file(target) else task_catalog.checked(target)
+        str(user_path(target).absolute()) if task_catalog.is_file(target) else task_catalog.checked(target)
         for target in asked or task_catalog.SUITE
     ]
     return list(dict.fromkeys(targets))

@@ -13,6 +13,7 @@ from slmchat import text_files
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.text_files import encode_like, text_of, with_line_feeds
+from slmchat.user_paths import user_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def read(file: str) -> bytes:
 def resolved(file: str) -> Path:
     """The path of a file as the user wrote it, ~ and links followed. Raises `SlmError` (USAGE)."""
     try:
-        return Path(file).expanduser().resolve()
+        return user_path(file).resolve()
     except RuntimeError as error:  # no such user, links in a circle
         raise SlmError(f"{file} leads nowhere: {error}.", exit_code=ExitCode.USAGE) from error
 

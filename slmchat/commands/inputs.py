@@ -3,8 +3,6 @@
 Knows: in which order they count, what is read once. Refuses to know: what becomes of them.
 """
 
-from pathlib import Path
-
 from slmchat import text_files
 from slmchat.conversation import pictures
 from slmchat.conversation.attachments import Attachment
@@ -17,6 +15,7 @@ from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.piped import read_piped
 from slmchat.text_files import text_of, with_line_feeds
+from slmchat.user_paths import user_path
 
 
 def read_inputs(
@@ -30,7 +29,7 @@ def read_inputs(
     shown: list[Picture] = []
     is_stdin_read = False
     for name in options.files:
-        path = Path(name).expanduser()
+        path = user_path(name)
         if name == "-":
             is_stdin_read = True
             _take_piped(found, shown, console, is_named=True)

@@ -21,6 +21,7 @@ from slmchat.privacy.writer import FileWriter
 from slmchat.private_files import replace_file, storage_error
 from slmchat.terminal.console import Console
 from slmchat.terminal.screen import ControlSequences
+from slmchat.user_paths import user_path
 
 
 @dataclass(slots=True)
@@ -65,7 +66,7 @@ def open_target(name: str | None) -> OutputFile | None:
     """
     if name is None or name == "-":
         return None
-    path = Path(os.path.realpath(Path(name).expanduser()))
+    path = Path(os.path.realpath(user_path(name)))
     check_file(path, "-o")
     try:
         if path.is_dir():

@@ -31,6 +31,7 @@ from slmchat.ranges import STREAMS
 from slmchat.settings import Settings
 from slmchat.terminal import interrupts
 from slmchat.terminal.console import Console
+from slmchat.user_paths import user_path
 
 if TYPE_CHECKING:
     from slmchat.server.served_models import ServedModels
@@ -45,7 +46,7 @@ _LOOK_S = 0.05
 
 def serve(name: str | None, options: ServeOptions, settings: Settings, console: Console) -> ExitCode:
     """Serve a model until it is ended; or ask or end the server that runs. Raises `SlmError`."""
-    path = Path(options.socket).expanduser() if options.socket else socket_path(settings)
+    path = user_path(options.socket) if options.socket else socket_path(settings)
     if options.status or options.stop:
         return _ask_running(path, console, is_stopped=options.stop, is_json=options.json)
     if options.background:

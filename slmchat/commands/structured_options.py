@@ -7,7 +7,6 @@ Refuses to know: what a format or a choice is to a model (generation/).
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.classify import ClassificationTask, problem_of
@@ -23,6 +22,7 @@ from slmchat.generation.structured import (
 )
 from slmchat.options import ChoiceOptions, FormatOptions, TemplateOptions
 from slmchat.text_files import text_of
+from slmchat.user_paths import user_path
 
 _MOST_SCHEMA = 1 << 20  # bytes
 
@@ -87,7 +87,7 @@ def _read(name: str, flag: str) -> str:
     if not name:
         raise SlmError(f"{flag} needs the name of a file.", exit_code=ExitCode.USAGE)
     try:
-        with Path(name).expanduser().open("rb") as file:
+        with user_path(name).open("rb") as file:
             return _decoded(file.read(_MOST_SCHEMA + 1), name)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not the name of a file"

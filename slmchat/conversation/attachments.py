@@ -6,10 +6,15 @@ Refuses to know: where the text was read from, tokens (a counting function is pa
 Small models follow an instruction that they read last, and repeated questions over one document then share a prefix.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from slmchat.lazy_dataclasses import dataclass
+from slmchat.lazy_patterns import lazy_pattern
+
+# An attachment as `_fenced` writes it.
+_FENCED = lazy_pattern(r'(?:[^\n]+:\n)?("{3,})\n(?:.*?\n)??\1(?!")(?:\n\n|\Z)', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,14 @@ def compose(instruction: str, attachments: Sequence[Attachment]) -> str:
     if "{}" in instruction:
         return instruction.replace("{}", joined(attachments))
     return fenced_before(instruction, attachments)
+
+
+def instruction_of(text: str) -> str:
+    """What was typed, of a text that `compose` has made; all of a text without an instruction behind its fences."""
+    rest = text
+    while found := _FENCED.match(rest):
+        rest = rest[found.end() :]
+    return rest if rest.strip() else text
 
 
 def joined(attachments: Sequence[Attachment]) -> str:

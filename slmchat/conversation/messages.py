@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Protocol
 
+from slmchat.conversation.attachments import instruction_of
 from slmchat.conversation.pictures import Picture
 from slmchat.lazy_dataclasses import dataclass
 
@@ -209,8 +210,8 @@ def alternating(messages: Sequence[Message]) -> list[Message]:
 
 
 def title_of(text: str) -> str:
-    """A title from a message: its first line, cut at a word after about 60 characters."""
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    """A title from a message: the first line of what was typed, cut at a word after about 60 characters."""
+    line = next((line.strip() for line in instruction_of(text).splitlines() if line.strip()), "")
     if len(line) <= 60:
         return line
     return line[:60].rsplit(" ", 1)[0].rstrip(" ,;:") + " …"

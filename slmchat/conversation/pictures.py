@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from slmchat.engine.requests import Image
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
+from slmchat.user_paths import user_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Decoded
@@ -175,7 +176,7 @@ def decode(data: bytes, name: str) -> Image:
 def _opened(path: Path) -> io.BufferedReader:
     """Open a regular file; a FIFO would wait for ever."""
     try:
-        descriptor = os.open(path.expanduser(), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(user_path(path), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError as error:
         raise SlmError(f"'{path}' is not the name of a file.", exit_code=ExitCode.USAGE) from error
     stream = os.fdopen(descriptor, "rb")

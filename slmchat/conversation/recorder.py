@@ -69,6 +69,10 @@ class ArchiveRecorder:
         self._titles[id] = conversation.title
         return conversation
 
+    def unsaved(self, beginning: str) -> str | None:
+        """The id that begins so of a conversation that could not be saved: the archive does not find it."""
+        return next((id for id in self._unsaved if id.startswith(beginning)), None) if self.error else None
+
     def added(self, conversation: Conversation, node: Node) -> None:
         unsaved = self._of(conversation)
         unsaved.settle()

@@ -33,15 +33,15 @@ def size_for(n_tokens: int, most: int) -> int:
     return min(most, -(-n_tokens // _STEP) * _STEP)
 
 
-def overflow(what: str, n_prompt: int, n_ctx: int, max_tokens: int | None = None) -> str:
+def overflow(what: str, n_prompt: int, n_ctx: int, max_tokens: int | None = None, *, about: str = "") -> str:
     """Why a prompt does not fit, without a full stop: its tokens, and those for an answer where they decide it.
 
-    `what`: the subject, with its verb ("the prompt is").
+    `what`: the subject, with its verb ("the prompt is"). `about`: "about " before a number that is a guess.
     """
     if n_prompt >= n_ctx:
-        return f"{what} {n_prompt:,} tokens and the context window holds {n_ctx:,}"
+        return f"{what} {about}{n_prompt:,} tokens and the context window holds {n_ctx:,}"
     return (
-        f"{what} {n_prompt:,} tokens; with {least_room(max_tokens)} for an answer it does not fit the context "
+        f"{what} {about}{n_prompt:,} tokens; with {least_room(max_tokens)} for an answer it does not fit the context "
         f"window of {n_ctx:,}"
     )
 

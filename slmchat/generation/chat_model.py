@@ -231,7 +231,7 @@ class ChatModel:
         assert self._layout is not None
         if not self.options.raw and not self._layout.has_thinking_switch and not self._has_told_of_thinking:
             self._has_told_of_thinking = True
-            self.reporter.note(no_switch(self.thinking))
+            self.reporter.note(no_switch(self.thinking, "/think"))
 
     def set_max_tokens(self, max_tokens: int) -> None:
         """Limit the answers from now on."""

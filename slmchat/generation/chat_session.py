@@ -216,8 +216,8 @@ class ChatSession(ChatModel):
         n_room = max(0, n_ctx - n_others - window.least_room(None))
         what = "the answer with its question has" if goes_on else "this message has"
         raise SlmError(
-            f"{what} {self.about}{n_alone - n_others:,} tokens, and the context window of {n_ctx:,} has room for "
-            f"{self.about}{n_room:,}.",
+            f"{what} {self.about}{counted(n_alone - n_others, 'token')}, and the context window of {n_ctx:,} "
+            f"has room for {self.about}{n_room:,}.",
             hint="a larger window: /set ctx N" if goes_on else "shorten it; or a larger window: /set ctx N",
             exit_code=ExitCode.CONTEXT,
         )

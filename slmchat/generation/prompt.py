@@ -188,9 +188,9 @@ def layout(
     return render
 
 
-def no_switch(thinking: Thinking) -> str:
-    """What is told of a model that cannot be told to think or not to think."""
-    return f"(the chat template of this model has no switch for thinking: --think {thinking.mode} changes nothing)"
+def no_switch(thinking: Thinking, switch: str = "--think") -> str:
+    """What is told of a model that cannot be told to think or not to think. `switch`: how that is asked for here."""
+    return f"(the chat template of this model has no switch for thinking: {switch} {thinking.mode} changes nothing)"
 
 
 def thinks(engine: Engine, thinking: Thinking, *, is_raw: bool) -> bool:

@@ -5,7 +5,6 @@ Refuses to know: decoding (conversation/pictures.py), projectors as files (catal
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 from slmchat.catalog import registry
 from slmchat.catalog.library import Library
@@ -15,6 +14,7 @@ from slmchat.engine.api import Engine
 from slmchat.engine.requests import Part, Prompt
 from slmchat.errors import ExitCode, SlmError
 from slmchat.settings import Settings
+from slmchat.user_paths import user_path
 
 
 def with_projector(installed: Installed, path: str | None) -> Installed:
@@ -23,7 +23,7 @@ def with_projector(installed: Installed, path: str | None) -> Installed:
         return installed
     from slmchat.catalog import projectors
 
-    return replace(installed, projector=projectors.from_path(Path(path).expanduser().absolute()))
+    return replace(installed, projector=projectors.from_path(user_path(path).absolute()))
 
 
 def check_vision(installed: Installed, settings: Settings) -> None:

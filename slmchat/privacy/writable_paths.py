@@ -16,6 +16,7 @@ from pathlib import Path
 
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_patterns import lazy_pattern
+from slmchat.user_paths import user_path
 
 # Memory, not disk: semaphores live here (multiprocessing, OpenMP), and behind the seal temporary files.
 _MEMORY = Path("/dev/shm")
@@ -121,7 +122,7 @@ def check_directory(directory: Path, named_by: str) -> Path:
     home directory, what is hidden.
     """
     try:
-        place = directory.expanduser().resolve()
+        place = user_path(directory).resolve()
     except RuntimeError as error:  # no such user, links in a circle
         raise _unfit(named_by, f"{directory} leads nowhere: {error}") from error
     if not place.is_dir():

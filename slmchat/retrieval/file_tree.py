@@ -12,6 +12,7 @@ from pathlib import Path
 
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
+from slmchat.user_paths import user_path
 
 # Files of one call; a home directory has a million, and nobody means that.
 MOST_FILES = 250_000
@@ -40,7 +41,7 @@ def resolved(paths: Sequence[Path]) -> tuple[Path, ...]:
     found: list[Path] = []
     for path in paths:
         try:
-            found.append(path.expanduser().resolve(strict=True))
+            found.append(user_path(path).resolve(strict=True))
         except (OSError, RuntimeError, ValueError) as error:  # also: no such user, links in a circle, a null character
             why = getattr(error, "strerror", None) or str(error)
             raise SlmError(f"{path} cannot be read: {why}.", exit_code=ExitCode.USAGE) from error

@@ -226,7 +226,13 @@ class Console:
         self._end()
         asked = self._folded(question.rstrip(" "))
         self._err.send(ControlSequences(asked + question[len(question.rstrip(" ")) :]))
-        return self.stdin.readline()
+        answer = ""
+        try:
+            answer = self.stdin.readline()
+        finally:
+            if not answer.endswith("\n"):  # Ctrl-C or Ctrl-D: what comes now, a shell's prompt too, begins a line
+                self._err.send(ControlSequences("\n"))
+        return answer
 
     def table(self, columns: Sequence["Column"], rows: Sequence[Sequence[str]]) -> None:
         """Columns on stdout, aligned by display width. A pipe gets all of them, a terminal those that fit it."""

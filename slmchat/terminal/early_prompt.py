@@ -61,16 +61,17 @@ class EarlyPrompt:
 
     def end(self) -> None:
         """No editor comes, or it has ended: the terminal is as it was. May be called again."""
-        self.take_over()
-        if self.modes.is_taken:
-            self._console.send(ControlSequences(restore.PROMPT))
-            restore.ended("prompt")
-            self.modes.give_back()
+        with interrupts.postponed():
+            self.take_over()
+            if self.modes.is_taken:
+                self._console.send(ControlSequences(restore.PROMPT))
+                restore.ended("prompt")
+                self.modes.give_back()
 
     def _draw(self) -> None:
-        room = self._console.size[0] - len(PROMPT) - 1
+        room = max(0, self._console.size[0] - len(PROMPT) - 1)
         typed = sanitize(self.typed.shown, one_line=True)
-        shown = typed[-room:] if room > 0 else ""  # its end is what is being typed
+        shown = typed[-room:] if room else ""  # its end is what is being typed
         while text_width(shown) > room:
             shown = shown[1:]
         prompt = _COLOURED if self._console.has_color else PROMPT

@@ -5,10 +5,10 @@ Knows: which editor, a file for it that nobody else can read, how to leave no co
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from slmchat.errors import ExitCode, SlmError
-from slmchat.terminal import interrupts
+from slmchat.terminal import interrupts, restore
 
 
 def editor_command() -> list[str]:
@@ -49,49 +49,27 @@ def _without_traces(program: str) -> list[str]:
 
 def edited(text: str, command: Sequence[str], *, in_memory: bool) -> str:
     """What the editor leaves of `text`, without the line end that editors add."""
-    import shutil
     import subprocess
     import tempfile
 
     memory = "/dev/shm" if in_memory and os.access("/dev/shm", os.W_OK) else None
-    folder = None
     try:
         folder = tempfile.mkdtemp(prefix="slm-", dir=memory)  # 0700
-        file = os.path.join(folder, "message.md")
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
-            out.write(text if not text or text.endswith("\n") else text + "\n")
-        with _ctrl_c_is_the_editors():
-            code = subprocess.call([*command, file])
-        if code != 0:
-            raise SlmError(
-                f"the editor {command[0]} ended with code {code}; the text is as it was.", exit_code=ExitCode.USAGE
-            )
-        with open(file, encoding="utf-8", errors="replace") as back:
-            return back.read().removesuffix("\n")
+        with restore.removed(folder):
+            file = os.path.join(folder, "message.md")
+            with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
+                out.write(text if not text or text.endswith("\n") else text + "\n")
+            with interrupts.left_to_a_child():
+                code = subprocess.call([*command, file])
+            if code != 0:
+                raise SlmError(
+                    f"the editor {command[0]} ended with code {code}; the text is as it was.", exit_code=ExitCode.USAGE
+                )
+            with open(file, encoding="utf-8", errors="replace") as back:
+                return back.read().removesuffix("\n")
     except OSError as error:
         raise SlmError(
             f"the text could not be edited: {error.strerror or error}.",
             hint="TMPDIR chooses another directory for the file",
             exit_code=ExitCode.STORAGE,
         ) from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _ctrl_c_is_the_editors() -> Iterator[None]:
-    """Ctrl-C goes to every program on the terminal; while the editor has it, slm does nothing."""
-    import signal
-    import threading
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # A handler, not SIG_IGN: the editor would inherit that.
-    before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
-    try:
-        with interrupts.left_alone():
-            yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -172,6 +172,24 @@ def left_alone() -> Iterator[None]:
         signal.set_wakeup_fd(before, warn_on_full_buffer=False)  # asyncio, which the line editor uses, leaves none
 
 
+@contextlib.contextmanager
+def left_to_a_child() -> Iterator[None]:
+    """While this lasts, Ctrl-C is for a program that slm has started. It goes to every program on the terminal.
+
+    Here it does nothing: `subprocess` would end the child, and the terminal would stay as the child has set it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # A handler, not SIG_IGN: the child would inherit that.
+    before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    try:
+        with left_alone():
+            yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _wait(reader: int) -> None:
     global _presses, _first_at, _is_due
     n_repeated, main = 0, cast(int, threading.main_thread().ident)

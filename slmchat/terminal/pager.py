@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 
+from slmchat.terminal import interrupts
 from slmchat.terminal.console import Console
 from slmchat.terminal.screen import ControlSequences
 
@@ -26,7 +27,7 @@ def show(console: Console, text: ControlSequences) -> None:
     # a pager's own files would keep what was looked for; LESSSECURE: no shell, no other files
     environ = {**os.environ, "LESSHISTFILE": "-", "LESSSECURE": "1"}
     console.flush()
-    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):  # left before the end
+    with contextlib.suppress(BrokenPipeError), interrupts.left_to_a_child():  # left before the end
         subprocess.run(command, input=text.encode("utf-8", "replace"), env=environ, check=False)
 
 

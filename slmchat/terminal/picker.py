@@ -124,6 +124,10 @@ def _keys(state: _State) -> "KeyBindings":
     def _leave(event: "KeyPressEvent") -> None:
         event.app.exit(result=None)
 
+    @keys.add("c-z")
+    def _suspend(event: "KeyPressEvent") -> None:
+        event.app.suspend_to_background()
+
     @keys.add(Keys.Any)
     def _letter(event: "KeyPressEvent") -> None:
         if event.data.isprintable():

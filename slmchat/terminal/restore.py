@@ -1,7 +1,7 @@
 """What a terminal gets back when slm ends in the middle of something: the modes it had, and an end to what was begun.
 
-Knows: the terminal's modes when slm started, and the sequences that undo what is in force now (a scroll region,
-bracketed paste). Refuses to know: why slm ends, and what is said then.
+Knows: the terminal's modes when slm started, the sequences that undo what is in force now (a scroll region, bracketed
+paste), and the directory of a text that is in an editor. Refuses to know: why slm ends, and what is said then.
 
 Whoever changes the terminal undoes it by itself in all usual ways out. This is for the others: a crash below slm, a
 second Ctrl-C while native code does not come back. They write to the descriptors, since a stream may be locked.
@@ -22,6 +22,7 @@ PROMPT = f"\x1b[0m\x1b[J{PASTE_OFF}\x1b[?25h\x1b[?7h"
 
 _modes: list[Any] | None = None
 _undoing: dict[str, str] = {}
+_leftovers: set[str] = set()
 
 
 def remember() -> None:
@@ -55,8 +56,28 @@ def undone(what: str, undoing: str) -> Iterator[None]:
         ended(what)
 
 
+@contextlib.contextmanager
+def removed(directory: str) -> Iterator[None]:
+    """A directory of slm's own that is gone behind the block, also when slm ends in it."""
+    _leftovers.add(directory)
+    try:
+        yield
+    finally:
+        _remove_leftovers()
+        _leftovers.discard(directory)
+
+
+def _remove_leftovers() -> None:
+    if _leftovers:
+        import shutil  # asked for by editors alone
+
+        for directory in [*_leftovers]:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
 def give_back() -> None:
     """Undo what is in force, and stand at the beginning of a line. From any thread; nothing where no terminal is."""
+    _remove_leftovers()
     if sys.platform == "win32":
         return
     import termios

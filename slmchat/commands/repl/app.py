@@ -9,7 +9,7 @@ how a conversation goes on (generation/chat_session.py).
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from slmchat.commands.inputs import read_text, system_text
 from slmchat.commands.repl.hints import in_chat
-from slmchat.conversation import pictures
+from slmchat.conversation import pictures, window
 from slmchat.conversation.archive import Archive
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Conversation, Role
@@ -45,6 +45,7 @@ from slmchat.terminal.line_editor import LineEditor
 from slmchat.terminal.sentence_view import SentenceView
 from slmchat.terminal.slash_commands import CommandTable, as_typed, message_of
 from slmchat.terminal.typed_ahead import TypedAhead
+from slmchat.user_paths import user_path
 from slmchat.wording import counted
 
 if TYPE_CHECKING:
@@ -131,8 +132,8 @@ class ChatApp:
         self.session = ChatSession(self._opened(model), conversation, options, self)
         self.session.examples = params.example_messages(params.persona_of(options, settings))
         for file in map(Path, options.files):
-            if pictures.is_picture(file.expanduser()):
-                self.session.pictures.append(pictures.read(file.expanduser()))
+            if pictures.is_picture(user_path(file)):
+                self.session.pictures.append(pictures.read(user_path(file)))
             else:
                 self.session.attachments.append(Attachment(read_text(str(file)), file.name))
         if self.session.pictures:
@@ -155,21 +156,37 @@ class ChatApp:
 
     def loop(self) -> None:
         """Read, dispatch, answer. Ctrl-C empties the line, Ctrl-D leaves."""
-        while not self._is_leaving:
-            text, self.next_text = self.next_text, ""
-            try:
-                with self._hooks.resting(self):
-                    line = self.editor.read(default=text, sends_typed=self._sends_typed)
-            except KeyboardInterrupt:
-                self.console.note("(Ctrl-D or /exit leaves)")
-                continue
-            except EOFError:
-                break
-            self._warn_of_history()
-            self._sends_typed = True
-            self._handle(line)
+        is_over = False
+        while not is_over:
+            with suppress(KeyboardInterrupt):  # one more, while the one before is told: a key that is held down
+                is_over = self._take_turns()
         if self.session.opened.loading.is_failed:
             self.session.opened.loading.engine()  # raises what went wrong
+
+    def _take_turns(self) -> bool:
+        """Until the chat is over: True. Raises KeyboardInterrupt for one that comes between two turns."""
+        while not self._is_leaving:
+            try:
+                line = self._next_line()
+            except EOFError:
+                break
+            self._handle(line)
+        return True
+
+    def _next_line(self) -> str:
+        """What is entered, "" for Ctrl-C. Raises EOFError for Ctrl-D."""
+        text, self.next_text = self.next_text, ""
+        line = ""
+        try:
+            with self._hooks.resting(self):
+                line = self.editor.read(default=text, sends_typed=self._sends_typed)
+        except KeyboardInterrupt:
+            self.next_text = line  # it was entered, and what rested had not ended yet
+            self.console.note("(cancelled; your message is back in the line)" if line else "(Ctrl-D or /exit leaves)")
+            return ""
+        self._warn_of_history()
+        self._sends_typed = True
+        return line
 
     def _warn_of_history(self) -> None:
         """Once: the history of what is typed cannot be kept."""
@@ -273,6 +290,8 @@ class ChatApp:
         self.session.close()
         if self.recorder is not None:
             self.recorder.close()
+            if self.recorder.error:
+                self.console.warn(f"what was said last is not saved: {self.recorder.error.message}")
         else:
             self.archive.close()
 
@@ -391,10 +410,8 @@ class ChatApp:
         return self.recorder is not None and self.archive.has(id)
 
     def on_overflow(self, overflow: Overflow) -> str:
-        what = "The conversation with this message" if overflow.can_begin_afresh else "The conversation"
-        numbers = (
-            f"{what} is {self.session.about}{overflow.n_prompt:,} tokens; the context window holds {overflow.n_ctx:,}."
-        )
+        what = "The conversation with this message is" if overflow.can_begin_afresh else "The conversation is"
+        numbers = f"{window.overflow(what, overflow.n_prompt, overflow.n_ctx, about=self.session.about)}."
         if self._overflow == "trim":
             self.console.note(numbers)
             return "drop"

@@ -32,7 +32,7 @@ _STOP = "stop"
 
 
 def command(chat: ChatApp, arguments: str) -> None:
-    """`/set`, `/set KEY VALUE`, `/set KEY none`, each with `--save`. Raises `SlmError` (USAGE)."""
+    """`/set`, `/set KEY VALUE`, `/set KEY none`, each with `--save`. Raises `SlmError` (USAGE, STORAGE)."""
     text = arguments.strip()
     is_saved = text == "--save" or text.endswith(" --save")
     text = text.removesuffix("--save").strip()
@@ -44,6 +44,7 @@ def command(chat: ChatApp, arguments: str) -> None:
     given, _, value = text.partition(" ")
     key = given.lstrip("-").replace("-", "_")
     key, value = _ALSO.get(key, key), value.strip()
+    told = ""
     if key == _STOP:
         _set_stop(chat, value)
     elif key not in _RANGES:
@@ -54,9 +55,13 @@ def command(chat: ChatApp, arguments: str) -> None:
         number = None if value.lower() in _NONE else _number(key, value)
         _set_number(chat, key, number)
         told = f"{key} is now {number:g}" if number is not None else f"{key} is as it was without /set"
-        chat.console.note(f"{told}{' and stays so in later chats' if is_saved else ''}.")
-    if is_saved:
-        _save(chat, key)
+    try:
+        if is_saved:
+            _save(chat, key)
+            told += " and stays so in later chats" if told else ""
+    finally:  # it counts in this chat, also where it cannot be kept
+        if told:
+            chat.console.note(f"{told}.")
 
 
 def _set_number(chat: ChatApp, key: str, value: float | None) -> None:
@@ -74,10 +79,11 @@ def _set_number(chat: ChatApp, key: str, value: float | None) -> None:
 
 def _set_stop(chat: ChatApp, text: str) -> None:
     """One more stop sequence; `\\n` in it is a line break. `none`: no more of them."""
-    if not text:
+    sequence = text.strip("\"'").replace("\\n", "\n")
+    if not sequence:
         raise usage("which stop sequence?", "/set stop TEXT, or /set stop none")
     limits = chat.session.limits
-    stop = () if text.lower() in _NONE else (*limits.stop, text.strip("\"'").replace("\\n", "\n"))
+    stop = () if text.lower() in _NONE else (*limits.stop, sequence)
     chat.session.limits = replace(limits, stop=stop)
     shown = ", ".join(map(repr, stop))
     chat.console.note(f"An answer ends at {shown}." if stop else "No stop sequence ends an answer.")

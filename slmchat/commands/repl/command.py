@@ -56,12 +56,12 @@ def chat(
     backend = open_backend(options, settings, console, (exports,), WarmServer.find(options, settings))
     model = None
     early = EarlyPrompt(console)
-    if not (chat_options.session or chat_options.goes_on or chat_options.resume):
-        # What a new conversation begins with is known: the prompt stands while the rest is imported.
-        model = backend.find(options.model, settings, console)
-        greet(console, model, is_private=settings.is_private)
-        early.show()
     try:
+        if not (chat_options.session or chat_options.goes_on or chat_options.resume):
+            # What a new conversation begins with is known: the prompt stands while the rest is imported.
+            model = backend.find(options.model, settings, console)
+            greet(console, model, is_private=settings.is_private)
+            early.show()
         return _stay(backend, options, chat_options, settings, console, exports, model, early)
     finally:
         early.end()

@@ -4,11 +4,11 @@ Knows: what is typed and told. Refuses to know: how documents are read and quote
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from slmchat.commands.repl import enclosures, rest
 from slmchat.commands.repl.app import ChatApp, MessageHooks, usage
 from slmchat.terminal.completion import complete_path, split_words
+from slmchat.user_paths import user_path
 from slmchat.wording import counted
 
 DROP = ("drop", '""')
@@ -30,7 +30,7 @@ def command(chat: ChatApp, arguments: str) -> None:
         if not documents.roots:
             raise usage("which documents?", "/docs PATH… (directories too); then ask about them")
         return
-    paths = [Path(word).expanduser() for word in split_words(arguments)]
+    paths = [user_path(word) for word in split_words(arguments)]
     if chat.place.host is not None:
         question = f"Passages of these documents would {chat.place.what_happens} with your messages."
         if chat.asked(question, [("y", "let them"), ("n", "leave it")]) != "y":
@@ -59,7 +59,7 @@ def _before(chat: ChatApp, text: str) -> None:
     quoted = chat.documents.quoted
     if quoted:
         n_tokens = sum(chat.session.count_text(each.text) for each in quoted)
-        told = f"({counted(len(quoted), 'quotation')}, {chat.session.about}{n_tokens:,} tokens, go along)"
+        told = f"({counted(len(quoted), 'quotation')}, {chat.session.about}{counted(n_tokens, 'token')}, go along)"
         chat.console.detail(told)
 
 

@@ -11,6 +11,7 @@ from slmchat.commands.repl import files
 from slmchat.commands.repl.app import ChatApp, usage
 from slmchat.conversation.attachments import Attachment
 from slmchat.terminal.completion import complete_path
+from slmchat.user_paths import user_path
 from slmchat.wording import counted
 
 # In longer messages an `@` is more likely part of a pasted text than the name of a file.
@@ -23,7 +24,7 @@ def file(chat: ChatApp, arguments: str) -> None:
     if not arguments:
         for item in chat.session.attachments:
             tokens = chat.session.count_text(item.text)
-            chat.console.note(f"{item.name}: {chat.session.about}{tokens:,} tokens, with the next message")
+            chat.console.note(f"{item.name}: {chat.session.about}{counted(tokens, 'token')}, with the next message")
         if not chat.session.attachments:
             raise usage("which file?", "/file PATH… (globs and directories too); with the next message it is sent")
         return
@@ -40,12 +41,16 @@ def _attach(chat: ChatApp, read: list[Attachment]) -> None:
     costs = [session.count_text(item.text) for item in read]
     if len(read) > files.MOST_LISTED:
         characters = sum(len(item.text) for item in read)
-        chat.console.note(f"{counted(len(read), 'file')}: {characters:,} characters")
+        chat.console.note(f"{counted(len(read), 'file')}: {counted(characters, 'character')}")
     else:
         for item, tokens in zip(read, costs, strict=True):
-            chat.console.note(f"{item.name}: {len(item.text):,} characters, {session.about}{tokens:,} tokens")
+            chat.console.note(
+                f"{item.name}: {counted(len(item.text), 'character')}, {session.about}{counted(tokens, 'token')}"
+            )
     session.attachments += read
-    chat.console.note(f"{session.about}{sum(costs):,} tokens go along with your next message{_room(chat, sum(costs))}")
+    go = "goes" if sum(costs) == 1 else "go"
+    told = f"{session.about}{counted(sum(costs), 'token')} {go} along with your next message"
+    chat.console.note(told + _room(chat, sum(costs)))
 
 
 def _room(chat: ChatApp, total: int) -> str:
@@ -61,7 +66,7 @@ def named_in(chat: ChatApp, text: str) -> None:
     """Attach the files that a message names as `@path`; what is not a file there stays text."""
     if len(text) > _MOST_WITH_NAMES:
         return
-    named = [Path(quoted or bare).expanduser() for quoted, bare in _NAMED.findall(text)]
+    named = [user_path(quoted or bare) for quoted, bare in _NAMED.findall(text)]
     found = [path for path in (_existing(path) for path in named) if path is not None]
     if not found:
         return

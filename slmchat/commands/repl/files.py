@@ -20,6 +20,7 @@ from slmchat.privacy.seal import explain
 from slmchat.terminal import preview
 from slmchat.terminal.completion import split_words
 from slmchat.terminal.console import Console
+from slmchat.user_paths import user_path
 from slmchat.wording import counted
 
 # More files than this by one glob are a mistake more often than a wish.
@@ -57,11 +58,12 @@ def read_paths(paths: Sequence[Path], console: Console) -> list[Attachment]:
     skipped = 0
     for path, folder in below:
         try:
-            if path.stat().st_size > MOST_BYTES:
-                raise SlmError(f"{path} has more than {MOST_BYTES:,} bytes.", exit_code=ExitCode.USAGE)
-            read.append(Attachment(read_text(str(path)), str(path.relative_to(folder.parent))))
-        except (SlmError, OSError):  # of a directory only what is text was asked for
-            skipped += 1
+            is_read = path.is_file() and path.stat().st_size <= MOST_BYTES  # a pipe would be waited for
+            if is_read:
+                read.append(Attachment(read_text(str(path)), str(path.relative_to(folder.parent))))
+        except (SlmError, OSError):
+            is_read = False
+        skipped += not is_read  # of a directory only what is text was asked for
     if skipped:
         console.note(f"{counted(skipped, 'file')} left out: not text, too large or not readable.")
     if below and not read:
@@ -89,7 +91,7 @@ def read_pictures(arguments: str) -> list[Picture]:
 
 
 def _matching(word: str) -> list[Path]:
-    name = os.path.expanduser(word)
+    name = str(user_path(word))
     if Path(name).exists() or not glob.has_magic(name):
         return [Path(name)]
     found = sorted(Path(path) for path in glob.glob(name, recursive=True) if Path(path).is_file())
@@ -101,21 +103,24 @@ def _matching(word: str) -> list[Path]:
 def export(conversation: Conversation, arguments: str, directory: Path) -> Path:
     """Write a conversation to a file: Markdown (the current path), or JSON (everything) when it ends in `.json`.
 
-    Names are those of files in `directory`. Without one: the title. Raises `SlmError` (STORAGE).
+    Names are those of files in `directory`. Without one: the title. Raises `SlmError` (USAGE, STORAGE).
     """
-    name = os.path.expanduser(arguments.strip().strip("\"'")) or f"{_file_name(conversation)}.md"
-    file = directory / name
-    write = exchange.to_json if file.suffix == ".json" else exchange.to_markdown
+    name = arguments.strip().strip("\"'") or f"{_file_name(conversation)}.md"
+    write = exchange.to_json if name.endswith(".json") else exchange.to_markdown
     times = [node.created_at for node in conversation.nodes()]
     later = f"; later: slm sessions export {conversation.id[:8]} -o FILE" if conversation.recorder is not None else ""
-    return write_new(file, write(conversation, exchange.Times(min(times), max(times))), later)
+    return write_new(directory, name, write(conversation, exchange.Times(min(times), max(times))), later)
 
 
-def write_new(file: Path, text: str, later: str = "") -> Path:
+def write_new(directory: Path, name: str, text: str, later: str = "") -> Path:
     """Write a text to a file of this name, or, where there is one, with the next free number; the file.
 
-    `later`: what else can be done, for the hint. Raises `SlmError` (STORAGE).
+    `later`: what else can be done, for the hint. Raises `SlmError`: USAGE for what names no file, STORAGE.
     """
+    file = directory / user_path(name)
+    names = f"names are those of files in {directory}"
+    if name.endswith(("/", os.sep)) or file.is_dir():
+        raise SlmError(f"'{name}' is not the name of a file.", hint=names, exit_code=ExitCode.USAGE)
     for number in range(1, MOST_NUMBERED + 1):
         numbered = file if number == 1 else file.with_stem(f"{file.stem}-{number}")
         try:
@@ -123,7 +128,7 @@ def write_new(file: Path, text: str, later: str = "") -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            hint = f"names are those of files in {file.parent}; slm chat --export-dir DIR chooses another directory"
+            hint = f"{names}; slm chat --export-dir DIR chooses another directory"
             raise explain(error, numbered, hint + later) from error
         try:
             with open(descriptor, "w", encoding="utf-8", errors="replace") as out:

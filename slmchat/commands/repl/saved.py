@@ -5,12 +5,12 @@ Knows: the commands for that. Refuses to know: the archive's file, the formats (
 
 import base64
 from collections.abc import Iterable
-from pathlib import Path
 
 from slmchat.commands.repl import files, recap
 from slmchat.commands.repl.app import ChatApp, usage
 from slmchat.commands.sessions import ago
 from slmchat.conversation.archive_names import SessionSummary
+from slmchat.conversation.attachments import instruction_of
 from slmchat.conversation.code_blocks import code_blocks
 from slmchat.conversation.messages import Role
 from slmchat.terminal.completion import complete_path, split_words
@@ -21,13 +21,13 @@ from slmchat.wording import counted
 # A terminal need not take more through OSC 52 (xterm's limit is about 100,000 bytes of base64).
 _MOST_COPIED = 74_000
 _SHOWN_SESSIONS = 15
-_PICKED_SESSIONS = 500
 
 
 def sessions(chat: ChatApp, arguments: str) -> None:
     """`/sessions`: choose one of the saved conversations; `/sessions ID-or-title` goes there."""
     if arguments:
-        go_to(chat, chat.archive.find(arguments).id)
+        unsaved = chat.recorder.unsaved(arguments) if chat.recorder is not None else None
+        go_to(chat, unsaved or chat.archive.find(arguments).id)
         return
     if not chat.can_redraw:
         for item in chat.archive.list(_SHOWN_SESSIONS):
@@ -44,7 +44,7 @@ def sessions(chat: ChatApp, arguments: str) -> None:
 
 def choose(chat: ChatApp) -> str | None:
     """The id of a saved conversation that the user picks; None when they do not. Raises `SlmError` without any."""
-    found = chat.archive.list(_PICKED_SESSIONS)
+    found = chat.archive.list()
     if not found:
         raise usage("no conversation is saved yet.")
     choices = [Pickable(item.title or "(no title)", _facts(item)) for item in found]
@@ -65,7 +65,9 @@ def _preview(chat: ChatApp, id: str) -> str:
     """The last question and the beginning of what was answered."""
     path = chat.archive.load(id).path()[-2:]
     marks = {Role.USER: "> "}
-    return "\n".join(f"{marks.get(node.message.role, '')}{' '.join(node.message.text.split())}" for node in path)
+    return "\n".join(
+        f"{marks.get(node.message.role, '')}{' '.join(instruction_of(node.message.text).split())}" for node in path
+    )
 
 
 def go_to(chat: ChatApp, id: str) -> None:
@@ -81,7 +83,7 @@ def go_to(chat: ChatApp, id: str) -> None:
 
 def complete_session(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
     """Titles of saved conversations."""
-    for item in chat.archive.list(200):
+    for item in chat.archive.list():
         if item.title.casefold().startswith(text.casefold()) or item.id.startswith(text):
             yield item.title, f"{item.short_id}, {_facts(item)}"
 
@@ -138,7 +140,7 @@ def save(chat: ChatApp, arguments: str) -> None:
     if not words or words[-1] == "code" or words[-1].isdecimal():
         raise usage("into which file?", "/save FILE for the last answer, /save code [N] FILE for a block of it")
     what, text = _chosen(chat, words[:-1])
-    file = files.write_new(chat.exports / Path(words[-1]).expanduser(), text if text.endswith("\n") else f"{text}\n")
+    file = files.write_new(chat.exports, words[-1], text if text.endswith("\n") else f"{text}\n")
     chat.console.note(f"{what[0].upper()}{what[1:]} is written to {file}")
 
 
@@ -153,7 +155,9 @@ def _chosen(chat: ChatApp, words: list[str]) -> tuple[str, str]:
     if not is_code:
         place = int(number or 1)
         if not 1 <= place <= len(answers):
-            raise usage(f"there are {counted(len(answers), 'answer')}.", "1 is the last one")
+            raise usage(
+                f"there {'is' if len(answers) == 1 else 'are'} {counted(len(answers), 'answer')}.", "1 is the last one"
+            )
         return ("the last answer" if place == 1 else f"answer {place} from the end"), answers[-place]
     blocks = code_blocks(answers[-1])
     if not blocks:
@@ -176,9 +180,12 @@ def private(chat: ChatApp, _arguments: str) -> None:
         chat.console.note("This chat is private already.")
         return
     was_saved = bool(chat.session.conversation.roots)
+    recorder = chat.recorder
     chat.go_private()
     chat.console.note("Private from now on: nothing more of this chat is written to the disk.")
-    if was_saved:
+    if was_saved and recorder is not None and recorder.error:
+        chat.console.note("What was said before could not be saved either.")
+    elif was_saved:
         chat.console.note(
             f"What was said before is saved; slm sessions rm {chat.session.conversation.id[:8]} removes it."
         )

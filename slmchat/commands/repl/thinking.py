@@ -9,6 +9,7 @@ from slmchat.commands.repl.app import ChatApp
 from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 from slmchat.ranges import THINK_BUDGET
+from slmchat.wording import counted
 
 _WORDS = {
     "on": "let the model think before it answers",
@@ -43,7 +44,7 @@ def command(chat: ChatApp, arguments: str) -> None:
 
 
 def _state(asked: Thinking, *, is_shown: bool) -> str:
-    limit = f", at most {asked.budget:,} tokens" if asked.budget else ""
+    limit = f", at most {counted(asked.budget, 'token')}" if asked.budget else ""
     return f"Thinking: {asked.mode}{limit}; thoughts are {'shown' if is_shown else 'folded'}."
 
 

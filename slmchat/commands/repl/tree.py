@@ -16,7 +16,10 @@ def clear(chat: ChatApp, _arguments: str) -> None:
     old = chat.session.conversation
     chat.session.conversation = Conversation(old.system, chat.recorder)
     chat.session.last = None
-    kept = "" if chat.is_private or not old.roots else f" The old one is saved: /sessions {old.id[:8]}"
+    kept = ""
+    if chat.recorder is not None and old.roots:
+        state = "could not be saved yet; slm keeps trying" if chat.recorder.error else "is saved"
+        kept = f" The old one {state}: /sessions {old.id[:8]}"
     chat.console.note(f"A new conversation; the system message stays.{kept}")
 
 
@@ -115,7 +118,8 @@ def branch(chat: ChatApp, arguments: str) -> None:
         chat.console.note("/branch N goes there; what you say after /undo or /edit begins a branch of its own.")
         return
     if not arguments.isdecimal() or not 1 <= int(arguments) <= len(tips):
-        raise usage(f"there is no branch {arguments}; there are {len(tips)}.", "/branch lists them")
+        are = "is" if len(tips) == 1 else "are"
+        raise usage(f"there is no branch {arguments}; there {are} {len(tips)}.", "/branch lists them")
     conversation.go_to(tips[int(arguments) - 1])
     recap.show(chat)
 

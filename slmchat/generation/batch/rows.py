@@ -20,6 +20,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.lines import MAX_BYTES, Line, read_lines
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.text_files import BINARY, NotText, decode, utf8_reader
+from slmchat.user_paths import user_path
 from slmchat.wording import counted
 
 FORMATS = ("lines", "jsonl", "csv")
@@ -179,7 +180,7 @@ def _standard_input(stdin: TextIO) -> io.FileIO:
 
 def _opened(name: str) -> io.FileIO:
     try:
-        return io.FileIO(Path(name).expanduser())
+        return io.FileIO(user_path(name))
     except OSError as error:
         raise SlmError(f"{name} cannot be read: {error.strerror}.", exit_code=ExitCode.USAGE) from error
 
@@ -354,7 +355,7 @@ def _csv_row(source: _CsvLines, header: list[str], values: list[str] | None, rea
 def _from_files(files: Sequence[str], stdin: TextIO) -> Iterator[Row]:
     for number, name in enumerate(files, 1):
         try:
-            data = _whole(stdin.fileno() if name == "-" else Path(name).expanduser())
+            data = _whole(stdin.fileno() if name == "-" else user_path(name))
         except OSError as error:
             yield Row(name, "", number, error=f"{name} cannot be read: {error.strerror}")
             continue

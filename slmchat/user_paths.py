@@ -1,0 +1,18 @@
+"""Paths as users write them: `~` is their home directory.
+
+`Path.expanduser` raises where a name behind the `~` is nobody's, and such text is typed: "@~bob, look at this". Here it
+stays as it is written, as in a shell, and the file of that name is not there.
+
+Knows: `~`. Refuses to know: what the path is for, whether anything is there.
+"""
+
+import os
+from pathlib import Path
+
+
+def user_path(written: str | Path) -> Path:
+    """The path with the home directory in place of `~` or `~name`."""
+    try:
+        return Path(os.path.expanduser(written))
+    except ValueError:  # a name that nobody can have: with a NUL in it
+        return Path(written)

@@ -1,0 +1,301 @@
+"""What a chat does with a line, in this process: the loop, files, settings, what is said of what is kept."""
+
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_engine import FakeEngine, Ready
+
+from slmchat import settings as settings_module
+from slmchat.catalog.records import Installed, InstalledFile
+from slmchat.commands.repl import saved
+from slmchat.commands.repl.app import ChatApp, MessageHooks
+from slmchat.commands.repl.documents import HOOKS
+from slmchat.commands.repl.slash_commands import COMMANDS
+from slmchat.conversation.exchange import Times
+from slmchat.conversation.messages import Conversation, Message, Role
+from slmchat.errors import ExitCode, SlmError
+from slmchat.models import loader, resolve
+from slmchat.models.backend import LocalBackend
+from slmchat.options import ChatOptions, GenerationOptions
+from slmchat.terminal.console import Console
+
+Open = Callable[..., ChatApp]
+
+
+class Typist:
+    """A line editor whose lines are given: a text, or what `read` raises."""
+
+    history_problem = None
+    is_full = False
+
+    def __init__(self) -> None:
+        self.lines: list[Any] = []
+        self.defaults: list[str] = []
+
+    def refresh(self) -> None: ...
+
+    def read(self, *, default: str = "", **_options: object) -> str:
+        self.defaults.append(default)
+        line = self.lines.pop(0) if self.lines else EOFError()
+        if isinstance(line, BaseException):
+            raise line
+        return str(line)
+
+
+@pytest.fixture
+def typist() -> Typist:
+    return Typist()
+
+
+@pytest.fixture
+def chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typist: Typist) -> Iterator[Open]:
+    opened: list[ChatApp] = []
+    engine = FakeEngine([("an ", "answer")] * 3)
+    file = InstalledFile(tmp_path / "m.gguf", None, 1, 1)
+    installed = Installed("fake:1b", "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z")
+    monkeypatch.setattr(loader, "start_loading", lambda *_, **__: Ready(engine))
+    monkeypatch.setattr(resolve, "find", lambda *_: installed)
+    monkeypatch.setattr(ChatApp, "_new_editor", lambda *_given: typist)
+
+    def call(hooks: MessageHooks = HOOKS) -> ChatApp:
+        settings = settings_module.load({"SLM_HOME": str(tmp_path / "home")})
+        console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
+        options = GenerationOptions(ctx=4000)
+        opened.append(ChatApp(LocalBackend(), options, ChatOptions(), settings, console, COMMANDS, hooks))
+        opened[0].exports.mkdir(parents=True)
+        return opened[0]
+
+    yield call
+    for room in opened:
+        room.close()
+
+
+def said(chat: ChatApp) -> str:
+    """What stood on stderr since the last time."""
+    stream = chat.console.stderr
+    assert isinstance(stream, io.StringIO)
+    text = stream.getvalue()
+    stream.seek(0)
+    stream.truncate()
+    return text
+
+
+def answer_of(chat: ChatApp, line: str) -> str:
+    """What a line is answered with."""
+    said(chat)
+    chat._handle(line)
+    return said(chat)
+
+
+# Ctrl-C
+
+
+def _stay(room: ChatApp) -> None:
+    try:
+        room.loop()
+    except KeyboardInterrupt:
+        pytest.fail("Ctrl-C has ended the chat")
+
+
+def test_a_ctrl_c_while_the_one_before_is_told_leaves_nobody_out(
+    chat: Open, typist: Typist, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that is held down: the first is a key of the editor, the next a signal that hits what is done about it."""
+    room = chat()
+    typist.lines = [KeyboardInterrupt(), "/title still here"]
+    note, pressed = room.console.note, []
+
+    def noted(text: str) -> None:
+        note(text)
+        if not pressed:
+            pressed.append(text)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(room.console, "note", noted)
+    _stay(room)
+    assert pressed == ["(Ctrl-D or /exit leaves)"]
+    assert "The title is now: still here" in said(room)
+
+
+def test_a_ctrl_c_behind_an_error_leaves_nobody_out(
+    chat: Open, typist: Typist, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = chat()
+    typist.lines = ["/nonsense", "/title still here"]
+
+    def interrupted(_error: SlmError) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(room.console, "error", interrupted)
+    _stay(room)
+    assert "The title is now: still here" in said(room)
+
+
+def test_a_line_that_is_entered_stays_where_ctrl_c_ends_the_rest(chat: Open, typist: Typist) -> None:
+    """While the model stops to make a title, a Ctrl-C must not take the message along."""
+    ended = threading.Event()
+
+    @contextmanager
+    def resting(_chat: ChatApp) -> Iterator[None]:
+        yield
+        if not ended.is_set():
+            ended.set()
+            raise KeyboardInterrupt
+
+    room = chat(MessageHooks(resting=resting))
+    typist.lines = ["a long question"]
+    _stay(room)
+    assert typist.defaults == ["", "a long question"]
+    assert "your message is back in the line" in said(room)
+
+
+# Files
+
+
+@pytest.mark.parametrize("message", ["@~nobody-here look at this", 'see @"~nobody-here/a b" please', "@~a\0b"])
+def test_a_tilde_that_is_nobodys_home_is_text(chat: Open, message: str) -> None:
+    room = chat()
+    room._handle(message)
+    assert room.session.conversation.path()[0].message.text == message
+
+
+@pytest.mark.parametrize("command", ["/file", "/docs", "/image", "/lora", "/save", "/export"])
+def test_a_tilde_that_is_nobodys_home_names_no_file(chat: Open, command: str) -> None:
+    room = chat()
+    room._handle("hi")
+    assert "slm: " in answer_of(room, f"{command} ~nobody-here/x.gguf")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
+def test_a_pipe_in_a_directory_is_left_out(chat: Open, tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "a.txt").write_text("x")
+    os.mkfifo(folder / "pipe")
+    ended = threading.Timer(60, os.kill, (os.getpid(), signal.SIGINT))  # instead of for ever
+    ended.start()
+    told = answer_of(chat(), f"/file {folder}")
+    ended.cancel()
+    assert "1 file left out: not text, too large or not readable." in told
+    assert "a.txt: 1 character, 1 token\n" in told
+    assert "1 token goes along with your next message" in told
+
+
+@pytest.mark.parametrize("name", ['""', ".", "..", "sub/", "sub"])
+def test_what_names_no_file_is_not_saved_beside_the_exports(chat: Open, name: str) -> None:
+    room = chat()
+    (room.exports / "sub").mkdir()
+    room._handle("hi")
+    before = sorted(room.exports.parent.rglob("*"))
+    told = answer_of(room, f"/save {name}")
+    assert "is not the name of a file" in told
+    assert f"names are those of files in {room.exports}\n" in told
+    if name != '""':  # the title names it
+        assert "is not the name of a file" in answer_of(room, f"/export {name}")
+    assert sorted(room.exports.parent.rglob("*")) == before
+
+
+def test_a_message_is_named_by_its_own_words_and_not_by_what_goes_along(chat: Open, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text('a """ fence\n\nand more')
+    (tmp_path / "empty.txt").write_text("")
+    room = chat()
+    room._handle(f"/file {tmp_path}/notes.txt {tmp_path}/empty.txt")
+    room._handle("what is it about?")
+    question = room.session.conversation.path()[0].message.text
+    assert question.startswith('notes.txt:\n""""\na """ fence')
+    assert "last: what is it about? →" in answer_of(room, "/branch")
+    assert "user       what is it about?" in answer_of(room, "/context")
+    assert "Undone: what is it about? (it is kept" in answer_of(room, "/undo")
+
+
+# Settings
+
+
+@pytest.mark.parametrize("text", ['""', "''", ""])
+def test_no_answer_ends_at_nothing(chat: Open, text: str) -> None:
+    room = chat()
+    assert "slm: which stop sequence?" in answer_of(room, f"/set stop {text}")
+    assert room.session.limits.stop == ()
+
+
+def test_what_could_not_be_kept_is_not_said_to_be(chat: Open) -> None:
+    room = chat()
+    room.settings.paths.chat_settings.mkdir(parents=True)
+    told = answer_of(room, "/set temp 0.5 --save")
+    assert told.startswith("temperature is now 0.5.\nslm: ")
+    assert room.session.sampler.temperature == 0.5
+    room.settings.paths.chat_settings.rmdir()
+    assert answer_of(room, "/set temp 0.5 --save") == "temperature is now 0.5 and stays so in later chats.\n"
+    room.is_private = True
+    told = answer_of(room, "/set temp 0.7 --save")
+    assert told == "temperature is now 0.7.\nslm: a private chat writes nothing, so nothing was saved.\n"
+
+
+# What is kept
+
+
+def _fill(room: ChatApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_given: object, **_options: object) -> None:
+        raise SlmError("the disk is full.", exit_code=ExitCode.STORAGE)
+
+    monkeypatch.setattr(room.archive, "store", full)
+
+
+def test_what_is_not_saved_is_not_said_to_be(chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = chat()
+    _fill(room, monkeypatch)
+    room._handle("first question")
+    id = room.session.conversation.id[:8]
+    told = answer_of(room, "/clear")
+    assert f"The old one could not be saved yet; slm keeps trying: /sessions {id}" in told
+    assert "> first question" in answer_of(room, f"/sessions {id}")
+    told = answer_of(room, "/private")
+    assert "What was said before could not be saved either." in told
+    assert "is saved" not in told
+
+
+def test_what_is_lost_at_the_end_is_told(chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = chat()
+    _fill(room, monkeypatch)
+    room._handle("first question")
+    said(room)
+    room.close()
+    assert said(room) == "slm: warning: what was said last is not saved: the disk is full.\n"
+
+
+def test_the_oldest_of_many_conversations_is_found(chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made() -> Iterator[tuple[Conversation, Times]]:
+        for number in range(600):
+            conversation = Conversation()
+            conversation.add(Message(Role.USER, f"question {number}"))
+            yield conversation, Times(*(f"2026-01-01T{number // 60:02}:{number % 60:02}:00+00:00",) * 2)
+
+    room = chat()
+    room.archive.take_in(made())
+    asked: list[str] = []
+    monkeypatch.setattr(saved, "pick", lambda _question, choices, _preview: asked.extend(it.name for it in choices))
+    assert saved.choose(room) is None
+    assert len(asked) == 600
+    assert asked[-1] == "question 0"
+    assert [title for title, _ in saved.complete_session(room, "question 0")] == ["question 0"]
+
+
+def test_one_is_not_several(chat: Open) -> None:
+    room = chat()
+    room._handle("hi")
+    assert "there is 1 answer." in answer_of(room, "/copy 2")
+    assert "there is no branch 2; there is 1." in answer_of(room, "/branch 2")
+
+
+def test_a_switch_that_the_model_does_not_have_is_named_as_in_a_chat(chat: Open) -> None:
+    room = chat()
+    room._handle("/think on")
+    assert "/think on changes nothing" in answer_of(room, "hi")
