@@ -70,8 +70,7 @@ def batch(
     console: Console,
 ) -> ExitCode:
     """Answer every input. Raises `SlmError` when the batch as a whole cannot go on; what is written stays whole."""
-    if batch.output == "-":
-        batch = replace(batch, output=None)
+    batch = replace(batch, output=None if batch.output == "-" else batch.output)
     is_trimmed = params.overflow_choice(options) == "trim"
     n_parallel = number_or_auto(batch.parallel, "--parallel", PARALLEL)
     options = params.with_persona(options, settings)
