@@ -227,7 +227,38 @@ class TestCompletions:
         events = server.post("/v1/completions", {"prompt": "Once", "stream": True}).events
         assert "".join(event["choices"][0]["text"] for event in events[:-1]) == "Hello"
 
-    @pytest.mark.parametrize("fields", [{"prompt": ["a", "b"]}, {"prompt": 1}, {}, {"prompt": "a", "echo": True}])
+    def test_several_prompts_have_choices_in_their_order(self, server: Serving, engine: FakeEngine) -> None:
+        engine.replies = [["a1"], ["a2"], ["b1"], ["b2"]] * 2
+        asked = {"prompt": ["A", "BB"], "n": 2, "seed": 5}
+        reply = server.post("/v1/completions", asked).json
+        assert [(each["index"], each["text"]) for each in reply["choices"]] == [
+            (0, "a1"),
+            (1, "a2"),
+            (2, "b1"),
+            (3, "b2"),
+        ]
+        assert engine.prompts == ["A", "A", "BB", "BB"]
+        assert [sampler.seed for sampler in engine.samplers] == [5, 6, 5, 6]
+        alone = [
+            server.post("/v1/completions", {"prompt": each}).json["usage"]["prompt_tokens"] for each in ("A", "BB")
+        ]
+        assert (reply["usage"]["prompt_tokens"], reply["usage"]["completion_tokens"]) == (sum(alone), 4)
+        engine.replies = [["a"], ["b"]]
+        chunks = server.post("/v1/completions", {"prompt": ["A", "BB"], "stream": True}).events[:-1]
+        assert [(each["choices"][0]["index"], each["choices"][0]["text"]) for each in chunks] == [
+            *((0, "a"), (0, "")),
+            *((1, "b"), (1, "")),
+        ]
+
+    def test_a_prompt_that_does_not_fit_costs_none_of_the_others(self, server: Serving, engine: FakeEngine) -> None:
+        reply = server.post("/v1/completions", {"prompt": ["A", "x" * 5000]})
+        assert (reply.status, reply.json["error"]["code"]) == (400, "context_length_exceeded")
+        assert engine.prompts == []
+
+    @pytest.mark.parametrize(
+        "fields",
+        [{"prompt": []}, {"prompt": ["a", ""]}, {"prompt": [1, 2]}, {"prompt": 1}, {}, {"prompt": "a", "echo": True}],
+    )
     def test_what_cannot_be_done_is_refused(self, server: Serving, fields: dict[str, object]) -> None:
         assert server.post("/v1/completions", fields).status == 400
 
