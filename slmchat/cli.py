@@ -369,7 +369,7 @@ def _complete(
     if line is not None:
         before, incomplete = split_line(line)
     console = current_console()
-    found = complete(program_for(before), before, incomplete, lambda: settings.load(console.environ))
+    found = complete(program_to_complete(before), before, incomplete, lambda: settings.load(console.environ))
     console.write("".join(f"{each}\n" for each in lines(found)))
 
 
@@ -396,6 +396,12 @@ def program_for(arguments: Sequence[str]) -> Any:
     if (not is_known and "--version" not in before) or {"-h", "--help"} & set(before):
         return whole_program()
     return _program_with(name)
+
+
+def program_to_complete(words: Sequence[str]) -> Any:
+    """The command line that has what could stand behind these words: `slm help` takes the name of every command."""
+    asks_help = next((word for word in words if not word.startswith("-")), None) == "help"
+    return whole_program() if asks_help else program_for(words)
 
 
 @functools.cache

@@ -5,7 +5,9 @@ Refuses to know: where it is printed (cli.py) and which library raised it (the r
 translates its exceptions into `SlmError` at its own door).
 """
 
+from collections.abc import Mapping
 from enum import IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -46,3 +48,14 @@ class SlmError(Exception):
         self.exit_code = exit_code
         if hint:
             self.add_note(f"hint: {hint}")  # where a program lets it become a traceback
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, which multiprocessing sends it to: by default an exception is made of its message alone,
+        which this one cannot be, and a pool would wait for it for ever."""
+        return _made_again, (type(self), self.args, self.__dict__)
+
+
+def _made_again(kind: type[SlmError], arguments: tuple[Any, ...], state: Mapping[str, Any]) -> SlmError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(state)
+    return error

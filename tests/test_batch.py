@@ -18,11 +18,12 @@ from conftest import Outcome, environment
 from fake_engine import FakeEngine
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
+from slmchat.cli import run_cli
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.batch.progress import Progress
 from slmchat.generation.batch.recipe import Recipe, check_same, recipe_of
-from slmchat.generation.batch.records import Expected, RecordWriter, Window, open_output, read_begun
+from slmchat.generation.batch.records import Expected, RecordWriter, Window, cut, open_output, read_begun
 from slmchat.generation.batch.rows import Row
 from slmchat.options import BestOfOptions, ChoiceOptions, GenerationOptions
 from slmchat.terminal.console import Console
@@ -185,7 +186,40 @@ def test_a_file_belongs_to_one_batch_at_a_time(tmp_path: Path) -> None:
     os.close(open_output(Path(os.devnull), [], may_exist=True))
     many = [open_output(Path(os.devnull), [], may_exist=True) for _ in range(2)]  # nothing to protect there
     for descriptor in many:
+        cut(descriptor, 0)  # and nothing to take back
         os.close(descriptor)
+
+
+def test_a_pipe_tells_that_its_reader_has_gone(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    descriptor = open_output(pipe, [], may_exist=False)
+    writer = RecordWriter(descriptor, "pipe", lambda: None)
+    cut(descriptor, 0)
+    writer.write(b"{}\n")
+    assert os.read(reader, 10) == b"{}\n"
+    os.close(reader)
+    with pytest.raises(BrokenPipeError):
+        writer.write(b"{}\n")
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-o", ""], "-o needs the name of a file."),
+        (["-o", "."], "-o: . is a directory."),
+        (["-o", "none/out.jsonl"], "-o: there is no directory "),
+        (["--resume", "none/out.jsonl"], "--resume: there is no directory "),
+        (["--resume", os.devnull], f"--resume: {os.devnull} is not a regular file."),
+    ],
+)
+def test_an_output_that_cannot_be_is_said_before_the_model_is_looked_for(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(["batch", "hi", *arguments], environ={}) == ExitCode.USAGE
+    assert capsys.readouterr().err.startswith(f"slm: {says}")
 
 
 class TestRecipe:
@@ -350,6 +384,10 @@ class TestProgram:
         assert (done.code, done.out) == (2, "")
         assert done.err.startswith("slm: ")
         assert says in done.err
+
+    def test_minus_is_stdout(self, slm: Callable[..., Outcome], tiny: Path) -> None:
+        done = slm(*_arguments(tiny, "-o", "-"), "What is it?", stdin="hello\n")
+        assert (done.code, [record["input"] for record in _records(done.out)]) == (0, ["hello"]), done.err
 
     def test_nothing_comes_of_nothing(self, slm: Callable[..., Outcome], tiny: Path) -> None:
         done = slm(*_arguments(tiny), "What?", stdin="")

@@ -36,7 +36,7 @@ def offered(home: Path) -> Callable[[str], list[str] | str]:
     def ask(line: str) -> list[str] | str:
         words, incomplete = split_line(line)
         found = complete(
-            cli.whole_program(),
+            cli.program_to_complete(words),
             words,
             incomplete,
             lambda: settings.load({"SLM_HOME": str(home)}),
@@ -55,6 +55,8 @@ def test_commands_and_options(offered: Offered) -> None:
     assert offered("slm sessions re") == ["rename"]
     assert offered("slm run --extract") == ["--extract", "--extract-last"]
     assert offered("slm -q --offline show --js") == ["--json"]
+    assert {"run", "sessions"} <= set(offered("slm help ")) and offered("slm --quiet help ru") == ["run"]
+    assert offered("slm help sessions re") == ["rename"] and "--help" in offered("slm help --")
     assert offered("slm fly ") == [] == offered("slm fly away")
 
 

@@ -180,6 +180,27 @@ def test_a_pipe_is_written_and_not_replaced(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
+def test_what_the_shell_has_open_is_written_and_keeps_what_is_in_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    reading, writing = os.pipe()
+    descriptors = [os.open(log, os.O_WRONLY), writing]
+    link = tmp_path / "link"
+    link.symlink_to(f"/dev/fd/{writing}")
+    try:
+        for name in (f"/dev/fd/{descriptors[0]}", f"/dev/fd/{writing}", str(link)):
+            assert Desk(output=name).give("hi") == 0
+        assert (log.read_text(), os.read(reading, 100)) == ("before\nhi\n", b"hi\nhi\n")
+    finally:
+        for descriptor in (*descriptors, reading):
+            os.close(descriptor)
+
+
+def test_an_empty_name_is_not_a_directory() -> None:
+    with pytest.raises(SlmError, match="-o needs the name of a file"):
+        Desk(output="")
+
+
 @pytest.mark.parametrize(
     ("name", "code", "said"),
     [("", 2, "is a directory"), ("none/answer", 2, "there is no directory"), ("n" * 300, 10, "cannot be used")],

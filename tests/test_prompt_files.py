@@ -10,7 +10,7 @@ from endpoint_server import EndpointServer, stream
 from gguf_samples import CHATML_TEMPLATE, write_tiny_llama
 
 from slmchat.conversation import template_budget
-from slmchat.conversation.attachments import Attachment
+from slmchat.conversation.attachments import Attachment, trim
 from slmchat.conversation.layouts import raw_prompt
 from slmchat.conversation.messages import Message
 from slmchat.engine.requests import Prompt
@@ -193,3 +193,17 @@ class TestProgram:
         lines = slm(*asked, "--format", "lines", stdin="hi\n")
         assert (lines.code, lines.out) == (2, ""), lines
         assert "{{ word }}, which has no value" in lines.err
+
+
+@pytest.mark.parametrize("n_fitting", [0, 1, 4095, 4096, 4097, 20_000, 99_999])
+def test_of_a_long_input_little_more_is_looked_at_than_fits(n_fitting: int) -> None:
+    """Each look makes tokens of all that it sees: of a large log, a minute."""
+    looked: list[int] = []
+
+    def fits(items: Sequence[Attachment]) -> bool:
+        looked.append(sum(len(item.text) for item in items))
+        return looked[-1] <= n_fitting + 1
+
+    kept = trim([Attachment("x" * 100_000), Attachment("y")], fits)
+    assert kept is not None and [len(item.text) for item in kept] == [n_fitting, 1]
+    assert max(looked) <= max(4096, 2 * n_fitting) + 1 and len(looked) < 40

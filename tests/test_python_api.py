@@ -1,6 +1,7 @@
 """`from slmchat import load`: what a Python program gets, sees and may do. The fake engine first, real weights last."""
 
 import asyncio
+import copy
 import dataclasses
 import gc
 import itertools
@@ -14,6 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +28,7 @@ from gguf_samples import write_tiny_llama
 import slmchat
 from slmchat import Model, SlmError
 from slmchat.catalog.records import Installed, InstalledFile
+from slmchat.catalog.sources import Unreachable
 from slmchat.engine.results import Event, Prefill, Score
 from slmchat.errors import ExitCode
 from slmchat.generation.response import NullHandler, consume_stream
@@ -641,7 +644,24 @@ class TestWrongTypes:
             assert error.__notes__ == [f"hint: {told}"]
 
     def test_a_model_says_that_it_cannot_be_pickled(self, model: Model) -> None:
-        assert "cannot be pickled" in _refused(lambda: pickle.dumps(model)).message
+        """So do its chats and streams: a copy that is deleted would end them."""
+        with model.chat() as chat, model.stream("Hi") as stream:
+            for thing in (model, chat, stream):
+                for way in (pickle.dumps, copy.copy):
+                    error = _refused(partial(way, thing))
+                    assert error.message.startswith(f"a {type(thing).__name__} cannot be pickled or copied: ")
+
+    def test_errors_go_to_another_process_whole(self) -> None:
+        """A pool of multiprocessing waits for ever for a result that it cannot read."""
+        made = (
+            SlmError("a.", hint="b", exit_code=ExitCode.CONTEXT),
+            SlmError("a.", exit_code=ExitCode.BUG),
+            Unreachable("a.", hint="b"),
+        )
+        for error in made:
+            for back in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+                assert type(back) is type(error)
+                assert (str(back), vars(back)) == (str(error), vars(error))
 
 
 class TestMany:

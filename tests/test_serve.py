@@ -14,6 +14,8 @@ import pytest
 from fake_engine import CHATML, FakeEngine
 from serving import NAME, Serving, read_all, serving
 
+from slmchat.cli import run_cli
+from slmchat.commands import serve as serve_command
 from slmchat.engine.requests import Limits, Part, Prompt
 from slmchat.engine.results import FinishReason
 from slmchat.engine.sampler import SamplerSettings
@@ -228,7 +230,38 @@ class TestCompletions:
         events = server.post("/v1/completions", {"prompt": "Once", "stream": True}).events
         assert "".join(event["choices"][0]["text"] for event in events[:-1]) == "Hello"
 
-    @pytest.mark.parametrize("fields", [{"prompt": ["a", "b"]}, {"prompt": 1}, {}, {"prompt": "a", "echo": True}])
+    def test_several_prompts_have_choices_in_their_order(self, server: Serving, engine: FakeEngine) -> None:
+        engine.replies = [["a1"], ["a2"], ["b1"], ["b2"]] * 2
+        asked = {"prompt": ["A", "BB"], "n": 2, "seed": 5}
+        reply = server.post("/v1/completions", asked).json
+        assert [(each["index"], each["text"]) for each in reply["choices"]] == [
+            (0, "a1"),
+            (1, "a2"),
+            (2, "b1"),
+            (3, "b2"),
+        ]
+        assert engine.prompts == ["A", "A", "BB", "BB"]
+        assert [sampler.seed for sampler in engine.samplers] == [5, 6, 5, 6]
+        alone = [
+            server.post("/v1/completions", {"prompt": each}).json["usage"]["prompt_tokens"] for each in ("A", "BB")
+        ]
+        assert (reply["usage"]["prompt_tokens"], reply["usage"]["completion_tokens"]) == (sum(alone), 4)
+        engine.replies = [["a"], ["b"]]
+        chunks = server.post("/v1/completions", {"prompt": ["A", "BB"], "stream": True}).events[:-1]
+        assert [(each["choices"][0]["index"], each["choices"][0]["text"]) for each in chunks] == [
+            *((0, "a"), (0, "")),
+            *((1, "b"), (1, "")),
+        ]
+
+    def test_a_prompt_that_does_not_fit_costs_none_of_the_others(self, server: Serving, engine: FakeEngine) -> None:
+        reply = server.post("/v1/completions", {"prompt": ["A", "x" * 5000]})
+        assert (reply.status, reply.json["error"]["code"]) == (400, "context_length_exceeded")
+        assert engine.prompts == []
+
+    @pytest.mark.parametrize(
+        "fields",
+        [{"prompt": []}, {"prompt": ["a", ""]}, {"prompt": [1, 2]}, {"prompt": 1}, {}, {"prompt": "a", "echo": True}],
+    )
     def test_what_cannot_be_done_is_refused(self, server: Serving, fields: dict[str, object]) -> None:
         assert server.post("/v1/completions", fields).status == 400
 
@@ -287,6 +320,21 @@ class TestWhoMayAsk:
             assert asked.headers["access-control-allow-origin"] == "https://app.example"
             assert server.get("/v1/models", Origin="https://app.example", Sec_Fetch_Site="cross-site").status == 200
             assert server.get("/v1/models", Origin="https://other.example").status == 403
+
+    def test_a_page_may_send_the_headers_of_its_client(self, engine: FakeEngine, tmp_path: Path) -> None:
+        """The package openai of npm sends x-stainless-os and others; a browser asks for each of them."""
+        asking = {"Origin": "https://app.example", "Access_Control_Request_Method": "POST"}
+        with serving(engine, tmp_path, origins=("https://app.example",)) as server:
+            named = "authorization,content-type,x-stainless-os"
+            asked = server.request("OPTIONS", "/v1/models", None, Access_Control_Request_Headers=named, **asking)
+            assert (asked.status, asked.headers["access-control-allow-headers"]) == (204, named)
+            usual = server.request("OPTIONS", "/v1/models", None, **asking)
+            assert usual.headers["access-control-allow-headers"] == "Authorization, Content-Type"
+            named = "x\xff"
+            assert (
+                server.request("OPTIONS", "/v1/models", None, Access_Control_Request_Headers=named, **asking).status
+                == 204
+            )
 
     def test_the_key(self, engine: FakeEngine, tmp_path: Path) -> None:
         with serving(engine, tmp_path, key="right") as server:
@@ -586,3 +634,36 @@ def test_a_server_that_ends_late_leaves_the_socket_of_the_next_one(tmp_path: Pat
     assert path.exists() and listeners.is_taken(path)
     second.close()
     assert not path.exists() and not listeners.is_taken(path)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "a..b"])
+def test_an_address_of_another_device_is_told_as_that(host: str) -> None:
+    with pytest.raises(SlmError) as refused:
+        listeners.on_tcp(host, 0)
+    assert refused.value.message.startswith(f"{host}:0 cannot be listened on: ")
+    assert "unknown error" not in refused.value.message
+    assert refused.value.hint == "an address of this device: --host ADDRESS"
+
+
+def test_a_port_that_is_taken_is_told_as_that() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            SlmError, match=f"127.0.0.1:{port} cannot be listened on: address already in use."
+        ) as refused:
+            listeners.on_tcp("127.0.0.1", port)
+    assert refused.value.hint == "another port: --port N; or slm serve --status, if that is slm itself"
+
+
+@pytest.mark.parametrize("origin", ["localhost:3000", "*", "https://", "https://app.example/page", "x"])
+def test_what_is_no_origin_is_refused(origin: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(["serve", "--allow-origin", origin], environ={}) == ExitCode.USAGE
+    assert capsys.readouterr().err.startswith(f"slm: --allow-origin cannot be '{origin}'.\nhint: scheme and host")
+
+
+@pytest.mark.parametrize(
+    ("written", "origin"),
+    [("https://App.example/", "https://app.example"), ("http://[::1]:3000", "http://[::1]:3000"), ("null", "null")],
+)
+def test_an_origin_is_what_browsers_send(written: str, origin: str) -> None:
+    assert serve_command._origin(written) == origin

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NoReturn
 
 from slmchat.api import arguments
 from slmchat.api.options import ImageSource, pictures_of
@@ -130,6 +130,13 @@ class Chat:
         with self._shared.turns.taken():
             self._is_closed = True
             self._session.reopen()
+
+    def __reduce__(self) -> NoReturn:
+        raise SlmError(
+            "a Chat cannot be pickled or copied: its context window is in the memory of this process.",
+            hint="Model.chat(messages=...) begins another with what was said",
+            exit_code=ExitCode.USAGE,
+        )
 
     def __enter__(self) -> "Chat":
         return self

@@ -8,9 +8,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NoReturn
 
 from slmchat.api.turns import ModelTurn
+from slmchat.errors import ExitCode, SlmError
 from slmchat.generation.response import Completion, NullHandler, StreamHandler
 
 
@@ -114,6 +115,13 @@ class Stream(Iterator[str]):
         self._turn.cancel()
         self._thread.join()
         self._is_over = True
+
+    def __reduce__(self) -> NoReturn:
+        raise SlmError(
+            "a Stream cannot be pickled or copied: its answer is generated in this process.",
+            hint="read it, and take its text or its completion",
+            exit_code=ExitCode.USAGE,
+        )
 
     def __enter__(self) -> "Stream":
         return self

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from slmchat.commands.inputs import prefix_messages, read_text
+from slmchat.commands.output import target_of
 from slmchat.commands.run import TOP_LOGPROBS
 from slmchat.commands.several_answers import settled, several_of
 from slmchat.commands.structured_options import questions_of, refuse_beside_questions, response_format_from
@@ -26,7 +27,7 @@ from slmchat.generation.batch.answers import Answers, ChosenTexts, Completions, 
 from slmchat.generation.batch.labelled import fit, labelled_format
 from slmchat.generation.batch.prompts import PromptMaker, SeveralPrompts, check_fields, fields_in
 from slmchat.generation.batch.recipe import Recipe, check_same, recipe_of
-from slmchat.generation.batch.records import Begun, RecordWriter, open_output
+from slmchat.generation.batch.records import Begun, RecordWriter, cut, open_output
 from slmchat.generation.batch.rows import RowSource, open_source
 from slmchat.generation.batch.runner import BatchWork, Rows
 from slmchat.generation.best_of import ONE
@@ -47,7 +48,6 @@ from slmchat.options import (
     GenerationOptions,
     TemplateOptions,
 )
-from slmchat.privacy.writable_paths import check_file
 from slmchat.ranges import PARALLEL
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
@@ -72,6 +72,7 @@ def batch(
     console: Console,
 ) -> ExitCode:
     """Answer every input. Raises `SlmError` when the batch as a whole cannot go on; what is written stays whole."""
+    batch = replace(batch, output=None if batch.output == "-" else batch.output)
     is_trimmed = params.overflow_choice(options) == "trim"
     n_parallel = number_or_auto(batch.parallel, "--parallel", PARALLEL)
     options = params.with_persona(options, settings)
@@ -157,7 +158,7 @@ def batch(
     if descriptor is not None:
         begun = rows.skip_begun(descriptor, Path(batch.resume)) if batch.resume else None
         _check_recipe(recipe, begun, batch, console)
-        os.ftruncate(descriptor, begun.end if begun else 0)
+        cut(descriptor, begun.end if begun else 0)
     if begun is None or begun.made_with is None or recipe.differences(begun.made_with):
         rows.tell_made_with(recipe.as_json())
     console.detail(
@@ -304,12 +305,14 @@ def _open_output(options: BatchOptions, files: Sequence[str], console: Console) 
             hint="--resume FILE alone: it appends to FILE, and begins it when it is not there",
             exit_code=ExitCode.USAGE,
         )
-    name = options.resume or options.output
+    name = options.output if options.resume is None else options.resume
     if name is None:
         return None
-    check_file(user_path(name), "--resume" if options.resume else "-o")
+    path = target_of(name, "--resume" if options.resume is not None else "-o", "answers.jsonl")
+    if options.resume and path.exists() and not path.is_file():
+        raise SlmError(f"--resume: {name} is not a regular file.", exit_code=ExitCode.USAGE)
     inputs = [console.stdin.fileno() if file == "-" else user_path(file) for file in files or ["-"]]
-    return open_output(user_path(name), inputs, may_exist=options.resume is not None or options.overwrite)
+    return open_output(path, inputs, may_exist=options.resume is not None or options.overwrite)
 
 
 def _writer(descriptor: int | None, options: BatchOptions, console: Console) -> RecordWriter:

@@ -7,6 +7,7 @@ Knows: typer. Refuses to know: which commands there are, what options mean, the 
 """
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
@@ -19,6 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 from slmchat.commands.own_options import GlobalOptions
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
+from slmchat.option_fields import range_of
 
 if TYPE_CHECKING:
     from slmchat.settings import Settings
@@ -166,9 +168,10 @@ def with_signature(function: Callable[..., None], records: Iterable[type[Any]]) 
 
 
 def records_of(values: dict[str, Any], records: Iterable[type[Any]]) -> dict[type[Any], Any]:
-    """The records of these values by name. Raises `SlmError` (USAGE) for what is no text."""
+    """The records of these values by name. Raises `SlmError` (USAGE) for what is no text, and for NaN."""
     made = {record: record(**{item.name: values[item.name] for item in fields(record)}) for record in records}
     _check_text(made.values())
+    _check_numbers(made.values())
     return made
 
 
@@ -232,3 +235,16 @@ def _check_text(records: Iterable[Any]) -> None:
                         hint="put the text into a file and convert it: iconv -f latin1 -t utf-8 FILE | slm run",
                         exit_code=ExitCode.USAGE,
                     )
+
+
+def _check_numbers(records: Iterable[Any]) -> None:
+    """Refuse NaN, which typer's ranges let through: it is neither too small nor too large.
+
+    Raises `SlmError` (USAGE).
+    """
+    for record in records:
+        for item in fields(record):
+            value = getattr(record, item.name)
+            if isinstance(value, float) and math.isnan(value):
+                what = f"invalid value for '{item.metadata['flags'][-1]}'"
+                raise SlmError(f"{what}: nan is not {range_of(item) or 'a number'}.", exit_code=ExitCode.USAGE)

@@ -50,8 +50,9 @@ def complete(
 
     `program`: the whole command line (a click group). `settings` are loaded only when names are asked for.
     """
-    if list(words[:1]) == ["help"]:
-        return _helped(program, words[1:], incomplete)
+    names = [word for word in words if not word.startswith("-")]
+    if names[:1] == ["help"] and not incomplete.startswith("-"):
+        return _helped(program, names[1:], incomplete)
     return _offered(program, words, incomplete, settings)
 
 

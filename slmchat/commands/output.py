@@ -5,6 +5,7 @@ Refuses to know: how an answer is made, what is in its record.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -66,15 +67,11 @@ def open_target(name: str | None) -> OutputFile | None:
     """
     if name is None or name == "-":
         return None
-    path = Path(os.path.realpath(user_path(name)))
-    check_file(path, "-o")
+    path = target_of(name, "-o", "answer.txt")
     try:
-        if path.is_dir():
-            raise SlmError(f"-o: {name} is a directory.", hint=f"-o {name}/answer.txt", exit_code=ExitCode.USAGE)
-        if not path.parent.is_dir():
-            raise SlmError(f"-o: there is no directory {path.parent}.", exit_code=ExitCode.USAGE)
-        if path.exists() and not path.is_file():
-            return OutputFile(name, path, os.open(path, os.O_WRONLY))
+        if _is_descriptor(path) or (path.exists() and not path.is_file()):
+            return OutputFile(name, path, os.open(path, os.O_WRONLY | os.O_APPEND))
+        path = Path(os.path.realpath(path))
         refusing = next(
             (place for place in (path.parent, path) if place.exists() and not os.access(place, os.W_OK)), None
         )
@@ -83,6 +80,43 @@ def open_target(name: str | None) -> OutputFile | None:
     if refusing is not None:
         raise SlmError(f"-o: {refusing} cannot be written: permission denied.", exit_code=ExitCode.STORAGE)
     return OutputFile(name, path)
+
+
+def target_of(name: str, flag: str, example: str) -> Path:
+    """The path of a file that an option says is to be written. `example`: a name for it in a directory.
+
+    Raises `SlmError`: USAGE for no name, a directory, a file in none, and where a program would run it unasked.
+    """
+    if not name:
+        raise SlmError(f"{flag} needs the name of a file.", exit_code=ExitCode.USAGE)
+    path = user_path(name)
+    check_file(path, flag)
+    try:
+        if path.is_dir():
+            raise SlmError(
+                f"{flag}: {name} is a directory.", hint=f"{flag} {Path(name) / example}", exit_code=ExitCode.USAGE
+            )
+        folder = Path(os.path.realpath(path)).parent
+        if not path.exists() and not folder.is_dir():
+            raise SlmError(f"{flag}: there is no directory {folder}.", exit_code=ExitCode.USAGE)
+    except OSError as error:
+        raise _refused(error, path) from error
+    return path
+
+
+def _is_descriptor(path: Path) -> bool:
+    """Whether this is a descriptor by name: /dev/stdout, /dev/fd/63 (bash's `>(...)`), whatever is open there.
+
+    A file that the shell has opened (`>> log`) is appended to; to replace it would lose what is in it.
+    """
+    for _ in range(8):  # links on the way: /dev/stdout, /proc/self/fd/1
+        folder = os.path.realpath(path.parent)
+        if folder == "/dev/fd" or re.fullmatch(r"/proc/\d+(/task/\d+)?/fd", folder):
+            return path.exists()
+        if not path.is_symlink():
+            return False
+        path = path.parent / os.readlink(path)
+    return False
 
 
 class OutputWriter:

@@ -61,6 +61,7 @@ def _run(name: str | None, options: ServeOptions, path: Path, settings: Settings
     keep_alive_s = _seconds(options.keep_alive)
     n_parallel = number_or_auto(options.parallel, "--parallel", STREAMS)
     key = _key(options, console)
+    origins = tuple(map(_origin, options.allow_origin))
     generation = GenerationOptions.of(options, model=name)
     params.thinking_of(generation, settings)  # what is wrong with it is said before anything is opened
     # 1. The sockets, while there can be new ones.
@@ -73,7 +74,7 @@ def _run(name: str | None, options: ServeOptions, path: Path, settings: Settings
         # 3. The model, so that what is wrong with it is said here.
         models, about = _loaded(generation, settings, console, n_parallel, keep_alive_s)
         # 4. Answer.
-        access = Access(_hosts(options.host), tuple(options.allow_origin), key)
+        access = Access(_hosts(options.host), origins, key)
         ends_idle = console.environ.get(_ENDS_IDLE) == "1"
         server = Server(made, models, access, console, settings, computed_with(generation), ends_idle=ends_idle)
         with _ended_by_signals(server.stop):
@@ -141,6 +142,18 @@ def _hosts(host: str) -> frozenset[str] | None:
     from slmchat.server.listeners import is_loopback
 
     return frozenset(("localhost", "127.0.0.1", "::1", host)) if is_loopback(host) else None
+
+
+def _origin(text: str) -> str:
+    """`--allow-origin` as a browser writes it; "null" is what a page from a file has. Raises `SlmError` (USAGE)."""
+    found = re.fullmatch(r"([a-z][a-z0-9+.-]*://[^/?#\s@]+)/?|null", text.lower())
+    if found is None:
+        raise SlmError(
+            f"--allow-origin cannot be '{text}'.",
+            hint="scheme and host of the page, with the port where it has one: --allow-origin http://localhost:3000",
+            exit_code=ExitCode.USAGE,
+        )
+    return found[1] or "null"
 
 
 def _seconds(text: str) -> float | None:

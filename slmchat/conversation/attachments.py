@@ -72,6 +72,10 @@ def _fenced(item: Attachment) -> str:
     return f"{head}{fence}\n{item.text.strip(chr(10))}\n{fence}"
 
 
+# Characters that are looked at first when an input is cut: a page or two.
+_FIRST_LOOK = 4096
+
+
 def trim(attachments: Sequence[Attachment], fits: Callable[[Sequence[Attachment]], bool]) -> list[Attachment] | None:
     """The same attachments with the end of the longest cut off so that `fits` answers True; None if nothing helps."""
     kept = list(attachments)
@@ -82,7 +86,8 @@ def trim(attachments: Sequence[Attachment], fits: Callable[[Sequence[Attachment]
         if not whole.text:
             return None
         while high - low > 1:
-            middle = (low + high) // 2
+            # From the small end: to look at half of a log of 100 MB takes a minute, and what fits is a page of it.
+            middle = min((low + high) // 2, max(2 * low, _FIRST_LOOK))
             kept[index] = replace(whole, text=whole.text[:middle])
             low, high = (middle, high) if fits(kept) else (low, middle)
         kept[index] = replace(whole, text=whole.text[:low])

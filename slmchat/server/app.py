@@ -252,9 +252,11 @@ class Server:
         """Answer; what it was, in words for the log."""
         path, method = request.path.rstrip("/") or "/", request.method
         if method == "OPTIONS":
+            # Whichever it asks for: clients have some of their own (x-stainless-os), and no header here is dangerous.
+            named = request.headers.get("access-control-request-headers", "")
             allowed = {
                 "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
-                "Access-Control-Allow-Headers": "Authorization, Content-Type",
+                "Access-Control-Allow-Headers": named or "Authorization, Content-Type",
                 "Access-Control-Max-Age": "600",
             }
             connection.answer(204, b"", allowed)

@@ -3,15 +3,17 @@
 Knows: the order of a generation, of its completions and of what is sent. Refuses to know: HTTP, the fields of records.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 
 from slmchat.engine.cancellable import Cancellable
 from slmchat.engine.results import FinishReason, Prefill, Usage
 from slmchat.engine.thinking import Thinking
 from slmchat.generation import params
-from slmchat.generation.generator import Generator, OneAttempt
+from slmchat.generation.generator import Generator, OneAttempt, PreparedPrompt
+from slmchat.generation.prompt import PromptRequest
 from slmchat.generation.response import Completion, NullHandler
 from slmchat.generation.tools import CallSplitter, Toolbox, ToolCall, split
 from slmchat.ranges import SEED
@@ -44,39 +46,41 @@ class CompletionAnswer(OneAttempt, NullHandler):
         if toolbox is not None:
             self._toolbox = toolbox = generator.toolbox_for(toolbox)
             limits = replace(limits, constraint=toolbox.constraint(), shown=toolbox.notation.marks)
-        prepared = generator.prepare(
-            asked.request if toolbox is None else generator.with_tools(asked.request, toolbox),
-            is_raw=asked.is_raw,
-            response_format=asked.response_format,
-            thinking=_thinking(asked.thinking, params.thinking_of(opened.options, opened.settings)),
-        )
-        prepared = generator.fitted(prepared, generator.n_ctx, is_trimmed=False)
-        sampler = params.sampler_settings(
-            opened.model, opened.settings, opened.options, lambda: prepared.thinks(generator.engine)
-        ).with_values(asked.sampler)
+        ready = [self._prepared(generator, request) for request in (asked.request, *asked.further)]
         made: list[Made] = []
         usages: list[Usage] = []
-        for self._index in range(asked.n):
-            again = {} if sampler.seed is None else {"seed": (sampler.seed + self._index) % int(SEED.high)}
-            self._has_begun, self._calls = False, []
-            self._splitter = toolbox.splitter() if toolbox is not None else None
-            settings = sampler.with_values(again)
-            done = generator.generate(prepared, settings, limits, self, takes_cut=True)
-            if done.finish_reason is FinishReason.INTERRUPTED and self._connection.is_gone():
-                raise Gone
-            made.append(self._ended(done))
-            usages.append(done.usage)
-        usage = replace(
-            usages[0],
-            completion_tokens=sum(each.completion_tokens for each in usages),
-            thinking_tokens=sum(each.thinking_tokens for each in usages),
-        )
+        for number, prepared in enumerate(ready):
+            sampler = params.sampler_settings(
+                opened.model, opened.settings, opened.options, partial(prepared.thinks, generator.engine)
+            ).with_values(asked.sampler)
+            for again in range(asked.n):
+                self._index = number * asked.n + again
+                self._has_begun, self._calls = False, []
+                self._splitter = toolbox.splitter() if toolbox is not None else None
+                seed = {} if sampler.seed is None else {"seed": (sampler.seed + again) % int(SEED.high)}
+                done = generator.generate(prepared, sampler.with_values(seed), limits, self, takes_cut=True)
+                if done.finish_reason is FinishReason.INTERRUPTED and self._connection.is_gone():
+                    raise Gone
+                made.append(self._ended(done))
+                usages.append(done.usage)
+        usage = _together(usages, asked.n)
         if asked.is_streamed:
             self._send(self._records.close(usage, includes_usage=asked.includes_usage))
             self._connection.end()
         else:
             self._connection.answer(200, self._records.whole(made, usage))
         return f"200, {usage.prompt_tokens} tokens read ({usage.cached_tokens} known), {usage.completion_tokens} said"
+
+    def _prepared(self, generator: Generator, request: PromptRequest) -> PreparedPrompt:
+        """One prompt, which fits. Raises `SlmError` (CONTEXT)."""
+        asked, opened = self._asked, self._loaded.opened
+        prepared = generator.prepare(
+            request if self._toolbox is None else generator.with_tools(request, self._toolbox),
+            is_raw=asked.is_raw,
+            response_format=asked.response_format,
+            thinking=_thinking(asked.thinking, params.thinking_of(opened.options, opened.settings)),
+        )
+        return generator.fitted(prepared, generator.n_ctx, is_trimmed=False)
 
     def _ended(self, done: Completion) -> Made:
         """A completion that is whole, and sent where there is a stream."""
@@ -148,3 +152,14 @@ def _thinking(asked: Thinking | None, usual: Thinking) -> Thinking:
     if asked is None:
         return usual
     return asked if asked.budget is not None else replace(asked, budget=usual.budget or None)
+
+
+def _together(usages: Sequence[Usage], n: int) -> Usage:
+    """The counts of a request; a prompt counts once, however many completions (`n`) it has."""
+    return replace(
+        usages[0],
+        prompt_tokens=sum(each.prompt_tokens for each in usages[::n]),
+        cached_tokens=sum(each.cached_tokens for each in usages[::n]),
+        completion_tokens=sum(each.completion_tokens for each in usages),
+        thinking_tokens=sum(each.thinking_tokens for each in usages),
+    )

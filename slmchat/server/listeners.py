@@ -93,10 +93,14 @@ def on_tcp(host: str, port: int) -> Listener:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         made = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, OverflowError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        # create_server writes the address behind the reason, and hands on a resolver's numbers as if they were errno's
+        said = (isinstance(error, OSError) and error.strerror) or str(error)
+        is_port = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
         raise SlmError(
-            f"{host}:{port} cannot be listened on: {reason.lower()}.",
-            hint="another port: --port N; or slm serve --status, if that is slm itself",
+            f"{host}:{port} cannot be listened on: {said.partition(' (while attempting')[0].lower()}.",
+            hint="another port: --port N; or slm serve --status, if that is slm itself"
+            if is_port
+            else "an address of this device: --host ADDRESS",
             exit_code=ExitCode.USAGE,
         ) from error
     made.setblocking(False)

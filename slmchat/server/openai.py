@@ -9,6 +9,7 @@ out.
 
 import base64
 import binascii
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,7 @@ _MOST_STOPS = 16
 _MOST_TOP_LOGPROBS = 20
 _MOST_CHOICES = 16
 _MOST_TOOLS = 128
+_MOST_PROMPTS = 128
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
 _SAMPLER = {
@@ -62,8 +64,8 @@ _KNOWN_OF_TEXT = _KNOWN | {"prompt", "echo"}
 class ApiRequest:
     """A request for completions.
 
-    `sampler`: what it gives of the sampler settings, by the names of `SamplerSettings`. `n`: completions.
-    `ignored`: fields that mean nothing here.
+    `sampler`: what it gives of the sampler settings, by the names of `SamplerSettings`. `n`: completions of each
+    prompt. `further`: the prompts behind the first. `ignored`: fields that mean nothing here.
     """
 
     request: PromptRequest
@@ -78,6 +80,7 @@ class ApiRequest:
     ignored: tuple[str, ...] = ()
     thinking: Thinking | None = None  # None: as the server has it
     toolbox: Toolbox | None = None  # what the model may call
+    further: tuple[PromptRequest, ...] = ()
 
 
 def chat_request(body: object) -> ApiRequest:
@@ -104,13 +107,16 @@ def text_request(body: object) -> ApiRequest:
     """What a request to /v1/completions asks: a bare prompt that goes on. Raises `BadRequest`."""
     given = checked_object(body)
     prompt = given.get("prompt")
-    if isinstance(prompt, list) and len(prompt) == 1:
-        prompt = prompt[0]
-    if not isinstance(prompt, str):
-        raise BadRequest("prompt must be a text.", "prompt")
+    listed = prompt if isinstance(prompt, list) else [prompt]
+    prompts = [each for each in listed if isinstance(each, str)]
+    if not 1 <= len(prompts) <= _MOST_PROMPTS or len(prompts) < len(listed):
+        raise BadRequest(f"prompt must be a text or a list of 1 to {_MOST_PROMPTS} texts.", "prompt")
     if given.get("echo"):
         raise BadRequest("echo is not supported: the prompt is not part of the answer.", "echo")
-    return _asked(given, _request(prompt, [], (), ""), _KNOWN_OF_TEXT, is_raw=True)
+    if not all(each.strip() for each in prompts):
+        raise BadRequest("the prompt is empty.", "prompt")
+    first, *further = (_request(each, [], (), "") for each in prompts)
+    return replace(_asked(given, first, _KNOWN_OF_TEXT, is_raw=True), further=tuple(further))
 
 
 def _asked(
@@ -202,13 +208,14 @@ def _message(given: object, place: str, called: set[str]) -> tuple[Role, str, tu
     """Role, text and pictures of a message. `called`: ids of the calls so far, which results may name."""
     if not isinstance(given, dict):
         raise BadRequest(f"{place} must be an object.", place)
-    role = _ROLES.get(given.get("role"))  # type: ignore[arg-type]
+    named = given.get("role")
+    role = _ROLES.get(named) if isinstance(named, str) else None
     if role is None:
-        said = str(given.get("role"))[:40]
+        said = str(named)[:40]
         raise BadRequest(f"{place}.role must be system, developer, user, assistant or tool, not {said!r}.", place)
     text, shown = _content(given.get("content"), place, role)
-    if given["role"] == "tool":
-        if given.get("tool_call_id") not in called:
+    if named == "tool":
+        if str(given.get("tool_call_id")) not in called:
             raise BadRequest(f"{place}.tool_call_id must name a call of an earlier message.", place)
         return role, tools.result_written(text), ()
     calls = _calls(given.get("tool_calls"), f"{place}.tool_calls") if role is Role.ASSISTANT else []
@@ -222,7 +229,9 @@ def _calls(given: object, place: str) -> list[ToolCall]:
         function = each.get("function") if isinstance(each, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise BadRequest(f"{place} must be calls of functions.", place)
-        made.append(ToolCall(function["name"], str(function.get("arguments") or "{}"), str(each.get("id"))))
+        arguments = function.get("arguments") or {}
+        written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        made.append(ToolCall(function["name"], written, str(each.get("id"))))
     return made
 
 

@@ -125,7 +125,10 @@ def open_output(path: Path, inputs: Sequence[Path | int], *, may_exist: bool) ->
     also when another batch has it.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+        # A pipe that is open for reading here would never tell that its reader has gone.
+        is_stream = path.exists() and not path.is_file()
+        access = os.O_WRONLY if is_stream else os.O_RDWR
+        descriptor = os.open(path, access | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
         is_ours = not stat.S_ISREG(os.fstat(descriptor).st_mode) or file_locks.hold(descriptor)
         found = os.fstat(descriptor)
     except OSError as error:
@@ -148,6 +151,12 @@ def open_output(path: Path, inputs: Sequence[Path | int], *, may_exist: bool) ->
             exit_code=ExitCode.USAGE,
         )
     return descriptor
+
+
+def cut(descriptor: int, end: int) -> None:
+    """What the file holds behind this place is forgotten. A pipe and a device hold nothing."""
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.ftruncate(descriptor, end)
 
 
 @dataclass(frozen=True, slots=True)
