@@ -96,6 +96,11 @@ class TestNoise:
             f"> {line}" for line in questions.splitlines() if line
         ]
 
+    def test_a_question_ends_where_its_line_does(self, ask: Ask, manual: Path) -> None:
+        question = "How often is\x0cthe filter\u2028of the pump cleaned?"
+        done = ask("-d", manual, "--quotes-only", "--json", stdin=f"{question}\r\n{QUESTION}\n")
+        assert [json.loads(line)["question"] for line in done.out.split("\n") if line] == [question, QUESTION]
+
     def test_the_index_is_asked_without_documents(self, ask: Ask, manual: Path, home: Path) -> None:
         nothing = ask(QUESTION)
         assert nothing.code == 2 and "there are no documents" in nothing.err
