@@ -122,7 +122,7 @@ class _Page(HTMLParser):
             return
         if not any(self._words) or not "".join(self._words).strip():
             self._line = self.getpos()[0] + (data[: len(data) - len(data.lstrip())].count("\n"))
-        self._words.append(data)
+        self._words.append(data.replace("\xad", ""))  # where a word may be divided: nobody sees it, nor types it
 
     def _end_cell(self) -> None:
         text = " ".join("".join(self._words).split())
