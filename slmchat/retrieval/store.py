@@ -217,7 +217,9 @@ class Store:
         """Keys of the chunks that match a query of FTS5 best (BM25), the best first."""
         if not query:
             return []
-        condition, parameters = _within(within, "rowid")
+        # with a plus, which keeps SQLite from asking the text index once for each chunk below the paths: of 1,000 files
+        # that took 350 times as long
+        condition, parameters = _within(within, "+rowid")
         rows = self._database.rows(
             f"SELECT rowid FROM {table} WHERE {table} MATCH ? {condition} ORDER BY rank LIMIT ?",
             (query, *parameters, most),
