@@ -3,8 +3,8 @@
 UTF-8 is what slm reads. A byte order mark says UTF-16 or UTF-32 (PowerShell's `>` writes the first), and then that is
 decoded. Nothing is guessed beyond that: other bytes are named as what they are, with the place and the next command.
 
-Knows: encodings, byte order marks, how other kinds of files begin.
-Refuses to know: what the text is for, line ends; of limits, only that of a source that never ends.
+Knows: encodings, byte order marks, line ends, how other kinds of files begin.
+Refuses to know: what the text is for; of limits, only that of a source that never ends.
 """
 
 import codecs
@@ -159,6 +159,11 @@ def utf8_reader(read: Callable[[int], bytes], what: str) -> Callable[[int], byte
 def with_line_feeds(text: str) -> str:
     """The text as models read it: CRLF becomes LF."""
     return text.replace("\r\n", "\n")
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines as editors count them, without their ends. `splitlines` knows ten more ends, which JSON may hold."""
+    return [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def _not_text(data: bytes, codec: str, place: int) -> NotText:

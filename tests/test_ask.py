@@ -96,6 +96,18 @@ class TestNoise:
             f"> {line}" for line in questions.splitlines() if line
         ]
 
+    def test_a_log_in_colours_is_quoted(self, ask: Ask, tmp_path: Path) -> None:
+        (tmp_path / "a.log").write_text("Start.\n\nThe pump of unit seven is \x1b[31mbroken today\x1b[0m.\n")
+        done = ask("What of the pump of unit seven?", "-d", tmp_path / "a.log", "--quotes-only", "--json")
+        assert done.code == 0, done.err
+        (told,) = json.loads(done.out)["quotations"]
+        assert "The pump of unit seven is broken today.".endswith(told["text"]) and told["lines"] == [3, 3]
+
+    def test_a_question_ends_where_its_line_does(self, ask: Ask, manual: Path) -> None:
+        question = "How often is\x0cthe filter\u2028of the pump cleaned?"
+        done = ask("-d", manual, "--quotes-only", "--json", stdin=f"{question}\r\n{QUESTION}\n")
+        assert [json.loads(line)["question"] for line in done.out.split("\n") if line] == [question, QUESTION]
+
     def test_the_index_is_asked_without_documents(self, ask: Ask, manual: Path, home: Path) -> None:
         nothing = ask(QUESTION)
         assert nothing.code == 2 and "there are no documents" in nothing.err

@@ -191,6 +191,16 @@ def test_ctrl_c_shows_what_was_measured_so_far(told: Callable[..., object]) -> N
     assert "interrupted" in err
 
 
+def test_ctrl_c_in_the_first_pass_says_so(told: Callable[..., object]) -> None:
+    engine = InterruptedEngine(replies=[WORDS] * 9)
+    engine.prompts.append(Prompt(()))  # the first one is interrupted
+    assert told(engine, BenchOptions(json=True, ctx=4096)) == (
+        ExitCode.INTERRUPTED,
+        "",
+        "interrupted; nothing was measured.\n",
+    )
+
+
 def test_a_busy_machine_and_a_battery_are_warned_of(
     told: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

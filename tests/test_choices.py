@@ -190,6 +190,18 @@ class TestScores:
         assert error is not None and error.exit_code is ExitCode.CONTEXT
         assert done[0].scores and done[2].scores
 
+    def test_a_text_that_is_longer_than_a_batch(self, engine: llama.LlamaEngine) -> None:
+        settings = replace(SETTINGS, batch_tokens=192)  # one for each sequence, at least
+        texts = (" the", "".join(f" {word}" for word in WORDS[:12] * 20))
+        scorer = engine.open_scorer(settings)
+        (done,) = scorer.run(iter([Request(0, _prompt("hello"), choices=Choices(texts, has_end=True))]))
+        scorer.close()
+        assert done.error is None and len(done.scores[1].logprobs) > 192
+        for text, score in zip(texts, done.scores, strict=True):
+            alone = _alone(engine, _prompt("hello"), text)
+            assert score.logprobs == pytest.approx(alone.logprobs, abs=0.1)
+            assert score.end == pytest.approx(alone.end, abs=0.1)
+
 
 @pytest.mark.real
 def test_nothing_is_evaluated_once_it_is_cancelled(engine: llama.LlamaEngine, monkeypatch: pytest.MonkeyPatch) -> None:

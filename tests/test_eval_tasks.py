@@ -147,6 +147,7 @@ class TestTaskFiles:
         assert (task.items[1].choices, task.items[1].answers) == (("billing", "support"), ("support",))
 
     GOOD = 'kind = "exact"\n'
+    TWO_TOOLS = 'kind = "tools"\n[[tool]]\nname = "go"\n[[tool]]\n'
 
     @pytest.mark.parametrize(
         ("toml", "row", "where", "says"),
@@ -202,6 +203,29 @@ class TestTaskFiles:
                 "mine.jsonl, line 2",
                 "go has no parameter 'to'",
             ),
+            (TWO_TOOLS + 'name = "a b"\n', {}, "mine.toml, line 4", "must have a name"),
+            (TWO_TOOLS + 'name = "go"\n', {}, "mine.toml, line 4", "go: there is another function of this name"),
+            (TWO_TOOLS + 'name = "fly"\ndesc = "x"\n', {}, "mine.toml, line 4", "fly: 'desc' is not a key"),
+            (TWO_TOOLS + 'name = "fly"\ndescription = 3\n', {}, "mine.toml, line 4", "description must be a text"),
+            (
+                TWO_TOOLS + 'name = "fly"\nparameters = {properties = 3}\n',
+                {"question": "?", "call": {"name": "fly", "arguments": {"to": 1}}},
+                "mine.toml, line 4",
+                "fly: its parameters cannot be used",
+            ),
+            (
+                TWO_TOOLS + 'name = "fly"\nparameters = {properties.to = {type = "strin"}}\n',
+                {"question": "?", "call": {"name": "fly", "arguments": {"to": 1}}},
+                "mine.toml, line 4",
+                "fly: its parameters cannot be used",
+            ),
+            (
+                TWO_TOOLS + 'name = "fly"\nparameters = {properties.day = {enum = [2026-11-27]}}\n',
+                {"question": "?", "call": None},
+                "mine.toml, line 4",
+                "fly: its parameters hold a date",
+            ),
+            ('kind = "choices"\nchoices = ["a", "a "]\n', {}, "mine.toml, line 2", "two or more different texts"),
         ],
     )
     def test_a_mistake_is_one_sentence_with_file_and_line(
@@ -220,6 +244,15 @@ class TestTaskFiles:
         assert caught.value.exit_code is ExitCode.USAGE
         assert f"{where}" in caught.value.message and says in caught.value.message
         assert "\n" not in caught.value.message
+
+    def test_a_line_ends_where_an_editor_ends_it(self, tmp_path: Path) -> None:
+        file = write(tmp_path, self.GOOD)
+        right = '{"question": "One\u2028two\x85three?", "answer": "1"}'
+        (tmp_path / "mine.jsonl").write_text(f"{right}\r\n{right}\n", "utf-8", newline="")
+        assert [item.prompt for item in task_files.load(file).items] == ["One\u2028two\x85three?"] * 2
+        (tmp_path / "mine.jsonl").write_text(f"{right}\n{{\n", "utf-8")
+        with pytest.raises(SlmError, match=r"mine\.jsonl, line 2: this is not JSON"):
+            task_files.load(file)
 
     def test_a_file_that_is_not_there_and_one_without_items(self, tmp_path: Path) -> None:
         with pytest.raises(SlmError, match="there is no task file") as caught:

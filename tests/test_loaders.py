@@ -88,6 +88,13 @@ class TestText:
     def test_line_ends_of_windows_and_utf_16_are_read(self, read: Read) -> None:
         assert texts(read("a.txt", "one\r\ntwo\r\n".encode("utf-16"))) == ["one\ntwo\n"]
 
+    def test_signs_of_another_encoding_take_no_text_away(self, read: Read) -> None:
+        assert texts(read("a.txt", "It\x92s a \x93red\x9d door.\nAnd\x90 more.")) == ["Its a red door.\nAnd more."]
+
+    def test_what_a_terminal_obeys_is_no_text_and_lines_stay_lines(self, read: Read) -> None:
+        log = "The lamp is \x1b[31mred\x1b[0m.\x0cOne.\r\n\x1b]0;title\x07Two\x85\u2028three\x08.\n\x1b[1mFour\n"
+        assert texts(read("a.log", log)) == ["The lamp is red. One.\nTwo \u2028three.\nFour\n"]
+
     @pytest.mark.parametrize(
         ("name", "content", "reason"),
         [
@@ -120,6 +127,9 @@ class TestHtml:
         ]
         assert document.sections[0].lines is not None
         assert document.sections[0].lines[:3] == (2, 3, 3)
+
+    def test_nobody_sees_a_soft_hyphen(self, read: Read) -> None:
+        assert texts(read("a.html", "<p>The Donau&shy;dampf&shy;schiff")) == ["The Donaudampfschiff"]
 
     def test_the_encoding_that_a_page_names(self, read: Read) -> None:
         assert texts(read("a.html", b'<meta charset="iso-8859-1"><p>caf\xe9')) == ["café"]

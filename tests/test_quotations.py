@@ -120,6 +120,28 @@ def test_what_cannot_be_quoted(text: str) -> None:
     assert not can_write(text, MANUAL)
 
 
+@pytest.mark.parametrize(
+    ("sentence", "cut"),
+    [
+        ("Resturlaub verfällt am 31. März des Folgejahres.", "Resturlaub verfällt am 31."),
+        ("Es gilt § 4 Abs. 2 der Ordnung.", "Es gilt § 4 Abs."),
+        ("Die Frist endet ggf. früher.", "Die Frist endet ggf."),
+        ("Der Kurs beginnt am 3. Okt. um 9 Uhr.", "Der Kurs beginnt am 3."),
+        ("Bring paper, pens etc. and a ruler.", "Bring paper, pens etc."),
+    ],
+)
+def test_a_sentence_goes_on_behind_a_day_and_an_abbreviation(sentence: str, cut: str) -> None:
+    text = f"Davor. {sentence} Danach."
+    assert can_write(f'[1] "{sentence}"', text) and not can_write(f'[1] "{cut}"', text)
+
+
+@pytest.mark.parametrize(
+    "text", ["It is 31. Then comes 32.", "Es sind 12. Danach kommt 13.", "He came in May. 7 left."]
+)
+def test_a_sentence_may_end_with_a_number_or_before_one(text: str) -> None:
+    assert can_write(f'[1] "{text[: text.index(".") + 1]}"', text)
+
+
 def test_a_quotation_never_goes_from_one_passage_into_the_next() -> None:
     assert can_write('[1] "One. Two."', "One. Two.")
     assert not can_write('[1] "One. Two."', "One.", "Two.")

@@ -127,7 +127,8 @@ def _questions_on_stdin(console: Console) -> list[str]:
     if console.stdin.isatty():
         raise _no_question()
     data = text_files.read_whole(lambda most: read_piped(console, most), "standard input")
-    questions = [line.strip() for line in text_files.text_of(data, "standard input").splitlines() if line.strip()]
+    lines = text_files.lines_of(text_files.text_of(data, "standard input"))
+    questions = [line.strip() for line in lines if line.strip()]
     if not questions:
         raise _no_question()
     return questions

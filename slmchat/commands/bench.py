@@ -35,6 +35,7 @@ def bench(name: str | None, options: BenchOptions, settings: Settings, console: 
     finally:
         console.status("")
     if not measured.passes:
+        console.note("interrupted; nothing was measured.")
         return ExitCode.INTERRUPTED
     report = report_of(made, measured)
     if options.json:

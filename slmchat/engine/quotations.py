@@ -52,6 +52,14 @@ _SENTENCE_END = re.compile(r"[.!?…。！？][\"')\]}”’»*_`]*$")
 _ABBREVIATION = re.compile(
     r"[\W_]*(?:[^\W\d]|e\.g|i\.e|z\.b|d\.h|cf|dr|mr|mrs|ms|st|no|nr|fig|vgl|bzw|approx|ca|vs)\.$", re.I
 )
+# What begins with a number behind it: "Abs. 2", "Fig. 3". In German a day has a point, too: "am 31. März".
+_NUMBERED = re.compile(r"[\W_]*(?:abs|art|ziff|kap|pos|tab|tel|sec|vol|ch|eq|pp)\.$", re.I)
+_DAY = re.compile(r"[\W_]*\d{1,2}\.$")
+_MONTH = re.compile(
+    r"(?:jan|feb|apr|aug|sept|okt|nov|dez)\.|"
+    r"(?:januar|jänner|februar|feber|märz|april|mai|juni|juli|august|september|oktober|november|dezember)\b",
+    re.I,
+)
 _ITEM = re.compile(r"(?:[-*+•#>|]|\d{1,3}[.)]\s|\(\w{1,3}\)\s)")
 # Letters of scripts that put no blanks between words (Thai to Lao, Burmese, Khmer, kana and Chinese).
 _UNSPACED = re.compile(
@@ -154,19 +162,20 @@ class QuotablePassages:
 
         for start, end in _paragraphs(passage):
             self._paragraph_ends.append(place(end))
-            for word in _WORD.finditer(passage, start, end):
-                self._read_word(word[0], word.start(), place)
+            words = list(_WORD.finditer(passage, start, end))
+            for word, following in zip(words, [*(word[0] for word in words[1:]), ""], strict=True):
+                self._read_word(word[0], word.start(), following, place)
             for line_end in _ends_of_lines(passage[start:end]):
                 self.ends[place(start + line_end)] |= _SENTENCE
             self.ends[place(end)] |= _SENTENCE
 
-    def _read_word(self, word: str, at: int, place: Callable[[int], int]) -> None:
+    def _read_word(self, word: str, at: int, following: str, place: Callable[[int], int]) -> None:
         inner = len(word) - len(word.lstrip(_BEFORE_WORD))
         self.starts += {place(at), place(at + inner)} if inner < len(word) else {place(at)}
         bare = len(word.rstrip(_BEHIND_WORD))
         for end in (bare or len(word), len(word)):
             self.ends[place(at + end)] |= _WORD_END
-        if _SENTENCE_END.search(word) and not _ABBREVIATION.match(word):
+        if _SENTENCE_END.search(word) and not _goes_on(word, following):
             self.ends[place(at + len(word))] |= _SENTENCE
         for letter in _UNSPACED.finditer(word):
             if unicodedata.category(letter[0])[0] == "M":
@@ -288,6 +297,19 @@ class Quoting:
             token = self._pieces.get(text[:size])
             if token is not None:
                 yield token, size
+
+
+def _goes_on(word: str, following: str) -> bool:
+    """Whether the point behind a word is that of an abbreviation or of a number, and the sentence is not over."""
+    if _ABBREVIATION.match(word):
+        return True
+    if not word.endswith("."):
+        return False
+    return (
+        following[:1].islower()
+        or (following[:1].isdigit() and bool(_NUMBERED.match(word)))
+        or bool(_DAY.match(word) and _MONTH.match(following))
+    )
 
 
 def _is_in(place: int, spans: Spans) -> bool:

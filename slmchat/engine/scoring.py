@@ -282,20 +282,23 @@ class LlamaScorer(PrefixPool[_Row]):
             if len(text) > 1 or row.request.choices.has_end
         ]
         for begin in range(0, len(longer), self._copies):
-            asked: list[tuple[TokenSpan, tuple[_Row, int]]] = []
+            asked: list[tuple[TokenSpan, tuple[_Row, int, int]]] = []
             for number, (row, which, tokens) in enumerate(longer[begin : begin + self._copies], self._most + 1):
                 self._sequences.forget(number)
                 behind = self._position(row, len(row.tokens))
                 self._sequences.copy(row.sequence, number, behind)
-                asked.append((TokenSpan(number, behind, tokens, needs_all_logits=True), (row, which)))
+                for first in range(0, len(tokens), self._step):  # a text may be longer than a batch
+                    piece = tokens[first : first + self._step]
+                    asked.append((TokenSpan(number, behind + first, piece, needs_all_logits=True), (row, which, first)))
             for batch in self._sequences.batches(asked):
                 places = self._sequences.evaluate([span for span, _ in batch])
                 if places is None:
                     return False
                 if self._is_cancelled:
                     return True
-                for (span, (row, which)), place in zip(batch, places, strict=True):
-                    self._note(row, which, place - len(span.tokens) + 1)
+                for (span, (row, which, first)), place in zip(batch, places, strict=True):
+                    n_tokens = len(span.tokens)
+                    self._note(row, which, range(first, first + n_tokens), place - n_tokens + 1)
             for number in range(self._most + 1, self._most + 1 + self._copies):
                 self._sequences.forget(number)
         return True
@@ -309,15 +312,16 @@ class LlamaScorer(PrefixPool[_Row]):
         except SlmError as error:
             row.error = error
 
-    def _note(self, row: _Row, which: int, place: int) -> None:
-        """The logits of a text's tokens stand from `place` on: each says how probable the next one is."""
+    def _note(self, row: _Row, which: int, evaluated: range, place: int) -> None:
+        """The logits of these tokens of a text stand from `place` on: each says how probable the next one is."""
         text = row.texts[which]
         try:
-            for number, token in enumerate(text[1:]):
-                row.found[which].append(self._probabilities.after(self._sequences.handle, place + number).of(token))
-            if row.request.choices is not None and row.request.choices.has_end:
-                follows = self._probabilities.after(self._sequences.handle, place + len(text) - 1)
-                row.ends[which] = follows.of_any(self._vocabulary.turn_ends)
+            for number in evaluated:
+                follows = self._probabilities.after(self._sequences.handle, place + number - evaluated.start)
+                if number + 1 < len(text):
+                    row.found[which].append(follows.of(text[number + 1]))
+                else:
+                    row.ends[which] = follows.of_any(self._vocabulary.turn_ends)
         except SlmError as error:
             row.error = error
 

@@ -49,9 +49,29 @@ def best_choice(task: EvalTask, item: EvalItem, sums: Sequence[float], tokens: S
 
 def normalized(text: str) -> str:
     """Lower case, without punctuation and articles, single spaces: how SQuAD compares answers (Rajpurkar 2016)."""
+    return " ".join(_ARTICLES.sub(" ", _without_punctuation(text)).split())
+
+
+def _without_punctuation(text: str) -> str:
     text = re.sub(r"[-/–—]", " ", text.casefold())
-    text = re.sub(r"[^\w\s]", "", text)
-    return " ".join(_ARTICLES.sub(" ", text).split())
+    return " ".join(re.sub(r"[^\w\s]", "", text).split())
+
+
+def _bare(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+_FORMS = (normalized, _without_punctuation, _bare)
+
+
+def _alike(wanted: str, said: str) -> tuple[str, str]:
+    """Both in the first form that leaves something of what is wanted: that may be the letter A, or a sign."""
+    form = next((form for form in _FORMS if form(wanted)), _bare)
+    return form(wanted), form(said)
+
+
+def _as_compared(text: str) -> str:
+    return next(filter(None, (form(text) for form in _FORMS)), "")
 
 
 def _number(item: EvalItem, text: str) -> Grade:
@@ -60,16 +80,17 @@ def _number(item: EvalItem, text: str) -> Grade:
 
 
 def _exact(item: EvalItem, text: str) -> Grade:
-    said = normalized(text)
-    return Grade(said in map(normalized, item.answers), said)
+    pairs = [_alike(wanted, text) for wanted in item.answers]
+    return Grade(any(wanted == said for wanted, said in pairs), _as_compared(text))
 
 
 def _span(item: EvalItem, text: str) -> Grade:
     """The first paragraph counts; an accepted answer stands in it as whole words."""
-    said = normalized(re.split(r"\n\s*\n", text)[0])
-    is_short = len(said.split()) <= _MOST_SPAN_WORDS
-    holds = any(f" {wanted} " in f" {said} " for wanted in map(normalized, item.answers))
-    return Grade(is_short and holds, said, () if is_short else ("too long",))
+    text = re.split(r"\n\s*\n", text)[0]
+    is_short = len(normalized(text).split()) <= _MOST_SPAN_WORDS
+    pairs = [_alike(wanted, text) for wanted in item.answers]
+    holds = any(f" {wanted} " in f" {said} " for wanted, said in pairs)
+    return Grade(is_short and holds, _as_compared(text), () if is_short else ("too long",))
 
 
 def _instructions(item: EvalItem, text: str) -> Grade:
@@ -116,7 +137,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int | float):
         return float(value) if math.isfinite(value) else str(value)
     if isinstance(value, str):
-        return normalized(value)
+        return _as_compared(value)
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
     return [_plain(each) for each in value]

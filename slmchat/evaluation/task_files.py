@@ -17,12 +17,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from slmchat import text_files
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation import parquet, public_data
 from slmchat.evaluation.records import EvalItem, EvalTask, LeftOut, Normalization, TaskKind
 from slmchat.evaluation.task_rows import NumberedRow, TaskRows, Unusable
 from slmchat.evaluation.task_table import TaskTable
-from slmchat.text_files import read as read_text
 
 # Tokens of an answer where the file does not say: a worked solution of a grade-school problem has about 150.
 _MAX_TOKENS = 256
@@ -75,7 +75,7 @@ def _items(table: TaskTable, rows: TaskRows, name: str) -> tuple[tuple[EvalItem,
 
 
 def _json_lines(file: Path) -> Iterator[NumberedRow]:
-    for number, line in enumerate(read_text(str(file)).splitlines(), 1):
+    for number, line in enumerate(text_files.lines_of(text_files.read(str(file))), 1):
         if line.strip():
             yield NumberedRow(number, _row(line))
 

@@ -4,22 +4,26 @@ Knows: the keys, the one sentence with file and line for what is wrong. Refuses 
 """
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from slmchat import toml_files
+from slmchat import text_files, toml_files
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation import public_data
 from slmchat.evaluation.records import Normalization, TaskKind
 from slmchat.generation.tools import NAME as TOOL_NAME
 from slmchat.generation.tools import Tool
 from slmchat.lazy_dataclasses import dataclass
-from slmchat.text_files import read as read_text
+from slmchat.schemas import json_schema
 
 # What the field with the answer of a row may hold besides the answer itself.
 ANSWER_FORMS = ("text", "index", "label", "flags")
+
+# The keys of a [[tool]] table.
+_OF_TOOL = ("name", "description", "parameters")
 
 _MOST = 32_768
 COUNT = f"a whole number from 1 to {_MOST}"
@@ -73,7 +77,7 @@ KEYS: Mapping[str, TaskKey] = {
     "system": _text("the system message"),
     "answer": _text("the field with the answer; without it `answer`"),
     "choices": TaskKey(
-        lambda value: is_texts(value) and len(set(value)) == len(value) > 1,
+        lambda value: is_texts(value) and len(set(map(str.strip, value))) == len(value) > 1,
         "two or more different texts",
         "what may be answered, where it is the same for all items",
     ),
@@ -120,7 +124,12 @@ class TaskTable:
                 self.wrong(key, f"is not a key of a task ({f'did you mean {near[0]}?' if near else ', '.join(KEYS)})")
             elif not known.takes(value):
                 self.wrong(key, f"must be {known.wants}")
-        self.tools = {tool.name: tool for tool in map(self._tool, self.values.get("tool", []))}
+        self.tools: dict[str, Tool] = {}
+        for place, told in enumerate(self.values.get("tool", [])):
+            tool = self._tool(told, place)
+            if tool.name in self.tools:
+                self.wrong("tool", f"{tool.name}: there is another function of this name", place)
+            self.tools[tool.name] = tool
 
     def required(self, key: str) -> Any:
         """A value that must be there. Raises `SlmError` (USAGE)."""
@@ -131,19 +140,31 @@ class TaskTable:
     def get(self, key: str, default: Any) -> Any:
         return self.values.get(key, default)
 
-    def wrong(self, key: str, reason: str) -> NoReturn:
-        """Raises the sentence about a key, with its line where it has one."""
-        lines = read_text(str(self.file)).splitlines()
+    def wrong(self, key: str, reason: str, place: int = 0) -> NoReturn:
+        """Raises the sentence about a key, with its line where it has one; `place`: of several tables of this name."""
+        lines = text_files.lines_of(text_files.read(str(self.file)))
         begin = re.compile(rf"\s*(?:\[\[?\s*)?{re.escape(key)}\s*(?:=|\])")
-        number = next((number for number, line in enumerate(lines, 1) if begin.match(line)), None)
-        where = f"{self.file}, line {number}" if number else str(self.file)
+        numbers = [number for number, line in enumerate(lines, 1) if begin.match(line)]
+        where = f"{self.file}, line {numbers[min(place, len(numbers) - 1)]}" if numbers else str(self.file)
         shown = key if key.isprintable() else ascii(key)
         raise SlmError(f"{where}: '{shown}' {reason}.", hint="docs/eval.md has the keys", exit_code=ExitCode.USAGE)
 
-    def _tool(self, told: object) -> Tool:
+    def _tool(self, told: object, place: int) -> Tool:
         if not isinstance(told, dict) or not TOOL_NAME.fullmatch(str(told.get("name", ""))):
-            self.wrong("tool", "must have a name of letters, digits, - and _")
-        parameters = told.get("parameters")
+            self.wrong("tool", "must have a name of letters, digits, - and _", place)
+        name, description, parameters = told["name"], told.get("description", ""), told.get("parameters")
+        unknown = [key for key in told if key not in _OF_TOOL]
+        if unknown:
+            self.wrong("tool", f"{name}: '{unknown[0]}' is not a key of a function ({', '.join(_OF_TOOL)})", place)
+        if not isinstance(description, str):
+            self.wrong("tool", f"{name}: its description must be a text", place)
         if parameters is not None and not isinstance(parameters, dict):
-            self.wrong("tool", f"{told['name']}: its parameters must be a table (JSON Schema)")
-        return Tool(told["name"], str(told.get("description", "")), parameters)
+            self.wrong("tool", f"{name}: its parameters must be a table (JSON Schema)", place)
+        try:
+            json.dumps(parameters)
+            json_schema.to_grammar(parameters or {})
+        except TypeError:
+            self.wrong("tool", f"{name}: its parameters hold a date or a time, which JSON has not", place)
+        except SlmError as error:
+            self.wrong("tool", f"{name}: its parameters cannot be used: {error.message.rstrip('.')}", place)
+        return Tool(name, description, parameters)

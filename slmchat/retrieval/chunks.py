@@ -50,7 +50,8 @@ class DocumentChunk:
     begins with its own heading, which is thus in both; the others are not part of the text and no quotation.
     `n_tokens`: of `text`, by the counter of the index. Another model counts otherwise: who fills a window counts again.
     `place`: its number within the document, from 0. `key`: its number in the index, 0 outside of one; it stays the same
-    for as long as the file does not change.
+    for as long as the file does not change. `lines`: the line of the file for each line of `text`, where they do not
+    simply follow one another (HTML, DOCX).
     """
 
     text: str
@@ -64,6 +65,7 @@ class DocumentChunk:
     n_tokens: int
     place: int = 0
     key: int = 0
+    lines: tuple[int, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -85,17 +87,19 @@ def cut(document: Document, count_tokens: TokenCounter, most_tokens: int) -> Ite
         lines = _LineNumbers(section)
         for piece in _Cutter(section.text, document.kind, count_tokens, most_tokens).pieces():
             text = section.text[piece.begin : piece.end]
+            first, last = lines.place_of(piece.begin), lines.place_of(piece.end)
             yield DocumentChunk(
                 text,
                 document.path,
                 document.title,
                 document.kind,
                 section.page,
-                lines.at(piece.begin),
-                lines.at(piece.end),
+                lines.number(first),
+                lines.number(last),
                 (*section.heading, piece.head) if piece.head else section.heading,
                 piece.n_tokens,
                 place,
+                lines=None if section.lines is None else section.lines[first : last + 1],
             )
             place += 1
 
@@ -113,13 +117,18 @@ class _LineNumbers:
     def __init__(self, section: Section) -> None:
         self._section = section
         self._place = 0
-        self._number = 0
+        self._line = 0
 
-    def at(self, place: int) -> int:
-        self._number += self._section.text.count("\n", self._place, place)
+    def place_of(self, place: int) -> int:
+        """Which line of the section this is, from 0."""
+        self._line += self._section.text.count("\n", self._place, place)
         self._place = place
+        return self._line
+
+    def number(self, line: int) -> int:
+        """Its number in the file."""
         lines = self._section.lines
-        return self._section.first_line + self._number if lines is None else lines[self._number]
+        return self._section.first_line + line if lines is None else lines[line]
 
 
 class _Cutter:

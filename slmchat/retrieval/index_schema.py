@@ -49,6 +49,11 @@ _STEPS = (
         ) WITHOUT ROWID""",
         "CREATE INDEX vectors_by_chunk ON vectors (chunk)",
     ),
+    # The line of the file for each line of a chunk, where they do not follow one another; such files are read again.
+    (
+        "ALTER TABLE chunks ADD COLUMN lines TEXT",
+        "UPDATE documents SET n_bytes = -1, sha256 = '' WHERE kind IN ('html', 'docx')",
+    ),
 )
 
 SCHEMA = Schema(_STEPS, frozenset({"documents", "chunks", "vectors"}))

@@ -115,8 +115,8 @@ def _place(text: str, passages: Sequence[Passage]) -> tuple[Passage, int, int] |
 
 def _quotation(text: str, passage: Passage, begin: int) -> Quotation:
     chunk = passage.chunk
-    first, last = chunk.first_line, chunk.last_line
-    if chunk.text.count("\n") == last - first:  # else a line of the text is not one of the file
-        first += chunk.text.count("\n", 0, begin)
-        last = first + text.count("\n")
-    return Quotation(0, text, passage, begin, first, last)
+    first = chunk.text.count("\n", 0, begin)
+    last = first + text.count("\n")
+    if chunk.lines is None:
+        return Quotation(0, text, passage, begin, chunk.first_line + first, chunk.first_line + last)
+    return Quotation(0, text, passage, begin, chunk.lines[first], chunk.lines[last])

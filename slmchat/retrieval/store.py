@@ -19,7 +19,7 @@ from slmchat.retrieval.documents import Document, DocumentKind
 from slmchat.retrieval.loaders.reading import FileContent
 
 _HEADINGS = "\n"  # between the headings of a chunk; a heading is one line
-_CHUNK = """SELECT chunks.key, place, page, first_line, last_line, heading, n_tokens, text, path, title, kind
+_CHUNK = """SELECT chunks.key, place, page, first_line, last_line, heading, n_tokens, text, lines, path, title, kind
     FROM chunks JOIN documents ON documents.key = chunks.document"""
 _PAGE = 1_000  # vectors in memory at a time: 1.5 MB at 768 dimensions
 
@@ -146,11 +146,12 @@ class Store:
         heading = _storable(_HEADINGS.join(" ".join(each.split()) for each in chunk.heading))
         text = _storable(chunk.text)
         key = database.run(
-            "INSERT INTO chunks (document, place, page, first_line, last_line, heading, n_tokens, text)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO chunks (document, place, page, first_line, last_line, heading, n_tokens, text, lines)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(document, chunk.place, chunk.page, chunk.first_line, chunk.last_line),
                 *(heading, chunk.n_tokens, text),
+                None if chunk.lines is None else " ".join(map(str, chunk.lines)),
             ),
         )
         self._index(title, heading, text, key, "")
@@ -216,7 +217,9 @@ class Store:
         """Keys of the chunks that match a query of FTS5 best (BM25), the best first."""
         if not query:
             return []
-        condition, parameters = _within(within, "rowid")
+        # with a plus, which keeps SQLite from asking the text index once for each chunk below the paths: of 1,000 files
+        # that took 350 times as long
+        condition, parameters = _within(within, "+rowid")
         rows = self._database.rows(
             f"SELECT rowid FROM {table} WHERE {table} MATCH ? {condition} ORDER BY rank LIMIT ?",
             (query, *parameters, most),
@@ -304,11 +307,11 @@ def _within(within: Sequence[Path], column: str) -> tuple[str, list[bytes]]:
 
 
 def _chunk(row: Sequence[Any]) -> DocumentChunk:
-    key, place, page, first_line, last_line, heading, n_tokens, text, path, title, kind = row
+    key, place, page, first_line, last_line, heading, n_tokens, text, lines, path, title, kind = row
     headings = tuple(heading.split(_HEADINGS)) if heading else ()
     return DocumentChunk(
         *(text, Path(os.fsdecode(path)), title, DocumentKind(kind), page, first_line, last_line),
-        *(headings, n_tokens, place, key),
+        *(headings, n_tokens, place, key, None if lines is None else tuple(map(int, lines.split()))),
     )
 
 

@@ -143,6 +143,7 @@ class _Body:
         self.builder = SectionBuilder()
         self._levels = levels
         self._number = 1  # of the paragraph, from 1
+        self._row_number = 1  # of the first one of a row
         self._words: list[str] = []
         self._level = 0
         self._is_text = False
@@ -168,6 +169,7 @@ class _Body:
         elif name == "numPr":
             self._is_item = True
         elif name == "tr":
+            self._row_number = self._row_number if self._cells else self._number
             self._cells.append([])
         elif name == "tc":
             self._words = []
@@ -192,7 +194,7 @@ class _Body:
             if self._cells:
                 self._words.append(" ".join(row) + " ")
             elif any(row):
-                self.builder.block(table_row(row), max(1, self._number - 1), is_joined=self._before == "row")
+                self.builder.block(table_row(row), self._row_number, is_joined=self._before == "row")
                 self._before = "row"
         elif name == "tbl" and not self._cells:
             self._before = "table"

@@ -25,6 +25,7 @@ _CHARSET = re.compile(
     rb"""<(?:meta[^>]{0,200}charset|\?xml[^>]{0,200}encoding)\s*=\s*["']?([\w.:-]{1,40})""", re.IGNORECASE
 )
 _HEAD_BYTES = 4096
+_BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 
 
 def decode(data: bytes) -> str:
@@ -55,6 +56,7 @@ class _Page(HTMLParser):
         self._unseen: list[str] = []  # elements that are open and not seen, the outermost first
         self._words: list[str] = []  # of the block that grows
         self._line = 1  # on which it begins
+        self._row_line = 1
         self._n_pre = 0
         self._level = 0  # of the heading that is open
         self._is_item = False
@@ -120,18 +122,20 @@ class _Page(HTMLParser):
             return
         if not any(self._words) or not "".join(self._words).strip():
             self._line = self.getpos()[0] + (data[: len(data) - len(data.lstrip())].count("\n"))
-        self._words.append(data)
+        self._words.append(data.replace("\xad", ""))  # where a word may be divided: nobody sees it, nor types it
 
     def _end_cell(self) -> None:
         text = " ".join("".join(self._words).split())
         self._words = []
         if self._cells is not None and text:
+            if not self._cells:
+                self._row_line = self._line
             self._cells.append(text)
 
     def _end_row(self) -> None:
         self._end_cell()
         if self._cells:
-            self.builder.block(table_row(self._cells), self._line, is_joined=self._before == "row")
+            self.builder.block(table_row(self._cells), self._row_line, is_joined=self._before == "row")
             self._before = "row"
         self._cells = None
 
@@ -145,7 +149,7 @@ class _Page(HTMLParser):
         if not raw.strip():
             return
         if self._n_pre:
-            self.builder.block(raw.strip("\n").rstrip(), self._line)
+            self.builder.block(_BLANK_LINES.sub("", raw).rstrip(), self._line)
             self._before = "pre"
             return
         text = " ".join(raw.split())

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import queue
+import re
 import stat
 import subprocess
 import sys
@@ -26,9 +27,14 @@ from slmchat.retrieval.documents import Document, DocumentKind, Section
 from slmchat.retrieval.loaders import markdown, plain
 from slmchat.retrieval.loaders.bounds import MOST_BYTES, MOST_S, MOST_SILENCE_S, TOO_LARGE, Unreadable
 from slmchat.retrieval.loaders.kinds import FIRST_BYTES, kind_of, why_not_text
+from slmchat.sanitize import Sanitizer
 
 _CHANGES = "changed while it was read"
 _IN_CHILD = (DocumentKind.PDF, DocumentKind.DOCX, DocumentKind.HTML)
+_OTHER_SPACE = re.compile(r"[\x0b\x0c\x1c-\x1f\x85]")
+_C1 = re.compile(r"[\x80-\x9f]")
+_OBEYED = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_LINE_END = re.compile(r"([\n\r\u2028\u2029])")
 _TICK_S = 0.2  # a cancellation is seen within this time
 _CHILD = """import json, sys
 sys.path[:0] = json.loads(sys.argv[1])
@@ -140,10 +146,21 @@ def _section(record: dict[str, Any]) -> Section:
 
 
 def _clean(text: str) -> str:
-    """What can be encoded and kept: halves of pairs and null characters, which PDFs have, become the mark for such."""
-    return (
-        text.encode("utf-8", "replace").decode().replace("\0", "\ufffd") if "\0" in text or not text.isascii() else text
-    )
+    """What can be encoded and kept: halves of pairs and null characters, which PDFs have, become the mark for such.
+
+    What a terminal would obey, as the colours in a log, is gone: a model cannot quote it. Each line stays a line.
+    """
+    if "\0" in text or not text.isascii():
+        text = text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+    if _OBEYED.search(text):
+        text = "".join(part if _LINE_END.fullmatch(part) else _shown(part) for part in _LINE_END.split(text))
+    return text
+
+
+def _shown(text: str) -> str:
+    sanitizer = Sanitizer(show_invisible=False)
+    text = _C1.sub("", _OTHER_SPACE.sub(" ", text))  # C1 are quotation marks of Windows, read as another encoding
+    return sanitizer.feed(text) + sanitizer.flush()
 
 
 class _Child:
