@@ -17,6 +17,7 @@ from slmchat.engine.pool import LlamaPool
 from slmchat.engine.requests import Choices, Limits, Part, Prompt, Request, SessionSettings
 from slmchat.engine.results import Chunk, Finish, FinishReason, Result
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.sequences import TokenSpan
 from slmchat.errors import ExitCode, SlmError
 
 pytestmark = pytest.mark.real
@@ -184,6 +185,26 @@ class TestEqualTexts:
         second = _results(pool.run(_requests(_prompts(3, OTHER))))
         assert _n_equal(first, _alone(engine, _prompts(3))) >= 2
         assert _n_equal(second, _alone(engine, _prompts(3, OTHER))) >= 2
+
+    def test_what_comes_while_the_beginning_is_read_begins_with_the_others(
+        self, plain: llama.LlamaEngine, open_pool: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pool, sizes = open_pool(plain, 8), list[int]()
+        read, evaluate = pool._prefix.replace, pool._sequences.evaluate
+
+        def slowly(tokens: list[int]) -> int:
+            n_read = read(tokens)
+            time.sleep(0.3)
+            return n_read
+
+        def counted(spans: Sequence[TokenSpan]) -> list[int] | None:
+            sizes.append(len(spans))
+            return evaluate(spans)
+
+        monkeypatch.setattr(pool._prefix, "replace", slowly)
+        monkeypatch.setattr(pool._sequences, "evaluate", counted)
+        _results(pool.run(_requests(_prompts(8), Limits(3))))
+        assert sizes[:2] == [1, 8]
 
 
 class TestTwins:

@@ -44,7 +44,18 @@ def answers(engine: LlamaEngine, sampler: SamplerSettings) -> list[str]:
 def test_the_text_is_that_of_the_whole_chain(name: str, engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy
 
-    monkeypatch.setattr(shortlist, "_numpy", numpy)  # a pool prepares it for large vocabularies alone
+    monkeypatch.setattr(shortlist, "_numpy", numpy)  # as a pool does for a large vocabulary, or after many tokens
     short = answers(engine, SETTINGS[name])
     monkeypatch.setattr(shortlist, "_numpy", None)
     assert short == answers(engine, SETTINGS[name])
+
+
+def test_a_pool_that_has_picked_many_tokens_goes_on_with_numpy(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortlist, "_numpy", None)
+    expected = answers(engine, SETTINGS["usual"])
+    assert shortlist.numpy_in_use() is None
+    monkeypatch.setattr(shortlist, "_EARNED", 36 * engine.vocabulary.n_tokens)  # in the middle of the second answer
+    assert answers(engine, SETTINGS["usual"]) == expected
+    assert shortlist.numpy_in_use() is not None

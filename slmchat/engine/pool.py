@@ -53,6 +53,7 @@ class LlamaPool(PrefixPool[PreparedRequest]):
             abortable_from=_ABORTABLE_FROM,
             key=key,
         )
+        self._n_picked = 0  # tokens since the pool was opened, about
         shortlist.prepare(loaded.vocabulary.n_tokens)
         self._plan = plan
         self._growth = Growth(plan)
@@ -75,7 +76,9 @@ class LlamaPool(PrefixPool[PreparedRequest]):
         try:
             while not self._is_cancelled:
                 yield from self._take(feed)
-                self._place_waiting()
+                if self._place_waiting():
+                    yield from self._take(feed)
+                    self._place_waiting()
                 if self._busy and not self._is_cancelled:
                     yield from self._step()
                 elif feed.is_ended and not (self._waiting or self._resubmitted):
@@ -135,7 +138,10 @@ class LlamaPool(PrefixPool[PreparedRequest]):
         """How many prompts are taken: as many as may begin, or more where these do not show enough."""
         return self._growth.allowed if self._last or self._sequences.can_copy_part else self._plan.most
 
-    def _place_waiting(self) -> None:
+    def _place_waiting(self) -> bool:
+        """Begin with as many as may begin. True: what they share was read for them, and others have come meanwhile,
+        which then begin in the same batch."""
+        prefix = self._prefix.tokens
         held: list[PreparedRequest] = []  # what they begin with is being read: it is theirs too
         while self._waiting and self._free and len(self._busy) < self._growth.allowed and not self._is_cancelled:
             if self._is_crowded and self._busy:
@@ -160,6 +166,7 @@ class LlamaPool(PrefixPool[PreparedRequest]):
             self._growth.begins(len(work.tokens) - n_shared)
             self._busy.append(Slot(sequence, work, n_shared, self._n_ctx, self._loaded))
         self._waiting.extendleft(reversed(held))
+        return self._prefix.tokens is not prefix
 
     def _nearest(self, work: PreparedRequest) -> tuple[Slot | None, int]:
         """The completion that is worked on and whose prompt has most in common with this one, where that is more than
@@ -235,6 +242,7 @@ class LlamaPool(PrefixPool[PreparedRequest]):
             if span is not None:
                 chosen.append((span, slot))
                 room -= len(span.tokens)
+        shortlist.prepare(self._vocabulary.n_tokens, self._n_picked)
         n_generated = n_prompt = n_done = 0
         is_full = False
         for batch in self._sequences.batches(chosen):
@@ -249,6 +257,7 @@ class LlamaPool(PrefixPool[PreparedRequest]):
                 n_generated += not slot.is_in_prompt
                 slot.evaluated(span, self._sequences.handle, place)
             n_done += len(batch)
+        self._n_picked += n_done
         ended = [slot for slot in self._busy if slot.is_ended]
         for slot in ended:
             self._leave(slot)

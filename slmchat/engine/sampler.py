@@ -60,8 +60,11 @@ class Sampler:
         self._api = api
         self._chain = _chain(api, n_vocab, settings)
         # penalties change any logit, and without top-k any token may come
-        is_short = settings.repeat_penalty == 1.0 and (settings.temperature <= 0 or 0 < settings.top_k <= _MOST_TOP_K)
-        self._shortlist = Shortlist.made(api, n_vocab) if is_short else None
+        self._may_be_short = settings.repeat_penalty == 1.0 and (
+            settings.temperature <= 0 or 0 < settings.top_k <= _MOST_TOP_K
+        )
+        self._n_vocab = n_vocab
+        self._shortlist: Shortlist | None = None
         self._top_k = 0 if settings.temperature <= 0 else settings.top_k
         self._check = LogitsCheck(api, n_vocab)
 
@@ -79,6 +82,8 @@ class Sampler:
 
     def _chosen_of_few(self, context: Any, index: int) -> int | None:
         """The token that the chain chooses, where it need not look at all of them; else None."""
+        if self._shortlist is None and self._may_be_short:
+            self._shortlist = Shortlist.made(self._api, self._n_vocab)
         if self._shortlist is None:
             return None
         if not self._top_k:

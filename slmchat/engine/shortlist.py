@@ -1,10 +1,11 @@
 """The few tokens of a vocabulary that a sampler chain could choose (`Shortlist`), found with NumPy.
 
 llama.cpp's chain begins with a list of all tokens, made anew for each token that is picked: 0.07 ms for 49,000 tokens
-and 0.45 ms for 262,000. To a session that is 1 to 3 % of a token, and more to a pool, where a token costs less. So a
-pool of a model with a large vocabulary finds the best logit, and those near it, in the logits themselves (0.02 and
-0.08 ms for 262,000) and lets the chain choose among these. NumPy takes 0.1 s to import, which one answer would not earn
-back.
+and 0.45 ms for 262,000; in a pool, where the list of each completion has left the processor's cache when it is its turn
+again, 0.12 ms for 49,000. To a session that is 1 to 3 % of a token, and more to a pool, where a token costs less. So a
+pool finds the best logit, and those near it, in the logits themselves (0.02 and 0.08 ms for 262,000) and lets the chain
+choose among these. NumPy takes 0.1 s to import, which one answer would not earn back: a pool of a model with a large
+vocabulary begins with it, others go on with it when they have picked many tokens.
 
 Knows: which tokens the chain would be left with. Refuses to know: how the chain chooses among them.
 """
@@ -16,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy
 
-# From so many tokens on, NumPy is worth its import to a pool.
+# From so many tokens of a vocabulary on, NumPy is worth its import to every pool; from so many logits on that a pool
+# has looked at without it (1,000 tokens of 49,000), to every other: it would have paid by then.
 _LARGE = 100_000
+_EARNED = 50_000_000
 
 # How far below the best logit candidates are looked for, one after the other; and how many are a short list.
 _NEAR = (8.0, 16.0)
@@ -28,10 +31,10 @@ _MOST = 4096
 _numpy: ModuleType | None = None
 
 
-def prepare(n_tokens: int) -> None:
-    """Many tokens of a vocabulary of this size are going to be picked, in this process."""
+def prepare(n_tokens: int, n_picked: int = 0) -> None:
+    """A pool picks from a vocabulary of this size, and has picked so many tokens."""
     global _numpy
-    if n_tokens >= _LARGE:
+    if _numpy is None and (n_tokens >= _LARGE or n_tokens * n_picked >= _EARNED):
         import numpy
 
         _numpy = numpy
@@ -50,8 +53,11 @@ class Shortlist:
         self._numpy = numpy
         self._row = ctypes.c_float * n_tokens
         data = api.llama_token_data  # struct llama_token_data { llama_token id; float logit; float p; };
-        self._type = numpy.dtype([("id", numpy.int32), ("logit", numpy.float32), ("p", numpy.float32)])
-        assert self._type.itemsize == ctypes.sizeof(data)
+        self._data = (data * _MOST)()
+        made = numpy.dtype([("id", numpy.int32), ("logit", numpy.float32), ("p", numpy.float32)])
+        assert made.itemsize == ctypes.sizeof(data)
+        kept = numpy.frombuffer(self._data, made)
+        self._ids, self._kept = kept["id"], kept["logit"]
 
     @classmethod
     def made(cls, api: ModuleType, n_tokens: int) -> "Shortlist | None":
@@ -64,23 +70,22 @@ class Shortlist:
         return int(self._logits(context, index).argmax())
 
     def candidates(self, context: Any, index: int, count: int) -> Any:
-        """llama.cpp's `llama_token_data_array` of the `count` tokens with the highest logits, and some more perhaps.
+        """llama.cpp's `llama_token_data_array` of the `count` tokens with the highest logits, and some more perhaps:
+        valid until the next call.
 
         None where these are not few: so many are nearly alike, or so far apart; or they are not numbers.
         """
-        numpy, logits = self._numpy, self._logits(context, index)
+        logits = self._logits(context, index)
         highest = logits.max()
         for below in _NEAR:
-            near = numpy.flatnonzero(logits >= highest - below)
+            near = (logits >= highest - below).nonzero()[0]
             if len(near) >= count:
                 break
-        if not count <= len(near) <= _MOST:
+        n_near = len(near)
+        if not count <= n_near <= _MOST:
             return None
-        kept = numpy.zeros(len(near), self._type)
-        kept["id"], kept["logit"] = near, logits[near]
-        api = self._api
-        made = (api.llama_token_data * len(near)).from_buffer(kept)
-        return api.llama_token_data_array(data=made, size=len(near), selected=-1, sorted=False)
+        self._ids[:n_near], self._kept[:n_near] = near, logits[near]
+        return self._api.llama_token_data_array(data=self._data, size=n_near, selected=-1, sorted=False)
 
     def _logits(self, context: Any, index: int) -> "numpy.ndarray[Any, Any]":
         """Those at `index` of the last batch, not copied: they last until the next one."""
