@@ -1,12 +1,19 @@
 """A saved conversation on a terminal: answers are laid out, and a long one is turned page by page."""
 
+import io
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import run_slm
 from terminal import Terminal
+
+from slmchat.terminal import pager
+from slmchat.terminal.console import Console
+from slmchat.terminal.screen import ControlSequences
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")]
 
@@ -26,35 +33,31 @@ def planted(home: Path) -> Path:
 
 
 def test_a_long_conversation_goes_through_the_pager(planted: Path, tmp_path: Path) -> None:
-    pager = tmp_path / "pager"
-    pager.write_text('#!/bin/sh\necho "PAGER $LESSHISTFILE"\ncat\n')
-    pager.chmod(0o755)
-    with Terminal(["sessions", "show", "Planted"], home=planted, env={"PAGER": str(pager)}, lines=20) as terminal:
+    program = tmp_path / "pager"
+    program.write_text('#!/bin/sh\necho "PAGER $LESSHISTFILE"\ncat\n')
+    program.chmod(0o755)
+    with Terminal(["sessions", "show", "Planted"], home=planted, env={"PAGER": str(program)}, lines=20) as terminal:
         assert terminal.end() == 0
     assert "PAGER -" in terminal.everything
     assert "What **is** it?" in terminal.everything  # what a person typed stays as it was typed
     assert "It is bold.\n" in terminal.everything and "• one more" in terminal.everything
-    with Terminal(["sessions", "show", "Planted"], home=planted, env={"PAGER": str(pager)}, lines=90) as terminal:
+    with Terminal(["sessions", "show", "Planted"], home=planted, env={"PAGER": str(program)}, lines=90) as terminal:
         assert terminal.end() == 0
     assert "PAGER" not in terminal.everything
 
 
-def test_ctrl_c_is_the_pagers(planted: Path, tmp_path: Path) -> None:
-    """A pager may take its time for it (`less` ends a search), and has its own modes of the terminal to give back."""
-    pager = tmp_path / "pager"
-    pager.write_text(
-        "#!/bin/sh\nstty -echo < /dev/tty\ntrap 'sleep 1; echo heard' INT\ncat > /dev/null\necho turning\n"
-        'while ! read -r line < /dev/tty; do :; done\nstty echo < /dev/tty\necho "left by $line"\n'
-    )
-    pager.chmod(0o755)
-    show = ["sessions", "show", "Planted"]
-    with Terminal(show, home=planted, env={"PAGER": str(pager)}, lines=20, echo=True) as terminal:
-        terminal.wait_for("turning")
-        terminal.interrupt()
-        terminal.wait_for("heard")
-        terminal.press("q\r")
-        terminal.wait_for("left by q")
-        assert terminal.end() == 0
+def test_ctrl_c_is_the_pagers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`subprocess` would end it, and the terminal would stay as `less` has set it."""
+    done: list[str] = []
+
+    def run(*_command: object, **_options: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        done.append("left by q")
+
+    monkeypatch.setattr(pager, "pager_command", lambda _console: ["less"])
+    monkeypatch.setattr(subprocess, "run", run)
+    pager.show(Console(io.StringIO(), io.StringIO(), io.StringIO(), {"LINES": "5"}), ControlSequences("line\n" * 99))
+    assert done == ["left by q"]
 
 
 def test_a_person_is_asked_before_something_is_removed(planted: Path) -> None:
