@@ -451,7 +451,7 @@ class TestCommand:
             (["--infill", "{file}"], "is not a place in a file"),
             (["--infill", "{file}:9"], "has no line 9"),
             (["--infill", "/nonexistent/file:9"], "/nonexistent/file cannot be read: No such file"),
-            (["--infill", "~no-such-user/file:9"], "~no-such-user/file leads nowhere"),
+            (["--infill", "~no-such-user/file:9"], "~no-such-user/file cannot be read: No such file"),
             (["--infill", "/:9", "--write"], "/ cannot be read: Is a directory"),
             (["--prefix", "@/nonexistent/file"], "/nonexistent/file cannot be read: No such file"),
             (["--infill", "{latin}:1"], "is not UTF-8 text"),
