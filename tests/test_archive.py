@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -900,7 +901,7 @@ def test_removed_text_is_gone_from_the_bytes_of_the_file(
     assert archive.search("zq3xj") == []
     assert len(archive.search("word5", 100)) > 3
     assert archive.remove([id for id, _ in kept])
-    assert b"zq" not in all_bytes(file)
+    assert not re.search(rb"zq\d", all_bytes(file))  # two letters stand by chance in the checksums of a log, too
     assert archive.list() == []
 
 
