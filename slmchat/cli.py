@@ -400,8 +400,9 @@ def program_for(arguments: Sequence[str]) -> Any:
 
 def program_to_complete(words: Sequence[str]) -> Any:
     """The command line that has what could stand behind these words: `slm help` takes the name of every command."""
-    asks_help = next((word for word in words if not word.startswith("-")), None) == "help"
-    return whole_program() if asks_help else program_for(words)
+    from slmchat.commands.completion import names_in
+
+    return whole_program() if names_in(words)[:1] == ["help"] else program_for(words)
 
 
 @functools.cache

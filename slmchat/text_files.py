@@ -98,7 +98,7 @@ def read(name: str) -> str:
     try:
         with user_path(name).open("rb") as file:
             data = read_whole(file.read, name)
-    except (OSError, RuntimeError, ValueError) as error:  # also: no such user, a zero byte in the name
+    except (OSError, ValueError) as error:  # also: a zero byte in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SlmError(f"{name} cannot be read: {reason}.", exit_code=ExitCode.USAGE) from error
     return text_of(data, name)

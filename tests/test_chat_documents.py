@@ -1,29 +1,22 @@
 """`/docs` in the chat: what of the documents answers a message goes along with it, and stands below the answer."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ask_injections import INJECTIONS
-from fake_engine import FakeEngine, Ready
+from chat_rooms import chat_room, said
+from fake_engine import FakeEngine
 
-from slmchat import settings as settings_module
-from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.commands.repl import chat_documents
 from slmchat.commands.repl.app import ChatApp
-from slmchat.commands.repl.documents import HOOKS, complete
-from slmchat.commands.repl.slash_commands import COMMANDS
+from slmchat.commands.repl.documents import complete
 from slmchat.engine.requests import TextOrTokens
 from slmchat.engine.results import Embedding
 from slmchat.errors import SlmError
-from slmchat.models import loader, resolve
-from slmchat.models.backend import LocalBackend
-from slmchat.options import ChatOptions, GenerationOptions
 from slmchat.retrieval import thresholds
 from slmchat.retrieval.index import DocumentIndex
 from slmchat.retrieval.vectors import Vectors
-from slmchat.terminal.console import Console
 
 QUESTION = "Is the filter cleaned every six weeks?"  # the search is sure of it
 QUOTED = "The filter is cleaned every six weeks."
@@ -43,27 +36,9 @@ def manual(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def chat(engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatApp]:
-    file = InstalledFile(tmp_path / "m.gguf", None, 1, 1)
-    installed = Installed("fake:1b", "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z")
-    monkeypatch.setattr(loader, "start_loading", lambda *_, **__: Ready(engine))
-    monkeypatch.setattr(resolve, "find", lambda *_: installed)
-    monkeypatch.setattr(ChatApp, "_new_editor", lambda *_given: type("Editor", (), {"refresh": lambda: None}))
-    settings = settings_module.load({"SLM_HOME": str(tmp_path / "home")})
-    console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
-    options = GenerationOptions(ctx=4000)
-    room = ChatApp(LocalBackend(), options, ChatOptions(), settings, console, COMMANDS, HOOKS)
+    room = chat_room(tmp_path, monkeypatch, engine, type("Editor", (), {"refresh": lambda: None}))
     yield room
     room.close()
-
-
-def said(chat: ChatApp) -> str:
-    """What stood on stderr since the last time."""
-    stream = chat.console.stderr
-    assert isinstance(stream, io.StringIO)
-    text = stream.getvalue()
-    stream.seek(0)
-    stream.truncate()
-    return text
 
 
 def test_quotations_go_along_and_stand_below(chat: ChatApp, engine: FakeEngine, manual: Path) -> None:

@@ -1,6 +1,5 @@
 """What a chat does with a line, in this process: the loop, files, settings, what is said of what is kept."""
 
-import io
 import os
 import signal
 import sys
@@ -11,21 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_engine import FakeEngine, Ready
+from chat_rooms import chat_room, said
+from fake_engine import FakeEngine
 
-from slmchat import settings as settings_module
-from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.commands.repl import saved
 from slmchat.commands.repl.app import ChatApp, MessageHooks
 from slmchat.commands.repl.documents import HOOKS
-from slmchat.commands.repl.slash_commands import COMMANDS
 from slmchat.conversation.exchange import Times
 from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.errors import ExitCode, SlmError
-from slmchat.models import loader, resolve
-from slmchat.models.backend import LocalBackend
-from slmchat.options import ChatOptions, GenerationOptions
-from slmchat.terminal.console import Console
 
 Open = Callable[..., ChatApp]
 
@@ -59,33 +52,15 @@ def typist() -> Typist:
 def chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typist: Typist) -> Iterator[Open]:
     opened: list[ChatApp] = []
     engine = FakeEngine([("an ", "answer")] * 3)
-    file = InstalledFile(tmp_path / "m.gguf", None, 1, 1)
-    installed = Installed("fake:1b", "Q4_K_M", (file,), "test", "2026-01-01T00:00:00Z")
-    monkeypatch.setattr(loader, "start_loading", lambda *_, **__: Ready(engine))
-    monkeypatch.setattr(resolve, "find", lambda *_: installed)
-    monkeypatch.setattr(ChatApp, "_new_editor", lambda *_given: typist)
 
     def call(hooks: MessageHooks = HOOKS) -> ChatApp:
-        settings = settings_module.load({"SLM_HOME": str(tmp_path / "home")})
-        console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
-        options = GenerationOptions(ctx=4000)
-        opened.append(ChatApp(LocalBackend(), options, ChatOptions(), settings, console, COMMANDS, hooks))
+        opened.append(chat_room(tmp_path, monkeypatch, engine, typist, hooks))
         opened[0].exports.mkdir(parents=True)
         return opened[0]
 
     yield call
     for room in opened:
         room.close()
-
-
-def said(chat: ChatApp) -> str:
-    """What stood on stderr since the last time."""
-    stream = chat.console.stderr
-    assert isinstance(stream, io.StringIO)
-    text = stream.getvalue()
-    stream.seek(0)
-    stream.truncate()
-    return text
 
 
 def answer_of(chat: ChatApp, line: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
@@ -85,6 +86,21 @@ def _scores(
     return found
 
 
+@contextmanager
+def _counted() -> Iterator[list[int]]:
+    """How many tokens are evaluated meanwhile, span by span."""
+    evaluated: list[int] = []
+    evaluate = Sequences.evaluate
+
+    def counting(self: Sequences, spans: Sequence[TokenSpan]) -> list[int] | None:
+        evaluated.extend(len(span.tokens) for span in spans)
+        return evaluate(self, spans)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sequences, "evaluate", counting)
+        yield evaluated
+
+
 @pytest.mark.real
 class TestScores:
     def test_as_one_token_after_the_other(self, engine: llama.LlamaEngine) -> None:
@@ -109,22 +125,12 @@ class TestScores:
         for one, other in zip(with_end, without, strict=True):
             assert one.logprobs == pytest.approx(other.logprobs, abs=0.1)
 
-    def test_a_text_that_several_questions_are_about_is_read_once(
-        self, engine: llama.LlamaEngine, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_text_that_several_questions_are_about_is_read_once(self, engine: llama.LlamaEngine) -> None:
         texts = [" ".join(WORDS[n % 7 : n % 7 + 9]) * 3 + f" {n}" for n in range(6)]
         asked = (" it is the first", " it is the second", " it is a third one")
         prompts = [_prompt(f"{HEAD}{text}{question}") for text in texts for question in asked]
-        evaluated: list[int] = []
-        evaluate = Sequences.evaluate
-
-        def counting(self: Sequences, spans: Sequence[TokenSpan]) -> list[int] | None:
-            evaluated.extend(len(span.tokens) for span in spans)
-            return evaluate(self, spans)
-
-        monkeypatch.setattr(Sequences, "evaluate", counting)
-        found = _scores(engine, prompts, Choices(TEXTS))
-        monkeypatch.undo()
+        with _counted() as evaluated:
+            found = _scores(engine, prompts, Choices(TEXTS))
         for n in (0, 1, 2, 7, 11, 17):
             for text, score in zip(TEXTS, found[n].scores, strict=True):
                 assert score.logprobs == pytest.approx(_alone(engine, prompts[n], text).logprobs, abs=0.1)
@@ -137,23 +143,13 @@ class TestScores:
         usage = [done.finish.usage for done in found.values() if done.finish]
         assert sum(one.cached_tokens for one in usage) > 0.7 * sum(one.prompt_tokens for one in usage)
 
-    def test_a_beginning_longer_than_a_batch_is_read_once(
-        self, engine: llama.LlamaEngine, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_beginning_longer_than_a_batch_is_read_once(self, engine: llama.LlamaEngine) -> None:
         settings = replace(SETTINGS, batch_tokens=256, is_repeatable=True)
         prompts = [_prompt(f"{HEAD * 6}and then {WORDS[n]} {WORDS[n + 1]}") for n in range(6)]
         length = len(engine.vocabulary.tokenize(prompts[0]))
         assert length > settings.batch_tokens, length
-        evaluated: list[int] = []
-        evaluate = Sequences.evaluate
-
-        def counting(self: Sequences, spans: Sequence[TokenSpan]) -> list[int] | None:
-            evaluated.extend(len(span.tokens) for span in spans)
-            return evaluate(self, spans)
-
-        monkeypatch.setattr(Sequences, "evaluate", counting)
-        found = _scores(engine, prompts, Choices(TEXTS), settings)
-        monkeypatch.undo()
+        with _counted() as evaluated:
+            found = _scores(engine, prompts, Choices(TEXTS), settings)
         assert sum(evaluated) < 2 * length
         for n in (0, 5):
             for text, score in zip(TEXTS, found[n].scores, strict=True):

@@ -43,6 +43,11 @@ def split_line(line: str) -> tuple[list[str], str]:
     return words[1:], incomplete
 
 
+def names_in(words: Sequence[str]) -> list[str]:
+    """The words that are not options: the command comes first."""
+    return [word for word in words if not word.startswith("-")]
+
+
 def complete(
     program: Any, words: Sequence[str], incomplete: str, settings: Callable[[], Settings]
 ) -> list[CompletionCandidate] | str:
@@ -50,7 +55,7 @@ def complete(
 
     `program`: the whole command line (a click group). `settings` are loaded only when names are asked for.
     """
-    names = [word for word in words if not word.startswith("-")]
+    names = names_in(words)
     if names[:1] == ["help"] and not incomplete.startswith("-"):
         return _helped(program, names[1:], incomplete)
     return _offered(program, words, incomplete, settings)

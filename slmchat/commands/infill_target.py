@@ -112,7 +112,7 @@ def resolved(file: str) -> Path:
     """The path of a file as the user wrote it, ~ and links followed. Raises `SlmError` (USAGE)."""
     try:
         return user_path(file).resolve()
-    except RuntimeError as error:  # no such user, links in a circle
+    except RuntimeError as error:  # links in a circle
         raise SlmError(f"{file} leads nowhere: {error}.", exit_code=ExitCode.USAGE) from error
 
 

@@ -3,6 +3,7 @@
 Knows: the records, all of them plain values. Refuses to know: who asks, what comes of it (results.py), llama.cpp.
 """
 
+from collections.abc import Iterable
 from dataclasses import field
 from enum import StrEnum
 from pathlib import Path
@@ -138,6 +139,11 @@ class Adapter:
     path: Path
     scale: float
     stamp: tuple[int, int]
+
+
+def counting_adapters(adapters: Iterable[Adapter]) -> tuple[Adapter, ...]:
+    """Those that change anything: with a scale of 0 it is as if the adapter was not there."""
+    return tuple(adapter for adapter in adapters if adapter.scale)
 
 
 @dataclass(frozen=True, slots=True)

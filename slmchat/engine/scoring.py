@@ -140,11 +140,10 @@ class LlamaScorer(PrefixPool[_Row]):
             n_known = self._n_known(item, group)
             own = len(item.tokens) - n_known
             is_apart = n_known == self._prefix.common(item.tokens)
-            if group and size + own > (self._apart if is_apart else self._step):
-                shows_shared = len(group) == 1 and not is_apart and own <= self._step
-                if not shows_shared:
-                    self._waiting.appendleft(item)
-                    break
+            shows_shared = len(group) == 1 and not is_apart and own <= self._step
+            if group and not shows_shared and size + own > (self._apart if is_apart else self._step):
+                self._waiting.appendleft(item)
+                break
             size += own
             group.append(item)
         return group, passed

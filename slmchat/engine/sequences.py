@@ -22,7 +22,7 @@ from slmchat.engine.context import (
     refused_kv_type,
 )
 from slmchat.engine.loaded import LoadedModel
-from slmchat.engine.requests import SessionSettings
+from slmchat.engine.requests import SessionSettings, counting_adapters
 from slmchat.engine.snapshots import Snapshots, has_state
 from slmchat.engine.threads import Watch
 from slmchat.errors import ExitCode, SlmError
@@ -110,7 +110,7 @@ class Sequences:
         # struct llama_batch llama_batch_init(int32_t n_tokens, int32_t embd, int32_t n_seq_max);
         self._batch = api.llama_batch_init(self.batch_tokens, 0, 1)
         try:
-            loaded.adapters.apply(self.handle, [adapter for adapter in settings.adapters if adapter.scale])
+            loaded.adapters.apply(self.handle, counting_adapters(settings.adapters))
         except SlmError:
             self.close()
             raise

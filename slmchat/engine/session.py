@@ -18,7 +18,7 @@ from slmchat.engine.image_tokens import is_image_token
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.memory import SessionMemory
-from slmchat.engine.requests import Adapter, Limits, Prompt, SessionSettings
+from slmchat.engine.requests import Adapter, Limits, Prompt, SessionSettings, counting_adapters
 from slmchat.engine.results import Event, FinishReason, Prefill
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.speculation import SIZES, Drafts, ExactnessCheck
@@ -72,7 +72,7 @@ class LlamaSession:
 
         Raises `SlmError` (DAMAGED) when one does not belong to this model; then the session is as it was.
         """
-        counting = tuple(adapter for adapter in adapters if adapter.scale)
+        counting = counting_adapters(adapters)
         if counting != self._adapters:
             self._loaded.adapters.apply(self._context.handle, counting)
             self._adapters = counting

@@ -18,7 +18,7 @@ from slmchat.engine.feed import Feed, Prepared
 from slmchat.engine.image_tokens import is_image_token, whole
 from slmchat.engine.kvstore import MIN_TOKENS, SHARED, KvStore, StateKey, shared_length
 from slmchat.engine.loaded import LoadedModel
-from slmchat.engine.requests import Request, SessionSettings
+from slmchat.engine.requests import Request, SessionSettings, counting_adapters
 from slmchat.engine.results import Result
 from slmchat.engine.sequences import Sequences
 
@@ -169,9 +169,8 @@ class PrefixPool(ABC, Generic[Prepared]):
             has_images=has_images,
             longest=settings.n_ctx,
         )
-        counting = tuple(adapter for adapter in settings.adapters if adapter.scale)
-        if key is not None and counting:
-            key = key.with_more(repr(counting))
+        if key is not None and (adapters := counting_adapters(settings.adapters)):
+            key = key.with_more(repr(adapters))
         self._prefix = SharedPrefix(self._sequences, lambda: self._is_cancelled, settings.store, key)
 
     def run(self, requests: Iterator[Request | Result]) -> Iterator[Result]:

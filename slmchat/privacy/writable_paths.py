@@ -123,7 +123,7 @@ def check_directory(directory: Path, named_by: str) -> Path:
     """
     try:
         place = user_path(directory).resolve()
-    except RuntimeError as error:  # no such user, links in a circle
+    except RuntimeError as error:  # links in a circle
         raise _unfit(named_by, f"{directory} leads nowhere: {error}") from error
     if not place.is_dir():
         raise _unfit(named_by, f"there is no directory {place}", f"mkdir -p {place}")

@@ -6,6 +6,7 @@ Knows: what is typed and told. Refuses to know: which file is an adapter for thi
 from collections.abc import Iterable
 
 from slmchat.commands.repl.app import ChatApp
+from slmchat.engine.requests import counting_adapters
 from slmchat.models import adapters
 from slmchat.terminal.completion import complete_path, split_words
 
@@ -28,7 +29,7 @@ def command(chat: ChatApp, arguments: str) -> None:
     is_none = texts == ["none"]
     chosen = model.without_adapters() if is_none else model.with_adapters(texts, chat.settings, session.adapters)
     session.set_adapters(chosen)
-    counting = [adapter for adapter in session.adapters if adapter.scale]
+    counting = counting_adapters(session.adapters)
     chat.console.note(
         f"From here on with {adapters.labels(counting)}." if counting else "No adapter counts from here on."
     )

@@ -23,6 +23,7 @@ from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Conversation, Role
 from slmchat.conversation.recorder import ArchiveRecorder
 from slmchat.engine.cancellable import Cancellable
+from slmchat.engine.requests import counting_adapters
 from slmchat.engine.results import FinishReason
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
@@ -132,8 +133,9 @@ class ChatApp:
         self.session = ChatSession(self._opened(model), conversation, options, self)
         self.session.examples = params.example_messages(params.persona_of(options, settings))
         for file in map(Path, options.files):
-            if pictures.is_picture(user_path(file)):
-                self.session.pictures.append(pictures.read(user_path(file)))
+            path = user_path(file)
+            if pictures.is_picture(path):
+                self.session.pictures.append(pictures.read(path))
             else:
                 self.session.attachments.append(Attachment(read_text(str(file)), file.name))
         if self.session.pictures:
@@ -448,8 +450,8 @@ class ChatApp:
         elif not session.opened.loading.is_done:
             state.append("loading …")
         state += self._meter(session.tokens_used)
-        if any(adapter.scale for adapter in session.adapters):
-            state.append(f"lora {adapters.labels(adapter for adapter in session.adapters if adapter.scale)}")
+        if counting := counting_adapters(session.adapters):
+            state.append(f"lora {adapters.labels(counting)}")
         if session.attachments:
             state.append(f"{counted(len(session.attachments), 'file')} attached")
         if session.pictures:
