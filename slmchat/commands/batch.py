@@ -2,7 +2,8 @@
 
 The story: open what is read and written, load the model, find out what an earlier run has done, then let rows in as
 there is room, many of them at once through the engine's pool, and write each record as soon as it is its turn.
-A row that fails is a record with an error; the exit code tells that there were some.
+A row that fails is a record with an error; the exit code tells that there were some. What each row is asked stands in
+batch_rows.py.
 """
 
 import os
@@ -10,49 +11,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from slmchat.commands.inputs import prefix_messages, read_text
+from slmchat.commands.batch_rows import AskedRows, Wanted, asked_rows, batch_input
 from slmchat.commands.output import target_of
-from slmchat.commands.run import TOP_LOGPROBS
-from slmchat.commands.several_answers import settled, several_of
-from slmchat.commands.structured_options import questions_of, refuse_beside_questions, response_format_from
+from slmchat.commands.several_answers import several_of
 from slmchat.conversation import window
-from slmchat.conversation.messages import Message, Role
-from slmchat.conversation.pictures import is_picture
 from slmchat.engine.api import Pool
-from slmchat.engine.requests import Prompt
 from slmchat.engine.sequential_pool import OneByOne
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
-from slmchat.generation.batch.answers import Answers, ChosenTexts, Completions, EmptyPrompts
-from slmchat.generation.batch.labelled import fit, labelled_format
-from slmchat.generation.batch.prompts import PromptMaker, SeveralPrompts, check_fields, fields_in
-from slmchat.generation.batch.recipe import Recipe, check_same, recipe_of
+from slmchat.generation.batch.recipe import Recipe, check_same
 from slmchat.generation.batch.records import Begun, RecordWriter, cut, open_output
-from slmchat.generation.batch.rows import RowSource, open_source
-from slmchat.generation.batch.runner import BatchWork, Rows
-from slmchat.generation.best_of import ONE
-from slmchat.generation.classify import CONTENT_FREE, ClassificationTask, question
-from slmchat.generation.priors import Priors
-from slmchat.generation.prompt import begins_thought, layout, thinks
-from slmchat.generation.prompt_template import PromptFile, prompt_file
-from slmchat.generation.structured import ResponseFormat
+from slmchat.generation.batch.runner import BatchWork
 from slmchat.models.backend import open_backend
 from slmchat.models.open import OpenModel
 from slmchat.models.warm_server import WarmLocalModel, WarmServer
 from slmchat.option_fields import number_or_auto
-from slmchat.options import (
-    BatchOptions,
-    BestOfOptions,
-    ChoiceOptions,
-    FormatOptions,
-    GenerationOptions,
-    TemplateOptions,
-)
+from slmchat.options import BatchOptions, ChoiceOptions, GenerationOptions, TemplateOptions
 from slmchat.ranges import PARALLEL
 from slmchat.settings import Settings
 from slmchat.terminal.console import Console
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
-from slmchat.terminal.piped import telling_when_idle
 from slmchat.user_paths import user_path
 
 # Tokens that one row and its completion may take when nobody says so: enough for a page or two.
@@ -66,115 +44,52 @@ def batch(
     words: Sequence[str],
     batch: BatchOptions,
     options: GenerationOptions,
-    wanted: tuple[FormatOptions, ChoiceOptions, BestOfOptions],
+    wanted: Wanted,
     template_options: TemplateOptions,
     settings: Settings,
     console: Console,
 ) -> ExitCode:
     """Answer every input. Raises `SlmError` when the batch as a whole cannot go on; what is written stays whole."""
+    # 1. What is wrong with the options is said before anything is opened.
     batch = replace(batch, output=None if batch.output == "-" else batch.output)
-    is_trimmed = params.overflow_choice(options) == "trim"
+    params.overflow_choice(options)
     n_parallel = number_or_auto(batch.parallel, "--parallel", PARALLEL)
     options = params.with_persona(options, settings)
-    thinking = params.thinking_of(options, settings)
-    several = several_of(wanted)
+    params.thinking_of(options, settings)
+    several_of(wanted)
     _check_labelled(batch, wanted[1])
-    descriptor = _open_output(
-        batch, options.files, console
-    )  # before the seal: it may lie where a sealed process cannot open it
+    # 2. What is written, before the seal: it may lie where a sealed process cannot open it. Then what is read.
+    descriptor = _open_output(batch, options.files, console)
     needs_own = bool(wanted[1].choices) or wanted[2].best_of is not None
     server = None if needs_own else WarmServer.find(options, settings, _MOST_AT_A_SERVER)
     backend = open_backend(options, settings, console, server=server)
-    questions = _questions(wanted, template_options)
-    response_format, task = (None, None) if questions else _one_answer(wanted, options)
-    is_classifying = task is not None or bool(questions)
-    for note in response_format.notes if response_format else ():
-        console.note(note)
-    instructions = [question(" ".join(words), name) for name in questions] or [" ".join(words)]
-    instruction = instructions[0]
-    template = prompt_file(template_options, words, read_text)
-    wants_fields = batch.input_field is not None or bool(template.fields if template else fields_in(instruction))
-    source = open_source(
-        options.files, batch.format, wants_fields, console.stdin, lambda read: telling_when_idle(read, console)
-    )
-    if template and not source.has_fields:
-        template.check()
-    check_fields(source, instruction, batch.input_field, template)
-    _tell_of_fields(source, instruction, template, console)
+    given = batch_input(words, batch, options, wanted, template_options, settings, console)
+    # 3. The model, and a window for each row.
     model = backend.find(options.model, settings, console).with_projector(options.mmproj)
-    has_pictures = source.format == "files" and any(map(is_picture, map(Path, options.files)))
-    if has_pictures:
-        _check_pictures(instruction, template)
+    if given.has_pictures:
+        given.check_pictures()
         model.check_vision(settings)
-    prefix = prefix_messages(options, settings)
     opened = OpenModel(backend.warmed(model, options, settings), options, settings, console)
-    if has_pictures or not _has_room_for(opened, n_parallel):
+    if given.has_pictures or not _has_room_for(opened, n_parallel):
         opened.load_here()
-    engine = opened.engine
     n_ctx = _window(opened)
-    lay_out = layout(
-        engine,
-        is_raw=options.raw,
-        instruction=response_format,
-        closes_thought=is_classifying,
-        thinking=thinking,
-        tell=console.note,
-    )
-    if response_format is not None:
-        response_format = replace(response_format, thinks_first=begins_thought(lay_out([Message(Role.USER, "?")])))
-    sampler = params.sampler_settings(
-        model,
-        settings,
-        options,
-        lambda: response_format.thinks_first if response_format else thinks(engine, thinking, is_raw=options.raw),
-    )
-
-    def fits(prompt: Prompt) -> bool:
-        return window.fits(engine.count(prompt), n_ctx, options.max_tokens)
-
-    trims = fits if is_trimmed else None
-    makers = [PromptMaker(each, batch.input_field, prefix, lay_out, trims, template) for each in instructions]
-    top_logprobs = TOP_LOGPROBS if wanted[1].logprobs else None
-    limits = params.with_thinking(
-        params.limits(options, top_logprobs), thinking, engine.info.architecture, is_raw=options.raw
-    )
-    asked = settled(several, response_format, sampler, is_remote=model.host is not None) or ONE
-    answers: Answers = Completions(
-        sampler,
-        limits,
-        is_raw=options.raw,
-        is_sanitized=not options.raw_output,
-        response_format=response_format,
-        asked=asked,
-    )
-    if choosing := questions or ({"": task} if task else {}):
-        answers = ChosenTexts(choosing)
-    prompts = SeveralPrompts(makers) if questions else makers[0]
-    rows = Rows(source, prompts, answers, is_echoed=not batch.no_echo)
-    recipe = recipe_of(
-        model.label, instruction, batch.input_field, prefix, template, sampler, options, response_format, wanted[1:]
-    ).with_option("labelled", batch.labelled and Path(batch.labelled).name)
-    begun = None
-    if descriptor is not None:
-        begun = rows.skip_begun(descriptor, Path(batch.resume)) if batch.resume else None
-        _check_recipe(recipe, begun, batch, console)
-        cut(descriptor, begun.end if begun else 0)
-    if begun is None or begun.made_with is None or recipe.differences(begun.made_with):
-        rows.tell_made_with(recipe.as_json())
+    # 4. What each row is asked, and what an earlier run has done of it.
+    asked = asked_rows(opened, given, batch, n_ctx, console)
+    begun = _begun(descriptor, asked, batch, console)
     console.detail(
-        f"inputs: {source.format}{f', the first {begun.records:,} are done already' if begun else ''}; "
+        f"inputs: {given.source.format}{f', the first {begun.records:,} are done already' if begun else ''}; "
         f"context window of each: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}"
     )
-    pool = _pool(opened, n_ctx, n_parallel, is_classifying=is_classifying, has_pictures=has_pictures)
-    _calibrate(answers, pool, makers, opened, source, options.files)
-    _fit(answers, prompts, pool, batch, console)
-    writer = _writer(descriptor, batch, console)
-    work = BatchWork(rows, pool, writer, console, begun)
+    # 5. The rows.
+    pool = _pool(opened, n_ctx, n_parallel, is_classifying=bool(given.tasks), has_pictures=given.has_pictures)
+    asked.calibrate(opened, pool, given)
+    asked.fit(pool, batch.labelled, console)
+    work = BatchWork(asked.rows, pool, _writer(descriptor, batch, console), console, begun)
     try:
         work.run(cancelled_by_ctrl_c)
     except SlmError as error:
         raise _resumable(error, batch.resume or batch.output) from error
-    code = work.tell(batch.resume or batch.output, source.nothing)
+    code = work.tell(batch.resume or batch.output, given.source.nothing)
     pool.close()
     opened.close()
     if descriptor is not None:
@@ -182,17 +97,20 @@ def batch(
     return code
 
 
-def _tell_of_fields(source: RowSource, instruction: str, template: PromptFile | None, console: Console) -> None:
-    """Say what may have been meant otherwise: columns that are taken for a line, fields where there are none."""
-    if source.suspected_header is not None:
-        console.warn(
-            f"the first line looks like the header of a CSV ({source.suspected_header}), and it is taken as an input "
-            "like every line (for columns: --format csv, with --input-field NAME or {NAME} in the prompt)."
-        )
-    literal = fields_in(instruction) if template is None and not source.has_fields else []
-    if literal:
-        named = ", ".join(f"{{{name}}}" for name in literal)
-        console.warn(f"{named} stays in the prompt as it is written: {source.format} have no fields.")
+def _begun(descriptor: int | None, asked: AskedRows, batch: BatchOptions, console: Console) -> Begun | None:
+    """What an earlier run has written; those rows are skipped, and a torn record behind them is cut off.
+
+    None where there is no such run. Raises `SlmError` (USAGE) when its records belong to another prompt, model or
+    options.
+    """
+    begun = None
+    if descriptor is not None:
+        begun = asked.rows.skip_begun(descriptor, Path(batch.resume)) if batch.resume else None
+        _check_recipe(asked.recipe, begun, batch, console)
+        cut(descriptor, begun.end if begun else 0)
+    if begun is None or begun.made_with is None or asked.recipe.differences(begun.made_with):
+        asked.rows.tell_made_with(asked.recipe.as_json())
+    return begun
 
 
 def _check_recipe(recipe: Recipe, begun: Begun | None, options: BatchOptions, console: Console) -> None:
@@ -213,71 +131,10 @@ def _pool(opened: OpenModel, n_ctx: int, n_parallel: int | None, *, is_classifyi
     return opened.open_pool(n_ctx, n_parallel)
 
 
-def _questions(
-    wanted: tuple[FormatOptions, ChoiceOptions, BestOfOptions], template: TemplateOptions
-) -> dict[str, ClassificationTask]:
-    """Several questions about each row, by their names; none where there is one. Raises `SlmError` (USAGE)."""
-    if len(wanted[1].choices) < 2:
-        return {}
-    refuse_beside_questions(wanted[:2], template)
-    return questions_of(wanted[1])
-
-
-def _one_answer(
-    wanted: tuple[FormatOptions, ChoiceOptions, BestOfOptions], options: GenerationOptions
-) -> tuple[ResponseFormat | None, ClassificationTask | None]:
-    return response_format_from(*wanted[:2], is_stdin_taken=not options.files or "-" in options.files)
-
-
-def _calibrate(
-    answers: Answers,
-    pool: Pool,
-    makers: Sequence[PromptMaker],
-    opened: OpenModel,
-    source: RowSource,
-    files: Sequence[str],
-) -> None:
-    """What the model prefers without any input, for each question. Raises `SlmError`."""
-    if not isinstance(answers, ChosenTexts):
-        return
-    may_show = source.format == "files" and any(name == "-" or is_picture(Path(name)) for name in files)
-    may_say = source.format != "files" or not all(is_picture(Path(name)) for name in files)
-
-    def empty(maker: PromptMaker) -> EmptyPrompts:
-        return EmptyPrompts(
-            [maker.without_input(text) for text in CONTENT_FREE] if may_say else [],
-            [maker.without_picture()] if may_show else [],
-        )
-
-    priors = Priors(opened)
-    answers.calibrate(lambda task, prompts: priors.of(task, pool, prompts), [empty(maker) for maker in makers])
-
-
 def _check_labelled(batch: BatchOptions, choices: ChoiceOptions) -> None:
     if batch.labelled is not None and not choices.choices:
         hint = "for example: --choices positive,negative"
         raise SlmError("--labelled needs --choices.", hint=hint, exit_code=ExitCode.USAGE)
-
-
-def _fit(
-    answers: Answers, prompts: PromptMaker | SeveralPrompts, pool: Pool, batch: BatchOptions, console: Console
-) -> None:
-    """Fit the probabilities of choices on rows whose labels are known. Raises `SlmError`."""
-    if batch.labelled is None or not isinstance(answers, ChosenTexts):
-        return
-    source = open_source([batch.labelled], labelled_format(batch.labelled), True, console.stdin)
-    for name, found in fit(answers, prompts, pool, source.rows, cancelled_by_ctrl_c).items():
-        console.note(f"{name}: {found}" if name else str(found))
-
-
-def _check_pictures(instruction: str, template: PromptFile | None) -> None:
-    """Raises `SlmError` (USAGE) for what cannot be asked about pictures."""
-    if template is None and not instruction.strip():
-        raise SlmError(
-            "there is no question about the pictures.",
-            hint='slm batch -f a.png -f b.png "What does it show?"',
-            exit_code=ExitCode.USAGE,
-        )
 
 
 def _wanted_window(opened: OpenModel) -> int:

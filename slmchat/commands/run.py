@@ -123,15 +123,12 @@ def _template(options: TemplateOptions, words: list[str]) -> "PromptFile | None"
 
 
 def _format(wanted: Wanted, *, is_stdin_taken: bool) -> "tuple[ResponseFormat | None, dict[str, ClassificationTask]]":
-    """As `response_format_from`, with what has choices by the names of the questions: "" where there is one."""
+    """As `formats_of`, which most runs begin without."""
     if wanted[:2] == (FormatOptions(), ChoiceOptions()):
         return None, {}
-    from slmchat.commands.structured_options import questions_of, response_format_from
+    from slmchat.commands.structured_options import formats_of
 
-    if len(wanted[1].choices) > 1:
-        return None, questions_of(wanted[1])
-    response_format, task = response_format_from(*wanted[:2], is_stdin_taken=is_stdin_taken)
-    return response_format, {} if task is None else {"": task}
+    return formats_of(wanted[:2], is_stdin_taken=is_stdin_taken)
 
 
 def _alternatives(choice: ChoiceOptions, output: OutputOptions, console: Console, *, is_streamed: bool) -> int | None:

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from slmchat.commands import process_end
 from slmchat.commands.endings import exit_code, tell_of_silence
@@ -16,8 +17,9 @@ from slmchat.commands.output import OutputWriter
 from slmchat.commands.several_answers import elected, settled
 from slmchat.conversation.compiled_template import get_ready
 from slmchat.engine.cancellable import Cancellable
-from slmchat.engine.requests import Adapter, Limits
+from slmchat.engine.requests import Limits
 from slmchat.engine.results import FinishReason
+from slmchat.engine.sampler import SamplerSettings
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
 from slmchat.generation.attempts import FALLBACK
@@ -35,6 +37,9 @@ from slmchat.options import BestOfOptions, OutputOptions
 from slmchat.terminal.console import Console
 from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 from slmchat.terminal.plain_view import PlainView
+
+if TYPE_CHECKING:  # most runs have one answer, and begin without this
+    from slmchat.generation.best_of import BestOf
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +61,62 @@ class RunRequest:
 
 def answer(opened: OpenModel, plan: RunRequest, console: Console) -> ExitCode:
     """Answer one prompt by a model that is being loaded. Raises `SlmError`; the exit code tells how it ended."""
-    options, settings = opened.options, opened.settings
-    response_format, tasks = plan.response_format, plan.tasks
+    options = opened.options
     writer = plan.writer or OutputWriter(
         OutputOptions(), console, is_structured=plan.is_structured, is_raw_output=options.raw_output
     )
+    # 1. The prompt, and a window for it.
     is_trimmed = params.overflow_choice(options) == "trim"
+    generator, questions = _prepared(opened, plan, console)
+    longest = max(questions, key=lambda each: each.n_prompt)
+    sampler = params.sampler_settings(
+        generator.opened.model, opened.settings, options, lambda: longest.thinks(generator.engine)
+    )
+    several = settled(plan.several, plan.response_format, sampler, is_remote=opened.model.host is not None)
+    is_alone = len(questions) == 1
+    longest = generator.open_for(longest, is_trimmed=is_trimmed and is_alone, n_answers=several.n if several else 1)
+    load_s, n_ctx = time.perf_counter() - plan.start, generator.n_ctx
+    console.detail(f"context window: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}; loaded after {load_s:.2f} s")
+    if opened.adapters:
+        console.detail(f"adapters: {adapters.labels(opened.adapters)}")
+    # 2. The completion, while it comes and as a whole.
+    delegate = _Delegate(
+        console,
+        writer,
+        may_grow=not plan.tasks and several is None and (not plan.is_structured or console.is_stdout_tty),
+        shows_doubt=plan.shows_doubt and console.is_stdout_tty and not console.is_dumb,
+    )
+    completion, besides = _completed(
+        generator, plan, [longest] if is_alone else questions, sampler, several, delegate, console
+    )
+    # 3. Where it goes, and what is said of it.
+    if delegate.is_shown:
+        console.write("" if completion.text.endswith("\n") else "\n")
+    else:
+        record = {**completion.record(opened.model.key, load_s), **besides}
+        writer.write(completion, record, discard_partial=plan.is_structured or several is not None)
+    _tell_of(completion, opened.model, console)
+    if generator.n_ctx > n_ctx:
+        n_ctx = generator.n_ctx
+        console.detail(f"context window: grown to {n_ctx:,} tokens")
+    n_trained = generator.engine.info.trained_context_length
+    _end(generator)
+    return exit_code(completion.finish_reason, console, n_ctx, n_trained)
+
+
+def _prepared(opened: OpenModel, plan: RunRequest, console: Console) -> tuple[Generator, list[PreparedPrompt]]:
+    """A prompt for each question, and the model that has room for them: of a server's window they may be too long.
+
+    Raises `SlmError` for an input that cannot be read, and as `Generator.prepare` does.
+    """
+    options, settings = opened.options, opened.settings
     thinking = params.thinking_of(options, settings)
     attachments, pictures = read_inputs(options, console, reads_piped=plan.reads_piped)
     if pictures:
         opened.model.check_vision(settings)
     prefix = prefix_messages(options, settings)
-    words = [question(plan.instruction, name) if name else plan.instruction for name in tasks or ("",)]
+    words = [question(plan.instruction, name) if name else plan.instruction for name in plan.tasks or ("",)]
     requests = [PromptRequest(each, attachments, prefix, pictures, plan.template) for each in words]
-    # 1. The prompt, and a window for it.
     if not options.raw and opened.model.host is None:
         get_ready()
     generator = Generator(opened)
@@ -79,59 +126,50 @@ def answer(opened: OpenModel, plan: RunRequest, console: Console) -> ExitCode:
     def prepared_by(generator: Generator) -> list[PreparedPrompt]:
         return [
             generator.prepare(
-                request, is_raw=options.raw, response_format=response_format, task=task, thinking=thinking
+                request, is_raw=options.raw, response_format=plan.response_format, task=task, thinking=thinking
             )
-            for request, task in zip(requests, tasks.values() or (None,), strict=True)
+            for request, task in zip(requests, plan.tasks.values() or (None,), strict=True)
         ]
 
     questions = prepared_by(generator)
-    prepared = max(questions, key=lambda each: each.n_prompt)
-    if not generator.has_room_for(prepared):  # of a server's window
+    if not all(map(generator.has_room_for, questions)):
         opened.load_here()
         generator = Generator(opened)
-        (prepared,) = prepared_by(generator)  # choices are not made there
-    model = opened.model
-    sampler = params.sampler_settings(model, settings, options, lambda: prepared.thinks(generator.engine))
-    asked = settled(plan.several, response_format, sampler, is_remote=model.host is not None)
-    is_trimmed = is_trimmed and len(questions) == 1
-    prepared = generator.open_for(prepared, is_trimmed=is_trimmed, n_answers=asked.n if asked else 1)
-    load_s = time.perf_counter() - plan.start
-    n_ctx = generator.n_ctx
-    console.detail(f"context window: {f'{n_ctx:,} tokens' if n_ctx else 'not told'}; loaded after {load_s:.2f} s")
-    _tell_of(opened.adapters, console)
-    # 2. The completion, while it comes and as a whole.
-    delegate = _Delegate(
-        console,
-        writer,
-        may_grow=not tasks and plan.several is None and (not plan.is_structured or console.is_stdout_tty),
-        shows_doubt=plan.shows_doubt and console.is_stdout_tty and not console.is_dumb,
-    )
-    limits = params.limits(options, plan.top_logprobs)
-    if asked is not None:
-        completion = elected(generator, prepared, sampler, limits, asked, console)
-        besides = _besides(completion, prepared, limits)
-    elif not tasks:
+        questions = prepared_by(generator)
+    return generator, questions
+
+
+def _completed(
+    generator: Generator,
+    plan: RunRequest,
+    questions: Sequence[PreparedPrompt],
+    sampler: SamplerSettings,
+    several: "BestOf | None",
+    delegate: "_Delegate",
+    console: Console,
+) -> tuple[Completion, dict[str, object]]:
+    """The completion, and what `--json` says besides. Raises `SlmError`."""
+    if plan.tasks:
+        return _chosen(generator, plan.tasks, questions, console)
+    (prepared,) = questions
+    limits = params.limits(generator.opened.options, plan.top_logprobs)
+    if several is not None:
+        completion = elected(generator, prepared, sampler, limits, several, console)
+    else:
         completion = generator.generate(prepared, sampler, limits, delegate)
-        besides = _besides(completion, prepared, limits)
-    else:
-        completion, besides = _chosen(generator, tasks, questions if len(questions) > 1 else [prepared], console)
     if plan.top_logprobs is not None and completion.usage.completion_tokens and not completion.logprobs:
-        console.warn(f"{model.label} does not tell the probabilities of its tokens.")
-    if delegate.is_shown:
-        console.write("" if completion.text.endswith("\n") else "\n")
-    else:
-        record = {**completion.record(model.key, load_s), **besides}
-        writer.write(completion, record, discard_partial=plan.is_structured or asked is not None)
-    tell_of_silence(_silence(completion, model), completion.thinking, console)
+        console.warn(f"{generator.opened.model.label} does not tell the probabilities of its tokens.")
+    return completion, _besides(completion, prepared, limits)
+
+
+def _tell_of(completion: Completion, model: BackendModel, console: Console) -> None:
+    """What stands on stderr behind an answer."""
+    is_local = not model.host  # of an endpoint's silence its engine tells
+    why = silence(completion, completion.usage, completion.finish_reason) if is_local else None
+    tell_of_silence(why, completion.thinking, console)
     console.detail(describe(completion.finish_reason, completion.usage, completion.timings))
     if completion.best_of is not None:
         console.detail(str(completion.best_of))
-    if generator.n_ctx > n_ctx:
-        n_ctx = generator.n_ctx
-        console.detail(f"context window: grown to {n_ctx:,} tokens")
-    n_trained = generator.engine.info.trained_context_length
-    _end(generator)
-    return exit_code(completion.finish_reason, console, n_ctx, n_trained)
 
 
 def _end(generator: Generator) -> None:
@@ -140,16 +178,6 @@ def _end(generator: Generator) -> None:
     is_in_this_process = generator.opened.loading.path is not None
     if not (is_in_this_process and process_end.may_leave_at_once()):
         generator.close()
-
-
-def _tell_of(counting: Sequence[Adapter], console: Console) -> None:
-    if counting:
-        console.detail(f"adapters: {adapters.labels(counting)}")
-
-
-def _silence(completion: Completion, model: BackendModel) -> str | None:
-    """Why there is no answer; None: there is one, or it is an endpoint's, and then its engine tells."""
-    return None if model.host else silence(completion, completion.usage, completion.finish_reason)
 
 
 def _chosen(

@@ -27,17 +27,23 @@ from slmchat.user_paths import user_path
 _MOST_SCHEMA = 1 << 20  # bytes
 
 
-def response_format_from(
-    format_options: FormatOptions, choice_options: ChoiceOptions, *, is_stdin_taken: bool
-) -> tuple[ResponseFormat | None, ClassificationTask | None]:
-    """What the answer has to be: in a format, one of some choices, or neither. Raises `SlmError` (USAGE)."""
+def formats_of(
+    wanted: tuple[FormatOptions, ChoiceOptions], *, is_stdin_taken: bool
+) -> tuple[ResponseFormat | None, dict[str, ClassificationTask]]:
+    """What the answer has to be: in a format, or one of some choices for each question, or neither.
+
+    What has choices stands by the names of the questions, "" where there is one. Raises `SlmError` (USAGE).
+    """
+    format_options, choice_options = wanted
+    if len(choice_options.choices) > 1:
+        return None, questions_of(choice_options)
     task = classification_task_of(choice_options)
     response_format = response_format_of(format_options, is_stdin_taken=is_stdin_taken)
     if task is not None and response_format is not None:
         raise SlmError("an answer cannot be one of --choices and in another format.", exit_code=ExitCode.USAGE)
     if task is not None and choice_options.logprobs:
         raise SlmError("--choices have probabilities of their own, without --logprobs.", exit_code=ExitCode.USAGE)
-    return response_format, task
+    return response_format, {} if task is None else {"": task}
 
 
 def response_format_of(options: FormatOptions, *, is_stdin_taken: bool = False) -> ResponseFormat | None:

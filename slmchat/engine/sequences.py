@@ -68,12 +68,8 @@ class Sequences:
         self._is_cancelled = is_cancelled
         self._abortable_from = abortable_from
         self._has_gpu = native.has_gpu_backend()
-        # A sliding window has forgotten what lies before it, a recurrent state cannot go back: of these only a whole
-        # sequence can be copied (llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp). A window that is as long as any
-        # sequence forgets nothing.
         self._has_state = has_state(api, model)
-        is_sliding = api.llama_model_n_swa(model) and (longest is None or longest > api.llama_model_n_swa(model))
-        self.can_copy_part: bool = not (self._has_state or is_sliding)
+        self.can_copy_part: bool = not (self._has_state or _forgets(api, model, longest))
         self._abort = api.ggml_abort_callback(guarded(lambda _data: is_cancelled(), instead=True))
         self._no_abort = api.ggml_abort_callback()
         self._vision = loaded.vocabulary.vision if has_images else None
@@ -88,23 +84,17 @@ class Sequences:
         self._watch = Watch(settings.threads, loaded.started) if is_adapting else None
         params.n_ctx = n_cells
         params.n_seq_max = n_sequences
-        params.kv_unified = not is_split  # one buffer: without it a copy is a copy of numbers
         self.is_split = is_split
         self._n_sequences = n_sequences
-        # cells that one sequence may have
-        self.capacity = n_cells // n_sequences if is_split else n_cells
-        native.clear_log()
-        self.handle = api.llama_init_from_model(model, params)
-        if self.handle and is_split and not sequence_state.is_plain(api, self.handle, n_sequences):
-            api.llama_free(self.handle)  # a kind of cache that is not known here
-            params.kv_unified, self.is_split, self.capacity = True, False, n_cells
-            self.handle = api.llama_init_from_model(model, params)
+        self.handle = self._opened(params)
         if not self.handle:
             raise refused_kv_type(settings) or SlmError(
                 f"a KV cache of {n_cells:,} tokens does not fit into the memory of this device.",
                 hint="fewer at once: --parallel 1; or a smaller window: --ctx N",
                 exit_code=ExitCode.NO_FIT,
             )
+        # cells that one sequence may have
+        self.capacity = n_cells // n_sequences if self.is_split else n_cells
         self._memory = api.llama_get_memory(self.handle)
         self.weights_size: int = api.llama_model_size(model)
         # struct llama_batch llama_batch_init(int32_t n_tokens, int32_t embd, int32_t n_seq_max);
@@ -114,6 +104,19 @@ class Sequences:
         except SlmError:
             self.close()
             raise
+
+    def _opened(self, params: Any) -> Any:
+        """llama.cpp's context, empty where the memory cannot be had. A kind of cache whose sequences slm does not know
+        how to copy is one buffer for all of them."""
+        api = self._api
+        params.kv_unified = not self.is_split  # one buffer: without it a copy is a copy of numbers
+        native.clear_log()
+        handle = api.llama_init_from_model(self._model, params)
+        if handle and self.is_split and not sequence_state.is_plain(api, handle, self._n_sequences):
+            api.llama_free(handle)
+            self.is_split = False
+            return self._opened(params)
+        return handle
 
     def close(self) -> None:
         """Free the KV cache."""
@@ -313,3 +316,13 @@ class Sequences:
         if self._has_gpu:
             self._api.llama_synchronize(self.handle)
         return status
+
+
+def _forgets(api: Any, model: Any, longest: int | None) -> bool:
+    """Whether the model has a sliding window that is shorter than a sequence may be.
+
+    It has forgotten what lies before it, as a recurrent state cannot go back: of these only a whole sequence can be
+    copied (llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp).
+    """
+    n_window = api.llama_model_n_swa(model)
+    return bool(n_window) and (longest is None or longest > n_window)
