@@ -3,7 +3,7 @@
 import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from gguf_thinking import PLAIN, THINKS, write_planted
 from test_engine import GREEDY, Heard, _chat, _plain
 
 from slmchat.conversation.messages import Message, Role
-from slmchat.engine import llama
+from slmchat.engine import llama, verdicts
+from slmchat.engine.kept_exactness import KeptExactness
+from slmchat.engine.kvstore import StateKey
 from slmchat.engine.requests import Limits, SessionSettings
 from slmchat.engine.results import FinishReason
 from slmchat.engine.sampler import SamplerSettings
@@ -128,9 +130,24 @@ class TestPolicy:
         assert costs.of(8) < 6
 
 
+class Shelf:
+    """Implements `KeptRows` in memory."""
+
+    def __init__(self, rows: Mapping[tuple[int, int], int] = {}) -> None:
+        self.rows = dict(rows)
+        self.n_writes = 0
+
+    def read(self) -> dict[tuple[int, int], int]:
+        return dict(self.rows)
+
+    def write(self, rows: Mapping[tuple[int, int], int]) -> None:
+        self.rows = dict(rows)
+        self.n_writes += 1
+
+
 class TestProof:
     def test_a_size_is_trusted_after_enough_equal_rows(self) -> None:
-        exactness = ExactnessCheck()
+        exactness = ExactnessCheck(Shelf())
         assert exactness.sizes(10, 2, is_sure=True) == EXACT_SIZES
         for _ in range(4 * 3):  # whole batches may be equal by chance
             assert exactness.sizes(10, 2, is_sure=False) == ()
@@ -138,13 +155,13 @@ class TestProof:
         assert exactness.sizes(99, 4, is_sure=False) == (3,)
 
     def test_one_unequal_row_is_enough_for_ever(self) -> None:
-        exactness = ExactnessCheck()
+        exactness = ExactnessCheck(Shelf())
         for is_equal in [True] * 11 + [False] + [True] * 100:
             exactness.observed(10, 2, 3, is_equal=is_equal)
         assert exactness.sizes(10, 2, is_sure=True) == ()
 
     def test_a_long_cache_is_another_matter_for_each_number_of_threads(self) -> None:
-        exactness = ExactnessCheck()
+        exactness = ExactnessCheck(Shelf())
         for _ in range(100):
             exactness.observed(10, 2, 3, is_equal=True)
             exactness.observed(1000, 2, 3, is_equal=False)
@@ -154,6 +171,62 @@ class TestProof:
             False,
             True,
         ]
+
+    @pytest.mark.parametrize("is_equal", [True, False])
+    def test_what_was_found_out_is_not_found_out_again(self, is_equal: bool) -> None:
+        shelf = Shelf()
+        exactness = ExactnessCheck(shelf)
+        for _ in range(30):
+            exactness.observed(10, 2, 3, is_equal=is_equal)
+        assert shelf.n_writes == 1
+        assert ExactnessCheck(shelf).sizes(10, 2, is_sure=True) == ((3,) if is_equal else ())
+        assert ExactnessCheck(shelf).sizes(10, 2, is_sure=False) == ((3,) if is_equal else ())
+
+
+class TestKeptProof:
+    """The file, beside the verdicts about llama.cpp."""
+
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr(verdicts, "_directory", tmp_path)
+        return tmp_path
+
+    def _of(self, name: str) -> KeptExactness:
+        return KeptExactness(StateKey(Path(f"/models/{name}.gguf"), "cells"))
+
+    def test_models_have_entries_of_their_own_and_the_oldest_go(self) -> None:
+        for number in range(70):
+            self._of(f"m{number}").write({(3, 0): 12, (3, 2): -1})
+        assert self._of("m69").read() == {(3, 0): 12, (3, 2): -1}
+        assert self._of("m6").read() == {(3, 0): 12, (3, 2): -1}
+        assert self._of("m5").read() == {}
+
+    @pytest.mark.parametrize(
+        "content", ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "key": 3, "exact": {}}', b"\xff\xfe"]
+    )
+    def test_a_damaged_file_counts_as_none_and_is_replaced(self, place: Path, content: str | bytes) -> None:
+        file = place / "exact-batches.json"
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        assert self._of("m").read() == {}
+        self._of("m").write({(3, 0): -1})
+        assert self._of("m").read() == {(3, 0): -1}
+
+    def test_a_damaged_entry_counts_as_none(self, place: Path) -> None:
+        self._of("m").write({(3, 0): -1})
+        file = place / "exact-batches.json"
+        file.write_text(file.read_text().replace("[[3, 0, -1]]", '[[3, "x"]]'))
+        assert self._of("m").read() == {}
+
+    def test_another_library_or_processor_is_tried_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._of("m").write({(3, 0): 12})
+        key = {**verdicts.library_key(), "processor": "another one"}
+        monkeypatch.setattr(verdicts, "library_key", lambda: key)
+        assert self._of("m").read() == {}
+
+    def test_nothing_is_written_where_nothing_is_kept(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(verdicts, "_may_keep", False)
+        self._of("m").write({(3, 0): 12})
+        assert not list(place.iterdir())
 
 
 class EagerDrafts:

@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterator, Sequence
 from slmchat.engine.context import Context, check_room
 from slmchat.engine.generation_state import GenerationState
 from slmchat.engine.image_tokens import is_image_token
+from slmchat.engine.kept_exactness import KeptExactness
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.loaded import LoadedModel
 from slmchat.engine.memory import SessionMemory
@@ -45,7 +46,7 @@ class LlamaSession:
         self._memory = SessionMemory(self._context, settings.store, key, is_multi_turn=settings.is_multi_turn)
         self._watch = Watch(settings.threads, loaded.started) if settings.adapts_threads else None
         self._drafts = drafts
-        self._exactness = ExactnessCheck()
+        self._exactness = ExactnessCheck(KeptExactness(key))
         self._is_always_exact = settings.speculation != "always"
         self._is_exact = True  # the text of this generation must be the one that single tokens give
         try:
@@ -77,8 +78,9 @@ class LlamaSession:
             self._loaded.adapters.apply(self._context.handle, counting)
             self._adapters = counting
             self._context.forget()
-            self._memory.depend_on(self._key.with_more(repr(counting)) if counting else self._key)
-            self._exactness = ExactnessCheck()  # an adapter's matrices have kernels of their own
+            key = self._key.with_more(repr(counting)) if counting else self._key
+            self._memory.depend_on(key)
+            self._exactness = ExactnessCheck(KeptExactness(key))  # an adapter's matrices have kernels of their own
 
     def close(self) -> None:
         """Free the KV cache, and what the drafts hold."""

@@ -9,8 +9,9 @@ Whether a guess would have been right is known at every token, whether it was ma
 the text in any case. So text that does not repeat itself costs nothing but the lookup: about 2 us a token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
+from functools import cached_property
 from typing import Protocol
 
 from slmchat.lazy_dataclasses import dataclass
@@ -182,6 +183,18 @@ def _moved(known: float, seconds: float) -> float:
     return known + _COST_WEIGHT * (min(seconds, 2 * known) - known)
 
 
+class KeptRows(Protocol):
+    """Where it is kept which batches were equal: by size and threads, rows that were; -1: one was not."""
+
+    def read(self) -> dict[tuple[int, int], int]:
+        """What is kept; empty where nothing is."""
+        ...
+
+    def write(self, rows: Mapping[tuple[int, int], int]) -> None:
+        """Keep this as well as it can be kept."""
+        ...
+
+
 class ExactnessCheck:
     """Which batches give the same logits as single tokens, bit for bit: found out by computing both, never assumed.
 
@@ -189,8 +202,9 @@ class ExactnessCheck:
     a greedy text sooner or later.
     """
 
-    def __init__(self) -> None:
-        self._equal: dict[tuple[int, int], int] = {}  # rows that were equal; -1: one was not
+    def __init__(self, kept: KeptRows) -> None:
+        """`kept` is read when it is first asked for, and written when a size is proved or refuted."""
+        self._kept = kept
 
     def sizes(self, place: int, threads: int, *, is_sure: bool) -> tuple[int, ...]:
         """The sizes proved for a batch behind `place` tokens, and with `is_sure` those that are not refuted yet."""
@@ -206,6 +220,12 @@ class ExactnessCheck:
         key = self._key(place, threads, size)
         known = self._equal.get(key, 0)
         self._equal[key] = known + 1 if is_equal and known >= 0 else -1
+        if self._equal[key] != known and self._equal[key] in (-1, _PROVED_BATCHES * size):
+            self._kept.write(self._equal)
+
+    @cached_property
+    def _equal(self) -> dict[tuple[int, int], int]:
+        return self._kept.read()
 
     def _key(self, place: int, threads: int, size: int) -> tuple[int, int]:
         return size, threads if place + size > _LONG_CACHE else 0
