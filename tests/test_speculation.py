@@ -189,6 +189,7 @@ class TestKeptProof:
     @pytest.fixture(autouse=True)
     def place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(verdicts, "_directory", tmp_path)
+        monkeypatch.setattr(verdicts, "_may_keep", True)
         return tmp_path
 
     def _of(self, name: str) -> KeptExactness:
