@@ -15,7 +15,7 @@ from typing import Protocol
 
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose
-from slmchat.conversation.messages import Conversation, Message, Role, alternating, title_of
+from slmchat.conversation.messages import Conversation, Message, Role, alternating
 from slmchat.engine.cancellable import Cancellable
 from slmchat.engine.requests import Limits, Prompt
 from slmchat.engine.results import Event, Finish, FinishReason
@@ -105,7 +105,6 @@ class ChatSession(ChatModel):
             self.model.check_vision(self.opened.settings)
         self._leave_question()
         # before the model is waited for: what ends slm while it loads must not take the message along
-        self.conversation.title = self.conversation.title or title_of(text)  # without what is attached
         self.conversation.add(Message(Role.USER, compose(text, self.attachments), pictures=tuple(self.pictures)))
         try:
             answer = self.answer()
