@@ -64,10 +64,7 @@ def _room(chat: ChatApp, total: int) -> str:
 
 def named_in(chat: ChatApp, text: str) -> None:
     """Attach the files that a message names as `@path`; what is not a file there stays text."""
-    if len(text) > _MOST_WITH_NAMES:
-        return
-    named = [user_path(quoted or bare) for quoted, bare in _NAMED.findall(text)]
-    found = [path for path in (_existing(path) for path in named) if path is not None]
+    found = paths_in(text)
     if not found:
         return
     names = ", ".join(path.name for path in found)
@@ -79,6 +76,14 @@ def named_in(chat: ChatApp, text: str) -> None:
     fresh = [item for item in read if item not in chat.session.attachments]  # a message that came back names them again
     if fresh:
         _attach(chat, fresh)
+
+
+def paths_in(text: str) -> list[Path]:
+    """The files that a message names as `@path`, as far as they exist."""
+    if len(text) > _MOST_WITH_NAMES:
+        return []
+    named = [user_path(quoted or bare) for quoted, bare in _NAMED.findall(text)]
+    return [path for path in map(_existing, named) if path is not None]
 
 
 def _existing(path: Path) -> Path | None:
