@@ -26,6 +26,7 @@ from slmchat.errors import ExitCode, SlmError
             'complete text with it: slm run --raw "Once upon a time"; chat models: slm list --available',
             "/model NAME lets another model answer; chat models: slm list --available",
         ),
+        ("slm sessions list", "/sessions lists them"),
         ("slm verify checks the weights", "slm verify checks the weights"),
         (None, None),
     ],

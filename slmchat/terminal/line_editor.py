@@ -25,7 +25,9 @@ from slmchat.terminal.line_keys import Burst, is_command, menu_keys, read_pastes
 from slmchat.terminal.markdown_layout import cut_to_width
 from slmchat.terminal.pastes import Pastes, is_fold, processor
 from slmchat.terminal.plain_input import REST_OF_KEY_S, clean, pressed_key, read_plainly
+from slmchat.terminal.size import terminal_size
 from slmchat.terminal.slash_commands import CommandTable, as_typed, is_open_block, line_of
+from slmchat.terminal.tables import paragraphs
 from slmchat.terminal.typed_ahead import TypedAhead
 
 if TYPE_CHECKING:
@@ -141,7 +143,8 @@ class LineEditor:
         keys = [key for key, _ in choices]
         lines = [question, *(f"  {key}  {sanitize(text, one_line=True)}" for key, text in choices)]
         while True:
-            pressed = pressed_key("\n".join(lines) + f"\n[{'/'.join(keys)}, Esc] ")
+            folded = paragraphs(sanitize("\n".join(lines)), terminal_size(sys.stdout, os.environ)[0])
+            pressed = pressed_key("\n".join(folded) + f"\n[{'/'.join(keys)}, Esc] ")
             chosen = next((key for key in keys if pressed in (key, key.upper())), None) if pressed else None
             sys.stdout.write(f"{chosen or ''}\n")
             sys.stdout.flush()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Lines of the list, and of the preview, where the window has room.
 _MOST_LINES, _PREVIEW_LINES = 10, 3
+# Columns of a name, before what is told beside it is left out.
+_LEAST_NAME = 14
 _KEYS = "Up and Down choose, letters search, Enter takes, Esc leaves"
 
 
@@ -81,8 +83,10 @@ def _drawn(question: str, state: _State, preview: Callable[[int], str], columns:
     for number, place in enumerate(found[first : first + room], first):
         choice = state.choices[place]
         mark = "> " if number == state.at else "  "
-        facts = f"  {choice.facts}" if choice.facts else ""
-        name = cut_to_width(_safe(choice.name), max(8, columns - 3 - text_width(facts)))
+        name, facts = _safe(choice.name), f"  {choice.facts}" if choice.facts else ""
+        if columns - 3 - text_width(facts) < min(text_width(name), _LEAST_NAME):
+            facts = ""  # what is chosen is told from the others by its name
+        name = cut_to_width(name, columns - 3 - text_width(facts))
         shown.append(cut_to_width(f"{mark}{name}{facts}", columns - 1))
     typed = f" {state.typed}" if state.typed else ""
     head = cut_to_width(f"{question} ({len(found)} of {len(state.choices)}){typed}", columns - 1)
