@@ -10,6 +10,10 @@ from slmchat.commands.repl.app import ChatApp
 from slmchat.commands.repl.hints import in_chat
 from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError
+from slmchat.terminal import line_editor, picker
+from slmchat.terminal.line_editor import LineEditor
+from slmchat.terminal.picker import Pickable
+from slmchat.terminal.slash_commands import CommandTable
 
 
 @pytest.mark.parametrize(
@@ -72,3 +76,40 @@ def test_what_think_cannot_be(word: str) -> None:
         chat.types(word)
     assert caught.value.exit_code is ExitCode.USAGE
     assert chat.session.thinking == Thinking()
+
+
+# Narrow windows
+
+
+def test_a_question_is_folded_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(line_editor, "terminal_size", lambda *_: (30, 10))
+    monkeypatch.setattr(line_editor, "pressed_key", lambda question: shown.append(question) or "d")
+    monkeypatch.setenv("TERM", "dumb")
+    editor = LineEditor(
+        history_file=None, table=CommandTable(()), state=None, toolbar=lambda: "", is_over=lambda: False
+    )
+    question = "The conversation is 190 tokens and the context window holds 64."
+    assert editor.ask(question, [("d", "drop the oldest exchanges of all"), ("c", "cancel")]) == "d"
+    assert shown[0].split("\n") == [
+        "The conversation is 190 tokens",
+        "  and the context window holds",
+        "  64.",
+        "  d  drop the oldest exchanges",
+        "     of all",
+        "  c  cancel",
+        "[d/c, Esc] ",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (60, "> 👩‍👩‍👧‍👦 Familie  2 messages, just now"),
+        (30, "> 👩‍👩‍👧‍👦 Familie"),
+        (12, "> 👩‍👩‍👧‍👦…"),
+    ],
+)
+def test_a_narrow_list_has_titles(columns: int, line: str) -> None:
+    state = picker._State([Pickable("👩‍👩‍👧‍👦 Familie", "2 messages, just now")])
+    assert picker._drawn("Which?", state, lambda _: "", columns, 10)[1] == line
