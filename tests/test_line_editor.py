@@ -465,6 +465,26 @@ class TestPaste:
         terminal.send(ENTER)
         terminal.see("GOT 'one\\ntwo\\n\\tthree\\n'")
 
+    def test_colours_in_a_paste_without_brackets_are_left_out(
+        self, start: Callable[..., Terminal], tmp_path: Path
+    ) -> None:
+        """`ESC [ 31 m` reads as an event of a mouse, on which prompt_toolkit fails with a traceback."""
+        control = tmp_path / "control"
+        os.mkfifo(control)
+        terminal = start(control=control)
+        terminal.send("\x1b[31mred\x1b[0m and \x1b[1;32mgreen\x1b[0m")
+        terminal.see("> red and green", gone="Exception")
+        terminal.send(ENTER)
+        terminal.see("GOT 'red and green'")
+        terminal.send("".join(f"\x1b[3{number % 8}mline {number}\x1b[0m\r" for number in range(40)))
+        terminal.see("[pasted text: 40 lines, 310 characters]", gone="Exception")
+        terminal.send(CTRL_C + "answer!" + ENTER)
+        terminal.see("ANSWERING")
+        terminal.send("\x1b[31mred\x1b[0m")
+        with control.open("w") as out:
+            out.write("answered=yes\n")
+        terminal.see("> red", gone="Exception")
+
     def test_paste_without_brackets_longer_than_a_read(self, start: Callable[..., Terminal]) -> None:
         terminal = start()
         terminal.send("".join(f"{number:03} {'z' * 59}\r" for number in range(64)) + "end")

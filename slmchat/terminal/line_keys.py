@@ -39,6 +39,8 @@ def read_pastes_whole(source: "Input") -> None:
         keys: list[KeyPress] = []
         run: list[KeyPress] = []
         for key in [*read_keys(), None]:
+            if key is not None and key.key is Keys.Vt100MouseEvent:
+                continue  # a colour in what is pasted
             if key is not None and (key.key in plain or len(key.key) == 1):
                 run.append(key)
                 continue
@@ -54,6 +56,16 @@ def read_pastes_whole(source: "Input") -> None:
         return keys
 
     source.read_keys = merged  # type: ignore[method-assign]
+
+
+def ignore_mouse(keys: "KeyBindings") -> None:
+    """What reads as a mouse event is the colour of a pasted text: slm asks no terminal for its mouse.
+
+    prompt_toolkit's own binding counts the numbers in it, and fails.
+    """
+    from prompt_toolkit.keys import Keys
+
+    keys.add(Keys.Vt100MouseEvent)(lambda _event: None)
 
 
 class Burst:
@@ -205,6 +217,7 @@ def text_keys(pastes: Pastes, open_editor: Callable[["Buffer"], Any]) -> "KeyBin
     from prompt_toolkit.keys import Keys
 
     keys = KeyBindings()
+    ignore_mouse(keys)
     in_message = has_focus(DEFAULT_BUFFER)
     pasted_at, ended_in_cr, more_waits = float("-inf"), False, False
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.sanitize import sanitize
 from slmchat.terminal import interrupts, restore
+from slmchat.terminal.line_keys import ignore_mouse
 from slmchat.terminal.markdown_layout import cut_to_width, text_width
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def _keys(state: _State) -> "KeyBindings":
     from prompt_toolkit.keys import Keys
 
     keys = KeyBindings()
+    ignore_mouse(keys)
     for names, lines in ((("up", "c-p"), -1), (("down", "c-n", "tab"), 1), (("pageup",), -8), (("pagedown",), 8)):
         for name in names:
             keys.add(name)(lambda _event, lines=lines: state.move(lines))
