@@ -82,6 +82,9 @@ if os.environ.get("PAUSE"):  # before each read, in seconds
     source = editor._session.app.input
     source.read_keys = lambda read=source.read_keys: (time.sleep(float(os.environ["PAUSE"])), read())[1]
 
+if os.environ.get("CPR_TIMEOUT"):
+    editor._session.app.renderer.CPR_TIMEOUT = float(os.environ["CPR_TIMEOUT"])
+
 default = ""
 while True:
     try:
@@ -190,6 +193,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
         control: str | Path = "",
         columns: int = 80,
         shell: bool = False,
+        is_answering: bool = True,
         **env: str,
     ) -> Terminal:
         kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "VISUAL", "EDITOR")}
@@ -197,6 +201,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
         command = [sys.executable, str(tmp_path / "driver.py"), str(history or ""), mode, str(control)]
         terminal = Terminal(["bash", "--norc", "--noprofile", "-i"] if shell else command, full, tmp_path, columns)
         open_terminals.append(terminal)
+        if not is_answering:
+            terminal.screen.write_process_input = lambda _answer: None
         if shell:
             terminal.see("shell$")
             terminal.send(" ".join(f"'{word}'" for word in command) + ENTER)
@@ -836,6 +842,13 @@ class TestToolbar:
             out.write("over=yes\n")
             out.flush()
             terminal.see("EOF")
+
+    def test_a_terminal_that_does_not_say_where_its_cursor_is(self, start: Callable[..., Terminal]) -> None:
+        """A slow line or a busy phone: nothing is written about it into the conversation."""
+        terminal = start(is_answering=False, CPR_TIMEOUT="0")
+        for text in ("one", "two"):
+            terminal.send(text + ENTER)
+            terminal.see(f"GOT '{text}'\n>", gone="WARNING")
 
     def test_it_is_cut_to_the_width(self, start: Callable[..., Terminal]) -> None:
         terminal = start(columns=20)

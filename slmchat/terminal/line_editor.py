@@ -227,6 +227,9 @@ class LineEditor:
             enable_suspend=True,
         )
         read_pastes_whole(session.app.input)
+        # A terminal that is asked where its cursor is and does not answer within two seconds (a slow line, a busy
+        # phone) is no fault of the user's: all that is lost is the toolbar's place at the bottom.
+        session.app.renderer.cpr_not_supported_callback = None
         # PromptSession turns this off when Up searches the history; both work, because this is for commands only.
         session.default_buffer.complete_while_typing = Condition(lambda: is_command(session.default_buffer))
         session.app.key_processor.before_key_press += burst.note_key

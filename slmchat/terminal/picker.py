@@ -71,6 +71,7 @@ def pick(question: str, choices: Sequence[Pickable], preview: Callable[[int], st
         layout=Layout(HSplit([body])), key_bindings=_keys(state), erase_when_done=True
     )
     app.ttimeoutlen = app.timeoutlen = 0.05
+    app.renderer.cpr_not_supported_callback = None  # line_editor.py says why
     with interrupts.left_alone(), restore.undone("picker", restore.PROMPT):
         return app.run()
 
