@@ -23,6 +23,8 @@ from slmchat.commands.repl.documents import HOOKS
 from slmchat.conversation.exchange import Times
 from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.errors import ExitCode, SlmError
+from slmchat.terminal.answer_progress import AnswerProgress
+from slmchat.terminal.console import Console
 
 Open = Callable[..., ChatApp]
 
@@ -232,6 +234,28 @@ def test_a_message_is_named_by_its_own_words_and_not_by_what_goes_along(chat: Op
     assert "last: what is it about? →" in answer_of(room, "/branch")
     assert "user       what is it about?" in answer_of(room, "/context")
     assert "Undone: what is it about? (it is kept" in answer_of(room, "/undo")
+
+
+def test_what_an_editor_leaves_is_a_message_whatever_it_begins_with(chat: Open, typist: Typist) -> None:
+    room = chat()
+    typist.edit_text = lambda _text: "/usr/bin is a directory"  # type: ignore[attr-defined]
+    room._handle("/editor")
+    assert room.next_text == "//usr/bin is a directory"
+
+
+def test_a_narrow_line_leaves_out_the_name_of_the_model(chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not written, or how to stop, must not be cut away for it."""
+    room = chat()
+    room.go_private()
+    monkeypatch.setattr(Console, "size", (80, 24))
+    whole = "fake:1b@Q4_K_M · 0/4,000 (0 %) · private: nothing is written"
+    assert room.toolbar() == whole
+    progress = AnswerProgress()
+    assert room._line_while_answering(progress) == "fake:1b@Q4_K_M · reading · Ctrl-C cancels"
+    monkeypatch.setattr(Console, "size", (len(whole), 24))
+    assert room.toolbar() == "0/4,000 (0 %) · private: nothing is written"
+    monkeypatch.setattr(Console, "size", (30, 24))
+    assert room._line_while_answering(progress) == "reading · Ctrl-C cancels"
 
 
 # Settings

@@ -44,7 +44,7 @@ class Chat:
 
     def __init__(self) -> None:
         self.told: list[str] = []
-        self.shows_thinking = True
+        self.answers = SimpleNamespace(shows_thinking=True)
         self.session = SimpleNamespace(thinking=Thinking(), set_thinking=self._set)
         self.console = SimpleNamespace(note=self.told.append)
 
@@ -64,7 +64,7 @@ def test_think_tells_and_sets() -> None:
     assert chat.types("200") == "Thinking: on, at most 200 tokens; thoughts are shown."
     assert chat.types("auto") == "Thinking: auto, at most 200 tokens; thoughts are shown."
     assert chat.types("hide") == "Thinking: auto, at most 200 tokens; thoughts are folded."
-    assert not chat.shows_thinking
+    assert not chat.answers.shows_thinking
     assert chat.types("0") == "Thinking: off; thoughts are folded."
     assert chat.types("ON") == "Thinking: on; thoughts are folded."
 

@@ -44,13 +44,14 @@ class Overflow:
     """A prompt that does not fit: its tokens and those of the context window.
 
     `can_summarise`: a summary would leave room for the rest. `can_begin_afresh`: what is asked for is a message, which
-    may stand in another conversation, and not the rest of an answer.
+    may stand in another conversation, and not the rest of an answer. `about`: "about " where the tokens are a guess.
     """
 
     n_prompt: int
     n_ctx: int
     can_summarise: bool = True
     can_begin_afresh: bool = True
+    about: str = ""
 
 
 class ChatDelegate(Protocol):
@@ -196,7 +197,8 @@ class ChatSession(ChatModel):
             return True
         n_least = self._check_fits_alone(messages, n_ctx, goes_on=goes_on)
         can_summarise = window.fits(n_least + self._summary_room, n_ctx)
-        choice = self._delegate.on_overflow(Overflow(n_prompt, n_ctx, can_summarise, can_begin_afresh=not goes_on))
+        overflow = Overflow(n_prompt, n_ctx, can_summarise, can_begin_afresh=not goes_on, about=self.about)
+        choice = self._delegate.on_overflow(overflow)
         if choice == "cancel":
             return False
         if choice == "fresh":

@@ -67,11 +67,11 @@ def _system(chat: ChatApp, arguments: str) -> None:
 
 
 def _confidence(chat: ChatApp, _arguments: str) -> None:
-    if not chat.shows_doubt and (chat.console.is_dumb or not chat.console.is_stdout_tty):
+    if not chat.answers.shows_doubt and (chat.console.is_dumb or not chat.console.is_stdout_tty):
         raise usage("this terminal cannot underline", "slm run --json --logprobs has the numbers")
-    chat.shows_doubt = not chat.shows_doubt
-    chat.session.limits = replace(chat.session.limits, top_logprobs=0 if chat.shows_doubt else None)
-    if chat.shows_doubt:
+    chat.answers.shows_doubt = not chat.answers.shows_doubt
+    chat.session.limits = replace(chat.session.limits, top_logprobs=0 if chat.answers.shows_doubt else None)
+    if chat.answers.shows_doubt:
         chat.console.note("The next answers show where the model was unsure, as plain text without Markdown.")
         chat.console.send(LEGEND)
     else:

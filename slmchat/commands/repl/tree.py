@@ -27,7 +27,7 @@ def clear(chat: ChatApp, _arguments: str) -> None:
 def compact(chat: ChatApp, arguments: str) -> None:
     conversation = chat.session.conversation
     if not arguments:
-        with chat.answering():
+        with chat.answers.held():
             is_done = chat.session.compact()
         chat.console.note("The summary stands for it; /compact undo goes back." if is_done else "Nothing has changed.")
     elif arguments == "show":
@@ -54,7 +54,7 @@ def retry(chat: ChatApp, _arguments: str) -> None:
         raise usage("there is no question to answer again.")
     conversation.go_to(question)
     answer = None
-    with chat.answering():
+    with chat.answers.held():
         try:
             answer = chat.session.answer()
         finally:
@@ -117,7 +117,7 @@ def go_on(chat: ChatApp, _arguments: str) -> None:
     node = chat.session.conversation.current
     if node is not None and node.message.role is Role.ASSISTANT and not node.message.is_cut:
         chat.console.note("(the model had ended this answer by itself)")
-    with chat.answering():
+    with chat.answers.held():
         chat.told(chat.session.go_on())
 
 
