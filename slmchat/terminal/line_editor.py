@@ -21,7 +21,15 @@ from slmchat.terminal.external_editor import edited, editor_command
 from slmchat.terminal.input_history import InputHistory
 from slmchat.terminal.key_modes import KeyModes
 from slmchat.terminal.key_reader import take_lines
-from slmchat.terminal.line_keys import Burst, is_command, menu_keys, read_pastes_whole, sending_keys, text_keys
+from slmchat.terminal.line_keys import (
+    Burst,
+    is_command,
+    menu_keys,
+    paste_keys,
+    read_pastes_whole,
+    sending_keys,
+    text_keys,
+)
 from slmchat.terminal.markdown_layout import cut_to_width
 from slmchat.terminal.pastes import Pastes, is_fold, processor
 from slmchat.terminal.plain_input import REST_OF_KEY_S, clean, pressed_key, read_plainly
@@ -213,7 +221,12 @@ class LineEditor:
         session: PromptSession[str] = PromptSession(
             history=_kept_history(self._history, self._typed),
             key_bindings=merge_key_bindings(
-                [sending_keys(burst), menu_keys(table, burst), text_keys(self._pastes, self._open_editor)]
+                [
+                    sending_keys(burst),
+                    menu_keys(table, burst),
+                    paste_keys(self._pastes),
+                    text_keys(self._open_editor),
+                ]
             ),
             completer=command_completer(table, state),
             editing_mode=EditingMode.VI if is_vi else EditingMode.EMACS,

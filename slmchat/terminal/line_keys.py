@@ -208,11 +208,11 @@ def menu_keys(table: CommandTable[Any], burst: Burst) -> "KeyBindings":
     return keys
 
 
-def text_keys(pastes: Pastes, open_editor: Callable[["Buffer"], Any]) -> "KeyBindings":
-    """Pastes, the external editor, Ctrl-C."""
+def paste_keys(pastes: Pastes) -> "KeyBindings":
+    """What is pasted: one text, folded where it is long, and unfolded by Ctrl-O."""
     from prompt_toolkit.document import Document
     from prompt_toolkit.enums import DEFAULT_BUFFER
-    from prompt_toolkit.filters import Condition, has_focus, has_selection, vi_insert_mode, vi_mode
+    from prompt_toolkit.filters import Condition, has_focus
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.keys import Keys
 
@@ -242,17 +242,30 @@ def text_keys(pastes: Pastes, open_editor: Callable[["Buffer"], Any]) -> "KeyBin
 
         return any(map(is_fold, get_app().current_buffer.text))
 
+    @keys.add("c-o", filter=in_message & has_folds)
+    def _unfold(event: "KeyPressEvent") -> None:
+        buffer = event.current_buffer
+        buffer.document = Document(*pastes.expand_at(buffer.text, buffer.cursor_position))
+
+    return keys
+
+
+def text_keys(open_editor: Callable[["Buffer"], Any]) -> "KeyBindings":
+    """Backspace, the external editor, Ctrl-C."""
+    from prompt_toolkit.document import Document
+    from prompt_toolkit.enums import DEFAULT_BUFFER
+    from prompt_toolkit.filters import has_focus, has_selection, vi_insert_mode, vi_mode
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+    in_message = has_focus(DEFAULT_BUFFER)
+
     @keys.add("backspace", filter=in_message & ~has_selection & (~vi_mode | vi_insert_mode))
     def _delete(event: "KeyPressEvent") -> None:
         """What is seen as one character goes as one."""
         buffer = event.current_buffer
         for _ in range(event.arg):
             buffer.delete_before_cursor(len(last_cluster(buffer.document.text_before_cursor)) or 1)
-
-    @keys.add("c-o", filter=in_message & has_folds)
-    def _unfold(event: "KeyPressEvent") -> None:
-        buffer = event.current_buffer
-        buffer.document = Document(*pastes.expand_at(buffer.text, buffer.cursor_position))
 
     @keys.add("c-g", filter=in_message & ~has_selection)
     @keys.add("c-x", "c-e", filter=in_message & ~has_selection)
