@@ -1,5 +1,6 @@
 """What a chat says of itself: its own commands in hints, and `/think`."""
 
+import io
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,6 +12,9 @@ from slmchat.commands.repl.hints import in_chat
 from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal import line_editor, picker
+from slmchat.terminal.answer_progress import AnswerProgress
+from slmchat.terminal.answer_view import ChatView
+from slmchat.terminal.console import Console
 from slmchat.terminal.line_editor import LineEditor
 from slmchat.terminal.picker import Pickable
 from slmchat.terminal.slash_commands import CommandTable
@@ -113,3 +117,18 @@ def test_a_question_is_folded_between_words(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_narrow_list_has_titles(columns: int, line: str) -> None:
     state = picker._State([Pickable("👩‍👩‍👧‍👦 Familie", "2 messages, just now")])
     assert picker._drawn("Which?", state, lambda _: "", columns, 10)[1] == line
+
+
+def test_a_folded_thought_leaves_the_screen_saying_how_far_it_is() -> None:
+    """A dumb terminal and a window too low for a line at the bottom have nothing else."""
+    begun: list[str] = []
+    console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {"TERM": "dumb"})
+    screen = cast(Any, SimpleNamespace(begins=lambda: begun.append(console.stdout.getvalue())))  # type: ignore
+    view = ChatView(console, is_plain=True, shows_thinking=False, progress=AnswerProgress(), screen=screen)
+    view.thinking("Hm")
+    view.thinking(" so")
+    assert not begun
+    view.answer("Yes.")
+    view.close()
+    assert begun == ["(thinking; /think show)\n"]
+    assert console.stdout.getvalue() == "(thinking; /think show)\n\nYes.\n"  # type: ignore[attr-defined]
