@@ -372,6 +372,15 @@ def test_what_is_lost_at_the_end_is_told(chat: Open, monkeypatch: pytest.MonkeyP
     assert said(room) == "slm: warning: what was said last is not saved: the disk is full.\n"
 
 
+def test_a_conversation_that_goes_while_it_is_listed_has_no_preview(chat: Open) -> None:
+    room = chat()
+    room._handle("hi")
+    id = room.session.conversation.id
+    assert saved._preview(room, id) == "> hi\nan answer"
+    room.archive.remove([id])
+    assert saved._preview(room, id) == ""
+
+
 def test_the_oldest_of_many_conversations_is_found(chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     def made() -> Iterator[tuple[Conversation, Times]]:
         for number in range(600):

@@ -82,6 +82,11 @@ if os.environ.get("PAUSE"):  # before each read, in seconds
     source = editor._session.app.input
     source.read_keys = lambda read=source.read_keys: (time.sleep(float(os.environ["PAUSE"])), read())[1]
 
+if os.environ.get("FAILING"):
+    from prompt_toolkit.key_binding import KeyBindings, merge_key_bindings
+    failing = KeyBindings()
+    failing.add(os.environ["FAILING"])(lambda event: 1 / 0)
+    editor._session.key_bindings = merge_key_bindings([editor._session.key_bindings, failing])
 if os.environ.get("CPR_TIMEOUT"):
     editor._session.app.renderer.CPR_TIMEOUT = float(os.environ["CPR_TIMEOUT"])
 
@@ -345,6 +350,15 @@ class TestLines:
         terminal.see("> half a thought")
         terminal.send(ENTER)
         terminal.see("GOT 'half a thought'")
+
+
+def test_a_key_that_fails_is_told_and_leaves_the_text(start: Callable[..., Terminal]) -> None:
+    """prompt_toolkit would show a traceback and wait for Enter (as some keys of vi do)."""
+    terminal = start(FAILING="c-t")
+    terminal.send("text\x14")
+    terminal.see("slm: that key cannot be used here (ZeroDivisionError); the text is as it was.\n> text", gone="Enter")
+    terminal.send(" goes on" + ENTER)
+    terminal.see("GOT 'text goes on'")
 
 
 def test_backspace_takes_what_is_seen_as_one_character(start: Callable[..., Terminal]) -> None:

@@ -7,7 +7,7 @@ Refuses to know: what the text means (slash_commands.py says what it stands for,
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -276,6 +276,7 @@ class LineEditor:
         app = self._session.app
         if app.is_done or app.loop is None:
             return
+        app.loop.set_exception_handler(self._tell_failure)  # in place of prompt_toolkit's, which shows a traceback
 
         def press() -> None:
             app.key_processor.feed_multiple(keys)
@@ -284,6 +285,24 @@ class LineEditor:
         self._session.default_buffer.load_history_if_not_yet_loaded()  # in the first step of the loop
         keys = get_typeahead(app.input)
         app.loop.call_soon(press)  # in the second, before keys that come from the terminal
+
+    def _tell_failure(self, _loop: object, context: Mapping[str, Any]) -> None:
+        """A key on which prompt_toolkit fails (an operator of vi that leads out of the text, say) does nothing."""
+        from prompt_toolkit.application import run_in_terminal
+
+        error = context.get("exception")
+        assert self._session is not None
+        if error is None or self._session.app.context is None:
+            return
+
+        def tell() -> None:
+            sys.stderr.write(f"slm: that key cannot be used here ({type(error).__name__}); the text is as it was.\n")
+            if os.environ.get("SLM_DEBUG"):
+                import traceback
+
+                traceback.print_exception(error)
+
+        self._session.app.context.run(run_in_terminal, tell)
 
     def _end_if_over(self) -> None:
         assert self._session is not None

@@ -13,6 +13,7 @@ from slmchat.conversation.archive_names import SessionSummary
 from slmchat.conversation.attachments import instruction_of
 from slmchat.conversation.code_blocks import code_blocks
 from slmchat.conversation.messages import Role
+from slmchat.errors import SlmError
 from slmchat.terminal.completion import complete_path, split_words
 from slmchat.terminal.picker import Pickable, pick
 from slmchat.terminal.screen import ControlSequences
@@ -64,7 +65,10 @@ def _facts(item: SessionSummary) -> str:
 
 def _preview(chat: ChatApp, id: str) -> str:
     """The last question and the beginning of what was answered."""
-    path = chat.archive.load(id).path()[-2:]
+    try:
+        path = chat.archive.load(id).path()[-2:]
+    except SlmError:  # another slm has removed it meanwhile: the choice says so
+        return ""
     marks = {Role.USER: "> "}
     return "\n".join(
         f"{marks.get(node.message.role, '')}{' '.join(instruction_of(node.message.text).split())}" for node in path
