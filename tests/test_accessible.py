@@ -126,6 +126,21 @@ def test_a_prompt_that_is_read_for_long_is_said(monkeypatch: pytest.MonkeyPatch)
     assert console.stdout.getvalue() == "Yes."  # type: ignore[attr-defined]
 
 
+def test_a_folded_thought_is_not_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {})
+    screen = AnswerScreen(console, TypedAhead(), lambda: "", is_redrawn=False)
+    view = SentenceView(console, shows_thinking=False, progress=AnswerProgress(), screen=screen)
+    for _ in range(25):
+        now += 1.0
+        view.thinking("Hm")
+    assert console.stderr.getvalue().splitlines() == [  # type: ignore[attr-defined]
+        "(still thinking: 11 tokens)",
+        "(still thinking: 21 tokens)",
+    ]
+
+
 def test_an_answer_comes_in_sentences_with_its_parts_named() -> None:
     class Written(io.StringIO):
         def __init__(self) -> None:

@@ -1,6 +1,7 @@
 """Flash attention where it is the faster way: found out once on this machine, and obeyed."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,3 +136,12 @@ def test_heads_of_another_size_are_another_question(
 def test_llama_cpp_tells_a_ratio(place: Path, head: int) -> None:
     """Both ways compute, and neither is out of all proportion on any machine that is known."""
     assert 0.2 < attention_trial.ratio(place, head) < 50
+
+
+def test_a_full_disk_ends_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hole in a file of a full file system in memory ends slm by SIGBUS when llama.cpp reads it."""
+    full = shutil.disk_usage(place)._replace(free=100_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: full)
+    monkeypatch.setattr(attention_trial, "opened_context", lambda *_, **__: pytest.fail("a hole is read"))
+    assert not attention_trial.is_slower(64)
+    assert list(place.iterdir()) == []

@@ -52,6 +52,18 @@ def test_quotations_go_along_and_stand_below(chat: ChatApp, engine: FakeEngine, 
     assert answer.text == "Every six weeks." and chat.session.attachments == []
 
 
+def test_an_edited_message_is_quoted_for_anew(chat: ChatApp, engine: FakeEngine, manual: Path) -> None:
+    chat._handle(f"/docs {manual}")
+    engine.replies = [[f'[1] "{QUOTED}"'], ["Yes."], [f'[1] "{QUOTED}"'], ["Surely."]]
+    chat._handle(QUESTION)
+    read: list[str] = []
+    chat.editor.read = lambda default, **_: read.append(default) or f"{QUESTION} Really?"  # type: ignore
+    chat._handle("/edit")
+    assert read == [QUESTION]  # and not what was quoted for it
+    message = chat.session.conversation.path()[0].message.text
+    assert message.count(QUOTED) == 1 and message.endswith("Really?")
+
+
 def test_what_they_do_not_answer_is_the_models_own(chat: ChatApp, engine: FakeEngine, manual: Path) -> None:
     chat._handle(f"/docs {manual}")
     engine.replies = [["Hello."]]

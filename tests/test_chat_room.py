@@ -4,21 +4,27 @@ import os
 import signal
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from chat_rooms import chat_room, said
 from fake_engine import FakeEngine
 
-from slmchat.commands.repl import saved
+from slmchat.catalog.library import Library
+from slmchat.commands.repl import models, saved
 from slmchat.commands.repl.app import ChatApp, MessageHooks
 from slmchat.commands.repl.documents import HOOKS
 from slmchat.conversation.exchange import Times
 from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.errors import ExitCode, SlmError
+from slmchat.terminal.answer_progress import AnswerProgress
+from slmchat.terminal.console import Console
 
 Open = Callable[..., ChatApp]
 
@@ -178,6 +184,45 @@ def test_what_names_no_file_is_not_saved_beside_the_exports(chat: Open, name: st
     assert sorted(room.exports.parent.rglob("*")) == before
 
 
+def test_an_empty_directory_is_said_to_have_no_text(chat: Open, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert answer_of(chat(), f"/file {tmp_path}/empty") == "slm: there is no text file in that directory.\n"
+
+
+def test_a_message_is_edited_without_what_went_along(chat: Open, typist: Typist, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("some notes\n")
+    (tmp_path / "named.txt").write_text("old\n")
+    room = chat()
+    room._handle(f"/file {tmp_path}/notes.txt")
+    room._handle(f"compare it with @{tmp_path}/named.txt")
+    (tmp_path / "named.txt").write_text("new\n")
+    typist.lines = [f"tell @{tmp_path}/named.txt from it"]
+    assert "(with it: notes.txt)" in answer_of(room, "/edit")
+    assert typist.defaults == [f"compare it with @{tmp_path}/named.txt"]
+    fences = 'notes.txt:\n"""\nsome notes\n"""\n\nnamed.txt:\n"""\nnew\n"""'
+    edited = room.session.conversation.path()[0].message.text
+    assert edited == f"{fences}\n\ntell @{tmp_path}/named.txt from it"
+    assert room.session.attachments == []
+
+
+def test_an_edited_message_that_fails_keeps_what_goes_along(
+    chat: Open, typist: Typist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_text: str) -> None:
+        raise SlmError("it cannot be.", exit_code=ExitCode.USAGE)
+
+    (tmp_path / "notes.txt").write_text("some notes\n")
+    room = chat()
+    room._handle(f"/file {tmp_path}/notes.txt")
+    room._handle("what is it?")
+    before = room.session.conversation.path()
+    monkeypatch.setattr(room.session, "send", fails)
+    typist.lines = ["what was it?"]
+    room._handle("/edit")
+    assert room.next_text == "what was it?" and room.session.conversation.path() == before
+    assert [item.name for item in room.session.attachments] == ["notes.txt"]
+
+
 def test_a_message_is_named_by_its_own_words_and_not_by_what_goes_along(chat: Open, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text('a """ fence\n\nand more')
     (tmp_path / "empty.txt").write_text("")
@@ -191,14 +236,95 @@ def test_a_message_is_named_by_its_own_words_and_not_by_what_goes_along(chat: Op
     assert "Undone: what is it about? (it is kept" in answer_of(room, "/undo")
 
 
+def test_what_an_editor_leaves_is_a_message_whatever_it_begins_with(chat: Open, typist: Typist) -> None:
+    room = chat()
+    typist.edit_text = lambda _text: "/usr/bin is a directory"  # type: ignore[attr-defined]
+    room._handle("/editor")
+    assert room.next_text == "//usr/bin is a directory"
+
+
+def test_a_narrow_line_leaves_out_the_name_of_the_model(chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not written, or how to stop, must not be cut away for it."""
+    room = chat()
+    room.go_private()
+    monkeypatch.setattr(Console, "size", (80, 24))
+    whole = "fake:1b@Q4_K_M · 0/4,000 (0 %) · private: nothing is written"
+    assert room.toolbar() == whole
+    progress = AnswerProgress()
+    assert room._line_while_answering(progress) == "fake:1b@Q4_K_M · reading · Ctrl-C cancels"
+    monkeypatch.setattr(Console, "size", (len(whole), 24))
+    assert room.toolbar() == "0/4,000 (0 %) · private: nothing is written"
+    monkeypatch.setattr(Console, "size", (30, 24))
+    assert room._line_while_answering(progress) == "reading · Ctrl-C cancels"
+
+
 # Settings
 
 
-@pytest.mark.parametrize("text", ['""', "''", ""])
+@pytest.mark.parametrize("text", ['""', "''"])
 def test_no_answer_ends_at_nothing(chat: Open, text: str) -> None:
     room = chat()
     assert "slm: which stop sequence?" in answer_of(room, f"/set stop {text}")
     assert room.session.limits.stop == ()
+
+
+@pytest.mark.parametrize("typed", ["temp 0.5", "temp=0.5", "temperature = 0.5", "parameter temperature 0.5"])
+def test_a_setting_may_be_written_as_elsewhere(chat: Open, typed: str) -> None:
+    room = chat()
+    assert answer_of(room, f"/set {typed}") == "temperature is now 0.5.\n"
+    told = "temperature     0.5\n/set temperature VALUE changes it, /set temperature none resets it.\n"
+    assert answer_of(room, "/set temp") == told
+
+
+def test_what_is_set_elsewhere_is_named(chat: Open) -> None:
+    assert answer_of(chat(), "/set system Be kind.") == "slm: there is no setting 'system'.\nhint: /system TEXT\n"
+
+
+PERSONAS = """
+[personas.one]
+max-tokens = 7
+stop = ["END"]
+[personas.one.sampler]
+top_k = 3
+[personas.two]
+stop = ["STOP"]
+system = "Be two."
+[personas.far]
+system = "Be far."
+model = "nosuch:1b"
+"""
+
+
+def test_a_persona_takes_the_place_of_the_one_before(chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = chat()
+    session = room.session
+    room.settings = session.opened.settings = replace(room.settings, personas=tomllib.loads(PERSONAS)["personas"])
+    room._handle("/set stop MINE")
+    room._handle("/persona one")
+    assert (session.limits.max_tokens, session.limits.stop, session.sampler.top_k) == (7, ("MINE", "END"), 3)
+    room._handle("/persona two")
+    assert (session.limits.max_tokens, session.limits.stop, session.sampler.top_k) == (None, ("MINE", "STOP"), 40)
+    monkeypatch.setattr(room, "place", SimpleNamespace(host=None, find=lambda *_: _no_model()))
+    assert "there is no such model" in answer_of(room, "/persona far")
+    assert session.conversation.system == "Be two." and session.limits.stop == ("MINE", "STOP")
+
+
+def _no_model() -> None:
+    raise SlmError("there is no such model.", exit_code=ExitCode.NO_MODEL)
+
+
+def test_the_models_to_go_on_with_are_listed(chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = chat()
+    other = replace(room.session.model.installed, name="other:2b", title="Other", tags=("chat",))  # type: ignore
+    monkeypatch.setattr(Library, "all", lambda _self: (room.session.model.installed, other))  # type: ignore
+    told = answer_of(room, "/model").splitlines()
+    assert told[1:] == ["other:2b@Q4_K_M: Other", "/model NAME lets one of them go on."]
+    monkeypatch.setattr(ChatApp, "can_redraw", True)
+    monkeypatch.setattr(models, "pick", lambda _question, choices, _preview: len(choices) - 1)
+    asked: list[str] = []
+    monkeypatch.setattr(models, "switch", lambda _chat, name: asked.append(name))
+    room._handle("/model")
+    assert asked == ["other:2b@Q4_K_M"]
 
 
 def test_what_could_not_be_kept_is_not_said_to_be(chat: Open) -> None:
@@ -244,6 +370,15 @@ def test_what_is_lost_at_the_end_is_told(chat: Open, monkeypatch: pytest.MonkeyP
     said(room)
     room.close()
     assert said(room) == "slm: warning: what was said last is not saved: the disk is full.\n"
+
+
+def test_a_conversation_that_goes_while_it_is_listed_has_no_preview(chat: Open) -> None:
+    room = chat()
+    room._handle("hi")
+    id = room.session.conversation.id
+    assert saved._preview(room, id) == "> hi\nan answer"
+    room.archive.remove([id])
+    assert saved._preview(room, id) == ""
 
 
 def test_the_oldest_of_many_conversations_is_found(chat: Open, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """What a chat says of itself: its own commands in hints, and `/think`."""
 
+import io
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,6 +11,13 @@ from slmchat.commands.repl.app import ChatApp
 from slmchat.commands.repl.hints import in_chat
 from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError
+from slmchat.terminal import line_editor, picker
+from slmchat.terminal.answer_progress import AnswerProgress
+from slmchat.terminal.answer_view import ChatView
+from slmchat.terminal.console import Console
+from slmchat.terminal.line_editor import LineEditor
+from slmchat.terminal.picker import Pickable
+from slmchat.terminal.slash_commands import CommandTable
 
 
 @pytest.mark.parametrize(
@@ -26,6 +34,7 @@ from slmchat.errors import ExitCode, SlmError
             'complete text with it: slm run --raw "Once upon a time"; chat models: slm list --available',
             "/model NAME lets another model answer; chat models: slm list --available",
         ),
+        ("slm sessions list", "/sessions lists them"),
         ("slm verify checks the weights", "slm verify checks the weights"),
         (None, None),
     ],
@@ -39,7 +48,7 @@ class Chat:
 
     def __init__(self) -> None:
         self.told: list[str] = []
-        self.shows_thinking = True
+        self.answers = SimpleNamespace(shows_thinking=True)
         self.session = SimpleNamespace(thinking=Thinking(), set_thinking=self._set)
         self.console = SimpleNamespace(note=self.told.append)
 
@@ -59,7 +68,7 @@ def test_think_tells_and_sets() -> None:
     assert chat.types("200") == "Thinking: on, at most 200 tokens; thoughts are shown."
     assert chat.types("auto") == "Thinking: auto, at most 200 tokens; thoughts are shown."
     assert chat.types("hide") == "Thinking: auto, at most 200 tokens; thoughts are folded."
-    assert not chat.shows_thinking
+    assert not chat.answers.shows_thinking
     assert chat.types("0") == "Thinking: off; thoughts are folded."
     assert chat.types("ON") == "Thinking: on; thoughts are folded."
 
@@ -71,3 +80,55 @@ def test_what_think_cannot_be(word: str) -> None:
         chat.types(word)
     assert caught.value.exit_code is ExitCode.USAGE
     assert chat.session.thinking == Thinking()
+
+
+# Narrow windows
+
+
+def test_a_question_is_folded_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(line_editor, "terminal_size", lambda *_: (30, 10))
+    monkeypatch.setattr(line_editor, "pressed_key", lambda question: shown.append(question) or "d")
+    monkeypatch.setenv("TERM", "dumb")
+    editor = LineEditor(
+        history_file=None, table=CommandTable(()), state=None, toolbar=lambda: "", is_over=lambda: False
+    )
+    question = "The conversation is 190 tokens and the context window holds 64."
+    assert editor.ask(question, [("d", "drop the oldest exchanges of all"), ("c", "cancel")]) == "d"
+    assert shown[0].split("\n") == [
+        "The conversation is 190 tokens",
+        "  and the context window holds",
+        "  64.",
+        "  d  drop the oldest exchanges",
+        "     of all",
+        "  c  cancel",
+        "[d/c, Esc] ",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (60, "> 👩‍👩‍👧‍👦 Familie  2 messages, just now"),
+        (30, "> 👩‍👩‍👧‍👦 Familie"),
+        (12, "> 👩‍👩‍👧‍👦…"),
+    ],
+)
+def test_a_narrow_list_has_titles(columns: int, line: str) -> None:
+    state = picker._State([Pickable("👩‍👩‍👧‍👦 Familie", "2 messages, just now")])
+    assert picker._drawn("Which?", state, lambda _: "", columns, 10)[1] == line
+
+
+def test_a_folded_thought_leaves_the_screen_saying_how_far_it_is() -> None:
+    """A dumb terminal and a window too low for a line at the bottom have nothing else."""
+    begun: list[str] = []
+    console = Console(io.StringIO(), io.StringIO(), io.StringIO(), {"TERM": "dumb"})
+    screen = cast(Any, SimpleNamespace(begins=lambda: begun.append(console.stdout.getvalue())))  # type: ignore
+    view = ChatView(console, is_plain=True, shows_thinking=False, progress=AnswerProgress(), screen=screen)
+    view.thinking("Hm")
+    view.thinking(" so")
+    assert not begun
+    view.answer("Yes.")
+    view.close()
+    assert begun == ["(thinking; /think show)\n"]
+    assert console.stdout.getvalue() == "(thinking; /think show)\n\nYes.\n"  # type: ignore[attr-defined]

@@ -82,6 +82,14 @@ if os.environ.get("PAUSE"):  # before each read, in seconds
     source = editor._session.app.input
     source.read_keys = lambda read=source.read_keys: (time.sleep(float(os.environ["PAUSE"])), read())[1]
 
+if os.environ.get("FAILING"):
+    from prompt_toolkit.key_binding import KeyBindings, merge_key_bindings
+    failing = KeyBindings()
+    failing.add(os.environ["FAILING"])(lambda event: 1 / 0)
+    editor._session.key_bindings = merge_key_bindings([editor._session.key_bindings, failing])
+if os.environ.get("CPR_TIMEOUT"):
+    editor._session.app.renderer.CPR_TIMEOUT = float(os.environ["CPR_TIMEOUT"])
+
 default = ""
 while True:
     try:
@@ -190,6 +198,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
         control: str | Path = "",
         columns: int = 80,
         shell: bool = False,
+        is_answering: bool = True,
         **env: str,
     ) -> Terminal:
         kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "VISUAL", "EDITOR")}
@@ -197,6 +206,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
         command = [sys.executable, str(tmp_path / "driver.py"), str(history or ""), mode, str(control)]
         terminal = Terminal(["bash", "--norc", "--noprofile", "-i"] if shell else command, full, tmp_path, columns)
         open_terminals.append(terminal)
+        if not is_answering:
+            terminal.screen.write_process_input = lambda _answer: None
         if shell:
             terminal.see("shell$")
             terminal.send(" ".join(f"'{word}'" for word in command) + ENTER)
@@ -341,6 +352,15 @@ class TestLines:
         terminal.see("GOT 'half a thought'")
 
 
+def test_a_key_that_fails_is_told_and_leaves_the_text(start: Callable[..., Terminal]) -> None:
+    """prompt_toolkit would show a traceback and wait for Enter (as some keys of vi do)."""
+    terminal = start(FAILING="c-t")
+    terminal.send("text\x14")
+    terminal.see("slm: that key cannot be used here (ZeroDivisionError); the text is as it was.\n> text", gone="Enter")
+    terminal.send(" goes on" + ENTER)
+    terminal.see("GOT 'text goes on'")
+
+
 def test_backspace_takes_what_is_seen_as_one_character(start: Callable[..., Terminal]) -> None:
     terminal = start()
     for keys in ("a\U0001f1e9\U0001f1ea", "e\u0301", "\U0001f468\u200d\U0001f469\u200d\U0001f467"):
@@ -464,6 +484,26 @@ class TestPaste:
         terminal.see("> one\n  two\n      three", gone="GOT")
         terminal.send(ENTER)
         terminal.see("GOT 'one\\ntwo\\n\\tthree\\n'")
+
+    def test_colours_in_a_paste_without_brackets_are_left_out(
+        self, start: Callable[..., Terminal], tmp_path: Path
+    ) -> None:
+        """`ESC [ 31 m` reads as an event of a mouse, on which prompt_toolkit fails with a traceback."""
+        control = tmp_path / "control"
+        os.mkfifo(control)
+        terminal = start(control=control)
+        terminal.send("\x1b[31mred\x1b[0m and \x1b[1;32mgreen\x1b[0m")
+        terminal.see("> red and green", gone="Exception")
+        terminal.send(ENTER)
+        terminal.see("GOT 'red and green'")
+        terminal.send("".join(f"\x1b[3{number % 8}mline {number}\x1b[0m\r" for number in range(40)))
+        terminal.see("[pasted text: 40 lines, 310 characters]", gone="Exception")
+        terminal.send(CTRL_C + "answer!" + ENTER)
+        terminal.see("ANSWERING")
+        terminal.send("\x1b[31mred\x1b[0m")
+        with control.open("w") as out:
+            out.write("answered=yes\n")
+        terminal.see("> red", gone="Exception")
 
     def test_paste_without_brackets_longer_than_a_read(self, start: Callable[..., Terminal]) -> None:
         terminal = start()
@@ -816,6 +856,13 @@ class TestToolbar:
             out.write("over=yes\n")
             out.flush()
             terminal.see("EOF")
+
+    def test_a_terminal_that_does_not_say_where_its_cursor_is(self, start: Callable[..., Terminal]) -> None:
+        """A slow line or a busy phone: nothing is written about it into the conversation."""
+        terminal = start(is_answering=False, CPR_TIMEOUT="0")
+        for text in ("one", "two"):
+            terminal.send(text + ENTER)
+            terminal.see(f"GOT '{text}'\n>", gone="WARNING")
 
     def test_it_is_cut_to_the_width(self, start: Callable[..., Terminal]) -> None:
         terminal = start(columns=20)

@@ -4,6 +4,7 @@ import pytest
 from properties import given
 from properties import strategies as st
 
+from slmchat.conversation.attachments import Attachment, compose, taken_apart
 from slmchat.conversation.messages import Conversation, Message, Node, Role, title_of
 
 
@@ -181,3 +182,18 @@ def test_any_tree_has_each_node_once_and_parents_first(places: list[int]) -> Non
         assert node.parent is None or node.parent in seen[:index]
         assert node in talk.alternatives(node)
         assert talk.alternatives(node) == sorted(talk.alternatives(node), key=made.index)
+
+
+NAMES = st.none() | st.text(alphabet="ab [1],./:", min_size=1).filter(lambda name: name.strip() and name[-1] != ":")
+
+
+@given(
+    st.text(alphabet='a"\n '),
+    st.lists(st.builds(Attachment, st.text(alphabet='b"\n:'), NAMES), max_size=3),
+)
+def test_a_message_is_taken_apart_into_what_it_was_made_of(typed: str, attachments: list[Attachment]) -> None:
+    text = compose(typed, attachments)
+    instruction, parts = taken_apart(text)
+    assert compose(instruction, parts) == text
+    if typed.strip() and '"' not in typed:
+        assert (instruction, [item.name for item in parts]) == (typed, [item.name for item in attachments])

@@ -82,6 +82,13 @@ def test_what_is_no_command_is_an_error_and_never_a_message(line: str) -> None:
     assert "//" in str(caught.value.hint)
 
 
+def test_what_stands_behind_a_command_that_takes_nothing_is_refused() -> None:
+    """`/undo 3` is not one step, and `/private off` does not switch it on."""
+    with pytest.raises(SlmError, match=r"^/exit takes nothing behind it; nothing was done\.") as caught:
+        TABLE.parse("/exit 3")
+    assert caught.value.exit_code is ExitCode.USAGE and caught.value.hint == "/exit by itself: leave"
+
+
 @pytest.mark.parametrize(
     ("line", "near"),
     [

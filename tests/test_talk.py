@@ -173,6 +173,14 @@ def test_cancelled_before_anything_came_leaves_no_question_on_the_path(talk: Cha
     assert talk.send("Hi") is None
     assert _said(talk) == []
     assert [node.message.text for node in talk.conversation.nodes()] == ["Hi"]  # kept in the tree
+    del engine.open_session
+    engine.replies = [("Hello",)] * 2
+    talk.close()
+    assert talk.send("Hello") and talk.conversation.title == "Hello"  # not that of the one that came to nothing
+    assert talk.conversation.has_first_line_as_title
+    talk.conversation.title = "Greetings"
+    talk.conversation.go_to(None)
+    assert talk.send("Hi") is not None and talk.conversation.title == "Greetings"  # somebody has given it
 
 
 def test_an_error_in_the_middle_keeps_what_was_said(talk: ChatSession, engine: FakeEngine) -> None:

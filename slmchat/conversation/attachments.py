@@ -14,7 +14,7 @@ from slmchat.lazy_dataclasses import dataclass
 from slmchat.lazy_patterns import lazy_pattern
 
 # An attachment as `_fenced` writes it.
-_FENCED = lazy_pattern(r'(?:[^\n]+:\n)?("{3,})\n(?:.*?\n)??\1(?!")(?:\n\n|\Z)', re.DOTALL)
+_FENCED = lazy_pattern(r'(?:([^\n]+):\n)?("{3,})\n((?:.*?\n)??)\2(?!")(?:\n\n|\Z)', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,21 @@ def compose(instruction: str, attachments: Sequence[Attachment]) -> str:
     return fenced_before(instruction, attachments)
 
 
+def taken_apart(text: str) -> tuple[str, list[Attachment]]:
+    """What was typed and what went along, of a text that `compose` has made: the same text comes of them again.
+
+    All of a text without an instruction behind its fences counts as typed.
+    """
+    attachments, rest = [], text
+    while found := _FENCED.match(rest):
+        attachments.append(Attachment(found[3].removesuffix("\n"), found[1]))
+        rest = rest[found.end() :]
+    return (rest, attachments) if rest.strip() else (text, [])
+
+
 def instruction_of(text: str) -> str:
     """What was typed, of a text that `compose` has made; all of a text without an instruction behind its fences."""
-    rest = text
-    while found := _FENCED.match(rest):
-        rest = rest[found.end() :]
-    return rest if rest.strip() else text
+    return taken_apart(text)[0]
 
 
 def joined(attachments: Sequence[Attachment]) -> str:

@@ -90,13 +90,25 @@ class Conversation:
         self.seen_from: Node | None = None
         self.recorder = recorder
 
+    @property
+    def has_first_line_as_title(self) -> bool:
+        """Whether nobody has given a title: it is the first line of a first message."""
+        return any(map(self._gave_title, self.roots))
+
+    def _gave_title(self, root: Node) -> bool:
+        return self.title == _first_line(root.message)
+
     def add(self, message: Message) -> Node:
-        """A new child of the current message; it becomes current. The first user message gives the title."""
+        """A new child of the current message; it becomes current.
+
+        The first user message gives the title. One that was never answered leaves that to the next first message.
+        """
         node = Node(message, self.current, new_id(), now())
+        is_title_free = self.current is None and any(self._gave_title(root) for root in self.roots if not root.children)
         self.siblings_below(self.current).append(node)
         self.current = node
-        if not self.title and message.role is Role.USER:
-            self.title = title_of(message.text) or ", ".join(picture.name for picture in message.pictures)
+        if message.role is Role.USER and (not self.title or is_title_free):
+            self.title = _first_line(message)
         if self.recorder:
             self.recorder.added(self, node)
         return node
@@ -207,6 +219,11 @@ def alternating(messages: Sequence[Message]) -> list[Message]:
         text, pictures = f"{before.text}\n\n{message.text}", before.pictures + message.pictures
         kept[-1] = replace(message, text=text, tokens=None, pictures=pictures)
     return kept
+
+
+def _first_line(message: Message) -> str:
+    """The title that a first message gives."""
+    return title_of(message.text) or ", ".join(picture.name for picture in message.pictures)
 
 
 def title_of(text: str) -> str:

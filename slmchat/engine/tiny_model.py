@@ -5,6 +5,7 @@ Knows: the metadata that llama.cpp wants of such a model and the layout of the f
 Refuses to know: what the weights hold (the caller fills them), what the model is for.
 """
 
+import errno
 import os
 import struct
 from collections.abc import Callable, Sequence
@@ -80,6 +81,8 @@ def write_llama(
         if rows and name != "token_embd":
             total_bytes, total_rows = total_bytes + size, total_rows + rows
     out += bytes(-len(out) % 32)
+    if fill is None:
+        _check_room(file, len(out) + offset)
     with open(file, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as stream:
         stream.write(out)
         if fill is not None:
@@ -88,6 +91,15 @@ def write_llama(
                 stream.write(fill(name, type_, size))
         stream.truncate(len(out) + offset)
     return total_bytes, total_rows
+
+
+def _check_room(file: Path, size: int) -> None:
+    """Raises `OSError` (ENOSPC). A file system in memory takes a page where a hole is read: a full one ends slm there,
+    by SIGBUS."""
+    import shutil
+
+    if shutil.disk_usage(file.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
 
 
 def _fitting(kind: WeightType, row: int) -> WeightType:

@@ -233,10 +233,6 @@ class ChatModel:
             self._has_told_of_thinking = True
             self.reporter.note(no_switch(self.thinking, "/think"))
 
-    def set_max_tokens(self, max_tokens: int) -> None:
-        """Limit the answers from now on."""
-        self.limits = replace(self.limits, max_tokens=max_tokens)
-
     def count_text(self, text: str) -> int:
         """Tokens of a text by itself."""
         self.ready()

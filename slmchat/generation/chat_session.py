@@ -15,7 +15,7 @@ from typing import Protocol
 
 from slmchat.conversation import window
 from slmchat.conversation.attachments import Attachment, compose
-from slmchat.conversation.messages import Conversation, Message, Role, alternating, title_of
+from slmchat.conversation.messages import Conversation, Message, Role, alternating
 from slmchat.engine.cancellable import Cancellable
 from slmchat.engine.requests import Limits, Prompt
 from slmchat.engine.results import Event, Finish, FinishReason
@@ -44,13 +44,14 @@ class Overflow:
     """A prompt that does not fit: its tokens and those of the context window.
 
     `can_summarise`: a summary would leave room for the rest. `can_begin_afresh`: what is asked for is a message, which
-    may stand in another conversation, and not the rest of an answer.
+    may stand in another conversation, and not the rest of an answer. `about`: "about " where the tokens are a guess.
     """
 
     n_prompt: int
     n_ctx: int
     can_summarise: bool = True
     can_begin_afresh: bool = True
+    about: str = ""
 
 
 class ChatDelegate(Protocol):
@@ -105,7 +106,6 @@ class ChatSession(ChatModel):
             self.model.check_vision(self.opened.settings)
         self._leave_question()
         # before the model is waited for: what ends slm while it loads must not take the message along
-        self.conversation.title = self.conversation.title or title_of(text)  # without what is attached
         self.conversation.add(Message(Role.USER, compose(text, self.attachments), pictures=tuple(self.pictures)))
         try:
             answer = self.answer()
@@ -197,7 +197,8 @@ class ChatSession(ChatModel):
             return True
         n_least = self._check_fits_alone(messages, n_ctx, goes_on=goes_on)
         can_summarise = window.fits(n_least + self._summary_room, n_ctx)
-        choice = self._delegate.on_overflow(Overflow(n_prompt, n_ctx, can_summarise, can_begin_afresh=not goes_on))
+        overflow = Overflow(n_prompt, n_ctx, can_summarise, can_begin_afresh=not goes_on, about=self.about)
+        choice = self._delegate.on_overflow(overflow)
         if choice == "cancel":
             return False
         if choice == "fresh":

@@ -164,13 +164,15 @@ class AnswerScreen:
 
     def _tick(self) -> None:
         with contextlib.suppress(OSError, SlmError):  # the main thread writes too, and is told of it
-            if self._is_redrawn:
-                self._console.gate.run(self._draw)
-            elif not self._has_begun and time.monotonic() - self._told_at >= _TELL_S:
-                self._told_at = time.monotonic()
-                if (text := self._text()) != self._told:  # the same again would be noise
-                    self._told = text
-                    self._console.note(f"({text})")
+            self._console.gate.run(self._draw if self._is_redrawn else self._tell)
+
+    def _tell(self) -> None:
+        """Where nothing can be redrawn: a line now and then, until the answer begins."""
+        if not self._has_begun and time.monotonic() - self._told_at >= _TELL_S:
+            self._told_at = time.monotonic()
+            if (text := self._text()) != self._told:  # the same again would be noise
+                self._told = text
+                self._console.note(f"({text})")
 
     def _draw(self) -> None:
         """The line in its place, else (a window too low for it) where the cursor is, until the answer begins there."""

@@ -52,17 +52,19 @@ class ChatView:
         self._progress.reads(event)
 
     def thinking(self, text: str) -> None:
-        self._begin()
+        self._progress.came()
         if self._shows_thinking:
+            self._screen.begins()
             self._console.write(text, self._dim)
-        elif self._stage == "waiting":
-            self._console.write("(thinking; /think show)", self._dim)
+        elif self._stage == "waiting":  # the screen goes on saying how far it is: nothing else would
+            self._console.write("(thinking; /think show)\n", self._dim)
         self._stage = "thinking"
 
     def answer(self, text: str) -> None:
-        self._begin()
+        self._progress.came()
+        self._screen.begins()
         if self._stage == "thinking":
-            self._console.write("\n\n")
+            self._console.write("\n\n" if self._shows_thinking else "\n")
         self._stage = "answer"
         self._ends_line = text.endswith("\n")
         if self._markdown is not None:
@@ -74,16 +76,12 @@ class ChatView:
         self._text.logprob(logprob)
 
     def close(self) -> None:
-        if self._stage == "thinking":
+        if self._stage == "thinking" and self._shows_thinking:
             self._console.write("\n")
         elif self._stage == "answer" and self._markdown is not None:
             self._markdown.close()
         elif self._stage == "answer" and not self._ends_line:
             self._console.write("\n")
-
-    def _begin(self) -> None:
-        self._progress.came()
-        self._screen.begins()
 
     def _new_markdown(self) -> "MarkdownStream | None":
         if self._is_plain or self._shows_doubt or self._console.is_dumb or not self._console.is_stdout_tty:

@@ -7,7 +7,7 @@ Refuses to know: what the text means (slash_commands.py says what it stands for,
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,21 @@ from slmchat.terminal.external_editor import edited, editor_command
 from slmchat.terminal.input_history import InputHistory
 from slmchat.terminal.key_modes import KeyModes
 from slmchat.terminal.key_reader import take_lines
-from slmchat.terminal.line_keys import Burst, is_command, menu_keys, read_pastes_whole, sending_keys, text_keys
+from slmchat.terminal.line_keys import (
+    Burst,
+    is_command,
+    menu_keys,
+    paste_keys,
+    read_pastes_whole,
+    sending_keys,
+    text_keys,
+)
 from slmchat.terminal.markdown_layout import cut_to_width
 from slmchat.terminal.pastes import Pastes, is_fold, processor
 from slmchat.terminal.plain_input import REST_OF_KEY_S, clean, pressed_key, read_plainly
+from slmchat.terminal.size import terminal_size
 from slmchat.terminal.slash_commands import CommandTable, as_typed, is_open_block, line_of
+from slmchat.terminal.tables import paragraphs
 from slmchat.terminal.typed_ahead import TypedAhead
 
 if TYPE_CHECKING:
@@ -141,7 +151,8 @@ class LineEditor:
         keys = [key for key, _ in choices]
         lines = [question, *(f"  {key}  {sanitize(text, one_line=True)}" for key, text in choices)]
         while True:
-            pressed = pressed_key("\n".join(lines) + f"\n[{'/'.join(keys)}, Esc] ")
+            folded = paragraphs(sanitize("\n".join(lines)), terminal_size(sys.stdout, os.environ)[0])
+            pressed = pressed_key("\n".join(folded) + f"\n[{'/'.join(keys)}, Esc] ")
             chosen = next((key for key in keys if pressed in (key, key.upper())), None) if pressed else None
             sys.stdout.write(f"{chosen or ''}\n")
             sys.stdout.flush()
@@ -210,7 +221,12 @@ class LineEditor:
         session: PromptSession[str] = PromptSession(
             history=_kept_history(self._history, self._typed),
             key_bindings=merge_key_bindings(
-                [sending_keys(burst), menu_keys(table, burst), text_keys(self._pastes, self._open_editor)]
+                [
+                    sending_keys(burst),
+                    menu_keys(table, burst),
+                    paste_keys(self._pastes),
+                    text_keys(self._open_editor),
+                ]
             ),
             completer=command_completer(table, state),
             editing_mode=EditingMode.VI if is_vi else EditingMode.EMACS,
@@ -224,6 +240,9 @@ class LineEditor:
             enable_suspend=True,
         )
         read_pastes_whole(session.app.input)
+        # A terminal that is asked where its cursor is and does not answer within two seconds (a slow line, a busy
+        # phone) is no fault of the user's: all that is lost is the toolbar's place at the bottom.
+        session.app.renderer.cpr_not_supported_callback = None
         # PromptSession turns this off when Up searches the history; both work, because this is for commands only.
         session.default_buffer.complete_while_typing = Condition(lambda: is_command(session.default_buffer))
         session.app.key_processor.before_key_press += burst.note_key
@@ -257,6 +276,7 @@ class LineEditor:
         app = self._session.app
         if app.is_done or app.loop is None:
             return
+        app.loop.set_exception_handler(self._tell_failure)  # in place of prompt_toolkit's, which shows a traceback
 
         def press() -> None:
             app.key_processor.feed_multiple(keys)
@@ -265,6 +285,24 @@ class LineEditor:
         self._session.default_buffer.load_history_if_not_yet_loaded()  # in the first step of the loop
         keys = get_typeahead(app.input)
         app.loop.call_soon(press)  # in the second, before keys that come from the terminal
+
+    def _tell_failure(self, _loop: object, context: Mapping[str, Any]) -> None:
+        """A key on which prompt_toolkit fails (an operator of vi that leads out of the text, say) does nothing."""
+        from prompt_toolkit.application import run_in_terminal
+
+        error = context.get("exception")
+        assert self._session is not None
+        if error is None or self._session.app.context is None:
+            return
+
+        def tell() -> None:
+            sys.stderr.write(f"slm: that key cannot be used here ({type(error).__name__}); the text is as it was.\n")
+            if os.environ.get("SLM_DEBUG"):
+                import traceback
+
+                traceback.print_exception(error)
+
+        self._session.app.context.run(run_in_terminal, tell)
 
     def _end_if_over(self) -> None:
         assert self._session is not None

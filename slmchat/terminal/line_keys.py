@@ -39,6 +39,8 @@ def read_pastes_whole(source: "Input") -> None:
         keys: list[KeyPress] = []
         run: list[KeyPress] = []
         for key in [*read_keys(), None]:
+            if key is not None and key.key is Keys.Vt100MouseEvent:
+                continue  # a colour in what is pasted
             if key is not None and (key.key in plain or len(key.key) == 1):
                 run.append(key)
                 continue
@@ -54,6 +56,16 @@ def read_pastes_whole(source: "Input") -> None:
         return keys
 
     source.read_keys = merged  # type: ignore[method-assign]
+
+
+def ignore_mouse(keys: "KeyBindings") -> None:
+    """What reads as a mouse event is the colour of a pasted text: slm asks no terminal for its mouse.
+
+    prompt_toolkit's own binding counts the numbers in it, and fails.
+    """
+    from prompt_toolkit.keys import Keys
+
+    keys.add(Keys.Vt100MouseEvent)(lambda _event: None)
 
 
 class Burst:
@@ -196,15 +208,16 @@ def menu_keys(table: CommandTable[Any], burst: Burst) -> "KeyBindings":
     return keys
 
 
-def text_keys(pastes: Pastes, open_editor: Callable[["Buffer"], Any]) -> "KeyBindings":
-    """Pastes, the external editor, Ctrl-C."""
+def paste_keys(pastes: Pastes) -> "KeyBindings":
+    """What is pasted: one text, folded where it is long, and unfolded by Ctrl-O."""
     from prompt_toolkit.document import Document
     from prompt_toolkit.enums import DEFAULT_BUFFER
-    from prompt_toolkit.filters import Condition, has_focus, has_selection, vi_insert_mode, vi_mode
+    from prompt_toolkit.filters import Condition, has_focus
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.keys import Keys
 
     keys = KeyBindings()
+    ignore_mouse(keys)
     in_message = has_focus(DEFAULT_BUFFER)
     pasted_at, ended_in_cr, more_waits = float("-inf"), False, False
 
@@ -229,17 +242,30 @@ def text_keys(pastes: Pastes, open_editor: Callable[["Buffer"], Any]) -> "KeyBin
 
         return any(map(is_fold, get_app().current_buffer.text))
 
+    @keys.add("c-o", filter=in_message & has_folds)
+    def _unfold(event: "KeyPressEvent") -> None:
+        buffer = event.current_buffer
+        buffer.document = Document(*pastes.expand_at(buffer.text, buffer.cursor_position))
+
+    return keys
+
+
+def text_keys(open_editor: Callable[["Buffer"], Any]) -> "KeyBindings":
+    """Backspace, the external editor, Ctrl-C."""
+    from prompt_toolkit.document import Document
+    from prompt_toolkit.enums import DEFAULT_BUFFER
+    from prompt_toolkit.filters import has_focus, has_selection, vi_insert_mode, vi_mode
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+    in_message = has_focus(DEFAULT_BUFFER)
+
     @keys.add("backspace", filter=in_message & ~has_selection & (~vi_mode | vi_insert_mode))
     def _delete(event: "KeyPressEvent") -> None:
         """What is seen as one character goes as one."""
         buffer = event.current_buffer
         for _ in range(event.arg):
             buffer.delete_before_cursor(len(last_cluster(buffer.document.text_before_cursor)) or 1)
-
-    @keys.add("c-o", filter=in_message & has_folds)
-    def _unfold(event: "KeyPressEvent") -> None:
-        buffer = event.current_buffer
-        buffer.document = Document(*pastes.expand_at(buffer.text, buffer.cursor_position))
 
     @keys.add("c-g", filter=in_message & ~has_selection)
     @keys.add("c-x", "c-e", filter=in_message & ~has_selection)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.sanitize import sanitize
 from slmchat.terminal import interrupts, restore
+from slmchat.terminal.line_keys import ignore_mouse
 from slmchat.terminal.markdown_layout import cut_to_width, text_width
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # Lines of the list, and of the preview, where the window has room.
 _MOST_LINES, _PREVIEW_LINES = 10, 3
+# Columns of a name, before what is told beside it is left out.
+_LEAST_NAME = 14
 _KEYS = "Up and Down choose, letters search, Enter takes, Esc leaves"
 
 
@@ -68,6 +71,7 @@ def pick(question: str, choices: Sequence[Pickable], preview: Callable[[int], st
         layout=Layout(HSplit([body])), key_bindings=_keys(state), erase_when_done=True
     )
     app.ttimeoutlen = app.timeoutlen = 0.05
+    app.renderer.cpr_not_supported_callback = None  # line_editor.py says why
     with interrupts.left_alone(), restore.undone("picker", restore.PROMPT):
         return app.run()
 
@@ -81,8 +85,10 @@ def _drawn(question: str, state: _State, preview: Callable[[int], str], columns:
     for number, place in enumerate(found[first : first + room], first):
         choice = state.choices[place]
         mark = "> " if number == state.at else "  "
-        facts = f"  {choice.facts}" if choice.facts else ""
-        name = cut_to_width(_safe(choice.name), max(8, columns - 3 - text_width(facts)))
+        name, facts = _safe(choice.name), f"  {choice.facts}" if choice.facts else ""
+        if columns - 3 - text_width(facts) < min(text_width(name), _LEAST_NAME):
+            facts = ""  # what is chosen is told from the others by its name
+        name = cut_to_width(name, columns - 3 - text_width(facts))
         shown.append(cut_to_width(f"{mark}{name}{facts}", columns - 1))
     typed = f" {state.typed}" if state.typed else ""
     head = cut_to_width(f"{question} ({len(found)} of {len(state.choices)}){typed}", columns - 1)
@@ -104,6 +110,7 @@ def _keys(state: _State) -> "KeyBindings":
     from prompt_toolkit.keys import Keys
 
     keys = KeyBindings()
+    ignore_mouse(keys)
     for names, lines in ((("up", "c-p"), -1), (("down", "c-n", "tab"), 1), (("pageup",), -8), (("pagedown",), 8)):
         for name in names:
             keys.add(name)(lambda _event, lines=lines: state.move(lines))

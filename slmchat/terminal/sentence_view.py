@@ -6,13 +6,18 @@ Knows: where a sentence ends. Refuses to know: who reads it out.
 """
 
 import re
+import time
 
 from slmchat.engine.results import Prefill
 from slmchat.terminal.answer_progress import AnswerProgress
 from slmchat.terminal.answer_screen import AnswerScreen
 from slmchat.terminal.console import Console
+from slmchat.wording import counted
 
 THINKING, ANSWER, END = "(thinking)", "(answer)", "(end)"
+
+# Between two lines that say how far a folded thought is, in seconds.
+_TELL_S = 10.0
 
 # A sentence ends at a line end, or at its mark and what closes behind it, when a space follows. CJK needs none.
 _SENTENCE = re.compile(r"[^\n]*?(?:\n|[.!?…]+[\"'”’)\]]*(?=[ \t])|[。！？]+)")
@@ -29,6 +34,7 @@ class SentenceView:
         self._progress = progress
         self._screen = screen
         self._part = ""  # the line that said what comes
+        self._told_at = 0.0
         self._waiting = ""
         self._ends_line = True
 
@@ -42,6 +48,9 @@ class SentenceView:
         self._begin(THINKING)
         if self._shows_thinking:
             self._say(text)
+        elif time.monotonic() - self._told_at >= _TELL_S:  # silence would be taken for the end
+            self._told_at = time.monotonic()
+            self._console.note(f"(still thinking: {counted(self._progress.n_tokens, 'token')})")
 
     def answer(self, text: str) -> None:
         self._begin(ANSWER)
@@ -57,7 +66,7 @@ class SentenceView:
         self._screen.begins()
         if part != self._part:
             self._finish()
-            self._part = part
+            self._part, self._told_at = part, time.monotonic()
             self._console.write(f"{part}\n")
 
     def _say(self, text: str) -> None:

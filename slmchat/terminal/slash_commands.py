@@ -58,8 +58,9 @@ class CommandTable(Generic[State]):
     def parse(self, line: str) -> tuple[SlashCommand[State], str] | None:
         """The command of a line and its argument text; None when the line is a message (see `message_of`).
 
-        Raises `SlmError` with the nearest names for a `/word` that is no command, a path among them: what looks like
-        a command is never sent to the model by accident, blanks before the slash included.
+        Raises `SlmError` (USAGE) with the nearest names for a `/word` that is no command, a path among them: what
+        looks like a command is never sent to the model by accident, blanks before the slash included. So is what
+        stands behind a command that takes nothing: `/undo 3` is not one step, nor does `/private off` switch it on.
         """
         text = line.lstrip()
         if not text.startswith("/") or text.startswith("//"):
@@ -68,7 +69,14 @@ class CommandTable(Generic[State]):
         command = self._by_name.get(name)
         if command is None:
             raise self._unknown(name)
-        return command, text[1 + len(name) :].strip()
+        arguments = text[1 + len(name) :].strip()
+        if arguments and not command.arguments:
+            raise SlmError(
+                f"/{name} takes nothing behind it; nothing was done.",
+                hint=f"/{name} by itself: {command.help}",
+                exit_code=ExitCode.USAGE,
+            )
+        return command, arguments
 
     def help_lines(self) -> Iterator[str]:
         """One line for each command, aligned, below the name of its group."""

@@ -4,46 +4,41 @@ The story: the prompt opens at once while the model loads behind it; each messag
 streams; slash commands do the rest. Ctrl-C stops an answer and keeps what came of it; an error leaves you in the chat
 with the conversation as it was and your message back in the line.
 
-Knows: the loop, how an answer is shown and how it ended. Refuses to know: single slash commands (slash_commands.py),
-how a conversation goes on (generation/chat_session.py).
+Knows: the loop, which conversation and which model it is about. Refuses to know: single slash commands
+(slash_commands.py), how an answer is shown (answers.py), how a conversation goes on (generation/chat_session.py).
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slmchat.commands.inputs import read_text, system_text
+from slmchat.commands.repl import status_line
+from slmchat.commands.repl.answers import AnswerDisplay
 from slmchat.commands.repl.hints import in_chat
-from slmchat.conversation import pictures, window
+from slmchat.conversation import pictures
 from slmchat.conversation.archive import Archive
 from slmchat.conversation.attachments import Attachment
 from slmchat.conversation.messages import Conversation, Role
 from slmchat.conversation.recorder import ArchiveRecorder
-from slmchat.engine.cancellable import Cancellable
-from slmchat.engine.requests import counting_adapters
 from slmchat.engine.results import FinishReason
 from slmchat.errors import ExitCode, SlmError
 from slmchat.generation import params
-from slmchat.generation.chat_session import ChatSession, Overflow
-from slmchat.generation.response import Response, StreamHandler, describe, silence
+from slmchat.generation.chat_session import ChatSession
+from slmchat.generation.response import Response
 from slmchat.lazy_dataclasses import dataclass
-from slmchat.models import adapters
 from slmchat.models.backend import Backend, BackendModel
 from slmchat.models.open import OpenModel
 from slmchat.models.session_settings import DRAFT_AUTO
 from slmchat.options import ChatOptions, GenerationOptions
 from slmchat.settings import Settings
 from slmchat.terminal.answer_progress import AnswerProgress
-from slmchat.terminal.answer_screen import AnswerScreen
-from slmchat.terminal.answer_view import ChatView
 from slmchat.terminal.console import Console
 from slmchat.terminal.early_prompt import EarlyPrompt
-from slmchat.terminal.interrupts import cancelled_by_ctrl_c
 from slmchat.terminal.line_editor import LineEditor
-from slmchat.terminal.sentence_view import SentenceView
 from slmchat.terminal.slash_commands import CommandTable, as_typed, message_of
 from slmchat.terminal.typed_ahead import TypedAhead
 from slmchat.user_paths import user_path
@@ -52,10 +47,6 @@ from slmchat.wording import counted
 if TYPE_CHECKING:
     from slmchat.commands.repl.chat_documents import ChatDocuments
 
-# What helps when all of an answer was thought.
-THOUGHT_HELP = ", /think N limits the thought, /think off leaves it out"
-# An answer that takes so long is not watched, in seconds.
-_LONG_S = 10.0
 # What people type to leave other programs.
 _LEAVING_WORDS = ("exit", "quit", "bye", ":q")
 
@@ -76,7 +67,7 @@ class MessageHooks:
 
 
 class ChatApp:
-    """What the loop and the commands share. Implements `ChatDelegate`."""
+    """What the loop and the commands share."""
 
     def __init__(
         self,
@@ -105,20 +96,21 @@ class ChatApp:
         self.console = console
         self.settings = settings
         self.options = options
-        self._has_bell = chat_options.bell
-        self.is_plain = console.is_dumb or not console.has_color
-        self.shows_thinking = True
-        self.shows_doubt = False
-        self.shows_stats = console.is_verbose
         self.is_private = settings.is_private
         self.next_text = ""
         self._typed = early.typed if early is not None else TypedAhead()
         self._sends_typed = True  # what was typed ahead, if Enter was pressed behind it
-        self._progress = AnswerProgress()
-        self.screen = AnswerScreen(console, self._typed, self._progress_line, is_redrawn=not self.is_plain)
+        self.answers = AnswerDisplay(
+            console,
+            self._typed,
+            options,
+            has_bell=chat_options.bell,
+            line=self._line_while_answering,
+            ask=lambda question, choices: self.editor.ask(question, choices),
+            is_saved=self.is_saved,
+        )
         self._told_problem: str | None = None
         self._editing_mode = "vi" if chat_options.vi else "emacs"
-        self._overflow = params.overflow_choice(options) if options.on_overflow else None
         self._is_leaving = False
         self.archive = Archive(settings.paths.sessions)
         self.recorder: ArchiveRecorder | None = None
@@ -130,17 +122,22 @@ class ChatApp:
         if not self.may_send(conversation):
             raise SlmError("nothing of the conversation has been sent.", exit_code=ExitCode.INTERRUPTED)
         model = (model or self._model_of(conversation)).with_projector(options.mmproj)
-        self.session = ChatSession(self._opened(model), conversation, options, self)
+        self.session = ChatSession(self._opened(model), conversation, options, self.answers)
         self.session.examples = params.example_messages(params.persona_of(options, settings))
-        for file in map(Path, options.files):
+        self._take_along(options.files)
+        self.session.opened.loading.when_done(self.editor.refresh)
+
+    def _take_along(self, files: Iterable[str]) -> None:
+        """What `-f` names goes along with the first message. Raises `SlmError`."""
+        session = self.session
+        for file in map(Path, files):
             path = user_path(file)
             if pictures.is_picture(path):
-                self.session.pictures.append(pictures.read(path))
+                session.pictures.append(pictures.read(path))
             else:
-                self.session.attachments.append(Attachment(read_text(str(file)), file.name))
-        if self.session.pictures:
-            self.session.model.check_vision(settings)
-        self.session.opened.loading.when_done(self.editor.refresh)
+                session.attachments.append(Attachment(read_text(str(file)), file.name))
+        if session.pictures:
+            session.model.check_vision(self.settings)
 
     @cached_property
     def documents(self) -> "ChatDocuments":
@@ -218,13 +215,13 @@ class ChatApp:
     @property
     def can_redraw(self) -> bool:
         """Whether something may stand on the terminal for a while and go again."""
-        return not self.is_plain and self.editor.is_full
+        return not self.answers.is_plain and self.editor.is_full
 
     def send(self, text: str) -> None:
         """A message to the model. When nothing comes of it, the text is back in the line."""
         if text.strip().lower() in _LEAVING_WORDS and not self._is_meant(text.strip()):
             return
-        with self.answering():
+        with self.answers.held():
             try:
                 self._hooks.before(self, text)
                 answer = self.session.send(text)
@@ -246,41 +243,13 @@ class ChatApp:
             self.leave()
         return answer == "s"
 
-    @contextmanager
-    def answering(self) -> Iterator[None]:
-        """From Enter to the next prompt: the terminal says what is being done, and keeps what is typed."""
-        self._progress = AnswerProgress()
-        with self.screen.held():
-            yield
-
     def told(self, answer: Response | None) -> None:
-        """Say how an answer ended, when the user should know; the chat rests until the next message."""
+        """Say how an answer ended; the chat rests until the next message."""
         if answer is None or answer.finish is None:
             return
         self._sends_typed = answer.finish.reason is not FinishReason.INTERRUPTED
-        reasons = {
-            FinishReason.LENGTH: "cut at the limit of tokens; /continue goes on",
-            FinishReason.CONTEXT: f"{self._window()} is full; /continue makes room",
-            FinishReason.REPETITION: "ended, since it went round in circles; /retry asks again, /continue goes on",
-            FinishReason.INTERRUPTED: "stopped; /continue goes on",
-        }
-        empty = silence(answer, answer.finish.usage, answer.finish.reason)
-        if empty:
-            self.console.note(f"({empty}; /retry asks again{THOUGHT_HELP if answer.thinking else ''})")
-        elif not answer.text:
-            self.console.note("(stopped before the answer; /retry asks again)")
-        elif answer.finish.reason in reasons:
-            self.console.note(f"({reasons[answer.finish.reason]})")
-        if self.shows_stats:
-            self.console.note(describe(answer.finish.reason, answer.finish.usage, answer.finish.timings))
-        if self._has_bell and (self.console.is_accessible or self._progress.elapsed() >= _LONG_S):
-            self.console.ring()
-        if not self.console.is_accessible:
-            self.console.note("")
+        self.answers.tell_end(answer, self.session.n_ctx)
         self.session.keep(is_resting=True)
-
-    def _window(self) -> str:
-        return f"the context window of {self.session.n_ctx:,} tokens" if self.session.n_ctx else "the context window"
 
     def leave(self) -> None:
         self._is_leaving = True
@@ -316,6 +285,10 @@ class ChatApp:
         if given is not None:
             conversation.system = given
         return conversation
+
+    def is_saved(self, id: str) -> bool:
+        """Whether the conversation with this id is on the disk."""
+        return self.recorder is not None and self.archive.has(id)
 
     def may_send(self, conversation: Conversation) -> bool:
         """Whether this conversation may leave for where the models are: the user is asked if it is not here."""
@@ -375,106 +348,13 @@ class ChatApp:
             early=early,
         )
 
-    # The host of the session
-
-    def handler(self) -> StreamHandler:
-        self._progress = AnswerProgress()
-        if self.console.is_accessible and not self.session.options.raw_output:
-            return SentenceView(
-                self.console, shows_thinking=self.shows_thinking, progress=self._progress, screen=self.screen
-            )
-        return ChatView(
-            self.console,
-            is_plain=self.is_plain,
-            shows_thinking=self.shows_thinking,
-            progress=self._progress,
-            screen=self.screen,
-            shows_doubt=self.shows_doubt,
-            is_raw=self.session.options.raw_output,
-        )
-
-    def reading(self) -> StreamHandler:
-        """What shows that a prompt is read, and nothing of what is generated."""
-        from slmchat.retrieval.steps import ReadingHandler  # asked for documents alone
-
-        self._progress = AnswerProgress()
-        return ReadingHandler(self._progress.reads)
-
-    @contextmanager
-    def _quiet(self, work: Cancellable) -> Iterator[None]:
-        with cancelled_by_ctrl_c(work), self.screen.held():
-            yield
-
-    def cancellable(self, session: Cancellable) -> AbstractContextManager[None]:
-        return self._quiet(session)
-
-    def is_saved(self, id: str) -> bool:
-        return self.recorder is not None and self.archive.has(id)
-
-    def on_overflow(self, overflow: Overflow) -> str:
-        what = "The conversation with this message is" if overflow.can_begin_afresh else "The conversation is"
-        numbers = f"{window.overflow(what, overflow.n_prompt, overflow.n_ctx, about=self.session.about)}."
-        if self._overflow == "trim":
-            self.console.note(numbers)
-            return "drop"
-        if self._overflow == "fail":
-            raise SlmError(numbers, hint="/clear starts afresh; /set ctx N makes it larger", exit_code=ExitCode.CONTEXT)
-        choices = [("d", "drop the oldest exchanges (the model forgets them, you keep them; /compact undo goes back)")]
-        if overflow.can_summarise:
-            choices.append(("s", "summarise them with the model; you see the summary before it stands for them"))
-        if overflow.can_begin_afresh:
-            choices.append(("f", "start a fresh conversation with this message"))
-        choices.append(("c", "cancel"))
-        answer = self.asked(numbers, choices)
-        return {"d": "drop", "s": "summarise", "f": "fresh"}.get(answer or "c", "cancel")
-
-    def on_summary(self, summary: str) -> str:
-        choices = [
-            ("y", "let it stand for what was said before (/compact undo goes back)"),
-            ("d", "drop what was said before, without the summary"),
-            ("c", "cancel"),
-        ]
-        answer = self.asked("The summary is above.", choices)
-        return {"y": "keep", "d": "drop"}.get(answer or "c", "cancel")
-
-    def asked(self, question: str, choices: list[tuple[str, str]]) -> str | None:
-        with self.screen.released():
-            return self.editor.ask(question, choices)
-
     def toolbar(self) -> str:
-        """The line below the prompt: model, window, what is attached, whether anything is written."""
-        session = self.session
-        state = [session.label]
-        if session.opened.loading.is_failed:
-            state.append("could not be loaded")
-        elif not session.opened.loading.is_done:
-            state.append("loading …")
-        state += self._meter(session.tokens_used)
-        if counting := counting_adapters(session.adapters):
-            state.append(f"lora {adapters.labels(counting)}")
-        if session.attachments:
-            state.append(f"{counted(len(session.attachments), 'file')} attached")
-        if session.pictures:
-            state.append(f"{counted(len(session.pictures), 'picture')} attached")
-        if self.is_private:
-            state.append("private: nothing is written")
-        elif self.recorder is not None and self.recorder.error:
-            state.append("NOT SAVED")
-        return " · ".join(state)
+        """The line below the prompt."""
+        is_unsaved = self.recorder is not None and self.recorder.error is not None
+        columns = self.console.size[0]
+        return status_line.below_prompt(self.session, columns, is_private=self.is_private, is_unsaved=is_unsaved)
 
-    def _meter(self, n_used: int) -> list[str]:
-        """How full the window is: `131/8,192 (2 %)`; nothing while nothing is known."""
-        about, n_ctx = self.session.about, self.session.window_size
-        if n_ctx:
-            return [f"{about}{n_used:,}/{n_ctx:,} ({100 * n_used // n_ctx} %)"]
-        return [f"{about}{n_used:,} tokens"] if n_used else []
-
-    def _progress_line(self) -> str:
-        """The same while an answer is made. Asked from another thread."""
-        progress, label = self._progress, self.session.label
+    def _line_while_answering(self, progress: AnswerProgress) -> str:
         if self.console.is_accessible:
             return progress.reading()
-        if not progress.is_answering:
-            return f"{label} · {progress.reading()} · Ctrl-C cancels"
-        speed = progress.speed()
-        return " · ".join([label, *self._meter(progress.n_used), *([speed] if speed else []), "Ctrl-C stops"])
+        return status_line.while_answering(self.session, progress, self.console.size[0])

@@ -8,6 +8,7 @@ Knows: which documents count, what was quoted for the message that is on its way
 (documents.py), how anything is quoted (retrieval/).
 """
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -25,6 +26,9 @@ from slmchat.retrieval.index import DocumentIndex, IndexReport
 from slmchat.retrieval.opening import open_index
 from slmchat.retrieval.quotations import Quotation
 from slmchat.settings import Settings
+
+# How `attach` names a quotation.
+_QUOTED = re.compile(r"\[\d+\] .+, ")
 
 
 class ChatDocuments:
@@ -109,6 +113,11 @@ class ChatDocuments:
         """What was quoted for a message that has not been answered goes along with no other one."""
         session.attachments = [each for each in session.attachments if each not in self._attached]
         self._attached, self.quoted = [], ()
+
+    @staticmethod
+    def is_quotation(attachment: Attachment) -> bool:
+        """Whether this went along with a message because it was quoted for it, in an earlier chat, too."""
+        return _QUOTED.match(attachment.name or "") is not None
 
     def close(self) -> None:
         """Close the index."""

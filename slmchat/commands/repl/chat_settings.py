@@ -27,12 +27,20 @@ _RANGES: Mapping[str, Range] = {
 }
 # How the options of the command line call them.
 _ALSO = {"temp": "temperature", "n": "max_tokens", "num_ctx": "ctx", "num_predict": "max_tokens"}
+# What other programs set in the same way.
+_ELSEWHERE = {
+    "system": "/system TEXT",
+    "think": "/think on",
+    "nothink": "/think off",
+    "model": "/model NAME",
+    "verbose": "/stats has the speed of the last answer",
+}
 _NONE = ("none", "default", "auto", "off")
 _STOP = "stop"
 
 
 def command(chat: ChatApp, arguments: str) -> None:
-    """`/set`, `/set KEY VALUE`, `/set KEY none`, each with `--save`. Raises `SlmError` (USAGE, STORAGE)."""
+    """`/set`, `/set KEY`, `/set KEY VALUE`, `/set KEY none`, each with `--save`. Raises `SlmError` (USAGE, STORAGE)."""
     text = arguments.strip()
     is_saved = text == "--save" or text.endswith(" --save")
     text = text.removesuffix("--save").strip()
@@ -41,16 +49,14 @@ def command(chat: ChatApp, arguments: str) -> None:
             raise usage("what is to be saved?", "/set KEY VALUE --save")
         _show(chat)
         return
-    given, _, value = text.partition(" ")
-    key = given.lstrip("-").replace("-", "_")
-    key, value = _ALSO.get(key, key), value.strip()
+    key, value = _parsed(text)
     told = ""
-    if key == _STOP:
-        _set_stop(chat, value)
-    elif key not in _RANGES:
-        raise usage(f"there is no setting '{given}'.", f"/set KEY VALUE with one of {', '.join([*_RANGES, _STOP])}")
-    elif key in ("ctx", "threads") and chat.place.host is not None:
+    if key in ("ctx", "threads") and chat.place.host is not None:
         raise usage(f"{key} is decided at {chat.place.host}, not here.")
+    if not value and "=" not in text and not is_saved:
+        _show(chat, key)
+    elif key == _STOP:
+        _set_stop(chat, value)
     else:
         number = None if value.lower() in _NONE else _number(key, value)
         _set_number(chat, key, number)
@@ -62,6 +68,19 @@ def command(chat: ChatApp, arguments: str) -> None:
     finally:  # it counts in this chat, also where it cannot be kept
         if told:
             chat.console.note(f"{told}.")
+
+
+def _parsed(text: str) -> tuple[str, str]:
+    """The key and its value, of `KEY VALUE` or `KEY=VALUE`. Raises `SlmError` (USAGE)."""
+    text = text.removeprefix("parameter ").lstrip()  # as Ollama has it
+    given, sign, value = text.partition("=") if "=" in text.split()[0] else text.partition(" ")
+    key = given.lstrip("-").replace("-", "_")
+    key = _ALSO.get(key, key)
+    if key not in (*_RANGES, _STOP):
+        hint = _ELSEWHERE.get(key) or f"/set KEY VALUE with one of {', '.join([*_RANGES, _STOP])}"
+        raise usage(f"there is no setting '{given}'.", hint)
+    is_signed = sign == " " and key != _STOP  # a stop sequence may begin with the sign
+    return key, (value.strip().removeprefix("=") if is_signed else value).strip()
 
 
 def _set_number(chat: ChatApp, key: str, value: float | None) -> None:
@@ -89,18 +108,22 @@ def _set_stop(chat: ChatApp, text: str) -> None:
     chat.console.note(f"An answer ends at {shown}." if stop else "No stop sequence ends an answer.")
 
 
-def _show(chat: ChatApp) -> None:
+def _show(chat: ChatApp, key: str | None = None) -> None:
+    """The settings as they are now, or one of them."""
     session, said = chat.session, chat.console.note
-    for name in _SAMPLER:
-        value = getattr(session.sampler, name)
-        said(f"{name:15} {'a new one each time' if value is None else value}")
+    values: dict[str, object] = {name: getattr(session.sampler, name) for name in _SAMPLER}
+    values["seed"] = "a new one each time" if values["seed"] is None else values["seed"]
     if chat.place.host is None:
-        said(f"{'ctx':15} {session.n_ctx or session.asked_ctx or 'chosen when the model is loaded'}")
-        said(f"{'threads':15} {session.threads or 'as many as there are free cores'}")
-    said(f"{'max_tokens':15} {session.limits.max_tokens or 'no limit'}")
-    said(f"{'stop':15} {', '.join(map(repr, session.limits.stop)) or 'none'}")
-    kept = _kept(chat)
-    if kept:
+        values["ctx"] = session.n_ctx or session.asked_ctx or "chosen when the model is loaded"
+        values["threads"] = session.threads or "as many as there are free cores"
+    values["max_tokens"] = session.limits.max_tokens or "no limit"
+    values[_STOP] = ", ".join(map(repr, session.limits.stop)) or "none"
+    for name, value in values.items():
+        if key in (None, name):
+            said(f"{name:15} {value}")
+    if key is not None:
+        said(f"/set {key} VALUE changes it, /set {key} none resets it.")
+    elif kept := _kept(chat):
         said(f"kept for later chats: {', '.join(kept)} (/set KEY none --save forgets one)")
 
 

@@ -33,9 +33,9 @@ def command(chat: ChatApp, arguments: str) -> None:
     paths = [user_path(word) for word in split_words(arguments)]
     if chat.place.host is not None:
         question = f"Passages of these documents would {chat.place.what_happens} with your messages."
-        if chat.asked(question, [("y", "let them"), ("n", "leave it")]) != "y":
+        if chat.answers.ask(question, [("y", "let them"), ("n", "leave it")]) != "y":
             return
-    report = documents.add(paths, chat.session, chat.settings, chat.cancellable)
+    report = documents.add(paths, chat.session, chat.settings, chat.answers.cancellable)
     if report is None:
         chat.console.note("(cancelled)")
         return
@@ -55,7 +55,7 @@ def _before(chat: ChatApp, text: str) -> None:
     enclosures.named_in(chat, text)
     if not chat.has_documents:
         return
-    chat.documents.attach(text, chat.session, chat.settings, chat.reading, chat.cancellable)
+    chat.documents.attach(text, chat.session, chat.settings, chat.answers.reading, chat.answers.cancellable)
     quoted = chat.documents.quoted
     if quoted:
         n_tokens = sum(chat.session.count_text(each.text) for each in quoted)

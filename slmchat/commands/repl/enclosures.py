@@ -11,6 +11,7 @@ from slmchat.commands.repl import files
 from slmchat.commands.repl.app import ChatApp, usage
 from slmchat.conversation.attachments import Attachment
 from slmchat.terminal.completion import complete_path
+from slmchat.terminal.slash_commands import as_typed
 from slmchat.user_paths import user_path
 from slmchat.wording import counted
 
@@ -64,21 +65,26 @@ def _room(chat: ChatApp, total: int) -> str:
 
 def named_in(chat: ChatApp, text: str) -> None:
     """Attach the files that a message names as `@path`; what is not a file there stays text."""
-    if len(text) > _MOST_WITH_NAMES:
-        return
-    named = [user_path(quoted or bare) for quoted, bare in _NAMED.findall(text)]
-    found = [path for path in (_existing(path) for path in named) if path is not None]
+    found = paths_in(text)
     if not found:
         return
     names = ", ".join(path.name for path in found)
     if chat.place.host is not None:
         question = f"{names} would {chat.place.what_happens} with this message."
-        if chat.asked(question, [("y", "send along"), ("n", "send the message alone")]) != "y":
+        if chat.answers.ask(question, [("y", "send along"), ("n", "send the message alone")]) != "y":
             return
     read = files.read_paths(found, chat.console)
     fresh = [item for item in read if item not in chat.session.attachments]  # a message that came back names them again
     if fresh:
         _attach(chat, fresh)
+
+
+def paths_in(text: str) -> list[Path]:
+    """The files that a message names as `@path`, as far as they exist."""
+    if len(text) > _MOST_WITH_NAMES:
+        return []
+    named = [user_path(quoted or bare) for quoted, bare in _NAMED.findall(text)]
+    return [path for path in map(_existing, named) if path is not None]
 
 
 def _existing(path: Path) -> Path | None:
@@ -105,7 +111,7 @@ def image(chat: ChatApp, arguments: str) -> None:
     session.model.check_vision(chat.settings)
     costs = [(picture, session.cost_of(picture)) for picture in files.read_pictures(arguments)]
     for picture, tokens in costs:
-        if not chat.is_plain:
+        if not chat.answers.is_plain:
             files.draw(picture, chat.console)
         chat.console.note(f"{picture.describe()}, {tokens:,} tokens")
     session.pictures += [picture for picture, _ in costs]
@@ -126,4 +132,4 @@ def editor(chat: ChatApp, arguments: str) -> None:
     """`/editor [TEXT]`: the next message from $EDITOR."""
     text = chat.editor.edit_text(arguments)
     if text and text.strip():
-        chat.next_text = text
+        chat.next_text = as_typed(text)

@@ -66,7 +66,7 @@ def read_paths(paths: Sequence[Path], console: Console) -> list[Attachment]:
         skipped += not is_read  # of a directory only what is text was asked for
     if skipped:
         console.note(f"{counted(skipped, 'file')} left out: not text, too large or not readable.")
-    if below and not read:
+    if paths and not read:
         raise SlmError("there is no text file in that directory.", exit_code=ExitCode.USAGE)
     return read
 

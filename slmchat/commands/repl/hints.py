@@ -27,6 +27,8 @@ _INSTEAD = {
     "plain completion does without it": "/undo takes the last exchange back, /clear begins anew",
     "complete text with it: slm run": "/model NAME lets another model answer",
     "slm run ": "",
+    "slm sessions list": "/sessions lists them",
+    "`slm list` shows": "/model lists the installed models",
 }
 
 

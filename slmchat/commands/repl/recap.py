@@ -30,7 +30,7 @@ def show(chat: ChatApp) -> None:
                 chat.console.note(f"[{picture.describe()}]")
             chat.console.note(f"> {title_of(message.text)}")
         else:
-            handler = chat.handler()
+            handler = chat.answers.handler()
             handler.answer(end_of(message.text))
             handler.close()
             if message.is_cut:

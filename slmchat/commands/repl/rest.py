@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from slmchat.commands.repl.app import ChatApp
-from slmchat.conversation.messages import Message, Role, title_of
+from slmchat.conversation.messages import Message, Role
 from slmchat.generation.titles import TitleInTheMaking
 from slmchat.hardware.power import power
 
@@ -43,6 +43,6 @@ def _untitled(chat: ChatApp) -> Sequence[Message]:
     said = [node.message for node in conversation.path()][:2]
     if [message.role for message in said] != [Role.USER, Role.ASSISTANT] or said[1].is_cut or not said[1].text:
         return ()
-    if conversation.id in chat.titled or conversation.title != title_of(said[0].text) or power()[0].value:
+    if conversation.id in chat.titled or not conversation.has_first_line_as_title or power()[0].value:
         return ()
     return said

@@ -13,6 +13,7 @@ from slmchat.conversation.archive_names import SessionSummary
 from slmchat.conversation.attachments import instruction_of
 from slmchat.conversation.code_blocks import code_blocks
 from slmchat.conversation.messages import Role
+from slmchat.errors import SlmError
 from slmchat.terminal.completion import complete_path, split_words
 from slmchat.terminal.picker import Pickable, pick
 from slmchat.terminal.screen import ControlSequences
@@ -20,6 +21,7 @@ from slmchat.wording import counted
 
 # A terminal need not take more through OSC 52 (xterm's limit is about 100,000 bytes of base64).
 _MOST_COPIED = 74_000
+_CLIPBOARD_DOUBT = "some have that switched off"
 _SHOWN_SESSIONS = 15
 
 
@@ -63,7 +65,10 @@ def _facts(item: SessionSummary) -> str:
 
 def _preview(chat: ChatApp, id: str) -> str:
     """The last question and the beginning of what was answered."""
-    path = chat.archive.load(id).path()[-2:]
+    try:
+        path = chat.archive.load(id).path()[-2:]
+    except SlmError:  # another slm has removed it meanwhile: the choice says so
+        return ""
     marks = {Role.USER: "> "}
     return "\n".join(
         f"{marks.get(node.message.role, '')}{' '.join(instruction_of(node.message.text).split())}" for node in path
@@ -124,14 +129,15 @@ def complete_export(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
 def copy(chat: ChatApp, arguments: str) -> None:
     """`/copy [N]`, `/copy code [N]`. OSC 52: the terminal itself puts the text on the clipboard; the seal refuses the
     sockets of X11 and Wayland."""
+    if chat.console.is_dumb:
+        raise usage("this terminal has no clipboard.", "/save FILE")
     what, text = _chosen(chat, arguments.split())
     data = text.encode()
     if len(data) > _MOST_COPIED:
         raise usage(f"{what} is too long for the terminal's clipboard ({len(data):,} bytes).", "/save FILE")
     chat.console.send(ControlSequences(f"\x1b]52;c;{base64.b64encode(data).decode()}\x07"))
-    chat.console.note(
-        f"{what[0].upper()}{what[1:]} is handed to the terminal's clipboard (some have that switched off)."
-    )
+    doubt = "tmux takes it after: set -s set-clipboard on" if chat.console.environ.get("TMUX") else _CLIPBOARD_DOUBT
+    chat.console.note(f"{what[0].upper()}{what[1:]} is handed to the terminal's clipboard ({doubt}).")
 
 
 def save(chat: ChatApp, arguments: str) -> None:

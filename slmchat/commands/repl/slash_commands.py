@@ -1,6 +1,6 @@
 """The slash commands of the chat: one table, each with its help, its completion and its function.
 
-Knows: which commands there are, by which other names people know them; model, system message, persona.
+Knows: which commands there are, by which other names people know them; help, the system message.
 Refuses to know: keys and the loop (app.py), how lines are parsed (terminal/slash_commands.py), what the commands of the
 modules beside it do.
 """
@@ -8,17 +8,22 @@ modules beside it do.
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from slmchat import personas
-from slmchat.catalog.library import Library
-from slmchat.commands.repl import adapters, chat_settings, documents, enclosures, saved, thinking, tree, view
+from slmchat.commands.repl import (
+    adapters,
+    chat_settings,
+    documents,
+    enclosures,
+    models,
+    persona,
+    saved,
+    thinking,
+    tree,
+    view,
+)
 from slmchat.commands.repl.app import ChatApp, usage
-from slmchat.errors import SlmError
-from slmchat.generation import params
-from slmchat.models.remote_backend import REMOTE_MARK
 from slmchat.terminal.doubt import LEGEND
 from slmchat.terminal.line_editor import KEYS
 from slmchat.terminal.slash_commands import CommandTable, SlashCommand
-from slmchat.wording import counted
 
 # The chat itself
 
@@ -48,45 +53,7 @@ def _exit(chat: ChatApp, _arguments: str) -> None:
     chat.leave()
 
 
-# Model and settings
-
-
-def _model(chat: ChatApp, arguments: str) -> None:
-    session = chat.session
-    if not arguments:
-        chat.console.note(f"{session.model.key}: {session.model.title}")
-        return
-    if arguments.startswith(REMOTE_MARK):
-        raise _other_place(chat)
-    model = chat.place.find(arguments, chat.settings, chat.console)
-    model.check()
-    had_adapters = bool(session.adapters)
-    chat.switch_model(model)
-    session.opened.loading.when_done(chat.editor.refresh)
-    chat.console.note(f"From here on {session.label} answers; the conversation goes on.")
-    if had_adapters and not session.adapters:
-        chat.console.note("The adapters belonged to the model before; /lora lays others over this one.")
-
-
-def _other_place(chat: ChatApp) -> SlmError:
-    """A chat cannot move: what is sealed stays sealed."""
-    id = chat.session.conversation.id[:8]
-    number = len(chat.session.conversation.visible())
-    leaving = f"it asks before {counted(number, 'message')} leave this device"
-    again = "slm chat" if chat.is_private or not number else f"slm chat --session {id}"
-    where = "at its endpoint" if chat.place.host else "sealed on this device"
-    return usage(
-        f"this chat stays {where}: what keeps it there cannot be taken off again.",
-        f"leave, and: {again} --endpoint URL|NAME -m MODEL ({leaving})",
-    )
-
-
-def _complete_model(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
-    if chat.place.host is not None:
-        return
-    for item in Library(chat.settings.paths).all():
-        if item.key.startswith(text) and item.answers:
-            yield item.key, item.title or ""
+# What the model is told
 
 
 def _system(chat: ChatApp, arguments: str) -> None:
@@ -99,37 +66,12 @@ def _system(chat: ChatApp, arguments: str) -> None:
     chat.console.note("The system message is set." if conversation.system else "The system message is removed.")
 
 
-def _persona(chat: ChatApp, arguments: str) -> None:
-    known = params.personas(chat.settings)
-    if not arguments:
-        for name, persona in known.items():
-            chat.console.note(f"{name:14} {persona.description}")
-        return
-    persona = personas.find(arguments, known)
-    session = chat.session
-    session.conversation.system = persona.system
-    session.conversation.changed()
-    session.sampler_changes = dict(persona.sampler)
-    session.examples = params.example_messages(persona)
-    if persona.max_tokens:
-        session.set_max_tokens(persona.max_tokens)
-    asked = replace(session.options, think=persona.think, think_budget=persona.think_budget)
-    session.set_thinking(params.thinking_of(asked, chat.settings))
-    if persona.model and chat.place.host is None and not session.model.is_called(persona.model):
-        _model(chat, persona.model)
-    chat.console.note(f"From here on: {persona.name}, {persona.description}")
-
-
-def _complete_persona(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
-    return ((name, it.description) for name, it in params.personas(chat.settings).items() if name.startswith(text))
-
-
 def _confidence(chat: ChatApp, _arguments: str) -> None:
-    if not chat.shows_doubt and (chat.console.is_dumb or not chat.console.is_stdout_tty):
+    if not chat.answers.shows_doubt and (chat.console.is_dumb or not chat.console.is_stdout_tty):
         raise usage("this terminal cannot underline", "slm run --json --logprobs has the numbers")
-    chat.shows_doubt = not chat.shows_doubt
-    chat.session.limits = replace(chat.session.limits, top_logprobs=0 if chat.shows_doubt else None)
-    if chat.shows_doubt:
+    chat.answers.shows_doubt = not chat.answers.shows_doubt
+    chat.session.limits = replace(chat.session.limits, top_logprobs=0 if chat.answers.shows_doubt else None)
+    if chat.answers.shows_doubt:
         chat.console.note("The next answers show where the model was unsure, as plain text without Markdown.")
         chat.console.send(LEGEND)
     else:
@@ -156,7 +98,7 @@ _GROUPS: Mapping[str, tuple[SlashCommand[ChatApp], ...]] = {
     "What goes along": (
         SlashCommand(
             "file", "PATH…", 'attach files and directories to the next message; "" detaches',
-            enclosures.file, enclosures.complete,
+            enclosures.file, enclosures.complete, also=("attach", "read"),
             more="Globs and ~ work, names with blanks want quotes. Of a directory every text file is taken, but not "
             "hidden ones and those of tools (node_modules). In a message @PATH does the same for one file.",
         ),
@@ -171,15 +113,20 @@ _GROUPS: Mapping[str, tuple[SlashCommand[ChatApp], ...]] = {
         SlashCommand("editor", "[TEXT]", "write the next message in $EDITOR", enclosures.editor),
     ),
     "Model and settings": (
-        SlashCommand("model", "[NAME]", "let another model go on", _model, _complete_model),
+        SlashCommand(
+            "model", "[NAME]", "choose an installed model to go on, or name one", models.command, models.complete,
+            also=("models",),
+        ),
         SlashCommand(
             "lora", "[PATH=SCALE]", 'list adapters, add or rescale one; "none" removes them',
             adapters.command, adapters.complete,
         ),
-        SlashCommand("system", "[TEXT]", 'show or set the system message; "" removes it', _system),
-        SlashCommand("persona", "[NAME]", "list personas, or take one on", _persona, _complete_persona),
         SlashCommand(
-            "set", "[KEY VALUE]", "sampler, limits, stop, ctx, threads; none resets",
+            "system", "[TEXT]", 'show or set the system message; "" removes it', _system, also=("system-prompt",)
+        ),
+        SlashCommand("persona", "[NAME]", "list personas, or take one on", persona.command, persona.complete),
+        SlashCommand(
+            "set", "[KEY [VALUE]]", "sampler, limits, stop, ctx, threads; none resets",
             chat_settings.command, chat_settings.complete,
             more="Keys may be written as the options are (temp, n, top-k). /set stop TEXT adds a stop sequence. "
             "--save behind it keeps the value for later chats.",
@@ -194,7 +141,9 @@ _GROUPS: Mapping[str, tuple[SlashCommand[ChatApp], ...]] = {
         SlashCommand("confidence", "", "underline where the model is unsure, or stop that", _confidence),
     ),
     "What the model sees": (
-        SlashCommand("context", "", "what fills the window, message by message", view.context),
+        SlashCommand(
+            "context", "", "what fills the window, message by message", view.context, also=("tokens", "usage")
+        ),
         SlashCommand("prompt", "", "the exact prompt as the model sees it", view.prompt),
         SlashCommand("stats", "", "speed and tokens of the last answer", view.stats),
     ),

@@ -25,7 +25,7 @@ def command(chat: ChatApp, arguments: str) -> None:
     word = arguments.strip().casefold()
     asked = chat.session.thinking
     if word in ("hide", "show"):
-        chat.shows_thinking = word == "show"
+        chat.answers.shows_thinking = word == "show"
     elif word in list(ThinkingMode):
         mode = ThinkingMode(word)
         budget = 0 if mode is ThinkingMode.OFF else asked.budget or None
@@ -40,7 +40,7 @@ def command(chat: ChatApp, arguments: str) -> None:
             hint=f"{', '.join(_WORDS)}, or a number of tokens (0: none)",
             exit_code=ExitCode.USAGE,
         )
-    chat.console.note(_state(chat.session.thinking, is_shown=chat.shows_thinking))
+    chat.console.note(_state(chat.session.thinking, is_shown=chat.answers.shows_thinking))
 
 
 def _state(asked: Thinking, *, is_shown: bool) -> str:

@@ -3,10 +3,11 @@
 Knows: the commands that move in the tree of a conversation. Refuses to know: how an answer is made (chat_session.py).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from slmchat.commands.repl import recap
+from slmchat.commands.repl import enclosures, recap
 from slmchat.commands.repl.app import ChatApp, usage
+from slmchat.conversation.attachments import Attachment, taken_apart
 from slmchat.conversation.messages import Conversation, Node, Role, title_of
 from slmchat.terminal.slash_commands import as_typed, message_of
 from slmchat.wording import counted
@@ -26,7 +27,7 @@ def clear(chat: ChatApp, _arguments: str) -> None:
 def compact(chat: ChatApp, arguments: str) -> None:
     conversation = chat.session.conversation
     if not arguments:
-        with chat.answering():
+        with chat.answers.held():
             is_done = chat.session.compact()
         chat.console.note("The summary stands for it; /compact undo goes back." if is_done else "Nothing has changed.")
     elif arguments == "show":
@@ -53,7 +54,7 @@ def retry(chat: ChatApp, _arguments: str) -> None:
         raise usage("there is no question to answer again.")
     conversation.go_to(question)
     answer = None
-    with chat.answering():
+    with chat.answers.held():
         try:
             answer = chat.session.answer()
         finally:
@@ -78,30 +79,45 @@ def edit(chat: ChatApp, _arguments: str) -> None:
     question = conversation.last(Role.USER)
     if question is None:
         raise usage("there is no question to edit.")
+    typed, attached = taken_apart(question.message.text)
+    attached = _going_along_again(chat, typed, attached)
+    if attached:
+        chat.console.note(f"(with it: {', '.join(item.name or 'a text' for item in attached)})")
     try:
-        text = message_of(chat.editor.read(default=as_typed(question.message.text), prompt="edit> "))
+        text = message_of(chat.editor.read(default=as_typed(typed), prompt="edit> "))
     except (KeyboardInterrupt, EOFError):
         chat.console.note("(not changed)")
         return
     if not text.strip():
         return
-    before = conversation.current
+    session, before = chat.session, conversation.current
     conversation.go_to(question.parent)
-    attachments, chat.session.attachments = chat.session.attachments, []
-    attached, chat.session.pictures = chat.session.pictures, list(question.message.pictures)
+    attachments, session.attachments = session.attachments, attached
+    pictures, session.pictures = session.pictures, list(question.message.pictures)
     try:
         chat.send(text)
     finally:
-        chat.session.attachments, chat.session.pictures = attachments, attached
-        if chat.session.conversation is conversation and conversation.current is question.parent:
+        if chat.next_text:  # it is back in the line, and what goes along with it beside it
+            attachments, pictures = [*attachments, *session.attachments], [*pictures, *session.pictures]
+        session.attachments, session.pictures = attachments, pictures
+        if session.conversation is conversation and conversation.current is question.parent:
             conversation.go_to(before)
+
+
+def _going_along_again(chat: ChatApp, typed: str, attached: Sequence[Attachment]) -> list[Attachment]:
+    """What went along with a message, without what is found anew for it: files that it names itself, quotations."""
+    named = {path.name for path in enclosures.paths_in(typed)}
+    is_quoting = chat.has_documents and bool(chat.documents.roots)
+    return [
+        item for item in attached if item.name not in named and not (is_quoting and chat.documents.is_quotation(item))
+    ]
 
 
 def go_on(chat: ChatApp, _arguments: str) -> None:
     node = chat.session.conversation.current
     if node is not None and node.message.role is Role.ASSISTANT and not node.message.is_cut:
         chat.console.note("(the model had ended this answer by itself)")
-    with chat.answering():
+    with chat.answers.held():
         chat.told(chat.session.go_on())
 
 

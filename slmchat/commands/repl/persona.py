@@ -1,0 +1,50 @@
+"""`/persona` in the chat: take on what `-p` begins a chat with, in place of the persona before.
+
+Knows: what of a persona counts in a chat that goes on. Refuses to know: what personas there are (slmchat/personas.py).
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from slmchat import personas
+from slmchat.commands.repl import models
+from slmchat.commands.repl.app import ChatApp
+from slmchat.generation import params
+from slmchat.personas import Persona
+
+
+def command(chat: ChatApp, arguments: str) -> None:
+    """`/persona`, `/persona NAME`. Raises `SlmError`; then all is as it was."""
+    known = params.personas(chat.settings)
+    if not arguments:
+        for name, persona in known.items():
+            chat.console.note(f"{name:14} {persona.description}")
+        return
+    persona = personas.find(arguments, known)
+    if persona.model and chat.place.host is None and not chat.session.model.is_called(persona.model):
+        models.switch(chat, persona.model)  # first: where that fails, nothing else has changed
+    _take_on(chat, persona)
+    chat.console.note(f"From here on: {persona.name}, {persona.description}")
+
+
+def _take_on(chat: ChatApp, persona: Persona) -> None:
+    session = chat.session
+    before = params.persona_of(session.options, chat.settings) or Persona("")
+    # Of the limits those go that the persona before has set; what was set by hand stays.
+    limits = session.limits
+    if persona.max_tokens or limits.max_tokens == before.max_tokens:
+        limits = replace(limits, max_tokens=persona.max_tokens)
+    stop = [sequence for sequence in limits.stop if sequence not in before.stop]
+    session.limits = replace(limits, stop=(*stop, *(sequence for sequence in persona.stop if sequence not in stop)))
+    session.sampler_changes = dict(persona.sampler)
+    session.examples = params.example_messages(persona)
+    session.options = replace(session.options, persona=persona.name)
+    asked = replace(session.options, think=persona.think, think_budget=persona.think_budget)
+    session.set_thinking(params.thinking_of(asked, chat.settings))
+    session.conversation.system = persona.system
+    session.conversation.changed()
+
+
+def complete(chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
+    """The personas."""
+    return ((name, it.description) for name, it in params.personas(chat.settings).items() if name.startswith(text))
