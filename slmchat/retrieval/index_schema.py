@@ -54,6 +54,11 @@ _STEPS = (
         "ALTER TABLE chunks ADD COLUMN lines TEXT",
         "UPDATE documents SET n_bytes = -1, sha256 = '' WHERE kind IN ('html', 'docx')",
     ),
+    # E-mails and notebooks, which were read as plain text.
+    (
+        "UPDATE documents SET n_bytes = -1, sha256 = '' WHERE lower(CAST(path AS TEXT)) LIKE '%.eml'"
+        " OR lower(CAST(path AS TEXT)) LIKE '%.ipynb'",
+    ),
 )
 
 SCHEMA = Schema(_STEPS, frozenset({"documents", "chunks", "vectors"}))

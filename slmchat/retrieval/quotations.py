@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from slmchat.lazy_dataclasses import dataclass
-from slmchat.retrieval.documents import DocumentKind
 from slmchat.retrieval.index import Passage
 from slmchat.retrieval.nearest import is_heading
 
@@ -52,15 +51,9 @@ class Quotation:
 
     @property
     def where(self) -> str:
-        """Page or lines, as a reader looks them up."""
+        """Page, lines or paragraphs, as a reader looks them up."""
         chunk = self.passage.chunk
-        unit = "paragraph" if chunk.kind is DocumentKind.DOCX else "line"
-        lines = (
-            f"{unit} {self.first_line}"
-            if self.first_line == self.last_line
-            else f"{unit}s {self.first_line}-{self.last_line}"
-        )
-        return lines if chunk.page is None else f"page {chunk.page}"
+        return chunk.where(self.first_line, self.last_line) if chunk.page is None else f"page {chunk.page}"
 
 
 def quotations_in(text: str, passages: Sequence[Passage]) -> list[Quotation]:

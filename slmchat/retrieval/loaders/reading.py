@@ -1,7 +1,7 @@
 """A file becomes a document: read whole, told by its kind, parsed here or in a process of its own.
 
-Text is parsed here. PDF, DOCX and HTML have structure that can be made to harm its reader; they go to a child process
-(child.py), which is killed when it takes too long, and only with the file it is reading.
+Text is parsed here. All else has structure that can be made to harm its reader; it goes to a child process (child.py),
+which is killed when it takes too long, and only with the file it is reading.
 
 Knows: files that change while they are read, the child and its limits of time. Refuses to know: formats, the index.
 """
@@ -30,7 +30,7 @@ from slmchat.retrieval.loaders.kinds import FIRST_BYTES, kind_of, why_not_text
 from slmchat.sanitize import Sanitizer
 
 _CHANGES = "changed while it was read"
-_IN_CHILD = (DocumentKind.PDF, DocumentKind.DOCX, DocumentKind.HTML)
+_HERE = (DocumentKind.TEXT, DocumentKind.MARKDOWN, DocumentKind.CSV, DocumentKind.CODE)
 _OTHER_SPACE = re.compile(r"[\x0b\x0c\x1c-\x1f\x85]")
 _C1 = re.compile(r"[\x80-\x9f]")
 _OBEYED = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -91,14 +91,11 @@ class DocumentReader:
 
     def read(self, content: FileContent) -> Document:
         """The document. Raises `Unreadable`, and `ReadingEnded`."""
-        title: str | None = None
-        if content.kind in _IN_CHILD:
-            title, sections = self._read_in_child(content)
-        else:
-            title, sections = _read_here(content)
+        is_here = content.kind in _HERE
+        title, sections = _read_here(content) if is_here else self._read_in_child(content)
         if not any(section.text.strip() for section in sections):
             raise Unreadable("is empty")
-        if title is None and content.kind in (DocumentKind.DOCX, DocumentKind.HTML):
+        if title is None and not is_here:
             title = next((section.heading[0] for section in sections if section.heading), None)
         pages = [section.page for section in sections if section.page is not None]
         name = content.path.name.encode("utf-8", "replace").decode()
