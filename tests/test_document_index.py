@@ -271,6 +271,7 @@ class TestPlaces:
         ("kind", "lines", "heading", "where"),
         [
             (DocumentKind.EMAIL, (0, 0), ("Anna, 2026-03-03",), "header"),
+            (DocumentKind.EMAIL, (0, 1), ("Anna, 2026-03-03",), "header, paragraph 1"),
             (DocumentKind.EMAIL, (2, 3), ("Anna, 2026-03-03",), "paragraphs 2-3"),
             (DocumentKind.EPUB, (4, 4), ("Part One", "The Cave", "| a | b |"), "Part One, The Cave, paragraph 4"),
             (DocumentKind.EPUB, (4, 4), (), "paragraph 4"),
@@ -324,6 +325,7 @@ class TestReading:
         (notes / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n\0")
         (notes / "scan.pdf").write_bytes(pdf([""]))
         (notes / "letter.docx").write_bytes(b"PK\x03\x04 cut off")
+        (notes / "renamed.pdf").write_text("no PDF")
         report = add(notes)
         assert report.n_files == 3
         assert skipped(report) == {
@@ -332,9 +334,13 @@ class TestReading:
             "is a picture, not text": 1,
             "is scanned: its pages are pictures, without text": 1,
             "is damaged": 1,
+            "is called .pdf and is not one": 1,
         }
         assert report.skipped["is damaged"].examples == [notes / "letter.docx"]
-        assert skipped(add(notes)) == skipped(report)
+        again = add(notes)
+        assert skipped(again) == skipped(report)
+        news = [[reason for reason, files in each.skipped.items() if files.is_news] for each in (report, again)]
+        assert len(news[0]) == 3 and news[1] == []
         assert [document.path.name for document in index.documents()] == ["boat.txt", "prices.csv", "tea.md"]
 
     @posix_only

@@ -30,9 +30,9 @@ class DocumentKind(StrEnum):
 
     def lines(self, first: int, last: int) -> str:
         """These lines in words, as a reader of such a file counts them: "lines 3-4", "paragraph 7", "cell 2"."""
-        if self is DocumentKind.EMAIL and last == ABOVE_TEXT:
-            return "header"
         unit = _UNITS.get(self, "line")
+        if self is DocumentKind.EMAIL and first == ABOVE_TEXT:
+            return "header" if last == ABOVE_TEXT else f"header, {self.lines(1, last)}"
         return f"{unit} {last}" if first == last else f"{unit}s {first}-{last}"
 
 

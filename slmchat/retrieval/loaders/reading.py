@@ -25,7 +25,7 @@ from slmchat.engine.self_test import interpreter
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval.documents import Document, DocumentKind, Section
 from slmchat.retrieval.loaders import markdown, plain
-from slmchat.retrieval.loaders.bounds import MOST_BYTES, MOST_S, MOST_SILENCE_S, TOO_LARGE, Unreadable
+from slmchat.retrieval.loaders.bounds import MOST_BYTES, MOST_S, MOST_SILENCE_S, TOO_LARGE, NotDocument, Unreadable
 from slmchat.retrieval.loaders.kinds import FIRST_BYTES, kind_of, why_not_text
 from slmchat.sanitize import Sanitizer
 
@@ -48,12 +48,14 @@ class ReadingEnded(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FileContent:
-    """The bytes of a file as they were at one moment; `mtime` in nanoseconds."""
+    """The bytes of a file as they were at one moment; `mtime` in nanoseconds. `refusal`: why it is not what its name
+    says, else empty."""
 
     path: Path
     kind: DocumentKind
     data: bytes
     mtime: int
+    refusal: str = ""
 
     @property
     def sha256(self) -> str:
@@ -61,7 +63,8 @@ class FileContent:
 
 
 def content_of(path: Path) -> FileContent:
-    """Read a file. Raises `Unreadable`: not a regular file, no permission, too large, not text, changed meanwhile."""
+    """Read a file. Raises `Unreadable`: not a regular file, no permission, too large, changed meanwhile, and
+    `NotDocument`."""
     try:
         # a pipe would be waited for; O_NONBLOCK means nothing to a file
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -72,14 +75,24 @@ def content_of(path: Path) -> FileContent:
             if before.st_size > MOST_BYTES:
                 raise Unreadable(TOO_LARGE)
             first = file.read(FIRST_BYTES)
-            kind = kind_of(path, first)
+            kind, refusal = _kind_or_refusal(path, first)
             data = first + file.read(MOST_BYTES + 1 - len(first))
             after = os.fstat(descriptor)
     except OSError as error:
         raise Unreadable(f"cannot be read ({error.strerror or error})") from error
     if len(data) != before.st_size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise Unreadable(_CHANGES)
-    return FileContent(path, kind, data, before.st_mtime_ns)
+    return FileContent(path, kind, data, before.st_mtime_ns, refusal)
+
+
+def _kind_or_refusal(path: Path, first: bytes) -> tuple[DocumentKind, str]:
+    """A file that claims to be a document is remembered with its refusal. Raises `NotDocument` for others."""
+    try:
+        return kind_of(path, first), ""
+    except NotDocument:
+        raise
+    except Unreadable as error:
+        return DocumentKind.TEXT, error.reason
 
 
 class DocumentReader:
@@ -91,6 +104,8 @@ class DocumentReader:
 
     def read(self, content: FileContent) -> Document:
         """The document. Raises `Unreadable`, and `ReadingEnded`."""
+        if content.refusal:
+            raise Unreadable(content.refusal)
         is_here = content.kind in _HERE
         title, sections = _read_here(content) if is_here else self._read_in_child(content)
         if not any(section.text.strip() for section in sections):
