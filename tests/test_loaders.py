@@ -553,8 +553,9 @@ class TestNotebook:
                     "cell_type": "code",
                     "source": "import math\n\nmath.pi",
                     "outputs": [
-                        {"output_type": "execute_result", "data": {"text/plain": ["3.14"], "image/png": "AAAA"}},
-                        {"output_type": "stream", "text": "x\n" * 500},
+                        {"output_type": "execute_result", "data": {"text/plain": ["3.14"], "text/html": "<b>"}},
+                        {"output_type": "display_data", "data": {"text/plain": "<Figure>", "image/png": "AAAA"}},
+                        *({"output_type": "stream", "text": "step\n"} for _ in range(50)),
                         {"output_type": "error", "ename": "ValueError", "evalue": "no", "traceback": ["\x1b[31mlong"]},
                     ],
                 },

@@ -16,7 +16,7 @@ from slmchat.retrieval.loaders.bounds import Unreadable
 from slmchat.retrieval.loaders.sections import SectionBuilder
 
 # What a cell has printed is read up to here: a table, the value of an expression. The rest are logs.
-_MOST_LINES, _MOST_CHARACTERS = 20, 1_500
+_MOST_LINES, _MOST_CHARACTERS, _MOST_VALUES = 20, 1_500, 5
 _NOT_ONE = Unreadable("is called .ipynb and is not one")
 
 
@@ -66,16 +66,21 @@ def _put_text(builder: SectionBuilder, text: str, number: int) -> None:
 
 
 def _outputs(cell: dict[str, Any]) -> Iterator[str]:
-    """What a cell has printed, and its value, as text; the name of an error, without where it came from."""
+    """What a cell has printed, in one piece, and its values, as text; of an error its name, not where it came from."""
     outputs = cell.get("outputs")
+    printed, values = "", []
     for output in outputs if isinstance(outputs, list) else ():
         if not isinstance(output, dict):
             continue
         data = output.get("data")
         if output.get("output_type") in ("error", "pyerr"):
-            text = f"{_joined(output.get('ename'))}: {_joined(output.get('evalue'))}"
+            values.append(f"{_joined(output.get('ename'))}: {_joined(output.get('evalue'))}")
+        elif isinstance(data, dict):
+            if not any(kind.startswith("image/") for kind in data):  # the text of a picture is its size
+                values.append(_joined(data.get("text/plain")))
         else:
-            text = _joined(data.get("text/plain") if isinstance(data, dict) else output.get("text"))
+            printed += _joined(output.get("text"))
+    for text in (printed, *values[:_MOST_VALUES]):
         if len(text) <= _MOST_CHARACTERS and text.count("\n") <= _MOST_LINES:
             yield text_files.with_line_feeds(text)
 
