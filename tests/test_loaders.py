@@ -15,7 +15,7 @@ import pytest
 from ask_samples import assembled, folded, pack_docx, pdf, stream, write_docx
 
 from slmchat.retrieval.documents import Document, DocumentKind
-from slmchat.retrieval.loaders import archives, bounds, docx, reading
+from slmchat.retrieval.loaders import bounds, docx, reading, zipped
 from slmchat.retrieval.loaders import epub as epub_loader
 from slmchat.retrieval.loaders import html as html_loader
 from slmchat.retrieval.loaders.bounds import Unreadable
@@ -232,7 +232,7 @@ class TestDocx:
         assert section.text == "here"
 
     def test_bombs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(archives, "MOST_BYTES", 1 << 20)
+        monkeypatch.setattr(zipped, "MOST_BYTES", 1 << 20)
 
         def reason(document: str) -> str:
             path = pack_docx(tmp_path / "a.docx", document)
@@ -450,7 +450,7 @@ class TestEpub:
         assert refused(read, "a.epub", content) == reason
 
     def test_all_pages_together_have_a_bound(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(archives, "MOST_BYTES", 1 << 20)
+        monkeypatch.setattr(zipped, "MOST_BYTES", 1 << 20)
         book = epub({f"{n}.xhtml": f"<p>{' ' * (1 << 18)}x</p>" for n in range(5)})
         assert len(book) < 1 << 20
         with pytest.raises(Unreadable) as caught:

@@ -1,16 +1,16 @@
 """DOCX: a ZIP archive with XML in it, of which the text, the headings and the tables are taken.
 
 Knows: WordprocessingML (ECMA-376 part 1). Refuses to know: layout, pictures, comments, deleted text; what an archive
-may cost (archives.py).
+may cost (zipped.py).
 """
 
 import re
 
 from slmchat.retrieval.documents import Section
-from slmchat.retrieval.loaders import archives
-from slmchat.retrieval.loaders.archives import ElementText
+from slmchat.retrieval.loaders import zipped
 from slmchat.retrieval.loaders.bounds import Unreadable
 from slmchat.retrieval.loaders.paragraphs import ParagraphFlow
+from slmchat.retrieval.loaders.zipped import ElementText
 
 _HEADING = re.compile(r"heading (\d)", re.IGNORECASE)
 # Levels of w:outlineLvl; 9 is body text.
@@ -21,7 +21,7 @@ _UNSEEN = {"del", "moveFrom", "instrText", "delText", "Fallback", "sectPr", "rPr
 
 def read(data: bytes) -> tuple[str | None, list[Section]]:
     """The title of a document and its sections; lines are paragraphs. Raises `Unreadable`."""
-    with archives.opened(data) as archive:
+    with zipped.opened(data) as archive:
         document = archive.member("word/document.xml")
         if document is None:
             raise Unreadable("is called .docx and is not one")
@@ -33,7 +33,7 @@ def read(data: bytes) -> tuple[str | None, list[Section]]:
     body = _Body(levels)
     for part in (document, *notes):
         if part is not None:
-            archives.parse(part, body.start, body.end, body.data)
+            zipped.parse(part, body.start, body.end, body.data)
     return title, list(body.flow.builder.sections())
 
 
@@ -48,7 +48,7 @@ class _Styles:
     def of(cls, content: bytes | None) -> dict[str, int]:
         found = cls()
         if content is not None:
-            archives.parse(content, found._start)
+            zipped.parse(content, found._start)
         return found.levels
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:

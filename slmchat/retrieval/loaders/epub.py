@@ -4,7 +4,7 @@ table of contents.
 Paragraphs are counted below each heading: a book on a screen has no lines and no pages, but chapters that one opens.
 
 Knows: container, package, reading order, tables of contents (EPUB 2 and 3). Refuses to know: XHTML (html.py), layout,
-pictures; what an archive may cost (archives.py).
+pictures; what an archive may cost (zipped.py).
 """
 
 import posixpath
@@ -14,10 +14,10 @@ from urllib.parse import unquote, urlsplit
 from slmchat import text_files
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval.documents import Section
-from slmchat.retrieval.loaders import archives, html
-from slmchat.retrieval.loaders.archives import Archive
+from slmchat.retrieval.loaders import html, zipped
 from slmchat.retrieval.loaders.bounds import Unreadable
 from slmchat.retrieval.loaders.sections import ParagraphCounter
+from slmchat.retrieval.loaders.zipped import ZippedFiles
 
 _NOT_ONE = Unreadable("is called .epub and is not one")
 _PAGES = ("application/xhtml+xml", "text/html")
@@ -29,11 +29,11 @@ _OF_FONTS = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#
 def read(data: bytes) -> tuple[str | None, list[Section]]:
     """The title of a book and its sections; lines are paragraphs below a heading. Raises `Unreadable`."""
     builder = _Book()
-    with archives.opened(data) as archive:
+    with zipped.opened(data) as archive:
         package = _Package.of(archive)
         locked = _Encryption.of(archive)
         if any(page in locked for page in package.pages):
-            raise Unreadable(archives.ENCRYPTED)
+            raise Unreadable(zipped.ENCRYPTED)
         names = _names_of_pages(archive, package)
         for page in package.pages:
             content = archive.member(page)
@@ -82,13 +82,13 @@ class _Package:
         self._is_title = False
 
     @classmethod
-    def of(cls, archive: Archive) -> "_Package":
+    def of(cls, archive: ZippedFiles) -> "_Package":
         """Raises `Unreadable`."""
         roots: list[str] = []
         container = archive.member("META-INF/container.xml")
         if container is None:
             raise _NOT_ONE
-        archives.parse(
+        zipped.parse(
             container,
             lambda name, attributes: roots.append(attributes.get("full-path", "")) if name == "rootfile" else None,
         )
@@ -96,7 +96,7 @@ class _Package:
         if content is None:
             raise _NOT_ONE
         found = cls(posixpath.dirname(roots[0]))
-        archives.parse(content, found._start, found._end, found._data)
+        zipped.parse(content, found._start, found._end, found._data)
         return found
 
     @property
@@ -132,10 +132,10 @@ class _Encryption:
         self._method = ""
 
     @classmethod
-    def of(cls, archive: Archive) -> set[str]:
+    def of(cls, archive: ZippedFiles) -> set[str]:
         found = cls()
         if (content := archive.member("META-INF/encryption.xml")) is not None:
-            archives.parse(content, found._start)
+            zipped.parse(content, found._start)
         return found.paths
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
@@ -147,7 +147,7 @@ class _Encryption:
             self.paths.add(_path("", attributes.get("URI", "")))
 
 
-def _names_of_pages(archive: Archive, package: _Package) -> dict[str, str]:
+def _names_of_pages(archive: ZippedFiles, package: _Package) -> dict[str, str]:
     """What the table of contents calls each page, where it has a name for its beginning."""
     contents = [item for item in package.items.values() if item.is_contents or item.media_type == _CONTENTS]
     found: dict[str, str] = {}
@@ -155,7 +155,7 @@ def _names_of_pages(archive: Archive, package: _Package) -> dict[str, str]:
         made = _Contents(posixpath.dirname(item.path))
         if (content := archive.member(item.path)) is not None:
             with suppress(Unreadable):  # names are not needed to read it
-                archives.parse(content, made.start, made.end, made.data)
+                zipped.parse(content, made.start, made.end, made.data)
         found = {**made.names, **found}
     return found
 

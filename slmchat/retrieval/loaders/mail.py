@@ -20,9 +20,9 @@ from slmchat import text_files
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval.documents import ABOVE_TEXT, Section
 from slmchat.retrieval.loaders import html
-from slmchat.retrieval.loaders.archives import DAMAGED, ENCRYPTED
 from slmchat.retrieval.loaders.bounds import Unreadable
 from slmchat.retrieval.loaders.sections import ParagraphCounter
+from slmchat.retrieval.loaders.zipped import DAMAGED, ENCRYPTED
 
 _SHOWN = ("From", "To", "Cc", "Date")
 # Characters of a header that are looked at, and that are shown: an invitation can go to a whole town.

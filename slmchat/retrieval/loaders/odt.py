@@ -1,14 +1,14 @@
 """ODT: a ZIP archive with XML in it, of which the text, the headings, the tables and the notes are taken.
 
 Knows: text documents of OpenDocument (ISO 26300). Refuses to know: layout, pictures, comments, deleted text; what an
-archive may cost (archives.py).
+archive may cost (zipped.py).
 """
 
 from slmchat.retrieval.documents import Section
-from slmchat.retrieval.loaders import archives
-from slmchat.retrieval.loaders.archives import ElementText
+from slmchat.retrieval.loaders import zipped
 from slmchat.retrieval.loaders.bounds import Unreadable
 from slmchat.retrieval.loaders.paragraphs import ParagraphFlow
+from slmchat.retrieval.loaders.zipped import ElementText
 
 # Text that stands in the file and not on the page, or twice on it: the headings of a table of contents.
 _UNSEEN = {"tracked-changes", "annotation", "note-citation", "table-of-content", "ruby-text", "title", "desc"}
@@ -18,16 +18,16 @@ _TITLE_STYLE = "Title"
 
 def read(data: bytes) -> tuple[str | None, list[Section]]:
     """The title of a document and its sections; lines are paragraphs. Raises `Unreadable`."""
-    with archives.opened(data) as archive:
+    with zipped.opened(data) as archive:
         content = archive.member("content.xml")
         manifest = archive.member("META-INF/manifest.xml") or b""
         properties = archive.member("meta.xml")
     if b"encryption-data" in manifest:
-        raise Unreadable(archives.ENCRYPTED)
+        raise Unreadable(zipped.ENCRYPTED)
     if content is None:
         raise Unreadable("is called .odt and is not one")
     body = _Body()
-    archives.parse(content, body.start, body.end, body.data)
+    zipped.parse(content, body.start, body.end, body.data)
     return ElementText.of(properties, "title"), list(body.flow.builder.sections())
 
 

@@ -18,7 +18,7 @@ from slmchat.retrieval.loaders.bounds import MOST_BYTES, MOST_MEMBERS, TOO_LARGE
 DAMAGED, ENCRYPTED = "is damaged", "is encrypted"
 
 
-class Archive:
+class ZippedFiles:
     """An archive that is open."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
@@ -40,13 +40,13 @@ class Archive:
 
 
 @contextmanager
-def opened(data: bytes) -> Iterator[Archive]:
+def opened(data: bytes) -> Iterator[ZippedFiles]:
     """An archive of these bytes. Raises `Unreadable`, also for what its members do while this lasts."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if len(archive.infolist()) > MOST_MEMBERS:
                 raise Unreadable(DAMAGED)
-            yield Archive(archive)
+            yield ZippedFiles(archive)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         is_encrypted = isinstance(error, RuntimeError) and "encrypted" in str(error)
         raise Unreadable(ENCRYPTED if is_encrypted else DAMAGED) from error
