@@ -110,7 +110,7 @@ class TestText:
             ("a.zip", b"PK\x03\x04\0\0", "is a ZIP archive or an Office document, not text"),
             ("a.txt", b" \n \n", "is empty"),
             ("a.pdf", b"no pdf", "is called .pdf and is not one"),
-            ("a.rtf", rb"{\rtf1\ansi text}", "is RTF, which slm does not read"),
+            ("a.rtf", b"no RTF", "is called .rtf and is not one"),
             ("a.docx", b"\xd0\xcf\x11\xe0 encrypted by Word", "is called .docx and is not one"),
         ],
     )
@@ -357,6 +357,48 @@ class TestOdt:
             "<text:list><text:list-item>" * 20_000 + "<text:p>deep</text:p>" + "</text:list-item></text:list>" * 20_000
         )
         assert texts(read("a.odt", odt(deep))) == ["- deep"]
+
+
+RTF = rb"""{\rtf1\ansi\ansicpg1252\deff0{\fonttbl{\f0\fnil\fcharset0 Arial;}{\f1\fcharset204{\*\falt x}Arial;}}
+{\colortbl;\red0;}{\stylesheet{\s0 Normal;}{\s2\f0 heading 2;}{\*\cs10 Default;}}{\info{\title The \'fcber-paper}{\author XX}}
+{\header XX}{\*\generator XX}\pard\s2 Care\par
+\pard\plain It costs 5\'a0\'80\emdash a {\b bargain}.\line Gr\u252 ?\u223\'dfe{\footnote\pard Not \i now.} \u-10179 ?\u-8704 ?{\v XX}\par
+{\f1 \'cf\'f0\'e8\'e2\'e5\'f2}, {\field{\*\fldinst HYPERLINK XX}{\fldrslt a link}}{\pict\bin5 }{\}}}
+\par{\listtext\'b7\tab}first\par second\par
+\trowd\pard\intbl a\par b\cell c\cell\row\trowd\intbl d\cell\cell\row\pard\{End\}\
+last}"""
+
+
+class TestRtf:
+    def test_headings_items_tables_notes_and_signs(self, read: Read) -> None:
+        document = read("a.rtf", RTF)
+        assert (document.title, document.kind) == ("The über-paper", DocumentKind.RTF)
+        assert [section.heading for section in document.sections] == [("Care",)]
+        assert places(document) == [
+            ("Care", "paragraph 1"),
+            ("It costs 5 €—a bargain. Grüße 😀", "paragraph 2"),
+            ("Not now.", "paragraph 2"),
+            ("Привет, a link", "paragraph 3"),
+            ("- first", "paragraph 4"),
+            ("- second", "paragraph 5"),
+            ("| a b | c |", "paragraph 6"),
+            ("| d |  |", "paragraph 8"),
+            ("{End}", "paragraph 10"),
+            ("last", "paragraph 11"),
+        ]
+
+    def test_what_is_cut_off_is_read_as_far_as_it_goes(self, read: Read) -> None:
+        whole = texts(read("a.rtf", RTF))[0].split()
+        for length in range(len(RTF) // 2, len(RTF), len(RTF) // 12):
+            found = texts(read("a.rtf", RTF[:length]))[0].split()
+            assert len(found) > 5 and "XX" not in found and found[:5] == whole[:5]
+
+    def test_hostile_ones_cost_a_moment(self, read: Read) -> None:
+        assert refused(read, "a.rtf", rb"{\rtf1 " + b"{" * 1_000_000) == "is damaged"
+        signs = (
+            rb"{\rtf1\ansicpg99999\uc-7\f99999 \u99999999 x\bin-5\s-1\outlinelevel99\cell\row}}}}\par y\bin999999999 z"
+        )
+        assert texts(read("b.rtf", signs))[-1].endswith("y")
 
 
 def epub(

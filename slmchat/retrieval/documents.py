@@ -22,6 +22,7 @@ class DocumentKind(StrEnum):
     PDF = "pdf"
     DOCX = "docx"
     ODT = "odt"
+    RTF = "rtf"
     EPUB = "epub"
     EMAIL = "email"
     NOTEBOOK = "notebook"
@@ -41,7 +42,7 @@ ABOVE_TEXT = 0
 
 _UNITS = {
     **dict.fromkeys(
-        (DocumentKind.DOCX, DocumentKind.ODT, DocumentKind.EPUB, DocumentKind.EMAIL),
+        (DocumentKind.DOCX, DocumentKind.ODT, DocumentKind.RTF, DocumentKind.EPUB, DocumentKind.EMAIL),
         "paragraph",
     ),
     DocumentKind.NOTEBOOK: "cell",
@@ -54,10 +55,10 @@ class Section:
     """Text between two headings, or of one page; "\\n" ends its lines.
 
     `page` counts from 1 and is None where a file has no pages. `first_line` is the line of the file on which the text
-    begins, from 1: of a PDF a line of the page, of a DOCX or ODT a paragraph, of an EPUB a paragraph below its heading,
-    of an e-mail a paragraph of its text (`ABOVE_TEXT`: its header), of a notebook a cell. `lines`: the number of each
-    line of the text where they do not simply follow one another. `heading`: the titles above the text, the outermost
-    first; of a table its head row is the innermost.
+    begins, from 1: of a PDF a line of the page, of a DOCX, ODT or RTF a paragraph, of an EPUB a paragraph below its
+    heading, of an e-mail a paragraph of its text (`ABOVE_TEXT`: its header), of a notebook a cell. `lines`: the number
+    of each line of the text where they do not simply follow one another. `heading`: the titles above the text, the
+    outermost first; of a table its head row is the innermost.
     """
 
     text: str

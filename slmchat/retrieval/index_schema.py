@@ -54,10 +54,10 @@ _STEPS = (
         "ALTER TABLE chunks ADD COLUMN lines TEXT",
         "UPDATE documents SET n_bytes = -1, sha256 = '' WHERE kind IN ('html', 'docx')",
     ),
-    # E-mails and notebooks, which were read as plain text.
-    (
-        "UPDATE documents SET n_bytes = -1, sha256 = '' WHERE lower(CAST(path AS TEXT)) LIKE '%.eml'"
-        " OR lower(CAST(path AS TEXT)) LIKE '%.ipynb'",
+    # E-mails, notebooks and RTF, which were read as plain text.
+    tuple(
+        f"UPDATE documents SET n_bytes = -1, sha256 = '' WHERE lower(CAST(path AS TEXT)) LIKE '%.{suffix}'"
+        for suffix in ("eml", "ipynb", "rtf")
     ),
 )
 

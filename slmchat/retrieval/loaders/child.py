@@ -23,6 +23,7 @@ from slmchat.retrieval.loaders.bounds import Unreadable
 _READERS = {
     DocumentKind.DOCX: "docx",
     DocumentKind.ODT: "odt",
+    DocumentKind.RTF: "rtf",
     DocumentKind.EPUB: "epub",
     DocumentKind.EMAIL: "mail",
     DocumentKind.NOTEBOOK: "notebook",

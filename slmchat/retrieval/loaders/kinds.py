@@ -9,7 +9,7 @@ from slmchat import text_files
 from slmchat.retrieval.documents import DocumentKind
 from slmchat.retrieval.loaders.bounds import NotDocument, Unreadable
 
-READABLE = "text, Markdown, HTML, PDF with text, DOCX, ODT, EPUB, e-mail (.eml), notebooks (.ipynb), CSV and code"
+READABLE = "text, Markdown, HTML, PDF with text, DOCX, ODT, RTF, EPUB, e-mail (.eml), notebooks (.ipynb), CSV and code"
 """What is read, in words."""
 
 # So much of a file tells whether it is text: a page of a disk.
@@ -27,12 +27,14 @@ _BY_SUFFIX = {
     **dict.fromkeys((".docx", ".docm"), DocumentKind.DOCX),
     **dict.fromkeys((".odt", ".ott"), DocumentKind.ODT),
     ".pdf": DocumentKind.PDF,
+    ".rtf": DocumentKind.RTF,
     ".epub": DocumentKind.EPUB,
     ".eml": DocumentKind.EMAIL,
     ".ipynb": DocumentKind.NOTEBOOK,
     **dict.fromkeys((".txt", ".text", ".rst", ".adoc", ".org", ".tex", ".log", ".srt"), DocumentKind.TEXT),
     **dict.fromkeys(_CODE.split(), DocumentKind.CODE),
 }
+_RTF = b"{\\rtf"
 _ARCHIVES = (DocumentKind.DOCX, DocumentKind.ODT, DocumentKind.EPUB)
 # Pictures that are text to a computer.
 _PICTURES = (".svg", ".eps", ".ps")
@@ -45,13 +47,13 @@ def kind_of(path: Path, first: bytes) -> DocumentKind:
     if suffix in _PICTURES:
         raise NotDocument("is a picture, not text")
     named = _BY_SUFFIX.get(suffix)
-    if first.startswith(b"{\\rtf"):
-        raise Unreadable("is RTF, which slm does not read")
+    if first.startswith(_RTF):
+        return DocumentKind.RTF
     if b"%PDF-" in first[:1024]:  # readers of PDF look for it in the first 1,024 bytes
         return DocumentKind.PDF
     if first.startswith(b"PK\x03\x04") and named in _ARCHIVES:
         return named
-    if named is DocumentKind.PDF or named in _ARCHIVES:
+    if named in (DocumentKind.PDF, DocumentKind.RTF, *_ARCHIVES):
         raise Unreadable(f"is called {suffix} and is not one")
     if b"\0" in first and not text_files.mark_of(first)[0]:
         raise NotDocument(why_not_text(first))

@@ -42,7 +42,7 @@ class _Body:
         self._n_paragraphs = 0  # that are open: a note stands in a paragraph, and has its own
         self._n_unseen = 0
         self._n_asides = 0
-        self._asides: list[str] = []  # of the paragraph that is open
+        self._asides: list[list[str]] = []  # of the paragraph that is open
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         if self._n_unseen or name in _UNSEEN or (name == "section" and attributes.get("display") == "none"):
@@ -52,7 +52,7 @@ class _Body:
         elif name in _ASIDE and (self._n_asides or self._n_paragraphs):
             self._n_asides += 1
             if self._n_asides == 1:
-                self._asides.append("")
+                self._asides.append([])
         elif name in ("p", "h"):
             self._n_paragraphs += 1
             if self._n_paragraphs == 1:
@@ -96,14 +96,14 @@ class _Body:
 
     def _write(self, text: str) -> None:
         if self._n_asides:
-            self._asides[-1] += text
+            self._asides[-1].append(text)
         else:
             self.flow.write(text)
 
     def _end_paragraph(self) -> None:
         self.flow.end_paragraph(self._level, is_item=bool(self._n_items))
-        for text in self._asides:
-            self.flow.aside(text)
+        for words in self._asides:
+            self.flow.aside("".join(words))
         self._asides = []
 
 

@@ -34,6 +34,13 @@ class ParagraphFlow:
         if self._cells:
             self._cells[-1].append(self._taken())
 
+    def end_cell_of_row(self) -> None:
+        """The same where nothing says that a row begins: its first cell begins it."""
+        if not self._cells:
+            self.begin_row()
+        self.end_paragraph()
+        self.end_cell()
+
     def end_row(self) -> None:
         if not self._cells:
             return
