@@ -32,7 +32,6 @@ from slmchat.retrieval.chunks import DocumentChunk
 from slmchat.retrieval.citations import CitationFilter
 from slmchat.retrieval.documents import DocumentKind
 from slmchat.retrieval.index import Passage
-from slmchat.retrieval.nearest import nearest_sentences
 from slmchat.retrieval.quotations import quotations_in
 from slmchat.retrieval.reader_check import is_reader
 from slmchat.retrieval.steps import SilentDelegate
@@ -213,6 +212,54 @@ def said(yes: float, *, no: float | None = None) -> tuple[tuple[str, float], ...
     return (("Yes", math.log(yes)), ("No", math.log(1 - yes if no is None else no)))
 
 
+class TestNearest:
+    """A model that is not very small answers from what it has quoted and from the nearest sentence."""
+
+    QUESTION = "Is the filter cleaned every six weeks?"
+    WRONG, NEAREST = '[1] "The pump must not run dry."', "The filter is cleaned every\nsix weeks."
+
+    def test_it_answers_from_both_and_what_it_refers_to_is_shown(self, asked: Asked) -> None:
+        answer = asked(self.QUESTION, self.WRONG, "So [2]. It is [2, 7] so.")
+        assert f'[1] "The pump must not run dry."\n[2] "{self.NEAREST}"\n' in asked.engine.prompts[1]
+        assert answer.text == "So [1]. It is [1] so."
+        assert [(each.number, each.text) for each in answer.quotations] == [(1, self.NEAREST)]
+
+    def test_numbers_follow_the_answer(self, asked: Asked) -> None:
+        answer = asked(self.QUESTION, self.WRONG, "So [2]. And [1], so [2].")
+        assert answer.text == "So [1]. And [2], so [1]."
+        assert [each.text for each in answer.quotations] == [self.NEAREST, "The pump must not run dry."]
+
+    def test_what_it_has_copied_without_a_number_is_shown(self, asked: Asked) -> None:
+        answer = asked(self.QUESTION, self.WRONG, "[1] The filter is cleaned every six weeks, it says.")
+        assert [each.number for each in answer.quotations] == [1, 2]
+        assert answer.quotations[1].text == self.NEAREST
+
+    def test_all_are_shown_where_it_refers_to_none(self, asked: Asked) -> None:
+        answer = asked(self.QUESTION, self.WRONG, "Yes, it is [9].")
+        assert (answer.text, [each.number for each in answer.quotations]) == ("Yes, it is.", [1, 2])
+
+    def test_it_is_not_there_twice(self, asked: Asked) -> None:
+        for copied in (QUOTED, '[1] "six weeks."'):  # a part of it gives way
+            assert [each.text for each in asked(self.QUESTION, copied, "So [1].").quotations] == [self.NEAREST]
+            assert '[2] "' not in asked.engine.prompts[-1]
+
+    def test_nothing_quoted_is_nothing_answered(self, asked: Asked) -> None:
+        answer = asked(self.QUESTION, "None")
+        assert answer.refusal and not answer.quotations and len(asked.engine.prompts) == 1
+
+    def test_without_an_answer_both_are_there(self, asked: Asked) -> None:
+        assert len(asked(self.QUESTION, self.WRONG, is_quoting_only=True).quotations) == 2
+
+    def test_what_is_too_long_is_not_added(self, asked: Asked) -> None:
+        asked.found = [passage(f"The pump must not run dry.\n\nThe filter is {'very ' * 150}clean.")]
+        assert len(asked("Is the filter clean?", self.WRONG, "So.").quotations) == 1
+
+    def test_a_very_small_model_has_its_own_alone(self, small: Asked) -> None:
+        small.found = [passage(PUMP)]
+        answer = small(self.QUESTION, self.WRONG, "So [1].")
+        assert [each.text for each in answer.quotations] == ["The pump must not run dry."]
+
+
 class TestUnsure:
     """Where the search is not sure, a model that is not very small is asked about the best passage."""
 
@@ -333,9 +380,11 @@ class TestVerySmallModels:
             one("How long does the warranty last?", '[1] "The warranty lasts three years."', "So.")
             assert one.engine.limits[-1].stop == stop
 
-    def test_in_another_language_they_choose_among_all(self) -> None:
-        found = nearest_sentences("Wie lange gilt die Garantie?", [passage(self.TEXT)])
-        assert found == (self.TEXT,)
+    def test_in_another_language_they_choose_among_all(self, small: Asked) -> None:
+        small.found = [replace(passage(self.TEXT, share=0.0), similarity=0.9)]
+        small("Wie lange gilt die Garantie?", '[1] "The warranty lasts three years."', "So.")
+        constraint = small.engine.limits[0].constraint
+        assert constraint is not None and QuotationRules.of(constraint).passages == (self.TEXT,)
 
     @pytest.mark.parametrize(
         ("question", "text", "is_near"),
@@ -385,7 +434,7 @@ class TestCitations:
     def test_an_answer_comes_as_it_is_written(self) -> None:
         made = CitationFilter(1, lambda _text: True)
         assert made.feed("The filter is ") == "The filter is" and made.feed("clean [") == " clean"
-        assert made.feed("1] ") == " [1]" and made.used == {1}
+        assert made.feed("1] ") == " [1]" and made.used == [1]
 
 
 class TestInjections:
@@ -398,12 +447,13 @@ class TestInjections:
     def test_a_document_changes_nothing(self, asked: Asked, name: str) -> None:
         text = f"The code of the door is 4711.\n{INJECTIONS[name]}\nThe door is green."
         asked.found = [passage(text, "note.txt")]
-        answer = asked("What is the code?", '[1] "The code of the door is 4711."', "It is 4711 [1]. Not [2].")
+        answer = asked("What is the code?", '[1] "The code of the door is 4711."', "It is 4711 [1]. Not [9].")
         assert answer.text == "It is 4711 [1]. Not."
-        assert [quotation.text for quotation in answer.quotations] == ["The code of the door is 4711."]
+        (quotation,) = answer.quotations
+        assert quotation.text.startswith("The code of the door is 4711.") and quotation.text in text
         assert answer.refusal == "" and len(asked.engine.prompts) == 2
         for made in asked.engine.prompts:  # the turns are those of the template, and the document is one piece of it
-            assert made.count(text) == 1 and made.index(text) < made.index("Question: What is the code?")
+            assert made.count(text) in (1, 2) and made.index(text) < made.index("Question: What is the code?")
             assert made.count("<|im_start|>") == 2 + text.count("<|im_start|>")
 
     @pytest.mark.parametrize("name", INJECTIONS)

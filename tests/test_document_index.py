@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from slmchat.engine.results import Embedding
 from slmchat.errors import ExitCode, SlmError
 from slmchat.reporting import LogReporter
 from slmchat.retrieval import file_tree, words
-from slmchat.retrieval.chunks import cut
+from slmchat.retrieval.chunks import DocumentChunk, cut
 from slmchat.retrieval.documents import Document, DocumentKind, Section
 from slmchat.retrieval.index import DocumentIndex, IndexReport, Passage
 from slmchat.retrieval.quotations import quotations_in
@@ -254,6 +255,37 @@ class TestPlaces:
         assert found(index, "What is the dog called?")[0] in ("a.html", "b.docx")
         assert add(tmp_path / "a.html", tmp_path / "b.docx").n_read == 0
 
+    def test_mail_that_an_earlier_slm_has_read_as_text_is_read_again(
+        self, index: DocumentIndex, add: Add, file: Path, tmp_path: Path
+    ) -> None:
+        for name in ("a.eml", "b.EML", "c.txt"):
+            (tmp_path / name).write_text("Subject: The dog\n\nThe dog is called Bello.")
+        add(tmp_path)
+        index.close()
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            connection.execute("PRAGMA user_version = 2")
+            connection.commit()
+        assert add(tmp_path).n_read == 2
+
+    @pytest.mark.parametrize(
+        ("kind", "lines", "heading", "where"),
+        [
+            (DocumentKind.EMAIL, (0, 0), ("Anna, 2026-03-03",), "header"),
+            (DocumentKind.EMAIL, (0, 1), ("Anna, 2026-03-03",), "header, paragraph 1"),
+            (DocumentKind.EMAIL, (2, 3), ("Anna, 2026-03-03",), "paragraphs 2-3"),
+            (DocumentKind.EPUB, (4, 4), ("Part One", "The Cave", "| a | b |"), "Part One, The Cave, paragraph 4"),
+            (DocumentKind.EPUB, (4, 4), (), "paragraph 4"),
+            (DocumentKind.NOTEBOOK, (7, 7), ("Loss",), "cell 7"),
+            (DocumentKind.ODT, (7, 7), ("Loss",), "paragraph 7"),
+        ],
+    )
+    def test_places_are_told_in_the_words_of_each_kind(
+        self, kind: DocumentKind, lines: tuple[int, int], heading: tuple[str, ...], where: str
+    ) -> None:
+        chunk = DocumentChunk("It leaves.", Path("a"), "a", kind, None, *lines, heading, 3)
+        (quoted,) = quotations_in('[1] "It leaves."', [Passage(chunk, 1.0)])
+        assert replace(quoted, first_line=lines[0], last_line=lines[1]).where == where
+
 
 class TestReading:
     def test_a_file_is_read_once_until_it_changes(self, index: DocumentIndex, add: Add, notes: Path) -> None:
@@ -293,6 +325,7 @@ class TestReading:
         (notes / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n\0")
         (notes / "scan.pdf").write_bytes(pdf([""]))
         (notes / "letter.docx").write_bytes(b"PK\x03\x04 cut off")
+        (notes / "renamed.pdf").write_text("no PDF")
         report = add(notes)
         assert report.n_files == 3
         assert skipped(report) == {
@@ -301,9 +334,13 @@ class TestReading:
             "is a picture, not text": 1,
             "is scanned: its pages are pictures, without text": 1,
             "is damaged": 1,
+            "is called .pdf and is not one": 1,
         }
         assert report.skipped["is damaged"].examples == [notes / "letter.docx"]
-        assert skipped(add(notes)) == skipped(report)
+        again = add(notes)
+        assert skipped(again) == skipped(report)
+        news = [[reason for reason, files in each.skipped.items() if files.is_news] for each in (report, again)]
+        assert len(news[0]) == 3 and news[1] == []
         assert [document.path.name for document in index.documents()] == ["boat.txt", "prices.csv", "tea.md"]
 
     @posix_only

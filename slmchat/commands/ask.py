@@ -31,6 +31,7 @@ from slmchat.retrieval.answers import TOP, Answer, DocumentAnswers
 from slmchat.retrieval.chunk_vectors import VECTORS_S
 from slmchat.retrieval.file_tree import LEFT_OUT
 from slmchat.retrieval.index import DocumentIndex, IndexReport
+from slmchat.retrieval.loaders.kinds import READABLE
 from slmchat.retrieval.opening import open_index
 from slmchat.retrieval.quotations import Quotation
 from slmchat.settings import Settings
@@ -162,7 +163,7 @@ def _read_documents(
     if not report.n_files:
         raise SlmError(
             "nothing in these documents can be read.",
-            hint="text, Markdown, HTML, PDF with text, DOCX, CSV and source code can",
+            hint=f"{READABLE} can",
             exit_code=ExitCode.USAGE,
         )
     return report.roots

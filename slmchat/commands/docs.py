@@ -105,11 +105,7 @@ def show(name: str, settings: Settings, console: Console, *, is_json: bool = Fal
 
 
 def _place(chunk: DocumentChunk) -> str:
-    lines = (
-        f"line {chunk.first_line}"
-        if chunk.first_line == chunk.last_line
-        else (f"lines {chunk.first_line}-{chunk.last_line}")
-    )
+    lines = chunk.kind.lines(chunk.first_line, chunk.last_line)
     return lines if chunk.page is None else f"page {chunk.page}, {lines}"
 
 

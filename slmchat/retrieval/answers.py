@@ -1,15 +1,15 @@
 """From ranked passages to an answer that cannot misquote.
 
 The story of a question: (1) the passages that are nearest to it, as many as fit into the window with room for an
-answer; (2) the model copies out of them what answers it, or says that nothing does; (3) it answers, and refers to what
-it has copied by number.
+answer; (2) the model copies out of them what answers it; (3) it answers from that and from the sentence nearest by its
+words, and refers to them by number. What it does not refer to is not shown.
 
 What is not in the documents is told by the search and the model together, which is asked about the best passage where
 the search is not sure, and by a check of what it quotes.
 
 Knows: the order of the steps. Refuses to know: how passages are found (index.py), the words of the prompts
-(prompts.py), how far a model is believed (thresholds.py), how it is kept to the passages (engine/quotations.py), who
-shows the answer (steps.py).
+(prompts.py), how far a model is believed (thresholds.py), how it is kept to the passages (engine/quotations.py), what
+an answer is made from (evidence.py), who shows it (steps.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -33,9 +33,10 @@ from slmchat.lazy_dataclasses import dataclass
 from slmchat.options import GenerationOptions
 from slmchat.retrieval import prompts, reader_check, thresholds
 from slmchat.retrieval.citations import CitationFilter
+from slmchat.retrieval.evidence import NEAREST_ROOM, evidence, has_nearest, referred
 from slmchat.retrieval.index import Passage
 from slmchat.retrieval.nearest import nearest_sentences
-from slmchat.retrieval.quotations import Quotation, is_verbatim, quotations_in
+from slmchat.retrieval.quotations import Quotation, is_verbatim
 from slmchat.retrieval.steps import AnswerDelegate, AnswerStep, CitingHandler, ReadingHandler
 from slmchat.wording import counted
 
@@ -65,8 +66,9 @@ class Answer:
     """What came of a question; `str()` gives the text.
 
     `text`: the answer, with `[n]` for the quotation of that number; empty where the documents have no answer, and where
-    only quotations were asked for. `quotations`: verbatim spans of the documents. `passages`: what the model was to
-    read. `refusal`: a sentence that says why there is no answer, empty where there is one.
+    only quotations were asked for. `quotations`: verbatim spans of the documents, those to which the text refers; all
+    from which it was made where it refers to none. `passages`: what the model was to read. `refusal`: a sentence that
+    says why there is no answer, empty where there is one.
     `thinking`, `finish_reason`, `usage` and `timings` (of all steps together), `seed`: as a completion has them.
     """
 
@@ -152,7 +154,7 @@ class DocumentAnswers:
         # 2. What of it answers the question.
         copied = self._copied(question, passages, delegate)
         is_none = copied.text.strip(' .*"') == prompts.NONE  # from a model elsewhere
-        quotations = () if is_none else tuple(quotations_in(copied.text, passages))
+        quotations = () if is_none else evidence(question, copied.text, passages, self._generator.opened.model)
         made = Answer(
             question,
             quotations=quotations,
@@ -235,7 +237,7 @@ class DocumentAnswers:
         model = self._generator.opened.model
         texts = tuple(passage.chunk.text for passage in passages)
         if thresholds.is_very_small(model):
-            texts = nearest_sentences(question, passages)
+            texts = nearest_sentences(question, passages) or texts
         rules = QuotationRules(texts, QUOTATIONS)
         prepared = self._prepared(
             prompts.to_quote(question, passages, self._prefix, is_raw=self._options.raw),
@@ -256,12 +258,16 @@ class DocumentAnswers:
             limits = replace(limits, max_tokens=_ANSWER_ROOM)
         if thresholds.is_very_small(self._generator.opened.model) and not is_raw:  # a bare text often begins with one
             limits = replace(limits, stop=(*limits.stop, _PARAGRAPH))
-        citations = CitationFilter(len(made.quotations), lambda text: is_verbatim(text, made.passages))
+        is_chosen = has_nearest(self._generator.opened.model)
+        citations = CitationFilter(
+            len(made.quotations), lambda text: is_verbatim(text, made.passages), numbers_anew=is_chosen
+        )
         shown = CitingHandler(delegate.answering(), citations)
         completion = self._generator.generate(prepared, self._sampler(prepared), limits, AnswerStep(shown, delegate))
         return replace(
             made,
             text=shown.text.strip(),
+            quotations=referred(made.quotations, citations.used, shown.text) if is_chosen else made.quotations,
             thinking=completion.thinking,
             finish_reason=completion.finish_reason,
             usage=_sum(made.usage, completion.usage),
@@ -304,7 +310,8 @@ class DocumentAnswers:
     @property
     def _room(self) -> int:
         """Tokens behind a prompt without quotations: for them in the next one, for the thought and the answer."""
-        return _QUOTING_ROOM + (self._options.max_tokens or _ANSWER_ROOM) + (self._thinking.budget or 0)
+        nearest = NEAREST_ROOM if has_nearest(self._generator.opened.model) else 0
+        return _QUOTING_ROOM + nearest + (self._options.max_tokens or _ANSWER_ROOM) + (self._thinking.budget or 0)
 
     def _tell_of_room(self, count: int, n_prompt: int) -> None:
         n_ctx = self._generator.n_ctx

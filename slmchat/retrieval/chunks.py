@@ -32,6 +32,7 @@ _CODE = (_DEFINITIONS, _PARAGRAPHS, _LINES, _WORDS)
 # A line of a table or of a list: half of the lines of a block make it one.
 _ROW = re.compile(r"[ \t]*(?:\||[-*+•] |\d+[.)] )")
 _LOOKED_AT = 20  # lines of it
+_TABLE_ROW = "|"  # how a row begins
 # A last chunk that is smaller than this part of the largest shares with the one before it.
 _SMALL = 3
 # Characters of one token at the most: blanks of deep indents, rows of signs.
@@ -45,13 +46,13 @@ class DocumentChunk:
     """A passage: `text` is a verbatim piece of the document's extracted text, without blank lines around it.
 
     `path` is the file, resolved; `title` the document's. `page` counts from 1, None where the file has no pages;
-    `first_line` and `last_line` are lines of the file, of a PDF lines of the page, of a DOCX paragraphs. `heading`: the
-    titles above it, the outermost first; of a table that was cut, its head row is the innermost. The text of a section
-    begins with its own heading, which is thus in both; the others are not part of the text and no quotation.
+    `first_line` and `last_line` are counted as those of its section are. `heading`: the titles above it, the outermost
+    first; of a table that was cut, its head row is the innermost. The text of a section begins with its own heading,
+    which is thus in both; the others are not part of the text and no quotation.
     `n_tokens`: of `text`, by the counter of the index. Another model counts otherwise: who fills a window counts again.
     `place`: its number within the document, from 0. `key`: its number in the index, 0 outside of one; it stays the same
     for as long as the file does not change. `lines`: the line of the file for each line of `text`, where they do not
-    simply follow one another (HTML, DOCX).
+    simply follow one another.
     """
 
     text: str
@@ -66,6 +67,13 @@ class DocumentChunk:
     place: int = 0
     key: int = 0
     lines: tuple[int, ...] | None = None
+
+    def where(self, first_line: int, last_line: int) -> str:
+        """Lines of it in words; of a book below the titles from which its paragraphs are counted."""
+        lines = self.kind.lines(first_line, last_line)
+        if self.kind is not DocumentKind.EPUB:
+            return lines
+        return ", ".join((*(title for title in self.heading if not title.startswith(_TABLE_ROW)), lines))
 
 
 @dataclass(slots=True)
@@ -185,7 +193,7 @@ class _Cutter:
         if separators[0] is not _SENTENCES or 2 * sum(map(bool, map(_ROW.match, lines))) < len(lines):
             yield from self._parts(begin, end, separators, head)
             return
-        head = lines[0].strip() if lines[0].lstrip().startswith("|") else head
+        head = lines[0].strip() if lines[0].lstrip().startswith(_TABLE_ROW) else head
         for piece in self._parts(begin, end, _ROWS, head):
             yield replace(piece, head="") if piece.begin == begin else piece
 

@@ -2,6 +2,7 @@
 
 A small model writes `[7]` where there are two quotations, and puts marks around words that stand nowhere. Numbers that
 point nowhere are left out. Marks around what no document says are left out, too: the words are then the model's own.
+An answer that refers to some of its quotations alone numbers these from 1, while it comes: nobody looks for the others.
 
 Knows: numbers in brackets, marks, how long a text is held back until it is clear what it is.
 Refuses to know: who shows it.
@@ -24,13 +25,14 @@ _LEAST_WORDS = 2
 class CitationFilter:
     """Feed it an answer, piece by piece; what comes out can be shown."""
 
-    def __init__(self, n_quotations: int, is_quoted: Callable[[str], bool]) -> None:
-        """`is_quoted`: whether a text stands in a document."""
+    def __init__(self, n_quotations: int, is_quoted: Callable[[str], bool], *, numbers_anew: bool = False) -> None:
+        """`is_quoted`: whether a text stands in a document. `numbers_anew`: in the order in which they are named."""
         self._n_quotations = n_quotations
         self._is_quoted = is_quoted
+        self._numbers_anew = numbers_anew
         self._held = ""
-        self.used: set[int] = set()
-        """The quotations to which the answer has referred so far."""
+        self.used: list[int] = []
+        """The quotations to which the answer has referred so far, by their own numbers, the first one first."""
 
     def feed(self, text: str) -> str:
         """What can be shown by now."""
@@ -67,8 +69,9 @@ class CitationFilter:
     def _kept(self, match: re.Match[str]) -> str:
         """The bracket with those of its numbers that are quotations, and the blank before it; empty when none is."""
         numbers = [number for number in map(int, re.findall(r"\d+", match[0])) if 1 <= number <= self._n_quotations]
-        self.used.update(numbers)
-        return f"{match[1]}[{', '.join(map(str, dict.fromkeys(numbers)))}]" if numbers else ""
+        self.used = list(dict.fromkeys((*self.used, *numbers)))
+        shown = [self.used.index(number) + 1 for number in numbers] if self._numbers_anew else numbers
+        return f"{match[1]}[{', '.join(map(str, dict.fromkeys(shown)))}]" if shown else ""
 
     def _marked(self, rest: str, *, is_end: bool) -> tuple[str, int] | None:
         """The same for a quotation mark: with it or without it, up to the mark that closes it."""

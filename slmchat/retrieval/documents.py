@@ -21,8 +21,33 @@ class DocumentKind(StrEnum):
     HTML = "html"
     PDF = "pdf"
     DOCX = "docx"
+    ODT = "odt"
+    RTF = "rtf"
+    EPUB = "epub"
+    EMAIL = "email"
+    NOTEBOOK = "notebook"
     CSV = "csv"
     CODE = "code"
+
+    def lines(self, first: int, last: int) -> str:
+        """These lines in words, as a reader of such a file counts them: "lines 3-4", "paragraph 7", "cell 2"."""
+        unit = _UNITS.get(self, "line")
+        if self is DocumentKind.EMAIL and first == ABOVE_TEXT:
+            return "header" if last == ABOVE_TEXT else f"header, {self.lines(1, last)}"
+        return f"{unit} {last}" if first == last else f"{unit}s {first}-{last}"
+
+
+ABOVE_TEXT = 0
+"""The number of what stands above the first paragraph of a letter: who wrote it, when, about what."""
+
+_UNITS = {
+    **dict.fromkeys(
+        (DocumentKind.DOCX, DocumentKind.ODT, DocumentKind.RTF, DocumentKind.EPUB, DocumentKind.EMAIL),
+        "paragraph",
+    ),
+    DocumentKind.NOTEBOOK: "cell",
+}
+"""What is counted where lines of the file are nothing that a reader sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +55,10 @@ class Section:
     """Text between two headings, or of one page; "\\n" ends its lines.
 
     `page` counts from 1 and is None where a file has no pages. `first_line` is the line of the file on which the text
-    begins, from 1: of a PDF a line of the page, of a DOCX a paragraph. `lines`: the number of each line of the text
-    where they do not simply follow one another (HTML). `heading`: the titles above the text, the outermost first; of a
-    table its head row is the innermost.
+    begins, from 1: of a PDF a line of the page, of a DOCX, ODT or RTF a paragraph, of an EPUB a paragraph below its
+    heading, of an e-mail a paragraph of its text (`ABOVE_TEXT`: its header), of a notebook a cell. `lines`: the number
+    of each line of the text where they do not simply follow one another. `heading`: the titles above the text, the
+    outermost first; of a table its head row is the innermost.
     """
 
     text: str

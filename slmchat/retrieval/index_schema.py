@@ -54,6 +54,11 @@ _STEPS = (
         "ALTER TABLE chunks ADD COLUMN lines TEXT",
         "UPDATE documents SET n_bytes = -1, sha256 = '' WHERE kind IN ('html', 'docx')",
     ),
+    # E-mails, notebooks and RTF, which were read as plain text.
+    tuple(
+        f"UPDATE documents SET n_bytes = -1, sha256 = '' WHERE lower(CAST(path AS TEXT)) LIKE '%.{suffix}'"
+        for suffix in ("eml", "ipynb", "rtf")
+    ),
 )
 
 SCHEMA = Schema(_STEPS, frozenset({"documents", "chunks", "vectors"}))

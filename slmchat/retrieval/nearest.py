@@ -6,7 +6,8 @@ with an answer from others better than weights from the index did (docs/decision
 
 A very small model copies the first line that it has read, whatever was asked. So it may quote nothing but the sentence
 that has most of the question's words, or one of those that have just as many. That one is right for seven questions of
-ten (docs/ask.md), which is more than such a model finds by itself.
+ten (docs/ask.md), which is more than such a model finds by itself. A larger model finds others than the words do: it
+quotes what it likes, and answers from both.
 
 Knows: how words of a question weigh, words that are nearly the same. Refuses to know: which model reads it.
 """
@@ -18,7 +19,7 @@ from slmchat.engine.quotations import QuotablePassages
 from slmchat.retrieval.index import Passage
 from slmchat.retrieval.words import UNSPACED_PIECE, is_prefix, pieces_of, terms_of, words_of
 
-# Sentences that a very small model may choose from: so many, each so near as this part of the nearest one.
+# Sentences of one question: so many at most, each so near as this part of the nearest one.
 _MOST_SENTENCES, _NEARLY = 3, 1.0
 
 # A word that begins with the question's counts for so much, and one that has so many of its pieces for that part.
@@ -28,7 +29,7 @@ _ENDING, _LONGEST_WORD = 2, 64
 
 
 def nearest_sentences(question: str, passages: Sequence[Passage]) -> tuple[str, ...]:
-    """The sentences nearest to a question, the nearest first; whole passages where no sentence has a word of it.
+    """The sentences nearest to a question, the nearest first; none where no sentence has a word of it.
 
     Headings are not among them: they have the words and say nothing.
     """
@@ -42,7 +43,7 @@ def nearest_sentences(question: str, passages: Sequence[Passage]) -> tuple[str, 
     scores = [sum(weight * match for weight, match in zip(weights, row, strict=True)) for row in matches]
     best = max(scores, default=0.0)
     order = sorted(range(len(sentences)), key=lambda place: -scores[place])[:_MOST_SENTENCES]
-    return tuple(sentences[place] for place in order if scores[place] >= _NEARLY * best) if best > 0 else texts
+    return tuple(sentences[place] for place in order if scores[place] >= _NEARLY * best) if best > 0 else ()
 
 
 def is_heading(text: str, passages: Sequence[Passage]) -> bool:

@@ -8,12 +8,11 @@ Knows: the marks of quotations, the lines that one takes. Refuses to know: how a
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from slmchat.lazy_dataclasses import dataclass
-from slmchat.retrieval.documents import DocumentKind
 from slmchat.retrieval.index import Passage
 from slmchat.retrieval.nearest import is_heading
 
@@ -52,15 +51,9 @@ class Quotation:
 
     @property
     def where(self) -> str:
-        """Page or lines, as a reader looks them up."""
+        """Page, lines or paragraphs, as a reader looks them up."""
         chunk = self.passage.chunk
-        unit = "paragraph" if chunk.kind is DocumentKind.DOCX else "line"
-        lines = (
-            f"{unit} {self.first_line}"
-            if self.first_line == self.last_line
-            else f"{unit}s {self.first_line}-{self.last_line}"
-        )
-        return lines if chunk.page is None else f"page {chunk.page}"
+        return chunk.where(self.first_line, self.last_line) if chunk.page is None else f"page {chunk.page}"
 
 
 def quotations_in(text: str, passages: Sequence[Passage]) -> list[Quotation]:
@@ -68,8 +61,13 @@ def quotations_in(text: str, passages: Sequence[Passage]) -> list[Quotation]:
 
     None of them is in another one, and none is a mere heading.
     """
+    return quotations_of(_parts(text), passages)
+
+
+def quotations_of(texts: Iterable[str], passages: Sequence[Passage]) -> list[Quotation]:
+    """The same of several texts."""
     found: list[Quotation] = []
-    for part in _parts(text):
+    for part in texts:
         place = _place(part, passages)
         if place is None:
             continue
@@ -80,7 +78,12 @@ def quotations_in(text: str, passages: Sequence[Passage]) -> list[Quotation]:
         if not any(quoted in other.text for other in found):
             found = [other for other in found if other.text not in quoted]
             found.append(_quotation(quoted, passage, begin))
-    return [replace(quotation, number=number) for number, quotation in enumerate(found, 1)]
+    return numbered(found)
+
+
+def numbered(quotations: Iterable[Quotation]) -> list[Quotation]:
+    """Quotations with the numbers of this order."""
+    return [replace(quotation, number=number) for number, quotation in enumerate(quotations, 1)]
 
 
 def is_verbatim(text: str, passages: Sequence[Passage]) -> bool:

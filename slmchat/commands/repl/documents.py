@@ -18,6 +18,7 @@ def command(chat: ChatApp, arguments: str) -> None:
     """`/docs`, `/docs PATH…`, `/docs drop`. Raises `SlmError` (USAGE)."""
     from slmchat.commands.ask import tell_of  # with all of retrieval: not for a chat without documents
     from slmchat.commands.sources import shown_path, smallness
+    from slmchat.retrieval.loaders.kinds import READABLE
 
     documents = chat.documents
     if arguments in DROP:
@@ -41,7 +42,7 @@ def command(chat: ChatApp, arguments: str) -> None:
         return
     tell_of(report, chat.console)
     if not report.n_files:
-        raise usage("nothing in these documents can be read.", "text, Markdown, HTML, PDF, DOCX, CSV and code can")
+        raise usage("nothing in these documents can be read.", f"{READABLE} can")
     chat.console.note(
         f"{counted(report.n_files, 'document')} with {counted(report.n_chunks, 'passage')}: what answers a message is "
         "quoted from them. /docs drop ends it."

@@ -13,7 +13,7 @@ MOST_MEMBERS = 20_000
 # Seconds between two pages, and for a whole document: pypdf reads 20 to 200 pages in a second.
 MOST_SILENCE_S = 20.0
 MOST_S = 600.0
-# Bytes of memory of the process that reads PDF, DOCX and HTML, where the system can limit it.
+# Bytes of memory of the process that reads all but plain text, where the system can limit it.
 MOST_MEMORY = 2 << 30
 
 TOO_LARGE = f"is larger than {MOST_BYTES >> 20} MiB"

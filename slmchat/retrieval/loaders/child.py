@@ -1,4 +1,4 @@
-"""The process that reads PDF, DOCX and HTML: whatever such a file does to its reader, it does it here.
+"""The process that reads all but plain text: whatever such a file does to its reader, it does it here.
 
 It is closed in completely: no network, no file to write, no more memory and time than a document may cost. It gets the
 bytes of one file after the other on its standard input, and answers in lines of JSON: a title, sections, at last an end
@@ -10,14 +10,26 @@ Knows: the protocol, its limits. Refuses to know: names of files, who asks (read
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from importlib import import_module
 from typing import Any
 
 from slmchat import text_files
 from slmchat.retrieval.documents import DocumentKind, Section
 from slmchat.retrieval.loaders import bounds
 from slmchat.retrieval.loaders.bounds import Unreadable
+
+_READERS = {
+    DocumentKind.DOCX: "docx",
+    DocumentKind.ODT: "odt",
+    DocumentKind.RTF: "rtf",
+    DocumentKind.EPUB: "epub",
+    DocumentKind.EMAIL: "mail",
+    DocumentKind.NOTEBOOK: "notebook",
+    DocumentKind.HTML: "html",
+}
+"""The modules that read whole files; a PDF is read page by page."""
 
 
 def main() -> None:
@@ -56,13 +68,13 @@ def _records(kind: DocumentKind, data: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _read(kind: DocumentKind, data: bytes) -> Iterator[str | Section | None]:
-    from slmchat.retrieval.loaders import docx, html, pdf
-
     try:
         if kind is DocumentKind.PDF:
+            from slmchat.retrieval.loaders import pdf
+
             yield from pdf.read(data)
             return
-        title, sections = docx.read(data) if kind is DocumentKind.DOCX else html.read(html.decode(data))
+        title, sections = _whole(kind, data)
     except text_files.NotText as error:
         from slmchat.retrieval.loaders.kinds import why_not_text
 
@@ -71,3 +83,10 @@ def _read(kind: DocumentKind, data: bytes) -> Iterator[str | Section | None]:
         raise Unreadable("is damaged") from error
     yield title
     yield from sections
+
+
+def _whole(kind: DocumentKind, data: bytes) -> tuple[str | None, list[Section]]:
+    """Raises `Unreadable`, `NotText`, and what a file without an end to its nesting does to Python."""
+    reader = import_module(f"slmchat.retrieval.loaders.{_READERS[kind]}")  # one of them alone: each start counts
+    read: Callable[[bytes], tuple[str | None, list[Section]]] = reader.read
+    return read(data)

@@ -38,19 +38,25 @@ def decode(data: bytes) -> str:
     return text_files.decode(data)
 
 
-def read(text: str) -> tuple[str | None, list[Section]]:
-    """The title of a page, and its sections; lines are those of the file."""
-    parser = _Page()
+def read(data: bytes) -> tuple[str | None, list[Section]]:
+    """The title of a page, and its sections; lines are those of the file. Raises `Unreadable`, and `NotText`."""
+    builder = SectionBuilder()
+    return feed(decode(data), builder), list(builder.sections())
+
+
+def feed(text: str, builder: SectionBuilder) -> str | None:
+    """The title of a page, whose text goes to `builder`. Raises `Unreadable` for too much of it."""
+    parser = _Page(builder)
     parser.feed(text)
     parser.close()
     parser.end_block()
-    return parser.title or None, list(parser.builder.sections())
+    return parser.title or None
 
 
 class _Page(HTMLParser):
-    def __init__(self) -> None:
+    def __init__(self, builder: SectionBuilder) -> None:
         super().__init__(convert_charrefs=True)
-        self.builder = SectionBuilder()
+        self.builder = builder
         self.title = ""
         self._is_title = False
         self._unseen: list[str] = []  # elements that are open and not seen, the outermost first

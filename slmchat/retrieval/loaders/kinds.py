@@ -9,6 +9,9 @@ from slmchat import text_files
 from slmchat.retrieval.documents import DocumentKind
 from slmchat.retrieval.loaders.bounds import NotDocument, Unreadable
 
+READABLE = "text, Markdown, HTML, PDF with text, DOCX, ODT, RTF, EPUB, e-mail (.eml), notebooks (.ipynb), CSV and code"
+"""What is read, in words."""
+
 # So much of a file tells whether it is text: a page of a disk.
 FIRST_BYTES = 4096
 
@@ -22,26 +25,35 @@ _BY_SUFFIX = {
     **dict.fromkeys((".html", ".htm", ".xhtml"), DocumentKind.HTML),
     **dict.fromkeys((".csv", ".tsv"), DocumentKind.CSV),
     **dict.fromkeys((".docx", ".docm"), DocumentKind.DOCX),
+    **dict.fromkeys((".odt", ".ott"), DocumentKind.ODT),
     ".pdf": DocumentKind.PDF,
-    **dict.fromkeys((".txt", ".text", ".rst", ".adoc", ".org", ".tex", ".log", ".srt", ".eml"), DocumentKind.TEXT),
+    ".rtf": DocumentKind.RTF,
+    ".epub": DocumentKind.EPUB,
+    ".eml": DocumentKind.EMAIL,
+    ".ipynb": DocumentKind.NOTEBOOK,
+    **dict.fromkeys((".txt", ".text", ".rst", ".adoc", ".org", ".tex", ".log", ".srt"), DocumentKind.TEXT),
     **dict.fromkeys(_CODE.split(), DocumentKind.CODE),
 }
+_RTF = b"{\\rtf"
+_ARCHIVES = (DocumentKind.DOCX, DocumentKind.ODT, DocumentKind.EPUB)
 # Pictures that are text to a computer.
 _PICTURES = (".svg", ".eps", ".ps")
 
 
 def kind_of(path: Path, first: bytes) -> DocumentKind:
-    """The kind of a file that begins with these bytes. Raises `Unreadable` for what is not text, PDF or DOCX, as
-    `NotDocument` where it does not claim to be."""
+    """The kind of a file that begins with these bytes. Raises `Unreadable` for what is not a document, as `NotDocument`
+    where it does not claim to be one."""
     suffix = path.suffix.lower()
     if suffix in _PICTURES:
         raise NotDocument("is a picture, not text")
     named = _BY_SUFFIX.get(suffix)
+    if first.startswith(_RTF):
+        return DocumentKind.RTF
     if b"%PDF-" in first[:1024]:  # readers of PDF look for it in the first 1,024 bytes
         return DocumentKind.PDF
-    if first.startswith(b"PK\x03\x04") and named is DocumentKind.DOCX:
-        return DocumentKind.DOCX
-    if named in (DocumentKind.PDF, DocumentKind.DOCX):
+    if first.startswith(b"PK\x03\x04") and named in _ARCHIVES:
+        return named
+    if named in (DocumentKind.PDF, DocumentKind.RTF, *_ARCHIVES):
         raise Unreadable(f"is called {suffix} and is not one")
     if b"\0" in first and not text_files.mark_of(first)[0]:
         raise NotDocument(why_not_text(first))

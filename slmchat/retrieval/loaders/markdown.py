@@ -20,7 +20,7 @@ def sections(text: str) -> Iterator[Section]:
     lines = text.split("\n")
     path = HeadingPath()
     begin = 0
-    for line, level, title in _headings(lines):
+    for line, level, title in headings(lines):
         if line > begin:
             yield Section("\n".join(lines[begin:line]), begin + 1, heading=path.above)
         path.enter(level, title)
@@ -34,10 +34,10 @@ def title(text: str) -> str | None:
     for line in lines[1 : _front_matter(lines)]:
         if found := _TITLE.match(line):
             return found[1]
-    return next((title for _, _, title in _headings(lines)), None)
+    return next((title for _, _, title in headings(lines)), None)
 
 
-def _headings(lines: list[str]) -> Iterator[tuple[int, int, str]]:
+def headings(lines: list[str]) -> Iterator[tuple[int, int, str]]:
     """Line (from 0), level and text of each heading."""
     fence = ""
     for number in range(_front_matter(lines), len(lines)):

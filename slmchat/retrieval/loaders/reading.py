@@ -1,7 +1,7 @@
 """A file becomes a document: read whole, told by its kind, parsed here or in a process of its own.
 
-Text is parsed here. PDF, DOCX and HTML have structure that can be made to harm its reader; they go to a child process
-(child.py), which is killed when it takes too long, and only with the file it is reading.
+Text is parsed here. All else has structure that can be made to harm its reader; it goes to a child process (child.py),
+which is killed when it takes too long, and only with the file it is reading.
 
 Knows: files that change while they are read, the child and its limits of time. Refuses to know: formats, the index.
 """
@@ -25,12 +25,12 @@ from slmchat.engine.self_test import interpreter
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval.documents import Document, DocumentKind, Section
 from slmchat.retrieval.loaders import markdown, plain
-from slmchat.retrieval.loaders.bounds import MOST_BYTES, MOST_S, MOST_SILENCE_S, TOO_LARGE, Unreadable
+from slmchat.retrieval.loaders.bounds import MOST_BYTES, MOST_S, MOST_SILENCE_S, TOO_LARGE, NotDocument, Unreadable
 from slmchat.retrieval.loaders.kinds import FIRST_BYTES, kind_of, why_not_text
 from slmchat.sanitize import Sanitizer
 
 _CHANGES = "changed while it was read"
-_IN_CHILD = (DocumentKind.PDF, DocumentKind.DOCX, DocumentKind.HTML)
+_HERE = (DocumentKind.TEXT, DocumentKind.MARKDOWN, DocumentKind.CSV, DocumentKind.CODE)
 _OTHER_SPACE = re.compile(r"[\x0b\x0c\x1c-\x1f\x85]")
 _C1 = re.compile(r"[\x80-\x9f]")
 _OBEYED = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -48,12 +48,14 @@ class ReadingEnded(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FileContent:
-    """The bytes of a file as they were at one moment; `mtime` in nanoseconds."""
+    """The bytes of a file as they were at one moment; `mtime` in nanoseconds. `refusal`: why it is not what its name
+    says, else empty."""
 
     path: Path
     kind: DocumentKind
     data: bytes
     mtime: int
+    refusal: str = ""
 
     @property
     def sha256(self) -> str:
@@ -61,7 +63,8 @@ class FileContent:
 
 
 def content_of(path: Path) -> FileContent:
-    """Read a file. Raises `Unreadable`: not a regular file, no permission, too large, not text, changed meanwhile."""
+    """Read a file. Raises `Unreadable`: not a regular file, no permission, too large, changed meanwhile, and
+    `NotDocument`."""
     try:
         # a pipe would be waited for; O_NONBLOCK means nothing to a file
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -72,14 +75,24 @@ def content_of(path: Path) -> FileContent:
             if before.st_size > MOST_BYTES:
                 raise Unreadable(TOO_LARGE)
             first = file.read(FIRST_BYTES)
-            kind = kind_of(path, first)
+            kind, refusal = _kind_or_refusal(path, first)
             data = first + file.read(MOST_BYTES + 1 - len(first))
             after = os.fstat(descriptor)
     except OSError as error:
         raise Unreadable(f"cannot be read ({error.strerror or error})") from error
     if len(data) != before.st_size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise Unreadable(_CHANGES)
-    return FileContent(path, kind, data, before.st_mtime_ns)
+    return FileContent(path, kind, data, before.st_mtime_ns, refusal)
+
+
+def _kind_or_refusal(path: Path, first: bytes) -> tuple[DocumentKind, str]:
+    """A file that claims to be a document is remembered with its refusal. Raises `NotDocument` for others."""
+    try:
+        return kind_of(path, first), ""
+    except NotDocument:
+        raise
+    except Unreadable as error:
+        return DocumentKind.TEXT, error.reason
 
 
 class DocumentReader:
@@ -91,14 +104,13 @@ class DocumentReader:
 
     def read(self, content: FileContent) -> Document:
         """The document. Raises `Unreadable`, and `ReadingEnded`."""
-        title: str | None = None
-        if content.kind in _IN_CHILD:
-            title, sections = self._read_in_child(content)
-        else:
-            title, sections = _read_here(content)
+        if content.refusal:
+            raise Unreadable(content.refusal)
+        is_here = content.kind in _HERE
+        title, sections = _read_here(content) if is_here else self._read_in_child(content)
         if not any(section.text.strip() for section in sections):
             raise Unreadable("is empty")
-        if title is None and content.kind in (DocumentKind.DOCX, DocumentKind.HTML):
+        if title is None and not is_here:
             title = next((section.heading[0] for section in sections if section.heading), None)
         pages = [section.page for section in sections if section.page is not None]
         name = content.path.name.encode("utf-8", "replace").decode()
