@@ -8,6 +8,7 @@ because `slm run` reads it before every completion.
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -207,7 +208,7 @@ class Library:
         for file in (*installed.files, *projector):
             found = None
             try:
-                if file.path.is_file():
+                if os.path.isfile(file.path):
                     with progress(file.path.name) as advance:
                         found = sha256_of(file.path, advance)
                     stamped.append(InstalledFile.of(file.path, file.sha256))
@@ -248,7 +249,7 @@ class Library:
         last = last_model(self._paths)
         known = [record for record in self.matching(last) if record.answers] if last else []
         if last and (
-            last in names or Path(last).is_file() or any(last in (record.key, record.name) for record in known)
+            last in names or os.path.isfile(last) or any(last in (record.key, record.name) for record in known)
         ):
             return last
         records = [record for record in self.all() if record.answers]
@@ -275,7 +276,7 @@ class Library:
 
     def _found_here(self, file: InstalledFile) -> InstalledFile:
         here = self._paths.models / file.path.name
-        return replace(file, path=here) if file.path.parent != self._paths.models and here.is_file() else file
+        return replace(file, path=here) if file.path.parent != self._paths.models and os.path.isfile(here) else file
 
     def _current(self, record: Installed) -> Installed:
         """The record, checked against the disk: its files are there; when one has changed, the header is read again."""
@@ -323,14 +324,12 @@ def from_path(path: Path, facts: FileFacts | None = None) -> Installed:
     Raises `SlmError`: there is no such file (exit 3), it cannot be read (10), it is not a GGUF or no model (6).
     """
     from slmchat.catalog import kept_headers, lora, model_kind
-    from slmchat.catalog.gguf import read_headers, split_parts
+    from slmchat.catalog.gguf import read_headers, split_parts, unreadable
     from slmchat.catalog.projectors import beside
 
     path = user_path(path).absolute()
-    if not path.is_file():
-        what = "is not a file" if path.exists() else "does not exist"
-        raise SlmError(f"{path} {what}.", exit_code=ExitCode.NO_MODEL)
     try:
+        _check_is_file(path)
         parts = split_parts(path)
         _check_parts(parts)
         headers = read_headers(parts) if facts is None else kept_headers.read_headers(parts, facts)
@@ -341,7 +340,7 @@ def from_path(path: Path, facts: FileFacts | None = None) -> Installed:
         files = tuple(InstalledFile.of(part, None) for part in parts)
         projector = beside(path, header)
     except OSError as error:
-        raise storage_error(error, path) from error
+        raise unreadable(path, error) from error
     return Installed(
         name=str(path),
         quantization=header.quantization or "unknown",
@@ -359,10 +358,20 @@ def from_path(path: Path, facts: FileFacts | None = None) -> Installed:
     )
 
 
+def _check_is_file(path: Path) -> None:
+    """Raises `SlmError` (NO_MODEL) for what is not there or is not a file, `OSError` where nobody may look."""
+    try:
+        is_file = stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # also: a null character in the name
+        raise SlmError(f"{path} does not exist.", exit_code=ExitCode.NO_MODEL) from error
+    if not is_file:
+        raise SlmError(f"{path} is not a file.", exit_code=ExitCode.NO_MODEL)
+
+
 def _check_parts(parts: Sequence[Path]) -> None:
     """Raises `SlmError` (NO_MODEL) when a part of a split model is missing."""
     for number, part in enumerate(parts, 1):
-        if not part.is_file():
+        if not os.path.isfile(part):
             raise SlmError(
                 f"part {number} of {len(parts)} is missing: there is no file {part}.",
                 hint="all parts lie in one directory, under the names that they came with",

@@ -3,6 +3,7 @@
 Every function prints what was asked for on stdout and returns the exit code; errors leave as `SlmError`.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -154,10 +155,22 @@ def _adapted_of(own: UserName) -> bool:
 def _where(entry: dict[str, Any]) -> str:
     """Where a model is, or what it is made of and what has become of that."""
     if entry["base"] is None:
-        return str(entry["path"]) if entry["is_present"] else f"{entry['path']} (its file is gone)"
+        missing = "its file is gone" if _is_gone(entry["path"]) else f"not usable: slm show {entry['name']}"
+        return str(entry["path"]) if entry["is_present"] else f"{entry['path']} ({missing})"
     names = ", ".join(adapter_names.labelled(Path(each["path"]).name, each["scale"]) for each in entry["adapters"])
     missing = "" if entry["is_present"] else f" (not complete: slm show {entry['name']})"
     return f"{entry['base']} with {names}{missing}"
+
+
+def _is_gone(path: str) -> bool:
+    """Whether nothing is there; what nobody may look at is not gone."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _listed_adapted(own: UserName, finder: Finder) -> dict[str, Any]:
