@@ -177,3 +177,56 @@ def test_what_cannot_be_imported_or_exported_is_not_blamed_on_slms_home(
         assert told.code in (ExitCode.USAGE, ExitCode.STORAGE)
         assert told.err.startswith("slm: ")
         assert "SLM_HOME" not in told.err
+
+
+def _deep(file: Path) -> None:
+    file.write_text("[" * 100_000 + "]" * 100_000)
+
+
+def _pipe(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def _too_large(file: Path) -> None:
+    file.touch()
+    os.truncate(file, 1 << 33)
+
+
+def _directory(file: Path) -> None:
+    file.mkdir()
+
+
+def _not_text(file: Path) -> None:
+    file.write_bytes(b"\xff\xfe\x80")
+
+
+@pytest.mark.parametrize("spoil", [_deep, _pipe, _too_large, _directory, _not_text])
+def test_what_slm_has_kept_and_cannot_read_counts_as_not_there(home: Path, spoil: Callable[[Path], None]) -> None:
+    from slmchat.engine import attention_trial, kept_throughput, verdicts
+    from slmchat.generation import priors
+    from slmchat.models import tuning
+    from slmchat.privacy import bytecode
+
+    paths = settings.paths_of({"SLM_HOME": str(home)})
+    paths.data.mkdir(parents=True)
+    paths.cache.mkdir()
+    for file in (paths.last_model, paths.data / "accepted-licenses.json", paths.data / "tuning.json"):
+        spoil(file)
+    spoil(paths.cache / "any.json")
+    spoil(bytecode._place(paths.cache))
+    assert Library(paths).default_model() is None
+    assert Library(paths).accepted_licenses() == set()
+    assert tuning.forget(settings.Settings(paths)) == 0
+    assert kept_throughput.read(paths.cache / "any.json", {}).points == {}
+    assert verdicts._read(paths.cache / "any.json", dict) is None
+    assert attention_trial._kept(paths.cache / "any.json") is None
+    assert priors._read(paths.cache / "any.json") == {}
+    bytecode.make_up(paths.cache)
+
+
+def test_numbers_that_no_measurement_gives_are_measured_again(tmp_path: Path) -> None:
+    from slmchat.engine import kept_throughput
+
+    file = tmp_path / "pace.json"
+    file.write_text('{"key": {}, "failed_at": null, "points": {}, "shrunk": 1e999}')
+    assert kept_throughput.read(file, {}) == kept_throughput.KeptThroughput({})

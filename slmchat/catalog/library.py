@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slmchat import kept_json
 from slmchat.catalog import file_names
 from slmchat.catalog.file_facts import FileFacts
 from slmchat.catalog.model_specs import License
@@ -42,6 +43,9 @@ if TYPE_CHECKING:  # whoever only lists models does without headers
 
 # Bytes of a record: one of a model in a thousand parts has 300,000.
 _MOST_RECORD = 4 << 20
+
+# Bytes of the name of the model used last: a path.
+_MOST_NAME = 64 << 10
 
 # What Windows takes for a device, whatever follows the first dot.
 _DEVICE = lazy_pattern(r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9]|lpt[0-9])[ ]*(?:\.|$)", re.IGNORECASE)
@@ -226,10 +230,7 @@ class Library:
 
     def accepted_licenses(self) -> set[str]:
         """Ids of the licences that the user has accepted. A damaged file counts as none: slm asks again."""
-        try:
-            accepted = json.loads(self._accepted_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return set()
+        accepted = kept_json.read(self._accepted_file)
         return set(accepted) if isinstance(accepted, dict) else set()
 
     def accept_license(self, license: License) -> None:
@@ -313,6 +314,7 @@ def _is_in_hub_cache(path: Path) -> bool:
 def last_model(paths: Paths) -> str:
     """The model used last, as `remember` noted it; "" when there is none. A path may have any bytes."""
     try:
+        check_readable(paths.last_model, _MOST_NAME)
         return paths.last_model.read_bytes().decode("utf-8", "surrogateescape").strip()
     except OSError:
         return ""
