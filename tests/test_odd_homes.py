@@ -110,6 +110,40 @@ def test_doctor_goes_on_where_a_file_cannot_be_looked_at(named: Path) -> None:
     assert list(storage._states(places))
 
 
+def test_what_the_system_refuses_inside_a_check_is_what_the_check_found() -> None:
+    from slmchat.diagnostics import findings
+
+    def refuse(_: None) -> list[findings.Finding]:
+        raise OSError(errno.ELOOP, "Too many levels of symbolic links", "/x.gguf")
+
+    checks = [findings.Check("models", refuse), findings.Check("disk", lambda _: [findings.fine("there is room")])]
+    first, second = findings.run_checks(checks, None)
+    assert first.level is findings.Level.WRONG
+    assert first.what == "/x.gguf cannot be examined: Too many levels of symbolic links"
+    assert second.what == "there is room"
+
+
+def test_weights_that_are_a_link_in_a_circle_do_not_end_doctor(home: Path) -> None:
+    from slmchat.diagnostics import storage
+
+    paths = settings.paths_of({"SLM_HOME": str(home)})
+    paths.models.mkdir(parents=True)
+    (paths.models / "x.gguf").symlink_to(paths.models / "x.gguf")
+    (finding,) = storage._records(storage.Places.of(paths, {}))
+    assert "x.gguf: weights of no installed model" in finding.what
+
+
+def test_a_damaged_record_is_named_once(home: Path) -> None:
+    paths = settings.paths_of({"SLM_HOME": str(home)})
+    paths.models.mkdir(parents=True)
+    (paths.models / "x.json").write_text("{")
+    told: list[str] = []
+    library = Library(paths, told.append)
+    assert library.all() == library.all() == ()
+    (warning,) = told
+    assert warning.endswith("x.json is damaged and left out; `slm pull` writes it again.")
+
+
 def test_a_long_word_in_a_question_is_not_the_name_of_a_file(slm: Callable[..., Outcome], tmp_path: Path) -> None:
     from slmchat.commands import ask
 

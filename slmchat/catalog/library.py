@@ -78,6 +78,7 @@ class Library:
     def __init__(self, paths: Paths, warn: Callable[[str], None] = lambda text: None) -> None:
         self._paths = paths
         self._warn = warn
+        self._told: set[str] = set()
         self._facts = FileFacts(paths.file_facts, is_kept=False)
 
     def all(self) -> tuple[Installed, ...]:
@@ -101,10 +102,16 @@ class Library:
                 check_readable(file, _MOST_RECORD)
                 records.append(self._at_home(from_json(file.read_text(encoding="utf-8"))))
             except OSError as error:
-                self._warn(f"{file} cannot be read: {error.strerror}.")
-            except (ValueError, KeyError, TypeError) as error:
-                self._warn(f"{file} is damaged and left out ({type(error).__name__}); `slm pull` writes it again.")
+                self._warn_once(f"{file} cannot be read: {error.strerror}.")
+            except (ValueError, KeyError, TypeError):
+                self._warn_once(f"{file} is damaged and left out; `slm pull` writes it again.")
         return tuple(sorted(records, key=lambda record: (record.name, record.quantization)))
+
+    def _warn_once(self, text: str) -> None:
+        """A command reads the records more than once."""
+        if text not in self._told:
+            self._told.add(text)
+            self._warn(text)
 
     def find(self, reference: Reference) -> Installed:
         """The installed model that a name stands for, with its files in place.

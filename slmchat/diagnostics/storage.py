@@ -145,8 +145,7 @@ def _records(places: Places) -> Iterator[Finding]:
     orphans = [path for path in sorted(places.paths.models.glob("*.gguf")) if path not in owned]
     if orphans and not places.complaints:
         is_whole = False
-        size = sum(path.stat().st_size for path in orphans)
-        why = f"{in_bytes(size)} of the disk are used for nothing"
+        why = f"{_size(orphans)} of the disk are used for nothing"
         yield note(f"{_listed(orphans)}: weights of no installed model", why, _remove(orphans))
     if is_whole:
         yield fine(f"{len(places.installed)} installed, all files there")
