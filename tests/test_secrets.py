@@ -133,7 +133,7 @@ def test_an_endpoint_without_tls_is_refused_before_any_request(home: Path, endpo
     told = "slm: HF_ENDPOINT is not the address of a server" if "://" not in endpoint else "slm: HF_ENDPOINT is "
     assert done.stderr.startswith(told)
     assert endpoint.replace("user:hf_secretsecret@", "") in done.stderr
-    assert "TLS" in done.stderr and "hf_secretsecret" not in done.stderr
+    assert ("TLS" in done.stderr) == ("://" in endpoint) and "hf_secretsecret" not in done.stderr
 
 
 def _python(code: str, home: Path, arguments: list[str], **extra: str) -> "subprocess.CompletedProcess[str]":
