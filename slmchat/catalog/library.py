@@ -211,6 +211,7 @@ class Library:
 
         Files that are gone have `found` None. Raises `SlmError` (storage).
         """
+        from slmchat.catalog.gguf import unreadable
         from slmchat.catalog.sources import sha256_of
 
         verdicts = []
@@ -224,8 +225,18 @@ class Library:
                         found = sha256_of(file.path, advance)
                     stamped.append(InstalledFile.of(file.path, file.sha256))
             except OSError as error:
-                raise storage_error(error, file.path) from error
+                raise unreadable(file.path, error) from error
             verdicts.append(HashCheck(file.path, file.sha256, found))
+        try:
+            self._note_hashes(installed, verdicts, stamped)
+        except SlmError as error:  # a disk that is read-only: what was found out is said all the same
+            self._warn(error.message)
+        return tuple(verdicts)
+
+    def _note_hashes(
+        self, installed: Installed, verdicts: Sequence[HashCheck], stamped: Sequence[InstalledFile]
+    ) -> None:
+        """Let the record learn what hashing found. Raises `SlmError` (storage)."""
         if all(verdict.is_intact for verdict in verdicts) and not installed.is_intact():
             n_files = len(installed.files)
             self.admit(
@@ -233,7 +244,6 @@ class Library:
             )
         elif any(verdict.found and not verdict.is_intact for verdict in verdicts):
             self.admit(replace(installed, files=tuple(replace(file, mtime_ns=0) for file in installed.files)))
-        return tuple(verdicts)
 
     def accepted_licenses(self) -> set[str]:
         """Ids of the licences that the user has accepted. A damaged file counts as none: slm asks again."""
