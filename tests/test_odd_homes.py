@@ -253,6 +253,7 @@ def test_what_slm_has_kept_and_cannot_read_counts_as_not_there(home: Path, spoil
     assert tuning.forget(settings.Settings(paths)) == 0
     assert kept_throughput.read(paths.cache / "any.json", {}).points == {}
     assert verdicts._read(paths.cache / "any.json", dict) is None
+    assert verdicts.expected(paths.cache) is not None  # a pipe was waited for
     assert attention_trial._kept(paths.cache / "any.json") is None
     assert priors._read(paths.cache / "any.json") == {}
     bytecode.make_up(paths.cache)
@@ -264,3 +265,16 @@ def test_numbers_that_no_measurement_gives_are_measured_again(tmp_path: Path) ->
     file = tmp_path / "pace.json"
     file.write_text('{"key": {}, "failed_at": null, "points": {}, "shrunk": 1e999}')
     assert kept_throughput.read(file, {}) == kept_throughput.KeptThroughput({})
+
+
+def test_two_names_that_stand_on_each_other_are_a_mistake_of_the_file(
+    home: Path, slm: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    (home / "config").mkdir(parents=True)
+    (home / "config" / "models.toml").write_text(
+        f'[[model]]\nname = "a"\nbase = "b"\nlora = ["{tmp_path}/x.gguf"]\n'
+        f'[[model]]\nname = "b"\nbase = "a"\nlora = ["{tmp_path}/x.gguf"]\n'
+    )
+    told = slm("pull", "a", "--dry-run", "--json")
+    assert (told.code, told.out) == (ExitCode.USAGE, "")
+    assert "the base of a is b, which has adapters itself" in told.err

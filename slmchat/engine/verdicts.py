@@ -25,7 +25,6 @@ from slmchat.engine.limits import ALL, HANGS, Attempt, EngineLimits, SelfTestVer
 from slmchat.errors import SlmError
 from slmchat.file_hashes import short_sha256
 from slmchat.hardware import cores
-from slmchat.hardware.facts import text_of
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.private_files import write_private
 
@@ -94,7 +93,7 @@ def expected(place: Path) -> EngineLimits:
     library it is where something has been found to be closed (a `false` in one of the files)."""
     if _known is not None:
         return _known.verdict.limits
-    is_limited = any("false" in (text_of(file) or "") for file in place.glob("*.json"))
+    is_limited = any("false" in json.dumps(kept_json.read(file)) for file in place.glob("*.json"))
     return library(place).verdict.limits if is_limited else ALL
 
 
