@@ -31,12 +31,16 @@ COMMANDS: dict[str, Command] = {}
 
 
 def _command(
-    name: str, *takes: type[Any] | str, is_answer: bool = True, seals_itself: bool = False
+    name: str,
+    *takes: type[Any] | str,
+    is_answer: bool = True,
+    seals_itself: bool = False,
+    has_settings: bool = True,
 ) -> Callable[[Callable[[CommandCall], ExitCode]], Callable[[CommandCall], ExitCode]]:
     """Put a function into the table of commands (command_line.Command has the words)."""
 
     def register(errand: Callable[[CommandCall], ExitCode]) -> Callable[[CommandCall], ExitCode]:
-        COMMANDS[name] = Command(name, takes, errand, is_answer, seals_itself)
+        COMMANDS[name] = Command(name, takes, errand, is_answer, seals_itself, has_settings)
         return errand
 
     return register
@@ -309,7 +313,7 @@ def _privacy(call: CommandCall) -> ExitCode:
     return privacy(call.settings, call.console, is_check=asked.check, is_json=asked.json)
 
 
-@_command("completion", take.ShellCompletionOptions)
+@_command("completion", take.ShellCompletionOptions, has_settings=False)
 def _completion(call: CommandCall) -> ExitCode:
     """Print the completion script of a shell. It says where to put it."""
     from slmchat.commands.completion_scripts import completion
@@ -317,7 +321,7 @@ def _completion(call: CommandCall) -> ExitCode:
     return completion(call[take.ShellCompletionOptions].shell, call.console)
 
 
-@_command("help", take.HelpOptions)
+@_command("help", take.HelpOptions, has_settings=False)
 def _help(call: CommandCall) -> ExitCode:
     """Show the help of slm, or of a command."""
     called(whole_program(), [*(call[take.HelpOptions].words or []), "--help"])
@@ -347,8 +351,8 @@ def _root(context: typer.Context, version: bool, **given: Any) -> None:
 
 def _invoke(command: Command, context: typer.Context, given: Mapping[type[Any], Any]) -> None:
     """Run a command with what was given for it, in the world of this process."""
-    console, resolved = _world(context, given[GlobalOptions])
-    if resolved.is_offline and not command.seals_itself and not context.params.get("endpoint"):
+    console, resolved = _world(context, given[GlobalOptions]) if command.has_settings else (current_console(), None)
+    if resolved and resolved.is_offline and not command.seals_itself and not context.params.get("endpoint"):
         # with an endpoint one way stays open, if it does not leave this device: the command sees to that
         from slmchat.models.sandbox import seal
 
@@ -509,6 +513,18 @@ def _usage(error: Any, arguments: Sequence[str]) -> SlmError:
 
 
 def _bug(error: Exception) -> SlmError:
+    if isinstance(error, MemoryError):
+        return SlmError(
+            "this device has too little memory left for this command.",
+            hint="end other programs, or raise the limit (ulimit -v, the memory of the container)",
+            exit_code=ExitCode.NO_FIT,
+        )
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # of tempfile, when it finds none
+        return SlmError(
+            "this system has no directory for temporary files that can be written.",
+            hint="TMPDIR=DIRECTORY names one",
+            exit_code=ExitCode.STORAGE,
+        )
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename})" if error.filename else ""
         return SlmError(f"{error.strerror[:1].lower()}{error.strerror[1:]}{where}.", exit_code=ExitCode.STORAGE)

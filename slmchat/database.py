@@ -10,7 +10,10 @@ keeps its temporary tables in memory, and all three files are the owner's alone.
 """
 
 import contextlib
+import errno
+import os
 import shlex
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -168,6 +171,7 @@ class Database:
         if connection is not None and not connection.in_transaction and _identity(self.file) != self._identity:
             self.close()  # the file was deleted or replaced: what went into it now would be lost
         if self._connection is None and (creates or self.file.exists()):
+            _check_regular(self.file)
             self._connection = self._open() if creates else self._open_to_read()
             self._identity = _identity(self.file)
         return self._connection
@@ -275,6 +279,13 @@ class MemoryDatabase(Database):
         return self._connection
 
 
+def _check_regular(file: Path) -> None:
+    """Raises `OSError` for what SQLite would wait for for ever (a pipe), or not name (a directory)."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(file))
+
+
 def _identity(file: Path) -> tuple[int, int] | None:
     try:
         stat = file.stat()
@@ -353,7 +364,17 @@ def _sentence(file: Path, code: int, reason: str) -> SlmError:
         return _cannot(file, "another slm has been writing into it for too long", "try again when it is done")
     if code == _FULL:
         return _cannot(file, "the disk is full", "free some space (slm rm NAME) and try again")
-    return _cannot(file, reason)
+    return _cannot(file, _refused_write(file) or reason)
+
+
+def _refused_write(file: Path) -> str | None:
+    """Why the system lets nobody write there, where that is why: SQLite says "disk I/O error"."""
+    with contextlib.suppress(OSError, AttributeError):  # Windows has no statvfs
+        if os.statvfs(file.parent).f_flag & os.ST_RDONLY:
+            return "its file system is read-only"
+    if any(os.path.exists(place) and not os.access(place, os.W_OK) for place in (file, file.parent)):
+        return "permission denied"
+    return None
 
 
 def _cannot(file: Path, reason: str, hint: str | None = None) -> SlmError:

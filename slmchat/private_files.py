@@ -181,7 +181,10 @@ def _replacing(path: Path, like: os.stat_result | None) -> Iterator[IO[bytes]]:
     with the mode, the owner and the group of `like` (as far as they may be given)."""
     import tempfile  # 5 ms, and most commands write nothing
 
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    except OSError as error:
+        raise _named(error, path) from None
     try:
         with os.fdopen(descriptor, "wb") as out:
             if like is not None and os.name == "posix":
@@ -195,6 +198,11 @@ def _replacing(path: Path, like: os.stat_result | None) -> Iterator[IO[bytes]]:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    """The same refusal, by the name that people know: that of a temporary file tells them nothing."""
+    return OSError(error.errno, error.strerror, str(path))
 
 
 def narrow(paths: Iterable[Path]) -> list[Path]:

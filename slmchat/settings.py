@@ -4,6 +4,7 @@ Knows: the keys of `config.toml`, the environment variables, where data, config 
 Refuses to know: what the values do. Nothing here opens a model, a terminal or the network.
 """
 
+import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from slmchat import ranges, toml_files
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.ranges import Range
-from slmchat.user_paths import user_path
+from slmchat.user_paths import home_directory, user_path
 
 KV_TYPES = ("f16", "q8_0", "q4_0")
 SPECULATION = ("auto", "always", "off")
@@ -108,7 +109,7 @@ class Paths:
             yield self.home
         yield from (self.data, self.config, self.cache, self.models)
         for directory, pattern in places:
-            yield from (path for path in directory.glob(pattern) if path.is_file())
+            yield from (path for path in directory.glob(pattern) if os.path.isfile(path))
 
 
 def _is_open(directory: Path) -> bool:
@@ -122,9 +123,10 @@ def _is_open(directory: Path) -> bool:
 def _is_of_others_too(directory: Path) -> bool:
     """Whether SLM_HOME was set to a place that is not slm's: the home directory or one above it, or one like /tmp."""
     try:
-        place, user = directory.resolve(), Path.home().resolve()
-        return place in (user, *user.parents) or bool(place.stat().st_mode & stat.S_ISVTX)
-    except (OSError, RuntimeError):  # not there yet; nobody knows where the home directory is
+        place, user = directory.resolve(), home_directory()
+        above = () if user is None else (user.resolve(), *user.resolve().parents)
+        return place in above or bool(place.stat().st_mode & stat.S_ISVTX)
+    except (OSError, RuntimeError):  # not there yet; links in a circle
         return True
 
 
@@ -333,7 +335,10 @@ def load(environ: Mapping[str, str], **flags: object) -> Settings:
 
 
 def paths_of(environ: Mapping[str, str]) -> Paths:
-    """Where slm's files are: below SLM_HOME, or where this system keeps such files."""
+    """Where slm's files are: below SLM_HOME, or where this system keeps such files.
+
+    Raises `SlmError` (storage) where nobody knows the user's home directory: a container's user without an entry.
+    """
     home = environ.get("SLM_HOME")
     if home:
         root = user_path(home).absolute()
@@ -341,7 +346,14 @@ def paths_of(environ: Mapping[str, str]) -> Paths:
     import platformdirs
 
     dirs = platformdirs.PlatformDirs("slm", appauthor=False)
-    return Paths(data=dirs.user_data_path, config=dirs.user_config_path, cache=dirs.user_cache_path)
+    try:
+        return Paths(data=dirs.user_data_path, config=dirs.user_config_path, cache=dirs.user_cache_path)
+    except RuntimeError as error:
+        raise SlmError(
+            "this user has no home directory: HOME is not set, and the system does not know the user.",
+            hint="SLM_HOME=DIRECTORY has everything that slm writes in one place",
+            exit_code=ExitCode.STORAGE,
+        ) from error
 
 
 def _from_file(file: Path) -> dict[str, Any]:

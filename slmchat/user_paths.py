@@ -3,7 +3,9 @@
 `Path.expanduser` raises where a name behind the `~` is nobody's, and such text is typed: "@~bob, look at this". Here it
 stays as it is written, as in a shell, and the file of that name is not there.
 
-Knows: `~`. Refuses to know: what the path is for, whether anything is there.
+Nor has everybody a home directory: a container may run as a user whom its system does not know.
+
+Knows: `~`, where the home directory is. Refuses to know: what the path is for, whether anything is there.
 """
 
 import os
@@ -16,3 +18,11 @@ def user_path(written: str | Path) -> Path:
         return Path(os.path.expanduser(written))
     except ValueError:  # a name that nobody can have: with a NUL in it
         return Path(written)
+
+
+def home_directory() -> Path | None:
+    """The user's home directory; None where nobody knows it."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None

@@ -9,6 +9,13 @@ from conftest import Outcome, call_slm
 from gguf_samples import write_tiny_llama
 from hub_server import HubServer, Repo, gguf_bytes
 
+from slmchat.catalog import sources
+from slmchat.catalog.library import Library
+from slmchat.catalog.records import Installed
+from slmchat.commands import models
+from slmchat.errors import ExitCode, SlmError
+from slmchat.settings import Settings
+
 pytestmark = pytest.mark.real
 
 NAME = "hf:owner/small-GGUF"
@@ -176,6 +183,33 @@ class TestRm:
         assert slm("rm", "short").code == 0
         assert not path.exists()
 
+    def test_where_one_name_is_wrong_nothing_goes(self, slm: Callable[..., Outcome], repo: Repo) -> None:
+        slm("pull", NAME)
+        told = slm("rm", NAME, "nothing-like-it", "--json")
+        assert (told.code, told.out) == (3, "")
+        assert [entry["name"] for entry in json.loads(slm("list", "--json").out)] == [NAME]
+
+    def test_two_spellings_of_one_model_are_one(self, slm: Callable[..., Outcome], repo: Repo) -> None:
+        slm("pull", NAME)
+        (gone,) = json.loads(slm("rm", NAME, f"{NAME}@Q4_K_M", NAME, "--json").out)
+        assert gone["name"] == f"{NAME}@Q4_K_M"
+
+    def test_what_went_before_the_disk_refused_is_said(
+        self, slm: Callable[..., Outcome], repo: Repo, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        slm("pull", NAME, f"{NAME}@Q8_0")
+        real = models._forget_facts
+
+        def refuse(record: Installed, settings: Settings) -> None:
+            if record.quantization == "Q8_0":
+                raise SlmError("the disk refuses.", exit_code=ExitCode.STORAGE)
+            real(record, settings)
+
+        monkeypatch.setattr(models, "_forget_facts", refuse)
+        told = slm("rm", NAME, "--json")
+        assert told.code == 10
+        assert [entry["name"] for entry in json.loads(told.out)] == [f"{NAME}@Q4_K_M"]
+
     def test_a_file_used_in_place_is_never_deleted(self, slm: Callable[..., Outcome], own: Path) -> None:
         assert slm("rm", own).code == 2
         slm("add", "own-one", own)
@@ -278,3 +312,59 @@ def test_add_and_rm_tell_in_json_what_they_did(home: Path, slm: Callable[..., Ou
     gone = slm("rm", "my:model", "--json")
     assert json.loads(gone.out) == [{"name": "my:model", "freed": 0, "kept": [str(model)]}]
     assert model.exists()
+
+
+def test_verify_goes_on_behind_a_file_that_cannot_be_read(
+    slm: Callable[..., Outcome], repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slm("pull", NAME, f"{NAME}@Q8_0")
+    real = sources.sha256_of
+
+    def refuse(path: Path, advance: object) -> str:
+        if "Q4_K_M" in path.name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, advance)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sources, "sha256_of", refuse)
+    told = slm("verify", "--json")
+    assert told.code == 10
+    assert [entry["is_intact"] for entry in json.loads(told.out)] == [None, True]
+    assert "cannot be read: Permission denied" in told.err
+
+
+def test_verify_says_what_is_damaged_on_a_disk_that_is_read_only(
+    slm: Callable[..., Outcome], repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slm("pull", NAME)
+    path = Path(json.loads(slm("show", NAME, "--json").out)["path"])
+    path.resolve().write_bytes(b"GGUF")
+
+    def refuse(*_: object) -> None:
+        raise SlmError("read-only.", exit_code=ExitCode.STORAGE)
+
+    monkeypatch.setattr(Library, "admit", refuse)
+    told = slm("verify", "--json")
+    assert told.code == 6
+    assert json.loads(told.out)[0]["verdict"] == "damaged"
+    assert "read-only" in told.err
+
+
+def test_what_was_pulled_before_ctrl_c_is_in_json(
+    slm: Callable[..., Outcome], repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from slmchat.commands import pull
+
+    real = pull.pull_name
+
+    def interrupt(name: str, *more: object) -> object:
+        if name.endswith("Q8_0"):
+            raise KeyboardInterrupt
+        return real(name, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pull, "pull_name", interrupt)
+    told = slm("pull", NAME, f"{NAME}@Q8_0", f"{NAME}@Q4_K_M", "--json")
+    assert told.code == 130
+    first, second = json.loads(told.out)
+    assert first["status"] == "installed"
+    assert (second["name"], second["exit_code"]) == (f"{NAME}@Q8_0", 130)
+    assert slm("pull", f"{NAME}@Q8_0", "--json").out == ""

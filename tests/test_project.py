@@ -59,7 +59,7 @@ GROUND |= {
     "option_fields",
     "database",
 }
-GROUND |= {"invisible", "lazy_dataclasses", "lazy_patterns", "file_hashes"}
+GROUND |= {"invisible", "lazy_dataclasses", "lazy_patterns", "file_hashes", "kept_json"}
 FLOORS = (
     {"engine"},
     {"conversation", "catalog", "privacy"},

@@ -396,9 +396,17 @@ def test_a_path_needs_no_ending(catalog: Registry, tmp_path: Path, monkeypatch: 
         assert catalog.resolve(text).path == path
 
 
-@pytest.mark.parametrize("text", ["~nobody-has-this-name/x.gguf", "a\0b.gguf"])
-def test_paths_that_cannot_be(catalog: Registry, text: str) -> None:
-    assert error_of(catalog.resolve, text).exit_code == ExitCode.USAGE
+def test_paths_that_cannot_be(catalog: Registry) -> None:
+    assert error_of(catalog.resolve, "a\0b.gguf").exit_code == ExitCode.USAGE
+
+
+def test_a_path_of_nobody_is_one_that_is_not_there(catalog: Registry, user_file: Path) -> None:
+    """One such target in the user's own file ended every command that reads the file."""
+    path = catalog.resolve("~nobody-has-this-name/x.gguf").path
+    assert path is not None and not path.exists()
+    user_file.parent.mkdir(exist_ok=True)
+    user_file.write_text('[[model]]\nname = "far"\ntarget = "~nobody-has-this-name/x.gguf"\n')
+    assert "far" in registry.load_user_names(user_file)
 
 
 NAMES = st.one_of(

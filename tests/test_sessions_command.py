@@ -231,7 +231,7 @@ def test_export_to_a_file(settings: Settings, talk: Conversation, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["talk.md"]
     with pytest.raises(SlmError, match="no directory"):
         sessions.export("why is", settings, told.console, file=tmp_path / "nowhere" / "talk.md")
-    with pytest.raises(SlmError, match="not a file"):
+    with pytest.raises(SlmError, match="is a directory"):
         sessions.export("why is", settings, told.console, file=tmp_path, is_forced=True)
 
 

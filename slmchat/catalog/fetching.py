@@ -4,6 +4,7 @@ Knows: that two pulls may run at once, that a pull may be killed at any moment, 
 Refuses to know: which source it is, what the files are called in the end, what a terminal looks like.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -79,7 +80,7 @@ def space_needed(plan: FetchPlan) -> int | None:
 
 def space_free(plan: FetchPlan) -> int:
     """Free bytes on the disk where the files will lie."""
-    place = next((folder for folder in (plan.place, *plan.place.parents) if folder.exists()), Path("/"))
+    place = next((folder for folder in (plan.place, *plan.place.parents) if os.path.exists(folder)), Path("/"))
     return shutil.disk_usage(place).free
 
 

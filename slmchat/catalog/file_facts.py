@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from slmchat import __version__
+from slmchat import __version__, kept_json
 from slmchat.errors import SlmError
-from slmchat.private_files import check_readable, write_private
+from slmchat.private_files import write_private
 
 _FORMAT = 1
 _SETTLED_S = 2.0
@@ -70,12 +70,11 @@ class FileFacts:
         if stamp is None:
             return {}
         file = self._file(stamp)
+        found = kept_json.read(file, _MOST_BYTES)
         try:
-            check_readable(file, _MOST_BYTES)
-            found = json.loads(file.read_bytes())
             is_current = (found["format"], found["version"], found["stamp"]) == (_FORMAT, __version__, stamp)
             return dict(found["facts"]) if is_current else {}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             return {}
 
     def _file(self, stamp: _Stamp) -> Path:

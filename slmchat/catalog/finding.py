@@ -11,7 +11,7 @@ from pathlib import Path
 from slmchat.catalog import adapter_names, hub_names, registry
 from slmchat.catalog.library import Library
 from slmchat.catalog.records import EMBEDDING_TAG, Installed
-from slmchat.catalog.registry import Reference, UserName
+from slmchat.catalog.registry import Adapted, Reference, UserName
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 
@@ -117,16 +117,20 @@ class Finder:
             )
         return replace(found, draft=own.draft) if own.draft else found
 
+    def check_base(self, name: str, adapted: Adapted) -> None:
+        """Raises `SlmError` (USAGE) where the base below the adapters of `name` has adapters itself."""
+        below = registry.resolve_without_catalog(adapted.base, self.names)
+        if below is not None and below.adapted is not None:
+            raise SlmError(
+                f"the base of {name} is {adapted.base}, which has adapters itself.",
+                hint=f"in {self.user_file}: name the base {below.adapted.base}, and all adapters in one list",
+                exit_code=ExitCode.USAGE,
+            )
+
     def _adapted(self, reference: Reference) -> Installed:
         adapted = reference.adapted
         assert adapted is not None
-        own = self.names.get(adapted.base)
-        if own is not None and own.target is not None and own.target.adapted is not None:
-            raise SlmError(
-                f"the base of {reference.name} is {adapted.base}, which has adapters itself.",
-                hint=f"in {self.user_file}: name the base {own.target.adapted.base}, and all adapters in one list",
-                exit_code=ExitCode.USAGE,
-            )
+        self.check_base(reference.name, adapted)
         try:
             below = self.find(adapted.base)
             files = [(self.adapter_file(target), scale) for target, scale in adapted.lora]

@@ -51,11 +51,16 @@ def read_header(path: Path, name: str | None = None) -> Header:
             f"there is no file {path}.", exit_code=ExitCode.NO_MODEL, hint="`slm list` shows the installed models"
         ) from error
     except OSError as error:
-        raise SlmError(
-            f"{path} cannot be read: {error.strerror or error}.",
-            exit_code=ExitCode.STORAGE,
-            hint="check the permissions of the file and of its directory",
-        ) from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> SlmError:
+    """The sentence for a file of the user's, or of another tool, that the system does not let slm read."""
+    return SlmError(
+        f"{path} cannot be read: {error.strerror or error}.",
+        exit_code=ExitCode.STORAGE,
+        hint="check the permissions of the file and of its directory",
+    )
 
 
 def read_headers(paths: Iterable[Path]) -> list[Header]:

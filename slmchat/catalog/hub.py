@@ -49,14 +49,17 @@ class HubSource:
         self._commit: str | None = None
         self._headers: dict[str, Header | None] = {}
         self._endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-        self._host = urlsplit(self._endpoint).netloc.rpartition("@")[2] or self._endpoint
+        is_address = hub_client.is_address(self._endpoint)
+        self._host = urlsplit(self._endpoint).netloc.rpartition("@")[2] if is_address else self._endpoint
         self.label = f"{self._host} {spec.repo}" + (f" {spec.file}" if spec.file else "")
 
     def plan(self) -> FetchPlan:
+        hint = "HF_ENDPOINT=https://…, or unset it"
+        if not hub_client.is_address(self._endpoint):
+            message = f"HF_ENDPOINT is not the address of a server: '{_without_login(self._endpoint)}'."
+            raise SlmError(message, hint=hint, exit_code=ExitCode.NETWORK)
         if not _is_safe(self._endpoint):
-            raise hub_client.not_safe(
-                f"HF_ENDPOINT is {_without_login(self._endpoint)}", "HF_ENDPOINT=https://…, or unset it"
-            )
+            raise hub_client.not_safe(f"HF_ENDPOINT is {_without_login(self._endpoint)}", hint)
         spec = self._spec
         if spec.is_dataset:
             return self._planned(str(spec.revision), (PlannedFile(spec.file, spec.size, spec.sha256),), None)

@@ -11,6 +11,7 @@ Refuses to know: repositories and files (hub.py), what a sound answer means (unt
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,8 +20,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from slmchat.catalog.sources import Unreachable
 from slmchat.catalog.untrusted import MalformedAnswer, NotAHub, parsed_json
 from slmchat.errors import ExitCode, SlmError
+from slmchat.redaction import redacted
 from slmchat.user_paths import user_path
 
 # A listing with hashes has about 250 bytes a file; the largest repositories of models have some thousand files.
@@ -36,18 +39,69 @@ MOST_WAITS = 3
 _MOST_WAIT_S = 300.0
 
 
+# What the client, and the HTTP library below it, read from the environment when they begin.
+_TIMES = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
+_TOKEN_PLACES = ("HF_TOKEN_PATH", "HF_HOME")
+_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy")
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
+
+
 def hub_package() -> Any:
-    """The huggingface_hub package, imported late (0.2 s), without telemetry, and with nothing but TLS."""
+    """The huggingface_hub package, imported late (0.2 s), without telemetry, and with nothing but TLS.
+
+    Raises `Unreachable` where it cannot begin: a proxy, a certificate, a token or a time that cannot be used.
+    """
+    package = _imported()
+    with _set_up(*_PROXIES, *_CERTIFICATES):
+        hooks = package.get_session().event_hooks
+    if _refuse_plain_http in hooks["request"]:
+        return package
+    with _set_up(*_TOKEN_PLACES):
+        package.utils.build_hf_headers()  # reads the token
+    with _set_up(*_TIMES):
+        if min(package.constants.HF_HUB_DOWNLOAD_TIMEOUT, package.constants.HF_HUB_ETAG_TIMEOUT) < 0:
+            raise ValueError("a time below zero")
+    package.get_session().event_hooks = {**hooks, "request": [*hooks["request"], _refuse_plain_http]}
+    for handler in logging.getLogger("huggingface_hub").handlers:
+        handler.addFilter(_without_controls)
+    return package
+
+
+def _imported() -> Any:
     for variable in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_UPDATE_CHECK"):
         os.environ[variable] = "1"
-    import huggingface_hub
+    with _set_up(*_TIMES):
+        import huggingface_hub
+        import huggingface_hub.constants
+        import huggingface_hub.utils
 
-    hooks = huggingface_hub.get_session().event_hooks
-    if _refuse_plain_http not in hooks["request"]:
-        huggingface_hub.get_session().event_hooks = {**hooks, "request": [*hooks["request"], _refuse_plain_http]}
-        for handler in logging.getLogger("huggingface_hub").handlers:
-            handler.addFilter(_without_controls)
-    return huggingface_hub
+        return huggingface_hub
+
+
+@contextmanager
+def _set_up(*variables: str) -> Iterator[None]:
+    """What goes wrong inside is the fault of these variables, and neither slm's nor the Hub's."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ImportError) and "socksio" in str(error):
+            raise Unreachable(
+                "the proxy of this environment is a SOCKS proxy, and the Python package for them is missing.",
+                hint=f"{sys.executable} -m pip install socksio, or unset {proxies_in_use()}",
+            ) from error
+        names = [name for name in variables if name in os.environ]
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if isinstance(error, OSError) and error.filename:
+            reason = f"{error.filename}: {reason}"
+        raise Unreachable(
+            f"the Hub's client cannot be used as it is set up here: {redacted(' '.join(reason.split()))}.",
+            hint=f"look at {', '.join(names)}" if names else None,
+        ) from error
+
+
+def proxies_in_use() -> str:
+    """The variables that name a proxy, separated by commas; "" without one."""
+    return ", ".join(name for name in _PROXIES if os.environ.get(name))
 
 
 def _without_controls(record: logging.LogRecord) -> bool:
@@ -59,7 +113,7 @@ def _without_controls(record: logging.LogRecord) -> bool:
 
 def cache_directory() -> Path:
     """Where the Hub's client keeps its files on this device."""
-    return user_path(hub_package().constants.HF_HUB_CACHE).absolute()
+    return user_path(_imported().constants.HF_HUB_CACHE).absolute()
 
 
 def transport_errors() -> tuple[type[Exception], ...]:
@@ -78,10 +132,7 @@ def opened(url: str, more_headers: Mapping[str, str], *, timeout_s: float) -> It
     Raises the client's errors. What status it has is the caller's to check (`check_status`).
     """
     hub = hub_package()
-    import huggingface_hub.utils
-
-    utils: Any = huggingface_hub.utils
-    headers = {**utils.build_hf_headers(library_name="slm"), "Accept-Encoding": "identity", **more_headers}
+    headers = {**hub.utils.build_hf_headers(library_name="slm"), "Accept-Encoding": "identity", **more_headers}
     with hub.get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout_s) as response:
         yield response
 
@@ -168,11 +219,19 @@ def _refuse_plain_http(request: Any) -> None:
 
 def is_safe(url: str) -> bool:
     """Whether nobody between here and there can read or change what is sent: TLS, or this very device."""
-    try:
-        scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
-    except ValueError:  # brackets that hold no IPv6 address
+    if not is_address(url):
         return False
+    scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
     return bool(host) and (scheme == "https" or (scheme == "http" and _is_loopback(host or "")))
+
+
+def is_address(url: str) -> bool:
+    """Whether it is written as an address can be: a host in it, a port that there is, nothing that nobody sees."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0 and not re.search(r"[\s\x00-\x20\x7f]", url)
+    except ValueError:  # brackets that hold no IPv6 address, a port above 65535
+        return False
 
 
 def _is_loopback(host: str) -> bool:

@@ -6,6 +6,7 @@ Refuses to know: how they came about (hub.py).
 
 from urllib.parse import urlsplit
 
+from slmchat.catalog import hub_client
 from slmchat.catalog.model_specs import HubFile
 from slmchat.catalog.sources import Unreachable
 from slmchat.catalog.untrusted import MalformedAnswer, NotAHub
@@ -48,7 +49,11 @@ def translated(
             f"the Hub's client may not use the network for {spec.repo}.", hint="unset HF_HUB_OFFLINE if it is set"
         )
     if isinstance(error, (*transport, ConnectionError, TimeoutError)):
-        return Unreachable(f"{host} cannot be reached: {_reason(error)}.", hint=f"when the network is back: {command}")
+        proxies = hub_client.proxies_in_use()
+        proxy = f"is the proxy right ({proxies})? " if proxies else ""
+        return Unreachable(
+            f"{host} cannot be reached: {_reason(error)}.", hint=f"{proxy}when the network is back: {command}"
+        )
     if isinstance(error, NotAHub):  # nothing else that is asked of it will be answered
         return Unreachable(_no_hub(host, str(error)), hint=_PORTAL.format(command))
     if isinstance(error, MalformedAnswer):

@@ -8,6 +8,7 @@ because `slm run` reads it before every completion.
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slmchat import kept_json
 from slmchat.catalog import file_names
 from slmchat.catalog.file_facts import FileFacts
 from slmchat.catalog.model_specs import License
@@ -41,6 +43,9 @@ if TYPE_CHECKING:  # whoever only lists models does without headers
 
 # Bytes of a record: one of a model in a thousand parts has 300,000.
 _MOST_RECORD = 4 << 20
+
+# Bytes of the name of the model used last: a path.
+_MOST_NAME = 64 << 10
 
 # What Windows takes for a device, whatever follows the first dot.
 _DEVICE = lazy_pattern(r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9]|lpt[0-9])[ ]*(?:\.|$)", re.IGNORECASE)
@@ -73,6 +78,7 @@ class Library:
     def __init__(self, paths: Paths, warn: Callable[[str], None] = lambda text: None) -> None:
         self._paths = paths
         self._warn = warn
+        self._told: set[str] = set()
         self._facts = FileFacts(paths.file_facts, is_kept=False)
 
     def all(self) -> tuple[Installed, ...]:
@@ -96,10 +102,16 @@ class Library:
                 check_readable(file, _MOST_RECORD)
                 records.append(self._at_home(from_json(file.read_text(encoding="utf-8"))))
             except OSError as error:
-                self._warn(f"{file} cannot be read: {error.strerror}.")
-            except (ValueError, KeyError, TypeError) as error:
-                self._warn(f"{file} is damaged and left out ({type(error).__name__}); `slm pull` writes it again.")
+                self._warn_once(f"{file} cannot be read: {error.strerror}.")
+            except (ValueError, KeyError, TypeError):
+                self._warn_once(f"{file} is damaged and left out; `slm pull` writes it again.")
         return tuple(sorted(records, key=lambda record: (record.name, record.quantization)))
+
+    def _warn_once(self, text: str) -> None:
+        """A command reads the records more than once."""
+        if text not in self._told:
+            self._told.add(text)
+            self._warn(text)
 
     def find(self, reference: Reference) -> Installed:
         """The installed model that a name stands for, with its files in place.
@@ -199,6 +211,7 @@ class Library:
 
         Files that are gone have `found` None. Raises `SlmError` (storage).
         """
+        from slmchat.catalog.gguf import unreadable
         from slmchat.catalog.sources import sha256_of
 
         verdicts = []
@@ -207,13 +220,23 @@ class Library:
         for file in (*installed.files, *projector):
             found = None
             try:
-                if file.path.is_file():
+                if os.path.isfile(file.path):
                     with progress(file.path.name) as advance:
                         found = sha256_of(file.path, advance)
                     stamped.append(InstalledFile.of(file.path, file.sha256))
             except OSError as error:
-                raise storage_error(error, file.path) from error
+                raise unreadable(file.path, error) from error
             verdicts.append(HashCheck(file.path, file.sha256, found))
+        try:
+            self._note_hashes(installed, verdicts, stamped)
+        except SlmError as error:  # a disk that is read-only: what was found out is said all the same
+            self._warn(error.message)
+        return tuple(verdicts)
+
+    def _note_hashes(
+        self, installed: Installed, verdicts: Sequence[HashCheck], stamped: Sequence[InstalledFile]
+    ) -> None:
+        """Let the record learn what hashing found. Raises `SlmError` (storage)."""
         if all(verdict.is_intact for verdict in verdicts) and not installed.is_intact():
             n_files = len(installed.files)
             self.admit(
@@ -221,14 +244,10 @@ class Library:
             )
         elif any(verdict.found and not verdict.is_intact for verdict in verdicts):
             self.admit(replace(installed, files=tuple(replace(file, mtime_ns=0) for file in installed.files)))
-        return tuple(verdicts)
 
     def accepted_licenses(self) -> set[str]:
         """Ids of the licences that the user has accepted. A damaged file counts as none: slm asks again."""
-        try:
-            accepted = json.loads(self._accepted_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return set()
+        accepted = kept_json.read(self._accepted_file)
         return set(accepted) if isinstance(accepted, dict) else set()
 
     def accept_license(self, license: License) -> None:
@@ -248,7 +267,7 @@ class Library:
         last = last_model(self._paths)
         known = [record for record in self.matching(last) if record.answers] if last else []
         if last and (
-            last in names or Path(last).is_file() or any(last in (record.key, record.name) for record in known)
+            last in names or os.path.isfile(last) or any(last in (record.key, record.name) for record in known)
         ):
             return last
         records = [record for record in self.all() if record.answers]
@@ -275,7 +294,7 @@ class Library:
 
     def _found_here(self, file: InstalledFile) -> InstalledFile:
         here = self._paths.models / file.path.name
-        return replace(file, path=here) if file.path.parent != self._paths.models and here.is_file() else file
+        return replace(file, path=here) if file.path.parent != self._paths.models and os.path.isfile(here) else file
 
     def _current(self, record: Installed) -> Installed:
         """The record, checked against the disk: its files are there; when one has changed, the header is read again."""
@@ -312,6 +331,7 @@ def _is_in_hub_cache(path: Path) -> bool:
 def last_model(paths: Paths) -> str:
     """The model used last, as `remember` noted it; "" when there is none. A path may have any bytes."""
     try:
+        check_readable(paths.last_model, _MOST_NAME)
         return paths.last_model.read_bytes().decode("utf-8", "surrogateescape").strip()
     except OSError:
         return ""
@@ -323,14 +343,12 @@ def from_path(path: Path, facts: FileFacts | None = None) -> Installed:
     Raises `SlmError`: there is no such file (exit 3), it cannot be read (10), it is not a GGUF or no model (6).
     """
     from slmchat.catalog import kept_headers, lora, model_kind
-    from slmchat.catalog.gguf import read_headers, split_parts
+    from slmchat.catalog.gguf import read_headers, split_parts, unreadable
     from slmchat.catalog.projectors import beside
 
     path = user_path(path).absolute()
-    if not path.is_file():
-        what = "is not a file" if path.exists() else "does not exist"
-        raise SlmError(f"{path} {what}.", exit_code=ExitCode.NO_MODEL)
     try:
+        _check_is_file(path)
         parts = split_parts(path)
         _check_parts(parts)
         headers = read_headers(parts) if facts is None else kept_headers.read_headers(parts, facts)
@@ -341,7 +359,7 @@ def from_path(path: Path, facts: FileFacts | None = None) -> Installed:
         files = tuple(InstalledFile.of(part, None) for part in parts)
         projector = beside(path, header)
     except OSError as error:
-        raise storage_error(error, path) from error
+        raise unreadable(path, error) from error
     return Installed(
         name=str(path),
         quantization=header.quantization or "unknown",
@@ -359,10 +377,20 @@ def from_path(path: Path, facts: FileFacts | None = None) -> Installed:
     )
 
 
+def _check_is_file(path: Path) -> None:
+    """Raises `SlmError` (NO_MODEL) for what is not there or is not a file, `OSError` where nobody may look."""
+    try:
+        is_file = stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # also: a null character in the name
+        raise SlmError(f"{path} does not exist.", exit_code=ExitCode.NO_MODEL) from error
+    if not is_file:
+        raise SlmError(f"{path} is not a file.", exit_code=ExitCode.NO_MODEL)
+
+
 def _check_parts(parts: Sequence[Path]) -> None:
     """Raises `SlmError` (NO_MODEL) when a part of a split model is missing."""
     for number, part in enumerate(parts, 1):
-        if not part.is_file():
+        if not os.path.isfile(part):
             raise SlmError(
                 f"part {number} of {len(parts)} is missing: there is no file {part}.",
                 hint="all parts lie in one directory, under the names that they came with",

@@ -45,7 +45,7 @@ class PartialFile:
         """Bytes that are here; 0 when it does not exist."""
         try:
             return self.path.lstat().st_size
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return 0
 
     @property

@@ -4,6 +4,7 @@ Knows: how such files are called, what their headers say, which of several fits 
 Refuses to know: how they are fetched (pull.py), what they do (engine/vision.py).
 """
 
+import os
 from pathlib import Path
 
 from slmchat.catalog.file_names import projector_in
@@ -27,7 +28,7 @@ def check(name: str, header: Header) -> None:
 
 def from_path(path: Path) -> InstalledFile:
     """A projector that the user names. Raises `SlmError`: no such file (3), it is none (6), it cannot be read (10)."""
-    if not path.exists():
+    if not os.path.lexists(path):
         raise SlmError(
             f"there is no projector {path}.",
             hint="--mmproj PATH: the mmproj*.gguf that was made for this model",

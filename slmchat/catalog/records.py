@@ -5,6 +5,7 @@ Refuses to know: where records are kept (library.py), how files are fetched.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, field
 from pathlib import Path
@@ -131,7 +132,7 @@ class Installed:
 
     def missing(self) -> tuple[Path, ...]:
         """Files that are no longer there."""
-        return tuple(file.path for file in self.files if not file.path.is_file())
+        return tuple(file.path for file in self.files if not os.path.isfile(file.path))
 
     def changed(self) -> tuple[Path, ...]:
         """Files whose size or time of change is another than when they were checked."""

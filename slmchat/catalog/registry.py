@@ -19,6 +19,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.lazy_patterns import lazy_pattern
 from slmchat.toml_schema import shown
+from slmchat.user_paths import user_path
 
 _MOST_NEAR = 8  # names in one hint
 _HEAD = lazy_pattern(r'^\[\[model\]\]\nname = "([^"]+)"\ntitle = "([^"]*)"$', re.MULTILINE)
@@ -262,12 +263,13 @@ def _hub_reference(text: str) -> Reference:
 
 
 def absolute(text: str) -> Path:
-    """A path as it was typed (`~` too), made absolute. Raises `SlmError` (usage)."""
+    """A path as it was typed (`~` too), made absolute; `~` of nobody is a file that is not there. Raises `SlmError`
+    (usage)."""
     try:
         if "\0" in text:
             raise ValueError("a path cannot hold a null character")
-        return Path(text).expanduser().absolute()
-    except (OSError, RuntimeError, ValueError) as error:  # no such user, no current directory, not encodable
+        return user_path(text).absolute()
+    except (OSError, ValueError) as error:  # no current directory, not encodable
         message = f"the path '{shown(text)}' cannot be used: {shown(str(error))}."
         raise SlmError(message, exit_code=ExitCode.USAGE) from error
 

@@ -5,6 +5,7 @@ model quote and then answer, and show below each answer where it is from. What t
 sentence and an exit code of its own.
 """
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -113,7 +114,7 @@ def _checked_words(words: Sequence[str]) -> list[str]:
         return []
     if words and not " ".join(words).strip():
         raise _no_question()
-    files = [word for word in words[1:] if "." in word and Path(word).is_file()]
+    files = [word for word in words[1:] if "." in word and os.path.isfile(word)]
     if files:
         raise SlmError(
             f"{files[0]} is a file, and it stands among the words of the question.",

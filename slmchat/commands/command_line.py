@@ -63,11 +63,20 @@ class _Group(_Page, TyperGroup):
 
 @dataclass(frozen=True, slots=True)
 class CommandCall:
-    """One call of a command: what was given, and the settings and the console of this process."""
+    """One call of a command: what was given, and the settings and the console of this process.
+
+    `resolved`: the settings; None for a command that takes none.
+    """
 
     given: Mapping[type[Any], Any]
-    settings: "Settings"
+    resolved: "Settings | None"
     console: "Console"
+
+    @property
+    def settings(self) -> "Settings":
+        """The settings of this process."""
+        assert self.resolved is not None  # the table says which commands have none
+        return self.resolved
 
     def __getitem__(self, record: type[Record]) -> Record:
         """What was given of these options."""
@@ -81,7 +90,8 @@ class Command:
 
     `takes`: records, or names of records of options.py, which is not imported for a command that is not called.
     The docstring of `errand` is its help. `is_answer`: what it writes to stdout is what it was called for.
-    `seals_itself`: `--offline` is its own affair.
+    `seals_itself`: `--offline` is its own affair. `has_settings`: False for what is only told about slm, which
+    has to work where a mistake stands in the settings, or this user has no home directory.
     """
 
     name: str
@@ -89,6 +99,7 @@ class Command:
     errand: Callable[[CommandCall], ExitCode]
     is_answer: bool
     seals_itself: bool
+    has_settings: bool
 
     def records(self) -> list[type[Any]]:
         """The records that it takes."""

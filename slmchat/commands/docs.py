@@ -21,7 +21,7 @@ from slmchat.terminal import pager
 from slmchat.terminal.console import Console
 from slmchat.terminal.screen import BOLD, ControlSequences
 from slmchat.terminal.tables import Column
-from slmchat.user_paths import user_path
+from slmchat.user_paths import home_directory, user_path
 from slmchat.wording import counted, in_bytes
 
 _LISTED = (
@@ -64,8 +64,9 @@ def _shown(path: Path, console: Console) -> str:
         with suppress(OSError):  # the current directory has been deleted
             if path.is_relative_to(Path.cwd()):
                 return str(path.relative_to(Path.cwd()))
-        if path.is_relative_to(Path.home()):
-            return f"~{os.sep}{path.relative_to(Path.home())}"
+        home = home_directory()
+        if home is not None and path.is_relative_to(home):
+            return f"~{os.sep}{path.relative_to(home)}"
     return str(path)
 
 

@@ -62,7 +62,7 @@ def place_of(text: str) -> InfillPlace:
             exit_code=ExitCode.USAGE,
         )
     file, line, column = found.groups()
-    if column is not None and not Path(file).exists() and Path(f"{file}:{line}").exists():
+    if column is not None and not os.path.exists(file) and os.path.exists(f"{file}:{line}"):
         return InfillPlace(f"{file}:{line}", int(column))
     return InfillPlace(file, int(line), int(column) if column is not None else None)
 
@@ -71,7 +71,7 @@ def read_target(place: InfillPlace, *, is_written: bool) -> InfillTarget:
     """The file and where the cursor is in it. Raises `SlmError`: USAGE for no such text or place, STORAGE for a file
     that is to be written and may not be."""
     path = place.path
-    if is_written and path.is_file() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+    if is_written and os.path.isfile(path) and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
         raise SlmError(f"{place.file} cannot be written: permission denied.", exit_code=ExitCode.STORAGE)
     data = read(place.file)
     text = text_of(data, named(place.file))

@@ -3,6 +3,7 @@
 Every function prints what was asked for on stdout and returns the exit code; errors leave as `SlmError`.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from slmchat.catalog.records import Installed, with_quantization
 from slmchat.catalog.registry import Reference, UserName, load, load_user_names, resolve_without_catalog
 from slmchat.errors import ExitCode, SlmError
 from slmchat.fit.shape import shape_of
+from slmchat.lazy_dataclasses import dataclass
 from slmchat.models import adapters, device_fit, info
 from slmchat.private_files import storage_error
 from slmchat.settings import Settings
@@ -154,10 +156,22 @@ def _adapted_of(own: UserName) -> bool:
 def _where(entry: dict[str, Any]) -> str:
     """Where a model is, or what it is made of and what has become of that."""
     if entry["base"] is None:
-        return str(entry["path"]) if entry["is_present"] else f"{entry['path']} (its file is gone)"
+        missing = "its file is gone" if _is_gone(entry["path"]) else f"not usable: slm show {entry['name']}"
+        return str(entry["path"]) if entry["is_present"] else f"{entry['path']} ({missing})"
     names = ", ".join(adapter_names.labelled(Path(each["path"]).name, each["scale"]) for each in entry["adapters"])
     missing = "" if entry["is_present"] else f" (not complete: slm show {entry['name']})"
     return f"{entry['base']} with {names}{missing}"
+
+
+def _is_gone(path: str) -> bool:
+    """Whether nothing is there; what nobody may look at is not gone."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _listed_adapted(own: UserName, finder: Finder) -> dict[str, Any]:
@@ -238,17 +252,36 @@ def _print_facts(
             console.print(f"{'':17}{text}")
 
 
+@dataclass(frozen=True, slots=True)
+class _ToRemove:
+    """What a name stands for: records, and `forgotten`: the name itself, where the user's own file has it."""
+
+    records: Sequence[Installed]
+    forgotten: UserName | None
+
+
 def rm(names: Sequence[str], settings: Settings, console: Console, *, is_json: bool = False) -> ExitCode:
-    """Remove models, and names that `slm add` gave. Raises `SlmError` (no model) at the first that is not here."""
+    """Remove models, and names that `slm add` gave. Raises `SlmError`: no model, before anything goes, when one of them
+    is not here; storage."""
     library = Library(settings.paths, console.warn)
-    gone = [entry for name in names for entry in _rm_one(name, library, settings, console)]
+    found = [_to_remove(name, library, settings) for name in dict.fromkeys(names)]
+    gone: list[dict[str, object]] = []
+    try:
+        for each in found:
+            gone.extend(_remove_records(each.records, gone, library, settings, console))
+            if each.forgotten is not None:
+                gone.append(_forget_name(each.forgotten, settings, console))
+    except SlmError:
+        if is_json and gone:  # gone it is
+            console.print_json(gone)
+        raise
     if is_json:
         console.print_json(gone)
     return ExitCode.DONE
 
 
-def _rm_one(name: str, library: Library, settings: Settings, console: Console) -> Iterator[dict[str, object]]:
-    """Remove what a name stands for; yields a record of each thing that went: name, bytes freed, files left."""
+def _to_remove(name: str, library: Library, settings: Settings) -> _ToRemove:
+    """What `slm rm` removes under this name. Raises `SlmError`: no model; usage for a file of the user's."""
     own_names = load_user_names(settings.paths.user_registry)
     reference = resolve_without_catalog(name, own_names)
     own = own_names.get(reference.name) if reference is not None else None
@@ -264,7 +297,19 @@ def _rm_one(name: str, library: Library, settings: Settings, console: Console) -
         asked = reference or load(settings.paths.user_registry).resolve(name)
         wanted = with_quantization(asked.name, asked.quantization)
         raise SlmError(f"{wanted} is not installed.", hint="slm list", exit_code=ExitCode.NO_MODEL)
-    for record in records:
+    return _ToRemove(records, own if forgets_name else None)
+
+
+def _remove_records(
+    records: Sequence[Installed],
+    gone: Sequence[dict[str, object]],
+    library: Library,
+    settings: Settings,
+    console: Console,
+) -> Iterator[dict[str, object]]:
+    """Remove the records that are not among those `gone`; yields of each: name, bytes freed, files left."""
+    before = {entry["name"] for entry in gone}
+    for record in [each for each in records if each.key not in before]:
         _forget_facts(record, settings)
         removed = library.remove(record)
         states = _forget_states(record, settings)
@@ -277,17 +322,19 @@ def _rm_one(name: str, library: Library, settings: Settings, console: Console) -
             console.warn(f"{', '.join(needing)} needed it; `slm pull {needing[0]}` fetches it again.")
         kept_paths = [str(path) for path in removed.kept]
         yield {"name": record.key, "freed": removed.freed + states, "kept": kept_paths, "needed_by": needing}
-    if forgets_name:
-        assert own is not None
-        assert own.target is not None
-        from slmchat.catalog.user_file import remove_name  # with what writes TOML
 
-        remove_name(settings.paths.user_registry, own.name)
-        stays = f" ({own.target.path} stays)" if own.target.path else ""
-        if own.target.adapted:
-            stays = f" ({own.target.adapted.base} and the adapters stay)"
-        console.note(f"forgot the name {own.name}{stays}.")
-        yield {"name": own.name, "freed": 0, "kept": [str(own.target.path)] if own.target.path else []}
+
+def _forget_name(own: UserName, settings: Settings, console: Console) -> dict[str, object]:
+    """Take a name out of the user's own file; what it stands for stays."""
+    from slmchat.catalog.user_file import remove_name  # with what writes TOML
+
+    assert own.target is not None
+    remove_name(settings.paths.user_registry, own.name)
+    stays = f" ({own.target.path} stays)" if own.target.path else ""
+    if own.target.adapted:
+        stays = f" ({own.target.adapted.base} and the adapters stay)"
+    console.note(f"forgot the name {own.name}{stays}.")
+    return {"name": own.name, "freed": 0, "kept": [str(own.target.path)] if own.target.path else []}
 
 
 def _forget_facts(record: Installed, settings: Settings) -> None:
@@ -382,7 +429,11 @@ def _verify_one(installed: Installed, library: Library, console: Console) -> tup
     if installed.sha256 is None:  # read in place; its header was checked on the way here
         facts |= {"verdict": "its header is right; no sha256 is known to compare with", "is_intact": None, "files": []}
         return facts, None
-    verdicts = library.verify(installed, console.progress)
+    try:
+        verdicts = library.verify(installed, console.progress)
+    except SlmError as error:  # a file that cannot be read says nothing of the others
+        facts |= {"verdict": "its file cannot be read", "is_intact": None, "files": []}
+        return facts, error
     facts["files"] = [
         {"path": str(verdict.path), "sha256": verdict.found, "expected": verdict.expected} for verdict in verdicts
     ]

@@ -40,7 +40,7 @@ class OutputFile:
             try:
                 self._writer = FileWriter(self.path)
             except OSError as error:
-                raise _refused(error, self.path) from error
+                raise refusal_of(error, self.path) from error
 
     def write(self, text: str) -> None:
         """Replace the file. Raises `OSError`, and then the file is as it was."""
@@ -76,7 +76,7 @@ def open_target(name: str | None) -> OutputFile | None:
             (place for place in (path.parent, path) if place.exists() and not os.access(place, os.W_OK)), None
         )
     except OSError as error:
-        raise _refused(error, path) from error
+        raise refusal_of(error, path) from error
     if refusing is not None:
         raise SlmError(f"-o: {refusing} cannot be written: permission denied.", exit_code=ExitCode.STORAGE)
     return OutputFile(name, path)
@@ -100,7 +100,7 @@ def target_of(name: str, flag: str, example: str) -> Path:
         if not path.exists() and not folder.is_dir():
             raise SlmError(f"{flag}: there is no directory {folder}.", exit_code=ExitCode.USAGE)
     except OSError as error:
-        raise _refused(error, path) from error
+        raise refusal_of(error, path) from error
     return path
 
 
@@ -191,7 +191,7 @@ class OutputWriter:
         try:
             target.write(text)
         except OSError as error:
-            refused = _refused(error, target.path)
+            refused = refusal_of(error, target.path)
             with suppress(OSError, SlmError):  # the other way out is closed as well
                 self._write_here(text)
                 self._console.note("the answer is on standard output instead.")
@@ -214,7 +214,7 @@ def _no_block(message: str, hint: str) -> SlmError:
     return SlmError(f"{message}.", hint=hint, exit_code=ExitCode.UNSATISFIED)
 
 
-def _refused(error: OSError, path: Path) -> SlmError:
+def refusal_of(error: OSError, path: Path) -> SlmError:
     """The disk's refusal; the file is not one of slm's own, so that no variable moves it."""
     refused = storage_error(error, path)
     is_full = "full" in refused.message

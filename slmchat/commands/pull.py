@@ -48,9 +48,11 @@ def pull(
             first = first or error.exit_code
         except KeyboardInterrupt:
             console.warn(f"interrupted; nothing half-fetched is installed. `slm pull {name}` goes on where it can.")
-            return ExitCode.INTERRUPTED
-    if options.json:
+            first = ExitCode.INTERRUPTED
+            results.append({"name": name, "error": "interrupted", "exit_code": int(first)})
+            break
+    if options.json and (len(names) > 1 or "error" not in results[0]):
         console.print_json(results[0] if len(names) == 1 else results)
-    if options.dry_run:
+    if options.dry_run and first is not ExitCode.INTERRUPTED:
         pulling.device.measure_more()
     return first

@@ -19,7 +19,6 @@ from slmchat.conversation.exchange import MOST_CHARACTERS
 from slmchat.conversation.messages import Conversation, Node, Role
 from slmchat.engine.kvstore import KvStore
 from slmchat.errors import ExitCode, SlmError
-from slmchat.privacy.writable_paths import check_file
 from slmchat.privacy.writer import FileWriter
 from slmchat.private_files import storage_error
 from slmchat.sanitize import Sanitizer, sanitize
@@ -212,8 +211,7 @@ def export(
         raise SlmError(f"there is no format '{format}': md or json.", exit_code=ExitCode.USAGE)
     writer = None
     if file is not None:
-        _refuse_overwriting(file, is_forced)
-        writer = _writer(file)
+        file, writer = _writer(file, format, is_forced)
     if settings.is_offline:  # not before: the file may lie where a sealed process cannot write
         from slmchat.models import sandbox
 
@@ -227,32 +225,31 @@ def export(
     if writer is None:
         console.write(text)
         return ExitCode.DONE
+    from slmchat.commands import output
+
     try:
         writer.replace(text.encode())
     except OSError as error:
-        raise storage_error(error, Path(str(file))) from error
+        raise output.refusal_of(error, Path(str(file))) from error
     finally:
         writer.close()
     console.note(f"written to {file}.")
     return ExitCode.DONE
 
 
-def _writer(file: Path) -> FileWriter:
-    """The right to write the file of `-o`. Raises `SlmError`: USAGE, STORAGE."""
-    check_file(file, "-o")
+def _writer(file: Path, format: str, is_forced: bool) -> tuple[Path, FileWriter]:
+    """The file of `-o`, and the right to write it. Raises `SlmError`: USAGE, STORAGE."""
+    from slmchat.commands import output  # with what answers are made of
+
+    path = output.target_of(str(file), "-o", f"chat.{format}")
     try:
-        return FileWriter(Path(os.path.realpath(file)), is_private=True)
+        if path.exists() and not path.is_file():
+            raise SlmError(f"-o: {file} is not a file.", exit_code=ExitCode.USAGE)
+        if path.exists() and not is_forced:
+            raise SlmError(f"-o: {file} exists.", hint="--force overwrites it", exit_code=ExitCode.USAGE)
+        return path, FileWriter(Path(os.path.realpath(path)), is_private=True)
     except OSError as error:
-        raise storage_error(error, file) from error
-
-
-def _refuse_overwriting(file: Path, is_forced: bool) -> None:
-    if not file.absolute().parent.is_dir():
-        raise SlmError(f"there is no directory {file.parent}.", exit_code=ExitCode.USAGE)
-    if file.exists() and not file.is_file():
-        raise SlmError(f"{file} is not a file.", exit_code=ExitCode.USAGE)
-    if file.exists() and not is_forced:
-        raise SlmError(f"{file} exists.", hint="--force overwrites it", exit_code=ExitCode.USAGE)
+        raise output.refusal_of(error, path) from error
 
 
 def import_(file: str, settings: Settings, console: Console) -> ExitCode:
@@ -305,7 +302,7 @@ def _read(file: Path) -> bytes:
     except FileNotFoundError:
         raise SlmError(f"there is no file {file}.", exit_code=ExitCode.USAGE) from None
     except OSError as error:
-        raise storage_error(error, file) from error
+        raise SlmError(f"{file} cannot be read: {error.strerror or error}.", exit_code=ExitCode.USAGE) from error
 
 
 def rename(name: str, title: str, settings: Settings, console: Console) -> ExitCode:

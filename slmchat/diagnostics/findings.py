@@ -45,6 +45,8 @@ def wrong(what: str, why: str, do: str) -> Finding:
     return Finding(Level.WRONG, what, why, do)
 
 
+_LOOK = "check the permissions of the file and of its directory, and where links lead"
+
 Subject = TypeVar("Subject")
 
 
@@ -57,7 +59,8 @@ class Check(Generic[Subject]):
 
 
 def run_checks(checks: Sequence[Check[Subject]], subject: Subject) -> Iterator[Finding]:
-    """Every finding of these checks, one after another. An error inside a check is what that check found."""
+    """Every finding of these checks, one after another. An error inside a check is what that check found: that of slm,
+    and that of a system which refuses (a link in a circle, a directory of somebody else)."""
     for check in checks:
         try:
             for finding in check.look(subject):
@@ -65,6 +68,9 @@ def run_checks(checks: Sequence[Check[Subject]], subject: Subject) -> Iterator[F
         except SlmError as error:
             why = "this could not be examined further"
             yield Finding(Level.WRONG, error.message, why, error.hint or "slm doctor -v tells more", check.name)
+        except OSError as error:
+            what = f"{error.filename or 'the system'} cannot be examined: {error.strerror or error}"
+            yield Finding(Level.WRONG, what, "this could not be examined further", _LOOK, check.name)
 
 
 def is_wrong(findings: Iterable[Finding]) -> bool:

@@ -4,6 +4,7 @@ Knows: what a chat model must state about itself so that a conversation begins a
 Refuses to know: what the weights answer (diagnostics/smoke_test.py), how a model is loaded (models/loader.py).
 """
 
+import os
 import re
 from collections.abc import Iterator
 
@@ -60,7 +61,7 @@ def _files(tested: ModelUnderTest) -> Iterator[Finding]:
     if installed.changed():
         why = "it is no longer what was checked when it was pulled"
         yield wrong(f"{installed.path} has changed since it was installed", why, f"slm verify {installed.key}")
-    elif any(installed.path in file.path.parents or not file.path.exists() for file in installed.files):
+    elif any(installed.path in file.path.parents or not os.path.exists(file.path) for file in installed.files):
         yield wrong("a part of it is missing", "llama.cpp needs all parts", f"slm pull {installed.key}")
     else:
         yield fine(

@@ -82,13 +82,13 @@ def _permissions(places: Places) -> Iterator[Finding]:
 
 def _of_directory(place: Path) -> Iterator[Finding]:
     quoted = shlex.quote(str(place))
-    if not place.exists():
-        nearest = next(folder for folder in place.parents if folder.exists())
+    if not os.path.exists(place):
+        nearest = next(folder for folder in place.parents if os.path.exists(folder))
         if not os.access(nearest, os.W_OK | os.X_OK):
             why = "models, conversations and settings cannot be kept"
             yield wrong(f"{place} cannot be made: {nearest} cannot be written", why, "SLM_HOME chooses another place")
         return
-    if not place.is_dir() or not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+    if not os.path.isdir(place) or not os.access(place, os.R_OK | os.W_OK | os.X_OK):
         why = "models, conversations and settings cannot be kept or read"
         yield wrong(f"{place} cannot be written", why, f"chmod u+rwx {quoted}, or SLM_HOME chooses another place")
         return
@@ -145,8 +145,7 @@ def _records(places: Places) -> Iterator[Finding]:
     orphans = [path for path in sorted(places.paths.models.glob("*.gguf")) if path not in owned]
     if orphans and not places.complaints:
         is_whole = False
-        size = sum(path.stat().st_size for path in orphans)
-        why = f"{in_bytes(size)} of the disk are used for nothing"
+        why = f"{_size(orphans)} of the disk are used for nothing"
         yield note(f"{_listed(orphans)}: weights of no installed model", why, _remove(orphans))
     if is_whole:
         yield fine(f"{len(places.installed)} installed, all files there")
@@ -231,7 +230,7 @@ def _states(places: Places) -> Iterator[Finding]:
     present = [record.path for record in places.installed if not record.missing()]
     named = [name.target.path for name in load_user_names(places.paths.user_registry).values() if name.target]
     for path in (*named, Path(last_model(places.paths))):
-        if path is not None and path.is_file():
+        if path is not None and os.path.isfile(path):
             present.append(path)
     unknown = KvStore(places.paths.kv_states).without_model(present)
     if unknown:

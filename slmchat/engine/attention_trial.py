@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from slmchat import kept_json
 from slmchat.engine import native, native_calls, tiny_model, verdicts
 from slmchat.engine.device_throughput import Deadline, opened_context, refused
 from slmchat.errors import SlmError
@@ -59,12 +60,12 @@ def is_slower(head: int) -> bool:
 
 def _kept(file: Path) -> float | None:
     """The ratio that was found for this library on this processor; None when there is none."""
+    found = kept_json.read(file)
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
         if found["format"] != _FORMAT or found["key"] != verdicts.library_key():
             return None
         return float(found["ratio"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

@@ -139,7 +139,7 @@ def _dead(data: Path, model: Path | None) -> list[tuple[Path, Ended]]:
     found = []
     with contextlib.suppress(OSError):
         for mark in sorted(directory(data).glob(f"{_stem(model)}-*" if model is not None else "*-*")):
-            if mark not in _own and not _is_running(mark.name.rpartition("-")[2]):
+            if mark not in _own and mark.is_file() and not _is_running(mark.name.rpartition("-")[2]):
                 with contextlib.suppress(OSError), mark.open("rb") as file:
                     said = file.read(64)
                     how = Ended.CRASHED if said.startswith(_FATAL) else Ended.WISHED if said else Ended.KILLED

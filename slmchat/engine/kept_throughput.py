@@ -17,7 +17,7 @@ from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Any
 
-from slmchat import hardware
+from slmchat import hardware, kept_json
 from slmchat.engine import native, threads
 from slmchat.engine.throughput_points import MODELS, MOST_SHRUNK, Point
 from slmchat.errors import SlmError
@@ -83,8 +83,8 @@ def key_of(chosen_threads: int | None) -> dict[str, Any]:
 
 def read(file: Path, key: Mapping[str, Any]) -> KeptThroughput:
     """What the file keeps for this key; nothing when there is none, when it is damaged or keeps another key."""
+    found = kept_json.read(file)
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
         if found["key"] != key:
             return KeptThroughput(key)
         failed_at = found["failed_at"]
@@ -94,7 +94,7 @@ def read(file: Path, key: Mapping[str, Any]) -> KeptThroughput:
             min(MOST_SHRUNK, max(1, int(found["shrunk"]))),
             None if failed_at is None else float(failed_at),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged: it is measured again
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):  # none yet, or damaged: measured again
         return KeptThroughput(key)
 
 

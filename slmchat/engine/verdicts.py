@@ -18,13 +18,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from slmchat import kept_json
 from slmchat.engine import devices, native, threads
 from slmchat.engine.library import LibraryKind
 from slmchat.engine.limits import ALL, HANGS, Attempt, EngineLimits, SelfTestVerdict
 from slmchat.errors import SlmError
 from slmchat.file_hashes import short_sha256
 from slmchat.hardware import cores
-from slmchat.hardware.facts import text_of
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.private_files import write_private
 
@@ -93,7 +93,7 @@ def expected(place: Path) -> EngineLimits:
     library it is where something has been found to be closed (a `false` in one of the files)."""
     if _known is not None:
         return _known.verdict.limits
-    is_limited = any("false" in (text_of(file) or "") for file in place.glob("*.json"))
+    is_limited = any("false" in json.dumps(kept_json.read(file)) for file in place.glob("*.json"))
     return library(place).verdict.limits if is_limited else ALL
 
 
@@ -205,14 +205,14 @@ def _file(place: Path, subject: Path) -> Path:
 
 def _read(file: Path, key: Callable[[], dict[str, Any]]) -> SelfTestVerdict | None:
     """The verdict in a file; None when there is none, it is damaged, too old or of something else."""
+    found = kept_json.read(file)
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
         if found["format"] != _FORMAT or found["key"] != key():
             return None
         attempts = tuple(Attempt(_limits(each["limits"]), str(each["fault"])) for each in found["attempts"])
         verdict = SelfTestVerdict(_limits(found["limits"]), attempts, float(found["seconds"]))
         age = time.time() - float(found["tried_at"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
     return None if _hangs(attempts) and not 0 <= age < _HANGS_S else verdict
 

@@ -5,6 +5,7 @@ Knows: the keys, the one sentence with file and line for what is wrong. Refuses 
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -110,7 +111,7 @@ class TaskTable:
     def __init__(self, file: Path) -> None:
         """Raises `SlmError` (USAGE)."""
         self.file = file
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise SlmError(
                 f"there is no task file {file}.",
                 hint="slm eval --list shows the tasks that come with slm; docs/eval.md how to write one",

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from slmchat import kept_json
 from slmchat.engine.api import Pool
 from slmchat.engine.requests import Prompt
 from slmchat.errors import SlmError
@@ -100,10 +101,10 @@ def _prompt_key(prompt: Prompt) -> list[object]:
 
 def _read(file: Path) -> dict[str, list[float]]:
     """What is kept; nothing when there is no file or it is damaged."""
+    found = kept_json.read(file)
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
         return {key: [_finite(value) for value in values] for key, values in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError):
         return {}
 
 

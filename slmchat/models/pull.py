@@ -99,6 +99,8 @@ def _pull_adapted(reference: Reference, adapted: Adapted, pulling: Pulling) -> d
             hint=f"slm pull {reference.name}",
             exit_code=ExitCode.USAGE,
         )
+    finder = adapters.finder(pulling.settings, pulling.library)
+    finder.check_base(reference.name, adapted)
     parts = [pull_name(adapted.base, pulling)]
     for target, _scale in adapted.lora:
         if hub_names.is_hub_name(target):
@@ -106,7 +108,7 @@ def _pull_adapted(reference: Reference, adapted: Adapted, pulling: Pulling) -> d
     facts: dict[str, Any] = {"name": reference.name, "base": parts[0], "adapters": parts[1:]}
     if pulling.options.dry_run:
         return facts
-    found = adapters.finder(pulling.settings, pulling.library).find(reference.name)
+    found = finder.find(reference.name)
     pulling.reporter.note(f"{found.title} is complete.")
     if pulling.tells_next:
         pulling.reporter.note(f"next: slm chat {found.name}")

@@ -9,7 +9,7 @@ from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
-from slmchat import hardware
+from slmchat import hardware, kept_json
 from slmchat.errors import SlmError
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.private_files import write_private
@@ -76,7 +76,13 @@ def kept(model: Path, settings: Settings) -> Tuning | None:
         return None
     try:
         return _valid(Tuning(**entry["tuning"]))
-    except (KeyError, TypeError, ValueError, AttributeError):  # damaged, or of another version: measured again
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+    ):  # damaged, or of another slm: measured again
         return None
 
 
@@ -117,10 +123,7 @@ def _file(settings: Settings) -> Path:
 
 def _read(settings: Settings) -> dict[str, Any]:
     """What the file holds; nothing when there is none or it is damaged."""
-    try:
-        found = json.loads(_file(settings).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    found = kept_json.read(_file(settings))
     is_whole = isinstance(found, dict) and isinstance(found.get("models"), dict)
     return found if is_whole and all(isinstance(entry, dict) for entry in found["models"].values()) else {}
 
@@ -145,6 +148,6 @@ def _device() -> dict[str, Any]:
 def _stamp(model: Path) -> list[int] | None:
     try:
         found = model.stat()
-    except OSError:
+    except (OSError, ValueError):  # also: a null character in the name
         return None
     return [found.st_size, found.st_mtime_ns]

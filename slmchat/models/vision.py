@@ -4,6 +4,7 @@ Knows: which model can be shown pictures, what to do when it cannot.
 Refuses to know: decoding (conversation/pictures.py), projectors as files (catalog/projectors.py).
 """
 
+import os
 from dataclasses import replace
 
 from slmchat.catalog import registry
@@ -29,7 +30,7 @@ def with_projector(installed: Installed, path: str | None) -> Installed:
 def check_vision(installed: Installed, settings: Settings) -> None:
     """Raises `SlmError`: USAGE when this model cannot be shown pictures, NO_MODEL when its projector has gone."""
     projector = installed.projector
-    if projector is not None and not projector.path.is_file():
+    if projector is not None and not os.path.isfile(projector.path):
         raise SlmError(
             f"the projector of {installed.key}, {projector.path}, is gone.",
             hint=f"slm pull {installed.key}",

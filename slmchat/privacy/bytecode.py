@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from slmchat import __version__
+from slmchat.private_files import check_readable
 
 # A list of a process that somebody has taken over may be of any length. A chat has some 250 names of 80 bytes.
 _MOST_SOURCES = 2_000
@@ -57,6 +58,8 @@ def make_up(cache: Path) -> None:
     with suppress(Exception):
         place = _place(cache)
         names: list[str] = []
+        with suppress(FileNotFoundError):
+            check_readable(place, _MOST_BYTES)
         with suppress(FileNotFoundError), open(place, encoding="utf-8", errors="surrogateescape") as file:
             names = file.read(_MOST_BYTES).splitlines()
         if names == [_REFUSED]:

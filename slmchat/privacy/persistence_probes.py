@@ -13,6 +13,7 @@ import sysconfig
 from pathlib import Path
 
 from slmchat.privacy.probe_context import Probe, ProbeContext, Promise, Unavailable, call, in_fork
+from slmchat.user_paths import home_directory
 
 _GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # linux/fs.h: FS_IOC_GETFLAGS, FS_IOC_SETFLAGS
 _CLONE_NEWUSER = 0x10000000  # linux/sched.h
@@ -39,7 +40,10 @@ def _module(_context: ProbeContext, name: str) -> str:
 
 
 def _start_up(_context: ProbeContext, _name: str) -> str:
-    file = Path.home() / ".bashrc"
+    home = home_directory()
+    if home is None:
+        raise Unavailable("this user has no home directory")
+    file = home / ".bashrc"
     if not file.exists():
         return _made(file)
     os.close(os.open(file, os.O_WRONLY | os.O_APPEND))

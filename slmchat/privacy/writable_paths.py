@@ -16,10 +16,14 @@ from pathlib import Path
 
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_patterns import lazy_pattern
-from slmchat.user_paths import user_path
+from slmchat.user_paths import home_directory, user_path
 
 # Memory, not disk: semaphores live here (multiprocessing, OpenMP), and behind the seal temporary files.
 _MEMORY = Path("/dev/shm")
+
+# Where `tempfile` looks for a temporary directory, before it takes the current one.
+_TEMPORARY_NAMES = ("TMPDIR", "TEMP", "TMP")
+_TEMPORARY = ("/tmp", "/var/tmp", "/usr/tmp")
 
 _held: int | None = None  # the descriptor of `_THREADS`
 
@@ -81,7 +85,10 @@ def temporary_directory() -> Path | None:
     import tempfile  # where it is not needed, it is 2 ms of a start
 
     with suppress(OSError):
-        own = Path(os.path.realpath(tempfile.gettempdir()), f"slm-{os.geteuid()}")
+        system = tempfile.gettempdir()
+        if system == os.getcwd() and system not in (*map(os.environ.get, _TEMPORARY_NAMES), *_TEMPORARY):
+            return None  # it takes the current directory where there is no other: a file of a library there is code
+        own = Path(os.path.realpath(system), f"slm-{os.geteuid()}")
         own.mkdir(mode=0o700, exist_ok=True)
         found = own.lstat()
         if own.is_dir() and not own.is_symlink() and found.st_uid == os.geteuid() and not found.st_mode & 0o077:
@@ -172,10 +179,8 @@ def _unfit(named_by: str, why: str, hint: str = "a directory of its own: mkdir e
 
 
 def _home() -> Path | None:
-    try:
-        return Path(os.path.realpath(Path.home()))
-    except RuntimeError:  # nobody knows
-        return None
+    home = home_directory()
+    return None if home is None else Path(os.path.realpath(home))
 
 
 def _held_code(place: Path, home: Path | None, code: Iterable[Path]) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from slmchat import ranges
+from slmchat import kept_json, ranges
 from slmchat.commands.repl.app import ChatApp, usage
 from slmchat.generation import params
 from slmchat.models import loader
@@ -150,10 +150,7 @@ def complete(_chat: ChatApp, text: str) -> Iterable[tuple[str, str]]:
 
 def _kept(chat: ChatApp) -> dict[str, Any]:
     """What was saved, as far as it is right; nothing where the file is damaged or of another slm."""
-    try:
-        found = json.loads(chat.settings.paths.chat_settings.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    found = kept_json.read(chat.settings.paths.chat_settings)
     if not isinstance(found, dict):
         return {}
     numbers = {key: value for key, value in found.items() if key in _RANGES and _RANGES[key].holds(value)}

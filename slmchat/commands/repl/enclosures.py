@@ -3,6 +3,7 @@
 Knows: what was named, what it costs of the window. Refuses to know: how files are found and read (files.py).
 """
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -90,7 +91,7 @@ def paths_in(text: str) -> list[Path]:
 def _existing(path: Path) -> Path | None:
     """The file of this name, also where a full stop or a comma stands behind it."""
     for name in (str(path), str(path).rstrip(".,;:!?)")):
-        if name and Path(name).is_file():
+        if name and os.path.isfile(name):
             return Path(name)
     return None
 

@@ -43,8 +43,8 @@ def read_all(arguments: str, console: Console) -> list[Attachment]:
 
 def read_paths(paths: Sequence[Path], console: Console) -> list[Attachment]:
     """The texts of these files, and of the text files below these directories. Raises `SlmError` (USAGE)."""
-    named = [path for path in paths if not path.is_dir()]
-    below = [(path, folder) for folder in paths if folder.is_dir() for path in _files_below(folder)]
+    named = [path for path in paths if not os.path.isdir(path)]
+    below = [(path, folder) for folder in paths if os.path.isdir(folder) for path in _files_below(folder)]
     if len(named) + len(below) > MOST_FILES:
         raise SlmError(
             f"{len(named) + len(below):,} files are more than {MOST_FILES}.",
@@ -52,7 +52,7 @@ def read_paths(paths: Sequence[Path], console: Console) -> list[Attachment]:
             exit_code=ExitCode.USAGE,
         )
     for path in named:
-        if path.is_file() and path.stat().st_size > MOST_BYTES:
+        if os.path.isfile(path) and path.stat().st_size > MOST_BYTES:
             raise SlmError(f"{path} has more than {MOST_BYTES:,} bytes.", exit_code=ExitCode.USAGE)
     read = [Attachment(read_text(str(path)), path.name) for path in named]
     skipped = 0
@@ -92,9 +92,9 @@ def read_pictures(arguments: str) -> list[Picture]:
 
 def _matching(word: str) -> list[Path]:
     name = str(user_path(word))
-    if Path(name).exists() or not glob.has_magic(name):
+    if os.path.exists(name) or not glob.has_magic(name):
         return [Path(name)]
-    found = sorted(Path(path) for path in glob.glob(name, recursive=True) if Path(path).is_file())
+    found = sorted(Path(path) for path in glob.glob(name, recursive=True) if os.path.isfile(path))
     if not found:
         raise SlmError(f"no file matches {word}.", exit_code=ExitCode.USAGE)
     return found
@@ -119,7 +119,7 @@ def write_new(directory: Path, name: str, text: str, later: str = "") -> Path:
     """
     file = directory / user_path(name)
     names = f"names are those of files in {directory}"
-    if name.endswith(("/", os.sep)) or file.is_dir():
+    if name.endswith(("/", os.sep)) or os.path.isdir(file):
         raise SlmError(f"'{name}' is not the name of a file.", hint=names, exit_code=ExitCode.USAGE)
     for number in range(1, MOST_NUMBERED + 1):
         numbered = file if number == 1 else file.with_stem(f"{file.stem}-{number}")
