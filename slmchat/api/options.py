@@ -65,7 +65,7 @@ class SamplingOptions(TypedDict, total=False):
     repeat_penalty: float | None
     seed: int | None
     max_tokens: int | None
-    stop: str | Sequence[str]
+    stop: str | Sequence[str] | None
     think: bool | Literal["on", "off", "auto"] | None
     think_budget: int | None
 
