@@ -9,6 +9,7 @@ from gguf_samples import write_tiny_llama
 
 from slmchat.engine import constraint, llama
 from slmchat.engine.llama import LlamaEngine
+from slmchat.errors import SlmError
 
 pytestmark = pytest.mark.real
 
@@ -71,3 +72,8 @@ def test_a_copy_outlives_what_it_was_copied_from(engine: LlamaEngine) -> None:
     engine.loaded.grammars.close()
     assert takes(engine, made, "2024-2025")
     engine.loaded.api.llama_sampler_free(made)
+
+
+def test_half_of_a_character_is_not_text_of_a_grammar(engine: LlamaEngine) -> None:
+    with pytest.raises(SlmError, match="grammar"):
+        copied(engine, 'root ::= "a" \ud800')

@@ -113,6 +113,39 @@ def test_ctrl_c_inside_a_function_called_by_native_code_is_not_lost(listen: str,
     assert (done.stdout, done.stderr) == ("came 1\n", "")
 
 
+# Both signals are pending and are let through at once: SIGINT, the higher number, is handled first and sets Python's
+# flag, then SIGHUP's handler, which is the callback, finds it before its first line.
+BEFORE_THE_FIRST_LINE = """
+import ctypes, signal, threading
+from slmchat.engine.callbacks import guarded
+libc = ctypes.CDLL(None)
+called = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(guarded(lambda number: 0, instead=0))
+libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+libc.signal(signal.SIGHUP, ctypes.cast(called, ctypes.c_void_p))
+both = {signal.SIGHUP, signal.SIGINT}
+signal.pthread_sigmask(signal.SIG_BLOCK, both)
+for number in both:
+    signal.raise_signal(number)
+nothing = ctypes.create_string_buffer(256)
+try:
+    libc.pthread_sigmask(int(signal.SIG_SETMASK), nothing, None)
+    threading.Event().wait(300)
+    print("lost")
+except KeyboardInterrupt:
+    print("came")
+"""
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the order of signals is Linux's")
+def test_ctrl_c_before_the_first_line_of_such_a_function_comes_again_and_says_nothing() -> None:
+    """In a program that uses slm: every Ctrl-C while a model computes comes so."""
+    done = subprocess.run(
+        [sys.executable, "-c", BEFORE_THE_FIRST_LINE], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (done.stdout, done.stderr) == ("came\n", "")
+
+
 TAKEN_ELSEWHERE = """
 import signal, threading
 from queue import SimpleQueue

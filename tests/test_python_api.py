@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import dataclasses
+import enum
 import gc
 import itertools
 import json
@@ -13,11 +14,12 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 import pytest
 from conftest import SMOLLM2, environment, run_slm
@@ -27,6 +29,7 @@ from gguf_samples import write_tiny_llama
 
 import slmchat
 from slmchat import Model, SlmError
+from slmchat.api.schema_types import schema_of_class
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.catalog.sources import Unreachable
 from slmchat.engine.results import Event, Prefill, Score
@@ -50,6 +53,26 @@ class _Owner:
     mood: Literal["good", "bad"]
     pets: list[_Pet]
     age: int | None = None
+
+
+class _Kind(enum.Enum):
+    A = "a"
+
+
+@dataclasses.dataclass
+class _Made:
+    kind: Literal[_Kind.A, 1]
+    n_seen: int = dataclasses.field(init=False, default=0)
+
+
+@dataclasses.dataclass
+class _Nothing:
+    pass
+
+
+class _Row(TypedDict):
+    legs: Annotated[int, "how many"]
+    name: "NotRequired[str]"
 
 
 @pytest.fixture
@@ -285,17 +308,23 @@ class TestResponseFormats:
                 "mood": {"enum": ["good", "bad"]},
                 "pets": {
                     "type": "array",
-                    "items": {"type": "object", "properties": {"legs": {"type": "integer"}}, "required": ["legs"]},
+                    "items": {
+                        "type": "object",
+                        "properties": {"legs": {"type": "integer"}},
+                        "required": ["legs"],
+                        "additionalProperties": False,
+                    },
                 },
                 "age": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
             },
             "required": ["name", "mood", "pets"],
+            "additionalProperties": False,
         }
 
     @pytest.mark.parametrize(
         ("schema", "said"),
         [
-            (3, "schema must be a mapping, JSON text, a pydantic class or a dataclass, not 3."),
+            (3, "schema must be a mapping, JSON text, a pydantic class, a dataclass or a TypedDict, not 3."),
             (str, "schema must be"),
             (dataclasses.make_dataclass("Blob", [("data", bytes)]), "schema: the type of Blob.data cannot be said"),
         ],
@@ -303,6 +332,31 @@ class TestResponseFormats:
     def test_what_is_no_schema(self, model: Model, schema: object, said: str) -> None:
         error = _refused(lambda: model.complete("Hi", schema=schema))  # type: ignore[arg-type]
         assert (error.exit_code, error.message.startswith(said)) == (ExitCode.USAGE, True), error.message
+
+    @pytest.mark.parametrize(
+        ("cls", "properties", "required"),
+        [
+            (_Made, {"kind": {"enum": ["a", 1]}}, ["kind"]),  # what `_Made(**value)` takes, and no more
+            (_Nothing, {}, []),
+            (_Row, {"legs": {"type": "integer"}, "name": {"type": "string"}}, ["legs"]),
+        ],
+    )
+    def test_what_a_class_takes_is_what_the_schema_has(
+        self, cls: type, properties: dict[str, object], required: list[str]
+    ) -> None:
+        schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+        assert schema_of_class(cls) == schema
+
+    def test_a_dataclass_of_pydantic_has_its_own_schema(self) -> None:
+        import pydantic.dataclasses
+
+        @pydantic.dataclasses.dataclass
+        class Bounded:
+            a: int = pydantic.Field(ge=3, le=4)
+
+        made = schema_of_class(Bounded)
+        assert made is not None and made["required"] == ["a"]
+        assert made["properties"]["a"] == {"maximum": 4, "minimum": 3, "title": "A", "type": "integer"}
 
     def test_a_format_can_be_streamed_and_is_tried_once(self, model: Model, engine: FakeEngine) -> None:
         engine.replies = [('{"a":', " 1}"), ("may", "be"), ("next",)]
@@ -493,6 +547,25 @@ class TestThreads:
         second.join(300)
         assert done == ["slow!", "quick"]
 
+    def test_who_asks_again_at_once_stands_behind_those_who_wait(self, model: Model, engine: FakeEngine) -> None:
+        gate = _Gate("slow", "!")
+        engine.replies = [gate, ("b",), ("c",)]  # type: ignore[list-item]
+        done: list[str] = []
+
+        def ask(*texts: str) -> None:
+            done.extend(model.complete(text).text for text in texts)
+
+        greedy, patient = threading.Thread(target=ask, args=("1", "3")), threading.Thread(target=ask, args=("2",))
+        greedy.start()
+        assert gate.has_begun.wait(300)
+        patient.start()
+        while not model._shared.turns.n_waiting:  # it asks before the first answer is there
+            time.sleep(0.001)
+        gate.may_go_on.set()
+        greedy.join(300)
+        patient.join(300)
+        assert ["2\n" in prompt or "2<" in prompt for prompt in engine.prompts] == [False, True, False]
+
     def test_cancel_from_another_thread(self, model: Model, engine: FakeEngine) -> None:
         gate = _Gate("begun", " never", " said")
         engine.replies = [gate]  # type: ignore[list-item]
@@ -556,6 +629,24 @@ class TestThreads:
 NAN = float("nan")
 
 
+class _Array:
+    """As NumPy has them: a method of a number, which is not one, and no truth value of a comparison."""
+
+    def __index__(self) -> int:
+        raise TypeError("only integer scalar arrays can be converted to a scalar index")
+
+    def __iter__(self) -> Iterator[object]:
+        raise TypeError("iteration over a 0-d array")
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("the truth value of an array is ambiguous")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+ARRAY = SCALAR = _Array()
+
+
 class TestWrongTypes:
     @pytest.mark.parametrize(
         ("call", "said"),
@@ -589,6 +680,15 @@ class TestWrongTypes:
             (lambda model: model.chat(messages=["user"]), "messages[0] must be"),
             (lambda model: model.chat().say(None), "text must be a text (str), not None."),
             (lambda model: model.chat().stream(3), "text must be a text (str), not 3."),
+            (lambda model: model.complete("Hi", temperature=ARRAY), "temperature must be a number"),
+            (lambda model: model.complete("Hi", think=ARRAY), "think cannot be"),
+            (lambda model: model.complete("Hi", logprobs=ARRAY), "logprobs must be True, False or a whole number"),
+            (lambda model: model.complete("Hi", stop=SCALAR), "stop must be a text (str) or a list of texts"),
+            (lambda model: model.complete(messages=SCALAR), "messages must be a list of"),
+            (lambda model: model.complete(messages=[{"role": ARRAY, "content": "x"}]), 'messages[0]["role"] must be'),
+            (lambda model: model.complete_many(["Hi"], parallel=ARRAY), "parallel must be a whole number"),
+            (lambda model: model.classify("x", SCALAR), "choices must be a list of texts"),
+            (lambda model: model.chat(on_overflow=ARRAY), "on_overflow cannot be"),
         ],
     )
     def test_the_argument_is_named(self, model: Model, call: Callable[[object], object], said: str) -> None:
@@ -650,6 +750,14 @@ class TestWrongTypes:
                 for way in (pickle.dumps, copy.copy):
                     error = _refused(partial(way, thing))
                     assert error.message.startswith(f"a {type(thing).__name__} cannot be pickled or copied: ")
+
+    def test_chats_and_streams_say_what_they_are(self, model: Model) -> None:
+        with model.chat(messages=[("user", "Hi"), ("assistant", "Hello")]) as chat:
+            assert repr(chat) == "<slmchat.Chat fake:1b@Q4_K_M, messages: 2>"
+        assert repr(chat).endswith(", closed>")
+        with model.stream("Hi") as stream:
+            list(stream)
+        assert repr(stream) == "<slmchat.Stream over>"
 
     def test_errors_go_to_another_process_whole(self) -> None:
         """A pool of multiprocessing waits for ever for a result that it cannot read."""
@@ -746,6 +854,21 @@ class TestAsync:
 
         engine.replies = [("x",)] * 20
         assert [done.text for done in asyncio.run(all_of_them())] == ["x"] * 20
+
+    def test_those_who_wait_leave_the_threads_of_the_program_alone(self, model: Model, engine: FakeEngine) -> None:
+        """`asyncio.to_thread` has some six of them on two cores: for names, for files, for whatever else there is."""
+        gate = _Gate("a", "b")
+
+        async def program() -> list[slmchat.Completion]:
+            tasks = [asyncio.create_task(model.acomplete(str(number))) for number in range(64)]
+            try:
+                await asyncio.wait_for(asyncio.to_thread(lambda: None), 60)
+            finally:
+                gate.may_go_on.set()
+            return await asyncio.gather(*tasks)
+
+        engine.replies = [gate, *[("x",)] * 63]  # type: ignore[list-item]
+        assert len(asyncio.run(program())) == 64
 
     def test_to_cancel_the_task_ends_the_generation(self, model: Model, engine: FakeEngine) -> None:
         gate = _Gate("begun", "x")
@@ -907,6 +1030,11 @@ class TestClassify:
     def test_the_text_goes_where_the_instruction_says(self, model: Model, engine: FakeEngine) -> None:
         model.classify("my text", ["a", "b"], instruction="<{}> is?", raw=True)
         assert "".join(part.text for part in engine.requests[-1].prompt.parts) == "<my text> is?"
+
+    def test_a_bare_text_alone_has_no_empty_prompt_to_be_scored(self, model: Model, engine: FakeEngine) -> None:
+        model.classify("my text", ["a", "b"], raw=True)
+        prompts = ["".join(part.text for part in request.prompt.parts) for request in engine.requests]
+        assert prompts == ["N/A", "This is a text.", "my text"]
 
     def test_the_prior_is_found_once_for_a_question(self, model: Model, engine: FakeEngine) -> None:
         model.classify("one", ["a", "b"], instruction="Which?")

@@ -1,6 +1,7 @@
 """`slm serve`: what HTTP clients get, see and may do. The fake engine first; tests/test_serve_real.py has the process."""
 
 import contextlib
+import gzip
 import itertools
 import json
 import socket
@@ -65,6 +66,29 @@ class TestRoutes:
         assert reply.status == status
         assert set(reply.json["error"]) == {"message", "type", "param", "code"}
 
+    def test_a_name_without_its_quantization_is_found_as_well(self, server: Serving) -> None:
+        """A client looks a model up by the name with which it asks."""
+        assert server.get("/v1/models/fake:1b").json["id"] == NAME
+        assert server.get("/v1/models/fake:2b").status == 404
+
+    def test_the_whole_address_may_stand_in_the_request(self, server: Serving) -> None:
+        said = server.raw(b"GET http://localhost/health?x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert said.startswith(b"HTTP/1.1 200")
+
+    def test_a_path_that_lacks_the_version_is_told(self, server: Serving) -> None:
+        reply = server.post("/chat/completions", {})
+        assert (
+            reply.json["error"]["message"] == "there is nothing at /chat/completions (it is at /v1/chat/completions)."
+        )
+
+    def test_a_method_that_is_not_taken_is_answered_with_those_that_are(self, server: Serving) -> None:
+        assert server.get("/v1/completions").headers["allow"] == "POST"
+        assert server.post("/health", {}).headers["allow"] == "GET, HEAD"
+
+    def test_a_packed_body_is_named_as_one(self, server: Serving) -> None:
+        reply = server.post("/v1/chat/completions", gzip.compress(b"{}"), content_encoding="gzip")
+        assert (reply.status, "'gzip'" in reply.json["error"]["message"]) == (415, True)
+
     def test_head_is_get_without_a_body(self, server: Serving) -> None:
         reply = server.request("HEAD", "/health")
         assert (reply.status, reply.body) == (200, b"")
@@ -74,7 +98,7 @@ class TestChat:
     def test_a_completion_whole(self, server: Serving, engine: FakeEngine) -> None:
         reply = server.chat("Hi", seed=7, temperature=0.5, max_tokens=9).json
         (choice,) = reply["choices"]
-        assert choice["message"] == {"role": "assistant", "content": "Hello"}
+        assert choice["message"] == {"role": "assistant", "content": "Hello", "refusal": None}
         assert (choice["finish_reason"], reply["object"], reply["model"]) == ("stop", "chat.completion", NAME)
         assert reply["usage"]["completion_tokens"] == 2
         assert reply["usage"]["total_tokens"] == reply["usage"]["prompt_tokens"] + 2
@@ -123,6 +147,21 @@ class TestChat:
 
     def test_the_limit_is_a_finish_reason(self, server: Serving) -> None:
         assert server.chat(max_completion_tokens=1).json["choices"][0]["finish_reason"] == "length"
+
+    @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+    def test_minus_one_is_no_limit(self, server: Serving, engine: FakeEngine, name: str) -> None:
+        assert server.chat(**{name: -1}).status == 200
+        assert engine.limits[0].max_tokens is None
+
+    def test_the_schema_of_a_json_object_counts(self, server: Serving, engine: FakeEngine) -> None:
+        engine.replies = [["3"]]
+        assert server.chat(response_format={"type": "json_object", "schema": {"type": "integer"}}).status == 200
+        constraint = engine.limits[0].constraint
+        assert constraint is not None and constraint.text == '{"type": "integer"}'
+
+    def test_the_older_form_of_tools_is_not_passed_over(self, server: Serving) -> None:
+        reply = server.chat(functions=[{"name": "f", "parameters": {}}])
+        assert (reply.status, reply.json["error"]["param"]) == (400, "functions")
 
     def test_messages_become_one_system_message_and_sides_in_turn(self, server: Serving, engine: FakeEngine) -> None:
         said = [("system", "S1"), ("user", "A"), ("user", "B"), ("assistant", "C"), ("developer", "S2"), ("user", "D")]
@@ -220,6 +259,10 @@ class TestChat:
 
 
 class TestCompletions:
+    def test_no_alternatives_are_logprobs_all_the_same(self, server: Serving, engine: FakeEngine) -> None:
+        choice = server.post("/v1/completions", {"prompt": "Once", "logprobs": 0}).json["choices"][0]
+        assert choice["logprobs"] is not None and engine.limits[0].top_logprobs == 0
+
     def test_a_bare_prompt_goes_on(self, server: Serving, engine: FakeEngine) -> None:
         engine.replies = [[" upon", " a"]]
         reply = server.post("/v1/completions", {"prompt": "Once", "max_tokens": 2}).json
@@ -260,7 +303,15 @@ class TestCompletions:
 
     @pytest.mark.parametrize(
         "fields",
-        [{"prompt": []}, {"prompt": ["a", ""]}, {"prompt": [1, 2]}, {"prompt": 1}, {}, {"prompt": "a", "echo": True}],
+        [
+            {"prompt": []},
+            {"prompt": ["a", ""]},
+            {"prompt": [1, 2]},
+            {"prompt": 1},
+            {},
+            {"prompt": "a", "echo": True},
+            {"prompt": "a", "suffix": "b"},
+        ],
     )
     def test_what_cannot_be_done_is_refused(self, server: Serving, fields: dict[str, object]) -> None:
         assert server.post("/v1/completions", fields).status == 400

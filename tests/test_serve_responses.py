@@ -101,10 +101,38 @@ def test_a_class_is_a_schema(client: "openai.OpenAI", engine: FakeEngine) -> Non
         ({"input": [{"type": "web_search_call"}]}, "input[0]"),
         ({"input": [{"role": "wizard", "content": "x"}]}, "input[0]"),
         ({"input": "x", "previous_response_id": "resp_1"}, "previous_response_id"),
-        ({"input": "x", "text": {"format": {"type": "xml"}}}, "response_format"),
+        ({"input": "x", "text": {"format": {"type": "xml"}}}, "text.format"),
+        ({"input": "x", "text": "json"}, "text"),
+        ({"input": "x", "reasoning": {"effort": "very"}}, "reasoning.effort"),
+        ({"input": "x", "max_output_tokens": 0}, "max_output_tokens"),
+        ({"input": "x", "instructions": ["Be brief."]}, "instructions"),
+        ({"instructions": "x", "input": [{"type": "reasoning"}, {"role": "wizard", "content": "x"}]}, "input[1]"),
         ({"input": "x", "tools": [{"type": "web_search"}]}, "tools[0]"),
     ],
 )
 def test_what_cannot_be_used_is_named(server: Serving, body: dict[str, object], param: str) -> None:
     reply = server.post("/v1/responses", body)
     assert (reply.status, reply.json["error"]["param"]) == (400, param)
+
+
+def test_fields_that_mean_nothing_here_are_named_in_the_log(server: Serving) -> None:
+    assert server.post("/v1/responses", {"input": "Hi", "truncation": "auto", "prompt": {"id": "p"}}).status == 200
+    assert "ignored: prompt, truncation" in server.notes.lines
+
+
+def test_calls_side_by_side_are_one_answer(server: Serving, engine: FakeEngine) -> None:
+    """As in a chat completion: else the next prompt is another one, and is read again."""
+    call = {"type": "function_call", "name": "weather", "arguments": "{}"}
+    result = {"type": "function_call_output", "output": "sun"}
+    said = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": "Wait."},
+        {**call, "call_id": "a"},
+        {"type": "reasoning", "summary": []},
+        {**call, "call_id": "b"},
+        {**result, "call_id": "a"},
+        {**result, "call_id": "b"},
+    ]
+    assert server.post("/v1/responses", {"input": said}).status == 200
+    written = CALL.replace('{"city": "Oslo"}', "{}")
+    assert f"assistant\nWait.\n{written}\n{written}<|im_end|>" in engine.prompts[0]

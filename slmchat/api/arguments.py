@@ -3,6 +3,7 @@
 Knows: types, and how they are called. Refuses to know: what the values mean.
 """
 
+import contextlib
 import operator
 import os
 from collections.abc import Iterable
@@ -41,7 +42,8 @@ def number(value: object) -> object:
     if isinstance(value, (bool, int, float, str)) or value is None:
         return value
     if isinstance(value, SupportsIndex):
-        return operator.index(value)
+        with contextlib.suppress(TypeError):  # an array has the method, and is not a number
+            return operator.index(value)
     return float(value) if isinstance(value, Real) else value
 
 
@@ -61,16 +63,20 @@ def text_or_texts(value: object, name: str) -> list[str]:
     """One text, or the texts of a list. Raises `SlmError` (USAGE)."""
     if isinstance(value, str):
         return [value]
-    if isinstance(value, (bytes, dict)) or not isinstance(value, Iterable):
-        raise refused(name, "a text (str) or a list of texts", value)
-    return texts(value, name)
+    items = _items(value, name, "a text (str) or a list of texts")
+    return [text(one, f"{name}[{place}]") for place, one in enumerate(items)]
 
 
 def several(value: object, name: str, of_what: str) -> list[object]:
     """The things in a sequence. Raises `SlmError` (USAGE) for a text, bytes, a mapping and what is no sequence."""
-    if isinstance(value, (str, bytes, dict)) or not isinstance(value, Iterable):
-        raise refused(name, f"a list of {of_what}", value)
-    return list(value)
+    return _items(value, name, f"a list of {of_what}")
+
+
+def _items(value: object, name: str, wanted: str) -> list[object]:
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes, dict)):
+        with contextlib.suppress(TypeError):  # an array of no dimension says that it can be iterated over
+            return list(value)
+    raise refused(name, wanted, value)
 
 
 def _named(value: object) -> str:

@@ -138,6 +138,10 @@ class Chat:
             exit_code=ExitCode.USAGE,
         )
 
+    def __repr__(self) -> str:
+        said = f"messages: {len(self._conversation.path())}{', closed' if self._is_closed else ''}"
+        return f"<slmchat.Chat {self._shared.opened.model.key}, {said}>"
+
     def __enter__(self) -> "Chat":
         return self
 
@@ -176,7 +180,7 @@ class _Delegate:
     """The world of a chat without a user: the program decides beforehand. Implements `ChatDelegate`."""
 
     def __init__(self, shared: SharedModel, on_overflow: Overflowing) -> None:
-        if on_overflow not in ("fail", "drop", "summarise"):
+        if not isinstance(on_overflow, str) or on_overflow not in ("fail", "drop", "summarise"):
             raise SlmError(
                 f"on_overflow cannot be '{on_overflow}'.", hint="fail, drop or summarise", exit_code=ExitCode.USAGE
             )

@@ -15,6 +15,7 @@ from slmchat.api import arguments
 from slmchat.api.chat import Chat, Overflowing
 from slmchat.api.completer import Completer
 from slmchat.api.documents import paths_of
+from slmchat.api.event_loop import in_thread
 from slmchat.api.options import (
     CompletionOptions,
     ImageSource,
@@ -194,26 +195,22 @@ class Model:
 
     async def acomplete(self, prompt: str | None = None, **options: Unpack[QuestionOptions]) -> Completion:
         """As `complete`, without keeping the event loop waiting. To cancel the task ends the generation."""
-        import asyncio
-
         refuse_unknown(options, QuestionOptions, "acomplete")
         question, turn = self._completer.question_with(prompt, options), ModelTurn()
         try:
-            return await asyncio.to_thread(self._completer.complete, question, turn)
+            return await in_thread(self._completer.complete, question, turn)
         finally:
             self._shared.turns.cancel(turn)  # nothing, when it has ended by itself
 
     async def astream(self, prompt: str | None = None, **options: Unpack[QuestionOptions]) -> AsyncGenerator[str, None]:
         """The pieces of `stream`, without keeping the event loop waiting. To cancel the task, or `aclose`, ends the
         generation. Whatever is wrong is raised when the first piece is asked for."""
-        import asyncio
-
         refuse_unknown(options, QuestionOptions, "astream")
         _refuse_several(options, "astream")
         question, turn = self._completer.question_with(prompt, options), ModelTurn()
         try:
-            stream = await asyncio.to_thread(self._completer.stream, question, turn)
-            while (piece := await asyncio.to_thread(next, stream, None)) is not None:
+            stream = await in_thread(self._completer.stream, question, turn)
+            while (piece := await in_thread(next, stream, None)) is not None:
                 yield piece
         finally:
             self._shared.turns.cancel(turn)
@@ -285,7 +282,8 @@ class Model:
         self._shared.check_answers()
         if not arguments.text(question, "question").strip():
             raise SlmError("the question is empty.", exit_code=ExitCode.USAGE)
-        if top is not None and (isinstance(top, bool) or not isinstance(top, int) or not PASSAGES.holds(top)):
+        n_passages = cast("int | None", arguments.number(top))
+        if n_passages is not None and not PASSAGES.holds(n_passages):
             raise SlmError(f"top must be {PASSAGES}, or None.", exit_code=ExitCode.USAGE)
         arguments.text_or_none(system, "system")
         paths = paths_of(documents)
@@ -297,7 +295,7 @@ class Model:
                 self._shared.documents.search_in(paths, self._shared.running),
                 asked,
                 [Message(Role.SYSTEM, system)] if system else [],
-                top=top,
+                top=n_passages,
                 is_quoting_only=arguments.flag(quotes_only, "quotes_only"),
                 order=self._shared.documents.order,
             )

@@ -24,7 +24,7 @@ from slmchat.ranges import BEST_OF, GPU_LAYERS, SHARE, Range
 from slmchat.settings import THINK
 from slmchat.user_paths import user_path
 
-_SCHEMAS = "a mapping, JSON text, a pydantic class or a dataclass"
+_SCHEMAS = "a mapping, JSON text, a pydantic class, a dataclass or a TypedDict"
 
 # How many of the most probable tokens can be told beside each one, as other interfaces have it.
 _ALTERNATIVES = Range(0, 20)
@@ -65,7 +65,7 @@ class SamplingOptions(TypedDict, total=False):
     repeat_penalty: float | None
     seed: int | None
     max_tokens: int | None
-    stop: str | Sequence[str]
+    stop: str | Sequence[str] | None
     think: bool | Literal["on", "off", "auto"] | None
     think_budget: int | None
 
@@ -73,9 +73,9 @@ class SamplingOptions(TypedDict, total=False):
 class ResponseFormatOptions(TypedDict, total=False):
     """What the answer has to look like; at most one of them (docs/structured.md).
 
-    `schema`: a JSON Schema, as a mapping or as JSON text, or a class: pydantic's, or a dataclass. `fields`: a schema in
-    short. `regex`: the answer matches it as a whole. `grammar`: the text of a GBNF grammar. `json`: any JSON object or
-    array.
+    `schema`: a JSON Schema, as a mapping or as JSON text, or a class: pydantic's, a dataclass, or a TypedDict.
+    `fields`: a schema in short. `regex`: the answer matches it as a whole. `grammar`: the text of a GBNF grammar.
+    `json`: any JSON object or array.
     """
 
     schema: Mapping[str, Any] | str | type | None
@@ -115,7 +115,8 @@ def with_loading(given: Mapping[str, Any]) -> GenerationOptions:
         arguments.text_or_none(given.get(name), name)
     arguments.flag(given.get("force", False), "force")
     gpu_layers = given.get("gpu_layers")
-    if gpu_layers not in (None, "auto") and not GPU_LAYERS.holds(arguments.number(gpu_layers)):
+    is_auto = gpu_layers is None or (isinstance(gpu_layers, str) and gpu_layers == "auto")
+    if not is_auto and not GPU_LAYERS.holds(arguments.number(gpu_layers)):
         raise SlmError(f'gpu_layers must be {GPU_LAYERS}, or "auto".', exit_code=ExitCode.USAGE)
     return _with_values(
         GenerationOptions(),
@@ -141,8 +142,8 @@ def with_sampling(options: GenerationOptions, given: Mapping[str, Any]) -> Gener
 def _thinking(given: object) -> str | None:
     """The word for it. Raises `SlmError` (USAGE)."""
     word = {True: "on", False: "off"}[given] if isinstance(given, bool) else given
-    if word is None or word in THINK:
-        return word and str(word)
+    if word is None or (isinstance(word, str) and word in THINK):
+        return word
     raise SlmError(f'think cannot be {given!r}: True, False, "on", "off" or "auto".', exit_code=ExitCode.USAGE)
 
 
@@ -211,6 +212,7 @@ def top_logprobs_of(asked: object) -> int | None:
     """How many alternatives are told beside each token; None: no logprobs. Raises `SlmError` (USAGE)."""
     if asked is None or isinstance(asked, bool):
         return 0 if asked else None
+    asked = arguments.number(asked)
     if not isinstance(asked, int) or not _ALTERNATIVES.holds(asked):
         raise SlmError(f"logprobs must be True, False or {_ALTERNATIVES}.", exit_code=ExitCode.USAGE)
     return asked

@@ -79,7 +79,7 @@ def _message(given: object, number: int) -> Message:
     if unknown:
         raise _wrong(f"{place} has a key '{unknown[0][:40]}'; there are role and content.")
     role = given.get("role")
-    if role not in (Role.SYSTEM, Role.USER, Role.ASSISTANT):
+    if not isinstance(role, str) or role not in (Role.SYSTEM, Role.USER, Role.ASSISTANT):
         raise _wrong(f'{place}["role"] must be "system", "user" or "assistant", not {str(role)[:40]!r}.')
     if role == Role.SYSTEM and number:
         raise _wrong("a system message must be the first of messages.")

@@ -123,6 +123,10 @@ class Stream(Iterator[str]):
             exit_code=ExitCode.USAGE,
         )
 
+    def __repr__(self) -> str:
+        state = "over" if self._is_over else "generating" if self._thread.is_alive() else "to be read"
+        return f"<slmchat.Stream {state}>"
+
     def __enter__(self) -> "Stream":
         return self
 

@@ -1,12 +1,13 @@
 """Whose turn it is with a model: one question at a time, from any thread, each of which can be cancelled.
 
 A turn belongs to a question, not to a thread: a stream takes it in the thread that asks and gives it back in the one
-that generates. Knows: waiting, cancelling, that a child process has no turns.
+that generates. Knows: waiting in order, cancelling, that a child process has no turns.
 Refuses to know: what is asked.
 """
 
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -45,6 +46,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
+        self._line: deque[ModelTurn] = deque()  # in the order of asking: else a thread that asks again at once has it
         self._current: ModelTurn | None = None
         self._process = os.getpid()
 
@@ -52,6 +54,11 @@ class Turns:
     def current(self) -> ModelTurn | None:
         """The turn that is taken."""
         return self._current
+
+    @property
+    def n_waiting(self) -> int:
+        """How many wait for their turn."""
+        return len(self._line)
 
     @property
     def is_forked(self) -> bool:
@@ -62,10 +69,18 @@ class Turns:
         """Wait for the turn. Raises `SlmError`: USAGE in a forked child, INTERRUPTED when it is cancelled before."""
         self.check_process()
         with self._changed:
-            self._changed.wait_for(lambda: self._current is None or turn.is_cancelled)
-            if turn.is_cancelled:
-                raise SlmError("this was cancelled before it began.", exit_code=ExitCode.INTERRUPTED)
-            self._current = turn
+            self._line.append(turn)
+            try:
+                self._changed.wait_for(lambda: turn.is_cancelled or self._is_next(turn))
+                if turn.is_cancelled:
+                    raise SlmError("this was cancelled before it began.", exit_code=ExitCode.INTERRUPTED)
+                self._current = turn
+            finally:
+                self._line.remove(turn)
+                self._changed.notify_all()
+
+    def _is_next(self, turn: ModelTurn) -> bool:
+        return self._current is None and self._line[0] is turn
 
     def give_back(self, turn: ModelTurn) -> None:
         """The next one may, if it was this one's turn; from any thread."""

@@ -2,13 +2,18 @@
 
 An exception cannot pass through native code: ctypes prints it and drops it. In the main thread a callback is also where
 Python looks for signals, so that Ctrl-C while a context opens (llama.cpp logs some fifty lines) often came up in there,
-and was lost. Such a KeyboardInterrupt comes again, until native code has come back.
+and was lost. Such a KeyboardInterrupt comes again, until native code has come back. Most come up before the first line
+of the callback, where no `try` of it catches them: they are found in `sys.unraisablehook`, which is left as it was for
+everything else.
 
 Knows: which exceptions must not end there. Refuses to know: what a callback does. What goes wrong in one otherwise is
 slm's own error, which the process tells (commands/process_end.py).
 """
 
+import sys
+import weakref
 from collections.abc import Callable
+from types import FunctionType
 from typing import NoReturn, TypeVar
 
 from slmchat import signals
@@ -26,7 +31,31 @@ def guarded(function: Callable[..., _Answer], instead: _Answer) -> Callable[...,
             signals.repeat_interrupt()
             return instead
 
+    _listen()
+    _guarded.add(called)
     return called
+
+
+_guarded: "weakref.WeakSet[Callable[..., object]]" = weakref.WeakSet()
+_told_else: Callable[["sys.UnraisableHookArgs"], object] | None = None  # who is told of other exceptions
+
+
+def _listen() -> None:
+    global _told_else
+    if _told_else is None:
+        _told_else = sys.unraisablehook
+        sys.unraisablehook = _unraisable
+
+
+def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    if unraisable.exc_type is KeyboardInterrupt and _is_guarded(unraisable.object):
+        signals.repeat_interrupt()
+    elif _told_else is not None:
+        _told_else(unraisable)
+
+
+def _is_guarded(called: object) -> bool:
+    return isinstance(called, FunctionType) and called in _guarded
 
 
 def raise_interrupt() -> NoReturn:

@@ -226,12 +226,16 @@ class ConstrainedSampler:
 
 def compiled(api: ModuleType, vocabulary: Vocabulary, gbnf: str) -> Any:
     """llama.cpp's grammar sampler. Raises `SlmError` (USAGE) with the line where it could not go on reading."""
-    if len(gbnf) > _MOST_GRAMMAR or "\0" in gbnf or not gbnf.strip() or _nesting(gbnf.encode()) > _MOST_NESTED:
+    try:
+        written = gbnf.encode()
+    except UnicodeEncodeError:  # half of a character (a surrogate)
+        written = b""
+    if len(gbnf) > _MOST_GRAMMAR or b"\0" in written or not written.strip() or _nesting(written) > _MOST_NESTED:
         raise _unreadable("it is empty, larger than 1 MiB, nested too deep or not text")
     native.clear_log()
     with tempfile.TemporaryFile() as said:
         with _native_stderr_to(said):
-            sampler = api.llama_sampler_init_grammar(vocabulary.handle, gbnf.encode(), b"root")
+            sampler = api.llama_sampler_init_grammar(vocabulary.handle, written, b"root")
         if sampler:
             return sampler
         said.seek(0)

@@ -82,6 +82,11 @@ class Prompt:
     cache_hints: "tuple[Prompt, ...]" = ()
     owner: str = ""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing stands in it, not even a control token."""
+        return not self.turns and not any(part.text or part.tokens or part.image for part in self.parts)
+
 
 class ConstraintKind(StrEnum):
     """In which language the text of a `Constraint` is written."""

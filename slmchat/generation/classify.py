@@ -118,6 +118,8 @@ def content_free_prior(choosing: ClassificationTask, pool: Pool, empty: Sequence
     if not choosing.is_calibrated:
         return None
     found: list[tuple[Score, ...]] = []
+    # a bare text without input may be no token at all, behind which nothing can be scored
+    empty = [prompt for prompt in empty if not prompt.is_empty] or empty
     for done in pool.run(Request(n, prompt, choices=choosing.choices(prompt)) for n, prompt in enumerate(empty)):
         if done.error is not None:
             raise done.error

@@ -254,12 +254,12 @@ class Server:
         if method == "OPTIONS":
             # Whichever it asks for: clients have some of their own (x-stainless-os), and no header here is dangerous.
             named = request.headers.get("access-control-request-headers", "")
-            allowed = {
+            cross_origin = {
                 "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
                 "Access-Control-Allow-Headers": named or "Authorization, Content-Type",
                 "Access-Control-Max-Age": "600",
             }
-            connection.answer(204, b"", allowed)
+            connection.answer(204, b"", cross_origin)
             return "204"
         routes: dict[str, tuple[str, Callable[[Connection, HttpRequest], str]]] = {
             "/": ("GET", self._hello),
@@ -273,10 +273,12 @@ class Server:
         if path.startswith(_ONE_MODEL):
             routes[path] = ("GET", self._one_model)
         if path not in routes:
-            raise BadRequest(f"there is nothing at {path[:200]}.", status=404)
+            hint = f" (it is at /v1{path})" if f"/v1{path}" in routes else ""
+            raise BadRequest(f"there is nothing at {path[:200]}{hint}.", status=404)
         wanted, answer = routes[path]
-        if method not in (wanted, "HEAD" if wanted == "GET" else wanted):
-            raise BadRequest(f"{path} takes {wanted}.", status=405)
+        allowed = ["GET", "HEAD"] if wanted == "GET" else [wanted]
+        if method not in allowed:
+            return self._fail(connection, 405, f"{path} takes {wanted}.", headers={"Allow": ", ".join(allowed)})
         return answer(connection, request)
 
     def _hello(self, connection: Connection, _request: HttpRequest) -> str:
@@ -294,7 +296,8 @@ class Server:
     def _one_model(self, connection: Connection, request: HttpRequest) -> str:
         name = unquote(request.path.removeprefix(_ONE_MODEL))
         for record in self._model_records():
-            if record["id"] == name:
+            # a name without its quantization is one with which an answer is asked, too
+            if name in (record["id"], record["id"].partition("@")[0]):
                 connection.answer(200, record)
                 return "200"
         raise self._no_such_model(name)
@@ -351,6 +354,9 @@ _ONE_MODEL = "/v1/models/"
 
 
 def _json(request: HttpRequest) -> object:
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise BadRequest(f"a body in {encoding[:40]!r} is not read: send it as it is.", status=415)
     try:
         return json.loads(request.body)
     except (ValueError, RecursionError) as error:

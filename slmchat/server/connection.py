@@ -6,6 +6,7 @@ Refuses to know: paths, keys, what is asked and answered (app.py, openai.py).
 
 import contextlib
 import json
+import re
 import select
 import socket
 import time
@@ -55,7 +56,9 @@ class HttpRequest:
 
     @property
     def path(self) -> str:
-        return self.target.partition("?")[0]
+        """Without a query, and without the scheme and host that a client may write before it (RFC 9112, 3.2.2)."""
+        target = re.sub(r"^https?://[^/?]*", "", self.target, flags=re.IGNORECASE)
+        return target.partition("?")[0] or "/"
 
 
 class Connection:

@@ -56,8 +56,8 @@ _KNOWN = frozenset(
         *_SAMPLER,
     )
 )
-_KNOWN_OF_CHAT = _KNOWN | {"messages", "response_format", "tools", "tool_choice", "parallel_tool_calls"}
-_KNOWN_OF_TEXT = _KNOWN | {"prompt", "echo"}
+_KNOWN_OF_CHAT = _KNOWN | {"messages", "response_format", "tools", "tool_choice", "parallel_tool_calls", "functions"}
+_KNOWN_OF_TEXT = _KNOWN | {"prompt", "echo", "suffix"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,8 @@ def text_request(body: object) -> ApiRequest:
         raise BadRequest(f"prompt must be a text or a list of 1 to {_MOST_PROMPTS} texts.", "prompt")
     if given.get("echo"):
         raise BadRequest("echo is not supported: the prompt is not part of the answer.", "echo")
+    if given.get("suffix"):
+        raise BadRequest("suffix is not supported: an answer goes on behind the prompt alone.", "suffix")
     if not all(each.strip() for each in prompts):
         raise BadRequest("the prompt is empty.", "prompt")
     first, *further = (_request(each, [], (), "") for each in prompts)
@@ -133,12 +135,8 @@ def _asked(
     sampler = {
         name: value for name, within in _SAMPLER.items() if (value := checked_number(given, name, within)) is not None
     }
-    most = checked_number(given, "max_completion_tokens", ranges.MAX_TOKENS) or checked_number(
-        given, "max_tokens", ranges.MAX_TOKENS
-    )
-    limits = Limits(
-        None if most is None else int(most), _stops(given.get("stop")), top_logprobs=_top_logprobs(given, is_raw)
-    )
+    most = _first_number(given, ("max_completion_tokens", "max_tokens"), ranges.MAX_TOKENS)
+    limits = Limits(most, _stops(given.get("stop")), top_logprobs=_top_logprobs(given, is_raw))
     options = given.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise BadRequest("stream_options must be an object.", "stream_options")
@@ -284,11 +282,14 @@ def _response_format(given: object) -> ResponseFormat | None:
     kind = given.get("type") if isinstance(given, dict) else None
     if kind == "text":
         return None
-    if kind == "json_object":
-        return structured.of_any_json()
     described = given.get("json_schema") if isinstance(given, dict) else None
-    if kind != "json_schema" or not isinstance(described, dict) or "schema" not in described:
+    if isinstance(given, dict) and kind == "json_object":
+        if given.get("schema") is None:
+            return structured.of_any_json()
+        described = given  # as llama-server has it
+    elif kind != "json_schema" or not isinstance(described, dict) or "schema" not in described:
         raise BadRequest("response_format must be text, json_object or json_schema with a schema.", "response_format")
+    assert described is not None
     try:
         return structured.of_schema(described["schema"])
     except SlmError as error:
@@ -298,6 +299,8 @@ def _response_format(given: object) -> ResponseFormat | None:
 def _toolbox(given: Mapping[str, Any]) -> Toolbox | None:
     """What may be called; None: nothing."""
     choice, listed = given.get("tool_choice"), given.get("tools")
+    if given.get("functions"):
+        raise BadRequest("functions are the older form of tools: send tools.", "functions")
     if not listed or choice == "none":
         return None
     if not isinstance(listed, list) or len(listed) > _MOST_TOOLS:
@@ -326,6 +329,12 @@ def _tool(given: object, place: str) -> Tool:
     return Tool(name, described if isinstance(described, str) else "", parameters)
 
 
+def _first_number(given: Mapping[str, Any], names: Sequence[str], within: Range) -> int | None:
+    """The first of these fields that is there. -1 is no limit, as in llama-server and LM Studio."""
+    numbers = [checked_number(given, name, within) for name in names if given.get(name) != -1]
+    return next((int(each) for each in numbers if each is not None), None)
+
+
 def _stops(given: object) -> tuple[str, ...]:
     stops = [] if given is None else [given] if isinstance(given, str) else given
     if not isinstance(stops, list) or len(stops) > _MOST_STOPS or not all(isinstance(each, str) for each in stops):
@@ -336,7 +345,7 @@ def _stops(given: object) -> tuple[str, ...]:
 def _top_logprobs(given: Mapping[str, Any], is_raw: bool) -> int | None:
     """How many alternatives of each token are told; None: no logprobs. In /v1/completions `logprobs` is the number."""
     asked = given.get("logprobs")
-    if asked in (None, False):
+    if asked is None or asked is False:
         return None
     if is_raw:
         return int(checked_number(given, "logprobs", Range(0, _MOST_TOP_LOGPROBS)) or 0)
@@ -347,10 +356,7 @@ def _top_logprobs(given: Mapping[str, Any], is_raw: bool) -> int | None:
 
 def _thinking(given: Mapping[str, Any]) -> Thinking | None:
     """What is asked of a thought: by OpenAI's field, or by those of vLLM and llama-server."""
-    budgets = (
-        checked_number(given, name, ranges.THINK_BUDGET) for name in _BUDGETS if given.get(name) != -1
-    )  # -1: no limit
-    budget = next((int(each) for each in budgets if each is not None), None)
+    budget = _first_number(given, _BUDGETS, ranges.THINK_BUDGET)
     mode = _thinking_mode(given)
     if mode is ThinkingMode.OFF or (budget == 0 and mode is None):
         return Thinking(ThinkingMode.OFF, 0)

@@ -107,7 +107,7 @@ class CompletionRecords:
         told = {"index": index, "finish_reason": _reason(made), "logprobs": self._logprobs(made)}
         if not self._is_chat:
             return {**told, "text": made.text}
-        message: dict[str, Any] = {"role": "assistant", "content": made.text}
+        message: dict[str, Any] = {"role": "assistant", "content": made.text, "refusal": None}
         if made.thinking:
             message["reasoning_content"] = made.thinking
         if made.calls:

@@ -4,21 +4,33 @@ Knows: the fields, the items, the order of the events. Refuses to know: how an a
 client sends the whole conversation every time.
 """
 
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from slmchat.engine.results import FinishReason, Usage
 from slmchat.generation.tools import ToolCall
-from slmchat.server.fields import BadRequest
+from slmchat.server.fields import BadRequest, checked_object
 from slmchat.server.openai import ApiRequest, chat_request
 from slmchat.server.records import Made, Sent
 
+# What a chat completion calls some fields.
+_OWN_NAMES = {
+    "messages": "input",
+    "max_completion_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+}
 # Fields that mean the same as in a chat completion.
 _SAME = (
     *("model", "stream", "temperature", "top_p", "top_k", "min_p", "seed", "tools", "tool_choice"),
     *("parallel_tool_calls", "user", "metadata", "store", "chat_template_kwargs"),
+)
+_KNOWN = frozenset(
+    (*_SAME, "input", "instructions", "max_output_tokens", "text", "reasoning", "previous_response_id", "conversation")
 )
 # Fields that an answer repeats.
 _REPEATED: Mapping[str, Any] = {"instructions": None, "metadata": {}, "temperature": None, "top_p": None, "tools": [],
@@ -27,23 +39,34 @@ _REPEATED: Mapping[str, Any] = {"instructions": None, "metadata": {}, "temperatu
 
 def response_request(body: object) -> ApiRequest:
     """What a request to /v1/responses asks. Raises `BadRequest`."""
-    if not isinstance(body, dict):
-        raise BadRequest("the request must be a JSON object.")
-    if body.get("previous_response_id") or body.get("conversation"):
+    given = checked_object(body)
+    if given.get("previous_response_id") or given.get("conversation"):
         raise BadRequest("nothing is stored: send the whole conversation as input.", "previous_response_id")
-    asked = {name: body[name] for name in _SAME if name in body}
-    asked["messages"] = _messages(body)
-    asked["max_completion_tokens"] = body.get("max_output_tokens")
-    written, reasoning = body.get("text"), body.get("reasoning")
-    if isinstance(written, dict) and written.get("format") is not None:
-        asked["response_format"] = _format(written["format"])
-    if isinstance(reasoning, dict):
-        asked["reasoning_effort"] = reasoning.get("effort")
+    asked = {name: given[name] for name in _SAME if name in given}
+    messages, places = _messages(given)
+    asked["messages"] = messages
+    asked["max_completion_tokens"] = given.get("max_output_tokens")
+    asked["response_format"] = _format(_object(given, "text").get("format"))
+    asked["reasoning_effort"] = _object(given, "reasoning").get("effort")
     try:
-        return chat_request(asked)
+        made = chat_request(asked)
     except BadRequest as error:
-        param = (error.param or "").replace("messages", "input") or None
-        raise BadRequest(error.message.replace("messages", "input"), param, error.code, error.status) from error
+        param = None if error.param is None else _in_own_names(error.param, places)
+        raise BadRequest(_in_own_names(error.message, places), param, error.code, error.status) from error
+    return replace(made, ignored=tuple(sorted(name[:60] for name in given if name not in _KNOWN)))
+
+
+def _in_own_names(text: str, places: Sequence[str]) -> str:
+    """What is said of a chat completion, in the fields of this request. `places`: where its messages come from."""
+    text = re.sub(r"messages\[(\d+)\]", lambda found: places[int(found[1])], text)
+    return re.sub("|".join(_OWN_NAMES), lambda found: _OWN_NAMES[found[0]], text)
+
+
+def _object(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = given.get(name)
+    if not isinstance(value, dict | None):
+        raise BadRequest(f"{name} must be an object.", name)
+    return value or {}
 
 
 def _format(given: Any) -> Any:
@@ -52,29 +75,47 @@ def _format(given: Any) -> Any:
     return {"type": "json_schema", "json_schema": given} if is_schema else given
 
 
-def _messages(body: Mapping[str, Any]) -> list[Any]:
+def _messages(body: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The items as messages, and where each of them stands in the request."""
     given, instructions = body.get("input"), body.get("instructions")
     if isinstance(given, str):
         given = [{"role": "user", "content": given}]
     if not isinstance(given, list):
         raise BadRequest("input must be a text or a list of items.", "input")
-    head = [{"role": "system", "content": instructions}] if instructions else []
-    return [*head, *(message for number, item in enumerate(given) for message in _message(item, f"input[{number}]"))]
+    if not isinstance(instructions, str | None):
+        raise BadRequest("instructions must be a text.", "instructions")
+    made: list[dict[str, Any]] = [{"role": "system", "content": instructions}] if instructions else []
+    places = ["instructions"] if instructions else []
+    for number, item in enumerate(given):
+        place = f"input[{number}]"
+        message = _message(item, place)
+        if message is None:
+            continue
+        if (
+            "tool_calls" in message and made and made[-1]["role"] == "assistant"
+        ):  # one answer, as a chat completion has it
+            made[-1] = {**made[-1], "tool_calls": [*made[-1].get("tool_calls", ()), *message["tool_calls"]]}
+        else:
+            made.append(message)
+            places.append(place)
+    return made, places
 
 
-def _message(item: object, place: str) -> Iterator[Any]:
+def _message(item: object, place: str) -> dict[str, Any] | None:
+    """The message that an item is; None: it is no part of a later prompt."""
     if not isinstance(item, dict):
         raise BadRequest(f"{place} must be an object.", place)
     kind = item.get("type", "message")
     if kind == "message":
-        yield item
-    elif kind == "function_call":
+        return {"role": item.get("role"), "content": item.get("content")}
+    if kind == "function_call":
         function = {"name": item.get("name"), "arguments": item.get("arguments")}
-        yield {"role": "assistant", "tool_calls": [{"id": item.get("call_id"), "function": function}]}
-    elif kind == "function_call_output":
-        yield {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
-    elif kind != "reasoning":  # what was thought is not part of a later prompt
+        return {"role": "assistant", "content": None, "tool_calls": [{"id": item.get("call_id"), "function": function}]}
+    if kind == "function_call_output":
+        return {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
+    if kind != "reasoning":
         raise BadRequest(f"{place}: items of the type {str(kind)[:40]!r} are not supported.", place)
+    return None
 
 
 class ResponseRecords:
