@@ -130,7 +130,7 @@ def batch(
     )
 
     def fits(prompt: Prompt) -> bool:
-        return window.fits(engine.count(prompt), n_ctx, options.max_tokens)
+        return window.fits(engine.count(prompt, n_ctx), n_ctx, options.max_tokens)
 
     trims = fits if is_trimmed else None
     makers = [PromptMaker(each, batch.input_field, prefix, lay_out, trims, template) for each in instructions]
