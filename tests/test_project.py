@@ -59,7 +59,7 @@ GROUND |= {
     "option_fields",
     "database",
 }
-GROUND |= {"invisible", "lazy_dataclasses", "lazy_patterns", "file_hashes"}
+GROUND |= {"invisible", "lazy_dataclasses", "lazy_patterns", "bounded_patterns", "interpreter", "file_hashes"}
 FLOORS = (
     {"engine"},
     {"conversation", "catalog", "privacy"},
