@@ -19,6 +19,7 @@ from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.lazy_patterns import lazy_pattern
 from slmchat.toml_schema import shown
+from slmchat.user_paths import user_path
 
 _MOST_NEAR = 8  # names in one hint
 _HEAD = lazy_pattern(r'^\[\[model\]\]\nname = "([^"]+)"\ntitle = "([^"]*)"$', re.MULTILINE)
@@ -266,8 +267,11 @@ def absolute(text: str) -> Path:
     try:
         if "\0" in text:
             raise ValueError("a path cannot hold a null character")
-        return Path(text).expanduser().absolute()
-    except (OSError, RuntimeError, ValueError) as error:  # no such user, no current directory, not encodable
+        path = user_path(text)
+        if path.parts[:1] and path.parts[0].startswith("~"):
+            raise ValueError("its home directory is not known")
+        return path.absolute()
+    except (OSError, ValueError) as error:  # no current directory, not encodable
         message = f"the path '{shown(text)}' cannot be used: {shown(str(error))}."
         raise SlmError(message, exit_code=ExitCode.USAGE) from error
 

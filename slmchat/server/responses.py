@@ -4,6 +4,7 @@ Knows: the fields, the items, the order of the events. Refuses to know: how an a
 client sends the whole conversation every time.
 """
 
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ _SAME = (
     *("model", "stream", "temperature", "top_p", "top_k", "min_p", "seed", "tools", "tool_choice"),
     *("parallel_tool_calls", "user", "metadata", "store", "chat_template_kwargs"),
 )
+# How an error of a chat completion names a message, or all of them.
+_MESSAGE = re.compile(r"messages(?:\[(\d+)\])?")
 # Fields that an answer repeats.
 _REPEATED: Mapping[str, Any] = {"instructions": None, "metadata": {}, "temperature": None, "top_p": None, "tools": [],
              "tool_choice": "auto", "parallel_tool_calls": True, "max_output_tokens": None}  # fmt: skip
@@ -32,7 +35,8 @@ def response_request(body: object) -> ApiRequest:
     if body.get("previous_response_id") or body.get("conversation"):
         raise BadRequest("nothing is stored: send the whole conversation as input.", "previous_response_id")
     asked = {name: body[name] for name in _SAME if name in body}
-    asked["messages"] = _messages(body)
+    messages = _messages(body)
+    asked["messages"] = [message for _, message in messages]
     asked["max_completion_tokens"] = body.get("max_output_tokens")
     written, reasoning = body.get("text"), body.get("reasoning")
     if isinstance(written, dict) and written.get("format") is not None:
@@ -42,8 +46,15 @@ def response_request(body: object) -> ApiRequest:
     try:
         return chat_request(asked)
     except BadRequest as error:
-        param = (error.param or "").replace("messages", "input") or None
-        raise BadRequest(error.message.replace("messages", "input"), param, error.code, error.status) from error
+        places = [place for place, _ in messages]
+        param = _in_own_words(error.param or "", places) or None
+        raise BadRequest(_in_own_words(error.message, places), param, error.code, error.status) from error
+
+
+def _in_own_words(text: str, places: Sequence[str]) -> str:
+    """What a chat completion says of its messages, as it is called in this request."""
+    named = {str(number): place for number, place in enumerate(places)}
+    return _MESSAGE.sub(lambda found: named.get(found[1], found[0]) if found[1] else "input", text)
 
 
 def _format(given: Any) -> Any:
@@ -52,14 +63,16 @@ def _format(given: Any) -> Any:
     return {"type": "json_schema", "json_schema": given} if is_schema else given
 
 
-def _messages(body: Mapping[str, Any]) -> list[Any]:
+def _messages(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The messages of a chat completion, each with the place where it stands in this request."""
     given, instructions = body.get("input"), body.get("instructions")
     if isinstance(given, str):
         given = [{"role": "user", "content": given}]
     if not isinstance(given, list):
         raise BadRequest("input must be a text or a list of items.", "input")
-    head = [{"role": "system", "content": instructions}] if instructions else []
-    return [*head, *(message for number, item in enumerate(given) for message in _message(item, f"input[{number}]"))]
+    head = [("instructions", {"role": "system", "content": instructions})] if instructions else []
+    places = ((f"input[{number}]", item) for number, item in enumerate(given))
+    return [*head, *((place, message) for place, item in places for message in _message(item, place))]
 
 
 def _message(item: object, place: str) -> Iterator[Any]:
