@@ -50,12 +50,17 @@ def _make_directories(directory: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
 
 
-def create_private(file: Path) -> None:
-    """Make an empty file (and its directories) for the owner alone; one that is there becomes so. Raises `OSError`."""
+def create_private(file: Path, *, is_new: bool = False) -> None:
+    """Make an empty file (and its directories) for the owner alone; one that is there becomes so. Raises `OSError`.
+
+    `is_new`: one that is there is another's; then `FileExistsError`.
+    """
     _make_directories(file.parent)
     try:
         descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
+        if is_new:
+            raise
         if os.name == "posix" and file.stat().st_mode & 0o077:
             file.chmod(0o600)
         return
@@ -178,14 +183,15 @@ def own_name_only(root: Path, path: Path) -> None:
 @contextmanager
 def _replacing(path: Path, like: os.stat_result | None) -> Iterator[IO[bytes]]:
     """A new file that takes the place of `path` when all went well: the owner's alone (mkstemp makes it 0600), or
-    with the mode, the owner and the group of `like` (as far as they may be given)."""
+    with the mode, the owner and the group of `like` (as far as they may be given).
+
+    What the disk refuses is said of `path`, which the user knows: an `OSError` never names the new file.
+    """
     import tempfile  # 5 ms, and most commands write nothing
 
+    temporary: str | None = None
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-    except OSError as error:
-        raise _named(error, path) from None
-    try:
         with os.fdopen(descriptor, "wb") as out:
             if like is not None and os.name == "posix":
                 with suppress(OSError):
@@ -195,14 +201,12 @@ def _replacing(path: Path, like: os.stat_result | None) -> Iterator[IO[bytes]]:
             out.flush()
             os.fsync(out.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
         raise
-
-
-def _named(error: OSError, path: Path) -> OSError:
-    """The same refusal, by the name that people know: that of a temporary file tells them nothing."""
-    return OSError(error.errno, error.strerror, str(path))
 
 
 def narrow(paths: Iterable[Path]) -> list[Path]:

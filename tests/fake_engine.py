@@ -57,7 +57,7 @@ class FakeEngine:
     def info(self) -> ModelInfo:
         return ModelInfo("fake", self.trained, self.template, "<s>", "</s>")
 
-    def count(self, prompt: Prompt) -> int:
+    def count(self, prompt: Prompt, most: int | None = None) -> int:
         return sum(len(part.text) for part in prompt.parts)
 
     def open_session(self, settings: SessionSettings) -> "FakeSession":

@@ -424,7 +424,7 @@ class TestCommands:
     def test_a_model_without_template_ends_with_the_sentence_and_its_code(self, home: Path, tmp_path: Path) -> None:
         model = write_tiny_llama(tmp_path / "base.gguf", chat_template=None)
         with Terminal(["chat", model], home=home) as terminal:
-            terminal.wait_for(r"\n> ?(\n|$)")
+            terminal.wait_for(r"base\.gguf is a base model: [\s\S]*\n> ?(\n|$)")
             terminal.enter("hello")
             terminal.wait_for(r"this model has no chat template[\s\S]*> hello")
             terminal.type("\x15\x04")

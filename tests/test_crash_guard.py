@@ -43,7 +43,7 @@ def test_every_first_step_is_guarded_and_nothing_between_them(guard: CrashGuard,
         steps.append(step.upper() if _is_marked(tmp_path) else step)
 
     class Noting(FakeEngine):
-        def count(self, prompt: Prompt) -> int:
+        def count(self, prompt: Prompt, most: int | None = None) -> int:
             note("count")
             return 2
 

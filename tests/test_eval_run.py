@@ -24,12 +24,12 @@ from slmchat.commands.eval import eval_models
 from slmchat.engine.requests import Request, SessionSettings
 from slmchat.engine.results import Result, Score
 from slmchat.errors import ExitCode, SlmError
-from slmchat.evaluation import grading, task_catalog
+from slmchat.evaluation import grading, run_records, task_catalog
 from slmchat.evaluation.method import EvalMethod
 from slmchat.evaluation.progress import EvalProgress, TimeBudget
 from slmchat.evaluation.records import EvalItem, ItemResult, ModelReport, TaskKind, TaskResult
 from slmchat.evaluation.report_records import differences
-from slmchat.evaluation.run_records import RunRecords, last_run
+from slmchat.evaluation.run_records import RunPlan, RunRecords, last_run
 from slmchat.evaluation.statistics import paired_difference, wilson
 from slmchat.models import loader, resolve, sandbox
 from slmchat.options import EvalOptions
@@ -321,6 +321,21 @@ class TestKept:
         with pytest.raises(SlmError, match="is not a run of slm eval") as caught:
             bench(resume=True)
         assert caught.value.exit_code is ExitCode.DAMAGED
+
+    def test_runs_that_begin_in_the_same_moment_have_a_file_each(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plan = RunPlan({}, {}, EvalMethod())
+        monkeypatch.setattr(run_records.time, "time_ns", lambda: 1_790_000_000_999_999_000)
+        # the other one has looked before this one had made its file
+        monkeypatch.setattr(Path, "exists", lambda file: file == tmp_path)
+        runs = [RunRecords.begin(plan, tmp_path) for _ in range(12)]
+        monkeypatch.undo()
+        files = [run.file for run in runs]
+        assert sorted(tmp_path.iterdir()) == files  # and the last one by its name began last
+        assert last_run(tmp_path) == files[-1]
+        for run in runs:
+            run.close()
 
     @pytest.mark.skipif(os.name != "posix", reason="locks of files")
     def test_two_runs_do_not_write_one_file(self, bench: Bench) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cpu_time import is_linear
 
 from slmchat.errors import ExitCode, SlmError
 from slmchat.evaluation import answer_checks, parquet, task_catalog, task_files
@@ -304,6 +305,12 @@ class TestChecks:
         assert answer_checks.problem_of(checks) is None
         assert answer_checks.failed(right, checks) == ()
         assert answer_checks.failed(wrong, checks) == tuple(checks)
+
+    @pytest.mark.parametrize("check", ["words", "sentences", "bullets", "numbered", "paragraphs", "lines"])
+    @pytest.mark.parametrize("text", ["-", ".", "\n", '."', "- ", "1. ", "\n ", "…x", "1.\n"])
+    def test_a_text_is_read_once_whatever_it_is(self, check: str, text: str) -> None:
+        holds = answer_checks.CHECKS[check].holds
+        assert is_linear(lambda size: holds(f"a{text * size}a", 1), 3_000)
 
     @pytest.mark.parametrize("name", answer_checks.CHECKS)
     def test_nonsense_is_asked_of_none(self, name: str) -> None:

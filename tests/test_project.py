@@ -59,7 +59,15 @@ GROUND |= {
     "option_fields",
     "database",
 }
-GROUND |= {"invisible", "lazy_dataclasses", "lazy_patterns", "file_hashes", "kept_json"}
+GROUND |= {
+    "invisible",
+    "lazy_dataclasses",
+    "lazy_patterns",
+    "bounded_patterns",
+    "interpreter",
+    "file_hashes",
+    "kept_json",
+}
 FLOORS = (
     {"engine"},
     {"conversation", "catalog", "privacy"},

@@ -25,6 +25,7 @@ from slmchat.fit.memory import Load, memory
 from slmchat.fit.shape import shape_of
 from slmchat.hardware import cores
 from slmchat.hardware.facts import Fact
+from slmchat.interpreter import interpreter
 from slmchat.models import autotune, device_fit, engine_trial
 from slmchat.privacy import seal
 
@@ -307,7 +308,7 @@ def test_a_program_that_carries_its_own_python_is_not_started_again(
     program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", program)
-    assert self_test.interpreter() is None
+    assert interpreter() is None
 
 
 # After a crash

@@ -18,9 +18,12 @@ from serving import NAME, Serving, read_all, serving
 from slmchat.cli import run_cli
 from slmchat.commands import serve as serve_command
 from slmchat.engine.requests import Limits, Part, Prompt
-from slmchat.engine.results import FinishReason
+from slmchat.engine.results import AtLeast, FinishReason
 from slmchat.engine.sampler import SamplerSettings
+from slmchat.engine.warm import connection
 from slmchat.engine.warm.codec import encode
+from slmchat.engine.warm.connection import WarmConnection
+from slmchat.engine.warm.engine import WarmEngine, WarmModel
 from slmchat.errors import ExitCode, SlmError
 from slmchat.server import connection as wire
 from slmchat.server import listeners, on_demand
@@ -420,6 +423,32 @@ def test_a_word_that_comes_with_the_request_gives_it_up(server: Serving, engine:
             while "finish" not in said:
                 said = json.loads(lines.readline())
             assert said["finish"]["reason"] == reason
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
+def test_tokens_that_were_not_counted_to_the_end_are_told_so(
+    server: Serving, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.connect(str(server.path))
+        asking = WarmConnection(made)
+        warm = WarmEngine(asking, [], WarmModel(4096, 1, engine.info))
+        prompt = Prompt((Part("Hi there"),))
+        monkeypatch.setattr(FakeEngine, "count", lambda self, prompt, most=None: AtLeast(9000) if most else 9500)
+        assert f"{warm.count(prompt, 4096):,}" == "at least 9,000"
+        assert f"{warm.count(prompt):,}" == "9,500"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
+def test_a_line_longer_than_the_server_reads_is_not_sent(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MOST_LINE", 3_000_000)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.connect(str(server.path))
+        asking = WarmConnection(made)
+        with pytest.raises(SlmError, match="the prompt takes 4 MB, and slm serve reads at most 3 MB") as caught:
+            connection.ask(asking, {"count": "x" * 4_000_000})
+        assert caught.value.exit_code is ExitCode.CONTEXT
+        assert asking.asked({"hello": True})["version"]  # and the line is as good as before
 
 
 @pytest.mark.parametrize("line", [b"{}", b"{", b'{"generate": 1}', b'{"count": []}', b"{" + b"[" * 100_000])

@@ -148,10 +148,30 @@ def test_block_marks_are_no_part_of_the_message(typed: str, line: str) -> None:
         ('""""""', False),
         ('"""a\nb""" ', False),
         ("a", False),
+        ('/set """', True),
+        (' /set  """a\nb', True),
+        ('/set """a\nb"""', False),
+        ('/set a """', False),
+        ('//set """', False),
     ],
 )
 def test_open_blocks(typed: str, is_open: bool) -> None:
     assert is_open_block(typed) is is_open
+
+
+@pytest.mark.parametrize(
+    ("typed", "given"),
+    [
+        ('/set """one"""', "one"),
+        ('/set """\none\n /two\n"""  ', "one\n /two"),
+        ('/set """one', '"""one'),
+        ('/set say """x"""', 'say """x"""'),
+        ('/set ""', '""'),
+    ],
+)
+def test_block_marks_are_no_part_of_what_a_command_is_given(typed: str, given: str) -> None:
+    parsed = TABLE.parse(line_of(typed))
+    assert parsed is not None and parsed[1] == given
 
 
 @given(st.text())

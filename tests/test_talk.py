@@ -17,7 +17,7 @@ from slmchat.conversation.messages import Conversation, Message, Role
 from slmchat.conversation.recorder import ArchiveRecorder
 from slmchat.engine.api import Session
 from slmchat.engine.requests import Adapter, Limits, Prompt
-from slmchat.engine.results import Chunk, Event, Prefill
+from slmchat.engine.results import AtLeast, Chunk, Event, Prefill
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.thinking import Thinking, ThinkingMode
 from slmchat.errors import ExitCode, SlmError
@@ -298,6 +298,19 @@ class TestFullWindow:
         assert caught.value.hint is not None and caught.value.hint.startswith("shorten it")
         assert host.overflows == []  # nothing that could be chosen would help
         assert _said(full) == before
+
+    def test_a_message_that_nobody_counts_to_its_end_has_at_least_so_many(
+        self, full: ChatSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        count = FakeEngine.count
+
+        def counted(engine: FakeEngine, prompt: Prompt, most: int | None = None) -> int:
+            n_tokens = count(engine, prompt)
+            return AtLeast(n_tokens - 100) if most is not None and n_tokens - 100 > most else n_tokens
+
+        monkeypatch.setattr(FakeEngine, "count", counted)
+        with pytest.raises(SlmError, match=r"this message has at least 800 tokens, .* has room for 295"):
+            full.send("y" * 900)
 
     def test_only_what_helps_is_offered(self, full: ChatSession, host: Heard, engine: FakeEngine) -> None:
         full.send("y" * 120)

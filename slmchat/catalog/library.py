@@ -21,7 +21,6 @@ from slmchat.catalog import file_names
 from slmchat.catalog.file_facts import FileFacts
 from slmchat.catalog.model_specs import License
 from slmchat.catalog.records import (
-    EMBEDDING_TAG,
     Installed,
     InstalledFile,
     from_json,
@@ -371,7 +370,7 @@ def from_path(path: Path, facts: FileFacts | None = None) -> Installed:
         context_length=header.context_length,
         parameters=sum(part.parameters for part in headers),
         admitted_at="",
-        tags=(EMBEDDING_TAG,) if model_kind.kind_of([header]).is_embedding else (),
+        tags=model_kind.kind_of([header]).tags,
         is_fetched=False,
         projector=projector,
     )

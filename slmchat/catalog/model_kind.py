@@ -9,6 +9,7 @@ from enum import Enum
 
 from slmchat.catalog import architectures, header_limits, lora
 from slmchat.catalog.gguf_header import Header, is_projector
+from slmchat.catalog.records import BASE_TAG, EMBEDDING_TAG
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.toml_schema import shown
@@ -78,6 +79,11 @@ class ModelKind:
     @property
     def is_embedding(self) -> bool:
         return self.kind is FileKind.EMBEDDING
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """What the library notes of it, where it does not simply chat."""
+        return {FileKind.EMBEDDING: (EMBEDDING_TAG,), FileKind.BASE: (BASE_TAG,)}.get(self.kind, ())
 
     @property
     def in_words(self) -> str:

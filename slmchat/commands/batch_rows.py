@@ -183,7 +183,7 @@ def asked_rows(opened: OpenModel, given: BatchInput, batch: BatchOptions, n_ctx:
     )
 
     def fits(prompt: Prompt) -> bool:
-        return window.fits(engine.count(prompt), n_ctx, options.max_tokens)
+        return window.fits(engine.count(prompt, n_ctx), n_ctx, options.max_tokens)
 
     trims = fits if params.overflow_choice(options) == "trim" else None
     makers = [

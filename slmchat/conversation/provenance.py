@@ -36,7 +36,8 @@ _MOST_QUOTED = 300  # characters of a template's own error
 # What makers have their users write into a message to switch thinking (SmolLM3, Qwen3, Nemotron, GLM), at its edges.
 _MARK = r"/(?:no_?)?think"
 _LEADING = re.compile(rf"\s*(?:{_MARK}(?:\s+|\Z))*")
-_TRAILING = re.compile(rf"(?:(?:\A|(?<=\s)){_MARK}\s*)*\Z")
+# For a text read from its end, where it is found at once: a search for an end tries every place of 100 MB.
+_TRAILING_REVERSED = re.compile(r"\s*(?:kniht(?:_?on)?/(?:\s+|\Z))*")
 
 # Characters of a message that a template sees, and of all messages together: beyond, a message is a word. Templates
 # look at the edges of messages; what they may make and write is bounded (template_budget.py).
@@ -81,8 +82,9 @@ def edges(message: Message) -> tuple[str, str, str]:
     if message.tokens is not None and text.strip():
         return "", text, ""
     begin = _LEADING.match(text).end()  # type: ignore[union-attr]
-    found = _TRAILING.search(text, begin)
-    core = text[begin : found.start() if found else len(text)].rstrip()
+    rest = text[begin:]
+    n_behind = _TRAILING_REVERSED.match(rest[::-1]).end()  # type: ignore[union-attr]
+    core = rest[: len(rest) - n_behind]
     return text[:begin], core, text[begin + len(core) :]
 
 

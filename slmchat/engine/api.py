@@ -221,8 +221,11 @@ class Engine(Protocol):
     @property
     def info(self) -> ModelInfo: ...
 
-    def count(self, prompt: Prompt) -> int:
-        """Number of tokens of the prompt as it would be evaluated; exact unless `info` says otherwise."""
+    def count(self, prompt: Prompt, most: int | None = None) -> int:
+        """Number of tokens of the prompt as it would be evaluated; exact unless `info` says otherwise.
+
+        `most`: of what has surely more, nobody wants to know how many; it may be an `AtLeast`, above `most`.
+        """
         ...
 
     def open_session(self, settings: SessionSettings) -> Session:

@@ -19,10 +19,12 @@ from slmchat.engine import native, sequence_state
 from slmchat.engine.callbacks import guarded, raise_interrupt
 from slmchat.engine.image_tokens import batches, is_image_token, whole
 from slmchat.engine.kvstore import shared_length
-from slmchat.engine.requests import SessionSettings
+from slmchat.engine.requests import Prompt, SessionSettings
+from slmchat.engine.results import AtLeast
 from slmchat.engine.snapshots import Snapshots, has_state
 from slmchat.engine.speculation import SIZES
 from slmchat.engine.vision import Vision
+from slmchat.engine.vocabulary import Vocabulary
 from slmchat.errors import ExitCode, SlmError
 
 # Tokens evaluated by one llama_decode of a prefill when images may come: some models see a whole one at once.
@@ -348,6 +350,18 @@ class Context:
         if status == DECODE_NO_PLACE:
             raise window_full(self.n_ctx)
         raise decode_failed(status)
+
+
+def tokens_within(vocabulary: Vocabulary, prompt: Prompt, n_ctx: int) -> list[int]:
+    """The tokens of a prompt that leaves room for a completion.
+
+    Raises `SlmError`: as `check_room`, at once for many MB, which take a minute to tokenize; as `Vocabulary.tokenize`.
+    """
+    if (least := vocabulary.least_tokens(prompt)) >= n_ctx:
+        check_room(AtLeast(least), n_ctx)
+    tokens = vocabulary.tokenize(prompt)
+    check_room(len(tokens), n_ctx)
+    return tokens
 
 
 def check_room(n_tokens: int, n_ctx: int) -> None:

@@ -102,11 +102,13 @@ class _GuardedEngine(_Guarded):
 
     _has_counted = False
 
-    def count(self, prompt: Prompt) -> int:
+    def count(self, prompt: Prompt, most: int | None = None) -> int:
+        count: int
         if self._has_counted and not any(part.image for part in prompt.parts):  # an image opens the projector
-            return int(self.own.count(prompt))
+            count = self.own.count(prompt, most)
+            return count
         with self.guard:
-            count = int(self.own.count(prompt))
+            count = self.own.count(prompt, most)
         self._has_counted = True
         return count
 

@@ -75,9 +75,9 @@ class LlamaEngine:
             infill=self.vocabulary.infill,
         )
 
-    def count(self, prompt: Prompt) -> int:
-        """Exact number of tokens of the prompt."""
-        return len(self.vocabulary.tokenize(prompt))
+    def count(self, prompt: Prompt, most: int | None = None) -> int:
+        """Exact number of tokens of the prompt; of a very long one `AtLeast` so many, where those are above `most`."""
+        return self.vocabulary.count(prompt, most)
 
     def open_session(self, settings: SessionSettings) -> "LlamaSession":
         """A new, empty session; raises `SlmError`: NO_FIT when its memory cannot be had, DAMAGED for an adapter."""

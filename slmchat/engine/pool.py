@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from slmchat.engine import shortlist
-from slmchat.engine.context import check_room, window_full
+from slmchat.engine.context import tokens_within, window_full
 from slmchat.engine.feed import Feed
 from slmchat.engine.kvstore import StateKey
 from slmchat.engine.loaded import LoadedModel
@@ -102,8 +102,7 @@ class LlamaPool(PrefixPool[PreparedRequest]):
     def _prepare(self, request: Request) -> PreparedRequest | Result:
         """On the feed's thread: the tokens of a request, or the reason why it cannot be done."""
         try:
-            tokens = self._vocabulary.tokenize(request.prompt)
-            check_room(len(tokens), self._n_ctx)
+            tokens = tokens_within(self._vocabulary, request.prompt, self._n_ctx)
         except SlmError as error:
             return Result(request.id, error=error)
         return PreparedRequest(request, tokens, request.sampler.with_seed())

@@ -11,6 +11,22 @@ from slmchat.errors import SlmError
 from slmchat.lazy_dataclasses import dataclass
 
 
+class AtLeast(int):
+    """A number of tokens that was not counted to its end: there are so many, or more. A sentence has it in words."""
+
+    def __format__(self, spec: str) -> str:
+        return f"at least {int(self):{spec}}"
+
+    def __add__(self, other: int) -> "AtLeast":
+        return AtLeast(int(self) + other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: int) -> "AtLeast":
+        """`other` is exact."""
+        return AtLeast(int(self) - other)
+
+
 class FinishReason(StrEnum):
     """Why a generation ended."""
 

@@ -16,7 +16,7 @@ from dataclasses import field, replace
 
 from slmchat.engine import native
 from slmchat.engine.branches import Branch, branches
-from slmchat.engine.context import check_room, window_full
+from slmchat.engine.context import check_room, tokens_within, window_full
 from slmchat.engine.feed import Feed
 from slmchat.engine.image_tokens import is_image_token
 from slmchat.engine.kvstore import StateKey
@@ -92,7 +92,7 @@ class LlamaScorer(PrefixPool[_Row]):
         """On the feed's thread: the tokens of a request, or the reason why it cannot be done."""
         assert request.choices is not None
         try:
-            tokens = self._vocabulary.tokenize(request.prompt)
+            tokens = tokens_within(self._vocabulary, request.prompt, self._n_ctx)
             texts = [self._vocabulary.continued(request.prompt, tokens, text) for text in request.choices.texts]
             check_room(len(tokens) + max(map(len, texts)), self._n_ctx)
         except SlmError as error:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from slmchat.engine import library, native, self_test_model
 from slmchat.engine.limits import ALL, FEATURES, HANGS, LEAST, Attempt, EngineLimits, SelfTestVerdict
+from slmchat.interpreter import interpreter
 from slmchat.lazy_dataclasses import dataclass
 
 # Tokens of the prompt: more than two tiles of AMX (mmq.cpp: TILE_M * 2 = 32) with a part of a third, past the block of
@@ -273,14 +274,6 @@ def in_child(job: str, seconds: float) -> Ending:
     if ending == HANGS and not heard.is_loaded:
         fault = "hangs while it is loaded"
     return Ending(tuple(heard.rows), fault, is_foreign=any(name in fault for name in _FOREIGN))
-
-
-def interpreter() -> str | None:
-    """The Python to start; None in a program that carries its own (frozen, embedded): it would start itself."""
-    program = sys.executable or ""
-    if getattr(sys, "frozen", False) or not Path(program).name.lower().startswith(("python", "pypy")):
-        return None
-    return program
 
 
 def _ended(code: int) -> str:

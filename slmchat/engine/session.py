@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import Generator, Iterator, Sequence
 
-from slmchat.engine.context import Context, check_room
+from slmchat.engine.context import Context, tokens_within
 from slmchat.engine.generation_state import GenerationState
 from slmchat.engine.image_tokens import is_image_token
 from slmchat.engine.kept_exactness import KeptExactness
@@ -102,8 +102,7 @@ class LlamaSession:
     def _generate(self, prompt: Prompt, sampler: SamplerSettings, limits: Limits) -> Iterator[Event]:
         start = time.perf_counter()
         vocabulary = self._loaded.vocabulary
-        tokens = vocabulary.tokenize(prompt)
-        check_room(len(tokens), self.n_ctx)
+        tokens = tokens_within(vocabulary, prompt, self.n_ctx)
         cached = self._memory.reuse(tokens)
         settings = sampler.with_seed()
         self._is_exact = self._is_always_exact and (sampler.temperature <= 0 or sampler.seed is not None)

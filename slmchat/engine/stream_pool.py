@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from slmchat.engine.context import check_room, window_full
+from slmchat.engine.context import tokens_within, window_full
 from slmchat.engine.kept_sequences import KeptSequence, KeptSequences
 from slmchat.engine.kvstore import MARGIN, StateKey, shared_length
 from slmchat.engine.loaded import LoadedModel
@@ -98,9 +98,8 @@ class LlamaStreamPool:
         that cannot be used.
         """
         vocabulary = self._loaded.vocabulary
-        tokens = vocabulary.tokenize(request.prompt)
         n_ctx = min(request.n_ctx or self.n_ctx, self.n_ctx)
-        check_room(len(tokens), n_ctx)
+        tokens = tokens_within(vocabulary, request.prompt, n_ctx)
         hints = [vocabulary.tokenize(other) for other in request.prompt.cache_hints]
         kept = self._kept.take(tokens, request.prompt.owner)
         if self.is_idle:

@@ -16,13 +16,18 @@ from types import ModuleType
 from typing import Any
 
 from slmchat.engine.api import InfillTokens
+from slmchat.engine.least_tokens import LeastTokens
 from slmchat.engine.requests import Image, Part, Prompt
+from slmchat.engine.results import AtLeast
 from slmchat.engine.vision import Vision
 from slmchat.errors import ExitCode, SlmError
 from slmchat.lazy_dataclasses import dataclass
 
 # The longest piece of a token, in bytes; longer ones (rare) take a second call.
 _PIECE_BYTES = 64
+
+# Characters of a prompt from which on it is worth a look how many tokens they are at least: 0.6 s of tokenizing.
+_LONG = 1024 * 1024
 
 # What markers of turns look like: <start_of_turn>, [INST], <|user|>; not the "\n\n" and "<h1>" of other tokens.
 _MARKER = re.compile(r"^[<\[].*[A-Za-z].*[>\]]$")
@@ -83,6 +88,7 @@ class Vocabulary:
         self._ends = self._find_ends()
         self._guarded = self._find_guarded(model)
         self._guard = re.compile("|".join(map(re.escape, self._guarded))) if self._guarded else None
+        self._least = LeastTokens(api, self._vocab, self.n_tokens, functools.partial(self.piece, is_shown=True))
 
     def text_of(self, token: int) -> str:
         """The spelling of a token in the vocabulary; empty where the model has no such token (-1)."""
@@ -155,6 +161,12 @@ class Vocabulary:
         found.pop(b"", None)
         return found
 
+    def count(self, prompt: Prompt, most: int | None = None) -> int:
+        """The prompt's tokens, exactly; an `AtLeast` where they are surely more than `most`. Raises as `tokenize`."""
+        if most is not None and (least := self.least_tokens(prompt)) > most:
+            return AtLeast(least)
+        return len(self.tokenize(prompt))
+
     def tokenize(self, prompt: Prompt) -> list[int]:
         """The prompt's tokens: control tokens from template text only, never two beginning-of-sequence tokens.
 
@@ -171,6 +183,11 @@ class Vocabulary:
         if self._adds_bos and self._bos >= 0 and tokens[:1] != [self._bos]:
             tokens.insert(0, self._bos)
         return tokens
+
+    def least_tokens(self, prompt: Prompt) -> int:
+        """So many tokens a very long prompt has, or more, at a glance; 0 for any other."""
+        said = [part.text for part in prompt.parts if not (part.is_template or part.tokens or part.image)]
+        return self._least.of(said) if sum(map(len, said)) >= _LONG else 0
 
     def _lay_out(self, prompt: Prompt) -> _Layout:
         layout = _Layout()

@@ -6,6 +6,7 @@ the last line may be half a line; it is cut off, and its group is measured again
 Knows: the file, the owner's alone; which run is the last one. Refuses to know: how something is measured.
 """
 
+import itertools
 import json
 import os
 import time
@@ -177,9 +178,19 @@ def last_run(directory: Path) -> Path | None:
 
 
 def _new_file(directory: Path) -> Path:
-    stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime())
-    names = (f"{stamp}{f'-{number}' if number else ''}{_ENDING}" for number in range(1000))
-    return next(file for file in map(directory.joinpath, names) if not file.exists())
+    """An empty file of this run alone, also when another one begins in the same moment; the last one by its name is the
+    one that began last. Raises `SlmError` (STORAGE)."""
+    for now in itertools.count(time.time_ns() // 1000):  # a microsecond later there is another name
+        stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime(now // 1_000_000))
+        file = directory / f"{stamp}.{now % 1_000_000:06}{_ENDING}"
+        try:
+            create_private(file, is_new=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise storage_error(error, file) from error
+        return file
+    raise AssertionError("numbers do not end")
 
 
 def _plan_of(told: Mapping[str, Any]) -> RunPlan:

@@ -214,11 +214,14 @@ class ChatModel:
         assert self._layout is not None
         return self._layout.render(alternating(messages), goes_on=goes_on)
 
-    def count(self, messages: Sequence[Message], *, goes_on: bool = False) -> int:
-        """Tokens of the prompt for these messages, template included; 0 for none. A guess where `about` says so."""
+    def count(self, messages: Sequence[Message], *, goes_on: bool = False, most: int | None = None) -> int:
+        """Tokens of the prompt for these messages, template included; 0 for none. A guess where `about` says so.
+
+        `most`: as `Engine.count` has it.
+        """
         if not messages:
             return 0
-        return self.opened.engine.count(self.prompt(messages, goes_on=goes_on))
+        return self.opened.engine.count(self.prompt(messages, goes_on=goes_on), most)
 
     def set_thinking(self, asked: Thinking) -> None:
         """Let the model think, or not, from the next exchange on."""
@@ -234,9 +237,9 @@ class ChatModel:
             self.reporter.note(no_switch(self.thinking, "/think"))
 
     def count_text(self, text: str) -> int:
-        """Tokens of a text by itself."""
-        self.ready()
-        return self.opened.engine.count(raw_prompt([Message(Role.USER, text)]))
+        """Tokens of a text by itself; `AtLeast` so many where no window holds it."""
+        n_ctx = self.ready().n_ctx
+        return self.opened.engine.count(raw_prompt([Message(Role.USER, text)]), n_ctx or None)
 
     def cost_of(self, picture: Picture) -> int:
         """Tokens that a picture takes. Raises `SlmError` when this model cannot be shown it."""

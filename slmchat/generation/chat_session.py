@@ -192,7 +192,7 @@ class ChatSession(ChatModel):
         """
         n_ctx = self.ready().n_ctx
         messages = self.messages()
-        n_prompt = self.count(messages, goes_on=goes_on)
+        n_prompt = self.count(messages, goes_on=goes_on, most=n_ctx)
         if window.fits(n_prompt, n_ctx):
             return True
         n_least = self._check_fits_alone(messages, n_ctx, goes_on=goes_on)
@@ -210,7 +210,7 @@ class ChatSession(ChatModel):
         """Tokens of the last exchange without those before it. Raises `SlmError` (CONTEXT) when they are too many."""
         head = messages[: len(messages) - len(self.conversation.visible())]
         last = next(place for place, said in reversed(list(enumerate(messages))) if said.role is Role.USER)
-        n_alone = self.count([*head, *messages[last:]], goes_on=goes_on)
+        n_alone = self.count([*head, *messages[last:]], goes_on=goes_on, most=n_ctx)
         if window.fits(n_alone, n_ctx):
             return n_alone
         n_others = self.count([*head, Message(Role.USER, "")])
@@ -228,12 +228,13 @@ class ChatSession(ChatModel):
         visible = self.conversation.visible()
         messages = self.messages()
         room = self._summary_room if is_summarising else 0
+        n_ctx = self.ready().n_ctx
         head = len(messages) - len(visible)
 
         def count(kept: Sequence[Message]) -> int:
-            return self.count(kept, goes_on=goes_on) + room
+            return self.count(kept, goes_on=goes_on, most=n_ctx) + room
 
-        place = window.drop_oldest(messages, head, count, self.ready().n_ctx)
+        place = window.drop_oldest(messages, head, count, n_ctx)
         summary = self.conversation.summary
         if is_summarising:
             summary = self._summary(messages[: head + place], head)
@@ -268,10 +269,14 @@ class ChatSession(ChatModel):
 
     def _summary(self, messages: Sequence[Message], head: int) -> str:
         """What was said before, in the model's own words; of more than fits, the newest part."""
-        session = self.ready()
+        session, n_ctx = self.ready(), self.n_ctx
         request = Message(Role.USER, _SUMMARY_REQUEST)
         asked = [*messages, request]
-        dropped = window.drop_oldest(asked, head, lambda kept: self.count(kept) + self._summary_room, session.n_ctx)
+
+        def count(kept: Sequence[Message]) -> int:
+            return self.count(kept, most=n_ctx) + self._summary_room
+
+        dropped = window.drop_oldest(asked, head, count, n_ctx)
         prompt = self._without_thought().render(alternating([*asked[:head], *asked[head + dropped :]]))
         limits = self._limits(
             Limits(self._summary_room), self.thinking if self.has_own_layout else Thinking(ThinkingMode.OFF, 0)

@@ -165,8 +165,14 @@ class Generator:
         prompt = request.prompt(lay_out)
         if response_format is not None:
             response_format = replace(response_format, thinks_first=begins_thought(prompt))
-        n_prompt = self.opened.count(prompt)
+        n_prompt = self.opened.count(prompt, self._most_tokens)
         return PreparedPrompt(request, lay_out, prompt, n_prompt, is_raw, response_format, task, thinking)
+
+    @property
+    def _most_tokens(self) -> int:
+        """Tokens of the largest window that there may be."""
+        asked = self.opened.options.ctx or self.opened.settings.n_ctx or 0
+        return max(self.n_ctx, asked, self.engine.info.trained_context_length)
 
     def toolbox_for(self, toolbox: Toolbox) -> Toolbox:
         """The functions in the notation in which this model calls them."""

@@ -121,10 +121,10 @@ class PromptRequest:
         self, lay_out: Layout, engine: Engine, n_ctx: int, max_tokens: int | None, reporter: Reporter
     ) -> Prompt:
         """The prompt with the end of the longest input cut off; says what was cut. Raises `SlmError` (CONTEXT)."""
-        n_prompt = engine.count(self.prompt(lay_out))
+        n_prompt = engine.count(self.prompt(lay_out), n_ctx)
 
         def fits(attachments: Sequence[Attachment]) -> bool:
-            return window.fits(engine.count(self.prompt(lay_out, attachments)), n_ctx, max_tokens)
+            return window.fits(engine.count(self.prompt(lay_out, attachments), n_ctx), n_ctx, max_tokens)
 
         kept = trim(self.attachments, fits)
         if kept is None:

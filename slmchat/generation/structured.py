@@ -5,7 +5,6 @@ Refuses to know: how tokens are chosen, which option or keyword asked for it, se
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
@@ -48,7 +47,7 @@ class ResponseFormat:
     instruction: str = ""
     notes: tuple[str, ...] = ()
     _check: "SchemaCheck | None" = field(default=None, repr=False)
-    _pattern: re.Pattern[str] | None = field(default=None, repr=False)
+    _pattern: str | None = field(default=None, repr=False)
     thinks_first: bool = False
 
     @property
@@ -87,8 +86,11 @@ class ResponseFormat:
         """The finished answer as a value. Raises `SlmError` (UNSATISFIED) when it is cut off or not right."""
         if reason.is_cut:
             raise _unsatisfied("it was cut off: the room for it is used up", "more room: -n N, or --ctx N")
-        if self._pattern is not None and self._pattern.fullmatch(text) is None:
-            raise _unsatisfied("it does not match the regular expression")
+        if self._pattern is not None:
+            from slmchat.schemas import python_regex
+
+            if not python_regex.is_whole(self._pattern, text):
+                raise _unsatisfied("it does not match the regular expression")
         if not self.is_json:
             return text
         try:
@@ -189,7 +191,8 @@ def of_regex(pattern: str) -> ResponseFormat:
     from slmchat.schemas import python_regex, regex
 
     regex.parse(pattern)
-    return ResponseFormat(Constraint(ConstraintKind.REGEX, pattern), _pattern=python_regex.compiled(pattern))
+    python_regex.compiled(pattern)
+    return ResponseFormat(Constraint(ConstraintKind.REGEX, pattern), _pattern=pattern)
 
 
 def parsed(text: str) -> Any:

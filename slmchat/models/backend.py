@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from slmchat.catalog.library import Library
-from slmchat.catalog.records import Installed
+from slmchat.catalog.records import BASE_TAG, Installed
 from slmchat.errors import ExitCode, SlmError
 from slmchat.models import adapters, resolve, sandbox
 from slmchat.models.remote_backend import REMOTE_MARK, open_endpoint, refuse_local_options
@@ -68,6 +68,11 @@ class BackendModel(Protocol):
     @property
     def embeds(self) -> bool:
         """Whether it was opened to make vectors, and nothing else."""
+        ...
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it completes texts and was not made to chat, as far as that is known before it is loaded."""
         ...
 
     @property
@@ -213,6 +218,7 @@ class LocalModel:
         self.sampler_thinking = installed.sampler_thinking
         self.draft = installed.draft
         self.files = tuple(file.path for file in installed.files)
+        self.is_base = BASE_TAG in installed.tags
         self.supports_vision = installed.projector is not None
 
     def with_projector(self, path: str | None) -> "LocalModel":

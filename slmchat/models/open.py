@@ -140,9 +140,9 @@ class OpenModel:
         """Say once when its file was removed or replaced. Raises `SlmError` (DAMAGED) when it was changed in place."""
         self._file.check(self.reporter)
 
-    def count(self, prompt: Prompt) -> int:
-        """Tokens of a prompt. Raises `SlmError` for a picture that cannot be taken in."""
-        return self.engine.count(prompt)
+    def count(self, prompt: Prompt, most: int | None = None) -> int:
+        """Tokens of a prompt, as `Engine.count`. Raises `SlmError` for a picture that cannot be taken in."""
+        return self.engine.count(prompt, most)
 
     def cost(self, picture: Picture) -> int:
         """Tokens that a picture takes. Raises `SlmError` when it cannot be taken in."""

@@ -14,7 +14,7 @@ from slmchat.catalog.gguf import read_headers
 from slmchat.catalog.gguf_header import Header
 from slmchat.catalog.library import from_path, now
 from slmchat.catalog.model_specs import License
-from slmchat.catalog.records import EMBEDDING_TAG, Installed, InstalledFile, with_quantization
+from slmchat.catalog.records import Installed, InstalledFile, with_quantization
 from slmchat.catalog.registry import Adapted, Reference, Registry
 from slmchat.catalog.sources import FetchPlan, Source, Unreachable
 from slmchat.errors import ExitCode, SlmError
@@ -255,7 +255,7 @@ def _record(
         revision=plan.revision,
         title=spec.title if spec else header.name,
         license=(spec.license if spec else plan.license) or stated,
-        tags=tuple(dict.fromkeys((*(spec.tags if spec else ()), *((EMBEDDING_TAG,) if kind.is_embedding else ())))),
+        tags=tuple(dict.fromkeys((*(spec.tags if spec else ()), *kind.tags))),
         is_gated=plan.is_gated,
         sampler=dict(stated_by.sampler if stated_by else {}),
         sampler_thinking=dict(stated_by.sampler_thinking if stated_by else {}),

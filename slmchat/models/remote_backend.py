@@ -158,7 +158,7 @@ class RemoteModel:
         return self._engine is None or self._engine.model.sees is not False
 
     files: tuple[Path, ...] = ()
-    embeds = False
+    embeds = is_base = False
     draft = None
 
     def with_projector(self, path: str | None) -> "RemoteModel":

@@ -93,9 +93,8 @@ def _pattern_properties(check: Checker, asked: Any, value: Any, schema: Schema) 
     if not isinstance(value, dict):
         return None
     for pattern, part in asked.items():
-        matches = python_regex.compiled(pattern).search
         for name, item in value.items():
-            if matches(name) and (problem := check.found(part, item)) is not None:
+            if python_regex.is_found(pattern, name) and (problem := check.found(part, item)) is not None:
                 return problem.below(name)
     return None
 
@@ -104,9 +103,9 @@ def _additional_properties(check: Checker, asked: Any, value: Any, schema: Mappi
     if not isinstance(value, dict) or asked is True:
         return None
     declared = schema.get("properties", {})
-    matchers = [python_regex.compiled(pattern).search for pattern in schema.get("patternProperties", ())]
+    patterns = tuple(schema.get("patternProperties", ()))
     for name, item in value.items():
-        if name in declared or any(matches(name) for matches in matchers):
+        if name in declared or any(python_regex.is_found(pattern, name) for pattern in patterns):
             continue
         if (problem := check.found(asked, item)) is not None:
             return problem.below(name)

@@ -128,7 +128,7 @@ def _length(is_least: bool) -> Assertion:
 
 
 def _pattern(check: Checker, asked: Any, value: Any, schema: Schema) -> Problem | None:
-    if not isinstance(value, str) or python_regex.compiled(asked).search(value):
+    if not isinstance(value, str) or python_regex.is_found(asked, value):
         return None
     return Problem(f"must match {asked}")
 

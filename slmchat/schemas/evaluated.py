@@ -15,7 +15,7 @@ def names(check: Checker, schema: Mapping[str, Any], value: Mapping[str, Any], *
     """The properties that this schema looks at, but for its own unevaluatedProperties (`is_own`)."""
     found = {name for name in schema.get("properties", ()) if name in value}
     for pattern in schema.get("patternProperties", ()):
-        found |= {name for name in value if python_regex.compiled(pattern).search(name)}
+        found |= {name for name in value if python_regex.is_found(pattern, name)}
     if "additionalProperties" in schema or (not is_own and "unevaluatedProperties" in schema):
         found |= set(value)
     for part in _beside(check, schema, value):

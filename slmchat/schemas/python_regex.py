@@ -7,8 +7,10 @@ What Python reads in another way is written anew: `$` (Python's matches before a
 """
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
+from slmchat import bounded_patterns
 from slmchat.errors import ExitCode, SlmError
 from slmchat.schemas import character_classes
 from slmchat.schemas.character_classes import ECMA_SPACE
@@ -33,6 +35,28 @@ def compiled(pattern: str) -> re.Pattern[str]:
             f"the regular expression {_shortened(pattern)} cannot be read: {error}.",
             hint="what is understood: docs/structured.md",
             exit_code=ExitCode.USAGE,
+        ) from error
+
+
+def is_found(pattern: str, text: str) -> bool:
+    """Whether it is found in a text. Raises `SlmError`: USAGE as `compiled`, UNSATISFIED when it takes too long."""
+    return _tried(bounded_patterns.is_found, pattern, text)
+
+
+def is_whole(pattern: str, text: str) -> bool:
+    """Whether a text matches as a whole. Raises as `is_found`."""
+    return _tried(bounded_patterns.is_whole, pattern, text)
+
+
+def _tried(match: Callable[[re.Pattern[str], str], bool], pattern: str, text: str) -> bool:
+    try:
+        return match(compiled(pattern), text)
+    except bounded_patterns.TooSlow as error:
+        raise SlmError(
+            f"it takes too long to see whether {len(text):,} characters match the regular expression "
+            f"{_shortened(pattern)}.",
+            hint="a repetition inside of a repetition, as in (a+)+, makes it slow",
+            exit_code=ExitCode.UNSATISFIED,
         ) from error
 
 

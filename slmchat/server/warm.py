@@ -13,9 +13,10 @@ from typing import Any
 
 from slmchat import __version__
 from slmchat.engine.requests import Limits, Prompt
+from slmchat.engine.results import AtLeast
 from slmchat.engine.sampler import SamplerSettings
 from slmchat.engine.warm.codec import decode, encode
-from slmchat.engine.warm.connection import error_as_record
+from slmchat.engine.warm.connection import MOST_LINE, error_as_record
 from slmchat.engine.warm.engine import WarmModel
 from slmchat.engine.warm.session import EVENTS
 from slmchat.errors import ExitCode, SlmError
@@ -23,10 +24,6 @@ from slmchat.server import warm_run
 from slmchat.server.on_demand import OnDemand
 from slmchat.server.served_model import ServedWeights
 from slmchat.settings import Settings
-
-# A line of a request: a prompt of a hundred thousand tokens is some MB.
-_MOST_LINE = 64 * 1024 * 1024
-
 
 _NAMES = {kind: name for name, kind in EVENTS.items()}
 
@@ -55,7 +52,7 @@ class WarmDoor:
     def talk(self, made: socket.socket, answering: Callable[[], AbstractContextManager[None]]) -> None:
         """Answer until the other end has gone; `answering` lasts as long as one answer. Raises OSError."""
         with made.makefile("rb") as lines:
-            while (line := lines.readline(_MOST_LINE)).endswith(b"\n"):
+            while (line := lines.readline(MOST_LINE)).endswith(b"\n"):
                 with answering():
                     for said in self._answers(line, made, lambda: _is_given_up(made, lines)):
                         made.sendall(json.dumps(said).encode() + b"\n")
@@ -88,7 +85,8 @@ class WarmDoor:
             self._stop()
         elif "count" in asked:
             with self._model().used() as loaded:
-                yield {"count": loaded.opened.count(decode(Prompt, asked["count"]))}
+                n_tokens = loaded.opened.count(decode(Prompt, asked["count"]), asked.get("most"))
+                yield {"count": n_tokens, "is_least": isinstance(n_tokens, AtLeast)}
         else:
             wanted = asked["generate"]
             prompt, limits = decode(Prompt, wanted["prompt"]), decode(Limits, wanted["limits"])

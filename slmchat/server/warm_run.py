@@ -92,8 +92,8 @@ class _Engine(AnswersOnly):
     def info(self) -> ModelInfo:
         return self._loaded.opened.engine.info
 
-    def count(self, prompt: Prompt) -> int:
-        return self._loaded.opened.count(prompt)
+    def count(self, prompt: Prompt, most: int | None = None) -> int:
+        return self._loaded.opened.count(prompt, most)
 
     def open_session(self, settings: SessionSettings) -> Session:
         return self._loaded.queue.session(self._is_gone, max(settings.n_ctx, settings.most_ctx))

@@ -15,6 +15,8 @@ from slmchat.lazy_dataclasses import dataclass
 State = TypeVar("State")
 
 BLOCK_MARK = '"""'
+# What stands before the text that a command is given; `//` begins a message.
+_TO_COMMAND = re.compile(r"\s*/[^\s/]\S*\s+")
 # A name in an error is cut here, in characters: a pasted path is not repeated in full.
 _SHOWN_NAME = 40
 
@@ -76,7 +78,7 @@ class CommandTable(Generic[State]):
                 hint=f"/{name} by itself: {command.help}",
                 exit_code=ExitCode.USAGE,
             )
-        return command, arguments
+        return command, _without_marks(arguments)
 
     def help_lines(self) -> Iterator[str]:
         """One line for each command, aligned, below the name of its group."""
@@ -137,17 +139,23 @@ def as_typed(text: str) -> str:
 
 
 def is_open_block(typed: str) -> bool:
-    '''Whether the text begins with `"""` and its last line does not end with it yet.'''
-    return typed.startswith(BLOCK_MARK) and not _is_closed(typed)
+    '''Whether the text, or what a command is given, begins with `"""` and its last line does not end with it yet.'''
+    command = _TO_COMMAND.match(typed)
+    block = typed[command.end() :] if command else typed
+    return block.startswith(BLOCK_MARK) and not _is_closed(block)
 
 
 def line_of(typed: str) -> str:
     '''What was typed without the marks of a `"""` block; the inside of a block is a message, never a command.'''
-    if not typed.startswith(BLOCK_MARK) or not _is_closed(typed):
-        return typed
-    inside = typed.rstrip()[len(BLOCK_MARK) : -len(BLOCK_MARK)]
-    # The line ends next to the marks belong to the marks.
-    return literal(re.sub(r"\A[ \t]*\n|\n[ \t]*\Z", "", inside))
+    inside = _without_marks(typed)
+    return typed if inside is typed else literal(inside)
+
+
+def _without_marks(block: str) -> str:
+    """The inside of a block; any other text as it is. The line ends next to the marks belong to the marks."""
+    if not block.startswith(BLOCK_MARK) or not _is_closed(block):
+        return block
+    return re.sub(r"\A[ \t]*\n|\n[ \t]*\Z", "", block.rstrip()[len(BLOCK_MARK) : -len(BLOCK_MARK)])
 
 
 def _is_closed(typed: str) -> bool:

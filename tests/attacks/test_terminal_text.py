@@ -171,7 +171,7 @@ def _resumed(desk: Desk, *, is_plain: bool) -> None:
     from slmchat.commands.repl.greeting import greet
 
     room = desk.chat(is_plain=is_plain)
-    greet(room.console, room.session.model, is_private=False)
+    greet(room.console, room.session.model, is_private=False, is_raw=False)
     recap.show(room)
     room.close()
 

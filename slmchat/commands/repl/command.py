@@ -60,7 +60,7 @@ def chat(
         if not (chat_options.session or chat_options.goes_on or chat_options.resume):
             # What a new conversation begins with is known: the prompt stands while the rest is imported.
             model = backend.find(options.model, settings, console)
-            greet(console, model, is_private=settings.is_private)
+            greet(console, model, is_private=settings.is_private, is_raw=options.raw)
             early.show()
         return _stay(backend, options, chat_options, settings, console, exports, model, early)
     finally:
@@ -88,7 +88,7 @@ def _stay(
     try:
         chat_settings.take_over(room)
         if model is None:
-            greet(console, room.session.model, is_private=settings.is_private)
+            greet(console, room.session.model, is_private=settings.is_private, is_raw=options.raw)
         if room.session.conversation.roots:
             recap.show(room)
         if chat_options.resume:

@@ -10,8 +10,13 @@ if TYPE_CHECKING:
     from slmchat.terminal.console import Console
 
 
-def greet(console: "Console", model: "BackendModel", *, is_private: bool) -> None:
-    """`is_private`: nothing of the chat is written to the disk."""
+def greet(console: "Console", model: "BackendModel", *, is_private: bool, is_raw: bool) -> None:
+    """`is_private`: nothing of the chat is written to the disk. `is_raw`: texts are completed, without a template."""
     console.note(f"{model.title or model.label}. /help lists the commands, Ctrl-D leaves.")
+    if model.is_base and not is_raw:
+        console.warn(
+            f"{model.label} is a base model: it completes texts and was not made to chat. "
+            "slm chat --raw completes what you write; /model NAME goes on with a model that chats."
+        )
     if is_private:
         console.note("Private: no session, no history, nothing of this chat is written to the disk.")

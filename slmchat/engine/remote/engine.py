@@ -53,7 +53,7 @@ class RemoteEngine:
             has_exact_counts=False,
         )
 
-    def count(self, prompt: Prompt) -> int:
+    def count(self, prompt: Prompt, most: int | None = None) -> int:
         """About how many tokens the prompt has; better once the endpoint has counted one itself."""
         return self._model.count(prompt)
 

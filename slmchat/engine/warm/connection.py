@@ -14,6 +14,9 @@ from typing import Any
 
 from slmchat.errors import ExitCode, SlmError
 
+# Bytes of a line: a prompt of a hundred thousand tokens is some MB. The server does not read on behind them.
+MOST_LINE = 64 * 1024 * 1024
+
 
 class WarmConnection:
     """The socket to a server."""
@@ -33,8 +36,11 @@ class WarmConnection:
         self._socket.settimeout(seconds)
 
     def send(self, request: dict[str, Any]) -> None:
-        """Say a request. Raises OSError."""
-        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        """Say a request. Raises OSError, and `SlmError` (CONTEXT) for one that is longer than the server reads."""
+        data = json.dumps(request).encode() + b"\n"
+        if len(data) > MOST_LINE:
+            raise _too_long(len(data))
+        self._socket.sendall(data)
 
     def line(self) -> dict[str, Any]:
         """The next line. Raises OSError at the end, ValueError for what is no object."""
@@ -88,6 +94,14 @@ def error_of(said: dict[str, Any]) -> SlmError:
     """The error that a server has said."""
     return SlmError(
         said["message"], hint=said["hint"], exit_code=next(code for code in ExitCode if code == said["exit_code"])
+    )
+
+
+def _too_long(size: int) -> SlmError:
+    return SlmError(
+        f"the prompt takes {size // 1_000_000:,} MB, and slm serve reads at most {MOST_LINE // 1_000_000:,} MB.",
+        hint="a shorter input; or with --no-server",
+        exit_code=ExitCode.CONTEXT,
     )
 
 

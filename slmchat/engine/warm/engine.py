@@ -11,6 +11,7 @@ from typing import Any
 
 from slmchat.engine.api import ModelInfo, Pool, Session
 from slmchat.engine.requests import Prompt, SessionSettings
+from slmchat.engine.results import AtLeast
 from slmchat.engine.warm.codec import encode
 from slmchat.engine.warm.connection import WarmConnection, ask
 from slmchat.engine.warm.pool import WarmPool
@@ -60,9 +61,10 @@ class WarmEngine(AnswersOnly):
         """Whether the server has ended, or a connection is of no more use. Between answers."""
         return any(connection.is_gone() for connection in (self._asking, *self._generating))
 
-    def count(self, prompt: Prompt) -> int:
+    def count(self, prompt: Prompt, most: int | None = None) -> int:
         """Number of tokens, as the server counts them. Raises `SlmError` (NETWORK) when it is gone."""
-        return int(ask(self._asking, {"count": encode(prompt)})["count"])
+        said = ask(self._asking, {"count": encode(prompt), "most": most})
+        return (AtLeast if said["is_least"] else int)(said["count"])
 
     def open_session(self, settings: SessionSettings) -> Session:
         """A turn in the server's queue for each generation."""

@@ -21,7 +21,7 @@ from time import monotonic
 from typing import Any
 
 from slmchat import text_files
-from slmchat.engine.self_test import interpreter
+from slmchat.interpreter import interpreter
 from slmchat.lazy_dataclasses import dataclass
 from slmchat.retrieval.documents import Document, DocumentKind, Section
 from slmchat.retrieval.loaders import markdown, plain
