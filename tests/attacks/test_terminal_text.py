@@ -375,6 +375,7 @@ _WRITERS = {
     "terminal/plain_input.py",  # sanitises all it writes
     "terminal/line_editor.py",  # one error beside the editor, the key that was pressed
     "engine/self_test_child.py",  # a child, and its parent reads a pipe
+    "bounded_patterns.py",  # the same
     "engine/library_comparison.py",  # the same
     "privacy/seal_check.py",  # the same
 }
