@@ -184,6 +184,22 @@ def test_what_names_no_file_is_not_saved_beside_the_exports(chat: Open, name: st
     assert sorted(room.exports.parent.rglob("*")) == before
 
 
+def test_all_that_goes_along_is_counted(chat: Open, tmp_path: Path) -> None:
+    for name in ("one.txt", "two.txt"):
+        (tmp_path / name).write_text("a" * 100)
+    room = chat()
+    room._handle(f"/file {tmp_path}/one.txt")
+    assert "\n200 tokens go along with your next message" in answer_of(room, f"/file {tmp_path}/two.txt")
+
+
+def test_a_branch_without_an_answer_says_so(chat: Open) -> None:
+    room = chat()
+    room._handle("first")
+    room.session.conversation.go_to(None)
+    room.session.conversation.add(Message(Role.USER, "second"))
+    assert "* 2  1 message, last: second (no answer)\n" in answer_of(room, "/branch")
+
+
 def test_an_empty_directory_is_said_to_have_no_text(chat: Open, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert answer_of(chat(), f"/file {tmp_path}/empty") == "slm: there is no text file in that directory.\n"
