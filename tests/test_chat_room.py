@@ -22,6 +22,7 @@ from slmchat.commands.repl.app import ChatApp, MessageHooks
 from slmchat.commands.repl.documents import HOOKS
 from slmchat.conversation.exchange import Times
 from slmchat.conversation.messages import Conversation, Message, Role
+from slmchat.engine.thinking import ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.answer_progress import AnswerProgress
 from slmchat.terminal.console import Console
@@ -316,6 +317,7 @@ def test_a_persona_takes_the_place_of_the_one_before(chat: Open, monkeypatch: py
     session = room.session
     room.settings = session.opened.settings = replace(room.settings, personas=tomllib.loads(PERSONAS)["personas"])
     room._handle("/set stop MINE")
+    room._handle("/set temp 0.4")
     room._handle("/persona one")
     assert (session.limits.max_tokens, session.limits.stop, session.sampler.top_k) == (7, ("MINE", "END"), 3)
     room._handle("/persona two")
@@ -323,6 +325,25 @@ def test_a_persona_takes_the_place_of_the_one_before(chat: Open, monkeypatch: py
     monkeypatch.setattr(room, "place", SimpleNamespace(host=None, find=lambda *_: _no_model()))
     assert "there is no such model" in answer_of(room, "/persona far")
     assert session.conversation.system == "Be two." and session.limits.stop == ("MINE", "STOP")
+    assert session.sampler.temperature == 0.4
+
+
+def test_a_persona_that_says_nothing_of_thinking_leaves_it_as_it_was_set(chat: Open) -> None:
+    room = chat()
+    session = room.session
+    table = "[quick]\nthink = 'off'\n[plain]\nsystem = 'Be plain.'\n"
+    room.settings = session.opened.settings = replace(room.settings, personas=tomllib.loads(table))
+    room._handle("/think 50")
+    room._handle("/persona plain")
+    assert session.thinking.budget == 50
+    room._handle("/persona quick")
+    assert session.thinking.mode is ThinkingMode.OFF
+    room._handle("/persona plain")
+    assert session.thinking.mode is ThinkingMode.AUTO
+    session.options = replace(session.options, think="on")  # as `--think on`
+    for name, mode in (("quick", ThinkingMode.OFF), ("plain", ThinkingMode.ON)):
+        room._handle(f"/persona {name}")
+        assert session.thinking.mode is mode
 
 
 def _no_model() -> None:
