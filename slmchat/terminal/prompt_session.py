@@ -72,7 +72,7 @@ def open_session(
     )
     read_pastes_whole(session.app.input)
     # A terminal that is asked where its cursor is and does not answer within two seconds (a slow line, a busy
-    # phone) is no fault of the user's: all that is lost is the toolbar's place at the bottom.
+    # phone) loses the toolbar's place at the bottom, and nothing that the user has to know.
     session.app.renderer.cpr_not_supported_callback = None
     # PromptSession turns this off when Up searches the history; both work, because this is for commands only.
     session.default_buffer.complete_while_typing = Condition(lambda: is_command(session.default_buffer))
