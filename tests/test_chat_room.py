@@ -22,6 +22,7 @@ from slmchat.commands.repl.app import ChatApp, MessageHooks
 from slmchat.commands.repl.documents import HOOKS
 from slmchat.conversation.exchange import Times
 from slmchat.conversation.messages import Conversation, Message, Role
+from slmchat.engine.thinking import ThinkingMode
 from slmchat.errors import ExitCode, SlmError
 from slmchat.terminal.answer_progress import AnswerProgress
 from slmchat.terminal.console import Console
@@ -184,6 +185,22 @@ def test_what_names_no_file_is_not_saved_beside_the_exports(chat: Open, name: st
     assert sorted(room.exports.parent.rglob("*")) == before
 
 
+def test_all_that_goes_along_is_counted(chat: Open, tmp_path: Path) -> None:
+    for name in ("one.txt", "two.txt"):
+        (tmp_path / name).write_text("a" * 100)
+    room = chat()
+    room._handle(f"/file {tmp_path}/one.txt")
+    assert "\n200 tokens go along with your next message" in answer_of(room, f"/file {tmp_path}/two.txt")
+
+
+def test_a_branch_without_an_answer_says_so(chat: Open) -> None:
+    room = chat()
+    room._handle("first")
+    room.session.conversation.go_to(None)
+    room.session.conversation.add(Message(Role.USER, "second"))
+    assert "* 2  1 message, last: second (no answer)\n" in answer_of(room, "/branch")
+
+
 def test_an_empty_directory_is_said_to_have_no_text(chat: Open, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert answer_of(chat(), f"/file {tmp_path}/empty") == "slm: there is no text file in that directory.\n"
@@ -300,6 +317,7 @@ def test_a_persona_takes_the_place_of_the_one_before(chat: Open, monkeypatch: py
     session = room.session
     room.settings = session.opened.settings = replace(room.settings, personas=tomllib.loads(PERSONAS)["personas"])
     room._handle("/set stop MINE")
+    room._handle("/set temp 0.4")
     room._handle("/persona one")
     assert (session.limits.max_tokens, session.limits.stop, session.sampler.top_k) == (7, ("MINE", "END"), 3)
     room._handle("/persona two")
@@ -307,6 +325,25 @@ def test_a_persona_takes_the_place_of_the_one_before(chat: Open, monkeypatch: py
     monkeypatch.setattr(room, "place", SimpleNamespace(host=None, find=lambda *_: _no_model()))
     assert "there is no such model" in answer_of(room, "/persona far")
     assert session.conversation.system == "Be two." and session.limits.stop == ("MINE", "STOP")
+    assert session.sampler.temperature == 0.4
+
+
+def test_a_persona_that_says_nothing_of_thinking_leaves_it_as_it_was_set(chat: Open) -> None:
+    room = chat()
+    session = room.session
+    table = "[quick]\nthink = 'off'\n[plain]\nsystem = 'Be plain.'\n"
+    room.settings = session.opened.settings = replace(room.settings, personas=tomllib.loads(table))
+    room._handle("/think 50")
+    room._handle("/persona plain")
+    assert session.thinking.budget == 50
+    room._handle("/persona quick")
+    assert session.thinking.mode is ThinkingMode.OFF
+    room._handle("/persona plain")
+    assert session.thinking.mode is ThinkingMode.AUTO
+    session.options = replace(session.options, think="on")  # as `--think on`
+    for name, mode in (("quick", ThinkingMode.OFF), ("plain", ThinkingMode.ON)):
+        room._handle(f"/persona {name}")
+        assert session.thinking.mode is mode
 
 
 def _no_model() -> None:

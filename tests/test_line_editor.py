@@ -496,6 +496,7 @@ class TestPaste:
         terminal.see("> red and green", gone="Exception")
         terminal.send(ENTER)
         terminal.see("GOT 'red and green'")
+        terminal.see_prompt()
         terminal.send("".join(f"\x1b[3{number % 8}mline {number}\x1b[0m\r" for number in range(40)))
         terminal.see("[pasted text: 40 lines, 310 characters]", gone="Exception")
         terminal.send(CTRL_C + "answer!" + ENTER)

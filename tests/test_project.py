@@ -26,6 +26,7 @@ DOORS = {
         "terminal/pastes.py",
         "terminal/picker.py",
         "terminal/line_keys.py",
+        "terminal/prompt_session.py",
     },
     "rich": {"terminal/console.py"},
     "sqlite3": {"database.py", "conversation/foreign_formats.py"},

@@ -7,7 +7,7 @@ Refuses to know: what the text means (slash_commands.py says what it stands for,
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +21,10 @@ from slmchat.terminal.external_editor import edited, editor_command
 from slmchat.terminal.input_history import InputHistory
 from slmchat.terminal.key_modes import KeyModes
 from slmchat.terminal.key_reader import take_lines
-from slmchat.terminal.line_keys import (
-    Burst,
-    is_command,
-    menu_keys,
-    paste_keys,
-    read_pastes_whole,
-    sending_keys,
-    text_keys,
-)
 from slmchat.terminal.markdown_layout import cut_to_width
-from slmchat.terminal.pastes import Pastes, is_fold, processor
-from slmchat.terminal.plain_input import REST_OF_KEY_S, clean, pressed_key, read_plainly
+from slmchat.terminal.pastes import Pastes, is_fold
+from slmchat.terminal.plain_input import clean, pressed_key, read_plainly
+from slmchat.terminal.prompt_session import open_session
 from slmchat.terminal.size import terminal_size
 from slmchat.terminal.slash_commands import CommandTable, as_typed, is_open_block, line_of
 from slmchat.terminal.tables import paragraphs
@@ -41,7 +33,6 @@ from slmchat.terminal.typed_ahead import TypedAhead
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.buffer import Buffer
-    from prompt_toolkit.history import History
 
 # What /help shows about typing.
 KEYS: Sequence[tuple[str, str]] = (
@@ -99,7 +90,16 @@ class LineEditor:
         self._last = ("", "")  # what was typed last, and the same as it stood in the line
         self._session: PromptSession[str] | None = None
         if not is_plain and os.environ.get("TERM", "").lower() not in ("dumb", "unknown"):
-            self._session = self._open_session(table, state, editing_mode)
+            self._session = open_session(
+                is_vi=editing_mode == "vi",
+                completer=command_completer(table, state),
+                table=table,
+                pastes=self._pastes,
+                history=self._history,
+                typed=self._typed,
+                toolbar=self._toolbar_line,
+                open_editor=self._open_editor,
+            )
 
     @property
     def is_full(self) -> bool:
@@ -208,50 +208,6 @@ class LineEditor:
         assert self._session is not None
         store_typeahead(self._session.app.input, pressed)
 
-    def _open_session(self, table: CommandTable[Any], state: Any, editing_mode: str) -> "PromptSession[str]":
-        from prompt_toolkit import PromptSession
-        from prompt_toolkit.cursor_shapes import ModalCursorShapeConfig
-        from prompt_toolkit.enums import EditingMode
-        from prompt_toolkit.filters import Condition
-        from prompt_toolkit.key_binding import merge_key_bindings
-        from prompt_toolkit.styles import Style
-
-        is_vi = editing_mode == "vi"
-        burst = Burst()
-        session: PromptSession[str] = PromptSession(
-            history=_kept_history(self._history, self._typed),
-            key_bindings=merge_key_bindings(
-                [
-                    sending_keys(burst),
-                    menu_keys(table, burst),
-                    paste_keys(self._pastes),
-                    text_keys(self._open_editor),
-                ]
-            ),
-            completer=command_completer(table, state),
-            editing_mode=EditingMode.VI if is_vi else EditingMode.EMACS,
-            cursor=ModalCursorShapeConfig() if is_vi else None,
-            multiline=True,
-            prompt_continuation=lambda width, _line, _wraps: " " * width,
-            bottom_toolbar=self._toolbar_line,
-            style=Style.from_dict(_style()),
-            input_processors=[processor(self._pastes)],
-            enable_history_search=True,
-            enable_suspend=True,
-        )
-        read_pastes_whole(session.app.input)
-        # A terminal that is asked where its cursor is and does not answer within two seconds (a slow line, a busy
-        # phone) is no fault of the user's: all that is lost is the toolbar's place at the bottom.
-        session.app.renderer.cpr_not_supported_callback = None
-        # PromptSession turns this off when Up searches the history; both work, because this is for commands only.
-        session.default_buffer.complete_while_typing = Condition(lambda: is_command(session.default_buffer))
-        session.app.key_processor.before_key_press += burst.note_key
-        # Esc is a key of its own sooner than by default (half a second and a whole one). In vi mode it is so common,
-        # and so often followed by Enter, that Alt-Enter has to be pressed as one key there.
-        session.app.ttimeoutlen = REST_OF_KEY_S / 2 if is_vi else REST_OF_KEY_S
-        session.app.timeoutlen = REST_OF_KEY_S / 2 if is_vi else 0.5
-        return session
-
     def _typed(self, text: str) -> str:
         """The text with folded pastes in full, written so that typing it again would give the same message."""
         whole = clean(self._pastes.expand(text))
@@ -327,35 +283,3 @@ class LineEditor:
         if changed is not None:
             buffer.save_to_undo_stack()
             buffer.document = Document(changed, len(changed))
-
-
-def _kept_history(kept: InputHistory, typed: Callable[[str], str]) -> "History":
-    """The history in the form in which prompt_toolkit asks for it: newest first."""
-    from prompt_toolkit.history import History
-
-    class Kept(History):
-        def load_history_strings(self) -> Iterable[str]:
-            return reversed(kept.entries())
-
-        def append_string(self, string: str) -> None:
-            text = typed(string)
-            if kept.append(text):
-                self._loaded_strings.insert(0, text)
-
-        def store_string(self, string: str) -> None:
-            raise AssertionError("append_string stores")
-
-    return Kept()
-
-
-def _style() -> dict[str, str]:
-    """Attributes instead of colours: right on light and dark terminals. NO_COLOR (no-color.org) leaves dim out too."""
-    dim = "" if os.environ.get("NO_COLOR") else "dim"
-    return {
-        "prompt": "" if os.environ.get("NO_COLOR") else "ansicyan bold",
-        "bottom-toolbar": f"noreverse {dim}",
-        "completion-menu": "bg:default fg:default",
-        "completion-menu.completion.current": "bg:default fg:default reverse",
-        "completion-menu.meta.completion": f"bg:default fg:default {dim}",
-        "completion-menu.meta.completion.current": "bg:default fg:default reverse",
-    }

@@ -49,10 +49,11 @@ def _attach(chat: ChatApp, read: list[Attachment]) -> None:
             chat.console.note(
                 f"{item.name}: {counted(len(item.text), 'character')}, {session.about}{counted(tokens, 'token')}"
             )
+    total = sum(costs) + sum(session.count_text(item.text) for item in session.attachments)
     session.attachments += read
-    go = "goes" if sum(costs) == 1 else "go"
-    told = f"{session.about}{counted(sum(costs), 'token')} {go} along with your next message"
-    chat.console.note(told + _room(chat, sum(costs)))
+    go = "goes" if total == 1 else "go"
+    told = f"{session.about}{counted(total, 'token')} {go} along with your next message"
+    chat.console.note(told + _room(chat, total))
 
 
 def _room(chat: ChatApp, total: int) -> str:
@@ -116,7 +117,7 @@ def image(chat: ChatApp, arguments: str) -> None:
             files.draw(picture, chat.console)
         chat.console.note(f"{picture.describe()}, {tokens:,} tokens")
     session.pictures += [picture for picture, _ in costs]
-    total = sum(tokens for _, tokens in costs)
+    total = sum(map(session.cost_of, session.pictures))
     free = session.n_ctx - session.tokens_used
     chat.console.note(
         f"{total:,} tokens go along with your next message ({free:,} of {session.n_ctx:,} are free"

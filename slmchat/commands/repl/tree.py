@@ -152,4 +152,5 @@ def _line_to(node: Node) -> list[Node]:
 def _described(tip: Node) -> str:
     line = _line_to(tip)
     question = next((node for node in line if node.message.role is Role.USER), tip)
-    return f"{counted(len(line), 'message')}, last: {title_of(question.message.text)} → {title_of(tip.message.text)}"
+    answer = "(no answer)" if tip.message.role is Role.USER else f"→ {title_of(tip.message.text)}"
+    return f"{counted(len(line), 'message')}, last: {title_of(question.message.text)} {answer}"
