@@ -33,9 +33,22 @@ def _states(home: Path) -> list[Path]:
 
 
 def _ask(*arguments: str | Path, home: Path, model: Path, private: str = "") -> tuple[int, str]:
-    """A run; how many prompt tokens were cached, and the completion."""
+    """A run; how many prompt tokens were cached, and the completion. A fixed number of threads: what else computes here
+    decides about it otherwise, and about the rounding."""
     done = run_slm(
-        "run", "-m", model, "--temp", "0", "-n", "8", "--json", *arguments, home=home, env={"SLM_PRIVATE": private}
+        "run",
+        "-m",
+        model,
+        "--temp",
+        "0",
+        "-n",
+        "8",
+        "--threads",
+        "1",
+        "--json",
+        *arguments,
+        home=home,
+        env={"SLM_PRIVATE": private},
     )
     assert done.code == 0, done.err
     value = json.loads(done.out)
