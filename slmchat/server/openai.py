@@ -90,12 +90,15 @@ def chat_request(body: object) -> ApiRequest:
     if not messages:
         raise BadRequest("messages must hold at least one message.", "messages")
     response_format, toolbox = _response_format(given.get("response_format")), _toolbox(given)
-    if response_format is not None and toolbox is not None:
-        raise BadRequest("response_format and tools cannot be combined.", "response_format")
     request = _conversation(messages)
-    made = _asked(given, request, _KNOWN_OF_CHAT, is_raw=False, response_format=response_format)
     if toolbox is None:
-        return made
+        return _asked(given, request, _KNOWN_OF_CHAT, is_raw=False, response_format=response_format)
+    made = _asked(given, request, _KNOWN_OF_CHAT, is_raw=False)
+    if response_format is not None and toolbox.mode is not CallMode.REQUIRED:  # else there is no answer but calls
+        if request.answer:
+            raise BadRequest("an answer in a given format cannot go on with one that was cut.", "response_format")
+        toolbox = replace(toolbox, answer=response_format)
+        made = replace(made, limits=replace(made.limits, stop=()))  # they would cut through
     try:
         toolbox.constraint()  # as its model writes calls is seen later
     except SlmError as error:
