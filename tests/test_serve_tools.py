@@ -225,6 +225,16 @@ class TestWithAFormat:
         assert self._asked(server, tool_choice="required").status == 200
         assert "When you call none" not in engine.prompts[2]
 
+    def test_behind_a_result_it_is_told_again(self, server: Serving, engine: FakeEngine) -> None:
+        engine.replies = [["{}"]] * 2
+        call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+        messages = [*SAID, {"role": "assistant", "tool_calls": [call]}]
+        messages.append({"role": "tool", "tool_call_id": "a", "content": "sun"})
+        for fields in ({"response_format": FORMAT}, {}):
+            server.post("/v1/chat/completions", {"messages": messages, "tools": [WEATHER], **fields})
+        with_format, without = (prompt.rpartition("</tool_response>")[2] for prompt in engine.prompts)
+        assert "Answer with JSON that has these fields: a" in with_format and "JSON" not in without
+
     def test_an_answer_that_is_not_right_is_an_error(self, server: Serving, engine: FakeEngine) -> None:
         engine.replies = [['{"a": 3}']]
         reply = self._asked(server)

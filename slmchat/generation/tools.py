@@ -140,6 +140,12 @@ class Toolbox:
         call = self.notation.written([("NAME", {"ARGUMENT": "VALUE"})])
         return f"write its name and the values of its arguments like this:\n{call}"
 
+    def behind(self, message: str) -> str:
+        """What stands behind the last message, as it does of a format without functions: where that is a result, since
+        a small model calls the same function again when nothing else is said."""
+        has_result = message.rstrip().endswith(RESULT[1])
+        return self.answer.instruction if self.answer is not None and has_result else ""
+
     def constraint(self) -> Constraint:
         """What an answer has to look like. Raises `SlmError` (USAGE) for parameters that cannot be used."""
         from slmchat.generation.call_grammar import gbnf
