@@ -29,6 +29,7 @@ from gguf_samples import write_tiny_llama
 
 import slmchat
 from slmchat import Model, SlmError
+from slmchat.api.options import CompletionOptions, LoadOptions, SamplingOptions
 from slmchat.api.schema_types import schema_of_class
 from slmchat.catalog.records import Installed, InstalledFile
 from slmchat.catalog.sources import Unreachable
@@ -750,6 +751,15 @@ class TestWrongTypes:
                 for way in (pickle.dumps, copy.copy):
                     error = _refused(partial(way, thing))
                     assert error.message.startswith(f"a {type(thing).__name__} cannot be pickled or copied: ")
+
+    @pytest.mark.parametrize(
+        ("function", "options"),
+        [(Model.complete, CompletionOptions), (Model.chat, SamplingOptions), (slmchat.load, LoadOptions)],
+    )
+    def test_help_names_every_keyword(self, function: Callable[..., object], options: type) -> None:
+        """`help()` and a notebook show the signature, where they all are one `**options`."""
+        told = function.__doc__ or ""
+        assert [name for name in options.__annotations__ if f"`{name}`" not in told] == []
 
     def test_chats_and_streams_say_what_they_are(self, model: Model) -> None:
         with model.chat(messages=[("user", "Hi"), ("assistant", "Hello")]) as chat:

@@ -11,6 +11,7 @@ import select
 import socket
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -163,7 +164,9 @@ class Connection:
         """A whole answer: JSON, or bytes as they are. Raises `Gone`."""
         data = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         kind = "text/plain; charset=utf-8" if isinstance(body, bytes) else "application/json"
-        self._begin(status, {"Content-Type": kind, "Content-Length": str(len(data)), **(headers or {})})
+        # where there never is a body, nothing is said of one (RFC 9110, 8.6)
+        told = {} if status == HTTPStatus.NO_CONTENT else {"Content-Type": kind, "Content-Length": str(len(data))}
+        self._begin(status, {**told, **(headers or {})})
         if data and not self._is_head:
             self._send(self._http.send(h11.Data(data=data)))
         self._send(self._http.send(h11.EndOfMessage()))
