@@ -482,6 +482,8 @@ class TestOnTheWire:
             (b"GET /health HTTP/1.1\r\n\r\n", b"400"),  # without a host
             (b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", b"400"),
             (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", b"431"),
+            # in one packet, where it is whole before it is too long
+            (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 33_000 + b"\r\n\r\n", b"431"),
             (HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", b"400"),
             (HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
             (HEAD + b"Content-Length: -5\r\n\r\n", b"400"),

@@ -99,6 +99,8 @@ class Connection:
 
     def _with_body(self, head: h11.Request) -> HttpRequest:
         self._is_head = head.method == b"HEAD"
+        if sum(len(name) + len(value) for name, value in head.headers) > _MOST_HEAD:  # h11 counts what is not whole yet
+            raise RefusedRequest(431, f"the headers are longer than {_MOST_HEAD >> 10} KiB.")
         told = next((int(value) for name, value in head.headers if name == b"content-length"), 0)
         if told > MOST_BODY:  # before it is sent, where the client waits to be told so
             raise _too_long()
