@@ -729,6 +729,12 @@ class TestWrongTypes:
         sampler = engine.samplers[0]
         assert (engine.limits[0].max_tokens, sampler.seed, sampler.temperature) == (1, 3, 0.5)
 
+    def test_a_type_of_another_library_is_named_with_it(self, model: Model) -> None:
+        import numpy
+
+        error = _refused(lambda: model.complete("Hi", raw=numpy.bool_(True)))  # type: ignore[arg-type]
+        assert error.message == "raw must be True or False, not a value of type numpy.bool."
+
     def test_hints_name_parameters_and_leave_commands_alone(self, model: Model, engine: FakeEngine) -> None:
         def failing(hint: str) -> Iterator[str]:
             yield "a"
